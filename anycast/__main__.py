@@ -1,0 +1,7 @@
+"""`python -m anycast`."""
+
+import sys
+
+from anycast.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""The command line: standard library only, one module per group of verbs."""

@@ -1,0 +1,117 @@
+"""The verdict on a VIP. All facts in one value, the first rule that applies wins, its name is the reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from anycast.core.maintenance import Stage
+from anycast.core.model import Quorum
+
+
+class Advertise(StrEnum):
+    NO = "no"
+    DRAIN = "drain"  # announced as the last resort
+    YES = "yes"
+
+
+class Reason(StrEnum):
+    """Stable words: they stand in the status, the log, metric labels and HTTP bodies."""
+
+    STOPPING = "stopping"
+    NODE_MAINTENANCE = "node_maintenance"
+    VIP_MAINTENANCE = "vip_maintenance"
+    KERNEL_UNAVAILABLE = "kernel_unavailable"
+    STARTING = "starting"
+    KERNEL_DIFFERS = "kernel_differs"
+    ADDRESS_MISSING = "address_missing"
+    BELOW_QUORUM = "below_quorum"
+    HEALTHY = "healthy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceFacts:
+    """One service in one address family. `undecided`: servers without a first outcome."""
+
+    name: str
+    usable: int
+    undecided: int
+    total: int
+    quorum: Quorum
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Everything a verdict rests on."""
+
+    stopping: bool
+    node_maintenance: Stage
+    vip_maintenance: Stage
+    kernel_error: str | None  # the kernel cannot be read or has not been for too long
+    started: bool  # has been past STARTING before
+    proven: bool  # the kernel was read and holds what is wanted
+    repair_failed: bool  # it does not, although it was told to
+    missing_address: str | None
+    difference: str  # in words, when not proven
+    services: tuple[ServiceFacts, ...]
+    advertised: bool  # the previous verdict
+
+    @property
+    def undecided(self) -> int:
+        return sum(service.undecided for service in self.services)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    advertise: Advertise
+    reason: Reason
+    detail: str = ""
+
+
+def decide(f: Facts) -> Verdict:
+    """First rule that applies wins; the order is the policy."""
+    if f.stopping:
+        return _no(Reason.STOPPING)
+    obstacle = _obstacle(f)
+    for stage, reason in (
+        (f.node_maintenance, Reason.NODE_MAINTENANCE),
+        (f.vip_maintenance, Reason.VIP_MAINTENANCE),
+    ):
+        if stage is Stage.ACTIVE:
+            continue
+        # Draining keeps a route that stands; it never brings one up or keeps an unhealthy one.
+        drain = stage is Stage.DRAINING and f.advertised and obstacle is None
+        return Verdict(advertise=Advertise.DRAIN if drain else Advertise.NO, reason=reason, detail=stage)
+    return obstacle or Verdict(advertise=Advertise.YES, reason=Reason.HEALTHY)
+
+
+def _obstacle(f: Facts) -> Verdict | None:
+    if f.kernel_error is not None:
+        return _no(Reason.KERNEL_UNAVAILABLE, f.kernel_error)
+    if not f.started and (f.undecided or not f.proven):
+        waiting = [f"{f.undecided} checks without an outcome yet"] if f.undecided else []
+        return _no(Reason.STARTING, "; ".join(waiting + ([] if f.proven else [f.difference])))
+    # A route that stands is kept while the kernel is being changed to something new or repaired; one that
+    # does not stand is not brought up before the kernel has been read back.
+    if not f.proven and (f.repair_failed or not f.advertised):
+        if f.missing_address is not None:
+            return _no(Reason.ADDRESS_MISSING, f.missing_address)
+        return _no(Reason.KERNEL_DIFFERS, f.difference)
+    lacking = [
+        text for service in f.services if (text := _lack(service, advertised=f.advertised)) is not None
+    ]
+    return _no(Reason.BELOW_QUORUM, "; ".join(lacking)) if lacking else None
+
+
+def _lack(service: ServiceFacts, *, advertised: bool) -> str | None:
+    # Two marks, not one: without the gap a server at the edge would flap the route.
+    needed = service.quorum.low if advertised else service.quorum.high
+    # A server that was only just configured must not take a standing route down.
+    possible = service.usable + (service.undecided if advertised else 0)
+    if possible >= needed:
+        return None
+    return f"{service.name}: {service.usable} of {service.total} usable, {needed} needed"
+
+
+def _no(reason: Reason, detail: str = "") -> Verdict:
+    return Verdict(advertise=Advertise.NO, reason=reason, detail=detail)

@@ -1,0 +1,160 @@
+"""What can happen (events) and what is to be done about it (effects). Instants are monotonic seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from anycast.core.health import Result
+from anycast.core.kernel import KernelOp, Snapshot
+from anycast.core.maintenance import Maintenance
+from anycast.core.model import Config, Prefix, Target
+from anycast.core.report import Report
+from anycast.core.routes import Route
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """Time has passed; `next_wake` says when one is needed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probed:
+    """Results of checks, as many as came together."""
+
+    results: tuple[tuple[Target, Result], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelRead:
+    """The kernel as read just now. `problems`: operations of the last program that failed, in words."""
+
+    snapshot: Snapshot
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelFailed:
+    """The kernel could not be read: why, and what to do."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelChanged:
+    """Something on the VIP interface changed: what was read is no longer proof."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnnouncerConnected:
+    source: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnnouncerReported:
+    source: int
+    report: Report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnnouncerLost:
+    source: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reconfigured:
+    config: Config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaintenanceSet:
+    """`entry` None ends it. `scope`: the name of a VIP, or `maintenance.NODE`."""
+
+    scope: str
+    entry: Maintenance | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopRequested:
+    pass
+
+
+Event: TypeAlias = (
+    Tick
+    | Probed
+    | KernelRead
+    | KernelFailed
+    | KernelChanged
+    | AnnouncerConnected
+    | AnnouncerReported
+    | AnnouncerLost
+    | Reconfigured
+    | MaintenanceSet
+    | StopRequested
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetTargets:
+    """Probe these and no others."""
+
+    targets: frozenset[Target]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleProbe:
+    target: Target
+    after: float  # seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadKernel:
+    """Answered by one KernelRead or KernelFailed."""
+
+    sysctls: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramKernel:
+    """Carry out in order, then read back: answered by one KernelRead or KernelFailed."""
+
+    ops: tuple[KernelOp, ...]
+    sysctls: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendLease:
+    """To every announcer."""
+
+    seq: int
+    issued: float
+    ttl: float
+    routes: tuple[Route, ...]
+    owned: tuple[Prefix, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveMaintenance:
+    entries: Mapping[str, Maintenance]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    """One event for the log. `event`: dotted, past tense; listed in docs/log-events.md."""
+
+    event: str
+    fields: Mapping[str, object] = field(default_factory=dict)
+    level: str = "info"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exit:
+    """Everything is withdrawn, or has had its time to be."""
+
+    clean: bool
+
+
+Effect: TypeAlias = (
+    SetTargets | ScheduleProbe | ReadKernel | ProgramKernel | SendLease | SaveMaintenance | Log | Exit
+)

@@ -1,0 +1,88 @@
+"""The health of one target: outcomes go in, a phase comes out. The automaton is the table below."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from anycast.core.model import Check
+
+
+class Outcome(StrEnum):
+    OK = "ok"
+    FAIL = "fail"
+    UNKNOWN = "unknown"  # the check itself could not run: it proves nothing about the target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One run of a check. `took` in seconds; `detail` is one short line for people."""
+
+    outcome: Outcome
+    detail: str = ""
+    took: float = 0.0
+
+
+class Phase(StrEnum):
+    UNDECIDED = "undecided"  # no outcome yet
+    UP = "up"
+    FALLING = "falling"  # still up, failures are being counted
+    DOWN = "down"
+    RISING = "rising"  # still down, successes are being counted
+
+    @property
+    def is_up(self) -> bool:
+        return self in (Phase.UP, Phase.FALLING)
+
+
+# (phase, outcome is ok) -> (phase while counting, phase once rise or fall is reached)
+TRANSITIONS: dict[tuple[Phase, bool], tuple[Phase, Phase]] = {
+    (Phase.UNDECIDED, True): (Phase.UP, Phase.UP),  # the first outcome decides: there is no state to damp
+    (Phase.UNDECIDED, False): (Phase.DOWN, Phase.DOWN),
+    (Phase.UP, True): (Phase.UP, Phase.UP),
+    (Phase.UP, False): (Phase.FALLING, Phase.DOWN),
+    (Phase.FALLING, True): (Phase.UP, Phase.UP),
+    (Phase.FALLING, False): (Phase.FALLING, Phase.DOWN),
+    (Phase.DOWN, True): (Phase.RISING, Phase.UP),
+    (Phase.DOWN, False): (Phase.DOWN, Phase.DOWN),
+    (Phase.RISING, True): (Phase.RISING, Phase.UP),
+    (Phase.RISING, False): (Phase.DOWN, Phase.DOWN),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """`streak`: outcomes in a row that speak against the settled phase. `since`: of `phase.is_up`."""
+
+    phase: Phase = Phase.UNDECIDED
+    streak: int = 0
+    since: float = 0.0
+    detail: str = ""  # of the last outcome that was not plain success
+    unknown: bool = False  # the last run proved nothing
+
+
+def advance(health: Health, result: Result, check: Check, now: float) -> Health:
+    """The health after one more result. Returns the same object when nothing changed."""
+    if result.outcome is Outcome.UNKNOWN:
+        if health.unknown and health.detail == result.detail:
+            return health
+        return replace(health, unknown=True, detail=result.detail)
+    good = result.outcome is Outcome.OK
+    counting, settled = TRANSITIONS[health.phase, good]
+    against = counting in (Phase.FALLING, Phase.RISING)
+    streak = health.streak + 1 if against else 0
+    if against and streak >= (check.rise if good else check.fall):
+        phase, streak = settled, 0
+    else:
+        phase = counting
+    detail = "" if good else result.detail
+    if (phase, streak, detail) == (health.phase, health.streak, health.detail) and not health.unknown:
+        return health
+    turned = health.phase is Phase.UNDECIDED or phase.is_up != health.phase.is_up
+    return Health(phase=phase, streak=streak, since=now if turned else health.since, detail=detail)
+
+
+def pause(health: Health, check: Check) -> float:
+    """Seconds until the next run."""
+    undecided = health.phase in (Phase.FALLING, Phase.RISING, Phase.UNDECIDED)
+    return min(check.fast_interval, check.interval) if undecided else check.interval

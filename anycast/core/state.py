@@ -1,0 +1,325 @@
+"""Everything the node knows at one instant, and the pure questions asked of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+
+from anycast.core import ipvs
+from anycast.core.decision import Advertise, Facts, Reason, ServiceFacts, Verdict
+from anycast.core.health import Health, Phase
+from anycast.core.kernel import IPVS_SYSCTLS, NAT_SYSCTLS, Desired, Snapshot
+from anycast.core.maintenance import NODE, Maintenance, Stage, stage
+from anycast.core.model import (
+    Address,
+    CommandCheck,
+    Config,
+    Forwarding,
+    Prefix,
+    RealServer,
+    Service,
+    Target,
+    Vip,
+)
+from anycast.core.report import Report
+from anycast.core.routes import Route, drained
+
+UNDECIDED = Health()
+READ_FAILURES = 3  # in a row before a standing route goes: one lost netlink answer is not an outage
+STALE_AFTER = 3  # reconcile intervals without a reading of the kernel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelState:
+    """What is known of the kernel. One read or program is under way at a time (`busy`)."""
+
+    snapshot: Snapshot | None = None
+    read_at: float = 0.0  # of the snapshot
+    error: str | None = None
+    failures: int = 0
+    problems: tuple[str, ...] = ()
+    busy: bool = False
+    attempted: Desired | None = None  # what the last program aimed at, while that is not reached
+    failed_vips: frozenset[str] = frozenset()  # still different after a program
+    next_read: float = 0.0
+    retry_at: float = math.inf  # of a program that did not reach what it aimed at
+    programs: int = 0
+    adopted: frozenset[tuple[ipvs.ServiceKey, ipvs.DestinationKey]] = frozenset()
+    """Destinations found in use: they keep their weight until a check has spoken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """How the kernel differs from what a VIP needs. Both empty: proven."""
+
+    text: str = ""
+    missing_address: str | None = None
+
+    @property
+    def proven(self) -> bool:
+        return not self.text and self.missing_address is None
+
+
+NOT_READ = Difference(text="the kernel has not been read yet")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VipState:
+    verdict: Verdict = Verdict(advertise=Advertise.NO, reason=Reason.STARTING)
+    since: float = 0.0  # of advertise and reason
+    started: bool = False
+    changes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaving:
+    """An address the configuration dropped: it stays in the kernel until its route is surely gone."""
+
+    table: ipvs.Table
+    since: float
+    seq: int  # of the first lease without it
+    withdrawn_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseState:
+    seq: int = 0
+    sent_at: float = 0.0
+    routes: tuple[Route, ...] | None = None  # None: no lease was sent yet
+    changed_seq: int = 0  # of the first lease with these routes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    config: Config
+    started_at: float
+    targets: frozenset[Target] = frozenset()
+    maintenance: Mapping[str, Maintenance] = field(default_factory=dict)
+    health: Mapping[Target, Health] = field(default_factory=dict)
+    vips: Mapping[str, VipState] = field(default_factory=dict)
+    kernel: KernelState = KernelState()
+    desired: Desired = Desired(table={}, addresses=frozenset(), sysctls={})
+    differences: Mapping[str, Difference] = field(default_factory=dict)
+    owned: frozenset[Address] = frozenset()  # VIP addresses of every configuration of this run
+    leaving: Mapping[Address, Leaving] = field(default_factory=dict)
+    lease: LeaseState = LeaseState()
+    announcers: Mapping[int, Report | None] = field(default_factory=dict)
+    stopping_since: float | None = None
+    exited: bool = False
+
+
+def prefix_of(address: Address) -> Prefix:
+    """The /32 or /128."""
+    return ip_network(address)
+
+
+def service_key(address: Address, service: Service) -> ipvs.ServiceKey:
+    return ipvs.ServiceKey(protocol=service.protocol, address=address, port=service.port)
+
+
+def server_address(server: RealServer, version: int) -> Address | None:
+    """The server's address in the family, if it has one."""
+    return next((address for address in server.addresses if address.version == version), None)
+
+
+def target_of(service: Service, server: RealServer, address: Address) -> Target:
+    check = service.pool.check
+    port = None if isinstance(check.kind, CommandCheck) else check.kind.port
+    return Target(address=address, port=port or server.port or service.port, check=check)
+
+
+def servers_of(service: Service, version: int) -> Iterator[tuple[RealServer, Address]]:
+    for server in service.pool.servers:
+        address = server_address(server, version)
+        if address is not None:
+            yield server, address
+
+
+def versions(vip: Vip) -> list[int]:
+    return sorted({address.version for address in vip.addresses})
+
+
+def targets(config: Config) -> frozenset[Target]:
+    return frozenset(
+        target_of(service, server, address)
+        for vip in config.vips
+        for service in vip.services
+        for version in versions(vip)
+        for server, address in servers_of(service, version)
+    )
+
+
+def wanted_sysctls(config: Config) -> dict[str, str]:
+    wanted = dict(IPVS_SYSCTLS)
+    for vip in config.vips:
+        if any(service.forwarding is Forwarding.NAT for service in vip.services):
+            for version in versions(vip):
+                wanted |= NAT_SYSCTLS[version]
+    return wanted
+
+
+def desired_kernel(state: State) -> Desired:
+    """What the kernel should hold: the configuration with weights by health, and what is still leaving."""
+    table: dict[ipvs.ServiceKey, ipvs.ServiceEntry] = {}
+    addresses: set[Address] = set()
+    for vip in state.config.vips:
+        for address in vip.addresses:
+            addresses.add(address)
+            for service in vip.services:
+                table[service_key(address, service)] = _entry(state, address, service)
+    for address, leaving in state.leaving.items():
+        addresses.add(address)
+        table.update(leaving.table)
+    return Desired(
+        table=table,
+        addresses=frozenset(addresses),
+        sysctls=wanted_sysctls(state.config) if state.config.manage_sysctls else {},
+        owned=state.owned,
+        exclusive=state.config.ipvs_exclusive,
+    )
+
+
+def _entry(state: State, address: Address, service: Service) -> ipvs.ServiceEntry:
+    key = service_key(address, service)
+    destinations = [
+        _destination(state, key, service, server, server_ip)
+        for server, server_ip in servers_of(service, address.version)
+    ]
+    return ipvs.ServiceEntry(
+        scheduler=service.scheduler,
+        flags=service.flags,
+        destinations=tuple(sorted(destinations, key=ipvs.canonical)),
+    )
+
+
+def _destination(
+    state: State, key: ipvs.ServiceKey, service: Service, server: RealServer, address: Address
+) -> ipvs.Destination:
+    port = server.port or service.port
+    health = state.health.get(target_of(service, server, address), UNDECIDED)
+    if health.phase is Phase.UNDECIDED:
+        usable = (key, (address, port)) in state.kernel.adopted
+    else:
+        usable = health.phase.is_up
+    return ipvs.Destination(
+        address=address,
+        port=port,
+        weight=server.weight if usable else 0,
+        forwarding=service.forwarding,
+        # A destination inserted with 0 is left out of the Maglev table, on this node alone.
+        table_weight=max(1, server.weight),
+    )
+
+
+def difference(state: State, vip: Vip) -> Difference:
+    """How the kernel, as last read, differs from what `vip` needs: the first thing found."""
+    found = (_address_difference(state, vip, address) for address in vip.addresses)
+    return next((apart for apart in found if not apart.proven), Difference())
+
+
+def _address_difference(state: State, vip: Vip, address: Address) -> Difference:
+    snapshot = state.kernel.snapshot
+    if snapshot is None:
+        return NOT_READ
+    for service in vip.services:
+        key = service_key(address, service)
+        actual = snapshot.table.get(key)
+        if actual is None:
+            return Difference(text=f"{key} is not in IPVS")
+        if not ipvs.same(actual, state.desired.table[key]):
+            return Difference(text=f"{key} is not in IPVS as it should be")
+    for name, value in wanted_sysctls(state.config).items():
+        found = snapshot.sysctls.get(name)
+        if found != value:
+            return Difference(text=f"{name} is {found or 'not there'}, {value} is needed")
+    if address not in snapshot.addresses:
+        where = f"{address} on {state.config.node.interface}"
+        return Difference(text=f"{where} is missing", missing_address=where)
+    return Difference()
+
+
+def facts(state: State, vip: Vip, now: float) -> Facts:
+    known = state.vips.get(vip.name, VipState())
+    advertised = known.verdict.advertise is not Advertise.NO
+    apart = state.differences.get(vip.name, NOT_READ)
+    drain = state.config.timing.drain
+    return Facts(
+        stopping=state.stopping_since is not None,
+        node_maintenance=stage(state.maintenance.get(NODE), drain=drain, now=now),
+        vip_maintenance=stage(state.maintenance.get(vip.name), drain=drain, now=now),
+        kernel_error=_kernel_error(state, advertised=advertised, now=now),
+        started=known.started,
+        proven=apart.proven,
+        repair_failed=vip.name in state.kernel.failed_vips,
+        missing_address=apart.missing_address,
+        difference=apart.text,
+        services=tuple(
+            _service_facts(state, service, version) for service in vip.services for version in versions(vip)
+        ),
+        advertised=advertised,
+    )
+
+
+def _kernel_error(state: State, *, advertised: bool, now: float) -> str | None:
+    kernel = state.kernel
+    if kernel.error is not None and (not advertised or kernel.failures >= READ_FAILURES):
+        return kernel.error
+    if kernel.snapshot is not None and now >= stale_at(state):
+        return f"not read for {now - kernel.read_at:.0f} s"
+    return None
+
+
+def stale_at(state: State) -> float:
+    """The instant from which the last reading of the kernel proves nothing any more."""
+    return state.kernel.read_at + STALE_AFTER * state.config.timing.reconcile
+
+
+def _service_facts(state: State, service: Service, version: int) -> ServiceFacts:
+    usable = undecided = total = 0
+    for server, address in servers_of(service, version):
+        health = state.health.get(target_of(service, server, address), UNDECIDED)
+        total += 1
+        undecided += health.phase is Phase.UNDECIDED
+        usable += health.phase.is_up and server.weight > 0
+    return ServiceFacts(
+        name=f"{service.name} IPv{version}",
+        usable=usable,
+        undecided=undecided,
+        total=total,
+        quorum=service.quorum,
+    )
+
+
+def desired_routes(state: State) -> tuple[Route, ...]:
+    """What the verdicts say should be announced, in the order of the configuration.
+
+    An address that a standing VIP has just been given waits until the kernel serves it.
+    """
+    standing = {route.prefix for route in state.lease.routes or ()}
+    routes = []
+    for vip in state.config.vips:
+        advertise = state.vips[vip.name].verdict.advertise
+        if advertise is Advertise.NO:
+            continue
+        for address in vip.addresses:
+            route = _route(state.config, vip, address)
+            if route.prefix not in standing and not _address_difference(state, vip, address).proven:
+                continue
+            routes.append(drained(route) if advertise is Advertise.DRAIN else route)
+    return tuple(routes)
+
+
+def _route(config: Config, vip: Vip, address: Address) -> Route:
+    return Route(
+        prefix=prefix_of(address),
+        next_hop=config.bgp.next_hop_v4 if address.version == 4 else config.bgp.next_hop_v6,
+        med=vip.med,
+        communities=vip.communities,
+        large_communities=vip.large_communities,
+    )
+
+
+def stage_of(state: State, scope: str, now: float) -> Stage:
+    return stage(state.maintenance.get(scope), drain=state.config.timing.drain, now=now)

@@ -1,0 +1,497 @@
+"""The fold: `step(state, event, now) -> (state, effects)` decides everything a node does.
+
+Order of acts. Up: kernel first, read back, then the route. Down: route first, then the kernel. Nothing in here
+waits: a slow effect answers by a later event.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TypeAlias
+
+from anycast.core import health as healths
+from anycast.core import kernel as kernels
+from anycast.core.decision import Advertise, Reason, decide
+from anycast.core.events import (
+    AnnouncerConnected,
+    AnnouncerLost,
+    AnnouncerReported,
+    Effect,
+    Event,
+    Exit,
+    KernelChanged,
+    KernelFailed,
+    KernelRead,
+    Log,
+    MaintenanceSet,
+    Probed,
+    ProgramKernel,
+    ReadKernel,
+    Reconfigured,
+    SaveMaintenance,
+    ScheduleProbe,
+    SendLease,
+    SetTargets,
+    StopRequested,
+    Tick,
+)
+from anycast.core.ipvs import DestinationKey, ServiceKey
+from anycast.core.maintenance import Maintenance, drain_ends
+from anycast.core.model import Address, Config, Prefix, Target
+from anycast.core.report import Report
+from anycast.core.state import (
+    UNDECIDED,
+    KernelState,
+    LeaseState,
+    Leaving,
+    State,
+    VipState,
+    desired_kernel,
+    desired_routes,
+    difference,
+    facts,
+    prefix_of,
+    stale_at,
+    targets,
+    wanted_sysctls,
+)
+
+RETRY_READ = 0.2  # seconds after a failed reading; doubles up to the reconcile interval
+RETRY_PROGRAM = 1.0  # seconds after a program that did not reach what it aimed at
+STOP_PATIENCE = 3.0  # seconds a stopping agent waits for the withdraw to be acknowledged
+LEAVE_PATIENCE = 6.0  # seconds beyond the TTL after which a lost announcer has been ended by its own watchdog
+
+Step: TypeAlias = tuple[State, list[Effect]]
+
+
+def begin(
+    config: Config, maintenance: Mapping[str, Maintenance], now: float
+) -> tuple[State, tuple[Effect, ...]]:
+    """The state a node starts in. Maintenance found on disk is in force, its drain is over."""
+    state = State(
+        config=config,
+        started_at=now,
+        targets=targets(config),
+        maintenance=dict(maintenance),
+        owned=frozenset(address for vip in config.vips for address in vip.addresses),
+        vips={vip.name: VipState(since=now) for vip in config.vips},
+        kernel=KernelState(next_read=now),
+    )
+    log = [
+        Log(event="maintenance.kept", fields=_maintenance_fields(scope, entry), level="warning")
+        for scope, entry in maintenance.items()
+    ]
+    state, effects = _settle(state, state, now)
+    return state, (SetTargets(targets=state.targets), *log, *effects)
+
+
+def step(state: State, event: Event, now: float) -> tuple[State, tuple[Effect, ...]]:
+    """The state after `event`, and what is to be done about it."""
+    if state.exited:
+        return state, ()
+    after, effects = _apply(state, event, now)
+    if after is state and not isinstance(event, Tick | AnnouncerConnected):
+        return state, tuple(effects)
+    after, more = _settle(state, after, now, greet=isinstance(event, AnnouncerConnected))
+    return after, (*effects, *more)
+
+
+def next_wake(state: State, now: float) -> float:
+    """The instant by which `step` wants a Tick, whatever else happens."""
+    drain = state.config.timing.drain
+    # These change a verdict by passing; once past, they have nothing more to say.
+    thresholds = [drain_ends(entry, drain) for entry in state.maintenance.values()]
+    thresholds.append(stale_at(state) if state.kernel.snapshot is not None else None)
+    times = [instant for instant in thresholds if instant is not None and instant > now]
+    times += [_lease_due(state), _kernel_due(state)]
+    times += [_leave_due(state, leaving) for leaving in state.leaving.values()]
+    if state.stopping_since is not None:
+        times.append(state.stopping_since + STOP_PATIENCE)
+    return min(times)
+
+
+def _apply(state: State, event: Event, now: float) -> Step:
+    match event:
+        case Tick():
+            return state, []
+        case Probed(results=results):
+            return _probed(state, results, now)
+        case KernelRead():
+            return _kernel_read(state, event, now)
+        case KernelFailed(reason=reason):
+            return _kernel_failed(state, reason, now)
+        case KernelChanged():
+            return replace(state, kernel=replace(state.kernel, next_read=now)), []
+        case AnnouncerConnected(source=source):
+            announcers = {**state.announcers, source: None}
+            return replace(state, announcers=announcers), [Log(event="announcer.connected")]
+        case AnnouncerReported(source=source, report=report):
+            return _reported(state, source, report)
+        case AnnouncerLost(source=source):
+            left = {key: report for key, report in state.announcers.items() if key != source}
+            return replace(state, announcers=left), [Log(event="announcer.lost", level="warning")]
+        case Reconfigured(config=config):
+            return _reconfigured(state, config, now)
+        case MaintenanceSet(scope=scope, entry=entry):
+            return _maintenance(state, scope, entry, now)
+        case StopRequested():
+            if state.stopping_since is not None:
+                return state, []
+            return replace(state, stopping_since=now), [Log(event="agent.stopping")]
+
+
+def _probed(state: State, results: tuple[tuple[Target, healths.Result], ...], now: float) -> Step:
+    changed: dict[Target, healths.Health] = {}
+    effects: list[Effect] = []
+    for target, result in results:
+        if target not in state.targets:
+            continue  # no longer configured: the result was under way
+        old = changed.get(target) or state.health.get(target, UNDECIDED)
+        new = healths.advance(old, result, target.check, now)
+        if new is not old:
+            changed[target] = new
+            effects.extend(_health_log(target, old, new))
+        effects.append(ScheduleProbe(target=target, after=healths.pause(new, target.check)))
+    if not changed:
+        return state, effects
+    return replace(state, health={**state.health, **changed}), effects
+
+
+def _health_log(target: Target, old: healths.Health, new: healths.Health) -> Iterator[Log]:
+    fields = {"address": str(target.address), "port": target.port, "detail": new.detail}
+    if new.unknown and not old.unknown:
+        yield Log(event="check.unknown", fields=fields, level="error")
+    if new.phase is not healths.Phase.UNDECIDED and (
+        old.phase is healths.Phase.UNDECIDED or old.phase.is_up != new.phase.is_up
+    ):
+        up = new.phase.is_up
+        yield Log(
+            event="server.up" if up else "server.down", fields=fields, level="info" if up else "warning"
+        )
+
+
+def _kernel_read(state: State, event: KernelRead, now: float) -> Step:
+    kernel = state.kernel
+    first = kernel.snapshot is None
+    effects: list[Effect] = []
+    if kernel.error is not None:
+        effects.append(Log(event="kernel.available"))
+    if event.problems and event.problems != kernel.problems:
+        effects.append(Log(event="kernel.program_failed", fields={"problems": event.problems}, level="error"))
+    kernel = replace(
+        kernel,
+        snapshot=event.snapshot,
+        read_at=now,
+        error=None,
+        failures=0,
+        problems=event.problems,
+        busy=False,
+        next_read=now + state.config.timing.reconcile,
+        adopted=_in_use(event.snapshot) if first else kernel.adopted,
+    )
+    return replace(state, kernel=kernel), effects
+
+
+def _in_use(
+    snapshot: kernels.Snapshot,
+) -> frozenset[tuple[ServiceKey, DestinationKey]]:
+    return frozenset(
+        (key, destination.key)
+        for key, entry in snapshot.table.items()
+        for destination in entry.destinations
+        if destination.weight > 0
+    )
+
+
+def _kernel_failed(state: State, reason: str, now: float) -> Step:
+    kernel = state.kernel
+    wait = min(state.config.timing.reconcile, RETRY_READ * 2.0 ** min(kernel.failures, 10))
+    effects: list[Effect] = []
+    if reason != kernel.error:
+        effects.append(Log(event="kernel.unavailable", fields={"reason": reason}, level="error"))
+    kernel = replace(
+        kernel,
+        error=reason,
+        failures=kernel.failures + 1,
+        busy=False,
+        attempted=None,
+        next_read=now + wait,
+        retry_at=math.inf,
+    )
+    return replace(state, kernel=kernel), effects
+
+
+def _reported(state: State, source: int, report: Report) -> Step:
+    old = state.announcers.get(source)
+    if source not in state.announcers or report == old:
+        return state, []
+    effects: list[Effect] = []
+    before = frozenset(old.announced) - frozenset(old.pending) if old is not None else frozenset()
+    after = frozenset(report.announced) - frozenset(report.pending)
+    gone = (frozenset(old.announced) if old is not None else frozenset()) - frozenset(report.announced)
+    effects.extend(
+        Log(event="route.announced", fields={"prefix": str(p)}) for p in sorted(after - before, key=str)
+    )
+    effects.extend(Log(event="route.withdrawn", fields={"prefix": str(p)}) for p in sorted(gone, key=str))
+    known = {n.address: n.state for n in old.neighbors} if old is not None else {}
+    for neighbor in report.neighbors:
+        if known.get(neighbor.address) != neighbor.state:
+            fields = {"neighbor": neighbor.address, "state": neighbor.state, "reason": neighbor.reason}
+            level = "info" if neighbor.state == "up" else "warning"
+            effects.append(Log(event="neighbor.changed", fields=fields, level=level))
+    was_failing = {f.prefix for f in old.failed} if old is not None else set()
+    effects.extend(
+        Log(event="route.refused", fields={"prefix": str(f.prefix), "why": f.why}, level="error")
+        for f in report.failed
+        if f.prefix not in was_failing
+    )
+    return replace(state, announcers={**state.announcers, source: report}), effects
+
+
+def _reconfigured(state: State, config: Config, now: float) -> Step:
+    old = {address for vip in state.config.vips for address in vip.addresses}
+    new = {address for vip in config.vips for address in vip.addresses}
+    leaving = {address: entry for address, entry in state.leaving.items() if address not in new}
+    for address in old - new:
+        leaving[address] = _leave(state, address, now)
+    wanted = targets(config)
+    vips = {vip.name: state.vips.get(vip.name) or VipState(since=now) for vip in config.vips}
+    snapshot = state.kernel.snapshot
+    kernel = replace(
+        state.kernel,
+        # A check that was changed starts anew; what it watches goes on as it is meanwhile.
+        adopted=state.kernel.adopted if snapshot is None else _in_use(snapshot),
+        next_read=min(state.kernel.next_read, now + config.timing.reconcile),
+    )
+    after = replace(
+        state,
+        config=config,
+        targets=wanted,
+        health={target: health for target, health in state.health.items() if target in wanted},
+        vips=vips,
+        leaving=leaving,
+        owned=state.owned | new,
+        kernel=kernel,
+    )
+    return after, [SetTargets(targets=wanted)]
+
+
+def _leave(state: State, address: Address, now: float) -> Leaving:
+    table = {key: entry for key, entry in state.desired.table.items() if key.address == address}
+    return Leaving(table=table, since=now, seq=state.lease.seq + 1)
+
+
+def _maintenance(state: State, scope: str, entry: Maintenance | None, now: float) -> Step:
+    present = state.maintenance.get(scope)
+    if entry is None:
+        if present is None:
+            return state, []
+        left = {key: value for key, value in state.maintenance.items() if key != scope}
+        log = Log(event="maintenance.ended", fields={"scope": scope or "node"})
+        return replace(state, maintenance=left), [SaveMaintenance(entries=left), log]
+    # Said again, it is the same maintenance: the drain does not start over.
+    began = now if present is None else present.began
+    entry = replace(entry, began=began, since=entry.since if present is None else present.since)
+    if entry == present:
+        return state, []
+    entries = {**state.maintenance, scope: entry}
+    log = Log(event="maintenance.began", fields=_maintenance_fields(scope, entry), level="warning")
+    return replace(state, maintenance=entries), [SaveMaintenance(entries=entries), log]
+
+
+def _maintenance_fields(scope: str, entry: Maintenance) -> dict[str, object]:
+    return {"scope": scope or "node", "reason": entry.reason, "by": entry.by}
+
+
+def _settle(before: State, state: State, now: float, *, greet: bool = False) -> Step:
+    """Draw every conclusion from what is known now."""
+    effects: list[Effect] = []
+    state = _want(before, _finish_leaving(state, now))
+    state, more = _judge(state, now)
+    effects += more
+    state, more = _renew(state, now, greet=greet)
+    effects += more
+    state, more = _drive_kernel(before, state, now)
+    effects += more
+    state, more = _finish_stop(state, now)
+    effects += more
+    return state, effects
+
+
+def _finish_leaving(state: State, now: float) -> State:
+    """An address the configuration dropped goes from the kernel once its route is gone and has been for a while."""
+    left: dict[Address, Leaving] = {}
+    for address, leaving in state.leaving.items():
+        entry = leaving
+        if entry.withdrawn_at is None and _is_withdrawn(state, prefix_of(address), entry, now):
+            entry = replace(entry, withdrawn_at=now)
+        if entry.withdrawn_at is None or now < entry.withdrawn_at + state.config.timing.settle:
+            left[address] = entry
+    return state if left == state.leaving else replace(state, leaving=left)
+
+
+def _is_withdrawn(state: State, prefix: Prefix, leaving: Leaving, now: float) -> bool:
+    if not state.announcers:
+        return now >= leaving.since + state.config.timing.lease_ttl
+    if now >= leaving.since + state.config.timing.lease_ttl + LEAVE_PATIENCE:
+        return True
+    return all(
+        report is not None and report.seq >= leaving.seq and prefix not in report.announced
+        for report in state.announcers.values()
+    )
+
+
+def _leave_due(state: State, leaving: Leaving) -> float:
+    if leaving.withdrawn_at is not None:
+        return leaving.withdrawn_at + state.config.timing.settle
+    ttl = leaving.since + state.config.timing.lease_ttl
+    return ttl + LEAVE_PATIENCE if state.announcers else ttl
+
+
+def _want(before: State, state: State) -> State:
+    """What the kernel should hold, and how it differs, when either can have changed."""
+    if not _same_inputs(before, state):
+        desired = desired_kernel(state)
+        if desired != state.desired:
+            state = replace(state, desired=desired)
+    elif not _fresh(before, state):
+        return state
+    differences = {vip.name: difference(state, vip) for vip in state.config.vips}
+    apart = frozenset(name for name, each in differences.items() if not each.proven)
+    kernel = state.kernel
+    # Read after a program that aimed at just this: what differs now, could not be mended.
+    tried = _fresh(before, state) and kernel.attempted == state.desired
+    kernel = replace(kernel, failed_vips=apart if tried else kernel.failed_vips & apart)
+    return replace(state, differences=differences, kernel=kernel)
+
+
+def _same_inputs(before: State, state: State) -> bool:
+    return (
+        state.config is before.config
+        and state.health is before.health
+        and state.leaving is before.leaving
+        and state.kernel.adopted is before.kernel.adopted
+        and len(state.differences) == len(state.config.vips)
+    )
+
+
+def _fresh(before: State, state: State) -> bool:
+    return state.kernel.snapshot is not before.kernel.snapshot
+
+
+def _judge(state: State, now: float) -> Step:
+    effects: list[Effect] = []
+    vips: dict[str, VipState] = {}
+    for vip in state.config.vips:
+        known = state.vips[vip.name]
+        f = facts(state, vip, now)
+        verdict = decide(f)
+        turned = (verdict.advertise, verdict.reason) != (known.verdict.advertise, known.verdict.reason)
+        if turned:
+            fields = {
+                "vip": vip.name,
+                "advertise": verdict.advertise,
+                "reason": verdict.reason,
+                "detail": verdict.detail,
+            }
+            level = "info" if verdict.advertise is Advertise.YES else "warning"
+            effects.append(Log(event="vip.verdict_changed", fields=fields, level=level))
+        vips[vip.name] = VipState(
+            verdict=verdict,
+            since=now if turned else known.since,
+            started=known.started or (f.proven and not f.undecided),
+            changes=known.changes + turned,
+        )
+    return (state if vips == state.vips else replace(state, vips=vips)), effects
+
+
+def _renew(state: State, now: float, *, greet: bool) -> Step:
+    """The lease: the full set of routes, on every change and well within its time to live."""
+    if not _lease_open(state, now):
+        return state, []
+    lease = state.lease
+    routes = desired_routes(state)
+    changed = routes != lease.routes
+    if not (changed or greet or now >= _lease_due(state)):
+        return state, []
+    seq = lease.seq + 1
+    lease = LeaseState(seq=seq, sent_at=now, routes=routes, changed_seq=seq if changed else lease.changed_seq)
+    effect = SendLease(
+        seq=seq,
+        issued=now,
+        ttl=state.config.timing.lease_ttl,
+        routes=routes,
+        owned=tuple(prefix_of(address) for address in sorted(state.owned, key=lambda a: (a.version, int(a)))),
+    )
+    return replace(state, lease=lease), [effect]
+
+
+def _lease_open(state: State, now: float) -> bool:
+    """Whether leases are sent at all.
+
+    An agent that has just started keeps silent while a VIP is still starting: the lease of the one before it
+    may stand, and then a quick restart causes no BGP message. After a TTL that lease has run out.
+    """
+    return (
+        state.lease.routes is not None
+        or state.stopping_since is not None
+        or now >= _lease_due(state)
+        or all(vip.verdict.reason is not Reason.STARTING for vip in state.vips.values())
+    )
+
+
+def _lease_due(state: State) -> float:
+    ttl = state.config.timing.lease_ttl
+    return state.started_at + ttl if state.lease.routes is None else state.lease.sent_at + ttl / 3
+
+
+def _drive_kernel(before: State, state: State, now: float) -> Step:
+    """Program what differs, read back what is due: one at a time, and nothing any more when stopping."""
+    kernel = state.kernel
+    if kernel.busy or state.stopping_since is not None:
+        return state, []
+    sysctls = tuple(wanted_sysctls(state.config))
+    if kernel.snapshot is not None and kernel.error is None:
+        fresh = _fresh(before, state)
+        if fresh or state.desired is not before.desired or now >= kernel.retry_at:
+            ops = kernels.diff(kernel.snapshot, state.desired)
+            if not ops:
+                kernel = replace(kernel, attempted=None, retry_at=math.inf)
+            elif fresh and kernel.attempted == state.desired:
+                kernel = replace(kernel, retry_at=now + RETRY_PROGRAM)
+            else:
+                kernel = replace(
+                    kernel,
+                    busy=True,
+                    attempted=state.desired,
+                    retry_at=math.inf,
+                    programs=kernel.programs + 1,
+                )
+                log = Log(event="kernel.programmed", fields={"operations": len(ops)})
+                return replace(state, kernel=kernel), [log, ProgramKernel(ops=ops, sysctls=sysctls)]
+    if now >= kernel.next_read:
+        kernel = replace(kernel, busy=True)
+        return replace(state, kernel=kernel), [ReadKernel(sysctls=sysctls)]
+    return replace(state, kernel=kernel), []
+
+
+def _kernel_due(state: State) -> float:
+    if state.kernel.busy or state.stopping_since is not None:
+        return math.inf
+    return min(state.kernel.next_read, state.kernel.retry_at)
+
+
+def _finish_stop(state: State, now: float) -> Step:
+    """Exit once every announcer has withdrawn, or after a patience. IPVS stays as it is."""
+    if state.stopping_since is None:
+        return state, []
+    withdrawn = all(
+        report is not None and report.seq >= state.lease.changed_seq and not report.announced
+        for report in state.announcers.values()
+    )
+    if not withdrawn and now < state.stopping_since + STOP_PATIENCE:
+        return state, []
+    log = Log(event="agent.stopped", fields={"withdrawn": withdrawn}, level="info" if withdrawn else "error")
+    return replace(state, exited=True), [log, Exit(clean=withdrawn)]

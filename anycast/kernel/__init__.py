@@ -1,0 +1,1 @@
+"""The node's kernel: IPVS over netlink, VIP addresses, sysctls, link events. Reads and writes, decides nothing."""

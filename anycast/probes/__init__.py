@@ -1,0 +1,1 @@
+"""One module per kind of check: a specification goes in, one outcome comes out. No counting here."""

@@ -1,0 +1,1 @@
+"""Configuration files for the daemons around anycast, written from the same YAML."""

@@ -1,0 +1,316 @@
+"""The invariants of docs/architecture.md, over any sequence of events.
+
+The machine plays the world: a kernel, real servers, announcers, an operator and a clock. What the core believes it
+learns from events alone, some of which the machine delays or drops.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from anycast.core import events as ev
+from anycast.core import kernel as kernels
+from anycast.core.decision import Advertise, Reason
+from anycast.core.health import Outcome, Phase, Result
+from anycast.core.ipvs import RemoveDestination, RemoveService, ServiceEntry, ServiceKey
+from anycast.core.maintenance import NODE, Maintenance, Stage, stage
+from anycast.core.model import Address, Protocol, Target, Vip
+from anycast.core.report import Prefix, Report
+from anycast.core.routes import GRACEFUL_SHUTDOWN
+from anycast.core.state import UNDECIDED, prefix_of, servers_of, service_key, target_of, targets
+from anycast.core.step import LEAVE_PATIENCE, begin, next_wake, step
+from tests.property.worlds import CONFIGS
+
+FOREIGN = ServiceKey(protocol=Protocol.TCP, address=ip_address("198.51.100.9"), port=25)
+
+
+class World(RuleBasedStateMachine):
+    @initialize(number=st.sampled_from(range(len(CONFIGS))), kept=st.booleans())
+    def begin(self, number: int, *, kept: bool) -> None:
+        self.now = 100.0
+        self.config = CONFIGS[number]
+        self.kernel = kernels.Snapshot(
+            table={FOREIGN: ServiceEntry(scheduler="rr")}, addresses=frozenset(), sysctls={}
+        )
+        self.wanted: dict[Prefix, bool] = {}  # prefix -> drained, by the last lease
+        self.lease: ev.SendLease | None = None
+        self.pending: ev.ReadKernel | ev.ProgramKernel | None = None
+        self.connected: set[int] = set()
+        self.reports: dict[int, Report] = {}
+        self.left: dict[Prefix, float] = {}  # last instant a route was in a lease or a report
+        self.exited = False
+        self.stopping = False
+        maintenance = {NODE: Maintenance(reason="kept", by="root", since=1.0)} if kept else {}
+        self.state, effects = begin(self.config, maintenance, self.now)
+        self.perform(effects)
+
+    def send(self, event: ev.Event) -> None:
+        before = self.state
+        self.state, effects = step(self.state, event, self.now)
+        if before.exited:
+            assert effects == ()
+        self.perform(effects)
+        if isinstance(event, ev.Probed | ev.KernelFailed):
+            return  # one more outcome is one more fact
+        # The same facts never give two commands.
+        again, repeated = step(self.state, event, self.now)
+        commands = (ev.ProgramKernel, ev.ReadKernel, ev.SaveMaintenance, ev.Exit)
+        assert not [effect for effect in repeated if isinstance(effect, commands)], (event, repeated)
+        leases = [effect for effect in repeated if isinstance(effect, ev.SendLease)]
+        assert not leases or isinstance(event, ev.AnnouncerConnected), (event, leases)
+        assert again.vips == self.state.vips
+
+    def perform(self, effects: tuple[ev.Effect, ...]) -> None:
+        for effect in effects:
+            match effect:
+                case ev.SendLease():
+                    self.check_lease(effect)
+                    self.lease = effect
+                    for prefix in [*self.wanted, *(route.prefix for route in effect.routes)]:
+                        self.left[prefix] = self.now
+                    self.wanted = {
+                        route.prefix: GRACEFUL_SHUTDOWN in route.communities for route in effect.routes
+                    }
+                case ev.ReadKernel() | ev.ProgramKernel():
+                    assert self.pending is None, "two kernel jobs at a time"
+                    assert not self.stopping, "a stopping node leaves the kernel as it is"
+                    self.pending = effect
+                    if isinstance(effect, ev.ProgramKernel):
+                        self.check_program(effect)
+                case ev.Exit():
+                    self.exited = True
+                case _:
+                    pass
+
+    def check_lease(self, lease: ev.SendLease) -> None:
+        state = self.state
+        routes = {route.prefix: route for route in lease.routes}
+        if self.stopping:
+            assert not routes
+        known = {prefix_of(address): vip for vip in state.config.vips for address in vip.addresses}
+        assert set(routes) <= set(known), "a route nobody configured"
+        for prefix, route in routes.items():
+            vip = known[prefix]
+            drained = GRACEFUL_SHUTDOWN in route.communities
+            stages = [
+                stage(state.maintenance.get(scope), drain=state.config.timing.drain, now=self.now)
+                for scope in (NODE, vip.name)
+            ]
+            assert Stage.WITHDRAWN not in stages
+            assert drained == (Stage.DRAINING in stages)
+            for service in vip.services:
+                found = [
+                    state.health.get(target_of(service, server, address), UNDECIDED)
+                    for server, address in servers_of(service, prefix.version)
+                ]
+                possible = [h for h in found if h.phase.is_up or h.phase is Phase.UNDECIDED]
+                assert len(possible) >= service.quorum.low
+            if prefix not in self.wanted:
+                assert not drained
+                self.check_ready(vip, prefix.network_address)
+
+    def check_ready(self, vip: Vip, address: Address) -> None:
+        """A route that comes up: the kernel, as last read, serves it with its quorum of usable servers."""
+        assert self.state.kernel.error is None
+        snapshot = self.state.kernel.snapshot
+        assert snapshot is not None
+        assert address in snapshot.addresses
+        assert dict(snapshot.sysctls) == self.state.desired.sysctls
+        for service in vip.services:
+            entry = snapshot.table[service_key(address, service)]
+            usable = [d for d in entry.destinations if d.weight > 0]
+            assert len(usable) >= service.quorum.high
+
+    def check_program(self, program: ev.ProgramKernel) -> None:
+        patience = self.state.config.timing.lease_ttl + LEAVE_PATIENCE
+        for op in program.ops:
+            match op:
+                case kernels.RemoveAddress(address=address):
+                    gone = prefix_of(address)
+                case RemoveService(service=key):
+                    assert key != FOREIGN or self.state.config.ipvs_exclusive
+                    gone = prefix_of(key.address)
+                    still = any(key.address in vip.addresses for vip in self.state.config.vips)
+                    if key == FOREIGN or still:
+                        continue
+                case RemoveDestination(service=key):
+                    assert key != FOREIGN
+                    continue
+                case _:
+                    continue
+            assert gone not in self.wanted, "the kernel went before the route"
+            reported = any(gone in report.announced for report in self.reports.values())
+            assert not reported or self.now - self.left.get(gone, -1e9) >= patience
+
+    @rule(seconds=st.sampled_from([0.05, 0.3, 0.7, 1.0, 2.5, 6.0]))
+    def time_passes(self, seconds: float) -> None:
+        end = self.now + seconds
+        for _ in range(200):
+            if self.exited:
+                break
+            wake = next_wake(self.state, self.now)
+            if wake > end:
+                break
+            self.now = max(self.now, wake)
+            self.send(ev.Tick())
+            assert self.exited or next_wake(self.state, self.now) > self.now, "a busy loop"
+        self.now = max(self.now, end)
+        self.send(ev.Tick())
+
+    @precondition(lambda self: not self.exited)
+    @rule(data=st.data(), outcome=st.sampled_from(list(Outcome)))
+    def some_checks_answer(self, data: st.DataObject, outcome: Outcome) -> None:
+        known = sorted(targets(self.config), key=str)
+        chosen = data.draw(st.lists(st.sampled_from(known), max_size=6))
+        self.send(ev.Probed(results=tuple((target, Result(outcome=outcome)) for target in chosen)))
+
+    @rule(times=st.integers(1, 3), outcome=st.sampled_from([Outcome.OK, Outcome.FAIL]))
+    def all_checks_answer(self, times: int, outcome: Outcome) -> None:
+        for _ in range(times):
+            self.answer_all(outcome)
+
+    def answer_all(self, outcome: Outcome) -> None:
+        everything: list[Target] = sorted(targets(self.config), key=str)
+        self.send(ev.Probed(results=tuple((target, Result(outcome=outcome)) for target in everything)))
+
+    @precondition(lambda self: self.pending is not None)
+    @rule(share=st.floats(0, 1))
+    def kernel_answers(self, share: float) -> None:
+        """A program that is not carried out whole is one that failed at its end."""
+        job, self.pending = self.pending, None
+        problems: tuple[str, ...] = ()
+        if isinstance(job, ev.ProgramKernel):
+            done = round(len(job.ops) * share)
+            problems = () if done == len(job.ops) else ("refused",)
+            for op in job.ops[:done]:
+                try:
+                    self.kernel = kernels.play(self.kernel, (op,))
+                except KeyError:  # somebody else took the service away meanwhile: ESRCH
+                    problems = ("no such service",)
+        self.send(ev.KernelRead(snapshot=replace(self.kernel), problems=problems))
+
+    @precondition(lambda self: self.pending is not None)
+    @rule()
+    def kernel_does_not_answer(self) -> None:
+        self.pending = None
+        self.send(ev.KernelFailed(reason="timed out"))
+
+    @precondition(lambda self: self.kernel.addresses)
+    @rule(data=st.data())
+    def somebody_removes_an_address(self, data: st.DataObject) -> None:
+        gone = data.draw(st.sampled_from(sorted(self.kernel.addresses, key=str)))
+        self.kernel = replace(self.kernel, addresses=self.kernel.addresses - {gone})
+        self.send(ev.KernelChanged())
+
+    @precondition(lambda self: len(self.kernel.table) > 1)
+    @rule(data=st.data())
+    def somebody_removes_a_service(self, data: st.DataObject) -> None:
+        gone = data.draw(st.sampled_from(sorted(self.kernel.table, key=str)))
+        self.kernel = replace(
+            self.kernel, table={key: value for key, value in self.kernel.table.items() if key != gone}
+        )
+
+    @rule(source=st.integers(1, 2))
+    def announcer_connects(self, source: int) -> None:
+        if source not in self.connected:
+            self.connected.add(source)
+            self.send(ev.AnnouncerConnected(source=source))
+
+    @precondition(lambda self: self.connected)
+    @rule(data=st.data())
+    def announcer_goes(self, data: st.DataObject) -> None:
+        source = data.draw(st.sampled_from(sorted(self.connected)))
+        self.connected.discard(source)
+        self.reports.pop(source, None)
+        self.send(ev.AnnouncerLost(source=source))
+
+    @precondition(lambda self: self.connected and self.lease is not None)
+    @rule(data=st.data())
+    def announcer_reports(self, data: st.DataObject) -> None:
+        self.report(data.draw(st.sampled_from(sorted(self.connected))))
+
+    def report(self, source: int) -> None:
+        if self.lease is None:
+            return
+        self.send_report(source, Report(seq=self.lease.seq, announced=tuple(self.wanted)))
+
+    def send_report(self, source: int, report: Report) -> None:
+        self.reports[source] = report
+        self.send(ev.AnnouncerReported(source=source, report=report))
+
+    @precondition(lambda self: self.connected and self.lease is not None)
+    @rule(data=st.data())
+    def announcer_is_behind(self, data: st.DataObject) -> None:
+        """ExaBGP has not yet acknowledged what the last lease changed."""
+        assert self.lease is not None
+        source = data.draw(st.sampled_from(sorted(self.connected)))
+        older = self.reports.get(source, Report(seq=0))
+        announced = tuple({*older.announced, *self.wanted})
+        self.send_report(source, Report(seq=older.seq, announced=announced, pending=tuple(self.wanted)))
+
+    @precondition(lambda self: not self.stopping)
+    @rule(rounds=st.just(8))
+    def all_goes_well(self, rounds: int) -> None:
+        for _ in range(rounds):
+            self.answer_all(Outcome.OK)
+            if self.pending is not None:
+                self.kernel_answers(1.0)
+            for source in sorted(self.connected):
+                self.report(source)
+            self.time_passes(0.5)
+
+    @rule(scope=st.sampled_from([NODE, "web", "log"]), on=st.booleans())
+    def maintenance(self, scope: str, *, on: bool) -> None:
+        entry = Maintenance(reason="test", by="root", since=self.now) if on else None
+        self.send(ev.MaintenanceSet(scope=scope, entry=entry))
+
+    @rule(number=st.sampled_from(range(len(CONFIGS))))
+    def reload(self, number: int) -> None:
+        if not self.exited:
+            self.config = CONFIGS[number]
+        self.send(ev.Reconfigured(config=CONFIGS[number]))
+
+    @precondition(lambda self: not self.stopping)
+    @rule(really=st.integers(0, 9))
+    def stop(self, really: int) -> None:
+        if really == 0:
+            self.stopping = True
+            self.pending = None
+            self.send(ev.StopRequested())
+
+    @invariant()
+    def every_verdict_has_its_reason(self) -> None:
+        for vip in self.state.vips.values():
+            verdict = vip.verdict
+            assert (verdict.advertise is Advertise.YES) == (verdict.reason is Reason.HEALTHY)
+
+    def teardown(self) -> None:
+        """Once everything is good, it settles to announced."""
+        if not hasattr(self, "state"):
+            return
+        if self.stopping:
+            self.time_passes(4.0)
+            assert self.exited
+            return
+        self.maintenance(NODE, on=False)
+        for vip in self.config.vips:
+            self.maintenance(vip.name, on=False)
+        self.maintenance("web", on=False)
+        self.maintenance("log", on=False)
+        self.all_goes_well(rounds=40)
+        assert set(self.wanted) == {prefix_of(a) for vip in self.config.vips for a in vip.addresses}
+        assert not any(self.wanted.values())
+        assert kernels.diff(self.kernel, self.state.desired) == ()
+        assert self.kernel.addresses == self.state.desired.addresses
+        if not self.config.ipvs_exclusive:
+            ours = {key for key in self.kernel.table if key.address in self.state.owned}
+            assert ours == set(self.state.desired.table)
+
+
+World.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+test_the_core_keeps_its_invariants = World.TestCase

@@ -1,0 +1,100 @@
+"""Strategies and a small configuration for the properties of the core."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, ip_address
+
+from hypothesis import strategies as st
+
+from anycast.core.ipvs import Destination, ServiceEntry, ServiceKey, Table
+from anycast.core.model import (
+    Bgp,
+    Check,
+    Config,
+    Forwarding,
+    Neighbor,
+    Node,
+    Pool,
+    Protocol,
+    Quorum,
+    RealServer,
+    Scheduler,
+    SchedulerFlag,
+    Service,
+    TcpCheck,
+    Vip,
+)
+
+CHECK = Check(kind=TcpCheck(), rise=2, fall=2)
+BGP = Bgp(
+    local_as=65001,
+    router_id=IPv4Address("10.2.1.1"),
+    neighbors=(
+        Neighbor(address=ip_address("10.2.1.254"), remote_as=65000, families=frozenset({4})),
+        Neighbor(address=ip_address("fd00:2:1::fe"), remote_as=65000, families=frozenset({6})),
+    ),
+)
+
+
+def server(number: int) -> RealServer:
+    return RealServer(
+        name=f"rs{number}",
+        addresses=(ip_address(f"10.9.2.{number}"), ip_address(f"fd00:9::2:{number}")),
+    )
+
+
+def vip(name: str, number: int, servers: tuple[int, ...], *, low: int = 1, high: int = 2) -> Vip:
+    pool = Pool(name=name, servers=tuple(server(n) for n in servers), check=CHECK)
+    return Vip(
+        name=name,
+        addresses=(ip_address(f"192.0.2.{number}"), ip_address(f"2001:db8:99::{number}")),
+        services=(Service(protocol=Protocol.TCP, port=80, pool=pool, quorum=Quorum(low=low, high=high)),),
+        med=100,
+    )
+
+
+def config(*vips: Vip, exclusive: bool = False) -> Config:
+    return Config(node=Node(name="lb1"), bgp=BGP, vips=vips, ipvs_exclusive=exclusive)
+
+
+CONFIGS = (
+    config(vip("web", 1, (1, 2, 3))),
+    config(vip("web", 1, (1, 2, 3, 4))),
+    config(vip("web", 1, (2, 3))),
+    config(vip("web", 1, (1, 2, 3)), vip("log", 2, (1, 2))),
+    config(vip("log", 2, (1, 2, 3))),
+    config(vip("web", 2, (1, 2, 3)), exclusive=True),
+)
+
+_SERVER_ADDRESSES = [ip_address(f"10.9.2.{n}") for n in range(1, 7)]
+
+
+@st.composite
+def entries(draw: st.DrawFn) -> ServiceEntry:
+    chosen = draw(st.lists(st.sampled_from(_SERVER_ADDRESSES), unique=True, max_size=6))
+    return ServiceEntry(
+        scheduler=draw(st.sampled_from(list(Scheduler))),
+        flags=draw(st.frozensets(st.sampled_from(list(SchedulerFlag)), max_size=2)),
+        destinations=tuple(
+            Destination(
+                address=address,
+                port=80,
+                weight=draw(st.integers(0, 3)),
+                forwarding=draw(st.sampled_from(list(Forwarding))),
+                table_weight=draw(st.integers(1, 3)),
+            )
+            for address in chosen
+        ),
+    )
+
+
+KEYS = [
+    ServiceKey(protocol=protocol, address=ip_address(address), port=port)
+    for protocol in Protocol
+    for address in ("192.0.2.1", "192.0.2.2", "2001:db8:99::1")
+    for port in (80, 443)
+]
+
+
+def tables() -> st.SearchStrategy[Table]:
+    return st.dictionaries(st.sampled_from(KEYS), entries(), max_size=4)

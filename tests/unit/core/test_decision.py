@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from anycast.core.decision import Advertise, Facts, Reason, ServiceFacts, decide
+from anycast.core.maintenance import Stage
+from anycast.core.model import Quorum
+
+
+def service(usable: int, undecided: int = 0, low: int = 1, high: int = 2) -> ServiceFacts:
+    return ServiceFacts(
+        name="tcp/80 IPv4", usable=usable, undecided=undecided, total=4, quorum=Quorum(low=low, high=high)
+    )
+
+
+GOOD = Facts(
+    stopping=False,
+    node_maintenance=Stage.ACTIVE,
+    vip_maintenance=Stage.ACTIVE,
+    kernel_error=None,
+    started=True,
+    proven=True,
+    repair_failed=False,
+    missing_address=None,
+    difference="",
+    services=(service(4),),
+    advertised=False,
+)
+
+# Each fact alone, in the order of the policy: with all from one on, the first must win.
+OBSTACLES: list[tuple[Reason, dict[str, object]]] = [
+    (Reason.STOPPING, {"stopping": True}),
+    (Reason.NODE_MAINTENANCE, {"node_maintenance": Stage.WITHDRAWN}),
+    (Reason.VIP_MAINTENANCE, {"vip_maintenance": Stage.WITHDRAWN}),
+    (Reason.KERNEL_UNAVAILABLE, {"kernel_error": "no ip_vs"}),
+    (Reason.STARTING, {"started": False, "proven": False}),
+    (Reason.ADDRESS_MISSING, {"proven": False, "missing_address": "192.0.2.1 on lo"}),
+    (Reason.KERNEL_DIFFERS, {"proven": False, "difference": "tcp 192.0.2.1:80 is not in IPVS"}),
+    (Reason.BELOW_QUORUM, {"services": (service(0),)}),
+]
+
+
+@pytest.mark.parametrize("index", range(len(OBSTACLES)))
+def test_the_first_rule_that_applies_wins(index: int) -> None:
+    everything: dict[str, object] = {}
+    for _, facts in reversed(OBSTACLES[index:]):
+        everything |= facts
+    verdict = decide(replace(GOOD, **everything))  # type: ignore[arg-type]
+    assert (verdict.advertise, verdict.reason) == (Advertise.NO, OBSTACLES[index][0])
+
+
+def test_all_good_is_announced() -> None:
+    assert decide(GOOD).advertise is Advertise.YES
+
+
+def test_it_takes_the_high_mark_to_come_up_and_the_low_mark_to_stay() -> None:
+    edge = replace(GOOD, services=(service(1),))
+    assert decide(edge).reason is Reason.BELOW_QUORUM
+    assert decide(replace(edge, advertised=True)).reason is Reason.HEALTHY
+
+
+def test_a_server_that_was_just_configured_does_not_take_a_standing_route_down() -> None:
+    new = replace(GOOD, services=(service(0, undecided=2),), advertised=True)
+    assert decide(new).reason is Reason.HEALTHY
+
+
+def test_a_standing_route_is_kept_while_the_kernel_is_being_changed() -> None:
+    changing = replace(GOOD, proven=False, difference="x", advertised=True)
+    assert decide(changing).reason is Reason.HEALTHY
+    assert decide(replace(changing, repair_failed=True)).reason is Reason.KERNEL_DIFFERS
+
+
+def test_draining_keeps_a_healthy_route_as_the_last_resort() -> None:
+    draining = replace(GOOD, node_maintenance=Stage.DRAINING, advertised=True)
+    assert decide(draining).advertise is Advertise.DRAIN
+
+
+def test_draining_never_brings_a_route_up_nor_keeps_an_unhealthy_one() -> None:
+    draining = replace(GOOD, node_maintenance=Stage.DRAINING)
+    assert decide(draining).advertise is Advertise.NO
+    sick = replace(draining, advertised=True, services=(service(0),))
+    assert decide(sick).advertise is Advertise.NO
