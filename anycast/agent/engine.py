@@ -1,0 +1,244 @@
+"""The engine: one queue, one writer of the state. Everything slow answers by a later event."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import assert_never
+
+import structlog
+
+from anycast.agent import maintenance_file
+from anycast.agent.checker import Checker
+from anycast.config.changes import changes
+from anycast.config.load import Loaded, load
+from anycast.config.problem import ConfigError
+from anycast.core import events as ev
+from anycast.core.health import Result
+from anycast.core.maintenance import Maintenance
+from anycast.core.model import Target
+from anycast.core.state import State
+from anycast.core.step import begin, next_wake, step
+from anycast.kernel.adapter import Kernel
+from anycast.kernel.errors import KernelUnavailable
+from anycast.lease import Lease
+from anycast.ops.source import MaintenanceAnswer, ReloadAnswer
+
+log = structlog.get_logger()
+
+Clock = Callable[[], float]
+
+
+class Engine:
+    """Feeds `step` and carries out what it asks for. Also what the ops surface reads and commands."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        path: Path,
+        *,
+        kernel: Kernel,
+        send_lease: Callable[[Lease], None],
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._path = path
+        self._kernel = kernel
+        self._send_lease = send_lease
+        self._clock = clock
+        self._inbox: asyncio.Queue[ev.Event | None] = asyncio.Queue()  # None: results are waiting
+        self._results: list[tuple[Target, Result]] = []
+        self._waiting: dict[int, asyncio.Future[None]] = {}  # by id() of the event that is waited for
+        self._checker = Checker(self._report)
+        self._jobs: set[asyncio.Task[None]] = set()
+        self._maintenance_path = Path(loaded.config.node.state_dir) / "maintenance.json"
+        self._saving: asyncio.Task[str] | None = None
+        self._kernel_change_posted = False
+        self._reload_lock = asyncio.Lock()
+        self._last_step = clock()
+        self._reload_ok = True
+        self._reloaded_at = time.time()
+        self.clean_exit = False
+        self._state, self._first = begin(loaded.config, self._kept_maintenance(), clock())
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    @property
+    def last_step(self) -> float:
+        return self._last_step
+
+    @property
+    def reload_ok(self) -> bool:
+        return self._reload_ok
+
+    @property
+    def reloaded_at(self) -> float:
+        return self._reloaded_at
+
+    def post(self, event: ev.Event) -> None:
+        """Put an event in line. Callable from anywhere in the loop's thread."""
+        self._inbox.put_nowait(event)
+
+    def kernel_changed(self) -> None:
+        """However many changes come together, one reading answers them."""
+        if not self._kernel_change_posted:
+            self._kernel_change_posted = True
+            self.post(ev.KernelChanged())
+
+    async def run(self) -> None:
+        """Until everything is withdrawn after a StopRequested."""
+        watching = asyncio.create_task(self._kernel.watch(self.kernel_changed))
+        watching.add_done_callback(_fail_loudly)
+        try:
+            self._perform(self._first)
+            while not self._state.exited:
+                event = await self._next()
+                now = self._last_step = self._clock()
+                self._state, effects = step(self._state, event, now)
+                self._perform(effects)
+                waiting = self._waiting.pop(id(event), None)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(None)
+        finally:
+            watching.cancel()
+            for waiting in self._waiting.values():
+                waiting.cancel()
+            await self._checker.close()
+            if self._saving is not None:
+                await self._saving
+            for job in list(self._jobs):
+                job.cancel()
+            await self._kernel.close()
+
+    async def _next(self) -> ev.Event:
+        # A wake that is due goes before a queue that never empties: the lease must not wait behind results.
+        wait = next_wake(self._state, self._clock()) - self._clock()
+        if wait <= 0:
+            await asyncio.sleep(0)
+            return ev.Tick()
+        try:
+            async with asyncio.timeout(wait):
+                event = await self._inbox.get()
+        except TimeoutError:
+            return ev.Tick()
+        if isinstance(event, ev.KernelChanged):
+            self._kernel_change_posted = False
+        if event is not None:
+            return event
+        results, self._results = self._results, []
+        return ev.Probed(results=tuple(results))
+
+    def _report(self, target: Target, result: Result) -> None:
+        if not self._results:
+            self._inbox.put_nowait(None)
+        self._results.append((target, result))
+
+    def _perform(self, effects: tuple[ev.Effect, ...]) -> None:
+        for effect in effects:
+            match effect:
+                case ev.SetTargets(targets=targets):
+                    self._checker.set_targets(targets)
+                case ev.ScheduleProbe(target=target, after=after):
+                    self._checker.schedule(target, after)
+                case ev.ReadKernel() | ev.ProgramKernel():
+                    self._start(self._kernel_job(effect))
+                case ev.SendLease():
+                    self._send_lease(
+                        Lease(
+                            seq=effect.seq,
+                            issued=effect.issued,
+                            ttl=effect.ttl,
+                            routes=effect.routes,
+                            owned=effect.owned,
+                        )
+                    )
+                case ev.SaveMaintenance(entries=entries):
+                    before = self._saving
+                    self._saving = asyncio.create_task(self._save(before, entries))
+                case ev.Log(event=name, fields=fields, level=level):
+                    getattr(log, level)(name, **fields)
+                case ev.Exit(clean=clean):
+                    self.clean_exit = clean
+                case _:
+                    assert_never(effect)
+
+    def _start(self, job: asyncio.Task[None]) -> None:
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
+
+    def _kernel_job(self, effect: ev.ReadKernel | ev.ProgramKernel) -> asyncio.Task[None]:
+        return asyncio.create_task(self._use_kernel(effect))
+
+    async def _use_kernel(self, effect: ev.ReadKernel | ev.ProgramKernel) -> None:
+        problems: tuple[str, ...] = ()
+        try:
+            if isinstance(effect, ev.ProgramKernel):
+                problems = await self._kernel.play(effect.ops)
+            snapshot = await self._kernel.read(effect.sysctls)
+        except KernelUnavailable as error:
+            self.post(ev.KernelFailed(reason=error.reason))
+        except Exception as error:
+            log.exception("kernel.unexpected")
+            self.post(ev.KernelFailed(reason=f"unexpected, please report it as a defect: {error!r}"))
+        else:
+            self.post(ev.KernelRead(snapshot=snapshot, problems=problems))
+
+    async def _submit(self, event: ev.Event) -> None:
+        """Returns once `event` has been through `step` and its effects are under way."""
+        done = asyncio.get_running_loop().create_future()
+        self._waiting[id(event)] = done
+        self.post(event)
+        await done
+
+    async def set_maintenance(self, scope: str, *, on: bool, reason: str, by: str) -> MaintenanceAnswer:
+        entry = Maintenance(reason=reason, by=by, since=time.time()) if on else None
+        await self._submit(ev.MaintenanceSet(scope=scope, entry=entry))
+        error = "" if self._saving is None else await asyncio.shield(self._saving)
+        return MaintenanceAnswer(saved=not error, error=error)
+
+    async def _save(self, before: asyncio.Task[str] | None, entries: Mapping[str, Maintenance]) -> str:
+        if before is not None:
+            await before
+        try:
+            # A thread: a slow disk must not hold the lease up.
+            await asyncio.to_thread(maintenance_file.save, self._maintenance_path, entries)
+        except OSError as error:
+            log.error("maintenance.not_saved", path=str(self._maintenance_path), error=str(error))
+            return f"{self._maintenance_path}: {error.strerror or error}"
+        return ""
+
+    def _kept_maintenance(self) -> dict[str, Maintenance]:
+        try:
+            return maintenance_file.load(self._maintenance_path)
+        except maintenance_file.DamagedError as error:
+            log.error("maintenance.damaged", error=str(error))
+            return maintenance_file.after_damage(error, time.time())
+
+    async def reload(self) -> ReloadAnswer:
+        """Apply the file as it is now, or keep what is in force and say why."""
+        async with self._reload_lock:
+            try:
+                loaded = await asyncio.to_thread(load, self._path)
+            except ConfigError as error:
+                problems = tuple(str(problem) for problem in error.problems)
+                self._reload_ok = False
+                log.error("config.rejected", problems=len(problems), first=problems[0])
+                return ReloadAnswer(ok=False, problems=problems)
+            old = self._state.config
+            words = changes(old, loaded.config)
+            # Sockets, files and the interface were opened by what `node` said at the start.
+            config = replace(loaded.config, node=old.node)
+            await self._submit(ev.Reconfigured(config=config))
+            self._reload_ok = True
+            self._reloaded_at = time.time()
+            log.info("config.applied", changes=words)
+            return ReloadAnswer(ok=True, changes=words)
+
+
+def _fail_loudly(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("kernel.watch_failed", error=repr(error))

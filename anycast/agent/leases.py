@@ -1,0 +1,103 @@
+"""The agent's end of the lease protocol: announcers connect, get every lease, and report."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import pwd
+import socket
+from collections.abc import Callable
+
+import structlog
+
+from anycast.agent.sockets import peer_uid
+from anycast.core.events import AnnouncerConnected, AnnouncerLost, AnnouncerReported, Event
+from anycast.lease import Decoder, Lease, ProtocolError, Report, encode
+
+# An announcer that has not read this much does not read at all: it connects again when it can.
+MAX_BACKLOG = 1024 * 1024  # bytes
+READ_SIZE = 65536
+
+log = structlog.get_logger()
+
+
+class LeaseServer:
+    """Hands leases to every connected announcer and never waits for one."""
+
+    def __init__(self, post: Callable[[Event], None], *, user: str) -> None:
+        """`user`: whom the announcer may run as, besides root and the agent's own user."""
+        self._post = post
+        self._user = user
+        self._numbers = itertools.count(1)
+        self._writers: dict[int, asyncio.StreamWriter] = {}
+        self._server: asyncio.Server | None = None
+
+    async def listen(self, listener: socket.socket) -> None:
+        """Accept on `listener` instead of the one before; connections that stand stay."""
+        old, self._server = self._server, None
+        if old is not None:
+            old.close()
+        self._server = await asyncio.start_unix_server(self._serve, sock=listener)
+
+    def send(self, lease: Lease) -> None:
+        """Whoever is too far behind to take it is disconnected: what it holds runs out by itself."""
+        data = encode(lease)
+        for writer in self._writers.values():
+            transport = writer.transport
+            if transport.is_closing():
+                continue
+            if transport.get_write_buffer_size() > MAX_BACKLOG:
+                transport.abort()
+            else:
+                writer.write(data)
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for writer in list(self._writers.values()):
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            if not self._may_connect(writer):
+                return
+            source = next(self._numbers)
+            self._writers[source] = writer
+            self._post(AnnouncerConnected(source=source))
+            try:
+                await self._read(source, reader)
+            finally:
+                del self._writers[source]
+                self._post(AnnouncerLost(source=source))
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    async def _read(self, source: int, reader: asyncio.StreamReader) -> None:
+        decoder = Decoder()
+        while data := await reader.read(READ_SIZE):
+            try:
+                messages = decoder.feed(data)
+            except ProtocolError as error:
+                log.error("announcer.refused", why=str(error))
+                return
+            for message in messages:
+                if isinstance(message, Report):
+                    self._post(AnnouncerReported(source=source, report=message))
+
+    def _may_connect(self, writer: asyncio.StreamWriter) -> bool:
+        connection = writer.get_extra_info("socket")
+        uid = peer_uid(connection)
+        allowed = {0, os.geteuid()}
+        with contextlib.suppress(KeyError):
+            allowed.add(pwd.getpwnam(self._user).pw_uid)
+        if uid in allowed:
+            return True
+        log.error(
+            "announcer.refused",
+            why=f"uid {uid} is neither root, the agent's user nor node.exabgp_user ({self._user})",
+        )
+        return False

@@ -1,0 +1,336 @@
+"""The IPVS table of this network namespace: read as values, changed by operations.
+
+One writer, one socket. Every request has a deadline, for the kernel leaves a request unanswered when its
+handler was interrupted; what a failed or unanswered request did is found out by reading again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeVar, assert_never
+
+from anycast.core.ipvs import (
+    AddDestination,
+    AddService,
+    DestinationKey,
+    IpvsOp,
+    MoveDestination,
+    RemoveDestination,
+    RemoveService,
+    ServiceEntry,
+    ServiceKey,
+    SetDestination,
+    SetService,
+)
+from anycast.core.model import Scheduler
+from anycast.kernel import ipvs_codec as codec
+from anycast.kernel.errors import KernelUnavailable
+
+DEADLINE = 5.0  # seconds for one request and its answer
+BATCH = 256  # requests per send; thousands would not fit the send buffer
+# A change under mh rebuilds the Maglev table, 120-275 µs each against 4-10: so many times fewer per send, for
+# the kernel works while we send and the event loop stands.
+REBUILD_COST = 16
+READS = 3  # of one dump, while another program writes
+RECEIVE = 65536  # bytes; the kernel fills dumps in steps of up to 32 KiB
+
+_NETLINK_GENERIC = 16
+_SOL_NETLINK = 270
+_NETLINK_CAP_ACK = 10  # errors come without a copy of the request
+_SO_RCVBUFFORCE = 33
+_RECEIVE_BUFFER = 1 << 20
+_LAST_SEQUENCE = 0x7FFFFFFF
+
+
+class _Keyed(Protocol):
+    @property
+    def key(self) -> object: ...
+
+
+T = TypeVar("T", bound=_Keyed)
+
+
+class Reading(NamedTuple):
+    """What a read found: services we have names for, and how many others there are (SCTP, firewall marks)."""
+
+    table: Mapping[ServiceKey, ServiceEntry]
+    nameless: int
+
+
+class _Interrupted(Exception):  # noqa: N818
+    """The table changed while it was dumped."""
+
+
+class Ipvs:
+    """Opens its socket when first used and again after every failure."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._socket: socket.socket | None = None
+        self._family = 0
+        self._sequence = 1
+        self._schedulers: dict[ServiceKey, str] = {}
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    async def read(self) -> Reading:
+        """The whole table, destinations in their order of insertion. Raises KernelUnavailable."""
+        async with self._lock:
+            try:
+                reading = await self._read()
+            except OSError as error:
+                raise _unavailable(error) from error
+            except codec.Malformed as error:
+                raise KernelUnavailable(
+                    f"IPVS: an answer of the kernel was not understood: {error}"
+                ) from error
+        self._schedulers = {key: entry.scheduler for key, entry in reading.table.items()}
+        return reading
+
+    async def play(self, ops: Sequence[IpvsOp]) -> tuple[str, ...]:
+        """Carries out `ops` in order. Returns one text per operation that failed; what failed hinders no other.
+
+        After a failure read again: another program may have changed the table, or an answer is missing.
+        """
+        async with self._lock:
+            failures: list[str] = []
+            never_added: set[ServiceKey] = set()
+            done = 0
+            for batch in self._batches(ops):
+                try:
+                    if not self._family:
+                        self._family = await self._resolve()
+                    errors = await self._write([request for _, part in batch for request in part])
+                except (OSError, codec.Malformed) as error:
+                    reason = _unavailable(error).reason if isinstance(error, OSError) else str(error)
+                    failures.append(f"{_what(batch[0][0])} and {len(ops) - done - 1} more: {reason}")
+                    break
+                failures += _failures(batch, errors, never_added)
+                done += len(batch)
+                await asyncio.sleep(0)
+            return tuple(failures)
+
+    def _batches(self, ops: Sequence[IpvsOp]) -> Iterator[list[tuple[IpvsOp, tuple[codec.Request, ...]]]]:
+        batch: list[tuple[IpvsOp, tuple[codec.Request, ...]]] = []
+        spent = 0
+        for op in ops:
+            part = codec.requests(op)
+            cost = len(part) * (REBUILD_COST if self._rebuilds(op) else 1)
+            if batch and spent + cost > BATCH:
+                yield batch
+                batch, spent = [], 0
+            batch.append((op, part))
+            spent += cost
+        if batch:
+            yield batch
+
+    def _rebuilds(self, op: IpvsOp) -> bool:
+        if isinstance(op, AddService | SetService):
+            self._schedulers[op.service] = op.scheduler
+        return self._schedulers.get(op.service, Scheduler.MH).startswith(Scheduler.MH)
+
+    async def _read(self) -> Reading:
+        # Asked anew at every read: the number changes when the module is taken out and loaded again.
+        self._family = await self._resolve()
+        records = await self._dump(codec.Request(codec.GET_SERVICE, b""), codec.parse_service)
+        table = {}
+        for record in records:
+            if record.key is not None:
+                request = codec.Request(codec.GET_DEST, codec.service_key(record.key))
+                newest_first = await self._dump(request, codec.parse_destination)
+                table[record.key] = ServiceEntry(
+                    scheduler=record.scheduler, flags=record.flags, destinations=tuple(newest_first[::-1])
+                )
+        return Reading(table, len(records) - len(table))
+
+    async def _resolve(self) -> int:
+        sequence = self._take(1)
+        async with self._asking(codec.family_frame(sequence)) as receive:
+            while True:
+                data = await receive()
+                for message in codec.messages(data):
+                    if message.sequence != sequence:
+                        continue
+                    if message.kind == codec.NLMSG_ERROR:
+                        raise OSError(message.error, os.strerror(message.error))
+                    return codec.parse_family(data, message)
+
+    async def _dump(self, request: codec.Request, parse: Callable[[bytes, codec.Message], T]) -> list[T]:
+        for _ in range(READS):
+            with contextlib.suppress(_Interrupted):
+                found = await self._dump_once(request, parse)
+                keys = [item.key for item in found if item.key is not None]
+                # Dumps are not atomic and do not say so: a writer in between shifts the list, and shows
+                # only by what is then found twice.
+                if len(set(keys)) == len(keys):
+                    return found
+        raise KernelUnavailable(
+            f"IPVS: the table changed during each of {READS} reads: "
+            "another program keeps writing to it; stop it (keepalived, kube-proxy, ipvsadm?)"
+        )
+
+    async def _dump_once(self, request: codec.Request, parse: Callable[[bytes, codec.Message], T]) -> list[T]:
+        sequence = self._take(1)
+        found: list[T] = []
+        question = codec.dump_frame(request, family=self._family, sequence=sequence)
+        async with self._asking(question) as receive:
+            interrupted = False
+            while True:
+                data = await receive()
+                for message in codec.messages(data):
+                    if message.sequence != sequence:
+                        continue
+                    if message.error:
+                        raise OSError(message.error, os.strerror(message.error))
+                    interrupted |= bool(message.flags & codec.NLM_F_DUMP_INTR)
+                    if message.kind == codec.NLMSG_DONE:
+                        if interrupted:
+                            raise _Interrupted
+                        return found
+                    found.append(parse(data, message))
+                await asyncio.sleep(0)  # the next part is there already: without this the loop would stand
+
+    async def _write(self, batch: Sequence[codec.Request]) -> dict[int, int]:
+        """The errno of each request of the batch that failed, by its place."""
+        first = self._take(len(batch))
+        last = first + len(batch) - 1
+        errors = {}
+        async with self._asking(codec.frame(batch, family=self._family, sequence=first)) as receive:
+            while True:
+                for message in codec.messages(await receive()):
+                    if message.kind != codec.NLMSG_ERROR or not first <= message.sequence <= last:
+                        continue
+                    if message.error:
+                        errors[message.sequence - first] = message.error
+                    if message.sequence == last:
+                        return errors
+
+    def _take(self, count: int) -> int:
+        if self._sequence + count > _LAST_SEQUENCE:
+            self._sequence = 1
+        first = self._sequence
+        self._sequence += count
+        return first
+
+    @contextlib.asynccontextmanager
+    async def _asking(self, question: bytes) -> AsyncIterator[Callable[[], Awaitable[bytes]]]:
+        """Sends `question` and gives what receives the datagrams of its answer, all within the deadline.
+
+        Whatever goes wrong closes the socket, for the rest of the answer may still be under way. Raises OSError.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(DEADLINE):
+                line = self._socket = self._socket or _open()
+                await loop.sock_sendall(line, question)
+                yield lambda: loop.sock_recv(line, RECEIVE)
+        except TimeoutError:
+            self.close()
+            raise OSError(errno.ETIMEDOUT, f"the kernel did not answer within {DEADLINE:g} s") from None
+        except BaseException:
+            self.close()
+            raise
+
+
+def _open() -> socket.socket:
+    line = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_GENERIC)
+    try:
+        line.setblocking(False)
+        line.bind((0, 0))
+        line.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+        try:
+            line.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+        except PermissionError:
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+    except BaseException:
+        line.close()
+        raise
+    return line
+
+
+def _unavailable(error: OSError) -> KernelUnavailable:
+    code = errno.errorcode.get(error.errno or 0, str(error.errno))
+    match error.errno:
+        case errno.ENOENT | errno.EPROTONOSUPPORT | errno.EAFNOSUPPORT:
+            what = (
+                "this kernel has no IPVS, or did not load it: run `modprobe -a ip_vs ip_vs_mh` (on the host)"
+            )
+        case errno.EPERM | errno.EACCES:
+            what = "not allowed: this process needs CAP_NET_ADMIN, outside any user namespace"
+        case _:
+            what = error.strerror or str(error)
+    return KernelUnavailable(f"IPVS: {what} ({code})")
+
+
+def _failures(
+    batch: Sequence[tuple[IpvsOp, tuple[codec.Request, ...]]],
+    errors: Mapping[int, int],
+    never_added: set[ServiceKey],
+) -> Iterator[str]:
+    """The texts of one batch. `never_added` gathers the services whose every further operation must fail."""
+    place = 0
+    for op, part in batch:
+        codes = [errors.get(place + index, 0) for index in range(len(part))]
+        place += len(part)
+        if isinstance(op, MoveDestination) and codes[0] == errno.ENOENT:
+            codes[0] = 0  # gone already, and inserted again by the next request
+        failed = next((code for code in codes if code), 0)
+        if not failed or (failed == errno.ESRCH and op.service in never_added):
+            continue
+        if isinstance(op, AddService) and failed != errno.EEXIST:
+            never_added.add(op.service)
+        yield f"{_what(op)}: {_why(op, failed)} ({errno.errorcode.get(failed, failed)})"
+
+
+def _what(op: IpvsOp) -> str:
+    match op:
+        case AddService():
+            return f"add service {op.service} ({op.scheduler})"
+        case SetService():
+            return f"change service {op.service} to {op.scheduler}"
+        case RemoveService():
+            return f"remove service {op.service}"
+        case AddDestination():
+            return f"add real server {_host(op.destination.key)} to {op.service}"
+        case SetDestination():
+            return f"change real server {_host(op.destination.key)} of {op.service}"
+        case MoveDestination():
+            return f"move real server {_host(op.destination.key)} of {op.service}"
+        case RemoveDestination():
+            return f"remove real server {_host(op.key)} from {op.service}"
+        case _:
+            assert_never(op)
+
+
+def _host(key: DestinationKey) -> str:
+    address, port = key
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+
+
+def _why(op: IpvsOp, code: int) -> str:
+    match code:
+        case errno.EEXIST:
+            return "it exists already: another program changed the table"
+        case errno.ESRCH:
+            return "the service does not exist: another program changed the table"
+        case errno.ENOENT if isinstance(op, AddService | SetService):
+            return f"the kernel has no scheduler {op.scheduler}: run `modprobe ip_vs_{op.scheduler}`"
+        case errno.ENOENT:
+            return "the real server does not exist: another program changed the table"
+        case errno.EPERM:
+            return "not allowed: this process needs CAP_NET_ADMIN, outside any user namespace"
+        case errno.EINVAL if isinstance(op, AddDestination | MoveDestination | SetDestination):
+            return (
+                "refused: the interface lo must be up (`ip link set lo up`), and a real server of the other "
+                "address family needs forwarding tunnel and no connection sync"
+            )
+        case _:
+            return os.strerror(code)

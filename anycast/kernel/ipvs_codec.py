@@ -1,0 +1,387 @@
+"""IPVS over generic netlink: values to bytes and back. No sockets.
+
+Packed by `struct` because a table of thousands of real servers is written and read at once, which a general
+netlink library does a hundred times slower. Layouts are those of the kernel's `ip_vs_ctl.c`.
+
+Byte order: headers and numbers are the host's, ports and addresses the network's. Two traps: the netmask of an
+IPv6 service is the prefix length as a number of the host's order, and a service's flags come with a mask.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Iterator, Sequence
+from ipaddress import IPv4Address, IPv6Address
+from socket import AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, htons, ntohs
+from typing import NamedTuple, assert_never
+
+from anycast.core.ipvs import (
+    AddDestination,
+    AddService,
+    Destination,
+    DestinationKey,
+    IpvsOp,
+    MoveDestination,
+    RemoveDestination,
+    RemoveService,
+    ServiceKey,
+    SetDestination,
+    SetService,
+)
+from anycast.core.model import Address, Forwarding, Protocol, Scheduler, SchedulerFlag
+
+NLM_F_REQUEST = 0x1
+NLM_F_ACK = 0x4
+NLM_F_DUMP = 0x300
+NLM_F_DUMP_INTR = 0x10
+NLMSG_ERROR = 2
+NLMSG_DONE = 3
+
+NEW_SERVICE, SET_SERVICE, DEL_SERVICE, GET_SERVICE = 1, 2, 3, 4
+NEW_DEST, SET_DEST, DEL_DEST, GET_DEST = 5, 6, 7, 8
+
+_NLMSGHDR = struct.Struct("=IHHII")
+_HEADER = struct.Struct("=IHHIIBBH")  # with genlmsghdr
+_NLA = struct.Struct("=HH")
+_VERSION = 1
+_GENL_ID_CTRL, _CTRL_GETFAMILY, _CTRL_FAMILY_ID, _CTRL_FAMILY_NAME = 16, 3, 1, 2
+_NEST_SERVICE, _NEST_DEST = 1, 2
+_NLA_TYPE = 0x3FFF  # without the "nested" and "byte order" bits
+
+# One destination to write: the nest's header, then address, port, forwarding, weight, upper and lower
+# threshold, family, tunnel type, port and flags, each behind its own header.
+_DEST = struct.Struct("=HH HH16s HHH2x HHI HHI HHI HHI HHH2x HHB3x HHH2x HHH2x")
+_DEST_KEY = struct.Struct("=HH HH16s HHH2x HHH2x")
+# One destination as ip_vs_genl_fill_dest() writes it (statistics follow, and are not looked at).
+_FILL = struct.Struct("=HH HH16s HHH2x HHI HHI HHB3x HHH2x HHH2x HHI HHI HHI HHI HHI HHH2x")
+_FILL_LENGTHS = (20, 6, 8, 8, 5, 6, 6, 8, 8, 8, 8, 8, 6)
+_FILL_TYPES = (1, 2, 3, 4, 13, 14, 15, 5, 6, 7, 8, 9, 11)
+
+_FAMILY = {4: int(AF_INET), 6: int(AF_INET6)}
+_PROTOCOL = {Protocol.TCP: int(IPPROTO_TCP), Protocol.UDP: int(IPPROTO_UDP)}
+_PROTOCOL_NAMED = {number: name for name, number in _PROTOCOL.items()}
+_FORWARDING = {Forwarding.NAT: 0, Forwarding.TUNNEL: 2, Forwarding.DR: 3}
+_FORWARDING_NAMED = {number: name for name, number in _FORWARDING.items()}
+
+_PERSISTENT, _HASHED, _ONE_PACKET = 0x1, 0x2, 0x4
+_ALL_FLAGS = 0xFFFFFFFF
+_FLAG = {
+    SchedulerFlag.MH_FALLBACK: 0x08,
+    SchedulerFlag.MH_PORT: 0x10,
+    SchedulerFlag.SH_FALLBACK: 0x08,
+    SchedulerFlag.SH_PORT: 0x10,
+}
+# The same bits mean different things to different schedulers, and nothing to most.
+_FLAGS_OF = {
+    Scheduler.MH: (SchedulerFlag.MH_FALLBACK, SchedulerFlag.MH_PORT),
+    Scheduler.SH: (SchedulerFlag.SH_FALLBACK, SchedulerFlag.SH_PORT),
+}
+
+
+class Malformed(ValueError):  # noqa: N818 - said of the bytes
+    """Bytes that no kernel we know writes."""
+
+
+class Request(NamedTuple):
+    """One command to IPVS, not yet framed."""
+
+    command: int
+    body: bytes
+
+
+class Message(NamedTuple):
+    """One netlink message in a buffer: its attributes are at `start:end`."""
+
+    kind: int
+    flags: int
+    sequence: int
+    error: int  # errno of an error or of the end of a dump; 0: none
+    start: int
+    end: int
+
+
+class ServiceRecord(NamedTuple):
+    """A service as the kernel reports it, without its destinations.
+
+    What our values cannot say (persistence, one-packet, a persistence engine, flags its scheduler does not
+    know) is appended to the scheduler's name in words: so it equals nothing that we want, and is repaired
+    where the service is ours.
+    """
+
+    key: ServiceKey | None  # None: ServiceKey has no name for it (SCTP, firewall mark)
+    scheduler: str
+    flags: frozenset[SchedulerFlag]
+
+
+def requests(op: IpvsOp) -> tuple[Request, ...]:
+    """The commands that carry out `op`. They belong together and go out in one batch."""
+    match op:
+        case AddService(service=key, scheduler=scheduler, flags=flags):
+            return (Request(NEW_SERVICE, _service(key, scheduler, flags)),)
+        case SetService(service=key, scheduler=scheduler, flags=flags):
+            return (Request(SET_SERVICE, _service(key, scheduler, flags)),)
+        case RemoveService(service=key):
+            return (Request(DEL_SERVICE, service_key(key)),)
+        case AddDestination(service=key, destination=destination):
+            return _insertion(service_key(key), destination)
+        case SetDestination(service=key, destination=destination):
+            return (Request(SET_DEST, service_key(key) + _destination(destination, destination.weight)),)
+        case MoveDestination(service=key, destination=destination):
+            packed = service_key(key)
+            removal = Request(DEL_DEST, packed + _destination_key(destination.key))
+            return (removal, *_insertion(packed, destination))
+        case RemoveDestination(service=key, key=gone):
+            return (Request(DEL_DEST, service_key(key) + _destination_key(gone)),)
+        case _:
+            assert_never(op)
+
+
+def _insertion(service: bytes, destination: Destination) -> tuple[Request, ...]:
+    # mh builds its table from the weight of the insertion and leaves out a destination inserted with 0.
+    new = Request(NEW_DEST, service + _destination(destination, destination.table_weight))
+    if destination.weight == destination.table_weight:
+        return (new,)
+    return new, Request(SET_DEST, service + _destination(destination, destination.weight))
+
+
+def _attribute(kind: int, data: bytes) -> bytes:
+    return _NLA.pack(4 + len(data), kind) + data + bytes(-len(data) & 3)
+
+
+def _packed(address: Address) -> bytes:
+    return address.packed.ljust(16, b"\0")
+
+
+def _key_attributes(key: ServiceKey) -> bytes:
+    return (
+        _attribute(1, struct.pack("=H", _FAMILY[key.address.version]))
+        + _attribute(2, struct.pack("=H", _PROTOCOL[key.protocol]))
+        + _attribute(3, _packed(key.address))
+        + _attribute(4, struct.pack("!H", key.port))
+    )
+
+
+def service_key(key: ServiceKey) -> bytes:
+    """The nest of attributes that names a service."""
+    return _attribute(_NEST_SERVICE, _key_attributes(key))
+
+
+def _service(key: ServiceKey, scheduler: str, flags: frozenset[SchedulerFlag]) -> bytes:
+    bits = sum({_FLAG[flag] for flag in flags})
+    netmask = struct.pack("=I", 128) if key.address.version == 6 else b"\xff" * 4
+    return _attribute(
+        _NEST_SERVICE,
+        _key_attributes(key)
+        + _attribute(6, scheduler.encode("ascii") + b"\0")
+        + _attribute(7, struct.pack("=II", bits, _ALL_FLAGS))
+        + _attribute(8, struct.pack("=I", 0))  # timeout of persistence
+        + _attribute(9, netmask),
+    )
+
+
+def _destination(destination: Destination, weight: int) -> bytes:
+    # The kernel takes a SET for the whole record: what is left out becomes 0, so nothing is.
+    return _DEST.pack(
+        *(_DEST.size, _NEST_DEST),
+        *(20, 1, _packed(destination.address)),
+        *(6, 2, htons(destination.port)),
+        *(8, 3, _FORWARDING[destination.forwarding]),
+        *(8, 4, weight),
+        *(8, 5, 0),
+        *(8, 6, 0),
+        *(6, 11, _FAMILY[destination.address.version]),
+        *(5, 13, 0),  # IP in IP
+        *(6, 14, 0),
+        *(6, 15, 0),
+    )
+
+
+def _destination_key(key: DestinationKey) -> bytes:
+    address, port = key
+    return _DEST_KEY.pack(
+        *(_DEST_KEY.size, _NEST_DEST),
+        *(20, 1, _packed(address)),
+        *(6, 2, htons(port)),
+        *(6, 11, _FAMILY[address.version]),
+    )
+
+
+def frame(batch: Sequence[Request], *, family: int, sequence: int) -> bytes:
+    """The batch as one buffer to send, numbered from `sequence` on.
+
+    Only the last asks for an acknowledgement: the kernel answers every error anyhow, so that answer is a
+    barrier and silence before it means success.
+    """
+    parts: list[bytes] = []
+    final = len(batch) - 1
+    for index, (command, body) in enumerate(batch):
+        flags = NLM_F_REQUEST | NLM_F_ACK if index == final else NLM_F_REQUEST
+        header = _HEADER.pack(
+            _HEADER.size + len(body), family, flags, sequence + index, 0, command, _VERSION, 0
+        )
+        parts += (header, body)
+    return b"".join(parts)
+
+
+def dump_frame(request: Request, *, family: int, sequence: int) -> bytes:
+    size = _HEADER.size + len(request.body)
+    flags = NLM_F_REQUEST | NLM_F_DUMP
+    return _HEADER.pack(size, family, flags, sequence, 0, request.command, _VERSION, 0) + request.body
+
+
+def family_frame(sequence: int) -> bytes:
+    """Asks for the number of the IPVS family. The kernel loads the module to answer it, where it can."""
+    name = _attribute(_CTRL_FAMILY_NAME, b"IPVS\0")
+    size = _HEADER.size + len(name)
+    return _HEADER.pack(size, _GENL_ID_CTRL, NLM_F_REQUEST, sequence, 0, _CTRL_GETFAMILY, 1, 0) + name
+
+
+def messages(data: bytes) -> Iterator[Message]:
+    """The messages of one datagram. Raises Malformed."""
+    offset = 0
+    while offset < len(data):
+        if len(data) - offset < _NLMSGHDR.size:
+            raise Malformed(f"netlink message of {len(data) - offset} bytes")
+        length, kind, flags, sequence, _ = _NLMSGHDR.unpack_from(data, offset)
+        if not _NLMSGHDR.size <= length <= len(data) - offset:
+            raise Malformed(f"netlink message says {length} bytes of {len(data) - offset}")
+        error = 0
+        if kind in (NLMSG_ERROR, NLMSG_DONE) and length >= 20:
+            error = -int.from_bytes(data[offset + 16 : offset + 20], sys.byteorder, signed=True)
+        yield Message(kind, flags, sequence, error, offset + _HEADER.size, offset + length)
+        offset += (length + 3) & ~3
+
+
+def _attributes(data: bytes, start: int, end: int) -> dict[int, bytes]:
+    found: dict[int, bytes] = {}
+    offset = start
+    while offset < end:
+        if end - offset < _NLA.size:
+            raise Malformed(f"attribute of {end - offset} bytes")
+        length, kind = _NLA.unpack_from(data, offset)
+        if not _NLA.size <= length <= end - offset:
+            raise Malformed(f"attribute {kind & _NLA_TYPE} says {length} bytes of {end - offset}")
+        found[kind & _NLA_TYPE] = data[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
+    return found
+
+
+def _number(attributes: dict[int, bytes], kind: int, size: int) -> int:
+    data = attributes.get(kind, bytes(size))
+    if len(data) != size:
+        raise Malformed(f"attribute {kind} has {len(data)} bytes, not {size}")
+    return int.from_bytes(data, sys.byteorder)
+
+
+def _port(attributes: dict[int, bytes], kind: int) -> int:
+    return ntohs(_number(attributes, kind, 2))
+
+
+def _address(family: int, data: bytes) -> Address:
+    if len(data) != 16:
+        raise Malformed(f"address of {len(data)} bytes")
+    if family == AF_INET:
+        return IPv4Address(data[:4])
+    if family == AF_INET6:
+        return IPv6Address(data)
+    raise Malformed(f"address family {family}")
+
+
+def parse_family(data: bytes, message: Message) -> int:
+    """The number of the IPVS family. Raises Malformed."""
+    family = _number(_attributes(data, message.start, message.end), _CTRL_FAMILY_ID, 2)
+    if not family:
+        raise Malformed("no family number in the answer")
+    return family
+
+
+def parse_service(data: bytes, message: Message) -> ServiceRecord:
+    """One service of a dump. Raises Malformed."""
+    nest = _attributes(data, message.start, message.end).get(_NEST_SERVICE)
+    if nest is None:
+        raise Malformed("a service without its attributes")
+    fields = _attributes(nest, 0, len(nest))
+    scheduler = fields.get(6, b"").rstrip(b"\0").decode("ascii", "replace")
+    bits = int.from_bytes(fields.get(7, bytes(8))[:4], sys.byteorder) & ~_HASHED
+    known = [flag for flag in _flags_of(scheduler) if bits & _FLAG[flag]]
+    extras = []
+    if bits & _PERSISTENT:
+        extras.append(f"persistent={_number(fields, 8, 4)}")
+    if bits & _ONE_PACKET:
+        extras.append("ops")
+    if rest := bits & ~(_PERSISTENT | _ONE_PACKET) & ~sum(_FLAG[flag] for flag in known):
+        extras.append(f"flags={rest:#x}")
+    if 11 in fields:
+        extras.append("pe=" + fields[11].rstrip(b"\0").decode("ascii", "replace"))
+    return ServiceRecord(_key_of(fields), " ".join([scheduler, *extras]), frozenset(known))
+
+
+def _key_of(fields: dict[int, bytes]) -> ServiceKey | None:
+    protocol = _PROTOCOL_NAMED.get(_number(fields, 2, 2))
+    if protocol is None or 5 in fields:
+        return None
+    return ServiceKey(
+        protocol=protocol,
+        address=_address(_number(fields, 1, 2), fields.get(3, b"")),
+        port=_port(fields, 4),
+    )
+
+
+def _flags_of(scheduler: str) -> tuple[SchedulerFlag, ...]:
+    return _FLAGS_OF[Scheduler(scheduler)] if scheduler in _FLAGS_OF else ()
+
+
+def parse_destination(data: bytes, message: Message) -> Destination:
+    """One destination of a dump. Raises Malformed."""
+    if message.end - message.start >= _FILL.size:
+        v = _FILL.unpack_from(data, message.start)
+        if v[2::3] == _FILL_LENGTHS and v[3::3] == _FILL_TYPES and v[1] & _NLA_TYPE == _NEST_DEST:
+            return _destination_of(
+                v[40], v[4], ntohs(v[7]), forwarding=v[10], weight=v[13], extras=(v[16], v[25], v[28])
+            )
+    return walk_destination(data, message)
+
+
+def walk_destination(data: bytes, message: Message) -> Destination:
+    """As `parse_destination`, for a kernel that writes the attributes in another order. Raises Malformed."""
+    nest = _attributes(data, message.start, message.end).get(_NEST_DEST)
+    if nest is None:
+        raise Malformed("a destination without its attributes")
+    fields = _attributes(nest, 0, len(nest))
+    return _destination_of(
+        _number(fields, 11, 2),
+        fields.get(1, b""),
+        _port(fields, 2),
+        forwarding=_number(fields, 3, 4),
+        weight=_number(fields, 4, 4),
+        extras=(_number(fields, 13, 1), _number(fields, 5, 4), _number(fields, 6, 4)),
+    )
+
+
+def _destination_of(
+    family: int, address: bytes, port: int, *, forwarding: int, weight: int, extras: tuple[int, int, int]
+) -> Destination:
+    method = _FORWARDING_NAMED.get(forwarding)
+    foreign = "" if method is not None and extras == (0, 0, 0) else _foreign(forwarding, extras)
+    return Destination(
+        address=_address(family, address),
+        port=port,
+        weight=weight,
+        forwarding=method or Forwarding.NAT,
+        # What it was built with is not told; of all guesses the weight it has now is the best.
+        table_weight=weight or 1,
+        foreign=foreign,
+    )
+
+
+def _foreign(forwarding: int, extras: tuple[int, int, int]) -> str:
+    tunnel, upper, lower = extras
+    words = []
+    if forwarding not in _FORWARDING_NAMED:
+        words.append({1: "local", 4: "bypass"}.get(forwarding, f"forwarding={forwarding}"))
+    if tunnel:
+        words.append({1: "gue", 2: "gre"}.get(tunnel, f"tunnel={tunnel}"))
+    if upper or lower:
+        words.append(f"thresholds={upper}/{lower}")
+    return " ".join(words)

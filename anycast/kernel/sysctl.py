@@ -1,0 +1,31 @@
+"""Sysctls of this network namespace, by their dotted names. Values lose surplus white space."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+_ROOT = "/proc/sys/"
+# As sysctl(8) has it: a slash in a name is a dot of the file's, as in `net.ipv4.conf.eth0/100.rp_filter`.
+_TO_PATH = str.maketrans("./", "/.")
+
+
+def read(names: Iterable[str]) -> dict[str, str]:
+    """The values of those that can be read. `net.ipv4.vs.*` are there once IPVS is loaded."""
+    found = {}
+    for name in names:
+        try:
+            with open(_path(name), encoding="ascii") as file:
+                found[name] = " ".join(file.read().split())
+        except OSError:
+            continue
+    return found
+
+
+def write(name: str, value: str) -> None:
+    """Raises OSError."""
+    with open(_path(name), "w", encoding="ascii") as file:
+        file.write(value)
+
+
+def _path(name: str) -> str:
+    return _ROOT + name.translate(_TO_PATH)

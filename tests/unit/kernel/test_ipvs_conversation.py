@@ -1,0 +1,332 @@
+"""How Ipvs speaks: what it sends at once, and what it makes of bad answers. The kernel here is a script."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address
+
+import pytest
+
+from anycast.core.ipvs import (
+    AddDestination,
+    AddService,
+    Destination,
+    IpvsOp,
+    MoveDestination,
+    ServiceKey,
+    SetDestination,
+    SetService,
+)
+from anycast.core.model import Forwarding, Protocol
+from anycast.kernel import ipvs
+from anycast.kernel import ipvs_codec as codec
+from anycast.kernel.errors import KernelUnavailable
+
+FAMILY = 30
+RESOLVE = 0  # in a script: the question for the number of the family
+KEY = ServiceKey(protocol=Protocol.TCP, address=IPv4Address("192.0.2.1"), port=80)
+Reply = list[tuple[int, int, bytes]]  # kind, error, attributes
+Script = Callable[[int, int], "Reply | None"]  # command, how often asked before; None: say nothing
+
+
+def server(number: int, weight: int = 1) -> Destination:
+    return Destination(
+        address=IPv4Address("10.0.0.0") + number, port=80, weight=weight, forwarding=Forwarding.DR
+    )
+
+
+def written(op: IpvsOp) -> bytes:
+    return codec.requests(op)[0].body
+
+
+def add(number: int) -> AddDestination:
+    return AddDestination(service=KEY, destination=server(number))
+
+
+SERVICE = written(AddService(service=KEY, scheduler="mh", flags=frozenset()))
+DONE = (codec.NLMSG_DONE, 0, b"")
+
+
+class Kernel:
+    """Answers as `script` says, acknowledges what it has no answer for, and keeps what came in by datagram."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.batches: list[list[int]] = []
+        self.sockets = 0
+        self._asked: dict[int, int] = {}
+        self._open: list[socket.socket] = []
+
+    def open(self) -> socket.socket:
+        self.sockets += 1
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        self._open.append(theirs)
+        asyncio.get_running_loop().add_reader(theirs, self._answer, theirs)
+        return ours
+
+    def close(self) -> None:
+        for line in self._open:
+            line.close()
+
+    def _answer(self, line: socket.socket) -> None:
+        data = line.recv(1 << 20)
+        if not data:
+            asyncio.get_running_loop().remove_reader(line)
+            return
+        commands = []
+        for message in codec.messages(data):
+            command = data[message.start - 4] if message.kind == FAMILY else RESOLVE
+            commands.append(command)
+            asked = self._asked.get(command, 0)
+            self._asked[command] = asked + 1
+            reply = self.script(command, asked)
+            if reply == [] and message.flags & codec.NLM_F_ACK:
+                reply = [(codec.NLMSG_ERROR, 0, b"")]
+            if reply:
+                line.send(b"".join(_packed(message.sequence, *part) for part in reply))
+        self.batches.append(commands)
+
+
+def _packed(sequence: int, kind: int, error: int, body: bytes) -> bytes:
+    answer = kind in (codec.NLMSG_ERROR, codec.NLMSG_DONE)
+    body = struct.pack("=i", -error) if answer else bytes(4) + body
+    return struct.pack("=IHHII", 16 + len(body), kind, 0, sequence, 0) + body
+
+
+def quiet(command: int, asked: int) -> Reply | None:
+    """An empty table that takes everything."""
+    if command == RESOLVE:
+        return [(16, 0, struct.pack("=HHHxx", 6, 1, FAMILY))]
+    return [DONE] if command in (codec.GET_SERVICE, codec.GET_DEST) else []
+
+
+def listing(*servers: Destination) -> Reply:
+    return [
+        (FAMILY, 0, written(AddDestination(service=KEY, destination=one))[-DEST_SIZE:]) for one in servers
+    ] + [DONE]
+
+
+DEST_SIZE = len(written(add(1))) - len(codec.service_key(KEY))
+
+
+def with_servers(*dumps: Reply) -> Script:
+    """A table of one service whose destinations are listed as `dumps` says, the last for ever."""
+
+    def script(command: int, asked: int) -> Reply | None:
+        if command == codec.GET_SERVICE:
+            return [(FAMILY, 0, SERVICE), DONE]
+        if command == codec.GET_DEST:
+            return dumps[min(asked, len(dumps) - 1)]
+        return quiet(command, asked)
+
+    return script
+
+
+@contextlib.contextmanager
+def speaking_to(script: Script, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ipvs.Ipvs, Kernel]]:
+    kernel = Kernel(script)
+    monkeypatch.setattr(ipvs, "_open", kernel.open)
+    table = ipvs.Ipvs()
+    try:
+        yield table, kernel
+    finally:
+        table.close()
+        kernel.close()
+
+
+def test_the_destinations_are_given_in_the_order_of_insertion(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        with speaking_to(with_servers(listing(server(3), server(2), server(1))), monkeypatch) as (table, _):
+            entry = (await table.read()).table[KEY]
+            assert entry.destinations == (server(1), server(2), server(3))
+
+    asyncio.run(story())
+
+
+def test_a_destination_listed_twice_makes_it_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    torn = listing(server(2), server(1), server(1))
+    whole = listing(server(3), server(2), server(1))
+
+    async def story() -> None:
+        with speaking_to(with_servers(torn, torn, whole), monkeypatch) as (table, _):
+            assert len((await table.read()).table[KEY].destinations) == 3
+
+    asyncio.run(story())
+
+
+def test_a_table_that_never_stands_still_is_unavailable_and_the_reason_names_the_cause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story() -> None:
+        with speaking_to(with_servers(listing(server(1), server(1))), monkeypatch) as (table, kernel):
+            with pytest.raises(KernelUnavailable, match="another program keeps writing"):
+                await table.read()
+            assert kernel.batches.count([codec.GET_DEST]) == ipvs.READS
+
+    asyncio.run(story())
+
+
+def test_a_kernel_without_the_family_is_unavailable_and_the_reason_says_what_to_load(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story() -> None:
+        with speaking_to(failing((RESOLVE, errno.ENOENT)), monkeypatch) as (table, _):
+            with pytest.raises(KernelUnavailable, match="modprobe -a ip_vs ip_vs_mh"):
+                await table.read()
+            (failure,) = await table.play([add(1), add(2)])
+            assert "add real server 10.0.0.1:80" in failure
+            assert "and 1 more" in failure
+            assert "modprobe -a ip_vs ip_vs_mh" in failure
+
+    asyncio.run(story())
+
+
+def test_a_dump_that_is_refused_names_the_capability(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        script = failing((codec.GET_SERVICE, errno.EPERM))
+        with (
+            speaking_to(script, monkeypatch) as (table, _),
+            pytest.raises(KernelUnavailable, match="CAP_NET_ADMIN"),
+        ):
+            await table.read()
+
+    asyncio.run(story())
+
+
+def test_an_unanswered_request_ends_at_the_deadline_and_the_next_one_has_a_new_socket(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def script(command: int, asked: int) -> Reply | None:
+        return None if command == codec.GET_SERVICE and not asked else quiet(command, asked)
+
+    async def story() -> None:
+        monkeypatch.setattr(ipvs, "DEADLINE", 0.05)
+        with speaking_to(script, monkeypatch) as (table, kernel):
+            with pytest.raises(KernelUnavailable, match=r"did not answer within 0\.05 s"):
+                await table.read()
+            assert (await table.read()).table == {}
+            assert kernel.sockets == 2
+
+    asyncio.run(story())
+
+
+def test_a_cancelled_request_leaves_no_answer_behind_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_for = asyncio.Event()
+
+    def script(command: int, asked: int) -> Reply | None:
+        if command == codec.GET_SERVICE and not asked:
+            asked_for.set()
+            return None
+        return quiet(command, asked)
+
+    async def story() -> None:
+        with speaking_to(script, monkeypatch) as (table, kernel):
+            reading = asyncio.create_task(table.read())
+            await asked_for.wait()
+            reading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+            assert (await table.read()).table == {}
+            assert kernel.sockets == 2
+
+    asyncio.run(story())
+
+
+def sizes_of(ops: list[IpvsOp], monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    async def story() -> list[list[int]]:
+        with speaking_to(quiet, monkeypatch) as (table, kernel):
+            assert await table.play(ops) == ()
+            return kernel.batches[1:]  # without the question for the family
+
+    return asyncio.run(story())
+
+
+def test_insertions_under_rr_go_out_256_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    ops: list[IpvsOp] = [AddService(service=KEY, scheduler="rr", flags=frozenset())]
+    batches = sizes_of([*ops, *(add(number) for number in range(600))], monkeypatch)
+    assert [len(batch) for batch in batches] == [256, 256, 89]
+
+
+def test_changes_that_rebuild_a_maglev_table_go_out_16_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    ops: list[IpvsOp] = [SetService(service=KEY, scheduler="mh", flags=frozenset())]
+    batches = sizes_of([*ops, *(add(number) for number in range(39))], monkeypatch)
+    assert [len(batch) for batch in batches] == [16, 16, 8]
+
+
+def test_the_requests_of_a_move_are_never_parted(monkeypatch: pytest.MonkeyPatch) -> None:
+    moves: list[IpvsOp] = [MoveDestination(service=KEY, destination=server(n, weight=0)) for n in range(20)]
+    whole = [codec.DEL_DEST, codec.NEW_DEST, codec.SET_DEST]
+    for batch in sizes_of(moves, monkeypatch):
+        assert batch == whole * (len(batch) // 3)
+
+
+def failing(*outcomes: tuple[int, int]) -> Script:
+    """Every command named fails with the errno given."""
+
+    def script(command: int, asked: int) -> Reply | None:
+        code = dict(outcomes).get(command)
+        return [(codec.NLMSG_ERROR, code, b"")] if code else quiet(command, asked)
+
+    return script
+
+
+def failures_of(script: Script, ops: list[IpvsOp], monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    async def story() -> tuple[str, ...]:
+        with speaking_to(script, monkeypatch) as (table, _):
+            return await table.play(ops)
+
+    return asyncio.run(story())
+
+
+def test_a_missing_scheduler_is_told_once_and_says_which_module_to_load(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    script = failing((codec.NEW_SERVICE, errno.ENOENT), (codec.NEW_DEST, errno.ESRCH))
+    ops: list[IpvsOp] = [AddService(service=KEY, scheduler="mh", flags=frozenset()), add(1), add(2)]
+    assert failures_of(script, ops, monkeypatch) == (
+        "add service tcp 192.0.2.1:80 (mh): the kernel has no scheduler mh: run `modprobe ip_vs_mh` (ENOENT)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("op", "script", "words"),
+    [
+        (add(1), failing((codec.NEW_DEST, errno.EEXIST)), "exists already: another program"),
+        (add(1), failing((codec.NEW_DEST, errno.ESRCH)), "service does not exist"),
+        (add(1), failing((codec.NEW_DEST, errno.EINVAL)), "ip link set lo up"),
+        (
+            SetDestination(service=KEY, destination=server(1)),
+            failing((codec.SET_DEST, errno.ENOENT)),
+            "real server does not exist",
+        ),
+        (add(1), failing((codec.NEW_DEST, errno.EPERM)), "CAP_NET_ADMIN"),
+        (add(1), failing((codec.NEW_DEST, errno.ENOMEM)), "Cannot allocate memory (ENOMEM)"),
+    ],
+)
+def test_a_failure_says_which_operation_and_why(
+    op: IpvsOp, script: Script, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (failure,) = failures_of(script, [op], monkeypatch)
+    assert "real server 10.0.0.1:80" in failure
+    assert words in failure
+
+
+def test_moving_what_is_gone_already_is_an_insertion_and_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    move = MoveDestination(service=KEY, destination=server(1))
+    assert failures_of(failing((codec.DEL_DEST, errno.ENOENT)), [move], monkeypatch) == ()
+
+
+def test_no_operations_are_no_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> int:
+        with speaking_to(quiet, monkeypatch) as (table, kernel):
+            assert await table.play([]) == ()
+            return kernel.sockets
+
+    assert asyncio.run(story()) == 0
