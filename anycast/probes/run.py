@@ -1,0 +1,50 @@
+"""One run of a check: the kind decides how, the timeout bounds the whole. No counting, no logging."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import assert_never
+
+from anycast.core.health import Result
+from anycast.core.model import CommandCheck, HttpCheck, Target, TcpCheck
+from anycast.probes import command, http, tcp
+from anycast.probes.finding import Finding, Progress, fail, judge, unknown
+
+__all__ = ["probe"]
+
+_LATE = 1.0  # seconds past the timeout: this process, not the target, was too slow
+
+
+async def probe(target: Target) -> Result:
+    """Run `target.check` once. Never raises for what the target or the system does; may be cancelled any time."""
+    loop = asyncio.get_running_loop()
+    timeout = target.check.timeout
+    progress = Progress()
+    started = loop.time()
+    try:
+        async with asyncio.timeout(timeout):
+            try:
+                finding = await _dispatch(target, progress)
+            except OSError as error:  # in here: the kernel's ETIMEDOUT is a TimeoutError too
+                finding = judge(error)
+    except TimeoutError:
+        # A stopped or starved agent finds every timer expired at once, answers waiting or not.
+        late = loop.time() - started - timeout
+        if late > _LATE:
+            finding = unknown(f"the agent looked {late:.1f} s too late for an answer")
+        else:
+            finding = fail(f"no {progress.missing} within {timeout} s")
+    return Result(outcome=finding.outcome, detail=finding.detail, took=loop.time() - started)
+
+
+async def _dispatch(target: Target, progress: Progress) -> Finding:
+    kind = target.check.kind
+    match kind:
+        case TcpCheck():
+            return await tcp.check(target.address, kind.port or target.port)
+        case HttpCheck():
+            return await http.check(kind, target.address, kind.port or target.port, progress)
+        case CommandCheck():
+            return await command.check(kind, target.address, target.port, progress)
+        case _:
+            assert_never(kind)

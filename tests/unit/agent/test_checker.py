@@ -1,0 +1,482 @@
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections import Counter
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anycast.agent.checker import Checker
+from anycast.core.health import Outcome, Result
+from anycast.core.model import Check, Target, TcpCheck
+
+OK = Result(outcome=Outcome.OK)
+
+
+class _Selector(selectors.DefaultSelector):
+    """Does not wait: the time until the next timer is skipped."""
+
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None:
+            return super().select(None)
+        self.now += timeout
+        return super().select(0)
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """An event loop whose clock stands still while anything is to be done."""
+
+    def __init__(self) -> None:
+        self._clock = _Selector()
+        super().__init__(self._clock)
+
+    def time(self) -> float:
+        return self._clock.now
+
+
+def run_with_clock(story: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=_Loop) as runner:
+        runner.run(story)
+
+
+def now() -> float:
+    return round(asyncio.get_running_loop().time(), 6)
+
+
+def target(number: int, *, interval: float = 2.0) -> Target:
+    check = Check(kind=TcpCheck(), interval=interval)
+    return Target(address=IPv4Address("192.0.2.0") + number, port=80, check=check)
+
+
+def targets(count: int, *, interval: float = 2.0) -> frozenset[Target]:
+    return frozenset(target(number, interval=interval) for number in range(count))
+
+
+A, B, C = target(1), target(2), target(3)
+
+
+@dataclass
+class Bench:
+    """Runs take `takes` seconds of the loop's time, and `ending` more to clean up when cancelled."""
+
+    takes: float = 0.1
+    ending: float = 0.0
+    limit: int = 512
+    starts: list[tuple[float, Target]] = field(default_factory=list)
+    reports: list[tuple[float, Target]] = field(default_factory=list)
+    running: Counter[Target] = field(default_factory=Counter)
+    most: int = 0
+    most_of_one: int = 0
+    schedule: Mapping[Target, float] = field(default_factory=dict)  # asked for inside the report
+
+    def checker(self) -> Checker:
+        self._checker = Checker(self._report, self._run, limit=self.limit)
+        return self._checker
+
+    async def _run(self, target: Target) -> Result:
+        self.starts.append((now(), target))
+        self.running[target] += 1
+        self.most = max(self.most, self.running.total())
+        self.most_of_one = max(self.most_of_one, self.running[target])
+        try:
+            await asyncio.sleep(self.takes)
+        except asyncio.CancelledError:
+            await asyncio.sleep(self.ending)
+            raise
+        finally:
+            self.running[target] -= 1
+        return OK
+
+    def _report(self, target: Target, result: Result) -> None:
+        assert result == OK
+        self.reports.append((now(), target))
+        if target in self.schedule:
+            self._checker.schedule(target, self.schedule[target])
+
+
+def test_a_new_target_runs_at_once_and_is_reported() -> None:
+    async def story() -> None:
+        bench = Bench()
+        checker = bench.checker()
+        checker.set_targets(frozenset({A}))
+        await asyncio.sleep(1)
+        assert bench.starts == [(0.0, A)]
+        assert bench.reports == [(0.1, A)]
+        await checker.close()
+
+    run_with_clock(story())
+
+
+def test_a_target_rests_until_it_is_scheduled_and_then_for_the_time_asked() -> None:
+    async def story() -> None:
+        bench = Bench()
+        checker = bench.checker()
+        checker.set_targets(frozenset({A}))
+        await asyncio.sleep(10)
+        assert len(bench.starts) == 1
+        checker.schedule(A, 3.0)
+        await asyncio.sleep(10)
+        assert bench.starts == [(0.0, A), (13.0, A)]
+        await checker.close()
+
+    run_with_clock(story())
+
+
+def test_a_schedule_from_within_the_report_counts_from_the_report() -> None:
+    async def story() -> None:
+        bench = Bench(schedule={A: 0.4})
+        checker = bench.checker()
+        checker.set_targets(frozenset({A}))
+        await asyncio.sleep(1.2)
+        assert bench.starts == [(0.0, A), (0.5, A), (1.0, A)]
+        await checker.close()
+
+    run_with_clock(story())
+
+
+def test_schedules_are_carried_out_in_the_order_of_their_times() -> None:
+    async def story() -> None:
+        bench = Bench()
+        checker = bench.checker()
+        checker.set_targets(frozenset({A, B, C}))
+        await asyncio.sleep(1)
+        bench.starts.clear()
+        checker.schedule(A, 0.3)
+        checker.schedule(B, 0.1)
+        checker.schedule(C, 0.2)
+        await asyncio.sleep(1)
+        assert [target for _, target in bench.starts] == [B, C, A]
+        await checker.close()
+
+    run_with_clock(story())
+
+
+def test_the_last_schedule_replaces_the_ones_before() -> None:
+    async def story() -> None:
+        bench = Bench()
+        checker = bench.checker()
+        checker.set_targets(frozenset({A}))
+        await asyncio.sleep(1)
+        checker.schedule(A, 0.5)
+        checker.schedule(A, 5.0)
+        checker.schedule(A, 1.0)
+        await asyncio.sleep(10)
+        assert bench.starts == [(0.0, A), (2.0, A)]
+        await checker.close()
+
+    run_with_clock(story())
+
+
+def test_a_schedule_during_a_run_waits_for_its_end() -> None:
+    async def story() -> None:
+        bench = Bench(takes=1.0)
+        checker = bench.checker()
+        checker.set_targets(frozenset({A}))
+        await asyncio.sleep(0.5)
+        checker.schedule(A, 0.0)
+        await asyncio.sleep(10)
+        assert bench.starts == [(0.0, A), (1.0, A)]
+        assert bench.most_of_one == 1
+        await checker.close()
+
+    run_with_clock(story())
+
+
+def test_a_few_targets_all_begin_within_50_ms() -> None:
+    async def story() -> None:
+        bench = Bench()
+        checker = bench.checker()
+        checker.set_targets(targets(50))
+        await asyncio.sleep(1)
+        assert max(at for at, _ in bench.starts) < 0.05
+        await checker.close()
+
+    run_with_clock(story())
+
+
+def test_many_targets_begin_spread_over_their_interval() -> None:
+    async def story() -> None:
+        bench = Bench(takes=0.001)
+        checker = bench.checker()
+        checker.set_targets(targets(5000, interval=2.0))
+        await asyncio.sleep(2)
+        assert {target for _, target in bench.starts} == targets(5000, interval=2.0)
+        tenths = Counter(int(at * 10) for at, _ in bench.starts)
+        assert max(tenths.values()) <= 251
+        await checker.close()
+
+    run_with_clock(story())
+
+
+def test_what_stays_a_target_is_left_as_it_is() -> None:
+    async def story() -> None:
+        bench = Bench(takes=1.0)
+        checker = bench.checker()
+        checker.set_targets(frozenset({A, B}))
+        await asyncio.sleep(0.5)
+        checker.set_targets(frozenset({A, C}))
+        await asyncio.sleep(5)
+        assert Counter(target for _, target in bench.starts) == {A: 1, B: 1, C: 1}
+        assert {target for _, target in bench.reports} == {A, C}
+        await checker.close()
+
+    run_with_clock(story())
+
+
+def test_a_removed_target_is_cancelled_and_never_reported_again() -> None:
+    async def story() -> None:
+        bench = Bench(takes=1.0, schedule={A: 0.0, B: 0.5})
+        checker = bench.checker()
+        checker.set_targets(frozenset({A, B}))
+        await asyncio.sleep(1.2)
+        assert bench.running[A] == 1
+        before = len(bench.reports)
+        checker.set_targets(frozenset())
+        checker.schedule(A, 0.0)
+        await asyncio.sleep(10)
+        assert bench.running.total() == 0
+        assert len(bench.reports) == before
+        assert len(bench.starts) == 3
+        await checker.close()
+
+    run_with_clock(story())
+
+
+def test_a_run_that_ends_in_the_same_breath_as_its_removal_is_not_reported() -> None:
+    async def story() -> None:
+        reports: list[Target] = []
+        finish: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+
+        async def stubborn(_: Target) -> Result:
+            try:
+                return await finish
+            except asyncio.CancelledError:
+                return OK
+
+        checker = Checker(lambda target, _: reports.append(target), stubborn)
+        checker.set_targets(frozenset({A}))
+        await asyncio.sleep(0.1)
+        finish.set_result(OK)
+        checker.set_targets(frozenset())
+        await checker.close()
+        assert reports == []
+
+    run_with_clock(story())
+
+
+def test_a_target_that_comes_back_waits_until_its_cancelled_run_has_ended() -> None:
+    async def story() -> None:
+        bench = Bench(takes=1.0, ending=3.0)
+        checker = bench.checker()
+        checker.set_targets(frozenset({A}))
+        await asyncio.sleep(0.5)
+        for _ in range(3):
+            checker.set_targets(frozenset())
+            checker.set_targets(frozenset({A}))
+        await asyncio.sleep(10)
+        assert bench.starts == [(0.0, A), (3.5, A)]
+        assert bench.reports == [(4.5, A)]
+        assert bench.most_of_one == 1
+        await checker.close()
+
+    run_with_clock(story())
+
+
+def test_a_target_that_comes_back_later_runs_like_a_new_one() -> None:
+    async def story() -> None:
+        bench = Bench(takes=1.0, ending=1.0)
+        checker = bench.checker()
+        checker.set_targets(frozenset({A}))
+        await asyncio.sleep(0.5)
+        checker.set_targets(frozenset())
+        await asyncio.sleep(5)
+        checker.set_targets(frozenset({A}))
+        await asyncio.sleep(5)
+        assert bench.starts == [(0.0, A), (5.5, A)]
+        await checker.close()
+
+    run_with_clock(story())
+
+
+def test_a_schedule_for_a_target_that_queues_adds_no_second_run() -> None:
+    async def story() -> None:
+        bench = Bench(takes=1.0, limit=1)
+        checker = bench.checker()
+        checker.set_targets(frozenset({A}))
+        await asyncio.sleep(0.1)
+        checker.set_targets(frozenset({A, B}))
+        await asyncio.sleep(0.1)
+        assert checker.queued == 1
+        checker.schedule(B, 0.0)
+        checker.schedule(B, 3.0)
+        await asyncio.sleep(10)
+        assert bench.starts == [(0.0, A), (1.0, B)]
+        await checker.close()
+
+    run_with_clock(story())
+
+
+def test_no_more_runs_than_the_limit_and_everyone_has_a_turn() -> None:
+    async def story() -> None:
+        everyone = targets(20)
+        bench = Bench(takes=1.0, limit=3, schedule=dict.fromkeys(everyone, 0.0))
+        checker = bench.checker()
+        checker.set_targets(everyone)
+        await asyncio.sleep(0.9)
+        assert (checker.running, checker.queued) == (3, 17)
+        await asyncio.sleep(30)
+        assert bench.most == 3
+        turns = Counter(target for _, target in bench.starts)
+        assert len(turns) == 20
+        assert max(turns.values()) - min(turns.values()) <= 1
+        await checker.close()
+        assert (checker.running, checker.queued) == (0, 0)
+
+    run_with_clock(story())
+
+
+def test_a_target_removed_while_it_queues_never_runs() -> None:
+    async def story() -> None:
+        bench = Bench(takes=1.0, limit=1)
+        checker = bench.checker()
+        checker.set_targets(frozenset({A}))
+        await asyncio.sleep(0.1)
+        checker.set_targets(frozenset({A, B}))
+        await asyncio.sleep(0.1)
+        assert checker.queued == 1
+        checker.set_targets(frozenset({A}))
+        assert checker.queued == 0
+        await asyncio.sleep(5)
+        assert bench.starts == [(0.0, A)]
+        await checker.close()
+
+    run_with_clock(story())
+
+
+def test_close_returns_only_when_the_last_run_has_cleaned_up() -> None:
+    async def story() -> None:
+        bench = Bench(takes=10.0, ending=2.0)
+        checker = bench.checker()
+        checker.set_targets(frozenset({A, B}))
+        await asyncio.sleep(1)
+        await checker.close()
+        assert now() == 3.0
+        assert bench.running.total() == 0
+        assert bench.reports == []
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        await checker.close()
+
+    run_with_clock(story())
+
+
+def test_a_defect_in_a_check_is_reported_as_unknown_and_shown_and_does_not_end_the_checking() -> None:
+    async def story() -> None:
+        shown: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: shown.append(context))
+        reports: list[Result] = []
+
+        async def defective(_: Target) -> Result:
+            raise ValueError("a defect")
+
+        def report(target: Target, result: Result) -> None:
+            reports.append(result)
+            checker.schedule(target, 1.0)
+
+        checker = Checker(report, defective)
+        checker.set_targets(frozenset({A}))
+        await asyncio.sleep(1.5)
+        assert [result.outcome for result in reports] == [Outcome.UNKNOWN] * 2
+        assert "ValueError('a defect')" in reports[0].detail
+        assert isinstance(shown[0]["exception"], ValueError)
+        await checker.close()
+
+    run_with_clock(story())
+
+
+def test_an_error_in_the_report_is_shown_and_the_others_go_on() -> None:
+    async def story() -> None:
+        shown: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: shown.append(context))
+        bench = Bench(schedule={B: 0.5})
+
+        def report(target: Target, result: Result) -> None:
+            if target == A:
+                raise RuntimeError("a defect")
+            bench._report(target, result)
+
+        bench._checker = checker = Checker(report, bench._run)
+        checker.set_targets(frozenset({A, B}))
+        await asyncio.sleep(3)
+        assert isinstance(shown[0]["exception"], RuntimeError)
+        assert len(bench.reports) > 3
+        await checker.close()
+
+    run_with_clock(story())
+
+
+def test_the_same_address_with_another_check_is_another_target() -> None:
+    async def story() -> None:
+        bench = Bench()
+        checker = bench.checker()
+        checker.set_targets(frozenset({A}))
+        await asyncio.sleep(1)
+        changed = replace(A, check=replace(A.check, timeout=0.2))
+        checker.set_targets(frozenset({changed}))
+        await asyncio.sleep(1)
+        assert [target for _, target in bench.starts] == [A, changed]
+        await checker.close()
+
+    run_with_clock(story())
+
+
+ACTS = st.lists(
+    st.tuples(
+        st.just("set"), st.frozensets(st.sampled_from([A, B, C])), st.sampled_from([0.0, 0.05, 0.3, 2.0])
+    )
+    | st.tuples(st.just("schedule"), st.sampled_from([A, B, C]), st.sampled_from([0.0, 0.05, 0.3, 2.0])),
+    max_size=25,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    acts=ACTS,
+    limit=st.integers(1, 3),
+    takes=st.sampled_from([0.0, 0.1, 0.5]),
+    ending=st.sampled_from([0.0, 0.2]),
+)
+def test_whatever_is_asked_no_target_runs_twice_at_once_and_none_is_forgotten(
+    acts: list[tuple[str, Any, float]], limit: int, takes: float, ending: float
+) -> None:
+    async def story() -> None:
+        bench = Bench(takes=takes, ending=ending, limit=limit)
+        checker = bench.checker()
+        current: frozenset[Target] = frozenset()
+        for act, value, seconds in acts:
+            if act == "set":
+                current = value
+                checker.set_targets(current)
+                reported = len(bench.reports)
+                await asyncio.sleep(seconds)
+                assert {target for _, target in bench.reports[reported:]} <= current
+            else:
+                checker.schedule(value, seconds)
+        await asyncio.sleep(30)
+        begun = len(bench.reports)
+        for target in current:
+            checker.schedule(target, 0.0)
+        await asyncio.sleep(30)
+        assert Counter(target for _, target in bench.reports[begun:]) == dict.fromkeys(current, 1)
+        assert bench.most_of_one <= 1
+        assert bench.most <= limit
+        await checker.close()
+        assert (checker.running, checker.queued) == (0, 0)
+
+    run_with_clock(story())

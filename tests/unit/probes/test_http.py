@@ -1,0 +1,457 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import ssl
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anycast.core.health import Outcome, Result
+from anycast.core.model import HttpCheck
+from anycast.probes import http
+from anycast.probes.run import probe
+from tests.unit.probes.peers import (
+    Handler,
+    answering,
+    blurting,
+    full_backlog,
+    open_descriptors,
+    probe_at,
+    refusing_port,
+    run,
+    serving,
+    silent,
+    target,
+)
+
+PLAIN = HttpCheck(tls=False)
+OK_HEAD = b"HTTP/1.1 200 OK\r\nServer: a\r\nContent-Length: 100000\r\n\r\n"
+
+
+def answer(*pieces: bytes, kind: HttpCheck = PLAIN, hold: bool = True) -> Result:
+    return asyncio.run(probe_at(answering(*pieces, hold=hold), kind))
+
+
+def request_of(kind: HttpCheck, *, host: str = "127.0.0.1") -> tuple[bytes, int]:
+    """The bytes the server saw, and its port."""
+
+    async def story() -> tuple[bytes, int]:
+        seen: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+        async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            seen.set_result(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(OK_HEAD)
+
+        async with serving(handler, host=host) as port:
+            await probe(target(kind, port, address=host))
+            return await seen, port
+
+    return asyncio.run(story())
+
+
+def test_a_status_in_the_expected_set_is_ok_without_waiting_for_the_body() -> None:
+    assert answer(OK_HEAD).outcome is Outcome.OK
+
+
+def test_the_request_is_one_get_that_asks_to_close() -> None:
+    request, port = request_of(PLAIN)
+    assert request.startswith(b"GET / HTTP/1.1\r\n")
+    assert f"host: 127.0.0.1:{port}\r\n".encode() in request.lower()
+    assert b"connection: close\r\n" in request.lower()
+
+
+def test_host_path_and_method_are_sent_as_configured() -> None:
+    request, _ = request_of(HttpCheck(tls=False, method="POST", path="/health?a=b", host="www.example.net"))
+    assert request.startswith(b"POST /health?a=b HTTP/1.1\r\n")
+    assert b"host: www.example.net\r\n" in request.lower()
+    assert b"content-length: 0\r\n" in request.lower()
+
+
+def test_an_ipv6_address_stands_in_brackets_in_the_host_header() -> None:
+    request, port = request_of(PLAIN, host="::1")
+    assert f"host: [::1]:{port}\r\n".encode() in request.lower()
+
+
+def test_the_answer_to_a_head_request_is_judged_like_any_other() -> None:
+    assert answer(OK_HEAD, kind=HttpCheck(tls=False, method="HEAD")).outcome is Outcome.OK
+
+
+@pytest.mark.parametrize(
+    ("expect", "detail"),
+    [
+        (frozenset(range(200, 300)), "status 503, expected 2xx"),
+        (frozenset({200, 301, 302, 303}), "status 503, expected 200, 301-303"),
+        (frozenset({*range(200, 400), 404}), "status 503, expected 2xx, 3xx, 404"),
+    ],
+)
+def test_another_status_fails_and_says_which_was_expected(expect: frozenset[int], detail: str) -> None:
+    result = answer(b"HTTP/1.1 503 Busy\r\n\r\n", kind=HttpCheck(tls=False, expect=expect))
+    assert (result.outcome, result.detail) == (Outcome.FAIL, detail)
+
+
+def test_an_error_status_is_ok_where_it_is_expected() -> None:
+    kind = HttpCheck(tls=False, expect=frozenset({503}))
+    assert answer(b"HTTP/1.1 503 Busy\r\n\r\n", kind=kind).outcome is Outcome.OK
+
+
+def test_interim_responses_are_passed_over() -> None:
+    interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+    assert answer(interim, OK_HEAD).outcome is Outcome.OK
+    assert answer(interim + b"HTTP/1.1 500 No\r\n\r\n").detail == "status 500, expected 2xx"
+
+
+def test_an_http_1_0_answer_is_good_enough() -> None:
+    assert answer(b"HTTP/1.0 200 OK\r\n\r\n", hold=False).outcome is Outcome.OK
+
+
+@settings(max_examples=40, deadline=None)
+@given(cuts=st.sets(st.integers(1, len(OK_HEAD) - 1)))
+def test_a_head_may_come_in_any_pieces(cuts: set[int]) -> None:
+    edges = [0, *sorted(cuts), len(OK_HEAD)]
+    pieces = [OK_HEAD[a:b] for a, b in itertools.pairwise(edges)]
+    assert answer(*pieces).outcome is Outcome.OK
+
+
+def test_a_head_byte_by_byte_is_ok() -> None:
+    assert answer(*(bytes([byte]) for byte in OK_HEAD)).outcome is Outcome.OK
+
+
+def test_a_server_that_accepts_and_keeps_silent_fails_after_the_timeout() -> None:
+    result = asyncio.run(probe_at(silent, PLAIN, timeout=0.1))
+    assert (result.outcome, result.detail) == (Outcome.FAIL, "no complete response head within 0.1 s")
+
+
+def test_a_host_that_does_not_even_shake_hands_fails_after_the_timeout() -> None:
+    with full_backlog() as port:
+        assert run(PLAIN, port, timeout=0.1).detail == "no answer within 0.1 s"
+
+
+def test_the_timeout_bounds_the_whole_however_slowly_a_head_drips() -> None:
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n")
+        while True:
+            writer.write(b"X: y\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.01)
+
+    result = asyncio.run(probe_at(drip, PLAIN, timeout=0.2))
+    assert result.detail == "no complete response head within 0.2 s"
+
+
+def test_a_refusing_port_fails_and_says_so() -> None:
+    with refusing_port() as port:
+        assert run(PLAIN, port).detail == "connection refused"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "detail"),
+    [
+        ((), "closed without a response"),
+        ((b"HTTP/1.1 200 OK\r\nServ",), "closed within the response head"),
+    ],
+)
+def test_a_server_that_closes_too_early_fails(pieces: tuple[bytes, ...], detail: str) -> None:
+    result = answer(*pieces, hold=False)
+    assert (result.outcome, result.detail) == (Outcome.FAIL, detail)
+
+
+def test_another_protocol_fails_and_shows_what_came() -> None:
+    async def greeting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-OpenSSH_9.2p1\r\n")
+        await asyncio.Event().wait()
+
+    result = asyncio.run(probe_at(greeting, PLAIN))
+    assert result.outcome is Outcome.FAIL
+    assert result.detail == "not an HTTP response: SSH-2.0-OpenSSH_9.2p1"
+
+
+def test_a_malformed_status_line_fails_and_says_so() -> None:
+    result = answer(b"HTTP/1.1 abc\r\n\r\n")
+    assert result.outcome is Outcome.FAIL
+    assert result.detail.startswith("not an HTTP response: illegal status line")
+
+
+def flooding(start: bytes, more: bytes) -> Handler:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(start)
+        while True:
+            writer.write(more)
+            await writer.drain()
+
+    return handler
+
+
+@pytest.mark.parametrize(
+    ("start", "more"),
+    [
+        (b"HTTP/1.1 200 OK\r\n", b"X-Flood: " + b"y" * 1000 + b"\r\n"),
+        (b"HTTP/1.1 200 OK\r\nX: ", b"y" * 1000),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100),
+    ],
+    ids=["headers without end", "a header without end", "interim responses without end"],
+)
+def test_a_flood_of_head_bytes_is_given_up_at_a_bound(start: bytes, more: bytes) -> None:
+    result = asyncio.run(probe_at(flooding(start, more), PLAIN))
+    assert (result.outcome, result.detail) == (Outcome.FAIL, "response head over 64 KiB")
+
+
+def test_a_cancelled_request_leaves_nothing_behind() -> None:
+    async def story() -> None:
+        asked, reset = asyncio.Event(), asyncio.Event()
+
+        async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            asked.set()
+            with pytest.raises(ConnectionResetError):
+                await reader.read()
+            writer.transport.abort()
+            asyncio.get_running_loop().call_later(0, reset.set)
+
+        async with serving(handler) as port:
+            before = open_descriptors()
+            task = asyncio.create_task(probe(target(PLAIN, port)))
+            await asked.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await reset.wait()
+            assert open_descriptors() == before
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        HttpCheck(tls=False, path="/a b"),
+        HttpCheck(tls=False, path="/ü"),
+        HttpCheck(tls=False, host="a\r\nb"),
+        HttpCheck(tls=True, host="a..b"),
+        HttpCheck(tls=True, host="[::"),
+        HttpCheck(tls=True, host="a\0b"),
+    ],
+)
+def test_a_request_that_cannot_be_formed_proves_nothing(kind: HttpCheck) -> None:
+    result = asyncio.run(probe_at(answering(OK_HEAD), kind))
+    assert result.outcome is Outcome.UNKNOWN
+    assert "cannot be formed" in result.detail
+
+
+FRAGMENTS = st.sampled_from(
+    [
+        *(b"HTTP/1.1 ", b"HTTP/1.0 ", b"HTTP/", b"200", b"204 OK", b"99", b"101 Up", b" ", b": ", b"\0"),
+        *(b"\r\n", b"\n", b"\r\n\r\n"),
+        *(b"Content-Length: 5\r\n", b"Content-Length: x\r\n", b"Transfer-Encoding: chunked\r\n"),
+    ]
+)
+ANYTHING = st.lists(FRAGMENTS | st.binary(max_size=20), max_size=12)
+
+
+@settings(max_examples=150, deadline=None)
+@given(pieces=ANYTHING, greets=st.booleans())
+def test_whatever_a_server_sends_there_is_a_result_and_ok_needs_a_status_line(
+    pieces: list[bytes],
+    greets: bool,  # noqa: FBT001
+) -> None:
+    handler = blurting(*pieces) if greets else answering(*pieces)
+    result = asyncio.run(probe_at(handler, PLAIN))
+    assert result.outcome is not Outcome.UNKNOWN
+    assert (result.outcome is Outcome.OK) == (result.detail == "")
+    if result.outcome is Outcome.OK:
+        sent = b"".join(pieces)
+        assert b"HTTP/1.1 20" in sent or b"HTTP/1.0 20" in sent
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    pieces=st.lists(
+        st.binary(max_size=60) | st.just(b"\x16\x03\x03\x00\x7a\x02\x00\x00\x76\x03\x03"), max_size=5
+    )
+)
+def test_whatever_a_server_sends_instead_of_a_tls_handshake_there_is_a_failure(pieces: list[bytes]) -> None:
+    result = asyncio.run(probe_at(blurting(*pieces), HttpCheck(tls=True, verify=False)))
+    assert result.outcome is Outcome.FAIL
+    assert result.detail
+
+
+@dataclass(frozen=True)
+class Certificate:
+    certificate: Path
+    key: Path
+
+    def server(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.set_ciphers("DEFAULT:@SECLEVEL=0")
+        context.load_cert_chain(self.certificate, self.key)
+        return context
+
+
+def make(
+    where: Path, *, days: int = 2, key: tuple[str, ...] = ("ec", "-pkeyopt", "ec_paramgen_curve:P-256")
+) -> Certificate:
+    """A self-signed certificate for www.example.net, 127.0.0.1 and ::1."""
+    made = Certificate(where / "certificate.pem", where / "key.pem")
+    names = where / "names"
+    names.write_text("subjectAltName=DNS:www.example.net,IP:127.0.0.1,IP:::1\n")
+    request = where / "request.pem"
+    subject = ["-nodes", "-subj", "/CN=test", "-keyout", str(made.key), "-out", str(request)]
+    _openssl("req", "-new", "-newkey", *key, *subject)
+    source = ["-in", str(request), "-signkey", str(made.key), "-days", str(days), "-extfile", str(names)]
+    _openssl("x509", "-req", *source, "-out", str(made.certificate))
+    return made
+
+
+def _openssl(*arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return make(tmp_path_factory.mktemp("valid"))
+
+
+@contextlib.contextmanager
+def trusted(certificate: Certificate) -> Iterator[None]:
+    """The certificate is in the system's trust store."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(certificate.certificate))
+        http._context.cache_clear()
+        yield
+    http._context.cache_clear()
+
+
+def tls_answer(certificate: Certificate, kind: HttpCheck, *pieces: bytes, host: str = "127.0.0.1") -> Result:
+    async def story() -> Result:
+        handler = answering(*(pieces or (OK_HEAD,)), hold=True)
+        async with serving(handler, host=host, tls=certificate.server()) as port:
+            return await probe(target(kind, port, address=host))
+
+    return asyncio.run(story())
+
+
+def test_a_self_signed_certificate_fails_with_verify(certificate: Certificate) -> None:
+    result = tls_answer(certificate, HttpCheck(tls=True))
+    assert (result.outcome, result.detail) == (Outcome.FAIL, "certificate not valid: self-signed certificate")
+
+
+def test_a_self_signed_certificate_is_ok_without_verify(certificate: Certificate) -> None:
+    assert tls_answer(certificate, HttpCheck(tls=True, verify=False)).outcome is Outcome.OK
+
+
+def test_the_status_counts_behind_tls_too(certificate: Certificate) -> None:
+    result = tls_answer(certificate, HttpCheck(tls=True, verify=False), b"HTTP/1.1 503 Busy\r\n\r\n")
+    assert result.detail == "status 503, expected 2xx"
+
+
+def test_a_head_behind_tls_may_come_byte_by_byte(certificate: Certificate) -> None:
+    pieces = (bytes([byte]) for byte in OK_HEAD)
+    assert tls_answer(certificate, HttpCheck(tls=True, verify=False), *pieces).outcome is Outcome.OK
+
+
+@pytest.mark.parametrize("host", [None, "www.example.net", "www.example.net:8443", "127.0.0.1"])
+def test_a_trusted_certificate_is_verified_against_the_host_or_the_address(
+    certificate: Certificate, host: str | None
+) -> None:
+    with trusted(certificate):
+        assert tls_answer(certificate, HttpCheck(tls=True, host=host)).outcome is Outcome.OK
+
+
+def test_tls_works_over_ipv6(certificate: Certificate) -> None:
+    with trusted(certificate):
+        assert tls_answer(certificate, HttpCheck(tls=True), host="::1").outcome is Outcome.OK
+
+
+def test_a_trusted_certificate_for_another_name_fails(certificate: Certificate) -> None:
+    with trusted(certificate):
+        result = tls_answer(certificate, HttpCheck(tls=True, host="other.example.net"))
+    assert result.outcome is Outcome.FAIL
+    assert "not valid for 'other.example.net'" in result.detail
+
+
+def test_an_expired_certificate_fails_and_says_so(tmp_path: Path) -> None:
+    expired = make(tmp_path, days=-1)
+    with trusted(expired):
+        result = tls_answer(expired, HttpCheck(tls=True))
+    assert (result.outcome, result.detail) == (Outcome.FAIL, "certificate expired")
+
+
+def test_without_verify_even_a_short_key_is_accepted(tmp_path: Path) -> None:
+    short = make(tmp_path, key=("rsa:1024",))
+    assert tls_answer(short, HttpCheck(tls=True, verify=False)).outcome is Outcome.OK
+
+
+@pytest.mark.parametrize(
+    ("host", "sent"), [("www.example.net", "www.example.net"), (None, None), ("192.0.2.1", None)]
+)
+def test_the_server_name_is_sent_only_if_it_is_a_name(
+    certificate: Certificate, host: str | None, sent: str | None
+) -> None:
+    names: list[str | None] = []
+
+    async def story() -> Result:
+        context = certificate.server()
+        context.sni_callback = lambda _connection, name, _context: names.append(name)
+        async with serving(answering(OK_HEAD), tls=context) as port:
+            return await probe(target(HttpCheck(tls=True, verify=False, host=host), port))
+
+    assert asyncio.run(story()).outcome is Outcome.OK
+    assert names == [sent]
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_tls_to_a_plain_port_fails_whatever_verify_says(verify: bool) -> None:  # noqa: FBT001
+    handler = blurting(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    result = asyncio.run(probe_at(handler, HttpCheck(tls=True, verify=verify)))
+    assert (result.outcome, result.detail) == (Outcome.FAIL, "no TLS on this port")
+
+
+def test_a_server_that_closes_on_the_handshake_fails() -> None:
+    result = asyncio.run(probe_at(blurting(), HttpCheck(tls=True)))
+    assert (result.outcome, result.detail) == (Outcome.FAIL, "closed within the TLS handshake")
+
+
+def test_a_silent_tls_server_fails_after_the_timeout() -> None:
+    result = asyncio.run(probe_at(silent, HttpCheck(tls=True), timeout=0.1))
+    assert (result.outcome, result.detail) == (Outcome.FAIL, "no TLS handshake within 0.1 s")
+
+
+def test_a_flood_behind_tls_is_given_up_at_a_bound(certificate: Certificate) -> None:
+    async def story() -> Result:
+        handler = flooding(b"HTTP/1.1 200 OK\r\n", b"X-Flood: " + b"y" * 1000 + b"\r\n")
+        async with serving(handler, tls=certificate.server()) as port:
+            return await probe(target(HttpCheck(tls=True, verify=False), port))
+
+    assert asyncio.run(story()).detail == "response head over 64 KiB"
+
+
+def test_a_head_over_the_bound_behind_tls_fails_even_if_it_ends_well(certificate: Certificate) -> None:
+    head = b"HTTP/1.1 200 OK\r\nX: " + b"y" * 100_000 + b"\r\n\r\n"
+    result = tls_answer(certificate, HttpCheck(tls=True, verify=False), head)
+    assert (result.outcome, result.detail) == (Outcome.FAIL, "response head over 64 KiB")
+
+
+@pytest.mark.parametrize("politely", [True, False])
+def test_a_tls_server_that_closes_without_a_response_fails(certificate: Certificate, politely: bool) -> None:  # noqa: FBT001
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        if politely:
+            writer.close()
+            await asyncio.Event().wait()
+
+    async def story() -> Result:
+        async with serving(handler, tls=certificate.server()) as port:
+            return await probe(target(HttpCheck(tls=True, verify=False), port))
+
+    result = asyncio.run(story())
+    assert (result.outcome, result.detail) == (Outcome.FAIL, "closed without a response")
+
+
+def test_a_plain_request_to_a_tls_port_fails(certificate: Certificate) -> None:
+    assert tls_answer(certificate, PLAIN).outcome is Outcome.FAIL
