@@ -34,7 +34,7 @@ async def connect(address: Address, port: int) -> socket.socket:
         await asyncio.get_running_loop().sock_connect(sock, (str(address), port))
         # With nobody listening, TCP may pick the target's own port as the local one and shake hands with itself.
         if address.is_loopback and sock.getsockname()[:2] == (str(address), port):
-            raise ConnectionRefusedError(ECONNREFUSED, "connected to itself")  # noqa: TRY301 - closed below
+            raise ConnectionRefusedError(ECONNREFUSED, "connected to itself")
     except BaseException:
         sock.close()
         raise

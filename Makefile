@@ -1,0 +1,68 @@
+# The main targets: demo, test, lab. Everything they need is installed by them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+LOWEST := .venv-lowest
+
+.PHONY: help setup demo lab lab-down test lint unit contract e2e test-lowest schema clab clean
+
+help: ## what can be made
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: system $(STAMP) ## install what is missing: Debian packages for the lab, and the virtual environment
+
+.PHONY: system
+system:
+	@./lab/install
+
+$(STAMP): pyproject.toml | system
+	@echo "installing the virtual environment in $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable . --group dev
+	@touch $@
+
+demo: setup ## break balancers under 600 connections in the lab; about a minute and a half
+	@$(BIN)/python -m lab run -- $(BIN)/python -m lab.demo
+
+lab: setup ## leave the lab running: then `lab/lab exec lb1`
+	@$(BIN)/python -m lab up
+	@echo "a prompt on a node: lab/lab exec lb1    (cl, r1, lb1.., rs1..)"
+
+lab-down: setup ## end the lab; no trace is left
+	@$(BIN)/python -m lab down
+
+test: setup lint unit contract e2e ## everything: lint, types, import rules, unit, property, contract, e2e
+
+lint: $(STAMP) ## ruff, mypy --strict, import rules
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+unit: $(STAMP) ## unit and property tests, no root needed
+	@$(BIN)/python -m pytest tests/unit tests/property
+
+contract: setup ## against the real ExaBGP and FRR on this machine
+	@$(BIN)/python -m pytest tests/contract -m 'not lab'
+
+e2e: setup ## in the lab's kernel: IPVS contract and end to end
+	@$(BIN)/python -m lab run -- $(BIN)/python -m pytest tests/contract tests/e2e -m lab
+
+test-lowest: ## unit and property tests with the lowest versions pyproject.toml allows
+	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	@$(LOWEST)/bin/pip install --quiet --disable-pip-version-check 'uv>=0.5'
+	@$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable . hypothesis jsonschema pytest pytest-timeout
+	@$(LOWEST)/bin/python -m pytest tests/unit tests/property
+
+schema: $(STAMP) ## write the JSON Schema of the configuration anew
+	@$(BIN)/anycast schema > anycast/config/schema.json.new && mv anycast/config/schema.json.new anycast/config/schema.json
+
+clab: $(STAMP) ## write the containerlab topology anew
+	@$(BIN)/python -m lab clab --write
+
+clean: ## remove what was built here
+	rm -rf build dist $(VENV) $(LOWEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,143 @@
+"""The verbs about configuration files: check, schema, render. They need neither root nor network."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anycast.cli.exits import ExitCode
+from anycast.config.problem import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from anycast.core.model import Config
+
+
+_NOUNS = {"vips": "VIP", "services": "service", "real_servers": "real server", "neighbors": "neighbor"}
+
+
+def run(args: argparse.Namespace) -> int:
+    match args.verb:
+        case "check":
+            return _check(args.file, as_json=args.json)
+        case "schema":
+            from anycast.config.schema import schema_text
+
+            print(schema_text(), end="")
+            return ExitCode.OK
+        case _:
+            return _render_exabgp(args)
+
+
+def report(error: ConfigError, file: Path) -> int:
+    """Every problem on a line of its own and their count, on standard error. Returns the exit code."""
+    for problem in error.problems:
+        print(problem, file=sys.stderr)
+    print(f"{file}: {_count(len(error.problems), 'problem')}", file=sys.stderr)
+    return ExitCode.CONFIG
+
+
+def _check(file: Path, *, as_json: bool) -> int:
+    from anycast.config.load import load
+
+    try:
+        config = load(file).config
+    except ConfigError as error:
+        if not as_json:
+            return report(error, file)
+        problems = [_problem(problem) for problem in error.problems]
+        print(json.dumps({"file": str(file), "ok": False, "problems": problems}, indent=2))
+        return ExitCode.CONFIG
+    counts = _counts(config)
+    if as_json:
+        print(json.dumps({"file": str(file), "ok": True, "problems": [], **counts}, indent=2))
+    else:
+        words = [_count(number, _NOUNS[name]) for name, number in counts.items()]
+        print(f"{file}: ok: {', '.join(words)}")
+    return ExitCode.OK
+
+
+def _problem(problem: Problem) -> dict[str, object]:
+    return {
+        "file": problem.mark.file,
+        "line": problem.mark.line,
+        "column": problem.mark.column,
+        "path": list(problem.path),
+        "what": problem.what,
+        "do": problem.do,
+    }
+
+
+def _counts(config: Config) -> dict[str, int]:
+    services = [service for vip in config.vips for service in vip.services]
+    return {
+        "vips": len(config.vips),
+        "services": len(services),
+        "real_servers": len({server.addresses for one in services for server in one.pool.servers}),
+        "neighbors": len(config.bgp.neighbors),
+    }
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _render_exabgp(args: argparse.Namespace) -> int:
+    from anycast.config.load import load
+    from anycast.render.exabgp import exabgp_conf, exabgp_env
+
+    try:
+        config = load(args.config).config
+    except ConfigError as error:
+        return report(error, args.config)
+    try:
+        text = exabgp_env(config) if args.env else exabgp_conf(config, command=_command())
+    except ValueError as error:
+        print(f"{args.config}: {error}", file=sys.stderr)
+        return ExitCode.CONFIG
+    if args.output is None:
+        print(text, end="")
+        return ExitCode.OK
+    try:
+        _replace(args.output, text)
+    except OSError as error:
+        why = error.strerror or error
+        print(f"{args.output}: cannot be written: {why} (check the directory's permissions)", file=sys.stderr)
+        return ExitCode.NEGATIVE
+    return ExitCode.OK
+
+
+def _command() -> str:
+    """How ExaBGP can start this program."""
+    program = os.path.abspath(sys.argv[0])
+    if os.path.basename(program) == "anycast" and os.access(program, os.X_OK):
+        return program
+    return shutil.which("anycast") or f"{sys.executable} -m anycast"
+
+
+def _replace(file: Path, text: str) -> None:
+    """The file is whole, old or new, at every moment. Mode 0600, for it holds passwords; its owner stays."""
+    file = Path(os.path.realpath(file))
+    if file.exists() and not file.is_file():
+        raise OSError(errno.EINVAL, "it is no regular file")
+    descriptor, name = tempfile.mkstemp(
+        prefix=f".{file.name}.", dir=file.parent
+    )  # 0600 from the first byte on
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as new:
+            if file.exists():
+                owner = file.stat()
+                os.fchown(new.fileno(), owner.st_uid, owner.st_gid)
+            new.write(text)
+            new.flush()
+            os.fsync(new.fileno())
+        os.replace(name, file)
+    except BaseException:
+        os.unlink(name)
+        raise

@@ -1,0 +1,109 @@
+"""The verbs that talk to the agent: status, maintenance, reload."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from anycast.cli import client, text
+from anycast.cli.exits import ExitCode
+from anycast.cli.table import printable, wants_colour
+
+RELOAD_TIMEOUT = 60.0  # seconds; a large configuration is read, compared and applied meanwhile
+
+
+def run(args: argparse.Namespace) -> int:
+    path = args.socket
+    if args.config is not None:
+        from anycast.cli.configuration import report
+        from anycast.config.load import load
+        from anycast.config.problem import ConfigError
+
+        try:
+            path = Path(load(args.config).config.node.runtime_dir) / "control.sock"
+        except ConfigError as error:
+            return report(error, args.config)
+    try:
+        match args.verb:
+            case "status":
+                return _status(path, as_json=args.json)
+            case "reload":
+                return _reload(path)
+            case _ if args.act == "status":
+                return _maintenance_status(path, args.vip, as_json=args.json)
+            case _:
+                return _maintenance(path, args)
+    except client.UnreachableError as error:
+        print(f"anycast: {error}", file=sys.stderr)
+        return ExitCode.UNREACHABLE
+
+
+def _status(path: Path, *, as_json: bool) -> int:
+    answer = client.ask(path, "GET", "/status")
+    if not answer.ok:
+        return _refused(answer)
+    if as_json:
+        _print_json(answer.body)
+    else:
+        print(text.status(answer.body, colour=wants_colour(sys.stdout)), end="")
+    return ExitCode.OK
+
+
+def _reload(path: Path) -> int:
+    answer = client.ask(path, "POST", "/reload", timeout=RELOAD_TIMEOUT)
+    if "problems" not in answer.body:
+        return _refused(answer)
+    if answer.ok:
+        for change in answer.body["changes"] or ["nothing has changed"]:
+            print(printable(change))
+        return ExitCode.OK
+    problems = answer.body["problems"]
+    for problem in problems:
+        print(printable(problem), file=sys.stderr)
+    print("not applied: the configuration before stays in force", file=sys.stderr)
+    return ExitCode.CONFIG
+
+
+def _maintenance_status(path: Path, vip: str | None, *, as_json: bool) -> int:
+    answer = client.ask(path, "GET", "/maintenance")
+    if not answer.ok:
+        return _refused(answer)
+    entries = [entry for entry in answer.body["maintenance"] if vip is None or entry["scope"] == vip]
+    if as_json:
+        _print_json({"maintenance": entries})
+    elif entries:
+        print(text.maintenance(entries, colour=wants_colour(sys.stdout)), end="")
+    else:
+        print("no maintenance" if vip is None else f"{vip}: no maintenance")
+    return ExitCode.OK
+
+
+def _maintenance(path: Path, args: argparse.Namespace) -> int:
+    body = {"scope": args.vip or "", "on": args.act == "on"}
+    if args.act == "on":
+        body["reason"] = args.reason
+    answer = client.ask(path, "POST", "/maintenance", body)
+    if not answer.ok:
+        return _refused(answer)
+    if args.json:
+        _print_json(answer.body)
+    else:
+        print(text.maintenance_set(answer.body), end="")
+    if answer.body["saved"]:
+        return ExitCode.OK
+    print(
+        f"not saved: {printable(answer.body['error'])} (it is in force until the agent ends)", file=sys.stderr
+    )
+    return ExitCode.NEGATIVE
+
+
+def _refused(answer: client.Answer) -> int:
+    print(f"anycast: {printable(answer.error)}", file=sys.stderr)
+    return ExitCode.USAGE if answer.code == 400 else ExitCode.NEGATIVE
+
+
+def _print_json(body: dict[str, Any]) -> None:
+    print(json.dumps(body, indent=2))

@@ -1,0 +1,107 @@
+"""The argument parser: every verb and option, and nothing they do."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+CONFIG = "/etc/anycast/anycast.yaml"
+SOCKET = "/run/anycast/control.sock"
+
+_EPILOG = """\
+exit codes: 0 ok; 1 negative answer; 2 wrong usage; 3 no agent answers; 4 refused for safety;
+78 the configuration is invalid
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(
+        prog="anycast",
+        description="Announce a shared virtual IP over BGP while this node can serve it.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = root.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    _with_config(verbs.add_parser("agent", help="run the agent in the foreground"))
+
+    # Its options are its own: `main` hands them over before this parser is built.
+    verbs.add_parser("announce", help="the process ExaBGP runs; not for people")
+
+    check = verbs.add_parser("check", help="say everything that is wrong with a configuration")
+    check.add_argument(
+        "file", nargs="?", type=Path, default=_default_config(), metavar="FILE", help="default: %(default)s"
+    )
+    _with_json(check)
+
+    verbs.add_parser("schema", help="print the JSON Schema of the configuration file")
+
+    render = verbs.add_parser("render", help="write the configuration of another daemon")
+    daemons = render.add_subparsers(dest="daemon", metavar="DAEMON", required=True)
+    exabgp = daemons.add_parser("exabgp", help="ExaBGP's configuration, or its environment file")
+    _with_config(exabgp)
+    exabgp.add_argument("--env", action="store_true", help="the environment file instead")
+    exabgp.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="replace FILE, mode 0600 (default: standard output)"
+    )
+
+    maintenance = verbs.add_parser("maintenance", help="take the node or one VIP out, or back in")
+    acts = maintenance.add_subparsers(dest="act", metavar="ACT", required=True)
+    for act, text in (
+        ("on", "drain, then withdraw"),
+        ("off", "announce again what is healthy"),
+        ("status", "what is in maintenance"),
+    ):
+        one = acts.add_parser(act, help=text)
+        one.add_argument("--vip", metavar="NAME", help="this VIP only (default: the whole node)")
+        if act == "on":
+            one.add_argument("--reason", default="", metavar="TEXT", help="why, for people")
+        _with_json(one)
+        _with_agent(one)
+
+    status = verbs.add_parser("status", help="what the node knows and why it does what it does")
+    _with_json(status)
+    _with_agent(status)
+
+    _with_agent(
+        verbs.add_parser("reload", help="read the configuration again; the old one stays if it is invalid")
+    )
+
+    verbs.add_parser("version", help="print the version")
+    return root
+
+
+def _default_config() -> Path:
+    return Path(os.environ.get("ANYCAST_CONFIG") or CONFIG)
+
+
+def _default_socket() -> Path:
+    return Path(os.environ.get("ANYCAST_SOCKET") or SOCKET)
+
+
+def _with_config(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--config", type=Path, default=_default_config(), metavar="FILE", help="default: %(default)s"
+    )
+
+
+def _with_json(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--json", action="store_true", help="for programs")
+
+
+def _with_agent(verb: argparse.ArgumentParser) -> None:
+    where = verb.add_mutually_exclusive_group()
+    where.add_argument(
+        "--socket",
+        type=Path,
+        default=_default_socket(),
+        metavar="PATH",
+        help="the agent's control socket (default: %(default)s)",
+    )
+    where.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="use the control socket in this configuration's runtime_dir",
+    )

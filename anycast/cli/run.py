@@ -1,0 +1,48 @@
+"""From a parsed command line to the verb that carries it out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from anycast.cli.exits import ExitCode
+from anycast.cli.parser import parser
+
+
+def run(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+    try:
+        code = _dispatch(args)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`| head`) has what it wants. The interpreter flushes once more at its end: into nothing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    return code
+
+
+def _dispatch(args: argparse.Namespace) -> int:
+    match args.verb:
+        case "agent":
+            from anycast.agent.main import run as run_agent
+
+            return run_agent(args.config)
+        case "check" | "schema" | "render":
+            from anycast.cli import configuration
+
+            return configuration.run(args)
+        case "maintenance" | "status" | "reload":
+            from anycast.cli import node
+
+            return node.run(args)
+        case "announce":
+            print("anycast announce: put it first, before any option", file=sys.stderr)
+            return ExitCode.USAGE
+        case _:
+            from anycast import __version__
+
+            print(f"anycast {__version__}")
+            return ExitCode.OK

@@ -1,0 +1,246 @@
+"""What differs between two configurations, in words. Empty if and only if they are equal."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from anycast.core.model import (
+    Address,
+    Check,
+    CheckKind,
+    CommandCheck,
+    Config,
+    HttpCheck,
+    Neighbor,
+    Pool,
+    Prefix,
+    RealServer,
+    Service,
+    TcpCheck,
+    Vip,
+)
+
+RESTART = "restart the agent"
+RENDER = "render ExaBGP's configuration again and reload it"
+
+
+def changes(old: Config, new: Config) -> tuple[str, ...]:
+    """One line for each change, `pool web: server rs5 added`; what asks for more than a reload says so.
+
+    Secrets are not shown.
+    """
+    return (
+        *_node(old, new),
+        *_settings(old, new),
+        *_bgp(old, new),
+        *_pools(old, new),
+        *_vips(old, new),
+    )
+
+
+def _fields(old: Any, new: Any, names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Name and `old -> new` of the fields that differ."""
+    for name in names:
+        before, after = getattr(old, name), getattr(new, name)
+        if before != after:
+            yield name, f"{_text(before)} -> {_text(after)}"
+
+
+def _text(value: object) -> str:
+    match value:
+        case None:
+            return "default"
+        case bool():
+            return "true" if value else "false"
+        case float():
+            return f"{value * 1000:g}ms" if 0 < value < 1 else f"{value:g}s"
+        case frozenset():
+            return f"[{', '.join(sorted(map(str, value)))}]"
+        case tuple():
+            return f"[{', '.join(map(str, value))}]"
+        case _:
+            return str(value)
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(value))
+
+
+def _node(old: Config, new: Config) -> Iterator[str]:
+    for name, change in _fields(old.node, new.node, _names(old.node)):
+        too = f" and {RENDER}" if name in ("runtime_dir", "exabgp_user") else ""
+        yield f"node: {name} {change}: {RESTART}{too}"
+
+
+def _settings(old: Config, new: Config) -> Iterator[str]:
+    if old.ipvs_exclusive != new.ipvs_exclusive:
+        words = {False: "shared", True: "exclusive"}
+        yield f"ipvs: {words[old.ipvs_exclusive]} -> {words[new.ipvs_exclusive]}"
+    if old.manage_sysctls != new.manage_sysctls:
+        words = {False: "check", True: "manage"}
+        yield f"sysctls: {words[old.manage_sysctls]} -> {words[new.manage_sysctls]}"
+    for name, change in _fields(old.timing, new.timing, _names(old.timing)):
+        yield f"timing: {name} {change}"
+
+
+def _bgp(old: Config, new: Config) -> Iterator[str]:
+    for name, change in _fields(old.bgp, new.bgp, ("local_as", "router_id", "hold_time")):
+        yield f"bgp: {name} {change}: {RENDER}"
+    for name, change in _fields(old.bgp, new.bgp, ("next_hop_v4", "next_hop_v6")):
+        yield f"bgp: {name} {change}"
+    before = {neighbor.address: neighbor for neighbor in old.bgp.neighbors}
+    after = {neighbor.address: neighbor for neighbor in new.bgp.neighbors}
+    for address in _gone(before, after):
+        yield f"bgp: neighbor {address} removed: {RENDER}"
+    for address in _gone(after, before):
+        yield f"bgp: neighbor {address} added: {RENDER}"
+    for address in _kept(before, after):
+        if what := _neighbor(before[address], after[address]):
+            yield f"bgp: neighbor {address} changed ({what}): {RENDER}"
+    if _reordered(before, after):
+        yield "bgp: neighbors in another order"
+
+
+def _neighbor(old: Neighbor, new: Neighbor) -> str:
+    what = [
+        f"{name} {change}" for name, change in _fields(old, new, ("remote_as", "local_address", "passive"))
+    ]
+    if old.families != new.families:
+        what.append(f"families {_families(old)} -> {_families(new)}")
+    if old.password != new.password:
+        what.append("password")
+    return ", ".join(what)
+
+
+def _families(neighbor: Neighbor) -> str:
+    return f"[{', '.join(f'ipv{version}' for version in sorted(neighbor.families))}]"
+
+
+def _by_name(config: Config) -> dict[str, list[Pool]]:
+    """The pools by name. The same servers may stand there with several checks."""
+    pools: dict[str, list[Pool]] = {}
+    for vip in config.vips:
+        for service in vip.services:
+            known = pools.setdefault(service.pool.name, [])
+            if service.pool not in known:
+                known.append(service.pool)
+    return pools
+
+
+def _pools(old: Config, new: Config) -> Iterator[str]:
+    before, after = _by_name(old), _by_name(new)
+    for name in _gone(before, after):
+        yield f"pool {name}: no longer served"
+    for name in _gone(after, before):
+        yield f"pool {name}: served"
+    for name in _kept(before, after):
+        yield from _servers(f"pool {name}", before[name][0].servers, after[name][0].servers)
+
+
+def _servers(pool: str, old: tuple[RealServer, ...], new: tuple[RealServer, ...]) -> Iterator[str]:
+    before = {server.name: server for server in old}
+    after = {server.name: server for server in new}
+    for name in _gone(before, after):
+        yield f"{pool}: server {name} removed"
+    for name in _gone(after, before):
+        yield f"{pool}: server {name} added"
+    for name in _kept(before, after):
+        for field, change in _fields(before[name], after[name], ("addresses", "weight", "port")):
+            yield f"{pool}: server {name} {field} {change}"
+    if _reordered(before, after):
+        yield f"{pool}: servers in another order"
+
+
+def _vips(old: Config, new: Config) -> Iterator[str]:
+    before = {vip.name: vip for vip in old.vips}
+    after = {vip.name: vip for vip in new.vips}
+    for name in _gone(before, after):
+        yield f"vip {name}: removed"
+    for name in _gone(after, before):
+        yield f"vip {name}: added"
+    for name in _kept(before, after):
+        yield from _vip(before[name], after[name])
+    if _reordered(before, after):
+        yield "vips: in another order"
+    if _prefixes(old) != _prefixes(new):
+        yield f"vips: the addresses this node may announce changed: {RENDER}"
+
+
+def _vip(old: Vip, new: Vip) -> Iterator[str]:
+    title = f"vip {new.name}"
+    for name, change in _fields(old, new, ("addresses", "med", "communities", "large_communities")):
+        yield f"{title}: {name} {change}"
+    before = {service.name: service for service in old.services}
+    after = {service.name: service for service in new.services}
+    for name in _gone(before, after):
+        yield f"{title}: service {name} removed"
+    for name in _gone(after, before):
+        yield f"{title}: service {name} added"
+    for name in _kept(before, after):
+        yield from _service(f"{title}: service {name}", before[name], after[name])
+    if _reordered(before, after):
+        yield f"{title}: services in another order"
+
+
+def _service(title: str, old: Service, new: Service) -> Iterator[str]:
+    for name, change in _fields(old, new, ("scheduler", "flags", "forwarding")):
+        yield f"{title} {name} {change}"
+    if old.quorum != new.quorum:
+        yield (
+            f"{title} quorum low {old.quorum.low}, high {old.quorum.high} -> "
+            f"low {new.quorum.low}, high {new.quorum.high}"
+        )
+    if old.pool.name != new.pool.name:
+        yield f"{title} pool {old.pool.name} -> {new.pool.name}"
+    if old.pool.check != new.pool.check:
+        yield f"{title} check {_check(old.pool.check, new.pool.check)}"
+
+
+def _check(old: Check, new: Check) -> str:
+    what = [f"{name} {change}" for name, change in _fields(old, new, _names(old)[1:])]
+    if old.kind != new.kind:
+        what.insert(0, f"{_kind(old.kind)} -> {_kind(new.kind)}")
+    return ", ".join(what)
+
+
+def _kind(kind: CheckKind) -> str:
+    port = "" if isinstance(kind, CommandCheck) or kind.port is None else f" on port {kind.port}"
+    match kind:
+        case TcpCheck():
+            return f"tcp{port}"
+        case CommandCheck():
+            return f"command {' '.join(kind.argv)}"
+        case HttpCheck():
+            name = "https" if kind.tls else "http"
+            verify = " without verifying" if kind.tls and not kind.verify else ""
+            host = f" for {kind.host}" if kind.host else ""
+            return f"{name} {kind.method} {kind.path}{host}{port}{verify} expecting {_statuses(kind.expect)}"
+
+
+def _statuses(expect: frozenset[int]) -> str:
+    words: list[str] = []
+    for first in range(200, 600, 100):
+        group = set(range(first, first + 100))
+        if group <= expect:
+            words.append(f"{first // 100}xx")
+        else:
+            words += [str(status) for status in sorted(group & expect)]
+    return ",".join(words)
+
+
+def _prefixes(config: Config) -> set[Address | Prefix]:
+    return {address for vip in config.vips for address in vip.addresses}
+
+
+def _gone(some: dict[Any, Any], others: dict[Any, Any]) -> list[Any]:
+    return [key for key in some if key not in others]
+
+
+def _kept(some: dict[Any, Any], others: dict[Any, Any]) -> list[Any]:
+    return [key for key in some if key in others]
+
+
+def _reordered(old: dict[Any, Any], new: dict[Any, Any]) -> bool:
+    return _kept(old, new) != _kept(new, old)

@@ -1,0 +1,167 @@
+"""Files to a valid `Config`, or every problem at once. Imports pydantic: import it where it is needed.
+
+`conf.d/*.yaml` beside the file are read with it, in lexical order. They may hold `checks`, `pools` and `vips`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from anycast.config.build import build
+from anycast.config.problem import ConfigError, Mark, Path, Problem
+from anycast.config.reader import Document, read
+from anycast.config.validate import Source, validate
+
+if TYPE_CHECKING:
+    import pathlib
+
+    from anycast.config.reader import Value
+    from anycast.core.model import Config
+
+_SHARED_SECTIONS = ("checks", "pools", "vips")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A valid configuration and where it came from. `digest` is of the files' bytes, SHA-256 in hex."""
+
+    config: Config
+    files: tuple[str, ...]
+    digest: str
+
+
+def load(path: pathlib.Path, *, hostname: str | None = None) -> Loaded:
+    """Load a file and the `conf.d` beside it. Raises `ConfigError`, whatever is wrong with them.
+
+    `hostname` (default: this machine's) names the node when the file does not.
+    """
+    contents: list[tuple[str, bytes]] = []
+    problems: list[Problem] = []
+    for file in (path, *_parts(path.parent / "conf.d", problems)):
+        try:
+            contents.append((str(file), file.read_bytes()))
+        except OSError as error:
+            why = error.strerror or str(error)
+            what = f"the file cannot be read: {why}"
+            problems.append(_about(str(file), what, "check its path and permissions"))
+            if file == path:
+                raise ConfigError(tuple(problems)) from None
+    return _load(contents, problems, hostname)
+
+
+def loads(text: str | bytes, name: str = "anycast.yaml", *, hostname: str | None = None) -> Loaded:
+    """Load one file's text. `name` stands in the problems."""
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    return _load([(name, data)], [], hostname)
+
+
+def _about(file: str, what: str, do: str) -> Problem:
+    return Problem(Mark(file, 0, 0), (), what, do)
+
+
+def _parts(folder: pathlib.Path, problems: list[Problem]) -> list[pathlib.Path]:
+    try:
+        names = sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        problems.append(_about(str(folder), f"cannot be read: {error.strerror}", "check its permissions"))
+        return []
+    names = [name for name in names if not name.startswith(".")]
+    problems += [
+        _about(str(folder / name), "files that end in .yml are not read here", "rename it to .yaml")
+        for name in names
+        if name.endswith(".yml")
+    ]
+    return [folder / name for name in names if name.endswith(".yaml")]
+
+
+def _load(contents: list[tuple[str, bytes]], problems: list[Problem], hostname: str | None) -> Loaded:
+    complete = not problems
+    documents = [read(data, file) for file, data in contents]
+    for document in documents:
+        problems += document.problems
+    source = _merge(documents, problems)
+    config = None
+    if source is not None:
+        source.complete = complete and all(document.readable for document in documents)
+        file, wrong = validate(source)
+        problems += wrong
+        config, wrong = build(file, source, hostname or socket.gethostname())
+        problems += wrong
+    if problems or config is None:
+        order = {file: n for n, (file, _) in enumerate(contents)}
+        problems.sort(key=lambda one: (order.get(one.mark.file, -1), one.mark.line, one.mark.column))
+        raise ConfigError(tuple(problems))
+    digest = hashlib.sha256()
+    for name, data in contents:
+        digest.update(f"{os.path.basename(name)}\0{len(data)}\0".encode("utf-8", "surrogateescape") + data)
+    return Loaded(config=config, files=tuple(name for name, _ in contents), digest=digest.hexdigest())
+
+
+def _merge(documents: list[Document], problems: list[Problem]) -> Source | None:
+    """One tree of all documents; None if the first, which holds everything else, is not there."""
+    first, *parts = documents
+    if not first.readable:
+        return None
+    if not isinstance(first.tree, dict):
+        problems.append(_no_mapping(first))
+        return None
+    source = Source(first.tree, first.values, first.keys, first.broken)
+    for part in parts:
+        _add(source, part, problems)
+    return source
+
+
+def _no_mapping(document: Document) -> Problem:
+    what = "the file holds no mapping at its top"
+    return Problem(document.values[()], (), what, "write `bgp:`, `vips:` and so on, without indentation")
+
+
+def _add(source: Source, part: Document, problems: list[Problem]) -> None:
+    if not part.readable:
+        return
+    if not isinstance(part.tree, dict):
+        problems.append(_no_mapping(part))
+        return
+    for section, entries in part.tree.items():
+        here: Path = (section,)
+        if section not in _SHARED_SECTIONS:
+            what = "a file in conf.d cannot hold this"
+            do = f"move it to the main file; {', '.join(_SHARED_SECTIONS)} can stand here"
+            problems.append(Problem(part.keys[here], here, what, do))
+            continue
+        if here in part.broken:
+            continue
+        if not isinstance(entries, dict):
+            problems.append(
+                Problem(part.values[here], here, "this is not a mapping", "write `name:` lines below it")
+            )
+            continue
+        _add_section(source, part, section, entries, problems)
+
+
+def _add_section(
+    source: Source, part: Document, section: str, entries: dict[str, Value], problems: list[Problem]
+) -> None:
+    into = source.tree.setdefault(section, {})
+    source.keys.setdefault((section,), part.keys[section,])
+    source.values.setdefault((section,), part.values[section,])
+    if not isinstance(into, dict):  # the main file's is wrong, which is said of that one
+        return
+    taken: set[Path] = set()
+    for name, entry in entries.items():
+        here: Path = (section, name)
+        if name in into:
+            what = f"there is a {section[:-1]} of this name already, at {source.keys[here]}"
+            problems.append(Problem(part.keys[here], here, what, "rename one of them"))
+            continue
+        into[name] = entry
+        taken.add(here)
+    source.keys.update({path: mark for path, mark in part.keys.items() if path[:2] in taken})
+    source.values.update({path: mark for path, mark in part.values.items() if path[:2] in taken})
+    source.holes.update(path for path in part.broken if path[:2] in taken)

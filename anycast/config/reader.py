@@ -1,0 +1,296 @@
+"""YAML text to plain values, with the place of every one. Refuses what readers of YAML disagree about.
+
+Works on the parser's events, so an anchor is never followed and nothing can grow by aliases. Plain scalars
+follow the core schema of YAML 1.2: `on`, `yes` and `12:30:45` are text.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import yaml
+
+from anycast.config.problem import Mark, Path, Problem
+
+Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
+
+_MAX_BYTES = 16 * 1024 * 1024
+_MAX_DEPTH = 16  # the format needs 7
+
+_NULL = frozenset({"", "~", "null", "Null", "NULL"})
+_TRUE = frozenset({"true", "True", "TRUE"})
+_FALSE = frozenset({"false", "False", "FALSE"})
+_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,18})\Z", re.ASCII)
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z", re.ASCII)
+_LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+(\.[0-9]*)?\Z", re.ASCII)
+_TOO_LONG = re.compile(r"[-+]?[0-9]{20,}\Z", re.ASCII)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+_TAG = "tag:yaml.org,2002:"
+_SCALAR_TAGS: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "null": (type(None),),
+}
+
+
+@dataclass(slots=True)
+class Document:
+    """One file. `broken` are the paths whose value could not be taken; they have no place in `tree`'s use."""
+
+    file: str
+    tree: Value = None
+    values: dict[Path, Mark] = field(default_factory=dict)
+    keys: dict[Path, Mark] = field(default_factory=dict)
+    broken: set[Path] = field(default_factory=set)
+    problems: list[Problem] = field(default_factory=list)
+    readable: bool = True  # False: the text is no YAML, `tree` holds nothing
+
+
+class _UnreadableError(Exception):
+    def __init__(self, mark: Mark, what: str, do: str) -> None:
+        super().__init__(what)
+        self.problem = Problem(mark, (), what, do)
+
+
+def read(data: bytes | str, file: str) -> Document:
+    """Read one document. Never raises: what is wrong is in `problems`."""
+    document = Document(file)
+    try:
+        text = _decode(data, file)
+        _Reader(document, _events(text, file)).run()
+    except _UnreadableError as error:
+        document.problems.append(error.problem)
+        document.readable = False
+        document.tree = None
+    return document
+
+
+def _decode(data: bytes | str, file: str) -> str:
+    if len(data) > _MAX_BYTES:
+        raise _UnreadableError(Mark(file, 0, 0), "the file is larger than 16 MiB", "split it into conf.d")
+    if isinstance(data, str):
+        return data
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = data[: error.start]
+        line = before.rpartition(b"\n")[2].decode("utf-8-sig", "replace")
+        mark = Mark(file, before.count(b"\n") + 1, len(line) + 1)
+        raise _UnreadableError(mark, "this is not UTF-8", "save the file as UTF-8") from None
+
+
+def _events(text: str, file: str) -> Iterator[yaml.Event]:
+    """PyYAML's events; whatever it raises becomes a syntax problem with its place."""
+    try:
+        loader = yaml.SafeLoader(text)
+    except yaml.reader.ReaderError as error:  # a `str` is looked through at once
+        raise _unprintable(error, text, file) from None
+    try:
+        while loader.check_event():
+            yield loader.get_event()  # type: ignore[no-untyped-call]
+    except yaml.MarkedYAMLError as error:
+        raise _syntax(error, file) from None
+    except (ValueError, OverflowError):  # escapes beyond Unicode, absurd %YAML versions
+        mark = Mark(file, loader.line + 1, loader.column + 1)
+        raise _UnreadableError(
+            mark, "a number is out of range here", "check the escape or directive"
+        ) from None
+    finally:
+        loader.dispose()
+
+
+def _unprintable(error: yaml.reader.ReaderError, text: str, file: str) -> _UnreadableError:
+    before = text[: error.position]
+    mark = Mark(file, before.count("\n") + 1, len(before.rpartition("\n")[2]) + 1)
+    code = ord(error.character) if isinstance(error.character, str) else error.character
+    return _UnreadableError(mark, f"character U+{code:04X} is not allowed", "remove it")
+
+
+def _syntax(error: yaml.MarkedYAMLError, file: str) -> _UnreadableError:
+    mark = error.problem_mark or error.context_mark
+    where = Mark(file, mark.line + 1, mark.column + 1) if mark else Mark(file, 0, 0)
+    what = " ".join(str(error.problem or error.context or "cannot be read").split())
+    if "'\\t'" in what:
+        return _UnreadableError(where, "a tab where only spaces may stand", "indent with spaces")
+    if "tag handle" in what:  # its text repeats the file's
+        return _UnreadableError(where, "a tag that is not defined", "remove it, or put the text in quotes")
+    if error.context and error.problem:
+        what = f"{' '.join(error.context.split())}: {what}"
+    return _UnreadableError(where, f"YAML syntax: {what}", "check indentation, colons and quotes here")
+
+
+def _too_deep(mark: Mark) -> _UnreadableError:
+    return _UnreadableError(mark, f"nested deeper than {_MAX_DEPTH} levels", "write it flatter")
+
+
+class _Reader:
+    def __init__(self, document: Document, events: Iterator[yaml.Event]) -> None:
+        self._doc = document
+        self._events = events
+
+    def run(self) -> None:
+        next(self._events)  # stream start
+        event = next(self._events)
+        if isinstance(event, yaml.StreamEndEvent):
+            mark = Mark(self._doc.file, 1, 1)
+            raise _UnreadableError(
+                mark, "the file holds nothing", "write a configuration, or remove the file"
+            )
+        self._doc.tree = self._value((), next(self._events))
+        next(self._events)  # document end
+        event = next(self._events)
+        if not isinstance(event, yaml.StreamEndEvent):
+            self._say((), event, "a second document begins here", "put everything into one, without ---")
+
+    def _mark(self, event: yaml.Event) -> Mark:
+        mark = event.start_mark
+        return Mark(self._doc.file, mark.line + 1, mark.column + 1) if mark else Mark(self._doc.file, 0, 0)
+
+    def _say(self, path: Path, event: yaml.Event, what: str, do: str) -> None:
+        self._doc.problems.append(Problem(self._mark(event), path, what, do))
+
+    def _break(self, path: Path, event: yaml.Event, what: str, do: str) -> None:
+        self._doc.broken.add(path)
+        self._say(path, event, what, do)
+
+    def _value(self, path: Path, event: yaml.Event) -> Value:
+        self._doc.values.setdefault(path, self._mark(event))
+        if len(path) > _MAX_DEPTH:
+            raise _too_deep(self._mark(event))
+        if isinstance(event, yaml.AliasEvent):
+            self._break(path, event, "an alias (*name) is not read here", "write the value out")
+            return None
+        if isinstance(event, yaml.NodeEvent) and event.anchor is not None:
+            self._say(path, event, "an anchor (&name) is not read here", "remove it and write values out")
+        match event:
+            case yaml.MappingStartEvent():
+                self._tag(path, event, "map")
+                return self._mapping(path, {})
+            case yaml.SequenceStartEvent():
+                self._tag(path, event, "seq")
+                return self._sequence(path)
+            case yaml.ScalarEvent():
+                return self._scalar(path, event)
+            case _:
+                raise AssertionError(event)  # the parser emits no other event here
+
+    def _tag(self, path: Path, event: yaml.ScalarEvent | yaml.CollectionStartEvent, expected: str) -> bool:
+        """True when the value may be taken as if it had no tag, or with the one it is expected to have."""
+        tag = event.tag
+        if tag is None or tag in ("!", _TAG + expected):
+            return True
+        self._break(path, event, "a tag (!name) is not read here", "remove it")
+        return False
+
+    def _sequence(self, path: Path) -> list[Value]:
+        items: list[Value] = []
+        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+            items.append(self._value((*path, len(items)), event))
+        return items
+
+    def _mapping(self, path: Path, into: dict[str, Value]) -> dict[str, Value]:
+        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+            key = self._key(path, event)
+            if key is None:
+                self._skip()
+                continue
+            here = (*path, key)
+            if key not in into:
+                self._doc.keys[here] = self._mark(event)
+                into[key] = self._value(here, next(self._events))
+                continue
+            self._say(here, event, f"written twice, first in line {self._doc.keys[here].line}", "keep one")
+            before = into[key]
+            event = next(self._events)
+            # A whole section written twice is read on: its parts are somebody's work, and may be wrong too.
+            if not path and isinstance(before, dict) and isinstance(event, yaml.MappingStartEvent):
+                self._mapping(here, before)
+            else:
+                self._skip(event)
+        return into
+
+    def _key(self, path: Path, event: yaml.Event) -> str | None:
+        """The key, or None when the whole entry has to be passed over."""
+        if not isinstance(event, yaml.ScalarEvent):
+            self._say(path, event, "a key must be text", "write `name: value`")
+            if isinstance(event, yaml.CollectionStartEvent):
+                self._skip(event)
+            return None
+        plain = event.implicit[0] and event.tag is None
+        if plain and event.value == "<<":
+            self._break((*path, "<<"), event, "a merge (<<) is not read here", "write the values out")
+            return None
+        if event.anchor is not None or event.tag not in (None, "!", _TAG + "str"):
+            self._say(path, event, "a key cannot have an anchor or a tag", "remove it")
+        key = str(event.value)
+        if _SURROGATE.search(key):
+            self._say(path, event, "a key holds half a character (a surrogate)", "write the character itself")
+            return None
+        if plain and not isinstance(_resolve(key), str):
+            self._say(path, event, f"the key {key or 'null'} is not text", f'write "{key}":')
+        return key
+
+    def _skip(self, event: yaml.Event | None = None) -> None:
+        """Pass over one value, nested ones included."""
+        depth = 0
+        event = event or next(self._events)
+        while True:
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+                if depth > _MAX_DEPTH:
+                    raise _too_deep(self._mark(event))
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+            if depth == 0:
+                return
+            event = next(self._events)
+
+    def _scalar(self, path: Path, event: yaml.ScalarEvent) -> Value:
+        text = str(event.value)
+        if _SURROGATE.search(text):
+            self._break(path, event, "half a character (a surrogate)", "write the character itself")
+            return None
+        kind = event.tag.removeprefix(_TAG) if event.tag else ""
+        if kind in _SCALAR_TAGS:
+            value = _resolve(text)
+            if not isinstance(value, _SCALAR_TAGS[kind]) or (isinstance(value, bool) and kind != "bool"):
+                self._break(path, event, f"this is no value for the tag !!{kind}", "remove the tag")
+                return None
+            return value
+        if not self._tag(path, event, "str"):
+            return None
+        if not event.implicit[0] or event.tag is not None:
+            return text
+        # The text is not repeated in these messages: it may be a password.
+        if _LEADING_ZERO.match(text):
+            do = "write it without the zero, or in quotes if it is text"
+            self._break(path, event, "a number that begins with 0 is octal to some readers", do)
+            return None
+        value = _resolve(text)
+        if isinstance(value, float) and not math.isfinite(value):
+            self._break(path, event, "a number too large to be read", "write it in quotes if it is text")
+            return None
+        if _TOO_LONG.match(text):
+            self._break(path, event, "a number of more than 19 digits", "write it in quotes if it is text")
+            return None
+        return value
+
+
+def _resolve(text: str) -> Value:
+    if text in _NULL:
+        return None
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    if _INTEGER.match(text):
+        return int(text)
+    if _FLOAT.match(text) and not _TOO_LONG.match(text):
+        return float(text)
+    return text

@@ -1,0 +1,791 @@
+"""The file format, as pydantic models. Their descriptions are the reference; their JSON Schema is for editors.
+
+Import it lazily: pydantic costs a tenth of a second. Nothing here looks at two values at once; what is
+required, and what must fit together, is judged in `build`, so that one mistake hides no other.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    field_validator,
+    model_validator,
+)
+from pydantic import Tag as UnionTag
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from anycast.config.problem import shown
+from anycast.core.model import Forwarding, Protocol, Scheduler, SchedulerFlag
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z")
+NAME_ADVICE = "letters, digits, _ . and - only, 63 at most, the first a letter or digit"
+
+
+@dataclass(frozen=True, slots=True)
+class Percent:
+    """A share of the real servers, 1 to 100."""
+
+    value: int
+
+
+class Family(StrEnum):
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
+
+
+def wrong(what: str, do: str) -> PydanticCustomError:
+    """A complaint about one value: what is wrong, and what to do."""
+    return PydanticCustomError("anycast", "{what} ({do})", {"what": what, "do": do})
+
+
+@dataclass(frozen=True, eq=False)  # hashed by identity: unions of annotated types are hashed
+class _Scalar:
+    """How one kind of value is read, and how JSON Schema describes it."""
+
+    parse: Callable[[Any], Any]
+    schema: Mapping[str, Any]
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.parse)
+
+    def __get_pydantic_json_schema__(
+        self, _core: CoreSchema, _handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return dict(self.schema)
+
+
+def _whole(noun: str, low: int, high: int) -> _Scalar:
+    def parse(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise wrong(f"{shown(value)} is not {noun}", f"write a whole number from {low} to {high}")
+        return value
+
+    return _Scalar(parse, {"type": "integer", "minimum": low, "maximum": high})
+
+
+def _pattern(noun: str, pattern: str, do: str) -> _Scalar:
+    compiled = re.compile(rf"(?:{pattern})\Z", re.ASCII)
+
+    def parse(value: Any) -> str:
+        if not isinstance(value, str):
+            raise wrong(f"{shown(value)} is not {noun}", f"{do}; in quotes, for it must be text")
+        if not compiled.match(value):
+            raise wrong(f"{shown(value)} is not {noun}", do)
+        return value
+
+    return _Scalar(parse, {"type": "string", "pattern": f"^(?:{pattern})$"})
+
+
+def _choice(words: list[str], make: Callable[[str], Any] = str) -> _Scalar:
+    def parse(value: Any) -> Any:
+        if not isinstance(value, str) or value not in words:
+            raise wrong(
+                f"{shown(value)} is not a choice here", f"write {', '.join(words[:-1])} or {words[-1]}"
+            )
+        return make(value)
+
+    return _Scalar(parse, {"enum": words})
+
+
+def _hold_time(value: Any) -> int:
+    do = "write a whole number of seconds from 3 to 65535"
+    if value == 0 and isinstance(value, int) and not isinstance(value, bool):
+        raise wrong("with a hold time of 0 a dead node's routes would stay for ever", do)
+    if isinstance(value, bool) or not isinstance(value, int) or not 3 <= value <= 65535:
+        raise wrong(f"{shown(value)} is not a hold time", do)
+    return value
+
+
+def _flag() -> _Scalar:
+    def parse(value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise wrong(f"{shown(value)} is not a truth value", "write true or false")
+        return value
+
+    return _Scalar(parse, {"type": "boolean"})
+
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)\Z", re.ASCII)
+
+
+def _duration(low: float, high: float) -> _Scalar:
+    do = f"write a time from {spell_duration(low)} to {spell_duration(high)}, as in 500ms, 2s or 1m"
+
+    def parse(value: Any) -> float:
+        seconds = math.nan
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            seconds = float(value)
+        elif isinstance(value, str) and (match := _DURATION.match(value)):
+            seconds = round(float(match[1]) * _UNITS[match[2]], 9)
+        if not low <= seconds <= high:
+            raise wrong(f"{shown(value)} is not a time that can be used here", do)
+        return seconds
+
+    number = {"type": "number", "minimum": low, "maximum": high}
+    text = {"type": "string", "pattern": r"^[0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h)$"}
+    return _Scalar(parse, {"anyOf": [text, number]})
+
+
+def spell_duration(seconds: float) -> str:
+    """`500ms`, `2s`: as the configuration writes it."""
+    if seconds and seconds < 1:
+        return f"{seconds * 1000:g}ms"
+    return f"{seconds:g}s"
+
+
+def _address(version: int | None = None) -> _Scalar:
+    noun = f"an IPv{version} address" if version else "an IP address"
+    example = "as in 2001:db8::1" if version == 6 else "as in 192.0.2.1"
+
+    def parse(value: Any) -> IPv4Address | IPv6Address:
+        if not isinstance(value, str):
+            raise wrong(f"{shown(value)} is not {noun}", f"write one, {example}")
+        if "/" in value:
+            raise wrong(f"{shown(value)} is a prefix", "write the address alone, without /length")
+        if "%" in value:
+            raise wrong(
+                f"{shown(value)} names an interface", "write an address that needs none, not fe80::…%eth0"
+            )
+        try:
+            address = ip_address(value)
+        except ValueError:
+            raise wrong(f"{shown(value)} is not {noun}", f"write one, {example}") from None
+        if version and address.version != version:
+            raise wrong(f"{address} is not {noun}", f"write one, {example}")
+        if address.is_unspecified or address.is_multicast:
+            kind = "multicast" if address.is_multicast else "unspecified"
+            raise wrong(f"{address} is the {kind} address of no one host", "write a unicast address")
+        if isinstance(address, IPv6Address) and address.ipv4_mapped:
+            raise wrong(f"{shown(value)} is IPv4 in the shape of IPv6", f"write {address.ipv4_mapped}")
+        return address
+
+    text: dict[int | None, dict[str, Any]] = {
+        4: {"type": "string", "format": "ipv4"},
+        6: {"type": "string", "format": "ipv6"},
+    }
+    text[None] = {"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}
+    return _Scalar(parse, text[version])
+
+
+_WELL_KNOWN = {
+    "no-export": "65535:65281",
+    "no-advertise": "65535:65282",
+    "no-peer": "65535:65284",
+    "blackhole": "65535:666",
+    "graceful-shutdown": "65535:0",
+}
+
+
+def _community(parts: int, high: int) -> _Scalar:
+    shape = ":".join(["N"] * parts)
+    do = f"write {shape}, each a number from 0 to {high}"
+    pattern = re.compile(":".join([r"([0-9]{1,10})"] * parts) + r"\Z", re.ASCII)
+
+    def parse(value: Any) -> str:
+        if isinstance(value, str) and value.lower() in _WELL_KNOWN:
+            raise wrong(f"{shown(value)} is not a number", f'write "{_WELL_KNOWN[value.lower()]}"')
+        match = pattern.match(value) if isinstance(value, str) else None
+        if match is None or any(int(number) > high for number in match.groups()):
+            raise wrong(f"{shown(value)} is not a community of {parts} numbers", do)
+        return ":".join(str(int(number)) for number in match.groups())
+
+    return _Scalar(parse, {"type": "string", "pattern": "^" + ":".join(["[0-9]{1,10}"] * parts) + "$"})
+
+
+_PASSWORD = re.compile(r"[!#-&(-:<-\[\]-~]{1,80}\Z")  # ExaBGP's configuration has no way to escape the others
+
+
+def _password(value: Any) -> str:
+    do = "write 1 to 80 printable ASCII characters; no quotes, backslash, semicolon or space"
+    if not isinstance(value, str):
+        raise wrong("the password is not text", "write it in quotes")
+    if not _PASSWORD.match(value):
+        raise wrong("the password cannot be used", do)
+    return value
+
+
+_STATUS_CLASS = re.compile(r"[2-5]xx\Z")
+
+
+def _status(value: Any) -> frozenset[int]:
+    if isinstance(value, str) and _STATUS_CLASS.match(value):
+        first = int(value[0]) * 100
+        return frozenset(range(first, first + 100))
+    if isinstance(value, bool) or not isinstance(value, int) or not 200 <= value <= 599:
+        raise wrong(
+            f"{shown(value)} is not a final HTTP status", 'write a number from 200 to 599, or "2xx" to "5xx"'
+        )
+    return frozenset({value})
+
+
+_PERCENT = re.compile(r"([0-9]{1,3})%\Z", re.ASCII)
+
+
+def _quorum(value: Any) -> int | Percent:
+    match = _PERCENT.match(value) if isinstance(value, str) else None
+    if match and 1 <= int(match[1]) <= 100:
+        return Percent(int(match[1]))
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise wrong(
+            f"{shown(value)} is not a number of servers", 'write 1 or more, or a share from "1%" to "100%"'
+        )
+    return value
+
+
+def _is_address(text: str, version: int) -> bool:
+    try:
+        return ip_address(text).version == version and "%" not in text
+    except ValueError:
+        return False
+
+
+def _listen(value: Any) -> str:
+    if isinstance(value, str):
+        host, _, port = value.rpartition(":")
+        bracketed = host.startswith("[") and host.endswith("]")
+        fits = _is_address(host[1:-1], 6) if bracketed else _is_address(host, 4)
+        if fits and re.match(r"[0-9]{1,5}\Z", port, re.ASCII) and 1 <= int(port) <= 65535:
+            return value
+    raise wrong(f"{shown(value)} is not an address and port", 'write "127.0.0.1:9644" or "[::1]:9644"')
+
+
+def _argument(value: Any) -> str:
+    if not isinstance(value, str):
+        raise wrong(f"{shown(value)} is not text", "write it in quotes")
+    if not value.isprintable():
+        raise wrong(
+            "an argument holds a character that cannot be printed", "remove it, or put it into a script"
+        )
+    return value
+
+
+def _version(value: Any) -> int:
+    if isinstance(value, bool) or value != 1 or not isinstance(value, int):
+        raise wrong(
+            f"{shown(value)} is not a version of the format this program reads", "write 1, or remove the line"
+        )
+    return 1
+
+
+AsNumber = Annotated[int, _whole("an AS number", 1, 2**32 - 1)]
+Port = Annotated[int, _whole("a port", 1, 65535)]
+Weight = Annotated[int, _whole("a weight", 0, 65535)]
+Count = Annotated[int, _whole("a number of outcomes", 1, 1000)]
+Address = Annotated[IPv4Address | IPv6Address, _address()]
+Address4 = Annotated[IPv4Address, _address(4)]
+Address6 = Annotated[IPv6Address, _address(6)]
+Flag = Annotated[bool, _flag()]
+Name = Annotated[str, _pattern("a name", r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", f"write {NAME_ADVICE}")]
+Interface = Annotated[
+    str, _pattern("an interface's name", r"(?!\.\.?$)[A-Za-z0-9_.@-]{1,15}", "write one, as in lo or dummy0")
+]
+# It is written into ExaBGP's configuration, and a socket's path holds 107 characters.
+Directory = Annotated[
+    str,
+    _pattern(
+        "a directory that can be used",
+        r"/[A-Za-z0-9_./@:+-]{0,89}",
+        "write an absolute path of at most 90 characters, letters, digits and _ . / @ : + - only",
+    ),
+]
+UserName = Annotated[
+    str, _pattern("a user's name", r"[A-Za-z_][A-Za-z0-9_-]{0,31}", "write one, as in nobody")
+]
+Listen = Annotated[
+    str, _Scalar(_listen, {"type": "string", "pattern": r"^([0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$"})
+]
+Community = Annotated[str, _community(2, 65535)]
+LargeCommunity = Annotated[str, _community(3, 2**32 - 1)]
+Password = Annotated[
+    str, _Scalar(_password, {"type": "string", "pattern": r"^[!#-&(-:<-\[\]-~]{1,80}$", "writeOnly": True})
+]
+Status = Annotated[
+    frozenset[int],
+    _Scalar(
+        _status,
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 200, "maximum": 599},
+                {"enum": ["2xx", "3xx", "4xx", "5xx"]},
+            ]
+        },
+    ),
+]
+QuorumNumber = Annotated[
+    int | Percent,
+    _Scalar(
+        _quorum,
+        {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^(100|[1-9][0-9]?)%$"}]},
+    ),
+]
+Argument = Annotated[str, _Scalar(_argument, {"type": "string"})]
+Period = Annotated[float, _duration(0.01, 3600)]
+Pause = Annotated[float, _duration(0, 600)]
+LeaseTtl = Annotated[float, _duration(0.5, 30)]
+Reconcile = Annotated[float, _duration(0.1, 3600)]
+
+
+def _required(*names: str) -> dict[str, Any]:
+    return {"required": list(names)}
+
+
+class Part(BaseModel):
+    """A mapping of the file. Every field may be missing here: `build` says which may not."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _has_a_value(cls, value: Any) -> Any:
+        if value is None:
+            raise wrong("there is no value", "give one, or remove the line")
+        return value
+
+
+def _or_text(schema: Mapping[str, Any]) -> Any:
+    """Annotation: JSON Schema lets the mapping also be the text `schema` describes."""
+
+    class _OrText:
+        def __get_pydantic_json_schema__(
+            self, core: CoreSchema, handler: GetJsonSchemaHandler
+        ) -> JsonSchemaValue:
+            return {"anyOf": [dict(schema), handler(core)]}
+
+    return _OrText()
+
+
+class Node(Part):
+    """This machine."""
+
+    name: Name | None = Field(
+        default=None, description="How this node is called. Default: the short host name."
+    )
+    interface: Interface = Field(default="lo", description="The interface that carries the VIP addresses.")
+    runtime_dir: Directory = Field(
+        default="/run/anycast",
+        description="Where the sockets and the announcer's journal lie. Emptied by a reboot.",
+    )
+    state_dir: Directory = Field(
+        default="/var/lib/anycast", description="What survives a reboot: maintenance that somebody began."
+    )
+    exabgp_user: UserName = Field(default="nobody", description="The user ExaBGP and its process run as.")
+    listen: Listen = Field(
+        default="127.0.0.1:9644",
+        description="Address and port of the status page, the metrics and the health endpoints. Read-only.",
+    )
+
+
+class Timing(Part):
+    """How long things may take. A time is written `500ms`, `2s`, `1m`, or as a number of seconds."""
+
+    lease_ttl: LeaseTtl = Field(
+        default=2.0,
+        json_schema_extra={"default": "2s"},
+        description="How long the node's routes outlive a dead or hung agent. 500ms to 30s.",
+    )
+    drain: Pause = Field(
+        default=2.0,
+        json_schema_extra={"default": "2s"},
+        description="How long a route that is to go is announced with GRACEFUL_SHUTDOWN before it is withdrawn.",
+    )
+    settle: Pause = Field(
+        default=1.0,
+        json_schema_extra={"default": "1s"},
+        description="How long the kernel keeps a VIP after its route was withdrawn, for packets under way.",
+    )
+    reconcile: Reconcile = Field(
+        default=5.0,
+        json_schema_extra={"default": "5s"},
+        description="How often the kernel is read back and repaired when nothing else happens.",
+    )
+
+
+class NextHop(Part):
+    """Next hops of the announced routes. Needed where a session carries the other address family."""
+
+    ipv4: Address4 | None = Field(
+        default=None, description="Next hop of IPv4 VIPs. Default: the session's local address."
+    )
+    ipv6: Address6 | None = Field(
+        default=None, description="Next hop of IPv6 VIPs. Default: the session's local address."
+    )
+
+
+class Neighbor(Part):
+    """A BGP router this node announces to."""
+
+    model_config = ConfigDict(json_schema_extra=_required("address", "remote_as"))
+
+    address: Address | None = Field(
+        default=None, description="The router's address. Its family is the session's."
+    )
+    remote_as: AsNumber | None = Field(default=None, description="The router's AS number.")
+    local_address: Address | None = Field(
+        default=None,
+        description="This node's address in the session. Default with IPv4: `bgp.router_id`. Required with IPv6.",
+    )
+    families: list[Annotated[Family, _choice(list(Family), Family)]] | None = Field(
+        default=None,
+        description="Families of the routes carried. Default: the session's own. The other one needs `bgp.next_hop`.",
+    )
+    password: Password | None = Field(
+        default=None,
+        description="TCP MD5 password. Printable ASCII, no quotes, backslash, semicolon or space.",
+    )
+    passive: Flag = Field(default=False, description="true: wait for the router to connect.")
+
+
+class Bgp(Part):
+    """The BGP side, which ExaBGP speaks."""
+
+    model_config = ConfigDict(json_schema_extra=_required("local_as", "neighbors"))
+
+    local_as: AsNumber | None = Field(default=None, description="This node's AS number.")
+    router_id: Address4 | None = Field(
+        default=None, description="Default: the first IPv4 `local_address` of a neighbor."
+    )
+    hold_time: Annotated[int, _Scalar(_hold_time, {"type": "integer", "minimum": 3, "maximum": 65535})] = (
+        Field(
+            default=9,
+            description="Seconds without a word after which a router drops the routes of a dead node. Not 0: the "
+            "routes would outlive the node.",
+        )
+    )
+    next_hop: NextHop = Field(default=NextHop(), description="Next hops, where `self` does not serve.")
+    neighbors: list[Neighbor] | None = Field(default=None, description="The routers.")
+
+
+class _Check(Part):
+    interval: Period = Field(
+        default=2.0, json_schema_extra={"default": "2s"}, description="From one probe's start to the next."
+    )
+    fast_interval: Period | None = Field(
+        default=None,
+        description="The interval while the state is changing. Default: 500ms, or `interval` if that is shorter.",
+    )
+    timeout: Period = Field(
+        default=1.0, json_schema_extra={"default": "1s"}, description="A slower answer is a failure."
+    )
+    rise: Count = Field(default=2, description="Successes in a row that make a real server usable.")
+    fall: Count = Field(default=3, description="Failures in a row that make it unusable.")
+
+
+class TcpCheck(_Check):
+    """A completed TCP handshake is success."""
+
+    type: Literal["tcp"]
+    port: Port | None = Field(default=None, description="Default: the port the real server is served on.")
+
+
+class HttpCheck(_Check):
+    """One HTTP/1.1 request; a status that is expected is success."""
+
+    type: Literal["http"]
+    port: Port | None = Field(default=None, description="Default: the port the real server is served on.")
+    method: Annotated[str, _pattern("an HTTP method", "[A-Z]{1,20}", "write one, as in GET or HEAD")] = Field(
+        default="GET", description="The request's method."
+    )
+    path: Annotated[
+        str, _pattern("a path", "/[!-~]{0,2000}", "write one that begins with /, without spaces")
+    ] = Field(default="/", description="The request's path, with a query if one is needed.")
+    host: (
+        Annotated[
+            str, _pattern("a host name", r"[A-Za-z0-9._:\[\]-]{1,253}", "write one, as in www.example.net")
+        ]
+        | None
+    ) = Field(
+        default=None, description="Host header and TLS server name. Default: the real server's address."
+    )
+    expect: list[Status] | None = Field(
+        default=None, description='Statuses that are success. Default: ["2xx"].'
+    )
+
+
+class HttpsCheck(HttpCheck):
+    """As http, over TLS."""
+
+    type: Literal["https"]  # type: ignore[assignment]
+    verify: Flag = Field(
+        default=True, description="false: any certificate will do. Otherwise it must be valid for `host`."
+    )
+
+
+class CommandCheck(_Check):
+    """A program that exits with 0 is success. It finds ANYCAST_ADDRESS and ANYCAST_PORT in its environment."""
+
+    model_config = ConfigDict(json_schema_extra=_required("type", "argv"))
+
+    type: Literal["command"]
+    argv: list[Argument] | None = Field(
+        default=None, description="The program, by its absolute path, and its arguments. There is no shell."
+    )
+
+
+_CHECK_TYPES = ("tcp", "http", "https", "command")
+NO_CHECK = "this is no check of a known type (write a mapping with type: tcp, http, https or command)"
+NO_REFERENCE = (
+    "this is neither a check's name nor a check of a known type (write a name, or a mapping with type)"
+)
+
+
+def _form_of_check(value: Any) -> str | None:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return f"({kind})" if isinstance(kind, str) and kind in _CHECK_TYPES else None
+
+
+def _form_of_reference(value: Any) -> str | None:
+    return "(name)" if isinstance(value, str) else _form_of_check(value)
+
+
+Check = Annotated[
+    Annotated[TcpCheck, UnionTag("(tcp)")]
+    | Annotated[HttpCheck, UnionTag("(http)")]
+    | Annotated[HttpsCheck, UnionTag("(https)")]
+    | Annotated[CommandCheck, UnionTag("(command)")],
+    Discriminator(_form_of_check, custom_error_type="no_check", custom_error_message=NO_CHECK),
+]
+CheckReference = Annotated[
+    Annotated[Name, UnionTag("(name)")]
+    | Annotated[TcpCheck, UnionTag("(tcp)")]
+    | Annotated[HttpCheck, UnionTag("(http)")]
+    | Annotated[HttpsCheck, UnionTag("(https)")]
+    | Annotated[CommandCheck, UnionTag("(command)")],
+    Discriminator(_form_of_reference, custom_error_type="no_check", custom_error_message=NO_REFERENCE),
+]
+
+
+class Server(Part):
+    """A real server. The address alone will do."""
+
+    name: Name | None = Field(default=None, description="Default: the first address.")
+    address: Address | None = Field(default=None, description="Its address, if it has one.")
+    addresses: list[Address] | None = Field(
+        default=None, description="Its addresses: at most one of each family."
+    )
+    weight: Weight = Field(
+        default=1, description="Its share of the new connections. 0: drained, it keeps those it has."
+    )
+    port: Port | None = Field(
+        default=None,
+        description="Default: the service's port, which is the only choice with `forwarding: dr` and `tunnel`.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"address": value}
+        if not isinstance(value, dict):
+            raise wrong(f"{shown(value)} is not a server", "write its address, or a mapping with address")
+        return value
+
+
+Servers = list[
+    Annotated[Server, _or_text({"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]})]
+]
+
+
+class Pool(Part):
+    """Real servers that serve the same."""
+
+    model_config = ConfigDict(json_schema_extra=_required("servers"))
+
+    check: CheckReference | None = Field(
+        default=None,
+        description="A name from `checks`, or a check. Default: tcp on the port the server is served on.",
+    )
+    servers: Servers | None = Field(default=None, description="The real servers.")
+
+
+class Quorum(Part):
+    """Usable real servers of each address family a VIP needs; numbers, or shares such as `50%`."""
+
+    low: QuorumNumber = Field(default=1, description="Fewer than this, and an announced VIP goes away.")
+    high: QuorumNumber | None = Field(
+        default=None, description="As many as this, and the VIP comes up. Default: `low`."
+    )
+
+
+class Serving(Part):
+    """What a service and a VIP of one service have in common."""
+
+    protocol: Annotated[Protocol, _choice(list(Protocol), Protocol)] = Field(
+        default=Protocol.TCP, description="The transport protocol."
+    )
+    pool: Name | None = Field(default=None, description="A name from `pools`.")
+    check: CheckReference | None = Field(
+        default=None, description="Overrides the pool's check here. A name from `checks`, or a check."
+    )
+    scheduler: Annotated[Scheduler, _choice(list(Scheduler), Scheduler)] = Field(
+        default=Scheduler.MH,
+        description="How IPVS chooses a real server. Only `mh` chooses alike on every node, so that a connection "
+        "survives the loss of its balancer.",
+    )
+    flags: list[Annotated[SchedulerFlag, _choice(list(SchedulerFlag), SchedulerFlag)]] | None = Field(
+        default=None, description="Flags of the scheduler. Default with `mh`: [mh-port, mh-fallback]."
+    )
+    forwarding: Annotated[Forwarding, _choice(list(Forwarding), Forwarding)] = Field(
+        default=Forwarding.DR,
+        description="How a packet reaches the real server: direct routing, masquerading, or IP in IP.",
+    )
+    quorum: Quorum = Field(default=Quorum(), description="How many usable real servers the VIP needs.")
+
+    SHARED: ClassVar[frozenset[str]] = frozenset(
+        {"protocol", "pool", "check", "scheduler", "flags", "forwarding", "quorum"}
+    )
+
+
+class Service(Serving):
+    """One protocol and port of a VIP."""
+
+    model_config = ConfigDict(json_schema_extra=_required("port", "pool"))
+
+    port: Port | None = Field(default=None, description="The port that is served.")
+
+
+class Vip(Serving):
+    """A virtual IP: addresses that stand and fall together. With one pool, no `services` are needed."""
+
+    address: Address | None = Field(default=None, description="The address, if there is one.")
+    addresses: list[Address] | None = Field(default=None, description="The addresses.")
+    med: Annotated[int, _whole("a MED", 0, 2**32 - 1)] | None = Field(
+        default=None, description="Multi-exit discriminator. Compared only between nodes of one AS."
+    )
+    communities: list[Community] = Field(default=[], description='Communities, as "65000:100".')
+    large_communities: list[LargeCommunity] = Field(
+        default=[], description='Large communities, as "65000:1:2".'
+    )
+    port: Port | None = Field(default=None, description="The port that is served.")
+    ports: list[Port] | None = Field(default=None, description="The ports, if there are several.")
+    servers: Servers | None = Field(default=None, description="A pool of this VIP's own, named as the VIP.")
+    services: list[Service] | None = Field(
+        default=None, description="The services, where they differ in more than the port."
+    )
+
+    ONE_SERVICE: ClassVar[frozenset[str]] = Serving.SHARED | {"port", "ports", "servers"}
+
+
+class File(Part):
+    """The configuration of an anycast node.
+
+    Files in `conf.d` beside it may hold `checks`, `pools` and `vips`.
+    """
+
+    model_config = ConfigDict(title="anycast", json_schema_extra=_required("bgp"))
+
+    version: Annotated[int, _Scalar(_version, {"const": 1})] = Field(
+        default=1, description="The version of this format."
+    )
+    node: Node = Field(default=Node(), description="This machine.")
+    ipvs: Annotated[str, _choice(["shared", "exclusive"])] = Field(
+        default="shared",
+        description="exclusive: IPVS services that are not in this configuration are removed.",
+    )
+    sysctls: Annotated[str, _choice(["manage", "check"])] = Field(
+        default="manage",
+        description="manage: kernel settings that IPVS needs are set. check: they are only reported.",
+    )
+    timing: Timing = Field(default=Timing(), description="How long things may take.")
+    bgp: Bgp | None = Field(default=None, description="The BGP side.")
+    checks: dict[str, Check] = Field(default={}, description="Checks, by name.")
+    pools: dict[str, Pool] = Field(default={}, description="Pools of real servers, by name.")
+    vips: dict[str, Vip] = Field(default={}, description="Virtual IPs, by name.")
+
+
+def keys_at(location: tuple[str | int, ...]) -> tuple[str, ...]:
+    """The keys of the mapping at a pydantic location (union tags included), or nothing where any key goes."""
+    kind: Any = File
+    for part in location:
+        kind = _inside(kind, part)
+        if kind is None:
+            return ()
+    while get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    kind = next((k for k in get_args(kind) if _is_part(k)), kind) if _is_union(kind) else kind
+    return tuple(kind.model_fields) if _is_part(kind) else ()
+
+
+def _inside(kind: Any, part: str | int) -> Any:
+    """The type of what stands at `part` in a value of type `kind`."""
+    if get_origin(kind) is Annotated:
+        return _inside(get_args(kind)[0], part)
+    if _is_union(kind):
+        for member in get_args(kind):
+            tagged = get_origin(member) is Annotated and any(
+                isinstance(tag, UnionTag) and tag.tag == part for tag in member.__metadata__
+            )
+            if tagged:
+                return get_args(member)[0]
+        return next(
+            (found for member in get_args(kind) if (found := _inside(member, part)) is not None), None
+        )
+    if get_origin(kind) is list:
+        return get_args(kind)[0]
+    if get_origin(kind) is dict:
+        return get_args(kind)[1]
+    if _is_part(kind) and part in kind.model_fields:
+        return kind.model_fields[part].annotation
+    return None
+
+
+def _is_union(kind: Any) -> bool:
+    return get_origin(kind) in (Union, types.UnionType)
+
+
+def _is_part(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Part)
+
+
+class _Generate(GenerateJsonSchema):
+    def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])  # a missing value is a missing line, never null
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        if schema.get("default") is None or isinstance(schema["default"], Part):
+            return self.generate_inner(schema["schema"])
+        return super().default_schema(schema)
+
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002
+        return False  # "Local As" tells an editor nothing
+
+
+def schema_text() -> str:
+    """The JSON Schema (draft 2020-12) of the file format, as `schema.json` holds it."""
+    schema = _alike(File.model_json_schema(schema_generator=_Generate))
+    head = {"$schema": _Generate.schema_dialect}
+    return json.dumps(head | schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def _alike(schema: Any) -> Any:
+    """Older versions of pydantic write some things in more words."""
+    if isinstance(schema, list):
+        return [_alike(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    schema = {key: _alike(value) for key, value in schema.items()}
+    if "const" in schema:
+        schema.pop("enum", None)
+    if len(schema.get("allOf", ())) == 1:
+        schema |= schema.pop("allOf")[0]
+    return dict(sorted(schema.items())) if "$ref" in schema or "const" in schema else schema
+
+
+if __name__ == "__main__":
+    print(schema_text(), end="")

@@ -1,0 +1,150 @@
+"""The merged tree against the schema, leaving out what is wrong, so that the rest can still be judged."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from anycast.config import schema
+from anycast.config.problem import Mark, Path, Problem, shown
+
+if TYPE_CHECKING:
+    from anycast.config.reader import Value
+
+
+@dataclass(slots=True)
+class Source:
+    """What was read: one tree of all files, and the place of everything in it. `holes` are left out of it."""
+
+    tree: dict[str, Value]
+    values: dict[Path, Mark]
+    keys: dict[Path, Mark]
+    holes: set[Path]
+    origin: dict[Path, Path] = field(default_factory=dict)  # place after leaving out -> place in `tree`
+    complete: bool = True  # False: a file could not be read at all
+
+    def place(self, path: Path) -> Path:
+        """Where a path of the remaining tree stands in the files; below a scalar, the scalar."""
+        for length in range(len(path), -1, -1):
+            if path[:length] in self.origin:
+                return self.origin[path[:length]] + path[length:]
+        return path
+
+    def mark(self, path: Path, *, key: bool = False) -> Mark:
+        """The place of a value (or its key), or of the nearest thing around it."""
+        if key and path in self.keys:
+            return self.keys[path]
+        if path in self.values:
+            return self.values[path]
+        while path:
+            path = path[:-1]
+            # Something is missing from a mapping: the key that names the mapping shows it best.
+            if path in self.keys:
+                return self.keys[path]
+            if path in self.values:
+                return self.values[path]
+        return self.values[()]
+
+    def intact(self, path: Path) -> bool:
+        """Nothing was left out at this path of the files, nor below it."""
+        length = len(path)
+        if any(path[:n] in self.holes for n in range(1, length + 1)):
+            return False
+        return not any(hole[:length] == path for hole in self.holes)
+
+
+def validate(source: Source) -> tuple[schema.File, list[Problem]]:
+    """What is left when everything that is wrong by itself is left out, and what was wrong.
+
+    Fills `source.holes` and `source.origin`.
+    """
+    problems: list[Problem] = []
+    while True:
+        source.origin = {}
+        rest = _without(source.tree, (), (), source)
+        try:
+            return schema.File.model_validate(rest), problems
+        except ValidationError as error:
+            before = len(source.holes)
+            for one in error.errors(include_url=False, include_input=True):
+                here = _walk(rest, one["loc"])
+                place = source.place(here)
+                while place not in source.values:  # a scalar that stands for a mapping
+                    place = place[:-1]
+                if problem := _explain(one, place, source):
+                    problems.append(problem)
+                source.holes.add(place)
+                if meant := _meant(one, place, source):
+                    source.holes.add(meant)
+            if len(source.holes) == before:  # never seen; better too much left out than no end
+                source.holes.update((key,) for key in source.tree)
+
+
+def _without(value: Value, here: Path, place: Path, source: Source) -> Any:
+    source.origin[here] = place
+    if isinstance(value, dict):
+        return {
+            key: _without(item, (*here, key), (*place, key), source)
+            for key, item in value.items()
+            if (*place, key) not in source.holes
+        }
+    if isinstance(value, list):
+        kept = [(n, item) for n, item in enumerate(value) if (*place, n) not in source.holes]
+        return [_without(item, (*here, n), (*place, old), source) for n, (old, item) in enumerate(kept)]
+    return value
+
+
+def _walk(tree: Any, location: Iterable[str | int]) -> Path:
+    """A pydantic location as a path of the tree: union tags name nothing in it."""
+    path: Path = ()
+    for part in location:
+        if (isinstance(tree, dict) and part in tree) or (isinstance(tree, list) and isinstance(part, int)):
+            tree = tree[part]  # type: ignore[index]
+            path = (*path, part)
+    return path
+
+
+def _explain(error: Any, place: Path, source: Source) -> Problem | None:
+    kind, given = error["type"], error["input"]
+    if kind == "extra_forbidden":
+        what, do = _unknown_key(error["loc"])
+        return Problem(source.mark(place, key=True), place, what, do)
+    if kind == "no_check":
+        if not source.intact((*place, "type")):
+            return None  # the type itself was complained about
+        message = str(error["msg"])
+        if isinstance(given, dict) and "type" in given:
+            place = (*place, "type")
+            message = f"{shown(given['type'])} is not a type of check (write tcp, http, https or command)"
+        what, _, do = message[:-1].partition(" (")
+    elif kind == "anycast":
+        what, do = error["ctx"]["what"], error["ctx"]["do"]
+    elif kind in ("model_type", "dict_type", "model_attributes_type"):
+        what, do = "this is not a mapping", "write `key: value` lines below it"
+    elif kind == "list_type":
+        what, do = "this is not a list", "write [one, another], or a line with - for each"
+    else:
+        what, do = str(error["msg"]), "see the reference of the format"
+    return Problem(source.mark(place), place, what, do)
+
+
+def _meant(error: Any, place: Path, source: Source) -> Path | None:
+    """The path an unknown key was probably meant to be, if nothing stands there: it must not be missed too."""
+    if error["type"] != "extra_forbidden":
+        return None
+    near = difflib.get_close_matches(str(place[-1]), schema.keys_at(error["loc"][:-1]), n=1)
+    meant: Path = (*place[:-1], *near)
+    return meant if near and meant not in source.keys else None
+
+
+def _unknown_key(location: tuple[str | int, ...]) -> tuple[str, str]:
+    key = str(location[-1])
+    known = schema.keys_at(location[:-1])
+    what = "there is no such key"
+    if near := difflib.get_close_matches(key, known, n=1):
+        return what, f"did you mean {near[0]}?"
+    return what, f"write one of {', '.join(known)}" if known else "remove it"

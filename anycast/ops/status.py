@@ -1,0 +1,348 @@
+"""The status document: everything the node knows, ready for JSON. Pure: instants and clocks come in as data.
+
+Where a thing has lasted for a time, `since` is the wall-clock start in ISO 8601 (UTC) and `since_s` the seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from typing import Any
+
+from anycast.core.decision import Reason, ServiceFacts
+from anycast.core.health import Phase
+from anycast.core.maintenance import NODE, Stage
+from anycast.core.model import Address, Neighbor, Prefix, RealServer, Service, Vip
+from anycast.core.report import NeighborState, Report
+from anycast.core.state import (
+    UNDECIDED,
+    State,
+    VipState,
+    facts,
+    prefix_of,
+    servers_of,
+    service_key,
+    stage_of,
+    stale_at,
+    target_of,
+    versions,
+)
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixStatus:
+    """One prefix of a VIP. `announced`: an announcer has it acknowledged and nothing under way for it."""
+
+    prefix: Prefix
+    wanted: bool
+    announced: bool
+    pending: bool
+    failed: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Clock:
+    now: float
+    wall: float
+
+    def since(self, instant: float | None) -> dict[str, Any]:
+        if instant is None:
+            return {"since": None, "since_s": None}
+        return self.wall_since(self.wall - (self.now - instant))
+
+    def wall_since(self, time: float) -> dict[str, Any]:
+        return {"since": iso(time), "since_s": round(max(0.0, self.wall - time), 3)}
+
+
+def iso(time: float) -> str | None:
+    """Seconds since the epoch as ISO 8601 in UTC, whole seconds; None beyond the calendar."""
+    try:
+        moment = datetime.fromtimestamp(time, UTC)
+    except (OverflowError, ValueError, OSError):
+        return None
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def document(state: State, *, now: float, wall: float, version: str, pid: int) -> dict[str, Any]:
+    """The status as JSON-ready values. `now`: monotonic instant; `wall`: seconds since the epoch, the same moment.
+
+    The keys of `"version": 1` stay; new ones may come.
+    """
+    clock = _Clock(now=now, wall=wall)
+    reasons = readiness(state, now)
+    return {
+        "version": VERSION,
+        "node": {
+            "name": state.config.node.name,
+            "version": version,
+            "pid": pid,
+            "uptime_s": round(now - state.started_at, 3),
+            "stopping": state.stopping_since is not None,
+        },
+        "ready": {"ready": not reasons, "reasons": list(reasons)},
+        "vips": [vip_status(state, vip, now=now, wall=wall) for vip in state.config.vips],
+        "kernel": _kernel(state, now),
+        "announcers": [_announcer(source, report) for source, report in sorted(state.announcers.items())],
+        "neighbors": [
+            {
+                "address": neighbor.address,
+                "state": neighbor.state,
+                **clock.since(neighbor.changed),
+                "reason": neighbor.reason,
+            }
+            for neighbor in neighbors(state)
+        ],
+        "maintenance": maintenance_status(state, now=now, wall=wall),
+    }
+
+
+def readiness(state: State, now: float) -> tuple[str, ...]:
+    """Why the node cannot do its work, in words; empty: it is ready. Maintenance is work."""
+    return tuple(_obstacles(state, now))
+
+
+def _obstacles(state: State, now: float) -> Iterator[str]:
+    if state.stopping_since is not None:
+        yield "the agent is stopping"
+    error = kernel_error(state, now)
+    if error is not None:
+        yield f"kernel unavailable: {error}"
+    for vip in state.config.vips:
+        verdict = state.vips[vip.name].verdict
+        if verdict.reason is Reason.STARTING:
+            yield f"VIP {vip.name} is still starting" + (f": {verdict.detail}" if verdict.detail else "")
+    if not state.announcers:
+        yield "no announcer is connected (is ExaBGP running with the anycast process?)"
+        return
+    if not any(neighbor.state == "up" for neighbor in neighbors(state)):
+        yield "no BGP session is up (see the log of ExaBGP and of the routers)"
+    for report in _reports(state):
+        if report.lease_expired:
+            yield f"the lease of announcer {report.pid} has run out: it announces nothing"
+        for failed in report.failed:
+            yield f"route {failed.prefix} is not announced: {failed.why}"
+
+
+def kernel_error(state: State, now: float) -> str | None:
+    """Why nothing can be said of the kernel, or None when it was read not long ago."""
+    kernel = state.kernel
+    if kernel.error is not None:
+        return kernel.error
+    if kernel.snapshot is None:
+        return "it has not been read yet"
+    if now >= stale_at(state):
+        return f"not read for {now - kernel.read_at:.0f} s"
+    return None
+
+
+def neighbors(state: State) -> tuple[NeighborState, ...]:
+    """The BGP sessions: those of the configuration in its order, then others an announcer tells of.
+
+    A session nobody has told of is `unknown`, with `changed` at the agent's start.
+    """
+    known: dict[str, NeighborState] = {}
+    for report in _reports(state):
+        for heard in report.neighbors:
+            name = _canonical(heard.address)
+            present = known.get(name)
+            # A later announcer knows better, unless its ExaBGP merely does not have the session.
+            if present is None or present.state != "up" or heard.state == "up":
+                known[name] = replace(heard, address=name)
+    configured = [_configured(state, neighbor, known) for neighbor in state.config.bgp.neighbors]
+    names = {neighbor.address for neighbor in configured}
+    return (*configured, *(known[name] for name in known if name not in names))
+
+
+def _configured(state: State, neighbor: Neighbor, known: Mapping[str, NeighborState]) -> NeighborState:
+    name = str(neighbor.address)
+    silent = NeighborState(
+        address=name, state="unknown", changed=state.started_at, reason="no announcer tells of it"
+    )
+    return known.get(name, silent)
+
+
+def _canonical(address: str) -> str:
+    try:
+        return str(ip_address(address))
+    except ValueError:
+        return address
+
+
+def _reports(state: State) -> list[Report]:
+    return [report for _, report in sorted(state.announcers.items()) if report is not None]
+
+
+def prefixes(state: State, vip: Vip) -> tuple[PrefixStatus, ...]:
+    """What the lease wants of the VIP's prefixes and what the announcers made of it."""
+    wanted = {route.prefix for route in state.lease.routes or ()}
+    reports = _reports(state)
+    return tuple(
+        PrefixStatus(
+            prefix=prefix,
+            wanted=prefix in wanted,
+            announced=any(prefix in report.announced and prefix not in report.pending for report in reports),
+            pending=any(prefix in report.pending for report in reports),
+            failed=next((f.why for report in reports for f in report.failed if f.prefix == prefix), None),
+        )
+        for prefix in map(prefix_of, vip.addresses)
+    )
+
+
+def is_announced(state: State, vip: Vip) -> bool:
+    """Whether every prefix of the VIP is acknowledged by some announcer."""
+    return all(prefix.announced for prefix in prefixes(state, vip))
+
+
+def vip_status(state: State, vip: Vip, *, now: float, wall: float) -> dict[str, Any]:
+    """One VIP as it stands in the document."""
+    known = state.vips.get(vip.name, VipState())
+    each = prefixes(state, vip)
+    return {
+        "name": vip.name,
+        "addresses": [str(address) for address in vip.addresses],
+        "advertise": str(known.verdict.advertise),
+        "reason": str(known.verdict.reason),
+        "detail": known.verdict.detail,
+        **_Clock(now=now, wall=wall).since(known.since),
+        "announced": all(prefix.announced for prefix in each),
+        "prefixes": [
+            {
+                "prefix": str(prefix.prefix),
+                "wanted": prefix.wanted,
+                "announced": prefix.announced,
+                "pending": prefix.pending,
+                "failed": prefix.failed,
+            }
+            for prefix in each
+        ],
+        "stage": str(vip_stage(state, vip.name, now)),
+        "services": _services(state, vip, _Clock(now=now, wall=wall)),
+    }
+
+
+def vip_stage(state: State, name: str, now: float) -> Stage:
+    """How far maintenance has taken the VIP: its own or its node's, whichever is further."""
+    return max((stage_of(state, scope, now) for scope in (NODE, name)), key=list(Stage).index)
+
+
+def service_facts(state: State, vip: Vip, now: float) -> Iterator[tuple[Service, int, ServiceFacts]]:
+    """Each service of a VIP in each IP version, with its count of usable servers."""
+    pairs = [(service, version) for service in vip.services for version in versions(vip)]
+    for (service, version), found in zip(pairs, facts(state, vip, now).services, strict=True):
+        yield service, version, found
+
+
+def _services(state: State, vip: Vip, clock: _Clock) -> list[dict[str, Any]]:
+    families: dict[str, list[dict[str, Any]]] = {service.name: [] for service in vip.services}
+    for service, version, found in service_facts(state, vip, clock.now):
+        families[service.name].append(
+            {
+                "family": f"ipv{version}",
+                "usable": found.usable,
+                "undecided": found.undecided,
+                "total": found.total,
+            }
+        )
+    return [
+        {
+            "name": service.name,
+            "scheduler": str(service.scheduler),
+            "flags": sorted(map(str, service.flags)),
+            "forwarding": str(service.forwarding),
+            "quorum": {"low": service.quorum.low, "high": service.quorum.high},
+            "families": families[service.name],
+            "servers": [
+                _server(state, vip, service, server, address, clock=clock)
+                for version in versions(vip)
+                for server, address in servers_of(service, version)
+            ],
+        }
+        for service in vip.services
+    ]
+
+
+def _server(
+    state: State, vip: Vip, service: Service, server: RealServer, address: Address, *, clock: _Clock
+) -> dict[str, Any]:
+    health = state.health.get(target_of(service, server, address), UNDECIDED)
+    return {
+        "name": server.name,
+        "address": str(address),
+        "port": server.port or service.port,
+        "weight": _weight(state, vip, service, server, address, kernel=False),
+        "kernel_weight": _weight(state, vip, service, server, address, kernel=True),
+        "phase": str(health.phase),
+        "detail": health.detail,
+        "check_failed_to_run": health.unknown,
+        **clock.since(None if health.phase is Phase.UNDECIDED else health.since),
+    }
+
+
+def _weight(
+    state: State, vip: Vip, service: Service, server: RealServer, address: Address, *, kernel: bool
+) -> int | None:
+    """The lowest weight of the server behind the VIP's addresses; None: behind one of them it is missing."""
+    snapshot = state.kernel.snapshot
+    table = state.desired.table if not kernel else snapshot.table if snapshot is not None else {}
+    where = (address, server.port or service.port)
+    weights: list[int] = []
+    for vip_address in vip.addresses:
+        if vip_address.version != address.version:
+            continue
+        entry = table.get(service_key(vip_address, service))
+        found = next((d.weight for d in entry.destinations if d.key == where), None) if entry else None
+        if found is None:
+            return None
+        weights.append(found)
+    return min(weights, default=None)
+
+
+def _kernel(state: State, now: float) -> dict[str, Any]:
+    kernel = state.kernel
+    error = kernel_error(state, now)
+    services = kernel.snapshot.table if kernel.snapshot is not None else {}
+    ours = state.owned | frozenset(state.leaving)
+    return {
+        "available": error is None,
+        "error": error,
+        "proven": all(
+            vip.name in state.differences and state.differences[vip.name].proven for vip in state.config.vips
+        ),
+        "read_ago_s": round(now - kernel.read_at, 3) if kernel.snapshot is not None else None,
+        "problems": list(kernel.problems),
+        "foreign_services": sum(key.address not in ours for key in services),
+    }
+
+
+def _announcer(source: int, report: Report | None) -> dict[str, Any]:
+    """An announcer that is connected; one that has not reported yet has nulls."""
+    return {
+        "source": source,
+        "connected": True,
+        "seq": report.seq if report else None,
+        "exabgp_version": report.exabgp_version if report else None,
+        "exabgp_pid": report.exabgp_pid if report else None,
+        "errors": report.errors if report else None,
+        "acks": report.acks if report else None,
+        "oldest_ack_age_s": report.oldest_ack_age if report else None,
+        "lease_expired": report.lease_expired if report else None,
+    }
+
+
+def maintenance_status(state: State, *, now: float, wall: float) -> list[dict[str, Any]]:
+    """Every maintenance in force. `scope`: empty for the node, or the name of a VIP."""
+    clock = _Clock(now=now, wall=wall)
+    return [
+        {
+            "scope": scope,
+            "reason": entry.reason,
+            "by": entry.by,
+            **clock.wall_since(entry.since),
+            "stage": str(stage_of(state, scope, now)),
+        }
+        for scope, entry in sorted(state.maintenance.items())
+    ]

@@ -1,0 +1,261 @@
+"""The lab's command line."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lab import machine
+from lab.configs import node_environment, program_environment
+from lab.keeper import Keeper
+from lab.machine import LabError, Place
+from lab.topology import RUN, Topology, topology
+from lab.wire import Frame, Kind, encode
+
+if TYPE_CHECKING:
+    from lab.control import Lab
+
+_SELF = [sys.executable, "-m", "lab"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one verb; returns the exit status, for `exec` and `run` the command's own."""
+    options = _parser().parse_args(argv)
+    try:
+        status: int = options.act(options)
+    except LabError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    up = verbs.add_parser("up", help="boot, build the site and leave it running")
+    up.set_defaults(act=_up)
+    down = verbs.add_parser("down", help="end it; no trace is left")
+    down.set_defaults(act=_down)
+    status = verbs.add_parser("status", help="what runs, and where the router sends the VIPs")
+    status.set_defaults(act=_status)
+    run = verbs.add_parser("run", help="one command in a fresh lab kernel; its exit status is ours")
+    run.add_argument("--topology", action="store_true", help="build the site first")
+    run.add_argument("--timeout", type=float, metavar="SECONDS", help="end everything then, with status 124")
+    run.set_defaults(act=_run)
+    for verb in (up, run):
+        verb.add_argument("--balancers", type=int, default=3, metavar="N")
+        verb.add_argument("--servers", type=int, default=4, metavar="N")
+        verb.add_argument("--no-daemons", action="store_true", help="no ExaBGP and no agent on the balancers")
+    run.add_argument("command", nargs="+", metavar="CMD")
+
+    execute = verbs.add_parser("exec", help="a command, or a shell, on a node of the running site")
+    execute.add_argument("node", metavar="NODE", help="cl, r1, lb1 …, rs1 …")
+    execute.add_argument("command", nargs=argparse.REMAINDER, metavar="CMD")
+    execute.set_defaults(act=_exec)
+    clab = verbs.add_parser("clab", help="the site for containerlab")
+    clab.add_argument(
+        "--write", action="store_true", help="write the files in lab/; else only say what differs"
+    )
+    clab.set_defaults(act=_clab)
+    which = verbs.add_parser("which", help="which kernel the lab uses here, and why")
+    which.set_defaults(act=_which)
+
+    build = verbs.add_parser("_build")  # inside the lab's kernel
+    build.add_argument("--balancers", type=int, default=3)
+    build.add_argument("--servers", type=int, default=4)
+    build.add_argument("--no-daemons", action="store_true")
+    build.set_defaults(act=_build)
+    inside = verbs.add_parser("_status")
+    inside.set_defaults(act=_status_inside)
+    keep = verbs.add_parser("_keep")  # the process that holds the kernel of `up`
+    keep.set_defaults(act=_keep)
+    return parser
+
+
+def _build_argv(options: argparse.Namespace) -> list[str]:
+    size = ["--balancers", str(options.balancers), "--servers", str(options.servers)]
+    return [*_SELF, "_build", *size, *(["--no-daemons"] if options.no_daemons else [])]
+
+
+def _run(options: argparse.Namespace) -> int:
+    before = [_build_argv(options)] if options.topology else []
+    status = machine.run(options.command, timeout=options.timeout, before=before, env=_environment())
+    if options.topology and machine.choose().place is Place.INSIDE:
+        _lab().down()
+    return status
+
+
+def _which(_: argparse.Namespace) -> int:
+    print(machine.choose().reason)
+    return 0
+
+
+def _up(options: argparse.Namespace) -> int:
+    size = topology(options.balancers, options.servers)
+    choice = machine.choose()
+    if choice.place is Place.INSIDE:
+        return _build(options)
+    folder = _folder()
+    if _connect() is not None:
+        raise LabError("lab: it is up already: python -m lab down")
+    print(choice.reason, flush=True)
+    with (folder / "log").open("wb") as log:
+        keeper = subprocess.Popen(
+            [*_SELF, "_keep"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
+            env=_environment(),
+        )  # fmt: skip
+    assert keeper.stdout is not None
+    said = keeper.stdout.readline()
+    keeper.stdout.close()
+    line = _connect()
+    if not said or line is None:
+        keeper.wait()
+        raise LabError((folder / "log").read_text("utf-8", "replace").strip())
+    (folder / "site.json").write_text(
+        json.dumps({"balancers": options.balancers, "servers": options.servers})
+    )
+    with line:
+        status = machine.attach(line, _build_argv(options), env=_environment(), stdin=-1)
+    if status:
+        _down(options)
+        return status
+    print(f"lab: up: python -m lab exec {size.balancers[0].name}", flush=True)
+    return 0
+
+
+def _keep(_: argparse.Namespace) -> int:
+    folder = _folder()
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with machine.Machine.start(machine.choose()) as kernel, socket.socket(socket.AF_UNIX) as listener:
+            path = folder / "sock"
+            path.unlink(missing_ok=True)
+            listener.bind(str(path))
+            listener.listen(64)
+            os.write(1, b"up\n")
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            try:
+                Keeper(kernel.line, listener).serve()
+            finally:
+                path.unlink(missing_ok=True)
+    return 0
+
+
+def _down(_: argparse.Namespace) -> int:
+    if machine.choose().place is Place.INSIDE:
+        _lab().down()
+        return 0
+    folder = _folder()
+    line = _connect()
+    if line is not None:
+        with line:
+            line.sendall(encode(Frame(0, Kind.POWEROFF)))
+            while line.recv(65536):
+                pass
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the keeper holds it until the kernel is gone
+        for name in ("sock", "log", "site.json", "lock"):
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
+    return 0
+
+
+def _exec(options: argparse.Namespace) -> int:
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    shell = ["bash", "--norc", "--noprofile", *(["-i"] if terminal else [])]
+    argv = ["ip", "netns", "exec", options.node, *(command or shell)]
+    env = _environment() | node_environment(options.node)
+    env |= {"PS1": f"{options.node}# ", "PATH": f"{RUN}/bin:{os.environ.get('PATH', '/usr/bin:/bin')}"}
+    inside = machine.choose().place is Place.INSIDE
+    line = None if inside else _connect()
+    if not inside and line is None:
+        raise LabError("lab: it is not up: python -m lab up")
+    site = Path(RUN) if inside else _folder()
+    names = [node.name for node in topology(**json.loads((site / "site.json").read_text())).nodes]
+    if options.node not in names:
+        raise LabError(f"lab: no node {options.node!r}: there are {', '.join(names)}")
+    if line is None:
+        os.execvpe(argv[0], argv, env)  # noqa: S606
+    with line:
+        return machine.attach(line, argv, env=env, terminal=terminal)
+
+
+def _status(options: argparse.Namespace) -> int:
+    if machine.choose().place is Place.INSIDE:
+        return _status_inside(options)
+    line = _connect()
+    if line is None:
+        print("lab: not up")
+        return 1
+    with line:
+        return machine.attach(line, [*_SELF, "_status"], env=_environment(), stdin=-1)
+
+
+def _status_inside(_: argparse.Namespace) -> int:
+    with _lab() as lab:
+        for name, daemons in lab.status().items():
+            words = [f"{what} {'runs' if alive else 'DOWN'}" for what, alive in daemons.items()]
+            print(f"{name:5} {', '.join(words) or '-'}")
+        for vip, nodes in lab.router_routes().items():
+            print(f"{vip} via {', '.join(nodes) or 'nothing'}")
+    return 0
+
+
+def _build(options: argparse.Namespace) -> int:
+    with _lab(topology(options.balancers, options.servers)) as lab:
+        lab.build(daemons=not options.no_daemons)
+    return 0
+
+
+def _clab(options: argparse.Namespace) -> int:
+    from lab import clab
+
+    changed = clab.differing()
+    for path in changed:
+        print(path.relative_to(clab.HERE))
+    if options.write:
+        clab.write()
+        return 0
+    return 1 if changed else 0
+
+
+def _lab(site: Topology | None = None) -> Lab:
+    from lab.control import Lab
+
+    return Lab(site)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with this checkout importable wherever the command is run."""
+    return program_environment()
+
+
+def _folder() -> Path:
+    """Where `up` leaves its socket: a directory of this user's alone."""
+    folder = Path(tempfile.gettempdir(), f"anycast-lab-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid() or folder.is_symlink():
+        raise LabError(f"lab: {folder} belongs to somebody else: remove it, or set TMPDIR")
+    return folder
+
+
+def _connect() -> socket.socket | None:
+    line = socket.socket(socket.AF_UNIX)
+    try:
+        line.connect(str(_folder() / "sock"))
+    except (FileNotFoundError, ConnectionRefusedError):
+        line.close()
+        return None
+    return line

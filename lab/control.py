@@ -1,0 +1,358 @@
+"""The lab in a program's hands: build it, break it, look at it. Runs inside the lab's kernel.
+
+with Lab(topology()) as lab:
+    lab.build()
+    lab.wait_route("192.0.2.1/32", ["lb1", "lb2", "lb3"])
+    with lab.load(connections=600) as load:
+        load.mark()
+        lab.kill("lb1", "agent")
+        print(load.stats()["broken"])
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Literal, Self
+
+from lab import build, configs, processes
+from lab.machine import LabError
+from lab.processes import Process
+from lab.routewatch import RouteEvent, RouteTable, RouteWatch
+from lab.topology import RUN, VIP4, VIP6, VIPS, Role, Topology, topology
+
+What = Literal["agent", "exabgp", "announcer", "zebra", "bgpd", "server"]
+_FRR = Path("/usr/lib/frr")
+_FRR_RUN = Path("/run/frr")
+_DAEMONS: dict[Role, tuple[What, ...]] = {
+    Role.CLIENT: (),
+    Role.ROUTER: ("zebra", "bgpd"),
+    Role.BALANCER: ("exabgp", "agent"),
+    Role.SERVER: ("server",),
+}
+
+
+class Lab:
+    """One site. `build` before anything else; without `site` a Lab takes the one another process has built."""
+
+    def __init__(self, site: Topology | None = None) -> None:
+        if not os.environ.get("ANYCAST_LAB_GUEST"):
+            raise LabError(
+                "the site stands in the lab's own kernel only: python -m lab run --topology -- COMMAND"
+            )
+        self.run = Path(RUN)
+        self.topology = site or self._standing() or topology()
+        self._routes: RouteWatch | None = None
+
+    def _standing(self) -> Topology | None:
+        with contextlib.suppress(FileNotFoundError):
+            return topology(**json.loads((self.run / "site.json").read_text()))
+        return None
+
+    def build(self, *, daemons: bool = True) -> None:
+        """Network, router, real servers, the nodes' files and, with `daemons`, ExaBGP and agent on every node."""
+        self.run.mkdir(parents=True, exist_ok=True)
+        size = {"balancers": len(self.topology.balancers), "servers": len(self.topology.servers)}
+        (self.run / "site.json").write_text(json.dumps(size))
+        build.build_network(self.topology)
+        for node in self.topology.nodes:
+            (self.run / node.name).mkdir(exist_ok=True)
+        command = self.run / "bin" / "anycast"
+        command.parent.mkdir(exist_ok=True)
+        command.write_text(f'#!/bin/sh\nexec {shlex.join(configs.program())} "$@"\n')
+        command.chmod(0o755)
+        _FRR_RUN.mkdir(exist_ok=True)
+        shutil.chown(_FRR_RUN, "frr", "frr")
+        (self.run / "r1" / "zebra.conf").write_text(configs.zebra_conf())
+        (self.run / "r1" / "bgpd.conf").write_text(configs.bgpd_conf(self.topology))
+        self.start("r1", "zebra")
+        for server in self.topology.servers:
+            self.start(server.name, "server")
+        for balancer in self.topology.balancers:
+            (self.run / balancer.name / "state").mkdir(exist_ok=True)
+            self.config(balancer.name).write_text(configs.anycast_yaml(self.topology, balancer))
+        self.start("r1", "bgpd")
+        if daemons:
+            for balancer in self.topology.balancers:
+                self.render(balancer.name)
+                self.start(balancer.name, "exabgp")
+                self.start(balancer.name, "agent")
+
+    def down(self) -> None:
+        """Ends every process and removes namespaces and files. Harmless where nothing stands."""
+        self.close()
+        ours = [p for p in (processes.recorded(r) for r in self.run.glob("*/*.pid")) if p and p.alive()]
+        for process in ours:
+            with contextlib.suppress(ProcessLookupError):
+                process.send(signal.SIGKILL)
+        for process in ours:
+            process.wait(5.0)
+        build.destroy_network(self.topology)
+        shutil.rmtree(self.run, ignore_errors=True)
+        shutil.rmtree(_FRR_RUN, ignore_errors=True)
+
+    def close(self) -> None:
+        """Ends this object's own watching; the site stays."""
+        if self._routes is not None:
+            self._routes.close()
+            self._routes = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def config(self, node: str) -> Path:
+        """The node's anycast configuration."""
+        return self.run / node / "anycast.yaml"
+
+    def log(self, node: str, what: What) -> Path:
+        return self.run / node / f"{what}.log"
+
+    def render(self, node: str) -> None:
+        """Writes ExaBGP's configuration and environment from the node's YAML."""
+        text, environment = configs.render_exabgp(self.config(node))
+        (self.run / node / "exabgp.conf").write_text(text)
+        (self.run / node / "exabgp.env").write_text("".join(f"{k}={v}\n" for k, v in environment.items()))
+
+    def start(self, node: str, what: What) -> Process:
+        """Starts a daemon in its node. Raises LabError when it runs already."""
+        if self.alive(node, what):
+            raise LabError(f"{what} on {node} runs already")
+        folder = self.run / node
+        argv, env = self._command(node, what)
+        if what == "bgpd":
+            # A bgpd that comes first tries again only after ten seconds.
+            _await_file(_FRR_RUN / "zserv.api")
+        return processes.spawn(
+            argv, netns=node, env=env, log=self.log(node, what), record=folder / f"{what}.pid"
+        )
+
+    def _command(self, node: str, what: What) -> tuple[list[str], Mapping[str, str]]:
+        folder = self.run / node
+        env = configs.program_environment()
+        match what:
+            case "zebra" | "bgpd":
+                conf = str(folder / f"{what}.conf")
+                pid = f"{_FRR_RUN}/{what}.pid"
+                return [
+                    str(_FRR / what),
+                    "-u",
+                    "frr",
+                    "-g",
+                    "frr",
+                    "-f",
+                    conf,
+                    "-i",
+                    pid,
+                    "--log",
+                    "stdout",
+                    "-P",
+                    "0",
+                ], env
+            case "server":
+                program = str(Path(__file__).with_name("server.py"))
+                return [sys.executable, "-I", "-S", program, node], env
+            case "agent":
+                return configs.program("agent", "--config", str(self.config(node))), env
+            case "exabgp":
+                lines = (folder / "exabgp.env").read_text().splitlines()
+                env |= dict(line.split("=", 1) for line in lines)
+                return [str(Path(sys.executable).with_name("exabgp")), str(folder / "exabgp.conf")], env
+            case "announcer":
+                raise LabError("the announcer is ExaBGP's to start: restart exabgp")
+
+    def process(self, node: str, what: What) -> Process | None:
+        """The daemon as it was started last; None: never. The announcer is ExaBGP's child of this moment."""
+        if what == "announcer":
+            parent = self.process(node, "exabgp")
+            return processes.child_of(parent) if parent and parent.alive() else None
+        return processes.recorded(self.run / node / f"{what}.pid")
+
+    def alive(self, node: str, what: What) -> bool:
+        process = self.process(node, what)
+        return process is not None and process.alive()
+
+    def kill(self, node: str, what: What, number: int = signal.SIGKILL) -> None:
+        """Sends a signal; waits for the end after SIGKILL. Raises LabError when it does not run."""
+        process = self.process(node, what)
+        if process is None or not process.alive():
+            raise LabError(f"{what} on {node} does not run")
+        process.send(number)
+        if number == signal.SIGKILL and not process.wait(5.0):
+            raise LabError(f"{what} on {node} survives SIGKILL")
+
+    def stop(self, node: str, what: What, grace: float = 10.0) -> None:
+        """SIGTERM, after `grace` seconds SIGKILL."""
+        process = self.process(node, what)
+        if process is not None:
+            process.end(grace)
+
+    def restart(self, node: str, what: What) -> None:
+        self.stop(node, what)
+        self.start(node, what)
+
+    def status(self) -> dict[str, dict[str, bool]]:
+        """Per node, which of its daemons run."""
+        return {
+            node.name: {w: self.alive(node.name, w) for w in _DAEMONS[node.role]}
+            for node in self.topology.nodes
+        }
+
+    def watch(self) -> RouteWatch:
+        """The router's kernel routes with their history, from the first call on."""
+        if self._routes is None:
+            table = RouteTable(VIPS, self.topology.node_of_next_hop, "r1")
+            self._routes = RouteWatch(table)
+        return self._routes
+
+    def router_routes(self) -> dict[str, tuple[str, ...]]:
+        """VIP prefix to the nodes the router's kernel sends it to, read now."""
+        table = RouteTable(VIPS, self.topology.node_of_next_hop, "r1")
+        try:
+            return dict.fromkeys(VIPS, ()) | table.read()
+        finally:
+            table.close()
+
+    def wait_route(self, prefix: str, nodes: Collection[str], timeout: float = 30.0) -> RouteEvent:
+        """Until the router's kernel sends `prefix` to exactly `nodes`. Raises TimeoutError."""
+        return self.watch().wait(prefix, nodes, timeout)
+
+    def set_routes(self, nodes: Collection[str]) -> None:
+        """Static routes to the VIPs instead of BGP's, for a site without daemons. No nodes: no route."""
+        for family, vip, side in (("-4", VIPS[0], "node4"), ("-6", VIPS[1], "node6")):
+            hops = [getattr(b, side) for b in self.topology.balancers if b.name in nodes]
+            words = [word for hop in hops for word in ("nexthop", "via", hop)]
+            verb = ["replace", vip, *words] if hops else ["del", vip]
+            self.exec("r1", "ip", family, "route", *verb)
+
+    def exec(
+        self, node: str, *argv: str, check: bool = True, timeout: float = 30.0
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a command in a node; `anycast` there speaks to the node's own agent (`ANYCAST_CONFIG`,
+        `ANYCAST_SOCKET`). Raises LabError with what it said when it fails and `check` is set.
+        """
+        self.topology.node(node)
+        env = configs.program_environment() | configs.node_environment(node)
+        done = subprocess.run(
+            ["ip", "netns", "exec", node, *argv],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout,
+            env=env,
+        )
+        if check and done.returncode != 0:
+            raise LabError(f"{node}: {' '.join(argv)}: exit status {done.returncode}: {done.stderr.strip()}")
+        return done
+
+    def node_cli(
+        self, node: str, *arguments: str, check: bool = False, timeout: float = 30.0
+    ) -> subprocess.CompletedProcess[str]:
+        """`anycast …` in a node."""
+        return self.exec(node, *configs.program(*arguments), check=check, timeout=timeout)
+
+    def ipvs(self, node: str) -> str:
+        """The node's IPVS table as `ipvsadm -Sn` saves it."""
+        return self.exec(node, "ipvsadm", "-Sn").stdout
+
+    def load(
+        self,
+        connections: int = 600,
+        *,
+        interval: float = 0.5,
+        probes: float = 0.0,
+        ready_timeout: float = 30.0,
+    ) -> Load:
+        """Starts the load in the client's namespace and waits until every connection has had an answer."""
+        return Load(connections, interval=interval, probes=probes, ready_timeout=ready_timeout)
+
+
+class Load:
+    """`lab.client` at work. Use as a context manager or `stop` it. Seconds everywhere."""
+
+    def __init__(self, connections: int, *, interval: float, probes: float, ready_timeout: float) -> None:
+        program = str(Path(__file__).with_name("client.py"))
+        self._process = subprocess.Popen(
+            [
+                "ip", "netns", "exec", "cl", sys.executable, "-I", "-S", program, f"--connections={connections}",
+                f"--interval={interval}", f"--probes={probes}", "--vip", VIP4, "--vip", VIP6,
+            ],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._ask: IO[bytes] = self._process.stdin
+        self._answers: IO[bytes] = self._process.stdout
+        self._rest = b""
+        try:
+            self.ready = self._read(ready_timeout)  # the counts when all were connected
+        except BaseException:
+            self.stop()
+            raise
+
+    def mark(self) -> None:
+        """Starts a new count."""
+        self._do("mark")
+
+    def stats(self) -> dict[str, Any]:
+        """Counts since the mark: see `lab.client.Load.stats`."""
+        return self._do("stats")
+
+    def wait_answered(self, timeout: float = 20.0) -> dict[str, Any]:
+        """The counts as soon as every connection has asked and been answered since the mark, or is broken."""
+        return self._do("answered", timeout)
+
+    def _do(self, what: str, timeout: float = 10.0) -> dict[str, Any]:
+        self._ask.write(json.dumps({"do": what}).encode() + b"\n")
+        self._ask.flush()
+        return self._read(timeout)
+
+    def _read(self, timeout: float) -> dict[str, Any]:
+        deadline = time.monotonic() + timeout
+        while b"\n" not in self._rest:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self._answers], [], [], left)[0]:
+                raise TimeoutError(f"the load said nothing for {timeout:g} s")
+            data = os.read(self._answers.fileno(), 65536)
+            if not data:
+                raise LabError("the load has ended")
+            self._rest += data
+        line, _, self._rest = self._rest.partition(b"\n")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._ask, self._answers):
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def _await_file(path: Path, timeout: float = 15.0) -> None:
+    deadline = time.monotonic() + timeout
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise LabError(f"{path} has not appeared in {timeout:g} s: see {RUN}/r1/zebra.log")
+        time.sleep(0.02)

@@ -1,0 +1,426 @@
+"""A router (FRR) and a node (ExaBGP with `anycast announce`) in two network namespaces, and the agent's end of the lease.
+
+The agent is played by the test; everything else is the real program. What counts is the router's kernel table.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import selectors
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Any
+
+from anycast.core.report import Prefix, Report
+from anycast.core.routes import Route
+from anycast.lease import Decoder, Lease, encode
+from lab.processes import Process, spawn
+from lab.routewatch import RouteTable, RouteWatch
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+FRR = Path("/usr/lib/frr")
+EXABGP_5 = Path(sys.executable).with_name("exabgp")
+EXABGP_4 = CHECKOUT / "build/venv-exabgp42/bin/exabgp"
+PLUGIN = (sys.executable, "-m", "anycast", "announce")
+
+PATIENCE = 15.0  # seconds; an event that takes longer does not come
+TTL = 2.0  # seconds
+ROUTER_AS, NODE_AS = 65000, 65001
+ROUTER4, NODE4 = "10.90.0.1", "10.90.0.2"
+ROUTER6, NODE6 = "fd00:90::1", "fd00:90::2"
+
+VIPS4 = tuple(IPv4Network(f"10.99.0.{i}/32") for i in range(1, 65))
+VIPS6 = tuple(IPv6Network(f"fd00:99::{i:x}/128") for i in range(1, 9))
+MARKERS = (ip_network("10.99.1.1/32"), ip_network("fd00:99:1::1/128"))
+
+BOTH_SESSIONS = ((ROUTER4, NODE4, "ipv4"), (ROUTER6, NODE6, "ipv6"))
+ONE_SESSION = ((ROUTER4, NODE4, "ipv4 unicast; ipv6"),)  # both families over the IPv4 transport
+
+
+def missing() -> str | None:
+    """Why these tests cannot run here; None: they can."""
+    if os.geteuid() != 0:
+        return "real BGP needs root: network namespaces, port 179"
+    if not (FRR / "bgpd").exists() or shutil.which("vtysh") is None:
+        return "no FRR here: apt install frr"
+    return None
+
+
+class Agent:
+    """The agent's end of the lease: listens, hands the current lease to whoever connects, renews it, hears reports."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._sequence = 0
+        self._lease: Callable[[], Lease] | None = None
+        self._renewed = 0.0  # seconds between renewals; 0: never
+        self._last: Report | None = None
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self.connections = 0
+        self.open()
+
+    def open(self) -> None:
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(self._path))
+        self._listener.listen()
+        self._wake, self._woken = socket.socketpair()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """As if the agent had died: its end of every connection goes, and the socket."""
+        if self._thread is not None:
+            self._wake.close()
+            self._thread.join()
+            self._thread = None
+            self._path.unlink()
+
+    def grant(
+        self, *routes: Route, owned: Sequence[Prefix] = (), ttl: float = TTL, renew: bool = True
+    ) -> int:
+        """From now on the lease is this, sent at once, and again each third of `ttl` with `renew`. Returns its number."""
+        with self._changed:
+            self._sequence += 1
+            number = self._sequence
+            self._lease = lambda: Lease(
+                seq=self._sequence,
+                issued=time.monotonic(),
+                ttl=ttl,
+                routes=routes,
+                owned=tuple(owned) or tuple(route.prefix for route in routes),
+            )
+            self._renewed = ttl / 3 if renew else 0.0
+        if self._thread is not None:
+            self._wake.send(b".")
+        return number
+
+    def wait(self, what: Callable[[Report], bool], timeout: float = PATIENCE) -> Report:
+        """The newest report, as soon as `what` is true of it. Raises TimeoutError with what it says instead."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._last is not None and what(self._last), timeout)
+            if self._last is None or not what(self._last):
+                raise TimeoutError(f"after {timeout:g} s the newest report is {self._last}")
+            return self._last
+
+    def settled(self, number: int) -> Report:
+        """The report by which ExaBGP has taken everything that lease `number` asked for."""
+        return self.wait(lambda report: report.seq >= number)
+
+    def _serve(self) -> None:
+        with selectors.DefaultSelector() as selector, contextlib.ExitStack() as sockets:
+            decoders: dict[socket.socket, Decoder] = {}
+            for end in (self._listener, self._woken):
+                sockets.callback(end.close)
+                selector.register(end, selectors.EVENT_READ)
+            sent = time.monotonic()
+            while True:
+                patience = max(0.0, sent + self._renewed - time.monotonic()) if self._renewed else None
+                asked = False
+                for key, _ in selector.select(patience):
+                    one = key.fileobj
+                    assert isinstance(one, socket.socket)
+                    if one is self._listener:
+                        connection, _ = one.accept()
+                        sockets.callback(connection.close)
+                        selector.register(connection, selectors.EVENT_READ)
+                        decoders[connection] = Decoder()
+                        self.connections += 1
+                        self._send([connection])
+                    elif one is self._woken:
+                        if not one.recv(4096):
+                            return
+                        asked = True
+                    elif not self._hear(one, decoders[one]):
+                        selector.unregister(one)
+                        del decoders[one]
+                if asked or (self._renewed and time.monotonic() >= sent + self._renewed):
+                    self._send(decoders)
+                    sent = time.monotonic()
+
+    def _send(self, connections: Any) -> None:
+        with self._changed:
+            if self._lease is None:
+                return
+            line = encode(self._lease())
+            self._sequence += 1
+        for connection in connections:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.sendall(line)
+
+    def _hear(self, connection: socket.socket, decoder: Decoder) -> bool:
+        """False: the other end is gone."""
+        try:
+            data = connection.recv(65536)
+        except ConnectionResetError:
+            data = b""
+        with self._changed:
+            for message in decoder.feed(data):
+                assert isinstance(message, Report)
+                self._last = message
+            if not data:
+                self._last = None
+            self._changed.notify_all()
+        return bool(data)
+
+
+class Router:
+    """FRR's zebra and bgpd in a namespace of their own, and a view of its kernel table."""
+
+    def __init__(self, place: str, folder: Path) -> None:
+        self.place = place
+        self._folder = folder
+        self._daemons: list[Process] = []
+        self.table = RouteWatch(RouteTable([str(p) for p in (*VIPS4, *VIPS6, *MARKERS)], {}, place))
+
+    def start(self) -> None:
+        (self._folder / "zebra.conf").write_text("frr defaults traditional\nno zebra nexthop kernel enable\n")
+        (self._folder / "bgpd.conf").write_text(_bgpd_conf())
+        for name, ready in (("zebra", "zserv.api"), ("bgpd", "bgpd.vty")):
+            conf, pid = self._folder / f"{name}.conf", self._folder / f"{name}.pid"
+            argv = [str(FRR / name), "-u", "frr", "-g", "frr", "-f", str(conf), "-i", str(pid), "-P", "0"]
+            argv += [
+                "-z",
+                str(self._folder / "zserv.api"),
+                "--vty_socket",
+                str(self._folder),
+                "--log",
+                "stdout",
+            ]
+            log = self._folder / f"{name}.log"
+            self._daemons.append(
+                spawn(argv, netns=self.place, env=os.environ, log=log, record=self._folder / f"{name}.record")
+            )
+            _await_path(self._folder / ready, log)
+
+    def stop(self) -> None:
+        self.table.close()
+        for daemon in reversed(self._daemons):
+            daemon.end()
+
+    def vtysh(self, *commands: str) -> str:
+        argv = ["vtysh", "--vty_socket", str(self._folder), *(word for c in commands for word in ("-c", c))]
+        return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=PATIENCE).stdout
+
+    def path(self, prefix: Prefix) -> dict[str, Any]:
+        """The only path to `prefix` that bgpd knows."""
+        answer = json.loads(self.vtysh(f"show bgp ipv{prefix.version} unicast {prefix} json"))
+        (path,) = answer["paths"]
+        assert isinstance(path, dict)
+        return path
+
+    def updates(self, neighbor: str) -> int:
+        """UPDATE messages that came from `neighbor`."""
+        return int(self._neighbor(neighbor)["messageStats"]["updatesRecv"])
+
+    def sessions(self, neighbor: str) -> int:
+        """How often the session with `neighbor` has been established."""
+        return int(self._neighbor(neighbor)["connectionsEstablished"])
+
+    def _neighbor(self, address: str) -> dict[str, Any]:
+        answer = json.loads(self.vtysh(f"show bgp neighbors {address} json"))[address]
+        assert isinstance(answer, dict)
+        return answer
+
+    def has(self, prefix: Prefix) -> bool:
+        return bool(self.table.routes()[str(prefix)])
+
+    def wait_for(self, *prefixes: Prefix) -> None:
+        """Until the kernel forwards to the node. Raises TimeoutError."""
+        for prefix in prefixes:
+            self.table.wait(str(prefix), [NODE4 if prefix.version == 4 else NODE6], PATIENCE)
+
+    def wait_without(self, *prefixes: Prefix) -> None:
+        """Until there is no route. Raises TimeoutError."""
+        for prefix in prefixes:
+            self.table.wait(str(prefix), [], PATIENCE)
+
+
+class Node:
+    """ExaBGP with the announcer, and the agent that the announcer listens to."""
+
+    def __init__(
+        self,
+        router: Router,
+        place: str,
+        folder: Path,
+        *,
+        exabgp: Path = EXABGP_5,
+        own: Sequence[Prefix] = (),
+        sessions: Sequence[tuple[str, str, str]] = BOTH_SESSIONS,
+    ) -> None:
+        self.router = router
+        self.journal = folder / "announcer" / "journal.json"
+        self.agent = Agent(folder / "lease.sock")
+        self._folder = folder
+        self._place = place
+        self._argv = [str(exabgp), str(folder / "exabgp.conf")]
+        self._ends = [session[1] for session in sessions]
+        run = [*PLUGIN, "--socket", str(folder / "lease.sock"), "--journal", str(self.journal)]
+        run += [word for prefix in own for word in ("--own", str(prefix))]
+        (folder / "exabgp.conf").write_text(_exabgp_conf(run, sessions))
+        self._routes: tuple[Route, ...] = ()
+        self.start()
+
+    def start(self) -> None:
+        env = os.environ | {
+            "PYTHONPATH": str(CHECKOUT),
+            # Not `drop=false`: with it ExaBGP drops privileges after the first start, so a second start differs.
+            "exabgp_daemon_user": "root",
+            "exabgp_api_cli": "false",
+            "exabgp_api_terminate": "true",
+            "exabgp_log_level": "WARNING",
+            "exabgp_tcp_bind": " ".join(self._ends),
+        }
+        record = self._folder / "exabgp.record"
+        self.exabgp = spawn(
+            self._argv, netns=self._place, env=env, log=self._folder / "exabgp.log", record=record
+        )
+
+    def stop(self) -> None:
+        self.exabgp.end(grace=0.0)
+        self.agent.close()
+        print((self._folder / "exabgp.log").read_text())  # pytest shows it of a test that failed
+
+    def want(self, *routes: Route, ttl: float = TTL, renew: bool = True) -> Report:
+        """Leases `routes`; returns once ExaBGP has taken them."""
+        self._routes = routes
+        return self.agent.settled(self.agent.grant(*routes, ttl=ttl, renew=renew))
+
+    def barrier(self) -> None:
+        """Until everything ExaBGP has taken so far is through the router and in its kernel table.
+
+        Neither ExaBGP nor FRR overtakes: a route announced now arrives after all that went before.
+        """
+        ends = [marker for marker in MARKERS if any(_version(end) == marker.version for end in self._ends)]
+        self.agent.settled(self.agent.grant(*self._routes, *(Route(prefix=marker) for marker in ends)))
+        self.router.wait_for(*ends)
+        self.agent.settled(self.agent.grant(*self._routes))
+        self.router.wait_without(*ends)
+
+    def up(self) -> Report:
+        """Once every BGP session is up."""
+        count = len(self._ends)
+        return self.agent.wait(lambda report: sum(n.state == "up" for n in report.neighbors) == count)
+
+
+@contextlib.contextmanager
+def site() -> Iterator[tuple[Router, str, Path]]:
+    """The router, the namespace of the node beside it, and a folder for both."""
+    router_place, node_place = (f"anycast-bgp{os.getpid()}-{name}" for name in ("router", "node"))
+    # Not pytest's folder: FRR gives up root, and must be able to reach its sockets.
+    folder = Path(tempfile.mkdtemp(prefix="anycast-bgp-"))
+    folder.chmod(0o755)
+    frr = folder / "frr"
+    frr.mkdir()
+    shutil.chown(frr, "frr", "frr")
+    with contextlib.ExitStack() as undo:
+        undo.callback(shutil.rmtree, folder)
+        for place in (router_place, node_place):
+            _ip(f"netns add {place}")
+            undo.callback(_ip, f"netns del {place}")
+        _ip(f"link add r0 netns {router_place} type veth peer name n0 netns {node_place}")
+        for place, link, v4, v6 in ((router_place, "r0", ROUTER4, ROUTER6), (node_place, "n0", NODE4, NODE6)):
+            _ip("link set lo up", f"link set {link} up", place=place)
+            _ip(f"addr add {v4}/30 dev {link}", f"addr add {v6}/64 dev {link} nodad", place=place)
+        router = Router(router_place, frr)
+        undo.callback(router.stop)
+        router.start()
+        yield router, node_place, folder
+
+
+_numbers = itertools.count(1)
+
+
+@contextlib.contextmanager
+def node(
+    around: tuple[Router, str, Path],
+    *,
+    exabgp: Path = EXABGP_5,
+    own: Sequence[Prefix] = (),
+    sessions: Sequence[tuple[str, str, str]] = BOTH_SESSIONS,
+) -> Iterator[Node]:
+    """A node at the site, from a clean state; the sessions are not yet up."""
+    router, place, parent = around
+    folder = parent / f"node{next(_numbers)}"
+    folder.mkdir()
+    with contextlib.ExitStack() as undo:
+        one = Node(router, place, folder, exabgp=exabgp, own=own, sessions=sessions)
+        undo.callback(one.stop)
+        yield one
+    router.wait_without(*VIPS4, *VIPS6, *MARKERS)
+
+
+def _bgpd_conf() -> str:
+    return f"""\
+frr defaults traditional
+route-map NOTHING deny 10
+exit
+router bgp {ROUTER_AS}
+ bgp router-id 192.0.2.1
+ no bgp ebgp-requires-policy
+ no bgp default ipv4-unicast
+ bgp graceful-restart-disable
+ timers bgp 1 3
+ neighbor NODES peer-group
+ neighbor NODES remote-as {NODE_AS}
+ neighbor NODES timers connect 1
+ neighbor {NODE4} peer-group NODES
+ neighbor {NODE6} peer-group NODES
+ address-family ipv4 unicast
+  neighbor {NODE4} activate
+  neighbor {NODE4} route-map NOTHING out
+ exit-address-family
+ address-family ipv6 unicast
+  neighbor {NODE4} activate
+  neighbor {NODE4} route-map NOTHING out
+  neighbor {NODE6} activate
+  neighbor {NODE6} route-map NOTHING out
+ exit-address-family
+"""
+
+
+def _exabgp_conf(run: Sequence[str], sessions: Sequence[tuple[str, str, str]]) -> str:
+    neighbors = "".join(
+        f"""\
+neighbor {router} {{
+    router-id {NODE4};
+    local-address {node};
+    local-as {NODE_AS};
+    peer-as {ROUTER_AS};
+    hold-time 3;
+    family {{ {family} unicast; }}
+    api {{ processes [ anycast ]; neighbor-changes; }}
+}}
+"""
+        for router, node, family in sessions
+    )
+    return f"process anycast {{\n    run {' '.join(run)};\n    encoder json;\n}}\n{neighbors}"
+
+
+def _version(address: str) -> int:
+    return 6 if ":" in address else 4
+
+
+def _ip(*commands: str, place: str | None = None) -> None:
+    argv = ["ip", *(["-n", place] if place else []), "-batch", "-"]
+    subprocess.run(argv, input="\n".join(commands), text=True, check=True)
+
+
+def _await_path(path: Path, log: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{path} has not appeared: {log.read_text()}")
+        time.sleep(0.02)

@@ -1,0 +1,292 @@
+"""What breaks between agent, announcer, ExaBGP and router, and what the router's kernel has afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from anycast.core.routes import Route
+from tests.contract import bgp
+from tests.contract.bgp import NODE4, NODE6, PATIENCE, ROUTER4, VIPS4, VIPS6, Node, Router
+
+pytestmark = [pytest.mark.bgp, pytest.mark.skipif(bool(bgp.missing()), reason=bgp.missing() or "")]
+
+V4, W4, V6 = VIPS4[0], VIPS4[1], VIPS6[0]
+BOTH = (Route(prefix=V4, med=100, communities=("65001:7",)), Route(prefix=V6))
+LONG = 120.0  # seconds; a lease that a test does not see the end of
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[tuple[Router, str, Path]]:
+    with bgp.site() as one:
+        yield one
+
+
+@pytest.fixture
+def node(site: tuple[Router, str, Path]) -> Iterator[Node]:
+    with bgp.node(site, own=[V4, V6]) as one:
+        yield one
+
+
+def test_what_a_killed_announcer_left_is_withdrawn_even_with_nobody_to_ask(node: Node) -> None:
+    report = node.want(*BOTH, ttl=LONG)
+    node.router.wait_for(V4, V6)
+    node.agent.close()
+    _kill(report.pid)
+    node.router.wait_without(V4, V6)
+    assert node.exabgp.alive()
+
+
+def test_a_prefix_that_only_the_journal_knows_is_withdrawn_by_the_next_announcer(node: Node) -> None:
+    report = node.want(Route(prefix=W4, med=7), ttl=LONG)
+    node.router.wait_for(W4)
+    node.agent.close()
+    _kill(report.pid)
+    node.router.wait_without(W4)
+
+
+def test_a_killed_announcer_is_replaced_and_the_lease_carried_out_again(node: Node) -> None:
+    first = node.want(*BOTH)
+    node.router.wait_for(V4, V6)
+    _kill(first.pid)
+    second = node.agent.wait(lambda report: report.pid != first.pid and set(report.announced) == {V4, V6})
+    assert second.exabgp_pid == first.exabgp_pid == node.exabgp.pid
+    node.barrier()
+    assert node.router.has(V4)
+    assert node.router.has(V6)
+
+
+def test_an_agent_back_within_the_lease_costs_not_one_update(node: Node) -> None:
+    node.up()
+    node.want(*BOTH, ttl=LONG)
+    node.router.wait_for(V4, V6)
+    node.barrier()
+    before = _traffic(node)
+    node.agent.close()
+    node.agent.open()
+    assert set(node.want(*BOTH).announced) == {V4, V6}
+    assert _traffic(node) == before
+    assert node.agent.connections == 2
+
+
+def test_an_agent_that_does_not_come_back_takes_the_routes_along(node: Node) -> None:
+    node.want(*BOTH, ttl=1.0)
+    node.router.wait_for(V4, V6)
+    node.agent.close()
+    node.router.wait_without(V4, V6)
+
+
+def test_a_lease_that_grew_old_in_the_buffer_of_a_stopped_announcer_announces_nothing(node: Node) -> None:
+    report = node.up()
+    node.want(Route(prefix=V4))
+    node.router.wait_for(V4)
+    updates = node.router.updates(NODE4)
+    os.kill(report.pid, signal.SIGSTOP)
+    try:
+        node.agent.grant(Route(prefix=V4), Route(prefix=W4), ttl=0.3, renew=False)
+        time.sleep(0.4)  # what is awaited is the lease growing old
+    finally:
+        os.kill(report.pid, signal.SIGCONT)
+    node.router.wait_without(V4)
+    node.agent.wait(lambda report: report.lease_expired and not report.announced)
+    assert node.router.updates(NODE4) == updates + 1
+
+
+def test_a_killed_exabgp_takes_the_routes_along_and_the_next_one_brings_them_back(node: Node) -> None:
+    node.want(*BOTH)
+    node.router.wait_for(V4, V6)
+    node.exabgp.end(grace=0.0)
+    node.router.wait_without(V4, V6)
+    node.start()
+    node.router.wait_for(V4, V6)
+
+
+def test_an_announcer_does_not_outlive_its_exabgp(node: Node) -> None:
+    report = node.want(*BOTH)
+    announcer = os.pidfd_open(report.pid)
+    node.exabgp.end(grace=0.0)
+    _await_end(announcer)
+
+
+def test_an_exabgp_that_answers_no_more_is_ended(node: Node) -> None:
+    node.want(Route(prefix=V4))
+    node.exabgp.send(signal.SIGSTOP)
+    node.agent.grant(*BOTH)
+    assert node.exabgp.wait(PATIENCE)
+    node.router.wait_without(V4)
+
+
+def test_a_cleared_session_comes_back_with_the_same_routes(node: Node) -> None:
+    node.up()
+    node.want(*BOTH)
+    node.router.wait_for(V4, V6)
+    sessions = _sessions(node)
+    moment = time.monotonic()
+    node.router.vtysh("clear bgp *")
+    node.agent.wait(lambda report: sum(n.state == "up" and n.changed > moment for n in report.neighbors) == 2)
+    node.barrier()
+    assert node.router.has(V4)
+    assert node.router.has(V6)
+    assert _sessions(node) > sessions
+
+
+@pytest.mark.parametrize("story", ["-+-", "+-+", "-+-+", "+-", "-+-+-"])
+def test_what_was_asked_last_while_the_session_was_down_holds_when_it_is_up(node: Node, story: str) -> None:
+    node.up()
+    node.want(Route(prefix=V4, med=100), Route(prefix=W4))
+    node.router.wait_for(V4, W4)
+    with _no_session(node):
+        for sign in story:
+            node.want(*([Route(prefix=V4, med=100)] if sign == "+" else []), Route(prefix=W4))
+    node.up()
+    node.barrier()
+    assert node.router.has(W4)
+    assert node.router.has(V4) == story.endswith("+")
+
+
+def test_a_lease_that_runs_out_while_the_session_is_down_leaves_nothing_to_come_back(node: Node) -> None:
+    node.up()
+    node.want(Route(prefix=V4, med=100))
+    with _no_session(node):
+        node.want()
+        node.want(Route(prefix=V4, med=100), ttl=0.5, renew=False)
+        node.agent.wait(lambda report: report.lease_expired and not report.announced)
+    node.up()
+    node.want()
+    node.barrier()
+    assert not node.router.has(V4)
+
+
+def test_an_announcer_killed_while_the_session_is_down_leaves_nothing_to_come_back(node: Node) -> None:
+    node.up()
+    node.want(Route(prefix=V4, med=100))
+    with _no_session(node):
+        node.want()
+        report = node.want(Route(prefix=V4, med=100), ttl=LONG)
+        node.agent.close()
+        _kill(report.pid)
+        node.agent.grant(Route(prefix=W4))
+        node.agent.open()
+        node.agent.wait(lambda report: report.announced == (W4,))
+    node.up()
+    node.want(Route(prefix=W4))
+    node.barrier()
+    assert node.router.has(W4)
+    assert not node.router.has(V4)
+
+
+def test_a_change_of_attributes_never_leaves_the_router_without_the_route(node: Node) -> None:
+    node.up()
+    node.want(Route(prefix=V4, med=100))
+    node.router.wait_for(V4)
+    seen = len(node.router.table.events)
+    for med in (200, 100, 300, 100, 200):
+        node.agent.grant(Route(prefix=V4, med=med))
+    node.want(Route(prefix=V4, med=100))
+    node.barrier()
+    assert node.router.path(V4)["metric"] == 100
+    ours = [event for event in node.router.table.events[seen:] if event.prefix == str(V4)]
+    assert all(event.next_hops for event in ours)
+
+
+def test_a_route_that_exabgp_refuses_is_reported_and_the_others_are_announced(
+    site: tuple[Router, str, Path],
+) -> None:
+    with bgp.node(site, own=[V4, V6], sessions=bgp.ONE_SESSION) as node:
+        node.up()
+        node.agent.grant(Route(prefix=V4), Route(prefix=V6))  # next hop self, but the session is IPv4
+        report = node.agent.wait(lambda report: bool(report.failed) and V4 in report.announced)
+        assert [failed.prefix for failed in report.failed] == [V6]
+        assert V6 not in report.announced
+        assert report.errors
+        node.router.wait_for(V4)
+        assert not node.want(Route(prefix=V4)).failed
+
+
+def test_an_ipv6_route_with_its_own_next_hop_goes_over_an_ipv4_session(
+    site: tuple[Router, str, Path],
+) -> None:
+    with bgp.node(site, own=[V6], sessions=bgp.ONE_SESSION) as node:
+        node.want(Route(prefix=V6, next_hop=ip_address(NODE6)))
+        node.router.wait_for(V6)
+
+
+def test_a_route_out_of_range_is_refused_without_exabgp_hearing_of_it(node: Node) -> None:
+    node.agent.grant(Route(prefix=V4, communities=("65000:70000",)), Route(prefix=V6))
+    report = node.agent.wait(lambda report: bool(report.failed) and V6 in report.announced)
+    assert [failed.prefix for failed in report.failed] == [V4]
+    assert not report.errors
+    node.router.wait_for(V6)
+
+
+def test_thousands_of_changes_freeze_nothing(site: tuple[Router, str, Path]) -> None:
+    routes = [Route(prefix=prefix) for prefix in VIPS4]
+    with bgp.node(site, own=VIPS4) as node:
+        node.up()
+        sessions = _sessions(node)
+        first = node.want()
+        report = first
+        for _ in range(24):
+            node.want(*routes)
+            report = node.want()
+        assert report.acks - first.acks >= 2 * 24 * len(routes)
+        assert not report.errors
+        node.want(*routes[::2])
+        node.barrier()
+        assert [node.router.has(prefix) for prefix in VIPS4] == [True, False] * (len(VIPS4) // 2)
+        assert _sessions(node) == sessions
+        assert report.pid == first.pid
+
+
+def test_an_announcer_asked_to_end_withdraws_first(node: Node) -> None:
+    report = node.want(*BOTH, ttl=LONG)
+    node.router.wait_for(V4, V6)
+    node.agent.close()
+    announcer = os.pidfd_open(report.pid)
+    os.kill(report.pid, signal.SIGTERM)
+    _await_end(announcer)
+    node.router.wait_without(V4, V6)
+    assert node.exabgp.alive()
+
+
+@contextlib.contextmanager
+def _no_session(node: Node) -> Iterator[None]:
+    """The IPv4 session is down in the block, and both ends know."""
+    shut = f"neighbor {NODE4} shutdown"
+    node.router.vtysh("configure terminal", "router bgp 65000", shut)
+    try:
+        node.router.wait_without(*VIPS4)
+        node.agent.wait(
+            lambda report: any(n.address == ROUTER4 and n.state != "up" for n in report.neighbors)
+        )
+        yield
+    finally:
+        node.router.vtysh("configure terminal", "router bgp 65000", f"no {shut}")
+
+
+def _kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def _await_end(process: int) -> None:
+    try:
+        assert select.select([process], [], [], PATIENCE)[0], "it still runs"
+    finally:
+        os.close(process)
+
+
+def _sessions(node: Node) -> int:
+    return node.router.sessions(NODE4) + node.router.sessions(NODE6)
+
+
+def _traffic(node: Node) -> tuple[int, int]:
+    """UPDATE messages the router has taken per session."""
+    return node.router.updates(NODE4), node.router.updates(NODE6)

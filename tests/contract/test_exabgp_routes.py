@@ -1,0 +1,82 @@
+"""From lease to the router's kernel table and back, with each ExaBGP we say works."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from anycast.core.routes import Route, drained
+from tests.contract import bgp
+from tests.contract.bgp import VIPS4, VIPS6, Node, Router
+
+pytestmark = [pytest.mark.bgp, pytest.mark.skipif(bool(bgp.missing()), reason=bgp.missing() or "")]
+
+V4, V6 = VIPS4[0], VIPS6[0]
+BOTH = (Route(prefix=V4), Route(prefix=V6))
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[tuple[Router, str, Path]]:
+    with bgp.site() as one:
+        yield one
+
+
+@pytest.fixture(params=[pytest.param(bgp.EXABGP_5, id="exabgp5"), pytest.param(bgp.EXABGP_4, id="exabgp4.2")])
+def node(site: tuple[Router, str, Path], request: pytest.FixtureRequest) -> Iterator[Node]:
+    exabgp: Path = request.param
+    if not exabgp.exists():
+        pytest.skip(f"no {exabgp}: make a virtualenv there and install exabgp==4.2.25")
+    with bgp.node(site, exabgp=exabgp, own=[V4, V6]) as one:
+        yield one
+
+
+def test_a_leased_route_is_in_the_routers_kernel_with_the_node_as_next_hop(node: Node) -> None:
+    node.want(*BOTH)
+    node.router.wait_for(V4, V6)
+
+
+def test_a_route_that_leaves_the_lease_leaves_the_router(node: Node) -> None:
+    node.want(*BOTH)
+    node.router.wait_for(V4, V6)
+    report = node.want(Route(prefix=V6))
+    assert report.announced == (V6,)
+    node.router.wait_without(V4)
+    node.barrier()
+    assert node.router.has(V6)
+
+
+def test_a_lease_that_runs_out_takes_its_routes_along(node: Node) -> None:
+    node.want(*BOTH)
+    node.router.wait_for(V4, V6)
+    node.want(*BOTH, ttl=0.5, renew=False)
+    node.router.wait_without(V4, V6)
+    report = node.agent.wait(lambda report: report.lease_expired and not report.announced)
+    assert not report.failed
+
+
+def test_a_lease_after_one_that_ran_out_announces_again(node: Node) -> None:
+    node.want(*BOTH, ttl=0.5, renew=False)
+    node.agent.wait(lambda report: report.lease_expired and not report.announced)
+    node.want(*BOTH)
+    node.router.wait_for(V4, V6)
+
+
+def test_the_attributes_arrive_and_a_drain_makes_the_route_the_last_resort(node: Node) -> None:
+    route = Route(prefix=V4, med=100, communities=("65001:7",), large_communities=("65001:1:2",))
+    node.want(route)
+    node.barrier()
+    path = node.router.path(V4)
+    assert (path["metric"], path["community"]["string"]) == (100, "65001:7")
+    assert path["largeCommunity"]["string"] == "65001:1:2"
+    node.want(drained(route))
+    node.barrier()
+    path = node.router.path(V4)
+    assert path["community"]["list"] == ["65001:7", "gracefulShutdown"]
+    assert path["locPrf"] == 0
+    node.want(route)
+    node.barrier()
+    assert node.router.path(V4)["community"]["string"] == "65001:7"
+    node.want()
+    node.router.wait_without(V4)

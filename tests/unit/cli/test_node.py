@@ -1,0 +1,267 @@
+"""The verbs that talk to the agent, as processes of their own against a real control socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from anycast.cli import client
+from anycast.core import events as ev
+from anycast.ops.http import ReloadAnswer, control_app
+from tests.unit.ops.node import Node, Operator, healthy
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Awaitable[Done]]
+
+
+async def cli(*argv: str) -> Done:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "anycast",
+        *argv,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    out, err = await process.communicate()
+    assert process.returncode is not None
+    return Done(process.returncode, out.decode(), err.decode())
+
+
+@contextlib.asynccontextmanager
+async def serving(app: web.Application, path: Path) -> AsyncIterator[None]:
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.UnixSite(runner, str(path)).start()
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def against(operator: Operator, path: Path, *commands: tuple[str, ...]) -> list[Done]:
+    """Run the commands one after the other against an agent."""
+
+    async def run() -> list[Done]:
+        async with serving(control_app(operator.node, operator), path):
+            return [await cli(*command, "--socket", str(path)) for command in commands]
+
+    return asyncio.run(run())
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "control.sock"
+
+
+@pytest.fixture
+def node() -> Node:
+    return healthy(now=time.monotonic())
+
+
+def test_the_status_is_tables_for_people(node: Node, path: Path) -> None:
+    node.probe("10.9.2.1")
+    (done,) = against(Operator(node), path, ("status",))
+    assert (done.code, done.err) == (0, "")
+    lines = done.out.splitlines()
+    assert lines[0].startswith("lb1: anycast ")
+    assert lines[0].endswith(", ready")
+    rows = [line.split() for line in lines]
+    assert ["mail", "192.0.2.2", "yes", "yes", "healthy", "0s"] in rows
+    assert ["web", "tcp/80", "rs1", "10.9.2.1:80", "down", "0", "0", "0s", "refused"] in rows
+    assert ["web", "tcp/80", "rs1", "[fd00:9:2::1]:80", "up", "1", "1", "0s"] in rows
+    assert ["10.2.1.254", "up", "0s"] in rows
+    assert ["1", "5.0.15", "4711", str(node.state.lease.seq), "0", "valid"] in rows
+    assert "\x1b" not in done.out
+    assert "MAINTENANCE" not in done.out
+
+
+def test_the_status_of_a_node_in_trouble_says_what_is_wrong_and_is_an_answer(node: Node, path: Path) -> None:
+    node.send(ev.AnnouncerLost(source=1))
+    (done,) = against(Operator(node), path, ("status",))
+    assert done.code == 0
+    assert "not ready\n  no announcer is connected" in done.out
+    assert "no announcer connected\n" in done.out
+
+
+def test_the_status_for_programs_is_the_document(node: Node, path: Path) -> None:
+    (done,) = against(Operator(node), path, ("status", "--json"))
+    assert json.loads(done.out)["vips"][0]["name"] == "web"
+
+
+def test_maintenance_on_and_off_say_what_happens_now(node: Node, path: Path) -> None:
+    on, again, listed, other, off, nothing = against(
+        Operator(node),
+        path,
+        ("maintenance", "on", "--vip", "web", "--reason", "new disks"),
+        ("maintenance", "on", "--vip", "web", "--reason", "new disks"),
+        ("maintenance", "status"),
+        ("maintenance", "status", "--vip", "mail"),
+        ("maintenance", "off", "--vip", "web"),
+        ("maintenance", "status"),
+    )
+    assert [done.code for done in (on, again, listed, other, off, nothing)] == [0] * 6
+    assert on.out == (
+        "VIP web: maintenance on\n"
+        "draining: announced as the last resort for 2 s, then withdrawn\n"
+        "  web: advertise drain, vip_maintenance\n"
+        "saved: a restart of the agent does not change it\n"
+    )
+    assert again.out.startswith("VIP web: maintenance on already\n")
+    assert listed.out.splitlines()[1].split()[:3] == ["VIP", "web", "draining"]
+    assert listed.out.rstrip().endswith("new disks")
+    assert other.out == "mail: no maintenance\n"
+    assert off.out.startswith("VIP web: maintenance off\n")
+    assert nothing.out == "no maintenance\n"
+
+
+def test_maintenance_of_the_node_takes_every_vip(node: Node, path: Path) -> None:
+    (done,) = against(Operator(node), path, ("maintenance", "on", "--json"))
+    answer = json.loads(done.out)
+    assert (answer["scope"], [vip["name"] for vip in answer["vips"]]) == ("", ["web", "mail"])
+
+
+def test_what_was_not_announced_does_not_drain(path: Path) -> None:
+    (done,) = against(Operator(Node(now=time.monotonic())), path, ("maintenance", "on"))
+    assert "draining" not in done.out
+    assert "  web: advertise no, node_maintenance\n" in done.out
+
+
+def test_maintenance_that_was_not_saved_is_a_negative_answer(node: Node, path: Path) -> None:
+    operator = Operator(node)
+    operator.save_error = "No space left on device"
+    (done,) = against(operator, path, ("maintenance", "on"))
+    assert done.code == 1
+    assert done.err == "not saved: No space left on device (it is in force until the agent ends)\n"
+    assert "saved:" not in done.out
+
+
+def test_an_unknown_vip_is_a_negative_answer_with_the_known_names(node: Node, path: Path) -> None:
+    (done,) = against(Operator(node), path, ("maintenance", "on", "--vip", "wbe"))
+    assert (done.code, done.out) == (1, "")
+    assert done.err == "anycast: there is no VIP 'wbe' (configured: web, mail)\n"
+
+
+def test_a_reason_the_agent_does_not_take_is_wrong_usage(node: Node, path: Path) -> None:
+    (done,) = against(Operator(node), path, ("maintenance", "on", "--reason", "a\nb"))
+    assert done.code == 2
+    assert "expected one printable line" in done.err
+
+
+def test_a_reload_prints_its_changes_or_its_problems(node: Node, path: Path) -> None:
+    operator = Operator(node)
+    (done,) = against(operator, path, ("reload",))
+    assert (done.code, done.out) == (0, "vip web: med 100 -> 200\n")
+    operator.answer = ReloadAnswer(ok=True)
+    (done,) = against(operator, path, ("reload",))
+    assert (done.code, done.out) == (0, "nothing has changed\n")
+    operator.answer = ReloadAnswer(ok=False, problems=("anycast.yaml:4:19: vips.web: wrong (mend it)",))
+    (done,) = against(operator, path, ("reload",))
+    assert (done.code, done.out) == (78, "")
+    assert done.err.splitlines() == [
+        "anycast.yaml:4:19: vips.web: wrong (mend it)",
+        "not applied: the configuration before stays in force",
+    ]
+
+
+def test_the_socket_is_found_through_the_configuration(node: Node, tmp_path: Path) -> None:
+    file = tmp_path / "anycast.yaml"
+    file.write_text(
+        f"node: {{runtime_dir: {tmp_path}}}\n"
+        "bgp: {local_as: 65001, router_id: 10.2.1.1, neighbors: [{address: 10.2.1.254, remote_as: 65000}]}\n"
+        "vips: {web: {address: 192.0.2.1, port: 80, servers: [10.9.2.1]}}\n"
+    )
+
+    async def run() -> Done:
+        async with serving(control_app(node, Operator(node)), tmp_path / "control.sock"):
+            return await cli("status", "--config", str(file))
+
+    assert asyncio.run(run()).code == 0
+
+
+def unreachable(path: Path, *, timeout: float = 5.0) -> str:
+    with pytest.raises(client.UnreachableError) as error:
+        client.ask(path, "GET", "/status", timeout=timeout)
+    return str(error.value)
+
+
+def test_no_socket_is_said_with_what_to_do(path: Path) -> None:
+    done = asyncio.run(cli("status", "--socket", str(path)))
+    assert (done.code, done.out) == (3, "")
+    assert done.err == (
+        f"anycast: no agent answers at {path}: "
+        "no such socket (start the agent, or name its socket with --socket or --config)\n"
+    )
+
+
+def test_a_socket_nobody_listens_at_is_said(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    assert "nothing listens there any more" in unreachable(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user to be refused")
+def test_a_socket_of_others_is_said(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        path.chmod(0o600)
+        os.seteuid(65534)
+        try:
+            assert "permission denied (run this as root" in unreachable(path)
+        finally:
+            os.seteuid(0)
+
+
+def test_an_agent_that_hangs_is_said(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(path))
+        silent.listen()  # connects through the backlog, never answered
+        assert "silence for 0.05 s" in unreachable(path, timeout=0.05)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (b"", "it closed the connection"),
+        (b"HELLO\r\n", "not an agent of this version"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "not an agent of this version"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", "not an agent of this version"),
+    ],
+)
+def test_what_does_not_speak_as_an_agent_is_said(said: bytes, why: str, path: Path) -> None:
+    async def run() -> str:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(said)
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+
+        async with await asyncio.start_unix_server(answer, str(path)):
+            return await asyncio.to_thread(unreachable, path)
+
+    assert why in asyncio.run(run())
+
+
+def test_a_path_too_long_for_a_socket_is_said(tmp_path: Path) -> None:
+    assert "too long" in unreachable(tmp_path / ("x" * 120))

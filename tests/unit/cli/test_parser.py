@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from anycast.cli.main import main
+from anycast.cli.parser import CONFIG, SOCKET, parser
+
+VERBS = [
+    ["agent"],
+    ["check"],
+    ["check", "file.yaml", "--json"],
+    ["schema"],
+    ["render", "exabgp", "--env", "-o", "exabgp.env"],
+    ["maintenance", "on", "--vip", "web", "--reason", "new disks", "--json"],
+    ["maintenance", "off", "--socket", "/tmp/a.sock"],
+    ["maintenance", "status", "--config", "file.yaml"],
+    ["status", "--json"],
+    ["reload"],
+    ["version"],
+]
+
+
+@pytest.mark.parametrize("argv", VERBS, ids=" ".join)
+def test_every_verb_parses(argv: list[str]) -> None:
+    assert parser().parse_args(argv).verb == argv[0]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["nothing"],
+        ["maintenance"],
+        ["maintenance", "off", "--reason", "x"],
+        ["render", "haproxy"],
+        ["status", "--socket", "a", "--config", "b"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_exit_code_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(argv)
+    assert exit_.value.code == 2
+    assert "usage: anycast" in capsys.readouterr().err
+
+
+def test_paths_come_from_the_option_then_the_environment_then_the_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("ANYCAST_CONFIG", raising=False)
+    monkeypatch.delenv("ANYCAST_SOCKET", raising=False)
+    assert str(parser().parse_args(["agent"]).config) == CONFIG
+    assert str(parser().parse_args(["status"]).socket) == SOCKET
+    monkeypatch.setenv("ANYCAST_CONFIG", "/env.yaml")
+    monkeypatch.setenv("ANYCAST_SOCKET", "/env.sock")
+    assert str(parser().parse_args(["check"]).file) == "/env.yaml"
+    assert str(parser().parse_args(["status"]).socket) == "/env.sock"
+    # The configuration is loaded only when it was named: the environment is meant for the agent.
+    assert parser().parse_args(["status"]).config is None
+    assert str(parser().parse_args(["agent", "--config", "/own.yaml"]).config) == "/own.yaml"
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["version"]) == 0
+    assert capsys.readouterr().out.startswith("anycast ")
+
+
+def test_the_announcer_starts_without_anything_it_does_not_need() -> None:
+    # Its standard input is at an end, so it ends at once, whatever it makes of that.
+    code = (
+        "import sys\n"
+        "from anycast.cli.main import main\n"
+        "try:\n"
+        "    main(['announce', '--help'])\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        "names = {name.partition('.')[0] for name in sys.modules}\n"
+        "print(sorted(names & {'aiohttp', 'asyncio', 'prometheus_client', 'pydantic', 'yaml', 'structlog'}),\n"
+        "      'anycast.announcer.main' in sys.modules, file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.stderr.splitlines()[-1] == "[] True"
+
+
+@pytest.mark.parametrize("argv", [["status"], ["maintenance", "on"], ["reload"]], ids=" ".join)
+def test_talking_to_the_agent_takes_the_standard_library_only(argv: list[str], tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from anycast.cli.main import main\n"
+        f"assert main({[*argv, '--socket', str(tmp_path / 'none.sock')]!r}) == 3\n"
+        "names = {name.partition('.')[0] for name in sys.modules}\n"
+        "print(sorted(names & {'aiohttp', 'asyncio', 'prometheus_client', 'pydantic', 'yaml', 'structlog'}))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr
+    assert "no such socket" in done.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    """As in `anycast schema | head -1`."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "anycast", "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    with contextlib.closing(process.stderr) as errors:  # type: ignore[type-var]
+        assert errors is not None
+        said = errors.read()
+    assert (process.wait(timeout=30), said) == (0, "")

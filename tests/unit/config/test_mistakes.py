@@ -1,0 +1,610 @@
+"""One mistake in a file that is otherwise right gives one problem: its place, what is wrong, what to do."""
+
+from __future__ import annotations
+
+import pytest
+
+from anycast.config.load import loads
+from anycast.config.problem import ConfigError
+
+RIGHT = """\
+bgp:
+  local_as: 65001
+  router_id: 10.2.1.1
+  neighbors:
+    - {address: 10.2.1.254, remote_as: 65000}
+    - {address: "fd00:2:1::fe", remote_as: 65000, local_address: "fd00:2:1::1"}
+checks:
+  web: {type: http, path: /health}
+pools:
+  web:
+    check: web
+    servers:
+      - {name: rs1, addresses: [10.9.2.1, "fd00:9:2::1"]}
+      - {name: rs2, addresses: [10.9.2.2, "fd00:9:2::2"]}
+vips:
+  web:
+    addresses: [192.0.2.1, "2001:db8::1"]
+    services:
+      - {port: 80, pool: web}
+  one:
+    address: 192.0.2.9
+    port: 53
+    servers: [10.9.3.1, 10.9.3.2]
+"""
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        loads(text, "f", hostname="lb1")
+    assert str(caught.value) == "\n".join(map(str, caught.value.problems))
+    return [str(problem) for problem in caught.value.problems]
+
+
+def change(right: str, wrong: str) -> str:
+    assert right in RIGHT, right
+    return RIGHT.replace(right, wrong, 1)
+
+
+def test_the_file_without_a_mistake_loads() -> None:
+    assert [vip.name for vip in loads(RIGHT, hostname="lb1").config.vips] == ["web", "one"]
+
+
+VALUES = [
+    # top level
+    ("bgp:\n", "version: 2\nbgp:\n", "f:1:10: version: 2 is not a version of the format this program reads"),
+    ("bgp:\n", "vip: {}\nbgp:\n", "f:1:1: vip: there is no such key (did you mean vips?)"),
+    ("bgp:\n", "zzz: {}\nbgp:\n", "f:1:1: zzz: there is no such key (write one of version, node, ipvs,"),
+    (
+        "bgp:\n",
+        "ipvs: share\nbgp:\n",
+        "f:1:7: ipvs: 'share' is not a choice here (write shared or exclusive)",
+    ),
+    ("bgp:\n", "sysctls: off\nbgp:\n", "f:1:10: sysctls: 'off' is not a choice here (write manage or check)"),
+    ("bgp:\n", "node: []\nbgp:\n", "f:1:7: node: this is not a mapping (write `key: value` lines below it)"),
+    ("bgp:\n", "node:\nbgp:\n", "f:1:6: node: there is no value (give one, or remove the line)"),
+    # node
+    ("bgp:\n", "node: {name: -x}\nbgp:\n", "f:1:14: node.name: '-x' is not a name (write letters, digits,"),
+    (
+        "bgp:\n",
+        "node: {runtime_dir: run}\nbgp:\n",
+        "f:1:21: node.runtime_dir: 'run' is not a directory that can",
+    ),
+    ("bgp:\n", 'node: {runtime_dir: "/a b"}\nbgp:\n', "f:1:21: node.runtime_dir: '/a b' is not a directory"),
+    ("bgp:\n", "node: {listen: 9644}\nbgp:\n", "f:1:16: node.listen: 9644 is not an address and port (write"),
+    (
+        "bgp:\n",
+        'node: {listen: "::1:80"}\nbgp:\n',
+        "f:1:16: node.listen: '::1:80' is not an address and port",
+    ),
+    (
+        "bgp:\n",
+        'node: {listen: "127.0.0.1:0"}\nbgp:\n',
+        "f:1:16: node.listen: '127.0.0.1:0' is not an address",
+    ),
+    (
+        "bgp:\n",
+        'node: {interface: "a b"}\nbgp:\n',
+        "f:1:19: node.interface: 'a b' is not an interface's name",
+    ),
+    ("bgp:\n", 'node: {exabgp_user: "x;"}\nbgp:\n', "f:1:21: node.exabgp_user: 'x;' is not a user's name"),
+    # timing
+    (
+        "bgp:\n",
+        "timing: {lease_ttl: 400ms}\nbgp:\n",
+        "f:1:21: timing.lease_ttl: '400ms' is not a time that can be",
+    ),
+    (
+        "bgp:\n",
+        "timing: {lease_ttl: 31}\nbgp:\n",
+        "f:1:21: timing.lease_ttl: 31 is not a time that can be used",
+    ),
+    ("bgp:\n", "timing: {drain: 2 s}\nbgp:\n", "f:1:17: timing.drain: '2 s' is not a time"),
+    ("bgp:\n", "timing: {drain: true}\nbgp:\n", "f:1:17: timing.drain: true is not a time"),
+    # bgp
+    (
+        "65001",
+        "two",
+        "f:2:13: bgp.local_as: 'two' is not an AS number (write a whole number from 1 to 4294967295)",
+    ),
+    ("65001", "0", "f:2:13: bgp.local_as: 0 is not an AS number"),
+    ("65001", "4294967296", "f:2:13: bgp.local_as: 4294967296 is not an AS number"),
+    ("65001", "1.5", "f:2:13: bgp.local_as: 1.5 is not an AS number"),
+    ("65001", "true", "f:2:13: bgp.local_as: true is not an AS number"),
+    ("10.2.1.1\n", '"fd00::1"\n', "f:3:14: bgp.router_id: fd00::1 is not an IPv4 address"),
+    (
+        "65001\n",
+        "65001\n  hold_time: 0\n",
+        "f:3:14: bgp.hold_time: with a hold time of 0 a dead node's routes",
+    ),
+    ("65001\n", "65001\n  hold_time: 2\n", "f:3:14: bgp.hold_time: 2 is not a hold time"),
+    (
+        "10.2.1.254",
+        "10.2.1.0/24",
+        "f:5:17: bgp.neighbors[0].address: '10.2.1.0/24' is a prefix (write the address",
+    ),
+    (
+        "10.2.1.254",
+        "router",
+        "f:5:17: bgp.neighbors[0].address: 'router' is not an IP address (write one, as in",
+    ),
+    (
+        "10.2.1.254",
+        "0.0.0.0",
+        "f:5:17: bgp.neighbors[0].address: 0.0.0.0 is the unspecified address of no one host",
+    ),
+    (
+        '"fd00:2:1::fe"',
+        '"fe80::1%eth0"',
+        "f:6:17: bgp.neighbors[1].address: 'fe80::1%eth0' names an interface",
+    ),
+    (
+        "65000}",
+        "65000, passive: yes}",
+        "f:5:56: bgp.neighbors[0].passive: 'yes' is not a truth value (write true",
+    ),
+    (
+        "65000}",
+        "65000, families: ipv4}",
+        "f:5:57: bgp.neighbors[0].families: this is not a list (write [one, a",
+    ),
+    (
+        "65000}",
+        "65000, families: [inet]}",
+        "f:5:58: bgp.neighbors[0].families[0]: 'inet' is not a choice here",
+    ),
+    # checks
+    (
+        "type: http,",
+        "type: htpp,",
+        "f:8:15: checks.web.type: 'htpp' is not a type of check (write tcp, http, https",
+    ),
+    (
+        "type: http, ",
+        "",
+        "f:8:8: checks.web: this is no check of a known type (write a mapping with type: tcp",
+    ),
+    ("/health", "health", "f:8:27: checks.web.path: 'health' is not a path (write one that begins with /"),
+    ("/health", "/, timeout: 0", "f:8:39: checks.web.timeout: 0 is not a time that can be used here"),
+    ("/health", "/, timeout: -1s", "f:8:39: checks.web.timeout: '-1s' is not a time that can be used here"),
+    ("/health", "/, rise: 0", "f:8:36: checks.web.rise: 0 is not a number of outcomes"),
+    (
+        "/health",
+        "/, expect: [99]",
+        "f:8:39: checks.web.expect[0]: 99 is not a final HTTP status (write a number",
+    ),
+    ("/health", "/, verify: true", "f:8:30: checks.web.verify: there is no such key"),
+    (
+        "check: web",
+        "check: [web]",
+        "f:11:12: pools.web.check: this is neither a check's name nor a check of a known",
+    ),
+    # servers
+    (
+        "rs2, ",
+        "rs2, weight: 65536, ",
+        "f:14:29: pools.web.servers[1].weight: 65536 is not a weight (write a whole",
+    ),
+    (
+        "rs2, ",
+        'rs2, port: "80", ',
+        "f:14:27: pools.web.servers[1].port: '80' is not a port (write a whole number",
+    ),
+    ("10.9.2.2", "10.9.2", "f:14:33: pools.web.servers[1].addresses[0]: '10.9.2' is not an IP address"),
+    (
+        "[10.9.3.1, ",
+        "[10, ",
+        "f:23:15: vips.one.servers[0]: 10 is not a server (write its address, or a mapping",
+    ),
+    ("[10.9.3.1, ", "[10.9.3, ", "f:23:15: vips.one.servers[0]: '10.9.3' is not an IP address"),
+    # vips
+    (
+        "192.0.2.1,",
+        "239.0.0.1,",
+        "f:17:17: vips.web.addresses[0]: 239.0.0.1 is the multicast address of no one host",
+    ),
+    (
+        '"2001:db8::1"',
+        '"::ffff:192.0.2.5"',
+        "f:17:28: vips.web.addresses[1]: '::ffff:192.0.2.5' is IPv4 in the shape",
+    ),
+    ("port: 53", "port: 53\n    med: -1", "f:23:10: vips.one.med: -1 is not a MED"),
+    (
+        "port: 53",
+        "port: 53\n    communities: [65000:70000]",
+        "f:23:19: vips.one.communities[0]: '65000:70000' is",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    communities: [no-export]",
+        "f:23:19: vips.one.communities[0]: 'no-export' is not a",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    large_communities: [1:2]",
+        "f:23:25: vips.one.large_communities[0]: '1:2' is not a",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    scheduler: maglev",
+        "f:23:16: vips.one.scheduler: 'maglev' is not a choice here",
+    ),
+    (
+        "port: 53",
+        'port: 53\n    quorum: {low: "0%"}',
+        "f:23:19: vips.one.quorum.low: '0%' is not a number of servers",
+    ),
+    ("port: 80", "port: 0123", "f:19:16: vips.web.services[0].port: a number that begins with 0 is octal"),
+]
+
+TOGETHER = [
+    ("  local_as: 65001\n", "", "f:1:1: bgp.local_as: it is missing (write this node's AS number)"),
+    (
+        "  router_id: 10.2.1.1\n",
+        "",
+        "f:1:1: bgp.router_id: it is missing, and no neighbor has an IPv4 local_address to take it from (write this",
+    ),
+    (
+        ", remote_as: 65000}",
+        "}",
+        "f:5:7: bgp.neighbors[0].remote_as: it is missing (write the router's AS number)",
+    ),
+    (
+        "address: 10.2.1.254, ",
+        "",
+        "f:5:7: bgp.neighbors[0].address: it is missing (write the router's address)",
+    ),
+    (
+        ', local_address: "fd00:2:1::1"',
+        "",
+        "f:6:7: bgp.neighbors[1].local_address: it is missing, and with IPv6 there is no default (write this",
+    ),
+    (
+        "    - {address: 10.2.1.254,",
+        "    - {address: 10.2.1.254, remote_as: 1}\n    - {address: 10.2.1.254,",
+        "f:6:17: bgp.neighbors[1].address: 10.2.1.254 is at bgp.neighbors[0] already (write each router once)",
+    ),
+    (
+        '"fd00:2:1::1"}',
+        "10.2.1.1}",
+        "f:6:66: bgp.neighbors[1].local_address: 10.2.1.1 is not of the family of the neighbor's address fd00:2:1::fe",
+    ),
+    (
+        "10.2.1.254",
+        "10.2.1.1",
+        "f:5:17: bgp.neighbors[0].address: 10.2.1.1 is this node's own address (write",
+    ),
+    (
+        '"fd00:2:1::fe"',
+        '"fe80::1"',
+        "f:6:17: bgp.neighbors[1].address: fe80::1 is link-local (write an address",
+    ),
+    (
+        "65000}",
+        "65000, families: [ipv4, ipv6]}",
+        "f:5:64: bgp.neighbors[0].families[1]: a session over IPv4 has no next hop for ipv6 routes (write bgp.next",
+    ),
+    ("65000}", "65000, families: []}", "f:5:57: bgp.neighbors[0].families: no family is carried (write ipv4"),
+    (
+        "check: web",
+        "check: wbe",
+        "f:11:12: pools.web.check: there is no check named 'wbe' (did you mean web?)",
+    ),
+    (
+        "check: web",
+        "check: zzz",
+        "f:11:12: pools.web.check: there is no check named 'zzz' (add it under checks, or",
+    ),
+    (
+        "pool: web",
+        "pool: wbe",
+        "f:19:26: vips.web.services[0].pool: there is no pool named 'wbe' (did you mean web?)",
+    ),
+    (", pool: web", "", "f:19:9: vips.web.services[0].pool: it is missing (write the name of a pool)"),
+    ("port: 80, ", "", "f:19:9: vips.web.services[0].port: it is missing (write the port that is served)"),
+    ("    port: 53\n", "", "f:20:3: vips.one.port: it is missing (write the port that is served)"),
+    (
+        "    servers: [10.9.3.1, 10.9.3.2]\n",
+        "",
+        "f:20:3: vips.one.servers: it is missing (write the real servers, or",
+    ),
+    ("    address: 192.0.2.9\n", "", "f:21:5: vips.one: there is no address (write address or addresses)"),
+    (
+        "192.0.2.9",
+        "192.0.2.1",
+        "f:21:14: vips.one.address: 192.0.2.1 is at vips.web.addresses[0] already (an address",
+    ),
+    (
+        "192.0.2.9",
+        "10.9.2.1",
+        "f:21:14: vips.one.address: 10.9.2.1 is the address of the real server rs1 (a VIP",
+    ),
+    (
+        "192.0.2.9",
+        "10.9.3.2",
+        "f:21:14: vips.one.address: 10.9.3.2 is the address of the real server 10.9.3.2",
+    ),
+    ("192.0.2.9", "10.2.1.254", "f:21:14: vips.one.address: 10.2.1.254 is a neighbor's address (a VIP needs"),
+    (
+        "192.0.2.9",
+        "127.0.0.1",
+        "f:21:14: vips.one.address: 127.0.0.1 is a loopback address, which no router carries",
+    ),
+    (
+        "192.0.2.9",
+        "169.254.0.1",
+        "f:21:14: vips.one.address: 169.254.0.1 is a link-local address, which no router",
+    ),
+    (
+        "192.0.2.9",
+        "255.255.255.255",
+        "f:21:14: vips.one.address: 255.255.255.255 is a reserved address, which no",
+    ),
+    (
+        "port: 80, pool: web}",
+        "port: 80, pool: web}\n      - {port: 80, pool: web}",
+        "f:20:16: vips.web.services[1].port: tcp/80 is at vips.web.services[0].port already (write each service",
+    ),
+    ("port: 53", "ports: [53, 53]", "f:22:17: vips.one.ports[1]: tcp/53 is at vips.one.ports[0] already"),
+    (
+        "port: 53",
+        "port: 53\n    ports: [54]",
+        "f:22:5: vips.one.port: both port and ports are written (keep one",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    pool: web",
+        "f:23:5: vips.one.pool: both pool and servers are written (keep one",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    addresses: [192.0.2.8]",
+        "f:21:5: vips.one.address: both address and addresses are written (keep one of them)",
+    ),
+    (
+        "    services:\n",
+        "    port: 81\n    services:\n",
+        "f:18:5: vips.web.port: this belongs to a service, and the VIP has a list of services (move it into",
+    ),
+    (
+        "  one:\n",
+        "  nothing: {address: 192.0.2.8}\n  one:\n",
+        "f:20:3: vips.nothing: nothing is served (write port and servers, port and pool, or services)",
+    ),
+    (
+        "      - {port: 80, pool: web}\n",
+        "      []\n",
+        "f:19:7: vips.web.services: nothing is served (write port and pool of a service)",
+    ),
+    (
+        "10.9.3.2]",
+        "10.9.3.1]",
+        "f:23:25: vips.one.servers[1].address: 10.9.3.1 is at vips.one.servers[0] already",
+    ),
+    (
+        "name: rs2",
+        "name: rs1",
+        "f:14:16: pools.web.servers[1].name: 'rs1' is the name of pools.web.servers[0] already",
+    ),
+    (
+        '10.9.2.2, "fd00:9:2::2"',
+        '10.9.2.2, "fd00:9:2::2", 10.9.2.3',
+        "f:14:32: pools.web.servers[1].addresses: a server has 2 IPv4 addresses (write one of each family;",
+    ),
+    (
+        "    servers: [10.9.3.1, 10.9.3.2]\n",
+        "    servers: []\n",
+        "f:23:14: vips.one.servers: there is no server (write",
+    ),
+    (
+        "  one:\n    address: 192.0.2.9",
+        '  one:\n    addresses: [192.0.2.9, "2001:db8::9"]',
+        "f:21:28: vips.one.addresses[1]: no server at vips.one has an IPv6 address to serve 2001:db8::9 (give the",
+    ),
+    (
+        "rs2, ",
+        "rs2, port: 8080, ",
+        "f:14:27: pools.web.servers[1].port: rs2 listens on 8080, and vips.web.services[0] ser",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    quorum: {high: 3}",
+        "f:23:20: vips.one.quorum.high: 3 usable servers can never be, for vips.one has 2 of a family (write 2 or",
+    ),
+    (
+        "port: 53",
+        'port: 53\n    quorum: {low: "100%", high: 1}',
+        "f:23:19: vips.one.quorum.low: low is 2 servers, more than the 1 of high",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    flags: [mh-port]",
+        "f:23:12: vips.one.flags: with mh and without mh-fallback, a drained server's share of new clients gets no",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    scheduler: wlc\n    flags: [mh-port]",
+        "f:24:13: vips.one.flags[0]: mh-port is not a flag of the scheduler wlc (remove it, or write scheduler: mh)",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    flags: [mh-fallback, sh-port]",
+        "f:23:26: vips.one.flags[1]: sh-port is not a flag of the scheduler mh (remove it, or write scheduler: sh)",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    protocol: udp",
+        "f:23:15: vips.one.protocol: UDP has no handshake to check, and no check is written (write a check: tcp",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    check: {type: command, argv: [true-or-not]}",
+        "f:23:35: vips.one.check.argv[0]: 'true-or-not' is not an absolute path (write where the program lies",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    check: {type: command, argv: []}",
+        "f:23:34: vips.one.check.argv: there is no program (write [/path/of/program, argument])",
+    ),
+    (
+        "  one:\n",
+        "  -one:\n",
+        "f:20:3: vips.-one: '-one' is not a name (use letters, digits, _ . and - only, 63",
+    ),
+    (
+        "  web:\n    check",
+        "  one: {servers: [10.9.4.1]}\n  web:\n    check",
+        "f:24:5: vips.one.servers: these servers make a pool named one, and pools has one of that name (write pool:",
+    ),
+]
+
+
+@pytest.mark.parametrize(("right", "wrong", "problem"), [*VALUES, *TOGETHER], ids=lambda text: text[:40])
+def test_one_mistake_is_one_problem_at_its_place(right: str, wrong: str, problem: str) -> None:
+    found = problems(change(right, wrong))
+    assert len(found) == 1, found
+    assert found[0].startswith(problem), found[0]
+
+
+@pytest.mark.parametrize("forwarding", ["dr", "tunnel"])
+def test_a_port_of_its_own_needs_nat(forwarding: str) -> None:
+    text = change("[10.9.3.1, 10.9.3.2]", "[10.9.3.1, {address: 10.9.3.2, port: 5353}]")
+    (problem,) = problems(text.replace("port: 53\n", f"port: 53\n    forwarding: {forwarding}\n"))
+    assert problem.startswith(
+        "f:24:51: vips.one.servers[1].port: 10.9.3.2 listens on 5353, and vips.one serves 53 with"
+    )
+    loads(text.replace("port: 53\n", "port: 53\n    forwarding: nat\n"), hostname="lb1")
+    loads(
+        text.replace("5353", "53").replace("port: 53\n", f"port: 53\n    forwarding: {forwarding}\n"),
+        hostname="lb1",
+    )
+
+
+def test_no_neighbor_for_a_family_is_said_at_each_address_of_it() -> None:
+    line = '    - {address: "fd00:2:1::fe", remote_as: 65000, local_address: "fd00:2:1::1"}\n'
+    (problem,) = problems(change(line, ""))
+    assert problem.startswith(
+        "f:16:28: vips.web.addresses[1]: no neighbor carries IPv6 routes (add a neighbor"
+    )
+
+
+def test_no_neighbor_at_all_is_one_problem() -> None:
+    text = RIGHT[: RIGHT.index("  neighbors:")] + "  neighbors: []\n" + RIGHT[RIGHT.index("checks:") :]
+    assert problems(text) == [
+        "f:4:14: bgp.neighbors: there is no neighbor (write the routers to announce to)"
+    ]
+
+
+def test_no_bgp_section_is_one_problem() -> None:
+    found = problems(RIGHT[RIGHT.index("checks:") :])
+    assert found == ["f:1:1: bgp: the section is missing (write local_as and neighbors in it)"]
+
+
+def test_more_servers_than_the_kernels_table_has_slots_are_refused_with_mh() -> None:
+    servers = ", ".join(f"10.10.{n // 250}.{n % 250 + 1}" for n in range(4094))
+    text = change("[10.9.3.1, 10.9.3.2]", f"[{servers}]")
+    (problem,) = problems(text)
+    assert problem.startswith(
+        "f:23:14: vips.one.servers: 4094 servers, and the kernel's mh table has 4093 slots (use fe"
+    )
+    loads(text.replace("port: 53", "port: 53\n    scheduler: rr"), hostname="lb1")
+
+
+def test_a_host_name_that_cannot_name_the_node_is_a_problem() -> None:
+    with pytest.raises(
+        ConfigError, match=r"f:1:1: node.name: this machine's host name '' cannot be the node's name"
+    ):
+        loads(RIGHT, "f", hostname=".example.net")
+
+
+@pytest.mark.parametrize(
+    "password", ["a b", 'a"b', "a'b", "a;b", "a\\b", "pässword", "x" * 81, "", "[hunter2, x]", "12345"]
+)
+def test_a_password_is_refused_without_being_shown(password: str) -> None:
+    quoted = password if password.startswith(("[", "1")) else "'" + password.replace("'", "''") + "'"
+    found = problems(change("65000}", f"65000, password: {quoted}}}"))
+    assert len(found) == 1
+    assert found[0].startswith("f:5:57: bgp.neighbors[0].password: the password ")
+    assert not password or password not in found[0]
+    assert "hunter2" not in found[0]
+
+
+MANY = """\
+version: 2
+node: {name: lb1, listen: 9644}
+timing: {lease_ttl: 1m}
+bgp:
+  local_as: 0
+  hold_time: 1
+  neighbours: []
+  neighbors:
+    - {address: 10.2.1.254, remote_as: 65000, local_address: 10.2.1.1, passive: no}
+    - {address: 10.2.1.254, remote_as: 65000}
+checks:
+  web: {type: http, path: x}
+pools:
+  web:
+    check: wbe
+    servers: [10.9.2.1, 10.9.2.1, 10.9.2.3]
+  web: {}
+vips:
+  web:
+    addresses: [192.0.2.1, "2001:db8::1"]
+    communities: [65000:65536]
+    services:
+      - {port: 80, pool: wbe}
+      - {port: 80, pool: web, forwarding: dsr}
+      - {port: 0443, pool: web, flags: [mh-port]}
+      - {port: 444, pool: web, quorum: {low: 2, high: 1}}
+  two: {address: 192.0.2.1, port: 80, servers: [10.9.9.1], check: *base}
+"""
+
+
+def test_more_than_twenty_mistakes_of_every_kind_are_as_many_problems_at_once() -> None:
+    found = problems(MANY)
+    assert [line.split(": ")[1] for line in found] == [
+        "version",
+        "node.listen",
+        "timing.lease_ttl",
+        "bgp.local_as",
+        "bgp.hold_time",
+        "bgp.neighbours",
+        "bgp.neighbors[0].passive",
+        "bgp.neighbors[1].address",
+        "checks.web.path",
+        "pools.web.check",
+        "pools.web.servers[1].address",
+        "pools.web",
+        "vips.web.addresses[1]",  # no server has IPv6
+        "vips.web.addresses[1]",  # nor has a neighbor
+        "vips.web.communities[0]",
+        "vips.web.services[0].pool",
+        "vips.web.services[1].port",
+        "vips.web.services[1].forwarding",
+        "vips.web.services[2].port",
+        "vips.web.services[2].flags",
+        "vips.web.services[3].quorum.low",
+        "vips.two.address",
+        "vips.two.check",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "consequence"),
+    [
+        ("check: web\n    servers:", "check: web\n    servers: x\n    other:", "no server"),
+        ("  web: {type: http, path: /health}", "  web: {type: htpp}", "no check named"),
+        ("router_id: 10.2.1.1", "router_id: 10.2.1", "router_id: it is missing"),
+        ("local_address: ", "local_adress: ", "it is missing"),
+        ("remote_as: 65000, local", "remote_as: x, local", "no neighbor carries"),
+        ('address: "fd00:2:1::fe"', "address: x", "no neighbor carries"),
+        ("address: 192.0.2.9", "adress: 192.0.2.9", "there is no address"),
+        ("servers: [10.9.3.1, 10.9.3.2]", "<<: *servers", "servers: it is missing"),
+        ("addresses: [10.9.2.2, ", "addresses: [x, ", "there is no address"),
+    ],
+)
+def test_the_consequence_of_a_mistake_is_not_told_as_another(
+    right: str, wrong: str, consequence: str
+) -> None:
+    found = problems(change(right, wrong))
+    assert not [line for line in found if consequence in line], found

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from anycast.config import schema
+
+ROOT = Path(__file__).parents[3]
+COMMITTED = ROOT / "anycast" / "config" / "schema.json"
+
+
+def parts(node: Any) -> list[dict[str, Any]]:
+    if isinstance(node, list):
+        return [part for item in node for part in parts(item)]
+    return [node, *(part for item in node.values() for part in parts(item))] if isinstance(node, dict) else []
+
+
+def test_the_committed_schema_is_the_models() -> None:
+    text = COMMITTED.read_text(encoding="utf-8")
+    assert text == schema.schema_text(), "run: python -m anycast.config.schema > anycast/config/schema.json"
+
+
+def test_the_schema_is_one() -> None:
+    document = json.loads(schema.schema_text())
+    assert document["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    jsonschema.Draft202012Validator.check_schema(document)
+
+
+def test_every_key_is_described() -> None:
+    document = json.loads(schema.schema_text())
+    for part in parts(document):
+        if part.get("type") == "object" and "properties" in part:
+            assert part["description"]
+            for key, value in part["properties"].items():
+                named = document["$defs"].get(value.get("$ref", "").rpartition("/")[2], value)
+                assert "description" in value or "description" in named or "const" in value, key
+
+
+@pytest.mark.parametrize("name", ["minimal.yaml", "full.yaml"])
+def test_the_examples_are_valid(name: str) -> None:
+    text = ROOT.joinpath("examples", name).read_text(encoding="utf-8")
+    assert text.startswith("# yaml-language-server: $schema=../anycast/config/schema.json\n")
+    jsonschema.Draft202012Validator(json.loads(COMMITTED.read_text(encoding="utf-8"))).validate(
+        yaml.safe_load(text)
+    )
+
+
+def test_the_full_example_shows_every_key_of_every_section() -> None:
+    tree = yaml.safe_load(ROOT.joinpath("examples", "full.yaml").read_text(encoding="utf-8"))
+    assert set(tree) == set(schema.File.model_fields)
+    for section, model in (("node", schema.Node), ("timing", schema.Timing), ("bgp", schema.Bgp)):
+        assert set(tree[section]) == set(model.model_fields)
+    assert set(tree["bgp"]["neighbors"][0]) == set(schema.Neighbor.model_fields)
+    assert set(tree["vips"]["web"]["services"][0]) == set(schema.Service.model_fields) - {"check"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"bgp": None},
+        {"bgp": {"local_as": 65001}},
+        {"bgp": {"local_as": 0, "neighbors": []}},
+        {"bgp": {"local_as": 1, "neighbors": [{"address": "10.0.0.1"}]}},
+        {"bgp": {"local_as": 1, "neighbors": []}, "vip": {}},
+        {"bgp": {"local_as": 1, "neighbors": []}, "checks": {"web": {"path": "/"}}},
+        {"bgp": {"local_as": 1, "neighbors": []}, "checks": {"web": {"type": "tcp", "path": "/"}}},
+        {"bgp": {"local_as": 1, "neighbors": []}, "pools": {"web": {}}},
+        {"bgp": {"local_as": 1, "neighbors": []}, "pools": {"web": {"servers": [1]}}},
+        {"bgp": {"local_as": 1, "neighbors": []}, "vips": {"web": {"services": [{"port": 80}]}}},
+        {"bgp": {"local_as": 1, "neighbors": []}, "timing": {"drain": "2 s"}},
+        {"bgp": {"local_as": 1, "neighbors": [], "hold_time": 0}},
+    ],
+)
+def test_an_editor_sees_what_is_wrong(wrong: Any) -> None:
+    validator = jsonschema.Draft202012Validator(json.loads(schema.schema_text()))
+    assert not validator.is_valid(wrong)
+
+
+@pytest.mark.parametrize(
+    ("location", "key"),
+    [
+        ((), "vips"),
+        (("bgp", "neighbors", 0), "remote_as"),
+        (("checks", "web", "(https)"), "verify"),
+        (("vips", "web", "check", "(tcp)"), "rise"),
+        (("pools", "web", "servers", 3), "weight"),
+        (("vips", "web", "services", 0, "quorum"), "high"),
+    ],
+)
+def test_the_keys_of_a_place_are_known(location: tuple[str | int, ...], key: str) -> None:
+    assert key in schema.keys_at(location)

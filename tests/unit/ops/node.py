@@ -1,0 +1,170 @@
+"""A node whose kernel and real servers are ideal: the core runs as it is, every effect is answered at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from ipaddress import IPv4Address, ip_address
+from typing import Any
+
+from anycast.core import events as ev
+from anycast.core import kernel as kernels
+from anycast.core.health import Outcome, Result
+from anycast.core.ipvs import ServiceEntry, ServiceKey
+from anycast.core.maintenance import Maintenance
+from anycast.core.model import (
+    Address,
+    Bgp,
+    Check,
+    Config,
+    Neighbor,
+    Pool,
+    Protocol,
+    Quorum,
+    RealServer,
+    Service,
+    TcpCheck,
+    Vip,
+)
+from anycast.core.model import Node as NodeName
+from anycast.core.report import NeighborState, Report
+from anycast.core.state import State
+from anycast.core.step import begin, step
+from anycast.ops.source import MaintenanceAnswer, ReloadAnswer
+
+FOREIGN = ServiceKey(protocol=Protocol.TCP, address=ip_address("198.51.100.9"), port=25)
+ROUTER, ROUTER6 = "10.2.1.254", "fd00:2:1::fe"
+
+
+def vip(name: str, *addresses: str, ports: tuple[int, ...] = (80,)) -> Vip:
+    servers = tuple(
+        RealServer(name=f"rs{n}", addresses=(ip_address(f"10.9.2.{n}"), ip_address(f"fd00:9:2::{n}")))
+        for n in (1, 2)
+    )
+    pool = Pool(name=name, servers=servers, check=Check(kind=TcpCheck(), rise=2, fall=1))
+    services = tuple(
+        Service(protocol=Protocol.TCP, port=port, pool=pool, quorum=Quorum(low=1, high=2)) for port in ports
+    )
+    return Vip(name=name, addresses=tuple(map(ip_address, addresses)), services=services)
+
+
+CONFIG = Config(
+    node=NodeName(name="lb1"),
+    bgp=Bgp(
+        local_as=65001,
+        router_id=IPv4Address("10.2.1.1"),
+        neighbors=(
+            Neighbor(address=ip_address(ROUTER), remote_as=65000, families=frozenset({4})),
+            Neighbor(address=ip_address(ROUTER6), remote_as=65000, families=frozenset({6})),
+        ),
+    ),
+    vips=(vip("web", "192.0.2.1", "2001:db8:99::1", ports=(80, 443)), vip("mail", "192.0.2.2")),
+)
+
+
+class Node:
+    """Is a `Source` too. `kernel_error`: while it is set, the kernel can be neither read nor written."""
+
+    reload_ok = True
+    reloaded_at = 1_800_000_000.0
+
+    def __init__(
+        self,
+        config: Config = CONFIG,
+        *,
+        maintenance: Mapping[str, Maintenance] | None = None,
+        now: float = 1000.0,
+    ) -> None:
+        self.now = now
+        self.last_step = now
+        self.kernel_error: str | None = None
+        self.kernel = kernels.Snapshot(
+            table={FOREIGN: ServiceEntry(scheduler="rr")}, addresses=frozenset(), sysctls={}
+        )
+        self.log: list[ev.Log] = []
+        self._state, effects = begin(config, maintenance or {}, now)
+        self._perform(effects)
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    def send(self, event: ev.Event, *, after: float = 0.0) -> None:
+        self.now += after
+        self._state, effects = step(self._state, event, self.now)
+        self._perform(effects)
+
+    def _perform(self, effects: tuple[ev.Effect, ...]) -> None:
+        for effect in effects:
+            match effect:
+                case ev.Log():
+                    self.log.append(effect)
+                case ev.ReadKernel() | ev.ProgramKernel() if self.kernel_error is not None:
+                    self.send(ev.KernelFailed(reason=self.kernel_error))
+                case ev.ReadKernel():
+                    self.send(ev.KernelRead(snapshot=self.kernel))
+                case ev.ProgramKernel(ops=ops):
+                    self.kernel = kernels.play(self.kernel, ops)
+                    self.send(ev.KernelRead(snapshot=self.kernel))
+                case _:
+                    pass
+
+    def probe(self, *down: str, unknown: bool = False) -> None:
+        """One outcome of every check: those of the addresses in `down` fail."""
+        gone: set[Address] = {ip_address(address) for address in down}
+        bad = Outcome.UNKNOWN if unknown else Outcome.FAIL
+        results = tuple(
+            (
+                target,
+                Result(
+                    outcome=bad if target.address in gone else Outcome.OK,
+                    detail="refused" if target.address in gone else "",
+                ),
+            )
+            for target in self.state.targets
+        )
+        self.send(ev.Probed(results=results))
+
+    def report(self, source: int = 1, **fields: Any) -> None:
+        """What an announcer with two sessions up says once everything is acknowledged, but for `fields`."""
+        if source not in self.state.announcers:
+            self.send(ev.AnnouncerConnected(source=source))
+        said = Report(
+            seq=self.state.lease.seq,
+            announced=tuple(route.prefix for route in self.state.lease.routes or ()),
+            neighbors=tuple(
+                NeighborState(address=address, state="up", changed=self.now) for address in (ROUTER, ROUTER6)
+            ),
+            exabgp_version="5.0.15",
+            exabgp_pid=4711,
+            pid=4712,
+            acks=3,
+        )
+        self.send(ev.AnnouncerReported(source=source, report=replace(said, **fields)))
+
+
+def healthy(config: Config = CONFIG, *, now: float = 1000.0) -> Node:
+    """A node that announces every VIP."""
+    node = Node(config, now=now)
+    node.probe()
+    node.report()
+    return node
+
+
+class Operator:
+    """`Commands` for a node: the maintenance is the core's, the disk and the reload are what the test says."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.save_error = ""
+        self.answer = ReloadAnswer(ok=True, changes=("vip web: med 100 -> 200",))
+
+    async def set_maintenance(self, scope: str, *, on: bool, reason: str, by: str) -> MaintenanceAnswer:
+        entry = Maintenance(reason=reason, by=by, since=time.time()) if on else None
+        self.node.now = time.monotonic()
+        self.node.send(ev.MaintenanceSet(scope=scope, entry=entry))
+        return MaintenanceAnswer(saved=not self.save_error, error=self.save_error)
+
+    async def reload(self) -> ReloadAnswer:
+        return self.answer

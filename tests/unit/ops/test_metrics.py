@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from anycast.core import events as ev
+from anycast.core.decision import Reason
+from anycast.core.maintenance import NODE, Maintenance
+from anycast.core.report import NeighborState
+from anycast.ops.metrics import registry
+from tests.unit.ops.node import CONFIG, ROUTER, ROUTER6, Node, healthy, vip
+
+WALL = 1_800_000_000.0
+ON = Maintenance(reason="new kernel", by="root", since=WALL)
+
+
+def samples(node: Node) -> dict[str, float]:
+    """As a scrape reads them: `name{label="value",...}` with the labels in order of their names."""
+    text = generate_latest(
+        registry(node, version="1.2.3", clock=lambda: node.now, wall=lambda: WALL)
+    ).decode()
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
+            key = f"{sample.name}{{{labels}}}" if labels else sample.name
+            assert key not in found, f"{key} stands there twice: Prometheus refuses the scrape"
+            found[key] = sample.value
+    return found
+
+
+def test_a_healthy_node_scrapes() -> None:
+    node = healthy()
+    node.send(ev.Tick(), after=0.25)
+    found = samples(node)
+    assert found['anycast_vip_announced{vip="web"}'] == 1
+    assert found['anycast_vip_verdict{reason="healthy",vip="web"}'] == 1
+    assert found['anycast_vip_last_change_timestamp_seconds{vip="web"}'] == WALL - 0.25
+    assert found[f'anycast_peer_established{{peer="{ROUTER}"}}'] == 1
+    assert found['anycast_service_usable{family="ipv4",service="tcp/80",vip="web"}'] == 2
+    assert found['anycast_service_servers{family="ipv6",service="tcp/443",vip="web"}'] == 2
+    assert found['anycast_server_up{address="10.9.2.1",server="rs1",service="tcp/80",vip="web"}'] == 1
+    assert found["anycast_config_last_reload_successful"] == 1
+    assert found["anycast_config_last_reload_success_timestamp_seconds"] == node.reloaded_at
+    assert found["anycast_exabgp_errors_total"] == 0
+    assert found["anycast_kernel_available"] == 1
+    assert found["anycast_kernel_programs_total"] == node.state.kernel.programs > 0
+    assert found["anycast_lease_seq"] == node.state.lease.seq > 0
+    assert found["anycast_lease_age_seconds"] == pytest.approx(0.25)
+    assert found["anycast_engine_lag_seconds"] == 0.25
+    assert found["anycast_ready"] == 1
+    assert found["anycast_announcers"] == 1
+
+
+def test_the_build_info_names_the_versions() -> None:
+    assert any(
+        name.startswith("anycast_build_info{") and 'exabgp="5.0.15"' in name and 'version="1.2.3"' in name
+        for name in samples(healthy())
+    )
+
+
+def test_a_vip_has_one_reason_and_the_others_are_0() -> None:
+    node = healthy()
+    node.send(ev.MaintenanceSet(scope="web", entry=ON))
+    found = samples(node)
+    values = {reason: found[f'anycast_vip_verdict{{reason="{reason}",vip="web"}}'] for reason in Reason}
+    assert [reason for reason, value in values.items() if value] == [Reason.VIP_MAINTENANCE]
+
+
+def test_what_is_not_there_is_0_and_not_absent() -> None:
+    started, good = samples(Node()), samples(healthy())
+
+    def names(found: dict[str, float]) -> set[str]:
+        return {name for name in found if not name.startswith("anycast_build_info")}
+
+    assert names(started) == names(good)
+    assert started['anycast_vip_announced{vip="web"}'] == 0
+    assert started[f'anycast_peer_established{{peer="{ROUTER}"}}'] == 0
+    assert started["anycast_ready"] == 0
+
+
+def test_a_server_a_session_and_a_kernel_that_fail_are_0() -> None:
+    node = healthy()
+    node.probe("10.9.2.1")
+    node.report(errors=2, neighbors=(NeighborState(address=ROUTER6, state="down", changed=node.now),))
+    node.send(ev.KernelFailed(reason="EPERM"))
+    found = samples(node)
+    assert found['anycast_server_up{address="10.9.2.1",server="rs1",service="tcp/80",vip="web"}'] == 0
+    assert found['anycast_service_usable{family="ipv4",service="tcp/80",vip="web"}'] == 1
+    assert found[f'anycast_peer_established{{peer="{ROUTER6}"}}'] == 0
+    assert found["anycast_exabgp_errors_total"] == 2
+    assert found["anycast_kernel_available"] == 0
+
+
+def test_maintenance_of_the_node_is_not_that_of_a_vip_called_node() -> None:
+    node = Node(replace(CONFIG, vips=(vip("node", "192.0.2.1"),)))
+    node.send(ev.MaintenanceSet(scope=NODE, entry=ON))
+    found = samples(node)
+    assert found['anycast_maintenance_active{scope="node",vip=""}'] == 1
+    assert found['anycast_maintenance_active{scope="vip",vip="node"}'] == 0
+    node.send(ev.MaintenanceSet(scope="node", entry=ON))
+    assert samples(node)['anycast_maintenance_active{scope="vip",vip="node"}'] == 1
+
+
+def test_a_scrape_reads_the_state_of_that_moment() -> None:
+    node = healthy()
+    metrics = registry(node, version="1.2.3", clock=lambda: node.now, wall=lambda: WALL)
+    assert metrics.get_sample_value("anycast_vip_announced", {"vip": "web"}) == 1
+    node.report(announced=())
+    assert metrics.get_sample_value("anycast_vip_announced", {"vip": "web"}) == 0

@@ -1,0 +1,326 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anycast.core import events as ev
+from anycast.core.maintenance import NODE, Maintenance
+from anycast.core.report import FailedRoute, NeighborState, Report
+from anycast.core.state import STALE_AFTER, prefix_of
+from anycast.ops.status import document, iso, readiness
+from tests.unit.ops.node import CONFIG, ROUTER, ROUTER6, Node, healthy, vip
+
+WALL = 1_800_000_000.0  # 2027-01-15T08:00:00Z
+ON = Maintenance(reason="new kernel", by="root", since=WALL - 60)
+
+
+def status(node: Node) -> dict[str, Any]:
+    text = json.dumps(document(node.state, now=node.now, wall=WALL, version="1.2.3", pid=42), allow_nan=False)
+    result: dict[str, Any] = json.loads(text)
+    return result
+
+
+def web(node: Node) -> dict[str, Any]:
+    found: dict[str, Any] = next(each for each in status(node)["vips"] if each["name"] == "web")
+    return found
+
+
+def test_a_healthy_node_is_ready_and_says_what_it_announces() -> None:
+    node = healthy()
+    node.send(ev.Tick(), after=0.5)
+    found = status(node)
+    assert found["version"] == 1
+    assert found["node"] == {
+        "name": "lb1",
+        "version": "1.2.3",
+        "pid": 42,
+        "uptime_s": 0.5,
+        "stopping": False,
+    }
+    assert found["ready"] == {"ready": True, "reasons": []}
+    assert [(each["name"], each["advertise"], each["reason"]) for each in found["vips"]] == [
+        ("web", "yes", "healthy"),
+        ("mail", "yes", "healthy"),
+    ]
+    assert found["kernel"]["available"]
+    assert found["kernel"]["proven"]
+    assert found["kernel"]["foreign_services"] == 1
+    assert found["announcers"][0]["exabgp_version"] == "5.0.15"
+
+
+def test_a_vip_is_announced_when_every_prefix_is_acknowledged_and_not_before() -> None:
+    node = healthy()
+    assert web(node)["announced"]
+    prefixes = [prefix_of(address) for address in CONFIG.vips[0].addresses]
+    node.report(pending=(prefixes[1],))
+    found = web(node)
+    assert not found["announced"]
+    assert [each["announced"] for each in found["prefixes"]] == [True, False]
+    assert all(each["wanted"] for each in found["prefixes"])
+    node.report(announced=(prefixes[0],), failed=(FailedRoute(prefix=prefixes[1], why="no next hop"),))
+    assert web(node)["prefixes"][1]["failed"] == "no next hop"
+    assert not web(node)["announced"]
+
+
+def test_two_announcers_may_carry_a_vip_between_them() -> None:
+    node = healthy()
+    v4, v6 = (prefix_of(address) for address in CONFIG.vips[0].addresses)
+    node.report(1, announced=(v4,))
+    assert not web(node)["announced"]
+    node.report(2, announced=(v6,))
+    assert web(node)["announced"]
+
+
+def test_since_is_the_wall_clock_of_the_change() -> None:
+    node = healthy()
+    node.send(ev.Tick(), after=2.0)
+    assert web(node)["since"] == "2027-01-15T07:59:58Z"
+    assert web(node)["since_s"] == 2.0
+
+
+def test_a_server_that_is_down_shows_wanted_weight_kernel_weight_and_why() -> None:
+    node = healthy()
+    node.probe("10.9.2.1")
+    service = web(node)["services"][0]
+    assert service["name"] == "tcp/80"
+    assert service["families"][0] == {"family": "ipv4", "usable": 1, "undecided": 0, "total": 2}
+    assert service["families"][1]["usable"] == 2
+    down, up = service["servers"][:2]
+    assert (down["name"], down["address"], down["port"]) == ("rs1", "10.9.2.1", 80)
+    assert (down["phase"], down["weight"], down["kernel_weight"]) == ("down", 0, 0)
+    assert down["detail"] == "refused"
+    assert (up["phase"], up["weight"], up["kernel_weight"]) == ("up", 1, 1)
+
+
+def test_a_server_the_kernel_does_not_hold_as_wanted_shows_both_weights() -> None:
+    node = healthy()
+    node.kernel_error = "ip_vs is gone"
+    node.probe("10.9.2.1")
+    server = web(node)["services"][0]["servers"][0]
+    assert (server["weight"], server["kernel_weight"]) == (0, 1)
+
+
+def test_the_kernel_weight_is_the_lowest_behind_the_addresses_of_the_vip() -> None:
+    config = replace(CONFIG, vips=(vip("web", "192.0.2.1", "192.0.2.9"),))
+    node = healthy(config)
+    table = dict(node.kernel.table)
+    second = next(key for key in table if str(key.address) == "192.0.2.9")
+    first, *rest = table[second].destinations
+    table[second] = replace(table[second], destinations=(replace(first, weight=0), *rest))
+    node.kernel_error = "no more writes"
+    node.send(ev.KernelRead(snapshot=replace(node.kernel, table=table)))
+    assert web(node)["services"][0]["servers"][0]["kernel_weight"] == 0
+    table[second] = replace(table[second], destinations=tuple(rest))
+    node.send(ev.KernelRead(snapshot=replace(node.kernel, table=table)))
+    assert web(node)["services"][0]["servers"][0]["kernel_weight"] is None
+
+
+def test_a_check_that_cannot_run_is_told_apart_from_a_server_that_is_down() -> None:
+    node = healthy()
+    node.probe("10.9.2.1", unknown=True)
+    server = web(node)["services"][0]["servers"][0]
+    assert (server["phase"], server["check_failed_to_run"]) == ("up", True)
+
+
+def test_an_undecided_server_has_no_since() -> None:
+    server = web(Node())["services"][0]["servers"][0]
+    assert (server["phase"], server["since"], server["since_s"]) == ("undecided", None, None)
+
+
+def test_maintenance_shows_its_stage_and_does_not_make_a_node_unready() -> None:
+    node = healthy()
+    node.send(ev.MaintenanceSet(scope="web", entry=ON))
+    found = status(node)
+    assert found["ready"]["ready"]
+    assert found["maintenance"] == [
+        {
+            "scope": "web",
+            "reason": "new kernel",
+            "by": "root",
+            "since": "2027-01-15T07:59:00Z",
+            "since_s": 60.0,
+            "stage": "draining",
+        }
+    ]
+    assert [(each["name"], each["stage"]) for each in found["vips"]] == [
+        ("web", "draining"),
+        ("mail", "active"),
+    ]
+    node.send(ev.Tick(), after=10.0)
+    assert web(node)["stage"] == "withdrawn"
+
+
+def test_a_vip_is_as_far_as_its_own_maintenance_or_its_nodes() -> None:
+    node = healthy()
+    node.send(ev.MaintenanceSet(scope="web", entry=ON))
+    node.send(ev.Tick(), after=10.0)
+    node.send(ev.MaintenanceSet(scope=NODE, entry=ON))
+    assert [each["stage"] for each in status(node)["vips"]] == ["withdrawn", "draining"]
+
+
+def test_a_session_nobody_tells_of_is_unknown() -> None:
+    node = healthy()
+    node.report(neighbors=(NeighborState(address=ROUTER, state="up", changed=node.now),))
+    assert [(each["address"], each["state"]) for each in status(node)["neighbors"]] == [
+        (ROUTER, "up"),
+        (ROUTER6, "unknown"),
+    ]
+
+
+def test_a_session_is_the_configured_one_however_its_address_is_written() -> None:
+    node = healthy()
+    long = NeighborState(address="fd00:2:1:0:0:0:0:fe", state="down", changed=node.now, reason="hold timer")
+    foreign = NeighborState(address="10.2.1.253", state="up", changed=node.now)
+    node.report(neighbors=(foreign, long))
+    assert [(each["address"], each["state"]) for each in status(node)["neighbors"]] == [
+        (ROUTER, "unknown"),
+        (ROUTER6, "down"),
+        ("10.2.1.253", "up"),
+    ]
+
+
+def test_a_session_that_is_up_in_one_announcer_is_up() -> None:
+    node = healthy()
+    node.report(2, neighbors=(NeighborState(address=ROUTER, state="down", changed=node.now),))
+    assert status(node)["neighbors"][0]["state"] == "up"
+
+
+def reasons(node: Node) -> str:
+    return "\n".join(readiness(node.state, node.now))
+
+
+def test_a_node_that_starts_is_not_ready_and_says_what_it_waits_for() -> None:
+    node = Node()
+    assert "VIP web is still starting: 8 checks without an outcome yet" in reasons(node)
+    assert "no announcer is connected (is ExaBGP running" in reasons(node)
+
+
+def test_a_node_without_its_kernel_is_not_ready() -> None:
+    node = healthy()
+    node.send(ev.KernelFailed(reason="no ip_vs (modprobe ip_vs)"))
+    assert readiness(node.state, node.now) == ("kernel unavailable: no ip_vs (modprobe ip_vs)",)
+
+
+def test_a_node_whose_kernel_was_not_read_for_long_is_not_ready() -> None:
+    node = healthy()
+    later = node.now + STALE_AFTER * CONFIG.timing.reconcile
+    assert readiness(node.state, later) == ("kernel unavailable: not read for 15 s",)
+
+
+def test_a_node_without_a_bgp_session_is_not_ready() -> None:
+    node = healthy()
+    node.report(neighbors=())
+    assert "no BGP session is up" in reasons(node)
+    node.send(ev.AnnouncerLost(source=1))
+    assert "no announcer" in reasons(node)
+    assert "BGP" not in reasons(node).replace("ExaBGP", "")
+
+
+def test_a_node_whose_route_was_refused_is_not_ready() -> None:
+    node = healthy()
+    prefix = prefix_of(CONFIG.vips[0].addresses[0])
+    node.report(failed=(FailedRoute(prefix=prefix, why="ExaBGP refused it"),))
+    assert readiness(node.state, node.now) == ("route 192.0.2.1/32 is not announced: ExaBGP refused it",)
+
+
+def test_a_node_whose_lease_ran_out_is_not_ready() -> None:
+    node = healthy()
+    node.report(lease_expired=True)
+    assert readiness(node.state, node.now) == (
+        "the lease of announcer 4712 has run out: it announces nothing",
+    )
+
+
+def test_a_node_that_stops_is_not_ready() -> None:
+    node = healthy()
+    node.send(ev.StopRequested())
+    assert readiness(node.state, node.now) == ("the agent is stopping",)
+
+
+def test_an_announcer_that_has_not_reported_has_nulls() -> None:
+    node = Node()
+    node.send(ev.AnnouncerConnected(source=7))
+    assert status(node)["announcers"] == [
+        {
+            "source": 7,
+            "connected": True,
+            "seq": None,
+            "exabgp_version": None,
+            "exabgp_pid": None,
+            "errors": None,
+            "acks": None,
+            "oldest_ack_age_s": None,
+            "lease_expired": None,
+        }
+    ]
+
+
+def test_a_time_beyond_the_calendar_is_null() -> None:
+    assert iso(1e20) is None
+
+
+INSTANTS = st.floats(-1e9, 1e9)  # the lease protocol lets finite numbers through only
+REPORTS = st.builds(
+    Report,
+    seq=st.integers(0, 20),
+    announced=st.sampled_from([(), tuple(map(prefix_of, CONFIG.vips[0].addresses))]),
+    pending=st.sampled_from([(), tuple(map(prefix_of, CONFIG.vips[1].addresses))]),
+    failed=st.lists(
+        st.builds(FailedRoute, prefix=st.just(prefix_of(CONFIG.vips[0].addresses[0])), why=st.text()),
+        max_size=1,
+    ).map(tuple),
+    neighbors=st.lists(
+        st.builds(
+            NeighborState,
+            address=st.sampled_from([ROUTER, ROUTER6, "fe80::1%eth0", "not an address"]),
+            state=st.sampled_from(["up", "down", "connected"]),
+            changed=INSTANTS,
+            reason=st.text(),
+        ),
+        max_size=3,
+    ).map(tuple),
+    exabgp_version=st.none() | st.text(),
+    oldest_ack_age=st.none() | INSTANTS,
+    lease_expired=st.booleans(),
+)
+EVENTS = st.one_of(
+    st.just(ev.Tick()),
+    st.just(ev.StopRequested()),
+    st.just(ev.KernelChanged()),
+    st.just(ev.KernelFailed(reason="EPERM")),
+    st.builds(ev.AnnouncerConnected, source=st.integers(1, 2)),
+    st.builds(ev.AnnouncerLost, source=st.integers(1, 2)),
+    st.builds(ev.AnnouncerReported, source=st.integers(1, 2), report=REPORTS),
+    st.builds(
+        ev.MaintenanceSet,
+        scope=st.sampled_from([NODE, "web", "mail"]),
+        entry=st.none()
+        | st.builds(Maintenance, reason=st.text(), by=st.text(), since=st.floats(-1e20, 1e20)),
+    ),
+    st.builds(
+        ev.Reconfigured,
+        config=st.sampled_from([CONFIG, replace(CONFIG, vips=CONFIG.vips[:1]), replace(CONFIG, vips=())]),
+    ),
+    st.sampled_from([(), ("10.9.2.1",), ("10.9.2.1", "fd00:9:2::2")]),
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(events=st.lists(st.tuples(EVENTS, st.floats(0, 10)), max_size=12))
+def test_every_state_that_can_be_reached_is_json(
+    events: list[tuple[ev.Event | tuple[str, ...], float]],
+) -> None:
+    node = Node()
+    status(node)
+    node.send(ev.AnnouncerConnected(source=1))
+    for event, wait in events:
+        if isinstance(event, tuple):
+            node.now += wait
+            node.probe(*event)
+        else:
+            node.send(event, after=wait)
+        status(node)

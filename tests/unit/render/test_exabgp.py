@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+import pytest
+
+from anycast.config.load import load
+from anycast.core.model import Config, Neighbor
+from anycast.render.exabgp import exabgp_conf, exabgp_env
+
+ROOT = Path(__file__).parents[3]
+GOLDEN = Path(__file__).parent / "golden"
+SNIPPETS = ROOT / "exabgp.conf.d"
+EXABGP = Path(sys.executable).with_name("exabgp")
+COMMAND = "/usr/bin/env anycast"
+
+validates = pytest.mark.skipif(not EXABGP.exists(), reason=f"ExaBGP is not installed at {EXABGP}")
+
+
+def config(name: str = "full") -> Config:
+    return load(ROOT / "examples" / f"{name}.yaml", hostname="lb1").config
+
+
+def with_neighbor(**changes: object) -> Config:
+    """The full example with its first neighbor changed, and no other."""
+    full = config()
+    neighbor = replace(full.bgp.neighbors[0], **changes)  # type: ignore[arg-type]
+    return replace(full, bgp=replace(full.bgp, neighbors=(neighbor,)))
+
+
+def validate(text: str, tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    file = tmp_path / "exabgp.conf"
+    file.write_text(text, encoding="ascii")
+    return subprocess.run(
+        [EXABGP, "validate", file],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+
+def variables(text: str) -> dict[str, str]:
+    """As systemd's EnvironmentFile is read, quotes aside: there are none."""
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return dict(line.split("=", 1) for line in lines)
+
+
+def bare(text: str) -> list[str]:
+    """The lines of a configuration without comments."""
+    lines = [re.sub(r"\s*#.*", "", line).rstrip() for line in text.splitlines()]
+    return [line for line in lines if line]
+
+
+@pytest.mark.parametrize("name", ["minimal", "full"])
+def test_what_is_rendered_is_what_was_reviewed(name: str) -> None:
+    conf = exabgp_conf(config(name), command=COMMAND)
+    assert conf == (GOLDEN / f"{name}.conf").read_text(encoding="ascii")
+    assert exabgp_env(config(name)) == (GOLDEN / f"{name}.env").read_text(encoding="ascii")
+
+
+@validates
+@pytest.mark.parametrize("name", ["minimal", "full"])
+def test_exabgp_takes_what_is_rendered(name: str, tmp_path: Path) -> None:
+    text = exabgp_conf(config(name), command=COMMAND)
+    result = validate(text, tmp_path, **variables(exabgp_env(config(name))))
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@validates
+@pytest.mark.parametrize(
+    "neighbor",
+    [
+        {"passive": True},
+        {"families": frozenset({4, 6})},
+        {"password": "#{[1,2]}!$%&()*+-./:<=>?@^_`|~"},
+        {"password": None},
+        {"remote_as": 4200000000},
+        {
+            "address": IPv6Address("fd00::fe"),
+            "local_address": IPv6Address("fd00::1"),
+            "families": frozenset({4, 6}),
+            "password": "x" * 80,
+        },
+    ],
+    ids=str,
+)
+def test_exabgp_takes_every_kind_of_neighbor(neighbor: dict[str, object], tmp_path: Path) -> None:
+    result = validate(exabgp_conf(with_neighbor(**neighbor), command=COMMAND), tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@validates
+def test_exabgp_would_refuse_a_neighbor_it_does_not_understand(tmp_path: Path) -> None:
+    text = exabgp_conf(config(), command=COMMAND).replace("hold-time 9", "hold-time 2")
+    assert validate(text, tmp_path).returncode != 0
+
+
+def test_the_process_stands_before_the_neighbors() -> None:
+    text = exabgp_conf(config(), command=COMMAND)
+    assert text.index("process anycast {") < text.index("neighbor 10.2.1.254 {")
+
+
+def test_every_vip_address_is_owned_once() -> None:
+    full = config()
+    text = exabgp_conf(replace(full, vips=full.vips * 2), command=COMMAND)
+    assert re.findall(r"--own (\S+)", text.replace(";", " ")) == [
+        "192.0.2.1/32",
+        "192.0.2.2/32",
+        "192.0.2.3/32",
+        "2001:db8:99::1/128",
+    ]
+
+
+def test_nothing_that_lets_a_route_outlive_its_node_is_rendered() -> None:
+    lines = bare(exabgp_conf(config(), command=COMMAND))
+    assert not [line for line in lines if "graceful-restart" in line or "adj-rib-out false" in line]
+    assert sum(line.strip() == "adj-rib-out true;" for line in lines) == 2
+
+
+def test_a_passive_neighbor_can_be_reached() -> None:
+    text = exabgp_conf(with_neighbor(passive=True), command=COMMAND)
+    assert "    passive true;\n    listen 179;\n" in text
+
+
+@pytest.mark.parametrize(
+    "command", ["", "/bin/a;b", "/bin/a 'b c'", "/bin/{a}", "/bin/a  b", "/bin/ä", "/bin/a\nb", "/a #"]
+)
+def test_a_command_exabgp_would_misread_is_refused(command: str) -> None:
+    with pytest.raises(ValueError, match="cannot stand in ExaBGP's run line"):
+        exabgp_conf(config(), command=command)
+
+
+def test_an_ipv6_neighbor_without_a_local_address_is_refused() -> None:
+    lost = with_neighbor(address=IPv6Address("fd00::fe"), local_address=None)
+    with pytest.raises(ValueError, match="neighbor fd00::fe has no local address"):
+        exabgp_conf(lost, command=COMMAND)
+
+
+def test_the_router_id_serves_as_the_local_address_of_ipv4() -> None:
+    lost = with_neighbor(local_address=None)
+    assert "    local-address 10.2.1.1;\n" in exabgp_conf(lost, command=COMMAND)
+    assert variables(exabgp_env(lost))["exabgp_tcp_bind"] == "10.2.1.1"
+
+
+def test_each_local_address_is_listened_on_once() -> None:
+    full = config()
+    second = Neighbor(
+        address=IPv4Address("10.2.1.253"), remote_as=65000, local_address=IPv4Address("10.2.1.1")
+    )
+    more = replace(full, bgp=replace(full.bgp, neighbors=(*full.bgp.neighbors, second)))
+    assert variables(exabgp_env(more))["exabgp_tcp_bind"] == "10.2.1.1 fd00:2:1::1"
+
+
+def test_root_keeps_its_rights_and_others_drop_theirs() -> None:
+    full = config()
+    root = replace(full, node=replace(full.node, exabgp_user="root"))
+    assert variables(exabgp_env(full))["exabgp_daemon_drop"] == "true"
+    assert variables(exabgp_env(root))["exabgp_daemon_drop"] == "false"
+    assert variables(exabgp_env(root))["exabgp_daemon_user"] == "root"
+
+
+@validates
+def test_exabgp_understands_the_environment() -> None:
+    wanted = variables(exabgp_env(config()))
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("exabgp")}
+    result = subprocess.run(
+        [EXABGP, "env", "--env"],
+        env={**clean, **wanted},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    seen = dict(line.split("=", 1) for line in result.stdout.splitlines() if "=" in line)
+    for name, value in wanted.items():
+        assert seen[name.replace("_", ".")].strip("'") == value
+
+
+def test_the_snippets_are_what_is_rendered_from_the_full_example() -> None:
+    snippets = [path.read_text(encoding="utf-8") for path in sorted(SNIPPETS.glob("*.conf"))]
+    assert len(snippets) == 3
+    assert bare("\n".join(snippets)) == bare(exabgp_conf(config(), command=COMMAND))
+    assert (SNIPPETS / "exabgp.env").read_text(encoding="ascii") == exabgp_env(config())
+
+
+@validates
+def test_exabgp_takes_the_snippets_put_together(tmp_path: Path) -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in sorted(SNIPPETS.glob("*.conf")))
+    result = validate(text, tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_readme_names_every_file() -> None:
+    readme = (SNIPPETS / "README.md").read_text(encoding="utf-8")
+    for path in SNIPPETS.iterdir():
+        assert path.name == "README.md" or f"| `{path.name}` |" in readme
