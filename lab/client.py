@@ -8,7 +8,8 @@ connections a second, one request each.
 Speaks JSON lines. On stdout first `{"event": "ready", ...}`, when every connection has had an answer or is
 broken. Each line on stdin gets one line back: `{"do": "mark"}` starts a new count, `{"do": "stats"}` reports
 since the last mark (see `Load.stats`), `{"do": "answered"}` reports as soon as every connection has asked and
-been answered since the mark or is broken, `{"do": "stop"}` or end of file ends.
+been answered since the mark or is broken, `{"do": "fill"}` replaces broken connections and reports as at the start
+(`ready`), `{"do": "stop"}` or end of file ends.
 """
 
 from __future__ import annotations
@@ -77,6 +78,10 @@ class Load:
         self.probe_pause = 0.0
         self._already_broken: set[Connection] = set()
         self._marked = 0.0
+
+    @property
+    def alive(self) -> int:
+        return sum(not c.error for c in self.connections)
 
     @property
     def answered(self) -> bool:
@@ -296,6 +301,9 @@ def main(argv: list[str] | None = None) -> None:
                         _say({"event": "stats", **load.stats()})
                     case "answered":
                         awaited = True
+                    case "fill":
+                        load.open(options.connections - load.alive)
+                        ready = False
                     case "stop":
                         return
                     case other:

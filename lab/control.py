@@ -311,6 +311,10 @@ class Load:
         """Counts since the mark: see `lab.client.Load.stats`."""
         return self._do("stats")
 
+    def fill(self) -> None:
+        """Opens a new connection for every one that is broken; returns when they have had an answer."""
+        self._do("fill", 30.0)
+
     def wait_answered(self, timeout: float = 20.0) -> dict[str, Any]:
         """The counts as soon as every connection has asked and been answered since the mark, or is broken."""
         return self._do("answered", timeout)

@@ -12,12 +12,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lab import configs
+from lab import configs, netns
 from lab.control import Lab, Load
+from lab.routewatch import RouteEvent
 from lab.topology import VIPS, topology
 
 BALANCERS = 3
@@ -42,15 +44,14 @@ class Row:
     connections: int
     broken: int
     longest_pause_s: float
-    route_gone_s: float | None  # None: the fault takes no route away
+    route_gone_s: float | None  # from the fault, a command from when the agent had it; None: no route goes
     shares: dict[str, float]
     lost_with_server: int = 0
     moved: int = 0  # connections that another real server answered; can only be broken ones
     new_connections: int = 0
     new_failed: int = 0
     new_served_s: float | None = None  # after a real server died: until new clients were served again
-    route_withdrawn_s: float | None = None  # with a drain: until the route itself was withdrawn
-    note: str = field(default="")
+    note: str = ""
 
 
 class Demo:
@@ -67,10 +68,15 @@ class Demo:
 
     def maintenance(self, node: str) -> None:
         with self._count(f"maintenance on, {node}") as facts:
-            began = time.monotonic()
+            typed = time.monotonic()
             self._cli(node, "maintenance", "on", "--reason", "demo")
-            facts["route_gone_s"] = self._route_gone(node, began)
-            say(f"  out of the router's table {facts['route_gone_s']:.2f} s after the command was typed")
+            gone = self._route_gone(node, typed)
+            began = self._logged(node, "maintenance.began")
+            facts["route_gone_s"] = round(gone.t - began, 3)
+            facts["note"] = f"{gone.monotonic - typed:.2f} s after the command was typed"
+            say(
+                f"  out of the router's table {facts['route_gone_s']:.2f} s after the agent had it, {facts['note']}"
+            )
         with self._count(f"maintenance off, {node}"):
             self._cli(node, "maintenance", "off")
             self._everywhere()
@@ -79,7 +85,7 @@ class Demo:
         with self._count(f"kill -9 agent, {node}") as facts:
             began = time.monotonic()
             self.lab.kill(node, "agent")
-            facts["route_gone_s"] = self._route_gone(node, began)
+            facts["route_gone_s"] = round(self._route_gone(node, began).monotonic - began, 3)
             say(f"  out of the router's table after {facts['route_gone_s']:.2f} s (lease 2 s)")
         say(f"  starting the agent on {node} again")
         self.lab.start(node, "agent")
@@ -89,7 +95,7 @@ class Demo:
         with self._count(f"kill -9 exabgp, {node}") as facts:
             began = time.monotonic()
             self.lab.kill(node, "exabgp")
-            facts["route_gone_s"] = self._route_gone(node, began)
+            facts["route_gone_s"] = round(self._route_gone(node, began).monotonic - began, 3)
             say(f"  out of the router's table after {facts['route_gone_s']:.2f} s")
         say(f"  starting ExaBGP on {node} again")
         self.lab.start(node, "exabgp")
@@ -104,6 +110,7 @@ class Demo:
         with self._count(f"real server {server} returns"):
             self.lab.start(server, "server")
             self._weights(server, usable=True)
+        self.load.fill()
 
     def server_added(self) -> None:
         added = f"rs{SERVERS + 1}"
@@ -149,11 +156,17 @@ class Demo:
                 return stats
             time.sleep(0.2)
 
-    def _route_gone(self, node: str, began: float) -> float:
-        """Seconds from `began` until the router's kernel sent none of the VIPs to `node`."""
+    def _route_gone(self, node: str, began: float) -> RouteEvent:
+        """The event by which the router's kernel sent none of the VIPs to `node` any more."""
         others = [name for name in self.nodes if name != node]
         events = [self.lab.watch().wait(prefix, others, 20.0, since=began) for prefix in VIPS]
-        return round(max(event.monotonic for event in events) - began, 3)
+        return max(events, key=lambda event: event.monotonic)
+
+    def _logged(self, node: str, event: str) -> float:
+        """When the node's agent logged `event` last: seconds since the epoch."""
+        lines = self.lab.log(node, "agent").read_text().splitlines()
+        found = [line for line in map(json.loads, lines) if line["event"] == event]
+        return datetime.fromisoformat(found[-1]["timestamp"]).timestamp()
 
     def _everywhere(self) -> None:
         for prefix in VIPS:
@@ -187,10 +200,13 @@ class Demo:
         total = sum(packets.values()) or 1
         return {node: round(count / total, 3) for node, count in packets.items()}
 
-    def _packets(self, node: str) -> int:
-        """Incoming packets IPVS has forwarded on a node: second column of the third line, in hex."""
-        lines = self.lab.exec(node, "cat", "/proc/net/ip_vs_stats").stdout.splitlines()
-        return int(lines[2].split()[1], 16)
+    @staticmethod
+    def _packets(node: str) -> int:
+        """Packets IPVS has taken in on a node. Per CPU: the kernel adds the total up every two seconds only."""
+        with netns.inside(node):
+            lines = Path("/proc/thread-self/net/ip_vs_stats_percpu").read_text().splitlines()
+        rows = (line.split() for line in lines[2:])
+        return sum(int(row[2], 16) for row in rows if len(row) == 6 and row[0] != "~")
 
     def _cli(self, node: str, *arguments: str) -> None:
         say(f"  {node}# anycast {' '.join(arguments)}")

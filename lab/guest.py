@@ -55,6 +55,7 @@ def prepare(*, uml: bool) -> None:
                 os.symlink(f"/proc/self/{target}", f"/dev/{link}")
     _mount("tmpfs", "/dev/shm", "mode=1777")
     _mount("tmpfs", "/run", "mode=755")
+    _mount("tmpfs", "/var/tmp", "mode=1777")  # FRR's crash buffers; else they would stay on the host
     for name in ("lock", "netns"):
         Path("/run", name).mkdir()
     Path("/run/tmp").mkdir()

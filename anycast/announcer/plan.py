@@ -30,7 +30,7 @@ from anycast.lease import Lease
 WINDOW = 50  # unanswered commands
 SILENCE = 5.0  # seconds without an answer until ExaBGP is stuck
 REASSERT = 60.0  # seconds between withdraws of all that is down
-SETTLE = 1.0  # seconds after a session came up until what is down is withdrawn once more
+SETTLE = 1.0  # seconds after a session came up until everything is said once more
 QUERY = 10.0  # seconds between questions for the neighbors
 RETRY_ANNOUNCE = 30.0  # seconds
 RETRY_WITHDRAW = 1.0  # seconds
@@ -220,6 +220,7 @@ class Planner:
         if self._settle_at is not None and now >= self._settle_at:
             self._settle_at = None
             self._reassert(now)
+            self._flush_due = True
         if now >= self._reassert_at:
             self._reassert(now)
         if self._stray_at is not None and now - self._stray_at >= 1.0:
@@ -555,8 +556,8 @@ class Planner:
     # Sessions
 
     def _session_up(self, now: float) -> None:
-        # Before the session is up ExaBGP only piles up what it will send. A withdraw that joins the pile
-        # may be sent ahead of a stale announce, so a second one follows when the pile is gone.
+        # Before the session is up ExaBGP only piles up what it will send. What joins the pile may be sent
+        # ahead of something stale, so all is said once more when the pile is gone.
         self._reassert(now)
         self._settle_at = now + SETTLE
         self._flush_due = True

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from ipaddress import ip_network
 
 from anycast.core import ipvs
@@ -14,6 +15,7 @@ from anycast.core.kernel import IPVS_SYSCTLS, NAT_SYSCTLS, Desired, Snapshot
 from anycast.core.maintenance import NODE, Maintenance, Stage, stage
 from anycast.core.model import (
     Address,
+    Check,
     CommandCheck,
     Config,
     Forwarding,
@@ -125,9 +127,20 @@ def server_address(server: RealServer, version: int) -> Address | None:
 
 
 def target_of(service: Service, server: RealServer, address: Address) -> Target:
-    check = service.pool.check
-    port = None if isinstance(check.kind, CommandCheck) else check.kind.port
+    port, check = _aimed(service.pool.check)
     return Target(address=address, port=port or server.port or service.port, check=check)
+
+
+@cache
+def _aimed(check: Check) -> tuple[int | None, Check]:
+    """The check's own port, and the check without it: where it is aimed is the target's to say.
+
+    Services that end at the same port by different words then share one target.
+    """
+    kind = check.kind
+    if isinstance(kind, CommandCheck) or kind.port is None:
+        return None, check
+    return kind.port, replace(check, kind=replace(kind, port=None))
 
 
 def servers_of(service: Service, version: int) -> Iterator[tuple[RealServer, Address]]:

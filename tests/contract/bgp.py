@@ -17,7 +17,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from typing import Any
 from anycast.core.report import Prefix, Report
 from anycast.core.routes import Route
 from anycast.lease import Decoder, Lease, encode
+from lab import netns
 from lab.processes import Process, spawn
 from lab.routewatch import RouteTable, RouteWatch
 
@@ -181,6 +183,7 @@ class Router:
     def __init__(self, place: str, folder: Path) -> None:
         self.place = place
         self._folder = folder
+        self._log = folder / "bgpd.log"
         self._daemons: list[Process] = []
         self.table = RouteWatch(RouteTable([str(p) for p in (*VIPS4, *VIPS6, *MARKERS)], {}, place))
 
@@ -220,9 +223,18 @@ class Router:
         assert isinstance(path, dict)
         return path
 
-    def updates(self, neighbor: str) -> int:
-        """UPDATE messages that came from `neighbor`."""
-        return int(self._neighbor(neighbor)["messageStats"]["updatesRecv"])
+    def now(self) -> int:
+        """The place in bgpd's log from which `heard` may read."""
+        return self._log.stat().st_size
+
+    def heard(self, prefix: Prefix, since: int) -> str:
+        """What bgpd was told of `prefix`, in order: + announced, - withdrawn."""
+        with self._log.open("rb") as log:
+            log.seek(since)
+            told = [
+                line for line in log.read().decode().splitlines() if "rcvd" in line and f" {prefix} " in line
+            ]
+        return "".join("-" if "withdrawn" in line else "+" for line in told)
 
     def sessions(self, neighbor: str) -> int:
         """How often the session with `neighbor` has been established."""
@@ -252,37 +264,42 @@ class Node:
 
     def __init__(
         self,
-        router: Router,
-        place: str,
+        around: Site,
         folder: Path,
         *,
         exabgp: Path = EXABGP_5,
         own: Sequence[Prefix] = (),
         sessions: Sequence[tuple[str, str, str]] = BOTH_SESSIONS,
+        env: Mapping[str, str] | None = None,
     ) -> None:
-        self.router = router
+        self.router = around.router
         self.journal = folder / "announcer" / "journal.json"
         self.agent = Agent(folder / "lease.sock")
         self._folder = folder
-        self._place = place
+        self._place = around.place
         self._argv = [str(exabgp), str(folder / "exabgp.conf")]
         self._ends = [session[1] for session in sessions]
         run = [*PLUGIN, "--socket", str(folder / "lease.sock"), "--journal", str(self.journal)]
         run += [word for prefix in own for word in ("--own", str(prefix))]
         (folder / "exabgp.conf").write_text(_exabgp_conf(run, sessions))
         self._routes: tuple[Route, ...] = ()
+        self._env = dict(env or {})
         self.start()
 
     def start(self) -> None:
-        env = os.environ | {
-            "PYTHONPATH": str(CHECKOUT),
-            # Not `drop=false`: with it ExaBGP drops privileges after the first start, so a second start differs.
-            "exabgp_daemon_user": "root",
-            "exabgp_api_cli": "false",
-            "exabgp_api_terminate": "true",
-            "exabgp_log_level": "WARNING",
-            "exabgp_tcp_bind": " ".join(self._ends),
-        }
+        env = (
+            os.environ
+            | self._env
+            | {
+                "PYTHONPATH": str(CHECKOUT),
+                # Not `drop=false`: with it ExaBGP drops privileges after the first start, so a second start differs.
+                "exabgp_daemon_user": "root",
+                "exabgp_api_cli": "false",
+                "exabgp_api_terminate": "true",
+                "exabgp_log_level": "WARNING",
+                "exabgp_tcp_bind": " ".join(self._ends),
+            }
+        )
         record = self._folder / "exabgp.record"
         self.exabgp = spawn(
             self._argv, netns=self._place, env=env, log=self._folder / "exabgp.log", record=record
@@ -315,9 +332,16 @@ class Node:
         return self.agent.wait(lambda report: sum(n.state == "up" for n in report.neighbors) == count)
 
 
+@dataclass(frozen=True, slots=True)
+class Site:
+    router: Router
+    place: str  # the namespace beside the router, for a node
+    folder: Path
+
+
 @contextlib.contextmanager
-def site() -> Iterator[tuple[Router, str, Path]]:
-    """The router, the namespace of the node beside it, and a folder for both."""
+def site() -> Iterator[Site]:
+    """A router that runs, and beside it room for one node at a time."""
     router_place, node_place = (f"anycast-bgp{os.getpid()}-{name}" for name in ("router", "node"))
     # Not pytest's folder: FRR gives up root, and must be able to reach its sockets.
     folder = Path(tempfile.mkdtemp(prefix="anycast-bgp-"))
@@ -330,6 +354,8 @@ def site() -> Iterator[tuple[Router, str, Path]]:
         for place in (router_place, node_place):
             _ip(f"netns add {place}")
             undo.callback(_ip, f"netns del {place}")
+            with netns.inside(place):  # FRR takes no IPv6 session before the link-local address is ready
+                Path("/proc/sys/net/ipv6/conf/default/accept_dad").write_text("0")
         _ip(f"link add r0 netns {router_place} type veth peer name n0 netns {node_place}")
         for place, link, v4, v6 in ((router_place, "r0", ROUTER4, ROUTER6), (node_place, "n0", NODE4, NODE6)):
             _ip("link set lo up", f"link set {link} up", place=place)
@@ -337,7 +363,7 @@ def site() -> Iterator[tuple[Router, str, Path]]:
         router = Router(router_place, frr)
         undo.callback(router.stop)
         router.start()
-        yield router, node_place, folder
+        yield Site(router, node_place, folder)
 
 
 _numbers = itertools.count(1)
@@ -345,26 +371,27 @@ _numbers = itertools.count(1)
 
 @contextlib.contextmanager
 def node(
-    around: tuple[Router, str, Path],
+    around: Site,
     *,
     exabgp: Path = EXABGP_5,
     own: Sequence[Prefix] = (),
     sessions: Sequence[tuple[str, str, str]] = BOTH_SESSIONS,
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[Node]:
     """A node at the site, from a clean state; the sessions are not yet up."""
-    router, place, parent = around
-    folder = parent / f"node{next(_numbers)}"
+    folder = around.folder / f"node{next(_numbers)}"
     folder.mkdir()
     with contextlib.ExitStack() as undo:
-        one = Node(router, place, folder, exabgp=exabgp, own=own, sessions=sessions)
+        one = Node(around, folder, exabgp=exabgp, own=own, sessions=sessions, env=env)
         undo.callback(one.stop)
         yield one
-    router.wait_without(*VIPS4, *VIPS6, *MARKERS)
+    around.router.wait_without(*VIPS4, *VIPS6, *MARKERS)
 
 
 def _bgpd_conf() -> str:
     return f"""\
 frr defaults traditional
+debug bgp updates in
 route-map NOTHING deny 10
 exit
 router bgp {ROUTER_AS}

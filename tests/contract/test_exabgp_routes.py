@@ -9,7 +9,7 @@ import pytest
 
 from anycast.core.routes import Route, drained
 from tests.contract import bgp
-from tests.contract.bgp import VIPS4, VIPS6, Node, Router
+from tests.contract.bgp import VIPS4, VIPS6, Node, Site
 
 pytestmark = [pytest.mark.bgp, pytest.mark.skipif(bool(bgp.missing()), reason=bgp.missing() or "")]
 
@@ -18,13 +18,13 @@ BOTH = (Route(prefix=V4), Route(prefix=V6))
 
 
 @pytest.fixture(scope="module")
-def site() -> Iterator[tuple[Router, str, Path]]:
+def site() -> Iterator[Site]:
     with bgp.site() as one:
         yield one
 
 
 @pytest.fixture(params=[pytest.param(bgp.EXABGP_5, id="exabgp5"), pytest.param(bgp.EXABGP_4, id="exabgp4.2")])
-def node(site: tuple[Router, str, Path], request: pytest.FixtureRequest) -> Iterator[Node]:
+def node(site: Site, request: pytest.FixtureRequest) -> Iterator[Node]:
     exabgp: Path = request.param
     if not exabgp.exists():
         pytest.skip(f"no {exabgp}: make a virtualenv there and install exabgp==4.2.25")
