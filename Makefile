@@ -55,7 +55,8 @@ e2e: setup ## in the lab's kernel: IPVS contract and end to end
 test-lowest: ## unit and property tests with the lowest versions pyproject.toml allows
 	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
 	@$(LOWEST)/bin/pip install --quiet --disable-pip-version-check 'uv>=0.5'
-	@$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable . hypothesis jsonschema pytest pytest-timeout
+	@$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable .
+	@$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python hypothesis jsonschema pytest pytest-timeout
 	@$(LOWEST)/bin/python -m pytest tests/unit tests/property
 
 schema: $(STAMP) ## write the JSON Schema of the configuration anew

@@ -19,6 +19,7 @@ from anycast.lease import Decoder, Lease, ProtocolError, Report, encode
 # An announcer that has not read this much does not read at all: it connects again when it can.
 MAX_BACKLOG = 1024 * 1024  # bytes
 READ_SIZE = 65536
+CLOSE_PATIENCE = 1.0  # seconds to hand over what is in the buffers
 
 log = structlog.get_logger()
 
@@ -33,6 +34,7 @@ class LeaseServer:
         self._numbers = itertools.count(1)
         self._writers: dict[int, asyncio.StreamWriter] = {}
         self._server: asyncio.Server | None = None
+        self._serving: set[asyncio.Task[None]] = set()
 
     async def listen(self, listener: socket.socket) -> None:
         """Accept on `listener` instead of the one before; connections that stand stay."""
@@ -58,8 +60,19 @@ class LeaseServer:
             self._server.close()
         for writer in list(self._writers.values()):
             writer.close()
+        if self._serving:
+            await asyncio.wait(self._serving, timeout=CLOSE_PATIENCE)
+        for writer in list(self._writers.values()):
+            writer.transport.abort()
+        # The event loop would cancel what still runs at its end, and log that as an error.
+        if self._serving:
+            await asyncio.wait(self._serving)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine runs in a task
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
         try:
             if not self._may_connect(writer):
                 return

@@ -133,8 +133,10 @@ class Planner:
         self._query_answer: codec.Line | None = None
         self._stray_at: float | None = None
         self._query_refusals = 0
+        self._skip = 0  # answers that are not ours
         self._reassert_at = now + REASSERT
-        self._settle_at: float | None = None
+        # The life before may have ended while a session came up.
+        self._settle_at: float | None = now + SETTLE
         self._recorded = frozenset(journal)
         self._journal_why: str | None = None
         self._journal_at = now
@@ -194,7 +196,10 @@ class Planner:
                 if line.state == "up":
                     self._session_up(now)
             case codec.NeighborTable():
-                self._query_answer = line
+                if self._unanswered and self._unanswered[0].kind is Kind.QUERY:
+                    self._query_answer = line
+                else:
+                    self._skip += 1  # the life before asked for it, and its `done` follows
                 self._table(line, now)
             case codec.Version():
                 if self._version != line.version:
@@ -223,7 +228,8 @@ class Planner:
             self._flush_due = True
         if now >= self._reassert_at:
             self._reassert(now)
-        if self._stray_at is not None and now - self._stray_at >= 1.0:
+        if self._stray_at is not None and now - self._stray_at >= SILENCE - 1.0:
+            # An ExaBGP that has no answer but `done`.
             self._complete_query(now)
         if self._unanswered and now - self._quiet_since >= SILENCE:
             self._stick(f"no answer for {SILENCE:g} s to: {self._unanswered[0].text}")
@@ -262,12 +268,12 @@ class Planner:
     @property
     def all_down(self) -> bool:
         """Nothing is announced, and ExaBGP acknowledged it."""
-        return not any(entry.clear or entry.held for entry in self._entries.values())
+        return self._synced and not any(entry.clear or entry.held for entry in self._entries.values())
 
     @property
     def settled(self) -> bool:
         """Every prefix is as wanted, and ExaBGP acknowledged it."""
-        return not self._unsettled
+        return self._synced and not self._unsettled
 
     @property
     def next_at(self) -> float | None:
@@ -309,7 +315,7 @@ class Planner:
         moving = (Kind.ANNOUNCE, Kind.WITHDRAW)
         return Report(
             seq=self._seq,
-            announced=tuple(e.prefix for e in entries if e.clear or e.held),
+            announced=tuple(e.prefix for e in entries if e.clear or e.held or not self._synced),
             pending=tuple(
                 e.prefix
                 for e in entries
@@ -374,7 +380,7 @@ class Planner:
             self._changed()
 
     def _advance(self) -> None:
-        if not self._unsettled and self._lease_seq is not None and self._seq != self._lease_seq:
+        if self.settled and self._lease_seq is not None and self._seq != self._lease_seq:
             self._seq = self._lease_seq
             self._changed()
 
@@ -480,11 +486,15 @@ class Planner:
         if self._unanswered and self._unanswered[0].kind is Kind.QUERY:
             self._unanswered.popleft()
         self._changed()
+        self._advance()
 
     # Answers
 
     def _answer(self, *, refused: bool, now: float) -> None:
         self._quiet_since = now
+        if self._skip:
+            self._skip -= 1
+            return
         if not self._unanswered:
             return
         command = self._unanswered[0]

@@ -73,14 +73,17 @@ def decide(f: Facts) -> Verdict:
     if f.stopping:
         return _no(Reason.STOPPING)
     obstacle = _obstacle(f)
-    for stage, reason in (
+    stages = (
         (f.node_maintenance, Reason.NODE_MAINTENANCE),
         (f.vip_maintenance, Reason.VIP_MAINTENANCE),
-    ):
+    )
+    # Draining keeps a route that stands; it never brings one up or keeps an unhealthy one, and where the one
+    # maintenance has drained the other does not begin anew.
+    drained = any(stage is Stage.WITHDRAWN for stage, _ in stages)
+    for stage, reason in stages:
         if stage is Stage.ACTIVE:
             continue
-        # Draining keeps a route that stands; it never brings one up or keeps an unhealthy one.
-        drain = stage is Stage.DRAINING and f.advertised and obstacle is None
+        drain = not drained and f.advertised and obstacle is None
         return Verdict(advertise=Advertise.DRAIN if drain else Advertise.NO, reason=reason, detail=stage)
     return obstacle or Verdict(advertise=Advertise.YES, reason=Reason.HEALTHY)
 

@@ -89,6 +89,7 @@ class Leaving:
 class LeaseState:
     seq: int = 0
     sent_at: float = 0.0
+    ttl: float = 0.0
     routes: tuple[Route, ...] | None = None  # None: no lease was sent yet
     changed_seq: int = 0  # of the first lease with these routes
 
@@ -277,11 +278,10 @@ def facts(state: State, vip: Vip, now: float) -> Facts:
 
 def _kernel_error(state: State, *, advertised: bool, now: float) -> str | None:
     kernel = state.kernel
-    if kernel.error is not None and (not advertised or kernel.failures >= READ_FAILURES):
+    stale = kernel.snapshot is not None and now >= stale_at(state)
+    if kernel.error is not None and (stale or not advertised or kernel.failures >= READ_FAILURES):
         return kernel.error
-    if kernel.snapshot is not None and now >= stale_at(state):
-        return f"not read for {now - kernel.read_at:.0f} s"
-    return None
+    return f"not read for {now - kernel.read_at:.0f} s" if stale else None
 
 
 def stale_at(state: State) -> float:
@@ -294,8 +294,10 @@ def _service_facts(state: State, service: Service, version: int) -> ServiceFacts
     for server, address in servers_of(service, version):
         health = state.health.get(target_of(service, server, address), UNDECIDED)
         total += 1
+        if server.weight == 0:
+            continue  # drained: whatever its check says, it takes no new client
         undecided += health.phase is Phase.UNDECIDED
-        usable += health.phase.is_up and server.weight > 0
+        usable += health.phase.is_up
     return ServiceFacts(
         name=f"{service.name} IPv{version}",
         usable=usable,
@@ -308,7 +310,8 @@ def _service_facts(state: State, service: Service, version: int) -> ServiceFacts
 def desired_routes(state: State) -> tuple[Route, ...]:
     """What the verdicts say should be announced, in the order of the configuration.
 
-    An address that a standing VIP has just been given waits until the kernel serves it.
+    An address that a standing VIP has just been given waits until the kernel serves it, with as many usable
+    servers as it takes a VIP to come up.
     """
     standing = {route.prefix for route in state.lease.routes or ()}
     routes = []
@@ -318,10 +321,19 @@ def desired_routes(state: State) -> tuple[Route, ...]:
             continue
         for address in vip.addresses:
             route = _route(state.config, vip, address)
-            if route.prefix not in standing and not _address_difference(state, vip, address).proven:
+            drain = advertise is Advertise.DRAIN
+            if route.prefix not in standing and (drain or not _may_come_up(state, vip, address)):
                 continue
-            routes.append(drained(route) if advertise is Advertise.DRAIN else route)
+            routes.append(drained(route) if drain else route)
     return tuple(routes)
+
+
+def _may_come_up(state: State, vip: Vip, address: Address) -> bool:
+    enough = all(
+        _service_facts(state, service, address.version).usable >= service.quorum.high
+        for service in vip.services
+    )
+    return enough and state.kernel.error is None and _address_difference(state, vip, address).proven
 
 
 def _route(config: Config, vip: Vip, address: Address) -> Route:

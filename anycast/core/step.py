@@ -333,11 +333,10 @@ def _finish_leaving(state: State, now: float) -> State:
 
 
 def _is_withdrawn(state: State, prefix: Prefix, leaving: Leaving, now: float) -> bool:
-    if not state.announcers:
-        return now >= leaving.since + state.config.timing.lease_ttl
+    # An announcer that is not connected may hang with the route in its hand: silence is no acknowledgement.
     if now >= leaving.since + state.config.timing.lease_ttl + LEAVE_PATIENCE:
         return True
-    return all(
+    return bool(state.announcers) and all(
         report is not None and report.seq >= leaving.seq and prefix not in report.announced
         for report in state.announcers.values()
     )
@@ -346,8 +345,7 @@ def _is_withdrawn(state: State, prefix: Prefix, leaving: Leaving, now: float) ->
 def _leave_due(state: State, leaving: Leaving) -> float:
     if leaving.withdrawn_at is not None:
         return leaving.withdrawn_at + state.config.timing.settle
-    ttl = leaving.since + state.config.timing.lease_ttl
-    return ttl + LEAVE_PATIENCE if state.announcers else ttl
+    return leaving.since + state.config.timing.lease_ttl + LEAVE_PATIENCE
 
 
 def _want(before: State, state: State) -> State:
@@ -414,14 +412,18 @@ def _renew(state: State, now: float, *, greet: bool) -> Step:
     lease = state.lease
     routes = desired_routes(state)
     changed = routes != lease.routes
-    if not (changed or greet or now >= _lease_due(state)):
+    ttl = state.config.timing.lease_ttl
+    # By a longer TTL the next renewal would come after the lease of the shorter one has run out.
+    if not (changed or greet or ttl != lease.ttl or now >= _lease_due(state)):
         return state, []
     seq = lease.seq + 1
-    lease = LeaseState(seq=seq, sent_at=now, routes=routes, changed_seq=seq if changed else lease.changed_seq)
+    lease = LeaseState(
+        seq=seq, sent_at=now, ttl=ttl, routes=routes, changed_seq=seq if changed else lease.changed_seq
+    )
     effect = SendLease(
         seq=seq,
         issued=now,
-        ttl=state.config.timing.lease_ttl,
+        ttl=ttl,
         routes=routes,
         owned=tuple(prefix_of(address) for address in sorted(state.owned, key=lambda a: (a.version, int(a)))),
     )
@@ -469,8 +471,11 @@ def _drive_kernel(before: State, state: State, now: float) -> Step:
                     retry_at=math.inf,
                     programs=kernel.programs + 1,
                 )
-                log = Log(event="kernel.programmed", fields={"operations": len(ops)})
-                return replace(state, kernel=kernel), [log, ProgramKernel(ops=ops, sysctls=sysctls)]
+                effects: list[Effect] = [ProgramKernel(ops=ops, sysctls=sysctls)]
+                if state.kernel.attempted != state.desired:  # else it is the same once more, every second
+                    log = Log(event="kernel.programmed", fields={"operations": len(ops)})
+                    effects.insert(0, log)
+                return replace(state, kernel=kernel), effects
     if now >= kernel.next_read:
         kernel = replace(kernel, busy=True)
         return replace(state, kernel=kernel), [ReadKernel(sysctls=sysctls)]

@@ -36,19 +36,33 @@ BGP = Bgp(
 )
 
 
-def server(number: int) -> RealServer:
+def server(number: int, weight: int = 1) -> RealServer:
     return RealServer(
         name=f"rs{number}",
+        weight=weight,
         addresses=(ip_address(f"10.9.2.{number}"), ip_address(f"fd00:9::2:{number}")),
     )
 
 
-def vip(name: str, number: int, servers: tuple[int, ...], *, low: int = 1, high: int = 2) -> Vip:
-    pool = Pool(name=name, servers=tuple(server(n) for n in servers), check=CHECK)
+def vip(
+    name: str,
+    number: int,
+    servers: tuple[int, ...],
+    *,
+    drained: tuple[int, ...] = (),
+    ports: tuple[int, ...] = (80,),
+    low: int = 1,
+    high: int = 2,
+) -> Vip:
+    members = (*(server(n) for n in servers), *(server(n, weight=0) for n in drained))
+    pool = Pool(name=name, servers=members, check=CHECK)
+    quorum = Quorum(low=low, high=high)
     return Vip(
         name=name,
         addresses=(ip_address(f"192.0.2.{number}"), ip_address(f"2001:db8:99::{number}")),
-        services=(Service(protocol=Protocol.TCP, port=80, pool=pool, quorum=Quorum(low=low, high=high)),),
+        services=tuple(
+            Service(protocol=Protocol.TCP, port=port, pool=pool, quorum=quorum) for port in ports
+        ),
         med=100,
     )
 
@@ -64,6 +78,9 @@ CONFIGS = (
     config(vip("web", 1, (1, 2, 3)), vip("log", 2, (1, 2))),
     config(vip("log", 2, (1, 2, 3))),
     config(vip("web", 2, (1, 2, 3)), exclusive=True),
+    config(vip("www", 1, (1, 2, 3))),
+    config(vip("web", 2, (5, 6)), vip("log", 1, (1, 2), drained=(3,))),
+    config(vip("web", 1, (1, 2), drained=(3,), ports=(80, 443))),
 )
 
 _SERVER_ADDRESSES = [ip_address(f"10.9.2.{n}") for n in range(1, 7)]

@@ -1,0 +1,17 @@
+"""Settings for every test."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import Phase, settings
+
+# No shrinking of state machines: it takes minutes, and a sequence of forty rules can be read as it was found.
+# In CI the same examples every time; elsewhere new ones, which is how new faults are found.
+settings.register_profile(
+    "anycast",
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")),
+)
+settings.load_profile("anycast")
