@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
+EXABGP_42 := build/venv-exabgp42
 
 .PHONY: help setup demo lab lab-down test lint unit contract e2e test-lowest schema clab clean
 
@@ -35,7 +36,7 @@ lab: setup ## leave the lab running: then `lab/lab exec lb1`
 lab-down: setup ## end the lab; no trace is left
 	@$(BIN)/python -m lab down
 
-test: setup lint unit contract e2e ## everything: lint, types, import rules, unit, property, contract, e2e
+test: setup lint unit test-lowest contract e2e ## everything: lint, types, import rules, unit, property, contract, e2e
 
 lint: $(STAMP) ## ruff, mypy --strict, import rules
 	@$(BIN)/ruff check
@@ -46,18 +47,22 @@ lint: $(STAMP) ## ruff, mypy --strict, import rules
 unit: $(STAMP) ## unit and property tests, no root needed
 	@$(BIN)/python -m pytest tests/unit tests/property
 
-contract: setup ## against the real ExaBGP and FRR on this machine
+$(EXABGP_42): | $(STAMP)
+	@$(PYTHON) -m venv $@
+	@$@/bin/pip install --quiet --disable-pip-version-check exabgp==4.2.25
+
+contract: setup $(EXABGP_42) ## against the real ExaBGP (5.0 and 4.2) and FRR on this machine
 	@$(BIN)/python -m pytest tests/contract -m 'not lab'
 
 e2e: setup ## in the lab's kernel: IPVS contract and end to end
 	@$(BIN)/python -m lab run -- $(BIN)/python -m pytest tests/contract tests/e2e -m lab
 
-test-lowest: ## unit and property tests with the lowest versions pyproject.toml allows
+test-lowest: system ## unit tests with the lowest versions of the libraries that pyproject.toml allows
 	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
 	@$(LOWEST)/bin/pip install --quiet --disable-pip-version-check 'uv>=0.5'
 	@$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable .
 	@$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python hypothesis jsonschema pytest pytest-timeout
-	@$(LOWEST)/bin/python -m pytest tests/unit tests/property
+	@$(LOWEST)/bin/python -m pytest tests/unit --ignore tests/unit/lab
 
 schema: $(STAMP) ## write the JSON Schema of the configuration anew
 	@$(BIN)/anycast schema > anycast/config/schema.json.new && mv anycast/config/schema.json.new anycast/config/schema.json

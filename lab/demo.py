@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import configs, netns
-from lab.control import Lab, Load
+from lab.control import Lab, Load, What
 from lab.routewatch import RouteEvent
 from lab.topology import VIPS, topology
 
@@ -77,28 +77,21 @@ class Demo:
             say(
                 f"  out of the router's table {facts['route_gone_s']:.2f} s after the agent had it, {facts['note']}"
             )
+            while (withdrawn := self._logged(node, "route.withdrawn")) < began:
+                time.sleep(0.1)
+            say(f"  drained; withdrawn after {withdrawn - began:.2f} s")
         with self._count(f"maintenance off, {node}"):
             self._cli(node, "maintenance", "off")
             self._everywhere()
 
-    def agent_killed(self, node: str) -> None:
-        with self._count(f"kill -9 agent, {node}") as facts:
+    def killed(self, node: str, what: What) -> None:
+        with self._count(f"kill -9 {what}, {node}") as facts:
             began = time.monotonic()
-            self.lab.kill(node, "agent")
-            facts["route_gone_s"] = round(self._route_gone(node, began).monotonic - began, 3)
-            say(f"  out of the router's table after {facts['route_gone_s']:.2f} s (lease 2 s)")
-        say(f"  starting the agent on {node} again")
-        self.lab.start(node, "agent")
-        self._everywhere()
-
-    def exabgp_killed(self, node: str) -> None:
-        with self._count(f"kill -9 exabgp, {node}") as facts:
-            began = time.monotonic()
-            self.lab.kill(node, "exabgp")
+            self.lab.kill(node, what)
             facts["route_gone_s"] = round(self._route_gone(node, began).monotonic - began, 3)
             say(f"  out of the router's table after {facts['route_gone_s']:.2f} s")
-        say(f"  starting ExaBGP on {node} again")
-        self.lab.start(node, "exabgp")
+        say(f"  starting it on {node} again")
+        self.lab.start(node, what)
         self._everywhere()
 
     def server_dies(self, server: str) -> None:
@@ -275,8 +268,8 @@ def main(argv: list[str] | None = None) -> int:
             demo = Demo(lab, load)
             demo.steady()
             demo.maintenance("lb1")
-            demo.agent_killed("lb2")
-            demo.exabgp_killed("lb3")
+            demo.killed("lb2", "agent")
+            demo.killed("lb3", "exabgp")
             demo.server_dies("rs2")
             demo.server_added()
     options.json.parent.mkdir(parents=True, exist_ok=True)
