@@ -156,10 +156,10 @@ class Demo:
         return max(events, key=lambda event: event.monotonic)
 
     def _logged(self, node: str, event: str) -> float:
-        """When the node's agent logged `event` last: seconds since the epoch."""
+        """When the node's agent logged `event` last: seconds since the epoch, 0 when it never did."""
         lines = self.lab.log(node, "agent").read_text().splitlines()
         found = [line for line in map(json.loads, lines) if line["event"] == event]
-        return datetime.fromisoformat(found[-1]["timestamp"]).timestamp()
+        return datetime.fromisoformat(found[-1]["timestamp"]).timestamp() if found else 0.0
 
     def _everywhere(self) -> None:
         for prefix in VIPS:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import assert_never
+from typing import Protocol, assert_never
 
 import structlog
 
@@ -18,11 +18,11 @@ from anycast.config.load import Loaded, load
 from anycast.config.problem import ConfigError
 from anycast.core import events as ev
 from anycast.core.health import Result
+from anycast.core.kernel import KernelOp, Snapshot
 from anycast.core.maintenance import Maintenance
 from anycast.core.model import Target
 from anycast.core.state import State
 from anycast.core.step import begin, next_wake, step
-from anycast.kernel.adapter import Kernel
 from anycast.kernel.errors import KernelUnavailable
 from anycast.lease import Lease
 from anycast.ops.source import MaintenanceAnswer, ReloadAnswer
@@ -30,6 +30,23 @@ from anycast.ops.source import MaintenanceAnswer, ReloadAnswer
 log = structlog.get_logger()
 
 Clock = Callable[[], float]
+
+KERNEL_PATIENCE = 60.0  # seconds for one program and its reading back; each request has its own deadline
+WATCH_RETRY = 1.0  # seconds until the watch of the kernel is begun again
+LEAVE_PATIENCE = 5.0  # seconds the checks and a save under way have at the end
+ENDED = "the agent is ending: say it again once the next one runs"
+
+
+class Kernel(Protocol):
+    """What the engine asks of the kernel: `anycast.kernel.adapter.Kernel`."""
+
+    async def read(self, wanted_sysctls: Iterable[str]) -> Snapshot: ...
+
+    async def play(self, ops: Sequence[KernelOp]) -> tuple[str, ...]: ...
+
+    async def watch(self, on_change: Callable[[], None]) -> None: ...
+
+    async def close(self) -> None: ...
 
 
 class Engine:
@@ -50,7 +67,8 @@ class Engine:
         self._clock = clock
         self._inbox: asyncio.Queue[ev.Event | None] = asyncio.Queue()  # None: results are waiting
         self._results: list[tuple[Target, Result]] = []
-        self._waiting: dict[int, asyncio.Future[None]] = {}  # by id() of the event that is waited for
+        self._waiting: dict[int, asyncio.Future[bool]] = {}  # by id() of the event that is waited for
+        self._ended = False
         self._checker = Checker(self._report)
         self._jobs: set[asyncio.Task[None]] = set()
         self._maintenance_path = Path(loaded.config.node.state_dir) / "maintenance.json"
@@ -90,9 +108,8 @@ class Engine:
             self.post(ev.KernelChanged())
 
     async def run(self) -> None:
-        """Until everything is withdrawn after a StopRequested."""
-        watching = asyncio.create_task(self._kernel.watch(self.kernel_changed))
-        watching.add_done_callback(_fail_loudly)
+        """Until everything is withdrawn after a StopRequested. What it raises is a defect: the process must end."""
+        watching = asyncio.create_task(self._watch())
         try:
             self._perform(self._first)
             while not self._state.exited:
@@ -102,17 +119,35 @@ class Engine:
                 self._perform(effects)
                 waiting = self._waiting.pop(id(event), None)
                 if waiting is not None and not waiting.done():
-                    waiting.set_result(None)
+                    waiting.set_result(True)
         finally:
-            watching.cancel()
+            self._ended = True
             for waiting in self._waiting.values():
-                waiting.cancel()
-            await self._checker.close()
-            if self._saving is not None:
-                await self._saving
-            for job in list(self._jobs):
-                job.cancel()
-            await self._kernel.close()
+                if not waiting.done():
+                    waiting.set_result(False)
+            await self._leave(watching)
+
+    async def _leave(self, watching: asyncio.Task[None]) -> None:
+        ending: set[asyncio.Task[None] | asyncio.Task[str]] = {watching, *self._jobs}
+        for task in ending:
+            task.cancel()
+        ending.add(asyncio.create_task(self._checker.close()))
+        if self._saving is not None:
+            ending.add(self._saving)
+        await asyncio.wait(ending, timeout=LEAVE_PATIENCE)
+        await self._kernel.close()
+
+    async def _watch(self) -> None:
+        """The kernel is read back anyway, so without the watch all is well, only later: begin it again."""
+        said = ""
+        while True:
+            try:
+                await self._kernel.watch(self.kernel_changed)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the watching
+                if repr(error) != said:
+                    said = repr(error)
+                    log.error("kernel.watch_failed", error=said)
+            await asyncio.sleep(WATCH_RETRY)
 
     async def _next(self) -> ev.Event:
         # A wake that is due goes before a queue that never empties: the lease must not wait behind results.
@@ -176,9 +211,12 @@ class Engine:
     async def _use_kernel(self, effect: ev.ReadKernel | ev.ProgramKernel) -> None:
         problems: tuple[str, ...] = ()
         try:
-            if isinstance(effect, ev.ProgramKernel):
-                problems = await self._kernel.play(effect.ops)
-            snapshot = await self._kernel.read(effect.sysctls)
+            async with asyncio.timeout(KERNEL_PATIENCE):
+                if isinstance(effect, ev.ProgramKernel):
+                    problems = await self._kernel.play(effect.ops)
+                snapshot = await self._kernel.read(effect.sysctls)
+        except TimeoutError:
+            self.post(ev.KernelFailed(reason=f"not done within {KERNEL_PATIENCE:g} s"))
         except KernelUnavailable as error:
             self.post(ev.KernelFailed(reason=error.reason))
         except Exception as error:
@@ -187,22 +225,25 @@ class Engine:
         else:
             self.post(ev.KernelRead(snapshot=snapshot, problems=problems))
 
-    async def _submit(self, event: ev.Event) -> None:
-        """Returns once `event` has been through `step` and its effects are under way."""
-        done = asyncio.get_running_loop().create_future()
+    async def _submit(self, event: ev.Event) -> bool:
+        """True once `event` has been through `step` and its effects are under way; False if the engine ends first."""
+        if self._ended:
+            return False
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting[id(event)] = done
         self.post(event)
-        await done
+        return await done
 
     async def set_maintenance(self, scope: str, *, on: bool, reason: str, by: str) -> MaintenanceAnswer:
         entry = Maintenance(reason=reason, by=by, since=time.time()) if on else None
-        await self._submit(ev.MaintenanceSet(scope=scope, entry=entry))
+        if not await self._submit(ev.MaintenanceSet(scope=scope, entry=entry)):
+            return MaintenanceAnswer(saved=False, error=ENDED)
         error = "" if self._saving is None else await asyncio.shield(self._saving)
         return MaintenanceAnswer(saved=not error, error=error)
 
     async def _save(self, before: asyncio.Task[str] | None, entries: Mapping[str, Maintenance]) -> str:
         if before is not None:
-            await before
+            await asyncio.wait({before})
         try:
             # A thread: a slow disk must not hold the lease up.
             await asyncio.to_thread(maintenance_file.save, self._maintenance_path, entries)
@@ -228,17 +269,17 @@ class Engine:
                 self._reload_ok = False
                 log.error("config.rejected", problems=len(problems), first=problems[0])
                 return ReloadAnswer(ok=False, problems=problems)
+            except Exception as error:
+                self._reload_ok = False
+                log.exception("config.unexpected")
+                return ReloadAnswer(ok=False, problems=(f"a defect, please report it: {error!r}",))
             old = self._state.config
             words = changes(old, loaded.config)
             # Sockets, files and the interface were opened by what `node` said at the start.
             config = replace(loaded.config, node=old.node)
-            await self._submit(ev.Reconfigured(config=config))
+            if not await self._submit(ev.Reconfigured(config=config)):
+                return ReloadAnswer(ok=False, problems=(ENDED,))
             self._reload_ok = True
             self._reloaded_at = time.time()
             log.info("config.applied", changes=words)
             return ReloadAnswer(ok=True, changes=words)
-
-
-def _fail_loudly(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("kernel.watch_failed", error=repr(error))

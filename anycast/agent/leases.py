@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import os
 import pwd
@@ -19,6 +18,8 @@ from anycast.lease import Decoder, Lease, ProtocolError, Report, encode
 # An announcer that has not read this much does not read at all: it connects again when it can.
 MAX_BACKLOG = 1024 * 1024  # bytes
 READ_SIZE = 65536
+# More than a thousand VIPs need, and read within a quarter of a second: the lease must not wait longer.
+MAX_REPORT = 512 * 1024  # bytes
 CLOSE_PATIENCE = 1.0  # seconds to hand over what is in the buffers
 
 log = structlog.get_logger()
@@ -35,6 +36,7 @@ class LeaseServer:
         self._writers: dict[int, asyncio.StreamWriter] = {}
         self._server: asyncio.Server | None = None
         self._serving: set[asyncio.Task[None]] = set()
+        self._refused: set[int] = set()  # users, each of whom is complained about once
 
     async def listen(self, listener: socket.socket) -> None:
         """Accept on `listener` instead of the one before; connections that stand stay."""
@@ -74,7 +76,7 @@ class LeaseServer:
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
         try:
-            if not self._may_connect(writer):
+            if not await self._may_connect(writer):
                 return
             source = next(self._numbers)
             self._writers[source] = writer
@@ -90,7 +92,7 @@ class LeaseServer:
             writer.close()
 
     async def _read(self, source: int, reader: asyncio.StreamReader) -> None:
-        decoder = Decoder()
+        decoder = Decoder(max_line=MAX_REPORT)
         while data := await reader.read(READ_SIZE):
             try:
                 messages = decoder.feed(data)
@@ -101,16 +103,24 @@ class LeaseServer:
                 if isinstance(message, Report):
                     self._post(AnnouncerReported(source=source, report=message))
 
-    def _may_connect(self, writer: asyncio.StreamWriter) -> bool:
-        connection = writer.get_extra_info("socket")
-        uid = peer_uid(connection)
-        allowed = {0, os.geteuid()}
-        with contextlib.suppress(KeyError):
-            allowed.add(pwd.getpwnam(self._user).pw_uid)
-        if uid in allowed:
+    async def _may_connect(self, writer: asyncio.StreamWriter) -> bool:
+        uid = peer_uid(writer.get_extra_info("socket"))
+        if uid in (0, os.geteuid()):
             return True
-        log.error(
-            "announcer.refused",
-            why=f"uid {uid} is neither root, the agent's user nor node.exabgp_user ({self._user})",
-        )
+        # A thread: the name may be asked of a directory service, and that must not hold the lease up.
+        if uid == await asyncio.to_thread(_uid_of, self._user):
+            return True
+        if uid not in self._refused:
+            self._refused.add(uid)
+            log.error(
+                "announcer.refused",
+                why=f"uid {uid} is neither root, the agent's user nor node.exabgp_user ({self._user})",
+            )
         return False
+
+
+def _uid_of(user: str) -> int | None:
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        return None

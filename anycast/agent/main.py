@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import logging
+import contextlib
 import os
 import pwd
 import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import TypeAlias
 
 import structlog
 from aiohttp import web
@@ -21,7 +21,8 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 from anycast import __version__
 from anycast.agent.engine import Engine
 from anycast.agent.leases import LeaseServer
-from anycast.agent.sockets import bind_unix, identity
+from anycast.agent.logs import set_up_logging
+from anycast.agent.sockets import HeldError, InstanceLock, bind_unix, identity
 from anycast.config.load import Loaded, load
 from anycast.config.problem import ConfigError
 from anycast.core.events import StopRequested
@@ -29,13 +30,17 @@ from anycast.kernel.adapter import Kernel
 from anycast.lease import Lease
 from anycast.ops.http import control_app, read_app
 
+LOCK = "agent.lock"
 LEASE_SOCKET = "lease.sock"
 CONTROL_SOCKET = "control.sock"
 JOURNAL_DIRECTORY = "announcer"
 GUARD_PERIOD = 1.0  # seconds between two looks whether the sockets are still where they were bound
 
-EX_CONFIG = 78
+LOG_PATIENCE = 1.0  # seconds the last lines of the log have to be read
+
+EX_SOFTWARE = 70
 EX_TEMPFAIL = 75
+EX_CONFIG = 78
 
 log = structlog.get_logger()
 
@@ -43,8 +48,18 @@ Listen: TypeAlias = Callable[[socket.socket], Awaitable[None]]
 
 
 def run(path: Path) -> int:
-    """Runs until SIGTERM or SIGINT. Returns the exit status: 0, 75 another agent runs, 78 bad configuration."""
-    set_up_logging()
+    """Runs until SIGTERM or SIGINT. Returns the exit status.
+
+    0: withdrawn. 1: not acknowledged as withdrawn. 70: a defect. 75: another agent runs. 78: bad configuration.
+    """
+    sink = set_up_logging()
+    try:
+        return _run(path)
+    finally:
+        sink.drain(LOG_PATIENCE)
+
+
+def _run(path: Path) -> int:
     try:
         loaded = load(path)
     except ConfigError as error:
@@ -52,66 +67,37 @@ def run(path: Path) -> int:
             print(problem, file=sys.stderr)
         print(f"anycast: {path}: {len(error.problems)} problem(s), not started", file=sys.stderr)
         return EX_CONFIG
-    runtime = Path(loaded.config.node.runtime_dir)
-    try:
-        lock = take_lock(runtime / "agent.lock")
-    except BlockingIOError:
-        print(f"anycast: another agent runs: it holds {runtime / 'agent.lock'}", file=sys.stderr)
-        return EX_TEMPFAIL
-    with lock:
-        return asyncio.run(serve(loaded, path))
-
-
-def set_up_logging() -> None:
-    """One line per event on stderr: for people on a terminal, JSON otherwise."""
-    terminal = sys.stderr.isatty()
-    renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(default=str)
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-    # aiohttp's and asyncio's own words: only what is wrong.
-    logging.basicConfig(level=logging.ERROR, stream=sys.stderr, format="%(name)s: %(message)s")
-
-
-def take_lock(path: Path) -> IO[str]:
-    """Held as long as the process lives. Raises BlockingIOError when another agent holds it.
-
-    A directory that cannot be made is no reason to stop: without it no announcer connects either, and nothing
-    is announced.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a", encoding="ascii")
-    except OSError as error:
-        log.error("socket.unavailable", path=str(path), error=error.strerror)
-        return open(os.devnull, encoding="ascii")
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return file
+    with InstanceLock(Path(loaded.config.node.runtime_dir) / LOCK) as lock:
+        try:
+            lock.hold()
+        except HeldError as error:
+            print(f"anycast: another agent runs: it holds {error}", file=sys.stderr)
+            return EX_TEMPFAIL
+        except OSError as error:
+            # No reason to stop: as long as it is so no announcer connects either, and nothing is announced.
+            log.error("socket.unavailable", where=LOCK, error=str(error))
+        try:
+            return asyncio.run(serve(loaded, path, lock))
+        except Exception:
+            log.exception("agent.failed")
+            return EX_SOFTWARE
 
 
 def give_journal(directory: Path, user: str) -> None:
-    """The directory of the announcer's journal, its own to write in. Raises OSError."""
-    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-    if os.geteuid() == 0:
-        try:
+    """The directory of the announcer's journal, its own to write in. It can do without: leases matter more."""
+    try:
+        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if os.geteuid() == 0:
             found = pwd.getpwnam(user)
-        except KeyError:
-            log.error("announcer.user_unknown", user=user)
-            return
-        os.chown(directory, found.pw_uid, found.pw_gid)
+            os.chown(directory, found.pw_uid, found.pw_gid)
+    except KeyError:
+        log.error("announcer.user_unknown", user=user)
+    except OSError as error:
+        log.error("announcer.journal_unavailable", path=str(directory), error=str(error))
 
 
-async def serve(loaded: Loaded, path: Path) -> int:
-    """Wires everything, and takes it apart in the opposite order."""
+async def serve(loaded: Loaded, path: Path, lock: InstanceLock) -> int:
+    """Wires everything, and takes it apart in the opposite order. Returns the exit status; raises on a defect."""
     node = loaded.config.node
     runtime = Path(node.runtime_dir)
     holder: list[LeaseServer] = []
@@ -129,7 +115,8 @@ async def serve(loaded: Loaded, path: Path) -> int:
     holder.append(leases)
 
     async def listen_for_leases(listener: socket.socket) -> None:
-        give_journal(runtime / JOURNAL_DIRECTORY, node.exabgp_user)
+        # A thread: the user may be asked of a directory service, and that must not hold the lease up.
+        await asyncio.to_thread(give_journal, runtime / JOURNAL_DIRECTORY, node.exabgp_user)
         await leases.listen(listener)
 
     loop = asyncio.get_running_loop()
@@ -144,16 +131,31 @@ async def serve(loaded: Loaded, path: Path) -> int:
 
     loop.add_signal_handler(signal.SIGHUP, reload)
 
+    displaced = False
+
+    async def guard_lock() -> None:
+        nonlocal displaced
+        try:
+            await _keep_lock(lock)
+        except HeldError as error:
+            log.error("agent.displaced", lock=str(error))
+            displaced = True
+            engine.post(StopRequested())
+
     control = web.AppRunner(control_app(engine, engine), access_log=None, shutdown_timeout=1.0)
     read = web.AppRunner(read_app(engine), access_log=None, shutdown_timeout=1.0)
     await control.setup()
     await read.setup()
     log.info("agent.started", version=__version__, node=node.name, config=str(path), pid=os.getpid())
     helpers = [
-        # Anybody may connect for leases: who is let in is decided by the peer's user.
-        loop.create_task(_keep_bound(runtime / LEASE_SOCKET, 0o666, listen_for_leases)),
-        loop.create_task(_keep_bound(runtime / CONTROL_SOCKET, 0o660, _control_site(control))),
-        loop.create_task(_listen(read, node.listen)),
+        loop.create_task(_again_and_again(task))
+        for task in (
+            guard_lock,
+            # Anybody may connect for leases: who is let in is decided by the peer's user.
+            partial(_keep_bound, runtime / LEASE_SOCKET, 0o666, listen_for_leases),
+            partial(_keep_bound, runtime / CONTROL_SOCKET, 0o660, partial(_listen_for_control, control)),
+            partial(_listen, read, node.listen),
+        )
     ]
     try:
         await engine.run()
@@ -164,16 +166,41 @@ async def serve(loaded: Loaded, path: Path) -> int:
         await control.cleanup()
         await read.cleanup()
         await leases.close()
+    if displaced:
+        return EX_TEMPFAIL
     return 0 if engine.clean_exit else 1
 
 
-def _control_site(runner: web.AppRunner) -> Listen:
-    async def listen(listener: socket.socket) -> None:
-        for site in list(runner.sites):
-            await site.stop()
-        await web.SockSite(runner, listener).start()
+async def _again_and_again(task: Callable[[], Awaitable[None]]) -> None:
+    """What a defect ends is begun again: the node goes on, and the log tells of it."""
+    while True:
+        try:
+            return await task()
+        except Exception:
+            log.exception("agent.task_failed")
+            await asyncio.sleep(GUARD_PERIOD)
 
-    return listen
+
+async def _keep_lock(lock: InstanceLock) -> None:
+    """Hold it, and again when its file has gone, before another agent does. Raises HeldError: one was faster."""
+    while True:
+        with contextlib.suppress(OSError):  # said where the sockets cannot be bound either
+            lock.hold()
+        await asyncio.sleep(GUARD_PERIOD)
+
+
+async def _listen_for_control(runner: web.AppRunner, listener: socket.socket) -> None:
+    for site in list(runner.sites):
+        await site.stop()
+    await _start(web.SockSite(runner, listener))
+
+
+async def _start(site: web.BaseSite) -> None:
+    try:
+        await site.start()
+    except BaseException:
+        await site.stop()  # the runner keeps it otherwise, one for each try
+        raise
 
 
 async def _keep_bound(path: Path, mode: int, listen: Listen) -> None:
@@ -186,7 +213,12 @@ async def _keep_bound(path: Path, mode: int, listen: Listen) -> None:
                 log.warning("socket.rebound", path=str(path))
             async for attempt in _retrying(str(path), "socket.unavailable"):
                 with attempt:
-                    await listen(bind_unix(path, mode=mode))
+                    listener = bind_unix(path, mode=mode)
+                    try:
+                        await listen(listener)
+                    except BaseException:
+                        listener.close()
+                        raise
             bound = identity(path)
         await asyncio.sleep(GUARD_PERIOD)
 
@@ -195,7 +227,7 @@ async def _listen(runner: web.AppRunner, address: str) -> None:
     host, _, port = address.rpartition(":")
     async for attempt in _retrying(address, "ops.unavailable"):
         with attempt:
-            await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+            await _start(web.TCPSite(runner, host.strip("[]"), int(port)))
     log.info("ops.listening", address=address)
 
 

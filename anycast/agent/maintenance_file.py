@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,14 +27,18 @@ def load(path: Path) -> dict[str, Maintenance]:
         body = json.loads(text)
         if body["version"] != 1:
             raise ValueError(f"version {body['version']!r}, expected 1")
-        return {
-            str(scope): Maintenance(
-                reason=str(entry["reason"]), by=str(entry["by"]), since=float(entry["since"])
-            )
-            for scope, entry in body["maintenance"].items()
-        }
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return {scope: _entry(scope, value) for scope, value in body["maintenance"].items()}
+    # OverflowError and RecursionError: what json takes for a number or nests is not bounded by it.
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise DamagedError(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def _entry(scope: str, value: object) -> Maintenance:
+    match value:
+        case {"reason": str(reason), "by": str(by), "since": int() | float() as since}:
+            if math.isfinite(since):
+                return Maintenance(reason=reason, by=by, since=float(since))
+    raise ValueError(f"the entry of {scope!r} is not a reason, a user and a time")
 
 
 def after_damage(error: DamagedError, since: float) -> dict[str, Maintenance]:

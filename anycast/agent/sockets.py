@@ -1,14 +1,76 @@
-"""Listening unix sockets that come back: the directory may be missing, or be swept while the agent runs."""
+"""What the agent has in its runtime directory, which may be missing, or be swept while the agent runs."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import struct
 from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
 
 BACKLOG = 64
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
+
+
+class HeldError(Exception):
+    """Another agent holds the lock. `args[0]` names its path."""
+
+
+class InstanceLock:
+    """A file only one agent can hold, as long as it lives. Removed, another agent could hold one of the same name."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def hold(self) -> None:
+        """Take it, or take it again if the file is no longer there. Raises HeldError, OSError."""
+        if self._file is not None and _is_at(self._file, self._path):
+            return
+        make_directory(self._path.parent)
+        file = self._path.open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise HeldError(str(self._path)) from None
+        except BaseException:
+            file.close()
+            raise
+        self.release()
+        self._file = file
+
+    def release(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    found = os.fstat(file.fileno())
+    return identity(path) == (found.st_dev, found.st_ino)
+
+
+def make_directory(path: Path) -> None:
+    """A directory everybody may enter, whatever the umask: the announcer is another user. One that is there stays.
+
+    Raises OSError.
+    """
+    if path.is_dir():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(exist_ok=True)
+    path.chmod(0o755)
 
 
 def bind_unix(path: Path, *, mode: int) -> socket.socket:
@@ -16,7 +78,7 @@ def bind_unix(path: Path, *, mode: int) -> socket.socket:
 
     The caller holds the agent's lock, so nobody living answers at `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:

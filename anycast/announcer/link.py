@@ -235,14 +235,15 @@ class ServiceManager:
 
 
 def parent_is_exabgp(pid: int) -> bool:
-    """Whether `pid` is our parent still, and ExaBGP."""
+    """Whether `pid` is our parent still, and ExaBGP: run by its name, or by an interpreter that got it."""
     if os.getppid() != pid:
         return False
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return b"exabgp" in file.read().lower()
+            words = [word for word in file.read().split(b"\0") if not word.startswith(b"-")]
     except OSError:
         return False
+    return any(os.path.basename(word).startswith(b"exabgp") for word in words[:2])
 
 
 def drained(fd: int, seconds: float) -> bool:

@@ -60,9 +60,7 @@ def vip(
     return Vip(
         name=name,
         addresses=(ip_address(f"192.0.2.{number}"), ip_address(f"2001:db8:99::{number}")),
-        services=tuple(
-            Service(protocol=Protocol.TCP, port=port, pool=pool, quorum=quorum) for port in ports
-        ),
+        services=tuple(Service(protocol=Protocol.TCP, port=port, pool=pool, quorum=quorum) for port in ports),
         med=100,
     )
 
