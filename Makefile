@@ -31,7 +31,6 @@ demo: setup ## break balancers under 600 connections in the lab; about a minute 
 
 lab: setup ## leave the lab running: then `lab/lab exec lb1`
 	@$(BIN)/python -m lab up
-	@echo "a prompt on a node: lab/lab exec lb1    (cl, r1, lb1.., rs1..)"
 
 lab-down: setup ## end the lab; no trace is left
 	@$(BIN)/python -m lab down

@@ -17,7 +17,7 @@ from lab import machine
 from lab.configs import node_environment, program_environment
 from lab.keeper import Keeper
 from lab.machine import LabError, Place
-from lab.topology import RUN, Topology, topology
+from lab.topology import RUN, VIPS, Topology, topology
 from lab.wire import Frame, Kind, encode
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _up(options: argparse.Namespace) -> int:
         return _build(options)
     folder = _folder()
     if _connect() is not None:
-        raise LabError("lab: it is up already: python -m lab down")
+        raise LabError("lab: it is up already: `make lab-down` ends it")
     print(choice.reason, flush=True)
     with (folder / "log").open("wb") as log:
         keeper = subprocess.Popen(
@@ -130,7 +130,7 @@ def _up(options: argparse.Namespace) -> int:
     if status:
         _down(options)
         return status
-    print(f"lab: up: python -m lab exec {size.balancers[0].name}", flush=True)
+    print(f"lab: up. A prompt on a node: lab/lab exec {size.balancers[0].name}", flush=True)
     return 0
 
 
@@ -216,6 +216,10 @@ def _status_inside(_: argparse.Namespace) -> int:
 def _build(options: argparse.Namespace) -> int:
     with _lab(topology(options.balancers, options.servers)) as lab:
         lab.build(daemons=not options.no_daemons)
+        if not options.no_daemons:
+            print("lab: built; waiting until every balancer announces the VIPs", flush=True)
+            for prefix in VIPS:
+                lab.wait_route(prefix, [balancer.name for balancer in lab.topology.balancers], timeout=90.0)
     return 0
 
 
