@@ -1,0 +1,41 @@
+"""One site for every test in here; each test finds it whole and leaves it to be healed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from lab.control import Lab
+from lab.topology import topology
+from tests.e2e.site import NODES, Site
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of the bare site come first: they build one of their own and take it away."""
+    items.sort(key=lambda item: item.path.name != "test_site.py")
+
+
+@pytest.fixture(scope="session")
+def whole_site() -> Iterator[Site]:
+    if not os.environ.get("ANYCAST_LAB_GUEST"):
+        pytest.skip("runs inside the lab")
+    lab = Lab(topology())
+    try:
+        site = Site(lab)
+        site.build()
+        yield site
+    finally:
+        lab.down()
+
+
+@pytest.fixture
+def site(whole_site: Site) -> Iterator[Site]:
+    """The site, whole: every daemon runs, no maintenance, every route. What a test breaks is mended after it."""
+    for node in NODES:
+        whole_site.mark(node)
+        whole_site.mark(node, "exabgp")
+    yield whole_site
+    whole_site.heal()
+    assert not whole_site.complaints()

@@ -1,0 +1,317 @@
+"""The lab's site with everything running on it, in a test's hands. Waits for what is to be; never for time."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Collection, Iterator
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from anycast.cli import client
+from lab import configs, netns
+from lab.control import Lab, What
+from lab.processes import Process
+from lab.routewatch import RouteEvent
+from lab.topology import VIP4, VIP6, VIPS
+
+PATIENCE = 30.0  # seconds for anything that has to come; a scenario takes what it takes
+PROBLEM_WORDS = ("Traceback", "please report")
+NODES = ("lb1", "lb2", "lb3")
+OPS_PORT = 9644
+# Shorter than by default, where nothing but the waiting is shorter.
+TIMING = {"drain": "500ms", "settle": "300ms", "reconcile": "2s"}
+
+Document = dict[str, Any]
+Table = dict[str, list[str]]  # `TCP 192.0.2.1:80 mh`: [`10.9.2.4:80 Route 1`, …] in the kernel's order
+T = TypeVar("T")
+
+
+def until(look: Callable[[], T | None], what: str, timeout: float = PATIENCE) -> T:
+    """What `look` returns once it is neither None nor false. Raises TimeoutError with `what` was waited for."""
+    deadline = time.monotonic() + timeout
+    while not (found := look()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {timeout:g} s: {what}")
+        time.sleep(0.1)
+    return found
+
+
+class Site:
+    """Three balancers that announce both VIPs, before and after every test."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.original: dict[str, str] = {}
+        self.table: Table = {}  # of every node when all is well
+        self._read: dict[Path, int] = {}
+
+    def build(self) -> None:
+        self.lab.build(daemons=False)
+        self.lab.watch()
+        for balancer in self.lab.topology.balancers:
+            config = yaml.safe_load(configs.anycast_yaml(self.lab.topology, balancer)) | {"timing": TIMING}
+            self.original[balancer.name] = yaml.safe_dump(config, sort_keys=False)
+            self.lab.config(balancer.name).write_text(self.original[balancer.name])
+            self.lab.render(balancer.name)
+            self.lab.start(balancer.name, "exabgp")
+            self.lab.start(balancer.name, "agent")
+        self.heal()
+
+    def heal(self) -> None:
+        """Original files, every daemon, no maintenance; returns when every node announces everything again."""
+        changed = [n for n in NODES if self.lab.config(n).read_text() != self.original[n]]
+        for node in changed:
+            self.lab.config(node).write_text(self.original[node])
+        for node, daemons in self.lab.status().items():
+            for what in (what for what, alive in daemons.items() if not alive):
+                self.lab.start(node, what)  # type: ignore[arg-type]
+        for node in NODES:
+            status = self.answers(node)
+            if node in changed:
+                self.reload(node)
+            for entry in status["maintenance"]:
+                self.maintenance(node, on=False, vip=entry["scope"])
+            if node in changed or not _good(status):
+                self.ready(node)
+        self.routed(NODES)
+        self.table = self.table or self.table_of("lb1")
+        for node in NODES:
+            self.holds(node, self.table)
+
+    # The nodes' agents, by their control sockets: the nodes share one file system.
+
+    def ask(self, node: str, method: str, path: str, body: Document | None = None) -> client.Answer:
+        return client.ask(self.lab.run / node / "control.sock", method, path, body)
+
+    def status(self, node: str) -> Document:
+        answer = self.ask(node, "GET", "/status")
+        assert answer.ok, answer
+        return answer.body
+
+    def vip(self, node: str, name: str = "web") -> Document:
+        return next(vip for vip in self.status(node)["vips"] if vip["name"] == name)
+
+    def answers(self, node: str) -> Document:
+        """The node's status, once there is an agent to tell."""
+
+        def look() -> Document | None:
+            with contextlib.suppress(client.UnreachableError):
+                return self.status(node)
+            return None
+
+        return until(look, f"{node}: an agent that answers")
+
+    def ready(self, node: str) -> Document:
+        """The node's status, once it can do its work, announces all it has and is in no maintenance."""
+
+        def look() -> Document | None:
+            status = self.answers(node)
+            return status if _good(status) else None
+
+        return until(look, f"{node} to be ready")
+
+    def maintenance(self, node: str, *, on: bool, vip: str = "", reason: str = "") -> Document:
+        body = {"scope": vip, "on": on, **({"reason": reason} if on else {})}
+        answer = self.ask(node, "POST", "/maintenance", body)
+        assert answer.ok, answer
+        return answer.body
+
+    @contextlib.contextmanager
+    def edit(self, node: str) -> Iterator[Document]:
+        """Changes the node's configuration file. Nothing reads it before it is told to."""
+        config: Document = yaml.safe_load(self.lab.config(node).read_text())
+        yield config
+        self.lab.config(node).write_text(yaml.safe_dump(config, sort_keys=False))
+
+    def reload(self, node: str) -> list[str]:
+        """What changed, in words. Asserts that the file was taken."""
+        answer = self.ask(node, "POST", "/reload")
+        assert answer.ok, answer
+        changes: list[str] = answer.body["changes"]
+        return changes
+
+    def http(self, node: str, path: str, port: int = OPS_PORT) -> tuple[int, str]:
+        """Status code and body of what a node answers to itself over TCP."""
+        with netns.open_socket(node, socket.AF_INET, socket.SOCK_STREAM) as sock:
+            sock.settimeout(PATIENCE)
+            sock.connect(("127.0.0.1", port))
+            connection = http.client.HTTPConnection("127.0.0.1", port)
+            connection.sock = sock
+            connection.request("GET", path, headers={"Connection": "close"})
+            with connection.getresponse() as response:
+                return response.status, response.read().decode()
+
+    def metric(self, node: str, name: str) -> float:
+        """A metric of the node, labels included in `name`."""
+        _, body = self.http(node, "/metrics")
+        return next(
+            float(value)
+            for line in body.splitlines()
+            for key, _, value in [line.rpartition(" ")]
+            if key == name
+        )
+
+    # Logs
+
+    def mark(self, node: str, what: What = "agent") -> None:
+        """`logged` tells of what comes from here on."""
+        path = self.lab.log(node, what)
+        self._read[path] = path.stat().st_size if path.exists() else 0
+
+    def text(self, node: str, what: What = "agent") -> str:
+        path = self.lab.log(node, what)
+        return path.read_bytes()[self._read.get(path, 0) :].decode() if path.exists() else ""
+
+    def logged(self, node: str, event: str, count: int = 1) -> list[Document]:
+        """The agent's log events of that name since the mark, once there are `count`: a log comes after the fact."""
+
+        def look() -> list[Document] | None:
+            whole = self.text(node).rpartition("\n")[0].splitlines()
+            lines = [json.loads(line) for line in whole if line.startswith("{")]
+            found = [line for line in lines if line["event"] == event]
+            return found if len(found) >= count else None
+
+        return until(look, f"{count} of {event} in the log of {node}")
+
+    def complaints(self) -> list[str]:
+        """What the nodes have logged since the mark that no fault excuses: the traces of defects."""
+        said: tuple[What, ...] = ("agent", "exabgp")
+        return [
+            text
+            for node in NODES
+            for text in (self.text(node, what) for what in said)
+            if any(word in text for word in PROBLEM_WORDS)
+        ]
+
+    # Processes
+
+    def terminate(self, node: str, what: What) -> int:
+        """SIGTERM; the exit status."""
+        process = self.lab.process(node, what)
+        assert process is not None
+        with _pidfd(process) as fd:
+            process.send(signal.SIGTERM)
+            assert select.select([fd], [], [], PATIENCE)[0], f"{what} on {node} does not end"
+            _, status = os.waitpid(process.pid, 0)
+        return os.waitstatus_to_exitcode(status)
+
+    # The router
+
+    def routed(self, nodes: Collection[str], *prefixes: str) -> list[RouteEvent]:
+        """Until the router's kernel sends the prefixes (all VIPs) to exactly `nodes`."""
+        return [self.lab.wait_route(prefix, nodes, PATIENCE) for prefix in prefixes or VIPS]
+
+    def route_events(self) -> int:
+        """How often the router's kernel has changed a VIP's next hops so far."""
+        return len(self.lab.watch().events)
+
+    def paths(self, prefix: str) -> dict[str, list[str]]:
+        """What the router's BGP has for an IPv4 prefix: node to its communities."""
+        done = subprocess.run(
+            ["vtysh", "-d", "bgpd", "-c", f"show bgp ipv4 unicast {prefix} json"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        known = self.lab.topology.node_of_next_hop
+        return {
+            known[path["peer"]["peerId"]]: path.get("community", {}).get("string", "").split()
+            for path in json.loads(done.stdout).get("paths", [])
+        }
+
+    # The nodes' kernels
+
+    def table_of(self, node: str) -> Table:
+        """The node's IPVS table with the order of real servers. `ipvsadm -S` sorts them, and has the flags."""
+        table: Table = {}
+        service = ""
+        with netns.inside(node):
+            lines = Path("/proc/thread-self/net/ip_vs").read_text().splitlines()[3:]
+        for line in lines:
+            first, where, *words = line.split()
+            if first == "->":
+                table[service].append(" ".join((_endpoint(where), *words[:2])))
+            else:
+                service = " ".join((first, _endpoint(where), *words))
+                table[service] = []
+        return table
+
+    def holds(self, node: str, table: Table) -> None:
+        """Until the node's IPVS table is `table`, order included."""
+        until(lambda: self.table_of(node) == table, f"{node} to hold {table}")
+
+    def weights(self, node: str, server: int) -> set[int]:
+        """The weights of one real server behind every service; empty: it is nowhere."""
+        lines = (line for lines in self.table_of(node).values() for line in lines)
+        return {int(line.rpartition(" ")[2]) for line in lines if is_server(server, line)}
+
+    def addresses(self, node: str) -> set[str]:
+        """What is on `lo`, with prefix lengths."""
+        return set(self.lab.exec(node, "ip", "-br", "address", "show", "lo").stdout.split()[2:])
+
+    # The client
+
+    def http_server(self, vip: str) -> str:
+        """Which real server answers a new connection."""
+        with netns.open_socket("cl", _family(vip), socket.SOCK_STREAM) as sock:
+            sock.settimeout(PATIENCE)
+            sock.connect((vip, 80))
+            sock.send(b"GET / HTTP/1.0\r\n\r\n")
+            answer = b""
+            while data := sock.recv(4096):
+                answer += data
+        return answer.rpartition(b"\r\n\r\n")[2].decode().strip()
+
+    def udp_server(self, vip: str) -> str:
+        """Which real server answers a datagram."""
+        with netns.open_socket("cl", _family(vip), socket.SOCK_DGRAM) as sock:
+            sock.settimeout(PATIENCE)
+            sock.connect((vip, 514))
+            sock.send(b"hello")
+            return sock.recv(100).decode().partition(" ")[0]
+
+    def served(self) -> bool:
+        """Whether a new connection to each VIP finds a real server."""
+        return all(self.http_server(vip).startswith("rs") for vip in (VIP4, VIP6))
+
+
+def _endpoint(text: str) -> str:
+    """`C0000201:0050` and `[2001:0db8:…]:0050` as people write them."""
+    host, _, port = text.rpartition(":")
+    if host.startswith("["):
+        return f"[{ip_address(host[1:-1])}]:{int(port, 16)}"
+    return f"{ip_address(int(host, 16))}:{int(port, 16)}"
+
+
+def _good(status: Document) -> bool:
+    announced = all(vip["announced"] for vip in status["vips"])
+    return announced and status["ready"]["ready"] and not status["maintenance"]
+
+
+def is_server(number: int, line: str) -> bool:
+    """Whether a line of a table is about rs`number`."""
+    return line.startswith((f"10.9.2.{number}:", f"[fd00:9::2:{number}]:"))
+
+
+def _family(vip: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in vip else socket.AF_INET
+
+
+@contextlib.contextmanager
+def _pidfd(process: Process) -> Iterator[int]:
+    fd = os.pidfd_open(process.pid)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

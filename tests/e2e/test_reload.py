@@ -1,0 +1,99 @@
+"""The configuration changes under way: as a difference, or not at all."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from lab.topology import VIP6, VIPS
+from tests.e2e.site import NODES, Document, Site, is_server, until
+
+pytestmark = pytest.mark.lab
+V4, V6 = VIPS
+
+
+def _drop(config: Document, server: str) -> None:
+    pool = config["pools"]["web"]
+    pool["servers"] = [one for one in pool["servers"] if one["name"] != server]
+
+
+def test_a_broken_file_changes_nothing_and_is_explained_with_line_and_column(site: Site) -> None:
+    file = site.lab.config("lb1")
+    file.write_text(file.read_text().replace("port: 80\n", "port: eighty\n", 1))
+    line = next(n for n, text in enumerate(file.read_text().splitlines(), 1) if "eighty" in text)
+    column = file.read_text().splitlines()[line - 1].index("eighty") + 1
+    quiet = site.route_events()
+    done = site.lab.node_cli("lb1", "reload")
+    assert done.returncode == 78
+    assert f"anycast.yaml:{line}:{column}: " in done.stderr
+    assert "eighty" in done.stderr
+    assert "not applied" in done.stderr
+    assert site.table_of("lb1") == site.table
+    assert site.lab.watch().events[quiet:] == []
+    assert site.metric("lb1", "anycast_config_last_reload_successful") == 0
+    assert [event["level"] for event in site.logged("lb1", "config.rejected")] == ["error"]
+
+
+def test_a_server_less_and_again_one_more_is_a_difference_that_no_connection_notices(site: Site) -> None:
+    quiet = site.route_events()
+    for node in NODES:
+        with site.edit(node) as config:
+            _drop(config, "rs2")
+    done = site.lab.node_cli("lb1", "reload")
+    assert done.returncode == 0, done.stderr
+    assert "rs2" in done.stdout
+    for node in NODES[1:]:
+        site.reload(node)
+    less = {
+        service: [line for line in lines if not is_server(2, line)] for service, lines in site.table.items()
+    }
+    for node in NODES:
+        site.holds(node, less)
+        assert [event["operations"] for event in site.logged(node, "kernel.programmed")] == [4]
+    with site.lab.load(120) as load:
+        load.mark()
+        for node in NODES:
+            site.lab.config(node).write_text(site.original[node])
+            site.reload(node)
+        for node in NODES:
+            site.holds(node, site.table)
+        stats = load.wait_answered()
+    assert (stats["broken"], stats["moved"]) == (0, 0), stats["errors"]
+    assert site.lab.watch().events[quiet:] == []
+
+
+def test_an_address_that_leaves_the_file_loses_its_route_before_the_kernel(site: Site) -> None:
+    with site.edit("lb1") as config:
+        config["vips"]["web"]["addresses"].remove(VIP6)
+        config["timing"]["settle"] = "10m"
+    site.reload("lb1")
+    site.routed(["lb2", "lb3"], V6)
+    assert V6 in site.addresses("lb1")
+    assert site.table_of("lb1") == site.table
+    with site.edit("lb1") as config:
+        config["timing"]["settle"] = "0s"
+    site.reload("lb1")
+    until(lambda: V6 not in site.addresses("lb1"), "the address to leave the interface")
+    until(lambda: len(site.table_of("lb1")) == 2, "its services to leave the kernel")
+    assert site.lab.router_routes()[V4] == NODES
+    assert V4 in site.addresses("lb1")
+
+
+def test_sighup_is_a_reload(site: Site) -> None:
+    with site.edit("lb2") as config:
+        _drop(config, "rs4")
+    site.lab.kill("lb2", "agent", signal.SIGHUP)
+    until(lambda: site.weights("lb2", 4) == set(), "rs4 to leave lb2")
+    assert "rs4" in str(site.logged("lb2", "config.applied")[0]["changes"])
+
+
+def test_a_changed_lease_ttl_withdraws_nothing(site: Site) -> None:
+    quiet = site.route_events()
+    for ttl in ("1s", "30s"):
+        with site.edit("lb1") as config:
+            config["timing"]["lease_ttl"] = ttl
+        seq = site.status("lb1")["announcers"][0]["seq"]
+        site.reload("lb1")
+        until(lambda seq=seq: site.status("lb1")["announcers"][0]["seq"] > seq, "a lease of that length")  # type: ignore[misc]
+    assert site.lab.watch().events[quiet:] == []

@@ -1,0 +1,464 @@
+"""The engine with the real core, real checks and real files; the kernel is one that keeps what it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from anycast.agent import engine as engines
+from anycast.agent import maintenance_file
+from anycast.agent.engine import Engine
+from anycast.config.load import load
+from anycast.core import events as ev
+from anycast.core import kernel as kernels
+from anycast.core.decision import Reason
+from anycast.core.maintenance import NODE, Maintenance
+from anycast.core.report import Report
+from anycast.core.state import State
+from anycast.kernel.errors import KernelUnavailable
+from anycast.lease import Lease
+
+WEB, MAIL = ip_network("192.0.2.1/32"), ip_network("192.0.2.2/32")
+Prefixes = set[object]
+
+
+class FakeKernel:
+    """A kernel in memory. `trouble` is raised by every reading; while `hanging`, no reading ends."""
+
+    def __init__(self) -> None:
+        self.holds = kernels.Snapshot(table={}, addresses=frozenset(), sysctls={})
+        self.trouble: Exception | None = None
+        self.hanging = False
+        self.readings = 0
+        self.watchers: asyncio.Queue[Callable[[], None]] = asyncio.Queue()
+        self.break_watch = asyncio.Event()
+        self.closed = False
+
+    async def read(self, wanted_sysctls: Iterable[str]) -> kernels.Snapshot:
+        self.readings += 1
+        if self.hanging:
+            await asyncio.Event().wait()
+        if self.trouble is not None:
+            raise self.trouble
+        return self.holds
+
+    async def play(self, ops: Sequence[kernels.KernelOp]) -> tuple[str, ...]:
+        await asyncio.sleep(0)
+        self.holds = kernels.play(self.holds, ops)
+        return ()
+
+    async def watch(self, on_change: Callable[[], None]) -> None:
+        self.watchers.put_nowait(on_change)
+        await self.break_watch.wait()
+        self.break_watch.clear()
+        raise ZeroDivisionError
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class Site:
+    """A node in `directory`: its file, its kernel, and the leases its engine sends."""
+
+    def __init__(self, directory: Path, port: int) -> None:
+        self.file = directory / "anycast.yaml"
+        self.state_dir = directory / "state"
+        self.port = port
+        self.kernel = FakeKernel()
+        self.leases: asyncio.Queue[Lease] = asyncio.Queue()
+        self.sent: list[Lease] = []
+        self.write()
+
+    def write(self, *extra: str) -> None:
+        self.file.write_text(
+            "\n".join(
+                [
+                    f"node: {{name: lb1, state_dir: {self.state_dir}}}",
+                    "bgp:",
+                    "  local_as: 65001",
+                    "  router_id: 10.2.1.1",
+                    "  neighbors: [{address: 10.2.1.254, remote_as: 65000}]",
+                    "timing: {drain: 0s, reconcile: 60s}",
+                    "vips:",
+                    f"  web: {{address: {WEB.network_address}, port: {self.port}, servers: [127.0.0.1]}}",
+                    *extra,
+                ]
+            )
+        )
+
+    def write_with_mail(self) -> None:
+        self.write(f"  mail: {{address: {MAIL.network_address}, port: {self.port}, servers: [127.0.0.1]}}")
+
+    def engine(self, clock: Callable[[], float] | None = None) -> Engine:
+        loaded = load(self.file)
+        if clock is None:
+            return Engine(loaded, self.file, kernel=self.kernel, send_lease=self.take)
+        return Engine(loaded, self.file, kernel=self.kernel, send_lease=self.take, clock=clock)
+
+    def take(self, lease: Lease) -> None:
+        self.sent.append(lease)
+        self.leases.put_nowait(lease)
+
+    async def announced(self, *prefixes: object) -> Lease:
+        """The next lease with exactly these."""
+        while True:
+            lease = await self.leases.get()
+            if {route.prefix for route in lease.routes} == set(prefixes):
+                return lease
+
+    async def lease_where(self, engine: Engine, holds: Callable[[State], bool]) -> None:
+        """Leases come several times a second: a clock that ticks with the engine's own work."""
+        for _ in range(30):
+            if holds(engine.state):
+                return
+            await self.leases.get()
+        pytest.fail("it does not happen")
+
+
+@asynccontextmanager
+async def running(engine: Engine) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(engine.run())
+    try:
+        yield task
+    finally:
+        engine.post(ev.StopRequested())
+        await asyncio.wait({task})
+
+
+def play(directory: Path, story: Callable[[Site], Awaitable[None]]) -> None:
+    """Runs a story on a node with one real server that accepts. Nothing may go wrong unseen in the loop."""
+    complaints: list[dict[str, object]] = []
+
+    async def whole() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+        async with server:
+            await story(Site(directory, server.sockets[0].getsockname()[1]))
+            assert asyncio.all_tasks() == {asyncio.current_task()}, "a task was left behind"
+
+    asyncio.run(whole())
+    assert complaints == []
+
+
+def test_a_route_comes_up_once_the_kernel_holds_what_it_needs(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        async with running(site.engine()):
+            await site.announced(WEB)
+            assert WEB.network_address in site.kernel.holds.addresses
+            assert [key.port for key in site.kernel.holds.table] == [site.port]
+
+    play(tmp_path, story)
+
+
+def test_an_engine_that_is_stopped_withdraws_and_leaves_the_kernel_as_it_is(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        async with running(engine):
+            await site.announced(WEB)
+            before = site.kernel.holds
+        assert site.sent[-1].routes == ()
+        assert engine.clean_exit
+        assert site.kernel.holds == before
+        assert site.kernel.closed
+
+    play(tmp_path, story)
+
+
+def test_it_waits_until_the_announcer_has_withdrawn(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        async with running(engine) as task:
+            engine.post(ev.AnnouncerConnected(source=1))
+            up = await site.announced(WEB)
+            engine.post(ev.AnnouncerReported(source=1, report=Report(seq=up.seq, announced=(WEB,))))
+            engine.post(ev.StopRequested())
+            engine.post(ev.StopRequested())  # a second SIGTERM
+            down = await site.announced()
+            assert not task.done()
+            engine.post(ev.AnnouncerReported(source=1, report=Report(seq=down.seq)))
+            await task
+        assert engine.clean_exit
+
+    play(tmp_path, story)
+
+
+def test_an_announcer_that_does_not_answer_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anycast.core.step.STOP_PATIENCE", 0.01)
+
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        async with running(engine) as task:
+            engine.post(ev.AnnouncerConnected(source=1))
+            await site.announced(WEB)
+            engine.post(ev.StopRequested())
+            await task
+        assert not engine.clean_exit
+
+    play(tmp_path, story)
+
+
+def test_what_somebody_removed_is_put_back_at_once(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        async with running(engine):
+            changed = await site.kernel.watchers.get()
+            await site.announced(WEB)
+            for _ in range(2):
+                site.kernel.holds = replace(site.kernel.holds, addresses=frozenset())
+                before = site.kernel.readings
+                for _ in range(1000):
+                    changed()
+                await site.lease_where(engine, lambda _: WEB.network_address in site.kernel.holds.addresses)
+                assert site.kernel.readings - before < 10, "a thousand changes at once ask for one reading"
+
+    play(tmp_path, story)
+
+
+def test_a_watch_that_breaks_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "WATCH_RETRY", 0.0)
+
+    async def story(site: Site) -> None:
+        async with running(site.engine()):
+            await site.kernel.watchers.get()
+            site.kernel.break_watch.set()
+            await site.kernel.watchers.get()
+
+    play(tmp_path, story)
+
+
+@pytest.mark.parametrize(
+    "trouble", [KernelUnavailable("no ip_vs"), ZeroDivisionError("a defect"), TimeoutError()], ids=repr
+)
+def test_whatever_the_kernel_raises_takes_the_route_down_and_it_comes_back(
+    tmp_path: Path, trouble: Exception
+) -> None:
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        async with running(engine):
+            changed = await site.kernel.watchers.get()
+            await site.announced(WEB)
+            site.kernel.trouble = trouble
+            changed()
+            await site.announced()
+            assert engine.state.vips["web"].verdict.reason is Reason.KERNEL_UNAVAILABLE
+            site.kernel.trouble = None
+            await site.announced(WEB)
+
+    play(tmp_path, story)
+
+
+def test_a_reading_that_never_ends_is_given_up_and_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "KERNEL_PATIENCE", 0.01)
+
+    async def story(site: Site) -> None:
+        async with running(site.engine()):
+            changed = await site.kernel.watchers.get()
+            await site.announced(WEB)
+            site.kernel.hanging = True
+            changed()
+            await site.announced()
+            site.kernel.hanging = False
+            await site.announced(WEB)
+
+    play(tmp_path, story)
+
+
+def test_an_engine_whose_kernel_hangs_can_still_be_stopped(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        site.kernel.hanging = True
+        engine = site.engine()
+        async with running(engine):
+            await site.announced()
+        assert engine.clean_exit
+
+    play(tmp_path, story)
+
+
+def test_maintenance_is_answered_once_it_is_in_force_and_on_the_disk(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        async with running(engine):
+            await site.announced(WEB)
+            answer = await engine.set_maintenance(NODE, on=True, reason="racks", by="op")
+            assert answer.saved
+            assert engine.state.vips["web"].verdict.reason is Reason.NODE_MAINTENANCE
+            (kept,) = maintenance_file.load(site.state_dir / "maintenance.json").values()
+            assert (kept.reason, kept.by) == ("racks", "op")
+        site.sent.clear()
+        again = site.engine()
+        async with running(again):
+            await site.lease_where(again, lambda state: not state.kernel.busy and bool(state.health))
+            assert (await again.set_maintenance(NODE, on=False, reason="", by="op")).saved
+            assert all(lease.routes == () for lease in site.sent[:1])
+            await site.announced(WEB)
+
+    play(tmp_path, story)
+
+
+def test_maintenance_that_cannot_be_saved_is_in_force_and_says_so(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        site.state_dir.write_text("a file where the directory should be")
+        async with running(engine):
+            await site.announced(WEB)
+            answer = await engine.set_maintenance(NODE, on=True, reason="", by="op")
+            assert not answer.saved
+            assert str(site.state_dir) in answer.error
+            await site.announced()
+            site.state_dir.unlink()
+            assert (await engine.set_maintenance(NODE, on=False, reason="", by="op")).saved
+
+    play(tmp_path, story)
+
+
+def test_a_damaged_maintenance_file_keeps_the_node_out_until_somebody_ends_it(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        site.state_dir.mkdir()
+        (site.state_dir / "maintenance.json").write_bytes(b'{"version": 1, "mainte')
+        engine = site.engine()
+        async with running(engine):
+            await site.announced()
+            assert engine.state.vips["web"].verdict.reason is Reason.NODE_MAINTENANCE
+            assert "damaged" in engine.state.maintenance[NODE].reason
+            assert (await engine.set_maintenance(NODE, on=False, reason="", by="op")).saved
+            await site.announced(WEB)
+
+    play(tmp_path, story)
+
+
+def test_a_reload_is_in_force_when_it_is_answered(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        async with running(engine):
+            await site.announced(WEB)
+            site.write_with_mail()
+            answers = await asyncio.gather(engine.reload(), engine.reload())
+            assert [answer.ok for answer in answers] == [True, True]
+            assert ["mail" in " ".join(answer.changes) for answer in answers] == [True, False]
+            assert set(engine.state.vips) == {"web", "mail"}
+            await site.announced(WEB, MAIL)
+
+    play(tmp_path, story)
+
+
+def test_a_reload_that_is_refused_names_every_problem_and_changes_nothing(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        async with running(engine):
+            await site.announced(WEB)
+            before = engine.state.config
+            site.write("  mail: {address: nowhere, port: 0, servers: []}")
+            answer = await engine.reload()
+            assert not answer.ok
+            assert len(answer.problems) > 1
+            assert engine.state.config is before
+            assert not engine.reload_ok
+            site.write()
+            assert (await engine.reload()).ok
+            assert engine.reload_ok
+
+    play(tmp_path, story)
+
+
+def test_a_defect_in_reading_the_file_refuses_the_reload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        async with running(engine):
+            await site.announced(WEB)
+
+            def broken(path: Path) -> None:
+                raise ZeroDivisionError
+
+            monkeypatch.setattr(engines, "load", broken)
+            answer = await engine.reload()
+            assert not answer.ok
+            assert "ZeroDivisionError" in answer.problems[0]
+            assert not engine.reload_ok
+
+    play(tmp_path, story)
+
+
+def test_what_is_commanded_while_it_stops_is_kept_and_what_comes_after_is_answered(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        async with running(engine) as task:
+            engine.post(ev.AnnouncerConnected(source=1))
+            await site.announced(WEB)
+            engine.post(ev.StopRequested())
+            down = await site.announced()
+            assert (await engine.set_maintenance(NODE, on=True, reason="", by="op")).saved
+            engine.post(ev.AnnouncerReported(source=1, report=Report(seq=down.seq)))
+            behind = asyncio.create_task(engine.set_maintenance("web", on=True, reason="", by="op"))
+            await task
+        assert set(maintenance_file.load(site.state_dir / "maintenance.json")) == {NODE}
+        late = await engine.set_maintenance("web", on=True, reason="", by="op")
+        assert (await behind).error == late.error == engines.ENDED
+        assert (await engine.reload()).problems == (engines.ENDED,)
+
+    play(tmp_path, story)
+
+
+def test_a_save_under_way_is_finished_before_the_end(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        async with running(engine):
+            await site.announced(WEB)
+            entry = Maintenance(reason="", by="op", since=1.0)
+            for number in range(20):
+                engine.post(ev.MaintenanceSet(scope=NODE, entry=entry if number % 2 else None))
+            engine.post(ev.MaintenanceSet(scope="web", entry=entry))
+        assert set(maintenance_file.load(site.state_dir / "maintenance.json")) == {NODE, "web"}
+
+    play(tmp_path, story)
+
+
+def test_a_defect_in_the_core_ends_the_engine_and_answers_whoever_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        async with running(engine) as task:
+            await site.announced(WEB)
+
+            def broken(state: State, event: ev.Event, now: float) -> None:
+                raise ZeroDivisionError
+
+            monkeypatch.setattr(engines, "step", broken)
+            answer = await engine.set_maintenance(NODE, on=True, reason="", by="op")
+            assert answer.error == engines.ENDED
+            with pytest.raises(ZeroDivisionError):
+                await task
+        assert site.kernel.closed
+
+    play(tmp_path, story)
+
+
+def test_the_lease_does_not_wait_behind_a_queue_of_events(tmp_path: Path) -> None:
+    """By a clock of which every glance takes 0.1 s."""
+
+    async def story(site: Site) -> None:
+        glances = itertools.count()
+        engine = site.engine(clock=lambda: 100.0 + next(glances) / 10)
+        for _ in range(500):
+            engine.post(ev.Probed(results=()))
+        async with running(engine) as task:
+            engine.post(ev.StopRequested())
+            await task
+        issued = [lease.issued for lease in site.sent]
+        assert len(issued) > 50
+        assert max(after - before for before, after in itertools.pairwise(issued)) < site.sent[0].ttl
+
+    play(tmp_path, story)

@@ -1,0 +1,311 @@
+"""`anycast agent` as the process a service manager starts, and what guards its sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from aiohttp import web
+
+from anycast.agent import main
+from anycast.agent.sockets import bind_unix
+from anycast.cli.client import Answer, ask
+
+ROOT = Path(__file__).parents[3]
+# An interface nobody has: wherever this runs, the kernel is read at most, and never changed.
+CONFIG = """
+node: {{name: lb1, interface: nowhere0, runtime_dir: {run}, state_dir: {state}, listen: "127.0.0.1:{port}"}}
+bgp: {{local_as: 65001, router_id: 10.2.1.1, neighbors: [{{address: 10.2.1.254, remote_as: 65000}}]}}
+vips:
+  web: {{address: 192.0.2.1, port: 80, servers: [127.0.0.1]}}
+"""
+
+
+class Agent:
+    """A running agent. Its log is what a test waits for."""
+
+    def __init__(self, process: subprocess.Popen[str], directory: Path, port: int) -> None:
+        self.process = process
+        self.directory = directory
+        self.port = port
+        self.events: list[dict[str, Any]] = []
+
+    def until(self, event: str) -> dict[str, Any]:
+        """The next line of the log about `event`."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if line.startswith("{"):
+                self.events.append(json.loads(line))
+                if self.events[-1]["event"] == event:
+                    return self.events[-1]
+        pytest.fail(f"no {event}, but {self.events}")
+
+    def control(self, path: str = "/status") -> Answer:
+        return ask(self.directory / "run" / "control.sock", "GET", path)
+
+    def get(self, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}") as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def end(self, *signals: signal.Signals) -> int:
+        for number in signals:
+            self.process.send_signal(number)
+        assert self.process.stderr is not None
+        self.process.stderr.read()
+        return self.process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def configure(directory: Path, text: str = CONFIG, port: int = 1) -> Path:
+    file = directory / "anycast.yaml"
+    file.write_text(text.format(run=directory / "run", state=directory / "state", port=port))
+    return file
+
+
+@contextmanager
+def agent(directory: Path) -> Iterator[Agent]:
+    port = free_port()
+    with subprocess.Popen(
+        [sys.executable, "-m", "anycast", "agent", "--config", str(configure(directory, port=port))],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield Agent(process, directory, port)
+        finally:
+            process.kill()
+
+
+def finished(directory: Path) -> tuple[int, str]:
+    """The exit status and what was said of an agent that is expected to end by itself."""
+    done = subprocess.run(
+        [sys.executable, "-m", "anycast", "agent", "--config", str(directory / "anycast.yaml")],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    return done.returncode, done.stderr
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_without_a_kernel_it_stays_up_announces_nothing_and_says_why(tmp_path: Path) -> None:
+    with agent(tmp_path) as node:
+        why = node.until("kernel.unavailable")["reason"]
+        node.until("ops.listening")
+        code, text = node.get("/readyz")
+        assert code == 503
+        assert why in text
+        assert node.get("/livez")[0] == 200
+        assert node.get("/vips/web")[0] == 503
+        assert node.end(signal.SIGTERM) == 0
+
+
+def test_a_second_sigterm_is_no_more_than_the_first(tmp_path: Path) -> None:
+    with agent(tmp_path) as node:
+        node.until("ops.listening")
+        assert node.end(signal.SIGTERM, signal.SIGTERM, signal.SIGINT) == 0
+
+
+def test_the_sockets_are_for_whom_they_should_be(tmp_path: Path) -> None:
+    with agent(tmp_path) as node:
+        node.until("ops.listening")
+        run = tmp_path / "run"
+        assert mode(run) == 0o755
+        assert mode(run / "control.sock") == 0o660
+        assert mode(run / "lease.sock") == 0o666
+
+
+def test_a_second_agent_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    with agent(tmp_path) as node:
+        node.until("ops.listening")
+        code, said = finished(tmp_path)
+        assert code == 75
+        assert str(tmp_path / "run" / "agent.lock") in said
+        assert node.control().ok
+        assert node.end(signal.SIGTERM) == 0
+
+
+def test_an_agent_whose_lock_another_has_taken_leaves(tmp_path: Path) -> None:
+    with agent(tmp_path) as node:
+        node.until("ops.listening")
+        other = tmp_path / "other.lock"
+        with other.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            other.replace(tmp_path / "run" / "agent.lock")
+            node.until("agent.displaced")
+            assert node.end() == 75
+
+
+def test_without_a_runtime_directory_it_stays_up_and_tells(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file where the directory should be")
+    with agent(tmp_path) as node:
+        assert "agent.lock" in node.until("socket.unavailable")["where"]
+        node.until("ops.listening")
+        assert node.get("/livez")[0] == 200
+        assert node.end(signal.SIGTERM) == 0
+
+
+def test_a_bad_file_is_refused_with_every_problem_in_it(tmp_path: Path) -> None:
+    configure(tmp_path, "bgp: {{local_as: x}}\nvips: {{web: {{address: nowhere, port: 0}}}}\n")
+    code, said = finished(tmp_path)
+    assert code == 78
+    for where in ("anycast.yaml:1:", "anycast.yaml:2:"):
+        assert where in said
+    assert "not started" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_reload_of_a_bad_file_keeps_what_is_in_force(tmp_path: Path) -> None:
+    with agent(tmp_path) as node:
+        node.until("ops.listening")
+        configure(tmp_path, "vips: {{}}\n")
+        node.process.send_signal(signal.SIGHUP)
+        node.until("config.rejected")
+        assert [vip["name"] for vip in node.control().body["vips"]] == ["web"]
+        configure(tmp_path, CONFIG + "  mail: {{address: 192.0.2.2, port: 25, servers: [127.0.0.1]}}\n")
+        for _ in range(3):
+            node.process.send_signal(signal.SIGHUP)
+        assert "mail" in " ".join(node.until("config.applied")["changes"])
+        assert [vip["name"] for vip in node.control().body["vips"]] == ["web", "mail"]
+        assert node.end(signal.SIGHUP, signal.SIGTERM) == 0
+
+
+def test_it_survives_whoever_reads_its_log(tmp_path: Path) -> None:
+    with agent(tmp_path) as node:
+        node.until("ops.listening")
+        assert node.process.stderr is not None
+        node.process.stderr.close()
+        for on in (True, False):
+            body = {"scope": "", "on": on}
+            assert ask(tmp_path / "run" / "control.sock", "POST", "/maintenance", body).ok
+        node.process.send_signal(signal.SIGTERM)
+        assert node.process.wait() == 0
+
+
+def guarded(path: Path, story: Callable[[asyncio.Queue[socket.socket]], Awaitable[None]]) -> None:
+    """Runs a story beside the guard of one socket; the queue gets each listener, the first one being refused."""
+
+    async def play() -> None:
+        bound: asyncio.Queue[socket.socket] = asyncio.Queue()
+        refuse = True
+
+        async def listen(listener: socket.socket) -> None:
+            nonlocal refuse
+            if refuse:
+                refuse = False
+                raise OSError("not now")
+            bound.put_nowait(listener)
+
+        guard = asyncio.create_task(main._keep_bound(path, 0o600, listen))
+        try:
+            await story(bound)
+        finally:
+            guard.cancel()
+            await asyncio.wait({guard})
+            while not bound.empty():
+                bound.get_nowait().close()
+
+    asyncio.run(play())
+
+
+def test_a_socket_that_is_swept_away_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "GUARD_PERIOD", 0.01)
+    path = tmp_path / "run" / "lease.sock"
+
+    async def story(bound: asyncio.Queue[socket.socket]) -> None:
+        with await bound.get() as first:
+            path.unlink()
+            path.parent.rmdir()
+            with await bound.get() as second:
+                assert first.fileno() != second.fileno()
+                assert path.is_socket()
+                bind_unix(path, mode=0o600).close()  # somebody else's in its place
+                with await bound.get():
+                    pass
+
+    guarded(path, story)
+
+
+def test_what_a_defect_ends_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "GUARD_PERIOD", 0.0)
+    runs = iter([ZeroDivisionError("a defect"), ZeroDivisionError("another"), None])
+
+    async def task() -> None:
+        if (error := next(runs)) is not None:
+            raise error
+
+    with structlog.testing.capture_logs() as logs:
+        asyncio.run(main._again_and_again(task))
+    assert [entry["event"] for entry in logs] == ["agent.task_failed"] * 2
+    assert next(runs, "nothing is left") == "nothing is left"
+
+
+def test_an_address_that_is_taken_is_tried_again_without_leaving_anything_behind() -> None:
+    async def play() -> None:
+        runner = web.AppRunner(web.Application())
+        await runner.setup()
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            site = web.SockSite(runner, taken)
+            other = web.TCPSite(runner, *taken.getsockname())
+            with pytest.raises(OSError, match="in use"):
+                await main._start(other)
+            assert not runner.sites
+            await main._start(site)
+            assert runner.sites == {site}
+            await runner.cleanup()
+
+    asyncio.run(play())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a directory away")
+def test_a_journal_directory_for_nobody_known_is_an_error_and_no_more(tmp_path: Path) -> None:
+    with structlog.testing.capture_logs() as logs:
+        main.give_journal(tmp_path / "announcer", "no-such-user")
+        main.give_journal(tmp_path / "announcer", "nobody")
+        assert (tmp_path / "announcer").owner() == "nobody"
+        (tmp_path / "file").touch()
+        main.give_journal(tmp_path / "file" / "announcer", "nobody")
+    assert [entry["event"] for entry in logs] == ["announcer.user_unknown", "announcer.journal_unavailable"]
+
+
+def test_a_defect_ends_the_process_with_its_own_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> int:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(main, "serve", broken)
+    with structlog.testing.capture_logs() as logs:
+        assert main._run(configure(tmp_path)) == main.EX_SOFTWARE
+    assert [entry["event"] for entry in logs] == ["agent.failed"]
