@@ -9,7 +9,7 @@ import pytest
 
 from lab.control import Lab
 from lab.topology import topology
-from tests.e2e.site import NODES, Site
+from tests.e2e.site import Site
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,9 +33,11 @@ def whole_site() -> Iterator[Site]:
 @pytest.fixture
 def site(whole_site: Site) -> Iterator[Site]:
     """The site, whole: every daemon runs, no maintenance, every route. What a test breaks is mended after it."""
-    for node in NODES:
-        whole_site.mark(node)
-        whole_site.mark(node, "exabgp")
+    whole_site.begin()
     yield whole_site
-    whole_site.heal()
+    try:
+        whole_site.heal()
+    except BaseException:
+        whole_site.restart()
+        raise
     assert not whole_site.complaints()

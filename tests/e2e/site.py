@@ -21,6 +21,7 @@ import yaml
 from anycast.cli import client
 from lab import configs, netns
 from lab.control import Lab, What
+from lab.machine import LabError
 from lab.processes import Process
 from lab.routewatch import RouteEvent
 from lab.topology import VIP4, VIP6, VIPS
@@ -54,7 +55,8 @@ class Site:
         self.lab = lab
         self.original: dict[str, str] = {}
         self.table: Table = {}  # of every node when all is well
-        self._read: dict[Path, int] = {}
+        self._read: dict[Path, int] = {}  # bytes of a log before the mark
+        self._sound: dict[Path, int] = {}  # bytes of a log before the test
 
     def build(self) -> None:
         self.lab.build(daemons=False)
@@ -68,14 +70,30 @@ class Site:
             self.lab.start(balancer.name, "agent")
         self.heal()
 
+    def begin(self) -> None:
+        """What the logs hold by now is no test's any more."""
+        for path in self.lab.run.glob("lb*/*.log"):
+            self._read[path] = self._sound[path] = path.stat().st_size
+
+    def restart(self) -> None:
+        """When healing does not do: every balancer from its start, so that one defect is one failed test."""
+        for node in NODES:
+            for what in ("agent", "exabgp"):
+                with contextlib.suppress(LabError):
+                    self.lab.kill(node, what)
+            (self.lab.run / node / "state" / "maintenance.json").unlink(missing_ok=True)
+            self.lab.exec(node, "ipvsadm", "-C")
+        self.heal()
+
     def heal(self) -> None:
         """Original files, every daemon, no maintenance; returns when every node announces everything again."""
         changed = [n for n in NODES if self.lab.config(n).read_text() != self.original[n]]
         for node in changed:
             self.lab.config(node).write_text(self.original[node])
         for node, daemons in self.lab.status().items():
-            for what in (what for what, alive in daemons.items() if not alive):
-                self.lab.start(node, what)  # type: ignore[arg-type]
+            for what, alive in daemons.items():
+                if not alive:
+                    self.lab.start(node, what)  # type: ignore[arg-type]
         for node in NODES:
             status = self.answers(node)
             if node in changed:
@@ -164,20 +182,18 @@ class Site:
 
     # Logs
 
-    def mark(self, node: str, what: What = "agent") -> None:
-        """`logged` tells of what comes from here on."""
-        path = self.lab.log(node, what)
-        self._read[path] = path.stat().st_size if path.exists() else 0
-
-    def text(self, node: str, what: What = "agent") -> str:
-        path = self.lab.log(node, what)
-        return path.read_bytes()[self._read.get(path, 0) :].decode() if path.exists() else ""
+    def mark(self, node: str) -> None:
+        """`logged` tells of what comes from here on, not from the test's beginning."""
+        path = self.lab.log(node, "agent")
+        self._read[path] = path.stat().st_size
 
     def logged(self, node: str, event: str, count: int = 1) -> list[Document]:
         """The agent's log events of that name since the mark, once there are `count`: a log comes after the fact."""
+        path = self.lab.log(node, "agent")
 
         def look() -> list[Document] | None:
-            whole = self.text(node).rpartition("\n")[0].splitlines()
+            text = path.read_bytes()[self._read.get(path, 0) :].decode()
+            whole = text.rpartition("\n")[0].splitlines()
             lines = [json.loads(line) for line in whole if line.startswith("{")]
             found = [line for line in lines if line["event"] == event]
             return found if len(found) >= count else None
@@ -185,14 +201,9 @@ class Site:
         return until(look, f"{count} of {event} in the log of {node}")
 
     def complaints(self) -> list[str]:
-        """What the nodes have logged since the mark that no fault excuses: the traces of defects."""
-        said: tuple[What, ...] = ("agent", "exabgp")
-        return [
-            text
-            for node in NODES
-            for text in (self.text(node, what) for what in said)
-            if any(word in text for word in PROBLEM_WORDS)
-        ]
+        """What the nodes have logged since the test began that no fault excuses: the traces of defects."""
+        texts = [path.read_bytes()[start:].decode() for path, start in self._sound.items()]
+        return [text for text in texts if any(word in text for word in PROBLEM_WORDS)]
 
     # Processes
 

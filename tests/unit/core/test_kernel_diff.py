@@ -1,0 +1,181 @@
+"""The operations on the kernel, and why their order is safe."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address
+
+from anycast.core.ipvs import (
+    AddDestination,
+    AddService,
+    Destination,
+    MoveDestination,
+    RemoveDestination,
+    RemoveService,
+    ServiceEntry,
+    ServiceKey,
+    SetDestination,
+    SetService,
+)
+from anycast.core.kernel import AddAddress, Desired, RemoveAddress, SetSysctl, Snapshot, diff, play
+from anycast.core.model import Forwarding, Protocol, Scheduler, SchedulerFlag
+
+VIP, OTHER = ip_address("192.0.2.1"), ip_address("192.0.2.2")
+FLAGS = frozenset({SchedulerFlag.MH_PORT, SchedulerFlag.MH_FALLBACK})
+EMPTY = Snapshot(table={}, addresses=frozenset(), sysctls={})
+
+
+def key(address: str = "192.0.2.1", port: int = 80) -> ServiceKey:
+    return ServiceKey(protocol=Protocol.TCP, address=ip_address(address), port=port)
+
+
+def destination(number: int, weight: int = 1, *, foreign: str = "") -> Destination:
+    return Destination(
+        address=ip_address(f"10.9.2.{number}"),
+        port=80,
+        weight=weight,
+        forwarding=Forwarding.DR,
+        foreign=foreign,
+    )
+
+
+def entry(*destinations: Destination, scheduler: Scheduler = Scheduler.MH) -> ServiceEntry:
+    return ServiceEntry(
+        scheduler=scheduler,
+        flags=FLAGS if scheduler is Scheduler.MH else frozenset(),
+        destinations=destinations,
+    )
+
+
+def desired(*destinations: Destination, scheduler: Scheduler = Scheduler.MH) -> Desired:
+    return Desired(
+        table={key(): entry(*destinations, scheduler=scheduler)},
+        addresses=frozenset({VIP}),
+        sysctls={"net.ipv4.vs.sloppy_tcp": "1"},
+        owned=frozenset({VIP}),
+    )
+
+
+def holding(wanted: Desired, *destinations: Destination) -> Snapshot:
+    """A kernel that holds what is wanted, but these real servers."""
+    there = replace(wanted.table[key()], destinations=destinations)
+    return Snapshot(table={key(): there}, addresses=wanted.addresses, sysctls=wanted.sysctls)
+
+
+def test_packets_find_a_whole_table_when_the_address_appears() -> None:
+    one, two = destination(1), destination(2)
+    assert diff(EMPTY, desired(one, two)) == (
+        SetSysctl(name="net.ipv4.vs.sloppy_tcp", value="1"),
+        AddService(service=key(), scheduler="rr", flags=frozenset()),
+        AddDestination(service=key(), destination=one),
+        AddDestination(service=key(), destination=two),
+        SetService(service=key(), scheduler="mh", flags=FLAGS),
+        AddAddress(address=VIP),
+    )
+
+
+def test_a_server_that_is_down_is_in_the_table_of_a_new_service_and_gets_no_clients() -> None:
+    down = replace(destination(1, weight=0), table_weight=5)
+    ops = diff(EMPTY, desired(down))
+    inserted = next(op for op in ops if isinstance(op, AddDestination))
+    assert inserted.destination.weight == 5
+    switched = ops.index(SetService(service=key(), scheduler="mh", flags=FLAGS))
+    assert ops.index(SetDestination(service=key(), destination=down)) > switched
+    assert play(EMPTY, ops).table[key()].destinations == (down,)
+
+
+def test_schedulers_without_a_table_are_filled_as_they_are() -> None:
+    ops = diff(EMPTY, desired(destination(1, weight=0), scheduler=Scheduler.WRR))
+    assert [type(op) for op in ops] == [SetSysctl, AddService, AddDestination, AddAddress]
+
+
+def test_an_address_that_goes_takes_its_services_with_it_and_goes_first() -> None:
+    wanted = desired(destination(1))
+    kernel = holding(wanted, destination(1))
+    kernel = replace(
+        kernel,
+        table={**kernel.table, key("192.0.2.2"): entry(destination(1))},
+        addresses=frozenset({VIP, OTHER}),
+    )
+    ops = diff(kernel, replace(wanted, owned=frozenset({VIP, OTHER})))
+    assert ops == (RemoveAddress(address=OTHER), RemoveService(service=key("192.0.2.2")))
+
+
+def test_what_others_put_there_stays_unless_the_node_is_exclusive() -> None:
+    wanted = desired(destination(1))
+    kernel = holding(wanted, destination(1))
+    kernel = replace(
+        kernel,
+        table={**kernel.table, key("198.51.100.9"): entry(destination(9))},
+        addresses=frozenset({VIP, ip_address("127.0.0.1"), ip_address("198.51.100.9")}),
+    )
+    assert diff(kernel, wanted) == ()
+    assert diff(kernel, replace(wanted, exclusive=True)) == (RemoveService(service=key("198.51.100.9")),)
+
+
+def test_a_port_that_is_dropped_goes_and_the_address_stays() -> None:
+    wanted = desired(destination(1))
+    kernel = holding(wanted, destination(1))
+    kernel = replace(kernel, table={key(port=443): entry(destination(1)), **kernel.table})
+    assert diff(kernel, wanted) == (RemoveService(service=key(port=443)),)
+
+
+def test_a_server_is_added_before_another_goes() -> None:
+    wanted = desired(destination(2))
+    assert diff(holding(wanted, destination(1)), wanted) == (
+        AddDestination(service=key(), destination=destination(2)),
+        RemoveDestination(service=key(), key=destination(1).key),
+    )
+
+
+def test_a_weight_is_changed_in_its_place() -> None:
+    wanted = desired(destination(1, weight=0), destination(2))
+    assert diff(holding(wanted, destination(1), destination(2)), wanted) == (
+        SetDestination(service=key(), destination=destination(1, weight=0)),
+    )
+
+
+def test_only_what_stands_behind_the_first_wrong_place_is_moved() -> None:
+    wanted = desired(destination(1), destination(2), destination(3))
+    kernel = holding(wanted, destination(1), destination(3), destination(2))
+    ops = diff(kernel, wanted)
+    assert ops == (
+        MoveDestination(service=key(), destination=destination(2)),
+        MoveDestination(service=key(), destination=destination(3)),
+    )
+    assert play(kernel, ops).table == wanted.table
+
+
+def test_a_server_in_the_midst_moves_those_behind_it() -> None:
+    wanted = desired(destination(1), destination(2), destination(3))
+    kernel = holding(wanted, destination(1), destination(3))
+    ops = diff(kernel, wanted)
+    assert ops == (
+        AddDestination(service=key(), destination=destination(2)),
+        MoveDestination(service=key(), destination=destination(3)),
+    )
+    assert play(kernel, ops).table == wanted.table
+
+
+def test_the_order_does_not_matter_where_the_scheduler_does_not_look_at_it() -> None:
+    wanted = desired(destination(1), destination(2), scheduler=Scheduler.WLC)
+    assert diff(holding(wanted, destination(2), destination(1)), wanted) == ()
+
+
+def test_what_somebody_else_gave_a_server_is_taken_away() -> None:
+    wanted = desired(destination(1))
+    assert diff(holding(wanted, destination(1, foreign="threshold 5")), wanted) == (
+        SetDestination(service=key(), destination=destination(1)),
+    )
+
+
+def test_another_scheduler_is_set_on_the_service_that_stands() -> None:
+    wanted = desired(destination(1))
+    kernel = replace(holding(wanted), table={key(): entry(destination(1), scheduler=Scheduler.RR)})
+    assert diff(kernel, wanted) == (SetService(service=key(), scheduler="mh", flags=FLAGS),)
+
+
+def test_a_sysctl_that_cannot_be_read_is_written() -> None:
+    wanted = desired(destination(1))
+    kernel = replace(holding(wanted, destination(1)), sysctls={})
+    assert diff(kernel, wanted) == (SetSysctl(name="net.ipv4.vs.sloppy_tcp", value="1"),)
