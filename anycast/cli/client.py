@@ -42,13 +42,20 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def ask(
-    path: Path, method: str, target: str, body: dict[str, Any] | None = None, *, timeout: float = TIMEOUT
+    path: Path,
+    method: str,
+    target: str,
+    body: dict[str, Any] | None = None,
+    *,
+    timeout: float = TIMEOUT,
 ) -> Answer:
     """One request to the agent that listens at `path`. Raises UnreachableError."""
     connection = _UnixConnection(path, timeout)
     try:
         data = json.dumps(body) if body is not None else None
-        headers = {"Content-Type": "application/json"} if body is not None else {}
+        headers = {"Accept": "application/json"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
         connection.request(method, target, body=data, headers=headers)
         response = connection.getresponse()
         answer = json.loads(response.read())

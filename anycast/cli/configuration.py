@@ -6,6 +6,7 @@ import argparse
 import errno
 import json
 import os
+import pwd
 import shutil
 import sys
 import tempfile
@@ -105,10 +106,10 @@ def _render_exabgp(args: argparse.Namespace) -> int:
         print(text, end="")
         return ExitCode.OK
     try:
-        _replace(args.output, text)
+        _replace(args.output, text, user=config.node.exabgp_user)
     except OSError as error:
         why = error.strerror or error
-        print(f"{args.output}: cannot be written: {why} (check the directory's permissions)", file=sys.stderr)
+        print(f"{args.output}: cannot be written: {why} (check the directory and its mode)", file=sys.stderr)
         return ExitCode.NEGATIVE
     return ExitCode.OK
 
@@ -121,8 +122,12 @@ def _command() -> str:
     return shutil.which("anycast") or f"{sys.executable} -m anycast"
 
 
-def _replace(file: Path, text: str) -> None:
-    """The file is whole, old or new, at every moment. Mode 0600, for it holds passwords; its owner stays."""
+def _replace(file: Path, text: str, *, user: str) -> None:
+    """The file is whole, old or new, at every moment. Its owner stays; it holds passwords.
+
+    Written by root, it is readable for the group of `user` too: ExaBGP reads it again on a reload, when it is no
+    longer root, and a reload that cannot read it ends the announcer and leaves its routes.
+    """
     file = Path(os.path.realpath(file))
     if file.exists() and not file.is_file():
         raise OSError(errno.EINVAL, "it is no regular file")
@@ -134,6 +139,8 @@ def _replace(file: Path, text: str) -> None:
             if file.exists():
                 owner = file.stat()
                 os.fchown(new.fileno(), owner.st_uid, owner.st_gid)
+            if os.geteuid() == 0:
+                _let_read(new.fileno(), file, user)
             new.write(text)
             new.flush()
             os.fsync(new.fileno())
@@ -141,3 +148,16 @@ def _replace(file: Path, text: str) -> None:
     except BaseException:
         os.unlink(name)
         raise
+
+
+def _let_read(descriptor: int, file: Path, user: str) -> None:
+    try:
+        group = pwd.getpwnam(user).pw_gid
+    except KeyError:
+        print(
+            f"{file}: there is no user {user} (node.exabgp_user), its owner alone can read it",
+            file=sys.stderr,
+        )
+        return
+    os.fchown(descriptor, -1, group)
+    os.fchmod(descriptor, 0o640)

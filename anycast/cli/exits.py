@@ -8,6 +8,5 @@ class ExitCode(IntEnum):
     NEGATIVE = 1  # the answer is no, or a part of the work was not done
     USAGE = 2  # argparse's own
     UNREACHABLE = 3  # no agent answered
-    REFUSED = 4  # refused for safety
     CONFIG = 78  # EX_CONFIG of sysexits.h
     INTERRUPTED = 130

@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from anycast.cli import client, text
 from anycast.cli.exits import ExitCode
@@ -72,6 +73,10 @@ def _maintenance_status(path: Path, vip: str | None, *, as_json: bool) -> int:
     if not answer.ok:
         return _refused(answer)
     entries = [entry for entry in answer.body["maintenance"] if vip is None or entry["scope"] == vip]
+    if vip is not None and not entries:
+        known = client.ask(path, "GET", f"/vips/{quote(vip, safe='')}")
+        if known.code == 404:
+            return _refused(known)
     if as_json:
         _print_json({"maintenance": entries})
     elif entries:
@@ -94,9 +99,9 @@ def _maintenance(path: Path, args: argparse.Namespace) -> int:
         print(text.maintenance_set(answer.body), end="")
     if answer.body["saved"]:
         return ExitCode.OK
-    print(
-        f"not saved: {printable(answer.body['error'])} (it is in force until the agent ends)", file=sys.stderr
-    )
+    then = "it is in force, but not after a restart" if args.act == "on" else "a restart may bring it back"
+    why = printable(answer.body["error"])
+    print(f"not saved: {why} ({then}: mend this and say it again)", file=sys.stderr)
     return ExitCode.NEGATIVE
 
 

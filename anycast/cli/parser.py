@@ -6,12 +6,14 @@ import argparse
 import os
 from pathlib import Path
 
+from anycast import __version__
+
 CONFIG = "/etc/anycast/anycast.yaml"
 SOCKET = "/run/anycast/control.sock"
 
 _EPILOG = """\
-exit codes: 0 ok; 1 negative answer; 2 wrong usage; 3 no agent answers; 4 refused for safety;
-78 the configuration is invalid
+exit statuses: 0 done; 1 a negative answer; 2 wrong usage; 3 no agent answers; 78 the configuration has problems;
+of the agent also 70 a defect, 75 another agent runs
 """
 
 
@@ -22,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    root.add_argument("--version", action="version", version=f"anycast {__version__}")
     verbs = root.add_subparsers(dest="verb", metavar="VERB", required=True)
 
     _with_config(verbs.add_parser("agent", help="run the agent in the foreground"))
@@ -43,7 +46,11 @@ def parser() -> argparse.ArgumentParser:
     _with_config(exabgp)
     exabgp.add_argument("--env", action="store_true", help="the environment file instead")
     exabgp.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="replace FILE, mode 0600 (default: standard output)"
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="replace FILE, readable for node.exabgp_user (default: standard output)",
     )
 
     maintenance = verbs.add_parser("maintenance", help="take the node or one VIP out, or back in")

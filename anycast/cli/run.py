@@ -11,7 +11,9 @@ from anycast.cli.parser import parser
 
 
 def run(argv: list[str]) -> int:
-    args = parser().parse_args(argv)
+    args, surplus = parser().parse_known_args(argv)
+    if surplus:
+        return _surplus(args, surplus)
     try:
         code = _dispatch(args)
         sys.stdout.flush()
@@ -22,6 +24,13 @@ def run(argv: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
     return code
+
+
+def _surplus(args: argparse.Namespace, words: list[str]) -> int:
+    verb = f"{args.verb} {args.act}" if args.verb == "maintenance" else args.verb
+    hint = "a VIP is named with --vip" if args.verb == "maintenance" else "see its --help"
+    print(f"anycast {verb}: does not take {' '.join(words)} ({hint})", file=sys.stderr)
+    return ExitCode.USAGE
 
 
 def _dispatch(args: argparse.Namespace) -> int:

@@ -54,6 +54,10 @@ def _node(document: Mapping[str, Any], *, colour: bool) -> str:
     lines = [f"{name}, up {duration(node['uptime_s'])}, {paint(word, colour=colour)}"]
     lines += [f"  {printable(reason)}" for reason in ready["reasons"]]
     lines += [f"  kernel: {printable(problem)}" for problem in kernel["problems"]]
+    if not document["config"]["reload_ok"]:
+        lines.append(
+            "  the changed configuration was refused, the one before is in force (see `anycast check`)"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -75,8 +79,7 @@ def _vips(vips: Sequence[Mapping[str, Any]], *, colour: bool) -> str:
 
 
 def _details(vip: Mapping[str, Any]) -> list[str]:
-    failed = [f"{prefix['prefix']}: {prefix['failed']}" for prefix in vip["prefixes"] if prefix["failed"]]
-    return [vip["detail"], *failed] if vip["detail"] else failed
+    return [text for text in (vip["detail"], vip["obstacle"]) if text]
 
 
 def _servers(vips: Sequence[Mapping[str, Any]], *, colour: bool) -> str:
@@ -134,7 +137,7 @@ def _announcers(announcers: Sequence[Mapping[str, Any]], *, colour: bool) -> str
         )
         for one in announcers
     ]
-    return table(("ANNOUNCER", "EXABGP", "PID", "SEQ", "ERRORS", "LEASE"), rows, colour=colour)
+    return table(("ANNOUNCER", "EXABGP", "EXABGP PID", "SEQ", "ERRORS", "LEASE"), rows, colour=colour)
 
 
 def maintenance(entries: Sequence[Mapping[str, Any]], *, colour: bool) -> str:
@@ -150,14 +153,21 @@ def _scope(scope: str) -> str:
     return f"VIP {scope}" if scope else "node"
 
 
+def _still(scope: str) -> str:
+    end = f"anycast maintenance off --vip {scope}" if scope else "anycast maintenance off"
+    return f"still in maintenance: {_scope(scope)} (it ends by `{end}`)"
+
+
 def maintenance_set(answer: Mapping[str, Any]) -> str:
     """What happens now that maintenance was switched on or off."""
     word = "on" if answer["on"] else "off"
-    already = "" if answer["changed"] else " already"
-    lines = [f"{_scope(answer['scope'])}: maintenance {word}{already}"]
+    already = "" if answer["changed"] else "already "
+    lines = [f"{_scope(answer['scope'])}: maintenance {already}{word}"]
     if any(vip["advertise"] == "drain" for vip in answer["vips"]):
         lines.append(f"draining: announced as the last resort for {answer['drain_s']:g} s, then withdrawn")
     lines += [f"  {vip['name']}: advertise {vip['advertise']}, {vip['reason']}" for vip in answer["vips"]]
-    if answer["saved"]:
-        lines.append("saved: a restart of the agent does not change it")
+    if not answer["on"]:
+        lines += [_still(entry["scope"]) for entry in answer["maintenance"]]
+    if answer["saved"] and answer["on"]:
+        lines.append("saved: it stays over a restart of the agent")
     return "".join(f"{printable(line)}\n" for line in lines)

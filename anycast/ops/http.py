@@ -127,6 +127,7 @@ class _Reading:
                 wall=time.time(),
                 version=anycast.__version__,
                 pid=os.getpid(),
+                reload_ok=self._source.reload_ok,
             )
         )
 
@@ -145,7 +146,8 @@ class _Reading:
             body = status.vip_status(state, vip, now=time.monotonic(), wall=time.time())
             return _json(body, code=code)
         verdict = state.vips.get(name, VipState()).verdict
-        words = ["announced" if announced else "not announced", str(verdict.reason), verdict.detail]
+        obstacle = status.obstacle(state, vip)
+        words = ["announced" if announced else "not announced", str(verdict.reason), verdict.detail, obstacle]
         return web.Response(status=code, text=": ".join(filter(None, words)) + "\n")
 
 

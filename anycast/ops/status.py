@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import Any
 
-from anycast.core.decision import Reason, ServiceFacts
+from anycast.core.decision import Advertise, Reason, ServiceFacts
 from anycast.core.health import Phase
 from anycast.core.maintenance import NODE, Stage
 from anycast.core.model import Address, Neighbor, Prefix, RealServer, Service, Vip
@@ -31,6 +31,8 @@ from anycast.core.state import (
 )
 
 VERSION = 1
+NO_ANNOUNCER = "no announcer is connected (is ExaBGP running with the anycast process?)"
+NO_SESSION = "no BGP session is up (see the log of ExaBGP and of the routers)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +69,12 @@ def iso(time: float) -> str | None:
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def document(state: State, *, now: float, wall: float, version: str, pid: int) -> dict[str, Any]:
+def document(
+    state: State, *, now: float, wall: float, version: str, pid: int, reload_ok: bool = True
+) -> dict[str, Any]:
     """The status as JSON-ready values. `now`: monotonic instant; `wall`: seconds since the epoch, the same moment.
+
+    `reload_ok`: whether the last configuration that was read was applied.
 
     The keys of `"version": 1` stay; new ones may come.
     """
@@ -84,6 +90,7 @@ def document(state: State, *, now: float, wall: float, version: str, pid: int) -
             "stopping": state.stopping_since is not None,
         },
         "ready": {"ready": not reasons, "reasons": list(reasons)},
+        "config": {"reload_ok": reload_ok},
         "vips": [vip_status(state, vip, now=now, wall=wall) for vip in state.config.vips],
         "kernel": _kernel(state, now),
         "announcers": [_announcer(source, report) for source, report in sorted(state.announcers.items())],
@@ -116,10 +123,10 @@ def _obstacles(state: State, now: float) -> Iterator[str]:
         if verdict.reason is Reason.STARTING:
             yield f"VIP {vip.name} is still starting" + (f": {verdict.detail}" if verdict.detail else "")
     if not state.announcers:
-        yield "no announcer is connected (is ExaBGP running with the anycast process?)"
+        yield NO_ANNOUNCER
         return
-    if not any(neighbor.state == "up" for neighbor in neighbors(state)):
-        yield "no BGP session is up (see the log of ExaBGP and of the routers)"
+    if not _any_session(state):
+        yield NO_SESSION
     for report in _reports(state):
         if report.lease_expired:
             yield f"the lease of announcer {report.pid} has run out: it announces nothing"
@@ -197,6 +204,26 @@ def is_announced(state: State, vip: Vip) -> bool:
     return all(prefix.announced for prefix in prefixes(state, vip))
 
 
+def obstacle(state: State, vip: Vip) -> str:
+    """What keeps a VIP whose verdict is to be announced from being heard by a router; empty: nothing."""
+    if state.vips.get(vip.name, VipState()).verdict.advertise is Advertise.NO:
+        return ""
+    each = prefixes(state, vip)
+    failed = [f"{prefix.prefix}: {prefix.failed}" for prefix in each if prefix.failed is not None]
+    if failed:
+        return "; ".join(failed)
+    if not state.announcers:
+        return NO_ANNOUNCER
+    if not _any_session(state):
+        return NO_SESSION
+    waiting = [str(prefix.prefix) for prefix in each if not prefix.announced]
+    return f"ExaBGP has not acknowledged {', '.join(waiting)} yet" if waiting else ""
+
+
+def _any_session(state: State) -> bool:
+    return any(neighbor.state == "up" for neighbor in neighbors(state))
+
+
 def vip_status(state: State, vip: Vip, *, now: float, wall: float) -> dict[str, Any]:
     """One VIP as it stands in the document."""
     known = state.vips.get(vip.name, VipState())
@@ -209,6 +236,7 @@ def vip_status(state: State, vip: Vip, *, now: float, wall: float) -> dict[str, 
         "detail": known.verdict.detail,
         **_Clock(now=now, wall=wall).since(known.since),
         "announced": all(prefix.announced for prefix in each),
+        "obstacle": obstacle(state, vip),
         "prefixes": [
             {
                 "prefix": str(prefix.prefix),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import socket
+from collections.abc import Iterator
 
 import pytest
 
@@ -39,6 +41,41 @@ def test_a_hung_agent_costs_its_node_the_route_until_it_goes_on(site: Site) -> N
     finally:
         site.lab.kill("lb2", "agent", signal.SIGCONT)
     site.routed(NODES)
+
+
+@contextlib.contextmanager
+def _unanswered(site: Site, node: str) -> Iterator[None]:
+    """What the node sends to the real servers gets lost: its checks wait."""
+    hosts = [
+        interface.partition("/")[0]
+        for server in site.lab.topology.servers
+        for interface in server.interfaces["lan0"]
+    ]
+    for host in hosts:
+        link = ("lladdr", "02:00:00:00:00:99", "dev", "lan0", "nud", "permanent")
+        site.lab.exec(node, "ip", "neighbor", "replace", host, *link)
+    try:
+        yield
+    finally:
+        for host in hosts:
+            site.lab.exec(node, "ip", "neighbor", "delete", host, "dev", "lan0")
+
+
+def test_real_servers_in_use_keep_their_weight_until_a_check_has_spoken(site: Site) -> None:
+    site.lab.kill("lb3", "agent")
+    with site.edit("lb3") as config:
+        patient = {"type": "http", "port": 80, "path": "/health", "interval": "30s", "timeout": "20s"}
+        config["pools"]["web"]["check"] = patient
+        config["vips"]["web"]["services"][1]["check"] = dict(patient)
+    with _unanswered(site, "lb3"):
+        site.lab.start("lb3", "agent")
+        until(lambda: site.answers("lb3")["kernel"]["available"], "the kernel to be read")
+        assert site.vip("lb3")["reason"] == "starting"
+        assert site.vip("lb3")["detail"] == "16 checks without an outcome yet"
+        assert site.table_of("lb3") == site.table
+        assert site.metric("lb3", PROGRAMS) == 0
+    site.ready("lb3")
+    assert site.metric("lb3", PROGRAMS) == 0
 
 
 def test_an_agent_that_is_told_to_stop_withdraws_first_and_leaves_the_kernel_standing(site: Site) -> None:
