@@ -52,9 +52,8 @@ def run(path: Path) -> int:
 
     0: withdrawn. 1: not acknowledged as withdrawn. 70: a defect. 75: another agent runs. 78: bad configuration.
     """
-    signal.signal(
-        signal.SIGHUP, signal.SIG_IGN
-    )  # until reloads are served: by default it would end the agent
+    # Until reloads are served: by default it would end the agent.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     sink = set_up_logging()
     try:
         return _run(path)
