@@ -189,7 +189,7 @@ def _tls_detail(error: ssl.SSLError) -> str:
         if error.verify_code == _CERTIFICATE_EXPIRED:
             return "certificate expired"
         return f"certificate not valid: {error.verify_message.rstrip('.')}"
-    if isinstance(error, ssl.SSLEOFError):
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return "closed within the TLS handshake"
     if error.reason in _NOT_TLS:
         return "no TLS on this port"
