@@ -57,10 +57,10 @@ e2e: setup ## in the lab's kernel: IPVS contract and end to end
 	@$(BIN)/python -m lab run -- $(BIN)/python -m pytest tests/contract tests/e2e -m lab
 
 test-lowest: system ## unit tests with the lowest versions of the libraries that pyproject.toml allows
+	@mkdir -p build
+	@$(PYTHON) -c 'import re, tomllib; print(*(re.sub(">=([^,]+).*", r"==\1", d) for d in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]), sep="\n")' > build/lowest.txt
 	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
-	@$(LOWEST)/bin/pip install --quiet --disable-pip-version-check 'uv>=0.5'
-	@$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable .
-	@$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python hypothesis jsonschema pytest pytest-timeout
+	@$(LOWEST)/bin/pip install --quiet --disable-pip-version-check --constraint build/lowest.txt --editable . hypothesis jsonschema pytest pytest-timeout
 	@$(LOWEST)/bin/python -m pytest tests/unit --ignore tests/unit/lab
 
 schema: $(STAMP) ## write the JSON Schema of the configuration anew
