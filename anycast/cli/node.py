@@ -99,9 +99,12 @@ def _maintenance(path: Path, args: argparse.Namespace) -> int:
         print(text.maintenance_set(answer.body), end="")
     if answer.body["saved"]:
         return ExitCode.OK
-    then = "it is in force, but not after a restart" if args.act == "on" else "a restart may bring it back"
-    why = printable(answer.body["error"])
-    print(f"not saved: {why} ({then}: mend this and say it again)", file=sys.stderr)
+    then = (
+        "is in force, but not after a restart"
+        if args.act == "on"
+        else "has ended, but a restart may bring it back"
+    )
+    print(f"not saved: {printable(answer.body['error'])} (it {then})", file=sys.stderr)
     return ExitCode.NEGATIVE
 
 

@@ -13,7 +13,7 @@ from anycast.cli.parser import parser
 def run(argv: list[str]) -> int:
     args, surplus = parser().parse_known_args(argv)
     if surplus:
-        return _surplus(args, surplus)
+        parser().error(_surplus(args, surplus))
     try:
         code = _dispatch(args)
         sys.stdout.flush()
@@ -26,11 +26,11 @@ def run(argv: list[str]) -> int:
     return code
 
 
-def _surplus(args: argparse.Namespace, words: list[str]) -> int:
-    verb = f"{args.verb} {args.act}" if args.verb == "maintenance" else args.verb
-    hint = "a VIP is named with --vip" if args.verb == "maintenance" else "see its --help"
-    print(f"anycast {verb}: does not take {' '.join(words)} ({hint})", file=sys.stderr)
-    return ExitCode.USAGE
+def _surplus(args: argparse.Namespace, words: list[str]) -> str:
+    named = args.verb == "maintenance" and not words[0].startswith("-")
+    verb = f"maintenance {args.act}" if args.verb == "maintenance" else args.verb
+    hint = "a VIP is named with --vip" if named else f"see `anycast {verb} --help`"
+    return f"{verb}: unrecognized arguments: {' '.join(words)} ({hint})"
 
 
 def _dispatch(args: argparse.Namespace) -> int:

@@ -163,7 +163,7 @@ def maintenance_set(answer: Mapping[str, Any]) -> str:
     word = "on" if answer["on"] else "off"
     already = "" if answer["changed"] else "already "
     lines = [f"{_scope(answer['scope'])}: maintenance {already}{word}"]
-    if any(vip["advertise"] == "drain" for vip in answer["vips"]):
+    if answer["on"] and any(vip["advertise"] == "drain" for vip in answer["vips"]):
         lines.append(f"draining: announced as the last resort for {answer['drain_s']:g} s, then withdrawn")
     lines += [f"  {vip['name']}: advertise {vip['advertise']}, {vip['reason']}" for vip in answer["vips"]]
     if not answer["on"]:

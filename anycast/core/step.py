@@ -473,8 +473,9 @@ def _drive_kernel(before: State, state: State, now: float) -> Step:
                 )
                 effects: list[Effect] = [ProgramKernel(ops=ops, sysctls=sysctls)]
                 if state.kernel.attempted != state.desired:  # else it is the same once more, every second
-                    log = Log(event="kernel.programmed", fields={"operations": len(ops)})
-                    effects.insert(0, log)
+                    apart = dict.fromkeys(each.text for each in state.differences.values() if each.text)
+                    fields = {"operations": len(ops), "found": "; ".join(apart)}
+                    effects.insert(0, Log(event="kernel.programmed", fields=fields))
                 return replace(state, kernel=kernel), effects
     if now >= kernel.next_read:
         kernel = replace(kernel, busy=True)

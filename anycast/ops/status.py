@@ -216,8 +216,12 @@ def obstacle(state: State, vip: Vip) -> str:
         return NO_ANNOUNCER
     if not _any_session(state):
         return NO_SESSION
-    waiting = [str(prefix.prefix) for prefix in each if not prefix.announced]
-    return f"ExaBGP has not acknowledged {', '.join(waiting)} yet" if waiting else ""
+    waiting = [
+        f"{prefix.prefix} waits for {'ExaBGP to acknowledge it' if prefix.wanted else 'kernel and servers'}"
+        for prefix in each
+        if not prefix.announced
+    ]
+    return "; ".join(waiting)
 
 
 def _any_session(state: State) -> bool:

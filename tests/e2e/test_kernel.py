@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -68,7 +69,11 @@ def test_everything_deleted_by_hand_is_put_back(site: Site) -> None:
 
 def test_real_servers_out_of_order_are_put_in_order(site: Site) -> None:
     service = ("-t", f"{VIP4}:80", "-r", "10.9.2.1:80")
-    site.lab.exec("lb2", "ipvsadm", "-d", *service)
-    site.lab.exec("lb2", "ipvsadm", "-a", *service, "-g", "-w", "1")
-    assert site.table_of("lb2") != site.table
+    site.lab.kill("lb2", "agent", signal.SIGSTOP)  # or it mends the one before the other is done
+    try:
+        site.lab.exec("lb2", "ipvsadm", "-d", *service)
+        site.lab.exec("lb2", "ipvsadm", "-a", *service, "-g", "-w", "1")
+        assert site.table_of("lb2") != site.table
+    finally:
+        site.lab.kill("lb2", "agent", signal.SIGCONT)
     site.holds("lb2", site.table)

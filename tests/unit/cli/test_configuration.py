@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import stat
 import subprocess
 import sys
@@ -100,7 +101,7 @@ def test_the_rendered_process_starts_with_the_program_that_rendered_it(file: Pat
     assert f"run {sys.executable} -m anycast announce " in done.stdout
 
 
-def test_a_rendered_file_is_replaced_whole_and_for_its_owner_only(
+def test_a_rendered_file_is_replaced_whole_and_for_exabgp_only(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "exabgp"
@@ -111,8 +112,28 @@ def test_a_rendered_file_is_replaced_whole_and_for_its_owner_only(
     assert main(["render", "exabgp", "--config", str(file), "-o", str(output)]) == 0
     assert capsys.readouterr() == ("", "")
     assert "hunter2" in output.read_text()
-    assert stat.S_IMODE(output.stat().st_mode) == 0o600
+    assert stat.S_IMODE(output.stat().st_mode) == (0o600 if os.geteuid() else 0o640)
     assert os.listdir(folder) == ["exabgp.conf"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_what_root_renders_exabgp_can_read_again_when_it_is_no_longer_root(
+    file: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "exabgp.conf"
+    assert main(["render", "exabgp", "--config", str(file), "-o", str(output)]) == 0
+    assert (output.stat().st_uid, output.stat().st_gid) == (0, pwd.getpwnam("nobody").pw_gid)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_without_exabgps_user_a_rendered_file_is_for_its_owner_and_it_says_so(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(GOOD.replace("{name: lb1}", "{name: lb1, exabgp_user: nobody-here}"))
+    output = tmp_path / "exabgp.conf"
+    assert main(["render", "exabgp", "--config", str(file), "-o", str(output)]) == 0
+    assert "there is no user nobody-here" in capsys.readouterr().err
+    assert stat.S_IMODE(output.stat().st_mode) == 0o600
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")

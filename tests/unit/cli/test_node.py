@@ -101,6 +101,8 @@ def test_the_status_of_a_node_in_trouble_says_what_is_wrong_and_is_an_answer(nod
     assert done.code == 0
     assert "not ready\n  no announcer is connected" in done.out
     assert "no announcer connected\n" in done.out
+    row = next(line for line in done.out.splitlines() if line.startswith("mail "))
+    assert "no announcer is connected" in row
 
 
 def test_the_status_for_programs_is_the_document(node: Node, path: Path) -> None:
@@ -124,14 +126,45 @@ def test_maintenance_on_and_off_say_what_happens_now(node: Node, path: Path) -> 
         "VIP web: maintenance on\n"
         "draining: announced as the last resort for 2 s, then withdrawn\n"
         "  web: advertise drain, vip_maintenance\n"
-        "saved: a restart of the agent does not change it\n"
+        "saved: it stays over a restart of the agent\n"
     )
-    assert again.out.startswith("VIP web: maintenance on already\n")
+    assert again.out.startswith("VIP web: maintenance already on\n")
     assert listed.out.splitlines()[1].split()[:3] == ["VIP", "web", "draining"]
     assert listed.out.rstrip().endswith("new disks")
     assert other.out == "mail: no maintenance\n"
-    assert off.out.startswith("VIP web: maintenance off\n")
+    assert off.out == "VIP web: maintenance off\n  web: advertise yes, healthy\n"
     assert nothing.out == "no maintenance\n"
+
+
+def test_ending_one_maintenance_names_those_that_go_on(node: Node, path: Path) -> None:
+    _, whole, _ = against(
+        Operator(node),
+        path,
+        ("maintenance", "on", "--vip", "web"),
+        ("maintenance", "off"),
+        ("maintenance", "off", "--vip", "web"),
+    )
+    assert whole.out.startswith("node: maintenance already off\n")
+    assert "still in maintenance: VIP web (it ends by `anycast maintenance off --vip web`)\n" in whole.out
+
+
+def test_the_maintenance_of_a_vip_that_is_not_there_is_no_answer(node: Node, path: Path) -> None:
+    (done,) = against(Operator(node), path, ("maintenance", "status", "--vip", "wbe"))
+    assert (done.code, done.out) == (1, "")
+    assert "there is no VIP 'wbe' (configured: web, mail)" in done.err
+
+
+def test_words_too_many_are_named_with_a_hint(node: Node, path: Path) -> None:
+    (done,) = against(Operator(node), path, ("maintenance", "on", "web"))
+    assert done.code == 2
+    assert "maintenance on: unrecognized arguments: web (a VIP is named with --vip)" in done.err
+    assert not node.state.maintenance
+
+
+def test_a_refused_configuration_stands_in_the_status(node: Node, path: Path) -> None:
+    node.reload_ok = False
+    (done,) = against(Operator(node), path, ("status",))
+    assert "the changed configuration was refused, the one before is in force" in done.out
 
 
 def test_maintenance_of_the_node_takes_every_vip(node: Node, path: Path) -> None:
@@ -149,10 +182,11 @@ def test_what_was_not_announced_does_not_drain(path: Path) -> None:
 def test_maintenance_that_was_not_saved_is_a_negative_answer(node: Node, path: Path) -> None:
     operator = Operator(node)
     operator.save_error = "No space left on device"
-    (done,) = against(operator, path, ("maintenance", "on"))
-    assert done.code == 1
-    assert done.err == "not saved: No space left on device (it is in force until the agent ends)\n"
-    assert "saved:" not in done.out
+    on, off = against(operator, path, ("maintenance", "on"), ("maintenance", "off"))
+    assert (on.code, off.code) == (1, 1)
+    assert on.err == "not saved: No space left on device (it is in force, but not after a restart)\n"
+    assert off.err == "not saved: No space left on device (it has ended, but a restart may bring it back)\n"
+    assert "saved:" not in on.out + off.out
 
 
 def test_an_unknown_vip_is_a_negative_answer_with_the_known_names(node: Node, path: Path) -> None:

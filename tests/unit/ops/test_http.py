@@ -111,6 +111,12 @@ def test_a_vip_answers_by_its_code_and_says_why() -> None:
             assert (await response.text()).startswith("not announced: below_quorum: tcp/80 IPv4: 0 of 2")
         async with client.get("/vips/web", headers=JSON) as response:
             assert (response.status, (await response.json())["reason"]) == (503, "below_quorum")
+        node.probe()
+        node.probe()
+        node.send(ev.AnnouncerLost(source=1))
+        async with client.get("/vips/web") as response:
+            assert response.status == 503
+            assert (await response.text()).startswith("not announced: healthy: no announcer is connected")
         async with client.get("/vips/wbe") as response:
             assert response.status == 404
             assert await response.json() == {"error": "there is no VIP 'wbe' (configured: web, mail)"}

@@ -66,6 +66,30 @@ def test_a_vip_is_announced_when_every_prefix_is_acknowledged_and_not_before() -
     assert not web(node)["announced"]
 
 
+def test_a_healthy_vip_that_no_router_hears_says_what_is_in_the_way() -> None:
+    node = healthy()
+    v4, v6 = (prefix_of(address) for address in CONFIG.vips[0].addresses)
+    assert web(node)["obstacle"] == ""
+    node.report(pending=(v6,))
+    assert web(node)["obstacle"] == f"{v6} waits for ExaBGP to acknowledge it"
+    node.report(announced=(v4,), failed=(FailedRoute(prefix=v6, why="no next hop"),))
+    assert web(node)["obstacle"] == f"{v6}: no next hop"
+    node.report(neighbors=())
+    assert web(node)["obstacle"].startswith("no BGP session is up")
+    node.send(ev.AnnouncerLost(source=1))
+    assert web(node)["obstacle"].startswith("no announcer is connected")
+    node.probe("10.9.2.1", "10.9.2.2")
+    assert (web(node)["reason"], web(node)["obstacle"]) == ("below_quorum", "")
+
+
+def test_the_log_of_a_repair_says_what_was_found() -> None:
+    node = healthy()
+    node.kernel = replace(node.kernel, addresses=frozenset())
+    node.send(ev.KernelChanged())
+    (repair,) = [log for log in node.log if log.event == "kernel.programmed"][-1:]
+    assert repair.fields["found"] == "192.0.2.1 on lo is missing; 192.0.2.2 on lo is missing"
+
+
 def test_two_announcers_may_carry_a_vip_between_them() -> None:
     node = healthy()
     v4, v6 = (prefix_of(address) for address in CONFIG.vips[0].addresses)
