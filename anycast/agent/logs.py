@@ -12,6 +12,7 @@ from collections import deque
 from typing import TextIO, cast
 
 import structlog
+from structlog.typing import EventDict
 
 LIMIT = 10_000  # writes that wait; more are lost, and counted
 
@@ -74,6 +75,12 @@ class Sink(io.TextIOBase):
             pass  # nobody is there to be told
 
 
+def _first_things_first(_: object, __: str, fields: EventDict) -> EventDict:
+    """A line is read from its beginning: when, how bad, what."""
+    ahead = {name: fields.pop(name) for name in ("timestamp", "level", "event") if name in fields}
+    return {**ahead, **fields}
+
+
 def set_up_logging() -> Sink:
     """One line per event on stderr: for people on a terminal, JSON otherwise. Drain what is returned at the end."""
     terminal = sys.stderr.isatty()
@@ -86,6 +93,7 @@ def set_up_logging() -> Sink:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            _first_things_first,
             renderer,
         ],
         logger_factory=structlog.PrintLoggerFactory(cast(TextIO, sink)),

@@ -319,7 +319,9 @@ class Planner:
             pending=tuple(
                 e.prefix
                 for e in entries
-                if (e.command is not None and e.command.kind in moving) or (not e.why and e.need() in moving)
+                if not self._synced  # what ExaBGP holds is not known yet
+                or (e.command is not None and e.command.kind in moving)
+                or (not e.why and e.need() in moving)
             ),
             failed=tuple(
                 FailedRoute(prefix=e.prefix, why=e.why) for e in entries if e.why and e.want is not None

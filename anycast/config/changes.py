@@ -23,7 +23,7 @@ from anycast.core.model import (
 )
 
 RESTART = "restart the agent"
-RENDER = "render ExaBGP's configuration again and reload it"
+RENDER = "render ExaBGP's configuration again and restart ExaBGP"
 
 
 def changes(old: Config, new: Config) -> tuple[str, ...]:

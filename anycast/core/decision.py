@@ -96,14 +96,20 @@ def _obstacle(f: Facts) -> Verdict | None:
         return _no(Reason.STARTING, "; ".join(waiting + ([] if f.proven else [f.difference])))
     # A route that stands is kept while the kernel is being changed to something new or repaired; one that
     # does not stand is not brought up before the kernel has been read back.
-    if not f.proven and (f.repair_failed or not f.advertised):
-        if f.missing_address is not None:
-            return _no(Reason.ADDRESS_MISSING, f.missing_address)
-        return _no(Reason.KERNEL_DIFFERS, f.difference)
+    if not f.proven and f.repair_failed:
+        return _apart(f)
     lacking = [
         text for service in f.services if (text := _lack(service, advertised=f.advertised)) is not None
     ]
-    return _no(Reason.BELOW_QUORUM, "; ".join(lacking)) if lacking else None
+    if lacking:
+        return _no(Reason.BELOW_QUORUM, "; ".join(lacking))
+    return None if f.proven or f.advertised else _apart(f)
+
+
+def _apart(f: Facts) -> Verdict:
+    if f.missing_address is not None:
+        return _no(Reason.ADDRESS_MISSING, f.missing_address)
+    return _no(Reason.KERNEL_DIFFERS, f.difference)
 
 
 def _lack(service: ServiceFacts, *, advertised: bool) -> str | None:

@@ -81,6 +81,7 @@ class Leaving:
 
     table: ipvs.Table
     since: float
+    ttl: float  # of the last lease with it
     seq: int  # of the first lease without it
     withdrawn_at: float | None = None
 
@@ -163,6 +164,19 @@ def targets(config: Config) -> frozenset[Target]:
         for version in versions(vip)
         for server, address in servers_of(service, version)
     )
+
+
+def target_names(config: Config) -> dict[Target, tuple[str, tuple[str, ...]]]:
+    """For people: the real server a target is, and the services (`web tcp/80`) that rest on it."""
+    names: dict[Target, tuple[str, tuple[str, ...]]] = {}
+    for vip in config.vips:
+        for service in vip.services:
+            for version in versions(vip):
+                for server, address in servers_of(service, version):
+                    target = target_of(service, server, address)
+                    _, services = names.get(target, (server.name, ()))
+                    names[target] = (server.name, (*services, f"{vip.name} {service.name}"))
+    return names
 
 
 def wanted_sysctls(config: Config) -> dict[str, str]:

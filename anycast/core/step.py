@@ -54,6 +54,7 @@ from anycast.core.state import (
     facts,
     prefix_of,
     stale_at,
+    target_names,
     targets,
     wanted_sysctls,
 )
@@ -144,6 +145,7 @@ def _apply(state: State, event: Event, now: float) -> Step:
 
 def _probed(state: State, results: tuple[tuple[Target, healths.Result], ...], now: float) -> Step:
     changed: dict[Target, healths.Health] = {}
+    turned: list[tuple[Target, healths.Health, healths.Health]] = []
     effects: list[Effect] = []
     for target, result in results:
         if target not in state.targets:
@@ -152,24 +154,39 @@ def _probed(state: State, results: tuple[tuple[Target, healths.Result], ...], no
         new = healths.advance(old, result, target.check, now)
         if new is not old:
             changed[target] = new
-            effects.extend(_health_log(target, old, new))
+            if _is_news(old, new):
+                turned.append((target, old, new))
         effects.append(ScheduleProbe(target=target, after=healths.pause(new, target.check)))
     if not changed:
         return state, effects
+    effects.extend(_health_log(state.config, turned))
     return replace(state, health={**state.health, **changed}), effects
 
 
-def _health_log(target: Target, old: healths.Health, new: healths.Health) -> Iterator[Log]:
-    fields = {"address": str(target.address), "port": target.port, "detail": new.detail}
-    if new.unknown and not old.unknown:
-        yield Log(event="check.unknown", fields=fields, level="error")
-    if new.phase is not healths.Phase.UNDECIDED and (
-        old.phase is healths.Phase.UNDECIDED or old.phase.is_up != new.phase.is_up
-    ):
-        up = new.phase.is_up
-        yield Log(
-            event="server.up" if up else "server.down", fields=fields, level="info" if up else "warning"
-        )
+def _is_news(old: healths.Health, new: healths.Health) -> bool:
+    """Whether a person should read of it: a server turned, got its first outcome, or cannot be checked."""
+    first = old.phase is healths.Phase.UNDECIDED and new.phase is not healths.Phase.UNDECIDED
+    return first or old.phase.is_up != new.phase.is_up or (new.unknown and not old.unknown)
+
+
+def _health_log(config: Config, turned: list[tuple[Target, healths.Health, healths.Health]]) -> Iterator[Log]:
+    names = target_names(config) if turned else {}
+    for target, old, new in turned:
+        server, services = names.get(target, ("", ()))
+        fields = {
+            "server": server,
+            "services": services,
+            "address": str(target.address),
+            "port": target.port,
+            "detail": new.detail,
+        }
+        if new.unknown and not old.unknown:
+            yield Log(event="check.unknown", fields=fields, level="error")
+            continue
+        if new.phase.is_up:
+            yield Log(event="server.up", fields=fields)
+        else:
+            yield Log(event="server.down", fields=fields, level="warning")
 
 
 def _kernel_read(state: State, event: KernelRead, now: float) -> Step:
@@ -237,7 +254,8 @@ def _reported(state: State, source: int, report: Report) -> Step:
     effects.extend(Log(event="route.withdrawn", fields={"prefix": str(p)}) for p in sorted(gone, key=str))
     known = {n.address: n.state for n in old.neighbors} if old is not None else {}
     for neighbor in report.neighbors:
-        if known.get(neighbor.address) != neighbor.state:
+        # A router that refuses the session makes it go from connected to down and back for as long as it does.
+        if (known.get(neighbor.address) == "up") != (neighbor.state == "up"):
             fields = {"neighbor": neighbor.address, "state": neighbor.state, "reason": neighbor.reason}
             level = "info" if neighbor.state == "up" else "warning"
             effects.append(Log(event="neighbor.changed", fields=fields, level=level))
@@ -280,14 +298,15 @@ def _reconfigured(state: State, config: Config, now: float) -> Step:
 
 def _leave(state: State, address: Address, now: float) -> Leaving:
     table = {key: entry for key, entry in state.desired.table.items() if key.address == address}
-    return Leaving(table=table, since=now, seq=state.lease.seq + 1)
+    return Leaving(table=table, since=now, ttl=state.lease.ttl, seq=state.lease.seq + 1)
 
 
 def _maintenance(state: State, scope: str, entry: Maintenance | None, now: float) -> Step:
     present = state.maintenance.get(scope)
     if entry is None:
         if present is None:
-            return state, []
+            # Said again it is saved again: the first time may have failed.
+            return state, [SaveMaintenance(entries=state.maintenance)]
         left = {key: value for key, value in state.maintenance.items() if key != scope}
         log = Log(event="maintenance.ended", fields={"scope": scope or "node"})
         return replace(state, maintenance=left), [SaveMaintenance(entries=left), log]
@@ -295,7 +314,7 @@ def _maintenance(state: State, scope: str, entry: Maintenance | None, now: float
     began = now if present is None else present.began
     entry = replace(entry, began=began, since=entry.since if present is None else present.since)
     if entry == present:
-        return state, []
+        return state, [SaveMaintenance(entries=state.maintenance)]
     entries = {**state.maintenance, scope: entry}
     log = Log(event="maintenance.began", fields=_maintenance_fields(scope, entry), level="warning")
     return replace(state, maintenance=entries), [SaveMaintenance(entries=entries), log]
@@ -334,7 +353,7 @@ def _finish_leaving(state: State, now: float) -> State:
 
 def _is_withdrawn(state: State, prefix: Prefix, leaving: Leaving, now: float) -> bool:
     # An announcer that is not connected may hang with the route in its hand: silence is no acknowledgement.
-    if now >= leaving.since + state.config.timing.lease_ttl + LEAVE_PATIENCE:
+    if now >= leaving.since + leaving.ttl + LEAVE_PATIENCE:
         return True
     return bool(state.announcers) and all(
         report is not None and report.seq >= leaving.seq and prefix not in report.announced
@@ -345,7 +364,7 @@ def _is_withdrawn(state: State, prefix: Prefix, leaving: Leaving, now: float) ->
 def _leave_due(state: State, leaving: Leaving) -> float:
     if leaving.withdrawn_at is not None:
         return leaving.withdrawn_at + state.config.timing.settle
-    return leaving.since + state.config.timing.lease_ttl + LEAVE_PATIENCE
+    return leaving.since + leaving.ttl + LEAVE_PATIENCE
 
 
 def _want(before: State, state: State) -> State:

@@ -200,8 +200,8 @@ def prefixes(state: State, vip: Vip) -> tuple[PrefixStatus, ...]:
 
 
 def is_announced(state: State, vip: Vip) -> bool:
-    """Whether every prefix of the VIP is acknowledged by some announcer."""
-    return all(prefix.announced for prefix in prefixes(state, vip))
+    """Whether every prefix of the VIP is acknowledged by some announcer, and some BGP session is up to carry it."""
+    return _any_session(state) and all(prefix.announced for prefix in prefixes(state, vip))
 
 
 def obstacle(state: State, vip: Vip) -> str:
@@ -239,7 +239,7 @@ def vip_status(state: State, vip: Vip, *, now: float, wall: float) -> dict[str, 
         "reason": str(known.verdict.reason),
         "detail": known.verdict.detail,
         **_Clock(now=now, wall=wall).since(known.since),
-        "announced": all(prefix.announced for prefix in each),
+        "announced": is_announced(state, vip),
         "obstacle": obstacle(state, vip),
         "prefixes": [
             {

@@ -85,9 +85,9 @@ def _options(bgp: Bgp, neighbor: Neighbor) -> Iterator[str]:
 
 _HEAD = """\
 # Written by `anycast render exabgp`: change the node's YAML and write it again.
-# It may hold passwords: keep it readable for ExaBGP's user alone.
-# Check it with `exabgp validate` before every reload: a reload that fails ends the process below and leaves its
-# routes announced. The process stands first for the same reason.
+# It may hold passwords: keep it readable for ExaBGP's user alone (root, and the user's group to read).
+# After a change check it with `exabgp validate` and restart ExaBGP. A reload that fails ends the process below and
+# leaves its routes announced; the process stands first for the same reason.
 # No graceful-restart: the router would keep a dead node's routes.
 """
 

@@ -60,7 +60,7 @@ class World(RuleBasedStateMachine):
             return  # one more outcome is one more fact
         # The same facts never give two commands.
         again, repeated = step(self.state, event, self.now)
-        commands = (ev.ProgramKernel, ev.ReadKernel, ev.SaveMaintenance, ev.Exit)
+        commands = (ev.ProgramKernel, ev.ReadKernel, ev.Exit)
         assert not [effect for effect in repeated if isinstance(effect, commands)], (event, repeated)
         leases = [effect for effect in repeated if isinstance(effect, ev.SendLease)]
         assert not leases or isinstance(event, ev.AnnouncerConnected), (event, leases)
@@ -138,7 +138,9 @@ class World(RuleBasedStateMachine):
                     assert key != FOREIGN or self.state.config.ipvs_exclusive
                     gone = prefix_of(key.address)
                     still = any(key.address in vip.addresses for vip in self.state.config.vips)
-                    if key == FOREIGN or still:
+                    leaving = self.state.leaving.get(key.address)
+                    before = leaving is not None and key not in leaving.table  # its port was dropped earlier
+                    if key == FOREIGN or still or before:
                         continue
                 case RemoveDestination(service=key):
                     assert key != FOREIGN

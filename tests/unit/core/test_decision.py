@@ -36,8 +36,11 @@ OBSTACLES: list[tuple[Reason, dict[str, object]]] = [
     (Reason.VIP_MAINTENANCE, {"vip_maintenance": Stage.WITHDRAWN}),
     (Reason.KERNEL_UNAVAILABLE, {"kernel_error": "no ip_vs"}),
     (Reason.STARTING, {"started": False, "proven": False}),
-    (Reason.ADDRESS_MISSING, {"proven": False, "missing_address": "192.0.2.1 on lo"}),
-    (Reason.KERNEL_DIFFERS, {"proven": False, "difference": "tcp 192.0.2.1:80 is not in IPVS"}),
+    (Reason.ADDRESS_MISSING, {"proven": False, "repair_failed": True, "missing_address": "192.0.2.1 on lo"}),
+    (
+        Reason.KERNEL_DIFFERS,
+        {"proven": False, "repair_failed": True, "difference": "tcp 192.0.2.1:80 is not in IPVS"},
+    ),
     (Reason.BELOW_QUORUM, {"services": (service(0),)}),
 ]
 
@@ -64,6 +67,17 @@ def test_it_takes_the_high_mark_to_come_up_and_the_low_mark_to_stay() -> None:
 def test_a_server_that_was_just_configured_does_not_take_a_standing_route_down() -> None:
     new = replace(GOOD, services=(service(0, undecided=2),), advertised=True)
     assert decide(new).reason is Reason.HEALTHY
+
+
+def test_a_route_that_does_not_stand_waits_for_the_kernel_to_be_read_back() -> None:
+    waiting = replace(GOOD, proven=False, difference="x")
+    assert decide(waiting).reason is Reason.KERNEL_DIFFERS
+    assert decide(replace(waiting, missing_address="y")).reason is Reason.ADDRESS_MISSING
+
+
+def test_a_dead_service_is_not_blamed_on_the_kernel_that_is_being_changed_for_it() -> None:
+    dead = replace(GOOD, proven=False, difference="x", services=(service(0),))
+    assert decide(dead).reason is Reason.BELOW_QUORUM
 
 
 def test_a_standing_route_is_kept_while_the_kernel_is_being_changed() -> None:
