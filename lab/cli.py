@@ -6,15 +6,17 @@ import argparse
 import fcntl
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from lab import machine
 from lab.configs import node_environment, program_environment
+from lab.control import What
 from lab.keeper import Keeper
 from lab.machine import LabError, Place
 from lab.topology import RUN, VIPS, Topology, topology
@@ -58,6 +60,14 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--servers", type=int, default=4, metavar="N")
         verb.add_argument("--no-daemons", action="store_true", help="no ExaBGP and no agent on the balancers")
     run.add_argument("command", nargs="+", metavar="CMD")
+
+    start = verbs.add_parser("start", help="start a daemon of a node that has ended")
+    kill = verbs.add_parser("kill", help="send a daemon a signal: nothing starts it again by itself")
+    for verb in (start, kill):
+        verb.add_argument("node", metavar="NODE")
+        verb.add_argument("what", choices=get_args(What), metavar="WHAT", help=", ".join(get_args(What)))
+        verb.set_defaults(act=_daemon, signal="KILL")
+    kill.add_argument("-s", dest="signal", default="KILL", metavar="SIGNAL", help="default: KILL")
 
     execute = verbs.add_parser("exec", help="a command, or a shell, on a node of the running site")
     execute.add_argument("node", metavar="NODE", help="cl, r1, lb1 …, rs1 …")
@@ -190,6 +200,23 @@ def _exec(options: argparse.Namespace) -> int:
         os.execvpe(argv[0], argv, env)  # noqa: S606
     with line:
         return machine.attach(line, argv, env=env, terminal=terminal)
+
+
+def _daemon(options: argparse.Namespace) -> int:
+    if machine.choose().place is Place.INSIDE:
+        with _lab() as lab:
+            if options.verb == "start":
+                lab.start(options.node, options.what)
+            else:
+                lab.kill(options.node, options.what, signal.Signals[f"SIG{options.signal}"])
+        return 0
+    line = _connect()
+    if line is None:
+        raise LabError("lab: it is not up: make lab")
+    more = ["-s", options.signal] if options.verb == "kill" else []
+    with line:
+        argv = [*_SELF, options.verb, options.node, options.what, *more]
+        return machine.attach(line, argv, env=_environment(), stdin=-1)
 
 
 def _status(options: argparse.Namespace) -> int:
