@@ -80,8 +80,7 @@ class Leaving:
     """An address the configuration dropped: it stays in the kernel until its route is surely gone."""
 
     table: ipvs.Table
-    since: float
-    ttl: float  # of the last lease with it
+    runs_out: float  # the instant from which no lease with it is good any more
     seq: int  # of the first lease without it
     withdrawn_at: float | None = None
 
@@ -91,6 +90,7 @@ class LeaseState:
     seq: int = 0
     sent_at: float = 0.0
     ttl: float = 0.0
+    runs_out: float = 0.0  # the instant from which none that was ever sent is good any more
     routes: tuple[Route, ...] | None = None  # None: no lease was sent yet
     changed_seq: int = 0  # of the first lease with these routes
 

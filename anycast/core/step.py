@@ -298,7 +298,9 @@ def _reconfigured(state: State, config: Config, now: float) -> Step:
 
 def _leave(state: State, address: Address, now: float) -> Leaving:
     table = {key: entry for key, entry in state.desired.table.items() if key.address == address}
-    return Leaving(table=table, since=now, ttl=state.lease.ttl, seq=state.lease.seq + 1)
+    # Before the first lease of ours the one of the agent before us may still stand.
+    runs_out = max(state.lease.runs_out, state.started_at + state.config.timing.lease_ttl, now)
+    return Leaving(table=table, runs_out=runs_out, seq=state.lease.seq + 1)
 
 
 def _maintenance(state: State, scope: str, entry: Maintenance | None, now: float) -> Step:
@@ -353,7 +355,7 @@ def _finish_leaving(state: State, now: float) -> State:
 
 def _is_withdrawn(state: State, prefix: Prefix, leaving: Leaving, now: float) -> bool:
     # An announcer that is not connected may hang with the route in its hand: silence is no acknowledgement.
-    if now >= leaving.since + leaving.ttl + LEAVE_PATIENCE:
+    if now >= leaving.runs_out + LEAVE_PATIENCE:
         return True
     return bool(state.announcers) and all(
         report is not None and report.seq >= leaving.seq and prefix not in report.announced
@@ -364,7 +366,7 @@ def _is_withdrawn(state: State, prefix: Prefix, leaving: Leaving, now: float) ->
 def _leave_due(state: State, leaving: Leaving) -> float:
     if leaving.withdrawn_at is not None:
         return leaving.withdrawn_at + state.config.timing.settle
-    return leaving.since + leaving.ttl + LEAVE_PATIENCE
+    return leaving.runs_out + LEAVE_PATIENCE
 
 
 def _want(before: State, state: State) -> State:
@@ -437,7 +439,12 @@ def _renew(state: State, now: float, *, greet: bool) -> Step:
         return state, []
     seq = lease.seq + 1
     lease = LeaseState(
-        seq=seq, sent_at=now, ttl=ttl, routes=routes, changed_seq=seq if changed else lease.changed_seq
+        seq=seq,
+        sent_at=now,
+        ttl=ttl,
+        runs_out=max(lease.runs_out, now + ttl),
+        routes=routes,
+        changed_seq=seq if changed else lease.changed_seq,
     )
     effect = SendLease(
         seq=seq,

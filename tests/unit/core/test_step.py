@@ -449,6 +449,19 @@ def test_an_announcer_that_never_acknowledges_has_been_ended_before_the_kernel_g
     assert addresses(2)[0] not in node.kernel.addresses
 
 
+def test_a_lost_announcer_keeps_a_dropped_address_for_as_long_as_the_lease_it_has() -> None:
+    node = up(vip(), vip("mail", number=2))
+    node.send(ev.Reconfigured(config=replace(node.state.config, timing=replace(Timing(), lease_ttl=20.0))))
+    node.acknowledge()
+    node.send(ev.AnnouncerLost(source=1))
+    node.reload(vip(), vip("mail", number=2))  # with the short lease again, which it never hears of
+    node.reload(vip())
+    node.wait(20.0 + LEAVE_PATIENCE)
+    assert addresses(2)[0] in node.kernel.addresses
+    node.wait(SETTLE)
+    assert addresses(2)[0] not in node.kernel.addresses
+
+
 def test_an_address_that_comes_back_while_it_leaves_was_never_taken_out() -> None:
     node = up(vip(), vip("mail", number=2))
     programs = len(node.programs)
