@@ -108,7 +108,7 @@ class Machine:
             argv = _uml(Path(folder), theirs) if choice.place is Place.UML else _namespaces(theirs)
             process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=console, stderr=console, pass_fds=[theirs.fileno()],
-                start_new_session=True, env={**os.environ, **_memory_place()},
+                start_new_session=True, env={**os.environ, **_memory_place(), **_wide_registers(choice, Path(folder))},
             )  # fmt: skip
             theirs.close()
             machine = cls(process, ours, console)
@@ -181,6 +181,19 @@ def _namespaces(line: socket.socket) -> list[str]:
         "unshare", "--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child",
         sys.executable, "-I", "-S", str(GUEST), str(line.fileno()),
     ]  # fmt: skip
+
+
+def _wide_registers(choice: Choice, folder: Path) -> dict[str, str]:
+    """Where the processor has AMX, User-Mode-Linux needs help with its registers: see `xstate.c`."""
+    if choice.place is not Place.UML or "amx_tile" not in Path("/proc/cpuinfo").read_text("ascii").split():
+        return {}
+    library = folder / "xstate.so"
+    source = Path(__file__).with_name("xstate.c")
+    try:
+        subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise LabError(f"lab: {source.name} could not be compiled ({error}): run lab/install") from error
+    return {"LD_PRELOAD": str(library)}
 
 
 def _memory_place() -> dict[str, str]:
