@@ -163,7 +163,8 @@ def _creation(key: ServiceKey, wanted: ServiceEntry) -> Iterator[IpvsOp]:
     late = fill != wanted.scheduler
     for destination in wanted.destinations:
         # Under rr the table does not exist yet: insert with the table's weight, lower it after the switch.
-        first = replace(destination, weight=destination.table_weight) if late else destination
+        lower = late and destination.weight != destination.table_weight
+        first = replace(destination, weight=destination.table_weight) if lower else destination
         yield AddDestination(service=key, destination=first)
     if late:
         yield SetService(service=key, scheduler=wanted.scheduler, flags=wanted.flags)
@@ -173,22 +174,30 @@ def _creation(key: ServiceKey, wanted: ServiceEntry) -> Iterator[IpvsOp]:
 
 
 def _destinations(key: ServiceKey, present: ServiceEntry, wanted: ServiceEntry) -> Iterator[IpvsOp]:
-    have = {destination.key: destination for destination in present.destinations}
-    want = {destination.key: destination for destination in wanted.destinations}
-    for destination in wanted.destinations:
-        old = have.get(destination.key)
+    # In tables of thousands nearly all stand where they should: only what comes after is looked up by key.
+    alike = 0
+    for there, destination in zip(present.destinations, wanted.destinations, strict=False):
+        if there != destination:
+            if there.key != destination.key:
+                break
+            yield SetDestination(service=key, destination=destination)
+        alike += 1
+    have = {destination.key: destination for destination in present.destinations[alike:]}
+    want = {destination.key: destination for destination in wanted.destinations[alike:]}
+    for place, destination in want.items():
+        old = have.get(place)
         if old is not None and old != destination:
             yield SetDestination(service=key, destination=destination)
     moved: set[DestinationKey] = set()
     if wanted.scheduler in ORDER_SENSITIVE:
         staying = [k for k in have if k in want]
-        order = [destination.key for destination in wanted.destinations]
+        order = list(want)
         keep = _common_prefix(staying, order)
         moved = {k for k in order[keep:] if k in have}
-    for destination in wanted.destinations:
-        if destination.key in moved:
+    for place, destination in want.items():
+        if place in moved:
             yield MoveDestination(service=key, destination=destination)
-        elif destination.key not in have:
+        elif place not in have:
             yield AddDestination(service=key, destination=destination)
     for gone in have:
         if gone not in want:
@@ -210,10 +219,11 @@ def same(actual: ServiceEntry | None, desired: ServiceEntry) -> bool:
 def _difference(actual: ServiceEntry, desired: ServiceEntry) -> Iterator[object]:
     if (actual.scheduler, actual.flags) != (desired.scheduler, desired.flags):
         yield desired
-    if desired.scheduler in ORDER_SENSITIVE:
-        if actual.destinations != desired.destinations:
-            yield desired
-    elif frozenset(actual.destinations) != frozenset(desired.destinations):
+    if actual.destinations == desired.destinations:
+        return
+    if desired.scheduler in ORDER_SENSITIVE or frozenset(actual.destinations) != frozenset(
+        desired.destinations
+    ):
         yield desired
 
 

@@ -33,9 +33,11 @@ from anycast.kernel.errors import KernelUnavailable
 
 DEADLINE = 5.0  # seconds for one request and its answer
 BATCH = 256  # requests per send; thousands would not fit the send buffer
-# A change under mh rebuilds the Maglev table, 120-275 µs each against 4-10: so many times fewer per send, for
-# the kernel works while we send and the event loop stands.
+# The kernel works while we send, and the event loop stands. A change under mh rebuilds the Maglev table, 120-275 µs
+# each against 4-10: so many times fewer per send. For what cannot be known, as each server is searched for among
+# all of its service, the size follows the time that the last send took.
 REBUILD_COST = 16
+SLICE = 0.005  # seconds; reading pauses after as many too
 READS = 3  # of one dump, while another program writes
 RECEIVE = 65536  # bytes; the kernel fills dumps in steps of up to 32 KiB
 
@@ -75,6 +77,8 @@ class Ipvs:
         self._family = 0
         self._sequence = 1
         self._schedulers: dict[ServiceKey, str] = {}
+        self._batch = float(BATCH)  # requests that fit in a slice
+        self._turned = 0.0  # when the event loop was last let go
 
     def close(self) -> None:
         if self._socket is not None:
@@ -104,7 +108,9 @@ class Ipvs:
             failures: list[str] = []
             never_added: set[ServiceKey] = set()
             done = 0
+            loop = asyncio.get_running_loop()
             for batch in self._batches(ops):
+                began = loop.time()
                 try:
                     if not self._family:
                         self._family = await self._resolve()
@@ -115,6 +121,7 @@ class Ipvs:
                     break
                 failures += _failures(batch, errors, never_added)
                 done += len(batch)
+                self._batch = paced(self._batch, loop.time() - began)
                 await asyncio.sleep(0)
             return tuple(failures)
 
@@ -124,7 +131,7 @@ class Ipvs:
         for op in ops:
             part = codec.requests(op)
             cost = len(part) * (REBUILD_COST if self._rebuilds(op) else 1)
-            if batch and spent + cost > BATCH:
+            if batch and spent + cost > self._batch:
                 yield batch
                 batch, spent = [], 0
             batch.append((op, part))
@@ -196,7 +203,6 @@ class Ipvs:
                             raise _Interrupted
                         return found
                     found.append(parse(data, message))
-                await asyncio.sleep(0)  # the next part is there already: without this the loop would stand
 
     async def _write(self, batch: Sequence[codec.Request]) -> dict[int, int]:
         """The errno of each request of the batch that failed, by its place."""
@@ -231,13 +237,26 @@ class Ipvs:
             async with asyncio.timeout(DEADLINE):
                 line = self._socket = self._socket or _open()
                 await loop.sock_sendall(line, question)
-                yield lambda: loop.sock_recv(line, RECEIVE)
+                yield lambda: self._receive(line)
         except TimeoutError:
             self.close()
             raise OSError(errno.ETIMEDOUT, f"the kernel did not answer within {DEADLINE:g} s") from None
         except BaseException:
             self.close()
             raise
+
+    async def _receive(self, line: socket.socket) -> bytes:
+        loop = asyncio.get_running_loop()
+        # An answer is there as soon as the question is sent: without this the loop would stand for a whole dump.
+        if loop.time() - self._turned > SLICE:
+            await asyncio.sleep(0)
+            self._turned = loop.time()
+        return await loop.sock_recv(line, RECEIVE)
+
+
+def paced(batch: float, took: float) -> float:
+    """The size of the next batch. One slow send may be the machine's doing: at most half, and double again."""
+    return min(max(batch * min(max(SLICE / took, 0.5), 2), REBUILD_COST), BATCH) if took > 0 else BATCH
 
 
 def _open() -> socket.socket:
@@ -276,6 +295,8 @@ def _failures(
     never_added: set[ServiceKey],
 ) -> Iterator[str]:
     """The texts of one batch. `never_added` gathers the services whose every further operation must fail."""
+    if not errors:
+        return
     place = 0
     for op, part in batch:
         codes = [errors.get(place + index, 0) for index in range(len(part))]

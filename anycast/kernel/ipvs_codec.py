@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 import sys
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from socket import AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, htons, ntohs
 from typing import NamedTuple, assert_never
@@ -162,6 +163,7 @@ def _key_attributes(key: ServiceKey) -> bytes:
     )
 
 
+@lru_cache(maxsize=1024)
 def service_key(key: ServiceKey) -> bytes:
     """The nest of attributes that names a service."""
     return _attribute(_NEST_SERVICE, _key_attributes(key))

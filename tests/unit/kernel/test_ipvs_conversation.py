@@ -239,8 +239,9 @@ def test_a_cancelled_request_leaves_no_answer_behind_for_the_next(monkeypatch: p
     asyncio.run(story())
 
 
-def sizes_of(ops: list[IpvsOp], monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+def sizes_of(ops: list[IpvsOp], monkeypatch: pytest.MonkeyPatch, *, in_time: float = 60.0) -> list[list[int]]:
     async def story() -> list[list[int]]:
+        monkeypatch.setattr(ipvs, "SLICE", in_time)
         with speaking_to(quiet, monkeypatch) as (table, kernel):
             assert await table.play(ops) == ()
             return kernel.batches[1:]  # without the question for the family
@@ -258,6 +259,61 @@ def test_changes_that_rebuild_a_maglev_table_go_out_16_at_a_time(monkeypatch: py
     ops: list[IpvsOp] = [SetService(service=KEY, scheduler="mh", flags=frozenset())]
     batches = sizes_of([*ops, *(add(number) for number in range(39))], monkeypatch)
     assert [len(batch) for batch in batches] == [16, 16, 8]
+
+
+def test_each_send_to_a_kernel_that_is_too_slow_is_half_of_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    ops: list[IpvsOp] = [AddService(service=KEY, scheduler="rr", flags=frozenset())]
+    ops += [add(number) for number in range(511)]
+    sizes = [len(batch) for batch in sizes_of(ops, monkeypatch, in_time=1e-9)]
+    assert sizes[:5] == [256, 128, 64, 32, 16]
+    assert set(sizes[5:]) == {16}
+
+
+@pytest.mark.parametrize(
+    ("batch", "took", "following"),
+    [
+        (256, 0.001, 256),
+        (64, 0.001, 128),
+        (256, 0.0, 256),
+        (100, ipvs.SLICE, 100),
+        (100, ipvs.SLICE / 1.25, 125),
+        (100, ipvs.SLICE * 1.25, 80),
+        (100, 1.0, 50),
+        (16, 1.0, 16),
+    ],
+)
+def test_the_size_of_a_send_follows_the_time_the_last_one_took(
+    batch: float, took: float, following: float
+) -> None:
+    assert ipvs.paced(batch, took) == pytest.approx(following)
+
+
+def test_the_event_loop_turns_while_answers_come_faster_than_they_are_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story() -> int:
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        monkeypatch.setattr(ipvs, "SLICE", 0.0)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        with ours, theirs:
+            for _ in range(20):
+                theirs.send(b"part of a dump")
+            table = ipvs.Ipvs()
+            other = asyncio.create_task(others())
+            for _ in range(20):
+                await table._receive(ours)
+            other.cancel()
+        return turns
+
+    assert asyncio.run(story()) >= 20
 
 
 def test_the_requests_of_a_move_are_never_parted(monkeypatch: pytest.MonkeyPatch) -> None:
