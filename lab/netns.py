@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,23 @@ def inside(name: str) -> Iterator[None]:
         finally:
             os.close(there)
         try:
+            yield
+        finally:
+            _setns(home)
+    finally:
+        os.close(home)
+
+
+@contextlib.contextmanager
+def fresh() -> Iterator[None]:
+    """The calling thread is in a new and empty namespace for the block, with `lo` up."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if _libc.unshare(_CLONE_NEWNET) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, f"unshare: {os.strerror(number)}")
+        try:
+            subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
             yield
         finally:
             _setns(home)

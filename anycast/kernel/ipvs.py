@@ -237,7 +237,7 @@ class Ipvs:
             async with asyncio.timeout(DEADLINE):
                 line = self._socket = self._socket or _open()
                 await loop.sock_sendall(line, question)
-                yield lambda: self._receive(line)
+                yield lambda: self._receive(loop, line)
         except TimeoutError:
             self.close()
             raise OSError(errno.ETIMEDOUT, f"the kernel did not answer within {DEADLINE:g} s") from None
@@ -245,8 +245,7 @@ class Ipvs:
             self.close()
             raise
 
-    async def _receive(self, line: socket.socket) -> bytes:
-        loop = asyncio.get_running_loop()
+    async def _receive(self, loop: asyncio.AbstractEventLoop, line: socket.socket) -> bytes:
         # An answer is there as soon as the question is sent: without this the loop would stand for a whole dump.
         if loop.time() - self._turned > SLICE:
             await asyncio.sleep(0)

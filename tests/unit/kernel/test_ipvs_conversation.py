@@ -309,7 +309,7 @@ def test_the_event_loop_turns_while_answers_come_faster_than_they_are_read(
             table = ipvs.Ipvs()
             other = asyncio.create_task(others())
             for _ in range(20):
-                await table._receive(ours)
+                await table._receive(asyncio.get_running_loop(), ours)
             other.cancel()
         return turns
 
