@@ -67,6 +67,29 @@ def parser() -> argparse.ArgumentParser:
         _with_json(one)
         _with_agent(one)
 
+    drain = verbs.add_parser(
+        "drain-server", help="give a real server no new clients; it keeps the connections it has"
+    )
+    _with_server(drain)
+    drain.add_argument("--reason", default="", metavar="TEXT", help="why, for people")
+    drain.add_argument(
+        "--force", action="store_true", help="even where a service then falls below its quorum"
+    )
+    drain.add_argument("--wait", action="store_true", help="return when its active connections are gone")
+    drain.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=None,
+        metavar="TIME",
+        help="with --wait: give up after 30s, 5m, 2h (default: never)",
+    )
+    _with_json(drain)
+    _with_agent(drain)
+    undrain = verbs.add_parser("undrain-server", help="end that")
+    _with_server(undrain)
+    _with_json(undrain)
+    _with_agent(undrain)
+
     status = verbs.add_parser("status", help="what the node knows and why it does what it does")
     _with_json(status)
     _with_agent(status)
@@ -91,6 +114,29 @@ def _with_config(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--config", type=Path, default=_default_config(), metavar="FILE", help="default: %(default)s"
     )
+
+
+def _with_server(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "server", type=_server, metavar="POOL/SERVER", help="its name in its pool, as in web/rs2"
+    )
+
+
+def _server(text: str) -> str:
+    pool, slash, server = text.partition("/")
+    if not (pool and slash and server) or "/" in server:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a real server (write POOL/SERVER, as in web/rs2)")
+    return text
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def _seconds(text: str) -> float:
+    number, unit = (text[:-1], _UNITS[text[-1]]) if text[-1:] in _UNITS else (text, 1)
+    if not number.isdecimal() or len(number) > 6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time (write 30s, 5m or 2h)")
+    return float(int(number) * unit)
 
 
 def _with_json(verb: argparse.ArgumentParser) -> None:
