@@ -44,17 +44,20 @@ def report(error: ConfigError, file: Path) -> int:
     return ExitCode.CONFIG
 
 
+def report_json(error: ConfigError, file: Path) -> int:
+    """As `report`, as a document on standard output."""
+    problems = [_problem(problem) for problem in error.problems]
+    print(json.dumps({"file": str(file), "ok": False, "problems": problems}, indent=2))
+    return ExitCode.CONFIG
+
+
 def _check(file: Path, *, as_json: bool) -> int:
     from anycast.config.load import load
 
     try:
         config = load(file).config
     except ConfigError as error:
-        if not as_json:
-            return report(error, file)
-        problems = [_problem(problem) for problem in error.problems]
-        print(json.dumps({"file": str(file), "ok": False, "problems": problems}, indent=2))
-        return ExitCode.CONFIG
+        return report_json(error, file) if as_json else report(error, file)
     counts = _counts(config)
     if as_json:
         print(json.dumps({"file": str(file), "ok": True, "problems": [], **counts}, indent=2))
