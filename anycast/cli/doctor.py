@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 _COLOURS = {"error": Colour.BAD, "warning": Colour.WARN, "info": Colour.PLAIN}
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, root: Path = Path("/")) -> int:
+    """`root`: where the node's files lie."""
     from anycast.cli.configuration import report, report_json
 
     if args.yes and not args.fix:
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         )
         return ExitCode.USAGE
     named = args.config or os.environ.get("ANYCAST_CONFIG")
-    file = Path(named or CONFIG)
+    file = Path(named) if named else root / CONFIG.lstrip("/")
     try:
         config = _load(file, named=bool(named))
     except ConfigError as error:
@@ -48,12 +49,12 @@ def run(args: argparse.Namespace) -> int:
         print(
             f"anycast doctor: {file} cannot be read (run it as root, or name another file)", file=sys.stderr
         )
-    facts, found = _examine(config, args.connections)
+    facts, found = _examine(config, args.connections, root)
     document = _document(facts, where, found)
     if not args.fix:
         _print(document, found, as_json=args.json)
         return _status(found)
-    return _fix(args, config, document, found)
+    return _fix(args, config, document, found, root)
 
 
 def _load(file: Path, *, named: bool) -> Config | None:
@@ -65,11 +66,11 @@ def _load(file: Path, *, named: bool) -> Config | None:
     return load(file).config
 
 
-def _examine(config: Config | None, connections: int | None) -> tuple[Facts, tuple[Finding, ...]]:
+def _examine(config: Config | None, connections: int | None, root: Path) -> tuple[Facts, tuple[Finding, ...]]:
     from anycast.doctor.findings import findings
     from anycast.doctor.gather import gather
 
-    facts = asyncio.run(gather(config))
+    facts = asyncio.run(gather(config, root))
     return facts, findings(facts, config, connections=connections)
 
 
@@ -109,6 +110,7 @@ def _text(found: Sequence[Finding], *, colour: bool) -> str:
 def _line(finding: Finding, *, colour: bool) -> str:
     word = paint(Cell(str(finding.severity), _COLOURS[finding.severity]), colour=colour)
     fix = f" | fix: {printable(finding.fix)}" if finding.fix else ""
+    fix += " (or --fix)" if finding.changes else ""
     return f"{word} {finding.code}: {printable(finding.text)}{fix}"
 
 
@@ -117,24 +119,28 @@ def _count(number: int, word: str) -> str:
 
 
 def _fix(
-    args: argparse.Namespace, config: Config | None, document: dict[str, Any], found: Sequence[Finding]
+    args: argparse.Namespace,
+    config: Config | None,
+    document: dict[str, Any],
+    found: Sequence[Finding],
+    root: Path,
 ) -> int:
     from anycast.doctor import fix
 
     if not args.json:
         _print(document, found, as_json=False)
     try:
-        plan = fix.plan(found)
-    except (OSError, UnicodeDecodeError) as error:
-        print(f"anycast doctor: {error}", file=sys.stderr)
+        plan = fix.plan(found, root)
+    except OSError as error:
+        print(f"anycast doctor: {error.filename}: {error.strerror}", file=sys.stderr)
         return ExitCode.NEGATIVE
     if not args.json:
         print(fix.shown(plan) if plan else "nothing to write", end="" if plan else "\n")
     if plan and not args.yes and not _agreed():
         print("nothing was written")
         return ExitCode.NEGATIVE
-    failures = fix.carry_out(plan)
-    _, remaining = _examine(config, args.connections)
+    failures = fix.carry_out(plan, root)
+    _, remaining = _examine(config, args.connections, root)
     if args.json:
         print(json.dumps(document | {"fix": _written(plan, failures, remaining)}, indent=2))
     else:

@@ -84,6 +84,8 @@ def _files(lines: dict[str, dict[str, str]], root: Path) -> Iterator[FileChange]
             old = _below(root, path).read_text("utf-8")
         except FileNotFoundError:
             old = None
+        except UnicodeDecodeError:
+            raise OSError(errno.EILSEQ, "it is no UTF-8 text, change it by hand", path) from None
         new = _merged(old, wanted)
         if new != old:
             yield FileChange(path=path, old=old, new=new)
