@@ -122,7 +122,7 @@ def _neighbours_ask(facts: Facts, config: Config, interface: Interface, version:
     short = tuple(
         SetSysctl(name=conf(interface.name, key), value=str(value))
         for key, value in wanted.items()
-        if _greater(facts, interface.name, key, unread=value) < value
+        if _greater(facts, interface.name, key) < value
     )
     if short:
         return Finding(
@@ -140,10 +140,10 @@ def _neighbours_ask(facts: Facts, config: Config, interface: Interface, version:
     )
 
 
-def _greater(facts: Facts, interface: str, key: str, *, unread: int = 0) -> int:
-    """The greater of `all` and the interface's own; `unread` where neither could be read."""
+def _greater(facts: Facts, interface: str, key: str) -> int:
+    """The greater of `all` and the interface's own; the kernel's default, 0, where neither could be read."""
     values = [facts.number(conf(name, key)) for name in ("all", interface)]
-    return max((value for value in values if value is not None), default=unread)
+    return max((value for value in values if value is not None), default=0)
 
 
 def reverse_path(facts: Facts, config: Config | None) -> Iterator[Finding]:

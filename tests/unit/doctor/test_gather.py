@@ -138,11 +138,11 @@ def test_of_several_options_the_file_with_the_last_name_wins(root: Path) -> None
     write(
         root,
         **{
-            "usr/lib/modprobe.d/b.conf": "options ip_vs conn_tab_bits=14\n",
-            "etc/modprobe.d/a.conf": "options ip_vs conn_tab_bits=18\n",
+            "usr/lib/modprobe.d/a.conf": "options ip_vs conn_tab_bits=14\n",
+            "etc/modprobe.d/b.conf": "options ip_vs conn_tab_bits=18\n",
         },
     )
-    assert read(root).conn_tab_option == TableOption(bits=14, file="/usr/lib/modprobe.d/b.conf")
+    assert read(root).conn_tab_option == TableOption(bits=18, file="/etc/modprobe.d/b.conf")
 
 
 @pytest.mark.parametrize(

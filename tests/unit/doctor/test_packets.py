@@ -64,6 +64,10 @@ class TestVips:
         facts = with_interfaces(LO, replace(UP0, addresses=(ip_interface("192.0.2.1/32"),)))
         assert found(facts, Code.VIP_ELSEWHERE).fix == "ip addr del 192.0.2.1/32 dev up0"
 
+    def test_a_vip_on_another_interface_does_not_put_itself_on_its_link(self) -> None:
+        facts = with_interfaces(LO, replace(UP0, addresses=(ip_interface("192.0.2.1/24"),)))
+        assert codes(facts) == {Code.VIP_ELSEWHERE}
+
     def test_a_vip_with_the_prefix_of_its_network_takes_the_network(self) -> None:
         facts = with_interfaces(replace(LO, addresses=(ip_interface("192.0.2.1/24"),)), UP0)
         one = found(facts, Code.VIP_PREFIX_WIDE)
