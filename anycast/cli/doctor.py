@@ -110,7 +110,7 @@ def _text(found: Sequence[Finding], *, colour: bool) -> str:
 def _line(finding: Finding, *, colour: bool) -> str:
     word = paint(Cell(str(finding.severity), _COLOURS[finding.severity]), colour=colour)
     fix = f" | fix: {printable(finding.fix)}" if finding.fix else ""
-    fix += " (or --fix)" if finding.changes else ""
+    fix += " (--fix writes it)" if finding.changes else ""
     return f"{word} {finding.code}: {printable(finding.text)}{fix}"
 
 
