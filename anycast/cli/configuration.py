@@ -44,17 +44,20 @@ def report(error: ConfigError, file: Path) -> int:
     return ExitCode.CONFIG
 
 
+def report_json(error: ConfigError, file: Path) -> int:
+    """As `report`, as a document on standard output."""
+    problems = [_problem(problem) for problem in error.problems]
+    print(json.dumps({"file": str(file), "ok": False, "problems": problems}, indent=2))
+    return ExitCode.CONFIG
+
+
 def _check(file: Path, *, as_json: bool) -> int:
     from anycast.config.load import load
 
     try:
         loaded = load(file)
     except ConfigError as error:
-        if not as_json:
-            return report(error, file)
-        problems = [_problem(problem) for problem in error.problems]
-        print(json.dumps({"file": str(file), "ok": False, "problems": problems, "warnings": []}, indent=2))
-        return ExitCode.CONFIG
+        return report_json(error, file) if as_json else report(error, file)
     counts = _counts(loaded.config)
     if as_json:
         warnings = [_problem(warning) for warning in loaded.warnings]

@@ -11,9 +11,11 @@ from anycast import __version__
 CONFIG = "/etc/anycast/anycast.yaml"
 SOCKET = "/run/anycast/control.sock"
 
+_MOST_CONNECTIONS = 10**9
+
 _EPILOG = """\
 exit statuses: 0 done; 1 a negative answer; 2 wrong usage; 3 no agent answers; 78 the configuration has problems;
-of the agent also 70 a defect, 75 another agent runs
+of doctor 1 for any warning or error; of the agent also 70 a defect, 75 another agent runs
 """
 
 
@@ -37,6 +39,8 @@ def parser() -> argparse.ArgumentParser:
         "file", nargs="?", type=Path, default=_default_config(), metavar="FILE", help="default: %(default)s"
     )
     _with_json(check)
+
+    _doctor(verbs.add_parser("doctor", help="say what of this node stands in the way, and how to change it"))
 
     verbs.add_parser("schema", help="print the JSON Schema of the configuration file")
 
@@ -100,6 +104,35 @@ def parser() -> argparse.ArgumentParser:
 
     verbs.add_parser("version", help="print the version")
     return root
+
+
+def _doctor(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help=f"without it and without {_default_config()} only the node is checked",
+    )
+    verb.add_argument(
+        "--connections",
+        type=_count,
+        metavar="N",
+        help="expected at once on this node (default: 100000)",
+    )
+    verb.add_argument(
+        "--fix",
+        action="store_true",
+        help="show, ask, then write sysctls and files in sysctl.d, modules-load.d and modprobe.d",
+    )
+    verb.add_argument("--yes", action="store_true", help="with --fix: do not ask")
+    _with_json(verb)
+
+
+def _count(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdecimal() else 0
+    if not 1 <= number <= _MOST_CONNECTIONS:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 to {_MOST_CONNECTIONS:,}, not {text!r}")
+    return number
 
 
 def _default_config() -> Path:
