@@ -140,7 +140,7 @@ def test_services_of_others_are_found_and_stay(file: Path) -> None:
     run("ipvsadm", "-A", "-f", "7", "-s", "rr")
     run("ipvsadm", "-A", "-t", "192.0.2.1:80", "-s", "rr")
     (text,) = texts(doctor(file, "--fix", "--yes")[1], "ipvs_foreign")
-    assert "tcp 192.0.2.77:5060, 1 of firewall marks or SCTP" in text
+    assert "mark 7 IPv4 and tcp 192.0.2.77:5060" in text or "mark 7 IPv4, tcp 192.0.2.77:5060" in text
     assert "192.0.2.1:80" not in text
     assert run("ipvsadm", "-Sn").count("-A ") == 3
 
