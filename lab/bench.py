@@ -44,7 +44,7 @@ QUIET = 0.3  # seconds for the kernel to clear away a namespace
 _KERNEL = "the kernel alone"
 _NETLINK_GENERIC = 16
 
-Contents = dict[ipvs.ServiceKey, ipvs.ServiceEntry]
+Contents = dict[ipvs.Key, ipvs.ServiceEntry]
 T = TypeVar("T")
 
 STARTED = time.monotonic()
@@ -82,11 +82,17 @@ def contents(
     }
 
 
+def _vip(key: ipvs.Key) -> tuple[str, int]:
+    assert isinstance(key, ipvs.ServiceKey)
+    return str(key.address), key.port
+
+
 def fill_text(wanted: Contents) -> str:
     """For `ipvsadm --restore`, as `ipvsadm -Sn` writes it."""
     lines = []
     for key, entry in wanted.items():
-        lines.append(f"-A -t {key.address}:{key.port} -s {entry.scheduler}")
+        address, port = _vip(key)
+        lines.append(f"-A -t {address}:{port} -s {entry.scheduler}")
         lines += [f"-a {server}" for server in _servers_text(key, entry)]
     return "\n".join([*lines, ""])
 
@@ -97,16 +103,18 @@ def changes_text(wanted: Contents) -> str:
     return "\n".join([*lines, ""])
 
 
-def _servers_text(key: ipvs.ServiceKey, entry: ipvs.ServiceEntry) -> Iterator[str]:
+def _servers_text(key: ipvs.Key, entry: ipvs.ServiceEntry) -> Iterator[str]:
+    address, port = _vip(key)
     for one in entry.destinations:
-        yield f"-t {key.address}:{key.port} -r {one.address}:{one.port} -g -w {one.weight}"
+        yield f"-t {address}:{port} -r {one.address}:{one.port} -g -w {one.weight}"
 
 
 def keepalived_conf(wanted: Contents) -> str:
     """Real servers without checks: they are in use from the start."""
     lines = ["global_defs {", "    router_id bench", "}"]
     for key, entry in wanted.items():
-        lines += [f"virtual_server {key.address} {key.port} {{", f"    lb_algo {entry.scheduler}"]
+        address, port = _vip(key)
+        lines += [f"virtual_server {address} {port} {{", f"    lb_algo {entry.scheduler}"]
         lines += ["    lb_kind DR", "    protocol TCP"]
         for one in entry.destinations:
             lines += [f"    real_server {one.address} {one.port} {{", f"        weight {one.weight}", "    }"]
@@ -118,7 +126,7 @@ def naive(wanted: Contents) -> tuple[KernelOp, ...]:
     """The services as they shall be first, then each real server: the scheduler works at every one."""
     ops: list[KernelOp] = []
     for key, entry in wanted.items():
-        ops.append(ipvs.AddService(service=key, scheduler=entry.scheduler, flags=entry.flags))
+        ops.append(ipvs.AddService(service=key, settings=entry.settings))
         ops += [ipvs.AddDestination(service=key, destination=one) for one in entry.destinations]
     return tuple(ops)
 
@@ -173,7 +181,7 @@ async def bring(kernel: Kernel, actual: Snapshot, wanted: Contents) -> None:
     """The difference, played: what the agent does when it programs the kernel."""
     failures = await kernel.play(diff(actual, desired(wanted)))
     if failures:
-        raise RuntimeError(f"{len(failures)} operations failed: {failures[0]}")
+        raise RuntimeError(failures[0].text)
 
 
 async def proven(kernel: Kernel, wanted: Contents) -> Snapshot:

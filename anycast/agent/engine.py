@@ -18,7 +18,7 @@ from anycast.config.load import Loaded, load
 from anycast.config.problem import ConfigError
 from anycast.core import events as ev
 from anycast.core.health import Result
-from anycast.core.kernel import KernelOp, Snapshot
+from anycast.core.kernel import Failure, KernelOp, Snapshot
 from anycast.core.maintenance import Maintenance
 from anycast.core.model import Target
 from anycast.core.state import State
@@ -42,7 +42,7 @@ class Kernel(Protocol):
 
     async def read(self, wanted_sysctls: Iterable[str]) -> Snapshot: ...
 
-    async def play(self, ops: Sequence[KernelOp]) -> tuple[str, ...]: ...
+    async def play(self, ops: Sequence[KernelOp]) -> tuple[Failure, ...]: ...
 
     async def watch(self, on_change: Callable[[], None]) -> None: ...
 
@@ -61,6 +61,7 @@ class Engine:
         send_lease: Callable[[Lease], None],
         clock: Clock = time.monotonic,
     ) -> None:
+        _log_warnings(loaded)
         self._path = path
         self._kernel = kernel
         self._send_lease = send_lease
@@ -209,11 +210,11 @@ class Engine:
         return asyncio.create_task(self._use_kernel(effect))
 
     async def _use_kernel(self, effect: ev.ReadKernel | ev.ProgramKernel) -> None:
-        problems: tuple[str, ...] = ()
+        failures: tuple[Failure, ...] = ()
         try:
             async with asyncio.timeout(KERNEL_PATIENCE):
                 if isinstance(effect, ev.ProgramKernel):
-                    problems = await self._kernel.play(effect.ops)
+                    failures = await self._kernel.play(effect.ops)
                 snapshot = await self._kernel.read(effect.sysctls)
         except TimeoutError:
             self.post(ev.KernelFailed(reason=f"not done within {KERNEL_PATIENCE:g} s"))
@@ -223,7 +224,7 @@ class Engine:
             log.exception("kernel.unexpected")
             self.post(ev.KernelFailed(reason=f"unexpected, please report it as a defect: {error!r}"))
         else:
-            self.post(ev.KernelRead(snapshot=snapshot, problems=problems))
+            self.post(ev.KernelRead(snapshot=snapshot, failures=failures))
 
     async def _submit(self, event: ev.Event) -> bool:
         """True once `event` has been through `step` and its effects are under way; False if the engine ends first."""
@@ -282,4 +283,11 @@ class Engine:
             self._reload_ok = True
             self._reloaded_at = time.time()
             log.info("config.applied", changes=words)
-            return ReloadAnswer(ok=True, changes=words)
+            return ReloadAnswer(ok=True, changes=words, warnings=_log_warnings(loaded))
+
+
+def _log_warnings(loaded: Loaded) -> tuple[str, ...]:
+    warnings = tuple(str(warning) for warning in loaded.warnings)
+    for warning in warnings:
+        log.warning("config.warned", warning=warning)
+    return warnings

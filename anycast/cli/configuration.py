@@ -44,21 +44,28 @@ def report(error: ConfigError, file: Path) -> int:
     return ExitCode.CONFIG
 
 
+def report_json(error: ConfigError, file: Path) -> int:
+    """As `report`, as a document on standard output."""
+    problems = [_problem(problem) for problem in error.problems]
+    print(json.dumps({"file": str(file), "ok": False, "problems": problems}, indent=2))
+    return ExitCode.CONFIG
+
+
 def _check(file: Path, *, as_json: bool) -> int:
     from anycast.config.load import load
 
     try:
-        config = load(file).config
+        loaded = load(file)
     except ConfigError as error:
-        if not as_json:
-            return report(error, file)
-        problems = [_problem(problem) for problem in error.problems]
-        print(json.dumps({"file": str(file), "ok": False, "problems": problems}, indent=2))
-        return ExitCode.CONFIG
-    counts = _counts(config)
+        return report_json(error, file) if as_json else report(error, file)
+    counts = _counts(loaded.config)
     if as_json:
-        print(json.dumps({"file": str(file), "ok": True, "problems": [], **counts}, indent=2))
+        warnings = [_problem(warning) for warning in loaded.warnings]
+        document = {"file": str(file), "ok": True, "problems": [], "warnings": warnings, **counts}
+        print(json.dumps(document, indent=2))
     else:
+        for warning in loaded.warnings:
+            print(warning.as_warning(), file=sys.stderr)
         words = [_count(number, _NOUNS[name]) for name, number in counts.items()]
         print(f"{file}: ok: {', '.join(words)}")
     return ExitCode.OK

@@ -1,10 +1,11 @@
-"""The verbs that talk to the agent: status, maintenance, reload."""
+"""The verbs that talk to the agent: status, maintenance, drain-server, reload."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,6 +14,7 @@ from anycast.cli import client, text
 from anycast.cli.exits import ExitCode
 from anycast.cli.table import printable, wants_colour
 
+POLL = 1.0  # seconds between two looks with --wait
 RELOAD_TIMEOUT = 60.0  # seconds; a large configuration is read, compared and applied meanwhile
 
 
@@ -33,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
                 return _status(path, as_json=args.json)
             case "reload":
                 return _reload(path)
+            case "drain-server" | "undrain-server":
+                return _server(path, args)
             case _ if args.act == "status":
                 return _maintenance_status(path, args.vip, as_json=args.json)
             case _:
@@ -57,6 +61,8 @@ def _reload(path: Path) -> int:
     answer = client.ask(path, "POST", "/reload", timeout=RELOAD_TIMEOUT)
     if "problems" not in answer.body:
         return _refused(answer)
+    for warning in answer.body.get("warnings", []):
+        print(f"warning: {printable(warning)}", file=sys.stderr)
     if answer.ok:
         for change in answer.body["changes"] or ["nothing has changed"]:
             print(printable(change))
@@ -93,7 +99,12 @@ def _maintenance(path: Path, args: argparse.Namespace) -> int:
     answer = client.ask(path, "POST", "/maintenance", body)
     if not answer.ok:
         return _refused(answer)
-    if args.json:
+    return _said(answer, as_json=args.json)
+
+
+def _said(answer: client.Answer, *, as_json: bool) -> int:
+    """Tell what a change of maintenance did; whether it was saved is the exit code."""
+    if as_json:
         _print_json(answer.body)
     else:
         print(text.maintenance_set(answer.body), end="")
@@ -101,11 +112,48 @@ def _maintenance(path: Path, args: argparse.Namespace) -> int:
         return ExitCode.OK
     then = (
         "is in force, but not after a restart"
-        if args.act == "on"
+        if answer.body["on"]
         else "has ended, but a restart may bring it back"
     )
     print(f"not saved: {printable(answer.body['error'])} (it {then})", file=sys.stderr)
     return ExitCode.NEGATIVE
+
+
+def _server(path: Path, args: argparse.Namespace) -> int:
+    on = args.verb == "drain-server"
+    body: dict[str, Any] = {"scope": args.server, "on": on}
+    if on:
+        body |= {"reason": args.reason, "force": args.force}
+    answer = client.ask(path, "POST", "/maintenance", body)
+    if not answer.ok:
+        code = _refused(answer)
+        if answer.code == 409:
+            print("nothing was changed: --force drains it all the same", file=sys.stderr)
+        return code
+    code = _said(answer, as_json=args.json)
+    return _wait(path, args) or code if on and args.wait else code
+
+
+def _wait(path: Path, args: argparse.Namespace) -> int:
+    """Until the server has no active connections. Interrupted, the drain goes on."""
+    began = time.monotonic()
+    while True:
+        answer = client.ask(path, "GET", "/maintenance")
+        if not answer.ok:
+            return _refused(answer)
+        entry = next((one for one in answer.body["maintenance"] if one["scope"] == args.server), None)
+        waited = time.monotonic() - began
+        if entry is None:
+            print(f"{args.server}: somebody has ended the drain", file=sys.stderr)
+            return ExitCode.NEGATIVE
+        if entry["stage"] == "drained":
+            print(f"{args.server}: drained after {waited:.0f} s", file=sys.stderr)
+            return ExitCode.OK
+        print(f"{args.server}: {entry['connections']} active connections, {waited:.0f} s", file=sys.stderr)
+        if args.timeout is not None and waited >= args.timeout:
+            print(f"{args.server}: not drained yet; it goes on", file=sys.stderr)
+            return ExitCode.NEGATIVE
+        time.sleep(POLL)
 
 
 def _refused(answer: client.Answer) -> int:

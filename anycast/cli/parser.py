@@ -11,9 +11,11 @@ from anycast import __version__
 CONFIG = "/etc/anycast/anycast.yaml"
 SOCKET = "/run/anycast/control.sock"
 
+_MOST_CONNECTIONS = 10**9
+
 _EPILOG = """\
 exit statuses: 0 done; 1 a negative answer; 2 wrong usage; 3 no agent answers; 78 the configuration has problems;
-of the agent also 70 a defect, 75 another agent runs
+of doctor 1 for any warning or error; of the agent also 70 a defect, 75 another agent runs
 """
 
 
@@ -37,6 +39,8 @@ def parser() -> argparse.ArgumentParser:
         "file", nargs="?", type=Path, default=_default_config(), metavar="FILE", help="default: %(default)s"
     )
     _with_json(check)
+
+    _doctor(verbs.add_parser("doctor", help="say what of this node stands in the way, and how to change it"))
 
     verbs.add_parser("schema", help="print the JSON Schema of the configuration file")
 
@@ -67,6 +71,29 @@ def parser() -> argparse.ArgumentParser:
         _with_json(one)
         _with_agent(one)
 
+    drain = verbs.add_parser(
+        "drain-server", help="give a real server no new clients; it keeps the connections it has"
+    )
+    _with_server(drain)
+    drain.add_argument("--reason", default="", metavar="TEXT", help="why, for people")
+    drain.add_argument(
+        "--force", action="store_true", help="even where a service then falls below its quorum"
+    )
+    drain.add_argument("--wait", action="store_true", help="return when its active connections are gone")
+    drain.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=None,
+        metavar="TIME",
+        help="with --wait: give up after 30s, 5m, 2h (default: never)",
+    )
+    _with_json(drain)
+    _with_agent(drain)
+    undrain = verbs.add_parser("undrain-server", help="end that")
+    _with_server(undrain)
+    _with_json(undrain)
+    _with_agent(undrain)
+
     status = verbs.add_parser("status", help="what the node knows and why it does what it does")
     _with_json(status)
     _with_agent(status)
@@ -77,6 +104,35 @@ def parser() -> argparse.ArgumentParser:
 
     verbs.add_parser("version", help="print the version")
     return root
+
+
+def _doctor(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help=f"without it and without {_default_config()} only the node is checked",
+    )
+    verb.add_argument(
+        "--connections",
+        type=_count,
+        metavar="N",
+        help="expected at once on this node (default: 100000)",
+    )
+    verb.add_argument(
+        "--fix",
+        action="store_true",
+        help="show, ask, then write sysctls and files in sysctl.d, modules-load.d and modprobe.d",
+    )
+    verb.add_argument("--yes", action="store_true", help="with --fix: do not ask")
+    _with_json(verb)
+
+
+def _count(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdecimal() else 0
+    if not 1 <= number <= _MOST_CONNECTIONS:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 to {_MOST_CONNECTIONS:,}, not {text!r}")
+    return number
 
 
 def _default_config() -> Path:
@@ -91,6 +147,29 @@ def _with_config(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--config", type=Path, default=_default_config(), metavar="FILE", help="default: %(default)s"
     )
+
+
+def _with_server(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "server", type=_server, metavar="POOL/SERVER", help="its name in its pool, as in web/rs2"
+    )
+
+
+def _server(text: str) -> str:
+    pool, slash, server = text.partition("/")
+    if not (pool and slash and server) or "/" in server:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a real server (write POOL/SERVER, as in web/rs2)")
+    return text
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def _seconds(text: str) -> float:
+    number, unit = (text[:-1], _UNITS[text[-1]]) if text[-1:] in _UNITS else (text, 1)
+    if not number.isdecimal() or len(number) > 6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time (write 30s, 5m or 2h)")
+    return float(int(number) * unit)
 
 
 def _with_json(verb: argparse.ArgumentParser) -> None:

@@ -43,7 +43,11 @@ def _dispatch(args: argparse.Namespace) -> int:
             from anycast.cli import configuration
 
             return configuration.run(args)
-        case "maintenance" | "status" | "reload":
+        case "doctor":
+            from anycast.cli import doctor
+
+            return doctor.run(args)
+        case "maintenance" | "status" | "reload" | "drain-server" | "undrain-server":
             from anycast.cli import node
 
             return node.run(args)

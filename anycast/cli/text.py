@@ -20,6 +20,7 @@ _COLOURS = {
     "down": Colour.BAD,
     "draining": Colour.WARN,
     "withdrawn": Colour.WARN,
+    "drained": Colour.WARN,
 }
 
 _LEASE = {None: Cell("-"), False: Cell("valid"), True: Cell("expired", Colour.BAD)}
@@ -30,6 +31,7 @@ def status(document: Mapping[str, Any], *, colour: bool) -> str:
     parts = [
         _node(document, colour=colour),
         _vips(document["vips"], colour=colour),
+        _tables(document["vips"], colour=colour),
         _servers(document["vips"], colour=colour),
         _neighbors(document["neighbors"], colour=colour),
         _announcers(document["announcers"], colour=colour),
@@ -82,15 +84,34 @@ def _details(vip: Mapping[str, Any]) -> list[str]:
     return [text for text in (vip["detail"], vip["obstacle"]) if text]
 
 
-def _servers(vips: Sequence[Mapping[str, Any]], *, colour: bool) -> str:
+def _tables(vips: Sequence[Mapping[str, Any]], *, colour: bool) -> str:
+    """What each service chooses by. Nodes that agree show the same table."""
     rows = [
+        (
+            vip["name"],
+            service["name"],
+            one["address"],
+            " ".join([service["scheduler"], *service["flags"], *(["ops"] if service["one_packet"] else [])]),
+            service["tunnel"] or service["forwarding"],
+            one["fingerprint"] or "-",
+        )
+        for vip in vips
+        for service in vip["services"]
+        for one in service["tables"]
+    ]
+    return table(("VIP", "SERVICE", "ADDRESS", "SCHEDULER", "FORWARDING", "TABLE"), rows, colour=colour)
+
+
+def _servers(vips: Sequence[Mapping[str, Any]], *, colour: bool) -> str:
+    rows: list[tuple[str | Cell, ...]] = [
         (
             vip["name"],
             service["name"],
             server["name"],
             f"{_host(server['address'])}:{server['port']}",
-            _word(server["phase"]),
+            _word("drained" if server["drained"] and server["phase"] == "up" else server["phase"]),
             *_weights(server),
+            str(server["active"]),
             duration(server["since_s"]),
             server["detail"],
         )
@@ -98,7 +119,24 @@ def _servers(vips: Sequence[Mapping[str, Any]], *, colour: bool) -> str:
         for service in vip["services"]
         for server in service["servers"]
     ]
-    head = ("VIP", "SERVICE", "SERVER", "ADDRESS", "PHASE", "WEIGHT", "KERNEL", "SINCE", "DETAIL")
+    rows += [
+        (
+            vip["name"],
+            service["name"],
+            "-",
+            f"{_host(gone['address'])}:{gone['port']}",
+            _word("draining"),
+            "-",
+            "0",
+            str(gone["active"]),
+            "-",
+            f"no longer configured, removed in {duration(gone['left_s'])} at the latest",
+        )
+        for vip in vips
+        for service in vip["services"]
+        for gone in service["removing"]
+    ]
+    head = ("VIP", "SERVICE", "SERVER", "ADDRESS", "PHASE", "WEIGHT", "KERNEL", "ACTIVE", "SINCE", "DETAIL")
     return table(head, rows, colour=colour)
 
 
@@ -150,19 +188,27 @@ def maintenance(entries: Sequence[Mapping[str, Any]], *, colour: bool) -> str:
 
 
 def _scope(scope: str) -> str:
+    if "/" in scope:
+        return f"server {scope}"
     return f"VIP {scope}" if scope else "node"
 
 
 def _still(scope: str) -> str:
+    if "/" in scope:
+        return f"still drained: {scope} (it ends by `anycast undrain-server {scope}`)"
     end = f"anycast maintenance off --vip {scope}" if scope else "anycast maintenance off"
     return f"still in maintenance: {_scope(scope)} (it ends by `{end}`)"
 
 
 def maintenance_set(answer: Mapping[str, Any]) -> str:
     """What happens now that maintenance was switched on or off."""
-    word = "on" if answer["on"] else "off"
     already = "" if answer["changed"] else "already "
-    lines = [f"{_scope(answer['scope'])}: maintenance {already}{word}"]
+    if "/" in answer["scope"]:
+        word = "drained: no new clients" if answer["on"] else "in use, as far as its checks hold"
+        lines = [f"{answer['scope']}: {already}{word}, {answer['connections']} active connections"]
+    else:
+        word = "on" if answer["on"] else "off"
+        lines = [f"{_scope(answer['scope'])}: maintenance {already}{word}"]
     if answer["on"] and any(vip["advertise"] == "drain" for vip in answer["vips"]):
         lines.append(f"draining: announced as the last resort for {answer['drain_s']:g} s, then withdrawn")
     lines += [f"  {vip['name']}: advertise {vip['advertise']}, {vip['reason']}" for vip in answer["vips"]]

@@ -7,6 +7,7 @@ another mistake is not a mistake.
 from __future__ import annotations
 
 import difflib
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,23 @@ from typing import TYPE_CHECKING
 
 from anycast.config import schema
 from anycast.config.problem import Path, Problem, dotted, shown
+from anycast.config.warn import Served, warnings
 from anycast.core import model
-from anycast.core.model import Address, Forwarding, Scheduler, SchedulerFlag
+from anycast.core.ipvs import MAGLEV_SLOTS
+from anycast.core.members import server_address
+from anycast.core.model import (
+    Address,
+    Forwarding,
+    Protocol,
+    Scheduler,
+    SchedulerFlag,
+    TunnelChecksum,
+    TunnelType,
+)
 
 if TYPE_CHECKING:
     from anycast.config.validate import Source
 
-_MH_TABLE = 4093  # slots of the kernel's Maglev table
 _FLAGS = {
     Scheduler.MH: frozenset({SchedulerFlag.MH_PORT, SchedulerFlag.MH_FALLBACK}),
     Scheduler.SH: frozenset({SchedulerFlag.SH_PORT, SchedulerFlag.SH_FALLBACK}),
@@ -35,7 +46,7 @@ class _Pool:
     name: str
     path: Path
     servers: tuple[model.RealServer, ...]
-    check: model.Check
+    check: model.Check | None  # None: what is written is wrong
     check_given: bool
     whole: bool
     places: tuple[Path, ...]  # of the servers
@@ -43,20 +54,28 @@ class _Pool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Use:
-    """A pool served on ports: a service as written."""
+    """A pool served on ports or for a mark: a service as written."""
 
     path: Path
     serving: schema.Serving
-    ports: tuple[tuple[Path, int], ...]
+    ports: tuple[tuple[Path, int], ...]  # none with a mark
     pool: _Pool | None
     check: model.Check | None  # overrides the pool's
 
 
-def build(file: schema.File, source: Source, hostname: str) -> tuple[model.Config | None, list[Problem]]:
-    """The configuration, or None and the reasons. `hostname` is the default of `node.name`."""
+def build(
+    file: schema.File, source: Source, hostname: str
+) -> tuple[model.Config | None, list[Problem], list[Problem]]:
+    """The configuration, or None and the reasons; then what is allowed and rarely meant.
+
+    `hostname` is the default of `node.name`.
+    """
     builder = _Builder(file, source)
     config = builder.config(hostname)
-    return config, builder.problems
+    if config is None:
+        return None, builder.problems, []
+    told = warnings(builder.served, config.timeouts or model.Timeouts())
+    return config, [], [Problem(source.mark(place), place, what, do) for place, what, do in told]
 
 
 class _Builder:
@@ -68,11 +87,14 @@ class _Builder:
         self._pools: dict[str, _Pool | None] = {}
         self._own_pools: list[_Pool] = []
         self._claimed: dict[object, Path] = {}
+        self._said: set[object] = set()
+        self.served: list[Served] = []
 
     def config(self, hostname: str) -> model.Config | None:
         self._names()
         node = self._node(hostname)
         bgp = self._bgp()
+        sync = self._sync()
         for name, check in self._file.checks.items():
             self._checks[name] = self._check(("checks", name), check)
         for name, pool in self._file.pools.items():
@@ -91,9 +113,31 @@ class _Builder:
                 drain=timing.drain,
                 settle=timing.settle,
                 reconcile=timing.reconcile,
+                server_drain=timing.server_drain,
             ),
             ipvs_exclusive=self._file.ipvs == "exclusive",
             manage_sysctls=self._file.sysctls == "manage",
+            timeouts=self._timeouts(),
+            connection_sync=sync,
+        )
+
+    def _timeouts(self) -> model.Timeouts | None:
+        timeouts = self._file.timeouts
+        if timeouts is None:
+            return None
+        return model.Timeouts(tcp=timeouts.tcp, tcp_fin=timeouts.tcp_fin, udp=timeouts.udp)
+
+    def _sync(self) -> model.ConnectionSync | None:
+        sync = self._file.connection_sync
+        if sync is None:
+            return None
+        if sync.interface is None:
+            self._say_missing(
+                ("connection_sync", "interface"), "it is missing", "write the interface between the balancers"
+            )
+            return None
+        return model.ConnectionSync(
+            interface=sync.interface, id=sync.id, group=sync.group, port=sync.port, ttl=sync.ttl
         )
 
     def _say(self, path: Path, what: str, do: str, *, key: bool = False) -> None:
@@ -308,16 +352,21 @@ class _Builder:
 
     def _reference(self, path: Path, check: str | schema.Check) -> model.Check | None:
         if not isinstance(check, str):
-            return self._check(path, check)
+            found = self._check(path, check)
+            return found if self._whole(path) else None
         if check not in self._written("checks"):
             self._unknown(path, "checks", check)
-        return self._checks.get(check)
+        return self._checks.get(check) if self._whole(("checks", check)) else None
 
     def _pool(self, path: Path, name: str, pool: schema.Pool | schema.Vip) -> _Pool:
         if not pool.servers:
             what = "there is no server"
             self._say_missing((*path, "servers"), what, "write the addresses of the real servers")
-        check = self._reference((*path, "check"), pool.check) if pool.check is not None else None
+        check: model.Check | None = _DEFAULT_CHECK
+        if pool.check is not None:
+            check = self._reference((*path, "check"), pool.check)
+        elif not self._whole((*path, "check")):
+            check = None
         servers: list[model.RealServer] = []
         places: list[Path] = []
         for n, one in enumerate(pool.servers or []):
@@ -329,7 +378,7 @@ class _Builder:
             name=name,
             path=path,
             servers=tuple(servers),
-            check=check or _DEFAULT_CHECK,
+            check=check,
             check_given=pool.check is not None or not self._whole((*path, "check")),
             whole=(
                 self._whole_list((*path, "servers"), "address", "addresses")
@@ -348,25 +397,38 @@ class _Builder:
                     (*path, "addresses"), what, "write one of each family; another one is another server"
                 )
         for place, address in addresses:
-            if before := self._first((pool, address), path):
+            if before := self._first((pool, address, server.port), path):
                 self._say(place, f"{address} is at {before} already", "write each real server once")
+        self._thresholds(path, server)
         if not addresses:
             return None
         name = server.name or str(addresses[0][1])
-        if before := self._first((pool, name), path):
-            place = (*path, "name") if server.name else path
-            if server.name or name not in {str(address) for _, address in addresses}:
-                self._say(
-                    place,
-                    f"{shown(name)} is the name of {before} already",
-                    "give each server a name of its own",
-                )
+        # An address that is there twice makes a default name that is there twice: said already.
+        said = server.name is None and self._first((pool, addresses[0][1], server.port), path) is not None
+        if (before := self._first((pool, name), path)) and not said:
+            self._say(
+                (*path, "name") if server.name else path,
+                f"{shown(name)} is the name of {before} already",
+                "give each server a name of its own",
+            )
         return model.RealServer(
             name=name,
             addresses=tuple(address for _, address in addresses),
             weight=server.weight,
+            upper=server.upper_threshold,
+            lower=server.lower_threshold,
             port=server.port,
         )
+
+    def _thresholds(self, path: Path, server: schema.Server) -> None:
+        upper, lower, place = server.upper_threshold, server.lower_threshold, (*path, "lower_threshold")
+        if lower <= upper or not self._whole((*path, "upper_threshold")):
+            return
+        if upper:
+            self._say(place, f"{lower} is more than the upper_threshold {upper}", f"write {upper} or less")
+        else:
+            what = "it has no meaning without an upper_threshold"
+            self._say(place, what, "write upper_threshold too, or remove this")
 
     def _own_addresses(
         self, path: Path, address: Address | None, addresses: Sequence[Address] | None
@@ -385,18 +447,20 @@ class _Builder:
     def _vip(self, name: str, vip: schema.Vip) -> model.Vip | None:
         path: Path = ("vips", name)
         addresses = self._own_addresses(path, vip.address, vip.addresses)
-        families = sorted({address.version for _, address in addresses})
+        families = tuple(sorted({address.version for _, address in addresses}))
         services: list[model.Service] = []
         lacking: set[tuple[Path, str]] = set()
         for use in self._uses(path, name, vip):
             services += self._serve(use, path, families)
-            if use.pool is None or not use.pool.whole:
+            if use.pool is None or not use.pool.whole or not self._whole((*use.path, "forwarding")):
                 continue
             for place, address in addresses:
-                if _count(use.pool, address.version) == 0 and (place, use.pool.name) not in lacking:
+                count = _count(use.pool, address.version, use.serving.forwarding)
+                if count == 0 and (place, use.pool.name) not in lacking:
                     lacking.add((place, use.pool.name))
                     what = f"no server at {dotted(use.pool.path)} has an IPv{address.version} address to serve {address}"
                     self._say(place, what, "give the servers one, or remove this address")
+            self._mixed(use, addresses)
         if not addresses or not services:
             return None
         return model.Vip(
@@ -407,6 +471,33 @@ class _Builder:
             communities=tuple(dict.fromkeys(vip.communities)),
             large_communities=tuple(dict.fromkeys(vip.large_communities)),
         )
+
+    def _mixed(self, use: _Use, addresses: Sequence[tuple[Path, Address]]) -> None:
+        """Real servers of the other family exclude connection sync."""
+        pool = use.pool
+        if (
+            pool is None
+            or self._file.connection_sync is None
+            or use.serving.forwarding is not Forwarding.TUNNEL
+        ):
+            return
+        do = "or remove connection_sync"
+        for place, address in addresses:
+            version = address.version
+            others = [
+                at
+                for at, server in zip(pool.places, pool.servers, strict=True)
+                if all(one.version != version for one in server.addresses)
+            ]
+            why = f"the kernel refuses real servers of another family than {address} with connection_sync"
+            if others and len(others) == len(pool.servers):
+                if self._once("mixed", pool.path, place):
+                    what = f"no server at {dotted(pool.path)} has an IPv{version} address, and {why}"
+                    self._say(place, what, f"give the servers one, {do}")
+                continue
+            for at in others:
+                if self._whole((*at, "addresses")) and self._once("mixed", at, version):
+                    self._say(at, f"it has no IPv{version} address, and {why}", f"give it one, {do}")
 
     def _uses(self, path: Path, name: str, vip: schema.Vip) -> Iterator[_Use]:
         """What a VIP serves: its list of services, or the one it describes itself."""
@@ -432,7 +523,9 @@ class _Builder:
         yield self._described(path, name, vip)
 
     def _listed(self, path: Path, service: schema.Service) -> _Use:
-        if service.port is None:
+        if service.mark is not None:
+            self._excluded(path, service, "port")
+        elif service.port is None and self._whole((*path, "mark")):
             self._say_missing((*path, "port"), "it is missing", "write the port that is served")
         if service.pool is None:
             self._say_missing((*path, "pool"), "it is missing", "write the name of a pool")
@@ -445,9 +538,11 @@ class _Builder:
         )
 
     def _described(self, path: Path, name: str, vip: schema.Vip) -> _Use:
-        if vip.port is not None and vip.ports is not None:
+        if vip.mark is not None:
+            self._excluded(path, vip, "port", "ports")
+        elif vip.port is not None and vip.ports is not None:
             self._say((*path, "port"), "both port and ports are written", "keep one of them", key=True)
-        if vip.port is None and not vip.ports and self._whole((*path, "ports")):
+        elif vip.port is None and not vip.ports and self._whole((*path, "ports"), (*path, "mark")):
             self._say_missing((*path, "port"), "it is missing", "write the port that is served")
         ports: list[tuple[Path, int]] = [((*path, "port"), vip.port)] if vip.port is not None else []
         ports += [((*path, "ports", n), port) for n, port in enumerate(vip.ports or [])]
@@ -463,7 +558,7 @@ class _Builder:
         if vip.servers is not None:
             pool = self._pool(path, name, vip)
             self._own_pools.append(pool)
-            return _Use(path=path, serving=vip, ports=tuple(ports), pool=pool, check=None)
+            return _Use(path=path, serving=vip, ports=tuple(ports), pool=pool, check=pool.check)
         return _Use(
             path=path,
             serving=vip,
@@ -472,6 +567,13 @@ class _Builder:
             check=self._reference((*path, "check"), vip.check) if vip.check is not None else None,
         )
 
+    def _excluded(self, path: Path, serving: schema.Serving, *fields: str) -> None:
+        """What says which packets are served, where a firewall mark says it."""
+        for field in (*fields, "protocol"):
+            if field in serving.model_fields_set:
+                what = "a firewall mark is served, whatever the protocol and port of the packets"
+                self._say((*path, field), what, "remove this line, or mark", key=True)
+
     def _named(self, path: Path, name: str | None) -> _Pool | None:
         if name is None:
             return None
@@ -479,28 +581,95 @@ class _Builder:
             self._unknown(path, "pools", name)
         return self._pools.get(name)
 
-    def _serve(self, use: _Use, vip: Path, families: Sequence[int]) -> list[model.Service]:
+    def _serve(self, use: _Use, vip: Path, families: tuple[int, ...]) -> list[model.Service]:
         """The core's services of one use: one for each port."""
         serving, pool = use.serving, use.pool
         flags = self._flags(use)
         quorum = self._quorum(use, families)
+        tunnel = self._tunnel(use)
+        one_packet = self._one_packet(use)
         self._ports(use, vip)
+        self._mark(use, families)
         if pool is None:
             return []
-        self._pool_fits(use, pool)
-        core_pool = model.Pool(name=pool.name, servers=pool.servers, check=use.check or pool.check)
-        return [
+        self._pool_fits(use, pool, families)
+        core_pool = model.Pool(
+            name=pool.name, servers=pool.servers, check=use.check or pool.check or _DEFAULT_CHECK
+        )
+        services = [
             model.Service(
-                protocol=serving.protocol,
+                protocol=Protocol.TCP if serving.mark else serving.protocol,
                 port=port,
+                mark=serving.mark or 0,
                 pool=core_pool,
                 scheduler=serving.scheduler,
                 flags=flags,
                 forwarding=serving.forwarding,
+                tunnel=tunnel,
+                one_packet=one_packet,
+                persistence=_persistence(serving.persistence),
+                expire_failed=_expiry(serving),
                 quorum=quorum,
             )
-            for _, port in use.ports
+            for port in ([0] if serving.mark else [port for _, port in use.ports])
         ]
+        self.served += [
+            Served(
+                place=self._source.place(use.path),
+                pool=self._source.place(pool.path),
+                servers=tuple(self._source.place(place) for place in pool.places),
+                service=service,
+                versions=families,
+            )
+            for service in services
+        ]
+        return services
+
+    def _tunnel(self, use: _Use) -> model.Tunnel:
+        tunnel, path = use.serving.tunnel, (*use.path, "tunnel")
+        if tunnel is None:
+            return model.Tunnel()
+        if use.serving.forwarding is not Forwarding.TUNNEL and self._whole((*use.path, "forwarding")):
+            what = f"nothing is tunnelled with forwarding: {use.serving.forwarding}"
+            self._say(path, what, "write forwarding: tunnel, or remove this", key=True)
+        if self._whole((*path, "type")):
+            self._tunnel_fits(path, tunnel)
+        return model.Tunnel(type=tunnel.type, port=tunnel.port or 0, checksum=tunnel.checksum)
+
+    def _tunnel_fits(self, path: Path, tunnel: schema.Tunnel) -> None:
+        kind, checksum = tunnel.type, tunnel.checksum
+        if kind is TunnelType.GUE and tunnel.port is None and self._whole((*path, "port")):
+            what = "gue needs the UDP port the real servers receive it at"
+            self._say(path, what, "write {type: gue, port: 6080}, with their port")
+        if kind is not TunnelType.GUE and tunnel.port is not None:
+            self._say((*path, "port"), f"{kind} has no port", "remove it, or write type: gue")
+        if kind is TunnelType.IPIP and checksum is not TunnelChecksum.NONE:
+            what = "ipip has no checksum"
+            self._say((*path, "checksum"), what, "remove it, or write type: gue or gre")
+        if kind is TunnelType.GRE and checksum is TunnelChecksum.REMOTE:
+            what = "gre has no remote checksum offload"
+            self._say((*path, "checksum"), what, "write csum or nocsum, or type: gue")
+
+    def _one_packet(self, use: _Use) -> bool:
+        serving, path = use.serving, (*use.path, "one_packet")
+        if serving.one_packet is None:
+            udp = serving.mark is None and serving.protocol is Protocol.UDP
+            return udp and serving.persistence is None and serving.forwarding is not Forwarding.NAT
+        if not serving.one_packet:
+            return False
+        if (
+            serving.mark is None
+            and serving.protocol is not Protocol.UDP
+            and self._whole((*use.path, "protocol"), (*use.path, "mark"))
+        ):
+            self._say(path, f"a packet of {serving.protocol} cannot be served by itself", "remove this")
+        if serving.persistence is not None:
+            what = "where each packet is served by itself no client is remembered, and persistence is written"
+            self._say(path, what, "remove one of them")
+        if serving.forwarding is Forwarding.NAT:
+            what = "with forwarding: nat the answers could not be translated back"
+            self._say(path, what, "remove this, or write forwarding: dr or tunnel")
+        return True
 
     def _flags(self, use: _Use) -> frozenset[SchedulerFlag]:
         scheduler, given = use.serving.scheduler, use.serving.flags
@@ -519,10 +688,13 @@ class _Builder:
             self._say_missing((*use.path, "flags"), what, "add mh-fallback, or remove the line")
         return frozenset(given)
 
-    def _quorum(self, use: _Use, families: Sequence[int]) -> model.Quorum:
+    def _quorum(self, use: _Use, families: tuple[int, ...]) -> model.Quorum:
         quorum, path = use.serving.quorum, (*use.path, "quorum")
-        counts = [count for version in families if (count := _count(use.pool, version))] if use.pool else []
-        size = min(counts, default=None)
+        size: int | None = None
+        if use.pool and self._whole((*use.path, "forwarding")):
+            forwarding = use.serving.forwarding
+            counts = [_count(use.pool, version, forwarding) for version in families]
+            size = min(filter(None, counts), default=None)
         low = _resolve(quorum.low, size)
         high = low if quorum.high is None else _resolve(quorum.high, size)
         if not self._whole(path) or low is None or high is None:
@@ -536,7 +708,7 @@ class _Builder:
         return model.Quorum(low=low, high=high)
 
     def _ports(self, use: _Use, vip: Path) -> None:
-        if not self._whole((*use.path, "protocol")):
+        if use.serving.mark is not None or not self._whole((*use.path, "protocol")):
             return
         protocol = use.serving.protocol
         for place, port in use.ports:
@@ -544,33 +716,71 @@ class _Builder:
                 self._say(
                     place, f"{protocol}/{port} is at {before} already", "write each service of a VIP once"
                 )
-        if protocol is not model.Protocol.UDP or use.serving.check is not None:
+        if protocol is Protocol.TCP or use.serving.check is not None:
             return
-        if use.pool and not use.pool.check_given and self._whole((*use.path, "check")):
-            what = "UDP has no handshake to check, and no check is written"
+        if use.pool and not use.pool.check_given and self._whole((*use.path, "check"), (*use.path, "mark")):
+            what = {
+                Protocol.UDP: "UDP has no handshake to check, and no check is written",
+                Protocol.SCTP: "the default check, a TCP handshake, proves nothing of SCTP",
+            }[protocol]
             self._say((*use.path, "protocol"), what, "write a check: tcp with a port, http, or a command")
 
-    def _pool_fits(self, use: _Use, pool: _Pool) -> None:
-        for version in (4, 6):
-            count = _count(pool, version)
-            if (
-                use.serving.scheduler is Scheduler.MH
-                and count > _MH_TABLE
-                and self._whole((*use.path, "scheduler"))
-            ):
-                what = f"{count} servers, and the kernel's mh table has {_MH_TABLE} slots"
+    def _mark(self, use: _Use, families: tuple[int, ...]) -> None:
+        mark, place, pool = use.serving.mark, (*use.path, "mark"), use.pool
+        if mark is None:
+            return
+        # Both families of a VIP are claimed, whichever says it first.
+        before = [self._first(("mark", mark, version), place) for version in families]
+        if first := next(filter(None, before), None):
+            what = f"mark {mark} is at {first} already, and the VIPs share an address family"
+            self._say(place, what, "give each service a mark of its own")
+        if pool is None or not self._whole((*use.path, "check")):
+            return
+        check = pool.check if use.serving.check is None else use.check
+        if check is None or isinstance(check.kind, model.CommandCheck) or check.kind.port is not None:
+            return
+        if pool.servers and any(server.port is None for server in pool.servers):
+            what = "packets with a mark come to any port, and the check has none of its own"
+            self._say(place, what, "write a check with a port, or a command")
+
+    def _pool_fits(self, use: _Use, pool: _Pool, families: tuple[int, ...]) -> None:
+        forwarding = use.serving.forwarding
+        mh = use.serving.scheduler is Scheduler.MH and self._whole((*use.path, "scheduler"))
+        if mh and self._whole((*use.path, "forwarding")):
+            count = max(_count(pool, version, forwarding) for version in families or (4, 6))
+            if count > MAGLEV_SLOTS:
+                what = f"{count} servers, and the kernel's mh table has {MAGLEV_SLOTS} slots"
                 field = "servers" if pool.path == use.path else "pool"
                 self._say((*use.path, field), what, "use fewer servers, or another scheduler")
-        if use.serving.forwarding is Forwarding.NAT or not self._whole((*use.path, "forwarding")):
+        for _, port in use.ports:
+            self._one_each(use, pool, port)
+        if forwarding is Forwarding.NAT or not self._whole((*use.path, "forwarding")):
             return
+        served = (
+            [(0, f"mark {use.serving.mark}")]
+            if use.serving.mark
+            else [(port, str(port)) for _, port in use.ports]
+        )
         for place, server in zip(pool.places, pool.servers, strict=True):
-            for _, port in use.ports:
+            for port, words in served:
                 if server.port not in (None, port):
                     what = (
-                        f"{server.name} listens on {server.port}, and {dotted(use.path)} serves {port} "
-                        f"with forwarding: {use.serving.forwarding}, which cannot change a port"
+                        f"{server.name} listens on {server.port}, and {dotted(use.path)} serves {words} "
+                        f"with forwarding: {forwarding}, which cannot change a port"
                     )
                     self._say((*place, "port"), what, "remove the port, or write forwarding: nat")
+
+    def _one_each(self, use: _Use, pool: _Pool, port: int) -> None:
+        """The same address with the service's port written and not written is the same real server."""
+        first: dict[Address, tuple[Path, int | None]] = {}
+        for place, server in zip(pool.places, pool.servers, strict=True):
+            if server.port not in (None, port):
+                continue
+            for address in server.addresses:
+                before, written = first.setdefault(address, (place, server.port))
+                if written != server.port and self._once("twice", place, address):
+                    what = f"{address} with port {port} is at {dotted(self._source.place(before))} already"
+                    self._say(place, what, f"{dotted(use.path)} serves {port}: write each real server once")
 
     def _addresses(self) -> None:
         """What concerns the VIPs' addresses against everything else's."""
@@ -608,6 +818,13 @@ class _Builder:
                     what = f"no neighbor carries IPv{address.version} routes"
                     self._say(place, what, "add a neighbor, or to its families with bgp.next_hop")
 
+    def _once(self, *key: object) -> bool:
+        """Whether this is the first time `key` is asked about."""
+        if key in self._said:
+            return False
+        self._said.add(key)
+        return True
+
     def _first(self, key: object, path: Path) -> str | None:
         """None for the first that claims `key`; for others, where the first one stands."""
         first = self._claimed.setdefault(key, path)
@@ -625,8 +842,22 @@ def _carried(neighbor: schema.Neighbor) -> set[int]:
     return {neighbor.address.version} if neighbor.address else set()
 
 
-def _count(pool: _Pool, version: int) -> int:
-    return sum(any(address.version == version for address in server.addresses) for server in pool.servers)
+def _count(pool: _Pool, version: int, forwarding: Forwarding) -> int:
+    return sum(server_address(server, version, forwarding) is not None for server in pool.servers)
+
+
+def _persistence(written: schema.Persistence | None) -> model.Persistence | None:
+    if written is None:
+        return None
+    return model.Persistence(
+        timeout=written.timeout, prefix4=written.ipv4_prefix, prefix6=written.ipv6_prefix
+    )
+
+
+def _expiry(serving: schema.Serving) -> float | None:
+    if serving.expire_failed is not None:
+        return None if serving.expire_failed == math.inf else serving.expire_failed
+    return 0.0 if serving.mark is None and serving.protocol is Protocol.UDP else 60.0
 
 
 def _resolve(number: int | schema.Percent, size: int | None) -> int | None:

@@ -6,23 +6,31 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+from anycast.core import maglev
+from anycast.core.members import versions
 from anycast.core.model import (
     Address,
     Check,
     CheckKind,
     CommandCheck,
     Config,
+    ConnectionSync,
     HttpCheck,
     Neighbor,
+    Persistence,
     Pool,
     Prefix,
     RealServer,
+    Scheduler,
     Service,
     TcpCheck,
+    Timeouts,
+    Tunnel,
     Vip,
 )
 
 RESTART = "restart the agent"
+FIGURES = 16  # pools whose moved flows are worked out: each takes a hundredth of a second, or a few
 RENDER = "render ExaBGP's configuration again and restart ExaBGP"
 
 
@@ -37,6 +45,7 @@ def changes(old: Config, new: Config) -> tuple[str, ...]:
         *_bgp(old, new),
         *_pools(old, new),
         *_vips(old, new),
+        *_flows(old, new),
     )
 
 
@@ -60,8 +69,18 @@ def _text(value: object) -> str:
             return f"[{', '.join(sorted(map(str, value)))}]"
         case tuple():
             return f"[{', '.join(map(str, value))}]"
+        case Tunnel():
+            return _tunnel(value)
+        case Persistence():
+            return f"{value.timeout}s for each /{value.prefix4} and /{value.prefix6}"
         case _:
             return str(value)
+
+
+def _tunnel(tunnel: Tunnel) -> str:
+    port = f" port {tunnel.port}" if tunnel.port else ""
+    checksum = "" if tunnel.checksum == Tunnel().checksum else f" {tunnel.checksum}"
+    return f"{tunnel.type}{port}{checksum}"
 
 
 def _names(value: Any) -> tuple[str, ...]:
@@ -83,6 +102,22 @@ def _settings(old: Config, new: Config) -> Iterator[str]:
         yield f"sysctls: {words[old.manage_sysctls]} -> {words[new.manage_sysctls]}"
     for name, change in _fields(old.timing, new.timing, _names(old.timing)):
         yield f"timing: {name} {change}"
+    if old.timeouts != new.timeouts:
+        yield f"timeouts: {_timeouts(old.timeouts)} -> {_timeouts(new.timeouts)}"
+    if old.connection_sync != new.connection_sync:
+        yield f"connection_sync: {_sync(old.connection_sync)} -> {_sync(new.connection_sync)}"
+
+
+def _timeouts(timeouts: Timeouts | None) -> str:
+    if timeouts is None:
+        return "left as they are"
+    return f"tcp {timeouts.tcp}s, tcp_fin {timeouts.tcp_fin}s, udp {timeouts.udp}s"
+
+
+def _sync(sync: ConnectionSync | None) -> str:
+    if sync is None:
+        return "none"
+    return f"id {sync.id} on {sync.interface}, {sync.group} port {sync.port}, ttl {sync.ttl}"
 
 
 def _bgp(old: Config, new: Config) -> Iterator[str]:
@@ -149,6 +184,8 @@ def _servers(pool: str, old: tuple[RealServer, ...], new: tuple[RealServer, ...]
     for name in _kept(before, after):
         for field, change in _fields(before[name], after[name], ("addresses", "weight", "port")):
             yield f"{pool}: server {name} {field} {change}"
+        for field, change in _fields(before[name], after[name], ("upper", "lower")):
+            yield f"{pool}: server {name} {field}_threshold {change}"
     if _reordered(before, after):
         yield f"{pool}: servers in another order"
 
@@ -185,8 +222,16 @@ def _vip(old: Vip, new: Vip) -> Iterator[str]:
 
 
 def _service(title: str, old: Service, new: Service) -> Iterator[str]:
-    for name, change in _fields(old, new, ("scheduler", "flags", "forwarding")):
+    for name, change in _fields(old, new, ("scheduler", "flags", "forwarding", "tunnel", "one_packet")):
         yield f"{title} {name} {change}"
+    if old.persistence != new.persistence:
+        before, after = (_text(one.persistence) if one.persistence else "none" for one in (old, new))
+        yield f"{title} persistence {before} -> {after}"
+    if old.expire_failed != new.expire_failed:
+        before, after = (
+            "never" if one.expire_failed is None else _text(one.expire_failed) for one in (old, new)
+        )
+        yield f"{title} expire_failed {before} -> {after}"
     if old.quorum != new.quorum:
         yield (
             f"{title} quorum low {old.quorum.low}, high {old.quorum.high} -> "
@@ -228,6 +273,38 @@ def _statuses(expect: frozenset[int]) -> str:
         else:
             words += [str(status) for status in sorted(group & expect)]
     return ",".join(words)
+
+
+def _flows(old: Config, new: Config) -> Iterator[str]:
+    """What other Maglev tables do: once for each pool, by its first service, or for a service with another pool."""
+    told: set[str] = set()
+    before = {(vip.name, service.name): service for vip in old.vips for service in vip.services}
+    for vip in new.vips:
+        for service in vip.services:
+            was = before.get((vip.name, service.name))
+            if was is None or not was.scheduler is service.scheduler is Scheduler.MH:
+                continue
+            name = service.pool.name
+            title = f"pool {name}" if was.pool.name == name else f"vip {vip.name}: service {service.name}"
+            if title not in told and (what := _moved(was, service, vip, known=len(told) < FIGURES)):
+                told.add(title)
+                yield f"{title}: {what}"
+
+
+def _moved(old: Service, new: Service, vip: Vip, *, known: bool) -> str:
+    """In words how many flows change their real server; empty: none. `known`: with the figure."""
+    tables = {
+        version: (maglev.entries(old, version), maglev.entries(new, version)) for version in versions(vip)
+    }
+    differing = {version: pair for version, pair in tables.items() if all(pair) and pair[0] != pair[1]}
+    if not differing:
+        return ""
+    if not known or any(len(one) > maglev.LARGE for pair in differing.values() for one in pair):
+        return "flows will go to other real servers"
+    share = max(maglev.moved(*pair, version) for version, pair in differing.items())
+    fewer = any({one.key for one in was} - {one.key for one in now} for was, now in differing.values())
+    whose = "the flows of the real servers that stay" if fewer and share < 1 else "the flows"
+    return f"{maglev.spelt(share)} of {whose} will go to other real servers" if share else ""
 
 
 def _prefixes(config: Config) -> set[Address | Prefix]:

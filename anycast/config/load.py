@@ -27,11 +27,15 @@ _SHARED_SECTIONS = ("checks", "pools", "vips")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """A valid configuration and where it came from. `digest` is of the files' bytes, SHA-256 in hex."""
+    """A valid configuration and where it came from. `digest` is of the files' bytes, SHA-256 in hex.
+
+    `warnings`: what is allowed and rarely meant, in the order of the files.
+    """
 
     config: Config
     files: tuple[str, ...]
     digest: str
+    warnings: tuple[Problem, ...] = ()
 
 
 def load(path: pathlib.Path, *, hostname: str | None = None) -> Loaded:
@@ -87,20 +91,27 @@ def _load(contents: list[tuple[str, bytes]], problems: list[Problem], hostname: 
         problems += document.problems
     source = _merge(documents, problems)
     config = None
+    warnings: list[Problem] = []
     if source is not None:
         source.complete = complete and all(document.readable for document in documents)
         file, wrong = validate(source)
         problems += wrong
-        config, wrong = build(file, source, hostname or socket.gethostname())
+        config, wrong, warnings = build(file, source, hostname or socket.gethostname())
         problems += wrong
+    order = {file: n for n, (file, _) in enumerate(contents)}
+    for found in (problems, warnings):
+        found.sort(key=lambda one: (order.get(one.mark.file, -1), one.mark.line, one.mark.column))
     if problems or config is None:
-        order = {file: n for n, (file, _) in enumerate(contents)}
-        problems.sort(key=lambda one: (order.get(one.mark.file, -1), one.mark.line, one.mark.column))
         raise ConfigError(tuple(problems))
     digest = hashlib.sha256()
     for name, data in contents:
         digest.update(f"{os.path.basename(name)}\0{len(data)}\0".encode("utf-8", "surrogateescape") + data)
-    return Loaded(config=config, files=tuple(name for name, _ in contents), digest=digest.hexdigest())
+    return Loaded(
+        config=config,
+        files=tuple(name for name, _ in contents),
+        digest=digest.hexdigest(),
+        warnings=tuple(warnings),
+    )
 
 
 def _merge(documents: list[Document], problems: list[Problem]) -> Source | None:

@@ -34,8 +34,15 @@ class Problem:
     do: str
 
     def __str__(self) -> str:
+        return f"{self.mark}: {self._words()}"
+
+    def as_warning(self) -> str:
+        """The same of what stops nothing."""
+        return f"{self.mark}: warning: {self._words()}"
+
+    def _words(self) -> str:
         where = f"{dotted(self.path)}: " if self.path else ""
-        return f"{self.mark}: {where}{self.what} ({self.do})"
+        return f"{where}{self.what} ({self.do})"
 
 
 class ConfigError(Exception):

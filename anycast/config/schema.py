@@ -31,7 +31,14 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from anycast.config.problem import shown
-from anycast.core.model import Forwarding, Protocol, Scheduler, SchedulerFlag
+from anycast.core.model import (
+    Forwarding,
+    Protocol,
+    Scheduler,
+    SchedulerFlag,
+    TunnelChecksum,
+    TunnelType,
+)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z")
 NAME_ADVICE = "letters, digits, _ . and - only, 63 at most, the first a letter or digit"
@@ -121,6 +128,7 @@ def _flag() -> _Scalar:
     return _Scalar(parse, {"type": "boolean"})
 
 
+_DAY = 86400
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)\Z", re.ASCII)
 
@@ -139,15 +147,45 @@ def _duration(low: float, high: float) -> _Scalar:
         return seconds
 
     number = {"type": "number", "minimum": low, "maximum": high}
-    text = {"type": "string", "pattern": r"^[0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h)$"}
-    return _Scalar(parse, {"anyOf": [text, number]})
+    return _Scalar(parse, {"anyOf": [_DURATION_TEXT, number]})
+
+
+_DURATION_TEXT = {"type": "string", "pattern": r"^[0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h)$"}
 
 
 def spell_duration(seconds: float) -> str:
-    """`500ms`, `2s`: as the configuration writes it."""
+    """`500ms`, `2s`, `24h`: as the configuration writes it."""
     if seconds and seconds < 1:
         return f"{seconds * 1000:g}ms"
+    if seconds > 3600 and seconds % 3600 == 0:
+        return f"{seconds / 3600:g}h"
     return f"{seconds:g}s"
+
+
+def _seconds(low: int, high: int) -> _Scalar:
+    """A time the kernel counts in whole seconds."""
+    inner = _duration(low, high)
+
+    def parse(value: Any) -> int:
+        seconds = float(inner.parse(value))
+        if seconds != int(seconds):
+            raise wrong(f"{shown(value)} is no whole number of seconds", "write one, as in 30s or 5m")
+        return int(seconds)
+
+    return _Scalar(parse, {"anyOf": [_DURATION_TEXT, {"type": "integer", "minimum": low, "maximum": high}]})
+
+
+def _expiry() -> _Scalar:
+    inner = _duration(0, _DAY)
+
+    def parse(value: Any) -> float:
+        if value == "never":
+            return math.inf
+        if isinstance(value, str) and not _DURATION.match(value):
+            raise wrong(f"{shown(value)} is not a time", "write one, as in 60s or 5m, or never")
+        return float(inner.parse(value))
+
+    return _Scalar(parse, {"anyOf": [{"const": "never"}, *inner.schema["anyOf"]]})
 
 
 def _address(version: int | None = None) -> _Scalar:
@@ -182,6 +220,30 @@ def _address(version: int | None = None) -> _Scalar:
     }
     text[None] = {"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}
     return _Scalar(parse, text[version])
+
+
+_HEX = re.compile(r"0x[0-9A-Fa-f]{1,8}\Z", re.ASCII)
+
+
+def _mark(value: Any) -> int:
+    mark = int(value, 16) if isinstance(value, str) and _HEX.match(value) else value
+    if isinstance(mark, bool) or not isinstance(mark, int) or not 1 <= mark < 2**32:
+        raise wrong(
+            f"{shown(value)} is not a firewall mark",
+            "write a whole number from 1 to 4294967295, or one as nftables shows it, such as 0x10",
+        )
+    return mark
+
+
+def _group(value: Any) -> IPv4Address | IPv6Address:
+    do = "write one, as in 224.0.0.81 or ff02::81"
+    try:
+        address = ip_address(value) if isinstance(value, str) and "%" not in value else None
+    except ValueError:
+        address = None
+    if address is None or not address.is_multicast:
+        raise wrong(f"{shown(value)} is not a multicast address", do)
+    return address
 
 
 _WELL_KNOWN = {
@@ -287,8 +349,25 @@ def _version(value: Any) -> int:
 AsNumber = Annotated[int, _whole("an AS number", 1, 2**32 - 1)]
 Port = Annotated[int, _whole("a port", 1, 65535)]
 Weight = Annotated[int, _whole("a weight", 0, 65535)]
+Mark = Annotated[
+    int,
+    _Scalar(
+        _mark,
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": 2**32 - 1},
+                {"type": "string", "pattern": "^0x[0-9A-Fa-f]{1,8}$"},
+            ]
+        },
+    ),
+]
+Connections = Annotated[int, _whole("a number of connections", 0, 2**32 - 1)]
 Count = Annotated[int, _whole("a number of outcomes", 1, 1000)]
 Address = Annotated[IPv4Address | IPv6Address, _address()]
+Group = Annotated[
+    IPv4Address | IPv6Address,
+    _Scalar(_group, {"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}),
+]
 Address4 = Annotated[IPv4Address, _address(4)]
 Address6 = Annotated[IPv6Address, _address(6)]
 Flag = Annotated[bool, _flag()]
@@ -340,6 +419,11 @@ Period = Annotated[float, _duration(0.01, 3600)]
 Pause = Annotated[float, _duration(0, 600)]
 LeaseTtl = Annotated[float, _duration(0.5, 30)]
 Reconcile = Annotated[float, _duration(0.1, 3600)]
+ServerDrain = Annotated[float, _duration(0, _DAY)]
+Expiry = Annotated[float, _expiry()]
+PersistenceTimeout = Annotated[int, _seconds(1, _DAY)]
+# The kernel counts in its own ticks, in 31 bits: with 1,000 of them to a second it refuses more than 24.8 days.
+KernelTimeout = Annotated[int, _seconds(1, 24 * _DAY)]
 
 
 def _required(*names: str) -> dict[str, Any]:
@@ -414,6 +498,63 @@ class Timing(Part):
         default=5.0,
         json_schema_extra={"default": "5s"},
         description="How often the kernel is read back and repaired when nothing else happens.",
+    )
+    server_drain: ServerDrain = Field(
+        default=60.0,
+        json_schema_extra={"default": "60s"},
+        description="How long a real server that was taken out of the configuration keeps the connections it has. "
+        "It gets no new ones, and goes earlier when the last has ended. 0 to 24h.",
+    )
+
+
+class Timeouts(Part):
+    """How long after its last packet IPVS forgets a connection. Whole seconds, 1s to 576h (24 days).
+
+    Without this section the kernel's timeouts are left as they are. With it all three are set, for every IPVS
+    service of the machine.
+    """
+
+    tcp: KernelTimeout = Field(
+        default=900,
+        json_schema_extra={"default": "15m"},
+        description="An established TCP connection. Should exceed the keepalive interval of clients and servers: "
+        "a connection that was forgotten is scheduled anew with its next packet.",
+    )
+    tcp_fin: KernelTimeout = Field(
+        default=120, json_schema_extra={"default": "2m"}, description="A TCP connection after a FIN."
+    )
+    udp: KernelTimeout = Field(
+        default=300,
+        json_schema_extra={"default": "5m"},
+        description="UDP packets between the same addresses and ports, where `one_packet` is false.",
+    )
+
+
+class ConnectionSync(Part):
+    """The kernel's own exchange of connections between the balancers, by multicast, without authentication.
+
+    Not needed with `scheduler: mh`, where every balancer chooses alike. It carries a connection through what
+    changes the choice: another scheduler, persistence, a change of servers or weights. New connections arrive at
+    the others with a delay, so a connection that moves in its first moments is still lost. Excludes real servers of
+    the other address family (`forwarding: tunnel`).
+    """
+
+    model_config = ConfigDict(json_schema_extra=_required("interface"))
+
+    interface: Interface | None = Field(
+        default=None, description="The interface it is sent and received on: a network of the balancers' own."
+    )
+    id: Annotated[int, _whole("a sync id", 1, 255)] = Field(
+        default=1, description="Balancers of one fleet share it; what comes with another one is ignored."
+    )
+    group: Group = Field(
+        default=IPv4Address("224.0.0.81"),
+        json_schema_extra={"default": "224.0.0.81"},
+        description="The multicast group, IPv4 or IPv6.",
+    )
+    port: Port = Field(default=8848, description="The UDP port.")
+    ttl: Annotated[int, _whole("a TTL", 1, 255)] = Field(
+        default=1, description="Time to live of the messages; 1 keeps them on the link."
     )
 
 
@@ -580,11 +721,24 @@ class Server(Part):
         default=None, description="Its addresses: at most one of each family."
     )
     weight: Weight = Field(
-        default=1, description="Its share of the new connections. 0: drained, it keeps those it has."
+        default=1,
+        description="Its share of the new connections. 0: drained, it keeps those it has. With `scheduler: mh` keep "
+        "them equal, or small: another weight moves flows between all the real servers, and weights without a large "
+        "common divisor are rounded until some of many servers get nothing. `anycast check` tells how much.",
     )
     port: Port | None = Field(
         default=None,
-        description="Default: the service's port, which is the only choice with `forwarding: dr` and `tunnel`.",
+        description="Default: the service's port, which is the only choice with `forwarding: dr` and `tunnel`. With a "
+        "firewall mark: the port the packet was sent to.",
+    )
+    upper_threshold: Connections = Field(
+        default=0,
+        description="With as many connections as this it gets no new ones. 0: no limit. Each balancer counts its own "
+        "connections, so with `scheduler: mh` a server that is full on one of them only is chosen on the others.",
+    )
+    lower_threshold: Connections = Field(
+        default=0,
+        description="It gets new ones again with fewer than this. 0: three quarters of `upper_threshold`.",
     )
 
     @model_validator(mode="before")
@@ -614,6 +768,56 @@ class Pool(Part):
     servers: Servers | None = Field(default=None, description="The real servers.")
 
 
+class Tunnel(Part):
+    """How a packet is wrapped on its way to the real server. The type alone will do, where it needs no more."""
+
+    type: Annotated[TunnelType, _choice(list(TunnelType), TunnelType)] = Field(
+        default=TunnelType.IPIP,
+        description="ipip: IP in IP, 20 or 40 bytes. gue: in UDP, which NICs and routers spread well. gre: in GRE.",
+    )
+    port: Port | None = Field(
+        default=None,
+        description="With `gue`: the UDP port the real servers receive it at. There is no default.",
+    )
+    checksum: Annotated[TunnelChecksum, _choice(list(TunnelChecksum), TunnelChecksum)] = Field(
+        default=TunnelChecksum.NONE,
+        description="nocsum, csum (gue and gre), or remcsum (gue): remote checksum offload.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return value if isinstance(value, dict) else {"type": value}
+
+
+class Persistence(Part):
+    """A client comes to the same real server again until `timeout` after its last connection has ended.
+
+    A time alone is the timeout. Each balancer remembers its own clients: without `connection_sync`, and with a
+    scheduler that does not choose by the client's address alone (mh with mh-port does not), another balancer sends
+    the client elsewhere. With `scheduler: mh` and `flags: [mh-fallback]` a client comes to the same real server
+    on every balancer, and needs no persistence.
+    """
+
+    timeout: PersistenceTimeout = Field(
+        default=300,
+        json_schema_extra={"default": "5m"},
+        description="How long it is remembered. Whole seconds, 1s to 24h.",
+    )
+    ipv4_prefix: Annotated[int, _whole("a prefix length", 1, 32)] = Field(
+        default=32, description="How many bits of its IPv4 address make a client. 24: a whole /24 is one."
+    )
+    ipv6_prefix: Annotated[int, _whole("a prefix length", 1, 128)] = Field(
+        default=128,
+        description="The same for IPv6. 64: a client that changes its address stays the same one.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return value if isinstance(value, dict) else {"timeout": value}
+
+
 class Quorum(Part):
     """Usable real servers of each address family a VIP needs; numbers, or shares such as `50%`."""
 
@@ -627,7 +831,17 @@ class Serving(Part):
     """What a service and a VIP of one service have in common."""
 
     protocol: Annotated[Protocol, _choice(list(Protocol), Protocol)] = Field(
-        default=Protocol.TCP, description="The transport protocol."
+        default=Protocol.TCP,
+        description="The transport protocol. With udp and sctp a check must be written: the default one, a TCP "
+        "handshake, says nothing of them.",
+    )
+    mark: Mark | None = Field(
+        default=None,
+        description="Instead of port and protocol: packets to this VIP that nftables has given this firewall mark are "
+        "served, whatever their protocol and port. The rules are yours to write, in prerouting, as in `ip daddr "
+        "192.0.2.1 tcp dport {80, 443} meta mark set 7`. A client "
+        "comes to one real server for all of them with `persistence`, or with mh and `flags: [mh-fallback]`. The check needs a port of its own, or is a command (ANYCAST_PORT is 0 for it). VIPs of one "
+        "address family cannot share a mark.",
     )
     pool: Name | None = Field(default=None, description="A name from `pools`.")
     check: CheckReference | None = Field(
@@ -643,19 +857,65 @@ class Serving(Part):
     )
     forwarding: Annotated[Forwarding, _choice(list(Forwarding), Forwarding)] = Field(
         default=Forwarding.DR,
-        description="How a packet reaches the real server: direct routing, masquerading, or IP in IP.",
+        description="How a packet reaches the real server. dr: direct routing, on the same link. nat: masquerading, "
+        "the answer comes back through this balancer. tunnel: wrapped (`tunnel`), over any network; a real server "
+        "without an address of the packet's family is then reached at its other one.",
+    )
+    tunnel: (
+        Annotated[Tunnel, _or_text({"enum": [kind for kind in TunnelType if kind is not TunnelType.GUE]})]
+        | None
+    ) = Field(
+        default=None,
+        description="With `forwarding: tunnel`: how. Default: ipip. The real servers must unwrap it.",
+    )
+    one_packet: Flag | None = Field(
+        default=None,
+        description="UDP: every packet is scheduled by itself, and no connection is kept. Default: true for udp with "
+        "`forwarding: dr` or `tunnel` and without `persistence`, else false. false: a client that always sends from "
+        "the same port stays with its real server until it pauses for `timeouts.udp`.",
+    )
+    persistence: (
+        Annotated[
+            Persistence,
+            _or_text({"anyOf": [_DURATION_TEXT, {"type": "integer", "minimum": 1, "maximum": _DAY}]}),
+        ]
+        | None
+    ) = Field(default=None, description="Whether a client stays with its real server. Default: it does not.")
+    expire_failed: Expiry | None = Field(
+        default=None,
+        description="When a real server has failed for this long its connections are ended, so that the clients come "
+        "to another one; the kernel alone would keep them there for as long as the client sends. 0 to 24h, or never. "
+        "Default: 60s, with udp 0.",
     )
     quorum: Quorum = Field(default=Quorum(), description="How many usable real servers the VIP needs.")
 
     SHARED: ClassVar[frozenset[str]] = frozenset(
-        {"protocol", "pool", "check", "scheduler", "flags", "forwarding", "quorum"}
+        {
+            "protocol",
+            "mark",
+            "pool",
+            "check",
+            "scheduler",
+            "flags",
+            "forwarding",
+            "tunnel",
+            "one_packet",
+            "persistence",
+            "expire_failed",
+            "quorum",
+        }
     )
 
 
 class Service(Serving):
-    """One protocol and port of a VIP."""
+    """One protocol and port of a VIP, or a firewall mark."""
 
-    model_config = ConfigDict(json_schema_extra=_required("port", "pool"))
+    model_config = ConfigDict(
+        json_schema_extra={
+            "required": ["pool"],
+            "oneOf": [{"required": ["port"]}, {"required": ["mark"]}],
+        }
+    )
 
     port: Port | None = Field(default=None, description="The port that is served.")
 
@@ -703,6 +963,12 @@ class File(Part):
         description="manage: kernel settings that IPVS needs are set. check: they are only reported.",
     )
     timing: Timing = Field(default=Timing(), description="How long things may take.")
+    timeouts: Timeouts | None = Field(
+        default=None, description="IPVS timeouts. Default: the kernel's are left as they are."
+    )
+    connection_sync: ConnectionSync | None = Field(
+        default=None, description="Exchange of connections between the balancers. Default: none."
+    )
     bgp: Bgp | None = Field(default=None, description="The BGP side.")
     checks: dict[str, Check] = Field(default={}, description="Checks, by name.")
     pools: dict[str, Pool] = Field(default={}, description="Pools of real servers, by name.")
@@ -716,10 +982,16 @@ def keys_at(location: tuple[str | int, ...]) -> tuple[str, ...]:
         kind = _inside(kind, part)
         if kind is None:
             return ()
+    kind = _bare(kind)
+    if _is_union(kind):
+        kind = next((bare for bare in map(_bare, get_args(kind)) if _is_part(bare)), kind)
+    return tuple(kind.model_fields) if _is_part(kind) else ()
+
+
+def _bare(kind: Any) -> Any:
     while get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
-    kind = next((k for k in get_args(kind) if _is_part(k)), kind) if _is_union(kind) else kind
-    return tuple(kind.model_fields) if _is_part(kind) else ()
+    return kind
 
 
 def _inside(kind: Any, part: str | int) -> Any:

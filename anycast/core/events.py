@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from anycast.core.health import Result
-from anycast.core.kernel import KernelOp, Snapshot
+from anycast.core.kernel import Failure, KernelOp, Snapshot
 from anycast.core.maintenance import Maintenance
 from anycast.core.model import Config, Prefix, Target
 from anycast.core.report import Report
@@ -28,10 +28,10 @@ class Probed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelRead:
-    """The kernel as read just now. `problems`: operations of the last program that failed, in words."""
+    """The kernel as read just now. `failures`: of the program before it."""
 
     snapshot: Snapshot
-    problems: tuple[str, ...] = ()
+    failures: tuple[Failure, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +69,7 @@ class Reconfigured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaintenanceSet:
-    """`entry` None ends it. `scope`: the name of a VIP, or `maintenance.NODE`."""
+    """`entry` None ends it. `scope`: the name of a VIP, `POOL/SERVER`, or `maintenance.NODE`."""
 
     scope: str
     entry: Maintenance | None

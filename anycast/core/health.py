@@ -60,6 +60,10 @@ class Health:
     detail: str = ""  # of the last outcome that was not plain success
     unknown: bool = False  # the last run proved nothing
 
+    @property
+    def is_up(self) -> bool:
+        return self.phase is Phase.UP or self.phase is Phase.FALLING
+
 
 def advance(health: Health, result: Result, check: Check, now: float) -> Health:
     """The health after one more result. Returns the same object when nothing changed."""

@@ -1,13 +1,16 @@
-"""All that the core wants of the node's kernel besides IPVS: VIP addresses and sysctls, and the whole diff."""
+"""All that the core wants of the node's kernel besides IPVS services: VIP addresses, sysctls, timeouts, connection
+sync, and the whole diff.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from enum import StrEnum
+from typing import NamedTuple, TypeAlias, assert_never
 
 from anycast.core import ipvs
-from anycast.core.model import Address
+from anycast.core.model import Address, ConnectionSync, Timeouts
 
 # facts: IPVS creates connections from packets in mid-flow (sloppy_tcp), finds the flow an ICMP error belongs
 # to on a node that never saw the flow (schedule_icmp), and keeps a flow whose real server is being re-inserted
@@ -18,11 +21,25 @@ IPVS_SYSCTLS: Mapping[str, str] = {
     "net.ipv4.vs.expire_nodest_conn": "0",
     "net.ipv4.vs.conn_reuse_mode": "1",
 }
+# As sloppy_tcp.
+SCTP_SYSCTLS: Mapping[str, str] = {"net.ipv4.vs.sloppy_sctp": "1"}
+# A client of a server that has weight 0 is sent elsewhere, instead of for as long as it keeps coming.
+PERSISTENCE_SYSCTLS: Mapping[str, str] = {"net.ipv4.vs.expire_quiescent_template": "1"}
+# A connection is told of with its third packet and every tenth from then on. The kernel's default (3 50) leaves
+# long quiet connections unknown to the others for too long: with it nothing was synchronised in 12 s.
+SYNC_SYSCTLS: Mapping[str, str] = {"net.ipv4.vs.sync_threshold": "3 10"}
 # The answers of masqueraded connections are routed back through this node.
 NAT_SYSCTLS: Mapping[int, Mapping[str, str]] = {
     4: {"net.ipv4.ip_forward": "1"},
     6: {"net.ipv6.conf.all.forwarding": "1"},
 }
+
+
+class SyncRole(StrEnum):
+    """The kernel's two daemons. A node of an active fleet runs both."""
+
+    MASTER = "master"  # tells of its connections
+    BACKUP = "backup"  # takes in those of others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,13 +49,15 @@ class Snapshot:
     table: ipvs.Table
     addresses: frozenset[Address]  # on the VIP interface
     sysctls: Mapping[str, str]
+    timeouts: Timeouts | None = None  # None: not read
+    sync: Mapping[SyncRole, ConnectionSync] | None = None  # the daemons that run; None: not read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Desired:
     """What the kernel should hold.
 
-    `owned`: addresses that are ours to take away, with their services, when they are not desired.
+    `owned`, `owned_marks`: what is ours to take away, with its services, when it is not desired.
     `exclusive`: every IPVS service that is not desired goes.
     """
 
@@ -46,7 +65,14 @@ class Desired:
     addresses: frozenset[Address]
     sysctls: Mapping[str, str]
     owned: frozenset[Address] = frozenset()
+    owned_marks: frozenset[ipvs.MarkKey] = frozenset()
     exclusive: bool = False
+    timeouts: Timeouts | None = None  # None: whatever they are
+    sync: ConnectionSync | None = None
+    sync_owned: bool = False  # daemons that are not desired are ours to stop
+
+    def is_ours(self, key: ipvs.Key) -> bool:
+        return key in self.owned_marks if isinstance(key, ipvs.MarkKey) else key.address in self.owned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +93,73 @@ class RemoveAddress:
     address: Address
 
 
-KernelOp: TypeAlias = SetSysctl | AddAddress | RemoveAddress | ipvs.IpvsOp
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetTimeouts:
+    timeouts: Timeouts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartSync:
+    role: SyncRole
+    sync: ConnectionSync
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopSync:
+    role: SyncRole
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpireDestinations:
+    """Remove real servers and end their connections: the next packet of each finds another server, which resets it.
+
+    Removed without it they would be dropped in silence until they time out (expire_nodest_conn=0).
+    """
+
+    removals: tuple[ipvs.RemoveDestination, ...]
+
+
+KernelOp: TypeAlias = (
+    SetSysctl
+    | AddAddress
+    | RemoveAddress
+    | SetTimeouts
+    | StartSync
+    | StopSync
+    | ExpireDestinations
+    | ipvs.IpvsOp
+)
+
+
+def kind_of(op: KernelOp) -> str:
+    """What an operation changes, in one stable word: it stands in metric labels."""
+    match op:
+        case SetSysctl():
+            return "sysctl"
+        case AddAddress() | RemoveAddress():
+            return "address"
+        case SetTimeouts():
+            return "timeouts"
+        case StartSync() | StopSync():
+            return "sync"
+        case ipvs.AddService() | ipvs.SetService() | ipvs.RemoveService():
+            return "service"
+        case ipvs.MoveDestination():
+            return "order"
+        case ipvs.AddDestination() | ipvs.SetDestination() | ipvs.RemoveDestination() | ExpireDestinations():
+            return "server"
+        case _:
+            assert_never(op)
+
+
+KINDS = ("address", "order", "server", "service", "sync", "sysctl", "timeouts")
+
+
+class Failure(NamedTuple):
+    """Operations that were not carried out, and why in words."""
+
+    ops: tuple[KernelOp, ...]
+    text: str
 
 
 def diff(actual: Snapshot, desired: Desired) -> tuple[KernelOp, ...]:
@@ -78,20 +170,41 @@ def diff(actual: Snapshot, desired: Desired) -> tuple[KernelOp, ...]:
     """
     in_order = sorted(desired.addresses - actual.addresses, key=_address_order)
     gone = sorted((actual.addresses & desired.owned) - desired.addresses, key=_address_order)
-    ours = (key for key in actual.table if desired.exclusive or key.address in desired.owned)
+    ours = (key for key in actual.table if desired.exclusive or desired.is_ours(key))
     table_ops = ipvs.diff(actual.table, desired.table, ours=ours)
-    removals = tuple(op for op in table_ops if isinstance(op, ipvs.RemoveService))
+    services = tuple(op for op in table_ops if isinstance(op, ipvs.RemoveService))
+    servers = tuple(op for op in table_ops if isinstance(op, ipvs.RemoveDestination))
     return (
         *(
             SetSysctl(name=name, value=value)
             for name, value in desired.sysctls.items()
             if actual.sysctls.get(name) != value
         ),
-        *(op for op in table_ops if not isinstance(op, ipvs.RemoveService)),
+        *_timeouts(actual, desired),
+        *(op for op in table_ops if not isinstance(op, ipvs.RemoveService | ipvs.RemoveDestination)),
+        *((ExpireDestinations(removals=servers),) if servers else ()),
+        *_sync(actual, desired),
         *(AddAddress(address=address) for address in in_order),
         *(RemoveAddress(address=address) for address in gone),
-        *removals,
+        *services,
     )
+
+
+def _timeouts(actual: Snapshot, desired: Desired) -> Iterator[KernelOp]:
+    if desired.timeouts is not None and actual.timeouts != desired.timeouts:
+        yield SetTimeouts(timeouts=desired.timeouts)
+
+
+def _sync(actual: Snapshot, desired: Desired) -> Iterator[KernelOp]:
+    running = actual.sync or {}
+    for role in SyncRole:
+        present = running.get(role)
+        if present == desired.sync or (desired.sync is None and not desired.sync_owned):
+            continue
+        if present is not None:
+            yield StopSync(role=role)  # a daemon cannot be changed
+        if desired.sync is not None:
+            yield StartSync(role=role, sync=desired.sync)
 
 
 def _address_order(address: Address) -> tuple[int, int]:
@@ -99,10 +212,15 @@ def _address_order(address: Address) -> tuple[int, int]:
 
 
 def play(actual: Snapshot, ops: Iterable[KernelOp]) -> Snapshot:
-    """The kernel after `ops`. The model that tests and dry runs share."""
+    """The kernel after `ops`. The model that tests and dry runs share.
+
+    Raises KeyError for an operation on what is not there.
+    """
     sysctls = dict(actual.sysctls)
     addresses = set(actual.addresses)
-    table = dict(actual.table)
+    timeouts = actual.timeouts
+    sync = None if actual.sync is None else dict(actual.sync)
+    table_ops: list[ipvs.IpvsOp] = []
     for op in ops:
         match op:
             case SetSysctl(name=name, value=value):
@@ -111,6 +229,20 @@ def play(actual: Snapshot, ops: Iterable[KernelOp]) -> Snapshot:
                 addresses.add(address)
             case RemoveAddress(address=address):
                 addresses.discard(address)
+            case SetTimeouts():
+                timeouts = op.timeouts
+            case StartSync():
+                sync = {**(sync or {}), op.role: op.sync}
+            case StopSync():
+                sync = {role: one for role, one in (sync or {}).items() if role != op.role}
+            case ExpireDestinations(removals=removals):
+                table_ops += removals
             case _:
-                table = ipvs.play(table, (op,))
-    return Snapshot(table=table, addresses=frozenset(addresses), sysctls=sysctls)
+                table_ops.append(op)
+    return Snapshot(
+        table=ipvs.play(actual.table, table_ops),
+        addresses=frozenset(addresses),
+        sysctls=sysctls,
+        timeouts=timeouts,
+        sync=sync,
+    )

@@ -1,11 +1,19 @@
-"""Maintenance of a node or of one VIP, and the stages it takes a route through."""
+"""Maintenance of a node, of one VIP or of one real server, and the stages it takes a route through."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
 
-NODE = ""  # the scope of the whole node; every other scope is the name of a VIP
+NODE = ""  # the scope of the whole node; another scope is the name of a VIP, or POOL/SERVER
+
+
+def server_scope(pool: str, server: str) -> str:
+    return f"{pool}/{server}"
+
+
+def is_server(scope: str) -> bool:
+    return "/" in scope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ Prefix: TypeAlias = IPv4Network | IPv6Network
 class Protocol(StrEnum):
     TCP = "tcp"
     UDP = "udp"
+    SCTP = "sctp"
 
 
 class Forwarding(StrEnum):
@@ -24,7 +25,32 @@ class Forwarding(StrEnum):
 
     DR = "dr"  # direct routing: same link, the real server holds the VIP itself
     NAT = "nat"  # masquerading: the answer comes back through the balancer
-    TUNNEL = "tunnel"  # IP in IP
+    TUNNEL = "tunnel"  # encapsulated: the real server holds the VIP itself, on any network and of any family
+
+
+class TunnelType(StrEnum):
+    """How a packet is wrapped on its way to a real server."""
+
+    IPIP = "ipip"  # IP in IP, IPv6 in either included
+    GUE = "gue"  # Generic UDP Encapsulation
+    GRE = "gre"
+
+
+class TunnelChecksum(StrEnum):
+    """By ipvsadm's names. IP in IP has none."""
+
+    NONE = "nocsum"
+    FULL = "csum"
+    REMOTE = "remcsum"  # remote checksum offload, GUE only
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tunnel:
+    """`port`: the UDP port a real server takes GUE at; 0 with the others."""
+
+    type: TunnelType = TunnelType.IPIP
+    port: int = 0
+    checksum: TunnelChecksum = TunnelChecksum.NONE
 
 
 class Scheduler(StrEnum):
@@ -98,15 +124,29 @@ class Target:
     address: Address
     port: int
     check: Check
+    # A target is looked up with every outcome: its hash is worked out once.
+    _hash: int = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.address, self.port, self.check)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RealServer:
-    """A real server: at most one address per family. Weight 0 means: drain, keep flows."""
+    """A real server: at most one address per family. Weight 0 means: drain, keep flows.
+
+    With `upper` connections it gets no new ones until there are fewer than `lower` (0: three quarters of
+    `upper`); `upper` 0: no limit.
+    """
 
     name: str
     addresses: tuple[Address, ...]
     weight: int = 1
+    upper: int = 0
+    lower: int = 0
     port: int | None = None  # None: the port of the service (the only choice with DR and tunnel)
 
 
@@ -126,21 +166,37 @@ class Quorum:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Service:
-    """One protocol and port of a VIP, served by a pool."""
+class Persistence:
+    """A client, or its whole network, comes to the same real server until `timeout` seconds after its last
+    connection. Prefix lengths say how large a client is; the full length is the single address.
+    """
 
-    protocol: Protocol
-    port: int
+    timeout: int = 300
+    prefix4: int = 32
+    prefix6: int = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """One protocol and port of a VIP, or a firewall mark, served by a pool."""
+
     pool: Pool
+    protocol: Protocol = Protocol.TCP  # no meaning with a mark
+    port: int = 0  # 0 with a mark
+    mark: int = 0  # firewall mark; 0: the service is a protocol and port
     scheduler: Scheduler = Scheduler.MH
     flags: frozenset[SchedulerFlag] = frozenset({SchedulerFlag.MH_PORT, SchedulerFlag.MH_FALLBACK})
     forwarding: Forwarding = Forwarding.DR
+    tunnel: Tunnel = Tunnel()
+    one_packet: bool = False  # UDP: every packet is scheduled by itself, no connection is kept
+    persistence: Persistence | None = None
+    expire_failed: float | None = None  # seconds a real server is down until its connections end; None: never
     quorum: Quorum = Quorum()
 
     @property
     def name(self) -> str:
-        """`tcp/80`: unique within a VIP."""
-        return f"{self.protocol}/{self.port}"
+        """`tcp/80`, `mark/7`: unique within a VIP."""
+        return f"mark/{self.mark}" if self.mark else f"{self.protocol}/{self.port}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +251,27 @@ class Timing:
     drain: float = 2.0  # how long the route stays with GRACEFUL_SHUTDOWN before the withdraw
     settle: float = 1.0  # between the withdraw and taking the VIP out of the kernel
     reconcile: float = 5.0  # how often the kernel is read back with nothing to do
+    server_drain: float = 60.0  # how long a real server that was taken out may finish its connections
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """Seconds after its last packet until IPVS forgets a connection."""
+
+    tcp: int = 900
+    tcp_fin: int = 120  # once a FIN has been seen
+    udp: int = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionSync:
+    """The kernel's own exchange of connections between the nodes of a fleet, by multicast."""
+
+    interface: str
+    id: int = 0  # 0 to 255; a node takes in the messages of its own id only
+    group: Address = IPv4Address("224.0.0.81")
+    port: int = 8848
+    ttl: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +282,8 @@ class Config:
     timing: Timing = Timing()
     ipvs_exclusive: bool = False  # True: IPVS services not in here are removed
     manage_sysctls: bool = True
+    timeouts: Timeouts | None = None  # None: the kernel's are left as they are
+    connection_sync: ConnectionSync | None = None
 
     def vip(self, name: str) -> Vip | None:
         return next((vip for vip in self.vips if vip.name == name), None)

@@ -5,21 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
 from ipaddress import ip_network
+from typing import TypeAlias
 
 from anycast.core import ipvs
 from anycast.core.decision import Advertise, Facts, Reason, ServiceFacts, Verdict
 from anycast.core.health import Health, Phase
-from anycast.core.kernel import IPVS_SYSCTLS, NAT_SYSCTLS, Desired, Snapshot
-from anycast.core.maintenance import NODE, Maintenance, Stage, stage
+from anycast.core.kernel import (
+    IPVS_SYSCTLS,
+    NAT_SYSCTLS,
+    PERSISTENCE_SYSCTLS,
+    SCTP_SYSCTLS,
+    SYNC_SYSCTLS,
+    Desired,
+    ExpireDestinations,
+    KernelOp,
+    Snapshot,
+)
+from anycast.core.maintenance import NODE, Maintenance, Stage, is_server, server_scope, stage
+from anycast.core.members import Memberships, first_addresses, service_key, versions
 from anycast.core.model import (
     Address,
-    Check,
-    CommandCheck,
     Config,
     Forwarding,
     Prefix,
+    Protocol,
     RealServer,
     Service,
     Target,
@@ -31,33 +41,41 @@ from anycast.core.routes import Route, drained
 UNDECIDED = Health()
 READ_FAILURES = 3  # in a row before a standing route goes: one lost netlink answer is not an outage
 STALE_AFTER = 3  # reconcile intervals without a reading of the kernel
+EXPIRE_AGAIN = 60.0  # seconds until the connections of one real server are ended once more
+
+ServerKey: TypeAlias = tuple[ipvs.Key, ipvs.DestinationKey]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelState:
     """What is known of the kernel. One read or program is under way at a time (`busy`)."""
 
-    snapshot: Snapshot | None = None
+    told: Snapshot | None = None  # as the kernel told it last
+    snapshot: Snapshot | None = None  # the same with the table weights that it does not tell
     read_at: float = 0.0  # of the snapshot
     error: str | None = None
     failures: int = 0
     problems: tuple[str, ...] = ()
     busy: bool = False
+    under_way: tuple[KernelOp, ...] = ()  # the program that is being carried out
     attempted: Desired | None = None  # what the last program aimed at, while that is not reached
     failed_vips: frozenset[str] = frozenset()  # still different after a program
     next_read: float = 0.0
     retry_at: float = math.inf  # of a program that did not reach what it aimed at
+    reached: bool = False  # it has held what is desired now
     programs: int = 0
-    adopted: frozenset[tuple[ipvs.ServiceKey, ipvs.DestinationKey]] = frozenset()
+    repairs: Mapping[str, int] = field(default_factory=dict)  # what others changed, by kind, since the start
+    adopted: frozenset[ServerKey] = frozenset()
     """Destinations found in use: they keep their weight until a check has spoken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """How the kernel differs from what a VIP needs. Both empty: proven."""
+    """How the kernel differs from what a VIP needs. Both texts empty: proven."""
 
     text: str = ""
     missing_address: str | None = None
+    final: bool = False  # it is not ours to mend
 
     @property
     def proven(self) -> bool:
@@ -86,6 +104,14 @@ class Leaving:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Retiring:
+    """A real server the configuration dropped: weight 0 until its connections are gone, or the instant `until`."""
+
+    destination: ipvs.Destination
+    until: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseState:
     seq: int = 0
     sent_at: float = 0.0
@@ -99,14 +125,20 @@ class LeaseState:
 class State:
     config: Config
     started_at: float
+    members: Memberships = field(default_factory=dict)  # of the configuration
     targets: frozenset[Target] = frozenset()
     maintenance: Mapping[str, Maintenance] = field(default_factory=dict)
     health: Mapping[Target, Health] = field(default_factory=dict)
     vips: Mapping[str, VipState] = field(default_factory=dict)
     kernel: KernelState = KernelState()
     desired: Desired = Desired(table={}, addresses=frozenset(), sysctls={})
+    services: Mapping[ipvs.Key, ServiceFacts] = field(default_factory=dict)
     differences: Mapping[str, Difference] = field(default_factory=dict)
     owned: frozenset[Address] = frozenset()  # VIP addresses of every configuration of this run
+    owned_marks: frozenset[ipvs.MarkKey] = frozenset()  # and the firewall marks of their services
+    sync_owned: bool = False  # one of them had connection sync
+    retiring: Mapping[ServerKey, Retiring] = field(default_factory=dict)
+    expired: Mapping[ServerKey, float] = field(default_factory=dict)  # when its connections were ended last
     leaving: Mapping[Address, Leaving] = field(default_factory=dict)
     lease: LeaseState = LeaseState()
     announcers: Mapping[int, Report | None] = field(default_factory=dict)
@@ -119,68 +151,15 @@ def prefix_of(address: Address) -> Prefix:
     return ip_network(address)
 
 
-def service_key(address: Address, service: Service) -> ipvs.ServiceKey:
-    return ipvs.ServiceKey(protocol=service.protocol, address=address, port=service.port)
-
-
-def server_address(server: RealServer, version: int) -> Address | None:
-    """The server's address in the family, if it has one."""
-    return next((address for address in server.addresses if address.version == version), None)
-
-
-def target_of(service: Service, server: RealServer, address: Address) -> Target:
-    port, check = _aimed(service.pool.check)
-    return Target(address=address, port=port or server.port or service.port, check=check)
-
-
-@cache
-def _aimed(check: Check) -> tuple[int | None, Check]:
-    """The check's own port, and the check without it: where it is aimed is the target's to say.
-
-    Services that end at the same port by different words then share one target.
-    """
-    kind = check.kind
-    if isinstance(kind, CommandCheck) or kind.port is None:
-        return None, check
-    return kind.port, replace(check, kind=replace(kind, port=None))
-
-
-def servers_of(service: Service, version: int) -> Iterator[tuple[RealServer, Address]]:
-    for server in service.pool.servers:
-        address = server_address(server, version)
-        if address is not None:
-            yield server, address
-
-
-def versions(vip: Vip) -> list[int]:
-    return sorted({address.version for address in vip.addresses})
-
-
-def targets(config: Config) -> frozenset[Target]:
-    return frozenset(
-        target_of(service, server, address)
-        for vip in config.vips
-        for service in vip.services
-        for version in versions(vip)
-        for server, address in servers_of(service, version)
-    )
-
-
-def target_names(config: Config) -> dict[Target, tuple[str, tuple[str, ...]]]:
-    """For people: the real server a target is, and the services (`web tcp/80`) that rest on it."""
-    names: dict[Target, tuple[str, tuple[str, ...]]] = {}
-    for vip in config.vips:
-        for service in vip.services:
-            for version in versions(vip):
-                for server, address in servers_of(service, version):
-                    target = target_of(service, server, address)
-                    _, services = names.get(target, (server.name, ()))
-                    names[target] = (server.name, (*services, f"{vip.name} {service.name}"))
-    return names
-
-
 def wanted_sysctls(config: Config) -> dict[str, str]:
     wanted = dict(IPVS_SYSCTLS)
+    services = [service for vip in config.vips for service in vip.services]
+    if any(service.protocol is Protocol.SCTP for service in services):
+        wanted |= SCTP_SYSCTLS
+    if any(service.persistence is not None for service in services):
+        wanted |= PERSISTENCE_SYSCTLS
+    if config.connection_sync is not None:
+        wanted |= SYNC_SYSCTLS
     for vip in config.vips:
         if any(service.forwarding is Forwarding.NAT for service in vip.services):
             for version in versions(vip):
@@ -190,55 +169,133 @@ def wanted_sysctls(config: Config) -> dict[str, str]:
 
 def desired_kernel(state: State) -> Desired:
     """What the kernel should hold: the configuration with weights by health, and what is still leaving."""
-    table: dict[ipvs.ServiceKey, ipvs.ServiceEntry] = {}
+    table: dict[ipvs.Key, ipvs.ServiceEntry] = {}
     addresses: set[Address] = set()
     for vip in state.config.vips:
         for address in vip.addresses:
             addresses.add(address)
             for service in vip.services:
-                table[service_key(address, service)] = _entry(state, address, service)
+                key = service_key(address, service)
+                table[key] = _entry(state, key)
+    for (key, _), retiring in state.retiring.items():
+        table[key] = _with(table[key], replace(retiring.destination, weight=0))
     for address, leaving in state.leaving.items():
         addresses.add(address)
-        table.update(leaving.table)
+        for key, entry in leaving.table.items():
+            table.setdefault(key, entry)  # a firewall mark may serve an address that stays
     return Desired(
         table=table,
         addresses=frozenset(addresses),
         sysctls=wanted_sysctls(state.config) if state.config.manage_sysctls else {},
         owned=state.owned,
+        owned_marks=state.owned_marks,
         exclusive=state.config.ipvs_exclusive,
+        timeouts=state.config.timeouts,
+        sync=state.config.connection_sync,
+        sync_owned=state.sync_owned,
     )
 
 
-def _entry(state: State, address: Address, service: Service) -> ipvs.ServiceEntry:
-    key = service_key(address, service)
-    destinations = [
-        _destination(state, key, service, server, server_ip)
-        for server, server_ip in servers_of(service, address.version)
-    ]
-    return ipvs.ServiceEntry(
-        scheduler=service.scheduler,
-        flags=service.flags,
-        destinations=tuple(sorted(destinations, key=ipvs.canonical)),
+def _with(entry: ipvs.ServiceEntry, destination: ipvs.Destination) -> ipvs.ServiceEntry:
+    destinations = (*entry.destinations, destination)
+    return replace(entry, destinations=tuple(sorted(destinations, key=ipvs.canonical)))
+
+
+def _entry(state: State, key: ipvs.Key) -> ipvs.ServiceEntry:
+    membership = state.members[key]
+    drained = drained_scopes(state)
+    adopted = state.kernel.adopted
+    destinations: list[ipvs.Destination] = []
+    for member in membership.members:
+        health = state.health.get(member.target, UNDECIDED)
+        usable = health.is_up or (health.phase is Phase.UNDECIDED and (key, member.up.key) in adopted)
+        destinations.append(member.up if usable and member.scope not in drained else member.down)
+    return replace(membership.empty, destinations=tuple(destinations))
+
+
+def drained_scopes(state: State) -> frozenset[str]:
+    """`POOL/SERVER` of what was taken out by command."""
+    return frozenset(scope for scope in state.maintenance if is_server(scope))
+
+
+def is_drained(state: State, service: Service, server: RealServer) -> bool:
+    """Somebody took the server out, by the configuration or by command: it keeps the connections it has."""
+    return server.weight == 0 or server_scope(service.pool.name, server.name) in state.maintenance
+
+
+def connections_of(state: State, scope: str) -> int:
+    """Active connections of the real server `POOL/SERVER` through this node, as last read."""
+    table = state.kernel.snapshot.table if state.kernel.snapshot is not None else {}
+    count = 0
+    for key, membership in state.members.items():
+        ours = {member.up.key for member in membership.members if member.scope == scope}
+        if ours and key in table:
+            count += sum(one.active for one in table[key].destinations if one.key in ours)
+    return count
+
+
+def is_at_rest(state: State, scope: str) -> bool:
+    """Whether a drained real server has been read back without new clients or active connections."""
+    entry = state.maintenance.get(scope)
+    read = state.kernel.snapshot is not None and not state.kernel.busy and state.kernel.reached
+    since = entry.began if entry is not None else None
+    return read and (since is None or state.kernel.read_at > since) and connections_of(state, scope) == 0
+
+
+def would_fall(state: State, scope: str) -> tuple[str, ...]:
+    """The services, as `web tcp/80 IPv4`, that could not stay up without the real server `scope`."""
+    without = replace(
+        state, maintenance={**state.maintenance, scope: Maintenance(reason="", by="", since=0.0)}
+    )
+    return tuple(
+        f"{vip.name} {now.name}"
+        for vip in state.config.vips
+        for service in vip.services
+        for key in (service_key(address, service) for address in first_addresses(vip))
+        for now in (state.services[key],)
+        if service_facts(without, key, service).usable < service.quorum.low <= now.usable
     )
 
 
-def _destination(
-    state: State, key: ipvs.ServiceKey, service: Service, server: RealServer, address: Address
-) -> ipvs.Destination:
-    port = server.port or service.port
-    health = state.health.get(target_of(service, server, address), UNDECIDED)
-    if health.phase is Phase.UNDECIDED:
-        usable = (key, (address, port)) in state.kernel.adopted
-    else:
-        usable = health.phase.is_up
-    return ipvs.Destination(
-        address=address,
-        port=port,
-        weight=server.weight if usable else 0,
-        forwarding=service.forwarding,
-        # A destination inserted with 0 is left out of the Maglev table, on this node alone.
-        table_weight=max(1, server.weight),
-    )
+def expiries(state: State, snapshot: Snapshot, now: float) -> ExpireDestinations | None:
+    """What ends the connections of real servers that will not come back for them; None: nothing does.
+
+    Such a server failed for as long as its service says, or it was taken out and the protocol has no connections
+    that could end by themselves. With weight 0 alone the kernel keeps both for as long as the client goes on
+    sending.
+    """
+    found: dict[ServerKey, None] = {}
+    for vip in state.config.vips:
+        for address in vip.addresses:
+            for service in vip.services:
+                key = service_key(address, service)
+                entry = snapshot.table.get(key)
+                if entry is None or service.one_packet:
+                    continue
+                held = {
+                    one.key for one in entry.destinations if not one.weight and (one.active or one.inactive)
+                }
+                found.update(dict.fromkeys(_lost(state, key, service, held, now)) if held else {})
+    removals = tuple(ipvs.RemoveDestination(service=key, key=at) for key, at in found)
+    return ExpireDestinations(removals=removals) if removals else None
+
+
+def _lost(
+    state: State, key: ipvs.Key, service: Service, held: set[ipvs.DestinationKey], now: float
+) -> Iterator[ServerKey]:
+    drained = drained_scopes(state)
+    for member in state.members[key].members:
+        at = member.up.key
+        rested = now >= state.expired.get((key, at), -math.inf) + EXPIRE_AGAIN
+        if at not in held or not rested:
+            continue
+        taken_out = not member.in_use or member.scope in drained
+        health = state.health.get(member.target, UNDECIDED)
+        failed = health.phase is not Phase.UNDECIDED and not health.is_up
+        if (taken_out and service.protocol is Protocol.UDP) or (
+            failed and service.expire_failed is not None and now >= health.since + service.expire_failed
+        ):
+            yield key, at
 
 
 def difference(state: State, vip: Vip) -> Difference:
@@ -256,12 +313,13 @@ def _address_difference(state: State, vip: Vip, address: Address) -> Difference:
         actual = snapshot.table.get(key)
         if actual is None:
             return Difference(text=f"{key} is not in IPVS")
-        if not ipvs.same(actual, state.desired.table[key]):
-            return Difference(text=f"{key} is not in IPVS as it should be")
+        if apart := ipvs.apart(actual, state.desired.table[key]):
+            return Difference(text=f"{key}: {apart}")
     for name, value in wanted_sysctls(state.config).items():
         found = snapshot.sysctls.get(name)
         if found != value:
-            return Difference(text=f"{name} is {found or 'not there'}, {value} is needed")
+            final = not state.config.manage_sysctls
+            return Difference(text=f"{name} is {found or 'not there'}, {value} is needed", final=final)
     if address not in snapshot.addresses:
         where = f"{address} on {state.config.node.interface}"
         return Difference(text=f"{where} is missing", missing_address=where)
@@ -284,7 +342,9 @@ def facts(state: State, vip: Vip, now: float) -> Facts:
         missing_address=apart.missing_address,
         difference=apart.text,
         services=tuple(
-            _service_facts(state, service, version) for service in vip.services for version in versions(vip)
+            state.services[service_key(address, service)]
+            for service in vip.services
+            for address in first_addresses(vip)
         ),
         advertised=advertised,
     )
@@ -303,22 +363,35 @@ def stale_at(state: State) -> float:
     return state.kernel.read_at + STALE_AFTER * state.config.timing.reconcile
 
 
-def _service_facts(state: State, service: Service, version: int) -> ServiceFacts:
+def service_facts(state: State, key: ipvs.Key, service: Service) -> ServiceFacts:
     usable = undecided = total = 0
-    for server, address in servers_of(service, version):
-        health = state.health.get(target_of(service, server, address), UNDECIDED)
+    drained = drained_scopes(state)
+    for member in state.members[key].members:
         total += 1
-        if server.weight == 0:
-            continue  # drained: whatever its check says, it takes no new client
+        if not member.in_use or member.scope in drained:
+            continue  # whatever its check says, it takes no new client
+        health = state.health.get(member.target, UNDECIDED)
+        usable += health.is_up
         undecided += health.phase is Phase.UNDECIDED
-        usable += health.phase.is_up
     return ServiceFacts(
-        name=f"{service.name} IPv{version}",
+        name=f"{service.name} IPv{ipvs.version_of(key)}",
         usable=usable,
         undecided=undecided,
         total=total,
         quorum=service.quorum,
     )
+
+
+def all_service_facts(state: State) -> dict[ipvs.Key, ServiceFacts]:
+    """Of every service; those of one family of a VIP are alike."""
+    found: dict[ipvs.Key, ServiceFacts] = {}
+    for vip in state.config.vips:
+        for service in vip.services:
+            for version in versions(vip):
+                first, *others = [service_key(a, service) for a in vip.addresses if a.version == version]
+                found[first] = service_facts(state, first, service)
+                found.update(dict.fromkeys(others, found[first]))
+    return found
 
 
 def desired_routes(state: State) -> tuple[Route, ...]:
@@ -344,7 +417,7 @@ def desired_routes(state: State) -> tuple[Route, ...]:
 
 def _may_come_up(state: State, vip: Vip, address: Address) -> bool:
     enough = all(
-        _service_facts(state, service, address.version).usable >= service.quorum.high
+        state.services[service_key(address, service)].usable >= service.quorum.high
         for service in vip.services
     )
     return enough and state.kernel.error is None and _address_difference(state, vip, address).proven

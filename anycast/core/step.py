@@ -7,11 +7,13 @@ waits: a slow effect answers by a later event.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
 from anycast.core import health as healths
+from anycast.core import ipvs
 from anycast.core import kernel as kernels
 from anycast.core.decision import Advertise, Reason, decide
 from anycast.core.events import (
@@ -37,25 +39,27 @@ from anycast.core.events import (
     StopRequested,
     Tick,
 )
-from anycast.core.ipvs import DestinationKey, ServiceKey
 from anycast.core.maintenance import Maintenance, drain_ends
-from anycast.core.model import Address, Config, Prefix, Target
+from anycast.core.members import keys_of, marks, memberships, target_names, targets
+from anycast.core.model import Address, Config, Prefix, Scheduler, Target
 from anycast.core.report import Report
 from anycast.core.state import (
     UNDECIDED,
     KernelState,
     LeaseState,
     Leaving,
+    Retiring,
+    ServerKey,
     State,
     VipState,
+    all_service_facts,
     desired_kernel,
     desired_routes,
     difference,
+    expiries,
     facts,
     prefix_of,
     stale_at,
-    target_names,
-    targets,
     wanted_sysctls,
 )
 
@@ -74,9 +78,12 @@ def begin(
     state = State(
         config=config,
         started_at=now,
+        members=memberships(config),
         targets=targets(config),
         maintenance=dict(maintenance),
         owned=frozenset(address for vip in config.vips for address in vip.addresses),
+        owned_marks=marks(config),
+        sync_owned=config.connection_sync is not None,
         vips={vip.name: VipState(since=now) for vip in config.vips},
         kernel=KernelState(next_read=now),
     )
@@ -105,6 +112,7 @@ def next_wake(state: State, now: float) -> float:
     # These change a verdict by passing; once past, they have nothing more to say.
     thresholds = [drain_ends(entry, drain) for entry in state.maintenance.values()]
     thresholds.append(stale_at(state) if state.kernel.snapshot is not None else None)
+    thresholds += [retiring.until for retiring in state.retiring.values()]
     times = [instant for instant in thresholds if instant is not None and instant > now]
     times += [_lease_due(state), _kernel_due(state)]
     times += [_leave_due(state, leaving) for leaving in state.leaving.values()]
@@ -195,25 +203,46 @@ def _kernel_read(state: State, event: KernelRead, now: float) -> Step:
     effects: list[Effect] = []
     if kernel.error is not None:
         effects.append(Log(event="kernel.available"))
-    if event.problems and event.problems != kernel.problems:
-        effects.append(Log(event="kernel.program_failed", fields={"problems": event.problems}, level="error"))
+    problems = tuple(failure.text for failure in event.failures if failure.text)
+    if problems and problems != kernel.problems:
+        effects.append(Log(event="kernel.program_failed", fields={"problems": problems}, level="error"))
     kernel = replace(
         kernel,
-        snapshot=event.snapshot,
+        told=event.snapshot,
+        snapshot=_annotated(kernel, event),
         read_at=now,
         error=None,
         failures=0,
-        problems=event.problems,
+        problems=problems,
         busy=False,
+        under_way=(),
         next_read=now + state.config.timing.reconcile,
         adopted=_in_use(event.snapshot) if first else kernel.adopted,
     )
     return replace(state, kernel=kernel), effects
 
 
-def _in_use(
-    snapshot: kernels.Snapshot,
-) -> frozenset[tuple[ServiceKey, DestinationKey]]:
+def _annotated(kernel: KernelState, event: KernelRead) -> kernels.Snapshot:
+    """The snapshot with the table weights that the kernel does not tell, as far as they were written by us."""
+    if kernel.snapshot is None or event.snapshot is kernel.told:
+        return kernel.snapshot or event.snapshot
+    failed = frozenset(op for failure in event.failures for op in failure.ops)
+    table = kernel.snapshot.table
+    try:
+        table = kernels.play(kernel.snapshot, [op for op in kernel.under_way if op not in failed]).table
+    except KeyError:  # another program took away what the operations were for
+        table = {}
+    return replace(event.snapshot, table=ipvs.known(event.snapshot.table, table))
+
+
+def _forgotten(kernel: KernelState) -> kernels.Snapshot | None:
+    """What was known, without the table weights of which nobody knows whether a lost program changed them."""
+    if kernel.snapshot is None or not kernel.under_way:
+        return kernel.snapshot
+    return replace(kernel.snapshot, table=ipvs.forgotten(kernel.snapshot.table))
+
+
+def _in_use(snapshot: kernels.Snapshot) -> frozenset[ServerKey]:
     return frozenset(
         (key, destination.key)
         for key, entry in snapshot.table.items()
@@ -233,6 +262,8 @@ def _kernel_failed(state: State, reason: str, now: float) -> Step:
         error=reason,
         failures=kernel.failures + 1,
         busy=False,
+        snapshot=_forgotten(kernel),
+        under_way=(),
         attempted=None,
         next_read=now + wait,
         retry_at=math.inf,
@@ -274,6 +305,7 @@ def _reconfigured(state: State, config: Config, now: float) -> Step:
     leaving = {address: entry for address, entry in state.leaving.items() if address not in new}
     for address in old - new:
         leaving[address] = _leave(state, address, now)
+    marked = marks(config)
     wanted = targets(config)
     vips = {vip.name: state.vips.get(vip.name) or VipState(since=now) for vip in config.vips}
     snapshot = state.kernel.snapshot
@@ -286,18 +318,43 @@ def _reconfigured(state: State, config: Config, now: float) -> Step:
     after = replace(
         state,
         config=config,
+        members=memberships(config),
         targets=wanted,
         health={target: health for target, health in state.health.items() if target in wanted},
         vips=vips,
         leaving=leaving,
         owned=state.owned | new,
+        owned_marks=state.owned_marks | marked,
+        sync_owned=state.sync_owned or config.connection_sync is not None,
+        retiring={},
         kernel=kernel,
     )
-    return after, [SetTargets(targets=wanted)]
+    return replace(after, retiring=_retire(state, after, now)), [SetTargets(targets=wanted)]
+
+
+def _retire(before: State, after: State, now: float) -> dict[ServerKey, Retiring]:
+    """The real servers of services that stay which `after` has no more, as far as the kernel has them."""
+    snapshot = before.kernel.snapshot
+    until = now + after.config.timing.server_drain
+    retiring: dict[ServerKey, Retiring] = {}
+    for key, entry in desired_kernel(after).table.items():
+        old = before.desired.table.get(key)
+        if old is None or snapshot is None or key not in snapshot.table:
+            continue
+        present = {one.key for one in snapshot.table[key].destinations}
+        staying = {one.key for one in entry.destinations}
+        gone = [one for one in old.destinations if one.key in present and one.key not in staying]
+        if entry.scheduler == Scheduler.MH and len(staying) + len(gone) > ipvs.MAGLEV_SLOTS:
+            continue  # the kernel would leave some of them out of its table
+        for one in gone:
+            present_retiring = before.retiring.get((key, one.key))
+            retiring[key, one.key] = present_retiring or Retiring(destination=one, until=until)
+    return retiring
 
 
 def _leave(state: State, address: Address, now: float) -> Leaving:
-    table = {key: entry for key, entry in state.desired.table.items() if key.address == address}
+    keys = {key for vip in state.config.vips if address in vip.addresses for key in keys_of(vip, address)}
+    table = {key: entry for key, entry in state.desired.table.items() if key in keys}
     # Before the first lease of ours the one of the agent before us may still stand.
     runs_out = max(state.lease.runs_out, state.started_at + state.config.timing.lease_ttl, now)
     return Leaving(table=table, runs_out=runs_out, seq=state.lease.seq + 1)
@@ -329,6 +386,8 @@ def _maintenance_fields(scope: str, entry: Maintenance) -> dict[str, object]:
 def _settle(before: State, state: State, now: float, *, greet: bool = False) -> Step:
     """Draw every conclusion from what is known now."""
     effects: list[Effect] = []
+    state, more = _finish_retiring(state, now)
+    effects += more
     state = _want(before, _finish_leaving(state, now))
     state, more = _judge(state, now)
     effects += more
@@ -339,6 +398,29 @@ def _settle(before: State, state: State, now: float, *, greet: bool = False) -> 
     state, more = _finish_stop(state, now)
     effects += more
     return state, effects
+
+
+def _finish_retiring(state: State, now: float) -> Step:
+    """A real server the configuration dropped goes once its connections are gone, or its time is up."""
+    snapshot = state.kernel.snapshot
+    if not state.retiring or snapshot is None:
+        return state, []
+    left: dict[ServerKey, Retiring] = {}
+    effects: list[Effect] = []
+    for (key, at), retiring in state.retiring.items():
+        entry = snapshot.table.get(key)
+        found = next((one for one in entry.destinations if one.key == at), None) if entry else None
+        if found is not None and (found.weight or found.active) and now < retiring.until:
+            left[key, at] = retiring
+            continue
+        fields = {
+            "service": str(key),
+            "address": str(at[0]),
+            "port": at[1],
+            "connections": found.active if found else 0,
+        }
+        effects.append(Log(event="server.removed", fields=fields))
+    return (state if len(left) == len(state.retiring) else replace(state, retiring=left)), effects
 
 
 def _finish_leaving(state: State, now: float) -> State:
@@ -372,6 +454,7 @@ def _leave_due(state: State, leaving: Leaving) -> float:
 def _want(before: State, state: State) -> State:
     """What the kernel should hold, and how it differs, when either can have changed."""
     if not _same_inputs(before, state):
+        state = replace(state, services=all_service_facts(state))
         desired = desired_kernel(state)
         if desired != state.desired:
             state = replace(state, desired=desired)
@@ -382,7 +465,8 @@ def _want(before: State, state: State) -> State:
     kernel = state.kernel
     # Read after a program that aimed at just this: what differs now, could not be mended.
     tried = _fresh(before, state) and kernel.attempted == state.desired
-    kernel = replace(kernel, failed_vips=apart if tried else kernel.failed_vips & apart)
+    final = frozenset(name for name, each in differences.items() if each.final)
+    kernel = replace(kernel, failed_vips=apart if tried else (kernel.failed_vips & apart) | final)
     return replace(state, differences=differences, kernel=kernel)
 
 
@@ -390,14 +474,16 @@ def _same_inputs(before: State, state: State) -> bool:
     return (
         state.config is before.config
         and state.health is before.health
+        and state.maintenance is before.maintenance
         and state.leaving is before.leaving
+        and state.retiring is before.retiring
         and state.kernel.adopted is before.kernel.adopted
         and len(state.differences) == len(state.config.vips)
     )
 
 
 def _fresh(before: State, state: State) -> bool:
-    return state.kernel.snapshot is not before.kernel.snapshot
+    return state.kernel.told is not before.kernel.told
 
 
 def _judge(state: State, now: float) -> Step:
@@ -481,32 +567,76 @@ def _drive_kernel(before: State, state: State, now: float) -> Step:
     if kernel.busy or state.stopping_since is not None:
         return state, []
     sysctls = tuple(wanted_sysctls(state.config))
-    if kernel.snapshot is not None and kernel.error is None:
+    changed = state.desired is not before.desired
+    snapshot = kernel.snapshot
+    if changed:
+        kernel = replace(kernel, reached=False)
+    if snapshot is not None and kernel.error is None:
         fresh = _fresh(before, state)
-        if fresh or state.desired is not before.desired or now >= kernel.retry_at:
-            ops = kernels.diff(kernel.snapshot, state.desired)
+        if fresh or changed or now >= kernel.retry_at:
+            ops = kernels.diff(snapshot, state.desired)
             if not ops:
-                kernel = replace(kernel, attempted=None, retry_at=math.inf)
+                kernel = replace(kernel, attempted=None, retry_at=math.inf, reached=True)
+                if fresh and (expire := expiries(state, snapshot, now)):
+                    return _expire(state, kernel, snapshot, expire, now)
             elif fresh and kernel.attempted == state.desired:
                 kernel = replace(kernel, retry_at=now + RETRY_PROGRAM)
             else:
-                kernel = replace(
-                    kernel,
-                    busy=True,
-                    attempted=state.desired,
-                    retry_at=math.inf,
-                    programs=kernel.programs + 1,
-                )
-                effects: list[Effect] = [ProgramKernel(ops=ops, sysctls=sysctls)]
-                if state.kernel.attempted != state.desired:  # else it is the same once more, every second
-                    apart = dict.fromkeys(each.text for each in state.differences.values() if each.text)
-                    fields = {"operations": len(ops), "found": "; ".join(apart)}
-                    effects.insert(0, Log(event="kernel.programmed", fields=fields))
-                return replace(state, kernel=kernel), effects
+                return _program(state, kernel, ops)
     if now >= kernel.next_read:
         kernel = replace(kernel, busy=True)
         return replace(state, kernel=kernel), [ReadKernel(sysctls=sysctls)]
     return replace(state, kernel=kernel), []
+
+
+def _program(state: State, kernel: KernelState, ops: tuple[kernels.KernelOp, ...]) -> Step:
+    """Change the kernel. What it held once and holds no more, somebody else changed."""
+    again = kernel.attempted == state.desired  # the same once more, every second
+    drifted = kernel.reached
+    repairs = dict(kernel.repairs)
+    for kind, count in Counter(map(kernels.kind_of, ops)).items() if drifted else ():
+        repairs[kind] = repairs.get(kind, 0) + count
+    kernel = replace(
+        kernel,
+        busy=True,
+        under_way=ops,
+        attempted=state.desired,
+        retry_at=math.inf,
+        reached=False,
+        programs=kernel.programs + 1,
+        repairs=repairs,
+    )
+    effects: list[Effect] = [ProgramKernel(ops=ops, sysctls=tuple(wanted_sysctls(state.config)))]
+    if not again:
+        apart = dict.fromkeys(each.text for each in state.differences.values() if each.text)
+        fields: dict[str, object] = {"operations": len(ops), "found": "; ".join(apart)}
+        if drifted:
+            fields["kinds"] = sorted({kernels.kind_of(op) for op in ops})
+        event = "kernel.drifted" if drifted else "kernel.programmed"
+        effects.insert(0, Log(event=event, fields=fields, level="warning" if drifted else "info"))
+    return replace(state, kernel=kernel), effects
+
+
+def _expire(
+    state: State,
+    kernel: KernelState,
+    snapshot: kernels.Snapshot,
+    expire: kernels.ExpireDestinations,
+    now: float,
+) -> Step:
+    """End connections, and put the servers back to their place in the order."""
+    ops = (expire, *kernels.diff(kernels.play(snapshot, (expire,)), state.desired))
+    expired = {(op.service, op.key): now for op in expire.removals}
+    kernel = replace(kernel, busy=True, under_way=ops, programs=kernel.programs + 1)
+    fields = {
+        "services": sorted({str(op.service) for op in expire.removals}),
+        "servers": sorted({str(op.key[0]) for op in expire.removals}),
+    }
+    effects: list[Effect] = [
+        Log(event="server.connections_expired", fields=fields),
+        ProgramKernel(ops=ops, sysctls=tuple(wanted_sysctls(state.config))),
+    ]
+    return replace(state, kernel=kernel, expired={**state.expired, **expired}), effects
 
 
 def _kernel_due(state: State) -> float:

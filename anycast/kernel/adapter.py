@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
-from collections.abc import Callable, Iterable, Sequence
-from typing import assert_never
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeAlias, assert_never
 
 from anycast.core.ipvs import IpvsOp
-from anycast.core.kernel import AddAddress, KernelOp, RemoveAddress, SetSysctl, Snapshot
+from anycast.core.kernel import (
+    AddAddress,
+    ExpireDestinations,
+    Failure,
+    KernelOp,
+    RemoveAddress,
+    SetSysctl,
+    SetTimeouts,
+    Snapshot,
+    StartSync,
+    StopSync,
+)
 from anycast.kernel import addresses, events, sysctl
 from anycast.kernel.errors import KernelUnavailable
 from anycast.kernel.ipvs import Ipvs
+
+# The kernel looks for connections without a real server a jiffy after a removal, in a thread of its own.
+EXPIRY = 0.1  # seconds
+_EXPIRE_NODEST = "net.ipv4.vs.expire_nodest_conn"
+
+_Single: TypeAlias = SetSysctl | AddAddress | RemoveAddress | SetTimeouts | StartSync | StopSync
 
 
 class Kernel:
@@ -35,18 +54,28 @@ class Kernel:
             raise KernelUnavailable(
                 f"addresses of {self._interface}: {_reason(error, self._interface)}"
             ) from error
-        return Snapshot(table=reading.table, addresses=present, sysctls=sysctl.read(wanted_sysctls))
+        return Snapshot(
+            table=reading.table,
+            addresses=present,
+            sysctls=sysctl.read(wanted_sysctls),
+            timeouts=reading.timeouts,
+            sync=reading.sync,
+        )
 
-    async def play(self, ops: Sequence[KernelOp]) -> tuple[str, ...]:
-        """Carries out `ops` in order. Returns one text per operation that failed: which, why, what to do.
+    async def play(self, ops: Sequence[KernelOp]) -> tuple[Failure, ...]:
+        """Carries out `ops` in order. Returns what failed, and in words why and what to do.
 
         What failed hinders no other operation. After a failure read again.
         """
-        failures: list[str] = []
+        failures: list[Failure] = []
         table_ops: list[IpvsOp] = []  # neighbours, for they go out in batches
         for op in ops:
             match op:
-                case SetSysctl() | AddAddress() | RemoveAddress():
+                case ExpireDestinations():
+                    failures += await self._ipvs.play(table_ops)
+                    table_ops = []
+                    failures += await self._expire(op)
+                case SetSysctl() | AddAddress() | RemoveAddress() | SetTimeouts() | StartSync() | StopSync():
                     failures += await self._ipvs.play(table_ops)
                     table_ops = []
                     failures += await self._perform(op)
@@ -66,26 +95,49 @@ class Kernel:
         """Leaves the kernel as it is. A later call opens everything again."""
         self._ipvs.close()
 
-    async def _perform(self, op: SetSysctl | AddAddress | RemoveAddress) -> tuple[str, ...]:
+    async def _expire(self, op: ExpireDestinations) -> tuple[Failure, ...]:
+        # The removals count, whether or not the connections can be ended: those that cannot time out.
+        with self._expiring():
+            failures = await self._ipvs.play(op.removals)
+            await asyncio.sleep(EXPIRY)
+        return failures
+
+    @contextlib.contextmanager
+    def _expiring(self) -> Iterator[None]:
+        with contextlib.suppress(OSError):
+            if self._sysctls_managed:
+                sysctl.write(_EXPIRE_NODEST, "1")
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                if self._sysctls_managed:
+                    sysctl.write(_EXPIRE_NODEST, "0")
+
+    async def _perform(self, op: _Single) -> tuple[Failure, ...]:
         try:
             match op:
                 case SetSysctl(name=name, value=value) if not self._sysctls_managed:
-                    return (f"{self._what(op)}: manage_sysctls is off: run `sysctl -w {name}={value}`",)
+                    why = f"manage_sysctls is off: run `sysctl -w {name}={value}`"
+                    return (Failure((op,), f"{self._what(op)}: {why}"),)
                 case SetSysctl(name=name, value=value):
                     sysctl.write(name, value)
                 case AddAddress(address=address):
                     await addresses.add(self._interface, address)
                 case RemoveAddress(address=address):
                     await addresses.remove(self._interface, address)
+                case SetTimeouts() | StartSync() | StopSync():
+                    await self._ipvs.configure(op)
                 case _:
                     assert_never(op)
         except OSError as error:
-            return (f"{self._what(op)}: {_reason(error, self._interface)}",)
+            why = _why(op, error) or _reason(error, self._interface)
+            return (Failure((op,), f"{self._what(op)}: {why}"),)
         except KernelUnavailable as error:
-            return (f"{self._what(op)}: {error.reason}",)
+            return (Failure((op,), f"{self._what(op)}: {error.reason}"),)
         return ()
 
-    def _what(self, op: SetSysctl | AddAddress | RemoveAddress) -> str:
+    def _what(self, op: _Single) -> str:
         match op:
             case SetSysctl(name=name, value=value):
                 return f"set sysctl {name} to {value}"
@@ -93,8 +145,37 @@ class Kernel:
                 return f"add address {address} to {self._interface}"
             case RemoveAddress(address=address):
                 return f"remove address {address} from {self._interface}"
+            case SetTimeouts(timeouts=timeouts):
+                return f"set timeouts to {timeouts.tcp} {timeouts.tcp_fin} {timeouts.udp} s"
+            case StartSync(role=role, sync=sync):
+                return f"start connection sync, {role} on {sync.interface}"
+            case StopSync(role=role):
+                return f"stop connection sync, {role}"
             case _:
                 assert_never(op)
+
+
+def _why(op: _Single, error: OSError) -> str | None:
+    """None: for the reasons that every operation may have."""
+    code = errno.errorcode.get(error.errno or 0, error.errno)
+    match op, error.errno:
+        case StartSync(sync=sync), errno.ENODEV:
+            return f"there is no interface {sync.interface}: name another in connection_sync ({code})"
+        case StartSync(sync=sync), errno.EINVAL:
+            return (
+                "refused: no service may have a real server of the other address family, "
+                f"and {sync.group} must be a multicast group ({code})"
+            )
+        case StartSync(sync=sync), errno.EADDRNOTAVAIL:
+            return f"{sync.interface} has no address of the family of {sync.group} ({code})"
+        case StartSync(sync=sync), errno.ENETUNREACH:
+            return f"interface {sync.interface} is down: run `ip link set {sync.interface} up` ({code})"
+        case StartSync(), errno.EEXIST:
+            return f"it runs already: another program started it ({code})"
+        case SetTimeouts(), errno.EINVAL:
+            return f"refused: longer than this kernel can count ({code})"
+        case _:
+            return None
 
 
 def _reason(error: OSError, interface: str) -> str:

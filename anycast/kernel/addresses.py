@@ -36,7 +36,7 @@ async def read(interface: str) -> frozenset[Address]:
     takes no real servers while lo is down.
     """
     index = index_of(interface)
-    async with _route_socket() as route:
+    async with route_socket() as route:
         for name in dict.fromkeys((interface, "lo")):
             (link,) = await route.link("get", index=index_of(name))
             if not link["flags"] & _IFF_UP:
@@ -47,7 +47,7 @@ async def read(interface: str) -> frozenset[Address]:
 async def add(interface: str, address: Address) -> None:
     """As /32 or /128. An address that is there already is left as it is. Raises OSError, KernelUnavailable."""
     index = index_of(interface)
-    async with _route_socket() as route:
+    async with route_socket() as route:
         wanted: dict[str, object] = {
             "index": index,
             "address": str(address),
@@ -64,7 +64,7 @@ async def add(interface: str, address: Address) -> None:
 async def remove(interface: str, address: Address) -> None:
     """With every prefix length it is there with; none is no error. Raises OSError, KernelUnavailable."""
     index = index_of(interface)
-    async with _route_socket() as route:
+    async with route_socket() as route:
         lengths = [length async for found, length in _addresses(route, index) if found == address]
         for length in lengths:
             await _ignoring(
@@ -92,7 +92,7 @@ async def _addresses(route: AsyncIPRoute, index: int) -> AsyncIterator[tuple[Add
 
 
 @contextlib.asynccontextmanager
-async def _route_socket() -> AsyncIterator[AsyncIPRoute]:
+async def route_socket() -> AsyncIterator[AsyncIPRoute]:
     """A socket for one call: one that has overflowed once fails for ever. Raises OSError, KernelUnavailable."""
     try:
         async with asyncio.timeout(DEADLINE), AsyncIPRoute() as route:

@@ -17,17 +17,20 @@ from typing import NamedTuple, Protocol, TypeVar, assert_never
 from anycast.core.ipvs import (
     AddDestination,
     AddService,
-    DestinationKey,
+    Destination,
     IpvsOp,
+    Key,
     MoveDestination,
     RemoveDestination,
     RemoveService,
     ServiceEntry,
-    ServiceKey,
     SetDestination,
     SetService,
+    spelt,
+    version_of,
 )
-from anycast.core.model import Scheduler
+from anycast.core.kernel import Failure, SetTimeouts, StartSync, StopSync, SyncRole
+from anycast.core.model import ConnectionSync, Scheduler, Timeouts, TunnelType
 from anycast.kernel import ipvs_codec as codec
 from anycast.kernel.errors import KernelUnavailable
 
@@ -54,14 +57,16 @@ class _Keyed(Protocol):
     def key(self) -> object: ...
 
 
-T = TypeVar("T", bound=_Keyed)
+K = TypeVar("K", bound=_Keyed)
+T = TypeVar("T")
 
 
 class Reading(NamedTuple):
-    """What a read found: services we have names for, and how many others there are (SCTP, firewall marks)."""
+    """What a read found."""
 
-    table: Mapping[ServiceKey, ServiceEntry]
-    nameless: int
+    table: Mapping[Key, ServiceEntry]
+    timeouts: Timeouts
+    sync: Mapping[SyncRole, ConnectionSync]
 
 
 class _Interrupted(Exception):  # noqa: N818
@@ -76,7 +81,7 @@ class Ipvs:
         self._socket: socket.socket | None = None
         self._family = 0
         self._sequence = 1
-        self._schedulers: dict[ServiceKey, str] = {}
+        self._schedulers: dict[Key, str] = {}
         self._batch = float(BATCH)  # requests that fit in a slice
         self._turned = 0.0  # when the event loop was last let go
 
@@ -99,14 +104,14 @@ class Ipvs:
         self._schedulers = {key: entry.scheduler for key, entry in reading.table.items()}
         return reading
 
-    async def play(self, ops: Sequence[IpvsOp]) -> tuple[str, ...]:
-        """Carries out `ops` in order. Returns one text per operation that failed; what failed hinders no other.
+    async def play(self, ops: Sequence[IpvsOp]) -> tuple[Failure, ...]:
+        """Carries out `ops` in order. Returns what failed, which hinders no other.
 
         After a failure read again: another program may have changed the table, or an answer is missing.
         """
         async with self._lock:
-            failures: list[str] = []
-            never_added: set[ServiceKey] = set()
+            failures: list[Failure] = []
+            never_added: set[Key] = set()
             done = 0
             loop = asyncio.get_running_loop()
             for batch in self._batches(ops):
@@ -117,13 +122,33 @@ class Ipvs:
                     errors = await self._write([request for _, part in batch for request in part])
                 except (OSError, codec.Malformed) as error:
                     reason = _unavailable(error).reason if isinstance(error, OSError) else str(error)
-                    failures.append(f"{_what(batch[0][0])} and {len(ops) - done - 1} more: {reason}")
+                    lost = tuple(ops[done:])
+                    failures.append(Failure(lost, f"{_what(lost[0])} and {len(lost) - 1} more: {reason}"))
                     break
                 failures += _failures(batch, errors, never_added)
                 done += len(batch)
                 self._batch = paced(self._batch, loop.time() - began)
                 await asyncio.sleep(0)
             return tuple(failures)
+
+    async def configure(self, op: SetTimeouts | StartSync | StopSync) -> None:
+        """Raises OSError: what the kernel refused, or no answer. A sync daemon that is stopped takes its time."""
+        match op:
+            case SetTimeouts(timeouts=timeouts):
+                batch = [codec.timeouts_request(timeouts)]
+            case StartSync(role=role, sync=sync):
+                batch = [codec.start_sync_request(role, sync)]
+            case StopSync(role=role):
+                # A daemon that was started just before is stopped without an answer. The second time there is
+                # none, and that is said.
+                batch = [codec.stop_sync_request(role)] * 2
+            case _:
+                assert_never(op)
+        async with self._lock:
+            self._family = self._family or await self._resolve()
+            for code in (await self._write(batch)).values():
+                if not (isinstance(op, StopSync) and code == errno.ESRCH):
+                    raise OSError(code, os.strerror(code))
 
     def _batches(self, ops: Sequence[IpvsOp]) -> Iterator[list[tuple[IpvsOp, tuple[codec.Request, ...]]]]:
         batch: list[tuple[IpvsOp, tuple[codec.Request, ...]]] = []
@@ -141,7 +166,7 @@ class Ipvs:
 
     def _rebuilds(self, op: IpvsOp) -> bool:
         if isinstance(op, AddService | SetService):
-            self._schedulers[op.service] = op.scheduler
+            self._schedulers[op.service] = op.settings.scheduler
         return self._schedulers.get(op.service, Scheduler.MH).startswith(Scheduler.MH)
 
     async def _read(self) -> Reading:
@@ -153,14 +178,32 @@ class Ipvs:
             if record.key is not None:
                 request = codec.Request(codec.GET_DEST, codec.service_key(record.key))
                 newest_first = await self._dump(request, codec.parse_destination)
+                settings = record.settings
                 table[record.key] = ServiceEntry(
-                    scheduler=record.scheduler, flags=record.flags, destinations=tuple(newest_first[::-1])
+                    scheduler=settings.scheduler,
+                    flags=settings.flags,
+                    one_packet=settings.one_packet,
+                    persistent=settings.persistent,
+                    foreign=settings.foreign,
+                    destinations=tuple(newest_first[::-1]),
                 )
-        return Reading(table, len(records) - len(table))
+        daemons = await self._dump_once(codec.Request(codec.GET_DAEMON, b""), codec.parse_daemon)
+        timeouts = await self._answer(codec.Request(codec.GET_CONFIG, b""), codec.parse_timeouts)
+        return Reading(table, timeouts, dict(daemons))
 
     async def _resolve(self) -> int:
         sequence = self._take(1)
-        async with self._asking(codec.family_frame(sequence)) as receive:
+        return await self._one_answer(codec.family_frame(sequence), sequence, codec.parse_family)
+
+    async def _answer(self, request: codec.Request, parse: Callable[[bytes, codec.Message], T]) -> T:
+        sequence = self._take(1)
+        question = codec.question(request, family=self._family, sequence=sequence)
+        return await self._one_answer(question, sequence, parse)
+
+    async def _one_answer(
+        self, question: bytes, sequence: int, parse: Callable[[bytes, codec.Message], T]
+    ) -> T:
+        async with self._asking(question) as receive:
             while True:
                 data = await receive()
                 for message in codec.messages(data):
@@ -168,9 +211,9 @@ class Ipvs:
                         continue
                     if message.kind == codec.NLMSG_ERROR:
                         raise OSError(message.error, os.strerror(message.error))
-                    return codec.parse_family(data, message)
+                    return parse(data, message)
 
-    async def _dump(self, request: codec.Request, parse: Callable[[bytes, codec.Message], T]) -> list[T]:
+    async def _dump(self, request: codec.Request, parse: Callable[[bytes, codec.Message], K]) -> list[K]:
         for _ in range(READS):
             with contextlib.suppress(_Interrupted):
                 found = await self._dump_once(request, parse)
@@ -291,9 +334,9 @@ def _unavailable(error: OSError) -> KernelUnavailable:
 def _failures(
     batch: Sequence[tuple[IpvsOp, tuple[codec.Request, ...]]],
     errors: Mapping[int, int],
-    never_added: set[ServiceKey],
-) -> Iterator[str]:
-    """The texts of one batch. `never_added` gathers the services whose every further operation must fail."""
+    never_added: set[Key],
+) -> Iterator[Failure]:
+    """What failed of one batch. `never_added` gathers the services whose every further operation must fail."""
     if not errors:
         return
     place = 0
@@ -303,36 +346,34 @@ def _failures(
         if isinstance(op, MoveDestination) and codes[0] == errno.ENOENT:
             codes[0] = 0  # gone already, and inserted again by the next request
         failed = next((code for code in codes if code), 0)
-        if not failed or (failed == errno.ESRCH and op.service in never_added):
+        if not failed:
+            continue
+        if failed == errno.ESRCH and op.service in never_added:
+            yield Failure((op,), "")  # said once, of the service
             continue
         if isinstance(op, AddService) and failed != errno.EEXIST:
             never_added.add(op.service)
-        yield f"{_what(op)}: {_why(op, failed)} ({errno.errorcode.get(failed, failed)})"
+        yield Failure((op,), f"{_what(op)}: {_why(op, failed)} ({errno.errorcode.get(failed, failed)})")
 
 
 def _what(op: IpvsOp) -> str:
     match op:
         case AddService():
-            return f"add service {op.service} ({op.scheduler})"
+            return f"add service {op.service} ({op.settings.scheduler})"
         case SetService():
-            return f"change service {op.service} to {op.scheduler}"
+            return f"change service {op.service} to {op.settings.scheduler}"
         case RemoveService():
             return f"remove service {op.service}"
         case AddDestination():
-            return f"add real server {_host(op.destination.key)} to {op.service}"
+            return f"add real server {spelt(op.destination.key)} to {op.service}"
         case SetDestination():
-            return f"change real server {_host(op.destination.key)} of {op.service}"
+            return f"change real server {spelt(op.destination.key)} of {op.service}"
         case MoveDestination():
-            return f"move real server {_host(op.destination.key)} of {op.service}"
+            return f"move real server {spelt(op.destination.key)} of {op.service}"
         case RemoveDestination():
-            return f"remove real server {_host(op.key)} from {op.service}"
+            return f"remove real server {spelt(op.key)} from {op.service}"
         case _:
             assert_never(op)
-
-
-def _host(key: DestinationKey) -> str:
-    address, port = key
-    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
 
 def _why(op: IpvsOp, code: int) -> str:
@@ -342,15 +383,25 @@ def _why(op: IpvsOp, code: int) -> str:
         case errno.ESRCH:
             return "the service does not exist: another program changed the table"
         case errno.ENOENT if isinstance(op, AddService | SetService):
-            return f"the kernel has no scheduler {op.scheduler}: run `modprobe ip_vs_{op.scheduler}`"
+            return f"the kernel has no scheduler {op.settings.scheduler}: run `modprobe ip_vs_{op.settings.scheduler}`"
         case errno.ENOENT:
             return "the real server does not exist: another program changed the table"
         case errno.EPERM:
             return "not allowed: this process needs CAP_NET_ADMIN, outside any user namespace"
         case errno.EINVAL if isinstance(op, AddDestination | MoveDestination | SetDestination):
-            return (
-                "refused: the interface lo must be up (`ip link set lo up`), and a real server of the other "
-                "address family needs forwarding tunnel and no connection sync"
-            )
+            return _why_invalid(op.service, op.destination)
+        case errno.ERANGE:
+            return "refused: the upper threshold must not be below the lower, nor a weight above 2147483647"
         case _:
             return os.strerror(code)
+
+
+def _why_invalid(key: Key, destination: Destination) -> str:
+    if destination.tunnel.type is TunnelType.GUE and not destination.tunnel.port:
+        return "refused: GUE needs a port"
+    if destination.address.version != version_of(key):
+        return "refused: a real server of the other address family needs forwarding tunnel and no connection sync"
+    return (
+        "refused: the interface lo must be up (`ip link set lo up`) and the address that of one host, "
+        "not a link's own (fe80::/10)"
+    )

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
-from socket import AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, htons, ntohs
+from socket import AF_INET, AF_INET6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, htons, ntohs
 from typing import NamedTuple, assert_never
 
 from anycast.core.ipvs import (
@@ -23,14 +23,31 @@ from anycast.core.ipvs import (
     Destination,
     DestinationKey,
     IpvsOp,
+    Key,
+    MarkKey,
     MoveDestination,
+    Persistent,
     RemoveDestination,
     RemoveService,
     ServiceKey,
     SetDestination,
     SetService,
+    Settings,
+    version_of,
 )
-from anycast.core.model import Address, Forwarding, Protocol, Scheduler, SchedulerFlag
+from anycast.core.kernel import SyncRole
+from anycast.core.model import (
+    Address,
+    ConnectionSync,
+    Forwarding,
+    Protocol,
+    Scheduler,
+    SchedulerFlag,
+    Timeouts,
+    Tunnel,
+    TunnelChecksum,
+    TunnelType,
+)
 
 NLM_F_REQUEST = 0x1
 NLM_F_ACK = 0x4
@@ -41,13 +58,15 @@ NLMSG_DONE = 3
 
 NEW_SERVICE, SET_SERVICE, DEL_SERVICE, GET_SERVICE = 1, 2, 3, 4
 NEW_DEST, SET_DEST, DEL_DEST, GET_DEST = 5, 6, 7, 8
+NEW_DAEMON, DEL_DAEMON, GET_DAEMON = 9, 10, 11
+SET_CONFIG, GET_CONFIG = 12, 13
 
 _NLMSGHDR = struct.Struct("=IHHII")
 _HEADER = struct.Struct("=IHHIIBBH")  # with genlmsghdr
 _NLA = struct.Struct("=HH")
 _VERSION = 1
 _GENL_ID_CTRL, _CTRL_GETFAMILY, _CTRL_FAMILY_ID, _CTRL_FAMILY_NAME = 16, 3, 1, 2
-_NEST_SERVICE, _NEST_DEST = 1, 2
+_NEST_SERVICE, _NEST_DEST, _NEST_DAEMON = 1, 2, 3
 _NLA_TYPE = 0x3FFF  # without the "nested" and "byte order" bits
 
 # One destination to write: the nest's header, then address, port, forwarding, weight, upper and lower
@@ -60,10 +79,22 @@ _FILL_LENGTHS = (20, 6, 8, 8, 5, 6, 6, 8, 8, 8, 8, 8, 6)
 _FILL_TYPES = (1, 2, 3, 4, 13, 14, 15, 5, 6, 7, 8, 9, 11)
 
 _FAMILY = {4: int(AF_INET), 6: int(AF_INET6)}
-_PROTOCOL = {Protocol.TCP: int(IPPROTO_TCP), Protocol.UDP: int(IPPROTO_UDP)}
+_PROTOCOL = {
+    Protocol.TCP: int(IPPROTO_TCP),
+    Protocol.UDP: int(IPPROTO_UDP),
+    Protocol.SCTP: int(IPPROTO_SCTP),
+}
 _PROTOCOL_NAMED = {number: name for name, number in _PROTOCOL.items()}
 _FORWARDING = {Forwarding.NAT: 0, Forwarding.TUNNEL: 2, Forwarding.DR: 3}
 _FORWARDING_NAMED = {number: name for name, number in _FORWARDING.items()}
+
+_TUNNEL = {TunnelType.IPIP: 0, TunnelType.GUE: 1, TunnelType.GRE: 2}
+_TUNNEL_NAMED = {number: name for name, number in _TUNNEL.items()}
+_CHECKSUM = {TunnelChecksum.NONE: 0, TunnelChecksum.FULL: 1, TunnelChecksum.REMOTE: 2}
+_CHECKSUM_NAMED = {number: name for name, number in _CHECKSUM.items()}
+_PLAIN = Tunnel()
+_ROLE = {SyncRole.MASTER: 1, SyncRole.BACKUP: 2}
+_ROLE_NAMED = {number: name for name, number in _ROLE.items()}
 
 _PERSISTENT, _HASHED, _ONE_PACKET = 0x1, 0x2, 0x4
 _ALL_FLAGS = 0xFFFFFFFF
@@ -105,29 +136,32 @@ class Message(NamedTuple):
 class ServiceRecord(NamedTuple):
     """A service as the kernel reports it, without its destinations.
 
-    What our values cannot say (persistence, one-packet, a persistence engine, flags its scheduler does not
-    know) is appended to the scheduler's name in words: so it equals nothing that we want, and is repaired
-    where the service is ours.
+    What our values cannot say (a persistence engine, flags its scheduler does not know) is in `settings.foreign`:
+    so it equals nothing that we want, and is repaired where the service is ours.
     """
 
-    key: ServiceKey | None  # None: ServiceKey has no name for it (SCTP, firewall mark)
-    scheduler: str
-    flags: frozenset[SchedulerFlag]
+    key: Key | None  # None: of a protocol we have no name for
+    settings: Settings
 
 
 def requests(op: IpvsOp) -> tuple[Request, ...]:
     """The commands that carry out `op`. They belong together and go out in one batch."""
     match op:
-        case AddService(service=key, scheduler=scheduler, flags=flags):
-            return (Request(NEW_SERVICE, _service(key, scheduler, flags)),)
-        case SetService(service=key, scheduler=scheduler, flags=flags):
-            return (Request(SET_SERVICE, _service(key, scheduler, flags)),)
+        case AddService(service=key, settings=settings):
+            return (Request(NEW_SERVICE, _service(key, settings)),)
+        case SetService(service=key, settings=settings):
+            return (Request(SET_SERVICE, _service(key, settings)),)
         case RemoveService(service=key):
             return (Request(DEL_SERVICE, service_key(key)),)
         case AddDestination(service=key, destination=destination):
             return _insertion(service_key(key), destination)
         case SetDestination(service=key, destination=destination):
-            return (Request(SET_DEST, service_key(key) + _destination(destination, destination.weight)),)
+            packed = service_key(key)
+            record = Request(SET_DEST, packed + _destination(destination, destination.weight))
+            if not op.rebuild:
+                return (record,)
+            # mh builds its table with the last weight that was not 0: this one comes and goes in one batch.
+            return Request(SET_DEST, packed + _destination(destination, destination.table_weight)), record
         case MoveDestination(service=key, destination=destination):
             packed = service_key(key)
             removal = Request(DEL_DEST, packed + _destination_key(destination.key))
@@ -154,9 +188,12 @@ def _packed(address: Address) -> bytes:
     return address.packed.ljust(16, b"\0")
 
 
-def _key_attributes(key: ServiceKey) -> bytes:
+def _key_attributes(key: Key) -> bytes:
+    family = _attribute(1, struct.pack("=H", _FAMILY[version_of(key)]))
+    if isinstance(key, MarkKey):
+        return family + _attribute(5, struct.pack("=I", key.mark))
     return (
-        _attribute(1, struct.pack("=H", _FAMILY[key.address.version]))
+        family
         + _attribute(2, struct.pack("=H", _PROTOCOL[key.protocol]))
         + _attribute(3, _packed(key.address))
         + _attribute(4, struct.pack("!H", key.port))
@@ -164,22 +201,58 @@ def _key_attributes(key: ServiceKey) -> bytes:
 
 
 @lru_cache(maxsize=1024)
-def service_key(key: ServiceKey) -> bytes:
+def service_key(key: Key) -> bytes:
     """The nest of attributes that names a service."""
     return _attribute(_NEST_SERVICE, _key_attributes(key))
 
 
-def _service(key: ServiceKey, scheduler: str, flags: frozenset[SchedulerFlag]) -> bytes:
-    bits = sum({_FLAG[flag] for flag in flags})
-    netmask = struct.pack("=I", 128) if key.address.version == 6 else b"\xff" * 4
+def _service(key: Key, settings: Settings) -> bytes:
+    bits = sum({_FLAG[flag] for flag in settings.flags})
+    bits |= _ONE_PACKET if settings.one_packet else 0
+    bits |= _PERSISTENT if settings.persistent else 0
+    version = version_of(key)
+    prefix = settings.persistent.prefix if settings.persistent else 32 if version == 4 else 128
+    # A mask for IPv4, for IPv6 the prefix length in the host's byte order.
+    netmask = struct.pack("=I", prefix) if version == 6 else _mask(prefix)
     return _attribute(
         _NEST_SERVICE,
         _key_attributes(key)
-        + _attribute(6, scheduler.encode("ascii") + b"\0")
+        + _attribute(6, settings.scheduler.encode("ascii") + b"\0")
         + _attribute(7, struct.pack("=II", bits, _ALL_FLAGS))
-        + _attribute(8, struct.pack("=I", 0))  # timeout of persistence
+        + _attribute(8, struct.pack("=I", settings.persistent.timeout if settings.persistent else 0))
         + _attribute(9, netmask),
     )
+
+
+def _mask(prefix: int) -> bytes:
+    return (0xFFFFFFFF << (32 - prefix) & 0xFFFFFFFF).to_bytes(4, "big")
+
+
+def timeouts_request(timeouts: Timeouts) -> Request:
+    numbers = (timeouts.tcp, timeouts.tcp_fin, timeouts.udp)
+    return Request(
+        SET_CONFIG,
+        b"".join(_attribute(kind, struct.pack("=I", number)) for kind, number in enumerate(numbers, 4)),
+    )
+
+
+def start_sync_request(role: SyncRole, sync: ConnectionSync) -> Request:
+    return Request(
+        NEW_DAEMON,
+        _attribute(
+            _NEST_DAEMON,
+            _attribute(1, struct.pack("=I", _ROLE[role]))
+            + _attribute(2, sync.interface.encode("ascii") + b"\0")
+            + _attribute(3, struct.pack("=I", sync.id))
+            + _attribute(5 if sync.group.version == 4 else 6, sync.group.packed)
+            + _attribute(7, struct.pack("=H", sync.port))
+            + _attribute(8, struct.pack("=B", sync.ttl)),
+        ),
+    )
+
+
+def stop_sync_request(role: SyncRole) -> Request:
+    return Request(DEL_DAEMON, _attribute(_NEST_DAEMON, _attribute(1, struct.pack("=I", _ROLE[role]))))
 
 
 def _destination(destination: Destination, weight: int) -> bytes:
@@ -190,12 +263,12 @@ def _destination(destination: Destination, weight: int) -> bytes:
         *(6, 2, htons(destination.port)),
         *(8, 3, _FORWARDING[destination.forwarding]),
         *(8, 4, weight),
-        *(8, 5, 0),
-        *(8, 6, 0),
+        *(8, 5, destination.upper),
+        *(8, 6, destination.lower),
         *(6, 11, _FAMILY[destination.address.version]),
-        *(5, 13, 0),  # IP in IP
-        *(6, 14, 0),
-        *(6, 15, 0),
+        *(5, 13, _TUNNEL[destination.tunnel.type]),
+        *(6, 14, htons(destination.tunnel.port)),
+        *(6, 15, _CHECKSUM[destination.tunnel.checksum]),
     )
 
 
@@ -207,6 +280,12 @@ def _destination_key(key: DestinationKey) -> bytes:
         *(6, 2, htons(port)),
         *(6, 11, _FAMILY[address.version]),
     )
+
+
+def question(request: Request, *, family: int, sequence: int) -> bytes:
+    """A request that is answered by one message, which is no dump and is not acknowledged."""
+    size = _HEADER.size + len(request.body)
+    return _HEADER.pack(size, family, NLM_F_REQUEST, sequence, 0, request.command, _VERSION, 0) + request.body
 
 
 def frame(batch: Sequence[Request], *, family: int, sequence: int) -> bytes:
@@ -307,27 +386,70 @@ def parse_service(data: bytes, message: Message) -> ServiceRecord:
     scheduler = fields.get(6, b"").rstrip(b"\0").decode("ascii", "replace")
     bits = int.from_bytes(fields.get(7, bytes(8))[:4], sys.byteorder) & ~_HASHED
     known = [flag for flag in _flags_of(scheduler) if bits & _FLAG[flag]]
-    extras = []
-    if bits & _PERSISTENT:
-        extras.append(f"persistent={_number(fields, 8, 4)}")
-    if bits & _ONE_PACKET:
-        extras.append("ops")
+    foreign = []
     if rest := bits & ~(_PERSISTENT | _ONE_PACKET) & ~sum(_FLAG[flag] for flag in known):
-        extras.append(f"flags={rest:#x}")
+        foreign.append(f"flags={rest:#x}")
     if 11 in fields:
-        extras.append("pe=" + fields[11].rstrip(b"\0").decode("ascii", "replace"))
-    return ServiceRecord(_key_of(fields), " ".join([scheduler, *extras]), frozenset(known))
-
-
-def _key_of(fields: dict[int, bytes]) -> ServiceKey | None:
-    protocol = _PROTOCOL_NAMED.get(_number(fields, 2, 2))
-    if protocol is None or 5 in fields:
-        return None
-    return ServiceKey(
-        protocol=protocol,
-        address=_address(_number(fields, 1, 2), fields.get(3, b"")),
-        port=_port(fields, 4),
+        foreign.append("pe=" + fields[11].rstrip(b"\0").decode("ascii", "replace"))
+    return ServiceRecord(
+        _key_of(fields),
+        Settings(
+            scheduler=scheduler,
+            flags=frozenset(known),
+            one_packet=bool(bits & _ONE_PACKET),
+            persistent=_persistent(fields) if bits & _PERSISTENT else None,
+            foreign=" ".join(foreign),
+        ),
     )
+
+
+def _persistent(fields: dict[int, bytes]) -> Persistent:
+    netmask = fields.get(9, bytes(4))
+    six = _number(fields, 1, 2) == AF_INET6
+    prefix = int.from_bytes(netmask, sys.byteorder) if six else int.from_bytes(netmask, "big").bit_count()
+    return Persistent(timeout=_number(fields, 8, 4), prefix=prefix)
+
+
+def _key_of(fields: dict[int, bytes]) -> Key | None:
+    family = _number(fields, 1, 2)
+    if 5 in fields:
+        return MarkKey(mark=_number(fields, 5, 4), version=6 if family == AF_INET6 else 4)
+    protocol = _PROTOCOL_NAMED.get(_number(fields, 2, 2))
+    if protocol is None:
+        return None
+    return ServiceKey(protocol=protocol, address=_address(family, fields.get(3, b"")), port=_port(fields, 4))
+
+
+def parse_timeouts(data: bytes, message: Message) -> Timeouts:
+    """The answer to GET_CONFIG. Raises Malformed."""
+    fields = _attributes(data, message.start, message.end)
+    return Timeouts(tcp=_number(fields, 4, 4), tcp_fin=_number(fields, 5, 4), udp=_number(fields, 6, 4))
+
+
+def parse_daemon(data: bytes, message: Message) -> tuple[SyncRole, ConnectionSync]:
+    """One daemon of a dump. Raises Malformed."""
+    nest = _attributes(data, message.start, message.end).get(_NEST_DAEMON)
+    if nest is None:
+        raise Malformed("a sync daemon without its attributes")
+    fields = _attributes(nest, 0, len(nest))
+    role = _ROLE_NAMED.get(_number(fields, 1, 4))
+    if role is None:
+        raise Malformed(f"sync daemon of state {_number(fields, 1, 4)}")
+    return role, ConnectionSync(
+        interface=fields.get(2, b"").rstrip(b"\0").decode("utf-8", "replace"),
+        id=_number(fields, 3, 4),
+        group=_group(fields),
+        port=_number(fields, 7, 2),
+        ttl=_number(fields, 8, 1),
+    )
+
+
+def _group(fields: dict[int, bytes]) -> Address:
+    kind, group = (6, IPv6Address) if 6 in fields else (5, IPv4Address)
+    try:
+        return group(fields.get(kind, bytes(4)))
+    except ValueError as error:
+        raise Malformed(f"multicast group: {error}") from error
 
 
 def _flags_of(scheduler: str) -> tuple[SchedulerFlag, ...]:
@@ -340,7 +462,14 @@ def parse_destination(data: bytes, message: Message) -> Destination:
         v = _FILL.unpack_from(data, message.start)
         if v[2::3] == _FILL_LENGTHS and v[3::3] == _FILL_TYPES and v[1] & _NLA_TYPE == _NEST_DEST:
             return _destination_of(
-                v[40], v[4], ntohs(v[7]), forwarding=v[10], weight=v[13], extras=(v[16], v[25], v[28])
+                v[40],
+                v[4],
+                ntohs(v[7]),
+                forwarding=v[10],
+                weight=v[13],
+                tunnel=(v[16], ntohs(v[19]), v[22]),
+                thresholds=(v[25], v[28]),
+                connections=(v[31], v[34]),
             )
     return walk_destination(data, message)
 
@@ -357,33 +486,54 @@ def walk_destination(data: bytes, message: Message) -> Destination:
         _port(fields, 2),
         forwarding=_number(fields, 3, 4),
         weight=_number(fields, 4, 4),
-        extras=(_number(fields, 13, 1), _number(fields, 5, 4), _number(fields, 6, 4)),
+        tunnel=(_number(fields, 13, 1), _port(fields, 14), _number(fields, 15, 2)),
+        thresholds=(_number(fields, 5, 4), _number(fields, 6, 4)),
+        connections=(_number(fields, 7, 4), _number(fields, 8, 4)),
     )
 
 
 def _destination_of(
-    family: int, address: bytes, port: int, *, forwarding: int, weight: int, extras: tuple[int, int, int]
+    family: int,
+    address: bytes,
+    port: int,
+    *,
+    forwarding: int,
+    weight: int,
+    tunnel: tuple[int, int, int],
+    thresholds: tuple[int, int],
+    connections: tuple[int, int],
 ) -> Destination:
     method = _FORWARDING_NAMED.get(forwarding)
-    foreign = "" if method is not None and extras == (0, 0, 0) else _foreign(forwarding, extras)
+    plain = tunnel == (0, 0, 0)
+    wrapping = _PLAIN if plain else _tunnel(*tunnel)
+    foreign = "" if method is not None and wrapping is not None else _foreign(forwarding, tunnel)
     return Destination(
         address=_address(family, address),
         port=port,
         weight=weight,
         forwarding=method or Forwarding.NAT,
-        # What it was built with is not told; of all guesses the weight it has now is the best.
-        table_weight=weight or 1,
+        # What it was built with is told only while it is the weight.
+        table_weight=weight,
+        tunnel=wrapping or _PLAIN,
+        upper=thresholds[0],
+        lower=thresholds[1],
         foreign=foreign,
+        active=connections[0],
+        inactive=connections[1],
     )
 
 
-def _foreign(forwarding: int, extras: tuple[int, int, int]) -> str:
-    tunnel, upper, lower = extras
+def _tunnel(kind: int, port: int, checksum: int) -> Tunnel | None:
+    """None: there is no name for it here."""
+    if kind not in _TUNNEL_NAMED or checksum not in _CHECKSUM_NAMED:
+        return None
+    return Tunnel(type=_TUNNEL_NAMED[kind], port=port, checksum=_CHECKSUM_NAMED[checksum])
+
+
+def _foreign(forwarding: int, tunnel: tuple[int, int, int]) -> str:
     words = []
     if forwarding not in _FORWARDING_NAMED:
         words.append({1: "local", 4: "bypass"}.get(forwarding, f"forwarding={forwarding}"))
-    if tunnel:
-        words.append({1: "gue", 2: "gre"}.get(tunnel, f"tunnel={tunnel}"))
-    if upper or lower:
-        words.append(f"thresholds={upper}/{lower}")
+    if _tunnel(*tunnel) is None:
+        words.append(f"tunnel={tunnel[0]} flags={tunnel[2]}")
     return " ".join(words)

@@ -1,31 +1,34 @@
-"""Sysctls of this network namespace, by their dotted names. Values lose surplus white space."""
+"""Sysctls of this network namespace, by their dotted names. Values lose surplus white space.
+
+`root`: the directory that holds them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-_ROOT = "/proc/sys/"
+ROOT = "/proc/sys"
 # As sysctl(8) has it: a slash in a name is a dot of the file's, as in `net.ipv4.conf.eth0/100.rp_filter`.
 _TO_PATH = str.maketrans("./", "/.")
 
 
-def read(names: Iterable[str]) -> dict[str, str]:
+def read(names: Iterable[str], *, root: str = ROOT) -> dict[str, str]:
     """The values of those that can be read. `net.ipv4.vs.*` are there once IPVS is loaded."""
     found = {}
     for name in names:
         try:
-            with open(_path(name), encoding="ascii") as file:
+            with open(_path(name, root), encoding="ascii") as file:
                 found[name] = " ".join(file.read().split())
         except OSError:
             continue
     return found
 
 
-def write(name: str, value: str) -> None:
+def write(name: str, value: str, *, root: str = ROOT) -> None:
     """Raises OSError."""
-    with open(_path(name), "w", encoding="ascii") as file:
+    with open(_path(name, root), "w", encoding="ascii") as file:
         file.write(value)
 
 
-def _path(name: str) -> str:
-    return _ROOT + name.translate(_TO_PATH)
+def _path(name: str, root: str = ROOT) -> str:
+    return f"{root}/{name.translate(_TO_PATH)}"

@@ -5,6 +5,7 @@ Machines go by the status code. Errors are JSON: `{"error": "..."}`.
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import pwd
@@ -18,9 +19,10 @@ from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
 import anycast
-from anycast.core.maintenance import NODE
-from anycast.core.model import Vip
-from anycast.core.state import VipState, stage_of
+from anycast.core.maintenance import NODE, is_server
+from anycast.core.members import server_scopes
+from anycast.core.model import Config, Vip
+from anycast.core.state import VipState, would_fall
 from anycast.ops import metrics, status
 from anycast.ops.source import Commands, MaintenanceAnswer, ReloadAnswer, Source
 
@@ -151,6 +153,18 @@ class _Reading:
         return web.Response(status=code, text=": ".join(filter(None, words)) + "\n")
 
 
+def _check_scope(scope: str, config: Config) -> None:
+    """Raises `_RefusedError` for what is not in the configuration."""
+    if not is_server(scope):
+        if scope != NODE and config.vip(scope) is None:
+            raise _no_vip(scope, config.vips)
+        return
+    known = server_scopes(config)
+    if scope not in known:
+        near = difflib.get_close_matches(scope, known, n=1) or sorted(known)[:8]
+        raise _RefusedError(404, f"there is no real server {scope!r} (is it {' or '.join(near)}?)")
+
+
 def _no_vip(name: str, vips: tuple[Vip, ...]) -> _RefusedError:
     known = ", ".join(vip.name for vip in vips) or "none"
     return _RefusedError(404, f"there is no VIP {name!r} (configured: {known})")
@@ -173,15 +187,22 @@ class _Control:
         return status.maintenance_status(self._source.state, now=time.monotonic(), wall=time.time())
 
     async def post_maintenance(self, request: web.Request) -> web.Response:
-        """`{"scope": "" or a VIP's name, "on": bool, "reason": text}`; answers with what happens now."""
-        fields = await _fields(request, {"scope": str, "on": bool, "reason": str}, optional={"reason"})
+        """Answers with what happens now.
+
+        `{"scope": "", a VIP's name or POOL/SERVER, "on": bool, "reason": text, "force": bool}`. Without `force` a
+        real server that a service cannot do without stays: 409.
+        """
+        kinds = {"scope": str, "on": bool, "reason": str, "force": bool}
+        fields = await _fields(request, kinds, optional={"reason", "force"})
         scope, on, reason = fields["scope"], fields["on"], fields.get("reason", "")
         _check_reason(reason)
         before = self._source.state
         # What was configured once and is in maintenance still can be ended.
-        ends_leftover = not on and scope in before.maintenance
-        if scope != NODE and before.config.vip(scope) is None and not ends_leftover:
-            raise _no_vip(scope, before.config.vips)
+        if on or scope not in before.maintenance:
+            _check_scope(scope, before.config)
+        lost = would_fall(before, scope) if on and is_server(scope) else ()
+        if lost and not fields.get("force", False):
+            raise _RefusedError(409, f"without {scope} too few real servers are left for {', '.join(lost)}")
         answer = await self._commands.set_maintenance(scope, on=on, reason=reason, by=_user(request))
         state, now = self._source.state, time.monotonic()
         return _json(
@@ -191,7 +212,7 @@ class _Control:
                 "changed": (scope in before.maintenance) != on,
                 "saved": answer.saved,
                 "error": answer.error,
-                "stage": str(stage_of(state, scope, now)),
+                **status.scope_status(state, scope, now),
                 "drain_s": state.config.timing.drain,
                 "vips": [
                     {
@@ -210,7 +231,12 @@ class _Control:
         """200 applied, 422 refused: the old configuration stays in force."""
         await _fields(request, {}, optional=set())
         answer = await self._commands.reload()
-        body = {"ok": answer.ok, "changes": list(answer.changes), "problems": list(answer.problems)}
+        body = {
+            "ok": answer.ok,
+            "changes": list(answer.changes),
+            "warnings": list(answer.warnings),
+            "problems": list(answer.problems),
+        }
         return _json(body, code=200 if answer.ok else 422)
 
 

@@ -11,10 +11,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from anycast.core.decision import Reason
+from anycast.core.kernel import KINDS, SyncRole
 from anycast.core.maintenance import NODE
-from anycast.core.state import UNDECIDED, State, VipState, servers_of, target_of, versions
+from anycast.core.members import server_port, servers_of, service_key, target_of, versions
+from anycast.core.state import UNDECIDED, State, VipState, is_drained
 from anycast.ops.source import Source
-from anycast.ops.status import is_announced, kernel_error, neighbors, readiness, service_facts
+from anycast.ops.status import fingerprint, is_announced, kernel_error, neighbors, readiness, service_facts
 
 
 def registry(
@@ -62,7 +64,8 @@ class StateCollector(Collector):
         )
         yield from _vips(state, wall - now)
         yield from _services(state, now)
-        yield _servers(state)
+        yield from _servers(state)
+        yield _tables(state)
         yield _maintenance(state)
         yield from _routing(state, now)
         yield _gauge(
@@ -71,6 +74,7 @@ class StateCollector(Collector):
         yield CounterMetricFamily(
             "anycast_kernel_programs", "Changes written to the kernel", value=state.kernel.programs
         )
+        yield from _kernel(state)
 
     def _build_info(self, state: State) -> Metric:
         exabgp = next((r.exabgp_version for r in state.announcers.values() if r and r.exabgp_version), "")
@@ -113,20 +117,70 @@ def _services(state: State, now: float) -> Iterator[Metric]:
     return iter((usable, total))
 
 
-def _servers(state: State) -> Metric:
-    up = GaugeMetricFamily(
-        "anycast_server_up",
-        "1 if the checks of the real server hold",
-        labels=["vip", "service", "server", "address"],
+def _servers(state: State) -> Iterator[Metric]:
+    labels = ["vip", "service", "server", "address"]
+    up = GaugeMetricFamily("anycast_server_up", "1 if the checks of the real server hold", labels=labels)
+    drained = GaugeMetricFamily(
+        "anycast_server_drained", "1 if somebody took the real server out", labels=labels
+    )
+    connections = GaugeMetricFamily(
+        "anycast_server_connections",
+        "Connections of the real server through this node",
+        labels=[*labels, "state"],
+    )
+    table = state.kernel.snapshot.table if state.kernel.snapshot is not None else {}
+    for vip in state.config.vips:
+        for service in vip.services:
+            held: dict[tuple[object, int], tuple[int, int]] = {}
+            for key in {service_key(address, service) for address in vip.addresses}:
+                for one in table[key].destinations if key in table else ():
+                    active, inactive = held.get(one.key, (0, 0))
+                    held[one.key] = (active + one.active, inactive + one.inactive)
+            rows = {
+                (server, address)
+                for version in versions(vip)
+                for server, address in servers_of(service, version)
+            }
+            for server, address in sorted(rows, key=lambda row: (row[0].name, row[1].version)):
+                health = state.health.get(target_of(service, server, address), UNDECIDED)
+                names = [vip.name, service.name, server.name, str(address)]
+                active, inactive = held.get((address, server_port(service, server)), (0, 0))
+                up.add_metric(names, float(health.phase.is_up))
+                drained.add_metric(names, float(is_drained(state, service, server)))
+                connections.add_metric([*names, "active"], float(active))
+                connections.add_metric([*names, "inactive"], float(inactive))
+    return iter((up, drained, connections))
+
+
+def _tables(state: State) -> Metric:
+    tables = GaugeMetricFamily(
+        "anycast_service_table_fingerprint",
+        "A number that is equal on nodes whose tables choose alike; 0: the service is not in the kernel",
+        labels=["vip", "service", "address"],
     )
     for vip in state.config.vips:
         for service in vip.services:
-            for version in versions(vip):
-                for server, address in servers_of(service, version):
-                    health = state.health.get(target_of(service, server, address), UNDECIDED)
-                    names = [vip.name, service.name, server.name, str(address)]
-                    up.add_metric(names, float(health.phase.is_up))
-    return up
+            for address in vip.addresses:
+                found = fingerprint(state, address, service)
+                tables.add_metric([vip.name, service.name, str(address)], float(int(found or "0", 16)))
+    return tables
+
+
+def _kernel(state: State) -> Iterator[Metric]:
+    repairs = CounterMetricFamily(
+        "anycast_kernel_repairs",
+        "What was found changed by somebody else and put right, since the start of the agent",
+        labels=["kind"],
+    )
+    for kind in KINDS:
+        repairs.add_metric([kind], state.kernel.repairs.get(kind, 0))
+    sync = GaugeMetricFamily(
+        "anycast_connection_sync", "1 if the kernel's daemon of connection sync runs", labels=["role"]
+    )
+    running = state.kernel.snapshot.sync if state.kernel.snapshot is not None else None
+    for role in SyncRole:
+        sync.add_metric([role], float(role in (running or {})))
+    return iter((repairs, sync))
 
 
 def _maintenance(state: State) -> Metric:

@@ -40,10 +40,14 @@ class MaintenanceAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReloadAnswer:
-    """`changes` when it was applied, `problems` when it was not: then the old configuration stays in force."""
+    """`changes` when it was applied, `problems` when it was not: then the old configuration stays in force.
+
+    `warnings`: of what was applied, allowed and rarely meant.
+    """
 
     ok: bool
     changes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
 
@@ -51,7 +55,7 @@ class Commands(Protocol):
     """What an operator may tell the agent. Answered once it is in force."""
 
     async def set_maintenance(self, scope: str, *, on: bool, reason: str, by: str) -> MaintenanceAnswer:
-        """`scope`: `maintenance.NODE` or the name of a VIP. Said again it changes nothing but reason and by."""
+        """`scope`: `maintenance.NODE`, the name of a VIP, or `POOL/SERVER`. Said again it changes nothing but reason and by."""
         ...
 
     async def reload(self) -> ReloadAnswer: ...

@@ -5,29 +5,31 @@ Where a thing has lasted for a time, `since` is the wall-clock start in ISO 8601
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import Any
 
+from anycast.core import ipvs
 from anycast.core.decision import Advertise, Reason, ServiceFacts
 from anycast.core.health import Phase
-from anycast.core.maintenance import NODE, Stage
-from anycast.core.model import Address, Neighbor, Prefix, RealServer, Service, Vip
+from anycast.core.kernel import KINDS
+from anycast.core.maintenance import NODE, Stage, is_server
+from anycast.core.members import server_port, servers_of, service_key, target_of, versions
+from anycast.core.model import Address, Forwarding, Neighbor, Prefix, RealServer, Service, Vip
 from anycast.core.report import NeighborState, Report
 from anycast.core.state import (
     UNDECIDED,
     State,
     VipState,
+    connections_of,
     facts,
+    is_at_rest,
+    is_drained,
     prefix_of,
-    servers_of,
-    service_key,
     stage_of,
     stale_at,
-    target_of,
-    versions,
 )
 
 VERSION = 1
@@ -282,31 +284,81 @@ def _services(state: State, vip: Vip, clock: _Clock) -> list[dict[str, Any]]:
     return [
         {
             "name": service.name,
+            "pool": service.pool.name,
             "scheduler": str(service.scheduler),
             "flags": sorted(map(str, service.flags)),
             "forwarding": str(service.forwarding),
+            "tunnel": str(service.tunnel.type) if service.forwarding is Forwarding.TUNNEL else None,
+            "one_packet": service.one_packet,
+            "persistence_s": service.persistence.timeout if service.persistence else None,
             "quorum": {"low": service.quorum.low, "high": service.quorum.high},
             "families": families[service.name],
-            "servers": [
-                _server(state, vip, service, server, address, clock=clock)
-                for version in versions(vip)
-                for server, address in servers_of(service, version)
+            "tables": [
+                {"address": str(address), "fingerprint": fingerprint(state, address, service)}
+                for address in vip.addresses
             ],
+            "servers": _servers(state, vip, service, clock),
+            "removing": _removing(state, vip, service, clock.now),
         }
         for service in vip.services
     ]
 
 
+def fingerprint(state: State, address: Address, service: Service) -> str | None:
+    """Of the table as the kernel was last read: equal on nodes that agree. None: it is not there."""
+    key = service_key(address, service)
+    actual = state.kernel.snapshot.table.get(key) if state.kernel.snapshot is not None else None
+    wanted = state.desired.table.get(key)
+    return None if actual is None or wanted is None else ipvs.fingerprint(actual, wanted)
+
+
+def _servers(state: State, vip: Vip, service: Service, clock: _Clock) -> list[dict[str, Any]]:
+    rows: dict[tuple[str, Address], dict[str, Any]] = {}
+    for version in versions(vip):
+        keys = {service_key(address, service) for address in vip.addresses if address.version == version}
+        wanted, held = _destinations(state.desired.table, keys), _destinations(_kernel_table(state), keys)
+        for server, address in servers_of(service, version):
+            at = (address, server_port(service, server))
+            found = [table.get(at) for table in held]
+            rows.setdefault(
+                (server.name, address),
+                _server(state, service, server, address, clock=clock)
+                | {
+                    "weight": _lowest([table.get(at) for table in wanted]),
+                    "kernel_weight": _lowest(found),
+                    "active": sum(one.active for one in found if one is not None),
+                    "inactive": sum(one.inactive for one in found if one is not None),
+                },
+            )
+    return list(rows.values())
+
+
+def _kernel_table(state: State) -> ipvs.Table:
+    return state.kernel.snapshot.table if state.kernel.snapshot is not None else {}
+
+
+def _destinations(
+    table: ipvs.Table, keys: Iterable[ipvs.Key]
+) -> list[dict[ipvs.DestinationKey, ipvs.Destination]]:
+    """The destinations of each service; none where it is missing."""
+    return [{one.key: one for one in table[key].destinations} if key in table else {} for key in keys]
+
+
+def _lowest(found: list[ipvs.Destination | None]) -> int | None:
+    """The lowest weight behind the VIP's addresses; None: behind one of them the server is missing."""
+    weights = [one.weight for one in found if one is not None]
+    return min(weights) if weights and len(weights) == len(found) else None
+
+
 def _server(
-    state: State, vip: Vip, service: Service, server: RealServer, address: Address, *, clock: _Clock
+    state: State, service: Service, server: RealServer, address: Address, *, clock: _Clock
 ) -> dict[str, Any]:
     health = state.health.get(target_of(service, server, address), UNDECIDED)
     return {
         "name": server.name,
         "address": str(address),
-        "port": server.port or service.port,
-        "weight": _weight(state, vip, service, server, address, kernel=False),
-        "kernel_weight": _weight(state, vip, service, server, address, kernel=True),
+        "port": server_port(service, server),
+        "drained": is_drained(state, service, server),
         "phase": str(health.phase),
         "detail": health.detail,
         "check_failed_to_run": health.unknown,
@@ -314,30 +366,32 @@ def _server(
     }
 
 
-def _weight(
-    state: State, vip: Vip, service: Service, server: RealServer, address: Address, *, kernel: bool
-) -> int | None:
-    """The lowest weight of the server behind the VIP's addresses; None: behind one of them it is missing."""
-    snapshot = state.kernel.snapshot
-    table = state.desired.table if not kernel else snapshot.table if snapshot is not None else {}
-    where = (address, server.port or service.port)
-    weights: list[int] = []
-    for vip_address in vip.addresses:
-        if vip_address.version != address.version:
-            continue
-        entry = table.get(service_key(vip_address, service))
-        found = next((d.weight for d in entry.destinations if d.key == where), None) if entry else None
-        if found is None:
-            return None
-        weights.append(found)
-    return min(weights, default=None)
+def _removing(state: State, vip: Vip, service: Service, now: float) -> list[dict[str, Any]]:
+    """Real servers that the configuration dropped and that still have connections to finish."""
+    keys = {service_key(address, service) for address in vip.addresses}
+    held = {
+        (key, one.key): one.active
+        for key in keys
+        if key in _kernel_table(state)
+        for one in _kernel_table(state)[key].destinations
+    }
+    return [
+        {
+            "address": str(at[0]),
+            "port": at[1],
+            "active": held.get((key, at), 0),
+            "left_s": round(max(0.0, retiring.until - now), 3),
+        }
+        for (key, at), retiring in state.retiring.items()
+        if key in keys
+    ]
 
 
 def _kernel(state: State, now: float) -> dict[str, Any]:
     kernel = state.kernel
     error = kernel_error(state, now)
     services = kernel.snapshot.table if kernel.snapshot is not None else {}
-    ours = state.owned | frozenset(state.leaving)
+    sync = kernel.snapshot.sync if kernel.snapshot is not None else None
     return {
         "available": error is None,
         "error": error,
@@ -346,7 +400,12 @@ def _kernel(state: State, now: float) -> dict[str, Any]:
         ),
         "read_ago_s": round(now - kernel.read_at, 3) if kernel.snapshot is not None else None,
         "problems": list(kernel.problems),
-        "foreign_services": sum(key.address not in ours for key in services),
+        "foreign_services": sum(not state.desired.is_ours(key) for key in services),
+        "repairs": {kind: kernel.repairs.get(kind, 0) for kind in KINDS},
+        "connection_sync": {
+            str(role): {"interface": one.interface, "id": one.id, "group": str(one.group)}
+            for role, one in (sync or {}).items()
+        },
     }
 
 
@@ -365,8 +424,18 @@ def _announcer(source: int, report: Report | None) -> dict[str, Any]:
     }
 
 
+def scope_status(state: State, scope: str, now: float) -> dict[str, Any]:
+    """`stage`; of a real server `draining` or `drained`, and how many `connections` it still has."""
+    if not is_server(scope):
+        return {"stage": str(stage_of(state, scope, now)), "connections": None}
+    if scope not in state.maintenance:
+        return {"stage": str(Stage.ACTIVE), "connections": connections_of(state, scope)}
+    stage = "drained" if is_at_rest(state, scope) else "draining"
+    return {"stage": stage, "connections": connections_of(state, scope)}
+
+
 def maintenance_status(state: State, *, now: float, wall: float) -> list[dict[str, Any]]:
-    """Every maintenance in force. `scope`: empty for the node, or the name of a VIP."""
+    """Every maintenance in force. `scope`: empty for the node, the name of a VIP, or `POOL/SERVER`."""
     clock = _Clock(now=now, wall=wall)
     return [
         {
@@ -374,7 +443,7 @@ def maintenance_status(state: State, *, now: float, wall: float) -> list[dict[st
             "reason": entry.reason,
             "by": entry.by,
             **clock.wall_since(entry.since),
-            "stage": str(stage_of(state, scope, now)),
+            **scope_status(state, scope, now),
         }
         for scope, entry in sorted(state.maintenance.items())
     ]

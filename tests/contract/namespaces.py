@@ -17,17 +17,44 @@ _libc = ctypes.CDLL(None, use_errno=True)
 @contextlib.contextmanager
 def network_namespace(*, loopback: bool = True) -> Iterator[None]:
     """Moves this thread into a new network namespace, and back. `loopback`: lo is brought up."""
-    home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with made_namespace(loopback=loopback) as namespace, entered(namespace):
+        yield
+
+
+@contextlib.contextmanager
+def made_namespace(*, loopback: bool = True) -> Iterator[int]:
+    """A new network namespace as a file descriptor. It ends with the block and the last socket in it."""
+    with _returning():
         _check(_libc.unshare(_CLONE_NEWNET), "unshare")
-        try:
-            if loopback:
-                run("ip", "link", "set", "lo", "up")
-            yield
-        finally:
-            _check(_libc.setns(home, _CLONE_NEWNET), "setns")
+        namespace = _here()
+        if loopback:
+            run("ip", "link", "set", "lo", "up")
+    try:
+        yield namespace
     finally:
+        os.close(namespace)
+
+
+@contextlib.contextmanager
+def entered(namespace: int) -> Iterator[None]:
+    """This thread is in `namespace` for the block: what it opens and starts there stays there."""
+    with _returning():
+        _check(_libc.setns(namespace, _CLONE_NEWNET), "setns")
+        yield
+
+
+@contextlib.contextmanager
+def _returning() -> Iterator[None]:
+    home = _here()
+    try:
+        yield
+    finally:
+        _check(_libc.setns(home, _CLONE_NEWNET), "setns")
         os.close(home)
+
+
+def _here() -> int:
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
 @contextlib.asynccontextmanager

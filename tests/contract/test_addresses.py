@@ -10,11 +10,12 @@ from ipaddress import ip_address
 
 import pytest
 
-from anycast.core.kernel import AddAddress, KernelOp, RemoveAddress
+from anycast.core.kernel import AddAddress, RemoveAddress
 from anycast.core.model import Address
 from anycast.kernel import events
 from anycast.kernel.errors import KernelUnavailable
 from tests.contract.namespaces import closing_kernel, network_namespace, run
+from tests.contract.tables import played, snapshot
 
 pytestmark = pytest.mark.lab
 
@@ -28,24 +29,12 @@ def _namespace() -> Iterator[None]:
         yield
 
 
-def play(*ops: KernelOp, interface: str = "lo") -> tuple[str, ...]:
-    async def story() -> tuple[str, ...]:
-        async with closing_kernel(interface) as kernel:
-            return await kernel.play(ops)
-
-    return asyncio.run(story())
-
-
 def read(interface: str = "lo") -> frozenset[Address]:
-    async def story() -> frozenset[Address]:
-        async with closing_kernel(interface) as kernel:
-            return (await kernel.read(())).addresses
-
-    return asyncio.run(story())
+    return snapshot(interface).addresses
 
 
 def add_both() -> None:
-    assert play(*(AddAddress(address=address) for address in (V4, V6))) == ()
+    assert played(*(AddAddress(address=address) for address in (V4, V6))) == ()
 
 
 def shown(interface: str = "lo") -> dict[str, dict[str, object]]:
@@ -89,19 +78,19 @@ def test_a_vip_with_another_prefix_length_counts_as_there_and_is_removed_as_it_i
     run("ip", "addr", "add", "192.0.2.1/24", "dev", "lo")
     run("ip", "addr", "add", "2001:db8::1/64", "dev", "lo", "nodad")
     assert read() >= OURS
-    assert play(RemoveAddress(address=V4), RemoveAddress(address=V6)) == ()
+    assert played(RemoveAddress(address=V4), RemoveAddress(address=V6)) == ()
     assert not read() & OURS
 
 
 def test_removed_addresses_are_gone_and_others_stay() -> None:
     before = read()
     add_both()
-    assert play(RemoveAddress(address=V4), RemoveAddress(address=V6)) == ()
+    assert played(RemoveAddress(address=V4), RemoveAddress(address=V6)) == ()
     assert read() == before
 
 
 def test_removing_what_is_not_there_is_no_failure() -> None:
-    assert play(RemoveAddress(address=V4), RemoveAddress(address=V6)) == ()
+    assert played(RemoveAddress(address=V4), RemoveAddress(address=V6)) == ()
 
 
 def test_addresses_of_other_interfaces_do_not_count() -> None:
@@ -109,15 +98,15 @@ def test_addresses_of_other_interfaces_do_not_count() -> None:
     run("ip", "link", "set", "vip0", "up")
     add_both()
     assert not read("vip0") & OURS
-    assert play(AddAddress(address=V4), interface="vip0") == ()
+    assert played(AddAddress(address=V4), interface="vip0") == ()
     assert "192.0.2.1/32" in shown("vip0")
 
 
 def test_a_missing_interface_is_named_by_reading_and_by_writing() -> None:
     with pytest.raises(KernelUnavailable, match=r"interface vip0 does not exist: create it"):
         read("vip0")
-    (failure,) = play(AddAddress(address=V4), interface="vip0")
-    assert failure.startswith("add address 192.0.2.1 to vip0: interface vip0 does not exist")
+    (failure,) = played(AddAddress(address=V4), interface="vip0")
+    assert failure.text.startswith("add address 192.0.2.1 to vip0: interface vip0 does not exist")
 
 
 @pytest.mark.parametrize("interface", ["lo", "vip0"])
@@ -131,8 +120,8 @@ def test_an_interface_that_is_down_is_unavailable_with_the_command_to_bring_it_u
 
 def test_ipv6_that_is_switched_off_is_told_with_the_command_to_switch_it_on() -> None:
     run("sysctl", "-qw", "net.ipv6.conf.lo.disable_ipv6=1")
-    (failure,) = play(AddAddress(address=V6))
-    assert "sysctl -w net.ipv6.conf.lo.disable_ipv6=0" in failure
+    (failure,) = played(AddAddress(address=V6))
+    assert "sysctl -w net.ipv6.conf.lo.disable_ipv6=0" in failure.text
 
 
 async def next_of(heard: asyncio.Event) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -15,17 +16,33 @@ from anycast.core.ipvs import (
     AddService,
     Destination,
     IpvsOp,
+    Key,
+    MarkKey,
     MoveDestination,
+    Persistent,
     RemoveDestination,
     RemoveService,
     ServiceEntry,
     ServiceKey,
     SetDestination,
     SetService,
+    Settings,
     Table,
+    forgotten,
+    known,
     play,
+    version_of,
 )
-from anycast.core.model import Address, Forwarding, Protocol, SchedulerFlag
+from anycast.core.model import (
+    Address,
+    Forwarding,
+    Protocol,
+    Scheduler,
+    SchedulerFlag,
+    Tunnel,
+    TunnelChecksum,
+    TunnelType,
+)
 from tests.contract.namespaces import closing_kernel, network_namespace
 
 pytestmark = pytest.mark.lab
@@ -35,44 +52,94 @@ MH, SH = (
     (SchedulerFlag.SH_PORT, SchedulerFlag.SH_FALLBACK),
 )
 VIPS = tuple(ip_address(text) for text in ("192.0.2.1", "192.0.2.2", "2001:db8::1"))
+MARKS = frozenset(MarkKey(mark=mark, version=version) for mark in (1, 2) for version in (4, 6))
 SERVERS = {
     4: tuple(ip_address(f"10.0.0.{number}") for number in range(1, 6)),
     6: tuple(ip_address(f"fd00::{number}") for number in range(1, 6)),
 }
-KEYS = st.builds(
-    ServiceKey, protocol=st.sampled_from(Protocol), address=st.sampled_from(VIPS), port=st.just(80)
+KEYS: st.SearchStrategy[Key] = st.one_of(
+    st.builds(
+        ServiceKey, protocol=st.sampled_from(Protocol), address=st.sampled_from(VIPS), port=st.just(80)
+    ),
+    st.builds(MarkKey, mark=st.integers(1, 2), version=st.sampled_from([4, 6])),
 )
 SCHEDULING = st.one_of(
     st.tuples(st.just("mh"), st.frozensets(st.sampled_from(MH))),
     st.tuples(st.just("sh"), st.frozensets(st.sampled_from(SH))),
-    st.tuples(st.sampled_from(["rr", "wrr", "wlc"]), st.just(frozenset[SchedulerFlag]())),
+    st.tuples(
+        st.sampled_from([one.value for one in Scheduler if one not in ("mh", "sh")]),
+        st.just(frozenset[SchedulerFlag]()),
+    ),
+)
+TUNNELS = st.one_of(
+    st.just(Tunnel()),
+    st.builds(
+        Tunnel,
+        type=st.just(TunnelType.GUE),
+        port=st.integers(1, 65535),
+        checksum=st.sampled_from(TunnelChecksum),
+    ),
+    st.builds(
+        Tunnel,
+        type=st.just(TunnelType.GRE),
+        checksum=st.sampled_from([TunnelChecksum.NONE, TunnelChecksum.FULL]),
+    ),
 )
 SYSCTLS = {"net.ipv4.vs.sloppy_tcp": "1", "net.ipv4.vs.schedule_icmp": "1"}
-FEW = settings(max_examples=20, deadline=None)
+FEW = settings(max_examples=40, deadline=None)
 
 
-def destinations(key: ServiceKey) -> st.SearchStrategy[Destination]:
-    def of(family: int, forwardings: tuple[Forwarding, ...]) -> st.SearchStrategy[Destination]:
+def settings_of(key: Key) -> st.SearchStrategy[Settings]:
+    longest = 32 if version_of(key) == 4 else 128
+    persistent = st.builds(Persistent, timeout=st.integers(1, 86400), prefix=st.integers(1, longest))
+    return st.builds(
+        lambda scheduling, one_packet, persistent: Settings(
+            scheduler=scheduling[0], flags=scheduling[1], one_packet=one_packet, persistent=persistent
+        ),
+        SCHEDULING,
+        st.booleans(),
+        st.none() | persistent,
+    )
+
+
+def destinations(key: Key) -> st.SearchStrategy[Destination]:
+    def of(
+        family: int, forwardings: list[Forwarding], tunnels: st.SearchStrategy[Tunnel]
+    ) -> st.SearchStrategy[Destination]:
         return st.builds(
-            Destination,
-            address=st.sampled_from(SERVERS[family]),
-            port=st.sampled_from([80, 8080]),
+            lambda weight, table_weight, limits, **fields: Destination(
+                weight=weight, table_weight=weight or table_weight, upper=limits[1], lower=limits[0], **fields
+            ),
             weight=st.integers(0, 3),
-            forwarding=st.sampled_from(forwardings),
             table_weight=st.integers(1, 3),
+            limits=st.tuples(st.integers(0, 9), st.integers(0, 9)).map(sorted),
+            address=st.sampled_from(SERVERS[family]),
+            port=st.just(0) if isinstance(key, MarkKey) else st.sampled_from([80, 8080]),
+            forwarding=st.sampled_from(forwardings),
+            tunnel=tunnels,
         )
 
-    own = key.address.version
-    return of(own, tuple(Forwarding)) | of(10 - own, (Forwarding.TUNNEL,))
+    own = version_of(key)
+    return st.one_of(
+        of(own, [Forwarding.DR, Forwarding.NAT], st.just(Tunnel())),
+        of(own, [Forwarding.TUNNEL], TUNNELS),
+        of(10 - own, [Forwarding.TUNNEL], TUNNELS),
+    )
 
 
 @st.composite
 def tables(draw: st.DrawFn) -> Table:
     table = {}
     for key in draw(st.lists(KEYS, unique=True, max_size=4)):
-        scheduler, flags = draw(SCHEDULING)
+        one = draw(settings_of(key))
         servers = draw(st.lists(destinations(key), unique_by=lambda one: one.key, max_size=6))
-        table[key] = ServiceEntry(scheduler=scheduler, flags=flags, destinations=tuple(servers))
+        table[key] = ServiceEntry(
+            scheduler=one.scheduler,
+            flags=one.flags,
+            one_packet=one.one_packet,
+            persistent=one.persistent,
+            destinations=tuple(servers),
+        )
     return table
 
 
@@ -88,22 +155,26 @@ def programmes(draw: st.DrawFn) -> list[IpvsOp]:
     return ops
 
 
-def _possible(table: Table, key: ServiceKey) -> st.SearchStrategy[IpvsOp]:
+def _possible(table: Table, key: Key) -> st.SearchStrategy[IpvsOp]:
     if key not in table:
-        return SCHEDULING.map(lambda both: AddService(service=key, scheduler=both[0], flags=both[1]))
+        return settings_of(key).map(lambda one: AddService(service=key, settings=one))
     present = table[key].destinations
     taken = {one.key for one in present}
     choices: list[st.SearchStrategy[IpvsOp]] = [
-        SCHEDULING.map(lambda both: SetService(service=key, scheduler=both[0], flags=both[1])),
+        settings_of(key).map(lambda one: SetService(service=key, settings=one)),
         st.just(RemoveService(service=key)),
     ]
     fresh = destinations(key).filter(lambda one: one.key not in taken)
     choices += [fresh.map(lambda one: AddDestination(service=key, destination=one))] * 4
     if present:
-        known = destinations(key).filter(lambda one: one.key in taken)
+        held = destinations(key).filter(lambda one: one.key in taken)
         choices += [
-            known.map(lambda one: SetDestination(service=key, destination=one)),
-            known.map(lambda one: MoveDestination(service=key, destination=one)),
+            st.builds(
+                lambda one, rebuild: SetDestination(service=key, destination=one, rebuild=rebuild),
+                held,
+                st.booleans(),
+            ),
+            held.map(lambda one: MoveDestination(service=key, destination=one)),
             st.sampled_from(sorted(taken, key=str)).map(
                 lambda gone: RemoveDestination(service=key, key=gone)
             ),
@@ -118,7 +189,8 @@ def test_the_kernel_after_any_operations_is_what_the_model_says(ops: list[IpvsOp
         async with closing_kernel() as kernel:
             before = await kernel.read(SYSCTLS)
             assert await kernel.play(ops) == ()
-            assert await kernel.read(SYSCTLS) == core.play(before, ops)
+            after = core.play(before, ops)
+            assert await kernel.read(SYSCTLS) == replace(after, table=forgotten(after.table))
 
     with network_namespace():
         asyncio.run(story())
@@ -133,16 +205,23 @@ def test_playing_the_difference_makes_the_kernel_what_is_desired(
 ) -> None:
     async def story() -> None:
         async with closing_kernel() as kernel:
+            written: Table = {}
             for table, addresses in wanted:
                 desired = core.Desired(
-                    table=table, addresses=addresses, sysctls=SYSCTLS, owned=frozenset(VIPS)
+                    table=table,
+                    addresses=addresses,
+                    sysctls=SYSCTLS,
+                    owned=frozenset(VIPS),
+                    owned_marks=MARKS,
                 )
-                before = await kernel.read(SYSCTLS)
+                read = await kernel.read(SYSCTLS)
+                before = replace(read, table=known(read.table, written))
                 ops = core.diff(before, desired)
                 assert await kernel.play(ops) == ()
-                after = await kernel.read(SYSCTLS)
-                assert after == core.play(before, ops)
-                assert core.diff(after, desired) == ()
+                after, expected = await kernel.read(SYSCTLS), core.play(before, ops)
+                assert after == replace(expected, table=forgotten(expected.table))
+                written = expected.table
+                assert core.diff(replace(after, table=known(after.table, written)), desired) == ()
 
     with network_namespace():
         asyncio.run(story())

@@ -17,18 +17,21 @@ from anycast.core.ipvs import (
     AddService,
     Destination,
     MoveDestination,
+    Persistent,
     RemoveDestination,
     RemoveService,
     ServiceEntry,
     ServiceKey,
     SetDestination,
+    Settings,
     Table,
+    forgotten,
 )
-from anycast.core.model import Address, Forwarding, Protocol, Scheduler, SchedulerFlag
+from anycast.core.model import Forwarding, Protocol, Scheduler, SchedulerFlag
 from anycast.kernel import ipvs_codec
 from anycast.kernel.errors import KernelUnavailable
-from anycast.kernel.ipvs import Ipvs
 from tests.contract.namespaces import closing_kernel, network_namespace, run
+from tests.contract.tables import desired, established, ipvsadm, played, read, restore, server
 
 pytestmark = pytest.mark.lab
 
@@ -38,8 +41,8 @@ WEB = ServiceKey(protocol=Protocol.TCP, address=V4, port=80)
 SOMEBODY_ELSES = """\
 -A -f 7 -s wlc -p 300
 -a -f 7 -r 10.9.0.1 -g -w 5
--A --sctp-service 192.0.2.1:80 -s rr
--a --sctp-service 192.0.2.1:80 -r 10.9.0.1:80 -g -w 5
+-A --sctp-service 192.0.2.77:80 -s rr
+-a --sctp-service 192.0.2.77:80 -r 10.9.0.1:80 -g -w 5
 -A -t 192.0.2.77:5060 -s wrr -p 360 -M 255.255.255.0
 -a -t 192.0.2.77:5060 -r 10.9.0.1:5060 -m -w 5 -x 100 -y 50
 -A -u 192.0.2.77:53 -s wrr -o
@@ -53,50 +56,10 @@ def _namespace() -> Iterator[None]:
         yield
 
 
-def server(text: str, port: int = 80, weight: int = 1, forwarding: Forwarding = Forwarding.DR) -> Destination:
-    return Destination(address=ip_address(text), port=port, weight=weight, forwarding=forwarding)
-
-
 def entry(*servers: Destination, scheduler: str = "mh", flags: frozenset[SchedulerFlag] = MH) -> ServiceEntry:
     return ServiceEntry(
         scheduler=scheduler, flags=flags if scheduler == "mh" else frozenset(), destinations=servers
     )
-
-
-def desired(table: Table, *, owned: frozenset[Address] = frozenset()) -> core.Desired:
-    return core.Desired(table=table, addresses=frozenset(), sysctls={}, owned=owned)
-
-
-def established(want: core.Desired) -> tuple[core.KernelOp, ...]:
-    """Reads, plays the difference, and shows that none is left. Returns what was played."""
-
-    async def story() -> tuple[core.KernelOp, ...]:
-        async with closing_kernel() as kernel:
-            ops = core.diff(await kernel.read(()), want)
-            assert await kernel.play(ops) == ()
-            assert core.diff(await kernel.read(()), want) == ()
-            return ops
-
-    return asyncio.run(story())
-
-
-def read() -> Table:
-    async def story() -> Table:
-        async with closing_kernel() as kernel:
-            return (await kernel.read(())).table
-
-    return asyncio.run(story())
-
-
-def ipvsadm() -> list[str]:
-    return [line.strip() for line in run("ipvsadm", "-Sn").splitlines() if line.strip()]
-
-
-def restore(lines: str) -> list[str]:
-    """What ipvsadm says of the lines once the kernel has them."""
-    before = ipvsadm()
-    run("ipvsadm", "-R", stdin=lines)
-    return [line for line in ipvsadm() if line not in before]
 
 
 def newest_first() -> list[str]:
@@ -166,9 +129,18 @@ def test_every_scheduler_we_offer_is_one_the_kernel_has(scheduler: Scheduler) ->
 
 
 def test_what_is_already_as_wanted_is_not_written_again() -> None:
-    table = {WEB: entry(server("10.0.0.1"), server("10.0.0.2", weight=0))}
+    table: Table = {WEB: entry(server("10.0.0.1"), server("10.0.0.2", weight=0))}
     assert established(desired(table)) != ()
-    assert established(desired(table)) == ()
+    assert established(desired(table), table) == ()
+
+
+def test_a_table_weight_that_nobody_knows_is_written_once_more() -> None:
+    down = server("10.0.0.2", weight=0, table_weight=3)
+    table: Table = {WEB: entry(server("10.0.0.1"), down)}
+    established(desired(table))
+    expected = ipvsadm()
+    assert established(desired(table)) == (SetDestination(service=WEB, destination=down, rebuild=True),)
+    assert ipvsadm() == expected
 
 
 def test_this_kernel_writes_destinations_in_the_layout_of_the_fast_path(
@@ -176,7 +148,7 @@ def test_this_kernel_writes_destinations_in_the_layout_of_the_fast_path(
 ) -> None:
     monkeypatch.delattr(ipvs_codec, "walk_destination")
     six = ServiceKey(protocol=Protocol.UDP, address=V6, port=53)
-    table = {WEB: entry(server("10.0.0.1")), six: entry(server("fd00::1", 53), scheduler="rr")}
+    table: Table = {WEB: entry(server("10.0.0.1")), six: entry(server("fd00::1", 53), scheduler="rr")}
     established(desired(table))
     assert read() == table
 
@@ -190,7 +162,7 @@ def test_the_order_of_insertion_is_read_and_is_the_reverse_of_the_kernels_list()
 
 
 def test_a_wrong_order_is_repaired_in_place() -> None:
-    table = {WEB: entry(*(server(f"10.0.0.{number}") for number in range(1, 5)))}
+    table: Table = {WEB: entry(*(server(f"10.0.0.{number}") for number in range(1, 5)))}
     shuffled = [f"-a -t 192.0.2.1:80 -r 10.0.0.{number}:80 -g -w 1" for number in (1, 4, 3, 2)]
     restore("\n".join(["-A -t 192.0.2.1:80 -s mh -b mh-fallback,mh-port", *shuffled]))
     ops = established(desired(table))
@@ -201,36 +173,34 @@ def test_a_wrong_order_is_repaired_in_place() -> None:
 def test_a_table_of_thousands_of_real_servers_is_written_and_read_whole() -> None:
     first = ip_address("10.1.0.0")
     servers = [server(str(first + number), weight=number % 3) for number in range(2000)]
-    table = {WEB: entry(*servers, scheduler="wrr")}
+    table: Table = {WEB: entry(*servers, scheduler="wrr")}
     established(desired(table))
-    assert read() == table
+    assert read() == forgotten(table)
     assert len(ipvsadm()) == 2001
 
 
 def test_what_is_somebody_elses_stays_as_it_is() -> None:
     theirs = restore(SOMEBODY_ELSES)
     assert len(theirs) == 8
-    ours = {WEB: entry(server("10.0.0.1"))}
+    ours: Table = {WEB: entry(server("10.0.0.1"))}
     established(desired(ours, owned=frozenset({V4, V6})))
     established(desired({}, owned=frozenset({V4, V6})))
     assert ipvsadm() == theirs
 
 
-def test_what_is_somebody_elses_is_read_as_far_as_it_has_a_name() -> None:
+def test_what_is_somebody_elses_is_read_in_full() -> None:
     restore(SOMEBODY_ELSES)
-
-    async def story() -> int:
-        table = Ipvs()
-        try:
-            return (await table.read()).nameless
-        finally:
-            table.close()
-
-    assert asyncio.run(story()) == 2
-    assert {str(key): one.scheduler for key, one in read().items()} == {
-        "tcp 192.0.2.77:5060": "wrr persistent=360",
-        "udp 192.0.2.77:53": "wrr ops",
-        "tcp [2001:db8::77]:443": "sh",
+    assert {str(key): one.settings for key, one in read().items()} == {
+        "mark 7 IPv4": Settings(scheduler="wlc", persistent=Persistent(timeout=300, prefix=32)),
+        "sctp 192.0.2.77:80": Settings(scheduler="rr"),
+        "tcp 192.0.2.77:5060": Settings(scheduler="wrr", persistent=Persistent(timeout=360, prefix=24)),
+        "udp 192.0.2.77:53": Settings(scheduler="wrr", one_packet=True),
+        "tcp [2001:db8::77]:443": Settings(scheduler="sh", flags=frozenset({SchedulerFlag.SH_PORT})),
+    }
+    assert {str(key): one.destinations for key, one in read().items() if one.destinations} == {
+        "mark 7 IPv4": (server("10.9.0.1", 0, 5),),
+        "sctp 192.0.2.77:80": (server("10.9.0.1", 80, 5),),
+        "tcp 192.0.2.77:5060": (server("10.9.0.1", 5060, 5, Forwarding.NAT, upper=100, lower=50),),
     }
 
 
@@ -249,7 +219,7 @@ def test_what_is_somebody_elses_is_read_as_far_as_it_has_a_name() -> None:
     ],
 )
 def test_what_is_changed_by_hand_in_a_service_of_ours_is_repaired(by_hand: str) -> None:
-    table = {WEB: entry(server("10.0.0.1"), server("10.0.0.2"))}
+    table: Table = {WEB: entry(server("10.0.0.1"), server("10.0.0.2"))}
     established(desired(table))
     expected = run("ipvsadm", "-Ln", "--thresholds"), ipvsadm()
     run("ipvsadm", *by_hand.split())
@@ -263,18 +233,10 @@ def test_a_service_that_is_removed_goes_with_its_real_servers() -> None:
     assert ipvsadm() == []
 
 
-def played(*ops: core.KernelOp) -> tuple[str, ...]:
-    async def story() -> tuple[str, ...]:
-        async with closing_kernel() as kernel:
-            return await kernel.play(ops)
-
-    return asyncio.run(story())
-
-
 def test_operations_that_lost_a_race_are_told_one_by_one_and_hinder_no_other() -> None:
     present, absent = server("10.0.0.1"), server("10.0.0.2")
     other = replace(WEB, port=81)
-    add = AddService(service=WEB, scheduler="rr", flags=frozenset())
+    add = AddService(service=WEB, settings=Settings(scheduler="rr"))
     failures = played(
         add,
         add,
@@ -286,7 +248,7 @@ def test_operations_that_lost_a_race_are_told_one_by_one_and_hinder_no_other() -
         RemoveService(service=other),
         AddDestination(service=WEB, destination=server("10.0.0.3")),
     )
-    assert [(text.split(":")[0], text.rpartition("(")[2]) for text in failures] == [
+    assert [(text.split(":")[0], text.rpartition("(")[2]) for _, text in failures] == [
         ("add service tcp 192.0.2.1", "EEXIST)"),
         ("add real server 10.0.0.1", "EEXIST)"),
         ("change real server 10.0.0.2", "ENOENT)"),
@@ -299,18 +261,19 @@ def test_operations_that_lost_a_race_are_told_one_by_one_and_hinder_no_other() -
 def test_operations_of_all_kinds_are_carried_out_in_the_order_given() -> None:
     gone = RemoveService(service=WEB)
     bad = core.SetSysctl(name="net.ipv4.vs.no_such_name", value="1")
-    verbs = [text.split()[0] for text in played(gone, bad, gone, gone, bad)]
+    verbs = [text.split()[0] for _, text in played(gone, bad, gone, gone, bad)]
     assert verbs == ["remove", "set", "remove", "remove", "set"]
 
 
 def test_a_scheduler_this_kernel_lacks_is_told_once_with_the_module_to_load() -> None:
-    failures = played(
-        AddService(service=WEB, scheduler="nosuch", flags=frozenset()),
+    ops = (
+        AddService(service=WEB, settings=Settings(scheduler="nosuch")),
         AddDestination(service=WEB, destination=server("10.0.0.1")),
         AddDestination(service=WEB, destination=server("10.0.0.2")),
     )
-    assert len(failures) == 1
-    assert "run `modprobe ip_vs_nosuch` (ENOENT)" in failures[0]
+    told, *silent = played(*ops)
+    assert "run `modprobe ip_vs_nosuch` (ENOENT)" in told.text
+    assert silent == [((op,), "") for op in ops[1:]]
 
 
 def test_sysctls_of_ipvs_are_set_and_read_back() -> None:
@@ -347,10 +310,10 @@ def test_a_process_without_the_capability_is_told_so() -> None:
 def test_a_namespace_whose_loopback_is_down_is_told_so() -> None:
     with network_namespace(loopback=False):
         (failure,) = played(
-            AddService(service=WEB, scheduler="rr", flags=frozenset()),
+            AddService(service=WEB, settings=Settings(scheduler="rr")),
             AddDestination(service=WEB, destination=server("10.0.0.1")),
         )
-        assert "ip link set lo up" in failure
+        assert "ip link set lo up" in failure.text
 
 
 def test_long_work_lets_the_event_loop_breathe() -> None:

@@ -10,6 +10,7 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from ipaddress import ip_address
@@ -24,14 +25,14 @@ from lab.control import Lab, What
 from lab.machine import LabError
 from lab.processes import Process
 from lab.routewatch import RouteEvent
-from lab.topology import VIP4, VIP6, VIPS
+from lab.topology import CLIENTS4, VIP4, VIP6, VIPS
 
 PATIENCE = 30.0  # seconds for anything that has to come; a scenario takes what it takes
 PROBLEM_WORDS = ("Traceback", "please report")
 NODES = ("lb1", "lb2", "lb3")
 OPS_PORT = 9644
 # Shorter than by default, where nothing but the waiting is shorter.
-TIMING = {"drain": "500ms", "settle": "300ms", "reconcile": "2s"}
+TIMING = {"drain": "500ms", "settle": "300ms", "reconcile": "2s", "server_drain": "1s"}
 
 Document = dict[str, Any]
 Table = dict[str, list[str]]  # `TCP 192.0.2.1:80 mh`: [`10.9.2.4:80 Route 1`, …] in the kernel's order
@@ -138,6 +139,16 @@ class Site:
             return status if _good(status) else None
 
         return until(look, f"{node} to be ready")
+
+    def ready_but_for(self, node: str, scope: str) -> None:
+        """Until the node announces all it has, with `scope` in maintenance."""
+
+        def look() -> bool:
+            status = self.answers(node)
+            announced = all(vip["announced"] for vip in status["vips"])
+            return announced and [one["scope"] for one in status["maintenance"]] == [scope]
+
+        until(look, f"{node} to announce with {scope} drained")
 
     def maintenance(self, node: str, *, on: bool, vip: str = "", reason: str = "") -> Document:
         body = {"scope": vip, "on": on, **({"reason": reason} if on else {})}
@@ -292,9 +303,60 @@ class Site:
             sock.send(b"hello")
             return sock.recv(100).decode().partition(" ")[0]
 
+    def mapping(self, ports: range = range(20000, 20010)) -> dict[tuple[str, int], str]:
+        """Which real server answers a datagram to the IPv4 VIP, of each client address and source port."""
+        found: dict[tuple[str, int], str] = {}
+        for port in ports:
+            sources = [f"10.1.0.{number}" for number in range(1, CLIENTS4 + 1)]
+            with contextlib.ExitStack() as stack:
+                for source in sources:
+                    sock = stack.enter_context(netns.open_socket("cl", socket.AF_INET, socket.SOCK_DGRAM))
+                    sock.settimeout(PATIENCE)
+                    sock.bind((source, port))
+                    sock.connect((VIP4, 514))
+                    sock.send(b"?")
+                    found[source, port] = sock.recv(100).decode().partition(" ")[0]
+        return found
+
+    def only(self, node: str) -> None:
+        """Until `node` alone announces: the others are in maintenance."""
+        for other in NODES:
+            self.maintenance(other, on=other != node)
+        self.routed([node])
+
+    def live(self) -> set[tuple[str, int]]:
+        """Address and port of the client's end of every TCP connection that is established."""
+        with netns.inside("cl"):
+            lines = [
+                line.split()
+                for name in ("tcp", "tcp6")
+                for line in Path("/proc/thread-self/net", name).read_text().splitlines()[1:]
+            ]
+        return {_client(line[1]) for line in lines if line[3] == "01"}
+
+    def knows(self, node: str, flows: set[tuple[str, int]]) -> bool:
+        """Whether the node's kernel has all of these TCP connections."""
+        with netns.inside(node):
+            lines = Path("/proc/thread-self/net/ip_vs_conn").read_text().splitlines()[1:]
+        words = [line.split() for line in lines]
+        return flows <= {(_ip(line[1]), int(line[2], 16)) for line in words if line[0] == "TCP"}
+
     def served(self) -> bool:
         """Whether a new connection to each VIP finds a real server."""
         return all(self.http_server(vip).startswith("rs") for vip in (VIP4, VIP6))
+
+
+def _client(text: str) -> tuple[str, int]:
+    """`0100010A:C350` of /proc/net/tcp, its words in the byte order of the machine."""
+    host, _, port = text.partition(":")
+    words = [bytes.fromhex(host[n : n + 8]) for n in range(0, len(host), 8)]
+    packed = b"".join(word[::-1] if sys.byteorder == "little" else word for word in words)
+    return str(ip_address(packed)), int(port, 16)
+
+
+def _ip(text: str) -> str:
+    """`0A010001` and `fd00:0001:…` of /proc/net/ip_vs_conn."""
+    return str(ip_address(text if ":" in text else int(text, 16)))
 
 
 def _endpoint(text: str) -> str:

@@ -50,7 +50,9 @@ def test_a_server_less_and_again_one_more_is_a_difference_that_no_connection_not
     }
     for node in NODES:
         site.holds(node, less)
-        assert [event["operations"] for event in site.logged(node, "kernel.programmed")] == [4]
+        # Weight 0 behind each of four services; and it is removed as its connections are gone.
+        assert site.logged(node, "kernel.programmed", 2)[0]["operations"] == 4
+        assert len(site.logged(node, "server.removed", 4)) == 4
     with site.lab.load(120) as load:
         load.mark()
         for node in NODES:

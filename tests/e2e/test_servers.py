@@ -39,3 +39,86 @@ def test_without_any_real_server_every_node_withdraws(site: Site) -> None:
         site.lab.start(server, "server")
     site.routed(NODES)
     assert site.served()
+
+
+def test_a_drained_server_gets_no_new_clients_on_this_node_and_comes_back(site: Site) -> None:
+    with site.edit(
+        "lb1"
+    ) as config:  # connections of other tests that went on over other nodes are its no more
+        config["pools"]["web"]["servers"].pop(1)
+    site.reload("lb1")
+    until(lambda: site.weights("lb1", 2) == set(), "rs2 to leave lb1")
+    site.lab.config("lb1").write_text(site.original["lb1"])
+    site.reload("lb1")
+    site.holds("lb1", site.table)
+    drained = site.lab.node_cli("lb1", "drain-server", "web/rs2", "--reason", "disk", "--wait")
+    assert drained.returncode == 0, drained.stderr
+    assert "web/rs2: drained: no new clients" in drained.stdout
+    assert "web/rs2: drained after" in drained.stderr
+    assert (site.weights("lb1", 2), site.weights("lb2", 2)) == ({0}, {1})
+    (entry,) = site.status("lb1")["maintenance"]
+    assert (entry["scope"], entry["stage"], entry["reason"]) == ("web/rs2", "drained", "disk")
+    assert site.metric(
+        "lb1", 'anycast_server_drained{address="10.9.2.2",server="rs2",service="tcp/80",vip="web"}'
+    )
+    back = site.lab.node_cli("lb1", "undrain-server", "web/rs2")
+    assert back.returncode == 0, back.stderr
+    site.holds("lb1", site.table)
+
+
+def test_the_drain_of_a_server_outlives_the_agent(site: Site) -> None:
+    site.maintenance("lb1", on=True, vip="web/rs2")
+    site.lab.kill("lb1", "agent")
+    site.lab.start("lb1", "agent")
+    site.ready_but_for("lb1", "web/rs2")
+    assert site.weights("lb1", 2) == {0}
+    site.maintenance("lb1", on=False, vip="web/rs2")
+    site.holds("lb1", site.table)
+
+
+def test_the_last_real_servers_are_drained_only_by_force(site: Site) -> None:
+    for server in ("rs1", "rs2", "rs3"):
+        site.maintenance("lb1", on=True, vip=f"web/{server}")
+    refused = site.lab.node_cli("lb1", "drain-server", "web/rs4")
+    assert refused.returncode == 1
+    assert "too few real servers are left for web tcp/80 IPv4" in refused.stderr
+    unknown = site.lab.node_cli("lb1", "drain-server", "web/rs9")
+    assert (unknown.returncode, "there is no real server" in unknown.stderr) == (1, True)
+    forced = site.lab.node_cli("lb1", "drain-server", "web/rs4", "--force")
+    assert forced.returncode == 0, forced.stderr
+    site.routed(["lb2", "lb3"])
+    for server in ("rs1", "rs2", "rs3", "rs4"):
+        site.maintenance("lb1", on=False, vip=f"web/{server}")
+
+
+def test_a_server_dropped_from_the_file_finishes_its_connections_first(site: Site) -> None:
+    with site.lab.load(60) as load:
+        for node in NODES:
+            with site.edit(node) as config:
+                config["pools"]["web"]["servers"].pop(1)
+                config["timing"]["server_drain"] = "1h"
+            site.reload(node)
+        for node in NODES:
+            until(lambda node=node: site.weights(node, 2) == {0}, f"rs2 to be drained on {node}")  # type: ignore[misc]
+        load.mark()
+        stats = load.wait_answered()
+        assert (stats["broken"], stats["moved"]) == (0, 0), stats["errors"]
+        (service,) = [one for one in site.vip("lb1")["services"] if one["name"] == "tcp/80"]
+        assert {one["address"] for one in service["removing"]} == {"10.9.2.2", "fd00:9::2:2"}
+    for node in NODES:
+        until(lambda node=node: site.weights(node, 2) == set(), f"rs2 to leave {node}")  # type: ignore[misc]
+
+
+def test_datagrams_of_one_source_port_do_not_stick_to_a_dead_server(site: Site) -> None:
+    flows = site.mapping(range(21000, 21001))
+    dead = "rs2"
+    assert dead in flows.values()
+    site.lab.kill(dead, "server")
+    for node in NODES:
+        until(lambda node=node: site.weights(node, 2) == {0}, f"{node} to give rs2 weight 0")  # type: ignore[misc]
+    after = site.mapping(range(21000, 21001))
+    assert dead not in after.values()
+    assert {flow: server for flow, server in flows.items() if server != dead}.items() <= after.items()
+    site.lab.start(dead, "server")
+    for node in NODES:
+        site.holds(node, site.table)

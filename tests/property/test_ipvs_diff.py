@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 
-from anycast.core.ipvs import ORDER_SENSITIVE, ServiceKey, Table, diff, play, same
+from anycast.core.ipvs import ORDER_SENSITIVE, Key, Table, diff, play, same
 from tests.property.worlds import tables
 
 
@@ -65,5 +65,5 @@ def test_every_history_ends_in_the_same_order_where_the_scheduler_looks_at_it(
             assert _order(from_nothing, key) == _order(from_one, key)
 
 
-def _order(table: Table, key: ServiceKey) -> list[object]:
+def _order(table: Table, key: Key) -> list[object]:
     return [d.key for d in table[key].destinations]

@@ -17,14 +17,15 @@ from anycast.core import events as ev
 from anycast.core import kernel as kernels
 from anycast.core.decision import Advertise, Reason
 from anycast.core.health import Outcome, Phase, Result
-from anycast.core.ipvs import RemoveDestination, RemoveService, ServiceEntry, ServiceKey
+from anycast.core.ipvs import MarkKey, RemoveService, ServiceEntry, ServiceKey
 from anycast.core.maintenance import NODE, Maintenance, Stage, stage
+from anycast.core.members import servers_of, service_key, target_of, targets
 from anycast.core.model import Address, Protocol, Target, Vip
 from anycast.core.report import Prefix, Report
 from anycast.core.routes import GRACEFUL_SHUTDOWN
-from anycast.core.state import UNDECIDED, prefix_of, servers_of, service_key, target_of, targets
+from anycast.core.state import EXPIRE_AGAIN, UNDECIDED, prefix_of
 from anycast.core.step import LEAVE_PATIENCE, begin, next_wake, step
-from tests.property.worlds import CONFIGS
+from tests.property.worlds import CONFIGS, told
 
 FOREIGN = ServiceKey(protocol=Protocol.TCP, address=ip_address("198.51.100.9"), port=25)
 
@@ -122,7 +123,7 @@ class World(RuleBasedStateMachine):
         snapshot = self.state.kernel.snapshot
         assert snapshot is not None
         assert address in snapshot.addresses
-        assert dict(snapshot.sysctls) == self.state.desired.sysctls
+        assert self.state.desired.sysctls.items() <= snapshot.sysctls.items()
         for service in vip.services:
             entry = snapshot.table[service_key(address, service)]
             usable = [d for d in entry.destinations if d.weight > 0]
@@ -134,7 +135,9 @@ class World(RuleBasedStateMachine):
             match op:
                 case kernels.RemoveAddress(address=address):
                     gone = prefix_of(address)
-                case RemoveService(service=key):
+                case RemoveService(service=MarkKey()):
+                    continue  # it stands for no address of its own
+                case RemoveService(service=ServiceKey() as key):
                     assert key != FOREIGN or self.state.config.ipvs_exclusive
                     gone = prefix_of(key.address)
                     still = any(key.address in vip.addresses for vip in self.state.config.vips)
@@ -142,8 +145,8 @@ class World(RuleBasedStateMachine):
                     before = leaving is not None and key not in leaving.table  # its port was dropped earlier
                     if key == FOREIGN or still or before:
                         continue
-                case RemoveDestination(service=key):
-                    assert key != FOREIGN
+                case kernels.ExpireDestinations(removals=removals):
+                    assert FOREIGN not in {one.service for one in removals}
                     continue
                 case _:
                     continue
@@ -186,16 +189,17 @@ class World(RuleBasedStateMachine):
     def kernel_answers(self, share: float) -> None:
         """A program that is not carried out whole is one that failed at its end."""
         job, self.pending = self.pending, None
-        problems: tuple[str, ...] = ()
+        failures: list[kernels.Failure] = []
         if isinstance(job, ev.ProgramKernel):
             done = round(len(job.ops) * share)
-            problems = () if done == len(job.ops) else ("refused",)
+            if done < len(job.ops):
+                failures.append(kernels.Failure(job.ops[done:], "refused"))
             for op in job.ops[:done]:
                 try:
                     self.kernel = kernels.play(self.kernel, (op,))
                 except KeyError:  # somebody else took the service away meanwhile: ESRCH
-                    problems = ("no such service",)
-        self.send(ev.KernelRead(snapshot=replace(self.kernel), problems=problems))
+                    failures.append(kernels.Failure((op,), "no such service"))
+        self.send(ev.KernelRead(snapshot=told(self.kernel), failures=tuple(failures)))
 
     @precondition(lambda self: self.pending is not None)
     @rule()
@@ -209,6 +213,19 @@ class World(RuleBasedStateMachine):
         gone = data.draw(st.sampled_from(sorted(self.kernel.addresses, key=str)))
         self.kernel = replace(self.kernel, addresses=self.kernel.addresses - {gone})
         self.send(ev.KernelChanged())
+
+    @precondition(lambda self: len(self.kernel.table) > 1)
+    @rule(active=st.integers(0, 3))
+    def connections_come_and_go(self, active: int) -> None:
+        self.kernel = replace(
+            self.kernel,
+            table={
+                key: replace(
+                    entry, destinations=tuple(replace(one, active=active) for one in entry.destinations)
+                )
+                for key, entry in self.kernel.table.items()
+            },
+        )
 
     @precondition(lambda self: len(self.kernel.table) > 1)
     @rule(data=st.data())
@@ -270,7 +287,7 @@ class World(RuleBasedStateMachine):
                 self.report(source)
             self.time_passes(0.5)
 
-    @rule(scope=st.sampled_from([NODE, "web", "log"]), on=st.booleans())
+    @rule(scope=st.sampled_from([NODE, "web", "log", "web/rs1", "log/rs2"]), on=st.booleans())
     def maintenance(self, scope: str, *, on: bool) -> None:
         entry = Maintenance(reason="test", by="root", since=self.now) if on else None
         self.send(ev.MaintenanceSet(scope=scope, entry=entry))
@@ -306,15 +323,17 @@ class World(RuleBasedStateMachine):
         self.maintenance(NODE, on=False)
         for vip in self.config.vips:
             self.maintenance(vip.name, on=False)
-        self.maintenance("web", on=False)
-        self.maintenance("log", on=False)
+        for scope in ("web", "log", "web/rs1", "log/rs2"):
+            self.maintenance(scope, on=False)
         self.all_goes_well(rounds=40)
+        self.time_passes(self.config.timing.server_drain + EXPIRE_AGAIN)
+        self.all_goes_well(rounds=4)
         assert set(self.wanted) == {prefix_of(a) for vip in self.config.vips for a in vip.addresses}
         assert not any(self.wanted.values())
         assert kernels.diff(self.kernel, self.state.desired) == ()
         assert self.kernel.addresses == self.state.desired.addresses
         if not self.config.ipvs_exclusive:
-            ours = {key for key in self.kernel.table if key.address in self.state.owned}
+            ours = {key for key in self.kernel.table if self.state.desired.is_ours(key)}
             assert ours == set(self.state.desired.table)
 
 

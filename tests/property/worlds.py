@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
+from typing import Any
 
 from hypothesis import strategies as st
 
+from anycast.core import ipvs
+from anycast.core import kernel as kernels
 from anycast.core.ipvs import Destination, ServiceEntry, ServiceKey, Table
 from anycast.core.model import (
+    Address,
     Bgp,
     Check,
     Config,
+    ConnectionSync,
     Forwarding,
     Neighbor,
     Node,
@@ -53,20 +59,25 @@ def vip(
     ports: tuple[int, ...] = (80,),
     low: int = 1,
     high: int = 2,
+    weight: int = 1,
+    mark: int = 0,
 ) -> Vip:
-    members = (*(server(n) for n in servers), *(server(n, weight=0) for n in drained))
+    members = (*(server(n, weight) for n in servers), *(server(n, weight=0) for n in drained))
     pool = Pool(name=name, servers=members, check=CHECK)
     quorum = Quorum(low=low, high=high)
     return Vip(
         name=name,
         addresses=(ip_address(f"192.0.2.{number}"), ip_address(f"2001:db8:99::{number}")),
-        services=tuple(Service(protocol=Protocol.TCP, port=port, pool=pool, quorum=quorum) for port in ports),
+        services=(
+            *(Service(protocol=Protocol.TCP, port=port, pool=pool, quorum=quorum) for port in ports),
+            *((Service(mark=mark, pool=pool, quorum=quorum),) if mark else ()),
+        ),
         med=100,
     )
 
 
-def config(*vips: Vip, exclusive: bool = False) -> Config:
-    return Config(node=Node(name="lb1"), bgp=BGP, vips=vips, ipvs_exclusive=exclusive)
+def config(*vips: Vip, exclusive: bool = False, **settings: Any) -> Config:
+    return Config(node=Node(name="lb1"), bgp=BGP, vips=vips, ipvs_exclusive=exclusive, **settings)
 
 
 CONFIGS = (
@@ -79,9 +90,16 @@ CONFIGS = (
     config(vip("www", 1, (1, 2, 3))),
     config(vip("web", 2, (5, 6)), vip("log", 1, (1, 2), drained=(3,))),
     config(vip("web", 1, (1, 2), drained=(3,), ports=(80, 443))),
+    config(vip("web", 1, (1, 2, 3), weight=2), connection_sync=ConnectionSync(interface="lan0")),
+    config(vip("web", 1, (1, 2, 3), mark=7), vip("log", 2, (1, 2), mark=8, ports=())),
 )
 
 _SERVER_ADDRESSES = [ip_address(f"10.9.2.{n}") for n in range(1, 7)]
+
+
+def told(kernel: kernels.Snapshot) -> kernels.Snapshot:
+    """What a kernel that holds this says: it keeps the table weight of a server at weight 0 to itself."""
+    return replace(kernel, table=ipvs.forgotten(kernel.table))
 
 
 @st.composite
@@ -90,16 +108,19 @@ def entries(draw: st.DrawFn) -> ServiceEntry:
     return ServiceEntry(
         scheduler=draw(st.sampled_from(list(Scheduler))),
         flags=draw(st.frozensets(st.sampled_from(list(SchedulerFlag)), max_size=2)),
-        destinations=tuple(
-            Destination(
-                address=address,
-                port=80,
-                weight=draw(st.integers(0, 3)),
-                forwarding=draw(st.sampled_from(list(Forwarding))),
-                table_weight=draw(st.integers(1, 3)),
-            )
-            for address in chosen
-        ),
+        destinations=tuple(_destination(draw, address) for address in chosen),
+    )
+
+
+def _destination(draw: st.DrawFn, address: Address) -> Destination:
+    table_weight = draw(st.integers(1, 3))
+    return Destination(
+        address=address,
+        port=80,
+        weight=draw(st.sampled_from([0, table_weight])),
+        forwarding=draw(st.sampled_from(list(Forwarding))),
+        table_weight=table_weight,
+        upper=draw(st.sampled_from([0, 100])),
     )
 
 

@@ -49,7 +49,7 @@ class FakeKernel:
             raise self.trouble
         return self.holds
 
-    async def play(self, ops: Sequence[kernels.KernelOp]) -> tuple[str, ...]:
+    async def play(self, ops: Sequence[kernels.KernelOp]) -> tuple[kernels.Failure, ...]:
         await asyncio.sleep(0)
         self.holds = kernels.play(self.holds, ops)
         return ()
@@ -152,7 +152,7 @@ def test_a_route_comes_up_once_the_kernel_holds_what_it_needs(tmp_path: Path) ->
         async with running(site.engine()):
             await site.announced(WEB)
             assert WEB.network_address in site.kernel.holds.addresses
-            assert [key.port for key in site.kernel.holds.table] == [site.port]
+            assert [str(key) for key in site.kernel.holds.table] == [f"tcp {WEB.network_address}:{site.port}"]
 
     play(tmp_path, story)
 

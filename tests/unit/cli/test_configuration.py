@@ -56,7 +56,7 @@ def test_every_problem_stands_on_its_own_line_with_a_count(
 def test_a_check_for_programs_is_json(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(file), "--json"]) == 0
     good = json.loads(capsys.readouterr().out)
-    assert (good["ok"], good["problems"], good["real_servers"]) == (True, [], 4)
+    assert (good["ok"], good["problems"], good["warnings"], good["real_servers"]) == (True, [], [], 4)
     file.write_text(BAD)
     assert main(["check", str(file), "--json"]) == 78
     out, err = capsys.readouterr()
@@ -65,6 +65,25 @@ def test_a_check_for_programs_is_json(file: Path, capsys: pytest.CaptureFixture[
     assert [(p["line"], p["path"]) for p in bad["problems"]] == [
         (3, ["bgp", "local_as"]),
         (11, ["vips", "web", "ports", 1]),
+    ]
+
+
+def test_a_warning_is_told_with_its_place_and_stops_nothing(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(GOOD.replace("10.9.2.4]", "{address: 10.9.2.4, weight: 2}]"))
+    assert main(["check", str(file)]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{file}: ok: 1 VIP, 2 services, 4 real servers, 2 neighbors\n"
+    (line,) = err.splitlines()
+    assert line.startswith(f"{file}:12:73: warning: vips.web.servers[3].weight: weights 1 and 2: ")
+    assert main(["check", str(file), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    document = json.loads(out)
+    assert document["ok"]
+    assert [(one["line"], one["path"]) for one in document["warnings"]] == [
+        (12, ["vips", "web", "servers", 3, "weight"])
     ]
 
 

@@ -87,8 +87,8 @@ def test_the_status_is_tables_for_people(node: Node, path: Path) -> None:
     assert lines[0].endswith(", ready")
     rows = [line.split() for line in lines]
     assert ["mail", "192.0.2.2", "yes", "yes", "healthy", "0s"] in rows
-    assert ["web", "tcp/80", "rs1", "10.9.2.1:80", "down", "0", "0", "0s", "refused"] in rows
-    assert ["web", "tcp/80", "rs1", "[fd00:9:2::1]:80", "up", "1", "1", "0s"] in rows
+    assert ["web", "tcp/80", "rs1", "10.9.2.1:80", "down", "0", "0", "0", "0s", "refused"] in rows
+    assert ["web", "tcp/80", "rs1", "[fd00:9:2::1]:80", "up", "1", "1", "0", "0s"] in rows
     assert ["10.2.1.254", "up", "0s"] in rows
     assert ["1", "5.0.15", "4711", str(node.state.lease.seq), "0", "valid"] in rows
     assert "\x1b" not in done.out
@@ -205,9 +205,10 @@ def test_a_reload_prints_its_changes_or_its_problems(node: Node, path: Path) -> 
     operator = Operator(node)
     (done,) = against(operator, path, ("reload",))
     assert (done.code, done.out) == (0, "vip web: med 100 -> 200\n")
-    operator.answer = ReloadAnswer(ok=True)
+    operator.answer = ReloadAnswer(ok=True, warnings=("anycast.yaml:9:1: pools.web: uneven",))
     (done,) = against(operator, path, ("reload",))
     assert (done.code, done.out) == (0, "nothing has changed\n")
+    assert done.err == "warning: anycast.yaml:9:1: pools.web: uneven\n"
     operator.answer = ReloadAnswer(ok=False, problems=("anycast.yaml:4:19: vips.web: wrong (mend it)",))
     (done,) = against(operator, path, ("reload",))
     assert (done.code, done.out) == (78, "")

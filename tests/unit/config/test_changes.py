@@ -49,9 +49,65 @@ EDITS: list[tuple[str, str, tuple[str, ...]]] = [
     (
         "      - {name: rs3,",
         "      - {name: rs5, addresses: [10.9.2.5]}\n      - {name: rs3,",
-        ("pool web: server rs5 added",),
+        ("pool web: server rs5 added", "pool web: about 25 % of the flows will go to other real servers"),
     ),
-    ("      - 10.9.2.1 ", "      # ", ("pool web: server 10.9.2.1 removed",)),
+    (
+        "      - 10.9.2.1 ",
+        "      # ",
+        (
+            "pool web: server 10.9.2.1 removed",
+            "pool web: less than 0.1 % of the flows of the real servers that stay will go to other real servers",
+        ),
+    ),
+    ("server_drain: 60s", "server_drain: 5m", ("timing: server_drain 60s -> 300s",)),
+    (
+        "  tcp: 15m",
+        "  tcp: 30m",
+        ("timeouts: tcp 900s, tcp_fin 120s, udp 300s -> tcp 1800s, tcp_fin 120s, udp 300s",),
+    ),
+    (
+        "  interface: eth1",
+        "  interface: eth2",
+        (
+            "connection_sync: id 1 on eth1, 224.0.0.81 port 8848, ttl 1 -> id 1 on eth2, 224.0.0.81 port 8848, ttl 1",
+        ),
+    ),
+    (
+        "upper_threshold: 1000",
+        "upper_threshold: 2000",
+        ("pool metrics: server m1 upper_threshold 1000 -> 2000",),
+    ),
+    (
+        "        lower_threshold: 800",
+        "        # ",
+        ("pool metrics: server m1 lower_threshold 800 -> 0",),
+    ),
+    (
+        "{type: gue, port: 6080, checksum: csum}",
+        "gre",
+        ("vip web: service mark/7 tunnel gue port 6080 csum -> gre",),
+    ),
+    (
+        "ipv4_prefix: 24",
+        "ipv4_prefix: 32",
+        ("vip web: service mark/7 persistence 300s for each /24 and /64 -> 300s for each /32 and /64",),
+    ),
+    (
+        "        persistence:",
+        "        # ",
+        ("vip web: service mark/7 persistence 300s for each /24 and /64 -> none",),
+    ),
+    ("one_packet: true", "one_packet: false", ("vip syslog: service udp/514 one_packet true -> false",)),
+    (
+        "expire_failed: 60s",
+        "expire_failed: never",
+        ("vip web: service tcp/80 expire_failed 60s -> never",),
+    ),
+    (
+        "- mark: 7",
+        "- mark: 8",
+        ("vip web: service mark/7 removed", "vip web: service mark/8 added"),
+    ),
     ("[10.9.2.11, 10.9.2.12]", "[10.9.2.12, 10.9.2.11]", ("pool syslog: servers in another order",)),
     ("med: 100", "med: 200", ("vip web: med 100 -> 200",)),
     ("    med: 100\n", "", ("vip web: med 100 -> default",)),
@@ -105,6 +161,70 @@ def test_a_vip_that_comes_or_goes_is_told_once() -> None:
         f"vips: the addresses this node may announce changed: {RENDER}",
     )
     assert changes(less, config())[:2] == ("pool metrics: served", "vip metrics: added")
+
+
+def test_sections_that_come_or_go_are_told() -> None:
+    start, end = FULL.index("timeouts: "), FULL.index("bgp:\n")
+    bare = loads(FULL[:start] + FULL[end:], hostname="lb1").config
+    assert changes(bare, config()) == (
+        "timeouts: left as they are -> tcp 900s, tcp_fin 120s, udp 300s",
+        "connection_sync: none -> id 1 on eth1, 224.0.0.81 port 8848, ttl 1",
+    )
+    assert changes(config(), bare) == (
+        "timeouts: tcp 900s, tcp_fin 120s, udp 300s -> left as they are",
+        "connection_sync: id 1 on eth1, 224.0.0.81 port 8848, ttl 1 -> none",
+    )
+
+
+def pooled(number: int, *, weight: int = 1, second: str = "web", scheduler: str = "mh") -> Config:
+    """A VIP of two services on `number` real servers; the last one has the weight."""
+    servers = "".join(f"      - 10.9.{n // 250}.{n % 250 + 1}\n" for n in range(number - 1))
+    return loads(
+        f"""
+bgp: {{local_as: 65001, router_id: 10.2.1.1, neighbors: [{{address: 10.2.1.254, remote_as: 65000}}]}}
+pools:
+  web:
+    servers:
+{servers}      - {{name: last, address: 10.9.99.1, weight: {weight}}}
+  other: {{servers: [10.8.0.1, 10.8.0.2]}}
+vips:
+  web:
+    address: 192.0.2.1
+    services:
+      - {{port: 80, pool: web, scheduler: {scheduler}}}
+      - {{port: 443, pool: {second}, scheduler: {scheduler}}}
+""",
+        hostname="lb1",
+    ).config
+
+
+def test_the_flows_that_move_are_told_once_for_a_pool() -> None:
+    assert changes(pooled(20), pooled(20, weight=2)) == (
+        "pool web: server last weight 1 -> 2",
+        "pool web: about 6.1 % of the flows will go to other real servers",
+    )
+
+
+def test_where_the_scheduler_is_no_maglev_no_share_is_known() -> None:
+    without = changes(pooled(20, scheduler="wlc"), pooled(20, weight=2, scheduler="wlc"))
+    assert without == ("pool web: server last weight 1 -> 2",)
+    assert not any("flows" in line for line in changes(pooled(20), pooled(20, weight=2, scheduler="wlc")))
+
+
+def test_a_server_drained_by_weight_moves_no_flow_where_weights_are_one() -> None:
+    assert changes(pooled(20), pooled(20, weight=0)) == ("pool web: server last weight 1 -> 0",)
+
+
+def test_another_pool_moves_every_flow_of_its_service() -> None:
+    assert changes(pooled(3), pooled(3, second="other")) == (
+        "pool other: served",
+        "vip web: service tcp/443 pool web -> other",
+        "vip web: service tcp/443: about 100 % of the flows will go to other real servers",
+    )
+
+
+def test_no_figure_is_worked_out_for_very_many_servers() -> None:
+    assert changes(pooled(501), pooled(502))[-1] == "pool web: flows will go to other real servers"
 
 
 def test_equal_configurations_have_no_changes() -> None:

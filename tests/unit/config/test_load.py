@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from anycast.config.load import load, loads
+from anycast.config.load import Loaded, load, loads
 from anycast.config.problem import ConfigError
 from anycast.core.model import (
     Check,
     CommandCheck,
+    ConnectionSync,
     Forwarding,
     HttpCheck,
     Neighbor,
     Node,
+    Persistence,
     Pool,
     Protocol,
     Quorum,
@@ -26,7 +28,11 @@ from anycast.core.model import (
     SchedulerFlag,
     Service,
     TcpCheck,
+    Timeouts,
     Timing,
+    Tunnel,
+    TunnelChecksum,
+    TunnelType,
     Vip,
 )
 
@@ -62,7 +68,11 @@ def problems(path: Path) -> list[str]:
 
 def vip(text: str) -> Vip:
     """The VIP `x` of a configuration that holds little else."""
-    return loads(MAIN + "vips:\n  x: " + text, hostname="lb1").config.vips[0]
+    return loaded(text).config.vips[0]
+
+
+def loaded(text: str) -> Loaded:
+    return loads(MAIN + "vips:\n  x: " + text, hostname="lb1")
 
 
 def test_the_smallest_file_has_safe_defaults() -> None:
@@ -71,6 +81,8 @@ def test_the_smallest_file_has_safe_defaults() -> None:
     assert config.timing == Timing()
     assert not config.ipvs_exclusive
     assert config.manage_sysctls
+    assert config.timeouts is None
+    assert config.connection_sync is None
     assert config.bgp.hold_time == 9
     assert config.bgp.neighbors == (
         Neighbor(
@@ -99,6 +111,9 @@ def test_the_smallest_file_has_safe_defaults() -> None:
                     scheduler=Scheduler.MH,
                     flags=frozenset({SchedulerFlag.MH_PORT, SchedulerFlag.MH_FALLBACK}),
                     forwarding=Forwarding.DR,
+                    one_packet=False,
+                    persistence=None,
+                    expire_failed=60.0,
                     quorum=Quorum(low=1, high=1),
                 ),
             ),
@@ -118,7 +133,7 @@ def test_everything_that_can_be_written_arrives() -> None:
     )
     web, syslog, metrics = config.vips
     assert (web.med, web.communities, web.large_communities) == (100, ("65000:100",), ("65000:1:100",))
-    http, https = web.services
+    http, https, marked = web.services
     assert http.pool.check == Check(
         kind=HttpCheck(tls=False, path="/health"),
         interval=1.0,
@@ -129,12 +144,18 @@ def test_everything_that_can_be_written_arrives() -> None:
     )
     assert http.quorum == Quorum(low=1, high=1)  # half of the two servers with IPv6, the smaller family
     assert http.pool.servers[1] == RealServer(
-        name="rs2", addresses=(IPv4Address("10.9.2.2"), IPv6Address("fd00:9:2::2")), weight=2
+        name="rs2", addresses=(IPv4Address("10.9.2.2"), IPv6Address("fd00:9:2::2"))
     )
     assert https.pool.name == http.pool.name
     assert https.pool.servers == http.pool.servers
     assert https.pool.check.kind == HttpCheck(tls=True, verify=False, host="www.example.net")
+    assert marked.name == "mark/7"
+    assert (marked.port, marked.mark, marked.forwarding) == (0, 7, Forwarding.TUNNEL)
+    assert marked.tunnel == Tunnel(type=TunnelType.GUE, port=6080, checksum=TunnelChecksum.FULL)
+    assert marked.persistence == Persistence(timeout=300, prefix4=24, prefix6=64)
+    assert (marked.one_packet, marked.expire_failed) == (False, 60.0)
     assert syslog.services[0].protocol is Protocol.UDP
+    assert (syslog.services[0].one_packet, syslog.services[0].expire_failed) == (True, 0.0)
     assert syslog.services[0].pool.check == Check(
         kind=CommandCheck(argv=("/usr/local/lib/anycast/check-syslog", "--quick")), timeout=3.0
     )
@@ -142,9 +163,16 @@ def test_everything_that_can_be_written_arrives() -> None:
     assert metrics.services[0].flags == frozenset()
     assert metrics.services[0].forwarding is Forwarding.NAT
     assert [(server.port, server.weight) for server in metrics.services[0].pool.servers] == [
-        (8080, 1),
+        (8080, 2),
         (8080, 0),
     ]
+    first_server = metrics.services[0].pool.servers[0]
+    assert (first_server.upper, first_server.lower) == (1000, 800)
+    assert config.timing.server_drain == 60
+    assert config.timeouts == Timeouts(tcp=900, tcp_fin=120, udp=300)
+    assert config.connection_sync == ConnectionSync(
+        interface="eth1", id=1, group=IPv4Address("224.0.0.81"), port=8848, ttl=1
+    )
     kind = metrics.services[0].pool.check.kind
     assert isinstance(kind, HttpCheck)
     assert kind.expect == frozenset({*range(200, 300), 301})
@@ -156,6 +184,145 @@ def test_everything_that_can_be_written_arrives() -> None:
 )
 def test_a_time_has_a_unit_or_is_in_seconds(written: str, seconds: float) -> None:
     assert loads(MAIN + f"timing: {{lease_ttl: {written}}}").config.timing.lease_ttl == seconds
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"), [("90s", 90), ("1.5m", 90), ("90.0", 90), ("1", 1), ("576h", 2073600)]
+)
+def test_a_time_of_the_kernel_is_a_whole_number_of_seconds(written: str, seconds: int) -> None:
+    timeouts = loads(MAIN + f"timeouts: {{udp: {written}}}").config.timeouts
+    assert timeouts == Timeouts(tcp=900, tcp_fin=120, udp=seconds)
+    assert isinstance(timeouts.udp, int)
+
+
+def test_an_empty_section_of_timeouts_sets_the_kernels_own() -> None:
+    assert loads(MAIN + "timeouts: {}").config.timeouts == Timeouts()
+
+
+def test_connection_sync_needs_an_interface_alone() -> None:
+    sync = loads(MAIN + "connection_sync: {interface: eth1}").config.connection_sync
+    assert sync == ConnectionSync(interface="eth1", id=1)
+    text = "connection_sync: {interface: eth1, id: 255, group: 'ff02::81', port: 1, ttl: 2}"
+    assert loads(MAIN + text).config.connection_sync == ConnectionSync(
+        interface="eth1", id=255, group=IPv6Address("ff02::81"), port=1, ttl=2
+    )
+
+
+SERVED = "{address: 192.0.2.1, servers: [10.9.2.1], check: {type: tcp, port: 80}, "
+
+
+@pytest.mark.parametrize(
+    ("written", "one_packet"),
+    [
+        ("port: 80}", False),
+        ("port: 80, protocol: sctp}", False),
+        ("port: 80, protocol: udp}", True),
+        ("port: 80, protocol: udp, forwarding: tunnel}", True),
+        ("port: 80, protocol: udp, forwarding: nat}", False),
+        ("port: 80, protocol: udp, persistence: 5m}", False),
+        ("port: 80, protocol: udp, one_packet: false}", False),
+        ("port: 80, protocol: udp, one_packet: true}", True),
+        ("mark: 1}", False),
+        ("mark: 1, one_packet: true}", True),
+    ],
+)
+def test_udp_is_served_packet_by_packet_where_that_works(written: str, one_packet: bool) -> None:  # noqa: FBT001
+    assert vip(SERVED + written).services[0].one_packet is one_packet
+
+
+@pytest.mark.parametrize(
+    ("written", "expire_failed"),
+    [
+        ("port: 80}", 60.0),
+        ("port: 80, protocol: sctp}", 60.0),
+        ("port: 80, protocol: udp}", 0.0),
+        ("mark: 1}", 60.0),
+        ("port: 80, expire_failed: never}", None),
+        ("port: 80, protocol: udp, expire_failed: never}", None),
+        ("port: 80, expire_failed: 0}", 0.0),
+        ("port: 80, expire_failed: 24h}", 86400.0),
+    ],
+)
+def test_connections_to_a_failed_server_end_after_a_time_or_never(
+    written: str, expire_failed: float | None
+) -> None:
+    assert vip(SERVED + written).services[0].expire_failed == expire_failed
+
+
+@pytest.mark.parametrize(
+    ("written", "persistence"),
+    [
+        ("5m", Persistence(timeout=300)),
+        ("90", Persistence(timeout=90)),
+        ("{}", Persistence(timeout=300)),
+        ("{ipv4_prefix: 24}", Persistence(timeout=300, prefix4=24)),
+        ("{timeout: 24h, ipv6_prefix: 64}", Persistence(timeout=86400, prefix6=64)),
+    ],
+)
+def test_persistence_is_a_time_or_says_more(written: str, persistence: Persistence) -> None:
+    assert vip(SERVED + f"port: 80, persistence: {written}}}").services[0].persistence == persistence
+
+
+@pytest.mark.parametrize(
+    ("written", "tunnel"),
+    [
+        ("ipip", Tunnel()),
+        ("gre", Tunnel(type=TunnelType.GRE)),
+        ("{type: gre, checksum: csum}", Tunnel(type=TunnelType.GRE, checksum=TunnelChecksum.FULL)),
+        ("{type: ipip, checksum: nocsum}", Tunnel()),
+        ("{type: gue, port: 6080}", Tunnel(type=TunnelType.GUE, port=6080)),
+        (
+            "{type: gue, port: 1, checksum: remcsum}",
+            Tunnel(type=TunnelType.GUE, port=1, checksum=TunnelChecksum.REMOTE),
+        ),
+    ],
+)
+def test_a_tunnel_is_a_type_or_says_more(written: str, tunnel: Tunnel) -> None:
+    text = SERVED + f"port: 80, forwarding: tunnel, tunnel: {written}}}"
+    assert vip(text).services[0].tunnel == tunnel
+
+
+def test_a_mark_stands_in_the_place_of_port_and_protocol() -> None:
+    (service,) = vip(SERVED + "mark: 4294967295}").services
+    assert (service.name, service.mark, service.port, service.protocol) == (
+        "mark/4294967295",
+        4294967295,
+        0,
+        Protocol.TCP,
+    )
+    text = "{address: 192.0.2.1, services: [{mark: 0x10, pool: p}, {port: 80, pool: p}]}\n"
+    pools = "pools: {p: {servers: [10.9.2.1], check: {type: command, argv: [/bin/true]}}}"
+    assert [service.name for service in vip(text + pools).services] == ["mark/16", "tcp/80"]
+
+
+def test_vips_of_different_families_can_share_a_mark() -> None:
+    text = """{address: 192.0.2.1, mark: 7, pool: p}
+  y: {address: "2001:db8::1", mark: 7, pool: p}
+pools: {p: {servers: [{name: a, addresses: [10.9.2.1, "fd00::1"]}], check: {type: tcp, port: 80}}}
+"""
+    main = MAIN.replace("]}", ', {address: "fd00:2::fe", remote_as: 65000, local_address: "fd00:2::1"}]}', 1)
+    vips = loads(main + "vips:\n  x: " + text, hostname="lb1").config.vips
+    assert [one.services[0].mark for one in vips] == [7, 7]
+
+
+def test_a_real_server_with_a_port_of_its_own_can_serve_a_mark_and_is_checked_there() -> None:
+    text = "{address: 192.0.2.1, mark: 7, forwarding: nat, servers: [{address: 10.9.2.1, port: 8080}]}"
+    assert vip(text).services[0].pool.servers[0].port == 8080
+
+
+def test_with_a_tunnel_the_other_address_of_a_server_counts() -> None:
+    text = """{address: "2001:db8::1", port: 80, forwarding: FORWARDING, quorum: {low: 3},
+    servers: [10.9.2.1, {address: "fd00::2"}, {name: c, addresses: [10.9.2.3, "fd00::3"]}]}"""
+    main = MAIN.replace("]}", ', {address: "fd00:2::fe", remote_as: 65000, local_address: "fd00:2::1"}]}', 1)
+    found = loads(main + "vips:\n  x: " + text.replace("FORWARDING", "tunnel"), hostname="lb1").config
+    assert found.vips[0].services[0].quorum.low == 3
+    with pytest.raises(ConfigError, match=r"3 usable servers can never be, for vips\.x has 2 of a family"):
+        loads(main + "vips:\n  x: " + text.replace("FORWARDING", "dr"), hostname="lb1")
+
+
+def test_two_ports_of_an_address_are_two_real_servers() -> None:
+    text = "{address: 192.0.2.1, port: 80, forwarding: nat, servers: [{name: a, address: 10.9.2.1, port: 8080}, {name: b, address: 10.9.2.1, port: 8081}]}"
+    assert [server.port for server in vip(text).services[0].pool.servers] == [8080, 8081]
 
 
 @pytest.mark.parametrize(

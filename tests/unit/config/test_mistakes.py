@@ -234,6 +234,125 @@ VALUES = [
         'port: 53\n    quorum: {low: "0%"}',
         "f:23:19: vips.one.quorum.low: '0%' is not a number of servers",
     ),
+    # the kernel's timeouts, connection sync, real servers that go
+    (
+        "bgp:\n",
+        "timing: {server_drain: 25h}\nbgp:\n",
+        "f:1:24: timing.server_drain: '25h' is not a time that can be used here (write a time from 0s to 24h,",
+    ),
+    (
+        "bgp:\n",
+        "timeouts: {tcp: 1500ms}\nbgp:\n",
+        "f:1:17: timeouts.tcp: '1500ms' is no whole number of seconds (write one, as in 30s or 5m)",
+    ),
+    (
+        "bgp:\n",
+        "timeouts: {tcp_fin: 0}\nbgp:\n",
+        "f:1:21: timeouts.tcp_fin: 0 is not a time that can be used here (write a time from 1s to 576h",
+    ),
+    ("bgp:\n", "timeouts: {udp: 577h}\nbgp:\n", "f:1:17: timeouts.udp: '577h' is not a time that can be"),
+    ("bgp:\n", "timeouts: {tcp: never}\nbgp:\n", "f:1:17: timeouts.tcp: 'never' is not a time that can be"),
+    (
+        "bgp:\n",
+        "timeouts: {sctp: 1m}\nbgp:\n",
+        "f:1:12: timeouts.sctp: there is no such key (write one of tcp, tcp_fin, udp)",
+    ),
+    ("bgp:\n", "timeouts: 5m\nbgp:\n", "f:1:11: timeouts: this is not a mapping"),
+    (
+        "bgp:\n",
+        "connection_sync: {interface: e, id: 0}\nbgp:\n",
+        "f:1:37: connection_sync.id: 0 is not a sync id (write a whole number from 1 to 255)",
+    ),
+    (
+        "bgp:\n",
+        "connection_sync: {interface: e, group: 10.0.0.1}\nbgp:\n",
+        "f:1:40: connection_sync.group: '10.0.0.1' is not a multicast address (write one, as in 224.0.0.81 or",
+    ),
+    (
+        "bgp:\n",
+        "connection_sync: {interface: e, ttl: 256}\nbgp:\n",
+        "f:1:38: connection_sync.ttl: 256 is not a TTL (write",
+    ),
+    # services
+    (
+        "port: 53",
+        "mark: 0",
+        "f:22:11: vips.one.mark: 0 is not a firewall mark (write a whole number from 1 to",
+    ),
+    ("port: 53", "mark: 4294967296", "f:22:11: vips.one.mark: 4294967296 is not a firewall mark"),
+    ("port: 53", "mark: web", "f:22:11: vips.one.mark: 'web' is not a firewall mark"),
+    (
+        "port: 53",
+        "port: 53\n    protocol: icmp",
+        "f:23:15: vips.one.protocol: 'icmp' is not a choice here (write tcp, udp or sctp)",
+    ),
+    ("port: 53", "port: 53\n    one_packet: 1", "f:23:17: vips.one.one_packet: 1 is not a truth value"),
+    (
+        "port: 53",
+        "port: 53\n    persistence: 25h",
+        "f:23:18: vips.one.persistence: '25h' is not a time that can be used here (write a time from 1s to 24h",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    persistence: 500ms",
+        "f:23:18: vips.one.persistence: '500ms' is not a time that can be used here",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    persistence: {timeout: 1.5}",
+        "f:23:28: vips.one.persistence.timeout: 1.5 is no whole number of seconds",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    persistence: {ipv4_prefix: 33}",
+        "f:23:32: vips.one.persistence.ipv4_prefix: 33 is not a prefix length (write a whole number from 1 to 32)",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    persistence: {ipv6_prefix: 0}",
+        "f:23:32: vips.one.persistence.ipv6_prefix: 0 is not a prefix length (write a whole number from 1 to 128)",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    persistence: {netmask: 24}",
+        "f:23:19: vips.one.persistence.netmask: there is no such key (write one of timeout, ipv4_prefix, ipv6_",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    forwarding: tunnel\n    tunnel: vxlan",
+        "f:24:13: vips.one.tunnel: 'vxlan' is not a choice here (write ipip, gue or gre)",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    forwarding: tunnel\n    tunnel: {type: gue, port: 0}",
+        "f:24:31: vips.one.tunnel.port: 0 is not a port",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    forwarding: tunnel\n    tunnel: {type: gre, checksum: full}",
+        "f:24:35: vips.one.tunnel.checksum: 'full' is not a choice here (write nocsum, csum or remcsum)",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    expire_failed: 25h",
+        "f:23:20: vips.one.expire_failed: '25h' is not a time that can be used here",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    expire_failed: no",
+        "f:23:20: vips.one.expire_failed: 'no' is not a time (write one, as in 60s or 5m, or never)",
+    ),
+    # thresholds
+    (
+        "rs2, ",
+        "rs2, upper_threshold: -1, ",
+        "f:14:38: pools.web.servers[1].upper_threshold: -1 is not a number of connections (write a whole number fr",
+    ),
+    (
+        "rs2, ",
+        "rs2, lower_threshold: 4294967296, ",
+        "f:14:38: pools.web.servers[1].lower_threshold: 4294967296 is not a number of connections",
+    ),
     ("port: 80", "port: 0123", "f:19:16: vips.web.services[0].port: a number that begins with 0 is octal"),
 ]
 
@@ -382,6 +501,151 @@ TOGETHER = [
         "f:23:25: vips.one.servers[1].address: 10.9.3.1 is at vips.one.servers[0] already",
     ),
     (
+        "10.9.3.2]",
+        "{name: other, address: 10.9.3.1}]",
+        "f:23:48: vips.one.servers[1].address: 10.9.3.1 is at vips.one.servers[0] already (write each real server on",
+    ),
+    (
+        '"fd00:9:2::2"',
+        '"fd00:9:2::1"',
+        "f:14:43: pools.web.servers[1].addresses[1]: fd00:9:2::1 is at pools.web.servers[0] already",
+    ),
+    (
+        "10.9.3.2]",
+        "{address: 10.9.3.1, port: 53, name: other}]",
+        "f:23:25: vips.one.servers[1]: 10.9.3.1 with port 53 is at vips.one.servers[0] already (vips.one serves 53:",
+    ),
+    (
+        "port: 53\n    servers: [10.9.3.1, 10.9.3.2]",
+        "port: 53\n    forwarding: nat\n    servers: [10.9.3.1, {address: 10.9.3.1, port: 54}]",
+        "f:24:25: vips.one.servers[1]: '10.9.3.1' is the name of vips.one.servers[0] already (give each server a",
+    ),
+    (
+        "[10.9.3.1, 10.9.3.2]",
+        "[{name: 10.9.3.2, address: 10.9.3.1}, 10.9.3.2]",
+        "f:23:52: vips.one.servers[1]: '10.9.3.2' is the name of vips.one.servers[0] already",
+    ),
+    (
+        "rs2, ",
+        "rs2, upper_threshold: 5, lower_threshold: 6, ",
+        "f:14:58: pools.web.servers[1].lower_threshold: 6 is more than the upper_threshold 5 (write 5 or less)",
+    ),
+    (
+        "rs2, ",
+        "rs2, lower_threshold: 6, ",
+        "f:14:38: pools.web.servers[1].lower_threshold: it has no meaning without an upper_threshold (write upper_",
+    ),
+    (
+        "bgp:\n",
+        "connection_sync: {id: 1}\nbgp:\n",
+        "f:1:1: connection_sync.interface: it is missing (write the interface between the balancers)",
+    ),
+    (
+        "port: 53",
+        "mark: 7\n    port: 53\n    check: {type: tcp, port: 53}",
+        "f:23:5: vips.one.port: a firewall mark is served, whatever the protocol and port of the packets (remove",
+    ),
+    (
+        "port: 53",
+        "mark: 7\n    ports: [53]\n    check: {type: tcp, port: 53}",
+        "f:23:5: vips.one.ports: a firewall mark is served, whatever the protocol and port of the packets",
+    ),
+    (
+        "port: 53",
+        "mark: 7\n    protocol: tcp\n    check: {type: tcp, port: 53}",
+        "f:23:5: vips.one.protocol: a firewall mark is served, whatever the protocol and port of the packets",
+    ),
+    (
+        "port: 80, pool: web}",
+        "port: 80, mark: 7, pool: web, check: {type: tcp, port: 80}}",
+        "f:19:10: vips.web.services[0].port: a firewall mark is served, whatever the protocol",
+    ),
+    (
+        "port: 53",
+        "mark: 7",
+        "f:22:11: vips.one.mark: packets with a mark come to any port, and the check has none of its own (write a",
+    ),
+    (
+        "port: 53",
+        "mark: 7\n    check: {type: https}",
+        "f:22:11: vips.one.mark: packets with a mark come to any port, and the check has none of its own",
+    ),
+    (
+        "port: 80, pool: web}",
+        "mark: 7, pool: web}",
+        "f:19:16: vips.web.services[0].mark: packets with a mark come to any port, and the check has none of its own",
+    ),
+    (
+        "port: 53\n    servers: [10.9.3.1, 10.9.3.2]",
+        "mark: 7\n    check: {type: tcp, port: 1}\n    servers: [10.9.3.1, {address: 10.9.3.2, port: 8080}]",
+        "f:24:51: vips.one.servers[1].port: 10.9.3.2 listens on 8080, and vips.one serves mark 7 with forwarding: dr",
+    ),
+    (
+        "port: 80, pool: web}",
+        "mark: 7, pool: web, check: {type: tcp, port: 1}}\n      - {mark: 7, pool: web, check: {type: tcp, port: 2}}",
+        "f:20:16: vips.web.services[1].mark: mark 7 is at vips.web.services[0].mark already, and the VIPs share an",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    protocol: sctp",
+        "f:23:15: vips.one.protocol: the default check, a TCP handshake, proves nothing of SCTP (write a check: tcp",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    one_packet: true",
+        "f:23:17: vips.one.one_packet: a packet of tcp cannot be served by itself (remove this)",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    one_packet: true\n    protocol: sctp\n    check: {type: tcp}",
+        "f:23:17: vips.one.one_packet: a packet of sctp cannot be served by itself (remove this)",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    one_packet: true\n    protocol: udp\n    check: {type: tcp}\n    forwarding: nat",
+        "f:23:17: vips.one.one_packet: with forwarding: nat the answers could not be translated back (remove this,",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    one_packet: true\n    protocol: udp\n    check: {type: tcp}\n    persistence: 5m",
+        "f:23:17: vips.one.one_packet: where each packet is served by itself no client is remembered, and persis",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    tunnel: ipip",
+        "f:23:5: vips.one.tunnel: nothing is tunnelled with forwarding: dr (write forwarding: tunnel, or remove",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    forwarding: nat\n    tunnel: {type: gre}",
+        "f:24:5: vips.one.tunnel: nothing is tunnelled with forwarding: nat (write forwarding: tunnel, or remove",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    forwarding: tunnel\n    tunnel: gue",
+        "f:24:13: vips.one.tunnel: gue needs the UDP port the real servers receive it at (write {type: gue, port",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    forwarding: tunnel\n    tunnel: {type: gre, port: 6080}",
+        "f:24:31: vips.one.tunnel.port: gre has no port (remove it, or write type: gue)",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    forwarding: tunnel\n    tunnel: {port: 6080}",
+        "f:24:20: vips.one.tunnel.port: ipip has no port (remove it, or write type: gue)",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    forwarding: tunnel\n    tunnel: {checksum: csum}",
+        "f:24:24: vips.one.tunnel.checksum: ipip has no checksum (remove it, or write type: gue or gre)",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    forwarding: tunnel\n    tunnel: {type: gre, checksum: remcsum}",
+        "f:24:35: vips.one.tunnel.checksum: gre has no remote checksum offload (write csum or nocsum, or type: gue)",
+    ),
+    (
         "name: rs2",
         "name: rs1",
         "f:14:16: pools.web.servers[1].name: 'rs1' is the name of pools.web.servers[0] already",
@@ -510,6 +774,77 @@ def test_more_servers_than_the_kernels_table_has_slots_are_refused_with_mh() -> 
     loads(text.replace("port: 53", "port: 53\n    scheduler: rr"), hostname="lb1")
 
 
+def test_with_a_tunnel_the_servers_of_the_other_family_take_slots_too() -> None:
+    servers = ", ".join(
+        [f"10.10.{n // 250}.{n % 250 + 1}" for n in range(4000)]
+        + [f'{{address: "fd00:9::{n:x}"}}' for n in range(1, 95)]
+    )
+    text = change("[10.9.3.1, 10.9.3.2]", f"[{servers}]")
+    loads(text, hostname="lb1")
+    (problem,) = problems(text.replace("port: 53", "port: 53\n    forwarding: tunnel"))
+    assert "vips.one.servers: 4094 servers, and the kernel's mh table has 4093 slots" in problem
+
+
+MARKED = """\
+bgp: {local_as: 65001, router_id: 10.2.1.1, neighbors: [{address: 10.2.1.254, remote_as: 65000}]}
+pools:
+  p: {servers: [10.9.2.1], check: {type: tcp, port: 80}}
+vips:
+  a: {address: 192.0.2.1, mark: 7, pool: p}
+  b: {address: 192.0.2.2, services: [{port: 80, pool: p}, {mark: 7, pool: p}]}
+  c: {address: 192.0.2.3, mark: 8, pool: p}
+"""
+
+
+def test_a_mark_that_two_vips_of_a_family_share_is_said_with_both_places() -> None:
+    (problem,) = problems(MARKED)
+    assert problem == (
+        "f:6:66: vips.b.services[1].mark: mark 7 is at vips.a.mark already, and the VIPs share an address family "
+        "(give each service a mark of its own)"
+    )
+
+
+SYNCED = RIGHT.replace(
+    """port: 53\n    servers: [10.9.3.1, 10.9.3.2]""",
+    "port: 53\n    forwarding: tunnel\n    servers: [10.9.3.1, {name: other, address: 'fd00:9:3::2'}]",
+)
+
+
+def test_servers_of_another_family_are_refused_with_connection_sync() -> None:
+    loads(SYNCED, hostname="lb1")
+    (problem,) = problems(SYNCED + "connection_sync: {interface: eth1}\n")
+    assert problem == (
+        "f:24:25: vips.one.servers[1]: it has no IPv4 address, and the kernel refuses real servers of another family "
+        "than 192.0.2.9 with connection_sync (give it one, or remove connection_sync)"
+    )
+
+
+def test_a_family_that_no_server_has_is_one_mistake_with_connection_sync() -> None:
+    text = SYNCED.replace("address: 192.0.2.9", 'addresses: [192.0.2.9, "2001:db8::9"]')
+    text = text.replace("'fd00:9:3::2'", "10.9.3.2")
+    loads(text, hostname="lb1")
+    (problem,) = problems(text + "connection_sync: {interface: eth1}\n")
+    assert problem == (
+        "f:21:28: vips.one.addresses[1]: no server at vips.one has an IPv6 address, and the kernel refuses real servers "
+        "of another family than 2001:db8::9 with connection_sync (give the servers one, or remove connection_sync)"
+    )
+
+
+def test_what_several_services_of_a_pool_complain_of_is_one_problem() -> None:
+    text = change("port: 53", "ports: [53, 54, 55]\n    forwarding: tunnel")
+    text = text.replace(
+        "10.9.3.2]", "{name: b, address: 'fd00:9:3::2'}, {name: c, address: 10.9.3.1, port: 54}]"
+    )
+    found = problems(
+        text.replace("ports: [53, 54, 55]", "ports: [54, 53]") + "connection_sync: {interface: eth1}\n"
+    )
+    assert [line.split(": ")[1] for line in found] == [
+        "vips.one.servers[1]",  # its family
+        "vips.one.servers[2]",  # it is there with this port already
+        "vips.one.servers[2].port",  # a tunnel does not change ports
+    ]
+
+
 def test_a_host_name_that_cannot_name_the_node_is_a_problem() -> None:
     with pytest.raises(
         ConfigError, match=r"f:1:1: node.name: this machine's host name '' cannot be the node's name"
@@ -601,6 +936,18 @@ def test_more_than_twenty_mistakes_of_every_kind_are_as_many_problems_at_once() 
         ("address: 192.0.2.9", "adress: 192.0.2.9", "there is no address"),
         ("servers: [10.9.3.1, 10.9.3.2]", "<<: *servers", "servers: it is missing"),
         ("addresses: [10.9.2.2, ", "addresses: [x, ", "there is no address"),
+        ("port: 53", "mark: x", "port: it is missing"),
+        ("port: 80, pool", "mrak: 7, pool", "port: it is missing"),
+        ("port: 53", "mark: 7\n    check: {type: tcp, port: x}", "none of its own"),
+        ("port: 53", "mark: 7\n    check: wbe", "none of its own"),
+        ("port: 53", "mark: 7\n    chekc: {type: tcp, port: 53}", "none of its own"),
+        ("port: 53", "port: 53\n    one_packet: true\n    protocol: upd", "cannot be served"),
+        ("port: 53", "port: 53\n    protocol: sctp\n    check: x", "proves nothing"),
+        ("port: 53", "port: 53\n    tunnel: {type: gue, port: x}\n    forwarding: tunnel", "gue needs"),
+        ("port: 53", "port: 53\n    tunnel: {type: geu, port: 1}\n    forwarding: tunnel", "has no port"),
+        ("port: 53", "port: 53\n    tunnel: gre\n    forwarding: tunel", "nothing is tunnelled"),
+        ("rs2, ", "rs2, upper_threshold: x, lower_threshold: 5, ", "no meaning"),
+        ("bgp:\n", "connection_sync: {interfcae: eth1}\nbgp:\n", "interface: it is missing"),
     ],
 )
 def test_the_consequence_of_a_mistake_is_not_told_as_another(

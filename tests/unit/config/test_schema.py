@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from anycast.config import schema
+from anycast.config.load import load
 
 ROOT = Path(__file__).parents[3]
 COMMITTED = ROOT / "anycast" / "config" / "schema.json"
@@ -53,10 +54,33 @@ def test_the_examples_are_valid(name: str) -> None:
 def test_the_full_example_shows_every_key_of_every_section() -> None:
     tree = yaml.safe_load(ROOT.joinpath("examples", "full.yaml").read_text(encoding="utf-8"))
     assert set(tree) == set(schema.File.model_fields)
-    for section, model in (("node", schema.Node), ("timing", schema.Timing), ("bgp", schema.Bgp)):
+    for section, model in (
+        ("node", schema.Node),
+        ("timing", schema.Timing),
+        ("timeouts", schema.Timeouts),
+        ("connection_sync", schema.ConnectionSync),
+        ("bgp", schema.Bgp),
+    ):
         assert set(tree[section]) == set(model.model_fields)
     assert set(tree["bgp"]["neighbors"][0]) == set(schema.Neighbor.model_fields)
-    assert set(tree["vips"]["web"]["services"][0]) == set(schema.Service.model_fields) - {"check"}
+    vips = tree["vips"].values()
+    services = [service for vip in vips for service in vip.get("services", [vip])]
+    assert set().union(*services) >= set(schema.Service.model_fields)
+    assert set().union(*vips) >= set(schema.Vip.model_fields) - set(schema.Service.model_fields) - {"servers"}
+    for name, part in (
+        ("tunnel", schema.Tunnel),
+        ("persistence", schema.Persistence),
+        ("quorum", schema.Quorum),
+    ):
+        (shown,) = (service[name] for service in services if name in service)
+        assert set(shown) == set(part.model_fields)
+    servers = [one for pool in tree["pools"].values() for one in pool["servers"] if isinstance(one, dict)]
+    assert set().union(*servers) == set(schema.Server.model_fields)
+
+
+@pytest.mark.parametrize("name", ["minimal.yaml", "full.yaml"])
+def test_the_examples_are_warned_of_nothing(name: str) -> None:
+    assert load(ROOT / "examples" / name, hostname="lb1").warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -73,6 +97,18 @@ def test_the_full_example_shows_every_key_of_every_section() -> None:
         {"bgp": {"local_as": 1, "neighbors": []}, "pools": {"web": {}}},
         {"bgp": {"local_as": 1, "neighbors": []}, "pools": {"web": {"servers": [1]}}},
         {"bgp": {"local_as": 1, "neighbors": []}, "vips": {"web": {"services": [{"port": 80}]}}},
+        {"bgp": {"local_as": 1, "neighbors": []}, "vips": {"web": {"services": [{"pool": "web"}]}}},
+        {
+            "bgp": {"local_as": 1, "neighbors": []},
+            "vips": {"web": {"services": [{"pool": "web", "port": 80, "mark": 7}]}},
+        },
+        {"bgp": {"local_as": 1, "neighbors": []}, "vips": {"web": {"tunnel": "vxlan"}}},
+        {"bgp": {"local_as": 1, "neighbors": []}, "vips": {"web": {"tunnel": "gue"}}},
+        {"bgp": {"local_as": 1, "neighbors": []}, "vips": {"web": {"persistence": 0.5}}},
+        {"bgp": {"local_as": 1, "neighbors": []}, "vips": {"web": {"persistence": {"ipv4_prefix": 64}}}},
+        {"bgp": {"local_as": 1, "neighbors": []}, "vips": {"web": {"expire_failed": "ever"}}},
+        {"bgp": {"local_as": 1, "neighbors": []}, "timeouts": {"sctp": "5m"}},
+        {"bgp": {"local_as": 1, "neighbors": []}, "connection_sync": {}},
         {"bgp": {"local_as": 1, "neighbors": []}, "timing": {"drain": "2 s"}},
         {"bgp": {"local_as": 1, "neighbors": [], "hold_time": 0}},
     ],
@@ -91,6 +127,10 @@ def test_an_editor_sees_what_is_wrong(wrong: Any) -> None:
         (("vips", "web", "check", "(tcp)"), "rise"),
         (("pools", "web", "servers", 3), "weight"),
         (("vips", "web", "services", 0, "quorum"), "high"),
+        (("vips", "web", "services", 0, "tunnel"), "checksum"),
+        (("vips", "web", "persistence"), "ipv6_prefix"),
+        (("timeouts",), "tcp_fin"),
+        (("connection_sync",), "interface"),
     ],
 )
 def test_the_keys_of_a_place_are_known(location: tuple[str | int, ...], key: str) -> None:

@@ -16,8 +16,18 @@ from anycast.core.ipvs import (
     ServiceKey,
     SetDestination,
     SetService,
+    Settings,
 )
-from anycast.core.kernel import AddAddress, Desired, RemoveAddress, SetSysctl, Snapshot, diff, play
+from anycast.core.kernel import (
+    AddAddress,
+    Desired,
+    ExpireDestinations,
+    RemoveAddress,
+    SetSysctl,
+    Snapshot,
+    diff,
+    play,
+)
 from anycast.core.model import Forwarding, Protocol, Scheduler, SchedulerFlag
 
 VIP, OTHER = ip_address("192.0.2.1"), ip_address("192.0.2.2")
@@ -66,10 +76,10 @@ def test_packets_find_a_whole_table_when_the_address_appears() -> None:
     one, two = destination(1), destination(2)
     assert diff(EMPTY, desired(one, two)) == (
         SetSysctl(name="net.ipv4.vs.sloppy_tcp", value="1"),
-        AddService(service=key(), scheduler="rr", flags=frozenset()),
+        AddService(service=key(), settings=Settings(scheduler="rr", flags=frozenset())),
         AddDestination(service=key(), destination=one),
         AddDestination(service=key(), destination=two),
-        SetService(service=key(), scheduler="mh", flags=FLAGS),
+        SetService(service=key(), settings=Settings(scheduler="mh", flags=FLAGS)),
         AddAddress(address=VIP),
     )
 
@@ -79,7 +89,7 @@ def test_a_server_that_is_down_is_in_the_table_of_a_new_service_and_gets_no_clie
     ops = diff(EMPTY, desired(down))
     inserted = next(op for op in ops if isinstance(op, AddDestination))
     assert inserted.destination.weight == 5
-    switched = ops.index(SetService(service=key(), scheduler="mh", flags=FLAGS))
+    switched = ops.index(SetService(service=key(), settings=Settings(scheduler="mh", flags=FLAGS)))
     assert ops.index(SetDestination(service=key(), destination=down)) > switched
     assert play(EMPTY, ops).table[key()].destinations == (down,)
 
@@ -124,7 +134,7 @@ def test_a_server_is_added_before_another_goes() -> None:
     wanted = desired(destination(2))
     assert diff(holding(wanted, destination(1)), wanted) == (
         AddDestination(service=key(), destination=destination(2)),
-        RemoveDestination(service=key(), key=destination(1).key),
+        ExpireDestinations(removals=(RemoveDestination(service=key(), key=destination(1).key),)),
     )
 
 
@@ -172,7 +182,9 @@ def test_what_somebody_else_gave_a_server_is_taken_away() -> None:
 def test_another_scheduler_is_set_on_the_service_that_stands() -> None:
     wanted = desired(destination(1))
     kernel = replace(holding(wanted), table={key(): entry(destination(1), scheduler=Scheduler.RR)})
-    assert diff(kernel, wanted) == (SetService(service=key(), scheduler="mh", flags=FLAGS),)
+    assert diff(kernel, wanted) == (
+        SetService(service=key(), settings=Settings(scheduler="mh", flags=FLAGS)),
+    )
 
 
 def test_a_sysctl_that_cannot_be_read_is_written() -> None:

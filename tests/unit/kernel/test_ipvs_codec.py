@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from ipaddress import IPv4Address, ip_address
-from socket import htons
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from socket import AF_INET6, htons
 
 import pytest
 from hypothesis import given
@@ -13,19 +16,42 @@ from anycast.core.ipvs import (
     AddDestination,
     AddService,
     Destination,
+    Key,
+    MarkKey,
     MoveDestination,
+    Persistent,
     RemoveDestination,
     RemoveService,
     ServiceKey,
     SetDestination,
     SetService,
+    Settings,
+    version_of,
 )
-from anycast.core.model import Forwarding, Protocol, Scheduler, SchedulerFlag
+from anycast.core.kernel import SyncRole
+from anycast.core.model import (
+    ConnectionSync,
+    Forwarding,
+    Protocol,
+    Scheduler,
+    SchedulerFlag,
+    Timeouts,
+    Tunnel,
+    TunnelChecksum,
+    TunnelType,
+)
 from anycast.kernel import ipvs_codec as codec
 
 ADDRESSES = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6))
 PORTS = st.integers(0, 65535)
-KEYS = st.builds(ServiceKey, protocol=st.sampled_from(Protocol), address=ADDRESSES, port=PORTS)
+KEYS: st.SearchStrategy[Key] = st.one_of(
+    st.builds(ServiceKey, protocol=st.sampled_from(Protocol), address=ADDRESSES, port=PORTS),
+    st.builds(MarkKey, mark=st.integers(1, 2**32 - 1), version=st.sampled_from([4, 6])),
+)
+TUNNELS = st.builds(
+    Tunnel, type=st.sampled_from(TunnelType), port=PORTS, checksum=st.sampled_from(TunnelChecksum)
+)
+COUNTS = st.integers(0, 2**32 - 1)
 DESTINATIONS = st.builds(
     Destination,
     address=ADDRESSES,
@@ -33,6 +59,11 @@ DESTINATIONS = st.builds(
     weight=st.integers(0, 2**31 - 1),
     forwarding=st.sampled_from(Forwarding),
     table_weight=st.integers(1, 65535),
+    tunnel=TUNNELS,
+    upper=COUNTS,
+    lower=COUNTS,
+    active=COUNTS,
+    inactive=COUNTS,
 )
 SCHEDULING = st.one_of(
     st.tuples(
@@ -42,6 +73,18 @@ SCHEDULING = st.one_of(
         st.just("sh"), st.frozensets(st.sampled_from([SchedulerFlag.SH_PORT, SchedulerFlag.SH_FALLBACK]))
     ),
     st.tuples(st.sampled_from(["rr", "wlc", "twos"]), st.just(frozenset[SchedulerFlag]())),
+)
+PERSISTENCE = {
+    version: st.none() | st.builds(Persistent, timeout=st.integers(1, 2**31), prefix=st.integers(1, longest))
+    for version, longest in ((4, 32), (6, 128))
+}
+SYNCS = st.builds(
+    ConnectionSync,
+    interface=st.text("abcdefgh.0123456789", min_size=1, max_size=15),
+    id=st.integers(0, 255),
+    group=ADDRESSES,
+    port=PORTS,
+    ttl=st.integers(0, 255),
 )
 KEY = ServiceKey(protocol=Protocol.TCP, address=IPv4Address("192.0.2.1"), port=80)
 SERVER = Destination(address=IPv4Address("10.0.0.1"), port=80, weight=1, forwarding=Forwarding.DR)
@@ -57,22 +100,45 @@ def message(body: bytes) -> tuple[bytes, codec.Message]:
     return data, only
 
 
+@st.composite
+def settings_of(draw: st.DrawFn, key: Key) -> Settings:
+    scheduler, flags = draw(SCHEDULING)
+    persistent = draw(PERSISTENCE[version_of(key)])
+    return Settings(scheduler=scheduler, flags=flags, one_packet=draw(st.booleans()), persistent=persistent)
+
+
+def as_read(destination: Destination) -> Destination:
+    """What the kernel tells of it: the weight of the table only while it is the weight."""
+    return replace(destination, table_weight=destination.weight)
+
+
+def counted(destination: Destination) -> tuple[Destination, int, int]:
+    """With the connections, which a comparison leaves out."""
+    return destination, destination.active, destination.inactive
+
+
 def as_the_kernel_writes(destination: Destination, **other: int) -> list[bytes]:
     """The attributes of one destination in the order of ip_vs_genl_fill_dest()."""
     forwarding = {Forwarding.NAT: 0, Forwarding.TUNNEL: 2, Forwarding.DR: 3}[destination.forwarding]
-    numbers = {"upper": 0, "lower": 0, "tunnel": 0, "forwarding": forwarding} | other
+    tunnel = {TunnelType.IPIP: 0, TunnelType.GUE: 1, TunnelType.GRE: 2}[destination.tunnel.type]
+    checksum = {TunnelChecksum.NONE: 0, TunnelChecksum.FULL: 1, TunnelChecksum.REMOTE: 2}
+    numbers = {
+        "tunnel": tunnel,
+        "checksum": checksum[destination.tunnel.checksum],
+        "forwarding": forwarding,
+    } | other
     return [
         attribute(1, destination.address.packed.ljust(16, b"\0")),
         attribute(2, struct.pack("=H", htons(destination.port))),
         attribute(3, struct.pack("=I", numbers["forwarding"])),
         attribute(4, struct.pack("=I", destination.weight)),
         attribute(13, struct.pack("=B", numbers["tunnel"])),
-        attribute(14, struct.pack("=H", 0)),
-        attribute(15, struct.pack("=H", 0)),
-        attribute(5, struct.pack("=I", numbers["upper"])),
-        attribute(6, struct.pack("=I", numbers["lower"])),
-        attribute(7, struct.pack("=I", 7)),
-        attribute(8, struct.pack("=I", 8)),
+        attribute(14, struct.pack("=H", htons(destination.tunnel.port))),
+        attribute(15, struct.pack("=H", numbers["checksum"])),
+        attribute(5, struct.pack("=I", destination.upper)),
+        attribute(6, struct.pack("=I", destination.lower)),
+        attribute(7, struct.pack("=I", destination.active)),
+        attribute(8, struct.pack("=I", destination.inactive)),
         attribute(9, struct.pack("=I", 9)),
         attribute(11, struct.pack("=H", 2 if destination.address.version == 4 else 10)),
         attribute(10, attribute(1, bytes(8)) + attribute(11, b"")),
@@ -96,31 +162,42 @@ def service_attributes(protocol: int = 6, scheduler: str = "mh", flags: int = 2)
     ]
 
 
-@given(key=KEYS, scheduling=SCHEDULING)
-def test_a_written_service_reads_back_as_itself(
-    key: ServiceKey, scheduling: tuple[str, frozenset[SchedulerFlag]]
-) -> None:
-    scheduler, flags = scheduling
-    for op in (
-        AddService(service=key, scheduler=scheduler, flags=flags),
-        SetService(service=key, scheduler=scheduler, flags=flags),
-    ):
+@given(data=st.data(), key=KEYS)
+def test_a_written_service_reads_back_as_itself(data: st.DataObject, key: Key) -> None:
+    settings = data.draw(settings_of(key))
+    for op in (AddService(service=key, settings=settings), SetService(service=key, settings=settings)):
         (request,) = codec.requests(op)
-        assert codec.parse_service(*message(request.body)) == (key, scheduler, flags)
+        assert codec.parse_service(*message(request.body)) == (key, settings)
 
 
 @given(key=KEYS, destination=DESTINATIONS)
-def test_a_written_destination_reads_back_as_itself(key: ServiceKey, destination: Destination) -> None:
+def test_a_written_destination_reads_back_as_itself(key: Key, destination: Destination) -> None:
     (request,) = codec.requests(SetDestination(service=key, destination=destination))
-    read = codec.parse_destination(*message(request.body))
-    assert read == destination
+    assert codec.parse_destination(*message(request.body)) == as_read(destination)
     assert codec.parse_service(*message(request.body)).key == key
+
+
+@given(timeouts=st.builds(Timeouts, tcp=COUNTS, tcp_fin=COUNTS, udp=COUNTS))
+def test_written_timeouts_read_back_as_themselves(timeouts: Timeouts) -> None:
+    request = codec.timeouts_request(timeouts)
+    assert request.command == codec.SET_CONFIG
+    assert codec.parse_timeouts(*message(request.body)) == timeouts
+
+
+@given(role=st.sampled_from(SyncRole), sync=SYNCS)
+def test_a_written_sync_daemon_reads_back_as_itself(role: SyncRole, sync: ConnectionSync) -> None:
+    request = codec.start_sync_request(role, sync)
+    assert request.command == codec.NEW_DAEMON
+    assert codec.parse_daemon(*message(request.body)) == (role, sync)
+    assert codec.parse_daemon(*message(codec.stop_sync_request(role).body))[0] == role
 
 
 @given(destination=DESTINATIONS)
 def test_the_one_unpack_and_the_walk_read_the_same(destination: Destination) -> None:
     data, only = message(attribute(2, b"".join(as_the_kernel_writes(destination))))
-    assert codec.parse_destination(data, only) == codec.walk_destination(data, only) == destination
+    expected = counted(as_read(destination))
+    assert counted(codec.parse_destination(data, only)) == expected
+    assert counted(codec.walk_destination(data, only)) == expected
 
 
 @given(destination=DESTINATIONS, data=st.data())
@@ -128,7 +205,8 @@ def test_a_kernel_that_writes_attributes_in_another_order_is_read_all_the_same(
     destination: Destination, data: st.DataObject
 ) -> None:
     attributes = data.draw(st.permutations(as_the_kernel_writes(destination)))
-    assert codec.parse_destination(*message(attribute(2, b"".join(attributes)))) == destination
+    read = codec.parse_destination(*message(attribute(2, b"".join(attributes))))
+    assert counted(read) == counted(as_read(destination))
 
 
 def test_the_expected_layout_is_read_without_the_walk(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,10 +218,11 @@ def test_the_expected_layout_is_read_without_the_walk(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("other", "foreign"),
     [
-        ({"upper": 100, "lower": 50}, "thresholds=100/50"),
-        ({"tunnel": 1, "forwarding": 2}, "gue"),
         ({"forwarding": 1}, "local"),
+        ({"forwarding": 4}, "bypass"),
         ({"forwarding": 7}, "forwarding=7"),
+        ({"tunnel": 3, "forwarding": 2}, "tunnel=3 flags=0"),
+        ({"checksum": 3, "forwarding": 2}, "tunnel=0 flags=3"),
     ],
 )
 def test_what_our_destinations_cannot_say_makes_one_differ_from_all_we_want(
@@ -158,40 +237,84 @@ def test_what_our_destinations_cannot_say_makes_one_differ_from_all_we_want(
 
 def test_the_mark_the_kernel_sets_on_every_service_is_not_a_flag() -> None:
     read = codec.parse_service(*service_message(*service_attributes(flags=0x2 | 0x10)))
-    assert read == (KEY, "mh", frozenset({SchedulerFlag.MH_PORT}))
+    assert read == (KEY, Settings(scheduler="mh", flags=frozenset({SchedulerFlag.MH_PORT})))
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "flags", "expected"),
+    ("flags", "expected"),
     [
-        ("rr", 0x1, "rr persistent=300"),
-        ("rr", 0x4, "rr ops"),
-        ("wlc", 0x18, "wlc flags=0x18"),
-        ("mh", 0x1 | 0x20, "mh persistent=300 flags=0x20"),
-        ("future", 0, "future"),
+        (0x0, Settings(scheduler="rr")),
+        (0x1, Settings(scheduler="rr", persistent=Persistent(timeout=300, prefix=32))),
+        (0x4, Settings(scheduler="rr", one_packet=True)),
+        (0x5, Settings(scheduler="rr", one_packet=True, persistent=Persistent(timeout=300, prefix=32))),
+    ],
+)
+def test_persistence_and_one_packet_are_read_of_any_scheduler(flags: int, expected: Settings) -> None:
+    """A timeout without the flag is what ipvsadm leaves there, and means nothing."""
+    read = codec.parse_service(*service_message(*service_attributes(scheduler="rr", flags=flags)))
+    assert read == (KEY, expected)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "flags", "foreign"),
+    [
+        ("wlc", 0x18, "flags=0x18"),
+        ("mh", 0x1 | 0x20, "flags=0x20"),
+        ("future", 0x8, "flags=0x8"),
     ],
 )
 def test_what_our_services_cannot_say_makes_one_differ_from_all_we_want(
-    scheduler: str, flags: int, expected: str
+    scheduler: str, flags: int, foreign: str
 ) -> None:
     read = codec.parse_service(*service_message(*service_attributes(scheduler=scheduler, flags=flags)))
-    assert (read.key, read.scheduler) == (KEY, expected)
+    assert (read.key, read.settings.scheduler, read.settings.foreign) == (KEY, scheduler, foreign)
+    assert read.settings != replace(read.settings, foreign="")
+
+
+def test_a_scheduler_we_do_not_know_is_read_by_its_name() -> None:
+    read = codec.parse_service(*service_message(*service_attributes(scheduler="future", flags=0)))
+    assert read == (KEY, Settings(scheduler="future"))
 
 
 def test_a_persistence_engine_is_told() -> None:
     read = codec.parse_service(*service_message(*service_attributes(), attribute(11, b"sip\0")))
-    assert read.scheduler == "mh pe=sip"
+    assert read.settings == Settings(scheduler="mh", foreign="pe=sip")
 
 
-def test_sctp_and_firewall_marks_have_no_name_among_our_services() -> None:
-    assert codec.parse_service(*service_message(*service_attributes(protocol=132))).key is None
-    mark = [attribute(1, struct.pack("=H", 2)), attribute(5, struct.pack("=I", 7)), attribute(6, b"rr\0")]
-    assert codec.parse_service(*service_message(*mark)).key is None
+def test_a_persistence_engine_is_told_beside_unknown_flags() -> None:
+    read = codec.parse_service(*service_message(*service_attributes(flags=0x20), attribute(11, b"sip\0")))
+    assert read.settings.foreign == "flags=0x20 pe=sip"
+
+
+def test_sctp_is_among_our_services() -> None:
+    read = codec.parse_service(*service_message(*service_attributes(protocol=132)))
+    assert read.key == replace(KEY, protocol=Protocol.SCTP)
+
+
+@pytest.mark.parametrize(("family", "version"), [(2, 4), (10, 6)])
+def test_a_firewall_mark_is_among_our_services_and_belongs_to_a_family(family: int, version: int) -> None:
+    mark = [
+        attribute(1, struct.pack("=H", family)),
+        attribute(5, struct.pack("=I", 0xFFFFFFFE)),
+        attribute(6, b"rr\0"),
+    ]
+    read = codec.parse_service(*service_message(*mark))
+    assert read == (MarkKey(mark=0xFFFFFFFE, version=version), Settings(scheduler="rr"))
+
+
+def test_a_service_of_another_protocol_has_no_name() -> None:
+    assert codec.parse_service(*service_message(*service_attributes(protocol=50))).key is None
+
+
+def test_a_mark_is_written_without_protocol_address_and_port() -> None:
+    key = MarkKey(mark=7, version=6)
+    family, mark = attribute(1, struct.pack("=H", AF_INET6)), attribute(5, struct.pack("=I", 7))
+    assert codec.service_key(key) == attribute(1, family + mark)
 
 
 @given(key=KEYS, destination=DESTINATIONS)
 def test_a_destination_is_inserted_with_the_weight_of_the_table_and_then_set(
-    key: ServiceKey, destination: Destination
+    key: Key, destination: Destination
 ) -> None:
     sent = codec.requests(AddDestination(service=key, destination=destination))
     weights = [codec.parse_destination(*message(request.body)).weight for request in sent]
@@ -203,6 +326,18 @@ def test_a_destination_is_inserted_with_the_weight_of_the_table_and_then_set(
     assert weights[-1] == destination.weight
 
 
+@given(key=KEYS, destination=DESTINATIONS)
+def test_a_rebuild_writes_the_weight_of_the_table_and_then_the_weight_in_one_batch(
+    key: Key, destination: Destination
+) -> None:
+    plain = codec.requests(SetDestination(service=key, destination=destination))
+    sent = codec.requests(SetDestination(service=key, destination=destination, rebuild=True))
+    assert [request.command for request in sent] == [codec.SET_DEST, codec.SET_DEST]
+    assert sent[1:] == plain
+    first = codec.parse_destination(*message(sent[0].body))
+    assert first == as_read(replace(destination, weight=destination.table_weight))
+
+
 def test_a_move_is_a_removal_and_an_insertion() -> None:
     drained = Destination(address=SERVER.address, port=80, weight=0, forwarding=Forwarding.DR, table_weight=2)
     sent = codec.requests(MoveDestination(service=KEY, destination=drained))
@@ -211,15 +346,74 @@ def test_a_move_is_a_removal_and_an_insertion() -> None:
     assert sent[:1] == removal
 
 
-def test_the_netmask_of_an_ipv6_service_is_its_prefix_length_in_host_order() -> None:
-    key = ServiceKey(protocol=Protocol.TCP, address=ip_address("2001:db8::1"), port=80)
-    (request,) = codec.requests(AddService(service=key, scheduler="rr", flags=frozenset()))
-    assert request.body.endswith(attribute(9, struct.pack("=I", 128)))
+@pytest.mark.parametrize(
+    ("address", "prefix", "netmask"),
+    [
+        ("192.0.2.1", None, b"\xff\xff\xff\xff"),
+        ("192.0.2.1", 32, b"\xff\xff\xff\xff"),
+        ("192.0.2.1", 24, b"\xff\xff\xff\x00"),
+        ("192.0.2.1", 1, b"\x80\x00\x00\x00"),
+        ("2001:db8::1", None, struct.pack("=I", 128)),
+        ("2001:db8::1", 64, struct.pack("=I", 64)),
+    ],
+)
+def test_the_netmask_is_a_mask_of_ipv4_and_of_ipv6_the_prefix_length_in_host_order(
+    address: str, prefix: int | None, netmask: bytes
+) -> None:
+    key = ServiceKey(protocol=Protocol.TCP, address=ip_address(address), port=80)
+    persistent = None if prefix is None else Persistent(timeout=60, prefix=prefix)
+    (request,) = codec.requests(
+        AddService(service=key, settings=Settings(scheduler="rr", persistent=persistent))
+    )
+    timeout = attribute(8, struct.pack("=I", 60 if persistent else 0))
+    assert request.body.endswith(timeout + attribute(9, netmask))
+
+
+def test_the_port_of_a_tunnel_is_written_in_the_order_of_the_network() -> None:
+    tunnel = Tunnel(type=TunnelType.GUE, port=5555, checksum=TunnelChecksum.REMOTE)
+    one = replace(SERVER, forwarding=Forwarding.TUNNEL, tunnel=tunnel)
+    (request,) = codec.requests(AddDestination(service=KEY, destination=one))
+    written = (
+        attribute(13, b"\1") + attribute(14, struct.pack("!H", 5555)) + attribute(15, struct.pack("=H", 2))
+    )
+    assert request.body.endswith(written)
+
+
+def test_a_sync_daemon_is_named_by_its_role_alone_when_it_is_stopped() -> None:
+    assert codec.stop_sync_request(SyncRole.BACKUP) == (
+        codec.DEL_DAEMON,
+        attribute(3, attribute(1, struct.pack("=I", 2))),
+    )
+
+
+def test_a_sync_group_is_of_one_family() -> None:
+    four = codec.start_sync_request(SyncRole.MASTER, ConnectionSync(interface="eth0")).body
+    group = IPv6Address("ff02::81")
+    six = codec.start_sync_request(SyncRole.MASTER, ConnectionSync(interface="eth0", group=group)).body
+    assert attribute(5, IPv4Address("224.0.0.81").packed) in four
+    assert attribute(6, group.packed) in six
+    assert attribute(3, bytes(4)) in four
 
 
 def test_flags_are_written_with_a_mask_that_clears_all_others() -> None:
-    (request,) = codec.requests(AddService(service=KEY, scheduler="mh", flags=frozenset(SchedulerFlag)))
+    (request,) = codec.requests(
+        AddService(service=KEY, settings=Settings(scheduler="mh", flags=frozenset(SchedulerFlag)))
+    )
     assert attribute(7, struct.pack("=II", 0x18, 0xFFFFFFFF)) in request.body
+
+
+@pytest.mark.parametrize(
+    ("one_packet", "persistent", "bits"),
+    [(False, None, 0), (True, None, 4), (False, Persistent(timeout=9, prefix=24), 1)],
+)
+def test_one_packet_and_persistence_are_flags_of_the_service(
+    one_packet: bool,  # noqa: FBT001
+    persistent: Persistent | None,
+    bits: int,
+) -> None:
+    settings = Settings(scheduler="rr", one_packet=one_packet, persistent=persistent)
+    (request,) = codec.requests(SetService(service=KEY, settings=settings))
+    assert attribute(7, struct.pack("=II", bits, 0xFFFFFFFF)) in request.body
 
 
 def test_removing_names_the_service_and_nothing_else() -> None:
@@ -237,13 +431,47 @@ def test_only_the_last_of_a_batch_asks_for_an_answer() -> None:
     ]
 
 
+@pytest.mark.parametrize("group", [attribute(5, bytes(3)), attribute(6, bytes(15))])
+def test_a_sync_group_of_another_length_is_malformed(group: bytes) -> None:
+    body = attribute(3, attribute(1, struct.pack("=I", 1)) + group)
+    with pytest.raises(codec.Malformed):
+        codec.parse_daemon(*message(body))
+
+
+PARSERS: tuple[Callable[[bytes, codec.Message], object], ...] = (
+    codec.parse_service,
+    codec.parse_destination,
+    codec.parse_family,
+    codec.parse_timeouts,
+    codec.parse_daemon,
+)
+
+
 @given(data=st.binary(max_size=300))
 def test_garbage_is_malformed_and_never_another_error(data: bytes) -> None:
     with contextlib.suppress(codec.Malformed):
         for one in codec.messages(data):
-            for parse in (codec.parse_service, codec.parse_destination, codec.parse_family):
+            for parse in PARSERS:
                 with contextlib.suppress(codec.Malformed):
                     parse(data, one)
+
+
+ONES = [number.to_bytes(size, sys.byteorder) for size in (1, 2, 4) for number in (1, 2, 10)]
+
+
+@given(
+    parse=st.sampled_from(PARSERS),
+    nest=st.integers(0, 3),
+    attributes=st.lists(
+        st.tuples(st.integers(0, 16), st.binary(max_size=17) | st.sampled_from(ONES)), max_size=8
+    ),
+)
+def test_well_formed_attributes_of_any_content_are_malformed_or_a_value(
+    parse: Callable[[bytes, codec.Message], object], nest: int, attributes: list[tuple[int, bytes]]
+) -> None:
+    inner = b"".join(attribute(kind, data) for kind, data in attributes)
+    with contextlib.suppress(codec.Malformed):
+        parse(*message(attribute(nest, inner) if nest else inner))
 
 
 @given(destination=DESTINATIONS, cut=st.integers(1, 80), place=st.integers(0, 200), value=st.integers(0, 255))
@@ -261,5 +489,5 @@ def test_every_scheduler_we_offer_keeps_its_flags_apart() -> None:
     bits = {SchedulerFlag.MH_FALLBACK: 8, SchedulerFlag.SH_FALLBACK: 8}
     for scheduler in (Scheduler.MH, Scheduler.SH):
         read = codec.parse_service(*service_message(*service_attributes(scheduler=scheduler, flags=8)))
-        assert {bits[flag] for flag in read.flags} == {8}
-        assert all(flag.startswith(scheduler) for flag in read.flags)
+        assert {bits[flag] for flag in read.settings.flags} == {8}
+        assert all(flag.startswith(scheduler) for flag in read.settings.flags)

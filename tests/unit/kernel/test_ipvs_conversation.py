@@ -8,6 +8,7 @@ import errno
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
@@ -17,12 +18,15 @@ from anycast.core.ipvs import (
     AddService,
     Destination,
     IpvsOp,
+    MarkKey,
     MoveDestination,
     ServiceKey,
     SetDestination,
     SetService,
+    Settings,
 )
-from anycast.core.model import Forwarding, Protocol
+from anycast.core.kernel import Failure, SetTimeouts, StartSync, StopSync, SyncRole
+from anycast.core.model import ConnectionSync, Forwarding, Protocol, Timeouts, Tunnel, TunnelType
 from anycast.kernel import ipvs
 from anycast.kernel import ipvs_codec as codec
 from anycast.kernel.errors import KernelUnavailable
@@ -30,6 +34,8 @@ from anycast.kernel.errors import KernelUnavailable
 FAMILY = 30
 RESOLVE = 0  # in a script: the question for the number of the family
 KEY = ServiceKey(protocol=Protocol.TCP, address=IPv4Address("192.0.2.1"), port=80)
+TIMEOUTS = Timeouts(tcp=700, tcp_fin=70, udp=7)
+SYNC = ConnectionSync(interface="eth0", id=7)
 Reply = list[tuple[int, int, bytes]]  # kind, error, attributes
 Script = Callable[[int, int], "Reply | None"]  # command, how often asked before; None: say nothing
 
@@ -48,7 +54,7 @@ def add(number: int) -> AddDestination:
     return AddDestination(service=KEY, destination=server(number))
 
 
-SERVICE = written(AddService(service=KEY, scheduler="mh", flags=frozenset()))
+SERVICE = written(AddService(service=KEY, settings=Settings(scheduler="mh")))
 DONE = (codec.NLMSG_DONE, 0, b"")
 
 
@@ -104,7 +110,9 @@ def quiet(command: int, asked: int) -> Reply | None:
     """An empty table that takes everything."""
     if command == RESOLVE:
         return [(16, 0, struct.pack("=HHHxx", 6, 1, FAMILY))]
-    return [DONE] if command in (codec.GET_SERVICE, codec.GET_DEST) else []
+    if command == codec.GET_CONFIG:
+        return [(FAMILY, 0, codec.timeouts_request(TIMEOUTS).body)]
+    return [DONE] if command in (codec.GET_SERVICE, codec.GET_DEST, codec.GET_DAEMON) else []
 
 
 def listing(*servers: Destination) -> Reply:
@@ -150,6 +158,22 @@ def test_the_destinations_are_given_in_the_order_of_insertion(monkeypatch: pytes
     asyncio.run(story())
 
 
+def test_the_timeouts_and_the_sync_daemons_that_run_are_read_with_the_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def script(command: int, asked: int) -> Reply | None:
+        if command == codec.GET_DAEMON:
+            started = codec.start_sync_request(SyncRole.BACKUP, SYNC)
+            return [(FAMILY, 0, started.body), DONE]
+        return quiet(command, asked)
+
+    async def story() -> None:
+        with speaking_to(script, monkeypatch) as (table, _):
+            assert await table.read() == ({}, TIMEOUTS, {SyncRole.BACKUP: SYNC})
+
+    asyncio.run(story())
+
+
 def test_a_destination_listed_twice_makes_it_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     torn = listing(server(2), server(1), server(1))
     whole = listing(server(3), server(2), server(1))
@@ -181,9 +205,10 @@ def test_a_kernel_without_the_family_is_unavailable_and_the_reason_says_what_to_
             with pytest.raises(KernelUnavailable, match="modprobe -a ip_vs ip_vs_mh"):
                 await table.read()
             (failure,) = await table.play([add(1), add(2)])
-            assert "add real server 10.0.0.1:80" in failure
-            assert "and 1 more" in failure
-            assert "modprobe -a ip_vs ip_vs_mh" in failure
+            assert failure.ops == (add(1), add(2))
+            assert "add real server 10.0.0.1:80" in failure.text
+            assert "and 1 more" in failure.text
+            assert "modprobe -a ip_vs ip_vs_mh" in failure.text
 
     asyncio.run(story())
 
@@ -250,19 +275,19 @@ def sizes_of(ops: list[IpvsOp], monkeypatch: pytest.MonkeyPatch, *, in_time: flo
 
 
 def test_insertions_under_rr_go_out_256_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    ops: list[IpvsOp] = [AddService(service=KEY, scheduler="rr", flags=frozenset())]
+    ops: list[IpvsOp] = [AddService(service=KEY, settings=Settings(scheduler="rr"))]
     batches = sizes_of([*ops, *(add(number) for number in range(600))], monkeypatch)
     assert [len(batch) for batch in batches] == [256, 256, 89]
 
 
 def test_changes_that_rebuild_a_maglev_table_go_out_16_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    ops: list[IpvsOp] = [SetService(service=KEY, scheduler="mh", flags=frozenset())]
+    ops: list[IpvsOp] = [SetService(service=KEY, settings=Settings(scheduler="mh"))]
     batches = sizes_of([*ops, *(add(number) for number in range(39))], monkeypatch)
     assert [len(batch) for batch in batches] == [16, 16, 8]
 
 
 def test_each_send_to_a_kernel_that_is_too_slow_is_half_of_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    ops: list[IpvsOp] = [AddService(service=KEY, scheduler="rr", flags=frozenset())]
+    ops: list[IpvsOp] = [AddService(service=KEY, settings=Settings(scheduler="rr"))]
     ops += [add(number) for number in range(511)]
     sizes = [len(batch) for batch in sizes_of(ops, monkeypatch, in_time=1e-9)]
     assert sizes[:5] == [256, 128, 64, 32, 16]
@@ -333,8 +358,8 @@ def failing(*outcomes: tuple[int, int]) -> Script:
     return script
 
 
-def failures_of(script: Script, ops: list[IpvsOp], monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
-    async def story() -> tuple[str, ...]:
+def failures_of(script: Script, ops: list[IpvsOp], monkeypatch: pytest.MonkeyPatch) -> tuple[Failure, ...]:
+    async def story() -> tuple[Failure, ...]:
         with speaking_to(script, monkeypatch) as (table, _):
             return await table.play(ops)
 
@@ -345,10 +370,17 @@ def test_a_missing_scheduler_is_told_once_and_says_which_module_to_load(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     script = failing((codec.NEW_SERVICE, errno.ENOENT), (codec.NEW_DEST, errno.ESRCH))
-    ops: list[IpvsOp] = [AddService(service=KEY, scheduler="mh", flags=frozenset()), add(1), add(2)]
-    assert failures_of(script, ops, monkeypatch) == (
+    ops: list[IpvsOp] = [
+        AddService(service=KEY, settings=Settings(scheduler="mh")),
+        add(1),
+        add(2),
+    ]
+    told, *silent = failures_of(script, ops, monkeypatch)
+    assert told == (
+        (ops[0],),
         "add service tcp 192.0.2.1:80 (mh): the kernel has no scheduler mh: run `modprobe ip_vs_mh` (ENOENT)",
     )
+    assert silent == [((add(1),), ""), ((add(2),), "")]  # nothing of it was carried out: they count
 
 
 @pytest.mark.parametrize(
@@ -358,10 +390,21 @@ def test_a_missing_scheduler_is_told_once_and_says_which_module_to_load(
         (add(1), failing((codec.NEW_DEST, errno.ESRCH)), "service does not exist"),
         (add(1), failing((codec.NEW_DEST, errno.EINVAL)), "ip link set lo up"),
         (
+            AddDestination(service=KEY, destination=replace(server(1), tunnel=Tunnel(type=TunnelType.GUE))),
+            failing((codec.NEW_DEST, errno.EINVAL)),
+            "GUE needs a port",
+        ),
+        (
+            AddDestination(service=MarkKey(mark=7, version=6), destination=server(1)),
+            failing((codec.NEW_DEST, errno.EINVAL)),
+            "other address family needs forwarding tunnel and no connection sync",
+        ),
+        (
             SetDestination(service=KEY, destination=server(1)),
             failing((codec.SET_DEST, errno.ENOENT)),
             "real server does not exist",
         ),
+        (add(1), failing((codec.NEW_DEST, errno.ERANGE)), "upper threshold must not be below the lower"),
         (add(1), failing((codec.NEW_DEST, errno.EPERM)), "CAP_NET_ADMIN"),
         (add(1), failing((codec.NEW_DEST, errno.ENOMEM)), "Cannot allocate memory (ENOMEM)"),
     ],
@@ -370,13 +413,83 @@ def test_a_failure_says_which_operation_and_why(
     op: IpvsOp, script: Script, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (failure,) = failures_of(script, [op], monkeypatch)
-    assert "real server 10.0.0.1:80" in failure
-    assert words in failure
+    assert failure.ops == (op,)
+    assert "real server 10.0.0.1:80" in failure.text
+    assert words in failure.text
 
 
 def test_moving_what_is_gone_already_is_an_insertion_and_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     move = MoveDestination(service=KEY, destination=server(1))
     assert failures_of(failing((codec.DEL_DEST, errno.ENOENT)), [move], monkeypatch) == ()
+
+
+CONFIGURATIONS = pytest.mark.parametrize(
+    ("op", "commands"),
+    [
+        (SetTimeouts(timeouts=TIMEOUTS), [codec.SET_CONFIG]),
+        (StartSync(role=SyncRole.MASTER, sync=SYNC), [codec.NEW_DAEMON]),
+        (StopSync(role=SyncRole.MASTER), [codec.DEL_DAEMON, codec.DEL_DAEMON]),
+    ],
+)
+
+
+@CONFIGURATIONS
+def test_timeouts_and_sync_are_written_in_one_batch(
+    op: SetTimeouts | StartSync | StopSync, commands: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        with speaking_to(quiet, monkeypatch) as (table, kernel):
+            await table.configure(op)
+            assert kernel.batches == [[RESOLVE], commands]
+
+    asyncio.run(story())
+
+
+@CONFIGURATIONS
+def test_timeouts_and_sync_that_are_refused_are_the_error_the_kernel_gave(
+    op: SetTimeouts | StartSync | StopSync, commands: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        with speaking_to(failing((commands[0], errno.ENODEV)), monkeypatch) as (table, _):
+            with pytest.raises(OSError, match="No such device") as caught:
+                await table.configure(op)
+            assert caught.value.errno == errno.ENODEV
+
+    asyncio.run(story())
+
+
+def test_a_sync_daemon_that_does_not_run_is_stopped_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        with speaking_to(failing((codec.DEL_DAEMON, errno.ESRCH)), monkeypatch) as (table, _):
+            await table.configure(StopSync(role=SyncRole.BACKUP))
+
+    asyncio.run(story())
+
+
+def test_a_sync_daemon_is_stopped_though_the_kernel_does_not_answer_the_first_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def script(command: int, asked: int) -> Reply | None:
+        if command == codec.DEL_DAEMON:
+            return [(codec.NLMSG_ERROR, errno.ESRCH, b"")] if asked else None
+        return quiet(command, asked)
+
+    async def story() -> None:
+        with speaking_to(script, monkeypatch) as (table, _):
+            await table.configure(StopSync(role=SyncRole.BACKUP))
+
+    asyncio.run(story())
+
+
+def test_a_rebuild_is_never_parted(monkeypatch: pytest.MonkeyPatch) -> None:
+    sets: list[IpvsOp] = [
+        SetDestination(service=KEY, destination=server(n, weight=0), rebuild=True) for n in range(40)
+    ]
+    batches = sizes_of(sets, monkeypatch)
+    assert sum(map(len, batches)) == 80
+    for batch in batches:
+        assert len(batch) % 2 == 0
+        assert len(batch) <= 16
 
 
 def test_no_operations_are_no_conversation(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,15 +30,16 @@ def test_a_kernel_without_ipvs_is_unavailable_and_the_reason_says_what_to_do() -
 def test_a_sysctl_that_is_not_ours_to_set_is_reported_with_the_command() -> None:
     op = SetSysctl(name="kernel.ostype", value="Minix")
     (failure,) = asyncio.run(Kernel("lo", sysctls_managed=False).play([op]))
-    assert failure.startswith("set sysctl kernel.ostype to Minix: manage_sysctls is off")
-    assert "`sysctl -w kernel.ostype=Minix`" in failure
+    assert failure.ops == (op,)
+    assert failure.text.startswith("set sysctl kernel.ostype to Minix: manage_sysctls is off")
+    assert "`sysctl -w kernel.ostype=Minix`" in failure.text
 
 
 def test_a_sysctl_that_does_not_exist_is_a_failure_that_names_the_module() -> None:
     op = SetSysctl(name="net.ipv4.no_such_name", value="1")
     (failure,) = asyncio.run(Kernel("lo", sysctls_managed=True).play([op]))
-    assert "net.ipv4.no_such_name" in failure
-    assert "modprobe" in failure
+    assert "net.ipv4.no_such_name" in failure.text
+    assert "modprobe" in failure.text
 
 
 def test_sysctls_are_read_without_surplus_space_and_missing_ones_are_left_out() -> None:

@@ -32,6 +32,7 @@ from anycast.core.report import NeighborState, Report
 from anycast.core.state import State
 from anycast.core.step import begin, step
 from anycast.ops.source import MaintenanceAnswer, ReloadAnswer
+from tests.property.worlds import told
 
 FOREIGN = ServiceKey(protocol=Protocol.TCP, address=ip_address("198.51.100.9"), port=25)
 ROUTER, ROUTER6 = "10.2.1.254", "fd00:2:1::fe"
@@ -103,10 +104,10 @@ class Node:
                 case ev.ReadKernel() | ev.ProgramKernel() if self.kernel_error is not None:
                     self.send(ev.KernelFailed(reason=self.kernel_error))
                 case ev.ReadKernel():
-                    self.send(ev.KernelRead(snapshot=self.kernel))
+                    self.send(ev.KernelRead(snapshot=told(self.kernel)))
                 case ev.ProgramKernel(ops=ops):
                     self.kernel = kernels.play(self.kernel, ops)
-                    self.send(ev.KernelRead(snapshot=self.kernel))
+                    self.send(ev.KernelRead(snapshot=told(self.kernel)))
                 case _:
                     pass
 

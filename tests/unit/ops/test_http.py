@@ -227,7 +227,7 @@ def test_maintenance_of_a_vip_that_was_configured_once_can_be_ended() -> None:
         ('{"scope": null, "on": true}', "field 'scope': expected text"),
         (
             '{"scope": "web", "on": true, "for": "2h"}',
-            "unknown field 'for' (known: scope, on, reason)",
+            "unknown field 'for' (known: scope, on, reason, force)",
         ),
         (
             '{"scope": "web", "on": true, "reason": "a\\nb"}',
@@ -272,6 +272,7 @@ def test_a_reload_tells_its_changes_or_its_problems() -> None:
             assert await response.json() == {
                 "ok": True,
                 "changes": ["vip web: med 100 -> 200"],
+                "warnings": [],
                 "problems": [],
             }
         operator.answer = ReloadAnswer(ok=False, problems=("anycast.yaml:4:19: vips.web: ...",))

@@ -1,0 +1,141 @@
+"""What is allowed and rarely meant. Asked only of a configuration that is right."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from anycast.config.problem import Path
+from anycast.core import maglev
+from anycast.core.ipvs import MAGLEV_SLOTS
+from anycast.core.maglev import Entry
+from anycast.core.model import Forwarding, Protocol, RealServer, Scheduler, Service, Timeouts
+
+MANY = 400  # real servers: with more, a table of 4,093 slots gives shares that differ by a tenth
+FIGURES = 16  # pools the moved flows are worked out for: one can take a twentieth of a second
+
+Warned: TypeAlias = tuple[Path, str, str]
+"""Place, what it is, what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A service, and where it, its pool and the pool's servers stand in the files."""
+
+    place: Path
+    pool: Path
+    servers: tuple[Path, ...]
+    service: Service
+    versions: tuple[int, ...]  # families of the VIP
+
+
+def warnings(served: Iterable[Served], timeouts: Timeouts) -> Iterator[Warned]:
+    """A service or pool is spoken of once, however many ports and services there are of it."""
+    places: set[Path] = set()
+    pools: set[Path] = set()
+    figures = FIGURES
+    for one in served:
+        if one.place not in places:
+            places.add(one.place)
+            yield from _sticky(one, timeouts)
+        if one.service.scheduler is not Scheduler.MH or one.pool in pools:
+            continue
+        pools.add(one.pool)
+        tables = {version: maglev.entries(one.service, version) for version in one.versions}
+        found = [*_many(one, tables), *_weights(one, tables, figures=figures > 0), *_alike(one, tables)]
+        figures -= bool(found)
+        yield from found
+
+
+def _sticky(one: Served, timeouts: Timeouts) -> Iterator[Warned]:
+    service = one.service
+    udp = service.protocol is Protocol.UDP and not service.mark
+    if not udp or service.one_packet or service.persistence is not None:
+        return
+    what = (
+        "a client that always sends from the same port stays with its real server until it pauses for "
+        f"{timeouts.udp}s (timeouts.udp), or expire_failed ends that"
+    )
+    if service.forwarding is Forwarding.NAT:
+        yield (*one.place, "forwarding"), what, "write forwarding: dr or tunnel, or a shorter timeouts.udp"
+    else:
+        yield (*one.place, "one_packet"), what, "remove this, or write a shorter timeouts.udp"
+
+
+def _many(one: Served, tables: dict[int, tuple[Entry, ...]]) -> Iterator[Warned]:
+    servers = max(tables.values(), key=len)
+    if len(servers) > MANY:
+        times = maglev.unevenness([server.weight for server in servers])
+        what = (
+            f"{len(servers)} real servers share the {MAGLEV_SLOTS} slots of the kernel's mh table: "
+            f"the flows of one are {times:.2f} times its share"
+        )
+        yield (*one.pool, "servers"), what, f"use {MANY} or fewer, or another scheduler"
+
+
+def _weights(one: Served, tables: dict[int, tuple[Entry, ...]], *, figures: bool) -> Iterator[Warned]:
+    uneven = {version: found for version, found in tables.items() if len({e.weight for e in found}) > 1}
+    if not uneven:
+        return
+    servers = one.service.pool.servers
+    words = _spelt(servers)
+    effects: list[str] = []
+    if starved := max(maglev.slots([e.weight for e in found]).count(0) for found in uneven.values()):
+        effects.append(f"{starved} real servers get no new clients at all")
+    if not figures or any(len(found) > maglev.LARGE for found in uneven.values()):
+        effects.append("a step of one in one weight moves flows between all real servers")
+    elif len({server.weight for server in servers if server.weight}) == 1:
+        share = max(maglev.moved(_equal(found), found, version) for version, found in uneven.items())
+        effects.append(f"draining so moves {maglev.spelt(share)} of all flows")
+    elif share := max(maglev.step(found, version) for version, found in uneven.items()):
+        effects.append(
+            f"a step of one in one weight moves {maglev.spelt(share)} of all flows to other real servers"
+        )
+    place = (*one.servers[_odd(servers)], "weight")
+    do = "use equal weights, or small ones with a large common divisor"
+    if any(not server.weight for server in servers):
+        do += "; `anycast drain-server` drains without a weight"
+    if effects:
+        yield place, f"{words}: {' and '.join(effects)}", do
+
+
+def _equal(servers: tuple[Entry, ...]) -> tuple[Entry, ...]:
+    return tuple(replace(one, weight=1) for one in servers)
+
+
+def _odd(servers: tuple[RealServer, ...]) -> int:
+    """The first whose weight is not the usual one."""
+    weights = [max(1, server.weight) for server in servers]
+    usual = Counter(weights).most_common(1)[0][0]
+    return next(n for n, weight in enumerate(weights) if weight != usual)
+
+
+def _spelt(servers: tuple[RealServer, ...]) -> str:
+    weights = sorted({server.weight for server in servers})
+    *most, last = map(str, weights)
+    words = f"{', '.join(most)} and {last}" if len(weights) < 5 else f"from {weights[0]} to {last}"
+    return f"weights {words}" + ("" if weights[0] else " (0 counts as 1)")
+
+
+def _alike(one: Served, tables: dict[int, tuple[Entry, ...]]) -> Iterator[Warned]:
+    """The kernel hashes an address by the family of the service: 32 bits of an IPv6 address behind IPv4."""
+    servers = tables.get(4, ())
+    seen = Counter((e.address.packed[:4], e.port) for e in servers if e.address.version == 6)
+    number = max(seen.values(), default=0)
+    if number < 3:
+        return
+    alike = next(
+        n
+        for n, e in enumerate(servers)
+        if e.address.version == 6 and seen[e.address.packed[:4], e.port] == number
+    )
+    share = "most"
+    if len(servers) <= maglev.LARGE:
+        share = maglev.spelt(maglev.moved(servers, (*servers[:alike], *servers[alike + 1 :]), 4))
+    what = (
+        f"IPv4 packets are given to real servers by the first 32 bits of their IPv6 addresses, and {number} have "
+        f"the same: without one of them {share} of the flows of the others move"
+    )
+    yield (*one.pool, "servers"), what, "give them IPv4 addresses, or addresses that differ there"

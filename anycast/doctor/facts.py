@@ -1,0 +1,127 @@
+"""Everything that was read of a node, as one value. What could not be read is None, and says why in `unread`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from ipaddress import IPv4Interface, IPv6Interface
+from typing import TypeAlias
+
+from anycast.core.ipvs import Key
+from anycast.core.model import Address
+
+InterfaceAddress: TypeAlias = IPv4Interface | IPv6Interface
+
+CAP_NET_BIND_SERVICE = 10
+CAP_NET_ADMIN = 12
+
+
+class Module(StrEnum):
+    """What is known of a kernel module."""
+
+    LOADED = "loaded"
+    BUILT_IN = "built in"
+    AVAILABLE = "available"  # modprobe would find it
+    MISSING = "missing"
+    UNKNOWN = "unknown"  # not loaded, and no list says what there is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Modules:
+    """Names with underscores. None: there is no list to read."""
+
+    loaded: frozenset[str] = frozenset()
+    built_in: frozenset[str] | None = frozenset()
+    available: frozenset[str] | None = frozenset()
+    at_boot: frozenset[str] = frozenset()  # named by a file in modules-load.d
+
+    def state(self, name: str) -> Module:
+        if self.built_in is not None and name in self.built_in:
+            return Module.BUILT_IN
+        if name in self.loaded:
+            return Module.LOADED
+        if self.available is None or self.built_in is None:
+            return Module.UNKNOWN
+        return Module.AVAILABLE if name in self.available else Module.MISSING
+
+    def works(self, name: str) -> bool:
+        return self.state(name) in (Module.LOADED, Module.BUILT_IN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableOption:
+    """`options ip_vs conn_tab_bits=` as modprobe would use it: the last file that has it wins."""
+
+    bits: int
+    file: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interface:
+    name: str
+    up: bool
+    mtu: int  # bytes
+    kind: str = ""  # the kernel's word for what is no hardware: dummy, bridge, ipip, gre …
+    neighbours: bool = True  # ask on it for addresses, by ARP or neighbour discovery
+    addresses: tuple[InterfaceAddress, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """How this node reaches an address. `mtu` in bytes: the route's own, or else its interface's."""
+
+    interface: str
+    mtu: int
+    gateway: Address | None = None
+    local: bool = False  # the address is this node's own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unread:
+    """Something that could not be checked, and why."""
+
+    what: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """One reading of a node. The defaults are those of a node about which nothing is known."""
+
+    release: str  # of the kernel, as uname has it: 6.1.0-18-amd64
+    root: bool  # this process is user 0
+    capabilities: frozenset[int] | None = None  # effective, of this process
+    initial_user_namespace: bool | None = None
+    memory: int | None = None  # bytes
+    modules: Modules = Modules(built_in=None, available=None)
+    conn_tab_bits: int | None = None  # of the loaded module
+    conn_tab_option: TableOption | None = None
+    sysctls: Mapping[str, str] = field(default_factory=dict)  # those that could be read, by dotted name
+    sysctls_read_only: bool = False
+    interfaces: tuple[Interface, ...] | None = None
+    # None: there is no route. An address that is not in here was not asked for.
+    routes: Mapping[Address, Route | None] = field(default_factory=dict)
+    uplinks: frozenset[str] = frozenset()  # interfaces that lead to the routers
+    ipvs: frozenset[Key] | None = None
+    unread: tuple[Unread, ...] = ()
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """The kernel's major and minor number; (0, 0) where the release does not begin with them."""
+        found = re.match(r"(\d+)\.(\d+)", self.release)
+        return (int(found[1]), int(found[2])) if found else (0, 0)
+
+    def interface(self, name: str) -> Interface | None:
+        return next((one for one in self.interfaces or () if one.name == name), None)
+
+    def number(self, sysctl: str) -> int | None:
+        """A sysctl as a number. None: it could not be read, or is none."""
+        value = self.sysctls.get(sysctl)
+        return int(value) if value is not None and value.lstrip("-").isdigit() else None
+
+
+def conf(interface: str, key: str, *, family: int = 4) -> str:
+    """The sysctl of one interface. A dot of the interface's name is a slash in it, as sysctl(8) has it."""
+    return f"net.ipv{family}.conf.{interface.replace('.', '/')}.{key}"

@@ -1,0 +1,324 @@
+"""What stands in the way of the job, from facts and configuration. Pure: the same facts, the same findings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from anycast.core.kernel import SetSysctl
+from anycast.core.members import service_key
+from anycast.core.model import Config, Forwarding, Scheduler, TunnelType
+from anycast.doctor.demands import (
+    reach,
+    schedulers,
+    services,
+    set_by_agent,
+    sysctls_wanted,
+    tunnel_types,
+    ways,
+)
+from anycast.doctor.facts import CAP_NET_ADMIN, CAP_NET_BIND_SERVICE, Facts, Module
+from anycast.doctor.finding import (
+    BOOT_FILE,
+    Code,
+    Finding,
+    LoadAtBoot,
+    Severity,
+    dotted,
+    set_sysctls,
+    some,
+    unchecked,
+)
+from anycast.doctor.packets import interfaces, on_link, reachability, reverse_path, tunnels, vip_addresses
+from anycast.doctor.table import table
+
+_MANY_SERVERS = 1000
+_BGP_PORT = 179
+# The kernels that brought them. A distribution may have taken them into an older one.
+_SCHEDULER_SINCE = {Scheduler.MH: (4, 18)}
+_TUNNEL_SINCE = {TunnelType.GUE: (5, 2), TunnelType.GRE: (5, 3)}
+_CONN_REUSE_SINCE = (5, 9)
+_RUN_ESTIMATION_SINCE = (5, 16)
+_ESTIMATION_THREADS_SINCE = (6, 2)
+_WHY = {
+    "net.ipv4.vs.sloppy_tcp": "a connection that the routers move here from another balancer is dropped",
+    "net.ipv4.vs.schedule_icmp": "path MTU messages for connections of another balancer are dropped",
+    "net.ipv4.vs.expire_nodest_conn": "repairing the order of the real servers breaks their connections",
+    "net.ipv4.vs.conn_reuse_mode": "a client that uses a port again stays with a drained real server",
+    "net.ipv4.vs.pmtu_disc": "packets too long for a tunnel are fragmented or lost, and the client is not told",
+    "net.ipv4.ip_forward": "answers of real servers with forwarding nat are not routed back",
+    "net.ipv6.conf.all.forwarding": "answers of real servers with forwarding nat are not routed back",
+}
+
+
+def findings(facts: Facts, config: Config | None, *, connections: int | None = None) -> tuple[Finding, ...]:
+    """Errors first, then warnings, then what is only said. `connections`: expected at once on this node."""
+    rules: tuple[Iterable[Finding], ...] = (
+        _configuration(config),
+        _privileges(facts, config),
+        _modules(facts, config),
+        _kernel(facts, config),
+        table(facts, connections),
+        _sysctls(facts, config),
+        _conntrack(facts, config),
+        interfaces(facts, config),
+        vip_addresses(facts, config),
+        on_link(facts, config),
+        reverse_path(facts, config),
+        reachability(facts, config),
+        tunnels(facts, config),
+        _sync(facts, config),
+        _foreign(facts, config),
+        _unread(facts),
+    )
+    found = [finding for rule in rules for finding in rule]
+    if facts.sysctls_read_only:
+        found = [*_read_only(found, config), *map(_without_sysctls, found)]
+    order = list(Severity)
+    return tuple(sorted(found, key=lambda finding: order.index(finding.severity)))
+
+
+def _configuration(config: Config | None) -> Iterator[Finding]:
+    if config is None:
+        yield Finding(
+            severity=Severity.INFO,
+            code=Code.NO_CONFIGURATION,
+            text="no configuration: only the node is checked, not its VIPs, real servers and routers",
+            fix="anycast doctor --config FILE",
+        )
+
+
+def _privileges(facts: Facts, config: Config | None) -> Iterator[Finding]:
+    if facts.initial_user_namespace is False:
+        yield Finding(
+            severity=Severity.ERROR,
+            code=Code.USER_NAMESPACE,
+            text="this is a user namespace: the kernel answers every IPVS request here with EPERM",
+            fix="run it outside: no userns-remap, no rootless container",
+        )
+    elif facts.capabilities is not None and CAP_NET_ADMIN not in facts.capabilities:
+        yield Finding(
+            severity=Severity.ERROR if facts.root else Severity.WARNING,
+            code=Code.NO_NET_ADMIN,
+            text="this process has no CAP_NET_ADMIN: IPVS, addresses and sysctls are refused with EPERM",
+            fix="start the container with `--cap-add NET_ADMIN`"
+            if facts.root
+            else "run it as root; an agent of another user needs `AmbientCapabilities=CAP_NET_ADMIN` in its unit",
+        )
+    unprivileged = facts.number("net.ipv4.ip_unprivileged_port_start")
+    if (
+        config is not None
+        and facts.root
+        and facts.capabilities is not None
+        and CAP_NET_BIND_SERVICE not in facts.capabilities
+        and (unprivileged is None or unprivileged > _BGP_PORT)
+    ):
+        yield Finding(
+            severity=Severity.WARNING,
+            code=Code.NO_BIND_SERVICE,
+            text=f"this process has no CAP_NET_BIND_SERVICE: ExaBGP cannot listen on port {_BGP_PORT}",
+            fix="start the container with `--cap-add NET_BIND_SERVICE`",
+        )
+
+
+def _modules(facts: Facts, config: Config | None) -> Iterator[Finding]:
+    places = {"ip_vs": ["every service"]} | {
+        f"ip_vs_{scheduler}": where for scheduler, where in schedulers(config).items()
+    }
+    states = {name: facts.modules.state(name) for name in places}
+    install = (
+        f"install the modules of kernel {facts.release} (Ubuntu: linux-modules-extra-{facts.release})"
+        ", or boot a kernel with CONFIG_IP_VS"
+    )
+    for name, state in states.items():
+        if state is Module.MISSING:
+            other = "" if name == "ip_vs" else ", or use another scheduler"
+            yield Finding(
+                severity=Severity.ERROR,
+                code=Code.MODULE_MISSING,
+                text=f"kernel {facts.release} has no {name}, needed by {some(places[name])}",
+                fix=install + other,
+            )
+        elif state is Module.UNKNOWN and facts.modules.works("ip_vs"):
+            yield unchecked(name, "it is not loaded, and there is no list of this kernel's modules")
+    if states["ip_vs"] in (Module.AVAILABLE, Module.UNKNOWN):
+        known = states["ip_vs"] is Module.AVAILABLE
+        doubt = "" if known else f", and there is no /lib/modules/{facts.release} to say whether there is one"
+        yield Finding(
+            severity=Severity.WARNING,
+            code=Code.MODULE_NOT_LOADED,
+            text=f"the module ip_vs is not loaded{doubt}",
+            fix=f"modprobe -a {' '.join(states)}" + ("" if known else " (in a container: on the host)"),
+        )
+    late = [
+        name
+        for name, state in states.items()
+        if state in (Module.LOADED, Module.AVAILABLE) and name not in facts.modules.at_boot
+    ]
+    if late:
+        yield Finding(
+            severity=Severity.INFO,
+            code=Code.MODULE_NOT_AT_BOOT,
+            text=f"no file in modules-load.d names {some(late)}: net.ipv4.vs sysctls in sysctl.d have no effect "
+            "at boot",
+            fix=f"{', '.join(late)} on a line each in {BOOT_FILE}",
+            changes=tuple(LoadAtBoot(module=name) for name in late),
+        )
+
+
+def _kernel(facts: Facts, config: Config | None) -> Iterator[Finding]:
+    """What only the version tells. A release that does not begin with numbers tells nothing."""
+    version = facts.version
+    if version == (0, 0):
+        yield unchecked("what is particular to this kernel", f"its release {facts.release!r} has no version")
+        return
+    for scheduler, where in schedulers(config).items():
+        since = _SCHEDULER_SINCE.get(scheduler, (0, 0))
+        # Known to be there, it was taken into this kernel by its distribution.
+        if version < since and not facts.modules.works(f"ip_vs_{scheduler}"):
+            yield Finding(
+                severity=Severity.ERROR,
+                code=Code.KERNEL_SCHEDULER,
+                text=f"kernel {facts.release} is older than {dotted(since)}, which brought the scheduler "
+                f"{scheduler}, needed by {some(where)}",
+                fix=f"a kernel of {dotted(since)} or later",
+            )
+    for encapsulation, where in tunnel_types(config).items():
+        since = _TUNNEL_SINCE.get(encapsulation, (0, 0))
+        if version < since:
+            yield Finding(
+                severity=Severity.ERROR,
+                code=Code.KERNEL_TUNNEL,
+                text=f"kernel {facts.release} is older than {dotted(since)}, which brought {encapsulation} tunnels "
+                f"to IPVS, needed by {some(where)}",
+                fix=f"a kernel of {dotted(since)} or later, or the tunnel ipip",
+            )
+    if version < _CONN_REUSE_SINCE and facts.number("net.ipv4.vs.conntrack") == 1:
+        yield Finding(
+            severity=Severity.WARNING,
+            code=Code.KERNEL_CONN_REUSE,
+            text=f"kernel {facts.release} (before {dotted(_CONN_REUSE_SINCE)}) with net.ipv4.vs.conntrack=1 drops "
+            "the first packet of a client that uses a port again: its connection takes 1 s longer",
+            fix=f"sysctl -w net.ipv4.vs.conntrack=0, or a kernel of {dotted(_CONN_REUSE_SINCE)} or later",
+        )
+    servers = len(ways(config)) if config is not None else 0
+    if (
+        version < _ESTIMATION_THREADS_SINCE
+        and servers >= _MANY_SERVERS
+        and facts.sysctls.get("net.ipv4.vs.run_estimation", "1") != "0"
+    ):
+        switch = version >= _RUN_ESTIMATION_SINCE
+        yield Finding(
+            severity=Severity.WARNING,
+            code=Code.KERNEL_ESTIMATION,
+            text=f"kernel {facts.release} (before {dotted(_ESTIMATION_THREADS_SINCE)}) estimates the rates of "
+            f"{servers:,} entries of real servers in one timer: packets wait for it every 2 s",
+            fix="sysctl -w net.ipv4.vs.run_estimation=0 (ipvsadm --rate then shows zeros)"
+            if switch
+            else f"a kernel of {dotted(_ESTIMATION_THREADS_SINCE)} or later",
+        )
+
+
+def _sysctls(facts: Facts, config: Config | None) -> Iterator[Finding]:
+    wanted = sysctls_wanted(config)
+    if facts.initial_user_namespace is False or not facts.modules.works("ip_vs"):
+        wanted = {name: value for name, value in wanted.items() if not name.startswith("net.ipv4.vs.")}
+    if facts.initial_user_namespace is not False and not facts.modules.works("ip_vs"):
+        yield unchecked("net.ipv4.vs sysctls", "they are there once ip_vs is loaded")
+    for name, value in wanted.items():
+        why = f": {_WHY[name]}" if name in _WHY else ""
+        found = facts.sysctls.get(name)
+        if found is None:
+            yield Finding(
+                severity=Severity.ERROR,
+                code=Code.SYSCTL_MISSING,
+                text=f"kernel {facts.release} has no sysctl {name}, wanted {value}{why}",
+                fix="IPv6 in the kernel: no `ipv6.disable=1`" if "ipv6" in name else "a newer kernel",
+            )
+        elif found != value:
+            agents = set_by_agent(name, config)
+            then = "; the agent sets it when it runs" if agents else ""
+            yield Finding(
+                severity=Severity.INFO if agents else Severity.WARNING,
+                code=Code.SYSCTL_DIFFERS,
+                text=f"{name} is {found}, wanted {value}{why}{then}",
+                fix=set_sysctls(SetSysctl(name=name, value=value)),
+                changes=(SetSysctl(name=name, value=value),),
+            )
+
+
+def _conntrack(facts: Facts, config: Config | None) -> Iterator[Finding]:
+    nat = config is not None and any(
+        reach(service).forwarding is Forwarding.NAT for _, service in services(config)
+    )
+    if facts.number("net.ipv4.vs.conntrack") == 1 and not nat:
+        yield Finding(
+            severity=Severity.WARNING,
+            code=Code.VS_CONNTRACK,
+            text="net.ipv4.vs.conntrack is 1: every connection of IPVS is in nf_conntrack too, and costs twice",
+            fix="`sysctl -w net.ipv4.vs.conntrack=0`, unless your own stateful rules rest on it",
+        )
+
+
+def _read_only(found: Iterable[Finding], config: Config | None) -> Iterator[Finding]:
+    names = [change.name for finding in found for change in finding.changes if isinstance(change, SetSysctl)]
+    if not names:
+        return
+    agents = [name for name in names if set_by_agent(name, config)]
+    yield Finding(
+        severity=Severity.ERROR if agents else Severity.WARNING,
+        code=Code.SYSCTL_READ_ONLY,
+        text=f"/proc/sys is read-only here: {some(names)} cannot be set"
+        + (", and the agent announces nothing before they are" if agents else ""),
+        fix="set them on the host or by the container's options (docker: --sysctl NAME=VALUE)"
+        + (", and write `sysctls: check`" if agents else ""),
+    )
+
+
+def _without_sysctls(finding: Finding) -> Finding:
+    kept = tuple(change for change in finding.changes if not isinstance(change, SetSysctl))
+    return replace(finding, changes=kept)
+
+
+def _sync(facts: Facts, config: Config | None) -> Iterator[Finding]:
+    sync = config.connection_sync if config is not None else None
+    if sync is None or facts.interfaces is None:
+        return
+    interface = facts.interface(sync.interface)
+    if interface is None:
+        what = "there is no such interface"
+    elif not interface.up:
+        what = "it is down"
+    elif not any(one.ip.version == sync.group.version for one in interface.addresses):
+        what = f"it has no IPv{sync.group.version} address, and the group is {sync.group}"
+    else:
+        return
+    yield Finding(
+        severity=Severity.ERROR,
+        code=Code.SYNC_INTERFACE,
+        text=f"connection_sync on {sync.interface}: {what}: no connection is exchanged",
+        fix="name the interface that leads to the other balancers in connection_sync.interface",
+    )
+
+
+def _foreign(facts: Facts, config: Config | None) -> Iterator[Finding]:
+    if config is None or facts.ipvs is None:
+        return
+    ours = {service_key(address, service) for vip, service in services(config) for address in vip.addresses}
+    names = sorted(map(str, facts.ipvs - ours))
+    if names:
+        removed = config.ipvs_exclusive
+        yield Finding(
+            severity=Severity.WARNING if removed else Severity.INFO,
+            code=Code.IPVS_FOREIGN,
+            text=f"IPVS services that are not in this configuration: {some(names)}: "
+            + ("`ipvs: exclusive` has the agent remove them" if removed else "they are left alone"),
+            fix="`ipvs: shared`, if another program owns them"
+            if removed
+            else "`ipvsadm -D` each, if nobody owns them any more",
+        )
+
+
+def _unread(facts: Facts) -> Iterator[Finding]:
+    for one in facts.unread:
+        yield unchecked(one.what, one.why)

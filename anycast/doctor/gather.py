@@ -1,0 +1,194 @@
+"""Reads a node. Changes nothing, loads nothing, and takes what it may not read for unread instead of failing."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from anycast.core.model import Config
+from anycast.doctor import network
+from anycast.doctor.demands import addresses_to_reach, sysctls_to_read
+from anycast.doctor.facts import Facts, Modules, Route, TableOption, Unread, conf
+from anycast.kernel import sysctl
+from anycast.kernel.errors import KernelUnavailable
+
+# As modprobe(8) and modules-load.d(5) have it: a file hides those of its name in later directories.
+_CONFIGURATION = ("etc", "run", "usr/local/lib", "usr/lib", "lib")
+_ALL_USERS = ["0", "0", "4294967295"]
+_OPTION = re.compile(r"\s*options\s+ip_vs\s(?:.*\s)?conn_tab_bits=(\d+)")
+
+
+async def gather(config: Config | None, root: Path = Path("/")) -> Facts:
+    """The node's files below `root`, and the network namespace this process is in."""
+    facts = read_files(config, root)
+    unread = list(facts.unread)
+    try:
+        interfaces = await network.read_interfaces()
+        ways = await network.read_routes({*addresses_to_reach(config), *network.ANYWHERE}, interfaces)
+    except (OSError, KernelUnavailable) as error:
+        unread.append(Unread(what="interfaces and routes", why=_why(error)))
+    else:
+        ends = [one.address for one in config.bgp.neighbors] if config is not None else network.ANYWHERE
+        facts = replace(
+            facts, interfaces=interfaces, routes=ways, uplinks=_interfaces_of(ways[end] for end in ends)
+        )
+    # Not before ip_vs is there: asking for it loads it.
+    if facts.modules.works("ip_vs"):
+        try:
+            table = await network.read_table()
+        except KernelUnavailable as error:
+            unread.append(Unread(what="the IPVS table", why=error.reason))
+        else:
+            facts = replace(facts, ipvs=frozenset(table.table))
+    return replace(facts, unread=tuple(unread))
+
+
+def _interfaces_of(routes: Iterable[Route | None]) -> frozenset[str]:
+    return frozenset(route.interface for route in routes if route is not None and not route.local)
+
+
+def read_files(config: Config | None, root: Path) -> Facts:
+    """What /proc, /sys, /etc and /lib tell."""
+    files = _Files(root)
+    release = (files.read("proc/sys/kernel/osrelease", "the kernel's release") or "unknown").strip()
+    status = dict(_pairs(files.read("proc/self/status", "capabilities") or ""))
+    users = status.get("Uid", "").split()
+    capabilities = status.get("CapEff", "").strip()
+    mapped = files.read("proc/self/uid_map", "the user namespace")
+    memory = dict(_pairs(files.read("proc/meminfo", "memory") or "")).get("MemTotal", "").split()
+    modules = _modules(files, release)
+    return Facts(
+        release=release,
+        root=users[1:2] == ["0"],
+        capabilities=_bits(int(capabilities, 16)) if capabilities else None,
+        initial_user_namespace=mapped.split() == _ALL_USERS if mapped is not None else None,
+        memory=int(memory[0]) * 1024 if memory else None,
+        modules=modules,
+        conn_tab_bits=_conn_tab_bits(files) if modules.works("ip_vs") else None,
+        conn_tab_option=_conn_tab_option(files),
+        sysctls=_sysctls(files, config),
+        sysctls_read_only=_read_only(files.read("proc/self/mounts", "how /proc/sys is mounted") or ""),
+        unread=tuple(files.unread),
+    )
+
+
+@dataclass(slots=True)
+class _Files:
+    """Files below a root, and what could not be read of them."""
+
+    root: Path
+    unread: list[Unread] = field(default_factory=list)
+
+    def read(self, path: str, what: str) -> str | None:
+        """None where it cannot be read, which is noted."""
+        try:
+            return (self.root / path).read_text("utf-8", "replace")
+        except OSError as error:
+            self.unread.append(Unread(what=what, why=f"/{path}: {error.strerror}"))
+            return None
+
+    def optional(self, path: str) -> str | None:
+        """None where it cannot be read, which tells something too."""
+        try:
+            return (self.root / path).read_text("utf-8", "replace")
+        except OSError:
+            return None
+
+    def names(self, folder: str) -> list[str]:
+        try:
+            return sorted(os.listdir(self.root / folder))
+        except OSError:
+            return []
+
+    def configuration(self, kind: str) -> Iterator[tuple[str, str]]:
+        """Path and text of every `*.conf` of modprobe.d and its like, in the order of their names."""
+        first: dict[str, str] = {}
+        for place in _CONFIGURATION:
+            folder = f"{place}/{kind}"
+            for name in self.names(folder):
+                if name.endswith(".conf"):
+                    first.setdefault(name, f"{folder}/{name}")
+        for _, path in sorted(first.items()):
+            text = self.optional(path)
+            if text is None:
+                self.unread.append(Unread(what=f"/{path}", why="it cannot be read"))
+            else:
+                yield f"/{path}", text.replace("\\\n", " ")
+
+
+def _pairs(text: str) -> Iterator[tuple[str, str]]:
+    """`Name: value` lines."""
+    for line in text.splitlines():
+        name, found, value = line.partition(":")
+        if found:
+            yield name, value
+
+
+def _bits(mask: int) -> frozenset[int]:
+    return frozenset(bit for bit in range(mask.bit_length()) if mask >> bit & 1)
+
+
+def _modules(files: _Files, release: str) -> Modules:
+    folder = next((one for one in ("lib/modules", "usr/lib/modules") if files.names(f"{one}/{release}")), "")
+    built_in = files.optional(f"{folder}/{release}/modules.builtin") if folder else None
+    available = files.optional(f"{folder}/{release}/modules.dep") if folder else None
+    proc = files.optional("proc/modules") or ""
+    return Modules(
+        loaded=frozenset(files.names("sys/module")) | {line.split()[0] for line in proc.splitlines()},
+        built_in=None if built_in is None else frozenset(map(_module, built_in.splitlines())),
+        available=None if available is None else frozenset(map(_module, available.splitlines())),
+        at_boot=frozenset(
+            line.strip().replace("-", "_")
+            for _, text in files.configuration("modules-load.d")
+            for line in text.splitlines()
+            if line.strip() and line.strip()[0] not in "#;"
+        ),
+    )
+
+
+def _module(line: str) -> str:
+    """`kernel/net/ipv4/ip-tunnel.ko.xz: …` is ip_tunnel."""
+    return line.partition(":")[0].rpartition("/")[2].partition(".ko")[0].replace("-", "_")
+
+
+def _conn_tab_bits(files: _Files) -> int | None:
+    text = files.read("sys/module/ip_vs/parameters/conn_tab_bits", "the size of the connection table")
+    return int(text) if text is not None else None
+
+
+def _conn_tab_option(files: _Files) -> TableOption | None:
+    found = None
+    for path, text in files.configuration("modprobe.d"):
+        for line in text.splitlines():
+            if match := _OPTION.match(line):
+                found = TableOption(bits=int(match[1]), file=path)
+    return found
+
+
+def _sysctls(files: _Files, config: Config | None) -> dict[str, str]:
+    interfaces = files.names("proc/sys/net/ipv4/conf")
+    if not interfaces:
+        files.unread.append(
+            Unread(what="rp_filter and ARP settings", why="/proc/sys/net/ipv4/conf cannot be read")
+        )
+    keys = ("rp_filter", "arp_ignore", "arp_announce")
+    names = {*sysctls_to_read(config), *(conf(one, key) for one in interfaces for key in keys)}
+    return sysctl.read(names, root=str(files.root / "proc/sys"))
+
+
+def _read_only(mounts: str) -> bool:
+    """Whether the mount that /proc/sys is on is read-only. Of two on the same place the later one counts."""
+    options = ""
+    depth = 0
+    for line in mounts.splitlines():
+        fields = line.split(" ")
+        if len(fields) > 3 and fields[1] in ("/proc", "/proc/sys") and len(fields[1]) >= depth:
+            depth, options = len(fields[1]), fields[3]
+    return "ro" in options.split(",")
+
+
+def _why(error: OSError | KernelUnavailable) -> str:
+    return error.reason if isinstance(error, KernelUnavailable) else error.strerror or str(error)

@@ -1,0 +1,250 @@
+"""How packets come to the VIPs and go on to the real servers: interfaces, ARP, routes, tunnels. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from anycast.core.kernel import SetSysctl
+from anycast.core.model import Address, Config, Forwarding, Prefix, TunnelType
+from anycast.doctor.demands import overhead, tunnel_types, vips, ways
+from anycast.doctor.facts import Facts, Interface, Route, conf
+from anycast.doctor.finding import Code, Finding, Severity, set_sysctls, some
+
+CLIENT_MTU = 1500  # bytes; what clients send unless somebody tells them to send less
+_TCP_AND_IP = {4: 40, 6: 60}  # bytes of headers that a segment size leaves out
+_TUNNEL_KINDS = frozenset({"ipip", "sit", "ip6tnl", "gre", "ip6gre"})
+
+
+def interfaces(facts: Facts, config: Config | None) -> Iterator[Finding]:
+    if facts.interfaces is None:
+        return
+    lo = facts.interface("lo")
+    if lo is None or not lo.up:
+        yield Finding(
+            severity=Severity.ERROR,
+            code=Code.LO_DOWN,
+            text="the interface lo is down: IPVS refuses every real server (EINVAL)",
+            fix="ip link set lo up",
+        )
+    if config is None:
+        return
+    name = config.node.interface
+    carrier = facts.interface(name)
+    if carrier is None:
+        yield Finding(
+            severity=Severity.ERROR,
+            code=Code.INTERFACE_MISSING,
+            text=f"node.interface: there is no interface {name} to carry the VIPs",
+            fix=f"`ip link add {name} type dummy && ip link set {name} up`, or `interface: lo`",
+        )
+        return
+    if not carrier.up and name != "lo":
+        yield Finding(
+            severity=Severity.ERROR,
+            code=Code.INTERFACE_DOWN,
+            text=f"node.interface: {name} is down, and the kernel removes IPv6 VIPs from it",
+            fix=f"ip link set {name} up",
+        )
+    disabled = conf(name, "disable_ipv6", family=6)
+    sixes = [str(address) for _, address in vips(config) if address.version == 6]
+    if sixes and facts.number(disabled) == 1:
+        yield Finding(
+            severity=Severity.ERROR,
+            code=Code.IPV6_OFF,
+            text=f"{disabled} is 1: {name} cannot carry {some(sixes)}",
+            fix=set_sysctls(SetSysctl(name=disabled, value="0")),
+        )
+
+
+def vip_addresses(facts: Facts, config: Config | None) -> Iterator[Finding]:
+    if config is None:
+        return
+    for vip, address in vips(config):
+        for interface in facts.interfaces or ():
+            for found in interface.addresses:
+                if found.ip != address:
+                    continue
+                remove = f"ip addr del {found} dev {interface.name}"
+                if interface.name != config.node.interface:
+                    yield Finding(
+                        severity=Severity.WARNING,
+                        code=Code.VIP_ELSEWHERE,
+                        text=f"{vip.name}: {address} is on {interface.name}, and node.interface is "
+                        f"{config.node.interface}: it stays when the agent takes the VIP away",
+                        fix=remove,
+                    )
+                elif found.network.prefixlen != address.max_prefixlen:
+                    yield Finding(
+                        severity=Severity.WARNING,
+                        code=Code.VIP_PREFIX_WIDE,
+                        text=f"{vip.name}: {found} on {interface.name} makes all of {found.network} this node's "
+                        "own" + (", and answers for it go nowhere" if interface.name == "lo" else " link"),
+                        fix=f"{remove} (the agent adds it as /{address.max_prefixlen})",
+                    )
+
+
+def on_link(facts: Facts, config: Config | None) -> Iterator[Finding]:
+    """Neighbours ask for an address of their own network by ARP instead of sending it to the router."""
+    if config is None:
+        return
+    for interface in facts.interfaces or ():
+        if not (interface.up and interface.neighbours):
+            continue
+        for version in (4, 6):
+            inside = {
+                f"{vip.name} {address}": network
+                for vip, address in vips(config)
+                if address.version == version and (network := _network(interface, address)) is not None
+            }
+            if inside:
+                networks = some(map(str, inside.values()))
+                on = f"{some(inside)}: within {networks} of {interface.name}"
+                yield _neighbours_ask(facts, config, interface, version, on)
+
+
+def _network(interface: Interface, address: Address) -> Prefix | None:
+    """The network of the interface that the address is in, by another address than itself."""
+    for found in interface.addresses:
+        if found.ip != address and found.network.prefixlen < found.max_prefixlen and address in found.network:
+            return found.network
+    return None
+
+
+def _neighbours_ask(facts: Facts, config: Config, interface: Interface, version: int, on: str) -> Finding:
+    if interface.name == config.node.interface:
+        return Finding(
+            severity=Severity.WARNING,
+            code=Code.VIP_ON_LINK,
+            text=f"{on}, which carries the VIPs: every balancer answers the neighbours there, and one gets it all",
+            fix="`interface: lo` under `node:`, or a VIP of a network of its own",
+        )
+    wanted = {"arp_ignore": 1, "arp_announce": 2} if version == 4 else {}
+    short = tuple(
+        SetSysctl(name=conf(interface.name, key), value=str(value))
+        for key, value in wanted.items()
+        if _greater(facts, interface.name, key) < value
+    )
+    if short:
+        return Finding(
+            severity=Severity.WARNING,
+            code=Code.VIP_ON_LINK,
+            text=f"{on}: neighbours ask for it by ARP, every balancer answers, and one gets what ECMP should spread",
+            fix=set_sysctls(*short),
+            changes=short,
+        )
+    return Finding(
+        severity=Severity.INFO,
+        code=Code.VIP_ON_LINK,
+        text=f"{on}: neighbours there ask for it, nobody answers, and they cannot reach it",
+        fix="a VIP of a network of its own, or a host route to it by the router on those neighbours",
+    )
+
+
+def _greater(facts: Facts, interface: str, key: str) -> int:
+    """The greater of `all` and the interface's own; the kernel's default, 0, where neither could be read."""
+    values = [facts.number(conf(name, key)) for name in ("all", interface)]
+    return max((value for value in values if value is not None), default=0)
+
+
+def reverse_path(facts: Facts, config: Config | None) -> Iterator[Finding]:
+    if config is not None and all(address.version == 6 for _, address in vips(config)):
+        return
+    tunnels = {one.name for one in facts.interfaces or () if one.up and one.kind in _TUNNEL_KINDS}
+    for name in sorted(facts.uplinks | tunnels):
+        if _greater(facts, name, "rp_filter") == 1:
+            what = "an uplink" if name in facts.uplinks else "a tunnel"
+            change = SetSysctl(name=conf(name, "rp_filter"), value="2")
+            yield Finding(
+                severity=Severity.WARNING,
+                code=Code.RP_FILTER_STRICT,
+                text=f"rp_filter is strict (1) on {name}, {what}: packets of clients whose answer would leave by "
+                "another interface are dropped",
+                fix=set_sysctls(change),
+                changes=(change,),
+            )
+
+
+def reachability(facts: Facts, config: Config | None) -> Iterator[Finding]:
+    """Whether the real servers can be reached, and as their forwarding needs it."""
+    lost: dict[str, list[str]] = {}  # real servers, and the places that need them
+    routed: dict[Route, tuple[list[str], list[str]]] = {}
+    for way in ways(config) if config is not None else ():
+        if way.address not in facts.routes:
+            continue
+        route = facts.routes[way.address]
+        if route is None:
+            lost.setdefault(str(way.address), []).append(way.place)
+        elif way.reach.forwarding is Forwarding.DR and route.gateway is not None:
+            servers, places = routed.setdefault(route, ([], []))
+            servers.append(str(way.address))
+            places.append(way.place)
+    if lost:
+        yield Finding(
+            severity=Severity.WARNING,
+            code=Code.NO_ROUTE,
+            text=f"{some(place for places in lost.values() for place in places)}: there is no route to the real "
+            f"servers {some(lost)}",
+            fix=f"a route to them (`ip route get {next(iter(lost))}` says why there is none)",
+        )
+    for route, (servers, places) in routed.items():
+        yield Finding(
+            severity=Severity.WARNING,
+            code=Code.DR_BEHIND_ROUTER,
+            text=f"{some(places)}: forwarding dr, and the real servers {some(servers)} are behind {route.gateway} "
+            f"on {route.interface}: that router gets the packets and sends them back",
+            fix="`forwarding: tunnel`, or an interface in the real servers' network",
+        )
+
+
+_AT_REAL_SERVERS = {
+    TunnelType.IPIP: "`modprobe ipip && ip link set tunl0 up` (for IPv6: ip6_tunnel, ip6tnl0)",
+    TunnelType.GRE: "`modprobe ip_gre` and a gre interface towards the balancers",
+    TunnelType.GUE: "`modprobe fou` and `ip fou add port PORT gue`, with an ipip interface that is up",
+}
+
+
+def tunnels(facts: Facts, config: Config | None) -> Iterator[Finding]:
+    groups: dict[tuple[str, int, TunnelType, int, int], tuple[set[Address], set[Address]]] = {}
+    for way in ways(config) if config is not None else ():
+        route = facts.routes.get(way.address)
+        if way.reach.forwarding is not Forwarding.TUNNEL or route is None or route.local:
+            continue
+        kind = way.reach.tunnel
+        added = overhead(kind, way.address.version, checksum=way.reach.checksum)
+        if route.mtu - added < CLIENT_MTU:
+            key = (route.interface, route.mtu, kind, added, way.vip.version)
+            servers, heads = groups.setdefault(key, (set(), set()))
+            servers.add(way.address)
+            heads.add(way.vip)
+    for (interface, mtu, kind, added, version), (servers, heads) in groups.items():
+        size = mtu - added - _TCP_AND_IP[version]
+        names = [str(address) for address in sorted(servers, key=int)]
+        yield Finding(
+            severity=Severity.WARNING,
+            code=Code.TUNNEL_MTU,
+            text=f"tunnel to {some(names)}: MTU {mtu} of {interface} less {added} of {kind} leaves "
+            f"{mtu - added}, clients send {CLIENT_MTU}: MSS {size} at most",
+            fix=f"`ip link set {interface} mtu {CLIENT_MTU + added}`, if the whole way carries it; "
+            f"or on every real server `{_clamp(version, sorted(heads, key=int), size)}`",
+        )
+    for encapsulation, where in tunnel_types(config).items():
+        yield Finding(
+            severity=Severity.INFO,
+            code=Code.TUNNEL_REAL_SERVERS,
+            text=f"tunnel {encapsulation} of {some(where)}: the real servers have to unwrap the packets, which is "
+            "not seen from here",
+            fix=f"on every real server {_AT_REAL_SERVERS[encapsulation]}, rp_filter 0 on that interface and on "
+            "`all`, the VIP on lo",
+        )
+
+
+def _clamp(version: int, vips: Iterable[Address], size: int) -> str:
+    """For real servers: the size in their SYN-ACK is what clients keep to, and it does not pass the balancer."""
+    family = "ip" if version == 4 else "ip6"
+    addresses = ", ".join(map(str, vips))
+    return (
+        "nft 'add table inet anycast; "
+        "add chain inet anycast output { type filter hook output priority mangle; }; "
+        f"add rule inet anycast output {family} saddr {{ {addresses} }} "
+        f"tcp flags syn tcp option maxseg size set {size}'"
+    )

@@ -1,0 +1,99 @@
+"""The connection table: its size against the connections expected, and the memory they take. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from anycast.doctor.facts import Facts, Module
+from anycast.doctor.finding import OPTION_FILE, Change, Code, Finding, ModuleOption, Severity, size_of
+
+CONNECTIONS = 100_000  # expected, where nobody says how many
+CONNECTION_SIZE = 342  # bytes of kernel memory, measured with 100,000 of them
+BUCKET_SIZE = 8  # bytes
+CHAIN = 4  # connections in a bucket, above which looking one up begins to cost
+DEFAULT_BITS = 12
+FEWEST_BITS = 8
+# More than the kernel knows makes it take its default. 27 came with 6.5, and to some older stable kernels.
+MOST_BITS, MOST_BITS_SINCE_6_5 = 20, 27
+_WIDE_TABLE_SINCE = (6, 5)
+_RESIZABLE_SINCE = (7, 1)
+
+
+def table(facts: Facts, connections: int | None) -> Iterator[Finding]:
+    expected = CONNECTIONS if connections is None else connections
+    assumed = "" if connections is not None else " (a guess: say --connections)"
+    loaded = facts.conn_tab_bits
+    if loaded is None and facts.modules.works("ip_vs"):
+        return  # it stands among what could not be read
+    most = MOST_BITS_SINCE_6_5 if facts.version >= _WIDE_TABLE_SINCE else MOST_BITS
+    option = facts.conn_tab_option
+    # The kernel takes its default for a value that it does not allow.
+    optional = option.bits if option is not None and FEWEST_BITS <= option.bits <= most else DEFAULT_BITS
+    bits = optional if loaded is None else loaded
+    memory = f"{expected:,} connections{assumed} take {size_of(expected * CONNECTION_SIZE)} at {CONNECTION_SIZE} B each"
+    grows = " at most" if facts.version >= _RESIZABLE_SINCE else ""
+    now = f"{2**bits:,} buckets{grows} (conn_tab_bits {bits}{'' if loaded is not None else ' once loaded'})"
+    if expected / 2**bits <= CHAIN:
+        yield Finding(
+            severity=Severity.INFO,
+            code=Code.CONN_TAB,
+            text=f"connection table: {now}, chains of {expected / 2**bits:.1f}; {memory}",
+        )
+    else:
+        wanted = min(max(FEWEST_BITS, math.ceil(math.log2(expected / CHAIN))), most)
+        now = f"connection table: {now}, chains of {expected / 2**bits:.1f}"
+        if wanted <= bits:
+            yield Finding(
+                severity=Severity.WARNING,
+                code=Code.CONN_TAB_SMALL,
+                text=f"{now}, and {most} bits are the most for this kernel; {memory}",
+                fix="more balancers"
+                + ("" if most == MOST_BITS_SINCE_6_5 else ", or a kernel of 6.5 or later"),
+            )
+        else:
+            more = f"{2**wanted:,} ({wanted} bits, {size_of(2**wanted * BUCKET_SIZE)})"
+            yield _small_table(
+                facts,
+                text=f"{now}; {more} make it {expected / 2**wanted:.1f}; {memory}",
+                wanted=wanted,
+                pending=loaded is not None and optional >= wanted,
+            )
+    if facts.memory is not None and expected * CONNECTION_SIZE > facts.memory / 2:
+        yield Finding(
+            severity=Severity.WARNING,
+            code=Code.CONN_MEMORY,
+            text=f"{memory}: more than half of this node's {size_of(facts.memory)}",
+            fix="more memory, or more balancers",
+        )
+
+
+def _small_table(facts: Facts, *, text: str, wanted: int, pending: bool) -> Finding:
+    option = facts.conn_tab_option
+    line = f"options ip_vs conn_tab_bits={wanted}"
+    change: tuple[Change, ...] = ()
+    again = _reload(facts)
+    code = Code.CONN_TAB_SMALL
+    if facts.modules.state("ip_vs") is Module.BUILT_IN:
+        fix = f"boot with `ip_vs.conn_tab_bits={wanted}` on the kernel's command line"
+    elif pending and option is not None:
+        code, fix = Code.CONN_TAB_PENDING, again
+        text = f"{text}; {option.file} has {option.bits} bits, from the next loading of ip_vs on"
+    elif option is not None and option.file.rpartition("/")[2] > OPTION_FILE.rpartition("/")[2]:
+        # modprobe hands on all files' options in the order of their names; the kernel takes the last.
+        fix = f"`{line}` in {option.file}, then {again}"
+    else:
+        fix = f"`{line}` in {OPTION_FILE}, then {again}"
+        change = (ModuleOption(module="ip_vs", option="conn_tab_bits", value=str(wanted)),)
+    return Finding(severity=Severity.WARNING, code=code, text=text, fix=fix, changes=change)
+
+
+def _reload(facts: Facts) -> str:
+    loaded = sorted(name for name in facts.modules.loaded if name == "ip_vs" or name.startswith("ip_vs_"))
+    if not loaded:
+        return "modprobe ip_vs"
+    users_first = " ".join(reversed(loaded))
+    return (
+        "reboot, or in maintenance `systemctl stop anycast && ipvsadm --clear && "
+        f"modprobe -r {users_first} && modprobe -a {' '.join(loaded)} && systemctl start anycast`"
+    )

@@ -1,0 +1,193 @@
+"""A node in a test's hands: the core as it is, with a kernel that does as it is told."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Any
+
+from anycast.core import events as ev
+from anycast.core import kernel as kernels
+from anycast.core.decision import Reason
+from anycast.core.health import Outcome, Result
+from anycast.core.ipvs import ServiceKey
+from anycast.core.maintenance import NODE, Maintenance
+from anycast.core.model import Address, Check, Pool, Quorum, Service, Timing, Vip
+from anycast.core.report import Prefix, Report
+from anycast.core.state import prefix_of
+from anycast.core.step import begin, next_wake, step
+from tests.property.worlds import CHECK, config, server, told
+
+NOTHING = kernels.Snapshot(table={}, addresses=frozenset(), sysctls={})
+TTL, DRAIN, SETTLE = Timing().lease_ttl, Timing().drain, Timing().settle
+
+
+def vip(
+    name: str = "web",
+    *,
+    number: int = 1,
+    servers: Iterable[int] = (1, 2, 3),
+    drained: Iterable[int] = (),
+    ports: Iterable[int] = (80,),
+    check: Check = CHECK,
+    both_families: bool = False,
+    weight: int = 1,
+    **service: Any,
+) -> Vip:
+    """Comes up with two usable real servers, stays with one."""
+    members = (*(server(n, weight) for n in servers), *(server(n, weight=0) for n in drained))
+    pool = Pool(name=name, servers=members, check=check)
+    return Vip(
+        name=name,
+        addresses=addresses(number) if both_families else addresses(number)[:1],
+        services=tuple(
+            Service(**{"port": port, "pool": pool, "quorum": Quorum(low=1, high=2), **service})
+            for port in ports
+        ),
+    )
+
+
+def addresses(number: int) -> tuple[Address, ...]:
+    return ip_address(f"192.0.2.{number}"), ip_address(f"2001:db8:99::{number}")
+
+
+def route(number: int) -> Prefix:
+    return prefix_of(addresses(number)[0])
+
+
+def route6(number: int) -> Prefix:
+    return prefix_of(addresses(number)[1])
+
+
+class Node:
+    """The core with an ideal kernel, unless `kernel_breaks`; `refused` addresses it never takes."""
+
+    def __init__(
+        self,
+        *vips: Vip,
+        kept: dict[str, Maintenance] | None = None,
+        found: kernels.Snapshot = NOTHING,
+        **settings: Any,
+    ) -> None:
+        self.now = 1000.0
+        self.kernel = found
+        self.kernel_breaks: str | None = None
+        self.kernel_is_slow = False
+        self.refused: set[Address] = set()
+        self.programs: list[tuple[kernels.KernelOp, ...]] = []
+        self.job: ev.ReadKernel | ev.ProgramKernel | None = None
+        self.lease: ev.SendLease | None = None
+        self.saved: dict[str, Maintenance] | None = None
+        self.logged: list[str] = []
+        self.logs: list[ev.Log] = []
+        self.exit: ev.Exit | None = None
+        self.settings = settings  # of the configuration, besides the VIPs
+        self.state, effects = begin(config(*vips, **settings), kept or {}, self.now)
+        self._perform(effects)
+
+    def send(self, event: ev.Event) -> None:
+        self.state, effects = step(self.state, event, self.now)
+        self._perform(effects)
+
+    def _perform(self, effects: tuple[ev.Effect, ...]) -> None:
+        for effect in effects:
+            match effect:
+                case ev.SendLease():
+                    self.lease = effect
+                case ev.Log(event=event):
+                    self.logged.append(event)
+                    self.logs.append(effect)
+                case ev.SaveMaintenance(entries=entries):
+                    self.saved = dict(entries)
+                case ev.Exit():
+                    self.exit = effect
+                case ev.ReadKernel() | ev.ProgramKernel():
+                    self.job = effect
+                    if not self.kernel_is_slow:
+                        self.kernel_answers()
+                case _:
+                    pass
+
+    def kernel_answers(self) -> None:
+        job, self.job = self.job, None
+        if self.kernel_breaks is not None:
+            self.send(ev.KernelFailed(reason=self.kernel_breaks))
+            return
+        failures: tuple[kernels.Failure, ...] = ()
+        if isinstance(job, ev.ProgramKernel):
+            self.programs.append(job.ops)
+            self.play(job.ops)
+            if self.refused & self.kernel.addresses:
+                self.kernel = replace(self.kernel, addresses=self.kernel.addresses - self.refused)
+                failures = (kernels.Failure((), "refused"),)
+        self.send(ev.KernelRead(snapshot=told(self.kernel), failures=failures))
+
+    def play(self, ops: Iterable[kernels.KernelOp]) -> None:
+        """What is not there cannot be changed; the others are."""
+        for op in ops:
+            with contextlib.suppress(KeyError):
+                self.kernel = kernels.play(self.kernel, (op,))
+
+    def wait(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self.exit is None and (wake := next_wake(self.state, self.now)) <= end:
+            self.now = max(self.now, wake)
+            self.send(ev.Tick())
+        self.now = end
+        self.send(ev.Tick())
+
+    def checks(self, outcome: Outcome, *servers: int, times: int = 2) -> None:
+        """Outcomes of the checks of these servers, of all when none is named, `times` in a row."""
+        chosen = {ip for number in servers for ip in server(number).addresses}
+        for _ in range(times):
+            self.send(
+                ev.Probed(
+                    results=tuple(
+                        (target, Result(outcome=outcome))
+                        for target in self.state.targets
+                        if not servers or target.address in chosen
+                    )
+                )
+            )
+
+    def reload(self, *vips: Vip, **settings: Any) -> None:
+        self.settings = self.settings | settings
+        self.send(ev.Reconfigured(config=config(*vips, **self.settings)))
+
+    def maintain(self, scope: str = NODE, *, on: bool = True) -> None:
+        entry = Maintenance(reason="racks", by="op", since=1.0) if on else None
+        self.send(ev.MaintenanceSet(scope=scope, entry=entry))
+
+    def acknowledge(self) -> None:
+        """The announcer has carried out the lease."""
+        if 1 not in self.state.announcers:
+            self.send(ev.AnnouncerConnected(source=1))
+        assert self.lease is not None
+        self.send(
+            ev.AnnouncerReported(source=1, report=Report(seq=self.lease.seq, announced=tuple(self.routes)))
+        )
+
+    @property
+    def routes(self) -> list[Prefix]:
+        return [] if self.lease is None else [each.prefix for each in self.lease.routes]
+
+    def reason(self, name: str = "web") -> Reason:
+        return self.state.vips[name].verdict.reason
+
+    def weights(self, number: int = 1, port: int = 80) -> list[int]:
+        (entry,) = [
+            entry
+            for key, entry in self.kernel.table.items()
+            if isinstance(key, ServiceKey) and (key.address, key.port) == (addresses(number)[0], port)
+        ]
+        return [destination.weight for destination in entry.destinations]
+
+
+def up(*vips: Vip) -> Node:
+    node = Node(*(vips or (vip(),)))
+    node.checks(Outcome.OK)
+    node.acknowledge()
+    assert node.routes == [prefix_of(a) for each in node.state.config.vips for a in each.addresses]
+    return node

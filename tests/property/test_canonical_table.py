@@ -1,0 +1,186 @@
+"""Two nodes with different pasts and the same present hold the same table: what the kernel chooses by is equal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anycast.core import events as ev
+from anycast.core import ipvs
+from anycast.core.health import Outcome
+from anycast.core.model import Scheduler, Vip
+from anycast.core.step import LEAVE_PATIENCE
+from tests.fakes import SETTLE, TTL, Node, vip
+from tests.property.worlds import told
+
+NUMBERS = (1, 2, 3, 4, 5)
+SCOPES = [f"web/rs{number}" for number in NUMBERS]
+
+vips = st.builds(
+    vip,
+    servers=st.lists(st.sampled_from(NUMBERS), min_size=2, max_size=5, unique=True).map(tuple),
+    weight=st.integers(1, 3),
+    scheduler=st.sampled_from([Scheduler.MH, Scheduler.MH, Scheduler.SH, Scheduler.WRR]),
+    flags=st.just(frozenset()),
+    both_families=st.booleans(),
+    expire_failed=st.sampled_from([None, 0.0]),
+)
+some = st.lists(st.sampled_from(NUMBERS), min_size=1, max_size=3, unique=True)
+acts = st.one_of(
+    st.tuples(st.just("fail"), some),
+    st.tuples(st.just("succeed"), some),
+    st.tuples(st.just("drain"), st.sampled_from(SCOPES)),
+    st.tuples(st.just("undrain"), st.sampled_from(SCOPES)),
+    st.tuples(st.just("reload"), vips),
+    st.tuples(st.just("connections"), st.integers(0, 2)),
+    st.tuples(st.just("meddle"), st.integers(0, 4)),
+    st.tuples(st.just("lose an answer"), vips),
+    st.tuples(st.just("restart"), st.none()),
+    st.tuples(st.just("wait"), st.sampled_from([0.5, 7.0, 70.0])),
+)
+histories = st.lists(acts, max_size=10)
+
+
+def live(node: Node, history: list[tuple[str, object]]) -> Node:
+    for act, what in history:
+        match act, what:
+            case "fail", list():
+                node.checks(Outcome.FAIL, *what)
+            case "succeed", list():
+                node.checks(Outcome.OK, *what)
+            case "drain", str():
+                node.maintain(what)
+            case "undrain", str():
+                node.maintain(what, on=False)
+            case "reload", Vip():
+                node.reload(what)
+            case "connections", int():
+                _connections(node, what)
+            case "meddle", int():
+                _meddle(node, what)
+            case "lose an answer", Vip():
+                _lose(node, what)
+            case "restart", None:
+                node = _restarted(node)
+            case "wait", float():
+                node.wait(what)
+            case _:
+                raise AssertionError(act)
+    return node
+
+
+def _connections(node: Node, active: int) -> None:
+    table = {
+        key: replace(entry, destinations=tuple(replace(one, active=active) for one in entry.destinations))
+        for key, entry in node.kernel.table.items()
+    }
+    node.kernel = replace(node.kernel, table=table)
+    node.send(ev.KernelChanged())
+
+
+def _meddle(node: Node, place: int) -> None:
+    """Somebody removes a real server by hand, or gives it another weight."""
+    table = dict(node.kernel.table)
+    for key, entry in table.items():
+        one = entry.destinations[place % len(entry.destinations)] if entry.destinations else None
+        if one is not None and place % 2:
+            table[key] = replace(entry, destinations=tuple(d for d in entry.destinations if d != one))
+        elif one is not None:
+            other = replace(one, weight=9, table_weight=9)
+            table[key] = replace(
+                entry, destinations=tuple(other if d == one else d for d in entry.destinations)
+            )
+    node.kernel = replace(node.kernel, table=table)
+    node.send(ev.KernelChanged())
+
+
+def _lose(node: Node, wanted: Vip) -> None:
+    """A change is carried out, and its answer is lost."""
+    node.kernel_is_slow = True
+    node.reload(wanted)
+    if node.job is not None:
+        node.kernel_breaks = "timed out"
+        if isinstance(node.job, ev.ProgramKernel):
+            node.play(node.job.ops)
+        node.kernel_answers()
+    node.kernel_breaks, node.kernel_is_slow = None, False
+    if node.job is not None:
+        node.kernel_answers()
+    node.wait(1.0)
+
+
+def _restarted(node: Node) -> Node:
+    (present,) = node.state.config.vips
+    again = Node(present, kept=node.saved or {}, found=node.kernel)
+    again.saved = node.saved
+    return again
+
+
+def settled(node: Node, last: Vip, down: list[int]) -> Node:
+    """The configuration and health of everybody, and time enough for what was under way."""
+    node.reload(last)
+    for scope in SCOPES:
+        node.maintain(scope, on=False)
+    node.checks(Outcome.OK, *(number for number in NUMBERS if number not in down))
+    if down:
+        node.checks(Outcome.FAIL, *down, times=3)
+    node.wait(node.state.config.timing.server_drain + SETTLE + TTL + LEAVE_PATIENCE + 60.0)
+    return node
+
+
+def ours(node: Node) -> dict[ipvs.Key, ipvs.ServiceEntry]:
+    """The services there should be. An agent that starts knows nothing of those that the one before it left."""
+    return {
+        key: replace(entry, destinations=tuple(_chosen_by(entry, one) for one in _ordered(entry)))
+        for key, entry in node.kernel.table.items()
+        if key in node.state.desired.table
+    }
+
+
+def _ordered(entry: ipvs.ServiceEntry) -> list[ipvs.Destination]:
+    counts = entry.scheduler in ipvs.ORDER_SENSITIVE
+    return list(entry.destinations) if counts else sorted(entry.destinations, key=ipvs.canonical)
+
+
+def _chosen_by(entry: ipvs.ServiceEntry, one: ipvs.Destination) -> ipvs.Destination:
+    """Without connections, and without the hidden weight where no table is built with it."""
+    hidden = one.table_weight if entry.scheduler == Scheduler.MH else 1
+    return replace(one, active=0, inactive=0, table_weight=hidden)
+
+
+def fingerprints(node: Node) -> dict[ipvs.Key, str]:
+    snapshot = node.state.kernel.snapshot
+    assert snapshot is not None
+    return {
+        key: ipvs.fingerprint(snapshot.table[key], wanted) for key, wanted in node.state.desired.table.items()
+    }
+
+
+@settings(max_examples=200)
+@given(
+    one=st.tuples(vips, histories),
+    other=st.tuples(vips, histories),
+    last=vips,
+    down=st.lists(st.sampled_from(NUMBERS), max_size=2, unique=True),
+)
+def test_any_two_histories_end_in_equal_kernel_tables_once_configuration_and_health_are_equal(
+    one: tuple[Vip, list[tuple[str, object]]],
+    other: tuple[Vip, list[tuple[str, object]]],
+    last: Vip,
+    down: list[int],
+) -> None:
+    left, right = (settled(live(Node(first), history), last, down) for first, history in (one, other))
+    assert ours(left) == ours(right)
+    assert fingerprints(left) == fingerprints(right)
+    fresh = settled(Node(last), last, down)
+    assert ours(left) == ours(fresh)
+    assert fingerprints(left) == fingerprints(fresh)
+    assert left.state.kernel.told == told(left.kernel)
+
+
+@given(first=vips, history=histories)
+def test_a_fingerprint_says_nothing_of_who_is_down(first: Vip, history: list[tuple[str, object]]) -> None:
+    well, ill = settled(live(Node(first), history), first, []), settled(Node(first), first, [1])
+    assert fingerprints(well) == fingerprints(ill)

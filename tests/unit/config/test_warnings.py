@@ -1,0 +1,185 @@
+"""What is allowed and rarely meant is said, and stops nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from anycast.config.load import loads
+
+HEAD = """\
+bgp:
+  local_as: 65001
+  router_id: 10.2.1.1
+  neighbors:
+    - {address: 10.2.1.254, remote_as: 65000}
+    - {address: "fd00:2:1::fe", remote_as: 65000, local_address: "fd00:2:1::1"}
+vips:
+"""
+
+
+def warned(vips: str, head: str = HEAD) -> list[str]:
+    return [str(warning) for warning in loads(head + vips, "f", hostname="lb1").warnings]
+
+
+def servers(weights: list[int]) -> str:
+    """One line for each."""
+    lines = [
+        f"      - {{address: 10.9.{n // 250}.{n % 250 + 1}, weight: {weight}}}"
+        for n, weight in enumerate(weights)
+    ]
+    return "    servers:\n" + "\n".join(lines) + "\n"
+
+
+def web(weights: list[int], more: str = "") -> str:
+    return f"  web:\n    address: 192.0.2.1\n    ports: [80, 443]\n{more}" + servers(weights)
+
+
+@pytest.mark.parametrize("weights", [[1], [1] * 400, [100] * 20, [1, 1, 0], [0, 0]])
+def test_equal_weights_are_right(weights: list[int]) -> None:
+    assert warned(web(weights)) == []
+
+
+def test_uneven_weights_under_mh_are_told_once_for_a_pool_with_the_flows_a_step_moves() -> None:
+    (warning,) = warned(web([100] * 19 + [99]))
+    assert warning == (
+        "f:31:38: vips.web.servers[19].weight: weights 99 and 100: a step of one in one weight moves about 16 % of all "
+        "flows to other real servers (use equal weights, or small ones with a large common divisor)"
+    )
+
+
+def test_under_another_scheduler_weights_are_free() -> None:
+    assert warned(web([100] * 19 + [99], "    scheduler: wlc\n")) == []
+    assert warned(web([1] * 401, "    scheduler: sh\n")) == []
+
+
+def test_the_place_is_the_first_server_whose_weight_is_not_the_usual_one() -> None:
+    (warning,) = warned(web([2, 1, 1]))
+    assert warning.startswith("f:12:37: vips.web.servers[0].weight: weights 1 and 2: ")
+
+
+def test_a_weight_that_is_not_written_is_told_at_its_server() -> None:
+    text = web([2, 2, 2]).replace("- {address: 10.9.0.2, weight: 2}", "- 10.9.0.2")
+    (warning,) = warned(text)
+    assert warning.startswith("f:13:9: vips.web.servers[1].weight: weights 1 and 2: ")
+
+
+def test_servers_that_would_get_nothing_are_counted() -> None:
+    (warning,) = warned(web([100] * 99 + [99]))
+    assert ": weights 99 and 100: 18 real servers get no new clients at all and a step of one" in warning
+
+
+def test_many_weights_are_told_by_the_smallest_and_the_largest() -> None:
+    (warning,) = warned(web([1, 2, 3, 4, 5]))
+    assert ": weights from 1 to 5: " in warning
+    (warning,) = warned(web([1, 2, 3]))
+    assert ": weights 1, 2 and 3: " in warning
+
+
+def test_a_drain_by_weight_among_large_weights_is_told_with_what_it_moves() -> None:
+    (warning,) = warned(web([100] * 19 + [0]))
+    assert warning == (
+        "f:31:38: vips.web.servers[19].weight: weights 0 and 100 (0 counts as 1): draining so moves about 19 % of all "
+        "flows (use equal weights, or small ones with a large common divisor; `anycast drain-server` drains without a "
+        "weight)"
+    )
+
+
+def test_weights_whose_steps_move_nothing_are_not_worth_a_word() -> None:
+    assert warned(web([1, 60000])) == []
+
+
+def test_each_pool_is_told_and_after_many_without_a_figure() -> None:
+    vips = "".join(
+        f"  v{n}: {{address: 192.0.2.{n}, port: 80, servers: [10.{n}.0.1, {{address: 10.{n}.0.2, weight: 2}}]}}\n"
+        for n in range(1, 19)
+    )
+    found = warned(vips)
+    assert len(found) == 18
+    assert ["%" in line for line in found] == [True] * 16 + [False] * 2
+    assert "weights 1 and 2: a step of one in one weight moves flows between all real servers (" in found[-1]
+
+
+def test_more_servers_than_the_table_divides_well_are_told() -> None:
+    (warning,) = warned(web([1] * 401))
+    assert warning == (
+        "f:12:7: vips.web.servers: 401 real servers share the 4093 slots of the kernel's mh table: the flows of one are "
+        "1.08 times its share (use 400 or fewer, or another scheduler)"
+    )
+    (warning,) = warned(web([1] * 4000))
+    assert "the flows of one are 1.95 times its share" in warning
+
+
+def test_very_many_uneven_weights_are_told_without_a_figure() -> None:
+    many, uneven = warned(web([1] * 500 + [2]))
+    assert "501 real servers share" in many
+    assert "a step of one in one weight moves flows between all real servers" in uneven
+
+
+SYSLOG = """\
+  log:
+    address: 192.0.2.2
+    port: 514
+    protocol: udp
+    check: {type: tcp, port: 601}
+    servers: [10.9.1.1]
+"""
+
+
+def test_udp_is_served_packet_by_packet_without_a_word() -> None:
+    assert warned(SYSLOG) == []
+
+
+def test_udp_with_connections_kept_is_told() -> None:
+    (warning,) = warned(SYSLOG + "    one_packet: false\n")
+    assert warning == (
+        "f:14:17: vips.log.one_packet: a client that always sends from the same port stays with its real server until it "
+        "pauses for 300s (timeouts.udp), or expire_failed ends that (remove this, or write a shorter timeouts.udp)"
+    )
+    (warning,) = warned(SYSLOG + "    forwarding: nat\n", "timeouts: {udp: 30s}\n" + HEAD)
+    assert warning.startswith("f:15:17: vips.log.forwarding: a client that always sends from the same port")
+    assert "pauses for 30s" in warning
+    assert "(write forwarding: dr or tunnel, or a shorter timeouts.udp)" in warning
+
+
+def test_udp_with_connections_kept_is_told_once_for_many_ports() -> None:
+    ports = SYSLOG.replace("port: 514", "ports: [514, 515]")
+    assert len(warned(ports + "    one_packet: false\n")) == 1
+
+
+@pytest.mark.parametrize(
+    "more",
+    ["    persistence: 5m\n", "    one_packet: false\n    persistence: 5m\n", "    one_packet: true\n"],
+)
+def test_udp_whose_clients_are_meant_to_stay_is_not_told(more: str) -> None:
+    assert warned(SYSLOG + more) == []
+
+
+def test_tcp_and_marks_keep_connections_without_a_word() -> None:
+    assert warned(SYSLOG.replace("udp", "tcp") + "    one_packet: false\n") == []
+    marked = SYSLOG.replace("    port: 514\n    protocol: udp\n", "    mark: 7\n")
+    assert warned(marked + "    one_packet: false\n") == []
+
+
+def mixed(number: int) -> str:
+    written = ", ".join(f'{{address: "fd00:9::{n}"}}' for n in range(1, number + 1))
+    return f"  v: {{address: 192.0.2.9, port: 80, forwarding: tunnel, servers: [{written}]}}\n"
+
+
+def test_ipv6_servers_that_the_kernel_cannot_tell_apart_for_ipv4_are_told() -> None:
+    (warning,) = warned(mixed(10))
+    assert warning.startswith(
+        "f:8:66: vips.v.servers: IPv4 packets are given to real servers by the first 32 bits of"
+    )
+    assert "and 10 have the same: without one of them about 89 % of the flows of the others move (" in warning
+    assert warned(mixed(2)) == []
+    assert warned(mixed(10).replace("192.0.2.9", '"2001:db8::9"')) == []
+    assert warned(mixed(10).replace("port: 80", "port: 80, scheduler: wlc")) == []
+
+
+def test_warnings_stand_in_the_order_of_the_file() -> None:
+    found = warned(SYSLOG + "    one_packet: false\n" + web([1, 2]) + mixed(3))
+    assert [line.split(": ")[1] for line in found] == [
+        "vips.log.one_packet",
+        "vips.web.servers[1].weight",
+        "vips.v.servers",
+    ]

@@ -1,0 +1,202 @@
+"""Facts from the files of a node that is a directory of the test, and from this machine's network."""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from anycast.doctor import network
+from anycast.doctor.facts import CAP_NET_ADMIN, Facts, Module, TableOption
+from anycast.doctor.gather import gather, read_files
+from tests.unit.doctor.node import config
+
+RELEASE = "6.1.0-18-amd64"
+FILES = {
+    "proc/sys/kernel/osrelease": f"{RELEASE}\n",
+    "proc/self/status": "Name:\tpython3\nUid:\t1000\t0\t0\t0\nCapInh:\t0\nCapEff:\t0000000000001400\n",
+    "proc/self/uid_map": "         0          0 4294967295\n",
+    "proc/self/mounts": "proc /proc proc rw,nosuid 0 0\n",
+    "proc/meminfo": "MemTotal:       16000000 kB\nMemFree: 1 kB\n",
+    "proc/modules": "ip_vs_mh 16384 0 - Live 0x0\n",
+    "proc/sys/net/ipv4/conf/all/rp_filter": "1\n",
+    "proc/sys/net/ipv4/conf/eth0.7/arp_ignore": "1\n",
+    "proc/sys/net/ipv4/vs/sloppy_tcp": "0\n",
+    "sys/module/ip_vs/parameters/conn_tab_bits": "12\n",
+    f"lib/modules/{RELEASE}/modules.builtin": "kernel/net/netfilter/ipvs/ip_vs_rr.ko\n",
+    f"lib/modules/{RELEASE}/modules.dep": (
+        "kernel/net/netfilter/ipvs/ip_vs.ko.xz: kernel/net/netfilter/nf_conntrack.ko.xz\n"
+        "kernel/net/netfilter/ipvs/ip-vs-wlc.ko: kernel/net/netfilter/ipvs/ip_vs.ko.xz\n"
+    ),
+}
+
+
+def write(root: Path, **files: str | None) -> None:
+    for path, text in files.items():
+        file = root / path
+        if text is None:
+            file.unlink()
+        else:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write(tmp_path, **FILES)
+    return tmp_path
+
+
+def read(root: Path) -> Facts:
+    return read_files(config(), root)
+
+
+def test_everything_of_a_whole_node_can_be_read(root: Path) -> None:
+    facts = read(root)
+    assert facts.unread == ()
+    assert (facts.release, facts.memory, facts.conn_tab_bits) == (RELEASE, 16_384_000_000, 12)
+    assert facts.initial_user_namespace is True
+
+
+def test_the_effective_user_and_capabilities_count(root: Path) -> None:
+    facts = read(root)
+    assert facts.root
+    assert facts.capabilities == frozenset({10, CAP_NET_ADMIN})
+
+
+def test_a_mapped_user_namespace_is_seen(root: Path) -> None:
+    write(root, **{"proc/self/uid_map": "0 1000 1\n"})
+    assert read(root).initial_user_namespace is False
+
+
+@pytest.mark.parametrize(
+    ("name", "state"),
+    [
+        ("ip_vs", Module.LOADED),
+        ("ip_vs_mh", Module.LOADED),
+        ("ip_vs_rr", Module.BUILT_IN),
+        ("ip_vs_wlc", Module.AVAILABLE),
+        ("ip_vs_sh", Module.MISSING),
+    ],
+)
+def test_what_there_is_of_a_module_is_known_without_loading_it(root: Path, name: str, state: Module) -> None:
+    assert read(root).modules.state(name) is state
+
+
+def test_without_a_list_a_module_that_is_not_loaded_is_unknown(root: Path) -> None:
+    write(root, **{f"lib/modules/{RELEASE}/modules.dep": None})
+    assert read(root).modules.state("ip_vs_sh") is Module.UNKNOWN
+    assert read(root).modules.state("ip_vs") is Module.LOADED
+
+
+def test_sysctls_are_read_by_their_names_those_of_each_interface_too(root: Path) -> None:
+    assert read(root).sysctls == {
+        "net.ipv4.vs.sloppy_tcp": "0",
+        "net.ipv4.conf.all.rp_filter": "1",
+        "net.ipv4.conf.eth0/7.arp_ignore": "1",
+    }
+
+
+def test_modules_at_boot_come_from_every_folder_without_comments(root: Path) -> None:
+    write(
+        root,
+        **{
+            "etc/modules-load.d/ours.conf": "# ip_vs_sh\nip_vs\n\n",
+            "usr/lib/modules-load.d/theirs.conf": "ip-vs-mh\n; dummy\n",
+            "usr/lib/modules-load.d/ours.conf": "hidden_by_etc\n",
+            "etc/modules-load.d/ours.conf.bak": "no_conf_file\n",
+        },
+    )
+    assert read(root).modules.at_boot == {"ip_vs", "ip_vs_mh"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "options ip_vs conn_tab_bits=18",
+        "options  ip_vs  other=1 conn_tab_bits=18",
+        "options ip_vs \\\n  conn_tab_bits=18",
+    ],
+)
+def test_the_option_of_the_table_is_found_as_modprobe_would(root: Path, line: str) -> None:
+    write(root, **{"etc/modprobe.d/local.conf": f"{line}\n"})
+    assert read(root).conn_tab_option == TableOption(bits=18, file="/etc/modprobe.d/local.conf")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["# options ip_vs conn_tab_bits=18", "options ip_vs_mh conn_tab_bits=18", "alias ip_vs conn_tab_bits=18"],
+)
+def test_a_line_that_only_looks_like_the_option_is_none(root: Path, line: str) -> None:
+    write(root, **{"etc/modprobe.d/local.conf": f"{line}\n"})
+    assert read(root).conn_tab_option is None
+
+
+def test_of_several_options_the_file_with_the_last_name_wins(root: Path) -> None:
+    write(
+        root,
+        **{
+            "usr/lib/modprobe.d/a.conf": "options ip_vs conn_tab_bits=14\n",
+            "etc/modprobe.d/b.conf": "options ip_vs conn_tab_bits=18\n",
+        },
+    )
+    assert read(root).conn_tab_option == TableOption(bits=18, file="/etc/modprobe.d/b.conf")
+
+
+@pytest.mark.parametrize(
+    ("mounts", "is_read_only"),
+    [
+        ("proc /proc proc rw 0 0\nproc /proc/sys proc ro,nosuid 0 0\n", True),
+        ("proc /proc/sys proc rw 0 0\nproc /proc proc ro 0 0\n", False),
+        ("proc /proc proc ro 0 0\nproc /proc proc rw 0 0\n", False),
+        ("proc /proc proc ro 0 0\n", True),
+        ("sysfs /sys sysfs ro 0 0\n", False),
+    ],
+)
+def test_the_innermost_and_last_mount_says_whether_sysctls_can_be_written(
+    root: Path, mounts: str, *, is_read_only: bool
+) -> None:
+    write(root, **{"proc/self/mounts": mounts})
+    assert read(root).sysctls_read_only is is_read_only
+
+
+def test_what_cannot_be_read_is_said_with_file_and_reason(root: Path) -> None:
+    write(root, **{"proc/meminfo": None, "sys/module/ip_vs/parameters/conn_tab_bits": None})
+    facts = read(root)
+    assert (facts.memory, facts.conn_tab_bits) == (None, None)
+    assert [(one.what, one.why) for one in facts.unread] == [
+        ("memory", "/proc/meminfo: No such file or directory"),
+        (
+            "the size of the connection table",
+            "/sys/module/ip_vs/parameters/conn_tab_bits: No such file or directory",
+        ),
+    ]
+
+
+def test_a_node_without_any_file_is_no_failure(tmp_path: Path) -> None:
+    facts = read_files(None, tmp_path)
+    assert facts.release == "unknown"
+    assert {one.what for one in facts.unread} > {"capabilities", "rp_filter and ARP settings"}
+
+
+def test_a_node_without_ip_vs_is_not_asked_for_its_table(tmp_path: Path) -> None:
+    """Asking would load the module."""
+    facts = asyncio.run(gather(None, tmp_path))
+    assert facts.ipvs is None
+    assert "the IPVS table" not in {one.what for one in facts.unread}
+
+
+def test_the_interfaces_of_this_namespace_are_read_without_a_right() -> None:
+    every = {one.name: one for one in asyncio.run(network.read_interfaces())}
+    assert (every["lo"].neighbours, every["lo"].mtu > 0) == (False, True)
+
+
+def test_a_route_says_by_which_interface_and_how_large() -> None:
+    here = ip_address("127.0.0.1")
+    interfaces = asyncio.run(network.read_interfaces())
+    mtu = next(one.mtu for one in interfaces if one.name == "lo")
+    route = asyncio.run(network.read_routes([here], interfaces))[here]
+    assert route is not None
+    assert (route.interface, route.mtu, route.gateway, route.local) == ("lo", mtu, None, True)
