@@ -179,8 +179,9 @@ def in_kernel(story: Callable[[Kernel], Awaitable[T]]) -> T:
 
 async def bring(kernel: Kernel, actual: Snapshot, wanted: Contents) -> None:
     """The difference, played: what the agent does when it programs the kernel."""
-    failures = await kernel.play(diff(actual, desired(wanted)))
-    if failures:
+    ops = diff(actual, desired(wanted))
+    await asyncio.sleep(0)  # as there: what plays is a task of its own
+    if failures := await kernel.play(ops):
         raise RuntimeError(failures[0].text)
 
 

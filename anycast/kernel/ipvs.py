@@ -12,7 +12,7 @@ import errno
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeVar, assert_never
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar, assert_never
 
 from anycast.core.ipvs import (
     AddDestination,
@@ -38,7 +38,7 @@ DEADLINE = 5.0  # seconds for one request and its answer
 BATCH = 256  # requests per send; thousands would not fit the send buffer
 # The kernel works while we send, and the event loop stands. A change under mh rebuilds the Maglev table, 120-275 µs
 # each against 4-10: so many times fewer per send. For what cannot be known, as each server is searched for among
-# all of its service, the size follows the time that the last send took.
+# all of its service, the size follows what the last send took.
 REBUILD_COST = 16
 SLICE = 0.005  # seconds; reading pauses after as many too
 READS = 3  # of one dump, while another program writes
@@ -59,6 +59,9 @@ class _Keyed(Protocol):
 
 K = TypeVar("K", bound=_Keyed)
 T = TypeVar("T")
+
+
+_Batch: TypeAlias = list[tuple[IpvsOp, tuple[codec.Request, ...]]]
 
 
 class Reading(NamedTuple):
@@ -114,7 +117,7 @@ class Ipvs:
             never_added: set[Key] = set()
             done = 0
             loop = asyncio.get_running_loop()
-            for batch in self._batches(ops):
+            for batch, cost in self._batches(ops):
                 began = loop.time()
                 try:
                     if not self._family:
@@ -127,7 +130,7 @@ class Ipvs:
                     break
                 failures += _failures(batch, errors, never_added)
                 done += len(batch)
-                self._batch = paced(self._batch, loop.time() - began)
+                self._batch = paced(self._batch, cost, loop.time() - began)
                 await asyncio.sleep(0)
             return tuple(failures)
 
@@ -150,19 +153,20 @@ class Ipvs:
                 if not (isinstance(op, StopSync) and code == errno.ESRCH):
                     raise OSError(code, os.strerror(code))
 
-    def _batches(self, ops: Sequence[IpvsOp]) -> Iterator[list[tuple[IpvsOp, tuple[codec.Request, ...]]]]:
-        batch: list[tuple[IpvsOp, tuple[codec.Request, ...]]] = []
+    def _batches(self, ops: Sequence[IpvsOp]) -> Iterator[tuple[_Batch, int]]:
+        """With what each costs, in insertions under rr."""
+        batch: _Batch = []
         spent = 0
         for op in ops:
             part = codec.requests(op)
             cost = len(part) * (REBUILD_COST if self._rebuilds(op) else 1)
             if batch and spent + cost > self._batch:
-                yield batch
+                yield batch, spent
                 batch, spent = [], 0
             batch.append((op, part))
             spent += cost
         if batch:
-            yield batch
+            yield batch, spent
 
     def _rebuilds(self, op: IpvsOp) -> bool:
         if isinstance(op, AddService | SetService):
@@ -296,9 +300,10 @@ class Ipvs:
         return await loop.sock_recv(line, RECEIVE)
 
 
-def paced(batch: float, took: float) -> float:
+def paced(batch: float, sent: int, took: float) -> float:
     """The size of the next batch. One slow send may be the machine's doing: at most half, and double again."""
-    return min(max(batch * min(max(SLICE / took, 0.5), 2), REBUILD_COST), BATCH) if took > 0 else BATCH
+    fits = sent * SLICE / took if took > 0 else BATCH
+    return min(max(fits, batch / 2, REBUILD_COST), batch * 2, BATCH)
 
 
 def _open() -> socket.socket:
@@ -332,7 +337,7 @@ def _unavailable(error: OSError) -> KernelUnavailable:
 
 
 def _failures(
-    batch: Sequence[tuple[IpvsOp, tuple[codec.Request, ...]]],
+    batch: _Batch,
     errors: Mapping[int, int],
     never_added: set[Key],
 ) -> Iterator[Failure]:

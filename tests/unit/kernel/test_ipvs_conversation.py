@@ -295,22 +295,23 @@ def test_each_send_to_a_kernel_that_is_too_slow_is_half_of_the_last(monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("batch", "took", "following"),
+    ("batch", "sent", "took", "following"),
     [
-        (256, 0.001, 256),
-        (64, 0.001, 128),
-        (256, 0.0, 256),
-        (100, ipvs.SLICE, 100),
-        (100, ipvs.SLICE / 1.25, 125),
-        (100, ipvs.SLICE * 1.25, 80),
-        (100, 1.0, 50),
-        (16, 1.0, 16),
+        (256, 256, 0.001, 256),
+        (64, 64, 0.001, 128),
+        (64, 64, 0.0, 128),
+        (100, 100, ipvs.SLICE, 100),
+        (100, 100, ipvs.SLICE / 1.25, 125),
+        (100, 100, ipvs.SLICE * 1.25, 80),
+        (100, 20, ipvs.SLICE / 4, 80),
+        (100, 100, 1.0, 50),
+        (16, 16, 1.0, 16),
     ],
 )
-def test_the_size_of_a_send_follows_the_time_the_last_one_took(
-    batch: float, took: float, following: float
+def test_the_size_of_a_send_follows_what_the_last_one_took_for_each_request(
+    batch: float, sent: int, took: float, following: float
 ) -> None:
-    assert ipvs.paced(batch, took) == pytest.approx(following)
+    assert ipvs.paced(batch, sent, took) == pytest.approx(following)
 
 
 def test_the_event_loop_turns_while_answers_come_faster_than_they_are_read(
