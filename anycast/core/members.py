@@ -97,9 +97,12 @@ def targets(config: Config) -> frozenset[Target]:
     )
 
 
-def target_names(config: Config) -> dict[Target, tuple[str, tuple[str, ...]]]:
-    """For people: the real server a target is, and the services (`web tcp/80`) that rest on it."""
-    names: dict[Target, tuple[str, tuple[str, ...]]] = {}
+TargetNames: TypeAlias = tuple[str, tuple[str, ...]]
+"""The real server a target is, and the services (`web tcp/80`) that rest on it."""
+
+
+def target_names(config: Config) -> dict[Target, TargetNames]:
+    names: dict[Target, TargetNames] = {}
     for vip in config.vips:
         for service in vip.services:
             for version in versions(vip):

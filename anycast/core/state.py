@@ -23,7 +23,7 @@ from anycast.core.kernel import (
     Snapshot,
 )
 from anycast.core.maintenance import NODE, Maintenance, Stage, is_server, server_scope, stage
-from anycast.core.members import Memberships, first_addresses, service_key, versions
+from anycast.core.members import Memberships, TargetNames, first_addresses, service_key, versions
 from anycast.core.model import (
     Address,
     Config,
@@ -127,6 +127,7 @@ class State:
     started_at: float
     members: Memberships = field(default_factory=dict)  # of the configuration
     targets: frozenset[Target] = frozenset()
+    names: Mapping[Target, TargetNames] = field(default_factory=dict)  # of the targets, for people
     maintenance: Mapping[str, Maintenance] = field(default_factory=dict)
     health: Mapping[Target, Health] = field(default_factory=dict)
     vips: Mapping[str, VipState] = field(default_factory=dict)

@@ -40,7 +40,7 @@ from anycast.core.events import (
     Tick,
 )
 from anycast.core.maintenance import Maintenance, drain_ends
-from anycast.core.members import keys_of, marks, memberships, target_names, targets
+from anycast.core.members import TargetNames, keys_of, marks, memberships, target_names, targets
 from anycast.core.model import Address, Config, Prefix, Scheduler, Target
 from anycast.core.report import Report
 from anycast.core.state import (
@@ -80,6 +80,7 @@ def begin(
         started_at=now,
         members=memberships(config),
         targets=targets(config),
+        names=target_names(config),
         maintenance=dict(maintenance),
         owned=frozenset(address for vip in config.vips for address in vip.addresses),
         owned_marks=marks(config),
@@ -167,7 +168,7 @@ def _probed(state: State, results: tuple[tuple[Target, healths.Result], ...], no
         effects.append(ScheduleProbe(target=target, after=healths.pause(new, target.check)))
     if not changed:
         return state, effects
-    effects.extend(_health_log(state.config, turned))
+    effects.extend(_health_log(state.names, turned))
     return replace(state, health={**state.health, **changed}), effects
 
 
@@ -177,8 +178,9 @@ def _is_news(old: healths.Health, new: healths.Health) -> bool:
     return first or old.phase.is_up != new.phase.is_up or (new.unknown and not old.unknown)
 
 
-def _health_log(config: Config, turned: list[tuple[Target, healths.Health, healths.Health]]) -> Iterator[Log]:
-    names = target_names(config) if turned else {}
+def _health_log(
+    names: Mapping[Target, TargetNames], turned: list[tuple[Target, healths.Health, healths.Health]]
+) -> Iterator[Log]:
     for target, old, new in turned:
         server, services = names.get(target, ("", ()))
         fields = {
@@ -320,6 +322,7 @@ def _reconfigured(state: State, config: Config, now: float) -> Step:
         config=config,
         members=memberships(config),
         targets=wanted,
+        names=target_names(config),
         health={target: health for target, health in state.health.items() if target in wanted},
         vips=vips,
         leaving=leaving,
