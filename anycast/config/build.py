@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
@@ -267,21 +267,7 @@ class _Builder:
             case schema.TcpCheck():
                 kind = model.TcpCheck(port=check.port)
             case schema.HttpCheck() | schema.HttpsCheck():
-                tls = isinstance(check, schema.HttpsCheck)
-                if check.expect == []:
-                    self._say_missing(
-                        (*path, "expect"), "no status is success", 'write one, as in [200] or ["2xx"]'
-                    )
-                expect = frozenset[int]().union(*check.expect) if check.expect else frozenset(range(200, 300))
-                kind = model.HttpCheck(
-                    tls=tls,
-                    verify=check.verify if isinstance(check, schema.HttpsCheck) else True,
-                    port=check.port,
-                    method=check.method,
-                    path=check.path,
-                    host=check.host,
-                    expect=expect,
-                )
+                kind = self._http(path, check)
             case schema.CommandCheck():
                 if not check.argv:
                     self._say_missing(
@@ -305,6 +291,50 @@ class _Builder:
             rise=check.rise,
             fall=check.fall,
         )
+
+    def _http(self, path: Path, check: schema.HttpCheck) -> model.HttpCheck:
+        if check.expect == []:
+            self._say_missing((*path, "expect"), "no status is success", 'write one, as in [200] or ["2xx"]')
+        for name in check.headers:
+            if instead := _OWN_HEADERS.get(name.lower()):
+                self._say((*path, "headers", name), "the check writes this header itself", instead, key=True)
+        if check.body is not None and check.method == "HEAD":
+            what = "the answer to HEAD has no body"
+            self._say((*path, "body"), what, "write method: GET, or remove the line", key=True)
+        kind = model.HttpCheck(
+            tls=False,
+            port=check.port,
+            method=check.method,
+            path=check.path,
+            host=check.host,
+            headers=tuple(check.headers.items()),
+            expect=frozenset[int]().union(*check.expect) if check.expect else frozenset(range(200, 300)),
+            body=check.body,
+        )
+        if not isinstance(check, schema.HttpsCheck):
+            return kind
+        self._key(path, check)
+        return replace(
+            kind,
+            tls=True,
+            verify=check.verify,
+            sni=check.sni,
+            ca=check.ca,
+            certificate=check.certificate,
+            key=check.key,
+            expiry_warning=check.expiry_warning,
+        )
+
+    def _key(self, path: Path, check: schema.HttpsCheck) -> None:
+        if check.key is not None and check.certificate is None:
+            self._say_missing(
+                (*path, "certificate"),
+                "it is missing, and there is a key",
+                "write the certificate's file too",
+            )
+        if check.ca is not None and not check.verify:
+            what = "nothing is verified with verify: false"
+            self._say((*path, "ca"), what, "remove one of the two lines", key=True)
 
     def _reference(self, path: Path, check: str | schema.Check) -> model.Check | None:
         if not isinstance(check, str):
@@ -614,6 +644,14 @@ class _Builder:
         return None if first == path else dotted(self._source.place(first))
 
 
+_OWN_HEADERS = {
+    "connection": "remove it: the check always asks to close",
+    "content-length": "remove it",
+    "expect": "remove it: the check sends no body",
+    "host": "write host: beside headers",
+    "transfer-encoding": "remove it",
+    "upgrade": "remove it",
+}
 _DEFAULT_CHECK = model.Check(kind=model.TcpCheck())
 _VERSION = {schema.Family.IPV4: 4, schema.Family.IPV6: 6}
 

@@ -201,7 +201,8 @@ def _service(title: str, old: Service, new: Service) -> Iterator[str]:
 def _check(old: Check, new: Check) -> str:
     what = [f"{name} {change}" for name, change in _fields(old, new, _names(old)[1:])]
     if old.kind != new.kind:
-        what.insert(0, f"{_kind(old.kind)} -> {_kind(new.kind)}")
+        words = _kind(old.kind), _kind(new.kind)
+        what.insert(0, f"{words[0]} -> {words[1]}" if words[0] != words[1] else _hidden(old.kind, new.kind))
     return ", ".join(what)
 
 
@@ -216,7 +217,29 @@ def _kind(kind: CheckKind) -> str:
             name = "https" if kind.tls else "http"
             verify = " without verifying" if kind.tls and not kind.verify else ""
             host = f" for {kind.host}" if kind.host else ""
-            return f"{name} {kind.method} {kind.path}{host}{port}{verify} expecting {_statuses(kind.expect)}"
+            expecting = f"expecting {_statuses(kind.expect)}"
+            more = _told(kind, frozenset({"tls", "verify", "port", "method", "path", "host", "expect"}))
+            return f"{name} {kind.method} {kind.path}{host}{port}{verify} {expecting}{more}"
+
+
+def _told(kind: CheckKind, known: frozenset[str] = frozenset()) -> str:
+    """The settings that are not at their default, secrets left out."""
+    words = [
+        f"{field.name} {_text(value)}"
+        for field in dataclasses.fields(kind)
+        if field.name not in known and field.repr and (value := getattr(kind, field.name)) != field.default
+    ]
+    return "".join(f", {word}" for word in words)
+
+
+def _hidden(old: CheckKind, new: CheckKind) -> str:
+    """What changed in settings that are not shown."""
+    names = [
+        field.name
+        for field in dataclasses.fields(old)
+        if getattr(old, field.name) != getattr(new, field.name)
+    ]
+    return f"other {' and '.join(names)}"
 
 
 def _statuses(expect: frozenset[int]) -> str:

@@ -32,6 +32,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from anycast.config.problem import shown
 from anycast.core.model import Forwarding, Protocol, Scheduler, SchedulerFlag
+from anycast.regex import LONGEST, RegexError, compiled
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z")
 NAME_ADVICE = "letters, digits, _ . and - only, 63 at most, the first a letter or digit"
@@ -121,8 +122,8 @@ def _flag() -> _Scalar:
     return _Scalar(parse, {"type": "boolean"})
 
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)\Z", re.ASCII)
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)\Z", re.ASCII)
 
 
 def _duration(low: float, high: float) -> _Scalar:
@@ -139,12 +140,14 @@ def _duration(low: float, high: float) -> _Scalar:
         return seconds
 
     number = {"type": "number", "minimum": low, "maximum": high}
-    text = {"type": "string", "pattern": r"^[0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h)$"}
+    text = {"type": "string", "pattern": r"^[0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h|d)$"}
     return _Scalar(parse, {"anyOf": [text, number]})
 
 
 def spell_duration(seconds: float) -> str:
     """`500ms`, `2s`: as the configuration writes it."""
+    if seconds >= 86400 and seconds % 86400 == 0:
+        return f"{seconds / 86400:g}d"
     if seconds and seconds < 1:
         return f"{seconds * 1000:g}ms"
     return f"{seconds:g}s"
@@ -266,6 +269,25 @@ def _listen(value: Any) -> str:
     raise wrong(f"{shown(value)} is not an address and port", 'write "127.0.0.1:9644" or "[::1]:9644"')
 
 
+def _expression(value: Any) -> str:
+    if not isinstance(value, str):
+        raise wrong(f"{shown(value)} is not text", "write the regular expression in quotes")
+    try:
+        compiled(value)
+    except RegexError as error:
+        raise wrong(error.what, error.do) from None
+    return value
+
+
+def _header_value(value: Any) -> str:
+    if not isinstance(value, str):
+        raise wrong(f"{shown(value)} is not text", "write it in quotes")
+    if not re.fullmatch(r"[!-~]([ -~]{0,1998}[!-~])?|", value):
+        do = "write printable ASCII on one line, without blanks at its ends"
+        raise wrong("a header cannot have this value", do)
+    return value
+
+
 def _argument(value: Any) -> str:
     if not isinstance(value, str):
         raise wrong(f"{shown(value)} is not text", "write it in quotes")
@@ -335,7 +357,27 @@ QuorumNumber = Annotated[
         {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^(100|[1-9][0-9]?)%$"}]},
     ),
 ]
+Expression = Annotated[str, _Scalar(_expression, {"type": "string", "maxLength": LONGEST})]
+HeaderName = Annotated[
+    str, _pattern("a header's name", r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}", "write one, as in X-Check")
+]
+HeaderValue = Annotated[
+    str, _Scalar(_header_value, {"type": "string", "pattern": "^([!-~]([ -~]{0,1998}[!-~])?)?$"})
+]
+FileName = Annotated[
+    str,
+    _pattern("a file's absolute path", r"/[!-~][ -~]{0,1000}|/", "write one, as in /etc/anycast/client.pem"),
+]
+ServerName = Annotated[
+    str,
+    _pattern(
+        "a server's name",
+        r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63}){0,9}",
+        "write one, as in www.example.net",
+    ),
+]
 Argument = Annotated[str, _Scalar(_argument, {"type": "string"})]
+Lifetime = Annotated[float, _duration(0, 3650 * 86400)]
 Period = Annotated[float, _duration(0.01, 3600)]
 Pause = Annotated[float, _duration(0, 600)]
 LeaseTtl = Annotated[float, _duration(0.5, 30)]
@@ -513,8 +555,16 @@ class HttpCheck(_Check):
     ) = Field(
         default=None, description="Host header and TLS server name. Default: the real server's address."
     )
+    headers: dict[HeaderName, HeaderValue] = Field(
+        default={}, description="More headers. Not told in logs and differences: they may hold secrets."
+    )
     expect: list[Status] | None = Field(
         default=None, description='Statuses that are success. Default: ["2xx"].'
+    )
+    body: Expression | None = Field(
+        default=None,
+        description="Regular expression (RE2) to be found in the first 64 KiB of the body. Default: the body is not "
+        "waited for.",
     )
 
 
@@ -523,7 +573,22 @@ class HttpsCheck(HttpCheck):
 
     type: Literal["https"]  # type: ignore[assignment]
     verify: Flag = Field(
-        default=True, description="false: any certificate will do. Otherwise it must be valid for `host`."
+        default=True,
+        description="false: any certificate will do. Otherwise it must be valid for `sni`, or `host`, or the address.",
+    )
+    sni: ServerName | None = Field(default=None, description="TLS server name. Default: `host`.")
+    ca: FileName | None = Field(
+        default=None, description="PEM file with the certificates to trust. Default: the system's."
+    )
+    certificate: FileName | None = Field(
+        default=None, description="PEM file with the client's certificate. Read again when it was replaced."
+    )
+    key: FileName | None = Field(
+        default=None, description="PEM file with its key, without a password. Default: in `certificate`."
+    )
+    expiry_warning: Lifetime | None = Field(
+        default=None,
+        description="Warn when the server's certificate is good for less than this, as in 14d. The check still succeeds.",
     )
 
 
@@ -538,8 +603,14 @@ class CommandCheck(_Check):
     )
 
 
-_CHECK_TYPES = ("tcp", "http", "https", "command")
-NO_CHECK = "this is no check of a known type (write a mapping with type: tcp, http, https or command)"
+CHECKS: Mapping[str, type[_Check]] = {
+    "tcp": TcpCheck,
+    "http": HttpCheck,
+    "https": HttpsCheck,
+    "command": CommandCheck,
+}
+CHECK_TYPES = f"{', '.join([*CHECKS][:-1])} or {[*CHECKS][-1]}"
+NO_CHECK = f"this is no check of a known type (write a mapping with type: {CHECK_TYPES})"
 NO_REFERENCE = (
     "this is neither a check's name nor a check of a known type (write a name, or a mapping with type)"
 )
@@ -547,7 +618,7 @@ NO_REFERENCE = (
 
 def _form_of_check(value: Any) -> str | None:
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return f"({kind})" if isinstance(kind, str) and kind in _CHECK_TYPES else None
+    return f"({kind})" if isinstance(kind, str) and kind in CHECKS else None
 
 
 def _form_of_reference(value: Any) -> str | None:

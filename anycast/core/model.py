@@ -10,6 +10,8 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TypeAlias
 
+from anycast.core.kinds import Tls
+
 Address: TypeAlias = IPv4Address | IPv6Address
 Prefix: TypeAlias = IPv4Network | IPv6Network
 
@@ -55,15 +57,42 @@ class TcpCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpCheck:
-    """One HTTP/1.1 request; success is a final status in `expect`."""
+    """One HTTP/1.1 request; success is a final status in `expect`, and a body in which `body` is found."""
 
     tls: bool
-    verify: bool = True  # with tls: the certificate must be valid for `host` (or the address)
+    verify: bool = True  # with tls: the certificate must be valid for `sni`, else `host`, else the address
     port: int | None = None
     method: str = "GET"
     path: str = "/"
     host: str | None = None  # Host header and server name; None: the address
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # may hold secrets
     expect: frozenset[int] = frozenset(range(200, 300))
+    body: str | None = (
+        None  # regular expression (RE2), searched in the first 64 KiB; None: the head is enough
+    )
+    sni: str | None = None  # server name, where it is not the host
+    ca: str | None = None  # file with the certificates to trust; None: the system's
+    certificate: str | None = None  # file with the client's certificate, and its key if `key` is None
+    key: str | None = None
+    expiry_warning: float | None = None  # seconds left below which success comes with a warning
+
+    @property
+    def head_only(self) -> bool:
+        """Whether the response head decides, and any TLS context made of `verify` alone will do."""
+        return (self.body, self.ca, self.certificate, self.expiry_warning) == (None,) * 4
+
+    @property
+    def tls_settings(self) -> Tls | None:
+        if not self.tls:
+            return None
+        return Tls(
+            verify=self.verify,
+            name=self.sni,
+            ca=self.ca,
+            certificate=self.certificate,
+            key=self.key,
+            expiry_warning=self.expiry_warning,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

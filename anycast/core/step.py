@@ -164,9 +164,10 @@ def _probed(state: State, results: tuple[tuple[Target, healths.Result], ...], no
 
 
 def _is_news(old: healths.Health, new: healths.Health) -> bool:
-    """Whether a person should read of it: a server turned, got its first outcome, or cannot be checked."""
+    """Whether a person should read of it: a server turned, got its first outcome, wants looking after, or cannot be checked."""
     first = old.phase is healths.Phase.UNDECIDED and new.phase is not healths.Phase.UNDECIDED
-    return first or old.phase.is_up != new.phase.is_up or (new.unknown and not old.unknown)
+    warned = new.warned and not old.warned
+    return first or old.phase.is_up != new.phase.is_up or (new.unknown and not old.unknown) or warned
 
 
 def _health_log(config: Config, turned: list[tuple[Target, healths.Health, healths.Health]]) -> Iterator[Log]:
@@ -182,6 +183,10 @@ def _health_log(config: Config, turned: list[tuple[Target, healths.Health, healt
         }
         if new.unknown and not old.unknown:
             yield Log(event="check.unknown", fields=fields, level="error")
+            continue
+        if new.warned and not old.warned:
+            yield Log(event="check.warned", fields=fields, level="warning")
+        if new.phase.is_up and old.phase.is_up:
             continue
         if new.phase.is_up:
             yield Log(event="server.up", fields=fields)

@@ -62,7 +62,7 @@ class StateCollector(Collector):
         )
         yield from _vips(state, wall - now)
         yield from _services(state, now)
-        yield _servers(state)
+        yield from _servers(state)
         yield _maintenance(state)
         yield from _routing(state, now)
         yield _gauge(
@@ -113,11 +113,14 @@ def _services(state: State, now: float) -> Iterator[Metric]:
     return iter((usable, total))
 
 
-def _servers(state: State) -> Metric:
-    up = GaugeMetricFamily(
-        "anycast_server_up",
-        "1 if the checks of the real server hold",
-        labels=["vip", "service", "server", "address"],
+def _servers(state: State) -> Iterator[Metric]:
+    labels = ["vip", "service", "server", "address"]
+    up = GaugeMetricFamily("anycast_server_up", "1 if the checks of the real server hold", labels=labels)
+    unknown = GaugeMetricFamily(
+        "anycast_server_check_unknown", "1 if the last check itself could not run", labels=labels
+    )
+    warned = GaugeMetricFamily(
+        "anycast_server_check_warning", "1 if the check holds, with a warning", labels=labels
     )
     for vip in state.config.vips:
         for service in vip.services:
@@ -126,7 +129,9 @@ def _servers(state: State) -> Metric:
                     health = state.health.get(target_of(service, server, address), UNDECIDED)
                     names = [vip.name, service.name, server.name, str(address)]
                     up.add_metric(names, float(health.phase.is_up))
-    return up
+                    unknown.add_metric(names, float(health.unknown))
+                    warned.add_metric(names, float(health.warned))
+    return iter((up, unknown, warned))
 
 
 def _maintenance(state: State) -> Metric:
