@@ -17,7 +17,7 @@ from anycast.probes.finding import Finding, Progress, fail, unknown
 from anycast.probes.stream import Stream, TooMuchError, judged, literal, opened
 from anycast.regex import RegexError, compiled
 
-__all__ = ["check"]
+__all__ = ["check", "expected", "request_of", "server_name", "unformed"]
 
 _HEAD_LIMIT = 64 * 1024  # bytes received without a final head, interim responses included
 _BODY_LIMIT = 64 * 1024  # bytes of the body that are searched
@@ -33,14 +33,14 @@ async def check(kind: HttpCheck, address: Address, port: int, progress: Progress
     """OK if the final status is in `kind.expect`, and `kind.body` is found. Raises OSError."""
     parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_LIMIT)
     try:
-        request = _request(parser, kind, address, port)
-        name = urlsplit(f"//{kind.host}").hostname if kind.host else None
+        request = _request(parser, kind, address, port, close=True)
+        name = server_name(kind)
         if kind.body is not None:
             compiled(kind.body)
     except RegexError as error:
         return unknown(f"the check could not run: {error}")
     except (h11.LocalProtocolError, ValueError, TypeError) as error:
-        return unknown(f"the request cannot be formed, correct the check's host, method or path: {error}")
+        return unformed(error)
     limit = _HEAD_LIMIT + (_BODY_LIMIT if kind.body is not None else 0)
     opening = opened(address, port, progress, tls=kind.tls_settings, name=name, limit=limit)
     return await judged(_talk(opening, kind, parser, request, progress))
@@ -61,7 +61,7 @@ async def _talk(
             status = await _status(stream, parser)
             progress.say("status %d", status)
             if status not in kind.expect:
-                return fail(f"status {status}, expected {_expected(kind.expect)}")
+                return fail(f"status {status}, expected {expected(kind.expect)}")
             if kind.body is not None and kind.method != "HEAD":
                 progress.missing = "complete response body"
                 body = await _body(stream, parser)
@@ -77,13 +77,30 @@ async def _talk(
         return stream.warning
 
 
-def _request(parser: h11.Connection, kind: HttpCheck, address: Address, port: int) -> bytes:
+def unformed(error: Exception) -> Finding:
+    return unknown(f"the request cannot be formed, correct the check's host, method or path: {error}")
+
+
+def server_name(kind: HttpCheck) -> str | None:
+    """The name in the check's Host header. Raises ValueError."""
+    return urlsplit(f"//{kind.host}").hostname if kind.host else None
+
+
+def request_of(kind: HttpCheck, address: Address, port: int, *, close: bool) -> bytes:
+    """The whole request. `close`: it asks the server to close after its response.
+
+    Raises h11.LocalProtocolError, ValueError, TypeError for one that cannot be formed.
+    """
+    return _request(h11.Connection(h11.CLIENT), kind, address, port, close=close)
+
+
+def _request(parser: h11.Connection, kind: HttpCheck, address: Address, port: int, *, close: bool) -> bytes:
     own = {name.lower() for name, _ in kind.headers}
     defaults = (("User-Agent", "anycast"), ("Accept", "*/*"))
     headers = [
         ("Host", kind.host or _authority(address, port, default=443 if kind.tls else 80)),
         *(header for header in defaults if header[0].lower() not in own),
-        ("Connection", "close"),
+        *((("Connection", "close"),) if close else ()),
         *kind.headers,
     ]
     if kind.method not in {"GET", "HEAD"}:
@@ -138,7 +155,7 @@ def _begin(data: bytes) -> str:
 
 
 @functools.lru_cache(maxsize=128)
-def _expected(expect: frozenset[int]) -> str:
+def expected(expect: frozenset[int]) -> str:
     return ", ".join(_ranges(expect)) or "none"
 
 

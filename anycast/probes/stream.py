@@ -26,9 +26,12 @@ __all__ = [
     "Stream",
     "TooMuchError",
     "UnusableError",
+    "context_for",
+    "expiry_warning",
     "judged",
     "literal",
     "opened",
+    "tls_detail",
 ]
 
 TLS_OVERHEAD = 192 * 1024  # bytes on the wire beyond what they carry: certificates and framing
@@ -140,7 +143,7 @@ class Secure:
         """Raises UnusableError."""
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._settings = settings
-        context = _context(settings, *alpn)
+        context = context_for(settings, *alpn)
         try:
             self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name)
         except (ValueError, TypeError) as error:
@@ -173,12 +176,7 @@ class Secure:
     @property
     def warning(self) -> Finding:
         limit = self._settings.expiry_warning
-        left = self._seconds_left() if limit is not None else None
-        if left is None or limit is None or left >= limit:
-            return OK
-        if left < 0:
-            return warn("certificate expired")
-        return warn(f"certificate expires in {left / _DAY:.0f} days")
+        return OK if limit is None else expiry_warning(self._seconds_left(), limit)
 
     def _seconds_left(self) -> float | None:
         der = self._tls.getpeercert(binary_form=True)
@@ -217,7 +215,16 @@ class Secure:
             await self._wire.send(self._outgoing.read())
 
 
-def _context(settings: Tls, *alpn: str) -> ssl.SSLContext:
+def expiry_warning(left: float | None, limit: float) -> Finding:
+    """OK, with a warning if fewer than `limit` seconds are left. None: nobody can say."""
+    if left is None or left >= limit:
+        return OK
+    if left < 0:
+        return warn("certificate expired")
+    return warn(f"certificate expires in {left / _DAY:.0f} days")
+
+
+def context_for(settings: Tls, *alpn: str) -> ssl.SSLContext:
     try:
         # A file that was replaced counts from the next check on.
         ages = tuple(
@@ -260,7 +267,7 @@ def _no_password() -> str:
     raise UnusableError("the key of the client's certificate has a password: the check needs one without")
 
 
-def _tls_detail(error: ssl.SSLError) -> str:
+def tls_detail(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         if error.verify_code == _CERTIFICATE_EXPIRED:
             return "certificate expired"
@@ -280,7 +287,7 @@ async def judged(talk: Awaitable[Finding]) -> Finding:
     try:
         return await talk
     except ssl.SSLError as error:
-        return fail(_tls_detail(error))
+        return fail(tls_detail(error))
     except UnusableError as error:
         return unknown(f"the check could not run: {error}")
     except TooMuchError:
