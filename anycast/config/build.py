@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from anycast.config import schema
 from anycast.config.problem import Path, Problem, dotted, shown
-from anycast.core import model
+from anycast.core import kinds, model
 from anycast.core.model import Address, Forwarding, Scheduler, SchedulerFlag
 
 if TYPE_CHECKING:
@@ -262,12 +262,34 @@ class _Builder:
                 )
 
     def _check(self, path: Path, check: schema.Check) -> model.Check | None:
-        kind: model.CheckKind
+        kind = self._kind(path, check)
+        if kind is None:
+            return None
+        fast = check.fast_interval
+        return model.Check(
+            kind=kind,
+            address=check.address if isinstance(check, schema.Aimed) else None,
+            interval=check.interval,
+            fast_interval=min(_DEFAULT_CHECK.fast_interval, check.interval) if fast is None else fast,
+            timeout=check.timeout,
+            rise=check.rise,
+            fall=check.fall,
+        )
+
+    def _kind(self, path: Path, check: schema.Check) -> model.CheckKind | None:
         match check:
             case schema.TcpCheck():
-                kind = model.TcpCheck(port=check.port)
-            case schema.HttpCheck() | schema.HttpsCheck():
-                kind = self._http(path, check)
+                return model.TcpCheck(port=check.port)
+            case schema.HttpCheck():
+                return self._http(path, check)
+            case schema.UdpCheck():
+                return self._udp(path, check)
+            case schema.BannerCheck():
+                return self._banner(path, check)
+            case schema.SyslogCheck():
+                return self._syslog(path, check)
+            case schema.RelpCheck():
+                return kinds.RelpCheck(port=check.port, tls=self._tls((*path, "tls"), check.tls))
             case schema.CommandCheck():
                 if not check.argv:
                     self._say_missing(
@@ -281,15 +303,75 @@ class _Builder:
                             (*path, "argv", 0), what, "write where the program lies, as in /usr/bin/true"
                         )
                     return None
-                kind = model.CommandCheck(argv=tuple(check.argv))
-        fast = check.fast_interval
-        return model.Check(
-            kind=kind,
-            interval=check.interval,
-            fast_interval=min(_DEFAULT_CHECK.fast_interval, check.interval) if fast is None else fast,
-            timeout=check.timeout,
-            rise=check.rise,
-            fall=check.fall,
+                return model.CommandCheck(argv=tuple(check.argv))
+
+    def _udp(self, path: Path, check: schema.UdpCheck) -> kinds.UdpCheck:
+        if check.send is not None and check.send_hex is not None:
+            self._say((*path, "send_hex"), "send is written too", "keep one of the two", key=True)
+        if check.quiet is not None:
+            if check.expect is not None or check.expect_hex is not None:
+                what = "it is for checks that expect no reply"
+                self._say((*path, "quiet"), what, "remove it: the timeout bounds the wait", key=True)
+            elif check.quiet >= check.timeout and self._whole((*path, "timeout")):
+                self._say((*path, "quiet"), "it is not shorter than the timeout", "write a shorter time")
+        return kinds.UdpCheck(
+            port=check.port,
+            send=check.send or check.send_hex or b"",
+            expect=check.expect,
+            prefix=check.expect_hex or b"",
+            quiet=min(_QUIET, check.timeout / 2) if check.quiet is None else check.quiet,
+        )
+
+    def _banner(self, path: Path, check: schema.BannerCheck) -> kinds.BannerCheck | None:
+        if not check.steps:
+            what = "there is no step"
+            self._say_missing((*path, "steps"), what, 'write [{expect: "^220 "}], for example')
+        steps: list[kinds.Expect | kinds.Send] = []
+        for n, step in enumerate(check.steps or []):
+            if (step.expect is None) == (step.send is None):
+                place = (*path, "steps", n)
+                if self._whole(place):
+                    self._say(place, "a step is either expect or send", "write one of them in each step")
+            elif step.expect is not None:
+                steps.append(kinds.Expect(step.expect))
+            elif step.send is not None:
+                steps.append(kinds.Send(step.send if step.send.endswith(b"\n") else step.send + b"\r\n"))
+        tls = self._tls((*path, "tls"), check.tls)
+        return kinds.BannerCheck(steps=tuple(steps), port=check.port, tls=tls) if steps else None
+
+    def _syslog(self, path: Path, check: schema.SyslogCheck) -> kinds.SyslogCheck | kinds.SyslogCanaryCheck:
+        proofs = [name for name in ("proof_port", "proof_file") if getattr(check, name) is not None]
+        if check.transport == "udp":
+            if check.tls is not None:
+                self._say(
+                    (*path, "tls"), "UDP has no TLS", "write transport: tcp, or remove the line", key=True
+                )
+            if not proofs and self._whole((*path, "proof_port"), (*path, "proof_file")):
+                what = "over UDP nothing tells that a message arrived"
+                do = "write proof_port or proof_file, or use type: udp"
+                self._say((*path, "transport"), what, do)
+            if len(proofs) == 2:
+                self._say((*path, "proof_file"), "proof_port is written too", "keep one of the two", key=True)
+            return kinds.SyslogCanaryCheck(
+                port=check.port, proof_port=check.proof_port, proof_file=check.proof_file
+            )
+        for name in proofs:
+            if self._whole((*path, "transport")):
+                what = "over TCP no message is sent"
+                self._say((*path, name), what, "write transport: udp, or remove the line", key=True)
+        return kinds.SyslogCheck(port=check.port, tls=self._tls((*path, "tls"), check.tls))
+
+    def _tls(self, path: Path, tls: schema.Tls | None) -> kinds.Tls | None:
+        if tls is None:
+            return None
+        self._key(path, tls)
+        return kinds.Tls(
+            verify=tls.verify,
+            name=tls.sni,
+            ca=tls.ca,
+            certificate=tls.certificate,
+            key=tls.key,
+            expiry_warning=tls.expiry_warning,
         )
 
     def _http(self, path: Path, check: schema.HttpCheck) -> model.HttpCheck:
@@ -325,7 +407,7 @@ class _Builder:
             expiry_warning=check.expiry_warning,
         )
 
-    def _key(self, path: Path, check: schema.HttpsCheck) -> None:
+    def _key(self, path: Path, check: schema.HttpsCheck | schema.Tls) -> None:
         if check.key is not None and check.certificate is None:
             self._say_missing(
                 (*path, "certificate"),
@@ -578,7 +660,11 @@ class _Builder:
             return
         if use.pool and not use.pool.check_given and self._whole((*use.path, "check")):
             what = "UDP has no handshake to check, and no check is written"
-            self._say((*use.path, "protocol"), what, "write a check: tcp with a port, http, or a command")
+            self._say(
+                (*use.path, "protocol"),
+                what,
+                "write a check: udp, dns, syslog, tcp with a port, http, or a command",
+            )
 
     def _pool_fits(self, use: _Use, pool: _Pool) -> None:
         for version in (4, 6):
@@ -644,6 +730,7 @@ class _Builder:
         return None if first == path else dotted(self._source.place(first))
 
 
+_QUIET = 0.2  # seconds
 _OWN_HEADERS = {
     "connection": "remove it: the check always asks to close",
     "content-length": "remove it",

@@ -18,7 +18,6 @@ from anycast.core.model import (
     Prefix,
     RealServer,
     Service,
-    TcpCheck,
     Vip,
 )
 
@@ -56,6 +55,8 @@ def _text(value: object) -> str:
             return "true" if value else "false"
         case float():
             return f"{value * 1000:g}ms" if 0 < value < 1 else f"{value:g}s"
+        case bytes():
+            return value.hex()
         case frozenset():
             return f"[{', '.join(sorted(map(str, value)))}]"
         case tuple():
@@ -207,10 +208,8 @@ def _check(old: Check, new: Check) -> str:
 
 
 def _kind(kind: CheckKind) -> str:
-    port = "" if isinstance(kind, CommandCheck) or kind.port is None else f" on port {kind.port}"
+    port = f" on port {where}" if (where := getattr(kind, "port", None)) is not None else ""
     match kind:
-        case TcpCheck():
-            return f"tcp{port}"
         case CommandCheck():
             return f"command {' '.join(kind.argv)}"
         case HttpCheck():
@@ -220,6 +219,9 @@ def _kind(kind: CheckKind) -> str:
             expecting = f"expecting {_statuses(kind.expect)}"
             more = _told(kind, frozenset({"tls", "verify", "port", "method", "path", "host", "expect"}))
             return f"{name} {kind.method} {kind.path}{host}{port}{verify} {expecting}{more}"
+        case _:
+            name = type(kind).__name__.removesuffix("Check").lower()
+            return f"{name}{port}{_told(kind, frozenset({'port'}))}"
 
 
 def _told(kind: CheckKind, known: frozenset[str] = frozenset()) -> str:

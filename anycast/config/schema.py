@@ -288,6 +288,29 @@ def _header_value(value: Any) -> str:
     return value
 
 
+def _text(value: Any) -> bytes:
+    if not isinstance(value, str):
+        raise wrong(f"{shown(value)} is not text", "write it in quotes")
+    data = value.encode("utf-8", "surrogatepass")
+    if len(data) > _PAYLOAD:
+        raise wrong(f"a text of {len(data)} bytes is too long", f"write at most {_PAYLOAD} bytes")
+    return data
+
+
+_PAYLOAD = 4096  # bytes
+
+
+def _hex(value: Any) -> bytes:
+    try:
+        data = bytes.fromhex(value) if isinstance(value, str) else None
+    except ValueError:
+        data = None
+    if data is None or not 1 <= len(data) <= _PAYLOAD:
+        do = 'write pairs of digits in quotes, as in "00ff", for 1 to 4096 bytes'
+        raise wrong(f"{shown(value)} is not hexadecimal", do)
+    return data
+
+
 def _argument(value: Any) -> str:
     if not isinstance(value, str):
         raise wrong(f"{shown(value)} is not text", "write it in quotes")
@@ -376,6 +399,8 @@ ServerName = Annotated[
         "write one, as in www.example.net",
     ),
 ]
+Text = Annotated[bytes, _Scalar(_text, {"type": "string", "maxLength": _PAYLOAD})]
+Hex = Annotated[bytes, _Scalar(_hex, {"type": "string", "pattern": "^([0-9A-Fa-f]{2} *)+$"})]
 Argument = Annotated[str, _Scalar(_argument, {"type": "string"})]
 Lifetime = Annotated[float, _duration(0, 3650 * 86400)]
 Period = Annotated[float, _duration(0.01, 3600)]
@@ -529,18 +554,60 @@ class _Check(Part):
     fall: Count = Field(default=3, description="Failures in a row that make it unusable.")
 
 
-class TcpCheck(_Check):
+class Aimed(_Check):
+    address: Address | None = Field(default=None, description="Default: the real server's address.")
+    port: Port | None = Field(default=None, description="Default: the port the real server is served on.")
+
+
+class _TlsFields(Part):
+    verify: Flag = Field(
+        default=True,
+        description="false: any certificate will do. Otherwise it must be valid for the server name.",
+    )
+    sni: ServerName | None = Field(default=None, description="TLS server name. Default: the address.")
+    ca: FileName | None = Field(
+        default=None, description="PEM file with the certificates to trust. Default: the system's."
+    )
+    certificate: FileName | None = Field(
+        default=None, description="PEM file with the client's certificate. Read again when it was replaced."
+    )
+    key: FileName | None = Field(
+        default=None, description="PEM file with its key, without a password. Default: in `certificate`."
+    )
+    expiry_warning: Lifetime | None = Field(
+        default=None,
+        description="Warn when the server's certificate is good for less than this, as in 14d. The check still succeeds.",
+    )
+
+
+class Tls(_TlsFields):
+    """How TLS is spoken. `true` alone will do."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        if value is True:
+            return {}
+        if not isinstance(value, dict):
+            raise wrong(
+                f"{shown(value)} is not a way to speak TLS", "write true, or a mapping, or remove the line"
+            )
+        return value
+
+
+TlsOption = Annotated[Tls, _or_text({"const": True})]
+
+
+class TcpCheck(Aimed):
     """A completed TCP handshake is success."""
 
     type: Literal["tcp"]
-    port: Port | None = Field(default=None, description="Default: the port the real server is served on.")
 
 
-class HttpCheck(_Check):
+class HttpCheck(Aimed):
     """One HTTP/1.1 request; a status that is expected is success."""
 
     type: Literal["http"]
-    port: Port | None = Field(default=None, description="Default: the port the real server is served on.")
     method: Annotated[str, _pattern("an HTTP method", "[A-Z]{1,20}", "write one, as in GET or HEAD")] = Field(
         default="GET", description="The request's method."
     )
@@ -568,28 +635,72 @@ class HttpCheck(_Check):
     )
 
 
-class HttpsCheck(HttpCheck):
+class HttpsCheck(HttpCheck, _TlsFields):
     """As http, over TLS."""
 
     type: Literal["https"]  # type: ignore[assignment]
-    verify: Flag = Field(
-        default=True,
-        description="false: any certificate will do. Otherwise it must be valid for `sni`, or `host`, or the address.",
-    )
     sni: ServerName | None = Field(default=None, description="TLS server name. Default: `host`.")
-    ca: FileName | None = Field(
-        default=None, description="PEM file with the certificates to trust. Default: the system's."
+
+
+class UdpCheck(Aimed):
+    """One datagram. The expected reply is success; where none is expected, no ICMP unreachable is."""
+
+    type: Literal["udp"]
+    send: Text | None = Field(default=None, description="What is sent. Default: an empty datagram.")
+    send_hex: Hex | None = Field(default=None, description="The same in hexadecimal.")
+    expect: Expression | None = Field(
+        default=None, description="Regular expression (RE2) to be found in the reply."
     )
-    certificate: FileName | None = Field(
-        default=None, description="PEM file with the client's certificate. Read again when it was replaced."
-    )
-    key: FileName | None = Field(
-        default=None, description="PEM file with its key, without a password. Default: in `certificate`."
-    )
-    expiry_warning: Lifetime | None = Field(
+    expect_hex: Hex | None = Field(default=None, description="How the reply must begin, in hexadecimal.")
+    quiet: Period | None = Field(
         default=None,
-        description="Warn when the server's certificate is good for less than this, as in 14d. The check still succeeds.",
+        description="With no reply expected: how long an ICMP unreachable is waited for. Default: 200ms, or half of "
+        "`timeout` if that is shorter.",
     )
+
+
+class BannerStep(Part):
+    """A line to expect, or a text to send."""
+
+    expect: Expression | None = Field(
+        default=None, description="Regular expression (RE2) of a line. Lines before it are passed over."
+    )
+    send: Text | None = Field(
+        default=None, description="Text to send. A line end (CR LF) is added where none is written."
+    )
+
+
+class BannerCheck(Aimed):
+    """A dialogue of lines, as SMTP or IMAP speak. Success is its end."""
+
+    model_config = ConfigDict(json_schema_extra=_required("type", "steps"))
+
+    type: Literal["banner"]
+    tls: TlsOption | None = Field(default=None, description="Speak TLS. Default: plain.")
+    steps: list[BannerStep] | None = Field(default=None, description="The dialogue, one step after another.")
+
+
+class SyslogCheck(Aimed):
+    """Over TCP: a connection is opened and closed, without a message. Over UDP: a message is sent and looked for."""
+
+    type: Literal["syslog"]
+    transport: Annotated[str, _choice(["tcp", "udp"])] = Field(
+        default="tcp", description="udp needs proof_port or proof_file, and writes a log line with every run."
+    )
+    tls: TlsOption | None = Field(default=None, description="Speak TLS. Default: plain.")
+    proof_port: Port | None = Field(
+        default=None, description="TCP port of the real server that sends the messages it gets."
+    )
+    proof_file: FileName | None = Field(
+        default=None, description="File of this node to which the message finds its way."
+    )
+
+
+class RelpCheck(Aimed):
+    """A RELP session is opened and closed, without a message."""
+
+    type: Literal["relp"]
+    tls: TlsOption | None = Field(default=None, description="Speak TLS. Default: plain.")
 
 
 class CommandCheck(_Check):
@@ -607,6 +718,10 @@ CHECKS: Mapping[str, type[_Check]] = {
     "tcp": TcpCheck,
     "http": HttpCheck,
     "https": HttpsCheck,
+    "udp": UdpCheck,
+    "banner": BannerCheck,
+    "syslog": SyslogCheck,
+    "relp": RelpCheck,
     "command": CommandCheck,
 }
 CHECK_TYPES = f"{', '.join([*CHECKS][:-1])} or {[*CHECKS][-1]}"
@@ -629,6 +744,10 @@ Check = Annotated[
     Annotated[TcpCheck, UnionTag("(tcp)")]
     | Annotated[HttpCheck, UnionTag("(http)")]
     | Annotated[HttpsCheck, UnionTag("(https)")]
+    | Annotated[UdpCheck, UnionTag("(udp)")]
+    | Annotated[BannerCheck, UnionTag("(banner)")]
+    | Annotated[SyslogCheck, UnionTag("(syslog)")]
+    | Annotated[RelpCheck, UnionTag("(relp)")]
     | Annotated[CommandCheck, UnionTag("(command)")],
     Discriminator(_form_of_check, custom_error_type="no_check", custom_error_message=NO_CHECK),
 ]
@@ -637,6 +756,10 @@ CheckReference = Annotated[
     | Annotated[TcpCheck, UnionTag("(tcp)")]
     | Annotated[HttpCheck, UnionTag("(http)")]
     | Annotated[HttpsCheck, UnionTag("(https)")]
+    | Annotated[UdpCheck, UnionTag("(udp)")]
+    | Annotated[BannerCheck, UnionTag("(banner)")]
+    | Annotated[SyslogCheck, UnionTag("(syslog)")]
+    | Annotated[RelpCheck, UnionTag("(relp)")]
     | Annotated[CommandCheck, UnionTag("(command)")],
     Discriminator(_form_of_reference, custom_error_type="no_check", custom_error_message=NO_REFERENCE),
 ]

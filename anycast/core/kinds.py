@@ -1,8 +1,12 @@
-"""What can be checked besides TCP, HTTP and a command, and what the kinds have in common. Times in seconds."""
+"""What can be checked besides TCP, HTTP and a command, and what the kinds have in common. Times in seconds.
+
+`port` None: the port the real server is served on.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,3 +19,87 @@ class Tls:
     certificate: str | None = None  # file with the client's certificate, and its key if `key` is None
     key: str | None = None
     expiry_warning: float | None = None  # seconds left below which success comes with a warning
+
+    def __str__(self) -> str:
+        told = [f"for {self.name}"] if self.name else []
+        told += [] if self.verify else ["without verifying"]
+        files = (("ca", self.ca), ("certificate", self.certificate), ("key", self.key))
+        told += [f"{name} {file}" for name, file in files if file]
+        told += [] if self.expiry_warning is None else [f"warning {self.expiry_warning:g}s before expiry"]
+        return " ".join(told) or "true"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UdpCheck:
+    """One datagram; success is the reply that is expected, or without one, no ICMP unreachable within `quiet`.
+
+    `expect` is a regular expression (RE2), `prefix` how the reply must begin; with neither, any reply will do.
+    """
+
+    port: int | None = None
+    send: bytes = field(default=b"", repr=False)  # may hold a secret
+    expect: str | None = None
+    prefix: bytes = b""
+    quiet: float = 0.2
+
+    @property
+    def wants_reply(self) -> bool:
+        return self.expect is not None or bool(self.prefix)
+
+
+@dataclass(frozen=True, slots=True)
+class Expect:
+    """A line in which the expression (RE2) is found; lines before it are passed over."""
+
+    pattern: str
+
+    def __str__(self) -> str:
+        return f"expect {self.pattern}"
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    data: bytes = field(repr=False)  # may hold a secret
+
+    def __str__(self) -> str:
+        return f"send {len(self.data)} bytes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BannerCheck:
+    """A dialogue of lines; success is its end."""
+
+    steps: tuple[Expect | Send, ...]
+    port: int | None = None
+    tls: Tls | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyslogCheck:
+    """Syslog over TCP or TLS: a connection that is opened and closed in order, without a message."""
+
+    port: int | None = None
+    tls: Tls | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyslogCanaryCheck:
+    """Syslog over UDP: one message with a token, which must be seen again within the timeout.
+
+    Seen where: in what a TCP port of the real server sends, or in a file of this node. One of the two is set.
+    """
+
+    port: int | None = None
+    proof_port: int | None = None
+    proof_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelpCheck:
+    """RELP: a session that is opened and closed in order, without a message."""
+
+    port: int | None = None
+    tls: Tls | None = None
+
+
+NetworkKind: TypeAlias = UdpCheck | BannerCheck | SyslogCheck | SyslogCanaryCheck | RelpCheck

@@ -10,7 +10,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TypeAlias
 
-from anycast.core.kinds import Tls
+from anycast.core.kinds import NetworkKind, Tls
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Prefix: TypeAlias = IPv4Network | IPv6Network
@@ -67,6 +67,7 @@ class HttpCheck:
     host: str | None = None  # Host header and server name; None: the address
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # may hold secrets
     expect: frozenset[int] = frozenset(range(200, 300))
+    keep_alive: bool = False  # over the connection of the last run; renewed once a minute
     body: str | None = (
         None  # regular expression (RE2), searched in the first 64 KiB; None: the head is enough
     )
@@ -105,7 +106,7 @@ class CommandCheck:
     argv: tuple[str, ...]
 
 
-CheckKind: TypeAlias = TcpCheck | HttpCheck | CommandCheck
+CheckKind: TypeAlias = TcpCheck | HttpCheck | CommandCheck | NetworkKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +114,7 @@ class Check:
     """What to probe and how outcomes are counted. Times in seconds."""
 
     kind: CheckKind
+    address: Address | None = None  # None: the real server's
     interval: float = 2.0
     fast_interval: float = 0.5  # while a state is changing
     timeout: float = 1.0

@@ -129,20 +129,22 @@ def server_address(server: RealServer, version: int) -> Address | None:
 
 
 def target_of(service: Service, server: RealServer, address: Address) -> Target:
-    port, check = _aimed(service.pool.check)
-    return Target(address=address, port=port or server.port or service.port, check=check)
+    own, port, check = _aimed(service.pool.check)
+    return Target(address=own or address, port=port or server.port or service.port, check=check)
 
 
 @cache
-def _aimed(check: Check) -> tuple[int | None, Check]:
-    """The check's own port, and the check without it: where it is aimed is the target's to say.
+def _aimed(check: Check) -> tuple[Address | None, int | None, Check]:
+    """The check's own address and port, and the check without them: where it is aimed is the target's to say.
 
-    Services that end at the same port by different words then share one target.
+    Services that end at the same place by different words then share one target.
     """
-    kind = check.kind
+    kind, address = check.kind, check.address
+    if address is not None:
+        check = replace(check, address=None)
     if isinstance(kind, CommandCheck) or kind.port is None:
-        return None, check
-    return kind.port, replace(check, kind=replace(kind, port=None))
+        return address, None, check
+    return address, kind.port, replace(check, kind=replace(kind, port=None))
 
 
 def servers_of(service: Service, version: int) -> Iterator[tuple[RealServer, Address]]:

@@ -6,8 +6,9 @@ import asyncio
 from typing import assert_never
 
 from anycast.core.health import Result
+from anycast.core.kinds import BannerCheck, RelpCheck, SyslogCanaryCheck, SyslogCheck, UdpCheck
 from anycast.core.model import CommandCheck, HttpCheck, Target, TcpCheck
-from anycast.probes import command, http, tcp
+from anycast.probes import banner, command, datagram, http, relp, syslog, tcp
 from anycast.probes.finding import Finding, Progress, fail, judge, unknown
 
 __all__ = ["probe"]
@@ -15,11 +16,14 @@ __all__ = ["probe"]
 _LATE = 1.0  # seconds past the timeout: this process, not the target, was too slow
 
 
-async def probe(target: Target) -> Result:
-    """Run `target.check` once. Never raises for what the target or the system does; may be cancelled any time."""
+async def probe(target: Target, progress: Progress | None = None) -> Result:
+    """Run `target.check` once. `progress`: for somebody who looks on.
+
+    Never raises for what the target or the system does; may be cancelled any time.
+    """
     loop = asyncio.get_running_loop()
     timeout = target.check.timeout
-    progress = Progress()
+    progress = progress or Progress()
     started = loop.time()
     try:
         async with asyncio.timeout(timeout):
@@ -46,5 +50,15 @@ async def _dispatch(target: Target, progress: Progress) -> Finding:
             return await http.check(kind, target.address, kind.port or target.port, progress)
         case CommandCheck():
             return await command.check(kind, target.address, target.port, progress)
+        case UdpCheck():
+            return await datagram.check(kind, target.address, kind.port or target.port, progress)
+        case BannerCheck():
+            return await banner.check(kind, target.address, kind.port or target.port, progress)
+        case SyslogCheck():
+            return await syslog.check(kind, target.address, kind.port or target.port, progress)
+        case SyslogCanaryCheck():
+            return await syslog.canary(kind, target.address, kind.port or target.port, progress)
+        case RelpCheck():
+            return await relp.check(kind, target.address, kind.port or target.port, progress)
         case _:
             assert_never(kind)

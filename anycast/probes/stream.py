@@ -202,6 +202,7 @@ class Secure:
         with contextlib.suppress(ssl.SSLError):  # the peer's own goodbye is still to come
             self._tls.unwrap()
         await self._flush()
+        await self._wire.finish()
 
     async def _exchange(self) -> None:
         await self._flush()

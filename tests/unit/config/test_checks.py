@@ -10,7 +10,9 @@ import yaml
 from anycast.config import schema
 from anycast.config.load import loads
 from anycast.config.problem import ConfigError
+from anycast.core import kinds
 from anycast.core.model import Check, CheckKind, HttpCheck
+from anycast.core.state import targets
 
 FULL = Path(__file__).parents[3].joinpath("examples", "full.yaml").read_text(encoding="utf-8")
 
@@ -77,6 +79,21 @@ KINDS: list[tuple[str, CheckKind]] = [
             expiry_warning=14 * 86400.0,
         ),
     ),
+    ("{type: udp}", kinds.UdpCheck(quiet=0.2)),
+    ("{type: udp, timeout: 100ms}", kinds.UdpCheck(quiet=0.05)),
+    ("{type: udp, send: grün, expect: '^x'}", kinds.UdpCheck(send="grün".encode(), expect="^x")),
+    ("{type: udp, send_hex: '0C 01', expect_hex: '02'}", kinds.UdpCheck(send=b"\x0c\x01", prefix=b"\x02")),
+    (
+        "{type: banner, steps: [{expect: '^220'}, {send: QUIT}, {send: \"a\\n\"}]}",
+        kinds.BannerCheck(steps=(kinds.Expect("^220"), kinds.Send(b"QUIT\r\n"), kinds.Send(b"a\n"))),
+    ),
+    ("{type: syslog, port: 6514, tls: true}", kinds.SyslogCheck(port=6514, tls=kinds.Tls())),
+    ("{type: syslog, transport: udp, proof_port: 5140}", kinds.SyslogCanaryCheck(proof_port=5140)),
+    ("{type: syslog, transport: udp, proof_file: /x}", kinds.SyslogCanaryCheck(proof_file="/x")),
+    (
+        "{type: relp, tls: {sni: a.b, verify: false}}",
+        kinds.RelpCheck(tls=kinds.Tls(name="a.b", verify=False)),
+    ),
 ]
 
 
@@ -109,6 +126,53 @@ MISTAKES = [
     ("{type: https, ca: c.pem}", "24: checks.c.ca: 'c.pem' is not a file's absolute path (write one, as in"),
     ("{type: https, sni: a..b}", "25: checks.c.sni: 'a..b' is not a server's name (write one, as in"),
     ("{type: https, expiry_warning: 14 days}", "36: checks.c.expiry_warning: '14 days' is not a time that"),
+    (
+        "{type: udp, send: a, send_hex: '00'}",
+        "27: checks.c.send_hex: send is written too (keep one of the two)",
+    ),
+    ("{type: udp, send_hex: '0'}", "28: checks.c.send_hex: '0' is not hexadecimal (write pairs of digits"),
+    (
+        "{type: udp, expect: x, quiet: 1s}",
+        "29: checks.c.quiet: it is for checks that expect no reply (remove it",
+    ),
+    (
+        "{type: udp, quiet: 1s}",
+        "25: checks.c.quiet: it is not shorter than the timeout (write a shorter time)",
+    ),
+    ("{type: banner}", "3: checks.c.steps: there is no step (write"),
+    (
+        "{type: banner, steps: [{}]}",
+        "29: checks.c.steps[0]: a step is either expect or send (write one of them",
+    ),
+    ("{type: banner, steps: [{expect: '['}]}", "38: checks.c.steps[0].expect: it is no regular expression: "),
+    (
+        "{type: relp, tls: false}",
+        "24: checks.c.tls: false is not a way to speak TLS (write true, or a mapping",
+    ),
+    (
+        "{type: relp, tls: {key: /c}}",
+        "19: checks.c.tls.certificate: it is missing, and there is a key (write",
+    ),
+    (
+        "{type: syslog, transport: udp}",
+        "32: checks.c.transport: over UDP nothing tells that a message arrived (write",
+    ),
+    (
+        "{type: syslog, transport: udp, proof_port: 1, proof_file: /a}",
+        "52: checks.c.proof_file: proof_port is written too (keep one of the two)",
+    ),
+    (
+        "{type: syslog, proof_port: 1}",
+        "21: checks.c.proof_port: over TCP no message is sent (write transport: udp",
+    ),
+    (
+        "{type: syslog, transport: udp, tls: true, proof_port: 1}",
+        "37: checks.c.tls: UDP has no TLS (write transport: tcp, or remove the line)",
+    ),
+    (
+        "{type: tcp, address: 'a.example'}",
+        "27: checks.c.address: 'a.example' is not an IP address (write one",
+    ),
 ]
 
 
@@ -116,3 +180,11 @@ MISTAKES = [
 def test_a_mistake_is_told_once_with_its_place(written: str, said: str) -> None:
     (found,) = problems(written)
     assert found.startswith(said), found
+
+
+def test_a_check_with_an_address_of_its_own_is_one_target_for_all_servers() -> None:
+    config = loads(
+        text("{type: tcp, address: 10.9.9.9, port: 25}").replace("[10.9.2.1]", "[10.9.2.1, 10.9.2.2]")
+    ).config
+    (target,) = targets(config)
+    assert (str(target.address), target.port) == ("10.9.9.9", 25)

@@ -434,7 +434,7 @@ TOGETHER = [
     (
         "port: 53",
         "port: 53\n    protocol: udp",
-        "f:23:15: vips.one.protocol: UDP has no handshake to check, and no check is written (write a check: tcp",
+        "f:23:15: vips.one.protocol: UDP has no handshake to check, and no check is written (write a check: udp",
     ),
     (
         "port: 53",
