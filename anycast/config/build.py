@@ -7,6 +7,7 @@ another mistake is not a mistake.
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -268,7 +269,7 @@ class _Builder:
         fast = check.fast_interval
         return model.Check(
             kind=kind,
-            address=check.address if isinstance(check, schema.Aimed) else None,
+            address=check.address if isinstance(check, schema.Aimed | schema.IcmpCheck) else None,
             interval=check.interval,
             fast_interval=min(_DEFAULT_CHECK.fast_interval, check.interval) if fast is None else fast,
             timeout=check.timeout,
@@ -288,6 +289,12 @@ class _Builder:
                 return self._banner(path, check)
             case schema.SyslogCheck():
                 return self._syslog(path, check)
+            case schema.DnsCheck():
+                return self._dns(path, check)
+            case schema.GrpcCheck():
+                return self._grpc(path, check)
+            case schema.IcmpCheck():
+                return kinds.IcmpCheck()
             case schema.RelpCheck():
                 return kinds.RelpCheck(port=check.port, tls=self._tls((*path, "tls"), check.tls))
             case schema.CommandCheck():
@@ -360,6 +367,40 @@ class _Builder:
                 what = "over TCP no message is sent"
                 self._say((*path, name), what, "write transport: udp, or remove the line", key=True)
         return kinds.SyslogCheck(port=check.port, tls=self._tls((*path, "tls"), check.tls))
+
+    def _dns(self, path: Path, check: schema.DnsCheck) -> kinds.DnsCheck | None:
+        if check.name is None:
+            self._say_missing((*path, "name"), "it is missing", "write the name to ask for")
+            return None
+        from dns.exception import DNSException
+        from dns.rdata import from_text
+
+        answer: list[str] = []
+        for n, text in enumerate(check.answer):
+            try:
+                answer.append(from_text("IN", check.record, text).to_text())
+            except (DNSException, ValueError) as error:
+                if self._whole((*path, "record")):
+                    what = f"{shown(text)} is not what a record of type {check.record} holds: {error}"
+                    self._say((*path, "answer", n), what, "write it as a zone file does")
+        if check.answer and check.rcode != "NOERROR":
+            what = f"there are no answers with {check.rcode}"
+            self._say((*path, "answer"), what, "remove one of the two lines", key=True)
+        return kinds.DnsCheck(
+            name=check.name,
+            record=check.record,
+            rcode=check.rcode,
+            answer=tuple(answer),
+            tcp=check.transport == "tcp",
+            port=check.port,
+        )
+
+    def _grpc(self, path: Path, check: schema.GrpcCheck) -> kinds.GrpcCheck:
+        if importlib.util.find_spec("h2") is None:
+            what = "a grpc check needs h2, which is not installed"
+            self._say((*path, "type"), what, "pip install 'anycast[grpc]'")
+        tls = self._tls((*path, "tls"), check.tls)
+        return kinds.GrpcCheck(service=check.service, authority=check.authority, port=check.port, tls=tls)
 
     def _tls(self, path: Path, tls: schema.Tls | None) -> kinds.Tls | None:
         if tls is None:

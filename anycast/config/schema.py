@@ -311,6 +311,46 @@ def _hex(value: Any) -> bytes:
     return data
 
 
+def _domain(value: Any) -> str:
+    if not isinstance(value, str):
+        raise wrong(f"{shown(value)} is not text", "write it in quotes")
+    _need_dns()
+    from dns.exception import DNSException
+    from dns.name import from_text
+
+    try:
+        return str(from_text(value))
+    except (DNSException, UnicodeError) as error:
+        what = f"{shown(value)} is not a domain name: {error}"
+        raise wrong(what, "write one, as in www.example.net") from None
+
+
+def _record(value: Any) -> str:
+    _need_dns()
+    from dns.exception import DNSException
+    from dns.rdatatype import from_text, is_metatype, to_text
+
+    try:
+        number = from_text(value) if isinstance(value, str) else None
+    except (DNSException, ValueError):
+        number = None
+    if number is None or is_metatype(number):
+        raise wrong(f"{shown(value)} is not a record type", "write one, as in A, AAAA, MX, SOA or TXT")
+    return str(to_text(number))
+
+
+def _need_dns() -> None:
+    try:
+        import dns.name  # noqa: F401
+    except ImportError:
+        raise wrong(
+            "a dns check needs dnspython, which is not installed", "pip install 'anycast[dns]'"
+        ) from None
+
+
+_RCODES = ["NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED"]
+
+
 def _argument(value: Any) -> str:
     if not isinstance(value, str):
         raise wrong(f"{shown(value)} is not text", "write it in quotes")
@@ -703,6 +743,46 @@ class RelpCheck(Aimed):
     tls: TlsOption | None = Field(default=None, description="Speak TLS. Default: plain.")
 
 
+class DnsCheck(Aimed):
+    """One question to the server itself."""
+
+    model_config = ConfigDict(json_schema_extra=_required("type", "name"))
+
+    type: Literal["dns"]
+    name: Annotated[str, _Scalar(_domain, {"type": "string", "maxLength": 255})] | None = Field(
+        default=None, description="The name that is asked for."
+    )
+    record: Annotated[str, _Scalar(_record, {"type": "string", "pattern": "^[A-Z0-9]{1,12}$"})] = Field(
+        default="A", description="The record type, as in A, AAAA, MX, SOA or TXT."
+    )
+    rcode: Annotated[str, _choice(_RCODES)] = Field(default="NOERROR", description="The expected rcode.")
+    answer: list[Argument] = Field(
+        default=[],
+        description="Records that must be in the answer, as a zone file writes them. Default: the rcode alone decides.",
+    )
+    transport: Annotated[str, _choice(["udp", "tcp"])] = Field(default="udp", description="How it is asked.")
+
+
+class GrpcCheck(Aimed):
+    """The standard gRPC health service (grpc.health.v1). SERVING is success."""
+
+    type: Literal["grpc"]
+    service: Annotated[
+        str, _pattern("a service's name", r"[A-Za-z0-9_.-]{0,200}", "write one, as in my.package.Service")
+    ] = Field(default="", description="The service asked about. Default: the server as a whole.")
+    authority: ServerName | None = Field(
+        default=None, description="The :authority, and the TLS server name. Default: address and port."
+    )
+    tls: TlsOption | None = Field(default=None, description="Speak TLS. Default: plain HTTP/2.")
+
+
+class IcmpCheck(_Check):
+    """An echo that comes back is success."""
+
+    type: Literal["icmp"]
+    address: Address | None = Field(default=None, description="Default: the real server's address.")
+
+
 class CommandCheck(_Check):
     """A program that exits with 0 is success. It finds ANYCAST_ADDRESS and ANYCAST_PORT in its environment."""
 
@@ -722,6 +802,9 @@ CHECKS: Mapping[str, type[_Check]] = {
     "banner": BannerCheck,
     "syslog": SyslogCheck,
     "relp": RelpCheck,
+    "dns": DnsCheck,
+    "grpc": GrpcCheck,
+    "icmp": IcmpCheck,
     "command": CommandCheck,
 }
 CHECK_TYPES = f"{', '.join([*CHECKS][:-1])} or {[*CHECKS][-1]}"
@@ -748,6 +831,9 @@ Check = Annotated[
     | Annotated[BannerCheck, UnionTag("(banner)")]
     | Annotated[SyslogCheck, UnionTag("(syslog)")]
     | Annotated[RelpCheck, UnionTag("(relp)")]
+    | Annotated[DnsCheck, UnionTag("(dns)")]
+    | Annotated[GrpcCheck, UnionTag("(grpc)")]
+    | Annotated[IcmpCheck, UnionTag("(icmp)")]
     | Annotated[CommandCheck, UnionTag("(command)")],
     Discriminator(_form_of_check, custom_error_type="no_check", custom_error_message=NO_CHECK),
 ]
@@ -760,6 +846,9 @@ CheckReference = Annotated[
     | Annotated[BannerCheck, UnionTag("(banner)")]
     | Annotated[SyslogCheck, UnionTag("(syslog)")]
     | Annotated[RelpCheck, UnionTag("(relp)")]
+    | Annotated[DnsCheck, UnionTag("(dns)")]
+    | Annotated[GrpcCheck, UnionTag("(grpc)")]
+    | Annotated[IcmpCheck, UnionTag("(icmp)")]
     | Annotated[CommandCheck, UnionTag("(command)")],
     Discriminator(_form_of_reference, custom_error_type="no_check", custom_error_message=NO_REFERENCE),
 ]

@@ -102,4 +102,34 @@ class RelpCheck:
     tls: Tls | None = None
 
 
-NetworkKind: TypeAlias = UdpCheck | BannerCheck | SyslogCheck | SyslogCanaryCheck | RelpCheck
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DnsCheck:
+    """One question; success is `rcode`, and each of `answer` among the records of that type."""
+
+    name: str
+    record: str = "A"
+    rcode: str = "NOERROR"
+    answer: tuple[str, ...] = ()  # as the DNS writes them, canonical
+    tcp: bool = False
+    port: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrpcCheck:
+    """The standard health service; success is SERVING. `service` empty: the server as a whole."""
+
+    service: str = ""
+    authority: str | None = None  # None: address and port
+    port: int | None = None
+    tls: Tls | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IcmpCheck:
+    """One echo. It knows no port."""
+
+
+AimedKind: TypeAlias = (
+    UdpCheck | BannerCheck | SyslogCheck | SyslogCanaryCheck | RelpCheck | DnsCheck | GrpcCheck
+)
+NetworkKind: TypeAlias = AimedKind | IcmpCheck

@@ -12,6 +12,7 @@ from anycast.core import ipvs
 from anycast.core.decision import Advertise, Facts, Reason, ServiceFacts, Verdict
 from anycast.core.health import Health, Phase
 from anycast.core.kernel import IPVS_SYSCTLS, NAT_SYSCTLS, Desired, Snapshot
+from anycast.core.kinds import IcmpCheck
 from anycast.core.maintenance import NODE, Maintenance, Stage, stage
 from anycast.core.model import (
     Address,
@@ -130,7 +131,8 @@ def server_address(server: RealServer, version: int) -> Address | None:
 
 def target_of(service: Service, server: RealServer, address: Address) -> Target:
     own, port, check = _aimed(service.pool.check)
-    return Target(address=own or address, port=port or server.port or service.port, check=check)
+    place = server.port or service.port if port is None else port
+    return Target(address=own or address, port=place, check=check)
 
 
 @cache
@@ -142,9 +144,15 @@ def _aimed(check: Check) -> tuple[Address | None, int | None, Check]:
     kind, address = check.kind, check.address
     if address is not None:
         check = replace(check, address=None)
-    if isinstance(kind, CommandCheck) or kind.port is None:
-        return address, None, check
-    return address, kind.port, replace(check, kind=replace(kind, port=None))
+    match kind:
+        case IcmpCheck():
+            return address, 0, check
+        case CommandCheck():
+            return address, None, check
+        case _ if kind.port is None:
+            return address, None, check
+        case _:
+            return address, kind.port, replace(check, kind=replace(kind, port=None))
 
 
 def servers_of(service: Service, version: int) -> Iterator[tuple[RealServer, Address]]:

@@ -6,9 +6,18 @@ import asyncio
 from typing import assert_never
 
 from anycast.core.health import Result
-from anycast.core.kinds import BannerCheck, RelpCheck, SyslogCanaryCheck, SyslogCheck, UdpCheck
+from anycast.core.kinds import (
+    BannerCheck,
+    DnsCheck,
+    GrpcCheck,
+    IcmpCheck,
+    RelpCheck,
+    SyslogCanaryCheck,
+    SyslogCheck,
+    UdpCheck,
+)
 from anycast.core.model import CommandCheck, HttpCheck, Target, TcpCheck
-from anycast.probes import banner, command, datagram, http, relp, syslog, tcp
+from anycast.probes import banner, command, datagram, dns, grpc, http, icmp, relp, syslog, tcp
 from anycast.probes.finding import Finding, Progress, fail, judge, unknown
 
 __all__ = ["probe"]
@@ -60,5 +69,11 @@ async def _dispatch(target: Target, progress: Progress) -> Finding:
             return await syslog.canary(kind, target.address, kind.port or target.port, progress)
         case RelpCheck():
             return await relp.check(kind, target.address, kind.port or target.port, progress)
+        case DnsCheck():
+            return await dns.check(kind, target.address, kind.port or target.port, progress)
+        case GrpcCheck():
+            return await grpc.check(kind, target.address, kind.port or target.port, progress)
+        case IcmpCheck():
+            return await icmp.check(kind, target.address, progress)
         case _:
             assert_never(kind)

@@ -94,6 +94,21 @@ KINDS: list[tuple[str, CheckKind]] = [
         "{type: relp, tls: {sni: a.b, verify: false}}",
         kinds.RelpCheck(tls=kinds.Tls(name="a.b", verify=False)),
     ),
+    ("{type: dns, name: www.example.net}", kinds.DnsCheck(name="www.example.net.")),
+    (
+        "{type: dns, name: x., record: AAAA, answer: ['2001:DB8:0::1'], transport: tcp, port: 53}",
+        kinds.DnsCheck(name="x.", record="AAAA", answer=("2001:db8::1",), tcp=True, port=53),
+    ),
+    (
+        "{type: dns, name: bücher.example, rcode: NXDOMAIN}",
+        kinds.DnsCheck(name="xn--bcher-kva.example.", rcode="NXDOMAIN"),
+    ),
+    ("{type: grpc}", kinds.GrpcCheck()),
+    (
+        "{type: grpc, service: a.B, authority: x.y, tls: true}",
+        kinds.GrpcCheck(service="a.B", authority="x.y", tls=kinds.Tls()),
+    ),
+    ("{type: icmp}", kinds.IcmpCheck()),
 ]
 
 
