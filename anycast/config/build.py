@@ -12,11 +12,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from anycast.config import schema
 from anycast.config.problem import Path, Problem, dotted, shown
 from anycast.core import kinds, model
+from anycast.core.compose import leaves
 from anycast.core.model import Address, Forwarding, Scheduler, SchedulerFlag
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ _FLAGS = {
 }
 
 
+_Part: TypeAlias = model.Check | model.Rule | kinds.BgpSession
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pool:
     """A pool under construction. `whole`: no server was left out, so that counts mean something."""
@@ -36,7 +40,7 @@ class _Pool:
     name: str
     path: Path
     servers: tuple[model.RealServer, ...]
-    check: model.Check
+    check: model.Check | model.Rule
     check_given: bool
     whole: bool
     places: tuple[Path, ...]  # of the servers
@@ -50,7 +54,7 @@ class _Use:
     serving: schema.Serving
     ports: tuple[tuple[Path, int], ...]
     pool: _Pool | None
-    check: model.Check | None  # overrides the pool's
+    check: model.Check | model.Rule | None  # overrides the pool's
 
 
 def build(file: schema.File, source: Source, hostname: str) -> tuple[model.Config | None, list[Problem]]:
@@ -65,7 +69,8 @@ class _Builder:
         self._file = file
         self._source = source
         self.problems: list[Problem] = []
-        self._checks: dict[str, model.Check | None] = {}
+        self._checks: dict[str, _Part | None] = {}
+        self._resolving: list[str] = []  # names of the checks being looked up, the outermost first
         self._pools: dict[str, _Pool | None] = {}
         self._own_pools: list[_Pool] = []
         self._claimed: dict[object, Path] = {}
@@ -74,8 +79,9 @@ class _Builder:
         self._names()
         node = self._node(hostname)
         bgp = self._bgp()
-        for name, check in self._file.checks.items():
-            self._checks[name] = self._check(("checks", name), check)
+        for name in self._file.checks:
+            self._named_check(name)
+        require = self._require(("node",), self._file.node.require)
         for name, pool in self._file.pools.items():
             self._pools[name] = self._pool(("pools", name), name, pool)
         vips = [self._vip(name, vip) for name, vip in self._file.vips.items()]
@@ -95,6 +101,7 @@ class _Builder:
             ),
             ipvs_exclusive=self._file.ipvs == "exclusive",
             manage_sysctls=self._file.sysctls == "manage",
+            require=require,
         )
 
     def _say(self, path: Path, what: str, do: str, *, key: bool = False) -> None:
@@ -262,14 +269,95 @@ class _Builder:
                     (*path, "families", n), what, f"write bgp.next_hop.{family}, or a neighbor over {family}"
                 )
 
-    def _check(self, path: Path, check: schema.Check) -> model.Check | None:
+    def _named_check(self, name: str) -> _Part | None:
+        if name not in self._checks:
+            self._resolving.append(name)
+            self._checks[name] = self._part(("checks", name), self._file.checks[name])
+            self._resolving.pop()
+        return self._checks[name]
+
+    def _part(self, path: Path, check: schema.Check) -> _Part | None:
+        match check:
+            case schema.BgpCheck():
+                return self._session(path, check)
+            case schema.AllCheck() | schema.AnyCheck():
+                references = [(reference, 1) for reference in check.of or []]
+                members = self._members(path, references)
+                if members is None:
+                    return None
+                needed = len(members) if isinstance(check, schema.AllCheck) else 1
+                return model.Rule(needed=needed, members=members)
+            case schema.AtLeastCheck():
+                return self._at_least(path, check)
+            case _:
+                return self._check(path, check)
+
+    def _session(self, path: Path, check: schema.BgpCheck) -> kinds.BgpSession:
+        known = self._file.bgp.neighbors or [] if self._file.bgp else []
+        addresses = [neighbor.address for neighbor in known]
+        listed = self._whole_list(("bgp", "neighbors"), "address") and self._whole(("bgp",))
+        if check.neighbor is not None and check.neighbor not in addresses and listed:
+            do = "write an address from bgp.neighbors, or remove the line"
+            self._say((*path, "neighbor"), f"{check.neighbor} is no neighbor of this node", do)
+        return kinds.BgpSession(check.neighbor)
+
+    def _at_least(self, path: Path, check: schema.AtLeastCheck) -> model.Rule | None:
+        references: list[tuple[schema.CheckReference, int]] = []
+        for n, one in enumerate(check.of or []):
+            if not isinstance(one, schema.Member):
+                references.append((one, 1))
+            elif one.check is not None:
+                references.append((one.check, one.weight))
+            else:
+                self._say_missing((*path, "of", n, "check"), "it is missing", "write the name of a check")
+        members = self._members(path, references)
+        if check.needed is None:
+            self._say_missing((*path, "needed"), "it is missing", "write the sum of weights that is needed")
+        if members is None or check.needed is None:
+            return None
+        most = sum(member.weight for member in members)
+        if check.needed > most and self._whole((*path, "of")):
+            what = f"{check.needed} can never be, for all together come to {most}"
+            self._say((*path, "needed"), what, f"write {most} or less")
+        return model.Rule(needed=min(check.needed, most), members=members)
+
+    def _members(
+        self, path: Path, references: Sequence[tuple[schema.CheckReference, int]]
+    ) -> tuple[model.Member, ...] | None:
+        if not references:
+            self._say_missing((*path, "of"), "there is no check in it", "write names of checks, or checks")
+            return None
+        members: list[model.Member] = []
+        for n, (reference, weight) in enumerate(references):
+            part = self._reference((*path, "of", n), reference)
+            if part is not None:
+                members.append(model.Member(name=_called(reference), part=part, weight=weight))
+        return tuple(members) if len(members) == len(references) else None
+
+    def _require(self, path: Path, references: Sequence[schema.CheckReference]) -> model.Rule | None:
+        """All of these, each with an aim of its own: there is no real server to aim at."""
+        members: list[model.Member] = []
+        for n, reference in enumerate(references):
+            place = (*path, "require", n)
+            part = self._reference(place, reference)
+            if part is None:
+                continue
+            members.append(model.Member(name=_called(reference), part=part))
+            aimless = [one for one in _leaves(part) if isinstance(one, model.Check) and not _has_aim(one)]
+            if aimless:
+                kind = type(aimless[0].kind).__name__.removesuffix("Check").lower()
+                what = f"a check of {kind} is aimed at a real server, and there is none here"
+                self._say(place, what, "write address and port in the check")
+        return model.Rule(needed=len(members), members=tuple(members)) if members else None
+
+    def _check(self, path: Path, check: _Probed) -> model.Check | None:
         kind = self._kind(path, check)
         if kind is None:
             return None
         fast = check.fast_interval
         return model.Check(
             kind=kind,
-            address=check.address if isinstance(check, schema.Aimed | schema.IcmpCheck) else None,
+            address=(check.address if isinstance(check, schema.Aimed | schema.IcmpCheck) else None),
             interval=check.interval,
             fast_interval=min(_DEFAULT_CHECK.fast_interval, check.interval) if fast is None else fast,
             timeout=check.timeout,
@@ -277,7 +365,7 @@ class _Builder:
             fall=check.fall,
         )
 
-    def _kind(self, path: Path, check: schema.Check) -> model.CheckKind | None:
+    def _kind(self, path: Path, check: _Probed) -> model.CheckKind | None:
         match check:
             case schema.TcpCheck():
                 return model.TcpCheck(port=check.port)
@@ -311,6 +399,54 @@ class _Builder:
                         )
                     return None
                 return model.CommandCheck(argv=tuple(check.argv))
+            case schema.CarrierCheck():
+                if check.interface is None:
+                    self._say_missing((*path, "interface"), "it is missing", "write the interface")
+                    return None
+                return kinds.CarrierCheck(interface=check.interface)
+            case schema.GatewayCheck():
+                return self._gateway(path, check)
+            case schema.LoadCheck():
+                if check.max is None:
+                    self._say_missing((*path, "max"), "it is missing", "write the load that is fine")
+                    return None
+                return kinds.LoadCheck(most=check.max, minutes=check.minutes)
+            case schema.MemoryCheck():
+                if check.min_free is None:
+                    self._say_missing((*path, "min_free"), "it is missing", "write it as in 256MiB")
+                    return None
+                if isinstance(check.min_free, schema.Percent):
+                    return kinds.MemoryCheck(free_percent=check.min_free.value)
+                return kinds.MemoryCheck(free=check.min_free)
+            case schema.FileCheck():
+                if check.path is None:
+                    self._say_missing((*path, "path"), "it is missing", "write the path")
+                    return None
+                return kinds.FileCheck(path=check.path, present=check.present)
+            case schema.IpvsConnectionsCheck():
+                if check.max is None:
+                    self._say_missing((*path, "max"), "it is missing", "write a number of connections")
+                    return None
+                if isinstance(check.max, schema.Percent):
+                    return kinds.IpvsConnectionsCheck(most_percent=check.max.value)
+                return kinds.IpvsConnectionsCheck(most=check.max)
+
+    def _gateway(self, path: Path, check: schema.GatewayCheck) -> kinds.GatewayCheck:
+        if check.by == "neighbor" and check.address is not None and check.interface is None:
+            self._say_missing(
+                (*path, "interface"),
+                "it is missing, and by: neighbor needs it",
+                "write the gateway's interface",
+            )
+        if check.interface is not None and (check.address is None or check.by == "ping"):
+            what = "it is for an address with by: neighbor"
+            self._say((*path, "interface"), what, "remove the line", key=True)
+        return kinds.GatewayCheck(
+            address=check.address,
+            family=_VERSION[check.family],
+            interface=check.interface,
+            by_neighbor=check.by == "neighbor",
+        )
 
     def _udp(self, path: Path, check: schema.UdpCheck) -> kinds.UdpCheck:
         if check.send is not None and check.send_hex is not None:
@@ -459,18 +595,29 @@ class _Builder:
             what = "nothing is verified with verify: false"
             self._say((*path, "ca"), what, "remove one of the two lines", key=True)
 
-    def _reference(self, path: Path, check: str | schema.Check) -> model.Check | None:
+    def _reference(self, path: Path, check: str | schema.Check) -> _Part | None:
         if not isinstance(check, str):
-            return self._check(path, check)
+            return self._part(path, check)
         if check not in self._written("checks"):
             self._unknown(path, "checks", check)
-        return self._checks.get(check)
+        if check in self._resolving:
+            way = " -> ".join([*self._resolving[self._resolving.index(check) :], check])
+            self._say(path, f"it contains itself: {way}", "take one of them out of the other")
+            return None
+        return self._named_check(check) if check in self._file.checks else None
+
+    def _tree(self, path: Path, check: str | schema.Check) -> model.Check | model.Rule | None:
+        """A check of a real server: one that is probed, or a rule."""
+        part = self._reference(path, check)
+        if isinstance(part, kinds.BgpSession):
+            return model.Rule(needed=1, members=(model.Member(name=_called(check), part=part),))
+        return part
 
     def _pool(self, path: Path, name: str, pool: schema.Pool | schema.Vip) -> _Pool:
         if not pool.servers:
             what = "there is no server"
             self._say_missing((*path, "servers"), what, "write the addresses of the real servers")
-        check = self._reference((*path, "check"), pool.check) if pool.check is not None else None
+        check = self._tree((*path, "check"), pool.check) if pool.check is not None else None
         servers: list[model.RealServer] = []
         places: list[Path] = []
         for n, one in enumerate(pool.servers or []):
@@ -539,6 +686,7 @@ class _Builder:
         path: Path = ("vips", name)
         addresses = self._own_addresses(path, vip.address, vip.addresses)
         families = sorted({address.version for _, address in addresses})
+        require = self._require(path, vip.require)
         services: list[model.Service] = []
         lacking: set[tuple[Path, str]] = set()
         for use in self._uses(path, name, vip):
@@ -559,6 +707,7 @@ class _Builder:
             med=vip.med,
             communities=tuple(dict.fromkeys(vip.communities)),
             large_communities=tuple(dict.fromkeys(vip.large_communities)),
+            require=require,
         )
 
     def _uses(self, path: Path, name: str, vip: schema.Vip) -> Iterator[_Use]:
@@ -594,7 +743,7 @@ class _Builder:
             serving=service,
             ports=() if service.port is None else (((*path, "port"), service.port),),
             pool=self._named((*path, "pool"), service.pool),
-            check=self._reference((*path, "check"), service.check) if service.check is not None else None,
+            check=self._tree((*path, "check"), service.check) if service.check is not None else None,
         )
 
     def _described(self, path: Path, name: str, vip: schema.Vip) -> _Use:
@@ -622,7 +771,7 @@ class _Builder:
             serving=vip,
             ports=tuple(ports),
             pool=self._named((*path, "pool"), vip.pool),
-            check=self._reference((*path, "check"), vip.check) if vip.check is not None else None,
+            check=self._tree((*path, "check"), vip.check) if vip.check is not None else None,
         )
 
     def _named(self, path: Path, name: str | None) -> _Pool | None:
@@ -641,6 +790,7 @@ class _Builder:
         if pool is None:
             return []
         self._pool_fits(use, pool)
+        require = self._require(use.path, serving.require) if isinstance(serving, schema.Service) else None
         core_pool = model.Pool(name=pool.name, servers=pool.servers, check=use.check or pool.check)
         return [
             model.Service(
@@ -651,6 +801,7 @@ class _Builder:
                 flags=flags,
                 forwarding=serving.forwarding,
                 quorum=quorum,
+                require=require,
             )
             for _, port in use.ports
         ]
@@ -782,6 +933,44 @@ _OWN_HEADERS = {
 }
 _DEFAULT_CHECK = model.Check(kind=model.TcpCheck())
 _VERSION = {schema.Family.IPV4: 4, schema.Family.IPV6: 6}
+
+
+_Probed: TypeAlias = (
+    schema.TcpCheck
+    | schema.HttpCheck
+    | schema.UdpCheck
+    | schema.BannerCheck
+    | schema.SyslogCheck
+    | schema.RelpCheck
+    | schema.DnsCheck
+    | schema.GrpcCheck
+    | schema.IcmpCheck
+    | schema.CommandCheck
+    | schema.CarrierCheck
+    | schema.GatewayCheck
+    | schema.LoadCheck
+    | schema.MemoryCheck
+    | schema.FileCheck
+    | schema.IpvsConnectionsCheck
+)
+
+
+def _called(reference: str | schema.Check) -> str:
+    return reference if isinstance(reference, str) else reference.type
+
+
+def _leaves(part: _Part) -> Iterator[model.Check | kinds.BgpSession]:
+    return iter((part,)) if isinstance(part, kinds.BgpSession) else leaves(part)
+
+
+def _has_aim(check: model.Check) -> bool:
+    """Whether the check knows by itself what it looks at."""
+    kind = check.kind
+    if isinstance(kind, kinds.NodeKind | model.CommandCheck):
+        return True
+    if isinstance(kind, kinds.IcmpCheck):
+        return check.address is not None
+    return check.address is not None and kind.port is not None
 
 
 def _carried(neighbor: schema.Neighbor) -> set[int]:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+from anycast.core.kinds import BgpSession
 from anycast.core.model import (
     Address,
     Check,
@@ -17,6 +18,7 @@ from anycast.core.model import (
     Pool,
     Prefix,
     RealServer,
+    Rule,
     Service,
     Vip,
 )
@@ -82,6 +84,7 @@ def _settings(old: Config, new: Config) -> Iterator[str]:
     if old.manage_sysctls != new.manage_sysctls:
         words = {False: "check", True: "manage"}
         yield f"sysctls: {words[old.manage_sysctls]} -> {words[new.manage_sysctls]}"
+    yield from _require("node:", old.require, new.require)
     for name, change in _fields(old.timing, new.timing, _names(old.timing)):
         yield f"timing: {name} {change}"
 
@@ -173,6 +176,7 @@ def _vip(old: Vip, new: Vip) -> Iterator[str]:
     title = f"vip {new.name}"
     for name, change in _fields(old, new, ("addresses", "med", "communities", "large_communities")):
         yield f"{title}: {name} {change}"
+    yield from _require(f"{title}:", old.require, new.require)
     before = {service.name: service for service in old.services}
     after = {service.name: service for service in new.services}
     for name in _gone(before, after):
@@ -193,18 +197,47 @@ def _service(title: str, old: Service, new: Service) -> Iterator[str]:
             f"{title} quorum low {old.quorum.low}, high {old.quorum.high} -> "
             f"low {new.quorum.low}, high {new.quorum.high}"
         )
+    yield from _require(title, old.require, new.require)
     if old.pool.name != new.pool.name:
         yield f"{title} pool {old.pool.name} -> {new.pool.name}"
     if old.pool.check != new.pool.check:
         yield f"{title} check {_check(old.pool.check, new.pool.check)}"
 
 
-def _check(old: Check, new: Check) -> str:
+def _check(old: Check | Rule, new: Check | Rule) -> str:
+    if not isinstance(old, Check) or not isinstance(new, Check):
+        return _arrow(_part(old), _part(new))
     what = [f"{name} {change}" for name, change in _fields(old, new, _names(old)[1:])]
     if old.kind != new.kind:
         words = _kind(old.kind), _kind(new.kind)
-        what.insert(0, f"{words[0]} -> {words[1]}" if words[0] != words[1] else _hidden(old.kind, new.kind))
+        what.insert(0, _arrow(*words) if words[0] != words[1] else _hidden(old.kind, new.kind))
     return ", ".join(what)
+
+
+def _arrow(old: str, new: str) -> str:
+    return f"{old} -> {new}" if old != new else f"{new}, with other settings"
+
+
+def _part(part: Check | Rule | BgpSession | None) -> str:
+    """`2 of a, b (weight 2)`: what is named is not told again."""
+    match part:
+        case None:
+            return "none"
+        case Rule(members=members):
+            names = ", ".join(
+                member.name if member.weight == 1 else f"{member.name} (weight {member.weight})"
+                for member in members
+            )
+            return f"{part.needed} of {names}"
+        case Check():
+            return _kind(part.kind)
+        case BgpSession():
+            return str(part)
+
+
+def _require(title: str, old: Rule | None, new: Rule | None) -> Iterator[str]:
+    if old != new:
+        yield f"{title} require {_arrow(_part(old), _part(new))}"
 
 
 def _kind(kind: CheckKind) -> str:

@@ -351,6 +351,46 @@ def _need_dns() -> None:
 _RCODES = ["NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED"]
 
 
+def _load(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 10000:
+        raise wrong(f"{shown(value)} is not a load", "write a number above 0, as in 2.5")
+    return float(value)
+
+
+def _minutes(value: Any) -> int:
+    if isinstance(value, bool) or value not in (1, 5, 15):
+        raise wrong(f"{shown(value)} is not a time the kernel averages over", "write 1, 5 or 15")
+    return int(value)
+
+
+_SIZES = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_SIZE = re.compile(r"([0-9]{1,9})(KiB|MiB|GiB|%)\Z", re.ASCII)
+_SIZE_PATTERN = "^[0-9]{1,9}(KiB|MiB|GiB|%)$"
+
+
+def _memory(value: Any) -> int | Percent:
+    match = _SIZE.match(value) if isinstance(value, str) else None
+    if match and match[2] == "%" and 1 <= int(match[1]) <= 99:
+        return Percent(int(match[1]))
+    if match and match[2] in _SIZES:
+        return int(match[1]) * _SIZES[match[2]]
+    raise wrong(f"{shown(value)} is not an amount of memory", 'write it as in 256MiB, 1GiB or "5%"')
+
+
+_FILL = re.compile(r"([0-9]{1,6})%\Z", re.ASCII)
+_FILL_SCHEMA = {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^[0-9]{1,6}%$"}]}
+
+
+def _fill(value: Any) -> int | Percent:
+    match = _FILL.match(value) if isinstance(value, str) else None
+    if match and int(match[1]) > 0:
+        return Percent(int(match[1]))
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        do = 'write 1 or more, or a share of the rows of the table, as in "200%"'
+        raise wrong(f"{shown(value)} is not a number of connections", do)
+    return value
+
+
 def _argument(value: Any) -> str:
     if not isinstance(value, str):
         raise wrong(f"{shown(value)} is not text", "write it in quotes")
@@ -496,6 +536,9 @@ class Node(Part):
     listen: Listen = Field(
         default="127.0.0.1:9644",
         description="Address and port of the status page, the metrics and the health endpoints. Read-only.",
+    )
+    require: Require = Field(
+        default=[], description="Checks that must hold for any VIP to be announced: names, or checks."
     )
 
 
@@ -794,7 +837,129 @@ class CommandCheck(_Check):
     )
 
 
-CHECKS: Mapping[str, type[_Check]] = {
+class CarrierCheck(_Check):
+    """An interface of this node that is up and has a link."""
+
+    model_config = ConfigDict(json_schema_extra=_required("type", "interface"))
+
+    type: Literal["carrier"]
+    interface: Interface | None = Field(default=None, description="The interface.")
+
+
+class GatewayCheck(_Check):
+    """The next hop of this node."""
+
+    type: Literal["gateway"]
+    address: Address | None = Field(default=None, description="Default: the default route's next hop.")
+    family: Annotated[Family, _choice(list(Family), Family)] = Field(
+        default=Family.IPV4, description="Of the default route, where there is no `address`."
+    )
+    by: Annotated[str, _choice(["ping", "neighbor"])] = Field(
+        default="ping",
+        description="neighbor: its entry in the neighbor table must be alive. For gateways that answer no echo; a dead "
+        "one is found out some seconds later.",
+    )
+    interface: Interface | None = Field(default=None, description="Where `address` is, with `by: neighbor`.")
+
+
+class LoadCheck(_Check):
+    """The load average per processor."""
+
+    model_config = ConfigDict(json_schema_extra=_required("type", "max"))
+
+    type: Literal["load"]
+    max: (
+        Annotated[float, _Scalar(_load, {"type": "number", "exclusiveMinimum": 0, "maximum": 10000})] | None
+    ) = Field(default=None, description="As much is fine, per processor.")
+    minutes: Annotated[int, _Scalar(_minutes, {"enum": [1, 5, 15]})] = Field(
+        default=1, description="Averaged over 1, 5 or 15 minutes."
+    )
+
+
+class MemoryCheck(_Check):
+    """The memory that is available."""
+
+    model_config = ConfigDict(json_schema_extra=_required("type", "min_free"))
+
+    type: Literal["memory"]
+    min_free: (
+        Annotated[int | Percent, _Scalar(_memory, {"type": "string", "pattern": _SIZE_PATTERN})] | None
+    ) = Field(default=None, description="So much is needed, as in 256MiB, 1GiB or 5%.")
+
+
+class FileCheck(_Check):
+    """A path of this node that is there, or is not."""
+
+    model_config = ConfigDict(json_schema_extra=_required("type", "path"))
+
+    type: Literal["file"]
+    path: FileName | None = Field(default=None, description="The path.")
+    present: Flag = Field(default=True, description="false: it must not be there.")
+
+
+class BgpCheck(Part):
+    """A BGP session of this node that is established, as ExaBGP tells it. There is nothing to probe."""
+
+    type: Literal["bgp"]
+    neighbor: Address | None = Field(default=None, description="The router's address. Default: any one.")
+
+
+class IpvsConnectionsCheck(_Check):
+    """How full IPVS's table of connections is."""
+
+    model_config = ConfigDict(json_schema_extra=_required("type", "max"))
+
+    type: Literal["ipvs_connections"]
+    max: Annotated[int | Percent, _Scalar(_fill, _FILL_SCHEMA)] | None = Field(
+        default=None,
+        description="So many connections are fine, or so many for each hundred rows of the table, as in 200%.",
+    )
+
+
+class Member(Part):
+    """A check with a weight."""
+
+    model_config = ConfigDict(json_schema_extra=_required("check"))
+
+    check: CheckReference | None = Field(default=None, description="A name from `checks`, or a check.")
+    weight: Annotated[int, _whole("a weight of a check", 1, 1000)] = Field(
+        default=1, description="What it counts for."
+    )
+
+
+class AllCheck(Part):
+    """Holds while every one of several checks does."""
+
+    model_config = ConfigDict(json_schema_extra=_required("type", "of"))
+
+    type: Literal["all"]
+    of: list[CheckReference] | None = Field(default=None, description="Names from `checks`, or checks.")
+
+
+class AnyCheck(Part):
+    """Holds while at least one of several checks does."""
+
+    model_config = ConfigDict(json_schema_extra=_required("type", "of"))
+
+    type: Literal["any"]
+    of: list[CheckReference] | None = Field(default=None, description="Names from `checks`, or checks.")
+
+
+class AtLeastCheck(Part):
+    """Holds while the weights of the checks that hold come to `needed`."""
+
+    model_config = ConfigDict(json_schema_extra=_required("type", "needed", "of"))
+
+    type: Literal["at_least"]
+    needed: Annotated[int, _whole("a sum of weights", 1, 100_000)] | None = Field(
+        default=None, description="So much is needed. A check without a weight counts for 1."
+    )
+    of: list[OfMember] | None = Field(
+        default=None, description="Names from `checks`, checks, or mappings with `check` and `weight`."
+    )
+
+
+CHECKS: Mapping[str, type[Part]] = {
     "tcp": TcpCheck,
     "http": HttpCheck,
     "https": HttpsCheck,
@@ -806,6 +971,16 @@ CHECKS: Mapping[str, type[_Check]] = {
     "grpc": GrpcCheck,
     "icmp": IcmpCheck,
     "command": CommandCheck,
+    "carrier": CarrierCheck,
+    "gateway": GatewayCheck,
+    "load": LoadCheck,
+    "memory": MemoryCheck,
+    "file": FileCheck,
+    "bgp": BgpCheck,
+    "ipvs_connections": IpvsConnectionsCheck,
+    "all": AllCheck,
+    "any": AnyCheck,
+    "at_least": AtLeastCheck,
 }
 CHECK_TYPES = f"{', '.join([*CHECKS][:-1])} or {[*CHECKS][-1]}"
 NO_CHECK = f"this is no check of a known type (write a mapping with type: {CHECK_TYPES})"
@@ -817,6 +992,12 @@ NO_REFERENCE = (
 def _form_of_check(value: Any) -> str | None:
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
     return f"({kind})" if isinstance(kind, str) and kind in CHECKS else None
+
+
+def _form_of_member(value: Any) -> str | None:
+    if (isinstance(value, dict) and "check" in value) or isinstance(value, Member):
+        return "(member)"
+    return _form_of_reference(value)
 
 
 def _form_of_reference(value: Any) -> str | None:
@@ -834,7 +1015,17 @@ Check = Annotated[
     | Annotated[DnsCheck, UnionTag("(dns)")]
     | Annotated[GrpcCheck, UnionTag("(grpc)")]
     | Annotated[IcmpCheck, UnionTag("(icmp)")]
-    | Annotated[CommandCheck, UnionTag("(command)")],
+    | Annotated[CommandCheck, UnionTag("(command)")]
+    | Annotated[CarrierCheck, UnionTag("(carrier)")]
+    | Annotated[GatewayCheck, UnionTag("(gateway)")]
+    | Annotated[LoadCheck, UnionTag("(load)")]
+    | Annotated[MemoryCheck, UnionTag("(memory)")]
+    | Annotated[FileCheck, UnionTag("(file)")]
+    | Annotated[BgpCheck, UnionTag("(bgp)")]
+    | Annotated[IpvsConnectionsCheck, UnionTag("(ipvs_connections)")]
+    | Annotated[AllCheck, UnionTag("(all)")]
+    | Annotated[AnyCheck, UnionTag("(any)")]
+    | Annotated[AtLeastCheck, UnionTag("(at_least)")],
     Discriminator(_form_of_check, custom_error_type="no_check", custom_error_message=NO_CHECK),
 ]
 CheckReference = Annotated[
@@ -849,9 +1040,51 @@ CheckReference = Annotated[
     | Annotated[DnsCheck, UnionTag("(dns)")]
     | Annotated[GrpcCheck, UnionTag("(grpc)")]
     | Annotated[IcmpCheck, UnionTag("(icmp)")]
-    | Annotated[CommandCheck, UnionTag("(command)")],
+    | Annotated[CommandCheck, UnionTag("(command)")]
+    | Annotated[CarrierCheck, UnionTag("(carrier)")]
+    | Annotated[GatewayCheck, UnionTag("(gateway)")]
+    | Annotated[LoadCheck, UnionTag("(load)")]
+    | Annotated[MemoryCheck, UnionTag("(memory)")]
+    | Annotated[FileCheck, UnionTag("(file)")]
+    | Annotated[BgpCheck, UnionTag("(bgp)")]
+    | Annotated[IpvsConnectionsCheck, UnionTag("(ipvs_connections)")]
+    | Annotated[AllCheck, UnionTag("(all)")]
+    | Annotated[AnyCheck, UnionTag("(any)")]
+    | Annotated[AtLeastCheck, UnionTag("(at_least)")],
     Discriminator(_form_of_reference, custom_error_type="no_check", custom_error_message=NO_REFERENCE),
 ]
+OfMember = Annotated[
+    Annotated[Name, UnionTag("(name)")]
+    | Annotated[Member, UnionTag("(member)")]
+    | Annotated[TcpCheck, UnionTag("(tcp)")]
+    | Annotated[HttpCheck, UnionTag("(http)")]
+    | Annotated[HttpsCheck, UnionTag("(https)")]
+    | Annotated[UdpCheck, UnionTag("(udp)")]
+    | Annotated[BannerCheck, UnionTag("(banner)")]
+    | Annotated[SyslogCheck, UnionTag("(syslog)")]
+    | Annotated[RelpCheck, UnionTag("(relp)")]
+    | Annotated[DnsCheck, UnionTag("(dns)")]
+    | Annotated[GrpcCheck, UnionTag("(grpc)")]
+    | Annotated[IcmpCheck, UnionTag("(icmp)")]
+    | Annotated[CommandCheck, UnionTag("(command)")]
+    | Annotated[CarrierCheck, UnionTag("(carrier)")]
+    | Annotated[GatewayCheck, UnionTag("(gateway)")]
+    | Annotated[LoadCheck, UnionTag("(load)")]
+    | Annotated[MemoryCheck, UnionTag("(memory)")]
+    | Annotated[FileCheck, UnionTag("(file)")]
+    | Annotated[BgpCheck, UnionTag("(bgp)")]
+    | Annotated[IpvsConnectionsCheck, UnionTag("(ipvs_connections)")]
+    | Annotated[AllCheck, UnionTag("(all)")]
+    | Annotated[AnyCheck, UnionTag("(any)")]
+    | Annotated[AtLeastCheck, UnionTag("(at_least)")],
+    Discriminator(_form_of_member, custom_error_type="no_check", custom_error_message=NO_REFERENCE),
+]
+Require = list[CheckReference]
+Node.model_rebuild()
+Member.model_rebuild()
+AllCheck.model_rebuild()
+AnyCheck.model_rebuild()
+AtLeastCheck.model_rebuild()
 
 
 class Server(Part):
@@ -941,6 +1174,9 @@ class Service(Serving):
     model_config = ConfigDict(json_schema_extra=_required("port", "pool"))
 
     port: Port | None = Field(default=None, description="The port that is served.")
+    require: Require = Field(
+        default=[], description="Checks of the service as a whole that must hold for the VIP to be announced."
+    )
 
 
 class Vip(Serving):
@@ -961,6 +1197,7 @@ class Vip(Serving):
     services: list[Service] | None = Field(
         default=None, description="The services, where they differ in more than the port."
     )
+    require: Require = Field(default=[], description="Checks that must hold for the VIP to be announced.")
 
     ONE_SERVICE: ClassVar[frozenset[str]] = Serving.SHARED | {"port", "ports", "servers"}
 

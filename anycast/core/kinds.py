@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
 from typing import TypeAlias
 
 
@@ -133,3 +134,65 @@ AimedKind: TypeAlias = (
     UdpCheck | BannerCheck | SyslogCheck | SyslogCanaryCheck | RelpCheck | DnsCheck | GrpcCheck
 )
 NetworkKind: TypeAlias = AimedKind | IcmpCheck
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarrierCheck:
+    """An interface of this node that is up and has a link."""
+
+    interface: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayCheck:
+    """The next hop of this node: it answers an echo, or its entry in the neighbor table is alive."""
+
+    address: IPv4Address | IPv6Address | None = None  # None: of the default route
+    family: int = 4  # of the default route
+    interface: str | None = None  # of `address`
+    by_neighbor: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadCheck:
+    """The load average per processor is at most `most`."""
+
+    most: float
+    minutes: int = 1  # 1, 5 or 15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryCheck:
+    """At least so much memory is available, in bytes, or in percent of all."""
+
+    free: int | None = None
+    free_percent: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileCheck:
+    """A path of this node exists, or does not."""
+
+    path: str
+    present: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IpvsConnectionsCheck:
+    """IPVS holds at most so many connections, or so many for each hundred rows of its table."""
+
+    most: int | None = None
+    most_percent: int | None = None
+
+
+NodeKind: TypeAlias = CarrierCheck | GatewayCheck | LoadCheck | MemoryCheck | FileCheck | IpvsConnectionsCheck
+
+
+@dataclass(frozen=True, slots=True)
+class BgpSession:
+    """A BGP session of this node that is established. It is not probed: announcers tell of it."""
+
+    neighbor: IPv4Address | IPv6Address | None = None  # None: any one
+
+    def __str__(self) -> str:
+        return f"bgp {self.neighbor or 'any neighbor'}"

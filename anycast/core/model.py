@@ -10,7 +10,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TypeAlias
 
-from anycast.core.kinds import NetworkKind, Tls
+from anycast.core.kinds import BgpSession, NetworkKind, NodeKind, Tls
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Prefix: TypeAlias = IPv4Network | IPv6Network
@@ -106,7 +106,7 @@ class CommandCheck:
     argv: tuple[str, ...]
 
 
-CheckKind: TypeAlias = TcpCheck | HttpCheck | CommandCheck | NetworkKind
+CheckKind: TypeAlias = TcpCheck | HttpCheck | CommandCheck | NetworkKind | NodeKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +120,27 @@ class Check:
     timeout: float = 1.0
     rise: int = 2
     fall: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A part of a rule. `name`: for people."""
+
+    name: str
+    part: Check | Rule | BgpSession
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """Holds while the weights of the parts that hold come to `needed` or more. 1 <= needed <= the sum of them."""
+
+    needed: int
+    members: tuple[Member, ...]
+
+
+HERE = IPv4Address(0)
+"""The address of a target that is this node itself; its port is 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +166,7 @@ class RealServer:
 class Pool:
     name: str
     servers: tuple[RealServer, ...]
-    check: Check
+    check: Check | Rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +188,7 @@ class Service:
     flags: frozenset[SchedulerFlag] = frozenset({SchedulerFlag.MH_PORT, SchedulerFlag.MH_FALLBACK})
     forwarding: Forwarding = Forwarding.DR
     quorum: Quorum = Quorum()
+    require: Rule | None = None  # must hold for the VIP to be announced
 
     @property
     def name(self) -> str:
@@ -184,6 +206,7 @@ class Vip:
     med: int | None = None
     communities: tuple[str, ...] = ()  # "asn:value", both 16 bits
     large_communities: tuple[str, ...] = ()  # "asn:value:value", each 32 bits
+    require: Rule | None = None  # must hold for the VIP to be announced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +259,7 @@ class Config:
     timing: Timing = Timing()
     ipvs_exclusive: bool = False  # True: IPVS services not in here are removed
     manage_sysctls: bool = True
+    require: Rule | None = None  # must hold for any VIP to be announced
 
     def vip(self, name: str) -> Vip | None:
         return next((vip for vip in self.vips if vip.name == name), None)

@@ -9,12 +9,14 @@ from functools import cache
 from ipaddress import ip_network
 
 from anycast.core import ipvs
-from anycast.core.decision import Advertise, Facts, Reason, ServiceFacts, Verdict
+from anycast.core.compose import Look, compose, leaves
+from anycast.core.decision import Advertise, Facts, Reason, RequirementFacts, ServiceFacts, Verdict
 from anycast.core.health import Health, Phase
 from anycast.core.kernel import IPVS_SYSCTLS, NAT_SYSCTLS, Desired, Snapshot
-from anycast.core.kinds import IcmpCheck
+from anycast.core.kinds import BgpSession, IcmpCheck, NodeKind
 from anycast.core.maintenance import NODE, Maintenance, Stage, stage
 from anycast.core.model import (
+    HERE,
     Address,
     Check,
     CommandCheck,
@@ -22,6 +24,7 @@ from anycast.core.model import (
     Forwarding,
     Prefix,
     RealServer,
+    Rule,
     Service,
     Target,
     Vip,
@@ -129,10 +132,10 @@ def server_address(server: RealServer, version: int) -> Address | None:
     return next((address for address in server.addresses if address.version == version), None)
 
 
-def target_of(service: Service, server: RealServer, address: Address) -> Target:
-    own, port, check = _aimed(service.pool.check)
-    place = server.port or service.port if port is None else port
-    return Target(address=own or address, port=place, check=check)
+def aim(check: Check, address: Address = HERE, port: int = 0) -> Target:
+    """What the check looks at, used for a real server's address and port, or for the node."""
+    own, fixed, check = _aimed(check)
+    return Target(address=own or address, port=port if fixed is None else fixed, check=check)
 
 
 @cache
@@ -145,6 +148,8 @@ def _aimed(check: Check) -> tuple[Address | None, int | None, Check]:
     if address is not None:
         check = replace(check, address=None)
     match kind:
+        case _ if isinstance(kind, NodeKind):
+            return HERE, 0, check
         case IcmpCheck():
             return address, 0, check
         case CommandCheck():
@@ -153,6 +158,72 @@ def _aimed(check: Check) -> tuple[Address | None, int | None, Check]:
             return address, None, check
         case _:
             return address, kind.port, replace(check, kind=replace(kind, port=None))
+
+
+def health_of(state: State, service: Service, server: RealServer, address: Address) -> Health:
+    """The health of a real server as the service sees it."""
+    check, port = service.pool.check, server.port or service.port
+    if isinstance(check, Check):
+        return state.health.get(aim(check, address, port), UNDECIDED)
+    return compose(check, _looking(state, address, port))
+
+
+def _looking(state: State, address: Address = HERE, port: int = 0) -> Look:
+    def look(leaf: Check | BgpSession) -> Health:
+        if isinstance(leaf, BgpSession):
+            return _session_health(state, leaf)
+        return state.health.get(aim(leaf, address, port), UNDECIDED)
+
+    return look
+
+
+def _session_health(state: State, session: BgpSession) -> Health:
+    """As the announcers tell it. With none connected nobody knows, and no route stands either."""
+    reports = [report for report in state.announcers.values() if report is not None]
+    if not reports:
+        return Health(detail="no announcer tells of it")
+    wanted = None if session.neighbor is None else str(session.neighbor)
+    told = [one for report in reports for one in report.neighbors if wanted in (None, one.address)]
+    up = [one.changed for one in told if one.state == "up"]
+    if up:
+        return Health(phase=Phase.UP, since=min(up))
+    why = "; ".join(f"{one.address} is {one.state}" for one in told) or "there is no such session"
+    return Health(phase=Phase.DOWN, since=max((one.changed for one in told), default=0.0), detail=why)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requirement:
+    """A rule about the node, a VIP or a service, and what it is about."""
+
+    rule: Rule
+    reason: Reason
+    vip: str = ""  # empty: the node
+    service: str = ""  # empty: the whole VIP
+
+    @property
+    def scope(self) -> str:
+        return " ".join(word for word in ("vip" if self.vip else "node", self.vip, self.service) if word)
+
+
+def requirements(config: Config, vip: Vip | None = None) -> Iterator[Requirement]:
+    """The node's, then those of `vip`, or of every VIP."""
+    if config.require is not None:
+        yield Requirement(rule=config.require, reason=Reason.NODE_CHECK_FAILED)
+    for one in config.vips if vip is None else (vip,):
+        if one.require is not None:
+            yield Requirement(rule=one.require, reason=Reason.VIP_CHECK_FAILED, vip=one.name)
+        for service in one.services:
+            if service.require is not None:
+                yield Requirement(
+                    rule=service.require,
+                    reason=Reason.VIP_CHECK_FAILED,
+                    vip=one.name,
+                    service=service.name,
+                )
+
+
+def requirement_health(state: State, requirement: Requirement) -> Health:
+    return compose(requirement.rule, _looking(state))
 
 
 def servers_of(service: Service, version: int) -> Iterator[tuple[RealServer, Address]]:
@@ -166,26 +237,50 @@ def versions(vip: Vip) -> list[int]:
     return sorted({address.version for address in vip.addresses})
 
 
-def targets(config: Config) -> frozenset[Target]:
-    return frozenset(
-        target_of(service, server, address)
-        for vip in config.vips
-        for service in vip.services
-        for version in versions(vip)
-        for server, address in servers_of(service, version)
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """A real server as a service of a VIP uses it."""
+
+    vip: Vip
+    service: Service
+    server: RealServer
+    address: Address
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        port = self.server.port or self.service.port
+        found = leaves(self.service.pool.check)
+        return tuple(aim(leaf, self.address, port) for leaf in found if isinstance(leaf, Check))
 
 
-def target_names(config: Config) -> dict[Target, tuple[str, tuple[str, ...]]]:
-    """For people: the real server a target is, and the services (`web tcp/80`) that rest on it."""
-    names: dict[Target, tuple[str, tuple[str, ...]]] = {}
+def uses(config: Config) -> Iterator[Use]:
     for vip in config.vips:
         for service in vip.services:
             for version in versions(vip):
                 for server, address in servers_of(service, version):
-                    target = target_of(service, server, address)
-                    _, services = names.get(target, (server.name, ()))
-                    names[target] = (server.name, (*services, f"{vip.name} {service.name}"))
+                    yield Use(vip=vip, service=service, server=server, address=address)
+
+
+def required_targets(requirement: Requirement) -> tuple[Target, ...]:
+    return tuple(aim(leaf) for leaf in leaves(requirement.rule) if isinstance(leaf, Check))
+
+
+def targets(config: Config) -> frozenset[Target]:
+    servers = frozenset(target for use in uses(config) for target in use.targets)
+    return servers.union(*(required_targets(one) for one in requirements(config)))
+
+
+def target_names(config: Config) -> dict[Target, tuple[str, tuple[str, ...]]]:
+    """For people: the real server a target is, and what rests on it: services (`web tcp/80`), `node`, `vip web`."""
+    names: dict[Target, tuple[str, tuple[str, ...]]] = {}
+    for use in uses(config):
+        for target in use.targets:
+            _, services = names.get(target, (use.server.name, ()))
+            names[target] = (use.server.name, (*services, f"{use.vip.name} {use.service.name}"))
+    for one in requirements(config):
+        for target in required_targets(one):
+            server, services = names.get(target, ("", ()))
+            names[target] = (server, (*services, one.scope))
     return names
 
 
@@ -236,7 +331,7 @@ def _destination(
     state: State, key: ipvs.ServiceKey, service: Service, server: RealServer, address: Address
 ) -> ipvs.Destination:
     port = server.port or service.port
-    health = state.health.get(target_of(service, server, address), UNDECIDED)
+    health = health_of(state, service, server, address)
     if health.phase is Phase.UNDECIDED:
         usable = (key, (address, port)) in state.kernel.adopted
     else:
@@ -296,7 +391,18 @@ def facts(state: State, vip: Vip, now: float) -> Facts:
         services=tuple(
             _service_facts(state, service, version) for service in vip.services for version in versions(vip)
         ),
+        requirements=tuple(_requirement_facts(state, one) for one in requirements(state.config, vip)),
         advertised=advertised,
+    )
+
+
+def _requirement_facts(state: State, requirement: Requirement) -> RequirementFacts:
+    health = requirement_health(state, requirement)
+    about = f"{requirement.service}: " if requirement.service else ""
+    return RequirementFacts(
+        reason=requirement.reason,
+        holds=None if health.phase is Phase.UNDECIDED else health.phase.is_up,
+        detail=f"{about}{health.detail}" if health.detail else "",
     )
 
 
@@ -316,7 +422,7 @@ def stale_at(state: State) -> float:
 def _service_facts(state: State, service: Service, version: int) -> ServiceFacts:
     usable = undecided = total = 0
     for server, address in servers_of(service, version):
-        health = state.health.get(target_of(service, server, address), UNDECIDED)
+        health = health_of(state, service, server, address)
         total += 1
         if server.weight == 0:
             continue  # drained: whatever its check says, it takes no new client

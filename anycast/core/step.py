@@ -39,7 +39,7 @@ from anycast.core.events import (
 )
 from anycast.core.ipvs import DestinationKey, ServiceKey
 from anycast.core.maintenance import Maintenance, drain_ends
-from anycast.core.model import Address, Config, Prefix, Target
+from anycast.core.model import Address, Check, Config, Prefix, Target
 from anycast.core.report import Report
 from anycast.core.state import (
     UNDECIDED,
@@ -47,15 +47,21 @@ from anycast.core.state import (
     LeaseState,
     Leaving,
     State,
+    Use,
     VipState,
     desired_kernel,
     desired_routes,
     difference,
     facts,
+    health_of,
     prefix_of,
+    required_targets,
+    requirement_health,
+    requirements,
     stale_at,
     target_names,
     targets,
+    uses,
     wanted_sysctls,
 )
 
@@ -159,8 +165,10 @@ def _probed(state: State, results: tuple[tuple[Target, healths.Result], ...], no
         effects.append(ScheduleProbe(target=target, after=healths.pause(new, target.check)))
     if not changed:
         return state, effects
-    effects.extend(_health_log(state.config, turned))
-    return replace(state, health={**state.health, **changed}), effects
+    after_all = replace(state, health={**state.health, **changed})
+    if turned:
+        effects.extend(_health_log(state, after_all, turned))
+    return after_all, effects
 
 
 def _is_news(old: healths.Health, new: healths.Health) -> bool:
@@ -170,8 +178,12 @@ def _is_news(old: healths.Health, new: healths.Health) -> bool:
     return first or old.phase.is_up != new.phase.is_up or (new.unknown and not old.unknown) or warned
 
 
-def _health_log(config: Config, turned: list[tuple[Target, healths.Health, healths.Health]]) -> Iterator[Log]:
-    names = target_names(config) if turned else {}
+def _health_log(
+    before: State, state: State, turned: list[tuple[Target, healths.Health, healths.Health]]
+) -> Iterator[Log]:
+    names = target_names(state.config)
+    everybody = tuple(uses(state.config))
+    alone = {use.targets[0] for use in everybody if isinstance(use.service.pool.check, Check)}
     for target, old, new in turned:
         server, services = names.get(target, ("", ()))
         fields = {
@@ -186,12 +198,58 @@ def _health_log(config: Config, turned: list[tuple[Target, healths.Health, healt
             continue
         if new.warned and not old.warned:
             yield Log(event="check.warned", fields=fields, level="warning")
-        if new.phase.is_up and old.phase.is_up:
+        up = new.phase.is_up
+        if up and old.phase.is_up:
             continue
-        if new.phase.is_up:
-            yield Log(event="server.up", fields=fields)
+        if target in alone:
+            yield Log(event="server.up" if up else "server.down", fields=fields, level=_level(up))
         else:
-            yield Log(event="server.down", fields=fields, level="warning")
+            yield Log(event="check.up" if up else "check.down", fields=fields, level=_level(up))
+    yield from _rule_log(before, state, everybody, frozenset(target for target, _, _ in turned))
+
+
+def _rule_log(
+    before: State, state: State, everybody: tuple[Use, ...], turned: frozenset[Target]
+) -> Iterator[Log]:
+    """What is made of several checks and turned with one of them."""
+    services: dict[tuple[str, Address, int, str], list[str]] = {}
+    fates: dict[tuple[str, Address, int, str], bool] = {}
+    for use in everybody:
+        if isinstance(use.service.pool.check, Check) or turned.isdisjoint(use.targets):
+            continue
+        old = health_of(before, use.service, use.server, use.address)
+        new = health_of(state, use.service, use.server, use.address)
+        if _decided(old) == _decided(new) or new.phase is healths.Phase.UNDECIDED:
+            continue
+        key = (use.server.name, use.address, use.server.port or use.service.port, new.detail)
+        services.setdefault(key, []).append(f"{use.vip.name} {use.service.name}")
+        fates[key] = new.phase.is_up
+    for (server, address, port, detail), names in services.items():
+        up = fates[server, address, port, detail]
+        fields = {
+            "server": server,
+            "services": tuple(names),
+            "address": str(address),
+            "port": port,
+            "detail": detail,
+        }
+        yield Log(event="server.up" if up else "server.down", fields=fields, level=_level(up))
+    for one in requirements(state.config):
+        if turned.isdisjoint(required_targets(one)):
+            continue
+        holds = requirement_health(state, one)
+        if _decided(requirement_health(before, one)) != _decided(holds) and _decided(holds) is not None:
+            up = holds.phase.is_up
+            met = {"scope": one.scope, "detail": holds.detail}
+            yield Log(event="requirement.met" if up else "requirement.failed", fields=met, level=_level(up))
+
+
+def _decided(health: healths.Health) -> bool | None:
+    return None if health.phase is healths.Phase.UNDECIDED else health.phase.is_up
+
+
+def _level(up: bool) -> str:  # noqa: FBT001
+    return "info" if up else "warning"
 
 
 def _kernel_read(state: State, event: KernelRead, now: float) -> Step:

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from anycast.core.decision import Reason
 from anycast.core.maintenance import NODE
-from anycast.core.state import UNDECIDED, State, VipState, servers_of, target_of, versions
+from anycast.core.state import State, VipState, health_of, requirement_health, requirements, uses
 from anycast.ops.source import Source
 from anycast.ops.status import is_announced, kernel_error, neighbors, readiness, service_facts
 
@@ -63,6 +63,7 @@ class StateCollector(Collector):
         yield from _vips(state, wall - now)
         yield from _services(state, now)
         yield from _servers(state)
+        yield from _requirements(state)
         yield _maintenance(state)
         yield from _routing(state, now)
         yield _gauge(
@@ -122,15 +123,30 @@ def _servers(state: State) -> Iterator[Metric]:
     warned = GaugeMetricFamily(
         "anycast_server_check_warning", "1 if the check holds, with a warning", labels=labels
     )
-    for vip in state.config.vips:
-        for service in vip.services:
-            for version in versions(vip):
-                for server, address in servers_of(service, version):
-                    health = state.health.get(target_of(service, server, address), UNDECIDED)
-                    names = [vip.name, service.name, server.name, str(address)]
-                    up.add_metric(names, float(health.phase.is_up))
-                    unknown.add_metric(names, float(health.unknown))
-                    warned.add_metric(names, float(health.warned))
+    for use in uses(state.config):
+        health = health_of(state, use.service, use.server, use.address)
+        names = [use.vip.name, use.service.name, use.server.name, str(use.address)]
+        up.add_metric(names, float(health.phase.is_up))
+        unknown.add_metric(names, float(health.unknown))
+        warned.add_metric(names, float(health.warned))
+    return iter((up, unknown, warned))
+
+
+def _requirements(state: State) -> Iterator[Metric]:
+    labels = ["scope", "vip", "service"]
+    up = GaugeMetricFamily("anycast_requirement_up", "1 if what is required holds", labels=labels)
+    unknown = GaugeMetricFamily(
+        "anycast_requirement_unknown", "1 if the last run of a check of it could not run", labels=labels
+    )
+    warned = GaugeMetricFamily(
+        "anycast_requirement_warning", "1 if what is required holds, with a warning", labels=labels
+    )
+    for one in requirements(state.config):
+        health = requirement_health(state, one)
+        names = ["vip" if one.vip else "node", one.vip, one.service]
+        up.add_metric(names, float(health.phase.is_up))
+        unknown.add_metric(names, float(health.unknown))
+        warned.add_metric(names, float(health.warned))
     return iter((up, unknown, warned))
 
 

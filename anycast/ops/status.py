@@ -17,16 +17,17 @@ from anycast.core.maintenance import NODE, Stage
 from anycast.core.model import Address, Neighbor, Prefix, RealServer, Service, Vip
 from anycast.core.report import NeighborState, Report
 from anycast.core.state import (
-    UNDECIDED,
     State,
     VipState,
     facts,
+    health_of,
     prefix_of,
+    requirement_health,
+    requirements,
     servers_of,
     service_key,
     stage_of,
     stale_at,
-    target_of,
     versions,
 )
 
@@ -92,6 +93,7 @@ def document(
         "ready": {"ready": not reasons, "reasons": list(reasons)},
         "config": {"reload_ok": reload_ok},
         "vips": [vip_status(state, vip, now=now, wall=wall) for vip in state.config.vips],
+        "requirements": _requirements(state, clock),
         "kernel": _kernel(state, now),
         "announcers": [_announcer(source, report) for source, report in sorted(state.announcers.items())],
         "neighbors": [
@@ -300,7 +302,7 @@ def _services(state: State, vip: Vip, clock: _Clock) -> list[dict[str, Any]]:
 def _server(
     state: State, vip: Vip, service: Service, server: RealServer, address: Address, *, clock: _Clock
 ) -> dict[str, Any]:
-    health = state.health.get(target_of(service, server, address), UNDECIDED)
+    health = health_of(state, service, server, address)
     return {
         "name": server.name,
         "address": str(address),
@@ -312,6 +314,25 @@ def _server(
         "check_failed_to_run": health.unknown,
         **clock.since(None if health.phase is Phase.UNDECIDED else health.since),
     }
+
+
+def _requirements(state: State, clock: _Clock) -> list[dict[str, Any]]:
+    """What must hold besides real servers. `vip` empty: of the node; `service` empty: of the whole VIP."""
+    found = []
+    for one in requirements(state.config):
+        health = requirement_health(state, one)
+        found.append(
+            {
+                "scope": one.scope,
+                "vip": one.vip,
+                "service": one.service,
+                "phase": str(health.phase),
+                "detail": health.detail,
+                "check_failed_to_run": health.unknown,
+                **clock.since(None if health.phase is Phase.UNDECIDED else health.since),
+            }
+        )
+    return found
 
 
 def _weight(

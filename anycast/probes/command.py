@@ -13,7 +13,7 @@ import subprocess
 from errno import ENOEXEC
 from typing import TypeAlias
 
-from anycast.core.model import Address, CommandCheck
+from anycast.core.model import HERE, Address, CommandCheck
 from anycast.probes.finding import OK, Finding, Progress, fail, judge, unknown
 
 __all__ = ["check"]
@@ -122,6 +122,7 @@ class _Output:
 
 def _start(argv: tuple[str, ...], address: Address, port: int) -> tuple[subprocess.Popen[bytes], _Output]:
     """Fork and exec. The parent stands still until the exec is done (vfork): about a millisecond."""
+    where = "" if address == HERE else str(address)
     # A pipe of our own: Popen leaks descriptors when it runs out of them between two of its pipes.
     reading, writing = os.pipe()
     try:
@@ -131,7 +132,7 @@ def _start(argv: tuple[str, ...], address: Address, port: int) -> tuple[subproce
             stdout=writing,
             stderr=subprocess.STDOUT,
             cwd="/",
-            env={"PATH": _PATH, "ANYCAST_ADDRESS": str(address), "ANYCAST_PORT": str(port)},
+            env={"PATH": _PATH, "ANYCAST_ADDRESS": where, "ANYCAST_PORT": str(port) if where else ""},
             start_new_session=True,
         )
     except BaseException:

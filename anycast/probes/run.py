@@ -8,16 +8,22 @@ from typing import assert_never
 from anycast.core.health import Result
 from anycast.core.kinds import (
     BannerCheck,
+    CarrierCheck,
     DnsCheck,
+    FileCheck,
+    GatewayCheck,
     GrpcCheck,
     IcmpCheck,
+    IpvsConnectionsCheck,
+    LoadCheck,
+    MemoryCheck,
     RelpCheck,
     SyslogCanaryCheck,
     SyslogCheck,
     UdpCheck,
 )
-from anycast.core.model import CommandCheck, HttpCheck, Target, TcpCheck
-from anycast.probes import banner, command, datagram, dns, grpc, http, icmp, relp, syslog, tcp
+from anycast.core.model import HERE, CommandCheck, HttpCheck, Target, TcpCheck
+from anycast.probes import banner, command, datagram, dns, grpc, http, icmp, links, node, relp, syslog, tcp
 from anycast.probes.finding import Finding, Progress, fail, judge, unknown
 
 __all__ = ["probe"]
@@ -47,6 +53,8 @@ async def probe(target: Target, progress: Progress | None = None) -> Result:
             finding = unknown(f"the agent looked {late:.1f} s too late for an answer")
         else:
             finding = fail(f"no {progress.missing} within {timeout} s")
+    if target.address != HERE:
+        finding = links.excuse(finding, target.address)
     return Result(outcome=finding.outcome, detail=finding.detail, took=loop.time() - started)
 
 
@@ -75,5 +83,14 @@ async def _dispatch(target: Target, progress: Progress) -> Finding:
             return await grpc.check(kind, target.address, kind.port or target.port, progress)
         case IcmpCheck():
             return await icmp.check(kind, target.address, progress)
+        case (
+            CarrierCheck()
+            | GatewayCheck()
+            | LoadCheck()
+            | MemoryCheck()
+            | FileCheck()
+            | IpvsConnectionsCheck()
+        ):
+            return await node.check(kind, progress)
         case _:
             assert_never(kind)

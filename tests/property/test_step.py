@@ -22,7 +22,15 @@ from anycast.core.maintenance import NODE, Maintenance, Stage, stage
 from anycast.core.model import Address, Protocol, Target, Vip
 from anycast.core.report import Prefix, Report
 from anycast.core.routes import GRACEFUL_SHUTDOWN
-from anycast.core.state import UNDECIDED, prefix_of, servers_of, service_key, target_of, targets
+from anycast.core.state import (
+    health_of,
+    prefix_of,
+    requirement_health,
+    requirements,
+    servers_of,
+    service_key,
+    targets,
+)
 from anycast.core.step import LEAVE_PATIENCE, begin, next_wake, step
 from tests.property.worlds import CONFIGS
 
@@ -107,11 +115,13 @@ class World(RuleBasedStateMachine):
             assert drained == (Stage.DRAINING in stages)
             for service in vip.services:
                 found = [
-                    state.health.get(target_of(service, server, address), UNDECIDED)
+                    health_of(state, service, server, address)
                     for server, address in servers_of(service, prefix.version)
                 ]
                 possible = [h for h in found if h.phase.is_up or h.phase is Phase.UNDECIDED]
                 assert len(possible) >= service.quorum.low
+            needs = [requirement_health(state, one) for one in requirements(state.config, vip)]
+            assert Phase.DOWN not in [need.phase for need in needs]
             if prefix not in self.wanted:
                 assert not drained
                 self.check_ready(vip, prefix.network_address)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 
 from hypothesis import strategies as st
 
 from anycast.core.ipvs import Destination, ServiceEntry, ServiceKey, Table
+from anycast.core.kinds import CarrierCheck, LoadCheck
 from anycast.core.model import (
     Bgp,
     Check,
     Config,
     Forwarding,
+    Member,
     Neighbor,
     Node,
     Pool,
     Protocol,
     Quorum,
     RealServer,
+    Rule,
     Scheduler,
     SchedulerFlag,
     Service,
@@ -69,6 +73,22 @@ def config(*vips: Vip, exclusive: bool = False) -> Config:
     return Config(node=Node(name="lb1"), bgp=BGP, vips=vips, ipvs_exclusive=exclusive)
 
 
+LINK = Check(kind=CarrierCheck(interface="eth0"), rise=2, fall=2)
+LOAD = Check(kind=LoadCheck(most=2.0), rise=1, fall=1)
+_PARTS = (Member(name="link", part=LINK), Member(name="load", part=LOAD))
+EITHER, BOTH = Rule(needed=1, members=_PARTS), Rule(needed=2, members=_PARTS)
+
+
+def requiring(one: Vip, rule: Rule) -> Vip:
+    """The VIP requires it, and so do its real servers, along with their own check."""
+    members = (Member(name="tcp", part=CHECK), Member(name="node", part=rule))
+    check = Rule(needed=2, members=members)
+    services = tuple(
+        replace(service, pool=replace(service.pool, check=check), require=rule) for service in one.services
+    )
+    return replace(one, services=services, require=rule)
+
+
 CONFIGS = (
     config(vip("web", 1, (1, 2, 3))),
     config(vip("web", 1, (1, 2, 3, 4))),
@@ -79,6 +99,7 @@ CONFIGS = (
     config(vip("www", 1, (1, 2, 3))),
     config(vip("web", 2, (5, 6)), vip("log", 1, (1, 2), drained=(3,))),
     config(vip("web", 1, (1, 2), drained=(3,), ports=(80, 443))),
+    replace(config(requiring(vip("web", 1, (1, 2, 3)), BOTH), vip("log", 2, (1, 2))), require=EITHER),
 )
 
 _SERVER_ADDRESSES = [ip_address(f"10.9.2.{n}") for n in range(1, 7)]

@@ -8,11 +8,12 @@ import pytest
 import yaml
 
 from anycast.config import schema
+from anycast.config.changes import changes
 from anycast.config.load import loads
 from anycast.config.problem import ConfigError
 from anycast.core import kinds
-from anycast.core.model import Check, CheckKind, HttpCheck
-from anycast.core.state import targets
+from anycast.core.model import Check, CheckKind, HttpCheck, Rule
+from anycast.core.state import requirements, targets
 
 FULL = Path(__file__).parents[3].joinpath("examples", "full.yaml").read_text(encoding="utf-8")
 
@@ -31,7 +32,9 @@ checks:
 
 
 def check_of(check: str) -> Check:
-    return loads(text(check), hostname="lb1").config.vips[0].services[0].pool.check
+    found = loads(text(check), hostname="lb1").config.vips[0].services[0].pool.check
+    assert isinstance(found, Check)
+    return found
 
 
 def kind_of(check: str) -> CheckKind:
@@ -109,6 +112,15 @@ KINDS: list[tuple[str, CheckKind]] = [
         kinds.GrpcCheck(service="a.B", authority="x.y", tls=kinds.Tls()),
     ),
     ("{type: icmp}", kinds.IcmpCheck()),
+    ("{type: carrier, interface: eth0}", kinds.CarrierCheck(interface="eth0")),
+    ("{type: gateway}", kinds.GatewayCheck()),
+    ("{type: gateway, family: ipv6, by: neighbor}", kinds.GatewayCheck(family=6, by_neighbor=True)),
+    ("{type: load, max: 2, minutes: 15}", kinds.LoadCheck(most=2.0, minutes=15)),
+    ("{type: memory, min_free: 256MiB}", kinds.MemoryCheck(free=256 << 20)),
+    ("{type: memory, min_free: 5%}", kinds.MemoryCheck(free_percent=5)),
+    ("{type: file, path: /a b, present: false}", kinds.FileCheck(path="/a b", present=False)),
+    ("{type: ipvs_connections, max: 1000000}", kinds.IpvsConnectionsCheck(most=1_000_000)),
+    ("{type: ipvs_connections, max: 250%}", kinds.IpvsConnectionsCheck(most_percent=250)),
 ]
 
 
@@ -203,3 +215,104 @@ def test_a_check_with_an_address_of_its_own_is_one_target_for_all_servers() -> N
     ).config
     (target,) = targets(config)
     assert (str(target.address), target.port) == ("10.9.9.9", 25)
+
+
+def rule_of(check: str, more: str = "") -> Rule:
+    found = loads(text(check) + more, hostname="lb1").config.vips[0].services[0].pool.check
+    assert isinstance(found, Rule)
+    return found
+
+
+def test_rules_are_made_of_named_and_written_checks_and_of_rules() -> None:
+    rule = rule_of(
+        "{type: all, of: [d, {type: any, of: [e, {type: icmp}]}]}", "  d: {type: tcp}\n  e: {type: bgp}\n"
+    )
+    assert rule.needed == 2
+    assert [member.name for member in rule.members] == ["d", "any"]
+    inner = rule.members[1].part
+    assert isinstance(inner, Rule)
+    assert (inner.needed, [member.name for member in inner.members]) == (1, ["e", "icmp"])
+    assert inner.members[0].part == kinds.BgpSession()
+
+
+def test_weights_and_what_is_needed_come_through() -> None:
+    rule = rule_of(
+        "{type: at_least, needed: 3, of: [{check: d, weight: 2}, {type: icmp}]}", "  d: {type: tcp}\n"
+    )
+    assert (rule.needed, [member.weight for member in rule.members]) == (3, [2, 1])
+
+
+def test_a_check_that_is_used_before_it_is_written_is_found() -> None:
+    assert (
+        rule_of("{type: all, of: [later]}", "  later: {type: any, of: [last]}\n  last: {type: tcp}\n").needed
+        == 1
+    )
+
+
+def test_a_ring_of_rules_is_told_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        loads(text("{type: all, of: [d]}") + "  d: {type: any, of: [c]}\n", "f", hostname="lb1")
+    (problem,) = caught.value.problems
+    assert problem.what == "it contains itself: c -> d -> c"
+
+
+REQUIRING = """\
+node: {require: %s}
+bgp:
+  local_as: 65001
+  router_id: 10.2.1.1
+  neighbors: [{address: 10.2.1.254, remote_as: 65000}]
+checks:
+  tcp: {type: tcp}
+  aimed: {type: tcp, address: 10.1.1.1, port: 25}
+  both: {type: all, of: [aimed, tcp]}
+vips:
+  web:
+    address: 192.0.2.1
+    require: [aimed]
+    services: [{port: 80, pool: p, require: [{type: load, max: 4}]}]
+pools:
+  p: {servers: [10.9.2.1]}
+"""
+
+
+def test_the_node_a_vip_and_a_service_can_require_checks() -> None:
+    config = loads(REQUIRING % "[{type: carrier, interface: eth0}, {type: bgp}]", hostname="lb1").config
+    found = [(one.scope, one.rule.needed) for one in requirements(config)]
+    assert found == [("node", 2), ("vip web", 1), ("vip web tcp/80", 1)]
+
+
+@pytest.mark.parametrize(
+    ("require", "said"),
+    [
+        (
+            "[tcp]",
+            "f:1:18: node.require[0]: a check of tcp is aimed at a real server, and there is none here (write",
+        ),
+        ("[both]", "f:1:18: node.require[0]: a check of tcp is aimed at a real server"),
+        ("[{type: icmp}]", "f:1:18: node.require[0]: a check of icmp is aimed at a real server"),
+        (
+            "[{type: http, address: 10.1.1.1}]",
+            "f:1:18: node.require[0]: a check of http is aimed at a real server",
+        ),
+        ("[zzz]", "f:1:18: node.require[0]: there is no check named 'zzz'"),
+        ("aimed", "f:1:17: node.require: this is not a list"),
+    ],
+)
+def test_what_is_required_must_know_where_to_look(require: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        loads(REQUIRING % require, "f", hostname="lb1")
+    (problem,) = caught.value.problems
+    assert str(problem).startswith(said), problem
+
+
+def test_changes_of_rules_and_requirements_are_told() -> None:
+    plain = loads(REQUIRING % "[]", hostname="lb1").config
+    more = loads((REQUIRING % "[aimed]").replace("[{type: load, max: 4}]", "[]"), hostname="lb1").config
+    assert changes(plain, more) == (
+        "node: require none -> 1 of aimed",
+        "vip web: service tcp/80 require 1 of load -> none",
+    )
+    assert changes(plain, loads((REQUIRING % "[]").replace("max: 4", "max: 5"), hostname="lb1").config) == (
+        "vip web: service tcp/80 require 1 of load, with other settings",
+    )
