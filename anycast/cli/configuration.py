@@ -8,13 +8,15 @@ import json
 import os
 import pwd
 import shutil
+import ssl
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anycast.cli.exits import ExitCode
-from anycast.config.problem import ConfigError, Problem
+from anycast.config.problem import ConfigError, NeededPath, Problem
 
 if TYPE_CHECKING:
     from anycast.core.model import Config
@@ -48,20 +50,62 @@ def _check(file: Path, *, as_json: bool) -> int:
     from anycast.config.load import load
 
     try:
-        config = load(file).config
+        loaded = load(file)
     except ConfigError as error:
         if not as_json:
             return report(error, file)
         problems = [_problem(problem) for problem in error.problems]
         print(json.dumps({"file": str(file), "ok": False, "problems": problems}, indent=2))
         return ExitCode.CONFIG
-    counts = _counts(config)
+    counts = _counts(loaded.config)
+    warnings = [problem for needed in loaded.paths if (problem := _missing(needed)) is not None]
+    warnings.sort(key=lambda one: one.mark)
     if as_json:
-        print(json.dumps({"file": str(file), "ok": True, "problems": [], **counts}, indent=2))
+        told = [_problem(problem) for problem in warnings]
+        body = {"file": str(file), "ok": True, "problems": [], "warnings": told, **counts}
+        print(json.dumps(body, indent=2))
     else:
+        for problem in warnings:
+            print(f"warning: {problem}", file=sys.stderr)
         words = [_count(number, _NOUNS[name]) for name, number in counts.items()]
         print(f"{file}: ok: {', '.join(words)}")
     return ExitCode.OK
+
+
+def _missing(needed: NeededPath) -> Problem | None:
+    """What a check would lack if this machine were the node."""
+
+    def problem(what: str, do: str) -> Problem:
+        return Problem(needed.mark, needed.path, what, do)
+
+    if needed.use == "program":
+        if os.access(needed.name, os.X_OK) and os.path.isfile(needed.name):
+            return None
+        what = f"there is no program {needed.name} on this machine"
+        if os.path.exists(needed.name):
+            what = f"{needed.name} cannot be executed on this machine"
+        return problem(what, "install it on the node, or correct the path")
+    try:
+        text = Path(needed.name).read_text("ascii", errors="replace")
+    except OSError as error:
+        what = f"{needed.name} cannot be read on this machine: {error.strerror}"
+        return problem(what, "put it on the node, readable for the agent")
+    end = _expiry(text) if needed.use == "certificate" else None
+    if end is not None and end < time.time():
+        return problem(f"the certificate in {needed.name} has expired", "renew it")
+    return None
+
+
+def _expiry(text: str) -> float | None:
+    """When the first certificate of a PEM file runs out, in seconds since the epoch."""
+    from anycast.probes.certificate import not_after
+
+    begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+    _, found, rest = text.partition(begin)
+    try:
+        return not_after(ssl.PEM_cert_to_DER_cert(f"{begin}{rest.partition(end)[0]}{end}")) if found else None
+    except ValueError:
+        return None
 
 
 def _problem(problem: Problem) -> dict[str, object]:

@@ -43,6 +43,10 @@ def _dispatch(args: argparse.Namespace) -> int:
             from anycast.cli import configuration
 
             return configuration.run(args)
+        case "probe":
+            from anycast.cli import probe
+
+            return probe.run(args)
         case "maintenance" | "status" | "reload":
             from anycast.cli import node
 

@@ -15,7 +15,7 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, TypeAlias
 
 from anycast.config import schema
-from anycast.config.problem import Path, Problem, dotted, shown
+from anycast.config.problem import NeededPath, Path, Problem, dotted, shown
 from anycast.core import kinds, model
 from anycast.core.compose import leaves
 from anycast.core.model import Address, Forwarding, Scheduler, SchedulerFlag
@@ -57,11 +57,16 @@ class _Use:
     check: model.Check | model.Rule | None  # overrides the pool's
 
 
-def build(file: schema.File, source: Source, hostname: str) -> tuple[model.Config | None, list[Problem]]:
-    """The configuration, or None and the reasons. `hostname` is the default of `node.name`."""
+def build(
+    file: schema.File, source: Source, hostname: str
+) -> tuple[model.Config | None, dict[str, _Part], tuple[NeededPath, ...], list[Problem]]:
+    """The configuration, its named checks and the paths they need, or None and the reasons.
+
+    `hostname` is the default of `node.name`.
+    """
     builder = _Builder(file, source)
     config = builder.config(hostname)
-    return config, builder.problems
+    return config, builder.named, tuple(builder.paths), builder.problems
 
 
 class _Builder:
@@ -69,6 +74,7 @@ class _Builder:
         self._file = file
         self._source = source
         self.problems: list[Problem] = []
+        self.paths: list[NeededPath] = []
         self._checks: dict[str, _Part | None] = {}
         self._resolving: list[str] = []  # names of the checks being looked up, the outermost first
         self._pools: dict[str, _Pool | None] = {}
@@ -103,6 +109,10 @@ class _Builder:
             manage_sysctls=self._file.sysctls == "manage",
             require=require,
         )
+
+    @property
+    def named(self) -> dict[str, _Part]:
+        return {name: part for name, part in self._checks.items() if part is not None}
 
     def _say(self, path: Path, what: str, do: str, *, key: bool = False) -> None:
         """Complain about a path of the remaining tree."""
@@ -398,6 +408,7 @@ class _Builder:
                             (*path, "argv", 0), what, "write where the program lies, as in /usr/bin/true"
                         )
                     return None
+                self._need((*path, "argv", 0), check.argv[0], "program")
                 return model.CommandCheck(argv=tuple(check.argv))
             case schema.CarrierCheck():
                 if check.interface is None:
@@ -584,7 +595,15 @@ class _Builder:
             expiry_warning=check.expiry_warning,
         )
 
+    def _need(self, path: Path, name: str | None, use: str) -> None:
+        if name is not None:
+            place = self._source.place(path)
+            self.paths.append(NeededPath(self._source.mark(place), place, name, use))
+
     def _key(self, path: Path, check: schema.HttpsCheck | schema.Tls) -> None:
+        self._need((*path, "ca"), check.ca, "authority")
+        self._need((*path, "certificate"), check.certificate, "certificate")
+        self._need((*path, "key"), check.key, "key")
         if check.key is not None and check.certificate is None:
             self._say_missing(
                 (*path, "certificate"),

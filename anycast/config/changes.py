@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from anycast.core.kinds import BgpSession
+from anycast.core.kinds import BgpSession, LoadCheck
 from anycast.core.model import (
     Address,
     Check,
@@ -55,6 +55,8 @@ def _text(value: object) -> str:
             return "default"
         case bool():
             return "true" if value else "false"
+        case float() if value >= 86400:
+            return f"{value / 86400:g}d"
         case float():
             return f"{value * 1000:g}ms" if 0 < value < 1 else f"{value:g}s"
         case bytes():
@@ -214,6 +216,11 @@ def _check(old: Check | Rule, new: Check | Rule) -> str:
     return ", ".join(what)
 
 
+def described(kind: CheckKind) -> str:
+    """A kind of check in words, secrets left out."""
+    return _kind(kind)
+
+
 def _arrow(old: str, new: str) -> str:
     return f"{old} -> {new}" if old != new else f"{new}, with other settings"
 
@@ -260,7 +267,9 @@ def _kind(kind: CheckKind) -> str:
 def _told(kind: CheckKind, known: frozenset[str] = frozenset()) -> str:
     """The settings that are not at their default, secrets left out."""
     words = [
-        f"{field.name} {_text(value)}"
+        f"{field.name} {value:g}"
+        if isinstance(kind, LoadCheck) and isinstance(value, float)
+        else f"{field.name} {_text(value)}"
         for field in dataclasses.fields(kind)
         if field.name not in known and field.repr and (value := getattr(kind, field.name)) != field.default
     ]

@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from anycast.config.build import build
-from anycast.config.problem import ConfigError, Mark, Path, Problem
+from anycast.config.problem import ConfigError, Mark, NeededPath, Path, Problem
 from anycast.config.reader import Document, read
 from anycast.config.validate import Source, validate
 
@@ -20,16 +21,22 @@ if TYPE_CHECKING:
     import pathlib
 
     from anycast.config.reader import Value
-    from anycast.core.model import Config
+    from anycast.core.kinds import BgpSession
+    from anycast.core.model import Check, Config, Rule
 
 _SHARED_SECTIONS = ("checks", "pools", "vips")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """A valid configuration and where it came from. `digest` is of the files' bytes, SHA-256 in hex."""
+    """A valid configuration and where it came from. `digest` is of the files' bytes, SHA-256 in hex.
+
+    `checks`: those that have a name, used or not. `paths`: files that checks need on the node.
+    """
 
     config: Config
+    checks: Mapping[str, Check | Rule | BgpSession]
+    paths: tuple[NeededPath, ...]
     files: tuple[str, ...]
     digest: str
 
@@ -87,11 +94,13 @@ def _load(contents: list[tuple[str, bytes]], problems: list[Problem], hostname: 
         problems += document.problems
     source = _merge(documents, problems)
     config = None
+    checks: Mapping[str, Check | Rule | BgpSession] = {}
+    paths: tuple[NeededPath, ...] = ()
     if source is not None:
         source.complete = complete and all(document.readable for document in documents)
         file, wrong = validate(source)
         problems += wrong
-        config, wrong = build(file, source, hostname or socket.gethostname())
+        config, checks, paths, wrong = build(file, source, hostname or socket.gethostname())
         problems += wrong
     if problems or config is None:
         order = {file: n for n, (file, _) in enumerate(contents)}
@@ -100,7 +109,8 @@ def _load(contents: list[tuple[str, bytes]], problems: list[Problem], hostname: 
     digest = hashlib.sha256()
     for name, data in contents:
         digest.update(f"{os.path.basename(name)}\0{len(data)}\0".encode("utf-8", "surrogateescape") + data)
-    return Loaded(config=config, files=tuple(name for name, _ in contents), digest=digest.hexdigest())
+    files = tuple(name for name, _ in contents)
+    return Loaded(config=config, checks=checks, paths=paths, files=files, digest=digest.hexdigest())
 
 
 def _merge(documents: list[Document], problems: list[Problem]) -> Source | None:

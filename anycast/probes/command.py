@@ -53,6 +53,7 @@ async def check(kind: CommandCheck, address: Address, port: int, progress: Progr
         if error.errno == ENOEXEC:
             return fail(f"no such program: {kind.argv[0]}: not a program (begin a script with #!/bin/sh)")
         return judge(error)
+    progress.say("started %s, process %d", kind.argv[0], process.pid)
     with output:
         exited = _watch(process)
         try:
@@ -61,6 +62,7 @@ async def check(kind: CommandCheck, address: Address, port: int, progress: Progr
         finally:
             if not exited.done():
                 await _end(run, process.pid, exited)
+        progress.say("exit status %s, output begins %r", status, output.first_line())
         return _judge_exit(status, output.first_line())
 
 

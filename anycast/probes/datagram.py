@@ -11,7 +11,7 @@ from errno import ECONNREFUSED
 
 from anycast.core.kinds import UdpCheck
 from anycast.core.model import Address
-from anycast.probes.finding import OK, Finding, Progress, fail, unknown
+from anycast.probes.finding import OK, Finding, Progress, fail, place, unknown
 from anycast.regex import RegexError, compiled
 
 __all__ = ["LARGEST", "UNREACHABLE", "check", "connected"]
@@ -44,7 +44,7 @@ async def check(kind: UdpCheck, address: Address, port: int, progress: Progress)
         try:
             progress.missing = "reply"
             await loop.sock_sendall(sock, kind.send)
-            progress.say("sent %d bytes from %s", len(kind.send), sock.getsockname()[:2])
+            progress.say("sent %d bytes from %s", len(kind.send), place(sock.getsockname()))
             reply = await (loop.sock_recv(sock, LARGEST) if kind.wants_reply else _within(sock, kind.quiet))
         except ConnectionRefusedError:
             return fail(UNREACHABLE)

@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 from anycast.core.health import Outcome
 
-__all__ = ["OK", "Finding", "Progress", "fail", "judge", "one_line", "unknown", "warn"]
+__all__ = ["OK", "Finding", "Progress", "fail", "judge", "one_line", "place", "unknown", "warn"]
 
 _LONGEST = 300  # characters of a detail
 
@@ -95,6 +95,12 @@ class Progress:
 def warn(detail: str) -> Finding:
     """The target is well, and something about it wants looking after."""
     return Finding(Outcome.OK, one_line(detail))
+
+
+def place(name: tuple[object, ...]) -> str:
+    """A socket's name as people write it."""
+    host = str(name[0])
+    return f"[{host}]:{name[1]}" if ":" in host else f"{host}:{name[1]}"
 
 
 def fail(detail: str) -> Finding:

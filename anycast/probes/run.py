@@ -62,7 +62,9 @@ async def _dispatch(target: Target, progress: Progress) -> Finding:
     kind = target.check.kind
     match kind:
         case TcpCheck():
-            return await tcp.check(target.address, kind.port or target.port)
+            finding = await tcp.check(target.address, kind.port or target.port)
+            progress.say("handshake complete")
+            return finding
         case HttpCheck():
             return await http.check(kind, target.address, kind.port or target.port, progress)
         case CommandCheck():

@@ -16,7 +16,7 @@ from typing import Protocol
 from anycast.core.kinds import Tls
 from anycast.core.model import Address
 from anycast.probes.certificate import not_after
-from anycast.probes.finding import OK, Finding, Progress, fail, one_line, unknown, warn
+from anycast.probes.finding import OK, Finding, Progress, fail, one_line, place, unknown, warn
 from anycast.probes.tcp import connect
 
 __all__ = [
@@ -95,7 +95,7 @@ async def opened(
     secure = Secure(tls, tls.name or name or literal(address), *alpn) if tls is not None else None
     progress.missing = "answer"
     with await connect(address, port) as sock:
-        progress.say("connected from %s", sock.getsockname()[:2])
+        progress.say("connected from %s", place(sock.getsockname()))
         if secure is None:
             yield Plain(sock, limit)
             return
