@@ -520,12 +520,14 @@ class _Builder:
             self._say_missing((*path, "name"), "it is missing", "write the name to ask for")
             return None
         from dns.exception import DNSException
+        from dns.name import root
         from dns.rdata import from_text
 
         answer: list[str] = []
         for n, text in enumerate(check.answer):
             try:
-                answer.append(from_text("IN", check.record, text).to_text())
+                record = from_text("IN", check.record, text, origin=root, relativize=False)
+                answer.append(record.to_text())
             except (DNSException, ValueError) as error:
                 if self._whole((*path, "record")):
                     what = f"{shown(text)} is not what a record of type {check.record} holds: {error}"

@@ -75,7 +75,9 @@ def judge_answer(kind: DnsCheck, question: Message, wire: bytes, progress: Progr
     """What a message says; None if it is no answer to the question."""
     from dns.exception import DNSException
     from dns.message import from_wire
+    from dns.name import root
     from dns.rcode import to_text
+    from dns.rdata import from_text as record_from_text
     from dns.rdatatype import from_text
 
     if wire[:2] != question.id.to_bytes(2, "big"):
@@ -86,16 +88,22 @@ def judge_answer(kind: DnsCheck, question: Message, wire: bytes, progress: Progr
             return None
         rcode = to_text(answer.rcode())
         record = from_text(kind.record)
-        found = {data.to_text() for records in answer.answer if records.rdtype == record for data in records}
+        records = {data for group in answer.answer if group.rdtype == record for data in group}
+        # As records, for which the case of a name and the spelling of an address make no difference.
+        lacking = [
+            one
+            for one in kind.answer
+            if record_from_text("IN", record, one, origin=root, relativize=False) not in records
+        ]
+        found = sorted(data.to_text() for data in records)
     except (DNSException, ValueError) as error:
         return fail(f"not a DNS answer: {str(error) or type(error).__name__}")
-    progress.say("%s, %d answers: %s", rcode, len(found), ", ".join(sorted(found)[:_SHOWN]))
+    progress.say("%s, %d answers: %s", rcode, len(found), ", ".join(found[:_SHOWN]))
     if rcode != kind.rcode:
         return fail(f"{rcode}, expected {kind.rcode}")
-    lacking = [one for one in kind.answer if one not in found]
     if not lacking:
         return OK
     if answer.flags & 0x0200:  # TC
         return fail("the answer is truncated: check over TCP")
-    shown = ", ".join(sorted(found)[:_SHOWN]) or "no answer"
+    shown = ", ".join(found[:_SHOWN]) or "no answer"
     return fail(f"{shown}; expected {', '.join(lacking)}")

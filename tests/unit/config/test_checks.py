@@ -99,12 +99,16 @@ KINDS: list[tuple[str, CheckKind]] = [
     ),
     ("{type: dns, name: www.example.net}", kinds.DnsCheck(name="www.example.net.")),
     (
-        "{type: dns, name: x., record: AAAA, answer: ['2001:DB8:0::1'], transport: tcp, port: 53}",
+        "{type: dns, name: x., record: AAAA, answer: ['2001:db8::1'], transport: tcp, port: 53}",
         kinds.DnsCheck(name="x.", record="AAAA", answer=("2001:db8::1",), tcp=True, port=53),
     ),
     (
         "{type: dns, name: bücher.example, rcode: NXDOMAIN}",
         kinds.DnsCheck(name="xn--bcher-kva.example.", rcode="NXDOMAIN"),
+    ),
+    (
+        "{type: dns, name: x, record: MX, answer: ['10 mail.example.net']}",
+        kinds.DnsCheck(name="x.", record="MX", answer=("10 mail.example.net.",)),
     ),
     ("{type: grpc}", kinds.GrpcCheck()),
     (

@@ -79,6 +79,24 @@ def test_an_expected_answer_is_ok_behind_a_cname_and_among_others() -> None:
     assert over_udp(WWW, lambda q: reply(q, "192.0.2.79", "192.0.2.80")).outcome is Outcome.OK
 
 
+def test_the_case_of_a_name_and_the_spelling_of_an_address_make_no_difference() -> None:
+    def cname(question: dns.message.Message) -> bytes:
+        answer = dns.message.make_response(question)
+        answer.answer.append(dns.rrset.from_text(NAME, 60, "IN", "CNAME", "Web.Example.Net."))
+        return answer.to_wire()
+
+    def address(question: dns.message.Message) -> bytes:
+        answer = dns.message.make_response(question)
+        answer.answer.append(dns.rrset.from_text(NAME, 60, "IN", "AAAA", "2001:db8::1"))
+        return answer.to_wire()
+
+    named = DnsCheck(name=NAME, record="CNAME", answer=("web.example.net.",))
+    assert over_udp(named, cname).outcome is Outcome.OK
+    assert (
+        over_udp(DnsCheck(name=NAME, record="AAAA", answer=("2001:DB8:0::1",)), address).outcome is Outcome.OK
+    )
+
+
 @pytest.mark.parametrize(
     ("kind", "make", "detail"),
     [
