@@ -77,7 +77,7 @@ class Bench:
     schedule: Mapping[Target, float] = field(default_factory=dict)  # asked for inside the report
 
     def checker(self) -> Checker:
-        self._checker = Checker(self._report, self._run, limit=self.limit)
+        self._checker = Checker(self._report, self._run, limit=self.limit, sweeping=False)
         return self._checker
 
     async def _run(self, target: Target) -> Result:
@@ -260,7 +260,7 @@ def test_a_run_that_ends_in_the_same_breath_as_its_removal_is_not_reported() -> 
             except asyncio.CancelledError:
                 return OK
 
-        checker = Checker(lambda target, _: reports.append(target), stubborn)
+        checker = Checker(lambda target, _: reports.append(target), stubborn, sweeping=False)
         checker.set_targets(frozenset({A}))
         await asyncio.sleep(0.1)
         finish.set_result(OK)
@@ -389,7 +389,7 @@ def test_a_defect_in_a_check_is_reported_as_unknown_and_shown_and_does_not_end_t
             reports.append(result)
             checker.schedule(target, 1.0)
 
-        checker = Checker(report, defective)
+        checker = Checker(report, defective, sweeping=False)
         checker.set_targets(frozenset({A}))
         await asyncio.sleep(1.5)
         assert [result.outcome for result in reports] == [Outcome.UNKNOWN] * 2
@@ -411,7 +411,7 @@ def test_an_error_in_the_report_is_shown_and_the_others_go_on() -> None:
                 raise RuntimeError("a defect")
             bench._report(target, result)
 
-        bench._checker = checker = Checker(report, bench._run)
+        bench._checker = checker = Checker(report, bench._run, sweeping=False)
         checker.set_targets(frozenset({A, B}))
         await asyncio.sleep(3)
         assert isinstance(shown[0]["exception"], RuntimeError)
