@@ -275,7 +275,8 @@ class Engine:
                 log.exception("config.unexpected")
                 return ReloadAnswer(ok=False, problems=(f"a defect, please report it: {error!r}",))
             old = self._state.config
-            words = changes(old, loaded.config)
+            # A thread: it works out what moves under Maglev, which takes a while in large pools.
+            words = await asyncio.to_thread(changes, old, loaded.config)
             # Sockets, files and the interface were opened by what `node` said at the start.
             config = replace(loaded.config, node=old.node)
             if not await self._submit(ev.Reconfigured(config=config)):

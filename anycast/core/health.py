@@ -32,7 +32,7 @@ class Phase(StrEnum):
 
     @property
     def is_up(self) -> bool:
-        return self in (Phase.UP, Phase.FALLING)
+        return self is Phase.UP or self is Phase.FALLING
 
 
 # (phase, outcome is ok) -> (phase while counting, phase once rise or fall is reached)
@@ -62,7 +62,7 @@ class Health:
 
     @property
     def is_up(self) -> bool:
-        return self.phase is Phase.UP or self.phase is Phase.FALLING
+        return self.phase.is_up
 
 
 def advance(health: Health, result: Result, check: Check, now: float) -> Health:

@@ -398,7 +398,8 @@ def play(table: Table, ops: Iterable[IpvsOp]) -> dict[Key, ServiceEntry]:
 
     def servers(key: Key) -> dict[DestinationKey, Destination]:
         if key not in held:
-            settings[key]
+            if key not in settings:
+                raise KeyError(key)
             held[key] = {one.key: one for one in table[key].destinations} if key in table else {}
         return held[key]
 
@@ -408,7 +409,8 @@ def play(table: Table, ops: Iterable[IpvsOp]) -> dict[Key, ServiceEntry]:
                 settings[key] = op.settings
                 held[key] = {}
             case SetService(service=key):
-                settings[key]
+                if key not in settings:
+                    raise KeyError(key)
                 settings[key] = op.settings
             case RemoveService(service=key):
                 del settings[key]
@@ -431,7 +433,7 @@ def play(table: Table, ops: Iterable[IpvsOp]) -> dict[Key, ServiceEntry]:
     return {
         key: table[key]
         if key not in held and table[key].settings == one
-        else _entry(one, held[key].values() if key in held else table[key].destinations)
+        else entry(one, held[key].values() if key in held else table[key].destinations)
         for key, one in settings.items()
     }
 
@@ -448,7 +450,8 @@ def _keeping(old: Destination, new: Destination) -> Destination:
     return new if same_count else replace(new, active=old.active, inactive=old.inactive)
 
 
-def _entry(settings: Settings, destinations: Iterable[Destination]) -> ServiceEntry:
+def entry(settings: Settings, destinations: Iterable[Destination]) -> ServiceEntry:
+    """A service with these settings and destinations, in this order."""
     return ServiceEntry(
         scheduler=settings.scheduler,
         flags=settings.flags,

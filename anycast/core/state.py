@@ -224,9 +224,14 @@ def is_drained(state: State, service: Service, server: RealServer) -> bool:
     return server.weight == 0 or server_scope(service.pool.name, server.name) in state.maintenance
 
 
+def kernel_table(state: State) -> ipvs.Table:
+    """The IPVS table as last read; empty before that."""
+    return state.kernel.snapshot.table if state.kernel.snapshot is not None else {}
+
+
 def connections_of(state: State, scope: str) -> int:
     """Active connections of the real server `POOL/SERVER` through this node, as last read."""
-    table = state.kernel.snapshot.table if state.kernel.snapshot is not None else {}
+    table = kernel_table(state)
     count = 0
     for key, membership in state.members.items():
         ours = {member.up.key for member in membership.members if member.scope == scope}

@@ -26,6 +26,7 @@ from anycast.core.ipvs import (
     ServiceEntry,
     SetDestination,
     SetService,
+    entry,
     spelt,
     version_of,
 )
@@ -182,15 +183,7 @@ class Ipvs:
             if record.key is not None:
                 request = codec.Request(codec.GET_DEST, codec.service_key(record.key))
                 newest_first = await self._dump(request, codec.parse_destination)
-                settings = record.settings
-                table[record.key] = ServiceEntry(
-                    scheduler=settings.scheduler,
-                    flags=settings.flags,
-                    one_packet=settings.one_packet,
-                    persistent=settings.persistent,
-                    foreign=settings.foreign,
-                    destinations=tuple(newest_first[::-1]),
-                )
+                table[record.key] = entry(record.settings, newest_first[::-1])
         daemons = await self._dump_once(codec.Request(codec.GET_DAEMON, b""), codec.parse_daemon)
         timeouts = await self._answer(codec.Request(codec.GET_CONFIG, b""), codec.parse_timeouts)
         return Reading(table, timeouts, dict(daemons))

@@ -14,7 +14,7 @@ from anycast.core.decision import Reason
 from anycast.core.kernel import KINDS, SyncRole
 from anycast.core.maintenance import NODE
 from anycast.core.members import server_port, servers_of, service_key, target_of, versions
-from anycast.core.state import UNDECIDED, State, VipState, is_drained
+from anycast.core.state import UNDECIDED, State, VipState, is_drained, kernel_table
 from anycast.ops.source import Source
 from anycast.ops.status import fingerprint, is_announced, kernel_error, neighbors, readiness, service_facts
 
@@ -128,7 +128,7 @@ def _servers(state: State) -> Iterator[Metric]:
         "Connections of the real server through this node",
         labels=[*labels, "state"],
     )
-    table = state.kernel.snapshot.table if state.kernel.snapshot is not None else {}
+    table = kernel_table(state)
     for vip in state.config.vips:
         for service in vip.services:
             held: dict[tuple[object, int], tuple[int, int]] = {}
@@ -145,7 +145,7 @@ def _servers(state: State) -> Iterator[Metric]:
                 health = state.health.get(target_of(service, server, address), UNDECIDED)
                 names = [vip.name, service.name, server.name, str(address)]
                 active, inactive = held.get((address, server_port(service, server)), (0, 0))
-                up.add_metric(names, float(health.phase.is_up))
+                up.add_metric(names, float(health.is_up))
                 drained.add_metric(names, float(is_drained(state, service, server)))
                 connections.add_metric([*names, "active"], float(active))
                 connections.add_metric([*names, "inactive"], float(inactive))

@@ -27,6 +27,7 @@ from anycast.core.state import (
     facts,
     is_at_rest,
     is_drained,
+    kernel_table,
     prefix_of,
     stage_of,
     stale_at,
@@ -307,7 +308,7 @@ def _services(state: State, vip: Vip, clock: _Clock) -> list[dict[str, Any]]:
 def fingerprint(state: State, address: Address, service: Service) -> str | None:
     """Of the table as the kernel was last read: equal on nodes that agree. None: it is not there."""
     key = service_key(address, service)
-    actual = state.kernel.snapshot.table.get(key) if state.kernel.snapshot is not None else None
+    actual = kernel_table(state).get(key)
     wanted = state.desired.table.get(key)
     return None if actual is None or wanted is None else ipvs.fingerprint(actual, wanted)
 
@@ -316,7 +317,7 @@ def _servers(state: State, vip: Vip, service: Service, clock: _Clock) -> list[di
     rows: dict[tuple[str, Address], dict[str, Any]] = {}
     for version in versions(vip):
         keys = {service_key(address, service) for address in vip.addresses if address.version == version}
-        wanted, held = _destinations(state.desired.table, keys), _destinations(_kernel_table(state), keys)
+        wanted, held = _destinations(state.desired.table, keys), _destinations(kernel_table(state), keys)
         for server, address in servers_of(service, version):
             at = (address, server_port(service, server))
             found = [table.get(at) for table in held]
@@ -331,10 +332,6 @@ def _servers(state: State, vip: Vip, service: Service, clock: _Clock) -> list[di
                 },
             )
     return list(rows.values())
-
-
-def _kernel_table(state: State) -> ipvs.Table:
-    return state.kernel.snapshot.table if state.kernel.snapshot is not None else {}
 
 
 def _destinations(
@@ -372,8 +369,8 @@ def _removing(state: State, vip: Vip, service: Service, now: float) -> list[dict
     held = {
         (key, one.key): one.active
         for key in keys
-        if key in _kernel_table(state)
-        for one in _kernel_table(state)[key].destinations
+        if key in kernel_table(state)
+        for one in kernel_table(state)[key].destinations
     }
     return [
         {
@@ -390,7 +387,6 @@ def _removing(state: State, vip: Vip, service: Service, now: float) -> list[dict
 def _kernel(state: State, now: float) -> dict[str, Any]:
     kernel = state.kernel
     error = kernel_error(state, now)
-    services = kernel.snapshot.table if kernel.snapshot is not None else {}
     sync = kernel.snapshot.sync if kernel.snapshot is not None else None
     return {
         "available": error is None,
@@ -400,7 +396,7 @@ def _kernel(state: State, now: float) -> dict[str, Any]:
         ),
         "read_ago_s": round(now - kernel.read_at, 3) if kernel.snapshot is not None else None,
         "problems": list(kernel.problems),
-        "foreign_services": sum(not state.desired.is_ours(key) for key in services),
+        "foreign_services": sum(not state.desired.is_ours(key) for key in kernel_table(state)),
         "repairs": {kind: kernel.repairs.get(kind, 0) for kind in KINDS},
         "connection_sync": {
             str(role): {"interface": one.interface, "id": one.id, "group": str(one.group)}
