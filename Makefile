@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml | system
 	@echo "installing the virtual environment in $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable . --group dev
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dns,grpc,regex]' --group dev
 	@touch $@
 
 demo: setup ## break balancers under 600 connections in the lab; about a minute and a half
@@ -63,9 +63,9 @@ e2e: setup ## in the lab's kernel: IPVS contract and end to end
 
 test-lowest: system ## unit tests with the lowest versions of the libraries that pyproject.toml allows
 	@mkdir -p build
-	@$(PYTHON) -c 'import re, tomllib; print(*(re.sub(">=([^,]+).*", r"==\1", d) for d in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]), sep="\n")' > build/lowest.txt
+	@$(PYTHON) -c 'import re, tomllib; print(*(re.sub(">=([^,]+).*", r"==\1", d) for p in [tomllib.load(open("pyproject.toml", "rb"))["project"]] for d in sum(p["optional-dependencies"].values(), p["dependencies"])), sep="\n")' > build/lowest.txt
 	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
-	@$(LOWEST)/bin/pip install --quiet --disable-pip-version-check --constraint build/lowest.txt --editable . hypothesis jsonschema pytest pytest-timeout
+	@$(LOWEST)/bin/pip install --quiet --disable-pip-version-check --constraint build/lowest.txt --editable '.[dns,grpc,regex]' hypothesis jsonschema pytest pytest-timeout
 	@$(LOWEST)/bin/python -m pytest tests/unit --ignore tests/unit/lab
 
 schema: $(STAMP) ## write the JSON Schema of the configuration anew

@@ -7,17 +7,19 @@ another mistake is not a mistake.
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from anycast.config import schema
-from anycast.config.problem import Path, Problem, dotted, shown
+from anycast.config.problem import NeededPath, Path, Problem, dotted, shown
 from anycast.config.warn import Served, warnings
-from anycast.core import model
+from anycast.core import kinds, model
+from anycast.core.compose import leaves
 from anycast.core.ipvs import MAGLEV_SLOTS
 from anycast.core.members import server_address
 from anycast.core.model import (
@@ -39,6 +41,24 @@ _FLAGS = {
 }
 
 
+_Tree: TypeAlias = model.Check | model.Rule[model.Leaf]
+"""Of a real server: a session alone is a rule there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """What a file comes to: the configuration, or None and why. `warnings`: what is allowed and rarely meant.
+
+    `checks`: those with a name, used or not. `paths`: files that checks need on the node.
+    """
+
+    config: model.Config | None
+    problems: list[Problem]
+    warnings: list[Problem] = field(default_factory=list)
+    checks: Mapping[str, model.Tree] = field(default_factory=dict)
+    paths: tuple[NeededPath, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pool:
     """A pool under construction. `whole`: no server was left out, so that counts mean something."""
@@ -46,7 +66,7 @@ class _Pool:
     name: str
     path: Path
     servers: tuple[model.RealServer, ...]
-    check: model.Check | None  # None: what is written is wrong
+    check: _Tree | None  # None: what is written is wrong
     check_given: bool
     whole: bool
     places: tuple[Path, ...]  # of the servers
@@ -60,22 +80,24 @@ class _Use:
     serving: schema.Serving
     ports: tuple[tuple[Path, int], ...]  # none with a mark
     pool: _Pool | None
-    check: model.Check | None  # overrides the pool's
+    check: _Tree | None  # overrides the pool's
 
 
-def build(
-    file: schema.File, source: Source, hostname: str
-) -> tuple[model.Config | None, list[Problem], list[Problem]]:
-    """The configuration, or None and the reasons; then what is allowed and rarely meant.
-
-    `hostname` is the default of `node.name`.
-    """
+def build(file: schema.File, source: Source, hostname: str) -> Built:
+    """`hostname` is the default of `node.name`."""
     builder = _Builder(file, source)
     config = builder.config(hostname)
+    problems = builder.problems
     if config is None:
-        return None, builder.problems, []
+        return Built(config=None, problems=problems)
     told = warnings(builder.served, config.timeouts or model.Timeouts())
-    return config, [], [Problem(source.mark(place), place, what, do) for place, what, do in told]
+    return Built(
+        config=config,
+        problems=problems,
+        warnings=[Problem(source.mark(place), place, what, do) for place, what, do in told],
+        checks=builder.named,
+        paths=tuple(builder.paths),
+    )
 
 
 class _Builder:
@@ -83,7 +105,9 @@ class _Builder:
         self._file = file
         self._source = source
         self.problems: list[Problem] = []
-        self._checks: dict[str, model.Check | None] = {}
+        self.paths: list[NeededPath] = []
+        self._checks: dict[str, model.Tree | None] = {}
+        self._resolving: list[str] = []  # names of the checks being looked up, the outermost first
         self._pools: dict[str, _Pool | None] = {}
         self._own_pools: list[_Pool] = []
         self._claimed: dict[object, Path] = {}
@@ -95,8 +119,9 @@ class _Builder:
         node = self._node(hostname)
         bgp = self._bgp()
         sync = self._sync()
-        for name, check in self._file.checks.items():
-            self._checks[name] = self._check(("checks", name), check)
+        for name in self._file.checks:
+            self._named_check(name)
+        require = self._require(("node",), self._file.node.require)
         for name, pool in self._file.pools.items():
             self._pools[name] = self._pool(("pools", name), name, pool)
         vips = [self._vip(name, vip) for name, vip in self._file.vips.items()]
@@ -119,6 +144,7 @@ class _Builder:
             manage_sysctls=self._file.sysctls == "manage",
             timeouts=self._timeouts(),
             connection_sync=sync,
+            require=require,
         )
 
     def _timeouts(self) -> model.Timeouts | None:
@@ -139,6 +165,10 @@ class _Builder:
         return model.ConnectionSync(
             interface=sync.interface, id=sync.id, group=sync.group, port=sync.port, ttl=sync.ttl
         )
+
+    @property
+    def named(self) -> dict[str, model.Tree]:
+        return {name: part for name, part in self._checks.items() if part is not None}
 
     def _say(self, path: Path, what: str, do: str, *, key: bool = False) -> None:
         """Complain about a path of the remaining tree."""
@@ -305,27 +335,124 @@ class _Builder:
                     (*path, "families", n), what, f"write bgp.next_hop.{family}, or a neighbor over {family}"
                 )
 
-    def _check(self, path: Path, check: schema.Check) -> model.Check | None:
-        kind: model.CheckKind
+    def _named_check(self, name: str) -> model.Tree | None:
+        if name not in self._checks:
+            self._resolving.append(name)
+            self._checks[name] = self._part(("checks", name), self._file.checks[name])
+            self._resolving.pop()
+        return self._checks[name]
+
+    def _part(self, path: Path, check: schema.Check) -> model.Tree | None:
+        match check:
+            case schema.BgpCheck():
+                return self._session(path, check)
+            case schema.AllCheck() | schema.AnyCheck():
+                references = [(reference, 1) for reference in check.of or []]
+                parts = self._parts(path, references)
+                if parts is None:
+                    return None
+                needed = len(parts) if isinstance(check, schema.AllCheck) else 1
+                return model.Rule(needed=needed, parts=parts)
+            case schema.AtLeastCheck():
+                return self._at_least(path, check)
+            case _:
+                return self._check(path, check)
+
+    def _session(self, path: Path, check: schema.BgpCheck) -> kinds.BgpSession:
+        known = self._file.bgp.neighbors or [] if self._file.bgp else []
+        addresses = [neighbor.address for neighbor in known]
+        listed = self._whole_list(("bgp", "neighbors"), "address") and self._whole(("bgp",))
+        if check.neighbor is not None and check.neighbor not in addresses and listed:
+            do = "write an address from bgp.neighbors, or remove the line"
+            self._say((*path, "neighbor"), f"{check.neighbor} is no neighbor of this node", do)
+        return kinds.BgpSession(check.neighbor)
+
+    def _at_least(self, path: Path, check: schema.AtLeastCheck) -> model.Rule[model.Leaf] | None:
+        references: list[tuple[schema.CheckReference, int]] = []
+        for n, one in enumerate(check.of or []):
+            if not isinstance(one, schema.Member):
+                references.append((one, 1))
+            elif one.check is not None:
+                references.append((one.check, one.weight))
+            else:
+                self._say_missing((*path, "of", n, "check"), "it is missing", "write the name of a check")
+        parts = self._parts(path, references)
+        if check.needed is None:
+            self._say_missing((*path, "needed"), "it is missing", "write the sum of weights that is needed")
+        if parts is None or check.needed is None:
+            return None
+        most = sum(part.weight for part in parts)
+        if check.needed > most and self._whole((*path, "of")):
+            what = f"{check.needed} can never be, for all together come to {most}"
+            self._say((*path, "needed"), what, f"write {most} or less")
+        return model.Rule(needed=min(check.needed, most), parts=parts)
+
+    def _parts(
+        self, path: Path, references: Sequence[tuple[schema.CheckReference, int]]
+    ) -> tuple[model.Part[model.Leaf], ...] | None:
+        if not references:
+            self._say_missing((*path, "of"), "there is no check in it", "write names of checks, or checks")
+            return None
+        parts: list[model.Part[model.Leaf]] = []
+        for n, (reference, weight) in enumerate(references):
+            part = self._reference((*path, "of", n), reference)
+            if part is not None:
+                parts.append(model.Part(name=_called(reference), check=part, weight=weight))
+        return tuple(parts) if len(parts) == len(references) else None
+
+    def _require(
+        self, path: Path, references: Sequence[schema.CheckReference]
+    ) -> model.Rule[model.Leaf] | None:
+        """All of these, each with an aim of its own: there is no real server to aim at."""
+        parts: list[model.Part[model.Leaf]] = []
+        for n, reference in enumerate(references):
+            place = (*path, "require", n)
+            part = self._reference(place, reference)
+            if part is None:
+                continue
+            parts.append(model.Part(name=_called(reference), check=part))
+            aimless = [one for one in _leaves(part) if isinstance(one, model.Check) and not _has_aim(one)]
+            if aimless:
+                kind = type(aimless[0].kind).__name__.removesuffix("Check").lower()
+                what = f"a check of {kind} is aimed at a real server, and there is none here"
+                self._say(place, what, "write address and port in the check")
+        return model.Rule(needed=len(parts), parts=tuple(parts)) if parts else None
+
+    def _check(self, path: Path, check: _Probed) -> model.Check | None:
+        kind = self._kind(path, check)
+        if kind is None:
+            return None
+        fast = check.fast_interval
+        return model.Check(
+            kind=kind,
+            address=(check.address if isinstance(check, schema.Aimed | schema.IcmpCheck) else None),
+            interval=check.interval,
+            fast_interval=min(_DEFAULT_CHECK.fast_interval, check.interval) if fast is None else fast,
+            timeout=check.timeout,
+            rise=check.rise,
+            fall=check.fall,
+        )
+
+    def _kind(self, path: Path, check: _Probed) -> model.CheckKind | None:
         match check:
             case schema.TcpCheck():
-                kind = model.TcpCheck(port=check.port)
-            case schema.HttpCheck() | schema.HttpsCheck():
-                tls = isinstance(check, schema.HttpsCheck)
-                if check.expect == []:
-                    self._say_missing(
-                        (*path, "expect"), "no status is success", 'write one, as in [200] or ["2xx"]'
-                    )
-                expect = frozenset[int]().union(*check.expect) if check.expect else frozenset(range(200, 300))
-                kind = model.HttpCheck(
-                    tls=tls,
-                    verify=check.verify if isinstance(check, schema.HttpsCheck) else True,
-                    port=check.port,
-                    method=check.method,
-                    path=check.path,
-                    host=check.host,
-                    expect=expect,
-                )
+                return model.TcpCheck(port=check.port)
+            case schema.HttpCheck():
+                return self._http(path, check)
+            case schema.UdpCheck():
+                return self._udp(path, check)
+            case schema.BannerCheck():
+                return self._banner(path, check)
+            case schema.SyslogCheck():
+                return self._syslog(path, check)
+            case schema.DnsCheck():
+                return self._dns(path, check)
+            case schema.GrpcCheck():
+                return self._grpc(path, check)
+            case schema.IcmpCheck():
+                return kinds.IcmpCheck()
+            case schema.RelpCheck():
+                return kinds.RelpCheck(port=check.port, tls=self._tls((*path, "tls"), check.tls))
             case schema.CommandCheck():
                 if not check.argv:
                     self._say_missing(
@@ -339,32 +466,242 @@ class _Builder:
                             (*path, "argv", 0), what, "write where the program lies, as in /usr/bin/true"
                         )
                     return None
-                kind = model.CommandCheck(argv=tuple(check.argv))
-        fast = check.fast_interval
-        return model.Check(
-            kind=kind,
-            interval=check.interval,
-            fast_interval=min(_DEFAULT_CHECK.fast_interval, check.interval) if fast is None else fast,
-            timeout=check.timeout,
-            rise=check.rise,
-            fall=check.fall,
+                self._need((*path, "argv", 0), check.argv[0], "program")
+                return model.CommandCheck(argv=tuple(check.argv))
+            case schema.CarrierCheck():
+                if check.interface is None:
+                    self._say_missing((*path, "interface"), "it is missing", "write the interface")
+                    return None
+                return kinds.CarrierCheck(interface=check.interface)
+            case schema.GatewayCheck():
+                return self._gateway(path, check)
+            case schema.LoadCheck():
+                if check.max is None:
+                    self._say_missing((*path, "max"), "it is missing", "write the load that is fine")
+                    return None
+                return kinds.LoadCheck(most=check.max, minutes=check.minutes)
+            case schema.MemoryCheck():
+                if check.min_free is None:
+                    self._say_missing((*path, "min_free"), "it is missing", "write it as in 256MiB")
+                    return None
+                if isinstance(check.min_free, schema.Percent):
+                    return kinds.MemoryCheck(free_percent=check.min_free.value)
+                return kinds.MemoryCheck(free=check.min_free)
+            case schema.FileCheck():
+                if check.path is None:
+                    self._say_missing((*path, "path"), "it is missing", "write the path")
+                    return None
+                return kinds.FileCheck(path=check.path, present=check.present)
+            case schema.IpvsConnectionsCheck():
+                if check.max is None:
+                    self._say_missing((*path, "max"), "it is missing", "write a number of connections")
+                    return None
+                if isinstance(check.max, schema.Percent):
+                    return kinds.IpvsConnectionsCheck(most_percent=check.max.value)
+                return kinds.IpvsConnectionsCheck(most=check.max)
+
+    def _gateway(self, path: Path, check: schema.GatewayCheck) -> kinds.GatewayCheck:
+        if check.by == "neighbor" and check.address is not None and check.interface is None:
+            self._say_missing(
+                (*path, "interface"),
+                "it is missing, and by: neighbor needs it",
+                "write the gateway's interface",
+            )
+        if check.interface is not None and (check.address is None or check.by == "ping"):
+            what = "it is for an address with by: neighbor"
+            self._say((*path, "interface"), what, "remove the line", key=True)
+        return kinds.GatewayCheck(
+            address=check.address,
+            family=_VERSION[check.family],
+            interface=check.interface,
+            by_neighbor=check.by == "neighbor",
         )
 
-    def _reference(self, path: Path, check: str | schema.Check) -> model.Check | None:
+    def _udp(self, path: Path, check: schema.UdpCheck) -> kinds.UdpCheck:
+        if check.send is not None and check.send_hex is not None:
+            self._say((*path, "send_hex"), "send is written too", "keep one of the two", key=True)
+        if check.quiet is not None:
+            if check.expect is not None or check.expect_hex is not None:
+                what = "it is for checks that expect no reply"
+                self._say((*path, "quiet"), what, "remove it: the timeout bounds the wait", key=True)
+            elif check.quiet >= check.timeout and self._whole((*path, "timeout")):
+                self._say((*path, "quiet"), "it is not shorter than the timeout", "write a shorter time")
+        return kinds.UdpCheck(
+            port=check.port,
+            send=check.send or check.send_hex or b"",
+            expect=check.expect,
+            prefix=check.expect_hex or b"",
+            quiet=min(_QUIET, check.timeout / 2) if check.quiet is None else check.quiet,
+        )
+
+    def _banner(self, path: Path, check: schema.BannerCheck) -> kinds.BannerCheck | None:
+        if not check.steps:
+            what = "there is no step"
+            self._say_missing((*path, "steps"), what, 'write [{expect: "^220 "}], for example')
+        steps: list[kinds.Expect | kinds.Send] = []
+        for n, step in enumerate(check.steps or []):
+            if (step.expect is None) == (step.send is None):
+                place = (*path, "steps", n)
+                if self._whole(place):
+                    self._say(place, "a step is either expect or send", "write one of them in each step")
+            elif step.expect is not None:
+                steps.append(kinds.Expect(step.expect))
+            elif step.send is not None:
+                steps.append(kinds.Send(step.send if step.send.endswith(b"\n") else step.send + b"\r\n"))
+        tls = self._tls((*path, "tls"), check.tls)
+        return kinds.BannerCheck(steps=tuple(steps), port=check.port, tls=tls) if steps else None
+
+    def _syslog(self, path: Path, check: schema.SyslogCheck) -> kinds.SyslogCheck | kinds.SyslogCanaryCheck:
+        proofs = [name for name in ("proof_port", "proof_file") if getattr(check, name) is not None]
+        if check.transport == "udp":
+            if check.tls is not None:
+                self._say(
+                    (*path, "tls"), "UDP has no TLS", "write transport: tcp, or remove the line", key=True
+                )
+            if not proofs and self._whole((*path, "proof_port"), (*path, "proof_file")):
+                what = "over UDP nothing tells that a message arrived"
+                do = "write proof_port or proof_file, or use type: udp"
+                self._say((*path, "transport"), what, do)
+            if len(proofs) == 2:
+                self._say((*path, "proof_file"), "proof_port is written too", "keep one of the two", key=True)
+            return kinds.SyslogCanaryCheck(
+                port=check.port, proof_port=check.proof_port, proof_file=check.proof_file
+            )
+        for name in proofs:
+            if self._whole((*path, "transport")):
+                what = "over TCP no message is sent"
+                self._say((*path, name), what, "write transport: udp, or remove the line", key=True)
+        return kinds.SyslogCheck(port=check.port, tls=self._tls((*path, "tls"), check.tls))
+
+    def _dns(self, path: Path, check: schema.DnsCheck) -> kinds.DnsCheck | None:
+        if check.name is None:
+            self._say_missing((*path, "name"), "it is missing", "write the name to ask for")
+            return None
+        from dns.exception import DNSException
+        from dns.name import root
+        from dns.rdata import from_text
+
+        answer: list[str] = []
+        for n, text in enumerate(check.answer):
+            try:
+                record = from_text("IN", check.record, text, origin=root, relativize=False)
+                answer.append(record.to_text())
+            except (DNSException, ValueError) as error:
+                if self._whole((*path, "record")):
+                    what = f"{shown(text)} is not what a record of type {check.record} holds: {error}"
+                    self._say((*path, "answer", n), what, "write it as a zone file does")
+        if check.answer and check.rcode != "NOERROR":
+            what = f"there are no answers with {check.rcode}"
+            self._say((*path, "answer"), what, "remove one of the two lines", key=True)
+        return kinds.DnsCheck(
+            name=check.name,
+            record=check.record,
+            rcode=check.rcode,
+            answer=tuple(answer),
+            tcp=check.transport == "tcp",
+            port=check.port,
+        )
+
+    def _grpc(self, path: Path, check: schema.GrpcCheck) -> kinds.GrpcCheck:
+        if importlib.util.find_spec("h2") is None:
+            what = "a grpc check needs h2, which is not installed"
+            self._say((*path, "type"), what, "pip install 'anycast[grpc]'")
+        tls = self._tls((*path, "tls"), check.tls)
+        return kinds.GrpcCheck(service=check.service, authority=check.authority, port=check.port, tls=tls)
+
+    def _tls(self, path: Path, tls: schema.Tls | None) -> kinds.Tls | None:
+        if tls is None:
+            return None
+        self._key(path, tls)
+        return kinds.Tls(
+            verify=tls.verify,
+            name=tls.sni,
+            ca=tls.ca,
+            certificate=tls.certificate,
+            key=tls.key,
+            expiry_warning=tls.expiry_warning,
+        )
+
+    def _http(self, path: Path, check: schema.HttpCheck) -> model.HttpCheck:
+        if check.expect == []:
+            self._say_missing((*path, "expect"), "no status is success", 'write one, as in [200] or ["2xx"]')
+        for name in check.headers:
+            if instead := _OWN_HEADERS.get(name.lower()):
+                self._say((*path, "headers", name), "the check writes this header itself", instead, key=True)
+        if check.body is not None and check.method == "HEAD":
+            what = "the answer to HEAD has no body"
+            self._say((*path, "body"), what, "write method: GET, or remove the line", key=True)
+        kind = model.HttpCheck(
+            tls=False,
+            port=check.port,
+            method=check.method,
+            path=check.path,
+            host=check.host,
+            headers=tuple(check.headers.items()),
+            expect=frozenset[int]().union(*check.expect) if check.expect else frozenset(range(200, 300)),
+            body=check.body,
+        )
+        if not isinstance(check, schema.HttpsCheck):
+            return kind
+        self._key(path, check)
+        return replace(
+            kind,
+            tls=True,
+            verify=check.verify,
+            sni=check.sni,
+            ca=check.ca,
+            certificate=check.certificate,
+            key=check.key,
+            expiry_warning=check.expiry_warning,
+        )
+
+    def _need(self, path: Path, name: str | None, use: str) -> None:
+        if name is not None:
+            place = self._source.place(path)
+            self.paths.append(NeededPath(self._source.mark(place), place, name, use))
+
+    def _key(self, path: Path, check: schema.HttpsCheck | schema.Tls) -> None:
+        self._need((*path, "ca"), check.ca, "authority")
+        self._need((*path, "certificate"), check.certificate, "certificate")
+        self._need((*path, "key"), check.key, "key")
+        if check.key is not None and check.certificate is None:
+            self._say_missing(
+                (*path, "certificate"),
+                "it is missing, and there is a key",
+                "write the certificate's file too",
+            )
+        if check.ca is not None and not check.verify:
+            what = "nothing is verified with verify: false"
+            self._say((*path, "ca"), what, "remove one of the two lines", key=True)
+
+    def _reference(self, path: Path, check: str | schema.Check) -> model.Tree | None:
         if not isinstance(check, str):
-            found = self._check(path, check)
+            found = self._part(path, check)
             return found if self._whole(path) else None
         if check not in self._written("checks"):
             self._unknown(path, "checks", check)
-        return self._checks.get(check) if self._whole(("checks", check)) else None
+        if check in self._resolving:
+            way = " -> ".join([*self._resolving[self._resolving.index(check) :], check])
+            self._say(path, f"it contains itself: {way}", "take one of them out of the other")
+            return None
+        if check not in self._file.checks or not self._whole(("checks", check)):
+            return None
+        return self._named_check(check)
+
+    def _tree(self, path: Path, check: str | schema.Check) -> _Tree | None:
+        """A check of a real server: one that is probed, or a rule."""
+        part = self._reference(path, check)
+        if isinstance(part, kinds.BgpSession):
+            return model.Rule(needed=1, parts=(model.Part(name=_called(check), check=part),))
+        return part
 
     def _pool(self, path: Path, name: str, pool: schema.Pool | schema.Vip) -> _Pool:
         if not pool.servers:
             what = "there is no server"
             self._say_missing((*path, "servers"), what, "write the addresses of the real servers")
-        check: model.Check | None = _DEFAULT_CHECK
+        check: _Tree | None = _DEFAULT_CHECK
         if pool.check is not None:
-            check = self._reference((*path, "check"), pool.check)
+            check = self._tree((*path, "check"), pool.check)
         elif not self._whole((*path, "check")):
             check = None
         servers: list[model.RealServer] = []
@@ -448,6 +785,7 @@ class _Builder:
         path: Path = ("vips", name)
         addresses = self._own_addresses(path, vip.address, vip.addresses)
         families = tuple(sorted({address.version for _, address in addresses}))
+        require = self._require(path, vip.require)
         services: list[model.Service] = []
         lacking: set[tuple[Path, str]] = set()
         for use in self._uses(path, name, vip):
@@ -470,6 +808,7 @@ class _Builder:
             med=vip.med,
             communities=tuple(dict.fromkeys(vip.communities)),
             large_communities=tuple(dict.fromkeys(vip.large_communities)),
+            require=require,
         )
 
     def _mixed(self, use: _Use, addresses: Sequence[tuple[Path, Address]]) -> None:
@@ -534,7 +873,7 @@ class _Builder:
             serving=service,
             ports=() if service.port is None else (((*path, "port"), service.port),),
             pool=self._named((*path, "pool"), service.pool),
-            check=self._reference((*path, "check"), service.check) if service.check is not None else None,
+            check=self._tree((*path, "check"), service.check) if service.check is not None else None,
         )
 
     def _described(self, path: Path, name: str, vip: schema.Vip) -> _Use:
@@ -564,15 +903,15 @@ class _Builder:
             serving=vip,
             ports=tuple(ports),
             pool=self._named((*path, "pool"), vip.pool),
-            check=self._reference((*path, "check"), vip.check) if vip.check is not None else None,
+            check=self._tree((*path, "check"), vip.check) if vip.check is not None else None,
         )
 
     def _excluded(self, path: Path, serving: schema.Serving, *fields: str) -> None:
         """What says which packets are served, where a firewall mark says it."""
-        for field in (*fields, "protocol"):
-            if field in serving.model_fields_set:
+        for name in (*fields, "protocol"):
+            if name in serving.model_fields_set:
                 what = "a firewall mark is served, whatever the protocol and port of the packets"
-                self._say((*path, field), what, "remove this line, or mark", key=True)
+                self._say((*path, name), what, "remove this line, or mark", key=True)
 
     def _named(self, path: Path, name: str | None) -> _Pool | None:
         if name is None:
@@ -593,6 +932,7 @@ class _Builder:
         if pool is None:
             return []
         self._pool_fits(use, pool, families)
+        require = self._require(use.path, serving.require) if isinstance(serving, schema.Service) else None
         core_pool = model.Pool(
             name=pool.name, servers=pool.servers, check=use.check or pool.check or _DEFAULT_CHECK
         )
@@ -610,6 +950,7 @@ class _Builder:
                 persistence=_persistence(serving.persistence),
                 expire_failed=_expiry(serving),
                 quorum=quorum,
+                require=require,
             )
             for port in ([0] if serving.mark else [port for _, port in use.ports])
         ]
@@ -719,11 +1060,17 @@ class _Builder:
         if protocol is Protocol.TCP or use.serving.check is not None:
             return
         if use.pool and not use.pool.check_given and self._whole((*use.path, "check"), (*use.path, "mark")):
-            what = {
-                Protocol.UDP: "UDP has no handshake to check, and no check is written",
-                Protocol.SCTP: "the default check, a TCP handshake, proves nothing of SCTP",
+            what, do = {
+                Protocol.UDP: (
+                    "UDP has no handshake to check, and no check is written",
+                    "write a check: udp, dns, syslog, tcp with a port, http, or a command",
+                ),
+                Protocol.SCTP: (
+                    "the default check, a TCP handshake, proves nothing of SCTP",
+                    "write a check: icmp, tcp with a port, http, or a command",
+                ),
             }[protocol]
-            self._say((*use.path, "protocol"), what, "write a check: tcp with a port, http, or a command")
+            self._say((*use.path, "protocol"), what, do)
 
     def _mark(self, use: _Use, families: tuple[int, ...]) -> None:
         mark, place, pool = use.serving.mark, (*use.path, "mark"), use.pool
@@ -737,7 +1084,7 @@ class _Builder:
         if pool is None or not self._whole((*use.path, "check")):
             return
         check = pool.check if use.serving.check is None else use.check
-        if check is None or isinstance(check.kind, model.CommandCheck) or check.kind.port is not None:
+        if check is None or all(_has_port(leaf) for leaf in _leaves(check)):
             return
         if pool.servers and any(server.port is None for server in pool.servers):
             what = "packets with a mark come to any port, and the check has none of its own"
@@ -831,8 +1178,60 @@ class _Builder:
         return None if first == path else dotted(self._source.place(first))
 
 
+_QUIET = 0.2  # seconds
+_OWN_HEADERS = {
+    "connection": "remove it: the check always asks to close",
+    "content-length": "remove it",
+    "expect": "remove it: the check sends no body",
+    "host": "write host: beside headers",
+    "transfer-encoding": "remove it",
+    "upgrade": "remove it",
+}
 _DEFAULT_CHECK = model.Check(kind=model.TcpCheck())
 _VERSION = {schema.Family.IPV4: 4, schema.Family.IPV6: 6}
+
+
+_Probed: TypeAlias = (
+    schema.TcpCheck
+    | schema.HttpCheck
+    | schema.UdpCheck
+    | schema.BannerCheck
+    | schema.SyslogCheck
+    | schema.RelpCheck
+    | schema.DnsCheck
+    | schema.GrpcCheck
+    | schema.IcmpCheck
+    | schema.CommandCheck
+    | schema.CarrierCheck
+    | schema.GatewayCheck
+    | schema.LoadCheck
+    | schema.MemoryCheck
+    | schema.FileCheck
+    | schema.IpvsConnectionsCheck
+)
+
+
+def _called(reference: str | schema.Check) -> str:
+    return reference if isinstance(reference, str) else reference.type
+
+
+def _leaves(tree: model.Tree) -> Iterator[model.Leaf]:
+    return leaves(tree) if isinstance(tree, model.Rule) else iter((tree,))
+
+
+def _has_aim(check: model.Check) -> bool:
+    """Whether the check knows by itself what it looks at."""
+    if isinstance(check.kind, kinds.NodeKind | model.CommandCheck):
+        return True
+    return check.address is not None and _has_port(check)
+
+
+def _has_port(leaf: model.Leaf) -> bool:
+    """Whether it needs no port of a real server's."""
+    if isinstance(leaf, kinds.BgpSession):
+        return True
+    kind = leaf.kind
+    return isinstance(kind, kinds.NodeKind | kinds.IcmpCheck | model.CommandCheck) or kind.port is not None
 
 
 def _carried(neighbor: schema.Neighbor) -> set[int]:

@@ -16,7 +16,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One run of a check. `took` in seconds; `detail` is one short line for people."""
+    """One run of a check. `took` in seconds; `detail` is one short line for people, a warning if it went well."""
 
     outcome: Outcome
     detail: str = ""
@@ -64,6 +64,11 @@ class Health:
     def is_up(self) -> bool:
         return self.phase.is_up
 
+    @property
+    def warned(self) -> bool:
+        """Well, and `detail` says what wants looking after."""
+        return self.phase is Phase.UP and bool(self.detail) and not self.unknown
+
 
 def advance(health: Health, result: Result, check: Check, now: float) -> Health:
     """The health after one more result. Returns the same object when nothing changed."""
@@ -79,11 +84,10 @@ def advance(health: Health, result: Result, check: Check, now: float) -> Health:
         phase, streak = settled, 0
     else:
         phase = counting
-    detail = "" if good else result.detail
-    if (phase, streak, detail) == (health.phase, health.streak, health.detail) and not health.unknown:
+    if (phase, streak, result.detail) == (health.phase, health.streak, health.detail) and not health.unknown:
         return health
     turned = health.phase is Phase.UNDECIDED or phase.is_up != health.phase.is_up
-    return Health(phase=phase, streak=streak, since=now if turned else health.since, detail=detail)
+    return Health(phase=phase, streak=streak, since=now if turned else health.since, detail=result.detail)
 
 
 def pause(health: Health, check: Check) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -40,9 +40,11 @@ from anycast.core.events import (
     Tick,
 )
 from anycast.core.maintenance import Maintenance, drain_ends
-from anycast.core.members import TargetNames, keys_of, marks, memberships, target_names, targets
+from anycast.core.members import composed_uses, keys_of, marks, memberships, target_names
 from anycast.core.model import Address, Config, Prefix, Scheduler, Target
+from anycast.core.news import is_news, news
 from anycast.core.report import Report
+from anycast.core.requirements import requirements
 from anycast.core.state import (
     UNDECIDED,
     KernelState,
@@ -79,7 +81,8 @@ def begin(
         config=config,
         started_at=now,
         members=memberships(config),
-        targets=targets(config),
+        requirements=requirements(config),
+        composed=composed_uses(config),
         names=target_names(config),
         maintenance=dict(maintenance),
         owned=frozenset(address for vip in config.vips for address in vip.addresses),
@@ -93,7 +96,7 @@ def begin(
         for scope, entry in maintenance.items()
     ]
     state, effects = _settle(state, state, now)
-    return state, (SetTargets(targets=state.targets), *log, *effects)
+    return state, (SetTargets(targets=frozenset(state.names)), *log, *effects)
 
 
 def step(state: State, event: Event, now: float) -> tuple[State, tuple[Effect, ...]]:
@@ -157,46 +160,21 @@ def _probed(state: State, results: tuple[tuple[Target, healths.Result], ...], no
     turned: list[tuple[Target, healths.Health, healths.Health]] = []
     effects: list[Effect] = []
     for target, result in results:
-        if target not in state.targets:
+        if target not in state.names:
             continue  # no longer configured: the result was under way
         old = changed.get(target) or state.health.get(target, UNDECIDED)
         new = healths.advance(old, result, target.check, now)
         if new is not old:
             changed[target] = new
-            if _is_news(old, new):
+            if is_news(old, new):
                 turned.append((target, old, new))
         effects.append(ScheduleProbe(target=target, after=healths.pause(new, target.check)))
     if not changed:
         return state, effects
-    effects.extend(_health_log(state.names, turned))
-    return replace(state, health={**state.health, **changed}), effects
-
-
-def _is_news(old: healths.Health, new: healths.Health) -> bool:
-    """Whether a person should read of it: a server turned, got its first outcome, or cannot be checked."""
-    first = old.phase is healths.Phase.UNDECIDED and new.phase is not healths.Phase.UNDECIDED
-    return first or old.phase.is_up != new.phase.is_up or (new.unknown and not old.unknown)
-
-
-def _health_log(
-    names: Mapping[Target, TargetNames], turned: list[tuple[Target, healths.Health, healths.Health]]
-) -> Iterator[Log]:
-    for target, old, new in turned:
-        server, services = names.get(target, ("", ()))
-        fields = {
-            "server": server,
-            "services": services,
-            "address": str(target.address),
-            "port": target.port,
-            "detail": new.detail,
-        }
-        if new.unknown and not old.unknown:
-            yield Log(event="check.unknown", fields=fields, level="error")
-            continue
-        if new.phase.is_up:
-            yield Log(event="server.up", fields=fields)
-        else:
-            yield Log(event="server.down", fields=fields, level="warning")
+    after = replace(state, health={**state.health, **changed})
+    if turned:
+        effects.extend(news(state, after, turned))
+    return after, effects
 
 
 def _kernel_read(state: State, event: KernelRead, now: float) -> Step:
@@ -308,7 +286,7 @@ def _reconfigured(state: State, config: Config, now: float) -> Step:
     for address in old - new:
         leaving[address] = _leave(state, address, now)
     marked = marks(config)
-    wanted = targets(config)
+    names = target_names(config)
     vips = {vip.name: state.vips.get(vip.name) or VipState(since=now) for vip in config.vips}
     snapshot = state.kernel.snapshot
     kernel = replace(
@@ -321,9 +299,10 @@ def _reconfigured(state: State, config: Config, now: float) -> Step:
         state,
         config=config,
         members=memberships(config),
-        targets=wanted,
-        names=target_names(config),
-        health={target: health for target, health in state.health.items() if target in wanted},
+        requirements=requirements(config),
+        composed=composed_uses(config),
+        names=names,
+        health={target: health for target, health in state.health.items() if target in names},
         vips=vips,
         leaving=leaving,
         owned=state.owned | new,
@@ -332,7 +311,7 @@ def _reconfigured(state: State, config: Config, now: float) -> Step:
         retiring={},
         kernel=kernel,
     )
-    return replace(after, retiring=_retire(state, after, now)), [SetTargets(targets=wanted)]
+    return replace(after, retiring=_retire(state, after, now)), [SetTargets(targets=frozenset(names))]
 
 
 def _retire(before: State, after: State, now: float) -> dict[ServerKey, Retiring]:
@@ -481,6 +460,7 @@ def _same_inputs(before: State, state: State) -> bool:
         and state.leaving is before.leaving
         and state.retiring is before.retiring
         and state.kernel.adopted is before.kernel.adopted
+        and (state.announcers is before.announcers or not state.rests_on_sessions)
         and len(state.differences) == len(state.config.vips)
     )
 

@@ -19,11 +19,11 @@ from anycast.core.decision import Advertise, Reason
 from anycast.core.health import Outcome, Phase, Result
 from anycast.core.ipvs import MarkKey, RemoveService, ServiceEntry, ServiceKey
 from anycast.core.maintenance import NODE, Maintenance, Stage, stage
-from anycast.core.members import servers_of, service_key, target_of, targets
+from anycast.core.members import check_of, servers_of, service_key
 from anycast.core.model import Address, Protocol, Target, Vip
 from anycast.core.report import Prefix, Report
 from anycast.core.routes import GRACEFUL_SHUTDOWN
-from anycast.core.state import EXPIRE_AGAIN, UNDECIDED, prefix_of
+from anycast.core.state import EXPIRE_AGAIN, health_of, prefix_of
 from anycast.core.step import LEAVE_PATIENCE, begin, next_wake, step
 from tests.property.worlds import CONFIGS, told
 
@@ -108,11 +108,13 @@ class World(RuleBasedStateMachine):
             assert drained == (Stage.DRAINING in stages)
             for service in vip.services:
                 found = [
-                    state.health.get(target_of(service, server, address), UNDECIDED)
+                    health_of(state, check_of(service, server, address))
                     for server, address in servers_of(service, prefix.version)
                 ]
                 possible = [h for h in found if h.phase.is_up or h.phase is Phase.UNDECIDED]
                 assert len(possible) >= service.quorum.low
+            needs = [health_of(state, one.check) for one in state.requirements if one.vip in {"", vip.name}]
+            assert Phase.DOWN not in [need.phase for need in needs]
             if prefix not in self.wanted:
                 assert not drained
                 self.check_ready(vip, prefix.network_address)
@@ -171,7 +173,7 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: not self.exited)
     @rule(data=st.data(), outcome=st.sampled_from(list(Outcome)))
     def some_checks_answer(self, data: st.DataObject, outcome: Outcome) -> None:
-        known = sorted(targets(self.config), key=str)
+        known = sorted(self.state.names, key=str)
         chosen = data.draw(st.lists(st.sampled_from(known), max_size=6))
         self.send(ev.Probed(results=tuple((target, Result(outcome=outcome)) for target in chosen)))
 
@@ -181,7 +183,7 @@ class World(RuleBasedStateMachine):
             self.answer_all(outcome)
 
     def answer_all(self, outcome: Outcome) -> None:
-        everything: list[Target] = sorted(targets(self.config), key=str)
+        everything: list[Target] = sorted(self.state.names, key=str)
         self.send(ev.Probed(results=tuple((target, Result(outcome=outcome)) for target in everything)))
 
     @precondition(lambda self: self.pending is not None)

@@ -82,7 +82,7 @@ def test_checks_that_cannot_run_change_nothing() -> None:
     node.checks(Outcome.UNKNOWN, times=10)
     assert node.routes == [route(1)]
     assert node.weights() == [1, 1, 1]
-    assert node.logged.count("check.unknown") == len(node.state.targets)
+    assert node.logged.count("check.unknown") == len(node.state.names)
 
 
 def test_servers_of_weight_0_take_no_clients_and_count_for_nothing() -> None:
