@@ -150,6 +150,7 @@ class State:
     leaving: Mapping[Address, Leaving] = field(default_factory=dict)
     lease: LeaseState = LeaseState()
     announcers: Mapping[int, Report | None] = field(default_factory=dict)
+    lost_until: float = -math.inf  # until then an announcer that was lost may still hold routes
     stopping_since: float | None = None
     exited: bool = False
 

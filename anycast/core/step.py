@@ -120,6 +120,8 @@ def next_wake(state: State, now: float) -> float:
     times = [instant for instant in thresholds if instant is not None and instant > now]
     times += [_lease_due(state), _kernel_due(state)]
     times += [_leave_due(state, leaving) for leaving in state.leaving.values()]
+    if state.leaving and state.lost_until > now:
+        times.append(state.lost_until)
     if state.stopping_since is not None:
         times.append(state.stopping_since + STOP_PATIENCE)
     return min(times)
@@ -143,8 +145,7 @@ def _apply(state: State, event: Event, now: float) -> Step:
         case AnnouncerReported(source=source, report=report):
             return _reported(state, source, report)
         case AnnouncerLost(source=source):
-            left = {key: report for key, report in state.announcers.items() if key != source}
-            return replace(state, announcers=left), [Log(event="announcer.lost", level="warning")]
+            return _lost(state, source), [Log(event="announcer.lost", level="warning")]
         case Reconfigured(config=config):
             return _reconfigured(state, config, now)
         case MaintenanceSet(scope=scope, entry=entry):
@@ -153,6 +154,15 @@ def _apply(state: State, event: Event, now: float) -> Step:
             if state.stopping_since is not None:
                 return state, []
             return replace(state, stopping_since=now), [Log(event="agent.stopping")]
+
+
+def _lost(state: State, source: int) -> State:
+    left = {key: report for key, report in state.announcers.items() if key != source}
+    report = state.announcers.get(source)
+    empty = report is not None and not report.announced and report.seq >= state.lease.changed_seq
+    # It withdraws when its lease runs out, or is ended by its watchdog if it hangs.
+    until = state.lost_until if empty else max(state.lost_until, state.lease.runs_out + LEAVE_PATIENCE)
+    return replace(state, announcers=left, lost_until=until)
 
 
 def _probed(state: State, results: tuple[tuple[Target, healths.Result], ...], now: float) -> Step:
@@ -421,9 +431,13 @@ def _is_withdrawn(state: State, prefix: Prefix, leaving: Leaving, now: float) ->
     # An announcer that is not connected may hang with the route in its hand: silence is no acknowledgement.
     if now >= leaving.runs_out + LEAVE_PATIENCE:
         return True
-    return bool(state.announcers) and all(
-        report is not None and report.seq >= leaving.seq and prefix not in report.announced
-        for report in state.announcers.values()
+    return (
+        now >= state.lost_until
+        and bool(state.announcers)
+        and all(
+            report is not None and report.seq >= leaving.seq and prefix not in report.announced
+            for report in state.announcers.values()
+        )
     )
 
 

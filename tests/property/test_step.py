@@ -45,6 +45,8 @@ class World(RuleBasedStateMachine):
         self.reports: dict[int, Report] = {}
         self.left: dict[Prefix, float] = {}  # last instant a route was in a lease
         self.acknowledged: set[Prefix] = set()  # of those: withdrawn, as every announcer says
+        self.given: dict[int, set[Prefix]] = {}  # what each announcer may have announced
+        self.kept: dict[Prefix, float] = {}  # of those that were lost: when
         self.exited = False
         self.stopping = False
         maintenance = {NODE: Maintenance(reason="kept", by="root", since=1.0)} if kept else {}
@@ -73,6 +75,8 @@ class World(RuleBasedStateMachine):
                 case ev.SendLease():
                     self.check_lease(effect)
                     self.lease = effect
+                    for held in self.given.values():
+                        held.update(route.prefix for route in effect.routes)
                     for prefix in [*self.wanted, *(route.prefix for route in effect.routes)]:
                         self.left[prefix] = self.now
                         self.acknowledged.discard(prefix)
@@ -132,7 +136,6 @@ class World(RuleBasedStateMachine):
             assert len(usable) >= service.quorum.high
 
     def check_program(self, program: ev.ProgramKernel) -> None:
-        patience = self.state.config.timing.lease_ttl + LEAVE_PATIENCE
         for op in program.ops:
             match op:
                 case kernels.RemoveAddress(address=address):
@@ -153,7 +156,12 @@ class World(RuleBasedStateMachine):
                 case _:
                     continue
             assert gone not in self.wanted, "the kernel went before the route"
-            assert gone in self.acknowledged or self.now - self.left.get(gone, -1e9) >= patience
+            assert gone in self.acknowledged or self.now - self.left.get(gone, -1e9) >= self.patience
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which a lost announcer holds no route any more."""
+        return self.state.config.timing.lease_ttl + LEAVE_PATIENCE
 
     @rule(seconds=st.sampled_from([0.05, 0.3, 0.7, 1.0, 2.5, 6.0]))
     def time_passes(self, seconds: float) -> None:
@@ -241,6 +249,7 @@ class World(RuleBasedStateMachine):
     def announcer_connects(self, source: int) -> None:
         if source not in self.connected:
             self.connected.add(source)
+            self.given[source] = set()
             self.send(ev.AnnouncerConnected(source=source))
 
     @precondition(lambda self: self.connected)
@@ -249,6 +258,9 @@ class World(RuleBasedStateMachine):
         source = data.draw(st.sampled_from(sorted(self.connected)))
         self.connected.discard(source)
         self.reports.pop(source, None)
+        held = self.given.pop(source)
+        self.kept.update(dict.fromkeys(held, self.now))
+        self.acknowledged -= held
         self.send(ev.AnnouncerLost(source=source))
 
     @precondition(lambda self: self.connected and self.lease is not None)
@@ -263,9 +275,12 @@ class World(RuleBasedStateMachine):
 
     def send_report(self, source: int, report: Report) -> None:
         self.reports[source] = report
+        if self.lease is not None and report.seq >= self.lease.seq:
+            self.given[source] = set(report.announced)
         if self.connected == set(self.reports):
             said = {prefix for each in self.reports.values() for prefix in each.announced}
-            self.acknowledged |= self.left.keys() - self.wanted.keys() - said
+            kept = {prefix for prefix, lost in self.kept.items() if self.now < lost + self.patience}
+            self.acknowledged |= self.left.keys() - self.wanted.keys() - said - kept
         self.send(ev.AnnouncerReported(source=source, report=report))
 
     @precondition(lambda self: self.connected and self.lease is not None)

@@ -301,6 +301,18 @@ def test_a_lost_announcer_keeps_a_dropped_address_for_as_long_as_the_lease_it_ha
     assert addresses(2)[0] not in node.kernel.addresses
 
 
+def test_an_announcer_that_is_lost_with_a_route_keeps_its_address_whatever_the_others_say() -> None:
+    node = up(vip(), vip("mail", number=2))
+    node.send(ev.AnnouncerConnected(source=2))
+    node.reload(vip())
+    node.send(ev.AnnouncerLost(source=2))
+    node.acknowledge()
+    node.wait(SETTLE)
+    assert addresses(2)[0] in node.kernel.addresses
+    node.wait(TTL + LEAVE_PATIENCE)
+    assert addresses(2)[0] not in node.kernel.addresses
+
+
 def test_an_address_that_comes_back_while_it_leaves_was_never_taken_out() -> None:
     node = up(vip(), vip("mail", number=2))
     programs = len(node.programs)
