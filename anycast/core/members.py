@@ -4,7 +4,8 @@ the state, so it is worked out once for each configuration.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -176,8 +177,16 @@ def memberships(config: Config) -> dict[ipvs.Key, Membership]:
     }
 
 
+def usual_weight(servers: Iterable[RealServer]) -> int:
+    """What the table counts a server as whose weight is 0: so draining one by its weight moves no flows."""
+    counts = Counter(server.weight for server in servers if server.weight)
+    most = max(counts.values(), default=0)
+    return min((weight for weight, count in counts.items() if count == most), default=1)
+
+
 def _membership(service: Service, version: int) -> Membership:
-    found = [_member(service, server, address) for server, address in servers_of(service, version)]
+    usual = usual_weight(service.pool.servers)
+    found = [_member(service, server, address, usual) for server, address in servers_of(service, version)]
     empty = ipvs.ServiceEntry(
         scheduler=service.scheduler,
         flags=service.flags,
@@ -187,7 +196,7 @@ def _membership(service: Service, version: int) -> Membership:
     return Membership(empty, tuple(sorted(found, key=lambda member: ipvs.canonical(member.up))))
 
 
-def _member(service: Service, server: RealServer, address: Address) -> Member:
+def _member(service: Service, server: RealServer, address: Address, usual: int) -> Member:
     up = ipvs.Destination(
         address=address,
         port=server_port(service, server),
@@ -197,7 +206,7 @@ def _member(service: Service, server: RealServer, address: Address) -> Member:
         upper=server.upper,
         lower=server.lower,
         # A destination inserted with 0 is left out of the Maglev table, on this node alone.
-        table_weight=max(1, server.weight),
+        table_weight=server.weight or usual,
     )
     return Member(
         check=check_of(service, server, address),
