@@ -90,6 +90,11 @@ def advance(health: Health, result: Result, check: Check, now: float) -> Health:
     return Health(phase=phase, streak=streak, since=now if turned else health.since, detail=result.detail)
 
 
+def settled(health: Health) -> bool:
+    """Whether another plain ok would change nothing: nobody needs to hear of it."""
+    return health.phase is Phase.UP and not health.detail
+
+
 def pause(health: Health, check: Check) -> float:
     """Seconds until the next run."""
     undecided = health.phase in (Phase.FALLING, Phase.RISING, Phase.UNDECIDED)
