@@ -92,7 +92,7 @@ def advance(health: Health, result: Result, check: Check, now: float) -> Health:
 
 def settled(health: Health) -> bool:
     """Whether another plain ok would change nothing: nobody needs to hear of it."""
-    return health.phase is Phase.UP and not health.detail
+    return health.phase is Phase.UP and not health.detail and not health.unknown
 
 
 def pause(health: Health, check: Check) -> float:

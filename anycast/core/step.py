@@ -168,8 +168,8 @@ def _probed(state: State, results: tuple[tuple[Target, healths.Result], ...], no
             changed[target] = new
             if is_news(old, new):
                 turned.append((target, old, new))
-        after, quiet = healths.pause(new, target.check), healths.settled(new)
-        effects.append(ScheduleProbe(target=target, after=after, quiet=quiet))
+        pause, quiet = healths.pause(new, target.check), healths.settled(new)
+        effects.append(ScheduleProbe(target=target, after=pause, quiet=quiet))
     if not changed:
         return state, effects
     after = replace(state, health={**state.health, **changed})
