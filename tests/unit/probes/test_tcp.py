@@ -213,11 +213,11 @@ def test_without_descriptors_every_kind_says_unknown_and_leaks_none() -> None:
 
 
 _ALONE = """
-import asyncio
-from tests.unit.probes.peers import target
+from tests.unit.probes.peers import engine, run
 from anycast.core.model import TcpCheck
-from anycast.probes.run import probe
-print(asyncio.run(probe(target(TcpCheck(), 40001))).outcome)
+for swept in (False, True):
+    with engine(swept=swept):
+        print(run(TcpCheck(), 40001).outcome)
 """
 
 
@@ -234,7 +234,7 @@ def test_a_dead_service_on_the_loopback_is_not_mistaken_for_a_live_one_when_tcp_
         check=True,
         timeout=60,
     )
-    assert done.stdout == "fail\n"
+    assert done.stdout == "fail\nfail\n"
 
 
 def test_a_listener_that_never_accepts_is_still_ok_because_the_kernel_shakes_hands() -> None:
