@@ -631,6 +631,9 @@ class _Builder:
         if check.body is not None and check.method == "HEAD":
             what = "the answer to HEAD has no body"
             self._say((*path, "body"), what, "write method: GET, or remove the line", key=True)
+        if check.body is not None and check.keep_alive:
+            what = "the connection is not kept where the body is read"
+            self._say((*path, "keep_alive"), what, "remove this line, or body", key=True)
         kind = model.HttpCheck(
             tls=False,
             port=check.port,
@@ -639,6 +642,7 @@ class _Builder:
             host=check.host,
             headers=tuple(check.headers.items()),
             expect=frozenset[int]().union(*check.expect) if check.expect else frozenset(range(200, 300)),
+            keep_alive=check.keep_alive,
             body=check.body,
         )
         if not isinstance(check, schema.HttpsCheck):

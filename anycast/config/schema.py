@@ -857,6 +857,11 @@ class HttpCheck(Aimed):
         description="Regular expression (RE2) to be found in the first 64 KiB of the body. Default: the body is not "
         "waited for.",
     )
+    keep_alive: Flag = Field(
+        default=False,
+        description="true: one connection serves one run after another, for a minute at most. Cheaper for both ends; a "
+        "fresh connection also proves that the server still accepts one.",
+    )
 
 
 class HttpsCheck(HttpCheck, _TlsFields):

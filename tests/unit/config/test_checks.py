@@ -84,6 +84,7 @@ KINDS: list[tuple[str, CheckKind]] = [
             expiry_warning=14 * 86400.0,
         ),
     ),
+    ("{type: http, keep_alive: true}", HttpCheck(tls=False, keep_alive=True)),
     ("{type: udp}", kinds.UdpCheck(quiet=0.2)),
     ("{type: udp, timeout: 100ms}", kinds.UdpCheck(quiet=0.05)),
     ("{type: udp, send: grün, expect: '^x'}", kinds.UdpCheck(send="grün".encode(), expect="^x")),
@@ -150,6 +151,10 @@ MISTAKES = [
     (
         "{type: http, body: 'x', method: HEAD}",
         "19: checks.c.body: the answer to HEAD has no body (write method: GET,",
+    ),
+    (
+        "{type: http, body: 'x', keep_alive: true}",
+        "30: checks.c.keep_alive: the connection is not kept where the body is read (remove this line,",
     ),
     ("{type: https, key: /c.pem}", "3: checks.c.certificate: it is missing, and there is a key (write"),
     (
