@@ -174,7 +174,7 @@ def _probed(state: State, results: tuple[tuple[Target, healths.Result], ...], no
         return state, effects
     after = replace(state, health={**state.health, **changed})
     if turned:
-        effects.extend(news(state, after, turned))
+        effects.extend(news(state, after, turned, now))
     return after, effects
 
 
