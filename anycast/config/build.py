@@ -431,7 +431,26 @@ class _Builder:
             timeout=check.timeout,
             rise=check.rise,
             fall=check.fall,
+            hold_down=self._hold_down((*path, "hold_down"), check.hold_down),
         )
+
+    def _hold_down(self, path: Path, written: schema.HoldDown | None) -> model.HoldDown | None:
+        if written is None:
+            return None
+        found = model.HoldDown(
+            half_life=written.half_life,
+            suppress=written.suppress,
+            reuse=written.reuse,
+            max_hold=4 * written.half_life if written.max_hold is None else written.max_hold,
+        )
+        if not self._whole(path):
+            return None
+        if found.reuse >= found.suppress:
+            self._say(path, "reuse is not below suppress", "write a smaller reuse, or a larger suppress")
+        elif found.suppress > found.ceiling:
+            what = f"a penalty that comes to suppress takes longer than {found.max_hold:g}s to decay to reuse"
+            self._say(path, what, "write a longer max_hold, or a smaller suppress")
+        return found
 
     def _kind(self, path: Path, check: _Probed) -> model.CheckKind | None:
         match check:

@@ -217,11 +217,18 @@ class Sweep(Generic[Owner]):
         if run.sock is not None and not (run.keeps and self._has_room()):
             self._release(run)
         if finding.outcome is Outcome.FAIL:
-            finding = links.excuse(finding, run.address)
+            finding = self._excused(run, finding)
         try:
             self._finished(run, finding, self.now - run.started)
         except Exception as error:  # noqa: BLE001 - a defect in what is made of one must not end the checking
             self._complain(error)
+
+    def _excused(self, run: Run[Owner], finding: Finding) -> Finding:
+        try:
+            return links.excuse(finding, run.address)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._complain(error)
+            return finding
 
     def _has_room(self) -> bool:
         return len(self._live) - self.running <= self._room.kept
