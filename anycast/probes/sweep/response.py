@@ -109,8 +109,7 @@ class Exchange:
         if not data.startswith(_HTTP[: len(data)]):
             if data.startswith((b"\n", b"\r\n")):
                 raise BadResponseError("not an HTTP response: no response line received")
-            if data != b"\r":
-                raise BadResponseError(f"not an HTTP response: {_shown(data)}")
+            raise BadResponseError(f"not an HTTP response: {_shown(data)}")
         blank = _BLANK_LINE.search(data, looked_at)
         if blank is not None and self._passed + blank.end() <= HEAD_LIMIT:
             line = _STATUS_LINE.match(data)

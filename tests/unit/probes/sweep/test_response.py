@@ -5,7 +5,7 @@ import sys
 
 import h11
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from anycast.probes.sweep.response import BODY_LIMIT, HEAD_LIMIT, BadResponseError, Exchange
@@ -78,6 +78,8 @@ def h11_status(data: bytes) -> int | None:
 
 @settings(max_examples=400)
 @given(data=ANYTHING)
+@example(data=b"\r")
+@example(data=b"HTTP/1.1 200 OK\r")
 def test_the_status_is_what_h11_makes_of_the_same_bytes(data: bytes) -> None:
     found, theirs = read([data], whole=False), h11_status(data)
     if not isinstance(found, str):
