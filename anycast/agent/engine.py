@@ -178,8 +178,8 @@ class Engine:
             match effect:
                 case ev.SetTargets(targets=targets):
                     self._checker.set_targets(targets)
-                case ev.ScheduleProbe(target=target, after=after):
-                    self._checker.schedule(target, after)
+                case ev.ScheduleProbe(target=target, after=after, quiet=quiet):
+                    self._checker.schedule(target, after, quiet=quiet)
                 case ev.ReadKernel() | ev.ProgramKernel():
                     self._start(self._kernel_job(effect))
                 case ev.SendLease():

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import pwd
+import resource
 import signal
 import socket
 import sys
@@ -36,6 +37,8 @@ CONTROL_SOCKET = "control.sock"
 JOURNAL_DIRECTORY = "announcer"
 GUARD_PERIOD = 1.0  # seconds between two looks whether the sockets are still where they were bound
 
+DESCRIPTORS = 65536  # wanted: thousands of checks at once, and connections that are kept
+
 LOG_PATIENCE = 1.0  # seconds the last lines of the log have to be read
 
 EX_SOFTWARE = 70
@@ -54,11 +57,20 @@ def run(path: Path) -> int:
     """
     # Until reloads are served: by default it would end the agent.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    raise_descriptors()
     sink = set_up_logging()
     try:
         return _run(path)
     finally:
         sink.drain(LOG_PATIENCE)
+
+
+def raise_descriptors() -> None:
+    """As far as the hard limit allows: the soft one is 1,024 nearly everywhere, for programs of the last century."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _run(path: Path) -> int:

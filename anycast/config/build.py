@@ -431,7 +431,26 @@ class _Builder:
             timeout=check.timeout,
             rise=check.rise,
             fall=check.fall,
+            hold_down=self._hold_down((*path, "hold_down"), check.hold_down),
         )
+
+    def _hold_down(self, path: Path, written: schema.HoldDown | None) -> model.HoldDown | None:
+        if written is None:
+            return None
+        found = model.HoldDown(
+            half_life=written.half_life,
+            suppress=written.suppress,
+            reuse=written.reuse,
+            max_hold=4 * written.half_life if written.max_hold is None else written.max_hold,
+        )
+        if not self._whole(path):
+            return None
+        if found.reuse >= found.suppress:
+            self._say(path, "reuse is not below suppress", "write a smaller reuse, or a larger suppress")
+        elif found.suppress > found.ceiling:
+            what = f"a penalty that comes to suppress takes longer than {found.max_hold:g}s to decay to reuse"
+            self._say(path, what, "write a longer max_hold, or a smaller suppress")
+        return found
 
     def _kind(self, path: Path, check: _Probed) -> model.CheckKind | None:
         match check:
@@ -631,6 +650,9 @@ class _Builder:
         if check.body is not None and check.method == "HEAD":
             what = "the answer to HEAD has no body"
             self._say((*path, "body"), what, "write method: GET, or remove the line", key=True)
+        if check.body is not None and check.keep_alive:
+            what = "the connection is not kept where the body is read"
+            self._say((*path, "keep_alive"), what, "remove this line, or body", key=True)
         kind = model.HttpCheck(
             tls=False,
             port=check.port,
@@ -639,6 +661,7 @@ class _Builder:
             host=check.host,
             headers=tuple(check.headers.items()),
             expect=frozenset[int]().union(*check.expect) if check.expect else frozenset(range(200, 300)),
+            keep_alive=check.keep_alive,
             body=check.body,
         )
         if not isinstance(check, schema.HttpsCheck):

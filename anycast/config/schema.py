@@ -419,6 +419,12 @@ def _load(value: Any) -> float:
     return float(value)
 
 
+def _penalty(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.1 <= value <= 1000:
+        raise wrong(f"{shown(value)} is not a penalty", "write a number of falls from 0.1 to 1000, as in 1.5")
+    return float(value)
+
+
 def _minutes(value: Any) -> int:
     if isinstance(value, bool) or value not in (1, 5, 15):
         raise wrong(f"{shown(value)} is not a time the kernel averages over", "write 1, 5 or 15")
@@ -564,6 +570,7 @@ Argument = Annotated[str, _Scalar(_argument, {"type": "string"})]
 Lifetime = Annotated[float, _duration(0, 3650 * 86400)]
 Period = Annotated[float, _duration(0.01, 3600)]
 Pause = Annotated[float, _duration(0, 600)]
+Hold = Annotated[float, _duration(0.01, _DAY)]
 LeaseTtl = Annotated[float, _duration(0.5, 30)]
 Reconcile = Annotated[float, _duration(0.1, 3600)]
 ServerDrain = Annotated[float, _duration(0, _DAY)]
@@ -763,6 +770,24 @@ class Bgp(Part):
     neighbors: list[Neighbor] | None = Field(default=None, description="The routers.")
 
 
+Penalty = Annotated[float, _Scalar(_penalty, {"type": "number", "minimum": 0.1, "maximum": 1000})]
+
+
+class HoldDown(Part):
+    """What flaps is held down, in the words of RFC 2439. Each fall adds a penalty of 1, which decays."""
+
+    half_life: Period = Field(
+        default=60.0,
+        json_schema_extra={"default": "60s"},
+        description="In which a penalty decays to half of it.",
+    )
+    suppress: Penalty = Field(default=3.0, description="At this penalty it is held down when it falls.")
+    reuse: Penalty = Field(default=1.5, description="Until the penalty has decayed to this one.")
+    max_hold: Hold | None = Field(
+        default=None, description="The longest it is held down. Default: four half-lives."
+    )
+
+
 class _Check(Part):
     interval: Period = Field(
         default=2.0, json_schema_extra={"default": "2s"}, description="From one probe's start to the next."
@@ -776,6 +801,9 @@ class _Check(Part):
     )
     rise: Count = Field(default=2, description="Successes in a row that make a real server usable.")
     fall: Count = Field(default=3, description="Failures in a row that make it unusable.")
+    hold_down: HoldDown | None = Field(
+        default=None, description="Hold down what flaps. Default: it comes up as soon as it has risen."
+    )
 
 
 class Aimed(_Check):
@@ -856,6 +884,11 @@ class HttpCheck(Aimed):
         default=None,
         description="Regular expression (RE2) to be found in the first 64 KiB of the body. Default: the body is not "
         "waited for.",
+    )
+    keep_alive: Flag = Field(
+        default=False,
+        description="true: one connection serves one run after another, for a minute at most. Cheaper for both ends; a "
+        "fresh connection also proves that the server still accepts one.",
     )
 
 

@@ -5,6 +5,7 @@ All times are seconds as `float`; instants are readings of the monotonic clock, 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -136,6 +137,27 @@ CheckKind: TypeAlias = TcpCheck | HttpCheck | CommandCheck | NetworkKind | NodeK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HoldDown:
+    """When a target that flaps is held down. 0 < reuse < suppress <= ceiling; times in seconds."""
+
+    half_life: float = 60.0
+    suppress: float = 3.0  # falls, decayed: from here on it is held down
+    reuse: float = 1.5  # and until here
+    max_hold: float = 240.0
+
+    @property
+    def ceiling(self) -> float:
+        """The penalty that takes `max_hold` to decay to `reuse`."""
+        return self.reuse * math.exp2(min(self.max_hold / self.half_life, 64.0))
+
+    def __str__(self) -> str:
+        return (
+            f"half_life {self.half_life:g}s suppress {self.suppress:g} reuse {self.reuse:g} "
+            f"max_hold {self.max_hold:g}s"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """What to probe and how outcomes are counted. Times in seconds."""
 
@@ -146,6 +168,7 @@ class Check:
     timeout: float = 1.0
     rise: int = 2
     fall: int = 3
+    hold_down: HoldDown | None = None  # None: what flaps comes up as soon as it has risen
 
 
 L_co = TypeVar("L_co", covariant=True)

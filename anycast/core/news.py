@@ -27,10 +27,10 @@ def is_news(old: Health, new: Health) -> bool:
     return first or old.is_up != new.is_up or (new.unknown and not old.unknown) or warned
 
 
-def news(before: State, after: State, turned: Sequence[Turned]) -> Iterator[Log]:
+def news(before: State, after: State, turned: Sequence[Turned], now: float) -> Iterator[Log]:
     """Of the targets that turned, then of what is made of several checks and turned with one of them."""
     for target, old, new in turned:
-        yield from _of_target(after, target, old, new)
+        yield from _of_target(after, target, old, new, now)
     targets = frozenset(target for target, _, _ in turned)
     yield from _of_servers(before, after, [use for use in after.composed if _rests_on(use.check, targets)])
     for one in after.requirements:
@@ -43,9 +43,9 @@ def news(before: State, after: State, turned: Sequence[Turned]) -> Iterator[Log]
                 yield Log(event="requirement.met" if up else "requirement.failed", fields=fields, level=level)
 
 
-def _of_target(state: State, target: Target, old: Health, new: Health) -> Iterator[Log]:
+def _of_target(state: State, target: Target, old: Health, new: Health, now: float) -> Iterator[Log]:
     name = state.names[target]
-    fields = {
+    fields: dict[str, object] = {
         "server": name.server,
         "services": name.users,
         "address": str(target.address),
@@ -59,6 +59,8 @@ def _of_target(state: State, target: Target, old: Health, new: Health) -> Iterat
         yield Log(event="check.warned", fields=fields, level="warning")
     up = new.is_up
     if not (up and old.is_up):
+        if not up and (held := new.flaps.held_for(now)):
+            fields["held_down_s"] = round(held, 3)
         if name.decides:
             yield Log(event="server.up" if up else "server.down", fields=fields, level=_level(up=up))
         else:

@@ -178,12 +178,13 @@ def _probed(state: State, results: tuple[tuple[Target, healths.Result], ...], no
             changed[target] = new
             if is_news(old, new):
                 turned.append((target, old, new))
-        effects.append(ScheduleProbe(target=target, after=healths.pause(new, target.check)))
+        pause, quiet = healths.pause(new, target.check), healths.settled(new)
+        effects.append(ScheduleProbe(target=target, after=pause, quiet=quiet))
     if not changed:
         return state, effects
     after = replace(state, health={**state.health, **changed})
     if turned:
-        effects.extend(news(state, after, turned))
+        effects.extend(news(state, after, turned, now))
     return after, effects
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from anycast.core import ipvs
 from anycast.core.decision import Advertise, Reason, ServiceFacts
-from anycast.core.health import Phase
+from anycast.core.health import Health, Phase
 from anycast.core.kernel import KINDS
 from anycast.core.maintenance import NODE, Stage, is_server
 from anycast.core.members import check_of, server_port, servers_of, service_key, versions
@@ -358,10 +358,24 @@ def _server(
         "port": server_port(service, server),
         "drained": is_drained(state, service, server),
         "phase": str(health.phase),
-        "detail": health.detail,
+        "detail": _detail(health, clock.now),
+        "held_down_s": _held_down(health, clock.now),
         "check_failed_to_run": health.unknown,
         **clock.since(None if health.phase is Phase.UNDECIDED else health.since),
     }
+
+
+def _held_down(health: Health, now: float) -> float:
+    """Seconds for which it cannot come up, because it flapped."""
+    return 0.0 if health.is_up else round(health.flaps.held_for(now), 3)
+
+
+def _detail(health: Health, now: float) -> str:
+    held = _held_down(health, now)
+    if not held:
+        return health.detail
+    told = f"held down, it flapped: reusable in {held:.0f} s"
+    return f"{told}; {health.detail}" if health.detail else told
 
 
 def _removing(state: State, vip: Vip, service: Service, now: float) -> list[dict[str, Any]]:

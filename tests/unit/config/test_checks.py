@@ -14,7 +14,7 @@ from anycast.config.problem import ConfigError
 from anycast.core import kinds
 from anycast.core.aim import targets_of
 from anycast.core.members import target_names
-from anycast.core.model import Check, CheckKind, HttpCheck, Leaf, Rule
+from anycast.core.model import Check, CheckKind, HoldDown, HttpCheck, Leaf, Rule
 from anycast.core.requirements import requirements
 
 FULL = Path(__file__).parents[3].joinpath("examples", "full.yaml").read_text(encoding="utf-8")
@@ -84,6 +84,7 @@ KINDS: list[tuple[str, CheckKind]] = [
             expiry_warning=14 * 86400.0,
         ),
     ),
+    ("{type: http, keep_alive: true}", HttpCheck(tls=False, keep_alive=True)),
     ("{type: udp}", kinds.UdpCheck(quiet=0.2)),
     ("{type: udp, timeout: 100ms}", kinds.UdpCheck(quiet=0.05)),
     ("{type: udp, send: grün, expect: '^x'}", kinds.UdpCheck(send="grün".encode(), expect="^x")),
@@ -135,7 +136,30 @@ def test_what_is_written_is_what_the_core_gets(written: str, kind: CheckKind) ->
     assert kind_of(written) == kind
 
 
+def test_what_flaps_is_held_down_only_where_it_is_written() -> None:
+    assert check_of("{type: tcp}").hold_down is None
+    assert check_of("{type: tcp, hold_down: {}}").hold_down == HoldDown()
+    written = "{type: tcp, hold_down: {half_life: 15m, suppress: 2, reuse: 0.75, max_hold: 30m}}"
+    expected = HoldDown(half_life=900.0, suppress=2.0, reuse=0.75, max_hold=1800.0)
+    assert check_of(written).hold_down == expected
+    assert check_of("{type: tcp, hold_down: {half_life: 10s}}").hold_down == HoldDown(
+        half_life=10.0, max_hold=40.0
+    )
+
+
 MISTAKES = [
+    (
+        "{type: tcp, hold_down: {reuse: 3}}",
+        "29: checks.c.hold_down: reuse is not below suppress (write a smaller",
+    ),
+    (
+        "{type: tcp, hold_down: {suppress: 30}}",
+        "29: checks.c.hold_down: a penalty that comes to suppress takes longer than 240s to decay to reuse (write",
+    ),
+    (
+        "{type: tcp, hold_down: {reuse: no}}",
+        "37: checks.c.hold_down.reuse: 'no' is not a penalty (write a number",
+    ),
     ('{type: http, headers: {X: "a\\nb"}}', "32: checks.c.headers.X: a header cannot have this value (write"),
     ("{type: http, headers: {X: 1}}", "32: checks.c.headers.X: 1 is not text (write it in quotes)"),
     ("{type: http, headers: {'a b': x}}", "36: checks.c.headers['a b']: 'a b' is not a header's name (write"),
@@ -150,6 +174,10 @@ MISTAKES = [
     (
         "{type: http, body: 'x', method: HEAD}",
         "19: checks.c.body: the answer to HEAD has no body (write method: GET,",
+    ),
+    (
+        "{type: http, body: 'x', keep_alive: true}",
+        "30: checks.c.keep_alive: the connection is not kept where the body is read (remove this line,",
     ),
     ("{type: https, key: /c.pem}", "3: checks.c.certificate: it is missing, and there is a key (write"),
     (

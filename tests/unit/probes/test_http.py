@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import itertools
 import ssl
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,13 +17,17 @@ from anycast.core.health import Outcome, Result
 from anycast.core.model import HttpCheck
 from anycast.probes import stream
 from anycast.probes.certificate import not_after
-from anycast.probes.run import probe
+from tests.unit.probes import peers
 from tests.unit.probes.peers import (
+    Certificate,
     Handler,
     answering,
     blurting,
     full_backlog,
+    make,
     open_descriptors,
+    openssl,
+    probe,
     probe_at,
     refusing_port,
     run,
@@ -34,6 +37,14 @@ from tests.unit.probes.peers import (
 )
 
 PLAIN = HttpCheck(tls=False)
+
+
+@pytest.fixture(scope="module", autouse=True, params=["as a task", "swept"])
+def _engine(request: pytest.FixtureRequest) -> Iterator[None]:
+    with peers.engine(swept=request.param == "swept"):
+        yield
+
+
 OK_HEAD = b"HTTP/1.1 200 OK\r\nServer: a\r\nContent-Length: 100000\r\n\r\n"
 
 
@@ -348,37 +359,6 @@ def test_whatever_a_server_sends_instead_of_a_tls_handshake_there_is_a_failure(p
     assert result.detail
 
 
-@dataclass(frozen=True)
-class Certificate:
-    certificate: Path
-    key: Path
-
-    def server(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.set_ciphers("DEFAULT:@SECLEVEL=0")
-        context.load_cert_chain(self.certificate, self.key)
-        return context
-
-
-def make(
-    where: Path, *, days: int = 2, key: tuple[str, ...] = ("ec", "-pkeyopt", "ec_paramgen_curve:P-256")
-) -> Certificate:
-    """A self-signed certificate for www.example.net, 127.0.0.1 and ::1."""
-    made = Certificate(where / "certificate.pem", where / "key.pem")
-    names = where / "names"
-    names.write_text("subjectAltName=DNS:www.example.net,IP:127.0.0.1,IP:::1\n")
-    request = where / "request.pem"
-    subject = ["-nodes", "-subj", "/CN=test", "-keyout", str(made.key), "-out", str(request)]
-    _openssl("req", "-new", "-newkey", *key, *subject)
-    source = ["-in", str(request), "-signkey", str(made.key), "-days", str(days), "-extfile", str(names)]
-    _openssl("x509", "-req", *source, "-out", str(made.certificate))
-    return made
-
-
-def _openssl(*arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
-
-
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     return make(tmp_path_factory.mktemp("valid"))
@@ -515,7 +495,7 @@ def test_a_key_with_a_password_proves_nothing_and_asks_nobody(
     certificate: Certificate, tmp_path: Path
 ) -> None:
     locked = tmp_path / "locked.pem"
-    _openssl("pkey", "-in", str(certificate.key), "-aes256", "-passout", "pass:secret", "-out", str(locked))
+    openssl("pkey", "-in", str(certificate.key), "-aes256", "-passout", "pass:secret", "-out", str(locked))
     kind = HttpCheck(tls=True, verify=False, certificate=str(certificate.certificate), key=str(locked))
     result = tls_answer(certificate, kind)
     assert result.outcome is Outcome.UNKNOWN

@@ -61,12 +61,12 @@ def test_without_descriptors_every_kind_says_unknown_and_leaks_none() -> None:
 
 _LINKS = """
 import sys
-from anycast.core.kinds import UdpCheck
 from anycast.core.model import TcpCheck
-from tests.unit.probes.peers import run
-for address in sys.argv[1:]:
-    result = run(TcpCheck(), 80, address=address, timeout=0.3)
-    print(result.outcome, result.detail)
+from tests.unit.probes.peers import engine, run
+with engine(swept=sys.argv[1] == "swept"):
+    for address in sys.argv[2:]:
+        result = run(TcpCheck(), 80, address=address, timeout=0.3)
+        print(result.outcome, result.detail)
 """
 
 
@@ -79,7 +79,8 @@ for address in sys.argv[1:]:
     != 0,
     reason="needs network namespaces and veth",
 )
-def test_a_failure_over_a_link_of_our_own_that_is_down_proves_nothing() -> None:
+@pytest.mark.parametrize("engine", ["task", "swept"])
+def test_a_failure_over_a_link_of_our_own_that_is_down_proves_nothing(engine: str) -> None:
     setup = """
         ip link set lo up
         ip link add va type veth peer name vb; ip link add vc type veth peer name vd
@@ -93,7 +94,7 @@ def test_a_failure_over_a_link_of_our_own_that_is_down_proves_nothing() -> None:
         "$@" 10.77.0.2 10.78.0.2
     """
     done = subprocess.run(
-        ["unshare", "-rn", "sh", "-ec", setup, "sh", sys.executable, "-c", _LINKS],
+        ["unshare", "-rn", "sh", "-ec", setup, "sh", sys.executable, "-c", _LINKS, engine],
         capture_output=True,
         text=True,
         check=True,
