@@ -21,7 +21,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,15 @@ from lab.figures import milliseconds
 ROUNDS = 5
 WINDOW = 5.0  # seconds, a whole number of intervals
 TRIES = 3  # for one reading that counts
+PATIENCE = 420.0  # seconds since the start: from then on what does not count is not repeated
 SETTLE = 1.2  # seconds after every target has had its first check
 DESCRIPTORS = 20000
 _MANY, _SOME, _FEW, _PROGRAMS = 5000, 1000, 10, 100  # targets, each checked once a second
-_SECURE = 500  # more of them than that fill a whole processor, and HAProxy falls behind
+_SECURE = 200  # a thousand of them fill a whole processor, and HAProxy falls behind
 _PORTS = {"tcp": peers.TCP_PORT, "http": peers.HTTP_PORT, "kept": peers.HTTP_PORT, "https": peers.HTTPS_PORT}
-_PATIENCE = 30.0  # seconds until every target has had its first check
+_PATIENCE = 10.0  # seconds until every target has had its first check
 _POLL = 0.1
+_NICE = -10  # for both sides and the targets: other programs of this machine get in the way less
 _STATUS = b"GET / HTTP/1.0\r\n\r\n"
 
 STARTED = time.monotonic()
@@ -84,36 +87,31 @@ class Bench:
         with self._ours(work) as (pid, answer):
             wait(lambda: answer()["seen"] >= work.count)
             before = answer()
-            reading = self._window(work, pid, lambda: answer()["reports"])
+            found = self._window(work, pid, self._counter(work) or (lambda: answer()["reports"]))
             after = answer()
-            cpu = reading.cpu
-            if work.name == "command":
-                cpu += after["children"] - before["children"]
             if failed := after["failed"] - before["failed"]:
                 say(f"    {after['detail']}")
-            return Reading(
-                checks=reading.checks, failed=failed, cpu=cpu, seconds=reading.seconds, grown=after["grown"]
-            )
+            # Programs that were started count too.
+            cpu = found.cpu + after["children"] - before["children"]
+            return replace(found, failed=failed, cpu=cpu, grown=after["grown"])
 
     def their_reading(self, work: Work) -> Reading:
         with self._haproxy(work) as (pid, failing):
             wait(lambda: not failing())
-            reading = self._window(work, pid, None)
-            return Reading(checks=reading.checks, failed=failing(), cpu=reading.cpu, seconds=reading.seconds)
+            counter = self._counter(work)
+            assert counter is not None
+            found = self._window(work, pid, counter)
+            return replace(found, failed=failing())
 
-    def _window(self, work: Work, pid: int, reports: Callable[[], int] | None) -> Reading:
+    def _window(self, work: Work, pid: int, count: Callable[[], int]) -> Reading:
         time.sleep(SETTLE)
-        count = self._count(work)
-        if count is None:
-            assert reports is not None
-            count = reports
         checks, began, cpu = count(), time.monotonic(), cpu_time(pid)
         time.sleep(work.window)
         cpu, ended = cpu_time(pid) - cpu, time.monotonic()
         return Reading(checks=count() - checks, failed=0, cpu=cpu, seconds=ended - began)
 
-    def _count(self, work: Work) -> Callable[[], int] | None:
-        """What the targets have seen so far: connections for TCP, requests for HTTP. None: nobody saw anything."""
+    def _counter(self, work: Work) -> Callable[[], int] | None:
+        """What the targets have seen so far: connections for TCP, requests for HTTP. None: there are none."""
         if work.name == "tcp":
             # Of the namespace's kernel: whoever resets at once is never seen by accept(2).
             return lambda: peers.opens(Path("/proc/thread-self/net/snmp").read_text())
@@ -158,13 +156,16 @@ class Bench:
         stats = self._directory / "haproxy.sock"
         stats.unlink(missing_ok=True)
 
-        def failing() -> int:
-            try:
-                return work.count - peers.well(peers.ask(stats, b"show stat\n"))
-            except (FileNotFoundError, ConnectionRefusedError):
-                return work.count
-
         with subprocess.Popen([*self._alone, "haproxy", "-db", "-q", "-f", str(conf)]) as process:
+
+            def failing() -> int:
+                if process.poll() is not None:
+                    raise RuntimeError(f"HAProxy has ended with status {process.returncode}")
+                try:
+                    return work.count - peers.well(peers.ask(stats, b"show stat\n"))
+                except (FileNotFoundError, ConnectionRefusedError):
+                    return work.count
+
             try:
                 yield process.pid, failing
             finally:
@@ -172,25 +173,58 @@ class Bench:
 
 
 def wait(done: Callable[[], bool]) -> None:
+    """For some time. Whoever is not done then fails or is slow, which the reading shows."""
     until = time.monotonic() + _PATIENCE
-    while not done():
-        if time.monotonic() > until:
-            raise RuntimeError("the targets' first checks did not come to an end")
+    while not done() and time.monotonic() < until:
         time.sleep(_POLL)
 
 
-def measure(label: str, side: Side, wanted: float, read: Callable[[], Reading]) -> Reading | None:
-    """One reading more for `side`. None: none of the tries counts."""
+def measure(label: str, side: Side, work: Work, read: Callable[[], Reading]) -> None:
+    """One reading more for `side`, or none if none of the tries counts."""
     for _ in range(TRIES):
         found = read()
-        why = found.void(wanted)
+        why = found.void(work.count)
         line = f"{label}: {milliseconds(found.per_thousand)} CPU for 1,000 checks, {found.rate:,.1f}/s"
         say(f"{line}, void: {why}" if why else line)
         if not why:
             side.readings.append(found)
-            return found
+            return
         side.void += 1
-    return None
+        if time.monotonic() - STARTED > PATIENCE:
+            return
+
+
+class Works:
+    """Everything that is measured, and what it amounts to."""
+
+    def __init__(self, window: float) -> None:
+        many, fresh, kept = (Work(*it, window) for it in (("tcp", _MANY), ("http", _SOME), ("kept", _SOME)))
+        secure, programs = Work("https", _SECURE, window), Work("command", _PROGRAMS, window)
+        few = Work("tcp", _FEW, 2 * window)
+        self.all = (many, fresh, kept, secure, few, programs)
+        self.ours, self.theirs = ({work: Side() for work in self.all} for _ in range(2))
+        self._memory, self._cost = self.ours[many], self.ours[programs]
+        self.rivals = {many, fresh, secure, few}  # HAProxy keeps no connection for the next check
+        self.duels = [
+            self._duel("5,000 TCP/s", 1.0, many),
+            self._duel("1,000 HTTP/s, fresh", 1.1, fresh),
+            self._duel("1,000 HTTP/s, kept", 0.4, kept, fresh),
+            self._duel(f"{_SECURE} HTTPS/s, resumed", 1.5, secure),
+            self._duel("10 TCP/s", 1.5, few),
+        ]
+
+    def _duel(self, name: str, goal: float, work: Work, against: Work | None = None) -> Duel:
+        peer = "haproxy" if against is None else f"haproxy, {against.name} fresh"
+        return Duel(
+            work=name, peer=peer, goal=goal, ours=self.ours[work], theirs=self.theirs[against or work]
+        )
+
+    def bounds(self) -> list[Bound]:
+        grown = [one.grown / 2**20 for one in self._memory.readings]
+        return [
+            Bound(work="1,000 commands", unit="CPU-s", goal=1.4, side=self._cost, values=self._cost.costs),
+            Bound(work="memory, 5,000 TCP/s", unit="MiB", goal=25, side=self._memory, values=grown),
+        ]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -198,70 +232,36 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--window", type=float, default=WINDOW, help="seconds of each reading")
     parser.add_argument(
-        "--only", action="append", help="works that are measured, by name and count: tcp-5000"
+        "--only", action="append", help="a work that is measured, by name and count: tcp-5000"
     )
     parser.add_argument("--loud", action="store_true", help="our engine reports every single result")
     parser.add_argument("--json", type=Path, default=configs.checkout() / "build" / "bench-checks.json")
     options = parser.parse_args(argv)
-    window = options.window
-    works = [
-        Work("tcp", _MANY, window),
-        Work("http", _SOME, window),
-        Work("kept", _SOME, window),
-        Work("https", _SECURE, window),
-        Work("tcp", _FEW, 2 * window),
-        Work("command", _PROGRAMS, window),
-    ]
-    ours, theirs = {work: Side() for work in works}, {work: Side() for work in works}
-    many, fresh, kept, secure, few, programs = works
-    duels = [
-        Duel(work="5,000 TCP/s", peer="haproxy", goal=1.0, ours=ours[many], theirs=theirs[many]),
-        Duel(work="1,000 HTTP/s, fresh", peer="haproxy", goal=1.1, ours=ours[fresh], theirs=theirs[fresh]),
-        Duel(
-            work="1,000 HTTP/s, kept", peer="haproxy, fresh", goal=0.4, ours=ours[kept], theirs=theirs[fresh]
-        ),
-        Duel(work="500 HTTPS/s, resumed", peer="haproxy", goal=1.5, ours=ours[secure], theirs=theirs[secure]),
-        Duel(work="10 TCP/s", peer="haproxy", goal=1.5, ours=ours[few], theirs=theirs[few]),
-    ]
-    cost = Bound(work="1,000 commands", unit="CPU-s", goal=1.4, side=ours[programs])
-    memory = Bound(work="memory, 5,000 TCP/s", unit="MiB", goal=25, side=ours[many])
-    wanted = [work for work in works if options.only is None or f"{work.name}-{work.count}" in options.only]
+    if os.geteuid() != 0:
+        raise SystemExit("bench-checks: needs root, for a network namespace (sudo make bench-checks)")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was begun is ended on the way out
-    soft, hard = DESCRIPTORS, max(DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    hard = max(DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, hard))
+    os.nice(_NICE)
+    works = Works(options.window)
     with tempfile.TemporaryDirectory(prefix="bench-checks-") as name, netns.fresh():
-        directory = Path(name)
-        bench = Bench(directory, loud=options.loud)
-        with peers.targets(directory, bench.aside):
+        bench = Bench(Path(name), loud=options.loud)
+        with peers.targets(Path(name), bench.aside):
             for number in range(options.rounds):
-                for work in wanted:
-                    label = f"round {number + 1}: {work.name} {work.count:,}/s"
-
-                    def us(work: Work = work, label: str = label) -> None:
-                        found = measure(
-                            f"{label}: ours", ours[work], work.count, lambda: bench.our_reading(work)
-                        )
-                        if found is not None and work == many:
-                            memory.values.append(found.grown / 2**20)
-                        if found is not None and work == programs:
-                            cost.values.append(found.per_thousand)
-
-                    def them(work: Work = work, label: str = label) -> None:
-                        if work not in (kept, programs):
-                            measure(
-                                f"{label}: haproxy",
-                                theirs[work],
-                                work.count,
-                                lambda: bench.their_reading(work),
-                            )
-
+                for work in works.all:
+                    if options.only and f"{work.name}-{work.count}" not in options.only:
+                        continue
+                    sides = [("ours", works.ours[work], partial(bench.our_reading, work))]
+                    if work in works.rivals:
+                        sides.append(("haproxy", works.theirs[work], partial(bench.their_reading, work)))
                     # Who begins changes with the round.
-                    for side in (us, them) if number % 2 == 0 else (them, us):
-                        side()
+                    for who, side, read in sides if number % 2 == 0 else reversed(sides):
+                        measure(f"round {number + 1}: {work.name} {work.count:,}/s: {who}", side, work, read)
+    bounds = works.bounds()
     told = {"haproxy": version("haproxy", "-v"), "nginx": version("nginx", "-v"), "python": sys.version}
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps({**document(duels, [cost, memory]), **told}, indent=1) + "\n")
-    print(f"\n{summary(duels, [cost, memory])}\nthe same as JSON: {options.json}", flush=True)
+    options.json.write_text(json.dumps({**document(works.duels, bounds), **told}, indent=1) + "\n")
+    print(f"\n{summary(works.duels, bounds)}\nthe same as JSON: {options.json}", flush=True)
     return 0
 
 

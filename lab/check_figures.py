@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
@@ -32,7 +33,7 @@ class Reading:
     @property
     def per_thousand(self) -> float:
         """CPU seconds of a thousand checks."""
-        return self.cpu / self.checks * 1000
+        return self.cpu / self.checks * 1000 if self.checks else math.inf
 
     def void(self, wanted: float) -> str:
         """Why it does not count; empty: it does."""
@@ -87,7 +88,7 @@ class Bound:
     unit: str
     goal: float
     side: Side
-    values: list[float] = field(default_factory=list)
+    values: list[float]
 
     @property
     def reached(self) -> bool:
