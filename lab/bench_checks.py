@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import resource
@@ -34,7 +35,7 @@ from lab.figures import milliseconds
 ROUNDS = 5
 WINDOW = 5.0  # seconds, a whole number of intervals
 TRIES = 3  # for one reading that counts
-PATIENCE = 420.0  # seconds since the start: from then on what does not count is not repeated
+PATIENCE = 420.0  # seconds: from then on what does not count is not repeated
 SETTLE = 1.2  # seconds after every target has had its first check
 DESCRIPTORS = 20000
 _MANY, _SOME, _FEW, _PROGRAMS = 5000, 1000, 10, 100  # targets, each checked once a second
@@ -42,6 +43,7 @@ _SECURE = 200  # a thousand of them fill a whole processor, and HAProxy falls be
 _PORTS = {"tcp": peers.TCP_PORT, "http": peers.HTTP_PORT, "kept": peers.HTTP_PORT, "https": peers.HTTPS_PORT}
 _PATIENCE = 10.0  # seconds until every target has had its first check
 _POLL = 0.1
+_LOCK = Path("/run/lock/anycast-bench-checks")
 _NICE = -10  # for both sides and the targets: other programs of this machine get in the way less
 _STATUS = b"GET / HTTP/1.0\r\n\r\n"
 
@@ -56,6 +58,18 @@ def say(text: str) -> None:
 def cpu_time(pid: int) -> float:
     """Seconds of CPU time a process has had, exact to the microsecond: /proc knows hundredths."""
     return time.clock_gettime((~pid << 3) | 2)  # its CPUCLOCK_SCHED, see clock_getcpuclockid(3)
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Wait for others of this program: two at once would measure each other."""
+    with _LOCK.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another run of bench-checks on this machine")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +193,8 @@ def wait(done: Callable[[], bool]) -> None:
         time.sleep(_POLL)
 
 
-def measure(label: str, side: Side, work: Work, read: Callable[[], Reading]) -> None:
-    """One reading more for `side`, or none if none of the tries counts."""
+def measure(label: str, side: Side, work: Work, read: Callable[[], Reading], until: float) -> None:
+    """One reading more for `side`, or none if none of the tries counts; one try is all after `until`."""
     for _ in range(TRIES):
         found = read()
         why = found.void(work.count)
@@ -190,7 +204,7 @@ def measure(label: str, side: Side, work: Work, read: Callable[[], Reading]) -> 
             side.readings.append(found)
             return
         side.void += 1
-        if time.monotonic() - STARTED > PATIENCE:
+        if time.monotonic() > until:
             return
 
 
@@ -244,7 +258,8 @@ def main(argv: list[str] | None = None) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, hard))
     os.nice(_NICE)
     works = Works(options.window)
-    with tempfile.TemporaryDirectory(prefix="bench-checks-") as name, netns.fresh():
+    with alone(), tempfile.TemporaryDirectory(prefix="bench-checks-") as name, netns.fresh():
+        until = time.monotonic() + PATIENCE
         bench = Bench(Path(name), loud=options.loud)
         with peers.targets(Path(name), bench.aside):
             for number in range(options.rounds):
@@ -256,7 +271,8 @@ def main(argv: list[str] | None = None) -> int:
                         sides.append(("haproxy", works.theirs[work], partial(bench.their_reading, work)))
                     # Who begins changes with the round.
                     for who, side, read in sides if number % 2 == 0 else reversed(sides):
-                        measure(f"round {number + 1}: {work.name} {work.count:,}/s: {who}", side, work, read)
+                        label = f"round {number + 1}: {work.name} {work.count:,}/s: {who}"
+                        measure(label, side, work, read, until)
     bounds = works.bounds()
     told = {"haproxy": version("haproxy", "-v"), "nginx": version("nginx", "-v"), "python": sys.version}
     options.json.parent.mkdir(parents=True, exist_ok=True)
