@@ -33,9 +33,9 @@ from lab.check_figures import Bound, Duel, Reading, Side, document, summary
 from lab.figures import milliseconds
 
 ROUNDS = 5
-WINDOW = 5.0  # seconds, a whole number of intervals
+WINDOW = 4.0  # seconds, a whole number of intervals
 TRIES = 3  # for one reading that counts
-PATIENCE = 420.0  # seconds: from then on what does not count is not repeated
+PATIENCE = 360.0  # seconds: from then on what does not count is not repeated
 SETTLE = 1.2  # seconds after every target has had its first check
 DESCRIPTORS = 20000
 _MANY, _SOME, _FEW, _PROGRAMS = 5000, 1000, 10, 100  # targets, each checked once a second
