@@ -97,7 +97,18 @@ class Bound:
 
 def summary(duels: Sequence[Duel], bounds: Sequence[Bound]) -> str:
     """Both tables for people."""
-    head = ("CPU of 1,000 checks", "peer", "ours", "peer's", "ratio", "goal", "reached", "checks/s", "peer's")
+    head = (
+        "CPU of 1,000 checks",
+        "peer",
+        "ours",
+        "peer's",
+        "ratio",
+        "goal",
+        "reached",
+        "checks/s",
+        "peer's",
+        "rounds",
+    )
     first = [_row(one) for one in duels]
     second = [
         (
@@ -106,20 +117,25 @@ def summary(duels: Sequence[Duel], bounds: Sequence[Bound]) -> str:
             f"<= {one.goal:g} {one.unit}",
             _REACHED[one.reached],
             f"{one.side.rate:,.0f}",
+            str(len(one.values)),
         )
         for one in bounds
     ]
     return (
         table(head, first, colour=False)
         + "\n"
-        + table(("ours alone", "median", "goal", "reached", "checks/s"), second, colour=False)
+        + table(("ours alone", "median", "goal", "reached", "checks/s", "rounds"), second, colour=False)
     )
 
 
 def _row(duel: Duel) -> tuple[str, ...]:
     found = duel.comparison
     goal = f"<= {duel.goal:g}"
-    rates = (f"{duel.ours.rate:,.0f}", f"{duel.theirs.rate:,.0f}")
+    rates = (
+        f"{duel.ours.rate:,.0f}",
+        f"{duel.theirs.rate:,.0f}",
+        f"{len(duel.ours.readings)} : {len(duel.theirs.readings)}",  # that count
+    )
     if found is None:
         return (duel.work, duel.peer, "void", "void", "-", goal, "NO", *rates)
     ours, theirs = milliseconds(median(found.ours)), milliseconds(median(found.theirs))

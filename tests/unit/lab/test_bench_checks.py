@@ -60,18 +60,21 @@ def test_the_summary_tells_costs_ratio_and_the_rates_that_were_reached() -> None
     ]
     text = summary([duel(1.0, [0.03, 0.04, 0.05], [0.05])], bounds)
     assert [" ".join(line.split()) for line in text.splitlines()] == [
-        "CPU of 1,000 checks peer ours peer's ratio goal reached checks/s peer's",
-        "TCP haproxy 40.0 ms 50.0 ms 0.800 <= 1 yes 1,000 1,000",
+        "CPU of 1,000 checks peer ours peer's ratio goal reached checks/s peer's rounds",
+        "TCP haproxy 40.0 ms 50.0 ms 0.800 <= 1 yes 1,000 1,000 3 : 1",
         "",
-        "ours alone median goal reached checks/s",
-        "commands 1.30 CPU-s <= 1.4 CPU-s yes 1,000",
-        "memory void <= 25 MiB NO 1,000",
+        "ours alone median goal reached checks/s rounds",
+        "commands 1.30 CPU-s <= 1.4 CPU-s yes 1,000 1",
+        "memory void <= 25 MiB NO 1,000 0",
     ]
 
 
 def test_a_side_without_a_reading_that_counts_reaches_nothing() -> None:
     void = duel(1.0, [0.1], [])
-    assert " ".join(summary([void], []).splitlines()[1].split()) == "TCP haproxy void void - <= 1 NO 1,000 0"
+    assert (
+        " ".join(summary([void], []).splitlines()[1].split())
+        == "TCP haproxy void void - <= 1 NO 1,000 0 1 : 0"
+    )
     (told,) = json.loads(json.dumps(document([void], [])))["comparisons"]
     assert (told["ratio"], told["reached"]) == (None, False)
 
