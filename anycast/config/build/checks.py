@@ -113,6 +113,12 @@ class Checks:
             if part is None:
                 continue
             parts.append(model.Part(name=_called(reference), check=part))
+            if any(asks_for_vip(one) for one in leaves_of(part)):
+                what = "a check with to: vip is of a real server, and there is none here"
+                self._context.say(
+                    place, what, "move it to the check of the service, or write it without to: vip"
+                )
+                continue
             aimless = [one for one in leaves_of(part) if isinstance(one, model.Check) and not _has_aim(one)]
             if aimless:
                 kind = type(aimless[0].kind).__name__.removesuffix("Check").lower()
@@ -178,3 +184,7 @@ def has_port(leaf: model.Leaf) -> bool:
         return True
     kind = leaf.kind
     return isinstance(kind, kinds.NodeKind | kinds.IcmpCheck | model.CommandCheck) or kind.port is not None
+
+
+def asks_for_vip(leaf: model.Leaf) -> bool:
+    return isinstance(leaf, model.Check) and isinstance(leaf.kind, kinds.TcpVipCheck)

@@ -50,7 +50,7 @@ class Kinds:
     def kind(self, path: Path, check: Probed) -> model.CheckKind | None:
         match check:
             case schema.TcpCheck():
-                return model.TcpCheck(port=check.port)
+                return self._tcp(path, check)
             case schema.HttpCheck():
                 return self._http(path, check)
             case schema.UdpCheck():
@@ -115,6 +115,14 @@ class Kinds:
                 if isinstance(check.max, schema.Percent):
                     return kinds.IpvsConnectionsCheck(most_percent=check.max.value)
                 return kinds.IpvsConnectionsCheck(most=check.max)
+
+    def _tcp(self, path: Path, check: schema.TcpCheck) -> model.TcpCheck | kinds.TcpVipCheck:
+        if check.to == "server":
+            return model.TcpCheck(port=check.port)
+        if check.address is not None:
+            what = "with to: vip the VIP is asked for at each real server"
+            self._context.say((*path, "address"), what, "remove one of the two lines", key=True)
+        return kinds.TcpVipCheck(port=check.port)
 
     def _gateway(self, path: Path, check: schema.GatewayCheck) -> kinds.GatewayCheck:
         if check.by == "neighbor" and check.address is not None and check.interface is None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from anycast.config import schema
-from anycast.config.build.checks import DEFAULT_CHECK, Checks, ServerTree, has_port, leaves_of
+from anycast.config.build.checks import DEFAULT_CHECK, Checks, ServerTree, asks_for_vip, has_port, leaves_of
 from anycast.config.build.context import Context
 from anycast.config.build.pools import Pool, Pools, count_of
 from anycast.config.problem import Path, dotted
@@ -196,6 +196,7 @@ class Vips:
         one_packet = self._one_packet(use)
         self._ports(use, vip)
         self._mark(use, families)
+        self._to_vip(use)
         if pool is None:
             return []
         self._pool_fits(use, pool, families)
@@ -368,6 +369,25 @@ class Vips:
         if pool.servers and any(server.port is None for server in pool.servers):
             what = "packets with a mark come to any port, and the check has none of its own"
             self._context.say(place, what, "write a check with a port, or a command")
+
+    def _to_vip(self, use: _Use) -> None:
+        """A check to the VIP needs packets that arrive at the real server with the VIP's address, on the link."""
+        forwarding, place = use.serving.forwarding, (*use.path, "forwarding")
+        if (
+            forwarding is Forwarding.DR
+            or use.pool is None
+            or not self._context.whole((*use.path, "check"), place)
+        ):
+            return
+        check = use.pool.check if use.serving.check is None else use.check
+        if check is None or not any(asks_for_vip(leaf) for leaf in leaves_of(check)):
+            return
+        why = {
+            Forwarding.NAT: "the real servers do not hold the VIP",
+            Forwarding.TUNNEL: "the VIP is reached inside the tunnel alone",
+        }[forwarding]
+        what = f"with {forwarding} {why}, and their check is to: vip"
+        self._context.say(place, what, "write forwarding: dr, or the check without to: vip")
 
     def _pool_fits(self, use: _Use, pool: Pool, families: tuple[int, ...]) -> None:
         forwarding = use.serving.forwarding
