@@ -41,10 +41,12 @@ async def check(vip: Address, address: Address, port: int, timeout: float, progr
         return unknown(
             "the check could not run: the real server is this node itself (write it without to: vip)"
         )
-    if way.gateway or way.source is None:
+    if way.gateway:
         if (dark := home(address)) is not None:
             return unknown(f"this node's own interface {dark} is down")
         return fail(f"{address} is not on the link: direct routing cannot reach it through a gateway")
+    if way.source is None:
+        return unknown(f"the check could not run: this node has no address to send from on {way.interface}")
     try:
         sock = socket.socket(
             socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0

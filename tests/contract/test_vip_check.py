@@ -1,6 +1,6 @@
 """The check to the VIP: a balancer that holds the VIP, real servers that hold it, do not, or do not listen.
 
-All are namespaces on one link, the balancer in the middle of it. IPVS is told to serve the VIP, as it would be.
+All are namespaces on one link, the balancer in the middle of it. Its IPVS serves the VIP, as it would be.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from ipaddress import ip_address
 import pytest
 
 from anycast.core.health import Outcome, Result
+from anycast.core.ipvs import ServiceEntry, ServiceKey
 from anycast.core.kinds import TcpVipCheck
-from anycast.core.model import Check, Target
+from anycast.core.model import Check, Protocol, Scheduler, Target
 from anycast.probes.finding import Progress
 from anycast.probes.links import fault
 from anycast.probes.run import probe
 from tests.contract.namespaces import entered, made_namespace, run
+from tests.contract.tables import desired, established, server
 
 pytestmark = pytest.mark.lab
 
@@ -35,8 +37,7 @@ NET = {4: "10.9.2.", 6: "fd09:2::"}
 MASK = {4: 24, 6: 64}
 LENGTH = {4: 32, 6: 128}
 # Of the real servers, by the last digit of their address.
-GOOD, WITHOUT_VIP, SILENT, FORWARDING, GONE, ROUTER = 1, 2, 3, 4, 8, 253
-BALANCER, OTHER_BALANCER = 254, 252
+GOOD, WITHOUT_VIP, SILENT, FORWARDING, GONE, ROUTER, BALANCER = 1, 2, 3, 4, 8, 253, 254
 FAMILIES = pytest.mark.parametrize("version", [4, 6])
 
 
@@ -66,6 +67,21 @@ def _hold(vips: dict[int, str]) -> None:
     for version, vip in vips.items():
         nodad = ["nodad", "preferred_lft", "0"] if version == 6 else []
         run("ip", "addr", "add", f"{vip}/{LENGTH[version]}", "dev", "lo", *nodad)
+
+
+def _serve() -> None:
+    established(
+        desired(
+            {
+                ServiceKey(protocol=Protocol.TCP, address=ip_address(VIP[version]), port=PORT): ServiceEntry(
+                    scheduler=Scheduler.RR, destinations=(server(f"{NET[version]}{GOOD}"),)
+                )
+                for version in (4, 6)
+            }
+        )
+    )
+    with open("/proc/sys/net/ipv4/vs/sloppy_tcp", "w", encoding="ascii") as file:
+        file.write("1")
 
 
 def _quiet_arp() -> None:
@@ -101,6 +117,7 @@ def site() -> Iterator[Site]:
             run("ip", "link", "set", "lan", "up")
             _hold(VIP)
             _hold(SECOND)
+            _serve()
         numbers = (GOOD, WITHOUT_VIP, SILENT, FORWARDING, ROUTER)
         hosts = {number: stack.enter_context(_host(balancer, number)) for number in numbers}
         for number in (GOOD, SILENT):
@@ -155,15 +172,14 @@ def _wait(condition: Callable[[], bool], seconds: float = 15) -> None:
         time.sleep(0.05)
 
 
-def connect(site: Site, vip: str) -> None:
-    with entered(site.balancer):
-        socket.create_connection((vip, PORT), 2).close()
+@FAMILIES
+def test_an_ordinary_connection_ends_at_the_balancer_itself(site: Site, version: int) -> None:
+    with entered(site.balancer), pytest.raises(OSError, match=r"refused|timed out"):
+        socket.create_connection((VIP[version], PORT), 1)
 
 
 @FAMILIES
 def test_a_server_that_holds_the_vip_and_listens_is_ok_with_every_step_told(site: Site, version: int) -> None:
-    with pytest.raises(ConnectionRefusedError):  # by the balancer, which holds the VIP too
-        connect(site, VIP[version])
     steps: list[str] = []
     result = check(site, f"{NET[version]}{GOOD}", VIP[version], steps=steps)
     assert (result.outcome, result.detail) == (Outcome.OK, "")
@@ -234,6 +250,22 @@ def test_the_server_is_left_without_a_half_open_connection(site: Site, version: 
         ) and time.monotonic() < deadline:
             time.sleep(0.05)
     assert states == ""
+
+
+@FAMILIES
+def test_ipvs_takes_no_notice(site: Site, version: int) -> None:
+    def connections() -> list[str]:
+        with entered(site.balancer), open("/proc/thread-self/net/ip_vs_conn", encoding="ascii") as file:
+            return file.readlines()
+
+    def own() -> int:
+        address = ip_address(f"{NET[version]}{BALANCER}")
+        word = f"{int(address):08X}" if version == 4 else f"[{address.exploded}]"
+        return sum(word in line for line in connections())
+
+    for number in (GOOD, SILENT, WITHOUT_VIP):
+        check(site, f"{NET[version]}{number}", VIP[version], 0.3)
+    assert own() == 0
 
 
 @FAMILIES
@@ -317,7 +349,8 @@ _UNPRIVILEGED = """
 import asyncio
 from ipaddress import ip_address
 from anycast.core.kinds import TcpVipCheck
-from anycast.core.model import Check, Target
+from anycast.core.ipvs import ServiceEntry, ServiceKey
+from anycast.core.model import Check, Protocol, Scheduler, Target
 from anycast.probes.run import probe
 target = Target(address=ip_address("10.9.2.1"), port=80, check=Check(kind=TcpVipCheck()), vip=ip_address("192.0.2.1"))
 result = asyncio.run(probe(target))
