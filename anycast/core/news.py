@@ -53,7 +53,7 @@ def _of_target(state: State, target: Target, old: Health, new: Health) -> Iterat
         "detail": new.detail,
     }
     if target.vip is not None:
-        fields["vip"] = str(target.vip)
+        fields["vip_address"] = str(target.vip)
     if new.unknown and not old.unknown:
         yield Log(event="check.unknown", fields=fields, level="error")
         return
