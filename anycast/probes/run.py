@@ -66,6 +66,8 @@ async def probe(target: Target, progress: Progress | None = None) -> Result:
         late = loop.time() - started - timeout
         if late > _LATE:
             finding = unknown(f"the agent looked {late:.1f} s too late for an answer")
+        elif progress.ours:
+            finding = unknown(f"the check could not run: no {progress.missing} within {timeout} s")
         else:
             finding = fail(f"no {progress.missing} within {timeout} s{progress.advice}")
     if target.address != HERE:

@@ -14,11 +14,13 @@ import secrets
 import socket
 import struct
 from collections.abc import Iterator
+from os import close
 
 from anycast.core.model import Address
 from anycast.probes import neighbor
 from anycast.probes.finding import OK, Finding, Progress, fail, place, unknown
 from anycast.probes.links import Way, home, way_to
+from anycast.probes.offload import aside
 from anycast.probes.packet import Answer, Flow, answer, filter_of, rst, syn
 
 __all__ = ["check"]
@@ -55,7 +57,7 @@ async def check(vip: Address, address: Address, port: int, timeout: float, progr
         return unknown(
             "the check could not run: to: vip needs CAP_NET_RAW (AmbientCapabilities=CAP_NET_RAW in the agent's unit)"
         )
-    with sock:
+    with _closing(sock):
         link_address = await _resolved(address, way, progress)
         if link_address is None:
             return fail(f"{address} does not answer on the link {way.interface}: it has no link address")
@@ -66,10 +68,21 @@ async def check(vip: Address, address: Address, port: int, timeout: float, progr
             return await handshake.run(timeout, address, progress)
 
 
+@contextlib.contextmanager
+def _closing(sock: socket.socket) -> Iterator[None]:
+    """Closing a packet socket takes the kernel some 20 ms (a grace period of RCU), in which the event loop would stand."""
+    try:
+        yield
+    finally:
+        descriptor = sock.detach()
+        aside(lambda: close(descriptor))
+
+
 async def _resolved(address: Address, way: Way, progress: Progress) -> bytes | None:
     """The link address, asked for by the kernel if need be; None: nobody answers to it."""
-    progress.missing = f"link address of {address} on {way.interface}"
+    progress.missing, progress.ours = "look at the neighbor table", True
     entry = await neighbor.entry(address, way.number)
+    progress.missing, progress.ours = f"link address of {address} on {way.interface}", False
     if entry.state not in _SURE:
         # One that is stale is used, as the kernel does, and has to be confirmed as when packets are sent to it.
         neighbor.provoke(address)
