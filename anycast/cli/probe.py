@@ -232,6 +232,8 @@ def _title(name: str, target: Target) -> str:
     else:
         host = f"[{target.address}]" if target.address.version == 6 else str(target.address)
         where = f"{host}:{target.port}" if target.port else host
+    if target.vip is not None:
+        where = f"{where} for {target.vip}"
     return f"{name}: {kind} at {where}" if name else f"{kind} at {where}"
 
 
@@ -268,12 +270,13 @@ def _in_use(name: str, tree: Tree, loaded: Loaded) -> list[_Job]:
     itself = aimed(tree)
     if all(_knows_its_aim(leaf) for _, leaf in _leaves(name, itself)):
         return [_Job(name, itself)]
-    jobs = [
-        _Job(f"{name} of {use.server.name}", aimed(tree, use.address, server_port(use.service, use.server)))
-        for use in uses(loaded.config)
-        if _contains(use.service.pool.check, tree)
-    ]
-    return list(dict.fromkeys(jobs))
+    jobs: dict[_Job, None] = {}
+    for use in uses(loaded.config):
+        if _contains(use.service.pool.check, tree):
+            vips = [one for one in use.vip.addresses if one.version == use.address.version]
+            check = aimed(tree, use.address, server_port(use.service, use.server), vips)
+            jobs[_Job(f"{name} of {use.server.name}", check)] = None
+    return list(jobs)
 
 
 def _contains(whole: Tree, tree: Tree) -> bool:
@@ -283,10 +286,12 @@ def _contains(whole: Tree, tree: Tree) -> bool:
 
 
 def _knows_its_aim(leaf: Aim) -> bool:
-    from anycast.core.kinds import IcmpCheck, NodeKind
+    from anycast.core.kinds import IcmpCheck, NodeKind, TcpVipCheck
 
     if isinstance(leaf, BgpSession) or isinstance(leaf.check.kind, NodeKind):
         return True
+    if isinstance(leaf.check.kind, TcpVipCheck):
+        return leaf.vip is not None
     return leaf.address != HERE and (leaf.port > 0 or isinstance(leaf.check.kind, IcmpCheck))
 
 
@@ -307,7 +312,18 @@ def _at(name: str, tree: Tree, at: str) -> _Job:
     from anycast.core.aim import aimed
 
     address, port = _place(at)
-    return _Job(name, aimed(_moved(tree, port), address, port or 0))
+    check = aimed(_moved(tree, port), address, port or 0)
+    _refuse_vip(name, check)
+    return _Job(name, check)
+
+
+def _refuse_vip(name: str, check: Aimed) -> None:
+    from anycast.core.kinds import TcpVipCheck
+
+    for _, leaf in _leaves(name, check):
+        if not isinstance(leaf, BgpSession) and isinstance(leaf.check.kind, TcpVipCheck):
+            what = "a check to: vip needs a VIP, which stands in the configuration alone"
+            raise _UsageError(f"{what} (write the name of the check, of a real server or of a VIP)")
 
 
 def _moved(tree: Tree, port: int | None) -> Tree:
@@ -372,6 +388,7 @@ def _written(spec: str, at: str | None) -> list[_Job]:
     if at:
         return [_at("", tree, at)]
     itself = aimed(tree)
+    _refuse_vip("", itself)
     if not all(_knows_its_aim(leaf) for _, leaf in _leaves("", itself)):
         raise _UsageError("it is not aimed (write address and port in it, or --at ADDRESS:PORT)")
     return [_Job("", itself)]

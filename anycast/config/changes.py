@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from anycast.core import maglev
-from anycast.core.kinds import BgpSession, LoadCheck
+from anycast.core.kinds import BgpSession, LoadCheck, TcpVipCheck
 from anycast.core.members import versions
 from anycast.core.model import (
     Address,
@@ -304,6 +304,8 @@ def _kind(kind: CheckKind) -> str:
             expecting = f"expecting {_statuses(kind.expect)}"
             more = _told(kind, frozenset({"tls", "verify", "port", "method", "path", "host", "expect"}))
             return f"{name} {kind.method} {kind.path}{host}{port}{verify} {expecting}{more}"
+        case TcpVipCheck():
+            return f"tcp to the VIP{port}"
         case _:
             name = type(kind).__name__.removesuffix("Check").lower()
             return f"{name}{port}{_told(kind, frozenset({'port'}))}"

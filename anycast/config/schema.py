@@ -854,6 +854,11 @@ class TcpCheck(Aimed):
     """A completed TCP handshake is success."""
 
     type: Literal["tcp"]
+    to: Annotated[str, _choice(["server", "vip"])] = Field(
+        default="server",
+        description="vip: the handshake is with the VIP's address at the real server, as IPVS sends it there with "
+        "forwarding: dr. It proves that the real server holds the VIP and listens on it. Needs CAP_NET_RAW.",
+    )
 
 
 class HttpCheck(Aimed):

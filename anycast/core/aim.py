@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 
 from anycast.core.compose import leaves
-from anycast.core.kinds import BgpSession, IcmpCheck, NodeKind
+from anycast.core.kinds import BgpSession, IcmpCheck, NodeKind, TcpVipCheck
 from anycast.core.model import (
     HERE,
     Address,
@@ -21,10 +22,10 @@ from anycast.core.model import (
 )
 
 
-def aim(check: Check, address: Address = HERE, port: int = 0) -> Target:
+def aim(check: Check, address: Address = HERE, port: int = 0, vip: Address | None = None) -> Target:
     """What the check looks at, used for a real server's address and port, or for the node."""
     own, fixed, check = _aim(check)
-    return Target(address=own or address, port=port if fixed is None else fixed, check=check)
+    return Target(address=own or address, port=port if fixed is None else fixed, check=check, vip=vip)
 
 
 @cache
@@ -49,23 +50,27 @@ def _aim(check: Check) -> tuple[Address | None, int | None, Check]:
             return address, kind.port, replace(check, kind=replace(kind, port=None))
 
 
-def aimed(tree: Leaf | Rule[Leaf], address: Address = HERE, port: int = 0) -> Aimed:
-    """The same tree with its checks aimed at a real server, or at what they name themselves."""
+def aimed(
+    tree: Leaf | Rule[Leaf], address: Address = HERE, port: int = 0, vips: Sequence[Address] = ()
+) -> Aimed:
+    """The same tree with its checks aimed at a real server, or at what they name themselves.
+
+    `vips`: the addresses of the VIP that the real server serves. A check to the VIP must hold for each of them.
+    """
     if isinstance(tree, Rule):
-        return _rule(tree, address, port)
-    return _leaf(tree, address, port)
-
-
-def _rule(rule: Rule[Leaf], address: Address, port: int) -> Rule[Aim]:
-    parts: tuple[Part[Aim], ...] = tuple(
-        Part(name=part.name, check=aimed(part.check, address, port), weight=part.weight)
-        for part in rule.parts
-    )
-    return Rule(needed=rule.needed, parts=parts)
-
-
-def _leaf(leaf: Leaf, address: Address, port: int) -> Aim:
-    return leaf if isinstance(leaf, BgpSession) else aim(leaf, address, port)
+        parts: tuple[Part[Aim], ...] = tuple(
+            Part(name=part.name, check=aimed(part.check, address, port, vips), weight=part.weight)
+            for part in tree.parts
+        )
+        return Rule(needed=tree.needed, parts=parts)
+    if isinstance(tree, BgpSession):
+        return tree
+    if not isinstance(tree.kind, TcpVipCheck) or not vips:
+        return aim(tree, address, port)
+    each = [aim(tree, address, port, vip) for vip in vips]
+    if len(each) == 1:
+        return each[0]
+    return Rule(needed=len(each), parts=tuple(Part(name=str(target.vip), check=target) for target in each))
 
 
 def targets_of(tree: Aimed) -> tuple[Target, ...]:

@@ -31,6 +31,13 @@ class Tls:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TcpVipCheck:
+    """A completed TCP handshake with the VIP's address at the real server, which must hold it: direct routing."""
+
+    port: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UdpCheck:
     """One datagram; success is the reply that is expected, or without one, no ICMP unreachable within `quiet`.
 
@@ -131,7 +138,7 @@ class IcmpCheck:
 
 
 AimedKind: TypeAlias = (
-    UdpCheck | BannerCheck | SyslogCheck | SyslogCanaryCheck | RelpCheck | DnsCheck | GrpcCheck
+    TcpVipCheck | UdpCheck | BannerCheck | SyslogCheck | SyslogCanaryCheck | RelpCheck | DnsCheck | GrpcCheck
 )
 NetworkKind: TypeAlias = AimedKind | IcmpCheck
 

@@ -56,9 +56,10 @@ def server_address(server: RealServer, version: int, forwarding: Forwarding) -> 
     return next(iter(server.addresses), None)
 
 
-def check_of(service: Service, server: RealServer, address: Address) -> Aimed:
-    """How it is told whether the service can use the real server at this address."""
-    return aimed(service.pool.check, address, server.port or service.port)
+def check_of(vip: Vip, service: Service, server: RealServer, address: Address) -> Aimed:
+    """How it is told whether the service of the VIP can use the real server at this address."""
+    vips = [one for one in vip.addresses if one.version == address.version]
+    return aimed(service.pool.check, address, server.port or service.port, vips)
 
 
 def servers_of(service: Service, version: int) -> Iterator[tuple[RealServer, Address]]:
@@ -93,7 +94,7 @@ def uses(config: Config) -> Iterator[Use]:
         for service in vip.services:
             for version in versions(vip):
                 for server, address in servers_of(service, version):
-                    check = check_of(service, server, address)
+                    check = check_of(vip, service, server, address)
                     yield Use(vip=vip, service=service, server=server, address=address, check=check)
 
 
@@ -170,7 +171,7 @@ Memberships: TypeAlias = Mapping[ipvs.Key, Membership]
 
 def memberships(config: Config) -> dict[ipvs.Key, Membership]:
     return {
-        service_key(address, service): _membership(service, address.version)
+        service_key(address, service): _membership(vip, service, address.version)
         for vip in config.vips
         for address in vip.addresses
         for service in vip.services
@@ -184,9 +185,11 @@ def usual_weight(servers: Iterable[RealServer]) -> int:
     return min((weight for weight, count in counts.items() if count == most), default=1)
 
 
-def _membership(service: Service, version: int) -> Membership:
+def _membership(vip: Vip, service: Service, version: int) -> Membership:
     usual = usual_weight(service.pool.servers)
-    found = [_member(service, server, address, usual) for server, address in servers_of(service, version)]
+    found = [
+        _member(vip, service, server, address, usual) for server, address in servers_of(service, version)
+    ]
     empty = ipvs.ServiceEntry(
         scheduler=service.scheduler,
         flags=service.flags,
@@ -196,7 +199,7 @@ def _membership(service: Service, version: int) -> Membership:
     return Membership(empty, tuple(sorted(found, key=lambda member: ipvs.canonical(member.up))))
 
 
-def _member(service: Service, server: RealServer, address: Address, usual: int) -> Member:
+def _member(vip: Vip, service: Service, server: RealServer, address: Address, usual: int) -> Member:
     up = ipvs.Destination(
         address=address,
         port=server_port(service, server),
@@ -209,7 +212,7 @@ def _member(service: Service, server: RealServer, address: Address, usual: int) 
         table_weight=server.weight or usual,
     )
     return Member(
-        check=check_of(service, server, address),
+        check=check_of(vip, service, server, address),
         scope=server_scope(service.pool.name, server.name),
         in_use=server.weight > 0,
         up=up,

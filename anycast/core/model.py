@@ -202,16 +202,20 @@ HERE = IPv4Address(0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One thing that is probed, once, however many services rest on it."""
+    """One thing that is probed, once, however many services rest on it.
+
+    `vip`: the address that is asked for at the real server, where the check wants that.
+    """
 
     address: Address
     port: int
     check: Check
+    vip: Address | None = None
     # A target is looked up with every outcome: its hash is worked out once.
     _hash: int = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_hash", hash((self.address, self.port, self.check)))
+        object.__setattr__(self, "_hash", hash((self.address, self.port, self.check, self.vip)))
 
     def __hash__(self) -> int:
         return self._hash

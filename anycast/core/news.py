@@ -52,6 +52,8 @@ def _of_target(state: State, target: Target, old: Health, new: Health, now: floa
         "port": target.port,
         "detail": new.detail,
     }
+    if target.vip is not None:
+        fields["vip_address"] = str(target.vip)
     if new.unknown and not old.unknown:
         yield Log(event="check.unknown", fields=fields, level="error")
         return

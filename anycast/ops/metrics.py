@@ -149,7 +149,7 @@ def _servers(state: State) -> Iterator[Metric]:
                 for server, address in servers_of(service, version)
             }
             for server, address in sorted(rows, key=lambda row: (row[0].name, row[1].version)):
-                health = health_of(state, check_of(service, server, address))
+                health = health_of(state, check_of(vip, service, server, address))
                 names = [vip.name, service.name, server.name, str(address)]
                 active, inactive = held.get((address, server_port(service, server)), (0, 0))
                 up.add_metric(names, float(health.is_up))

@@ -324,7 +324,7 @@ def _servers(state: State, vip: Vip, service: Service, clock: _Clock) -> list[di
             found = [table.get(at) for table in held]
             rows.setdefault(
                 (server.name, address),
-                _server(state, service, server, address, clock=clock)
+                _server(state, vip, service, server, address, clock=clock)
                 | {
                     "weight": _lowest([table.get(at) for table in wanted]),
                     "kernel_weight": _lowest(found),
@@ -349,9 +349,9 @@ def _lowest(found: list[ipvs.Destination | None]) -> int | None:
 
 
 def _server(
-    state: State, service: Service, server: RealServer, address: Address, *, clock: _Clock
+    state: State, vip: Vip, service: Service, server: RealServer, address: Address, *, clock: _Clock
 ) -> dict[str, Any]:
-    health = health_of(state, check_of(service, server, address))
+    health = health_of(state, check_of(vip, service, server, address))
     return {
         "name": server.name,
         "address": str(address),

@@ -79,12 +79,15 @@ OK = Finding(Outcome.OK)
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run has come: the noun that completes "no ... within 1.0 s".
+    """How far a run has come: the noun that completes "no ... within 1.0 s", and what is said after it.
 
-    `tell`: told of every step, when somebody looks on.
+    `ours`: this is awaited of the node itself, so that no answer says nothing of the target. `tell`: told of every
+    step, when somebody looks on.
     """
 
     missing: str = "answer"
+    advice: str = ""
+    ours: bool = False
     tell: Callable[[str], None] | None = None
 
     def say(self, step: str, *args: object) -> None:

@@ -7,17 +7,19 @@ import socket
 import struct
 import time
 from errno import ENODEV
-from ipaddress import IPv4Address, ip_network
+from ipaddress import IPv4Address, ip_address, ip_network
+from typing import NamedTuple
 
 from anycast.core.health import Outcome
 from anycast.core.model import Address
 from anycast.probes.finding import Finding, unknown
 
-__all__ = ["excuse", "fault", "interface_to"]
+__all__ = ["Way", "attributes", "excuse", "fault", "home", "interface_to", "way_to"]
 
 _FRESH = 0.1  # seconds for which a look at the interfaces holds: thousands of checks may fail together
 _RTM_NEWROUTE, _RTM_GETROUTE, _NLM_F_REQUEST = 24, 26, 1
-_RTA_DST, _RTA_OIF = 1, 4
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC, _RTA_VIA = 1, 4, 5, 7, 18
+_RTN_UNICAST, _RTN_LOCAL = 1, 2
 _SIOCGIFFLAGS, _SIOCGIFADDR, _SIOCGIFNETMASK = 0x8913, 0x8915, 0x891B
 _IFF_UP, _IFF_RUNNING = 0x1, 0x40
 
@@ -72,6 +74,22 @@ def fault(name: str) -> str | None:
 
 def interface_to(address: Address) -> str | None:
     """The interface the kernel would send by, also without a carrier; None: it has no route. Raises OSError."""
+    way = way_to(address)
+    return None if way is None else way.interface
+
+
+class Way(NamedTuple):
+    """How the kernel would send to an address."""
+
+    interface: str
+    number: int  # the interface's index
+    source: Address | None  # the address of this node it would send from
+    gateway: bool  # it is not on the link
+    local: bool  # it is this node's own
+
+
+def way_to(address: Address) -> Way | None:
+    """The route to an address; None: there is none. Raises OSError."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     packed = address.packed
     body = struct.pack("=BBBBBBBBI", family, len(packed) * 8, 0, 0, 0, 0, 0, 0, 0)
@@ -82,16 +100,37 @@ def interface_to(address: Address) -> str | None:
     ) as sock:
         sock.send(message)
         answer = sock.recv(8192, socket.MSG_DONTWAIT)  # netlink answers within the send
-    length, kind = struct.unpack_from("=IH", answer)
+    (kind,) = struct.unpack_from("=H", answer, 4)
     if kind != _RTM_NEWROUTE:
         return None
-    place = 16 + 12
-    while place + 4 <= min(length, len(answer)):
-        size, attribute = struct.unpack_from("=HH", answer, place)
-        if attribute == _RTA_OIF and size >= 8:
-            return socket.if_indextoname(struct.unpack_from("=I", answer, place + 4)[0])
+    found = attributes(answer, 16 + 12)
+    if answer[16 + 7] not in (_RTN_UNICAST, _RTN_LOCAL) or len(found.get(_RTA_OIF, b"")) != 4:
+        return None  # unreachable, prohibited, a black hole
+    (index,) = struct.unpack("=I", found[_RTA_OIF])
+    source = found.get(_RTA_PREFSRC)
+    return Way(
+        interface=socket.if_indextoname(index),
+        number=index,
+        source=ip_address(source) if source is not None else None,
+        gateway=_RTA_GATEWAY in found or _RTA_VIA in found,
+        local=answer[16 + 7] == _RTN_LOCAL,
+    )
+
+
+def attributes(message: bytes, place: int) -> dict[int, bytes]:
+    """The attributes of a netlink message that begin at `place`."""
+    (length,) = struct.unpack_from("=I", message)
+    found: dict[int, bytes] = {}
+    while place + 4 <= min(length, len(message)):
+        size, attribute = struct.unpack_from("=HH", message, place)
+        found[attribute] = message[place + 4 : place + max(4, size)]
         place += max(4, size + 3 & ~3)
-    return None
+    return found
+
+
+def home(address: Address) -> str | None:
+    """The interface of this node that is down and has the network of `address` on it. Raises OSError."""
+    return _was_on(address, _dark_interfaces())
 
 
 def _was_on(address: Address, dark: frozenset[str]) -> str | None:

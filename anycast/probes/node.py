@@ -7,7 +7,6 @@ import os
 import re
 import socket
 import struct
-from errno import ENOENT
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import assert_never
@@ -23,8 +22,7 @@ from anycast.core.kinds import (
     NodeKind,
 )
 from anycast.core.model import Address
-from anycast.probes import icmp
-from anycast.probes.datagram import connected
+from anycast.probes import icmp, neighbor
 from anycast.probes.finding import OK, Finding, Progress, fail, unknown
 from anycast.probes.links import fault
 from anycast.probes.offload import HangingError, offload
@@ -33,23 +31,8 @@ __all__ = ["check", "default_gateway", "ipvs_connections", "memory"]
 
 PROC = Path("/proc")
 
-_RTM_NEWNEIGH, _RTM_GETNEIGH, _NLM_F_REQUEST, _NLMSG_ERROR = 28, 30, 1, 2
-_NDA_DST = 1
-_NEIGHBOR_STATES = {
-    0x00: "none",
-    0x01: "incomplete",
-    0x02: "reachable",
-    0x04: "stale",
-    0x08: "delay",
-    0x10: "probe",
-    0x20: "failed",
-    0x40: "noarp",
-    0x80: "permanent",
-}
 _ALIVE = frozenset({"reachable", "delay", "probe", "noarp", "permanent"})
 _SETTLING = frozenset({"none", "incomplete"})
-_LOOK_AGAIN = 0.02  # seconds between two looks at an entry that is being resolved
-_DISCARD = 9  # UDP port
 
 
 async def check(kind: NodeKind, progress: Progress) -> Finding:
@@ -97,39 +80,15 @@ async def _gateway(kind: GatewayCheck, progress: Progress) -> Finding:
 
 async def _neighbor(address: Address, interface: str, progress: Progress) -> Finding:
     """A packet makes the kernel look after the entry; what the entry then says is the answer."""
-    with connected(address, _DISCARD) as sock:
-        sock.send(b"")
+    neighbor.provoke(address)
     progress.missing = f"entry of {address} in the neighbor table"
     index = socket.if_nametoindex(interface)
-    state = await neighbor_state(address, index)
+    state = (await neighbor.entry(address, index)).state
     while state in _SETTLING:
-        await asyncio.sleep(_LOOK_AGAIN)
-        state = await neighbor_state(address, index)
+        await asyncio.sleep(neighbor.LOOK_AGAIN)
+        state = (await neighbor.entry(address, index)).state
     progress.say("%s is %s in the neighbor table", address, state)
     return OK if state in _ALIVE else fail(f"{address} is {state} in the neighbor table of {interface}")
-
-
-async def neighbor_state(address: Address, index: int) -> str:
-    """How the kernel sees a neighbor: `reachable`, `failed`; `none` if it does not know it. Raises OSError."""
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    packed = address.packed
-    body = struct.pack("=BxxxiHBB", family, index, 0, 0, 0)
-    body += struct.pack("=HH", 4 + len(packed), _NDA_DST) + packed
-    message = struct.pack("=IHHII", 16 + len(body), _RTM_GETNEIGH, _NLM_F_REQUEST, 1, 0) + body
-    flags = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-    with socket.socket(socket.AF_NETLINK, flags, socket.NETLINK_ROUTE) as sock:
-        sock.send(message)
-        answer = await asyncio.get_running_loop().sock_recv(sock, 8192)
-    (kind,) = struct.unpack_from("=H", answer, 4)
-    if kind == _NLMSG_ERROR:
-        (code,) = struct.unpack_from("=i", answer, 16)
-        if -code == ENOENT:
-            return "none"
-        raise OSError(-code, "")
-    if kind != _RTM_NEWNEIGH:
-        return "none"
-    (state,) = struct.unpack_from("=H", answer, 16 + 8)
-    return _NEIGHBOR_STATES.get(state, f"state {state:#x}")
 
 
 def default_gateway(proc: Path, family: int) -> tuple[Address, str] | None:

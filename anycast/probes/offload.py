@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable
 from errno import EAGAIN
 from typing import TypeVar
 
-__all__ = ["HangingError", "offload"]
+__all__ = ["HangingError", "aside", "offload"]
 
 _T = TypeVar("_T")
 
@@ -58,3 +58,11 @@ async def offload(key: Hashable, call: Callable[[], _T]) -> _T:
         _hanging.discard(key)
         raise OSError(EAGAIN, str(error)) from error
     return await future
+
+
+def aside(call: Callable[[], object]) -> None:
+    """Runs `call`, which takes its time and whose end nobody waits for; right here where there can be no thread."""
+    try:
+        threading.Thread(target=call, daemon=True, name="aside").start()
+    except RuntimeError:
+        call()

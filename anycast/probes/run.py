@@ -20,10 +20,25 @@ from anycast.core.kinds import (
     RelpCheck,
     SyslogCanaryCheck,
     SyslogCheck,
+    TcpVipCheck,
     UdpCheck,
 )
 from anycast.core.model import HERE, CommandCheck, HttpCheck, Target, TcpCheck
-from anycast.probes import banner, command, datagram, dns, grpc, http, icmp, links, node, relp, syslog, tcp
+from anycast.probes import (
+    banner,
+    command,
+    datagram,
+    dns,
+    grpc,
+    http,
+    icmp,
+    links,
+    node,
+    relp,
+    syslog,
+    tcp,
+    vip,
+)
 from anycast.probes.finding import Finding, Progress, fail, judge, unknown
 
 __all__ = ["probe"]
@@ -51,8 +66,10 @@ async def probe(target: Target, progress: Progress | None = None) -> Result:
         late = loop.time() - started - timeout
         if late > _LATE:
             finding = unknown(f"the agent looked {late:.1f} s too late for an answer")
+        elif progress.ours:
+            finding = unknown(f"the check could not run: no {progress.missing} within {timeout} s")
         else:
-            finding = fail(f"no {progress.missing} within {timeout} s")
+            finding = fail(f"no {progress.missing} within {timeout} s{progress.advice}")
     if target.address != HERE:
         finding = links.excuse(finding, target.address)
     return Result(outcome=finding.outcome, detail=finding.detail, took=loop.time() - started)
@@ -65,6 +82,11 @@ async def _dispatch(target: Target, progress: Progress) -> Finding:
             finding = await tcp.check(target.address, kind.port or target.port)
             progress.say("handshake complete")
             return finding
+        case TcpVipCheck():
+            if target.vip is None:
+                return unknown("the check could not run: it is aimed at no VIP")
+            port = kind.port or target.port
+            return await vip.check(target.vip, target.address, port, target.check.timeout, progress)
         case HttpCheck():
             return await http.check(kind, target.address, kind.port or target.port, progress)
         case CommandCheck():

@@ -112,7 +112,7 @@ class World(RuleBasedStateMachine):
             assert drained == (Stage.DRAINING in stages)
             for service in vip.services:
                 found = [
-                    health_of(state, check_of(service, server, address))
+                    health_of(state, check_of(vip, service, server, address))
                     for server, address in servers_of(service, prefix.version)
                 ]
                 possible = [h for h in found if h.phase.is_up or h.phase is Phase.UNDECIDED]

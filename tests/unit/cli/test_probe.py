@@ -210,3 +210,24 @@ def test_a_bgp_session_is_asked_of_the_agent(capsys: pytest.CaptureFixture[str],
         path.unlink()
         assert code == expected
         assert f"10.2.1.254 is {state}" in text
+
+
+HELD = """
+  held: {type: tcp, to: vip, timeout: 100ms}
+"""
+
+
+def test_a_check_to_the_vip_is_run_where_it_is_used(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    text = config.read_text().replace("  unused: {type: tcp}\n", HELD.lstrip("\n"))
+    text = text.replace("check: both", "check: held").replace("forwarding: nat, ", "")
+    config.write_text(re.sub("address: 127.0.0.1, port: [0-9]+", "address: 127.0.0.1", text))
+    code, said = probe(capsys, "held", "--config", str(config))
+    assert code == 4
+    assert said.startswith("held of here: tcp to the VIP at 127.0.0.1:80 for 192.0.2.1\n")
+    assert "the real server is this node itself" in said
+
+
+def test_a_check_to_the_vip_cannot_be_run_without_one(capsys: pytest.CaptureFixture[str]) -> None:
+    for more in ([], ["--at", "127.0.0.1:1"]):
+        code, said = probe(capsys, "{type: tcp, to: vip}", *more)
+        assert (code, "needs a VIP" in said) == (2, True), said

@@ -13,8 +13,8 @@ from anycast.config.load import loads
 from anycast.config.problem import ConfigError
 from anycast.core import kinds
 from anycast.core.aim import targets_of
-from anycast.core.members import target_names
-from anycast.core.model import Check, CheckKind, HoldDown, HttpCheck, Leaf, Rule
+from anycast.core.members import target_names, uses
+from anycast.core.model import Check, CheckKind, HoldDown, HttpCheck, Leaf, Rule, Target, TcpCheck
 from anycast.core.requirements import requirements
 
 FULL = Path(__file__).parents[3].joinpath("examples", "full.yaml").read_text(encoding="utf-8")
@@ -61,7 +61,7 @@ def test_every_key_of_every_kind_stands_in_the_full_example() -> None:
                 written.setdefault(here["type"], set()).update(here)
         elif isinstance(here, list):
             found += here
-    common = set(schema.TcpCheck.model_fields)
+    common = set(schema.TcpCheck.model_fields) - {"to"}
     for name, kind in schema.CHECKS.items():
         shown = written.get("https" if name == "http" else name, set())
         assert set(kind.model_fields) - common <= shown, name
@@ -85,6 +85,9 @@ KINDS: list[tuple[str, CheckKind]] = [
         ),
     ),
     ("{type: http, keep_alive: true}", HttpCheck(tls=False, keep_alive=True)),
+    ("{type: tcp, to: server, port: 81}", TcpCheck(port=81)),
+    ("{type: tcp, to: vip}", kinds.TcpVipCheck()),
+    ("{type: tcp, to: vip, port: 81}", kinds.TcpVipCheck(port=81)),
     ("{type: udp}", kinds.UdpCheck(quiet=0.2)),
     ("{type: udp, timeout: 100ms}", kinds.UdpCheck(quiet=0.05)),
     ("{type: udp, send: grün, expect: '^x'}", kinds.UdpCheck(send="grün".encode(), expect="^x")),
@@ -230,6 +233,11 @@ MISTAKES = [
         "{type: syslog, transport: udp, tls: true, proof_port: 1}",
         "37: checks.c.tls: UDP has no TLS (write transport: tcp, or remove the line)",
     ),
+    ("{type: tcp, to: vips}", "22: checks.c.to: 'vips' is not a choice here (write server or vip)"),
+    (
+        "{type: tcp, to: vip, address: 10.9.2.1}",
+        "27: checks.c.address: with to: vip the VIP is asked for at each real server (remove one",
+    ),
     (
         "{type: tcp, address: 'a.example'}",
         "27: checks.c.address: 'a.example' is not an IP address (write one",
@@ -350,3 +358,102 @@ def test_changes_of_rules_and_requirements_are_told() -> None:
     assert changes(plain, loads((REQUIRING % "[]").replace("max: 4", "max: 5"), hostname="lb1").config) == (
         "vip web: service tcp/80 require 1 of load, with other settings",
     )
+
+
+HELD = """\
+bgp:
+  local_as: 65001
+  router_id: 10.2.1.1
+  neighbors:
+    - {address: 10.2.1.254, remote_as: 65000, families: [ipv4, ipv6]}
+  next_hop: {ipv6: "fd00::1"}
+checks:
+  held: {type: tcp, to: vip}
+pools:
+  web: {check: held, servers: [{name: rs1, addresses: [10.9.2.1, "fd09::1"]}]}
+vips:
+  web:
+    addresses: [192.0.2.1, 192.0.2.2, "2001:db8::1"]
+    services:
+      - {port: 80, pool: web}
+      - {port: 443, pool: web, check: {type: tcp, to: vip, port: 80}}
+"""
+
+
+def held(old: str = "", new: str = "") -> str:
+    assert old in HELD
+    return HELD.replace(old, new, 1) if old else HELD
+
+
+def test_each_address_of_the_vip_of_a_servers_family_is_a_target_and_all_must_hold() -> None:
+    config = loads(held(), hostname="lb1").config
+    names = target_names(config)
+    assert {(str(one.address), one.port, str(one.vip)) for one in names} == {
+        ("10.9.2.1", 80, "192.0.2.1"),
+        ("10.9.2.1", 80, "192.0.2.2"),
+        ("fd09::1", 80, "2001:db8::1"),
+    }
+    assert {name.users for name in names.values()} == {("web tcp/80", "web tcp/443")}
+    four, six = (use.check for use in list(uses(config))[:2])
+    assert isinstance(four, Rule)
+    assert (four.needed, [part.name for part in four.parts]) == (2, ["192.0.2.1", "192.0.2.2"])
+    assert isinstance(six, Target)
+
+
+def test_a_check_to_the_vip_can_be_a_part_of_a_rule() -> None:
+    config = loads(
+        held("{type: tcp, to: vip}", "{type: all, of: [{type: icmp}, {type: tcp, to: vip}]}")
+    ).config
+    rule = next(iter(uses(config))).check
+    assert isinstance(rule, Rule)
+    inner = rule.parts[1].check
+    assert isinstance(inner, Rule)
+    assert [part.name for part in inner.parts] == ["192.0.2.1", "192.0.2.2"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            "- {port: 80, pool: web}",
+            "- {port: 80, pool: web, forwarding: nat}",
+            (
+                "f:15:43: vips.web.services[0].forwarding: with nat the real servers do not hold the VIP, and their "
+                "check is to: vip (write forwarding: dr, or the check without to: vip)"
+            ),
+        ),
+        (
+            "- {port: 443, pool: web,",
+            "- {port: 443, pool: web, forwarding: tunnel,",
+            (
+                "f:16:44: vips.web.services[1].forwarding: with tunnel the VIP is reached inside the tunnel alone, and "
+                "their check is to: vip (write forwarding: dr, or the check without to: vip)"
+            ),
+        ),
+        (
+            "- {port: 80, pool: web}",
+            "- {mark: 7, pool: web}",
+            (
+                "f:15:16: vips.web.services[0].mark: packets with a mark come to any port, and the check has none of its "
+                "own (write a check with a port, or a command)"
+            ),
+        ),
+        (
+            "    services:",
+            "    require: [held]\n    services:",
+            (
+                "f:14:15: vips.web.require[0]: a check with to: vip is of a real server, and there is none here (move it "
+                "to the check of the service, or write it without to: vip)"
+            ),
+        ),
+    ],
+)
+def test_where_a_check_to_the_vip_cannot_be_is_told_once(old: str, new: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        loads(held(old, new), "f", hostname="lb1")
+    assert [str(problem) for problem in caught.value.problems] == [said]
+
+
+def test_a_check_to_the_vip_is_told_of_in_words() -> None:
+    old, new = (loads(held("to: vip", to), hostname="lb1").config for to in ("to: server", "to: vip"))
+    assert changes(old, new) == ("vip web: service tcp/80 check tcp -> tcp to the VIP",)

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
+from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
+
+from anycast.core.health import Outcome
+from anycast.core.kinds import TcpVipCheck
+from anycast.probes import vip
+from anycast.probes.finding import OK, Finding, Progress
+from anycast.probes.run import probe
+from tests.unit.probes.peers import target
 
 _SCARCE = """
 import asyncio, os, resource, socket
@@ -107,3 +117,24 @@ def test_a_failure_over_a_link_of_our_own_that_is_down_proves_nothing(engine: st
         *("unknown", "fail"),
     ]
     assert lines[2] == "unknown this node's own interface va is down: no answer within 0.3 s"
+
+
+def test_a_wait_for_the_node_itself_that_is_too_long_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check(*words: object) -> Finding:
+        progress = words[-1]
+        assert isinstance(progress, Progress)
+        progress.missing, progress.ours = "look at the neighbor table", True
+        await asyncio.sleep(30)
+        return OK
+
+    monkeypatch.setattr(vip, "check", check)
+    aimed = replace(target(TcpVipCheck(), 80, timeout=0.05), vip=ip_address("192.0.2.1"))
+    result = asyncio.run(probe(aimed))
+    assert (result.outcome, result.detail) == (
+        Outcome.UNKNOWN,
+        "the check could not run: no look at the neighbor table within 0.05 s",
+    )
+
+
+def test_a_check_to_the_vip_without_one_says_so() -> None:
+    assert "it is aimed at no VIP" in asyncio.run(probe(target(TcpVipCheck(), 80))).detail
