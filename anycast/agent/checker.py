@@ -164,7 +164,9 @@ class Checker:
 
     def _set_alarm(self) -> None:
         """For the first that is due with the next batch, or for who waits in line and could begin."""
-        if self._has_work():
+        if self._line and (self._sweep is None or not self._sweep.full):
+            at = self._rung  # at once, after the event loop has had its turn
+        elif self._queue and len(self._tasks) < self._limit:
             at = self._rung + 2 * TURN
         elif (first := self._agenda.first()) is not None:
             at = max(first[0], self._rung + BATCH)
@@ -175,13 +177,6 @@ class Checker:
                 self._alarm.cancel()
             self._alarm_at = at
             self._alarm = self._loop.call_at(at, self._ring)
-
-    def _has_work(self) -> bool:
-        """Whether somebody in line could begin."""
-        sweep = self._sweep
-        return (bool(self._line) and (sweep is None or not sweep.full)) or (
-            bool(self._queue) and len(self._tasks) < self._limit
-        )
 
     def _ring(self) -> None:
         """Begin what is due, but not for longer than a turn: the rest has the next one."""

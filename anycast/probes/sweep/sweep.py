@@ -26,7 +26,7 @@ __all__ = ["TURN", "Room", "Sweep", "room"]
 TURN = 0.004  # seconds after which the event loop is given a turn
 
 _MANY = 8  # events or starts that come together
-_MOMENT = 0.001  # seconds until many are looked at again
+_MOMENT = 0.002  # seconds until many are looked at again
 _MOST = 256  # events of one poll
 _GLIMPSE = 8  # events after which the clock is read
 _LATE = 1.0  # seconds past the timeout: this process, not the target, was too slow
