@@ -4,6 +4,9 @@ Runs inside the lab's kernel: `python -m lab run -- python -m lab.bench_failover
 with a VIP and real servers of its own: one real server, as the peers were measured, and four. All real servers of a
 node die at once: their listening sockets are closed, so that connections are refused. When they do is spread evenly
 over the interval of the checks, in random order. Prints a table; the same in `build/bench-checks.json`.
+
+With `--without-ipvs` the agents have a kernel in memory (`lab.memory_agent`): on a machine without IPVS this runs in
+plain namespaces (ANYCAST_LAB=namespaces), where a system call costs what it costs, as it did for the peers.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from typing import Any
 
 import yaml
 
-from lab import configs, netns
+from lab import configs, netns, processes
 from lab.agent_figures import Delay, delays_document, delays_table, merge
 from lab.bench import say
 from lab.control import Lab
@@ -174,7 +177,7 @@ def figures(scenario: Scenario, story: Story, minds: list[tuple[float, str]]) ->
     ]
 
 
-def build(lab: Lab) -> None:
+def build(lab: Lab, *, ipvs: bool) -> None:
     lab.build(daemons=False)
     lab.watch()
     yamls = {b.name: configs.anycast_yaml(lab.topology, b) for b in lab.topology.balancers}
@@ -185,12 +188,22 @@ def build(lab: Lab) -> None:
         lab.config(node).write_text(node_yaml(yamls[node], scenario.prefix, scenario.servers))
         lab.render(node)
         lab.start(node, "exabgp")
-        lab.start(node, "agent")
+        if ipvs:
+            lab.start(node, "agent")
+        else:
+            processes.spawn(
+                [sys.executable, "-m", "lab.memory_agent", "agent", "--config", str(lab.config(node))],
+                netns=node,
+                env=configs.program_environment(),
+                log=lab.log(node, "agent"),
+                record=lab.run / node / "agent.pid",
+            )
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lab.bench_failover", description=__doc__)
     parser.add_argument("--trials", type=int, default=TRIALS)
+    parser.add_argument("--without-ipvs", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, default=configs.checkout() / "build" / "bench-checks.json")
     options = parser.parse_args(argv)
@@ -200,7 +213,7 @@ def main(argv: list[str] | None = None) -> int:
     count = sum(len(scenario.servers) for scenario in SCENARIOS)
     with Lab(topology(balancers=len(SCENARIOS), servers=count)) as lab:
         say("building: a router, two balancers, five real servers")
-        build(lab)
+        build(lab, ipvs=not options.without_ipvs)
         for service in services:
             service.begin()
         for scenario in SCENARIOS:
@@ -225,7 +238,7 @@ def main(argv: list[str] | None = None) -> int:
     if any(len(story.returns) < options.trials for story in stories):
         print("bench_failover: not every trial came to its end: see above", file=sys.stderr)
         return 1
-    merge(options.json, {"failover": delays_document(delays)})
+    merge(options.json, {f"failover{'_without_ipvs' * options.without_ipvs}": delays_document(delays)})
     print(f"\n{delays_table(delays)}\nthe same as JSON: {options.json}", flush=True)
     return 0
 
