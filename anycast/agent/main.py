@@ -23,7 +23,8 @@ from anycast.agent.engine import Engine
 from anycast.agent.leases import LeaseServer
 from anycast.agent.logs import set_up_logging
 from anycast.agent.sockets import HeldError, InstanceLock, bind_unix, identity
-from anycast.config.load import Loaded, load
+from anycast.config.apart import load
+from anycast.config.loaded import Loaded
 from anycast.config.problem import ConfigError
 from anycast.core.events import StopRequested
 from anycast.kernel.adapter import Kernel
