@@ -3,7 +3,8 @@
 `python -m lab.bench_agent`, as root and with two processors. The real agent with 5,000 real servers, each checked
 once a second, on a processor of its own, in a network namespace of its own; on the other processor the one target of
 all the checks and, in here, the announcer that takes the leases. The node's kernel alone is a stand-in: see
-`lab.memory_agent`. Prints a table; the same in `build/bench-checks.json`.
+`lab.memory_agent`. All of them run at a real-time priority: what else is done on the machine is not in the way.
+Prints a table; the same in `build/bench-checks.json`.
 """
 
 from __future__ import annotations
@@ -135,6 +136,7 @@ class Bench:
         self._window = window
         self._alone = ("taskset", "-c", str(processors[-1]))
         os.sched_setaffinity(0, processors[:1])
+        first_in_line()
 
     @contextlib.contextmanager
     def target(self) -> Iterator[None]:
@@ -215,6 +217,11 @@ class Bench:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(10.0)
                 process.kill()
+
+
+def first_in_line() -> None:
+    """This process and what it starts have a real-time priority: niceness counts within a session only."""
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
 
 
 def _await(ready: Callable[[], bool]) -> None:

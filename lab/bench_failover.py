@@ -6,7 +6,8 @@ node die at once: their listening sockets are closed, so that connections are re
 over the interval of the checks, in random order. Prints a table; the same in `build/bench-checks.json`.
 
 With `--without-ipvs` the agents have a kernel in memory (`lab.memory_agent`): on a machine without IPVS this runs in
-plain namespaces (ANYCAST_LAB=namespaces), where a system call costs what it costs, as it did for the peers.
+plain namespaces (ANYCAST_LAB=namespaces), where a system call costs what it costs, as it did for the peers. All has
+a real-time priority: what else is done on the machine is not in the way.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import yaml
 from lab import configs, netns, processes
 from lab.agent_figures import Delay, delays_document, delays_table, merge
 from lab.bench import say
+from lab.bench_agent import first_in_line
 from lab.control import Lab
 from lab.topology import HTTP_PORT, VIPS, topology
 
@@ -207,6 +209,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, default=configs.checkout() / "build" / "bench-checks.json")
     options = parser.parse_args(argv)
+    first_in_line()
     rng = random.Random(options.seed)  # noqa: S311 - no secret
     stories = [Story() for _ in SCENARIOS]
     services = [Service(scenario.servers) for scenario in SCENARIOS]
