@@ -1,4 +1,4 @@
-# The main targets: demo, test, lab, bench. Everything they need is installed by them.
+# The main targets: demo, test, lab, bench, bench-checks. Everything they need is installed by them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
 EXABGP_42 := build/venv-exabgp42
 
-.PHONY: help setup demo bench lab lab-down test lint unit contract e2e test-lowest schema clab clean
+.PHONY: help setup demo bench bench-checks lab lab-down test lint unit contract e2e test-lowest schema clab clean
 
 help: ## what can be made
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -33,6 +33,12 @@ demo: setup ## break balancers under 600 connections in the lab; about a minute 
 bench: setup ## IPVS figures against ipvsadm and keepalived in the lab; two to three minutes
 	@./lab/install bench
 	@taskset -c $$(taskset -cp $$$$ | grep -oE '[0-9]+$$') $(BIN)/python -m lab run -- $(BIN)/python -m lab.bench
+
+# The lab's kernel at a real-time priority on one processor, as above; then the same without IPVS on this kernel.
+bench-checks: setup ## the agent under 5,000 checks a second, and from a dead service to the router; root, six minutes
+	@$(BIN)/python -m lab.bench_agent
+	@chrt -f 1 taskset -c $$(taskset -cp $$$$ | grep -oE '[0-9]+$$') $(BIN)/python -m lab run -- $(BIN)/python -m lab.bench_failover
+	@ANYCAST_LAB=namespaces $(BIN)/python -m lab run -- $(BIN)/python -m lab.bench_failover --without-ipvs
 
 lab: setup ## leave the lab running: then `lab/lab exec lb1`
 	@$(BIN)/python -m lab up

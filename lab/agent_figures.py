@@ -98,7 +98,8 @@ class AgentRun:
     cpu: float
     lateness: list[float]
     memory: Memory
-    memory_asked: Memory  # after a status was asked for
+    memory_asked: Memory  # once it has answered for its status and its metrics
+    asked: Mapping[str, float]  # CPU seconds of each answer
 
 
 def lateness(leases: Sequence[tuple[float, float, float]]) -> list[float]:
@@ -138,7 +139,7 @@ def agent_table(runs: Sequence[AgentRun]) -> str:
     grown = checked.memory.rss - bare.memory.rss
     sizes = [
         ("RSS, with checks", checked.memory.rss, RSS_GOAL),
-        ("RSS, with checks, a status was asked for", checked.memory_asked.rss, None),
+        ("RSS, with checks, status and metrics asked for", checked.memory_asked.rss, None),
         ("PSS, with checks", checked.memory.pss, None),
         ("RSS, without checks", bare.memory.rss, None),
         ("RSS, the checks' part", grown, CHECKS_GOAL),
@@ -157,7 +158,8 @@ def agent_table(runs: Sequence[AgentRun]) -> str:
     memory = table(
         (f"memory, {checked.servers:,} real servers", "size", "goal", "reached"), rows, colour=False
     )
-    return f"{first}\n{memory}"
+    answers = [(path, f"{seconds * 1e3:.0f} ms") for path, seconds in checked.asked.items()]
+    return f"{first}\n{memory}\n{table(('one answer', 'CPU'), answers, colour=False)}"
 
 
 def _p50(run: AgentRun) -> float:

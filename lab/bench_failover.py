@@ -39,7 +39,7 @@ INTERVAL = 1.0  # seconds
 CHECK = {
     "type": "tcp", "interval": "1s", "timeout": "1s", "rise": 3, "fall": 3, "fast_interval": "100ms"
 }  # fmt: skip
-CALM = 0.3  # seconds at least after a change: the checks are back at their usual interval
+CALM = 0.1  # seconds at least after a change: the checks are back at their usual interval
 PATIENCE = 20.0
 BACKLOG = 4096
 
