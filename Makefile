@@ -37,7 +37,7 @@ bench: setup ## IPVS figures against ipvsadm and keepalived in the lab; two to t
 # The lab's kernel at a real-time priority on one processor, as above; then the same without IPVS on this kernel.
 bench-checks: setup ## the agent under 5,000 checks a second, and from a dead service to the router; root, six minutes
 	@$(BIN)/python -m lab.bench_agent
-	@chrt -f 1 taskset -c $$(taskset -cp $$$$ | grep -oE '[0-9]+$$') $(BIN)/python -m lab run -- $(BIN)/python -m lab.bench_failover
+	@$$(chrt -r 1 true 2>/dev/null && echo chrt -r 1) taskset -c $$(taskset -cp $$$$ | grep -oE '[0-9]+$$') $(BIN)/python -m lab run -- $(BIN)/python -m lab.bench_failover
 	@ANYCAST_LAB=namespaces $(BIN)/python -m lab run -- $(BIN)/python -m lab.bench_failover --without-ipvs
 
 lab: setup ## leave the lab running: then `lab/lab exec lb1`

@@ -236,7 +236,10 @@ class Bench:
 
 def first_in_line() -> None:
     """This process and what it starts have a real-time priority: niceness counts within a session only."""
-    os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+    except PermissionError:
+        say("no real-time priority here: what else is done on the machine counts too")
 
 
 def _await(ready: Callable[[], bool]) -> None:
@@ -280,7 +283,7 @@ def main(argv: list[str] | None = None) -> int:
         bench = Bench(Path(name), options.servers, options.window)
         with bench.target():
             runs = [bench.run(checked=True), bench.run(checked=False)]
-    merge(options.json, {"agent": agent_document(runs), "load": os.getloadavg()})
+    merge(options.json, {"agent": agent_document(runs), "load_average": os.getloadavg()})
     print(f"\n{agent_table(runs)}\nthe same as JSON: {options.json}", flush=True)
     return 0
 
