@@ -13,8 +13,9 @@ import structlog
 
 from anycast.agent import maintenance_file
 from anycast.agent.checker import Checker
+from anycast.config.apart import load
 from anycast.config.changes import changes
-from anycast.config.load import Loaded, load
+from anycast.config.loaded import Loaded
 from anycast.config.problem import ConfigError
 from anycast.core import events as ev
 from anycast.core.health import Result

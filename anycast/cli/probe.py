@@ -25,7 +25,7 @@ from anycast.core.kinds import BgpSession
 from anycast.core.model import HERE, Address, Aim, Aimed, Check, Rule, Target, Tree
 
 if TYPE_CHECKING:
-    from anycast.config.load import Loaded
+    from anycast.config.loaded import Loaded
 
 _COLOURS = {Outcome.OK: Colour.GOOD, Outcome.FAIL: Colour.BAD, Outcome.UNKNOWN: Colour.WARN}
 _PORTS = {"http": 80, "https": 443, "dns": 53, "syslog": 514}

@@ -8,12 +8,11 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from anycast.config.build import Built, build
-from anycast.config.problem import ConfigError, Mark, NeededPath, Path, Problem
+from anycast.config.loaded import Loaded
+from anycast.config.problem import ConfigError, Mark, Path, Problem
 from anycast.config.reader import Document, read
 from anycast.config.validate import Source, validate
 
@@ -21,25 +20,8 @@ if TYPE_CHECKING:
     import pathlib
 
     from anycast.config.reader import Value
-    from anycast.core.model import Config, Tree
 
 _SHARED_SECTIONS = ("checks", "pools", "vips")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded:
-    """A valid configuration and where it came from. `digest` is of the files' bytes, SHA-256 in hex.
-
-    `checks`: those that have a name, used or not. `paths`: files that checks need on the node. `warnings`: what is
-    allowed and rarely meant, in the order of the files.
-    """
-
-    config: Config
-    checks: Mapping[str, Tree]
-    paths: tuple[NeededPath, ...]
-    files: tuple[str, ...]
-    digest: str
-    warnings: tuple[Problem, ...] = ()
 
 
 def load(path: pathlib.Path, *, hostname: str | None = None) -> Loaded:

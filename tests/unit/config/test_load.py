@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from anycast.config.load import Loaded, load, loads
+from anycast.config.load import load, loads
+from anycast.config.loaded import Loaded
 from anycast.config.problem import ConfigError
 from anycast.core.model import (
     Check,
