@@ -26,7 +26,8 @@ __all__ = ["TURN", "Room", "Sweep", "room"]
 TURN = 0.004  # seconds after which the event loop is given a turn
 
 _MANY = 8  # events or starts that come together
-_MOMENT = 0.002  # seconds until many are looked at again
+_MOMENT = 0.005  # seconds until many are looked at again
+_HASTE = 50  # looks within the shortest timeout: a TLS handshake takes several of them
 _MOST = 256  # events of one poll
 _GLIMPSE = 8  # events after which the clock is read
 _LATE = 1.0  # seconds past the timeout: this process, not the target, was too slow
@@ -82,6 +83,7 @@ class Sweep(Generic[Owner]):
         self._expiry_at = 0.0
         self._glance: asyncio.Handle | None = None
         self._watching = False
+        self._moment = _MOMENT
         self.now = 0.0  # of the last look or start
         self.running = 0
 
@@ -105,6 +107,8 @@ class Sweep(Generic[Owner]):
         if finding is not None:
             self._finish(run, finding)
             return
+        if run.timeout < self._moment * _HASTE:
+            self._moment = run.timeout / _HASTE
         self._deadlines.add(deadline, run)
         if self._expiry is None or deadline < self._expiry_at:
             self._expire_at(deadline)
@@ -152,7 +156,7 @@ class Sweep(Generic[Owner]):
             if self._watching:
                 self._watching = False
                 self._loop.remove_reader(self._poller.fileno())
-            self._glance = self._loop.call_later(_MOMENT, self._look_again)
+            self._glance = self._loop.call_later(self._moment, self._look_again)
 
     def _look_again(self) -> None:
         self._glance = None
