@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["BATCH", "Host", "next_beat"]
+__all__ = ["BATCH", "Host", "next_beat", "offset", "on_beat"]
 
 BATCH = 0.02  # seconds: runs that are due closer together than that begin together, for a wake costs as much as ten
 _GAP = 0.001  # seconds between two runs against one address, however many checks it has
+_GOLDEN = (math.sqrt(5) - 1) / 2
+_ROUNDING = 1e-6  # of an interval
 
 
 def next_beat(beat: float, after: float, now: float) -> float:
@@ -21,6 +23,20 @@ def next_beat(beat: float, after: float, now: float) -> float:
     if at >= now - BATCH:
         return at
     return at + math.ceil((now - BATCH - at) / after) * after if after > 0 else now
+
+
+def offset(place: int, interval: float) -> float:
+    """Where in its interval a target has its beat: neighbors in the order lie far apart, however many there are.
+
+    When several of them die together, the first that is looked at tells, and the core asks the others at once.
+    """
+    return place * _GOLDEN % 1.0 * interval
+
+
+def on_beat(base: float, interval: float, beat: float, now: float) -> float:
+    """The first instant after `beat` that is whole intervals from `base` and not missed yet."""
+    since = (max(beat, now - BATCH) - base) / interval
+    return base + (math.floor(since + _ROUNDING) + 1) * interval
 
 
 class Host:

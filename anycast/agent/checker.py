@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
-from anycast.agent.beats import BATCH, Host, next_beat
+from anycast.agent.beats import BATCH, Host, next_beat, offset, on_beat
 from anycast.core.health import Outcome, Result
 from anycast.core.model import Address, Check, Target
 from anycast.probes.finding import OK, Finding, judge
@@ -36,6 +36,7 @@ class _Slot:
     target: Target
     host: Host
     swept: bool  # else its runs are tasks
+    base: float  # an instant of its beat: at its interval, it keeps to that
     at: float | None = None  # when it waits for its time
     due: float = 0.0  # when it should be, if its address is not bothered just then
     beat: float = 0.0  # when the last run was due: the next one counts from here, so nothing drifts
@@ -103,10 +104,11 @@ class Checker:
             self._forget(self._slots.pop(target))
         new = targets - self._slots.keys()
         now = self._clock()
-        for place, target in enumerate(new):
+        for place, target in enumerate(sorted(new, key=_neighborhood)):
             host = self._hosts.setdefault(target.address, Host())
             host.join(_shortest(target.check))
-            slot = _Slot(target, host, swept=self._sweeping and sweepable(target), beat=now)
+            base = now + offset(place, target.check.interval)
+            slot = _Slot(target, host, swept=self._sweeping and sweepable(target), base=base, beat=now)
             self._slots[target] = slot
             self._wait(slot, now + min(_SPREAD, target.check.interval / len(new)) * place)
         self._set_alarm()
@@ -114,6 +116,7 @@ class Checker:
     def schedule(self, target: Target, after: float, *, quiet: bool = False) -> None:
         """Run `target` again `after` seconds from when its last run was due; beats that have passed are left out.
 
+        At the check's own interval the target has a beat of its own, so the first pause may be shorter.
         `quiet`: and then every `after` seconds, without a report, until a run says anything but a plain ok.
         A later call replaces an earlier one. Unknown targets are ignored.
         """
@@ -152,7 +155,11 @@ class Checker:
     def _go_on(self, slot: _Slot) -> None:
         """Wait for the next beat, if one was asked for."""
         after, slot.after = slot.after, None
-        if after is not None:
+        if after is None:
+            return
+        if after == slot.target.check.interval:
+            self._wait(slot, on_beat(slot.base, after, slot.beat, self._clock()))
+        else:
             self._wait(slot, next_beat(slot.beat, after, self._clock()))
 
     def _wait(self, slot: _Slot, at: float) -> None:
@@ -305,6 +312,11 @@ class Checker:
 
     def _complain(self, error: BaseException) -> None:
         self._loop.call_exception_handler({"message": "unexpected error in the checker", "exception": error})
+
+
+def _neighborhood(target: Target) -> tuple[int, int, int]:
+    """Real servers of one pool stand together."""
+    return target.port, target.address.version, int(target.address)
 
 
 def _shortest(check: Check) -> float:

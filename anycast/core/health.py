@@ -101,6 +101,11 @@ def advance(health: Health, result: Result, check: Check, now: float) -> Health:
     return Health(phase=phase, streak=streak, since=since, detail=result.detail, flaps=flaps)
 
 
+def began_to_turn(before: Health, after: Health) -> bool:
+    """Whether an outcome spoke against a state that was settled."""
+    return before.phase in (Phase.UP, Phase.DOWN) and after.phase is not before.phase
+
+
 def settled(health: Health) -> bool:
     """Whether another plain ok would change nothing: nobody needs to hear of it."""
     return health.phase is Phase.UP and not health.detail and not health.unknown

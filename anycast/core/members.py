@@ -147,6 +147,22 @@ def server_scopes(config: Config) -> frozenset[str]:
     )
 
 
+SIBLINGS = 8  # targets that are asked at once when one begins to turn; each of those that turn asks as many
+
+
+def siblings(config: Config) -> dict[Target, tuple[Target, ...]]:
+    """For each target of a real server the next ones of its VIP, in a ring. What ends one often ends the others."""
+    found: dict[Target, tuple[Target, ...]] = {}
+    rings: dict[str, dict[Target, None]] = {}
+    for use in uses(config):
+        rings.setdefault(use.vip.name, {}).update(dict.fromkeys(targets_of(use.check)))
+    for ring in map(tuple, rings.values()):
+        for place, target in enumerate(ring):
+            after = ring[place + 1 : place + 1 + SIBLINGS]
+            found.setdefault(target, (*after, *ring[: min(place, SIBLINGS - len(after))]))
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """One real server of one service: all that is known of it before any check has spoken."""

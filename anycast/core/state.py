@@ -135,6 +135,7 @@ class State:
     requirements: tuple[Requirement, ...] = ()  # of the configuration
     composed: tuple[Use, ...] = ()  # real servers that rest on a rule
     names: Mapping[Target, TargetName] = field(default_factory=dict)  # of every target there is
+    siblings: Mapping[Target, tuple[Target, ...]] = field(default_factory=dict)  # of targets of real servers
     maintenance: Mapping[str, Maintenance] = field(default_factory=dict)
     health: Mapping[Target, Health] = field(default_factory=dict)
     vips: Mapping[str, VipState] = field(default_factory=dict)

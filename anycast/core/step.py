@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -40,7 +40,7 @@ from anycast.core.events import (
     Tick,
 )
 from anycast.core.maintenance import Maintenance, drain_ends
-from anycast.core.members import composed_uses, keys_of, marks, memberships, target_names
+from anycast.core.members import composed_uses, keys_of, marks, memberships, siblings, target_names
 from anycast.core.model import Address, Config, Prefix, Scheduler, Target
 from anycast.core.news import is_news, news
 from anycast.core.report import Report
@@ -84,6 +84,7 @@ def begin(
         requirements=requirements(config),
         composed=composed_uses(config),
         names=target_names(config),
+        siblings=siblings(config),
         maintenance=dict(maintenance),
         owned=frozenset(address for vip in config.vips for address in vip.addresses),
         owned_marks=marks(config),
@@ -169,6 +170,7 @@ def _probed(state: State, results: tuple[tuple[Target, healths.Result], ...], no
     changed: dict[Target, healths.Health] = {}
     turned: list[tuple[Target, healths.Health, healths.Health]] = []
     effects: list[Effect] = []
+    suspected: dict[Target, bool] = {}  # target to whether it would fall, and not rise
     for target, result in results:
         if target not in state.names:
             continue  # no longer configured: the result was under way
@@ -176,6 +178,8 @@ def _probed(state: State, results: tuple[tuple[Target, healths.Result], ...], no
         new = healths.advance(old, result, target.check, now)
         if new is not old:
             changed[target] = new
+            if healths.began_to_turn(old, new):
+                suspected.update(dict.fromkeys(state.siblings.get(target, ()), old.is_up))
             if is_news(old, new):
                 turned.append((target, old, new))
         pause, quiet = healths.pause(new, target.check), healths.settled(new)
@@ -183,9 +187,20 @@ def _probed(state: State, results: tuple[tuple[Target, healths.Result], ...], no
     if not changed:
         return state, effects
     after = replace(state, health={**state.health, **changed})
+    for target, _ in results:
+        suspected.pop(target, None)
+    effects += _ask(after, suspected)
     if turned:
         effects.extend(news(state, after, turned, now))
     return after, effects
+
+
+def _ask(state: State, suspected: Mapping[Target, bool]) -> Iterator[Effect]:
+    """What one target begins to show its siblings may show as well: probe them now, not in an interval."""
+    for target, falling in suspected.items():
+        health = state.health.get(target, UNDECIDED)
+        if health.phase is (healths.Phase.UP if falling else healths.Phase.DOWN):
+            yield ScheduleProbe(target=target, after=0.0)
 
 
 def _kernel_read(state: State, event: KernelRead, now: float) -> Step:
@@ -313,6 +328,7 @@ def _reconfigured(state: State, config: Config, now: float) -> Step:
         requirements=requirements(config),
         composed=composed_uses(config),
         names=names,
+        siblings=siblings(config),
         health={target: health for target, health in state.health.items() if target in names},
         vips=vips,
         leaving=leaving,

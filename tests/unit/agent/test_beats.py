@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anycast.agent.beats import BATCH, Host, next_beat
+from anycast.agent.beats import BATCH, Host, next_beat, offset, on_beat
 
 SECONDS = st.floats(0.01, 100)
 
@@ -23,6 +23,24 @@ def test_the_next_beat_is_a_whole_number_of_steps_away_and_the_first_that_is_not
     assert steps == pytest.approx(round(steps), abs=1e-6)
     assert at >= now - BATCH - 1e-6
     assert round(steps) == 1 or at - after < now - BATCH + 1e-6
+
+
+@given(base=SECONDS, interval=SECONDS, steps=st.integers(0, 10_000), late=st.floats(0, 1000))
+def test_a_target_keeps_to_the_beat_it_has(base: float, interval: float, steps: int, late: float) -> None:
+    beat = base + steps * interval
+    now = beat + late
+    at = on_beat(base, interval, beat, now)
+    assert (at - base) / interval == pytest.approx(round((at - base) / interval), abs=1e-5)
+    assert at > max(beat, now - BATCH)
+    assert at - interval <= max(beat, now - BATCH) + 1e-5 * interval
+
+
+@given(first=st.integers(0, 100_000), count=st.integers(2, 50))
+def test_neighbors_lie_far_apart_in_their_interval(first: int, count: int) -> None:
+    places = sorted(offset(first + n, 1.0) for n in range(count))
+    gaps = [after - before for before, after in itertools.pairwise([*places, places[0] + 1.0])]
+    assert max(gaps) <= 2 / count
+    assert min(gaps) >= 1 / (3 * count)
 
 
 def test_a_run_that_took_as_long_as_its_interval_keeps_its_pace() -> None:

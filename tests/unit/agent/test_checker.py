@@ -10,9 +10,11 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anycast.agent.beats import BATCH, offset
 from anycast.agent.checker import Checker
 from anycast.core.health import Outcome, Result
 from anycast.core.model import Check, CommandCheck, HttpCheck, Target, TcpCheck
@@ -454,6 +456,25 @@ def test_beats_stay_spread_while_nothing_is_reported() -> None:
         assert {count for _, count in Counter(target for _, target in bench.starts).items()} <= {10, 11}
         tenths = Counter(int(at * 10) for at, _ in bench.starts if at > 2)
         assert max(tenths.values()) <= 150  # 1,000 begin within the first second of two
+        await checker.close()
+
+    run_with_clock(story())
+
+
+def test_after_haste_a_target_goes_back_to_its_own_beat() -> None:
+    async def story() -> None:
+        bench = Bench(takes=0.001)
+        checker = bench.checker()
+        checker.set_targets(frozenset({A, B}))
+        await asyncio.sleep(1)
+        checker.schedule(B, 0.3)
+        await asyncio.sleep(0.5)
+        starts = [at for at, target in bench.starts if target == B]
+        for _ in range(3):
+            checker.schedule(B, B.check.interval)
+            await asyncio.sleep(B.check.interval)
+        beats = [at for at, target in bench.starts if target == B][len(starts) :]
+        assert beats == pytest.approx([offset(1, 2.0) + 2.0 * n for n in range(1, 4)], abs=BATCH)
         await checker.close()
 
     run_with_clock(story())
