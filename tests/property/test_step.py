@@ -16,15 +16,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from anycast.core import events as ev
 from anycast.core import kernel as kernels
 from anycast.core.decision import Advertise, Reason
+from anycast.core.drain import LEAVE_PATIENCE
 from anycast.core.health import Outcome, Phase, Result
 from anycast.core.ipvs import MarkKey, RemoveService, ServiceEntry, ServiceKey
-from anycast.core.maintenance import NODE, Maintenance, Stage, stage
+from anycast.core.maintenance import NODE, NODE_SCOPES, OUT, Maintenance, Stage
 from anycast.core.members import check_of, servers_of, service_key
 from anycast.core.model import Address, Protocol, Target, Vip
 from anycast.core.report import Prefix, Report
 from anycast.core.routes import GRACEFUL_SHUTDOWN
-from anycast.core.state import EXPIRE_AGAIN, health_of, prefix_of
-from anycast.core.step import LEAVE_PATIENCE, begin, next_wake, step
+from anycast.core.state import EXPIRE_AGAIN, furthest, health_of, prefix_of
+from anycast.core.step import begin, next_wake, step
 from tests.property.worlds import CONFIGS, told
 
 FOREIGN = ServiceKey(protocol=Protocol.TCP, address=ip_address("198.51.100.9"), port=25)
@@ -100,11 +101,8 @@ class World(RuleBasedStateMachine):
         for prefix, route in routes.items():
             vip = known[prefix]
             drained = GRACEFUL_SHUTDOWN in route.communities
-            stages = [
-                stage(state.maintenance.get(scope), drain=state.config.timing.drain, now=self.now)
-                for scope in (NODE, vip.name)
-            ]
-            assert Stage.WITHDRAWN not in stages
+            stages = [furthest(state, scopes).stage for scopes in (NODE_SCOPES, [vip.name])]
+            assert OUT.isdisjoint(stages)
             assert drained == (Stage.DRAINING in stages)
             for service in vip.services:
                 found = [
