@@ -17,8 +17,10 @@ from anycast.core.maintenance import (
     NEXT,
     NODE,
     NODE_SCOPES,
+    SLEWED,
     STEP,
     STOP,
+    End,
     Expiry,
     Maintenance,
     Progress,
@@ -130,20 +132,29 @@ def clock(state: State, wall: float, now: float) -> tuple[State, list[Effect]]:
     """The wall clock as it is now. Whoever sets it ends no maintenance by that."""
     offset = wall - now
     known = state.wall_offset
-    after = replace(state, wall_offset=offset)
-    if known is None or abs(offset - known) < STEP:
-        return after, []
-    maintenance = {
-        scope: replace(entry, end=stepped(entry.end, wall=wall, now=now)) if entry.end else entry
+    by = 0.0 if known is None else offset - known
+    was_set = abs(by) >= STEP
+    effects: list[Effect] = []
+    if was_set:
+        effects.append(Log(event="clock.stepped", fields={"by_s": round(by, 3)}, level="warning"))
+    followed = {
+        scope: replace(entry, end=_followed(entry.end, was_set=was_set, wall=wall, now=now))
         for scope, entry in state.maintenance.items()
+        if entry.end is not None
     }
-    effects: list[Effect] = [
-        Log(event="clock.stepped", fields={"by_s": round(offset - known, 3)}, level="warning")
-    ]
-    if maintenance != state.maintenance:
-        after = replace(after, maintenance=maintenance)
-        effects.append(_save(maintenance))
+    after = replace(state, wall_offset=offset)
+    if any(entry != state.maintenance[scope] for scope, entry in followed.items()):
+        after = replace(after, maintenance={**state.maintenance, **followed})
+        effects.append(_save(after.maintenance))
     return after, effects
+
+
+def _followed(end: End, *, was_set: bool, wall: float, now: float) -> End:
+    if end.due is None:
+        return anchored(end, wall=wall, now=now)
+    apart = abs((wall - now) - (end.at - end.due))
+    # A clock that is slewed comes apart from the other by and by: further than a step it never gets.
+    return stepped(end, wall=wall, now=now) if was_set or SLEWED <= apart < STEP else end
 
 
 def expire(state: State, now: float) -> tuple[State, list[Effect]]:

@@ -14,6 +14,7 @@ FILE = "@file"  # the whole node, while the file `maintenance` is in the runtime
 STOP = "@stop"  # the whole node, until the agent ends
 NODE_SCOPES = (NODE, FILE, STOP)
 STEP = 1.0  # seconds by which the clocks come apart at once when somebody sets one; slewing is far slower
+SLEWED = 0.25  # seconds by which they may come apart by and by until an end follows
 ROUNDING = 1e-3  # seconds: seconds since the epoch are not exact
 
 

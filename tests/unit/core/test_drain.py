@@ -11,7 +11,7 @@ from anycast.core import events as ev
 from anycast.core.drain import LEAVE_PATIENCE, packets_per_second
 from anycast.core.health import Outcome
 from anycast.core.kernel import ESTIMATION
-from anycast.core.maintenance import FILE, NEXT, NODE, STOP, End, Expiry, Maintenance, Signal, Stage
+from anycast.core.maintenance import FILE, NEXT, NODE, STOP, End, Expiry, Maintenance, Progress, Signal, Stage
 from anycast.core.model import Timing
 from anycast.core.report import Report
 from anycast.core.routes import GRACEFUL_SHUTDOWN
@@ -181,6 +181,20 @@ def test_an_announcer_that_still_has_the_route_keeps_the_node_from_going_on() ->
     node.send(ev.AnnouncerReported(source=1, report=Report(seq=node.lease.seq, announced=(route(1),))))
     node.wait(SETTLE + 0.1)
     assert node.stage() is Stage.WITHDRAWN
+
+
+def test_the_word_of_an_announcer_from_before_the_withdraw_is_none() -> None:
+    node = up()
+    node.send(ev.AnnouncerConnected(source=2))
+    node.maintain(skip_drain=True)
+    assert node.lease is not None
+    node.send(ev.AnnouncerReported(source=1, report=Report(seq=node.lease.seq)))
+    node.send(ev.AnnouncerReported(source=2, report=Report(seq=node.lease.seq - 1)))
+    node.wait(SETTLE + 0.1)
+    assert node.stage() is Stage.WITHDRAWN, "it may yet announce what the lease before this said"
+    node.send(ev.AnnouncerReported(source=2, report=Report(seq=node.lease.seq)))
+    node.wait(SETTLE)
+    assert node.stage() is Stage.QUIET
 
 
 @pytest.mark.parametrize("stage", [Stage.DRAINING, Stage.WITHDRAWN, Stage.QUIET, Stage.DOWN])
@@ -375,13 +389,33 @@ def test_a_clock_that_jumps_over_the_end_and_back_is_no_longer_overdue() -> None
     assert node.routes == [route(1)]
 
 
-def test_a_clock_that_is_slewed_is_not_one_that_was_set() -> None:
+@pytest.mark.parametrize("pace", [0.01, -0.01])
+@pytest.mark.parametrize("lasts", [False, True])
+def test_a_clock_that_is_slewed_is_not_one_that_was_set(*, lasts: bool, pace: float) -> None:
     node = up()
-    node.maintain(end=until(node, WHILE))
-    for _ in range(100):
-        node.offset += 0.0005
-        node.wait(1.0)
+    end = until(node, WHILE, lasts=lasts)
+    node.maintain(end=end)
+    began = node.now
+    while node.state.maintenance:
+        node.offset += pace / 10
+        node.wait(0.1)
     assert node.events("clock.stepped") == []
+    assert node.events("maintenance.overdue") == []
+    if lasts:
+        assert node.now - began == pytest.approx(WHILE, abs=1.0)
+    else:
+        assert node.wall == pytest.approx(end.at, abs=1.0)
+
+
+def test_an_agent_that_did_not_know_the_time_at_its_start_learns_it() -> None:
+    node = up()
+    entry = Maintenance(reason="racks", by="op", since=1.0, end=End(at=node.wall + WHILE))
+    node.state = replace(node.state, wall_offset=None, maintenance={"web": entry})
+    node.state = replace(node.state, progress={"web": Progress(stage=Stage.DOWN)})
+    node.wait(WHILE - 1.0)
+    assert node.routes == []
+    node.wait(1.1)
+    assert node.routes == [route(1)]
 
 
 def kept(end: End) -> dict[str, Maintenance]:
