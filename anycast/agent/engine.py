@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Protocol, assert_never
 
 import structlog
 
-from anycast.agent import maintenance_file
+from anycast.agent import maintenance_file, touch_file
 from anycast.agent.checker import Checker
 from anycast.config.apart import load
 from anycast.config.changes import changes
@@ -20,13 +21,14 @@ from anycast.config.problem import ConfigError
 from anycast.core import events as ev
 from anycast.core.health import Result
 from anycast.core.kernel import Failure, KernelOp, Snapshot
-from anycast.core.maintenance import Maintenance
+from anycast.core.maintenance import FILE, End, Maintenance, is_saved
 from anycast.core.model import Target
 from anycast.core.state import State
 from anycast.core.step import begin, next_wake, step
 from anycast.kernel.errors import KernelUnavailable
 from anycast.lease import Lease
 from anycast.ops.source import MaintenanceAnswer, ReloadAnswer
+from anycast.ops.status import TOUCH_FILE
 
 log = structlog.get_logger()
 
@@ -34,6 +36,8 @@ Clock = Callable[[], float]
 
 KERNEL_PATIENCE = 60.0  # seconds for one program and its reading back; each request has its own deadline
 WATCH_RETRY = 1.0  # seconds until the watch of the kernel is begun again
+FILE_PERIOD = 0.5  # seconds between two looks for the file that means maintenance
+AT_ONCE = 0.1  # seconds within which two readings of the clocks are of one instant
 LEAVE_PATIENCE = 5.0  # seconds the checks and a save under way have at the end
 ENDED = "the agent is ending: say it again once the next one runs"
 
@@ -61,12 +65,14 @@ class Engine:
         kernel: Kernel,
         send_lease: Callable[[Lease], None],
         clock: Clock = time.monotonic,
+        wall: Clock = time.time,
     ) -> None:
         _log_warnings(loaded)
         self._path = path
         self._kernel = kernel
         self._send_lease = send_lease
         self._clock = clock
+        self._wall = wall
         self._inbox: asyncio.Queue[ev.Event | None] = asyncio.Queue()  # None: results are waiting
         self._results: list[tuple[Target, Result]] = []
         self._waiting: dict[int, asyncio.Future[bool]] = {}  # by id() of the event that is waited for
@@ -74,6 +80,9 @@ class Engine:
         self._checker = Checker(self._report)
         self._jobs: set[asyncio.Task[None]] = set()
         self._maintenance_path = Path(loaded.config.node.state_dir) / "maintenance.json"
+        self._boot = maintenance_file.boot_id()
+        self._touch_path = Path(loaded.config.node.runtime_dir) / TOUCH_FILE
+        self._touched: Maintenance | None = None
         self._saving: asyncio.Task[str] | None = None
         self._kernel_change_posted = False
         self._reload_lock = asyncio.Lock()
@@ -81,7 +90,7 @@ class Engine:
         self._reload_ok = True
         self._reloaded_at = time.time()
         self.clean_exit = False
-        self._state, self._first = begin(loaded.config, self._kept_maintenance(), clock())
+        self._state, self._first = begin(loaded.config, self._kept_maintenance(), clock(), wall())
 
     @property
     def state(self) -> State:
@@ -111,13 +120,14 @@ class Engine:
 
     async def run(self) -> None:
         """Until everything is withdrawn after a StopRequested. What it raises is a defect: the process must end."""
-        watching = asyncio.create_task(self._watch())
+        watching = [asyncio.create_task(self._watch()), asyncio.create_task(self._watch_file())]
         try:
             self._perform(self._first)
             while not self._state.exited:
                 event = await self._next()
                 now = self._last_step = self._clock()
-                self._state, effects = step(self._state, event, now)
+                facts = self._dated(event, now) if isinstance(event, ev.Tick) else event
+                self._state, effects = step(self._state, facts, now)
                 self._perform(effects)
                 waiting = self._waiting.pop(id(event), None)
                 if waiting is not None and not waiting.done():
@@ -129,8 +139,13 @@ class Engine:
                     waiting.set_result(False)
             await self._leave(watching)
 
-    async def _leave(self, watching: asyncio.Task[None]) -> None:
-        ending: set[asyncio.Task[None] | asyncio.Task[str]] = {watching, *self._jobs}
+    def _dated(self, tick: ev.Tick, now: float) -> ev.Tick:
+        """With the wall clock of the instant `now`, unless the process was held up in between."""
+        wall = self._wall()
+        return ev.Tick(wall=wall) if self._clock() - now < AT_ONCE else tick
+
+    async def _leave(self, watching: Iterable[asyncio.Task[None]]) -> None:
+        ending: set[asyncio.Task[None] | asyncio.Task[str]] = {*watching, *self._jobs}
         for task in ending:
             task.cancel()
         ending.add(asyncio.create_task(self._checker.close()))
@@ -150,6 +165,23 @@ class Engine:
                     said = repr(error)
                     log.error("kernel.watch_failed", error=said)
             await asyncio.sleep(WATCH_RETRY)
+
+    async def _watch_file(self) -> None:
+        """In a thread: whatever the runtime directory lies on must not hold the lease up."""
+        said = ""
+        while True:
+            try:
+                found = await asyncio.to_thread(touch_file.look, self._touch_path)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the watching
+                if repr(error) != said:
+                    said = repr(error)
+                    log.error("maintenance.file_unreadable", path=str(self._touch_path), error=said)
+            else:
+                said = ""
+                if found != self._touched:
+                    self._touched = found
+                    self.post(ev.MaintenanceSet(scope=FILE, entry=found))
+            await asyncio.sleep(FILE_PERIOD)
 
     async def _next(self) -> ev.Event:
         # A wake that is due goes before a queue that never empties: the lease must not wait behind results.
@@ -236,10 +268,21 @@ class Engine:
         self.post(event)
         return await done
 
-    async def set_maintenance(self, scope: str, *, on: bool, reason: str, by: str) -> MaintenanceAnswer:
-        entry = Maintenance(reason=reason, by=by, since=time.time()) if on else None
-        if not await self._submit(ev.MaintenanceSet(scope=scope, entry=entry)):
+    async def set_maintenance(
+        self,
+        scope: str,
+        *,
+        on: bool,
+        reason: str,
+        by: str,
+        end: End | None = None,
+        skip_drain: bool = False,
+    ) -> MaintenanceAnswer:
+        entry = Maintenance(reason=reason, by=by, since=self._wall(), end=end) if on else None
+        if not await self._submit(ev.MaintenanceSet(scope=scope, entry=entry, skip_drain=skip_drain)):
             return MaintenanceAnswer(saved=False, error=ENDED)
+        if not is_saved(scope):
+            return MaintenanceAnswer(saved=False)
         error = "" if self._saving is None else await asyncio.shield(self._saving)
         return MaintenanceAnswer(saved=not error, error=error)
 
@@ -248,18 +291,22 @@ class Engine:
             await asyncio.wait({before})
         try:
             # A thread: a slow disk must not hold the lease up.
-            await asyncio.to_thread(maintenance_file.save, self._maintenance_path, entries)
+            await asyncio.to_thread(maintenance_file.save, self._maintenance_path, entries, self._boot)
         except OSError as error:
             log.error("maintenance.not_saved", path=str(self._maintenance_path), error=str(error))
             return f"{self._maintenance_path}: {error.strerror or error}"
         return ""
 
     def _kept_maintenance(self) -> dict[str, Maintenance]:
+        """What is on disk, and the file: before anything can be announced."""
         try:
-            return maintenance_file.load(self._maintenance_path)
+            kept = maintenance_file.load(self._maintenance_path, self._boot)
         except maintenance_file.DamagedError as error:
             log.error("maintenance.damaged", error=str(error))
-            return maintenance_file.after_damage(error, time.time())
+            kept = maintenance_file.after_damage(error, self._wall())
+        with contextlib.suppress(OSError):  # told by the watching
+            self._touched = touch_file.look(self._touch_path)
+        return kept if self._touched is None else {**kept, FILE: self._touched}
 
     async def reload(self) -> ReloadAnswer:
         """Apply the file as it is now, or keep what is in force and say why."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 from anycast import __version__
+from anycast.cli.times import bounded, duration, instant
 
 CONFIG = "/etc/anycast/anycast.yaml"
 SOCKET = "/run/anycast/control.sock"
@@ -80,19 +83,16 @@ def parser() -> argparse.ArgumentParser:
         help="replace FILE, readable for node.exabgp_user (default: standard output)",
     )
 
-    maintenance = verbs.add_parser("maintenance", help="take the node or one VIP out, or back in")
-    acts = maintenance.add_subparsers(dest="act", metavar="ACT", required=True)
-    for act, text in (
-        ("on", "drain, then withdraw"),
-        ("off", "announce again what is healthy"),
-        ("status", "what is in maintenance"),
-    ):
-        one = acts.add_parser(act, help=text)
-        one.add_argument("--vip", metavar="NAME", help="this VIP only (default: the whole node)")
-        if act == "on":
-            one.add_argument("--reason", default="", metavar="TEXT", help="why, for people")
-        _with_json(one)
-        _with_agent(one)
+    _maintenance(verbs.add_parser("maintenance", help="take the node or one VIP out, or back in"))
+    stop = verbs.add_parser(
+        "drain",
+        help="take the node out until the agent ends: before it is stopped",
+        description="Take the node out as `maintenance on` does, and remember nothing of it: the next agent is in "
+        "service again. `maintenance off` ends it. For ExecStop= of the agent's unit.",
+    )
+    _with_drain(stop)
+    _with_json(stop)
+    _with_agent(stop)
 
     drain = verbs.add_parser(
         "drain-server", help="give a real server no new clients; it keeps the connections it has"
@@ -127,6 +127,59 @@ def parser() -> argparse.ArgumentParser:
 
     verbs.add_parser("version", help="print the version")
     return root
+
+
+def _maintenance(verb: argparse.ArgumentParser) -> None:
+    acts = verb.add_subparsers(dest="act", metavar="ACT", required=True)
+    for act, words in (
+        ("on", "drain, then withdraw"),
+        ("off", "announce again what is healthy"),
+        ("status", "what is in maintenance"),
+    ):
+        one = acts.add_parser(act, help=words)
+        one.add_argument("--vip", metavar="NAME", help="this VIP only (default: the whole node)")
+        if act == "on":
+            end = one.add_mutually_exclusive_group()
+            end.add_argument(
+                "--for", dest="for_s", type=_bounded, metavar="TIME", help="it ends by itself: 30m, 2h, 1h30m"
+            )
+            end.add_argument(
+                "--until",
+                type=_instant,
+                metavar="TIME",
+                help="the same, at a time: 18:30 (the next), 2026-10-07T18:30, or with a zone",
+            )
+            one.add_argument(
+                "--on-expiry",
+                choices=("resume", "hold"),
+                help="then: back into service (default), or stay in maintenance and say that it is overdue",
+            )
+            _with_drain(one)
+        _with_json(one)
+        _with_agent(one)
+
+
+def _with_drain(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--reason", default="", metavar="TEXT", help="why, for people")
+    verb.add_argument("--now", action="store_true", help="without a drain: withdraw at once")
+    verb.add_argument(
+        "--wait", action="store_true", help="return when it is down: withdrawn, and no more packets arrive"
+    )
+    verb.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="TIME",
+        help="with --wait: give up after 30s, 5m, 2h (default: never); the drain goes on",
+    )
+
+
+def lacking(args: argparse.Namespace) -> str | None:
+    """What an option that was given needs and does not have. argparse cannot say it."""
+    if getattr(args, "on_expiry", None) and args.for_s is None and args.until is None:
+        return "--on-expiry needs --for or --until: without an end there is nothing to do at it"
+    if getattr(args, "timeout", None) is not None and not getattr(args, "wait", True):
+        return "--timeout needs --wait"
+    return None
 
 
 def _doctor(verb: argparse.ArgumentParser) -> None:
@@ -185,14 +238,23 @@ def _server(text: str) -> str:
     return text
 
 
-_UNITS = {"s": 1, "m": 60, "h": 3600}
-
-
 def _seconds(text: str) -> float:
-    number, unit = (text[:-1], _UNITS[text[-1]]) if text[-1:] in _UNITS else (text, 1)
-    if not number.isdecimal() or len(number) > 6:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time (write 30s, 5m or 2h)")
-    return float(int(number) * unit)
+    return _read(duration, text)
+
+
+def _bounded(text: str) -> float:
+    return _read(bounded, text)
+
+
+def _instant(text: str) -> float:
+    return _read(lambda text: instant(text, datetime.now().astimezone()), text)
+
+
+def _read(read: Callable[[str], float], text: str) -> float:
+    try:
+        return read(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _with_json(verb: argparse.ArgumentParser) -> None:

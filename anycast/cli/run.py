@@ -7,13 +7,15 @@ import os
 import sys
 
 from anycast.cli.exits import ExitCode
-from anycast.cli.parser import parser
+from anycast.cli.parser import lacking, parser
 
 
 def run(argv: list[str]) -> int:
     args, surplus = parser().parse_known_args(argv)
     if surplus:
         parser().error(_surplus(args, surplus))
+    if (lack := lacking(args)) is not None:
+        parser().error(lack)
     try:
         code = _dispatch(args)
         sys.stdout.flush()
@@ -51,7 +53,7 @@ def _dispatch(args: argparse.Namespace) -> int:
             from anycast.cli import probe
 
             return probe.run(args)
-        case "maintenance" | "status" | "reload" | "drain-server" | "undrain-server":
+        case "maintenance" | "drain" | "status" | "reload" | "drain-server" | "undrain-server":
             from anycast.cli import node
 
             return node.run(args)

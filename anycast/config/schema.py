@@ -494,6 +494,7 @@ Mark = Annotated[
 ]
 Connections = Annotated[int, _whole("a number of connections", 0, 2**32 - 1)]
 Count = Annotated[int, _whole("a number of outcomes", 1, 1000)]
+PacketRate = Annotated[int, _whole("a number of packets a second", 0, 1_000_000)]
 Address = Annotated[IPv4Address | IPv6Address, _address()]
 Group = Annotated[
     IPv4Address | IPv6Address,
@@ -649,7 +650,17 @@ class Timing(Part):
     settle: Pause = Field(
         default=1.0,
         json_schema_extra={"default": "1s"},
-        description="How long the kernel keeps a VIP after its route was withdrawn, for packets under way.",
+        description="How long routers have to follow a withdraw: until then maintenance does not go on, and a VIP "
+        "that is no longer configured stays in the kernel, for packets under way.",
+    )
+    quiet_rate: PacketRate = Field(
+        default=1,
+        description="Maintenance is `down` once the VIPs take in no more packets a second than this. 0 to 1000000.",
+    )
+    quiet_limit: Pause = Field(
+        default=30.0,
+        json_schema_extra={"default": "30s"},
+        description="How long maintenance waits for that, before it is `down` all the same. 0 to 10m.",
     )
     reconcile: Reconcile = Field(
         default=5.0,

@@ -343,7 +343,9 @@ class Timing:
 
     lease_ttl: float = 2.0
     drain: float = 2.0  # how long the route stays with GRACEFUL_SHUTDOWN before the withdraw
-    settle: float = 1.0  # between the withdraw and taking the VIP out of the kernel
+    settle: float = 1.0  # from the withdraw until the routers have followed
+    quiet_rate: int = 1  # packets a second that still count as none, for what is in maintenance
+    quiet_limit: float = 30.0  # how long maintenance waits for so few at most
     reconcile: float = 5.0  # how often the kernel is read back with nothing to do
     server_drain: float = 60.0  # how long a real server that was taken out may finish its connections
 

@@ -19,7 +19,7 @@ from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
 import anycast
-from anycast.core.maintenance import NODE, is_server
+from anycast.core.maintenance import NODE, NODE_SCOPES, STOP, End, Expiry, is_saved, is_server
 from anycast.core.members import server_scopes
 from anycast.core.model import Config, Vip
 from anycast.core.state import VipState, would_fall
@@ -30,6 +30,7 @@ __all__ = ["Commands", "MaintenanceAnswer", "ReloadAnswer", "Source", "control_a
 
 MAX_BODY = 4096  # bytes
 MAX_REASON = 200  # characters
+LONGEST = 366 * 86400.0  # seconds until a maintenance ends by itself
 LIVE_TTLS = 3  # lease lifetimes without a step of the engine before it counts as hung
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -189,30 +190,46 @@ class _Control:
     async def post_maintenance(self, request: web.Request) -> web.Response:
         """Answers with what happens now.
 
-        `{"scope": "", a VIP's name or POOL/SERVER, "on": bool, "reason": text, "force": bool}`. Without `force` a
-        real server that a service cannot do without stays: 409.
+        `{"scope": "", a VIP's name or POOL/SERVER, "on": bool, "reason": text}`, and of those that go with `on`:
+        `"until"` (seconds since the epoch) or `"for_s"`, with `"on_expiry": "resume" or "hold"`; `"now": true`
+        without a drain; `"temporary": true` of the node until the agent ends. Without `"force": true` a real
+        server that a service cannot do without stays: 409.
         """
-        kinds = {"scope": str, "on": bool, "reason": str, "force": bool}
-        fields = await _fields(request, kinds, optional={"reason", "force"})
-        scope, on, reason = fields["scope"], fields["on"], fields.get("reason", "")
+        optional = _MAINTENANCE.keys() - {"scope", "on"}
+        fields = await _fields(request, _MAINTENANCE, optional=optional)
+        on, reason = fields["on"], fields.get("reason", "")
         _check_reason(reason)
+        _check_options(fields)
+        end = _end(fields, time.time())
+        scope = STOP if fields.get("temporary", False) else fields["scope"]
         before = self._source.state
+        if fields["scope"] != NODE and fields["scope"] in NODE_SCOPES:
+            raise _no_vip(fields["scope"], before.config.vips)
         # What was configured once and is in maintenance still can be ended.
-        if on or scope not in before.maintenance:
-            _check_scope(scope, before.config)
+        if on or fields["scope"] not in before.maintenance:
+            _check_scope(fields["scope"], before.config)
         lost = would_fall(before, scope) if on and is_server(scope) else ()
         if lost and not fields.get("force", False):
             raise _RefusedError(409, f"without {scope} too few real servers are left for {', '.join(lost)}")
-        answer = await self._commands.set_maintenance(scope, on=on, reason=reason, by=_user(request))
-        state, now = self._source.state, time.monotonic()
+        answer = await self._commands.set_maintenance(
+            scope,
+            on=on,
+            reason=reason,
+            by=_user(request),
+            end=end,
+            skip_drain=fields.get("now", False),
+        )
+        state, now, wall = self._source.state, time.monotonic(), time.time()
+        commanded = {NODE, STOP} if scope == NODE and not on else {scope}
         return _json(
             {
-                "scope": scope,
+                "scope": fields["scope"],
                 "on": on,
-                "changed": (scope in before.maintenance) != on,
+                "temporary": not is_saved(scope),
+                "changed": commanded.isdisjoint(before.maintenance) == on,
                 "saved": answer.saved,
                 "error": answer.error,
-                **status.scope_status(state, scope, now),
+                **status.scope_status(state, scope, now=now, wall=wall),
                 "drain_s": state.config.timing.drain,
                 "vips": [
                     {
@@ -221,7 +238,7 @@ class _Control:
                         "reason": str(state.vips[vip.name].verdict.reason),
                     }
                     for vip in state.config.vips
-                    if scope in (NODE, vip.name)
+                    if fields["scope"] in (NODE, vip.name)
                 ],
                 "maintenance": self._entries(),
             }
@@ -255,12 +272,71 @@ async def _fields(request: web.Request, kinds: Mapping[str, type], *, optional: 
         if name not in body:
             if name not in optional:
                 wrong.append(f"field {name!r} is missing")
-        elif not isinstance(body[name], kind):
-            word = {str: "text", bool: "true or false"}.get(kind, kind.__name__)
+        elif not _is(body[name], kind):
+            word = {str: "text", bool: "true or false", float: "a number"}.get(kind, kind.__name__)
             wrong.append(f"field {name!r}: expected {word}")
     if wrong:
         raise _RefusedError(400, "; ".join(wrong))
     return body
+
+
+def _is(value: object, kind: type) -> bool:
+    if kind is float:
+        # Neither NaN nor what no float holds.
+        return isinstance(value, int | float) and not isinstance(value, bool) and -1e15 < value < 1e15
+    return isinstance(value, kind)
+
+
+# In the order they are told.
+_MAINTENANCE: Mapping[str, type] = {
+    "scope": str,
+    "on": bool,
+    "reason": str,
+    "force": bool,
+    "until": float,
+    "for_s": float,
+    "on_expiry": str,
+    "now": bool,
+    "temporary": bool,
+}
+_WITH_ON = ("until", "for_s", "on_expiry", "now", "temporary")
+
+
+def _check_options(fields: Mapping[str, Any]) -> None:
+    given = [name for name in _WITH_ON if name in fields]
+    if given and not fields["on"]:
+        raise _RefusedError(400, f'field {given[0]!r}: it goes with "on": true only')
+    if given and is_server(fields["scope"]):
+        raise _RefusedError(400, f"field {given[0]!r}: it is for the node or a VIP, not for a real server")
+    if fields.get("temporary", False) and fields["scope"] != NODE:
+        raise _RefusedError(400, "field 'temporary': it is for the whole node only")
+    ended = "until" in fields or "for_s" in fields
+    if fields.get("temporary", False) and ended:
+        raise _RefusedError(400, "field 'temporary': it ends with the agent, and at no other time")
+    if "on_expiry" in fields and not ended:
+        raise _RefusedError(400, "field 'on_expiry': there is no end without 'until' or 'for_s'")
+    if fields.get("on_expiry", Expiry.RESUME) not in list(Expiry):
+        raise _RefusedError(400, "field 'on_expiry': expected resume or hold")
+
+
+def _end(fields: Mapping[str, Any], wall: float) -> End | None:
+    """When it ends by itself. Raises `_RefusedError`."""
+    then = Expiry(fields.get("on_expiry", Expiry.RESUME))
+    if "until" in fields and "for_s" in fields:
+        raise _RefusedError(400, "field 'for_s': give either it or 'until'")
+    if "for_s" in fields:
+        if not 1 <= fields["for_s"] <= LONGEST:
+            raise _RefusedError(400, "field 'for_s': expected from one second to 366 days")
+        return End(at=wall + fields["for_s"], then=then, lasts=True)
+    if "until" in fields:
+        at = float(fields["until"])
+        if at <= wall:
+            told = status.iso(at) or "it"
+            raise _RefusedError(400, f"field 'until': {told} has passed (it is {status.iso(wall)} here)")
+        if at > wall + LONGEST:
+            raise _RefusedError(400, "field 'until': more than 366 days from now")
+        return End(at=at, then=then)
+    return None
 
 
 def _check_reason(reason: str) -> None:

@@ -12,11 +12,19 @@ from prometheus_client.registry import Collector
 
 from anycast.core.decision import Reason
 from anycast.core.kernel import KINDS, SyncRole
-from anycast.core.maintenance import NODE
+from anycast.core.maintenance import NODE_SCOPES, Stage
 from anycast.core.members import check_of, server_port, servers_of, service_key, versions
-from anycast.core.state import State, VipState, health_of, is_drained, kernel_table
+from anycast.core.state import State, VipState, furthest, health_of, is_drained, kernel_table
 from anycast.ops.source import Source
-from anycast.ops.status import fingerprint, is_announced, kernel_error, neighbors, readiness, service_facts
+from anycast.ops.status import (
+    fingerprint,
+    is_announced,
+    kernel_error,
+    neighbors,
+    readiness,
+    service_facts,
+    stage_left,
+)
 
 
 def registry(
@@ -67,7 +75,7 @@ class StateCollector(Collector):
         yield from _servers(state)
         yield from _requirements(state)
         yield _tables(state)
-        yield _maintenance(state)
+        yield from _maintenance(state, now, wall - now)
         yield from _routing(state, now)
         yield _gauge(
             "anycast_kernel_available", "1 if the kernel could be read", kernel_error(state, now) is None
@@ -210,13 +218,48 @@ def _requirements(state: State) -> Iterator[Metric]:
     return iter((up, unknown, warned))
 
 
-def _maintenance(state: State) -> Metric:
+def _maintenance(state: State, now: float, epoch: float) -> Iterator[Metric]:
     # Two labels, for a VIP may be called "node".
-    active = GaugeMetricFamily("anycast_maintenance_active", "1 in maintenance", labels=["scope", "vip"])
-    active.add_metric(["node", ""], float(NODE in state.maintenance))
-    for vip in state.config.vips:
-        active.add_metric(["vip", vip.name], float(vip.name in state.maintenance))
-    return active
+    labels = ["scope", "vip"]
+    active = GaugeMetricFamily("anycast_maintenance_active", "1 in maintenance", labels=labels)
+    stage = GaugeMetricFamily(
+        "anycast_maintenance_stage",
+        "1 for the stage of the drain, 0 for the others",
+        labels=[*labels, "stage"],
+    )
+    since = GaugeMetricFamily(
+        "anycast_maintenance_stage_since_timestamp_seconds",
+        "When the stage began; 0: not in maintenance",
+        labels=labels,
+    )
+    left = GaugeMetricFamily(
+        "anycast_maintenance_stage_left_seconds",
+        "Time until the stage is over at the latest; 0: it stays",
+        labels=labels,
+    )
+    ends = GaugeMetricFamily(
+        "anycast_maintenance_ends_timestamp_seconds",
+        "When maintenance ends by itself, the last of several; 0: by command only, or not in maintenance",
+        labels=labels,
+    )
+    overdue = GaugeMetricFamily(
+        "anycast_maintenance_overdue", "1 if its end has passed and it goes on", labels=labels
+    )
+    rows = [("node", "", NODE_SCOPES), *(("vip", vip.name, (vip.name,)) for vip in state.config.vips)]
+    for scope, name, keys in rows:
+        progress = furthest(state, keys)
+        in_force = [state.maintenance[key] for key in keys if key in state.maintenance]
+        last = [entry.end.at if entry.end is not None else 0.0 for entry in in_force]
+        active.add_metric([scope, name], float(bool(in_force)))
+        for one in Stage:
+            stage.add_metric([scope, name, one], float(one is progress.stage))
+        since.add_metric([scope, name], 0.0 if progress.stage is Stage.ACTIVE else progress.since + epoch)
+        left.add_metric([scope, name], stage_left(state, progress, now) or 0.0)
+        ends.add_metric([scope, name], max(last) if last and all(last) else 0.0)
+        overdue.add_metric(
+            [scope, name], float(any(state.progress[key].overdue for key in keys if key in state.progress))
+        )
+    return iter((active, stage, since, left, ends, overdue))
 
 
 def _routing(state: State, now: float) -> Iterator[Metric]:

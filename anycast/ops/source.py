@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from anycast.core.maintenance import End
 from anycast.core.state import State
 
 
@@ -32,7 +33,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaintenanceAnswer:
-    """In force either way; not `saved`, it does not outlive the agent, and `error` says why."""
+    """In force either way; not `saved`, it does not outlive the agent. `error` says why, where it should have been."""
 
     saved: bool
     error: str = ""
@@ -54,8 +55,20 @@ class ReloadAnswer:
 class Commands(Protocol):
     """What an operator may tell the agent. Answered once it is in force."""
 
-    async def set_maintenance(self, scope: str, *, on: bool, reason: str, by: str) -> MaintenanceAnswer:
-        """`scope`: `maintenance.NODE`, the name of a VIP, or `POOL/SERVER`. Said again it changes nothing but reason and by."""
+    async def set_maintenance(
+        self,
+        scope: str,
+        *,
+        on: bool,
+        reason: str,
+        by: str,
+        end: End | None = None,
+        skip_drain: bool = False,
+    ) -> MaintenanceAnswer:
+        """`scope`: `maintenance.NODE`, `maintenance.STOP`, the name of a VIP, or `POOL/SERVER`.
+
+        Said again, the last word counts, and the drain does not start over.
+        """
         ...
 
     async def reload(self) -> ReloadAnswer: ...

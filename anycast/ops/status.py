@@ -13,9 +13,10 @@ from typing import Any
 
 from anycast.core import ipvs
 from anycast.core.decision import Advertise, Reason, ServiceFacts
+from anycast.core.drain import packets_per_second, stage_ends, vips_of
 from anycast.core.health import Health, Phase
 from anycast.core.kernel import KINDS
-from anycast.core.maintenance import NODE, Stage, is_server
+from anycast.core.maintenance import FILE, NODE, NODE_SCOPES, STOP, Progress, Stage, is_saved, is_server
 from anycast.core.members import check_of, server_port, servers_of, service_key, versions
 from anycast.core.model import Address, Forwarding, Neighbor, Prefix, RealServer, Service, Vip
 from anycast.core.report import NeighborState, Report
@@ -24,16 +25,17 @@ from anycast.core.state import (
     VipState,
     connections_of,
     facts,
+    furthest,
     health_of,
     is_at_rest,
     is_drained,
     kernel_table,
     prefix_of,
-    stage_of,
     stale_at,
 )
 
 VERSION = 1
+TOUCH_FILE = "maintenance"  # in the runtime directory
 NO_ANNOUNCER = "no announcer is connected (is ExaBGP running with the anycast process?)"
 NO_SESSION = "no BGP session is up (see the log of ExaBGP and of the routers)"
 
@@ -91,6 +93,7 @@ def document(
             "pid": pid,
             "uptime_s": round(now - state.started_at, 3),
             "stopping": state.stopping_since is not None,
+            **_stage(state, furthest(state, NODE_SCOPES), clock),
         },
         "ready": {"ready": not reasons, "reasons": list(reasons)},
         "config": {"reload_ok": reload_ok},
@@ -255,14 +258,36 @@ def vip_status(state: State, vip: Vip, *, now: float, wall: float) -> dict[str, 
             }
             for prefix in each
         ],
-        "stage": str(vip_stage(state, vip.name, now)),
+        **_stage(state, vip_progress(state, vip.name), _Clock(now=now, wall=wall)),
+        "packets_per_s": _rounded(packets_per_second(state, [vip])),
         "services": _services(state, vip, _Clock(now=now, wall=wall)),
     }
 
 
-def vip_stage(state: State, name: str, now: float) -> Stage:
+def vip_progress(state: State, name: str) -> Progress:
     """How far maintenance has taken the VIP: its own or its node's, whichever is further."""
-    return max((stage_of(state, scope, now) for scope in (NODE, name)), key=list(Stage).index)
+    return furthest(state, (*NODE_SCOPES, name))
+
+
+def stage_left(state: State, progress: Progress, now: float) -> float | None:
+    """Seconds until the stage is over at the latest; None: it stays."""
+    ends = stage_ends(state, progress)
+    return None if ends is None else max(0.0, ends - now)
+
+
+def _stage(state: State, progress: Progress, clock: _Clock) -> dict[str, Any]:
+    left = stage_left(state, progress, clock.now)
+    began = clock.since(None if progress.stage is Stage.ACTIVE else progress.since)
+    return {
+        "stage": str(progress.stage),
+        "stage_since": began["since"],
+        "stage_since_s": began["since_s"],
+        "stage_left_s": None if left is None else round(left, 3),
+    }
+
+
+def _rounded(number: float | None) -> float | None:
+    return None if number is None else round(number, 1)
 
 
 def service_facts(state: State, vip: Vip, now: float) -> Iterator[tuple[Service, int, ServiceFacts]]:
@@ -454,26 +479,60 @@ def _announcer(source: int, report: Report | None) -> dict[str, Any]:
     }
 
 
-def scope_status(state: State, scope: str, now: float) -> dict[str, Any]:
-    """`stage`; of a real server `draining` or `drained`, and how many `connections` it still has."""
+def scope_status(state: State, scope: str, *, now: float, wall: float) -> dict[str, Any]:
+    """Where the scope stands: `stage`, since when and for how long at most, and what still comes in.
+
+    A real server is `draining` or `drained` and has `connections`.
+    """
+    clock = _Clock(now=now, wall=wall)
     if not is_server(scope):
-        return {"stage": str(stage_of(state, scope, now)), "connections": None}
-    if scope not in state.maintenance:
-        return {"stage": str(Stage.ACTIVE), "connections": connections_of(state, scope)}
-    stage = "drained" if is_at_rest(state, scope) else "draining"
-    return {"stage": stage, "connections": connections_of(state, scope)}
+        # Of the node the furthest counts: it is out for a command and for a file.
+        scopes = NODE_SCOPES if scope == NODE and NODE not in state.progress else (scope,)
+        packets = packets_per_second(state, vips_of(state, scope))
+        return {
+            **_stage(state, furthest(state, scopes), clock),
+            "packets_per_s": _rounded(packets),
+            "connections": None,
+        }
+    entry = state.maintenance.get(scope)
+    stage = Stage.ACTIVE if entry is None else "drained" if is_at_rest(state, scope) else "draining"
+    began = clock.since(None if entry is None else entry.began)
+    return {
+        "stage": str(stage),
+        "stage_since": began["since"],
+        "stage_since_s": began["since_s"],
+        "stage_left_s": None,
+        "packets_per_s": None,
+        "connections": connections_of(state, scope),
+    }
 
 
 def maintenance_status(state: State, *, now: float, wall: float) -> list[dict[str, Any]]:
-    """Every maintenance in force. `scope`: empty for the node, the name of a VIP, or `POOL/SERVER`."""
+    """Every maintenance in force. `scope`: empty for the node, the name of a VIP, or `POOL/SERVER`.
+
+    `source` says what ends it: `command`, `file` (removing `file`), or `stop` (the end of the agent, or a command).
+    `ends_in_s` is negative once it is overdue.
+    """
     clock = _Clock(now=now, wall=wall)
     return [
         {
-            "scope": scope,
+            "scope": NODE if scope in NODE_SCOPES else scope,
+            "source": {FILE: "file", STOP: "stop"}.get(scope, "command"),
+            "file": touch_file(state) if scope == FILE else None,
+            "kept": is_saved(scope),
             "reason": entry.reason,
             "by": entry.by,
             **clock.wall_since(entry.since),
-            **scope_status(state, scope, now),
+            "ends": None if entry.end is None else iso(entry.end.at),
+            "ends_in_s": None if entry.end is None else round(entry.end.at - wall, 3),
+            "on_expiry": None if entry.end is None else str(entry.end.then),
+            "overdue": scope in state.progress and state.progress[scope].overdue,
+            **scope_status(state, scope, now=now, wall=wall),
         }
         for scope, entry in sorted(state.maintenance.items())
     ]
+
+
+def touch_file(state: State) -> str:
+    """While it exists the node is in maintenance."""
+    return f"{state.config.node.runtime_dir}/{TOUCH_FILE}"

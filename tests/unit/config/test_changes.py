@@ -59,6 +59,8 @@ EDITS: list[tuple[str, str, tuple[str, ...]]] = [
             "pool web: less than 0.1 % of the flows of the real servers that stay will go to other real servers",
         ),
     ),
+    ("quiet_rate: 1 ", "quiet_rate: 50 ", ("timing: quiet_rate 1 -> 50",)),
+    ("quiet_limit: 30s", "quiet_limit: 2m", ("timing: quiet_limit 30s -> 120s",)),
     ("server_drain: 60s", "server_drain: 5m", ("timing: server_drain 60s -> 300s",)),
     (
         "  tcp: 15m",

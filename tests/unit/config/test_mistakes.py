@@ -100,6 +100,16 @@ VALUES = [
         "f:1:21: timing.lease_ttl: 31 is not a time that can be used",
     ),
     ("bgp:\n", "timing: {drain: 2 s}\nbgp:\n", "f:1:17: timing.drain: '2 s' is not a time"),
+    (
+        "bgp:\n",
+        "timing: {quiet_rate: 10s}\nbgp:\n",
+        "f:1:22: timing.quiet_rate: '10s' is not a number of packets a second",
+    ),
+    (
+        "bgp:\n",
+        "timing: {quiet_limit: 11m}\nbgp:\n",
+        "f:1:23: timing.quiet_limit: '11m' is not a time that can be used here",
+    ),
     ("bgp:\n", "timing: {drain: true}\nbgp:\n", "f:1:17: timing.drain: true is not a time"),
     # bgp
     (

@@ -12,7 +12,7 @@ from anycast.core import events as ev
 from anycast.core import kernel as kernels
 from anycast.core.health import Outcome, Result
 from anycast.core.ipvs import ServiceEntry, ServiceKey
-from anycast.core.maintenance import Maintenance
+from anycast.core.maintenance import End, Maintenance, is_saved
 from anycast.core.model import (
     Address,
     Bgp,
@@ -161,11 +161,20 @@ class Operator:
         self.save_error = ""
         self.answer = ReloadAnswer(ok=True, changes=("vip web: med 100 -> 200",))
 
-    async def set_maintenance(self, scope: str, *, on: bool, reason: str, by: str) -> MaintenanceAnswer:
-        entry = Maintenance(reason=reason, by=by, since=time.time()) if on else None
+    async def set_maintenance(
+        self,
+        scope: str,
+        *,
+        on: bool,
+        reason: str,
+        by: str,
+        end: End | None = None,
+        skip_drain: bool = False,
+    ) -> MaintenanceAnswer:
+        entry = Maintenance(reason=reason, by=by, since=time.time(), end=end) if on else None
         self.node.now = time.monotonic()
-        self.node.send(ev.MaintenanceSet(scope=scope, entry=entry))
-        return MaintenanceAnswer(saved=not self.save_error, error=self.save_error)
+        self.node.send(ev.MaintenanceSet(scope=scope, entry=entry, skip_drain=skip_drain))
+        return MaintenanceAnswer(saved=not self.save_error and is_saved(scope), error=self.save_error)
 
     async def reload(self) -> ReloadAnswer:
         return self.answer

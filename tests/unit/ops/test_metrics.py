@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from anycast.core import events as ev
 from anycast.core.decision import Reason
-from anycast.core.maintenance import NODE, Maintenance
+from anycast.core.maintenance import FILE, NODE, End, Expiry, Maintenance, Stage
 from anycast.core.report import NeighborState
 from anycast.ops.metrics import registry
 from tests.unit.ops.node import CONFIG, ROUTER, ROUTER6, Node, healthy, vip
@@ -103,6 +103,35 @@ def test_maintenance_of_the_node_is_not_that_of_a_vip_called_node() -> None:
     assert found['anycast_maintenance_active{scope="vip",vip="node"}'] == 0
     node.send(ev.MaintenanceSet(scope="node", entry=ON))
     assert samples(node)['anycast_maintenance_active{scope="vip",vip="node"}'] == 1
+
+
+def test_the_stages_and_the_end_of_maintenance_are_numbers() -> None:
+    node = healthy()
+    end = End(at=WALL + 90.0, then=Expiry.HOLD)
+    node.send(ev.MaintenanceSet(scope=NODE, entry=replace(ON, end=end)))
+    node.send(ev.Tick(wall=WALL + 0.5), after=0.5)
+    labels = 'scope="node",vip=""'
+    found = samples(node)
+    stages = {
+        stage: found[f'anycast_maintenance_stage{{scope="node",stage="{stage}",vip=""}}'] for stage in Stage
+    }
+    assert [stage for stage, value in stages.items() if value] == [Stage.DRAINING]
+    assert found[f"anycast_maintenance_stage_since_timestamp_seconds{{{labels}}}"] == WALL - 0.5
+    assert found[f"anycast_maintenance_stage_left_seconds{{{labels}}}"] == 1.5
+    assert found[f"anycast_maintenance_ends_timestamp_seconds{{{labels}}}"] == WALL + 90.0
+    assert found[f"anycast_maintenance_overdue{{{labels}}}"] == 0
+    assert found['anycast_maintenance_stage{scope="vip",stage="active",vip="web"}'] == 1
+    node.send(ev.Tick(wall=WALL + 100.0), after=99.5)
+    assert samples(node)[f"anycast_maintenance_overdue{{{labels}}}"] == 1
+
+
+def test_a_node_with_the_file_is_in_maintenance_whatever_was_commanded_and_has_no_end() -> None:
+    node = healthy()
+    node.send(ev.MaintenanceSet(scope=FILE, entry=ON))
+    labels = 'scope="node",vip=""'
+    assert samples(node)[f"anycast_maintenance_active{{{labels}}}"] == 1
+    node.send(ev.MaintenanceSet(scope=NODE, entry=replace(ON, end=End(at=WALL + 90.0))))
+    assert samples(node)[f"anycast_maintenance_ends_timestamp_seconds{{{labels}}}"] == 0
 
 
 def test_a_scrape_reads_the_state_of_that_moment() -> None:
