@@ -11,8 +11,10 @@ from typing import Protocol, assert_never
 
 import structlog
 
+from anycast import __version__
 from anycast.agent import maintenance_file
 from anycast.agent.checker import Checker
+from anycast.agent.recording import Recorder
 from anycast.config.changes import changes
 from anycast.config.load import Loaded, load
 from anycast.config.problem import ConfigError
@@ -25,7 +27,8 @@ from anycast.core.state import State
 from anycast.core.step import begin, next_wake, step
 from anycast.kernel.errors import KernelUnavailable
 from anycast.lease import Lease
-from anycast.ops.source import MaintenanceAnswer, ReloadAnswer
+from anycast.ops.events import Hub
+from anycast.ops.source import MaintenanceAnswer, ReloadAnswer, Tally
 
 log = structlog.get_logger()
 
@@ -60,7 +63,10 @@ class Engine:
         kernel: Kernel,
         send_lease: Callable[[Lease], None],
         clock: Clock = time.monotonic,
+        events: Hub | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
+        """`events`: what the log tells goes there too. `recorder`: gets everything that `step` is given."""
         _log_warnings(loaded)
         self._path = path
         self._kernel = kernel
@@ -80,7 +86,13 @@ class Engine:
         self._reload_ok = True
         self._reloaded_at = time.time()
         self.clean_exit = False
-        self._state, self._first = begin(loaded.config, self._kept_maintenance(), clock())
+        self._events = Hub() if events is None else events
+        self._tallies: dict[Target, Tally] = {}
+        self._recorder = recorder
+        kept, now = self._kept_maintenance(), clock()
+        if recorder is not None:
+            recorder.begin(loaded.config, kept, now, __version__)
+        self._state, self._first = begin(loaded.config, kept, now)
 
     @property
     def state(self) -> State:
@@ -97,6 +109,14 @@ class Engine:
     @property
     def reloaded_at(self) -> float:
         return self._reloaded_at
+
+    @property
+    def events(self) -> Hub:
+        return self._events
+
+    @property
+    def tallies(self) -> Mapping[Target, Tally]:
+        return self._tallies
 
     def post(self, event: ev.Event) -> None:
         """Put an event in line. Callable from anywhere in the loop's thread."""
@@ -116,6 +136,8 @@ class Engine:
             while not self._state.exited:
                 event = await self._next()
                 now = self._last_step = self._clock()
+                if self._recorder is not None:
+                    self._recorder.event(event, now)
                 self._state, effects = step(self._state, event, now)
                 self._perform(effects)
                 waiting = self._waiting.pop(id(event), None)
@@ -172,11 +194,16 @@ class Engine:
         if not self._results:
             self._inbox.put_nowait(None)
         self._results.append((target, result))
+        tally = self._tallies.get(target)
+        if tally is None:
+            tally = self._tallies[target] = Tally(last=result.outcome)
+        tally.count(result.outcome)
 
     def _perform(self, effects: tuple[ev.Effect, ...]) -> None:
         for effect in effects:
             match effect:
                 case ev.SetTargets(targets=targets):
+                    self._tallies = {one: tally for one, tally in self._tallies.items() if one in targets}
                     self._checker.set_targets(targets)
                 case ev.ScheduleProbe(target=target, after=after):
                     self._checker.schedule(target, after)

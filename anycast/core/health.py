@@ -59,6 +59,7 @@ class Health:
     since: float = 0.0
     detail: str = ""  # of the last outcome that was not plain success
     unknown: bool = False  # the last run proved nothing
+    changes: int = 0  # how often it turned, the first outcome not counted; of a rule: its parts together
 
     @property
     def is_up(self) -> bool:
@@ -86,8 +87,15 @@ def advance(health: Health, result: Result, check: Check, now: float) -> Health:
         phase = counting
     if (phase, streak, result.detail) == (health.phase, health.streak, health.detail) and not health.unknown:
         return health
-    turned = health.phase is Phase.UNDECIDED or phase.is_up != health.phase.is_up
-    return Health(phase=phase, streak=streak, since=now if turned else health.since, detail=result.detail)
+    first = health.phase is Phase.UNDECIDED
+    turned = not first and phase.is_up != health.phase.is_up
+    return Health(
+        phase=phase,
+        streak=streak,
+        since=now if first or turned else health.since,
+        detail=result.detail,
+        changes=health.changes + turned,
+    )
 
 
 def pause(health: Health, check: Check) -> float:

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from anycast.core.health import Outcome
+from anycast.core.model import Target
 from anycast.core.state import State
+from anycast.ops.events import Hub
+
+
+@dataclass(slots=True)
+class Tally:
+    """How often a target was checked since the agent's start, and how often the last outcome came in a row."""
+
+    last: Outcome
+    runs: int = 0
+    in_a_row: int = 0
+
+    def count(self, outcome: Outcome) -> None:
+        self.runs += 1
+        self.in_a_row = self.in_a_row + 1 if outcome is self.last else 1
+        self.last = outcome
 
 
 class Source(Protocol):
@@ -28,6 +46,14 @@ class Source(Protocol):
     def reloaded_at(self) -> float:
         """Wall-clock time of the last successful (re)load."""
         ...
+
+    @property
+    def tallies(self) -> Mapping[Target, Tally]:
+        """Of the targets that have been checked."""
+        ...
+
+    @property
+    def events(self) -> Hub: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import itertools
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from aiohttp import web
 from anycast.agent import main
 from anycast.agent.sockets import bind_unix
 from anycast.cli.client import Answer, ask
+from anycast.ops.events import Hub
 
 ROOT = Path(__file__).parents[3]
 # An interface nobody has: wherever this runs, the kernel is read at most, and never changed.
@@ -119,8 +121,8 @@ def mode(path: Path) -> int:
 
 def test_without_a_kernel_it_stays_up_announces_nothing_and_says_why(tmp_path: Path) -> None:
     with agent(tmp_path) as node:
-        why = node.until("kernel.unavailable")["reason"]
         node.until("ops.listening")
+        why = node.until("kernel.unavailable")["reason"]
         code, text = node.get("/readyz")
         assert code == 503
         assert why in text
@@ -269,23 +271,26 @@ def test_what_a_defect_ends_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> N
     assert next(runs, "nothing is left") == "nothing is left"
 
 
-def test_an_address_that_is_taken_is_tried_again_without_leaving_anything_behind() -> None:
-    async def play() -> None:
-        runner = web.AppRunner(web.Application())
-        await runner.setup()
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            taken.listen()
-            site = web.SockSite(runner, taken)
-            other = web.TCPSite(runner, *taken.getsockname())
-            with pytest.raises(OSError, match="in use"):
-                await main._start(other)
-            assert not runner.sites
-            await main._start(site)
-            assert runner.sites == {site}
-            await runner.cleanup()
+def test_an_address_that_is_taken_is_tried_again_and_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    create, port, tries = socket.create_server, free_port(), itertools.count()
 
-    asyncio.run(play())
+    def taken_at_first(*where: Any, **how: Any) -> socket.socket:
+        if next(tries) < 2:
+            raise OSError("in use")
+        return create(*where, **how)
+
+    monkeypatch.setattr(socket, "create_server", taken_at_first)
+
+    async def play() -> None:
+        _, gate = await main._surface(web.Application())
+        await main._listen(gate, f"127.0.0.1:{port}")
+        with socket.create_connection(("127.0.0.1", port)):
+            pass
+        await gate.close()
+
+    with structlog.testing.capture_logs() as logs:
+        asyncio.run(play())
+    assert [entry["event"] for entry in logs] == ["ops.unavailable", "ops.listening"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives a directory away")
@@ -307,5 +312,5 @@ def test_a_defect_ends_the_process_with_its_own_status(
 
     monkeypatch.setattr(main, "serve", broken)
     with structlog.testing.capture_logs() as logs:
-        assert main._run(configure(tmp_path)) == main.EX_SOFTWARE
+        assert main._run(configure(tmp_path), Hub()) == main.EX_SOFTWARE
     assert [entry["event"] for entry in logs] == ["agent.failed"]
