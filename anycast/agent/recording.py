@@ -219,12 +219,12 @@ class Recorder:
                     why = f"it has reached {self._limit} bytes"
             except (OSError, TypeError) as error:
                 why = str(error)
+        os.close(self._fd)
+        self._complain(why)
         with self._changed:
             self._over = self._idle = True
             self._waiting.clear()
             self._changed.notify_all()
-        os.close(self._fd)
-        self._complain(why)
 
     def _write(self, entries: Iterable[dict[str, Any] | tuple[float, Event]]) -> None:
         lines = []

@@ -5,11 +5,13 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 TIMEOUT = 10.0  # seconds
+STREAM_TIMEOUT = 40.0  # seconds; the agent says something at least every 15
 
 
 class UnreachableError(Exception):
@@ -66,6 +68,25 @@ def ask(
     if not isinstance(answer, dict):
         raise UnreachableError(f"no agent answers at {path}: {_NOT_OURS}")
     return Answer(code=response.status, body=answer)
+
+
+def stream(path: Path, target: str) -> Iterator[dict[str, Any]]:
+    """The server-sent events of `target`, until the agent ends them. Raises UnreachableError."""
+    connection = _UnixConnection(path, STREAM_TIMEOUT)
+    try:
+        connection.request("GET", target, headers={"Accept": "text/event-stream"})
+        response = connection.getresponse()
+        if response.status != 200:
+            raise UnreachableError(
+                f"the agent at {path} refuses to stream: {response.read(4096).decode(errors='replace')}"
+            )
+        for line in response:
+            if line.startswith(b"data: "):
+                yield json.loads(line[6:])
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise UnreachableError(f"no agent answers at {path}: {_why(error, STREAM_TIMEOUT)}") from error
+    finally:
+        connection.close()
 
 
 _NOT_OURS = "what answers there is not an agent of this version (check --socket)"

@@ -1,4 +1,4 @@
-"""The verbs that talk to the agent: status, maintenance, drain-server, reload."""
+"""The verbs that talk to the agent: status, why, events, maintenance, drain-server, reload."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from anycast.cli import client, text
+from anycast.cli import client, events, text
 from anycast.cli.exits import ExitCode
 from anycast.cli.table import printable, wants_colour
 
@@ -37,6 +37,10 @@ def run(args: argparse.Namespace) -> int:
                 return _reload(path)
             case "drain-server" | "undrain-server":
                 return _server(path, args)
+            case "why":
+                return events.why(path, args)
+            case "events":
+                return events.events(path, args)
             case _ if args.act == "status":
                 return _maintenance_status(path, args.vip, as_json=args.json)
             case _:

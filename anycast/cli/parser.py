@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from anycast import __version__
@@ -40,7 +42,14 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--version", action="version", version=f"anycast {__version__}")
     verbs = root.add_subparsers(dest="verb", metavar="VERB", required=True)
 
-    _with_config(verbs.add_parser("agent", help="run the agent in the foreground"))
+    agent = verbs.add_parser("agent", help="run the agent in the foreground")
+    _with_config(agent)
+    agent.add_argument(
+        "--record",
+        type=Path,
+        metavar="FILE",
+        help="write down everything it decides by, to be replayed in a test; without passwords",
+    )
 
     # Its options are its own: `main` hands them over before this parser is built.
     verbs.add_parser("announce", help="the process ExaBGP runs; not for people")
@@ -121,6 +130,24 @@ def parser() -> argparse.ArgumentParser:
     _with_json(status)
     _with_agent(status)
 
+    why = verbs.add_parser(
+        "why",
+        help="why a VIP is announced or not, and what would change it",
+        description="From the checks to the routers, and what would change it. Exit status 1: it is not announced.",
+    )
+    why.add_argument("vip", metavar="VIP", help="its name")
+    _with_json(why)
+    _with_agent(why)
+
+    events = verbs.add_parser("events", help="what has happened on this node")
+    events.add_argument("--follow", "-f", action="store_true", help="and what happens, until interrupted")
+    events.add_argument(
+        "--since", type=_moment, metavar="TIME", help="30s, 5m, 2h ago, or 2027-01-15T08:00 (UTC)"
+    )
+    events.add_argument("--vip", metavar="NAME", help="only what is about this VIP or the whole node")
+    events.add_argument("--json", action="store_true", help="for programs: one object a line")
+    _with_agent(events)
+
     _with_agent(
         verbs.add_parser("reload", help="read the configuration again; the old one stays if it is invalid")
     )
@@ -193,6 +220,19 @@ def _seconds(text: str) -> float:
     if not number.isdecimal() or len(number) > 6:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time (write 30s, 5m or 2h)")
     return float(int(number) * unit)
+
+
+def _moment(text: str) -> float:
+    """Seconds since the epoch."""
+    if text[-1:] in _UNITS and text[:-1].isdecimal() and len(text) <= 7:
+        return time.time() - _seconds(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a time (write 30s, 5m or 2h, or 2027-01-15T08:00)"
+        ) from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _with_json(verb: argparse.ArgumentParser) -> None:

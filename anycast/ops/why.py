@@ -84,7 +84,7 @@ def document(
         "detail": known.verdict.detail,
         **case.clock.since(known.since),
         "changes": known.changes,
-        "text": _headline(vip, known.verdict, announced=announced),
+        "text": _headline(case, known.verdict, announced=announced),
         "chain": [
             {
                 "link": link.name,
@@ -100,12 +100,20 @@ def document(
     }
 
 
-def _headline(vip: Vip, verdict: Verdict, *, announced: bool) -> str:
-    word = "announced" if announced else "not announced"
-    if announced and verdict.advertise is Advertise.DRAIN:
-        word = "announced as the last resort"
+def _headline(case: _Case, verdict: Verdict, *, announced: bool) -> str:
+    match verdict.advertise, announced:
+        case Advertise.NO, True:
+            word = "still announced, and its withdraw is under way"
+        case Advertise.NO, False:
+            word = "not announced"
+        case Advertise.DRAIN, True:
+            word = "announced as the last resort"
+        case _, True:
+            word = "announced"
+        case _:
+            return f"{case.vip.name} is not announced, although it should be: {next(_obstacles(case), 'unknown')}"
     detail = f" ({verdict.detail})" if verdict.detail else ""
-    return f"{vip.name} is {word}: {_MEANING[verdict.reason]}{detail}"
+    return f"{case.vip.name} is {word}: {_MEANING[verdict.reason]}{detail}"
 
 
 _MEANING = {

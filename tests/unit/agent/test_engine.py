@@ -15,6 +15,7 @@ import pytest
 from anycast.agent import engine as engines
 from anycast.agent import maintenance_file
 from anycast.agent.engine import Engine
+from anycast.agent.recording import Recorder
 from anycast.config.load import load
 from anycast.core import events as ev
 from anycast.core import kernel as kernels
@@ -96,10 +97,10 @@ class Site:
     def write_with_mail(self) -> None:
         self.write(f"  mail: {{address: {MAIL.network_address}, port: {self.port}, servers: [127.0.0.1]}}")
 
-    def engine(self, clock: Callable[[], float] | None = None) -> Engine:
+    def engine(self, clock: Callable[[], float] | None = None, *, recorder: Recorder | None = None) -> Engine:
         loaded = load(self.file)
         if clock is None:
-            return Engine(loaded, self.file, kernel=self.kernel, send_lease=self.take)
+            return Engine(loaded, self.file, kernel=self.kernel, send_lease=self.take, recorder=recorder)
         return Engine(loaded, self.file, kernel=self.kernel, send_lease=self.take, clock=clock)
 
     def take(self, lease: Lease) -> None:

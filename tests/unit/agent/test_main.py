@@ -24,8 +24,10 @@ import structlog
 from aiohttp import web
 
 from anycast.agent import main
+from anycast.agent.recording import replay
 from anycast.agent.sockets import bind_unix
 from anycast.cli.client import Answer, ask
+from anycast.core.events import Log
 from anycast.ops.events import Hub
 
 ROOT = Path(__file__).parents[3]
@@ -89,10 +91,18 @@ def configure(directory: Path, text: str = CONFIG, port: int = 1) -> Path:
 
 
 @contextmanager
-def agent(directory: Path) -> Iterator[Agent]:
+def agent(directory: Path, *options: str) -> Iterator[Agent]:
     port = free_port()
     with subprocess.Popen(
-        [sys.executable, "-m", "anycast", "agent", "--config", str(configure(directory, port=port))],
+        [
+            sys.executable,
+            "-m",
+            "anycast",
+            "agent",
+            "--config",
+            str(configure(directory, port=port)),
+            *options,
+        ],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
@@ -103,10 +113,10 @@ def agent(directory: Path) -> Iterator[Agent]:
             process.kill()
 
 
-def finished(directory: Path) -> tuple[int, str]:
+def finished(directory: Path, *options: str) -> tuple[int, str]:
     """The exit status and what was said of an agent that is expected to end by itself."""
     done = subprocess.run(
-        [sys.executable, "-m", "anycast", "agent", "--config", str(directory / "anycast.yaml")],
+        [sys.executable, "-m", "anycast", "agent", "--config", str(directory / "anycast.yaml"), *options],
         cwd=ROOT,
         check=False,
         capture_output=True,
@@ -199,6 +209,39 @@ def test_a_reload_of_a_bad_file_keeps_what_is_in_force(tmp_path: Path) -> None:
         assert "mail" in " ".join(node.until("config.applied")["changes"])
         assert [vip["name"] for vip in node.control().body["vips"]] == ["web", "mail"]
         assert node.end(signal.SIGHUP, signal.SIGTERM) == 0
+
+
+def test_events_go_on_over_a_restart(tmp_path: Path) -> None:
+    with agent(tmp_path) as node:
+        node.until("ops.listening")
+        assert node.end(signal.SIGTERM) == 0
+    with agent(tmp_path) as node:
+        node.until("ops.listening")
+        events = node.control("/events").body["events"]
+        assert [one["id"] for one in events] == list(range(1, len(events) + 1))
+        names = [one["event"] for one in events]
+        assert names.count("agent.started") == 2
+        assert names.index("agent.stopped") < names.index("agent.started", 1)
+        assert node.end(signal.SIGTERM) == 0
+
+
+def test_a_recording_of_an_agent_can_be_played(tmp_path: Path) -> None:
+    path = tmp_path / "recording.jsonl"
+    with agent(tmp_path, "--record", str(path)) as node:
+        node.until("vip.verdict_changed")
+        assert node.end(signal.SIGTERM) == 0
+    with path.open() as lines:
+        events = [effect for *_, effects in replay(lines) for effect in effects if isinstance(effect, Log)]
+    assert [event.fields["reason"] for event in events if event.event == "vip.verdict_changed"][
+        -1
+    ] == "stopping"
+
+
+def test_without_a_place_for_the_recording_it_does_not_start(tmp_path: Path) -> None:
+    configure(tmp_path)
+    code, said = finished(tmp_path, "--record", str(tmp_path / "nowhere" / "recording"))
+    assert code == 73
+    assert "No such file or directory, not started" in said
 
 
 def test_it_survives_whoever_reads_its_log(tmp_path: Path) -> None:

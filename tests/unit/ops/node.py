@@ -82,6 +82,7 @@ class Node:
         self.now = now
         self.last_step = now
         self.kernel_error: str | None = None
+        self.kernel_is_deaf = False  # it takes no change
         self.kernel = kernels.Snapshot(
             table={FOREIGN: ServiceEntry(scheduler="rr")}, addresses=frozenset(), sysctls={}
         )
@@ -111,7 +112,8 @@ class Node:
                 case ev.ReadKernel():
                     self.send(ev.KernelRead(snapshot=told(self.kernel)))
                 case ev.ProgramKernel(ops=ops):
-                    self.kernel = kernels.play(self.kernel, ops)
+                    if not self.kernel_is_deaf:
+                        self.kernel = kernels.play(self.kernel, ops)
                     self.send(ev.KernelRead(snapshot=told(self.kernel)))
                 case _:
                     pass
