@@ -277,9 +277,9 @@ class _Reading:
         return vip
 
     async def get_events(self, request: web.Request) -> web.StreamResponse:
-        after = _number(request.headers.get("Last-Event-ID"), "Last-Event-ID")
-        if after is None:
-            after = _number(request.query.get("after"), "after")
+        after = _number(request.query.get("after"), "after")
+        seen = _number(request.headers.get("Last-Event-ID"), "Last-Event-ID")
+        after = after if seen is None else seen
         since = _seconds(request.query.get("since"))
         name = request.query.get("vip")
         about = None if name is None else interest(self._source.state.config, self._vip(name))
@@ -344,7 +344,7 @@ class _Reading:
 def _number(text: str | None, name: str) -> int | None:
     if text is None:
         return None
-    if not (text.isascii() and text.isdecimal() and len(text) <= 16):
+    if not (text.isascii() and text.isdecimal() and len(text) <= 16 and int(text) < 2**53):
         raise _RefusedError(400, f"{name}: expected the number of an event, found {text[:40]!r}")
     return int(text)
 
