@@ -8,9 +8,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from anycast.cli import client, events, text
+from anycast.cli import client, text
 from anycast.cli.exits import ExitCode
 from anycast.cli.table import printable, wants_colour
 
@@ -38,8 +37,12 @@ def run(args: argparse.Namespace) -> int:
             case "drain-server" | "undrain-server":
                 return _server(path, args)
             case "why":
+                from anycast.cli import events
+
                 return events.why(path, args)
             case "events":
+                from anycast.cli import events
+
                 return events.events(path, args)
             case _ if args.act == "status":
                 return _maintenance_status(path, args.vip, as_json=args.json)
@@ -84,6 +87,8 @@ def _maintenance_status(path: Path, vip: str | None, *, as_json: bool) -> int:
         return _refused(answer)
     entries = [entry for entry in answer.body["maintenance"] if vip is None or entry["scope"] == vip]
     if vip is not None and not entries:
+        from urllib.parse import quote
+
         known = client.ask(path, "GET", f"/vips/{quote(vip, safe='')}")
         if known.code == 404:
             return _refused(known)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 from anycast import __version__
@@ -224,6 +223,8 @@ def _seconds(text: str) -> float:
 
 def _moment(text: str) -> float:
     """Seconds since the epoch."""
+    from datetime import UTC, datetime
+
     if text[-1:] in _UNITS and text[:-1].isdecimal() and len(text) <= 7:
         return time.time() - _seconds(text)
     try:

@@ -2,7 +2,8 @@
 
 The leases are sent from the same event loop, so a client must not be able to take its time. Hence:
 - A connection costs a bounded amount of memory, whoever holds it, and there is a bounded number of them. When they
-  are all taken, the one that has been silent longest makes room, then the one that reads most slowly.
+  are all taken, the one that has been silent longest makes room, then the one that reads most slowly, then one that
+  has been answered before and asks again.
 - HTTP sees a request once its head is whole, and one request of all connections in each turn of the loop, however
   many came at once or in one piece.
 - Every wait for a client has an end: for its head, its body, its next request, its reading of the answer.
@@ -85,9 +86,10 @@ class Gate:
         self._listeners: dict[socket.socket, asyncio.TimerHandle | None] = {}
         self._peers: Counter[Peer] = Counter()
         self._doors: set[Door] = set()
-        # In the order in which they fell silent, or began to wait for their reader.
+        # In the order in which they fell silent, began to wait for their reader, or got in line once more.
         self._silent: dict[Door, None] = {}
         self._blocked: dict[Door, None] = {}
+        self._again: dict[Door, None] = {}
         self._streams = 0
         self._line: deque[Door] = deque()  # with a whole request, or more of a body
         self._turning = False
@@ -183,7 +185,7 @@ class Gate:
 
     def _make_room(self, may_go: Callable[[Door], bool]) -> bool:
         """End the connection that is missed least; False: each of them is being served."""
-        for doors in (self._silent, self._blocked):
+        for doors in (self._silent, self._blocked, self._again):
             door = next(filter(may_go, doors), None)
             if door is not None:
                 door.abort()
@@ -200,6 +202,7 @@ class Gate:
                 del self._peers[door.peer]
         self._silent.pop(door, None)
         self._blocked.pop(door, None)
+        self._again.pop(door, None)
         if door.streaming:
             door.streaming = False
             self._streams -= 1
@@ -208,6 +211,12 @@ class Gate:
         self._silent.pop(door, None)
         if silent and door in self._doors:
             self._silent[door] = None
+
+    def is_in_line_again(self, door: Door, *, again: bool) -> None:
+        """It waits with a request and has been answered before: one that never was goes first."""
+        self._again.pop(door, None)
+        if again and door in self._doors:
+            self._again[door] = None
 
     def is_blocked(self, door: Door, *, blocked: bool) -> None:
         self._blocked.pop(door, None)
@@ -250,6 +259,7 @@ class Door(asyncio.BufferedProtocol):
         self._phase = _Phase.HEAD
         self._in_line = False
         self._eof = False
+        self._answered = False
         self._paused = False
         self._body_left = 0
         self._deadline: asyncio.TimerHandle | None = None
@@ -336,6 +346,7 @@ class Door(asyncio.BufferedProtocol):
         if self._phase is _Phase.OVER:
             return
         self._phase = _Phase.HEAD if more else _Phase.OVER
+        self._answered = True
         self._expect(self._gate.limits.idle_time)
         self._gate.is_silent(self, silent=True)
         if more:
@@ -385,6 +396,7 @@ class Door(asyncio.BufferedProtocol):
             return
         if _HEAD_END.search(self._waiting, 0, limit):
             self._gate.is_silent(self, silent=False)
+            self._gate.is_in_line_again(self, again=self._answered)
             self._line_up()
         elif len(self._waiting) >= limit:
             self._refuse(
@@ -401,12 +413,15 @@ class Door(asyncio.BufferedProtocol):
     def go_on(self) -> None:
         """It is this connection's turn."""
         self._in_line = False
+        if self._transport is None or self._transport.is_closing():
+            return  # what is told of its end next would find a request that nobody can serve
         match self._phase:
             case _Phase.HEAD:
                 end = _HEAD_END.search(self._waiting, 0, self._gate.limits.head)
                 if end is None:
                     return
                 self._phase = _Phase.BEGUN
+                self._gate.is_in_line_again(self, again=False)
                 # If it is no HTTP after all, nobody will say that it has begun.
                 self._expect(self._gate.limits.head_time)
                 self._hand_over(end.end())

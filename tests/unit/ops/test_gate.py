@@ -322,6 +322,19 @@ def test_connections_that_are_all_at_work_are_not_given_up_for_more() -> None:
     play(story, replace(PATIENT, connections=1))
 
 
+def test_who_floods_makes_room_for_who_was_never_answered() -> None:
+    async def story(site: Site) -> None:
+        flood = [await site.connect(GET * 500) for _ in range(4)]
+        for one in flood:
+            assert await one.answer() == (200, b"ok\n")
+        probe = await site.connect(LAST)
+        assert await probe.answer() == (200, b"ok\n")
+        assert site.gate.refused == 0
+        assert await flood[-1].answer() == (200, b"ok\n")
+
+    play(story)
+
+
 def test_strangers_leave_room_for_this_nodes_own(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(site: Site) -> None:
         as_strangers(monkeypatch, "198.51.100.1", "198.51.100.2", "198.51.100.3")
