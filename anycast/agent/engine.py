@@ -19,7 +19,7 @@ from anycast.config.changes import changes
 from anycast.config.load import Loaded, load
 from anycast.config.problem import ConfigError
 from anycast.core import events as ev
-from anycast.core.health import Result
+from anycast.core.health import Outcome, Result
 from anycast.core.kernel import Failure, KernelOp, Snapshot
 from anycast.core.maintenance import Maintenance
 from anycast.core.model import Target
@@ -194,10 +194,8 @@ class Engine:
         if not self._results:
             self._inbox.put_nowait(None)
         self._results.append((target, result))
-        tally = self._tallies.get(target)
-        if tally is None:
-            tally = self._tallies[target] = Tally(last=result.outcome)
-        tally.count(result.outcome)
+        if result.outcome is Outcome.FAIL or target in self._tallies:
+            self._tallies.setdefault(target, Tally()).count(result.outcome)
 
     def _perform(self, effects: tuple[ev.Effect, ...]) -> None:
         for effect in effects:

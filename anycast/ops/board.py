@@ -52,7 +52,11 @@ class Block:
     seen: list[Seen | None]
     version: int = 0  # goes up with every change of `seen`
     inputs: tuple[object, ...] = ()
-    heads: list[str] = field(default_factory=list)  # of the status, up to the value of `since_s`
+    heads: list[str] = field(
+        default_factory=list
+    )  # of the status, up to the value of `since_s`; empty: to be written
+    since: list[float | None] = field(default_factory=list)
+    written: int = -1  # the version that `heads` say
     labels: list[str] = field(default_factory=list)  # of the metrics
     samples: dict[str, tuple[int, str]] = field(default_factory=dict)  # by metric: version, text
 
@@ -211,6 +215,7 @@ class StatusText:
             for service, part in zip(vip.services, parts[1:], strict=True):
                 block = self._board.blocks[vip.name, service.name]
                 pieces.append("[")
+                await _write_heads(block, clock, breath)
                 for piece in _servers(block, clock):
                     pieces.append(piece)
                     await breath()
@@ -241,18 +246,26 @@ class _Holes:
 
 def _servers(block: Block, clock: status.Clock) -> Iterator[str]:
     """The rows of a service, some at a time, so that others can have a turn between."""
+    now, heads, since = clock.now, block.heads, block.since
+    for first in range(0, len(heads), _EACH):
+        last = first + _EACH
+        texts = [
+            f"{head}null}}" if began is None else f"{head}{now - began:.3f}}}"
+            for head, began in zip(heads[first:last], since[first:last], strict=True)
+        ]
+        yield (", " if first else "") + ", ".join(texts)
+
+
+async def _write_heads(block: Block, clock: status.Clock, breath: Breath) -> None:
     if not block.heads:
         block.heads = [""] * len(block.rows)
-    now, heads = clock.now, block.heads
-    for first in range(0, len(block.rows), _EACH):
-        texts = []
-        for place in range(first, min(first + _EACH, len(block.rows))):
-            found = block.seen[place]
-            assert found is not None  # noqa: S101 - refreshed before
-            head = heads[place]
-            if not head:
-                body = status.server_status(block.rows[place], found, clock)
-                head = heads[place] = json.dumps(body, allow_nan=False)[:-1] + ', "since_s": '
-            since = status.since_of(found)
-            texts.append(f"{head}{'null' if since is None else round(max(0.0, now - since), 3)}}}")
-        yield (", " if first else "") + ", ".join(texts)
+        block.since = [None] * len(block.rows)
+    elif block.written == block.version:
+        return
+    for place, (row, found) in enumerate(zip(block.rows, block.seen, strict=True)):
+        if found is not None and not block.heads[place]:
+            body = status.server_status(row, found, clock)
+            block.heads[place] = json.dumps(body, allow_nan=False)[:-1] + ', "since_s": '
+            block.since[place] = status.since_of(found)
+            await breath()
+    block.written = block.version

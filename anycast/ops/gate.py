@@ -25,7 +25,7 @@ from ipaddress import ip_address
 from typing import TypeAlias
 
 _READ = 4096  # bytes taken from a connection in one turn
-_ACCEPTED = 16  # connections taken in one turn
+_ACCEPTED = 8  # connections taken in one turn
 _REST = 0.005  # seconds between two turns in which so many came
 _FULL_REST = 0.5  # seconds until the next try where the process has no descriptor left
 _SEND_BUFFER = 128 * 1024  # bytes the kernel keeps for a client, and doubles
@@ -155,7 +155,7 @@ class Gate:
             return
         with contextlib.suppress(OSError):
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-        door = Door(self, self._serve(), peer)
+        door = Door(self, self._serve, peer)
         self._doors.add(door)
         self._peers[peer] += 1
         self._silent[door] = None
@@ -246,13 +246,14 @@ class Gate:
 
 
 class Door(asyncio.BufferedProtocol):
-    """One connection. `inner` sees whole heads, one request after the other."""
+    """One connection. What `serve` makes for it, once there is a whole head, sees one request after the other."""
 
-    def __init__(self, gate: Gate, inner: asyncio.Protocol, peer: Peer) -> None:
+    def __init__(self, gate: Gate, serve: Callable[[], asyncio.Protocol], peer: Peer) -> None:
         self.peer = peer
         self.streaming = False
         self._gate = gate
-        self._inner = inner
+        self._serve = serve
+        self._inner: asyncio.Protocol | None = None
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray(_READ)
         self._waiting = bytearray()  # read, and not handed over
@@ -273,7 +274,6 @@ class Door(asyncio.BufferedProtocol):
         if self not in self._gate._doors:  # noqa: SLF001 - it had to make room meanwhile
             transport.abort()
         transport.set_write_buffer_limits(high=_WRITE_BUFFER)
-        self._inner.connection_made(transport)
         self._expect(self._gate.limits.head_time)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -282,7 +282,8 @@ class Door(asyncio.BufferedProtocol):
         if self._write_deadline is not None:
             self._write_deadline.cancel()
         self._gate.forget(self)
-        self._inner.connection_lost(exc)
+        if self._inner is not None:
+            self._inner.connection_lost(exc)
 
     def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002
         return self._buffer
@@ -308,7 +309,8 @@ class Door(asyncio.BufferedProtocol):
         return not self.streaming and (self._in_line or self._phase is _Phase.BEGUN)
 
     def pause_writing(self) -> None:
-        self._inner.pause_writing()
+        if self._inner is not None:
+            self._inner.pause_writing()
         self._gate.is_blocked(self, blocked=True)
         loop = asyncio.get_running_loop()
         self._write_deadline = loop.call_later(self._gate.limits.write_time, self.abort)
@@ -317,7 +319,8 @@ class Door(asyncio.BufferedProtocol):
         if self._write_deadline is not None:
             self._write_deadline.cancel()
         self._gate.is_blocked(self, blocked=False)
-        self._inner.resume_writing()
+        if self._inner is not None:
+            self._inner.resume_writing()
 
     # The surface's side.
 
@@ -437,8 +440,12 @@ class Door(asyncio.BufferedProtocol):
         del self._waiting[:size]
         if len(self._waiting) <= _READ:
             self._resume()
-        if data:
-            self._inner.data_received(data)
+        if not data or self._transport is None:
+            return
+        if self._inner is None:
+            self._inner = self._serve()
+            self._inner.connection_made(self._transport)
+        self._inner.data_received(data)
 
     def _pause(self) -> None:
         if not self._paused and self._transport is not None and not self._transport.is_closing():

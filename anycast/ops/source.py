@@ -14,16 +14,20 @@ from anycast.ops.events import Hub
 
 @dataclass(slots=True)
 class Tally:
-    """How often a target was checked since the agent's start, and how often the last outcome came in a row."""
+    """How often a target's check failed since the agent's start, and how often in a row now.
 
-    last: Outcome
-    runs: int = 0
+    Failures alone: a success that says nothing new need not be told.
+    """
+
+    failures: int = 0
     in_a_row: int = 0
 
     def count(self, outcome: Outcome) -> None:
-        self.runs += 1
-        self.in_a_row = self.in_a_row + 1 if outcome is self.last else 1
-        self.last = outcome
+        if outcome is Outcome.FAIL:
+            self.failures += 1
+            self.in_a_row += 1
+        elif outcome is Outcome.OK:
+            self.in_a_row = 0
 
 
 class Source(Protocol):
@@ -49,7 +53,7 @@ class Source(Protocol):
 
     @property
     def tallies(self) -> Mapping[Target, Tally]:
-        """Of the targets that have been checked."""
+        """Of the targets whose checks have failed."""
         ...
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any, Protocol
 
@@ -31,6 +32,8 @@ from anycast.core.state import (
     stale_at,
 )
 from anycast.ops.servers import Look, Row, Seen, rows, seen
+
+_prefix_of = lru_cache(maxsize=8192)(prefix_of)
 
 VERSION = 1
 NO_ANNOUNCER = "no announcer is connected (is ExaBGP running with the anycast process?)"
@@ -257,13 +260,13 @@ def prefixes(routes: Routing, vip: Vip) -> tuple[PrefixStatus, ...]:
             pending=prefix in routes.pending,
             failed=routes.failed.get(prefix),
         )
-        for prefix in map(prefix_of, vip.addresses)
+        for prefix in map(_prefix_of, vip.addresses)
     )
 
 
 def is_announced(routes: Routing, vip: Vip) -> bool:
     """Whether every prefix of the VIP is acknowledged by some announcer, and some BGP session is up to carry it."""
-    return routes.session and all(prefix_of(address) in routes.announced for address in vip.addresses)
+    return routes.session and all(_prefix_of(address) in routes.announced for address in vip.addresses)
 
 
 def obstacle(state: State, vip: Vip, routes: Routing) -> str:

@@ -14,7 +14,7 @@ from typing import Any, assert_never
 from anycast.core import ipvs
 from anycast.core.aim import targets_of
 from anycast.core.decision import Advertise, Facts, Reason, ServiceFacts, Verdict, decide
-from anycast.core.health import Health, Outcome, Phase
+from anycast.core.health import Health, Phase
 from anycast.core.maintenance import NODE, Stage
 from anycast.core.model import Address, Aimed, Forwarding, RealServer, Service, Target, Vip
 from anycast.core.requirements import Requirement
@@ -200,24 +200,23 @@ def _server(case: _Case, service: Service, row: Row, found: Seen) -> Item:
 
 
 def _tally(case: _Case, check: Aimed) -> dict[str, Any]:
-    """Over all the checks a real server rests on; in a row only where there is one."""
-    found = [case.tallies[target] for target in targets_of(check) if target in case.tallies]
-    one = found[0] if len(found) == 1 else None
+    """Over all the checks it rests on; in a row only where there is one."""
+    targets = targets_of(check)
+    found = [case.tallies[target] for target in targets if target in case.tallies]
     return {
-        "runs": sum(tally.runs for tally in found),
-        "last": str(one.last) if one else None,
-        "in_a_row": one.in_a_row if one else None,
+        "failures": sum(tally.failures for tally in found),
+        "in_a_row": sum(tally.in_a_row for tally in found) if len(targets) == 1 else None,
     }
 
 
 def _state_of(case: _Case, row: Row, found: Seen) -> str:
-    """`down since 12:03:10Z: connection refused, 3 failures in a row; 143 runs, turned twice`."""
+    """`down since 12:03:10Z: connection refused, 3 failures in a row; 4 failures in all, turned twice`."""
     parts = [_health(case, found.health)]
     tally = _tally(case, row.check)
-    if tally["last"] == Outcome.FAIL and tally["in_a_row"] > 1:
+    if (tally["in_a_row"] or 0) > 1:
         parts[0] += f", {tally['in_a_row']} failures in a row"
-    if tally["runs"]:
-        parts.append(f"{_count(tally['runs'], 'run')}, {_turned(found.health.changes)}")
+    if tally["failures"]:
+        parts.append(f"{_count(tally['failures'], 'failure')} in all, {_turned(found.health.changes)}")
     if found.drained:
         parts.insert(0, _drained(case, row.server, row.scope))
     return "; ".join(parts)

@@ -133,7 +133,7 @@ class Node:
             for target in self.state.names
         )
         for target, result in results:
-            self.tallies.setdefault(target, Tally(last=result.outcome)).count(result.outcome)
+            self.tallies.setdefault(target, Tally()).count(result.outcome)
         self.send(ev.Probed(results=results))
 
     def report(self, source: int = 1, **fields: Any) -> None:

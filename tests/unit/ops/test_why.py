@@ -106,7 +106,7 @@ CASES: dict[Reason, tuple[Callable[[], Node], str]] = {
     Reason.ADDRESS_MISSING: (lambda: meddled(addresses=frozenset()), "192.0.2.1 on lo is missing"),
     Reason.BELOW_QUORUM: (
         failed,
-        "2 of rs1 (down since 08:00:00Z: refused, 2 failures in a row; 3 runs, turned once); rs2",
+        "2 of rs1 (down since 08:00:00Z: refused, 2 failures in a row; 2 failures in all, turned once); rs2",
     ),
     Reason.NODE_CHECK_FAILED: (
         lambda: required(NODE_REQUIRING),
@@ -147,9 +147,9 @@ def test_a_failing_check_is_told_with_its_past() -> None:
     node.probe("10.9.2.1")
     (first, *_) = link(node, "checks")["items"]
     assert first["text"] == (
-        "rs1 (10.9.2.1:80) of tcp/80: down since 08:00:00Z: refused, 2 failures in a row; 3 runs, turned once"
+        "rs1 (10.9.2.1:80) of tcp/80: down since 08:00:00Z: refused, 2 failures in a row; 2 failures in all, turned once"
     )
-    assert (first["facts"]["runs"], first["facts"]["in_a_row"], first["facts"]["changes"]) == (3, 2, 1)
+    assert (first["facts"]["failures"], first["facts"]["in_a_row"], first["facts"]["changes"]) == (2, 2, 1)
     assert link(node, "services")["items"][0]["text"] == (
         "tcp/80 IPv4: 1 of 2 real servers usable, 1 needed to stay announced"
     )
