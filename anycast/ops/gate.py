@@ -5,7 +5,7 @@ The leases are sent from the same event loop, so a client must not be able to ta
   are all taken, the one that has been silent longest makes room, then the one that reads most slowly, then one that
   has been answered before and asks again.
 - HTTP sees a request once its head is whole, and one request of all connections in each turn of the loop, however
-  many came at once or in one piece.
+  many came at once or in one piece; and so many in a second, or a flood of them would take the whole processor.
 - Every wait for a client has an end: for its head, its body, its next request, its reading of the answer.
 """
 
@@ -26,7 +26,11 @@ from typing import TypeAlias
 
 _READ = 4096  # bytes taken from a connection in one turn
 _ACCEPTED = 8  # connections taken in one turn
-_REST = 0.005  # seconds between two turns in which so many came
+_REST = 0.01  # seconds between two turns in which so many came
+_BURST = 64  # requests that are begun as fast as they come
+_PACE = (
+    0.002  # seconds between two requests after so many: a flood has a part of the processor, not all of it
+)
 _FULL_REST = 0.5  # seconds until the next try where the process has no descriptor left
 _SEND_BUFFER = 128 * 1024  # bytes the kernel keeps for a client, and doubles
 _WRITE_BUFFER = 64 * 1024  # bytes we keep before the writer of an answer waits
@@ -93,6 +97,8 @@ class Gate:
         self._streams = 0
         self._line: deque[Door] = deque()  # with a whole request, or more of a body
         self._turning = False
+        self._tokens = float(_BURST)
+        self._counted_at = 0.0
         self._opening: set[asyncio.Task[object]] = set()
         self.refused = 0  # connections, since the start
 
@@ -235,13 +241,23 @@ class Gate:
         self._line.append(door)
         if not self._turning:
             self._turning = True
-            asyncio.get_running_loop().call_soon(self._turn)
+            self._set_turn()
+
+    def _set_turn(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._tokens = min(float(_BURST), self._tokens + (now - self._counted_at) / _PACE) - 1.0
+        self._counted_at = now
+        if self._tokens >= 0:
+            loop.call_soon(self._turn)
+        else:
+            loop.call_later(-self._tokens * _PACE, self._turn)
 
     def _turn(self) -> None:
         door = self._line.popleft()
         self._turning = bool(self._line)
         if self._turning:
-            asyncio.get_running_loop().call_soon(self._turn)
+            self._set_turn()
         door.go_on()
 
 
