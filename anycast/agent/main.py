@@ -24,7 +24,7 @@ from anycast.agent.engine import Engine
 from anycast.agent.leases import LeaseServer
 from anycast.agent.logs import set_up_logging
 from anycast.agent.recording import Recorder
-from anycast.agent.sockets import BACKLOG, HeldError, InstanceLock, bind_unix, identity
+from anycast.agent.sockets import HeldError, InstanceLock, bind_unix, identity
 from anycast.config.load import Loaded, load
 from anycast.config.problem import ConfigError
 from anycast.core.events import StopRequested
@@ -41,6 +41,7 @@ LEASE_SOCKET = "lease.sock"
 CONTROL_SOCKET = "control.sock"
 JOURNAL_DIRECTORY = "announcer"
 EVENTS = "events.jsonl"
+OPS_BACKLOG = 512  # connections that wait to be let in; a probe that finds it full waits for seconds
 GUARD_PERIOD = 1.0  # seconds between two looks whether the sockets are still where they were bound
 
 LOG_PATIENCE = 1.0  # seconds the last lines of the log have to be read
@@ -270,7 +271,9 @@ async def _listen(gate: Gate, address: str) -> None:
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
     async for attempt in _retrying(address, "ops.unavailable"):
         with attempt:
-            gate.listen(socket.create_server((host.strip("[]"), int(port)), family=family, backlog=BACKLOG))
+            gate.listen(
+                socket.create_server((host.strip("[]"), int(port)), family=family, backlog=OPS_BACKLOG)
+            )
     log.info("ops.listening", address=address)
 
 

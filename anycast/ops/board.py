@@ -104,11 +104,35 @@ class Board:
                     key = service_key(address, service)
                     found = self.fingerprints.get(key)
                     now = actual.get(key), wanted.get(key)
-                    if found is None or found.actual is not now[0] or found.wanted is not now[1]:
+                    if (
+                        found is not None
+                        and _chooses_alike(found.actual, now[0])
+                        and _chooses_alike(found.wanted, now[1])
+                    ):
+                        found.actual, found.wanted = now
+                    else:
                         stale.append((key, _Fingerprint(now[0], now[1], None)))
-            await breath()
+                    await breath()
         if stale:
             self.fingerprints.update(await asyncio.to_thread(_taken, stale))
+
+
+def _chooses_alike(one: ipvs.ServiceEntry | None, other: ipvs.ServiceEntry | None) -> bool:
+    """Whether nothing that a fingerprint is made of differs: to look is cheaper than to make one."""
+    if one is other:
+        return True
+    if one is None or other is None or len(one.destinations) != len(other.destinations):
+        return False
+    return one.settings == other.settings and all(
+        old is new
+        or (
+            old.table_weight == new.table_weight
+            and (not old.weight) == (not new.weight)
+            and old.port == new.port
+            and old.address == new.address
+        )
+        for old, new in zip(one.destinations, other.destinations, strict=True)
+    )
 
 
 def _laid_out(config: Config) -> dict[tuple[str, str], Block]:

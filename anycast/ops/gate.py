@@ -25,7 +25,8 @@ from ipaddress import ip_address
 from typing import TypeAlias
 
 _READ = 4096  # bytes taken from a connection in one turn
-_ACCEPTED = 8  # connections taken in one turn
+_ADMITTED = 8  # connections let in in one turn
+_LOOKED_AT = 64  # and refused, which is cheaper
 _REST = 0.01  # seconds between two turns in which so many came
 _BURST = 64  # requests that are begun as fast as they come
 _PACE = (
@@ -46,6 +47,7 @@ class Limits:
         32  # of these, for peers on this node: its own probes get in when strangers have taken the rest
     )
     per_peer: int = 24  # of one address, or of one IPv6 /64, that is not this node
+    grace: float = 1.0  # seconds a stranger's connection is safe from the strangers after it
     streams: int = 32  # answers that do not end by themselves
     head: int = 16 * 1024  # request line and header
     body: int = 4096
@@ -132,7 +134,8 @@ class Gate:
             door.abort()
 
     def _accept(self, listener: socket.socket) -> None:
-        for _ in range(_ACCEPTED):
+        admitted = 0
+        for _ in range(_LOOKED_AT):
             try:
                 connection, _address = listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -142,7 +145,9 @@ class Gate:
                     raise
                 self._pause(listener, _FULL_REST)
                 return
-            self._let_in(connection)
+            admitted += self._let_in(connection)
+            if admitted == _ADMITTED:
+                break
         self._pause(listener, _REST)
 
     def _pause(self, listener: socket.socket, seconds: float) -> None:
@@ -150,7 +155,7 @@ class Gate:
         loop.remove_reader(listener.fileno())
         self._listeners[listener] = loop.call_later(seconds, self.listen, listener)
 
-    def _let_in(self, connection: socket.socket) -> None:
+    def _let_in(self, connection: socket.socket) -> bool:
         connection.setblocking(False)
         peer = peer_of(connection)
         if not self._has_room(peer):
@@ -158,7 +163,7 @@ class Gate:
             with contextlib.suppress(OSError):
                 connection.send(_answer(503, "Service Unavailable", "too many connections"))
             connection.close()
-            return
+            return False
         with contextlib.suppress(OSError):
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         door = Door(self, self._serve, peer)
@@ -169,6 +174,7 @@ class Gate:
         task: asyncio.Task[object] = loop.create_task(self._open(door, connection))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
+        return True
 
     async def _open(self, door: Door, connection: socket.socket) -> None:
         try:
@@ -182,17 +188,20 @@ class Gate:
     def _has_room(self, peer: Peer) -> bool:
         limits = self.limits
         if peer != LOCAL:
-            if self._peers[peer] >= limits.per_peer and not self._make_room(lambda door: door.peer == peer):
+            if self._peers[peer] >= limits.per_peer and not self._make_room(
+                lambda door: door.peer == peer, limits.grace
+            ):
                 return False
             strangers = len(self._doors) - self._peers[LOCAL]
             if strangers >= limits.connections - limits.reserved:
-                return self._make_room(lambda door: door.peer != LOCAL)
+                return self._make_room(lambda door: door.peer != LOCAL, limits.grace)
         return len(self._doors) < limits.connections or self._make_room(lambda _: True)
 
-    def _make_room(self, may_go: Callable[[Door], bool]) -> bool:
-        """End the connection that is missed least; False: each of them is being served."""
+    def _make_room(self, may_go: Callable[[Door], bool], grace: float = 0.0) -> bool:
+        """End the connection that is missed least and is older than `grace`; False: there is none."""
+        latest = asyncio.get_running_loop().time() - grace
         for doors in (self._silent, self._blocked, self._again):
-            door = next(filter(may_go, doors), None)
+            door = next((door for door in doors if door.began <= latest and may_go(door)), None)
             if door is not None:
                 door.abort()
                 return True
@@ -266,6 +275,7 @@ class Door(asyncio.BufferedProtocol):
 
     def __init__(self, gate: Gate, serve: Callable[[], asyncio.Protocol], peer: Peer) -> None:
         self.peer = peer
+        self.began = asyncio.get_running_loop().time()
         self.streaming = False
         self._gate = gate
         self._serve = serve

@@ -21,6 +21,7 @@ SMALL = Limits(
     connections=4,
     reserved=2,
     per_peer=2,
+    grace=0.0,
     streams=1,
     head=1024,
     head_time=0.05,
@@ -366,6 +367,17 @@ def test_one_peer_cannot_take_the_place_of_another(monkeypatch: pytest.MonkeyPat
         assert site.gate.connections == 3
 
     play(story, replace(PATIENT, connections=8))
+
+
+def test_a_stranger_is_safe_from_the_next_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(site: Site) -> None:
+        as_strangers(monkeypatch, *["198.51.100.1"] * 3)
+        first = [await site.connect() for _ in range(2)]
+        third = await site.connect(GET)
+        assert (await third.answer())[0] == 503
+        assert [await (await one.send(GET)).answer() for one in first] == [(200, b"ok\n")] * 2
+
+    play(story, replace(PATIENT, grace=60.0))
 
 
 def test_streams_are_counted_and_a_place_comes_free() -> None:
