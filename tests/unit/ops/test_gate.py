@@ -315,7 +315,7 @@ def test_connections_that_are_all_at_work_are_not_given_up_for_more() -> None:
     async def story(site: Site) -> None:
         stream = await site.connect(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n")
         await stream.reader.readuntil(b"\n\n")
-        late = await site.connect(LAST)
+        late = await site.connect()
         code, body = await late.answer()
         assert (code, json.loads(body)) == (503, {"error": "too many connections"})
         assert site.gate.refused == 1
@@ -373,7 +373,7 @@ def test_a_stranger_is_safe_from_the_next_for_a_while(monkeypatch: pytest.Monkey
     async def story(site: Site) -> None:
         as_strangers(monkeypatch, *["198.51.100.1"] * 3)
         first = [await site.connect() for _ in range(2)]
-        third = await site.connect(GET)
+        third = await site.connect()
         assert (await third.answer())[0] == 503
         assert [await (await one.send(GET)).answer() for one in first] == [(200, b"ok\n")] * 2
 
