@@ -16,8 +16,8 @@ _MOST_CONNECTIONS = 10**9
 
 _EPILOG = """\
 exit statuses: 0 done; 1 a negative answer; 2 wrong usage; 3 no agent answers; 4 a check could not run;
-78 the configuration has problems; of doctor 1 for any warning or error; of the agent also 70 a defect, 75 another
-agent runs
+78 the configuration has problems; of doctor 1 for any warning or error; of the agent also 70 a defect, 73 no
+recording there, 75 another agent runs
 """
 
 _PROBE = """\

@@ -26,7 +26,7 @@ from typing import TypeAlias
 
 _READ = 4096  # bytes taken from a connection in one turn
 _ADMITTED = 8  # connections let in in one turn
-_LOOKED_AT = 64  # and refused, which is cheaper
+_LOOKED_AT = 32  # and refused, which is cheaper
 _REST = 0.01  # seconds between two turns in which so many came
 _BURST = 64  # requests that are begun as fast as they come
 _PACE = (
