@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -60,7 +61,7 @@ def served(*, control: bool) -> Iterator[str]:
 
 @pytest.mark.skipif(find_spec("schemathesis") is None, reason="schemathesis is not installed")
 @pytest.mark.parametrize("control", [False, True], ids=["for anybody", "on the unix socket"])
-def test_whatever_is_asked_is_answered_as_the_document_says(*, control: bool) -> None:
+def test_whatever_is_asked_is_answered_as_the_document_says(tmp_path: Path, *, control: bool) -> None:
     # 503 is an answer here; a 500 is in no document, and found by that. What is printable, a schema cannot say.
     without = "not_a_server_error" + (",positive_data_acceptance" if control else "")
     with served(control=control) as address:
@@ -78,5 +79,6 @@ def test_whatever_is_asked_is_answered_as_the_document_says(*, control: bool) ->
             check=False,
             capture_output=True,
             text=True,
+            cwd=tmp_path,  # it leaves what it found for the next time
         )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from anycast.agent.recording import BadRecordingError, Recorder, _Reader, _Writer, replay
 from anycast.core import events as ev
+from anycast.core import kernel as kernels
 from anycast.core.maintenance import NODE
 from anycast.core.model import Check, Config, HttpCheck
 from anycast.core.state import State
@@ -87,6 +88,17 @@ def test_what_an_engine_decided_is_decided_again(tmp_path: Path) -> None:
         for log in logs
         if log.event == "vip.verdict_changed"
     ]
+
+
+def test_a_reading_that_was_the_one_before_is_still_that() -> None:
+    snapshot, other = (kernels.Snapshot(table={}, addresses=frozenset(), sysctls={}) for _ in range(2))
+    writer, reader = _Writer(), _Reader()
+    first, same, equal = (
+        reader.read(json.loads(json.dumps(writer.write(ev.KernelRead(snapshot=one)))))
+        for one in (snapshot, snapshot, other)
+    )
+    assert same.snapshot is first.snapshot
+    assert equal.snapshot is not first.snapshot
 
 
 @pytest.mark.parametrize("config", [*CONFIGS, CONFIG, RICH])
