@@ -1,4 +1,4 @@
-# The main targets: demo, test, lab, bench, bench-checks. Everything they need is installed by them.
+# The main targets: demo, test, lab, bench, bench-checks, bench-ops. Everything they need is installed by them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
 EXABGP_42 := build/venv-exabgp42
 
-.PHONY: help setup demo bench bench-checks lab lab-down test lint unit contract e2e test-lowest schema clab clean
+.PHONY: help setup demo bench bench-checks bench-ops lab lab-down test lint unit contract e2e test-lowest schema clab clean
 
 help: ## what can be made
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -42,6 +42,9 @@ bench-checks: setup ## checks against HAProxy's, the agent under 5,000 a second,
 	@$(BIN)/python -m lab.bench_agent
 	@$$(chrt -r 1 true 2>/dev/null && echo chrt -r 1) taskset -c $$(taskset -cp $$$$ | grep -oE '[0-9]+$$') $(BIN)/python -m lab run -- $(BIN)/python -m lab.bench_failover
 	@ANYCAST_LAB=namespaces $(BIN)/python -m lab run -- $(BIN)/python -m lab.bench_failover --without-ipvs
+
+bench-ops: $(STAMP) ## the ops surface: hostile clients against the lease, documents of 5,000 servers; three minutes
+	@$(BIN)/python -m lab.bench_ops
 
 lab: setup ## leave the lab running: then `lab/lab exec lb1`
 	@$(BIN)/python -m lab up

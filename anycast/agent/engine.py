@@ -12,14 +12,16 @@ from typing import Protocol, assert_never
 
 import structlog
 
+from anycast import __version__
 from anycast.agent import maintenance_file, touch_file
 from anycast.agent.checker import Checker
+from anycast.agent.recording import Recorder
 from anycast.config.apart import load
 from anycast.config.changes import changes
 from anycast.config.loaded import Loaded
 from anycast.config.problem import ConfigError
 from anycast.core import events as ev
-from anycast.core.health import Result
+from anycast.core.health import Outcome, Result
 from anycast.core.kernel import Failure, KernelOp, Snapshot
 from anycast.core.maintenance import FILE, End, Maintenance, is_saved
 from anycast.core.model import Target
@@ -27,7 +29,8 @@ from anycast.core.state import State
 from anycast.core.step import begin, next_wake, step
 from anycast.kernel.errors import KernelUnavailable
 from anycast.lease import Lease
-from anycast.ops.source import MaintenanceAnswer, ReloadAnswer
+from anycast.ops.events import Hub
+from anycast.ops.source import MaintenanceAnswer, ReloadAnswer, Tally
 from anycast.ops.status import TOUCH_FILE
 
 log = structlog.get_logger()
@@ -66,7 +69,10 @@ class Engine:
         send_lease: Callable[[Lease], None],
         clock: Clock = time.monotonic,
         wall: Clock = time.time,
+        events: Hub | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
+        """`events`: what the log tells goes there too. `recorder`: gets everything that `step` is given."""
         _log_warnings(loaded)
         self._path = path
         self._kernel = kernel
@@ -90,7 +96,13 @@ class Engine:
         self._reload_ok = True
         self._reloaded_at = time.time()
         self.clean_exit = False
-        self._state, self._first = begin(loaded.config, self._kept_maintenance(), clock(), wall())
+        self._events = Hub() if events is None else events
+        self._tallies: dict[Target, Tally] = {}
+        self._recorder = recorder
+        kept, now, at = self._kept_maintenance(), clock(), wall()
+        if recorder is not None:
+            recorder.begin(loaded.config, kept, now, at, __version__)
+        self._state, self._first = begin(loaded.config, kept, now, at)
 
     @property
     def state(self) -> State:
@@ -107,6 +119,14 @@ class Engine:
     @property
     def reloaded_at(self) -> float:
         return self._reloaded_at
+
+    @property
+    def events(self) -> Hub:
+        return self._events
+
+    @property
+    def tallies(self) -> Mapping[Target, Tally]:
+        return self._tallies
 
     def post(self, event: ev.Event) -> None:
         """Put an event in line. Callable from anywhere in the loop's thread."""
@@ -127,6 +147,8 @@ class Engine:
                 event = await self._next()
                 now = self._last_step = self._clock()
                 facts = self._dated(event, now) if isinstance(event, ev.Tick) else event
+                if self._recorder is not None:
+                    self._recorder.event(facts, now)
                 self._state, effects = step(self._state, facts, now)
                 self._perform(effects)
                 waiting = self._waiting.pop(id(event), None)
@@ -205,11 +227,14 @@ class Engine:
         if not self._results:
             self._inbox.put_nowait(None)
         self._results.append((target, result))
+        if result.outcome is Outcome.FAIL or target in self._tallies:
+            self._tallies.setdefault(target, Tally()).count(result.outcome)
 
     def _perform(self, effects: tuple[ev.Effect, ...]) -> None:
         for effect in effects:
             match effect:
                 case ev.SetTargets(targets=targets):
+                    self._tallies = {one: tally for one, tally in self._tallies.items() if one in targets}
                     self._checker.set_targets(targets)
                 case ev.ScheduleProbe(target=target, after=after, quiet=quiet):
                     self._checker.schedule(target, after, quiet=quiet)

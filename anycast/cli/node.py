@@ -1,4 +1,4 @@
-"""The verbs that talk to the agent: status, drain-server, reload, and by `maintenance` those of that module."""
+"""The verbs that talk to the agent: status, why, events, drain-server, reload; by `maintenance` those of that module."""
 
 from __future__ import annotations
 
@@ -36,6 +36,14 @@ def run(args: argparse.Namespace) -> int:
                 return _reload(path)
             case "drain-server" | "undrain-server":
                 return _server(path, args)
+            case "why":
+                from anycast.cli import events
+
+                return events.why(path, args)
+            case "events":
+                from anycast.cli import events
+
+                return events.events(path, args)
             case _:
                 return maintenance.run(path, args)
     except client.UnreachableError as error:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from anycast import __version__
-from anycast.cli.times import bounded, duration, instant
+from anycast.cli.times import bounded, duration, instant, past
 
 CONFIG = "/etc/anycast/anycast.yaml"
 SOCKET = "/run/anycast/control.sock"
@@ -18,8 +18,8 @@ _MOST_CONNECTIONS = 10**9
 
 _EPILOG = """\
 exit statuses: 0 done; 1 a negative answer; 2 wrong usage; 3 no agent answers; 4 a check could not run;
-78 the configuration has problems; of doctor 1 for any warning or error; of the agent also 70 a defect, 75 another
-agent runs
+78 the configuration has problems; of doctor 1 for any warning or error; of the agent also 70 a defect, 73 no
+recording there, 75 another agent runs
 """
 
 _PROBE = """\
@@ -43,7 +43,14 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--version", action="version", version=f"anycast {__version__}")
     verbs = root.add_subparsers(dest="verb", metavar="VERB", required=True)
 
-    _with_config(verbs.add_parser("agent", help="run the agent in the foreground"))
+    agent = verbs.add_parser("agent", help="run the agent in the foreground")
+    _with_config(agent)
+    agent.add_argument(
+        "--record",
+        type=Path,
+        metavar="FILE",
+        help="write down everything it decides by, to be replayed in a test; without passwords",
+    )
 
     # Its options are its own: `main` hands them over before this parser is built.
     verbs.add_parser("announce", help="the process ExaBGP runs; not for people")
@@ -120,6 +127,24 @@ def parser() -> argparse.ArgumentParser:
     status = verbs.add_parser("status", help="what the node knows and why it does what it does")
     _with_json(status)
     _with_agent(status)
+
+    why = verbs.add_parser(
+        "why",
+        help="why a VIP is announced or not, and what would change it",
+        description="From the checks to the routers, and what would change it. Exit status 1: it is not announced.",
+    )
+    why.add_argument("vip", metavar="VIP", help="its name")
+    _with_json(why)
+    _with_agent(why)
+
+    events = verbs.add_parser("events", help="what has happened on this node")
+    events.add_argument("--follow", "-f", action="store_true", help="and what happens, until interrupted")
+    events.add_argument(
+        "--since", type=_moment, metavar="TIME", help="30s, 5m, 2h ago, or 2027-01-15T08:00 (UTC)"
+    )
+    events.add_argument("--vip", metavar="NAME", help="only what is about this VIP or the whole node")
+    events.add_argument("--json", action="store_true", help="for programs: one object a line")
+    _with_agent(events)
 
     _with_agent(
         verbs.add_parser("reload", help="read the configuration again; the old one stays if it is invalid")
@@ -255,6 +280,10 @@ def _read(read: Callable[[str], float], text: str) -> float:
         return read(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _moment(text: str) -> float:
+    return _read(lambda text: past(text, datetime.now(UTC)), text)
 
 
 def _with_json(verb: argparse.ArgumentParser) -> None:

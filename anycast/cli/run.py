@@ -40,7 +40,7 @@ def _dispatch(args: argparse.Namespace) -> int:
         case "agent":
             from anycast.agent.main import run as run_agent
 
-            return run_agent(args.config)
+            return run_agent(args.config, args.record)
         case "check" | "schema" | "render":
             from anycast.cli import configuration
 
@@ -53,7 +53,16 @@ def _dispatch(args: argparse.Namespace) -> int:
             from anycast.cli import probe
 
             return probe.run(args)
-        case "maintenance" | "drain" | "status" | "reload" | "drain-server" | "undrain-server":
+        case (
+            "maintenance"
+            | "drain"
+            | "status"
+            | "why"
+            | "events"
+            | "reload"
+            | "drain-server"
+            | "undrain-server"
+        ):
             from anycast.cli import node
 
             return node.run(args)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import Enum
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 
 class Colour(Enum):
@@ -17,8 +16,7 @@ class Colour(Enum):
     HEAD = "\x1b[1m"
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(NamedTuple):
     text: str
     colour: Colour = Colour.PLAIN
 

@@ -187,6 +187,46 @@ def _announcers(announcers: Sequence[Mapping[str, Any]], *, colour: bool) -> str
     return table(("ANNOUNCER", "EXABGP", "EXABGP PID", "SEQ", "ERRORS", "LEASE"), rows, colour=colour)
 
 
+def why(body: Mapping[str, Any], *, colour: bool) -> str:
+    """The explanation: one line for each link, below it what it is made of, then what would change it."""
+    lines = [paint(Cell(printable(body["text"]), Colour.HEAD), colour=colour), ""]
+    for link in body["chain"]:
+        lines.append(f"{_mark(link['holds'], colour=colour)} {link['link']}: {printable(link['text'])}")
+        lines += [
+            f"       {_mark(one['holds'], colour=colour)} {printable(one['text'])}" for one in link["items"]
+        ]
+    if body["would_change"]:
+        lines += ["", paint(Cell("what would change it", Colour.HEAD), colour=colour)]
+        lines += [f"  - {printable(sentence)}" for sentence in body["would_change"]]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _mark(holds: object, *, colour: bool) -> str:
+    return paint(Cell("ok", Colour.GOOD) if holds else Cell("NO", Colour.BAD), colour=colour)
+
+
+_LEVELS = {"error": Colour.BAD, "critical": Colour.BAD, "warning": Colour.WARN}
+
+
+def event(body: Mapping[str, Any], *, colour: bool) -> str:
+    """One line: when, how bad, what, and its fields."""
+    level, name = str(body["level"]), str(body["event"])
+    head = f"{body['time'][:19].replace('T', ' ')}  {level:<7}  {printable(name)}"
+    fields = [
+        f"{printable(str(key))}={_field(value)}"
+        for key, value in body["fields"].items()
+        if value not in ("", [])
+    ]
+    return "  ".join([paint(Cell(head, _LEVELS.get(level, Colour.PLAIN)), colour=colour), *fields])
+
+
+def _field(value: object) -> str:
+    if isinstance(value, list):
+        return ",".join(map(_field, value))
+    text = printable(str(value))
+    return f'"{text}"' if " " in text else text
+
+
 def maintenance(entries: Sequence[Mapping[str, Any]], *, colour: bool) -> str:
     """The table of what is in maintenance. `entries` as in the status document."""
     rows = [

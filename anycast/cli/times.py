@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 
 LONGEST = 366 * 86400  # seconds
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
@@ -40,6 +40,20 @@ def instant(text: str, now: datetime) -> float:
     if moment > now + timedelta(seconds=LONGEST):
         raise ValueError(f"{text!r} is more than 366 days from now")
     return moment.timestamp()
+
+
+def past(text: str, now: datetime) -> float:
+    """Seconds since the epoch: a duration is so long ago, ISO 8601 is UTC where it names no zone, as events tell it.
+
+    Raises ValueError, with what to write.
+    """
+    if _DURATION.fullmatch(text):
+        return now.timestamp() - duration(text)
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text!r} is not a time (write 30s, 5m or 2h, or 2027-01-15T08:00)") from None
 
 
 def _moment(text: str, now: datetime) -> datetime:

@@ -16,6 +16,7 @@ import pytest
 from anycast.agent import engine as engines
 from anycast.agent import maintenance_file, touch_file
 from anycast.agent.engine import Engine
+from anycast.agent.recording import Recorder
 from anycast.config.load import load
 from anycast.core import events as ev
 from anycast.core import kernel as kernels
@@ -100,10 +101,21 @@ class Site:
         self.write(f"  mail: {{address: {MAIL.network_address}, port: {self.port}, servers: [127.0.0.1]}}")
 
     def engine(
-        self, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        recorder: Recorder | None = None,
     ) -> Engine:
         loaded = load(self.file)
-        return Engine(loaded, self.file, kernel=self.kernel, send_lease=self.take, clock=clock, wall=wall)
+        return Engine(
+            loaded,
+            self.file,
+            kernel=self.kernel,
+            send_lease=self.take,
+            clock=clock,
+            wall=wall,
+            recorder=recorder,
+        )
 
     def take(self, lease: Lease) -> None:
         self.sent.append(lease)

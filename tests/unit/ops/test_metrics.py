@@ -1,27 +1,35 @@
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
-from prometheus_client import generate_latest
+from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from anycast.core import events as ev
 from anycast.core.decision import Reason
 from anycast.core.maintenance import FILE, NODE, End, Expiry, Maintenance, Stage
 from anycast.core.report import NeighborState
-from anycast.ops.metrics import registry
+from anycast.ops.board import Board
+from anycast.ops.metrics import MetricsText
 from tests.unit.ops.node import CONFIG, ROUTER, ROUTER6, Node, healthy, vip
 
 WALL = 1_800_000_000.0
 ON = Maintenance(reason="new kernel", by="root", since=WALL)
 
 
+def scrape(node: Node, accept: str = "") -> str:
+    async def read() -> bytes:
+        metrics = MetricsText(node, Board(), version="1.2.3", clock=lambda: node.now, wall=lambda: WALL)
+        return (await metrics.read(accept))[0]
+
+    return asyncio.run(read()).decode()
+
+
 def samples(node: Node) -> dict[str, float]:
     """As a scrape reads them: `name{label="value",...}` with the labels in order of their names."""
-    text = generate_latest(
-        registry(node, version="1.2.3", clock=lambda: node.now, wall=lambda: WALL)
-    ).decode()
+    text = scrape(node)
     found: dict[str, float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -136,7 +144,30 @@ def test_a_node_with_the_file_is_in_maintenance_whatever_was_commanded_and_has_n
 
 def test_a_scrape_reads_the_state_of_that_moment() -> None:
     node = healthy()
-    metrics = registry(node, version="1.2.3", clock=lambda: node.now, wall=lambda: WALL)
-    assert metrics.get_sample_value("anycast_vip_announced", {"vip": "web"}) == 1
-    node.report(announced=())
-    assert metrics.get_sample_value("anycast_vip_announced", {"vip": "web"}) == 0
+
+    async def scrapes() -> list[bytes]:
+        metrics = MetricsText(node, Board(), version="1.2.3", clock=lambda: node.now, wall=lambda: WALL)
+        before = (await metrics.read(""))[0]
+        node.report(announced=())
+        node.probe("10.9.2.1")
+        return [before, (await metrics.read(""))[0]]
+
+    before, after = asyncio.run(scrapes())
+    for line in (
+        b'anycast_vip_announced{vip="web"} ',
+        b'anycast_server_up{vip="web",service="tcp/80",server="rs1",address="10.9.2.1"} ',
+    ):
+        assert line + b"1.0" in before
+        assert line + b"0.0" in after
+
+
+def test_openmetrics_is_what_its_parser_takes() -> None:
+    text = scrape(healthy(), "application/openmetrics-text; version=1.0.0")
+    names = {family.name for family in openmetrics.text_string_to_metric_families(text)}  # type: ignore[no-untyped-call]
+    assert {"anycast_vip_announced", "anycast_server_connections", "anycast_kernel_programs"} <= names
+
+
+def test_names_with_anything_in_them_are_escaped() -> None:
+    odd = vip('a"b\\c', "192.0.2.1")
+    found = samples(Node(replace(CONFIG, vips=(odd,))))
+    assert 'anycast_vip_announced{vip="a"b\\c"}' in found
