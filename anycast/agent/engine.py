@@ -60,12 +60,15 @@ class Engine:
         kernel: Kernel,
         send_lease: Callable[[Lease], None],
         clock: Clock = time.monotonic,
+        passed: Callable[[float], None] = lambda _: None,
     ) -> None:
+        """`passed` is told the instant of every event that was dealt with, after its effects are under way."""
         _log_warnings(loaded)
         self._path = path
         self._kernel = kernel
         self._send_lease = send_lease
         self._clock = clock
+        self._passed = passed
         self._inbox: asyncio.Queue[ev.Event | None] = asyncio.Queue()  # None: results are waiting
         self._results: list[tuple[Target, Result]] = []
         self._waiting: dict[int, asyncio.Future[bool]] = {}  # by id() of the event that is waited for
@@ -121,6 +124,7 @@ class Engine:
                 waiting = self._waiting.pop(id(event), None)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(True)
+                self._passed(now)
         finally:
             self._ended = True
             for waiting in self._waiting.values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import os
 import pwd
 import signal
@@ -29,6 +30,8 @@ from anycast.core.events import StopRequested
 from anycast.kernel.adapter import Kernel
 from anycast.lease import Lease
 from anycast.ops.http import control_app, read_app
+from anycast.ops.status import summary
+from anycast.service_manager import ServiceManager
 
 LOCK = "agent.lock"
 LEASE_SOCKET = "lease.sock"
@@ -54,6 +57,8 @@ def run(path: Path) -> int:
     """
     # Until reloads are served: by default it would end the agent.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # A service manager whose watchdog is not fed sends SIGABRT: the log then shows where the agent hung.
+    faulthandler.enable()
     sink = set_up_logging()
     try:
         return _run(path)
@@ -107,11 +112,20 @@ async def serve(loaded: Loaded, path: Path, lock: InstanceLock) -> int:
     def send_lease(lease: Lease) -> None:
         holder[0].send(lease)
 
+    manager = ServiceManager(os.environ)
+    sockets: set[str] = set()  # those that have been open
+
+    def passed(now: float) -> None:
+        # Ready is: commands are answered and leases handed out. What is announced rests on others.
+        ready = sockets >= {LEASE_SOCKET, CONTROL_SOCKET}
+        manager.passed(now, ready=ready, status=lambda: summary(engine.state))
+
     engine = Engine(
         loaded,
         path,
         kernel=Kernel(node.interface, sysctls_managed=loaded.config.manage_sysctls),
         send_lease=send_lease,
+        passed=passed,
     )
     leases = LeaseServer(engine.post, user=node.exabgp_user)
     holder.append(leases)
@@ -120,10 +134,19 @@ async def serve(loaded: Loaded, path: Path, lock: InstanceLock) -> int:
         # A thread: the user may be asked of a directory service, and that must not hold the lease up.
         await asyncio.to_thread(give_journal, runtime / JOURNAL_DIRECTORY, node.exabgp_user)
         await leases.listen(listener)
+        sockets.add(LEASE_SOCKET)
+
+    async def listen_for_control(listener: socket.socket) -> None:
+        await _listen_for_control(control, listener)
+        sockets.add(CONTROL_SOCKET)
+
+    def stop() -> None:
+        manager.stopping()
+        engine.post(StopRequested())
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, engine.post, StopRequested())
+        loop.add_signal_handler(number, stop)
     reloads: set[asyncio.Task[object]] = set()
 
     def reload() -> None:
@@ -142,7 +165,7 @@ async def serve(loaded: Loaded, path: Path, lock: InstanceLock) -> int:
         except HeldError as error:
             log.error("agent.displaced", lock=str(error))
             displaced = True
-            engine.post(StopRequested())
+            stop()
 
     control = web.AppRunner(control_app(engine, engine), access_log=None, shutdown_timeout=1.0)
     read = web.AppRunner(read_app(engine), access_log=None, shutdown_timeout=1.0)
@@ -155,7 +178,7 @@ async def serve(loaded: Loaded, path: Path, lock: InstanceLock) -> int:
             guard_lock,
             # Anybody may connect for leases: who is let in is decided by the peer's user.
             partial(_keep_bound, runtime / LEASE_SOCKET, 0o666, listen_for_leases),
-            partial(_keep_bound, runtime / CONTROL_SOCKET, 0o660, partial(_listen_for_control, control)),
+            partial(_keep_bound, runtime / CONTROL_SOCKET, 0o660, listen_for_control),
             partial(_listen, read, node.listen),
         )
     ]

@@ -96,8 +96,12 @@ class Site:
     def write_with_mail(self) -> None:
         self.write(f"  mail: {{address: {MAIL.network_address}, port: {self.port}, servers: [127.0.0.1]}}")
 
-    def engine(self, clock: Callable[[], float] | None = None) -> Engine:
+    def engine(
+        self, clock: Callable[[], float] | None = None, passed: Callable[[float], None] | None = None
+    ) -> Engine:
         loaded = load(self.file)
+        if passed is not None:
+            return Engine(loaded, self.file, kernel=self.kernel, send_lease=self.take, passed=passed)
         if clock is None:
             return Engine(loaded, self.file, kernel=self.kernel, send_lease=self.take)
         return Engine(loaded, self.file, kernel=self.kernel, send_lease=self.take, clock=clock)
@@ -167,6 +171,29 @@ def test_an_engine_that_is_stopped_withdraws_and_leaves_the_kernel_as_it_is(tmp_
         assert engine.clean_exit
         assert site.kernel.holds == before
         assert site.kernel.closed
+
+    play(tmp_path, story)
+
+
+def test_a_pass_is_told_after_its_effects_and_not_of_an_event_that_failed(tmp_path: Path) -> None:
+    """What feeds the watchdog: only work that was done may."""
+
+    async def story(site: Site) -> None:
+        passes: list[int] = []  # leases that had been sent at each
+        engine = site.engine(passed=lambda _: passes.append(len(site.sent)))
+
+        def broken(lease: Lease) -> None:
+            site.sent.append(lease)
+            raise ZeroDivisionError
+
+        async with running(engine) as task:
+            await site.announced(WEB)
+            await site.leases.get()
+            assert set(passes) >= set(range(1, len(site.sent)))
+            engine._send_lease = broken
+            await asyncio.wait({task})
+            assert isinstance(task.exception(), ZeroDivisionError)
+            assert len(site.sent) not in passes
 
     play(tmp_path, story)
 
