@@ -73,6 +73,11 @@ def parser() -> argparse.ArgumentParser:
     _with_config(exabgp)
     exabgp.add_argument("--env", action="store_true", help="the environment file instead")
     exabgp.add_argument(
+        "--journal",
+        metavar="FILE",
+        help="where the announcer keeps what it may have announced (default: in node.runtime_dir)",
+    )
+    exabgp.add_argument(
         "-o",
         "--output",
         type=Path,
