@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from anycast.cli import client, text
+from anycast.cli import client, status, text
 from anycast.cli.exits import ExitCode
 from anycast.cli.table import printable, wants_colour
 
@@ -28,11 +28,13 @@ def run(args: argparse.Namespace) -> int:
         try:
             path = Path(load(args.config).config.node.runtime_dir) / "control.sock"
         except ConfigError as error:
+            if args.verb == "status" and args.nagios:
+                return status.unknown(str(error.problems[0]))
             return report(error, args.config)
     try:
         match args.verb:
             case "status":
-                return _status(path, as_json=args.json)
+                return status.run(path, args)
             case "reload":
                 return _reload(path)
             case "drain-server" | "undrain-server":
@@ -44,17 +46,6 @@ def run(args: argparse.Namespace) -> int:
     except client.UnreachableError as error:
         print(f"anycast: {error}", file=sys.stderr)
         return ExitCode.UNREACHABLE
-
-
-def _status(path: Path, *, as_json: bool) -> int:
-    answer = client.ask(path, "GET", "/status")
-    if not answer.ok:
-        return _refused(answer)
-    if as_json:
-        _print_json(answer.body)
-    else:
-        print(text.status(answer.body, colour=wants_colour(sys.stdout)), end="")
-    return ExitCode.OK
 
 
 def _reload(path: Path) -> int:

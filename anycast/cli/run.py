@@ -8,12 +8,14 @@ import sys
 
 from anycast.cli.exits import ExitCode
 from anycast.cli.parser import parser
+from anycast.cli.table import ColourWhen, choose_colour
 
 
 def run(argv: list[str]) -> int:
     args, surplus = parser().parse_known_args(argv)
     if surplus:
         parser().error(_surplus(args, surplus))
+    choose_colour(ColourWhen(getattr(args, "color", ColourWhen.AUTO)))
     try:
         code = _dispatch(args)
         sys.stdout.flush()

@@ -123,6 +123,8 @@ def summary(state: State) -> str:
     words = f"announcing {len(verdicts) - len(others)} of {len(verdicts)} VIPs"
     if not state.announcers:
         words = "no announcer is connected, nothing is announced"
+    elif not _any_session(state):
+        words = "no BGP session is up, nothing is announced"
     more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
     return words + (f" ({', '.join(others[:NAMED])}{more})" if others else "")
 

@@ -357,6 +357,8 @@ def test_the_summary_counts_what_is_to_be_announced_and_names_the_others() -> No
     assert summary(node.state) == "announcing 2 of 2 VIPs"
     node.send(ev.MaintenanceSet(scope="web", entry=ON))
     assert summary(node.state) == "announcing 1 of 2 VIPs (web vip_maintenance)"
+    node.report(neighbors=())
+    assert summary(node.state) == "no BGP session is up, nothing is announced (web vip_maintenance)"
     node.send(ev.AnnouncerLost(source=1))
     assert summary(node.state) == "no announcer is connected, nothing is announced (web vip_maintenance)"
     node.send(ev.StopRequested())
@@ -367,6 +369,6 @@ def test_the_summary_of_many_names_three() -> None:
     names = ("a", "b", "c", "d", "e")
     config = replace(CONFIG, vips=tuple(vip(name, f"192.0.2.{n}") for n, name in enumerate(names, 1)))
     node = Node(config)
-    node.send(ev.AnnouncerConnected(source=1))
+    node.report()
     expected = "announcing 0 of 5 VIPs (a starting, b starting, c starting and 2 more)"
     assert summary(node.state) == expected
