@@ -72,7 +72,7 @@ def test_what_is_rendered_is_what_was_reviewed(name: str) -> None:
 
 
 @validates
-@pytest.mark.parametrize("name", ["minimal", "full"])
+@pytest.mark.parametrize("name", ["minimal", "full", "web", "dns", "syslog"])
 def test_exabgp_takes_what_is_rendered(name: str, tmp_path: Path) -> None:
     text = exabgp_conf(config(name), command=COMMAND)
     result = validate(text, tmp_path, **environment(config(name)))
