@@ -75,7 +75,7 @@ package: $(STAMP) ## build the Debian package in dist/; the same tree gives the 
 package-lock: $(STAMP) ## write the versions of the Python packages in the Debian package anew
 	@$(BIN)/python packaging/build.py lock
 
-test-package: setup ## install, upgrade and remove the package in a fresh Debian, boot it with systemd; three minutes and more
+test-package: setup ## install, upgrade and remove the package in a fresh Debian, boot it with systemd; minutes
 	@./lab/install package
 	@$(BIN)/python -m pytest tests/packaging
 

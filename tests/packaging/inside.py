@@ -173,7 +173,6 @@ def story() -> None:
 
     facts["stop"] = run("systemctl", "stop", AGENT)[0]
     facts["result"] = [shown(AGENT, name) for name in ("ActiveState", "Result", "ExecMainStatus")]
-    facts["runtime directory gone"] = not Path("/run/anycast").exists()
     facts["ipvs after the stop"] = Path("/proc/net/ip_vs").read_text()
     until("the router is told", lambda: "withdrawn" in routes()[-1])
 

@@ -133,6 +133,14 @@ def test_exabgp_is_stopped_after_the_agent_and_has_the_time_to_withdraw() -> Non
     )
 
 
+def test_a_stop_drains_first_and_has_the_time_for_it() -> None:
+    found = settings(AGENT)
+    (command,) = found["ExecStop"]
+    limit = re.fullmatch(r"-/usr/bin/anycast drain --wait --timeout (\d+)s", command)
+    assert limit is not None
+    assert float(found["TimeoutStopSec"][0]) > float(limit[1]) + 10
+
+
 def test_the_modules_are_those_a_table_is_filled_and_run_with() -> None:
     text = (PACKAGING / "modules-load.d/anycast-ipvs.conf").read_text()
     assert [line for line in text.splitlines() if not line.startswith("#")] == [
