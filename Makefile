@@ -8,7 +8,8 @@ STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
 EXABGP_42 := build/venv-exabgp42
 
-.PHONY: help setup demo bench bench-checks bench-ops lab lab-down test lint unit contract e2e test-lowest schema clab clean
+.PHONY: help setup demo bench bench-checks bench-ops lab lab-down test lint unit contract e2e test-lowest
+.PHONY: package package-lock test-package schema clab clean
 
 help: ## what can be made
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -79,6 +80,16 @@ test-lowest: system ## unit tests with the lowest versions of the libraries that
 	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
 	@$(LOWEST)/bin/pip install --quiet --disable-pip-version-check --constraint build/lowest.txt --editable '.[dns,grpc,regex]' hypothesis jsonschema pytest pytest-timeout
 	@$(LOWEST)/bin/python -m pytest tests/unit --ignore tests/unit/lab
+
+package: $(STAMP) ## build the Debian package in dist/; the same tree gives the same bytes
+	@$(BIN)/python packaging/build.py
+
+package-lock: $(STAMP) ## write the versions of the Python packages in the Debian package anew
+	@$(BIN)/python packaging/build.py lock
+
+test-package: setup ## install, upgrade and remove the package in a fresh Debian, boot it with systemd; minutes
+	@./lab/install package
+	@$(BIN)/python -m pytest tests/packaging
 
 schema: $(STAMP) ## write the JSON Schema of the configuration anew
 	@$(BIN)/anycast schema > anycast/config/schema.json.new && mv anycast/config/schema.json.new anycast/config/schema.json

@@ -71,14 +71,19 @@ class Engine:
         wall: Clock = time.time,
         events: Hub | None = None,
         recorder: Recorder | None = None,
+        passed: Callable[[float], None] = lambda _: None,
     ) -> None:
-        """`events`: what the log tells goes there too. `recorder`: gets everything that `step` is given."""
+        """`events`: what the log tells goes there too. `recorder`: gets everything that `step` is given.
+
+        `passed` is told the instant of every event that was dealt with, after its effects are under way.
+        """
         _log_warnings(loaded)
         self._path = path
         self._kernel = kernel
         self._send_lease = send_lease
         self._clock = clock
         self._wall = wall
+        self._passed = passed
         self._inbox: asyncio.Queue[ev.Event | None] = asyncio.Queue()  # None: results are waiting
         self._results: list[tuple[Target, Result]] = []
         self._waiting: dict[int, asyncio.Future[bool]] = {}  # by id() of the event that is waited for
@@ -154,6 +159,7 @@ class Engine:
                 waiting = self._waiting.pop(id(event), None)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(True)
+                self._passed(now)
         finally:
             self._ended = True
             for waiting in self._waiting.values():

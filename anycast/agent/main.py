@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import gc
 import logging
 import os
@@ -38,6 +39,8 @@ from anycast.ops.gate import Gate
 from anycast.ops.http import control_app, read_app
 from anycast.ops.journal import Journal
 from anycast.ops.journal import load as load_events
+from anycast.ops.status import summary
+from anycast.service_manager import ServiceManager
 
 LOCK = "agent.lock"
 LEASE_SOCKET = "lease.sock"
@@ -68,6 +71,8 @@ def run(path: Path, record: Path | None = None) -> int:
     """
     # Until reloads are served: by default it would end the agent.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # A service manager whose watchdog is not fed sends SIGABRT: the log then shows where the agent hung.
+    faulthandler.enable()
     raise_descriptors()
     events = Hub()
     sink = set_up_logging(events.publish)
@@ -82,7 +87,8 @@ def raise_descriptors() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        with contextlib.suppress(OSError, ValueError):  # a sandbox may forbid it
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _run(path: Path, events: Hub, record: Path | None = None) -> int:
@@ -155,6 +161,14 @@ async def serve(
     def send_lease(lease: Lease) -> None:
         holder[0].send(lease)
 
+    manager = ServiceManager(os.environ)
+    sockets: set[str] = set()  # those that have been open
+
+    def passed(now: float) -> None:
+        # Ready is: commands are answered and leases handed out. What is announced rests on others.
+        ready = sockets >= {LEASE_SOCKET, CONTROL_SOCKET}
+        manager.passed(now, ready=ready, status=lambda: summary(engine.state))
+
     engine = Engine(
         loaded,
         path,
@@ -162,6 +176,7 @@ async def serve(
         send_lease=send_lease,
         events=events,
         recorder=recorder,
+        passed=passed,
     )
     leases = LeaseServer(engine.post, user=node.exabgp_user)
     holder.append(leases)
@@ -170,10 +185,19 @@ async def serve(
         # A thread: the user may be asked of a directory service, and that must not hold the lease up.
         await asyncio.to_thread(give_journal, runtime / JOURNAL_DIRECTORY, node.exabgp_user)
         await leases.listen(listener)
+        sockets.add(LEASE_SOCKET)
+
+    async def listen_for_control(listener: socket.socket) -> None:
+        await _listen_for_control(control_gate, listener)
+        sockets.add(CONTROL_SOCKET)
+
+    def stop() -> None:
+        manager.stopping()
+        engine.post(StopRequested())
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, engine.post, StopRequested())
+        loop.add_signal_handler(number, stop)
     reloads: set[asyncio.Task[object]] = set()
 
     def reload() -> None:
@@ -192,7 +216,7 @@ async def serve(
         except HeldError as error:
             log.error("agent.displaced", lock=str(error))
             displaced = True
-            engine.post(StopRequested())
+            stop()
 
     control, control_gate = await _surface(control_app(engine, engine))
     read, read_gate = await _surface(read_app(engine))
@@ -203,7 +227,7 @@ async def serve(
             guard_lock,
             # Anybody may connect for leases: who is let in is decided by the peer's user.
             partial(_keep_bound, runtime / LEASE_SOCKET, 0o666, listen_for_leases),
-            partial(_keep_bound, runtime / CONTROL_SOCKET, 0o660, partial(_listen_for_control, control_gate)),
+            partial(_keep_bound, runtime / CONTROL_SOCKET, 0o660, listen_for_control),
             partial(_listen, read_gate, node.listen),
         )
     ]

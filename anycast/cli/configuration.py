@@ -147,7 +147,9 @@ def _render_exabgp(args: argparse.Namespace) -> int:
     except ConfigError as error:
         return report(error, args.config)
     try:
-        text = exabgp_env(config) if args.env else exabgp_conf(config, command=_command())
+        text = (
+            exabgp_env(config) if args.env else exabgp_conf(config, command=_command(), journal=args.journal)
+        )
     except ValueError as error:
         print(f"{args.config}: {error}", file=sys.stderr)
         return ExitCode.CONFIG

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from anycast.cli import client, maintenance, text
+from anycast.cli import client, maintenance, status
 from anycast.cli.exits import ExitCode
-from anycast.cli.maintenance import print_json, refused, said
-from anycast.cli.table import printable, wants_colour
+from anycast.cli.maintenance import refused, said
+from anycast.cli.table import printable
 
 POLL = 1.0  # seconds between two looks with --wait
 RELOAD_TIMEOUT = 60.0  # seconds; a large configuration is read, compared and applied meanwhile
@@ -27,11 +27,13 @@ def run(args: argparse.Namespace) -> int:
         try:
             path = Path(load(args.config).config.node.runtime_dir) / "control.sock"
         except ConfigError as error:
+            if args.verb == "status" and args.nagios:
+                return status.unknown(str(error.problems[0]))
             return report(error, args.config)
     try:
         match args.verb:
             case "status":
-                return _status(path, as_json=args.json)
+                return status.run(path, args)
             case "reload":
                 return _reload(path)
             case "drain-server" | "undrain-server":
@@ -49,17 +51,6 @@ def run(args: argparse.Namespace) -> int:
     except client.UnreachableError as error:
         print(f"anycast: {error}", file=sys.stderr)
         return ExitCode.UNREACHABLE
-
-
-def _status(path: Path, *, as_json: bool) -> int:
-    answer = client.ask(path, "GET", "/status")
-    if not answer.ok:
-        return refused(answer)
-    if as_json:
-        print_json(answer.body)
-    else:
-        print(text.status(answer.body, colour=wants_colour(sys.stdout)), end="")
-    return ExitCode.OK
 
 
 def _reload(path: Path) -> int:

@@ -9,17 +9,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from anycast import __version__
+from anycast.cli.table import ColourWhen
 from anycast.cli.times import bounded, duration, instant, past
 
 CONFIG = "/etc/anycast/anycast.yaml"
 SOCKET = "/run/anycast/control.sock"
 
 _MOST_CONNECTIONS = 10**9
+_WATCH = 2.0  # seconds
+_LEAST_WATCH, _MOST_WATCH = 0.1, 3600.0
 
 _EPILOG = """\
 exit statuses: 0 done; 1 a negative answer; 2 wrong usage; 3 no agent answers; 4 a check could not run;
-78 the configuration has problems; of doctor 1 for any warning or error; of the agent also 70 a defect, 73 no
-recording there, 75 another agent runs
+78 the configuration has problems; of doctor 1 for any warning or error; of status --nagios 0 ok, 1 warning,
+2 critical, 3 unknown; of the agent also 70 a defect, 73 no recording there, 75 another agent runs
 """
 
 _PROBE = """\
@@ -74,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
     probe.add_argument("--timeout", type=float, metavar="SECONDS", help="default: the check's own")
     _with_config(probe)
     _with_json(probe)
+    _with_colour(probe)
 
     verbs.add_parser("schema", help="print the JSON Schema of the configuration file")
 
@@ -82,6 +86,11 @@ def parser() -> argparse.ArgumentParser:
     exabgp = daemons.add_parser("exabgp", help="ExaBGP's configuration, or its environment file")
     _with_config(exabgp)
     exabgp.add_argument("--env", action="store_true", help="the environment file instead")
+    exabgp.add_argument(
+        "--journal",
+        metavar="FILE",
+        help="where the announcer keeps what it may have announced (default: in node.runtime_dir)",
+    )
     exabgp.add_argument(
         "-o",
         "--output",
@@ -124,9 +133,7 @@ def parser() -> argparse.ArgumentParser:
     _with_json(undrain)
     _with_agent(undrain)
 
-    status = verbs.add_parser("status", help="what the node knows and why it does what it does")
-    _with_json(status)
-    _with_agent(status)
+    _status(verbs.add_parser("status", help="what the node knows and why it does what it does"))
 
     why = verbs.add_parser(
         "why",
@@ -135,6 +142,7 @@ def parser() -> argparse.ArgumentParser:
     )
     why.add_argument("vip", metavar="VIP", help="its name")
     _with_json(why)
+    _with_colour(why)
     _with_agent(why)
 
     events = verbs.add_parser("events", help="what has happened on this node")
@@ -144,6 +152,7 @@ def parser() -> argparse.ArgumentParser:
     )
     events.add_argument("--vip", metavar="NAME", help="only what is about this VIP or the whole node")
     events.add_argument("--json", action="store_true", help="for programs: one object a line")
+    _with_colour(events)
     _with_agent(events)
 
     _with_agent(
@@ -180,6 +189,8 @@ def _maintenance(verb: argparse.ArgumentParser) -> None:
                 help="then: back into service (default), or stay in maintenance and say that it is overdue",
             )
             _with_drain(one)
+        if act == "status":
+            _with_colour(one)
         _with_json(one)
         _with_agent(one)
 
@@ -207,6 +218,38 @@ def lacking(args: argparse.Namespace) -> str | None:
     return None
 
 
+def _status(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--watch",
+        nargs="?",
+        type=_interval,
+        const=_WATCH,
+        metavar="SECONDS",
+        help=f"show it again and again, until Ctrl-C (default: every {_WATCH:g} s); with --json one on each line",
+    )
+    shape = verb.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="for programs")
+    shape.add_argument(
+        "--nagios",
+        action="store_true",
+        help="one line with figures; exit status 0 ok, 1 warning, 2 critical, 3 unknown",
+    )
+    _with_colour(verb)
+    _with_agent(verb)
+
+
+def _interval(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not _LEAST_WATCH <= seconds <= _MOST_WATCH:
+        raise argparse.ArgumentTypeError(
+            f"expected seconds from {_LEAST_WATCH:g} to {_MOST_WATCH:g}, not {text!r}"
+        )
+    return seconds
+
+
 def _doctor(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--config",
@@ -227,6 +270,7 @@ def _doctor(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("--yes", action="store_true", help="with --fix: do not ask")
     _with_json(verb)
+    _with_colour(verb)
 
 
 def _count(text: str) -> int:
@@ -288,6 +332,15 @@ def _moment(text: str) -> float:
 
 def _with_json(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--json", action="store_true", help="for programs")
+
+
+def _with_colour(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--color",
+        choices=[str(when) for when in ColourWhen],
+        default=str(ColourWhen.AUTO),
+        help="auto: on a terminal, unless NO_COLOR is set (default: %(default)s)",
+    )
 
 
 def _with_agent(verb: argparse.ArgumentParser) -> None:

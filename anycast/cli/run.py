@@ -8,6 +8,7 @@ import sys
 
 from anycast.cli.exits import ExitCode
 from anycast.cli.parser import lacking, parser
+from anycast.cli.table import ColourWhen, choose_colour
 
 
 def run(argv: list[str]) -> int:
@@ -16,6 +17,7 @@ def run(argv: list[str]) -> int:
         parser().error(_surplus(args, surplus))
     if (lack := lacking(args)) is not None:
         parser().error(lack)
+    choose_colour(ColourWhen(getattr(args, "color", ColourWhen.AUTO)))
     try:
         code = _dispatch(args)
         sys.stdout.flush()

@@ -33,7 +33,7 @@ from anycast.core.model import (
 
 RESTART = "restart the agent"
 FIGURES = 16  # pools whose moved flows are worked out: each takes a hundredth of a second, or a few
-RENDER = "render ExaBGP's configuration again and restart ExaBGP"
+RENDER = "restart ExaBGP, with its configuration rendered again"
 
 
 def changes(old: Config, new: Config) -> tuple[str, ...]:

@@ -517,7 +517,7 @@ Directory = Annotated[
     ),
 ]
 UserName = Annotated[
-    str, _pattern("a user's name", r"[A-Za-z_][A-Za-z0-9_-]{0,31}", "write one, as in nobody")
+    str, _pattern("a user's name", r"[A-Za-z_][A-Za-z0-9_-]{0,31}", "write one, as in anycast-exabgp")
 ]
 Listen = Annotated[
     str, _Scalar(_listen, {"type": "string", "pattern": r"^([0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$"})
@@ -624,7 +624,9 @@ class Node(Part):
     state_dir: Directory = Field(
         default="/var/lib/anycast", description="What survives a reboot: maintenance that somebody began."
     )
-    exabgp_user: UserName = Field(default="nobody", description="The user ExaBGP and its process run as.")
+    exabgp_user: UserName = Field(
+        default="anycast-exabgp", description="The user ExaBGP and its process run as."
+    )
     listen: Listen = Field(
         default="127.0.0.1:9644",
         description="Address and port of the status page, the metrics and the health endpoints. Read-only.",

@@ -333,7 +333,7 @@ class Node:
     interface: str = "lo"  # carries the VIP addresses
     runtime_dir: str = "/run/anycast"  # sockets, the announcer's journal
     state_dir: str = "/var/lib/anycast"  # what survives a reboot: maintenance
-    exabgp_user: str = "nobody"  # whom ExaBGP and the plugin run as
+    exabgp_user: str = "anycast-exabgp"  # whom ExaBGP and the plugin run as
     listen: str = "127.0.0.1:9644"  # ops HTTP, read-only
 
 

@@ -38,6 +38,7 @@ _prefix_of = lru_cache(maxsize=8192)(prefix_of)
 
 VERSION = 1
 TOUCH_FILE = "maintenance"  # in the runtime directory
+NAMED = 3  # VIPs named in the summary
 NO_ANNOUNCER = "no announcer is connected (is ExaBGP running with the anycast process?)"
 NO_SESSION = "no BGP session is up (see the log of ExaBGP and of the routers)"
 
@@ -163,6 +164,23 @@ def frame(
         ],
         "maintenance": maintenance_status(state, now=now, wall=wall),
     }
+
+
+def summary(state: State) -> str:
+    """One line for a service manager: how many VIPs are to be announced, and what keeps the others."""
+    if state.stopping_since is not None:
+        return "stopping: withdrawing every VIP"
+    verdicts = [(vip.name, state.vips.get(vip.name, VipState()).verdict) for vip in state.config.vips]
+    others = [
+        f"{name} {verdict.reason}" for name, verdict in verdicts if verdict.advertise is not Advertise.YES
+    ]
+    words = f"announcing {len(verdicts) - len(others)} of {len(verdicts)} VIPs"
+    if not state.announcers:
+        words = "no announcer is connected, nothing is announced"
+    elif not _any_session(state):
+        words = "no BGP session is up, nothing is announced"
+    more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+    return words + (f" ({', '.join(others[:NAMED])}{more})" if others else "")
 
 
 def readiness(state: State, now: float) -> tuple[str, ...]:

@@ -490,7 +490,7 @@ def would_change(case: _Case, verdict: Verdict) -> Iterator[str]:
     f = case.facts
     match verdict.reason:
         case Reason.STOPPING:
-            yield "the agent must be started again (`systemctl start anycast`)"
+            yield "the agent must be started again (`systemctl start anycast-agent`)"
         case Reason.NODE_MAINTENANCE:
             for scope in (one for one in _covering(case) if one in NODE_SCOPES):
                 yield _to_end(case, scope)
@@ -641,7 +641,7 @@ def _to_be_heard(case: _Case) -> Iterator[str]:
 
 def _obstacles(case: _Case) -> Iterator[str]:
     if not case.routes.announcer:
-        yield "ExaBGP must run with the anycast process: no announcer is connected (`systemctl status exabgp`)"
+        yield "ExaBGP must run with the anycast process: no announcer is connected (`systemctl status anycast-exabgp`)"
         return
     for report in case.state.announcers.values():
         if report is not None and report.lease_expired:

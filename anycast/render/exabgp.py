@@ -14,13 +14,15 @@ _WORD = re.compile(r"[A-Za-z0-9_./:=@%+~-]+\Z", re.ASCII)
 _VERSIONS = {4: "ipv4", 6: "ipv6"}
 
 
-def exabgp_conf(config: Config, *, command: str) -> str:
+def exabgp_conf(config: Config, *, command: str, journal: str | None = None) -> str:
     """The complete configuration file. `command` starts this program, as in `/usr/bin/anycast`.
+
+    `journal`: where the announcer keeps what it may have announced; None: in the node's runtime directory.
 
     The file holds the neighbors' passwords. Raises ValueError for a command or path ExaBGP cannot be given, and
     for an IPv6 neighbor without a local address.
     """
-    parts = [_HEAD, _process(config, command)]
+    parts = [_HEAD, _process(config, command, journal)]
     parts += [_neighbor(config.bgp, neighbor) for neighbor in config.bgp.neighbors]
     return "\n".join(parts)
 
@@ -33,14 +35,15 @@ def exabgp_env(config: Config) -> str:
     return _ENV.format(user=user, drop=drop, bind=" ".join(bind))
 
 
-def _process(config: Config, command: str) -> str:
+def _process(config: Config, command: str, journal: str | None) -> str:
     prefixes = sorted(
         {address for vip in config.vips for address in vip.addresses},
         key=lambda one: (one.version, one.packed),
     )
     runtime = config.node.runtime_dir.rstrip("/")
     words = [*command.split(" "), "announce"]
-    words += ["--socket", f"{runtime}/lease.sock", "--journal", f"{runtime}/announcer/journal.json"]
+    words += ["--socket", f"{runtime}/lease.sock"]
+    words += ["--journal", journal or f"{runtime}/announcer/journal.json"]
     for prefix in prefixes:
         words += ["--own", f"{prefix}/{prefix.max_prefixlen}"]
     for word in words:

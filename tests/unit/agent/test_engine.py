@@ -105,6 +105,7 @@ class Site:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         recorder: Recorder | None = None,
+        passed: Callable[[float], None] = lambda _: None,
     ) -> Engine:
         loaded = load(self.file)
         return Engine(
@@ -115,6 +116,7 @@ class Site:
             clock=clock,
             wall=wall,
             recorder=recorder,
+            passed=passed,
         )
 
     def take(self, lease: Lease) -> None:
@@ -182,6 +184,29 @@ def test_an_engine_that_is_stopped_withdraws_and_leaves_the_kernel_as_it_is(tmp_
         assert engine.clean_exit
         assert site.kernel.holds == before
         assert site.kernel.closed
+
+    play(tmp_path, story)
+
+
+def test_a_pass_is_told_after_its_effects_and_not_of_an_event_that_failed(tmp_path: Path) -> None:
+    """What feeds the watchdog: only work that was done may."""
+
+    async def story(site: Site) -> None:
+        passes: list[int] = []  # leases that had been sent at each
+        engine = site.engine(passed=lambda _: passes.append(len(site.sent)))
+
+        def broken(lease: Lease) -> None:
+            site.sent.append(lease)
+            raise ZeroDivisionError
+
+        async with running(engine) as task:
+            await site.announced(WEB)
+            await site.leases.get()
+            assert set(passes) >= set(range(1, len(site.sent)))
+            engine._send_lease = broken
+            await asyncio.wait({task})
+            assert isinstance(task.exception(), ZeroDivisionError)
+            assert len(site.sent) not in passes
 
     play(tmp_path, story)
 

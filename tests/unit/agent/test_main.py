@@ -91,7 +91,7 @@ def configure(directory: Path, text: str = CONFIG, port: int = 1) -> Path:
 
 
 @contextmanager
-def agent(directory: Path, *options: str) -> Iterator[Agent]:
+def agent(directory: Path, *options: str, **environ: str) -> Iterator[Agent]:
     port = free_port()
     with subprocess.Popen(
         [
@@ -104,6 +104,7 @@ def agent(directory: Path, *options: str) -> Iterator[Agent]:
             *options,
         ],
         cwd=ROOT,
+        env={**os.environ, **environ},
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
@@ -139,6 +140,36 @@ def test_without_a_kernel_it_stays_up_announces_nothing_and_says_why(tmp_path: P
         assert node.get("/livez")[0] == 200
         assert node.get("/vips/web")[0] == 503
         assert node.end(signal.SIGTERM) == 0
+
+
+def test_the_service_manager_hears_ready_the_watchdog_what_is_up_and_the_end(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(60)
+        with agent(tmp_path, NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="200000") as node:
+            heard = []
+            while "READY=1" not in heard:
+                heard.append(manager.recv(4096).decode())
+            assert node.control().ok  # ready is: a command is answered
+            assert (tmp_path / "run" / "lease.sock").is_socket()
+            for _ in range(2):
+                while (message := manager.recv(4096).decode()) != "WATCHDOG=1":
+                    heard.append(message)
+            assert "STATUS=no announcer is connected, nothing is announced (web starting)" in heard
+            node.process.send_signal(signal.SIGTERM)
+            while manager.recv(4096) != b"STOPPING=1":
+                pass
+            assert node.end() == 0
+
+
+def test_an_agent_whose_watchdog_ran_out_says_where_it_hung(tmp_path: Path) -> None:
+    with agent(tmp_path) as node:
+        node.until("ops.listening")
+        node.process.send_signal(signal.SIGABRT)
+        _, said = node.process.communicate()
+        assert node.process.returncode == -signal.SIGABRT
+        assert "Fatal Python error: Aborted" in said
+        assert "agent/main.py" in said
 
 
 def test_a_second_sigterm_is_no_more_than_the_first(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from anycast.config.load import loads
 from anycast.core.model import Config
 
 FULL = Path(__file__).parents[3].joinpath("examples", "full.yaml").read_text(encoding="utf-8")
-RENDER = "render ExaBGP's configuration again and restart ExaBGP"
+RENDER = "restart ExaBGP, with its configuration rendered again"
 
 
 def config(*replacements: tuple[str, str]) -> Config:

@@ -12,7 +12,7 @@ from anycast.core.maintenance import FILE, NODE, STOP, End, Expiry, Maintenance
 from anycast.core.model import Check, HoldDown, TcpCheck
 from anycast.core.report import FailedRoute, NeighborState, Report
 from anycast.core.state import STALE_AFTER, prefix_of
-from anycast.ops.status import document, iso, readiness
+from anycast.ops.status import document, iso, readiness, summary
 from tests.unit.ops.node import CONFIG, ROUTER, ROUTER6, Node, healthy, vip
 
 WALL = 1_800_000_000.0  # 2027-01-15T08:00:00Z
@@ -438,3 +438,25 @@ def test_every_state_that_can_be_reached_is_json(
         else:
             node.send(event, after=wait)
         status(node)
+
+
+def test_the_summary_counts_what_is_to_be_announced_and_names_the_others() -> None:
+    node = healthy()
+    assert summary(node.state) == "announcing 2 of 2 VIPs"
+    node.send(ev.MaintenanceSet(scope="web", entry=ON))
+    assert summary(node.state) == "announcing 1 of 2 VIPs (web vip_maintenance)"
+    node.report(neighbors=())
+    assert summary(node.state) == "no BGP session is up, nothing is announced (web vip_maintenance)"
+    node.send(ev.AnnouncerLost(source=1))
+    assert summary(node.state) == "no announcer is connected, nothing is announced (web vip_maintenance)"
+    node.send(ev.StopRequested())
+    assert summary(node.state) == "stopping: withdrawing every VIP"
+
+
+def test_the_summary_of_many_names_three() -> None:
+    names = ("a", "b", "c", "d", "e")
+    config = replace(CONFIG, vips=tuple(vip(name, f"192.0.2.{n}") for n, name in enumerate(names, 1)))
+    node = Node(config)
+    node.report()
+    expected = "announcing 0 of 5 VIPs (a starting, b starting, c starting and 2 more)"
+    assert summary(node.state) == expected

@@ -94,7 +94,7 @@ def required(config: Config) -> Node:
 
 
 CASES: dict[Reason, tuple[Callable[[], Node], str]] = {
-    Reason.STOPPING: (stopping, "`systemctl start anycast`"),
+    Reason.STOPPING: (stopping, "`systemctl start anycast-agent`"),
     Reason.NODE_MAINTENANCE: (
         lambda: maintained(NODE),
         "alice since 07:59:00Z (new kernel): `anycast maintenance off`",
