@@ -318,6 +318,7 @@ class _Builder:
             families=frozenset(_carried(neighbor)),
             password=neighbor.password,
             passive=neighbor.passive,
+            bfd=_bfd(neighbor.bfd, bgp.bfd),
         )
 
     def _families(self, path: Path, neighbor: schema.Neighbor, address: Address, bgp: schema.Bgp) -> None:
@@ -1232,6 +1233,20 @@ def _has_port(leaf: model.Leaf) -> bool:
         return True
     kind = leaf.kind
     return isinstance(kind, kinds.NodeKind | kinds.IcmpCheck | model.CommandCheck) or kind.port is not None
+
+
+def _bfd(own: schema.Bfd | None, shared: schema.Bfd | None) -> model.Bfd | None:
+    """Of a neighbor: what it says itself, then what `bgp.bfd` says, then the defaults."""
+    written = [one for one in (own, shared) if one is not None]
+    if not written or not written[0].enabled:
+        return None
+    default = model.Bfd()
+    return model.Bfd(
+        interval=next((one.interval for one in written if one.interval is not None), default.interval),
+        multiplier=next(
+            (one.multiplier for one in written if one.multiplier is not None), default.multiplier
+        ),
+    )
 
 
 def _carried(neighbor: schema.Neighbor) -> set[int]:
