@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 from anycast import __version__
@@ -47,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
 
     check = verbs.add_parser("check", help="say everything that is wrong with a configuration")
     check.add_argument(
-        "file", nargs="?", type=Path, default=_default_config(), metavar="FILE", help="default: %(default)s"
+        "file", nargs="?", type=Path, default=default_config(), metavar="FILE", help="default: %(default)s"
     )
     _with_json(check)
 
@@ -67,18 +68,7 @@ def parser() -> argparse.ArgumentParser:
 
     verbs.add_parser("schema", help="print the JSON Schema of the configuration file")
 
-    render = verbs.add_parser("render", help="write the configuration of another daemon")
-    daemons = render.add_subparsers(dest="daemon", metavar="DAEMON", required=True)
-    exabgp = daemons.add_parser("exabgp", help="ExaBGP's configuration, or its environment file")
-    _with_config(exabgp)
-    exabgp.add_argument("--env", action="store_true", help="the environment file instead")
-    exabgp.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="replace FILE, readable for node.exabgp_user (default: standard output)",
-    )
+    _render(verbs.add_parser("render", help="write the configuration of another daemon, here or on a router"))
 
     maintenance = verbs.add_parser("maintenance", help="take the node or one VIP out, or back in")
     acts = maintenance.add_subparsers(dest="act", metavar="ACT", required=True)
@@ -129,12 +119,78 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
+def _render(verb: argparse.ArgumentParser) -> None:
+    daemons = verb.add_subparsers(dest="daemon", metavar="DAEMON", required=True)
+    exabgp = daemons.add_parser("exabgp", help="ExaBGP's configuration, or its environment file")
+    _with_config(exabgp)
+    exabgp.add_argument("--env", action="store_true", help="the environment file instead")
+    _with_output(exabgp, "readable for node.exabgp_user")
+    bfd = daemons.add_parser("frr-bfd", help="FRR's bfdd beside ExaBGP: bgp.bfd")
+    _with_config(bfd)
+    _with_output(bfd, "readable for FRR")
+    for name, software in (
+        ("frr", "FRR"),
+        ("bird", "BIRD 2"),
+        ("gobgp", "GoBGP"),
+        ("openbgpd", "OpenBGPD"),
+    ):
+        router = daemons.add_parser(
+            f"router-{name}", help=f"what a router with {software} needs for this node"
+        )
+        router.add_argument(
+            "--config",
+            type=Path,
+            action="append",
+            metavar="FILE",
+            help=f"of a node; again for each node of the router (default: {default_config()})",
+        )
+        router.add_argument(
+            "--neighbor",
+            type=_address,
+            action="append",
+            default=[],
+            metavar="ADDRESS",
+            help="an address of the router, where the node has several routers; again for each (default: all)",
+        )
+        router.add_argument(
+            "--router-id",
+            type=_address4,
+            metavar="ADDRESS",
+            help="where it must be written (default: the router's first IPv4 address)",
+        )
+        _with_output(router, "readable for its owner")
+
+
+def _with_output(verb: argparse.ArgumentParser, mode: str) -> None:
+    verb.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help=f"replace FILE, {mode} (default: standard output)",
+    )
+
+
+def _address(text: str) -> IPv4Address | IPv6Address:
+    try:
+        return ip_address(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an IP address") from None
+
+
+def _address4(text: str) -> IPv4Address:
+    address = _address(text)
+    if isinstance(address, IPv6Address):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an IPv4 address")
+    return address
+
+
 def _doctor(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--config",
         type=Path,
         metavar="FILE",
-        help=f"without it and without {_default_config()} only the node is checked",
+        help=f"without it and without {default_config()} only the node is checked",
     )
     verb.add_argument(
         "--connections",
@@ -158,7 +214,7 @@ def _count(text: str) -> int:
     return number
 
 
-def _default_config() -> Path:
+def default_config() -> Path:
     return Path(os.environ.get("ANYCAST_CONFIG") or CONFIG)
 
 
@@ -168,7 +224,7 @@ def _default_socket() -> Path:
 
 def _with_config(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
-        "--config", type=Path, default=_default_config(), metavar="FILE", help="default: %(default)s"
+        "--config", type=Path, default=default_config(), metavar="FILE", help="default: %(default)s"
     )
 
 
