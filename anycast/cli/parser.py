@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
@@ -18,6 +19,12 @@ _EPILOG = """\
 exit statuses: 0 done; 1 a negative answer; 2 wrong usage; 3 no agent answers; 4 a check could not run;
 78 the configuration has problems; of doctor 1 for any warning or error; of the agent also 70 a defect, 75 another
 agent runs
+"""
+
+_BUDGET = """\
+TIME is written 500ms, 2s or 1m, or as a number of seconds. Every sum is explained in docs/budget.md.
+
+exit statuses: 0 done; 1 with --max: a failure can last longer; 78 the configuration has problems
 """
 
 _PROBE = """\
@@ -68,6 +75,17 @@ def parser() -> argparse.ArgumentParser:
 
     verbs.add_parser("schema", help="print the JSON Schema of the configuration file")
 
+    _budget(
+        verbs.add_parser(
+            "budget",
+            help="how long each kind of failure can last, by the configuration",
+            description="How long routers may go on sending clients to what cannot serve them, at the most, by kind of "
+            "failure.",
+            epilog=_BUDGET,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
+
     _render(verbs.add_parser("render", help="write the configuration of another daemon, here or on a router"))
 
     maintenance = verbs.add_parser("maintenance", help="take the node or one VIP out, or back in")
@@ -117,6 +135,36 @@ def parser() -> argparse.ArgumentParser:
 
     verbs.add_parser("version", help="print the version")
     return root
+
+
+def _budget(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--max", type=_time, metavar="TIME", help="exit with 1 if a failure can last longer")
+    verb.add_argument(
+        "--router",
+        type=_time,
+        metavar="TIME",
+        help="what a router takes to change its kernel's table (default: 200ms)",
+    )
+    verb.add_argument(
+        "--watchdog",
+        type=_time,
+        metavar="TIME",
+        help="WatchdogSec of ExaBGP's unit; 0: it has none (default: 10s, as shipped)",
+    )
+    verb.add_argument(
+        "--graceful-restart",
+        type=_time,
+        metavar="TIME",
+        help="how long the routers keep the routes of an ExaBGP that is gone (default: 0, as rendered)",
+    )
+    verb.add_argument(
+        "--hash",
+        choices=("ports", "addresses"),
+        default="ports",
+        help="what the routers spread the flows by (default: %(default)s)",
+    )
+    _with_config(verb)
+    _with_json(verb)
 
 
 def _render(verb: argparse.ArgumentParser) -> None:
@@ -239,6 +287,17 @@ def _server(text: str) -> str:
     if not (pool and slash and server) or "/" in server:
         raise argparse.ArgumentTypeError(f"{text!r} is not a real server (write POOL/SERVER, as in web/rs2)")
     return text
+
+
+_TIME = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)(ms|s|m|h)?\Z", re.ASCII)
+_TIME_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
+
+
+def _time(text: str) -> float:
+    match = _TIME.match(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time (write 500ms, 2s or 1m)")
+    return float(match[1]) * _TIME_UNITS[match[2]]
 
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}

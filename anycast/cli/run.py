@@ -43,6 +43,10 @@ def _dispatch(args: argparse.Namespace) -> int:
             from anycast.cli import configuration
 
             return configuration.run(args)
+        case "budget":
+            from anycast.cli import budget
+
+            return budget.run(args)
         case "render":
             from anycast.cli import render
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
+from anycast.core.budget import ROUTER_DIALS
 from anycast.render.exabgp import local_address
 
 if TYPE_CHECKING:
     from anycast.core.model import Address, Bfd, Config, Neighbor
 
-CONNECT_RETRY = 2  # seconds between two attempts of the router to reach a node
+CONNECT_RETRY = round(ROUTER_DIALS)  # seconds between two attempts of the router to reach a node
 MAX_PATHS = 64  # next hops of one route
 _PREFIXES = 1000  # of a family from a node; more end the session, whatever the filters would do with them
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z", re.ASCII)
