@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 from anycast import __version__
@@ -23,6 +25,12 @@ _EPILOG = """\
 exit statuses: 0 done; 1 a negative answer; 2 wrong usage; 3 no agent answers; 4 a check could not run;
 78 the configuration has problems; of doctor 1 for any warning or error; of status --nagios 0 ok, 1 warning,
 2 critical, 3 unknown; of the agent also 70 a defect, 73 no recording there, 75 another agent runs
+"""
+
+_BUDGET = """\
+TIME is written 500ms, 2s or 1m, or as a number of seconds. Every sum is explained in docs/budget.md.
+
+exit statuses: 0 done; 1 with --max: a failure can last longer; 78 the configuration has problems
 """
 
 _PROBE = """\
@@ -60,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
 
     check = verbs.add_parser("check", help="say everything that is wrong with a configuration")
     check.add_argument(
-        "file", nargs="?", type=Path, default=_default_config(), metavar="FILE", help="default: %(default)s"
+        "file", nargs="?", type=Path, default=default_config(), metavar="FILE", help="default: %(default)s"
     )
     _with_json(check)
 
@@ -81,23 +89,18 @@ def parser() -> argparse.ArgumentParser:
 
     verbs.add_parser("schema", help="print the JSON Schema of the configuration file")
 
-    render = verbs.add_parser("render", help="write the configuration of another daemon")
-    daemons = render.add_subparsers(dest="daemon", metavar="DAEMON", required=True)
-    exabgp = daemons.add_parser("exabgp", help="ExaBGP's configuration, or its environment file")
-    _with_config(exabgp)
-    exabgp.add_argument("--env", action="store_true", help="the environment file instead")
-    exabgp.add_argument(
-        "--journal",
-        metavar="FILE",
-        help="where the announcer keeps what it may have announced (default: in node.runtime_dir)",
+    _budget(
+        verbs.add_parser(
+            "budget",
+            help="how long each kind of failure can last, by the configuration",
+            description="How long routers may go on sending clients to what cannot serve them, at the most, by kind of "
+            "failure.",
+            epilog=_BUDGET,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
     )
-    exabgp.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="replace FILE, readable for node.exabgp_user (default: standard output)",
-    )
+
+    _render(verbs.add_parser("render", help="write the configuration of another daemon, here or on a router"))
 
     _maintenance(verbs.add_parser("maintenance", help="take the node or one VIP out, or back in"))
     stop = verbs.add_parser(
@@ -161,6 +164,108 @@ def parser() -> argparse.ArgumentParser:
 
     verbs.add_parser("version", help="print the version")
     return root
+
+
+def _budget(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--max", type=_time, metavar="TIME", help="exit with 1 if a failure can last longer")
+    verb.add_argument(
+        "--router",
+        type=_time,
+        metavar="TIME",
+        help="what a router takes to change its kernel's table (default: 200ms)",
+    )
+    verb.add_argument(
+        "--watchdog",
+        type=_time,
+        metavar="TIME",
+        help="WatchdogSec of ExaBGP's unit; 0: it has none (default: 10s, as shipped)",
+    )
+    verb.add_argument(
+        "--graceful-restart",
+        type=_time,
+        metavar="TIME",
+        help="how long the routers keep the routes of an ExaBGP that is gone (default: 0, as rendered)",
+    )
+    verb.add_argument(
+        "--hash",
+        choices=("ports", "addresses"),
+        default="ports",
+        help="what the routers spread the flows by (default: %(default)s)",
+    )
+    _with_config(verb)
+    _with_json(verb)
+    _with_colour(verb)
+
+
+def _render(verb: argparse.ArgumentParser) -> None:
+    daemons = verb.add_subparsers(dest="daemon", metavar="DAEMON", required=True)
+    exabgp = daemons.add_parser("exabgp", help="ExaBGP's configuration, or its environment file")
+    _with_config(exabgp)
+    exabgp.add_argument("--env", action="store_true", help="the environment file instead")
+    exabgp.add_argument(
+        "--journal",
+        metavar="FILE",
+        help="where the announcer keeps what it may have announced (default: in node.runtime_dir)",
+    )
+    _with_output(exabgp, "readable for node.exabgp_user")
+    bfd = daemons.add_parser("frr-bfd", help="FRR's bfdd beside ExaBGP: bgp.bfd")
+    _with_config(bfd)
+    _with_output(bfd, "readable for FRR")
+    for name, software in (
+        ("frr", "FRR"),
+        ("bird", "BIRD 2"),
+        ("gobgp", "GoBGP"),
+        ("openbgpd", "OpenBGPD"),
+    ):
+        router = daemons.add_parser(
+            f"router-{name}", help=f"what a router with {software} needs for this node"
+        )
+        router.add_argument(
+            "--config",
+            type=Path,
+            action="append",
+            metavar="FILE",
+            help=f"of a node; again for each node of the router (default: {default_config()})",
+        )
+        router.add_argument(
+            "--neighbor",
+            type=_address,
+            action="append",
+            default=[],
+            metavar="ADDRESS",
+            help="an address of the router, where the node has several routers; again for each (default: all)",
+        )
+        router.add_argument(
+            "--router-id",
+            type=_address4,
+            metavar="ADDRESS",
+            help="where it must be written (default: the router's first IPv4 address)",
+        )
+        _with_output(router, "readable for its owner")
+
+
+def _with_output(verb: argparse.ArgumentParser, mode: str) -> None:
+    verb.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help=f"replace FILE, {mode} (default: standard output)",
+    )
+
+
+def _address(text: str) -> IPv4Address | IPv6Address:
+    try:
+        return ip_address(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an IP address") from None
+
+
+def _address4(text: str) -> IPv4Address:
+    address = _address(text)
+    if isinstance(address, IPv6Address):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an IPv4 address")
+    return address
 
 
 def _maintenance(verb: argparse.ArgumentParser) -> None:
@@ -255,7 +360,7 @@ def _doctor(verb: argparse.ArgumentParser) -> None:
         "--config",
         type=Path,
         metavar="FILE",
-        help=f"without it and without {_default_config()} only the node is checked",
+        help=f"without it and without {default_config()} only the node is checked",
     )
     verb.add_argument(
         "--connections",
@@ -280,7 +385,7 @@ def _count(text: str) -> int:
     return number
 
 
-def _default_config() -> Path:
+def default_config() -> Path:
     return Path(os.environ.get("ANYCAST_CONFIG") or CONFIG)
 
 
@@ -290,7 +395,7 @@ def _default_socket() -> Path:
 
 def _with_config(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
-        "--config", type=Path, default=_default_config(), metavar="FILE", help="default: %(default)s"
+        "--config", type=Path, default=default_config(), metavar="FILE", help="default: %(default)s"
     )
 
 
@@ -305,6 +410,17 @@ def _server(text: str) -> str:
     if not (pool and slash and server) or "/" in server:
         raise argparse.ArgumentTypeError(f"{text!r} is not a real server (write POOL/SERVER, as in web/rs2)")
     return text
+
+
+_TIME = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)(ms|s|m|h)?\Z", re.ASCII)
+_TIME_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
+
+
+def _time(text: str) -> float:
+    match = _TIME.match(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time (write 500ms, 2s or 1m)")
+    return float(match[1]) * _TIME_UNITS[match[2]]
 
 
 def _seconds(text: str) -> float:

@@ -43,10 +43,18 @@ def _dispatch(args: argparse.Namespace) -> int:
             from anycast.agent.main import run as run_agent
 
             return run_agent(args.config, args.record)
-        case "check" | "schema" | "render":
+        case "check" | "schema":
             from anycast.cli import configuration
 
             return configuration.run(args)
+        case "budget":
+            from anycast.cli import budget
+
+            return budget.run(args)
+        case "render":
+            from anycast.cli import render
+
+            return render.run(args)
         case "doctor":
             from anycast.cli import doctor
 

@@ -306,6 +306,22 @@ class Vip:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Bfd:
+    """Bidirectional forwarding detection (RFC 5880): a packet each `interval` seconds, down after `multiplier` lost."""
+
+    interval: float = 0.1
+    multiplier: int = 3
+
+    @property
+    def detection(self) -> float:
+        """Seconds without a packet until the other end counts as dead, where both ends have the same settings."""
+        return self.interval * self.multiplier
+
+    def __str__(self) -> str:
+        return f"{self.multiplier} x {self.interval * 1000:g}ms"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Neighbor:
     """A BGP router this node speaks to. The session's transport is the family of `address`."""
 
@@ -315,6 +331,7 @@ class Neighbor:
     families: frozenset[int] = frozenset()  # 4, 6: routes carried over this session
     password: str | None = field(default=None, repr=False)
     passive: bool = False
+    bfd: Bfd | None = None  # None: nothing but the hold time tells of a dead end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

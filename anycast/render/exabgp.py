@@ -30,7 +30,7 @@ def exabgp_conf(config: Config, *, command: str, journal: str | None = None) -> 
 def exabgp_env(config: Config) -> str:
     """The environment ExaBGP is started with: comments and `name=value` lines, as systemd's EnvironmentFile takes."""
     user = config.node.exabgp_user
-    bind = dict.fromkeys(str(_local(config.bgp, neighbor)) for neighbor in config.bgp.neighbors)
+    bind = dict.fromkeys(str(local_address(config.bgp, neighbor)) for neighbor in config.bgp.neighbors)
     drop = "false" if user == "root" else "true"
     return _ENV.format(user=user, drop=drop, bind=" ".join(bind))
 
@@ -54,7 +54,8 @@ def _process(config: Config, command: str, journal: str | None) -> str:
     return f"process anycast {{\n    run {' '.join(words)};\n    encoder json;\n}}\n"
 
 
-def _local(bgp: Bgp, neighbor: Neighbor) -> Address:
+def local_address(bgp: Bgp, neighbor: Neighbor) -> Address:
+    """This node's end of the session. Raises ValueError where it cannot be known."""
     if neighbor.local_address is not None:
         return neighbor.local_address
     if neighbor.address.version == 4:
@@ -71,7 +72,7 @@ def _neighbor(bgp: Bgp, neighbor: Neighbor) -> str:
 def _options(bgp: Bgp, neighbor: Neighbor) -> Iterator[str]:
     families = sorted(neighbor.families) or [neighbor.address.version]
     yield f"    router-id {bgp.router_id};"
-    yield f"    local-address {_local(bgp, neighbor)};"
+    yield f"    local-address {local_address(bgp, neighbor)};"
     yield f"    local-as {bgp.local_as};"
     yield f"    peer-as {neighbor.remote_as};"
     yield f"    hold-time {bgp.hold_time};"

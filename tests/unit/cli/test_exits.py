@@ -29,6 +29,12 @@ vips: {web: {address: 192.0.2.1, port: 80, servers: [127.0.0.1]}}
 ALONE: dict[str, list[tuple[str, int]]] = {
     "agent": [("agent --config BAD", 78), ("agent --nothing", 2)],
     "announce": [("announce", 2)],  # its standard input is no pipe of ExaBGP's
+    "budget": [
+        ("budget --config GOOD", 0),
+        ("budget --config GOOD --max 1ms", 1),
+        ("budget --config BAD", 78),
+        ("budget --max soon", 2),
+    ],
     "check": [
         ("check GOOD", 0),
         ("check BAD", 78),
@@ -59,6 +65,9 @@ ALONE: dict[str, list[tuple[str, int]]] = {
         ("render exabgp --config GOOD", 0),
         ("render exabgp --config BAD", 78),
         ("render exabgp --config GOOD -o /proc/none/exabgp.conf", 1),
+        ("render frr-bfd --config GOOD", 78),  # there is no bgp.bfd
+        ("render router-frr --config GOOD", 0),
+        ("render router-frr --config GOOD --config BAD", 78),
         ("render haproxy", 2),
     ],
     "schema": [("schema", 0)],

@@ -129,6 +129,26 @@ VALUES = [
     ),
     ("65001\n", "65001\n  hold_time: 2\n", "f:3:14: bgp.hold_time: 2 is not a hold time"),
     (
+        "65001\n",
+        "65001\n  bfd: fast\n",
+        "f:3:8: bgp.bfd: 'fast' is not a way to speak BFD (write true, false, or",
+    ),
+    (
+        "65001\n",
+        "65001\n  bfd: {interval: 20ms}\n",
+        "f:3:19: bgp.bfd.interval: '20ms' is not a time that can be used here (write a time from 50ms to 60s",
+    ),
+    (
+        "65001\n",
+        "65001\n  bfd: {interval: 100.5ms}\n",
+        "f:3:19: bgp.bfd.interval: '100.5ms' is no whole number of milliseconds (write one, as in 100ms)",
+    ),
+    (
+        "65001\n",
+        "65001\n  bfd: {multiplier: 1}\n",
+        "f:3:21: bgp.bfd.multiplier: 1 is not a BFD multiplier (write a whole number from 2 to 255)",
+    ),
+    (
         "10.2.1.254",
         "10.2.1.0/24",
         "f:5:17: bgp.neighbors[0].address: '10.2.1.0/24' is a prefix (write the address",

@@ -63,6 +63,7 @@ def test_the_full_example_shows_every_key_of_every_section() -> None:
         ("bgp", schema.Bgp),
     ):
         assert set(tree[section]) == set(model.model_fields)
+    assert set(tree["bgp"]["bfd"]) == set(schema.Bfd.model_fields)
     assert set(tree["bgp"]["neighbors"][0]) == set(schema.Neighbor.model_fields)
     vips = tree["vips"].values()
     services = [service for vip in vips for service in vip.get("services", [vip])]
