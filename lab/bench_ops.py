@@ -246,7 +246,7 @@ class Announcer:
                     done = Report(seq=message.seq, announced=tuple(route.prefix for route in message.routes))
                     self._line.sendall(encode(done))
                     yield message
-                    if meanwhile is not None:
+                    if meanwhile is not None and time.monotonic() < until:
                         meanwhile()
 
     def lateness(self, seconds: float, meanwhile: Callable[[], None] | None = None) -> Times:
