@@ -23,12 +23,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TypeAlias
 
 import yaml
 
+from anycast.cli import client
 from anycast.cli.table import table
 from anycast.core import ipvs
 from anycast.core import kernel as kernels
@@ -44,6 +46,7 @@ WINDOW = 20.0  # seconds of each measurement
 TTL = 0.5  # seconds: a lease in each sixth of a second
 QUESTIONS = 60  # of each document
 PATIENCE = 90.0
+PROBE_PATIENCE = 2.0  # seconds, of a health check
 DESCRIPTORS = 20_000
 FIRST = int(IPv4Address("127.16.0.1"))
 _SIXTH = TTL / 3
@@ -243,7 +246,7 @@ class Announcer:
                     done = Report(seq=message.seq, announced=tuple(route.prefix for route in message.routes))
                     self._line.sendall(encode(done))
                     yield message
-                    if meanwhile is not None:
+                    if meanwhile is not None and time.monotonic() < until:
                         meanwhile()
 
     def lateness(self, seconds: float, meanwhile: Callable[[], None] | None = None) -> Times:
@@ -258,10 +261,10 @@ class Announcer:
         raise RuntimeError(f"after {PATIENCE:g} s the agent does not announce everything")
 
 
-def ask(port: int, path: str) -> float:
+def ask(port: int, path: str, patience: float = PATIENCE) -> float:
     """Seconds until the whole answer is there."""
     began = time.perf_counter()
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=patience)
     with contextlib.closing(connection):
         connection.request("GET", path)
         response = connection.getresponse()
@@ -271,11 +274,19 @@ def ask(port: int, path: str) -> float:
     return time.perf_counter() - began
 
 
-def probe(port: int, into: Times, failed: list[str]) -> None:
+def ask_control(path: Path) -> float:
+    """The same over the control socket."""
+    began = time.perf_counter()
+    if not client.ask(path, "GET", "/maintenance", timeout=PROBE_PATIENCE).ok:
+        raise RuntimeError(f"{path} refuses")
+    return time.perf_counter() - began
+
+
+def probe(question: Callable[[], float], into: Times, failed: list[str]) -> None:
     """As a health check of this node would."""
     try:
-        into.append(ask(port, "/livez"))
-    except (OSError, http.client.HTTPException, RuntimeError) as error:
+        into.append(question())
+    except (OSError, http.client.HTTPException, RuntimeError, client.UnreachableError) as error:
         failed.append(repr(error))
 
 
@@ -344,12 +355,10 @@ class Bench:
             say("the command")
             commands = Times()
             announcer.lateness(10.0, lambda: commands.append(command(runtime / "control.sock")))
-            hostile = [
-                figure
-                for host, where in (("127.0.0.1", "from this node"), (own_address(), "from elsewhere"))
-                if host
-                for figure in self._attacked(announcer, host, port, where)
-            ]
+            control = runtime / "control.sock"
+            hostile = self._attacked(announcer, "127.0.0.1", port, "from this node", control)
+            if host := own_address():
+                hostile += self._attacked(announcer, host, port, "from elsewhere", control)
         return [
             Figure(work="lease later than due, no clients", values=quiet),
             *hostile,
@@ -360,16 +369,35 @@ class Bench:
             Figure(work=f"anycast status, {self._servers} servers", share=0.5, values=commands),
         ]
 
-    def _attacked(self, announcer: Announcer, host: str, port: int, where: str) -> list[Figure]:
+    def _attacked(
+        self, announcer: Announcer, host: str, port: int, where: str, control: Path
+    ) -> list[Figure]:
         say(f"{HOSTILE} hostile connections {where}")
-        probes, failed = Times(), list[str]()
+        questions = {
+            "/livez over TCP": partial(ask, port, "/livez", PROBE_PATIENCE),
+            "the control socket": partial(ask_control, control),
+        }
+        found, lost = {name: Times() for name in questions}, {name: list[str]() for name in questions}
+
+        def probes() -> None:
+            for name, question in questions.items():
+                probe(question, found[name], lost[name])
+
         with self._helper("--hostile", host, str(port), str(HOSTILE), wait=False):
             announcer.lateness(3.0)
-            late = announcer.lateness(self._window, lambda: probe(port, probes, failed))
-        say(f"/livez of this node's own: {len(probes)} answered, {len(failed)} not")
+            late = announcer.lateness(self._window)
+            for _ in announcer.leases(time.monotonic() + self._window, probes):
+                pass
         return [
             Figure(work=f"lease, {HOSTILE} hostile connections {where}", goal=0.050, values=late),
-            Figure(work=f"/livez meanwhile, {len(failed)} failed", values=probes),
+            *(
+                Figure(
+                    work=f"  {name} meanwhile, {len(lost[name])} of {len(values) + len(lost[name])} failed",
+                    values=values,
+                )
+                for name, values in found.items()
+                if values
+            ),
         ]
 
     def _small(self) -> Figure:
