@@ -12,7 +12,6 @@ from lab.control import Lab
 from lab.topology import topology
 from tests.e2e.site import Site
 
-
 _HERE = Path(__file__).parent
 
 
