@@ -111,7 +111,7 @@ class Site:
     # The nodes' agents, by their control sockets: the nodes share one file system.
 
     def ask(self, node: str, method: str, path: str, body: Document | None = None) -> client.Answer:
-        return client.ask(self.lab.run / node / "control.sock", method, path, body)
+        return client.ask(self.lab.run / node / "control.sock", method, path, body, timeout=PATIENCE)
 
     def status(self, node: str) -> Document:
         answer = self.ask(node, "GET", "/status")
