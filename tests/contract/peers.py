@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-PATIENCE = 15.0  # seconds
+PATIENCE = 30.0  # seconds
 
 
 def missing(*programs: str) -> str | None:
