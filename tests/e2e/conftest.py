@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,10 +12,15 @@ from lab.control import Lab
 from lab.topology import topology
 from tests.e2e.site import Site
 
+_HERE = Path(__file__).parent
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tests of the bare site come first: they build one of their own and take it away."""
     items.sort(key=lambda item: item.path.name != "test_site.py")
+    for item in items:
+        if item.path.is_relative_to(_HERE) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(400))  # the first of all builds the site
 
 
 @pytest.fixture(scope="session")
