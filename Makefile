@@ -1,4 +1,4 @@
-# The main targets: demo, test, lab, bench. Everything they need is installed by them.
+# The main targets: demo, test, lab, bench, bench-checks. Everything they need is installed by them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
 EXABGP_42 := build/venv-exabgp42
 
-.PHONY: help setup demo bench lab lab-down test lint unit contract e2e test-lowest schema clab clean
+.PHONY: help setup demo bench bench-checks lab lab-down test lint unit contract e2e test-lowest schema clab clean
 
 help: ## what can be made
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml | system
 	@echo "installing the virtual environment in $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable . --group dev
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dns,grpc,regex]' --group dev
 	@touch $@
 
 demo: setup ## break balancers under 600 connections in the lab; about a minute and a half
@@ -33,6 +33,15 @@ demo: setup ## break balancers under 600 connections in the lab; about a minute 
 bench: setup ## IPVS figures against ipvsadm and keepalived in the lab; two to three minutes
 	@./lab/install bench
 	@taskset -c $$(taskset -cp $$$$ | grep -oE '[0-9]+$$') $(BIN)/python -m lab run -- $(BIN)/python -m lab.bench
+
+# The engine against HAProxy; the whole agent; from a dead service to the router: with the lab's kernel at a real-time
+# priority on one processor, as above, then without IPVS on this kernel.
+bench-checks: setup ## checks against HAProxy's, the agent under 5,000 a second, failover; root, a quarter of an hour
+	@./lab/install bench
+	@$(BIN)/python -m lab.bench_checks
+	@$(BIN)/python -m lab.bench_agent
+	@$$(chrt -r 1 true 2>/dev/null && echo chrt -r 1) taskset -c $$(taskset -cp $$$$ | grep -oE '[0-9]+$$') $(BIN)/python -m lab run -- $(BIN)/python -m lab.bench_failover
+	@ANYCAST_LAB=namespaces $(BIN)/python -m lab run -- $(BIN)/python -m lab.bench_failover --without-ipvs
 
 lab: setup ## leave the lab running: then `lab/lab exec lb1`
 	@$(BIN)/python -m lab up
@@ -63,9 +72,9 @@ e2e: setup ## in the lab's kernel: IPVS contract and end to end
 
 test-lowest: system ## unit tests with the lowest versions of the libraries that pyproject.toml allows
 	@mkdir -p build
-	@$(PYTHON) -c 'import re, tomllib; print(*(re.sub(">=([^,]+).*", r"==\1", d) for d in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]), sep="\n")' > build/lowest.txt
+	@$(PYTHON) -c 'import re, tomllib; print(*(re.sub(">=([^,]+).*", r"==\1", d) for p in [tomllib.load(open("pyproject.toml", "rb"))["project"]] for d in sum(p["optional-dependencies"].values(), p["dependencies"])), sep="\n")' > build/lowest.txt
 	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
-	@$(LOWEST)/bin/pip install --quiet --disable-pip-version-check --constraint build/lowest.txt --editable . hypothesis jsonschema pytest pytest-timeout
+	@$(LOWEST)/bin/pip install --quiet --disable-pip-version-check --constraint build/lowest.txt --editable '.[dns,grpc,regex]' hypothesis jsonschema pytest pytest-timeout
 	@$(LOWEST)/bin/python -m pytest tests/unit --ignore tests/unit/lab
 
 schema: $(STAMP) ## write the JSON Schema of the configuration anew

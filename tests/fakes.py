@@ -146,7 +146,7 @@ class Node:
                 ev.Probed(
                     results=tuple(
                         (target, Result(outcome=outcome))
-                        for target in self.state.targets
+                        for target in self.state.names
                         if not servers or target.address in chosen
                     )
                 )

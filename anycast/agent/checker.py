@@ -1,31 +1,54 @@
-"""When probes run: spread at the start, then as the core asks. What an outcome means is the core's affair."""
+"""When probes run: spread at the start, then on the beat the core asks for. What an outcome means is the core's affair.
+
+TCP and HTTP checks go through the sweep, thousands of them without a task each; every other kind is a task.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
+from anycast.agent.beats import BATCH, Host, next_beat, offset, on_beat
 from anycast.core.health import Outcome, Result
-from anycast.core.model import Target
+from anycast.core.model import Address, Check, Target
+from anycast.probes.finding import OK, Finding, judge
 from anycast.probes.run import probe
+from anycast.probes.sweep.agenda import Agenda
+from anycast.probes.sweep.runs import Run, run_of, sweepable
+from anycast.probes.sweep.sweep import TURN, Sweep
 
 __all__ = ["Checker"]
 
 _SPREAD = 0.001  # seconds between two first runs: 50 targets begin within 50 ms, 5,000 over their interval
+_DUE_A_TURN = 512
+_TASKS_A_TURN = 16  # that are begun together: each may start a program
+_CANCELLED = Result(outcome=Outcome.UNKNOWN, detail="internal error, please report it: the run was cancelled")
 
 
 @dataclass(slots=True, eq=False)
 class _Slot:
-    """One target's place: idle, or waiting for its time, or in the queue, or running."""
+    """One target's place: idle, or waiting for its time, or in line, or running."""
 
     target: Target
-    timer: asyncio.TimerHandle | None = None
+    host: Host
+    swept: bool  # else its runs are tasks
+    base: float  # an instant of its beat: at its interval, it keeps to that
+    at: float | None = None  # when it waits for its time
+    due: float = 0.0  # when it should be, if its address is not bothered just then
+    beat: float = 0.0  # when the last run was due: the next one counts from here, so nothing drifts
+    reserved: bool = False  # `at` is its own instant among those of its address
+    quiet: float | None = (
+        None  # seconds between runs that are not reported as long as they say nothing but ok
+    )
     queued: bool = False
-    task: asyncio.Task[None] | None = None
-    next_at: float | None = None  # asked for while the run was still ending
+    run: Run[_Slot] | None = None
+    task: asyncio.Task[Result] | None = None
+    running: bool = False
+    after: float | None = None  # asked for while the run was still ending
     gone: bool = False
 
 
@@ -41,107 +64,260 @@ class Checker:
         run: Callable[[Target], Awaitable[Result]] = probe,
         *,
         limit: int = 512,
+        sweeping: bool = True,
     ) -> None:
-        """`limit`: runs at the same time; the others wait in line, first come first served."""
+        """`limit`: tasks at the same time; the others wait in line, first come first served.
+
+        `sweeping` False: every check is a task.
+        """
         self._report = report
         self._run = run
         self._limit = limit
+        self._sweeping = sweeping
+        self._sweep: Sweep[_Slot] | None = None
         self._slots: dict[Target, _Slot] = {}
-        self._queue: deque[_Slot] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._hosts: dict[Address, Host] = {}
+        self._agenda: Agenda[_Slot] = Agenda()
+        self._loop = asyncio.get_running_loop()
+        self._clock = self._loop.time
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = math.inf
+        self._rung = -math.inf  # when the alarm last went off
+        self._queue: deque[_Slot] = deque()  # for a task
+        self._line: deque[_Slot] = deque()  # for the sweep
+        self._tasks: set[asyncio.Task[Result]] = set()
         self._ending: set[Target] = set()  # removed, but their last run is still being cancelled
 
     @property
     def running(self) -> int:
         """Runs under way, cancelled ones that have not ended included."""
-        return len(self._tasks)
+        return len(self._tasks) + (0 if self._sweep is None else self._sweep.running)
 
     @property
     def queued(self) -> int:
         """Targets whose time has come and that wait for a free place. Never back to 0: the node is too slow."""
-        return sum(not slot.gone for slot in self._queue)
+        return sum(not slot.gone for line in (self._queue, self._line) for slot in line)
 
     def set_targets(self, targets: frozenset[Target]) -> None:
         """Start what is new, forget what is not in `targets`, leave the rest as it is."""
         for target in self._slots.keys() - targets:
             self._forget(self._slots.pop(target))
         new = targets - self._slots.keys()
-        now = asyncio.get_running_loop().time()
-        for place, target in enumerate(new):
-            slot = self._slots[target] = _Slot(target)
+        now = self._clock()
+        for place, target in enumerate(sorted(new, key=_neighborhood)):
+            host = self._hosts.setdefault(target.address, Host())
+            host.join(_shortest(target.check))
+            base = now + offset(place, target.check.interval)
+            slot = _Slot(target, host, swept=self._sweeping and sweepable(target), base=base, beat=now)
+            self._slots[target] = slot
             self._wait(slot, now + min(_SPREAD, target.check.interval / len(new)) * place)
+        self._set_alarm()
 
-    def schedule(self, target: Target, after: float) -> None:
-        """Run `target` again in `after` seconds; a later call replaces an earlier one. Unknown targets are ignored."""
+    def schedule(self, target: Target, after: float, *, quiet: bool = False) -> None:
+        """Run `target` again `after` seconds from when its last run was due; beats that have passed are left out.
+
+        At the check's own interval the target has a beat of its own, so the first pause may be shorter.
+        `quiet`: and then every `after` seconds, without a report, until a run says anything but a plain ok.
+        A later call replaces an earlier one. Unknown targets are ignored.
+        """
         slot = self._slots.get(target)
         if slot is None or slot.queued:
             return
-        at = asyncio.get_running_loop().time() + after
-        if slot.task is None:
-            self._wait(slot, at)
-        else:
-            slot.next_at = at
+        slot.quiet = after if quiet and after > 0 else None
+        slot.after = after
+        if not slot.running:
+            self._go_on(slot)
 
     async def close(self) -> None:
         """Forget every target and wait until the last run has cleaned up."""
         self.set_targets(frozenset())
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm, self._alarm_at = None, math.inf
+        if self._sweep is not None:
+            self._sweep.close()
+            self._sweep = None
         while self._tasks:
             await asyncio.wait(self._tasks)
 
     def _forget(self, slot: _Slot) -> None:
         slot.gone = True
-        if slot.timer is not None:
-            slot.timer.cancel()
+        slot.at = None
+        slot.host.leave(_shortest(slot.target.check))
+        if not slot.host.targets:
+            del self._hosts[slot.target.address]
+        if slot.run is not None and self._sweep is not None:
+            self._sweep.cancel(slot.run)
         if slot.task is not None:
             self._ending.add(slot.target)
             slot.task.cancel()
 
+    def _go_on(self, slot: _Slot) -> None:
+        """Wait for the next beat, if one was asked for."""
+        after, slot.after = slot.after, None
+        if after is None:
+            return
+        if after == slot.target.check.interval:
+            self._wait(slot, on_beat(slot.base, after, slot.beat, self._clock()))
+        else:
+            self._wait(slot, next_beat(slot.beat, after, self._clock()))
+
     def _wait(self, slot: _Slot, at: float) -> None:
-        if slot.timer is not None:
-            slot.timer.cancel()
-        slot.timer = asyncio.get_running_loop().call_at(at, self._due, slot)
+        slot.at = slot.due = at
+        slot.reserved = False
+        self._agenda.add(at, slot)
+        if at < self._alarm_at:
+            self._set_alarm()
 
-    def _due(self, slot: _Slot) -> None:
-        slot.timer = None
-        slot.queued = True
-        if slot.target not in self._ending:  # else _ended puts it in line
-            self._queue.append(slot)
-            self._start()
+    def _set_alarm(self) -> None:
+        """For the first that is due with the next batch, or for who waits in line and could begin."""
+        if self._line and (self._sweep is None or not self._sweep.full):
+            at = self._rung  # at once, after the event loop has had its turn
+        elif self._queue and len(self._tasks) < self._limit:
+            at = self._rung + 2 * TURN
+        elif (first := self._agenda.first()) is not None:
+            at = max(first[0], self._rung + BATCH)
+        else:
+            return
+        if at < self._alarm_at:
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._alarm_at = at
+            self._alarm = self._loop.call_at(at, self._ring)
 
-    def _start(self) -> None:
-        while self._queue and len(self._tasks) < self._limit:
-            slot = self._queue.popleft()
+    def _ring(self) -> None:
+        """Begin what is due, but not for longer than a turn: the rest has the next one."""
+        self._rung = now = self._clock()
+        self._alarm_at = -math.inf  # what happens in here needs no alarm of its own
+        try:
+            if self._sweep is not None:
+                self._sweep.look()  # those that have ended may be due again
+            self._take_due(now)
+            if self._line:
+                self._start_runs()
+            self._start_tasks(_TASKS_A_TURN)
+        finally:
+            self._alarm, self._alarm_at = None, math.inf
+            self._set_alarm()
+
+    def _take_due(self, now: float) -> None:
+        agenda = self._agenda
+        for _ in range(_DUE_A_TURN):
+            slot = agenda.take(now)
+            if slot is None:
+                return
+            if slot.at is None or slot.at > now:
+                continue  # replaced since, or gone, or in the agenda twice
+            if not slot.reserved:
+                slot.reserved = True
+                slot.at = slot.host.reserve(slot.at, now)
+                if slot.at > now:
+                    agenda.add(slot.at, slot)
+                    continue
+            slot.at = None
+            slot.beat = slot.due
+            slot.queued = True
+            if slot.swept:
+                self._line.append(slot)
+            elif slot.target not in self._ending:  # else _ended puts it in line
+                self._queue.append(slot)
+
+    def _start_runs(self) -> None:
+        sweep = self._sweep
+        if sweep is None:
+            try:
+                sweep = self._sweep = Sweep(self._swept)
+            except OSError as error:
+                return self._refuse_line(judge(error))
+        line, started = self._line, 0
+        until = self._clock() + TURN
+        while line and not sweep.full and sweep.now <= until:
+            slot = line.popleft()
             if slot.gone:
                 continue
             slot.queued = False
-            slot.task = task = asyncio.get_running_loop().create_task(self._check(slot))
+            slot.running = True
+            run = slot.run
+            if run is None:
+                run = slot.run = run_of(slot.target, slot)
+            sweep.start(run)
+            started += 1
+        sweep.settle(started)
+        return None
+
+    def _refuse_line(self, finding: Finding) -> None:
+        slots = list(self._line)
+        self._line.clear()
+        for slot in slots:
+            slot.queued = False
+            if not slot.gone:
+                self._tell(slot, finding.outcome, finding.detail, 0.0)
+                self._go_on(slot)
+
+    def _swept(self, run: Run[_Slot], finding: Finding, took: float) -> None:
+        slot = run.owner
+        slot.running = False
+        if finding is OK and slot.quiet is not None and slot.after is None:
+            self._wait(slot, next_beat(slot.beat, slot.quiet, run.started + took))
+        else:
+            self._tell(slot, finding.outcome, finding.detail, took)
+            self._go_on(slot)
+        if self._line:
+            self._set_alarm()  # there is room for one more
+
+    def _tell(self, slot: _Slot, outcome: Outcome, detail: str, took: float) -> None:
+        slot.quiet = None
+        try:
+            self._report(slot.target, Result(outcome=outcome, detail=detail, took=took))
+        except Exception as error:  # noqa: BLE001 - the others are to go on
+            self._complain(error)
+
+    def _start_tasks(self, most: int) -> None:
+        while self._queue and len(self._tasks) < self._limit and most:
+            slot = self._queue.popleft()
+            if slot.gone:
+                continue
+            most -= 1
+            slot.queued = False
+            slot.running = True
+            slot.task = task = self._loop.create_task(self._check(slot.target))
             self._tasks.add(task)
             task.add_done_callback(partial(self._ended, slot))
 
-    async def _check(self, slot: _Slot) -> None:
+    async def _check(self, target: Target) -> Result:
         try:
-            result = await self._run(slot.target)
+            return await self._run(target)
         except Exception as error:  # noqa: BLE001 - a defect in one kind of check must not end the checking
             self._complain(error)
-            result = Result(outcome=Outcome.UNKNOWN, detail=f"internal error, please report it: {error!r}")
-        if not slot.gone:
-            self._report(slot.target, result)
+            return Result(outcome=Outcome.UNKNOWN, detail=f"internal error, please report it: {error!r}")
 
-    def _ended(self, slot: _Slot, task: asyncio.Task[None]) -> None:
+    def _ended(self, slot: _Slot, task: asyncio.Task[Result]) -> None:
         self._tasks.discard(task)
         slot.task = None
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._complain(error)
+        slot.running = False
         if slot.gone:
             self._ending.discard(slot.target)
             successor = self._slots.get(slot.target)
             if successor is not None and successor.queued:
                 self._queue.append(successor)
-        elif slot.next_at is not None:
-            at, slot.next_at = slot.next_at, None
-            self._wait(slot, at)
-        self._start()
+        else:
+            result = _CANCELLED if task.cancelled() else task.result()
+            if slot.quiet is not None and result.outcome is Outcome.OK and not result.detail:
+                slot.after = slot.quiet if slot.after is None else slot.after
+            else:
+                self._tell(slot, result.outcome, result.detail, result.took)
+            self._go_on(slot)
+        self._start_tasks(1)
+        self._set_alarm()
 
     def _complain(self, error: BaseException) -> None:
-        loop = asyncio.get_running_loop()
-        loop.call_exception_handler({"message": "unexpected error in the checker", "exception": error})
+        self._loop.call_exception_handler({"message": "unexpected error in the checker", "exception": error})
+
+
+def _neighborhood(target: Target) -> tuple[int, int, int]:
+    """Real servers of one pool stand together."""
+    return target.port, target.address.version, int(target.address)
+
+
+def _shortest(check: Check) -> float:
+    return min(check.interval, check.fast_interval)

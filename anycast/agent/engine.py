@@ -13,8 +13,9 @@ import structlog
 
 from anycast.agent import maintenance_file
 from anycast.agent.checker import Checker
+from anycast.config.apart import load
 from anycast.config.changes import changes
-from anycast.config.load import Loaded, load
+from anycast.config.loaded import Loaded
 from anycast.config.problem import ConfigError
 from anycast.core import events as ev
 from anycast.core.health import Result
@@ -178,8 +179,8 @@ class Engine:
             match effect:
                 case ev.SetTargets(targets=targets):
                     self._checker.set_targets(targets)
-                case ev.ScheduleProbe(target=target, after=after):
-                    self._checker.schedule(target, after)
+                case ev.ScheduleProbe(target=target, after=after, quiet=quiet):
+                    self._checker.schedule(target, after, quiet=quiet)
                 case ev.ReadKernel() | ev.ProgramKernel():
                     self._start(self._kernel_job(effect))
                 case ev.SendLease():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import pwd
+import resource
 import signal
 import socket
 import sys
@@ -23,7 +25,8 @@ from anycast.agent.engine import Engine
 from anycast.agent.leases import LeaseServer
 from anycast.agent.logs import set_up_logging
 from anycast.agent.sockets import HeldError, InstanceLock, bind_unix, identity
-from anycast.config.load import Loaded, load
+from anycast.config.apart import load
+from anycast.config.loaded import Loaded
 from anycast.config.problem import ConfigError
 from anycast.core.events import StopRequested
 from anycast.kernel.adapter import Kernel
@@ -35,6 +38,8 @@ LEASE_SOCKET = "lease.sock"
 CONTROL_SOCKET = "control.sock"
 JOURNAL_DIRECTORY = "announcer"
 GUARD_PERIOD = 1.0  # seconds between two looks whether the sockets are still where they were bound
+
+DESCRIPTORS = 65536  # wanted: thousands of checks at once, and connections that are kept
 
 LOG_PATIENCE = 1.0  # seconds the last lines of the log have to be read
 
@@ -54,11 +59,20 @@ def run(path: Path) -> int:
     """
     # Until reloads are served: by default it would end the agent.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    raise_descriptors()
     sink = set_up_logging()
     try:
         return _run(path)
     finally:
         sink.drain(LOG_PATIENCE)
+
+
+def raise_descriptors() -> None:
+    """As far as the hard limit allows: the soft one is 1,024 nearly everywhere, for programs of the last century."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _run(path: Path) -> int:
@@ -159,6 +173,10 @@ async def serve(loaded: Loaded, path: Path, lock: InstanceLock) -> int:
             partial(_listen, read, node.listen),
         )
     ]
+    # What is there by now stays: looked through every few seconds with 5,000 real servers, it would hold the
+    # lease up for 50 ms.
+    gc.collect()
+    gc.freeze()
     try:
         await engine.run()
     finally:

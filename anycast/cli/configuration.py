@@ -8,13 +8,15 @@ import json
 import os
 import pwd
 import shutil
+import ssl
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anycast.cli.exits import ExitCode
-from anycast.config.problem import ConfigError, Problem
+from anycast.config.problem import ConfigError, NeededPath, Problem
 
 if TYPE_CHECKING:
     from anycast.core.model import Config
@@ -59,16 +61,56 @@ def _check(file: Path, *, as_json: bool) -> int:
     except ConfigError as error:
         return report_json(error, file) if as_json else report(error, file)
     counts = _counts(loaded.config)
+    lacking = [problem for needed in loaded.paths if (problem := _missing(needed)) is not None]
+    warnings = sorted(
+        (*loaded.warnings, *lacking), key=lambda one: (loaded.files.index(one.mark.file), one.mark)
+    )
     if as_json:
-        warnings = [_problem(warning) for warning in loaded.warnings]
-        document = {"file": str(file), "ok": True, "problems": [], "warnings": warnings, **counts}
+        told = [_problem(warning) for warning in warnings]
+        document = {"file": str(file), "ok": True, "problems": [], "warnings": told, **counts}
         print(json.dumps(document, indent=2))
     else:
-        for warning in loaded.warnings:
+        for warning in warnings:
             print(warning.as_warning(), file=sys.stderr)
         words = [_count(number, _NOUNS[name]) for name, number in counts.items()]
         print(f"{file}: ok: {', '.join(words)}")
     return ExitCode.OK
+
+
+def _missing(needed: NeededPath) -> Problem | None:
+    """What a check would lack if this machine were the node."""
+
+    def problem(what: str, do: str) -> Problem:
+        return Problem(needed.mark, needed.path, what, do)
+
+    if needed.use == "program":
+        if os.access(needed.name, os.X_OK) and os.path.isfile(needed.name):
+            return None
+        what = f"there is no program {needed.name} on this machine"
+        if os.path.exists(needed.name):
+            what = f"{needed.name} cannot be executed on this machine"
+        return problem(what, "install it on the node, or correct the path")
+    try:
+        text = Path(needed.name).read_text("ascii", errors="replace")
+    except OSError as error:
+        what = f"{needed.name} cannot be read on this machine: {error.strerror}"
+        return problem(what, "put it on the node, readable for the agent")
+    end = _expiry(text) if needed.use == "certificate" else None
+    if end is not None and end < time.time():
+        return problem(f"the certificate in {needed.name} has expired", "renew it")
+    return None
+
+
+def _expiry(text: str) -> float | None:
+    """When the first certificate of a PEM file runs out, in seconds since the epoch."""
+    from anycast.probes.certificate import not_after
+
+    begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+    _, found, rest = text.partition(begin)
+    try:
+        return not_after(ssl.PEM_cert_to_DER_cert(f"{begin}{rest.partition(end)[0]}{end}")) if found else None
+    except ValueError:
+        return None
 
 
 def _problem(problem: Problem) -> dict[str, object]:

@@ -8,5 +8,6 @@ class ExitCode(IntEnum):
     NEGATIVE = 1  # the answer is no, or a part of the work was not done
     USAGE = 2  # argparse's own
     UNREACHABLE = 3  # no agent answered
+    UNKNOWN = 4  # a check could not run: it proves nothing
     CONFIG = 78  # EX_CONFIG of sysexits.h
     INTERRUPTED = 130

@@ -14,8 +14,19 @@ SOCKET = "/run/anycast/control.sock"
 _MOST_CONNECTIONS = 10**9
 
 _EPILOG = """\
-exit statuses: 0 done; 1 a negative answer; 2 wrong usage; 3 no agent answers; 78 the configuration has problems;
-of doctor 1 for any warning or error; of the agent also 70 a defect, 75 another agent runs
+exit statuses: 0 done; 1 a negative answer; 2 wrong usage; 3 no agent answers; 4 a check could not run;
+78 the configuration has problems; of doctor 1 for any warning or error; of the agent also 70 a defect, 75 another
+agent runs
+"""
+
+_PROBE = """\
+SPEC is a URL or a mapping as in the configuration:
+  tcp://10.9.2.1:80   https://www.example.net/health   icmp://10.9.2.1   relp://10.9.2.1:2514
+  "dns://10.9.2.1/www.example.net?record=AAAA"   grpc://10.9.2.1:50051/shop.Orders
+  '{type: banner, address: 10.9.2.1, port: 25, steps: [{expect: "^220 "}]}'
+NAME is that of a check, a real server or a VIP of the configuration: all of its checks are run.
+
+exit statuses: 0 all is well; 1 a check fails; 4 a check could not run; 78 the check or the configuration is wrong
 """
 
 
@@ -41,6 +52,18 @@ def parser() -> argparse.ArgumentParser:
     _with_json(check)
 
     _doctor(verbs.add_parser("doctor", help="say what of this node stands in the way, and how to change it"))
+    probe = verbs.add_parser(
+        "probe",
+        help="run a check once and show every step",
+        description="Run a check once and show every step with its time.",
+        epilog=_PROBE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    probe.add_argument("what", metavar="SPEC|NAME", help="a check to write here, or the name of something")
+    probe.add_argument("--at", metavar="ADDRESS[:PORT]", help="aim it there, not where it is used")
+    probe.add_argument("--timeout", type=float, metavar="SECONDS", help="default: the check's own")
+    _with_config(probe)
+    _with_json(probe)
 
     verbs.add_parser("schema", help="print the JSON Schema of the configuration file")
 

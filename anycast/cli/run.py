@@ -47,6 +47,10 @@ def _dispatch(args: argparse.Namespace) -> int:
             from anycast.cli import doctor
 
             return doctor.run(args)
+        case "probe":
+            from anycast.cli import probe
+
+            return probe.run(args)
         case "maintenance" | "status" | "reload" | "drain-server" | "undrain-server":
             from anycast.cli import node
 

@@ -33,6 +33,7 @@ def status(document: Mapping[str, Any], *, colour: bool) -> str:
         _vips(document["vips"], colour=colour),
         _tables(document["vips"], colour=colour),
         _servers(document["vips"], colour=colour),
+        *([_requirements(document["requirements"], colour=colour)] if document.get("requirements") else []),
         _neighbors(document["neighbors"], colour=colour),
         _announcers(document["announcers"], colour=colour),
     ]
@@ -152,6 +153,13 @@ def _weights(server: Mapping[str, Any]) -> tuple[Cell, Cell]:
 
 def _number(value: object) -> str:
     return "-" if value is None else str(value)
+
+
+def _requirements(requirements: Sequence[Mapping[str, Any]], *, colour: bool) -> str:
+    rows = [
+        (one["scope"], _word(one["phase"]), duration(one["since_s"]), one["detail"]) for one in requirements
+    ]
+    return table(("REQUIRED BY", "PHASE", "SINCE", "DETAIL"), rows, colour=colour)
 
 
 def _neighbors(neighbors: Sequence[Mapping[str, Any]], *, colour: bool) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from anycast.core import maglev
+from anycast.core.kinds import BgpSession, LoadCheck, TcpVipCheck
 from anycast.core.members import versions
 from anycast.core.model import (
     Address,
@@ -21,10 +22,11 @@ from anycast.core.model import (
     Pool,
     Prefix,
     RealServer,
+    Rule,
     Scheduler,
     Service,
-    TcpCheck,
     Timeouts,
+    Tree,
     Tunnel,
     Vip,
 )
@@ -63,8 +65,12 @@ def _text(value: object) -> str:
             return "default"
         case bool():
             return "true" if value else "false"
+        case float() if value >= 86400:
+            return f"{value / 86400:g}d"
         case float():
             return f"{value * 1000:g}ms" if 0 < value < 1 else f"{value:g}s"
+        case bytes():
+            return value.hex()
         case frozenset():
             return f"[{', '.join(sorted(map(str, value)))}]"
         case tuple():
@@ -100,6 +106,7 @@ def _settings(old: Config, new: Config) -> Iterator[str]:
     if old.manage_sysctls != new.manage_sysctls:
         words = {False: "check", True: "manage"}
         yield f"sysctls: {words[old.manage_sysctls]} -> {words[new.manage_sysctls]}"
+    yield from _require("node:", old.require, new.require)
     for name, change in _fields(old.timing, new.timing, _names(old.timing)):
         yield f"timing: {name} {change}"
     if old.timeouts != new.timeouts:
@@ -209,6 +216,7 @@ def _vip(old: Vip, new: Vip) -> Iterator[str]:
     title = f"vip {new.name}"
     for name, change in _fields(old, new, ("addresses", "med", "communities", "large_communities")):
         yield f"{title}: {name} {change}"
+    yield from _require(f"{title}:", old.require, new.require)
     before = {service.name: service for service in old.services}
     after = {service.name: service for service in new.services}
     for name in _gone(before, after):
@@ -237,31 +245,92 @@ def _service(title: str, old: Service, new: Service) -> Iterator[str]:
             f"{title} quorum low {old.quorum.low}, high {old.quorum.high} -> "
             f"low {new.quorum.low}, high {new.quorum.high}"
         )
+    yield from _require(title, old.require, new.require)
     if old.pool.name != new.pool.name:
         yield f"{title} pool {old.pool.name} -> {new.pool.name}"
     if old.pool.check != new.pool.check:
         yield f"{title} check {_check(old.pool.check, new.pool.check)}"
 
 
-def _check(old: Check, new: Check) -> str:
+def _check(old: Tree, new: Tree) -> str:
+    if not isinstance(old, Check) or not isinstance(new, Check):
+        return _arrow(_part(old), _part(new))
     what = [f"{name} {change}" for name, change in _fields(old, new, _names(old)[1:])]
     if old.kind != new.kind:
-        what.insert(0, f"{_kind(old.kind)} -> {_kind(new.kind)}")
+        words = _kind(old.kind), _kind(new.kind)
+        what.insert(0, _arrow(*words) if words[0] != words[1] else _hidden(old.kind, new.kind))
     return ", ".join(what)
 
 
+def described(kind: CheckKind) -> str:
+    """A kind of check in words, secrets left out."""
+    return _kind(kind)
+
+
+def _arrow(old: str, new: str) -> str:
+    return f"{old} -> {new}" if old != new else f"{new}, with other settings"
+
+
+def _part(part: Tree | None) -> str:
+    """`2 of a, b (weight 2)`: what is named is not told again."""
+    match part:
+        case None:
+            return "none"
+        case Rule(parts=parts):
+            names = ", ".join(
+                one.name if one.weight == 1 else f"{one.name} (weight {one.weight})" for one in parts
+            )
+            return f"{part.needed} of {names}"
+        case Check():
+            return _kind(part.kind)
+        case BgpSession():
+            return str(part)
+
+
+def _require(title: str, old: Tree | None, new: Tree | None) -> Iterator[str]:
+    if old != new:
+        yield f"{title} require {_arrow(_part(old), _part(new))}"
+
+
 def _kind(kind: CheckKind) -> str:
-    port = "" if isinstance(kind, CommandCheck) or kind.port is None else f" on port {kind.port}"
+    port = f" on port {where}" if (where := getattr(kind, "port", None)) is not None else ""
     match kind:
-        case TcpCheck():
-            return f"tcp{port}"
         case CommandCheck():
             return f"command {' '.join(kind.argv)}"
         case HttpCheck():
             name = "https" if kind.tls else "http"
             verify = " without verifying" if kind.tls and not kind.verify else ""
             host = f" for {kind.host}" if kind.host else ""
-            return f"{name} {kind.method} {kind.path}{host}{port}{verify} expecting {_statuses(kind.expect)}"
+            expecting = f"expecting {_statuses(kind.expect)}"
+            more = _told(kind, frozenset({"tls", "verify", "port", "method", "path", "host", "expect"}))
+            return f"{name} {kind.method} {kind.path}{host}{port}{verify} {expecting}{more}"
+        case TcpVipCheck():
+            return f"tcp to the VIP{port}"
+        case _:
+            name = type(kind).__name__.removesuffix("Check").lower()
+            return f"{name}{port}{_told(kind, frozenset({'port'}))}"
+
+
+def _told(kind: CheckKind, known: frozenset[str] = frozenset()) -> str:
+    """The settings that are not at their default, secrets left out."""
+    words = [
+        f"{field.name} {value:g}"
+        if isinstance(kind, LoadCheck) and isinstance(value, float)
+        else f"{field.name} {_text(value)}"
+        for field in dataclasses.fields(kind)
+        if field.name not in known and field.repr and (value := getattr(kind, field.name)) != field.default
+    ]
+    return "".join(f", {word}" for word in words)
+
+
+def _hidden(old: CheckKind, new: CheckKind) -> str:
+    """What changed in settings that are not shown."""
+    names = [
+        field.name
+        for field in dataclasses.fields(old)
+        if getattr(old, field.name) != getattr(new, field.name)
+    ]
+    return f"other {' and '.join(names)}"
 
 
 def _statuses(expect: frozenset[int]) -> str:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from anycast.config.build import build
+from anycast.config.build import Built, build
+from anycast.config.loaded import Loaded
 from anycast.config.problem import ConfigError, Mark, Path, Problem
 from anycast.config.reader import Document, read
 from anycast.config.validate import Source, validate
@@ -20,22 +20,8 @@ if TYPE_CHECKING:
     import pathlib
 
     from anycast.config.reader import Value
-    from anycast.core.model import Config
 
 _SHARED_SECTIONS = ("checks", "pools", "vips")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded:
-    """A valid configuration and where it came from. `digest` is of the files' bytes, SHA-256 in hex.
-
-    `warnings`: what is allowed and rarely meant, in the order of the files.
-    """
-
-    config: Config
-    files: tuple[str, ...]
-    digest: str
-    warnings: tuple[Problem, ...] = ()
 
 
 def load(path: pathlib.Path, *, hostname: str | None = None) -> Loaded:
@@ -90,27 +76,29 @@ def _load(contents: list[tuple[str, bytes]], problems: list[Problem], hostname: 
     for document in documents:
         problems += document.problems
     source = _merge(documents, problems)
-    config = None
-    warnings: list[Problem] = []
+    built: Built | None = None
     if source is not None:
         source.complete = complete and all(document.readable for document in documents)
         file, wrong = validate(source)
         problems += wrong
-        config, wrong, warnings = build(file, source, hostname or socket.gethostname())
-        problems += wrong
+        built = build(file, source, hostname or socket.gethostname())
+        problems += built.problems
     order = {file: n for n, (file, _) in enumerate(contents)}
+    warnings = built.warnings if built is not None else []
     for found in (problems, warnings):
         found.sort(key=lambda one: (order.get(one.mark.file, -1), one.mark.line, one.mark.column))
-    if problems or config is None:
+    if problems or built is None or built.config is None:
         raise ConfigError(tuple(problems))
     digest = hashlib.sha256()
     for name, data in contents:
         digest.update(f"{os.path.basename(name)}\0{len(data)}\0".encode("utf-8", "surrogateescape") + data)
     return Loaded(
-        config=config,
+        config=built.config,
+        checks=built.checks,
+        paths=built.paths,
         files=tuple(name for name, _ in contents),
         digest=digest.hexdigest(),
-        warnings=tuple(warnings),
+        warnings=tuple(built.warnings),
     )
 
 

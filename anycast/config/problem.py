@@ -45,6 +45,16 @@ class Problem:
         return f"{where}{self.what} ({self.do})"
 
 
+@dataclass(frozen=True, slots=True)
+class NeededPath:
+    """A path that the node must have for a check to run. Whether it is there only the node can say."""
+
+    mark: Mark
+    path: Path
+    name: str
+    use: str  # program, authority, certificate, key
+
+
 class ConfigError(Exception):
     """The configuration cannot be used; `problems` holds every reason, in the order of the files."""
 

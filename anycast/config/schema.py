@@ -39,6 +39,7 @@ from anycast.core.model import (
     TunnelChecksum,
     TunnelType,
 )
+from anycast.regex import LONGEST, RegexError, compiled
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z")
 NAME_ADVICE = "letters, digits, _ . and - only, 63 at most, the first a letter or digit"
@@ -129,8 +130,8 @@ def _flag() -> _Scalar:
 
 
 _DAY = 86400
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)\Z", re.ASCII)
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": float(_DAY)}
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)\Z", re.ASCII)
 
 
 def _duration(low: float, high: float) -> _Scalar:
@@ -150,11 +151,13 @@ def _duration(low: float, high: float) -> _Scalar:
     return _Scalar(parse, {"anyOf": [_DURATION_TEXT, number]})
 
 
-_DURATION_TEXT = {"type": "string", "pattern": r"^[0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h)$"}
+_DURATION_TEXT = {"type": "string", "pattern": r"^[0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h|d)$"}
 
 
 def spell_duration(seconds: float) -> str:
-    """`500ms`, `2s`, `24h`: as the configuration writes it."""
+    """`500ms`, `2s`, `24h`, `14d`: as the configuration writes it."""
+    if seconds > _DAY and seconds % _DAY == 0:
+        return f"{seconds / _DAY:g}d"
     if seconds and seconds < 1:
         return f"{seconds * 1000:g}ms"
     if seconds > 3600 and seconds % 3600 == 0:
@@ -328,6 +331,134 @@ def _listen(value: Any) -> str:
     raise wrong(f"{shown(value)} is not an address and port", 'write "127.0.0.1:9644" or "[::1]:9644"')
 
 
+def _expression(value: Any) -> str:
+    if not isinstance(value, str):
+        raise wrong(f"{shown(value)} is not text", "write the regular expression in quotes")
+    try:
+        compiled(value)
+    except RegexError as error:
+        raise wrong(error.what, error.do) from None
+    return value
+
+
+def _header_value(value: Any) -> str:
+    if not isinstance(value, str):
+        raise wrong(f"{shown(value)} is not text", "write it in quotes")
+    if not re.fullmatch(r"[!-~]([ -~]{0,1998}[!-~])?|", value):
+        do = "write printable ASCII on one line, without blanks at its ends"
+        raise wrong("a header cannot have this value", do)
+    return value
+
+
+def _text(value: Any) -> bytes:
+    if not isinstance(value, str):
+        raise wrong(f"{shown(value)} is not text", "write it in quotes")
+    data = value.encode("utf-8", "surrogatepass")
+    if len(data) > _PAYLOAD:
+        raise wrong(f"a text of {len(data)} bytes is too long", f"write at most {_PAYLOAD} bytes")
+    return data
+
+
+_PAYLOAD = 4096  # bytes
+
+
+def _hex(value: Any) -> bytes:
+    try:
+        data = bytes.fromhex(value) if isinstance(value, str) else None
+    except ValueError:
+        data = None
+    if data is None or not 1 <= len(data) <= _PAYLOAD:
+        do = 'write pairs of digits in quotes, as in "00ff", for 1 to 4096 bytes'
+        raise wrong(f"{shown(value)} is not hexadecimal", do)
+    return data
+
+
+def _domain(value: Any) -> str:
+    if not isinstance(value, str):
+        raise wrong(f"{shown(value)} is not text", "write it in quotes")
+    _need_dns()
+    from dns.exception import DNSException
+    from dns.name import from_text
+
+    try:
+        return str(from_text(value))
+    except (DNSException, UnicodeError) as error:
+        what = f"{shown(value)} is not a domain name: {error}"
+        raise wrong(what, "write one, as in www.example.net") from None
+
+
+def _record(value: Any) -> str:
+    _need_dns()
+    from dns.exception import DNSException
+    from dns.rdatatype import from_text, is_metatype, to_text
+
+    try:
+        number = from_text(value) if isinstance(value, str) else None
+    except (DNSException, ValueError):
+        number = None
+    if number is None or is_metatype(number):
+        raise wrong(f"{shown(value)} is not a record type", "write one, as in A, AAAA, MX, SOA or TXT")
+    return str(to_text(number))
+
+
+def _need_dns() -> None:
+    try:
+        import dns.name  # noqa: F401
+    except ImportError:
+        raise wrong(
+            "a dns check needs dnspython, which is not installed", "pip install 'anycast[dns]'"
+        ) from None
+
+
+_RCODES = ["NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED"]
+
+
+def _load(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 10000:
+        raise wrong(f"{shown(value)} is not a load", "write a number above 0, as in 2.5")
+    return float(value)
+
+
+def _penalty(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.1 <= value <= 1000:
+        raise wrong(f"{shown(value)} is not a penalty", "write a number of falls from 0.1 to 1000, as in 1.5")
+    return float(value)
+
+
+def _minutes(value: Any) -> int:
+    if isinstance(value, bool) or value not in (1, 5, 15):
+        raise wrong(f"{shown(value)} is not a time the kernel averages over", "write 1, 5 or 15")
+    return int(value)
+
+
+_SIZES = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_SIZE = re.compile(r"([0-9]{1,9})(KiB|MiB|GiB|%)\Z", re.ASCII)
+_SIZE_PATTERN = "^[0-9]{1,9}(KiB|MiB|GiB|%)$"
+
+
+def _memory(value: Any) -> int | Percent:
+    match = _SIZE.match(value) if isinstance(value, str) else None
+    if match and match[2] == "%" and 1 <= int(match[1]) <= 99:
+        return Percent(int(match[1]))
+    if match and match[2] in _SIZES:
+        return int(match[1]) * _SIZES[match[2]]
+    raise wrong(f"{shown(value)} is not an amount of memory", 'write it as in 256MiB, 1GiB or "5%"')
+
+
+_FILL = re.compile(r"([0-9]{1,6})%\Z", re.ASCII)
+_FILL_SCHEMA = {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^[0-9]{1,6}%$"}]}
+
+
+def _fill(value: Any) -> int | Percent:
+    match = _FILL.match(value) if isinstance(value, str) else None
+    if match and int(match[1]) > 0:
+        return Percent(int(match[1]))
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        do = 'write 1 or more, or a share of the rows of the table, as in "200%"'
+        raise wrong(f"{shown(value)} is not a number of connections", do)
+    return value
+
+
 def _argument(value: Any) -> str:
     if not isinstance(value, str):
         raise wrong(f"{shown(value)} is not text", "write it in quotes")
@@ -414,9 +545,32 @@ QuorumNumber = Annotated[
         {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^(100|[1-9][0-9]?)%$"}]},
     ),
 ]
+Expression = Annotated[str, _Scalar(_expression, {"type": "string", "maxLength": LONGEST})]
+HeaderName = Annotated[
+    str, _pattern("a header's name", r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}", "write one, as in X-Check")
+]
+HeaderValue = Annotated[
+    str, _Scalar(_header_value, {"type": "string", "pattern": "^([!-~]([ -~]{0,1998}[!-~])?)?$"})
+]
+FileName = Annotated[
+    str,
+    _pattern("a file's absolute path", r"/[!-~][ -~]{0,1000}|/", "write one, as in /etc/anycast/client.pem"),
+]
+ServerName = Annotated[
+    str,
+    _pattern(
+        "a server's name",
+        r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63}){0,9}",
+        "write one, as in www.example.net",
+    ),
+]
+Text = Annotated[bytes, _Scalar(_text, {"type": "string", "maxLength": _PAYLOAD})]
+Hex = Annotated[bytes, _Scalar(_hex, {"type": "string", "pattern": "^([0-9A-Fa-f]{2} *)+$"})]
 Argument = Annotated[str, _Scalar(_argument, {"type": "string"})]
+Lifetime = Annotated[float, _duration(0, 3650 * 86400)]
 Period = Annotated[float, _duration(0.01, 3600)]
 Pause = Annotated[float, _duration(0, 600)]
+Hold = Annotated[float, _duration(0.01, _DAY)]
 LeaseTtl = Annotated[float, _duration(0.5, 30)]
 Reconcile = Annotated[float, _duration(0.1, 3600)]
 ServerDrain = Annotated[float, _duration(0, _DAY)]
@@ -473,6 +627,9 @@ class Node(Part):
     listen: Listen = Field(
         default="127.0.0.1:9644",
         description="Address and port of the status page, the metrics and the health endpoints. Read-only.",
+    )
+    require: Require = Field(
+        default=[], description="Checks that must hold for any VIP to be announced: names, or checks."
     )
 
 
@@ -613,6 +770,24 @@ class Bgp(Part):
     neighbors: list[Neighbor] | None = Field(default=None, description="The routers.")
 
 
+Penalty = Annotated[float, _Scalar(_penalty, {"type": "number", "minimum": 0.1, "maximum": 1000})]
+
+
+class HoldDown(Part):
+    """What flaps is held down, in the words of RFC 2439. Each fall adds a penalty of 1, which decays."""
+
+    half_life: Period = Field(
+        default=60.0,
+        json_schema_extra={"default": "60s"},
+        description="In which a penalty decays to half of it.",
+    )
+    suppress: Penalty = Field(default=3.0, description="At this penalty it is held down when it falls.")
+    reuse: Penalty = Field(default=1.5, description="Until the penalty has decayed to this one.")
+    max_hold: Hold | None = Field(
+        default=None, description="The longest it is held down. Default: four half-lives."
+    )
+
+
 class _Check(Part):
     interval: Period = Field(
         default=2.0, json_schema_extra={"default": "2s"}, description="From one probe's start to the next."
@@ -626,20 +801,70 @@ class _Check(Part):
     )
     rise: Count = Field(default=2, description="Successes in a row that make a real server usable.")
     fall: Count = Field(default=3, description="Failures in a row that make it unusable.")
+    hold_down: HoldDown | None = Field(
+        default=None, description="Hold down what flaps. Default: it comes up as soon as it has risen."
+    )
 
 
-class TcpCheck(_Check):
+class Aimed(_Check):
+    address: Address | None = Field(default=None, description="Default: the real server's address.")
+    port: Port | None = Field(default=None, description="Default: the port the real server is served on.")
+
+
+class _TlsFields(Part):
+    verify: Flag = Field(
+        default=True,
+        description="false: any certificate will do. Otherwise it must be valid for the server name.",
+    )
+    sni: ServerName | None = Field(default=None, description="TLS server name. Default: the address.")
+    ca: FileName | None = Field(
+        default=None, description="PEM file with the certificates to trust. Default: the system's."
+    )
+    certificate: FileName | None = Field(
+        default=None, description="PEM file with the client's certificate. Read again when it was replaced."
+    )
+    key: FileName | None = Field(
+        default=None, description="PEM file with its key, without a password. Default: in `certificate`."
+    )
+    expiry_warning: Lifetime | None = Field(
+        default=None,
+        description="Warn when the server's certificate is good for less than this, as in 14d. The check still succeeds.",
+    )
+
+
+class Tls(_TlsFields):
+    """How TLS is spoken. `true` alone will do."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        if value is True:
+            return {}
+        if not isinstance(value, dict):
+            raise wrong(
+                f"{shown(value)} is not a way to speak TLS", "write true, or a mapping, or remove the line"
+            )
+        return value
+
+
+TlsOption = Annotated[Tls, _or_text({"const": True})]
+
+
+class TcpCheck(Aimed):
     """A completed TCP handshake is success."""
 
     type: Literal["tcp"]
-    port: Port | None = Field(default=None, description="Default: the port the real server is served on.")
+    to: Annotated[str, _choice(["server", "vip"])] = Field(
+        default="server",
+        description="vip: the handshake is with the VIP's address at the real server, as IPVS sends it there with "
+        "forwarding: dr. It proves that the real server holds the VIP and listens on it. Needs CAP_NET_RAW.",
+    )
 
 
-class HttpCheck(_Check):
+class HttpCheck(Aimed):
     """One HTTP/1.1 request; a status that is expected is success."""
 
     type: Literal["http"]
-    port: Port | None = Field(default=None, description="Default: the port the real server is served on.")
     method: Annotated[str, _pattern("an HTTP method", "[A-Z]{1,20}", "write one, as in GET or HEAD")] = Field(
         default="GET", description="The request's method."
     )
@@ -654,18 +879,130 @@ class HttpCheck(_Check):
     ) = Field(
         default=None, description="Host header and TLS server name. Default: the real server's address."
     )
+    headers: dict[HeaderName, HeaderValue] = Field(
+        default={}, description="More headers. Not told in logs and differences: they may hold secrets."
+    )
     expect: list[Status] | None = Field(
         default=None, description='Statuses that are success. Default: ["2xx"].'
     )
+    body: Expression | None = Field(
+        default=None,
+        description="Regular expression (RE2) to be found in the first 64 KiB of the body. Default: the body is not "
+        "waited for.",
+    )
+    keep_alive: Flag = Field(
+        default=False,
+        description="true: one connection serves one run after another, for a minute at most. Cheaper for both ends; a "
+        "fresh connection also proves that the server still accepts one.",
+    )
 
 
-class HttpsCheck(HttpCheck):
+class HttpsCheck(HttpCheck, _TlsFields):
     """As http, over TLS."""
 
     type: Literal["https"]  # type: ignore[assignment]
-    verify: Flag = Field(
-        default=True, description="false: any certificate will do. Otherwise it must be valid for `host`."
+    sni: ServerName | None = Field(default=None, description="TLS server name. Default: `host`.")
+
+
+class UdpCheck(Aimed):
+    """One datagram. The expected reply is success; where none is expected, no ICMP unreachable is."""
+
+    type: Literal["udp"]
+    send: Text | None = Field(default=None, description="What is sent. Default: an empty datagram.")
+    send_hex: Hex | None = Field(default=None, description="The same in hexadecimal.")
+    expect: Expression | None = Field(
+        default=None, description="Regular expression (RE2) to be found in the reply."
     )
+    expect_hex: Hex | None = Field(default=None, description="How the reply must begin, in hexadecimal.")
+    quiet: Period | None = Field(
+        default=None,
+        description="With no reply expected: how long an ICMP unreachable is waited for. Default: 200ms, or half of "
+        "`timeout` if that is shorter.",
+    )
+
+
+class BannerStep(Part):
+    """A line to expect, or a text to send."""
+
+    expect: Expression | None = Field(
+        default=None, description="Regular expression (RE2) of a line. Lines before it are passed over."
+    )
+    send: Text | None = Field(
+        default=None, description="Text to send. A line end (CR LF) is added where none is written."
+    )
+
+
+class BannerCheck(Aimed):
+    """A dialogue of lines, as SMTP or IMAP speak. Success is its end."""
+
+    model_config = ConfigDict(json_schema_extra=_required("type", "steps"))
+
+    type: Literal["banner"]
+    tls: TlsOption | None = Field(default=None, description="Speak TLS. Default: plain.")
+    steps: list[BannerStep] | None = Field(default=None, description="The dialogue, one step after another.")
+
+
+class SyslogCheck(Aimed):
+    """Over TCP: a connection is opened and closed, without a message. Over UDP: a message is sent and looked for."""
+
+    type: Literal["syslog"]
+    transport: Annotated[str, _choice(["tcp", "udp"])] = Field(
+        default="tcp", description="udp needs proof_port or proof_file, and writes a log line with every run."
+    )
+    tls: TlsOption | None = Field(default=None, description="Speak TLS. Default: plain.")
+    proof_port: Port | None = Field(
+        default=None, description="TCP port of the real server that sends the messages it gets."
+    )
+    proof_file: FileName | None = Field(
+        default=None, description="File of this node to which the message finds its way."
+    )
+
+
+class RelpCheck(Aimed):
+    """A RELP session is opened and closed, without a message."""
+
+    type: Literal["relp"]
+    tls: TlsOption | None = Field(default=None, description="Speak TLS. Default: plain.")
+
+
+class DnsCheck(Aimed):
+    """One question to the server itself."""
+
+    model_config = ConfigDict(json_schema_extra=_required("type", "name"))
+
+    type: Literal["dns"]
+    name: Annotated[str, _Scalar(_domain, {"type": "string", "maxLength": 255})] | None = Field(
+        default=None, description="The name that is asked for."
+    )
+    record: Annotated[str, _Scalar(_record, {"type": "string", "pattern": "^[A-Z0-9]{1,12}$"})] = Field(
+        default="A", description="The record type, as in A, AAAA, MX, SOA or TXT."
+    )
+    rcode: Annotated[str, _choice(_RCODES)] = Field(default="NOERROR", description="The expected rcode.")
+    answer: list[Argument] = Field(
+        default=[],
+        description="Records that must be in the answer, as a zone file writes them. Default: the rcode alone decides.",
+    )
+    transport: Annotated[str, _choice(["udp", "tcp"])] = Field(default="udp", description="How it is asked.")
+
+
+class GrpcCheck(Aimed):
+    """The standard gRPC health service (grpc.health.v1). SERVING is success."""
+
+    type: Literal["grpc"]
+    service: Annotated[
+        str, _pattern("a service's name", r"[A-Za-z0-9_.-]{0,200}", "write one, as in my.package.Service")
+    ] = Field(default="", description="The service asked about. Default: the server as a whole.")
+    authority: ServerName | None = Field(
+        default=None, description="The :authority, and the TLS server name. Default: address and port."
+    )
+    tls: TlsOption | None = Field(default=None, description="Speak TLS. Default: plain HTTP/2.")
+
+
+class IcmpCheck(_Check):
+    """An echo that comes back is success."""
+
+    type: Literal["icmp"]
+    address: Address | None = Field(default=None, description="Default: the real server's address.")
 
 
 class CommandCheck(_Check):
@@ -679,8 +1016,153 @@ class CommandCheck(_Check):
     )
 
 
-_CHECK_TYPES = ("tcp", "http", "https", "command")
-NO_CHECK = "this is no check of a known type (write a mapping with type: tcp, http, https or command)"
+class CarrierCheck(_Check):
+    """An interface of this node that is up and has a link."""
+
+    model_config = ConfigDict(json_schema_extra=_required("type", "interface"))
+
+    type: Literal["carrier"]
+    interface: Interface | None = Field(default=None, description="The interface.")
+
+
+class GatewayCheck(_Check):
+    """The next hop of this node."""
+
+    type: Literal["gateway"]
+    address: Address | None = Field(default=None, description="Default: the default route's next hop.")
+    family: Annotated[Family, _choice(list(Family), Family)] = Field(
+        default=Family.IPV4, description="Of the default route, where there is no `address`."
+    )
+    by: Annotated[str, _choice(["ping", "neighbor"])] = Field(
+        default="ping",
+        description="neighbor: its entry in the neighbor table must be alive. For gateways that answer no echo; a dead "
+        "one is found out some seconds later.",
+    )
+    interface: Interface | None = Field(default=None, description="Where `address` is, with `by: neighbor`.")
+
+
+class LoadCheck(_Check):
+    """The load average per processor."""
+
+    model_config = ConfigDict(json_schema_extra=_required("type", "max"))
+
+    type: Literal["load"]
+    max: (
+        Annotated[float, _Scalar(_load, {"type": "number", "exclusiveMinimum": 0, "maximum": 10000})] | None
+    ) = Field(default=None, description="As much is fine, per processor.")
+    minutes: Annotated[int, _Scalar(_minutes, {"enum": [1, 5, 15]})] = Field(
+        default=1, description="Averaged over 1, 5 or 15 minutes."
+    )
+
+
+class MemoryCheck(_Check):
+    """The memory that is available."""
+
+    model_config = ConfigDict(json_schema_extra=_required("type", "min_free"))
+
+    type: Literal["memory"]
+    min_free: (
+        Annotated[int | Percent, _Scalar(_memory, {"type": "string", "pattern": _SIZE_PATTERN})] | None
+    ) = Field(default=None, description="So much is needed, as in 256MiB, 1GiB or 5%.")
+
+
+class FileCheck(_Check):
+    """A path of this node that is there, or is not."""
+
+    model_config = ConfigDict(json_schema_extra=_required("type", "path"))
+
+    type: Literal["file"]
+    path: FileName | None = Field(default=None, description="The path.")
+    present: Flag = Field(default=True, description="false: it must not be there.")
+
+
+class BgpCheck(Part):
+    """A BGP session of this node that is established, as ExaBGP tells it. There is nothing to probe."""
+
+    type: Literal["bgp"]
+    neighbor: Address | None = Field(default=None, description="The router's address. Default: any one.")
+
+
+class IpvsConnectionsCheck(_Check):
+    """How full IPVS's table of connections is."""
+
+    model_config = ConfigDict(json_schema_extra=_required("type", "max"))
+
+    type: Literal["ipvs_connections"]
+    max: Annotated[int | Percent, _Scalar(_fill, _FILL_SCHEMA)] | None = Field(
+        default=None,
+        description="So many connections are fine, or so many for each hundred rows of the table, as in 200%.",
+    )
+
+
+class Member(Part):
+    """A check with a weight."""
+
+    model_config = ConfigDict(json_schema_extra=_required("check"))
+
+    check: CheckReference | None = Field(default=None, description="A name from `checks`, or a check.")
+    weight: Annotated[int, _whole("a weight of a check", 1, 1000)] = Field(
+        default=1, description="What it counts for."
+    )
+
+
+class AllCheck(Part):
+    """Holds while every one of several checks does."""
+
+    model_config = ConfigDict(json_schema_extra=_required("type", "of"))
+
+    type: Literal["all"]
+    of: list[CheckReference] | None = Field(default=None, description="Names from `checks`, or checks.")
+
+
+class AnyCheck(Part):
+    """Holds while at least one of several checks does."""
+
+    model_config = ConfigDict(json_schema_extra=_required("type", "of"))
+
+    type: Literal["any"]
+    of: list[CheckReference] | None = Field(default=None, description="Names from `checks`, or checks.")
+
+
+class AtLeastCheck(Part):
+    """Holds while the weights of the checks that hold come to `needed`."""
+
+    model_config = ConfigDict(json_schema_extra=_required("type", "needed", "of"))
+
+    type: Literal["at_least"]
+    needed: Annotated[int, _whole("a sum of weights", 1, 100_000)] | None = Field(
+        default=None, description="So much is needed. A check without a weight counts for 1."
+    )
+    of: list[OfMember] | None = Field(
+        default=None, description="Names from `checks`, checks, or mappings with `check` and `weight`."
+    )
+
+
+CHECKS: Mapping[str, type[Part]] = {
+    "tcp": TcpCheck,
+    "http": HttpCheck,
+    "https": HttpsCheck,
+    "udp": UdpCheck,
+    "banner": BannerCheck,
+    "syslog": SyslogCheck,
+    "relp": RelpCheck,
+    "dns": DnsCheck,
+    "grpc": GrpcCheck,
+    "icmp": IcmpCheck,
+    "command": CommandCheck,
+    "carrier": CarrierCheck,
+    "gateway": GatewayCheck,
+    "load": LoadCheck,
+    "memory": MemoryCheck,
+    "file": FileCheck,
+    "bgp": BgpCheck,
+    "ipvs_connections": IpvsConnectionsCheck,
+    "all": AllCheck,
+    "any": AnyCheck,
+    "at_least": AtLeastCheck,
+}
+CHECK_TYPES = f"{', '.join([*CHECKS][:-1])} or {[*CHECKS][-1]}"
+NO_CHECK = f"this is no check of a known type (write a mapping with type: {CHECK_TYPES})"
 NO_REFERENCE = (
     "this is neither a check's name nor a check of a known type (write a name, or a mapping with type)"
 )
@@ -688,7 +1170,13 @@ NO_REFERENCE = (
 
 def _form_of_check(value: Any) -> str | None:
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return f"({kind})" if isinstance(kind, str) and kind in _CHECK_TYPES else None
+    return f"({kind})" if isinstance(kind, str) and kind in CHECKS else None
+
+
+def _form_of_member(value: Any) -> str | None:
+    if (isinstance(value, dict) and "check" in value) or isinstance(value, Member):
+        return "(member)"
+    return _form_of_reference(value)
 
 
 def _form_of_reference(value: Any) -> str | None:
@@ -699,7 +1187,24 @@ Check = Annotated[
     Annotated[TcpCheck, UnionTag("(tcp)")]
     | Annotated[HttpCheck, UnionTag("(http)")]
     | Annotated[HttpsCheck, UnionTag("(https)")]
-    | Annotated[CommandCheck, UnionTag("(command)")],
+    | Annotated[UdpCheck, UnionTag("(udp)")]
+    | Annotated[BannerCheck, UnionTag("(banner)")]
+    | Annotated[SyslogCheck, UnionTag("(syslog)")]
+    | Annotated[RelpCheck, UnionTag("(relp)")]
+    | Annotated[DnsCheck, UnionTag("(dns)")]
+    | Annotated[GrpcCheck, UnionTag("(grpc)")]
+    | Annotated[IcmpCheck, UnionTag("(icmp)")]
+    | Annotated[CommandCheck, UnionTag("(command)")]
+    | Annotated[CarrierCheck, UnionTag("(carrier)")]
+    | Annotated[GatewayCheck, UnionTag("(gateway)")]
+    | Annotated[LoadCheck, UnionTag("(load)")]
+    | Annotated[MemoryCheck, UnionTag("(memory)")]
+    | Annotated[FileCheck, UnionTag("(file)")]
+    | Annotated[BgpCheck, UnionTag("(bgp)")]
+    | Annotated[IpvsConnectionsCheck, UnionTag("(ipvs_connections)")]
+    | Annotated[AllCheck, UnionTag("(all)")]
+    | Annotated[AnyCheck, UnionTag("(any)")]
+    | Annotated[AtLeastCheck, UnionTag("(at_least)")],
     Discriminator(_form_of_check, custom_error_type="no_check", custom_error_message=NO_CHECK),
 ]
 CheckReference = Annotated[
@@ -707,9 +1212,58 @@ CheckReference = Annotated[
     | Annotated[TcpCheck, UnionTag("(tcp)")]
     | Annotated[HttpCheck, UnionTag("(http)")]
     | Annotated[HttpsCheck, UnionTag("(https)")]
-    | Annotated[CommandCheck, UnionTag("(command)")],
+    | Annotated[UdpCheck, UnionTag("(udp)")]
+    | Annotated[BannerCheck, UnionTag("(banner)")]
+    | Annotated[SyslogCheck, UnionTag("(syslog)")]
+    | Annotated[RelpCheck, UnionTag("(relp)")]
+    | Annotated[DnsCheck, UnionTag("(dns)")]
+    | Annotated[GrpcCheck, UnionTag("(grpc)")]
+    | Annotated[IcmpCheck, UnionTag("(icmp)")]
+    | Annotated[CommandCheck, UnionTag("(command)")]
+    | Annotated[CarrierCheck, UnionTag("(carrier)")]
+    | Annotated[GatewayCheck, UnionTag("(gateway)")]
+    | Annotated[LoadCheck, UnionTag("(load)")]
+    | Annotated[MemoryCheck, UnionTag("(memory)")]
+    | Annotated[FileCheck, UnionTag("(file)")]
+    | Annotated[BgpCheck, UnionTag("(bgp)")]
+    | Annotated[IpvsConnectionsCheck, UnionTag("(ipvs_connections)")]
+    | Annotated[AllCheck, UnionTag("(all)")]
+    | Annotated[AnyCheck, UnionTag("(any)")]
+    | Annotated[AtLeastCheck, UnionTag("(at_least)")],
     Discriminator(_form_of_reference, custom_error_type="no_check", custom_error_message=NO_REFERENCE),
 ]
+OfMember = Annotated[
+    Annotated[Name, UnionTag("(name)")]
+    | Annotated[Member, UnionTag("(member)")]
+    | Annotated[TcpCheck, UnionTag("(tcp)")]
+    | Annotated[HttpCheck, UnionTag("(http)")]
+    | Annotated[HttpsCheck, UnionTag("(https)")]
+    | Annotated[UdpCheck, UnionTag("(udp)")]
+    | Annotated[BannerCheck, UnionTag("(banner)")]
+    | Annotated[SyslogCheck, UnionTag("(syslog)")]
+    | Annotated[RelpCheck, UnionTag("(relp)")]
+    | Annotated[DnsCheck, UnionTag("(dns)")]
+    | Annotated[GrpcCheck, UnionTag("(grpc)")]
+    | Annotated[IcmpCheck, UnionTag("(icmp)")]
+    | Annotated[CommandCheck, UnionTag("(command)")]
+    | Annotated[CarrierCheck, UnionTag("(carrier)")]
+    | Annotated[GatewayCheck, UnionTag("(gateway)")]
+    | Annotated[LoadCheck, UnionTag("(load)")]
+    | Annotated[MemoryCheck, UnionTag("(memory)")]
+    | Annotated[FileCheck, UnionTag("(file)")]
+    | Annotated[BgpCheck, UnionTag("(bgp)")]
+    | Annotated[IpvsConnectionsCheck, UnionTag("(ipvs_connections)")]
+    | Annotated[AllCheck, UnionTag("(all)")]
+    | Annotated[AnyCheck, UnionTag("(any)")]
+    | Annotated[AtLeastCheck, UnionTag("(at_least)")],
+    Discriminator(_form_of_member, custom_error_type="no_check", custom_error_message=NO_REFERENCE),
+]
+Require = list[CheckReference]
+Node.model_rebuild()
+Member.model_rebuild()
+AllCheck.model_rebuild()
+AnyCheck.model_rebuild()
+AtLeastCheck.model_rebuild()
 
 
 class Server(Part):
@@ -918,6 +1472,9 @@ class Service(Serving):
     )
 
     port: Port | None = Field(default=None, description="The port that is served.")
+    require: Require = Field(
+        default=[], description="Checks of the service as a whole that must hold for the VIP to be announced."
+    )
 
 
 class Vip(Serving):
@@ -938,6 +1495,7 @@ class Vip(Serving):
     services: list[Service] | None = Field(
         default=None, description="The services, where they differ in more than the port."
     )
+    require: Require = Field(default=[], description="Checks that must hold for the VIP to be announced.")
 
     ONE_SERVICE: ClassVar[frozenset[str]] = Serving.SHARED | {"port", "ports", "servers"}
 

@@ -119,7 +119,7 @@ def _explain(error: Any, place: Path, source: Source) -> Problem | None:
         message = str(error["msg"])
         if isinstance(given, dict) and "type" in given:
             place = (*place, "type")
-            message = f"{shown(given['type'])} is not a type of check (write tcp, http, https or command)"
+            message = f"{shown(given['type'])} is not a type of check (write {schema.CHECK_TYPES})"
         what, _, do = message[:-1].partition(" (")
     elif kind == "anycast":
         what, do = error["ctx"]["what"], error["ctx"]["do"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from anycast.config.problem import Path
 from anycast.core import maglev
 from anycast.core.ipvs import MAGLEV_SLOTS
 from anycast.core.maglev import Entry
+from anycast.core.members import usual_weight
 from anycast.core.model import Forwarding, Protocol, RealServer, Scheduler, Service, Timeouts
 
 MANY = 400  # real servers: with more, a table of 4,093 slots gives shares that differ by a tenth
@@ -86,37 +87,27 @@ def _weights(one: Served, tables: dict[int, tuple[Entry, ...]], *, figures: bool
         effects.append(f"{starved} real servers get no new clients at all")
     if not figures or any(len(found) > maglev.LARGE for found in uneven.values()):
         effects.append("a step of one in one weight moves flows between all real servers")
-    elif len({server.weight for server in servers if server.weight}) == 1:
-        share = max(maglev.moved(_equal(found), found, version) for version, found in uneven.items())
-        effects.append(f"draining so moves {maglev.spelt(share)} of all flows")
     elif share := max(maglev.step(found, version) for version, found in uneven.items()):
         effects.append(
             f"a step of one in one weight moves {maglev.spelt(share)} of all flows to other real servers"
         )
     place = (*one.servers[_odd(servers)], "weight")
     do = "use equal weights, or small ones with a large common divisor"
-    if any(not server.weight for server in servers):
-        do += "; `anycast drain-server` drains without a weight"
     if effects:
         yield place, f"{words}: {' and '.join(effects)}", do
 
 
-def _equal(servers: tuple[Entry, ...]) -> tuple[Entry, ...]:
-    return tuple(replace(one, weight=1) for one in servers)
-
-
 def _odd(servers: tuple[RealServer, ...]) -> int:
     """The first whose weight is not the usual one."""
-    weights = [max(1, server.weight) for server in servers]
-    usual = Counter(weights).most_common(1)[0][0]
-    return next(n for n, weight in enumerate(weights) if weight != usual)
+    usual = usual_weight(servers)
+    return next(n for n, server in enumerate(servers) if server.weight not in {0, usual})
 
 
 def _spelt(servers: tuple[RealServer, ...]) -> str:
-    weights = sorted({server.weight for server in servers})
+    weights = sorted({server.weight for server in servers if server.weight})
     *most, last = map(str, weights)
     words = f"{', '.join(most)} and {last}" if len(weights) < 5 else f"from {weights[0]} to {last}"
-    return f"weights {words}" + ("" if weights[0] else " (0 counts as 1)")
+    return f"weights {words}"
 
 
 def _alike(one: Served, tables: dict[int, tuple[Entry, ...]]) -> Iterator[Warned]:

@@ -26,6 +26,8 @@ class Reason(StrEnum):
     KERNEL_DIFFERS = "kernel_differs"
     ADDRESS_MISSING = "address_missing"
     BELOW_QUORUM = "below_quorum"
+    NODE_CHECK_FAILED = "node_check_failed"
+    VIP_CHECK_FAILED = "vip_check_failed"
     HEALTHY = "healthy"
 
 
@@ -38,6 +40,15 @@ class ServiceFacts:
     undecided: int
     total: int
     quorum: Quorum
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequirementFacts:
+    """What the node, a VIP or a service of it must have. `holds` None: no outcome yet."""
+
+    reason: Reason
+    holds: bool | None
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +65,13 @@ class Facts:
     missing_address: str | None
     difference: str  # in words, when not proven
     services: tuple[ServiceFacts, ...]
+    requirements: tuple[RequirementFacts, ...] = ()  # the node's first
     advertised: bool  # the previous verdict
 
     @property
     def undecided(self) -> int:
-        return sum(service.undecided for service in self.services)
+        waiting = sum(one.holds is None for one in self.requirements)
+        return sum(service.undecided for service in self.services) + waiting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +116,10 @@ def _obstacle(f: Facts) -> Verdict | None:
     ]
     if lacking:
         return _no(Reason.BELOW_QUORUM, "; ".join(lacking))
+    for one in f.requirements:
+        # As with servers: what was only just configured must not take a standing route down.
+        if one.holds is False or (one.holds is None and not f.advertised):
+            return _no(one.reason, one.detail or "no outcome yet")
     return None if f.proven or f.advertised else _apart(f)
 
 

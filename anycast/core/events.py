@@ -104,8 +104,14 @@ class SetTargets:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleProbe:
+    """Probe again `after` seconds from when the last run was due. `quiet`: and then on that beat by itself.
+
+    Quiet runs answer by a Probed only once one says anything but a plain ok.
+    """
+
     target: Target
     after: float  # seconds
+    quiet: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from anycast.core.flapping import CALM, Flaps, fallen
 from anycast.core.model import Check
 
 
@@ -16,7 +17,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One run of a check. `took` in seconds; `detail` is one short line for people."""
+    """One run of a check. `took` in seconds; `detail` is one short line for people, a warning if it went well."""
 
     outcome: Outcome
     detail: str = ""
@@ -59,10 +60,16 @@ class Health:
     since: float = 0.0
     detail: str = ""  # of the last outcome that was not plain success
     unknown: bool = False  # the last run proved nothing
+    flaps: Flaps = CALM
 
     @property
     def is_up(self) -> bool:
         return self.phase.is_up
+
+    @property
+    def warned(self) -> bool:
+        """Well, and `detail` says what wants looking after."""
+        return self.phase is Phase.UP and bool(self.detail) and not self.unknown
 
 
 def advance(health: Health, result: Result, check: Check, now: float) -> Health:
@@ -75,18 +82,37 @@ def advance(health: Health, result: Result, check: Check, now: float) -> Health:
     counting, settled = TRANSITIONS[health.phase, good]
     against = counting in (Phase.FALLING, Phase.RISING)
     streak = health.streak + 1 if against else 0
-    if against and streak >= (check.rise if good else check.fall):
-        phase, streak = settled, 0
-    else:
+    if not against or streak < (check.rise if good else check.fall):
         phase = counting
-    detail = "" if good else result.detail
-    if (phase, streak, detail) == (health.phase, health.streak, health.detail) and not health.unknown:
+    elif good and health.flaps.held_for(now):
+        phase, streak = (
+            Phase.RISING,
+            check.rise,
+        )  # it has risen, and comes up with the first success after the hold
+    else:
+        phase, streak = settled, 0
+    if (phase, streak, result.detail) == (health.phase, health.streak, health.detail) and not health.unknown:
         return health
     turned = health.phase is Phase.UNDECIDED or phase.is_up != health.phase.is_up
-    return Health(phase=phase, streak=streak, since=now if turned else health.since, detail=detail)
+    flaps = health.flaps
+    if check.hold_down is not None and health.is_up and not phase.is_up:
+        flaps = fallen(flaps, now, check.hold_down)
+    since = now if turned else health.since
+    return Health(phase=phase, streak=streak, since=since, detail=result.detail, flaps=flaps)
+
+
+def began_to_turn(before: Health, after: Health) -> bool:
+    """Whether an outcome spoke against a state that was settled."""
+    return before.phase in (Phase.UP, Phase.DOWN) and after.phase is not before.phase
+
+
+def settled(health: Health) -> bool:
+    """Whether another plain ok would change nothing: nobody needs to hear of it."""
+    return health.phase is Phase.UP and not health.detail and not health.unknown
 
 
 def pause(health: Health, check: Check) -> float:
     """Seconds until the next run."""
-    undecided = health.phase in (Phase.FALLING, Phase.RISING, Phase.UNDECIDED)
+    risen = health.phase is Phase.RISING and health.streak >= check.rise  # held down: no haste
+    undecided = health.phase in (Phase.FALLING, Phase.RISING, Phase.UNDECIDED) and not risen
     return min(check.fast_interval, check.interval) if undecided else check.interval

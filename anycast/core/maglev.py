@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from anycast.core.ipvs import MAGLEV_SLOTS
-from anycast.core.members import server_port, servers_of
+from anycast.core.members import server_port, servers_of, usual_weight
 from anycast.core.model import Address, Service
 
 LARGE = 500  # real servers: beyond, a figure is not worth the time it takes
@@ -37,9 +37,9 @@ class Entry:
 
 def entries(service: Service, version: int) -> tuple[Entry, ...]:
     """The real servers of the service for packets of the family, in the order every node inserts in."""
+    usual = usual_weight(service.pool.servers)
     found = (
-        # A drained server is inserted with 1 (see `members`).
-        Entry(address, server_port(service, server), max(1, server.weight))
+        Entry(address, server_port(service, server), server.weight or usual)
         for server, address in servers_of(service, version)
     )
     return tuple(sorted(found, key=lambda one: (one.address.version, int(one.address), one.port)))

@@ -4,25 +4,27 @@ the state, so it is worked out once for each configuration.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import TypeAlias
 
 from anycast.core import ipvs
+from anycast.core.aim import aimed, targets_of
 from anycast.core.maintenance import server_scope
 from anycast.core.model import (
     Address,
-    Check,
-    CommandCheck,
+    Aimed,
     Config,
     Forwarding,
     Persistence,
     RealServer,
+    Rule,
     Service,
     Target,
     Vip,
 )
+from anycast.core.requirements import requirements
 
 
 def service_key(address: Address, service: Service) -> ipvs.Key:
@@ -54,21 +56,10 @@ def server_address(server: RealServer, version: int, forwarding: Forwarding) -> 
     return next(iter(server.addresses), None)
 
 
-def target_of(service: Service, server: RealServer, address: Address) -> Target:
-    port, check = _aimed(service.pool.check)
-    return Target(address=address, port=port or server.port or service.port, check=check)
-
-
-@cache
-def _aimed(check: Check) -> tuple[int | None, Check]:
-    """The check's own port, and the check without it: where it is aimed is the target's to say.
-
-    Services that end at the same port by different words then share one target.
-    """
-    kind = check.kind
-    if isinstance(kind, CommandCheck) or kind.port is None:
-        return None, check
-    return kind.port, replace(check, kind=replace(kind, port=None))
+def check_of(vip: Vip, service: Service, server: RealServer, address: Address) -> Aimed:
+    """How it is told whether the service of the VIP can use the real server at this address."""
+    vips = [one for one in vip.addresses if one.version == address.version]
+    return aimed(service.pool.check, address, server.port or service.port, vips)
 
 
 def servers_of(service: Service, version: int) -> Iterator[tuple[RealServer, Address]]:
@@ -87,30 +78,57 @@ def first_addresses(vip: Vip) -> list[Address]:
     return [next(a for a in vip.addresses if a.version == version) for version in versions(vip)]
 
 
-def targets(config: Config) -> frozenset[Target]:
-    return frozenset(
-        target_of(service, server, address)
-        for vip in config.vips
-        for service in vip.services
-        for version in versions(vip)
-        for server, address in servers_of(service, version)
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """A real server as a service of a VIP uses it."""
+
+    vip: Vip
+    service: Service
+    server: RealServer
+    address: Address
+    check: Aimed
 
 
-TargetNames: TypeAlias = tuple[str, tuple[str, ...]]
-"""The real server a target is, and the services (`web tcp/80`) that rest on it."""
-
-
-def target_names(config: Config) -> dict[Target, TargetNames]:
-    names: dict[Target, TargetNames] = {}
+def uses(config: Config) -> Iterator[Use]:
     for vip in config.vips:
         for service in vip.services:
             for version in versions(vip):
                 for server, address in servers_of(service, version):
-                    target = target_of(service, server, address)
-                    _, services = names.get(target, (server.name, ()))
-                    name = f"{vip.name} {service.name}"
-                    names[target] = (server.name, services if name in services else (*services, name))
+                    check = check_of(vip, service, server, address)
+                    yield Use(vip=vip, service=service, server=server, address=address, check=check)
+
+
+def composed_uses(config: Config) -> tuple[Use, ...]:
+    """The uses that rest on a rule."""
+    return tuple(use for use in uses(config) if isinstance(use.check, Rule))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetName:
+    """What a target is for people. `server` empty: of no real server."""
+
+    server: str
+    users: tuple[str, ...]  # what rests on it: services (`web tcp/80`), `node`, `vip web`
+    decides: bool  # by itself whether a service can use the real server
+
+
+def target_names(config: Config) -> dict[Target, TargetName]:
+    """Of every target there is."""
+    names: dict[Target, TargetName] = {}
+
+    def note(check: Aimed, server: str, user: str) -> None:
+        for target in targets_of(check):
+            known = names.get(target, TargetName(server=server, users=(), decides=False))
+            names[target] = TargetName(
+                server=known.server,
+                users=known.users if user in known.users else (*known.users, user),
+                decides=known.decides or (bool(server) and target is check),
+            )
+
+    for use in uses(config):
+        note(use.check, use.server.name, f"{use.vip.name} {use.service.name}")
+    for one in requirements(config):
+        note(one.check, "", one.scope)
     return names
 
 
@@ -129,11 +147,27 @@ def server_scopes(config: Config) -> frozenset[str]:
     )
 
 
+SIBLINGS = 8  # targets that are asked at once when one begins to turn; each of those that turn asks as many
+
+
+def siblings(config: Config) -> dict[Target, tuple[Target, ...]]:
+    """For each target of a real server the next ones of its VIP, in a ring. What ends one often ends the others."""
+    found: dict[Target, tuple[Target, ...]] = {}
+    rings: dict[str, dict[Target, None]] = {}
+    for use in uses(config):
+        rings.setdefault(use.vip.name, {}).update(dict.fromkeys(targets_of(use.check)))
+    for ring in map(tuple, rings.values()):
+        for place, target in enumerate(ring):
+            after = ring[place + 1 : place + 1 + SIBLINGS]
+            found.setdefault(target, (*after, *ring[: min(place, SIBLINGS - len(after))]))
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """One real server of one service: all that is known of it before any check has spoken."""
 
-    target: Target
+    check: Aimed
     scope: str  # POOL/SERVER, by which it is drained
     in_use: bool  # by the configuration: its weight is not 0
     up: ipvs.Destination  # as the kernel should have it while it is usable
@@ -153,15 +187,25 @@ Memberships: TypeAlias = Mapping[ipvs.Key, Membership]
 
 def memberships(config: Config) -> dict[ipvs.Key, Membership]:
     return {
-        service_key(address, service): _membership(service, address.version)
+        service_key(address, service): _membership(vip, service, address.version)
         for vip in config.vips
         for address in vip.addresses
         for service in vip.services
     }
 
 
-def _membership(service: Service, version: int) -> Membership:
-    found = [_member(service, server, address) for server, address in servers_of(service, version)]
+def usual_weight(servers: Iterable[RealServer]) -> int:
+    """What the table counts a server as whose weight is 0: so draining one by its weight moves no flows."""
+    counts = Counter(server.weight for server in servers if server.weight)
+    most = max(counts.values(), default=0)
+    return min((weight for weight, count in counts.items() if count == most), default=1)
+
+
+def _membership(vip: Vip, service: Service, version: int) -> Membership:
+    usual = usual_weight(service.pool.servers)
+    found = [
+        _member(vip, service, server, address, usual) for server, address in servers_of(service, version)
+    ]
     empty = ipvs.ServiceEntry(
         scheduler=service.scheduler,
         flags=service.flags,
@@ -171,7 +215,7 @@ def _membership(service: Service, version: int) -> Membership:
     return Membership(empty, tuple(sorted(found, key=lambda member: ipvs.canonical(member.up))))
 
 
-def _member(service: Service, server: RealServer, address: Address) -> Member:
+def _member(vip: Vip, service: Service, server: RealServer, address: Address, usual: int) -> Member:
     up = ipvs.Destination(
         address=address,
         port=server_port(service, server),
@@ -181,10 +225,10 @@ def _member(service: Service, server: RealServer, address: Address) -> Member:
         upper=server.upper,
         lower=server.lower,
         # A destination inserted with 0 is left out of the Maglev table, on this node alone.
-        table_weight=max(1, server.weight),
+        table_weight=server.weight or usual,
     )
     return Member(
-        target=target_of(service, server, address),
+        check=check_of(vip, service, server, address),
         scope=server_scope(service.pool.name, server.name),
         in_use=server.weight > 0,
         up=up,

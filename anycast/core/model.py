@@ -5,10 +5,13 @@ All times are seconds as `float`; instants are readings of the monotonic clock, 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import TypeAlias
+from typing import Generic, TypeAlias, TypeVar
+
+from anycast.core.kinds import BgpSession, NetworkKind, NodeKind, Tls
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Prefix: TypeAlias = IPv4Network | IPv6Network
@@ -81,15 +84,43 @@ class TcpCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpCheck:
-    """One HTTP/1.1 request; success is a final status in `expect`."""
+    """One HTTP/1.1 request; success is a final status in `expect`, and a body in which `body` is found."""
 
     tls: bool
-    verify: bool = True  # with tls: the certificate must be valid for `host` (or the address)
+    verify: bool = True  # with tls: the certificate must be valid for `sni`, else `host`, else the address
     port: int | None = None
     method: str = "GET"
     path: str = "/"
     host: str | None = None  # Host header and server name; None: the address
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # may hold secrets
     expect: frozenset[int] = frozenset(range(200, 300))
+    keep_alive: bool = False  # over the connection of the last run; renewed once a minute
+    body: str | None = (
+        None  # regular expression (RE2), searched in the first 64 KiB; None: the head is enough
+    )
+    sni: str | None = None  # server name, where it is not the host
+    ca: str | None = None  # file with the certificates to trust; None: the system's
+    certificate: str | None = None  # file with the client's certificate, and its key if `key` is None
+    key: str | None = None
+    expiry_warning: float | None = None  # seconds left below which success comes with a warning
+
+    @property
+    def head_only(self) -> bool:
+        """Whether the response head decides, and any TLS context made of `verify` alone will do."""
+        return (self.body, self.ca, self.certificate, self.expiry_warning) == (None,) * 4
+
+    @property
+    def tls_settings(self) -> Tls | None:
+        if not self.tls:
+            return None
+        return Tls(
+            verify=self.verify,
+            name=self.sni,
+            ca=self.ca,
+            certificate=self.certificate,
+            key=self.key,
+            expiry_warning=self.expiry_warning,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +133,28 @@ class CommandCheck:
     argv: tuple[str, ...]
 
 
-CheckKind: TypeAlias = TcpCheck | HttpCheck | CommandCheck
+CheckKind: TypeAlias = TcpCheck | HttpCheck | CommandCheck | NetworkKind | NodeKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldDown:
+    """When a target that flaps is held down. 0 < reuse < suppress <= ceiling; times in seconds."""
+
+    half_life: float = 60.0
+    suppress: float = 3.0  # falls, decayed: from here on it is held down
+    reuse: float = 1.5  # and until here
+    max_hold: float = 240.0
+
+    @property
+    def ceiling(self) -> float:
+        """The penalty that takes `max_hold` to decay to `reuse`."""
+        return self.reuse * math.exp2(min(self.max_hold / self.half_life, 64.0))
+
+    def __str__(self) -> str:
+        return (
+            f"half_life {self.half_life:g}s suppress {self.suppress:g} reuse {self.reuse:g} "
+            f"max_hold {self.max_hold:g}s"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,28 +162,68 @@ class Check:
     """What to probe and how outcomes are counted. Times in seconds."""
 
     kind: CheckKind
+    address: Address | None = None  # None: the real server's
     interval: float = 2.0
     fast_interval: float = 0.5  # while a state is changing
     timeout: float = 1.0
     rise: int = 2
     fall: int = 3
+    hold_down: HoldDown | None = None  # None: what flaps comes up as soon as it has risen
+
+
+L_co = TypeVar("L_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part(Generic[L_co]):
+    """A part of a rule. `name`: for people."""
+
+    name: str
+    check: L_co | Rule[L_co]
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule(Generic[L_co]):
+    """Holds while the weights of the parts that hold come to `needed` or more. 1 <= needed <= the sum of them."""
+
+    needed: int
+    parts: tuple[Part[L_co], ...]
+
+
+Leaf: TypeAlias = Check | BgpSession
+Tree: TypeAlias = Leaf | Rule[Leaf]
+"""A check, or what is made of several."""
+
+
+HERE = IPv4Address(0)
+"""The address of a target that is this node itself; its port is 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One thing that is probed, once, however many services rest on it."""
+    """One thing that is probed, once, however many services rest on it.
+
+    `vip`: the address that is asked for at the real server, where the check wants that.
+    """
 
     address: Address
     port: int
     check: Check
+    vip: Address | None = None
     # A target is looked up with every outcome: its hash is worked out once.
     _hash: int = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_hash", hash((self.address, self.port, self.check)))
+        object.__setattr__(self, "_hash", hash((self.address, self.port, self.check, self.vip)))
 
     def __hash__(self) -> int:
         return self._hash
+
+
+Aim: TypeAlias = Target | BgpSession
+Aimed: TypeAlias = Aim | Rule[Aim]
+"""A tree of checks that knows what it looks at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +246,7 @@ class RealServer:
 class Pool:
     name: str
     servers: tuple[RealServer, ...]
-    check: Check
+    check: Check | Rule[Leaf]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +284,7 @@ class Service:
     persistence: Persistence | None = None
     expire_failed: float | None = None  # seconds a real server is down until its connections end; None: never
     quorum: Quorum = Quorum()
+    require: Rule[Leaf] | None = None  # must hold for the VIP to be announced
 
     @property
     def name(self) -> str:
@@ -209,6 +302,7 @@ class Vip:
     med: int | None = None
     communities: tuple[str, ...] = ()  # "asn:value", both 16 bits
     large_communities: tuple[str, ...] = ()  # "asn:value:value", each 32 bits
+    require: Rule[Leaf] | None = None  # must hold for the VIP to be announced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,6 +378,7 @@ class Config:
     manage_sysctls: bool = True
     timeouts: Timeouts | None = None  # None: the kernel's are left as they are
     connection_sync: ConnectionSync | None = None
+    require: Rule[Leaf] | None = None  # must hold for any VIP to be announced
 
     def vip(self, name: str) -> Vip | None:
         return next((vip for vip in self.vips if vip.name == name), None)

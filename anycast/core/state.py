@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from ipaddress import ip_network
 from typing import TypeAlias
 
 from anycast.core import ipvs
-from anycast.core.decision import Advertise, Facts, Reason, ServiceFacts, Verdict
+from anycast.core.compose import compose, leaves
+from anycast.core.decision import Advertise, Facts, Reason, RequirementFacts, ServiceFacts, Verdict
 from anycast.core.health import Health, Phase
 from anycast.core.kernel import (
     IPVS_SYSCTLS,
@@ -22,20 +24,24 @@ from anycast.core.kernel import (
     KernelOp,
     Snapshot,
 )
+from anycast.core.kinds import BgpSession
 from anycast.core.maintenance import NODE, Maintenance, Stage, is_server, server_scope, stage
-from anycast.core.members import Memberships, TargetNames, first_addresses, service_key, versions
+from anycast.core.members import Memberships, TargetName, Use, first_addresses, service_key, versions
 from anycast.core.model import (
     Address,
+    Aimed,
     Config,
     Forwarding,
     Prefix,
     Protocol,
     RealServer,
+    Rule,
     Service,
     Target,
     Vip,
 )
 from anycast.core.report import Report
+from anycast.core.requirements import Requirement
 from anycast.core.routes import Route, drained
 
 UNDECIDED = Health()
@@ -126,8 +132,10 @@ class State:
     config: Config
     started_at: float
     members: Memberships = field(default_factory=dict)  # of the configuration
-    targets: frozenset[Target] = frozenset()
-    names: Mapping[Target, TargetNames] = field(default_factory=dict)  # of the targets, for people
+    requirements: tuple[Requirement, ...] = ()  # of the configuration
+    composed: tuple[Use, ...] = ()  # real servers that rest on a rule
+    names: Mapping[Target, TargetName] = field(default_factory=dict)  # of every target there is
+    siblings: Mapping[Target, tuple[Target, ...]] = field(default_factory=dict)  # of targets of real servers
     maintenance: Mapping[str, Maintenance] = field(default_factory=dict)
     health: Mapping[Target, Health] = field(default_factory=dict)
     vips: Mapping[str, VipState] = field(default_factory=dict)
@@ -143,13 +151,43 @@ class State:
     leaving: Mapping[Address, Leaving] = field(default_factory=dict)
     lease: LeaseState = LeaseState()
     announcers: Mapping[int, Report | None] = field(default_factory=dict)
+    lost_until: float = -math.inf  # until then an announcer that was lost may still hold routes
     stopping_since: float | None = None
     exited: bool = False
+
+    @property
+    def rests_on_sessions(self) -> bool:
+        """Whether a real server is judged by BGP sessions too."""
+        rules = [use.check for use in self.composed if isinstance(use.check, Rule)]
+        return any(isinstance(leaf, BgpSession) for rule in rules for leaf in leaves(rule))
 
 
 def prefix_of(address: Address) -> Prefix:
     """The /32 or /128."""
     return ip_network(address)
+
+
+def health_of(state: State, check: Aimed) -> Health:
+    """The health of what is checked, or of what a rule makes of it."""
+    if isinstance(check, Target):
+        return state.health.get(check, UNDECIDED)
+    if isinstance(check, Rule):
+        return compose(check, partial(health_of, state))
+    return _session_health(state, check)
+
+
+def _session_health(state: State, session: BgpSession) -> Health:
+    """As the announcers tell it. With none connected nobody knows, and no route stands either."""
+    reports = [report for report in state.announcers.values() if report is not None]
+    if not reports:
+        return Health(detail="no announcer tells of it")
+    wanted = None if session.neighbor is None else str(session.neighbor)
+    told = [one for report in reports for one in report.neighbors if wanted in (None, one.address)]
+    up = [one.changed for one in told if one.state == "up"]
+    if up:
+        return Health(phase=Phase.UP, since=min(up))
+    why = "; ".join(f"{one.address} is {one.state}" for one in told) or "there is no such session"
+    return Health(phase=Phase.DOWN, since=max((one.changed for one in told), default=0.0), detail=why)
 
 
 def wanted_sysctls(config: Config) -> dict[str, str]:
@@ -208,7 +246,7 @@ def _entry(state: State, key: ipvs.Key) -> ipvs.ServiceEntry:
     adopted = state.kernel.adopted
     destinations: list[ipvs.Destination] = []
     for member in membership.members:
-        health = state.health.get(member.target, UNDECIDED)
+        health = health_of(state, member.check)
         usable = health.is_up or (health.phase is Phase.UNDECIDED and (key, member.up.key) in adopted)
         destinations.append(member.up if usable and member.scope not in drained else member.down)
     return replace(membership.empty, destinations=tuple(destinations))
@@ -296,7 +334,7 @@ def _lost(
         if at not in held or not rested:
             continue
         taken_out = not member.in_use or member.scope in drained
-        health = state.health.get(member.target, UNDECIDED)
+        health = health_of(state, member.check)
         failed = health.phase is not Phase.UNDECIDED and not health.is_up
         if (taken_out and service.protocol is Protocol.UDP) or (
             failed and service.expire_failed is not None and now >= health.since + service.expire_failed
@@ -352,7 +390,20 @@ def facts(state: State, vip: Vip, now: float) -> Facts:
             for service in vip.services
             for address in first_addresses(vip)
         ),
+        requirements=tuple(
+            _requirement_facts(state, one) for one in state.requirements if one.vip in {"", vip.name}
+        ),
         advertised=advertised,
+    )
+
+
+def _requirement_facts(state: State, requirement: Requirement) -> RequirementFacts:
+    health = health_of(state, requirement.check)
+    about = f"{requirement.service}: " if requirement.service else ""
+    return RequirementFacts(
+        reason=requirement.reason,
+        holds=None if health.phase is Phase.UNDECIDED else health.phase.is_up,
+        detail=f"{about}{health.detail}" if health.detail else "",
     )
 
 
@@ -376,7 +427,7 @@ def service_facts(state: State, key: ipvs.Key, service: Service) -> ServiceFacts
         total += 1
         if not member.in_use or member.scope in drained:
             continue  # whatever its check says, it takes no new client
-        health = state.health.get(member.target, UNDECIDED)
+        health = health_of(state, member.check)
         usable += health.is_up
         undecided += health.phase is Phase.UNDECIDED
     return ServiceFacts(

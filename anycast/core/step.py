@@ -40,9 +40,11 @@ from anycast.core.events import (
     Tick,
 )
 from anycast.core.maintenance import Maintenance, drain_ends
-from anycast.core.members import TargetNames, keys_of, marks, memberships, target_names, targets
+from anycast.core.members import composed_uses, keys_of, marks, memberships, siblings, target_names
 from anycast.core.model import Address, Config, Prefix, Scheduler, Target
+from anycast.core.news import is_news, news
 from anycast.core.report import Report
+from anycast.core.requirements import requirements
 from anycast.core.state import (
     UNDECIDED,
     KernelState,
@@ -79,8 +81,10 @@ def begin(
         config=config,
         started_at=now,
         members=memberships(config),
-        targets=targets(config),
+        requirements=requirements(config),
+        composed=composed_uses(config),
         names=target_names(config),
+        siblings=siblings(config),
         maintenance=dict(maintenance),
         owned=frozenset(address for vip in config.vips for address in vip.addresses),
         owned_marks=marks(config),
@@ -93,7 +97,7 @@ def begin(
         for scope, entry in maintenance.items()
     ]
     state, effects = _settle(state, state, now)
-    return state, (SetTargets(targets=state.targets), *log, *effects)
+    return state, (SetTargets(targets=frozenset(state.names)), *log, *effects)
 
 
 def step(state: State, event: Event, now: float) -> tuple[State, tuple[Effect, ...]]:
@@ -117,6 +121,8 @@ def next_wake(state: State, now: float) -> float:
     times = [instant for instant in thresholds if instant is not None and instant > now]
     times += [_lease_due(state), _kernel_due(state)]
     times += [_leave_due(state, leaving) for leaving in state.leaving.values()]
+    if state.leaving and state.lost_until > now:
+        times.append(state.lost_until)
     if state.stopping_since is not None:
         times.append(state.stopping_since + STOP_PATIENCE)
     return min(times)
@@ -140,8 +146,7 @@ def _apply(state: State, event: Event, now: float) -> Step:
         case AnnouncerReported(source=source, report=report):
             return _reported(state, source, report)
         case AnnouncerLost(source=source):
-            left = {key: report for key, report in state.announcers.items() if key != source}
-            return replace(state, announcers=left), [Log(event="announcer.lost", level="warning")]
+            return _lost(state, source), [Log(event="announcer.lost", level="warning")]
         case Reconfigured(config=config):
             return _reconfigured(state, config, now)
         case MaintenanceSet(scope=scope, entry=entry):
@@ -152,51 +157,50 @@ def _apply(state: State, event: Event, now: float) -> Step:
             return replace(state, stopping_since=now), [Log(event="agent.stopping")]
 
 
+def _lost(state: State, source: int) -> State:
+    left = {key: report for key, report in state.announcers.items() if key != source}
+    report = state.announcers.get(source)
+    empty = report is not None and not report.announced and report.seq >= state.lease.changed_seq
+    # It withdraws when its lease runs out, or is ended by its watchdog if it hangs.
+    until = state.lost_until if empty else max(state.lost_until, state.lease.runs_out + LEAVE_PATIENCE)
+    return replace(state, announcers=left, lost_until=until)
+
+
 def _probed(state: State, results: tuple[tuple[Target, healths.Result], ...], now: float) -> Step:
     changed: dict[Target, healths.Health] = {}
     turned: list[tuple[Target, healths.Health, healths.Health]] = []
     effects: list[Effect] = []
+    suspected: dict[Target, bool] = {}  # target to whether it would fall, and not rise
     for target, result in results:
-        if target not in state.targets:
+        if target not in state.names:
             continue  # no longer configured: the result was under way
         old = changed.get(target) or state.health.get(target, UNDECIDED)
         new = healths.advance(old, result, target.check, now)
         if new is not old:
             changed[target] = new
-            if _is_news(old, new):
+            if healths.began_to_turn(old, new):
+                suspected.update(dict.fromkeys(state.siblings.get(target, ()), old.is_up))
+            if is_news(old, new):
                 turned.append((target, old, new))
-        effects.append(ScheduleProbe(target=target, after=healths.pause(new, target.check)))
+        pause, quiet = healths.pause(new, target.check), healths.settled(new)
+        effects.append(ScheduleProbe(target=target, after=pause, quiet=quiet))
     if not changed:
         return state, effects
-    effects.extend(_health_log(state.names, turned))
-    return replace(state, health={**state.health, **changed}), effects
+    after = replace(state, health={**state.health, **changed})
+    for target, _ in results:
+        suspected.pop(target, None)
+    effects += _ask(after, suspected)
+    if turned:
+        effects.extend(news(state, after, turned, now))
+    return after, effects
 
 
-def _is_news(old: healths.Health, new: healths.Health) -> bool:
-    """Whether a person should read of it: a server turned, got its first outcome, or cannot be checked."""
-    first = old.phase is healths.Phase.UNDECIDED and new.phase is not healths.Phase.UNDECIDED
-    return first or old.phase.is_up != new.phase.is_up or (new.unknown and not old.unknown)
-
-
-def _health_log(
-    names: Mapping[Target, TargetNames], turned: list[tuple[Target, healths.Health, healths.Health]]
-) -> Iterator[Log]:
-    for target, old, new in turned:
-        server, services = names.get(target, ("", ()))
-        fields = {
-            "server": server,
-            "services": services,
-            "address": str(target.address),
-            "port": target.port,
-            "detail": new.detail,
-        }
-        if new.unknown and not old.unknown:
-            yield Log(event="check.unknown", fields=fields, level="error")
-            continue
-        if new.phase.is_up:
-            yield Log(event="server.up", fields=fields)
-        else:
-            yield Log(event="server.down", fields=fields, level="warning")
+def _ask(state: State, suspected: Mapping[Target, bool]) -> Iterator[Effect]:
+    """What one target begins to show its siblings may show as well: probe them now, not in an interval."""
+    for target, falling in suspected.items():
+        health = state.health.get(target, UNDECIDED)
+        if health.phase is (healths.Phase.UP if falling else healths.Phase.DOWN):
+            yield ScheduleProbe(target=target, after=0.0)
 
 
 def _kernel_read(state: State, event: KernelRead, now: float) -> Step:
@@ -308,7 +312,7 @@ def _reconfigured(state: State, config: Config, now: float) -> Step:
     for address in old - new:
         leaving[address] = _leave(state, address, now)
     marked = marks(config)
-    wanted = targets(config)
+    names = target_names(config)
     vips = {vip.name: state.vips.get(vip.name) or VipState(since=now) for vip in config.vips}
     snapshot = state.kernel.snapshot
     kernel = replace(
@@ -321,9 +325,11 @@ def _reconfigured(state: State, config: Config, now: float) -> Step:
         state,
         config=config,
         members=memberships(config),
-        targets=wanted,
-        names=target_names(config),
-        health={target: health for target, health in state.health.items() if target in wanted},
+        requirements=requirements(config),
+        composed=composed_uses(config),
+        names=names,
+        siblings=siblings(config),
+        health={target: health for target, health in state.health.items() if target in names},
         vips=vips,
         leaving=leaving,
         owned=state.owned | new,
@@ -332,7 +338,7 @@ def _reconfigured(state: State, config: Config, now: float) -> Step:
         retiring={},
         kernel=kernel,
     )
-    return replace(after, retiring=_retire(state, after, now)), [SetTargets(targets=wanted)]
+    return replace(after, retiring=_retire(state, after, now)), [SetTargets(targets=frozenset(names))]
 
 
 def _retire(before: State, after: State, now: float) -> dict[ServerKey, Retiring]:
@@ -442,9 +448,13 @@ def _is_withdrawn(state: State, prefix: Prefix, leaving: Leaving, now: float) ->
     # An announcer that is not connected may hang with the route in its hand: silence is no acknowledgement.
     if now >= leaving.runs_out + LEAVE_PATIENCE:
         return True
-    return bool(state.announcers) and all(
-        report is not None and report.seq >= leaving.seq and prefix not in report.announced
-        for report in state.announcers.values()
+    return (
+        now >= state.lost_until
+        and bool(state.announcers)
+        and all(
+            report is not None and report.seq >= leaving.seq and prefix not in report.announced
+            for report in state.announcers.values()
+        )
     )
 
 
@@ -481,6 +491,7 @@ def _same_inputs(before: State, state: State) -> bool:
         and state.leaving is before.leaving
         and state.retiring is before.retiring
         and state.kernel.adopted is before.kernel.adopted
+        and (state.announcers is before.announcers or not state.rests_on_sessions)
         and len(state.differences) == len(state.config.vips)
     )
 

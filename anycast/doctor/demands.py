@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from anycast.core.aim import targets_of
 from anycast.core.kernel import IPVS_SYSCTLS
-from anycast.core.members import servers_of
+from anycast.core.members import servers_of, uses
 from anycast.core.model import (
     Address,
     Config,
@@ -75,6 +76,16 @@ def ways(config: Config) -> list[Way]:
         for address in vip.addresses
         for _, server in servers_of(service, address.version)
     ]
+
+
+def vip_checks(config: Config | None) -> list[str]:
+    """The services whose real servers are checked at the VIP, by a packet socket."""
+    found = [
+        f"{use.vip.name} {use.service.name}"
+        for use in (uses(config) if config is not None else ())
+        if any(target.vip is not None for target in targets_of(use.check))
+    ]
+    return list(dict.fromkeys(found))
 
 
 def schedulers(config: Config | None) -> dict[Scheduler, list[str]]:

@@ -16,6 +16,7 @@ InterfaceAddress: TypeAlias = IPv4Interface | IPv6Interface
 
 CAP_NET_BIND_SERVICE = 10
 CAP_NET_ADMIN = 12
+CAP_NET_RAW = 13
 
 
 class Module(StrEnum):

@@ -27,6 +27,7 @@ class Code(StrEnum):
     NO_CONFIGURATION = "no_configuration"
     USER_NAMESPACE = "user_namespace"
     NO_NET_ADMIN = "no_net_admin"
+    NO_NET_RAW = "no_net_raw"
     NO_BIND_SERVICE = "no_bind_service"
     MODULE_MISSING = "module_missing"
     MODULE_NOT_LOADED = "module_not_loaded"

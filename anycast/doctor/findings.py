@@ -15,9 +15,10 @@ from anycast.doctor.demands import (
     set_by_agent,
     sysctls_wanted,
     tunnel_types,
+    vip_checks,
     ways,
 )
-from anycast.doctor.facts import CAP_NET_ADMIN, CAP_NET_BIND_SERVICE, Facts, Module
+from anycast.doctor.facts import CAP_NET_ADMIN, CAP_NET_BIND_SERVICE, CAP_NET_RAW, Facts, Module
 from anycast.doctor.finding import (
     BOOT_FILE,
     Code,
@@ -104,6 +105,16 @@ def _privileges(facts: Facts, config: Config | None) -> Iterator[Finding]:
             fix="start the container with `--cap-add NET_ADMIN`"
             if facts.root
             else "run it as root; an agent of another user needs `AmbientCapabilities=CAP_NET_ADMIN` in its unit",
+        )
+    places = vip_checks(config)
+    if places and facts.capabilities is not None and CAP_NET_RAW not in facts.capabilities:
+        yield Finding(
+            severity=Severity.ERROR if facts.root else Severity.WARNING,
+            code=Code.NO_NET_RAW,
+            text=f"this process has no CAP_NET_RAW: checks with to: vip cannot run, those of {some(places)}",
+            fix="start the container with `--cap-add NET_RAW`"
+            if facts.root
+            else "run it as root; an agent of another user needs `AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW` in its unit",
         )
     unprivileged = facts.number("net.ipv4.ip_unprivileged_port_start")
     if (

@@ -13,8 +13,8 @@ from prometheus_client.registry import Collector
 from anycast.core.decision import Reason
 from anycast.core.kernel import KINDS, SyncRole
 from anycast.core.maintenance import NODE
-from anycast.core.members import server_port, servers_of, service_key, target_of, versions
-from anycast.core.state import UNDECIDED, State, VipState, is_drained, kernel_table
+from anycast.core.members import check_of, server_port, servers_of, service_key, versions
+from anycast.core.state import State, VipState, health_of, is_drained, kernel_table
 from anycast.ops.source import Source
 from anycast.ops.status import fingerprint, is_announced, kernel_error, neighbors, readiness, service_facts
 
@@ -65,6 +65,7 @@ class StateCollector(Collector):
         yield from _vips(state, wall - now)
         yield from _services(state, now)
         yield from _servers(state)
+        yield from _requirements(state)
         yield _tables(state)
         yield _maintenance(state)
         yield from _routing(state, now)
@@ -128,6 +129,12 @@ def _servers(state: State) -> Iterator[Metric]:
         "Connections of the real server through this node",
         labels=[*labels, "state"],
     )
+    unknown = GaugeMetricFamily(
+        "anycast_server_check_unknown", "1 if the last check itself could not run", labels=labels
+    )
+    warned = GaugeMetricFamily(
+        "anycast_server_check_warning", "1 if the check holds, with a warning", labels=labels
+    )
     table = kernel_table(state)
     for vip in state.config.vips:
         for service in vip.services:
@@ -142,14 +149,16 @@ def _servers(state: State) -> Iterator[Metric]:
                 for server, address in servers_of(service, version)
             }
             for server, address in sorted(rows, key=lambda row: (row[0].name, row[1].version)):
-                health = state.health.get(target_of(service, server, address), UNDECIDED)
+                health = health_of(state, check_of(vip, service, server, address))
                 names = [vip.name, service.name, server.name, str(address)]
                 active, inactive = held.get((address, server_port(service, server)), (0, 0))
                 up.add_metric(names, float(health.is_up))
+                unknown.add_metric(names, float(health.unknown))
+                warned.add_metric(names, float(health.warned))
                 drained.add_metric(names, float(is_drained(state, service, server)))
                 connections.add_metric([*names, "active"], float(active))
                 connections.add_metric([*names, "inactive"], float(inactive))
-    return iter((up, drained, connections))
+    return iter((up, unknown, warned, drained, connections))
 
 
 def _tables(state: State) -> Metric:
@@ -181,6 +190,24 @@ def _kernel(state: State) -> Iterator[Metric]:
     for role in SyncRole:
         sync.add_metric([role], float(role in (running or {})))
     return iter((repairs, sync))
+
+
+def _requirements(state: State) -> Iterator[Metric]:
+    labels = ["scope", "vip", "service"]
+    up = GaugeMetricFamily("anycast_requirement_up", "1 if what is required holds", labels=labels)
+    unknown = GaugeMetricFamily(
+        "anycast_requirement_unknown", "1 if the last run of a check of it could not run", labels=labels
+    )
+    warned = GaugeMetricFamily(
+        "anycast_requirement_warning", "1 if what is required holds, with a warning", labels=labels
+    )
+    for one in state.requirements:
+        health = health_of(state, one.check)
+        names = ["vip" if one.vip else "node", one.vip, one.service]
+        up.add_metric(names, float(health.phase.is_up))
+        unknown.add_metric(names, float(health.unknown))
+        warned.add_metric(names, float(health.warned))
+    return iter((up, unknown, warned))
 
 
 def _maintenance(state: State) -> Metric:

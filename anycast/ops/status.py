@@ -13,18 +13,18 @@ from typing import Any
 
 from anycast.core import ipvs
 from anycast.core.decision import Advertise, Reason, ServiceFacts
-from anycast.core.health import Phase
+from anycast.core.health import Health, Phase
 from anycast.core.kernel import KINDS
 from anycast.core.maintenance import NODE, Stage, is_server
-from anycast.core.members import server_port, servers_of, service_key, target_of, versions
+from anycast.core.members import check_of, server_port, servers_of, service_key, versions
 from anycast.core.model import Address, Forwarding, Neighbor, Prefix, RealServer, Service, Vip
 from anycast.core.report import NeighborState, Report
 from anycast.core.state import (
-    UNDECIDED,
     State,
     VipState,
     connections_of,
     facts,
+    health_of,
     is_at_rest,
     is_drained,
     kernel_table,
@@ -95,6 +95,7 @@ def document(
         "ready": {"ready": not reasons, "reasons": list(reasons)},
         "config": {"reload_ok": reload_ok},
         "vips": [vip_status(state, vip, now=now, wall=wall) for vip in state.config.vips],
+        "requirements": _requirements(state, clock),
         "kernel": _kernel(state, now),
         "announcers": [_announcer(source, report) for source, report in sorted(state.announcers.items())],
         "neighbors": [
@@ -323,7 +324,7 @@ def _servers(state: State, vip: Vip, service: Service, clock: _Clock) -> list[di
             found = [table.get(at) for table in held]
             rows.setdefault(
                 (server.name, address),
-                _server(state, service, server, address, clock=clock)
+                _server(state, vip, service, server, address, clock=clock)
                 | {
                     "weight": _lowest([table.get(at) for table in wanted]),
                     "kernel_weight": _lowest(found),
@@ -348,19 +349,33 @@ def _lowest(found: list[ipvs.Destination | None]) -> int | None:
 
 
 def _server(
-    state: State, service: Service, server: RealServer, address: Address, *, clock: _Clock
+    state: State, vip: Vip, service: Service, server: RealServer, address: Address, *, clock: _Clock
 ) -> dict[str, Any]:
-    health = state.health.get(target_of(service, server, address), UNDECIDED)
+    health = health_of(state, check_of(vip, service, server, address))
     return {
         "name": server.name,
         "address": str(address),
         "port": server_port(service, server),
         "drained": is_drained(state, service, server),
         "phase": str(health.phase),
-        "detail": health.detail,
+        "detail": _detail(health, clock.now),
+        "held_down_s": _held_down(health, clock.now),
         "check_failed_to_run": health.unknown,
         **clock.since(None if health.phase is Phase.UNDECIDED else health.since),
     }
+
+
+def _held_down(health: Health, now: float) -> float:
+    """Seconds for which it cannot come up, because it flapped."""
+    return 0.0 if health.is_up else round(health.flaps.held_for(now), 3)
+
+
+def _detail(health: Health, now: float) -> str:
+    held = _held_down(health, now)
+    if not held:
+        return health.detail
+    told = f"held down, it flapped: reusable in {held:.0f} s"
+    return f"{told}; {health.detail}" if health.detail else told
 
 
 def _removing(state: State, vip: Vip, service: Service, now: float) -> list[dict[str, Any]]:
@@ -382,6 +397,25 @@ def _removing(state: State, vip: Vip, service: Service, now: float) -> list[dict
         for (key, at), retiring in state.retiring.items()
         if key in keys
     ]
+
+
+def _requirements(state: State, clock: _Clock) -> list[dict[str, Any]]:
+    """What must hold besides real servers. `vip` empty: of the node; `service` empty: of the whole VIP."""
+    found = []
+    for one in state.requirements:
+        health = health_of(state, one.check)
+        found.append(
+            {
+                "scope": one.scope,
+                "vip": one.vip,
+                "service": one.service,
+                "phase": str(health.phase),
+                "detail": health.detail,
+                "check_failed_to_run": health.unknown,
+                **clock.since(None if health.phase is Phase.UNDECIDED else health.since),
+            }
+        )
+    return found
 
 
 def _kernel(state: State, now: float) -> dict[str, Any]:

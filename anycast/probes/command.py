@@ -13,7 +13,7 @@ import subprocess
 from errno import ENOEXEC
 from typing import TypeAlias
 
-from anycast.core.model import Address, CommandCheck
+from anycast.core.model import HERE, Address, CommandCheck
 from anycast.probes.finding import OK, Finding, Progress, fail, judge, unknown
 
 __all__ = ["check"]
@@ -53,6 +53,7 @@ async def check(kind: CommandCheck, address: Address, port: int, progress: Progr
         if error.errno == ENOEXEC:
             return fail(f"no such program: {kind.argv[0]}: not a program (begin a script with #!/bin/sh)")
         return judge(error)
+    progress.say("started %s, process %d", kind.argv[0], process.pid)
     with output:
         exited = _watch(process)
         try:
@@ -61,6 +62,7 @@ async def check(kind: CommandCheck, address: Address, port: int, progress: Progr
         finally:
             if not exited.done():
                 await _end(run, process.pid, exited)
+        progress.say("exit status %s, output begins %r", status, output.first_line())
         return _judge_exit(status, output.first_line())
 
 
@@ -122,6 +124,7 @@ class _Output:
 
 def _start(argv: tuple[str, ...], address: Address, port: int) -> tuple[subprocess.Popen[bytes], _Output]:
     """Fork and exec. The parent stands still until the exec is done (vfork): about a millisecond."""
+    where = "" if address == HERE else str(address)
     # A pipe of our own: Popen leaks descriptors when it runs out of them between two of its pipes.
     reading, writing = os.pipe()
     try:
@@ -131,7 +134,7 @@ def _start(argv: tuple[str, ...], address: Address, port: int) -> tuple[subproce
             stdout=writing,
             stderr=subprocess.STDOUT,
             cwd="/",
-            env={"PATH": _PATH, "ANYCAST_ADDRESS": str(address), "ANYCAST_PORT": str(port)},
+            env={"PATH": _PATH, "ANYCAST_ADDRESS": where, "ANYCAST_PORT": str(port) if where else ""},
             start_new_session=True,
         )
     except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from errno import (
     EACCES,
@@ -30,7 +31,7 @@ from typing import NamedTuple
 
 from anycast.core.health import Outcome
 
-__all__ = ["OK", "Finding", "Progress", "fail", "judge", "one_line", "unknown"]
+__all__ = ["OK", "Finding", "Progress", "fail", "judge", "one_line", "place", "unknown", "warn"]
 
 _LONGEST = 300  # characters of a detail
 
@@ -67,7 +68,7 @@ _WHAT_TO_DO = {
 
 
 class Finding(NamedTuple):
-    """What one run found out. `detail` is one short line for people, empty with OK."""
+    """What one run found out. `detail` is one short line for people; with OK it is a warning, or empty."""
 
     outcome: Outcome
     detail: str = ""
@@ -78,9 +79,31 @@ OK = Finding(Outcome.OK)
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run has come: the noun that completes "no ... within 1.0 s"."""
+    """How far a run has come: the noun that completes "no ... within 1.0 s", and what is said after it.
+
+    `ours`: this is awaited of the node itself, so that no answer says nothing of the target. `tell`: told of every
+    step, when somebody looks on.
+    """
 
     missing: str = "answer"
+    advice: str = ""
+    ours: bool = False
+    tell: Callable[[str], None] | None = None
+
+    def say(self, step: str, *args: object) -> None:
+        if self.tell is not None:
+            self.tell(one_line(step % args if args else step))
+
+
+def warn(detail: str) -> Finding:
+    """The target is well, and something about it wants looking after."""
+    return Finding(Outcome.OK, one_line(detail))
+
+
+def place(name: tuple[object, ...]) -> str:
+    """A socket's name as people write it."""
+    host = str(name[0])
+    return f"[{host}]:{name[1]}" if ":" in host else f"{host}:{name[1]}"
 
 
 def fail(detail: str) -> Finding:

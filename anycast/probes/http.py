@@ -1,34 +1,28 @@
 """The http and https checks: one request, judged by the final status as soon as the response head is complete.
 
-Nothing of the body is waited for. TLS runs over memory buffers, so both sorts share one way of reading.
+The body is read only where an expression is to be found in it, and of it the first 64 KiB.
 """
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import socket
-import ssl
 from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
 from urllib.parse import urlsplit
 
 import h11
 
 from anycast.core.model import Address, HttpCheck
-from anycast.probes.finding import OK, Finding, Progress, fail, one_line, unknown
-from anycast.probes.tcp import connect
+from anycast.probes.finding import Finding, Progress, fail, unknown
+from anycast.probes.stream import Stream, TooMuchError, judged, literal, opened
+from anycast.regex import RegexError, compiled
 
-__all__ = ["check"]
+__all__ = ["check", "expected", "request_of", "server_name", "unformed"]
 
 _HEAD_LIMIT = 64 * 1024  # bytes received without a final head, interim responses included
-_TLS_LIMIT = 256 * 1024  # the same on the wire: certificates and framing come on top
-_CHUNK = 16 * 1024
+_BODY_LIMIT = 64 * 1024  # bytes of the body that are searched
 _HTTP = b"HTTP/"
 _SHOWN = 80  # bytes of a foreign protocol
-_CERTIFICATE_EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
-_NOT_TLS = frozenset(
-    {"HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "WRONG_VERSION_NUMBER"}
-)
 
 
 class _BadResponseError(Exception):
@@ -36,38 +30,78 @@ class _BadResponseError(Exception):
 
 
 async def check(kind: HttpCheck, address: Address, port: int, progress: Progress) -> Finding:
-    """OK if the final status is in `kind.expect`. Raises OSError."""
+    """OK if the final status is in `kind.expect`, and `kind.body` is found. Raises OSError."""
     parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_LIMIT)
     try:
-        request = _request(parser, kind, address, port)
-        tls = _Tls(_server_name(kind, address), verify=kind.verify) if kind.tls else None
+        request = _request(parser, kind, address, port, close=True)
+        name = server_name(kind)
+        if kind.body is not None:
+            compiled(kind.body)
+    except RegexError as error:
+        return unknown(f"the check could not run: {error}")
     except (h11.LocalProtocolError, ValueError, TypeError) as error:
-        return unknown(f"the request cannot be formed, correct the check's host, method or path: {error}")
-    with await connect(address, port) as sock:
+        return unformed(error)
+    limit = _HEAD_LIMIT + (_BODY_LIMIT if kind.body is not None else 0)
+    opening = opened(address, port, progress, tls=kind.tls_settings, name=name, limit=limit)
+    return await judged(_talk(opening, kind, parser, request, progress))
+
+
+async def _talk(
+    opening: AbstractAsyncContextManager[Stream],
+    kind: HttpCheck,
+    parser: h11.Connection,
+    request: bytes,
+    progress: Progress,
+) -> Finding:
+    async with opening as stream:
+        progress.missing = "complete response head"
+        progress.say("sending %s %s", kind.method, kind.path)
+        await stream.send(request)
         try:
-            stream: _Plain | _Tls = _Plain(sock, _HEAD_LIMIT)
-            if tls is not None:
-                progress.missing = "TLS handshake"
-                await tls.handshake(_Plain(sock, _TLS_LIMIT))
-                stream = tls
-            progress.missing = "complete response head"
-            await stream.send(request)
             status = await _status(stream, parser)
-        except ssl.SSLError as error:
-            return fail(_tls_detail(error))
+            progress.say("status %d", status)
+            if status not in kind.expect:
+                return fail(f"status {status}, expected {expected(kind.expect)}")
+            if kind.body is not None and kind.method != "HEAD":
+                progress.missing = "complete response body"
+                body = await _body(stream, parser)
+                progress.say("body of %d bytes", len(body))
+                if compiled(kind.body).search(body) is None:
+                    return fail(f"the body does not hold {kind.body!r}, it begins {_begin(body)!r}")
+        except TooMuchError:
+            return fail(_TOO_LONG)
         except h11.RemoteProtocolError as error:
             return fail(_TOO_LONG if error.error_status_hint == 431 else f"not an HTTP response: {error}")
         except _BadResponseError as error:
             return fail(str(error))
-    return OK if status in kind.expect else fail(f"status {status}, expected {_expected(kind.expect)}")
+        return stream.warning
 
 
-def _request(parser: h11.Connection, kind: HttpCheck, address: Address, port: int) -> bytes:
+def unformed(error: Exception) -> Finding:
+    return unknown(f"the request cannot be formed, correct the check's host, method or path: {error}")
+
+
+def server_name(kind: HttpCheck) -> str | None:
+    """The name in the check's Host header. Raises ValueError."""
+    return urlsplit(f"//{kind.host}").hostname if kind.host else None
+
+
+def request_of(kind: HttpCheck, address: Address, port: int, *, close: bool) -> bytes:
+    """The whole request. `close`: it asks the server to close after its response.
+
+    Raises h11.LocalProtocolError, ValueError, TypeError for one that cannot be formed.
+    """
+    return _request(h11.Connection(h11.CLIENT), kind, address, port, close=close)
+
+
+def _request(parser: h11.Connection, kind: HttpCheck, address: Address, port: int, *, close: bool) -> bytes:
+    own = {name.lower() for name, _ in kind.headers}
+    defaults = (("User-Agent", "anycast"), ("Accept", "*/*"))
     headers = [
         ("Host", kind.host or _authority(address, port, default=443 if kind.tls else 80)),
-        ("User-Agent", "anycast"),
-        ("Accept", "*/*"),
-        ("Connection", "close"),
+        *(header for header in defaults if header[0].lower() not in own),
+        *((("Connection", "close"),) if close else ()),
+        *kind.headers,
     ]
     if kind.method not in {"GET", "HEAD"}:
         headers.append(("Content-Length", "0"))
@@ -76,85 +110,11 @@ def _request(parser: h11.Connection, kind: HttpCheck, address: Address, port: in
 
 
 def _authority(address: Address, port: int, *, default: int) -> str:
-    host = _literal(address) if address.version == 4 else f"[{_literal(address)}]"
+    host = literal(address) if address.version == 4 else f"[{literal(address)}]"
     return host if port == default else f"{host}:{port}"
 
 
-def _server_name(kind: HttpCheck, address: Address) -> str:
-    """What the certificate must be valid for; sent as SNI if it is a name."""
-    return (urlsplit(f"//{kind.host}").hostname if kind.host else None) or _literal(address)
-
-
-def _literal(address: Address) -> str:
-    return str(address).partition("%")[0]  # a zone is this node's own affair
-
-
-class _Plain:
-    def __init__(self, sock: socket.socket, limit: int) -> None:
-        self._sock = sock
-        self._loop = asyncio.get_running_loop()
-        self._left = limit
-
-    async def send(self, data: bytes) -> None:
-        await self._loop.sock_sendall(self._sock, data)
-
-    async def receive(self) -> bytes:
-        """Some bytes; none at the end of the stream."""
-        # sock_recv does not suspend while bytes are there: without the limit a peer that never stops sending
-        # would hold the event loop, and no timeout could fire.
-        if self._left <= 0:
-            raise _BadResponseError(_TOO_LONG)
-        data = await self._loop.sock_recv(self._sock, _CHUNK)
-        self._left -= len(data)
-        return data
-
-
-class _Tls:
-    _wire: _Plain
-
-    def __init__(self, server_name: str, *, verify: bool) -> None:
-        """Raises ValueError for a name TLS cannot carry."""
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = _context(verify).wrap_bio(self._incoming, self._outgoing, server_hostname=server_name)
-
-    async def handshake(self, wire: _Plain) -> None:
-        """Raises ssl.SSLError."""
-        self._wire = wire
-        while True:
-            try:
-                self._tls.do_handshake()
-            except ssl.SSLWantReadError:
-                await self._exchange()
-            else:
-                return await self._flush()
-
-    async def send(self, data: bytes) -> None:
-        self._tls.write(data)
-        await self._flush()
-
-    async def receive(self) -> bytes:
-        """Some bytes; none at the end of the stream, however it ended."""
-        while True:
-            try:
-                return self._tls.read(_CHUNK)
-            except ssl.SSLWantReadError:
-                await self._exchange()
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                return b""
-
-    async def _exchange(self) -> None:
-        await self._flush()
-        if data := await self._wire.receive():
-            self._incoming.write(data)
-        else:
-            self._incoming.write_eof()
-
-    async def _flush(self) -> None:
-        if self._outgoing.pending:
-            await self._wire.send(self._outgoing.read())
-
-
-async def _status(stream: _Plain | _Tls, parser: h11.Connection) -> int:
+async def _status(stream: Stream, parser: h11.Connection) -> int:
     """The final status, however its head is cut into pieces. 1xx are passed over."""
     begin = b""
     while True:
@@ -169,36 +129,33 @@ async def _status(stream: _Plain | _Tls, parser: h11.Connection) -> int:
             begin = begin or data[:_SHOWN]
             # h11 would wait for a blank line that a server of another protocol never sends.
             if not begin.startswith(_HTTP[: len(begin)]):
-                raise _BadResponseError(f"not an HTTP response: {begin.decode(errors='replace')}")
+                raise _BadResponseError(f"not an HTTP response: {_begin(begin)}")
             parser.receive_data(data)
 
 
-@functools.cache
-def _context(verify: bool) -> ssl.SSLContext:  # noqa: FBT001 - the key of the cache
-    """The system's trust store is read once: a changed one counts after a restart."""
-    if verify:
-        return ssl.create_default_context()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
+async def _body(stream: Stream, parser: h11.Connection) -> bytes:
+    """The body, or its first 64 KiB."""
+    body = bytearray()
+    while len(body) < _BODY_LIMIT:
+        event = parser.next_event()
+        if isinstance(event, h11.Data):
+            body += event.data
+        elif event is h11.NEED_DATA:
+            try:
+                parser.receive_data(await stream.receive())
+            except TooMuchError:
+                break  # framing has eaten up the rest: what came must do
+        else:
+            break
+    return bytes(body[:_BODY_LIMIT])
 
 
-def _tls_detail(error: ssl.SSLError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        if error.verify_code == _CERTIFICATE_EXPIRED:
-            return "certificate expired"
-        return f"certificate not valid: {error.verify_message.rstrip('.')}"
-    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-        return "closed within the TLS handshake"
-    if error.reason in _NOT_TLS:
-        return "no TLS on this port"
-    reason = error.reason.replace("_", " ").lower() if error.reason else one_line(str(error))
-    return f"TLS failed: {reason}"
+def _begin(data: bytes) -> str:
+    return data[:_SHOWN].decode(errors="replace")
 
 
 @functools.lru_cache(maxsize=128)
-def _expected(expect: frozenset[int]) -> str:
+def expected(expect: frozenset[int]) -> str:
     return ", ".join(_ranges(expect)) or "none"
 
 

@@ -6,8 +6,39 @@ import asyncio
 from typing import assert_never
 
 from anycast.core.health import Result
-from anycast.core.model import CommandCheck, HttpCheck, Target, TcpCheck
-from anycast.probes import command, http, tcp
+from anycast.core.kinds import (
+    BannerCheck,
+    CarrierCheck,
+    DnsCheck,
+    FileCheck,
+    GatewayCheck,
+    GrpcCheck,
+    IcmpCheck,
+    IpvsConnectionsCheck,
+    LoadCheck,
+    MemoryCheck,
+    RelpCheck,
+    SyslogCanaryCheck,
+    SyslogCheck,
+    TcpVipCheck,
+    UdpCheck,
+)
+from anycast.core.model import HERE, CommandCheck, HttpCheck, Target, TcpCheck
+from anycast.probes import (
+    banner,
+    command,
+    datagram,
+    dns,
+    grpc,
+    http,
+    icmp,
+    links,
+    node,
+    relp,
+    syslog,
+    tcp,
+    vip,
+)
 from anycast.probes.finding import Finding, Progress, fail, judge, unknown
 
 __all__ = ["probe"]
@@ -15,11 +46,14 @@ __all__ = ["probe"]
 _LATE = 1.0  # seconds past the timeout: this process, not the target, was too slow
 
 
-async def probe(target: Target) -> Result:
-    """Run `target.check` once. Never raises for what the target or the system does; may be cancelled any time."""
+async def probe(target: Target, progress: Progress | None = None) -> Result:
+    """Run `target.check` once. `progress`: for somebody who looks on.
+
+    Never raises for what the target or the system does; may be cancelled any time.
+    """
     loop = asyncio.get_running_loop()
     timeout = target.check.timeout
-    progress = Progress()
+    progress = progress or Progress()
     started = loop.time()
     try:
         async with asyncio.timeout(timeout):
@@ -32,8 +66,12 @@ async def probe(target: Target) -> Result:
         late = loop.time() - started - timeout
         if late > _LATE:
             finding = unknown(f"the agent looked {late:.1f} s too late for an answer")
+        elif progress.ours:
+            finding = unknown(f"the check could not run: no {progress.missing} within {timeout} s")
         else:
-            finding = fail(f"no {progress.missing} within {timeout} s")
+            finding = fail(f"no {progress.missing} within {timeout} s{progress.advice}")
+    if target.address != HERE:
+        finding = links.excuse(finding, target.address)
     return Result(outcome=finding.outcome, detail=finding.detail, took=loop.time() - started)
 
 
@@ -41,10 +79,42 @@ async def _dispatch(target: Target, progress: Progress) -> Finding:
     kind = target.check.kind
     match kind:
         case TcpCheck():
-            return await tcp.check(target.address, kind.port or target.port)
+            finding = await tcp.check(target.address, kind.port or target.port)
+            progress.say("handshake complete")
+            return finding
+        case TcpVipCheck():
+            if target.vip is None:
+                return unknown("the check could not run: it is aimed at no VIP")
+            port = kind.port or target.port
+            return await vip.check(target.vip, target.address, port, target.check.timeout, progress)
         case HttpCheck():
             return await http.check(kind, target.address, kind.port or target.port, progress)
         case CommandCheck():
             return await command.check(kind, target.address, target.port, progress)
+        case UdpCheck():
+            return await datagram.check(kind, target.address, kind.port or target.port, progress)
+        case BannerCheck():
+            return await banner.check(kind, target.address, kind.port or target.port, progress)
+        case SyslogCheck():
+            return await syslog.check(kind, target.address, kind.port or target.port, progress)
+        case SyslogCanaryCheck():
+            return await syslog.canary(kind, target.address, kind.port or target.port, progress)
+        case RelpCheck():
+            return await relp.check(kind, target.address, kind.port or target.port, progress)
+        case DnsCheck():
+            return await dns.check(kind, target.address, kind.port or target.port, progress)
+        case GrpcCheck():
+            return await grpc.check(kind, target.address, kind.port or target.port, progress)
+        case IcmpCheck():
+            return await icmp.check(kind, target.address, progress)
+        case (
+            CarrierCheck()
+            | GatewayCheck()
+            | LoadCheck()
+            | MemoryCheck()
+            | FileCheck()
+            | IpvsConnectionsCheck()
+        ):
+            return await node.check(kind, progress)
         case _:
             assert_never(kind)

@@ -19,11 +19,11 @@ from anycast.core.decision import Advertise, Reason
 from anycast.core.health import Outcome, Phase, Result
 from anycast.core.ipvs import MarkKey, RemoveService, ServiceEntry, ServiceKey
 from anycast.core.maintenance import NODE, Maintenance, Stage, stage
-from anycast.core.members import servers_of, service_key, target_of, targets
+from anycast.core.members import check_of, servers_of, service_key
 from anycast.core.model import Address, Protocol, Target, Vip
 from anycast.core.report import Prefix, Report
 from anycast.core.routes import GRACEFUL_SHUTDOWN
-from anycast.core.state import EXPIRE_AGAIN, UNDECIDED, prefix_of
+from anycast.core.state import EXPIRE_AGAIN, health_of, prefix_of
 from anycast.core.step import LEAVE_PATIENCE, begin, next_wake, step
 from tests.property.worlds import CONFIGS, told
 
@@ -45,6 +45,8 @@ class World(RuleBasedStateMachine):
         self.reports: dict[int, Report] = {}
         self.left: dict[Prefix, float] = {}  # last instant a route was in a lease
         self.acknowledged: set[Prefix] = set()  # of those: withdrawn, as every announcer says
+        self.given: dict[int, set[Prefix]] = {}  # what each announcer may have announced
+        self.kept: dict[Prefix, float] = {}  # of those that were lost: when
         self.exited = False
         self.stopping = False
         maintenance = {NODE: Maintenance(reason="kept", by="root", since=1.0)} if kept else {}
@@ -73,6 +75,8 @@ class World(RuleBasedStateMachine):
                 case ev.SendLease():
                     self.check_lease(effect)
                     self.lease = effect
+                    for held in self.given.values():
+                        held.update(route.prefix for route in effect.routes)
                     for prefix in [*self.wanted, *(route.prefix for route in effect.routes)]:
                         self.left[prefix] = self.now
                         self.acknowledged.discard(prefix)
@@ -108,11 +112,13 @@ class World(RuleBasedStateMachine):
             assert drained == (Stage.DRAINING in stages)
             for service in vip.services:
                 found = [
-                    state.health.get(target_of(service, server, address), UNDECIDED)
+                    health_of(state, check_of(vip, service, server, address))
                     for server, address in servers_of(service, prefix.version)
                 ]
                 possible = [h for h in found if h.phase.is_up or h.phase is Phase.UNDECIDED]
                 assert len(possible) >= service.quorum.low
+            needs = [health_of(state, one.check) for one in state.requirements if one.vip in {"", vip.name}]
+            assert Phase.DOWN not in [need.phase for need in needs]
             if prefix not in self.wanted:
                 assert not drained
                 self.check_ready(vip, prefix.network_address)
@@ -130,7 +136,6 @@ class World(RuleBasedStateMachine):
             assert len(usable) >= service.quorum.high
 
     def check_program(self, program: ev.ProgramKernel) -> None:
-        patience = self.state.config.timing.lease_ttl + LEAVE_PATIENCE
         for op in program.ops:
             match op:
                 case kernels.RemoveAddress(address=address):
@@ -151,7 +156,12 @@ class World(RuleBasedStateMachine):
                 case _:
                     continue
             assert gone not in self.wanted, "the kernel went before the route"
-            assert gone in self.acknowledged or self.now - self.left.get(gone, -1e9) >= patience
+            assert gone in self.acknowledged or self.now - self.left.get(gone, -1e9) >= self.patience
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which a lost announcer holds no route any more."""
+        return self.state.config.timing.lease_ttl + LEAVE_PATIENCE
 
     @rule(seconds=st.sampled_from([0.05, 0.3, 0.7, 1.0, 2.5, 6.0]))
     def time_passes(self, seconds: float) -> None:
@@ -171,7 +181,7 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: not self.exited)
     @rule(data=st.data(), outcome=st.sampled_from(list(Outcome)))
     def some_checks_answer(self, data: st.DataObject, outcome: Outcome) -> None:
-        known = sorted(targets(self.config), key=str)
+        known = sorted(self.state.names, key=str)
         chosen = data.draw(st.lists(st.sampled_from(known), max_size=6))
         self.send(ev.Probed(results=tuple((target, Result(outcome=outcome)) for target in chosen)))
 
@@ -181,7 +191,7 @@ class World(RuleBasedStateMachine):
             self.answer_all(outcome)
 
     def answer_all(self, outcome: Outcome) -> None:
-        everything: list[Target] = sorted(targets(self.config), key=str)
+        everything: list[Target] = sorted(self.state.names, key=str)
         self.send(ev.Probed(results=tuple((target, Result(outcome=outcome)) for target in everything)))
 
     @precondition(lambda self: self.pending is not None)
@@ -239,6 +249,7 @@ class World(RuleBasedStateMachine):
     def announcer_connects(self, source: int) -> None:
         if source not in self.connected:
             self.connected.add(source)
+            self.given[source] = set()
             self.send(ev.AnnouncerConnected(source=source))
 
     @precondition(lambda self: self.connected)
@@ -247,6 +258,9 @@ class World(RuleBasedStateMachine):
         source = data.draw(st.sampled_from(sorted(self.connected)))
         self.connected.discard(source)
         self.reports.pop(source, None)
+        held = self.given.pop(source)
+        self.kept.update(dict.fromkeys(held, self.now))
+        self.acknowledged -= held
         self.send(ev.AnnouncerLost(source=source))
 
     @precondition(lambda self: self.connected and self.lease is not None)
@@ -261,9 +275,12 @@ class World(RuleBasedStateMachine):
 
     def send_report(self, source: int, report: Report) -> None:
         self.reports[source] = report
+        if self.lease is not None and report.seq >= self.lease.seq:
+            self.given[source] = set(report.announced)
         if self.connected == set(self.reports):
             said = {prefix for each in self.reports.values() for prefix in each.announced}
-            self.acknowledged |= self.left.keys() - self.wanted.keys() - said
+            kept = {prefix for prefix, lost in self.kept.items() if self.now < lost + self.patience}
+            self.acknowledged |= self.left.keys() - self.wanted.keys() - said - kept
         self.send(ev.AnnouncerReported(source=source, report=report))
 
     @precondition(lambda self: self.connected and self.lease is not None)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from anycast.core import ipvs
 from anycast.core import kernel as kernels
 from anycast.core.ipvs import Destination, ServiceEntry, ServiceKey, Table
+from anycast.core.kinds import CarrierCheck, LoadCheck
 from anycast.core.model import (
     Address,
     Bgp,
@@ -18,12 +19,15 @@ from anycast.core.model import (
     Config,
     ConnectionSync,
     Forwarding,
+    Leaf,
     Neighbor,
     Node,
+    Part,
     Pool,
     Protocol,
     Quorum,
     RealServer,
+    Rule,
     Scheduler,
     SchedulerFlag,
     Service,
@@ -80,6 +84,22 @@ def config(*vips: Vip, exclusive: bool = False, **settings: Any) -> Config:
     return Config(node=Node(name="lb1"), bgp=BGP, vips=vips, ipvs_exclusive=exclusive, **settings)
 
 
+LINK = Check(kind=CarrierCheck(interface="eth0"), rise=2, fall=2)
+LOAD = Check(kind=LoadCheck(most=2.0), rise=1, fall=1)
+_PARTS = (Part(name="link", check=LINK), Part(name="load", check=LOAD))
+EITHER, BOTH = Rule(needed=1, parts=_PARTS), Rule(needed=2, parts=_PARTS)
+
+
+def requiring(one: Vip, rule: Rule[Leaf]) -> Vip:
+    """The VIP requires it, and so do its real servers, along with their own check."""
+    parts: tuple[Part[Leaf], ...] = (Part(name="tcp", check=CHECK), Part(name="node", check=rule))
+    check = Rule(needed=2, parts=parts)
+    services = tuple(
+        replace(service, pool=replace(service.pool, check=check), require=rule) for service in one.services
+    )
+    return replace(one, services=services, require=rule)
+
+
 CONFIGS = (
     config(vip("web", 1, (1, 2, 3))),
     config(vip("web", 1, (1, 2, 3, 4))),
@@ -92,6 +112,7 @@ CONFIGS = (
     config(vip("web", 1, (1, 2), drained=(3,), ports=(80, 443))),
     config(vip("web", 1, (1, 2, 3), weight=2), connection_sync=ConnectionSync(interface="lan0")),
     config(vip("web", 1, (1, 2, 3), mark=7), vip("log", 2, (1, 2), mark=8, ports=())),
+    replace(config(requiring(vip("web", 1, (1, 2, 3)), BOTH), vip("log", 2, (1, 2))), require=EITHER),
 )
 
 _SERVER_ADDRESSES = [ip_address(f"10.9.2.{n}") for n in range(1, 7)]

@@ -299,6 +299,21 @@ def test_a_journal_directory_for_nobody_known_is_an_error_and_no_more(tmp_path: 
     assert [entry["event"] for entry in logs] == ["announcer.user_unknown", "announcer.journal_unavailable"]
 
 
+def test_the_limit_of_descriptors_is_raised_as_far_as_the_hard_one_allows_and_never_lowered() -> None:
+    code = """
+import resource, sys
+from anycast.agent import main
+limits = tuple(map(int, sys.argv[1:]))
+resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+main.raise_descriptors()
+print(*resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+    for limits, expected in (("64", "2048"), "2048 2048"), (("512", "512"), "512 512"):
+        argv = [sys.executable, "-c", code, *limits]
+        done = subprocess.run(argv, check=True, capture_output=True, text=True)
+        assert done.stdout.strip() == expected
+
+
 def test_a_defect_ends_the_process_with_its_own_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,49 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
+def test_what_a_check_lacks_on_this_machine_is_a_warning_with_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expired = tmp_path / "expired.pem"
+    request = ["-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-subj", "/CN=x"]
+    key = str(tmp_path / "key.pem")
+    csr = subprocess.run(
+        ["openssl", "req", "-new", *request, "-keyout", key], check=True, capture_output=True
+    ).stdout
+    sign = ["openssl", "x509", "-req", "-signkey", key, "-days", "-1", "-out", str(expired)]
+    subprocess.run(sign, input=csr, check=True, capture_output=True)
+    (tmp_path / "plain").write_text("")
+    path = tmp_path / "anycast.yaml"
+    path.write_text(
+        GOOD
+        + f"""\
+checks:
+  good: {{type: command, argv: [/bin/sh]}}
+  none: {{type: command, argv: [/no/such/program]}}
+  plain: {{type: command, argv: [{tmp_path}/plain]}}
+  tls: {{type: https, certificate: {expired}, key: {key}, ca: /no/ca.pem}}
+"""
+    )
+    assert main(["check", str(path)]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith(f"{path}: ok: ")
+    lines = [line.removeprefix(f"{path}:") for line in said.err.splitlines()]
+    assert lines[0].startswith(
+        "15:32: warning: checks.none.argv[0]: there is no program /no/such/program on this machine ("
+    )
+    assert lines[1].startswith(
+        f"16:33: warning: checks.plain.argv[0]: {tmp_path}/plain cannot be executed on this machine"
+    )
+    assert (
+        lines[2]
+        == f"17:35: warning: checks.tls.certificate: the certificate in {expired} has expired (renew it)"
+    )
+    assert "checks.tls.ca: /no/ca.pem cannot be read on this machine: No such file or directory" in lines[3]
+    assert len(lines) == 4
+    assert main(["check", "--json", str(path)]) == 0
+    assert len(json.loads(capsys.readouterr().out)["warnings"]) == 4
+
+
 def test_a_valid_file_is_summed_up_in_one_line(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(file)]) == 0
     assert capsys.readouterr() == (f"{file}: ok: 1 VIP, 2 services, 4 real servers, 2 neighbors\n", "")

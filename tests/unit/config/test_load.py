@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from anycast.config.load import Loaded, load, loads
+from anycast.config.load import load, loads
+from anycast.config.loaded import Loaded
 from anycast.config.problem import ConfigError
 from anycast.core.model import (
     Check,
@@ -47,6 +48,11 @@ PART = """\
 pools: {web: {check: web, servers: [10.9.2.1]}}
 vips: {web: {address: 192.0.2.1, port: 80, pool: web}}
 """
+
+
+def check_of(service: Service) -> Check:
+    assert isinstance(service.pool.check, Check)
+    return service.pool.check
 
 
 def write(folder: Path, **parts: str) -> Path:
@@ -148,7 +154,7 @@ def test_everything_that_can_be_written_arrives() -> None:
     )
     assert https.pool.name == http.pool.name
     assert https.pool.servers == http.pool.servers
-    assert https.pool.check.kind == HttpCheck(tls=True, verify=False, host="www.example.net")
+    assert check_of(https).kind == HttpCheck(tls=True, verify=False, host="www.example.net")
     assert marked.name == "mark/7"
     assert (marked.port, marked.mark, marked.forwarding) == (0, 7, Forwarding.TUNNEL)
     assert marked.tunnel == Tunnel(type=TunnelType.GUE, port=6080, checksum=TunnelChecksum.FULL)
@@ -173,7 +179,7 @@ def test_everything_that_can_be_written_arrives() -> None:
     assert config.connection_sync == ConnectionSync(
         interface="eth1", id=1, group=IPv4Address("224.0.0.81"), port=8848, ttl=1
     )
-    kind = metrics.services[0].pool.check.kind
+    kind = check_of(metrics.services[0]).kind
     assert isinstance(kind, HttpCheck)
     assert kind.expect == frozenset({*range(200, 300), 301})
 
@@ -342,13 +348,13 @@ def test_a_quorum_counts_servers_or_is_a_share_rounded_up(written: str, quorum: 
 
 def test_a_check_that_is_faster_than_the_default_fast_interval_stays_as_fast() -> None:
     text = "{address: 192.0.2.1, port: 80, servers: [10.9.2.1], check: {type: tcp, interval: 100ms}}"
-    check = vip(text).services[0].pool.check
+    check = check_of(vip(text).services[0])
     assert (check.interval, check.fast_interval) == (0.1, 0.1)
 
 
 def test_a_services_check_overrides_the_pools() -> None:
     text = "{address: 192.0.2.1, port: 80, pool: p, check: web}\npools: {p: {servers: [10.9.2.1], check: {type: tcp}}}"
-    assert vip(text).services[0].pool.check.kind == HttpCheck(tls=False)
+    assert check_of(vip(text).services[0]).kind == HttpCheck(tls=False)
 
 
 def test_communities_need_no_quotes_and_lose_leading_zeros() -> None:

@@ -248,7 +248,7 @@ VALUES = [
     (
         "bgp:\n",
         "timeouts: {tcp_fin: 0}\nbgp:\n",
-        "f:1:21: timeouts.tcp_fin: 0 is not a time that can be used here (write a time from 1s to 576h",
+        "f:1:21: timeouts.tcp_fin: 0 is not a time that can be used here (write a time from 1s to 24d",
     ),
     ("bgp:\n", "timeouts: {udp: 577h}\nbgp:\n", "f:1:17: timeouts.udp: '577h' is not a time that can be"),
     ("bgp:\n", "timeouts: {tcp: never}\nbgp:\n", "f:1:17: timeouts.tcp: 'never' is not a time that can be"),
@@ -588,7 +588,7 @@ TOGETHER = [
     (
         "port: 53",
         "port: 53\n    protocol: sctp",
-        "f:23:15: vips.one.protocol: the default check, a TCP handshake, proves nothing of SCTP (write a check: tcp",
+        "f:23:15: vips.one.protocol: the default check, a TCP handshake, proves nothing of SCTP (write a check: icmp, tcp",
     ),
     (
         "port: 53",
@@ -698,7 +698,7 @@ TOGETHER = [
     (
         "port: 53",
         "port: 53\n    protocol: udp",
-        "f:23:15: vips.one.protocol: UDP has no handshake to check, and no check is written (write a check: tcp",
+        "f:23:15: vips.one.protocol: UDP has no handshake to check, and no check is written (write a check: udp",
     ),
     (
         "port: 53",

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from anycast.core.decision import Advertise, Facts, Reason, ServiceFacts, decide
+from anycast.core.decision import Advertise, Facts, Reason, RequirementFacts, ServiceFacts, decide
 from anycast.core.maintenance import Stage
 from anycast.core.model import Quorum
 
@@ -13,6 +13,10 @@ def service(usable: int, undecided: int = 0, low: int = 1, high: int = 2) -> Ser
     return ServiceFacts(
         name="tcp/80 IPv4", usable=usable, undecided=undecided, total=4, quorum=Quorum(low=low, high=high)
     )
+
+
+def failed(reason: Reason) -> RequirementFacts:
+    return RequirementFacts(reason=reason, holds=False, detail="link: eth0 has no carrier")
 
 
 GOOD = Facts(
@@ -42,6 +46,11 @@ OBSTACLES: list[tuple[Reason, dict[str, object]]] = [
         {"proven": False, "repair_failed": True, "difference": "tcp 192.0.2.1:80 is not in IPVS"},
     ),
     (Reason.BELOW_QUORUM, {"services": (service(0),)}),
+    (
+        Reason.NODE_CHECK_FAILED,
+        {"requirements": (failed(Reason.NODE_CHECK_FAILED), failed(Reason.VIP_CHECK_FAILED))},
+    ),
+    (Reason.VIP_CHECK_FAILED, {"requirements": (failed(Reason.VIP_CHECK_FAILED),)}),
 ]
 
 
@@ -67,6 +76,21 @@ def test_it_takes_the_high_mark_to_come_up_and_the_low_mark_to_stay() -> None:
 def test_a_server_that_was_just_configured_does_not_take_a_standing_route_down() -> None:
     new = replace(GOOD, services=(service(0, undecided=2),), advertised=True)
     assert decide(new).reason is Reason.HEALTHY
+
+
+def test_a_requirement_that_was_just_configured_does_not_take_a_standing_route_down_nor_bring_one_up() -> (
+    None
+):
+    new = replace(GOOD, requirements=(RequirementFacts(reason=Reason.NODE_CHECK_FAILED, holds=None),))
+    assert decide(replace(new, advertised=True)).reason is Reason.HEALTHY
+    waiting = decide(new)
+    assert (waiting.reason, waiting.detail) == (Reason.NODE_CHECK_FAILED, "no outcome yet")
+    assert decide(replace(new, started=False)).reason is Reason.STARTING
+
+
+def test_a_requirement_that_failed_is_told_with_its_detail() -> None:
+    verdict = decide(replace(GOOD, requirements=(failed(Reason.VIP_CHECK_FAILED),), advertised=True))
+    assert (verdict.advertise, verdict.detail) == (Advertise.NO, "link: eth0 has no carrier")
 
 
 def test_a_route_that_does_not_stand_waits_for_the_kernel_to_be_read_back() -> None:

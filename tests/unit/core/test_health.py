@@ -15,7 +15,9 @@ CHECK = Check(kind=TcpCheck(), rise=2, fall=3, interval=2.0, fast_interval=0.5)
 def run(outcomes: str, health: Health = Health()) -> Health:  # noqa: B008 - frozen
     words = {"o": Outcome.OK, "x": Outcome.FAIL, "?": Outcome.UNKNOWN}
     for now, letter in enumerate(outcomes):
-        health = advance(health, Result(outcome=words[letter], detail=letter), CHECK, float(now))
+        health = advance(
+            health, Result(outcome=words[letter], detail="" if letter == "o" else letter), CHECK, float(now)
+        )
     return health
 
 

@@ -194,16 +194,16 @@ def test_the_unevenness_is_the_largest_share_by_the_one_that_is_due(weights: lis
     assert maglev.unevenness(weights) == pytest.approx(times, abs=0.01)
 
 
-def test_the_entries_are_in_the_canonical_order_and_a_drained_one_counts_as_one() -> None:
+def test_the_entries_are_in_the_canonical_order_and_a_drained_one_counts_as_is_usual() -> None:
     servers = (
         RealServer(name="b", addresses=(ip_address("10.0.0.10"), ip_address("fd00::b")), weight=3),
         RealServer(name="a", addresses=(ip_address("10.0.0.9"),), weight=0, port=8080),
-        RealServer(name="c", addresses=(ip_address("fd00::c"),)),
+        RealServer(name="c", addresses=(ip_address("fd00::c"),), weight=3),
     )
     pool = Pool(name="web", servers=servers, check=Check(kind=TcpCheck()))
     service = Service(pool=pool, port=80, forwarding=Forwarding.NAT)
     assert maglev.entries(service, 4) == (
-        Entry(ip_address("10.0.0.9"), 8080, 1),
+        Entry(ip_address("10.0.0.9"), 8080, 3),
         Entry(ip_address("10.0.0.10"), 80, 3),
     )
     tunnel = replace(service, forwarding=Forwarding.TUNNEL)

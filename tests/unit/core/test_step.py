@@ -9,7 +9,7 @@ import pytest
 from anycast.core import events as ev
 from anycast.core import kernel as kernels
 from anycast.core.decision import Advertise, Reason
-from anycast.core.health import Outcome
+from anycast.core.health import Outcome, Result
 from anycast.core.ipvs import RemoveService
 from anycast.core.maintenance import NODE, Maintenance
 from anycast.core.model import Check, HttpCheck, Timing
@@ -18,6 +18,7 @@ from anycast.core.routes import GRACEFUL_SHUTDOWN, WORST_MED
 from anycast.core.state import State
 from anycast.core.step import LEAVE_PATIENCE, RETRY_PROGRAM, STOP_PATIENCE, next_wake, step
 from tests.fakes import DRAIN, SETTLE, TTL, Node, addresses, route, route6, up, vip
+from tests.property.worlds import server
 
 
 def test_a_node_that_starts_announces_once_every_check_has_spoken() -> None:
@@ -64,6 +65,34 @@ def test_a_server_that_fails_gets_no_new_clients_and_keeps_its_place() -> None:
     assert node.routes == [route(1)]
 
 
+def asked_at_once(node: Node, outcome: Outcome, number: int) -> set[int]:
+    """The real servers that are probed without a pause after this outcome of one of them."""
+    (target,) = [one for one in node.state.names if one.address in server(number).addresses]
+    node.state, effects = step(node.state, ev.Probed(results=((target, Result(outcome=outcome)),)), node.now)
+    asked = {one.target.address for one in effects if isinstance(one, ev.ScheduleProbe) and not one.after}
+    return {n for n in range(1, 30) if asked.intersection(server(n).addresses)}
+
+
+def test_when_one_real_server_begins_to_fail_the_others_are_asked_at_once() -> None:
+    node = up(vip(servers=(1, 2, 3)), vip("mail", number=2, servers=(4, 5)))
+    assert asked_at_once(node, Outcome.FAIL, 1) == {2, 3}
+    assert asked_at_once(node, Outcome.FAIL, 1) == set()  # it has told already
+    assert asked_at_once(node, Outcome.FAIL, 2) == {3}  # of the first one hears soon enough
+    assert asked_at_once(node, Outcome.OK, 4) == set()
+
+
+def test_when_one_comes_back_those_that_are_down_are_asked_at_once() -> None:
+    node = up(vip(servers=(1, 2, 3)))
+    node.checks(Outcome.FAIL, 1, 2)
+    assert asked_at_once(node, Outcome.OK, 1) == {2}
+
+
+def test_in_a_large_pool_only_so_many_are_asked_for_one() -> None:
+    node = up(vip(servers=range(1, 21)))
+    assert asked_at_once(node, Outcome.FAIL, 18) == {19, 20, 1, 2, 3, 4, 5, 6}
+    assert asked_at_once(node, Outcome.FAIL, 20) == {1, 2, 3, 4, 5, 6, 7, 8}
+
+
 def test_between_the_two_marks_a_route_stays_and_does_not_come_back() -> None:
     node = up()
     node.checks(Outcome.FAIL, 2, 3)
@@ -82,7 +111,7 @@ def test_checks_that_cannot_run_change_nothing() -> None:
     node.checks(Outcome.UNKNOWN, times=10)
     assert node.routes == [route(1)]
     assert node.weights() == [1, 1, 1]
-    assert node.logged.count("check.unknown") == len(node.state.targets)
+    assert node.logged.count("check.unknown") == len(node.state.names)
 
 
 def test_servers_of_weight_0_take_no_clients_and_count_for_nothing() -> None:
@@ -298,6 +327,18 @@ def test_a_lost_announcer_keeps_a_dropped_address_for_as_long_as_the_lease_it_ha
     node.wait(20.0 + LEAVE_PATIENCE)
     assert addresses(2)[0] in node.kernel.addresses
     node.wait(SETTLE)
+    assert addresses(2)[0] not in node.kernel.addresses
+
+
+def test_an_announcer_that_is_lost_with_a_route_keeps_its_address_whatever_the_others_say() -> None:
+    node = up(vip(), vip("mail", number=2))
+    node.send(ev.AnnouncerConnected(source=2))
+    node.reload(vip())
+    node.send(ev.AnnouncerLost(source=2))
+    node.acknowledge()
+    node.wait(SETTLE)
+    assert addresses(2)[0] in node.kernel.addresses
+    node.wait(TTL + LEAVE_PATIENCE)
     assert addresses(2)[0] not in node.kernel.addresses
 
 

@@ -16,7 +16,7 @@ from anycast.doctor import findings as rules
 from anycast.doctor.facts import CAP_NET_ADMIN, CAP_NET_BIND_SERVICE, Facts, Modules, Unread
 from anycast.doctor.finding import Code, LoadAtBoot, Severity
 from anycast.doctor.findings import findings
-from tests.unit.doctor.node import GOOD, LAN0, above_info, codes, config, found, serving, sysctls
+from tests.unit.doctor.node import CONFIG, GOOD, LAN0, above_info, codes, config, found, serving, sysctls
 
 NOTHING = Facts(release="6.1.0", root=False)
 OTHERS = ServiceKey(protocol=Protocol.TCP, address=ip_address("192.0.2.77"), port=5060)
@@ -78,6 +78,18 @@ class TestPrivileges:
     def test_exabgp_of_a_root_without_bind_service_cannot_listen_on_179(self) -> None:
         facts = replace(GOOD, capabilities=frozenset({CAP_NET_ADMIN}))
         assert "port 179" in found(facts, Code.NO_BIND_SERVICE).text
+
+    def test_a_check_to_the_vip_needs_net_raw(self) -> None:
+        checked = config(CONFIG.replace("port: 80,", "port: 80, check: {type: tcp, to: vip},"))
+        facts = replace(GOOD, capabilities=frozenset({CAP_NET_ADMIN, CAP_NET_BIND_SERVICE}))
+        one = found(facts, Code.NO_NET_RAW, checked)
+        assert (one.severity, one.text.partition(": ")[0]) == (
+            Severity.ERROR,
+            "this process has no CAP_NET_RAW",
+        )
+        assert one.text.endswith("those of web tcp/80")
+        assert "CAP_NET_RAW" in found(replace(facts, root=False), Code.NO_NET_RAW, checked).fix
+        assert Code.NO_NET_RAW not in codes(facts)
 
     def test_where_179_is_no_privileged_port_nobody_needs_bind_service(self) -> None:
         facts = replace(

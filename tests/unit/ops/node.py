@@ -123,7 +123,7 @@ class Node:
                     detail="refused" if target.address in gone else "",
                 ),
             )
-            for target in self.state.targets
+            for target in self.state.names
         )
         self.send(ev.Probed(results=results))
 

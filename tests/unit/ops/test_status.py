@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from anycast.core import events as ev
 from anycast.core.maintenance import NODE, Maintenance
+from anycast.core.model import Check, HoldDown, TcpCheck
 from anycast.core.report import FailedRoute, NeighborState, Report
 from anycast.core.state import STALE_AFTER, prefix_of
 from anycast.ops.status import document, iso, readiness
@@ -149,6 +150,28 @@ def test_a_check_that_cannot_run_is_told_apart_from_a_server_that_is_down() -> N
     node.probe("10.9.2.1", unknown=True)
     server = web(node)["services"][0]["servers"][0]
     assert (server["phase"], server["check_failed_to_run"]) == ("up", True)
+
+
+def test_a_server_that_is_held_down_says_when_it_can_come_up_and_so_does_the_log() -> None:
+    check = Check(kind=TcpCheck(), rise=1, fall=1, hold_down=HoldDown(half_life=60.0, suppress=2.5))
+    one = vip("web", "192.0.2.1")
+    pool = replace(one.services[0].pool, check=check)
+    node = healthy(replace(CONFIG, vips=(replace(one, services=(replace(one.services[0], pool=pool),)),)))
+    for _ in range(3):
+        node.probe()
+        assert web(node)["services"][0]["servers"][0]["held_down_s"] == 0
+        node.probe("10.9.2.1")
+    node.probe()
+    server = web(node)["services"][0]["servers"][0]
+    assert (server["phase"], server["held_down_s"]) == ("rising", 60.0)
+    assert server["detail"] == "held down, it flapped: reusable in 60 s"
+    assert [log.fields.get("held_down_s") for log in node.log if log.event == "server.down"] == [
+        *(None, None),
+        60.0,
+    ]
+    node.now += 60
+    node.probe()
+    assert web(node)["services"][0]["servers"][0]["phase"] == "up"
 
 
 def test_an_undecided_server_has_no_since() -> None:

@@ -7,14 +7,21 @@ import contextlib
 import os
 import socket
 import ssl
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import Path
 from typing import TypeAlias
 
 from anycast.core.health import Result
 from anycast.core.model import Check, CheckKind, Target
-from anycast.probes.run import probe
+from anycast.probes import run as tasks
+from anycast.probes.finding import Finding
+from anycast.probes.sweep.runs import Run, run_of, sweepable
+from anycast.probes.sweep.sweep import Sweep
 
 Handler: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -23,6 +30,49 @@ LONG = 30.0  # seconds: a test that waits this long is red
 
 def target(kind: CheckKind, port: int = 1, *, address: str = "127.0.0.1", timeout: float = LONG) -> Target:
     return Target(address=ip_address(address), port=port, check=Check(kind=kind, timeout=timeout))
+
+
+_swept: ContextVar[bool] = ContextVar("swept", default=False)
+
+
+@contextmanager
+def engine(*, swept: bool) -> Iterator[None]:
+    """Which of the two `probe` uses in here, where both can."""
+    token = _swept.set(swept)
+    try:
+        yield
+    finally:
+        _swept.reset(token)
+
+
+async def probe(target: Target) -> Result:
+    if not (_swept.get() and sweepable(target)):
+        return await tasks.probe(target)
+    async with sweeping() as check:
+        return await check(run_of(target, None))
+
+
+@asynccontextmanager
+async def sweeping() -> AsyncIterator[Callable[[Run[None]], Awaitable[Result]]]:
+    """A sweep, as a function from a run to its result."""
+    waiting: dict[Run[None], asyncio.Future[Result]] = {}
+
+    def finished(run: Run[None], finding: Finding, took: float) -> None:
+        result = Result(outcome=finding.outcome, detail=finding.detail, took=took)
+        waiting.pop(run).set_result(result)
+
+    async def check(run: Run[None]) -> Result:
+        done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        waiting[run] = done
+        sweep.start(run)
+        sweep.settle(1)
+        return await done
+
+    sweep = Sweep(finished)
+    try:
+        yield check
+    finally:
+        sweep.close()
 
 
 def run(kind: CheckKind, port: int = 1, *, address: str = "127.0.0.1", timeout: float = LONG) -> Result:
@@ -128,6 +178,15 @@ def full_backlog() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
+def time_waits(port: int) -> int:
+    """Connections of this port, at either end, in TIME_WAIT."""
+    rows = [
+        line.split() for file in ("tcp", "tcp6") for line in Path("/proc/net", file).read_text().splitlines()
+    ]
+    ends = f":{port:04X}"
+    return sum(row[3] == "06" and (row[1].endswith(ends) or row[2].endswith(ends)) for row in rows)
+
+
 def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
@@ -139,3 +198,34 @@ def has_children() -> bool:
     except ChildProcessError:
         return False
     return True
+
+
+@dataclass(frozen=True)
+class Certificate:
+    certificate: Path
+    key: Path
+
+    def server(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.set_ciphers("DEFAULT:@SECLEVEL=0")
+        context.load_cert_chain(self.certificate, self.key)
+        return context
+
+
+def make(
+    where: Path, *, days: int = 2, key: tuple[str, ...] = ("ec", "-pkeyopt", "ec_paramgen_curve:P-256")
+) -> Certificate:
+    """A self-signed certificate for www.example.net, 127.0.0.1 and ::1."""
+    made = Certificate(where / "certificate.pem", where / "key.pem")
+    names = where / "names"
+    names.write_text("subjectAltName=DNS:www.example.net,IP:127.0.0.1,IP:::1\n")
+    request = where / "request.pem"
+    subject = ["-nodes", "-subj", "/CN=test", "-keyout", str(made.key), "-out", str(request)]
+    openssl("req", "-new", "-newkey", *key, *subject)
+    source = ["-in", str(request), "-signkey", str(made.key), "-days", str(days), "-extfile", str(names)]
+    openssl("x509", "-req", *source, "-out", str(made.certificate))
+    return made
+
+
+def openssl(*arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True)

@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import itertools
 import ssl
-import subprocess
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -15,14 +15,19 @@ from hypothesis import strategies as st
 
 from anycast.core.health import Outcome, Result
 from anycast.core.model import HttpCheck
-from anycast.probes import http
-from anycast.probes.run import probe
+from anycast.probes import stream
+from anycast.probes.certificate import not_after
+from tests.unit.probes import peers
 from tests.unit.probes.peers import (
+    Certificate,
     Handler,
     answering,
     blurting,
     full_backlog,
+    make,
     open_descriptors,
+    openssl,
+    probe,
     probe_at,
     refusing_port,
     run,
@@ -32,6 +37,14 @@ from tests.unit.probes.peers import (
 )
 
 PLAIN = HttpCheck(tls=False)
+
+
+@pytest.fixture(scope="module", autouse=True, params=["as a task", "swept"])
+def _engine(request: pytest.FixtureRequest) -> Iterator[None]:
+    with peers.engine(swept=request.param == "swept"):
+        yield
+
+
 OK_HEAD = b"HTTP/1.1 200 OK\r\nServer: a\r\nContent-Length: 100000\r\n\r\n"
 
 
@@ -77,6 +90,13 @@ def test_host_path_and_method_are_sent_as_configured() -> None:
 def test_an_ipv6_address_stands_in_brackets_in_the_host_header() -> None:
     request, port = request_of(PLAIN, host="::1")
     assert f"host: [::1]:{port}\r\n".encode() in request.lower()
+
+
+def test_headers_are_sent_and_take_the_place_of_the_defaults() -> None:
+    request, _ = request_of(HttpCheck(tls=False, headers=(("X-Check", "1"), ("user-agent", "mine"))))
+    assert b"x-check: 1\r\n" in request.lower()
+    assert request.lower().count(b"user-agent: ") == 1
+    assert b"user-agent: mine\r\n" in request.lower()
 
 
 def test_the_answer_to_a_head_request_is_judged_like_any_other() -> None:
@@ -244,6 +264,64 @@ def test_a_request_that_cannot_be_formed_proves_nothing(kind: HttpCheck) -> None
     assert "cannot be formed" in result.detail
 
 
+HEALTHY = HttpCheck(tls=False, body='"status": *"(ok|warn)"')
+
+
+def with_body(body: bytes, *, head: bytes = b"HTTP/1.1 200 OK\r\n") -> bytes:
+    return head + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def test_a_body_with_what_is_looked_for_is_ok_without_waiting_for_the_connection_to_end() -> None:
+    for word in (b"ok", b"warn"):
+        assert answer(with_body(b'{"status": "%s"}' % word), kind=HEALTHY).outcome is Outcome.OK
+
+
+def test_a_body_without_it_fails_and_shows_its_beginning() -> None:
+    result = answer(with_body(b'{"status": "down"}'), kind=HEALTHY)
+    assert result.outcome is Outcome.FAIL
+    assert "the body does not hold" in result.detail
+    assert '{"status": "down"}' in result.detail
+
+
+def test_the_status_is_judged_before_the_body() -> None:
+    result = answer(b"HTTP/1.1 503 Busy\r\nContent-Length: 99\r\n\r\n", kind=HEALTHY)
+    assert result.detail == "status 503, expected 2xx"
+
+
+def test_a_body_in_chunks_and_one_that_ends_with_the_connection_are_read_whole() -> None:
+    chunks = (
+        b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7\r\n"status\r\n',
+        b'6\r\n":"ok"\r\n0\r\n\r\n',
+    )
+    assert answer(*chunks, kind=HEALTHY).outcome is Outcome.OK
+    assert (
+        answer(b'HTTP/1.1 200 OK\r\n\r\n"status":', b'"ok"', kind=HEALTHY, hold=False).outcome is Outcome.OK
+    )
+
+
+def test_a_body_cut_short_fails() -> None:
+    cut = b'HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n"status":"ok"'
+    assert answer(cut, kind=HEALTHY, hold=False).outcome is Outcome.FAIL
+
+
+def test_a_body_that_never_ends_is_searched_in_its_beginning_only() -> None:
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            writer.write(b"x" * 10_000)
+            await writer.drain()
+
+    result = asyncio.run(probe_at(endless, HEALTHY))
+    assert "the body does not hold" in result.detail
+
+
+@pytest.mark.parametrize("expression", ["(a*)*b", "(x+x+)+y", "(.*a){20}", ".*.*.*=.*"])
+def test_an_expression_that_explodes_elsewhere_is_searched_in_no_time(expression: str) -> None:
+    started = time.process_time()
+    answer(with_body(b"a" * 30_000 + b"x" * 30_000), kind=HttpCheck(tls=False, body=expression))
+    assert time.process_time() - started < 2
+
+
 FRAGMENTS = st.sampled_from(
     [
         *(b"HTTP/1.1 ", b"HTTP/1.0 ", b"HTTP/", b"200", b"204 OK", b"99", b"101 Up", b" ", b": ", b"\0"),
@@ -281,37 +359,6 @@ def test_whatever_a_server_sends_instead_of_a_tls_handshake_there_is_a_failure(p
     assert result.detail
 
 
-@dataclass(frozen=True)
-class Certificate:
-    certificate: Path
-    key: Path
-
-    def server(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.set_ciphers("DEFAULT:@SECLEVEL=0")
-        context.load_cert_chain(self.certificate, self.key)
-        return context
-
-
-def make(
-    where: Path, *, days: int = 2, key: tuple[str, ...] = ("ec", "-pkeyopt", "ec_paramgen_curve:P-256")
-) -> Certificate:
-    """A self-signed certificate for www.example.net, 127.0.0.1 and ::1."""
-    made = Certificate(where / "certificate.pem", where / "key.pem")
-    names = where / "names"
-    names.write_text("subjectAltName=DNS:www.example.net,IP:127.0.0.1,IP:::1\n")
-    request = where / "request.pem"
-    subject = ["-nodes", "-subj", "/CN=test", "-keyout", str(made.key), "-out", str(request)]
-    _openssl("req", "-new", "-newkey", *key, *subject)
-    source = ["-in", str(request), "-signkey", str(made.key), "-days", str(days), "-extfile", str(names)]
-    _openssl("x509", "-req", *source, "-out", str(made.certificate))
-    return made
-
-
-def _openssl(*arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
-
-
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     return make(tmp_path_factory.mktemp("valid"))
@@ -322,9 +369,9 @@ def trusted(certificate: Certificate) -> Iterator[None]:
     """The certificate is in the system's trust store."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_CERT_FILE", str(certificate.certificate))
-        http._context.cache_clear()
+        stream.cached_context.cache_clear()
         yield
-    http._context.cache_clear()
+    stream.cached_context.cache_clear()
 
 
 def tls_answer(certificate: Certificate, kind: HttpCheck, *pieces: bytes, host: str = "127.0.0.1") -> Result:
@@ -380,6 +427,96 @@ def test_an_expired_certificate_fails_and_says_so(tmp_path: Path) -> None:
     with trusted(expired):
         result = tls_answer(expired, HttpCheck(tls=True))
     assert (result.outcome, result.detail) == (Outcome.FAIL, "certificate expired")
+
+
+def test_a_certificate_that_runs_out_soon_is_ok_with_a_warning_verified_or_not(
+    certificate: Certificate,
+) -> None:
+    soon = HttpCheck(tls=True, expiry_warning=14 * 86400.0)
+    with trusted(certificate):
+        result = tls_answer(certificate, soon)
+    assert (result.outcome, result.detail) == (Outcome.OK, "certificate expires in 2 days")
+    assert tls_answer(certificate, replace(soon, verify=False)).detail == "certificate expires in 2 days"
+    assert tls_answer(certificate, replace(soon, verify=False, expiry_warning=3600.0)).detail == ""
+
+
+def test_an_expired_certificate_that_need_not_be_valid_is_a_warning(tmp_path: Path) -> None:
+    kind = HttpCheck(tls=True, verify=False, expiry_warning=0.0)
+    assert tls_answer(make(tmp_path, days=-1), kind).detail == "certificate expired"
+
+
+def test_a_certificate_authority_of_the_check_is_trusted_in_place_of_the_systems(
+    certificate: Certificate,
+) -> None:
+    own = HttpCheck(tls=True, ca=str(certificate.certificate))
+    assert tls_answer(certificate, own).outcome is Outcome.OK
+
+
+def test_the_server_name_may_differ_from_the_host(certificate: Certificate) -> None:
+    kind = HttpCheck(
+        tls=True, ca=str(certificate.certificate), host="other.example.net", sni="www.example.net"
+    )
+    assert tls_answer(certificate, kind).outcome is Outcome.OK
+
+
+@dataclass(frozen=True)
+class Mutual(Certificate):
+    def server(self) -> ssl.SSLContext:
+        context = super().server()
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(self.certificate)
+        return context
+
+
+def test_a_client_certificate_is_shown_to_a_server_that_asks_for_one(certificate: Certificate) -> None:
+    server = Mutual(certificate.certificate, certificate.key)
+    bare = HttpCheck(tls=True, verify=False)
+    assert tls_answer(server, bare).outcome is Outcome.FAIL
+    shown = replace(bare, certificate=str(certificate.certificate), key=str(certificate.key))
+    assert tls_answer(server, shown).outcome is Outcome.OK
+
+
+def test_certificate_files_that_cannot_be_used_prove_nothing(
+    certificate: Certificate, tmp_path: Path
+) -> None:
+    lacking = HttpCheck(tls=True, verify=False, certificate=str(tmp_path / "none.pem"))
+    result = tls_answer(certificate, lacking)
+    assert result.outcome is Outcome.UNKNOWN
+    assert "none.pem cannot be read: No such file" in result.detail
+    other = tmp_path / "other"
+    other.mkdir()
+    key = make(other).key
+    result = tls_answer(certificate, replace(lacking, certificate=str(certificate.certificate), key=str(key)))
+    assert result.outcome is Outcome.UNKNOWN
+    assert "key values mismatch" in result.detail
+
+
+def test_a_key_with_a_password_proves_nothing_and_asks_nobody(
+    certificate: Certificate, tmp_path: Path
+) -> None:
+    locked = tmp_path / "locked.pem"
+    openssl("pkey", "-in", str(certificate.key), "-aes256", "-passout", "pass:secret", "-out", str(locked))
+    kind = HttpCheck(tls=True, verify=False, certificate=str(certificate.certificate), key=str(locked))
+    result = tls_answer(certificate, kind)
+    assert result.outcome is Outcome.UNKNOWN
+    assert "has a password" in result.detail
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_for_a_certificate_give_a_time_or_none(data: bytes) -> None:
+    not_after(data)
+
+
+@settings(deadline=None)
+@given(data=st.data())
+def test_a_damaged_certificate_gives_a_time_or_none(certificate: Certificate, data: st.DataObject) -> None:
+    der = bytearray(ssl.PEM_cert_to_DER_cert(certificate.certificate.read_text()))
+    end = not_after(bytes(der))
+    assert end is not None
+    assert 86400 < end - time.time() < 3 * 86400
+    for place in data.draw(st.sets(st.integers(0, len(der) - 1), max_size=4)):
+        der[place] = data.draw(st.integers(0, 255))
+    not_after(bytes(der[: data.draw(st.integers(0, len(der)))]))
 
 
 def test_without_verify_even_a_short_key_is_accepted(tmp_path: Path) -> None:

@@ -1,0 +1,70 @@
+"""When runs are due: a beat of its own for every target, and a pace for every address. Instants in, instants out."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["BATCH", "Host", "next_beat", "offset", "on_beat"]
+
+BATCH = 0.02  # seconds: runs that are due closer together than that begin together, for a wake costs as much as ten
+_GAP = 0.001  # seconds between two runs against one address, however many checks it has
+_GOLDEN = (math.sqrt(5) - 1) / 2
+_ROUNDING = 1e-6  # of an interval
+
+
+def next_beat(beat: float, after: float, now: float) -> float:
+    """When the next run is due, `after` seconds from the last that was due at `beat`, or whole steps of it later.
+
+    A run that took longer than its interval, or an agent that was stopped, misses beats. To make up for them would
+    let all targets run at once, and to count from now would move the beats together. A beat just gone by is not
+    missed: else a timeout as long as the interval would halve the pace.
+    """
+    at = beat + after
+    if at >= now - BATCH:
+        return at
+    return at + math.ceil((now - BATCH - at) / after) * after if after > 0 else now
+
+
+def offset(place: int, interval: float) -> float:
+    """Where in its interval a target has its beat: neighbors in the order lie far apart, however many there are.
+
+    When several of them die together, the first that is looked at tells, and the core asks the others at once.
+    """
+    return place * _GOLDEN % 1.0 * interval
+
+
+def on_beat(base: float, interval: float, beat: float, now: float) -> float:
+    """The first instant after `beat` that is whole intervals from `base` and not missed yet."""
+    since = (max(beat, now - BATCH) - base) / interval
+    return base + (math.floor(since + _ROUNDING) + 1) * interval
+
+
+class Host:
+    """An address, and when it may be bothered again."""
+
+    __slots__ = ("_demand", "_free_at", "_gap", "targets")
+
+    def __init__(self) -> None:
+        self.targets = 0
+        self._demand = 0.0  # runs a second that its targets may ask for
+        self._gap = _GAP
+        self._free_at = -math.inf
+
+    def join(self, interval: float) -> None:
+        """A target more, with the shortest of its intervals."""
+        self._count(1, interval)
+
+    def leave(self, interval: float) -> None:
+        self._count(-1, interval)
+
+    def _count(self, targets: int, interval: float) -> None:
+        self.targets += targets
+        self._demand = self._demand + targets / interval if self.targets else 0.0
+        # So short that all that is asked for finds its place: runs are spread, not left out.
+        self._gap = min(_GAP, 0.5 / self._demand) if self._demand > 0 else _GAP
+
+    def reserve(self, due: float, now: float) -> float:
+        """The instant for one run that is due; nobody else gets it. It may be in the past: then begin at once."""
+        at = max(self._free_at, due, now - BATCH)
+        self._free_at = at + self._gap
+        return at

@@ -1,0 +1,434 @@
+"""The verb probe: runs checks once, one after another, and shows every step with its time."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import re
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from anycast.cli import client
+from anycast.cli.exits import ExitCode
+from anycast.cli.table import Cell, Colour, paint, printable, wants_colour
+from anycast.config.problem import ConfigError
+from anycast.core.health import Health, Outcome, Phase, Result
+from anycast.core.kinds import BgpSession
+from anycast.core.model import HERE, Address, Aim, Aimed, Check, Rule, Target, Tree
+
+if TYPE_CHECKING:
+    from anycast.config.loaded import Loaded
+
+_COLOURS = {Outcome.OK: Colour.GOOD, Outcome.FAIL: Colour.BAD, Outcome.UNKNOWN: Colour.WARN}
+_PORTS = {"http": 80, "https": 443, "dns": 53, "syslog": 514}
+_PATHS = {"http": "path", "https": "path", "dns": "name", "grpc": "service"}
+_NUMBER = re.compile(r"[0-9]{1,9}\Z")
+_SPEC = """\
+bgp: {local_as: 65001, router_id: 192.0.2.1, neighbors: [{address: 192.0.2.2, remote_as: 65000}]}
+checks:
+  probe: """
+
+
+class _UsageError(Exception):
+    """What was asked for makes no sense; the message says why and what to do."""
+
+
+class _ResolutionError(Exception):
+    """A name has no address; the result says whose fault it is."""
+
+    def __init__(self, result: Result) -> None:
+        super().__init__(result.detail)
+        self.result = result
+
+
+@dataclass(slots=True)
+class _Shown:
+    """One check that was run, and what it said. Times in seconds from its start."""
+
+    title: str
+    steps: list[tuple[float, str]] = field(default_factory=list)
+    result: Result = Result(outcome=Outcome.UNKNOWN)
+    said: bool = False
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "check": self.title,
+            "outcome": str(self.result.outcome),
+            "detail": self.result.detail,
+            "took_s": round(self.result.took, 6),
+            "steps": [{"at_s": round(at, 6), "step": step} for at, step in self.steps],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    name: str
+    check: Aimed
+
+
+def run(args: argparse.Namespace) -> int:
+    what: str = args.what
+    try:
+        if "://" in what or what.lstrip().startswith("{"):
+            jobs = _written(what, args.at)
+        else:
+            jobs = _named(what, args.at, args.config)
+        if not jobs:
+            raise _UsageError(f"{what} is used nowhere (say where to aim it with --at ADDRESS:PORT)")
+    except _UsageError as error:
+        print(f"anycast probe: {printable(str(error))}", file=sys.stderr)
+        return ExitCode.USAGE
+    except _ResolutionError as error:
+        return _end([_Shown(title=what, result=error.result)], [error.result], as_json=args.json)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(printable(str(problem)), file=sys.stderr)
+        return ExitCode.CONFIG
+    round_ = _Round(args.config, args.timeout, aloud=not args.json)
+    results = [round_.run(job) for job in jobs]
+    return _end(round_.shown, results, as_json=args.json)
+
+
+def _end(shown: list[_Shown], results: list[Result], *, as_json: bool) -> int:
+    """The exit status by the results of what was asked for, not of the parts of a rule."""
+    if as_json:
+        print(json.dumps({"checks": [one.document() for one in shown]}, indent=2))
+    elif len(shown) == 1 and not shown[0].said:
+        _print(shown[0])
+    outcomes = {result.outcome for result in results}
+    if Outcome.FAIL in outcomes:
+        return ExitCode.NEGATIVE
+    return ExitCode.UNKNOWN if Outcome.UNKNOWN in outcomes else ExitCode.OK
+
+
+class _Round:
+    """Runs jobs. What several of them rest on is run once."""
+
+    def __init__(self, config: Path, timeout: float | None, *, aloud: bool) -> None:
+        self._config = config
+        self._timeout = timeout
+        self._aloud = aloud
+        self._done: dict[Aim, Result] = {}
+        self.shown: list[_Shown] = []
+
+    def run(self, job: _Job) -> Result:
+        from anycast.core.compose import compose
+
+        rule = job.check
+        if not isinstance(rule, Rule):
+            return self._leaf(job.name, rule)
+        took = sum(self._leaf(name, leaf).took for name, leaf in _leaves(job.name, rule))
+
+        def look(leaf: Aim) -> Health:
+            return _as_health(self._leaf("", leaf))
+
+        health = compose(rule, look)
+        outcome = Outcome.OK if health.phase.is_up else Outcome.FAIL
+        if health.phase is Phase.UNDECIDED:
+            outcome = Outcome.UNKNOWN
+        result = Result(outcome=outcome, detail=health.detail, took=took)
+        count = f"{rule.needed} of {sum(part.weight for part in rule.parts)} needed"
+        self._tell(_Shown(title=f"{job.name or 'together'}: {count}", result=result))
+        return result
+
+    def _leaf(self, name: str, leaf: Aim) -> Result:
+        if leaf not in self._done:
+            if isinstance(leaf, BgpSession):
+                one = _session(f"{name}: {leaf}" if name else str(leaf), leaf, self._config)
+            else:
+                one = _probe(_title(name, leaf), leaf, self._timeout)
+            self._done[leaf] = one.result
+            self._tell(one)
+        return self._done[leaf]
+
+    def _tell(self, one: _Shown) -> None:
+        self.shown.append(one)
+        if self._aloud:
+            one.said = True
+            _print(one)
+
+
+def _as_health(result: Result) -> Health:
+    phases = {Outcome.OK: Phase.UP, Outcome.FAIL: Phase.DOWN, Outcome.UNKNOWN: Phase.UNDECIDED}
+    return Health(
+        phase=phases[result.outcome], detail=result.detail, unknown=result.outcome is Outcome.UNKNOWN
+    )
+
+
+def _print(one: _Shown) -> None:
+    print(printable(one.title))
+    for at, step in one.steps:
+        print(f"{at * 1000:10.1f} ms  {printable(step)}")
+    result = one.result
+    word = paint(Cell(str(result.outcome), _COLOURS[result.outcome]), colour=wants_colour(sys.stdout))
+    detail = f": {printable(result.detail)}" if result.detail else ""
+    print(f"{result.took * 1000:10.1f} ms  {word}{detail}")
+
+
+def _probe(title: str, target: Target, timeout: float | None) -> _Shown:
+    from anycast.probes.finding import Progress
+    from anycast.probes.run import probe
+
+    if timeout is not None:
+        target = replace(target, check=replace(target.check, timeout=timeout))
+    shown = _Shown(title=title)
+
+    async def story() -> Result:
+        started = time.monotonic()
+        return await probe(
+            target, Progress(tell=lambda step: shown.steps.append((time.monotonic() - started, step)))
+        )
+
+    shown.result = asyncio.run(story())
+    return shown
+
+
+def _session(title: str, session: BgpSession, config: Path) -> _Shown:
+    """ExaBGP's sessions are known to the agent alone."""
+    from anycast.config.load import load
+
+    started = time.monotonic()
+    shown = _Shown(title=title)
+
+    def end(outcome: Outcome, detail: str = "") -> _Shown:
+        shown.result = Result(outcome=outcome, detail=detail, took=time.monotonic() - started)
+        return shown
+
+    try:
+        path = Path(load(config).config.node.runtime_dir) / "control.sock"
+        shown.steps.append((time.monotonic() - started, f"asking the agent at {path}"))
+        answer = client.ask(path, "GET", "/status")
+    except (ConfigError, client.UnreachableError) as error:
+        return end(Outcome.UNKNOWN, str(error).split("\n", 1)[0])
+    found = [
+        one
+        for one in answer.body.get("neighbors", [])
+        if session.neighbor is None or one["address"] == str(session.neighbor)
+    ]
+    for one in found:
+        shown.steps.append((time.monotonic() - started, f"{one['address']} is {one['state']}"))
+    states = {one["state"] for one in found}
+    if "up" in states:
+        return end(Outcome.OK)
+    if states <= {"unknown"}:
+        return end(Outcome.UNKNOWN, "no announcer tells of it")
+    return end(Outcome.FAIL, "no session is established")
+
+
+def _title(name: str, target: Target) -> str:
+    from anycast.config.changes import described
+
+    kind = described(target.check.kind)
+    if target.address == HERE:
+        where = "this node"
+    else:
+        host = f"[{target.address}]" if target.address.version == 6 else str(target.address)
+        where = f"{host}:{target.port}" if target.port else host
+    if target.vip is not None:
+        where = f"{where} for {target.vip}"
+    return f"{name}: {kind} at {where}" if name else f"{kind} at {where}"
+
+
+def _named(name: str, at: str | None, config: Path) -> list[_Job]:
+    """Everything of this name, where it is used or where `at` says."""
+    from anycast.config.load import load
+
+    loaded = load(config)
+    if name in loaded.checks:
+        part = loaded.checks[name]
+        return [_at(name, part, at)] if at else _in_use(name, part, loaded)
+    jobs = list(_of_servers(name, loaded))
+    if not jobs:
+        known = ", ".join([*loaded.checks, *(vip.name for vip in loaded.config.vips)][:12]) or "nothing"
+        raise _UsageError(f"there is no check, real server or VIP named {name} (there is {known})")
+    if at:
+        raise _UsageError("--at is for checks, and this is none")
+    return list(dict.fromkeys(jobs))
+
+
+def _leaves(name: str, check: Aimed) -> Iterator[tuple[str, Aim]]:
+    if isinstance(check, Rule):
+        for part in check.parts:
+            yield from _leaves(f"{name}/{part.name}".lstrip("/"), part.check)
+    else:
+        yield name, check
+
+
+def _in_use(name: str, tree: Tree, loaded: Loaded) -> list[_Job]:
+    """The check by itself if it knows where to look, else at each real server that is checked by it."""
+    from anycast.core.aim import aimed
+    from anycast.core.members import server_port, uses
+
+    itself = aimed(tree)
+    if all(_knows_its_aim(leaf) for _, leaf in _leaves(name, itself)):
+        return [_Job(name, itself)]
+    jobs: dict[_Job, None] = {}
+    for use in uses(loaded.config):
+        if _contains(use.service.pool.check, tree):
+            vips = [one for one in use.vip.addresses if one.version == use.address.version]
+            check = aimed(tree, use.address, server_port(use.service, use.server), vips)
+            jobs[_Job(f"{name} of {use.server.name}", check)] = None
+    return list(jobs)
+
+
+def _contains(whole: Tree, tree: Tree) -> bool:
+    if whole == tree:
+        return True
+    return isinstance(whole, Rule) and any(_contains(part.check, tree) for part in whole.parts)
+
+
+def _knows_its_aim(leaf: Aim) -> bool:
+    from anycast.core.kinds import IcmpCheck, NodeKind, TcpVipCheck
+
+    if isinstance(leaf, BgpSession) or isinstance(leaf.check.kind, NodeKind):
+        return True
+    if isinstance(leaf.check.kind, TcpVipCheck):
+        return leaf.vip is not None
+    return leaf.address != HERE and (leaf.port > 0 or isinstance(leaf.check.kind, IcmpCheck))
+
+
+def _of_servers(name: str, loaded: Loaded) -> Iterator[_Job]:
+    from anycast.core.members import uses
+    from anycast.core.requirements import requirements
+
+    for use in uses(loaded.config):
+        if name in (use.server.name, use.vip.name):
+            yield _Job(use.server.name, use.check)
+    for one in requirements(loaded.config):
+        if name == one.vip:
+            yield _Job(one.scope, one.check)
+
+
+def _at(name: str, tree: Tree, at: str) -> _Job:
+    """The whole of it at one place, whatever addresses stand in it; ports that stand in it stay without one there."""
+    from anycast.core.aim import aimed
+
+    address, port = _place(at)
+    check = aimed(_moved(tree, port), address, port or 0)
+    _refuse_vip(name, check)
+    return _Job(name, check)
+
+
+def _refuse_vip(name: str, check: Aimed) -> None:
+    from anycast.core.kinds import TcpVipCheck
+
+    for _, leaf in _leaves(name, check):
+        if not isinstance(leaf, BgpSession) and isinstance(leaf.check.kind, TcpVipCheck):
+            what = "a check to: vip needs a VIP, which stands in the configuration alone"
+            raise _UsageError(f"{what} (write the name of the check, of a real server or of a VIP)")
+
+
+def _moved(tree: Tree, port: int | None) -> Tree:
+    match tree:
+        case Rule():
+            parts = tuple(replace(part, check=_moved(part.check, port)) for part in tree.parts)
+            return replace(tree, parts=parts)
+        case Check():
+            kind: Any = tree.kind
+            if port is not None and getattr(kind, "port", None) is not None:
+                kind = replace(kind, port=port)
+            return replace(tree, address=None, kind=kind)
+        case _:
+            return tree
+
+
+def _place(at: str) -> tuple[Address, int | None]:
+    host, port = at, None
+    bracketed = re.match(r"\[([^\]]*)\](?::([0-9]{1,5}))?\Z", at)
+    if bracketed:
+        host, port = bracketed[1], bracketed[2]
+    elif at.count(":") == 1:
+        host, port = at.split(":")
+    if port is not None and not (_NUMBER.match(port) and 1 <= int(port) <= 65535):
+        raise _UsageError(f"{port} is not a port (write ADDRESS:PORT, or [ADDRESS]:PORT for IPv6)")
+    return _resolve(host), None if port is None else int(port)
+
+
+def _resolve(host: str) -> Address:
+    """Raises _ResolutionError."""
+    try:
+        return ip_address(host)
+    except ValueError:
+        pass
+    started = time.monotonic()
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        # A resolver that does not answer says nothing of the name.
+        down = error.errno in (socket.EAI_AGAIN, socket.EAI_FAIL, socket.EAI_SYSTEM, socket.EAI_MEMORY)
+        detail = f"the resolver cannot be asked: {error.strerror}" if down else f"{host} does not resolve"
+        outcome = Outcome.UNKNOWN if down else Outcome.FAIL
+        took = time.monotonic() - started
+        raise _ResolutionError(Result(outcome=outcome, detail=detail, took=took)) from None
+    except UnicodeError:
+        raise _UsageError(f"{host} is not a host's name (write a name or an address)") from None
+    return ip_address(found[0][4][0])
+
+
+def _written(spec: str, at: str | None) -> list[_Job]:
+    """A URL, or a mapping as in the configuration. Raises ConfigError with places in the spec."""
+    from anycast.config.load import loads
+    from anycast.core.aim import aimed
+
+    text = spec if "://" not in spec else json.dumps(_from_url(spec))
+    if "\n" in text:
+        raise _UsageError("a check on one line is wanted")
+    try:
+        tree = loads(f"{_SPEC}{text}\n", "SPEC").checks["probe"]
+    except ConfigError as error:
+        raise ConfigError(_in_spec(error, "://" in spec)) from None
+    if at:
+        return [_at("", tree, at)]
+    itself = aimed(tree)
+    _refuse_vip("", itself)
+    if not all(_knows_its_aim(leaf) for _, leaf in _leaves("", itself)):
+        raise _UsageError("it is not aimed (write address and port in it, or --at ADDRESS:PORT)")
+    return [_Job("", itself)]
+
+
+def _in_spec(error: ConfigError, is_url: bool) -> tuple[Any, ...]:  # noqa: FBT001
+    from anycast.config.problem import Mark
+
+    before = len(_SPEC.rpartition("\n")[2])
+    return tuple(
+        replace(
+            problem,
+            mark=Mark("SPEC", 0, 0) if is_url else Mark("SPEC", 1, max(1, problem.mark.column - before)),
+            path=problem.path[2:],
+        )
+        for problem in error.problems
+    )
+
+
+def _from_url(spec: str) -> Mapping[str, Any]:
+    """`https://host:port/path?key=value`: as the mapping of a check."""
+    try:
+        url = urlsplit(spec)
+        port = url.port
+    except ValueError as error:
+        raise _UsageError(f"{spec} is not a URL: {error} (write type://address:port)") from None
+    kind = url.scheme
+    if not url.hostname:
+        raise _UsageError(f"{spec} names no host (write {kind}://address:port)")
+    check: dict[str, Any] = {"type": kind, "address": str(_resolve(url.hostname))}
+    if port is not None:
+        check["port"] = port
+    elif kind in _PORTS:
+        check["port"] = _PORTS[kind]
+    if kind in ("http", "https"):
+        check["host"] = url.netloc.rpartition("@")[2]
+        check["path"] = (url.path or "/") + (f"?{url.query}" if url.query else "")
+        return check
+    if (field_name := _PATHS.get(kind)) and url.path.strip("/"):
+        check[field_name] = unquote(url.path.strip("/"))
+    for key, value in parse_qsl(url.query):
+        check[key] = {"true": True, "false": False}.get(value, int(value) if _NUMBER.match(value) else value)
+    return check

@@ -1,0 +1,100 @@
+"""What every part of the building needs: the file, what was left out of it, complaints, and who came first."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+from anycast.config import schema
+from anycast.config.problem import NeededPath, Path, Problem, dotted, shown
+
+if TYPE_CHECKING:
+    from anycast.config.validate import Source
+
+VERSION = {schema.Family.IPV4: 4, schema.Family.IPV6: 6}
+
+
+class Context:
+    """One building of a configuration. `file` is what is left of what was written; paths are paths in it."""
+
+    def __init__(self, file: schema.File, source: Source) -> None:
+        self.file = file
+        self.problems: list[Problem] = []
+        self.paths: list[NeededPath] = []  # files that checks need on the node
+        self._source = source
+        self._claimed: dict[object, Path] = {}
+        self._said: set[object] = set()
+
+    @property
+    def sound(self) -> bool:
+        """Nothing is wrong and nothing was left out."""
+        return not self.problems and not self._source.holes
+
+    def place(self, path: Path) -> Path:
+        """Where a path of the remaining tree stands in the files."""
+        return self._source.place(path)
+
+    def need(self, path: Path, name: str | None, use: str) -> None:
+        """Note a file that must be on the node."""
+        if name is not None:
+            place = self.place(path)
+            self.paths.append(NeededPath(self._source.mark(place), place, name, use))
+
+    def misnamed(self, section: str, name: str) -> None:
+        mark = self._source.mark((section, name), key=True)
+        what = f"{shown(name)} is not a name"
+        self.problems.append(Problem(mark, (section, name), what, f"use {schema.NAME_ADVICE}"))
+
+    def say(self, path: Path, what: str, do: str, *, key: bool = False) -> None:
+        """Complain about a path of the remaining tree."""
+        place = self.place(path)
+        self.problems.append(Problem(self._source.mark(place, key=key), place, what, do))
+
+    def say_missing(self, path: Path, what: str, do: str) -> None:
+        if self.whole(path):
+            self.say(path, what, do)
+
+    def whole(self, *paths: Path) -> bool:
+        """Nothing was left out at or below these paths, nor hidden by a merge key beside them."""
+        for path in paths:
+            place = self.place(path)
+            if not self._source.intact(place) or (*place[:-1], "<<") in self._source.holes:
+                return False
+        return True
+
+    def whole_list(self, path: Path, *fields: str) -> bool:
+        """No item was left out of this list, nor one of these fields out of an item."""
+        place = self.place(path)
+        length = len(place)
+        for hole in self._source.holes:
+            if hole == place[: len(hole)]:
+                return False
+            if hole[:length] == place and (len(hole) == length + 1 or hole[length + 1] in (*fields, "<<")):
+                return False
+        return True
+
+    def written(self, section: str) -> list[str]:
+        written = self._source.tree.get(section)
+        return list(written) if isinstance(written, dict) else []
+
+    def unknown(self, path: Path, section: str, name: str) -> None:
+        if not self._source.complete or not self.whole((section, name)):
+            return
+        known = [one for one in self.written(section) if schema.NAME.match(one)]
+        if near := difflib.get_close_matches(name, known, n=1):
+            do = f"did you mean {near[0]}?"
+        else:
+            do = f"add it under {section}" + (f", or use one of {', '.join(known[:8])}" if known else "")
+        self.say(path, f"there is no {section[:-1]} named {shown(name)}", do)
+
+    def once(self, *key: object) -> bool:
+        """Whether this is the first time `key` is asked about."""
+        if key in self._said:
+            return False
+        self._said.add(key)
+        return True
+
+    def first(self, key: object, path: Path) -> str | None:
+        """None for the first that claims `key`; for others, where the first one stands."""
+        first = self._claimed.setdefault(key, path)
+        return None if first == path else dotted(self.place(first))

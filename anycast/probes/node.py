@@ -1,0 +1,196 @@
+"""Checks of this node itself: link, gateway, load, memory, files, IPVS. They ask /proc and the kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+import struct
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import assert_never
+
+from anycast.core.kinds import (
+    CarrierCheck,
+    FileCheck,
+    GatewayCheck,
+    IcmpCheck,
+    IpvsConnectionsCheck,
+    LoadCheck,
+    MemoryCheck,
+    NodeKind,
+)
+from anycast.core.model import Address
+from anycast.probes import icmp, neighbor
+from anycast.probes.finding import OK, Finding, Progress, fail, unknown
+from anycast.probes.links import fault
+from anycast.probes.offload import HangingError, offload
+
+__all__ = ["check", "default_gateway", "ipvs_connections", "memory"]
+
+PROC = Path("/proc")
+
+_ALIVE = frozenset({"reachable", "delay", "probe", "noarp", "permanent"})
+_SETTLING = frozenset({"none", "incomplete"})
+
+
+async def check(kind: NodeKind, progress: Progress) -> Finding:
+    """OK if the node has what is asked for. Raises OSError."""
+    match kind:
+        case CarrierCheck():
+            return _carrier(kind, progress)
+        case GatewayCheck():
+            return await _gateway(kind, progress)
+        case LoadCheck():
+            return _load(kind, progress)
+        case MemoryCheck():
+            return _memory(kind, progress)
+        case FileCheck():
+            return await _file(kind, progress)
+        case IpvsConnectionsCheck():
+            return _ipvs(kind, progress)
+        case _:
+            assert_never(kind)
+
+
+def _carrier(kind: CarrierCheck, progress: Progress) -> Finding:
+    wrong = fault(kind.interface)
+    progress.say("%s %s", kind.interface, wrong or "is up and has a carrier")
+    return OK if wrong is None else fail(f"{kind.interface} {wrong}")
+
+
+async def _gateway(kind: GatewayCheck, progress: Progress) -> Finding:
+    address: Address
+    if kind.address is not None:
+        address, interface = kind.address, kind.interface
+    else:
+        found = default_gateway(PROC, kind.family)
+        if found is None:
+            return fail(f"there is no default route with a gateway for IPv{kind.family}")
+        address, interface = found
+    progress.say("gateway %s on %s", address, interface or "its interface")
+    if not kind.by_neighbor:
+        finding = await icmp.check(IcmpCheck(), address, progress)
+        return finding if finding is OK else finding._replace(detail=f"{address}: {finding.detail}")
+    if interface is None:
+        return unknown("the check could not run: it needs the gateway's interface")
+    return await _neighbor(address, interface, progress)
+
+
+async def _neighbor(address: Address, interface: str, progress: Progress) -> Finding:
+    """A packet makes the kernel look after the entry; what the entry then says is the answer."""
+    neighbor.provoke(address)
+    progress.missing = f"entry of {address} in the neighbor table"
+    index = socket.if_nametoindex(interface)
+    state = (await neighbor.entry(address, index)).state
+    while state in _SETTLING:
+        await asyncio.sleep(neighbor.LOOK_AGAIN)
+        state = (await neighbor.entry(address, index)).state
+    progress.say("%s is %s in the neighbor table", address, state)
+    return OK if state in _ALIVE else fail(f"{address} is {state} in the neighbor table of {interface}")
+
+
+def default_gateway(proc: Path, family: int) -> tuple[Address, str] | None:
+    """The next hop and the interface of the default route with the lowest metric. None: there is none."""
+    found = _gateways_v4(proc) if family == 4 else _gateways_v6(proc)
+    return min(found)[1:] if found else None
+
+
+def _gateways_v4(proc: Path) -> list[tuple[int, Address, str]]:
+    gateways: list[tuple[int, Address, str]] = []
+    for line in (proc / "net/route").read_text().splitlines()[1:]:
+        interface, destination, gateway, flags, _, _, metric, mask, *_ = line.split()
+        if (destination, mask) == ("00000000", "00000000") and int(flags, 16) & 0x3 == 0x3:  # up, gateway
+            address = IPv4Address(struct.unpack("=I", struct.pack("!I", int(gateway, 16)))[0])
+            gateways.append((int(metric), address, interface))
+    return gateways
+
+
+def _gateways_v6(proc: Path) -> list[tuple[int, Address, str]]:
+    gateways: list[tuple[int, Address, str]] = []
+    try:
+        lines = (proc / "net/ipv6_route").read_text().splitlines()
+    except FileNotFoundError:  # IPv6 is off
+        return []
+    for line in lines:
+        destination, length, _, _, gateway, metric, _, _, flags, interface = line.split()
+        if int(destination, 16) == 0 and length == "00" and int(flags, 16) & 0x3 == 0x3:
+            address = IPv6Address(int(gateway, 16))
+            if address.is_link_local:
+                address = IPv6Address(f"{address}%{interface}")
+            gateways.append((int(metric, 16), address, interface))
+    return gateways
+
+
+def _load(kind: LoadCheck, progress: Progress) -> Finding:
+    average = dict(zip((1, 5, 15), os.getloadavg(), strict=True))[kind.minutes]
+    each = average / (os.cpu_count() or 1)
+    progress.say("load average of %d min: %.2f, %.2f per processor", kind.minutes, average, each)
+    return OK if each <= kind.most else fail(f"load {each:.2f} per processor, at most {kind.most:g} is fine")
+
+
+def memory(proc: Path) -> tuple[int, int]:
+    """Bytes available and in all. Raises OSError, ValueError."""
+    text = (proc / "meminfo").read_text()
+    numbers = dict(re.findall(r"^(MemAvailable|MemTotal): +([0-9]+) kB$", text, re.MULTILINE))
+    if len(numbers) != 2:
+        raise ValueError("/proc/meminfo does not say")
+    return int(numbers["MemAvailable"]) * 1024, int(numbers["MemTotal"]) * 1024
+
+
+def _memory(kind: MemoryCheck, progress: Progress) -> Finding:
+    try:
+        available, total = memory(PROC)
+    except ValueError as error:
+        return unknown(f"the check could not run: {error}")
+    progress.say("%d of %d MiB available", available >> 20, total >> 20)
+    needed = kind.free if kind.free is not None else total * (kind.free_percent or 0) // 100
+    if available >= needed:
+        return OK
+    return fail(f"{available >> 20} MiB of memory available, {needed >> 20} MiB needed")
+
+
+async def _file(kind: FileCheck, progress: Progress) -> Finding:
+    progress.missing = f"answer about {kind.path}"
+    try:
+        # As with `test -e`: what cannot be looked at is not there, but a loop or a denial is said.
+        found = await offload(("file", kind.path), lambda: _look(kind.path))
+    except HangingError:
+        return fail(f"an earlier look at {kind.path} hangs: is it on a dead mount?")
+    except PermissionError:
+        return unknown(f"the check could not run: no right to look at {kind.path}")
+    progress.say("%s is %s", kind.path, "there" if found else "not there")
+    if found == kind.present:
+        return OK
+    return fail(f"{kind.path} is there" if found else f"{kind.path} is not there")
+
+
+def _look(path: str) -> bool:
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def ipvs_connections(proc: Path) -> tuple[int, int]:
+    """Connections of all services, and rows of the connection table. Raises OSError, ValueError."""
+    text = (proc / "net/ip_vs").read_text()
+    size = re.search(r"size=([0-9]+)", text.split("\n", 1)[0])
+    if size is None:
+        raise ValueError("/proc/net/ip_vs does not say the table's size")
+    servers = re.findall(r"^  -> .* ([0-9]+) +([0-9]+) *$", text, re.MULTILINE)
+    return sum(int(active) + int(inactive) for active, inactive in servers), int(size[1])
+
+
+def _ipvs(kind: IpvsConnectionsCheck, progress: Progress) -> Finding:
+    try:
+        connections, rows = ipvs_connections(PROC)
+    except FileNotFoundError:
+        return unknown("the check could not run: this kernel has no IPVS (modprobe ip_vs)")
+    except ValueError as error:
+        return unknown(f"the check could not run: {error}")
+    progress.say("%d connections, %d rows in the table", connections, rows)
+    most = kind.most if kind.most is not None else rows * (kind.most_percent or 0) // 100
+    return OK if connections <= most else fail(f"{connections} connections, at most {most} are fine")

@@ -1,0 +1,308 @@
+"""What each kind of check does with its connection: events in, a finding out. No waiting, no loop, no counting."""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import time
+from errno import ECONNABORTED
+from typing import Generic, TypeVar
+
+import h11
+
+from anycast.core.model import HttpCheck, Target, TcpCheck
+from anycast.probes.finding import OK, Finding, fail, judge, unknown
+from anycast.probes.http import expected, request_of, server_name, unformed
+from anycast.probes.stream import TLS_OVERHEAD, UnusableError, expiry_warning, literal, tls_detail
+from anycast.probes.sweep.response import HEAD_LIMIT, TOO_LONG, BadResponseError, Exchange
+from anycast.probes.sweep.secure import Proof, Secure
+from anycast.probes.sweep.sockets import local_ports, refuse_itself
+
+__all__ = ["Run", "StaleError", "run_of", "sweepable"]
+
+_BROKEN = select.EPOLLERR | select.EPOLLHUP
+_ENDING = select.EPOLLRDHUP | _BROKEN
+_READABLE = select.EPOLLIN | _ENDING
+_CHUNK = 16 * 1024
+_RENEW = 60.0  # seconds a connection is kept: that the server still accepts one is then proven anew
+_REQUEST_TIMEOUT = 408  # what some servers say to a connection that lay idle, before they close it
+
+Owner = TypeVar("Owner")
+
+
+class StaleError(Exception):
+    """What was kept of an earlier run is no good any more. That proves nothing: begin with a fresh connection."""
+
+
+class Run(Generic[Owner]):
+    """One target's TCP check: a completed handshake is all. Used for one run after another."""
+
+    __slots__ = (
+        "_own_port",
+        "address",
+        "busy",
+        "deadline",
+        "family",
+        "missing",
+        "moved",
+        "owner",
+        "peer",
+        "polls",
+        "sock",
+        "started",
+        "timeout",
+    )
+
+    def __init__(self, target: Target, port: int, owner: Owner) -> None:
+        self.owner = owner
+        self.address = target.address
+        self.family = socket.AF_INET if target.address.version == 4 else socket.AF_INET6
+        self.peer = (str(target.address), port)
+        self.timeout = target.check.timeout
+        self.missing = "answer"  # completes "no ... within 1.0 s"
+        self._own_port = port in local_ports()
+        # The sweep's own:
+        self.sock: socket.socket | None = None
+        self.polls = 0  # polls there had been when the socket was taken
+        self.busy = False
+        self.started = self.deadline = 0.0
+        self.moved = 0.0  # when it was last seen that something had happened
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the connection stays when the run ends."""
+        return False
+
+    def begin(self) -> Finding | None:
+        """A connection is about to be made. A finding: there is no need to."""
+        return None
+
+    def resume(self, sock: socket.socket) -> bool:  # noqa: ARG002 - for kinds that keep connections
+        """Whether the run goes on over the connection that was kept. Raises OSError, StaleError."""
+        return False
+
+    def proceed(self, sock: socket.socket, events: int) -> Finding | None:
+        """Something happened to the socket. Raises OSError, StaleError."""
+        return self._connection(sock, events)
+
+    def _connection(self, sock: socket.socket, events: int) -> Finding | None:
+        """OK: there is one. None: not yet. Raises OSError."""
+        if events & _BROKEN:
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code or not events & select.EPOLLOUT:
+                return judge(OSError(code or ECONNABORTED, ""))
+        elif not events & select.EPOLLOUT:
+            return None
+        if self._own_port:
+            refuse_itself(sock)
+        return OK
+
+
+class _HttpRun(Run[Owner]):
+    """One request, judged by the head of the response; with `keep_alive` over the same connection again."""
+
+    __slots__ = (
+        "_connected",
+        "_exchange",
+        "_expect",
+        "_found",
+        "_keep",
+        "_name",
+        "_opened_at",
+        "_proof",
+        "_received",
+        "_request",
+        "_reused",
+        "_secure",
+        "_tls",
+        "_to_head",
+        "_unsent",
+    )
+
+    def __init__(self, target: Target, kind: HttpCheck, port: int, owner: Owner) -> None:
+        super().__init__(target, port, owner)
+        self._expect = kind.expect
+        self._keep = kind.keep_alive
+        self._to_head = kind.method == "HEAD"
+        self._tls = kind.tls_settings
+        self._request: bytes | Finding
+        name = None
+        try:
+            self._request = request_of(kind, target.address, port, close=not kind.keep_alive)
+            name = server_name(kind)
+        except (h11.LocalProtocolError, ValueError, TypeError) as error:
+            self._request = unformed(error)
+        self._name = kind.sni or name or literal(target.address)
+        self._proof: Proof | None = None
+        self._secure: Secure | None = None
+        self._opened_at = 0.0
+        self._forget_connection()
+
+    def _forget_connection(self) -> None:
+        self._connected = self._reused = False
+        self._unsent = b""
+        self._forget_exchange()
+
+    def _forget_exchange(self) -> None:
+        self._received = 0
+        self._found: Finding | None = None
+        self._exchange = Exchange(to_head=self._to_head, whole=self._keep)
+
+    @property
+    def keeps(self) -> bool:
+        return self._exchange.reusable
+
+    def begin(self) -> Finding | None:
+        self._forget_connection()
+        self.missing = "answer"
+        self._opened_at = self.started
+        if isinstance(self._request, Finding):
+            return self._request
+        if self._tls is not None:
+            if self._proof is not None and self.started >= self._proof.until:
+                self._proof = None
+            try:
+                self._secure = Secure(self._tls, self._name, self._proof)
+            except UnusableError as error:
+                return unknown(f"the check could not run: {error}")
+        return None
+
+    def resume(self, sock: socket.socket) -> bool:
+        if not (self._exchange.reusable and self._exchange.ended):
+            return False
+        if self.started >= self._opened_at + _RENEW:
+            return False
+        if self._proof is not None and self.started >= self._proof.until:
+            return False
+        self._reused = True
+        self._forget_exchange()
+        self._ask(sock)
+        return True
+
+    def proceed(self, sock: socket.socket, events: int) -> Finding | None:
+        try:
+            return self._proceed(sock, events)
+        except BadResponseError as error:
+            if self._reused and not self._exchange.begun:
+                raise StaleError from error
+            return fail(str(error))
+        except ssl.SSLError as error:
+            if self._secure is not None and not self._secure.done and self._secure.resuming:
+                self._proof = None  # whether the server or the session is at fault, a whole handshake shows
+                raise StaleError from error
+            return fail(tls_detail(error))
+        except OSError as error:
+            if self._reused and not self._exchange.begun:
+                raise StaleError from error
+            raise
+
+    def _proceed(self, sock: socket.socket, events: int) -> Finding | None:
+        if not self._connected:
+            finding = self._connection(sock, events)
+            if finding is not OK:
+                return finding
+            self._connected = True
+            if self._secure is None:
+                self._ask(sock)
+            else:
+                self.missing = "TLS handshake"
+                self._secure.handshake()
+                self._send(sock, self._secure.outgoing())
+        elif self._unsent and events & select.EPOLLOUT:
+            data, self._unsent = self._unsent, b""
+            self._send(sock, data)
+        if events & _READABLE:
+            self._read(sock, ending=bool(events & _ENDING))
+        return self._found
+
+    def _ask(self, sock: socket.socket) -> None:
+        self.missing = "complete response head"
+        request = self._request
+        if isinstance(request, Finding):
+            return  # `begin` has said so
+        if self._secure is None:
+            self._send(sock, request)
+        else:
+            self._secure.seal(request)
+            self._send(sock, self._secure.outgoing())
+
+    def _send(self, sock: socket.socket, data: bytes) -> None:
+        if self._unsent:
+            self._unsent += data
+        elif data:
+            try:
+                sent = sock.send(data)
+            except BlockingIOError:
+                sent = 0
+            if sent < len(data):
+                self._unsent = data[sent:]
+
+    def _read(self, sock: socket.socket, *, ending: bool) -> None:
+        # The poller tells of an edge once: what is there must be read to its end.
+        while True:
+            try:
+                data = sock.recv(_CHUNK)
+            except BlockingIOError:
+                return
+            if self._secure is None:
+                self._take(data)
+            else:
+                self._open(sock, self._secure, data)
+            if not data or (self._found is not None and not self._exchange.reusable):
+                return
+            if len(data) < _CHUNK and not ending:
+                return
+
+    def _open(self, sock: socket.socket, secure: Secure, data: bytes) -> None:
+        self._received += len(data)
+        if self._received > HEAD_LIMIT + TLS_OVERHEAD:
+            raise BadResponseError(TOO_LONG if secure.done else "it sends more than the check reads")
+        secure.feed(data)
+        if not secure.done:
+            if not secure.handshake():
+                self._send(sock, secure.outgoing())
+                return
+            self._ask(sock)
+        while (plain := secure.read()) is not None:
+            self._take(plain)
+            if not plain or (self._found is not None and not self._exchange.reusable):
+                return
+        self._send(sock, secure.outgoing())  # an answer to what the peer asked of TLS itself
+
+    def _take(self, data: bytes) -> None:
+        """Bytes of the response; none at the end of the stream."""
+        exchange = self._exchange
+        exchange.feed(data)
+        if self._found is not None or not exchange.status:
+            return
+        if self._secure is not None:
+            self._proof = self._secure.proof(self.started)
+        if exchange.status in self._expect:
+            self._found = self._well()
+        elif self._reused and exchange.status == _REQUEST_TIMEOUT:
+            raise StaleError
+        else:
+            self._found = fail(f"status {exchange.status}, expected {expected(self._expect)}")
+
+    def _well(self) -> Finding:
+        if self._tls is None or self._tls.expiry_warning is None:
+            return OK
+        expires = None if self._proof is None else self._proof.expires
+        return expiry_warning(None if expires is None else expires - time.time(), self._tls.expiry_warning)
+
+
+def sweepable(target: Target) -> bool:
+    """Whether the check is of a kind the sweep knows."""
+    kind = target.check.kind
+    return isinstance(kind, TcpCheck) or (isinstance(kind, HttpCheck) and kind.body is None)
+
+
+def run_of(target: Target, owner: Owner) -> Run[Owner]:
+    """The runs of the check of a target that is `sweepable`."""
+    kind = target.check.kind
+    if isinstance(kind, HttpCheck):
+        return _HttpRun(target, kind, kind.port or target.port, owner)
+    if isinstance(kind, TcpCheck):
+        return Run(target, kind.port or target.port, owner)
+    raise TypeError(kind)

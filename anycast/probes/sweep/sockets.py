@@ -1,0 +1,95 @@
+"""TCP sockets that are used again: connecting to AF_UNSPEC resets the connection and leaves the socket as new.
+
+It saves making, watching and closing one for every check, about a third of what a TCP check costs. The reset
+leaves no TIME_WAIT, which would use up the local ports at some 500 checks a second.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import select
+import socket
+import struct
+from errno import ECONNREFUSED
+from pathlib import Path
+
+__all__ = ["EDGES", "Sockets", "local_ports", "refuse_itself"]
+
+EDGES = select.EPOLLET | select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP
+
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_TYPE = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+_PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+_connect = ctypes.CDLL(None).connect
+_connect.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint)
+_connect.restype = ctypes.c_int
+_UNSPECIFIED = ctypes.create_string_buffer(16)  # a sockaddr of zeros: AF_UNSPEC is 0
+_UNSPECIFIED_AT = ctypes.addressof(_UNSPECIFIED)
+
+
+class Sockets:
+    """Sockets that are free, each watched by the poller by its edges.
+
+    A free socket may still cause an event, and one that a poll has already told of may be free by now, or taken
+    again: whoever polls must take no notice of either.
+    """
+
+    def __init__(self, poller: select.epoll, *, idle: int) -> None:
+        """`idle`: sockets that are kept for later, at most."""
+        self._poller = poller
+        self._idle = idle // 2  # for each family
+        self._free: dict[int, list[socket.socket]] = {socket.AF_INET: [], socket.AF_INET6: []}
+
+    def take(self, family: int) -> socket.socket:
+        """A non-blocking socket that is not connected. Raises OSError."""
+        free = self._free[family]
+        if free:
+            return free.pop()
+        sock = socket.socket(family, _TYPE)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            self._poller.register(sock.fileno(), EDGES)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def give(self, sock: socket.socket, family: int) -> None:
+        """End what the socket was used for, by a reset if it is connected. `family`: as it was taken."""
+        free = self._free[family]  # to ask the socket for it takes as long as a system call
+        if len(free) < self._idle and _connect(sock.fileno(), _UNSPECIFIED_AT, len(_UNSPECIFIED)) == 0:
+            free.append(sock)
+        else:
+            self._close(sock)
+
+    def close(self) -> None:
+        for free in self._free.values():
+            for sock in free:
+                self._close(sock)
+            free.clear()
+
+    def _close(self, sock: socket.socket) -> None:
+        # Closing ends the watching only once no child that is being started holds the descriptor too.
+        self._poller.unregister(sock.fileno())
+        sock.close()
+
+
+@functools.cache
+def local_ports() -> range:
+    """The ports the kernel takes for connections it begins. Read once: thousands of checks ask for it."""
+    try:
+        low, high = map(int, _PORT_RANGE.read_text().split())
+    except (OSError, ValueError):
+        return range(1, 65536)
+    return range(low, high + 1)
+
+
+def refuse_itself(sock: socket.socket) -> None:
+    """With nobody listening, TCP may pick the target's own port as the local one and shake hands with itself.
+
+    Raises ConnectionRefusedError then, another OSError if the connection has gone meanwhile.
+    """
+    if sock.getsockname()[:2] == sock.getpeername()[:2]:
+        raise ConnectionRefusedError(ECONNREFUSED, "connected to itself")

@@ -1,0 +1,302 @@
+"""Moves thousands of checks on: one epoll of our own, which the event loop watches like any other descriptor.
+
+A few checks under way: the loop is woken for each event. Many at once: it is not woken, but looks again a moment
+later and finds their events together. What waits for a wake costs more than what the check itself does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import select
+import socket
+from collections.abc import Callable, Iterator
+from errno import EINPROGRESS
+from typing import Generic, NamedTuple, TypeVar
+
+from anycast.core.health import Outcome
+from anycast.probes import links
+from anycast.probes.finding import Finding, fail, judge, unknown
+from anycast.probes.sweep.agenda import Agenda
+from anycast.probes.sweep.runs import Run, StaleError
+from anycast.probes.sweep.sockets import Sockets
+
+__all__ = ["TURN", "Room", "Sweep", "room"]
+
+TURN = 0.004  # seconds after which the event loop is given a turn
+
+_MANY = 8  # events or starts that come together
+_MOMENT = 0.005  # seconds until many are looked at again
+_HASTE = 50  # looks within the shortest timeout: a TLS handshake takes several of them
+_MOST = 256  # events of one poll
+_GLIMPSE = 8  # events after which the clock is read
+_LATE = 1.0  # seconds past the timeout: this process, not the target, was too slow
+_LATE_MOVE = 0.05  # the same for a run that got on as soon as it was looked at
+_RESERVE = 256  # descriptors left for everything else in this process
+_MOST_IDLE = 512
+_MOST_RUNS = 16384
+_CONNECTING = frozenset({0, EINPROGRESS})
+_STALE = unknown("a connection that was kept is no good any more")  # reported by nobody
+
+Owner = TypeVar("Owner")
+
+
+class Room(NamedTuple):
+    """How many sockets there may be at once of each sort."""
+
+    running: int
+    kept: int  # connected, for the next run of the same target
+    idle: int
+
+
+def room(descriptors: int) -> Room:
+    """How to divide what this process may open."""
+    left = max(48, descriptors - _RESERVE)
+    idle = min(_MOST_IDLE, left // 4)
+    running = min(_MOST_RUNS, (left - idle) // 2)
+    return Room(running=running, kept=left - idle - running, idle=idle)
+
+
+class Sweep(Generic[Owner]):
+    """Runs that are under way. Inside one event loop; `finished` is called once for each run that was started.
+
+    `finished(run, finding, seconds it took)` may start the next run.
+    """
+
+    def __init__(self, finished: Callable[[Run[Owner], Finding, float], None]) -> None:
+        """Raises OSError."""
+        self._finished = finished
+        self._loop = asyncio.get_running_loop()
+        self._clock = self._loop.time
+        self._poller = select.epoll()
+        self._room = room(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        self._sockets = Sockets(self._poller, idle=self._room.idle)
+        self._live: dict[int, Run[Owner]] = {}  # by descriptor: runs under way, and connections that are kept
+        self._polls = 0
+        self._told: Iterator[tuple[int, int]] = iter(
+            ()
+        )  # events of the last poll that are still to be seen to
+        self._more = False  # it told of as many as it may: there may be more
+        self._deadlines: Agenda[Run[Owner]] = Agenda()
+        self._behind = False  # the last look came to an end before its events did
+        self._expiry: asyncio.Handle | None = None
+        self._expiry_at = 0.0
+        self._glance: asyncio.Handle | None = None
+        self._watching = False
+        self._moment = _MOMENT
+        self.now = 0.0  # of the last look or start
+        self.running = 0
+
+    @property
+    def full(self) -> bool:
+        return self.running >= self._room.running
+
+    def start(self, run: Run[Owner]) -> None:
+        """Begin a run that is not under way. `settle` is due once all that start together have."""
+        run.started = run.moved = self.now = now = self._clock()
+        run.deadline = deadline = now + run.timeout
+        run.busy = True
+        self.running += 1
+        try:
+            sock = run.sock
+            finding = self._connect(run) if sock is None else self._begin_over(run, sock)
+        except OSError as error:
+            finding = judge(error)
+        except Exception as error:  # noqa: BLE001 - a defect in one kind of check must not end the checking
+            finding = self._defect(error)
+        if finding is not None:
+            self._finish(run, finding)
+            return
+        if run.timeout < self._moment * _HASTE:
+            self._moment = run.timeout / _HASTE
+        self._deadlines.add(deadline, run)
+        if self._expiry is None or deadline < self._expiry_at:
+            self._expire_at(deadline)
+
+    def _begin_over(self, run: Run[Owner], sock: socket.socket) -> Finding | None:
+        try:
+            if run.resume(sock):
+                return None
+        except (OSError, StaleError):
+            pass  # the server closed it meanwhile, as it may
+        return self._afresh(run)
+
+    def _connect(self, run: Run[Owner]) -> Finding | None:
+        finding = run.begin()
+        if finding is not None:
+            return finding
+        run.sock = sock = self._sockets.take(run.family)
+        run.polls = self._polls
+        self._live[sock.fileno()] = run
+        # The ACK that completes the handshake waits for data: a check without data needs none, for the reset
+        # comes first, and a request carries it.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+        code = sock.connect_ex(run.peer)
+        return None if code in _CONNECTING else judge(OSError(code, ""))
+
+    def _afresh(self, run: Run[Owner]) -> Finding | None:
+        self._release(run)
+        try:
+            return self._connect(run)
+        except OSError as error:
+            return judge(error)
+
+    def settle(self, started: int) -> None:
+        """So many runs have been started together: see to it that their events are seen."""
+        self.look()
+        if self.running and self._glance is None:
+            self._wait(started)
+
+    def _wait(self, many: int) -> None:
+        if many < _MANY:
+            if not self._watching:
+                self._watching = True
+                self._loop.add_reader(self._poller.fileno(), self.look)
+        else:
+            if self._watching:
+                self._watching = False
+                self._loop.remove_reader(self._poller.fileno())
+            self._glance = self._loop.call_later(self._moment, self._look_again)
+
+    def _look_again(self) -> None:
+        self._glance = None
+        many = self.look()
+        if self.running and self._glance is None:
+            self._wait(many)
+
+    def look(self) -> int:
+        """Take in what has happened, but not for longer than a turn. How many events that were."""
+        clock, live = self._clock, self._live
+        self.now = now = clock()
+        until = now + TURN
+        seen, polled, self._behind = 0, False, False
+        while True:
+            for fd, what in self._told:
+                seen += 1
+                run = live.get(fd)
+                # Neither an event of a free socket, nor one of what the socket was used for before.
+                if run is not None and run.polls != self._polls:
+                    self._handle(run, what)
+                if not seen % _GLIMPSE and clock() > until:
+                    self._look_soon()
+                    return seen
+            if polled and not self._more:
+                return seen
+            polled = True
+            self._polls += 1
+            events = self._poller.poll(0, _MOST)
+            self._told = iter(events)
+            self._more = len(events) == _MOST
+
+    def _look_soon(self) -> None:
+        """The rest must be seen to: what a poll has told, no other poll tells again."""
+        self._behind = True
+        if self._glance is not None:
+            self._glance.cancel()
+        self._glance = self._loop.call_soon(self._look_again)
+
+    def _handle(self, run: Run[Owner], events: int) -> None:
+        sock = run.sock
+        if sock is None:
+            return
+        run.moved = self.now
+        finding: Finding | None
+        try:
+            finding = run.proceed(sock, events)
+        except StaleError:
+            finding = self._afresh(run) if run.busy else _STALE
+        except OSError as error:
+            finding = judge(error) if run.busy else _STALE
+        except Exception as error:  # noqa: BLE001 - as above
+            finding = self._defect(error)
+        if run.busy:
+            if finding is not None:
+                self._finish(run, finding)
+        elif finding is _STALE or not run.keeps:
+            self._release(run)
+
+    def _finish(self, run: Run[Owner], finding: Finding) -> None:
+        run.busy = False
+        self.running -= 1
+        if run.sock is not None and not (run.keeps and self._has_room()):
+            self._release(run)
+        if finding.outcome is Outcome.FAIL:
+            finding = self._excused(run, finding)
+        try:
+            self._finished(run, finding, self.now - run.started)
+        except Exception as error:  # noqa: BLE001 - a defect in what is made of one must not end the checking
+            self._complain(error)
+
+    def _excused(self, run: Run[Owner], finding: Finding) -> Finding:
+        try:
+            return links.excuse(finding, run.address)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._complain(error)
+            return finding
+
+    def _has_room(self) -> bool:
+        return len(self._live) - self.running <= self._room.kept
+
+    def _release(self, run: Run[Owner]) -> None:
+        sock, run.sock = run.sock, None
+        if sock is not None:
+            del self._live[sock.fileno()]
+            self._sockets.give(sock, run.family)
+
+    def _expire_at(self, at: float) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expiry_at = at
+        self._expiry = self._loop.call_at(at, self._expire)
+
+    def _expire(self) -> None:
+        """End the runs whose time is over. What has happened until now still counts."""
+        self.look()
+        now = self.now
+        until = self._clock() + TURN
+        deadlines = self._deadlines
+        while (first := deadlines.first()) is not None:
+            at, run = first
+            expired = run.busy and run.deadline == at  # else it has ended, and may have begun anew
+            if expired:
+                behind = self._behind and now - at <= _LATE
+                if at > now or behind or self._clock() > until:
+                    self._expire_at(at)
+                    return
+            deadlines.take(at)
+            if expired:
+                self._finish(run, self._expired(run, now - at))
+        self._expiry = None
+
+    def _expired(self, run: Run[Owner], late: float) -> Finding:
+        # A stopped or starved agent finds every timeout expired at once, answers waiting or not. An answer that
+        # was found too late may have been one step of several.
+        if late > _LATE or run.moved > run.deadline + _LATE_MOVE:
+            return unknown(f"the agent looked {late:.1f} s too late for an answer")
+        return fail(f"no {run.missing} within {run.timeout} s")
+
+    def _defect(self, error: Exception) -> Finding:
+        self._complain(error)
+        return unknown(f"internal error, please report it: {error!r}")
+
+    def _complain(self, error: Exception) -> None:
+        self._loop.call_exception_handler({"message": "unexpected error in a check", "exception": error})
+
+    def cancel(self, run: Run[Owner]) -> None:
+        """End a run without a report, and its connection with it."""
+        if run.busy:
+            run.busy = False
+            self.running -= 1
+        self._release(run)
+
+    def close(self) -> None:
+        """End everything without a report."""
+        for run in list(self._live.values()):
+            self.cancel(run)
+        for handle in (self._expiry, self._glance):
+            if handle is not None:
+                handle.cancel()
+        if self._watching:
+            self._loop.remove_reader(self._poller.fileno())
+        self._sockets.close()
+        self._poller.close()

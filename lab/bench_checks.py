@@ -1,0 +1,290 @@
+"""Our check engine against HAProxy's checks: the CPU time each takes for the same checks at the same rate.
+
+`make bench-checks`. Needs root, two processors and no lab: it runs on this machine's kernel, in a network namespace
+of its own. The side that is measured has one processor to itself, the servers it checks have another. Prints
+progress, then two tables; the same as JSON in `build/bench-checks.json`. Only the ratios of one run say anything.
+
+Within a window all is in its usual run, so what comes once a minute is not in it: connections that are kept are
+renewed, and TLS sessions that are resumed are proven anew, each 1/60 of a fresh check on top. HAProxy never does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lab import check_peers as peers
+from lab import configs, netns
+from lab.check_figures import Bound, Duel, Reading, Side, document, summary
+from lab.figures import milliseconds
+
+ROUNDS = 5
+WINDOW = 4.0  # seconds, a whole number of intervals
+TRIES = 3  # for one reading that counts
+PATIENCE = 360.0  # seconds: from then on what does not count is not repeated
+SETTLE = 1.2  # seconds after every target has had its first check
+DESCRIPTORS = 20000
+_MANY, _SOME, _FEW, _PROGRAMS = 5000, 1000, 10, 100  # targets, each checked once a second
+_SECURE = 200  # a thousand of them fill a whole processor, and HAProxy falls behind
+_PORTS = {"tcp": peers.TCP_PORT, "http": peers.HTTP_PORT, "kept": peers.HTTP_PORT, "https": peers.HTTPS_PORT}
+_PATIENCE = 10.0  # seconds until every target has had its first check
+_POLL = 0.1
+_LOCK = Path("/run/lock/anycast-bench-checks")
+_NICE = -10  # for both sides and the targets: other programs of this machine get in the way less
+_STATUS = b"GET / HTTP/1.0\r\n\r\n"
+
+STARTED = time.monotonic()
+
+
+def say(text: str) -> None:
+    """One line of progress, with the seconds since the start."""
+    print(f"[{time.monotonic() - STARTED:5.1f}] {text}", flush=True)
+
+
+def cpu_time(pid: int) -> float:
+    """Seconds of CPU time a process has had, exact to the microsecond: /proc knows hundredths."""
+    return time.clock_gettime((~pid << 3) | 2)  # its CPUCLOCK_SCHED, see clock_getcpuclockid(3)
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Wait for others of this program: two at once would measure each other."""
+    with _LOCK.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another run of bench-checks on this machine")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """So many targets, each checked once a second."""
+
+    name: str
+    count: int
+    window: float = WINDOW
+
+
+class Bench:
+    """Where the measurements run: processors, the directory with all the files."""
+
+    def __init__(self, directory: Path, *, loud: bool) -> None:
+        """`loud`: our engine reports every result, instead of those that say something."""
+        processors = sorted(os.sched_getaffinity(0))
+        if len(processors) < 2:
+            raise SystemExit(
+                "bench-checks: needs two processors: one for the side measured, one for its targets"
+            )
+        self._directory = directory
+        self._loud = loud
+        self.aside = ("taskset", "-c", str(processors[0]))
+        self._alone = ("taskset", "-c", str(processors[-1]))
+        os.sched_setaffinity(0, processors[:-1])
+
+    def our_reading(self, work: Work) -> Reading:
+        with self._ours(work) as (pid, answer):
+            wait(lambda: answer()["seen"] >= work.count)
+            before = answer()
+            found = self._window(work, pid, self._counter(work) or (lambda: answer()["reports"]))
+            after = answer()
+            if failed := after["failed"] - before["failed"]:
+                say(f"    {after['detail']}")
+            # Programs that were started count too.
+            cpu = found.cpu + after["children"] - before["children"]
+            return replace(found, failed=failed, cpu=cpu, grown=after["grown"])
+
+    def their_reading(self, work: Work) -> Reading:
+        with self._haproxy(work) as (pid, failing):
+            wait(lambda: not failing())
+            counter = self._counter(work)
+            assert counter is not None
+            found = self._window(work, pid, counter)
+            return replace(found, failed=failing())
+
+    def _window(self, work: Work, pid: int, count: Callable[[], int]) -> Reading:
+        time.sleep(SETTLE)
+        checks, began, cpu = count(), time.monotonic(), cpu_time(pid)
+        time.sleep(work.window)
+        cpu, ended = cpu_time(pid) - cpu, time.monotonic()
+        return Reading(checks=count() - checks, failed=0, cpu=cpu, seconds=ended - began)
+
+    def _counter(self, work: Work) -> Callable[[], int] | None:
+        """What the targets have seen so far: connections for TCP, requests for HTTP. None: there are none."""
+        if work.name == "tcp":
+            # Of the namespace's kernel: whoever resets at once is never seen by accept(2).
+            return lambda: peers.opens(Path("/proc/thread-self/net/snmp").read_text())
+        if work.name == "command":
+            return None
+        asked = 0
+
+        def requests() -> int:
+            nonlocal asked
+            asked += 1
+            return peers.requests(peers.ask(self._directory / "nginx.sock", _STATUS)) - asked
+
+        return requests
+
+    @contextlib.contextmanager
+    def _ours(self, work: Work) -> Iterator[tuple[int, Callable[[], dict[str, Any]]]]:
+        argv = [*self._alone, sys.executable, "-m", "lab.check_load", work.name, str(work.count)]
+        argv += [str(_PORTS.get(work.name, peers.TCP_PORT)), "--host", peers.HOST]
+        argv += ["--ca", str(self._directory / "ca.pem")]
+        if self._loud or work.name == "command":  # else nobody could count them
+            argv.append("--loud")
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            asking, answering = process.stdin, process.stdout
+
+            def answer() -> dict[str, Any]:
+                asking.write("\n")
+                asking.flush()
+                found: dict[str, Any] = json.loads(answering.readline())
+                return found
+
+            try:
+                yield process.pid, answer
+            finally:
+                process.kill()
+
+    @contextlib.contextmanager
+    def _haproxy(self, work: Work) -> Iterator[tuple[int, Callable[[], int]]]:
+        conf = self._directory / "haproxy.cfg"
+        conf.write_text(peers.haproxy_conf(work.name, work.count, self._directory))
+        stats = self._directory / "haproxy.sock"
+        stats.unlink(missing_ok=True)
+
+        with subprocess.Popen([*self._alone, "haproxy", "-db", "-q", "-f", str(conf)]) as process:
+
+            def failing() -> int:
+                if process.poll() is not None:
+                    raise RuntimeError(f"HAProxy has ended with status {process.returncode}")
+                try:
+                    return work.count - peers.well(peers.ask(stats, b"show stat\n"))
+                except (FileNotFoundError, ConnectionRefusedError):
+                    return work.count
+
+            try:
+                yield process.pid, failing
+            finally:
+                process.kill()
+
+
+def wait(done: Callable[[], bool]) -> None:
+    """For some time. Whoever is not done then fails or is slow, which the reading shows."""
+    until = time.monotonic() + _PATIENCE
+    while not done() and time.monotonic() < until:
+        time.sleep(_POLL)
+
+
+def measure(label: str, side: Side, work: Work, read: Callable[[], Reading], until: float) -> None:
+    """One reading more for `side`, or none if none of the tries counts; one try is all after `until`."""
+    for _ in range(TRIES):
+        found = read()
+        why = found.void(work.count)
+        line = f"{label}: {milliseconds(found.per_thousand)} CPU for 1,000 checks, {found.rate:,.1f}/s"
+        say(f"{line}, void: {why}" if why else line)
+        if not why:
+            side.readings.append(found)
+            return
+        side.void += 1
+        if time.monotonic() > until:
+            return
+
+
+class Works:
+    """Everything that is measured, and what it amounts to."""
+
+    def __init__(self, window: float) -> None:
+        many, fresh, kept = (Work(*it, window) for it in (("tcp", _MANY), ("http", _SOME), ("kept", _SOME)))
+        secure, programs = Work("https", _SECURE, window), Work("command", _PROGRAMS, window)
+        few = Work("tcp", _FEW, 2 * window)
+        self.all = (many, fresh, kept, secure, few, programs)
+        self.ours, self.theirs = ({work: Side() for work in self.all} for _ in range(2))
+        self._memory, self._cost = self.ours[many], self.ours[programs]
+        self.rivals = {many, fresh, secure, few}  # HAProxy keeps no connection for the next check
+        self.duels = [
+            self._duel("5,000 TCP/s", 1.0, many),
+            self._duel("1,000 HTTP/s, fresh", 1.1, fresh),
+            self._duel("1,000 HTTP/s, kept", 0.4, kept, fresh),
+            self._duel(f"{_SECURE} HTTPS/s, resumed", 1.5, secure),
+            self._duel("10 TCP/s", 1.5, few),
+        ]
+
+    def _duel(self, name: str, goal: float, work: Work, against: Work | None = None) -> Duel:
+        peer = "haproxy" if against is None else f"haproxy, {against.name} fresh"
+        return Duel(
+            work=name, peer=peer, goal=goal, ours=self.ours[work], theirs=self.theirs[against or work]
+        )
+
+    def bounds(self) -> list[Bound]:
+        grown = [one.grown / 2**20 for one in self._memory.readings]
+        return [
+            Bound(work="1,000 commands", unit="CPU-s", goal=1.4, side=self._cost, values=self._cost.costs),
+            Bound(work="memory, 5,000 TCP/s", unit="MiB", goal=25, side=self._memory, values=grown),
+        ]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m lab.bench_checks", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--window", type=float, default=WINDOW, help="seconds of each reading")
+    parser.add_argument(
+        "--only", action="append", help="a work that is measured, by name and count: tcp-5000"
+    )
+    parser.add_argument("--loud", action="store_true", help="our engine reports every single result")
+    parser.add_argument("--json", type=Path, default=configs.checkout() / "build" / "bench-checks.json")
+    options = parser.parse_args(argv)
+    if os.geteuid() != 0:
+        raise SystemExit("bench-checks: needs root, for a network namespace (sudo make bench-checks)")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was begun is ended on the way out
+    hard = max(DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, hard))
+    os.nice(_NICE)
+    works = Works(options.window)
+    with alone(), tempfile.TemporaryDirectory(prefix="bench-checks-") as name, netns.fresh():
+        until = time.monotonic() + PATIENCE
+        bench = Bench(Path(name), loud=options.loud)
+        with peers.targets(Path(name), bench.aside):
+            for number in range(options.rounds):
+                for work in works.all:
+                    if options.only and f"{work.name}-{work.count}" not in options.only:
+                        continue
+                    sides = [("ours", works.ours[work], partial(bench.our_reading, work))]
+                    if work in works.rivals:
+                        sides.append(("haproxy", works.theirs[work], partial(bench.their_reading, work)))
+                    # Who begins changes with the round.
+                    for who, side, read in sides if number % 2 == 0 else reversed(sides):
+                        label = f"round {number + 1}: {work.name} {work.count:,}/s: {who}"
+                        measure(label, side, work, read, until)
+    bounds = works.bounds()
+    told = {"haproxy": version("haproxy", "-v"), "nginx": version("nginx", "-v"), "python": sys.version}
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps({**document(works.duels, bounds), **told}, indent=1) + "\n")
+    print(f"\n{summary(works.duels, bounds)}\nthe same as JSON: {options.json}", flush=True)
+    return 0
+
+
+def version(*argv: str) -> str:
+    found = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
+    return found.stdout.splitlines()[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

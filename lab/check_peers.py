@@ -1,0 +1,186 @@
+"""What `lab.bench_checks` checks, and whom it compares with: an accepting socket, nginx, HAProxy; all on the loopback.
+
+As a program it is the socket that accepts: `python -m lab.check_peers PORT`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lab.check_load import address
+
+HOST = "bench.example"
+TCP_PORT, HTTP_PORT, HTTPS_PORT = 8080, 8081, 8443  # outside what the kernel takes for its own connections
+
+_BACKLOG = 4096
+_NAP = 0.005  # seconds
+_PATIENCE = 20.0  # seconds for a server to begin
+_OPENS = re.compile(r"^Tcp: (.*)$", re.MULTILINE)
+
+
+def haproxy_conf(work: str, count: int, directory: Path) -> str:
+    """Nothing but checks, each second as ours. Its sessions of TLS are resumed by default, as ours."""
+    port = {"tcp": TCP_PORT, "http": HTTP_PORT, "https": HTTPS_PORT}[work]
+    lines = [
+        "global",
+        "    nbthread 1",
+        "    maxconn 1000",
+        f"    stats socket {directory}/haproxy.sock",
+        # It counts an interval from the end of a check: those that take their time gather in a heap, and the
+        # heap takes longer still, unless each interval is a little different.
+        *(["    spread-checks 20"] if work == "https" else []),
+        "defaults",
+        f"    mode {'tcp' if work == 'tcp' else 'http'}",
+        *(f"    timeout {what} 1s" for what in ("connect", "check", "client", "server", "queue")),
+        "backend checked",
+    ]
+    if work != "tcp":
+        lines += [
+            "    option httpchk",
+            f"    http-check send meth GET uri / ver HTTP/1.1 hdr Host {HOST}",
+            "    http-check expect status 200",
+        ]
+    if work == "https":
+        ca = f"{directory}/ca.pem"
+        lines.append(f"    default-server check-ssl verify required ca-file {ca} check-sni {HOST}")
+    lines.append("    default-server inter 1s fastinter 1s downinter 1s rise 2 fall 3")
+    lines += [f"    server s{number} {address(number)}:{port} check" for number in range(count)]
+    return "\n".join([*lines, ""])
+
+
+def nginx_conf(directory: Path) -> str:
+    """One process that answers with two bytes and tells how many requests it had."""
+    return f"""daemon off;
+master_process off;
+pid {directory}/nginx.pid;
+error_log {directory}/nginx.log crit;
+worker_rlimit_nofile 8192;
+events {{ worker_connections 4096; }}
+http {{
+    access_log off;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    keepalive_requests 1000000;
+    server {{
+        listen {HTTP_PORT} backlog={_BACKLOG};
+        location / {{ return 200 "ok"; }}
+    }}
+    server {{
+        listen {HTTPS_PORT} ssl backlog={_BACKLOG};
+        ssl_protocols TLSv1.3;
+        ssl_certificate {directory}/server.pem;
+        ssl_certificate_key {directory}/server.key;
+        ssl_session_cache shared:bench:10m;
+        ssl_session_tickets on;
+        location / {{ return 200 "ok"; }}
+    }}
+    server {{
+        listen unix:{directory}/nginx.sock;
+        location / {{ stub_status; }}
+    }}
+}}
+"""
+
+
+def opens(snmp: str) -> int:
+    """Connections begun, out of /proc/net/snmp."""
+    names, values = (found.split() for found in _OPENS.findall(snmp))
+    return int(values[names.index("ActiveOpens")])
+
+
+def requests(stub_status: str) -> int:
+    """Out of what nginx tells, the request for it included."""
+    return int(stub_status.split("requests", 1)[1].split()[2])
+
+
+def well(show_stat: str) -> int:
+    """Servers whose last check went well, out of what HAProxy tells."""
+    rows = csv.DictReader(show_stat.removeprefix("# ").splitlines())
+    return sum(
+        row["status"] == "UP" and row["check_status"].removeprefix("* ") in {"L4OK", "L7OK"} for row in rows
+    )
+
+
+def ask(path: Path, question: bytes) -> str:
+    """Of a server on a socket of this machine that closes the connection after its answer."""
+    with socket.socket(socket.AF_UNIX) as line:
+        line.settimeout(_PATIENCE)
+        line.connect(str(path))
+        line.sendall(question)
+        return b"".join(iter(lambda: line.recv(65536), b"")).decode()
+
+
+def certificates(directory: Path) -> None:
+    """An authority, and a certificate of it for the targets' name."""
+    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+    for arguments in (
+        ("-x509", *curve, "-subj", "/CN=bench", "-keyout", "ca.key", "-out", "ca.pem"),
+        (
+            *("-x509", *curve, "-subj", f"/CN={HOST}", "-addext", f"subjectAltName=DNS:{HOST}"),
+            *("-addext", "basicConstraints=critical,CA:FALSE", "-CA", "ca.pem", "-CAkey", "ca.key"),
+            *("-keyout", "server.key", "-out", "server.pem"),
+        ),
+    ):
+        subprocess.run(("openssl", "req", *arguments), cwd=directory, check=True, capture_output=True)
+
+
+@contextlib.contextmanager
+def targets(directory: Path, pin: Sequence[str]) -> Iterator[None]:
+    """All the servers that are checked. `pin`: the command that keeps them on their processor."""
+    certificates(directory)
+    conf = directory / "nginx.conf"
+    conf.write_text(nginx_conf(directory))
+    with contextlib.ExitStack() as stack:
+        accepting = [*pin, sys.executable, "-m", "lab.check_peers", str(TCP_PORT)]
+        for argv in accepting, [*pin, "nginx", "-p", str(directory), "-c", str(conf)]:
+            process = subprocess.Popen(argv)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+        for port in TCP_PORT, HTTP_PORT, HTTPS_PORT:
+            wait_for(port)
+        yield
+
+
+def wait_for(port: int) -> None:
+    """Until somebody listens. Raises OSError: nobody does."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
+        else:
+            return
+
+
+def accept_all(port: int) -> None:
+    """Take connections and close them. In heaps: to be woken for each would cost the side that is measured."""
+    with socket.create_server(("0.0.0.0", port), backlog=_BACKLOG) as listener:
+        listener.setblocking(False)
+        while True:
+            time.sleep(_NAP)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    try:
+                        listener.accept()[0].close()
+                    except OSError as error:
+                        if error.errno != errno.ECONNABORTED:
+                            raise
+
+
+if __name__ == "__main__":
+    accept_all(int(sys.argv[1]))

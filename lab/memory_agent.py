@@ -1,0 +1,88 @@
+"""`anycast agent` with a kernel in memory: for measurements on machines without IPVS. All else is the agent's own.
+
+`python -m lab.memory_agent [--unchecked] agent --config PATH`, the rest as `anycast` takes it. With `--unchecked`
+every target is well once and for all: what is left is the agent without its checks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from anycast.agent import engine, main
+from anycast.core import ipvs
+from anycast.core import kernel as kernels
+from anycast.core.health import Outcome, Result
+from anycast.core.model import Target
+
+TURN = 256  # real servers that are read in one turn of the event loop
+
+
+class MemoryKernel:
+    """Does as it is told. Every reading is a table of its own, as what is parsed from netlink is."""
+
+    def __init__(self, interface: str, *, sysctls_managed: bool) -> None:
+        del interface, sysctls_managed
+        self._held = kernels.Snapshot(table={}, addresses=frozenset(), sysctls={})
+
+    async def read(self, wanted_sysctls: Iterable[str]) -> kernels.Snapshot:
+        del wanted_sysctls
+        held = self._held
+        table: dict[ipvs.Key, ipvs.ServiceEntry] = {}
+        for key, entry in held.table.items():
+            servers: list[ipvs.Destination] = []
+            for at in range(0, len(entry.destinations), TURN):
+                servers += [_told(one) for one in entry.destinations[at : at + TURN]]
+                await asyncio.sleep(0)
+            table[key] = replace(entry, destinations=tuple(servers))
+        return replace(held, table=table)
+
+    async def play(self, ops: Sequence[kernels.KernelOp]) -> tuple[kernels.Failure, ...]:
+        self._held = kernels.play(self._held, ops)
+        return ()
+
+    async def watch(self, on_change: Callable[[], None]) -> None:
+        del on_change
+        await asyncio.Event().wait()
+
+    async def close(self) -> None:
+        pass
+
+
+def _told(one: ipvs.Destination) -> ipvs.Destination:
+    """The kernel keeps the table weight of a server at weight 0 to itself."""
+    address = type(one.address)(int(one.address))
+    return replace(one, address=address, table_weight=one.table_weight if one.weight else 0)
+
+
+class NoChecks:
+    """In the place of the checker: each target is reported well, once."""
+
+    def __init__(self, report: Callable[[Target, Result], None]) -> None:
+        self._report = report
+
+    def set_targets(self, targets: frozenset[Target]) -> None:
+        for target in targets:
+            self._report(target, Result(outcome=Outcome.OK))
+
+    def schedule(self, target: Target, after: float, *, quiet: bool = False) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+
+def run(argv: list[str]) -> int:
+    from anycast.cli.main import main as anycast
+
+    unchecked = argv[:1] == ["--unchecked"]
+    setattr(main, "Kernel", MemoryKernel)  # noqa: B010
+    if unchecked:
+        setattr(engine, "Checker", NoChecks)  # noqa: B010
+    return anycast(argv[unchecked:])
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

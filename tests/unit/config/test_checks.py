@@ -1,0 +1,459 @@
+"""Every key of every kind of check: what the core gets, and what is said of a mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from anycast.config import schema
+from anycast.config.changes import changes
+from anycast.config.load import loads
+from anycast.config.problem import ConfigError
+from anycast.core import kinds
+from anycast.core.aim import targets_of
+from anycast.core.members import target_names, uses
+from anycast.core.model import Check, CheckKind, HoldDown, HttpCheck, Leaf, Rule, Target, TcpCheck
+from anycast.core.requirements import requirements
+
+FULL = Path(__file__).parents[3].joinpath("examples", "full.yaml").read_text(encoding="utf-8")
+
+
+def text(check: str) -> str:
+    return f"""\
+bgp:
+  local_as: 65001
+  router_id: 10.2.1.1
+  neighbors: [{{address: 10.2.1.254, remote_as: 65000}}]
+vips:
+  web: {{address: 192.0.2.1, port: 80, check: c, servers: [10.9.2.1]}}
+checks:
+  c: {check}
+"""
+
+
+def check_of(check: str) -> Check:
+    found = loads(text(check), hostname="lb1").config.vips[0].services[0].pool.check
+    assert isinstance(found, Check)
+    return found
+
+
+def kind_of(check: str) -> CheckKind:
+    return check_of(check).kind
+
+
+def problems(check: str) -> list[str]:
+    """What is wrong with the check, without the file's name; its first column is 6."""
+    with pytest.raises(ConfigError) as caught:
+        loads(text(check), "f", hostname="lb1")
+    return [str(problem).removeprefix("f:8:") for problem in caught.value.problems]
+
+
+def test_every_key_of_every_kind_stands_in_the_full_example() -> None:
+    written: dict[str, set[str]] = {}
+    found = [yaml.safe_load(FULL)]
+    while found:
+        here = found.pop()
+        if isinstance(here, dict):
+            found += here.values()
+            if isinstance(here.get("type"), str):
+                written.setdefault(here["type"], set()).update(here)
+        elif isinstance(here, list):
+            found += here
+    common = set(schema.TcpCheck.model_fields) - {"to"}
+    for name, kind in schema.CHECKS.items():
+        shown = written.get("https" if name == "http" else name, set())
+        assert set(kind.model_fields) - common <= shown, name
+    assert common <= set().union(*written.values())
+
+
+KINDS: list[tuple[str, CheckKind]] = [
+    (
+        "{type: http, headers: {X-Check: 'a b'}, body: '^ok'}",
+        HttpCheck(tls=False, headers=(("X-Check", "a b"),), body="^ok"),
+    ),
+    (
+        "{type: https, sni: a.example, ca: /a.pem, certificate: /b.pem, key: /c.pem, expiry_warning: 14d}",
+        HttpCheck(
+            tls=True,
+            sni="a.example",
+            ca="/a.pem",
+            certificate="/b.pem",
+            key="/c.pem",
+            expiry_warning=14 * 86400.0,
+        ),
+    ),
+    ("{type: http, keep_alive: true}", HttpCheck(tls=False, keep_alive=True)),
+    ("{type: tcp, to: server, port: 81}", TcpCheck(port=81)),
+    ("{type: tcp, to: vip}", kinds.TcpVipCheck()),
+    ("{type: tcp, to: vip, port: 81}", kinds.TcpVipCheck(port=81)),
+    ("{type: udp}", kinds.UdpCheck(quiet=0.2)),
+    ("{type: udp, timeout: 100ms}", kinds.UdpCheck(quiet=0.05)),
+    ("{type: udp, send: grün, expect: '^x'}", kinds.UdpCheck(send="grün".encode(), expect="^x")),
+    ("{type: udp, send_hex: '0C 01', expect_hex: '02'}", kinds.UdpCheck(send=b"\x0c\x01", prefix=b"\x02")),
+    (
+        "{type: banner, steps: [{expect: '^220'}, {send: QUIT}, {send: \"a\\n\"}]}",
+        kinds.BannerCheck(steps=(kinds.Expect("^220"), kinds.Send(b"QUIT\r\n"), kinds.Send(b"a\n"))),
+    ),
+    ("{type: syslog, port: 6514, tls: true}", kinds.SyslogCheck(port=6514, tls=kinds.Tls())),
+    ("{type: syslog, transport: udp, proof_port: 5140}", kinds.SyslogCanaryCheck(proof_port=5140)),
+    ("{type: syslog, transport: udp, proof_file: /x}", kinds.SyslogCanaryCheck(proof_file="/x")),
+    (
+        "{type: relp, tls: {sni: a.b, verify: false}}",
+        kinds.RelpCheck(tls=kinds.Tls(name="a.b", verify=False)),
+    ),
+    ("{type: dns, name: www.example.net}", kinds.DnsCheck(name="www.example.net.")),
+    (
+        "{type: dns, name: x., record: AAAA, answer: ['2001:db8::1'], transport: tcp, port: 53}",
+        kinds.DnsCheck(name="x.", record="AAAA", answer=("2001:db8::1",), tcp=True, port=53),
+    ),
+    (
+        "{type: dns, name: bücher.example, rcode: NXDOMAIN}",
+        kinds.DnsCheck(name="xn--bcher-kva.example.", rcode="NXDOMAIN"),
+    ),
+    (
+        "{type: dns, name: x, record: MX, answer: ['10 mail.example.net']}",
+        kinds.DnsCheck(name="x.", record="MX", answer=("10 mail.example.net.",)),
+    ),
+    ("{type: grpc}", kinds.GrpcCheck()),
+    (
+        "{type: grpc, service: a.B, authority: x.y, tls: true}",
+        kinds.GrpcCheck(service="a.B", authority="x.y", tls=kinds.Tls()),
+    ),
+    ("{type: icmp}", kinds.IcmpCheck()),
+    ("{type: carrier, interface: eth0}", kinds.CarrierCheck(interface="eth0")),
+    ("{type: gateway}", kinds.GatewayCheck()),
+    ("{type: gateway, family: ipv6, by: neighbor}", kinds.GatewayCheck(family=6, by_neighbor=True)),
+    ("{type: load, max: 2, minutes: 15}", kinds.LoadCheck(most=2.0, minutes=15)),
+    ("{type: memory, min_free: 256MiB}", kinds.MemoryCheck(free=256 << 20)),
+    ("{type: memory, min_free: 5%}", kinds.MemoryCheck(free_percent=5)),
+    ("{type: file, path: /a b, present: false}", kinds.FileCheck(path="/a b", present=False)),
+    ("{type: ipvs_connections, max: 1000000}", kinds.IpvsConnectionsCheck(most=1_000_000)),
+    ("{type: ipvs_connections, max: 250%}", kinds.IpvsConnectionsCheck(most_percent=250)),
+]
+
+
+@pytest.mark.parametrize(("written", "kind"), KINDS)
+def test_what_is_written_is_what_the_core_gets(written: str, kind: CheckKind) -> None:
+    assert kind_of(written) == kind
+
+
+def test_what_flaps_is_held_down_only_where_it_is_written() -> None:
+    assert check_of("{type: tcp}").hold_down is None
+    assert check_of("{type: tcp, hold_down: {}}").hold_down == HoldDown()
+    written = "{type: tcp, hold_down: {half_life: 15m, suppress: 2, reuse: 0.75, max_hold: 30m}}"
+    expected = HoldDown(half_life=900.0, suppress=2.0, reuse=0.75, max_hold=1800.0)
+    assert check_of(written).hold_down == expected
+    assert check_of("{type: tcp, hold_down: {half_life: 10s}}").hold_down == HoldDown(
+        half_life=10.0, max_hold=40.0
+    )
+
+
+MISTAKES = [
+    (
+        "{type: tcp, hold_down: {reuse: 3}}",
+        "29: checks.c.hold_down: reuse is not below suppress (write a smaller",
+    ),
+    (
+        "{type: tcp, hold_down: {suppress: 30}}",
+        "29: checks.c.hold_down: a penalty that comes to suppress takes longer than 240s to decay to reuse (write",
+    ),
+    (
+        "{type: tcp, hold_down: {reuse: no}}",
+        "37: checks.c.hold_down.reuse: 'no' is not a penalty (write a number",
+    ),
+    ('{type: http, headers: {X: "a\\nb"}}', "32: checks.c.headers.X: a header cannot have this value (write"),
+    ("{type: http, headers: {X: 1}}", "32: checks.c.headers.X: 1 is not text (write it in quotes)"),
+    ("{type: http, headers: {'a b': x}}", "36: checks.c.headers['a b']: 'a b' is not a header's name (write"),
+    (
+        "{type: http, headers: {Host: x}}",
+        "29: checks.c.headers.Host: the check writes this header itself (write host",
+    ),
+    (
+        "{type: http, body: '('}",
+        "25: checks.c.body: it is no regular expression: missing ): ( (write RE2 syntax:",
+    ),
+    (
+        "{type: http, body: 'x', method: HEAD}",
+        "19: checks.c.body: the answer to HEAD has no body (write method: GET,",
+    ),
+    (
+        "{type: http, body: 'x', keep_alive: true}",
+        "30: checks.c.keep_alive: the connection is not kept where the body is read (remove this line,",
+    ),
+    ("{type: https, key: /c.pem}", "3: checks.c.certificate: it is missing, and there is a key (write"),
+    (
+        "{type: https, verify: false, ca: /c}",
+        "35: checks.c.ca: nothing is verified with verify: false (remove one",
+    ),
+    ("{type: https, ca: c.pem}", "24: checks.c.ca: 'c.pem' is not a file's absolute path (write one, as in"),
+    ("{type: https, sni: a..b}", "25: checks.c.sni: 'a..b' is not a server's name (write one, as in"),
+    ("{type: https, expiry_warning: 14 days}", "36: checks.c.expiry_warning: '14 days' is not a time that"),
+    (
+        "{type: udp, send: a, send_hex: '00'}",
+        "27: checks.c.send_hex: send is written too (keep one of the two)",
+    ),
+    ("{type: udp, send_hex: '0'}", "28: checks.c.send_hex: '0' is not hexadecimal (write pairs of digits"),
+    (
+        "{type: udp, expect: x, quiet: 1s}",
+        "29: checks.c.quiet: it is for checks that expect no reply (remove it",
+    ),
+    (
+        "{type: udp, quiet: 1s}",
+        "25: checks.c.quiet: it is not shorter than the timeout (write a shorter time)",
+    ),
+    ("{type: banner}", "3: checks.c.steps: there is no step (write"),
+    (
+        "{type: banner, steps: [{}]}",
+        "29: checks.c.steps[0]: a step is either expect or send (write one of them",
+    ),
+    ("{type: banner, steps: [{expect: '['}]}", "38: checks.c.steps[0].expect: it is no regular expression: "),
+    (
+        "{type: relp, tls: false}",
+        "24: checks.c.tls: false is not a way to speak TLS (write true, or a mapping",
+    ),
+    (
+        "{type: relp, tls: {key: /c}}",
+        "19: checks.c.tls.certificate: it is missing, and there is a key (write",
+    ),
+    (
+        "{type: syslog, transport: udp}",
+        "32: checks.c.transport: over UDP nothing tells that a message arrived (write",
+    ),
+    (
+        "{type: syslog, transport: udp, proof_port: 1, proof_file: /a}",
+        "52: checks.c.proof_file: proof_port is written too (keep one of the two)",
+    ),
+    (
+        "{type: syslog, proof_port: 1}",
+        "21: checks.c.proof_port: over TCP no message is sent (write transport: udp",
+    ),
+    (
+        "{type: syslog, transport: udp, tls: true, proof_port: 1}",
+        "37: checks.c.tls: UDP has no TLS (write transport: tcp, or remove the line)",
+    ),
+    ("{type: tcp, to: vips}", "22: checks.c.to: 'vips' is not a choice here (write server or vip)"),
+    (
+        "{type: tcp, to: vip, address: 10.9.2.1}",
+        "27: checks.c.address: with to: vip the VIP is asked for at each real server (remove one",
+    ),
+    (
+        "{type: tcp, address: 'a.example'}",
+        "27: checks.c.address: 'a.example' is not an IP address (write one",
+    ),
+]
+
+
+@pytest.mark.parametrize(("written", "said"), MISTAKES)
+def test_a_mistake_is_told_once_with_its_place(written: str, said: str) -> None:
+    (found,) = problems(written)
+    assert found.startswith(said), found
+
+
+def test_a_check_with_an_address_of_its_own_is_one_target_for_all_servers() -> None:
+    config = loads(
+        text("{type: tcp, address: 10.9.9.9, port: 25}").replace("[10.9.2.1]", "[10.9.2.1, 10.9.2.2]")
+    ).config
+    (target,) = target_names(config)
+    assert (str(target.address), target.port) == ("10.9.9.9", 25)
+
+
+def rule_of(check: str, more: str = "") -> Rule[Leaf]:
+    found = loads(text(check) + more, hostname="lb1").config.vips[0].services[0].pool.check
+    assert isinstance(found, Rule)
+    return found
+
+
+def test_rules_are_made_of_named_and_written_checks_and_of_rules() -> None:
+    rule = rule_of(
+        "{type: all, of: [d, {type: any, of: [e, {type: icmp}]}]}", "  d: {type: tcp}\n  e: {type: bgp}\n"
+    )
+    assert rule.needed == 2
+    assert [member.name for member in rule.parts] == ["d", "any"]
+    inner = rule.parts[1].check
+    assert isinstance(inner, Rule)
+    assert (inner.needed, [member.name for member in inner.parts]) == (1, ["e", "icmp"])
+    assert inner.parts[0].check == kinds.BgpSession()
+
+
+def test_weights_and_what_is_needed_come_through() -> None:
+    rule = rule_of(
+        "{type: at_least, needed: 3, of: [{check: d, weight: 2}, {type: icmp}]}", "  d: {type: tcp}\n"
+    )
+    assert (rule.needed, [member.weight for member in rule.parts]) == (3, [2, 1])
+
+
+def test_a_check_that_is_used_before_it_is_written_is_found() -> None:
+    assert (
+        rule_of("{type: all, of: [later]}", "  later: {type: any, of: [last]}\n  last: {type: tcp}\n").needed
+        == 1
+    )
+
+
+def test_a_ring_of_rules_is_told_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        loads(text("{type: all, of: [d]}") + "  d: {type: any, of: [c]}\n", "f", hostname="lb1")
+    (problem,) = caught.value.problems
+    assert problem.what == "it contains itself: c -> d -> c"
+
+
+REQUIRING = """\
+node: {require: %s}
+bgp:
+  local_as: 65001
+  router_id: 10.2.1.1
+  neighbors: [{address: 10.2.1.254, remote_as: 65000}]
+checks:
+  tcp: {type: tcp}
+  aimed: {type: tcp, address: 10.1.1.1, port: 25}
+  both: {type: all, of: [aimed, tcp]}
+vips:
+  web:
+    address: 192.0.2.1
+    require: [aimed]
+    services: [{port: 80, pool: p, require: [{type: load, max: 4}]}]
+pools:
+  p: {servers: [10.9.2.1]}
+"""
+
+
+def test_the_node_a_vip_and_a_service_can_require_checks() -> None:
+    config = loads(REQUIRING % "[{type: carrier, interface: eth0}, {type: bgp}]", hostname="lb1").config
+    found = [(one.scope, len(targets_of(one.check))) for one in requirements(config)]
+    assert found == [("node", 1), ("vip web", 1), ("vip web tcp/80", 1)]
+
+
+@pytest.mark.parametrize(
+    ("require", "said"),
+    [
+        (
+            "[tcp]",
+            "f:1:18: node.require[0]: a check of tcp is aimed at a real server, and there is none here (write",
+        ),
+        ("[both]", "f:1:18: node.require[0]: a check of tcp is aimed at a real server"),
+        ("[{type: icmp}]", "f:1:18: node.require[0]: a check of icmp is aimed at a real server"),
+        (
+            "[{type: http, address: 10.1.1.1}]",
+            "f:1:18: node.require[0]: a check of http is aimed at a real server",
+        ),
+        ("[zzz]", "f:1:18: node.require[0]: there is no check named 'zzz'"),
+        ("aimed", "f:1:17: node.require: this is not a list"),
+    ],
+)
+def test_what_is_required_must_know_where_to_look(require: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        loads(REQUIRING % require, "f", hostname="lb1")
+    (problem,) = caught.value.problems
+    assert str(problem).startswith(said), problem
+
+
+def test_changes_of_rules_and_requirements_are_told() -> None:
+    plain = loads(REQUIRING % "[]", hostname="lb1").config
+    more = loads((REQUIRING % "[aimed]").replace("[{type: load, max: 4}]", "[]"), hostname="lb1").config
+    assert changes(plain, more) == (
+        "node: require none -> 1 of aimed",
+        "vip web: service tcp/80 require 1 of load -> none",
+    )
+    assert changes(plain, loads((REQUIRING % "[]").replace("max: 4", "max: 5"), hostname="lb1").config) == (
+        "vip web: service tcp/80 require 1 of load, with other settings",
+    )
+
+
+HELD = """\
+bgp:
+  local_as: 65001
+  router_id: 10.2.1.1
+  neighbors:
+    - {address: 10.2.1.254, remote_as: 65000, families: [ipv4, ipv6]}
+  next_hop: {ipv6: "fd00::1"}
+checks:
+  held: {type: tcp, to: vip}
+pools:
+  web: {check: held, servers: [{name: rs1, addresses: [10.9.2.1, "fd09::1"]}]}
+vips:
+  web:
+    addresses: [192.0.2.1, 192.0.2.2, "2001:db8::1"]
+    services:
+      - {port: 80, pool: web}
+      - {port: 443, pool: web, check: {type: tcp, to: vip, port: 80}}
+"""
+
+
+def held(old: str = "", new: str = "") -> str:
+    assert old in HELD
+    return HELD.replace(old, new, 1) if old else HELD
+
+
+def test_each_address_of_the_vip_of_a_servers_family_is_a_target_and_all_must_hold() -> None:
+    config = loads(held(), hostname="lb1").config
+    names = target_names(config)
+    assert {(str(one.address), one.port, str(one.vip)) for one in names} == {
+        ("10.9.2.1", 80, "192.0.2.1"),
+        ("10.9.2.1", 80, "192.0.2.2"),
+        ("fd09::1", 80, "2001:db8::1"),
+    }
+    assert {name.users for name in names.values()} == {("web tcp/80", "web tcp/443")}
+    four, six = (use.check for use in list(uses(config))[:2])
+    assert isinstance(four, Rule)
+    assert (four.needed, [part.name for part in four.parts]) == (2, ["192.0.2.1", "192.0.2.2"])
+    assert isinstance(six, Target)
+
+
+def test_a_check_to_the_vip_can_be_a_part_of_a_rule() -> None:
+    config = loads(
+        held("{type: tcp, to: vip}", "{type: all, of: [{type: icmp}, {type: tcp, to: vip}]}")
+    ).config
+    rule = next(iter(uses(config))).check
+    assert isinstance(rule, Rule)
+    inner = rule.parts[1].check
+    assert isinstance(inner, Rule)
+    assert [part.name for part in inner.parts] == ["192.0.2.1", "192.0.2.2"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            "- {port: 80, pool: web}",
+            "- {port: 80, pool: web, forwarding: nat}",
+            (
+                "f:15:43: vips.web.services[0].forwarding: with nat the real servers do not hold the VIP, and their "
+                "check is to: vip (write forwarding: dr, or the check without to: vip)"
+            ),
+        ),
+        (
+            "- {port: 443, pool: web,",
+            "- {port: 443, pool: web, forwarding: tunnel,",
+            (
+                "f:16:44: vips.web.services[1].forwarding: with tunnel the VIP is reached inside the tunnel alone, and "
+                "their check is to: vip (write forwarding: dr, or the check without to: vip)"
+            ),
+        ),
+        (
+            "- {port: 80, pool: web}",
+            "- {mark: 7, pool: web}",
+            (
+                "f:15:16: vips.web.services[0].mark: packets with a mark come to any port, and the check has none of its "
+                "own (write a check with a port, or a command)"
+            ),
+        ),
+        (
+            "    services:",
+            "    require: [held]\n    services:",
+            (
+                "f:14:15: vips.web.require[0]: a check with to: vip is of a real server, and there is none here (move it "
+                "to the check of the service, or write it without to: vip)"
+            ),
+        ),
+    ],
+)
+def test_where_a_check_to_the_vip_cannot_be_is_told_once(old: str, new: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        loads(held(old, new), "f", hostname="lb1")
+    assert [str(problem) for problem in caught.value.problems] == [said]
+
+
+def test_a_check_to_the_vip_is_told_of_in_words() -> None:
+    old, new = (loads(held("to: vip", to), hostname="lb1").config for to in ("to: server", "to: vip"))
+    assert changes(old, new) == ("vip web: service tcp/80 check tcp -> tcp to the VIP",)

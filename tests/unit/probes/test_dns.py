@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable
+
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rrset
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anycast.core.health import Outcome, Result
+from anycast.core.kinds import DnsCheck
+from anycast.probes.dns import judge_answer
+from anycast.probes.finding import Progress
+from anycast.probes.run import probe
+from tests.unit.probes.peers import blurting, probe_at, refusing_port, run, serving, target
+
+NAME = "www.example.net."
+WWW = DnsCheck(name=NAME, answer=("192.0.2.80",))
+
+Reply = Callable[[dns.message.Message], bytes]
+
+
+def reply(
+    question: dns.message.Message, *addresses: str, rcode: dns.rcode.Rcode = dns.rcode.NOERROR, flags: int = 0
+) -> bytes:
+    answer = dns.message.make_response(question)
+    answer.set_rcode(rcode)
+    answer.flags |= flags
+    if addresses:
+        answer.answer.append(dns.rrset.from_text(NAME, 60, "IN", "CNAME", "web.example.net."))
+        answer.answer.append(dns.rrset.from_text("web.example.net.", 60, "IN", "A", *addresses))
+    return answer.to_wire()
+
+
+def over_udp(kind: DnsCheck, *replies: Reply, timeout: float = 30.0) -> Result:
+    async def story() -> Result:
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+            server.setblocking(False)
+            server.bind(("127.0.0.1", 0))
+
+            def answer() -> None:
+                data, sender = server.recvfrom(65535)
+                for one in replies:
+                    server.sendto(one(dns.message.from_wire(data)), sender)
+
+            loop.add_reader(server, answer)
+            try:
+                return await probe(target(kind, server.getsockname()[1], timeout=timeout))
+            finally:
+                loop.remove_reader(server)
+
+    return asyncio.run(story())
+
+
+def over_tcp(kind: DnsCheck, make: Reply, *, cut: int = 0) -> Result:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        (length,) = struct.unpack("!H", await reader.readexactly(2))
+        wire = make(dns.message.from_wire(await reader.readexactly(length)))
+        framed = struct.pack("!H", len(wire)) + wire
+        for byte in framed[: len(framed) - cut]:
+            writer.write(bytes([byte]))
+            await writer.drain()
+
+    async def story() -> Result:
+        async with serving(handler) as port:
+            return await probe(target(kind, port))
+
+    return asyncio.run(story())
+
+
+def test_an_expected_answer_is_ok_behind_a_cname_and_among_others() -> None:
+    assert over_udp(WWW, lambda q: reply(q, "192.0.2.79", "192.0.2.80")).outcome is Outcome.OK
+
+
+def test_the_case_of_a_name_and_the_spelling_of_an_address_make_no_difference() -> None:
+    def cname(question: dns.message.Message) -> bytes:
+        answer = dns.message.make_response(question)
+        answer.answer.append(dns.rrset.from_text(NAME, 60, "IN", "CNAME", "Web.Example.Net."))
+        return answer.to_wire()
+
+    def address(question: dns.message.Message) -> bytes:
+        answer = dns.message.make_response(question)
+        answer.answer.append(dns.rrset.from_text(NAME, 60, "IN", "AAAA", "2001:db8::1"))
+        return answer.to_wire()
+
+    named = DnsCheck(name=NAME, record="CNAME", answer=("web.example.net.",))
+    assert over_udp(named, cname).outcome is Outcome.OK
+    assert (
+        over_udp(DnsCheck(name=NAME, record="AAAA", answer=("2001:DB8:0::1",)), address).outcome is Outcome.OK
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "make", "detail"),
+    [
+        (WWW, lambda q: reply(q, "192.0.2.79"), "192.0.2.79; expected 192.0.2.80"),
+        (WWW, reply, "no answer; expected 192.0.2.80"),
+        (WWW, lambda q: reply(q, flags=dns.flags.TC), "the answer is truncated: check over TCP"),
+        (WWW, lambda q: reply(q, rcode=dns.rcode.SERVFAIL), "SERVFAIL, expected NOERROR"),
+        (DnsCheck(name=NAME, rcode="REFUSED"), reply, "NOERROR, expected REFUSED"),
+        (WWW, lambda q: q.id.to_bytes(2, "big") + b"junk", "not a DNS answer: "),
+    ],
+)
+def test_another_answer_fails_and_is_shown(kind: DnsCheck, make: Reply, detail: str) -> None:
+    result = over_udp(kind, make)
+    assert result.outcome is Outcome.FAIL
+    assert result.detail.startswith(detail)
+
+
+def test_an_error_that_is_expected_is_ok_and_without_an_expected_answer_the_rcode_decides() -> None:
+    refusal = DnsCheck(name=NAME, rcode="REFUSED")
+    assert over_udp(refusal, lambda q: reply(q, rcode=dns.rcode.REFUSED)).outcome is Outcome.OK
+    assert over_udp(DnsCheck(name=NAME), reply).outcome is Outcome.OK
+
+
+def test_answers_to_other_questions_are_passed_over() -> None:
+    def stranger(question: dns.message.Message) -> bytes:
+        return reply(dns.message.make_query("other.example.", "A", id=question.id), "192.0.2.80")
+
+    def earlier(question: dns.message.Message) -> bytes:
+        return reply(dns.message.make_query(NAME, "A", id=question.id ^ 1), "192.0.2.80")
+
+    assert over_udp(WWW, stranger, earlier, lambda q: reply(q, "192.0.2.80")).outcome is Outcome.OK
+    assert over_udp(WWW, stranger, earlier, timeout=0.2).detail == "no answer within 0.2 s"
+
+
+def test_over_tcp_an_answer_may_come_byte_by_byte() -> None:
+    tcp = DnsCheck(name=NAME, answer=("192.0.2.80",), tcp=True)
+    assert over_tcp(tcp, lambda q: reply(q, "192.0.2.80")).outcome is Outcome.OK
+    assert over_tcp(tcp, lambda q: reply(q, "192.0.2.80"), cut=1).detail == "closed within the answer"
+    assert asyncio.run(probe_at(blurting(), tcp)).detail == "closed without an answer"
+
+
+def test_a_closed_port_fails() -> None:
+    with refusing_port() as port:
+        assert run(DnsCheck(name=NAME, tcp=True), port).detail == "connection refused"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    assert run(DnsCheck(name=NAME), port).detail == "port unreachable (ICMP)"
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_any_bytes_are_an_answer_or_none(data: st.DataObject) -> None:
+    question = dns.message.make_query(NAME, "A")
+    wire = bytearray(reply(question, "192.0.2.80"))
+    if data.draw(st.booleans()):
+        wire = bytearray(question.id.to_bytes(2, "big") + data.draw(st.binary(max_size=80)))
+    for place in data.draw(st.sets(st.integers(0, len(wire) - 1), max_size=4)):
+        wire[place] = data.draw(st.integers(0, 255))
+    finding = judge_answer(WWW, question, bytes(wire), Progress())
+    assert finding is None or finding.outcome is (Outcome.FAIL if finding.detail else Outcome.OK)
