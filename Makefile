@@ -1,4 +1,4 @@
-# The main targets: demo, test, lab, bench, bench-checks. Everything they need is installed by them.
+# The main targets: demo, test, lab, bench, bench-checks, bench-ops. Everything they need is installed by them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -8,7 +8,8 @@ STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
 EXABGP_42 := build/venv-exabgp42
 
-.PHONY: help setup demo bench bench-checks lab lab-down test lint unit contract e2e test-lowest schema clab clean
+.PHONY: help setup demo bench bench-checks bench-ops lab lab-down test lint unit contract e2e test-lowest
+.PHONY: package package-lock test-package schema clab clean
 
 help: ## what can be made
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -43,6 +44,9 @@ bench-checks: setup ## checks against HAProxy's, the agent under 5,000 a second,
 	@$$(chrt -r 1 true 2>/dev/null && echo chrt -r 1) taskset -c $$(taskset -cp $$$$ | grep -oE '[0-9]+$$') $(BIN)/python -m lab run -- $(BIN)/python -m lab.bench_failover
 	@ANYCAST_LAB=namespaces $(BIN)/python -m lab run -- $(BIN)/python -m lab.bench_failover --without-ipvs
 
+bench-ops: $(STAMP) ## the ops surface: hostile clients against the lease, documents of 5,000 servers; three minutes
+	@$(BIN)/python -m lab.bench_ops
+
 lab: setup ## leave the lab running: then `lab/lab exec lb1`
 	@$(BIN)/python -m lab up
 
@@ -64,7 +68,8 @@ $(EXABGP_42): | $(STAMP)
 	@$(PYTHON) -m venv $@
 	@$@/bin/pip install --quiet --disable-pip-version-check exabgp==4.2.25
 
-contract: setup $(EXABGP_42) ## against the real ExaBGP (5.0 and 4.2) and FRR on this machine
+contract: setup $(EXABGP_42) ## against the real ExaBGP (5.0 and 4.2), FRR, BIRD, GoBGP and OpenBGPD on this machine
+	@./lab/install routers
 	@$(BIN)/python -m pytest tests/contract -m 'not lab'
 
 e2e: setup ## in the lab's kernel: IPVS contract and end to end
@@ -76,6 +81,16 @@ test-lowest: system ## unit tests with the lowest versions of the libraries that
 	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
 	@$(LOWEST)/bin/pip install --quiet --disable-pip-version-check --constraint build/lowest.txt --editable '.[dns,grpc,regex]' hypothesis jsonschema pytest pytest-timeout
 	@$(LOWEST)/bin/python -m pytest tests/unit --ignore tests/unit/lab
+
+package: $(STAMP) ## build the Debian package in dist/; the same tree gives the same bytes
+	@$(BIN)/python packaging/build.py
+
+package-lock: $(STAMP) ## write the versions of the Python packages in the Debian package anew
+	@$(BIN)/python packaging/build.py lock
+
+test-package: setup ## install, upgrade and remove the package in a fresh Debian, boot it with systemd; minutes
+	@./lab/install package
+	@$(BIN)/python -m pytest tests/packaging
 
 schema: $(STAMP) ## write the JSON Schema of the configuration anew
 	@$(BIN)/anycast schema > anycast/config/schema.json.new && mv anycast/config/schema.json.new anycast/config/schema.json

@@ -8,7 +8,7 @@ connections a second, one request each.
 Speaks JSON lines. On stdout first `{"event": "ready", ...}`, when every connection has had an answer or is
 broken. Each line on stdin gets one line back: `{"do": "mark"}` starts a new count, `{"do": "stats"}` reports
 since the last mark (see `Load.stats`), `{"do": "answered"}` reports as soon as every connection has asked and
-been answered since the mark or is broken, `{"do": "fill"}` replaces broken connections and reports as at the start
+been answered since the mark or is broken, and every new connection under way has come to its end, `{"do": "fill"}` replaces broken connections and reports as at the start
 (`ready`), `{"do": "stop"}` or end of file ends.
 """
 
@@ -75,7 +75,9 @@ class Load:
         self._to_open = 0
         self.connections: list[Connection] = []
         self.probes: Counter[str] = Counter()
+        self.probe_families: Counter[int] = Counter()  # of those that were served
         self.probe_pause = 0.0
+        self._awaited = 0.0
         self._already_broken: set[Connection] = set()
         self._marked = 0.0
 
@@ -85,8 +87,14 @@ class Load:
 
     @property
     def answered(self) -> bool:
-        """Every connection has asked and been answered since the mark, or is broken."""
-        return all(c.answered or c.error for c in self.connections)
+        """Every connection has asked and been answered since the mark, or is broken; no probe is left from before
+        `await_answers`.
+        """
+        under_way = any(c.probe and c.asked <= self._awaited for c in self._open.values())
+        return not under_way and all(c.answered or c.error for c in self.connections)
+
+    def await_answers(self) -> None:
+        self._awaited = time.monotonic()
 
     def open(self, count: int) -> None:
         self._to_open += count
@@ -134,8 +142,9 @@ class Load:
             deadline, connection = self._waiting.popleft()
             if not connection.error and connection.asked and connection.asked + DEADLINE <= deadline:
                 self._break(connection, "silent" if connection.server else "no answer", now)
-        if self._probe_gap and now >= self._next_probe and not self._to_open:
-            self._next_probe = max(self._next_probe + self._probe_gap, now)
+        while self._probe_gap and now >= self._next_probe and not self._to_open:
+            # What a busy tick was too late for is made up for, but not what a stopped machine was.
+            self._next_probe = max(self._next_probe + self._probe_gap, now - TICK)
             self._connect(now, probe=True)
 
     def _connect(self, now: float, *, probe: bool) -> Connection:
@@ -180,6 +189,7 @@ class Load:
         pause, connection.asked = now - connection.asked, 0.0
         if connection.probe:
             self.probes["ok"] += 1
+            self.probe_families[connection.family] += 1
             self.probe_pause = max(self.probe_pause, pause)
             self._close(connection)
             return
@@ -210,6 +220,7 @@ class Load:
             connection.moved = connection.answered = False
         self._marked = time.monotonic()
         self.probes.clear()
+        self.probe_families.clear()
         self.probe_pause = 0.0
 
     def stats(self) -> dict[str, Any]:
@@ -225,6 +236,7 @@ class Load:
             "ok": self.probes["ok"],
             "failed": sum(failed.values()),
             "errors": failed,
+            "by_family": {str(family): self.probe_families[family] for family in (4, 6)},
             "longest": round(self.probe_pause, 4),
         }
         unanswered = (now - c.asked for c in counted if c.asked and not c.error)
@@ -301,6 +313,7 @@ def main(argv: list[str] | None = None) -> None:
                         _say({"event": "stats", **load.stats()})
                     case "answered":
                         awaited = True
+                        load.await_answers()
                     case "fill":
                         load.open(options.connections - load.alive)
                         ready = False

@@ -26,6 +26,11 @@ no zebra nexthop kernel enable
 """
 
 
+def bfdd_conf() -> str:
+    """No sessions of its own: bgpd asks for those it wants."""
+    return "frr defaults traditional\nhostname r1\n"
+
+
 def bgpd_conf(topology: Topology) -> str:
     """Sessions per family and node. A node that drains with 65535:0 is moved to local preference 0 by FRR itself."""
     families = ((4, "ipv4", "NODES4"), (6, "ipv6", "NODES6"))

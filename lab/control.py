@@ -21,7 +21,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self
@@ -30,14 +30,15 @@ from lab import build, configs, processes
 from lab.machine import LabError
 from lab.processes import Process
 from lab.routewatch import RouteEvent, RouteTable, RouteWatch
-from lab.topology import RUN, VIP4, VIP6, VIPS, Role, Topology, topology
+from lab.topology import ROUTER_AS, RUN, VIP4, VIP6, VIPS, Role, Topology, topology
 
-What = Literal["agent", "exabgp", "announcer", "zebra", "bgpd", "server"]
+What = Literal["agent", "exabgp", "announcer", "zebra", "bgpd", "bfdd", "server"]
 _FRR = Path("/usr/lib/frr")
 _FRR_RUN = Path("/run/frr")
+_ROUTER = ("configure terminal", f"router bgp {ROUTER_AS}")
 _DAEMONS: dict[Role, tuple[What, ...]] = {
     Role.CLIENT: (),
-    Role.ROUTER: ("zebra", "bgpd"),
+    Role.ROUTER: ("zebra", "bgpd", "bfdd"),
     Role.BALANCER: ("exabgp", "agent"),
     Role.SERVER: ("server",),
 }
@@ -76,12 +77,14 @@ class Lab:
         shutil.chown(_FRR_RUN, "frr", "frr")
         (self.run / "r1" / "zebra.conf").write_text(configs.zebra_conf())
         (self.run / "r1" / "bgpd.conf").write_text(configs.bgpd_conf(self.topology))
+        (self.run / "r1" / "bfdd.conf").write_text(configs.bfdd_conf())
         self.start("r1", "zebra")
         for server in self.topology.servers:
             self.start(server.name, "server")
         for balancer in self.topology.balancers:
             (self.run / balancer.name / "state").mkdir(exist_ok=True)
             self.config(balancer.name).write_text(configs.anycast_yaml(self.topology, balancer))
+        self.start("r1", "bfdd")
         self.start("r1", "bgpd")
         if daemons:
             for balancer in self.topology.balancers:
@@ -121,6 +124,43 @@ class Lab:
     def log(self, node: str, what: What) -> Path:
         return self.run / node / f"{what}.log"
 
+    def frr(self, node: str) -> Path:
+        """Where the sockets of the node's FRR are. The router's are where `vtysh` looks."""
+        return _FRR_RUN if self.topology.node(node).role is Role.ROUTER else self.run / node / "frr"
+
+    @contextlib.contextmanager
+    def bfd(self, node: str) -> Iterator[None]:
+        """FRR's zebra and bfdd on a balancer for the block, as its YAML wants them, and BFD of the router with it."""
+        from anycast.config.load import load  # these take a while in the lab's kernel
+        from anycast.render.frr_bfd import frr_bfd_conf
+
+        folder = self.run / node
+        configuration = load(self.config(node)).config
+        self.frr(node).mkdir(exist_ok=True)
+        shutil.chown(self.frr(node), "frr", "frr")
+        (folder / "zebra.conf").write_text("frr defaults traditional\n")
+        (folder / "bfdd.conf").write_text(frr_bfd_conf(configuration))
+        (balancer,) = [one for one in self.topology.balancers if one.name == node]
+        settings = configuration.bgp.neighbors[0].bfd
+        assert settings is not None
+        interval = round(settings.interval * 1000)
+        try:
+            self.start(node, "zebra")
+            self.start(node, "bfdd")
+            for end in (balancer.node4, balancer.node6):
+                self.vtysh(*_ROUTER, f"neighbor {end} bfd {settings.multiplier} {interval} {interval}")
+            yield
+        finally:
+            for end in (balancer.node4, balancer.node6):
+                self.vtysh(*_ROUTER, f"no neighbor {end} bfd")
+            self.stop(node, "bfdd")
+            self.stop(node, "zebra")
+
+    def vtysh(self, *commands: str) -> str:
+        """What the router's FRR answers. Raises CalledProcessError."""
+        argv = ["vtysh", *(word for command in commands for word in ("-c", command))]
+        return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
     def render(self, node: str) -> None:
         """Writes ExaBGP's configuration and environment from the node's YAML."""
         text, environment = configs.render_exabgp(self.config(node))
@@ -133,9 +173,9 @@ class Lab:
             raise LabError(f"{what} on {node} runs already")
         folder = self.run / node
         argv, env = self._command(node, what)
-        if what == "bgpd":
-            # A bgpd that comes first tries again only after ten seconds.
-            _await_file(_FRR_RUN / "zserv.api")
+        if what in ("bgpd", "bfdd"):
+            # One that comes before zebra tries again only after ten seconds.
+            _await_file(self.frr(node) / "zserv.api")
         return processes.spawn(
             argv, netns=node, env=env, log=self.log(node, what), record=folder / f"{what}.pid"
         )
@@ -144,23 +184,14 @@ class Lab:
         folder = self.run / node
         env = configs.program_environment()
         match what:
-            case "zebra" | "bgpd":
-                conf = str(folder / f"{what}.conf")
-                pid = f"{_FRR_RUN}/{what}.pid"
+            case "zebra" | "bgpd" | "bfdd":
+                place = self.frr(node)
                 return [
                     str(_FRR / what),
-                    "-u",
-                    "frr",
-                    "-g",
-                    "frr",
-                    "-f",
-                    conf,
-                    "-i",
-                    pid,
-                    "--log",
-                    "stdout",
-                    "-P",
-                    "0",
+                    *("-u", "frr", "-g", "frr", "-P", "0", "--log", "stdout"),
+                    *("-f", str(folder / f"{what}.conf"), "-i", str(place / f"{what}.pid")),
+                    *("-z", str(place / "zserv.api"), "--vty_socket", str(place)),
+                    *(("--bfdctl", str(place / "bfdd.sock")) if what == "bfdd" else ()),
                 ], env
             case "server":
                 program = str(Path(__file__).with_name("server.py"))

@@ -13,15 +13,16 @@ from anycast.core import kernel as kernels
 from anycast.core.decision import Reason
 from anycast.core.health import Outcome, Result
 from anycast.core.ipvs import ServiceKey
-from anycast.core.maintenance import NODE, Maintenance
+from anycast.core.maintenance import NODE, End, Maintenance, Stage
 from anycast.core.model import Address, Check, Pool, Quorum, Service, Timing, Vip
 from anycast.core.report import Prefix, Report
-from anycast.core.state import prefix_of
+from anycast.core.state import furthest, prefix_of
 from anycast.core.step import begin, next_wake, step
 from tests.property.worlds import CHECK, config, server, told
 
 NOTHING = kernels.Snapshot(table={}, addresses=frozenset(), sysctls={})
 TTL, DRAIN, SETTLE = Timing().lease_ttl, Timing().drain, Timing().settle
+EPOCH = 1_800_000_000.0  # wall-clock time less monotonic time, until somebody sets the clock
 
 
 def vip(
@@ -62,16 +63,24 @@ def route6(number: int) -> Prefix:
 
 
 class Node:
-    """The core with an ideal kernel, unless `kernel_breaks`; `refused` addresses it never takes."""
+    """The core with an ideal kernel, unless `kernel_breaks`; `refused` addresses it never takes.
+
+    `traffic`: packets a second that every service takes in.
+    """
 
     def __init__(
         self,
         *vips: Vip,
         kept: dict[str, Maintenance] | None = None,
         found: kernels.Snapshot = NOTHING,
+        now: float = 1000.0,
+        offset: float = EPOCH,
         **settings: Any,
     ) -> None:
-        self.now = 1000.0
+        self.now = now
+        self.offset = offset
+        self.traffic = 0.0
+        self._packets, self._packets_at = 0.0, now
         self.kernel = found
         self.kernel_breaks: str | None = None
         self.kernel_is_slow = False
@@ -84,7 +93,7 @@ class Node:
         self.logs: list[ev.Log] = []
         self.exit: ev.Exit | None = None
         self.settings = settings  # of the configuration, besides the VIPs
-        self.state, effects = begin(config(*vips, **settings), kept or {}, self.now)
+        self.state, effects = begin(config(*vips, **settings), kept or {}, self.now, self.wall)
         self._perform(effects)
 
     def send(self, event: ev.Event) -> None:
@@ -122,7 +131,30 @@ class Node:
             if self.refused & self.kernel.addresses:
                 self.kernel = replace(self.kernel, addresses=self.kernel.addresses - self.refused)
                 failures = (kernels.Failure((), "refused"),)
-        self.send(ev.KernelRead(snapshot=told(self.kernel), failures=failures))
+        self._count()
+        packets = dict.fromkeys(self.kernel.table, int(self._packets))
+        self.send(ev.KernelRead(snapshot=replace(told(self.kernel), packets=packets), failures=failures))
+
+    def flow(self, packets_per_s: float) -> None:
+        """From now on every service takes in so much."""
+        self._count()
+        self.traffic = packets_per_s
+
+    def _count(self) -> None:
+        self._packets += self.traffic * (self.now - self._packets_at)
+        self._packets_at = self.now
+
+    @property
+    def wall(self) -> float:
+        return self.now + self.offset
+
+    def set_clock(self, by: float) -> None:
+        """Somebody sets the wall clock."""
+        self.offset += by
+        self.tick()
+
+    def tick(self) -> None:
+        self.send(ev.Tick(wall=self.wall))
 
     def play(self, ops: Iterable[kernels.KernelOp]) -> None:
         """What is not there cannot be changed; the others are."""
@@ -134,9 +166,9 @@ class Node:
         end = self.now + seconds
         while self.exit is None and (wake := next_wake(self.state, self.now)) <= end:
             self.now = max(self.now, wake)
-            self.send(ev.Tick())
+            self.tick()
         self.now = end
-        self.send(ev.Tick())
+        self.tick()
 
     def checks(self, outcome: Outcome, *servers: int, times: int = 2) -> None:
         """Outcomes of the checks of these servers, of all when none is named, `times` in a row."""
@@ -156,9 +188,17 @@ class Node:
         self.settings = self.settings | settings
         self.send(ev.Reconfigured(config=config(*vips, **self.settings)))
 
-    def maintain(self, scope: str = NODE, *, on: bool = True) -> None:
-        entry = Maintenance(reason="racks", by="op", since=1.0) if on else None
-        self.send(ev.MaintenanceSet(scope=scope, entry=entry))
+    def maintain(
+        self, scope: str = NODE, *, on: bool = True, end: End | None = None, skip_drain: bool = False
+    ) -> None:
+        entry = Maintenance(reason="racks", by="op", since=self.wall, end=end) if on else None
+        self.send(ev.MaintenanceSet(scope=scope, entry=entry, skip_drain=skip_drain))
+
+    def stage(self, scope: str = NODE) -> Stage:
+        return furthest(self.state, [scope]).stage
+
+    def events(self, name: str) -> list[ev.Log]:
+        return [log for log in self.logs if log.event == name]
 
     def acknowledge(self) -> None:
         """The announcer has carried out the lease."""

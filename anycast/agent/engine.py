@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -11,22 +12,26 @@ from typing import Protocol, assert_never
 
 import structlog
 
-from anycast.agent import maintenance_file
+from anycast import __version__
+from anycast.agent import maintenance_file, touch_file
 from anycast.agent.checker import Checker
+from anycast.agent.recording import Recorder
 from anycast.config.apart import load
 from anycast.config.changes import changes
 from anycast.config.loaded import Loaded
 from anycast.config.problem import ConfigError
 from anycast.core import events as ev
-from anycast.core.health import Result
+from anycast.core.health import Outcome, Result
 from anycast.core.kernel import Failure, KernelOp, Snapshot
-from anycast.core.maintenance import Maintenance
+from anycast.core.maintenance import FILE, End, Maintenance, is_saved
 from anycast.core.model import Target
 from anycast.core.state import State
 from anycast.core.step import begin, next_wake, step
 from anycast.kernel.errors import KernelUnavailable
 from anycast.lease import Lease
-from anycast.ops.source import MaintenanceAnswer, ReloadAnswer
+from anycast.ops.events import Hub
+from anycast.ops.source import MaintenanceAnswer, ReloadAnswer, Tally
+from anycast.ops.status import TOUCH_FILE
 
 log = structlog.get_logger()
 
@@ -34,6 +39,8 @@ Clock = Callable[[], float]
 
 KERNEL_PATIENCE = 60.0  # seconds for one program and its reading back; each request has its own deadline
 WATCH_RETRY = 1.0  # seconds until the watch of the kernel is begun again
+FILE_PERIOD = 0.5  # seconds between two looks for the file that means maintenance
+AT_ONCE = 0.1  # seconds within which two readings of the clocks are of one instant
 LEAVE_PATIENCE = 5.0  # seconds the checks and a save under way have at the end
 ENDED = "the agent is ending: say it again once the next one runs"
 
@@ -61,12 +68,22 @@ class Engine:
         kernel: Kernel,
         send_lease: Callable[[Lease], None],
         clock: Clock = time.monotonic,
+        wall: Clock = time.time,
+        events: Hub | None = None,
+        recorder: Recorder | None = None,
+        passed: Callable[[float], None] = lambda _: None,
     ) -> None:
+        """`events`: what the log tells goes there too. `recorder`: gets everything that `step` is given.
+
+        `passed` is told the instant of every event that was dealt with, after its effects are under way.
+        """
         _log_warnings(loaded)
         self._path = path
         self._kernel = kernel
         self._send_lease = send_lease
         self._clock = clock
+        self._wall = wall
+        self._passed = passed
         self._inbox: asyncio.Queue[ev.Event | None] = asyncio.Queue()  # None: results are waiting
         self._results: list[tuple[Target, Result]] = []
         self._waiting: dict[int, asyncio.Future[bool]] = {}  # by id() of the event that is waited for
@@ -74,6 +91,9 @@ class Engine:
         self._checker = Checker(self._report)
         self._jobs: set[asyncio.Task[None]] = set()
         self._maintenance_path = Path(loaded.config.node.state_dir) / "maintenance.json"
+        self._boot = maintenance_file.boot_id()
+        self._touch_path = Path(loaded.config.node.runtime_dir) / TOUCH_FILE
+        self._touched: Maintenance | None = None
         self._saving: asyncio.Task[str] | None = None
         self._kernel_change_posted = False
         self._reload_lock = asyncio.Lock()
@@ -81,7 +101,13 @@ class Engine:
         self._reload_ok = True
         self._reloaded_at = time.time()
         self.clean_exit = False
-        self._state, self._first = begin(loaded.config, self._kept_maintenance(), clock())
+        self._events = Hub() if events is None else events
+        self._tallies: dict[Target, Tally] = {}
+        self._recorder = recorder
+        kept, now, at = self._kept_maintenance(), clock(), wall()
+        if recorder is not None:
+            recorder.begin(loaded.config, kept, now, at, __version__)
+        self._state, self._first = begin(loaded.config, kept, now, at)
 
     @property
     def state(self) -> State:
@@ -99,6 +125,14 @@ class Engine:
     def reloaded_at(self) -> float:
         return self._reloaded_at
 
+    @property
+    def events(self) -> Hub:
+        return self._events
+
+    @property
+    def tallies(self) -> Mapping[Target, Tally]:
+        return self._tallies
+
     def post(self, event: ev.Event) -> None:
         """Put an event in line. Callable from anywhere in the loop's thread."""
         self._inbox.put_nowait(event)
@@ -111,17 +145,21 @@ class Engine:
 
     async def run(self) -> None:
         """Until everything is withdrawn after a StopRequested. What it raises is a defect: the process must end."""
-        watching = asyncio.create_task(self._watch())
+        watching = [asyncio.create_task(self._watch()), asyncio.create_task(self._watch_file())]
         try:
             self._perform(self._first)
             while not self._state.exited:
                 event = await self._next()
                 now = self._last_step = self._clock()
-                self._state, effects = step(self._state, event, now)
+                facts = self._dated(event, now) if isinstance(event, ev.Tick) else event
+                if self._recorder is not None:
+                    self._recorder.event(facts, now)
+                self._state, effects = step(self._state, facts, now)
                 self._perform(effects)
                 waiting = self._waiting.pop(id(event), None)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(True)
+                self._passed(now)
         finally:
             self._ended = True
             for waiting in self._waiting.values():
@@ -129,8 +167,13 @@ class Engine:
                     waiting.set_result(False)
             await self._leave(watching)
 
-    async def _leave(self, watching: asyncio.Task[None]) -> None:
-        ending: set[asyncio.Task[None] | asyncio.Task[str]] = {watching, *self._jobs}
+    def _dated(self, tick: ev.Tick, now: float) -> ev.Tick:
+        """With the wall clock of the instant `now`, unless the process was held up in between."""
+        wall = self._wall()
+        return ev.Tick(wall=wall) if self._clock() - now < AT_ONCE else tick
+
+    async def _leave(self, watching: Iterable[asyncio.Task[None]]) -> None:
+        ending: set[asyncio.Task[None] | asyncio.Task[str]] = {*watching, *self._jobs}
         for task in ending:
             task.cancel()
         ending.add(asyncio.create_task(self._checker.close()))
@@ -150,6 +193,23 @@ class Engine:
                     said = repr(error)
                     log.error("kernel.watch_failed", error=said)
             await asyncio.sleep(WATCH_RETRY)
+
+    async def _watch_file(self) -> None:
+        """In a thread: whatever the runtime directory lies on must not hold the lease up."""
+        said = ""
+        while True:
+            try:
+                found = await asyncio.to_thread(touch_file.look, self._touch_path)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the watching
+                if repr(error) != said:
+                    said = repr(error)
+                    log.error("maintenance.file_unreadable", path=str(self._touch_path), error=said)
+            else:
+                said = ""
+                if found != self._touched:
+                    self._touched = found
+                    self.post(ev.MaintenanceSet(scope=FILE, entry=found))
+            await asyncio.sleep(FILE_PERIOD)
 
     async def _next(self) -> ev.Event:
         # A wake that is due goes before a queue that never empties: the lease must not wait behind results.
@@ -173,11 +233,14 @@ class Engine:
         if not self._results:
             self._inbox.put_nowait(None)
         self._results.append((target, result))
+        if result.outcome is Outcome.FAIL or target in self._tallies:
+            self._tallies.setdefault(target, Tally()).count(result.outcome)
 
     def _perform(self, effects: tuple[ev.Effect, ...]) -> None:
         for effect in effects:
             match effect:
                 case ev.SetTargets(targets=targets):
+                    self._tallies = {one: tally for one, tally in self._tallies.items() if one in targets}
                     self._checker.set_targets(targets)
                 case ev.ScheduleProbe(target=target, after=after, quiet=quiet):
                     self._checker.schedule(target, after, quiet=quiet)
@@ -236,10 +299,21 @@ class Engine:
         self.post(event)
         return await done
 
-    async def set_maintenance(self, scope: str, *, on: bool, reason: str, by: str) -> MaintenanceAnswer:
-        entry = Maintenance(reason=reason, by=by, since=time.time()) if on else None
-        if not await self._submit(ev.MaintenanceSet(scope=scope, entry=entry)):
+    async def set_maintenance(
+        self,
+        scope: str,
+        *,
+        on: bool,
+        reason: str,
+        by: str,
+        end: End | None = None,
+        skip_drain: bool = False,
+    ) -> MaintenanceAnswer:
+        entry = Maintenance(reason=reason, by=by, since=self._wall(), end=end) if on else None
+        if not await self._submit(ev.MaintenanceSet(scope=scope, entry=entry, skip_drain=skip_drain)):
             return MaintenanceAnswer(saved=False, error=ENDED)
+        if not is_saved(scope):
+            return MaintenanceAnswer(saved=False)
         error = "" if self._saving is None else await asyncio.shield(self._saving)
         return MaintenanceAnswer(saved=not error, error=error)
 
@@ -248,18 +322,22 @@ class Engine:
             await asyncio.wait({before})
         try:
             # A thread: a slow disk must not hold the lease up.
-            await asyncio.to_thread(maintenance_file.save, self._maintenance_path, entries)
+            await asyncio.to_thread(maintenance_file.save, self._maintenance_path, entries, self._boot)
         except OSError as error:
             log.error("maintenance.not_saved", path=str(self._maintenance_path), error=str(error))
             return f"{self._maintenance_path}: {error.strerror or error}"
         return ""
 
     def _kept_maintenance(self) -> dict[str, Maintenance]:
+        """What is on disk, and the file: before anything can be announced."""
         try:
-            return maintenance_file.load(self._maintenance_path)
+            kept = maintenance_file.load(self._maintenance_path, self._boot)
         except maintenance_file.DamagedError as error:
             log.error("maintenance.damaged", error=str(error))
-            return maintenance_file.after_damage(error, time.time())
+            kept = maintenance_file.after_damage(error, self._wall())
+        with contextlib.suppress(OSError):  # told by the watching
+            self._touched = touch_file.look(self._touch_path)
+        return kept if self._touched is None else {**kept, FILE: self._touched}
 
     async def reload(self) -> ReloadAnswer:
         """Apply the file as it is now, or keep what is in force and say why."""

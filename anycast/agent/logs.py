@@ -9,10 +9,14 @@ import os
 import sys
 import threading
 from collections import deque
-from typing import TextIO, cast
+from collections.abc import Callable, Mapping
+from typing import TextIO, TypeAlias, cast
 
 import structlog
 from structlog.typing import EventDict
+
+Publish: TypeAlias = Callable[[str, str, Mapping[str, object]], None]
+"""Takes the name of an event, its level and its fields; from any thread, without waiting."""
 
 LIMIT = 10_000  # writes that wait; more are lost, and counted
 
@@ -81,8 +85,22 @@ def _first_things_first(_: object, __: str, fields: EventDict) -> EventDict:
     return {**ahead, **fields}
 
 
-def set_up_logging() -> Sink:
-    """One line per event on stderr: for people on a terminal, JSON otherwise. Drain what is returned at the end."""
+def _published_by(publish: Publish) -> structlog.typing.Processor:
+    """What stands in the log is an event for others too: this is where it is told."""
+
+    def process(_: object, __: str, fields: EventDict) -> EventDict:
+        rest = {name: value for name, value in fields.items() if name not in ("event", "level", "timestamp")}
+        publish(str(fields["event"]), str(fields["level"]), rest)
+        return fields
+
+    return process
+
+
+def set_up_logging(publish: Publish) -> Sink:
+    """One line per event on stderr: for people on a terminal, JSON otherwise. Drain what is returned at the end.
+
+    Every event is handed to `publish` as well.
+    """
     terminal = sys.stderr.isatty()
     sink = Sink(sys.stderr.fileno())
     renderer: structlog.typing.Processor = (
@@ -93,6 +111,7 @@ def set_up_logging() -> Sink:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            _published_by(publish),
             _first_things_first,
             renderer,
         ],

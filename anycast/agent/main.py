@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import gc
+import logging
 import os
 import pwd
 import resource
@@ -24,6 +26,7 @@ from anycast import __version__
 from anycast.agent.engine import Engine
 from anycast.agent.leases import LeaseServer
 from anycast.agent.logs import set_up_logging
+from anycast.agent.recording import Recorder
 from anycast.agent.sockets import HeldError, InstanceLock, bind_unix, identity
 from anycast.config.apart import load
 from anycast.config.loaded import Loaded
@@ -31,12 +34,20 @@ from anycast.config.problem import ConfigError
 from anycast.core.events import StopRequested
 from anycast.kernel.adapter import Kernel
 from anycast.lease import Lease
+from anycast.ops.events import Hub
+from anycast.ops.gate import Gate
 from anycast.ops.http import control_app, read_app
+from anycast.ops.journal import Journal
+from anycast.ops.journal import load as load_events
+from anycast.ops.status import summary
+from anycast.service_manager import ServiceManager
 
 LOCK = "agent.lock"
 LEASE_SOCKET = "lease.sock"
 CONTROL_SOCKET = "control.sock"
 JOURNAL_DIRECTORY = "announcer"
+EVENTS = "events.jsonl"
+OPS_BACKLOG = 512  # connections that wait to be let in; a probe that finds it full waits for seconds
 GUARD_PERIOD = 1.0  # seconds between two looks whether the sockets are still where they were bound
 
 DESCRIPTORS = 65536  # wanted: thousands of checks at once, and connections that are kept
@@ -44,6 +55,7 @@ DESCRIPTORS = 65536  # wanted: thousands of checks at once, and connections that
 LOG_PATIENCE = 1.0  # seconds the last lines of the log have to be read
 
 EX_SOFTWARE = 70
+EX_CANTCREAT = 73
 EX_TEMPFAIL = 75
 EX_CONFIG = 78
 
@@ -52,17 +64,20 @@ log = structlog.get_logger()
 Listen: TypeAlias = Callable[[socket.socket], Awaitable[None]]
 
 
-def run(path: Path) -> int:
-    """Runs until SIGTERM or SIGINT. Returns the exit status.
+def run(path: Path, record: Path | None = None) -> int:
+    """Runs until SIGTERM or SIGINT; what it decides by is written to `record`. Returns the exit status.
 
-    0: withdrawn. 1: not acknowledged as withdrawn. 70: a defect. 75: another agent runs. 78: bad configuration.
+    0: withdrawn. 1: not acknowledged as withdrawn. 70: a defect. 75: another agent runs. 78: bad configuration; 73: no recording there.
     """
     # Until reloads are served: by default it would end the agent.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # A service manager whose watchdog is not fed sends SIGABRT: the log then shows where the agent hung.
+    faulthandler.enable()
     raise_descriptors()
-    sink = set_up_logging()
+    events = Hub()
+    sink = set_up_logging(events.publish)
     try:
-        return _run(path)
+        return _run(path, events, record)
     finally:
         sink.drain(LOG_PATIENCE)
 
@@ -72,10 +87,11 @@ def raise_descriptors() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        with contextlib.suppress(OSError, ValueError):  # a sandbox may forbid it
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _run(path: Path) -> int:
+def _run(path: Path, events: Hub, record: Path | None = None) -> int:
     try:
         loaded = load(path)
     except ConfigError as error:
@@ -92,11 +108,33 @@ def _run(path: Path) -> int:
         except OSError as error:
             # No reason to stop: as long as it is so no announcer connects either, and nothing is announced.
             log.error("socket.unavailable", where=LOCK, error=str(error))
+        journal = _journal(loaded, events)
         try:
-            return asyncio.run(serve(loaded, path, lock))
+            recorder = None if record is None else Recorder(record, _recording_ended)
+        except OSError as error:
+            print(f"anycast: {record}: {error.strerror or error}, not started", file=sys.stderr)
+            return EX_CANTCREAT
+        try:
+            return asyncio.run(serve(loaded, path, lock, events, recorder))
         except Exception:
             log.exception("agent.failed")
             return EX_SOFTWARE
+        finally:
+            journal.drain()
+            if recorder is not None:
+                recorder.drain()
+
+
+def _journal(loaded: Loaded, events: Hub) -> Journal:
+    """Go on with the events of the agent before this one, and keep those of this one."""
+    path = Path(loaded.config.node.state_dir) / EVENTS
+    journal = Journal(path, lambda why: log.error("events.not_saved", path=str(path), error=why))
+    events.adopt(load_events(path), journal.put)
+    return journal
+
+
+def _recording_ended(why: str) -> None:
+    log.error("recording.ended", why=why)
 
 
 def give_journal(directory: Path, user: str) -> None:
@@ -112,7 +150,9 @@ def give_journal(directory: Path, user: str) -> None:
         log.error("announcer.journal_unavailable", path=str(directory), error=str(error))
 
 
-async def serve(loaded: Loaded, path: Path, lock: InstanceLock) -> int:
+async def serve(
+    loaded: Loaded, path: Path, lock: InstanceLock, events: Hub, recorder: Recorder | None = None
+) -> int:
     """Wires everything, and takes it apart in the opposite order. Returns the exit status; raises on a defect."""
     node = loaded.config.node
     runtime = Path(node.runtime_dir)
@@ -121,11 +161,22 @@ async def serve(loaded: Loaded, path: Path, lock: InstanceLock) -> int:
     def send_lease(lease: Lease) -> None:
         holder[0].send(lease)
 
+    manager = ServiceManager(os.environ)
+    sockets: set[str] = set()  # those that have been open
+
+    def passed(now: float) -> None:
+        # Ready is: commands are answered and leases handed out. What is announced rests on others.
+        ready = sockets >= {LEASE_SOCKET, CONTROL_SOCKET}
+        manager.passed(now, ready=ready, status=lambda: summary(engine.state))
+
     engine = Engine(
         loaded,
         path,
         kernel=Kernel(node.interface, sysctls_managed=loaded.config.manage_sysctls),
         send_lease=send_lease,
+        events=events,
+        recorder=recorder,
+        passed=passed,
     )
     leases = LeaseServer(engine.post, user=node.exabgp_user)
     holder.append(leases)
@@ -134,10 +185,19 @@ async def serve(loaded: Loaded, path: Path, lock: InstanceLock) -> int:
         # A thread: the user may be asked of a directory service, and that must not hold the lease up.
         await asyncio.to_thread(give_journal, runtime / JOURNAL_DIRECTORY, node.exabgp_user)
         await leases.listen(listener)
+        sockets.add(LEASE_SOCKET)
+
+    async def listen_for_control(listener: socket.socket) -> None:
+        await _listen_for_control(control_gate, listener)
+        sockets.add(CONTROL_SOCKET)
+
+    def stop() -> None:
+        manager.stopping()
+        engine.post(StopRequested())
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, engine.post, StopRequested())
+        loop.add_signal_handler(number, stop)
     reloads: set[asyncio.Task[object]] = set()
 
     def reload() -> None:
@@ -156,12 +216,10 @@ async def serve(loaded: Loaded, path: Path, lock: InstanceLock) -> int:
         except HeldError as error:
             log.error("agent.displaced", lock=str(error))
             displaced = True
-            engine.post(StopRequested())
+            stop()
 
-    control = web.AppRunner(control_app(engine, engine), access_log=None, shutdown_timeout=1.0)
-    read = web.AppRunner(read_app(engine), access_log=None, shutdown_timeout=1.0)
-    await control.setup()
-    await read.setup()
+    control, control_gate = await _surface(control_app(engine, engine))
+    read, read_gate = await _surface(read_app(engine))
     log.info("agent.started", version=__version__, node=node.name, config=str(path), pid=os.getpid())
     helpers = [
         loop.create_task(_again_and_again(task))
@@ -169,8 +227,8 @@ async def serve(loaded: Loaded, path: Path, lock: InstanceLock) -> int:
             guard_lock,
             # Anybody may connect for leases: who is let in is decided by the peer's user.
             partial(_keep_bound, runtime / LEASE_SOCKET, 0o666, listen_for_leases),
-            partial(_keep_bound, runtime / CONTROL_SOCKET, 0o660, partial(_listen_for_control, control)),
-            partial(_listen, read, node.listen),
+            partial(_keep_bound, runtime / CONTROL_SOCKET, 0o660, listen_for_control),
+            partial(_listen, read_gate, node.listen),
         )
     ]
     # What is there by now stays: looked through every few seconds with 5,000 real servers, it would hold the
@@ -183,8 +241,12 @@ async def serve(loaded: Loaded, path: Path, lock: InstanceLock) -> int:
         for helper in helpers:
             helper.cancel()
         await asyncio.gather(*helpers, return_exceptions=True)
+        control_gate.leave()
+        read_gate.leave()
         await control.cleanup()
         await read.cleanup()
+        await control_gate.close()
+        await read_gate.close()
         await leases.close()
     if displaced:
         return EX_TEMPFAIL
@@ -209,18 +271,21 @@ async def _keep_lock(lock: InstanceLock) -> None:
         await asyncio.sleep(GUARD_PERIOD)
 
 
-async def _listen_for_control(runner: web.AppRunner, listener: socket.socket) -> None:
-    for site in list(runner.sites):
-        await site.stop()
-    await _start(web.SockSite(runner, listener))
+async def _surface(app: web.Application) -> tuple[web.AppRunner, Gate]:
+    """The surface, and the gate in front of it, which does not listen yet."""
+    # What is no HTTP is answered; it is nothing that the log should tell.
+    quiet = logging.getLogger("anycast.http")
+    quiet.setLevel(logging.CRITICAL)
+    runner = web.AppRunner(app, access_log=None, logger=quiet, shutdown_timeout=1.0, lingering_time=1.0)
+    await runner.setup()
+    server = runner.server
+    assert server is not None  # noqa: S101 - set up
+    return runner, Gate(server)
 
 
-async def _start(site: web.BaseSite) -> None:
-    try:
-        await site.start()
-    except BaseException:
-        await site.stop()  # the runner keeps it otherwise, one for each try
-        raise
+async def _listen_for_control(gate: Gate, listener: socket.socket) -> None:
+    gate.leave()
+    gate.listen(listener)
 
 
 async def _keep_bound(path: Path, mode: int, listen: Listen) -> None:
@@ -243,11 +308,14 @@ async def _keep_bound(path: Path, mode: int, listen: Listen) -> None:
         await asyncio.sleep(GUARD_PERIOD)
 
 
-async def _listen(runner: web.AppRunner, address: str) -> None:
+async def _listen(gate: Gate, address: str) -> None:
     host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
     async for attempt in _retrying(address, "ops.unavailable"):
         with attempt:
-            await _start(web.TCPSite(runner, host.strip("[]"), int(port)))
+            gate.listen(
+                socket.create_server((host.strip("[]"), int(port)), family=family, backlog=OPS_BACKLOG)
+            )
     log.info("ops.listening", address=address)
 
 

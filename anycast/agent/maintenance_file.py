@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from anycast.core.maintenance import NODE, Maintenance
+from anycast.core.maintenance import NODE, End, Expiry, Maintenance
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class DamagedError(Exception):
     """The file is there and cannot be understood. `args[0]` says where and what to do."""
 
 
-def load(path: Path) -> dict[str, Maintenance]:
-    """Scope to maintenance. No file: none. Raises DamagedError for anything that cannot be read whole."""
+def boot_id() -> str:
+    """Names this boot, within which monotonic instants mean the same to every process. Empty: nobody knows."""
+    try:
+        return _BOOT_ID.read_text("ascii").strip()
+    except OSError:
+        return ""
+
+
+def load(path: Path, boot: str = "") -> dict[str, Maintenance]:
+    """Scope to maintenance. No file: none. Raises DamagedError for anything that cannot be read whole.
+
+    `boot`: of this boot. Monotonic instants of another are left out.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -27,18 +41,34 @@ def load(path: Path) -> dict[str, Maintenance]:
         body = json.loads(text)
         if body["version"] != 1:
             raise ValueError(f"version {body['version']!r}, expected 1")
-        return {scope: _entry(scope, value) for scope, value in body["maintenance"].items()}
+        same_boot = bool(boot) and body.get("boot") == boot
+        return {
+            scope: _entry(scope, value, same_boot=same_boot) for scope, value in body["maintenance"].items()
+        }
     # OverflowError and RecursionError: what json takes for a number or nests is not bounded by it.
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise DamagedError(f"{path}: {type(error).__name__}: {error}") from error
 
 
-def _entry(scope: str, value: object) -> Maintenance:
+def _entry(scope: str, value: object, *, same_boot: bool) -> Maintenance:
     match value:
-        case {"reason": str(reason), "by": str(by), "since": int() | float() as since}:
+        case {"reason": str(reason), "by": str(by), "since": int() | float() as since, **rest}:
             if math.isfinite(since):
-                return Maintenance(reason=reason, by=by, since=float(since))
+                end = _end(scope, rest.get("end"), same_boot=same_boot)
+                return Maintenance(reason=reason, by=by, since=float(since), end=end)
     raise ValueError(f"the entry of {scope!r} is not a reason, a user and a time")
+
+
+def _end(scope: str, value: object, *, same_boot: bool) -> End | None:
+    """Files from before there were ends have none."""
+    match value:
+        case None:
+            return None
+        case {"at": int() | float() as at, "then": str(then), "lasts": bool(lasts), "due": due}:
+            if math.isfinite(at) and (due is None or (isinstance(due, int | float) and math.isfinite(due))):
+                known = None if due is None or not same_boot else float(due)
+                return End(at=float(at), then=Expiry(then), lasts=lasts, due=known)
+    raise ValueError(f"the end of {scope!r} is not a time and what then")
 
 
 def after_damage(error: DamagedError, since: float) -> dict[str, Maintenance]:
@@ -47,25 +77,36 @@ def after_damage(error: DamagedError, since: float) -> dict[str, Maintenance]:
     return {NODE: Maintenance(reason=reason, by="anycast", since=since)}
 
 
-def save(path: Path, entries: Mapping[str, Maintenance]) -> None:
+def save(path: Path, entries: Mapping[str, Maintenance], boot: str = "") -> None:
     """Replaces the file at once and for good: written beside, synced, renamed. Raises OSError."""
     body = {
         "version": 1,
-        "maintenance": {
-            scope: {"reason": entry.reason, "by": entry.by, "since": entry.since}
-            for scope, entry in entries.items()
-        },
+        "boot": boot,
+        "maintenance": {scope: _written(entry) for scope, entry in entries.items()},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".new")
-    with beside.open("w", encoding="utf-8") as file:
-        json.dump(body, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            json.dump(body, file, indent=1)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            beside.unlink()  # on a full disk it would lie there for good
+        raise
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def _written(entry: Maintenance) -> dict[str, object]:
+    written: dict[str, object] = {"reason": entry.reason, "by": entry.by, "since": entry.since}
+    if entry.end is not None:
+        end = entry.end
+        written["end"] = {"at": end.at, "then": str(end.then), "lasts": end.lasts, "due": end.due}
+    return written

@@ -1,4 +1,4 @@
-"""The announcer's file descriptors: ExaBGP's pipes, the agent's socket, stderr, the service manager.
+"""The announcer's file descriptors: ExaBGP's pipes, the agent's socket, stderr.
 
 Nothing in here blocks and nothing has an opinion.
 """
@@ -11,7 +11,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from anycast.announcer import codec
 from anycast.core.routes import Route
@@ -201,37 +201,6 @@ class Log:
         if any(event & select.POLLOUT for _, event in self._poll.poll(0)):
             with contextlib.suppress(OSError):
                 os.write(self._fd, line)
-
-
-class ServiceManager:
-    """sd_notify by hand: READY once, WATCHDOG at half of the manager's limit."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        path = environ.get("NOTIFY_SOCKET", "")
-        self._path = f"\0{path[1:]}" if path.startswith("@") else path
-        usec = environ.get("WATCHDOG_USEC", "")
-        # WATCHDOG_PID names ExaBGP, which hands its environment on and feeds no watchdog itself.
-        self.interval = int(usec) / 2e6 if usec.isascii() and usec.isdigit() and self._path else None
-        self._ready = False
-        self._next = 0.0
-
-    def passed(self, now: float, *, ready: bool) -> None:
-        """A full pass of the loop is done."""
-        if not self._path:
-            return
-        if ready and not self._ready:
-            self._ready = self._send(b"READY=1")
-        if self.interval is not None and now >= self._next:
-            self._next = now + self.interval
-            self._send(b"WATCHDOG=1")
-
-    def _send(self, message: bytes) -> bool:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
-            try:
-                sender.sendto(message, self._path)
-            except OSError:
-                return False
-            return True
 
 
 def parent_is_exabgp(pid: int) -> bool:

@@ -20,6 +20,7 @@ from anycast.announcer import link
 from anycast.announcer.plan import Planner
 from anycast.core.report import Prefix
 from anycast.core.routes import Route
+from anycast.service_manager import ServiceManager
 
 IDLE = 0.25  # seconds; the longest sleep, for time alone can change things
 GOODBYE = 2.0  # seconds the withdraws may take after SIGTERM
@@ -106,7 +107,7 @@ class Announcer:
             self._plan.journal_failed("no --journal was given", now)
         self._agent = link.AgentLink(options.socket)
         self._watched: dict[str, tuple[int, int]] = {}  # name: descriptor, events
-        self._manager = link.ServiceManager(os.environ)
+        self._manager = ServiceManager(os.environ)
         self._signalled = False
         self._stop_at: float | None = None  # the instant after which nothing is waited for
         self._sent_revision = -1

@@ -1,16 +1,12 @@
-"""The verbs about configuration files: check, schema, render. They need neither root nor network."""
+"""The verbs about configuration files: check, schema. They need neither root nor network."""
 
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import os
-import pwd
-import shutil
 import ssl
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,13 +25,11 @@ def run(args: argparse.Namespace) -> int:
     match args.verb:
         case "check":
             return _check(args.file, as_json=args.json)
-        case "schema":
+        case _:
             from anycast.config.schema import schema_text
 
             print(schema_text(), end="")
             return ExitCode.OK
-        case _:
-            return _render_exabgp(args)
 
 
 def report(error: ConfigError, file: Path) -> int:
@@ -136,77 +130,3 @@ def _counts(config: Config) -> dict[str, int]:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _render_exabgp(args: argparse.Namespace) -> int:
-    from anycast.config.load import load
-    from anycast.render.exabgp import exabgp_conf, exabgp_env
-
-    try:
-        config = load(args.config).config
-    except ConfigError as error:
-        return report(error, args.config)
-    try:
-        text = exabgp_env(config) if args.env else exabgp_conf(config, command=_command())
-    except ValueError as error:
-        print(f"{args.config}: {error}", file=sys.stderr)
-        return ExitCode.CONFIG
-    if args.output is None:
-        print(text, end="")
-        return ExitCode.OK
-    try:
-        _replace(args.output, text, user=config.node.exabgp_user)
-    except OSError as error:
-        why = error.strerror or error
-        print(f"{args.output}: cannot be written: {why} (check the directory and its mode)", file=sys.stderr)
-        return ExitCode.NEGATIVE
-    return ExitCode.OK
-
-
-def _command() -> str:
-    """How ExaBGP can start this program."""
-    program = os.path.abspath(sys.argv[0])
-    if os.path.basename(program) == "anycast" and os.access(program, os.X_OK):
-        return program
-    return shutil.which("anycast") or f"{sys.executable} -m anycast"
-
-
-def _replace(file: Path, text: str, *, user: str) -> None:
-    """The file is whole, old or new, at every moment. Its owner stays; it holds passwords.
-
-    Written by root, it is readable for the group of `user` too: ExaBGP reads it again on a reload, when it is no
-    longer root, and a reload that cannot read it ends the announcer and leaves its routes.
-    """
-    file = Path(os.path.realpath(file))
-    if file.exists() and not file.is_file():
-        raise OSError(errno.EINVAL, "it is no regular file")
-    descriptor, name = tempfile.mkstemp(
-        prefix=f".{file.name}.", dir=file.parent
-    )  # 0600 from the first byte on
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as new:
-            if file.exists():
-                owner = file.stat()
-                os.fchown(new.fileno(), owner.st_uid, owner.st_gid)
-            if os.geteuid() == 0:
-                _let_read(new.fileno(), file, user)
-            new.write(text)
-            new.flush()
-            os.fsync(new.fileno())
-        os.replace(name, file)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
-def _let_read(descriptor: int, file: Path, user: str) -> None:
-    try:
-        group = pwd.getpwnam(user).pw_gid
-    except KeyError:
-        print(
-            f"{file}: there is no user {user} (node.exabgp_user), its owner alone can read it",
-            file=sys.stderr,
-        )
-        return
-    os.fchown(descriptor, -1, group)
-    os.fchmod(descriptor, 0o640)

@@ -1,18 +1,17 @@
-"""The verbs that talk to the agent: status, maintenance, drain-server, reload."""
+"""The verbs that talk to the agent: status, why, events, drain-server, reload; by `maintenance` those of that module."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from anycast.cli import client, text
+from anycast.cli import client, maintenance, status
 from anycast.cli.exits import ExitCode
-from anycast.cli.table import printable, wants_colour
+from anycast.cli.maintenance import refused, said
+from anycast.cli.table import printable
 
 POLL = 1.0  # seconds between two looks with --wait
 RELOAD_TIMEOUT = 60.0  # seconds; a large configuration is read, compared and applied meanwhile
@@ -28,39 +27,36 @@ def run(args: argparse.Namespace) -> int:
         try:
             path = Path(load(args.config).config.node.runtime_dir) / "control.sock"
         except ConfigError as error:
+            if args.verb == "status" and args.nagios:
+                return status.unknown(str(error.problems[0]))
             return report(error, args.config)
     try:
         match args.verb:
             case "status":
-                return _status(path, as_json=args.json)
+                return status.run(path, args)
             case "reload":
                 return _reload(path)
             case "drain-server" | "undrain-server":
                 return _server(path, args)
-            case _ if args.act == "status":
-                return _maintenance_status(path, args.vip, as_json=args.json)
+            case "why":
+                from anycast.cli import events
+
+                return events.why(path, args)
+            case "events":
+                from anycast.cli import events
+
+                return events.events(path, args)
             case _:
-                return _maintenance(path, args)
+                return maintenance.run(path, args)
     except client.UnreachableError as error:
         print(f"anycast: {error}", file=sys.stderr)
         return ExitCode.UNREACHABLE
 
 
-def _status(path: Path, *, as_json: bool) -> int:
-    answer = client.ask(path, "GET", "/status")
-    if not answer.ok:
-        return _refused(answer)
-    if as_json:
-        _print_json(answer.body)
-    else:
-        print(text.status(answer.body, colour=wants_colour(sys.stdout)), end="")
-    return ExitCode.OK
-
-
 def _reload(path: Path) -> int:
     answer = client.ask(path, "POST", "/reload", timeout=RELOAD_TIMEOUT)
     if "problems" not in answer.body:
-        return _refused(answer)
+        return refused(answer)
     for warning in answer.body.get("warnings", []):
         print(f"warning: {printable(warning)}", file=sys.stderr)
     if answer.ok:
@@ -74,51 +70,6 @@ def _reload(path: Path) -> int:
     return ExitCode.CONFIG
 
 
-def _maintenance_status(path: Path, vip: str | None, *, as_json: bool) -> int:
-    answer = client.ask(path, "GET", "/maintenance")
-    if not answer.ok:
-        return _refused(answer)
-    entries = [entry for entry in answer.body["maintenance"] if vip is None or entry["scope"] == vip]
-    if vip is not None and not entries:
-        known = client.ask(path, "GET", f"/vips/{quote(vip, safe='')}")
-        if known.code == 404:
-            return _refused(known)
-    if as_json:
-        _print_json({"maintenance": entries})
-    elif entries:
-        print(text.maintenance(entries, colour=wants_colour(sys.stdout)), end="")
-    else:
-        print("no maintenance" if vip is None else f"{vip}: no maintenance")
-    return ExitCode.OK
-
-
-def _maintenance(path: Path, args: argparse.Namespace) -> int:
-    body = {"scope": args.vip or "", "on": args.act == "on"}
-    if args.act == "on":
-        body["reason"] = args.reason
-    answer = client.ask(path, "POST", "/maintenance", body)
-    if not answer.ok:
-        return _refused(answer)
-    return _said(answer, as_json=args.json)
-
-
-def _said(answer: client.Answer, *, as_json: bool) -> int:
-    """Tell what a change of maintenance did; whether it was saved is the exit code."""
-    if as_json:
-        _print_json(answer.body)
-    else:
-        print(text.maintenance_set(answer.body), end="")
-    if answer.body["saved"]:
-        return ExitCode.OK
-    then = (
-        "is in force, but not after a restart"
-        if answer.body["on"]
-        else "has ended, but a restart may bring it back"
-    )
-    print(f"not saved: {printable(answer.body['error'])} (it {then})", file=sys.stderr)
-    return ExitCode.NEGATIVE
-
-
 def _server(path: Path, args: argparse.Namespace) -> int:
     on = args.verb == "drain-server"
     body: dict[str, Any] = {"scope": args.server, "on": on}
@@ -126,11 +77,11 @@ def _server(path: Path, args: argparse.Namespace) -> int:
         body |= {"reason": args.reason, "force": args.force}
     answer = client.ask(path, "POST", "/maintenance", body)
     if not answer.ok:
-        code = _refused(answer)
+        code = refused(answer)
         if answer.code == 409:
             print("nothing was changed: --force drains it all the same", file=sys.stderr)
         return code
-    code = _said(answer, as_json=args.json)
+    code = said(answer, as_json=args.json)
     return _wait(path, args) or code if on and args.wait else code
 
 
@@ -140,7 +91,7 @@ def _wait(path: Path, args: argparse.Namespace) -> int:
     while True:
         answer = client.ask(path, "GET", "/maintenance")
         if not answer.ok:
-            return _refused(answer)
+            return refused(answer)
         entry = next((one for one in answer.body["maintenance"] if one["scope"] == args.server), None)
         waited = time.monotonic() - began
         if entry is None:
@@ -154,12 +105,3 @@ def _wait(path: Path, args: argparse.Namespace) -> int:
             print(f"{args.server}: not drained yet; it goes on", file=sys.stderr)
             return ExitCode.NEGATIVE
         time.sleep(POLL)
-
-
-def _refused(answer: client.Answer) -> int:
-    print(f"anycast: {printable(answer.error)}", file=sys.stderr)
-    return ExitCode.USAGE if answer.code == 400 else ExitCode.NEGATIVE
-
-
-def _print_json(body: dict[str, Any]) -> None:
-    print(json.dumps(body, indent=2))

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 from anycast import __version__
+from anycast.cli.table import ColourWhen
+from anycast.cli.times import bounded, duration, instant, past
 
 CONFIG = "/etc/anycast/anycast.yaml"
 SOCKET = "/run/anycast/control.sock"
 
 _MOST_CONNECTIONS = 10**9
+_WATCH = 2.0  # seconds
+_LEAST_WATCH, _MOST_WATCH = 0.1, 3600.0
 
 _EPILOG = """\
 exit statuses: 0 done; 1 a negative answer; 2 wrong usage; 3 no agent answers; 4 a check could not run;
-78 the configuration has problems; of doctor 1 for any warning or error; of the agent also 70 a defect, 75 another
-agent runs
+78 the configuration has problems; of doctor 1 for any warning or error; of status --nagios 0 ok, 1 warning,
+2 critical, 3 unknown; of the agent also 70 a defect, 73 no recording there, 75 another agent runs
+"""
+
+_BUDGET = """\
+TIME is written 500ms, 2s or 1m, or as a number of seconds. Every sum is explained in docs/budget.md.
+
+exit statuses: 0 done; 1 with --max: a failure can last longer; 78 the configuration has problems
 """
 
 _PROBE = """\
@@ -40,14 +54,21 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--version", action="version", version=f"anycast {__version__}")
     verbs = root.add_subparsers(dest="verb", metavar="VERB", required=True)
 
-    _with_config(verbs.add_parser("agent", help="run the agent in the foreground"))
+    agent = verbs.add_parser("agent", help="run the agent in the foreground")
+    _with_config(agent)
+    agent.add_argument(
+        "--record",
+        type=Path,
+        metavar="FILE",
+        help="write down everything it decides by, to be replayed in a test; without passwords",
+    )
 
     # Its options are its own: `main` hands them over before this parser is built.
     verbs.add_parser("announce", help="the process ExaBGP runs; not for people")
 
     check = verbs.add_parser("check", help="say everything that is wrong with a configuration")
     check.add_argument(
-        "file", nargs="?", type=Path, default=_default_config(), metavar="FILE", help="default: %(default)s"
+        "file", nargs="?", type=Path, default=default_config(), metavar="FILE", help="default: %(default)s"
     )
     _with_json(check)
 
@@ -64,35 +85,33 @@ def parser() -> argparse.ArgumentParser:
     probe.add_argument("--timeout", type=float, metavar="SECONDS", help="default: the check's own")
     _with_config(probe)
     _with_json(probe)
+    _with_colour(probe)
 
     verbs.add_parser("schema", help="print the JSON Schema of the configuration file")
 
-    render = verbs.add_parser("render", help="write the configuration of another daemon")
-    daemons = render.add_subparsers(dest="daemon", metavar="DAEMON", required=True)
-    exabgp = daemons.add_parser("exabgp", help="ExaBGP's configuration, or its environment file")
-    _with_config(exabgp)
-    exabgp.add_argument("--env", action="store_true", help="the environment file instead")
-    exabgp.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="replace FILE, readable for node.exabgp_user (default: standard output)",
+    _budget(
+        verbs.add_parser(
+            "budget",
+            help="how long each kind of failure can last, by the configuration",
+            description="How long routers may go on sending clients to what cannot serve them, at the most, by kind of "
+            "failure.",
+            epilog=_BUDGET,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
     )
 
-    maintenance = verbs.add_parser("maintenance", help="take the node or one VIP out, or back in")
-    acts = maintenance.add_subparsers(dest="act", metavar="ACT", required=True)
-    for act, text in (
-        ("on", "drain, then withdraw"),
-        ("off", "announce again what is healthy"),
-        ("status", "what is in maintenance"),
-    ):
-        one = acts.add_parser(act, help=text)
-        one.add_argument("--vip", metavar="NAME", help="this VIP only (default: the whole node)")
-        if act == "on":
-            one.add_argument("--reason", default="", metavar="TEXT", help="why, for people")
-        _with_json(one)
-        _with_agent(one)
+    _render(verbs.add_parser("render", help="write the configuration of another daemon, here or on a router"))
+
+    _maintenance(verbs.add_parser("maintenance", help="take the node or one VIP out, or back in"))
+    stop = verbs.add_parser(
+        "drain",
+        help="take the node out until the agent ends: before it is stopped",
+        description="Take the node out as `maintenance on` does, and remember nothing of it: the next agent is in "
+        "service again. `maintenance off` ends it. For ExecStop= of the agent's unit.",
+    )
+    _with_drain(stop)
+    _with_json(stop)
+    _with_agent(stop)
 
     drain = verbs.add_parser(
         "drain-server", help="give a real server no new clients; it keeps the connections it has"
@@ -117,9 +136,27 @@ def parser() -> argparse.ArgumentParser:
     _with_json(undrain)
     _with_agent(undrain)
 
-    status = verbs.add_parser("status", help="what the node knows and why it does what it does")
-    _with_json(status)
-    _with_agent(status)
+    _status(verbs.add_parser("status", help="what the node knows and why it does what it does"))
+
+    why = verbs.add_parser(
+        "why",
+        help="why a VIP is announced or not, and what would change it",
+        description="From the checks to the routers, and what would change it. Exit status 1: it is not announced.",
+    )
+    why.add_argument("vip", metavar="VIP", help="its name")
+    _with_json(why)
+    _with_colour(why)
+    _with_agent(why)
+
+    events = verbs.add_parser("events", help="what has happened on this node")
+    events.add_argument("--follow", "-f", action="store_true", help="and what happens, until interrupted")
+    events.add_argument(
+        "--since", type=_moment, metavar="TIME", help="30s, 5m, 2h ago, or 2027-01-15T08:00 (UTC)"
+    )
+    events.add_argument("--vip", metavar="NAME", help="only what is about this VIP or the whole node")
+    events.add_argument("--json", action="store_true", help="for programs: one object a line")
+    _with_colour(events)
+    _with_agent(events)
 
     _with_agent(
         verbs.add_parser("reload", help="read the configuration again; the old one stays if it is invalid")
@@ -129,12 +166,201 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
+def _budget(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--max", type=_time, metavar="TIME", help="exit with 1 if a failure can last longer")
+    verb.add_argument(
+        "--router",
+        type=_time,
+        metavar="TIME",
+        help="what a router takes to change its kernel's table (default: 200ms)",
+    )
+    verb.add_argument(
+        "--watchdog",
+        type=_time,
+        metavar="TIME",
+        help="WatchdogSec of ExaBGP's unit; 0: it has none (default: 10s, as shipped)",
+    )
+    verb.add_argument(
+        "--graceful-restart",
+        type=_time,
+        metavar="TIME",
+        help="how long the routers keep the routes of an ExaBGP that is gone (default: 0, as rendered)",
+    )
+    verb.add_argument(
+        "--hash",
+        choices=("ports", "addresses"),
+        default="ports",
+        help="what the routers spread the flows by (default: %(default)s)",
+    )
+    _with_config(verb)
+    _with_json(verb)
+    _with_colour(verb)
+
+
+def _render(verb: argparse.ArgumentParser) -> None:
+    daemons = verb.add_subparsers(dest="daemon", metavar="DAEMON", required=True)
+    exabgp = daemons.add_parser("exabgp", help="ExaBGP's configuration, or its environment file")
+    _with_config(exabgp)
+    exabgp.add_argument("--env", action="store_true", help="the environment file instead")
+    exabgp.add_argument(
+        "--journal",
+        metavar="FILE",
+        help="where the announcer keeps what it may have announced (default: in node.runtime_dir)",
+    )
+    _with_output(exabgp, "readable for node.exabgp_user")
+    bfd = daemons.add_parser("frr-bfd", help="FRR's bfdd beside ExaBGP: bgp.bfd")
+    _with_config(bfd)
+    _with_output(bfd, "readable for FRR")
+    for name, software in (
+        ("frr", "FRR"),
+        ("bird", "BIRD 2"),
+        ("gobgp", "GoBGP"),
+        ("openbgpd", "OpenBGPD"),
+    ):
+        router = daemons.add_parser(
+            f"router-{name}", help=f"what a router with {software} needs for this node"
+        )
+        router.add_argument(
+            "--config",
+            type=Path,
+            action="append",
+            metavar="FILE",
+            help=f"of a node; again for each node of the router (default: {default_config()})",
+        )
+        router.add_argument(
+            "--neighbor",
+            type=_address,
+            action="append",
+            default=[],
+            metavar="ADDRESS",
+            help="an address of the router, where the node has several routers; again for each (default: all)",
+        )
+        router.add_argument(
+            "--router-id",
+            type=_address4,
+            metavar="ADDRESS",
+            help="where it must be written (default: the router's first IPv4 address)",
+        )
+        _with_output(router, "readable for its owner")
+
+
+def _with_output(verb: argparse.ArgumentParser, mode: str) -> None:
+    verb.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help=f"replace FILE, {mode} (default: standard output)",
+    )
+
+
+def _address(text: str) -> IPv4Address | IPv6Address:
+    try:
+        return ip_address(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an IP address") from None
+
+
+def _address4(text: str) -> IPv4Address:
+    address = _address(text)
+    if isinstance(address, IPv6Address):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an IPv4 address")
+    return address
+
+
+def _maintenance(verb: argparse.ArgumentParser) -> None:
+    acts = verb.add_subparsers(dest="act", metavar="ACT", required=True)
+    for act, words in (
+        ("on", "drain, then withdraw"),
+        ("off", "announce again what is healthy"),
+        ("status", "what is in maintenance"),
+    ):
+        one = acts.add_parser(act, help=words)
+        one.add_argument("--vip", metavar="NAME", help="this VIP only (default: the whole node)")
+        if act == "on":
+            end = one.add_mutually_exclusive_group()
+            end.add_argument(
+                "--for", dest="for_s", type=_bounded, metavar="TIME", help="it ends by itself: 30m, 2h, 1h30m"
+            )
+            end.add_argument(
+                "--until",
+                type=_instant,
+                metavar="TIME",
+                help="the same, at a time: 18:30 (the next), 2026-10-07T18:30, or with a zone",
+            )
+            one.add_argument(
+                "--on-expiry",
+                choices=("resume", "hold"),
+                help="then: back into service (default), or stay in maintenance and say that it is overdue",
+            )
+            _with_drain(one)
+        if act == "status":
+            _with_colour(one)
+        _with_json(one)
+        _with_agent(one)
+
+
+def _with_drain(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--reason", default="", metavar="TEXT", help="why, for people")
+    verb.add_argument("--now", action="store_true", help="without a drain: withdraw at once")
+    verb.add_argument(
+        "--wait", action="store_true", help="return when it is down: withdrawn, and no more packets arrive"
+    )
+    verb.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="TIME",
+        help="with --wait: give up after 30s, 5m, 2h (default: never); the drain goes on",
+    )
+
+
+def lacking(args: argparse.Namespace) -> str | None:
+    """What an option that was given needs and does not have. argparse cannot say it."""
+    if getattr(args, "on_expiry", None) and args.for_s is None and args.until is None:
+        return "--on-expiry needs --for or --until: without an end there is nothing to do at it"
+    if getattr(args, "timeout", None) is not None and not getattr(args, "wait", True):
+        return "--timeout needs --wait"
+    return None
+
+
+def _status(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--watch",
+        nargs="?",
+        type=_interval,
+        const=_WATCH,
+        metavar="SECONDS",
+        help=f"show it again and again, until Ctrl-C (default: every {_WATCH:g} s); with --json one on each line",
+    )
+    shape = verb.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="for programs")
+    shape.add_argument(
+        "--nagios",
+        action="store_true",
+        help="one line with figures; exit status 0 ok, 1 warning, 2 critical, 3 unknown",
+    )
+    _with_colour(verb)
+    _with_agent(verb)
+
+
+def _interval(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not _LEAST_WATCH <= seconds <= _MOST_WATCH:
+        raise argparse.ArgumentTypeError(
+            f"expected seconds from {_LEAST_WATCH:g} to {_MOST_WATCH:g}, not {text!r}"
+        )
+    return seconds
+
+
 def _doctor(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--config",
         type=Path,
         metavar="FILE",
-        help=f"without it and without {_default_config()} only the node is checked",
+        help=f"without it and without {default_config()} only the node is checked",
     )
     verb.add_argument(
         "--connections",
@@ -149,6 +375,7 @@ def _doctor(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("--yes", action="store_true", help="with --fix: do not ask")
     _with_json(verb)
+    _with_colour(verb)
 
 
 def _count(text: str) -> int:
@@ -158,7 +385,7 @@ def _count(text: str) -> int:
     return number
 
 
-def _default_config() -> Path:
+def default_config() -> Path:
     return Path(os.environ.get("ANYCAST_CONFIG") or CONFIG)
 
 
@@ -168,7 +395,7 @@ def _default_socket() -> Path:
 
 def _with_config(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
-        "--config", type=Path, default=_default_config(), metavar="FILE", help="default: %(default)s"
+        "--config", type=Path, default=default_config(), metavar="FILE", help="default: %(default)s"
     )
 
 
@@ -185,18 +412,51 @@ def _server(text: str) -> str:
     return text
 
 
-_UNITS = {"s": 1, "m": 60, "h": 3600}
+_TIME = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)(ms|s|m|h)?\Z", re.ASCII)
+_TIME_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
+
+
+def _time(text: str) -> float:
+    match = _TIME.match(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time (write 500ms, 2s or 1m)")
+    return float(match[1]) * _TIME_UNITS[match[2]]
 
 
 def _seconds(text: str) -> float:
-    number, unit = (text[:-1], _UNITS[text[-1]]) if text[-1:] in _UNITS else (text, 1)
-    if not number.isdecimal() or len(number) > 6:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time (write 30s, 5m or 2h)")
-    return float(int(number) * unit)
+    return _read(duration, text)
+
+
+def _bounded(text: str) -> float:
+    return _read(bounded, text)
+
+
+def _instant(text: str) -> float:
+    return _read(lambda text: instant(text, datetime.now().astimezone()), text)
+
+
+def _read(read: Callable[[str], float], text: str) -> float:
+    try:
+        return read(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _moment(text: str) -> float:
+    return _read(lambda text: past(text, datetime.now(UTC)), text)
 
 
 def _with_json(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--json", action="store_true", help="for programs")
+
+
+def _with_colour(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--color",
+        choices=[str(when) for when in ColourWhen],
+        default=str(ColourWhen.AUTO),
+        help="auto: on a terminal, unless NO_COLOR is set (default: %(default)s)",
+    )
 
 
 def _with_agent(verb: argparse.ArgumentParser) -> None:

@@ -7,13 +7,17 @@ import os
 import sys
 
 from anycast.cli.exits import ExitCode
-from anycast.cli.parser import parser
+from anycast.cli.parser import lacking, parser
+from anycast.cli.table import ColourWhen, choose_colour
 
 
 def run(argv: list[str]) -> int:
     args, surplus = parser().parse_known_args(argv)
     if surplus:
         parser().error(_surplus(args, surplus))
+    if (lack := lacking(args)) is not None:
+        parser().error(lack)
+    choose_colour(ColourWhen(getattr(args, "color", ColourWhen.AUTO)))
     try:
         code = _dispatch(args)
         sys.stdout.flush()
@@ -38,11 +42,19 @@ def _dispatch(args: argparse.Namespace) -> int:
         case "agent":
             from anycast.agent.main import run as run_agent
 
-            return run_agent(args.config)
-        case "check" | "schema" | "render":
+            return run_agent(args.config, args.record)
+        case "check" | "schema":
             from anycast.cli import configuration
 
             return configuration.run(args)
+        case "budget":
+            from anycast.cli import budget
+
+            return budget.run(args)
+        case "render":
+            from anycast.cli import render
+
+            return render.run(args)
         case "doctor":
             from anycast.cli import doctor
 
@@ -51,7 +63,16 @@ def _dispatch(args: argparse.Namespace) -> int:
             from anycast.cli import probe
 
             return probe.run(args)
-        case "maintenance" | "status" | "reload" | "drain-server" | "undrain-server":
+        case (
+            "maintenance"
+            | "drain"
+            | "status"
+            | "why"
+            | "events"
+            | "reload"
+            | "drain-server"
+            | "undrain-server"
+        ):
             from anycast.cli import node
 
             return node.run(args)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from enum import Enum
-from typing import TextIO
+from enum import Enum, StrEnum
+from typing import NamedTuple, TextIO
 
 
 class Colour(Enum):
@@ -17,14 +16,30 @@ class Colour(Enum):
     HEAD = "\x1b[1m"
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(NamedTuple):
     text: str
     colour: Colour = Colour.PLAIN
 
 
+class ColourWhen(StrEnum):
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+_chosen = ColourWhen.AUTO
+
+
+def choose_colour(when: ColourWhen) -> None:
+    """For the whole process: what the command line said."""
+    global _chosen  # noqa: PLW0603 - there is one output
+    _chosen = when
+
+
 def wants_colour(stream: TextIO) -> bool:
-    """A terminal, and NO_COLOR (https://no-color.org) not set to anything."""
+    """As it was chosen; else on a terminal, with NO_COLOR (https://no-color.org) not set to anything."""
+    if _chosen is not ColourWhen.AUTO:
+        return _chosen is ColourWhen.ALWAYS
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 

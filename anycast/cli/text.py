@@ -20,6 +20,7 @@ _COLOURS = {
     "down": Colour.BAD,
     "draining": Colour.WARN,
     "withdrawn": Colour.WARN,
+    "quiet": Colour.WARN,
     "drained": Colour.WARN,
 }
 
@@ -186,26 +187,113 @@ def _announcers(announcers: Sequence[Mapping[str, Any]], *, colour: bool) -> str
     return table(("ANNOUNCER", "EXABGP", "EXABGP PID", "SEQ", "ERRORS", "LEASE"), rows, colour=colour)
 
 
+def why(body: Mapping[str, Any], *, colour: bool) -> str:
+    """The explanation: one line for each link, below it what it is made of, then what would change it."""
+    lines = [paint(Cell(printable(body["text"]), Colour.HEAD), colour=colour), ""]
+    for link in body["chain"]:
+        lines.append(f"{_mark(link['holds'], colour=colour)} {link['link']}: {printable(link['text'])}")
+        lines += [
+            f"       {_mark(one['holds'], colour=colour)} {printable(one['text'])}" for one in link["items"]
+        ]
+    if body["would_change"]:
+        lines += ["", paint(Cell("what would change it", Colour.HEAD), colour=colour)]
+        lines += [f"  - {printable(sentence)}" for sentence in body["would_change"]]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _mark(holds: object, *, colour: bool) -> str:
+    return paint(Cell("ok", Colour.GOOD) if holds else Cell("NO", Colour.BAD), colour=colour)
+
+
+_LEVELS = {"error": Colour.BAD, "critical": Colour.BAD, "warning": Colour.WARN}
+
+
+def event(body: Mapping[str, Any], *, colour: bool) -> str:
+    """One line: when, how bad, what, and its fields."""
+    level, name = str(body["level"]), str(body["event"])
+    head = f"{body['time'][:19].replace('T', ' ')}  {level:<7}  {printable(name)}"
+    fields = [
+        f"{printable(str(key))}={_field(value)}"
+        for key, value in body["fields"].items()
+        if value not in ("", [])
+    ]
+    return "  ".join([paint(Cell(head, _LEVELS.get(level, Colour.PLAIN)), colour=colour), *fields])
+
+
+def _field(value: object) -> str:
+    if isinstance(value, list):
+        return ",".join(map(_field, value))
+    text = printable(str(value))
+    return f'"{text}"' if " " in text else text
+
+
 def maintenance(entries: Sequence[Mapping[str, Any]], *, colour: bool) -> str:
     """The table of what is in maintenance. `entries` as in the status document."""
     rows = [
-        (_scope(one["scope"]), _word(one["stage"]), duration(one["since_s"]), one["by"], one["reason"])
+        (
+            scope(one["scope"]),
+            _word(one["stage"]),
+            duration(one["stage_since_s"]),
+            duration(one["stage_left_s"]),
+            _number(one["packets_per_s"]),
+            duration(one["since_s"]),
+            _ends(one),
+            one["by"],
+            one["reason"],
+        )
         for one in entries
     ]
-    return table(("MAINTENANCE", "STAGE", "SINCE", "BY", "REASON"), rows, colour=colour)
+    head = ("MAINTENANCE", "STAGE", "FOR", "LEFT", "PACKETS/S", "SINCE", "ENDS", "BY", "REASON")
+    return table(head, rows, colour=colour)
 
 
-def _scope(scope: str) -> str:
-    if "/" in scope:
-        return f"server {scope}"
-    return f"VIP {scope}" if scope else "node"
+def _ends(one: Mapping[str, Any]) -> Cell:
+    match one["source"]:
+        case "file":
+            return Cell("with the file")
+        case "stop":
+            return Cell("with the agent")
+    if one["ends_in_s"] is None:
+        return Cell("by command")
+    if one["overdue"]:
+        return Cell(f"overdue for {duration(max(0.0, -one['ends_in_s']))}", Colour.BAD)
+    return Cell(f"in {duration(max(0.0, one['ends_in_s']))}, {one['on_expiry']}")
 
 
-def _still(scope: str) -> str:
-    if "/" in scope:
-        return f"still drained: {scope} (it ends by `anycast undrain-server {scope}`)"
-    end = f"anycast maintenance off --vip {scope}" if scope else "anycast maintenance off"
-    return f"still in maintenance: {_scope(scope)} (it ends by `{end}`)"
+def scope(name: str) -> str:
+    if "/" in name:
+        return f"server {name}"
+    return f"VIP {name}" if name else "node"
+
+
+def still(entry: Mapping[str, Any]) -> str:
+    """That something goes on, and what ends it."""
+    name = entry["scope"]
+    if "/" in name:
+        return f"still drained: {name} (it ends by `anycast undrain-server {name}`)"
+    if entry["source"] == "file":
+        return (
+            f"still in maintenance: {scope(name)}, for as long as there is a file {entry['file']} (remove it)"
+        )
+    end = f"anycast maintenance off --vip {name}" if name else "anycast maintenance off"
+    return f"still in maintenance: {scope(name)} (it ends by `{end}`)"
+
+
+def progress(entry: Mapping[str, Any]) -> str:
+    """How far it has come, in one line."""
+    words = [f"{scope(entry['scope'])}: {entry['stage']}"]
+    if entry["stage_left_s"] is not None:
+        words.append(f"{duration(entry['stage_left_s'])} left at most")
+    if entry["packets_per_s"] is not None:
+        words.append(f"{entry['packets_per_s']:g} packets/s")
+    return ", ".join(words)
+
+
+def is_down(entry: Mapping[str, Any], waited: float) -> str:
+    rate = entry["packets_per_s"]
+    packets = f", {rate:g} packets/s still arrive" if rate else ""
+    safe = "" if entry["scope"] else ": it may be rebooted"
+    return f"{scope(entry['scope'])}: down after {waited:.0f} s{packets}{safe}"
 
 
 def maintenance_set(answer: Mapping[str, Any]) -> str:
@@ -216,12 +304,25 @@ def maintenance_set(answer: Mapping[str, Any]) -> str:
         lines = [f"{answer['scope']}: {already}{word}, {answer['connections']} active connections"]
     else:
         word = "on" if answer["on"] else "off"
-        lines = [f"{_scope(answer['scope'])}: maintenance {already}{word}"]
+        lines = [f"{scope(answer['scope'])}: maintenance {already}{word}"]
     if answer["on"] and any(vip["advertise"] == "drain" for vip in answer["vips"]):
         lines.append(f"draining: announced as the last resort for {answer['drain_s']:g} s, then withdrawn")
     lines += [f"  {vip['name']}: advertise {vip['advertise']}, {vip['reason']}" for vip in answer["vips"]]
-    if not answer["on"]:
-        lines += [_still(entry["scope"]) for entry in answer["maintenance"]]
-    if answer["saved"] and answer["on"]:
+    if answer["on"]:
+        lines += [_end_of(one) for one in answer["maintenance"] if _is_of(one, answer) and one["ends"]]
+    else:
+        lines += [still(one) for one in answer["maintenance"] if one["scope"] != answer["scope"]]
+    if answer["temporary"] and answer["on"]:
+        lines.append("not saved: the next agent is in service again")
+    elif answer["saved"] and answer["on"]:
         lines.append("saved: it stays over a restart of the agent")
     return "".join(f"{printable(line)}\n" for line in lines)
+
+
+def _is_of(entry: Mapping[str, Any], answer: Mapping[str, Any]) -> bool:
+    return bool(entry["scope"] == answer["scope"] and entry["source"] == "command")
+
+
+def _end_of(entry: Mapping[str, Any]) -> str:
+    then = "back into service" if entry["on_expiry"] == "resume" else "it stays in maintenance, overdue"
+    return f"ends at {entry['ends']}, in {duration(max(0.0, entry['ends_in_s']))}: then {then}"

@@ -33,7 +33,8 @@ from anycast.core.model import (
 
 RESTART = "restart the agent"
 FIGURES = 16  # pools whose moved flows are worked out: each takes a hundredth of a second, or a few
-RENDER = "render ExaBGP's configuration again and restart ExaBGP"
+RENDER = "restart ExaBGP, with its configuration rendered again"
+BFD = "render the configuration of bfdd and of the routers again (`anycast render frr-bfd`, `router-…`)"
 
 
 def changes(old: Config, new: Config) -> tuple[str, ...]:
@@ -141,6 +142,9 @@ def _bgp(old: Config, new: Config) -> Iterator[str]:
     for address in _kept(before, after):
         if what := _neighbor(before[address], after[address]):
             yield f"bgp: neighbor {address} changed ({what}): {RENDER}"
+        old_bfd, new_bfd = before[address].bfd, after[address].bfd
+        if old_bfd != new_bfd:
+            yield f"bgp: neighbor {address} bfd {old_bfd or 'none'} -> {new_bfd or 'none'}: {BFD}"
     if _reordered(before, after):
         yield "bgp: neighbors in another order"
 

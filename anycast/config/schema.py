@@ -178,6 +178,19 @@ def _seconds(low: int, high: int) -> _Scalar:
     return _Scalar(parse, {"anyOf": [_DURATION_TEXT, {"type": "integer", "minimum": low, "maximum": high}]})
 
 
+def _milliseconds(low: int, high: int) -> _Scalar:
+    """A time that is counted in whole milliseconds."""
+    inner = _duration(low / 1000, high / 1000)
+
+    def parse(value: Any) -> float:
+        seconds = float(inner.parse(value))
+        if round(seconds * 1000, 6) % 1:
+            raise wrong(f"{shown(value)} is no whole number of milliseconds", "write one, as in 100ms")
+        return seconds
+
+    return _Scalar(parse, inner.schema)
+
+
 def _expiry() -> _Scalar:
     inner = _duration(0, _DAY)
 
@@ -494,6 +507,7 @@ Mark = Annotated[
 ]
 Connections = Annotated[int, _whole("a number of connections", 0, 2**32 - 1)]
 Count = Annotated[int, _whole("a number of outcomes", 1, 1000)]
+PacketRate = Annotated[int, _whole("a number of packets a second", 0, 1_000_000)]
 Address = Annotated[IPv4Address | IPv6Address, _address()]
 Group = Annotated[
     IPv4Address | IPv6Address,
@@ -516,7 +530,7 @@ Directory = Annotated[
     ),
 ]
 UserName = Annotated[
-    str, _pattern("a user's name", r"[A-Za-z_][A-Za-z0-9_-]{0,31}", "write one, as in nobody")
+    str, _pattern("a user's name", r"[A-Za-z_][A-Za-z0-9_-]{0,31}", "write one, as in anycast-exabgp")
 ]
 Listen = Annotated[
     str, _Scalar(_listen, {"type": "string", "pattern": r"^([0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$"})
@@ -568,6 +582,7 @@ Text = Annotated[bytes, _Scalar(_text, {"type": "string", "maxLength": _PAYLOAD}
 Hex = Annotated[bytes, _Scalar(_hex, {"type": "string", "pattern": "^([0-9A-Fa-f]{2} *)+$"})]
 Argument = Annotated[str, _Scalar(_argument, {"type": "string"})]
 Lifetime = Annotated[float, _duration(0, 3650 * 86400)]
+BfdInterval = Annotated[float, _milliseconds(50, 60000)]
 Period = Annotated[float, _duration(0.01, 3600)]
 Pause = Annotated[float, _duration(0, 600)]
 Hold = Annotated[float, _duration(0.01, _DAY)]
@@ -623,7 +638,9 @@ class Node(Part):
     state_dir: Directory = Field(
         default="/var/lib/anycast", description="What survives a reboot: maintenance that somebody began."
     )
-    exabgp_user: UserName = Field(default="nobody", description="The user ExaBGP and its process run as.")
+    exabgp_user: UserName = Field(
+        default="anycast-exabgp", description="The user ExaBGP and its process run as."
+    )
     listen: Listen = Field(
         default="127.0.0.1:9644",
         description="Address and port of the status page, the metrics and the health endpoints. Read-only.",
@@ -649,7 +666,17 @@ class Timing(Part):
     settle: Pause = Field(
         default=1.0,
         json_schema_extra={"default": "1s"},
-        description="How long the kernel keeps a VIP after its route was withdrawn, for packets under way.",
+        description="How long routers have to follow a withdraw: until then maintenance does not go on, and a VIP "
+        "that is no longer configured stays in the kernel, for packets under way.",
+    )
+    quiet_rate: PacketRate = Field(
+        default=1,
+        description="Maintenance is `down` once the VIPs take in no more packets a second than this. 0 to 1000000.",
+    )
+    quiet_limit: Pause = Field(
+        default=30.0,
+        json_schema_extra={"default": "30s"},
+        description="How long maintenance waits for that, before it is `down` all the same. 0 to 10m.",
     )
     reconcile: Reconcile = Field(
         default=5.0,
@@ -726,6 +753,42 @@ class NextHop(Part):
     )
 
 
+class Bfd(Part):
+    """Bidirectional forwarding detection: a dead node is noticed in a fraction of a second. true alone will do.
+
+    ExaBGP has none: FRR's bfdd runs beside it (`anycast render frr-bfd`), and the routers need it too
+    (`anycast render router-frr`). For routers on the node's own links.
+    """
+
+    interval: BfdInterval | None = Field(
+        default=None,
+        json_schema_extra={"default": "100ms"},
+        description="How often each end sends a packet. Whole milliseconds, 50ms to 60s. Default: 100ms; of a "
+        "neighbor: that of `bgp.bfd`.",
+    )
+    multiplier: Annotated[int, _whole("a BFD multiplier", 2, 255)] | None = Field(
+        default=None,
+        json_schema_extra={"default": 3},
+        description="So many packets lost in a row, and the other end counts as dead. Default: 3; of a neighbor: "
+        "that of `bgp.bfd`.",
+    )
+
+    enabled: Flag = Field(default=True, description="false: none. `false` alone says the same.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            return {"enabled": value}
+        if not isinstance(value, dict):
+            do = "write true, false, or a mapping such as {interval: 100ms, multiplier: 3}"
+            raise wrong(f"{shown(value)} is not a way to speak BFD", do)
+        return value
+
+
+BfdOption = Annotated[Bfd, _or_text({"type": "boolean"})]
+
+
 class Neighbor(Part):
     """A BGP router this node announces to."""
 
@@ -748,6 +811,10 @@ class Neighbor(Part):
         description="TCP MD5 password. Printable ASCII, no quotes, backslash, semicolon or space.",
     )
     passive: Flag = Field(default=False, description="true: wait for the router to connect.")
+    bfd: BfdOption | None = Field(
+        default=None,
+        description="BFD with this neighbor: true, false, or settings of its own. Default: as `bgp.bfd`.",
+    )
 
 
 class Bgp(Part):
@@ -765,6 +832,9 @@ class Bgp(Part):
             description="Seconds without a word after which a router drops the routes of a dead node. Not 0: the "
             "routes would outlive the node.",
         )
+    )
+    bfd: BfdOption | None = Field(
+        default=None, description="BFD with every neighbor that does not say otherwise. Default: none."
     )
     next_hop: NextHop = Field(default=NextHop(), description="Next hops, where `self` does not serve.")
     neighbors: list[Neighbor] | None = Field(default=None, description="The routers.")

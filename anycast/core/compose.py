@@ -44,15 +44,18 @@ def compose(rule: Rule[L], look: Callable[[L], Health]) -> Health:
         told[_TOLD:] = [f"and {len(told) - _TOLD} more"]
     detail = "; ".join(told)
     unknown = any(health.unknown for _, health in parts)
+    changes = sum(health.changes for _, health in parts)
     have = sum(weight for _, weight in up)
     if have >= rule.needed:
         since = _reached(up, rule.needed)
-        return Health(phase=Phase.UP, since=since, detail=detail, unknown=unknown)
+        return Health(phase=Phase.UP, since=since, detail=detail, unknown=unknown, changes=changes)
     if have + undecided >= rule.needed:
-        return Health(detail=detail, unknown=unknown)
+        return Health(detail=detail, unknown=unknown, changes=changes)
     down = [(h.since, p.weight) for p, h in parts if not h.phase.is_up and h.phase is not Phase.UNDECIDED]
     too_many = sum(part.weight for part in rule.parts) - rule.needed + 1
-    return Health(phase=Phase.DOWN, since=_reached(down, too_many), detail=detail, unknown=unknown)
+    return Health(
+        phase=Phase.DOWN, since=_reached(down, too_many), detail=detail, unknown=unknown, changes=changes
+    )
 
 
 def _reached(parts: list[tuple[float, int]], weight: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from anycast.core.maintenance import Stage
+from anycast.core.maintenance import OUT, Stage
 from anycast.core.model import Quorum
 
 
@@ -92,7 +92,7 @@ def decide(f: Facts) -> Verdict:
     )
     # Draining keeps a route that stands; it never brings one up or keeps an unhealthy one, and where the one
     # maintenance has drained the other does not begin anew.
-    drained = any(stage is Stage.WITHDRAWN for stage, _ in stages)
+    drained = any(stage in OUT for stage, _ in stages)
     for stage, reason in stages:
         if stage is Stage.ACTIVE:
             continue

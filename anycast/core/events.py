@@ -16,7 +16,9 @@ from anycast.core.routes import Route
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
-    """Time has passed; `next_wake` says when one is needed."""
+    """Time has passed; `next_wake` says when one is needed. `wall`: seconds since the epoch at that instant."""
+
+    wall: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,10 +71,14 @@ class Reconfigured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaintenanceSet:
-    """`entry` None ends it. `scope`: the name of a VIP, `POOL/SERVER`, or `maintenance.NODE`."""
+    """`entry` None ends it. `scope`: the name of a VIP, `POOL/SERVER`, or one of `maintenance.NODE_SCOPES`.
+
+    `skip_drain`: its routes go at once.
+    """
 
     scope: str
     entry: Maintenance | None
+    skip_drain: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

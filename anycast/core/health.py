@@ -61,6 +61,7 @@ class Health:
     detail: str = ""  # of the last outcome that was not plain success
     unknown: bool = False  # the last run proved nothing
     flaps: Flaps = CALM
+    changes: int = 0  # how often it turned, the first outcome not counted; of a rule: its parts together
 
     @property
     def is_up(self) -> bool:
@@ -93,12 +94,19 @@ def advance(health: Health, result: Result, check: Check, now: float) -> Health:
         phase, streak = settled, 0
     if (phase, streak, result.detail) == (health.phase, health.streak, health.detail) and not health.unknown:
         return health
-    turned = health.phase is Phase.UNDECIDED or phase.is_up != health.phase.is_up
+    first = health.phase is Phase.UNDECIDED
+    turned = not first and phase.is_up != health.phase.is_up
     flaps = health.flaps
     if check.hold_down is not None and health.is_up and not phase.is_up:
         flaps = fallen(flaps, now, check.hold_down)
-    since = now if turned else health.since
-    return Health(phase=phase, streak=streak, since=since, detail=result.detail, flaps=flaps)
+    return Health(
+        phase=phase,
+        streak=streak,
+        since=now if first or turned else health.since,
+        detail=result.detail,
+        flaps=flaps,
+        changes=health.changes + turned,
+    )
 
 
 def began_to_turn(before: Health, after: Health) -> bool:

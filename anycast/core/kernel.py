@@ -5,7 +5,7 @@ sync, and the whole diff.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, TypeAlias, assert_never
 
@@ -35,6 +35,10 @@ NAT_SYSCTLS: Mapping[int, Mapping[str, str]] = {
 }
 
 
+# Off, the kernel never adds up the packets a service has taken in.
+ESTIMATION = "net.ipv4.vs.run_estimation"
+
+
 class SyncRole(StrEnum):
     """The kernel's two daemons. A node of an active fleet runs both."""
 
@@ -51,6 +55,7 @@ class Snapshot:
     sysctls: Mapping[str, str]
     timeouts: Timeouts | None = None  # None: not read
     sync: Mapping[SyncRole, ConnectionSync] | None = None  # the daemons that run; None: not read
+    packets: Mapping[ipvs.Key, int] = field(default_factory=dict, compare=False)  # taken in by each service
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,4 +250,5 @@ def play(actual: Snapshot, ops: Iterable[KernelOp]) -> Snapshot:
         sysctls=sysctls,
         timeouts=timeouts,
         sync=sync,
+        packets=actual.packets,
     )

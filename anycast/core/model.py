@@ -306,6 +306,22 @@ class Vip:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Bfd:
+    """Bidirectional forwarding detection (RFC 5880): a packet each `interval` seconds, down after `multiplier` lost."""
+
+    interval: float = 0.1
+    multiplier: int = 3
+
+    @property
+    def detection(self) -> float:
+        """Seconds without a packet until the other end counts as dead, where both ends have the same settings."""
+        return self.interval * self.multiplier
+
+    def __str__(self) -> str:
+        return f"{self.multiplier} x {self.interval * 1000:g}ms"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Neighbor:
     """A BGP router this node speaks to. The session's transport is the family of `address`."""
 
@@ -315,6 +331,7 @@ class Neighbor:
     families: frozenset[int] = frozenset()  # 4, 6: routes carried over this session
     password: str | None = field(default=None, repr=False)
     passive: bool = False
+    bfd: Bfd | None = None  # None: nothing but the hold time tells of a dead end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -333,7 +350,7 @@ class Node:
     interface: str = "lo"  # carries the VIP addresses
     runtime_dir: str = "/run/anycast"  # sockets, the announcer's journal
     state_dir: str = "/var/lib/anycast"  # what survives a reboot: maintenance
-    exabgp_user: str = "nobody"  # whom ExaBGP and the plugin run as
+    exabgp_user: str = "anycast-exabgp"  # whom ExaBGP and the plugin run as
     listen: str = "127.0.0.1:9644"  # ops HTTP, read-only
 
 
@@ -343,7 +360,9 @@ class Timing:
 
     lease_ttl: float = 2.0
     drain: float = 2.0  # how long the route stays with GRACEFUL_SHUTDOWN before the withdraw
-    settle: float = 1.0  # between the withdraw and taking the VIP out of the kernel
+    settle: float = 1.0  # from the withdraw until the routers have followed
+    quiet_rate: int = 1  # packets a second that still count as none, for what is in maintenance
+    quiet_limit: float = 30.0  # how long maintenance waits for so few at most
     reconcile: float = 5.0  # how often the kernel is read back with nothing to do
     server_drain: float = 60.0  # how long a real server that was taken out may finish its connections
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import ip_network
@@ -25,7 +25,14 @@ from anycast.core.kernel import (
     Snapshot,
 )
 from anycast.core.kinds import BgpSession
-from anycast.core.maintenance import NODE, Maintenance, Stage, is_server, server_scope, stage
+from anycast.core.maintenance import (
+    NODE_SCOPES,
+    ORDER,
+    Maintenance,
+    Progress,
+    is_server,
+    server_scope,
+)
 from anycast.core.members import Memberships, TargetName, Use, first_addresses, service_key, versions
 from anycast.core.model import (
     Address,
@@ -43,8 +50,10 @@ from anycast.core.model import (
 from anycast.core.report import Report
 from anycast.core.requirements import Requirement
 from anycast.core.routes import Route, drained
+from anycast.core.traffic import Count
 
 UNDECIDED = Health()
+ACTIVE = Progress()
 READ_FAILURES = 3  # in a row before a standing route goes: one lost netlink answer is not an outage
 STALE_AFTER = 3  # reconcile intervals without a reading of the kernel
 EXPIRE_AGAIN = 60.0  # seconds until the connections of one real server are ended once more
@@ -59,6 +68,7 @@ class KernelState:
     told: Snapshot | None = None  # as the kernel told it last
     snapshot: Snapshot | None = None  # the same with the table weights that it does not tell
     read_at: float = 0.0  # of the snapshot
+    counts: tuple[Count, ...] = ()  # the packets of the last readings
     error: str | None = None
     failures: int = 0
     problems: tuple[str, ...] = ()
@@ -137,6 +147,8 @@ class State:
     names: Mapping[Target, TargetName] = field(default_factory=dict)  # of every target there is
     siblings: Mapping[Target, tuple[Target, ...]] = field(default_factory=dict)  # of targets of real servers
     maintenance: Mapping[str, Maintenance] = field(default_factory=dict)
+    progress: Mapping[str, Progress] = field(default_factory=dict)  # of the node and VIPs in maintenance
+    wall_offset: float | None = None  # wall clock less monotonic clock, as last seen
     health: Mapping[Target, Health] = field(default_factory=dict)
     vips: Mapping[str, VipState] = field(default_factory=dict)
     kernel: KernelState = KernelState()
@@ -374,11 +386,10 @@ def facts(state: State, vip: Vip, now: float) -> Facts:
     known = state.vips.get(vip.name, VipState())
     advertised = known.verdict.advertise is not Advertise.NO
     apart = state.differences.get(vip.name, NOT_READ)
-    drain = state.config.timing.drain
     return Facts(
         stopping=state.stopping_since is not None,
-        node_maintenance=stage(state.maintenance.get(NODE), drain=drain, now=now),
-        vip_maintenance=stage(state.maintenance.get(vip.name), drain=drain, now=now),
+        node_maintenance=furthest(state, NODE_SCOPES).stage,
+        vip_maintenance=furthest(state, [vip.name]).stage,
         kernel_error=_kernel_error(state, advertised=advertised, now=now),
         started=known.started,
         proven=apart.proven,
@@ -490,5 +501,7 @@ def _route(config: Config, vip: Vip, address: Address) -> Route:
     )
 
 
-def stage_of(state: State, scope: str, now: float) -> Stage:
-    return stage(state.maintenance.get(scope), drain=state.config.timing.drain, now=now)
+def furthest(state: State, scopes: Iterable[str]) -> Progress:
+    """Of overlapping maintenances the one that has come furthest; ACTIVE when there is none."""
+    found = (state.progress.get(scope, ACTIVE) for scope in scopes)
+    return max(found, key=lambda progress: ORDER.index(progress.stage), default=ACTIVE)

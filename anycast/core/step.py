@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
+from anycast.core import drain, ipvs
 from anycast.core import health as healths
-from anycast.core import ipvs
 from anycast.core import kernel as kernels
 from anycast.core.decision import Advertise, Reason, decide
+from anycast.core.drain import LEAVE_PATIENCE, is_withdrawn
 from anycast.core.events import (
     AnnouncerConnected,
     AnnouncerLost,
@@ -32,16 +33,15 @@ from anycast.core.events import (
     ProgramKernel,
     ReadKernel,
     Reconfigured,
-    SaveMaintenance,
     ScheduleProbe,
     SendLease,
     SetTargets,
     StopRequested,
     Tick,
 )
-from anycast.core.maintenance import Maintenance, drain_ends
+from anycast.core.maintenance import FILE, Maintenance
 from anycast.core.members import composed_uses, keys_of, marks, memberships, siblings, target_names
-from anycast.core.model import Address, Config, Prefix, Scheduler, Target
+from anycast.core.model import Address, Config, Scheduler, Target
 from anycast.core.news import is_news, news
 from anycast.core.report import Report
 from anycast.core.requirements import requirements
@@ -64,19 +64,22 @@ from anycast.core.state import (
     stale_at,
     wanted_sysctls,
 )
+from anycast.core.traffic import Count, counted
 
 RETRY_READ = 0.2  # seconds after a failed reading; doubles up to the reconcile interval
 RETRY_PROGRAM = 1.0  # seconds after a program that did not reach what it aimed at
 STOP_PATIENCE = 3.0  # seconds a stopping agent waits for the withdraw to be acknowledged
-LEAVE_PATIENCE = 6.0  # seconds beyond the TTL after which a lost announcer has been ended by its own watchdog
 
 Step: TypeAlias = tuple[State, list[Effect]]
 
 
 def begin(
-    config: Config, maintenance: Mapping[str, Maintenance], now: float
+    config: Config, maintenance: Mapping[str, Maintenance], now: float, wall: float | None = None
 ) -> tuple[State, tuple[Effect, ...]]:
-    """The state a node starts in. Maintenance found on disk is in force, its drain is over."""
+    """The state a node starts in. Maintenance found on disk is in force, its drain is over.
+
+    `wall`: seconds since the epoch at the instant `now`. Without it nothing ends by itself.
+    """
     state = State(
         config=config,
         started_at=now,
@@ -85,16 +88,20 @@ def begin(
         composed=composed_uses(config),
         names=target_names(config),
         siblings=siblings(config),
-        maintenance=dict(maintenance),
         owned=frozenset(address for vip in config.vips for address in vip.addresses),
         owned_marks=marks(config),
         sync_owned=config.connection_sync is not None,
         vips={vip.name: VipState(since=now) for vip in config.vips},
         kernel=KernelState(next_read=now),
     )
+    state = drain.begin(state, maintenance, now=now, wall=wall)
     log = [
-        Log(event="maintenance.kept", fields=_maintenance_fields(scope, entry), level="warning")
-        for scope, entry in maintenance.items()
+        Log(
+            event="maintenance.began" if scope == FILE else "maintenance.kept",
+            fields=drain.fields_of(scope, entry),
+            level="warning",
+        )
+        for scope, entry in state.maintenance.items()
     ]
     state, effects = _settle(state, state, now)
     return state, (SetTargets(targets=frozenset(state.names)), *log, *effects)
@@ -113,15 +120,13 @@ def step(state: State, event: Event, now: float) -> tuple[State, tuple[Effect, .
 
 def next_wake(state: State, now: float) -> float:
     """The instant by which `step` wants a Tick, whatever else happens."""
-    drain = state.config.timing.drain
     # These change a verdict by passing; once past, they have nothing more to say.
-    thresholds = [drain_ends(entry, drain) for entry in state.maintenance.values()]
-    thresholds.append(stale_at(state) if state.kernel.snapshot is not None else None)
+    thresholds = [stale_at(state)] if state.kernel.snapshot is not None else []
     thresholds += [retiring.until for retiring in state.retiring.values()]
-    times = [instant for instant in thresholds if instant is not None and instant > now]
-    times += [_lease_due(state), _kernel_due(state)]
+    times = [instant for instant in thresholds if instant > now]
+    times += [*drain.wakes(state, now), _lease_due(state), _kernel_due(state)]
     times += [_leave_due(state, leaving) for leaving in state.leaving.values()]
-    if state.leaving and state.lost_until > now:
+    if state.lost_until > now:
         times.append(state.lost_until)
     if state.stopping_since is not None:
         times.append(state.stopping_since + STOP_PATIENCE)
@@ -130,8 +135,8 @@ def next_wake(state: State, now: float) -> float:
 
 def _apply(state: State, event: Event, now: float) -> Step:
     match event:
-        case Tick():
-            return state, []
+        case Tick(wall=wall):
+            return (state, []) if wall is None else drain.clock(state, wall, now)
         case Probed(results=results):
             return _probed(state, results, now)
         case KernelRead():
@@ -149,8 +154,10 @@ def _apply(state: State, event: Event, now: float) -> Step:
             return _lost(state, source), [Log(event="announcer.lost", level="warning")]
         case Reconfigured(config=config):
             return _reconfigured(state, config, now)
-        case MaintenanceSet(scope=scope, entry=entry):
-            return _maintenance(state, scope, entry, now)
+        case MaintenanceSet(scope=scope, entry=entry, skip_drain=skip_drain):
+            if entry is None:
+                return drain.end(state, scope)
+            return drain.put(state, scope, entry, skip_drain=skip_drain, now=now)
         case StopRequested():
             if state.stopping_since is not None:
                 return state, []
@@ -222,10 +229,17 @@ def _kernel_read(state: State, event: KernelRead, now: float) -> Step:
         problems=problems,
         busy=False,
         under_way=(),
-        next_read=now + state.config.timing.reconcile,
+        next_read=now + drain.read_every(state),
+        counts=_counted(kernel, event.snapshot, now),
         adopted=_in_use(event.snapshot) if first else kernel.adopted,
     )
     return replace(state, kernel=kernel), effects
+
+
+def _counted(kernel: KernelState, snapshot: kernels.Snapshot, now: float) -> tuple[Count, ...]:
+    if snapshot.sysctls.get(kernels.ESTIMATION) == "0":
+        return ()
+    return counted(kernel.counts, Count(at=now, packets=snapshot.packets))
 
 
 def _annotated(kernel: KernelState, event: KernelRead) -> kernels.Snapshot:
@@ -369,36 +383,15 @@ def _leave(state: State, address: Address, now: float) -> Leaving:
     return Leaving(table=table, runs_out=runs_out, seq=state.lease.seq + 1)
 
 
-def _maintenance(state: State, scope: str, entry: Maintenance | None, now: float) -> Step:
-    present = state.maintenance.get(scope)
-    if entry is None:
-        if present is None:
-            # Said again it is saved again: the first time may have failed.
-            return state, [SaveMaintenance(entries=state.maintenance)]
-        left = {key: value for key, value in state.maintenance.items() if key != scope}
-        log = Log(event="maintenance.ended", fields={"scope": scope or "node"})
-        return replace(state, maintenance=left), [SaveMaintenance(entries=left), log]
-    # Said again, it is the same maintenance: the drain does not start over.
-    began = now if present is None else present.began
-    entry = replace(entry, began=began, since=entry.since if present is None else present.since)
-    if entry == present:
-        return state, [SaveMaintenance(entries=state.maintenance)]
-    entries = {**state.maintenance, scope: entry}
-    log = Log(event="maintenance.began", fields=_maintenance_fields(scope, entry), level="warning")
-    return replace(state, maintenance=entries), [SaveMaintenance(entries=entries), log]
-
-
-def _maintenance_fields(scope: str, entry: Maintenance) -> dict[str, object]:
-    return {"scope": scope or "node", "reason": entry.reason, "by": entry.by}
-
-
 def _settle(before: State, state: State, now: float, *, greet: bool = False) -> Step:
     """Draw every conclusion from what is known now."""
     effects: list[Effect] = []
+    state, more = drain.expire(state, now)
+    effects += more
     state, more = _finish_retiring(state, now)
     effects += more
     state = _want(before, _finish_leaving(state, now))
-    state, more = _judge(state, now)
+    state, more = _move_on(state, now)
     effects += more
     state, more = _renew(state, now, greet=greet)
     effects += more
@@ -407,6 +400,18 @@ def _settle(before: State, state: State, now: float, *, greet: bool = False) -> 
     state, more = _finish_stop(state, now)
     effects += more
     return state, effects
+
+
+def _move_on(state: State, now: float) -> Step:
+    """The stages of maintenance and the verdicts, each of which may change the other."""
+    effects: list[Effect] = []
+    while True:
+        moved, told = drain.advance(state, now)
+        judged, more = _judge(moved, now)
+        effects += [*told, *more]
+        if judged is state:
+            return judged, effects
+        state = judged
 
 
 def _finish_retiring(state: State, now: float) -> Step:
@@ -437,25 +442,13 @@ def _finish_leaving(state: State, now: float) -> State:
     left: dict[Address, Leaving] = {}
     for address, leaving in state.leaving.items():
         entry = leaving
-        if entry.withdrawn_at is None and _is_withdrawn(state, prefix_of(address), entry, now):
+        if entry.withdrawn_at is None and is_withdrawn(
+            state, [prefix_of(address)], seq=entry.seq, runs_out=entry.runs_out, now=now
+        ):
             entry = replace(entry, withdrawn_at=now)
         if entry.withdrawn_at is None or now < entry.withdrawn_at + state.config.timing.settle:
             left[address] = entry
     return state if left == state.leaving else replace(state, leaving=left)
-
-
-def _is_withdrawn(state: State, prefix: Prefix, leaving: Leaving, now: float) -> bool:
-    # An announcer that is not connected may hang with the route in its hand: silence is no acknowledgement.
-    if now >= leaving.runs_out + LEAVE_PATIENCE:
-        return True
-    return (
-        now >= state.lost_until
-        and bool(state.announcers)
-        and all(
-            report is not None and report.seq >= leaving.seq and prefix not in report.announced
-            for report in state.announcers.values()
-        )
-    )
 
 
 def _leave_due(state: State, leaving: Leaving) -> float:
@@ -580,7 +573,6 @@ def _drive_kernel(before: State, state: State, now: float) -> Step:
     kernel = state.kernel
     if kernel.busy or state.stopping_since is not None:
         return state, []
-    sysctls = tuple(wanted_sysctls(state.config))
     changed = state.desired is not before.desired
     snapshot = kernel.snapshot
     if changed:
@@ -599,7 +591,7 @@ def _drive_kernel(before: State, state: State, now: float) -> Step:
                 return _program(state, kernel, ops)
     if now >= kernel.next_read:
         kernel = replace(kernel, busy=True)
-        return replace(state, kernel=kernel), [ReadKernel(sysctls=sysctls)]
+        return replace(state, kernel=kernel), [ReadKernel(sysctls=_to_read(state))]
     return replace(state, kernel=kernel), []
 
 
@@ -620,7 +612,7 @@ def _program(state: State, kernel: KernelState, ops: tuple[kernels.KernelOp, ...
         programs=kernel.programs + 1,
         repairs=repairs,
     )
-    effects: list[Effect] = [ProgramKernel(ops=ops, sysctls=tuple(wanted_sysctls(state.config)))]
+    effects: list[Effect] = [ProgramKernel(ops=ops, sysctls=_to_read(state))]
     if not again:
         apart = dict.fromkeys(each.text for each in state.differences.values() if each.text)
         fields: dict[str, object] = {"operations": len(ops), "found": "; ".join(apart)}
@@ -648,9 +640,13 @@ def _expire(
     }
     effects: list[Effect] = [
         Log(event="server.connections_expired", fields=fields),
-        ProgramKernel(ops=ops, sysctls=tuple(wanted_sysctls(state.config))),
+        ProgramKernel(ops=ops, sysctls=_to_read(state)),
     ]
     return replace(state, kernel=kernel, expired={**state.expired, **expired}), effects
+
+
+def _to_read(state: State) -> tuple[str, ...]:
+    return (*wanted_sysctls(state.config), kernels.ESTIMATION)
 
 
 def _kernel_due(state: State) -> float:

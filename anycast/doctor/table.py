@@ -94,6 +94,6 @@ def _reload(facts: Facts) -> str:
         return "modprobe ip_vs"
     users_first = " ".join(reversed(loaded))
     return (
-        "reboot, or in maintenance `systemctl stop anycast && ipvsadm --clear && "
-        f"modprobe -r {users_first} && modprobe -a {' '.join(loaded)} && systemctl start anycast`"
+        "reboot, or in maintenance `systemctl stop anycast-agent && ipvsadm --clear && "
+        f"modprobe -r {users_first} && modprobe -a {' '.join(loaded)} && systemctl start anycast-agent`"
     )

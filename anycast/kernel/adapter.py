@@ -60,6 +60,7 @@ class Kernel:
             sysctls=sysctl.read(wanted_sysctls),
             timeouts=reading.timeouts,
             sync=reading.sync,
+            packets=reading.packets,
         )
 
     async def play(self, ops: Sequence[KernelOp]) -> tuple[Failure, ...]:

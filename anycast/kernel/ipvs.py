@@ -71,6 +71,7 @@ class Reading(NamedTuple):
     table: Mapping[Key, ServiceEntry]
     timeouts: Timeouts
     sync: Mapping[SyncRole, ConnectionSync]
+    packets: Mapping[Key, int]  # that each service has taken in
 
 
 class _Interrupted(Exception):  # noqa: N818
@@ -179,6 +180,7 @@ class Ipvs:
         self._family = await self._resolve()
         records = await self._dump(codec.Request(codec.GET_SERVICE, b""), codec.parse_service)
         table = {}
+        packets = {record.key: record.packets for record in records if record.key is not None}
         for record in records:
             if record.key is not None:
                 request = codec.Request(codec.GET_DEST, codec.service_key(record.key))
@@ -186,7 +188,7 @@ class Ipvs:
                 table[record.key] = entry(record.settings, newest_first[::-1])
         daemons = await self._dump_once(codec.Request(codec.GET_DAEMON, b""), codec.parse_daemon)
         timeouts = await self._answer(codec.Request(codec.GET_CONFIG, b""), codec.parse_timeouts)
-        return Reading(table, timeouts, dict(daemons))
+        return Reading(table, timeouts, dict(daemons), packets)
 
     async def _resolve(self) -> int:
         sequence = self._take(1)

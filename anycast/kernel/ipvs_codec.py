@@ -73,6 +73,7 @@ _NLA_TYPE = 0x3FFF  # without the "nested" and "byte order" bits
 # threshold, family, tunnel type, port and flags, each behind its own header.
 _DEST = struct.Struct("=HH HH16s HHH2x HHI HHI HHI HHI HHH2x HHB3x HHH2x HHH2x")
 _DEST_KEY = struct.Struct("=HH HH16s HHH2x HHH2x")
+_STATS, _STATS64, _STATS_INPKTS = 10, 12, 2
 # One destination as ip_vs_genl_fill_dest() writes it (statistics follow, and are not looked at).
 _FILL = struct.Struct("=HH HH16s HHH2x HHI HHI HHB3x HHH2x HHH2x HHI HHI HHI HHI HHI HHH2x")
 _FILL_LENGTHS = (20, 6, 8, 8, 5, 6, 6, 8, 8, 8, 8, 8, 6)
@@ -142,6 +143,7 @@ class ServiceRecord(NamedTuple):
 
     key: Key | None  # None: of a protocol we have no name for
     settings: Settings
+    packets: int = 0  # taken in since the service was added; the kernel adds up every two seconds
 
 
 def requests(op: IpvsOp) -> tuple[Request, ...]:
@@ -400,7 +402,15 @@ def parse_service(data: bytes, message: Message) -> ServiceRecord:
             persistent=_persistent(fields) if bits & _PERSISTENT else None,
             foreign=" ".join(foreign),
         ),
+        _packets(fields),
     )
+
+
+def _packets(fields: dict[int, bytes]) -> int:
+    # Kernels before 4.1 have the short counters only, and those turn over.
+    kind, size = (_STATS64, 8) if _STATS64 in fields else (_STATS, 4)
+    nest = fields.get(kind, b"")
+    return _number(_attributes(nest, 0, len(nest)), _STATS_INPKTS, size)
 
 
 def _persistent(fields: dict[int, bytes]) -> Persistent:

@@ -1,22 +1,42 @@
-"""Prometheus metrics, read from the state at the moment of a scrape. Values are 0 rather than absent."""
+"""Prometheus metrics, read from the state at the moment of a scrape. Values are 0 rather than absent.
+
+`MetricsText` writes what is served. What there is of every VIP and every real server it writes itself, the latter from
+a `Board`: of thousands the library takes most of a second, in one piece.
+"""
 
 from __future__ import annotations
 
+import copy
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from anycast.core.decision import Reason
+from anycast.core.decision import Reason, ServiceFacts
 from anycast.core.kernel import KINDS, SyncRole
-from anycast.core.maintenance import NODE
-from anycast.core.members import check_of, server_port, servers_of, service_key, versions
-from anycast.core.state import State, VipState, health_of, is_drained, kernel_table
+from anycast.core.maintenance import NODE_SCOPES, Stage
+from anycast.core.model import Vip
+from anycast.core.state import State, VipState, furthest, health_of
+from anycast.ops.board import Block, Board, Breath
+from anycast.ops.servers import Seen
 from anycast.ops.source import Source
-from anycast.ops.status import fingerprint, is_announced, kernel_error, neighbors, readiness, service_facts
+from anycast.ops.status import (
+    is_announced,
+    kernel_error,
+    neighbors,
+    readiness,
+    routing,
+    service_facts,
+    stage_left,
+)
+
+_CHUNK = 200  # samples the library writes in one go
+_END = b"# EOF\n"
 
 
 def registry(
@@ -26,7 +46,7 @@ def registry(
     clock: Callable[[], float] = time.monotonic,
     wall: Callable[[], float] = time.time,
 ) -> CollectorRegistry:
-    """A registry of its own: the node's metrics and those of this process."""
+    """A registry of its own: the metrics of the node as a whole, and those of this process."""
     result = CollectorRegistry()
     result.register(StateCollector(source, version=version, clock=clock, wall=wall))
     ProcessCollector(registry=result)
@@ -62,12 +82,8 @@ class StateCollector(Collector):
             "When a configuration was last applied",
             self._source.reloaded_at,
         )
-        yield from _vips(state, wall - now)
-        yield from _services(state, now)
-        yield from _servers(state)
         yield from _requirements(state)
-        yield _tables(state)
-        yield _maintenance(state)
+        yield from _maintenance(state, now, wall - now)
         yield from _routing(state, now)
         yield _gauge(
             "anycast_kernel_available", "1 if the kernel could be read", kernel_error(state, now) is None
@@ -85,94 +101,6 @@ class StateCollector(Collector):
 
 def _gauge(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(name, text, value=float(value))
-
-
-def _vips(state: State, epoch: float) -> Iterator[Metric]:
-    announced = GaugeMetricFamily(
-        "anycast_vip_announced", "1 if ExaBGP has acknowledged every prefix of the VIP", labels=["vip"]
-    )
-    verdict = GaugeMetricFamily(
-        "anycast_vip_verdict", "1 for the reason that holds, 0 for the others", labels=["vip", "reason"]
-    )
-    changed = GaugeMetricFamily(
-        "anycast_vip_last_change_timestamp_seconds", "When the verdict last changed", labels=["vip"]
-    )
-    for vip in state.config.vips:
-        known = state.vips.get(vip.name, VipState())
-        announced.add_metric([vip.name], float(is_announced(state, vip)))
-        for reason in Reason:
-            verdict.add_metric([vip.name, reason], float(reason is known.verdict.reason))
-        changed.add_metric([vip.name], known.since + epoch)
-    return iter((announced, verdict, changed))
-
-
-def _services(state: State, now: float) -> Iterator[Metric]:
-    labels = ["vip", "service", "family"]
-    usable = GaugeMetricFamily("anycast_service_usable", "Real servers that get new clients", labels=labels)
-    total = GaugeMetricFamily("anycast_service_servers", "Real servers configured", labels=labels)
-    for vip in state.config.vips:
-        for service, version, found in service_facts(state, vip, now):
-            names = [vip.name, service.name, f"ipv{version}"]
-            usable.add_metric(names, found.usable)
-            total.add_metric(names, found.total)
-    return iter((usable, total))
-
-
-def _servers(state: State) -> Iterator[Metric]:
-    labels = ["vip", "service", "server", "address"]
-    up = GaugeMetricFamily("anycast_server_up", "1 if the checks of the real server hold", labels=labels)
-    drained = GaugeMetricFamily(
-        "anycast_server_drained", "1 if somebody took the real server out", labels=labels
-    )
-    connections = GaugeMetricFamily(
-        "anycast_server_connections",
-        "Connections of the real server through this node",
-        labels=[*labels, "state"],
-    )
-    unknown = GaugeMetricFamily(
-        "anycast_server_check_unknown", "1 if the last check itself could not run", labels=labels
-    )
-    warned = GaugeMetricFamily(
-        "anycast_server_check_warning", "1 if the check holds, with a warning", labels=labels
-    )
-    table = kernel_table(state)
-    for vip in state.config.vips:
-        for service in vip.services:
-            held: dict[tuple[object, int], tuple[int, int]] = {}
-            for key in {service_key(address, service) for address in vip.addresses}:
-                for one in table[key].destinations if key in table else ():
-                    active, inactive = held.get(one.key, (0, 0))
-                    held[one.key] = (active + one.active, inactive + one.inactive)
-            rows = {
-                (server, address)
-                for version in versions(vip)
-                for server, address in servers_of(service, version)
-            }
-            for server, address in sorted(rows, key=lambda row: (row[0].name, row[1].version)):
-                health = health_of(state, check_of(vip, service, server, address))
-                names = [vip.name, service.name, server.name, str(address)]
-                active, inactive = held.get((address, server_port(service, server)), (0, 0))
-                up.add_metric(names, float(health.is_up))
-                unknown.add_metric(names, float(health.unknown))
-                warned.add_metric(names, float(health.warned))
-                drained.add_metric(names, float(is_drained(state, service, server)))
-                connections.add_metric([*names, "active"], float(active))
-                connections.add_metric([*names, "inactive"], float(inactive))
-    return iter((up, unknown, warned, drained, connections))
-
-
-def _tables(state: State) -> Metric:
-    tables = GaugeMetricFamily(
-        "anycast_service_table_fingerprint",
-        "A number that is equal on nodes whose tables choose alike; 0: the service is not in the kernel",
-        labels=["vip", "service", "address"],
-    )
-    for vip in state.config.vips:
-        for service in vip.services:
-            for address in vip.addresses:
-                found = fingerprint(state, address, service)
-                tables.add_metric([vip.name, service.name, str(address)], float(int(found or "0", 16)))
-    return tables
 
 
 def _kernel(state: State) -> Iterator[Metric]:
@@ -210,13 +138,48 @@ def _requirements(state: State) -> Iterator[Metric]:
     return iter((up, unknown, warned))
 
 
-def _maintenance(state: State) -> Metric:
+def _maintenance(state: State, now: float, epoch: float) -> Iterator[Metric]:
     # Two labels, for a VIP may be called "node".
-    active = GaugeMetricFamily("anycast_maintenance_active", "1 in maintenance", labels=["scope", "vip"])
-    active.add_metric(["node", ""], float(NODE in state.maintenance))
-    for vip in state.config.vips:
-        active.add_metric(["vip", vip.name], float(vip.name in state.maintenance))
-    return active
+    labels = ["scope", "vip"]
+    active = GaugeMetricFamily("anycast_maintenance_active", "1 in maintenance", labels=labels)
+    stage = GaugeMetricFamily(
+        "anycast_maintenance_stage",
+        "1 for the stage of the drain, 0 for the others",
+        labels=[*labels, "stage"],
+    )
+    since = GaugeMetricFamily(
+        "anycast_maintenance_stage_since_timestamp_seconds",
+        "When the stage began; 0: not in maintenance",
+        labels=labels,
+    )
+    left = GaugeMetricFamily(
+        "anycast_maintenance_stage_left_seconds",
+        "Time until the stage is over at the latest; 0: it stays",
+        labels=labels,
+    )
+    ends = GaugeMetricFamily(
+        "anycast_maintenance_ends_timestamp_seconds",
+        "When maintenance ends by itself, the last of several; 0: by command only, or not in maintenance",
+        labels=labels,
+    )
+    overdue = GaugeMetricFamily(
+        "anycast_maintenance_overdue", "1 if its end has passed and it goes on", labels=labels
+    )
+    rows = [("node", "", NODE_SCOPES), *(("vip", vip.name, (vip.name,)) for vip in state.config.vips)]
+    for scope, name, keys in rows:
+        progress = furthest(state, keys)
+        in_force = [state.maintenance[key] for key in keys if key in state.maintenance]
+        last = [entry.end.at if entry.end is not None else 0.0 for entry in in_force]
+        active.add_metric([scope, name], float(bool(in_force)))
+        for one in Stage:
+            stage.add_metric([scope, name, one], float(one is progress.stage))
+        since.add_metric([scope, name], 0.0 if progress.stage is Stage.ACTIVE else progress.since + epoch)
+        left.add_metric([scope, name], stage_left(state, progress, now) or 0.0)
+        ends.add_metric([scope, name], max(last) if last and all(last) else 0.0)
+        overdue.add_metric(
+            [scope, name], float(any(state.progress[key].overdue for key in keys if key in state.progress))
+        )
+    return iter((active, stage, since, left, ends, overdue))
 
 
 def _routing(state: State, now: float) -> Iterator[Metric]:
@@ -235,3 +198,194 @@ def _routing(state: State, now: float) -> Iterator[Metric]:
     sent = state.started_at if lease.routes is None else lease.sent_at
     yield _gauge("anycast_lease_seq", "Number of the last lease", lease.seq)
     yield _gauge("anycast_lease_age_seconds", "Time since the last lease was sent", now - sent)
+
+
+_SERVERS: dict[str, tuple[str, Callable[[Seen], tuple[tuple[str, float], ...]]]] = {
+    "anycast_server_up": (
+        "1 if the checks of the real server hold",
+        lambda one: (("", one.health.is_up),),
+    ),
+    "anycast_server_check_unknown": (
+        "1 if the last check itself could not run",
+        lambda one: (("", one.health.unknown),),
+    ),
+    "anycast_server_check_warning": (
+        "1 if the check holds, with a warning",
+        lambda one: (("", one.health.warned),),
+    ),
+    "anycast_server_drained": (
+        "1 if somebody took the real server out",
+        lambda one: (("", one.drained),),
+    ),
+    "anycast_server_connections": (
+        "Connections of the real server through this node",
+        lambda one: ((',state="active"', one.active), (',state="inactive"', one.inactive)),
+    ),
+}
+"""Of every real server: what it is, and its samples with the labels they have besides."""
+
+
+class MetricsText:
+    """What a scrape gets, written in slices."""
+
+    def __init__(
+        self,
+        source: Source,
+        board: Board,
+        *,
+        version: str,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._source = source
+        self._board = board
+        self._clock = clock
+        self._wall = wall
+        self._registry = registry(source, version=version, clock=clock, wall=wall)
+
+    async def read(self, accept: str) -> tuple[bytes, str]:
+        """The text and its type, as `accept` asks for it."""
+        encode, content_type = choose_encoder(accept)
+        breath, pieces = Breath(), []
+        for family in self._registry.collect():
+            for chunk in _chunks(family):
+                text = encode(_One(chunk)).removesuffix(_END)
+                # The second piece of a family goes on without a head.
+                pieces.append(text if chunk.samples[:1] == family.samples[:1] else _headless(text))
+                await breath()
+        async with self._board.lock:
+            state, epoch = self._source.state, self._wall() - self._clock()
+            await self._board.refresh(state, breath)
+            for name, about, lines in self._families(state, epoch):
+                pieces.append(f"# HELP {name} {about}\n# TYPE {name} gauge\n".encode())
+                for line in lines:
+                    pieces.append(line.encode())
+                    await breath()
+        if content_type.startswith("application/openmetrics-text"):
+            pieces.append(_END)
+        return b"".join(pieces), content_type
+
+    def _families(self, state: State, epoch: float) -> Iterator[tuple[str, str, Iterator[str]]]:
+        """What there is of every VIP, service and real server: name, meaning, lines."""
+        vips, blocks = state.config.vips, self._board.blocks
+        routes = routing(state)
+        yield (
+            "anycast_vip_announced",
+            "1 if ExaBGP has acknowledged every prefix of the VIP",
+            (_line("anycast_vip_announced", is_announced(routes, vip), vip=vip.name) for vip in vips),
+        )
+        yield (
+            "anycast_vip_verdict",
+            "1 for the reason that holds, 0 for the others",
+            (_verdict(vip.name, state.vips.get(vip.name, VipState()).verdict.reason) for vip in vips),
+        )
+        yield (
+            "anycast_vip_last_change_timestamp_seconds",
+            "When the verdict last changed",
+            (
+                _line(
+                    "anycast_vip_last_change_timestamp_seconds",
+                    state.vips.get(vip.name, VipState()).since + epoch,
+                    vip=vip.name,
+                )
+                for vip in vips
+            ),
+        )
+        yield (
+            "anycast_vip_changes",
+            "How often the verdict has changed since the start of the agent",
+            (
+                _line("anycast_vip_changes", state.vips.get(vip.name, VipState()).changes, vip=vip.name)
+                for vip in vips
+            ),
+        )
+        yield (
+            "anycast_service_usable",
+            "Real servers that get new clients",
+            (_service(state, vip, "anycast_service_usable", lambda found: found.usable) for vip in vips),
+        )
+        yield (
+            "anycast_service_servers",
+            "Real servers configured",
+            (_service(state, vip, "anycast_service_servers", lambda found: found.total) for vip in vips),
+        )
+        for name, (about, values) in _SERVERS.items():
+            yield name, about, (_samples(block, name, values) for block in blocks.values())
+        yield (
+            "anycast_service_table_fingerprint",
+            "A number that is equal on nodes whose tables choose alike; 0: the service is not in the kernel",
+            (self._fingerprints(block) for block in blocks.values()),
+        )
+
+    def _fingerprints(self, block: Block) -> str:
+        return "".join(
+            _line(
+                "anycast_service_table_fingerprint",
+                int(self._board.fingerprint(address, block.service) or "0", 16),
+                vip=block.vip.name,
+                service=block.service.name,
+                address=str(address),
+            )
+            for address in block.vip.addresses
+        )
+
+
+def _line(name: str, value: float, **labels: str) -> str:
+    text = ",".join(f'{label}="{_escaped(word)}"' for label, word in labels.items())
+    return f"{name}{{{text}}} {float(value)!r}\n"
+
+
+@lru_cache(maxsize=16384)
+def _verdict(vip: str, holds: Reason) -> str:
+    return "".join(_line("anycast_vip_verdict", reason is holds, vip=vip, reason=reason) for reason in Reason)
+
+
+def _service(state: State, vip: Vip, name: str, value: Callable[[ServiceFacts], int]) -> str:
+    return "".join(
+        _line(name, value(found), vip=vip.name, service=service.name, family=f"ipv{version}")
+        for service, version, found in service_facts(state, vip)
+    )
+
+
+class _One:
+    """One family for the library's encoders."""
+
+    def __init__(self, family: Metric) -> None:
+        self._family = family
+
+    def collect(self) -> Iterator[Metric]:
+        yield self._family
+
+
+def _chunks(family: Metric) -> Iterator[Metric]:
+    for first in range(0, max(1, len(family.samples)), _CHUNK):
+        chunk = copy.copy(family)
+        chunk.samples = family.samples[first : first + _CHUNK]
+        yield chunk
+
+
+def _headless(text: bytes) -> bytes:
+    return b"".join(line for line in text.splitlines(keepends=True) if not line.startswith(b"#"))
+
+
+def _samples(block: Block, name: str, values: Callable[[Seen], tuple[tuple[str, float], ...]]) -> str:
+    version, text = block.samples.get(name, (-1, ""))
+    if version == block.version:
+        return text
+    if not block.labels:
+        service = f'vip="{_escaped(block.vip.name)}",service="{block.service.name}"'
+        block.labels = [
+            f'{service},server="{_escaped(row.server.name)}",address="{row.address}"' for row in block.rows
+        ]
+    text = "".join(
+        f"{name}{{{labels}{more}}} {float(value)}\n"
+        for labels, one in zip(block.labels, block.seen, strict=True)
+        if one is not None
+        for more, value in values(one)
+    )
+    block.samples[name] = block.version, text
+    return text
+
+
+def _escaped(label: str) -> str:
+    return label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from anycast.core.health import Outcome
+from anycast.core.maintenance import End
+from anycast.core.model import Target
 from anycast.core.state import State
+from anycast.ops.events import Hub
+
+
+@dataclass(slots=True)
+class Tally:
+    """How often a target's check failed since the agent's start, and how often in a row now.
+
+    Failures alone: a success that says nothing new need not be told.
+    """
+
+    failures: int = 0
+    in_a_row: int = 0
+
+    def count(self, outcome: Outcome) -> None:
+        if outcome is Outcome.FAIL:
+            self.failures += 1
+            self.in_a_row += 1
+        elif outcome is Outcome.OK:
+            self.in_a_row = 0
 
 
 class Source(Protocol):
@@ -29,10 +52,18 @@ class Source(Protocol):
         """Wall-clock time of the last successful (re)load."""
         ...
 
+    @property
+    def tallies(self) -> Mapping[Target, Tally]:
+        """Of the targets whose checks have failed."""
+        ...
+
+    @property
+    def events(self) -> Hub: ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaintenanceAnswer:
-    """In force either way; not `saved`, it does not outlive the agent, and `error` says why."""
+    """In force either way; not `saved`, it does not outlive the agent. `error` says why, where it should have been."""
 
     saved: bool
     error: str = ""
@@ -54,8 +85,20 @@ class ReloadAnswer:
 class Commands(Protocol):
     """What an operator may tell the agent. Answered once it is in force."""
 
-    async def set_maintenance(self, scope: str, *, on: bool, reason: str, by: str) -> MaintenanceAnswer:
-        """`scope`: `maintenance.NODE`, the name of a VIP, or `POOL/SERVER`. Said again it changes nothing but reason and by."""
+    async def set_maintenance(
+        self,
+        scope: str,
+        *,
+        on: bool,
+        reason: str,
+        by: str,
+        end: End | None = None,
+        skip_drain: bool = False,
+    ) -> MaintenanceAnswer:
+        """`scope`: `maintenance.NODE`, `maintenance.STOP`, the name of a VIP, or `POOL/SERVER`.
+
+        Said again, the last word counts, and the drain does not start over.
+        """
         ...
 
     async def reload(self) -> ReloadAnswer: ...

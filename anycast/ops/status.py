@@ -5,35 +5,40 @@ Where a thing has lasted for a time, `since` is the wall-clock start in ISO 8601
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, Protocol
 
 from anycast.core import ipvs
 from anycast.core.decision import Advertise, Reason, ServiceFacts
+from anycast.core.drain import packets_per_second, stage_ends, vips_of
 from anycast.core.health import Health, Phase
 from anycast.core.kernel import KINDS
-from anycast.core.maintenance import NODE, Stage, is_server
-from anycast.core.members import check_of, server_port, servers_of, service_key, versions
-from anycast.core.model import Address, Forwarding, Neighbor, Prefix, RealServer, Service, Vip
+from anycast.core.maintenance import FILE, NODE, NODE_SCOPES, STOP, Progress, Stage, is_saved, is_server
+from anycast.core.members import first_addresses, service_key
+from anycast.core.model import Address, Forwarding, Neighbor, Prefix, Service, Vip
 from anycast.core.report import NeighborState, Report
 from anycast.core.state import (
     State,
     VipState,
     connections_of,
-    facts,
+    furthest,
     health_of,
     is_at_rest,
-    is_drained,
     kernel_table,
     prefix_of,
-    stage_of,
     stale_at,
 )
+from anycast.ops.servers import Look, Row, Seen, rows, seen
+
+_prefix_of = lru_cache(maxsize=8192)(prefix_of)
 
 VERSION = 1
+TOUCH_FILE = "maintenance"  # in the runtime directory
+NAMED = 3  # VIPs named in the summary
 NO_ANNOUNCER = "no announcer is connected (is ExaBGP running with the anycast process?)"
 NO_SESSION = "no BGP session is up (see the log of ExaBGP and of the routers)"
 
@@ -50,7 +55,19 @@ class PrefixStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Clock:
+class Routing:
+    """What the lease wants and what the announcers made of it, worked out once for all VIPs."""
+
+    wanted: frozenset[Prefix]
+    announced: frozenset[Prefix]  # an announcer has it acknowledged and nothing under way for it
+    pending: frozenset[Prefix]
+    failed: Mapping[Prefix, str]
+    session: bool  # some BGP session is up
+    announcer: bool  # some announcer is connected
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clock:
     now: float
     wall: float
 
@@ -72,6 +89,33 @@ def iso(time: float) -> str | None:
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
+class View(Protocol):
+    """The parts of the document that grow with the real servers, which may be kept from one reading to the next."""
+
+    def servers(self, vip: Vip, service: Service) -> Any: ...
+
+    def fingerprint(self, address: Address, service: Service) -> str | None: ...
+
+
+class _Fresh:
+    """Everything worked out anew."""
+
+    def __init__(self, state: State, clock: Clock) -> None:
+        self._state = state
+        self._clock = clock
+        self._look = Look(state)
+
+    def servers(self, vip: Vip, service: Service) -> list[dict[str, Any]]:
+        found = ((row, seen(row, self._look)) for row in rows(vip, service))
+        return [
+            server_status(row, one, self._clock) | {"since_s": self._clock.since(since_of(one))["since_s"]}
+            for row, one in found
+        ]
+
+    def fingerprint(self, address: Address, service: Service) -> str | None:
+        return fingerprint(self._state, address, service)
+
+
 def document(
     state: State, *, now: float, wall: float, version: str, pid: int, reload_ok: bool = True
 ) -> dict[str, Any]:
@@ -81,7 +125,17 @@ def document(
 
     The keys of `"version": 1` stay; new ones may come.
     """
-    clock = _Clock(now=now, wall=wall)
+    clock = Clock(now=now, wall=wall)
+    routes, view = routing(state), _Fresh(state, clock)
+    vips = [vip_status(state, vip, now=now, wall=wall, routes=routes, view=view) for vip in state.config.vips]
+    return frame(state, vips, now=now, wall=wall, version=version, pid=pid, reload_ok=reload_ok)
+
+
+def frame(
+    state: State, vips: object, *, now: float, wall: float, version: str, pid: int, reload_ok: bool
+) -> dict[str, Any]:
+    """The document around what is said of the VIPs."""
+    clock = Clock(now=now, wall=wall)
     reasons = readiness(state, now)
     return {
         "version": VERSION,
@@ -91,10 +145,11 @@ def document(
             "pid": pid,
             "uptime_s": round(now - state.started_at, 3),
             "stopping": state.stopping_since is not None,
+            **_stage(state, furthest(state, NODE_SCOPES), clock),
         },
         "ready": {"ready": not reasons, "reasons": list(reasons)},
         "config": {"reload_ok": reload_ok},
-        "vips": [vip_status(state, vip, now=now, wall=wall) for vip in state.config.vips],
+        "vips": vips,
         "requirements": _requirements(state, clock),
         "kernel": _kernel(state, now),
         "announcers": [_announcer(source, report) for source, report in sorted(state.announcers.items())],
@@ -109,6 +164,23 @@ def document(
         ],
         "maintenance": maintenance_status(state, now=now, wall=wall),
     }
+
+
+def summary(state: State) -> str:
+    """One line for a service manager: how many VIPs are to be announced, and what keeps the others."""
+    if state.stopping_since is not None:
+        return "stopping: withdrawing every VIP"
+    verdicts = [(vip.name, state.vips.get(vip.name, VipState()).verdict) for vip in state.config.vips]
+    others = [
+        f"{name} {verdict.reason}" for name, verdict in verdicts if verdict.advertise is not Advertise.YES
+    ]
+    words = f"announcing {len(verdicts) - len(others)} of {len(verdicts)} VIPs"
+    if not state.announcers:
+        words = "no announcer is connected, nothing is announced"
+    elif not _any_session(state):
+        words = "no BGP session is up, nothing is announced"
+    more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+    return words + (f" ({', '.join(others[:NAMED])}{more})" if others else "")
 
 
 def readiness(state: State, now: float) -> tuple[str, ...]:
@@ -187,38 +259,48 @@ def _reports(state: State) -> list[Report]:
     return [report for _, report in sorted(state.announcers.items()) if report is not None]
 
 
-def prefixes(state: State, vip: Vip) -> tuple[PrefixStatus, ...]:
-    """What the lease wants of the VIP's prefixes and what the announcers made of it."""
-    wanted = {route.prefix for route in state.lease.routes or ()}
+def routing(state: State) -> Routing:
     reports = _reports(state)
-    return tuple(
-        PrefixStatus(
-            prefix=prefix,
-            wanted=prefix in wanted,
-            announced=any(prefix in report.announced and prefix not in report.pending for report in reports),
-            pending=any(prefix in report.pending for report in reports),
-            failed=next((f.why for report in reports for f in report.failed if f.prefix == prefix), None),
-        )
-        for prefix in map(prefix_of, vip.addresses)
+    return Routing(
+        wanted=frozenset(route.prefix for route in state.lease.routes or ()),
+        announced=frozenset().union(*(set(one.announced).difference(one.pending) for one in reports)),
+        pending=frozenset().union(*(one.pending for one in reports)),
+        failed={one.prefix: one.why for report in reversed(reports) for one in report.failed},
+        session=_any_session(state),
+        announcer=bool(state.announcers),
     )
 
 
-def is_announced(state: State, vip: Vip) -> bool:
+def prefixes(routes: Routing, vip: Vip) -> tuple[PrefixStatus, ...]:
+    """What the lease wants of the VIP's prefixes and what the announcers made of it."""
+    return tuple(
+        PrefixStatus(
+            prefix=prefix,
+            wanted=prefix in routes.wanted,
+            announced=prefix in routes.announced,
+            pending=prefix in routes.pending,
+            failed=routes.failed.get(prefix),
+        )
+        for prefix in map(_prefix_of, vip.addresses)
+    )
+
+
+def is_announced(routes: Routing, vip: Vip) -> bool:
     """Whether every prefix of the VIP is acknowledged by some announcer, and some BGP session is up to carry it."""
-    return _any_session(state) and all(prefix.announced for prefix in prefixes(state, vip))
+    return routes.session and all(_prefix_of(address) in routes.announced for address in vip.addresses)
 
 
-def obstacle(state: State, vip: Vip) -> str:
+def obstacle(state: State, vip: Vip, routes: Routing) -> str:
     """What keeps a VIP whose verdict is to be announced from being heard by a router; empty: nothing."""
     if state.vips.get(vip.name, VipState()).verdict.advertise is Advertise.NO:
         return ""
-    each = prefixes(state, vip)
+    each = prefixes(routes, vip)
     failed = [f"{prefix.prefix}: {prefix.failed}" for prefix in each if prefix.failed is not None]
     if failed:
         return "; ".join(failed)
-    if not state.announcers:
+    if not routes.announcer:
         return NO_ANNOUNCER
-    if not _any_session(state):
+    if not routes.session:
         return NO_SESSION
     waiting = [
         f"{prefix.prefix} waits for {'ExaBGP to acknowledge it' if prefix.wanted else 'kernel and servers'}"
@@ -232,19 +314,28 @@ def _any_session(state: State) -> bool:
     return any(neighbor.state == "up" for neighbor in neighbors(state))
 
 
-def vip_status(state: State, vip: Vip, *, now: float, wall: float) -> dict[str, Any]:
-    """One VIP as it stands in the document."""
+def vip_status(
+    state: State,
+    vip: Vip,
+    *,
+    now: float,
+    wall: float,
+    routes: Routing | None = None,
+    view: View | None = None,
+) -> dict[str, Any]:
+    """One VIP as it stands in the document. `routes` and `view`: where they are known already."""
+    clock = Clock(now=now, wall=wall)
+    routes = routes or routing(state)
     known = state.vips.get(vip.name, VipState())
-    each = prefixes(state, vip)
     return {
         "name": vip.name,
         "addresses": [str(address) for address in vip.addresses],
         "advertise": str(known.verdict.advertise),
         "reason": str(known.verdict.reason),
         "detail": known.verdict.detail,
-        **_Clock(now=now, wall=wall).since(known.since),
-        "announced": is_announced(state, vip),
-        "obstacle": obstacle(state, vip),
+        **clock.since(known.since),
+        "announced": is_announced(routes, vip),
+        "obstacle": obstacle(state, vip, routes),
         "prefixes": [
             {
                 "prefix": str(prefix.prefix),
@@ -253,28 +344,50 @@ def vip_status(state: State, vip: Vip, *, now: float, wall: float) -> dict[str, 
                 "pending": prefix.pending,
                 "failed": prefix.failed,
             }
-            for prefix in each
+            for prefix in prefixes(routes, vip)
         ],
-        "stage": str(vip_stage(state, vip.name, now)),
-        "services": _services(state, vip, _Clock(now=now, wall=wall)),
+        **_stage(state, vip_progress(state, vip.name), clock),
+        "packets_per_s": _rounded(packets_per_second(state, [vip])),
+        "services": _services(state, vip, now, view or _Fresh(state, clock)),
     }
 
 
-def vip_stage(state: State, name: str, now: float) -> Stage:
+def vip_progress(state: State, name: str) -> Progress:
     """How far maintenance has taken the VIP: its own or its node's, whichever is further."""
-    return max((stage_of(state, scope, now) for scope in (NODE, name)), key=list(Stage).index)
+    return furthest(state, (*NODE_SCOPES, name))
 
 
-def service_facts(state: State, vip: Vip, now: float) -> Iterator[tuple[Service, int, ServiceFacts]]:
+def stage_left(state: State, progress: Progress, now: float) -> float | None:
+    """Seconds until the stage is over at the latest; None: it stays."""
+    ends = stage_ends(state, progress)
+    return None if ends is None else max(0.0, ends - now)
+
+
+def _stage(state: State, progress: Progress, clock: Clock) -> dict[str, Any]:
+    left = stage_left(state, progress, clock.now)
+    began = clock.since(None if progress.stage is Stage.ACTIVE else progress.since)
+    return {
+        "stage": str(progress.stage),
+        "stage_since": began["since"],
+        "stage_since_s": began["since_s"],
+        "stage_left_s": None if left is None else round(left, 3),
+    }
+
+
+def _rounded(number: float | None) -> float | None:
+    return None if number is None else round(number, 1)
+
+
+def service_facts(state: State, vip: Vip) -> Iterator[tuple[Service, int, ServiceFacts]]:
     """Each service of a VIP in each IP version, with its count of usable servers."""
-    pairs = [(service, version) for service in vip.services for version in versions(vip)]
-    for (service, version), found in zip(pairs, facts(state, vip, now).services, strict=True):
-        yield service, version, found
+    for service in vip.services:
+        for address in first_addresses(vip):
+            yield service, address.version, state.services[service_key(address, service)]
 
 
-def _services(state: State, vip: Vip, clock: _Clock) -> list[dict[str, Any]]:
+def _services(state: State, vip: Vip, now: float, view: View) -> list[dict[str, Any]]:
     families: dict[str, list[dict[str, Any]]] = {service.name: [] for service in vip.services}
-    for service, version, found in service_facts(state, vip, clock.now):
+    for service, version, found in service_facts(state, vip):
         families[service.name].append(
             {
                 "family": f"ipv{version}",
@@ -296,11 +409,11 @@ def _services(state: State, vip: Vip, clock: _Clock) -> list[dict[str, Any]]:
             "quorum": {"low": service.quorum.low, "high": service.quorum.high},
             "families": families[service.name],
             "tables": [
-                {"address": str(address), "fingerprint": fingerprint(state, address, service)}
+                {"address": str(address), "fingerprint": view.fingerprint(address, service)}
                 for address in vip.addresses
             ],
-            "servers": _servers(state, vip, service, clock),
-            "removing": _removing(state, vip, service, clock.now),
+            "servers": view.servers(vip, service),
+            "removing": _removing(state, vip, service, now),
         }
         for service in vip.services
     ]
@@ -314,72 +427,48 @@ def fingerprint(state: State, address: Address, service: Service) -> str | None:
     return None if actual is None or wanted is None else ipvs.fingerprint(actual, wanted)
 
 
-def _servers(state: State, vip: Vip, service: Service, clock: _Clock) -> list[dict[str, Any]]:
-    rows: dict[tuple[str, Address], dict[str, Any]] = {}
-    for version in versions(vip):
-        keys = {service_key(address, service) for address in vip.addresses if address.version == version}
-        wanted, held = _destinations(state.desired.table, keys), _destinations(kernel_table(state), keys)
-        for server, address in servers_of(service, version):
-            at = (address, server_port(service, server))
-            found = [table.get(at) for table in held]
-            rows.setdefault(
-                (server.name, address),
-                _server(state, vip, service, server, address, clock=clock)
-                | {
-                    "weight": _lowest([table.get(at) for table in wanted]),
-                    "kernel_weight": _lowest(found),
-                    "active": sum(one.active for one in found if one is not None),
-                    "inactive": sum(one.inactive for one in found if one is not None),
-                },
-            )
-    return list(rows.values())
-
-
-def _destinations(
-    table: ipvs.Table, keys: Iterable[ipvs.Key]
-) -> list[dict[ipvs.DestinationKey, ipvs.Destination]]:
-    """The destinations of each service; none where it is missing."""
-    return [{one.key: one for one in table[key].destinations} if key in table else {} for key in keys]
-
-
-def _lowest(found: list[ipvs.Destination | None]) -> int | None:
-    """The lowest weight behind the VIP's addresses; None: behind one of them the server is missing."""
-    weights = [one.weight for one in found if one is not None]
-    return min(weights) if weights and len(weights) == len(found) else None
-
-
-def _server(
-    state: State, vip: Vip, service: Service, server: RealServer, address: Address, *, clock: _Clock
-) -> dict[str, Any]:
-    health = health_of(state, check_of(vip, service, server, address))
+def server_status(row: Row, found: Seen, clock: Clock) -> dict[str, Any]:
+    """A real server of a service, without `since_s`: of one that is not held down the only thing that changes by itself."""
+    health = found.health
     return {
-        "name": server.name,
-        "address": str(address),
-        "port": server_port(service, server),
-        "drained": is_drained(state, service, server),
+        "name": row.server.name,
+        "address": str(row.address),
+        "port": row.port,
+        "drained": found.drained,
         "phase": str(health.phase),
         "detail": _detail(health, clock.now),
-        "held_down_s": _held_down(health, clock.now),
+        "held_down_s": held_down(health, clock.now),
         "check_failed_to_run": health.unknown,
-        **clock.since(None if health.phase is Phase.UNDECIDED else health.since),
+        "changes": health.changes,
+        "weight": found.weight,
+        "kernel_weight": found.kernel_weight,
+        "active": found.active,
+        "inactive": found.inactive,
+        "since": clock.since(since_of(found))["since"],
     }
 
 
-def _held_down(health: Health, now: float) -> float:
+def held_down(health: Health, now: float) -> float:
     """Seconds for which it cannot come up, because it flapped."""
     return 0.0 if health.is_up else round(health.flaps.held_for(now), 3)
 
 
 def _detail(health: Health, now: float) -> str:
-    held = _held_down(health, now)
+    held = held_down(health, now)
     if not held:
         return health.detail
     told = f"held down, it flapped: reusable in {held:.0f} s"
     return f"{told}; {health.detail}" if health.detail else told
 
 
+def since_of(found: Seen) -> float | None:
+    return None if found.health.phase is Phase.UNDECIDED else found.health.since
+
+
 def _removing(state: State, vip: Vip, service: Service, now: float) -> list[dict[str, Any]]:
     """Real servers that the configuration dropped and that still have connections to finish."""
+    if not state.retiring:
+        return []
     keys = {service_key(address, service) for address in vip.addresses}
     held = {
         (key, one.key): one.active
@@ -399,7 +488,7 @@ def _removing(state: State, vip: Vip, service: Service, now: float) -> list[dict
     ]
 
 
-def _requirements(state: State, clock: _Clock) -> list[dict[str, Any]]:
+def _requirements(state: State, clock: Clock) -> list[dict[str, Any]]:
     """What must hold besides real servers. `vip` empty: of the node; `service` empty: of the whole VIP."""
     found = []
     for one in state.requirements:
@@ -454,26 +543,62 @@ def _announcer(source: int, report: Report | None) -> dict[str, Any]:
     }
 
 
-def scope_status(state: State, scope: str, now: float) -> dict[str, Any]:
-    """`stage`; of a real server `draining` or `drained`, and how many `connections` it still has."""
+def scope_status(state: State, scope: str, *, now: float, wall: float) -> dict[str, Any]:
+    """Where the scope stands: `stage`, since when and for how long at most, and what still comes in.
+
+    A real server is `draining` or `drained` and has `connections`.
+    """
+    clock = Clock(now=now, wall=wall)
     if not is_server(scope):
-        return {"stage": str(stage_of(state, scope, now)), "connections": None}
-    if scope not in state.maintenance:
-        return {"stage": str(Stage.ACTIVE), "connections": connections_of(state, scope)}
-    stage = "drained" if is_at_rest(state, scope) else "draining"
-    return {"stage": stage, "connections": connections_of(state, scope)}
+        # Of the node the furthest counts: it is out for a command and for a file.
+        scopes = NODE_SCOPES if scope == NODE and NODE not in state.progress else (scope,)
+        packets = packets_per_second(state, vips_of(state, scope))
+        return {
+            **_stage(state, furthest(state, scopes), clock),
+            "packets_per_s": _rounded(packets),
+            "connections": None,
+        }
+    entry = state.maintenance.get(scope)
+    stage = Stage.ACTIVE if entry is None else "drained" if is_at_rest(state, scope) else "draining"
+    began = clock.since(None if entry is None else entry.began)
+    return {
+        "stage": str(stage),
+        "stage_since": began["since"],
+        "stage_since_s": began["since_s"],
+        "stage_left_s": None,
+        "packets_per_s": None,
+        "connections": connections_of(state, scope),
+    }
 
 
 def maintenance_status(state: State, *, now: float, wall: float) -> list[dict[str, Any]]:
-    """Every maintenance in force. `scope`: empty for the node, the name of a VIP, or `POOL/SERVER`."""
-    clock = _Clock(now=now, wall=wall)
-    return [
-        {
-            "scope": scope,
-            "reason": entry.reason,
-            "by": entry.by,
-            **clock.wall_since(entry.since),
-            **scope_status(state, scope, now),
-        }
-        for scope, entry in sorted(state.maintenance.items())
-    ]
+    """Every maintenance in force."""
+    return [entry_status(state, scope, now=now, wall=wall) for scope in sorted(state.maintenance)]
+
+
+def entry_status(state: State, scope: str, *, now: float, wall: float) -> dict[str, Any]:
+    """A maintenance in force. `scope`: empty for the node, the name of a VIP, or `POOL/SERVER`.
+
+    `source` says what ends it: `command`, `file` (removing `file`), or `stop` (the end of the agent, or a command).
+    `ends_in_s` is negative once it is overdue.
+    """
+    entry = state.maintenance[scope]
+    return {
+        "scope": NODE if scope in NODE_SCOPES else scope,
+        "source": {FILE: "file", STOP: "stop"}.get(scope, "command"),
+        "file": touch_file(state) if scope == FILE else None,
+        "kept": is_saved(scope),
+        "reason": entry.reason,
+        "by": entry.by,
+        **Clock(now=now, wall=wall).wall_since(entry.since),
+        "ends": None if entry.end is None else iso(entry.end.at),
+        "ends_in_s": None if entry.end is None else round(entry.end.at - wall, 3),
+        "on_expiry": None if entry.end is None else str(entry.end.then),
+        "overdue": scope in state.progress and state.progress[scope].overdue,
+        **scope_status(state, scope, now=now, wall=wall),
+    }
+
+
+def touch_file(state: State) -> str:
+    """While it exists the node is in maintenance."""
+    return f"{state.config.node.runtime_dir}/{TOUCH_FILE}"

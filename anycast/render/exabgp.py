@@ -14,13 +14,15 @@ _WORD = re.compile(r"[A-Za-z0-9_./:=@%+~-]+\Z", re.ASCII)
 _VERSIONS = {4: "ipv4", 6: "ipv6"}
 
 
-def exabgp_conf(config: Config, *, command: str) -> str:
+def exabgp_conf(config: Config, *, command: str, journal: str | None = None) -> str:
     """The complete configuration file. `command` starts this program, as in `/usr/bin/anycast`.
+
+    `journal`: where the announcer keeps what it may have announced; None: in the node's runtime directory.
 
     The file holds the neighbors' passwords. Raises ValueError for a command or path ExaBGP cannot be given, and
     for an IPv6 neighbor without a local address.
     """
-    parts = [_HEAD, _process(config, command)]
+    parts = [_HEAD, _process(config, command, journal)]
     parts += [_neighbor(config.bgp, neighbor) for neighbor in config.bgp.neighbors]
     return "\n".join(parts)
 
@@ -28,19 +30,20 @@ def exabgp_conf(config: Config, *, command: str) -> str:
 def exabgp_env(config: Config) -> str:
     """The environment ExaBGP is started with: comments and `name=value` lines, as systemd's EnvironmentFile takes."""
     user = config.node.exabgp_user
-    bind = dict.fromkeys(str(_local(config.bgp, neighbor)) for neighbor in config.bgp.neighbors)
+    bind = dict.fromkeys(str(local_address(config.bgp, neighbor)) for neighbor in config.bgp.neighbors)
     drop = "false" if user == "root" else "true"
     return _ENV.format(user=user, drop=drop, bind=" ".join(bind))
 
 
-def _process(config: Config, command: str) -> str:
+def _process(config: Config, command: str, journal: str | None) -> str:
     prefixes = sorted(
         {address for vip in config.vips for address in vip.addresses},
         key=lambda one: (one.version, one.packed),
     )
     runtime = config.node.runtime_dir.rstrip("/")
     words = [*command.split(" "), "announce"]
-    words += ["--socket", f"{runtime}/lease.sock", "--journal", f"{runtime}/announcer/journal.json"]
+    words += ["--socket", f"{runtime}/lease.sock"]
+    words += ["--journal", journal or f"{runtime}/announcer/journal.json"]
     for prefix in prefixes:
         words += ["--own", f"{prefix}/{prefix.max_prefixlen}"]
     for word in words:
@@ -51,7 +54,8 @@ def _process(config: Config, command: str) -> str:
     return f"process anycast {{\n    run {' '.join(words)};\n    encoder json;\n}}\n"
 
 
-def _local(bgp: Bgp, neighbor: Neighbor) -> Address:
+def local_address(bgp: Bgp, neighbor: Neighbor) -> Address:
+    """This node's end of the session. Raises ValueError where it cannot be known."""
     if neighbor.local_address is not None:
         return neighbor.local_address
     if neighbor.address.version == 4:
@@ -68,7 +72,7 @@ def _neighbor(bgp: Bgp, neighbor: Neighbor) -> str:
 def _options(bgp: Bgp, neighbor: Neighbor) -> Iterator[str]:
     families = sorted(neighbor.families) or [neighbor.address.version]
     yield f"    router-id {bgp.router_id};"
-    yield f"    local-address {_local(bgp, neighbor)};"
+    yield f"    local-address {local_address(bgp, neighbor)};"
     yield f"    local-as {bgp.local_as};"
     yield f"    peer-as {neighbor.remote_as};"
     yield f"    hold-time {bgp.hold_time};"

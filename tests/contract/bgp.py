@@ -177,6 +177,31 @@ class Agent:
         return bool(data)
 
 
+_READY = {"zebra": "zserv.api", "bgpd": "bgpd.vty", "bfdd": "bfdd.vty"}
+
+
+def start_frr(place: str, folder: Path, names: Sequence[str]) -> list[Process]:
+    """FRR's daemons in namespace `place`, each with `NAME.conf` of the folder if it is there. The folder becomes FRR's."""
+    shutil.chown(folder, "frr", "frr")
+    daemons = []
+    for name in names:
+        (folder / _READY[name]).unlink(missing_ok=True)  # of a life before
+        if not (folder / f"{name}.conf").exists():
+            (folder / f"{name}.conf").write_text("frr defaults traditional\n")
+        conf, pid, log = (folder / f"{name}.{what}" for what in ("conf", "pid", "log"))
+        argv = [str(FRR / name), "-u", "frr", "-g", "frr", "-f", str(conf), "-i", str(pid), "-P", "0"]
+        argv += ["-z", str(folder / "zserv.api"), "--vty_socket", str(folder), "--log", "stdout"]
+        argv += ["--bfdctl", str(folder / "bfdd.sock")] if name == "bfdd" else []
+        daemons.append(spawn(argv, netns=place, env=os.environ, log=log, record=folder / f"{name}.record"))
+        _await_path(folder / _READY[name], log)
+    return daemons
+
+
+def vtysh(folder: Path, *commands: str) -> str:
+    argv = ["vtysh", "--vty_socket", str(folder), *(word for c in commands for word in ("-c", c))]
+    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=PATIENCE).stdout
+
+
 class Router:
     """FRR's zebra and bgpd in a namespace of their own, and a view of its kernel table."""
 
@@ -190,22 +215,7 @@ class Router:
     def start(self) -> None:
         (self._folder / "zebra.conf").write_text("frr defaults traditional\nno zebra nexthop kernel enable\n")
         (self._folder / "bgpd.conf").write_text(_bgpd_conf())
-        for name, ready in (("zebra", "zserv.api"), ("bgpd", "bgpd.vty")):
-            conf, pid = self._folder / f"{name}.conf", self._folder / f"{name}.pid"
-            argv = [str(FRR / name), "-u", "frr", "-g", "frr", "-f", str(conf), "-i", str(pid), "-P", "0"]
-            argv += [
-                "-z",
-                str(self._folder / "zserv.api"),
-                "--vty_socket",
-                str(self._folder),
-                "--log",
-                "stdout",
-            ]
-            log = self._folder / f"{name}.log"
-            self._daemons.append(
-                spawn(argv, netns=self.place, env=os.environ, log=log, record=self._folder / f"{name}.record")
-            )
-            _await_path(self._folder / ready, log)
+        self._daemons += start_frr(self.place, self._folder, ("zebra", "bgpd"))
 
     def stop(self) -> None:
         self.table.close()
@@ -213,8 +223,7 @@ class Router:
             daemon.end()
 
     def vtysh(self, *commands: str) -> str:
-        argv = ["vtysh", "--vty_socket", str(self._folder), *(word for c in commands for word in ("-c", c))]
-        return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=PATIENCE).stdout
+        return vtysh(self._folder, *commands)
 
     def path(self, prefix: Prefix) -> dict[str, Any]:
         """The only path to `prefix` that bgpd knows."""
@@ -259,31 +268,26 @@ class Router:
             self.table.wait(str(prefix), [], PATIENCE)
 
 
-class Node:
-    """ExaBGP with the announcer, and the agent that the announcer listens to."""
+class Speaker:
+    """ExaBGP with the announcer in a namespace, and the agent that the announcer listens to."""
 
     def __init__(
         self,
-        around: Site,
+        place: str,
         folder: Path,
+        conf: str,
+        ends: Sequence[str],
         *,
-        exabgp: Path = EXABGP_5,
-        own: Sequence[Prefix] = (),
-        sessions: Sequence[tuple[str, str, str]] = BOTH_SESSIONS,
-        env: Mapping[str, str] | None = None,
+        exabgp: Path,
+        env: Mapping[str, str],
     ) -> None:
-        self.router = around.router
-        self.journal = folder / "announcer" / "journal.json"
         self.agent = Agent(folder / "lease.sock")
         self._folder = folder
-        self._place = around.place
+        self._place = place
         self._argv = [str(exabgp), str(folder / "exabgp.conf")]
-        self._ends = [session[1] for session in sessions]
-        run = [*PLUGIN, "--socket", str(folder / "lease.sock"), "--journal", str(self.journal)]
-        run += [word for prefix in own for word in ("--own", str(prefix))]
-        (folder / "exabgp.conf").write_text(_exabgp_conf(run, sessions))
-        self._routes: tuple[Route, ...] = ()
-        self._env = dict(env or {})
+        self._ends = ends
+        self._env = env
+        (folder / "exabgp.conf").write_text(conf)
         self.start()
 
     def start(self) -> None:
@@ -312,8 +316,40 @@ class Node:
 
     def want(self, *routes: Route, ttl: float = TTL, renew: bool = True) -> Report:
         """Leases `routes`; returns once ExaBGP has taken them."""
-        self._routes = routes
         return self.agent.settled(self.agent.grant(*routes, ttl=ttl, renew=renew))
+
+    def up(self) -> Report:
+        """Once every BGP session is up."""
+        count = len(self._ends)
+        return self.agent.wait(lambda report: sum(n.state == "up" for n in report.neighbors) == count)
+
+
+class Node(Speaker):
+    """A speaker beside FRR's router."""
+
+    def __init__(
+        self,
+        around: Site,
+        folder: Path,
+        *,
+        exabgp: Path = EXABGP_5,
+        own: Sequence[Prefix] = (),
+        sessions: Sequence[tuple[str, str, str]] = BOTH_SESSIONS,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.router = around.router
+        self.journal = folder / "announcer" / "journal.json"
+        self._routes: tuple[Route, ...] = ()
+        run = [*PLUGIN, "--socket", str(folder / "lease.sock"), "--journal", str(self.journal)]
+        run += [word for prefix in own for word in ("--own", str(prefix))]
+        ends = [session[1] for session in sessions]
+        super().__init__(
+            around.place, folder, _exabgp_conf(run, sessions), ends, exabgp=exabgp, env=dict(env or {})
+        )
+
+    def want(self, *routes: Route, ttl: float = TTL, renew: bool = True) -> Report:
+        self._routes = routes
+        return super().want(*routes, ttl=ttl, renew=renew)
 
     def barrier(self) -> None:
         """Until everything ExaBGP has taken so far is through the router and in its kernel table.
@@ -326,11 +362,6 @@ class Node:
         self.agent.settled(self.agent.grant(*self._routes))
         self.router.wait_without(*ends)
 
-    def up(self) -> Report:
-        """Once every BGP session is up."""
-        count = len(self._ends)
-        return self.agent.wait(lambda report: sum(n.state == "up" for n in report.neighbors) == count)
-
 
 @dataclass(frozen=True, slots=True)
 class Site:
@@ -339,31 +370,71 @@ class Site:
     folder: Path
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Namespaces for a router and a node that share a link of both families, and for the switch between them."""
+
+    router: str
+    node: str
+    switch: str = ""
+
+    def cut(self) -> None:
+        """The switch carries nothing any more; both ends keep their carrier."""
+        _ip("link set n1 nomaster", place=self.switch)
+
+    def mend(self) -> None:
+        _ip("link set n1 master br0", place=self.switch)
+
+
 @contextlib.contextmanager
-def site() -> Iterator[Site]:
-    """A router that runs, and beside it room for one node at a time."""
-    router_place, node_place = (f"anycast-bgp{os.getpid()}-{name}" for name in ("router", "node"))
-    # Not pytest's folder: FRR gives up root, and must be able to reach its sockets.
-    folder = Path(tempfile.mkdtemp(prefix="anycast-bgp-"))
-    folder.chmod(0o755)
-    frr = folder / "frr"
-    frr.mkdir()
-    shutil.chown(frr, "frr", "frr")
+def places(*, switch: bool = False) -> Iterator[Places]:
+    names = (f"anycast-bgp{os.getpid()}-{name}" for name in ("router", "node", "switch"))
+    found = Places(next(names), next(names), next(names) if switch else "")
     with contextlib.ExitStack() as undo:
-        undo.callback(shutil.rmtree, folder)
-        for place in (router_place, node_place):
+        for place in (found.router, found.node, *([found.switch] if switch else [])):
             _ip(f"netns add {place}")
             undo.callback(_ip, f"netns del {place}")
             with netns.inside(place):  # FRR takes no IPv6 session before the link-local address is ready
                 Path("/proc/sys/net/ipv6/conf/default/accept_dad").write_text("0")
-        _ip(f"link add r0 netns {router_place} type veth peer name n0 netns {node_place}")
-        for place, link, v4, v6 in ((router_place, "r0", ROUTER4, ROUTER6), (node_place, "n0", NODE4, NODE6)):
+        if switch:
+            _ip(f"link add r0 netns {found.router} type veth peer name r1 netns {found.switch}")
+            _ip(f"link add n0 netns {found.node} type veth peer name n1 netns {found.switch}")
+            _ip("link add br0 type bridge mcast_snooping 0", "link set br0 up", place=found.switch)
+            _ip(*(f"link set {port} master br0 up" for port in ("r1", "n1")), place=found.switch)
+        else:
+            _ip(f"link add r0 netns {found.router} type veth peer name n0 netns {found.node}")
+        for place, link, v4, v6 in (
+            (found.router, "r0", ROUTER4, ROUTER6),
+            (found.node, "n0", NODE4, NODE6),
+        ):
             _ip("link set lo up", f"link set {link} up", place=place)
             _ip(f"addr add {v4}/30 dev {link}", f"addr add {v6}/64 dev {link} nodad", place=place)
-        router = Router(router_place, frr)
+        yield found
+
+
+@contextlib.contextmanager
+def open_folder() -> Iterator[Path]:
+    """A folder for daemons that give up root and must still reach their sockets: not pytest's."""
+    folder = Path(tempfile.mkdtemp(prefix="anycast-bgp-"))
+    try:
+        folder.chmod(0o755)
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def site() -> Iterator[Site]:
+    """A router that runs, and beside it room for one node at a time."""
+    with contextlib.ExitStack() as undo:
+        folder = undo.enter_context(open_folder())
+        frr = folder / "frr"
+        frr.mkdir()
+        found = undo.enter_context(places())
+        router = Router(found.router, frr)
         undo.callback(router.stop)
         router.start()
-        yield Site(router, node_place, folder)
+        yield Site(router, found.node, folder)
 
 
 _numbers = itertools.count(1)

@@ -150,8 +150,10 @@ class Site:
 
         until(look, f"{node} to announce with {scope} drained")
 
-    def maintenance(self, node: str, *, on: bool, vip: str = "", reason: str = "") -> Document:
-        body = {"scope": vip, "on": on, **({"reason": reason} if on else {})}
+    def maintenance(
+        self, node: str, *, on: bool, vip: str = "", reason: str = "", now: bool = False
+    ) -> Document:
+        body = {"scope": vip, "on": on, **({"reason": reason, "now": now} if on else {})}
         answer = self.ask(node, "POST", "/maintenance", body)
         assert answer.ok, answer
         return answer.body

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from anycast.core import events as ev
 from anycast.core import ipvs
+from anycast.core.drain import LEAVE_PATIENCE
 from anycast.core.health import Outcome
 from anycast.core.model import Scheduler, Vip
-from anycast.core.step import LEAVE_PATIENCE
 from tests.fakes import SETTLE, TTL, Node, vip
 from tests.property.worlds import told
 

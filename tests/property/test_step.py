@@ -6,9 +6,10 @@ learns from events alone, some of which the machine delays or drops.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -16,25 +17,58 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from anycast.core import events as ev
 from anycast.core import kernel as kernels
 from anycast.core.decision import Advertise, Reason
+from anycast.core.drain import LEAVE_PATIENCE
 from anycast.core.health import Outcome, Phase, Result
 from anycast.core.ipvs import MarkKey, RemoveService, ServiceEntry, ServiceKey
-from anycast.core.maintenance import NODE, Maintenance, Stage, stage
+from anycast.core.maintenance import (
+    FILE,
+    NODE,
+    NODE_SCOPES,
+    ORDER,
+    OUT,
+    STOP,
+    End,
+    Expiry,
+    Maintenance,
+    Stage,
+    is_server,
+)
 from anycast.core.members import check_of, servers_of, service_key
-from anycast.core.model import Address, Protocol, Target, Vip
+from anycast.core.model import Address, Protocol, Target, Timing, Vip
 from anycast.core.report import Prefix, Report
 from anycast.core.routes import GRACEFUL_SHUTDOWN
-from anycast.core.state import EXPIRE_AGAIN, health_of, prefix_of
-from anycast.core.step import LEAVE_PATIENCE, begin, next_wake, step
+from anycast.core.state import EXPIRE_AGAIN, State, furthest, health_of, prefix_of
+from anycast.core.step import begin, next_wake, step
 from tests.property.worlds import CONFIGS, told
 
 FOREIGN = ServiceKey(protocol=Protocol.TCP, address=ip_address("198.51.100.9"), port=25)
+
+
+# By the one limit most nodes go down without any proof of silence, by the other most with one.
+SHORT = [
+    replace(config, timing=Timing(quiet_limit=1.0 if number % 2 else 4.5))
+    for number, config in enumerate(CONFIGS)
+]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What an operator has said last of a scope. `due`: monotonic, by the clocks of that moment."""
+
+    end: End | None = None
+    due: float = 0.0
+    stepped: bool = False  # somebody has set the clock since
+    slewed: float = 0.01  # seconds by which it was slewed
 
 
 class World(RuleBasedStateMachine):
     @initialize(number=st.sampled_from(range(len(CONFIGS))), kept=st.booleans())
     def begin(self, number: int, *, kept: bool) -> None:
         self.now = 100.0
-        self.config = CONFIGS[number]
+        self.offset = 1_800_000_000.0  # wall clock less monotonic
+        self.packets = 0
+        self.said: dict[str, Said] = {}
+        self.config = SHORT[number]
         self.kernel = kernels.Snapshot(
             table={FOREIGN: ServiceEntry(scheduler="rr")}, addresses=frozenset(), sysctls={}
         )
@@ -50,14 +84,23 @@ class World(RuleBasedStateMachine):
         self.exited = False
         self.stopping = False
         maintenance = {NODE: Maintenance(reason="kept", by="root", since=1.0)} if kept else {}
-        self.state, effects = begin(self.config, maintenance, self.now)
+        self.said = {NODE: Said()} if kept else {}
+        self.state, effects = begin(self.config, maintenance, self.now, self.wall)
         self.perform(effects)
+
+    @property
+    def wall(self) -> float:
+        return self.now + self.offset
+
+    def tick(self) -> None:
+        self.send(ev.Tick(wall=self.wall))
 
     def send(self, event: ev.Event) -> None:
         before = self.state
         self.state, effects = step(self.state, event, self.now)
         if before.exited:
             assert effects == ()
+        self.check_maintenance(before, event, effects)
         self.perform(effects)
         if isinstance(event, ev.Probed | ev.KernelFailed):
             return  # one more outcome is one more fact
@@ -104,11 +147,8 @@ class World(RuleBasedStateMachine):
         for prefix, route in routes.items():
             vip = known[prefix]
             drained = GRACEFUL_SHUTDOWN in route.communities
-            stages = [
-                stage(state.maintenance.get(scope), drain=state.config.timing.drain, now=self.now)
-                for scope in (NODE, vip.name)
-            ]
-            assert Stage.WITHDRAWN not in stages
+            stages = [furthest(state, scopes).stage for scopes in (NODE_SCOPES, [vip.name])]
+            assert OUT.isdisjoint(stages)
             assert drained == (Stage.DRAINING in stages)
             for service in vip.services:
                 found = [
@@ -122,6 +162,26 @@ class World(RuleBasedStateMachine):
             if prefix not in self.wanted:
                 assert not drained
                 self.check_ready(vip, prefix.network_address)
+
+    def check_maintenance(self, before: State, event: ev.Event, effects: tuple[ev.Effect, ...]) -> None:
+        after = self.state
+        assert set(after.progress) == {scope for scope in after.maintenance if not is_server(scope)}
+        for scope in before.progress.keys() & after.progress.keys():
+            stages = [state.progress[scope].stage for state in (before, after)]
+            assert stages == sorted(stages, key=ORDER.index), "a stage went back"
+        if isinstance(event, ev.MaintenanceSet):
+            return
+        gone = before.maintenance.keys() - after.maintenance.keys()
+        for scope in gone:
+            said = self.said.pop(scope)
+            assert said.end is not None
+            assert said.end.then is Expiry.RESUME, "what is held never ends by itself"
+            assert self.wall >= said.end.at - 0.01 or said.end.lasts
+            slack = 0.01 if said.end.lasts else said.slewed
+            assert self.now >= said.due - slack or (said.stepped and not said.end.lasts), "too early"
+        logs = [log for log in effects if isinstance(log, ev.Log) and log.event == "maintenance.ended"]
+        assert len(logs) == len(gone), "told once"
+        assert after.maintenance.keys() == self.said.keys(), "nothing comes back or is lost"
 
     def check_ready(self, vip: Vip, address: Address) -> None:
         """A route that comes up: the kernel, as last read, serves it with its quorum of usable servers."""
@@ -173,10 +233,10 @@ class World(RuleBasedStateMachine):
             if wake > end:
                 break
             self.now = max(self.now, wake)
-            self.send(ev.Tick())
+            self.tick()
             assert self.exited or next_wake(self.state, self.now) > self.now, "a busy loop"
         self.now = max(self.now, end)
-        self.send(ev.Tick())
+        self.tick()
 
     @precondition(lambda self: not self.exited)
     @rule(data=st.data(), outcome=st.sampled_from(list(Outcome)))
@@ -209,7 +269,25 @@ class World(RuleBasedStateMachine):
                     self.kernel = kernels.play(self.kernel, (op,))
                 except KeyError:  # somebody else took the service away meanwhile: ESRCH
                     failures.append(kernels.Failure((op,), "no such service"))
-        self.send(ev.KernelRead(snapshot=told(self.kernel), failures=tuple(failures)))
+        packets = dict.fromkeys(self.kernel.table, self.packets)
+        snapshot = replace(told(self.kernel), packets=packets)
+        self.send(ev.KernelRead(snapshot=snapshot, failures=tuple(failures)))
+
+    @rule(packets=st.sampled_from([0, 1, 10_000]))
+    def packets_come_in(self, packets: int) -> None:
+        self.packets += packets
+
+    @rule(by=st.sampled_from([-100_000.0, -3.0, -0.2, 0.2, 3.0, 100_000.0]))
+    def somebody_sets_the_clock(self, by: float) -> None:
+        self.offset += by
+        if not self.exited:
+            self.said = {
+                scope: replace(said, stepped=True)
+                if abs(by) > 1.0
+                else replace(said, slewed=said.slewed + abs(by))
+                for scope, said in self.said.items()
+            }
+        self.tick()
 
     @precondition(lambda self: self.pending is not None)
     @rule()
@@ -304,16 +382,55 @@ class World(RuleBasedStateMachine):
                 self.report(source)
             self.time_passes(0.5)
 
-    @rule(scope=st.sampled_from([NODE, "web", "log", "web/rs1", "log/rs2"]), on=st.booleans())
-    def maintenance(self, scope: str, *, on: bool) -> None:
-        entry = Maintenance(reason="test", by="root", since=self.now) if on else None
-        self.send(ev.MaintenanceSet(scope=scope, entry=entry))
+    @rule(
+        scope=st.sampled_from([NODE, FILE, STOP, "web", "log", "web/rs1", "log/rs2"]),
+        on=st.booleans(),
+        lasts=st.booleans(),
+        seconds=st.sampled_from([None, 0.5, 3.0, 20.0]),
+        then=st.sampled_from(Expiry),
+        skip_drain=st.booleans(),
+    )
+    def maintenance(
+        self,
+        scope: str,
+        *,
+        on: bool,
+        lasts: bool = False,
+        seconds: float | None = None,
+        then: Expiry = Expiry.RESUME,
+        skip_drain: bool = False,
+    ) -> None:
+        end = None
+        if seconds is not None and not is_server(scope):
+            end = End(at=self.wall + seconds, then=then, lasts=lasts)
+        if not self.exited:
+            if on:
+                self.said[scope] = Said(end=end, due=self.now + (seconds or 0.0))
+            else:
+                for gone in (NODE, STOP) if scope == NODE else (scope,):
+                    self.said.pop(gone, None)
+        entry = Maintenance(reason="test", by="root", since=self.wall, end=end) if on else None
+        self.send(ev.MaintenanceSet(scope=scope, entry=entry, skip_drain=skip_drain))
+
+    @precondition(lambda self: not self.stopping)
+    @rule(scope=st.sampled_from([NODE, FILE, "web"]))
+    def it_goes_all_the_way_down(self, scope: str) -> None:
+        """With nothing in its way: a bound on how long it takes."""
+        self.maintenance(scope, on=True)
+        timing = self.config.timing
+        limits = timing.drain + timing.lease_ttl + LEAVE_PATIENCE + timing.settle + timing.quiet_limit
+        self.time_passes(limits + 1.0)
+        assert self.state.progress[scope].stage is Stage.DOWN
+        assert self.lease is not None
+        covered = {vip.name for vip in self.config.vips if scope in {*NODE_SCOPES, vip.name}}
+        addresses = {prefix_of(a) for vip in self.config.vips if vip.name in covered for a in vip.addresses}
+        assert addresses.isdisjoint(self.wanted)
 
     @rule(number=st.sampled_from(range(len(CONFIGS))))
     def reload(self, number: int) -> None:
         if not self.exited:
-            self.config = CONFIGS[number]
-        self.send(ev.Reconfigured(config=CONFIGS[number]))
+            self.config = SHORT[number]
+        self.send(ev.Reconfigured(config=SHORT[number]))
 
     @precondition(lambda self: not self.stopping)
     @rule(really=st.integers(0, 9))
@@ -338,6 +455,7 @@ class World(RuleBasedStateMachine):
             assert self.exited
             return
         self.maintenance(NODE, on=False)
+        self.maintenance(FILE, on=False)
         for vip in self.config.vips:
             self.maintenance(vip.name, on=False)
         for scope in ("web", "log", "web/rs1", "log/rs2"):
@@ -355,4 +473,4 @@ class World(RuleBasedStateMachine):
 
 
 World.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
-test_the_core_keeps_its_invariants = World.TestCase
+test_the_core_keeps_its_invariants = pytest.mark.timeout(400)(World.TestCase)

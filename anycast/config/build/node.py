@@ -123,6 +123,7 @@ class Node:
             families=frozenset(carried(neighbor)),
             password=neighbor.password,
             passive=neighbor.passive,
+            bfd=_bfd(neighbor.bfd, bgp.bfd),
         )
 
     def _families(self, path: Path, neighbor: schema.Neighbor, address: Address, bgp: schema.Bgp) -> None:
@@ -165,3 +166,17 @@ def carried(neighbor: schema.Neighbor) -> set[int]:
     if neighbor.families:
         return {VERSION[family] for family in neighbor.families}
     return {neighbor.address.version} if neighbor.address else set()
+
+
+def _bfd(own: schema.Bfd | None, shared: schema.Bfd | None) -> model.Bfd | None:
+    """Of a neighbor: what it says itself, then what `bgp.bfd` says, then the defaults."""
+    written = [one for one in (own, shared) if one is not None]
+    if not written or not written[0].enabled:
+        return None
+    default = model.Bfd()
+    return model.Bfd(
+        interval=next((one.interval for one in written if one.interval is not None), default.interval),
+        multiplier=next(
+            (one.multiplier for one in written if one.multiplier is not None), default.multiplier
+        ),
+    )

@@ -86,6 +86,8 @@ class _Builder:
                 lease_ttl=timing.lease_ttl,
                 drain=timing.drain,
                 settle=timing.settle,
+                quiet_rate=timing.quiet_rate,
+                quiet_limit=timing.quiet_limit,
                 reconcile=timing.reconcile,
                 server_drain=timing.server_drain,
             ),

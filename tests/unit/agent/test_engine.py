@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -13,13 +14,14 @@ from pathlib import Path
 import pytest
 
 from anycast.agent import engine as engines
-from anycast.agent import maintenance_file
+from anycast.agent import maintenance_file, touch_file
 from anycast.agent.engine import Engine
+from anycast.agent.recording import Recorder
 from anycast.config.load import load
 from anycast.core import events as ev
 from anycast.core import kernel as kernels
 from anycast.core.decision import Reason
-from anycast.core.maintenance import NODE, Maintenance
+from anycast.core.maintenance import FILE, NODE, STOP, End, Expiry, Maintenance
 from anycast.core.report import Report
 from anycast.core.state import State
 from anycast.kernel.errors import KernelUnavailable
@@ -70,6 +72,8 @@ class Site:
     def __init__(self, directory: Path, port: int) -> None:
         self.file = directory / "anycast.yaml"
         self.state_dir = directory / "state"
+        self.touch_file = directory / "run" / "maintenance"
+        self.touch_file.parent.mkdir(exist_ok=True)
         self.port = port
         self.kernel = FakeKernel()
         self.leases: asyncio.Queue[Lease] = asyncio.Queue()
@@ -80,7 +84,7 @@ class Site:
         self.file.write_text(
             "\n".join(
                 [
-                    f"node: {{name: lb1, state_dir: {self.state_dir}}}",
+                    f"node: {{name: lb1, state_dir: {self.state_dir}, runtime_dir: {self.touch_file.parent}}}",
                     "bgp:",
                     "  local_as: 65001",
                     "  router_id: 10.2.1.1",
@@ -96,11 +100,24 @@ class Site:
     def write_with_mail(self) -> None:
         self.write(f"  mail: {{address: {MAIL.network_address}, port: {self.port}, servers: [127.0.0.1]}}")
 
-    def engine(self, clock: Callable[[], float] | None = None) -> Engine:
+    def engine(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        recorder: Recorder | None = None,
+        passed: Callable[[float], None] = lambda _: None,
+    ) -> Engine:
         loaded = load(self.file)
-        if clock is None:
-            return Engine(loaded, self.file, kernel=self.kernel, send_lease=self.take)
-        return Engine(loaded, self.file, kernel=self.kernel, send_lease=self.take, clock=clock)
+        return Engine(
+            loaded,
+            self.file,
+            kernel=self.kernel,
+            send_lease=self.take,
+            clock=clock,
+            wall=wall,
+            recorder=recorder,
+            passed=passed,
+        )
 
     def take(self, lease: Lease) -> None:
         self.sent.append(lease)
@@ -167,6 +184,29 @@ def test_an_engine_that_is_stopped_withdraws_and_leaves_the_kernel_as_it_is(tmp_
         assert engine.clean_exit
         assert site.kernel.holds == before
         assert site.kernel.closed
+
+    play(tmp_path, story)
+
+
+def test_a_pass_is_told_after_its_effects_and_not_of_an_event_that_failed(tmp_path: Path) -> None:
+    """What feeds the watchdog: only work that was done may."""
+
+    async def story(site: Site) -> None:
+        passes: list[int] = []  # leases that had been sent at each
+        engine = site.engine(passed=lambda _: passes.append(len(site.sent)))
+
+        def broken(lease: Lease) -> None:
+            site.sent.append(lease)
+            raise ZeroDivisionError
+
+        async with running(engine) as task:
+            await site.announced(WEB)
+            await site.leases.get()
+            assert set(passes) >= set(range(1, len(site.sent)))
+            engine._send_lease = broken
+            await asyncio.wait({task})
+            assert isinstance(task.exception(), ZeroDivisionError)
+            assert len(site.sent) not in passes
 
     play(tmp_path, story)
 
@@ -333,6 +373,158 @@ def test_a_damaged_maintenance_file_keeps_the_node_out_until_somebody_ends_it(tm
             assert "damaged" in engine.state.maintenance[NODE].reason
             assert (await engine.set_maintenance(NODE, on=False, reason="", by="op")).saved
             await site.announced(WEB)
+
+    play(tmp_path, story)
+
+
+def test_the_file_means_maintenance_for_as_long_as_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "FILE_PERIOD", 0.01)
+
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        async with running(engine):
+            await site.announced(WEB)
+            site.touch_file.write_text("new disks\n")
+            await site.announced()
+            assert engine.state.maintenance[FILE].reason == "new disks"
+            site.touch_file.write_text("newer disks\n")
+            await site.lease_where(engine, lambda state: state.maintenance[FILE].reason == "newer disks")
+            site.touch_file.unlink()
+            await site.announced(WEB)
+            assert engine.state.maintenance == {}
+        assert not site.state_dir.exists(), "the file speaks for itself"
+
+    play(tmp_path, story)
+
+
+def test_an_agent_that_starts_with_the_file_there_announces_nothing(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        site.touch_file.write_text("new disks\n")
+        engine = site.engine()
+        async with running(engine):
+            await site.lease_where(engine, lambda state: bool(state.health) and not state.kernel.busy)
+            assert engine.state.vips["web"].verdict.reason is Reason.NODE_MAINTENANCE
+            assert all(lease.routes == () for lease in site.sent)
+
+    play(tmp_path, story)
+
+
+def test_a_look_for_the_file_that_fails_changes_nothing_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "FILE_PERIOD", 0.01)
+    looks: asyncio.Queue[None] = asyncio.Queue()
+    loop: list[asyncio.AbstractEventLoop] = []
+    look = touch_file.look
+    broken = True
+
+    def sometimes(path: Path) -> Maintenance | None:
+        if loop:
+            loop[0].call_soon_threadsafe(looks.put_nowait, None)
+            if broken:
+                raise OSError(5, "Input/output error")
+        return look(path)
+
+    monkeypatch.setattr(touch_file, "look", sometimes)
+
+    async def story(site: Site) -> None:
+        nonlocal broken
+        site.touch_file.write_text("new disks\n")
+        engine = site.engine()
+        loop.append(asyncio.get_running_loop())
+        async with running(engine):
+            for _ in range(3):
+                await looks.get()
+            assert set(engine.state.maintenance) == {FILE}
+            broken = False
+            site.touch_file.unlink()
+            await site.announced(WEB)
+
+    play(tmp_path, story)
+
+
+def test_a_drain_before_a_stop_is_over_with_the_agent(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        async with running(engine):
+            await site.announced(WEB)
+            answer = await engine.set_maintenance(STOP, on=True, reason="stop", by="root")
+            assert (answer.saved, answer.error) == (False, "")
+            await site.announced()
+        assert not site.state_dir.exists()
+        async with running(site.engine()):
+            await site.announced(WEB)
+
+    play(tmp_path, story)
+
+
+def test_maintenance_with_an_end_ends_by_itself_and_is_gone_from_the_disk(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        began = time.time()
+        engine = site.engine()
+        async with running(engine):
+            await site.announced(WEB)
+            end = End(at=began + 0.5, lasts=True)
+            assert (await engine.set_maintenance(NODE, on=True, reason="", by="op", end=end)).saved
+            kept = maintenance_file.load(site.state_dir / "maintenance.json")
+            assert kept[NODE].end == End(at=began + 0.5, lasts=True, due=None)
+            await site.announced(WEB)
+            assert time.time() >= began + 0.5
+        assert maintenance_file.load(site.state_dir / "maintenance.json") == {}
+
+    play(tmp_path, story)
+
+
+def test_the_end_outlives_the_agent_and_a_clock_set_meanwhile_does_not_bring_it_on(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        async with running(engine):
+            await site.announced(WEB)
+            end = End(at=time.time() + 3600.0, then=Expiry.RESUME, lasts=True)
+            assert (await engine.set_maintenance(NODE, on=True, reason="", by="op", end=end)).saved
+        site.sent.clear()
+        again = site.engine(wall=lambda: time.time() + 86400.0)
+        async with running(again):
+            await site.lease_where(again, lambda state: bool(state.health) and not state.kernel.busy)
+            kept = again.state.maintenance[NODE].end
+            assert kept is not None
+            assert kept.at == pytest.approx(time.time() + 86400.0 + 3600.0, abs=60.0), "an hour is left"
+            assert all(lease.routes == () for lease in site.sent)
+
+    play(tmp_path, story)
+
+
+def test_a_clock_that_is_set_is_seen_by_the_next_tick(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        ahead = 0.0
+        engine = site.engine(wall=lambda: time.time() + ahead)
+        async with running(engine):
+            await site.announced(WEB)
+            before = engine.state.wall_offset
+            assert before is not None
+            ahead = 86400.0
+            await site.lease_where(
+                engine, lambda state: state.wall_offset is not None and state.wall_offset > before + 86000.0
+            )
+
+    play(tmp_path, story)
+
+
+def test_a_disk_that_is_full_does_not_keep_maintenance_from_being_in_force(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        site.state_dir.mkdir()
+        async with running(engine):
+            await site.announced(WEB)
+            (site.state_dir / "maintenance.json.new").symlink_to("/dev/full")
+            answer = await engine.set_maintenance(NODE, on=True, reason="racks", by="op")
+            assert not answer.saved
+            assert "No space left on device" in answer.error
+            await site.announced()
+            assert (await engine.set_maintenance(NODE, on=True, reason="racks", by="op")).saved
+        assert set(maintenance_file.load(site.state_dir / "maintenance.json")) == {NODE}
 
     play(tmp_path, story)
 

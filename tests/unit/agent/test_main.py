@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import itertools
 import json
 import os
 import signal
@@ -23,8 +24,11 @@ import structlog
 from aiohttp import web
 
 from anycast.agent import main
+from anycast.agent.recording import replay
 from anycast.agent.sockets import bind_unix
 from anycast.cli.client import Answer, ask
+from anycast.core.events import Log
+from anycast.ops.events import Hub
 
 ROOT = Path(__file__).parents[3]
 # An interface nobody has: wherever this runs, the kernel is read at most, and never changed.
@@ -87,11 +91,20 @@ def configure(directory: Path, text: str = CONFIG, port: int = 1) -> Path:
 
 
 @contextmanager
-def agent(directory: Path) -> Iterator[Agent]:
+def agent(directory: Path, *options: str, **environ: str) -> Iterator[Agent]:
     port = free_port()
     with subprocess.Popen(
-        [sys.executable, "-m", "anycast", "agent", "--config", str(configure(directory, port=port))],
+        [
+            sys.executable,
+            "-m",
+            "anycast",
+            "agent",
+            "--config",
+            str(configure(directory, port=port)),
+            *options,
+        ],
         cwd=ROOT,
+        env={**os.environ, **environ},
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
@@ -101,10 +114,10 @@ def agent(directory: Path) -> Iterator[Agent]:
             process.kill()
 
 
-def finished(directory: Path) -> tuple[int, str]:
+def finished(directory: Path, *options: str) -> tuple[int, str]:
     """The exit status and what was said of an agent that is expected to end by itself."""
     done = subprocess.run(
-        [sys.executable, "-m", "anycast", "agent", "--config", str(directory / "anycast.yaml")],
+        [sys.executable, "-m", "anycast", "agent", "--config", str(directory / "anycast.yaml"), *options],
         cwd=ROOT,
         check=False,
         capture_output=True,
@@ -119,14 +132,44 @@ def mode(path: Path) -> int:
 
 def test_without_a_kernel_it_stays_up_announces_nothing_and_says_why(tmp_path: Path) -> None:
     with agent(tmp_path) as node:
-        why = node.until("kernel.unavailable")["reason"]
         node.until("ops.listening")
+        why = node.until("kernel.unavailable")["reason"]
         code, text = node.get("/readyz")
         assert code == 503
         assert why in text
         assert node.get("/livez")[0] == 200
         assert node.get("/vips/web")[0] == 503
         assert node.end(signal.SIGTERM) == 0
+
+
+def test_the_service_manager_hears_ready_the_watchdog_what_is_up_and_the_end(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(60)
+        with agent(tmp_path, NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="200000") as node:
+            heard = []
+            while "READY=1" not in heard:
+                heard.append(manager.recv(4096).decode())
+            assert node.control().ok  # ready is: a command is answered
+            assert (tmp_path / "run" / "lease.sock").is_socket()
+            for _ in range(2):
+                while (message := manager.recv(4096).decode()) != "WATCHDOG=1":
+                    heard.append(message)
+            assert "STATUS=no announcer is connected, nothing is announced (web starting)" in heard
+            node.process.send_signal(signal.SIGTERM)
+            while manager.recv(4096) != b"STOPPING=1":
+                pass
+            assert node.end() == 0
+
+
+def test_an_agent_whose_watchdog_ran_out_says_where_it_hung(tmp_path: Path) -> None:
+    with agent(tmp_path) as node:
+        node.until("ops.listening")
+        node.process.send_signal(signal.SIGABRT)
+        _, said = node.process.communicate()
+        assert node.process.returncode == -signal.SIGABRT
+        assert "Fatal Python error: Aborted" in said
+        assert "agent/main.py" in said
 
 
 def test_a_second_sigterm_is_no_more_than_the_first(tmp_path: Path) -> None:
@@ -199,6 +242,39 @@ def test_a_reload_of_a_bad_file_keeps_what_is_in_force(tmp_path: Path) -> None:
         assert node.end(signal.SIGHUP, signal.SIGTERM) == 0
 
 
+def test_events_go_on_over_a_restart(tmp_path: Path) -> None:
+    with agent(tmp_path) as node:
+        node.until("ops.listening")
+        assert node.end(signal.SIGTERM) == 0
+    with agent(tmp_path) as node:
+        node.until("ops.listening")
+        events = node.control("/events").body["events"]
+        assert [one["id"] for one in events] == list(range(1, len(events) + 1))
+        names = [one["event"] for one in events]
+        assert names.count("agent.started") == 2
+        assert names.index("agent.stopped") < names.index("agent.started", 1)
+        assert node.end(signal.SIGTERM) == 0
+
+
+def test_a_recording_of_an_agent_can_be_played(tmp_path: Path) -> None:
+    path = tmp_path / "recording.jsonl"
+    with agent(tmp_path, "--record", str(path)) as node:
+        node.until("vip.verdict_changed")
+        assert node.end(signal.SIGTERM) == 0
+    with path.open() as lines:
+        events = [effect for *_, effects in replay(lines) for effect in effects if isinstance(effect, Log)]
+    assert [event.fields["reason"] for event in events if event.event == "vip.verdict_changed"][
+        -1
+    ] == "stopping"
+
+
+def test_without_a_place_for_the_recording_it_does_not_start(tmp_path: Path) -> None:
+    configure(tmp_path)
+    code, said = finished(tmp_path, "--record", str(tmp_path / "nowhere" / "recording"))
+    assert code == 73
+    assert "No such file or directory, not started" in said
+
+
 def test_it_survives_whoever_reads_its_log(tmp_path: Path) -> None:
     with agent(tmp_path) as node:
         node.until("ops.listening")
@@ -269,23 +345,26 @@ def test_what_a_defect_ends_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> N
     assert next(runs, "nothing is left") == "nothing is left"
 
 
-def test_an_address_that_is_taken_is_tried_again_without_leaving_anything_behind() -> None:
-    async def play() -> None:
-        runner = web.AppRunner(web.Application())
-        await runner.setup()
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            taken.listen()
-            site = web.SockSite(runner, taken)
-            other = web.TCPSite(runner, *taken.getsockname())
-            with pytest.raises(OSError, match="in use"):
-                await main._start(other)
-            assert not runner.sites
-            await main._start(site)
-            assert runner.sites == {site}
-            await runner.cleanup()
+def test_an_address_that_is_taken_is_tried_again_and_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    create, port, tries = socket.create_server, free_port(), itertools.count()
 
-    asyncio.run(play())
+    def taken_at_first(*where: Any, **how: Any) -> socket.socket:
+        if next(tries) < 2:
+            raise OSError("in use")
+        return create(*where, **how)
+
+    monkeypatch.setattr(socket, "create_server", taken_at_first)
+
+    async def play() -> None:
+        _, gate = await main._surface(web.Application())
+        await main._listen(gate, f"127.0.0.1:{port}")
+        with socket.create_connection(("127.0.0.1", port)):
+            pass
+        await gate.close()
+
+    with structlog.testing.capture_logs() as logs:
+        asyncio.run(play())
+    assert [entry["event"] for entry in logs] == ["ops.unavailable", "ops.listening"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives a directory away")
@@ -322,5 +401,5 @@ def test_a_defect_ends_the_process_with_its_own_status(
 
     monkeypatch.setattr(main, "serve", broken)
     with structlog.testing.capture_logs() as logs:
-        assert main._run(configure(tmp_path)) == main.EX_SOFTWARE
+        assert main._run(configure(tmp_path), Hub()) == main.EX_SOFTWARE
     assert [entry["event"] for entry in logs] == ["agent.failed"]

@@ -13,7 +13,7 @@ import pytest
 from anycast.cli.main import main
 
 GOOD = """\
-node: {name: lb1}
+node: {name: lb1, exabgp_user: nobody}
 bgp:
   local_as: 65001
   router_id: 10.2.1.1
@@ -163,6 +163,16 @@ def test_the_rendered_process_starts_with_the_program_that_rendered_it(file: Pat
     assert f"run {sys.executable} -m anycast announce " in done.stdout
 
 
+def test_the_journal_can_lie_elsewhere(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["render", "exabgp", "--config", str(file)]
+    assert main(argv) == 0
+    assert " --journal /run/anycast/announcer/journal.json " in capsys.readouterr().out
+    assert main([*argv, "--journal", "/run/other/journal.json"]) == 0
+    assert " --journal /run/other/journal.json " in capsys.readouterr().out
+    assert main([*argv, "--journal", "/run/two words"]) == 78
+    assert "cannot stand in ExaBGP's run line" in capsys.readouterr().err
+
+
 def test_a_rendered_file_is_replaced_whole_and_for_exabgp_only(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -191,7 +201,7 @@ def test_what_root_renders_exabgp_can_read_again_when_it_is_no_longer_root(
 def test_without_exabgps_user_a_rendered_file_is_for_its_owner_and_it_says_so(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file.write_text(GOOD.replace("{name: lb1}", "{name: lb1, exabgp_user: nobody-here}"))
+    file.write_text(GOOD.replace("exabgp_user: nobody", "exabgp_user: nobody-here"))
     output = tmp_path / "exabgp.conf"
     assert main(["render", "exabgp", "--config", str(file), "-o", str(output)]) == 0
     assert "there is no user nobody-here" in capsys.readouterr().err

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from anycast.agent.main import _surface
+from anycast.agent.sockets import bind_unix
 from anycast.cli import client
 from anycast.core import events as ev
 from anycast.ops.http import ReloadAnswer, control_app
@@ -49,13 +51,16 @@ async def cli(*argv: str) -> Done:
 
 @contextlib.asynccontextmanager
 async def serving(app: web.Application, path: Path) -> AsyncIterator[None]:
-    runner = web.AppRunner(app)
-    await runner.setup()
+    """As the agent serves it: aiohttp alone forgets a connection that comes while it leaves."""
+    runner, gate = await _surface(app)
+    listener = bind_unix(path, mode=0o660)
     try:
-        await web.UnixSite(runner, str(path)).start()
+        gate.listen(listener)
         yield
     finally:
+        gate.leave()
         await runner.cleanup()
+        await gate.close()
 
 
 def against(operator: Operator, path: Path, *commands: tuple[str, ...]) -> list[Done]:

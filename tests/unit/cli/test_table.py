@@ -4,7 +4,15 @@ import io
 
 import pytest
 
-from anycast.cli.table import Cell, Colour, duration, table, wants_colour
+from anycast.cli.table import (
+    Cell,
+    Colour,
+    ColourWhen,
+    choose_colour,
+    duration,
+    table,
+    wants_colour,
+)
 
 
 class Terminal(io.StringIO):
@@ -57,3 +65,15 @@ def test_colour_is_for_terminals_without_no_color(monkeypatch: pytest.MonkeyPatc
 )
 def test_durations_are_short(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_what_was_chosen_goes_before_terminal_and_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    try:
+        choose_colour(ColourWhen.ALWAYS)
+        assert wants_colour(io.StringIO())
+        monkeypatch.delenv("NO_COLOR")
+        choose_colour(ColourWhen.NEVER)
+        assert not wants_colour(Terminal())
+    finally:
+        choose_colour(ColourWhen.AUTO)

@@ -11,7 +11,8 @@ from anycast.config.load import loads
 from anycast.core.model import Config
 
 FULL = Path(__file__).parents[3].joinpath("examples", "full.yaml").read_text(encoding="utf-8")
-RENDER = "render ExaBGP's configuration again and restart ExaBGP"
+RENDER = "restart ExaBGP, with its configuration rendered again"
+BFD = "render the configuration of bfdd and of the routers again (`anycast render frr-bfd`, `router-…`)"
 
 
 def config(*replacements: tuple[str, str]) -> Config:
@@ -45,6 +46,19 @@ EDITS: list[tuple[str, str, tuple[str, ...]]] = [
         "    - {address: 10.2.1.9, remote_as: 65000}\n    - address: 10.2.1.254",
         (f"bgp: neighbor 10.2.1.9 added: {RENDER}",),
     ),
+    (
+        "bfd: {interval: 150ms}",
+        "bfd: false",
+        (f"bgp: neighbor 10.2.1.254 bfd 3 x 150ms -> none: {BFD}",),
+    ),
+    (
+        "multiplier: 3 ",
+        "multiplier: 5 ",
+        (
+            f"bgp: neighbor 10.2.1.254 bfd 3 x 150ms -> 5 x 150ms: {BFD}",
+            f"bgp: neighbor fd00:2:1::fe bfd 3 x 100ms -> 5 x 100ms: {BFD}",
+        ),
+    ),
     ("addresses: [10.9.2.3", "weight: 0, addresses: [10.9.2.3", ("pool web: server rs3 weight 1 -> 0",)),
     (
         "      - {name: rs3,",
@@ -59,6 +73,8 @@ EDITS: list[tuple[str, str, tuple[str, ...]]] = [
             "pool web: less than 0.1 % of the flows of the real servers that stay will go to other real servers",
         ),
     ),
+    ("quiet_rate: 1 ", "quiet_rate: 50 ", ("timing: quiet_rate 1 -> 50",)),
+    ("quiet_limit: 30s", "quiet_limit: 2m", ("timing: quiet_limit 30s -> 120s",)),
     ("server_drain: 60s", "server_drain: 5m", ("timing: server_drain 60s -> 300s",)),
     (
         "  tcp: 15m",

@@ -13,6 +13,7 @@ from anycast.config.load import load, loads
 from anycast.config.loaded import Loaded
 from anycast.config.problem import ConfigError
 from anycast.core.model import (
+    Bfd,
     Check,
     CommandCheck,
     ConnectionSync,
@@ -475,3 +476,33 @@ def test_a_file_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
 def test_reading_and_comparing_need_no_pydantic() -> None:
     code = "import sys, anycast.config.changes, anycast.config.problem, anycast.config.reader; sys.exit('pydantic' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=EXAMPLES.parent)
+
+
+BFD = [
+    ("", "", None),
+    ("bfd: true", "", Bfd(interval=0.1, multiplier=3)),
+    ("bfd: {interval: 200ms}", "", Bfd(interval=0.2, multiplier=3)),
+    ("bfd: {interval: 200ms, multiplier: 4}", ", bfd: {interval: 50ms}", Bfd(interval=0.05, multiplier=4)),
+    ("bfd: {interval: 200ms}", ", bfd: true", Bfd(interval=0.2, multiplier=3)),
+    ("bfd: {interval: 200ms}", ", bfd: false", None),
+    ("bfd: false", ", bfd: {multiplier: 5}", Bfd(interval=0.1, multiplier=5)),
+    ("bfd: {enabled: false, interval: 1s}", "", None),
+    ("bfd: {enabled: false, interval: 1s}", ", bfd: true", Bfd(interval=1.0, multiplier=3)),
+    ("", ", bfd: {enabled: false}", None),
+]
+
+
+@pytest.mark.parametrize(("shared", "own", "wanted"), BFD)
+def test_a_neighbor_has_its_own_bfd_then_that_of_all_then_the_default(
+    shared: str, own: str, wanted: Bfd | None
+) -> None:
+    text = f"""
+bgp:
+  local_as: 65001
+  router_id: 10.2.1.1
+  {shared}
+  neighbors: [{{address: 10.2.1.254, remote_as: 65000{own}}}]
+vips: {{web: {{address: 192.0.2.1, port: 80, servers: [10.9.2.1]}}}}
+"""
+    (neighbor,) = loads(text, hostname="lb1").config.bgp.neighbors
+    assert neighbor.bfd == wanted

@@ -100,6 +100,16 @@ VALUES = [
         "f:1:21: timing.lease_ttl: 31 is not a time that can be used",
     ),
     ("bgp:\n", "timing: {drain: 2 s}\nbgp:\n", "f:1:17: timing.drain: '2 s' is not a time"),
+    (
+        "bgp:\n",
+        "timing: {quiet_rate: 10s}\nbgp:\n",
+        "f:1:22: timing.quiet_rate: '10s' is not a number of packets a second",
+    ),
+    (
+        "bgp:\n",
+        "timing: {quiet_limit: 11m}\nbgp:\n",
+        "f:1:23: timing.quiet_limit: '11m' is not a time that can be used here",
+    ),
     ("bgp:\n", "timing: {drain: true}\nbgp:\n", "f:1:17: timing.drain: true is not a time"),
     # bgp
     (
@@ -118,6 +128,26 @@ VALUES = [
         "f:3:14: bgp.hold_time: with a hold time of 0 a dead node's routes",
     ),
     ("65001\n", "65001\n  hold_time: 2\n", "f:3:14: bgp.hold_time: 2 is not a hold time"),
+    (
+        "65001\n",
+        "65001\n  bfd: fast\n",
+        "f:3:8: bgp.bfd: 'fast' is not a way to speak BFD (write true, false, or",
+    ),
+    (
+        "65001\n",
+        "65001\n  bfd: {interval: 20ms}\n",
+        "f:3:19: bgp.bfd.interval: '20ms' is not a time that can be used here (write a time from 50ms to 60s",
+    ),
+    (
+        "65001\n",
+        "65001\n  bfd: {interval: 100.5ms}\n",
+        "f:3:19: bgp.bfd.interval: '100.5ms' is no whole number of milliseconds (write one, as in 100ms)",
+    ),
+    (
+        "65001\n",
+        "65001\n  bfd: {multiplier: 1}\n",
+        "f:3:21: bgp.bfd.multiplier: 1 is not a BFD multiplier (write a whole number from 2 to 255)",
+    ),
     (
         "10.2.1.254",
         "10.2.1.0/24",

@@ -13,6 +13,7 @@ from anycast.config.load import load
 
 ROOT = Path(__file__).parents[3]
 COMMITTED = ROOT / "anycast" / "config" / "schema.json"
+EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.yaml"))
 
 
 def parts(node: Any) -> list[dict[str, Any]]:
@@ -42,7 +43,7 @@ def test_every_key_is_described() -> None:
                 assert "description" in value or "description" in named or "const" in value, key
 
 
-@pytest.mark.parametrize("name", ["minimal.yaml", "full.yaml"])
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_the_examples_are_valid(name: str) -> None:
     text = ROOT.joinpath("examples", name).read_text(encoding="utf-8")
     assert text.startswith("# yaml-language-server: $schema=../anycast/config/schema.json\n")
@@ -62,6 +63,7 @@ def test_the_full_example_shows_every_key_of_every_section() -> None:
         ("bgp", schema.Bgp),
     ):
         assert set(tree[section]) == set(model.model_fields)
+    assert set(tree["bgp"]["bfd"]) == set(schema.Bfd.model_fields)
     assert set(tree["bgp"]["neighbors"][0]) == set(schema.Neighbor.model_fields)
     vips = tree["vips"].values()
     services = [service for vip in vips for service in vip.get("services", [vip])]
@@ -78,7 +80,7 @@ def test_the_full_example_shows_every_key_of_every_section() -> None:
     assert set().union(*servers) == set(schema.Server.model_fields)
 
 
-@pytest.mark.parametrize("name", ["minimal.yaml", "full.yaml"])
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_the_examples_are_warned_of_nothing(name: str) -> None:
     assert load(ROOT / "examples" / name, hostname="lb1").warnings == ()
 

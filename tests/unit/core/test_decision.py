@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from anycast.core.decision import Advertise, Facts, Reason, RequirementFacts, ServiceFacts, decide
-from anycast.core.maintenance import Stage
+from anycast.core.maintenance import OUT, Stage
 from anycast.core.model import Quorum
 
 
@@ -113,6 +113,13 @@ def test_a_standing_route_is_kept_while_the_kernel_is_being_changed() -> None:
 def test_draining_keeps_a_healthy_route_as_the_last_resort() -> None:
     draining = replace(GOOD, node_maintenance=Stage.DRAINING, advertised=True)
     assert decide(draining).advertise is Advertise.DRAIN
+
+
+@pytest.mark.parametrize("out", sorted(OUT))
+def test_where_the_one_maintenance_is_past_its_drain_the_other_does_not_keep_the_route(out: Stage) -> None:
+    for node, vip in ((Stage.DRAINING, out), (out, Stage.DRAINING)):
+        facts = replace(GOOD, advertised=True, node_maintenance=node, vip_maintenance=vip)
+        assert decide(facts).advertise is Advertise.NO
 
 
 def test_draining_never_brings_a_route_up_nor_keeps_an_unhealthy_one() -> None:

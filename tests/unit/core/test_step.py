@@ -9,6 +9,7 @@ import pytest
 from anycast.core import events as ev
 from anycast.core import kernel as kernels
 from anycast.core.decision import Advertise, Reason
+from anycast.core.drain import LEAVE_PATIENCE
 from anycast.core.health import Outcome, Result
 from anycast.core.ipvs import RemoveService
 from anycast.core.maintenance import NODE, Maintenance
@@ -16,7 +17,7 @@ from anycast.core.model import Check, HttpCheck, Timing
 from anycast.core.report import Report
 from anycast.core.routes import GRACEFUL_SHUTDOWN, WORST_MED
 from anycast.core.state import State
-from anycast.core.step import LEAVE_PATIENCE, RETRY_PROGRAM, STOP_PATIENCE, next_wake, step
+from anycast.core.step import RETRY_PROGRAM, STOP_PATIENCE, next_wake, step
 from tests.fakes import DRAIN, SETTLE, TTL, Node, addresses, route, route6, up, vip
 from tests.property.worlds import server
 

@@ -116,6 +116,28 @@ def test_probes_are_counted_and_a_refused_one_is_a_failure(server: Server) -> No
     load.close()
 
 
+def test_it_is_not_answered_while_a_new_connection_from_before_is_under_way(server: Server) -> None:
+    load = Load(["127.0.0.1", "::1"], SOURCES, interval=1, probes=50, port=server.port)
+    until(load, lambda: min(load.stats()["probes"]["by_family"].values()) >= 2)
+    server.process.send_signal(signal.SIGSTOP)
+    load.mark()
+    until(load, lambda: any(connection.probe for connection in load._open.values()))
+    assert load.answered, "nobody has asked for them"
+    load.await_answers()
+    assert not load.answered
+    server.process.send_signal(signal.SIGCONT)
+    until(load, lambda: load.answered)
+    assert load.stats()["probes"]["failed"] == 0
+    load.close()
+
+
+def test_as_many_new_connections_are_tried_as_are_due_however_seldom_the_loop_turns(server: Server) -> None:
+    load = Load(["127.0.0.1"], SOURCES, interval=1, probes=1000, port=server.port)
+    load.step()
+    assert len(load._open) > 10
+    load.close()
+
+
 def test_a_server_answers_requests_that_arrive_together_or_in_pieces(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\n\r\nGET /health HTTP/1.1\r\n")

@@ -12,7 +12,7 @@ from anycast.core import events as ev
 from anycast.core import kernel as kernels
 from anycast.core.health import Outcome, Result
 from anycast.core.ipvs import ServiceEntry, ServiceKey
-from anycast.core.maintenance import Maintenance
+from anycast.core.maintenance import End, Maintenance, is_saved
 from anycast.core.model import (
     Address,
     Bgp,
@@ -24,6 +24,7 @@ from anycast.core.model import (
     Quorum,
     RealServer,
     Service,
+    Target,
     TcpCheck,
     Vip,
 )
@@ -31,7 +32,8 @@ from anycast.core.model import Node as NodeName
 from anycast.core.report import NeighborState, Report
 from anycast.core.state import State
 from anycast.core.step import begin, step
-from anycast.ops.source import MaintenanceAnswer, ReloadAnswer
+from anycast.ops.events import Hub
+from anycast.ops.source import MaintenanceAnswer, ReloadAnswer, Tally
 from tests.property.worlds import told
 
 FOREIGN = ServiceKey(protocol=Protocol.TCP, address=ip_address("198.51.100.9"), port=25)
@@ -80,10 +82,13 @@ class Node:
         self.now = now
         self.last_step = now
         self.kernel_error: str | None = None
+        self.kernel_is_deaf = False  # it takes no change
         self.kernel = kernels.Snapshot(
             table={FOREIGN: ServiceEntry(scheduler="rr")}, addresses=frozenset(), sysctls={}
         )
         self.log: list[ev.Log] = []
+        self.events = Hub()
+        self.tallies: dict[Target, Tally] = {}
         self._state, effects = begin(config, maintenance or {}, now)
         self._perform(effects)
 
@@ -101,12 +106,14 @@ class Node:
             match effect:
                 case ev.Log():
                     self.log.append(effect)
+                    self.events.publish(effect.event, effect.level, effect.fields)
                 case ev.ReadKernel() | ev.ProgramKernel() if self.kernel_error is not None:
                     self.send(ev.KernelFailed(reason=self.kernel_error))
                 case ev.ReadKernel():
                     self.send(ev.KernelRead(snapshot=told(self.kernel)))
                 case ev.ProgramKernel(ops=ops):
-                    self.kernel = kernels.play(self.kernel, ops)
+                    if not self.kernel_is_deaf:
+                        self.kernel = kernels.play(self.kernel, ops)
                     self.send(ev.KernelRead(snapshot=told(self.kernel)))
                 case _:
                     pass
@@ -125,6 +132,8 @@ class Node:
             )
             for target in self.state.names
         )
+        for target, result in results:
+            self.tallies.setdefault(target, Tally()).count(result.outcome)
         self.send(ev.Probed(results=results))
 
     def report(self, source: int = 1, **fields: Any) -> None:
@@ -161,11 +170,20 @@ class Operator:
         self.save_error = ""
         self.answer = ReloadAnswer(ok=True, changes=("vip web: med 100 -> 200",))
 
-    async def set_maintenance(self, scope: str, *, on: bool, reason: str, by: str) -> MaintenanceAnswer:
-        entry = Maintenance(reason=reason, by=by, since=time.time()) if on else None
+    async def set_maintenance(
+        self,
+        scope: str,
+        *,
+        on: bool,
+        reason: str,
+        by: str,
+        end: End | None = None,
+        skip_drain: bool = False,
+    ) -> MaintenanceAnswer:
+        entry = Maintenance(reason=reason, by=by, since=time.time(), end=end) if on else None
         self.node.now = time.monotonic()
-        self.node.send(ev.MaintenanceSet(scope=scope, entry=entry))
-        return MaintenanceAnswer(saved=not self.save_error, error=self.save_error)
+        self.node.send(ev.MaintenanceSet(scope=scope, entry=entry, skip_drain=skip_drain))
+        return MaintenanceAnswer(saved=not self.save_error and is_saved(scope), error=self.save_error)
 
     async def reload(self) -> ReloadAnswer:
         return self.answer

@@ -14,7 +14,7 @@ from aiohttp import ClientSession, UnixConnector, web
 from aiohttp.test_utils import TestClient, TestServer
 
 from anycast.core import events as ev
-from anycast.core.maintenance import NODE
+from anycast.core.maintenance import FILE, NODE, Maintenance
 from anycast.ops.http import MaintenanceAnswer, ReloadAnswer, control_app, read_app
 from tests.unit.ops.node import CONFIG, Node, Operator, healthy
 
@@ -227,7 +227,7 @@ def test_maintenance_of_a_vip_that_was_configured_once_can_be_ended() -> None:
         ('{"scope": null, "on": true}', "field 'scope': expected text"),
         (
             '{"scope": "web", "on": true, "for": "2h"}',
-            "unknown field 'for' (known: scope, on, reason, force)",
+            "unknown field 'for' (known: scope, on, reason, force, until, for_s, on_expiry, now, temporary)",
         ),
         (
             '{"scope": "web", "on": true, "reason": "a\\nb"}',
@@ -236,6 +236,38 @@ def test_maintenance_of_a_vip_that_was_configured_once_can_be_ended() -> None:
         (
             json.dumps({"scope": "web", "on": True, "reason": "x" * 201}),
             "field 'reason': expected one printable line of at most 200 characters",
+        ),
+        ('{"scope": "", "on": true, "for_s": "2h"}', "field 'for_s': expected a number"),
+        ('{"scope": "", "on": true, "for_s": true}', "field 'for_s': expected a number"),
+        ('{"scope": "", "on": true, "for_s": NaN}', "field 'for_s': expected a number"),
+        ('{"scope": "", "on": true, "until": 1e999}', "field 'until': expected a number"),
+        (f'{{"scope": "", "on": true, "until": 1{"0" * 400}}}', "field 'until': expected a number"),
+        (
+            '{"scope": "", "on": true, "for_s": -5}',
+            "field 'for_s': expected from one second to 366 days",
+        ),
+        ('{"scope": "", "on": true, "until": 99999999999}', "field 'until': more than 366 days from now"),
+        ('{"scope": "", "on": true, "for_s": 9, "until": 9}', "field 'for_s': give either it or 'until'"),
+        (
+            '{"scope": "", "on": true, "on_expiry": "hold"}',
+            "field 'on_expiry': there is no end without 'until' or 'for_s'",
+        ),
+        (
+            '{"scope": "", "on": true, "for_s": 9, "on_expiry": "reboot"}',
+            "field 'on_expiry': expected resume or hold",
+        ),
+        ('{"scope": "", "on": false, "for_s": 9}', "field 'for_s': it goes with \"on\": true only"),
+        (
+            '{"scope": "web/rs1", "on": true, "for_s": 9}',
+            "field 'for_s': it is for the node or a VIP, not for a real server",
+        ),
+        (
+            '{"scope": "web", "on": true, "temporary": true}',
+            "field 'temporary': it is for the whole node only",
+        ),
+        (
+            '{"scope": "", "on": true, "temporary": true, "for_s": 9}',
+            "field 'temporary': it ends with the agent, and at no other time",
         ),
     ],
 )
@@ -246,6 +278,57 @@ def test_a_wrong_body_is_refused_and_changes_nothing(body: str | bytes, complain
         async with client.post("/maintenance", data=body) as response:
             assert response.status == 400
             assert await response.json() == {"error": complaint}
+
+    ask(control_app(node, Operator(node)), questions)
+    assert node.state.maintenance == {}
+
+
+def test_an_end_in_the_past_is_refused_with_the_time_it_is_here() -> None:
+    node = running()
+
+    async def questions(client: Client) -> None:
+        body = {"scope": "", "on": True, "until": time.time() - 60.0}
+        async with client.post("/maintenance", json=body) as response:
+            error = (await response.json())["error"]
+            assert response.status == 400
+        assert error.startswith("field 'until': 2")
+        assert "has passed (it is 2" in error
+
+    ask(control_app(node, Operator(node)), questions)
+    assert node.state.maintenance == {}
+
+
+@pytest.mark.parametrize("scope", ["@file", "@stop"])
+@pytest.mark.parametrize("on", [False, True])
+def test_what_is_not_by_command_cannot_be_commanded_by_its_inner_name(scope: str, *, on: bool) -> None:
+    node = running()
+    entry = Maintenance(reason="", by="file", since=time.time())
+    node.send(ev.MaintenanceSet(scope=FILE, entry=entry))
+
+    async def questions(client: Client) -> None:
+        async with client.post("/maintenance", json={"scope": scope, "on": on}) as response:
+            assert response.status == 404
+
+    ask(control_app(node, Operator(node)), questions)
+    assert set(node.state.maintenance) == {FILE}
+
+
+def test_a_drain_before_a_stop_is_of_the_node_and_not_saved() -> None:
+    node = running()
+
+    async def questions(client: Client) -> None:
+        body = {"scope": "", "on": True, "temporary": True}
+        async with client.post("/maintenance", json=body) as response:
+            answer = await response.json()
+        assert (answer["scope"], answer["temporary"], answer["saved"], answer["error"]) == (
+            "",
+            True,
+            False,
+            "",
+        )
+        assert (answer["stage"], answer["changed"], len(answer["vips"])) == ("draining", True, 2)
+        async with client.post("/maintenance", json={"scope": "", "on": False}) as response:
+            assert (await response.json())["changed"] is True
 
     ask(control_app(node, Operator(node)), questions)
     assert node.state.maintenance == {}
@@ -288,9 +371,9 @@ def test_a_reload_tells_its_changes_or_its_problems() -> None:
 class Remembering(Operator):
     by = ""
 
-    async def set_maintenance(self, scope: str, *, on: bool, reason: str, by: str) -> MaintenanceAnswer:
+    async def set_maintenance(self, scope: str, *, by: str, **said: Any) -> MaintenanceAnswer:
         self.by = by
-        return await super().set_maintenance(scope, on=on, reason=reason, by=by)
+        return await super().set_maintenance(scope, by=by, **said)
 
 
 def test_over_the_unix_socket_the_kernel_says_who_commands(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def logged(source: str) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("folder", "known"),
     [
-        ("core", {"vip.verdict_changed", "server.up", "server.down"}),
+        ("core", {"vip.verdict_changed", "server.up", "server.down", "maintenance.overdue", "clock.stepped"}),
         ("agent", {"agent.started", "config.rejected"}),
     ],
 )

@@ -1,27 +1,35 @@
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
-from prometheus_client import generate_latest
+from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from anycast.core import events as ev
 from anycast.core.decision import Reason
-from anycast.core.maintenance import NODE, Maintenance
+from anycast.core.maintenance import FILE, NODE, End, Expiry, Maintenance, Stage
 from anycast.core.report import NeighborState
-from anycast.ops.metrics import registry
+from anycast.ops.board import Board
+from anycast.ops.metrics import MetricsText
 from tests.unit.ops.node import CONFIG, ROUTER, ROUTER6, Node, healthy, vip
 
 WALL = 1_800_000_000.0
 ON = Maintenance(reason="new kernel", by="root", since=WALL)
 
 
+def scrape(node: Node, accept: str = "") -> str:
+    async def read() -> bytes:
+        metrics = MetricsText(node, Board(), version="1.2.3", clock=lambda: node.now, wall=lambda: WALL)
+        return (await metrics.read(accept))[0]
+
+    return asyncio.run(read()).decode()
+
+
 def samples(node: Node) -> dict[str, float]:
     """As a scrape reads them: `name{label="value",...}` with the labels in order of their names."""
-    text = generate_latest(
-        registry(node, version="1.2.3", clock=lambda: node.now, wall=lambda: WALL)
-    ).decode()
+    text = scrape(node)
     found: dict[str, float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -105,9 +113,61 @@ def test_maintenance_of_the_node_is_not_that_of_a_vip_called_node() -> None:
     assert samples(node)['anycast_maintenance_active{scope="vip",vip="node"}'] == 1
 
 
+def test_the_stages_and_the_end_of_maintenance_are_numbers() -> None:
+    node = healthy()
+    end = End(at=WALL + 90.0, then=Expiry.HOLD)
+    node.send(ev.MaintenanceSet(scope=NODE, entry=replace(ON, end=end)))
+    node.send(ev.Tick(wall=WALL + 0.5), after=0.5)
+    labels = 'scope="node",vip=""'
+    found = samples(node)
+    stages = {
+        stage: found[f'anycast_maintenance_stage{{scope="node",stage="{stage}",vip=""}}'] for stage in Stage
+    }
+    assert [stage for stage, value in stages.items() if value] == [Stage.DRAINING]
+    assert found[f"anycast_maintenance_stage_since_timestamp_seconds{{{labels}}}"] == WALL - 0.5
+    assert found[f"anycast_maintenance_stage_left_seconds{{{labels}}}"] == 1.5
+    assert found[f"anycast_maintenance_ends_timestamp_seconds{{{labels}}}"] == WALL + 90.0
+    assert found[f"anycast_maintenance_overdue{{{labels}}}"] == 0
+    assert found['anycast_maintenance_stage{scope="vip",stage="active",vip="web"}'] == 1
+    node.send(ev.Tick(wall=WALL + 100.0), after=99.5)
+    assert samples(node)[f"anycast_maintenance_overdue{{{labels}}}"] == 1
+
+
+def test_a_node_with_the_file_is_in_maintenance_whatever_was_commanded_and_has_no_end() -> None:
+    node = healthy()
+    node.send(ev.MaintenanceSet(scope=FILE, entry=ON))
+    labels = 'scope="node",vip=""'
+    assert samples(node)[f"anycast_maintenance_active{{{labels}}}"] == 1
+    node.send(ev.MaintenanceSet(scope=NODE, entry=replace(ON, end=End(at=WALL + 90.0))))
+    assert samples(node)[f"anycast_maintenance_ends_timestamp_seconds{{{labels}}}"] == 0
+
+
 def test_a_scrape_reads_the_state_of_that_moment() -> None:
     node = healthy()
-    metrics = registry(node, version="1.2.3", clock=lambda: node.now, wall=lambda: WALL)
-    assert metrics.get_sample_value("anycast_vip_announced", {"vip": "web"}) == 1
-    node.report(announced=())
-    assert metrics.get_sample_value("anycast_vip_announced", {"vip": "web"}) == 0
+
+    async def scrapes() -> list[bytes]:
+        metrics = MetricsText(node, Board(), version="1.2.3", clock=lambda: node.now, wall=lambda: WALL)
+        before = (await metrics.read(""))[0]
+        node.report(announced=())
+        node.probe("10.9.2.1")
+        return [before, (await metrics.read(""))[0]]
+
+    before, after = asyncio.run(scrapes())
+    for line in (
+        b'anycast_vip_announced{vip="web"} ',
+        b'anycast_server_up{vip="web",service="tcp/80",server="rs1",address="10.9.2.1"} ',
+    ):
+        assert line + b"1.0" in before
+        assert line + b"0.0" in after
+
+
+def test_openmetrics_is_what_its_parser_takes() -> None:
+    text = scrape(healthy(), "application/openmetrics-text; version=1.0.0")
+    names = {family.name for family in openmetrics.text_string_to_metric_families(text)}  # type: ignore[no-untyped-call]
+    assert {"anycast_vip_announced", "anycast_server_connections", "anycast_kernel_programs"} <= names
+
+
+def test_names_with_anything_in_them_are_escaped() -> None:
+    odd = vip('a"b\\c', "192.0.2.1")
+    found = samples(Node(replace(CONFIG, vips=(odd,))))
+    assert 'anycast_vip_announced{vip="a"b\\c"}' in found

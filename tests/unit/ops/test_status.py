@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anycast.core import events as ev
-from anycast.core.maintenance import NODE, Maintenance
+from anycast.core.maintenance import FILE, NODE, STOP, End, Expiry, Maintenance
 from anycast.core.model import Check, HoldDown, TcpCheck
 from anycast.core.report import FailedRoute, NeighborState, Report
 from anycast.core.state import STALE_AFTER, prefix_of
-from anycast.ops.status import document, iso, readiness
+from anycast.ops.status import document, iso, readiness, summary
 from tests.unit.ops.node import CONFIG, ROUTER, ROUTER6, Node, healthy, vip
 
 WALL = 1_800_000_000.0  # 2027-01-15T08:00:00Z
@@ -41,6 +41,10 @@ def test_a_healthy_node_is_ready_and_says_what_it_announces() -> None:
         "pid": 42,
         "uptime_s": 0.5,
         "stopping": False,
+        "stage": "active",
+        "stage_since": None,
+        "stage_since_s": None,
+        "stage_left_s": None,
     }
     assert found["ready"] == {"ready": True, "reasons": []}
     assert [(each["name"], each["advertise"], each["reason"]) for each in found["vips"]] == [
@@ -187,11 +191,22 @@ def test_maintenance_shows_its_stage_and_does_not_make_a_node_unready() -> None:
     assert found["maintenance"] == [
         {
             "scope": "web",
+            "source": "command",
+            "file": None,
+            "kept": True,
             "reason": "new kernel",
             "by": "root",
             "since": "2027-01-15T07:59:00Z",
             "since_s": 60.0,
+            "ends": None,
+            "ends_in_s": None,
+            "on_expiry": None,
+            "overdue": False,
             "stage": "draining",
+            "stage_since": "2027-01-15T08:00:00Z",
+            "stage_since_s": 0.0,
+            "stage_left_s": 2.0,
+            "packets_per_s": None,
             "connections": None,
         }
     ]
@@ -201,6 +216,56 @@ def test_maintenance_shows_its_stage_and_does_not_make_a_node_unready() -> None:
     ]
     node.send(ev.Tick(), after=10.0)
     assert web(node)["stage"] == "withdrawn"
+
+
+def test_every_stage_says_since_when_and_for_how_long_at_most() -> None:
+    node = healthy()
+    node.send(ev.MaintenanceSet(scope=NODE, entry=ON))
+    seen = []
+    for seconds in (0.5, 1.5, 0.0, 1.0, 30.0):
+        node.send(ev.Tick(wall=WALL), after=seconds)
+        if seconds == 0.0:
+            node.report()
+        entry, whole = status(node)["maintenance"][0], status(node)["node"]
+        assert entry["stage"] == whole["stage"] == web(node)["stage"]
+        assert entry["stage_left_s"] == whole["stage_left_s"] == web(node)["stage_left_s"]
+        seen.append((entry["stage"], entry["stage_since_s"], entry["stage_left_s"]))
+    assert seen == [
+        ("draining", 0.5, 1.5),
+        ("withdrawn", 0.0, 7.0),  # the end of a hung announcer, and the time routers have
+        ("withdrawn", 0.0, 1.0),
+        ("quiet", 0.0, 30.0),
+        ("down", 0.0, None),
+    ]
+
+
+def test_an_end_and_what_is_past_it_are_told() -> None:
+    node = healthy()
+    end = End(at=WALL + 90.0, then=Expiry.HOLD)
+    node.send(ev.MaintenanceSet(scope=NODE, entry=replace(ON, since=WALL, end=end)))
+    (entry,) = status(node)["maintenance"]
+    told = {key: entry[key] for key in ("ends", "ends_in_s", "on_expiry", "overdue")}
+    assert told == {
+        "ends": "2027-01-15T08:01:30Z",
+        "ends_in_s": 90.0,
+        "on_expiry": "hold",
+        "overdue": False,
+    }
+    node.send(ev.Tick(wall=WALL))
+    node.send(ev.Tick(wall=WALL + 90.0), after=90.0)
+    assert status(node)["maintenance"][0]["overdue"]
+
+
+def test_the_file_and_a_drain_before_a_stop_are_of_the_node_and_say_where_they_come_from() -> None:
+    node = healthy()
+    for scope in (FILE, STOP, NODE):
+        node.send(ev.MaintenanceSet(scope=scope, entry=ON))
+    found = status(node)["maintenance"]
+    assert [(one["scope"], one["source"], one["file"], one["kept"]) for one in found] == [
+        ("", "command", None, True),
+        ("", "file", "/run/anycast/maintenance", False),
+        ("", "stop", None, False),
+    ]
 
 
 def test_a_vip_is_as_far_as_its_own_maintenance_or_its_nodes() -> None:
@@ -373,3 +438,25 @@ def test_every_state_that_can_be_reached_is_json(
         else:
             node.send(event, after=wait)
         status(node)
+
+
+def test_the_summary_counts_what_is_to_be_announced_and_names_the_others() -> None:
+    node = healthy()
+    assert summary(node.state) == "announcing 2 of 2 VIPs"
+    node.send(ev.MaintenanceSet(scope="web", entry=ON))
+    assert summary(node.state) == "announcing 1 of 2 VIPs (web vip_maintenance)"
+    node.report(neighbors=())
+    assert summary(node.state) == "no BGP session is up, nothing is announced (web vip_maintenance)"
+    node.send(ev.AnnouncerLost(source=1))
+    assert summary(node.state) == "no announcer is connected, nothing is announced (web vip_maintenance)"
+    node.send(ev.StopRequested())
+    assert summary(node.state) == "stopping: withdrawing every VIP"
+
+
+def test_the_summary_of_many_names_three() -> None:
+    names = ("a", "b", "c", "d", "e")
+    config = replace(CONFIG, vips=tuple(vip(name, f"192.0.2.{n}") for n, name in enumerate(names, 1)))
+    node = Node(config)
+    node.report()
+    expected = "announcing 0 of 5 VIPs (a starting, b starting, c starting and 2 more)"
+    assert summary(node.state) == expected

@@ -1,0 +1,106 @@
+"""`anycast budget`: how long each kind of failure can last, from the configuration alone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from typing import TYPE_CHECKING
+
+from anycast.cli.exits import ExitCode
+from anycast.cli.table import Cell, Colour, paint, printable, table, wants_colour
+from anycast.config.problem import ConfigError
+
+if TYPE_CHECKING:
+    from anycast.core.budget import Assumed, Budget, Outage
+
+_SCOPES = 3  # named in a row
+
+
+def run(args: argparse.Namespace) -> int:
+    from anycast.cli.configuration import report, report_json
+    from anycast.config.load import load
+    from anycast.core.budget import budget
+
+    try:
+        config = load(args.config).config
+    except ConfigError as error:
+        return report_json(error, args.config) if args.json else report(error, args.config)
+    found = budget(config, _assumed(args))
+    above = found.above(args.max) if args.max is not None else ()
+    if args.json:
+        print(json.dumps(_document(found, args.max, above), indent=2))
+    else:
+        print(_text(found, above, colour=wants_colour(sys.stdout)), end="")
+        if above:
+            kinds = ", ".join(dict.fromkeys(one.kind for one in above))
+            print(f"{args.config}: longer than {args.max:g} s: {kinds}", file=sys.stderr)
+    return ExitCode.NEGATIVE if above else ExitCode.OK
+
+
+def _assumed(args: argparse.Namespace) -> Assumed:
+    from anycast.core.budget import Assumed
+
+    given = {name: getattr(args, name) for name in ("router", "watchdog", "graceful_restart")}
+    values = {name: value for name, value in given.items() if value is not None}
+    if values.get("watchdog") == 0:
+        values["watchdog"] = math.inf
+    return Assumed(**values, hashes_ports=args.hash == "ports")
+
+
+def _text(found: Budget, above: tuple[Outage, ...], *, colour: bool) -> str:
+    from anycast.core.budget import WORDS
+
+    rows = [
+        (
+            WORDS[one.kind],
+            _some(one.scopes),
+            Cell(_spelt(one.seconds), Colour.BAD if one in above else Colour.PLAIN),
+            " + ".join(map(str, one.terms)),
+        )
+        for one in found.outages
+    ]
+    text = table(("FAILURE", "WHERE", "AT MOST", "SUM"), rows, colour=colour)
+    for concern in found.concerns:
+        word = paint(Cell("warning", Colour.WARN), colour=colour)
+        text += f"{word}: {concern.code}: {printable(concern.what)} ({concern.do})\n"
+    return text
+
+
+def _some(scopes: tuple[str, ...]) -> str:
+    more = len(scopes) - _SCOPES
+    return ", ".join(scopes[:_SCOPES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _spelt(seconds: float) -> str:
+    return "for ever" if seconds == math.inf else f"{seconds:.2f} s"
+
+
+def _document(found: Budget, most: float | None, above: tuple[Outage, ...]) -> dict[str, object]:
+    from anycast.core.budget import WORDS
+
+    return {
+        "max": most,
+        "ok": not above,
+        "outages": [
+            {
+                "kind": one.kind,
+                "what": WORDS[one.kind],
+                "scopes": list(one.scopes),
+                "seconds": _number(one.seconds),
+                "terms": [
+                    {"count": term.count, "seconds": _number(term.seconds), "what": term.what}
+                    for term in one.terms
+                ],
+                "exceeds": one in above,
+            }
+            for one in found.outages
+        ],
+        "warnings": [{"code": one.code, "what": one.what, "do": one.do} for one in found.concerns],
+    }
+
+
+def _number(seconds: float) -> float | None:
+    """None: no end. JSON has no infinity."""
+    return None if seconds == math.inf else round(seconds, 6)

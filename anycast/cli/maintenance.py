@@ -1,0 +1,182 @@
+"""The verbs that take the node or a VIP out of service and back: maintenance, drain."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+from urllib.parse import quote
+
+from anycast.cli import client, text
+from anycast.cli.exits import ExitCode
+from anycast.cli.table import printable, wants_colour
+
+POLL = 0.5  # seconds between two looks with --wait
+
+
+def run(path: Path, args: argparse.Namespace) -> int:
+    """Raises client.UnreachableError."""
+    if args.verb == "drain":
+        return _begin(path, args, scope="", temporary=True)
+    match args.act:
+        case "status":
+            return _status(path, args.vip, as_json=args.json)
+        case "off":
+            return _end(path, args)
+        case _:
+            return _begin(path, args, scope=args.vip or "", temporary=False)
+
+
+def _status(path: Path, vip: str | None, *, as_json: bool) -> int:
+    answer = client.ask(path, "GET", "/maintenance")
+    if not answer.ok:
+        return refused(answer)
+    entries = [entry for entry in answer.body["maintenance"] if vip is None or entry["scope"] == vip]
+    if vip is not None and not entries:
+        known = client.ask(path, "GET", f"/vips/{quote(vip, safe='')}")
+        if known.code == 404:
+            return refused(known)
+    if as_json:
+        print_json({"maintenance": entries})
+    elif entries:
+        print(text.maintenance(entries, colour=wants_colour(sys.stdout)), end="")
+    else:
+        print("no maintenance" if vip is None else f"{vip}: no maintenance")
+    return ExitCode.OK
+
+
+def _end(path: Path, args: argparse.Namespace) -> int:
+    scope = args.vip or ""
+    answer = client.ask(path, "POST", "/maintenance", {"scope": scope, "on": False})
+    if not answer.ok:
+        return refused(answer)
+    code = said(answer, as_json=args.json)
+    held = [one for one in answer.body["maintenance"] if one["scope"] == scope]
+    for one in held:
+        print(f"anycast: {printable(text.still(one))}", file=sys.stderr)
+    return code or (ExitCode.NEGATIVE if held else ExitCode.OK)
+
+
+def _begin(path: Path, args: argparse.Namespace, *, scope: str, temporary: bool) -> int:
+    body: dict[str, Any] = {"scope": scope, "on": True, "reason": args.reason}
+    if args.now:
+        body["now"] = True
+    if temporary:
+        body["temporary"] = True
+    elif args.for_s is not None:
+        body["for_s"] = args.for_s
+    elif args.until is not None:
+        body["until"] = args.until
+    if not temporary and args.on_expiry is not None:
+        body["on_expiry"] = args.on_expiry
+    answer = client.ask(path, "POST", "/maintenance", body)
+    if not answer.ok:
+        return refused(answer)
+    if not args.wait:
+        return said(answer, as_json=args.json)
+    code = ExitCode.OK
+    if not args.json:
+        code = said(answer, as_json=False)
+        sys.stdout.flush()
+    source = "stop" if temporary else "command"
+    waited, last = _wait(path, scope, source, timeout=args.timeout, stream=sys.stderr)
+    if args.json:
+        code = said(client.Answer(code=answer.code, body={**answer.body, **last}), as_json=True)
+    return waited or code
+
+
+def _wait(
+    path: Path, scope: str, source: str, *, timeout: float | None, stream: TextIO
+) -> tuple[ExitCode, dict[str, Any]]:
+    """Until the scope is down. Interrupted, it goes on. Also what the agent told last."""
+    progress = Progress(stream)
+    began = time.monotonic()
+    last: dict[str, Any] = {}
+    name = text.scope(scope)
+    try:
+        while True:
+            answer = client.ask(path, "GET", "/maintenance")
+            if not answer.ok:
+                progress.close()
+                return ExitCode(refused(answer)), last
+            entries = answer.body["maintenance"]
+            found = [one for one in entries if (one["scope"], one["source"]) == (scope, source)]
+            waited = time.monotonic() - began
+            last = {"maintenance": entries, "waited_s": round(waited, 3)}
+            if not found:
+                progress.end(f"{name}: somebody has ended the maintenance")
+                return ExitCode.NEGATIVE, last
+            (entry,) = found
+            last |= {key: entry[key] for key in ("stage", "stage_since", "stage_since_s", "stage_left_s")}
+            last["packets_per_s"] = entry["packets_per_s"]
+            if entry["stage"] == "down":
+                progress.end(text.is_down(entry, waited))
+                return ExitCode.OK, last
+            if timeout is not None and waited >= timeout:
+                progress.end(f"{name}: still {entry['stage']} after {waited:.0f} s; it goes on")
+                return ExitCode.NEGATIVE, last
+            progress.tell(entry["stage"], text.progress(entry))
+            time.sleep(POLL if timeout is None else min(POLL, max(0.0, timeout - waited)))
+    except KeyboardInterrupt:
+        end = f"anycast maintenance off{f' --vip {scope}' if scope else ''}"
+        progress.end(f"interrupted: {name} goes on without you (`{end}` ends it)")
+        return ExitCode.INTERRUPTED, last
+
+
+class Progress:
+    """One line that is written anew on a terminal; elsewhere one line for each stage."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._terminal = stream.isatty()
+        self._stage = ""
+        self._open = False
+
+    def tell(self, stage: str, line: str) -> None:
+        if self._terminal:
+            self._stream.write(f"\r{printable(line)}\x1b[K")
+            self._open = True
+        elif stage != self._stage:
+            self._stream.write(f"{printable(line)}\n")
+        self._stage = stage
+        self._stream.flush()
+
+    def end(self, line: str) -> None:
+        """The last word."""
+        self._stream.write(("\r\x1b[K" if self._open else "") + f"{printable(line)}\n")
+        self._open = False
+        self._stream.flush()
+
+    def close(self) -> None:
+        if self._open:
+            self._stream.write("\n")
+            self._open = False
+
+
+def said(answer: client.Answer, *, as_json: bool) -> ExitCode:
+    """Tell what a change of maintenance did; whether it was saved is the exit code."""
+    if as_json:
+        print_json(answer.body)
+    else:
+        print(text.maintenance_set(answer.body), end="")
+    if not answer.body["error"]:
+        return ExitCode.OK
+    then = (
+        "is in force, but not after a restart"
+        if answer.body["on"]
+        else "has ended, but a restart may bring it back"
+    )
+    print(f"not saved: {printable(answer.body['error'])} (it {then})", file=sys.stderr)
+    return ExitCode.NEGATIVE
+
+
+def refused(answer: client.Answer) -> ExitCode:
+    print(f"anycast: {printable(answer.error)}", file=sys.stderr)
+    return ExitCode.USAGE if answer.code == 400 else ExitCode.NEGATIVE
+
+
+def print_json(body: dict[str, Any]) -> None:
+    print(json.dumps(body, indent=2))

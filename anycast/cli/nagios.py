@@ -1,0 +1,109 @@
+"""The status as one line for Nagios and its kin, with its exit code. Pure.
+
+What takes a VIP away is critical, what somebody did on purpose or what the node can still do without is a warning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from enum import IntEnum
+from typing import Any
+
+from anycast.cli.table import printable
+
+
+class State(IntEnum):
+    """As the plugins' convention has them; the name is the second word of the line."""
+
+    OK = 0
+    WARNING = 1
+    CRITICAL = 2
+    UNKNOWN = 3
+
+
+_ON_PURPOSE = ("node_maintenance", "vip_maintenance", "stopping")
+_NAMED = 5  # problems that are told; more are counted
+
+
+def report(document: Mapping[str, Any]) -> tuple[State, str]:
+    """The status document as a state and a line."""
+    critical, warnings = list(_critical(document)), list(_warnings(document))
+    state = State.CRITICAL if critical else State.WARNING if warnings else State.OK
+    vips = document["vips"]
+    announced = f"{sum(vip['announced'] for vip in vips)} of {len(vips)} VIPs announced"
+    problems = [*critical, *warnings]
+    if len(problems) > _NAMED:
+        problems = [*problems[:_NAMED], f"and {len(problems) - _NAMED} more"]
+    return state, f"{_line(state, '; '.join([*problems, announced]))} | {_figures(document)}"
+
+
+def unknown(why: str) -> tuple[State, str]:
+    return State.UNKNOWN, _line(State.UNKNOWN, why)
+
+
+def _line(state: State, text: str) -> str:
+    # What stands behind a bar would be read as figures.
+    return f"ANYCAST {state.name}: {printable(text.replace('|', '/'))}"
+
+
+def _critical(document: Mapping[str, Any]) -> Iterator[str]:
+    kernel = document["kernel"]
+    if not kernel["available"]:
+        yield f"kernel unavailable: {kernel['error']}"
+    for vip in document["vips"]:
+        if not vip["announced"] and vip["reason"] not in _ON_PURPOSE:
+            why = "; ".join(text for text in (vip["detail"], vip["obstacle"]) if text)
+            yield f"{vip['name']} not announced ({vip['reason']}{': ' + why if why else ''})"
+
+
+def _warnings(document: Mapping[str, Any]) -> Iterator[str]:
+    if document["node"]["stopping"]:
+        yield "the agent is stopping"
+    if not document["config"]["reload_ok"]:
+        yield "the changed configuration was refused"
+    for entry in document["maintenance"]:
+        scope = entry["scope"] or "node"
+        word = (
+            "drained" if "/" in scope else "in maintenance, overdue" if entry["overdue"] else "in maintenance"
+        )
+        yield f"{scope} {word} ({entry['reason'] or 'no reason given'})"
+    for vip, service in _services(document):
+        down = [
+            one for one in service["servers"] if not one["drained"] and one["phase"] in ("down", "rising")
+        ]
+        if down:
+            names = ", ".join(dict.fromkeys(one["name"] for one in down[:_NAMED]))
+            yield f"{vip['name']} {service['name']}: {len(down)} of {len(service['servers'])} servers down ({names})"
+    for one in document.get("requirements", []):
+        if one["phase"] in ("down", "rising"):
+            yield f"required by {one['scope']}: {one['detail'] or one['phase']}"
+    blind = sum(
+        one["check_failed_to_run"] for _, service in _services(document) for one in service["servers"]
+    )
+    if blind:
+        yield f"{blind} checks could not run"
+    sessions = document["neighbors"]
+    for session in sessions:
+        # With none up no VIP is announced, which has been said.
+        if session["state"] != "up" and any(one["state"] == "up" for one in sessions):
+            yield f"session {session['address']} {session['state']}"
+
+
+def _services(document: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    for vip in document["vips"]:
+        for service in vip["services"]:
+            yield vip, service
+
+
+def _figures(document: Mapping[str, Any]) -> str:
+    vips, sessions = document["vips"], document["neighbors"]
+    servers = [server for _, service in _services(document) for server in service["servers"]]
+    usable = sum(one["phase"] in ("up", "falling") and not one["drained"] for one in servers)
+    figures = {
+        "announced": f"{sum(vip['announced'] for vip in vips)};;;0;{len(vips)}",
+        "servers": f"{usable};;;0;{len(servers)}",
+        "sessions": f"{sum(one['state'] == 'up' for one in sessions)};;;0;{len(sessions)}",
+        "connections": f"{sum(one['active'] for one in servers)};;;0",
+        "maintenance": f"{len(document['maintenance'])};;;0",
+    }
+    return " ".join(f"{name}={figure}" for name, figure in figures.items())

@@ -1,0 +1,136 @@
+"""`anycast render`: the configuration of other daemons, of this node and of its routers. Needs neither root nor network."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import pwd
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anycast.cli.configuration import report
+from anycast.cli.exits import ExitCode
+from anycast.cli.parser import default_config
+from anycast.config.problem import ConfigError
+
+if TYPE_CHECKING:
+    from anycast.core.model import Config
+
+FRR_USER = "frr"
+
+
+def run(args: argparse.Namespace) -> int:
+    from anycast.config.load import load
+
+    files = _files(args)
+    configs = []
+    for file in files:
+        try:
+            configs.append(load(file).config)
+        except ConfigError as error:
+            return report(error, file)
+    try:
+        text = _text(args, configs)
+    except ValueError as error:
+        print(f"{', '.join(map(str, files))}: {error}", file=sys.stderr)
+        return ExitCode.CONFIG
+    if args.output is None:
+        print(text, end="")
+        return ExitCode.OK
+    try:
+        _replace(args.output, text, reader=_reader(args.daemon, configs[0]))
+    except OSError as error:
+        why = error.strerror or error
+        print(f"{args.output}: cannot be written: {why} (check the directory and its mode)", file=sys.stderr)
+        return ExitCode.NEGATIVE
+    return ExitCode.OK
+
+
+def _files(args: argparse.Namespace) -> list[Path]:
+    if isinstance(args.config, Path):
+        return [args.config]
+    return list(dict.fromkeys(args.config or [default_config()]))
+
+
+def _text(args: argparse.Namespace, configs: list[Config]) -> str:
+    match args.daemon:
+        case "exabgp":
+            from anycast.render.exabgp import exabgp_conf, exabgp_env
+
+            if args.env:
+                return exabgp_env(configs[0])
+            return exabgp_conf(configs[0], command=_command(), journal=args.journal)
+        case "frr-bfd":
+            from anycast.render.frr_bfd import frr_bfd_conf
+
+            return frr_bfd_conf(configs[0])
+        case router:
+            from anycast.render.router import router as other_end
+            from anycast.render.routers import ROUTERS
+
+            one = other_end(configs, only=args.neighbor, router_id=args.router_id)
+            return ROUTERS[router.removeprefix("router-")](one)
+
+
+def _reader(daemon: str, config: Config) -> tuple[str, str] | None:
+    """Whom else a file of this node is for, and what names that user. A router's is carried to the router."""
+    match daemon:
+        case "exabgp":
+            return config.node.exabgp_user, "node.exabgp_user"
+        case "frr-bfd":
+            return FRR_USER, "of FRR"
+        case _:
+            return None
+
+
+def _command() -> str:
+    """How ExaBGP can start this program."""
+    program = os.path.abspath(sys.argv[0])
+    if os.path.basename(program) == "anycast" and os.access(program, os.X_OK):
+        return program
+    return shutil.which("anycast") or f"{sys.executable} -m anycast"
+
+
+def _replace(file: Path, text: str, *, reader: tuple[str, str] | None) -> None:
+    """The file is whole, old or new, at every moment. Its owner stays; it holds passwords.
+
+    Written by root, it is readable for the group of the user `reader` too: ExaBGP reads it again on a reload, when it
+    is no longer root, and a reload that cannot read it ends the announcer and leaves its routes.
+    """
+    file = Path(os.path.realpath(file))
+    if file.exists() and not file.is_file():
+        raise OSError(errno.EINVAL, "it is no regular file")
+    descriptor, name = tempfile.mkstemp(
+        prefix=f".{file.name}.", dir=file.parent
+    )  # 0600 from the first byte on
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as new:
+            if file.exists():
+                owner = file.stat()
+                os.fchown(new.fileno(), owner.st_uid, owner.st_gid)
+            if os.geteuid() == 0 and reader is not None:
+                _let_read(new.fileno(), file, *reader)
+            new.write(text)
+            new.flush()
+            os.fsync(new.fileno())
+        os.replace(name, file)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _let_read(descriptor: int, file: Path, user: str, origin: str) -> None:
+    try:
+        group = pwd.getpwnam(user).pw_gid
+    except KeyError:
+        print(
+            f"{file}: there is no user {user} ({origin}), its owner alone can read it",
+            file=sys.stderr,
+        )
+        return
+    os.fchown(descriptor, -1, group)
+    os.fchmod(descriptor, 0o640)

@@ -1,0 +1,117 @@
+"""The events on disk, so that a restart does not lose them. A thread of its own writes: a slow disk, or a full one,
+costs the node nothing but these lines.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from anycast.ops.events import KEPT, Event, event_of
+
+MAX_WAITING = 10_000  # events that wait for the disk; more are not written
+MAX_BYTES = 4 * 1024 * 1024  # of one file, give or take one writing
+PATIENCE = 1.0  # seconds the last events have to be written at the end
+
+
+def _before(path: Path) -> Path:
+    return path.with_name(path.name + ".1")
+
+
+def load(path: Path, *, kept: int = KEPT) -> list[Event]:
+    """The newest events that were written, the oldest first. Damaged lines are passed over, and a missing file is none."""
+    found: list[Event] = []
+    for file in (_before(path), path):
+        for line in _lines(file):
+            event = event_of(line)
+            if event is not None and (not found or event.id > found[-1].id):
+                found.append(event)
+    return found[-kept:]
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                return []
+            # Nobody but us writes it, and never much more; but nobody knows.
+            file.seek(max(0, found.st_size - 2 * MAX_BYTES))
+            return file.read(2 * MAX_BYTES).decode("utf-8", "replace").splitlines()
+    except OSError:
+        return []
+
+
+class Journal:
+    """Appends events to `path`. Once it holds as many as are kept, it becomes the file before, and a new one begins."""
+
+    def __init__(self, path: Path, complain: Callable[[str], None], *, kept: int = KEPT) -> None:
+        """`complain` is told, in the thread that writes, when the disk begins to refuse."""
+        self._path = path
+        self._complain = complain
+        self._kept = kept
+        self._waiting: deque[Event] = deque(maxlen=MAX_WAITING)
+        self._changed = threading.Condition()
+        self._idle = True
+        self._refused = False
+        self._lines: int | None = None  # in the file; None: not known
+        threading.Thread(target=self._run, name="events", daemon=True).start()
+
+    def put(self, event: Event) -> None:
+        with self._changed:
+            self._waiting.append(event)
+            self._changed.notify_all()
+
+    def drain(self, patience: float = PATIENCE) -> bool:
+        """Waits until all is written, or refused; whether it was that soon."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._idle and not self._waiting, patience)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._idle = True
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: bool(self._waiting))
+                self._idle = False
+                events = list(self._waiting)
+                self._waiting.clear()
+            try:
+                self._write(events)
+            except OSError as error:
+                self._lines = None
+                if not self._refused:
+                    self._refused = True
+                    self._complain(str(error))
+            else:
+                self._refused = False
+
+    def _write(self, events: list[Event]) -> None:
+        if self._lines is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._lines = len(_lines(self._path))
+        while events:
+            if self._lines >= self._kept:
+                self._path.replace(_before(self._path))
+                self._lines = 0
+            some, events = events[: self._kept - self._lines], events[self._kept - self._lines :]
+            size = self._append("".join(f"{event.text}\n" for event in some).encode())
+            self._lines = self._lines + len(some) if size < MAX_BYTES else self._kept
+
+    def _append(self, data: bytes) -> int:
+        """Returns the size of the file."""
+        # Opened each time: somebody may have taken the file away.
+        file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            size = os.fstat(file).st_size
+            if size and os.pread(file, 1, size - 1) != b"\n":
+                data = b"\n" + data  # a line that was cut must not spoil the next
+            while data:
+                data = data[os.write(file, data) :]
+            return os.fstat(file).st_size
+        finally:
+            os.close(file)

@@ -1,0 +1,373 @@
+"""Every path there is, in one table: the router is made from it, and so is the OpenAPI document."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from anycast.core.maintenance import Expiry
+
+JSON = "application/json"
+TEXT = "text/plain"
+STREAM = "text/event-stream"
+
+Schema = Mapping[str, Any]
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """`content`: media type to schema."""
+
+    about: str
+    content: Mapping[str, Schema]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    name: str
+    about: str
+    schema: Schema
+    place: str = "query"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """`handler`: the method that answers, of whoever makes a router of the table. GET takes HEAD too."""
+
+    path: str
+    handler: str
+    about: str
+    answers: Mapping[int, Answer]
+    method: str = "GET"
+    parameters: tuple[Parameter, ...] = ()
+    strict: bool = False  # other query parameters are refused
+    body: Schema | None = None
+    body_required: bool = False
+
+
+ERROR: Schema = {
+    "type": "object",
+    "description": "Why it was refused, in words.",
+    "properties": {"error": {"type": "string", "description": "One line for people."}},
+    "required": ["error"],
+    "additionalProperties": False,
+}
+
+
+def _error(about: str) -> Answer:
+    return Answer(about=about, content={JSON: _ref("Error")})
+
+
+def _either(about: str, schema: Schema) -> Answer:
+    """Text for people, JSON for who asks for it."""
+    return Answer(about=about, content={TEXT: {"type": "string"}, JSON: schema})
+
+
+_CHECKED: Schema = {
+    "type": "object",
+    "properties": {
+        "ok": {"type": "boolean", "description": "As the status code."},
+        "reasons": {"type": "array", "items": {"type": "string"}, "description": "What stands in the way."},
+    },
+    "required": ["ok", "reasons"],
+    "additionalProperties": False,
+}
+_NAME = Parameter(
+    name="name",
+    about="The name of a VIP in the configuration.",
+    schema={"type": "string", "minLength": 1},
+    place="path",
+)
+_BUSY = _error("Too many connections, or too many streams.")
+_NO_VIP = _error("There is no such VIP.")
+_NO_PARAMETER = _error("A parameter is wrong or unknown.")
+_BODY_TIME = {
+    400: _error("The body is wrong."),
+    408: _error("The body did not come in time."),
+    413: _error("The body is too large."),
+}
+_VIP = "One VIP as in the status."
+
+READ: tuple[Route, ...] = (
+    Route(
+        path="/livez",
+        handler="get_livez",
+        about="Whether the engine turns. Looks at neither real servers nor BGP.",
+        answers={200: _either("It does.", _CHECKED), 503: _either("It hangs.", _CHECKED)},
+    ),
+    Route(
+        path="/healthz",
+        handler="get_livez",
+        about="The same as /livez.",
+        answers={200: _either("It turns.", _CHECKED), 503: _either("It hangs.", _CHECKED)},
+    ),
+    Route(
+        path="/readyz",
+        handler="get_readyz",
+        about="Whether the node can do its work. Maintenance is work.",
+        answers={
+            200: _either("It can.", _CHECKED),
+            503: _either("It cannot, and why.", _CHECKED),
+        },
+    ),
+    Route(
+        path="/status",
+        handler="get_status",
+        about="Everything the node knows.",
+        answers={200: Answer(about="The status document.", content={JSON: _ref("Status")})},
+    ),
+    Route(
+        path="/metrics",
+        handler="get_metrics",
+        about="Prometheus metrics.",
+        answers={
+            200: Answer(
+                about="In the format that Accept asks for.",
+                content={TEXT: {"type": "string"}, "application/openmetrics-text": {"type": "string"}},
+            )
+        },
+    ),
+    Route(
+        path="/vips/{name}",
+        handler="get_vip",
+        about="Whether a router can hear of the VIP from this node, by the status code; the reason in the body.",
+        parameters=(_NAME,),
+        answers={
+            200: _either("It is announced.", _ref("Status.vip")),
+            404: _NO_VIP,
+            503: _either("It is not.", _ref("Status.vip")),
+        },
+    ),
+    Route(
+        path="/vips/{name}/why",
+        handler="get_why",
+        about="Why the VIP is announced or not, from its checks to the BGP sessions, and what would change it.",
+        parameters=(_NAME,),
+        answers={200: _either("The explanation.", _ref("Why")), 404: _NO_VIP},
+    ),
+    Route(
+        path="/events",
+        handler="get_events",
+        about=(
+            "What has happened, and what happens. As server-sent events (the default) it does not end: a comment at "
+            "least every 15 s, and each event with its number, from which Last-Event-ID goes on. As JSON it is what "
+            "is in memory. A reader that is too slow is disconnected."
+        ),
+        strict=True,
+        parameters=(
+            Parameter(
+                name="after",
+                about="Begin behind the event of this number. Without it a stream begins with the next event.",
+                schema={"type": "integer", "minimum": 0, "maximum": 2**53 - 1},
+            ),
+            Parameter(
+                name="since",
+                about="Only what has happened since, in seconds since the epoch.",
+                schema={"type": "number", "minimum": 0, "maximum": 2**53 - 1},
+            ),
+            Parameter(
+                name="vip",
+                about="Only what is known to be about this VIP, or about the whole node.",
+                schema={"type": "string", "minLength": 1},
+            ),
+            Parameter(
+                name="Last-Event-ID",
+                about="As `after`, and before it.",
+                schema={"type": "integer", "minimum": 0, "maximum": 2**53 - 1},
+                place="header",
+            ),
+        ),
+        answers={
+            200: Answer(
+                about="Events, the oldest first.", content={STREAM: {"type": "string"}, JSON: _ref("Events")}
+            ),
+            400: _NO_PARAMETER,
+            404: _NO_VIP,
+            503: _BUSY,
+        },
+    ),
+    Route(
+        path="/openapi.json",
+        handler="get_openapi",
+        about="This document.",
+        answers={200: Answer(about="OpenAPI 3.1.", content={JSON: {"type": "object"}})},
+    ),
+)
+
+CONTROL: tuple[Route, ...] = (
+    Route(
+        path="/maintenance",
+        handler="get_maintenance",
+        about="What is in maintenance.",
+        answers={200: Answer(about="Every maintenance in force.", content={JSON: _ref("Maintenance")})},
+    ),
+    Route(
+        path="/maintenance",
+        method="POST",
+        handler="post_maintenance",
+        about="Take the node, a VIP or a real server out, or bring it back.",
+        body=_ref("MaintenanceRequest"),
+        body_required=True,
+        answers={
+            200: Answer(about="What happens now.", content={JSON: {"type": "object"}}),
+            404: _error("There is no such thing."),
+            409: _error("A service cannot do without it."),
+            **_BODY_TIME,
+        },
+    ),
+    Route(
+        path="/reload",
+        method="POST",
+        handler="post_reload",
+        about="Apply the configuration file as it is now.",
+        body={"type": "object", "maxProperties": 0},
+        answers={
+            200: Answer(about="It is in force.", content={JSON: _ref("Reload")}),
+            422: Answer(about="It has mistakes; the one before stays.", content={JSON: _ref("Reload")}),
+            **_BODY_TIME,
+        },
+    ),
+)
+
+
+@cache
+def schema(name: str) -> dict[str, Any]:
+    """The JSON Schema of `status`, `why` or `event`, as it stands beside this file."""
+    text = files("anycast.ops").joinpath(f"{name}.schema.json").read_text("utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def openapi(routes: Iterable[Route], *, version: str) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of the routes."""
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "anycast",
+            "version": version,
+            "description": 'The ops surface of one node. Errors are JSON: `{"error": "..."}`.',
+        },
+        "paths": paths,
+        "components": {"schemas": _components()},
+    }
+
+
+def _operation(route: Route) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "summary": route.about.partition(". ")[0].rstrip("."),
+        "description": route.about,
+        "responses": {
+            str(code): {
+                "description": answer.about,
+                "content": {kind: {"schema": schema} for kind, schema in answer.content.items()},
+            }
+            for code, answer in sorted(route.answers.items())
+        },
+    }
+    if route.parameters:
+        operation["parameters"] = [
+            {
+                "name": one.name,
+                "in": one.place,
+                "required": one.place == "path",
+                "description": one.about,
+                "schema": one.schema,
+            }
+            for one in route.parameters
+        ]
+    if route.body is not None:
+        operation["requestBody"] = {
+            "required": route.body_required,
+            "content": {JSON: {"schema": route.body}},
+        }
+    return operation
+
+
+def _components() -> dict[str, Any]:
+    found: dict[str, Any] = {"Error": ERROR}
+    for name, title in (("status", "Status"), ("why", "Why"), ("event", "Event")):
+        found |= dict(_lifted(title, schema(name)))
+    found["Events"] = {
+        "type": "object",
+        "properties": {
+            "events": {"type": "array", "items": _ref("Event")},
+            "newest": {"type": "integer", "description": "The number of the newest event there is; 0: none."},
+        },
+        "required": ["events", "newest"],
+        "additionalProperties": False,
+    }
+    found["Maintenance"] = {
+        "type": "object",
+        "properties": {"maintenance": {"type": "array", "items": _ref("Status.maintenance")}},
+        "required": ["maintenance"],
+        "additionalProperties": False,
+    }
+    found["MaintenanceRequest"] = {
+        "type": "object",
+        "properties": {
+            "scope": {"type": "string", "description": "Empty: the node. A VIP, or POOL/SERVER."},
+            "on": {"type": "boolean"},
+            "reason": {"type": "string", "maxLength": 200, "description": "One printable line."},
+            "force": {"type": "boolean", "description": "Even where a service then falls below its quorum."},
+            "until": {
+                "type": "number",
+                "description": "When it ends by itself, in seconds since the epoch: within 366 days. With `on`.",
+            },
+            "for_s": {
+                "type": "number",
+                "minimum": 1,
+                "maximum": 366 * 86400,
+                "description": "Or after so many seconds. With `on`, and without `until`.",
+            },
+            "on_expiry": {
+                "type": "string",
+                "enum": list(Expiry),
+                "description": "Whether it goes back into service then, or stays and is overdue.",
+            },
+            "now": {"type": "boolean", "description": "Its routes go without a drain. With `on`."},
+            "temporary": {
+                "type": "boolean",
+                "description": "Until the agent ends, and not kept on disk: of the whole node only. With `on`.",
+            },
+        },
+        "required": ["scope", "on"],
+        "additionalProperties": False,
+    }
+    texts = {"type": "array", "items": {"type": "string"}}
+    found["Reload"] = {
+        "type": "object",
+        "properties": {"ok": {"type": "boolean"}, "changes": texts, "warnings": texts, "problems": texts},
+        "required": ["ok", "changes", "warnings", "problems"],
+        "additionalProperties": False,
+    }
+    return found
+
+
+def _lifted(title: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """A schema and its definitions, with the references between them as they are in an OpenAPI document."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {
+                name: one.replace("#/$defs/", f"#/components/schemas/{title}.")
+                if name == "$ref" and isinstance(one, str)
+                else moved(one)
+                for name, one in value.items()
+            }
+        return [moved(one) for one in value] if isinstance(value, list) else value
+
+    top = {name: one for name, one in body.items() if name not in ("$defs", "$schema", "$id")}
+    yield title, moved(top)
+    for name, one in body.get("$defs", {}).items():
+        yield f"{title}.{name}", moved(one)

@@ -1,0 +1,137 @@
+"""Real servers as the surface shows them: what the configuration says of each, and what is seen of it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+from anycast.core import ipvs
+from anycast.core.health import Health
+from anycast.core.maintenance import server_scope
+from anycast.core.members import check_of, server_port, servers_of, service_key, versions
+from anycast.core.model import Address, Aimed, RealServer, Service, Vip
+from anycast.core.state import State, drained_scopes, health_of, kernel_table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A real server as one service of a VIP uses it: all that the configuration says."""
+
+    server: RealServer
+    address: Address
+    port: int
+    check: Aimed
+    scope: str  # POOL/SERVER
+    services: tuple[ipvs.Key, ...]  # behind the VIP's addresses of the family
+    place: int  # among the destinations of each, in the canonical order
+
+
+class Seen(NamedTuple):
+    """What is seen of it. Weights None: behind an address of the VIP it is missing."""
+
+    health: Health
+    drained: bool
+    weight: int | None  # as wanted; the lowest behind the VIP's addresses
+    kernel_weight: int | None
+    active: int
+    inactive: int
+
+
+def rows(vip: Vip, service: Service) -> tuple[Row, ...]:
+    """In the order of the configuration, each address of a server once."""
+    found: dict[tuple[str, Address], Row] = {}
+    for version in versions(vip):
+        keys = tuple(
+            dict.fromkeys(
+                service_key(address, service) for address in vip.addresses if address.version == version
+            )
+        )
+        members = [
+            (server, address, server_port(service, server))
+            for server, address in servers_of(service, version)
+        ]
+        order = sorted(range(len(members)), key=lambda at: _canonical(*members[at][1:]))
+        places = {number: place for place, number in enumerate(order)}
+        for number, (server, address, port) in enumerate(members):
+            row = Row(
+                server=server,
+                address=address,
+                port=port,
+                check=check_of(vip, service, server, address),
+                scope=server_scope(service.pool.name, server.name),
+                services=keys,
+                place=places[number],
+            )
+            found.setdefault((server.name, address), row)
+    return tuple(found.values())
+
+
+def _canonical(address: Address, port: int) -> tuple[int, int, int]:
+    """As `ipvs.canonical`."""
+    return address.version, int(address), port
+
+
+_Pair: TypeAlias = tuple[ipvs.ServiceEntry | None, ipvs.ServiceEntry | None]
+
+
+class Look:
+    """Where the destinations of a state are found."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.drained = drained_scopes(state)
+        # By id() of a row's services, all servers of a service in a family share them: a key is dear to look up.
+        # They are kept beside, or another tuple could come by the same id().
+        self._entries: dict[int, tuple[tuple[ipvs.Key, ...], list[_Pair]]] = {}
+        # By id() of the entry, which the state keeps.
+        self._indices: dict[int, dict[ipvs.DestinationKey, ipvs.Destination]] = {}
+
+    def at(self, row: Row) -> list[tuple[ipvs.Destination | None, ipvs.Destination | None]]:
+        """As it is wanted and as the kernel has it, behind each address of the VIP."""
+        known = self._entries.get(id(row.services))
+        if known is None:
+            wanted, held = self.state.desired.table, kernel_table(self.state)
+            known = row.services, [(wanted.get(key), held.get(key)) for key in row.services]
+            self._entries[id(row.services)] = known
+        return [(self._find(one, row), self._find(other, row)) for one, other in known[1]]
+
+    def _find(self, entry: ipvs.ServiceEntry | None, row: Row) -> ipvs.Destination | None:
+        if entry is None:
+            return None
+        destinations, place = entry.destinations, row.place
+        if place < len(destinations):
+            one = destinations[place]
+            if one.port == row.port and (one.address is row.address or one.address == row.address):
+                return one
+        # Another program is at work, or a server is being added or removed: no order to rely on.
+        index = self._indices.get(id(entry))
+        if index is None:
+            index = self._indices[id(entry)] = {one.key: one for one in destinations}
+        return index.get((row.address, row.port))
+
+
+def seen(row: Row, look: Look) -> Seen:
+    weight: int | None = None
+    kernel_weight: int | None = None
+    missing = absent = False
+    active = inactive = 0
+    for wanted, held in look.at(row):
+        if wanted is None:
+            missing = True
+        elif weight is None or wanted.weight < weight:
+            weight = wanted.weight
+        if held is None:
+            absent = True
+            continue
+        if kernel_weight is None or held.weight < kernel_weight:
+            kernel_weight = held.weight
+        active += held.active
+        inactive += held.inactive
+    return Seen(
+        health_of(look.state, row.check),
+        row.server.weight == 0 or row.scope in look.drained,
+        None if missing else weight,
+        None if absent else kernel_weight,
+        active,
+        inactive,
+    )

@@ -1,0 +1,704 @@
+"""Why a VIP is announced or not: a chain from its checks to the BGP sessions, and what would change it. Pure.
+
+In plain words, for somebody who is woken by it. Each link says whether it holds; the verdict is the one of
+`core/decision.py`, asked again with other facts where it has to be known what else is in the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, assert_never
+
+from anycast.core import ipvs
+from anycast.core.aim import targets_of
+from anycast.core.decision import Advertise, Facts, Reason, ServiceFacts, Verdict, decide
+from anycast.core.drain import packets_per_second, stage_ends, vips_of
+from anycast.core.health import Health, Phase
+from anycast.core.maintenance import FILE, NODE, NODE_SCOPES, STOP, Expiry, Stage
+from anycast.core.model import Address, Aimed, Forwarding, RealServer, Service, Target, Vip
+from anycast.core.requirements import Requirement
+from anycast.core.routes import GRACEFUL_SHUTDOWN
+from anycast.core.state import ACTIVE, State, VipState, facts, health_of
+from anycast.ops.servers import Look, Row, Seen, rows, seen
+from anycast.ops.source import Tally
+from anycast.ops.status import (
+    Clock,
+    Routing,
+    entry_status,
+    held_down,
+    is_announced,
+    kernel_error,
+    neighbors,
+    prefixes,
+    routing,
+    touch_file,
+)
+
+VERSION = 1
+LISTED = 20  # servers that are named; the others are counted
+_NAMED = 5  # in one sentence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One thing a link is made of. `facts`: the same for programs."""
+
+    holds: bool
+    text: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    name: str
+    holds: bool
+    text: str
+    items: tuple[Item, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Case:
+    """Everything there is to look at."""
+
+    state: State
+    vip: Vip
+    clock: Clock
+    tallies: Mapping[Target, Tally]
+    facts: Facts
+    routes: Routing
+    rows: tuple[tuple[Service, Row, Seen], ...]
+
+
+def document(
+    state: State, vip: Vip, tallies: Mapping[Target, Tally], *, now: float, wall: float
+) -> dict[str, Any]:
+    """The explanation as JSON-ready values. The keys of `"version": 1` stay; new ones may come."""
+    look = Look(state)
+    case = _Case(
+        state=state,
+        vip=vip,
+        clock=Clock(now=now, wall=wall),
+        tallies=tallies,
+        facts=facts(state, vip, now),
+        routes=routing(state),
+        rows=tuple((service, row, seen(row, look)) for service in vip.services for row in rows(vip, service)),
+    )
+    known = state.vips.get(vip.name, VipState())
+    announced = is_announced(case.routes, vip)
+    return {
+        "version": VERSION,
+        "vip": vip.name,
+        "announced": announced,
+        "advertise": str(known.verdict.advertise),
+        "reason": str(known.verdict.reason),
+        "detail": known.verdict.detail,
+        **case.clock.since(known.since),
+        "changes": known.changes,
+        "text": _headline(case, known.verdict, announced=announced),
+        "chain": [
+            {
+                "link": link.name,
+                "holds": link.holds,
+                "text": link.text,
+                "items": [
+                    {"holds": item.holds, "text": item.text, "facts": dict(item.facts)} for item in link.items
+                ],
+            }
+            for link in _chain(case, known)
+        ],
+        "would_change": list(dict.fromkeys(would_change(case, known.verdict))),
+    }
+
+
+def _headline(case: _Case, verdict: Verdict, *, announced: bool) -> str:
+    match verdict.advertise, announced:
+        case Advertise.NO, True:
+            word = "still announced, and its withdraw is under way"
+        case Advertise.NO, False:
+            word = "not announced"
+        case Advertise.DRAIN, True:
+            word = "announced as the last resort"
+        case _, True:
+            word = "announced"
+        case _:
+            return f"{case.vip.name} is not announced, although it should be: {next(_obstacles(case), 'unknown')}"
+    detail = f" ({verdict.detail})" if verdict.detail else ""
+    return f"{case.vip.name} is {word}: {_MEANING[verdict.reason]}{detail}"
+
+
+_MEANING = {
+    Reason.STOPPING: "the agent is stopping",
+    Reason.NODE_MAINTENANCE: "the node is in maintenance",
+    Reason.VIP_MAINTENANCE: "the VIP is in maintenance",
+    Reason.KERNEL_UNAVAILABLE: "the kernel cannot be read",
+    Reason.STARTING: "the agent has only just started",
+    Reason.KERNEL_DIFFERS: "the kernel is not as it should be",
+    Reason.ADDRESS_MISSING: "an address of the VIP is not on this node",
+    Reason.BELOW_QUORUM: "too few real servers are usable",
+    Reason.NODE_CHECK_FAILED: "a check that the node requires does not hold",
+    Reason.VIP_CHECK_FAILED: "a check that the VIP requires does not hold",
+    Reason.HEALTHY: "everything it needs is there",
+}
+
+
+def text(body: Mapping[str, Any]) -> str:
+    """The document for people."""
+    lines = [body["text"], ""]
+    for link in body["chain"]:
+        lines.append(f"{'ok ' if link['holds'] else 'NO '} {link['link']}: {link['text']}")
+        lines += [f"      {'' if item['holds'] else 'NO '}{item['text']}" for item in link["items"]]
+    if body["would_change"]:
+        lines += ["", "what would change it:", *(f"  - {sentence}" for sentence in body["would_change"])]
+    return "\n".join(lines) + "\n"
+
+
+# The chain.
+
+
+def _chain(case: _Case, known: VipState) -> Iterator[Link]:
+    yield _checks(case)
+    yield _services(case)
+    if required := _requirements(case):
+        yield required
+    yield _kernel(case)
+    yield _verdict(case, known)
+    yield _lease(case)
+    yield _exabgp(case)
+    yield _sessions(case)
+
+
+def _checks(case: _Case) -> Link:
+    """Every real server that gets no new clients, or is about to change."""
+    ill = [one for one in case.rows if not _is_well(one[2])]
+    items = [_server(case, *one) for one in ill[:LISTED]]
+    if len(ill) > LISTED:
+        items.append(Item(holds=False, text=f"and {len(ill) - LISTED} more"))
+    well = len(case.rows) - len(ill)
+    return Link(
+        name="checks",
+        holds=not ill,
+        text=f"{well} of {len(case.rows)} real servers are up and in use",
+        items=tuple(items),
+    )
+
+
+def _is_well(found: Seen) -> bool:
+    return found.health.phase is Phase.UP and not found.health.unknown and not found.drained
+
+
+def _server(case: _Case, service: Service, row: Row, found: Seen) -> Item:
+    health, tally = found.health, _tally(case, row.check)
+    named = f"{row.server.name} ({_at(row.address, row.port)}) of {service.name}"
+    since = None if health.phase is Phase.UNDECIDED else health.since
+    return Item(
+        holds=_is_well(found),
+        text=f"{named}: {_state_of(case, row, found)}",
+        facts={
+            "service": service.name,
+            "server": row.server.name,
+            "address": str(row.address),
+            "port": row.port,
+            "phase": str(health.phase),
+            "drained": found.drained,
+            "detail": health.detail,
+            "held_down_s": held_down(health, case.clock.now),
+            "check_failed_to_run": health.unknown,
+            **case.clock.since(since),
+            "changes": health.changes,
+            **tally,
+        },
+    )
+
+
+def _tally(case: _Case, check: Aimed) -> dict[str, Any]:
+    """Over all the checks it rests on; in a row only where there is one."""
+    targets = targets_of(check)
+    found = [case.tallies[target] for target in targets if target in case.tallies]
+    return {
+        "failures": sum(tally.failures for tally in found),
+        "in_a_row": sum(tally.in_a_row for tally in found) if len(targets) == 1 else None,
+    }
+
+
+def _state_of(case: _Case, row: Row, found: Seen) -> str:
+    """`down since 12:03:10Z: connection refused, 3 failures in a row; 4 failures in all, turned twice`."""
+    parts = [_health(case, found.health)]
+    tally = _tally(case, row.check)
+    if (tally["in_a_row"] or 0) > 1:
+        parts[0] += f", {tally['in_a_row']} failures in a row"
+    if tally["failures"]:
+        parts.append(f"{_count(tally['failures'], 'failure')} in all, {_turned(found.health.changes)}")
+    if found.drained:
+        parts.insert(0, _drained(case, row.server, row.scope))
+    return "; ".join(parts)
+
+
+def _health(case: _Case, health: Health) -> str:
+    detail = f": {health.detail}" if health.detail else ""
+    if health.unknown:
+        settled = "up" if health.is_up else str(health.phase)
+        return f"its check could not run{detail}; it counts as {settled}, as before"
+    match health.phase:
+        case Phase.UNDECIDED:
+            return f"no outcome yet{detail}"
+        case Phase.FALLING:
+            return f"up, and failing for {_count(health.streak, 'run')}{detail}"
+        case Phase.RISING:
+            well = f"and well for {_count(health.streak, 'run')}"
+            return f"down since {_moment(case, health.since)}, {well}{_held(case, health)}{detail}"
+        case Phase.UP | Phase.DOWN:
+            return f"{health.phase} since {_moment(case, health.since)}{_held(case, health)}{detail}"
+        case _:
+            assert_never(health.phase)
+
+
+def _held(case: _Case, health: Health) -> str:
+    held = held_down(health, case.clock.now)
+    return f", held down for {held:.0f} s more because it flapped" if held else ""
+
+
+def _drained(case: _Case, server: RealServer, scope: str) -> str:
+    entry = case.state.maintenance.get(scope)
+    if entry is None:
+        return "taken out by the configuration: its weight is 0" if server.weight == 0 else "taken out"
+    return f"taken out by {entry.by} since {_wall(case, entry.since)}{_for(entry.reason)}"
+
+
+def _services(case: _Case) -> Link:
+    items = tuple(_service(case, one) for one in case.facts.services)
+    bad = sum(not item.holds for item in items)
+    text = (
+        f"{bad} of {len(items)} have too few usable real servers"
+        if bad
+        else "each has usable real servers enough"
+    )
+    return Link(name="services", holds=not bad, text=text, items=items)
+
+
+def _service(case: _Case, one: ServiceFacts) -> Item:
+    needed = _needed(case.facts, one)
+    which = "to stay announced" if case.facts.advertised else "to be announced"
+    text = f"{one.name}: {one.usable} of {_count(one.total, 'real server')} usable, {needed} needed {which}"
+    if one.undecided:
+        text += f", {one.undecided} without an outcome yet"
+    return Item(
+        holds=one.usable + (one.undecided if case.facts.advertised else 0) >= needed,
+        text=text,
+        facts={
+            "service": one.name,
+            "usable": one.usable,
+            "undecided": one.undecided,
+            "total": one.total,
+            "needed": needed,
+            "low": one.quorum.low,
+            "high": one.quorum.high,
+        },
+    )
+
+
+def _needed(f: Facts, service: ServiceFacts) -> int:
+    return service.quorum.low if f.advertised else service.quorum.high
+
+
+def _requirements(case: _Case) -> Link | None:
+    ours = [one for one in case.state.requirements if one.vip in ("", case.vip.name)]
+    if not ours:
+        return None
+    items = tuple(_requirement(case, one) for one in ours)
+    holds = all(item.holds for item in items)
+    return Link(
+        name="requirements",
+        holds=holds,
+        text="what is required holds" if holds else "something that is required does not hold",
+        items=items,
+    )
+
+
+def _requirement(case: _Case, one: Requirement) -> Item:
+    health = health_of(case.state, one.check)
+    since = None if health.phase is Phase.UNDECIDED else health.since
+    return Item(
+        holds=health.is_up,
+        text=f"required by {one.scope}: {_health(case, health)}",
+        facts={
+            "scope": one.scope,
+            "phase": str(health.phase),
+            "detail": health.detail,
+            "held_down_s": held_down(health, case.clock.now),
+            "check_failed_to_run": health.unknown,
+            **case.clock.since(since),
+            "changes": health.changes,
+            **_tally(case, one.check),
+        },
+    )
+
+
+def _kernel(case: _Case) -> Link:
+    error = kernel_error(case.state, case.clock.now)
+    if error is not None:
+        return Link(name="kernel", holds=False, text=f"the kernel cannot be relied on: {error}")
+    if not case.facts.proven:
+        return Link(
+            name="kernel", holds=False, text=f"differs from what is wanted: {_difference(case.facts)}"
+        )
+    ago = case.clock.now - case.state.kernel.read_at
+    return Link(name="kernel", holds=True, text=f"read {ago:.1f} s ago and as it should be")
+
+
+def _difference(f: Facts) -> str:
+    return f.difference or f.missing_address or "unknown"
+
+
+def _verdict(case: _Case, known: VipState) -> Link:
+    verdict = known.verdict
+    text = (
+        f"advertise {verdict.advertise}, {verdict.reason}: {_MEANING[verdict.reason]}, since "
+        f"{_moment(case, known.since)}, {_count(known.changes, 'change')} since the agent started"
+    )
+    items = tuple(_in_force(case, scope) for scope in _covering(case))
+    return Link(name="verdict", holds=verdict.advertise is Advertise.YES, text=text, items=items)
+
+
+def _covering(case: _Case) -> list[str]:
+    """The scopes in maintenance that the VIP is in."""
+    return [scope for scope in (*NODE_SCOPES, case.vip.name) if scope in case.state.maintenance]
+
+
+def _in_force(case: _Case, scope: str) -> Item:
+    state, clock = case.state, case.clock
+    found = entry_status(state, scope, now=clock.now, wall=clock.wall)
+    word = "the node" if scope in NODE_SCOPES else case.vip.name
+    overdue = ", overdue" if found["overdue"] else ""
+    return Item(
+        holds=False,
+        text=f"{word} is in maintenance{overdue}, {_stage(case, scope)}: {_maintenance(case, scope)}",
+        facts={key: value for key, value in found.items() if key != "connections"},
+    )
+
+
+def _stage(case: _Case, scope: str) -> str:
+    """How far it has come, and what it waits for."""
+    progress = case.state.progress.get(scope, ACTIVE)
+    ends = stage_ends(case.state, progress)
+    latest = "" if ends is None else f", until {_moment(case, ends)} at the latest"
+    timing = case.state.config.timing
+    match progress.stage:
+        case Stage.ACTIVE:
+            return "active"
+        case Stage.DRAINING:
+            return f"draining: a route that stands is the last resort{latest}"
+        case Stage.WITHDRAWN if progress.withdrawn_at is None:
+            return f"withdrawn: the announcers have yet to acknowledge it{latest}"
+        case Stage.WITHDRAWN:
+            return f"withdrawn: routers have time to follow{latest}"
+        case Stage.QUIET:
+            packets = packets_per_second(case.state, vips_of(case.state, scope), progress.since)
+            now = "not known yet" if packets is None else f"{packets:.0f} a second now"
+            return f"quiet: packets must cease ({now}, at most {timing.quiet_rate:g}){latest}"
+        case Stage.DOWN:
+            return "down: it may be rebooted"
+        case _:
+            assert_never(progress.stage)
+
+
+def _lease(case: _Case) -> Link:
+    lease = case.state.lease
+    if lease.routes is None:
+        return Link(name="lease", holds=False, text="no lease has been sent yet")
+    mine = {route.prefix: route for route in lease.routes}
+    items = []
+    for one in prefixes(case.routes, case.vip):
+        route = mine.get(one.prefix)
+        attributes = "not in it" if route is None else "in it"
+        if route is not None and GRACEFUL_SHUTDOWN in route.communities:
+            attributes = "in it as the last resort (GRACEFUL_SHUTDOWN)"
+        items.append(
+            Item(
+                holds=route is not None,
+                text=f"{one.prefix}: {attributes}",
+                facts={"prefix": str(one.prefix), "wanted": one.wanted},
+            )
+        )
+    ago = case.clock.now - lease.sent_at
+    return Link(
+        name="lease",
+        holds=all(item.holds for item in items),
+        text=f"number {lease.seq}, sent {ago:.1f} s ago, good for {lease.ttl:g} s",
+        items=tuple(items),
+    )
+
+
+def _exabgp(case: _Case) -> Link:
+    reports = [report for _, report in sorted(case.state.announcers.items()) if report is not None]
+    items = []
+    for one in prefixes(case.routes, case.vip):
+        if one.failed is not None:
+            text = f"not announced: {one.failed}"
+        elif one.pending:
+            text = "a command is under way"
+        else:
+            text = "announced and acknowledged" if one.announced else "not announced"
+        items.append(
+            Item(
+                holds=one.announced,
+                text=f"{one.prefix}: {text}",
+                facts={
+                    "prefix": str(one.prefix),
+                    "announced": one.announced,
+                    "pending": one.pending,
+                    "failed": one.failed,
+                },
+            )
+        )
+    if not case.state.announcers:
+        words = "no announcer is connected"
+    elif not reports:
+        words = "the announcer has not reported yet"
+    else:
+        expired = ", its lease has run out" if any(report.lease_expired for report in reports) else ""
+        words = f"ExaBGP {reports[0].exabgp_version or 'of unknown version'} has acknowledged lease {reports[0].seq}{expired}"
+    return Link(name="exabgp", holds=all(item.holds for item in items), text=words, items=tuple(items))
+
+
+def _sessions(case: _Case) -> Link:
+    found = neighbors(case.state)
+    items = tuple(
+        Item(
+            holds=one.state == "up",
+            text=f"{one.address}: {one.state} since {_moment(case, one.changed)}"
+            + (f", {one.reason}" if one.reason else ""),
+            facts={"neighbor": one.address, "state": one.state, **case.clock.since(one.changed)},
+        )
+        for one in found
+    )
+    up = sum(item.holds for item in items)
+    return Link(
+        name="sessions",
+        holds=case.routes.session,
+        text=f"{up} of {len(items)} BGP sessions are up",
+        items=items,
+    )
+
+
+# What would change it.
+
+
+def would_change(case: _Case, verdict: Verdict) -> Iterator[str]:
+    """What an operator, a real server or time would have to do, for this reason and for what stands behind it."""
+    f = case.facts
+    match verdict.reason:
+        case Reason.STOPPING:
+            yield "the agent must be started again (`systemctl start anycast-agent`)"
+        case Reason.NODE_MAINTENANCE:
+            for scope in (one for one in _covering(case) if one in NODE_SCOPES):
+                yield _to_end(case, scope)
+            yield from _then(case, replace(f, node_maintenance=Stage.ACTIVE))
+        case Reason.VIP_MAINTENANCE:
+            yield _to_end(case, case.vip.name)
+            yield from _then(case, replace(f, vip_maintenance=Stage.ACTIVE))
+        case Reason.KERNEL_UNAVAILABLE:
+            yield f"the kernel must be read again ({verdict.detail}): `anycast doctor` says what is missing"
+        case Reason.STARTING:
+            yield from _to_start(case)
+        case Reason.KERNEL_DIFFERS | Reason.ADDRESS_MISSING:
+            yield from _to_mend(case)
+        case Reason.BELOW_QUORUM:
+            for service in case.facts.services:
+                if (sentence := _to_reach_quorum(case, service)) is not None:
+                    yield sentence
+        case Reason.NODE_CHECK_FAILED | Reason.VIP_CHECK_FAILED:
+            for one in case.state.requirements:
+                if one.reason is verdict.reason and one.vip in ("", case.vip.name):
+                    health = health_of(case.state, one.check)
+                    if not health.is_up:
+                        yield f"what {one.scope} requires must hold again: {_health(case, health)}"
+        case Reason.HEALTHY:
+            yield from _to_be_heard(case)
+        case _:
+            assert_never(verdict.reason)
+
+
+def _to_end(case: _Case, scope: str) -> str:
+    """What ends a maintenance."""
+    said = _maintenance(case, scope)
+    if scope == FILE:
+        path = touch_file(case.state)
+        return f"maintenance of the node by the file {path}, {said}: remove it"
+    if scope == STOP:
+        return f"maintenance of the node until the agent ends, by {said}: `anycast maintenance off`"
+    what, option = ("the node", "") if scope == NODE else (scope, f" --vip {scope}")
+    return f"maintenance of {what} by {said}: `anycast maintenance off{option}`{_expiry(case, scope)}"
+
+
+def _expiry(case: _Case, scope: str) -> str:
+    """`, or by itself at 18:30:00Z`."""
+    entry = case.state.maintenance.get(scope)
+    if entry is None or entry.end is None:
+        return ""
+    end = entry.end
+    overdue = scope in case.state.progress and case.state.progress[scope].overdue
+    if end.then is Expiry.HOLD:
+        passed = "passed" if overdue else "will pass"
+        return f"; its end, {_wall(case, end.at)}, {passed} and it goes on: it is held"
+    # Both clocks must say so: one that was set over the end does not end it.
+    left = end.at - case.clock.wall
+    if end.due is not None:
+        left = max(left, end.due - case.clock.now)
+    return f", or by itself at {_moment(case, case.clock.now + max(0.0, left))}"
+
+
+def _then(case: _Case, without: Facts) -> Iterator[str]:
+    """What else stands in the way once one obstacle is gone."""
+    verdict = decide(without)
+    if verdict.reason is not Reason.HEALTHY:
+        yield from (
+            f"and then: {sentence}" for sentence in would_change(replace(case, facts=without), verdict)
+        )
+
+
+def _to_start(case: _Case) -> Iterator[str]:
+    f = case.facts
+    waiting = [
+        row for _, row, found in case.rows if found.health.phase is Phase.UNDECIDED and not found.drained
+    ]
+    if waiting:
+        names = _list([row.server.name for row in waiting])
+        yield f"the first outcome of the check of {names} is awaited: it comes by itself"
+    for one in case.state.requirements:
+        if one.vip in ("", case.vip.name) and health_of(case.state, one.check).phase is Phase.UNDECIDED:
+            yield f"the first outcome of what {one.scope} requires is awaited: it comes by itself"
+    if not f.proven:
+        yield f"the kernel must be as it should be: {_difference(f)}; it is being written and read back"
+    if not waiting and f.proven:
+        yield "nothing is missing any more: it is decided at the next step"
+
+
+def _to_mend(case: _Case) -> Iterator[str]:
+    what = f"the kernel must be as it should be: {_difference(case.facts)}"
+    problems = case.state.kernel.problems
+    if problems:
+        yield f"{what}; it refused: {'; '.join(problems[:3])} (see `anycast doctor`)"
+    elif not case.state.config.manage_sysctls and "net." in case.facts.difference:
+        yield f"{what}; the configuration says that sysctls are not for the agent to set: set it (`anycast doctor`)"
+    elif case.facts.repair_failed:
+        yield f"{what}; another program may change it: it is tried again every second (see kernel.drifted in the log)"
+    else:
+        yield f"{what}; it is being changed and read back"
+
+
+def _to_reach_quorum(case: _Case, service: ServiceFacts) -> str | None:
+    needed = _needed(case.facts, service)
+    lacking = needed - service.usable - (service.undecided if case.facts.advertised else 0)
+    if lacking <= 0:
+        return None
+    version = 6 if service.name.endswith("6") else 4
+    out = [
+        (row, found)
+        for one, row, found in case.rows
+        if f"{one.name} IPv{version}" == service.name
+        and (
+            one.forwarding is Forwarding.TUNNEL  # one address may be behind both families
+            or any(ipvs.version_of(key) == version for key in row.services)
+        )
+        and (found.drained or not found.health.is_up)
+    ]
+    head = (
+        f"{service.name}: {service.usable} of {_count(service.total, 'real server')} usable, {needed} needed"
+    )
+    ill = [(row, found) for row, found in out if not found.drained]
+    drained = [row for row, found in out if found.drained]
+    parts = []
+    if ill:
+        who = "one" if lacking == 1 else str(lacking)
+        named = _list([f"{row.server.name} ({_state_of(case, row, found)})" for row, found in ill], "; ")
+        parts.append(f"{who} of {named} must come up")
+    if drained:
+        commands = [
+            f"`anycast undrain-server {row.scope}`" for row in drained if row.scope in case.state.maintenance
+        ]
+        named = _list([row.server.name for row in drained])
+        parts.append(
+            f"{named} was taken out" + (f": {_list(commands)}" if commands else " by the configuration")
+        )
+    if service.total < needed:
+        parts.append(f"only {_count(service.total, 'real server')} configured: add some, or lower the quorum")
+    return f"{head}: {', or '.join(parts)}"
+
+
+def _to_be_heard(case: _Case) -> Iterator[str]:
+    """The verdict is that it be announced: what keeps routers from hearing of it, or what would end it."""
+    before = list(_obstacles(case))
+    if before:
+        yield from before
+        return
+    for service in case.facts.services:
+        spare = service.usable - service.quorum.low
+        few = "the next one that fails takes it down" if spare < 1 else f"{spare} more may fail"
+        yield f"{service.name}: it stays while {service.quorum.low} of {service.total} are usable: {few}"
+
+
+def _obstacles(case: _Case) -> Iterator[str]:
+    if not case.routes.announcer:
+        yield "ExaBGP must run with the anycast process: no announcer is connected (`systemctl status anycast-exabgp`)"
+        return
+    for report in case.state.announcers.values():
+        if report is not None and report.lease_expired:
+            yield f"the announcer {report.pid} must get a lease in time: the last has run out (is the node overloaded?)"
+    for one in prefixes(case.routes, case.vip):
+        if one.failed is not None:
+            yield f"{one.prefix} must be taken by ExaBGP: {one.failed}"
+        elif not one.announced:
+            yield f"{one.prefix} waits for " + (
+                "ExaBGP to acknowledge it"
+                if one.wanted
+                else "the kernel to serve it, with real servers enough"
+            )
+    if not case.routes.session:
+        yield "a BGP session must come up: see the log of ExaBGP and of the routers"
+
+
+# Words.
+
+
+def _maintenance(case: _Case, scope: str) -> str:
+    entry = case.state.maintenance.get(scope)
+    if entry is None:
+        return "nobody"
+    return f"{entry.by} since {_wall(case, entry.since)}{_for(entry.reason)}"
+
+
+def _for(reason: str) -> str:
+    return f" ({reason})" if reason else ""
+
+
+def _moment(case: _Case, instant: float) -> str:
+    return _wall(case, case.clock.wall - (case.clock.now - instant))
+
+
+def _wall(case: _Case, time: float) -> str:
+    """The time of the day, with the date where it is another."""
+    try:
+        moment, today = datetime.fromtimestamp(time, UTC), datetime.fromtimestamp(case.clock.wall, UTC)
+    except (OverflowError, ValueError, OSError):
+        return "an unknown time"
+    return f"{moment:%H:%M:%SZ}" if moment.date() == today.date() else f"{moment:%Y-%m-%d %H:%M:%SZ}"
+
+
+def _at(address: Address, port: int) -> str:
+    host = f"[{address}]" if address.version == 6 else str(address)
+    return f"{host}:{port}" if port else host
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" + ("" if number == 1 else "s")
+
+
+def _turned(number: int) -> str:
+    return {0: "never turned", 1: "turned once", 2: "turned twice"}.get(number, f"turned {number} times")
+
+
+def _list(words: Sequence[str], separator: str = ", ") -> str:
+    left = len(words) - _NAMED
+    return separator.join(words[:_NAMED]) + (f" and {left} more" if left > 0 else "")

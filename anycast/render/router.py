@@ -1,0 +1,161 @@
+"""The other end of the sessions: what a router has to be told of the nodes, whatever software it runs."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING
+
+from anycast.core.budget import ROUTER_DIALS
+from anycast.render.exabgp import local_address
+
+if TYPE_CHECKING:
+    from anycast.core.model import Address, Bfd, Config, Neighbor
+
+CONNECT_RETRY = round(ROUTER_DIALS)  # seconds between two attempts of the router to reach a node
+MAX_PATHS = 64  # next hops of one route
+_PREFIXES = 1000  # of a family from a node; more end the session, whatever the filters would do with them
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z", re.ASCII)
+_PASSWORD = re.compile(r"[!#-&(-:<-\[\]-~]{1,80}\Z", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One BGP session, as the router sees it. `remote` is the node's end, `local` the router's."""
+
+    local: Address
+    remote: Address
+    remote_as: int
+    hold_time: int
+    families: tuple[int, ...]
+    password: str | None = field(default=None, repr=False)
+    bfd: Bfd | None = None
+
+    @property
+    def keepalive(self) -> int:
+        return max(1, self.hold_time // 3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A node, the addresses it may announce, by family, and its sessions with this router."""
+
+    name: str
+    vips: dict[int, tuple[Address, ...]]
+    sessions: tuple[Session, ...]
+
+    @property
+    def families(self) -> tuple[int, ...]:
+        return tuple(sorted({family for session in self.sessions for family in session.families}))
+
+    def most(self, family: int) -> int:
+        """So many prefixes are taken for a mistake."""
+        return max(_PREFIXES, 2 * len(self.vips[family]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Router:
+    asn: int
+    router_id: IPv4Address | None  # None: its own affair
+    nodes: tuple[Node, ...]
+
+    @property
+    def sessions(self) -> tuple[Session, ...]:
+        return tuple(session for node in self.nodes for session in node.sessions)
+
+
+def router(
+    configs: Sequence[Config], *, only: Collection[Address] = (), router_id: IPv4Address | None = None
+) -> Router:
+    """The router that these nodes have as a neighbor. `only`: the addresses of it, where they have several routers.
+
+    Raises ValueError where that is not one router, or two of the nodes cannot be told apart.
+    """
+    nodes = [_node(config, only) for config in configs]
+    pairs = [
+        (config, neighbor)
+        for config in configs
+        for neighbor in config.bgp.neighbors
+        if _wanted(neighbor, only)
+    ]
+    if strange := [str(one) for one in only if one not in {neighbor.address for _, neighbor in pairs}]:
+        raise ValueError(f"no node has the neighbor {', '.join(strange)}")
+    numbers = {neighbor.remote_as for _, neighbor in pairs}
+    if len(numbers) != 1:
+        spelt = ", ".join(map(str, sorted(numbers)))
+        raise ValueError(
+            f"these neighbors are not one router, for they have the AS numbers {spelt}: name those of one with --neighbor"
+        )
+    for what, seen in (
+        ("the node's name", [node.name for node in nodes]),
+        ("the address", [str(session.remote) for node in nodes for session in node.sessions]),
+    ):
+        if twice := sorted({one for one in seen if seen.count(one) > 1}):
+            raise ValueError(
+                f"{what} {twice[0]} is there twice: write --neighbor if these are several routers"
+            )
+    first = next((n.address for _, n in pairs if isinstance(n.address, IPv4Address)), None)
+    return Router(asn=numbers.pop(), router_id=router_id or first, nodes=tuple(nodes))
+
+
+def _wanted(neighbor: Neighbor, only: Collection[Address]) -> bool:
+    return not only or neighbor.address in only
+
+
+def _node(config: Config, only: Collection[Address]) -> Node:
+    addresses = sorted({a for vip in config.vips for a in vip.addresses}, key=lambda a: (a.version, a.packed))
+    return Node(
+        name=word(config.node.name),
+        vips={family: tuple(a for a in addresses if a.version == family) for family in (4, 6)},
+        sessions=tuple(_sessions(config, only)),
+    )
+
+
+def _sessions(config: Config, only: Collection[Address]) -> Iterator[Session]:
+    for neighbor in config.bgp.neighbors:
+        if _wanted(neighbor, only):
+            yield Session(
+                local=neighbor.address,
+                remote=local_address(config.bgp, neighbor),
+                remote_as=config.bgp.local_as,
+                hold_time=config.bgp.hold_time,
+                families=tuple(sorted(neighbor.families)) or (neighbor.address.version,),
+                password=None if neighbor.password is None else secret(neighbor.password),
+                bfd=neighbor.bfd,
+            )
+
+
+def word(name: str) -> str:
+    """The name, which every one of the languages takes for one word. Raises ValueError."""
+    if not _WORD.match(name):
+        raise ValueError(f"{name!r} cannot stand in a router's configuration: use letters, digits and _ . -")
+    return name
+
+
+def secret(password: str) -> str:
+    """The password, which stands in double quotes, or alone to the end of its line, as it is. Raises ValueError."""
+    if not _PASSWORD.match(password):
+        raise ValueError("a password cannot stand in a router's configuration")
+    return password
+
+
+def short(name: str, length: int = 40) -> str:
+    """The name, or where it is longer the beginning of it and a digest: some daemons limit their names."""
+    if len(name) <= length:
+        return name
+    return f"{name[: length - 9]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def head(daemon: str, comment: str, router: Router, *words: str) -> str:
+    """The comment every file begins with, and what is to be said of this one."""
+    addresses = ", ".join(dict.fromkeys(str(session.local) for session in router.sessions))
+    lines = [
+        f"Written by `anycast render router-{daemon}`: change the nodes' YAML and write it again.",
+        f"For the router with the addresses {addresses}.",
+        "It may hold passwords: keep it from others.",
+        *words,
+    ]
+    return "".join(f"{comment} {line}\n" for line in lines)

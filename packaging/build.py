@@ -1,0 +1,306 @@
+"""Builds the Debian package: an environment of its own with every Python package it needs, and what goes around it.
+
+    python packaging/build.py [--output DIR] [--version VERSION]   builds; prints the file's name
+    python packaging/build.py lock                                 writes requirements.txt anew
+
+The same tree gives the same bytes: SOURCE_DATE_EPOCH, by default the time of the last commit. The interpreter is
+Debian's own, so the package is for the release with that Python, whatever this script runs on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib.metadata import Distribution, PathDistribution
+from pathlib import Path
+
+import shtab
+from argparse_manpage.manpage import Manpage
+
+from anycast import __version__
+from anycast.cli.parser import parser
+
+PACKAGING = Path(__file__).resolve().parent
+ROOT = PACKAGING.parent
+
+PYTHON = "3.11"  # of Debian 12
+GLIBC = 36  # 2.36, of Debian 12
+EXTRAS = "dns,grpc,regex"
+MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}  # Debian's name of an architecture: everybody else's
+LOCK = PACKAGING / "requirements.txt"
+HOME = "usr/lib/anycast"
+SCRIPTS = {"anycast": "anycast", "exabgp": "exabgp"}  # name: the distribution it comes from
+
+_PAGE = {
+    "project_name": "anycast",
+    "manual_title": "anycast",
+    "description": "announce a shared virtual IP over BGP while this node can serve it",
+}
+
+_SCRIPT = """\
+#!/{home}/bin/python
+import sys
+
+from {module} import {function}
+
+sys.exit({function}())
+"""
+
+_VENV = """\
+home = /usr/bin
+include-system-site-packages = false
+version = {python}
+"""
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options.add_argument("act", nargs="?", choices=["build", "lock"], default="build")
+    options.add_argument("--output", type=Path, default=ROOT / "dist", metavar="DIR")
+    options.add_argument("--version", default=debian_version(__version__), help="default: %(default)s")
+    args = options.parse_args()
+    os.umask(0o022)
+    os.environ.setdefault("SOURCE_DATE_EPOCH", _epoch())
+    if args.act == "lock":
+        LOCK.write_text(_locked())
+        print(LOCK)
+    else:
+        print(build(args.output, args.version))
+    return 0
+
+
+def debian_version(version: str) -> str:
+    """As Debian sorts them: what comes before a release has a tilde."""
+    return re.sub(r"\.?(dev|a|b|rc)(\d+)", r"~\1\2", version)
+
+
+def build(output: Path, version: str) -> Path:
+    architecture = _said("dpkg", "--print-architecture").strip()
+    with tempfile.TemporaryDirectory(prefix="anycast-package-") as folder:
+        tree = Path(folder) / "tree"
+        _environment(tree, architecture, Path(folder))
+        _around(tree)
+        _texts(tree)
+        _permissions(tree)
+        _control(tree, version, architecture)
+        _times(tree)
+        output.mkdir(parents=True, exist_ok=True)
+        file = output / f"anycast_{version}_{architecture}.deb"
+        _run("dpkg-deb", "--root-owner-group", "-Zxz", "--build", str(tree), str(file))
+    return file
+
+
+def _epoch() -> str:
+    done = subprocess.run(
+        ["git", "-C", ROOT, "log", "-1", "--format=%ct"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or str(int((ROOT / "CHANGELOG.md").stat().st_mtime))
+
+
+def _environment(tree: Path, architecture: str, folder: Path) -> None:
+    """The interpreter's environment. Made by hand: it is for another place, and perhaps another Python than ours."""
+    home = tree / HOME
+    packages = home / f"lib/python{PYTHON}/site-packages"
+    packages.mkdir(parents=True)
+    _pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(ROOT))
+    (wheel,) = folder.glob("anycast-*.whl")
+    _pip(
+        "install", "--no-compile", "--constraint", str(LOCK), "--target", str(packages),
+        *_target(architecture), f"anycast[{EXTRAS}] @ {wheel.as_uri()}",
+    )  # fmt: skip
+    shutil.rmtree(packages / "bin", ignore_errors=True)
+    for record in packages.glob("*.dist-info/RECORD"):
+        _forget(record)
+    scripts = home / "bin"
+    scripts.mkdir()
+    for name in ("python", "python3"):
+        (scripts / name).symlink_to(f"/usr/bin/python{PYTHON}")
+    for name, distribution in SCRIPTS.items():
+        module, _, function = _entry_point(packages, distribution, name).partition(":")
+        script = scripts / name
+        script.write_text(_SCRIPT.format(home=HOME, module=module, function=function))
+        script.chmod(0o755)
+    (home / "pyvenv.cfg").write_text(_VENV.format(python=PYTHON))
+    _link(tree / "usr/bin/anycast", f"../lib/{Path(HOME).name}/bin/anycast")
+
+
+def _target(architecture: str) -> list[str]:
+    """Whose wheels pip takes: built ones only, for Debian's Python and C library."""
+    machine = MACHINES[architecture]
+    platforms = [f"manylinux_2_{minor}_{machine}" for minor in range(GLIBC, 4, -1)]
+    platforms += [f"manylinux{name}_{machine}" for name in ("2014", "2010", "1")]
+    return [
+        "--only-binary=:all:", "--implementation", "cp", "--python-version", PYTHON,
+        *(word for platform in platforms for word in ("--platform", platform)),
+    ]  # fmt: skip
+
+
+def _locked() -> str:
+    """The newest versions that fit together."""
+    architecture = _said("dpkg", "--print-architecture").strip()
+    with tempfile.TemporaryDirectory(prefix="anycast-lock-") as folder:
+        _pip("wheel", "--no-deps", "--wheel-dir", folder, str(ROOT))
+        (wheel,) = Path(folder).glob("anycast-*.whl")
+        report = Path(folder) / "report.json"
+        _pip(
+            "install", "--dry-run", "--ignore-installed", "--report", str(report), "--target", folder,
+            *_target(architecture), f"anycast[{EXTRAS}] @ {wheel.as_uri()}",
+        )  # fmt: skip
+        found = [one["metadata"] for one in json.loads(report.read_text())["install"]]
+    pins = sorted(f"{one['name'].lower()}=={one['version']}" for one in found if one["name"] != "anycast")
+    head = "# What the package is built with. Written by `make package-lock`.\n"
+    return head + "".join(f"{pin}\n" for pin in pins)
+
+
+def _entry_point(packages: Path, distribution: str, name: str) -> str:
+    for info in packages.glob(f"{distribution}-*.dist-info"):
+        found: Distribution = PathDistribution(info)
+        for point in found.entry_points:
+            if point.group == "console_scripts" and point.name == name:
+                return point.value
+    raise LookupError(f"{distribution} has no script {name}")
+
+
+def _forget(record: Path) -> None:
+    """What names the place where this was built, or a script that is not here."""
+    gone = ("direct_url.json", "REQUESTED")
+    for name in gone:
+        (record.parent / name).unlink(missing_ok=True)
+    lines = record.read_text().splitlines()
+    kept = [
+        line
+        for line in lines
+        if not line.startswith(("../", "bin/")) and not line.partition(",")[0].endswith(gone)
+    ]
+    record.write_text("".join(f"{line}\n" for line in sorted(kept)))
+
+
+def _around(tree: Path) -> None:
+    for folder, place in (
+        ("systemd", "usr/lib/systemd/system"),
+        ("sysusers.d", "usr/lib/sysusers.d"),
+        ("modules-load.d", "usr/lib/modules-load.d"),
+    ):
+        shutil.copytree(PACKAGING / folder, tree / place)
+    (tree / "etc/anycast/conf.d").mkdir(parents=True)
+    doc = tree / "usr/share/doc/anycast"
+    doc.mkdir(parents=True)
+    shutil.copy(ROOT / "README.md", doc)
+    shutil.copy(PACKAGING / "debian/copyright", doc)
+    _gzip(doc / "changelog.gz", (ROOT / "CHANGELOG.md").read_bytes())
+    # Beside README.md as in the repository, so that its links lead somewhere.
+    for folder in ("docs", "examples", "exabgp.conf.d"):
+        shutil.copytree(ROOT / folder, doc / folder)
+
+
+def _texts(tree: Path) -> None:
+    """The manual page and the completions, from the one parser."""
+    # The paths of whoever builds this must not become the defaults in the page.
+    for name in ("ANYCAST_CONFIG", "ANYCAST_SOCKET"):
+        os.environ.pop(name, None)
+    _gzip(_file(tree / "usr/share/man/man1/anycast.1.gz"), manual().encode())
+    for shell, place in (
+        ("bash", "usr/share/bash-completion/completions/anycast"),
+        ("zsh", "usr/share/zsh/vendor-completions/_anycast"),
+        ("fish", "usr/share/fish/vendor_completions.d/anycast.fish"),
+    ):
+        _file(tree / place).write_text(completion(shell))
+
+
+def manual() -> str:
+    os.environ["COLUMNS"] = "80"
+    page = Manpage(parser(), _data=_PAGE | {"version": __version__})
+    return str(page).replace(".SH COMMENTS", ".SH EXIT STATUS") + (PACKAGING / "manual.roff").read_text()
+
+
+def completion(shell: str) -> str:
+    root = parser()
+    for one in _parsers(root):
+        for action in one._actions:  # noqa: SLF001 - as shtab does
+            if action.type is Path:
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+    return str(shtab.complete(root, shell))
+
+
+def _parsers(root: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield root
+    for action in root._actions:  # noqa: SLF001
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            for one in action.choices.values():
+                yield from _parsers(one)
+
+
+def _permissions(tree: Path) -> None:
+    for path in tree.rglob("*"):
+        if not path.is_symlink():
+            executable = path.is_dir() or path.stat().st_mode & stat.S_IXUSR
+            path.chmod(0o755 if executable else 0o644)
+    for path in (tree / "etc/anycast", tree / "etc/anycast/conf.d"):
+        path.chmod(0o750)  # the group is made, and given, when it is installed
+
+
+def _control(tree: Path, version: str, architecture: str) -> None:
+    files = sorted(path for path in tree.rglob("*") if path.is_file() and not path.is_symlink())
+    sums = [f"{hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()}  {path.relative_to(tree)}\n" for path in files]  # fmt: skip
+    size = sum(-(-path.stat().st_size // 1024) for path in files)
+    debian = tree / "DEBIAN"
+    debian.mkdir()
+    text = (PACKAGING / "debian/control").read_text()
+    for name, value in (
+        ("VERSION", version),
+        ("ARCHITECTURE", architecture),
+        ("PYTHON", PYTHON),
+        ("SIZE", str(size)),
+    ):
+        text = text.replace(f"@{name}@", value)
+    (debian / "control").write_text(text)
+    (debian / "md5sums").write_text("".join(sums))
+    for name in ("postinst", "prerm", "postrm"):
+        shutil.copy(PACKAGING / "debian" / name, debian / name)
+        (debian / name).chmod(0o755)
+
+
+def _times(tree: Path) -> None:
+    epoch = int(os.environ["SOURCE_DATE_EPOCH"])
+    for path in (tree, *tree.rglob("*")):
+        os.utime(path, (epoch, epoch), follow_symlinks=False)
+
+
+def _file(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _link(path: Path, target: str) -> None:
+    _file(path).symlink_to(target)
+
+
+def _gzip(path: Path, data: bytes) -> None:
+    path.write_bytes(gzip.compress(data, 9, mtime=0))
+
+
+def _pip(*argv: str) -> None:
+    _run(sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *argv)
+
+
+def _run(*argv: str) -> None:
+    # Its own words, and what it warns of, are for people: the only line on standard output is the file's name.
+    subprocess.run(argv, check=True, stdout=sys.stderr)
+
+
+def _said(*argv: Sequence[str] | str) -> str:
+    return subprocess.run([str(word) for word in argv], capture_output=True, text=True, check=True).stdout
+
+
+if __name__ == "__main__":
+    sys.exit(main())

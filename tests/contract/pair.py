@@ -1,0 +1,134 @@
+"""A router and a node that know each other from one file: what `anycast render` writes, the real programs, one link."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_network
+from pathlib import Path
+
+from anycast.config.load import loads
+from anycast.core.model import Config
+from anycast.core.report import Prefix
+from anycast.core.routes import Route
+from anycast.render.exabgp import exabgp_conf
+from anycast.render.frr_bfd import frr_bfd_conf
+from anycast.render.router import router
+from anycast.render.routers import ROUTERS
+from lab.processes import Process
+from lab.routewatch import RouteTable, RouteWatch
+from tests.contract import bgp
+from tests.contract.bgp import EXABGP_5, NODE4, NODE6, PATIENCE, ROUTER4, ROUTER6, Speaker, start_frr
+from tests.contract.routers import Software, load_frr, until
+
+V4, V6 = ip_network("10.99.0.1/32"), ip_network("fd00:99::1/128")
+VIPS = f"{V4.network_address}, {V6.network_address}"
+NEXT_HOP = {4: NODE4, 6: NODE6}
+COMMUNITY = "65000:100"
+PASSWORD = "#{[1,2]}!$%&()*+-./:<=>?@^_`|~".ljust(
+    79, "x"
+)  # every kind of character, as long as all routers take
+
+
+def config(
+    folder: Path,
+    *,
+    ibgp: bool = False,
+    bfd: str = "false",
+    name: str = "lb1.x-y_z",
+    vips: str = VIPS,
+) -> Config:
+    """A node with a session of each family, the one with a password."""
+    text = f"""
+node: {{name: {name}, runtime_dir: {folder}, exabgp_user: root}}
+bgp:
+  local_as: {65000 if ibgp else 65001}
+  router_id: {NODE4}
+  hold_time: 3
+  bfd: {bfd}
+  neighbors:
+    - {{address: {ROUTER4}, remote_as: 65000, password: "{PASSWORD}"}}
+    - {{address: "{ROUTER6}", remote_as: 65000, local_address: "{NODE6}"}}
+vips:
+  web:
+    addresses: [{", ".join(f'"{one}"' for one in vips.split(", "))}]
+    communities: ["{COMMUNITY}"]
+    port: 80
+    servers: [{{name: a, addresses: [10.9.2.1, "fd00:9::1"]}}]
+"""
+    return loads(text, hostname="lb1").config
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    router: Software
+    node: Speaker
+    folder: Path
+    places: bgp.Places
+    bfd: tuple[Process, ...]  # zebra and bfdd of the node
+    table: RouteWatch  # the router's kernel
+
+    def accepted(self, *routes: Route) -> None:
+        """Announces the routes; returns when the VIPs are at the router, and so all before them."""
+        self.node.want(*routes)
+        for prefix in (V4, V6):
+            until(lambda prefix=prefix: self.router.path(prefix), f"{prefix} at the router")  # type: ignore[misc]
+
+    def forwarded(self, prefix: Prefix) -> None:
+        """Until the router's kernel sends to the node."""
+        self.table.wait(str(prefix), [NEXT_HOP[prefix.version]], PATIENCE)
+
+    def gone(self, prefix: Prefix) -> float:
+        """When the router's kernel had no route any more, by the monotonic clock."""
+        return self.table.wait(str(prefix), [], PATIENCE).monotonic
+
+    def processes(self) -> list[int]:
+        """Everything of the node that runs."""
+        announcer = self.node.agent.wait(lambda report: report.pid != 0).pid
+        return [announcer, self.node.exabgp.pid, *(one.pid for one in self.bfd)]
+
+
+@contextlib.contextmanager
+def pair(
+    software: type[Software],
+    *,
+    ibgp: bool = False,
+    bfd: str = "false",
+    switch: bool = False,
+    vips: str = VIPS,
+) -> Iterator[Pair]:
+    """Sessions are up. `bfd` as the configuration writes it; `switch`: the link can be cut."""
+    with contextlib.ExitStack() as undo:
+        folder = undo.enter_context(bgp.open_folder())
+        places = undo.enter_context(bgp.places(switch=switch))
+        one = config(folder, ibgp=ibgp, bfd=bfd, vips=vips)
+        table = RouteWatch(RouteTable([str(V4), str(V6)], {}, places.router))
+        undo.callback(table.close)
+        files = folder / "router"
+        files.mkdir()
+        conf = folder / "rendered.conf"
+        conf.write_text(ROUTERS[software.name](router([one])))
+        conf.chmod(0o600)
+        other = software(places.router, files)
+        undo.callback(other.stop)
+        other.start(conf)
+        daemons = _bfd(one, places.node, folder, undo) if one.bgp.neighbors[0].bfd is not None else []
+        text = exabgp_conf(one, command=f"{sys.executable} -m anycast")
+        node = Speaker(places.node, folder, text, [NODE4, NODE6], exabgp=EXABGP_5, env={})
+        undo.callback(node.stop)
+        until(other.up, "both sessions up at the router")
+        yield Pair(other, node, folder, places, tuple(daemons), table)
+
+
+def _bfd(config: Config, place: str, folder: Path, undo: contextlib.ExitStack) -> list[Process]:
+    own = folder / "bfd"
+    own.mkdir()
+    conf = folder / "bfd.conf"
+    conf.write_text(frr_bfd_conf(config))
+    daemons = start_frr(place, own, ("zebra", "bfdd"))
+    for daemon in daemons:
+        undo.callback(daemon.end)
+    load_frr(own, conf)
+    return daemons

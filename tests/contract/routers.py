@@ -1,0 +1,297 @@
+"""Router software with the configuration that `anycast render` writes for it, in a namespace beside a node."""
+
+from __future__ import annotations
+
+import abc
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from anycast.core.report import Prefix
+from lab.processes import Process, spawn
+from tests.contract.bgp import FRR, NODE4, NODE6, PATIENCE, ROUTER4, start_frr, vtysh
+
+T = TypeVar("T")
+
+
+def until(look: Callable[[], T | None], what: str) -> T:
+    """The first answer of `look` that is true. Raises TimeoutError."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := look()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {PATIENCE:g} s: {what}")
+        time.sleep(0.05)
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """What a router has of a route. `local_pref` None: it says nothing of it, so its default."""
+
+    local_pref: int | None
+    communities: frozenset[str]
+
+
+@dataclass
+class Software(abc.ABC):
+    """One daemon in namespace `place`, with files in `folder`."""
+
+    place: str
+    folder: Path
+    processes: list[Process] = field(default_factory=list)
+
+    name = ""
+    program = ""
+
+    @classmethod
+    def missing(cls) -> bool:
+        return shutil.which(cls.program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None
+
+    @staticmethod
+    @abc.abstractmethod
+    def check(conf: Path) -> subprocess.CompletedProcess[str]:
+        """The daemon's own check of the file."""
+
+    @abc.abstractmethod
+    def start(self, conf: Path) -> None: ...
+
+    @abc.abstractmethod
+    def load(self, conf: Path) -> None:
+        """The same file again, with something else in it: as an operator does it, into the running daemon."""
+
+    @abc.abstractmethod
+    def paths(self, prefix: Prefix) -> Sequence[Way]: ...
+
+    @abc.abstractmethod
+    def up(self) -> bool:
+        """Both sessions are established."""
+
+    def path(self, prefix: Prefix) -> Way | None:
+        """The only path to `prefix`; None: there is none."""
+        paths = self.paths(prefix)
+        assert len(paths) < 2, paths
+        return paths[0] if paths else None
+
+    def stop(self) -> None:
+        for process in reversed(self.processes):
+            process.end(grace=2.0)
+        for log in sorted(self.folder.glob("*.log")):
+            print(f"{log.name}:\n{log.read_text()}")  # pytest shows it of a test that failed
+
+    def run(self, *argv: str) -> str:
+        """The output of a command in the router's namespace; empty if it fails: the daemon may not be there yet."""
+        done = subprocess.run(
+            ["ip", "netns", "exec", self.place, *argv],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE,
+        )
+        return done.stdout if done.returncode == 0 else ""
+
+    def spawn(self, *argv: str, env: Mapping[str, str] = os.environ) -> None:
+        name = Path(argv[0]).name
+        self.processes.append(
+            spawn(
+                argv,
+                netns=self.place,
+                env=env,
+                log=self.folder / f"{name}.log",
+                record=self.folder / f"{name}.record",
+            )
+        )
+
+
+def load_frr(folder: Path, conf: Path) -> None:
+    """As an operator does it, into the running daemons. Asserts that nothing was refused."""
+    done = _run("vtysh", "--vty_socket", str(folder), "-f", str(conf))
+    # Said again, this one is refused: it holds already.
+    bad = [
+        line for line in done.stderr.splitlines() if line.strip() and "graceful-restart-disable" not in line
+    ]
+    assert not bad, done.stderr
+
+
+class Frr(Software):
+    name = "frr"
+    program = str(FRR / "bgpd")
+
+    @staticmethod
+    def check(conf: Path) -> subprocess.CompletedProcess[str]:
+        return _run("vtysh", "-C", "-f", str(conf))
+
+    def start(self, conf: Path) -> None:
+        self.processes += start_frr(self.place, self.folder, ("zebra", "bfdd", "bgpd"))
+        self.load(conf)
+
+    def load(self, conf: Path) -> None:
+        load_frr(self.folder, conf)
+
+    def paths(self, prefix: Prefix) -> Sequence[Way]:
+        answer = json.loads(vtysh(self.folder, f"show bgp ipv{prefix.version} unicast {prefix} json"))
+        return [
+            Way(
+                local_pref=path.get("locPrf"),
+                communities=frozenset(_spelt(path.get("community", {}).get("string", "").split())),
+            )
+            for path in answer.get("paths", [])
+        ]
+
+    def up(self) -> bool:
+        return all(str(self.neighbor(end)["bgpState"]) == "Established" for end in (NODE4, NODE6))
+
+    def neighbor(self, address: str) -> dict[str, Any]:
+        answer = json.loads(vtysh(self.folder, f"show bgp neighbors {address} json"))[address]
+        assert isinstance(answer, dict)
+        return answer
+
+    def bfd(self, address: str) -> dict[str, Any]:
+        """What bfdd knows of the session with `address`; empty: it has none."""
+        peers = json.loads(vtysh(self.folder, "show bfd peers json"))
+        return next((peer for peer in peers if peer["peer"] == address), {})
+
+
+class Bird(Software):
+    name = "bird"
+    program = "bird"
+
+    @staticmethod
+    def check(conf: Path) -> subprocess.CompletedProcess[str]:
+        return _run("bird", "-p", "-c", str(conf))
+
+    def start(self, conf: Path) -> None:
+        main = self.folder / "bird.conf"
+        main.write_text(
+            f"router id {ROUTER4};\nprotocol device {{}}\n"
+            "protocol kernel { merge paths on limit 64; ipv4 { export all; }; }\n"
+            "protocol kernel { merge paths on limit 64; ipv6 { export all; }; }\n"
+            f'include "{conf}";\n'
+        )
+        self.spawn(
+            "bird", "-f", "-c", str(main), "-s", str(self.folder / "bird.ctl"), "-P", str(self.folder / "pid")
+        )
+
+    def load(self, conf: Path) -> None:
+        assert "Reconfigured" in self.ask("configure")
+
+    def ask(self, words: str) -> str:
+        return self.run("birdc", "-s", str(self.folder / "bird.ctl"), words)
+
+    def paths(self, prefix: Prefix) -> Sequence[Way]:
+        text = self.ask(f"show route all for {prefix}")
+        return [
+            Way(
+                local_pref=int(found[1]) if (found := re.search(r"BGP.local_pref: (\d+)", part)) else None,
+                communities=frozenset(
+                    pair.replace(",", ":")
+                    for pair in re.findall(r"\((\d+,\d+)\)", _line(part, "BGP.community:"))
+                ),
+            )
+            for part in re.split(r"(?=unicast \[)", text)[1:]
+        ]
+
+    def up(self) -> bool:
+        lines = [line for line in self.ask("show protocols").splitlines() if line.startswith("anycast_")]
+        return sum("Established" in line for line in lines) == 2
+
+    def bfd(self, address: str) -> str:
+        """`Up`, `Down`; empty: no session."""
+        lines = [line.split() for line in self.ask("show bfd sessions").splitlines()]
+        return next((words[2] for words in lines if words and words[0] == address), "")
+
+
+class GoBgp(Software):
+    name = "gobgp"
+    program = "gobgpd"
+
+    @staticmethod
+    def check(conf: Path) -> subprocess.CompletedProcess[str]:
+        return _run("gobgpd", "-d", "-f", str(conf))
+
+    def start(self, conf: Path) -> None:
+        self.spawn("gobgpd", "-p", "--pprof-disable", "--api-hosts", "127.0.0.1:50051", "-f", str(conf))
+
+    def load(self, conf: Path) -> None:
+        self.processes[0].send(signal.SIGHUP)
+
+    def ask(self, *words: str) -> Any:
+        return json.loads(self.run("gobgp", "-u", "127.0.0.1", "-j", *words) or "null")
+
+    def paths(self, prefix: Prefix) -> Sequence[Way]:
+        rib = self.ask("global", "rib", "-a", f"ipv{prefix.version}") or {}
+        found = []
+        for path in rib.get(str(prefix), []):
+            attributes = {one["type"]: one for one in path["attrs"]}
+            communities = attributes.get(8, {}).get("communities", [])
+            found.append(
+                Way(
+                    local_pref=attributes.get(5, {}).get("value"),
+                    communities=frozenset(f"{one >> 16}:{one & 0xFFFF}" for one in communities),
+                )
+            )
+        return found
+
+    def up(self) -> bool:
+        neighbors = self.ask("neighbor") or []
+        return sum(one["state"].get("session_state") in (6, "ESTABLISHED") for one in neighbors) == 2
+
+
+_EMPTY = Path("/run/openbgpd")
+
+
+class OpenBgpd(Software):
+    name = "openbgpd"
+    program = "bgpctl"
+
+    @staticmethod
+    def check(conf: Path) -> subprocess.CompletedProcess[str]:
+        return _run("/usr/sbin/bgpd", "-n", "-f", str(conf))
+
+    def start(self, conf: Path) -> None:
+        main = self.folder / "bgpd.conf"
+        main.write_text(f'socket "{self.folder}/bgpd.sock"\ninclude "{conf}"\n')
+        main.chmod(0o600)
+        _EMPTY.mkdir(exist_ok=True)  # its unit makes it
+        self.spawn("/usr/sbin/bgpd", "-d", "-f", str(main))
+
+    def load(self, conf: Path) -> None:
+        self.run("bgpctl", "-s", f"{self.folder}/bgpd.sock", "reload")
+
+    def ask(self, *words: str) -> Any:
+        return json.loads(self.run("bgpctl", "-s", f"{self.folder}/bgpd.sock", "-j", *words) or "{}")
+
+    def paths(self, prefix: Prefix) -> Sequence[Way]:
+        rib = self.ask("show", "rib", "detail").get("rib", [])
+        return [
+            Way(local_pref=one["localpref"], communities=frozenset(_spelt(one.get("communities", []))))
+            for one in rib
+            if one["prefix"] == str(prefix)
+        ]
+
+    def up(self) -> bool:
+        neighbors = self.ask("show", "neighbor").get("neighbors", [])
+        return [one["state"] for one in neighbors] == ["Established"] * 2
+
+
+SOFTWARE: tuple[type[Software], ...] = (Frr, Bird, GoBgp, OpenBgpd)
+
+
+def _run(*argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=PATIENCE)
+
+
+def _line(text: str, start: str) -> str:
+    return next((line for line in text.splitlines() if line.strip().startswith(start)), "")
+
+
+def _spelt(communities: Sequence[str]) -> list[str]:
+    words = {"graceful-shutdown": "65535:0", "GRACEFUL_SHUTDOWN": "65535:0", "gracefulShutdown": "65535:0"}
+    return [words.get(one, one) for one in communities]

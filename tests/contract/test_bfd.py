@@ -1,0 +1,173 @@
+"""BFD beside ExaBGP: who notices what, and how soon, by the router's kernel table and by what the router says.
+
+ANYCAST_ROUNDS=10 repeats each fault; the seconds are printed (`pytest -s`): docs/measurements.md has them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from anycast.config.load import load
+from anycast.core.routes import Route
+from anycast.render.frr_bfd import frr_bfd_conf
+from tests.contract import bgp
+from tests.contract.bgp import NODE4, NODE6
+from tests.contract.pair import V4, V6, Pair, config, pair
+from tests.contract.routers import Bird, Frr, until
+
+pytestmark = [pytest.mark.bgp, pytest.mark.skipif(bool(bgp.missing()), reason=bgp.missing() or "")]
+
+ROOT = Path(__file__).parents[2]
+ROUNDS = int(os.environ.get("ANYCAST_ROUNDS", "1"))
+FAST = "{interval: 100ms, multiplier: 3}"
+BFD_SAID, HOLD_SAID = "BFD", "Hold Timer"
+BOUND = 1.5  # seconds: half of the hold time, so BFD it was
+
+
+@pytest.mark.parametrize("name", ["full", "slow"])
+def test_bfdd_takes_what_is_rendered(name: str, tmp_path: Path) -> None:
+    one = config(tmp_path, bfd="{interval: 60s, multiplier: 255}")
+    if name == "full":
+        one = load(ROOT / "examples" / "full.yaml", hostname="lb1").config
+    file = tmp_path / "frr.conf"
+    file.write_text(frr_bfd_conf(one))
+    done = subprocess.run(["vtysh", "-C", "-f", file], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    file.write_text(frr_bfd_conf(one).replace("detect-multiplier", "detect-multiplicator"))
+    assert subprocess.run(["vtysh", "-C", "-f", file], capture_output=True, check=False).returncode != 0
+
+
+@pytest.mark.parametrize("sessions", ["ebgp", "ibgp"])
+def test_a_frozen_node_is_out_of_frr_by_bfd_and_not_by_the_hold_time(sessions: str) -> None:
+    with pair(Frr, ibgp=sessions == "ibgp", bfd=FAST) as one:
+        _bfd_up(one)
+        _measure(f"FRR, {sessions}, node frozen, BFD 3 x 100 ms", one, _frozen, BFD_SAID, below=BOUND)
+
+
+def test_a_frozen_node_is_out_of_bird_by_bfd() -> None:
+    if Bird.missing():
+        pytest.skip("no bird here")
+    with pair(Bird, bfd=FAST) as one:
+        bird = one.router
+        assert isinstance(bird, Bird)
+        until(lambda: [bird.bfd(end) for end in (NODE4, NODE6)] == ["Up", "Up"], "BFD up at the router")
+        _measure("BIRD, node frozen, BFD 3 x 100 ms", one, _frozen, None, below=BOUND)
+
+
+def test_a_link_that_carries_nothing_but_light_is_noticed_by_bfd() -> None:
+    with pair(Frr, bfd=FAST, switch=True) as one:
+        _bfd_up(one)
+        _measure("FRR, packets lost, carrier up, BFD 3 x 100 ms", one, _cut, BFD_SAID, below=BOUND)
+
+
+@pytest.mark.parametrize("fault", ["frozen", "cut"])
+def test_without_bfd_it_takes_the_hold_time(fault: str) -> None:
+    with pair(Frr, switch=True) as one:
+        how = _frozen if fault == "frozen" else _cut
+        _measure(f"FRR, node {fault}, hold time 3 s", one, how, HOLD_SAID, below=5.0)
+
+
+def test_bfd_does_not_see_a_hung_exabgp() -> None:
+    with pair(Frr, bfd=FAST) as one:
+        _bfd_up(one)
+        _measure("FRR, ExaBGP hung, BFD 3 x 100 ms, hold time 3 s", one, _hung, HOLD_SAID, below=5.0)
+        assert _frr(one).bfd(NODE4)["status"] == "up"
+
+
+def test_a_dead_bfdd_costs_no_route() -> None:
+    """FRR and BIRD take a session that is up for good until BFD has been up once more."""
+    with pair(Frr, bfd=FAST) as one:
+        _bfd_up(one)
+        one.accepted(Route(prefix=V4), Route(prefix=V6))
+        one.forwarded(V4)
+        one.bfd[1].end(grace=0.0)
+        until(lambda: _frr(one).bfd(NODE4).get("status") == "down", "BFD down at the router")
+        until(one.router.up, "both sessions up at the router")
+        one.accepted(Route(prefix=V4), Route(prefix=V6))
+        one.forwarded(V4)
+
+
+def _frr(one: Pair) -> Frr:
+    assert isinstance(one.router, Frr)
+    return one.router
+
+
+def _bfd_up(one: Pair) -> None:
+    router = _frr(one)
+    until(
+        lambda: [router.bfd(end).get("status") for end in (NODE4, NODE6)] == ["up", "up"],
+        "BFD up at the router",
+    )
+
+
+def _measure(
+    what: str,
+    one: Pair,
+    fault: Callable[[Pair], contextlib.AbstractContextManager[None]],
+    said: str | None,
+    *,
+    below: float,
+) -> None:
+    """The fault, until both routes are out of the router's kernel, and what it says of it."""
+    took = []
+    for _ in range(ROUNDS):
+        one.accepted(Route(prefix=V4), Route(prefix=V6))
+        for prefix in (V4, V6):
+            one.forwarded(prefix)
+        if said is BFD_SAID:
+            _bfd_up(one)
+        began = time.monotonic()
+        with fault(one):
+            took.append(max(one.gone(V4), one.gone(V6)) - began)
+            if said is not None:
+                for end in (NODE4, NODE6):
+                    told = _frr(one).neighbor(end)
+                    assert said in str(told.get("lastResetDueTo")) + str(
+                        told.get("lastNotificationReason")
+                    ), told
+        until(one.router.up, "both sessions up again")
+    took.sort()
+    spelt = f"{took[0]:.3f} / {took[len(took) // 2]:.3f} / {took[-1]:.3f} s"
+    print(f"{what}: gone after {spelt} (least, median, most of {len(took)})")
+    assert took[-1] < below
+
+
+@contextlib.contextmanager
+def _frozen(one: Pair) -> Iterator[None]:
+    with _stopped(one.processes()):
+        yield
+
+
+@contextlib.contextmanager
+def _hung(one: Pair) -> Iterator[None]:
+    with _stopped([one.node.exabgp.pid]):
+        yield
+
+
+@contextlib.contextmanager
+def _cut(one: Pair) -> Iterator[None]:
+    one.places.cut()
+    try:
+        yield
+    finally:
+        one.places.mend()
+
+
+@contextlib.contextmanager
+def _stopped(pids: list[int]) -> Iterator[None]:
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)

@@ -1,0 +1,197 @@
+"""Runs in a Debian that systemd has booted, with the package installed: works the services, writes what it saw.
+
+Standard library only. The result is /inside.json: facts by name, which the test judges.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PATIENCE = 90.0  # seconds until a state is given up
+
+AGENT, EXABGP, ROUTER = "anycast-agent.service", "anycast-exabgp.service", "router.service"
+CONFIG = Path("/etc/anycast/anycast.yaml")
+GOOD = """\
+node: {name: lb1}
+bgp:
+  local_as: 65001
+  router_id: 127.0.0.1
+  neighbors: [{address: 127.0.0.2, remote_as: 65000}]
+checks:
+  ping: {type: icmp}
+  script: {type: command, argv: [/usr/local/bin/check]}
+  both: {type: all, of: [ping, script]}
+vips:
+  web: {address: 192.0.2.1, port: 80, servers: [127.0.0.3], check: both}
+"""
+# The router is an ExaBGP too: it listens at 127.0.0.2 and writes down every route it is told of.
+ROUTES = Path("/run/routes")
+ROUTER_CONFIG = """\
+process log { run /usr/local/bin/routes; encoder text; }
+neighbor 127.0.0.1 {
+    router-id 127.0.0.2;
+    local-address 127.0.0.2;
+    local-as 65000;
+    peer-as 65001;
+    passive true;
+    family { ipv4 unicast; }
+    api { processes [ log ]; receive { parsed; update; } }
+}
+"""
+ROUTER_UNIT = """\
+[Service]
+Environment=exabgp_daemon_user=root exabgp_daemon_drop=false exabgp_daemon_daemonize=false exabgp_tcp_bind=127.0.0.2
+Environment=exabgp_api_ack=false
+ExecStart=/usr/lib/anycast/bin/exabgp /etc/router.conf
+"""
+
+facts: dict[str, Any] = {}
+
+
+def run(*argv: str) -> tuple[int, str]:
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    return done.returncode, done.stdout + done.stderr
+
+
+def shown(unit: str, name: str) -> str:
+    return run("systemctl", "show", "--value", "-p", name, unit)[1].strip()
+
+
+def status() -> dict[str, Any]:
+    code, text = run("anycast", "status", "--json")
+    document: dict[str, Any] = json.loads(text) if code == 0 else {}
+    return document
+
+
+def announced() -> bool:
+    return any(vip["announced"] for vip in status().get("vips", []))
+
+
+def until(what: str, holds: Callable[[], bool]) -> None:
+    """Another process's state, which tells nobody when it changes."""
+    end = time.monotonic() + PATIENCE
+    while not holds():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{what}: not within {PATIENCE:g} s")
+        time.sleep(0.3)
+
+
+def process(pid: str) -> dict[str, str]:
+    lines = Path("/proc", pid, "status").read_text().splitlines()
+    found = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    names = ("Uid", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp")
+    return {name: found[name].split()[0] for name in names}
+
+
+def routes() -> list[str]:
+    """What the router was told, in its order."""
+    lines = ROUTES.read_text().splitlines() if ROUTES.exists() else []
+    return [line for line in lines if "192.0.2.1/32" in line] or [""]
+
+
+def children(pid: str) -> list[str]:
+    return Path("/proc", pid, "task", pid, "children").read_text().split()
+
+
+def prepare() -> None:
+    for name, text in (("check", "exit 0"), ("routes", f"exec cat 3>&1 >{ROUTES}")):
+        program = Path("/usr/local/bin", name)
+        program.write_text(f"#!/bin/sh\n{text}\n")
+        program.chmod(0o755)
+    # A file that is made on the host's file system belongs to root, whoever makes it.
+    Path("/var/lib/anycast").mkdir(exist_ok=True)
+    run("mount", "-t", "tmpfs", "tmpfs", "/var/lib/anycast")
+    Path("/etc/router.conf").write_text(ROUTER_CONFIG)
+    Path("/run/systemd/system").mkdir(exist_ok=True)
+    Path("/run/systemd/system", ROUTER).write_text(ROUTER_UNIT)
+    run("systemctl", "daemon-reload")
+
+
+def story() -> None:
+    facts["without a configuration"] = [shown(unit, "ActiveState") for unit in (AGENT, EXABGP)]
+    facts["modules"] = [
+        name for name in ("ip_vs", "ip_vs_mh", "ip_vs_rr") if Path("/sys/module", name).exists()
+    ]
+    prepare()
+    CONFIG.write_text(GOOD)
+    run("systemctl", "start", ROUTER)
+    facts["start"] = run("systemctl", "start", AGENT, EXABGP)
+    facts["answers once it is started"] = run("anycast", "status")[0]
+    until("announced", announced)
+    facts["ready"] = status()["ready"]
+    facts["active"] = [shown(unit, "ActiveState") for unit in (AGENT, EXABGP)]
+    until("status text", lambda: "announcing 1 of 1" in shown(AGENT, "StatusText"))
+    facts["agent"] = process(shown(AGENT, "MainPID"))
+    exabgp = shown(EXABGP, "MainPID")
+    facts["exabgp"] = process(exabgp)
+    (plugin,) = children(exabgp)
+    facts["announcer"] = process(plugin)
+    facts["uids"] = {name: str(os.stat(path).st_uid) for name, path in (
+        ("anycast", "/var/lib/anycast"), ("anycast-exabgp", "/run/anycast-exabgp/announcer"))}  # fmt: skip
+    facts["ipvs"] = Path("/proc/net/ip_vs").read_text()
+    facts["sysctl"] = Path("/proc/sys/net/ipv4/vs/sloppy_tcp").read_text().strip()
+    facts["modes"] = {path: oct(os.stat(path).st_mode & 0o7777) for path in (
+        "/etc/anycast", "/run/anycast", "/run/anycast/control.sock", "/run/anycast-exabgp",
+        "/run/anycast-exabgp/exabgp.conf", "/var/lib/anycast")}  # fmt: skip
+
+    CONFIG.write_text(GOOD.replace("both}", "both, med: 50}"))
+    facts["reload"] = run("systemctl", "reload", AGENT)[0]
+    CONFIG.write_text("vips: {}\n")
+    facts["bad reload"] = run("systemctl", "reload", AGENT)[0]
+    facts["after a bad reload"] = announced()
+    CONFIG.write_text(GOOD)
+
+    # Hung: both watchdogs at once.
+    agent = shown(AGENT, "MainPID")
+    os.kill(int(plugin), signal.SIGSTOP)
+    os.kill(int(agent), signal.SIGSTOP)
+    until("another agent", lambda: shown(AGENT, "MainPID") not in ("0", agent))
+    until("another ExaBGP", lambda: shown(EXABGP, "MainPID") not in ("0", exabgp))
+    until("announced after both hung", announced)
+    facts["restarts"] = [shown(unit, "NRestarts") for unit in (AGENT, EXABGP)]
+
+    # Killed: it is back before the lease runs out. The same ExaBGP, and no withdraw in between.
+    exabgp, agent = shown(EXABGP, "MainPID"), shown(AGENT, "MainPID")
+    os.kill(int(agent), signal.SIGKILL)
+    until("another agent after it was killed", lambda: shown(AGENT, "MainPID") not in ("0", agent))
+    until("announced after the agent was killed", announced)
+    facts["same ExaBGP"] = shown(EXABGP, "MainPID") == exabgp
+
+    facts["maintenance"] = run("anycast", "maintenance", "on", "--reason", "disks")[0]
+    facts["restart in maintenance"] = run("systemctl", "restart", AGENT)[0]
+    facts["maintenance kept"] = [one["reason"] for one in status()["maintenance"]]
+    run("anycast", "maintenance", "off")
+    until("announced after maintenance", announced)
+
+    facts["stop"] = run("systemctl", "stop", AGENT)[0]
+    facts["result"] = [shown(AGENT, name) for name in ("ActiveState", "Result", "ExecMainStatus")]
+    facts["ipvs after the stop"] = Path("/proc/net/ip_vs").read_text()
+    until("the router is told", lambda: "withdrawn" in routes()[-1])
+
+    CONFIG.write_text("vips: {}\n")
+    facts["start with a bad file"] = run("systemctl", "start", AGENT)[0]
+    facts["failed"] = [shown(AGENT, name) for name in ("ActiveState", "ExecMainStatus")]
+    facts["restart of ExaBGP with a bad file"] = run("systemctl", "restart", EXABGP)[0]
+    CONFIG.write_text(GOOD)
+
+
+def main() -> None:
+    try:
+        story()
+    except Exception:  # noqa: BLE001 - the test shows it
+        facts["error"] = traceback.format_exc()
+    facts["routes"] = routes()
+    facts["journal"] = run("journalctl", "-b", "-o", "cat", "-u", AGENT, "-u", EXABGP)[1].splitlines()
+    Path("/inside.json").write_text(json.dumps(facts, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,303 @@
+"""The Debian package in a fresh Debian: installed, upgraded, removed, and booted with systemd."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anycast import __version__
+from tests.packaging.machine import BUILD, ROOT, Machine, fresh, repacked, source
+
+pytestmark = [
+    pytest.mark.package,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(os.geteuid() != 0, reason="debootstrap needs root"),
+]
+
+EDITED = """\
+# edited by hand
+bgp: {local_as: 65001, router_id: 10.2.1.1, neighbors: [{address: 10.2.1.254, remote_as: 65000, password: hunter2}]}
+vips: {web: {address: 192.0.2.1, port: 80, servers: [10.9.2.1]}}
+"""
+MAIL = "vips: {mail: {address: 192.0.2.2, port: 25, servers: [10.9.2.9]}}\n"
+MAINTENANCE = '{"version": 1, "maintenance": {"": {"reason": "disks", "by": "ann", "since": 1.0}}}'
+
+
+def build(output: Path) -> Path:
+    done = subprocess.run(
+        [sys.executable, ROOT / "packaging/build.py", "--output", output],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Path(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="session")
+def package() -> Path:
+    return build(BUILD / "package")
+
+
+@pytest.fixture(scope="session")
+def installed(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """With the version before, as it was first installed. Tests that change it work on a copy."""
+    folder = tmp_path_factory.mktemp("debian")
+    machine = fresh(folder / "root")
+    old = repacked(package, folder, "0.0.1")
+    said = machine.install(old, "systemd-sysv")
+    assert "anycast: " not in said
+    yield machine
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def upgraded(
+    installed: Machine, package: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Machine]:
+    """Used, and then upgraded."""
+    with installed.copy(tmp_path_factory.mktemp("upgraded") / "machine") as machine:
+        machine.path("/etc/anycast/anycast.yaml").write_text(EDITED)
+        machine.path("/etc/anycast/conf.d/own.yaml").write_text(MAIL)
+        machine.path("/etc/anycast/ca.pem").write_text("a certificate")
+        state = machine.path("/var/lib/anycast")
+        state.mkdir(mode=0o750, exist_ok=True)
+        (state / "maintenance.json").write_text(MAINTENANCE)
+        machine.install(package)
+        yield machine
+
+
+@pytest.fixture
+def copy(upgraded: Machine, tmp_path: Path) -> Iterator[Machine]:
+    with upgraded.copy(tmp_path / "machine") as machine:
+        yield machine
+
+
+def test_what_is_installed_runs(installed: Machine) -> None:
+    assert installed.run("anycast", "--version").stdout == f"anycast {__version__}\n"
+    assert installed.run("anycast", "status", check=False).returncode == 3
+    assert "ExaBGP" in installed.run("/usr/lib/anycast/bin/exabgp", "version").stdout
+    doctor = installed.run("anycast", "doctor", "--json", check=False)
+    assert doctor.returncode == 1  # no IPVS in there
+    assert json.loads(doctor.stdout)["findings"]
+
+
+def test_every_sample_is_a_good_configuration(installed: Machine) -> None:
+    samples = sorted(installed.path("/usr/share/doc/anycast/examples").glob("*.yaml"))
+    assert {sample.name for sample in samples} >= {"minimal.yaml", "full.yaml"}
+    for sample in samples:
+        installed.run("anycast", "check", f"/usr/share/doc/anycast/examples/{sample.name}")
+
+
+def test_every_kind_of_check_has_what_it_needs(installed: Machine) -> None:
+    """Libraries that only some checks use: built for this Python, and linked with what is there."""
+    python = "/usr/lib/anycast/bin/python"
+    installed.run(
+        python, "-c", "import aiohttp, dns.message, h2.connection, re2, pydantic, pyroute2, yaml, ssl"
+    )
+
+
+def test_nothing_is_there_that_only_its_builder_has(package: Path, tmp_path: Path) -> None:
+    subprocess.run(["dpkg-deb", "-x", package, tmp_path], check=True)
+    place = str(ROOT).encode()
+    found = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink() and place in path.read_bytes()]  # fmt: skip
+    assert not found
+    assert not list(tmp_path.rglob("*.pyc"))
+
+
+def test_files_are_for_whom_they_should_be(installed: Machine) -> None:
+    groups = dict(line.split(":")[::2] for line in installed.path("/etc/group").read_text().splitlines())
+
+    def of(name: str) -> tuple[int, str, str]:
+        found = installed.path(name).stat()
+        group = next(
+            (group for group, number in groups.items() if number.split(":")[0] == str(found.st_gid)), ""
+        )
+        return stat.S_IMODE(found.st_mode), str(found.st_uid), group
+
+    assert of("/etc/anycast") == of("/etc/anycast/conf.d") == (0o750, "0", "anycast")
+    loose = [
+        path
+        for path in installed.path("/usr/lib/anycast").rglob("*")
+        if not path.is_symlink() and (path.stat().st_mode & 0o022 or path.stat().st_uid)
+    ]
+    assert not loose
+
+
+def test_the_users_are_there_and_cannot_log_in(installed: Machine) -> None:
+    users = [line.split(":") for line in installed.path("/etc/passwd").read_text().splitlines()]
+    assert {user[0]: user[6] for user in users if user[0].startswith("anycast")} == {
+        "anycast": "/usr/sbin/nologin",
+        "anycast-exabgp": "/usr/sbin/nologin",
+    }
+
+
+@pytest.mark.parametrize("unit", ["anycast-agent.service", "anycast-exabgp.service"])
+def test_a_unit_is_enabled_and_systemd_finds_nothing_wrong_with_it(unit: str, installed: Machine) -> None:
+    assert installed.run("systemctl", "is-enabled", unit).stdout == "enabled\n"
+    assert installed.run("systemd-analyze", "verify", "--man=no", unit).stderr == ""
+
+
+def test_the_manual_page_can_be_read_and_names_every_verb(installed: Machine, tmp_path: Path) -> None:
+    text = gzip.decompress(installed.path("/usr/share/man/man1/anycast.1.gz").read_bytes()).decode()
+    for verb in ("agent", "check", "doctor", "maintenance", "render", "status"):
+        assert f"anycast {verb}" in text.replace("\\-", "-")
+    assert "/root" not in text
+    if shutil.which("groff") is None:
+        pytest.skip("there is no groff to format it")
+    page = tmp_path / "anycast.1"
+    page.write_text(text)
+    done = subprocess.run(["groff", "-man", "-Tutf8", "-wall", page], capture_output=True, check=True)
+    assert done.stderr == b""
+
+
+def test_the_shells_complete_verbs_and_options(installed: Machine) -> None:
+    place = installed.path("/usr/share")
+    bash = (place / "bash-completion/completions/anycast").read_text()
+    ask = "COMP_WORDS=(anycast main); COMP_CWORD=1; _shtab_anycast; echo ${COMPREPLY[@]}"
+    done = installed.run("bash", "-c", f"{bash}\n{ask}")
+    assert done.stdout == "maintenance\n"
+    assert "maintenance" in (place / "zsh/vendor-completions/_anycast").read_text()
+    assert "maintenance" in (place / "fish/vendor_completions.d/anycast.fish").read_text()
+
+
+def test_exabgp_takes_what_its_unit_renders(copy: Machine) -> None:
+    copy.run("mkdir", "-p", "/run/anycast-exabgp")
+    unit = copy.path("/usr/lib/systemd/system/anycast-exabgp.service").read_text()
+    for command in re.findall(r"^ExecStartPre=-\+(.*)$", unit, re.MULTILINE):
+        copy.run(*command.split())
+    conf, env = (copy.path(f"/run/anycast-exabgp/exabgp.{kind}") for kind in ("conf", "env"))
+    assert "hunter2" in conf.read_text()
+    for file in (conf, env):
+        assert (stat.S_IMODE(file.stat().st_mode), file.stat().st_uid) == (0o640, 0)
+    variables = [line for line in env.read_text().splitlines() if line and not line.startswith("#")]
+    validate = ("/usr/lib/anycast/bin/exabgp", "validate", "/run/anycast-exabgp/exabgp.conf")
+    copy.run("setpriv", "--reuid=anycast-exabgp", "--regid=anycast-exabgp", "--clear-groups", "env", *variables, *validate)  # fmt: skip
+
+
+def test_an_upgrade_keeps_what_was_edited_and_what_must_outlive_it(upgraded: Machine) -> None:
+    assert upgraded.version() == f"installed {__version__}"
+    assert upgraded.path("/etc/anycast/anycast.yaml").read_text() == EDITED
+    assert upgraded.path("/var/lib/anycast/maintenance.json").read_text() == MAINTENANCE
+    assert upgraded.run("anycast", "check").stdout.startswith("/etc/anycast/anycast.yaml: ok: 2 VIPs")
+    assert stat.S_IMODE(upgraded.path("/etc/anycast").stat().st_mode) == 0o750
+
+
+def test_an_upgrade_leaves_nothing_of_the_version_before(installed: Machine, upgraded: Machine) -> None:
+    def gone(machine: Machine) -> list[Path]:
+        return list(machine.path("/usr/lib/anycast/lib").glob("python*/site-packages/anycast/gone/**/*"))
+
+    assert any(path.suffix == ".pyc" for path in gone(installed))
+    assert not gone(upgraded)
+
+
+def test_removed_it_keeps_configuration_and_state_and_purged_its_own_are_gone(copy: Machine) -> None:
+    copy.run("apt-get", "-y", "-q", "remove", "anycast")
+    assert copy.version() == "config-files" or copy.version().startswith("config-files")
+    assert not copy.path("/usr/lib/anycast").exists()
+    assert not copy.path("/usr/bin/anycast").is_symlink()
+    assert copy.path("/var/lib/anycast/maintenance.json").exists()
+    assert copy.path("/etc/anycast/anycast.yaml").exists()
+
+    copy.run("apt-get", "-y", "-q", "purge", "anycast")
+    assert not copy.path("/var/lib/anycast").exists()
+    assert [path.name for path in copy.path("/etc/anycast").iterdir()] == ["ca.pem"]
+    wants = copy.path("/etc/systemd/system/multi-user.target.wants")
+    assert not [path for path in wants.glob("*") if path.name.startswith("anycast")]
+
+
+def test_the_same_tree_gives_the_same_bytes(package: Path, tmp_path: Path) -> None:
+    assert build(tmp_path).read_bytes() == package.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def seen(installed: Machine, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What the program in `inside.py` saw in a machine that was booted."""
+    if shutil.which("linux.uml") is None:
+        pytest.skip("there is no linux.uml to boot it with")
+    with installed.copy(tmp_path_factory.mktemp("booted") / "machine") as machine:
+        console = machine.boot(source())
+        result = machine.path("inside.json")
+        assert result.exists(), console[-4000:]
+        facts = json.loads(result.read_text())
+    assert "error" not in facts, facts["error"] + "\n".join([*facts["journal"][-60:], *facts["routes"][-9:]])
+    return facts
+
+
+class TestBooted:
+    def test_without_a_configuration_nothing_starts(self, seen: dict[str, Any]) -> None:
+        assert seen["without a configuration"] == ["inactive", "inactive"]
+        assert seen["modules"] == ["ip_vs", "ip_vs_mh", "ip_vs_rr"]
+
+    def test_started_it_answers_and_the_node_serves_and_announces(self, seen: dict[str, Any]) -> None:
+        assert seen["start"][0] == 0, seen["start"][1]
+        assert seen["answers once it is started"] == 0
+        assert seen["ready"] == {"ready": True, "reasons": []}
+        assert seen["active"] == ["active", "active"]
+        assert "TCP  C0000201:0050 mh" in seen["ipvs"]
+        assert "7F000003:0050      Route   1" in seen["ipvs"]
+        assert seen["sysctl"] == "1"  # written by the agent: the kernel's own is 0
+
+    def test_nothing_runs_as_root_or_with_a_right_it_does_not_need(self, seen: dict[str, Any]) -> None:
+        net_admin, net_raw, bind_service = 1 << 12, 1 << 13, 1 << 10
+        for name, user, rights in (
+            ("agent", "anycast", net_admin | net_raw),
+            ("exabgp", "anycast-exabgp", bind_service),
+            ("announcer", "anycast-exabgp", bind_service),
+        ):
+            found = seen[name]
+            assert found["Uid"] == seen["uids"][user] != "0"
+            assert {int(found[one], 16) for one in ("CapEff", "CapBnd", "CapAmb")} == {rights}, name
+            assert (found["NoNewPrivs"], found["Seccomp"]) == ("1", "2")
+
+    def test_directories_and_sockets_are_for_whom_they_should_be(self, seen: dict[str, Any]) -> None:
+        assert seen["modes"] == {
+            "/etc/anycast": "0o750",
+            "/run/anycast": "0o755",
+            "/run/anycast/control.sock": "0o660",
+            "/run/anycast-exabgp": "0o755",
+            "/run/anycast-exabgp/exabgp.conf": "0o640",
+            "/var/lib/anycast": "0o750",
+        }
+
+    def test_a_reload_succeeds_and_one_of_a_bad_file_fails_and_changes_nothing(
+        self, seen: dict[str, Any]
+    ) -> None:
+        assert seen["reload"] == 0
+        assert seen["bad reload"] != 0
+        assert seen["after a bad reload"]
+
+    def test_an_agent_and_an_announcer_that_hang_are_ended_and_come_back(self, seen: dict[str, Any]) -> None:
+        assert [int(count) >= 1 for count in seen["restarts"]] == [True, True]
+        assert any("Fatal Python error: Aborted" in line for line in seen["journal"])
+
+    def test_a_killed_agent_comes_back_and_exabgp_goes_on(self, seen: dict[str, Any]) -> None:
+        assert seen["same ExaBGP"]
+
+    def test_maintenance_outlives_a_restart(self, seen: dict[str, Any]) -> None:
+        assert (seen["maintenance"], seen["restart in maintenance"]) == (0, 0)
+        assert seen["maintenance kept"] == ["disks"]
+
+    def test_a_stop_withdraws_and_leaves_ipvs_as_it_is(self, seen: dict[str, Any]) -> None:
+        assert seen["stop"] == 0
+        assert seen["result"] == ["inactive", "success", "0"]
+        assert "TCP  C0000201:0050 mh" in seen["ipvs after the stop"]
+        assert " update withdrawn 192.0.2.1/32" in seen["routes"][-1]
+
+    def test_a_bad_file_fails_the_start_once_and_leaves_exabgp_what_it_had(
+        self, seen: dict[str, Any]
+    ) -> None:
+        assert seen["start with a bad file"] != 0
+        assert seen["failed"] == ["failed", "78"]
+        assert seen["restart of ExaBGP with a bad file"] == 0

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import functools
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from anycast.announcer import main as announcer
+from anycast.announcer import plan
+from anycast.config.load import load, loads
+from anycast.core.budget import STUCK, WORDS, Assumed, Budget, Kind, budget
+from anycast.core.model import Config
+
+ROOT = Path(__file__).parents[3]
+DOC = ROOT / "docs" / "budget.md"
+
+FILE = """\
+bgp: {local_as: 65001, router_id: 10.2.1.1, HOLD neighbors: [{address: 10.2.1.254, remote_as: 65000}]}
+TIMING
+vips:
+  web:
+    address: 192.0.2.1
+    port: 80
+    PROTOCOL
+    check: {type: tcp, port: 80, interval: 1s, fast_interval: 100ms, timeout: 300ms, fall: 3}
+    servers: [10.9.2.1, 10.9.2.2]
+"""
+
+
+@functools.cache
+def config(hold: str = "", timing: str = "", protocol: str = "", check: str = "") -> Config:
+    text = FILE.replace("HOLD", hold).replace("TIMING", timing).replace("PROTOCOL", protocol)
+    if check:
+        text = re.sub(r"check: \{.*\}", f"check: {{type: tcp, port: 80, {check}}}", text)
+    return loads(text, hostname="lb1").config
+
+
+def spelt(found: Budget, kind: Kind) -> list[str]:
+    return [" + ".join(map(str, one.terms)) for one in found.outages if one.kind is kind]
+
+
+def codes(found: Budget) -> set[str]:
+    return {one.code for one in found.concerns}
+
+
+SUMS = [
+    (Kind.SERVER_DIES, "1 s interval + 2 x 0.1 s fast interval + 0.05 s kernel", 1.25),
+    (Kind.SERVER_HANGS, "1 s interval + 2 x 0.1 s fast interval + 3 x 0.3 s timeout + 0.05 s kernel", 2.15),
+    (Kind.SERVICE_DIES, "1 s interval + 2 x 0.1 s fast interval + 0.05 s lease + 0.2 s router", 1.45),
+    (
+        Kind.SERVICE_HANGS,
+        "1 s interval + 2 x 0.1 s fast interval + 3 x 0.3 s timeout + 0.05 s lease + 0.2 s router",
+        2.35,
+    ),
+    (Kind.AGENT_DIES, "2 s lease TTL + 0.05 s plugin and ExaBGP + 0.2 s router", 2.25),
+    (Kind.PLUGIN_DIES, "0.2 s respawn and withdraw + 0.2 s router", 0.4),
+    (Kind.PLUGIN_HANGS, "10 s watchdog + 0.2 s router", 10.2),
+    (Kind.EXABGP_DIES, "0.2 s router", 0.2),
+    (Kind.EXABGP_HANGS, "9 s hold time + 0.2 s router", 9.2),
+    (Kind.NODE_DIES, "9 s hold time + 0.2 s router", 9.2),
+    (Kind.LINK_DOWN, "0.02 s carrier + 0.2 s router", 0.22),
+    (Kind.PACKETS_LOST, "9 s hold time + 0.2 s router", 9.2),
+    (Kind.ROUTER_RESTARTS, "2 s start of its BGP daemon + 2 x 2 s until it dials + 0.2 s router", 6.2),
+]
+
+
+@pytest.mark.parametrize(("kind", "terms", "seconds"), SUMS)
+def test_a_failure_lasts_as_long_as_its_terms(kind: Kind, terms: str, seconds: float) -> None:
+    found = budget(config())
+    assert spelt(found, kind) == [terms]
+    assert found.worst(kind) == pytest.approx(seconds)
+
+
+def test_a_kind_that_the_configuration_knows_nothing_of_is_not_told() -> None:
+    assert {one.kind for one in budget(config()).outages} == {kind for kind, _, _ in SUMS}
+    assert budget(config()).worst(Kind.REQUIREMENT_FAILS) == 0
+
+
+def test_with_bfd_a_dead_node_is_out_sooner_and_a_hung_exabgp_is_not() -> None:
+    found = budget(config("bfd: true,"))
+    assert spelt(found, Kind.NODE_DIES) == spelt(found, Kind.PACKETS_LOST) == ["3 x 0.1 s BFD + 0.2 s router"]
+    assert spelt(found, Kind.EXABGP_HANGS) == ["9 s hold time + 0.2 s router"]
+
+
+def test_bfd_that_is_slower_than_the_hold_time_changes_nothing() -> None:
+    found = budget(config("hold_time: 3, bfd: {interval: 1s},"))
+    assert spelt(found, Kind.NODE_DIES) == ["3 s hold time + 0.2 s router"]
+    assert "slow_bfd" in codes(found)
+
+
+def test_of_a_long_hold_time_a_hung_exabgp_gets_what_the_plugin_allows() -> None:
+    found = budget(config("hold_time: 90,"))
+    assert spelt(found, Kind.EXABGP_HANGS) == ["16 s plugin ends it + 0.2 s router"]
+    assert spelt(found, Kind.NODE_DIES) == ["90 s hold time + 0.2 s router"]
+    assert {"long_hold", "no_bfd"} <= codes(found)
+
+
+def test_graceful_restart_is_added_to_every_end_of_a_session() -> None:
+    found = budget(config("bfd: true,"), Assumed(graceful_restart=120.0))
+    assert spelt(found, Kind.EXABGP_DIES) == ["120 s graceful restart + 0.2 s router"]
+    assert spelt(found, Kind.NODE_DIES) == ["3 x 0.1 s BFD + 120 s graceful restart + 0.2 s router"]
+    assert "graceful_restart" in codes(found)
+
+
+def test_without_a_watchdog_a_hung_plugin_has_no_end() -> None:
+    found = budget(config(), Assumed(watchdog=math.inf))
+    assert found.worst(Kind.PLUGIN_HANGS) == math.inf
+    assert spelt(found, Kind.PLUGIN_HANGS) == ["no watchdog + 0.2 s router"]
+    assert "no_watchdog" in codes(found)
+
+
+def test_a_sound_configuration_has_nothing_to_complain_of() -> None:
+    assert codes(budget(config("hold_time: 3, bfd: true,"))) == set()
+
+
+CONCERNS = [
+    ("hold_time: 11,", "", "", "", "long_hold"),
+    ("hold_time: 90, bfd: true,", "", "", "", "long_hold"),
+    ("hold_time: 3,", "", "", "", "no_bfd"),
+    ("hold_time: 3, bfd: {interval: 300ms, multiplier: 10},", "", "", "", "slow_bfd"),
+    ("hold_time: 3, bfd: true,", "timing: {lease_ttl: 4s}", "", "", "lease_outlives_hold"),
+    ("hold_time: 3, bfd: true,", "", "", "interval: 6s, fall: 2", "slow_checks"),
+    ("hold_time: 3, bfd: true,", "", "", "fall: 1", "nervous_checks"),
+    ("hold_time: 3, bfd: true,", "", "protocol: udp", "", "fragments"),
+]
+
+
+@pytest.mark.parametrize(("hold", "timing", "protocol", "check", "code"), CONCERNS)
+def test_a_concern_is_raised_where_it_belongs_and_alone(
+    hold: str, timing: str, protocol: str, check: str, code: str
+) -> None:
+    found = codes(budget(config(hold, timing, protocol, check)))
+    assert found == {code} | ({"no_bfd"} if "bfd" not in hold else set())
+
+
+def test_concerns_end_at_their_limits() -> None:
+    assert codes(budget(config("hold_time: 10, bfd: true,"))) == set()
+    assert codes(budget(config("hold_time: 3, bfd: true,", "timing: {lease_ttl: 3s}"))) == set()
+    assert codes(budget(config("hold_time: 3, bfd: true,", check="interval: 5s, fall: 2"))) == set()
+    udp = config("hold_time: 3, bfd: true,", protocol="protocol: udp")
+    assert codes(budget(udp, Assumed(hashes_ports=False))) == set()
+
+
+def test_what_has_the_same_sum_is_told_once_with_all_its_places() -> None:
+    full = budget(load(ROOT / "examples" / "full.yaml", hostname="lb1").config)
+    (required,) = [one for one in full.outages if one.kind is Kind.REQUIREMENT_FAILS]
+    assert required.scopes == ("node", "web", "web tcp/80")
+    nodes = [one for one in full.outages if one.kind is Kind.NODE_DIES]
+    assert [one.scopes for one in nodes] == [("10.2.1.254",), ("fd00:2:1::fe",)]
+    assert len({(one.kind, one.terms) for one in full.outages}) == len(full.outages)
+
+
+def test_a_limit_is_kept_by_what_equals_it() -> None:
+    found = budget(config("hold_time: 3, bfd: true,"))
+    dead = found.worst(Kind.NODE_DIES)
+    assert dead == pytest.approx(0.5)
+    assert Kind.NODE_DIES not in {one.kind for one in found.above(0.5)}
+    assert Kind.NODE_DIES in {one.kind for one in found.above(0.499)}
+
+
+def test_what_this_program_and_its_units_fix_is_what_is_summed() -> None:
+    assert plan.QUERY + plan.SILENCE + announcer.KILL_AFTER == STUCK
+    unit = ROOT.joinpath("packaging", "systemd", "anycast-exabgp.service").read_text(encoding="utf-8")
+    assert f"WatchdogSec={Assumed().watchdog:g}\n" in unit
+
+
+def test_the_document_explains_every_kind_and_every_concern() -> None:
+    text = DOC.read_text(encoding="utf-8")
+    source = ROOT.joinpath("anycast", "core", "budget.py").read_text(encoding="utf-8")
+    words = [*Kind, *re.findall(r'code="(\w+)"', source)]
+    assert [word for word in words if f"`{word}`" not in text] == []
+    assert set(WORDS) == set(Kind)

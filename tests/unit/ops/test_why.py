@@ -1,0 +1,342 @@
+"""The explanation of a verdict: every reason has one, and what it says would change it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from anycast.core import events as ev
+from anycast.core.decision import Reason
+from anycast.core.health import Health, Outcome, Phase, Result
+from anycast.core.maintenance import FILE, NODE, STOP, End, Expiry, Maintenance
+from anycast.core.model import Check, Config, HoldDown, HttpCheck, Part, Rule, TcpCheck
+from anycast.core.report import FailedRoute, NeighborState
+from anycast.core.state import prefix_of
+from anycast.ops import why
+from anycast.ops.why import document
+from tests.property.worlds import LINK
+from tests.unit.ops.node import CONFIG, ROUTER, Node, healthy
+
+WALL = 1_800_000_000.0  # 2027-01-15T08:00:00Z
+ON = Maintenance(reason="new kernel", by="alice", since=WALL - 60)
+LINKED = Rule(needed=1, parts=(Part(name="link", check=LINK),))
+REQUIRING = replace(CONFIG, vips=(replace(CONFIG.vips[0], require=LINKED), *CONFIG.vips[1:]))
+NODE_REQUIRING = replace(CONFIG, require=LINKED)
+
+
+def explained(node: Node, name: str = "web") -> dict[str, Any]:
+    vip = node.state.config.vip(name)
+    assert vip is not None
+    return document(node.state, vip, node.tallies, now=node.now, wall=WALL)
+
+
+def link(node: Node, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(one for one in explained(node)["chain"] if one["link"] == name)
+    return found
+
+
+def no_carrier(node: Node) -> None:
+    results = tuple(
+        (target, Result(outcome=Outcome.FAIL, detail="eth0 has no carrier"))
+        for target in node.state.names
+        if target.check == LINK
+    )
+    for _ in range(2):
+        node.send(ev.Probed(results=results))
+
+
+def stopping() -> Node:
+    node = healthy()
+    node.send(ev.StopRequested())
+    return node
+
+
+def maintained(scope: str) -> Node:
+    node = healthy()
+    node.send(ev.MaintenanceSet(scope=scope, entry=ON))
+    return node
+
+
+def unreadable() -> Node:
+    node = healthy()
+    node.kernel_error = "EPERM"
+    for _ in range(3):
+        node.send(ev.KernelFailed(reason="EPERM"))
+    return node
+
+
+def meddled(**changes: object) -> Node:
+    """Somebody changes the kernel, and it cannot be put right."""
+    node = healthy()
+    node.send(ev.Tick(), after=6.0)
+    node.kernel = replace(node.kernel, **changes)  # type: ignore[arg-type]
+    node.kernel_is_deaf = True
+    node.send(ev.KernelChanged())
+    return node
+
+
+def failed() -> Node:
+    node = healthy()
+    node.probe("10.9.2.1", "10.9.2.2")
+    node.probe("10.9.2.1", "10.9.2.2")
+    node.report()
+    return node
+
+
+def required(config: Config) -> Node:
+    node = healthy(config)
+    no_carrier(node)
+    return node
+
+
+CASES: dict[Reason, tuple[Callable[[], Node], str]] = {
+    Reason.STOPPING: (stopping, "`systemctl start anycast-agent`"),
+    Reason.NODE_MAINTENANCE: (
+        lambda: maintained(NODE),
+        "alice since 07:59:00Z (new kernel): `anycast maintenance off`",
+    ),
+    Reason.VIP_MAINTENANCE: (lambda: maintained("web"), "`anycast maintenance off --vip web`"),
+    Reason.KERNEL_UNAVAILABLE: (unreadable, "the kernel must be read again (EPERM)"),
+    Reason.STARTING: (Node, "the first outcome of the check of rs1, rs2"),
+    Reason.KERNEL_DIFFERS: (lambda: meddled(table={}), "is not in IPVS"),
+    Reason.ADDRESS_MISSING: (lambda: meddled(addresses=frozenset()), "192.0.2.1 on lo is missing"),
+    Reason.BELOW_QUORUM: (
+        failed,
+        "2 of rs1 (down since 08:00:00Z: refused, 2 failures in a row; 2 failures in all, turned once); rs2",
+    ),
+    Reason.NODE_CHECK_FAILED: (
+        lambda: required(NODE_REQUIRING),
+        "what node requires must hold again: down since 08:00:00Z: link: eth0 has no carrier",
+    ),
+    Reason.VIP_CHECK_FAILED: (lambda: required(REQUIRING), "what vip web requires must hold again"),
+    Reason.HEALTHY: (healthy, "tcp/80 IPv4: it stays while 1 of 2 are usable: 1 more may fail"),
+}
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_every_reason_is_explained(reason: Reason) -> None:
+    make, sentence = CASES[reason]
+    found = explained(make())
+    assert found["reason"] == reason
+    assert why._MEANING[reason] in found["text"]
+    assert sentence in "\n".join(found["would_change"])
+
+
+def test_a_healthy_vip_has_a_chain_that_holds() -> None:
+    found = explained(healthy())
+    assert [(one["link"], one["holds"]) for one in found["chain"]] == [
+        ("checks", True),
+        ("services", True),
+        ("kernel", True),
+        ("verdict", True),
+        ("lease", True),
+        ("exabgp", True),
+        ("sessions", True),
+    ]
+    assert found["text"] == "web is announced: everything it needs is there"
+    assert found["announced"]
+
+
+def test_a_failing_check_is_told_with_its_past() -> None:
+    node = healthy()
+    node.probe("10.9.2.1")
+    node.probe("10.9.2.1")
+    (first, *_) = link(node, "checks")["items"]
+    assert first["text"] == (
+        "rs1 (10.9.2.1:80) of tcp/80: down since 08:00:00Z: refused, 2 failures in a row; 2 failures in all, turned once"
+    )
+    assert (first["facts"]["failures"], first["facts"]["in_a_row"], first["facts"]["changes"]) == (2, 2, 1)
+    assert link(node, "services")["items"][0]["text"] == (
+        "tcp/80 IPv4: 1 of 2 real servers usable, 1 needed to stay announced"
+    )
+
+
+def test_a_server_that_was_taken_out_says_by_whom_and_how_to_bring_it_back() -> None:
+    node = healthy()
+    node.send(ev.MaintenanceSet(scope="web/rs1", entry=ON))
+    (first, *_) = link(node, "checks")["items"]
+    assert "taken out by alice since 07:59:00Z (new kernel)" in first["text"]
+    node.probe("10.9.2.2")
+    found = explained(node)
+    assert found["reason"] == Reason.BELOW_QUORUM
+    assert "rs1 was taken out: `anycast undrain-server web/rs1`" in found["would_change"][0]
+
+
+def test_behind_maintenance_the_next_obstacle_is_told() -> None:
+    node = maintained("web")
+    node.send(ev.MaintenanceSet(scope=NODE, entry=ON))
+    node.probe("10.9.2.1", "10.9.2.2")
+    sentences = explained(node)["would_change"]
+    assert sentences[0].endswith("`anycast maintenance off`")
+    assert sentences[1].startswith("and then: maintenance of web by alice")
+    assert sentences[2].startswith("and then: and then: tcp/80 IPv4: 0 of 2")
+
+
+def test_a_healthy_vip_that_no_router_hears_says_what_is_in_the_way() -> None:
+    node = healthy()
+    v4, v6 = (prefix_of(address) for address in CONFIG.vips[0].addresses)
+    node.report(announced=(v4,), failed=(FailedRoute(prefix=v6, why="no next hop"),))
+    found = explained(node)
+    assert (
+        found["text"]
+        == f"web is not announced, although it should be: {v6} must be taken by ExaBGP: no next hop"
+    )
+    assert link(node, "exabgp")["items"][1]["text"] == f"{v6}: not announced: no next hop"
+    node.report(
+        neighbors=(NeighborState(address=ROUTER, state="down", changed=node.now - 5, reason="hold timer"),)
+    )
+    assert explained(node)["would_change"] == [
+        "a BGP session must come up: see the log of ExaBGP and of the routers"
+    ]
+    assert link(node, "sessions")["items"][0]["text"] == f"{ROUTER}: down since 07:59:55Z, hold timer"
+    node.send(ev.AnnouncerLost(source=1))
+    assert "no announcer is connected" in explained(node)["text"]
+
+
+def test_a_withdraw_that_is_not_acknowledged_yet_is_told() -> None:
+    node = healthy()
+    node.probe("10.9.2.1", "10.9.2.2")
+    found = explained(node)
+    assert found["text"].startswith(
+        "web is still announced, and its withdraw is under way: too few real servers"
+    )
+    assert found["announced"]
+    assert not link(node, "lease")["holds"]
+
+
+def test_a_drain_is_the_last_resort() -> None:
+    node = maintained("web")
+    node.report()
+    assert explained(node)["text"].startswith(
+        "web is announced as the last resort: the VIP is in maintenance"
+    )
+    assert "last resort" in link(node, "lease")["items"][0]["text"]
+
+
+def told(node: Node) -> tuple[str, dict[str, Any]]:
+    """What is said of the first maintenance in force."""
+    (first, *_) = link(node, "verdict")["items"]
+    return first["text"], first["facts"]
+
+
+def test_every_stage_of_a_maintenance_is_explained() -> None:
+    node = maintained("web")
+    said = []
+    for seconds in (0.0, 2.0, 0.0, 1.0, 30.0):
+        node.send(ev.Tick(), after=seconds)
+        text, facts = told(node)
+        assert facts["stage"] in text
+        said.append(text.partition(", ")[2].partition(": alice")[0])
+        if facts["stage"] == "withdrawn":
+            node.report(announced=())
+    assert said == [
+        "draining: a route that stands is the last resort, until 08:00:02Z at the latest",
+        "withdrawn: the announcers have yet to acknowledge it, until 08:00:07Z at the latest",
+        "withdrawn: routers have time to follow, until 08:00:01Z at the latest",
+        "quiet: packets must cease (not known yet, at most 1), until 08:00:30Z at the latest",
+        "down: it may be rebooted",
+    ]
+
+
+def test_a_maintenance_says_when_it_ends_by_itself() -> None:
+    node = healthy()
+    end = End(at=WALL + 90.0)
+    node.send(ev.MaintenanceSet(scope="web", entry=replace(ON, since=WALL, end=end)))
+    assert explained(node)["would_change"][0].endswith(
+        "`anycast maintenance off --vip web`, or by itself at 08:01:30Z"
+    )
+    held = replace(ON, since=WALL, end=replace(end, then=Expiry.HOLD))
+    node.send(ev.MaintenanceSet(scope="web", entry=held))
+    assert "its end, 08:01:30Z, will pass and it goes on" in explained(node)["would_change"][0]
+    node.send(ev.Tick(wall=WALL))
+    node.send(ev.Tick(wall=WALL + 90.0), after=90.0)
+    assert "passed and it goes on" in explained(node)["would_change"][0]
+    assert "web is in maintenance, overdue, " in told(node)[0]
+
+
+def test_a_node_that_is_out_for_several_reasons_says_what_ends_each() -> None:
+    node = maintained(NODE)
+    node.send(ev.MaintenanceSet(scope=FILE, entry=replace(ON, by="file")))
+    node.send(ev.MaintenanceSet(scope=STOP, entry=ON))
+    sentences = explained(node)["would_change"]
+    assert "`anycast maintenance off`" in sentences[0]
+    assert sentences[1].startswith("maintenance of the node by the file /run/anycast/maintenance, file since")
+    assert sentences[1].endswith(": remove it")
+    assert sentences[2].startswith("maintenance of the node until the agent ends, by alice")
+    assert [item["facts"]["source"] for item in link(node, "verdict")["items"]] == ["command", "file", "stop"]
+
+
+def test_what_is_held_down_says_so_and_for_how_long() -> None:
+    vip = CONFIG.vips[0]
+    rule = HoldDown(suppress=1.0, reuse=0.5, half_life=60.0, max_hold=60.0)
+    pool = replace(vip.services[0].pool, check=Check(kind=TcpCheck(), rise=1, fall=1, hold_down=rule))
+    config = replace(CONFIG, vips=(replace(vip, services=(replace(vip.services[0], pool=pool),)),))
+    node = healthy(config)
+    node.probe("10.9.2.1", "10.9.2.2")
+    node.now += 10.0
+    node.probe()
+    (first, *_) = link(node, "checks")["items"]
+    assert "and well for 1 run, held down for 50 s more because it flapped" in first["text"]
+    assert first["facts"]["held_down_s"] == 50.0
+    assert "held down for 50 s more" in explained(node)["would_change"][0]
+
+
+def test_of_thousands_of_servers_some_are_named_and_the_others_counted() -> None:
+    vip = CONFIG.vips[0]
+    servers = vip.services[0].pool.servers
+    many = tuple(
+        replace(servers[0], name=f"s{n}", weight=0, addresses=(ip_address(f"10.9.3.{n}"),)) for n in range(50)
+    )
+    pool = replace(vip.services[0].pool, servers=many)
+    config = replace(CONFIG, vips=(replace(vip, services=(replace(vip.services[0], pool=pool),)),))
+    items = link(Node(config), "checks")["items"]
+    assert len(items) == why.LISTED + 1
+    assert items[-1]["text"] == "and 30 more"
+
+
+@pytest.mark.parametrize(
+    ("health", "words"),
+    [
+        (Health(), "no outcome yet"),
+        (Health(phase=Phase.UP, since=1000.0), "up since 08:00:00Z"),
+        (Health(phase=Phase.FALLING, streak=2, detail="503"), "up, and failing for 2 runs: 503"),
+        (Health(phase=Phase.RISING, streak=1, since=1000.0), "down since 08:00:00Z, and well for 1 run"),
+        (
+            Health(phase=Phase.UP, unknown=True, detail="no such program"),
+            "its check could not run: no such program; it counts as up, as before",
+        ),
+    ],
+)
+def test_every_phase_has_words(health: Health, words: str) -> None:
+    node = Node()
+    state = replace(node.state, health=dict.fromkeys(node.state.names, health))
+    found = document(state, CONFIG.vips[0], {}, now=1000.0, wall=WALL)
+    (checks,) = [one for one in found["chain"] if one["link"] == "checks"]
+    if health.phase is Phase.UP and not health.unknown:
+        assert checks["items"] == []
+    else:
+        assert checks["items"][0]["text"].endswith(f": {words}")
+
+
+def test_the_text_of_the_document_has_every_link_and_remedy() -> None:
+    body = explained(failed())
+    text = why.text(body)
+    assert text.startswith(body["text"])
+    for one in body["chain"]:
+        assert one["text"] in text
+    for sentence in body["would_change"]:
+        assert f"  - {sentence}\n" in text
+
+
+def test_nothing_of_a_check_is_shown_that_may_be_a_secret() -> None:
+    kind = HttpCheck(tls=False, headers=(("Authorization", "secret-token"),))
+    vip = CONFIG.vips[0]
+    pool = replace(vip.services[0].pool, check=Check(kind=kind, rise=1, fall=1))
+    config = replace(CONFIG, vips=(replace(vip, services=(replace(vip.services[0], pool=pool),)),))
+    node = Node(config)
+    node.probe("10.9.2.1")
+    assert "secret" not in str(explained(node))

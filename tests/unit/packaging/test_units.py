@@ -1,0 +1,150 @@
+"""The systemd units: what systemd-analyze says of them, and that they fit the code they start."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from anycast.agent.main import CONTROL_SOCKET, EX_CONFIG
+from anycast.announcer.main import GOODBYE
+from anycast.cli.parser import CONFIG, SOCKET, parser
+from anycast.core.model import Node, Timing
+
+PACKAGING = Path(__file__).parents[3] / "packaging"
+UNITS = sorted((PACKAGING / "systemd").glob("*.service"))
+AGENT, EXABGP = (PACKAGING / "systemd" / f"anycast-{name}.service" for name in ("agent", "exabgp"))
+EXPOSURE = 2.5  # of 10, in systemd-analyze's scale
+
+analyzes = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
+each = pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+
+
+def settings(unit: Path) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for line in unit.read_text().splitlines():
+        name, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            found[name].append(value)
+    return found
+
+
+def analyze(*argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["systemd-analyze", *argv], capture_output=True, text=True, check=False, timeout=60)
+
+
+@analyzes
+@each
+def test_a_unit_is_hardened(unit: Path) -> None:
+    done = analyze("security", "--offline=true", "--no-pager", f"--threshold={EXPOSURE * 10:.0f}", str(unit))
+    assert done.returncode == 0, done.stdout[-400:] + done.stderr
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """What the units need of a machine: the programs they start and the targets they name."""
+    place = tmp_path / "lib/systemd/system"
+    place.mkdir(parents=True)
+    for unit in UNITS:
+        shutil.copy(unit, place)
+    for program in ("usr/bin/anycast", "usr/lib/anycast/bin/exabgp", "bin/sh"):
+        path = tmp_path / program
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(0o755)
+    for target in ("basic", "multi-user", "network-online", "shutdown", "sysinit"):
+        (place / f"{target}.target").write_text(f"[Unit]\nDescription={target}\nDefaultDependencies=no\n")
+    return tmp_path
+
+
+@analyzes
+@each
+def test_systemd_finds_nothing_wrong_with_a_unit(unit: Path, root: Path) -> None:
+    done = analyze("verify", "--man=no", f"--root={root}", unit.name)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@analyzes
+def test_systemd_would_find_what_is_wrong_with_a_unit(root: Path) -> None:
+    file = root / "lib/systemd/system" / AGENT.name
+    file.write_text(AGENT.read_text().replace("\nRestart=", "\nRestrat="))
+    assert "Restrat" in analyze("verify", "--man=no", f"--root={root}", AGENT.name).stderr
+
+
+@each
+def test_a_unit_has_the_rights_it_needs_and_no_others(unit: Path) -> None:
+    needed = {AGENT.name: ["CAP_NET_ADMIN CAP_NET_RAW"], EXABGP.name: ["CAP_NET_BIND_SERVICE"]}
+    found = settings(unit)
+    assert found["AmbientCapabilities"] == found["CapabilityBoundingSet"] == needed[unit.name]
+    assert found["NoNewPrivileges"] == ["yes"]
+
+
+def test_the_directories_are_those_of_the_configuration() -> None:
+    node, found = Node(name="lb1"), settings(AGENT)
+    assert [f"/run/{found['RuntimeDirectory'][0]}"] == [node.runtime_dir]
+    assert [f"/var/lib/{found['StateDirectory'][0]}"] == [node.state_dir]
+    assert f"{node.runtime_dir}/{CONTROL_SOCKET}" == SOCKET
+    assert found["ConditionPathExists"] == settings(EXABGP)["ConditionPathExists"] == [CONFIG]
+
+
+def test_the_users_are_those_of_the_configuration() -> None:
+    users = re.findall(r"^u (\S+)", (PACKAGING / "sysusers.d/anycast.conf").read_text(), re.MULTILINE)
+    assert users == [settings(AGENT)["User"][0], settings(EXABGP)["User"][0]]
+    assert users[1] == Node(name="lb1").exabgp_user
+
+
+def test_what_the_unit_of_exabgp_renders_is_what_it_starts_exabgp_with() -> None:
+    found = settings(EXABGP)
+    written = []
+    for command in found["ExecStartPre"]:
+        assert command.startswith("-+/usr/bin/anycast render ")
+        written.append(str(parser().parse_args(command.split()[1:]).output))
+    conf, env = written
+    assert found["EnvironmentFile"] == [f"-{env}"]
+    assert f"exec /usr/lib/anycast/bin/exabgp {conf}" in found["ExecStart"][0]
+    # Root writes them: nobody else may have put a link where they go.
+    owned = f"/run/{found['RuntimeDirectory'][0]}"
+    assert not any(file.startswith(f"{owned}/") for file in written)
+    assert f"--journal {owned}/" in found["ExecStartPre"][0]
+
+
+def test_what_cannot_mend_itself_is_not_started_again() -> None:
+    for unit in UNITS:
+        found = settings(unit)
+        assert found["Restart"] == ["always"]
+        assert found["RestartPreventExitStatus"] == [str(EX_CONFIG)]
+    assert f"exit {EX_CONFIG}" in settings(EXABGP)["ExecStart"][0]
+
+
+def test_a_crash_of_the_agent_is_over_before_its_lease() -> None:
+    (restart,) = settings(AGENT)["RestartSec"]
+    assert restart.endswith("ms")
+    assert float(restart.removesuffix("ms")) / 1000 < Timing().lease_ttl / 4
+
+
+def test_exabgp_is_stopped_after_the_agent_and_has_the_time_to_withdraw() -> None:
+    assert EXABGP.name in settings(AGENT)["After"][0].split()
+    assert float(settings(EXABGP)["TimeoutStopSec"][0]) > 2 * GOODBYE
+    assert not any(
+        EXABGP.name in value for name in ("Requires", "BindsTo", "PartOf") for value in settings(AGENT)[name]
+    )
+
+
+def test_a_stop_drains_first_and_has_the_time_for_it() -> None:
+    found = settings(AGENT)
+    (command,) = found["ExecStop"]
+    limit = re.fullmatch(r"-/usr/bin/anycast drain --wait --timeout (\d+)s", command)
+    assert limit is not None
+    assert float(found["TimeoutStopSec"][0]) > float(limit[1]) + 10
+
+
+def test_the_modules_are_those_a_table_is_filled_and_run_with() -> None:
+    text = (PACKAGING / "modules-load.d/anycast-ipvs.conf").read_text()
+    assert [line for line in text.splitlines() if not line.startswith("#")] == [
+        "ip_vs",
+        "ip_vs_mh",
+        "ip_vs_rr",
+    ]

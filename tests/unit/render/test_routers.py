@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import stat
+import tomllib
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anycast.cli.main import main
+from anycast.config.load import load
+from anycast.core.model import Bfd, Config, Neighbor
+from anycast.render.frr_bfd import frr_bfd_conf
+from anycast.render.router import Router, router, short
+from anycast.render.routers import ROUTERS
+
+ROOT = Path(__file__).parents[3]
+GOLDEN = Path(__file__).parent / "golden"
+FULL = ROOT / "examples" / "full.yaml"
+
+each = pytest.mark.parametrize("name", ROUTERS)
+passwords = st.text(
+    st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="\"'\\\\;"), min_size=1, max_size=79
+)
+
+
+@functools.cache
+def _full() -> Config:
+    return load(FULL, hostname="lb1").config
+
+
+def config(**bgp: object) -> Config:
+    """The full example, its section bgp changed."""
+    full = _full()
+    return replace(full, bgp=replace(full.bgp, **bgp))  # type: ignore[arg-type]
+
+
+def with_neighbor(**changes: object) -> Config:
+    """The full example with its first neighbor changed, and no other."""
+    return config(neighbors=(replace(config().bgp.neighbors[0], **changes),))  # type: ignore[arg-type]
+
+
+def named(name: str) -> Config:
+    full = config()
+    return replace(full, node=replace(full.node, name=name))
+
+
+def rendered(name: str, *configs: Config) -> str:
+    return ROUTERS[name](router(configs))
+
+
+@each
+def test_what_is_rendered_is_what_was_reviewed(name: str) -> None:
+    assert rendered(name, config()) == (GOLDEN / f"router-{name}.conf").read_text(encoding="ascii")
+
+
+def test_what_is_rendered_for_bfdd_is_what_was_reviewed() -> None:
+    assert frr_bfd_conf(config()) == (GOLDEN / "frr-bfd.conf").read_text(encoding="ascii")
+
+
+@each
+def test_every_vip_is_accepted_by_its_full_length_and_no_shorter(name: str) -> None:
+    text = rendered(name, config())
+    found = set(re.findall(r"[0-9a-f:.]+/[0-9]+", text))
+    assert found == {"192.0.2.1/32", "192.0.2.2/32", "192.0.2.3/32", "2001:db8:99::1/128"}
+
+
+@each
+def test_a_session_carries_the_families_of_its_neighbor(name: str) -> None:
+    both = rendered(name, with_neighbor(families=frozenset({4, 6})))
+    one = rendered(name, with_neighbor(families=frozenset({4})))
+    assert "2001:db8:99::1/128" in both
+    assert "2001:db8:99::1/128" not in one
+
+
+@each
+def test_a_node_without_a_vip_of_a_family_may_announce_nothing_of_it(name: str) -> None:
+    both = with_neighbor(families=frozenset({4, 6}))
+    four = tuple(
+        replace(vip, addresses=tuple(a for a in vip.addresses if a.version == 4)) for vip in both.vips
+    )
+    text = rendered(name, replace(both, vips=four))
+    assert "/128" not in text
+    if name == "frr":
+        assert "ipv6 prefix-list ANYCAST-lb1-6 seq 5 deny any" in text
+    if name == "bird":
+        assert "filter 'anycast_lb1_ipv6' {\n    reject;\n}" in text
+
+
+@each
+def test_without_a_password_the_session_has_none(name: str) -> None:
+    statement = re.compile(r"^\s*(neighbor \S+ |auth-|tcp md5sig )?password ", re.MULTILINE)
+    assert statement.search(rendered(name, with_neighbor(password="x")).replace("password =", "password "))
+    assert not statement.search(
+        rendered(name, with_neighbor(password=None)).replace("password =", "password ")
+    )
+
+
+@each
+@given(password=passwords)
+def test_a_password_stands_there_whole(name: str, password: str) -> None:
+    text = rendered(name, with_neighbor(password=password))
+    if name == "gobgp":
+        assert tomllib.loads(text)["neighbors"][0]["config"]["auth-password"] == password
+    elif name == "frr":
+        assert f" neighbor 10.2.1.1 password {password}\n" in text
+    else:
+        assert f'password "{password}"' in text
+
+
+@each
+@pytest.mark.parametrize("password", ['a"b', "a b", "a\nb", "a;b", "ä", "", "x" * 81])
+def test_a_password_that_would_end_early_is_refused(name: str, password: str) -> None:
+    with pytest.raises(ValueError, match="a password cannot stand"):
+        rendered(name, with_neighbor(password=password))
+
+
+@each
+@pytest.mark.parametrize("node", ["a b", "a\nrouter bgp 1", "a'b", 'a"b', "a{b", "a;b", "", "-a", "ä"])
+def test_a_name_that_is_no_word_is_refused(name: str, node: str) -> None:
+    with pytest.raises(ValueError, match="cannot stand in a router's configuration"):
+        rendered(name, named(node))
+
+
+def test_openbgpd_is_not_given_a_password_it_does_not_take() -> None:
+    with pytest.raises(ValueError, match=r"OpenBGPD takes passwords of 79 characters, the one for .* has 80"):
+        rendered("openbgpd", with_neighbor(password="x" * 80))
+
+
+def test_gobgp_needs_a_router_id() -> None:
+    six = with_neighbor(address=IPv6Address("fd00::fe"), local_address=IPv6Address("fd00::1"))
+    with pytest.raises(ValueError, match="write --router-id"):
+        ROUTERS["gobgp"](router([six]))
+    one = router([six], router_id=IPv4Address("192.0.2.254"))
+    assert tomllib.loads(ROUTERS["gobgp"](one))["global"]["config"]["router-id"] == "192.0.2.254"
+
+
+def test_what_gobgp_reads_is_what_was_meant() -> None:
+    document = tomllib.loads(rendered("gobgp", config()))
+    assert document["global"]["config"] == {"as": 65000, "router-id": "10.2.1.254"}
+    assert [one["config"]["neighbor-address"] for one in document["neighbors"]] == ["10.2.1.1", "fd00:2:1::1"]
+    assert [one["timers"]["config"]["hold-time"] for one in document["neighbors"]] == [9, 9]
+    assert not any(one["graceful-restart"]["config"]["enabled"] for one in document["neighbors"])
+
+
+def test_frr_and_bird_have_bfd_where_the_node_has() -> None:
+    bfd = with_neighbor(bfd=Bfd(interval=0.05, multiplier=4))
+    none = with_neighbor(bfd=None)
+    assert " neighbor 10.2.1.1 bfd 4 50 50\n" in rendered("frr", bfd)
+    assert "    bfd { interval 50 ms; multiplier 4; };\n" in rendered("bird", bfd)
+    assert "protocol bfd" in rendered("bird", bfd)
+    assert not re.search(r"^ neighbor .* bfd ", rendered("frr", none), re.MULTILINE)
+    assert "protocol bfd" not in rendered("bird", none)
+    with pytest.raises(ValueError, match="no neighbor has BFD"):
+        frr_bfd_conf(none)
+
+
+@each
+def test_several_nodes_are_written_once_each_with_what_they_share_once(name: str) -> None:
+    second = replace(
+        named("lb2"),
+        bgp=replace(
+            config().bgp,
+            local_as=65002,
+            neighbors=(
+                Neighbor(
+                    address=IPv4Address("10.2.2.254"), remote_as=65000, local_address=IPv4Address("10.2.2.1")
+                ),
+            ),
+        ),
+    )
+    text = rendered(name, config(), second)
+    assert "For the router with the addresses 10.2.1.254, fd00:2:1::fe, 10.2.2.254." in text
+    assert "10.2.2.1" in text
+    assert "65002" in text
+    for once in ("router bgp 65000", "protocol bfd", "[global.config]", "AS 65000\n"):
+        assert text.count(once) <= 1
+
+
+def test_a_router_with_several_addresses_is_told_apart_by_them() -> None:
+    one, two = IPv4Address("10.2.1.254"), IPv6Address("fd00:2:1::fe")
+    assert [s.local for s in router([config()], only=[one]).sessions] == [one]
+    assert [s.local for s in router([config()], only=[one, two]).sessions] == [one, two]
+    with pytest.raises(ValueError, match=r"no node has the neighbor 10\.9\.9\.9"):
+        router([config()], only=[one, IPv4Address("10.9.9.9")])
+
+
+def test_neighbors_of_several_routers_are_not_rendered_as_one() -> None:
+    first, second = config().bgp.neighbors
+    with pytest.raises(ValueError, match="AS numbers 65000, 65010: name those of one with --neighbor"):
+        router([config(neighbors=(first, replace(second, remote_as=65010)))])
+    with pytest.raises(ValueError, match=r"the address 10\.2\.1\.1 is there twice: write --neighbor"):
+        router([config(neighbors=(first, replace(first, address=IPv4Address("10.2.1.253"))))])
+    with pytest.raises(ValueError, match="the node's name lb1 is there twice"):
+        router([config(), config()])
+
+
+@given(st.text("abc._-", min_size=1, max_size=63), st.text("abc._-", min_size=1, max_size=63))
+def test_a_name_made_short_is_short_and_still_its_own(one: str, other: str) -> None:
+    assert len(short(one)) <= 40
+    assert (short(one) == short(other)) == (one == other)
+
+
+def test_the_limit_of_prefixes_leaves_room_for_the_vips() -> None:
+    full = config()
+    vips = tuple(
+        replace(full.vips[0], addresses=(IPv4Address("10.0.0.0") + number,)) for number in range(600)
+    )
+    one: Router = router([replace(full, vips=vips)])
+    assert (one.nodes[0].most(4), one.nodes[0].most(6)) == (1200, 1000)
+
+
+@pytest.mark.parametrize("daemon", ["frr-bfd", *(f"router-{name}" for name in ROUTERS)])
+def test_a_rendered_file_is_for_those_who_need_it_alone(daemon: str, tmp_path: Path) -> None:
+    output = tmp_path / "file.conf"
+    output.write_text("old")
+    output.chmod(0o644)
+    assert main(["render", daemon, "--config", str(FULL), "-o", str(output)]) == 0
+    assert stat.S_IMODE(output.stat().st_mode) == (
+        0o640 if daemon == "frr-bfd" and os.geteuid() == 0 and _frr() else 0o600
+    )
+    assert "anycast render" in output.read_text()
+
+
+def _frr() -> bool:
+    import pwd
+
+    return any(user.pw_name == "frr" for user in pwd.getpwall())
+
+
+def test_what_cannot_be_rendered_is_said_with_the_files_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["render", "router-frr", "--config", str(FULL), "--neighbor", "10.9.9.9"]) == 78
+    assert capsys.readouterr().err == f"{FULL}: no node has the neighbor 10.9.9.9\n"
+    with pytest.raises(SystemExit, match="2"):
+        main(["render", "router-frr", "--config", str(FULL), "--neighbor", "nobody"])
+
+
+def test_several_files_are_rendered_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    second = tmp_path / "lb2.yaml"
+    second.write_text(
+        FULL.read_text(encoding="utf-8")
+        .replace("name: lb1 ", "name: lb2 ")
+        .replace("10.2.1.1\n", "10.2.1.2\n")
+        .replace("10.2.1.1 ", "10.2.1.2 ")
+        .replace('"fd00:2:1::1"', '"fd00:2:1::2"')
+    )
+    assert main(["render", "router-gobgp", "--config", str(FULL), "--config", str(second)]) == 0
+    document = tomllib.loads(capsys.readouterr().out)
+    assert [one["config"]["neighbor-address"] for one in document["neighbors"]] == [
+        "10.2.1.1",
+        "fd00:2:1::1",
+        "10.2.1.2",
+        "fd00:2:1::2",
+    ]
+    assert json.dumps(document["global"]["apply-policy"]["config"]["import-policy-list"]) == json.dumps(
+        ["lb1-ipv4", "lb1-ipv6", "lb2-ipv4", "lb2-ipv6"]
+    )
