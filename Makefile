@@ -30,18 +30,17 @@ $(STAMP): pyproject.toml | system
 demo: setup ## break balancers under 600 connections in the lab; about a minute and a half
 	@$(BIN)/python -m lab run -- $(BIN)/python -m lab.demo
 
-# On one processor: on several, a system call of User-Mode-Linux costs 6 µs or many times that, as it happens.
 bench: setup ## IPVS figures against ipvsadm and keepalived in the lab; two to three minutes
 	@./lab/install bench
-	@taskset -c $$(taskset -cp $$$$ | grep -oE '[0-9]+$$') $(BIN)/python -m lab run -- $(BIN)/python -m lab.bench
+	@$(BIN)/python -m lab run -- $(BIN)/python -m lab.bench
 
-# The engine against HAProxy; the whole agent; from a dead service to the router: with the lab's kernel at a real-time
-# priority on one processor, as above, then without IPVS on this kernel.
+# The engine against HAProxy; the whole agent; from a dead service to the router: with the kernel of the lab at a
+# real-time priority, then without IPVS on this kernel.
 bench-checks: setup ## checks against HAProxy's, the agent under 5,000 a second, failover; root, a quarter of an hour
 	@./lab/install bench
 	@$(BIN)/python -m lab.bench_checks
 	@$(BIN)/python -m lab.bench_agent
-	@$$(chrt -r 1 true 2>/dev/null && echo chrt -r 1) taskset -c $$(taskset -cp $$$$ | grep -oE '[0-9]+$$') $(BIN)/python -m lab run -- $(BIN)/python -m lab.bench_failover
+	@$$(chrt -r 1 true 2>/dev/null && echo chrt -r 1) $(BIN)/python -m lab run -- $(BIN)/python -m lab.bench_failover
 	@ANYCAST_LAB=namespaces $(BIN)/python -m lab run -- $(BIN)/python -m lab.bench_failover --without-ipvs
 
 bench-ops: $(STAMP) ## the ops surface: hostile clients against the lease, documents of 5,000 servers; three minutes
