@@ -25,6 +25,7 @@ __all__ = ["Checker"]
 
 _SPREAD = 0.001  # seconds between two first runs: 50 targets begin within 50 ms, 5,000 over their interval
 _DUE_A_TURN = 512
+_MANY = 16  # that began together: the next such lot may be twice as large
 _TASKS_A_TURN = 16  # that are begun together: each may start a program
 _CANCELLED = Result(outcome=Outcome.UNKNOWN, detail="internal error, please report it: the run was cancelled")
 
@@ -83,6 +84,7 @@ class Checker:
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = math.inf
         self._rung = -math.inf  # when the alarm last went off
+        self._pause = BATCH  # until it goes off again
         self._queue: deque[_Slot] = deque()  # for a task
         self._line: deque[_Slot] = deque()  # for the sweep
         self._tasks: set[asyncio.Task[Result]] = set()
@@ -176,7 +178,7 @@ class Checker:
         elif self._queue and len(self._tasks) < self._limit:
             at = self._rung + 2 * TURN
         elif (first := self._agenda.first()) is not None:
-            at = max(first[0], self._rung + BATCH)
+            at = max(first[0], self._rung + self._pause)
         else:
             return
         if at < self._alarm_at:
@@ -193,6 +195,7 @@ class Checker:
             if self._sweep is not None:
                 self._sweep.look()  # those that have ended may be due again
             self._take_due(now)
+            self._pause = BATCH if len(self._line) < _MANY else 2 * BATCH
             if self._line:
                 self._start_runs()
             self._start_tasks(_TASKS_A_TURN)

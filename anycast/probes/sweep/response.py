@@ -10,7 +10,7 @@ import functools
 import re
 from typing import NamedTuple
 
-__all__ = ["HEAD_LIMIT", "BadResponseError", "Exchange"]
+__all__ = ["HEAD_LIMIT", "SHORT", "BadResponseError", "Exchange", "whole"]
 
 HEAD_LIMIT = 64 * 1024  # bytes up to the end of the final head, interim responses included
 BODY_LIMIT = 64 * 1024  # bytes after the head that are read to use the connection again
@@ -27,7 +27,7 @@ _FOLD = re.compile(rb"\r?\n[ \t]+")
 _FRAMING = re.compile(rb"\n(content-length|transfer-encoding|connection):[ \t]*([^\r\n]*)", re.IGNORECASE)
 _SPACE = b" \t"
 _CONNECTION = len(b"connection")  # the only one of the three so short
-_SHORT = 1024  # bytes
+SHORT = 1024  # bytes of what is remembered with what came of it
 _DIGITS = 20  # of a length, at most
 _CHUNKED = -1
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;" + _TEXT + rb"*)?\r?\n")
@@ -139,7 +139,7 @@ class Head(NamedTuple):
 
 def _head_of(data: bytes) -> Head | None:
     """The first head; None: it is not there yet, or wrong. Raises BadResponseError for what it says of the body."""
-    return _short_head_of(data) if len(data) <= _SHORT else _parsed(data)
+    return _short_head_of(data) if len(data) <= SHORT else _parsed(data)
 
 
 def _parsed(data: bytes) -> Head | None:
@@ -155,6 +155,20 @@ def _parsed(data: bytes) -> Head | None:
 
 # The servers of a pool mostly say the same within a second.
 _short_head_of = functools.lru_cache(maxsize=256)(_parsed)
+
+
+@functools.lru_cache(maxsize=256)
+def whole(data: bytes, *, to_head: bool) -> int:
+    """The status of a response that these bytes are all of, and that leaves the connection usable; 0: look closer.
+
+    For SHORT bytes at most. `to_head`: as of an Exchange.
+    """
+    exchange = Exchange(to_head=to_head, whole=True)
+    try:
+        exchange.feed(data)
+    except BadResponseError:
+        return 0
+    return exchange.status if exchange.ended and exchange.reusable else 0
 
 
 def _culprit(data: bytes, line: re.Match[bytes] | None) -> bytes:

@@ -15,7 +15,7 @@ from anycast.core.model import HttpCheck, Target, TcpCheck
 from anycast.probes.finding import OK, Finding, fail, judge, unknown
 from anycast.probes.http import expected, request_of, server_name, unformed
 from anycast.probes.stream import TLS_OVERHEAD, UnusableError, expiry_warning, literal, tls_detail
-from anycast.probes.sweep.response import HEAD_LIMIT, TOO_LONG, BadResponseError, Exchange
+from anycast.probes.sweep.response import HEAD_LIMIT, SHORT, TOO_LONG, BadResponseError, Exchange, whole
 from anycast.probes.sweep.secure import Proof, Secure
 from anycast.probes.sweep.sockets import local_ports, refuse_itself
 
@@ -118,6 +118,7 @@ class _HttpRun(Run[Owner]):
         "_tls",
         "_to_head",
         "_unsent",
+        "_whole",
     )
 
     def __init__(self, target: Target, kind: HttpCheck, port: int, owner: Owner) -> None:
@@ -147,11 +148,16 @@ class _HttpRun(Run[Owner]):
     def _forget_exchange(self) -> None:
         self._received = 0
         self._found: Finding | None = None
-        self._exchange = Exchange(to_head=self._to_head, whole=self._keep)
+        self._exchange: Exchange | None = None  # made for a response that does not come as a whole
+        self._whole = False  # it came as one
 
     @property
     def keeps(self) -> bool:
-        return self._exchange.reusable
+        return self._whole or (self._exchange is not None and self._exchange.reusable)
+
+    @property
+    def _begun(self) -> bool:
+        return self._whole or (self._exchange is not None and self._exchange.begun)
 
     def begin(self) -> Finding | None:
         self._forget_connection()
@@ -169,7 +175,8 @@ class _HttpRun(Run[Owner]):
         return None
 
     def resume(self, sock: socket.socket) -> bool:
-        if not (self._exchange.reusable and self._exchange.ended):
+        exchange = self._exchange
+        if not self._whole and (exchange is None or not (exchange.reusable and exchange.ended)):
             return False
         if self.started >= self._opened_at + _RENEW:
             return False
@@ -184,7 +191,7 @@ class _HttpRun(Run[Owner]):
         try:
             return self._proceed(sock, events)
         except BadResponseError as error:
-            if self._reused and not self._exchange.begun:
+            if self._reused and not self._begun:
                 raise StaleError from error
             return fail(str(error))
         except ssl.SSLError as error:
@@ -193,7 +200,7 @@ class _HttpRun(Run[Owner]):
                 raise StaleError from error
             return fail(tls_detail(error))
         except OSError as error:
-            if self._reused and not self._exchange.begun:
+            if self._reused and not self._begun:
                 raise StaleError from error
             raise
 
@@ -249,7 +256,7 @@ class _HttpRun(Run[Owner]):
                 self._take(data)
             else:
                 self._open(sock, self._secure, data)
-            if not data or (self._found is not None and not self._exchange.reusable):
+            if not data or (self._found is not None and not self.keeps):
                 return
             if len(data) < _CHUNK and not ending:
                 return
@@ -266,24 +273,37 @@ class _HttpRun(Run[Owner]):
             self._ask(sock)
         while (plain := secure.read()) is not None:
             self._take(plain)
-            if not plain or (self._found is not None and not self._exchange.reusable):
+            if not plain or (self._found is not None and not self.keeps):
                 return
         self._send(sock, secure.outgoing())  # an answer to what the peer asked of TLS itself
 
     def _take(self, data: bytes) -> None:
         """Bytes of the response; none at the end of the stream."""
-        exchange = self._exchange
-        exchange.feed(data)
-        if self._found is not None or not exchange.status:
+        status = self._status(data)
+        if self._found is not None or not status:
             return
         if self._secure is not None:
             self._proof = self._secure.proof(self.started)
-        if exchange.status in self._expect:
+        if status in self._expect:
             self._found = self._well()
-        elif self._reused and exchange.status == _REQUEST_TIMEOUT:
+        elif self._reused and status == _REQUEST_TIMEOUT:
             raise StaleError
         else:
-            self._found = fail(f"status {exchange.status}, expected {expected(self._expect)}")
+            self._found = fail(f"status {status}, expected {expected(self._expect)}")
+
+    def _status(self, data: bytes) -> int:
+        """What the response has come to with these bytes; 0: not to its status yet. Raises BadResponseError."""
+        exchange = self._exchange
+        if exchange is None:
+            if self._whole:
+                self._whole = False  # the stream has ended, or nobody asked for what comes now
+                return 0
+            if self._keep and len(data) <= SHORT and (status := whole(data, to_head=self._to_head)):
+                self._whole = True
+                return status
+            exchange = self._exchange = Exchange(to_head=self._to_head, whole=self._keep)
+        exchange.feed(data)
+        return exchange.status
 
     def _well(self) -> Finding:
         if self._tls is None or self._tls.expiry_warning is None:

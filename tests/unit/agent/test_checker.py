@@ -157,7 +157,7 @@ def test_schedules_are_carried_out_in_the_order_of_their_times() -> None:
         await asyncio.sleep(1)
         bench.starts.clear()
         checker.schedule(A, 3.0)
-        checker.schedule(B, 2.0)
+        checker.schedule(B, 1.5)
         checker.schedule(C, 2.5)
         await asyncio.sleep(3)
         assert [target for _, target in bench.starts] == [B, C, A]
