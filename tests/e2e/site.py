@@ -26,6 +26,7 @@ from lab.machine import LabError
 from lab.processes import Process
 from lab.routewatch import RouteEvent
 from lab.topology import CLIENTS4, VIP4, VIP6, VIPS
+from tests.metrics import samples
 
 PATIENCE = 100.0  # seconds for anything that has to come: an emulated kernel on a busy machine is slow
 PROBLEM_WORDS = ("Traceback", "please report")
@@ -153,7 +154,12 @@ class Site:
     def maintenance(
         self, node: str, *, on: bool, vip: str = "", reason: str = "", now: bool = False
     ) -> Document:
-        body = {"scope": vip, "on": on, **({"reason": reason, "now": now} if on else {})}
+        body = {
+            "scope": vip,
+            "on": on,
+            **({"reason": reason} if on else {}),
+            **({"now": True} if now else {}),
+        }
         answer = self.ask(node, "POST", "/maintenance", body)
         assert answer.ok, answer
         return answer.body
@@ -184,14 +190,8 @@ class Site:
                 return response.status, response.read().decode()
 
     def metric(self, node: str, name: str) -> float:
-        """A metric of the node, labels included in `name`."""
-        _, body = self.http(node, "/metrics")
-        return next(
-            float(value)
-            for line in body.splitlines()
-            for key, _, value in [line.rpartition(" ")]
-            if key == name
-        )
+        """A metric of the node, in `name` with its labels in order of their names."""
+        return samples(self.http(node, "/metrics")[1])[name]
 
     # Logs
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 from prometheus_client.openmetrics import parser as openmetrics
-from prometheus_client.parser import text_string_to_metric_families
 
 from anycast.core import events as ev
 from anycast.core.decision import Reason
@@ -13,6 +12,7 @@ from anycast.core.maintenance import FILE, NODE, End, Expiry, Maintenance, Stage
 from anycast.core.report import NeighborState
 from anycast.ops.board import Board
 from anycast.ops.metrics import MetricsText
+from tests import metrics
 from tests.unit.ops.node import CONFIG, ROUTER, ROUTER6, Node, healthy, vip
 
 WALL = 1_800_000_000.0
@@ -28,16 +28,7 @@ def scrape(node: Node, accept: str = "") -> str:
 
 
 def samples(node: Node) -> dict[str, float]:
-    """As a scrape reads them: `name{label="value",...}` with the labels in order of their names."""
-    text = scrape(node)
-    found: dict[str, float] = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
-            key = f"{sample.name}{{{labels}}}" if labels else sample.name
-            assert key not in found, f"{key} stands there twice: Prometheus refuses the scrape"
-            found[key] = sample.value
-    return found
+    return metrics.samples(scrape(node))
 
 
 def test_a_healthy_node_scrapes() -> None:
