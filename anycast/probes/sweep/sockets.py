@@ -22,7 +22,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _TYPE = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
-_connect = ctypes.CDLL(None).connect
+_connect = ctypes.PyDLL(None).connect  # it never waits: not worth giving up the interpreter's lock
 _connect.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint)
 _connect.restype = ctypes.c_int
 _UNSPECIFIED = ctypes.create_string_buffer(16)  # a sockaddr of zeros: AF_UNSPEC is 0
@@ -50,6 +50,9 @@ class Sockets:
         sock = socket.socket(family, _TYPE)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            # The ACK that completes the handshake waits for data: a check without data needs none, for the reset
+            # comes first, and a request carries it. Unlike TCP_QUICKACK this outlives the reset.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
             self._poller.register(sock.fileno(), EDGES)
         except BaseException:
             sock.close()

@@ -128,9 +128,6 @@ class Sweep(Generic[Owner]):
         run.sock = sock = self._sockets.take(run.family)
         run.polls = self._polls
         self._live[sock.fileno()] = run
-        # The ACK that completes the handshake waits for data: a check without data needs none, for the reset
-        # comes first, and a request carries it.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
         code = sock.connect_ex(run.peer)
         return None if code in _CONNECTING else judge(OSError(code, ""))
 
