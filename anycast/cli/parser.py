@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
+from typing import NoReturn
 
 from anycast import __version__
 from anycast.cli.table import ColourWhen
@@ -44,8 +45,15 @@ exit statuses: 0 all is well; 1 a check fails; 4 a check could not run; 78 the c
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        # A value that begins with - is an option to argparse.
+        hint = " (no time is negative; any other value that begins with - follows a =)"
+        super().error(message + hint if message.endswith("expected one argument") else message)
+
+
 def parser() -> argparse.ArgumentParser:
-    root = argparse.ArgumentParser(
+    root = _Parser(
         prog="anycast",
         description="Announce a shared virtual IP over BGP while this node can serve it.",
         epilog=_EPILOG,

@@ -130,3 +130,9 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
         assert errors is not None
         said = errors.read()
     assert (process.wait(timeout=30), said) == (0, "")
+
+
+def test_a_negative_time_is_told_from_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parser().parse_args(["maintenance", "on", "--for", "-5m"])
+    assert "--for: expected one argument (no time is negative;" in capsys.readouterr().err
