@@ -19,6 +19,7 @@ from anycast.agent.recording import Recorder
 from anycast.config.apart import load
 from anycast.config.changes import changes
 from anycast.config.loaded import Loaded
+from anycast.config.needed import missing_hooks
 from anycast.config.problem import ConfigError
 from anycast.core import events as ev
 from anycast.core.health import Outcome, Result
@@ -78,6 +79,9 @@ class Engine:
         `passed` is told the instant of every event that was dealt with, after its effects are under way.
         """
         _log_warnings(loaded)
+        # A start goes on without them, for a hook must not keep a route down.
+        for problem in missing_hooks(loaded.paths):
+            log.warning("config.warned", warning=str(problem))
         self._path = path
         self._kernel = kernel
         self._send_lease = send_lease
@@ -344,6 +348,8 @@ class Engine:
         async with self._reload_lock:
             try:
                 loaded = await asyncio.to_thread(load, self._path)
+                if absent := await asyncio.to_thread(missing_hooks, loaded.paths):
+                    raise ConfigError(absent)  # noqa: TRY301 - as if reading had found it
             except ConfigError as error:
                 problems = tuple(str(problem) for problem in error.problems)
                 self._reload_ok = False
