@@ -23,6 +23,7 @@ from anycast.config.needed import missing_hooks
 from anycast.config.problem import ConfigError
 from anycast.core import events as ev
 from anycast.core.health import Outcome, Result
+from anycast.core.hooks import Tally as HookTally
 from anycast.core.kernel import Failure, KernelOp, Snapshot
 from anycast.core.maintenance import FILE, End, Maintenance, is_saved
 from anycast.core.model import Target
@@ -108,6 +109,7 @@ class Engine:
         self._events = Hub() if events is None else events
         self._tallies: dict[Target, Tally] = {}
         self._recorder = recorder
+        self.hook_tallies: Callable[[], Mapping[str, HookTally]] = dict
         kept, now, at = self._kept_maintenance(), clock(), wall()
         if recorder is not None:
             recorder.begin(loaded.config, kept, now, at, __version__)
@@ -136,6 +138,10 @@ class Engine:
     @property
     def tallies(self) -> Mapping[Target, Tally]:
         return self._tallies
+
+    @property
+    def hooks(self) -> Mapping[str, HookTally]:
+        return self.hook_tallies()
 
     def post(self, event: ev.Event) -> None:
         """Put an event in line. Callable from anywhere in the loop's thread."""
@@ -349,7 +355,7 @@ class Engine:
             try:
                 loaded = await asyncio.to_thread(load, self._path)
                 if absent := await asyncio.to_thread(missing_hooks, loaded.paths):
-                    raise ConfigError(absent)  # noqa: TRY301 - as if reading had found it
+                    raise ConfigError(absent)
             except ConfigError as error:
                 problems = tuple(str(problem) for problem in error.problems)
                 self._reload_ok = False

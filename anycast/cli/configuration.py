@@ -55,8 +55,8 @@ def _check(file: Path, *, as_json: bool) -> int:
     except ConfigError as error:
         return report_json(error, file) if as_json else report(error, file)
     if absent := missing_hooks(loaded.paths):
-        error = ConfigError(absent)
-        return report_json(error, file) if as_json else report(error, file)
+        lacks = ConfigError(absent)
+        return report_json(lacks, file) if as_json else report(lacks, file)
     counts = _counts(loaded.config)
     lacking = [problem for needed in loaded.paths if (problem := _missing(needed)) is not None]
     warnings = sorted(

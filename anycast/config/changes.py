@@ -413,7 +413,10 @@ def _hook(old: Hook, new: Hook) -> Iterator[str]:
         if values[0] == values[1]:
             continue
         if field.repr:
-            words = ["none" if one is None else str(one) if isinstance(one, Secret) else _text(one) for one in values]
+            words = [
+                "none" if one is None else str(one) if isinstance(one, Secret) else _text(one)
+                for one in values
+            ]
             yield f"{field.name} {words[0]} -> {words[1]}"
         else:
             yield f"other {field.name}"

@@ -338,7 +338,11 @@ def _events(value: Any) -> frozenset[str]:
     if kind == "hook":
         raise wrong("a hook that is told of hooks would never end", "write another event")
     near = difflib.get_close_matches(value, EVENTS, n=1) if isinstance(value, str) else []
-    do = f"did you mean {near[0]}?" if near else "write one of docs/log-events.md, or all of a kind, as in server.*"
+    do = (
+        f"did you mean {near[0]}?"
+        if near
+        else "write one of docs/log-events.md, or all of a kind, as in server.*"
+    )
     raise wrong(f"{shown(value)} is not an event", do)
 
 
@@ -584,7 +588,8 @@ Password = Annotated[
     str, _Scalar(_password, {"type": "string", "pattern": r"^[!#-&(-:<-\[\]-~]{1,80}$", "writeOnly": True})
 ]
 Url = Annotated[
-    str, _Scalar(_url, {"type": "string", "pattern": "^https?://[!-~]+$", "maxLength": 2000, "writeOnly": True})
+    str,
+    _Scalar(_url, {"type": "string", "pattern": "^https?://[!-~]+$", "maxLength": 2000, "writeOnly": True}),
 ]
 Events = Annotated[
     frozenset[str],

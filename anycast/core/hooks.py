@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, TypeAlias
 
-VERSION = 1  # of what is told: hook.schema.json beside this file
+VERSION = 1  # of what is told: anycast/hooks/payload.schema.json
 
 _ONE = 1 - 1e-9  # a token, give or take what sums of fractions lose
 
@@ -183,6 +183,10 @@ class Notice:
         return replace(self, before=older.before, suppressed=self.suppressed + older.suppressed + 1)
 
 
+_Key: TypeAlias = tuple[int, str]
+"""The event and the VIP: one event can stand for those of several VIPs that were lost."""
+
+
 class Waiting:
     """What waits for a hook, in the order of events. At most `limit`, and the newest about each thing.
 
@@ -194,8 +198,8 @@ class Waiting:
         self._per = per
         self._tokens = float(limit)
         self._at = now
-        self._notices: dict[int, Notice] = {}  # by id, the oldest first
-        self._newest: dict[tuple[str, str], int] = {}
+        self._notices: dict[_Key, Notice] = {}  # the oldest first
+        self._newest: dict[tuple[str, str], _Key] = {}
 
     def __len__(self) -> int:
         return len(self._notices)
@@ -213,19 +217,21 @@ class Waiting:
         if len(self._notices) >= int(self._tokens) and older is not None:
             notice = notice.instead_of(self._notices.pop(older))
             replaced = 1
-        self._notices[notice.id] = notice
-        self._newest[notice.about] = notice.id
+        key = notice.id, notice.vip
+        self._notices[key] = notice
+        self._newest[notice.about] = key
         return replaced
 
     def give_back(self, notice: Notice) -> int:
         """It could not be told: it is the next again, or a newer one stands for it. How many go untold: 0 or 1."""
         newer = self._newest.get(notice.about)
         if newer is not None:
-            first = next(one.id for one in self._notices.values() if one.about == notice.about)
+            first = next(key for key, one in self._notices.items() if one.about == notice.about)
             self._notices[first] = self._notices[first].instead_of(notice)
             return 1
-        self._notices = {notice.id: notice, **self._notices}
-        self._newest[notice.about] = notice.id
+        key = notice.id, notice.vip
+        self._notices = {key: notice, **self._notices}
+        self._newest[notice.about] = key
         return 0
 
     def take(self, now: float, *, hurry: bool = False) -> Notice | None:
@@ -234,9 +240,9 @@ class Waiting:
         if not self._notices or (self._tokens < _ONE and not hurry):
             return None
         self._tokens = max(0.0, self._tokens - 1)
-        identity = next(iter(self._notices))
-        notice = self._notices.pop(identity)
-        if self._newest[notice.about] == identity:
+        key = next(iter(self._notices))
+        notice = self._notices.pop(key)
+        if self._newest[notice.about] == key:
             del self._newest[notice.about]
         return notice
 
@@ -253,7 +259,7 @@ class Waiting:
 
 
 def payload(notice: Notice, *, hook: str, node: str, test: bool = False) -> dict[str, Any]:
-    """What a hook is told, as JSON: hook.schema.json."""
+    """What a hook is told, as JSON: anycast/hooks/payload.schema.json."""
     told: dict[str, Any] | None = None
     if notice.verdict is not None:
         before = notice.before.body() if notice.before is not None else None

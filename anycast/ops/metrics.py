@@ -13,7 +13,13 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
@@ -92,6 +98,7 @@ class StateCollector(Collector):
             "anycast_kernel_programs", "Changes written to the kernel", value=state.kernel.programs
         )
         yield from _kernel(state)
+        yield from _hooks(self._source)
 
     def _build_info(self, state: State) -> Metric:
         exabgp = next((r.exabgp_version for r in state.announcers.values() if r and r.exabgp_version), "")
@@ -118,6 +125,26 @@ def _kernel(state: State) -> Iterator[Metric]:
     for role in SyncRole:
         sync.add_metric([role], float(role in (running or {})))
     return iter((repairs, sync))
+
+
+def _hooks(source: Source) -> Iterator[Metric]:
+    runs = CounterMetricFamily("anycast_hook_runs", "Runs of a hook", labels=["hook", "result"])
+    duration = SummaryMetricFamily("anycast_hook_duration_seconds", "How long they took", labels=["hook"])
+    suppressed = CounterMetricFamily(
+        "anycast_hook_suppressed", "What a newer one was told in place of", labels=["hook"]
+    )
+    dropped = CounterMetricFamily("anycast_hook_dropped", "What the hook was never told", labels=["hook"])
+    failing = GaugeMetricFamily("anycast_hook_failing", "1 if its last run failed", labels=["hook"])
+    waiting = GaugeMetricFamily("anycast_hook_waiting", "What waits to be told", labels=["hook"])
+    for name, tally in source.hooks.items():
+        for ending, number in tally.runs.items():
+            runs.add_metric([name, ending], number)
+        duration.add_metric([name], count_value=sum(tally.runs.values()), sum_value=tally.seconds)
+        suppressed.add_metric([name], tally.suppressed)
+        dropped.add_metric([name], tally.dropped)
+        failing.add_metric([name], float(tally.failing))
+        waiting.add_metric([name], tally.waiting)
+    return iter((runs, duration, suppressed, dropped, failing, waiting))
 
 
 def _requirements(state: State) -> Iterator[Metric]:

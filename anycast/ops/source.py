@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from anycast.core.health import Outcome
+from anycast.core.hooks import Tally as HookTally
 from anycast.core.maintenance import End
 from anycast.core.model import Target
 from anycast.core.state import State
@@ -59,6 +60,11 @@ class Source(Protocol):
 
     @property
     def events(self) -> Hub: ...
+
+    @property
+    def hooks(self) -> Mapping[str, HookTally]:
+        """Of the hooks, by name, what became of their runs."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

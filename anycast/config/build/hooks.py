@@ -97,9 +97,7 @@ def _webhook(context: Context, path: Path, written: schema.Hook) -> Webhook:
 _OURS = ("content-type", "content-length", "transfer-encoding", "host", "connection", "x-anycast-signature")
 
 
-def _secret(
-    context: Context, path: Path, name: str, file: str | None, variable: str | None
-) -> Secret | None:
+def _secret(context: Context, path: Path, name: str, file: str | None, variable: str | None) -> Secret | None:
     if file is not None and variable is not None:
         what = f"there is a {name}_file too"
         context.say((*path, f"{name}_env"), what, "remove one of the two lines", key=True)

@@ -11,6 +11,7 @@ from typing import Any
 from anycast.core import events as ev
 from anycast.core import kernel as kernels
 from anycast.core.health import Outcome, Result
+from anycast.core.hooks import Tally as HookTally
 from anycast.core.ipvs import ServiceEntry, ServiceKey
 from anycast.core.maintenance import End, Maintenance, is_saved
 from anycast.core.model import (
@@ -89,6 +90,7 @@ class Node:
         self.log: list[ev.Log] = []
         self.events = Hub()
         self.tallies: dict[Target, Tally] = {}
+        self.hooks: dict[str, HookTally] = {}
         self._state, effects = begin(config, maintenance or {}, now)
         self._perform(effects)
 
