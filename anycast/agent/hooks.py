@@ -237,6 +237,7 @@ class Hooks:
         self._configured: tuple[Hook, ...] = ()
         self._seen = source.events.newest
         self._stream = source.events.follow()
+        self._configure()
 
     @property
     def tallies(self) -> Mapping[str, Tally]:

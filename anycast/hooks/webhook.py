@@ -97,17 +97,19 @@ def _why(action: Webhook, error: Exception) -> str:
         case aiohttp.ClientConnectorDNSError():
             return f"the name {action.host} cannot be looked up"
         case aiohttp.ClientConnectorError():
-            return (
-                f"no connection to {action.host}: {error.os_error.strerror or type(error.os_error).__name__}"
-            )
+            return f"no connection to {action.host}: {_words(error.os_error)}"
         case aiohttp.ServerDisconnectedError():
             return f"{action.host} ended the connection without an answer"
         case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError():
             return f"what {action.host} answers is not HTTP"
-        case OSError() if error.strerror:
-            return f"no answer of {action.host}: {error.strerror}"
+        case OSError() if error.errno:
+            return f"no answer of {action.host}: {_words(error)}"
         case _:
             return f"no answer of {action.host}: {type(error).__name__}"
+
+
+def _words(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else type(error).__name__
 
 
 def _context(action: Webhook) -> ssl.SSLContext | bool:
