@@ -32,7 +32,7 @@ from anycast.core.step import begin, next_wake, step
 from anycast.kernel.errors import KernelUnavailable
 from anycast.lease import Lease
 from anycast.ops.events import Hub
-from anycast.ops.source import MaintenanceAnswer, ReloadAnswer, Tally
+from anycast.ops.source import MaintenanceAnswer, Probes, ReloadAnswer, Tally, Work
 from anycast.ops.status import TOUCH_FILE
 
 log = structlog.get_logger()
@@ -44,6 +44,7 @@ WATCH_RETRY = 1.0  # seconds until the watch of the kernel is begun again
 FILE_PERIOD = 0.5  # seconds between two looks for the file that means maintenance
 AT_ONCE = 0.1  # seconds within which two readings of the clocks are of one instant
 LEAVE_PATIENCE = 5.0  # seconds the checks and a save under way have at the end
+_ROUTE_ACTIONS = {"route.announced": "announce", "route.withdrawn": "withdraw", "route.refused": "refuse"}
 ENDED = "the agent is ending: say it again once the next one runs"
 
 
@@ -109,6 +110,7 @@ class Engine:
         self._events = Hub() if events is None else events
         self._tallies: dict[Target, Tally] = {}
         self._recorder = recorder
+        self.work = Work()
         self.hook_tallies: Callable[[], Mapping[str, HookTally]] = dict
         kept, now, at = self._kept_maintenance(), clock(), wall()
         if recorder is not None:
@@ -138,6 +140,10 @@ class Engine:
     @property
     def tallies(self) -> Mapping[Target, Tally]:
         return self._tallies
+
+    @property
+    def probes(self) -> Mapping[str, Probes]:
+        return self._checker.probes
 
     @property
     def hooks(self) -> Mapping[str, HookTally]:
@@ -270,6 +276,8 @@ class Engine:
                     before = self._saving
                     self._saving = asyncio.create_task(self._save(before, entries))
                 case ev.Log(event=name, fields=fields, level=level):
+                    if name in _ROUTE_ACTIONS:
+                        self.work.count_route(str(fields["prefix"]), _ROUTE_ACTIONS[name])
                     getattr(log, level)(name, **fields)
                 case ev.Exit(clean=clean):
                     self.clean_exit = clean
@@ -285,6 +293,7 @@ class Engine:
 
     async def _use_kernel(self, effect: ev.ReadKernel | ev.ProgramKernel) -> None:
         failures: tuple[Failure, ...] = ()
+        began = self._clock()
         try:
             async with asyncio.timeout(KERNEL_PATIENCE):
                 if isinstance(effect, ev.ProgramKernel):
@@ -298,6 +307,8 @@ class Engine:
             log.exception("kernel.unexpected")
             self.post(ev.KernelFailed(reason=f"unexpected, please report it as a defect: {error!r}"))
         else:
+            self.work.kernel_jobs += 1
+            self.work.kernel_seconds += self._clock() - began
             self.post(ev.KernelRead(snapshot=snapshot, failures=failures))
 
     async def _submit(self, event: ev.Event) -> bool:

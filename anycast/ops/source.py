@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from anycast.core.health import Outcome
@@ -32,6 +33,36 @@ class Tally:
             self.in_a_row = 0
 
 
+BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0)
+"""Upper ends, in seconds, of what the runs of checks are sorted into by how long they took."""
+
+
+@dataclass(slots=True)
+class Probes:
+    """The runs of one kind of check since the start of the agent."""
+
+    outcomes: dict[Outcome, int] = field(default_factory=lambda: dict.fromkeys(Outcome, 0))
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
+    seconds: float = 0.0
+
+    def count(self, outcome: Outcome, took: float) -> None:
+        self.outcomes[outcome] += 1
+        self.buckets[bisect_left(BUCKETS, took)] += 1
+        self.seconds += took
+
+
+@dataclass(slots=True)
+class Work:
+    """What the agent did since its start. `routes`: how often a prefix was announced, withdrawn or refused."""
+
+    kernel_jobs: int = 0
+    kernel_seconds: float = 0.0
+    routes: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def count_route(self, prefix: str, action: str) -> None:
+        self.routes[prefix, action] = self.routes.get((prefix, action), 0) + 1
+
+
 class Source(Protocol):
     """Where the facts come from. Each may change between two readings."""
 
@@ -57,6 +88,14 @@ class Source(Protocol):
     def tallies(self) -> Mapping[Target, Tally]:
         """Of the targets whose checks have failed."""
         ...
+
+    @property
+    def probes(self) -> Mapping[str, Probes]:
+        """By kind of check."""
+        ...
+
+    @property
+    def work(self) -> Work: ...
 
     @property
     def events(self) -> Hub: ...

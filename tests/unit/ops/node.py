@@ -34,7 +34,7 @@ from anycast.core.report import NeighborState, Report
 from anycast.core.state import State
 from anycast.core.step import begin, step
 from anycast.ops.events import Hub
-from anycast.ops.source import MaintenanceAnswer, ReloadAnswer, Tally
+from anycast.ops.source import MaintenanceAnswer, Probes, ReloadAnswer, Tally, Work
 from tests.property.worlds import told
 
 FOREIGN = ServiceKey(protocol=Protocol.TCP, address=ip_address("198.51.100.9"), port=25)
@@ -91,6 +91,8 @@ class Node:
         self.events = Hub()
         self.tallies: dict[Target, Tally] = {}
         self.hooks: dict[str, HookTally] = {}
+        self.probes: dict[str, Probes] = {}
+        self.work = Work()
         self._state, effects = begin(config, maintenance or {}, now)
         self._perform(effects)
 
