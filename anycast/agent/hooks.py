@@ -36,6 +36,7 @@ from anycast.ops.source import Source
 LEAVE_PATIENCE = 2.0  # seconds what waits has when the agent ends
 REMOVED_PATIENCE = 30.0  # seconds what waits has when its hook was taken out of the configuration
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between two requests of a webhook that does not answer
+AT_ONCE = 50  # events that are dealt with before the event loop has another turn
 QUIET = 60.0  # seconds without an event until the configuration is looked at again
 AGENT = f"anycast/{__version__}"
 
@@ -52,6 +53,8 @@ class Runner:
         self._lock = threading.Lock()
         self._waiting = Waiting(hook.limit, hook.per, clock())
         self._tally = Tally()
+        self._waking = False  # it will look at what waits anyway
+        self._missed = 0  # what was not told while it leaves
         self._ends: float | None = None  # the instant by which it must be over
         self._loop: asyncio.AbstractEventLoop | None = None
         self._woken: asyncio.Event | None = None
@@ -76,7 +79,9 @@ class Runner:
             if notice.event not in self._hook.events:
                 return
             self._tally.suppressed += self._waiting.put(notice, self._clock())
-        self._wake()
+            wake, self._waking = not self._waking, True
+        if wake:
+            self._wake()
 
     def leave(self, patience: float) -> None:
         """What waits is told without regard to the limit, once, for `patience` seconds; then the thread ends."""
@@ -89,8 +94,8 @@ class Runner:
 
     def _wake(self) -> None:
         loop, woken, left = self._loop, self._woken, self._left
-        if loop is None or woken is None or left is None or (woken.is_set() and self._ends is None):
-            return
+        if loop is None or woken is None or left is None:
+            return  # it looks before it waits
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(woken.set)
             if self._ends is not None:
@@ -115,8 +120,8 @@ class Runner:
         telling.cancel()
         await asyncio.wait({telling})
         with self._lock:
-            lost = len(self._waiting)
-            self._tally.dropped += lost
+            lost = len(self._waiting) + self._missed
+            self._tally.dropped += len(self._waiting)
         if lost:
             log.warning("hook.unsent", hook=self._hook.name, notices=lost)
         if not telling.cancelled():
@@ -141,6 +146,7 @@ class Runner:
             assert self._woken is not None  # noqa: S101 - made before
             self._woken.clear()
             with self._lock:
+                self._waking = False
                 leaving = self._ends is not None
                 notice = self._waiting.take(self._clock(), hurry=leaving)
                 wait = self._waiting.due_in(self._clock())
@@ -175,6 +181,7 @@ class Runner:
                 self._tally.suppressed += self._waiting.give_back(notice)
             else:
                 self._tally.dropped += 1
+                self._missed += self._ends is not None
                 return
         await self._sleep(LONGEST_WAIT)
 
@@ -230,13 +237,14 @@ def _last(state: RetryCallState) -> Outcome:
 class Hooks:
     """Chooses what is told, and to whom."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, after: int | None = None) -> None:
+        """`after`: the number of the last event that is none of their business; by default the newest."""
         self._source = source
         self._runners: dict[str, Runner] = {}
         self._told: dict[str, Words] = {}  # the verdicts that hooks have heard of
         self._configured: tuple[Hook, ...] = ()
-        self._seen = source.events.newest
-        self._stream = source.events.follow()
+        self._seen = source.events.newest if after is None else after
+        self._stream = source.events.follow(self._seen)
         self._configure()
 
     @property
@@ -252,18 +260,15 @@ class Hooks:
                         self._configure()
                         events = await stream.next(QUIET)
                         self._configure()
-                        self._put_all(events)
+                        for first in range(0, len(events), AT_ONCE):
+                            self._put_all(events[first : first + AT_ONCE])
+                            await asyncio.sleep(0)
                 except LaggedError:
                     self._catch_up()
 
     async def close(self, patience: float = LEAVE_PATIENCE) -> None:
         """Tell what there is, for `patience` seconds at most. `follow` has ended."""
-        try:
-            events = await self._stream.next(0)
-        except LaggedError:
-            self._catch_up()
-        else:
-            self._put_all(events)
+        self._catch_up()
         runners = tuple(self._runners.values())
         for runner in runners:
             runner.leave(patience)
@@ -314,11 +319,14 @@ class Hooks:
         self._offer(replace(_notice(body), vip=name, before=before, verdict=words))
 
     def _catch_up(self) -> None:
-        """Events were forgotten: those that are left, and of the verdicts what they are now."""
+        """Tell what is in memory and was not seen. Where some is forgotten, verdicts are told as they are now."""
         hub, state = self._source.events, self._source.state
-        left = hub.after(0)
-        self._stream = hub.follow(hub.newest if not left else left[-1].id)
-        self._put_all(event for event in left if event.id > self._seen)
+        left = hub.after(self._seen)
+        complete = not left or left[0].id == self._seen + 1
+        self._put_all(left)
+        self._stream = hub.follow(self._seen)
+        if complete:
+            return
         for vip in state.config.vips:
             words = _words(state.vips.get(vip.name, VipState()).verdict)
             before = self._told.get(vip.name, _words(VipState().verdict))

@@ -163,6 +163,7 @@ async def serve(
         holder[0].send(lease)
 
     manager = ServiceManager(os.environ)
+    before = events.newest
     sockets: set[str] = set()  # those that have been open
 
     def passed(now: float) -> None:
@@ -179,7 +180,7 @@ async def serve(
         recorder=recorder,
         passed=passed,
     )
-    hooks = Hooks(engine)
+    hooks = Hooks(engine, before)
     engine.hook_tallies = lambda: hooks.tallies
     leases = LeaseServer(engine.post, user=node.exabgp_user)
     holder.append(leases)

@@ -21,7 +21,6 @@ VERDICT = "vip.verdict_changed"
 EVENTS: tuple[str, ...] = (
     VERDICT,
     "agent.displaced",
-    "agent.failed",
     "agent.started",
     "agent.stopped",
     "agent.stopping",
@@ -73,7 +72,8 @@ EVENTS: tuple[str, ...] = (
     "socket.rebound",
     "socket.unavailable",
 )
-"""What a hook can be told: docs/log-events.md without what is said of hooks, which would never end."""
+"""What a hook can be told: docs/log-events.md without what is said of hooks, which would never end, and of the
+agent's end by a defect, which they cannot outlive."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from anycast.core.hooks import Command, Ending, environment
 from anycast.hooks.outcome import Outcome
 from anycast.process import Output, how_it_ended, kill_group, start, watch
 
+_TELLING = 4  # characters of an argument that would give something away
 _KILL_GRACE = 0.5  # seconds a killed program has to be gone
 
 # Programs that SIGKILL did not end: they hang in the kernel. As long as one is here its hook starts no other.
@@ -57,15 +58,15 @@ async def _outcome(
         async with asyncio.timeout(patience):
             status = await asyncio.shield(exited)
     except TimeoutError:
-        return Outcome(ending=Ending.TIMEOUT, why=_told(f"no exit within {patience:g} s", output))
+        return Outcome(ending=Ending.TIMEOUT, why=_told(f"no exit within {patience:g} s", output, action))
     finally:
         if not exited.done():
             await _end(action, pid, exited)
     if status is None:
         return _failed("the exit status was lost: start the agent with SIGCHLD at its default")
     if status:
-        return _failed(_told(how_it_ended(status), output))
-    return Outcome(ending=Ending.OK, why=_told(how_it_ended(status), output))
+        return _failed(_told(how_it_ended(status), output, action))
+    return Outcome(ending=Ending.OK, why=_told(how_it_ended(status), output, action))
 
 
 async def _end(action: Command, pid: int, exited: asyncio.Future[int | None]) -> None:
@@ -75,8 +76,12 @@ async def _end(action: Command, pid: int, exited: asyncio.Future[int | None]) ->
     await asyncio.wait({exited}, timeout=_KILL_GRACE)
 
 
-def _told(how: str, output: Output) -> str:
+def _told(how: str, output: Output, action: Command) -> str:
+    """Programs complain of their arguments, which may be secrets, by repeating them."""
     line = output.first_line()
+    for argument in sorted(action.argv[1:], key=len, reverse=True):
+        if len(argument) >= _TELLING:
+            line = line.replace(argument, "(an argument)")
     return f"{how}: {line}" if line else how
 
 

@@ -68,6 +68,12 @@ def test_what_a_command_leaves_running_is_ended_and_not_waited_for(tmp_path: Pat
     os.close(reading)
 
 
+def test_an_argument_that_a_program_repeats_is_not_told() -> None:
+    action = Command(argv=("/bin/sh", "-c", 'echo "no $1, no"; exit 1', "sh", "s3cr3t"))
+    outcome = asyncio.run(run(Hook(name="h", action=action), TOLD, agent="anycast/1"))
+    assert outcome.why == "exit status 1: no (an argument), no"
+
+
 def test_a_flood_of_output_is_read_and_forgotten() -> None:
     outcome = sh("yes flood | head -c 20000000; exit 1")
     assert outcome.why == "exit status 1: flood"
