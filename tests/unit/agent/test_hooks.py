@@ -227,7 +227,7 @@ def webhook(port: int, **settings: Any) -> Hook:
 def test_a_webhook_is_asked_again_and_in_the_end_has_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent_hooks, "_wait", lambda _: 0.01)
     monkeypatch.setattr(agent_hooks, "LONGEST_WAIT", 0.01)
-    refused = 7
+    source, refused = Source(), 7
     got: list[tuple[str, str, int]] = []
 
     async def answer(told: dict[str, Any]) -> int:
@@ -252,7 +252,6 @@ def test_a_webhook_is_asked_again_and_in_the_end_has_the_newest(monkeypatch: pyt
                 assert hooks.tallies["web"].runs[Ending.FAILED] == 7
                 assert hooks.tallies["web"].dropped == 0
 
-    source = Source()
     assert [one["event"] for one in play(story)] == ["hook.failed", "hook.recovered"]
     assert got == [("no", "no", 1)]
 

@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,14 +63,14 @@ def answering(answer: bytes, got: list[bytes] | None = None) -> Serve:
     return serve
 
 
-def hook(port: int, scheme: str = "http", **more: object) -> Hook:
+def hook(port: int, scheme: str = "http", **more: Any) -> Hook:
     host = f"localhost:{port}"
     action = Webhook(url=f"{scheme}://{host}/hidden-path?key=hidden-key", host=host)
-    timeout = float(str(more.pop("timeout", LONG)))
-    return Hook(name="h", action=replace(action, **more), timeout=timeout)  # type: ignore[arg-type]
+    timeout = more.pop("timeout", LONG)
+    return Hook(name="h", action=replace(action, **more), timeout=timeout)
 
 
-def post(serve: Serve, **more: object) -> Outcome:
+def post(serve: Serve, **more: Any) -> Outcome:
     async def story() -> Outcome:
         async with server(serve) as port:
             return await run(hook(port, **more), TOLD, agent="anycast/1.2.3")

@@ -54,7 +54,7 @@ def known() -> dict[str, set[str]]:
 
 
 KNOWN = known()
-VALUES = {"reason": set(Reason), "stage": set(Stage), "kind": set(KINDS)}
+VALUES: dict[str, set[str]] = {"reason": {*Reason}, "stage": {*Stage}, "kind": {*KINDS}}
 
 
 def rules() -> list[dict[str, Any]]:
@@ -92,7 +92,7 @@ def mistakes(expression: str) -> list[str]:
         for label, _, text in re.findall(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"', selector):
             if label not in KNOWN[name] | OF_PROMETHEUS:
                 found.append(f"{name} has no label {label}")
-            if label in VALUES and not set(text.split("|")) <= {str(one) for one in VALUES[label]}:
+            if label in VALUES and not set(text.split("|")) <= VALUES[label]:
                 found.append(f"{label} is never {text}")
     for clause in re.findall(r"\b(?:by|on|without|ignoring)\s*\(([^)]*)\)", expression):
         found += [f"no label {label}" for label in re.findall(r"\w+", clause) if label not in every]
