@@ -43,8 +43,8 @@ hooks:
     retries: 0
   trusted: {{url: "https://127.0.0.1:{server}/path-s3cr3t{n}", token_env: HOOK_TOKEN, retries: 0}}
   odd: {{url: "https://127.0.0.1:{server}/path-s3cr3t{n}", token_file: {files}/odd, retries: 0}}
-  command: {{argv: [/bin/sh, -c, "exit 3", argument-s3cr3t{n}]}}
-  slow: {{argv: [/bin/sleep, "1000", argument-s3cr3t{n}], timeout: 200ms}}
+  command: {{argv: [/bin/sh, -c, "echo no $0; exit 3", argument-s3cr3t{n}]}}
+  slow: {{argv: [/bin/sh, -c, "echo $0; sleep 1000", argument-s3cr3t{n}], timeout: 200ms}}
 checks:
   echo:
     type: http
@@ -168,7 +168,7 @@ WRONG = [
     ("http://127.0.0.1", "gopher://127.0.0.1"),
     ("path-s3cr3t2?", "path s3cr3t?"),
     ("argument-s3cr3t2", '"argument-s3cr3t\\0"'),
-    ('argv: [/bin/sh, -c, "exit 3", argument-s3cr3t2]', "argv: /bin/sh argument-s3cr3t"),
+    ('argv: [/bin/sh, -c, "echo no $0; exit 3", argument-s3cr3t2]', "argv: /bin/sh argument-s3cr3t"),
     ("Bearer check-s3cr3t2", "Bearer check-s3cr3t\\t"),
 ]
 
