@@ -192,6 +192,8 @@ def _around(tree: Path) -> None:
         ("modules-load.d", "usr/lib/modules-load.d"),
     ):
         shutil.copytree(PACKAGING / folder, tree / place)
+    for folder in ("prometheus", "grafana"):
+        shutil.copytree(PACKAGING / folder, tree / "usr/share/anycast" / folder)
     (tree / "etc/anycast/conf.d").mkdir(parents=True)
     doc = tree / "usr/share/doc/anycast"
     doc.mkdir(parents=True)

@@ -9,12 +9,14 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from anycast.agent.beats import BATCH, Host, next_beat, offset, on_beat
 from anycast.core.health import Outcome, Result
-from anycast.core.model import Address, Check, Target
+from anycast.core.kinds import TcpVipCheck
+from anycast.core.model import Address, Check, CheckKind, HttpCheck, Target
+from anycast.ops.source import Probes
 from anycast.probes.finding import OK, Finding, judge
 from anycast.probes.run import probe
 from anycast.probes.sweep.agenda import Agenda
@@ -50,6 +52,7 @@ class _Slot:
     task: asyncio.Task[Result] | None = None
     running: bool = False
     after: float | None = None  # asked for while the run was still ending
+    tally: Probes = field(default_factory=Probes)  # of its kind
     gone: bool = False
 
 
@@ -88,6 +91,7 @@ class Checker:
         self._queue: deque[_Slot] = deque()  # for a task
         self._line: deque[_Slot] = deque()  # for the sweep
         self._tasks: set[asyncio.Task[Result]] = set()
+        self.probes: dict[str, Probes] = {}  # by kind of check
         self._ending: set[Target] = set()  # removed, but their last run is still being cancelled
 
     @property
@@ -111,6 +115,7 @@ class Checker:
             host.join(_shortest(target.check))
             base = now + offset(place, target.check.interval)
             slot = _Slot(target, host, swept=self._sweeping and sweepable(target), base=base, beat=now)
+            slot.tally = self.probes.setdefault(_kind(target.check.kind), Probes())
             self._slots[target] = slot
             self._wait(slot, now + min(_SPREAD, target.check.interval / len(new)) * place)
         self._set_alarm()
@@ -254,12 +259,14 @@ class Checker:
         for slot in slots:
             slot.queued = False
             if not slot.gone:
+                slot.tally.count(finding.outcome, 0.0)
                 self._tell(slot, finding.outcome, finding.detail, 0.0)
                 self._go_on(slot)
 
     def _swept(self, run: Run[_Slot], finding: Finding, took: float) -> None:
         slot = run.owner
         slot.running = False
+        slot.tally.count(finding.outcome, took)
         if finding is OK and slot.quiet is not None and slot.after is None:
             self._wait(slot, next_beat(slot.beat, slot.quiet, run.started + took))
         else:
@@ -305,6 +312,7 @@ class Checker:
                 self._queue.append(successor)
         else:
             result = _CANCELLED if task.cancelled() else task.result()
+            slot.tally.count(result.outcome, result.took)
             if slot.quiet is not None and result.outcome is Outcome.OK and not result.detail:
                 slot.after = slot.quiet if slot.after is None else slot.after
             else:
@@ -320,6 +328,16 @@ class Checker:
 def _neighborhood(target: Target) -> tuple[int, int, int]:
     """Real servers of one pool stand together."""
     return target.port, target.address.version, int(target.address)
+
+
+def _kind(kind: CheckKind) -> str:
+    """`tcp`, `https`: as the configuration calls it."""
+    if isinstance(kind, HttpCheck):
+        return "https" if kind.tls else "http"
+    if isinstance(kind, TcpVipCheck):
+        return "tcp"
+    name = type(kind).__name__.removesuffix("Check")
+    return "".join(f"_{one.lower()}" if one.isupper() else one for one in name).removeprefix("_")
 
 
 def _shortest(check: Check) -> float:

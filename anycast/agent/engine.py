@@ -19,9 +19,11 @@ from anycast.agent.recording import Recorder
 from anycast.config.apart import load
 from anycast.config.changes import changes
 from anycast.config.loaded import Loaded
+from anycast.config.needed import missing_hooks
 from anycast.config.problem import ConfigError
 from anycast.core import events as ev
 from anycast.core.health import Outcome, Result
+from anycast.core.hooks import Tally as HookTally
 from anycast.core.kernel import Failure, KernelOp, Snapshot
 from anycast.core.maintenance import FILE, End, Maintenance, is_saved
 from anycast.core.model import Target
@@ -30,7 +32,7 @@ from anycast.core.step import begin, next_wake, step
 from anycast.kernel.errors import KernelUnavailable
 from anycast.lease import Lease
 from anycast.ops.events import Hub
-from anycast.ops.source import MaintenanceAnswer, ReloadAnswer, Tally
+from anycast.ops.source import MaintenanceAnswer, Probes, ReloadAnswer, Tally, Work
 from anycast.ops.status import TOUCH_FILE
 
 log = structlog.get_logger()
@@ -42,6 +44,7 @@ WATCH_RETRY = 1.0  # seconds until the watch of the kernel is begun again
 FILE_PERIOD = 0.5  # seconds between two looks for the file that means maintenance
 AT_ONCE = 0.1  # seconds within which two readings of the clocks are of one instant
 LEAVE_PATIENCE = 5.0  # seconds the checks and a save under way have at the end
+_ROUTE_ACTIONS = {"route.announced": "announce", "route.withdrawn": "withdraw", "route.refused": "refuse"}
 ENDED = "the agent is ending: say it again once the next one runs"
 
 
@@ -78,6 +81,9 @@ class Engine:
         `passed` is told the instant of every event that was dealt with, after its effects are under way.
         """
         _log_warnings(loaded)
+        # A start goes on without them, for a hook must not keep a route down.
+        for problem in missing_hooks(loaded.paths):
+            log.warning("config.warned", warning=str(problem))
         self._path = path
         self._kernel = kernel
         self._send_lease = send_lease
@@ -104,6 +110,8 @@ class Engine:
         self._events = Hub() if events is None else events
         self._tallies: dict[Target, Tally] = {}
         self._recorder = recorder
+        self.work = Work()
+        self.hook_tallies: Callable[[], Mapping[str, HookTally]] = dict
         kept, now, at = self._kept_maintenance(), clock(), wall()
         if recorder is not None:
             recorder.begin(loaded.config, kept, now, at, __version__)
@@ -132,6 +140,14 @@ class Engine:
     @property
     def tallies(self) -> Mapping[Target, Tally]:
         return self._tallies
+
+    @property
+    def probes(self) -> Mapping[str, Probes]:
+        return self._checker.probes
+
+    @property
+    def hooks(self) -> Mapping[str, HookTally]:
+        return self.hook_tallies()
 
     def post(self, event: ev.Event) -> None:
         """Put an event in line. Callable from anywhere in the loop's thread."""
@@ -260,6 +276,8 @@ class Engine:
                     before = self._saving
                     self._saving = asyncio.create_task(self._save(before, entries))
                 case ev.Log(event=name, fields=fields, level=level):
+                    if name in _ROUTE_ACTIONS:
+                        self.work.count_route(str(fields["prefix"]), _ROUTE_ACTIONS[name])
                     getattr(log, level)(name, **fields)
                 case ev.Exit(clean=clean):
                     self.clean_exit = clean
@@ -275,6 +293,7 @@ class Engine:
 
     async def _use_kernel(self, effect: ev.ReadKernel | ev.ProgramKernel) -> None:
         failures: tuple[Failure, ...] = ()
+        began = self._clock()
         try:
             async with asyncio.timeout(KERNEL_PATIENCE):
                 if isinstance(effect, ev.ProgramKernel):
@@ -288,6 +307,8 @@ class Engine:
             log.exception("kernel.unexpected")
             self.post(ev.KernelFailed(reason=f"unexpected, please report it as a defect: {error!r}"))
         else:
+            self.work.kernel_jobs += 1
+            self.work.kernel_seconds += self._clock() - began
             self.post(ev.KernelRead(snapshot=snapshot, failures=failures))
 
     async def _submit(self, event: ev.Event) -> bool:
@@ -344,6 +365,8 @@ class Engine:
         async with self._reload_lock:
             try:
                 loaded = await asyncio.to_thread(load, self._path)
+                if absent := await asyncio.to_thread(missing_hooks, loaded.paths):
+                    raise ConfigError(absent)
             except ConfigError as error:
                 problems = tuple(str(problem) for problem in error.problems)
                 self._reload_ok = False

@@ -24,6 +24,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from anycast import __version__
 from anycast.agent.engine import Engine
+from anycast.agent.hooks import Hooks
 from anycast.agent.leases import LeaseServer
 from anycast.agent.logs import set_up_logging
 from anycast.agent.recording import Recorder
@@ -162,6 +163,7 @@ async def serve(
         holder[0].send(lease)
 
     manager = ServiceManager(os.environ)
+    before = events.newest
     sockets: set[str] = set()  # those that have been open
 
     def passed(now: float) -> None:
@@ -178,6 +180,8 @@ async def serve(
         recorder=recorder,
         passed=passed,
     )
+    hooks = Hooks(engine, before)
+    engine.hook_tallies = lambda: hooks.tallies
     leases = LeaseServer(engine.post, user=node.exabgp_user)
     holder.append(leases)
 
@@ -225,6 +229,7 @@ async def serve(
         loop.create_task(_again_and_again(task))
         for task in (
             guard_lock,
+            hooks.follow,
             # Anybody may connect for leases: who is let in is decided by the peer's user.
             partial(_keep_bound, runtime / LEASE_SOCKET, 0o666, listen_for_leases),
             partial(_keep_bound, runtime / CONTROL_SOCKET, 0o660, listen_for_control),
@@ -248,6 +253,7 @@ async def serve(
         await control_gate.close()
         await read_gate.close()
         await leases.close()
+        await hooks.close()
     if displaced:
         return EX_TEMPFAIL
     return 0 if engine.clean_exit else 1

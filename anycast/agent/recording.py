@@ -20,7 +20,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from anycast.core import decision, events, health, ipvs, kernel, kinds, maintenance, model, report, routes
+from anycast.core import (
+    decision,
+    events,
+    health,
+    hooks,
+    ipvs,
+    kernel,
+    kinds,
+    maintenance,
+    model,
+    report,
+    routes,
+)
 from anycast.core.events import Effect, Event
 from anycast.core.maintenance import Maintenance
 from anycast.core.model import Config, Target
@@ -36,6 +48,7 @@ _MODULES: tuple[ModuleType, ...] = (
     decision,
     events,
     health,
+    hooks,
     ipvs,
     kernel,
     kinds,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import ssl
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anycast.cli.exits import ExitCode
+from anycast.config.needed import missing_hooks, missing_program
 from anycast.config.problem import ConfigError, NeededPath, Problem
 
 if TYPE_CHECKING:
@@ -54,6 +54,9 @@ def _check(file: Path, *, as_json: bool) -> int:
         loaded = load(file)
     except ConfigError as error:
         return report_json(error, file) if as_json else report(error, file)
+    if absent := missing_hooks(loaded.paths):
+        lacks = ConfigError(absent)
+        return report_json(lacks, file) if as_json else report(lacks, file)
     counts = _counts(loaded.config)
     lacking = [problem for needed in loaded.paths if (problem := _missing(needed)) is not None]
     warnings = sorted(
@@ -72,18 +75,13 @@ def _check(file: Path, *, as_json: bool) -> int:
 
 
 def _missing(needed: NeededPath) -> Problem | None:
-    """What a check would lack if this machine were the node."""
+    """What a check or a hook would lack if this machine were the node."""
 
     def problem(what: str, do: str) -> Problem:
         return Problem(needed.mark, needed.path, what, do)
 
-    if needed.use == "program":
-        if os.access(needed.name, os.X_OK) and os.path.isfile(needed.name):
-            return None
-        what = f"there is no program {needed.name} on this machine"
-        if os.path.exists(needed.name):
-            what = f"{needed.name} cannot be executed on this machine"
-        return problem(what, "install it on the node, or correct the path")
+    if needed.use in ("program", "hook"):
+        return missing_program(needed)
     try:
         text = Path(needed.name).read_text("ascii", errors="replace")
     except OSError as error:

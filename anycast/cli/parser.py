@@ -95,6 +95,19 @@ def parser() -> argparse.ArgumentParser:
     _with_json(probe)
     _with_colour(probe)
 
+    hook = verbs.add_parser("hook", help="try a hook")
+    acts = hook.add_subparsers(dest="act", metavar="ACT", required=True)
+    test = acts.add_parser(
+        "test",
+        help="run it once with a sample and show what happened",
+        description="Run a hook of the configuration once, as whoever calls this, with a sample that says `test`. No "
+        "agent is needed; a webhook is asked once.",
+        epilog="exit statuses: 0 it was told; 1 it was not; 78 the configuration has problems",
+    )
+    test.add_argument("name", metavar="NAME", help="its name in the configuration")
+    _with_config(test)
+    _with_json(test)
+
     verbs.add_parser("schema", help="print the JSON Schema of the configuration file")
 
     _budget(

@@ -32,7 +32,7 @@ def run(argv: list[str]) -> int:
 
 def _surplus(args: argparse.Namespace, words: list[str]) -> str:
     named = args.verb == "maintenance" and not words[0].startswith("-")
-    verb = f"maintenance {args.act}" if args.verb == "maintenance" else args.verb
+    verb = f"{args.verb} {args.act}" if args.verb in ("maintenance", "hook") else args.verb
     hint = "a VIP is named with --vip" if named else f"see `anycast {verb} --help`"
     return f"{verb}: unrecognized arguments: {' '.join(words)} ({hint})"
 
@@ -55,6 +55,10 @@ def _dispatch(args: argparse.Namespace) -> int:
             from anycast.cli import render
 
             return render.run(args)
+        case "hook":
+            from anycast.cli import hook
+
+            return hook.run(args)
         case "doctor":
             from anycast.cli import doctor
 

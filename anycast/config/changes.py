@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from anycast.core import maglev
+from anycast.core.hooks import Hook, Secret, Webhook
 from anycast.core.kinds import BgpSession, LoadCheck, TcpVipCheck
 from anycast.core.members import versions
 from anycast.core.model import (
@@ -48,6 +49,7 @@ def changes(old: Config, new: Config) -> tuple[str, ...]:
         *_bgp(old, new),
         *_pools(old, new),
         *_vips(old, new),
+        *_hooks(old, new),
         *_flows(old, new),
     )
 
@@ -382,6 +384,42 @@ def _moved(old: Service, new: Service, vip: Vip, *, known: bool) -> str:
 
 def _prefixes(config: Config) -> set[Address | Prefix]:
     return {address for vip in config.vips for address in vip.addresses}
+
+
+def _hooks(old: Config, new: Config) -> Iterator[str]:
+    before = {hook.name: hook for hook in old.hooks}
+    after = {hook.name: hook for hook in new.hooks}
+    for name in _gone(before, after):
+        yield f"hook {name}: removed"
+    for name in _gone(after, before):
+        yield f"hook {name}: added"
+    for name in _kept(before, after):
+        if before[name] != after[name]:
+            yield f"hook {name}: {', '.join(_hook(before[name], after[name]))}"
+    if _reordered(before, after):
+        yield "hooks: in another order"
+
+
+def _hook(old: Hook, new: Hook) -> Iterator[str]:
+    for name, change in _fields(old, new, ("events", "timeout", "limit", "per")):
+        yield f"{name} {change}"
+    was, now = old.action, new.action
+    if type(was) is not type(now):
+        kinds = [f"{'webhook to' if isinstance(one, Webhook) else 'command'} {one}" for one in (was, now)]
+        yield " -> ".join(kinds)
+        return
+    for field in dataclasses.fields(was):
+        values = [getattr(one, field.name) for one in (was, now)]
+        if values[0] == values[1]:
+            continue
+        if field.repr:
+            words = [
+                "none" if one is None else str(one) if isinstance(one, Secret) else _text(one)
+                for one in values
+            ]
+            yield f"{field.name} {words[0]} -> {words[1]}"
+        else:
+            yield f"other {field.name}"
 
 
 def _gone(some: dict[Any, Any], others: dict[Any, Any]) -> list[Any]:

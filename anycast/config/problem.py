@@ -47,12 +47,12 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class NeededPath:
-    """A path that the node must have for a check to run. Whether it is there only the node can say."""
+    """A path that the node must have for a check or a hook to run. Whether it is there only the node can say."""
 
     mark: Mark
     path: Path
     name: str
-    use: str  # program, authority, certificate, key
+    use: str  # program, hook (its command), authority, certificate, key, secret
 
 
 class ConfigError(Exception):

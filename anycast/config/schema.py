@@ -6,6 +6,7 @@ required, and what must fit together, is judged in `build`, so that one mistake 
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -31,6 +33,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from anycast.config.problem import shown
+from anycast.core.hooks import EVENTS
 from anycast.core.model import (
     Forwarding,
     Protocol,
@@ -299,6 +302,50 @@ def _password(value: Any) -> str:
     return value
 
 
+_URL_CHARACTERS = re.compile(r"[!-~]{1,2000}\Z")
+
+
+def _url(value: Any) -> str:
+    """The text is never repeated: a URL may be all that keeps strangers out."""
+    do = "write https://HOST/PATH"
+    if not isinstance(value, str) or not _URL_CHARACTERS.match(value):
+        raise wrong("this is not a URL", f"{do}, in printable ASCII without spaces, 2000 characters at most")
+    try:
+        parts = urlsplit(value)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise wrong("this is not a URL", f"{do}; a port is a number, an IPv6 address stands in []") from None
+    if parts.scheme not in ("http", "https"):
+        raise wrong("the scheme of the URL is neither https nor http", do)
+    if parts.username is not None or parts.password is not None:
+        raise wrong("the URL holds a user or a password", "remove what is before the @, and use token_file")
+    if not host or port == 0:
+        raise wrong("the URL names no host and port that can be asked", do)
+    if parts.fragment:
+        raise wrong("the URL has a part behind #, which is never sent", "remove it")
+    return value
+
+
+_EVENT_KINDS = sorted({name.partition(".")[0] for name in EVENTS})
+
+
+def _events(value: Any) -> frozenset[str]:
+    kind, dot, rest = value.partition(".") if isinstance(value, str) else ("", "", "")
+    if value in EVENTS:
+        return frozenset({value})
+    if dot and rest == "*" and kind in _EVENT_KINDS:
+        return frozenset(name for name in EVENTS if name.startswith(f"{kind}."))
+    if kind == "hook":
+        raise wrong("a hook that is told of hooks would never end", "write another event")
+    near = difflib.get_close_matches(value, EVENTS, n=1) if isinstance(value, str) else []
+    do = (
+        f"did you mean {near[0]}?"
+        if near
+        else "write one of docs/log-events.md, or all of a kind, as in server.*"
+    )
+    raise wrong(f"{shown(value)} is not an event", do)
+
+
 _STATUS_CLASS = re.compile(r"[2-5]xx\Z")
 
 
@@ -540,6 +587,21 @@ LargeCommunity = Annotated[str, _community(3, 2**32 - 1)]
 Password = Annotated[
     str, _Scalar(_password, {"type": "string", "pattern": r"^[!#-&(-:<-\[\]-~]{1,80}$", "writeOnly": True})
 ]
+Url = Annotated[
+    str,
+    _Scalar(_url, {"type": "string", "pattern": "^https?://[!-~]+$", "maxLength": 2000, "writeOnly": True}),
+]
+Events = Annotated[
+    frozenset[str],
+    _Scalar(_events, {"enum": [*sorted(EVENTS), *(f"{kind}.*" for kind in _EVENT_KINDS)]}),
+]
+Variable = Annotated[
+    str, _pattern("a variable's name", r"[A-Za-z_][A-Za-z0-9_]{0,99}", "write one, as in PAGER_TOKEN")
+]
+Retries = Annotated[int, _whole("a number of retries", 0, 10)]
+Runs = Annotated[int, _whole("a number of runs", 1, 1000)]
+HookTimeout = Annotated[float, _duration(0.1, 300)]
+HookPeriod = Annotated[float, _duration(1, 3600)]
 Status = Annotated[
     frozenset[int],
     _Scalar(
@@ -1570,6 +1632,64 @@ class Vip(Serving):
     ONE_SERVICE: ClassVar[frozenset[str]] = Serving.SHARED | {"port", "ports", "servers"}
 
 
+class Hook(Part):
+    """Whom this node tells what happens: a command or a webhook."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["argv"]}, {"required": ["url"]}]},
+    )
+
+    argv: list[Argument] | None = Field(
+        default=None,
+        description="A program, by its absolute path, and its arguments. There is no shell. It gets JSON on its "
+        "standard input and finds ANYCAST_VIP, ANYCAST_REASON and others in its environment.",
+    )
+    url: Url | None = Field(
+        default=None,
+        description="Where the same JSON is sent by POST, https or http. Not told in logs and differences, but for the "
+        "host: it may be a secret.",
+    )
+    token_file: FileName | None = Field(
+        default=None, description="File with a token for `Authorization: Bearer`, read anew for each run."
+    )
+    token_env: Variable | None = Field(
+        default=None, description="The same, in a variable of the agent's environment."
+    )
+    secret_file: FileName | None = Field(
+        default=None,
+        description="File with a key. The header X-Anycast-Signature is then `sha256=` and the HMAC of the body in hex.",
+    )
+    secret_env: Variable | None = Field(
+        default=None, description="The same, in a variable of the agent's environment."
+    )
+    headers: dict[HeaderName, HeaderValue] = Field(
+        default={}, description="More headers. Not told in logs and differences: they may hold secrets."
+    )
+    ca: FileName | None = Field(
+        default=None, description="PEM file with the certificates to trust. Default: the system's."
+    )
+    retries: Retries | None = Field(
+        default=None, description="How often a webhook that does not answer is asked again. Default: 4."
+    )
+    events: list[Events] | None = Field(
+        default=None,
+        description="What it is told: names of events, or all of a kind as in `maintenance.*`. Default: "
+        "[vip.verdict_changed].",
+    )
+    timeout: HookTimeout = Field(
+        default=10.0,
+        json_schema_extra={"default": "10s"},
+        description="After which a run is ended: the program with all its children, or the request.",
+    )
+    limit: Runs = Field(
+        default=20,
+        description="Runs in `per`. Beyond it the newest of each VIP waits, and tells how many it stands for.",
+    )
+    per: HookPeriod = Field(
+        default=60.0, json_schema_extra={"default": "1m"}, description="The time that `limit` is for."
+    )
+
+
 class File(Part):
     """The configuration of an anycast node.
 
@@ -1598,6 +1718,9 @@ class File(Part):
         default=None, description="Exchange of connections between the balancers. Default: none."
     )
     bgp: Bgp | None = Field(default=None, description="The BGP side.")
+    hooks: dict[str, Hook] = Field(
+        default={}, description="Whom this node tells what happens, by name; 16 at most."
+    )
     checks: dict[str, Check] = Field(default={}, description="Checks, by name.")
     pools: dict[str, Pool] = Field(default={}, description="Pools of real servers, by name.")
     vips: dict[str, Vip] = Field(default={}, description="Virtual IPs, by name.")

@@ -11,6 +11,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Generic, TypeAlias, TypeVar
 
+from anycast.core.hooks import Hook
 from anycast.core.kinds import BgpSession, NetworkKind, NodeKind, Tls
 
 Address: TypeAlias = IPv4Address | IPv6Address
@@ -398,6 +399,7 @@ class Config:
     timeouts: Timeouts | None = None  # None: the kernel's are left as they are
     connection_sync: ConnectionSync | None = None
     require: Rule[Leaf] | None = None  # must hold for any VIP to be announced
+    hooks: tuple[Hook, ...] = ()
 
     def vip(self, name: str) -> Vip | None:
         return next((vip for vip in self.vips if vip.name == name), None)

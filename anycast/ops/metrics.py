@@ -11,20 +11,30 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
-from anycast.core.decision import Reason, ServiceFacts
+from anycast.core.decision import Advertise, Reason, ServiceFacts
 from anycast.core.kernel import KINDS, SyncRole
 from anycast.core.maintenance import NODE_SCOPES, Stage
-from anycast.core.model import Vip
-from anycast.core.state import State, VipState, furthest, health_of
+from anycast.core.members import first_addresses, servers_of, service_key
+from anycast.core.model import Address, Service, Vip
+from anycast.core.state import State, VipState, furthest, health_of, prefix_of
 from anycast.ops.board import Block, Board, Breath
 from anycast.ops.servers import Seen
-from anycast.ops.source import Source
+from anycast.ops.source import BUCKETS, Source
 from anycast.ops.status import (
     is_announced,
     kernel_error,
@@ -34,6 +44,8 @@ from anycast.ops.status import (
     service_facts,
     stage_left,
 )
+
+TABLE_BITS = "/sys/module/ip_vs/parameters/conn_tab_bits"
 
 _CHUNK = 200  # samples the library writes in one go
 _END = b"# EOF\n"
@@ -92,6 +104,10 @@ class StateCollector(Collector):
             "anycast_kernel_programs", "Changes written to the kernel", value=state.kernel.programs
         )
         yield from _kernel(state)
+        yield from _ipvs(state)
+        yield from _work(self._source, state)
+        yield from _probes(self._source)
+        yield from _hooks(self._source)
 
     def _build_info(self, state: State) -> Metric:
         exabgp = next((r.exabgp_version for r in state.announcers.values() if r and r.exabgp_version), "")
@@ -118,6 +134,79 @@ def _kernel(state: State) -> Iterator[Metric]:
     for role in SyncRole:
         sync.add_metric([role], float(role in (running or {})))
     return iter((repairs, sync))
+
+
+def _ipvs(state: State) -> Iterator[Metric]:
+    snapshot = state.kernel.snapshot
+    entries = snapshot.table.values() if snapshot is not None else ()
+    connections = sum(one.active + one.inactive for entry in entries for one in entry.destinations)
+    yield _gauge(
+        "anycast_ipvs_connections", "Connections in the kernel's table, of all services", connections
+    )
+    yield _gauge("anycast_ipvs_table_rows", "Rows of that table; 0: the kernel does not say", _rows())
+
+
+def _rows() -> int:
+    try:
+        with open(TABLE_BITS, encoding="ascii") as file:
+            return int(2 ** int(file.read()))
+    except (OSError, ValueError):
+        return 0
+
+
+def _work(source: Source, state: State) -> Iterator[Metric]:
+    work = source.work
+    jobs = SummaryMetricFamily(
+        "anycast_reconcile_duration_seconds", "How long readings of the kernel took, with the changes before"
+    )
+    jobs.add_metric([], count_value=work.kernel_jobs, sum_value=work.kernel_seconds)
+    routes = CounterMetricFamily(
+        "anycast_route_commands",
+        "Prefixes of the VIP that ExaBGP announced, withdrew or refused",
+        labels=["vip", "action"],
+    )
+    for vip in state.config.vips:
+        prefixes = [str(prefix_of(address)) for address in vip.addresses]
+        for action in ("announce", "withdraw", "refuse"):
+            routes.add_metric(
+                [vip.name, action], sum(work.routes.get((prefix, action), 0) for prefix in prefixes)
+            )
+    return iter((jobs, routes))
+
+
+def _probes(source: Source) -> Iterator[Metric]:
+    runs = CounterMetricFamily("anycast_probes", "Runs of checks", labels=["type", "outcome"])
+    duration = HistogramMetricFamily(
+        "anycast_probe_duration_seconds", "How long runs of checks took", labels=["type"]
+    )
+    for kind, probes in source.probes.items():
+        for outcome, number in probes.outcomes.items():
+            runs.add_metric([kind, outcome], number)
+        ends = [*map(floatToGoString, BUCKETS), "+Inf"]
+        duration.add_metric(
+            [kind], list(zip(ends, accumulate(probes.buckets), strict=True)), sum_value=probes.seconds
+        )
+    return iter((runs, duration))
+
+
+def _hooks(source: Source) -> Iterator[Metric]:
+    runs = CounterMetricFamily("anycast_hook_runs", "Runs of a hook", labels=["hook", "result"])
+    duration = SummaryMetricFamily("anycast_hook_duration_seconds", "How long they took", labels=["hook"])
+    suppressed = CounterMetricFamily(
+        "anycast_hook_suppressed", "What a newer one was told in place of", labels=["hook"]
+    )
+    dropped = CounterMetricFamily("anycast_hook_dropped", "What the hook was never told", labels=["hook"])
+    failing = GaugeMetricFamily("anycast_hook_failing", "1 if its last run failed", labels=["hook"])
+    waiting = GaugeMetricFamily("anycast_hook_waiting", "What waits to be told", labels=["hook"])
+    for name, tally in source.hooks.items():
+        for ending, number in tally.runs.items():
+            runs.add_metric([name, ending], number)
+        duration.add_metric([name], count_value=sum(tally.runs.values()), sum_value=tally.seconds)
+        suppressed.add_metric([name], tally.suppressed)
+        dropped.add_metric([name], tally.dropped)
+        failing.add_metric([name], float(tally.failing))
+        waiting.add_metric([name], tally.waiting)
+    return iter((runs, duration, suppressed, dropped, failing, waiting))
 
 
 def _requirements(state: State) -> Iterator[Metric]:
@@ -193,6 +282,21 @@ def _routing(state: State, now: float) -> Iterator[Metric]:
         "anycast_exabgp_errors",
         "Commands ExaBGP refused, since the start of the announcer",
         value=sum(report.errors for report in reports),
+    )
+    yield _gauge(
+        "anycast_routes_pending",
+        "Prefixes with a command that ExaBGP has not answered",
+        len({prefix for report in reports for prefix in report.pending}),
+    )
+    yield _gauge(
+        "anycast_routes_refused",
+        "Wanted prefixes that are not announced because ExaBGP refused them",
+        len({one.prefix for report in reports for one in report.failed}),
+    )
+    yield _gauge(
+        "anycast_exabgp_oldest_command_seconds",
+        "How long ExaBGP has owed an answer; 0: it owes none",
+        max((report.oldest_ack_age or 0.0 for report in reports), default=0.0),
     )
     lease = state.lease
     sent = state.started_at if lease.routes is None else lease.sent_at
@@ -275,6 +379,11 @@ class MetricsText:
             (_line("anycast_vip_announced", is_announced(routes, vip), vip=vip.name) for vip in vips),
         )
         yield (
+            "anycast_vip_wanted",
+            "1 if the verdict is to announce the VIP, as the last resort too",
+            (_line("anycast_vip_wanted", _wanted(state, vip), vip=vip.name) for vip in vips),
+        )
+        yield (
             "anycast_vip_verdict",
             "1 for the reason that holds, 0 for the others",
             (_verdict(vip.name, state.vips.get(vip.name, VipState()).verdict.reason) for vip in vips),
@@ -309,6 +418,26 @@ class MetricsText:
             "Real servers configured",
             (_service(state, vip, "anycast_service_servers", lambda found: found.total) for vip in vips),
         )
+        yield (
+            "anycast_service_quorum",
+            "Real servers that must be usable for the VIP to stay announced",
+            (_service(state, vip, "anycast_service_quorum", lambda found: found.quorum.low) for vip in vips),
+        )
+        yield (
+            "anycast_service_headroom_ratio",
+            "Share of the real servers that can still fail before the VIP is withdrawn",
+            (_service(state, vip, "anycast_service_headroom_ratio", _headroom) for vip in vips),
+        )
+        yield (
+            "anycast_service_total_weight",
+            "Sum of the weights in the configuration",
+            (_weights(state, vip, "anycast_service_total_weight", _configured) for vip in vips),
+        )
+        yield (
+            "anycast_service_usable_weight",
+            "Sum of the weights in the kernel",
+            (_weights(state, vip, "anycast_service_usable_weight", _in_kernel) for vip in vips),
+        )
         for name, (about, values) in _SERVERS.items():
             yield name, about, (_samples(block, name, values) for block in blocks.values())
         yield (
@@ -340,11 +469,43 @@ def _verdict(vip: str, holds: Reason) -> str:
     return "".join(_line("anycast_vip_verdict", reason is holds, vip=vip, reason=reason) for reason in Reason)
 
 
-def _service(state: State, vip: Vip, name: str, value: Callable[[ServiceFacts], int]) -> str:
+def _service(state: State, vip: Vip, name: str, value: Callable[[ServiceFacts], float]) -> str:
     return "".join(
         _line(name, value(found), vip=vip.name, service=service.name, family=f"ipv{version}")
         for service, version, found in service_facts(state, vip)
     )
+
+
+def _wanted(state: State, vip: Vip) -> bool:
+    return state.vips.get(vip.name, VipState()).verdict.advertise is not Advertise.NO
+
+
+def _headroom(found: ServiceFacts) -> float:
+    return max(0.0, (found.usable - found.quorum.low) / found.total) if found.total else 0.0
+
+
+def _weights(state: State, vip: Vip, name: str, value: Callable[[State, Service, Address], int]) -> str:
+    return "".join(
+        _line(
+            name,
+            value(state, service, address),
+            vip=vip.name,
+            service=service.name,
+            family=f"ipv{address.version}",
+        )
+        for service in vip.services
+        for address in first_addresses(vip)
+    )
+
+
+def _configured(_: State, service: Service, address: Address) -> int:
+    return sum(server.weight for server, _ in servers_of(service, address.version))
+
+
+def _in_kernel(state: State, service: Service, address: Address) -> int:
+    snapshot = state.kernel.snapshot
+    entry = snapshot.table.get(service_key(address, service)) if snapshot is not None else None
+    return sum(one.weight for one in entry.destinations) if entry is not None else 0
 
 
 class _One:

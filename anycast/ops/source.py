@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from anycast.core.health import Outcome
+from anycast.core.hooks import Tally as HookTally
 from anycast.core.maintenance import End
 from anycast.core.model import Target
 from anycast.core.state import State
@@ -29,6 +31,36 @@ class Tally:
             self.in_a_row += 1
         elif outcome is Outcome.OK:
             self.in_a_row = 0
+
+
+BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0)
+"""Upper ends, in seconds, of what the runs of checks are sorted into by how long they took."""
+
+
+@dataclass(slots=True)
+class Probes:
+    """The runs of one kind of check since the start of the agent."""
+
+    outcomes: dict[Outcome, int] = field(default_factory=lambda: dict.fromkeys(Outcome, 0))
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
+    seconds: float = 0.0
+
+    def count(self, outcome: Outcome, took: float) -> None:
+        self.outcomes[outcome] += 1
+        self.buckets[bisect_left(BUCKETS, took)] += 1
+        self.seconds += took
+
+
+@dataclass(slots=True)
+class Work:
+    """What the agent did since its start. `routes`: how often a prefix was announced, withdrawn or refused."""
+
+    kernel_jobs: int = 0
+    kernel_seconds: float = 0.0
+    routes: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def count_route(self, prefix: str, action: str) -> None:
+        self.routes[prefix, action] = self.routes.get((prefix, action), 0) + 1
 
 
 class Source(Protocol):
@@ -58,7 +90,20 @@ class Source(Protocol):
         ...
 
     @property
+    def probes(self) -> Mapping[str, Probes]:
+        """By kind of check."""
+        ...
+
+    @property
+    def work(self) -> Work: ...
+
+    @property
     def events(self) -> Hub: ...
+
+    @property
+    def hooks(self) -> Mapping[str, HookTally]:
+        """Of the hooks, by name, what became of their runs."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from anycast.config import schema
 from anycast.config.build.checks import Checks
 from anycast.config.build.context import Context
+from anycast.config.build.hooks import hooks
 from anycast.config.build.node import Node, carried
 from anycast.config.build.pools import Pools
 from anycast.config.build.services import Vips
@@ -74,6 +75,7 @@ class _Builder:
         for name, pool in file.pools.items():
             self._pools.add(name, pool)
         vips = [self.vips.vip(name, vip) for name, vip in file.vips.items()]
+        told = hooks(self._context)
         self._addresses()
         if bgp is None or node is None or not self._context.sound:
             return None
@@ -96,10 +98,11 @@ class _Builder:
             timeouts=self._node.timeouts(),
             connection_sync=sync,
             require=require,
+            hooks=told,
         )
 
     def _names(self) -> None:
-        for section in ("checks", "pools", "vips"):
+        for section in ("hooks", "checks", "pools", "vips"):
             for name in self._context.written(section):
                 if not schema.NAME.match(name):
                     self._context.misnamed(section, name)

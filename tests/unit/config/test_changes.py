@@ -24,6 +24,32 @@ def config(*replacements: tuple[str, str]) -> Config:
 
 
 EDITS: list[tuple[str, str, tuple[str, ...]]] = [
+    ("  pager: ", "  other: ", ("hook pager: removed", "hook other: added")),
+    (
+        "https://pager.example.net/v1/anycast",
+        "https://pager.example.net/v2/anycast",
+        ("hook pager: other url",),
+    ),
+    (
+        "https://pager.example.net/v1/anycast",
+        "https://pager.example.org/v1/anycast",
+        ("hook pager: other url, host pager.example.net -> pager.example.org",),
+    ),
+    ("X-Team: edge", "X-Team: core", ("hook pager: other headers",)),
+    (
+        "token_file: /etc/anycast/pager.token ",
+        "token_env: PAGER ",
+        ("hook pager: token /etc/anycast/pager.token -> $PAGER",),
+    ),
+    ("secret_env: PAGER_SECRET ", "", ("hook pager: signature $PAGER_SECRET -> none",)),
+    ("limit: 20 ", "limit: 30 ", ("hook pager: limit 20 -> 30",)),
+    ("timeout: 10s", "timeout: 5s", ("hook pager: timeout 10s -> 5s",)),
+    ("--tag, anycast", "--tag, other", ("hook syslog: other argv",)),
+    (
+        "argv: [/usr/bin/logger, --tag, anycast]",
+        "url: http://127.0.0.1:8080/",
+        ("hook syslog: command /usr/bin/logger -> webhook to 127.0.0.1:8080",),
+    ),
     ("name: lb1 ", "name: lb2 ", ("node: name lb1 -> lb2: restart the agent",)),
     (
         "/run/anycast ",

@@ -65,6 +65,9 @@ def test_the_full_example_shows_every_key_of_every_section() -> None:
         assert set(tree[section]) == set(model.model_fields)
     assert set(tree["bgp"]["bfd"]) == set(schema.Bfd.model_fields)
     assert set(tree["bgp"]["neighbors"][0]) == set(schema.Neighbor.model_fields)
+    hooks = tree["hooks"].values()
+    other_ways = {"token_env", "secret_file"}  # of what is shown, in the comments beside it
+    assert set().union(*hooks) == set(schema.Hook.model_fields) - other_ways
     vips = tree["vips"].values()
     services = [service for vip in vips for service in vip.get("services", [vip])]
     assert set().union(*services) >= set(schema.Service.model_fields)

@@ -11,6 +11,7 @@ from typing import Any
 from anycast.core import events as ev
 from anycast.core import kernel as kernels
 from anycast.core.health import Outcome, Result
+from anycast.core.hooks import Tally as HookTally
 from anycast.core.ipvs import ServiceEntry, ServiceKey
 from anycast.core.maintenance import End, Maintenance, is_saved
 from anycast.core.model import (
@@ -33,7 +34,7 @@ from anycast.core.report import NeighborState, Report
 from anycast.core.state import State
 from anycast.core.step import begin, step
 from anycast.ops.events import Hub
-from anycast.ops.source import MaintenanceAnswer, ReloadAnswer, Tally
+from anycast.ops.source import MaintenanceAnswer, Probes, ReloadAnswer, Tally, Work
 from tests.property.worlds import told
 
 FOREIGN = ServiceKey(protocol=Protocol.TCP, address=ip_address("198.51.100.9"), port=25)
@@ -89,6 +90,9 @@ class Node:
         self.log: list[ev.Log] = []
         self.events = Hub()
         self.tallies: dict[Target, Tally] = {}
+        self.hooks: dict[str, HookTally] = {}
+        self.probes: dict[str, Probes] = {}
+        self.work = Work()
         self._state, effects = begin(config, maintenance or {}, now)
         self._perform(effects)
 

@@ -2,16 +2,22 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from ipaddress import ip_network
+from pathlib import Path
 
 import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 
 from anycast.core import events as ev
 from anycast.core.decision import Reason
+from anycast.core.health import Outcome
+from anycast.core.hooks import Ending, Tally
 from anycast.core.maintenance import FILE, NODE, End, Expiry, Maintenance, Stage
-from anycast.core.report import NeighborState
+from anycast.core.report import FailedRoute, NeighborState
+from anycast.ops import metrics
 from anycast.ops.board import Board
 from anycast.ops.metrics import MetricsText
+from anycast.ops.source import Probes
 from tests import metrics
 from tests.unit.ops.node import CONFIG, ROUTER, ROUTER6, Node, healthy, vip
 
@@ -162,3 +168,91 @@ def test_names_with_anything_in_them_are_escaped() -> None:
     odd = vip('a"b\\c', "192.0.2.1")
     found = samples(Node(replace(CONFIG, vips=(odd,))))
     assert 'anycast_vip_announced{vip="a"b\\c"}' in found
+
+
+def test_a_hook_has_all_its_figures_from_the_start() -> None:
+    node = healthy()
+    node.hooks = {
+        "pager": Tally(),
+        "log": Tally(seconds=1.5, suppressed=3, dropped=2, failing=True, waiting=4),
+    }
+    node.hooks["log"].runs[Ending.TIMEOUT] = 2
+    found = samples(node)
+    for ending in Ending:
+        assert found[f'anycast_hook_runs_total{{hook="pager",result="{ending}"}}'] == 0
+    assert found['anycast_hook_runs_total{hook="log",result="timeout"}'] == 2
+    assert found['anycast_hook_duration_seconds_count{hook="log"}'] == 2
+    assert found['anycast_hook_duration_seconds_sum{hook="log"}'] == 1.5
+    assert found['anycast_hook_suppressed_total{hook="log"}'] == 3
+    assert found['anycast_hook_dropped_total{hook="log"}'] == 2
+    assert found['anycast_hook_failing{hook="log"}'] == 1
+    assert found['anycast_hook_waiting{hook="log"}'] == 4
+    assert found['anycast_hook_failing{hook="pager"}'] == 0
+
+
+def test_runs_of_checks_are_counted_by_kind_outcome_and_time() -> None:
+    node = healthy()
+    node.probes = {"https": Probes()}
+    for outcome, took in ((Outcome.OK, 0.002), (Outcome.OK, 0.3), (Outcome.FAIL, 60.0)):
+        node.probes["https"].count(outcome, took)
+    found = samples(node)
+    assert found['anycast_probes_total{outcome="ok",type="https"}'] == 2
+    assert found['anycast_probes_total{outcome="fail",type="https"}'] == 1
+    assert found['anycast_probes_total{outcome="unknown",type="https"}'] == 0
+    name = "anycast_probe_duration_seconds"
+    assert [
+        found[f'{name}_bucket{{le="{end}",type="https"}}'] for end in ("0.001", "0.005", "0.5", "+Inf")
+    ] == [
+        0,
+        1,
+        2,
+        3,
+    ]
+    assert found[f'{name}_sum{{type="https"}}'] == pytest.approx(60.302)
+
+
+def test_what_the_verdict_wants_and_what_is_left_until_it_turns() -> None:
+    node = healthy()
+    found = samples(node)
+    assert found['anycast_vip_wanted{vip="web"}'] == 1
+    assert found['anycast_service_quorum{family="ipv4",service="tcp/80",vip="web"}'] == 1
+    assert found['anycast_service_headroom_ratio{family="ipv4",service="tcp/80",vip="web"}'] == 0.5
+    assert found['anycast_service_total_weight{family="ipv4",service="tcp/80",vip="web"}'] == 2
+    assert found['anycast_service_usable_weight{family="ipv4",service="tcp/80",vip="web"}'] == 2
+    node.send(ev.MaintenanceSet(scope="web", entry=ON, skip_drain=True))
+    assert samples(node)['anycast_vip_wanted{vip="web"}'] == 0
+
+
+def test_what_exabgp_owes_and_refuses_is_shown() -> None:
+    node = healthy()
+    prefix = ip_network("192.0.2.1/32")
+    assert (
+        samples(node)["anycast_routes_pending"] == samples(node)["anycast_exabgp_oldest_command_seconds"] == 0
+    )
+    report = next(one for one in node.state.announcers.values() if one is not None)
+    late = replace(
+        report, pending=(prefix,), oldest_ack_age=4.5, failed=(FailedRoute(prefix=prefix, why="no next hop"),)
+    )
+    node.send(ev.AnnouncerReported(source=next(iter(node.state.announcers)), report=late))
+    found = samples(node)
+    assert found["anycast_routes_pending"] == found["anycast_routes_refused"] == 1
+    assert found["anycast_exabgp_oldest_command_seconds"] == 4.5
+
+
+def test_commands_for_routes_are_counted_for_the_vip_of_the_prefix() -> None:
+    node = healthy()
+    for prefix in ("192.0.2.1/32", "2001:db8:99::1/128", "192.0.2.2/32", "198.51.100.1/32"):
+        node.work.count_route(prefix, "announce")
+    found = samples(node)
+    assert found['anycast_route_commands_total{action="announce",vip="web"}'] == 2
+    assert found['anycast_route_commands_total{action="withdraw",vip="web"}'] == 0
+    assert found['anycast_route_commands_total{action="announce",vip="mail"}'] == 1
+
+
+def test_the_connection_table_and_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bits = tmp_path / "bits"
+    monkeypatch.setattr(metrics, "TABLE_BITS", str(bits))
+    node = healthy()
+    assert samples(node)["anycast_ipvs_table_rows"] == samples(node)["anycast_ipvs_connections"] == 0
+    bits.write_text("12\n")
+    assert samples(node)["anycast_ipvs_table_rows"] == 4096
