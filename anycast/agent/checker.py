@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+from array import array
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,6 +27,8 @@ __all__ = ["Checker"]
 _SPREAD = 0.001  # seconds between two first runs: 50 targets begin within 50 ms, 5,000 over their interval
 _DUE_A_TURN = 512
 _TASKS_A_TURN = 16  # that are begun together: each may start a program
+_KEPT = 30  # runs of a target whose durations are kept
+_LEAST = 1e-6  # seconds: a failure needs a duration whose sign can be seen
 _CANCELLED = Result(outcome=Outcome.UNKNOWN, detail="internal error, please report it: the run was cancelled")
 
 
@@ -50,6 +53,7 @@ class _Slot:
     running: bool = False
     after: float | None = None  # asked for while the run was still ending
     gone: bool = False
+    took: array[float] | None = None  # seconds of the newest runs, negative of those that failed
 
 
 class Checker:
@@ -127,6 +131,11 @@ class Checker:
         slot.after = after
         if not slot.running:
             self._go_on(slot)
+
+    def durations(self, target: Target) -> Sequence[float]:
+        """Seconds that the newest runs took, the oldest first; negative: it failed. Of runs that proved something."""
+        slot = self._slots.get(target)
+        return () if slot is None or slot.took is None else slot.took
 
     async def close(self) -> None:
         """Forget every target and wait until the last run has cleaned up."""
@@ -257,6 +266,7 @@ class Checker:
     def _swept(self, run: Run[_Slot], finding: Finding, took: float) -> None:
         slot = run.owner
         slot.running = False
+        _remember(slot, finding.outcome, took)
         if finding is OK and slot.quiet is not None and slot.after is None:
             self._wait(slot, next_beat(slot.beat, slot.quiet, run.started + took))
         else:
@@ -302,6 +312,7 @@ class Checker:
                 self._queue.append(successor)
         else:
             result = _CANCELLED if task.cancelled() else task.result()
+            _remember(slot, result.outcome, result.took)
             if slot.quiet is not None and result.outcome is Outcome.OK and not result.detail:
                 slot.after = slot.quiet if slot.after is None else slot.after
             else:
@@ -312,6 +323,17 @@ class Checker:
 
     def _complain(self, error: BaseException) -> None:
         self._loop.call_exception_handler({"message": "unexpected error in the checker", "exception": error})
+
+
+def _remember(slot: _Slot, outcome: Outcome, took: float) -> None:
+    if outcome is Outcome.UNKNOWN:
+        return
+    known = slot.took
+    if known is None:
+        known = slot.took = array("f")  # 4 bytes each: there are thousands of targets
+    elif len(known) >= _KEPT:
+        del known[0]
+    known.append(took if outcome is Outcome.OK else -max(took, _LEAST))
 
 
 def _neighborhood(target: Target) -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +60,7 @@ class Block:
     written: int = -1  # the version that `heads` say
     labels: list[str] = field(default_factory=list)  # of the metrics
     samples: dict[str, tuple[int, str]] = field(default_factory=dict)  # by metric: version, text
+    ill: tuple[int, Sequence[int]] = (-1, ())  # of the page: version, places of those that want looking after
 
 
 @dataclass(slots=True)

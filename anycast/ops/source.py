@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -55,6 +55,10 @@ class Source(Protocol):
     @property
     def tallies(self) -> Mapping[Target, Tally]:
         """Of the targets whose checks have failed."""
+        ...
+
+    def durations(self, target: Target) -> Sequence[float]:
+        """Seconds that the newest runs of the target's check took, the oldest first; negative where it failed."""
         ...
 
     @property
