@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import sha256
 from html import escape
 from importlib.resources import files
@@ -33,7 +33,7 @@ from anycast.ops.source import Source
 FRESH = 0.5  # seconds a page is good for, however many ask, unless something happens
 VIPS = 100  # that are shown
 SERVICES = 200
-ROWS = 300  # real servers
+ROWS = 150  # real servers
 ILL = 20  # of them in one service that want looking after
 FOLDED = 40  # real servers on the page from which on services that are well are folded
 OPEN = 10  # services with something to look after that are not folded
@@ -44,6 +44,10 @@ LIVE_TTLS = 3  # as for /livez
 
 _SLOTS = 30  # runs in a picture of check times
 _WIDTH, _HEIGHT = 90, 18
+_BARS = [
+    [f"M{3 * place + 1} {_HEIGHT}V{_HEIGHT - max(1, tall)}" for tall in range(_HEIGHT + 1)]
+    for place in range(_SLOTS)
+]
 
 
 class Html(str):
@@ -86,7 +90,12 @@ class Look:
 
     @property
     def badge(self) -> Html:
-        return el("span", f"{_SIGNS[self.kind]} {self.word}", class_=f"{self.kind} badge")
+        return _badge(self.kind, self.word)
+
+
+@lru_cache(maxsize=256)
+def _badge(kind: str, word: str) -> Html:
+    return el("span", f"{_SIGNS[kind]} {word}", class_=f"{kind} badge")
 
 
 _SIGNS = {"ok": "✓", "warn": "!", "bad": "✕", "calm": "–"}
@@ -166,6 +175,9 @@ class PageText:
     async def _write(self, state: State, newest: int) -> bytes:
         breath = Breath()
         await self._board.refresh(state, breath)
+        for block in self._board.blocks.values():
+            _ill(block)
+            await breath()
         events = [one for one in self._source.events.after(max(0, newest - EVENTS)) if one.id <= newest]
         page = _Page(
             state=state,
@@ -764,16 +776,18 @@ def sparkline(took: Sequence[float]) -> Html:
     took = took[-_SLOTS:]
     most = max((value for value in took if value >= 0), default=0.0) or 1.0
     first = _SLOTS - len(took)
-    bars = {False: "", True: ""}
-    for place, value in enumerate(took, first):
-        top = 0 if value < 0 else _HEIGHT - max(1, round(value / most * _HEIGHT))
-        bars[value < 0] += f"M{3 * place + 1} {_HEIGHT}V{top}"
-    failed = sum(value < 0 for value in took)
+    tall = _HEIGHT / most
+    well = "".join(
+        [bars[int(value * tall + 0.5)] for bars, value in zip(_BARS[first:], took, strict=True) if value >= 0]
+    )
+    ill = [bars[_HEIGHT] for bars, value in zip(_BARS[first:], took, strict=True) if value < 0]
+    failed = len(ill)
     told = (
         f"{len(took)} checks, {_span(min(map(abs, took)))} to {_span(max(map(abs, took)))}, "
         f"{f'{failed} of them failed' if failed else 'none failed'}"
     )
-    paths = "".join(f'<path{" class=f" if bad else ""} d="{path}"/>' for bad, path in bars.items() if path)
+    paths = f'<path d="{well}"/>' if well else ""
+    paths += f'<path class="f" d="{"".join(ill)}"/>' if ill else ""
     return Html(
         f'<svg class="spark" viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" '
         f'aria-label="{told}"><title>{told}</title>{paths}</svg>'
