@@ -146,6 +146,10 @@ async def _write(request: web.Request, response: web.StreamResponse) -> web.Stre
     whole.content_length = len(body)
     if response.keep_alive is False:
         whole.force_close()
+    door = _door(request)
+    if door is not None and request.keep_alive and whole.keep_alive is not False:
+        # Of one that is closed behind its answer the kernel would keep it as long as nobody reads.
+        door.widen()
     await whole.prepare(request)
     view = memoryview(body)
     for first in range(0, len(body), SLICE):
