@@ -409,7 +409,7 @@ class _Page:
         yield _more(left, "services")
         yield Html("</article>\n")
 
-    def stages(self, vip: Vip, found: Mapping[str, Any]) -> Html | None:
+    def stages(self, vip: Vip, found: Mapping[str, Any]) -> Html:
         """How far it is on its way out, what it waits for, and until when."""
         progress = status.vip_progress(self.state, vip.name)
         if progress.stage is Stage.ACTIVE:
