@@ -415,7 +415,8 @@ class Door(asyncio.BufferedProtocol):
 
     def widen(self) -> None:
         """Have the kernel take a large answer whole: else each piece of it waits for a turn of the loop."""
-        if self._gate.may_widen(self):
+        # Who asks for more before he has read this is no probe.
+        if not self._waiting and self._gate.may_widen(self):
             self.keep(_WIDE_BUFFER)
 
     def keep(self, size: int) -> None:

@@ -314,6 +314,11 @@ def test_the_kernel_takes_a_large_answer_whole_for_a_few_at_a_time() -> None:
             last = await site.connect(ask.replace(b"a\r", b"a\r\nConnection: close\r"))
             assert (await last.answer())[0] == 200
             assert gate.widened.empty()
+            eager = await site.connect(ask * 2)
+            assert (await eager.answer())[0] == 200
+            assert (await eager.answer())[0] == 200
+            assert await gate.widened.get() is False  # of the second: nothing was waiting behind it
+            assert gate.widened.empty()
             assert (await deaf[0].answer())[0] == 200
             while True:  # until the kernel has heard that it was read
                 assert (await (await reader.send(ask)).answer())[0] == 200
