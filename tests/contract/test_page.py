@@ -19,7 +19,7 @@ from tests.contract.browser import PROGRAM, chromium
 from tests.unit.ops import scenes
 from tests.unit.ops.node import Node
 
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="chromium is not installed (lab/install)")
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="chromium is not installed (lab/install browser)")
 
 PHONE = 390
 
