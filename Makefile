@@ -73,8 +73,9 @@ $(EXABGP_42): | $(STAMP)
 	@$(PYTHON) -m venv $@
 	@$@/bin/pip install --quiet --disable-pip-version-check exabgp==4.2.25
 
-contract: setup $(EXABGP_42) ## against the real ExaBGP (5.0 and 4.2), FRR, BIRD, GoBGP and OpenBGPD on this machine
+contract: setup $(EXABGP_42) ## against the real ExaBGP (5.0 and 4.2), FRR, BIRD, GoBGP, OpenBGPD and Chromium on this machine
 	@./lab/install routers
+	@./lab/install browser
 	@$(BIN)/python -m pytest tests/contract -m 'not lab'
 
 e2e: setup ## in the lab's kernel: IPVS contract and end to end

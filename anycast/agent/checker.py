@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+from array import array
 from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from anycast.agent.beats import BATCH, Host, next_beat, offset, on_beat
@@ -29,6 +30,8 @@ _SPREAD = 0.001  # seconds between two first runs: 50 targets begin within 50 ms
 _DUE_A_TURN = 512
 _MANY = 16  # that began together: the next such lot may be twice as large
 _TASKS_A_TURN = 16  # that are begun together: each may start a program
+_KEPT = 30  # runs of a target whose durations are kept
+_LEAST = 1e-6  # seconds: a failure needs a duration whose sign can be seen
 _CANCELLED = Result(outcome=Outcome.UNKNOWN, detail="internal error, please report it: the run was cancelled")
 
 
@@ -39,6 +42,7 @@ class _Slot:
     target: Target
     host: Host
     swept: bool  # else its runs are tasks
+    tally: Probes  # of its kind
     base: float  # an instant of its beat: at its interval, it keeps to that
     at: float | None = None  # when it waits for its time
     due: float = 0.0  # when it should be, if its address is not bothered just then
@@ -52,8 +56,8 @@ class _Slot:
     task: asyncio.Task[Result] | None = None
     running: bool = False
     after: float | None = None  # asked for while the run was still ending
-    tally: Probes = field(default_factory=Probes)  # of its kind
     gone: bool = False
+    took: array[float] | None = None  # seconds of the newest runs, negative of those that failed
 
 
 class Checker:
@@ -114,8 +118,10 @@ class Checker:
             host = self._hosts.setdefault(target.address, Host())
             host.join(_shortest(target.check))
             base = now + offset(place, target.check.interval)
-            slot = _Slot(target, host, swept=self._sweeping and sweepable(target), base=base, beat=now)
-            slot.tally = self.probes.setdefault(_kind(target.check.kind), Probes())
+            kind = _kind(target.check.kind)
+            tally = self.probes.get(kind) or self.probes.setdefault(kind, Probes())
+            swept = self._sweeping and sweepable(target)
+            slot = _Slot(target, host, swept=swept, tally=tally, base=base, beat=now)
             self._slots[target] = slot
             self._wait(slot, now + min(_SPREAD, target.check.interval / len(new)) * place)
         self._set_alarm()
@@ -134,6 +140,11 @@ class Checker:
         slot.after = after
         if not slot.running:
             self._go_on(slot)
+
+    def durations(self, target: Target) -> Sequence[float]:
+        """Seconds that the newest runs took, the oldest first; negative: it failed. Of runs that proved something."""
+        slot = self._slots.get(target)
+        return () if slot is None or slot.took is None else slot.took
 
     async def close(self) -> None:
         """Forget every target and wait until the last run has cleaned up."""
@@ -267,6 +278,7 @@ class Checker:
         slot = run.owner
         slot.running = False
         slot.tally.count(finding.outcome, took)
+        _remember(slot, finding.outcome, took)
         if finding is OK and slot.quiet is not None and slot.after is None:
             self._wait(slot, next_beat(slot.beat, slot.quiet, run.started + took))
         else:
@@ -313,6 +325,7 @@ class Checker:
         else:
             result = _CANCELLED if task.cancelled() else task.result()
             slot.tally.count(result.outcome, result.took)
+            _remember(slot, result.outcome, result.took)
             if slot.quiet is not None and result.outcome is Outcome.OK and not result.detail:
                 slot.after = slot.quiet if slot.after is None else slot.after
             else:
@@ -323,6 +336,17 @@ class Checker:
 
     def _complain(self, error: BaseException) -> None:
         self._loop.call_exception_handler({"message": "unexpected error in the checker", "exception": error})
+
+
+def _remember(slot: _Slot, outcome: Outcome, took: float) -> None:
+    if outcome is Outcome.UNKNOWN:
+        return
+    known = slot.took
+    if known is None:
+        known = slot.took = array("f")  # 4 bytes each: there are thousands of targets
+    elif len(known) >= _KEPT:
+        del known[0]
+    known.append(took if outcome is Outcome.OK else -max(took, _LEAST))
 
 
 def _neighborhood(target: Target) -> tuple[int, int, int]:

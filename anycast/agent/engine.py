@@ -149,6 +149,9 @@ class Engine:
     def hooks(self) -> Mapping[str, HookTally]:
         return self.hook_tallies()
 
+    def durations(self, target: Target) -> Sequence[float]:
+        return self._checker.durations(target)
+
     def post(self, event: ev.Event) -> None:
         """Put an event in line. Callable from anywhere in the loop's thread."""
         self._inbox.put_nowait(event)

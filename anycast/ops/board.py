@@ -10,9 +10,9 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from anycast.core import ipvs
 from anycast.core.members import service_key
@@ -27,6 +27,7 @@ FRESH = 0.1  # seconds a document of the same state is good for, however many as
 WALL_STEP = 0.5  # seconds the wall clock may move against the monotonic one before instants are written anew
 _EACH = 64  # servers between two looks at the clock
 
+_Pair: TypeAlias = tuple[ipvs.ServiceEntry | None, ipvs.ServiceEntry | None]
 Clock = Callable[[], float]
 
 
@@ -42,6 +43,28 @@ class Breath:
             self._began = time.perf_counter()
 
 
+@dataclass(slots=True, frozen=True)
+class _Inputs:
+    """What the rows of a block are seen by. It is told from another by identity: a state shares what has not changed."""
+
+    health: object
+    maintenance: object
+    announcers: object
+    tables: dict[ipvs.Key, _Pair]  # as wanted, as held
+
+    def same(self, other: _Inputs, *, held: bool) -> bool:
+        """`held`: in the kernel too."""
+        return (
+            self.health is other.health
+            and self.maintenance is other.maintenance
+            and self.announcers is other.announcers
+            and all(
+                one[0] is pair[0] and (one[1] is pair[1] or not held)
+                for one, pair in zip(self.tables.values(), other.tables.values(), strict=True)
+            )
+        )
+
+
 @dataclass(slots=True)
 class Block:
     """The servers of one service of one VIP, and what is written of them."""
@@ -51,15 +74,20 @@ class Block:
     rows: tuple[Row, ...]
     seen: list[Seen | None]
     version: int = 0  # goes up with every change of `seen`
-    inputs: tuple[object, ...] = ()
-    heads: list[str] = field(
-        default_factory=list
-    )  # of the status, up to the value of `since_s`; empty: to be written
-    since: list[float | None] = field(default_factory=list)
-    held: set[int] = field(default_factory=set)  # places whose head tells how long yet it is held down
+    inputs: _Inputs | None = None
+    aligned: bool = False  # every destination stood where its row says, in the tables of `inputs`
+    # Of the status. What `texts` say of each row, and those up to the weights, then these, then up to `since_s`.
+    told: list[Seen | None] = field(default_factory=list)
+    texts: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
+    held: set[int] = field(default_factory=set)  # places whose text tells how long yet it is held down
     written: int = -1  # the version that `heads` say
+    heads: list[bytes] = field(
+        default_factory=list
+    )  # of each row what stands before the seconds since `since`
+    since: list[float | None] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)  # of the metrics
     samples: dict[str, tuple[int, str]] = field(default_factory=dict)  # by metric: version, text
+    ill: tuple[int, Sequence[int]] = (-1, ())  # of the page: version, places of those that want looking after
 
 
 @dataclass(slots=True)
@@ -153,37 +181,56 @@ def _taken(stale: list[tuple[ipvs.Key, _Fingerprint]]) -> list[tuple[ipvs.Key, _
 
 
 async def _refresh(block: Block, look: Look, breath: Breath) -> None:
-    state = look.state
-    keys = {key for row in block.rows for key in row.services} if not block.inputs else None
-    table = kernel_table(state)
-    services = block.inputs[0] if keys is None else tuple(keys)
-    assert isinstance(services, tuple)  # noqa: S101 - for the type checker
-    inputs: tuple[object, ...] = (
-        services,
-        state.health,
-        state.maintenance,
-        state.announcers if state.rests_on_sessions else None,
-        *(table.get(key) for key in services),
-        *(state.desired.table.get(key) for key in services),
+    state, before = look.state, block.inputs
+    keys = (
+        tuple({key: None for row in block.rows for key in row.services}) if before is None else before.tables
     )
-    if len(inputs) == len(block.inputs) and all(map(_same, inputs, block.inputs)):
+    wanted, held = state.desired.table, kernel_table(state)
+    inputs = _Inputs(
+        health=state.health,
+        maintenance=state.maintenance,
+        announcers=state.announcers if state.rests_on_sessions else None,
+        tables={key: (wanted.get(key), held.get(key)) for key in keys},
+    )
+    if before is not None and before.same(inputs, held=True):
         return
-    changed = False
-    for place, row in enumerate(block.rows):
-        found = seen(row, look)
+    places: Sequence[int] | None = None
+    if before is not None and block.aligned and before.same(inputs, held=False):
+        # The kernel was read, that is all: most of the time it holds what it held.
+        places = _moved(block, before, inputs)
+    for number, place in enumerate(range(len(block.rows)) if places is None else places):
+        found = seen(block.rows[place], look)
         if found != block.seen[place]:
             block.seen[place] = found
-            if block.heads:
-                block.heads[place] = ""
-            changed = True
-        if place % _EACH == 0:
+            block.version += 1  # at once: whoever asked may be gone at the next turn
+        if number % _EACH == 0:
             await breath()
+    if places is None:
+        block.aligned = not any(look.is_out_of_order(one) for pair in inputs.tables.values() for one in pair)
     block.inputs = inputs
-    block.version += changed
 
 
-def _same(one: object, other: object) -> bool:
-    return one is other
+def _moved(block: Block, before: _Inputs, after: _Inputs) -> Sequence[int] | None:
+    """The rows of which the kernel tells another thing than before; None: it has other destinations."""
+    places: set[tuple[ipvs.Key, int]] = set()
+    for key, (_, new) in after.tables.items():
+        old = before.tables[key][1]
+        if old is new:
+            continue
+        if old is None or new is None or len(old.destinations) != len(new.destinations):
+            return None
+        for place, (one, other) in enumerate(zip(old.destinations, new.destinations, strict=True)):
+            if one.port != other.port or one.address != other.address:
+                return None
+            if one.weight != other.weight or one.active != other.active or one.inactive != other.inactive:
+                places.add((key, place))
+    if not places:
+        return ()
+    return [
+        number
+        for number, row in enumerate(block.rows)
+        if any((key, row.place) in places for key in row.services)
+    ]
 
 
 class StatusText:
@@ -224,30 +271,26 @@ class StatusText:
         if self._epoch is None or abs(wall - now - self._epoch) > WALL_STEP:
             self._epoch = wall - now
             for block in self._board.blocks.values():
-                block.heads = []
+                block.told = []
         clock = status.Clock(now=now, wall=now + self._epoch)
         view = _Holes(self._board)
         routes = status.routing(state)
         frame = status.frame(
             state, view.hole(), now=now, wall=wall, version=self._version, pid=self._pid, reload_ok=reload_ok
         )
-        before, after = json.dumps(frame, allow_nan=False).split(view.mark)
-        pieces = [before, "["]
+        before, after = json.dumps(frame, allow_nan=False).encode().split(view.mark)
+        pieces = [before, b"["]
         for place, vip in enumerate(state.config.vips):
             body = status.vip_status(state, vip, now=now, wall=wall, routes=routes, view=view)
-            parts = json.dumps(body, allow_nan=False).split(view.mark)
-            pieces += [", " if place else "", parts[0]]
+            parts = json.dumps(body, allow_nan=False).encode().split(view.mark)
+            pieces += [b", " if place else b"", parts[0]]
             for service, part in zip(vip.services, parts[1:], strict=True):
                 block = self._board.blocks[vip.name, service.name]
-                pieces.append("[")
-                await _write_heads(block, clock, breath)
-                for piece in _servers(block, clock):
-                    pieces.append(piece)
-                    await breath()
-                pieces += ["]", part]
+                await _write_rows(block, clock, breath)
+                pieces += [b"[", *_rows(block, now), b"]", part]
             await breath()
-        pieces += ["]", after, "\n"]
-        return "".join(pieces).encode()
+        pieces += [b"]", after, b"\n"]
+        return b"".join(pieces)
 
 
 class _Holes:
@@ -257,7 +300,7 @@ class _Holes:
         # Nobody who has a word in the document can know it.
         self._word = f"hole {secrets.token_hex(16)}"
         self._board = board
-        self.mark = f'"{self._word}"'
+        self.mark = f'"{self._word}"'.encode()
 
     def hole(self) -> str:
         return self._word
@@ -269,33 +312,59 @@ class _Holes:
         return self._board.fingerprint(address, service)
 
 
-def _servers(block: Block, clock: status.Clock) -> Iterator[str]:
-    """The rows of a service, some at a time, so that others can have a turn between."""
-    now, heads, since = clock.now, block.heads, block.since
-    for first in range(0, len(heads), _EACH):
-        last = first + _EACH
-        texts = [
-            f"{head}null}}" if began is None else f"{head}{now - began:.3f}}}"
-            for head, began in zip(heads[first:last], since[first:last], strict=True)
-        ]
-        yield (", " if first else "") + ", ".join(texts)
-
-
-async def _write_heads(block: Block, clock: status.Clock, breath: Breath) -> None:
+def _rows(block: Block, now: float) -> list[bytes]:
     if not block.heads:
-        block.heads = [""] * len(block.rows)
-        block.since = [None] * len(block.rows)
+        return []
+    pieces = [b""] * (2 * len(block.heads))
+    pieces[::2] = block.heads
+    # A form with holes for all of them would be read byte by byte.
+    pieces[1::2] = [b"null" if began is None else b"%.3f" % (now - began) for began in block.since]
+    return [*pieces, b"}"]
+
+
+async def _write_rows(block: Block, clock: status.Clock, breath: Breath) -> None:
+    """Bring `heads` to what is seen. What a row says changes by its numbers most of the time: the rest is kept."""
+    if not block.told:
+        block.told = [None] * len(block.rows)
+        block.texts = [(b"", b"", b"")] * len(block.rows)
     elif block.written == block.version and not block.held:
         return
-    for place in block.held:
-        block.heads[place] = ""
-    block.held.clear()
-    for place, (row, found) in enumerate(zip(block.rows, block.seen, strict=True)):
-        if found is not None and not block.heads[place]:
-            body = status.server_status(row, found, clock)
-            block.heads[place] = json.dumps(body, allow_nan=False)[:-1] + ', "since_s": '
-            block.since[place] = status.since_of(found)
+    for place, (found, before) in enumerate(zip(block.seen, block.told, strict=True)):
+        held = place in block.held
+        if found is None or (found is before and not held):
+            continue
+        if before is None or held or not _says_the_same(before, found):
+            block.texts[place] = _text(block.rows[place], found, clock)
+            block.held.discard(place)
             if status.held_down(found.health, clock.now):
                 block.held.add(place)
+        else:
+            first, _, last = block.texts[place]
+            block.texts[place] = first, _numbers(found), last
+        block.told[place] = found
+        if place % _EACH == 0:
             await breath()
+    block.since = [None if found is None else status.since_of(found) for found in block.seen]
+    block.heads = [(b"}, " if place else b"") + b"".join(texts) for place, texts in enumerate(block.texts)]
     block.written = block.version
+
+
+def _says_the_same(one: Seen, other: Seen) -> bool:
+    """All but the numbers."""
+    return one.drained == other.drained and (one.health is other.health or one.health == other.health)
+
+
+def _text(row: Row, found: Seen, clock: status.Clock) -> tuple[bytes, bytes, bytes]:
+    whole = json.dumps(status.server_status(row, found, clock), allow_nan=False).encode()
+    # A quotation mark within a text has a backslash before it: these are the keys.
+    first, last = whole.index(b', "weight": '), whole.index(b', "since": ')
+    return whole[:first], whole[first:last], whole[last:-1] + b', "since_s": '
+
+
+def _numbers(found: Seen) -> bytes:
+    weight = "null" if found.weight is None else found.weight
+    kernel_weight = "null" if found.kernel_weight is None else found.kernel_weight
+    return (
+        f', "weight": {weight}, "kernel_weight": {kernel_weight}, '
+        f'"active": {found.active}, "inactive": {found.inactive}'
+    ).encode()

@@ -14,9 +14,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import json
 import re
 import socket
+import struct
+import termios
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,7 +37,10 @@ _PACE = (
 )
 _FULL_REST = 0.5  # seconds until the next try where the process has no descriptor left
 _SEND_BUFFER = 128 * 1024  # bytes the kernel keeps for a client, and doubles
+_WIDE_BUFFER = 1024 * 1024  # the same of a large answer
+_WIDE = 4  # of which there are so many at a time: more bytes than a bounded number of connections should cost
 _WRITE_BUFFER = 64 * 1024  # bytes we keep before the writer of an answer waits
+_SO_SNDBUFFORCE = 32  # Linux
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 
 
@@ -102,6 +108,9 @@ class Gate:
         self._tokens = float(_BURST)
         self._counted_at = 0.0
         self._opening: set[asyncio.Task[object]] = set()
+        self._wide: dict[
+            Door, float
+        ] = {}  # whose answer the kernel keeps whole; of those that have gone until when
         self.refused = 0  # connections, since the start
 
     @property
@@ -218,6 +227,9 @@ class Gate:
         self._silent.pop(door, None)
         self._blocked.pop(door, None)
         self._again.pop(door, None)
+        if self._wide.pop(door, None) is not None and door.unread:
+            # The kernel may keep it for a while yet.
+            self._wide[door] = asyncio.get_running_loop().time() + self.limits.write_time
         if door.streaming:
             door.streaming = False
             self._streams -= 1
@@ -237,6 +249,20 @@ class Gate:
         self._blocked.pop(door, None)
         if blocked and door in self._doors:
             self._blocked[door] = None
+
+    def may_widen(self, door: Door) -> bool:
+        """Whether the kernel may keep a large answer for one more client."""
+        now, wide = asyncio.get_running_loop().time(), self._wide
+        for one in [one for one, until in wide.items() if one is not door and one in self._doors]:
+            if not one.unread:
+                one.keep(_SEND_BUFFER)
+                del wide[one]
+        for one in [one for one, until in wide.items() if one not in self._doors and until <= now]:
+            del wide[one]
+        if door not in wide and len(wide) >= _WIDE:
+            return False
+        wide[door] = now
+        return True
 
     def may_stream(self, door: Door) -> bool:
         """Whether one more answer may go on for ever; then it is counted."""
@@ -386,6 +412,36 @@ class Door(asyncio.BufferedProtocol):
 
     def may_stream(self) -> bool:
         return self._gate.may_stream(self)
+
+    def widen(self) -> None:
+        """Have the kernel take a large answer whole: else each piece of it waits for a turn of the loop."""
+        # Who asks for more before he has read this is no probe.
+        if not self._waiting and self._gate.may_widen(self):
+            self.keep(_WIDE_BUFFER)
+
+    def keep(self, size: int) -> None:
+        """How many bytes the kernel keeps for the client."""
+        end = None if self._transport is None else self._transport.get_extra_info("socket")
+        if end is None:
+            return
+        with contextlib.suppress(OSError):
+            try:
+                # Over the limit of the system, for whoever may change the network.
+                end.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, size)
+            except PermissionError:
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+
+    @property
+    def unread(self) -> int:
+        """Bytes that the kernel keeps for the client."""
+        end = None if self._transport is None else self._transport.get_extra_info("socket")
+        if end is None or end.fileno() < 0:
+            return 0
+        try:
+            (size,) = struct.unpack("i", fcntl.ioctl(end.fileno(), termios.TIOCOUTQ, bytes(4)))
+        except OSError:
+            return 0
+        return int(size)
 
     def abort(self) -> None:
         """End it at once: whatever it still had to read is lost."""

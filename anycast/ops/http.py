@@ -25,7 +25,7 @@ from anycast.core.maintenance import NODE, NODE_SCOPES, STOP, End, Expiry, is_sa
 from anycast.core.members import server_scopes
 from anycast.core.model import Config, Vip
 from anycast.core.state import VipState, would_fall
-from anycast.ops import status, why
+from anycast.ops import page, status, why
 from anycast.ops.board import Board, StatusText
 from anycast.ops.events import Event, LaggedError, interest
 from anycast.ops.gate import Door
@@ -146,6 +146,10 @@ async def _write(request: web.Request, response: web.StreamResponse) -> web.Stre
     whole.content_length = len(body)
     if response.keep_alive is False:
         whole.force_close()
+    door = _door(request)
+    if door is not None and request.keep_alive and whole.keep_alive is not False:
+        # Of one that is closed behind its answer the kernel would keep it as long as nobody reads.
+        door.widen()
     await whole.prepare(request)
     view = memoryview(body)
     for first in range(0, len(body), SLICE):
@@ -226,6 +230,7 @@ class _Reading:
         board = Board()
         self._status = StatusText(source, board, version=anycast.__version__, pid=os.getpid())
         self._metrics = MetricsText(source, board, version=anycast.__version__)
+        self._page = page.PageText(source, board, version=anycast.__version__)
         self._openapi = _dumps(openapi(routes, version=anycast.__version__)).encode()
         self._streams: set[asyncio.Task[object]] = set()
 
@@ -241,6 +246,9 @@ class _Reading:
     async def get_readyz(self, request: web.Request) -> web.Response:
         reasons = status.readiness(self._source.state, time.monotonic())
         return _verdict(request, good=not reasons, reasons=reasons)
+
+    async def get_page(self, _: web.Request) -> web.Response:
+        return web.Response(body=await self._page.read(), headers=page.headers())
 
     async def get_status(self, _: web.Request) -> web.Response:
         return web.Response(body=await self._status.read(), content_type="application/json", charset="utf-8")

@@ -13,6 +13,7 @@ from anycast.core.maintenance import Expiry
 
 JSON = "application/json"
 TEXT = "text/plain"
+PAGE = "text/html"
 STREAM = "text/event-stream"
 
 Schema = Mapping[str, Any]
@@ -97,6 +98,12 @@ _BODY_TIME = {
 _VIP = "One VIP as in the status."
 
 READ: tuple[Route, ...] = (
+    Route(
+        path="/",
+        handler="get_page",
+        about="The status as a page for people.",
+        answers={200: Answer(about="The page.", content={PAGE: {"type": "string"}})},
+    ),
     Route(
         path="/livez",
         handler="get_livez",

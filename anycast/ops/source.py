@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -35,20 +35,47 @@ class Tally:
 
 BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0)
 """Upper ends, in seconds, of what the runs of checks are sorted into by how long they took."""
+_LOT = 512
 
 
-@dataclass(slots=True)
 class Probes:
     """The runs of one kind of check since the start of the agent."""
 
-    outcomes: dict[Outcome, int] = field(default_factory=lambda: dict.fromkeys(Outcome, 0))
-    buckets: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
-    seconds: float = 0.0
+    __slots__ = ("_buckets", "_fresh", "_seconds", "outcomes")
+
+    def __init__(self) -> None:
+        self.outcomes = dict.fromkeys(Outcome, 0)
+        self._buckets = [0] * (len(BUCKETS) + 1)
+        self._seconds = 0.0
+        self._fresh: list[float] = []  # durations to be sorted in: all of a lot cost little more than one
 
     def count(self, outcome: Outcome, took: float) -> None:
         self.outcomes[outcome] += 1
-        self.buckets[bisect_left(BUCKETS, took)] += 1
-        self.seconds += took
+        self._fresh.append(took)
+        if len(self._fresh) >= _LOT:
+            self._sort_in()
+
+    def _sort_in(self) -> None:
+        fresh = sorted(self._fresh)
+        self._fresh.clear()
+        self._seconds += sum(fresh)
+        begin = 0
+        for place, bound in enumerate(BUCKETS):
+            end = bisect_right(fresh, bound, begin)
+            self._buckets[place] += end - begin
+            begin = end
+        self._buckets[-1] += len(fresh) - begin
+
+    @property
+    def buckets(self) -> list[int]:
+        """Runs by duration: up to each of BUCKETS and over the one before, the last over all of them."""
+        self._sort_in()
+        return self._buckets
+
+    @property
+    def seconds(self) -> float:
+        self._sort_in()
+        return self._seconds
 
 
 @dataclass(slots=True)
@@ -87,6 +114,10 @@ class Source(Protocol):
     @property
     def tallies(self) -> Mapping[Target, Tally]:
         """Of the targets whose checks have failed."""
+        ...
+
+    def durations(self, target: Target) -> Sequence[float]:
+        """Seconds that the newest runs of the target's check took, the oldest first; negative where it failed."""
         ...
 
     @property

@@ -436,7 +436,7 @@ def server_status(row: Row, found: Seen, clock: Clock) -> dict[str, Any]:
         "port": row.port,
         "drained": found.drained,
         "phase": str(health.phase),
-        "detail": _detail(health, clock.now),
+        "detail": server_detail(health, clock.now),
         "held_down_s": held_down(health, clock.now),
         "check_failed_to_run": health.unknown,
         "changes": health.changes,
@@ -453,7 +453,7 @@ def held_down(health: Health, now: float) -> float:
     return 0.0 if health.is_up else round(health.flaps.held_for(now), 3)
 
 
-def _detail(health: Health, now: float) -> str:
+def server_detail(health: Health, now: float) -> str:
     held = held_down(health, now)
     if not held:
         return health.detail

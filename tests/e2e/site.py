@@ -26,7 +26,7 @@ from lab.machine import LabError
 from lab.processes import Process
 from lab.routewatch import RouteEvent
 from lab.topology import CLIENTS4, VIP4, VIP6, VIPS
-from tests.metrics import samples
+from tests.scrape import samples
 
 PATIENCE = 100.0  # seconds for anything that has to come: an emulated kernel on a busy machine is slow
 PROBLEM_WORDS = ("Traceback", "please report")

@@ -10,7 +10,7 @@ import pytest
 from lab import configs
 from lab.topology import VIP4, VIP6, VIPS
 from tests.e2e.site import NODES, Site
-from tests.metrics import samples
+from tests.scrape import samples
 
 pytestmark = pytest.mark.lab
 

@@ -754,3 +754,24 @@ def test_whatever_is_asked_no_target_runs_twice_at_once_and_none_is_forgotten(
         assert (checker.running, checker.queued) == (0, 0)
 
     run_with_clock(story())
+
+
+def test_the_durations_of_the_newest_runs_are_kept_and_failures_are_negative() -> None:
+    async def story() -> None:
+        bench = Bench(takes=0.1, schedule={A: 1.0}, result=Result(outcome=Outcome.OK, took=0.25))
+        checker = bench.checker()
+        assert list(checker.durations(A)) == []
+        checker.set_targets(frozenset({A}))
+        await asyncio.sleep(0.5)
+        assert list(checker.durations(A)) == [0.25]
+        bench.result = Result(outcome=Outcome.UNKNOWN, took=9.0)
+        await asyncio.sleep(1.0)
+        bench.result = Result(outcome=Outcome.FAIL, took=0.5)
+        await asyncio.sleep(1.0)
+        assert list(checker.durations(A)) == [0.25, -0.5]
+        await asyncio.sleep(60.0)
+        assert list(checker.durations(A)) == [-0.5] * 30
+        await checker.close()
+        assert list(checker.durations(A)) == []
+
+    run_with_clock(story())

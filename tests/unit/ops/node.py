@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 from typing import Any
@@ -72,6 +72,7 @@ class Node:
 
     reload_ok = True
     reloaded_at = 1_800_000_000.0
+    said = "refused"  # of a check that fails
 
     def __init__(
         self,
@@ -93,12 +94,16 @@ class Node:
         self.hooks: dict[str, HookTally] = {}
         self.probes: dict[str, Probes] = {}
         self.work = Work()
+        self.took: dict[Target, list[float]] = {}
         self._state, effects = begin(config, maintenance or {}, now)
         self._perform(effects)
 
     @property
     def state(self) -> State:
         return self._state
+
+    def durations(self, target: Target) -> Sequence[float]:
+        return self.took.get(target, ())
 
     def send(self, event: ev.Event, *, after: float = 0.0) -> None:
         self.now += after
@@ -131,7 +136,7 @@ class Node:
                 target,
                 Result(
                     outcome=bad if target.address in gone else Outcome.OK,
-                    detail="refused" if target.address in gone else "",
+                    detail=self.said if target.address in gone else "",
                 ),
             )
             for target in self.state.names

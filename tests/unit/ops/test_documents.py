@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 
 from anycast.core import events as ev
 from anycast.core.decision import Advertise, Reason
+from anycast.core.ipvs import Destination
 from anycast.core.maintenance import FILE, NODE, STOP, End, Expiry, Maintenance, Stage
 from anycast.core.model import Check, Config, HoldDown, TcpCheck, Vip
 from anycast.core.report import FailedRoute, NeighborState
@@ -23,8 +24,10 @@ from anycast.ops import status, why
 from anycast.ops.board import Board, StatusText
 from anycast.ops.events import Hub
 from anycast.ops.routes import CONTROL, READ, openapi, schema
-from tests.property.worlds import BOTH, EITHER, requiring
+from tests.property.worlds import BOTH, EITHER, requiring, told
 from tests.unit.ops.node import CONFIG, ROUTER, Node, healthy, vip
+
+Destinations: TypeAlias = tuple[Destination, ...]
 
 WALL = 1_800_000_000.0
 EPOCH = WALL - 1000 + 0.05  # of the monotonic clock; nothing happens just when a second is full
@@ -131,6 +134,44 @@ def back(node: Node) -> None:
         node.send(ev.MaintenanceSet(scope=scope, entry=None))
 
 
+def _tells(node: Node, change: Callable[[Destinations], Destinations], *, deaf: bool = True) -> None:
+    """Another program has been at the kernel's table. `deaf`: and ours cannot change it back."""
+    table = {
+        key: replace(entry, destinations=change(entry.destinations))
+        for key, entry in node.kernel.table.items()
+    }
+    node.kernel, node.kernel_is_deaf = replace(node.kernel, table=table), deaf
+    node.send(ev.KernelRead(snapshot=told(node.kernel)))
+
+
+def read_again(node: Node) -> None:
+    _tells(node, lambda found: tuple(map(replace, found)), deaf=False)
+
+
+def counted(node: Node) -> None:
+    _tells(
+        node,
+        lambda found: (*(replace(one, active=one.active + 1) for one in found[:1]), *found[1:]),
+        deaf=False,
+    )
+
+
+def counted_idle(node: Node) -> None:
+    _tells(node, lambda found: tuple(replace(one, inactive=one.inactive + 3) for one in found))
+
+
+def weighed(node: Node) -> None:
+    _tells(node, lambda found: (*found[:1], *(replace(one, weight=7) for one in found[1:])))
+
+
+def turned_round(node: Node) -> None:
+    _tells(node, lambda found: found[::-1])
+
+
+def robbed(node: Node) -> None:
+    _tells(node, lambda found: found[1:])
+
+
 HAPPENINGS: tuple[Callable[[Node], None], ...] = (
     drained,
     in_maintenance,
@@ -149,6 +190,12 @@ HAPPENINGS: tuple[Callable[[Node], None], ...] = (
     touched,
     leaving,
     back,
+    read_again,
+    counted,
+    counted_idle,
+    weighed,
+    turned_round,
+    robbed,
     Node.probe,
     Node.report,
 )

@@ -16,6 +16,7 @@ from aiohttp import web
 from anycast.ops.gate import LOCAL, Door, Gate, Limits, peer_of
 from anycast.ops.http import control_app, read_app
 from tests.unit.ops.node import Node, Operator, healthy
+from tests.unit.ops.scenes import large
 
 SMALL = Limits(
     connections=4,
@@ -69,10 +70,16 @@ class Watched(Gate):
     def __init__(self, serve: Callable[[], asyncio.Protocol], limits: Limits) -> None:
         super().__init__(serve, limits)
         self.gone: asyncio.Queue[Door] = asyncio.Queue()
+        self.widened: asyncio.Queue[bool] = asyncio.Queue()
 
     def forget(self, door: Door) -> None:
         super().forget(door)
         self.gone.put_nowait(door)
+
+    def may_widen(self, door: Door) -> bool:
+        answer = super().may_widen(door)
+        self.widened.put_nowait(answer)
+        return answer
 
 
 class Site:
@@ -102,8 +109,8 @@ class Site:
 
 
 @asynccontextmanager
-async def serving(limits: Limits, *, control: bool = False) -> AsyncIterator[Site]:
-    node = healthy(now=time.monotonic())
+async def serving(limits: Limits, *, control: bool = False, node: Node | None = None) -> AsyncIterator[Site]:
+    node = node or healthy(now=time.monotonic())
     app = control_app(node, Operator(node)) if control else read_app(node)
     runner = web.AppRunner(app, access_log=None, lingering_time=0.05, shutdown_timeout=1)
     await runner.setup()
@@ -287,6 +294,38 @@ def test_a_body_that_does_not_come_is_not_waited_for() -> None:
         assert not site.gate.connections
 
     play(story, replace(PATIENT, body_time=0.05), control=True)
+
+
+def test_the_kernel_takes_a_large_answer_whole_for_a_few_at_a_time() -> None:
+    async def story() -> None:
+        limits = replace(PATIENT, connections=12, reserved=6, per_peer=6)
+        async with serving(limits, node=large(2000)) as site:
+            gate, ask = site.gate, b"GET /status HTTP/1.1\r\nHost: a\r\n\r\n"
+            deaf = []
+            for _ in range(4):
+                deaf.append(await site.connect(ask, small=4096))
+                assert await gate.widened.get() is True
+            reader = await site.connect(ask)
+            assert await gate.widened.get() is False
+            code, body = await reader.answer()
+            assert (code, len(body) > 500_000) == (200, True)
+            assert sorted(door.unread > 400_000 for door in gate._doors) == [False, True, True, True, True]
+            # Closed behind its answer, nobody's is taken whole: the kernel would have it for long.
+            last = await site.connect(ask.replace(b"a\r", b"a\r\nConnection: close\r"))
+            assert (await last.answer())[0] == 200
+            assert gate.widened.empty()
+            eager = await site.connect(ask * 2)
+            assert (await eager.answer())[0] == 200
+            assert (await eager.answer())[0] == 200
+            assert await gate.widened.get() is False  # of the second: nothing was waiting behind it
+            assert gate.widened.empty()
+            assert (await deaf[0].answer())[0] == 200
+            while True:  # until the kernel has heard that it was read
+                assert (await (await reader.send(ask)).answer())[0] == 200
+                if await gate.widened.get():
+                    break
+
+    asyncio.run(story())
 
 
 def test_who_asks_and_does_not_read_is_ended() -> None:

@@ -18,7 +18,7 @@ from anycast.ops import metrics
 from anycast.ops.board import Board
 from anycast.ops.metrics import MetricsText
 from anycast.ops.source import Probes
-from tests import metrics
+from tests import scrape as scraping
 from tests.unit.ops.node import CONFIG, ROUTER, ROUTER6, Node, healthy, vip
 
 WALL = 1_800_000_000.0
@@ -34,7 +34,7 @@ def scrape(node: Node, accept: str = "") -> str:
 
 
 def samples(node: Node) -> dict[str, float]:
-    return metrics.samples(scrape(node))
+    return scraping.samples(scrape(node))
 
 
 def test_a_healthy_node_scrapes() -> None:

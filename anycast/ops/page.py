@@ -1,0 +1,928 @@
+"""The page at `/`: what the status says, for people. It is whole without a script; `page.js` only keeps it fresh.
+
+Of thousands of real servers it shows those that want looking after and counts the others: its size has a bound.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache, lru_cache
+from hashlib import sha256
+from html import escape
+from importlib.resources import files
+from itertools import islice
+from typing import Any
+from urllib.parse import quote
+
+from anycast.core.aim import targets_of
+from anycast.core.drain import stage_ends
+from anycast.core.health import Phase
+from anycast.core.maintenance import Stage
+from anycast.core.model import Address, Service, Vip
+from anycast.core.state import State
+from anycast.ops import status
+from anycast.ops.board import Block, Board, Breath, Clock
+from anycast.ops.events import Event
+from anycast.ops.servers import Row, Seen
+from anycast.ops.source import Source
+
+FRESH = 0.5  # seconds a page is good for, however many ask, unless something happens
+VIPS = 100  # that are shown
+SERVICES = 200
+ROWS = 150  # real servers
+ILL = 20  # of them in one service that want looking after
+FOLDED = 40  # real servers on the page from which on services that are well are folded
+OPEN = 10  # services with something to look after that are not folded
+EVENTS = 30
+NAMED = 50  # neighbors, requirements, maintenances, addresses, lines of trouble
+LONGEST = 300  # characters of a text that others have made
+LIVE_TTLS = 3  # as for /livez
+
+_SLOTS = 30  # runs in a picture of check times
+_WIDTH, _HEIGHT = 90, 18
+_BARS = [
+    [f"M{3 * place + 1} {_HEIGHT}V{_HEIGHT - max(1, tall)}" for tall in range(_HEIGHT + 1)]
+    for place in range(_SLOTS)
+]
+
+
+class Html(str):
+    """Text that is HTML already: everything else is escaped where it is put in."""
+
+    __slots__ = ()
+
+
+def el(tag: str, *children: object, **attributes: object) -> Html:
+    """An element. Children are escaped unless they are Html; None is nothing. `class_` is class, `data_s` data-s."""
+    words = "".join(
+        f" {_name(name)}" if value is True else f' {_name(name)}="{escape(str(value))}"'
+        for name, value in attributes.items()
+        if value is not None and value is not False
+    )
+    return Html(f"<{tag}{words}>{joined(children)}</{tag}>")
+
+
+def joined(children: Iterable[object]) -> Html:
+    return Html(
+        "".join(
+            child if isinstance(child, Html) else escape(str(child))
+            for child in children
+            if child is not None
+        )
+    )
+
+
+@cache
+def _name(name: str) -> str:
+    return name.rstrip("_").replace("_", "-")
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a thing stands, in a word and a sign: nothing is told by its colour alone."""
+
+    kind: str  # ok, warn, bad, calm
+    word: str
+
+    @property
+    def badge(self) -> Html:
+        return _badge(self.kind, self.word)
+
+
+@lru_cache(maxsize=256)
+def _badge(kind: str, word: str) -> Html:
+    return el("span", f"{_SIGNS[kind]} {word}", class_=f"{kind} badge")
+
+
+_SIGNS = {"ok": "✓", "warn": "!", "bad": "✕", "calm": "–"}
+_RANKS = {"bad": 0, "warn": 1, "calm": 2, "ok": 3}
+
+
+def vip_look(state: State, vip: Vip, routes: status.Routing) -> Look:
+    verdict = state.vips[vip.name].verdict
+    stage = status.vip_progress(state, vip.name).stage
+    if stage is Stage.DRAINING:
+        return Look("warn", "draining")
+    if stage is Stage.DOWN:
+        return Look("calm", "in maintenance")
+    if stage is not Stage.ACTIVE:
+        return Look("warn", f"leaving: {stage}")
+    if status.is_announced(routes, vip) and verdict.advertise != "no":
+        return Look("ok", "announced")
+    if verdict.reason in ("starting", "stopping"):
+        return Look("warn", str(verdict.reason))
+    return Look("bad", "not announced")
+
+
+def server_look(found: Seen) -> Look:
+    health = found.health
+    if found.drained:
+        return Look("calm", "drained")
+    if health.unknown:
+        return Look("warn", "check could not run")
+    match health.phase:
+        case Phase.UNDECIDED:
+            return Look("warn", "no outcome yet")
+        case Phase.DOWN:
+            return Look("bad", "down")
+        case Phase.RISING:
+            return Look("bad", "down, rising")
+        case Phase.FALLING:
+            return Look("warn", "up, failing")
+        case Phase.UP:
+            return Look("warn", "up, warned") if health.detail else _UP
+
+
+_UP = Look("ok", "up")
+
+
+def neighbor_look(state: str) -> Look:
+    return Look("ok" if state == "up" else "warn" if state == "unknown" else "bad", state)
+
+
+class PageText:
+    """The page as bytes, written in slices."""
+
+    def __init__(
+        self,
+        source: Source,
+        board: Board,
+        *,
+        version: str,
+        clock: Clock = time.monotonic,
+        wall: Clock = time.time,
+    ) -> None:
+        self._source = source
+        self._board = board
+        self._version = version
+        self._clock = clock
+        self._wall = wall
+        self._made: tuple[float, int, State, bytes] | None = None
+
+    async def read(self) -> bytes:
+        async with self._board.lock:
+            state, now, newest = self._source.state, self._clock(), self._source.events.newest
+            made = self._made
+            fresh = made is not None and now <= made[0] + FRESH and newest == made[1]
+            if made is None or not fresh or made[2].config is not state.config:
+                made = self._made = (now, newest, state, await self._write(state, newest))
+            return made[3]
+
+    async def _write(self, state: State, newest: int) -> bytes:
+        breath = Breath()
+        await self._board.refresh(state, breath)
+        for block in self._board.blocks.values():
+            _ill(block)
+            await breath()
+        events = [one for one in self._source.events.after(max(0, newest - EVENTS)) if one.id <= newest]
+        page = _Page(
+            state=state,
+            board=self._board,
+            source=self._source,
+            now=self._clock(),
+            wall=self._wall(),
+            version=self._version,
+            events=events[::-1],
+            newest=newest,
+        )
+        pieces = []
+        for piece in page.pieces():
+            pieces.append(piece)
+            await breath()
+        return "".join(pieces).encode()
+
+
+def headers() -> dict[str, str]:
+    """Nothing from elsewhere, and no script but the page's own."""
+    script, style = (f"'sha256-{_digest(_asset(name))}'" for name in ("page.js", "page.css"))
+    policy = (
+        f"default-src 'none'; script-src {script}; style-src {style}; img-src data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return {
+        "Content-Type": "text/html; charset=utf-8",
+        "Content-Security-Policy": policy,
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-store",
+    }
+
+
+@cache
+def _asset(name: str) -> str:
+    return files("anycast.ops").joinpath(name).read_text("utf-8")
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(sha256(text.encode()).digest()).decode()
+
+
+class _Page:
+    """One writing of it."""
+
+    def __init__(
+        self,
+        *,
+        state: State,
+        board: Board,
+        source: Source,
+        now: float,
+        wall: float,
+        version: str,
+        events: Sequence[Event],
+        newest: int,
+    ) -> None:
+        self.state = state
+        self.board = board
+        self.source = source
+        self.now = now
+        self.wall = wall
+        self.events = events
+        self.newest = newest
+        self.routes = status.routing(state)
+        self.frame = status.frame(
+            state, [], now=now, wall=wall, version=version, pid=0, reload_ok=source.reload_ok
+        )
+        self.looks = {vip.name: vip_look(state, vip, self.routes) for vip in state.config.vips}
+
+    def pieces(self) -> Iterator[str]:
+        """In the order of the page; between two of them others have their turn."""
+        overall = self.overall()
+        script, style = _asset("page.js"), _asset("page.css")
+        yield (
+            f'<!doctype html>\n<html lang="en" data-build="{_digest(script + style)[:12]}">\n<head>\n'
+            '<meta charset="utf-8">\n'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            f"{el('title', self.title(overall))}\n"
+            f'<link rel="icon" href="{_icon(overall.kind)}">\n'
+            '<noscript><meta http-equiv="refresh" content="30"></noscript>\n'
+            f"<style>{style}</style>\n</head>\n<body>\n"
+            f'<div id="live" role="status">As of {_clock_time(self.wall)}; without JavaScript it reloads every 30 s'
+            f'</div>\n<main data-newest="{self.newest}">\n'
+        )
+        yield self.header(overall)
+        troubles = list(self.troubles())
+        if troubles:
+            yield el("ul", *_capped([el("li", one) for one in troubles], "li"), class_="alerts", role="alert")
+        yield self.tiles()
+        yield from self.vips()
+        yield self.neighbors()
+        yield self.maintenance()
+        yield self.requirements()
+        yield self.data_plane()
+        yield self.recent()
+        yield (
+            "</main>\n<footer>The same for programs: "
+            + ", ".join(
+                f'<a href="{path}">/{path}</a>' for path in ("status", "metrics", "readyz", "openapi.json")
+            )
+            + f"; on this node: <code>anycast status</code></footer>\n<script>{script}</script>\n</body>\n</html>\n"
+        )
+
+    def overall(self) -> Look:
+        """The worst there is, for the title and the icon."""
+        kinds = [look.kind for look in self.looks.values()]
+        if any(True for _ in self.troubles()) or "bad" in kinds:
+            return Look("bad", "trouble")
+        if self.state.stopping_since is not None or "warn" in kinds:
+            return Look("warn", "changing")
+        if not kinds:
+            return Look("calm", "no VIPs")
+        return Look("calm", "in maintenance") if "calm" in kinds else Look("ok", "healthy")
+
+    def title(self, overall: Look) -> str:
+        told = f"{self._announced()} of {len(self.looks)} VIPs announced" if self.looks else "no VIPs"
+        return f"{_SIGNS[overall.kind]} {self.state.config.node.name} {overall.word}: {told}"
+
+    def _announced(self) -> int:
+        return sum(status.is_announced(self.routes, vip) for vip in self.state.config.vips)
+
+    def header(self, overall: Look) -> Html:
+        node = self.frame["node"]
+        return el(
+            "header",
+            el("div", el("h1", node["name"]), overall.badge, class_="head"),
+            el(
+                "p",
+                f"anycast {node['version']}, running for ",
+                _lasts(node["uptime_s"]),
+                class_="dim small",
+            ),
+        )
+
+    def troubles(self) -> Iterator[str]:
+        yield from self.frame["ready"]["reasons"]
+        lag = self.now - self.source.last_step
+        if lag > LIVE_TTLS * self.state.config.timing.lease_ttl:
+            yield f"the engine has not stepped for {lag:.0f} s"
+        if not self.source.reload_ok:
+            yield "the last reload was refused: the configuration before it stays in force (anycast check says why)"
+        for problem in self.frame["kernel"]["problems"]:
+            yield f"kernel: {problem}"
+        for one in self.frame["maintenance"]:
+            if one["overdue"]:
+                yield f"the maintenance of {one['scope'] or 'the node'} is overdue"
+
+    def tiles(self) -> Html:
+        vips, sessions = self.state.config.vips, self.frame["neighbors"]
+        announced, up = self._announced(), sum(one["state"] == "up" for one in sessions)
+        servers, usable = self._servers()
+        entries = self.frame["maintenance"]
+        kernel = self.frame["kernel"]
+        return el(
+            "dl",
+            _tile("VIPs announced", f"{announced} of {len(vips)}", "ok" if announced == len(vips) else "bad"),
+            _tile("Real servers up", f"{usable} of {servers}", "ok" if usable == servers else "warn"),
+            _tile("BGP sessions up", f"{up} of {len(sessions)}", "ok" if up == len(sessions) else "bad"),
+            _tile(
+                "Kernel",
+                "unavailable" if not kernel["available"] else "as wanted" if kernel["proven"] else "differs",
+                "ok" if kernel["available"] and kernel["proven"] else "bad",
+            ),
+            _tile("In maintenance", str(len(entries)) if entries else "nothing", "warn" if entries else "ok"),
+            class_="tiles",
+        )
+
+    def _servers(self) -> tuple[int, int]:
+        """How many places there are in services, and how many are well."""
+        places = sum(len(block.rows) for block in self.board.blocks.values())
+        return places, places - sum(len(_ill(block)) for block in self.board.blocks.values())
+
+    # VIPs
+
+    def vips(self) -> Iterator[str]:
+        yield Html('<section aria-labelledby="vips"><h2 id="vips">VIPs</h2>\n')
+        all_vips = self.state.config.vips
+        if not all_vips:
+            yield el("p", "No VIP is configured: this node announces nothing.", class_="plain card")
+        order = sorted(all_vips, key=lambda vip: (_RANKS[self.looks[vip.name].kind], self._ill_in(vip) == 0))
+        shown = order[:VIPS]
+        plan = _Plan([self.board.blocks[vip.name, service.name] for vip in shown for service in vip.services])
+        places = {vip.name: place for place, vip in enumerate(all_vips)}
+        for vip in shown:
+            yield from self.vip(vip, places[vip.name], plan)
+        yield _more(len(order) - len(shown), "VIPs, none of them worse than these")
+        yield Html("</section>\n")
+
+    def _ill_in(self, vip: Vip) -> int:
+        return sum(len(_ill(self.board.blocks[vip.name, service.name])) for service in vip.services)
+
+    def vip(self, vip: Vip, place: int, plan: _Plan) -> Iterator[str]:
+        """`place` in the configuration: by it the script finds what it has shown before."""
+        look = self.looks[vip.name]
+        found = status.vip_status(
+            self.state, vip, now=self.now, wall=self.wall, routes=self.routes, view=_Tables(self.board)
+        )
+        why = found["reason"].replace("_", " ")
+        yield Html(f'<article class="{look.kind} card" id="v{place}">')
+        yield el(
+            "div",
+            el("h3", vip.name),
+            look.badge,
+            el("span", *_listed(found["addresses"], "code"), class_="dim"),
+            el("span", "for ", _lasts(found["since_s"], found["since"]), class_="dim small end")
+            if found["since_s"] is not None
+            else None,
+            class_="head",
+        )
+        yield el(
+            "p",
+            el("strong", why),
+            f": {_short(found['detail'])}" if found["detail"] else None,
+            " · ",
+            el("a", "why?", href=f"vips/{quote(vip.name, safe='')}/why", aria_label=f"why: {vip.name}"),
+        )
+        if found["obstacle"]:
+            yield el("p", _short(found["obstacle"]), class_="bad under")
+        yield self.stages(vip, found)
+        left = 0
+        for service, told in zip(vip.services, found["services"], strict=True):
+            block = self.board.blocks[vip.name, service.name]
+            if not plan.take_service(block):
+                left += 1
+                continue
+            yield from self.service(f"v{place}-{service.name}", told, block, plan)
+        yield _more(left, "services")
+        yield Html("</article>\n")
+
+    def stages(self, vip: Vip, found: Mapping[str, Any]) -> Html:
+        """How far it is on its way out, what it waits for, and until when."""
+        progress = status.vip_progress(self.state, vip.name)
+        if progress.stage is Stage.ACTIVE:
+            return Html("")
+        stages = [stage for stage in Stage if stage is not Stage.ACTIVE]
+        at = stages.index(progress.stage)
+        timing = self.state.config.timing
+        packets = found["packets_per_s"]
+        match progress.stage:
+            case Stage.DRAINING:
+                waits = "its routes stand as the last resort, so that routers move to other nodes"
+            case Stage.WITHDRAWN if progress.withdrawn_at is None:
+                waits = "waits for the announcers to acknowledge the withdraw"
+            case Stage.WITHDRAWN:
+                waits = "waits for routers to follow the withdraw"
+            case Stage.QUIET:
+                now = "how many come is not known yet" if packets is None else f"{packets:g} a second now"
+                waits = f"waits for packets to cease: {now}, {timing.quiet_rate:g} are few enough"
+            case _:
+                waits = "it is out and may be rebooted"
+        ends, left = stage_ends(self.state, progress), found["stage_left_s"]
+        return joined(
+            (
+                el(
+                    "ol",
+                    *(
+                        el(
+                            "li",
+                            stage,
+                            class_="past" if place < at else None,
+                            aria_current="step" if place == at else None,
+                        )
+                        for place, stage in enumerate(stages)
+                    ),
+                    class_="stages",
+                    aria_label=f"drain of {vip.name}",
+                ),
+                el(
+                    "p",
+                    waits[0].upper() + waits[1:],
+                    None
+                    if ends is None or left is None
+                    else joined(
+                        (
+                            "; at the latest in ",
+                            el("span", _words(left), data_left=left),
+                            f" ({_clock_time(self.wall + ends - self.now)})",
+                        )
+                    ),
+                    class_="small",
+                ),
+            )
+        )
+
+    def service(self, name: str, told: Mapping[str, Any], block: Block, plan: _Plan) -> Iterator[str]:
+        ill, chosen = _ill(block), plan.rows(block)
+        open_ = plan.is_open(block)
+        low = told["quorum"]["low"]
+        few = any(family["usable"] < low for family in told["families"])
+        several = len(told["families"]) > 1
+        usable = ", ".join(
+            f"{family['usable']} of {family['total']}" + (f" {_family(family['family'])}" if several else "")
+            for family in told["families"]
+        )
+        yield Html(f'<details id="{escape(name)}" data-open="{open_:d}"{" open" if open_ else ""}>')
+        yield el(
+            "summary",
+            el("strong", told["name"]),
+            " → ",
+            told["pool"],
+            " ",
+            el("span", f"{usable} usable", class_=f"{'bad' if few else 'ok'} badge")
+            if few
+            else f"· {usable} usable",
+            el("span", f" · needs {low} · {told['scheduler']}", class_="dim"),
+            el("span", f"{len(ill)} to look after", class_="warn badge") if ill else None,
+        )
+        yield el("p", "table fingerprint: ", *_tables(told["tables"]), class_="dim small")
+        if chosen:
+            yield Html(
+                f'<table class="servers"><caption class="hidden">{escape(_caption(told, block, chosen))}</caption><thead><tr>'
+                '<th scope="col">State</th><th scope="col">Real server</th><th scope="col" class="n">Weight</th>'
+                '<th scope="col" class="n">Conns</th><th scope="col" class="n">Check time</th></tr></thead><tbody>\n'
+            )
+            for number in chosen:
+                found = block.seen[number]
+                if found is not None:
+                    yield self.server(block.rows[number], found)
+            yield Html("</tbody></table>")
+        yield _more(len(block.rows) - len(chosen), _rest(block, chosen))
+        for one in told["removing"][:NAMED]:
+            yield el(
+                "p",
+                f"being removed: {one['address']} port {one['port']}, {one['active']} connections, "
+                f"at most {_words(one['left_s'])} more",
+                class_="dim small",
+            )
+        yield Html("</details>\n")
+
+    def server(self, row: Row, found: Seen) -> Html:
+        look, health = server_look(found), found.health
+        since = status.since_of(found)
+        lasts = None if since is None else max(0.0, self.now - since)
+        detail = status.server_detail(health, self.now)
+        weight, wanted = found.kernel_weight, found.weight
+        place = f"[{row.address}]" if row.address.version == 6 else str(row.address)
+        return el(
+            "tr",
+            el(
+                "td",
+                look.badge,
+                el("span", "for ", _lasts(lasts), class_="in under") if lasts is not None else None,
+            ),
+            el(
+                "th",
+                row.server.name,
+                el("span", f"{place}:{row.port}", class_="in under mono"),
+                el("span", _short(detail), class_=f"{look.kind} under") if detail else None,
+                scope="row",
+            ),
+            el(
+                "td",
+                "none" if weight is None else weight,
+                el("span", "wanted ", "none" if wanted is None else wanted, class_="warn under")
+                if weight != wanted
+                else None,
+                class_="n",
+            ),
+            el(
+                "td",
+                found.active,
+                el("span", f"{found.inactive} inactive", class_="in under") if found.inactive else None,
+                class_="n",
+            ),
+            el("td", self.times(row), class_="n"),
+        )
+
+    def times(self, row: Row) -> Html:
+        """A picture of the newest runs. Of a rule over several checks: of the first that is probed."""
+        targets = targets_of(row.check)
+        took = self.source.durations(targets[0]) if targets else ()
+        if not took:
+            return Html("–")
+        newest = f"{_SIGNS['bad']} " if took[-1] < 0 else ""
+        return el("span", sparkline(took), el("span", newest, _span(abs(took[-1]))), class_="times")
+
+    # The node
+
+    def neighbors(self) -> Html:
+        found = self.frame["neighbors"]
+        rows = [
+            el(
+                "tr",
+                el("td", neighbor_look(one["state"]).badge),
+                el("th", el("code", one["address"]), scope="row"),
+                el("td", "for ", _lasts(one["since_s"], one["since"])),
+                el("td", _short(one["reason"])),
+            )
+            for one in sorted(found, key=lambda one: one["state"] == "up")
+        ]
+        return _section(
+            "neighbors",
+            "BGP neighbors",
+            _table(("State", "Neighbor", "Since", "Reason"), rows)
+            if rows
+            else el("p", "No neighbor is configured, and no announcer tells of one."),
+        )
+
+    def maintenance(self) -> Html:
+        found = self.frame["maintenance"]
+        if not found:
+            return Html("")
+        rows = [
+            el(
+                "tr",
+                el("th", one["scope"] or "the whole node", scope="row"),
+                el(
+                    "td",
+                    Look("calm" if one["stage"] in ("down", "drained") else "warn", one["stage"]).badge,
+                    el("span", f"{one['connections']} connections", class_="under")
+                    if one["connections"] is not None
+                    else None,
+                ),
+                el(
+                    "td",
+                    f"{_short(one['by'])}: {_short(one['reason']) or 'no reason was given'}",
+                    el(
+                        "span",
+                        "for ",
+                        _lasts(one["since_s"], one["since"]),
+                        f"; remove {one['file']} to end it" if one["file"] else None,
+                        class_="under",
+                    ),
+                ),
+                el("td", *_ends(one)),
+            )
+            for one in found
+        ]
+        return _section("maintenance", "Maintenance", _table(("What", "Stage", "Who and why", "Ends"), rows))
+
+    def requirements(self) -> Html:
+        found = self.frame["requirements"]
+        if not found:
+            return Html("")
+        rows = []
+        for one in sorted(found, key=lambda one: one["phase"] == "up" and not one["check_failed_to_run"]):
+            kind = {"up": "ok", "falling": "warn", "undecided": "warn"}.get(one["phase"], "bad")
+            look = (
+                Look("warn", "check could not run")
+                if one["check_failed_to_run"]
+                else Look(kind, one["phase"])
+            )
+            since = (
+                joined(("for ", _lasts(one["since_s"], one["since"]))) if one["since_s"] is not None else None
+            )
+            rows.append(
+                el(
+                    "tr",
+                    el("td", look.badge),
+                    el("th", one["scope"], scope="row"),
+                    el("td", since),
+                    el("td", _short(one["detail"])),
+                )
+            )
+        return _section("requirements", "Requirements", _table(("State", "Of", "Since", "Detail"), rows))
+
+    def data_plane(self) -> Html:
+        kernel, announcers = self.frame["kernel"], self.frame["announcers"]
+        repairs = (
+            ", ".join(f"{kind} {number}" for kind, number in kernel["repairs"].items() if number) or "none"
+        )
+        read = kernel["read_ago_s"]
+        sync = ", ".join(f"{role} on {one['interface']}" for role, one in kernel["connection_sync"].items())
+        facts: list[tuple[str, object]] = [
+            ("Kernel read", "never" if read is None else joined((_lasts(read), " ago"))),
+            ("Repairs since the start", repairs),
+            ("Connection sync", sync or "off"),
+            ("Services of others in IPVS", kernel["foreign_services"]),
+        ]
+        for one in announcers[:NAMED]:
+            if one["seq"] is None:
+                told = "connected, has told nothing yet"
+            else:
+                told = f"ExaBGP {_short(str(one['exabgp_version'] or 'of unknown version'))}, pid {one['exabgp_pid']}; {one['acks']} commands taken, {one['errors']} refused"
+                told += "; its lease has run out" if one["lease_expired"] else ""
+            facts.append(("Announcer", told))
+        if not announcers:
+            facts.append(("Announcer", "none is connected"))
+        return _section(
+            "plane",
+            "Kernel and announcer",
+            el(
+                "dl",
+                *(el(tag, word) for fact in facts for tag, word in zip(("dt", "dd"), fact, strict=True)),
+                class_="facts",
+            ),
+        )
+
+    def recent(self) -> Html:
+        if not self.events:
+            return _section("events", "Recent events", el("p", "Nothing has happened yet."))
+        return _section(
+            "events",
+            "Recent events",
+            el("ol", *(self.event(one) for one in self.events), class_="events"),
+            el("p", "All that is kept: ", el("code", "anycast events"), class_="dim small"),
+        )
+
+    def event(self, one: Event) -> Html:
+        kind = {"info": "calm", "warning": "warn"}.get(one.level, "bad")
+        words = " ".join(f"{name}={_plain(value)}" for name, value in islice(one.fields.items(), 20))
+        return el(
+            "li",
+            el(
+                "time",
+                _clock_time(one.time, today=self.wall),
+                datetime=status.iso(one.time),
+                class_="dim small",
+            ),
+            el("span", Look(kind, one.level).badge),
+            el("span", el("code", one.name), " ", el("span", _short(words), class_="dim small")),
+            id=f"e{one.id}",
+        )
+
+
+class _Plan:
+    """Which real servers are shown: first those that want looking after, then as many of each service as fit."""
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self._services = SERVICES
+        shown = blocks[:SERVICES]
+        self._folded = sum(len(block.rows) for block in shown) > FOLDED
+        self._open = OPEN
+        self._ill: dict[int, Sequence[int]] = {}
+        left = ROWS
+        for block in shown:
+            ill = self._ill[id(block)] = _ill(block)[: min(ILL, left)]
+            left -= len(ill)
+        self._well = self._share(shown, left)
+
+    def _share(self, blocks: Sequence[Block], left: int) -> int:
+        """How many that are well each service shows at most."""
+        most, counts = 0, sorted(len(block.rows) - len(_ill(block)) for block in blocks)
+        for place, count in enumerate(counts):
+            if (count - most) * (len(counts) - place) > left:
+                return most + left // (len(counts) - place)
+            left -= (count - most) * (len(counts) - place)
+            most = count
+        return most
+
+    def take_service(self, block: Block) -> bool:
+        return id(block) in self._ill
+
+    def rows(self, block: Block) -> list[int]:
+        known = set(_ill(block))
+        well = (place for place in range(len(block.rows)) if place not in known)
+        return [*self._ill[id(block)], *islice(well, self._well)]
+
+    def is_open(self, block: Block) -> bool:
+        if not self._folded:
+            return True
+        if not _ill(block) or not self._open:
+            return False
+        self._open -= 1
+        return True
+
+
+class _Tables:
+    """Of the parts that grow with the real servers, only the fingerprints: the rows are chosen here."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+
+    def servers(self, _vip: Vip, _service: Service) -> Any:
+        return ()
+
+    def fingerprint(self, address: Address, service: Service) -> str | None:
+        return self._board.fingerprint(address, service)
+
+
+def _ill(block: Block) -> Sequence[int]:
+    """The places of those that want looking after, the worst first; kept as long as nothing is seen anew."""
+    version, places = block.ill
+    if version != block.version:
+        ranked = sorted(
+            (rank, place)
+            for place, found in enumerate(block.seen)
+            if found is not None and (rank := _rank(found)) is not None
+        )
+        places = [place for _, place in ranked]
+        block.ill = block.version, places
+    return places
+
+
+def _rank(found: Seen) -> int | None:
+    health = found.health
+    if health.phase is Phase.UP and not (found.drained or health.unknown or health.detail):
+        return None if found.weight == found.kernel_weight else 2
+    return _RANKS[server_look(found).kind]
+
+
+def sparkline(took: Sequence[float]) -> Html:
+    """A bar for each run, as high as it took among those that went well; one that failed is of its own colour, dashed and always full."""
+    took = took[-_SLOTS:]
+    most = max((value for value in took if value >= 0), default=0.0) or 1.0
+    first = _SLOTS - len(took)
+    tall = _HEIGHT / most
+    well = "".join(
+        [bars[int(value * tall + 0.5)] for bars, value in zip(_BARS[first:], took, strict=True) if value >= 0]
+    )
+    ill = [bars[_HEIGHT] for bars, value in zip(_BARS[first:], took, strict=True) if value < 0]
+    failed = len(ill)
+    told = (
+        f"{len(took)} checks, {_span(min(map(abs, took)))} to {_span(max(map(abs, took)))}, "
+        f"{f'{failed} of them failed' if failed else 'none failed'}"
+    )
+    paths = f'<path d="{well}"/>' if well else ""
+    paths += f'<path class="f" d="{"".join(ill)}"/>' if ill else ""
+    return Html(
+        f'<svg class="spark" viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" '
+        f'aria-label="{told}"><title>{told}</title>{paths}</svg>'
+    )
+
+
+def _span(seconds: float) -> str:
+    if seconds < 0.0095:
+        return f"{1000 * seconds:.1f} ms"
+    return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def _words(seconds: float) -> str:
+    """As `words` in page.js."""
+    whole = max(0, int(seconds))
+    for below, unit, name in ((90, 1, "s"), (5400, 60, "min"), (172_800, 3600, "h")):
+        if whole < below:
+            return f"{whole / unit:.0f} {name}"
+    return f"{whole / 86400:.0f} d"
+
+
+def _lasts(seconds: float, since: str | None = None) -> Html:
+    """How long it has lasted: `page.js` counts on."""
+    return el("span", _words(seconds), data_s=round(seconds, 1), title=since)
+
+
+def _clock_time(wall: float, *, today: float | None = None) -> str:
+    """The time of the day, with the date where it is another than `today`'s."""
+    try:
+        moment = datetime.fromtimestamp(wall, UTC)
+        other = today is not None and moment.date() != datetime.fromtimestamp(today, UTC).date()
+    except (OverflowError, ValueError, OSError):
+        return "at an unknown time"
+    return f"{moment:%m-%d %H:%M:%SZ}" if other else f"{moment:%H:%M:%SZ}"
+
+
+def _ends(one: Mapping[str, Any]) -> tuple[object, ...]:
+    if one["overdue"]:
+        return (Look("bad", "overdue").badge,)
+    if one["ends_in_s"] is None:
+        told = {"file": "with the file", "stop": "with the agent"}
+        return (told.get(one["source"], "by command"),)
+    then = "back into service" if one["on_expiry"] == "resume" else "stays out"
+    left = max(0.0, one["ends_in_s"])
+    return (
+        "in ",
+        el("span", _words(left), data_left=left, title=one["ends"]),
+        el("span", then, class_="under"),
+    )
+
+
+def _icon(kind: str) -> str:
+    colour = {"ok": "1f9d55", "warn": "d99000", "bad": "d22b2b", "calm": "7a8794"}[kind]
+    shape = {
+        "ok": "%3Ccircle cx='8' cy='8' r='7'/%3E",
+        "warn": "%3Cpath d='M8 1 15 15H1z'/%3E",
+        "bad": "%3Cpath d='M1 1h14v14H1z'/%3E",
+        "calm": "%3Cpath d='M1 6h14v4H1z'/%3E",
+    }[kind]
+    return (
+        "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16' "
+        f"fill='%23{colour}'%3E{shape}%3C/svg%3E"
+    )
+
+
+def _section(name: str, title: str, *children: object) -> Html:
+    return el(
+        "section",
+        el("h2", title, id=name),
+        el("div", *children, class_="plain card"),
+        aria_labelledby=name,
+    )
+
+
+def _table(heads: Sequence[str], rows: Sequence[Html]) -> Html:
+    columns = el("tr", *(el("th", head, scope="col") for head in heads))
+    more = len(rows) - NAMED
+    return joined((el("table", el("thead", columns), el("tbody", *rows[:NAMED])), _more(more, "of them")))
+
+
+def _tile(name: str, value: str, kind: str) -> Html:
+    return el("div", el("dt", name), el("dd", value), class_=kind)
+
+
+def _more(number: int, of: str) -> Html:
+    return el("p", f"and {number:,} more {of}", class_="dim small") if number > 0 else Html("")
+
+
+def _capped(items: Sequence[Html], tag: str) -> list[Html]:
+    more = len(items) - NAMED
+    return [*items[:NAMED], *([el(tag, f"and {more} more")] if more > 0 else [])]
+
+
+def _listed(words: Sequence[str], tag: str) -> Iterator[object]:
+    for place, word in enumerate(words[:NAMED]):
+        yield ", " if place else None
+        yield el(tag, word)
+    if len(words) > NAMED:
+        yield f" and {len(words) - NAMED} more"
+
+
+def _tables(tables: Sequence[Mapping[str, Any]]) -> Iterator[object]:
+    """The fingerprints, which are equal on nodes that choose alike; those of one value together."""
+    for place, one in enumerate(tables[:NAMED]):
+        yield "; " if place else None
+        yield f"{one['address']} "
+        yield el("code", one["fingerprint"] or "not in the kernel")
+    if len(tables) > NAMED:
+        yield f" and {len(tables) - NAMED} more"
+
+
+def _caption(told: Mapping[str, Any], block: Block, chosen: Sequence[int]) -> str:
+    shown = (
+        f"{len(chosen)} of {len(block.rows)} real servers"
+        if len(chosen) < len(block.rows)
+        else "Real servers"
+    )
+    return f"{shown} of {told['pool']}"
+
+
+def _rest(block: Block, chosen: Sequence[int]) -> str:
+    hidden = len(set(_ill(block)).difference(chosen))
+    return f"real servers, {hidden} of them to look after" if hidden else "real servers, all of them well"
+
+
+def _family(name: str) -> str:
+    return {"ipv4": "IPv4", "ipv6": "IPv6"}.get(name, name)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, list | tuple | set | frozenset):
+        told = ", ".join(str(one) for one in islice(value, 5))
+        return f"{told} and {len(value) - 5} more" if len(value) > 5 else told
+    return "-" if value is None or value == "" else str(value)[:LONGEST]

@@ -1,0 +1,176 @@
+"""Nodes as an operator meets them, for what is looked at."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import IPv4Address, ip_address
+
+from anycast.core import events as ev
+from anycast.core.maintenance import NODE, End, Expiry, Maintenance
+from anycast.core.model import Check, Config, Pool, Protocol, Quorum, RealServer, Service, TcpCheck, Vip
+from tests.unit.ops.node import CONFIG, ROUTER6, Node
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
+
+
+def _pool(name: str, net: int, count: int) -> Pool:
+    servers = tuple(
+        RealServer(
+            name=f"{name}{n}", addresses=(ip_address(f"10.9.{net}.{n}"), ip_address(f"fd00:9:{net}::{n}"))
+        )
+        for n in range(1, count + 1)
+    )
+    return Pool(name=name, servers=servers, check=Check(kind=TcpCheck(), rise=2, fall=2))
+
+
+def _service(protocol: Protocol, port: int, pool: Pool, low: int = 2) -> Service:
+    return Service(protocol=protocol, port=port, pool=pool, quorum=Quorum(low=low, high=low + 1))
+
+
+def _vip(name: str, number: int, *services: Service) -> Vip:
+    addresses = (ip_address(f"192.0.2.{number}"), ip_address(f"2001:db8:99::{number}"))
+    return Vip(name=name, addresses=addresses, services=services)
+
+
+_WEB, _DNS, _MAIL = _pool("web", 2, 4), _pool("dns", 3, 3), _pool("mail", 4, 3)
+SITE = replace(
+    CONFIG,
+    vips=(
+        _vip("web", 1, _service(Protocol.TCP, 80, _WEB), _service(Protocol.TCP, 443, _WEB)),
+        _vip("resolver", 53, _service(Protocol.UDP, 53, _DNS), _service(Protocol.TCP, 53, _DNS)),
+        _vip("mail", 25, _service(Protocol.TCP, 25, _MAIL)),
+    ),
+)
+
+
+def running(config: Config = SITE, *, ago: float = 4000.0) -> Node:
+    """A healthy node by the clocks of this process, up for `ago` seconds, with something measured."""
+    node = Node(config, now=time.monotonic() - ago)
+    node.probe()
+    node.report()
+    node.now = time.monotonic()
+    node.send(ev.Tick())
+    node.last_step = time.monotonic()
+    chance = random.Random(5)  # noqa: S311 - the same picture each time
+    for target in node.state.names:
+        usual = chance.uniform(0.0004, 0.003)
+        node.took[target] = [usual * chance.choice((1, 1, 1.1, 1.3, 1.6, 3)) for _ in range(30)]
+    node.report()
+    return node
+
+
+def healthy() -> Node:
+    return running()
+
+
+def draining() -> Node:
+    node = running(replace(SITE, timing=replace(SITE.timing, drain=30.0)))
+    entry = Maintenance(reason="new kernel", by="ada", since=time.time() - 4)
+    end = End(at=time.time() + 1800, then=Expiry.RESUME)
+    node.now -= 4
+    node.send(ev.MaintenanceSet(scope="resolver", entry=replace(entry, end=end)))
+    node.send(ev.MaintenanceSet(scope="web/web2", entry=replace(entry, reason="disk is being replaced")))
+    node.now += 4
+    node.send(ev.Tick())
+    node.report()
+    return node
+
+
+def failing() -> Node:
+    node = running()
+    gone = [f"10.9.3.{n}" for n in (1, 2, 3)] + [f"fd00:9:3::{n}" for n in (1, 2, 3)] + ["10.9.2.4"]
+    node.now -= 75
+    node.probe(*gone)
+    node.probe(*gone)
+    node.now += 70
+    node.probe(*gone, "10.9.4.1")
+    for target in node.state.names:
+        if str(target.address) in gone:
+            node.took[target] = node.took[target][:18] + [-0.0005, -0.0006, -1.0] * 4
+    node.report()
+    state = node.state.announcers[1]
+    assert state is not None
+    sessions = tuple(
+        replace(one, state="down", reason="the peer has closed the session: hold timer expired")
+        if one.address == ROUTER6
+        else one
+        for one in state.neighbors
+    )
+    node.report(neighbors=sessions)
+    node.reload_ok = False
+    return node
+
+
+def empty() -> Node:
+    return running(replace(CONFIG, vips=()))
+
+
+def maintenance() -> Node:
+    """The whole node is out."""
+    node = running()
+    node.now -= 600
+    entry = Maintenance(reason="new power supply", by="grace", since=time.time() - 600)
+    node.send(ev.MaintenanceSet(scope=NODE, entry=entry, skip_drain=True))
+    for seconds in (1.0, 3.0, 3.0, 60.0, 60.0):
+        node.send(ev.Tick(), after=seconds)
+        node.report()
+    node.now = time.monotonic()
+    node.send(ev.Tick())
+    return node
+
+
+def hostile() -> Node:
+    """Everything that others name or say is markup."""
+    pool = replace(_pool("p", 2, 2), name=HOSTILE)
+    pool = replace(
+        pool, servers=tuple(replace(one, name=f"{HOSTILE}{n}") for n, one in enumerate(pool.servers))
+    )
+    node = running(
+        replace(
+            SITE,
+            node=replace(SITE.node, name=HOSTILE),
+            vips=(replace(_vip("v", 1, _service(Protocol.TCP, 80, pool)), name=HOSTILE),),
+        )
+    )
+    node.said = HOSTILE
+    node.probe("10.9.2.1", "fd00:9:2::1")
+    node.probe("10.9.2.1", "fd00:9:2::1")
+    entry = Maintenance(reason=HOSTILE, by=HOSTILE, since=time.time())
+    node.send(ev.MaintenanceSet(scope=HOSTILE, entry=entry))
+    node.kernel_error = HOSTILE
+    node.send(ev.KernelFailed(reason=HOSTILE))
+    node.report(neighbors=(), exabgp_version=HOSTILE)
+    node.events.publish(HOSTILE, "error", {HOSTILE: HOSTILE, "list": [HOSTILE]})
+    return node
+
+
+def large(servers: int = 5000, *, pool: int = 100, down: int = 0) -> Node:
+    first = int(IPv4Address("10.16.0.0"))
+    vips: list[Vip] = []
+    for number in range(0, servers, pool):
+        members = tuple(
+            RealServer(name=f"s{one}", addresses=(IPv4Address(first + one),))
+            for one in range(number, number + pool)
+        )
+        found = Pool(name=f"p{number // pool}", servers=members, check=Check(kind=TcpCheck(), rise=1, fall=1))
+        service = Service(protocol=Protocol.TCP, port=8000, pool=found, quorum=Quorum(low=1, high=1))
+        vips.append(
+            Vip(
+                name=f"v{number // pool}",
+                addresses=(IPv4Address(int(IPv4Address("192.0.2.0")) + len(vips)),),
+                services=(service,),
+            )
+        )
+    node = running(replace(CONFIG, vips=tuple(vips)))
+    if down:
+        node.probe(*(str(IPv4Address(first + one)) for one in range(down)))
+        node.report()
+    return node
+
+
+SCENES: dict[str, Callable[[], Node]] = {
+    one.__name__: one for one in (healthy, draining, failing, empty, maintenance, hostile, large)
+}

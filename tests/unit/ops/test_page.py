@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from hashlib import sha256
+from html.parser import HTMLParser
+
+import pytest
+
+from anycast.core import events as ev
+from anycast.ops import page
+from anycast.ops.board import Board
+from anycast.ops.http import control_app, read_app
+from tests.unit.ops import scenes
+from tests.unit.ops.node import Node, Operator
+from tests.unit.ops.test_http import Client, ask
+
+_VOID = {"meta", "link", "img", "br"}
+_QUIET = {"script", "style", "title"}
+
+
+@dataclass
+class Parsed(HTMLParser):
+    """A page as a browser would take it apart. `rows`: the text of each row of real servers."""
+
+    tags: Counter[str] = field(default_factory=Counter)
+    ids: list[str] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
+    rows: list[str] = field(default_factory=list)
+    titles: list[str] = field(default_factory=list)
+    handlers: list[str] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self._open: list[tuple[str, str]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        self.tags[tag] += 1
+        self.handlers += [name for name in given if name.startswith("on") or name == "style"]
+        self.sources += [given[name] for name in ("src", "href") if name in given]
+        self.ids += [given["id"]] if "id" in given else []
+        if tag == "tr":
+            self.rows.append("")
+        if tag not in _VOID:
+            self._open.append((tag, given.get("class", "")))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop()[0] == tag
+
+    def handle_data(self, data: str) -> None:
+        tag = self._open[-1][0] if self._open else ""
+        if tag == "title" and not any(one == "svg" for one, _ in self._open):
+            self.titles.append(data)
+        if tag not in _QUIET:
+            self.words.append(data)
+            if any(one == "tr" for one, _ in self._open):
+                self.rows[-1] += data + " "
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+def rendered(node: Node) -> str:
+    async def read() -> bytes:
+        return await page.PageText(node, Board(), version="1.2.3").read()
+
+    return asyncio.run(read()).decode()
+
+
+def parsed(node: Node) -> Parsed:
+    found = Parsed()
+    found.feed(rendered(node))
+    found.close()
+    return found
+
+
+@pytest.mark.parametrize("scene", scenes.SCENES)
+def test_every_scene_is_well_formed_and_has_no_source_elsewhere(scene: str) -> None:
+    found = parsed(scenes.SCENES[scene]())
+    assert not found._open
+    assert [one for one, number in Counter(found.ids).items() if number > 1] == []
+    assert (found.tags["main"], found.tags["h1"], found.tags["script"]) == (1, 1, 1)
+    assert found.handlers == []
+    assert not [one for one in found.sources if "//" in one.replace("http://www.w3.org/2000/svg", "")]
+
+
+def test_a_healthy_node_says_so_in_its_title_and_shows_everything_there_is() -> None:
+    found = parsed(scenes.healthy())
+    assert found.titles == ["✓ lb1 healthy: 3 of 3 VIPs announced"]
+    for words in (
+        "web ✓ announced",
+        "192.0.2.1",
+        "tcp/443 → web",
+        "BGP neighbors",
+        "10.2.1.254",
+        "as wanted",
+    ):
+        assert words in found.text
+    assert sum("✓ up" in row and " ms" in row for row in found.rows) == 34
+    assert found.tags["svg"] == 34
+    assert "vips/web/why" in found.sources
+    assert re.search(r"table fingerprint: 192\.0\.2\.1 +[0-9a-f]{12}", found.text)
+    assert "vip.verdict_changed" in found.text
+
+
+def test_a_drain_tells_its_stage_its_limit_and_what_it_waits_for() -> None:
+    html = rendered(scenes.draining())
+    assert "<title>! lb1 changing: 3 of 3 VIPs announced</title>" in html
+    assert '<li aria-current="step">draining</li><li>withdrawn</li>' in html
+    found = parsed(scenes.draining())
+    assert re.search(
+        r"last resort, so that routers move to other nodes; at the latest in +2\d s +\(\d\d:", found.text
+    )
+    assert re.search(
+        r"resolver +! draining +ada: new kernel for +4 s +in +(29|30) min +back into service", found.text
+    )
+    assert re.search(r"web/web2 .*? disk is being replaced", found.text)
+    assert sum("– drained" in row and " ms" in row for row in found.rows) == 4  # two services, two addresses
+
+
+def test_what_fails_stands_first_with_its_reason() -> None:
+    node = scenes.failing()
+    found = parsed(node)
+    assert found.titles == ["✕ lb1 trouble: 2 of 3 VIPs announced"]
+    assert found.text.index("resolver ✕ not announced") < found.text.index("web ✓ announced")
+    assert "below quorum : udp/53 IPv4: 0 of 3 usable, 3 needed" in found.text
+    assert "the last reload was refused" in found.text
+    web = [row for row in found.rows if "web" in row][:2]
+    assert ("✕ down" in web[0], "refused" in web[0], "✓ up" in web[1]) == (True, True, True)
+    sessions = [row for row in found.rows if "10.2.1.254" in row or "fd00:2:1::fe" in row]
+    assert ["✕ down" in row for row in sessions] == [True, False]
+    assert "hold timer expired" in sessions[0]
+    assert any("! up, failing" in row and "mail1" in row for row in found.rows)
+
+
+def test_an_empty_node_says_that_it_is() -> None:
+    found = parsed(scenes.empty())
+    assert found.titles == ["– lb1 no VIPs: no VIPs"]
+    assert "No VIP is configured: this node announces nothing." in found.text
+
+
+def test_a_node_in_maintenance_is_calm_and_says_by_whom() -> None:
+    found = parsed(scenes.maintenance())
+    assert found.titles == ["– lb1 in maintenance: 0 of 3 VIPs announced"]
+    assert "it is out and may be rebooted" in found.text.lower()
+    assert re.search(r"the whole node +– down +grace: new power supply", found.text)
+
+
+def test_what_others_have_written_is_text() -> None:
+    html = rendered(scenes.hostile())
+    assert "<img" not in html
+    assert "alert(1)</script>" not in html
+    found = parsed(scenes.hostile())
+    assert found.tags["script"] == 1
+    for place in ("h1", "pool", "detail"):
+        assert found.text.count(scenes.HOSTILE) > 10, place
+    assert [one for one in found.sources if scenes.HOSTILE[:8] in one] == []
+
+
+def test_the_policy_lets_in_the_pages_own_script_and_style_alone() -> None:
+    html, policy = rendered(scenes.healthy()), page.headers()["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; ")
+    for tag in ("script", "style"):
+        inside = re.findall(f"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+        assert len(inside) == 1
+        digest = base64.b64encode(sha256(inside[0].encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+
+
+def test_of_thousands_of_servers_those_that_fail_are_shown_and_the_others_counted() -> None:
+    node = scenes.large(5000, down=250)
+    html = rendered(node)
+    assert len(html) < 250_000
+    found = parsed(node)
+    shown = [row for row in found.rows if "✓ up" in row or "✕ down" in row]
+    assert len(shown) <= page.ROWS + 2  # and the BGP sessions
+    assert sum("✕ down" in row for row in shown) == 3 * page.ILL
+    assert "4750 of 5000" in found.text
+    assert "and 80 more real servers, 80 of them to look after" in found.text
+    assert re.search(r"and \d+ more real servers, all of them well", found.text)
+    assert html.count('data-open="1"') == 3
+
+
+def test_of_very_many_vips_those_that_are_out_are_shown() -> None:
+    node = scenes.large(300, pool=1)
+    node.probe(f"10.16.1.{299 - 256}")
+    node.report()
+    found = parsed(node)
+    assert "and 200 more VIPs" in found.text
+    assert "v299 ✕ not announced" in found.text
+
+
+def test_a_page_is_good_for_half_a_second_unless_something_happens() -> None:
+    node, now = scenes.healthy(), [time.monotonic()]
+
+    async def read() -> None:
+        text = page.PageText(node, Board(), version="1", clock=lambda: now[0])
+        first = await text.read()
+        now[0] += page.FRESH - 0.1
+        assert await text.read() is first
+        node.send(ev.AnnouncerLost(source=1))
+        assert b"no announcer is connected" in await text.read()
+        second = await text.read()
+        now[0] += page.FRESH + 0.1
+        assert await text.read() is not second
+
+    asyncio.run(read())
+
+
+def test_an_engine_that_stands_still_is_told() -> None:
+    node = scenes.healthy()
+    node.last_step -= 60
+    assert re.search(r"the engine has not stepped for 6\d s", parsed(node).text)
+
+
+def test_the_page_is_served_on_both_surfaces_and_to_head() -> None:
+    node = scenes.healthy()
+
+    async def questions(client: Client) -> None:
+        async with client.get("/") as response:
+            body = await response.text()
+        assert response.headers["Content-Type"] == "text/html; charset=utf-8"
+        assert "script-src 'sha256-" in response.headers["Content-Security-Policy"]
+        assert body.endswith("</html>\n")
+        async with client.head("/") as response:
+            assert (response.status, int(response.headers["Content-Length"]) > 10_000) == (200, True)
+            assert await response.read() == b""
+
+    ask(read_app(node), questions)
+    ask(control_app(node, Operator(node)), questions)
+
+
+def test_a_picture_of_check_times_is_told_in_words_too() -> None:
+    picture = page.sparkline([0.001, 0.002, -1.0])
+    assert 'aria-label="3 checks, 1.0 ms to 1.0 s, 1 of them failed"' in picture
+    assert 'd="M82 18V9M85 18V0"' in picture
+    assert '<path class="f" d="M88 18V0"/>' in picture
