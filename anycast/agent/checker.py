@@ -227,7 +227,7 @@ class Checker:
                 return
             if slot.at is None or slot.at > now:
                 continue  # replaced since, or gone, or in the agenda twice
-            if not slot.reserved:
+            if not slot.reserved and slot.host.targets > 1:
                 slot.reserved = True
                 slot.at = slot.host.reserve(slot.at, now)
                 if slot.at > now:
@@ -250,7 +250,8 @@ class Checker:
                 return self._refuse_line(judge(error))
         line, started = self._line, 0
         until = self._clock() + TURN
-        while line and not sweep.full and sweep.now <= until:
+        start = sweep.start
+        while line and sweep.now <= until and not sweep.full:
             slot = line.popleft()
             if slot.gone:
                 continue
@@ -259,7 +260,7 @@ class Checker:
             run = slot.run
             if run is None:
                 run = slot.run = run_of(slot.target, slot)
-            sweep.start(run)
+            start(run)
             started += 1
         sweep.settle(started)
         return None
@@ -280,7 +281,9 @@ class Checker:
         slot.tally.count(finding.outcome, took)
         _remember(slot, finding.outcome, took)
         if finding is OK and slot.quiet is not None and slot.after is None:
-            self._wait(slot, next_beat(slot.beat, slot.quiet, run.started + took))
+            at = slot.beat + slot.quiet  # mostly the next beat: to ask for it costs more than to look
+            now = run.started + took
+            self._wait(slot, at if at >= now else next_beat(slot.beat, slot.quiet, now))
         else:
             self._tell(slot, finding.outcome, finding.detail, took)
             self._go_on(slot)

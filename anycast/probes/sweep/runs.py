@@ -38,6 +38,8 @@ class StaleError(Exception):
 class Run(Generic[Owner]):
     """One target's TCP check: a completed handshake is all. Used for one run after another."""
 
+    may_keep = False  # `keeps` need not be asked
+
     __slots__ = (
         "_own_port",
         "address",
@@ -101,6 +103,8 @@ class Run(Generic[Owner]):
 
 class _HttpRun(Run[Owner]):
     """One request, judged by the head of the response; with `keep_alive` over the same connection again."""
+
+    may_keep = True
 
     __slots__ = (
         "_connected",

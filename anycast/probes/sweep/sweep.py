@@ -215,7 +215,7 @@ class Sweep(Generic[Owner]):
     def _finish(self, run: Run[Owner], finding: Finding) -> None:
         run.busy = False
         self.running -= 1
-        if run.sock is not None and not (run.keeps and self._has_room()):
+        if run.sock is not None and not (run.may_keep and run.keeps and self._has_room()):
             self._release(run)
         if finding.outcome is Outcome.FAIL:
             finding = self._excused(run, finding)
