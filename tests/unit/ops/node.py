@@ -78,6 +78,7 @@ class Node:
         *,
         maintenance: Mapping[str, Maintenance] | None = None,
         now: float = 1000.0,
+        crashes: int = 0,
     ) -> None:
         self.now = now
         self.last_step = now
@@ -89,7 +90,7 @@ class Node:
         self.log: list[ev.Log] = []
         self.events = Hub()
         self.tallies: dict[Target, Tally] = {}
-        self._state, effects = begin(config, maintenance or {}, now)
+        self._state, effects = begin(config, maintenance or {}, now, crashes=crashes)
         self._perform(effects)
 
     @property
