@@ -99,7 +99,7 @@ class World(RuleBasedStateMachine):
         self.said = {NODE: Said()} if kept else {}
         self.state, effects = begin(self.config, maintenance, self.now, self.wall, crashes=crashes)
         self.unwell = dict.fromkeys(self.state.vips, self.now)  # VIPs: when something was in the way last
-        self.been: set[str] = set()  # VIPs that were announced
+        self.held: set[str] = set()  # VIPs that have been well for the hold once: it is over for them
         self.perform(effects)
 
     @property
@@ -177,22 +177,18 @@ class World(RuleBasedStateMachine):
             if prefix not in self.wanted:
                 assert not drained
                 self.check_ready(vip, prefix.network_address)
-                self.check_hold(vip.name)
+                assert vip.name in self.held, "announced before the hold was over"
 
     def note_health(self) -> None:
-        self.been &= self.state.vips.keys()
+        crashes = self.state.crashes if self.now < self.state.started_at + WINDOW else 0
+        needed = hold(self.state.config.timing, crashes)
+        self.held &= self.state.vips.keys()
         self.unwell = {name: self.unwell.get(name, self.now) for name in self.state.vips}
         for name, known in self.state.vips.items():
             if known.verdict.reason in UNWELL:
                 self.unwell[name] = self.now
-
-    def check_hold(self, vip: str) -> None:
-        """What this agent announces for the first time has been well for the hold."""
-        crashes = self.state.crashes if self.now < self.state.started_at + WINDOW else 0
-        needed = hold(self.state.config.timing, crashes)
-        if vip not in self.been:
-            assert self.now >= self.unwell[vip] + needed - 1e-9
-        self.been.add(vip)
+            if self.now >= self.unwell[name] + needed - 1e-9:
+                self.held.add(name)
 
     def check_maintenance(self, before: State, event: ev.Event, effects: tuple[ev.Effect, ...]) -> None:
         after = self.state
