@@ -38,6 +38,9 @@ class Script:
         run = [sys.executable, raw_script.__file__, str(self._orders), str(self._answers)]
         text = bgp._exabgp_conf(run, bgp.BOTH_SESSIONS)
         self.speaker = Speaker(around.place, folder, text, [NODE4, NODE6], exabgp=exabgp, env={})
+        self.until_up()
+
+    def until_up(self) -> None:
         until(lambda: all(self._is_up(end) for end in (NODE4, NODE6)), "both sessions up at the router")
 
     def _is_up(self, end: str) -> bool:
@@ -126,7 +129,7 @@ def test_a_withdraw_while_the_session_is_down_holds_only_when_it_is_exact(raw: S
     for command in (withdraw, ANNOUNCE, withdraw):
         assert raw.say(command) == ["done"]
     raw.router.vtysh("configure terminal", "router bgp 65000", f"no {shut}")
-    until(lambda: raw._is_up(NODE4), "the session up at the router")
+    raw.until_up()
     raw.barrier()
     assert raw.router.has(V4) == (withdraw is PLAIN and _is_5(raw))
     raw.say(ANNOUNCE)
@@ -134,14 +137,14 @@ def test_a_withdraw_while_the_session_is_down_holds_only_when_it_is_exact(raw: S
     raw.barrier()
 
 
-@pytest.mark.parametrize("exabgp", VERSIONS)
-def test_the_name_of_a_community_with_shutdown_in_it_ends_exabgp(exabgp: Path) -> None:
-    with bgp.site() as site, script(site, exabgp) as raw:
-        raw.say(ANNOUNCE)
-        raw.router.wait_for(V4)
-        raw.say(f"{ANNOUNCE} community [no-export graceful-shutdown]", answered=False)
-        assert raw.speaker.exabgp.wait(bgp.PATIENCE)
-        raw.router.wait_without(V4)
+def test_the_name_of_a_community_with_shutdown_in_it_ends_exabgp(raw: Script) -> None:
+    raw.say(ANNOUNCE)
+    raw.router.wait_for(V4)
+    raw.say(f"{ANNOUNCE} community [no-export graceful-shutdown]", answered=False)
+    assert raw.speaker.exabgp.wait(bgp.PATIENCE)
+    raw.router.wait_without(V4)
+    raw.speaker.start()
+    raw.until_up()
 
 
 def test_done_says_nothing_of_the_router(raw: Script) -> None:

@@ -322,9 +322,8 @@ def test_after_a_reload_that_fails_the_watchdog_alone_ends_what_is_announced(
             node.router.wait_without(V4, V6)
 
 
-def test_a_router_that_has_had_too_many_prefixes_says_so_and_takes_them_once_it_is_told_to(
-    node: Node,
-) -> None:
+def test_a_router_that_has_had_too_many_prefixes_takes_them_once_it_is_told_to(node: Node) -> None:
+    """What the node hears is that the session was closed; the router knows why."""
     limit = f"neighbor {NODE4} maximum-prefix 2"
     family = ("configure terminal", "router bgp 65000", "address-family ipv4 unicast")
     routes = [Route(prefix=prefix) for prefix in VIPS4[:3]]
@@ -332,15 +331,15 @@ def test_a_router_that_has_had_too_many_prefixes_says_so_and_takes_them_once_it_
     node.router.vtysh(*family, limit)
     try:
         node.agent.grant(*routes, Route(prefix=V6))
-        told = node.agent.wait(
+        node.agent.wait(
             lambda report: any(n.address == ROUTER4 and n.state == "down" for n in report.neighbors)
         )
-        assert "6,1" in next(n.reason for n in told.neighbors if n.address == ROUTER4)
         node.router.wait_without(*VIPS4[:3])
         node.router.wait_for(V6)
+        assert "Maximum Number of Prefixes" in node.router.vtysh(f"show bgp neighbors {NODE4} json")
     finally:
         node.router.vtysh(*family, f"no {limit}")
-    node.router.vtysh(f"clear bgp {NODE4}")
+        node.router.vtysh(f"clear bgp {NODE4}")
     node.router.wait_for(*VIPS4[:3])
     node.want()
 
