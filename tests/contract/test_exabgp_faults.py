@@ -283,13 +283,13 @@ def test_announcers_that_die_over_and_over_take_exabgp_and_the_routes_along(site
     with bgp.node(site, own=[V4, V6]) as node:
         node.want(*BOTH, ttl=LONG)
         node.router.wait_for(V4, V6)
-        last = 0
+        dead = {0}
         for _ in range(12):
-            alive = node.agent.wait_or_end(lambda report, last=last: report.pid not in (0, last), node.exabgp)
+            alive = node.agent.wait_or_end(lambda report: report.pid not in dead, node.exabgp)
             if alive is None:
                 break
-            last = alive.pid
-            _kill(last)
+            dead.add(alive.pid)
+            _kill(alive.pid)
         assert node.exabgp.wait(PATIENCE)
         node.router.wait_without(V4, V6)
 
