@@ -75,7 +75,8 @@ def happens(**drawn: Any) -> Callable[[Callable[..., None]], Any]:
             fault(self, **values)
             self.run(then)
 
-        return rule(then=THEN, **drawn)(both)
+        decorate: Any = rule(then=THEN, **drawn)
+        return decorate(both)
 
     return made
 
@@ -160,6 +161,11 @@ class Agent(Node):
             peer.close()
 
 
+class Silent(link.Log):
+    def __call__(self, text: str, now: float) -> None:
+        pass
+
+
 class Plugin(main.Announcer):
     """`ended`: it ended ExaBGP."""
 
@@ -202,7 +208,7 @@ class Daemon(ExaBgp):
             os.set_blocking(fd, False)
         self.reading.clear()
         self.own.clear()
-        self.plugin = Plugin(self.world.options, link.ExaBgpLink(stdin, stdout), self.world.say)
+        self.plugin = Plugin(self.world.options, link.ExaBgpLink(stdin, stdout), Silent())
         self.plugin._write(now)  # what `run` does first
 
     def bury(self, now: float) -> None:
@@ -274,7 +280,8 @@ class Triangle(RuleBasedStateMachine):
         self.directory = Path(tempfile.mkdtemp(prefix="triangle"))
         self.socket = self.directory / "lease.sock"
         self.options = main.Options(socket=str(self.socket), journal=str(self.directory / "journal"))
-        self.clock, main.time = main.time, SimpleNamespace(monotonic=lambda: self.now)  # type: ignore[assignment]
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(main, "time", SimpleNamespace(monotonic=lambda: self.now))
         self.kernel = Snapshot(table={}, addresses=frozenset(), sysctls={})
         self.starts: Starts | None = None
         self.agent: Agent | None = None
@@ -289,9 +296,6 @@ class Triangle(RuleBasedStateMachine):
         self.proof: dict[str, float] = {}  # of the last lease that had the route
         self.calm_since = self.now  # something was not at work before
 
-    def say(self, text: str, now: float) -> None:
-        pass
-
     @initialize(named=st.booleans())
     def start(self, *, named: bool) -> None:
         if named:  # on its command line: it can do without a journal
@@ -304,7 +308,7 @@ class Triangle(RuleBasedStateMachine):
         try:
             self.faults_end()
         finally:
-            main.time = self.clock
+            self.patch.undo()
             for one in (self.agent, self.daemon):
                 if one is not None:
                     one.close()
