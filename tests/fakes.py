@@ -75,6 +75,7 @@ class Node:
         found: kernels.Snapshot = NOTHING,
         now: float = 1000.0,
         offset: float = EPOCH,
+        crashes: int = 0,
         **settings: Any,
     ) -> None:
         self.now = now
@@ -93,7 +94,8 @@ class Node:
         self.logs: list[ev.Log] = []
         self.exit: ev.Exit | None = None
         self.settings = settings  # of the configuration, besides the VIPs
-        self.state, effects = begin(config(*vips, **settings), kept or {}, self.now, self.wall)
+        start = config(*vips, **settings)
+        self.state, effects = begin(start, kept or {}, self.now, self.wall, crashes=crashes)
         self._perform(effects)
 
     def send(self, event: ev.Event) -> None:

@@ -75,8 +75,11 @@ class Engine:
         events: Hub | None = None,
         recorder: Recorder | None = None,
         passed: Callable[[float], None] = lambda _: None,
+        crashes: int = 0,
     ) -> None:
         """`events`: what the log tells goes there too. `recorder`: gets everything that `step` is given.
+
+        `crashes`: of the agents before.
 
         `passed` is told the instant of every event that was dealt with, after its effects are under way.
         """
@@ -114,8 +117,8 @@ class Engine:
         self.hook_tallies: Callable[[], Mapping[str, HookTally]] = dict
         kept, now, at = self._kept_maintenance(), clock(), wall()
         if recorder is not None:
-            recorder.begin(loaded.config, kept, now, at, __version__)
-        self._state, self._first = begin(loaded.config, kept, now, at)
+            recorder.begin(loaded.config, kept, now, at, __version__, crashes=crashes)
+        self._state, self._first = begin(loaded.config, kept, now, at, crashes=crashes)
 
     @property
     def state(self) -> State:

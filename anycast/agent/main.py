@@ -13,6 +13,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -27,8 +28,10 @@ from anycast.agent.engine import Engine
 from anycast.agent.hooks import Hooks
 from anycast.agent.leases import LeaseServer
 from anycast.agent.logs import set_up_logging
+from anycast.agent.maintenance_file import boot_id
 from anycast.agent.recording import Recorder
 from anycast.agent.sockets import HeldError, InstanceLock, bind_unix, identity
+from anycast.agent.starts_file import StartsFile
 from anycast.config.apart import load
 from anycast.config.loaded import Loaded
 from anycast.config.problem import ConfigError
@@ -48,6 +51,7 @@ LEASE_SOCKET = "lease.sock"
 CONTROL_SOCKET = "control.sock"
 JOURNAL_DIRECTORY = "announcer"
 EVENTS = "events.jsonl"
+STARTS = "starts.json"
 OPS_BACKLOG = 512  # connections that wait to be let in; a probe that finds it full waits for seconds
 GUARD_PERIOD = 1.0  # seconds between two looks whether the sockets are still where they were bound
 
@@ -159,6 +163,9 @@ async def serve(
     runtime = Path(node.runtime_dir)
     holder: list[LeaseServer] = []
 
+    starts = StartsFile(Path(node.state_dir) / STARTS, boot=boot_id())
+    crashes = starts.begin(time.monotonic())
+
     def send_lease(lease: Lease) -> None:
         holder[0].send(lease)
 
@@ -179,6 +186,7 @@ async def serve(
         events=events,
         recorder=recorder,
         passed=passed,
+        crashes=crashes,
     )
     hooks = Hooks(engine, before)
     engine.hook_tallies = lambda: hooks.tallies
@@ -224,7 +232,14 @@ async def serve(
 
     control, control_gate = await _surface(control_app(engine, engine))
     read, read_gate = await _surface(read_app(engine))
-    log.info("agent.started", version=__version__, node=node.name, config=str(path), pid=os.getpid())
+    log.info(
+        "agent.started",
+        version=__version__,
+        node=node.name,
+        config=str(path),
+        pid=os.getpid(),
+        crashes=crashes,
+    )
     helpers = [
         loop.create_task(_again_and_again(task))
         for task in (
@@ -255,7 +270,8 @@ async def serve(
         await leases.close()
         await hooks.close()
     if displaced:
-        return EX_TEMPFAIL
+        return EX_TEMPFAIL  # what it left is the other's now
+    starts.end()
     return 0 if engine.clean_exit else 1
 
 

@@ -194,6 +194,8 @@ class Recorder:
         now: float,
         wall: float | None,
         version: str,
+        *,
+        crashes: int = 0,
     ) -> None:
         """What `begin` is given; `version` is of this program."""
         writer = self._writer
@@ -202,6 +204,7 @@ class Recorder:
             "anycast": version,
             "now": now,
             "wall": wall,
+            "crashes": crashes,
             "config": writer.write(config),
             "maintenance": writer.write(dict(maintenance)),
         }
@@ -277,7 +280,8 @@ def replay(lines: Iterable[str]) -> Iterator[tuple[float, Event | None, State, t
                 if entry["recording"] != VERSION:
                     raise BadRecordingError(f"version {entry['recording']!r}, expected {VERSION}")
                 now, config = entry["now"], reader.read(entry["config"])
-                state, effects = begin(config, reader.read(entry["maintenance"]), now, entry["wall"])
+                kept, crashes = reader.read(entry["maintenance"]), entry.get("crashes", 0)
+                state, effects = begin(config, kept, now, entry["wall"], crashes=crashes)
                 yield now, None, state, effects
                 continue
             now, event = entry[0], reader.read(entry[1])

@@ -751,6 +751,19 @@ class Timing(Part):
         description="How long a real server that was taken out of the configuration keeps the connections it has. "
         "It gets no new ones, and goes earlier when the last has ended. 0 to 24h.",
     )
+    start_hold: Pause = Field(
+        default=0.0,
+        json_schema_extra={"default": "0s"},
+        description="How long after the agent's start a VIP's kernel, servers and checks must be as they should be, "
+        "without a break, before it is announced. Together with the start it should stay below `lease_ttl`, or every "
+        "restart withdraws. After the second crash within 10 minutes it is 2s or twice this, and doubles with each. "
+        "0 to 10m.",
+    )
+    start_hold_limit: Pause = Field(
+        default=60.0,
+        json_schema_extra={"default": "1m"},
+        description="How long crashes make that at the most; 0: they do not. 0 to 10m.",
+    )
 
 
 class Timeouts(Part):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from anycast.core.maintenance import OUT, Stage
@@ -64,6 +64,7 @@ class Facts:
     repair_failed: bool  # it does not, although it was told to
     missing_address: str | None
     difference: str  # in words, when not proven
+    held: str = ""  # why it must be proven for longer yet, in words
     services: tuple[ServiceFacts, ...]
     requirements: tuple[RequirementFacts, ...] = ()  # the node's first
     advertised: bool  # the previous verdict
@@ -101,6 +102,12 @@ def decide(f: Facts) -> Verdict:
     return obstacle or Verdict(advertise=Advertise.YES, reason=Reason.HEALTHY)
 
 
+def obstacle(f: Facts) -> Reason | None:
+    """What keeps it from being announced besides maintenance and the hold after a start."""
+    found = _obstacle(replace(f, held=""))
+    return None if found is None else found.reason
+
+
 def _obstacle(f: Facts) -> Verdict | None:
     if f.kernel_error is not None:
         return _no(Reason.KERNEL_UNAVAILABLE, f.kernel_error)
@@ -120,7 +127,9 @@ def _obstacle(f: Facts) -> Verdict | None:
         # As with servers: what was only just configured must not take a standing route down.
         if one.holds is False or (one.holds is None and not f.advertised):
             return _no(one.reason, one.detail or "no outcome yet")
-    return None if f.proven or f.advertised else _apart(f)
+    if not f.proven and not f.advertised:
+        return _apart(f)
+    return _no(Reason.STARTING, f.held) if f.held else None
 
 
 def _apart(f: Facts) -> Verdict:

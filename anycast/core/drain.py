@@ -34,7 +34,7 @@ from anycast.core.maintenance import (
 )
 from anycast.core.members import keys_of
 from anycast.core.model import Prefix, Vip
-from anycast.core.state import ACTIVE, State, prefix_of
+from anycast.core.state import ACTIVE, State, is_holding, prefix_of
 
 LEAVE_PATIENCE = 6.0  # seconds beyond the TTL after which a lost announcer has been ended by its own watchdog
 READ_EVERY = 1.0  # seconds between two readings of the kernel while something is on its way out
@@ -270,7 +270,8 @@ def is_withdrawn(state: State, prefixes: Iterable[Prefix], *, seq: int, runs_out
 def read_every(state: State) -> float:
     """Seconds between two readings of the kernel when nothing else happens."""
     leaving = any(one.stage not in {Stage.ACTIVE, Stage.DOWN} for one in state.progress.values())
-    return min(READ_EVERY, state.config.timing.reconcile) if leaving else state.config.timing.reconcile
+    often = leaving or is_holding(state)
+    return min(READ_EVERY, state.config.timing.reconcile) if often else state.config.timing.reconcile
 
 
 def stage_ends(state: State, one: Progress) -> float | None:

@@ -366,6 +366,8 @@ class Timing:
     quiet_limit: float = 30.0  # how long maintenance waits for so few at most
     reconcile: float = 5.0  # how often the kernel is read back with nothing to do
     server_drain: float = 60.0  # how long a real server that was taken out may finish its connections
+    start_hold: float = 0.0  # how long after a start the data plane must be proven before it is announced
+    start_hold_limit: float = 60.0  # how long that becomes after crashes at the most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

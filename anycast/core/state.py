@@ -13,6 +13,7 @@ from anycast.core import ipvs
 from anycast.core.compose import compose, leaves
 from anycast.core.decision import Advertise, Facts, Reason, RequirementFacts, ServiceFacts, Verdict
 from anycast.core.health import Health, Phase
+from anycast.core.hold import FREE, WINDOW, hold
 from anycast.core.kernel import (
     IPVS_SYSCTLS,
     NAT_SYSCTLS,
@@ -106,6 +107,7 @@ class VipState:
     verdict: Verdict = Verdict(advertise=Advertise.NO, reason=Reason.STARTING)
     since: float = 0.0  # of advertise and reason
     started: bool = False
+    stable_since: float | None = None  # while not started: proven, with nothing in the way, without a break
     changes: int = 0
 
 
@@ -141,6 +143,7 @@ class LeaseState:
 class State:
     config: Config
     started_at: float
+    crashes: int = 0  # of the agents before, in the window before the start
     members: Memberships = field(default_factory=dict)  # of the configuration
     requirements: tuple[Requirement, ...] = ()  # of the configuration
     composed: tuple[Use, ...] = ()  # real servers that rest on a rule
@@ -396,6 +399,7 @@ def facts(state: State, vip: Vip, now: float) -> Facts:
         repair_failed=vip.name in state.kernel.failed_vips,
         missing_address=apart.missing_address,
         difference=apart.text,
+        held=_held(state, known, now),
         services=tuple(
             state.services[service_key(address, service)]
             for service in vip.services
@@ -406,6 +410,52 @@ def facts(state: State, vip: Vip, now: float) -> Facts:
         ),
         advertised=advertised,
     )
+
+
+def recent_crashes(state: State, now: float) -> int:
+    """Of the agents before. A run as long as the window clears them."""
+    return state.crashes if now < state.started_at + WINDOW else 0
+
+
+def start_hold(state: State, now: float) -> float:
+    """Seconds a VIP that has not been announced yet in this run must be proven."""
+    return hold(state.config.timing, recent_crashes(state, now))
+
+
+def held_for(state: State, known: VipState, now: float) -> float | None:
+    """Seconds that it has been proven, while that is not long enough. What counts is what was read back."""
+    needed = start_hold(state, now)
+    if known.started or not needed:
+        return None
+    since = known.stable_since
+    if since is None:
+        return 0.0
+    return None if state.kernel.read_at >= since + needed else max(0.0, state.kernel.read_at - since)
+
+
+def hold_due(state: State, now: float) -> float:
+    """The instant by which the kernel must be read back to end a hold."""
+    needed = start_hold(state, now)
+    ends = (
+        known.stable_since + needed
+        for known in state.vips.values()
+        if known.stable_since is not None and not known.started
+    )
+    return min((end for end in ends if end > state.kernel.read_at), default=math.inf)
+
+
+def is_holding(state: State) -> bool:
+    starting = any(known.verdict.reason is Reason.STARTING for known in state.vips.values())
+    return starting and start_hold(state, state.started_at) > 0
+
+
+def _held(state: State, known: VipState, now: float) -> str:
+    stable = held_for(state, known, now)
+    if stable is None:
+        return ""
+    crashes = recent_crashes(state, now)
+    why = f" ({crashes} crashes in {WINDOW / 60:g} min)" if crashes > FREE else ""
+    return f"data plane stable for {stable:.1f} of {start_hold(state, now):g} s{why}"
 
 
 def _requirement_facts(state: State, requirement: Requirement) -> RequirementFacts:

@@ -15,7 +15,7 @@ from typing import TypeAlias
 from anycast.core import drain, ipvs
 from anycast.core import health as healths
 from anycast.core import kernel as kernels
-from anycast.core.decision import Advertise, Reason, decide
+from anycast.core.decision import Advertise, Facts, Reason, decide, obstacle
 from anycast.core.drain import LEAVE_PATIENCE, is_withdrawn
 from anycast.core.events import (
     AnnouncerConnected,
@@ -39,6 +39,7 @@ from anycast.core.events import (
     StopRequested,
     Tick,
 )
+from anycast.core.hold import FREE
 from anycast.core.maintenance import FILE, Maintenance
 from anycast.core.members import composed_uses, keys_of, marks, memberships, siblings, target_names
 from anycast.core.model import Address, Config, Scheduler, Target
@@ -60,8 +61,10 @@ from anycast.core.state import (
     difference,
     expiries,
     facts,
+    hold_due,
     prefix_of,
     stale_at,
+    start_hold,
     wanted_sysctls,
 )
 from anycast.core.traffic import Count, counted
@@ -74,15 +77,22 @@ Step: TypeAlias = tuple[State, list[Effect]]
 
 
 def begin(
-    config: Config, maintenance: Mapping[str, Maintenance], now: float, wall: float | None = None
+    config: Config,
+    maintenance: Mapping[str, Maintenance],
+    now: float,
+    wall: float | None = None,
+    *,
+    crashes: int = 0,
 ) -> tuple[State, tuple[Effect, ...]]:
     """The state a node starts in. Maintenance found on disk is in force, its drain is over.
 
-    `wall`: seconds since the epoch at the instant `now`. Without it nothing ends by itself.
+    `wall`: seconds since the epoch at the instant `now`. Without it nothing ends by itself. `crashes`: of the agents
+    before, as `hold.started` counts them.
     """
     state = State(
         config=config,
         started_at=now,
+        crashes=crashes,
         members=memberships(config),
         requirements=requirements(config),
         composed=composed_uses(config),
@@ -103,6 +113,10 @@ def begin(
         )
         for scope, entry in state.maintenance.items()
     ]
+    if (seconds := start_hold(state, now)) > 0:
+        level = "warning" if crashes > FREE else "info"
+        fields = {"seconds": seconds, "crashes": crashes}
+        log.append(Log(event="agent.start_held", fields=fields, level=level))
     state, effects = _settle(state, state, now)
     return state, (SetTargets(targets=frozenset(state.names)), *log, *effects)
 
@@ -124,7 +138,7 @@ def next_wake(state: State, now: float) -> float:
     thresholds = [stale_at(state)] if state.kernel.snapshot is not None else []
     thresholds += [retiring.until for retiring in state.retiring.values()]
     times = [instant for instant in thresholds if instant > now]
-    times += [*drain.wakes(state, now), _lease_due(state), _kernel_due(state)]
+    times += [*drain.wakes(state, now), _lease_due(state), _kernel_due(state, now)]
     times += [_leave_due(state, leaving) for leaving in state.leaving.values()]
     if state.lost_until > now:
         times.append(state.lost_until)
@@ -510,13 +524,23 @@ def _judge(state: State, now: float) -> Step:
             }
             level = "info" if verdict.advertise is Advertise.YES else "warning"
             effects.append(Log(event="vip.verdict_changed", fields=fields, level=level))
+        started = known.started or (f.proven and not f.undecided and not f.held)
         vips[vip.name] = VipState(
             verdict=verdict,
             since=now if turned else known.since,
-            started=known.started or (f.proven and not f.undecided),
+            started=started,
+            stable_since=None if started else _stable_since(known, f, now),
             changes=known.changes + turned,
         )
     return (state if vips == state.vips else replace(state, vips=vips)), effects
+
+
+def _stable_since(known: VipState, f: Facts, now: float) -> float | None:
+    """What we write ourselves, or have only just begun to check, is no break; it is waited for all the same."""
+    found = obstacle(f)
+    if found is None:
+        return now if known.stable_since is None else known.stable_since
+    return known.stable_since if found is Reason.STARTING and not f.repair_failed else None
 
 
 def _renew(state: State, now: float, *, greet: bool) -> Step:
@@ -589,7 +613,7 @@ def _drive_kernel(before: State, state: State, now: float) -> Step:
                 kernel = replace(kernel, retry_at=now + RETRY_PROGRAM)
             else:
                 return _program(state, kernel, ops)
-    if now >= kernel.next_read:
+    if now >= min(kernel.next_read, hold_due(state, now)):
         kernel = replace(kernel, busy=True)
         return replace(state, kernel=kernel), [ReadKernel(sysctls=_to_read(state))]
     return replace(state, kernel=kernel), []
@@ -620,7 +644,16 @@ def _program(state: State, kernel: KernelState, ops: tuple[kernels.KernelOp, ...
             fields["kinds"] = sorted({kernels.kind_of(op) for op in ops})
         event = "kernel.drifted" if drifted else "kernel.programmed"
         effects.insert(0, Log(event=event, fields=fields, level="warning" if drifted else "info"))
-    return replace(state, kernel=kernel), effects
+    # The hold after a start begins anew where what held was changed by somebody else.
+    vips = {
+        name: _unstable(known) if drifted and not state.differences[name].proven else known
+        for name, known in state.vips.items()
+    }
+    return replace(state, kernel=kernel, vips=vips), effects
+
+
+def _unstable(known: VipState) -> VipState:
+    return known if known.stable_since is None else replace(known, stable_since=None)
 
 
 def _expire(
@@ -649,10 +682,10 @@ def _to_read(state: State) -> tuple[str, ...]:
     return (*wanted_sysctls(state.config), kernels.ESTIMATION)
 
 
-def _kernel_due(state: State) -> float:
+def _kernel_due(state: State, now: float) -> float:
     if state.kernel.busy or state.stopping_since is not None:
         return math.inf
-    return min(state.kernel.next_read, state.kernel.retry_at)
+    return min(state.kernel.next_read, state.kernel.retry_at, hold_due(state, now))
 
 
 def _finish_stop(state: State, now: float) -> Step:

@@ -31,7 +31,16 @@ from anycast.core.kernel import KINDS, SyncRole
 from anycast.core.maintenance import NODE_SCOPES, Stage
 from anycast.core.members import first_addresses, servers_of, service_key
 from anycast.core.model import Address, Service, Vip
-from anycast.core.state import State, VipState, furthest, health_of, prefix_of
+from anycast.core.state import (
+    State,
+    VipState,
+    furthest,
+    health_of,
+    held_for,
+    prefix_of,
+    recent_crashes,
+    start_hold,
+)
 from anycast.ops.board import Block, Board, Breath
 from anycast.ops.servers import Seen
 from anycast.ops.source import BUCKETS, Source
@@ -93,6 +102,11 @@ class StateCollector(Collector):
             "anycast_config_last_reload_success_timestamp_seconds",
             "When a configuration was last applied",
             self._source.reloaded_at,
+        )
+        yield _gauge(
+            "anycast_agent_recent_crashes",
+            "Agents before this one that ended without a clean stop, in the 10 minutes before its start",
+            recent_crashes(state, now),
         )
         yield from _requirements(state)
         yield from _maintenance(state, now, wall - now)
@@ -360,7 +374,7 @@ class MetricsText:
         async with self._board.lock:
             state, epoch = self._source.state, self._wall() - self._clock()
             await self._board.refresh(state, breath)
-            for name, about, lines in self._families(state, epoch):
+            for name, about, lines in self._families(state, epoch, self._clock()):
                 pieces.append(f"# HELP {name} {about}\n# TYPE {name} gauge\n".encode())
                 for line in lines:
                     pieces.append(line.encode())
@@ -369,7 +383,7 @@ class MetricsText:
             pieces.append(_END)
         return b"".join(pieces), content_type
 
-    def _families(self, state: State, epoch: float) -> Iterator[tuple[str, str, Iterator[str]]]:
+    def _families(self, state: State, epoch: float, now: float) -> Iterator[tuple[str, str, Iterator[str]]]:
         """What there is of every VIP, service and real server: name, meaning, lines."""
         vips, blocks = state.config.vips, self._board.blocks
         routes = routing(state)
@@ -405,6 +419,14 @@ class MetricsText:
             "How often the verdict has changed since the start of the agent",
             (
                 _line("anycast_vip_changes", state.vips.get(vip.name, VipState()).changes, vip=vip.name)
+                for vip in vips
+            ),
+        )
+        yield (
+            "anycast_vip_start_hold_seconds",
+            "How long the VIP must still be as it should be after the agent's start before it is announced",
+            (
+                _line("anycast_vip_start_hold_seconds", _hold_left(state, vip.name, now), vip=vip.name)
                 for vip in vips
             ),
         )
@@ -462,6 +484,11 @@ class MetricsText:
 def _line(name: str, value: float, **labels: str) -> str:
     text = ",".join(f'{label}="{_escaped(word)}"' for label, word in labels.items())
     return f"{name}{{{text}}} {float(value)!r}\n"
+
+
+def _hold_left(state: State, vip: str, now: float) -> float:
+    stable = held_for(state, state.vips.get(vip, VipState()), now)
+    return 0.0 if stable is None else start_hold(state, now) - stable
 
 
 @lru_cache(maxsize=16384)

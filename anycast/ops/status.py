@@ -27,10 +27,13 @@ from anycast.core.state import (
     connections_of,
     furthest,
     health_of,
+    held_for,
     is_at_rest,
     kernel_table,
     prefix_of,
+    recent_crashes,
     stale_at,
+    start_hold,
 )
 from anycast.ops.servers import Look, Row, Seen, rows, seen
 
@@ -145,6 +148,7 @@ def frame(
             "pid": pid,
             "uptime_s": round(now - state.started_at, 3),
             "stopping": state.stopping_since is not None,
+            "recent_crashes": recent_crashes(state, now),
             **_stage(state, furthest(state, NODE_SCOPES), clock),
         },
         "ready": {"ready": not reasons, "reasons": list(reasons)},
@@ -327,6 +331,7 @@ def vip_status(
     clock = Clock(now=now, wall=wall)
     routes = routes or routing(state)
     known = state.vips.get(vip.name, VipState())
+    stable = held_for(state, known, now)
     return {
         "name": vip.name,
         "addresses": [str(address) for address in vip.addresses],
@@ -336,6 +341,8 @@ def vip_status(
         **clock.since(known.since),
         "announced": is_announced(routes, vip),
         "obstacle": obstacle(state, vip, routes),
+        "hold_s": None if stable is None else start_hold(state, now),
+        "stable_s": None if stable is None else round(stable, 3),
         "prefixes": [
             {
                 "prefix": str(prefix.prefix),

@@ -16,11 +16,12 @@ from anycast.core.aim import targets_of
 from anycast.core.decision import Advertise, Facts, Reason, ServiceFacts, Verdict, decide
 from anycast.core.drain import packets_per_second, stage_ends, vips_of
 from anycast.core.health import Health, Phase
+from anycast.core.hold import FREE
 from anycast.core.maintenance import FILE, NODE, NODE_SCOPES, STOP, Expiry, Stage
 from anycast.core.model import Address, Aimed, Forwarding, RealServer, Service, Target, Vip
 from anycast.core.requirements import Requirement
 from anycast.core.routes import GRACEFUL_SHUTDOWN
-from anycast.core.state import ACTIVE, State, VipState, facts, health_of
+from anycast.core.state import ACTIVE, State, VipState, facts, health_of, recent_crashes, start_hold
 from anycast.ops.servers import Look, Row, Seen, rows, seen
 from anycast.ops.source import Tally
 from anycast.ops.status import (
@@ -571,8 +572,26 @@ def _to_start(case: _Case) -> Iterator[str]:
             yield f"the first outcome of what {one.scope} requires is awaited: it comes by itself"
     if not f.proven:
         yield f"the kernel must be as it should be: {_difference(f)}; it is being written and read back"
-    if not waiting and f.proven:
+    if f.held and not waiting and f.proven:
+        yield from _to_be_held_no_more(case)
+    elif not waiting and f.proven:
         yield "nothing is missing any more: it is decided at the next step"
+
+
+def _to_be_held_no_more(case: _Case) -> Iterator[str]:
+    state, now = case.state, case.clock.now
+    known = state.vips.get(case.vip.name, VipState())
+    if known.stable_since is None:
+        yield f"it must stay as it should be for {start_hold(state, now):g} s after the agent's start"
+    else:
+        end = _moment(case, known.stable_since + start_hold(state, now))
+        yield f"it must stay as it is until {end}: a repair of the kernel or lost real servers begin that anew"
+    crashes = recent_crashes(state, now)
+    if crashes > FREE:
+        yield (
+            f"the {crashes} crashes before made that longer: `journalctl -u anycast-agent` has the reason; a clean stop "
+            "(`systemctl restart anycast-agent`) forgets them"
+        )
 
 
 def _to_mend(case: _Case) -> Iterator[str]:

@@ -116,6 +116,15 @@ class Agent:
                 raise TimeoutError(f"after {timeout:g} s the newest report is {self._last}")
             return self._last
 
+    def wait_or_end(self, what: Callable[[Report], bool], process: Process) -> Report | None:
+        """The newest report that `what` is true of; None: `process` has ended meanwhile."""
+        deadline = time.monotonic() + PATIENCE
+        while process.alive():
+            with contextlib.suppress(TimeoutError):
+                return self.wait(what, 0.05)
+            assert time.monotonic() < deadline, "no such report"
+        return None
+
     def settled(self, number: int) -> Report:
         """The report by which ExaBGP has taken everything that lease `number` asked for."""
         return self.wait(lambda report: report.seq >= number)
@@ -308,6 +317,10 @@ class Speaker:
         self.exabgp = spawn(
             self._argv, netns=self._place, env=env, log=self._folder / "exabgp.log", record=record
         )
+
+    def configure(self, conf: str) -> None:
+        """What ExaBGP reads at its next start or reload."""
+        (self._folder / "exabgp.conf").write_text(conf)
 
     def stop(self) -> None:
         self.exabgp.end(grace=0.0)

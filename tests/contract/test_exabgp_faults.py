@@ -200,9 +200,8 @@ def test_a_route_that_exabgp_refuses_is_reported_and_the_others_are_announced(si
     with bgp.node(site, own=[V4, V6], sessions=bgp.ONE_SESSION) as node:
         node.up()
         node.agent.grant(Route(prefix=V4), Route(prefix=V6))  # next hop self, but the session is IPv4
-        report = node.agent.wait(lambda report: bool(report.failed) and V4 in report.announced)
+        report = node.agent.wait(lambda report: bool(report.failed) and report.announced == (V4,))
         assert [failed.prefix for failed in report.failed] == [V6]
-        assert V6 not in report.announced
         assert report.errors
         node.router.wait_for(V4)
         assert not node.want(Route(prefix=V4)).failed
@@ -269,6 +268,111 @@ def test_an_announcer_asked_to_end_withdraws_first(site: Site) -> None:
         _await_end(announcer)
         node.router.wait_without(V4, V6)
         assert node.exabgp.alive()
+
+
+def test_an_exabgp_asked_to_stop_takes_the_routes_along_at_once(node: Node) -> None:
+    node.want(*BOTH, ttl=LONG)
+    node.router.wait_for(V4, V6)
+    node.exabgp.send(signal.SIGTERM)
+    node.router.wait_without(V4, V6)
+    assert node.exabgp.wait(PATIENCE)
+
+
+def test_announcers_that_die_over_and_over_take_exabgp_and_the_routes_along(site: Site) -> None:
+    """ExaBGP bears five deaths in a window of 64 s that its clock decides, so ten are enough wherever they fall."""
+    with bgp.node(site, own=[V4, V6]) as node:
+        node.want(*BOTH, ttl=LONG)
+        node.router.wait_for(V4, V6)
+        dead = {0}
+        for _ in range(12):
+            alive = node.agent.wait_or_end(lambda report: report.pid not in dead, node.exabgp)
+            if alive is None:
+                break
+            dead.add(alive.pid)
+            _kill(alive.pid)
+        assert node.exabgp.wait(PATIENCE)
+        node.router.wait_without(V4, V6)
+
+
+def test_after_a_reload_that_fails_the_watchdog_alone_ends_what_is_announced(
+    site: Site, tmp_path: Path
+) -> None:
+    """ExaBGP ends the announcer and keeps its routes, its session up. So its unit has no ExecReload."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "400000"}
+        with bgp.node(site, own=[V4, V6], env=env) as node:
+            report = node.want(*BOTH, ttl=LONG)
+            node.router.wait_for(V4, V6)
+            announcer = os.pidfd_open(report.pid)
+            node.configure("this is no configuration\n")
+            node.exabgp.send(signal.SIGUSR1)
+            _await_end(announcer)
+            manager.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while manager.recv(4096):
+                    pass
+            manager.settimeout(1.0)
+            with pytest.raises(TimeoutError):
+                manager.recv(4096)
+            assert node.exabgp.alive()
+            assert node.router.has(V4)
+            assert node.router.has(V6)
+            node.exabgp.end(grace=0.0)  # what the service manager does then
+            node.router.wait_without(V4, V6)
+
+
+def test_a_router_that_has_had_too_many_prefixes_takes_them_once_it_is_told_to(node: Node) -> None:
+    """What the node hears is that the session was closed; the router knows why."""
+    limit = f"neighbor {NODE4} maximum-prefix 2"
+    family = ("configure terminal", "router bgp 65000", "address-family ipv4 unicast")
+    routes = [Route(prefix=prefix) for prefix in VIPS4[:3]]
+    node.up()
+    node.router.vtysh(*family, limit)
+    try:
+        node.agent.grant(*routes, Route(prefix=V6))
+        node.agent.wait(
+            lambda report: any(n.address == ROUTER4 and n.state == "down" for n in report.neighbors)
+        )
+        node.router.wait_without(*VIPS4[:3])
+        node.router.wait_for(V6)
+        assert "Maximum Number of Prefixes" in node.router.vtysh(f"show bgp neighbors {NODE4} json")
+    finally:
+        node.router.vtysh(*family, f"no {limit}")
+        node.router.vtysh(f"clear bgp {NODE4}")
+    node.router.wait_for(*VIPS4[:3])
+    node.want()
+
+
+def test_a_full_pipe_to_exabgp_holds_up_neither_the_watchdog_nor_the_end_of_a_stuck_exabgp(
+    site: Site,
+) -> None:
+    """More than the 64 KiB of the pipe is to be said while ExaBGP does not read."""
+    communities = tuple(f"65001:{number}" for number in range(1, 140))
+    routes = [Route(prefix=prefix, communities=communities) for prefix in VIPS4]
+    with bgp.node(site, own=VIPS4) as node:
+        node.up()
+        node.exabgp.send(signal.SIGSTOP)
+        node.agent.grant(*routes)
+        assert node.exabgp.wait(PATIENCE)
+        node.router.wait_without(*VIPS4)
+
+
+def test_a_link_without_carrier_takes_the_routes_along_at_once(node: Node, site: Site) -> None:
+    node.want(Route(prefix=V4), ttl=LONG)
+    node.router.wait_for(V4)
+    with _no_carrier(site):
+        node.router.wait_without(V4)
+
+
+@contextlib.contextmanager
+def _no_carrier(site: Site) -> Iterator[None]:
+    bgp._ip("link set n0 down", place=site.place)
+    try:
+        yield
+    finally:
+        again = f"addr add {NODE6}/64 dev n0 nodad"  # taken away with the link
+        bgp._ip("link set n0 up", again, place=site.place)
 
 
 @contextlib.contextmanager

@@ -145,3 +145,15 @@ def test_a_router_that_restarts_has_its_routes_back(software: type[Software]) ->
         for prefix in (V4, V6):
             until(lambda prefix=prefix: one.router.path(prefix), f"{prefix} at the router")  # type: ignore[misc]
         print(f"{software.name} restarted: both routes are back after {time.monotonic() - began:.1f} s")
+
+
+@each
+def test_an_exabgp_that_is_gone_takes_its_routes_out_of_the_router(software: type[Software]) -> None:
+    """No graceful restart: the hold time is 3 s, and the routes do not wait for it either."""
+    if software.missing():
+        pytest.skip(f"no {software.program} here")
+    with pair(software) as one:
+        one.accepted(Route(prefix=V4), Route(prefix=V6))
+        one.node.exabgp.end(grace=0.0)
+        for prefix in (V4, V6):
+            until(lambda prefix=prefix: not one.router.paths(prefix), f"no {prefix} at the router")  # type: ignore[misc]

@@ -33,7 +33,13 @@ PROBLEM_WORDS = ("Traceback", "please report")
 NODES = ("lb1", "lb2", "lb3")
 OPS_PORT = 9644
 # Shorter than by default, where nothing but the waiting is shorter.
-TIMING = {"drain": "500ms", "settle": "300ms", "reconcile": "2s", "server_drain": "1s"}
+TIMING = {
+    "drain": "500ms",
+    "settle": "300ms",
+    "reconcile": "2s",
+    "server_drain": "1s",
+    "start_hold_limit": "0s",
+}
 
 Document = dict[str, Any]
 Table = dict[str, list[str]]  # `TCP 192.0.2.1:80 mh`: [`10.9.2.4:80 Route 1`, …] in the kernel's order

@@ -158,7 +158,7 @@ def story() -> None:
     until("announced after both hung", announced)
     facts["restarts"] = [shown(unit, "NRestarts") for unit in (AGENT, EXABGP)]
 
-    # Killed: it is back before the lease runs out. The same ExaBGP, and no withdraw in between.
+    # Killed: it is back before the lease runs out. The same ExaBGP; it is the second crash, so there is a hold.
     exabgp, agent = shown(EXABGP, "MainPID"), shown(AGENT, "MainPID")
     os.kill(int(agent), signal.SIGKILL)
     until("another agent after it was killed", lambda: shown(AGENT, "MainPID") not in ("0", agent))

@@ -19,6 +19,7 @@ from anycast.core import kernel as kernels
 from anycast.core.decision import Advertise, Reason
 from anycast.core.drain import LEAVE_PATIENCE
 from anycast.core.health import Outcome, Phase, Result
+from anycast.core.hold import WINDOW, hold
 from anycast.core.ipvs import MarkKey, RemoveService, ServiceEntry, ServiceKey
 from anycast.core.maintenance import (
     FILE,
@@ -61,9 +62,20 @@ class Said:
     slewed: float = 0.01  # seconds by which it was slewed
 
 
+# The data plane is not as it should be.
+UNWELL = {
+    Reason.KERNEL_UNAVAILABLE,
+    Reason.BELOW_QUORUM,
+    Reason.NODE_CHECK_FAILED,
+    Reason.VIP_CHECK_FAILED,
+}
+
+
 class World(RuleBasedStateMachine):
-    @initialize(number=st.sampled_from(range(len(CONFIGS))), kept=st.booleans())
-    def begin(self, number: int, *, kept: bool) -> None:
+    @initialize(
+        number=st.sampled_from(range(len(CONFIGS))), kept=st.booleans(), crashes=st.sampled_from((0, 0, 2, 3))
+    )
+    def begin(self, number: int, crashes: int, *, kept: bool) -> None:
         self.now = 100.0
         self.offset = 1_800_000_000.0  # wall clock less monotonic
         self.packets = 0
@@ -85,7 +97,9 @@ class World(RuleBasedStateMachine):
         self.stopping = False
         maintenance = {NODE: Maintenance(reason="kept", by="root", since=1.0)} if kept else {}
         self.said = {NODE: Said()} if kept else {}
-        self.state, effects = begin(self.config, maintenance, self.now, self.wall)
+        self.state, effects = begin(self.config, maintenance, self.now, self.wall, crashes=crashes)
+        self.unwell = dict.fromkeys(self.state.vips, self.now)  # VIPs: when something was in the way last
+        self.held: set[str] = set()  # VIPs that have been well for the hold once: it is over for them
         self.perform(effects)
 
     @property
@@ -98,6 +112,7 @@ class World(RuleBasedStateMachine):
     def send(self, event: ev.Event) -> None:
         before = self.state
         self.state, effects = step(self.state, event, self.now)
+        self.note_health()
         if before.exited:
             assert effects == ()
         self.check_maintenance(before, event, effects)
@@ -162,6 +177,18 @@ class World(RuleBasedStateMachine):
             if prefix not in self.wanted:
                 assert not drained
                 self.check_ready(vip, prefix.network_address)
+                assert vip.name in self.held, "announced before the hold was over"
+
+    def note_health(self) -> None:
+        crashes = self.state.crashes if self.now < self.state.started_at + WINDOW else 0
+        needed = hold(self.state.config.timing, crashes)
+        self.held &= self.state.vips.keys()
+        self.unwell = {name: self.unwell.get(name, self.now) for name in self.state.vips}
+        for name, known in self.state.vips.items():
+            if known.verdict.reason in UNWELL:
+                self.unwell[name] = self.now
+            if self.now >= self.unwell[name] + needed - 1e-9:
+                self.held.add(name)
 
     def check_maintenance(self, before: State, event: ev.Event, effects: tuple[ev.Effect, ...]) -> None:
         after = self.state

@@ -92,6 +92,8 @@ class _Builder:
                 quiet_limit=timing.quiet_limit,
                 reconcile=timing.reconcile,
                 server_drain=timing.server_drain,
+                start_hold=timing.start_hold,
+                start_hold_limit=timing.start_hold_limit,
             ),
             ipvs_exclusive=file.ipvs == "exclusive",
             manage_sysctls=file.sysctls == "manage",

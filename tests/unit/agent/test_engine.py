@@ -654,3 +654,24 @@ def test_the_lease_does_not_wait_behind_a_queue_of_events(tmp_path: Path) -> Non
         assert max(after - before for before, after in itertools.pairwise(issued)) < site.sent[0].ttl
 
     play(tmp_path, story)
+
+
+def test_a_loop_that_stands_still_sends_no_lease_and_feeds_no_watchdog(tmp_path: Path) -> None:
+    """Nothing is told of the time in which it stood: the lease of before is over, the next is of after."""
+
+    async def story(site: Site) -> None:
+        stood, passes = 0.0, list[float]()
+        engine = site.engine(clock=lambda: time.monotonic() + stood, passed=passes.append)
+        async with running(engine):
+            before = await site.announced(WEB)
+            while not site.leases.empty():
+                before = site.leases.get_nowait()
+            began = passes[-1]
+            stood = 10.0
+            ended = time.monotonic() + stood
+            after = await site.leases.get()
+            assert not [at for at in (*passes, after.issued) if began < at < ended]
+            assert before.expires(began) < ended <= after.issued
+            assert {route.prefix for route in after.routes} == {WEB}
+
+    play(tmp_path, story)

@@ -23,6 +23,9 @@ README = Path(__file__).parents[3] / "README.md"
 GOOD = """\
 bgp: {local_as: 65001, router_id: 10.2.1.1, neighbors: [{address: 10.2.1.254, remote_as: 65000}]}
 vips: {web: {address: 192.0.2.1, port: 80, servers: [127.0.0.1]}}
+hooks:
+  well: {command: [/bin/true]}
+  ill: {command: [/bin/false]}
 """
 
 # Without an agent: words, where GOOD, BAD, OPEN (a listening port), SHUT (one that is not) are filled in.
@@ -46,6 +49,13 @@ ALONE: dict[str, list[tuple[str, int]]] = {
     "drain": [("drain", 3), ("drain --timeout 5s", 2)],
     "drain-server": [("drain-server web/rs1", 3), ("drain-server web", 2)],
     "events": [("events", 3), ("events --since yesterday", 2)],
+    "hook": [
+        ("hook test well --config GOOD", 0),
+        ("hook test ill --config GOOD", 1),
+        ("hook test none --config GOOD", 1),
+        ("hook test well --config BAD", 78),
+        ("hook test", 2),
+    ],
     "maintenance": [
         ("maintenance on", 3),
         ("maintenance status", 3),

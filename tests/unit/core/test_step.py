@@ -19,7 +19,7 @@ from anycast.core.routes import GRACEFUL_SHUTDOWN, WORST_MED
 from anycast.core.state import State
 from anycast.core.step import RETRY_PROGRAM, STOP_PATIENCE, next_wake, step
 from tests.fakes import DRAIN, SETTLE, TTL, Node, addresses, route, route6, up, vip
-from tests.property.worlds import server
+from tests.property.worlds import server, told
 
 
 def test_a_node_that_starts_announces_once_every_check_has_spoken() -> None:
@@ -220,6 +220,40 @@ def test_an_address_the_kernel_refuses_takes_the_route_down_and_is_tried_again_w
     node.refused = set()
     node.wait(RETRY_PROGRAM)
     assert node.routes == [route(1)]
+
+
+def test_a_service_the_kernel_has_no_memory_for_takes_the_route_away_and_brings_it_back() -> None:
+    node = up()
+    node.kernel_is_slow = True
+    node.kernel = replace(node.kernel, table={})
+    refusal = "add service tcp 192.0.2.1:80 (mh): Cannot allocate memory (ENOMEM)"
+    node.wait(Timing().reconcile)
+    assert isinstance(node.job, ev.ReadKernel)
+    node.kernel_answers()
+    assert isinstance(node.job, ev.ProgramKernel)
+    assert node.routes == [route(1)], "it is being repaired"
+    failure = kernels.Failure(node.job.ops, refusal)
+    node.send(ev.KernelRead(snapshot=told(node.kernel), failures=(failure,)))
+    assert (node.reason(), node.routes) == (Reason.KERNEL_DIFFERS, [])
+    assert [log.fields["problems"] for log in node.events("kernel.program_failed")] == [(refusal,)]
+    node.kernel_is_slow = False
+    node.wait(RETRY_PROGRAM)
+    assert node.routes == [route(1)]
+
+
+@pytest.mark.parametrize("by", [-3600.0, 3600.0])
+def test_a_clock_that_is_set_by_an_hour_moves_no_route_and_no_lease(by: float) -> None:
+    leases: list[list[tuple[float, list[object]]]] = []
+    for change in (0.0, by):
+        node, seen = up(), list[tuple[float, list[object]]]()
+        for _ in range(40):
+            node.wait(0.25)
+            assert node.lease is not None
+            seen.append((node.lease.issued, list(node.routes)))
+            if len(seen) == 10:
+                node.set_clock(change)
+        leases.append(seen)
+    assert leases[0] == leases[1]
 
 
 def test_one_lost_answer_of_the_kernel_is_no_outage_and_three_are() -> None:

@@ -80,6 +80,7 @@ class Node:
         *,
         maintenance: Mapping[str, Maintenance] | None = None,
         now: float = 1000.0,
+        crashes: int = 0,
     ) -> None:
         self.now = now
         self.last_step = now
@@ -95,7 +96,7 @@ class Node:
         self.probes: dict[str, Probes] = {}
         self.work = Work()
         self.took: dict[Target, list[float]] = {}
-        self._state, effects = begin(config, maintenance or {}, now)
+        self._state, effects = begin(config, maintenance or {}, now, crashes=crashes)
         self._perform(effects)
 
     @property

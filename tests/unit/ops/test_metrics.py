@@ -60,6 +60,16 @@ def test_a_healthy_node_scrapes() -> None:
     assert found["anycast_announcers"] == 1
 
 
+def test_a_hold_after_crashes_is_counted_down() -> None:
+    node = Node(crashes=3)
+    node.probe()
+    node.send(ev.KernelChanged(), after=1.5)
+    held = 'anycast_vip_start_hold_seconds{vip="web"}'
+    assert (samples(node)["anycast_agent_recent_crashes"], samples(node)[held]) == (3, 2.5)
+    node.send(ev.Tick(), after=2.5)
+    assert samples(node)[held] == 0
+
+
 def test_the_build_info_names_the_versions() -> None:
     assert any(
         name.startswith("anycast_build_info{") and 'exabgp="5.0.15"' in name and 'version="1.2.3"' in name

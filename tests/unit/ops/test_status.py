@@ -41,6 +41,7 @@ def test_a_healthy_node_is_ready_and_says_what_it_announces() -> None:
         "pid": 42,
         "uptime_s": 0.5,
         "stopping": False,
+        "recent_crashes": 0,
         "stage": "active",
         "stage_since": None,
         "stage_since_s": None,
@@ -55,6 +56,19 @@ def test_a_healthy_node_is_ready_and_says_what_it_announces() -> None:
     assert found["kernel"]["proven"]
     assert found["kernel"]["foreign_services"] == 1
     assert found["announcers"][0]["exabgp_version"] == "5.0.15"
+
+
+def test_a_vip_that_is_held_after_crashes_says_for_how_long_and_that_it_is_starting() -> None:
+    node = Node(crashes=3)
+    node.probe()
+    assert status(node)["node"]["recent_crashes"] == 3
+    assert (web(node)["hold_s"], web(node)["stable_s"]) == (4.0, 0.0)
+    node.send(ev.KernelChanged(), after=1.5)
+    assert (web(node)["reason"], web(node)["stable_s"]) == ("starting", 1.5)
+    words = "data plane stable for 1.5 of 4 s (3 crashes in 10 min)"
+    assert f"VIP web is still starting: {words}" in status(node)["ready"]["reasons"]
+    node.send(ev.Tick(), after=2.5)
+    assert (web(node)["reason"], web(node)["hold_s"], web(node)["stable_s"]) == ("healthy", None, None)
 
 
 def test_a_vip_is_announced_when_every_prefix_is_acknowledged_and_not_before() -> None:

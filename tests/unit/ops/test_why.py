@@ -126,6 +126,19 @@ def test_every_reason_is_explained(reason: Reason) -> None:
     assert sentence in "\n".join(found["would_change"])
 
 
+def test_a_hold_after_crashes_says_when_it_ends_and_what_made_it_so_long() -> None:
+    node = Node(crashes=3)
+    node.probe()
+    node.send(ev.KernelChanged(), after=1.0)
+    found = explained(node)
+    assert "data plane stable for 1.0 of 4 s (3 crashes in 10 min)" in found["text"]
+    first, second = found["would_change"]
+    assert first.startswith(
+        "it must stay as it is until 08:00:03Z: a repair of the kernel or lost real servers"
+    )
+    assert "the 3 crashes before made that longer" in second
+
+
 def test_a_healthy_vip_has_a_chain_that_holds() -> None:
     found = explained(healthy())
     assert [(one["link"], one["holds"]) for one in found["chain"]] == [

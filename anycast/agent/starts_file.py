@@ -1,0 +1,83 @@
+"""How often the agents before this one crashed, on disk: what the hold after a start rests on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import structlog
+
+from anycast.core import hold
+from anycast.core.hold import Starts
+
+VERSION = 1
+FOREVER = 1e12  # seconds
+
+log = structlog.get_logger()
+
+
+class StartsFile:
+    """Marked at the start, cleared by a clean stop. That it cannot be written stops nobody."""
+
+    def __init__(self, path: Path, *, boot: str) -> None:
+        self._path = path
+        self._boot = boot
+        self._starts = Starts(boot=boot, running=True)
+
+    def begin(self, now: float) -> int:
+        """The crashes that count at the start of an agent, which is marked as running."""
+        try:
+            self._starts = hold.started(load(self._path), boot=self._boot, now=now)
+        except (OSError, ValueError) as error:
+            self._starts = hold.after_damage(boot=self._boot, now=now)
+            log.error("starts.damaged", path=str(self._path), error=str(error), crashes=self._starts.count)
+        self._save()
+        return self._starts.count
+
+    def end(self) -> None:
+        """A clean stop."""
+        self._starts = hold.stopped(self._starts)
+        self._save()
+
+    def _save(self) -> None:
+        try:
+            save(self._path, self._starts)
+        except OSError as error:
+            log.error("starts.not_saved", path=str(self._path), error=str(error))
+
+
+def load(path: Path) -> Starts | None:
+    """None: there is no file. Raises OSError, and ValueError for anything that cannot be understood whole."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    try:
+        body = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    match body:
+        case {"version": 1, "boot": str(boot), "running": bool(running), "crashes": [*crashes]}:
+            if all(type(at) in (int, float) and 0 <= at <= FOREVER for at in crashes):
+                return Starts(boot=boot, running=running, crashes=tuple(map(float, crashes[-hold.KEPT :])))
+    raise ValueError("expected version 1 with a boot, whether an agent runs, and instants of crashes")
+
+
+def save(path: Path, starts: Starts) -> None:
+    """Replaces the file at once. No fsync: a crash of the agent takes nothing from the kernel's cache."""
+    body = {
+        "version": VERSION,
+        "boot": starts.boot,
+        "running": starts.running,
+        "crashes": starts.crashes,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".new")
+    try:
+        beside.write_text(json.dumps(body) + "\n", encoding="utf-8")
+        beside.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise

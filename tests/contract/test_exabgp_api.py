@@ -1,0 +1,157 @@
+"""What ExaBGP makes of its API: the faults that the announcer's rules are made for, in each version we say works.
+
+A test that fails here says that ExaBGP has changed: then a rule may have become needless, or another needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.contract import bgp, raw_script
+from tests.contract.bgp import MARKERS, NODE4, NODE6, VIPS4, VIPS6, Site, Speaker
+from tests.contract.routers import until
+
+pytestmark = [pytest.mark.bgp, pytest.mark.skipif(bool(bgp.missing()), reason=bgp.missing() or "")]
+
+V4 = VIPS4[0]
+ANNOUNCE = f"announce route {V4} next-hop self med 100"
+PLAIN = f"withdraw route {V4}"
+EXACT = f"withdraw route {V4} next-hop self med 100"
+
+VERSIONS = [pytest.param(bgp.EXABGP_5, id="exabgp5"), pytest.param(bgp.EXABGP_4, id="exabgp4.2")]
+
+
+class Script:
+    """ExaBGP whose script says what the test says."""
+
+    def __init__(self, around: Site, folder: Path, exabgp: Path) -> None:
+        self.router = around.router
+        self._orders, self._answers = folder / "orders", folder / "answers"
+        os.mkfifo(self._orders)
+        self._answers.touch()
+        run = [sys.executable, raw_script.__file__, str(self._orders), str(self._answers)]
+        text = bgp._exabgp_conf(run, bgp.BOTH_SESSIONS)
+        self.speaker = Speaker(around.place, folder, text, [NODE4, NODE6], exabgp=exabgp, env={})
+        self.until_up()
+
+    def until_up(self) -> None:
+        until(lambda: all(self._is_up(end) for end in (NODE4, NODE6)), "both sessions up at the router")
+
+    def _is_up(self, end: str) -> bool:
+        return str(self.router._neighbor(end)["bgpState"]) == "Established"
+
+    def heard(self) -> list[str]:
+        return [line for line in self._answers.read_text().splitlines() if line in {"done", "error"}]
+
+    def say(self, *commands: str, answered: bool = True) -> list[str]:
+        """In one write. The answers, once all have come."""
+        before = len(self.heard())
+        fifo = until(self._open, "the script")
+        os.write(fifo, "".join(f"{command}\n" for command in commands).encode())
+        os.close(fifo)
+        if answered:
+            until(lambda: len(self.heard()) >= before + len(commands), "an answer to each command")
+        return self.heard()[before:]
+
+    def _open(self) -> int | None:
+        """Once somebody reads it."""
+        with contextlib.suppress(OSError):
+            return os.open(self._orders, os.O_WRONLY | os.O_NONBLOCK)
+        return None
+
+    def barrier(self) -> None:
+        """Until what was said so far is in the router's kernel."""
+        marker = MARKERS[0]
+        self.say(f"announce route {marker} next-hop self")
+        self.router.wait_for(marker)
+        self.say(f"withdraw route {marker} next-hop self")
+        self.router.wait_without(marker)
+
+
+@contextlib.contextmanager
+def script(site: Site, exabgp: Path) -> Iterator[Script]:
+    if not exabgp.exists():
+        pytest.skip(f"no {exabgp}: make a virtualenv there and install exabgp==4.2.25")
+    with bgp.open_folder() as folder:
+        one = Script(site, folder, exabgp)
+        try:
+            yield one
+        finally:
+            one.speaker.stop()
+    site.router.wait_without(*VIPS4, *VIPS6, *MARKERS)
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    with bgp.site() as one:
+        yield one
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def raw(site: Site, request: pytest.FixtureRequest) -> Iterator[Script]:
+    with script(site, request.param) as one:
+        yield one
+
+
+def _is_5(raw: Script) -> bool:
+    return raw.speaker._argv[0] == str(bgp.EXABGP_5)
+
+
+@pytest.mark.parametrize("story", ["-+-", "+-+"])
+@pytest.mark.parametrize("withdraw", [PLAIN, EXACT], ids=["plain", "exact"])
+def test_commands_for_one_prefix_in_one_write_hold_only_with_exact_withdraws(
+    raw: Script, story: str, withdraw: str
+) -> None:
+    raw.say(ANNOUNCE if story[0] == "-" else EXACT)
+    raw.barrier()
+    assert raw.say(*(ANNOUNCE if sign == "+" else withdraw for sign in story)) == ["done"] * 3
+    raw.barrier()
+    right = raw.router.has(V4) == story.endswith("+")
+    assert right == (withdraw is EXACT or (story == "-+-" and not _is_5(raw)))
+    raw.say(ANNOUNCE)
+    raw.say(EXACT)
+    raw.barrier()
+
+
+@pytest.mark.parametrize("withdraw", [PLAIN, EXACT], ids=["plain", "exact"])
+def test_a_withdraw_while_the_session_is_down_holds_only_when_it_is_exact(raw: Script, withdraw: str) -> None:
+    raw.say(ANNOUNCE)
+    raw.barrier()
+    shut = f"neighbor {NODE4} shutdown"
+    raw.router.vtysh("configure terminal", "router bgp 65000", shut)
+    raw.router.wait_without(V4)
+    for command in (withdraw, ANNOUNCE, withdraw):
+        assert raw.say(command) == ["done"]
+    raw.router.vtysh("configure terminal", "router bgp 65000", f"no {shut}")
+    raw.until_up()
+    raw.barrier()
+    assert raw.router.has(V4) == (withdraw is PLAIN and _is_5(raw))
+    raw.say(ANNOUNCE)
+    raw.say(EXACT)
+    raw.barrier()
+
+
+def test_the_name_of_a_community_with_shutdown_in_it_ends_exabgp(raw: Script) -> None:
+    raw.say(ANNOUNCE)
+    raw.router.wait_for(V4)
+    raw.say(f"{ANNOUNCE} community [no-export graceful-shutdown]", answered=False)
+    assert raw.speaker.exabgp.wait(bgp.PATIENCE)
+    raw.router.wait_without(V4)
+    raw.speaker.start()
+    raw.until_up()
+
+
+def test_done_says_nothing_of_the_router(raw: Script) -> None:
+    """Withdrawing what was never announced and a community of seventeen bits are done, too."""
+    assert raw.say(f"withdraw route {VIPS4[9]}") == ["done"]
+    assert raw.say(f"announce route {V4} next-hop self community [65000:70000]") == ["done"]
+    raw.router.wait_for(V4)
+    assert raw.router.path(V4)["community"]["string"] == "65001:4464"
+    raw.say(f"withdraw route {V4} next-hop self community [65000:70000]")
+    raw.barrier()
