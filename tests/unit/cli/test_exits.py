@@ -24,8 +24,8 @@ GOOD = """\
 bgp: {local_as: 65001, router_id: 10.2.1.1, neighbors: [{address: 10.2.1.254, remote_as: 65000}]}
 vips: {web: {address: 192.0.2.1, port: 80, servers: [127.0.0.1]}}
 hooks:
-  well: {command: [/bin/true]}
-  ill: {command: [/bin/false]}
+  well: {argv: [/bin/true]}
+  ill: {argv: [/bin/false]}
 """
 
 # Without an agent: words, where GOOD, BAD, OPEN (a listening port), SHUT (one that is not) are filled in.
