@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from lab.chaos_plan import BY_NAME, FAULTS, PEER_FAULTS, RANDOM, OptionError, listing, options, turns
+from lab.chaos_plan import BY_NAME, FAULTS, FIGURES, PEER_FAULTS, RANDOM, OptionError, listing, options, turns
 from lab.faults import Faults
 
 NODES, SERVERS = ["lb1", "lb2", "lb3"], ["rs1", "rs2"]
@@ -28,6 +28,13 @@ def test_without_names_all_is_done_but_what_needs_more_nodes() -> None:
 
 def test_names_are_taken_in_the_order_of_the_table() -> None:
     assert names("reload, drain,agent-kill") == ["drain", "agent-kill", "reload"]
+
+
+def test_figures_come_with_all_faults_or_by_name() -> None:
+    assert options().figures == tuple(FIGURES)
+    assert options(faults="drain").figures == ()
+    alone = options(faults="outcome-wire")
+    assert (alone.faults, alone.figures) == ((), ("outcome-wire",))
 
 
 def test_no_duration_is_no_random_part() -> None:
