@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from lab.bench import say
-from lab.chaos_plan import Fault
+from lab.chaos_plan import PEER_FAULTS, Fault
 from lab.topology import VIPS
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Healthcheck:
         return self
 
     def run(self, fault: Fault, node: str) -> None:
-        with self.trial.count(fault, node, peer=True) as facts:
+        with self.trial.count(replace(fault, text=PEER_FAULTS[fault.name]), node, peer=True) as facts:
             match fault.name:
                 case "drain":
                     self._disable(node).touch()

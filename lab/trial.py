@@ -75,12 +75,13 @@ class Trial:
 
         `server`: its connections are lost with it.
         """
+        self.everywhere()
         self._calm()
         events = len(self.lab.watch().events)
         facts = Facts(began=time.monotonic())
         before = self.sampler.shares(facts.began - SPAN)
         self.load.mark()
-        say(f"{'healthcheck: ' * peer}{fault.name} {where}")
+        say(f"{'healthcheck: ' * peer}{' '.join(filter(None, (fault.name, where)))}: {fault.text}")
         facts.began = time.monotonic()
         try:
             yield facts

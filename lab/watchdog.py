@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from lab.bench import say
 from lab.processes import Process
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class Watchdog:
     def _end(self, node: str, exabgp: Process) -> None:
         if exabgp != self._lab.process(node, "exabgp") or not exabgp.alive():
             return
+        say(f"  watchdog: ExaBGP on {node} is ended, its announcer has not fed for {self.seconds:g} s")
         announcer = self._lab.process(node, "announcer")
         for process, number in ((exabgp, signal.SIGABRT), (announcer, signal.SIGKILL)):
             with contextlib.suppress(ProcessLookupError):
