@@ -19,6 +19,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from lab import configs
@@ -31,7 +32,7 @@ from lab.faults import Faults, Site
 from lab.peer_healthcheck import Healthcheck
 from lab.sampler import Sample, Sampler
 from lab.topology import MOST_BALANCERS, topology
-from lab.trial import DEADLINE, INTERVAL, Trial
+from lab.trial import DEADLINE, INTERVAL, PATIENCE, Trial
 from lab.watchdog import UNIT, Watchdog, limit
 
 BUILD = configs.checkout() / "build"
@@ -76,7 +77,7 @@ def run(chosen: Options, story: Story) -> None:
                 interval=INTERVAL,
                 probes=chosen.new,
                 deadline=DEADLINE,
-                ready_timeout=60.0,
+                ready_timeout=PATIENCE,
             )
 
         with Sampler(built.nodes) as sampler:
@@ -97,13 +98,15 @@ def _matrix(chosen: Options, built: Site, trial: Trial, story: Story) -> None:
             continue
         at = next(turn)
         hit = [built.nodes[(at + more) % len(built.nodes)] for more in range(2)]
-        faults.run(fault, hit, servers[1 % len(servers)])
+        server = servers[(2 if fault.where == "both" else 1) % len(servers)]
+        trial.attempt(fault, partial(faults.run, fault, hit, server))
     if BY_NAME[RANDOM] in chosen.faults:
         _random(chosen, built, trial, faults, story)
     if chosen.peer_faults:
         with Healthcheck(built, trial) as peer:
             for name in chosen.peer_faults:
-                peer.run(BY_NAME[name], built.nodes[next(turn) % len(built.nodes)])
+                where = built.nodes[next(turn) % len(built.nodes)]
+                trial.attempt(BY_NAME[name], partial(peer.run, BY_NAME[name], where))
 
 
 def _random(chosen: Options, built: Site, trial: Trial, faults: Faults, story: Story) -> None:
@@ -115,7 +118,7 @@ def _random(chosen: Options, built: Site, trial: Trial, faults: Faults, story: S
         if time.monotonic() + one.wait >= end:
             break
         time.sleep(one.wait)
-        faults.run(one.fault, [one.where], one.where)
+        trial.attempt(one.fault, partial(faults.run, one.fault, [one.where], one.where))
     trial.rows = plain
 
 

@@ -26,7 +26,7 @@ PANEL = (466, 212)  # with its words
 PLOT = (406, 118)  # without
 STRIP = 190  # height of the random part
 BEFORE, AFTER = 3.0, 2.0  # seconds shown around a row
-FINE, COARSE = 0.5, 2.0  # seconds of one point, in a panel and in the strip
+FINE, COARSE = 0.5, 1.0  # seconds of one point, in a panel and in the strip
 STRIP_LINE = 120.0  # seconds on one line of the strip
 LABELS = 14  # of the seconds, at most
 
@@ -55,7 +55,7 @@ def picture(
         [(t - started, values) for t, values in rates(history, width)] for width in (FINE, COARSE)
     )
     # No higher than what clients do all the time: a burst after a pause may be cut off.
-    top = _nice(1.25 * _usual([sum(values.values()) for _, values in fine]))
+    top = _nice(1.1 * _usual([sum(values.values()) for _, values in fine]))
     lines = math.ceil(len(rows) / COLUMNS)
     strip_top = HEAD + lines * PANEL[1]
     strips = _strips(random_rows)
@@ -238,9 +238,9 @@ def _strip(rows: Sequence[Row], points: Rates, paint: Mapping[str, str], plot: _
         gone = "" if row.route_gone_s is None else f" {row.route_gone_s:.2f} s"
         # On two lines by turns: neighbours would lie on each other.
         spot = (plot.x(row.began) - 2, plot.base - PLOT[1] - 10 - 13 * (number % 2))
-        parts.append(
-            _text(spot, f"{row.fault} {row.where}{gone}", size=10, colour=_BAD if row.missed else _INK)
-        )
+        anchor = "start" if spot[0] < WIDTH - 150 else "end"
+        words, colour = f"{row.fault} {row.where}{gone}", _BAD if row.missed else _INK
+        parts.append(_text(spot, words, size=10, colour=colour, anchor=anchor))
         parts += plot.marks(row)
     return parts
 

@@ -59,7 +59,7 @@ FAULTS = (
     ),
     Fault(name="freeze-hold", text="the same without BFD: the hold time of 3 s", bound=3.5, alone=True),
     Fault(name="uplink-down", text="a node's link to the router goes down", bound=0.2, alone=True),
-    Fault(name="router-restart", text="the router's FRR stops and starts", where="router"),
+    Fault(name="router-restart", text="the router's BGP daemon stops and starts", where="router"),
     Fault(name="reload", text="another configuration on every node", where="nodes", quiet=True),
     Fault(
         name="two-nodes",

@@ -8,15 +8,15 @@ import json
 import signal
 import socket
 import struct
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import yaml
+from pyroute2 import IPRoute
 
 from anycast.cli import client
 from lab import configs, kernel_view, netns
@@ -24,6 +24,7 @@ from lab.bench import say
 from lab.chaos_plan import BY_NAME, Fault
 from lab.control import Lab, What
 from lab.machine import LabError
+from lab.processes import Process
 from lab.topology import VIPS, topology
 from lab.trial import PATIENCE, Facts, Trial
 from lab.watchdog import Watchdog
@@ -32,6 +33,7 @@ NODE_DAEMONS: tuple[What, ...] = ("exabgp", "agent")
 BFD = {"interval": "100ms", "multiplier": 3}
 GROUP = 4  # nodes that are started at once: the processor is one
 T = TypeVar("T")
+_NUD_PERMANENT = 0x80
 _IFF_UP, _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x1, 0x8913, 0x8914
 
 
@@ -58,7 +60,7 @@ class Site:
                     self.lab.start(node, what)
                 up.append(node)
             for prefix in VIPS:
-                self.lab.wait_route(prefix, up, PATIENCE * 2)
+                self.lab.wait_route(prefix, up, PATIENCE * 3)
 
     def configure(self, node: str, *, servers: int = 0, interval: float = 0.0, sync: bool = False) -> None:
         """Writes the node's configuration: with that many real servers, the first ones."""
@@ -122,34 +124,19 @@ class Site:
         """Every daemon runs and every balancer announces both VIPs. Raises TimeoutError."""
         whats: tuple[What, ...] = ("agent", "exabgp", "announcer")
         for node in self.nodes:
-            with contextlib.suppress(subprocess.CalledProcessError, LabError):
-                self.thaw(node, whats)
+            for what in whats:
+                with contextlib.suppress(LabError):
+                    self.lab.kill(node, what, signal.SIGCONT)
         self.tend()
         for prefix in VIPS:
             self.lab.wait_route(prefix, self.nodes, PATIENCE)
 
-    def freeze(self, node: str, whats: Sequence[What]) -> None:
-        """Its processes stand still, and what is sent to it gets lost: its kernel would go on forwarding."""
-        for what in whats:
-            self.lab.kill(node, what, signal.SIGSTOP)
-        self._neighbors(node, "replace", ("lladdr", "02:00:00:00:00:99", "nud", "permanent"))
-
-    def thaw(self, node: str, whats: Sequence[What]) -> None:
-        self._neighbors(node, "delete", ())
-        for what in whats:
-            with contextlib.suppress(LabError):
-                self.lab.kill(node, what, signal.SIGCONT)
-
-    def _neighbors(self, node: str, verb: str, words: Sequence[str]) -> None:
-        """The router's idea of the node's hardware address; one `ip` for both families."""
-        balancer = next(one for one in self.lab.topology.balancers if one.name == node)
-        commands = [
-            " ".join(("neighbor", verb, end, "dev", node, *words)) for end in (balancer.node4, balancer.node6)
-        ]
-        subprocess.run(
-            ["ip", "-n", "r1", "-force", "-batch", "-"], input="\n".join(commands), text=True, check=verb == "replace",
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+    def process(self, node: str, what: What) -> Process:
+        """Looked for before the clock runs: that alone takes a while here. Raises LabError when it does not run."""
+        process = self.lab.process(node, what)
+        if process is None or not process.alive():
+            raise LabError(f"{what} on {node} does not run")
+        return process
 
     def uplink(self, node: str, *, up: bool) -> None:
         """The node's link to the router. Down, it loses the default routes, not the addresses."""
@@ -161,6 +148,42 @@ class Site:
         if up:
             for gateway in self.lab.topology.node(node).gateways:
                 self.lab.exec(node, "ip", "route", "replace", "default", "via", gateway)
+
+
+class Freeze:
+    """A node's processes stand still and what the router sends it gets lost, for its kernel would go on forwarding.
+
+    All that takes time is done when it is made. Use it as a context manager.
+    """
+
+    def __init__(self, site: Site, node: str, whats: Sequence[What]) -> None:
+        balancer = next(one for one in site.lab.topology.balancers if one.name == node)
+        self._ends = (balancer.node4, balancer.node6)
+        self._processes = [site.process(node, what) for what in whats]
+        with netns.inside("r1"):
+            self._router = IPRoute()
+        (self._link,) = self._router.link_lookup(ifname=node)
+
+    def begin(self) -> None:
+        for end in self._ends:
+            self._router.neigh(
+                "replace", dst=end, ifindex=self._link, lladdr="02:00:00:00:00:99", state=_NUD_PERMANENT
+            )
+        for process in self._processes:
+            process.send(signal.SIGSTOP)
+
+    def end(self) -> None:
+        for end in self._ends:
+            self._router.neigh("delete", dst=end, ifindex=self._link)
+        for process in self._processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.send(signal.SIGCONT)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._router.close()
 
 
 class Faults:
@@ -213,9 +236,10 @@ class Faults:
         counts until somebody answers for the route again.
         """
         node = nodes[0]
+        plugin = self.site.process(node, "announcer")
         with self.trial.count(fault, node) as facts:
             began = time.time()
-            self.lab.kill(node, "announcer")
+            plugin.send(signal.SIGKILL)
             self.trial.healing(facts)
             back = _until(
                 lambda: max(0.0, self.site.logged(node, "announcer.connected") - began),
@@ -230,14 +254,13 @@ class Faults:
 
     def plugin_stop(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
         node = nodes[0]
+        plugin = self.site.process(node, "announcer")
         with self.trial.count(fault, node) as facts:
-            plugin = self.lab.process(node, "announcer")
-            self.lab.kill(node, "announcer", signal.SIGSTOP)
+            plugin.send(signal.SIGSTOP)
             self.trial.gone(facts, node)
             self.trial.settled(facts)
             self.trial.healing(facts)
-            if plugin is not None:
-                plugin.end(0.0)
+            plugin.end(0.0)
             self.trial.everywhere()
 
     def exabgp_term(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
@@ -253,10 +276,10 @@ class Faults:
         node = nodes[0]
         with self.lab.bfd(node):
             _until(lambda: self._bfd_up(node), f"BFD up with both ends of {node}")
-            self._frozen(fault, node, ("agent", "exabgp", "announcer", "zebra", "bfdd"))
+            self._frozen(fault, node, ("bfdd", "zebra", "exabgp", "agent", "announcer"))
 
     def freeze_hold(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
-        self._frozen(fault, nodes[0], ("agent", "exabgp", "announcer"))
+        self._frozen(fault, nodes[0], ("exabgp", "agent", "announcer"))
 
     def uplink_down(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
         node = nodes[0]
@@ -269,16 +292,13 @@ class Faults:
             self.trial.everywhere()
 
     def router_restart(self, fault: Fault, _nodes: Sequence[str], _server: str) -> None:
-        daemons: tuple[What, ...] = ("bgpd", "bfdd", "zebra")
         with self.trial.count(fault, "r1") as facts:
-            for what in daemons:
-                self.lab.stop("r1", what)
-            (self.lab.frr("r1") / "zserv.api").unlink(missing_ok=True)
+            self.lab.stop("r1", "bgpd")
             self.trial.healing(facts)
-            for what in reversed(daemons):
-                self.lab.start("r1", what)
+            self.lab.start("r1", "bgpd")
             self.trial.everywhere()
             facts.note = f"all routes back {time.monotonic() - facts.began:.2f} s after the fault"
+            say(f"  {facts.note}")
             self.trial.settled(facts)
 
     def reload(self, fault: Fault, _nodes: Sequence[str], _server: str) -> None:
@@ -290,9 +310,10 @@ class Faults:
 
     def two_nodes(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
         first, second = nodes[:2]
+        agent, exabgp = self.site.process(first, "agent"), self.site.process(second, "exabgp")
         with self.trial.count(fault, f"{first}+{second}") as facts:
-            self.lab.kill(first, "agent")
-            self.lab.kill(second, "exabgp", signal.SIGSTOP)
+            agent.send(signal.SIGKILL)
+            exabgp.send(signal.SIGSTOP)
             self.trial.gone(facts, first)
             bound = BY_NAME["agent-kill"].bound or 0.0
             if facts.gone is not None and facts.gone > bound:
@@ -300,14 +321,15 @@ class Faults:
             self.trial.gone(facts, second)
             self.trial.settled(facts)
             self.trial.healing(facts)
-            self._continue(second, "exabgp")
+            _continue(exabgp)
             self._start(first, "agent")
 
     def server_and_node(self, fault: Fault, nodes: Sequence[str], server: str) -> None:
         node = nodes[0]
+        victims = self.site.process(server, "server"), self.site.process(node, "exabgp")
         with self.trial.count(fault, f"{server}+{node}", server=server) as facts:
-            self.lab.kill(server, "server")
-            self.lab.kill(node, "exabgp")
+            for process in victims:
+                process.send(signal.SIGKILL)
             self.trial.gone(facts, node)
             self.trial.new_clients_served(facts)
             self.trial.settled(facts)
@@ -315,7 +337,7 @@ class Faults:
             self.lab.start(server, "server")
             self.site.weight(server, {1})
             self._start(node, "exabgp")
-        self.trial.load.fill()
+        self.trial.fresh()
 
     def server_death(self, fault: Fault, _nodes: Sequence[str], server: str) -> None:
         with self.trial.count(fault, server, server=server) as facts:
@@ -397,13 +419,13 @@ class Faults:
 
     def _signalled(self, fault: Fault, node: str, what: What, number: int) -> None:
         """A process ends; later it is started again."""
+        process = self.site.process(node, what)
         with self.trial.count(fault, node) as facts:
-            self.lab.kill(node, what, number)
+            process.send(number)
             self.trial.gone(facts, node)
             if fault.path:
                 self._works(facts, node)
-            process = self.lab.process(node, what)
-            if process is not None and not process.wait(PATIENCE):
+            if not process.wait(PATIENCE):
                 facts.wrong.append(f"{what} did not end")
             self.trial.settled(facts)
             self.trial.healing(facts)
@@ -411,34 +433,26 @@ class Faults:
 
     def _stopped(self, fault: Fault, node: str, what: What) -> None:
         """A process stands still; later it goes on."""
+        process = self.site.process(node, what)
         with self.trial.count(fault, node) as facts:
-            self.lab.kill(node, what, signal.SIGSTOP)
+            process.send(signal.SIGSTOP)
             self.trial.gone(facts, node)
             self.trial.settled(facts)
             self.trial.healing(facts)
-            self._continue(node, what)
+            _continue(process)
             self.trial.everywhere()
 
-    def _continue(self, node: str, what: What) -> None:
-        """Unless it has been ended: an ExaBGP that does not answer is, by its plugin."""
-        with contextlib.suppress(LabError):
-            self.lab.kill(node, what, signal.SIGCONT)
-
     def _frozen(self, fault: Fault, node: str, whats: Sequence[What]) -> None:
-        with self.trial.count(fault, node) as facts, self._standing_still(node, whats, facts):
-            self.trial.gone(facts, node)
-            self.trial.settled(facts)
-
-    @contextlib.contextmanager
-    def _standing_still(self, node: str, whats: Sequence[What], facts: Facts) -> Iterator[None]:
-        with self.site.watchdog.standing_still(node):
-            self.site.freeze(node, whats)
-            try:
-                yield
-            finally:
-                self.trial.healing(facts)
-                self.site.thaw(node, whats)
-        self.trial.everywhere()
+        with Freeze(self.site, node, whats) as freeze, self.trial.count(fault, node) as facts:
+            with self.site.watchdog.standing_still(node):
+                freeze.begin()
+                try:
+                    self.trial.gone(facts, node)
+                    self.trial.settled(facts)
+                finally:
+                    self.trial.healing(facts)
+                    freeze.end()
+            self.trial.everywhere()
 
     def _start(self, node: str, what: What) -> None:
         self.lab.start(node, what)
@@ -456,6 +470,12 @@ class Faults:
             if peer["status"] == "up"
         }
         return {balancer.node4, balancer.node6} <= up
+
+
+def _continue(process: Process) -> None:
+    """Unless it has been ended: an ExaBGP that does not answer is, by its plugin."""
+    with contextlib.suppress(ProcessLookupError):
+        process.send(signal.SIGCONT)
 
 
 def _until(look: Callable[[], T], what: str) -> T:

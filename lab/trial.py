@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from lab.bench import say
 from lab.chaos_figures import Row
 from lab.chaos_plan import Fault
 from lab.control import Lab, Load
+from lab.machine import LabError
 from lab.sampler import Sampler
 from lab.topology import VIPS
 
@@ -20,7 +22,15 @@ SETTLED = 1.0  # seconds: no question is unanswered for longer
 SPAN = 2.0  # seconds over which the shares are taken
 GONE_PATIENCE = 20.0  # seconds a route may take to go
 RESTART = 1.0  # seconds between looks for daemons that have ended: RestartSec of ExaBGP's unit
-PATIENCE = 60.0  # seconds for everything to be as before: starting an agent takes five in the emulated kernel
+NOT_DONE = (
+    TimeoutError,
+    LabError,
+    subprocess.SubprocessError,
+    OSError,
+)  # a fault could not be made or mended
+PATIENCE = (
+    120.0  # seconds for everything to be as before: starting an agent takes five in the emulated kernel
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -85,7 +95,7 @@ class Trial:
         facts.began = time.monotonic()
         try:
             yield facts
-        except TimeoutError as error:
+        except NOT_DONE as error:
             facts.wrong.append(str(error))
             say(f"  {error}")
             self._mend()
@@ -129,6 +139,19 @@ class Trial:
             say(f"  MISSED: {text}")
         if row.broken:
             self.load.fill()
+
+    def attempt(self, fault: Fault, act: Callable[[], None]) -> None:
+        """A row even where the fault could not be made at all; then the site is put right."""
+        rows = len(self.rows)
+        try:
+            act()
+        except NOT_DONE as error:
+            say(f"  {error}")
+            if len(self.rows) == rows:
+                wrong = (f"could not be done: {error}",)
+                now = time.monotonic() - self.started
+                self.rows.append(Row(fault=fault.name, connections=0, began=now, ended=now, wrong=wrong))
+            self._mend()
 
     def gone(self, facts: Facts, node: str) -> float | None:
         """Until the router's kernel sends `node` nothing more; the later of both VIPs counts. None: it does not."""
