@@ -1,5 +1,5 @@
-"""Two delays that need no IPVS: ExaBGP and plugin from their start to the router's table, and from the last failing
-outcome of a check to the UPDATE on the wire.
+"""Delays that need no IPVS: ExaBGP and plugin from their start to the router's table, from the last failing outcome of a
+check to the UPDATE on the wire, and from the death of the plugin until its route has gone.
 
 Runs in plain namespaces, where a system call costs what it costs: `ANYCAST_LAB=namespaces python -m lab run -- python
 -m lab.bench_start`. The agent has a kernel in memory (`lab.memory_agent`), all else is as it is. Prints a table; the
@@ -9,11 +9,14 @@ same in `build/chaos.json`. Exit status 1: a goal was missed.
 from __future__ import annotations
 
 import argparse
+import json
 import select
+import signal
 import socket
 import struct
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 from lab import configs, netns, processes
@@ -25,8 +28,11 @@ from lab.packets import BGP_PORT, BGP_UPDATE, RST, bgp_types, segment
 from lab.topology import HTTP_PORT, VIPS, topology
 
 ROUNDS = 11
+DEATHS = 5
 START_GOAL, WIRE_GOAL = 0.45, 0.005  # seconds, medians
+DEATH_GOAL = 0.5  # seconds, 95th percentile
 PATIENCE = 30.0
+PAUSE = 15.0  # seconds: ExaBGP gives up on a plugin that dies more than five times in 64 s
 NODE = "lb1"
 SCENARIO = Scenario(name="one real server", node=NODE, prefix=VIPS[0], servers=("rs1",))
 _ETH_P_ALL = 3
@@ -81,6 +87,36 @@ def outcome_to_wire(lab: Lab, service: Service, rounds: int) -> Delay:
     return Delay(work="last failing outcome -> UPDATE on the wire", median_goal=WIRE_GOAL, values=values)
 
 
+def plugin_killed(lab: Lab, rounds: int) -> Delay:
+    """ExaBGP starts it again, and its first words withdraw. Back before the router acts, it costs no route: then it
+    counts until the agent has it again.
+    """
+    values = []
+    for _ in range(rounds):
+        plugin = lab.process(NODE, "announcer")
+        assert plugin is not None
+        began, since = time.time(), time.monotonic()
+        plugin.send(signal.SIGKILL)
+        while not (back := connected(lab.log(NODE, "agent"), began)):
+            time.sleep(0.02)
+        lab.watch().wait(SCENARIO.prefix, (NODE,), PATIENCE)
+        try:
+            gone = lab.watch().wait_gone(SCENARIO.prefix, NODE, 0.0, since).monotonic - since
+        except TimeoutError:
+            gone = back - began
+        values.append(gone)
+        say(f"plugin killed -> route gone: {gone:.3f} s")
+        time.sleep(PAUSE)
+    return Delay(work="SIGKILL to the plugin -> route gone", p95_goal=DEATH_GOAL, values=values)
+
+
+def connected(log: Path, since: float) -> float:
+    """When the agent of that log had an announcer again: seconds since the epoch; 0: not yet."""
+    lines = [line for line in log.read_text().splitlines() if '"announcer.connected"' in line]
+    at = datetime.fromisoformat(json.loads(lines[-1])["timestamp"]).timestamp() if lines else 0.0
+    return at if at > since else 0.0
+
+
 def _refusals(capture: Capture) -> list[float]:
     """When the real server refused a connection, of what has been captured so far."""
     found = [(at, segment(frame)) for at, frame in _all(capture)]
@@ -124,7 +160,7 @@ def build(lab: Lab) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lab.bench_start", description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--figures", default="cold-start,outcome-wire", help="which of both, with commas")
+    parser.add_argument("--figures", default="cold-start,outcome-wire,plugin-restart", help="with commas")
     parser.add_argument("--json", type=Path, default=configs.checkout() / "build" / "chaos.json")
     options = parser.parse_args(argv)
     wanted = options.figures.split(",")
@@ -137,6 +173,7 @@ def main(argv: list[str] | None = None) -> int:
             lab.watch().wait(SCENARIO.prefix, (NODE,), PATIENCE * 2)
             delays = [cold_start(lab, options.rounds)] if "cold-start" in wanted else []
             delays += [outcome_to_wire(lab, service, options.rounds)] if "outcome-wire" in wanted else []
+            delays += [plugin_killed(lab, min(options.rounds, DEATHS))] if "plugin-restart" in wanted else []
         finally:
             lab.down()
     merge(options.json, {"figures": delays_document(delays)})

@@ -29,9 +29,12 @@ class Fault:
     where: Literal["", "node", "server", "router", "nodes", "both"] = "node"
     balancers: int = 2  # needed
     alone: bool = False  # one of the random single faults
+    said: str = ""  # the promise in words, where they are others
 
     @property
     def promise(self) -> str:
+        if self.said:
+            return self.said
         words = [f"<= {self.bound:g} s"] if self.bound is not None else []
         words += ["path works"] * self.path + ["table unchanged"] * self.quiet
         return ", ".join(words) or "-"
@@ -107,6 +110,7 @@ PEER_FAULTS = {
 # Measured on this kernel, not the lab's: `lab.bench_start`.
 FIGURES = {
     "cold-start": "ExaBGP and plugin from exec to the router's table, the agent being healthy (median <= 0.45 s)",
+    "plugin-restart": "SIGKILL to the plugin until its route has gone (<= 0.5 s)",
     "outcome-wire": "from the last failing outcome of a check to the UPDATE on the wire (median <= 5 ms)",
 }
 

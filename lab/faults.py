@@ -8,8 +8,10 @@ import json
 import signal
 import socket
 import struct
+import subprocess
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -237,6 +239,10 @@ class Faults:
         """
         node = nodes[0]
         plugin = self.site.process(node, "announcer")
+        start = self._start_of_plugin(node) if emulated() else 0.0
+        if start:
+            words = f"{fault.promise} + {start:.2f} s (its start here)"
+            fault = replace(fault, bound=round((fault.bound or 0.0) + start, 2), said=words)
         with self.trial.count(fault, node) as facts:
             began = time.time()
             plugin.send(signal.SIGKILL)
@@ -251,6 +257,20 @@ class Faults:
                 facts.gone = round(back, 3)
                 facts.note = "the next plugin was there before the router had let go"
             say(f"  another plugin after {back:.2f} s")
+
+    def _start_of_plugin(self, node: str) -> float:
+        """Seconds: in the emulated kernel it takes several times what it takes elsewhere. The slower of two, under load."""
+        took = []
+        for _ in range(2):
+            began = time.monotonic()
+            # Without a pipe it loads everything, says so and ends.
+            argv = ["ip", "netns", "exec", node, *configs.program("announce", "--socket", "/nowhere")]
+            subprocess.run(
+                argv, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=PATIENCE,
+                env=configs.program_environment(),
+            )  # fmt: skip
+            took.append(time.monotonic() - began)
+        return max(took)
 
     def plugin_stop(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
         node = nodes[0]
@@ -470,6 +490,10 @@ class Faults:
             if peer["status"] == "up"
         }
         return {balancer.node4, balancer.node6} <= up
+
+
+def emulated() -> bool:
+    return "User Mode Linux" in Path("/proc/cpuinfo").read_text("ascii", "replace")
 
 
 def _continue(process: Process) -> None:
