@@ -67,6 +67,7 @@ class Lab:
         size = {"balancers": len(self.topology.balancers), "servers": len(self.topology.servers)}
         (self.run / "site.json").write_text(json.dumps(size))
         build.build_network(self.topology)
+        build.keep_hashes("cl")
         for node in self.topology.nodes:
             (self.run / node.name).mkdir(exist_ok=True)
         command = self.run / "bin" / "anycast"
