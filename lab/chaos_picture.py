@@ -193,7 +193,7 @@ def _panel(row: Row, points: Rates, paint: Mapping[str, str], top: float, corner
         base=y + 52 + PLOT[1],
         width=PLOT[0],
         begin=row.began - BEFORE,
-        end=max(row.ended + AFTER, row.began + 10.0),
+        end=max(row.ended, row.began + 1.0) + AFTER,  # before the next fault begins
         top=top,
     )
     bad = bool(row.missed)
