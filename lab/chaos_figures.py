@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from anycast.cli.table import table
 
@@ -132,7 +132,6 @@ def worst(rows: Sequence[Row]) -> list[Row]:
                 fault=f"random: {fault}",
                 where=f"{len(ours)} times",
                 promise=ours[0].promise,
-                bound_s=ours[0].bound_s,
                 connections=min(row.connections for row in ours),
                 broken=sum(row.broken for row in ours),
                 lost_with_server=sum(row.lost_with_server for row in ours),
@@ -140,7 +139,7 @@ def worst(rows: Sequence[Row]) -> list[Row]:
                 new_connections=sum(row.new_connections for row in ours),
                 new_failed=sum(row.new_failed for row in ours),
                 route_gone_s=None if missing and ours[0].bound_s is not None else max(gone, default=None),
-                wrong=tuple(text for row in ours for text in row.wrong),
+                wrong=tuple(text for row in ours for text in replace(row, broken=0).missed),
                 errors={
                     kind: sum(row.errors.get(kind, 0) for row in ours) for row in ours for kind in row.errors
                 },
