@@ -27,7 +27,7 @@ PLOT = (406, 118)  # without
 STRIP = 190  # height of the random part
 BEFORE, AFTER = 3.0, 2.0  # seconds shown around a row
 FINE, COARSE = 0.5, 1.0  # seconds of one point, in a panel and in the strip
-STRIP_LINE = 120.0  # seconds on one line of the strip
+STRIP_LINE = 120.0  # seconds on one line of the strip, about
 LABELS = 14  # of the seconds, at most
 
 # Okabe and Ito: told apart by nearly everybody.
@@ -226,8 +226,9 @@ def _strips(rows: Sequence[Row]) -> list[tuple[float, float]]:
     if not rows:
         return []
     begin, end = rows[0].began - BEFORE, rows[-1].ended + AFTER
-    count = math.ceil((end - begin) / STRIP_LINE)
-    return [(begin + n * STRIP_LINE, begin + (n + 1) * STRIP_LINE) for n in range(count)]
+    count = max(1, round((end - begin) / STRIP_LINE))
+    line = (end - begin) / count
+    return [(begin + n * line, begin + (n + 1) * line) for n in range(count)]
 
 
 def _strip(rows: Sequence[Row], points: Rates, paint: Mapping[str, str], plot: _Plot) -> list[str]:

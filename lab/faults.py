@@ -357,7 +357,7 @@ class Faults:
             self.lab.start(server, "server")
             self.site.weight(server, {1})
             self._start(node, "exabgp")
-        self.trial.fresh()
+        self.trial.worn()
 
     def server_death(self, fault: Fault, _nodes: Sequence[str], server: str) -> None:
         with self.trial.count(fault, server, server=server) as facts:
@@ -376,7 +376,7 @@ class Faults:
             self.lab.start(server, "server")
             self.site.weight(server, {1})
             self.trial.settled(facts)
-        self.trial.fresh()  # those that were opened without it are where it would not have let them be
+        self.trial.worn()  # those that were opened without it are where it would not have let them be
 
     def server_blink(self, fault: Fault, _nodes: Sequence[str], server: str) -> None:
         with self.trial.count(fault, server, server=server) as facts:
@@ -393,7 +393,7 @@ class Faults:
         with self.trial.count(fault, self.added) as facts:
             self._add()
             self.trial.settled(facts)
-        self.trial.fresh()
+        self.trial.worn()
 
     def server_remove(self, fault: Fault, _nodes: Sequence[str], _server: str) -> None:
         addresses = [one.partition("/")[0] for one in self.lab.topology.node(self.added).interfaces["lan0"]]
@@ -405,7 +405,7 @@ class Faults:
             self.site.weight(self.added, set())
             facts.note = f"out of every kernel after {time.monotonic() - facts.began:.2f} s"
             self.trial.settled(facts)
-        self.trial.fresh()
+        self.trial.worn()
 
     def sync(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
         node = nodes[0]
@@ -431,7 +431,7 @@ class Faults:
             self._start(node, "exabgp")
         self.site.reload()
         self.site.weight(self.added, set())
-        self.trial.fresh()
+        self.trial.worn()
 
     def _add(self) -> None:
         self.site.reload(servers=self.site.servers + 1)

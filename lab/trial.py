@@ -69,13 +69,19 @@ class Trial:
         self._tend = tend
         self._mend = mend
         self.load = open_load()
+        self._worn = False
         self._ended = time.monotonic()
 
     def fresh(self) -> None:
         """Other connections: none is left of those that were opened under another table."""
         self.load.stop()
         self.load = self._open_load()
+        self._worn = False
         self._ended = time.monotonic()
+
+    def worn(self) -> None:
+        """The next row needs other connections: these were opened under another table, or some were lost."""
+        self._worn = True
 
     @contextlib.contextmanager
     def count(
@@ -85,6 +91,8 @@ class Trial:
 
         `server`: its connections are lost with it.
         """
+        if self._worn:
+            self.fresh()
         self.everywhere()
         self._calm()
         events = len(self.lab.watch().events)
