@@ -63,6 +63,8 @@ class Site:
                 up.append(node)
             for prefix in VIPS:
                 self.lab.wait_route(prefix, up, PATIENCE * 3)
+            if len(self.nodes) > GROUP:
+                say(f"  {len(up)} of {len(self.nodes)} balancers announce")
 
     def configure(self, node: str, *, servers: int = 0, interval: float = 0.0, sync: bool = False) -> None:
         """Writes the node's configuration: with that many real servers, the first ones."""
