@@ -1,4 +1,4 @@
-# The main targets: demo, test, lab, bench, bench-checks, bench-ops. Everything they need is installed by them.
+# The main targets: demo, chaos, test, lab, bench, bench-checks, bench-ops. Everything they need is installed by them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
 EXABGP_42 := build/venv-exabgp42
 
-.PHONY: help setup demo bench bench-checks bench-ops lab lab-down test lint unit contract e2e test-lowest
+.PHONY: help setup demo chaos bench bench-checks bench-ops lab lab-down test lint unit contract e2e test-lowest
 .PHONY: package package-lock test-package schema clab clean
 
 help: ## what can be made
@@ -29,6 +29,13 @@ $(STAMP): pyproject.toml | system
 
 demo: setup ## break balancers under 600 connections in the lab; about a minute and a half
 	@$(BIN)/python -m lab run -- $(BIN)/python -m lab.demo
+
+# FAULTS=drain,agent-kill (FAULTS=help lists them), NODES=, CONNECTIONS=, SEED= and DURATION= of the random faults,
+# PEER=healthcheck or none.
+chaos: setup ## the fault matrix under 600 connections: what broke, when routes went; a quarter of an hour and ten minutes
+	@$(BIN)/python -m lab.chaos $(if $(FAULTS),--faults '$(FAULTS)') $(if $(NODES),--nodes '$(NODES)') \
+		$(if $(CONNECTIONS),--connections '$(CONNECTIONS)') $(if $(SEED),--seed '$(SEED)') \
+		$(if $(DURATION),--duration '$(DURATION)') $(if $(PEER),--peer '$(PEER)')
 
 bench: setup ## IPVS figures against ipvsadm and keepalived in the lab; two to three minutes
 	@./lab/install bench

@@ -5,11 +5,12 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping
 
+FEEDS = 5  # within the manager's limit: one that comes late for want of the processor has time to spare
 STATUS_EVERY = 1.0  # seconds between two looks whether the line for people has changed
 
 
 class ServiceManager:
-    """READY once, WATCHDOG at half of the manager's limit, STATUS where it has changed.
+    """READY once, WATCHDOG five times within the manager's limit, STATUS where it has changed.
 
     Who calls `passed` proves that work was done: there is no timer in here that could feed the watchdog of a
     process that hangs.
@@ -21,7 +22,7 @@ class ServiceManager:
         usec = environ.get("WATCHDOG_USEC", "")
         # WATCHDOG_PID is not looked at: for the announcer it names ExaBGP, which hands its environment on and
         # feeds no watchdog itself.
-        self.interval = int(usec) / 2e6 if usec.isascii() and usec.isdigit() and self._path else None
+        self.interval = int(usec) / 1e6 / FEEDS if usec.isascii() and usec.isdigit() and self._path else None
         self._ready = False
         self._feed_at = 0.0
         self._status = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from pathlib import Path
 
@@ -21,6 +22,16 @@ def build_network(topology: Topology) -> None:
     _ip(bridge_commands(topology), LAN)
     for node in topology.nodes:
         _ip(node_commands(topology, node.name), node.name)
+
+
+def keep_hashes(client: str) -> None:
+    """A connection of the client stays with its next hop, whatever it has to send again.
+
+    The router has the hash from the sender's socket, for both are in one kernel, and Linux gives a socket another one
+    when an answer is missing: so clients would leave a dead balancer by themselves. Kernels before 5.19 cannot be told.
+    """
+    with netns.inside(client), contextlib.suppress(FileNotFoundError):
+        Path("/proc/sys/net/core/txrehash").write_text("0")
 
 
 def bridge_commands(topology: Topology) -> list[str]:

@@ -1,7 +1,7 @@
 """Load: long-lived TCP connections to the VIPs from many source addresses, in one epoll loop.
 
-Each connection asks every `interval` seconds and remembers which real server answers. It is broken when it
-is refused, reset, closed by the other side or silent for DEADLINE seconds, and moved when another real
+Each connection asks every `interval` seconds, on a beat of its own, and remembers which real server answers. It is
+broken when it is refused, reset, closed by the other side or silent for `deadline` seconds, and moved when another real
 server answers than at first (which a connection that lives cannot be). On top of them, `probes` new
 connections a second, one request each.
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import heapq
 import itertools
 import json
 import os
@@ -25,9 +26,10 @@ import time
 from collections import Counter, deque
 from typing import Any
 
-DEADLINE = 6.0  # seconds without an answer
+DEADLINE = 6.0  # seconds without an answer, by default
 TICK = 0.02  # seconds between looks at the clock: sends are bundled, for a system call is dear in the lab
 _CONNECTING_AT_ONCE = 60  # per tick
+_GOLDEN = 0.6180339887498949  # of an interval from one beat to the next: any number of them is spread evenly
 _IP_BIND_ADDRESS_NO_PORT = 24
 _REQUEST = b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n"
 
@@ -35,7 +37,9 @@ _REQUEST = b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n"
 class Connection:
     """One TCP connection; `asked` is when the answer under way was asked for (0: none is)."""
 
-    __slots__ = ("answered", "asked", "error", "family", "fd", "moved", "pause", "probe", "server", "sock")
+    __slots__ = (
+        "answered", "asked", "beat", "error", "family", "fd", "moved", "pause", "probe", "server", "sock",
+    )  # fmt: skip
 
     def __init__(self, sock: socket.socket, family: int, now: float, *, probe: bool) -> None:
         self.sock = sock
@@ -48,6 +52,7 @@ class Connection:
         self.moved = False
         self.pause = 0.0  # longest wait for an answer since the mark
         self.error = ""
+        self.beat = 0.0  # seconds into each interval at which it asks
 
 
 class Load:
@@ -60,17 +65,20 @@ class Load:
         *,
         interval: float,
         probes: float = 0.0,
+        deadline: float = DEADLINE,
         port: int = 80,
     ) -> None:
         self._targets = itertools.cycle([(6 if ":" in vip else 4, vip) for vip in vips])
         self._sources = {family: itertools.cycle(addresses) for family, addresses in sources.items()}
         self._interval = interval
+        self._deadline = deadline
         self._port = port
         self._probe_gap = 1 / probes if probes else 0.0
         self._next_probe = 0.0
         self._epoll = select.epoll()
         self._open: dict[int, Connection] = {}
-        self._idle: deque[tuple[float, Connection]] = deque()  # by time of the next question
+        self._idle: list[tuple[float, int, Connection]] = []  # a heap, by time of the next question
+        self._asked = itertools.count()
         self._waiting: deque[tuple[float, Connection]] = deque()  # by deadline
         self._to_open = 0
         self.connections: list[Connection] = []
@@ -133,14 +141,15 @@ class Load:
         for _ in range(min(self._to_open, _CONNECTING_AT_ONCE)):
             self._to_open -= 1
             connection = self._connect(now, probe=False)
+            connection.beat = len(self.connections) * _GOLDEN % 1.0 * self._interval
             self.connections.append(connection)
         while self._idle and self._idle[0][0] <= now:
-            _, connection = self._idle.popleft()
+            connection = heapq.heappop(self._idle)[2]
             if not connection.error:
                 self._ask(connection, now)
         while self._waiting and self._waiting[0][0] <= now:
             deadline, connection = self._waiting.popleft()
-            if not connection.error and connection.asked and connection.asked + DEADLINE <= deadline:
+            if not connection.error and connection.asked and connection.asked + self._deadline <= deadline:
                 self._break(connection, "silent" if connection.server else "no answer", now)
         while self._probe_gap and now >= self._next_probe and not self._to_open:
             # What a busy tick was too late for is made up for, but not what a stopped machine was.
@@ -158,7 +167,7 @@ class Load:
         failure = sock.connect_ex((vip, self._port))
         self._open[connection.fd] = connection
         self._epoll.register(sock, select.EPOLLOUT)
-        self._waiting.append((now + DEADLINE, connection))
+        self._waiting.append((now + self._deadline, connection))
         if failure != errno.EINPROGRESS and failure:
             self._break(connection, errno.errorcode.get(failure, str(failure)), now)
         return connection
@@ -171,7 +180,7 @@ class Load:
             return
         if not first:  # the first answer's time runs from the connect
             connection.asked = now
-            self._waiting.append((now + DEADLINE, connection))
+            self._waiting.append((now + self._deadline, connection))
 
     def _answer(self, connection: Connection, now: float) -> None:
         try:
@@ -198,7 +207,9 @@ class Load:
         elif server != connection.server:
             connection.moved = True
         connection.pause = max(connection.pause, pause)
-        self._idle.append((now + self._interval, connection))
+        # On its beat again, at once after a pause: thousands that were answered together would go on together.
+        wait = self._interval - (now - connection.beat) % self._interval
+        heapq.heappush(self._idle, (now + wait, next(self._asked), connection))
 
     def _break(self, connection: Connection, error: str, now: float) -> None:
         connection.error = error
@@ -270,9 +281,10 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m lab.client")
     parser.add_argument("--connections", type=int, default=600)
     parser.add_argument(
-        "--interval", type=float, default=0.5, help="seconds between an answer and the next question"
+        "--interval", type=float, default=0.5, help="seconds between two questions of a connection"
     )
     parser.add_argument("--probes", type=float, default=0.0, help="new connections a second")
+    parser.add_argument("--deadline", type=float, default=DEADLINE, help="seconds of silence that break one")
     parser.add_argument("--vip", action="append", required=True, help="address; give it once per VIP address")
     parser.add_argument("--port", type=int, default=80)
     parser.add_argument("--source4", default="10.1.0.", help="start of the IPv4 source addresses")
@@ -292,7 +304,14 @@ def main(argv: list[str] | None = None) -> None:
         4: [f"{options.source4}{i}" for i in range(1, options.sources4 + 1)],
         6: [f"{options.source6}{i:x}" for i in range(1, options.sources6 + 1)],
     }
-    load = Load(options.vip, sources, interval=options.interval, probes=options.probes, port=options.port)
+    load = Load(
+        options.vip,
+        sources,
+        interval=options.interval,
+        probes=options.probes,
+        deadline=options.deadline,
+        port=options.port,
+    )
     load.open(options.connections)
     load.watch(0)
     ready = False

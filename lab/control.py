@@ -67,6 +67,7 @@ class Lab:
         size = {"balancers": len(self.topology.balancers), "servers": len(self.topology.servers)}
         (self.run / "site.json").write_text(json.dumps(size))
         build.build_network(self.topology)
+        build.keep_hashes("cl")
         for node in self.topology.nodes:
             (self.run / node.name).mkdir(exist_ok=True)
         command = self.run / "bin" / "anycast"
@@ -305,21 +306,26 @@ class Lab:
         *,
         interval: float = 0.5,
         probes: float = 0.0,
+        deadline: float = 6.0,
         ready_timeout: float = 30.0,
     ) -> Load:
         """Starts the load in the client's namespace and waits until every connection has had an answer."""
-        return Load(connections, interval=interval, probes=probes, ready_timeout=ready_timeout)
+        return Load(
+            connections, interval=interval, probes=probes, deadline=deadline, ready_timeout=ready_timeout
+        )
 
 
 class Load:
     """`lab.client` at work. Use as a context manager or `stop` it. Seconds everywhere."""
 
-    def __init__(self, connections: int, *, interval: float, probes: float, ready_timeout: float) -> None:
+    def __init__(
+        self, connections: int, *, interval: float, probes: float, deadline: float, ready_timeout: float
+    ) -> None:
         program = str(Path(__file__).with_name("client.py"))
         self._process = subprocess.Popen(
             [
                 "ip", "netns", "exec", "cl", sys.executable, "-I", "-S", program, f"--connections={connections}",
-                f"--interval={interval}", f"--probes={probes}", "--vip", VIP4, "--vip", VIP6,
+                f"--interval={interval}", f"--probes={probes}", f"--deadline={deadline}", "--vip", VIP4, "--vip", VIP6,
             ],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip

@@ -33,7 +33,7 @@ from lab.keeper import Keeper
 from lab.wire import CHUNK, WINDOW, Decoder, Frame, Kind, credit, encode
 
 GUEST = Path(__file__).resolve().with_name("guest.py")
-MEMORY = 2048  # MiB
+MEMORY = int(os.environ.get("ANYCAST_LAB_MEMORY", "2048"))  # MiB
 BOOT_TIMEOUT = 60.0  # seconds
 _SPEED_UP = "raid6_select_algo,calibrate_xor_blocks"  # benchmarks nobody here needs: 0.9 s of a boot
 

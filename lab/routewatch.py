@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 from lab import netns
-from lab.topology import VIPS, topology
+from lab.topology import MOST_BALANCERS, VIPS, topology
 
 _RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
 _NLMSG_DONE, _NLMSG_ERROR = 3, 2
@@ -153,6 +153,19 @@ class RouteWatch:
                 )
             return event
 
+    def wait_gone(self, prefix: str, node: str, timeout: float, since: float) -> RouteEvent:
+        """The first event at or after monotonic `since` by which `prefix` was not routed to `node`. Raises TimeoutError."""
+
+        def found() -> RouteEvent | None:
+            events = (e for e in self.events if e.prefix == prefix and e.monotonic >= since)
+            return next((e for e in events if node not in e.next_hops), None)
+
+        with self._changed:
+            event = self._changed.wait_for(found, timeout)
+        if event is None:
+            raise TimeoutError(f"{prefix} is still routed to {node} after {timeout:g} s")
+        return event
+
     def close(self) -> None:
         self._table.stop()
         self._thread.join()
@@ -209,7 +222,7 @@ def _route(message: bytes) -> tuple[str, tuple[str, ...]] | None:
 
 def main() -> None:
     """JSON lines on stdout, one at each change, of the namespace this runs in."""
-    for event in RouteTable(VIPS, topology(balancers=9).node_of_next_hop).changes():
+    for event in RouteTable(VIPS, topology(balancers=MOST_BALANCERS).node_of_next_hop).changes():
         print(json.dumps(asdict(event)), flush=True)
 
 

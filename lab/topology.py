@@ -24,6 +24,7 @@ ROUTER_AS = 65000
 CLIENTS4 = 200
 CLIENTS6 = 60
 LAN = "lan"
+MOST_BALANCERS = 32
 RUN = "/run/anycast-lab"
 
 _FORWARD = {"net.ipv4.ip_forward": "1", "net.ipv6.conf.all.forwarding": "1"}
@@ -99,9 +100,11 @@ class Topology:
 
 
 def topology(balancers: int = 3, servers: int = 4) -> Topology:
-    """The site with `balancers` (1 to 9) balancers and `servers` (1 to 99) real servers."""
-    if not (1 <= balancers <= 9 and 1 <= servers <= 99):
-        raise ValueError(f"the lab takes 1 to 9 balancers and 1 to 99 servers, not {balancers} and {servers}")
+    """The site with `balancers` (1 to 32) balancers and `servers` (1 to 99) real servers."""
+    if not (1 <= balancers <= MOST_BALANCERS and 1 <= servers <= 99):
+        raise ValueError(
+            f"the lab takes 1 to {MOST_BALANCERS} balancers and 1 to 99 servers, not {balancers} and {servers}"
+        )
     lbs = tuple(_balancer(i) for i in range(1, balancers + 1))
     router = Node(
         name="r1",

@@ -199,7 +199,7 @@ def _budget(verb: argparse.ArgumentParser) -> None:
         "--watchdog",
         type=_time,
         metavar="TIME",
-        help="WatchdogSec of ExaBGP's unit; 0: it has none (default: 10s, as shipped)",
+        help="WatchdogSec of ExaBGP's unit; 0: it has none (default: 2500ms, as shipped)",
     )
     verb.add_argument(
         "--graceful-restart",

@@ -69,7 +69,7 @@ class Assumed:
     respawn: float = 0.2  # ExaBGP starts a plugin that died, and the plugin withdraws
     carrier: float = 0.02  # the router's kernel tells its BGP daemon of a lost carrier
     start: float = 2.0  # a router's BGP daemon, from its start until it listens
-    watchdog: float = 10.0  # WatchdogSec of the shipped anycast-exabgp.service; inf: there is none
+    watchdog: float = 2.5  # WatchdogSec of the shipped anycast-exabgp.service; inf: there is none
     graceful_restart: float = 0.0  # what router and ExaBGP have agreed on; 0: nothing, as rendered here
     hashes_ports: bool = True  # the routers spread flows by ports too
 

@@ -10,18 +10,17 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Collection, Iterator
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
 from anycast.cli import client
-from lab import configs, netns
+from lab import configs, kernel_view, netns
 from lab.control import Lab, What
+from lab.kernel_view import Table
 from lab.machine import LabError
 from lab.processes import Process
 from lab.routewatch import RouteEvent
@@ -42,7 +41,6 @@ TIMING = {
 }
 
 Document = dict[str, Any]
-Table = dict[str, list[str]]  # `TCP 192.0.2.1:80 mh`: [`10.9.2.4:80 Route 1`, …] in the kernel's order
 T = TypeVar("T")
 
 
@@ -263,19 +261,7 @@ class Site:
     # The nodes' kernels
 
     def table_of(self, node: str) -> Table:
-        """The node's IPVS table with the order of real servers. `ipvsadm -S` sorts them, and has the flags."""
-        table: Table = {}
-        service = ""
-        with netns.inside(node):
-            lines = Path("/proc/thread-self/net/ip_vs").read_text().splitlines()[3:]
-        for line in lines:
-            first, where, *words = line.split()
-            if first == "->":
-                table[service].append(" ".join((_endpoint(where), *words[:2])))
-            else:
-                service = " ".join((first, _endpoint(where), *words))
-                table[service] = []
-        return table
+        return kernel_view.table_of(node)
 
     def holds(self, node: str, table: Table) -> None:
         """Until the node's IPVS table is `table`, order included."""
@@ -334,45 +320,15 @@ class Site:
 
     def live(self) -> set[tuple[str, int]]:
         """Address and port of the client's end of every TCP connection that is established."""
-        with netns.inside("cl"):
-            lines = [
-                line.split()
-                for name in ("tcp", "tcp6")
-                for line in Path("/proc/thread-self/net", name).read_text().splitlines()[1:]
-            ]
-        return {_client(line[1]) for line in lines if line[3] == "01"}
+        return kernel_view.live("cl")
 
     def knows(self, node: str, flows: set[tuple[str, int]]) -> bool:
         """Whether the node's kernel has all of these TCP connections."""
-        with netns.inside(node):
-            lines = Path("/proc/thread-self/net/ip_vs_conn").read_text().splitlines()[1:]
-        words = [line.split() for line in lines]
-        return flows <= {(_ip(line[1]), int(line[2], 16)) for line in words if line[0] == "TCP"}
+        return kernel_view.knows(node, flows)
 
     def served(self) -> bool:
         """Whether a new connection to each VIP finds a real server."""
         return all(self.http_server(vip).startswith("rs") for vip in (VIP4, VIP6))
-
-
-def _client(text: str) -> tuple[str, int]:
-    """`0100010A:C350` of /proc/net/tcp, its words in the byte order of the machine."""
-    host, _, port = text.partition(":")
-    words = [bytes.fromhex(host[n : n + 8]) for n in range(0, len(host), 8)]
-    packed = b"".join(word[::-1] if sys.byteorder == "little" else word for word in words)
-    return str(ip_address(packed)), int(port, 16)
-
-
-def _ip(text: str) -> str:
-    """`0A010001` and `fd00:0001:…` of /proc/net/ip_vs_conn."""
-    return str(ip_address(text if ":" in text else int(text, 16)))
-
-
-def _endpoint(text: str) -> str:
-    """`C0000201:0050` and `[2001:0db8:…]:0050` as people write them."""
-    host, _, port = text.rpartition(":")
-    if host.startswith("["):
-        return f"[{ip_address(host[1:-1])}]:{int(port, 16)}"
-    return f"{ip_address(int(host, 16))}:{int(port, 16)}"
 
 
 def _good(status: Document) -> bool:

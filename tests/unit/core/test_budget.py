@@ -56,7 +56,7 @@ SUMS = [
     ),
     (Kind.AGENT_DIES, "2 s lease TTL + 0.05 s plugin and ExaBGP + 0.2 s router", 2.25),
     (Kind.PLUGIN_DIES, "0.2 s respawn and withdraw + 0.2 s router", 0.4),
-    (Kind.PLUGIN_HANGS, "10 s watchdog + 0.2 s router", 10.2),
+    (Kind.PLUGIN_HANGS, "2.5 s watchdog + 0.2 s router", 2.7),
     (Kind.EXABGP_DIES, "0.2 s router", 0.2),
     (Kind.EXABGP_HANGS, "9 s hold time + 0.2 s router", 9.2),
     (Kind.NODE_DIES, "9 s hold time + 0.2 s router", 9.2),

@@ -1,0 +1,514 @@
+"""Breaking the lab's site in every way `lab.chaos_plan` names, and mending it. Runs inside the lab's kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import signal
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import yaml
+from pyroute2 import IPRoute
+
+from anycast.cli import client
+from lab import configs, kernel_view, netns
+from lab.bench import say
+from lab.chaos_plan import BY_NAME, Fault
+from lab.control import Lab, What
+from lab.machine import LabError
+from lab.processes import Process
+from lab.topology import VIPS, topology
+from lab.trial import PATIENCE, Facts, Trial
+from lab.watchdog import Watchdog
+
+NODE_DAEMONS: tuple[What, ...] = ("exabgp", "agent")
+BFD = {"interval": "100ms", "multiplier": 3}
+GROUP = 4  # nodes that are started at once: the processor is one
+T = TypeVar("T")
+_NUD_PERMANENT = 0x80
+_IFF_UP, _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x1, 0x8913, 0x8914
+
+
+class Site:
+    """The balancers' configurations and daemons. `servers`: real servers in the configuration at first."""
+
+    def __init__(self, lab: Lab, servers: int, watchdog: Watchdog) -> None:
+        self.lab = lab
+        self.watchdog = watchdog
+        self.servers = servers
+        self.nodes = [balancer.name for balancer in lab.topology.balancers]
+        self.daemons = NODE_DAEMONS  # of a balancer
+
+    def build(self) -> None:
+        """Until every balancer announces both VIPs."""
+        up: list[str] = []
+        for at in range(0, len(self.nodes), GROUP):
+            for node in self.nodes[at : at + GROUP]:
+                self.configure(node)
+                self.render(node)
+                with netns.inside(node):  # what comes back with the link comes with its addresses
+                    Path("/proc/sys/net/ipv6/conf/up0/keep_addr_on_down").write_text("1")
+                for what in NODE_DAEMONS:
+                    self.lab.start(node, what)
+                up.append(node)
+            for prefix in VIPS:
+                self.lab.wait_route(prefix, up, PATIENCE * 3)
+            if len(self.nodes) > GROUP:
+                say(f"  {len(up)} of {len(self.nodes)} balancers announce")
+
+    def configure(self, node: str, *, servers: int = 0, interval: float = 0.0, sync: bool = False) -> None:
+        """Writes the node's configuration: with that many real servers, the first ones."""
+        balancer = next(one for one in self.lab.topology.balancers if one.name == node)
+        site = topology(balancers=len(self.nodes), servers=servers or self.servers)
+        config: dict[str, Any] = yaml.safe_load(configs.anycast_yaml(site, balancer))
+        config["bgp"]["bfd"] = BFD
+        config["timing"] = {"server_drain": "5s"}
+        # The checks of many nodes would fill the one processor.
+        config["pools"]["web"]["check"]["interval"] = interval or max(1.0, len(self.nodes) / 4)
+        if sync:
+            config["connection_sync"] = {"interface": "lan0", "id": 9}
+        self.lab.config(node).write_text(yaml.safe_dump(config, sort_keys=False))
+
+    def render(self, node: str) -> None:
+        self.lab.render(node)
+        with (self.lab.run / node / "exabgp.env").open("a") as file:
+            file.write(self.watchdog.environment(node))
+
+    def reload(self, *, servers: int = 0, interval: float = 0.0, sync: bool = False) -> None:
+        """Another configuration on every node."""
+        for node in self.nodes:
+            self.configure(node, servers=servers, interval=interval, sync=sync)
+            self.ask(node, "POST", "/reload")
+
+    def ask(self, node: str, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        answer = client.ask(self.lab.run / node / "control.sock", method, path, body, timeout=PATIENCE)
+        if not answer.ok:
+            raise LabError(f"{node}: {method} {path}: {answer.body}")
+        return answer.body
+
+    def weight(self, server: str, wanted: set[int]) -> None:
+        """Until every balancer's kernel has `server` with that weight; an empty set: not at all."""
+        addresses = [one.partition("/")[0] for one in self.lab.topology.node(server).interfaces["lan0"]]
+        for node in self.nodes:
+            _until(
+                lambda node=node: kernel_view.weights(node, addresses) == wanted,  # type: ignore[misc]
+                f"{node} to have {server} with weight {wanted or 'none'}",
+            )
+
+    def forwards(self, node: str) -> bool:
+        """Its kernel holds real servers behind the VIPs, and the VIPs."""
+        lines = [line for table in kernel_view.table_of(node).values() for line in table]
+        held = self.lab.exec(node, "ip", "-br", "address", "show", "lo").stdout.split()
+        return any(not line.endswith(" 0") for line in lines) and set(VIPS) <= set(held)
+
+    def logged(self, node: str, event: str) -> float:
+        """When the node's agent logged `event` last: seconds since the epoch, 0 when it never did."""
+        lines = self.lab.log(node, "agent").read_text().splitlines()
+        found = [line for line in lines if line.startswith("{") and f'"{event}"' in line]
+        return datetime.fromisoformat(json.loads(found[-1])["timestamp"]).timestamp() if found else 0.0
+
+    def tend(self) -> None:
+        """Starts what has ended on the balancers."""
+        for node in self.nodes:
+            for what in self.daemons:
+                if not self.lab.alive(node, what):
+                    self.lab.start(node, what)
+
+    def mend(self) -> None:
+        """Every daemon runs and every balancer announces both VIPs. Raises TimeoutError."""
+        whats: tuple[What, ...] = ("agent", "exabgp", "announcer")
+        for node in self.nodes:
+            for what in whats:
+                with contextlib.suppress(LabError):
+                    self.lab.kill(node, what, signal.SIGCONT)
+        self.tend()
+        for prefix in VIPS:
+            self.lab.wait_route(prefix, self.nodes, PATIENCE)
+
+    def process(self, node: str, what: What) -> Process:
+        """Looked for before the clock runs: that alone takes a while here. Raises LabError when it does not run."""
+        process = self.lab.process(node, what)
+        if process is None or not process.alive():
+            raise LabError(f"{what} on {node} does not run")
+        return process
+
+    def uplink(self, node: str, *, up: bool) -> None:
+        """The node's link to the router. Down, it loses the default routes, not the addresses."""
+        with netns.open_socket(node, socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            asked = fcntl.ioctl(sock, _SIOCGIFFLAGS, struct.pack("16sH14x", b"up0", 0))
+            flags: int = struct.unpack_from("H", asked, 16)[0]
+            flags = flags | _IFF_UP if up else flags & ~_IFF_UP
+            fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sH14x", b"up0", flags))
+        if up:
+            for gateway in self.lab.topology.node(node).gateways:
+                self.lab.exec(node, "ip", "route", "replace", "default", "via", gateway)
+
+
+class Freeze:
+    """A node's processes stand still and what the router sends it gets lost, for its kernel would go on forwarding.
+
+    All that takes time is done when it is made. Use it as a context manager.
+    """
+
+    def __init__(self, site: Site, node: str, whats: Sequence[What]) -> None:
+        balancer = next(one for one in site.lab.topology.balancers if one.name == node)
+        self._ends = (balancer.node4, balancer.node6)
+        self._processes = [site.process(node, what) for what in whats]
+        with netns.inside("r1"):
+            self._router = IPRoute()
+        (self._link,) = self._router.link_lookup(ifname=node)
+
+    def begin(self) -> None:
+        for end in self._ends:
+            self._router.neigh(
+                "replace", dst=end, ifindex=self._link, lladdr="02:00:00:00:00:99", state=_NUD_PERMANENT
+            )
+        for process in self._processes:
+            process.send(signal.SIGSTOP)
+
+    def end(self) -> None:
+        for end in self._ends:
+            self._router.neigh("delete", dst=end, ifindex=self._link)
+        for process in self._processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.send(signal.SIGCONT)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._router.close()
+
+
+class Faults:
+    """One method for each fault but `random`, by its name with `_` for `-`; takes the nodes and the real server."""
+
+    def __init__(self, site: Site, trial: Trial) -> None:
+        self.site = site
+        self.lab = site.lab
+        self.trial = trial
+        self.added = f"rs{site.servers + 1}"
+
+    def run(self, fault: Fault, nodes: Sequence[str], server: str) -> None:
+        """`nodes`: those that are hit, as many as it needs."""
+        act: Callable[[Fault, Sequence[str], str], None] = getattr(self, fault.name.replace("-", "_"))
+        act(fault, nodes, server)
+
+    def steady(self, fault: Fault, _nodes: Sequence[str], _server: str) -> None:
+        with self.trial.count(fault) as facts:
+            self.trial.settled(facts)
+
+    def drain(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
+        node = nodes[0]
+        with self.trial.count(fault, node) as facts:
+            self.site.ask(node, "POST", "/maintenance", {"scope": "", "on": True, "reason": "chaos"})
+            began = self.site.logged(node, "maintenance.began")
+            moved = self.trial.gone(facts, node)
+            withdrawn = _until(
+                lambda: max(0.0, self.site.logged(node, "route.withdrawn") - began), f"{node} to withdraw"
+            )
+            facts.note = f"withdrawn after {withdrawn:.2f} s"
+            if moved is None or moved > began + withdrawn:
+                facts.wrong.append(f"withdrawn after {withdrawn:.2f} s, before the router had moved")
+            self._works(facts, node)
+            self.trial.settled(facts)
+            self.trial.healing(facts)
+            self.site.ask(node, "POST", "/maintenance", {"scope": "", "on": False})
+            self.trial.everywhere()
+
+    def agent_term(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
+        self._signalled(fault, nodes[0], "agent", signal.SIGTERM)
+
+    def agent_kill(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
+        self._signalled(fault, nodes[0], "agent", signal.SIGKILL)
+
+    def agent_stop(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
+        self._stopped(fault, nodes[0], "agent")
+
+    def plugin_kill(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
+        """ExaBGP starts it again by itself. Where it is back within the router's own delay, no route goes: then it
+        counts until somebody answers for the route again.
+        """
+        node = nodes[0]
+        plugin = self.site.process(node, "announcer")
+        start = self._start_of_plugin(node) if emulated() else 0.0
+        if start:
+            words = f"{fault.promise} + {start:.2f} s (its start here)"
+            fault = replace(fault, bound=round((fault.bound or 0.0) + start, 2), said=words)
+        with self.trial.count(fault, node) as facts:
+            began = time.time()
+            plugin.send(signal.SIGKILL)
+            self.trial.healing(facts)
+            back = _until(
+                lambda: max(0.0, self.site.logged(node, "announcer.connected") - began),
+                f"another announcer on {node}",
+            )
+            self.trial.everywhere()
+            self.trial.settled(facts)
+            if not self.trial.went(facts, node):
+                facts.gone = round(back, 3)
+                facts.note = "the next plugin was there before the router had let go"
+            say(f"  another plugin after {back:.2f} s")
+
+    def _start_of_plugin(self, node: str) -> float:
+        """Seconds: in the emulated kernel it takes several times what it takes elsewhere. The slower of two, under load."""
+        took = []
+        for _ in range(2):
+            began = time.monotonic()
+            # Without a pipe it loads everything, says so and ends.
+            argv = ["ip", "netns", "exec", node, *configs.program("announce", "--socket", "/nowhere")]
+            subprocess.run(
+                argv, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=PATIENCE,
+                env=configs.program_environment(),
+            )  # fmt: skip
+            took.append(time.monotonic() - began)
+        return max(took)
+
+    def plugin_stop(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
+        node = nodes[0]
+        plugin = self.site.process(node, "announcer")
+        with self.trial.count(fault, node) as facts:
+            plugin.send(signal.SIGSTOP)
+            self.trial.gone(facts, node)
+            self.trial.settled(facts)
+            self.trial.healing(facts)
+            plugin.end(0.0)
+            self.trial.everywhere()
+
+    def exabgp_term(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
+        self._signalled(fault, nodes[0], "exabgp", signal.SIGTERM)
+
+    def exabgp_kill(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
+        self._signalled(fault, nodes[0], "exabgp", signal.SIGKILL)
+
+    def exabgp_stop(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
+        self._stopped(fault, nodes[0], "exabgp")
+
+    def freeze_bfd(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
+        node = nodes[0]
+        with self.lab.bfd(node):
+            _until(lambda: self._bfd_up(node), f"BFD up with both ends of {node}")
+            self._frozen(fault, node, ("bfdd", "zebra", "exabgp", "agent", "announcer"))
+
+    def freeze_hold(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
+        self._frozen(fault, nodes[0], ("exabgp", "agent", "announcer"))
+
+    def uplink_down(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
+        node = nodes[0]
+        with self.trial.count(fault, node) as facts:
+            self.site.uplink(node, up=False)
+            self.trial.gone(facts, node)
+            self.trial.settled(facts)
+            self.trial.healing(facts)
+            self.site.uplink(node, up=True)
+            self.trial.everywhere()
+
+    def router_restart(self, fault: Fault, _nodes: Sequence[str], _server: str) -> None:
+        with self.trial.count(fault, "r1") as facts:
+            self.lab.stop("r1", "bgpd")
+            self.trial.healing(facts)
+            self.lab.start("r1", "bgpd")
+            self.trial.everywhere()
+            facts.note = f"all routes back {time.monotonic() - facts.began:.2f} s after the fault"
+            say(f"  {facts.note}")
+            self.trial.settled(facts)
+
+    def reload(self, fault: Fault, _nodes: Sequence[str], _server: str) -> None:
+        with self.trial.count(fault, "all") as facts:
+            self.site.reload(interval=1.5)
+            self.trial.settled(facts)
+            self.trial.healing(facts)
+            self.site.reload()
+
+    def two_nodes(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
+        first, second = nodes[:2]
+        agent, exabgp = self.site.process(first, "agent"), self.site.process(second, "exabgp")
+        with self.trial.count(fault, f"{first}+{second}") as facts:
+            agent.send(signal.SIGKILL)
+            exabgp.send(signal.SIGSTOP)
+            self.trial.gone(facts, first)
+            bound = BY_NAME["agent-kill"].bound or 0.0
+            if facts.gone is not None and facts.gone > bound:
+                facts.wrong.append(f"the route of {first} was gone after {facts.gone:.2f} s, not {bound:g} s")
+            self.trial.gone(facts, second)
+            self.trial.settled(facts)
+            self.trial.healing(facts)
+            _continue(exabgp)
+            self._start(first, "agent")
+
+    def server_and_node(self, fault: Fault, nodes: Sequence[str], server: str) -> None:
+        node = nodes[0]
+        victims = self.site.process(server, "server"), self.site.process(node, "exabgp")
+        with self.trial.count(fault, f"{server}+{node}", server=server) as facts:
+            for process in victims:
+                process.send(signal.SIGKILL)
+            self.trial.gone(facts, node)
+            self.trial.new_clients_served(facts)
+            self.trial.settled(facts)
+            self.trial.healing(facts)
+            self.lab.start(server, "server")
+            self.site.weight(server, {1})
+            self._start(node, "exabgp")
+        self.trial.worn()
+
+    def server_death(self, fault: Fault, _nodes: Sequence[str], server: str) -> None:
+        with self.trial.count(fault, server, server=server) as facts:
+            self.lab.kill(server, "server")
+            self.site.weight(server, {0})
+            self.trial.new_clients_served(facts)
+            self.trial.settled(facts)
+
+    def server_return(self, fault: Fault, _nodes: Sequence[str], server: str) -> None:
+        dead = not self.lab.alive(server, "server")
+        if not dead:
+            self.lab.kill(server, "server")
+            self.site.weight(server, {0})
+            self.trial.load.fill()
+        with self.trial.count(fault, server, server=server) as facts:
+            self.lab.start(server, "server")
+            self.site.weight(server, {1})
+            self.trial.settled(facts)
+        self.trial.worn()  # those that were opened without it are where it would not have let them be
+
+    def server_blink(self, fault: Fault, _nodes: Sequence[str], server: str) -> None:
+        with self.trial.count(fault, server, server=server) as facts:
+            self.lab.kill(server, "server")
+            self.site.weight(server, {0})
+            self.trial.new_clients_served(facts)
+            self.trial.settled(facts)
+            self.trial.healing(facts)
+            self.lab.start(server, "server")
+            self.site.weight(server, {1})
+        self.trial.load.fill()
+
+    def server_add(self, fault: Fault, _nodes: Sequence[str], _server: str) -> None:
+        with self.trial.count(fault, self.added) as facts:
+            self._add()
+            self.trial.settled(facts)
+        self.trial.worn()
+
+    def server_remove(self, fault: Fault, _nodes: Sequence[str], _server: str) -> None:
+        addresses = [one.partition("/")[0] for one in self.lab.topology.node(self.added).interfaces["lan0"]]
+        if not kernel_view.weights(self.site.nodes[0], addresses):
+            self._add()
+            self.trial.fresh()
+        with self.trial.count(fault, self.added, server=self.added) as facts:
+            self.site.reload()
+            self.site.weight(self.added, set())
+            facts.note = f"out of every kernel after {time.monotonic() - facts.began:.2f} s"
+            self.trial.settled(facts)
+        self.trial.worn()
+
+    def sync(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
+        node = nodes[0]
+        self.site.reload(sync=True)
+        for each in self.site.nodes:
+            _until(
+                lambda each=each: (
+                    len(self.site.ask(each, "GET", "/status")["kernel"]["connection_sync"]) == 2
+                ),  # type: ignore[misc]
+                f"both daemons of connection sync on {each}",
+            )
+        self.trial.fresh()
+        flows = kernel_view.live("cl")
+        for each in self.site.nodes:
+            _until(partial(kernel_view.knows, each, flows), f"{each} to know every connection")
+        self.site.reload(servers=self.site.servers + 1, sync=True)
+        self.site.weight(self.added, {1})
+        with self.trial.count(fault, f"{self.added}+{node}") as facts:
+            self.lab.kill(node, "exabgp")
+            self.trial.gone(facts, node)
+            self.trial.settled(facts)
+            self.trial.healing(facts)
+            self._start(node, "exabgp")
+        self.site.reload()
+        self.site.weight(self.added, set())
+        self.trial.worn()
+
+    def _add(self) -> None:
+        self.site.reload(servers=self.site.servers + 1)
+        self.site.weight(self.added, {1})
+
+    def _signalled(self, fault: Fault, node: str, what: What, number: int) -> None:
+        """A process ends; later it is started again."""
+        process = self.site.process(node, what)
+        with self.trial.count(fault, node) as facts:
+            process.send(number)
+            self.trial.gone(facts, node)
+            if fault.path:
+                self._works(facts, node)
+            if not process.wait(PATIENCE):
+                facts.wrong.append(f"{what} did not end")
+            self.trial.settled(facts)
+            self.trial.healing(facts)
+            self._start(node, what)
+
+    def _stopped(self, fault: Fault, node: str, what: What) -> None:
+        """A process stands still; later it goes on."""
+        process = self.site.process(node, what)
+        with self.trial.count(fault, node) as facts:
+            process.send(signal.SIGSTOP)
+            self.trial.gone(facts, node)
+            self.trial.settled(facts)
+            self.trial.healing(facts)
+            _continue(process)
+            self.trial.everywhere()
+
+    def _frozen(self, fault: Fault, node: str, whats: Sequence[What]) -> None:
+        with Freeze(self.site, node, whats) as freeze, self.trial.count(fault, node) as facts:
+            with self.site.watchdog.standing_still(node):
+                freeze.begin()
+                try:
+                    self.trial.gone(facts, node)
+                    self.trial.settled(facts)
+                finally:
+                    self.trial.healing(facts)
+                    freeze.end()
+            self.trial.everywhere()
+
+    def _start(self, node: str, what: What) -> None:
+        self.lab.start(node, what)
+        self.trial.everywhere()
+
+    def _works(self, facts: Facts, node: str) -> None:
+        if not self.site.forwards(node):
+            facts.wrong.append(f"{node} does not forward any more")
+
+    def _bfd_up(self, node: str) -> bool:
+        balancer = next(one for one in self.lab.topology.balancers if one.name == node)
+        up = {
+            peer["peer"]
+            for peer in json.loads(self.lab.vtysh("show bfd peers json"))
+            if peer["status"] == "up"
+        }
+        return {balancer.node4, balancer.node6} <= up
+
+
+def emulated() -> bool:
+    return "User Mode Linux" in Path("/proc/cpuinfo").read_text("ascii", "replace")
+
+
+def _continue(process: Process) -> None:
+    """Unless it has been ended: an ExaBGP that does not answer is, by its plugin."""
+    with contextlib.suppress(ProcessLookupError):
+        process.send(signal.SIGCONT)
+
+
+def _until(look: Callable[[], T], what: str) -> T:
+    """What `look` returns once it is true. Raises TimeoutError with `what` was waited for."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := look()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {PATIENCE:g} s: {what}")
+        time.sleep(0.1)
+    return found
