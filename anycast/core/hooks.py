@@ -21,6 +21,7 @@ VERDICT = "vip.verdict_changed"
 EVENTS: tuple[str, ...] = (
     VERDICT,
     "agent.displaced",
+    "agent.start_held",
     "agent.started",
     "agent.stopped",
     "agent.stopping",
@@ -71,6 +72,8 @@ EVENTS: tuple[str, ...] = (
     "server.up",
     "socket.rebound",
     "socket.unavailable",
+    "starts.damaged",
+    "starts.not_saved",
 )
 """What a hook can be told: docs/log-events.md without what is said of hooks, which would never end, and of the
 agent's end by a defect, which they cannot outlive."""
