@@ -60,6 +60,7 @@ def site(chosen: Options) -> Iterator[tuple[Lab, Site]]:
             with Watchdog(lab, nodes, limit(UNIT.read_text())) as watchdog:
                 built = Site(lab, chosen.servers, watchdog)
                 built.build()
+                watchdog.begin()
                 say("every balancer announces both VIPs")
                 yield lab, built
         finally:

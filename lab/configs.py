@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import sys
 from pathlib import Path
@@ -129,25 +127,17 @@ def _bare(interface: str) -> str:
 
 
 def render_exabgp(config: Path) -> tuple[str, dict[str, str]]:
-    """ExaBGP's configuration and environment for a node, by `anycast render exabgp`.
+    """ExaBGP's configuration and environment for a node, as `anycast render exabgp` writes them.
 
     In this process: starting the program twice per node would be most of the time it takes to build the lab.
     """
-    text = _anycast("render", "exabgp", "--config", str(config))
-    environment = _anycast("render", "exabgp", "--config", str(config), "--env")
-    lines = [line for line in environment.splitlines() if line and not line.startswith("#")]
+    from anycast.config.load import load
+    from anycast.render.exabgp import exabgp_conf, exabgp_env
+
+    node = load(config).config
+    lines = [line for line in exabgp_env(node).splitlines() if line and not line.startswith("#")]
+    text = exabgp_conf(node, command=f"{sys.executable} -m anycast")
     return text, dict(line.split("=", 1) for line in lines)
-
-
-def _anycast(*arguments: str) -> str:
-    from anycast.cli.main import main
-
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
-        status = main(list(arguments))
-    if status:
-        raise RuntimeError(f"anycast {' '.join(arguments)}: exit status {status}")
-    return said.getvalue()
 
 
 def checkout() -> Path:

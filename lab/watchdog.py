@@ -34,14 +34,14 @@ def limit(unit: str) -> float:
 
 
 class Watchdog:
-    """For the ExaBGP of each of `nodes`. Use as a context manager."""
+    """For the ExaBGP of each of `nodes`. Use as a context manager; it ends nobody before `begin`."""
 
     def __init__(self, lab: Lab, nodes: Collection[str], seconds: float) -> None:
         self.seconds = seconds
         self._lab = lab
         self._sockets: dict[socket.socket, str] = {}
         self._fed: dict[str, tuple[float, Process]] = {}
-        self._still: set[str] = set()
+        self._still = set(nodes)  # many that start at once may take seconds over it
         for node in nodes:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             path = self._path(node)
@@ -50,6 +50,10 @@ class Watchdog:
             self._sockets[sock] = node
         self._stopped, self._stopper = socket.socketpair()
         self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def begin(self) -> None:
+        self._fed.clear()
+        self._still.clear()
 
     def environment(self, node: str) -> str:
         """Lines for the environment ExaBGP is started with."""

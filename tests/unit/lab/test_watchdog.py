@@ -60,6 +60,7 @@ def test_an_exabgp_whose_announcer_feeds_no_more_is_aborted_with_it(node: Node) 
     announcer = node.process("lb1", "announcer")
     assert announcer is not None
     with Watchdog(node, ["lb1"], 0.2) as watchdog:  # type: ignore[arg-type]
+        watchdog.begin()
         announcer.send(signal.SIGSTOP)
         node.feed(watchdog, b"READY=1")
         assert node.ended() == -signal.SIGABRT
@@ -68,6 +69,7 @@ def test_an_exabgp_whose_announcer_feeds_no_more_is_aborted_with_it(node: Node) 
 
 def test_one_that_never_was_ready_is_left_alone_and_so_is_one_that_stands_still(node: Node) -> None:
     with Watchdog(node, ["lb1"], 0.05) as watchdog:  # type: ignore[arg-type]
+        watchdog.begin()
         with watchdog.standing_still("lb1"):
             node.feed(watchdog, b"READY=1")
             node.feed(watchdog, b"STATUS=x")
