@@ -16,6 +16,7 @@ from anycast.core import ipvs
 from anycast.core import kernel as kernels
 from anycast.core.health import Outcome, Result
 from anycast.core.model import Target
+from anycast.ops.source import Probes
 
 TURN = 256  # real servers that are read in one turn of the event loop
 
@@ -62,6 +63,10 @@ class NoChecks:
 
     def __init__(self, report: Callable[[Target, Result], None]) -> None:
         self._report = report
+        self.probes: dict[str, Probes] = {}
+
+    def durations(self, _target: Target) -> Sequence[float]:
+        return ()
 
     def set_targets(self, targets: frozenset[Target]) -> None:
         for target in targets:
