@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml | system
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dns,grpc,regex]' --group dev
 	@touch $@
 
-demo: setup ## break balancers under 600 connections in the lab; about a minute and a half
+demo: setup ## break balancers under 600 connections in the lab; less than two minutes
 	@$(BIN)/python -m lab run -- $(BIN)/python -m lab.demo
 
 # FAULTS=drain,agent-kill (FAULTS=help lists them), NODES=, CONNECTIONS=, SEED= and DURATION= of the random faults,
