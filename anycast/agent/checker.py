@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 from array import array
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -95,7 +95,7 @@ class Checker:
         self._queue: deque[_Slot] = deque()  # for a task
         self._line: deque[_Slot] = deque()  # for the sweep
         self._tasks: set[asyncio.Task[Result]] = set()
-        self.probes: dict[str, Probes] = {}  # by kind of check
+        self.probes: defaultdict[str, Probes] = defaultdict(Probes)  # by kind of check
         self._ending: set[Target] = set()  # removed, but their last run is still being cancelled
 
     @property
@@ -118,8 +118,7 @@ class Checker:
             host = self._hosts.setdefault(target.address, Host())
             host.join(_shortest(target.check))
             base = now + offset(place, target.check.interval)
-            kind = _kind(target.check.kind)
-            tally = self.probes.get(kind) or self.probes.setdefault(kind, Probes())
+            tally = self.probes[_kind(target.check.kind)]
             swept = self._sweeping and sweepable(target)
             slot = _Slot(target, host, swept=swept, tally=tally, base=base, beat=now)
             self._slots[target] = slot

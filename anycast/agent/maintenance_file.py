@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from anycast.agent import files
 from anycast.core.maintenance import NODE, End, Expiry, Maintenance
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -84,24 +83,7 @@ def save(path: Path, entries: Mapping[str, Maintenance], boot: str = "") -> None
         "boot": boot,
         "maintenance": {scope: _written(entry) for scope, entry in entries.items()},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".new")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            json.dump(body, file, indent=1)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            beside.unlink()  # on a full disk it would lie there for good
-        raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    files.replace(path, json.dumps(body, indent=1) + "\n", synced=True)
 
 
 def _written(entry: Maintenance) -> dict[str, object]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from pathlib import Path
 
 import structlog
 
+from anycast.agent import files
 from anycast.core import hold
 from anycast.core.hold import Starts
 
@@ -72,12 +72,4 @@ def save(path: Path, starts: Starts) -> None:
         "running": starts.running,
         "crashes": starts.crashes,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".new")
-    try:
-        beside.write_text(json.dumps(body) + "\n", encoding="utf-8")
-        beside.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise
+    files.replace(path, json.dumps(body) + "\n", synced=False)

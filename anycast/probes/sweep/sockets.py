@@ -22,9 +22,8 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _TYPE = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
-_connect = ctypes.CDLL(
-    None
-).connect  # without argtypes, which cost a third of a call: what is passed is of the right type
+# No argtypes: to check them is a third of a call.
+_connect = ctypes.CDLL(None).connect
 _UNSPECIFIED = ctypes.create_string_buffer(16)  # a sockaddr of zeros: AF_UNSPEC is 0
 _SIZE = len(_UNSPECIFIED)
 
