@@ -79,6 +79,17 @@ def phases(count: int, interval: float, rng: random.Random) -> list[float]:
     return found
 
 
+def start_memory_agent(lab: Lab, node: str) -> None:
+    """The node's agent with a kernel in memory."""
+    processes.spawn(
+        [sys.executable, "-m", "lab.memory_agent", "agent", "--config", str(lab.config(node))],
+        netns=node,
+        env=configs.program_environment(),
+        log=lab.log(node, "agent"),
+        record=lab.run / node / "agent.pid",
+    )
+
+
 def node_yaml(whole: str, prefix: str, servers: tuple[str, ...]) -> str:
     """The lab's configuration of a node, with one address, one service and these real servers only."""
     config: dict[str, Any] = yaml.safe_load(whole)
@@ -193,13 +204,7 @@ def build(lab: Lab, *, ipvs: bool) -> None:
         if ipvs:
             lab.start(node, "agent")
         else:
-            processes.spawn(
-                [sys.executable, "-m", "lab.memory_agent", "agent", "--config", str(lab.config(node))],
-                netns=node,
-                env=configs.program_environment(),
-                log=lab.log(node, "agent"),
-                record=lab.run / node / "agent.pid",
-            )
+            start_memory_agent(lab, node)
 
 
 def main(argv: list[str] | None = None) -> int:

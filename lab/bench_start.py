@@ -19,10 +19,10 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from lab import configs, netns, processes
+from lab import configs, netns
 from lab.agent_figures import Delay, delays_document, delays_table, merge
 from lab.bench import say
-from lab.bench_failover import CALM, INTERVAL, Scenario, Service, node_yaml
+from lab.bench_failover import CALM, INTERVAL, Scenario, Service, node_yaml, start_memory_agent
 from lab.control import Lab
 from lab.packets import BGP_PORT, BGP_UPDATE, RST, bgp_types, segment
 from lab.topology import HTTP_PORT, VIPS, topology
@@ -147,13 +147,7 @@ def build(lab: Lab) -> None:
     text = configs.anycast_yaml(lab.topology, balancer)
     lab.config(NODE).write_text(node_yaml(text, SCENARIO.prefix, SCENARIO.servers))
     lab.render(NODE)
-    processes.spawn(
-        [sys.executable, "-m", "lab.memory_agent", "agent", "--config", str(lab.config(NODE))],
-        netns=NODE,
-        env=configs.program_environment(),
-        log=lab.log(NODE, "agent"),
-        record=lab.run / NODE / "agent.pid",
-    )
+    start_memory_agent(lab, NODE)
     lab.start(NODE, "exabgp")
 
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import yaml
 from pyroute2 import IPRoute
@@ -29,12 +29,12 @@ from lab.machine import LabError
 from lab.processes import Process
 from lab.topology import VIPS, topology
 from lab.trial import PATIENCE, Facts, Trial
+from lab.waiting import until
 from lab.watchdog import Watchdog
 
 NODE_DAEMONS: tuple[What, ...] = ("exabgp", "agent")
 BFD = {"interval": "100ms", "multiplier": 3}
 GROUP = 4  # nodes that are started at once: the processor is one
-T = TypeVar("T")
 _NUD_PERMANENT = 0x80
 _IFF_UP, _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x1, 0x8913, 0x8914
 
@@ -100,9 +100,10 @@ class Site:
         """Until every balancer's kernel has `server` with that weight; an empty set: not at all."""
         addresses = [one.partition("/")[0] for one in self.lab.topology.node(server).interfaces["lan0"]]
         for node in self.nodes:
-            _until(
+            until(
                 lambda node=node: kernel_view.weights(node, addresses) == wanted,  # type: ignore[misc]
                 f"{node} to have {server} with weight {wanted or 'none'}",
+                PATIENCE,
             )
 
     def forwards(self, node: str) -> bool:
@@ -214,8 +215,10 @@ class Faults:
             self.site.ask(node, "POST", "/maintenance", {"scope": "", "on": True, "reason": "chaos"})
             began = self.site.logged(node, "maintenance.began")
             moved = self.trial.gone(facts, node)
-            withdrawn = _until(
-                lambda: max(0.0, self.site.logged(node, "route.withdrawn") - began), f"{node} to withdraw"
+            withdrawn = until(
+                lambda: max(0.0, self.site.logged(node, "route.withdrawn") - began),
+                f"{node} to withdraw",
+                PATIENCE,
             )
             facts.note = f"withdrawn after {withdrawn:.2f} s"
             if moved is None or moved > began + withdrawn:
@@ -249,9 +252,10 @@ class Faults:
             began = time.time()
             plugin.send(signal.SIGKILL)
             self.trial.healing(facts)
-            back = _until(
+            back = until(
                 lambda: max(0.0, self.site.logged(node, "announcer.connected") - began),
                 f"another announcer on {node}",
+                PATIENCE,
             )
             self.trial.everywhere()
             self.trial.settled(facts)
@@ -297,7 +301,7 @@ class Faults:
     def freeze_bfd(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
         node = nodes[0]
         with self.lab.bfd(node):
-            _until(lambda: self._bfd_up(node), f"BFD up with both ends of {node}")
+            until(lambda: self._bfd_up(node), f"BFD up with both ends of {node}", PATIENCE)
             self._frozen(fault, node, ("bfdd", "zebra", "exabgp", "agent", "announcer"))
 
     def freeze_hold(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
@@ -413,16 +417,17 @@ class Faults:
         node = nodes[0]
         self.site.reload(sync=True)
         for each in self.site.nodes:
-            _until(
+            until(
                 lambda each=each: (
                     len(self.site.ask(each, "GET", "/status")["kernel"]["connection_sync"]) == 2
                 ),  # type: ignore[misc]
                 f"both daemons of connection sync on {each}",
+                PATIENCE,
             )
         self.trial.fresh()
         flows = kernel_view.live("cl")
         for each in self.site.nodes:
-            _until(partial(kernel_view.knows, each, flows), f"{each} to know every connection")
+            until(partial(kernel_view.knows, each, flows), f"{each} to know every connection", PATIENCE)
         self.site.reload(servers=self.site.servers + 1, sync=True)
         self.site.weight(self.added, {1})
         with self.trial.count(fault, f"{self.added}+{node}") as facts:
@@ -502,13 +507,3 @@ def _continue(process: Process) -> None:
     """Unless it has been ended: an ExaBGP that does not answer is, by its plugin."""
     with contextlib.suppress(ProcessLookupError):
         process.send(signal.SIGCONT)
-
-
-def _until(look: Callable[[], T], what: str) -> T:
-    """What `look` returns once it is true. Raises TimeoutError with `what` was waited for."""
-    deadline = time.monotonic() + PATIENCE
-    while not (found := look()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {PATIENCE:g} s: {what}")
-        time.sleep(0.1)
-    return found

@@ -9,13 +9,13 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from anycast.core.report import Prefix
+from lab import waiting
 from lab.processes import Process, spawn
 from tests.contract.bgp import FRR, NODE4, NODE6, PATIENCE, ROUTER4, start_frr, vtysh
 
@@ -23,13 +23,8 @@ T = TypeVar("T")
 
 
 def until(look: Callable[[], T | None], what: str) -> T:
-    """The first answer of `look` that is true. Raises TimeoutError."""
-    deadline = time.monotonic() + PATIENCE
-    while not (found := look()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {PATIENCE:g} s: {what}")
-        time.sleep(0.05)
-    return found
+    """As `lab.waiting.until`."""
+    return waiting.until(look, what, PATIENCE, pause=0.05)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

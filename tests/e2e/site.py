@@ -10,7 +10,6 @@ import select
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +17,7 @@ from typing import Any, TypeVar
 import yaml
 
 from anycast.cli import client
-from lab import configs, kernel_view, netns
+from lab import configs, kernel_view, netns, waiting
 from lab.control import Lab, What
 from lab.kernel_view import Table
 from lab.machine import LabError
@@ -45,13 +44,8 @@ T = TypeVar("T")
 
 
 def until(look: Callable[[], T | None], what: str, timeout: float = PATIENCE) -> T:
-    """What `look` returns once it is neither None nor false. Raises TimeoutError with `what` was waited for."""
-    deadline = time.monotonic() + timeout
-    while not (found := look()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {timeout:g} s: {what}")
-        time.sleep(0.1)
-    return found
+    """As `lab.waiting.until`, for as long as the emulated kernel may take."""
+    return waiting.until(look, what, timeout)
 
 
 class Site:
