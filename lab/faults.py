@@ -28,7 +28,7 @@ from lab.control import Lab, What
 from lab.machine import LabError
 from lab.processes import Process
 from lab.topology import VIPS, topology
-from lab.trial import PATIENCE, Facts, Trial
+from lab.trial import PATIENCE, Facts, Trial, patience
 from lab.waiting import until
 from lab.watchdog import Watchdog
 
@@ -134,7 +134,7 @@ class Site:
                     self.lab.kill(node, what, signal.SIGCONT)
         self.tend()
         for prefix in VIPS:
-            self.lab.wait_route(prefix, self.nodes, PATIENCE)
+            self.lab.wait_route(prefix, self.nodes, patience(len(self.nodes)))
 
     def process(self, node: str, what: What) -> Process:
         """Looked for before the clock runs: that alone takes a while here. Raises LabError when it does not run."""

@@ -29,7 +29,12 @@ NOT_DONE = (
     OSError,
 )  # a fault could not be made or mended
 PATIENCE = 120.0  # seconds for everything to be as before, a few nodes: an agent starts in five in the emulated kernel
-A_FEW = 4  # nodes: more of them share the same processor
+A_FEW = 4  # nodes
+
+
+def patience(nodes: int) -> float:
+    """PATIENCE for so many nodes: all of them share one processor."""
+    return PATIENCE * max(1.0, nodes / A_FEW)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -197,7 +202,7 @@ class Trial:
         """Until every balancer gets its packets. What has ended meanwhile is started again, as a service manager does:
         a plugin ends an ExaBGP that does not answer.
         """
-        deadline = time.monotonic() + PATIENCE * max(1.0, len(self.nodes) / A_FEW)
+        deadline = time.monotonic() + patience(len(self.nodes))
         for prefix in VIPS:
             while True:
                 try:
