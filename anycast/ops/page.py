@@ -196,7 +196,8 @@ class PageText:
         return "".join(pieces).encode()
 
 
-def headers() -> dict[str, str]:
+@cache
+def headers() -> Mapping[str, str]:
     """Nothing from elsewhere, and no script but the page's own."""
     script, style = (f"'sha256-{_digest(_asset(name))}'" for name in ("page.js", "page.css"))
     policy = (
@@ -210,6 +211,12 @@ def headers() -> dict[str, str]:
         "Referrer-Policy": "no-referrer",
         "Cache-Control": "no-store",
     }
+
+
+@cache
+def _build() -> str:
+    """Names this script and style: a page that has others must be loaded anew."""
+    return _digest(_asset("page.js") + _asset("page.css"))[:12]
 
 
 @cache
@@ -254,7 +261,7 @@ class _Page:
         overall = self.overall()
         script, style = _asset("page.js"), _asset("page.css")
         yield (
-            f'<!doctype html>\n<html lang="en" data-build="{_digest(script + style)[:12]}">\n<head>\n'
+            f'<!doctype html>\n<html lang="en" data-build="{_build()}">\n<head>\n'
             '<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f"{el('title', self.title(overall))}\n"
