@@ -27,6 +27,7 @@ from types import TracebackType
 from typing import IO, Any, Literal, Self
 
 from lab import build, configs, processes
+from lab.client import DEADLINE
 from lab.machine import LabError
 from lab.processes import Process
 from lab.routewatch import RouteEvent, RouteTable, RouteWatch
@@ -306,7 +307,7 @@ class Lab:
         *,
         interval: float = 0.5,
         probes: float = 0.0,
-        deadline: float = 6.0,
+        deadline: float = DEADLINE,
         ready_timeout: float = 30.0,
     ) -> Load:
         """Starts the load in the client's namespace and waits until every connection has had an answer."""
