@@ -1,8 +1,8 @@
-"""The lease protocol between the agent and the announcer: newline-delimited JSON, both ends' codec.
+"""The lease protocol between the agent and the plugin: newline-delimited JSON, both ends' codec.
 
-The agent listens on a unix stream socket, announcers connect and connect again. The agent sends a
+The agent listens on a unix stream socket, plugins connect and connect again. The agent sends a
 `Lease`, the full set of routes and never a difference, and renews it well within its time to live; the
-announcer answers with a `Report`. Sequence numbers belong to a connection: after a new connection a report
+plugin answers with a `Report`. Sequence numbers belong to a connection: after a new connection a report
 says 0 until a lease of that connection has been carried out.
 
 Both ends run on one host, so instants are readings of one CLOCK_MONOTONIC. No sockets in here: bytes in,
@@ -24,8 +24,8 @@ from ipaddress import (
 )
 from typing import TypeAlias
 
-from anycast.core.report import FailedRoute, NeighborState, Report
-from anycast.core.routes import Route
+from anycast.core.values.report import FailedRoute, NeighborState, Report
+from anycast.core.values.route import Route
 
 __all__ = [
     "MAX_LINE",

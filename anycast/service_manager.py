@@ -20,7 +20,7 @@ class ServiceManager:
         path = environ.get("NOTIFY_SOCKET", "")
         self._path = f"\0{path[1:]}" if path.startswith("@") else path
         usec = environ.get("WATCHDOG_USEC", "")
-        # WATCHDOG_PID is not looked at: for the announcer it names ExaBGP, which hands its environment on and
+        # WATCHDOG_PID is not looked at: for the plugin it names ExaBGP, which hands its environment on and
         # feeds no watchdog itself.
         self.interval = int(usec) / 1e6 / FEEDS if usec.isascii() and usec.isdigit() and self._path else None
         self._ready = False

@@ -24,9 +24,9 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import NamedTuple, Self, TypeVar, cast
 
-from anycast.core import ipvs
-from anycast.core.kernel import Desired, KernelOp, Snapshot, diff
-from anycast.core.model import Forwarding, Protocol, Scheduler, SchedulerFlag
+from anycast.core.dataplane import ipvs
+from anycast.core.dataplane.kernel import Desired, KernelOp, Snapshot, diff
+from anycast.core.values.configuration import Forwarding, Protocol, Scheduler, SchedulerFlag
 from anycast.kernel import ipvs_codec as codec
 from anycast.kernel.adapter import Kernel
 from lab import configs, netns

@@ -2,7 +2,7 @@
 
 `python -m lab.bench_agent`, as root and with two processors. The real agent with 5,000 real servers, each checked
 once a second, on a processor of its own, in a network namespace of its own; on the other processor the one target of
-all the checks and, in here, the announcer that takes the leases. The node's kernel alone is a stand-in: see
+all the checks and, in here, the plugin that takes the leases. The node's kernel alone is a stand-in: see
 `lab.memory_agent`. All of them run at a real-time priority: what else is done on the machine is not in the way.
 Prints a table; the same in `build/bench-checks.json`.
 """
@@ -99,7 +99,7 @@ def agent_yaml(servers: int, directory: Path) -> str:
     )
 
 
-class Announcer:
+class Plugin:
     """The other end of the leases, without an ExaBGP: says at once that all is announced."""
 
     def __init__(self, path: Path) -> None:
@@ -165,8 +165,8 @@ class Bench:
         with self._agent(runtime, checked=checked) as pid:
             lease_socket = runtime / "lease.sock"
             _await(lease_socket.exists)
-            with contextlib.closing(Announcer(lease_socket)) as announcer:
-                run = self._observe(name, pid, announcer)
+            with contextlib.closing(Plugin(lease_socket)) as plugin:
+                run = self._observe(name, pid, plugin)
                 asked = {path: self._ask(pid, path) for path in ("/status", "/metrics")}
                 return replace(run, memory_asked=_memory(pid), asked=asked)
 
@@ -182,18 +182,18 @@ class Bench:
             raise RuntimeError(f"{path} is answered with {response.status}")
         return _cpu(pid) - cpu
 
-    def _observe(self, name: str, pid: int, announcer: Announcer) -> AgentRun:
+    def _observe(self, name: str, pid: int, plugin: Plugin) -> AgentRun:
         vips = -(-self._servers // (POOL * PORTS))
-        for _, lease in announcer.leases(time.monotonic() + PATIENCE):
+        for _, lease in plugin.leases(time.monotonic() + PATIENCE):
             if len(lease.routes) == vips:
                 break
         else:
             raise RuntimeError(f"after {PATIENCE:g} s the agent does not announce everything: see its log")
-        for _ in announcer.leases(time.monotonic() + SETTLE):
+        for _ in plugin.leases(time.monotonic() + SETTLE):
             pass
         say(f"{name}: everything is announced; watching for {self._window:g} s")
         opens, cpu, began = _opens(), _cpu(pid), time.monotonic()
-        found = list(announcer.leases(began + self._window))
+        found = list(plugin.leases(began + self._window))
         took = time.monotonic() - began
         checks, cpu = _opens() - opens, _cpu(pid) - cpu
         memory = _memory(pid)

@@ -1,7 +1,7 @@
 """The ops surface under load: what hostile clients do to the lease, and how long the documents of 5,000 servers take.
 
 `python -m lab.bench_ops`, best with two processors. The real agent, with a kernel in memory, checks 5,000 real servers
-(addresses of the loopback), each once a second; this process is its announcer, and hostile clients and readers are
+(addresses of the loopback), each once a second; this process is its plugin, and hostile clients and readers are
 processes of their own beside it. Prints two tables; the same in `build/bench-ops.json`.
 """
 
@@ -32,8 +32,8 @@ import yaml
 
 from anycast.cli import client
 from anycast.cli.table import table
-from anycast.core import ipvs
-from anycast.core import kernel as kernels
+from anycast.core.dataplane import ipvs
+from anycast.core.dataplane import kernel as kernels
 from anycast.lease import Decoder, Lease, Report, encode
 from lab import configs
 from lab.bench import say
@@ -223,7 +223,7 @@ def run_hostile(host: str, port: str, count: str) -> int:
 # The measuring.
 
 
-class Announcer:
+class Plugin:
     """The other end of the leases, without an ExaBGP: says at once that all is announced."""
 
     def __init__(self, path: Path) -> None:
@@ -336,11 +336,11 @@ class Bench:
     def _large(self) -> list[Figure]:
         port = free_port()
         with self._agent("large", self._servers, port) as runtime:
-            announcer = Announcer(runtime / "lease.sock")
-            announcer.until_announced(-(-self._servers // (POOL * PORTS)))
-            announcer.lateness(5.0)
+            plugin = Plugin(runtime / "lease.sock")
+            plugin.until_announced(-(-self._servers // (POOL * PORTS)))
+            plugin.lateness(5.0)
             say(f"{self._servers} servers are up; {self._window:g} s without clients")
-            quiet = announcer.lateness(self._window)
+            quiet = plugin.lateness(self._window)
             say("documents")
             first = {path: ask(port, path) for path in ("/status", "/metrics")}
             asked: dict[str, Times] = {path: [] for path in first}
@@ -351,14 +351,14 @@ class Bench:
                     if next(left, None) is not None:
                         times.append(ask(port, path))
 
-                announcer.lateness(self._questions * _SIXTH + 1, question)
+                plugin.lateness(self._questions * _SIXTH + 1, question)
             say("the command")
             commands = Times()
-            announcer.lateness(10.0, lambda: commands.append(command(runtime / "control.sock")))
+            plugin.lateness(10.0, lambda: commands.append(command(runtime / "control.sock")))
             control = runtime / "control.sock"
-            hostile = self._attacked(announcer, "127.0.0.1", port, "from this node", control)
+            hostile = self._attacked(plugin, "127.0.0.1", port, "from this node", control)
             if host := own_address():
-                hostile += self._attacked(announcer, host, port, "from elsewhere", control)
+                hostile += self._attacked(plugin, host, port, "from elsewhere", control)
         return [
             Figure(work="lease later than due, no clients", values=quiet),
             *hostile,
@@ -369,9 +369,7 @@ class Bench:
             Figure(work=f"anycast status, {self._servers} servers", share=0.5, values=commands),
         ]
 
-    def _attacked(
-        self, announcer: Announcer, host: str, port: int, where: str, control: Path
-    ) -> list[Figure]:
+    def _attacked(self, plugin: Plugin, host: str, port: int, where: str, control: Path) -> list[Figure]:
         say(f"{HOSTILE} hostile connections {where}")
         questions = {
             "/livez over TCP": partial(ask, port, "/livez", PROBE_PATIENCE),
@@ -384,9 +382,9 @@ class Bench:
                 probe(question, found[name], lost[name])
 
         with self._helper("--hostile", host, str(port), str(HOSTILE), wait=False):
-            announcer.lateness(3.0)
-            late = announcer.lateness(self._window)
-            for _ in announcer.leases(time.monotonic() + self._window, probes):
+            plugin.lateness(3.0)
+            late = plugin.lateness(self._window)
+            for _ in plugin.leases(time.monotonic() + self._window, probes):
                 pass
         return [
             Figure(work=f"lease, {HOSTILE} hostile connections {where}", goal=0.050, values=late),
@@ -402,7 +400,7 @@ class Bench:
 
     def _small(self) -> Figure:
         with self._agent("small", 4, free_port()) as runtime:
-            Announcer(runtime / "lease.sock").until_announced(1)
+            Plugin(runtime / "lease.sock").until_announced(1)
             times = [command(runtime / "control.sock") for _ in range(20)]
         return Figure(work="anycast status, 4 servers", share=0.5, goal=0.150, values=times)
 

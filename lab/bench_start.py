@@ -93,7 +93,7 @@ def plugin_killed(lab: Lab, rounds: int) -> Delay:
     """
     values = []
     for _ in range(rounds):
-        plugin = lab.process(NODE, "announcer")
+        plugin = lab.process(NODE, "plugin")
         assert plugin is not None
         began, since = time.time(), time.monotonic()
         plugin.send(signal.SIGKILL)
@@ -111,8 +111,8 @@ def plugin_killed(lab: Lab, rounds: int) -> Delay:
 
 
 def connected(log: Path, since: float) -> float:
-    """When the agent of that log had an announcer again: seconds since the epoch; 0: not yet."""
-    lines = [line for line in log.read_text().splitlines() if '"announcer.connected"' in line]
+    """When the agent of that log had a plugin again: seconds since the epoch; 0: not yet."""
+    lines = [line for line in log.read_text().splitlines() if '"plugin.connected"' in line]
     at = datetime.fromisoformat(json.loads(lines[-1])["timestamp"]).timestamp() if lines else 0.0
     return at if at > since else 0.0
 

@@ -17,8 +17,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from anycast.agent.checker import Checker
-from anycast.core.health import Outcome, Result
-from anycast.core.model import Check, CheckKind, CommandCheck, HttpCheck, Target, TcpCheck
+from anycast.core.health.phase import Outcome, Result
+from anycast.core.values.configuration import Check, CheckKind, CommandCheck, HttpCheck, Target, TcpCheck
 
 PROGRAM = "/bin/true"
 _FIRST = int(IPv4Address("127.1.0.1"))

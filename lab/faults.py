@@ -127,7 +127,7 @@ class Site:
 
     def mend(self) -> None:
         """Every daemon runs and every balancer announces both VIPs. Raises TimeoutError."""
-        whats: tuple[What, ...] = ("agent", "exabgp", "announcer")
+        whats: tuple[What, ...] = ("agent", "exabgp", "plugin")
         for node in self.nodes:
             for what in whats:
                 with contextlib.suppress(LabError):
@@ -243,7 +243,7 @@ class Faults:
         counts until somebody answers for the route again.
         """
         node = nodes[0]
-        plugin = self.site.process(node, "announcer")
+        plugin = self.site.process(node, "plugin")
         start = self._start_of_plugin(node) if emulated() else 0.0
         if start:
             words = f"{fault.promise} + {start:.2f} s (its start here)"
@@ -253,8 +253,8 @@ class Faults:
             plugin.send(signal.SIGKILL)
             self.trial.healing(facts)
             back = until(
-                lambda: max(0.0, self.site.logged(node, "announcer.connected") - began),
-                f"another announcer on {node}",
+                lambda: max(0.0, self.site.logged(node, "plugin.connected") - began),
+                f"another plugin on {node}",
                 PATIENCE,
             )
             self.trial.everywhere()
@@ -280,7 +280,7 @@ class Faults:
 
     def plugin_stop(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
         node = nodes[0]
-        plugin = self.site.process(node, "announcer")
+        plugin = self.site.process(node, "plugin")
         with self.trial.count(fault, node) as facts:
             plugin.send(signal.SIGSTOP)
             self.trial.gone(facts, node)
@@ -302,10 +302,10 @@ class Faults:
         node = nodes[0]
         with self.lab.bfd(node):
             until(lambda: self._bfd_up(node), f"BFD up with both ends of {node}", PATIENCE)
-            self._frozen(fault, node, ("bfdd", "zebra", "exabgp", "agent", "announcer"))
+            self._frozen(fault, node, ("bfdd", "zebra", "exabgp", "agent", "plugin"))
 
     def freeze_hold(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
-        self._frozen(fault, nodes[0], ("exabgp", "agent", "announcer"))
+        self._frozen(fault, nodes[0], ("exabgp", "agent", "plugin"))
 
     def uplink_down(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
         node = nodes[0]

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from anycast.agent import engine, main
-from anycast.core import ipvs
-from anycast.core import kernel as kernels
-from anycast.core.health import Outcome, Result
-from anycast.core.model import Target
+from anycast.core.dataplane import ipvs
+from anycast.core.dataplane import kernel as kernels
+from anycast.core.health.phase import Outcome, Result
+from anycast.core.values.configuration import Target
 from anycast.ops.source import Probes
 
 TURN = 256  # real servers that are read in one turn of the event loop

@@ -78,9 +78,9 @@ class Healthcheck:
                 case "drain":
                     self._disable(node).touch()
                 case "plugin-kill":
-                    self.lab.kill(node, "announcer")
+                    self.lab.kill(node, "plugin")
                 case "plugin-stop":
-                    self.lab.kill(node, "announcer", signal.SIGSTOP)
+                    self.lab.kill(node, "plugin", signal.SIGSTOP)
                 case "exabgp-kill":
                     self.lab.kill(node, "exabgp")
                 case other:
@@ -90,7 +90,7 @@ class Healthcheck:
             self.trial.healing(facts)
             self._disable(node).unlink(missing_ok=True)
             if fault.name == "plugin-stop":
-                self.lab.kill(node, "announcer", signal.SIGCONT)
+                self.lab.kill(node, "plugin", signal.SIGCONT)
             if fault.name == "exabgp-kill":
                 self.lab.start(node, "exabgp")
             self.trial.everywhere()

@@ -82,7 +82,7 @@ def recorded(record: Path) -> Process | None:
 
 
 def child_of(parent: Process) -> Process | None:
-    """Its child, where it has one (ExaBGP's is the announcer)."""
+    """Its child, where it has one (ExaBGP's is the plugin)."""
     for entry in os.listdir("/proc"):
         if entry.isdigit() and _stat(int(entry))[1:2] == [str(parent.pid)] and _state(int(entry)) != "Z":
             return Process(int(entry), _started(int(entry)) or 0)

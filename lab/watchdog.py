@@ -1,4 +1,4 @@
-"""The service manager's part in the lab: ends an ExaBGP whose announcer has not fed the watchdog, as systemd does.
+"""The service manager's part in the lab: ends an ExaBGP whose plugin has not fed the watchdog, as systemd does.
 
 Where systemd would start both again, the lab leaves that to whoever broke them.
 """
@@ -94,9 +94,9 @@ class Watchdog:
     def _end(self, node: str, exabgp: Process) -> None:
         if exabgp != self._lab.process(node, "exabgp") or not exabgp.alive():
             return
-        say(f"  watchdog: ExaBGP on {node} is ended, its announcer has not fed for {self.seconds:g} s")
-        announcer = self._lab.process(node, "announcer")
-        for process, number in ((exabgp, signal.SIGABRT), (announcer, signal.SIGKILL)):
+        say(f"  watchdog: ExaBGP on {node} is ended, its plugin has not fed for {self.seconds:g} s")
+        plugin = self._lab.process(node, "plugin")
+        for process, number in ((exabgp, signal.SIGABRT), (plugin, signal.SIGKILL)):
             with contextlib.suppress(ProcessLookupError):
                 if process is not None:
                     process.send(number)

@@ -9,15 +9,15 @@ from ipaddress import ip_address
 from typing import Any
 
 from anycast.core import events as ev
-from anycast.core import kernel as kernels
-from anycast.core.decision import Reason
-from anycast.core.health import Outcome, Result
-from anycast.core.ipvs import ServiceKey
-from anycast.core.maintenance import NODE, End, Maintenance, Stage
-from anycast.core.model import Address, Check, Pool, Quorum, Service, Timing, Vip
-from anycast.core.report import Prefix, Report
+from anycast.core.dataplane import kernel as kernels
+from anycast.core.dataplane.ipvs import ServiceKey
+from anycast.core.health.phase import Outcome, Result
+from anycast.core.maintenance.stages import NODE, End, Maintenance, Stage
 from anycast.core.state import furthest, prefix_of
 from anycast.core.step import begin, next_wake, step
+from anycast.core.values.configuration import Address, Check, Pool, Quorum, Service, Timing, Vip
+from anycast.core.values.report import Prefix, Report
+from anycast.core.vip.decide import Reason
 from tests.property.worlds import CHECK, config, server, told
 
 NOTHING = kernels.Snapshot(table={}, addresses=frozenset(), sysctls={})
@@ -203,12 +203,12 @@ class Node:
         return [log for log in self.logs if log.event == name]
 
     def acknowledge(self) -> None:
-        """The announcer has carried out the lease."""
-        if 1 not in self.state.announcers:
-            self.send(ev.AnnouncerConnected(source=1))
+        """The plugin has carried out the lease."""
+        if 1 not in self.state.plugins:
+            self.send(ev.PluginConnected(source=1))
         assert self.lease is not None
         self.send(
-            ev.AnnouncerReported(source=1, report=Report(seq=self.lease.seq, announced=tuple(self.routes)))
+            ev.PluginReported(source=1, report=Report(seq=self.lease.seq, announced=tuple(self.routes)))
         )
 
     @property

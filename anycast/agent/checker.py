@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from anycast.agent.beats import BATCH, Host, next_beat, offset, on_beat
-from anycast.core.health import Outcome, Result
-from anycast.core.kinds import TcpVipCheck
-from anycast.core.model import Address, Check, CheckKind, HttpCheck, Target
+from anycast.core.health.phase import Outcome, Result
+from anycast.core.values.checks import TcpVipCheck
+from anycast.core.values.configuration import Address, Check, CheckKind, HttpCheck, Target
 from anycast.ops.source import Probes
 from anycast.probes.finding import OK, Finding, judge
 from anycast.probes.run import probe

@@ -22,13 +22,13 @@ from anycast.config.loaded import Loaded
 from anycast.config.needed import missing_hooks
 from anycast.config.problem import ConfigError
 from anycast.core import events as ev
-from anycast.core.health import Outcome, Result
+from anycast.core.dataplane.kernel import Failure, KernelOp, Snapshot
+from anycast.core.health.phase import Outcome, Result
 from anycast.core.hooks import Tally as HookTally
-from anycast.core.kernel import Failure, KernelOp, Snapshot
-from anycast.core.maintenance import FILE, End, Maintenance, is_saved
-from anycast.core.model import Target
+from anycast.core.maintenance.stages import FILE, End, Maintenance, is_saved
 from anycast.core.state import State
 from anycast.core.step import begin, next_wake, step
+from anycast.core.values.configuration import Target
 from anycast.kernel.errors import KernelUnavailable
 from anycast.lease import Lease
 from anycast.ops.events import Hub

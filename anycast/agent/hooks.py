@@ -25,11 +25,11 @@ from tenacity import (
 )
 
 from anycast import __version__
-from anycast.core.decision import Verdict
 from anycast.core.hooks import VERDICT, Hook, Notice, Tally, Waiting, Webhook, Words, payload
 from anycast.core.state import VipState
-from anycast.hooks.outcome import Outcome
-from anycast.hooks.run import run
+from anycast.core.vip.decide import Verdict
+from anycast.notify.outcome import Outcome
+from anycast.notify.run import run
 from anycast.ops.events import Event, LaggedError
 from anycast.ops.source import Source
 

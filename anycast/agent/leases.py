@@ -1,4 +1,4 @@
-"""The agent's end of the lease protocol: announcers connect, get every lease, and report."""
+"""The agent's end of the lease protocol: plugins connect, get every lease, and report."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from collections.abc import Callable
 import structlog
 
 from anycast.agent.sockets import peer_uid
-from anycast.core.events import AnnouncerConnected, AnnouncerLost, AnnouncerReported, Event
+from anycast.core.events import Event, PluginConnected, PluginLost, PluginReported
 from anycast.lease import Decoder, Lease, ProtocolError, Report, encode
 
-# An announcer that has not read this much does not read at all: it connects again when it can.
+# A plugin that has not read this much does not read at all: it connects again when it can.
 MAX_BACKLOG = 1024 * 1024  # bytes
 READ_SIZE = 65536
 # More than a thousand VIPs need, and read within a quarter of a second: the lease must not wait longer.
@@ -26,10 +26,10 @@ log = structlog.get_logger()
 
 
 class LeaseServer:
-    """Hands leases to every connected announcer and never waits for one."""
+    """Hands leases to every connected plugin and never waits for one."""
 
     def __init__(self, post: Callable[[Event], None], *, user: str) -> None:
-        """`user`: whom the announcer may run as, besides root and the agent's own user."""
+        """`user`: whom the plugin may run as, besides root and the agent's own user."""
         self._post = post
         self._user = user
         self._numbers = itertools.count(1)
@@ -80,12 +80,12 @@ class LeaseServer:
                 return
             source = next(self._numbers)
             self._writers[source] = writer
-            self._post(AnnouncerConnected(source=source))
+            self._post(PluginConnected(source=source))
             try:
                 await self._read(source, reader)
             finally:
                 del self._writers[source]
-                self._post(AnnouncerLost(source=source))
+                self._post(PluginLost(source=source))
         except ConnectionError:
             pass
         finally:
@@ -97,11 +97,11 @@ class LeaseServer:
             try:
                 messages = decoder.feed(data)
             except ProtocolError as error:
-                log.error("announcer.refused", why=str(error))
+                log.error("plugin.refused", why=str(error))
                 return
             for message in messages:
                 if isinstance(message, Report):
-                    self._post(AnnouncerReported(source=source, report=message))
+                    self._post(PluginReported(source=source, report=message))
 
     async def _may_connect(self, writer: asyncio.StreamWriter) -> bool:
         uid = peer_uid(writer.get_extra_info("socket"))
@@ -113,7 +113,7 @@ class LeaseServer:
         if uid not in self._refused:
             self._refused.add(uid)
             log.error(
-                "announcer.refused",
+                "plugin.refused",
                 why=f"uid {uid} is neither root, the agent's user nor node.exabgp_user ({self._user})",
             )
         return False

@@ -49,7 +49,7 @@ from anycast.service_manager import ServiceManager
 LOCK = "agent.lock"
 LEASE_SOCKET = "lease.sock"
 CONTROL_SOCKET = "control.sock"
-JOURNAL_DIRECTORY = "announcer"
+JOURNAL_DIRECTORY = "plugin"
 EVENTS = "events.jsonl"
 STARTS = "starts.json"
 OPS_BACKLOG = 512  # connections that wait to be let in; a probe that finds it full waits for seconds
@@ -111,7 +111,7 @@ def _run(path: Path, events: Hub, record: Path | None = None) -> int:
             print(f"anycast: another agent runs: it holds {error}", file=sys.stderr)
             return EX_TEMPFAIL
         except OSError as error:
-            # No reason to stop: as long as it is so no announcer connects either, and nothing is announced.
+            # No reason to stop: as long as it is so no plugin connects either, and nothing is announced.
             log.error("socket.unavailable", where=LOCK, error=str(error))
         journal = _journal(loaded, events)
         try:
@@ -143,16 +143,16 @@ def _recording_ended(why: str) -> None:
 
 
 def give_journal(directory: Path, user: str) -> None:
-    """The directory of the announcer's journal, its own to write in. It can do without: leases matter more."""
+    """The directory of the plugin's journal, its own to write in. It can do without: leases matter more."""
     try:
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         if os.geteuid() == 0:
             found = pwd.getpwnam(user)
             os.chown(directory, found.pw_uid, found.pw_gid)
     except KeyError:
-        log.error("announcer.user_unknown", user=user)
+        log.error("plugin.user_unknown", user=user)
     except OSError as error:
-        log.error("announcer.journal_unavailable", path=str(directory), error=str(error))
+        log.error("plugin.journal_unavailable", path=str(directory), error=str(error))
 
 
 async def serve(

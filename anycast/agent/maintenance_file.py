@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from anycast.agent import files
-from anycast.core.maintenance import NODE, End, Expiry, Maintenance
+from anycast.core.maintenance.stages import NODE, End, Expiry, Maintenance
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 

@@ -20,24 +20,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from anycast.core import (
-    decision,
-    events,
-    health,
-    hooks,
-    ipvs,
-    kernel,
-    kinds,
-    maintenance,
-    model,
-    report,
-    routes,
-)
+from anycast.core import events, hooks
+from anycast.core.dataplane import ipvs, kernel
 from anycast.core.events import Effect, Event
-from anycast.core.maintenance import Maintenance
-from anycast.core.model import Config, Target
+from anycast.core.health import phase
+from anycast.core.maintenance import stages
+from anycast.core.maintenance.stages import Maintenance
 from anycast.core.state import State
 from anycast.core.step import begin, step
+from anycast.core.values import checks, configuration, report, route
+from anycast.core.values.configuration import Config, Target
+from anycast.core.vip import decide
 
 VERSION = 1
 MAX_BYTES = 512 * 1024 * 1024  # of a recording
@@ -45,17 +38,17 @@ MAX_WAITING = 20_000  # events that wait for the disk
 PATIENCE = 1.0  # seconds the last events have to be written at the end
 
 _MODULES: tuple[ModuleType, ...] = (
-    decision,
+    checks,
+    configuration,
+    decide,
     events,
-    health,
     hooks,
     ipvs,
     kernel,
-    kinds,
-    maintenance,
-    model,
+    phase,
     report,
-    routes,
+    route,
+    stages,
 )
 _CLASSES: dict[str, type[Any]] = {
     name: found

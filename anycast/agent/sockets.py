@@ -62,7 +62,7 @@ def _is_at(file: IO[bytes], path: Path) -> bool:
 
 
 def make_directory(path: Path) -> None:
-    """A directory everybody may enter, whatever the umask: the announcer is another user. One that is there stays.
+    """A directory everybody may enter, whatever the umask: the plugin is another user. One that is there stays.
 
     Raises OSError.
     """

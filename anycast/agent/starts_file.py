@@ -8,8 +8,8 @@ from pathlib import Path
 import structlog
 
 from anycast.agent import files
-from anycast.core import hold
-from anycast.core.hold import Starts
+from anycast.core.vip import hold
+from anycast.core.vip.hold import Starts
 
 VERSION = 1
 FOREVER = 1e12  # seconds

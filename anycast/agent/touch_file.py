@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from anycast.core.maintenance import Maintenance
+from anycast.core.maintenance.stages import Maintenance
 
 BY = "file"
 LONGEST = 200  # characters of its first line that are told

@@ -13,15 +13,15 @@ from anycast.cli.table import Cell, Colour, paint, printable, table, wants_colou
 from anycast.config.problem import ConfigError
 
 if TYPE_CHECKING:
-    from anycast.core.budget import Assumed, Budget, Outage
+    from anycast.analysis.budget import Assumed, Budget, Outage
 
 _SCOPES = 3  # named in a row
 
 
 def run(args: argparse.Namespace) -> int:
+    from anycast.analysis.budget import budget
     from anycast.cli.configuration import report, report_json
     from anycast.config.load import load
-    from anycast.core.budget import budget
 
     try:
         config = load(args.config).config
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _assumed(args: argparse.Namespace) -> Assumed:
-    from anycast.core.budget import Assumed
+    from anycast.analysis.budget import Assumed
 
     given = {name: getattr(args, name) for name in ("router", "watchdog", "graceful_restart")}
     values = {name: value for name, value in given.items() if value is not None}
@@ -50,7 +50,7 @@ def _assumed(args: argparse.Namespace) -> Assumed:
 
 
 def _text(found: Budget, above: tuple[Outage, ...], *, colour: bool) -> str:
-    from anycast.core.budget import WORDS
+    from anycast.analysis.budget import WORDS
 
     rows = [
         (
@@ -78,7 +78,7 @@ def _spelt(seconds: float) -> str:
 
 
 def _document(found: Budget, most: float | None, above: tuple[Outage, ...]) -> dict[str, object]:
-    from anycast.core.budget import WORDS
+    from anycast.analysis.budget import WORDS
 
     return {
         "max": most,

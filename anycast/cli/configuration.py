@@ -15,7 +15,7 @@ from anycast.config.needed import missing_hooks, missing_program
 from anycast.config.problem import ConfigError, NeededPath, Problem
 
 if TYPE_CHECKING:
-    from anycast.core.model import Config
+    from anycast.core.values.configuration import Config
 
 
 _NOUNS = {"vips": "VIP", "services": "service", "real_servers": "real server", "neighbors": "neighbor"}

@@ -18,7 +18,7 @@ from anycast.cli.table import Cell, Colour, paint, printable, wants_colour
 from anycast.config.problem import ConfigError
 
 if TYPE_CHECKING:
-    from anycast.core.model import Config
+    from anycast.core.values.configuration import Config
     from anycast.doctor.facts import Facts
     from anycast.doctor.finding import Finding
     from anycast.doctor.fix import Plan

@@ -16,7 +16,7 @@ from anycast.cli.exits import ExitCode
 from anycast.cli.table import printable
 from anycast.config.problem import ConfigError
 from anycast.core.hooks import SAMPLE, Command, payload
-from anycast.hooks.run import run as run_hook
+from anycast.notify.run import run as run_hook
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["announce"]:
         # ExaBGP starts it, again and again if need be, and routes wait for it: nothing else is imported.
-        from anycast.announcer.main import main as announce
+        from anycast.plugin.main import main as announce
 
         return announce(argv[1:])
     from anycast.cli.run import run

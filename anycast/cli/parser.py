@@ -226,7 +226,7 @@ def _render(verb: argparse.ArgumentParser) -> None:
     exabgp.add_argument(
         "--journal",
         metavar="FILE",
-        help="where the announcer keeps what it may have announced (default: in node.runtime_dir)",
+        help="where the plugin keeps what it may have announced (default: in node.runtime_dir)",
     )
     _with_output(exabgp, "readable for node.exabgp_user")
     bfd = daemons.add_parser("frr-bfd", help="FRR's bfdd beside ExaBGP: bgp.bfd")

@@ -20,9 +20,9 @@ from anycast.cli import client
 from anycast.cli.exits import ExitCode
 from anycast.cli.table import Cell, Colour, paint, printable, wants_colour
 from anycast.config.problem import ConfigError
-from anycast.core.health import Health, Outcome, Phase, Result
-from anycast.core.kinds import BgpSession
-from anycast.core.model import HERE, Address, Aim, Aimed, Check, Rule, Target, Tree
+from anycast.core.health.phase import Health, Outcome, Phase, Result
+from anycast.core.values.checks import BgpSession
+from anycast.core.values.configuration import HERE, Address, Aim, Aimed, Check, Rule, Target, Tree
 
 if TYPE_CHECKING:
     from anycast.config.loaded import Loaded
@@ -120,7 +120,7 @@ class _Round:
         self.shown: list[_Shown] = []
 
     def run(self, job: _Job) -> Result:
-        from anycast.core.compose import compose
+        from anycast.core.health.compose import compose
 
         rule = job.check
         if not isinstance(rule, Rule):
@@ -219,7 +219,7 @@ def _session(title: str, session: BgpSession, config: Path) -> _Shown:
     if "up" in states:
         return end(Outcome.OK)
     if states <= {"unknown"}:
-        return end(Outcome.UNKNOWN, "no announcer tells of it")
+        return end(Outcome.UNKNOWN, "no plugin tells of it")
     return end(Outcome.FAIL, "no session is established")
 
 
@@ -264,8 +264,8 @@ def _leaves(name: str, check: Aimed) -> Iterator[tuple[str, Aim]]:
 
 def _in_use(name: str, tree: Tree, loaded: Loaded) -> list[_Job]:
     """The check by itself if it knows where to look, else at each real server that is checked by it."""
-    from anycast.core.aim import aimed
-    from anycast.core.members import server_port, uses
+    from anycast.core.dataplane.members import server_port, uses
+    from anycast.core.health.aim import aimed
 
     itself = aimed(tree)
     if all(_knows_its_aim(leaf) for _, leaf in _leaves(name, itself)):
@@ -286,7 +286,7 @@ def _contains(whole: Tree, tree: Tree) -> bool:
 
 
 def _knows_its_aim(leaf: Aim) -> bool:
-    from anycast.core.kinds import IcmpCheck, NodeKind, TcpVipCheck
+    from anycast.core.values.checks import IcmpCheck, NodeKind, TcpVipCheck
 
     if isinstance(leaf, BgpSession) or isinstance(leaf.check.kind, NodeKind):
         return True
@@ -296,8 +296,8 @@ def _knows_its_aim(leaf: Aim) -> bool:
 
 
 def _of_servers(name: str, loaded: Loaded) -> Iterator[_Job]:
-    from anycast.core.members import uses
-    from anycast.core.requirements import requirements
+    from anycast.core.dataplane.members import uses
+    from anycast.core.vip.requirements import requirements
 
     for use in uses(loaded.config):
         if name in (use.server.name, use.vip.name):
@@ -309,7 +309,7 @@ def _of_servers(name: str, loaded: Loaded) -> Iterator[_Job]:
 
 def _at(name: str, tree: Tree, at: str) -> _Job:
     """The whole of it at one place, whatever addresses stand in it; ports that stand in it stay without one there."""
-    from anycast.core.aim import aimed
+    from anycast.core.health.aim import aimed
 
     address, port = _place(at)
     check = aimed(_moved(tree, port), address, port or 0)
@@ -318,7 +318,7 @@ def _at(name: str, tree: Tree, at: str) -> _Job:
 
 
 def _refuse_vip(name: str, check: Aimed) -> None:
-    from anycast.core.kinds import TcpVipCheck
+    from anycast.core.values.checks import TcpVipCheck
 
     for _, leaf in _leaves(name, check):
         if not isinstance(leaf, BgpSession) and isinstance(leaf.check.kind, TcpVipCheck):
@@ -376,7 +376,7 @@ def _resolve(host: str) -> Address:
 def _written(spec: str, at: str | None) -> list[_Job]:
     """A URL, or a mapping as in the configuration. Raises ConfigError with places in the spec."""
     from anycast.config.load import loads
-    from anycast.core.aim import aimed
+    from anycast.core.health.aim import aimed
 
     text = spec if "://" not in spec else json.dumps(_from_url(spec))
     if "\n" in text:

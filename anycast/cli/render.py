@@ -18,7 +18,7 @@ from anycast.cli.parser import default_config
 from anycast.config.problem import ConfigError
 
 if TYPE_CHECKING:
-    from anycast.core.model import Config
+    from anycast.core.values.configuration import Config
 
 FRR_USER = "frr"
 
@@ -99,7 +99,7 @@ def _replace(file: Path, text: str, *, reader: tuple[str, str] | None) -> None:
     """The file is whole, old or new, at every moment. Its owner stays; it holds passwords.
 
     Written by root, it is readable for the group of the user `reader` too: ExaBGP reads it again on a reload, when it
-    is no longer root, and a reload that cannot read it ends the announcer and leaves its routes.
+    is no longer root, and a reload that cannot read it ends the plugin and leaves its routes.
     """
     file = Path(os.path.realpath(file))
     if file.exists() and not file.is_file():

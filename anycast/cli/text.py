@@ -36,7 +36,7 @@ def status(document: Mapping[str, Any], *, colour: bool) -> str:
         _servers(document["vips"], colour=colour),
         *([_requirements(document["requirements"], colour=colour)] if document.get("requirements") else []),
         _neighbors(document["neighbors"], colour=colour),
-        _announcers(document["announcers"], colour=colour),
+        _plugins(document["plugins"], colour=colour),
     ]
     if document["maintenance"]:
         parts.append(maintenance(document["maintenance"], colour=colour))
@@ -170,9 +170,9 @@ def _neighbors(neighbors: Sequence[Mapping[str, Any]], *, colour: bool) -> str:
     return table(("NEIGHBOR", "STATE", "SINCE", "DETAIL"), rows, colour=colour)
 
 
-def _announcers(announcers: Sequence[Mapping[str, Any]], *, colour: bool) -> str:
-    if not announcers:
-        return paint(Cell("no announcer connected", Colour.BAD), colour=colour) + "\n"
+def _plugins(plugins: Sequence[Mapping[str, Any]], *, colour: bool) -> str:
+    if not plugins:
+        return paint(Cell("no plugin connected", Colour.BAD), colour=colour) + "\n"
     rows = [
         (
             str(one["source"]),
@@ -182,9 +182,9 @@ def _announcers(announcers: Sequence[Mapping[str, Any]], *, colour: bool) -> str
             Cell(_number(one["errors"]), Colour.BAD if one["errors"] else Colour.PLAIN),
             _LEASE[one["lease_expired"]],
         )
-        for one in announcers
+        for one in plugins
     ]
-    return table(("ANNOUNCER", "EXABGP", "EXABGP PID", "SEQ", "ERRORS", "LEASE"), rows, colour=colour)
+    return table(("PLUGIN", "EXABGP", "EXABGP PID", "SEQ", "ERRORS", "LEASE"), rows, colour=colour)
 
 
 def why(body: Mapping[str, Any], *, colour: bool) -> str:

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from anycast.core import maglev
+from anycast.analysis import maglev
+from anycast.core.dataplane.members import versions
 from anycast.core.hooks import Hook, Secret, Webhook
-from anycast.core.kinds import BgpSession, LoadCheck, TcpVipCheck
-from anycast.core.members import versions
-from anycast.core.model import (
+from anycast.core.values.checks import BgpSession, LoadCheck, TcpVipCheck
+from anycast.core.values.configuration import (
     Address,
     Check,
     CheckKind,

@@ -10,7 +10,7 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
-from anycast.config.build import Built, build
+from anycast.config.assemble import Built, build
 from anycast.config.loaded import Loaded
 from anycast.config.problem import ConfigError, Mark, Path, Problem
 from anycast.config.reader import Document, read

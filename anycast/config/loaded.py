@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from anycast.config.problem import NeededPath, Problem
-from anycast.core.model import Config, Tree
+from anycast.core.values.configuration import Config, Tree
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

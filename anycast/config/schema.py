@@ -34,7 +34,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from anycast.config.problem import shown
 from anycast.core.hooks import EVENTS
-from anycast.core.model import (
+from anycast.core.values.configuration import (
     Forwarding,
     Protocol,
     Scheduler,
@@ -695,7 +695,7 @@ class Node(Part):
     interface: Interface = Field(default="lo", description="The interface that carries the VIP addresses.")
     runtime_dir: Directory = Field(
         default="/run/anycast",
-        description="Where the sockets and the announcer's journal lie. Emptied by a reboot.",
+        description="Where the sockets and the plugin's journal lie. Emptied by a reboot.",
     )
     state_dir: Directory = Field(
         default="/var/lib/anycast", description="What survives a reboot: maintenance that somebody began."

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from anycast.analysis import maglev
+from anycast.analysis.maglev import Entry
 from anycast.config.problem import Path
-from anycast.core import maglev
-from anycast.core.ipvs import MAGLEV_SLOTS
-from anycast.core.maglev import Entry
-from anycast.core.members import usual_weight
-from anycast.core.model import Forwarding, Protocol, RealServer, Scheduler, Service, Timeouts
+from anycast.core.dataplane.ipvs import MAGLEV_SLOTS
+from anycast.core.dataplane.members import usual_weight
+from anycast.core.values.configuration import Forwarding, Protocol, RealServer, Scheduler, Service, Timeouts
 
 MANY = 400  # real servers: with more, a table of 4,093 slots gives shares that differ by a tenth
 FIGURES = 16  # pools the moved flows are worked out for: one can take a twentieth of a second

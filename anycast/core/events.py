@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from anycast.core.health import Result
-from anycast.core.kernel import Failure, KernelOp, Snapshot
-from anycast.core.maintenance import Maintenance
-from anycast.core.model import Config, Prefix, Target
-from anycast.core.report import Report
-from anycast.core.routes import Route
+from anycast.core.dataplane.kernel import Failure, KernelOp, Snapshot
+from anycast.core.health.phase import Result
+from anycast.core.maintenance.stages import Maintenance
+from anycast.core.values.configuration import Config, Prefix, Target
+from anycast.core.values.report import Report
+from anycast.core.values.route import Route
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,18 +49,18 @@ class KernelChanged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnnouncerConnected:
+class PluginConnected:
     source: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnnouncerReported:
+class PluginReported:
     source: int
     report: Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnnouncerLost:
+class PluginLost:
     source: int
 
 
@@ -92,9 +92,9 @@ Event: TypeAlias = (
     | KernelRead
     | KernelFailed
     | KernelChanged
-    | AnnouncerConnected
-    | AnnouncerReported
-    | AnnouncerLost
+    | PluginConnected
+    | PluginReported
+    | PluginLost
     | Reconfigured
     | MaintenanceSet
     | StopRequested
@@ -137,7 +137,7 @@ class ProgramKernel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendLease:
-    """To every announcer."""
+    """To every plugin."""
 
     seq: int
     issued: float

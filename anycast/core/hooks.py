@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, TypeAlias
 
-VERSION = 1  # of what is told: anycast/hooks/payload.schema.json
+VERSION = 1  # of what is told: anycast/notify/payload.schema.json
 
 _ONE = 1 - 1e-9  # a token, give or take what sums of fractions lose
 
@@ -26,11 +26,6 @@ EVENTS: tuple[str, ...] = (
     "agent.stopped",
     "agent.stopping",
     "agent.task_failed",
-    "announcer.connected",
-    "announcer.journal_unavailable",
-    "announcer.lost",
-    "announcer.refused",
-    "announcer.user_unknown",
     "check.down",
     "check.unknown",
     "check.up",
@@ -60,6 +55,11 @@ EVENTS: tuple[str, ...] = (
     "ops.listening",
     "ops.unavailable",
     "ops.unexpected",
+    "plugin.connected",
+    "plugin.journal_unavailable",
+    "plugin.lost",
+    "plugin.refused",
+    "plugin.user_unknown",
     "recording.ended",
     "requirement.failed",
     "requirement.met",
@@ -262,7 +262,7 @@ class Waiting:
 
 
 def payload(notice: Notice, *, hook: str, node: str, test: bool = False) -> dict[str, Any]:
-    """What a hook is told, as JSON: anycast/hooks/payload.schema.json."""
+    """What a hook is told, as JSON: anycast/notify/payload.schema.json."""
     told: dict[str, Any] | None = None
     if notice.verdict is not None:
         before = notice.before.body() if notice.before is not None else None

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from anycast.core.aim import targets_of
+from anycast.core.dataplane.members import server_port
 from anycast.core.events import Log
-from anycast.core.health import Health, Phase
-from anycast.core.members import server_port
+from anycast.core.health.aim import targets_of
+from anycast.core.health.phase import Health, Phase
 from anycast.core.state import health_of
 
 if TYPE_CHECKING:
-    from anycast.core.members import Use
-    from anycast.core.model import Aimed, Target
+    from anycast.core.dataplane.members import Use
     from anycast.core.state import State
+    from anycast.core.values.configuration import Aimed, Target
 
 Turned: TypeAlias = tuple["Target", Health, Health]
 """A target with its health before and after."""

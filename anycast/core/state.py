@@ -9,12 +9,8 @@ from functools import partial
 from ipaddress import ip_network
 from typing import TypeAlias
 
-from anycast.core import ipvs
-from anycast.core.compose import compose, leaves
-from anycast.core.decision import Advertise, Facts, Reason, RequirementFacts, ServiceFacts, Verdict
-from anycast.core.health import Health, Phase
-from anycast.core.hold import FREE, WINDOW, hold
-from anycast.core.kernel import (
+from anycast.core.dataplane import ipvs
+from anycast.core.dataplane.kernel import (
     IPVS_SYSCTLS,
     NAT_SYSCTLS,
     PERSISTENCE_SYSCTLS,
@@ -25,8 +21,18 @@ from anycast.core.kernel import (
     KernelOp,
     Snapshot,
 )
-from anycast.core.kinds import BgpSession
-from anycast.core.maintenance import (
+from anycast.core.dataplane.members import (
+    Memberships,
+    TargetName,
+    Use,
+    first_addresses,
+    service_key,
+    versions,
+)
+from anycast.core.dataplane.traffic import Count
+from anycast.core.health.compose import compose, leaves
+from anycast.core.health.phase import Health, Phase
+from anycast.core.maintenance.stages import (
     NODE_SCOPES,
     ORDER,
     Maintenance,
@@ -34,8 +40,8 @@ from anycast.core.maintenance import (
     is_server,
     server_scope,
 )
-from anycast.core.members import Memberships, TargetName, Use, first_addresses, service_key, versions
-from anycast.core.model import (
+from anycast.core.values.checks import BgpSession
+from anycast.core.values.configuration import (
     Address,
     Aimed,
     Config,
@@ -48,10 +54,11 @@ from anycast.core.model import (
     Target,
     Vip,
 )
-from anycast.core.report import Report
-from anycast.core.requirements import Requirement
-from anycast.core.routes import Route, drained
-from anycast.core.traffic import Count
+from anycast.core.values.report import Report
+from anycast.core.values.route import Route, drained
+from anycast.core.vip.decide import Advertise, Facts, Reason, RequirementFacts, ServiceFacts, Verdict
+from anycast.core.vip.hold import FREE, WINDOW, hold
+from anycast.core.vip.requirements import Requirement
 
 UNDECIDED = Health()
 ACTIVE = Progress()
@@ -165,8 +172,8 @@ class State:
     expired: Mapping[ServerKey, float] = field(default_factory=dict)  # when its connections were ended last
     leaving: Mapping[Address, Leaving] = field(default_factory=dict)
     lease: LeaseState = LeaseState()
-    announcers: Mapping[int, Report | None] = field(default_factory=dict)
-    lost_until: float = -math.inf  # until then an announcer that was lost may still hold routes
+    plugins: Mapping[int, Report | None] = field(default_factory=dict)
+    lost_until: float = -math.inf  # until then a plugin that was lost may still hold routes
     stopping_since: float | None = None
     exited: bool = False
 
@@ -192,10 +199,10 @@ def health_of(state: State, check: Aimed) -> Health:
 
 
 def _session_health(state: State, session: BgpSession) -> Health:
-    """As the announcers tell it. With none connected nobody knows, and no route stands either."""
-    reports = [report for report in state.announcers.values() if report is not None]
+    """As the plugins tell it. With none connected nobody knows, and no route stands either."""
+    reports = [report for report in state.plugins.values() if report is not None]
     if not reports:
-        return Health(detail="no announcer tells of it")
+        return Health(detail="no plugin tells of it")
     wanted = None if session.neighbor is None else str(session.neighbor)
     told = [one for report in reports for one in report.neighbors if wanted in (None, one.address)]
     up = [one.changed for one in told if one.state == "up"]

@@ -12,15 +12,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
-from anycast.core import drain, ipvs
-from anycast.core import health as healths
-from anycast.core import kernel as kernels
-from anycast.core.decision import Advertise, Facts, Reason, decide, obstacle
-from anycast.core.drain import LEAVE_PATIENCE, is_withdrawn
+from anycast.core.dataplane import ipvs
+from anycast.core.dataplane import kernel as kernels
+from anycast.core.dataplane.members import composed_uses, keys_of, marks, memberships, siblings, target_names
+from anycast.core.dataplane.traffic import Count, counted
 from anycast.core.events import (
-    AnnouncerConnected,
-    AnnouncerLost,
-    AnnouncerReported,
     Effect,
     Event,
     Exit,
@@ -29,6 +25,9 @@ from anycast.core.events import (
     KernelRead,
     Log,
     MaintenanceSet,
+    PluginConnected,
+    PluginLost,
+    PluginReported,
     Probed,
     ProgramKernel,
     ReadKernel,
@@ -39,13 +38,11 @@ from anycast.core.events import (
     StopRequested,
     Tick,
 )
-from anycast.core.hold import FREE
-from anycast.core.maintenance import FILE, Maintenance
-from anycast.core.members import composed_uses, keys_of, marks, memberships, siblings, target_names
-from anycast.core.model import Address, Config, Scheduler, Target
+from anycast.core.health import phase as healths
+from anycast.core.maintenance import progress as drain
+from anycast.core.maintenance.progress import LEAVE_PATIENCE, is_withdrawn
+from anycast.core.maintenance.stages import FILE, Maintenance
 from anycast.core.news import is_news, news
-from anycast.core.report import Report
-from anycast.core.requirements import requirements
 from anycast.core.state import (
     UNDECIDED,
     KernelState,
@@ -67,7 +64,11 @@ from anycast.core.state import (
     start_hold,
     wanted_sysctls,
 )
-from anycast.core.traffic import Count, counted
+from anycast.core.values.configuration import Address, Config, Scheduler, Target
+from anycast.core.values.report import Report
+from anycast.core.vip.decide import Advertise, Facts, Reason, decide, obstacle
+from anycast.core.vip.hold import FREE
+from anycast.core.vip.requirements import requirements
 
 RETRY_READ = 0.2  # seconds after a failed reading; doubles up to the reconcile interval
 RETRY_PROGRAM = 1.0  # seconds after a program that did not reach what it aimed at
@@ -126,9 +127,9 @@ def step(state: State, event: Event, now: float) -> tuple[State, tuple[Effect, .
     if state.exited:
         return state, ()
     after, effects = _apply(state, event, now)
-    if after is state and not isinstance(event, Tick | AnnouncerConnected):
+    if after is state and not isinstance(event, Tick | PluginConnected):
         return state, tuple(effects)
-    after, more = _settle(state, after, now, greet=isinstance(event, AnnouncerConnected))
+    after, more = _settle(state, after, now, greet=isinstance(event, PluginConnected))
     return after, (*effects, *more)
 
 
@@ -159,13 +160,13 @@ def _apply(state: State, event: Event, now: float) -> Step:
             return _kernel_failed(state, reason, now)
         case KernelChanged():
             return replace(state, kernel=replace(state.kernel, next_read=now)), []
-        case AnnouncerConnected(source=source):
-            announcers = {**state.announcers, source: None}
-            return replace(state, announcers=announcers), [Log(event="announcer.connected")]
-        case AnnouncerReported(source=source, report=report):
+        case PluginConnected(source=source):
+            plugins = {**state.plugins, source: None}
+            return replace(state, plugins=plugins), [Log(event="plugin.connected")]
+        case PluginReported(source=source, report=report):
             return _reported(state, source, report)
-        case AnnouncerLost(source=source):
-            return _lost(state, source), [Log(event="announcer.lost", level="warning")]
+        case PluginLost(source=source):
+            return _lost(state, source), [Log(event="plugin.lost", level="warning")]
         case Reconfigured(config=config):
             return _reconfigured(state, config, now)
         case MaintenanceSet(scope=scope, entry=entry, skip_drain=skip_drain):
@@ -179,12 +180,12 @@ def _apply(state: State, event: Event, now: float) -> Step:
 
 
 def _lost(state: State, source: int) -> State:
-    left = {key: report for key, report in state.announcers.items() if key != source}
-    report = state.announcers.get(source)
+    left = {key: report for key, report in state.plugins.items() if key != source}
+    report = state.plugins.get(source)
     empty = report is not None and not report.announced and report.seq >= state.lease.changed_seq
     # It withdraws when its lease runs out, or is ended by its watchdog if it hangs.
     until = state.lost_until if empty else max(state.lost_until, state.lease.runs_out + LEAVE_PATIENCE)
-    return replace(state, announcers=left, lost_until=until)
+    return replace(state, plugins=left, lost_until=until)
 
 
 def _probed(state: State, results: tuple[tuple[Target, healths.Result], ...], now: float) -> Step:
@@ -306,8 +307,8 @@ def _kernel_failed(state: State, reason: str, now: float) -> Step:
 
 
 def _reported(state: State, source: int, report: Report) -> Step:
-    old = state.announcers.get(source)
-    if source not in state.announcers or report == old:
+    old = state.plugins.get(source)
+    if source not in state.plugins or report == old:
         return state, []
     effects: list[Effect] = []
     before = frozenset(old.announced) - frozenset(old.pending) if old is not None else frozenset()
@@ -330,7 +331,7 @@ def _reported(state: State, source: int, report: Report) -> Step:
         for f in report.failed
         if f.prefix not in was_failing
     )
-    return replace(state, announcers={**state.announcers, source: report}), effects
+    return replace(state, plugins={**state.plugins, source: report}), effects
 
 
 def _reconfigured(state: State, config: Config, now: float) -> Step:
@@ -498,7 +499,7 @@ def _same_inputs(before: State, state: State) -> bool:
         and state.leaving is before.leaving
         and state.retiring is before.retiring
         and state.kernel.adopted is before.kernel.adopted
-        and (state.announcers is before.announcers or not state.rests_on_sessions)
+        and (state.plugins is before.plugins or not state.rests_on_sessions)
         and len(state.differences) == len(state.config.vips)
     )
 
@@ -689,12 +690,12 @@ def _kernel_due(state: State, now: float) -> float:
 
 
 def _finish_stop(state: State, now: float) -> Step:
-    """Exit once every announcer has withdrawn, or after a patience. IPVS stays as it is."""
+    """Exit once every plugin has withdrawn, or after a patience. IPVS stays as it is."""
     if state.stopping_since is None:
         return state, []
     withdrawn = all(
         report is not None and report.seq >= state.lease.changed_seq and not report.announced
-        for report in state.announcers.values()
+        for report in state.plugins.values()
     )
     if not withdrawn and now < state.stopping_since + STOP_PATIENCE:
         return state, []

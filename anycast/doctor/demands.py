@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from anycast.core.aim import targets_of
-from anycast.core.kernel import IPVS_SYSCTLS
-from anycast.core.members import servers_of, uses
-from anycast.core.model import (
+from anycast.core.dataplane.kernel import IPVS_SYSCTLS
+from anycast.core.dataplane.members import servers_of, uses
+from anycast.core.health.aim import targets_of
+from anycast.core.state import wanted_sysctls
+from anycast.core.values.configuration import (
     Address,
     Config,
     Forwarding,
@@ -18,7 +19,6 @@ from anycast.core.model import (
     TunnelType,
     Vip,
 )
-from anycast.core.state import wanted_sysctls
 from anycast.doctor.facts import conf
 
 _OUTER_HEADER = {4: 20, 6: 40}  # bytes

@@ -9,8 +9,8 @@ from enum import StrEnum
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import TypeAlias
 
-from anycast.core.ipvs import Key
-from anycast.core.model import Address
+from anycast.core.dataplane.ipvs import Key
+from anycast.core.values.configuration import Address
 
 InterfaceAddress: TypeAlias = IPv4Interface | IPv6Interface
 

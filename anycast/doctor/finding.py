@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
-from anycast.core.kernel import SetSysctl
+from anycast.core.dataplane.kernel import SetSysctl
 
 SYSCTL_FILE = "/etc/sysctl.d/60-anycast.conf"
 BOOT_FILE = "/etc/modules-load.d/anycast.conf"

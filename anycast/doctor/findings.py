@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from anycast.core.kernel import SetSysctl
-from anycast.core.members import service_key
-from anycast.core.model import Config, Forwarding, Scheduler, TunnelType
+from anycast.core.dataplane.kernel import SetSysctl
+from anycast.core.dataplane.members import service_key
+from anycast.core.values.configuration import Config, Forwarding, Scheduler, TunnelType
 from anycast.doctor.demands import (
     reach,
     schedulers,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
 
-from anycast.core.kernel import SetSysctl
+from anycast.core.dataplane.kernel import SetSysctl
 from anycast.doctor.finding import BOOT_FILE, OPTION_FILE, SYSCTL_FILE, Finding, LoadAtBoot, ModuleOption
 from anycast.kernel import sysctl
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from anycast.core.model import Config
+from anycast.core.values.configuration import Config
 from anycast.doctor import network
 from anycast.doctor.demands import addresses_to_reach, sysctls_to_read
 from anycast.doctor.facts import Facts, Modules, Route, TableOption, Unread, conf

@@ -15,7 +15,7 @@ from typing import Any
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from anycast.core.model import Address
+from anycast.core.values.configuration import Address
 from anycast.doctor.facts import Interface, InterfaceAddress, Route
 from anycast.kernel.addresses import route_socket
 from anycast.kernel.ipvs import Ipvs, Reading

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from anycast.core.kernel import SetSysctl
-from anycast.core.model import Address, Config, Forwarding, Prefix, TunnelType
+from anycast.core.dataplane.kernel import SetSysctl
+from anycast.core.values.configuration import Address, Config, Forwarding, Prefix, TunnelType
 from anycast.doctor.demands import overhead, tunnel_types, vips, ways
 from anycast.doctor.facts import Facts, Interface, Route, conf
 from anycast.doctor.finding import Code, Finding, Severity, set_sysctls, some

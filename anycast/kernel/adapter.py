@@ -8,8 +8,8 @@ import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias, assert_never
 
-from anycast.core.ipvs import IpvsOp
-from anycast.core.kernel import (
+from anycast.core.dataplane.ipvs import IpvsOp
+from anycast.core.dataplane.kernel import (
     AddAddress,
     ExpireDestinations,
     Failure,

@@ -17,7 +17,7 @@ from ipaddress import IPv4Address, ip_address
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from anycast.core.model import Address
+from anycast.core.values.configuration import Address
 from anycast.kernel.errors import KernelUnavailable
 
 DEADLINE = 5.0  # seconds for all requests of one call

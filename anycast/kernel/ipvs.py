@@ -14,7 +14,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeAlias, TypeVar, assert_never
 
-from anycast.core.ipvs import (
+from anycast.core.dataplane.ipvs import (
     AddDestination,
     AddService,
     Destination,
@@ -30,8 +30,8 @@ from anycast.core.ipvs import (
     spelt,
     version_of,
 )
-from anycast.core.kernel import Failure, SetTimeouts, StartSync, StopSync, SyncRole
-from anycast.core.model import ConnectionSync, Scheduler, Timeouts, TunnelType
+from anycast.core.dataplane.kernel import Failure, SetTimeouts, StartSync, StopSync, SyncRole
+from anycast.core.values.configuration import ConnectionSync, Scheduler, Timeouts, TunnelType
 from anycast.kernel import ipvs_codec as codec
 from anycast.kernel.errors import KernelUnavailable
 

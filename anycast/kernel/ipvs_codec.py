@@ -17,7 +17,7 @@ from ipaddress import IPv4Address, IPv6Address
 from socket import AF_INET, AF_INET6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, htons, ntohs
 from typing import NamedTuple, assert_never
 
-from anycast.core.ipvs import (
+from anycast.core.dataplane.ipvs import (
     AddDestination,
     AddService,
     Destination,
@@ -35,8 +35,8 @@ from anycast.core.ipvs import (
     Settings,
     version_of,
 )
-from anycast.core.kernel import SyncRole
-from anycast.core.model import (
+from anycast.core.dataplane.kernel import SyncRole
+from anycast.core.values.configuration import (
     Address,
     ConnectionSync,
     Forwarding,

@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from anycast.core import ipvs
-from anycast.core.members import service_key
-from anycast.core.model import Address, Config, Service, Vip
+from anycast.core.dataplane import ipvs
+from anycast.core.dataplane.members import service_key
 from anycast.core.state import State, kernel_table
+from anycast.core.values.configuration import Address, Config, Service, Vip
 from anycast.ops import status
 from anycast.ops.servers import Look, Row, Seen, rows, seen
 from anycast.ops.source import Source
@@ -49,7 +49,7 @@ class _Inputs:
 
     health: object
     maintenance: object
-    announcers: object
+    plugins: object
     tables: dict[ipvs.Key, _Pair]  # as wanted, as held
 
     def same(self, other: _Inputs, *, held: bool) -> bool:
@@ -57,7 +57,7 @@ class _Inputs:
         return (
             self.health is other.health
             and self.maintenance is other.maintenance
-            and self.announcers is other.announcers
+            and self.plugins is other.plugins
             and all(
                 one[0] is pair[0] and (one[1] is pair[1] or not held)
                 for one, pair in zip(self.tables.values(), other.tables.values(), strict=True)
@@ -189,7 +189,7 @@ async def _refresh(block: Block, look: Look, breath: Breath) -> None:
     inputs = _Inputs(
         health=state.health,
         maintenance=state.maintenance,
-        announcers=state.announcers if state.rests_on_sessions else None,
+        plugins=state.plugins if state.rests_on_sessions else None,
         tables={key: (wanted.get(key), held.get(key)) for key in keys},
     )
     if before is not None and before.same(inputs, held=True):

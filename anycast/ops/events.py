@@ -19,9 +19,9 @@ from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
-from anycast.core.members import keys_of, server_scopes
-from anycast.core.model import Config, Vip
+from anycast.core.dataplane.members import keys_of, server_scopes
 from anycast.core.state import prefix_of
+from anycast.core.values.configuration import Config, Vip
 
 KEPT = 1000  # events in memory
 MAX_TEXT = 1000  # characters of one text in an event

@@ -21,10 +21,10 @@ import structlog
 from aiohttp import web
 
 import anycast
-from anycast.core.maintenance import NODE, NODE_SCOPES, STOP, End, Expiry, is_saved, is_server
-from anycast.core.members import server_scopes
-from anycast.core.model import Config, Vip
+from anycast.core.dataplane.members import server_scopes
+from anycast.core.maintenance.stages import NODE, NODE_SCOPES, STOP, End, Expiry, is_saved, is_server
 from anycast.core.state import VipState, would_fall
+from anycast.core.values.configuration import Config, Vip
 from anycast.ops import page, status, why
 from anycast.ops.board import Board, StatusText
 from anycast.ops.events import Event, LaggedError, interest

@@ -26,11 +26,9 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from anycast.core.decision import Advertise, Reason, ServiceFacts
-from anycast.core.kernel import KINDS, SyncRole
-from anycast.core.maintenance import NODE_SCOPES, Stage
-from anycast.core.members import first_addresses, servers_of, service_key
-from anycast.core.model import Address, Service, Vip
+from anycast.core.dataplane.kernel import KINDS, SyncRole
+from anycast.core.dataplane.members import first_addresses, servers_of, service_key
+from anycast.core.maintenance.stages import NODE_SCOPES, Stage
 from anycast.core.state import (
     State,
     VipState,
@@ -41,6 +39,8 @@ from anycast.core.state import (
     recent_crashes,
     start_hold,
 )
+from anycast.core.values.configuration import Address, Service, Vip
+from anycast.core.vip.decide import Advertise, Reason, ServiceFacts
 from anycast.ops.board import Block, Board, Breath
 from anycast.ops.servers import Seen
 from anycast.ops.source import BUCKETS, Source
@@ -124,7 +124,7 @@ class StateCollector(Collector):
         yield from _hooks(self._source)
 
     def _build_info(self, state: State) -> Metric:
-        exabgp = next((r.exabgp_version for r in state.announcers.values() if r and r.exabgp_version), "")
+        exabgp = next((r.exabgp_version for r in state.plugins.values() if r and r.exabgp_version), "")
         info = {"version": self._version, "exabgp": exabgp, "python": platform.python_version()}
         return InfoMetricFamily("anycast_build", "What is running here", value=info)
 
@@ -290,11 +290,11 @@ def _routing(state: State, now: float) -> Iterator[Metric]:
     for neighbor in neighbors(state):
         established.add_metric([neighbor.address], float(neighbor.state == "up"))
     yield established
-    reports = [report for report in state.announcers.values() if report is not None]
-    yield _gauge("anycast_announcers", "Announcers connected", len(state.announcers))
+    reports = [report for report in state.plugins.values() if report is not None]
+    yield _gauge("anycast_plugins", "Plugins connected", len(state.plugins))
     yield CounterMetricFamily(
         "anycast_exabgp_errors",
-        "Commands ExaBGP refused, since the start of the announcer",
+        "Commands ExaBGP refused, since the start of the plugin",
         value=sum(report.errors for report in reports),
     )
     yield _gauge(

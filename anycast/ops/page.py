@@ -18,12 +18,12 @@ from itertools import islice
 from typing import Any
 from urllib.parse import quote
 
-from anycast.core.aim import targets_of
-from anycast.core.drain import stage_ends
-from anycast.core.health import Phase
-from anycast.core.maintenance import Stage
-from anycast.core.model import Address, Service, Vip
+from anycast.core.health.aim import targets_of
+from anycast.core.health.phase import Phase
+from anycast.core.maintenance.progress import stage_ends
+from anycast.core.maintenance.stages import Stage
 from anycast.core.state import State
+from anycast.core.values.configuration import Address, Service, Vip
 from anycast.ops import status
 from anycast.ops.board import Block, Board, Breath, Clock
 from anycast.ops.events import Event
@@ -429,7 +429,7 @@ class _Page:
             case Stage.DRAINING:
                 waits = "its routes stand as the last resort, so that routers move to other nodes"
             case Stage.WITHDRAWN if progress.withdrawn_at is None:
-                waits = "waits for the announcers to acknowledge the withdraw"
+                waits = "waits for the plugins to acknowledge the withdraw"
             case Stage.WITHDRAWN:
                 waits = "waits for routers to follow the withdraw"
             case Stage.QUIET:
@@ -582,7 +582,7 @@ class _Page:
             "BGP neighbors",
             _table(("State", "Neighbor", "Since", "Reason"), rows)
             if rows
-            else el("p", "No neighbor is configured, and no announcer tells of one."),
+            else el("p", "No neighbor is configured, and no plugin tells of one."),
         )
 
     def maintenance(self) -> Html:
@@ -644,7 +644,7 @@ class _Page:
         return _section("requirements", "Requirements", _table(("State", "Of", "Since", "Detail"), rows))
 
     def data_plane(self) -> Html:
-        kernel, announcers = self.frame["kernel"], self.frame["announcers"]
+        kernel, plugins = self.frame["kernel"], self.frame["plugins"]
         repairs = (
             ", ".join(f"{kind} {number}" for kind, number in kernel["repairs"].items() if number) or "none"
         )
@@ -656,18 +656,18 @@ class _Page:
             ("Connection sync", sync or "off"),
             ("Services of others in IPVS", kernel["foreign_services"]),
         ]
-        for one in announcers[:NAMED]:
+        for one in plugins[:NAMED]:
             if one["seq"] is None:
                 told = "connected, has told nothing yet"
             else:
                 told = f"ExaBGP {_short(str(one['exabgp_version'] or 'of unknown version'))}, pid {one['exabgp_pid']}; {one['acks']} commands taken, {one['errors']} refused"
                 told += "; its lease has run out" if one["lease_expired"] else ""
-            facts.append(("Announcer", told))
-        if not announcers:
-            facts.append(("Announcer", "none is connected"))
+            facts.append(("Plugin", told))
+        if not plugins:
+            facts.append(("Plugin", "none is connected"))
         return _section(
             "plane",
-            "Kernel and announcer",
+            "Kernel and plugin",
             el(
                 "dl",
                 *(el(tag, word) for fact in facts for tag, word in zip(("dt", "dd"), fact, strict=True)),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-from anycast.core import ipvs
-from anycast.core.health import Health
-from anycast.core.maintenance import server_scope
-from anycast.core.members import check_of, server_port, servers_of, service_key, versions
-from anycast.core.model import Address, Aimed, RealServer, Service, Vip
+from anycast.core.dataplane import ipvs
+from anycast.core.dataplane.members import check_of, server_port, servers_of, service_key, versions
+from anycast.core.health.phase import Health
+from anycast.core.maintenance.stages import server_scope
 from anycast.core.state import State, drained_scopes, health_of, kernel_table
+from anycast.core.values.configuration import Address, Aimed, RealServer, Service, Vip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

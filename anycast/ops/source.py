@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from anycast.core.health import Outcome
+from anycast.core.health.phase import Outcome
 from anycast.core.hooks import Tally as HookTally
-from anycast.core.maintenance import End
-from anycast.core.model import Target
+from anycast.core.maintenance.stages import End
 from anycast.core.state import State
+from anycast.core.values.configuration import Target
 from anycast.ops.events import Hub
 
 

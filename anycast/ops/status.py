@@ -12,15 +12,21 @@ from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any, Protocol
 
-from anycast.core import ipvs
-from anycast.core.decision import Advertise, Reason, ServiceFacts
-from anycast.core.drain import packets_per_second, stage_ends, vips_of
-from anycast.core.health import Health, Phase
-from anycast.core.kernel import KINDS
-from anycast.core.maintenance import FILE, NODE, NODE_SCOPES, STOP, Progress, Stage, is_saved, is_server
-from anycast.core.members import first_addresses, service_key
-from anycast.core.model import Address, Forwarding, Neighbor, Prefix, Service, Vip
-from anycast.core.report import NeighborState, Report
+from anycast.core.dataplane import ipvs
+from anycast.core.dataplane.kernel import KINDS
+from anycast.core.dataplane.members import first_addresses, service_key
+from anycast.core.health.phase import Health, Phase
+from anycast.core.maintenance.progress import packets_per_second, stage_ends, vips_of
+from anycast.core.maintenance.stages import (
+    FILE,
+    NODE,
+    NODE_SCOPES,
+    STOP,
+    Progress,
+    Stage,
+    is_saved,
+    is_server,
+)
 from anycast.core.state import (
     State,
     VipState,
@@ -35,6 +41,9 @@ from anycast.core.state import (
     stale_at,
     start_hold,
 )
+from anycast.core.values.configuration import Address, Forwarding, Neighbor, Prefix, Service, Vip
+from anycast.core.values.report import NeighborState, Report
+from anycast.core.vip.decide import Advertise, Reason, ServiceFacts
 from anycast.ops.servers import Look, Row, Seen, rows, seen
 
 _prefix_of = lru_cache(maxsize=8192)(prefix_of)
@@ -42,13 +51,13 @@ _prefix_of = lru_cache(maxsize=8192)(prefix_of)
 VERSION = 1
 TOUCH_FILE = "maintenance"  # in the runtime directory
 NAMED = 3  # VIPs named in the summary
-NO_ANNOUNCER = "no announcer is connected (is ExaBGP running with the anycast process?)"
+NO_PLUGIN = "no plugin is connected (is ExaBGP running with the anycast process?)"
 NO_SESSION = "no BGP session is up (see the log of ExaBGP and of the routers)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefixStatus:
-    """One prefix of a VIP. `announced`: an announcer has it acknowledged and nothing under way for it."""
+    """One prefix of a VIP. `announced`: a plugin has it acknowledged and nothing under way for it."""
 
     prefix: Prefix
     wanted: bool
@@ -59,14 +68,14 @@ class PrefixStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Routing:
-    """What the lease wants and what the announcers made of it, worked out once for all VIPs."""
+    """What the lease wants and what the plugins made of it, worked out once for all VIPs."""
 
     wanted: frozenset[Prefix]
-    announced: frozenset[Prefix]  # an announcer has it acknowledged and nothing under way for it
+    announced: frozenset[Prefix]  # a plugin has it acknowledged and nothing under way for it
     pending: frozenset[Prefix]
     failed: Mapping[Prefix, str]
     session: bool  # some BGP session is up
-    announcer: bool  # some announcer is connected
+    plugin: bool  # some plugin is connected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +165,7 @@ def frame(
         "vips": vips,
         "requirements": _requirements(state, clock),
         "kernel": _kernel(state, now),
-        "announcers": [_announcer(source, report) for source, report in sorted(state.announcers.items())],
+        "plugins": [_plugin(source, report) for source, report in sorted(state.plugins.items())],
         "neighbors": [
             {
                 "address": neighbor.address,
@@ -179,8 +188,8 @@ def summary(state: State) -> str:
         f"{name} {verdict.reason}" for name, verdict in verdicts if verdict.advertise is not Advertise.YES
     ]
     words = f"announcing {len(verdicts) - len(others)} of {len(verdicts)} VIPs"
-    if not state.announcers:
-        words = "no announcer is connected, nothing is announced"
+    if not state.plugins:
+        words = "no plugin is connected, nothing is announced"
     elif not _any_session(state):
         words = "no BGP session is up, nothing is announced"
     more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
@@ -202,14 +211,14 @@ def _obstacles(state: State, now: float) -> Iterator[str]:
         verdict = state.vips[vip.name].verdict
         if verdict.reason is Reason.STARTING:
             yield f"VIP {vip.name} is still starting" + (f": {verdict.detail}" if verdict.detail else "")
-    if not state.announcers:
-        yield NO_ANNOUNCER
+    if not state.plugins:
+        yield NO_PLUGIN
         return
     if not _any_session(state):
         yield NO_SESSION
     for report in _reports(state):
         if report.lease_expired:
-            yield f"the lease of announcer {report.pid} has run out: it announces nothing"
+            yield f"the lease of plugin {report.pid} has run out: it announces nothing"
         for failed in report.failed:
             yield f"route {failed.prefix} is not announced: {failed.why}"
 
@@ -227,7 +236,7 @@ def kernel_error(state: State, now: float) -> str | None:
 
 
 def neighbors(state: State) -> tuple[NeighborState, ...]:
-    """The BGP sessions: those of the configuration in its order, then others an announcer tells of.
+    """The BGP sessions: those of the configuration in its order, then others a plugin tells of.
 
     A session nobody has told of is `unknown`, with `changed` at the agent's start.
     """
@@ -236,7 +245,7 @@ def neighbors(state: State) -> tuple[NeighborState, ...]:
         for heard in report.neighbors:
             name = _canonical(heard.address)
             present = known.get(name)
-            # A later announcer knows better, unless its ExaBGP merely does not have the session.
+            # A later plugin knows better, unless its ExaBGP merely does not have the session.
             if present is None or present.state != "up" or heard.state == "up":
                 known[name] = replace(heard, address=name)
     configured = [_configured(state, neighbor, known) for neighbor in state.config.bgp.neighbors]
@@ -247,7 +256,7 @@ def neighbors(state: State) -> tuple[NeighborState, ...]:
 def _configured(state: State, neighbor: Neighbor, known: Mapping[str, NeighborState]) -> NeighborState:
     name = str(neighbor.address)
     silent = NeighborState(
-        address=name, state="unknown", changed=state.started_at, reason="no announcer tells of it"
+        address=name, state="unknown", changed=state.started_at, reason="no plugin tells of it"
     )
     return known.get(name, silent)
 
@@ -260,7 +269,7 @@ def _canonical(address: str) -> str:
 
 
 def _reports(state: State) -> list[Report]:
-    return [report for _, report in sorted(state.announcers.items()) if report is not None]
+    return [report for _, report in sorted(state.plugins.items()) if report is not None]
 
 
 def routing(state: State) -> Routing:
@@ -271,12 +280,12 @@ def routing(state: State) -> Routing:
         pending=frozenset().union(*(one.pending for one in reports)),
         failed={one.prefix: one.why for report in reversed(reports) for one in report.failed},
         session=_any_session(state),
-        announcer=bool(state.announcers),
+        plugin=bool(state.plugins),
     )
 
 
 def prefixes(routes: Routing, vip: Vip) -> tuple[PrefixStatus, ...]:
-    """What the lease wants of the VIP's prefixes and what the announcers made of it."""
+    """What the lease wants of the VIP's prefixes and what the plugins made of it."""
     return tuple(
         PrefixStatus(
             prefix=prefix,
@@ -290,7 +299,7 @@ def prefixes(routes: Routing, vip: Vip) -> tuple[PrefixStatus, ...]:
 
 
 def is_announced(routes: Routing, vip: Vip) -> bool:
-    """Whether every prefix of the VIP is acknowledged by some announcer, and some BGP session is up to carry it."""
+    """Whether every prefix of the VIP is acknowledged by some plugin, and some BGP session is up to carry it."""
     return routes.session and all(_prefix_of(address) in routes.announced for address in vip.addresses)
 
 
@@ -302,8 +311,8 @@ def obstacle(state: State, vip: Vip, routes: Routing) -> str:
     failed = [f"{prefix.prefix}: {prefix.failed}" for prefix in each if prefix.failed is not None]
     if failed:
         return "; ".join(failed)
-    if not routes.announcer:
-        return NO_ANNOUNCER
+    if not routes.plugin:
+        return NO_PLUGIN
     if not routes.session:
         return NO_SESSION
     waiting = [
@@ -535,8 +544,8 @@ def _kernel(state: State, now: float) -> dict[str, Any]:
     }
 
 
-def _announcer(source: int, report: Report | None) -> dict[str, Any]:
-    """An announcer that is connected; one that has not reported yet has nulls."""
+def _plugin(source: int, report: Report | None) -> dict[str, Any]:
+    """A plugin that is connected; one that has not reported yet has nulls."""
     return {
         "source": source,
         "connected": True,

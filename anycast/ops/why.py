@@ -11,17 +11,17 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, assert_never
 
-from anycast.core import ipvs
-from anycast.core.aim import targets_of
-from anycast.core.decision import Advertise, Facts, Reason, ServiceFacts, Verdict, decide
-from anycast.core.drain import packets_per_second, stage_ends, vips_of
-from anycast.core.health import Health, Phase
-from anycast.core.hold import FREE
-from anycast.core.maintenance import FILE, NODE, NODE_SCOPES, STOP, Expiry, Stage
-from anycast.core.model import Address, Aimed, Forwarding, RealServer, Service, Target, Vip
-from anycast.core.requirements import Requirement
-from anycast.core.routes import GRACEFUL_SHUTDOWN
+from anycast.core.dataplane import ipvs
+from anycast.core.health.aim import targets_of
+from anycast.core.health.phase import Health, Phase
+from anycast.core.maintenance.progress import packets_per_second, stage_ends, vips_of
+from anycast.core.maintenance.stages import FILE, NODE, NODE_SCOPES, STOP, Expiry, Stage
 from anycast.core.state import ACTIVE, State, VipState, facts, health_of, recent_crashes, start_hold
+from anycast.core.values.configuration import Address, Aimed, Forwarding, RealServer, Service, Target, Vip
+from anycast.core.values.route import GRACEFUL_SHUTDOWN
+from anycast.core.vip.decide import Advertise, Facts, Reason, ServiceFacts, Verdict, decide
+from anycast.core.vip.hold import FREE
+from anycast.core.vip.requirements import Requirement
 from anycast.ops.servers import Look, Row, Seen, rows, seen
 from anycast.ops.source import Tally
 from anycast.ops.status import (
@@ -391,7 +391,7 @@ def _stage(case: _Case, scope: str) -> str:
         case Stage.DRAINING:
             return f"draining: a route that stands is the last resort{latest}"
         case Stage.WITHDRAWN if progress.withdrawn_at is None:
-            return f"withdrawn: the announcers have yet to acknowledge it{latest}"
+            return f"withdrawn: the plugins have yet to acknowledge it{latest}"
         case Stage.WITHDRAWN:
             return f"withdrawn: routers have time to follow{latest}"
         case Stage.QUIET:
@@ -432,7 +432,7 @@ def _lease(case: _Case) -> Link:
 
 
 def _exabgp(case: _Case) -> Link:
-    reports = [report for _, report in sorted(case.state.announcers.items()) if report is not None]
+    reports = [report for _, report in sorted(case.state.plugins.items()) if report is not None]
     items = []
     for one in prefixes(case.routes, case.vip):
         if one.failed is not None:
@@ -453,10 +453,10 @@ def _exabgp(case: _Case) -> Link:
                 },
             )
         )
-    if not case.state.announcers:
-        words = "no announcer is connected"
+    if not case.state.plugins:
+        words = "no plugin is connected"
     elif not reports:
-        words = "the announcer has not reported yet"
+        words = "the plugin has not reported yet"
     else:
         expired = ", its lease has run out" if any(report.lease_expired for report in reports) else ""
         words = f"ExaBGP {reports[0].exabgp_version or 'of unknown version'} has acknowledged lease {reports[0].seq}{expired}"
@@ -659,12 +659,12 @@ def _to_be_heard(case: _Case) -> Iterator[str]:
 
 
 def _obstacles(case: _Case) -> Iterator[str]:
-    if not case.routes.announcer:
-        yield "ExaBGP must run with the anycast process: no announcer is connected (`systemctl status anycast-exabgp`)"
+    if not case.routes.plugin:
+        yield "ExaBGP must run with the anycast process: no plugin is connected (`systemctl status anycast-exabgp`)"
         return
-    for report in case.state.announcers.values():
+    for report in case.state.plugins.values():
         if report is not None and report.lease_expired:
-            yield f"the announcer {report.pid} must get a lease in time: the last has run out (is the node overloaded?)"
+            yield f"the plugin {report.pid} must get a lease in time: the last has run out (is the node overloaded?)"
     for one in prefixes(case.routes, case.vip):
         if one.failed is not None:
             yield f"{one.prefix} must be taken by ExaBGP: {one.failed}"

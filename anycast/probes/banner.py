@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from contextlib import AbstractAsyncContextManager
 
-from anycast.core.kinds import BannerCheck, Expect, Send
-from anycast.core.model import Address
+from anycast.core.values.checks import BannerCheck, Expect, Send
+from anycast.core.values.configuration import Address
 from anycast.probes.finding import Finding, Progress, fail, unknown
 from anycast.probes.stream import Stream, judged, opened
 from anycast.regex import RegexError, compiled

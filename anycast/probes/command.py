@@ -6,7 +6,7 @@ import asyncio
 from errno import ENOEXEC
 from typing import TypeAlias
 
-from anycast.core.model import HERE, Address, CommandCheck
+from anycast.core.values.configuration import HERE, Address, CommandCheck
 from anycast.probes.finding import OK, Finding, Progress, fail, judge, unknown
 from anycast.process import how_it_ended, start, watch
 from anycast.process import kill_group as _kill_group

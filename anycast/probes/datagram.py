@@ -9,8 +9,8 @@ import asyncio
 import socket
 from errno import ECONNREFUSED
 
-from anycast.core.kinds import UdpCheck
-from anycast.core.model import Address
+from anycast.core.values.checks import UdpCheck
+from anycast.core.values.configuration import Address
 from anycast.probes.finding import OK, Finding, Progress, fail, place, unknown
 from anycast.regex import RegexError, compiled
 

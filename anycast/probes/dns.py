@@ -7,8 +7,8 @@ import struct
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
-from anycast.core.kinds import DnsCheck
-from anycast.core.model import Address
+from anycast.core.values.checks import DnsCheck
+from anycast.core.values.configuration import Address
 from anycast.probes.datagram import LARGEST, UNREACHABLE, connected
 from anycast.probes.finding import OK, Finding, Progress, fail, unknown
 from anycast.probes.stream import Stream, judged, opened

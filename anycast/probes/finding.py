@@ -29,7 +29,7 @@ from errno import (
 )
 from typing import NamedTuple
 
-from anycast.core.health import Outcome
+from anycast.core.health.phase import Outcome
 
 __all__ = ["OK", "Finding", "Progress", "fail", "judge", "one_line", "place", "unknown", "warn"]
 

@@ -9,8 +9,8 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from anycast.core.kinds import GrpcCheck
-from anycast.core.model import Address
+from anycast.core.values.checks import GrpcCheck
+from anycast.core.values.configuration import Address
 from anycast.probes.finding import Finding, Progress, fail, unknown
 from anycast.probes.stream import Secure, Stream, judged, literal, opened
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import h11
 
-from anycast.core.model import Address, HttpCheck
+from anycast.core.values.configuration import Address, HttpCheck
 from anycast.probes.finding import Finding, Progress, fail, unknown
 from anycast.probes.stream import Stream, TooMuchError, judged, literal, opened
 from anycast.regex import RegexError, compiled

@@ -9,8 +9,8 @@ import socket
 import struct
 from errno import EACCES, EAFNOSUPPORT, EPERM, EPROTONOSUPPORT
 
-from anycast.core.kinds import IcmpCheck
-from anycast.core.model import Address
+from anycast.core.values.checks import IcmpCheck
+from anycast.core.values.configuration import Address
 from anycast.probes.finding import OK, Finding, Progress, unknown
 
 __all__ = ["check"]

@@ -10,8 +10,8 @@ from errno import ENODEV
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import NamedTuple
 
-from anycast.core.health import Outcome
-from anycast.core.model import Address
+from anycast.core.health.phase import Outcome
+from anycast.core.values.configuration import Address
 from anycast.probes.finding import Finding, unknown
 
 __all__ = ["Way", "attributes", "excuse", "fault", "home", "interface_to", "way_to"]

@@ -9,7 +9,7 @@ import time
 from errno import ENOENT
 from typing import NamedTuple
 
-from anycast.core.model import Address
+from anycast.core.values.configuration import Address
 from anycast.probes.datagram import connected
 from anycast.probes.links import attributes
 from anycast.probes.offload import HangingError, offload

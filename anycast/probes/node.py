@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import assert_never
 
-from anycast.core.kinds import (
+from anycast.core.values.checks import (
     CarrierCheck,
     FileCheck,
     GatewayCheck,
@@ -21,7 +21,7 @@ from anycast.core.kinds import (
     MemoryCheck,
     NodeKind,
 )
-from anycast.core.model import Address
+from anycast.core.values.configuration import Address
 from anycast.probes import icmp, neighbor
 from anycast.probes.finding import OK, Finding, Progress, fail, unknown
 from anycast.probes.links import fault

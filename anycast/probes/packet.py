@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 
-from anycast.core.model import Address
+from anycast.core.values.configuration import Address
 
 __all__ = ["HOPS", "Answer", "Flow", "answer", "checksum", "filter_of", "rst", "syn"]
 

@@ -9,8 +9,8 @@ import re
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple
 
-from anycast.core.kinds import RelpCheck
-from anycast.core.model import Address
+from anycast.core.values.checks import RelpCheck
+from anycast.core.values.configuration import Address
 from anycast.probes.finding import Finding, Progress, fail
 from anycast.probes.stream import Stream, judged, opened
 

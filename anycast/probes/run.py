@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import assert_never
 
-from anycast.core.health import Result
-from anycast.core.kinds import (
+from anycast.core.health.phase import Result
+from anycast.core.values.checks import (
     BannerCheck,
     CarrierCheck,
     DnsCheck,
@@ -23,7 +23,7 @@ from anycast.core.kinds import (
     TcpVipCheck,
     UdpCheck,
 )
-from anycast.core.model import HERE, CommandCheck, HttpCheck, Target, TcpCheck
+from anycast.core.values.configuration import HERE, CommandCheck, HttpCheck, Target, TcpCheck
 from anycast.probes import (
     banner,
     command,

@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Protocol
 
-from anycast.core.kinds import Tls
-from anycast.core.model import Address
+from anycast.core.values.checks import Tls
+from anycast.core.values.configuration import Address
 from anycast.probes.certificate import not_after
 from anycast.probes.finding import OK, Finding, Progress, fail, one_line, place, unknown, warn
 from anycast.probes.tcp import connect

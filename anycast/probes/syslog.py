@@ -11,8 +11,8 @@ import os
 import secrets
 from contextlib import AbstractAsyncContextManager
 
-from anycast.core.kinds import SyslogCanaryCheck, SyslogCheck
-from anycast.core.model import Address
+from anycast.core.values.checks import SyslogCanaryCheck, SyslogCheck
+from anycast.core.values.configuration import Address
 from anycast.probes.datagram import UNREACHABLE, connected
 from anycast.probes.finding import OK, Finding, Progress, fail, unknown
 from anycast.probes.stream import Stream, judged, opened

@@ -7,7 +7,7 @@ import socket
 import struct
 from errno import ECONNREFUSED
 
-from anycast.core.model import Address
+from anycast.core.values.configuration import Address
 from anycast.probes.finding import OK, Finding
 
 __all__ = ["check", "connect"]

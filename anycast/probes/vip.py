@@ -16,7 +16,7 @@ import struct
 from collections.abc import Iterator
 from os import close
 
-from anycast.core.model import Address
+from anycast.core.values.configuration import Address
 from anycast.probes import neighbor
 from anycast.probes.finding import OK, Finding, Progress, fail, place, unknown
 from anycast.probes.links import Way, home, way_to

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from anycast.core.model import Address, Bgp, Config, Neighbor
+    from anycast.core.values.configuration import Address, Bgp, Config, Neighbor
 
 # ExaBGP splits its `run` line at spaces and has no way to quote a quote: what it splits at must not stand in a word.
 _WORD = re.compile(r"[A-Za-z0-9_./:=@%+~-]+\Z", re.ASCII)
@@ -17,7 +17,7 @@ _VERSIONS = {4: "ipv4", 6: "ipv6"}
 def exabgp_conf(config: Config, *, command: str, journal: str | None = None) -> str:
     """The complete configuration file. `command` starts this program, as in `/usr/bin/anycast`.
 
-    `journal`: where the announcer keeps what it may have announced; None: in the node's runtime directory.
+    `journal`: where the plugin keeps what it may have announced; None: in the node's runtime directory.
 
     The file holds the neighbors' passwords. Raises ValueError for a command or path ExaBGP cannot be given, and
     for an IPv6 neighbor without a local address.
@@ -43,7 +43,7 @@ def _process(config: Config, command: str, journal: str | None) -> str:
     runtime = config.node.runtime_dir.rstrip("/")
     words = [*command.split(" "), "announce"]
     words += ["--socket", f"{runtime}/lease.sock"]
-    words += ["--journal", journal or f"{runtime}/announcer/journal.json"]
+    words += ["--journal", journal or f"{runtime}/plugin/journal.json"]
     for prefix in prefixes:
         words += ["--own", f"{prefix}/{prefix.max_prefixlen}"]
     for word in words:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from anycast.render.exabgp import local_address
 
 if TYPE_CHECKING:
-    from anycast.core.model import Bgp, Config, Neighbor
+    from anycast.core.values.configuration import Bgp, Config, Neighbor
 
 
 def frr_bfd_conf(config: Config) -> str:

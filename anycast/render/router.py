@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
-from anycast.core.budget import ROUTER_DIALS
+from anycast.analysis.budget import ROUTER_DIALS
 from anycast.render.exabgp import local_address
 
 if TYPE_CHECKING:
-    from anycast.core.model import Address, Bfd, Config, Neighbor
+    from anycast.core.values.configuration import Address, Bfd, Config, Neighbor
 
 CONNECT_RETRY = round(ROUTER_DIALS)  # seconds between two attempts of the router to reach a node
 MAX_PATHS = 64  # next hops of one route

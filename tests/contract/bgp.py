@@ -23,8 +23,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 
-from anycast.core.report import Prefix, Report
-from anycast.core.routes import Route
+from anycast.core.values.report import Prefix, Report
+from anycast.core.values.route import Route
 from anycast.lease import Decoder, Lease, encode
 from lab import netns
 from lab.processes import Process, spawn
@@ -278,7 +278,7 @@ class Router:
 
 
 class Speaker:
-    """ExaBGP with the announcer in a namespace, and the agent that the announcer listens to."""
+    """ExaBGP with the plugin in a namespace, and the agent that the plugin listens to."""
 
     def __init__(
         self,
@@ -351,7 +351,7 @@ class Node(Speaker):
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.router = around.router
-        self.journal = folder / "announcer" / "journal.json"
+        self.journal = folder / "plugin" / "journal.json"
         self._routes: tuple[Route, ...] = ()
         run = [*PLUGIN, "--socket", str(folder / "lease.sock"), "--journal", str(self.journal)]
         run += [word for prefix in own for word in ("--own", str(prefix))]

@@ -10,9 +10,9 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from anycast.config.load import loads
-from anycast.core.model import Config
-from anycast.core.report import Prefix
-from anycast.core.routes import Route
+from anycast.core.values.configuration import Config
+from anycast.core.values.report import Prefix
+from anycast.core.values.route import Route
 from anycast.render.exabgp import exabgp_conf
 from anycast.render.frr_bfd import frr_bfd_conf
 from anycast.render.router import router
@@ -86,8 +86,8 @@ class Pair:
 
     def processes(self) -> list[int]:
         """Everything of the node that runs."""
-        announcer = self.node.agent.wait(lambda report: report.pid != 0).pid
-        return [announcer, self.node.exabgp.pid, *(one.pid for one in self.bfd)]
+        plugin = self.node.agent.wait(lambda report: report.pid != 0).pid
+        return [plugin, self.node.exabgp.pid, *(one.pid for one in self.bfd)]
 
 
 @contextlib.contextmanager

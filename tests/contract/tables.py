@@ -6,9 +6,9 @@ import asyncio
 from dataclasses import replace
 from ipaddress import ip_address
 
-from anycast.core import kernel as core
-from anycast.core.ipvs import Destination, MarkKey, Table, known
-from anycast.core.model import Address, ConnectionSync, Forwarding, Timeouts, Tunnel
+from anycast.core.dataplane import kernel as core
+from anycast.core.dataplane.ipvs import Destination, MarkKey, Table, known
+from anycast.core.values.configuration import Address, ConnectionSync, Forwarding, Timeouts, Tunnel
 from tests.contract.namespaces import closing_kernel, run
 
 

@@ -10,8 +10,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from anycast.core.kernel import AddAddress, RemoveAddress
-from anycast.core.model import Address
+from anycast.core.dataplane.kernel import AddAddress, RemoveAddress
+from anycast.core.values.configuration import Address
 from anycast.kernel import events
 from anycast.kernel.errors import KernelUnavailable
 from tests.contract.namespaces import closing_kernel, network_namespace, run

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from anycast.config.load import load
-from anycast.core.routes import Route
+from anycast.core.values.route import Route
 from anycast.render.frr_bfd import frr_bfd_conf
 from tests.contract import bgp
 from tests.contract.bgp import NODE4, NODE6

@@ -1,4 +1,4 @@
-"""What ExaBGP makes of its API: the faults that the announcer's rules are made for, in each version we say works.
+"""What ExaBGP makes of its API: the faults that the plugin's rules are made for, in each version we say works.
 
 A test that fails here says that ExaBGP has changed: then a rule may have become needless, or another needed.
 """

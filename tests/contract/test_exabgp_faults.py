@@ -1,4 +1,4 @@
-"""What breaks between agent, announcer, ExaBGP and router, and what the router's kernel has afterwards."""
+"""What breaks between agent, plugin, ExaBGP and router, and what the router's kernel has afterwards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from anycast.core.routes import Route
+from anycast.core.values.route import Route
 from tests.contract import bgp
 from tests.contract.bgp import MARKERS, NODE4, NODE6, PATIENCE, ROUTER4, VIPS4, VIPS6, Node, Site
 
@@ -37,7 +37,7 @@ def node(site: Site) -> Iterator[Node]:
         yield one
 
 
-def test_what_a_killed_announcer_left_is_withdrawn_even_with_nobody_to_ask(node: Node) -> None:
+def test_what_a_killed_plugin_left_is_withdrawn_even_with_nobody_to_ask(node: Node) -> None:
     report = node.want(*BOTH, ttl=LONG)
     node.router.wait_for(V4, V6)
     node.agent.close()
@@ -46,7 +46,7 @@ def test_what_a_killed_announcer_left_is_withdrawn_even_with_nobody_to_ask(node:
     assert node.exabgp.alive()
 
 
-def test_a_prefix_that_only_the_journal_knows_is_withdrawn_by_the_next_announcer(node: Node) -> None:
+def test_a_prefix_that_only_the_journal_knows_is_withdrawn_by_the_next_plugin(node: Node) -> None:
     report = node.want(Route(prefix=W4, med=7), ttl=LONG)
     node.router.wait_for(W4)
     node.agent.close()
@@ -54,7 +54,7 @@ def test_a_prefix_that_only_the_journal_knows_is_withdrawn_by_the_next_announcer
     node.router.wait_without(W4)
 
 
-def test_a_killed_announcer_is_replaced_and_the_lease_carried_out_again(node: Node) -> None:
+def test_a_killed_plugin_is_replaced_and_the_lease_carried_out_again(node: Node) -> None:
     first = node.want(*BOTH)
     node.router.wait_for(V4, V6)
     _kill(first.pid)
@@ -86,7 +86,7 @@ def test_an_agent_that_does_not_come_back_takes_the_routes_along(node: Node) -> 
     node.router.wait_without(V4, V6)
 
 
-def test_a_lease_that_grew_old_in_the_buffer_of_a_stopped_announcer_announces_nothing(node: Node) -> None:
+def test_a_lease_that_grew_old_in_the_buffer_of_a_stopped_plugin_announces_nothing(node: Node) -> None:
     node.up()
     report = node.want(Route(prefix=V4))
     node.router.wait_for(V4)
@@ -110,11 +110,11 @@ def test_a_killed_exabgp_takes_the_routes_along_and_the_next_one_brings_them_bac
     node.router.wait_for(V4, V6)
 
 
-def test_an_announcer_does_not_outlive_its_exabgp(node: Node) -> None:
+def test_an_plugin_does_not_outlive_its_exabgp(node: Node) -> None:
     report = node.want(*BOTH)
-    announcer = os.pidfd_open(report.pid)
+    plugin = os.pidfd_open(report.pid)
     node.exabgp.end(grace=0.0)
-    _await_end(announcer)
+    _await_end(plugin)
 
 
 def test_an_exabgp_that_answers_no_more_is_ended(node: Node) -> None:
@@ -166,7 +166,7 @@ def test_a_lease_that_runs_out_while_the_session_is_down_leaves_nothing_to_come_
     assert not node.router.has(V4)
 
 
-def test_an_announcer_killed_while_the_session_is_down_leaves_nothing_to_come_back(node: Node) -> None:
+def test_an_plugin_killed_while_the_session_is_down_leaves_nothing_to_come_back(node: Node) -> None:
     node.up()
     node.want(Route(prefix=V4, med=100))
     with _no_session(node):
@@ -241,7 +241,7 @@ def test_more_answers_than_exabgps_pipe_holds_freeze_nothing(site: Site) -> None
         assert _sessions(node) == sessions
 
 
-def test_the_service_manager_hears_of_the_announcer_through_exabgp(site: Site, tmp_path: Path) -> None:
+def test_the_service_manager_hears_of_the_plugin_through_exabgp(site: Site, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(PATIENCE)
@@ -249,8 +249,8 @@ def test_the_service_manager_hears_of_the_announcer_through_exabgp(site: Site, t
         with bgp.node(site, own=[V4], env=env) as node:
             heard = {manager.recv(4096) for _ in range(4)}
             assert heard == {b"READY=1", b"WATCHDOG=1"}
-            announcer = node.agent.wait(lambda report: report.pid != 0).pid
-            with _stopped(announcer):
+            plugin = node.agent.wait(lambda report: report.pid != 0).pid
+            with _stopped(plugin):
                 manager.settimeout(0.5)
                 with contextlib.suppress(TimeoutError):
                     last = [manager.recv(4096) for _ in range(8)]  # what had been sent before
@@ -259,13 +259,13 @@ def test_the_service_manager_hears_of_the_announcer_through_exabgp(site: Site, t
             assert manager.recv(4096) == b"WATCHDOG=1"
 
 
-def test_an_announcer_asked_to_end_withdraws_first(site: Site) -> None:
+def test_an_plugin_asked_to_end_withdraws_first(site: Site) -> None:
     with bgp.node(site, own=[V4, V6], env={"exabgp_api_respawn": "false"}) as node:  # no successor does it
         report = node.want(*BOTH, ttl=LONG)
         node.router.wait_for(V4, V6)
-        announcer = os.pidfd_open(report.pid)
+        plugin = os.pidfd_open(report.pid)
         os.kill(report.pid, signal.SIGTERM)
-        _await_end(announcer)
+        _await_end(plugin)
         node.router.wait_without(V4, V6)
         assert node.exabgp.alive()
 
@@ -278,7 +278,7 @@ def test_an_exabgp_asked_to_stop_takes_the_routes_along_at_once(node: Node) -> N
     assert node.exabgp.wait(PATIENCE)
 
 
-def test_announcers_that_die_over_and_over_take_exabgp_and_the_routes_along(site: Site) -> None:
+def test_plugins_that_die_over_and_over_take_exabgp_and_the_routes_along(site: Site) -> None:
     """ExaBGP bears five deaths in a window of 64 s that its clock decides, so ten are enough wherever they fall."""
     with bgp.node(site, own=[V4, V6]) as node:
         node.want(*BOTH, ttl=LONG)
@@ -297,17 +297,17 @@ def test_announcers_that_die_over_and_over_take_exabgp_and_the_routes_along(site
 def test_after_a_reload_that_fails_the_watchdog_alone_ends_what_is_announced(
     site: Site, tmp_path: Path
 ) -> None:
-    """ExaBGP ends the announcer and keeps its routes, its session up. So its unit has no ExecReload."""
+    """ExaBGP ends the plugin and keeps its routes, its session up. So its unit has no ExecReload."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "400000"}
         with bgp.node(site, own=[V4, V6], env=env) as node:
             report = node.want(*BOTH, ttl=LONG)
             node.router.wait_for(V4, V6)
-            announcer = os.pidfd_open(report.pid)
+            plugin = os.pidfd_open(report.pid)
             node.configure("this is no configuration\n")
             node.exabgp.send(signal.SIGUSR1)
-            _await_end(announcer)
+            _await_end(plugin)
             manager.setblocking(False)
             with contextlib.suppress(BlockingIOError):
                 while manager.recv(4096):

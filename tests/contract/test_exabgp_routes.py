@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from anycast.core.routes import Route, drained
+from anycast.core.values.route import Route, drained
 from tests.contract import bgp
 from tests.contract.bgp import VIPS4, VIPS6, Node, Site
 

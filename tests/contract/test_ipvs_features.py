@@ -9,8 +9,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from anycast.core import kernel as core
-from anycast.core.ipvs import (
+from anycast.core.dataplane import kernel as core
+from anycast.core.dataplane.ipvs import (
     AddDestination,
     AddService,
     Destination,
@@ -29,7 +29,7 @@ from anycast.core.ipvs import (
     Table,
     forgotten,
 )
-from anycast.core.model import (
+from anycast.core.values.configuration import (
     Forwarding,
     Protocol,
     Scheduler,

@@ -18,8 +18,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
 
-from anycast.core import kernel as core
-from anycast.core.ipvs import (
+from anycast.core.dataplane import kernel as core
+from anycast.core.dataplane.ipvs import (
     Destination,
     MoveDestination,
     RemoveDestination,
@@ -30,7 +30,7 @@ from anycast.core.ipvs import (
     fingerprint,
     known,
 )
-from anycast.core.model import Address, Protocol, Scheduler, SchedulerFlag
+from anycast.core.values.configuration import Address, Protocol, Scheduler, SchedulerFlag
 from anycast.kernel import sysctl
 from anycast.kernel.adapter import Kernel
 from tests.contract.namespaces import entered, made_namespace, run

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anycast.core import kernel as core
-from anycast.core.ipvs import (
+from anycast.core.dataplane import kernel as core
+from anycast.core.dataplane.ipvs import (
     AddDestination,
     AddService,
     Destination,
@@ -33,7 +33,7 @@ from anycast.core.ipvs import (
     play,
     version_of,
 )
-from anycast.core.model import (
+from anycast.core.values.configuration import (
     Address,
     Forwarding,
     Protocol,

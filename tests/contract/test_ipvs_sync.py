@@ -8,8 +8,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from anycast.core import kernel as core
-from anycast.core.ipvs import (
+from anycast.core.dataplane import kernel as core
+from anycast.core.dataplane.ipvs import (
     AddDestination,
     AddService,
     ServiceEntry,
@@ -17,8 +17,8 @@ from anycast.core.ipvs import (
     Settings,
     Table,
 )
-from anycast.core.kernel import Failure, KernelOp, StartSync, StopSync, SyncRole
-from anycast.core.model import ConnectionSync, Protocol, Tunnel
+from anycast.core.dataplane.kernel import Failure, KernelOp, StartSync, StopSync, SyncRole
+from anycast.core.values.configuration import ConnectionSync, Protocol, Tunnel
 from tests.contract.namespaces import network_namespace, run
 from tests.contract.tables import desired, established, ipvsadm, played, read, server, settled, snapshot
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from anycast.core import kernel as core
-from anycast.core.ipvs import (
+from anycast.core.dataplane import kernel as core
+from anycast.core.dataplane.ipvs import (
     AddDestination,
     AddService,
     Destination,
@@ -27,7 +27,7 @@ from anycast.core.ipvs import (
     Table,
     forgotten,
 )
-from anycast.core.model import Forwarding, Protocol, Scheduler, SchedulerFlag
+from anycast.core.values.configuration import Forwarding, Protocol, Scheduler, SchedulerFlag
 from anycast.kernel import ipvs_codec
 from anycast.kernel.errors import KernelUnavailable
 from tests.contract.namespaces import closing_kernel, network_namespace, run

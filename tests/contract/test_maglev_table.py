@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from anycast.core import maglev
-from anycast.core.ipvs import MAGLEV_SLOTS
-from anycast.core.maglev import Entry
+from anycast.analysis import maglev
+from anycast.analysis.maglev import Entry
+from anycast.core.dataplane.ipvs import MAGLEV_SLOTS
 from tests.contract.namespaces import network_namespace, run
 
 pytestmark = pytest.mark.lab

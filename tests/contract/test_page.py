@@ -81,9 +81,9 @@ def test_an_event_changes_the_page_at_once_and_what_is_open_stays_so(tmp_path: P
             assert await tab.value("document.querySelector('article h3').textContent") == "resolver"
             assert await tab.value("document.querySelector('[id=\"v0-tcp/80\"]').open") is False
             assert await tab.value("window.mine") is True
-            node.send(ev.AnnouncerLost(source=1))
+            node.send(ev.PluginLost(source=1))
             await tab.until("document.querySelector('.alerts') !== null")
-            assert "no announcer is connected" in await tab.value(
+            assert "no plugin is connected" in await tab.value(
                 "document.querySelector('.alerts').textContent"
             )
             assert tab.complaints == []
@@ -108,7 +108,7 @@ def test_it_says_that_it_has_lost_the_agent_and_finds_it_again(tmp_path: Path) -
             async with served(node, int(address.rstrip("/").rsplit(":", 1)[1])):
                 await tab.until("document.title.startsWith('✓ lb1')")
                 # And hears of events again.
-                node.send(ev.AnnouncerLost(source=1))
+                node.send(ev.PluginLost(source=1))
                 await tab.until("document.title.startsWith('✕ lb1')")
 
     asyncio.run(run())

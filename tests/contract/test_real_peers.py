@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from anycast.core.health import Outcome, Result
-from anycast.core.kinds import DnsCheck, GrpcCheck, Tls
-from anycast.core.model import CheckKind, HttpCheck
+from anycast.core.health.phase import Outcome, Result
+from anycast.core.values.checks import DnsCheck, GrpcCheck, Tls
+from anycast.core.values.configuration import CheckKind, HttpCheck
 from tests.contract import peers
 from tests.unit.probes.peers import run
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from anycast.core.health import Outcome, Result
-from anycast.core.kinds import RelpCheck, SyslogCanaryCheck, SyslogCheck, Tls
-from anycast.core.model import CheckKind
+from anycast.core.health.phase import Outcome, Result
+from anycast.core.values.checks import RelpCheck, SyslogCanaryCheck, SyslogCheck, Tls
+from anycast.core.values.configuration import CheckKind
 from tests.contract import peers
 from tests.unit.probes.peers import run
 

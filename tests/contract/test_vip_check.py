@@ -19,10 +19,10 @@ from ipaddress import ip_address
 
 import pytest
 
-from anycast.core.health import Outcome, Result
-from anycast.core.ipvs import ServiceEntry, ServiceKey
-from anycast.core.kinds import TcpVipCheck
-from anycast.core.model import Check, Protocol, Scheduler, Target
+from anycast.core.dataplane.ipvs import ServiceEntry, ServiceKey
+from anycast.core.health.phase import Outcome, Result
+from anycast.core.values.checks import TcpVipCheck
+from anycast.core.values.configuration import Check, Protocol, Scheduler, Target
 from anycast.probes import vip as vip_check
 from anycast.probes.finding import Progress
 from anycast.probes.links import fault
@@ -361,9 +361,9 @@ def test_a_cancelled_check_leaves_nothing_open(site: Site) -> None:
 _UNPRIVILEGED = """
 import asyncio
 from ipaddress import ip_address
-from anycast.core.kinds import TcpVipCheck
-from anycast.core.ipvs import ServiceEntry, ServiceKey
-from anycast.core.model import Check, Protocol, Scheduler, Target
+from anycast.core.values.checks import TcpVipCheck
+from anycast.core.dataplane.ipvs import ServiceEntry, ServiceKey
+from anycast.core.values.configuration import Check, Protocol, Scheduler, Target
 from anycast.probes.run import probe
 target = Target(address=ip_address("10.9.2.1"), port=80, check=Check(kind=TcpVipCheck()), vip=ip_address("192.0.2.1"))
 result = asyncio.run(probe(target))

@@ -97,9 +97,9 @@ def test_an_agent_that_is_told_to_stop_withdraws_first_and_leaves_the_kernel_sta
 def test_an_agent_back_within_its_lease_is_not_noticed_by_the_router(site: Site) -> None:
     with site.edit("lb1") as config:
         config["timing"]["lease_ttl"] = "30s"
-    seq = site.status("lb1")["announcers"][0]["seq"]
+    seq = site.status("lb1")["plugins"][0]["seq"]
     site.reload("lb1")
-    until(lambda: site.status("lb1")["announcers"][0]["seq"] > seq, "the longer lease to be in force")
+    until(lambda: site.status("lb1")["plugins"][0]["seq"] > seq, "the longer lease to be in force")
     quiet = site.route_events()
     site.lab.kill("lb1", "agent")
     site.lab.start("lb1", "agent")
@@ -148,57 +148,57 @@ def test_without_exabgp_the_agent_serves_is_not_ready_and_says_why(site: Site) -
     until(lambda: site.answers("lb3")["vips"][0]["reason"] == "healthy", "lb3 to be healthy")
     code, body = site.http("lb3", "/readyz")
     assert code == 503
-    assert "no announcer is connected (is ExaBGP running" in body
+    assert "no plugin is connected (is ExaBGP running" in body
     assert site.http("lb3", "/livez")[0] == 200
     code, body = site.http("lb3", "/vips/web")
     assert code == 503
-    assert body.startswith("not announced: healthy: no announcer is connected")
+    assert body.startswith("not announced: healthy: no plugin is connected")
     shown = site.lab.node_cli("lb3", "status")
     assert shown.returncode == 0
-    assert "no announcer connected" in shown.stdout
+    assert "no plugin connected" in shown.stdout
     site.lab.start("lb3", "exabgp")
     site.routed(NODES)
 
 
-def test_what_a_killed_announcer_left_is_withdrawn_by_the_next_before_any_lease(site: Site) -> None:
+def test_what_a_killed_plugin_left_is_withdrawn_by_the_next_before_any_lease(site: Site) -> None:
     site.lab.kill("lb1", "agent", signal.SIGSTOP)
     try:
-        site.lab.kill("lb1", "announcer")
+        site.lab.kill("lb1", "plugin")
         site.routed(["lb2", "lb3"])
     finally:
         site.lab.kill("lb1", "agent", signal.SIGCONT)
     site.routed(NODES)
 
 
-def test_a_killed_announcer_comes_back_by_itself_and_nobody_loses_a_connection(site: Site) -> None:
+def test_a_killed_plugin_comes_back_by_itself_and_nobody_loses_a_connection(site: Site) -> None:
     with site.lab.load(120) as load:
         load.mark()
-        site.lab.kill("lb1", "announcer")
-        site.logged("lb1", "announcer.connected")
+        site.lab.kill("lb1", "plugin")
+        site.logged("lb1", "plugin.connected")
         site.ready("lb1")
         site.routed(NODES)
         stats = load.wait_answered()
     assert stats["broken"] == 0, stats["errors"]
-    assert len(site.logged("lb1", "announcer.lost")) == 1
+    assert len(site.logged("lb1", "plugin.lost")) == 1
     assert {event["prefix"] for event in site.logged("lb1", "route.announced", 2)} == set(VIPS)
 
 
-def test_a_swept_runtime_directory_is_furnished_again_and_found_by_the_announcer(site: Site) -> None:
+def test_a_swept_runtime_directory_is_furnished_again_and_found_by_the_plugin(site: Site) -> None:
     folder = site.lab.run / "lb1"
     quiet = site.route_events()
     for name in ("lease.sock", "control.sock"):
         (folder / name).unlink()
-    shutil.rmtree(folder / "announcer")
+    shutil.rmtree(folder / "plugin")
     until(
-        lambda: all((folder / name).exists() for name in ("lease.sock", "control.sock", "announcer")),
+        lambda: all((folder / name).exists() for name in ("lease.sock", "control.sock", "plugin")),
         "the sockets to be back",
     )
     site.logged("lb1", "socket.rebound", 2)
     assert site.vip("lb1")["announced"]
     assert site.lab.watch().events[quiet:] == []
     site.mark("lb1")
-    site.lab.kill("lb1", "announcer")
-    site.logged("lb1", "announcer.connected")
+    site.lab.kill("lb1", "plugin")
+    site.logged("lb1", "plugin.connected")
     site.routed(NODES)
 
 

@@ -95,7 +95,7 @@ def test_a_changed_lease_ttl_withdraws_nothing(site: Site) -> None:
     for ttl in ("1s", "30s"):
         with site.edit("lb1") as config:
             config["timing"]["lease_ttl"] = ttl
-        seq = site.status("lb1")["announcers"][0]["seq"]
+        seq = site.status("lb1")["plugins"][0]["seq"]
         site.reload("lb1")
-        until(lambda seq=seq: site.status("lb1")["announcers"][0]["seq"] > seq, "a lease of that length")  # type: ignore[misc]
+        until(lambda seq=seq: site.status("lb1")["plugins"][0]["seq"] > seq, "a lease of that length")  # type: ignore[misc]
     assert site.lab.watch().events[quiet:] == []

@@ -133,9 +133,9 @@ def story() -> None:
     exabgp = shown(EXABGP, "MainPID")
     facts["exabgp"] = process(exabgp)
     (plugin,) = children(exabgp)
-    facts["announcer"] = process(plugin)
+    facts["plugin"] = process(plugin)
     facts["uids"] = {name: str(os.stat(path).st_uid) for name, path in (
-        ("anycast", "/var/lib/anycast"), ("anycast-exabgp", "/run/anycast-exabgp/announcer"))}  # fmt: skip
+        ("anycast", "/var/lib/anycast"), ("anycast-exabgp", "/run/anycast-exabgp/plugin"))}  # fmt: skip
     facts["ipvs"] = Path("/proc/net/ip_vs").read_text()
     facts["sysctl"] = Path("/proc/sys/net/ipv4/vs/sloppy_tcp").read_text().strip()
     facts["modes"] = {path: oct(os.stat(path).st_mode & 0o7777) for path in (

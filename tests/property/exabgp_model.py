@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from anycast.announcer import codec
+from anycast.plugin import codec
 
 PILE = 0.5  # seconds a new session takes until it sends what piled up
 

@@ -10,8 +10,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anycast.core.budget import STUCK, Assumed, Kind, Outage, Term, budget
-from anycast.core.model import (
+from anycast.analysis.budget import STUCK, Assumed, Kind, Outage, Term, budget
+from anycast.core.values.configuration import (
     Bfd,
     Bgp,
     Check,

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anycast.core import events as ev
-from anycast.core import ipvs
-from anycast.core.drain import LEAVE_PATIENCE
-from anycast.core.health import Outcome
-from anycast.core.model import Scheduler, Vip
+from anycast.core.dataplane import ipvs
+from anycast.core.health.phase import Outcome
+from anycast.core.maintenance.progress import LEAVE_PATIENCE
+from anycast.core.values.configuration import Scheduler, Vip
 from tests.fakes import SETTLE, TTL, Node, vip
 from tests.property.worlds import told
 

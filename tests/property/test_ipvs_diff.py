@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 
-from anycast.core.ipvs import ORDER_SENSITIVE, Key, Table, diff, play, same
+from anycast.core.dataplane.ipvs import ORDER_SENSITIVE, Key, Table, diff, play, same
 from tests.property.worlds import tables
 
 

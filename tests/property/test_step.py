@@ -1,6 +1,6 @@
 """The invariants of docs/architecture.md, over any sequence of events.
 
-The machine plays the world: a kernel, real servers, announcers, an operator and a clock. What the core believes it
+The machine plays the world: a kernel, real servers, plugins, an operator and a clock. What the core believes it
 learns from events alone, some of which the machine delays or drops.
 """
 
@@ -15,13 +15,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from anycast.core import events as ev
-from anycast.core import kernel as kernels
-from anycast.core.decision import Advertise, Reason
-from anycast.core.drain import LEAVE_PATIENCE
-from anycast.core.health import Outcome, Phase, Result
-from anycast.core.hold import WINDOW, hold
-from anycast.core.ipvs import MarkKey, RemoveService, ServiceEntry, ServiceKey
-from anycast.core.maintenance import (
+from anycast.core.dataplane import kernel as kernels
+from anycast.core.dataplane.ipvs import MarkKey, RemoveService, ServiceEntry, ServiceKey
+from anycast.core.dataplane.members import check_of, servers_of, service_key
+from anycast.core.health.phase import Outcome, Phase, Result
+from anycast.core.maintenance.progress import LEAVE_PATIENCE
+from anycast.core.maintenance.stages import (
     FILE,
     NODE,
     NODE_SCOPES,
@@ -34,12 +33,13 @@ from anycast.core.maintenance import (
     Stage,
     is_server,
 )
-from anycast.core.members import check_of, servers_of, service_key
-from anycast.core.model import Address, Protocol, Target, Timing, Vip
-from anycast.core.report import Prefix, Report
-from anycast.core.routes import GRACEFUL_SHUTDOWN
 from anycast.core.state import EXPIRE_AGAIN, State, furthest, health_of, prefix_of
 from anycast.core.step import begin, next_wake, step
+from anycast.core.values.configuration import Address, Protocol, Target, Timing, Vip
+from anycast.core.values.report import Prefix, Report
+from anycast.core.values.route import GRACEFUL_SHUTDOWN
+from anycast.core.vip.decide import Advertise, Reason
+from anycast.core.vip.hold import WINDOW, hold
 from tests.property.worlds import CONFIGS, told
 
 FOREIGN = ServiceKey(protocol=Protocol.TCP, address=ip_address("198.51.100.9"), port=25)
@@ -90,8 +90,8 @@ class World(RuleBasedStateMachine):
         self.connected: set[int] = set()
         self.reports: dict[int, Report] = {}
         self.left: dict[Prefix, float] = {}  # last instant a route was in a lease
-        self.acknowledged: set[Prefix] = set()  # of those: withdrawn, as every announcer says
-        self.given: dict[int, set[Prefix]] = {}  # what each announcer may have announced
+        self.acknowledged: set[Prefix] = set()  # of those: withdrawn, as every plugin says
+        self.given: dict[int, set[Prefix]] = {}  # what each plugin may have announced
         self.kept: dict[Prefix, float] = {}  # of those that were lost: when
         self.exited = False
         self.stopping = False
@@ -124,7 +124,7 @@ class World(RuleBasedStateMachine):
         commands = (ev.ProgramKernel, ev.ReadKernel, ev.Exit)
         assert not [effect for effect in repeated if isinstance(effect, commands)], (event, repeated)
         leases = [effect for effect in repeated if isinstance(effect, ev.SendLease)]
-        assert not leases or isinstance(event, ev.AnnouncerConnected), (event, leases)
+        assert not leases or isinstance(event, ev.PluginConnected), (event, leases)
         assert again.vips == self.state.vips
 
     def perform(self, effects: tuple[ev.Effect, ...]) -> None:
@@ -247,7 +247,7 @@ class World(RuleBasedStateMachine):
 
     @property
     def patience(self) -> float:
-        """Seconds after which a lost announcer holds no route any more."""
+        """Seconds after which a lost plugin holds no route any more."""
         return self.state.config.timing.lease_ttl + LEAVE_PATIENCE
 
     @rule(seconds=st.sampled_from([0.05, 0.3, 0.7, 1.0, 2.5, 6.0]))
@@ -351,26 +351,26 @@ class World(RuleBasedStateMachine):
         )
 
     @rule(source=st.integers(1, 2))
-    def announcer_connects(self, source: int) -> None:
+    def plugin_connects(self, source: int) -> None:
         if source not in self.connected:
             self.connected.add(source)
             self.given[source] = set()
-            self.send(ev.AnnouncerConnected(source=source))
+            self.send(ev.PluginConnected(source=source))
 
     @precondition(lambda self: self.connected)
     @rule(data=st.data())
-    def announcer_goes(self, data: st.DataObject) -> None:
+    def plugin_goes(self, data: st.DataObject) -> None:
         source = data.draw(st.sampled_from(sorted(self.connected)))
         self.connected.discard(source)
         self.reports.pop(source, None)
         held = self.given.pop(source)
         self.kept.update(dict.fromkeys(held, self.now))
         self.acknowledged -= held
-        self.send(ev.AnnouncerLost(source=source))
+        self.send(ev.PluginLost(source=source))
 
     @precondition(lambda self: self.connected and self.lease is not None)
     @rule(data=st.data())
-    def announcer_reports(self, data: st.DataObject) -> None:
+    def plugin_reports(self, data: st.DataObject) -> None:
         self.report(data.draw(st.sampled_from(sorted(self.connected))))
 
     def report(self, source: int) -> None:
@@ -386,11 +386,11 @@ class World(RuleBasedStateMachine):
             said = {prefix for each in self.reports.values() for prefix in each.announced}
             kept = {prefix for prefix, lost in self.kept.items() if self.now < lost + self.patience}
             self.acknowledged |= self.left.keys() - self.wanted.keys() - said - kept
-        self.send(ev.AnnouncerReported(source=source, report=report))
+        self.send(ev.PluginReported(source=source, report=report))
 
     @precondition(lambda self: self.connected and self.lease is not None)
     @rule(data=st.data())
-    def announcer_is_behind(self, data: st.DataObject) -> None:
+    def plugin_is_behind(self, data: st.DataObject) -> None:
         """ExaBGP has not yet acknowledged what the last lease changed."""
         assert self.lease is not None
         source = data.draw(st.sampled_from(sorted(self.connected)))

@@ -1,7 +1,7 @@
 """Agent, plugin and ExaBGP together, each of which may crash, hang or lose what it was told, at any point.
 
-The agent is the core with an ideal kernel, its crashes counted as on disk. The plugin is the whole of `Announcer` with
-pipes, journal and socket as they are; only its clock is ours. ExaBGP is the model of test_announcer_model.py behind
+The agent is the core with an ideal kernel, its crashes counted as on disk. The plugin is the whole of `Plugin` with
+pipes, journal and socket as they are; only its clock is ours. ExaBGP is the model of test_plugin_model.py behind
 real pipes, and a router that forgets what a dead session announced. What must hold in every instant: no route outlives
 the last lease that had it by more than the TTL and the bound of the failure at hand.
 """
@@ -25,19 +25,19 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from anycast.announcer import link, main
-from anycast.announcer.plan import SETTLE as SAY_AGAIN
-from anycast.announcer.plan import SILENCE
 from anycast.core import events as ev
-from anycast.core import hold
-from anycast.core.health import Outcome
-from anycast.core.hold import Starts
-from anycast.core.kernel import Snapshot
-from anycast.core.maintenance import NODE
-from anycast.core.model import Timing
-from anycast.core.report import Report
+from anycast.core.dataplane.kernel import Snapshot
+from anycast.core.health.phase import Outcome
+from anycast.core.maintenance.stages import NODE
 from anycast.core.step import next_wake
+from anycast.core.values.configuration import Timing
+from anycast.core.values.report import Report
+from anycast.core.vip import hold
+from anycast.core.vip.hold import Starts
 from anycast.lease import Decoder, Lease, encode
+from anycast.plugin import link, main
+from anycast.plugin.plan import SETTLE as SAY_AGAIN
+from anycast.plugin.plan import SILENCE
 from tests.fakes import Node, route, vip
 from tests.property.exabgp_model import PILE, ExaBgp
 
@@ -121,7 +121,7 @@ class Agent(Node):
             peer.setblocking(False)
             self.met += 1
             self.peers[self.met] = (peer, Decoder())
-            self.send(ev.AnnouncerConnected(source=self.met))
+            self.send(ev.PluginConnected(source=self.met))
         for source, (peer, decoder) in list(self.peers.items()):
             self._hear(source, peer, decoder)
         if now >= self.checked + CHECK_EVERY:
@@ -143,10 +143,10 @@ class Agent(Node):
             if not data:
                 peer.close()
                 del self.peers[source]
-                self.send(ev.AnnouncerLost(source=source))
+                self.send(ev.PluginLost(source=source))
             for message in decoder.feed(data):
                 assert isinstance(message, Report)
-                self.send(ev.AnnouncerReported(source=source, report=message))
+                self.send(ev.PluginReported(source=source, report=message))
 
     def flush(self, size: int | None = None) -> None:
         data = bytes(self.backlog[:size])
@@ -166,7 +166,7 @@ class Silent(link.Log):
         pass
 
 
-class Plugin(main.Announcer):
+class Plugin(main.Plugin):
     """`ended`: it ended ExaBGP."""
 
     ended = False

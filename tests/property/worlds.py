@@ -8,11 +8,11 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from anycast.core import ipvs
-from anycast.core import kernel as kernels
-from anycast.core.ipvs import Destination, ServiceEntry, ServiceKey, Table
-from anycast.core.kinds import CarrierCheck, LoadCheck
-from anycast.core.model import (
+from anycast.core.dataplane import ipvs
+from anycast.core.dataplane import kernel as kernels
+from anycast.core.dataplane.ipvs import Destination, ServiceEntry, ServiceKey, Table
+from anycast.core.values.checks import CarrierCheck, LoadCheck
+from anycast.core.values.configuration import (
     Address,
     Bgp,
     Check,

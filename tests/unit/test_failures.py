@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from anycast.analysis.budget import Kind, budget
 from anycast.config.load import load
-from anycast.core.budget import Kind, budget
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "failures.md").read_text(encoding="utf-8")

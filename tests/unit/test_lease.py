@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anycast.core.report import FailedRoute, NeighborState, Report
-from anycast.core.routes import Route
+from anycast.core.values.report import FailedRoute, NeighborState, Report
+from anycast.core.values.route import Route
 from anycast.lease import MAX_LINE, MAX_TTL, Decoder, Lease, Message, ProtocolError, encode
 
 prefixes = st.ip_addresses().map(ip_network)

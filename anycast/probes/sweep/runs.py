@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 import h11
 
-from anycast.core.model import HttpCheck, Target, TcpCheck
+from anycast.core.values.configuration import HttpCheck, Target, TcpCheck
 from anycast.probes.finding import OK, Finding, fail, judge, unknown
 from anycast.probes.http import expected, request_of, server_name, unformed
 from anycast.probes.stream import TLS_OVERHEAD, UnusableError, expiry_warning, literal, tls_detail

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass
 
-from anycast.core.kinds import Tls
+from anycast.core.values.checks import Tls
 from anycast.probes.certificate import not_after
 from anycast.probes.stream import UnusableError, context_for
 

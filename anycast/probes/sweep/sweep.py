@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from errno import EINPROGRESS
 from typing import Generic, NamedTuple, TypeVar
 
-from anycast.core.health import Outcome
+from anycast.core.health.phase import Outcome
 from anycast.probes import links
 from anycast.probes.finding import Finding, fail, judge, unknown
 from anycast.probes.sweep.agenda import Agenda

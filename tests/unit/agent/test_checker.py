@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from anycast.agent.beats import BATCH, offset
 from anycast.agent.checker import Checker
-from anycast.core.health import Outcome, Result
-from anycast.core.model import Check, CommandCheck, HttpCheck, Target, TcpCheck
+from anycast.core.health.phase import Outcome, Result
+from anycast.core.values.configuration import Check, CommandCheck, HttpCheck, Target, TcpCheck
 from tests.unit.probes.peers import full_backlog, open_descriptors, serving, silent
 from tests.unit.probes.peers import target as aimed
 
@@ -669,7 +669,7 @@ def test_swept_and_other_kinds_run_side_by_side() -> None:
 _SCARCE = """
 import asyncio, os, resource, socket
 from anycast.agent.checker import Checker
-from anycast.core.model import HttpCheck, TcpCheck
+from anycast.core.values.configuration import HttpCheck, TcpCheck
 from tests.unit.probes.peers import target
 
 async def main():

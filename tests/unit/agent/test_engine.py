@@ -19,11 +19,11 @@ from anycast.agent.engine import Engine
 from anycast.agent.recording import Recorder
 from anycast.config.load import load
 from anycast.core import events as ev
-from anycast.core import kernel as kernels
-from anycast.core.decision import Reason
-from anycast.core.maintenance import FILE, NODE, STOP, End, Expiry, Maintenance
-from anycast.core.report import Report
+from anycast.core.dataplane import kernel as kernels
+from anycast.core.maintenance.stages import FILE, NODE, STOP, End, Expiry, Maintenance
 from anycast.core.state import State
+from anycast.core.values.report import Report
+from anycast.core.vip.decide import Reason
 from anycast.kernel.errors import KernelUnavailable
 from anycast.lease import Lease
 
@@ -211,25 +211,25 @@ def test_a_pass_is_told_after_its_effects_and_not_of_an_event_that_failed(tmp_pa
     play(tmp_path, story)
 
 
-def test_it_waits_until_the_announcer_has_withdrawn(tmp_path: Path) -> None:
+def test_it_waits_until_the_plugin_has_withdrawn(tmp_path: Path) -> None:
     async def story(site: Site) -> None:
         engine = site.engine()
         async with running(engine) as task:
-            engine.post(ev.AnnouncerConnected(source=1))
+            engine.post(ev.PluginConnected(source=1))
             up = await site.announced(WEB)
-            engine.post(ev.AnnouncerReported(source=1, report=Report(seq=up.seq, announced=(WEB,))))
+            engine.post(ev.PluginReported(source=1, report=Report(seq=up.seq, announced=(WEB,))))
             engine.post(ev.StopRequested())
             engine.post(ev.StopRequested())  # a second SIGTERM
             down = await site.announced()
             assert not task.done()
-            engine.post(ev.AnnouncerReported(source=1, report=Report(seq=down.seq)))
+            engine.post(ev.PluginReported(source=1, report=Report(seq=down.seq)))
             await task
         assert engine.clean_exit
 
     play(tmp_path, story)
 
 
-def test_an_announcer_that_does_not_answer_is_not_waited_for_for_ever(
+def test_an_plugin_that_does_not_answer_is_not_waited_for_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("anycast.core.step.STOP_PATIENCE", 0.01)
@@ -237,7 +237,7 @@ def test_an_announcer_that_does_not_answer_is_not_waited_for_for_ever(
     async def story(site: Site) -> None:
         engine = site.engine()
         async with running(engine) as task:
-            engine.post(ev.AnnouncerConnected(source=1))
+            engine.post(ev.PluginConnected(source=1))
             await site.announced(WEB)
             engine.post(ev.StopRequested())
             await task
@@ -587,12 +587,12 @@ def test_what_is_commanded_while_it_stops_is_kept_and_what_comes_after_is_answer
     async def story(site: Site) -> None:
         engine = site.engine()
         async with running(engine) as task:
-            engine.post(ev.AnnouncerConnected(source=1))
+            engine.post(ev.PluginConnected(source=1))
             await site.announced(WEB)
             engine.post(ev.StopRequested())
             down = await site.announced()
             assert (await engine.set_maintenance(NODE, on=True, reason="", by="op")).saved
-            engine.post(ev.AnnouncerReported(source=1, report=Report(seq=down.seq)))
+            engine.post(ev.PluginReported(source=1, report=Report(seq=down.seq)))
             behind = asyncio.create_task(engine.set_maintenance("web", on=True, reason="", by="op"))
             await task
         assert set(maintenance_file.load(site.state_dir / "maintenance.json")) == {NODE}

@@ -1,4 +1,4 @@
-"""The agent's end of the lease protocol, with announcers on a real unix socket."""
+"""The agent's end of the lease protocol, with plugins on a real unix socket."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import pytest
 
 from anycast.agent.leases import MAX_REPORT, LeaseServer
 from anycast.agent.sockets import bind_unix
-from anycast.core.events import AnnouncerConnected, AnnouncerLost, AnnouncerReported, Event
-from anycast.core.routes import Route
+from anycast.core.events import Event, PluginConnected, PluginLost, PluginReported
+from anycast.core.values.route import Route
 from anycast.lease import Decoder, Lease, Report, encode
 
 PREFIX = ip_network("192.0.2.1/32")
@@ -61,7 +61,7 @@ class Server(LeaseServer):
         return event
 
 
-class Announcer:
+class Plugin:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
@@ -76,9 +76,9 @@ class Announcer:
 
 
 @asynccontextmanager
-async def announcer(server: Server) -> AsyncIterator[Announcer]:
+async def plugin(server: Server) -> AsyncIterator[Plugin]:
     reader, writer = await asyncio.open_unix_connection(str(server.path))
-    yield Announcer(reader, writer)
+    yield Plugin(reader, writer)
     writer.close()
 
 
@@ -101,44 +101,44 @@ def run(
     return complaints
 
 
-def test_every_announcer_gets_every_lease_and_is_heard_under_its_own_number(directory: Path) -> None:
+def test_every_plugin_gets_every_lease_and_is_heard_under_its_own_number(directory: Path) -> None:
     async def story(server: Server) -> None:
-        async with announcer(server) as one, announcer(server) as two:
-            numbers = {(await server.next(AnnouncerConnected)).source for _ in range(2)}
+        async with plugin(server) as one, plugin(server) as two:
+            numbers = {(await server.next(PluginConnected)).source for _ in range(2)}
             server.send(lease(1))
             assert await one.leases() == await two.leases() == [lease(1)]
             two.writer.write(encode(REPORT))
-            heard = await server.next(AnnouncerReported)
+            heard = await server.next(PluginReported)
             assert heard.report == REPORT
             two.writer.close()
-            assert (await server.next(AnnouncerLost)).source == heard.source
+            assert (await server.next(PluginLost)).source == heard.source
             server.send(lease(2))
             assert await one.leases() == [lease(2)]
-        assert {heard.source, (await server.next(AnnouncerLost)).source} == numbers
+        assert {heard.source, (await server.next(PluginLost)).source} == numbers
 
     assert run(directory, story) == []
 
 
 def test_one_who_says_nothing_gets_its_leases_all_the_same(directory: Path) -> None:
     async def story(server: Server) -> None:
-        async with announcer(server) as silent:
-            await server.next(AnnouncerConnected)
+        async with plugin(server) as silent:
+            await server.next(PluginConnected)
             for seq in (1, 2):
                 server.send(lease(seq))
                 assert await silent.leases() == [lease(seq)]
-        await server.next(AnnouncerLost)
+        await server.next(PluginLost)
 
     assert run(directory, story) == []
 
 
 def test_a_report_is_heard_however_it_is_cut(directory: Path) -> None:
     async def story(server: Server) -> None:
-        async with announcer(server) as slow:
-            await server.next(AnnouncerConnected)
+        async with plugin(server) as slow:
+            await server.next(PluginConnected)
             for byte in encode(REPORT):
                 slow.writer.write(bytes([byte]))
                 await slow.writer.drain()
-            assert (await server.next(AnnouncerReported)).report == REPORT
+            assert (await server.next(PluginReported)).report == REPORT
 
     assert run(directory, story) == []
 
@@ -157,11 +157,11 @@ def test_a_report_is_heard_however_it_is_cut(directory: Path) -> None:
 )
 def test_garbage_ends_its_connection_and_no_other(directory: Path, garbage: bytes) -> None:
     async def story(server: Server) -> None:
-        async with announcer(server) as good, announcer(server) as bad:
+        async with plugin(server) as good, plugin(server) as bad:
             for _ in range(2):
-                await server.next(AnnouncerConnected)
+                await server.next(PluginConnected)
             bad.writer.write(garbage)
-            await server.next(AnnouncerLost)
+            await server.next(PluginLost)
             server.send(lease(1))
             assert await bad.leases() == []
             assert await good.leases() == [lease(1)]
@@ -171,10 +171,10 @@ def test_garbage_ends_its_connection_and_no_other(directory: Path, garbage: byte
 
 def test_what_is_no_report_is_passed_over(directory: Path) -> None:
     async def story(server: Server) -> None:
-        async with announcer(server) as newer:
-            await server.next(AnnouncerConnected)
+        async with plugin(server) as newer:
+            await server.next(PluginConnected)
             newer.writer.write(b'{"type": "from the future"}\n' + encode(lease(1)) + encode(REPORT))
-            assert (await server.next(AnnouncerReported)).report == REPORT
+            assert (await server.next(PluginReported)).report == REPORT
 
     assert run(directory, story) == []
 
@@ -183,29 +183,29 @@ def test_one_who_does_not_read_is_dropped_and_holds_nobody_up(directory: Path) -
     async def story(server: Server) -> None:
         with socket.socket(socket.AF_UNIX) as deaf:
             deaf.connect(str(server.path))
-            gone = await server.next(AnnouncerConnected)
-            async with announcer(server) as good:
-                await server.next(AnnouncerConnected)
+            gone = await server.next(PluginConnected)
+            async with plugin(server) as good:
+                await server.next(PluginConnected)
                 seq = 0
                 while server.events.empty():
                     seq += 1
                     server.send(lease(seq, owned=5000))
                     assert [found.seq for found in await good.leases()] == [seq]
-                assert (await server.next(AnnouncerLost)).source == gone.source
+                assert (await server.next(PluginLost)).source == gone.source
                 server.send(lease(seq + 1))
                 assert [found.seq for found in await good.leases()] == [seq + 1]
 
     assert run(directory, story) == []
 
 
-def test_a_new_socket_takes_new_announcers_and_those_that_stand_stay(directory: Path) -> None:
+def test_a_new_socket_takes_new_plugins_and_those_that_stand_stay(directory: Path) -> None:
     async def story(server: Server) -> None:
-        async with announcer(server) as old:
-            await server.next(AnnouncerConnected)
+        async with plugin(server) as old:
+            await server.next(PluginConnected)
             server.path.unlink()
             await server.listen(bind_unix(server.path, mode=0o666))
-            async with announcer(server) as new:
-                await server.next(AnnouncerConnected)
+            async with plugin(server) as new:
+                await server.next(PluginConnected)
                 server.send(lease(1))
                 assert await old.leases() == await new.leases() == [lease(1)]
 
@@ -214,8 +214,8 @@ def test_a_new_socket_takes_new_announcers_and_those_that_stand_stay(directory: 
 
 def test_at_the_end_everybody_is_told_so_and_gets_what_was_sent_before(directory: Path) -> None:
     async def story(server: Server) -> None:
-        async with announcer(server) as one:
-            await server.next(AnnouncerConnected)
+        async with plugin(server) as one:
+            await server.next(PluginConnected)
             server.send(lease(9))
             await server.close()
             assert await one.leases() == [lease(9)]
@@ -238,11 +238,11 @@ def connect_as(user: str, path: Path) -> socket.socket:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes another user's place")
 @pytest.mark.parametrize(("user", "admitted"), [("nobody", True), ("daemon", False), ("no-such-user", False)])
-def test_only_the_announcers_user_is_let_in(directory: Path, user: str, *, admitted: bool) -> None:
+def test_only_the_plugins_user_is_let_in(directory: Path, user: str, *, admitted: bool) -> None:
     async def story(server: Server) -> None:
         with connect_as("nobody", server.path) as client:
             if admitted:
-                await server.next(AnnouncerConnected)
+                await server.next(PluginConnected)
                 server.send(lease(1))
             heard = await asyncio.get_running_loop().sock_recv(client, 65536)
             assert heard == (encode(lease(1)) if admitted else b"")

@@ -155,7 +155,7 @@ def test_the_service_manager_hears_ready_the_watchdog_what_is_up_and_the_end(tmp
             for _ in range(2):
                 while (message := manager.recv(4096).decode()) != "WATCHDOG=1":
                     heard.append(message)
-            assert "STATUS=no announcer is connected, nothing is announced (web starting)" in heard
+            assert "STATUS=no plugin is connected, nothing is announced (web starting)" in heard
             node.process.send_signal(signal.SIGTERM)
             while manager.recv(4096) != b"STOPPING=1":
                 pass
@@ -370,12 +370,12 @@ def test_an_address_that_is_taken_is_tried_again_and_told_once(monkeypatch: pyte
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives a directory away")
 def test_a_journal_directory_for_nobody_known_is_an_error_and_no_more(tmp_path: Path) -> None:
     with structlog.testing.capture_logs() as logs:
-        main.give_journal(tmp_path / "announcer", "no-such-user")
-        main.give_journal(tmp_path / "announcer", "nobody")
-        assert (tmp_path / "announcer").owner() == "nobody"
+        main.give_journal(tmp_path / "plugin", "no-such-user")
+        main.give_journal(tmp_path / "plugin", "nobody")
+        assert (tmp_path / "plugin").owner() == "nobody"
         (tmp_path / "file").touch()
-        main.give_journal(tmp_path / "file" / "announcer", "nobody")
-    assert [entry["event"] for entry in logs] == ["announcer.user_unknown", "announcer.journal_unavailable"]
+        main.give_journal(tmp_path / "file" / "plugin", "nobody")
+    assert [entry["event"] for entry in logs] == ["plugin.user_unknown", "plugin.journal_unavailable"]
 
 
 def test_the_limit_of_descriptors_is_raised_as_far_as_the_hard_one_allows_and_never_lowered() -> None:

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from anycast.agent.recording import BadRecordingError, Recorder, _Reader, _Writer, replay
 from anycast.core import events as ev
-from anycast.core import kernel as kernels
-from anycast.core.maintenance import NODE
-from anycast.core.model import Check, Config, HttpCheck
+from anycast.core.dataplane import kernel as kernels
+from anycast.core.maintenance.stages import NODE
 from anycast.core.state import State
+from anycast.core.values.configuration import Check, Config, HttpCheck
 from tests.property.worlds import CONFIGS
 from tests.unit.agent.test_engine import WEB, Site, play, running
 from tests.unit.ops.node import CONFIG, Node

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from anycast.agent.starts_file import StartsFile, load, save
-from anycast.core.hold import DAMAGED, Starts
+from anycast.core.vip.hold import DAMAGED, Starts
 
 BOOT = "0b7f4c0e-boot"
 

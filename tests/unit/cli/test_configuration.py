@@ -166,7 +166,7 @@ def test_the_rendered_process_starts_with_the_program_that_rendered_it(file: Pat
 def test_the_journal_can_lie_elsewhere(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["render", "exabgp", "--config", str(file)]
     assert main(argv) == 0
-    assert " --journal /run/anycast/announcer/journal.json " in capsys.readouterr().out
+    assert " --journal /run/anycast/plugin/journal.json " in capsys.readouterr().out
     assert main([*argv, "--journal", "/run/other/journal.json"]) == 0
     assert " --journal /run/other/journal.json " in capsys.readouterr().out
     assert main([*argv, "--journal", "/run/two words"]) == 78

@@ -12,7 +12,7 @@ import pytest
 from anycast.cli import doctor
 from anycast.cli.main import main
 from anycast.cli.parser import CONFIG, parser
-from anycast.core.kernel import IPVS_SYSCTLS
+from anycast.core.dataplane.kernel import IPVS_SYSCTLS
 
 RELEASE = "6.1.0-18-amd64"
 FILES = {

@@ -13,7 +13,7 @@ import pytest
 
 from anycast.cli.parser import parser
 from anycast.core import events as ev
-from anycast.core.maintenance import Maintenance
+from anycast.core.maintenance.stages import Maintenance
 from anycast.ops.http import control_app
 from tests.unit.cli.test_node import against, serving
 from tests.unit.ops.node import Node, Operator, healthy

@@ -12,7 +12,9 @@ import anycast
 from anycast.cli.exits import ExitCode
 from anycast.cli.main import main
 
-SCHEMA = json.loads(Path(anycast.__file__).parent.joinpath("hooks", "payload.schema.json").read_text("utf-8"))
+SCHEMA = json.loads(
+    Path(anycast.__file__).parent.joinpath("notify", "payload.schema.json").read_text("utf-8")
+)
 CONFIG = """\
 node: {name: lb1}
 bgp:

@@ -18,8 +18,8 @@ import pytest
 
 from anycast.cli.maintenance import Progress
 from anycast.core import events as ev
-from anycast.core.maintenance import FILE, NODE, STOP, End, Expiry, Maintenance
-from anycast.core.model import Timing
+from anycast.core.maintenance.stages import FILE, NODE, STOP, End, Expiry, Maintenance
+from anycast.core.values.configuration import Timing
 from anycast.ops.http import MaintenanceAnswer, control_app
 from tests.unit.cli.test_node import Done, against, cli, serving
 from tests.unit.ops.node import CONFIG, Node, Operator, healthy
@@ -51,7 +51,7 @@ class Telling(Operator):
 
 @contextlib.asynccontextmanager
 async def living(operator: Operator, path: Path) -> AsyncIterator[Node]:
-    """An agent whose time goes on, with an announcer that does as it is told."""
+    """An agent whose time goes on, with a plugin that does as it is told."""
     node = operator.node
 
     async def live() -> None:

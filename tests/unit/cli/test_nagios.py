@@ -9,8 +9,8 @@ import pytest
 from anycast import __version__
 from anycast.cli.nagios import State, report, unknown
 from anycast.core import events as ev
-from anycast.core.maintenance import Maintenance
-from anycast.core.report import NeighborState
+from anycast.core.maintenance.stages import Maintenance
+from anycast.core.values.report import NeighborState
 from anycast.ops.status import document
 from tests.unit.ops.node import ROUTER, ROUTER6, Node, healthy
 
@@ -44,11 +44,11 @@ def test_a_vip_that_is_not_announced_is_critical_and_says_why() -> None:
     assert " servers=4;;;0;10 " in line
 
 
-def test_no_announcer_and_no_kernel_are_critical() -> None:
+def test_no_plugin_and_no_kernel_are_critical() -> None:
     node = healthy()
-    node.send(ev.AnnouncerLost(source=1))
+    node.send(ev.PluginLost(source=1))
     assert said(node)[0] is State.CRITICAL
-    assert "no announcer is connected" in said(node)[1]
+    assert "no plugin is connected" in said(node)[1]
     node = healthy()
     node.send(ev.KernelFailed(reason="no right to it"))
     assert said(node)[0] is State.CRITICAL

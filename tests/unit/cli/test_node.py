@@ -101,13 +101,13 @@ def test_the_status_is_tables_for_people(node: Node, path: Path) -> None:
 
 
 def test_the_status_of_a_node_in_trouble_says_what_is_wrong_and_is_an_answer(node: Node, path: Path) -> None:
-    node.send(ev.AnnouncerLost(source=1))
+    node.send(ev.PluginLost(source=1))
     (done,) = against(Operator(node), path, ("status",))
     assert done.code == 0
-    assert "not ready\n  no announcer is connected" in done.out
-    assert "no announcer connected\n" in done.out
+    assert "not ready\n  no plugin is connected" in done.out
+    assert "no plugin connected\n" in done.out
     row = next(line for line in done.out.splitlines() if line.startswith("mail "))
-    assert "no announcer is connected" in row
+    assert "no plugin is connected" in row
 
 
 def test_the_status_for_programs_is_the_document(node: Node, path: Path) -> None:

@@ -79,7 +79,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("anycast ")
 
 
-def test_the_announcer_starts_without_anything_it_does_not_need() -> None:
+def test_the_plugin_starts_without_anything_it_does_not_need() -> None:
     # Its standard input is at an end, so it ends at once, whatever it makes of that.
     code = (
         "import sys\n"
@@ -90,7 +90,7 @@ def test_the_announcer_starts_without_anything_it_does_not_need() -> None:
         "    pass\n"
         "names = {name.partition('.')[0] for name in sys.modules}\n"
         "print(sorted(names & {'aiohttp', 'asyncio', 'prometheus_client', 'pydantic', 'yaml', 'structlog'}),\n"
-        "      'anycast.announcer.main' in sys.modules, file=sys.stderr)\n"
+        "      'anycast.plugin.main' in sys.modules, file=sys.stderr)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -91,8 +91,8 @@ def test_watched_on_a_terminal_it_is_drawn_anew_and_ends_cleanly(node: Node, pat
         first = await terminal.screen()
         assert b"lb1: anycast" in first
         assert b"\x1b[32myes\x1b[0m" in first
-        node.send(ev.AnnouncerLost(source=1))
-        while b"no announcer is connected" not in await terminal.screen():
+        node.send(ev.PluginLost(source=1))
+        while b"no plugin is connected" not in await terminal.screen():
             pass
         code, rest = await terminal.end()
         assert code == 0
@@ -174,10 +174,10 @@ def test_nagios_gets_a_line_and_a_code(node: Node, path: Path, tmp_path: Path) -
     (well,) = against(Operator(node), path, ("status", "--nagios"))
     assert (well.code, well.err) == (0, "")
     assert well.out.startswith("ANYCAST OK: 2 of 2 VIPs announced | announced=2;")
-    node.send(ev.AnnouncerLost(source=1))
+    node.send(ev.PluginLost(source=1))
     (critical,) = against(Operator(node), path, ("status", "--nagios"))
     assert critical.code == 2
-    assert critical.out.startswith("ANYCAST CRITICAL: web not announced (healthy: no announcer is connected")
+    assert critical.out.startswith("ANYCAST CRITICAL: web not announced (healthy: no plugin is connected")
     assert critical.out.count("\n") == 1
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from anycast.config.changes import changes
 from anycast.config.load import loads
-from anycast.core.model import Config
+from anycast.core.values.configuration import Config
 
 FULL = Path(__file__).parents[3].joinpath("examples", "full.yaml").read_text(encoding="utf-8")
 RENDER = "restart ExaBGP, with its configuration rendered again"

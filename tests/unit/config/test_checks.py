@@ -11,11 +11,20 @@ from anycast.config import schema
 from anycast.config.changes import changes
 from anycast.config.load import loads
 from anycast.config.problem import ConfigError
-from anycast.core import kinds
-from anycast.core.aim import targets_of
-from anycast.core.members import target_names, uses
-from anycast.core.model import Check, CheckKind, HoldDown, HttpCheck, Leaf, Rule, Target, TcpCheck
-from anycast.core.requirements import requirements
+from anycast.core.dataplane.members import target_names, uses
+from anycast.core.health.aim import targets_of
+from anycast.core.values import checks as kinds
+from anycast.core.values.configuration import (
+    Check,
+    CheckKind,
+    HoldDown,
+    HttpCheck,
+    Leaf,
+    Rule,
+    Target,
+    TcpCheck,
+)
+from anycast.core.vip.requirements import requirements
 
 FULL = Path(__file__).parents[3].joinpath("examples", "full.yaml").read_text(encoding="utf-8")
 

@@ -12,7 +12,7 @@ import pytest
 from anycast.config.load import load, loads
 from anycast.config.loaded import Loaded
 from anycast.config.problem import ConfigError
-from anycast.core.model import (
+from anycast.core.values.configuration import (
     Bfd,
     Check,
     CommandCheck,

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from anycast.announcer import main as announcer
-from anycast.announcer import plan
+from anycast.analysis.budget import STUCK, WORDS, Assumed, Budget, Kind, budget
 from anycast.config.load import load, loads
-from anycast.core.budget import STUCK, WORDS, Assumed, Budget, Kind, budget
-from anycast.core.model import Config
+from anycast.core.values.configuration import Config
+from anycast.plugin import main as plugin
+from anycast.plugin import plan
 
 ROOT = Path(__file__).parents[3]
 DOC = ROOT / "docs" / "budget.md"
@@ -161,7 +161,7 @@ def test_a_limit_is_kept_by_what_equals_it() -> None:
 
 
 def test_what_this_program_and_its_units_fix_is_what_is_summed() -> None:
-    assert plan.QUERY + plan.SILENCE + announcer.KILL_AFTER == STUCK
+    assert plan.QUERY + plan.SILENCE + plugin.KILL_AFTER == STUCK
     unit = ROOT.joinpath("packaging", "systemd", "anycast-exabgp.service").read_text(encoding="utf-8")
     assert f"WatchdogSec={Assumed().watchdog:g}\n" in unit
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anycast.core.compose import compose, leaves
-from anycast.core.health import Health, Phase
-from anycast.core.model import Check, Leaf, Part, Rule, TcpCheck, Tree
+from anycast.core.health.compose import compose, leaves
+from anycast.core.health.phase import Health, Phase
+from anycast.core.values.configuration import Check, Leaf, Part, Rule, TcpCheck, Tree
 
 LEAVES = tuple(Check(kind=TcpCheck(port=port)) for port in range(1, 6))
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from anycast.core.decision import Advertise, Facts, Reason, RequirementFacts, ServiceFacts, decide
-from anycast.core.maintenance import OUT, Stage
-from anycast.core.model import Quorum
+from anycast.core.maintenance.stages import OUT, Stage
+from anycast.core.values.configuration import Quorum
+from anycast.core.vip.decide import Advertise, Facts, Reason, RequirementFacts, ServiceFacts, decide
 
 
 def service(usable: int, undecided: int = 0, low: int = 1, high: int = 2) -> ServiceFacts:

@@ -8,14 +8,25 @@ from dataclasses import replace
 import pytest
 
 from anycast.core import events as ev
-from anycast.core.drain import LEAVE_PATIENCE, packets_per_second
-from anycast.core.health import Outcome
-from anycast.core.kernel import ESTIMATION
-from anycast.core.maintenance import FILE, NEXT, NODE, STOP, End, Expiry, Maintenance, Progress, Signal, Stage
-from anycast.core.model import Timing
-from anycast.core.report import Report
-from anycast.core.routes import GRACEFUL_SHUTDOWN
-from anycast.core.traffic import WINDOW
+from anycast.core.dataplane.kernel import ESTIMATION
+from anycast.core.dataplane.traffic import WINDOW
+from anycast.core.health.phase import Outcome
+from anycast.core.maintenance.progress import LEAVE_PATIENCE, packets_per_second
+from anycast.core.maintenance.stages import (
+    FILE,
+    NEXT,
+    NODE,
+    STOP,
+    End,
+    Expiry,
+    Maintenance,
+    Progress,
+    Signal,
+    Stage,
+)
+from anycast.core.values.configuration import Timing
+from anycast.core.values.report import Report
+from anycast.core.values.route import GRACEFUL_SHUTDOWN
 from tests.fakes import DRAIN, EPOCH, SETTLE, TTL, Node, route, up, vip
 
 LIMIT = Timing().quiet_limit
@@ -164,35 +175,35 @@ def test_where_nothing_is_announced_nothing_is_drained() -> None:
     assert node.stage() is Stage.WITHDRAWN
 
 
-def test_a_lost_announcer_has_been_ended_before_the_node_is_down() -> None:
+def test_a_lost_plugin_has_been_ended_before_the_node_is_down() -> None:
     node = up()
     node.maintain(skip_drain=True)
-    node.send(ev.AnnouncerLost(source=1))
+    node.send(ev.PluginLost(source=1))
     node.wait(TTL + LEAVE_PATIENCE - 0.1)
     assert node.stage() is Stage.WITHDRAWN
     node.wait(0.2 + SETTLE)
     assert node.stage() is Stage.QUIET
 
 
-def test_an_announcer_that_still_has_the_route_keeps_the_node_from_going_on() -> None:
+def test_an_plugin_that_still_has_the_route_keeps_the_node_from_going_on() -> None:
     node = up()
     node.maintain(skip_drain=True)
     assert node.lease is not None
-    node.send(ev.AnnouncerReported(source=1, report=Report(seq=node.lease.seq, announced=(route(1),))))
+    node.send(ev.PluginReported(source=1, report=Report(seq=node.lease.seq, announced=(route(1),))))
     node.wait(SETTLE + 0.1)
     assert node.stage() is Stage.WITHDRAWN
 
 
-def test_the_word_of_an_announcer_from_before_the_withdraw_is_none() -> None:
+def test_the_word_of_an_plugin_from_before_the_withdraw_is_none() -> None:
     node = up()
-    node.send(ev.AnnouncerConnected(source=2))
+    node.send(ev.PluginConnected(source=2))
     node.maintain(skip_drain=True)
     assert node.lease is not None
-    node.send(ev.AnnouncerReported(source=1, report=Report(seq=node.lease.seq)))
-    node.send(ev.AnnouncerReported(source=2, report=Report(seq=node.lease.seq - 1)))
+    node.send(ev.PluginReported(source=1, report=Report(seq=node.lease.seq)))
+    node.send(ev.PluginReported(source=2, report=Report(seq=node.lease.seq - 1)))
     node.wait(SETTLE + 0.1)
     assert node.stage() is Stage.WITHDRAWN, "it may yet announce what the lease before this said"
-    node.send(ev.AnnouncerReported(source=2, report=Report(seq=node.lease.seq)))
+    node.send(ev.PluginReported(source=2, report=Report(seq=node.lease.seq)))
     node.wait(SETTLE)
     assert node.stage() is Stage.QUIET
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anycast.core.flapping import CALM, Flaps, fallen
-from anycast.core.health import Health, Outcome, Phase, Result, advance, pause
-from anycast.core.model import Check, HoldDown, TcpCheck
+from anycast.core.health.flapping import CALM, Flaps, fallen
+from anycast.core.health.phase import Health, Outcome, Phase, Result, advance, pause
+from anycast.core.values.configuration import Check, HoldDown, TcpCheck
 
 RULE = HoldDown(half_life=60.0, suppress=3.0, reuse=1.5, max_hold=240.0)
 CHECK = Check(kind=TcpCheck(), rise=2, fall=1, interval=2.0, fast_interval=0.5, hold_down=RULE)

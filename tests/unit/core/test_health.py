@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anycast.core.health import TRANSITIONS, Health, Outcome, Phase, Result, advance, pause
-from anycast.core.model import Check, TcpCheck
+from anycast.core.health.phase import TRANSITIONS, Health, Outcome, Phase, Result, advance, pause
+from anycast.core.values.configuration import Check, TcpCheck
 
 CHECK = Check(kind=TcpCheck(), rise=2, fall=3, interval=2.0, fast_interval=0.5)
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anycast.core import hold
-from anycast.core.decision import Reason
-from anycast.core.health import Outcome
-from anycast.core.hold import DAMAGED, FREE, KEPT, WINDOW, Starts
-from anycast.core.maintenance import NODE
-from anycast.core.model import Timing
+from anycast.core.health.phase import Outcome
+from anycast.core.maintenance.stages import NODE
+from anycast.core.values.configuration import Timing
+from anycast.core.vip import hold
+from anycast.core.vip.decide import Reason
+from anycast.core.vip.hold import DAMAGED, FREE, KEPT, WINDOW, Starts
 from tests.fakes import Node, route, vip
 
 BOOT = "0b7f4c0e-boot"

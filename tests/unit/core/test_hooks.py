@@ -15,7 +15,9 @@ import anycast
 from anycast.core.hooks import EVENTS, SAMPLE, VERDICT, Notice, Waiting, Words, environment, payload
 
 ROOT = Path(__file__).parents[3]
-SCHEMA = json.loads(Path(anycast.__file__).parent.joinpath("hooks", "payload.schema.json").read_text("utf-8"))
+SCHEMA = json.loads(
+    Path(anycast.__file__).parent.joinpath("notify", "payload.schema.json").read_text("utf-8")
+)
 LOST = {"log.lost", "agent.failed"}  # for the log alone: nobody is there to tell
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import ip_address
 
-from anycast.core.ipvs import (
+from anycast.core.dataplane.ipvs import (
     AddDestination,
     AddService,
     Destination,
@@ -18,7 +18,7 @@ from anycast.core.ipvs import (
     SetService,
     Settings,
 )
-from anycast.core.kernel import (
+from anycast.core.dataplane.kernel import (
     AddAddress,
     Desired,
     ExpireDestinations,
@@ -28,7 +28,7 @@ from anycast.core.kernel import (
     diff,
     play,
 )
-from anycast.core.model import Forwarding, Protocol, Scheduler, SchedulerFlag
+from anycast.core.values.configuration import Forwarding, Protocol, Scheduler, SchedulerFlag
 
 VIP, OTHER = ip_address("192.0.2.1"), ip_address("192.0.2.2")
 FLAGS = frozenset({SchedulerFlag.MH_PORT, SchedulerFlag.MH_FALLBACK})

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anycast.core import maglev
-from anycast.core.ipvs import MAGLEV_SLOTS
-from anycast.core.maglev import Entry
-from anycast.core.model import Check, Forwarding, Pool, RealServer, Service, TcpCheck
+from anycast.analysis import maglev
+from anycast.analysis.maglev import Entry
+from anycast.core.dataplane.ipvs import MAGLEV_SLOTS
+from anycast.core.values.configuration import Check, Forwarding, Pool, RealServer, Service, TcpCheck
 
 WEIGHTS = st.lists(st.integers(1, 65535), min_size=1, max_size=40)
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 from anycast.core import events as ev
-from anycast.core.decision import Advertise, Reason
-from anycast.core.health import Outcome, Phase, Result
-from anycast.core.kinds import BgpSession, CarrierCheck, IcmpCheck
-from anycast.core.members import uses
-from anycast.core.model import HERE, Check, Config, Leaf, Part, Rule, Target, TcpCheck, Tree
-from anycast.core.report import NeighborState
+from anycast.core.dataplane.members import uses
+from anycast.core.health.phase import Outcome, Phase, Result
 from anycast.core.state import health_of
+from anycast.core.values.checks import BgpSession, CarrierCheck, IcmpCheck
+from anycast.core.values.configuration import HERE, Check, Config, Leaf, Part, Rule, Target, TcpCheck, Tree
+from anycast.core.values.report import NeighborState
+from anycast.core.vip.decide import Advertise, Reason
 from tests.unit.ops.node import CONFIG, ROUTER, ROUTER6, Node, healthy
 
 LINK = Check(kind=CarrierCheck(interface="eth0"), fall=1)
@@ -101,7 +101,7 @@ def test_a_requirement_that_a_reload_brings_does_not_take_a_route_down_before_it
     assert verdicts(node)["web"] == (Advertise.NO, Reason.NODE_CHECK_FAILED)
 
 
-def test_a_bgp_session_that_is_required_is_known_from_the_announcers() -> None:
+def test_a_bgp_session_that_is_required_is_known_from_the_plugins() -> None:
     first = BgpSession(ip_address(ROUTER))
     node = healthy(requiring(vip=one("router", first)))
     assert verdicts(node)["web"] == HEALTHY
@@ -115,7 +115,7 @@ def test_a_bgp_session_that_is_required_is_known_from_the_announcers() -> None:
     assert node.state.vips["web"].verdict.detail == f"router: {ROUTER} is down"
     session("up")
     assert verdicts(node)["web"] == HEALTHY
-    node.send(ev.AnnouncerLost(source=1))
+    node.send(ev.PluginLost(source=1))
     assert verdicts(node)["web"] == HEALTHY
 
 

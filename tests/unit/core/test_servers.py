@@ -8,10 +8,8 @@ from ipaddress import ip_address
 import pytest
 
 from anycast.core import events as ev
-from anycast.core import kernel as kernels
-from anycast.core.decision import Reason
-from anycast.core.health import Outcome
-from anycast.core.ipvs import (
+from anycast.core.dataplane import kernel as kernels
+from anycast.core.dataplane.ipvs import (
     AddDestination,
     MarkKey,
     MoveDestination,
@@ -19,7 +17,9 @@ from anycast.core.ipvs import (
     ServiceEntry,
     SetDestination,
 )
-from anycast.core.model import (
+from anycast.core.health.phase import Outcome
+from anycast.core.state import EXPIRE_AGAIN, would_fall
+from anycast.core.values.configuration import (
     ConnectionSync,
     Forwarding,
     Pool,
@@ -30,7 +30,7 @@ from anycast.core.model import (
     Timing,
     Vip,
 )
-from anycast.core.state import EXPIRE_AGAIN, would_fall
+from anycast.core.vip.decide import Reason
 from tests.fakes import Node, addresses, up, vip
 from tests.property.worlds import CHECK, server
 

@@ -7,17 +7,17 @@ from dataclasses import replace
 import pytest
 
 from anycast.core import events as ev
-from anycast.core import kernel as kernels
-from anycast.core.decision import Advertise, Reason
-from anycast.core.drain import LEAVE_PATIENCE
-from anycast.core.health import Outcome, Result
-from anycast.core.ipvs import RemoveService
-from anycast.core.maintenance import NODE, Maintenance
-from anycast.core.model import Check, HttpCheck, Timing
-from anycast.core.report import Report
-from anycast.core.routes import GRACEFUL_SHUTDOWN, WORST_MED
+from anycast.core.dataplane import kernel as kernels
+from anycast.core.dataplane.ipvs import RemoveService
+from anycast.core.health.phase import Outcome, Result
+from anycast.core.maintenance.progress import LEAVE_PATIENCE
+from anycast.core.maintenance.stages import NODE, Maintenance
 from anycast.core.state import State
 from anycast.core.step import RETRY_PROGRAM, STOP_PATIENCE, next_wake, step
+from anycast.core.values.configuration import Check, HttpCheck, Timing
+from anycast.core.values.report import Report
+from anycast.core.values.route import GRACEFUL_SHUTDOWN, WORST_MED
+from anycast.core.vip.decide import Advertise, Reason
 from tests.fakes import DRAIN, SETTLE, TTL, Node, addresses, route, route6, up, vip
 from tests.property.worlds import server, told
 
@@ -341,22 +341,22 @@ def test_a_dropped_address_stays_in_the_kernel_until_its_route_is_withdrawn_and_
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_an_announcer_that_never_acknowledges_has_been_ended_before_the_kernel_goes(*, lost: bool) -> None:
+def test_an_plugin_that_never_acknowledges_has_been_ended_before_the_kernel_goes(*, lost: bool) -> None:
     node = up(vip(), vip("mail", number=2))
     node.reload(vip())
     if lost:
-        node.send(ev.AnnouncerLost(source=1))
+        node.send(ev.PluginLost(source=1))
     node.wait(TTL + LEAVE_PATIENCE)
     assert addresses(2)[0] in node.kernel.addresses
     node.wait(SETTLE)
     assert addresses(2)[0] not in node.kernel.addresses
 
 
-def test_a_lost_announcer_keeps_a_dropped_address_for_as_long_as_the_lease_it_has() -> None:
+def test_a_lost_plugin_keeps_a_dropped_address_for_as_long_as_the_lease_it_has() -> None:
     node = up(vip(), vip("mail", number=2))
     node.send(ev.Reconfigured(config=replace(node.state.config, timing=replace(Timing(), lease_ttl=20.0))))
     node.acknowledge()
-    node.send(ev.AnnouncerLost(source=1))
+    node.send(ev.PluginLost(source=1))
     node.reload(vip(), vip("mail", number=2))  # with the short lease again, which it never hears of
     node.reload(vip())
     node.wait(20.0 + LEAVE_PATIENCE)
@@ -365,11 +365,11 @@ def test_a_lost_announcer_keeps_a_dropped_address_for_as_long_as_the_lease_it_ha
     assert addresses(2)[0] not in node.kernel.addresses
 
 
-def test_an_announcer_that_is_lost_with_a_route_keeps_its_address_whatever_the_others_say() -> None:
+def test_an_plugin_that_is_lost_with_a_route_keeps_its_address_whatever_the_others_say() -> None:
     node = up(vip(), vip("mail", number=2))
-    node.send(ev.AnnouncerConnected(source=2))
+    node.send(ev.PluginConnected(source=2))
     node.reload(vip())
-    node.send(ev.AnnouncerLost(source=2))
+    node.send(ev.PluginLost(source=2))
     node.acknowledge()
     node.wait(SETTLE)
     assert addresses(2)[0] in node.kernel.addresses
@@ -463,23 +463,23 @@ def test_a_stopping_node_does_not_wait_for_ever() -> None:
     assert node.exit == ev.Exit(clean=False)
 
 
-def test_an_announcer_that_has_said_nothing_is_not_taken_for_withdrawn() -> None:
+def test_an_plugin_that_has_said_nothing_is_not_taken_for_withdrawn() -> None:
     node = up()
-    node.send(ev.AnnouncerConnected(source=2))
+    node.send(ev.PluginConnected(source=2))
     node.send(ev.StopRequested())
     node.acknowledge()
     assert node.exit is None
 
 
-def test_an_announcer_that_has_not_come_to_the_last_lease_is_not_taken_for_withdrawn() -> None:
+def test_an_plugin_that_has_not_come_to_the_last_lease_is_not_taken_for_withdrawn() -> None:
     node = up()
-    node.send(ev.AnnouncerConnected(source=2))
-    node.send(ev.AnnouncerReported(source=2, report=Report(seq=0)))
+    node.send(ev.PluginConnected(source=2))
+    node.send(ev.PluginReported(source=2, report=Report(seq=0)))
     node.send(ev.StopRequested())
     node.acknowledge()
     assert node.exit is None
     assert node.lease is not None
-    node.send(ev.AnnouncerReported(source=2, report=Report(seq=node.lease.seq)))
+    node.send(ev.PluginReported(source=2, report=Report(seq=node.lease.seq)))
     assert node.exit == ev.Exit(clean=True)
 
 
@@ -488,7 +488,7 @@ def test_after_the_end_nothing_happens() -> None:
     node.send(ev.StopRequested())
     node.acknowledge()
     state: State = node.state
-    for event in (ev.Tick(), ev.StopRequested(), ev.AnnouncerConnected(source=9)):
+    for event in (ev.Tick(), ev.StopRequested(), ev.PluginConnected(source=9)):
         assert step(state, event, node.now) == (state, ())
 
 

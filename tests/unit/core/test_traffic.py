@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anycast.core.ipvs import ServiceKey
-from anycast.core.model import Protocol
-from anycast.core.traffic import APART, WINDOW, Count, counted, rate
+from anycast.core.dataplane.ipvs import ServiceKey
+from anycast.core.dataplane.traffic import APART, WINDOW, Count, counted, rate
+from anycast.core.values.configuration import Protocol
 
 ESTIMATE = 2.0  # seconds between two additions of the kernel
 WEB = ServiceKey(protocol=Protocol.TCP, address=ip_address("192.0.2.1"), port=80)

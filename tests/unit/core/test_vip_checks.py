@@ -6,10 +6,10 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 from anycast.core import events as ev
-from anycast.core.health import Outcome, Result
-from anycast.core.ipvs import ServiceKey
-from anycast.core.kinds import TcpVipCheck
-from anycast.core.model import Address, Check, Target, Vip
+from anycast.core.dataplane.ipvs import ServiceKey
+from anycast.core.health.phase import Outcome, Result
+from anycast.core.values.checks import TcpVipCheck
+from anycast.core.values.configuration import Address, Check, Target, Vip
 from tests.fakes import Node, up, vip
 
 HELD = Check(kind=TcpVipCheck(), rise=2, fall=2)

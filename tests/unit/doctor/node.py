@@ -6,8 +6,8 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_interface
 
 from anycast.config.load import loads
-from anycast.core.kernel import IPVS_SYSCTLS
-from anycast.core.model import Address, Config, Forwarding, Scheduler, Tunnel
+from anycast.core.dataplane.kernel import IPVS_SYSCTLS
+from anycast.core.values.configuration import Address, Config, Forwarding, Scheduler, Tunnel
 from anycast.doctor.facts import Facts, Interface, Modules, Route, conf
 from anycast.doctor.finding import Code, Finding, Severity
 from anycast.doctor.findings import findings

@@ -9,9 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from anycast.core.ipvs import ServiceKey
-from anycast.core.kernel import IPVS_SYSCTLS, SetSysctl
-from anycast.core.model import Config, ConnectionSync, Forwarding, Protocol, Scheduler, Tunnel, TunnelType
+from anycast.core.dataplane.ipvs import ServiceKey
+from anycast.core.dataplane.kernel import IPVS_SYSCTLS, SetSysctl
+from anycast.core.values.configuration import (
+    Config,
+    ConnectionSync,
+    Forwarding,
+    Protocol,
+    Scheduler,
+    Tunnel,
+    TunnelType,
+)
 from anycast.doctor import findings as rules
 from anycast.doctor.facts import CAP_NET_ADMIN, CAP_NET_BIND_SERVICE, Facts, Modules, Unread
 from anycast.doctor.finding import Code, LoadAtBoot, Severity

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from anycast.core.kernel import SetSysctl
+from anycast.core.dataplane.kernel import SetSysctl
 from anycast.doctor.finding import Change, Code, Finding, LoadAtBoot, ModuleOption, Severity
 from anycast.doctor.fix import Plan, carry_out, plan, shown
 

@@ -7,8 +7,8 @@ from ipaddress import ip_address, ip_interface
 
 import pytest
 
-from anycast.core.kernel import SetSysctl
-from anycast.core.model import Config, Forwarding, TunnelType
+from anycast.core.dataplane.kernel import SetSysctl
+from anycast.core.values.configuration import Config, Forwarding, TunnelType
 from anycast.doctor.demands import addresses_to_reach, overhead
 from anycast.doctor.facts import Facts, Interface, Route, conf
 from anycast.doctor.finding import Code, Severity

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anycast.core.ipvs import (
+from anycast.core.dataplane.ipvs import (
     AddDestination,
     AddService,
     Destination,
@@ -28,8 +28,8 @@ from anycast.core.ipvs import (
     Settings,
     version_of,
 )
-from anycast.core.kernel import SyncRole
-from anycast.core.model import (
+from anycast.core.dataplane.kernel import SyncRole
+from anycast.core.values.configuration import (
     ConnectionSync,
     Forwarding,
     Protocol,

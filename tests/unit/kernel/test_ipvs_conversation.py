@@ -13,7 +13,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from anycast.core.ipvs import (
+from anycast.core.dataplane.ipvs import (
     AddDestination,
     AddService,
     Destination,
@@ -25,8 +25,15 @@ from anycast.core.ipvs import (
     SetService,
     Settings,
 )
-from anycast.core.kernel import Failure, SetTimeouts, StartSync, StopSync, SyncRole
-from anycast.core.model import ConnectionSync, Forwarding, Protocol, Timeouts, Tunnel, TunnelType
+from anycast.core.dataplane.kernel import Failure, SetTimeouts, StartSync, StopSync, SyncRole
+from anycast.core.values.configuration import (
+    ConnectionSync,
+    Forwarding,
+    Protocol,
+    Timeouts,
+    Tunnel,
+    TunnelType,
+)
 from anycast.kernel import ipvs
 from anycast.kernel import ipvs_codec as codec
 from anycast.kernel.errors import KernelUnavailable

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from anycast.core.kernel import SetSysctl
+from anycast.core.dataplane.kernel import SetSysctl
 from anycast.kernel import addresses, events, sysctl
 from anycast.kernel.adapter import Kernel
 from anycast.kernel.errors import KernelUnavailable

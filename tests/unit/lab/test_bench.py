@@ -5,9 +5,9 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from anycast.core.ipvs import AddDestination, AddService
-from anycast.core.kernel import Snapshot, play
-from anycast.core.model import Scheduler
+from anycast.core.dataplane.ipvs import AddDestination, AddService
+from anycast.core.dataplane.kernel import Snapshot, play
+from anycast.core.values.configuration import Scheduler
 from lab import bench
 from lab.figures import Comparison, Stall, document, summary
 

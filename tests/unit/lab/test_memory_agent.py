@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from ipaddress import ip_address
 
-from anycast.core.health import Outcome, Result
-from anycast.core.kernel import Desired, Snapshot, diff
-from anycast.core.model import Check, Target, TcpCheck
+from anycast.core.dataplane.kernel import Desired, Snapshot, diff
+from anycast.core.health.phase import Outcome, Result
+from anycast.core.values.configuration import Check, Target, TcpCheck
 from lab import bench
 from lab.memory_agent import MemoryKernel, NoChecks
 

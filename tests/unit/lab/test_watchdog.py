@@ -56,15 +56,15 @@ def node(tmp_path: Path) -> Iterator[Node]:
     node.close()
 
 
-def test_an_exabgp_whose_announcer_feeds_no_more_is_aborted_with_it(node: Node) -> None:
-    announcer = node.process("lb1", "announcer")
-    assert announcer is not None
+def test_an_exabgp_whose_plugin_feeds_no_more_is_aborted_with_it(node: Node) -> None:
+    plugin = node.process("lb1", "plugin")
+    assert plugin is not None
     with Watchdog(node, ["lb1"], 0.2) as watchdog:  # type: ignore[arg-type]
         watchdog.begin()
-        announcer.send(signal.SIGSTOP)
+        plugin.send(signal.SIGSTOP)
         node.feed(watchdog, b"READY=1")
         assert node.ended() == -signal.SIGABRT
-    assert announcer.wait(30)
+    assert plugin.wait(30)
 
 
 def test_one_that_never_was_ready_is_left_alone_and_so_is_one_that_stands_still(node: Node) -> None:

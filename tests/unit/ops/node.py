@@ -9,12 +9,14 @@ from ipaddress import IPv4Address, ip_address
 from typing import Any
 
 from anycast.core import events as ev
-from anycast.core import kernel as kernels
-from anycast.core.health import Outcome, Result
+from anycast.core.dataplane import kernel as kernels
+from anycast.core.dataplane.ipvs import ServiceEntry, ServiceKey
+from anycast.core.health.phase import Outcome, Result
 from anycast.core.hooks import Tally as HookTally
-from anycast.core.ipvs import ServiceEntry, ServiceKey
-from anycast.core.maintenance import End, Maintenance, is_saved
-from anycast.core.model import (
+from anycast.core.maintenance.stages import End, Maintenance, is_saved
+from anycast.core.state import State
+from anycast.core.step import begin, step
+from anycast.core.values.configuration import (
     Address,
     Bgp,
     Check,
@@ -29,10 +31,8 @@ from anycast.core.model import (
     TcpCheck,
     Vip,
 )
-from anycast.core.model import Node as NodeName
-from anycast.core.report import NeighborState, Report
-from anycast.core.state import State
-from anycast.core.step import begin, step
+from anycast.core.values.configuration import Node as NodeName
+from anycast.core.values.report import NeighborState, Report
 from anycast.ops.events import Hub
 from anycast.ops.source import MaintenanceAnswer, Probes, ReloadAnswer, Tally, Work
 from tests.property.worlds import told
@@ -147,9 +147,9 @@ class Node:
         self.send(ev.Probed(results=results))
 
     def report(self, source: int = 1, **fields: Any) -> None:
-        """What an announcer with two sessions up says once everything is acknowledged, but for `fields`."""
-        if source not in self.state.announcers:
-            self.send(ev.AnnouncerConnected(source=source))
+        """What a plugin with two sessions up says once everything is acknowledged, but for `fields`."""
+        if source not in self.state.plugins:
+            self.send(ev.PluginConnected(source=source))
         said = Report(
             seq=self.state.lease.seq,
             announced=tuple(route.prefix for route in self.state.lease.routes or ()),
@@ -161,7 +161,7 @@ class Node:
             pid=4712,
             acks=3,
         )
-        self.send(ev.AnnouncerReported(source=source, report=replace(said, **fields)))
+        self.send(ev.PluginReported(source=source, report=replace(said, **fields)))
 
 
 def healthy(config: Config = CONFIG, *, now: float = 1000.0) -> Node:

@@ -9,8 +9,18 @@ from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 
 from anycast.core import events as ev
-from anycast.core.maintenance import NODE, End, Expiry, Maintenance
-from anycast.core.model import Check, Config, Pool, Protocol, Quorum, RealServer, Service, TcpCheck, Vip
+from anycast.core.maintenance.stages import NODE, End, Expiry, Maintenance
+from anycast.core.values.configuration import (
+    Check,
+    Config,
+    Pool,
+    Protocol,
+    Quorum,
+    RealServer,
+    Service,
+    TcpCheck,
+    Vip,
+)
 from tests.unit.ops.node import CONFIG, ROUTER6, Node
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
@@ -91,7 +101,7 @@ def failing() -> Node:
         if str(target.address) in gone:
             node.took[target] = node.took[target][:18] + [-0.0005, -0.0006, -1.0] * 4
     node.report()
-    state = node.state.announcers[1]
+    state = node.state.plugins[1]
     assert state is not None
     sessions = tuple(
         replace(one, state="down", reason="the peer has closed the session: hold timer expired")

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from anycast.core import events as ev
-from anycast.core.decision import Advertise, Reason
-from anycast.core.ipvs import Destination
-from anycast.core.maintenance import FILE, NODE, STOP, End, Expiry, Maintenance, Stage
-from anycast.core.model import Check, Config, HoldDown, TcpCheck, Vip
-from anycast.core.report import FailedRoute, NeighborState
+from anycast.core.dataplane.ipvs import Destination
+from anycast.core.maintenance.stages import FILE, NODE, STOP, End, Expiry, Maintenance, Stage
 from anycast.core.state import prefix_of
+from anycast.core.values.configuration import Check, Config, HoldDown, TcpCheck, Vip
+from anycast.core.values.report import FailedRoute, NeighborState
+from anycast.core.vip.decide import Advertise, Reason
 from anycast.ops import status, why
 from anycast.ops.board import Board, StatusText
 from anycast.ops.events import Hub
@@ -84,13 +84,13 @@ def refused(node: Node) -> None:
 
 
 def silent(node: Node) -> None:
-    node.send(ev.AnnouncerConnected(source=2))
+    node.send(ev.PluginConnected(source=2))
     node.report(neighbors=(NeighborState(address=ROUTER, state="down", changed=node.now),))
 
 
-def without_announcer(node: Node) -> None:
-    for source in tuple(node.state.announcers):
-        node.send(ev.AnnouncerLost(source=source))
+def without_plugin(node: Node) -> None:
+    for source in tuple(node.state.plugins):
+        node.send(ev.PluginLost(source=source))
 
 
 def changed(node: Node) -> None:
@@ -180,7 +180,7 @@ HAPPENINGS: tuple[Callable[[Node], None], ...] = (
     unread,
     refused,
     silent,
-    without_announcer,
+    without_plugin,
     changed,
     stopping,
     passing,

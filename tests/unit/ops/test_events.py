@@ -13,7 +13,7 @@ import pytest
 from aiohttp import ClientResponse
 
 from anycast.core import events as ev
-from anycast.core.maintenance import NODE, Maintenance
+from anycast.core.maintenance.stages import NODE, Maintenance
 from anycast.ops import http
 from anycast.ops.events import Event, Hub, LaggedError, event_of, interest
 from anycast.ops.http import read_app

@@ -14,7 +14,7 @@ from aiohttp import ClientSession, UnixConnector, web
 from aiohttp.test_utils import TestClient, TestServer
 
 from anycast.core import events as ev
-from anycast.core.maintenance import FILE, NODE, Maintenance
+from anycast.core.maintenance.stages import FILE, NODE, Maintenance
 from anycast.ops.http import MaintenanceAnswer, ReloadAnswer, control_app, read_app
 from tests.unit.ops.node import CONFIG, Node, Operator, healthy
 
@@ -113,10 +113,10 @@ def test_a_vip_answers_by_its_code_and_says_why() -> None:
             assert (response.status, (await response.json())["reason"]) == (503, "below_quorum")
         node.probe()
         node.probe()
-        node.send(ev.AnnouncerLost(source=1))
+        node.send(ev.PluginLost(source=1))
         async with client.get("/vips/web") as response:
             assert response.status == 503
-            assert (await response.text()).startswith("not announced: healthy: no announcer is connected")
+            assert (await response.text()).startswith("not announced: healthy: no plugin is connected")
         async with client.get("/vips/wbe") as response:
             assert response.status == 404
             assert await response.json() == {"error": "there is no VIP 'wbe' (configured: web, mail)"}

@@ -9,11 +9,11 @@ import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 
 from anycast.core import events as ev
-from anycast.core.decision import Reason
-from anycast.core.health import Outcome
+from anycast.core.health.phase import Outcome
 from anycast.core.hooks import Ending, Tally
-from anycast.core.maintenance import FILE, NODE, End, Expiry, Maintenance, Stage
-from anycast.core.report import FailedRoute, NeighborState
+from anycast.core.maintenance.stages import FILE, NODE, End, Expiry, Maintenance, Stage
+from anycast.core.values.report import FailedRoute, NeighborState
+from anycast.core.vip.decide import Reason
 from anycast.ops import metrics
 from anycast.ops.board import Board
 from anycast.ops.metrics import MetricsText
@@ -57,7 +57,7 @@ def test_a_healthy_node_scrapes() -> None:
     assert found["anycast_lease_age_seconds"] == pytest.approx(0.25)
     assert found["anycast_engine_lag_seconds"] == 0.25
     assert found["anycast_ready"] == 1
-    assert found["anycast_announcers"] == 1
+    assert found["anycast_plugins"] == 1
 
 
 def test_a_hold_after_crashes_is_counted_down() -> None:
@@ -239,11 +239,11 @@ def test_what_exabgp_owes_and_refuses_is_shown() -> None:
     assert (
         samples(node)["anycast_routes_pending"] == samples(node)["anycast_exabgp_oldest_command_seconds"] == 0
     )
-    report = next(one for one in node.state.announcers.values() if one is not None)
+    report = next(one for one in node.state.plugins.values() if one is not None)
     late = replace(
         report, pending=(prefix,), oldest_ack_age=4.5, failed=(FailedRoute(prefix=prefix, why="no next hop"),)
     )
-    node.send(ev.AnnouncerReported(source=next(iter(node.state.announcers)), report=late))
+    node.send(ev.PluginReported(source=next(iter(node.state.plugins)), report=late))
     found = samples(node)
     assert found["anycast_routes_pending"] == found["anycast_routes_refused"] == 1
     assert found["anycast_exabgp_oldest_command_seconds"] == 4.5

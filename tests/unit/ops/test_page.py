@@ -205,8 +205,8 @@ def test_a_page_is_good_for_half_a_second_unless_something_happens() -> None:
         first = await text.read()
         now[0] += page.FRESH - 0.1
         assert await text.read() is first
-        node.send(ev.AnnouncerLost(source=1))
-        assert b"no announcer is connected" in await text.read()
+        node.send(ev.PluginLost(source=1))
+        assert b"no plugin is connected" in await text.read()
         second = await text.read()
         now[0] += page.FRESH + 0.1
         assert await text.read() is not second

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anycast.core import events as ev
-from anycast.core.maintenance import FILE, NODE, STOP, End, Expiry, Maintenance
-from anycast.core.model import Check, HoldDown, TcpCheck
-from anycast.core.report import FailedRoute, NeighborState, Report
+from anycast.core.maintenance.stages import FILE, NODE, STOP, End, Expiry, Maintenance
 from anycast.core.state import STALE_AFTER, prefix_of
+from anycast.core.values.configuration import Check, HoldDown, TcpCheck
+from anycast.core.values.report import FailedRoute, NeighborState, Report
 from anycast.ops.status import document, iso, readiness, summary
 from tests.unit.ops.node import CONFIG, ROUTER, ROUTER6, Node, healthy, vip
 
@@ -55,7 +55,7 @@ def test_a_healthy_node_is_ready_and_says_what_it_announces() -> None:
     assert found["kernel"]["available"]
     assert found["kernel"]["proven"]
     assert found["kernel"]["foreign_services"] == 1
-    assert found["announcers"][0]["exabgp_version"] == "5.0.15"
+    assert found["plugins"][0]["exabgp_version"] == "5.0.15"
 
 
 def test_a_vip_that_is_held_after_crashes_says_for_how_long_and_that_it_is_starting() -> None:
@@ -95,8 +95,8 @@ def test_a_healthy_vip_that_no_router_hears_says_what_is_in_the_way() -> None:
     assert web(node)["obstacle"] == f"{v6}: no next hop"
     node.report(neighbors=())
     assert web(node)["obstacle"].startswith("no BGP session is up")
-    node.send(ev.AnnouncerLost(source=1))
-    assert web(node)["obstacle"].startswith("no announcer is connected")
+    node.send(ev.PluginLost(source=1))
+    assert web(node)["obstacle"].startswith("no plugin is connected")
     node.probe("10.9.2.1", "10.9.2.2")
     assert (web(node)["reason"], web(node)["obstacle"]) == ("below_quorum", "")
 
@@ -110,7 +110,7 @@ def test_the_log_of_a_repair_says_what_was_found() -> None:
     assert repair.fields["found"] == "192.0.2.1 on lo is missing; 192.0.2.2 on lo is missing"
 
 
-def test_two_announcers_may_carry_a_vip_between_them() -> None:
+def test_two_plugins_may_carry_a_vip_between_them() -> None:
     node = healthy()
     v4, v6 = (prefix_of(address) for address in CONFIG.vips[0].addresses)
     node.report(1, announced=(v4,))
@@ -246,7 +246,7 @@ def test_every_stage_says_since_when_and_for_how_long_at_most() -> None:
         seen.append((entry["stage"], entry["stage_since_s"], entry["stage_left_s"]))
     assert seen == [
         ("draining", 0.5, 1.5),
-        ("withdrawn", 0.0, 7.0),  # the end of a hung announcer, and the time routers have
+        ("withdrawn", 0.0, 7.0),  # the end of a hung plugin, and the time routers have
         ("withdrawn", 0.0, 1.0),
         ("quiet", 0.0, 30.0),
         ("down", 0.0, None),
@@ -311,7 +311,7 @@ def test_a_session_is_the_configured_one_however_its_address_is_written() -> Non
     ]
 
 
-def test_a_session_that_is_up_in_one_announcer_is_up() -> None:
+def test_a_session_that_is_up_in_one_plugin_is_up() -> None:
     node = healthy()
     node.report(2, neighbors=(NeighborState(address=ROUTER, state="down", changed=node.now),))
     assert status(node)["neighbors"][0]["state"] == "up"
@@ -324,7 +324,7 @@ def reasons(node: Node) -> str:
 def test_a_node_that_starts_is_not_ready_and_says_what_it_waits_for() -> None:
     node = Node()
     assert "VIP web is still starting: 8 checks without an outcome yet" in reasons(node)
-    assert "no announcer is connected (is ExaBGP running" in reasons(node)
+    assert "no plugin is connected (is ExaBGP running" in reasons(node)
 
 
 def test_a_node_without_its_kernel_is_not_ready() -> None:
@@ -343,8 +343,8 @@ def test_a_node_without_a_bgp_session_is_not_ready() -> None:
     node = healthy()
     node.report(neighbors=())
     assert "no BGP session is up" in reasons(node)
-    node.send(ev.AnnouncerLost(source=1))
-    assert "no announcer" in reasons(node)
+    node.send(ev.PluginLost(source=1))
+    assert "no plugin" in reasons(node)
     assert "BGP" not in reasons(node).replace("ExaBGP", "")
 
 
@@ -358,9 +358,7 @@ def test_a_node_whose_route_was_refused_is_not_ready() -> None:
 def test_a_node_whose_lease_ran_out_is_not_ready() -> None:
     node = healthy()
     node.report(lease_expired=True)
-    assert readiness(node.state, node.now) == (
-        "the lease of announcer 4712 has run out: it announces nothing",
-    )
+    assert readiness(node.state, node.now) == ("the lease of plugin 4712 has run out: it announces nothing",)
 
 
 def test_a_node_that_stops_is_not_ready() -> None:
@@ -369,10 +367,10 @@ def test_a_node_that_stops_is_not_ready() -> None:
     assert readiness(node.state, node.now) == ("the agent is stopping",)
 
 
-def test_an_announcer_that_has_not_reported_has_nulls() -> None:
+def test_an_plugin_that_has_not_reported_has_nulls() -> None:
     node = Node()
-    node.send(ev.AnnouncerConnected(source=7))
-    assert status(node)["announcers"] == [
+    node.send(ev.PluginConnected(source=7))
+    assert status(node)["plugins"] == [
         {
             "source": 7,
             "connected": True,
@@ -420,9 +418,9 @@ EVENTS = st.one_of(
     st.just(ev.StopRequested()),
     st.just(ev.KernelChanged()),
     st.just(ev.KernelFailed(reason="EPERM")),
-    st.builds(ev.AnnouncerConnected, source=st.integers(1, 2)),
-    st.builds(ev.AnnouncerLost, source=st.integers(1, 2)),
-    st.builds(ev.AnnouncerReported, source=st.integers(1, 2), report=REPORTS),
+    st.builds(ev.PluginConnected, source=st.integers(1, 2)),
+    st.builds(ev.PluginLost, source=st.integers(1, 2)),
+    st.builds(ev.PluginReported, source=st.integers(1, 2), report=REPORTS),
     st.builds(
         ev.MaintenanceSet,
         scope=st.sampled_from([NODE, "web", "mail"]),
@@ -444,7 +442,7 @@ def test_every_state_that_can_be_reached_is_json(
 ) -> None:
     node = Node()
     status(node)
-    node.send(ev.AnnouncerConnected(source=1))
+    node.send(ev.PluginConnected(source=1))
     for event, wait in events:
         if isinstance(event, tuple):
             node.now += wait
@@ -461,8 +459,8 @@ def test_the_summary_counts_what_is_to_be_announced_and_names_the_others() -> No
     assert summary(node.state) == "announcing 1 of 2 VIPs (web vip_maintenance)"
     node.report(neighbors=())
     assert summary(node.state) == "no BGP session is up, nothing is announced (web vip_maintenance)"
-    node.send(ev.AnnouncerLost(source=1))
-    assert summary(node.state) == "no announcer is connected, nothing is announced (web vip_maintenance)"
+    node.send(ev.PluginLost(source=1))
+    assert summary(node.state) == "no plugin is connected, nothing is announced (web vip_maintenance)"
     node.send(ev.StopRequested())
     assert summary(node.state) == "stopping: withdrawing every VIP"
 

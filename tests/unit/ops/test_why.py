@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from anycast.core import events as ev
-from anycast.core.decision import Reason
-from anycast.core.health import Health, Outcome, Phase, Result
-from anycast.core.maintenance import FILE, NODE, STOP, End, Expiry, Maintenance
-from anycast.core.model import Check, Config, HoldDown, HttpCheck, Part, Rule, TcpCheck
-from anycast.core.report import FailedRoute, NeighborState
+from anycast.core.health.phase import Health, Outcome, Phase, Result
+from anycast.core.maintenance.stages import FILE, NODE, STOP, End, Expiry, Maintenance
 from anycast.core.state import prefix_of
+from anycast.core.values.configuration import Check, Config, HoldDown, HttpCheck, Part, Rule, TcpCheck
+from anycast.core.values.report import FailedRoute, NeighborState
+from anycast.core.vip.decide import Reason
 from anycast.ops import why
 from anycast.ops.why import document
 from tests.property.worlds import LINK
@@ -206,8 +206,8 @@ def test_a_healthy_vip_that_no_router_hears_says_what_is_in_the_way() -> None:
         "a BGP session must come up: see the log of ExaBGP and of the routers"
     ]
     assert link(node, "sessions")["items"][0]["text"] == f"{ROUTER}: down since 07:59:55Z, hold timer"
-    node.send(ev.AnnouncerLost(source=1))
-    assert "no announcer is connected" in explained(node)["text"]
+    node.send(ev.PluginLost(source=1))
+    assert "no plugin is connected" in explained(node)["text"]
 
 
 def test_a_withdraw_that_is_not_acknowledged_yet_is_told() -> None:
@@ -248,7 +248,7 @@ def test_every_stage_of_a_maintenance_is_explained() -> None:
             node.report(announced=())
     assert said == [
         "draining: a route that stands is the last resort, until 08:00:02Z at the latest",
-        "withdrawn: the announcers have yet to acknowledge it, until 08:00:07Z at the latest",
+        "withdrawn: the plugins have yet to acknowledge it, until 08:00:07Z at the latest",
         "withdrawn: routers have time to follow, until 08:00:01Z at the latest",
         "quiet: packets must cease (not known yet, at most 1), until 08:00:30Z at the latest",
         "down: it may be rebooted",

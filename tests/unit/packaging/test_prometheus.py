@@ -16,11 +16,11 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from anycast.cli.parser import parser
-from anycast.core.decision import Reason
+from anycast.core.dataplane.kernel import KINDS
 from anycast.core.hooks import Tally
-from anycast.core.kernel import KINDS
-from anycast.core.maintenance import Stage
-from anycast.core.model import Check, Part, Rule, TcpCheck
+from anycast.core.maintenance.stages import Stage
+from anycast.core.values.configuration import Check, Part, Rule, TcpCheck
+from anycast.core.vip.decide import Reason
 from anycast.ops.source import Probes
 from tests.unit.ops.node import CONFIG, Node, healthy
 from tests.unit.ops.test_metrics import scrape

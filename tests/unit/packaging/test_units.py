@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from anycast.agent.main import CONTROL_SOCKET, EX_CONFIG
-from anycast.announcer.main import GOODBYE
 from anycast.cli.parser import CONFIG, SOCKET, parser
-from anycast.core.model import Node, Timing
+from anycast.core.values.configuration import Node, Timing
+from anycast.plugin.main import GOODBYE
 
 PACKAGING = Path(__file__).parents[3] / "packaging"
 UNITS = sorted((PACKAGING / "systemd").glob("*.service"))

@@ -16,8 +16,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TypeAlias
 
-from anycast.core.health import Result
-from anycast.core.model import Check, CheckKind, Target
+from anycast.core.health.phase import Result
+from anycast.core.values.configuration import Check, CheckKind, Target
 from anycast.probes import run as tasks
 from anycast.probes.finding import Finding
 from anycast.probes.sweep.runs import Run, run_of, sweepable

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anycast.core.health import Outcome, Result
-from anycast.core.kinds import BannerCheck, Expect, Send
+from anycast.core.health.phase import Outcome, Result
+from anycast.core.values.checks import BannerCheck, Expect, Send
 from anycast.probes.banner import Dialogue
 from tests.unit.probes.peers import blurting, probe_at, silent
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from anycast.core.health import Outcome, Result
-from anycast.core.model import CommandCheck
+from anycast.core.health.phase import Outcome, Result
+from anycast.core.values.configuration import CommandCheck
 from anycast.probes import command
 from anycast.probes.run import probe
 from tests.unit.probes.peers import has_children, open_descriptors, run, target
@@ -79,7 +79,7 @@ def test_the_arguments_reach_the_program_as_they_are() -> None:
 _WITH_INPUT = """
 import asyncio
 from tests.unit.probes.peers import target
-from anycast.core.model import CommandCheck
+from anycast.core.values.configuration import CommandCheck
 from anycast.probes.run import probe
 kind = CommandCheck(argv=("/bin/sh", "-c", "cat; exit 1"))
 print(asyncio.run(probe(target(kind))).detail)
@@ -266,7 +266,7 @@ def test_many_runs_at_once_are_all_reaped() -> None:
 _CHILD_STATUS_IGNORED = """
 import asyncio, signal
 from tests.unit.probes.peers import target
-from anycast.core.model import CommandCheck
+from anycast.core.values.configuration import CommandCheck
 from anycast.probes.run import probe
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 print(asyncio.run(probe(target(CommandCheck(argv=("/bin/false",))))).outcome)
@@ -287,7 +287,7 @@ def test_a_lost_exit_status_proves_nothing() -> None:
 _NO_FORK = """
 import asyncio, os, resource
 from tests.unit.probes.peers import target
-from anycast.core.model import CommandCheck
+from anycast.core.values.configuration import CommandCheck
 from anycast.probes.run import probe
 os.setgid(65534)
 os.setuid(65534)

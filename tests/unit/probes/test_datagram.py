@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anycast.core.health import Outcome, Result
-from anycast.core.kinds import UdpCheck
+from anycast.core.health.phase import Outcome, Result
+from anycast.core.values.checks import UdpCheck
 from anycast.probes import datagram
 from anycast.probes.run import probe
 from tests.unit.probes.peers import LONG, open_descriptors, run, target

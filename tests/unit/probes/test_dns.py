@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anycast.core.health import Outcome, Result
-from anycast.core.kinds import DnsCheck
+from anycast.core.health.phase import Outcome, Result
+from anycast.core.values.checks import DnsCheck
 from anycast.probes.dns import judge_answer
 from anycast.probes.finding import Progress
 from anycast.probes.run import probe

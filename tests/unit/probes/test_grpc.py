@@ -11,8 +11,8 @@ from h2.connection import H2Connection
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anycast.core.health import Outcome, Result
-from anycast.core.kinds import GrpcCheck
+from anycast.core.health.phase import Outcome, Result
+from anycast.core.values.checks import GrpcCheck
 from anycast.probes.grpc import Call, CallError, serving_status
 from tests.unit.probes.peers import Handler, blurting, probe_at, silent
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anycast.core.health import Outcome, Result
-from anycast.core.model import HttpCheck
+from anycast.core.health.phase import Outcome, Result
+from anycast.core.values.configuration import HttpCheck
 from anycast.probes import stream
 from anycast.probes.certificate import not_after
 from tests.unit.probes import peers

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from anycast.core.health import Outcome
-from anycast.core.kinds import IcmpCheck
+from anycast.core.health.phase import Outcome
+from anycast.core.values.checks import IcmpCheck
 from anycast.probes import icmp
 from tests.unit.probes.peers import open_descriptors, run
 
@@ -18,7 +18,7 @@ NAMESPACES = pytest.mark.skipif(
 
 _STORY = """
 import asyncio, sys
-from anycast.core.kinds import IcmpCheck
+from anycast.core.values.checks import IcmpCheck
 from tests.unit.probes.peers import target
 from anycast.probes.run import probe
 for address in sys.argv[1:]:

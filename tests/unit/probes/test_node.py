@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anycast.core.health import Outcome, Result
-from anycast.core.kinds import (
+from anycast.core.health.phase import Outcome, Result
+from anycast.core.values.checks import (
     FileCheck,
     GatewayCheck,
     IpvsConnectionsCheck,
     LoadCheck,
     MemoryCheck,
 )
-from anycast.core.model import HERE
+from anycast.core.values.configuration import HERE
 from anycast.probes import node
 from anycast.probes.run import probe
 from tests.unit.probes.peers import run, target
@@ -43,7 +43,7 @@ VETH = pytest.mark.skipif(
 
 _CARRIER = """
 import sys
-from anycast.core.kinds import CarrierCheck
+from anycast.core.values.checks import CarrierCheck
 from tests.unit.probes.peers import run
 for name in sys.argv[1:]:
     result = run(CarrierCheck(interface=name), 0, address="0.0.0.0")
@@ -195,7 +195,7 @@ def test_connections_are_counted_over_all_services(tmp_path: Path, monkeypatch: 
 _STORY = """
 import asyncio, sys
 from ipaddress import ip_address
-from anycast.core.kinds import GatewayCheck
+from anycast.core.values.checks import GatewayCheck
 from tests.unit.probes.peers import run
 for words in sys.argv[1:]:
     address, interface, way = words.split()

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anycast.core.health import Outcome, Result
-from anycast.core.kinds import RelpCheck
+from anycast.core.health.phase import Outcome, Result
+from anycast.core.values.checks import RelpCheck
 from anycast.probes.relp import Frame, FrameError, Frames
 from tests.unit.probes.peers import Handler, blurting, probe_at, silent
 

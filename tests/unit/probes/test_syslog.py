@@ -11,8 +11,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anycast.core.health import Outcome, Result
-from anycast.core.kinds import SyslogCanaryCheck, SyslogCheck
+from anycast.core.health.phase import Outcome, Result
+from anycast.core.values.checks import SyslogCanaryCheck, SyslogCheck
 from anycast.probes.run import probe
 from tests.unit.probes.peers import blurting, probe_at, refusing_port, run, serving, silent, target
 

@@ -19,8 +19,8 @@ from errno import (
 
 import pytest
 
-from anycast.core.health import Outcome
-from anycast.core.model import CommandCheck, HttpCheck, TcpCheck
+from anycast.core.health.phase import Outcome
+from anycast.core.values.configuration import CommandCheck, HttpCheck, TcpCheck
 from anycast.probes import run as tasks
 from anycast.probes.finding import judge, one_line
 from tests.unit.probes import peers
@@ -167,7 +167,7 @@ def test_a_detail_is_one_printable_line_of_bounded_length() -> None:
 _SCARCE = """
 import asyncio, os, resource, socket
 from tests.unit.probes.peers import target
-from anycast.core.model import CommandCheck, HttpCheck, TcpCheck
+from anycast.core.values.configuration import CommandCheck, HttpCheck, TcpCheck
 from anycast.probes.run import probe
 
 async def main():
@@ -214,7 +214,7 @@ def test_without_descriptors_every_kind_says_unknown_and_leaks_none() -> None:
 
 _ALONE = """
 from tests.unit.probes.peers import engine, run
-from anycast.core.model import TcpCheck
+from anycast.core.values.configuration import TcpCheck
 for swept in (False, True):
     with engine(swept=swept):
         print(run(TcpCheck(), 40001).outcome)

@@ -10,8 +10,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from anycast.core.health import Outcome
-from anycast.core.kinds import TcpVipCheck
+from anycast.core.health.phase import Outcome
+from anycast.core.values.checks import TcpVipCheck
 from anycast.probes import vip
 from anycast.probes.finding import OK, Finding, Progress
 from anycast.probes.run import probe
@@ -20,8 +20,8 @@ from tests.unit.probes.peers import target
 _SCARCE = """
 import asyncio, os, resource, socket
 from tests.unit.probes.peers import target
-from anycast.core import kinds
-from anycast.core.model import HERE
+from anycast.core.values import checks as kinds
+from anycast.core.values.configuration import HERE
 from anycast.probes.run import probe
 
 KINDS = (
@@ -71,7 +71,7 @@ def test_without_descriptors_every_kind_says_unknown_and_leaks_none() -> None:
 
 _LINKS = """
 import sys
-from anycast.core.model import TcpCheck
+from anycast.core.values.configuration import TcpCheck
 from tests.unit.probes.peers import engine, run
 with engine(swept=sys.argv[1] == "swept"):
     for address in sys.argv[2:]:

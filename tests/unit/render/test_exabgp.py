@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from anycast.config.load import load
-from anycast.core.model import Config, Neighbor
+from anycast.core.values.configuration import Config, Neighbor
 from anycast.render.exabgp import exabgp_conf, exabgp_env
 
 ROOT = Path(__file__).parents[3]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from anycast.cli.main import main
 from anycast.config.load import load
-from anycast.core.model import Bfd, Config, Neighbor
+from anycast.core.values.configuration import Bfd, Config, Neighbor
 from anycast.render.frr_bfd import frr_bfd_conf
 from anycast.render.router import Router, router, short
 from anycast.render.routers import ROUTERS

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anycast.core.health import Outcome, Result
-from anycast.core.model import HttpCheck, TcpCheck
+from anycast.core.health.phase import Outcome, Result
+from anycast.core.values.configuration import HttpCheck, TcpCheck
 from anycast.probes.finding import OK, Finding
 from anycast.probes.sweep import sweep as sweeps
 from anycast.probes.sweep.runs import Run, run_of
@@ -622,7 +622,7 @@ def test_the_room_never_exceeds_the_descriptors_and_leaves_some_for_others(descr
 
 _SCARCE_PORTS = """
 import asyncio, socket
-from anycast.core.model import TcpCheck
+from anycast.core.values.configuration import TcpCheck
 from anycast.probes.sweep.runs import run_of
 from tests.unit.probes.peers import sweeping, target
 

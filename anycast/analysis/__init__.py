@@ -1,0 +1,1 @@
+"""Figures for operators, worked out from a configuration. Nothing that `step` needs."""

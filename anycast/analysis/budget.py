@@ -1,0 +1,318 @@
+"""How long, at the most, routers go on sending clients to what cannot serve them, by kind of failure.
+
+Every bound is a sum of terms: what the configuration says, what this program and its units fix, and what was measured
+of others. docs/budget.md has the source of each. Where two mechanisms notice the same failure the sooner one counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from anycast.core.health.compose import leaves
+from anycast.core.values.configuration import Check, Config, Leaf, Neighbor, Protocol, Rule
+
+STUCK = (
+    16.0  # seconds: the plugin asks ExaBGP each 10 s, waits 5 s for an answer, and kills 1 s after SIGTERM
+)
+ROUTER_DIALS = 2.0  # seconds between two attempts of a router as we render it
+LONG_HOLD = 10.0  # seconds
+LONG_INTERVAL = 5.0  # seconds
+
+
+class Kind(StrEnum):
+    """What fails. The words are stable: programs go by them."""
+
+    SERVER_DIES = "server_dies"
+    SERVER_HANGS = "server_hangs"
+    SERVICE_DIES = "service_dies"
+    SERVICE_HANGS = "service_hangs"
+    REQUIREMENT_FAILS = "requirement_fails"
+    AGENT_DIES = "agent_dies"
+    PLUGIN_DIES = "plugin_dies"
+    PLUGIN_HANGS = "plugin_hangs"
+    EXABGP_DIES = "exabgp_dies"
+    EXABGP_HANGS = "exabgp_hangs"
+    NODE_DIES = "node_dies"
+    LINK_DOWN = "link_down"
+    PACKETS_LOST = "packets_lost"
+    ROUTER_RESTARTS = "router_restarts"
+
+
+WORDS: dict[Kind, str] = {
+    Kind.SERVER_DIES: "a real server refuses",
+    Kind.SERVER_HANGS: "a real server answers nothing",
+    Kind.SERVICE_DIES: "all real servers of a service refuse",
+    Kind.SERVICE_HANGS: "all real servers of a service answer nothing",
+    Kind.REQUIREMENT_FAILS: "a required check fails",
+    Kind.AGENT_DIES: "agent crashes or hangs",
+    Kind.PLUGIN_DIES: "plugin crashes",
+    Kind.PLUGIN_HANGS: "plugin hangs",
+    Kind.EXABGP_DIES: "ExaBGP crashes",
+    Kind.EXABGP_HANGS: "ExaBGP hangs",
+    Kind.NODE_DIES: "node frozen or without power",
+    Kind.LINK_DOWN: "uplink down, carrier lost",
+    Kind.PACKETS_LOST: "uplink loses packets, carrier up",
+    Kind.ROUTER_RESTARTS: "router restarts: its routes are back",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assumed:
+    """What the configuration does not say. Times in seconds."""
+
+    router: float = 0.2  # from the UPDATE, or the end of the session, to the router's kernel
+    kernel: float = 0.05  # from an outcome to IPVS
+    lease: float = 0.05  # from an outcome through the lease, the plugin and ExaBGP to the wire
+    respawn: float = 0.2  # ExaBGP starts a plugin that died, and the plugin withdraws
+    carrier: float = 0.02  # the router's kernel tells its BGP daemon of a lost carrier
+    start: float = 2.0  # a router's BGP daemon, from its start until it listens
+    watchdog: float = 2.5  # WatchdogSec of the shipped anycast-exabgp.service; inf: there is none
+    graceful_restart: float = 0.0  # what router and ExaBGP have agreed on; 0: nothing, as rendered here
+    hashes_ports: bool = True  # the routers spread flows by ports too
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """`count` times `seconds` of something."""
+
+    seconds: float
+    what: str
+    count: int = 1
+
+    @property
+    def total(self) -> float:
+        return self.count * self.seconds if self.count else 0.0
+
+    def __str__(self) -> str:
+        if self.seconds == math.inf:
+            return f"no {self.what}"
+        times = "" if self.count == 1 else f"{self.count} x "
+        return f"{times}{self.seconds:g} s {self.what}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outage:
+    """`scopes`: the services, or the neighbors, that the terms hold for."""
+
+    kind: Kind
+    scopes: tuple[str, ...]
+    terms: tuple[Term, ...]
+
+    @property
+    def seconds(self) -> float:
+        return math.fsum(term.total for term in self.terms)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Concern:
+    """What makes an outage longer than need be, or does harm besides. `code` is stable."""
+
+    code: str
+    what: str
+    do: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    outages: tuple[Outage, ...]
+    concerns: tuple[Concern, ...]
+
+    def worst(self, kind: Kind) -> float:
+        """Seconds; 0 where the configuration has nothing of the kind."""
+        return max((one.seconds for one in self.outages if one.kind is kind), default=0.0)
+
+    def above(self, seconds: float) -> tuple[Outage, ...]:
+        # The sums are of decimal fractions: 0.3 + 0.2 must not exceed 0.5.
+        return tuple(one for one in self.outages if one.seconds > seconds + 1e-9)
+
+
+def budget(config: Config, assumed: Assumed | None = None) -> Budget:
+    assumed = assumed or Assumed()
+    outages = tuple(_grouped((*_checked(config, assumed), *_announced(config, assumed))))
+    return Budget(outages=outages, concerns=tuple(_concerns(config, assumed)))
+
+
+def _grouped(outages: Iterable[Outage]) -> Iterator[Outage]:
+    """One of each sum: what differs in its scope alone is told once. In the order of the kinds, the longest first."""
+    found: dict[tuple[Kind, tuple[Term, ...]], Outage] = {}
+    for one in outages:
+        key = (one.kind, one.terms)
+        known = found.get(key)
+        scopes = one.scopes if known is None else tuple(dict.fromkeys((*known.scopes, *one.scopes)))
+        found[key] = replace(one, scopes=scopes)
+    order = list(Kind)
+    yield from sorted(found.values(), key=lambda one: (order.index(one.kind), -one.seconds))
+
+
+def _checked(config: Config, assumed: Assumed) -> Iterator[Outage]:
+    """What a check notices."""
+    kernel = Term(assumed.kernel, "kernel")
+    route = (Term(assumed.lease, "lease"), Term(assumed.router, "router"))
+    for vip in config.vips:
+        for service in vip.services:
+            scope = (f"{vip.name} {service.name}",)
+            dies, hangs = (_detection(service.pool.check, silent=silent) for silent in (False, True))
+            yield Outage(kind=Kind.SERVER_DIES, scopes=scope, terms=(*dies, kernel))
+            yield Outage(kind=Kind.SERVER_HANGS, scopes=scope, terms=(*hangs, kernel))
+            yield Outage(kind=Kind.SERVICE_DIES, scopes=scope, terms=(*dies, *route))
+            yield Outage(kind=Kind.SERVICE_HANGS, scopes=scope, terms=(*hangs, *route))
+    for name, rule in _requirements(config):
+        terms = _detection(rule, silent=True)
+        if terms:
+            yield Outage(kind=Kind.REQUIREMENT_FAILS, scopes=(name,), terms=(*terms, *route))
+
+
+def _requirements(config: Config) -> Iterator[tuple[str, Rule[Leaf]]]:
+    every = [("node", config.require)]
+    for vip in config.vips:
+        every.append((vip.name, vip.require))
+        every += [(f"{vip.name} {service.name}", service.require) for service in vip.services]
+    yield from ((name, rule) for name, rule in every if rule is not None)
+
+
+def _detection(tree: Check | Rule[Leaf], *, silent: bool) -> tuple[Term, ...]:
+    """Of the slowest of the checks that a rule is made of; empty where it rests on BGP sessions alone."""
+    checks = [tree] if isinstance(tree, Check) else [leaf for leaf in leaves(tree) if isinstance(leaf, Check)]
+    every = [tuple(_phase(check, silent=silent)) for check in checks]
+    return max(every, key=lambda terms: math.fsum(term.total for term in terms), default=())
+
+
+def _phase(check: Check, *, silent: bool) -> Iterator[Term]:
+    """It fails just after it was looked at. Beats that a silent run misses are left out: it costs its timeout at most."""
+    yield Term(check.interval, "interval")
+    if check.fall > 1:
+        yield Term(min(check.fast_interval, check.interval), "fast interval", check.fall - 1)
+    if silent:
+        yield Term(check.timeout, "timeout", check.fall)
+
+
+def _announced(config: Config, assumed: Assumed) -> Iterator[Outage]:
+    """What the lease, a watchdog or the routers notice."""
+    router, every = Term(assumed.router, "router"), ("node",)
+
+    def one(kind: Kind, *terms: Term, scopes: tuple[str, ...] = every) -> Outage:
+        return Outage(kind=kind, scopes=scopes, terms=(*terms, router))
+
+    yield one(
+        Kind.AGENT_DIES, Term(config.timing.lease_ttl, "lease TTL"), Term(assumed.lease, "plugin and ExaBGP")
+    )
+    yield one(Kind.PLUGIN_DIES, Term(assumed.respawn, "respawn and withdraw"))
+    yield one(Kind.PLUGIN_HANGS, Term(assumed.watchdog, "watchdog"))
+    hold = Term(float(config.bgp.hold_time), "hold time")
+    for neighbor in config.bgp.neighbors:
+        scopes = (str(neighbor.address),)
+        silence = _sooner(hold, *_bfd(neighbor))
+        stuck = _sooner(hold, Term(STUCK, "plugin ends it"))
+        kept = [Term(assumed.graceful_restart, "graceful restart")] if assumed.graceful_restart else []
+        yield one(Kind.EXABGP_DIES, *kept, scopes=scopes)
+        yield one(Kind.EXABGP_HANGS, stuck, scopes=scopes)
+        yield one(Kind.NODE_DIES, silence, *kept, scopes=scopes)
+        yield one(Kind.LINK_DOWN, Term(assumed.carrier, "carrier"), *kept, scopes=scopes)
+        yield one(Kind.PACKETS_LOST, silence, *kept, scopes=scopes)
+        dials = Term(ROUTER_DIALS, "until it dials", 2)
+        yield one(Kind.ROUTER_RESTARTS, Term(assumed.start, "start of its BGP daemon"), dials, scopes=scopes)
+
+
+def _bfd(neighbor: Neighbor) -> Iterator[Term]:
+    if neighbor.bfd is not None:
+        yield Term(neighbor.bfd.interval, "BFD", neighbor.bfd.multiplier)
+
+
+def _sooner(*terms: Term) -> Term:
+    return min(terms, key=lambda term: term.total)
+
+
+def _concerns(config: Config, assumed: Assumed) -> Iterator[Concern]:
+    yield from _sessions(config, assumed)
+    yield from _slow_checks(config, assumed)
+    if assumed.watchdog == math.inf:
+        yield Concern(
+            code="no_watchdog",
+            what="without a watchdog nothing ends a hung plugin, and its routes stay for ever",
+            do="run ExaBGP with WatchdogSec=10 and NotifyAccess=all, as the unit anycast-exabgp does",
+        )
+    udp = [
+        f"{vip.name} {s.name}" for vip in config.vips for s in vip.services if _datagrams(s.protocol, s.mark)
+    ]
+    if udp and assumed.hashes_ports:
+        yield Concern(
+            code="fragments",
+            what=f"routers that hash ports may send the fragments of one datagram to different nodes: {_some(udp)}",
+            do="keep datagrams below the MTU, or have the routers hash addresses alone (then say --hash addresses)",
+        )
+
+
+def _datagrams(protocol: Protocol, mark: int) -> bool:
+    return protocol is Protocol.UDP and not mark
+
+
+def _sessions(config: Config, assumed: Assumed) -> Iterator[Concern]:
+    hold, neighbors = config.bgp.hold_time, config.bgp.neighbors
+    if hold > LONG_HOLD:
+        yield Concern(
+            code="long_hold",
+            what=f"with a hold time of {hold} s that is how long a hung ExaBGP can keep its routes"
+            f"{'' if hold < STUCK else f' ({STUCK:g} s where the plugin still runs)'}, and a dead node without BFD",
+            do="write bgp.hold_time: 3, and have the routers accept it",
+        )
+    if without := [str(one.address) for one in neighbors if one.bfd is None]:
+        yield Concern(
+            code="no_bfd",
+            what=f"no BFD with {_some(without)}: a frozen node, or a link that loses packets, is noticed after {hold} s",
+            do="write bgp.bfd: true, and run bfdd on both ends (anycast render frr-bfd, router-frr, router-bird)",
+        )
+    if late := [f"{one.address} ({one.bfd})" for one in neighbors if one.bfd and one.bfd.detection >= hold]:
+        yield Concern(
+            code="slow_bfd",
+            what=f"BFD is no sooner than the hold time of {hold} s with {_some(late)}",
+            do="write a shorter bfd.interval or a smaller bfd.multiplier",
+        )
+    if config.timing.lease_ttl > hold:
+        yield Concern(
+            code="lease_outlives_hold",
+            what=f"the lease of {config.timing.lease_ttl:g} s outlives the hold time of {hold} s: the routes of a dead "
+            "agent stay longer than those of a dead node",
+            do="write a shorter timing.lease_ttl",
+        )
+    if assumed.graceful_restart:
+        yield Concern(
+            code="graceful_restart",
+            what=f"graceful restart keeps the routes of a dead ExaBGP for {assumed.graceful_restart:g} s",
+            do="turn it off on the routers and on ExaBGP; what `anycast render` writes has it off",
+        )
+
+
+def _slow_checks(config: Config, assumed: Assumed) -> Iterator[Concern]:
+    slow: dict[float, list[str]] = {}
+    nervous: list[str] = []
+    for vip in config.vips:
+        for service in vip.services:
+            tree, name = service.pool.check, f"{vip.name} {service.name}"
+            checks = (
+                [tree] if isinstance(tree, Check) else [one for one in leaves(tree) if isinstance(one, Check)]
+            )
+            if any(check.fall == 1 for check in checks):
+                nervous.append(name)
+            terms = _detection(tree, silent=False)
+            whole = math.fsum(term.total for term in terms) + assumed.lease + assumed.router
+            if terms and terms[0].seconds > LONG_INTERVAL and terms[0].seconds > whole / 2:
+                slow.setdefault(terms[0].seconds, []).append(name)
+    for interval, names in slow.items():
+        yield Concern(
+            code="slow_checks",
+            what=f"the check's interval of {interval:g} s is most of the time a failure stays unnoticed: {_some(names)}",
+            do="write a shorter interval; fast_interval and fall count only once the first run has failed",
+        )
+    if nervous:
+        yield Concern(
+            code="nervous_checks",
+            what=f"with fall: 1 a single lost packet takes a real server out: {_some(nervous)}",
+            do="write fall: 2 or more, with a short fast_interval",
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names) if len(names) < 5 else f"{', '.join(names[:3])} and {len(names) - 3} more"

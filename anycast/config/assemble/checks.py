@@ -1,0 +1,212 @@
+"""Checks: those with a name, rules of several, and what may be required of a node, a VIP or a service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+from anycast.config import schema
+from anycast.config.assemble.context import Context
+from anycast.config.assemble.kinds import Kinds, Probed
+from anycast.config.problem import Path
+from anycast.core.health.compose import leaves
+from anycast.core.values import checks as kinds
+from anycast.core.values import configuration as model
+
+ServerTree: TypeAlias = model.Check | model.Rule[model.Leaf]
+"""Of a real server: a session alone is a rule there."""
+
+DEFAULT_CHECK = model.Check(kind=model.TcpCheck())
+
+
+class Checks:
+    """Looks checks up by name, each once, and builds what is written where it is used."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._kinds = Kinds(context)
+        self._known: dict[str, model.Tree | None] = {}
+        self._resolving: list[str] = []  # names of the checks being looked up, the outermost first
+
+    @property
+    def named(self) -> dict[str, model.Tree]:
+        return {name: part for name, part in self._known.items() if part is not None}
+
+    def named_check(self, name: str) -> model.Tree | None:
+        if name not in self._known:
+            self._resolving.append(name)
+            self._known[name] = self._part(("checks", name), self._context.file.checks[name])
+            self._resolving.pop()
+        return self._known[name]
+
+    def _part(self, path: Path, check: schema.Check) -> model.Tree | None:
+        match check:
+            case schema.BgpCheck():
+                return self._session(path, check)
+            case schema.AllCheck() | schema.AnyCheck():
+                references = [(reference, 1) for reference in check.of or []]
+                parts = self._parts(path, references)
+                if parts is None:
+                    return None
+                needed = len(parts) if isinstance(check, schema.AllCheck) else 1
+                return model.Rule(needed=needed, parts=parts)
+            case schema.AtLeastCheck():
+                return self._at_least(path, check)
+            case _:
+                return self._check(path, check)
+
+    def _session(self, path: Path, check: schema.BgpCheck) -> kinds.BgpSession:
+        known = self._context.file.bgp.neighbors or [] if self._context.file.bgp else []
+        addresses = [neighbor.address for neighbor in known]
+        listed = self._context.whole_list(("bgp", "neighbors"), "address") and self._context.whole(("bgp",))
+        if check.neighbor is not None and check.neighbor not in addresses and listed:
+            do = "write an address from bgp.neighbors, or remove the line"
+            self._context.say((*path, "neighbor"), f"{check.neighbor} is no neighbor of this node", do)
+        return kinds.BgpSession(check.neighbor)
+
+    def _at_least(self, path: Path, check: schema.AtLeastCheck) -> model.Rule[model.Leaf] | None:
+        references: list[tuple[schema.CheckReference, int]] = []
+        for n, one in enumerate(check.of or []):
+            if not isinstance(one, schema.Member):
+                references.append((one, 1))
+            elif one.check is not None:
+                references.append((one.check, one.weight))
+            else:
+                self._context.say_missing(
+                    (*path, "of", n, "check"), "it is missing", "write the name of a check"
+                )
+        parts = self._parts(path, references)
+        if check.needed is None:
+            self._context.say_missing(
+                (*path, "needed"), "it is missing", "write the sum of weights that is needed"
+            )
+        if parts is None or check.needed is None:
+            return None
+        most = sum(part.weight for part in parts)
+        if check.needed > most and self._context.whole((*path, "of")):
+            what = f"{check.needed} can never be, for all together come to {most}"
+            self._context.say((*path, "needed"), what, f"write {most} or less")
+        return model.Rule(needed=min(check.needed, most), parts=parts)
+
+    def _parts(
+        self, path: Path, references: Sequence[tuple[schema.CheckReference, int]]
+    ) -> tuple[model.Part[model.Leaf], ...] | None:
+        if not references:
+            self._context.say_missing(
+                (*path, "of"), "there is no check in it", "write names of checks, or checks"
+            )
+            return None
+        parts: list[model.Part[model.Leaf]] = []
+        for n, (reference, weight) in enumerate(references):
+            part = self._reference((*path, "of", n), reference)
+            if part is not None:
+                parts.append(model.Part(name=_called(reference), check=part, weight=weight))
+        return tuple(parts) if len(parts) == len(references) else None
+
+    def require(
+        self, path: Path, references: Sequence[schema.CheckReference]
+    ) -> model.Rule[model.Leaf] | None:
+        """All of these, each with an aim of its own: there is no real server to aim at."""
+        parts: list[model.Part[model.Leaf]] = []
+        for n, reference in enumerate(references):
+            place = (*path, "require", n)
+            part = self._reference(place, reference)
+            if part is None:
+                continue
+            parts.append(model.Part(name=_called(reference), check=part))
+            if any(asks_for_vip(one) for one in leaves_of(part)):
+                what = "a check with to: vip is of a real server, and there is none here"
+                self._context.say(
+                    place, what, "move it to the check of the service, or write it without to: vip"
+                )
+                continue
+            aimless = [one for one in leaves_of(part) if isinstance(one, model.Check) and not _has_aim(one)]
+            if aimless:
+                kind = type(aimless[0].kind).__name__.removesuffix("Check").lower()
+                what = f"a check of {kind} is aimed at a real server, and there is none here"
+                self._context.say(place, what, "write address and port in the check")
+        return model.Rule(needed=len(parts), parts=tuple(parts)) if parts else None
+
+    def _check(self, path: Path, check: Probed) -> model.Check | None:
+        kind = self._kinds.kind(path, check)
+        if kind is None:
+            return None
+        fast = check.fast_interval
+        return model.Check(
+            kind=kind,
+            address=(check.address if isinstance(check, schema.Aimed | schema.IcmpCheck) else None),
+            interval=check.interval,
+            fast_interval=min(DEFAULT_CHECK.fast_interval, check.interval) if fast is None else fast,
+            timeout=check.timeout,
+            rise=check.rise,
+            fall=check.fall,
+            hold_down=self._hold_down((*path, "hold_down"), check.hold_down),
+        )
+
+    def _hold_down(self, path: Path, written: schema.HoldDown | None) -> model.HoldDown | None:
+        if written is None:
+            return None
+        found = model.HoldDown(
+            half_life=written.half_life,
+            suppress=written.suppress,
+            reuse=written.reuse,
+            max_hold=4 * written.half_life if written.max_hold is None else written.max_hold,
+        )
+        if not self._context.whole(path):
+            return None
+        if found.reuse >= found.suppress:
+            self._context.say(
+                path, "reuse is not below suppress", "write a smaller reuse, or a larger suppress"
+            )
+        elif found.suppress > found.ceiling:
+            what = f"a penalty that comes to suppress takes longer than {found.max_hold:g}s to decay to reuse"
+            self._context.say(path, what, "write a longer max_hold, or a smaller suppress")
+        return found
+
+    def _reference(self, path: Path, check: str | schema.Check) -> model.Tree | None:
+        if not isinstance(check, str):
+            found = self._part(path, check)
+            return found if self._context.whole(path) else None
+        if check not in self._context.written("checks"):
+            self._context.unknown(path, "checks", check)
+        if check in self._resolving:
+            way = " -> ".join([*self._resolving[self._resolving.index(check) :], check])
+            self._context.say(path, f"it contains itself: {way}", "take one of them out of the other")
+            return None
+        if check not in self._context.file.checks or not self._context.whole(("checks", check)):
+            return None
+        return self.named_check(check)
+
+    def tree(self, path: Path, check: str | schema.Check) -> ServerTree | None:
+        """A check of a real server: one that is probed, or a rule."""
+        part = self._reference(path, check)
+        if isinstance(part, kinds.BgpSession):
+            return model.Rule(needed=1, parts=(model.Part(name=_called(check), check=part),))
+        return part
+
+
+def _called(reference: str | schema.Check) -> str:
+    return reference if isinstance(reference, str) else reference.type
+
+
+def leaves_of(tree: model.Tree) -> Iterator[model.Leaf]:
+    return leaves(tree) if isinstance(tree, model.Rule) else iter((tree,))
+
+
+def _has_aim(check: model.Check) -> bool:
+    """Whether the check knows by itself what it looks at."""
+    if isinstance(check.kind, kinds.NodeKind | model.CommandCheck):
+        return True
+    return check.address is not None and has_port(check)
+
+
+def has_port(leaf: model.Leaf) -> bool:
+    """Whether it needs no port of a real server's."""
+    if isinstance(leaf, kinds.BgpSession):
+        return True
+    kind = leaf.kind
+    return isinstance(kind, kinds.NodeKind | kinds.IcmpCheck | model.CommandCheck) or kind.port is not None
+
+
+def asks_for_vip(leaf: model.Leaf) -> bool:
+    return isinstance(leaf, model.Check) and isinstance(leaf.kind, kinds.TcpVipCheck)

@@ -1,0 +1,155 @@
+"""Pools and their real servers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from anycast.config import schema
+from anycast.config.assemble.checks import DEFAULT_CHECK, Checks, ServerTree
+from anycast.config.assemble.context import Context
+from anycast.config.problem import Path, shown
+from anycast.core.dataplane.members import server_address
+from anycast.core.values import configuration as model
+from anycast.core.values.configuration import Address, Forwarding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """A pool under construction. `whole`: no server was left out, so that counts mean something."""
+
+    name: str
+    path: Path
+    servers: tuple[model.RealServer, ...]
+    check: ServerTree | None  # None: what is written is wrong
+    check_given: bool
+    whole: bool
+    places: tuple[Path, ...]  # of the servers
+
+
+class Pools:
+    """Pools with a name, and those that VIPs describe themselves."""
+
+    def __init__(self, context: Context, checks: Checks) -> None:
+        self._context = context
+        self._checks = checks
+        self._known: dict[str, Pool | None] = {}
+        self._own: list[Pool] = []
+
+    def add(self, name: str, pool: schema.Pool) -> None:
+        self._known[name] = self._pool(("pools", name), name, pool)
+
+    def described(self, path: Path, name: str, vip: schema.Vip) -> Pool:
+        """The pool a VIP describes itself."""
+        pool = self._pool(path, name, vip)
+        self._own.append(pool)
+        return pool
+
+    @property
+    def servers(self) -> Iterator[model.RealServer]:
+        """Of all pools."""
+        for pool in [*self._known.values(), *self._own]:
+            yield from pool.servers if pool else ()
+
+    def _pool(self, path: Path, name: str, pool: schema.Pool | schema.Vip) -> Pool:
+        if not pool.servers:
+            what = "there is no server"
+            self._context.say_missing((*path, "servers"), what, "write the addresses of the real servers")
+        check: ServerTree | None = DEFAULT_CHECK
+        if pool.check is not None:
+            check = self._checks.tree((*path, "check"), pool.check)
+        elif not self._context.whole((*path, "check")):
+            check = None
+        servers: list[model.RealServer] = []
+        places: list[Path] = []
+        for n, one in enumerate(pool.servers or []):
+            place = (*path, "servers", n)
+            if server := self._server(place, path, one):
+                servers.append(server)
+                places.append(place)
+        return Pool(
+            name=name,
+            path=path,
+            servers=tuple(servers),
+            check=check,
+            check_given=pool.check is not None or not self._context.whole((*path, "check")),
+            whole=(
+                self._context.whole_list((*path, "servers"), "address", "addresses")
+                and len(servers) == len(pool.servers or []) > 0
+            ),
+            places=tuple(places),
+        )
+
+    def _server(self, path: Path, pool: Path, server: schema.Server) -> model.RealServer | None:
+        addresses = self.own_addresses(path, server.address, server.addresses)
+        families = Counter(address.version for _, address in addresses)
+        for version, count in families.items():
+            if count > 1:
+                what = f"a server has {count} IPv{version} addresses"
+                self._context.say(
+                    (*path, "addresses"), what, "write one of each family; another one is another server"
+                )
+        for place, address in addresses:
+            if before := self._context.first((pool, address, server.port), path):
+                self._context.say(place, f"{address} is at {before} already", "write each real server once")
+        self._thresholds(path, server)
+        if not addresses:
+            return None
+        name = server.name or str(addresses[0][1])
+        # An address that is there twice makes a default name that is there twice: said already.
+        said = (
+            server.name is None
+            and self._context.first((pool, addresses[0][1], server.port), path) is not None
+        )
+        if (before := self._context.first((pool, name), path)) and not said:
+            self._context.say(
+                (*path, "name") if server.name else path,
+                f"{shown(name)} is the name of {before} already",
+                "give each server a name of its own",
+            )
+        return model.RealServer(
+            name=name,
+            addresses=tuple(address for _, address in addresses),
+            weight=server.weight,
+            upper=server.upper_threshold,
+            lower=server.lower_threshold,
+            port=server.port,
+        )
+
+    def _thresholds(self, path: Path, server: schema.Server) -> None:
+        upper, lower, place = server.upper_threshold, server.lower_threshold, (*path, "lower_threshold")
+        if lower <= upper or not self._context.whole((*path, "upper_threshold")):
+            return
+        if upper:
+            self._context.say(
+                place, f"{lower} is more than the upper_threshold {upper}", f"write {upper} or less"
+            )
+        else:
+            what = "it has no meaning without an upper_threshold"
+            self._context.say(place, what, "write upper_threshold too, or remove this")
+
+    def own_addresses(
+        self, path: Path, address: Address | None, addresses: Sequence[Address] | None
+    ) -> list[tuple[Path, Address]]:
+        """The addresses of a server or VIP, which has `address` or `addresses`."""
+        if address is not None and addresses is not None:
+            self._context.say(
+                (*path, "address"), "both address and addresses are written", "keep one of them", key=True
+            )
+        if address is not None:
+            return [((*path, "address"), address)]
+        if not addresses and self._context.whole((*path, "address"), (*path, "addresses")):
+            self._context.say(path, "there is no address", "write address or addresses")
+        return [((*path, "addresses", n), one) for n, one in enumerate(addresses or [])]
+
+    def named(self, path: Path, name: str | None) -> Pool | None:
+        if name is None:
+            return None
+        if name not in self._context.written("pools"):
+            self._context.unknown(path, "pools", name)
+        return self._known.get(name)
+
+
+def count_of(pool: Pool, version: int, forwarding: Forwarding) -> int:
+    return sum(server_address(server, version, forwarding) is not None for server in pool.servers)

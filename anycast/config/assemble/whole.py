@@ -1,0 +1,159 @@
+"""The whole of a configuration out of its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING
+
+from anycast.config import schema
+from anycast.config.assemble.checks import Checks
+from anycast.config.assemble.context import Context
+from anycast.config.assemble.hooks import hooks
+from anycast.config.assemble.node import Node, carried
+from anycast.config.assemble.pools import Pools
+from anycast.config.assemble.services import Vips
+from anycast.config.problem import NeededPath, Path, Problem
+from anycast.config.warn import warnings
+from anycast.core.values import configuration as model
+from anycast.core.values.configuration import Address
+
+if TYPE_CHECKING:
+    from anycast.config.validate import Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """What a file comes to: the configuration, or None and why. `warnings`: what is allowed and rarely meant.
+
+    `checks`: those with a name, used or not. `paths`: files that checks need on the node.
+    """
+
+    config: model.Config | None
+    problems: list[Problem]
+    warnings: list[Problem] = field(default_factory=list)
+    checks: Mapping[str, model.Tree] = field(default_factory=dict)
+    paths: tuple[NeededPath, ...] = ()
+
+
+def build(file: schema.File, source: Source, hostname: str) -> Built:
+    """`hostname` is the default of `node.name`."""
+    context = Context(file, source)
+    builder = _Builder(context)
+    config = builder.config(hostname)
+    problems = context.problems
+    if config is None:
+        return Built(config=None, problems=problems)
+    told = warnings(builder.vips.served, config.timeouts or model.Timeouts())
+    return Built(
+        config=config,
+        problems=problems,
+        warnings=[Problem(source.mark(place), place, what, do) for place, what, do in told],
+        checks=builder.checks.named,
+        paths=tuple(context.paths),
+    )
+
+
+class _Builder:
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._node = Node(context)
+        self.checks = Checks(context)
+        self._pools = Pools(context, self.checks)
+        self.vips = Vips(context, self.checks, self._pools)
+
+    def config(self, hostname: str) -> model.Config | None:
+        file = self._context.file
+        self._names()
+        node = self._node.node(hostname)
+        bgp = self._node.bgp()
+        sync = self._node.sync()
+        for name in file.checks:
+            self.checks.named_check(name)
+        require = self.checks.require(("node",), file.node.require)
+        for name, pool in file.pools.items():
+            self._pools.add(name, pool)
+        vips = [self.vips.vip(name, vip) for name, vip in file.vips.items()]
+        told = hooks(self._context)
+        self._addresses()
+        if bgp is None or node is None or not self._context.sound:
+            return None
+        timing = file.timing
+        return model.Config(
+            node=node,
+            bgp=bgp,
+            vips=tuple(vip for vip in vips if vip is not None),
+            timing=model.Timing(
+                lease_ttl=timing.lease_ttl,
+                drain=timing.drain,
+                settle=timing.settle,
+                quiet_rate=timing.quiet_rate,
+                quiet_limit=timing.quiet_limit,
+                reconcile=timing.reconcile,
+                server_drain=timing.server_drain,
+                start_hold=timing.start_hold,
+                start_hold_limit=timing.start_hold_limit,
+            ),
+            ipvs_exclusive=file.ipvs == "exclusive",
+            manage_sysctls=file.sysctls == "manage",
+            timeouts=self._node.timeouts(),
+            connection_sync=sync,
+            require=require,
+            hooks=told,
+        )
+
+    def _names(self) -> None:
+        for section in ("hooks", "checks", "pools", "vips"):
+            for name in self._context.written(section):
+                if not schema.NAME.match(name):
+                    self._context.misnamed(section, name)
+
+    def _addresses(self) -> None:
+        """What concerns the VIPs' addresses against everything else's."""
+        bgp = self._context.file.bgp
+        neighbors = bgp.neighbors or [] if bgp else []
+        taken: dict[Address, str] = {}
+        for neighbor in neighbors:
+            if neighbor.local_address:
+                taken[neighbor.local_address] = "this node's own address in a BGP session"
+            if neighbor.address:
+                taken[neighbor.address] = "a neighbor's address"
+        for server in self._pools.servers:
+            taken.update(dict.fromkeys(server.addresses, f"the address of the real server {server.name}"))
+        families = {version for neighbor in neighbors for version in carried(neighbor)}
+        known = self._context.whole_list(("bgp", "neighbors"), "address", "families") and all(
+            one.address for one in neighbors
+        )
+        for name, vip in self._context.file.vips.items():
+            path: Path = ("vips", name)
+            if vip.address is not None:
+                found: list[tuple[Path, Address]] = [((*path, "address"), vip.address)]
+            else:
+                found = [((*path, "addresses", n), one) for n, one in enumerate(vip.addresses or [])]
+            for place, address in found:
+                if kind := _unroutable(address):
+                    self._context.say(
+                        place, f"{address} is {kind}, which no router carries", "write a routable address"
+                    )
+                if before := self._context.first(("vip", address), place):
+                    self._context.say(
+                        place, f"{address} is at {before} already", "an address belongs to one VIP"
+                    )
+                if address in taken:
+                    self._context.say(
+                        place, f"{address} is {taken[address]}", "a VIP needs an address of its own"
+                    )
+                if neighbors and known and address.version not in families:
+                    what = f"no neighbor carries IPv{address.version} routes"
+                    self._context.say(place, what, "add a neighbor, or to its families with bgp.next_hop")
+
+
+def _unroutable(address: Address) -> str | None:
+    if address.is_loopback:
+        return "a loopback address"
+    if address.is_link_local:
+        return "a link-local address"
+    if isinstance(address, IPv4Address) and (address.is_reserved or address.packed[0] == 0):
+        return "a reserved address"
+    return None

@@ -1,0 +1,462 @@
+"""The desired IPVS table, and the difference to the one in the kernel.
+
+The promise that a connection moved to another balancer goes on to the same real server rests on every node
+building the same Maglev table. The kernel's table depends on the order in which real servers were inserted
+and on the weights they were inserted with, so both are part of what is compared and repaired here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from anycast.core.values.configuration import Address, Forwarding, Protocol, Scheduler, SchedulerFlag, Tunnel
+
+# Their tables are built by walking the list of real servers: another order is another table.
+ORDER_SENSITIVE = frozenset({Scheduler.MH, Scheduler.SH, Scheduler.DH})
+MAGLEV_SLOTS = 4093  # of the kernel's table: what is beyond gets nothing, and what is deleted stays in it
+FINGERPRINT_DIGITS = 12  # hexadecimal: 48 bits, which a metric's float holds exactly
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceKey:
+    """What names a service in IPVS: a protocol, an address and a port."""
+
+    protocol: Protocol
+    address: Address
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if self.address.version == 6 else str(self.address)
+        return f"{self.protocol} {host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkKey:
+    """What names a service of packets with a firewall mark; `version` is 4 or 6."""
+
+    mark: int
+    version: int
+
+    def __str__(self) -> str:
+        return f"mark {self.mark} IPv{self.version}"
+
+
+Key: TypeAlias = ServiceKey | MarkKey
+
+
+def version_of(key: Key) -> int:
+    """4 or 6: of the packets of the service. Its real servers may be of the other family, with tunnels."""
+    return key.version if isinstance(key, MarkKey) else key.address.version
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """One real server of one service. Weight 0 means: drain, keep flows."""
+
+    address: Address
+    port: int
+    weight: int
+    forwarding: Forwarding
+    # The last weight that was not 0: what Maglev's table is built with. A server that is down is inserted with
+    # this weight and then set to 0. The kernel keeps it and does not tell; 0: nobody knows.
+    table_weight: int = 1
+    tunnel: Tunnel = Tunnel()
+    upper: int = 0  # connections; 0: no limit
+    lower: int = 0
+    # What a destination of the kernel has that the fields above cannot say. Never wanted, so it is a
+    # difference, and writing the whole record ends it.
+    foreign: str = ""
+    active: int = field(default=0, compare=False)  # connections, as last read
+    inactive: int = field(default=0, compare=False)
+
+    @property
+    def key(self) -> DestinationKey:
+        return self.address, self.port
+
+
+DestinationKey: TypeAlias = tuple[Address, int]
+
+
+def canonical(destination: Destination) -> tuple[int, int, int]:
+    """Sort key of the one order every node inserts in: family, address, port."""
+    return destination.address.version, int(destination.address), destination.port
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Persistent:
+    """Persistence as a service has it: seconds, and the prefix length that makes a client."""
+
+    timeout: int
+    prefix: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a service balances."""
+
+    scheduler: str  # the kernel's name: a foreign service may use one we do not offer
+    flags: frozenset[SchedulerFlag] = frozenset()
+    one_packet: bool = False
+    persistent: Persistent | None = None
+    foreign: str = ""  # as of a destination: a persistence engine, unknown flags
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceEntry(Settings):
+    """A service as the kernel holds it; `destinations` in the order of insertion."""
+
+    destinations: tuple[Destination, ...] = ()
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(
+            scheduler=self.scheduler,
+            flags=self.flags,
+            one_packet=self.one_packet,
+            persistent=self.persistent,
+            foreign=self.foreign,
+        )
+
+
+Table: TypeAlias = Mapping[Key, ServiceEntry]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddService:
+    service: Key
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetService:
+    service: Key
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoveService:
+    service: Key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddDestination:
+    """Insert at the end of the order, with `table_weight`, then set to `weight`."""
+
+    service: Key
+    destination: Destination
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetDestination:
+    """Write the whole record. `rebuild`: by way of its table weight, which the kernel does not have yet."""
+
+    service: Key
+    destination: Destination
+    rebuild: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoveDestination:
+    """Remove and insert again, at the end of the order, in one batch: live connections stay (measured)."""
+
+    service: Key
+    destination: Destination
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoveDestination:
+    service: Key
+    key: DestinationKey
+
+
+IpvsOp: TypeAlias = (
+    AddService
+    | SetService
+    | RemoveService
+    | AddDestination
+    | SetDestination
+    | MoveDestination
+    | RemoveDestination
+)
+
+
+def diff(actual: Table, desired: Table, *, ours: Iterable[Key] = ()) -> tuple[IpvsOp, ...]:
+    """Operations that turn `actual` into `desired`, in an order that is safe to stop at.
+
+    Services of `actual` that are neither desired nor named by `ours` are somebody else's and stay.
+    Additions come before removals, so no service ever has fewer destinations than in the smaller of the two
+    tables, but for the one that an order repair has in its hand.
+    """
+    removable = frozenset(ours)
+    return (
+        *_additions(actual, desired),
+        *(RemoveService(service=key) for key in actual if key not in desired and key in removable),
+    )
+
+
+def _additions(actual: Table, desired: Table) -> Iterator[IpvsOp]:
+    for key, wanted in desired.items():
+        present = actual.get(key)
+        if present is None:
+            yield from _creation(key, wanted)
+            continue
+        if present.settings != wanted.settings:
+            yield SetService(service=key, settings=wanted.settings)
+        yield from _destinations(key, present, wanted)
+
+
+def _creation(key: Key, wanted: ServiceEntry) -> Iterator[IpvsOp]:
+    # mh rebuilds its table at every insertion (120-180 µs each): fill under rr, switch once. Nothing uses
+    # the service yet, for its route comes after the kernel.
+    late = wanted.scheduler == Scheduler.MH
+    fill = replace(wanted.settings, scheduler=Scheduler.RR, flags=frozenset()) if late else wanted.settings
+    yield AddService(service=key, settings=fill)
+    for destination in wanted.destinations:
+        # Under rr the table does not exist yet: insert with the table's weight, lower it after the switch.
+        lowered = destination.weight != destination.table_weight
+        first = replace(destination, weight=destination.table_weight) if late and lowered else destination
+        yield AddDestination(service=key, destination=first)
+    if late:
+        yield SetService(service=key, settings=wanted.settings)
+        for destination in wanted.destinations:
+            if destination.weight != destination.table_weight:
+                yield SetDestination(service=key, destination=destination)
+
+
+def _destinations(key: Key, present: ServiceEntry, wanted: ServiceEntry) -> Iterator[IpvsOp]:
+    # In tables of thousands nearly all stand where they should: only what comes after is looked up by its key.
+    alike = 0
+    for there, destination in zip(present.destinations, wanted.destinations, strict=False):
+        if there != destination:
+            if there.key != destination.key:
+                break
+            yield from _change(key, wanted, there, destination)
+        alike += 1
+    have = {destination.key: destination for destination in present.destinations[alike:]}
+    want = {destination.key: destination for destination in wanted.destinations[alike:]}
+    moved: set[DestinationKey] = set()
+    if wanted.scheduler in ORDER_SENSITIVE:
+        staying = [k for k in have if k in want]
+        order = list(want)
+        keep = _common_prefix(staying, order)
+        moved = {k for k in order[keep:] if k in have}
+    for place, destination in want.items():
+        old = have.get(place)
+        if old is not None and old != destination and place not in moved:
+            yield from _change(key, wanted, old, destination)
+    for place, destination in want.items():
+        if place in moved:
+            yield MoveDestination(service=key, destination=destination)
+        elif place not in have:
+            yield AddDestination(service=key, destination=destination)
+    for gone in have:
+        if gone not in want:
+            yield RemoveDestination(service=key, key=gone)
+
+
+def _change(key: Key, wanted: ServiceEntry, old: Destination, new: Destination) -> Iterator[IpvsOp]:
+    rebuild = wanted.scheduler == Scheduler.MH and new.weight == 0 and old.table_weight != new.table_weight
+    if rebuild or not _like(old, new):
+        yield SetDestination(service=key, destination=new, rebuild=rebuild)
+
+
+def _like(old: Destination, new: Destination) -> bool:
+    """Equal, whatever the table's weight."""
+    return old == new or (old.weight == new.weight and replace(old, table_weight=new.table_weight) == new)
+
+
+def _common_prefix(left: list[DestinationKey], right: list[DestinationKey]) -> int:
+    for index, (a, b) in enumerate(zip(left, right, strict=False)):
+        if a != b:
+            return index
+    return min(len(left), len(right))
+
+
+def apart(actual: ServiceEntry, desired: ServiceEntry) -> str:
+    """In words the first thing that is not as wanted; empty: nothing.
+
+    Order and table weights count where the scheduler looks at them.
+    """
+    if actual.settings != desired.settings:
+        return f"balances by {_spelt(actual.settings)}, not by {_spelt(desired.settings)}"
+    if actual.destinations == desired.destinations:
+        return ""
+    have = {one.key: one for one in actual.destinations}
+    for one in desired.destinations:
+        old = have.get(one.key)
+        if old is None:
+            return f"real server {spelt(one.key)} is missing"
+        if not _like(old, one):
+            return f"real server {spelt(one.key)} has {_differing(old, one)}"
+        if desired.scheduler == Scheduler.MH and old.table_weight != one.table_weight:
+            return f"real server {spelt(one.key)} may stand in the table with another weight"
+    if len(have) != len(desired.destinations):
+        want = {one.key for one in desired.destinations}
+        return f"real server {spelt(next(key for key in have if key not in want))} is one too many"
+    if desired.scheduler in ORDER_SENSITIVE:
+        order = [one.key for one in desired.destinations]
+        return "" if list(have) == order else "the real servers are in another order"
+    return ""
+
+
+def same(actual: ServiceEntry | None, desired: ServiceEntry) -> bool:
+    """Whether the kernel holds what is wanted."""
+    return actual is not None and not apart(actual, desired)
+
+
+def spelt(key: DestinationKey) -> str:
+    address, port = key
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+
+
+def _spelt(settings: Settings) -> str:
+    words = [settings.scheduler, *sorted(settings.flags)]
+    if settings.one_packet:
+        words.append("one-packet")
+    if settings.persistent is not None:
+        words.append(f"persistent {settings.persistent.timeout} s /{settings.persistent.prefix}")
+    return " ".join([*words, settings.foreign]).strip()
+
+
+def _differing(old: Destination, new: Destination) -> str:
+    """`weight 0 instead of 1`: the first field that differs."""
+    if old.foreign:
+        return old.foreign
+    for name in ("weight", "forwarding", "tunnel", "upper", "lower"):
+        before, after = getattr(old, name), getattr(new, name)
+        if before != after:
+            return f"{name} {_text(before)} instead of {_text(after)}"
+    return "another record"
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Tunnel):
+        port = f" port {value.port}" if value.port else ""
+        return f"{value.type}{port} {value.checksum}"
+    return str(value)
+
+
+def known(table: Table, before: Table) -> dict[Key, ServiceEntry]:
+    """`table` as read, with the table weights of servers at weight 0 as `before` has them."""
+    result = dict(table)
+    for key, entry in table.items():
+        if all(one.table_weight for one in entry.destinations) or key not in before:
+            continue
+        weights = {one.key: one.table_weight for one in before[key].destinations}
+        result[key] = replace(
+            entry,
+            destinations=tuple(
+                one if one.table_weight else replace(one, table_weight=weights.get(one.key, 0))
+                for one in entry.destinations
+            ),
+        )
+    return result
+
+
+def forgotten(table: Table) -> dict[Key, ServiceEntry]:
+    """`table` with the table weights that the kernel does not tell as unknown."""
+    return {
+        key: replace(
+            entry,
+            destinations=tuple(
+                one if one.weight else replace(one, table_weight=0) for one in entry.destinations
+            ),
+        )
+        for key, entry in table.items()
+    }
+
+
+def fingerprint(actual: ServiceEntry, desired: ServiceEntry) -> str:
+    """Hexadecimal digits that are equal on nodes whose tables choose alike.
+
+    Of what the kernel holds: scheduler and flags, and of each real server in order its address, port and
+    table weight. A weight of 0 for the time being changes nothing. Where the scheduler does not look at the
+    order it does not count, and where it builds no table, `desired` stands in for the weight of a server at 0.
+    """
+    wanted = {one.key: one.table_weight for one in desired.destinations}
+    servers = actual.destinations
+    if actual.scheduler not in ORDER_SENSITIVE:
+        servers = tuple(sorted(servers, key=canonical))
+    guess = actual.scheduler != Scheduler.MH
+    lines = [f"{actual.scheduler} {' '.join(sorted(actual.flags))} {actual.one_packet} {actual.foreign}"]
+    for one in servers:
+        weight = wanted.get(one.key, 0) if guess and not one.weight else one.table_weight
+        lines.append(f"{one.address} {one.port} {weight}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:FINGERPRINT_DIGITS]
+
+
+def play(table: Table, ops: Iterable[IpvsOp]) -> dict[Key, ServiceEntry]:
+    """The table after `ops`, as the kernel would have it. The model that tests and dry runs share.
+
+    Raises KeyError for an operation on what is not there.
+    """
+    settings = {key: entry.settings for key, entry in table.items()}
+    held: dict[Key, dict[DestinationKey, Destination]] = {}
+
+    def servers(key: Key) -> dict[DestinationKey, Destination]:
+        if key not in held:
+            if key not in settings:
+                raise KeyError(key)
+            held[key] = {one.key: one for one in table[key].destinations} if key in table else {}
+        return held[key]
+
+    for op in ops:
+        match op:
+            case AddService(service=key):
+                settings[key] = op.settings
+                held[key] = {}
+            case SetService(service=key):
+                if key not in settings:
+                    raise KeyError(key)
+                settings[key] = op.settings
+            case RemoveService(service=key):
+                del settings[key]
+                held.pop(key, None)
+            case AddDestination(service=key, destination=destination):
+                servers(key)[destination.key] = _written(destination)
+            case SetDestination(service=key, destination=destination):
+                old = servers(key)[destination.key]
+                new = (
+                    _written(destination)
+                    if destination.weight or op.rebuild
+                    else replace(destination, table_weight=old.table_weight)
+                )
+                servers(key)[destination.key] = _keeping(old, new)
+            case MoveDestination(service=key, destination=destination):
+                before = servers(key).pop(destination.key, destination)
+                servers(key)[destination.key] = _keeping(before, _written(destination))
+            case RemoveDestination(service=key, key=gone):
+                servers(key).pop(gone, None)
+    return {
+        key: table[key]
+        if key not in held and table[key].settings == one
+        else entry(one, held[key].values() if key in held else table[key].destinations)
+        for key, one in settings.items()
+    }
+
+
+def _written(destination: Destination) -> Destination:
+    """As the kernel holds it: the last weight that was not 0 is the one the table is built with."""
+    weight = destination.weight or destination.table_weight
+    return destination if destination.table_weight == weight else replace(destination, table_weight=weight)
+
+
+def _keeping(old: Destination, new: Destination) -> Destination:
+    """`new` with the connections that `old` has: they are the kernel's, not the record's."""
+    same_count = (old.active, old.inactive) == (new.active, new.inactive)
+    return new if same_count else replace(new, active=old.active, inactive=old.inactive)
+
+
+def entry(settings: Settings, destinations: Iterable[Destination]) -> ServiceEntry:
+    """A service with these settings and destinations, in this order."""
+    return ServiceEntry(
+        scheduler=settings.scheduler,
+        flags=settings.flags,
+        one_packet=settings.one_packet,
+        persistent=settings.persistent,
+        foreign=settings.foreign,
+        destinations=tuple(destinations),
+    )

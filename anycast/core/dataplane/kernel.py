@@ -1,0 +1,254 @@
+"""All that the core wants of the node's kernel besides IPVS services: VIP addresses, sysctls, timeouts, connection
+sync, and the whole diff.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple, TypeAlias, assert_never
+
+from anycast.core.dataplane import ipvs
+from anycast.core.values.configuration import Address, ConnectionSync, Timeouts
+
+# facts: IPVS creates connections from packets in mid-flow (sloppy_tcp), finds the flow an ICMP error belongs
+# to on a node that never saw the flow (schedule_icmp), and keeps a flow whose real server is being re-inserted
+# (expire_nodest_conn=0).
+IPVS_SYSCTLS: Mapping[str, str] = {
+    "net.ipv4.vs.sloppy_tcp": "1",
+    "net.ipv4.vs.schedule_icmp": "1",
+    "net.ipv4.vs.expire_nodest_conn": "0",
+    "net.ipv4.vs.conn_reuse_mode": "1",
+}
+# As sloppy_tcp.
+SCTP_SYSCTLS: Mapping[str, str] = {"net.ipv4.vs.sloppy_sctp": "1"}
+# A client of a server that has weight 0 is sent elsewhere, instead of for as long as it keeps coming.
+PERSISTENCE_SYSCTLS: Mapping[str, str] = {"net.ipv4.vs.expire_quiescent_template": "1"}
+# A connection is told of with its third packet and every tenth from then on. The kernel's default (3 50) leaves
+# long quiet connections unknown to the others for too long: with it nothing was synchronised in 12 s.
+SYNC_SYSCTLS: Mapping[str, str] = {"net.ipv4.vs.sync_threshold": "3 10"}
+# The answers of masqueraded connections are routed back through this node.
+NAT_SYSCTLS: Mapping[int, Mapping[str, str]] = {
+    4: {"net.ipv4.ip_forward": "1"},
+    6: {"net.ipv6.conf.all.forwarding": "1"},
+}
+
+
+# Off, the kernel never adds up the packets a service has taken in.
+ESTIMATION = "net.ipv4.vs.run_estimation"
+
+
+class SyncRole(StrEnum):
+    """The kernel's two daemons. A node of an active fleet runs both."""
+
+    MASTER = "master"  # tells of its connections
+    BACKUP = "backup"  # takes in those of others
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What was read from the kernel. `sysctls` holds the wanted names; a missing one could not be read."""
+
+    table: ipvs.Table
+    addresses: frozenset[Address]  # on the VIP interface
+    sysctls: Mapping[str, str]
+    timeouts: Timeouts | None = None  # None: not read
+    sync: Mapping[SyncRole, ConnectionSync] | None = None  # the daemons that run; None: not read
+    packets: Mapping[ipvs.Key, int] = field(default_factory=dict, compare=False)  # taken in by each service
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desired:
+    """What the kernel should hold.
+
+    `owned`, `owned_marks`: what is ours to take away, with its services, when it is not desired.
+    `exclusive`: every IPVS service that is not desired goes.
+    """
+
+    table: ipvs.Table
+    addresses: frozenset[Address]
+    sysctls: Mapping[str, str]
+    owned: frozenset[Address] = frozenset()
+    owned_marks: frozenset[ipvs.MarkKey] = frozenset()
+    exclusive: bool = False
+    timeouts: Timeouts | None = None  # None: whatever they are
+    sync: ConnectionSync | None = None
+    sync_owned: bool = False  # daemons that are not desired are ours to stop
+
+    def is_ours(self, key: ipvs.Key) -> bool:
+        return key in self.owned_marks if isinstance(key, ipvs.MarkKey) else key.address in self.owned
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetSysctl:
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddAddress:
+    """As /32 or /128 on the VIP interface."""
+
+    address: Address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoveAddress:
+    address: Address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetTimeouts:
+    timeouts: Timeouts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartSync:
+    role: SyncRole
+    sync: ConnectionSync
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopSync:
+    role: SyncRole
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpireDestinations:
+    """Remove real servers and end their connections: the next packet of each finds another server, which resets it.
+
+    Removed without it they would be dropped in silence until they time out (expire_nodest_conn=0).
+    """
+
+    removals: tuple[ipvs.RemoveDestination, ...]
+
+
+KernelOp: TypeAlias = (
+    SetSysctl
+    | AddAddress
+    | RemoveAddress
+    | SetTimeouts
+    | StartSync
+    | StopSync
+    | ExpireDestinations
+    | ipvs.IpvsOp
+)
+
+
+def kind_of(op: KernelOp) -> str:
+    """What an operation changes, in one stable word: it stands in metric labels."""
+    match op:
+        case SetSysctl():
+            return "sysctl"
+        case AddAddress() | RemoveAddress():
+            return "address"
+        case SetTimeouts():
+            return "timeouts"
+        case StartSync() | StopSync():
+            return "sync"
+        case ipvs.AddService() | ipvs.SetService() | ipvs.RemoveService():
+            return "service"
+        case ipvs.MoveDestination():
+            return "order"
+        case ipvs.AddDestination() | ipvs.SetDestination() | ipvs.RemoveDestination() | ExpireDestinations():
+            return "server"
+        case _:
+            assert_never(op)
+
+
+KINDS = ("address", "order", "server", "service", "sync", "sysctl", "timeouts")
+
+
+class Failure(NamedTuple):
+    """Operations that were not carried out, and why in words."""
+
+    ops: tuple[KernelOp, ...]
+    text: str
+
+
+def diff(actual: Snapshot, desired: Desired) -> tuple[KernelOp, ...]:
+    """Operations that turn `actual` into `desired`, in an order that is safe to stop at.
+
+    Sysctls and services first, then the addresses that make packets reach them; an address goes before its
+    services do.
+    """
+    in_order = sorted(desired.addresses - actual.addresses, key=_address_order)
+    gone = sorted((actual.addresses & desired.owned) - desired.addresses, key=_address_order)
+    ours = (key for key in actual.table if desired.exclusive or desired.is_ours(key))
+    table_ops = ipvs.diff(actual.table, desired.table, ours=ours)
+    services = tuple(op for op in table_ops if isinstance(op, ipvs.RemoveService))
+    servers = tuple(op for op in table_ops if isinstance(op, ipvs.RemoveDestination))
+    return (
+        *(
+            SetSysctl(name=name, value=value)
+            for name, value in desired.sysctls.items()
+            if actual.sysctls.get(name) != value
+        ),
+        *_timeouts(actual, desired),
+        *(op for op in table_ops if not isinstance(op, ipvs.RemoveService | ipvs.RemoveDestination)),
+        *((ExpireDestinations(removals=servers),) if servers else ()),
+        *_sync(actual, desired),
+        *(AddAddress(address=address) for address in in_order),
+        *(RemoveAddress(address=address) for address in gone),
+        *services,
+    )
+
+
+def _timeouts(actual: Snapshot, desired: Desired) -> Iterator[KernelOp]:
+    if desired.timeouts is not None and actual.timeouts != desired.timeouts:
+        yield SetTimeouts(timeouts=desired.timeouts)
+
+
+def _sync(actual: Snapshot, desired: Desired) -> Iterator[KernelOp]:
+    running = actual.sync or {}
+    for role in SyncRole:
+        present = running.get(role)
+        if present == desired.sync or (desired.sync is None and not desired.sync_owned):
+            continue
+        if present is not None:
+            yield StopSync(role=role)  # a daemon cannot be changed
+        if desired.sync is not None:
+            yield StartSync(role=role, sync=desired.sync)
+
+
+def _address_order(address: Address) -> tuple[int, int]:
+    return address.version, int(address)
+
+
+def play(actual: Snapshot, ops: Iterable[KernelOp]) -> Snapshot:
+    """The kernel after `ops`. The model that tests and dry runs share.
+
+    Raises KeyError for an operation on what is not there.
+    """
+    sysctls = dict(actual.sysctls)
+    addresses = set(actual.addresses)
+    timeouts = actual.timeouts
+    sync = None if actual.sync is None else dict(actual.sync)
+    table_ops: list[ipvs.IpvsOp] = []
+    for op in ops:
+        match op:
+            case SetSysctl(name=name, value=value):
+                sysctls[name] = value
+            case AddAddress(address=address):
+                addresses.add(address)
+            case RemoveAddress(address=address):
+                addresses.discard(address)
+            case SetTimeouts():
+                timeouts = op.timeouts
+            case StartSync():
+                sync = {**(sync or {}), op.role: op.sync}
+            case StopSync():
+                sync = {role: one for role, one in (sync or {}).items() if role != op.role}
+            case ExpireDestinations(removals=removals):
+                table_ops += removals
+            case _:
+                table_ops.append(op)
+    return Snapshot(
+        table=ipvs.play(actual.table, table_ops),
+        addresses=frozenset(addresses),
+        sysctls=sysctls,
+        timeouts=timeouts,
+        sync=sync,
+        packets=actual.packets,
+    )

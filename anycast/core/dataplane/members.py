@@ -1,0 +1,243 @@
+"""What the services of a configuration are made of: keys, real servers, targets of checks. It never changes with
+the state, so it is worked out once for each configuration.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from anycast.core.dataplane import ipvs
+from anycast.core.health.aim import aimed, targets_of
+from anycast.core.maintenance.stages import server_scope
+from anycast.core.values.configuration import (
+    Address,
+    Aimed,
+    Config,
+    Forwarding,
+    Persistence,
+    RealServer,
+    Rule,
+    Service,
+    Target,
+    Vip,
+)
+from anycast.core.vip.requirements import requirements
+
+
+def service_key(address: Address, service: Service) -> ipvs.Key:
+    """One service of one address of its VIP. The addresses of a family share a firewall mark."""
+    if service.mark:
+        return ipvs.MarkKey(mark=service.mark, version=address.version)
+    return ipvs.ServiceKey(protocol=service.protocol, address=address, port=service.port)
+
+
+def keys_of(vip: Vip, address: Address) -> tuple[ipvs.Key, ...]:
+    return tuple(service_key(address, service) for service in vip.services)
+
+
+def marks(config: Config) -> frozenset[ipvs.MarkKey]:
+    return frozenset(
+        ipvs.MarkKey(mark=service.mark, version=version)
+        for vip in config.vips
+        for service in vip.services
+        for version in versions(vip)
+        if service.mark
+    )
+
+
+def server_address(server: RealServer, version: int, forwarding: Forwarding) -> Address | None:
+    """The server's address for packets of the family: its own of that family, else, with a tunnel, the other."""
+    own = next((address for address in server.addresses if address.version == version), None)
+    if own is not None or forwarding is not Forwarding.TUNNEL:
+        return own
+    return next(iter(server.addresses), None)
+
+
+def check_of(vip: Vip, service: Service, server: RealServer, address: Address) -> Aimed:
+    """How it is told whether the service of the VIP can use the real server at this address."""
+    vips = [one for one in vip.addresses if one.version == address.version]
+    return aimed(service.pool.check, address, server.port or service.port, vips)
+
+
+def servers_of(service: Service, version: int) -> Iterator[tuple[RealServer, Address]]:
+    for server in service.pool.servers:
+        address = server_address(server, version, service.forwarding)
+        if address is not None:
+            yield server, address
+
+
+def versions(vip: Vip) -> list[int]:
+    return sorted({address.version for address in vip.addresses})
+
+
+def first_addresses(vip: Vip) -> list[Address]:
+    """One address of each family: what holds of its services holds of the others'."""
+    return [next(a for a in vip.addresses if a.version == version) for version in versions(vip)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """A real server as a service of a VIP uses it."""
+
+    vip: Vip
+    service: Service
+    server: RealServer
+    address: Address
+    check: Aimed
+
+
+def uses(config: Config) -> Iterator[Use]:
+    for vip in config.vips:
+        for service in vip.services:
+            for version in versions(vip):
+                for server, address in servers_of(service, version):
+                    check = check_of(vip, service, server, address)
+                    yield Use(vip=vip, service=service, server=server, address=address, check=check)
+
+
+def composed_uses(config: Config) -> tuple[Use, ...]:
+    """The uses that rest on a rule."""
+    return tuple(use for use in uses(config) if isinstance(use.check, Rule))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetName:
+    """What a target is for people. `server` empty: of no real server."""
+
+    server: str
+    users: tuple[str, ...]  # what rests on it: services (`web tcp/80`), `node`, `vip web`
+    decides: bool  # by itself whether a service can use the real server
+
+
+def target_names(config: Config) -> dict[Target, TargetName]:
+    """Of every target there is."""
+    names: dict[Target, TargetName] = {}
+
+    def note(check: Aimed, server: str, user: str) -> None:
+        for target in targets_of(check):
+            known = names.get(target, TargetName(server=server, users=(), decides=False))
+            names[target] = TargetName(
+                server=known.server,
+                users=known.users if user in known.users else (*known.users, user),
+                decides=known.decides or (bool(server) and target is check),
+            )
+
+    for use in uses(config):
+        note(use.check, use.server.name, f"{use.vip.name} {use.service.name}")
+    for one in requirements(config):
+        note(one.check, "", one.scope)
+    return names
+
+
+def server_port(service: Service, server: RealServer) -> int:
+    """The port a packet arrives at; 0 with a firewall mark: the one it was sent to."""
+    return server.port or service.port
+
+
+def server_scopes(config: Config) -> frozenset[str]:
+    """`POOL/SERVER` of every real server there is."""
+    return frozenset(
+        server_scope(service.pool.name, server.name)
+        for vip in config.vips
+        for service in vip.services
+        for server in service.pool.servers
+    )
+
+
+SIBLINGS = 8  # targets that are asked at once when one begins to turn; each of those that turn asks as many
+
+
+def siblings(config: Config) -> dict[Target, tuple[Target, ...]]:
+    """For each target of a real server the next ones of its VIP, in a ring. What ends one often ends the others."""
+    found: dict[Target, tuple[Target, ...]] = {}
+    rings: dict[str, dict[Target, None]] = {}
+    for use in uses(config):
+        rings.setdefault(use.vip.name, {}).update(dict.fromkeys(targets_of(use.check)))
+    for ring in map(tuple, rings.values()):
+        for place, target in enumerate(ring):
+            after = ring[place + 1 : place + 1 + SIBLINGS]
+            found.setdefault(target, (*after, *ring[: min(place, SIBLINGS - len(after))]))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One real server of one service: all that is known of it before any check has spoken."""
+
+    check: Aimed
+    scope: str  # POOL/SERVER, by which it is drained
+    in_use: bool  # by the configuration: its weight is not 0
+    up: ipvs.Destination  # as the kernel should have it while it is usable
+    down: ipvs.Destination  # and while it is not
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """A service as the kernel should have it, but for its real servers; and those, in the canonical order."""
+
+    empty: ipvs.ServiceEntry
+    members: tuple[Member, ...]
+
+
+Memberships: TypeAlias = Mapping[ipvs.Key, Membership]
+
+
+def memberships(config: Config) -> dict[ipvs.Key, Membership]:
+    return {
+        service_key(address, service): _membership(vip, service, address.version)
+        for vip in config.vips
+        for address in vip.addresses
+        for service in vip.services
+    }
+
+
+def usual_weight(servers: Iterable[RealServer]) -> int:
+    """What the table counts a server as whose weight is 0: so draining one by its weight moves no flows."""
+    counts = Counter(server.weight for server in servers if server.weight)
+    most = max(counts.values(), default=0)
+    return min((weight for weight, count in counts.items() if count == most), default=1)
+
+
+def _membership(vip: Vip, service: Service, version: int) -> Membership:
+    usual = usual_weight(service.pool.servers)
+    found = [
+        _member(vip, service, server, address, usual) for server, address in servers_of(service, version)
+    ]
+    empty = ipvs.ServiceEntry(
+        scheduler=service.scheduler,
+        flags=service.flags,
+        one_packet=service.one_packet,
+        persistent=_persistent(service.persistence, version),
+    )
+    return Membership(empty, tuple(sorted(found, key=lambda member: ipvs.canonical(member.up))))
+
+
+def _member(vip: Vip, service: Service, server: RealServer, address: Address, usual: int) -> Member:
+    up = ipvs.Destination(
+        address=address,
+        port=server_port(service, server),
+        weight=server.weight,
+        forwarding=service.forwarding,
+        tunnel=service.tunnel,
+        upper=server.upper,
+        lower=server.lower,
+        # A destination inserted with 0 is left out of the Maglev table, on this node alone.
+        table_weight=server.weight or usual,
+    )
+    return Member(
+        check=check_of(vip, service, server, address),
+        scope=server_scope(service.pool.name, server.name),
+        in_use=server.weight > 0,
+        up=up,
+        down=replace(up, weight=0) if server.weight else up,
+    )
+
+
+def _persistent(persistence: Persistence | None, version: int) -> ipvs.Persistent | None:
+    if persistence is None:
+        return None
+    prefix = persistence.prefix4 if version == 4 else persistence.prefix6
+    return ipvs.Persistent(timeout=persistence.timeout, prefix=prefix)

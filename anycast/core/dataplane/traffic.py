@@ -1,0 +1,53 @@
+"""The packets that services take in: from counters to a rate.
+
+The kernel adds the counters of a service up every two seconds. So two readings a second apart prove nothing, and a
+rate is taken over more than that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from anycast.core.dataplane.ipvs import Key
+
+WINDOW = 3.0  # seconds between two readings that make a rate
+APART = 0.5  # seconds between two that are worth keeping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Count:
+    """Packets taken in by each service, as read at the instant `at`."""
+
+    at: float
+    packets: Mapping[Key, int]
+
+
+def counted(counts: tuple[Count, ...], new: Count) -> tuple[Count, ...]:
+    """With a new reading, and without those that no rate is made of any more."""
+    if counts and new.at < counts[-1].at + APART:
+        return counts
+    old = [count for count in counts if count.at <= new.at - WINDOW]
+    return (*old[-1:], *counts[len(old) :], new)
+
+
+def rate(counts: tuple[Count, ...], keys: Iterable[Key], *, since: float = float("-inf")) -> float | None:
+    """Packets a second of all these services, from the last readings that are far enough apart.
+
+    `since`: none of before counts. None: nothing can be said yet, or a counter went back.
+    """
+    newest = counts[-1] if counts else None
+    bases = [count for count in counts if newest and since <= count.at <= newest.at - WINDOW]
+    if newest is None or not bases:
+        return None
+    base = bases[-1]
+    total = 0
+    for key in keys:
+        now = newest.packets.get(key)
+        if now is None:
+            continue  # the kernel serves it no more
+        before = base.packets.get(key)
+        if before is None or now < before:
+            return None
+        total += now - before
+    return total / (newest.at - base.at)

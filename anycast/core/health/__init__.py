@@ -1,0 +1,1 @@
+"""Health of what is checked: from single outcomes to rules of several checks."""

@@ -1,0 +1,80 @@
+"""What checks look at, once it is known for whom they look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+
+from anycast.core.health.compose import leaves
+from anycast.core.values.checks import BgpSession, IcmpCheck, NodeKind, TcpVipCheck
+from anycast.core.values.configuration import (
+    HERE,
+    Address,
+    Aim,
+    Aimed,
+    Check,
+    CommandCheck,
+    Leaf,
+    Part,
+    Rule,
+    Target,
+)
+
+
+def aim(check: Check, address: Address = HERE, port: int = 0, vip: Address | None = None) -> Target:
+    """What the check looks at, used for a real server's address and port, or for the node."""
+    own, fixed, check = _aim(check)
+    return Target(address=own or address, port=port if fixed is None else fixed, check=check, vip=vip)
+
+
+@cache
+def _aim(check: Check) -> tuple[Address | None, int | None, Check]:
+    """The check's own address and port, and the check without them: where it is aimed is the target's to say.
+
+    Services that end at the same place by different words then share one target.
+    """
+    kind, address = check.kind, check.address
+    if address is not None:
+        check = replace(check, address=None)
+    match kind:
+        case _ if isinstance(kind, NodeKind):
+            return HERE, 0, check
+        case IcmpCheck():
+            return address, 0, check
+        case CommandCheck():
+            return address, None, check
+        case _ if kind.port is None:
+            return address, None, check
+        case _:
+            return address, kind.port, replace(check, kind=replace(kind, port=None))
+
+
+def aimed(
+    tree: Leaf | Rule[Leaf], address: Address = HERE, port: int = 0, vips: Sequence[Address] = ()
+) -> Aimed:
+    """The same tree with its checks aimed at a real server, or at what they name themselves.
+
+    `vips`: the addresses of the VIP that the real server serves. A check to the VIP must hold for each of them.
+    """
+    if isinstance(tree, Rule):
+        parts: tuple[Part[Aim], ...] = tuple(
+            Part(name=part.name, check=aimed(part.check, address, port, vips), weight=part.weight)
+            for part in tree.parts
+        )
+        return Rule(needed=tree.needed, parts=parts)
+    if isinstance(tree, BgpSession):
+        return tree
+    if not isinstance(tree.kind, TcpVipCheck) or not vips:
+        return aim(tree, address, port)
+    each = [aim(tree, address, port, vip) for vip in vips]
+    if len(each) == 1:
+        return each[0]
+    return Rule(needed=len(each), parts=tuple(Part(name=str(target.vip), check=target) for target in each))
+
+
+def targets_of(tree: Aimed) -> tuple[Target, ...]:
+    """What is probed for it."""
+    if isinstance(tree, Rule):
+        return tuple(leaf for leaf in leaves(tree) if isinstance(leaf, Target))
+    return (tree,) if isinstance(tree, Target) else ()

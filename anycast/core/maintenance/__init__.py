@@ -1,0 +1,1 @@
+"""Maintenance: its stages, its end, and what moves it on."""

@@ -1,0 +1,320 @@
+"""Takes what is in maintenance from stage to stage, and ends it when its time has come.
+
+`maintenance.NEXT` says which stage follows; what each waits for is said here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from anycast.core.dataplane import traffic
+from anycast.core.dataplane.ipvs import Key
+from anycast.core.dataplane.members import keys_of
+from anycast.core.events import Effect, Log, SaveMaintenance
+from anycast.core.maintenance.stages import (
+    FILE,
+    NEXT,
+    NODE,
+    NODE_SCOPES,
+    SLEWED,
+    STEP,
+    STOP,
+    End,
+    Expiry,
+    Maintenance,
+    Progress,
+    Signal,
+    Stage,
+    anchored,
+    has_passed,
+    is_saved,
+    is_server,
+    stepped,
+)
+from anycast.core.state import ACTIVE, State, is_holding, prefix_of
+from anycast.core.values.configuration import Prefix, Vip
+from anycast.core.vip.decide import Advertise
+
+LEAVE_PATIENCE = 6.0  # seconds beyond the TTL after which a lost plugin has been ended by its own watchdog
+READ_EVERY = 1.0  # seconds between two readings of the kernel while something is on its way out
+
+
+def vips_of(state: State, scope: str) -> tuple[Vip, ...]:
+    """What is in maintenance with the scope."""
+    return tuple(vip for vip in state.config.vips if scope in NODE_SCOPES or scope == vip.name)
+
+
+def packets_per_second(state: State, vips: Iterable[Vip], since: float = float("-inf")) -> float | None:
+    """That IPVS takes in for the VIPs, by the last readings; none of before `since` counts. None: not known."""
+    return traffic.rate(state.kernel.counts, _keys(vips), since=since)
+
+
+def _keys(vips: Iterable[Vip]) -> frozenset[Key]:
+    return frozenset(key for vip in vips for address in vip.addresses for key in keys_of(vip, address))
+
+
+def begin(state: State, kept: Mapping[str, Maintenance], *, now: float, wall: float | None) -> State:
+    """The state of an agent that starts in maintenance: its routes are out already, or go without a drain."""
+    if wall is not None:
+        kept = {
+            scope: replace(entry, end=anchored(entry.end, wall=wall, now=now)) if entry.end else entry
+            for scope, entry in kept.items()
+        }
+    progress = {scope: _entered(state, scope, Stage.WITHDRAWN, now) for scope in kept if not is_server(scope)}
+    return replace(
+        state,
+        maintenance=dict(kept),
+        progress=progress,
+        wall_offset=None if wall is None else wall - now,
+    )
+
+
+def put(
+    state: State, scope: str, entry: Maintenance, *, skip_drain: bool, now: float
+) -> tuple[State, list[Effect]]:
+    """Maintenance begins, or is said again: then the last word counts, and the drain does not start over."""
+    present = state.maintenance.get(scope)
+    if entry.end is not None and entry.end.due is None:
+        entry = replace(entry, end=replace(entry.end, due=now + entry.end.at - entry.since))
+    if present is None:
+        entry = replace(entry, began=now)
+    else:
+        entry = replace(entry, began=present.began, since=present.since)
+    progress = state.progress
+    if not is_server(scope):
+        progress = {**progress, scope: _said(state, scope, skip_drain=skip_drain, now=now)}
+    if (entry, progress) == (present, state.progress):
+        return state, [_save(state.maintenance)]
+    after = replace(
+        state,
+        maintenance={**state.maintenance, scope: entry},
+        progress=progress,
+        # The packets are counted from here on.
+        kernel=replace(state.kernel, next_read=min(state.kernel.next_read, now)),
+    )
+    effects: list[Effect] = [] if not is_saved(scope) else [_save(after.maintenance)]
+    if entry != present:
+        effects.append(Log(event="maintenance.began", fields=fields_of(scope, entry), level="warning"))
+    return after, effects
+
+
+def _said(state: State, scope: str, *, skip_drain: bool, now: float) -> Progress:
+    progress = state.progress.get(scope, ACTIVE)
+    stage = NEXT[progress.stage, Signal.SKIP if skip_drain else Signal.BEGIN]
+    moved = progress if stage is progress.stage else _entered(state, scope, stage, now)
+    return replace(moved, overdue=False)
+
+
+def end(state: State, scope: str) -> tuple[State, list[Effect]]:
+    """It is over by command, or the file is gone."""
+    scopes = [one for one in ((NODE, STOP) if scope == NODE else (scope,)) if one in state.maintenance]
+    after, effects = _without(state, scopes, why="the file was removed" if scope == FILE else "off")
+    # Said again it is saved again: the first time may have failed.
+    return after, [*([_save(after.maintenance)] if is_saved(scope) else []), *effects]
+
+
+def _without(state: State, scopes: Iterable[str], *, why: str) -> tuple[State, list[Effect]]:
+    gone = frozenset(scopes)
+    if not gone:
+        return state, []
+    after = replace(
+        state,
+        maintenance={scope: entry for scope, entry in state.maintenance.items() if scope not in gone},
+        progress={scope: one for scope, one in state.progress.items() if scope not in gone},
+    )
+    return after, [
+        Log(event="maintenance.ended", fields={"scope": _word(scope), "why": why}) for scope in sorted(gone)
+    ]
+
+
+def clock(state: State, wall: float, now: float) -> tuple[State, list[Effect]]:
+    """The wall clock as it is now. Whoever sets it ends no maintenance by that."""
+    offset = wall - now
+    known = state.wall_offset
+    by = 0.0 if known is None else offset - known
+    was_set = abs(by) >= STEP
+    effects: list[Effect] = []
+    if was_set:
+        effects.append(Log(event="clock.stepped", fields={"by_s": round(by, 3)}, level="warning"))
+    followed = {
+        scope: replace(entry, end=_followed(entry.end, was_set=was_set, wall=wall, now=now))
+        for scope, entry in state.maintenance.items()
+        if entry.end is not None
+    }
+    after = replace(state, wall_offset=offset)
+    if any(entry != state.maintenance[scope] for scope, entry in followed.items()):
+        after = replace(after, maintenance={**state.maintenance, **followed})
+        effects.append(_save(after.maintenance))
+    return after, effects
+
+
+def _followed(end: End, *, was_set: bool, wall: float, now: float) -> End:
+    if end.due is None:
+        return anchored(end, wall=wall, now=now)
+    apart = abs((wall - now) - (end.at - end.due))
+    # A clock that is slewed comes apart from the other by and by: further than a step it never gets.
+    return stepped(end, wall=wall, now=now) if was_set or SLEWED <= apart < STEP else end
+
+
+def expire(state: State, now: float) -> tuple[State, list[Effect]]:
+    """What has passed its end goes back into service, or is overdue."""
+    if state.wall_offset is None or not any(entry.end for entry in state.maintenance.values()):
+        return state, []
+    wall = now + state.wall_offset
+    over = []
+    progress = dict(state.progress)
+    effects: list[Effect] = []
+    for scope, entry in state.maintenance.items():
+        if entry.end is None or scope not in progress:
+            continue
+        passed = has_passed(entry.end, wall=wall, now=now)
+        if passed and entry.end.then is Expiry.RESUME:
+            over.append(scope)
+            continue
+        # Where the clock was set to after the end, it is overdue too: nothing ends by that, and it must be seen.
+        overdue = passed or (entry.end.due is not None and wall >= entry.end.at + STEP)
+        if overdue and not progress[scope].overdue:
+            fields = {**fields_of(scope, entry), "on_expiry": str(entry.end.then)}
+            effects.append(Log(event="maintenance.overdue", fields=fields, level="error"))
+        progress[scope] = replace(progress[scope], overdue=overdue)
+    if progress != state.progress:
+        state = replace(state, progress=progress)
+    state, more = _without(state, over, why="its time is over")
+    return state, [*effects, *([_save(state.maintenance)] if over else []), *more]
+
+
+def advance(state: State, now: float) -> tuple[State, list[Effect]]:
+    """Every scope that has got what its stage waits for, one stage on."""
+    progress = dict(state.progress)
+    effects: list[Effect] = []
+    for scope, one in state.progress.items():
+        seen, why = _done(state, scope, one, now)
+        if why is not None:
+            stage = NEXT[one.stage, Signal.DONE]
+            seen = replace(_entered(state, scope, stage, now), overdue=one.overdue)
+            effects.append(_told(state, scope, seen, why, now - one.since))
+        progress[scope] = seen
+    return (state if progress == state.progress else replace(state, progress=progress)), effects
+
+
+def _done(state: State, scope: str, one: Progress, now: float) -> tuple[Progress, str | None]:
+    """What was seen of the stage, and why it is over; None: it is not."""
+    timing = state.config.timing
+    match one.stage:
+        case Stage.DRAINING:
+            if now >= one.since + timing.drain:
+                return one, "drained"
+            verdicts = [state.vips[vip.name].verdict for vip in vips_of(state, scope)]
+            nothing = all(verdict.advertise is Advertise.NO for verdict in verdicts)
+            return one, "nothing is announced" if nothing else None
+        case Stage.WITHDRAWN:
+            prefixes = [prefix_of(address) for vip in vips_of(state, scope) for address in vip.addresses]
+            if one.withdrawn_at is None and is_withdrawn(
+                state, prefixes, seq=one.seq, runs_out=one.runs_out, now=now
+            ):
+                one = replace(one, withdrawn_at=now)
+            settled = one.withdrawn_at is not None and now >= one.withdrawn_at + timing.settle
+            return one, "withdrawn" if settled else None
+        case Stage.QUIET:
+            found = packets_per_second(state, vips_of(state, scope), one.since)
+            if found is not None and found <= timing.quiet_rate:
+                return one, "quiet"
+            return one, "the limit has passed" if now >= one.since + timing.quiet_limit else None
+        case Stage.ACTIVE | Stage.DOWN:
+            return one, None
+
+
+def _entered(state: State, scope: str, stage: Stage, now: float) -> Progress:
+    if stage is not Stage.WITHDRAWN:
+        return Progress(stage=stage, since=now)
+    lease = state.lease
+    prefixes = {prefix_of(address) for vip in vips_of(state, scope) for address in vip.addresses}
+    standing = lease.routes is None or any(route.prefix in prefixes for route in lease.routes)
+    return Progress(
+        stage=stage,
+        since=now,
+        # Before the first lease of ours the one of the agent before us may still stand.
+        runs_out=max(lease.runs_out, state.started_at + state.config.timing.lease_ttl, now),
+        seq=lease.seq + 1 if standing else lease.changed_seq,
+    )
+
+
+def _told(state: State, scope: str, new: Progress, why: str, after: float) -> Log:
+    found = packets_per_second(state, vips_of(state, scope))
+    fields = {
+        "scope": _word(scope),
+        "stage": str(new.stage),
+        "why": why,
+        "after_s": round(after, 3),
+        "packets_per_s": None if found is None else round(found, 1),
+    }
+    busy = new.stage is Stage.DOWN and why != "quiet"
+    return Log(event="maintenance.stage_changed", fields=fields, level="warning" if busy else "info")
+
+
+def is_withdrawn(state: State, prefixes: Iterable[Prefix], *, seq: int, runs_out: float, now: float) -> bool:
+    """Whether no router can have them from us any more. `seq`: of the first lease without them."""
+    # A plugin that is not connected may hang with the route in its hand: silence is no acknowledgement.
+    if now >= runs_out + LEAVE_PATIENCE:
+        return True
+    if now < state.lost_until or not state.plugins:
+        return False
+    asked = frozenset(prefixes)
+    return all(
+        report is not None and report.seq >= seq and asked.isdisjoint(report.announced)
+        for report in state.plugins.values()
+    )
+
+
+def read_every(state: State) -> float:
+    """Seconds between two readings of the kernel when nothing else happens."""
+    leaving = any(one.stage not in {Stage.ACTIVE, Stage.DOWN} for one in state.progress.values())
+    often = leaving or is_holding(state)
+    return min(READ_EVERY, state.config.timing.reconcile) if often else state.config.timing.reconcile
+
+
+def stage_ends(state: State, one: Progress) -> float | None:
+    """The instant at which the stage is over, whatever happens; None: it stays."""
+    timing = state.config.timing
+    match one.stage:
+        case Stage.DRAINING:
+            return one.since + timing.drain
+        case Stage.WITHDRAWN if one.withdrawn_at is not None:
+            return one.withdrawn_at + timing.settle
+        case Stage.WITHDRAWN:
+            return one.runs_out + LEAVE_PATIENCE + timing.settle
+        case Stage.QUIET:
+            return one.since + timing.quiet_limit
+        case Stage.ACTIVE | Stage.DOWN:
+            return None
+
+
+def wakes(state: State, now: float) -> list[float]:
+    """Instants in the future that change something by coming."""
+    instants: list[float | None] = []
+    for scope, one in state.progress.items():
+        instants.append(stage_ends(state, one))
+        if one.stage is Stage.WITHDRAWN and one.withdrawn_at is None:
+            instants.append(one.runs_out + LEAVE_PATIENCE)
+        end = state.maintenance[scope].end
+        if end is not None and end.due is not None and state.wall_offset is not None:
+            instants.append(max(end.due, end.at - state.wall_offset))
+    return [instant for instant in instants if instant is not None and instant > now]
+
+
+def fields_of(scope: str, entry: Maintenance) -> dict[str, object]:
+    return {
+        "scope": _word(scope),
+        "reason": entry.reason,
+        "by": entry.by,
+        "ends": None if entry.end is None else round(entry.end.at, 3),
+    }
+
+
+def _word(scope: str) -> str:
+    return "node" if scope in NODE_SCOPES else scope
+
+
+def _save(entries: Mapping[str, Maintenance]) -> SaveMaintenance:
+    return SaveMaintenance(entries={scope: entry for scope, entry in entries.items() if is_saved(scope)})

@@ -1,0 +1,1 @@
+"""Values: valid once they exist, and nothing but values."""

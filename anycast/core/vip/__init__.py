@@ -1,0 +1,1 @@
+"""The verdict on a VIP, and what it rests on."""

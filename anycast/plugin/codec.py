@@ -1,0 +1,226 @@
+"""ExaBGP's text API: routes to commands, and ExaBGP's answers to values. Pure; any bytes are a value.
+
+ExaBGP finds commands by substring, so a word too many can shut it down. Commands are therefore built from
+checked numbers and addresses only, never from names or text.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import TypeAlias
+
+from anycast.core.values.report import Prefix
+from anycast.core.values.route import Route
+
+FLUSH = "flush adj-rib out"
+SHOW_NEIGHBORS = "show neighbor json"
+VERSION = "version"
+
+MAX_LINE = 8 * 1024 * 1024  # bytes; the table of a thousand neighbors is far below
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The oldest unanswered command was parsed and queued. It says nothing about the router."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The oldest unanswered command was refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class NeighborEvent:
+    """A session changed. `state` is ExaBGP's word: connected, up, down."""
+
+    address: str
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NeighborRow:
+    """A session as the table has it. `seconds` it has been up or down; None: not told."""
+
+    address: str
+    up: bool
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class NeighborTable:
+    """The answer to SHOW_NEIGHBORS, ahead of its Done."""
+
+    rows: tuple[NeighborRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """ExaBGP is on its way out; its sessions are closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """The answer to VERSION, ahead of its Done."""
+
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """A line we have no use for. `event`: it is an event, so no part of an answer."""
+
+    text: str
+    event: bool = False
+
+
+Line: TypeAlias = Done | Refused | NeighborEvent | NeighborTable | Stopping | Version | Other
+
+
+def announce(route: Route) -> str:
+    """The command that announces `route`. Raises ValueError where a value is out of range."""
+    return f"announce route {_prefix(route.prefix)}{_attributes(route)}"
+
+
+def withdraw(route: Route) -> str:
+    """The command that withdraws `route`, attributes repeated. Raises ValueError as `announce` does.
+
+    Without the attributes ExaBGP 5 keeps an announce that is still to be sent beside the withdraw.
+    """
+    return f"withdraw route {_prefix(route.prefix)}{_attributes(route)}"
+
+
+def withdraw_bare(prefix: Prefix) -> str:
+    """The command that withdraws a prefix of unknown attributes. Raises ValueError for a scoped address."""
+    return f"withdraw route {_prefix(prefix)}"
+
+
+def _prefix(prefix: Prefix) -> str:
+    if not isinstance(prefix, IPv4Network | IPv6Network):
+        raise TypeError(f"prefix: expected a network, found {type(prefix).__name__}")
+    text = str(prefix)
+    if "%" in text:
+        raise ValueError(f"{text}: a prefix cannot have a zone")
+    return text
+
+
+def _attributes(route: Route) -> str:
+    words = [f" next-hop {_next_hop(route)}"]
+    if route.med is not None:
+        words.append(f" med {_number(route, 'med', route.med, 32)}")
+    if route.communities:
+        words.append(f" community [ {_communities(route, route.communities, (16, 16))} ]")
+    if route.large_communities:
+        words.append(f" large-community [ {_communities(route, route.large_communities, (32, 32, 32))} ]")
+    return "".join(words)
+
+
+def _next_hop(route: Route) -> str:
+    hop = route.next_hop
+    if hop is None:
+        return "self"
+    if not isinstance(hop, IPv4Address | IPv6Address):
+        raise TypeError(f"{route.prefix}: next hop: expected an address, found {type(hop).__name__}")
+    if hop.version != route.prefix.version:
+        raise ValueError(f"{route.prefix}: next hop {hop} is of the other address family")
+    if hop.is_unspecified or hop.is_multicast or "%" in str(hop):
+        raise ValueError(f"{route.prefix}: next hop {hop}: expected a unicast address without a zone")
+    return str(hop)
+
+
+def _number(route: Route, name: str, value: int, bits: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**bits:
+        raise ValueError(f"{route.prefix}: {name}: expected 0 to {2**bits - 1}, found {value!r}")
+    return value
+
+
+def _communities(route: Route, texts: tuple[str, ...], widths: tuple[int, ...]) -> str:
+    """Numeric communities: ExaBGP takes 65000:70000 and silently sends another one."""
+    words = []
+    for text in texts:
+        parts = text.split(":") if isinstance(text, str) else []
+        if len(parts) != len(widths) or not all(_is_number(part) for part in parts):
+            shape = ":".join("N" * len(widths))
+            raise ValueError(f"{route.prefix}: community {text!r}: expected {shape}, numbers only")
+        fields = zip(parts, widths, strict=True)
+        words.append(":".join(str(_number(route, f"community {text}", int(part), w)) for part, w in fields))
+    return " ".join(words)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 10
+
+
+def parse(line: bytes) -> Line:
+    """What one line from ExaBGP says. Never raises."""
+    text = line.decode("utf-8", "replace").strip()
+    if text == "done":
+        return Done()
+    if text == "error":
+        return Refused()
+    if text.startswith("exabgp "):
+        return Version(text.removeprefix("exabgp ").strip())
+    if text[:1] not in {"{", "["}:
+        return Other(text)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return Other(text)
+    if isinstance(value, list):
+        rows = [_row(item) for item in value]
+        known = tuple(row for row in rows if row is not None)
+        return NeighborTable(known) if len(known) == len(rows) else Other(text)
+    return _event(value, text)
+
+
+def _event(value: object, text: str) -> Line:
+    if _get(value, "type") == "notification" and _get(value, "notification") == "shutdown":
+        return Stopping()
+    neighbor = _get(value, "neighbor")
+    address, state = _get(neighbor, "address", "peer"), _get(neighbor, "state")
+    if _get(value, "type") == "state" and isinstance(address, str) and isinstance(state, str):
+        reason = _get(neighbor, "reason")
+        return NeighborEvent(address, state, reason if isinstance(reason, str) else "")
+    return Other(text, event=True)
+
+
+def _row(item: object) -> NeighborRow | None:
+    address, state = _get(item, "peer", "address"), _get(item, "state")
+    if not isinstance(address, str) or not isinstance(state, str):
+        return None
+    # A session in its first second has the duration 0 and with it the state "down": `fsm` knows better.
+    up = state == "up" or _get(item, "fsm") == "ESTABLISHED"
+    seconds = _get(item, "duration")
+    told = isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds < 1e10
+    return NeighborRow(address, up, float(seconds) if told and isinstance(seconds, int | float) else None)
+
+
+def _get(value: object, *path: str) -> object:
+    for name in path:
+        if not isinstance(value, dict):
+            return None
+        value = value.get(name)
+    return value
+
+
+class Lines:
+    """Bytes in, whole lines out. A line longer than MAX_LINE is dropped."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+        self._dropping = False
+
+    def feed(self, data: bytes) -> list[Line]:
+        self._rest += data
+        if b"\n" not in data:
+            if len(self._rest) > MAX_LINE:
+                self._rest.clear()
+                self._dropping = True
+            return []
+        *lines, self._rest = self._rest.split(b"\n")
+        if self._dropping:
+            del lines[0]
+            self._dropping = False
+        return [parse(bytes(line)) for line in lines if line.strip()]

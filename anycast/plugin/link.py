@@ -1,0 +1,232 @@
+"""The plugin's file descriptors: ExaBGP's pipes, the agent's socket, stderr.
+
+Nothing in here blocks and nothing has an opinion.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import socket
+import time
+from collections.abc import Iterable
+
+from anycast.core.values.route import Route
+from anycast.lease import Decoder, Lease, ProtocolError, Report, encode, route_body, route_of
+from anycast.plugin import codec
+
+CHUNK = 64 * 1024  # bytes
+CHUNKS = 64  # reads in one pass, so that a flood cannot keep us from the rest
+RECONNECT = 0.2  # seconds
+
+
+class Gone(Exception):  # noqa: N818 - no error: ExaBGP ended, and so do we
+    """ExaBGP closed its end of a pipe."""
+
+
+class ExaBgpLink:
+    """Lines from ExaBGP, commands to it. Takes its own ends of the pipes over and makes them non-blocking."""
+
+    def __init__(self, stdin: int, stdout: int) -> None:
+        self.stdin, self.stdout = stdin, stdout
+        os.set_blocking(stdin, False)
+        os.set_blocking(stdout, False)
+        self._lines = codec.Lines()
+        self._out = bytearray()
+
+    @property
+    def wants_write(self) -> bool:
+        return bool(self._out)
+
+    def read(self) -> list[codec.Line]:
+        """Everything ExaBGP has said: 13,000 unread answers freeze it. Raises Gone."""
+        lines: list[codec.Line] = []
+        for _ in range(CHUNKS):
+            try:
+                data = os.read(self.stdin, CHUNK)
+            except BlockingIOError:
+                break
+            if not data:
+                raise Gone
+            lines += self._lines.feed(data)
+        return lines
+
+    def write(self, commands: Iterable[str]) -> None:
+        """Write the commands, or keep what the pipe has no room for. Raises Gone."""
+        for command in commands:
+            self._out += command.encode("ascii") + b"\n"
+        while self._out:
+            try:
+                written = os.write(self.stdout, self._out)
+            except BlockingIOError:
+                return
+            except BrokenPipeError:
+                raise Gone from None
+            del self._out[:written]
+
+
+class AgentLink:
+    """The connection to the agent; made again for ever, every RECONNECT seconds."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._socket: socket.socket | None = None
+        self._decoder = Decoder()
+        self._out = bytearray()
+        self._next_try = 0.0
+
+    @property
+    def fileno(self) -> int | None:
+        return None if self._socket is None else self._socket.fileno()
+
+    @property
+    def wants_write(self) -> bool:
+        return bool(self._out)
+
+    def connect(self, now: float) -> bool:
+        """Try, if it is time to. True: a new connection stands."""
+        if self._socket is not None or now < self._next_try:
+            return False
+        self._next_try = now + RECONNECT
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            connection.connect(self._path)
+        except OSError:
+            connection.close()
+            return False
+        self._socket = connection
+        self._decoder = Decoder()
+        self._out.clear()
+        return True
+
+    def read(self) -> list[Lease]:
+        """The leases that have come. The connection may be closed afterwards; what came still counts."""
+        leases: list[Lease] = []
+        for _ in range(CHUNKS):
+            if self._socket is None:
+                break
+            try:
+                data = self._socket.recv(CHUNK)
+                if not data:
+                    self.close()
+                    break
+                leases += [message for message in self._decoder.feed(data) if isinstance(message, Lease)]
+            except BlockingIOError:
+                break
+            except (OSError, ProtocolError):
+                self.close()
+        return leases
+
+    def send(self, report: Report) -> bool:
+        """Send it, unless the one before is not through: a slow agent needs the newest only."""
+        if self._socket is None or self._out:
+            return False
+        self._out += encode(report)
+        self.flush()
+        return True
+
+    def flush(self) -> None:
+        while self._out and self._socket is not None:
+            try:
+                del self._out[: self._socket.send(self._out)]
+            except BlockingIOError:
+                return
+            except OSError:
+                self.close()
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+        self._socket = None
+        self._out.clear()
+
+
+class Journal:
+    """The routes that may be announced, in a file, for the life after this one."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def load(self) -> tuple[Route, ...]:
+        """What it holds. Raises OSError, and ValueError where it is damaged."""
+        with open(self.path, encoding="utf-8") as file:
+            value = json.load(file)
+        routes = value.get("routes") if isinstance(value, dict) else None
+        if not isinstance(routes, list):
+            raise ValueError(f"{self.path}: expected an object with an array `routes`")  # noqa: TRY004
+        loaded = tuple(dict.fromkeys(route_of(item) for item in routes))
+        for route in loaded:
+            codec.withdraw(route)
+        return loaded
+
+    def store(self, routes: Iterable[Route]) -> None:
+        """Replace it whole. Raises OSError. A reboot takes the announcements with it, so no fsync."""
+        data = json.dumps({"routes": [route_body(route) for route in routes]}, indent=1) + "\n"
+        new = f"{self.path}.new"
+        os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
+        try:
+            with open(new, "w", encoding="utf-8") as file:
+                file.write(data)
+            os.replace(new, self.path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(new)
+            raise
+
+
+class Log:
+    """Lines on stderr, dropped where they would block.
+
+    ExaBGP shares this open file description, so it must not be made non-blocking. A line that repeats
+    within REPEAT seconds is left out.
+    """
+
+    REPEAT = 60.0
+
+    def __init__(self, fd: int = 2) -> None:
+        self._fd = fd
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLOUT)
+        self._said: dict[str, float] = {}
+
+    def __call__(self, text: str, now: float) -> None:
+        if now - self._said.get(text, -self.REPEAT) < self.REPEAT:
+            return
+        self._said = {said: at for said, at in self._said.items() if now - at < self.REPEAT}
+        self._said[text] = now
+        line = f"anycast announce: {text}".encode("ascii", "backslashreplace")[: select.PIPE_BUF - 1] + b"\n"
+        # A pipe with POLLOUT has room for PIPE_BUF bytes.
+        if any(event & select.POLLOUT for _, event in self._poll.poll(0)):
+            with contextlib.suppress(OSError):
+                os.write(self._fd, line)
+
+
+def parent_is_exabgp(pid: int) -> bool:
+    """Whether `pid` is our parent still, and ExaBGP: run by its name, or by an interpreter that got it."""
+    if os.getppid() != pid:
+        return False
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = [word for word in file.read().split(b"\0") if not word.startswith(b"-")]
+    except OSError:
+        return False
+    return any(os.path.basename(word).startswith(b"exabgp") for word in words[:2])
+
+
+def drained(fd: int, seconds: float) -> bool:
+    """Throw away what comes on the non-blocking `fd` for `seconds`. True: the other end closed it."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        if poll.poll(left * 1000):
+            try:
+                if not os.read(fd, CHUNK):
+                    return True
+            except BlockingIOError:
+                continue
+            except OSError:
+                return True
+    return False

@@ -1,0 +1,279 @@
+"""`anycast announce`: the loop between ExaBGP's pipes and the agent's lease. Run by ExaBGP, one thread.
+
+It ends when ExaBGP ends, and ends ExaBGP when that no longer answers: routes nobody answers for must go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import time
+from argparse import ArgumentError, ArgumentParser
+from dataclasses import dataclass
+from ipaddress import ip_network
+from typing import NoReturn
+
+from anycast.core.values.report import Prefix
+from anycast.core.values.route import Route
+from anycast.plugin import link
+from anycast.plugin.plan import Planner
+from anycast.service_manager import ServiceManager
+
+IDLE = 0.25  # seconds; the longest sleep, for time alone can change things
+GOODBYE = 2.0  # seconds the withdraws may take after SIGTERM
+KILL_AFTER = 1.0  # seconds between SIGTERM and SIGKILL for a stuck ExaBGP
+START_ERROR_PAUSE = 15.0  # seconds: ExaBGP gives up on a plugin that dies more than five times in 64 s
+REPORT_EVERY = 0.05  # seconds between reports while commands are under way
+
+EXIT_OK, EXIT_FAILURE, EXIT_USAGE = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """`error`: why the command line cannot be used; what is owned is withdrawn nevertheless."""
+
+    socket: str = ""
+    journal: str = ""
+    own: tuple[Prefix, ...] = ()
+    error: str = ""
+
+
+class _Parser(ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ArgumentError(None, message)
+
+
+def parse_options(argv: list[str]) -> Options:
+    parser = _Parser(prog="anycast announce", add_help=False, allow_abbrev=False)
+    parser.add_argument("--socket", default="")
+    parser.add_argument("--journal", default="")
+    parser.add_argument("--own", action="append", default=[])
+    try:
+        args = parser.parse_args(argv)
+    except ArgumentError as error:
+        return Options(error=str(error))
+    own: list[Prefix] = []
+    wrong = "" if args.socket else "--socket PATH is missing"
+    for text in args.own:
+        try:
+            own.append(ip_network(text))
+        except ValueError as error:
+            wrong = f"--own {text}: {error}"
+    return Options(socket=args.socket, journal=args.journal, own=tuple(own), error=wrong)
+
+
+def main(argv: list[str]) -> int:
+    """Exit status: 0 at the end of ExaBGP or by SIGTERM, 1 on failure, 2 on a wrong command line."""
+    if os.isatty(0):
+        link.Log()("ExaBGP runs this, not a person: put it on the `run` line of a process section", 0.0)
+        return EXIT_USAGE
+    # A stray print must never become a command: from here on 1 is stderr.
+    commands_fd = os.dup(1)
+    os.dup2(2, 1)
+    os.umask(0o022)
+    os.chdir("/")
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    log = link.Log()
+    options = parse_options(argv)
+    try:
+        exabgp = link.ExaBgpLink(0, commands_fd)
+        return Plugin(options, exabgp, log).run()
+    except link.Gone:
+        return EXIT_OK
+    except Exception as error:  # noqa: BLE001 - the next life withdraws, so end and say why
+        import traceback
+
+        trace = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{os.path.basename(trace.filename)}:{trace.lineno}"
+        log(f"unexpected {type(error).__name__} at {where}: {error}; please report it", time.monotonic())
+        return EXIT_FAILURE
+
+
+class Plugin:
+    """Everything with a file descriptor or a clock around one `Planner`."""
+
+    def __init__(self, options: Options, exabgp: link.ExaBgpLink, log: link.Log) -> None:
+        self._options = options
+        self._exabgp = exabgp
+        self._say = log
+        self._pid, self._parent = os.getpid(), os.getppid()
+        now = time.monotonic()
+        self._journal = link.Journal(options.journal) if options.journal else None
+        self._plan = Planner(own=options.own, journal=self._load(now), now=now)
+        if self._journal is None:
+            self._plan.journal_failed("no --journal was given", now)
+        self._agent = link.AgentLink(options.socket)
+        self._watched: dict[str, tuple[int, int]] = {}  # name: descriptor, events
+        self._manager = ServiceManager(os.environ)
+        self._signalled = False
+        self._stop_at: float | None = None  # the instant after which nothing is waited for
+        self._sent_revision = -1
+        self._sent_at = 0.0
+        self._owes_report = False
+        self._selector = selectors.DefaultSelector()
+        self._wakeup, self._signals = socket.socketpair()
+        for end in (self._wakeup, self._signals):
+            end.setblocking(False)
+
+    def run(self) -> int:
+        """Until the end. Raises link.Gone when ExaBGP has gone."""
+        self._catch_signals()
+        now = time.monotonic()
+        # Before anything else: what we may own is withdrawn.
+        self._write(now)
+        try:
+            self._selector.register(self._exabgp.stdin, selectors.EVENT_READ)
+        except PermissionError:
+            self._say("stdin is no pipe: ExaBGP runs this, on the `run` line of a process section", now)
+            return EXIT_USAGE
+        self._selector.register(self._wakeup, selectors.EVENT_READ)
+        give_up = now + START_ERROR_PAUSE if self._options.error else None
+        if self._options.error:
+            self._say(f"{self._options.error}; everything owned is withdrawn", now)
+        while True:
+            self._wait(now)
+            now = time.monotonic()
+            status = self._pass(now)
+            if status is not None:
+                return status
+            if give_up is not None and now >= give_up:
+                return EXIT_USAGE
+
+    def _pass(self, now: float) -> int | None:
+        for line in self._exabgp.read():
+            self._plan.line(line, now)
+        if self._plan.stopped:
+            return EXIT_OK
+        self._read_agent(now)
+        with contextlib.suppress(BlockingIOError):
+            while self._wakeup.recv(64):
+                pass
+        if self._signalled and self._stop_at is None:
+            self._stop_at = now + GOODBYE
+            self._plan.stop(now)
+        self._plan.tick(now)
+        if self._plan.stuck is not None:
+            return self._end_exabgp(self._plan.stuck, now)
+        self._write(now)
+        self._report(now)
+        for text in self._plan.log:
+            self._say(text, now)
+        self._plan.log.clear()
+        self._manager.passed(now, ready=self._plan.ready)
+        if self._stop_at is not None and (self._plan.all_down or now >= self._stop_at):
+            return EXIT_OK
+        return None
+
+    def _wait(self, now: float) -> None:
+        pipe_events = selectors.EVENT_WRITE if self._exabgp.wants_write else 0
+        self._watch("stdout", self._exabgp.stdout, pipe_events)
+        agent_events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._agent.wants_write else 0)
+        self._watch("agent", self._agent.fileno, agent_events)
+        until = [now + IDLE]
+        if self._plan.next_at is not None:
+            until.append(self._plan.next_at)
+        if self._plan.revision != self._sent_revision and self._agent.fileno is not None:
+            until.append(max(now, self._sent_at) + REPORT_EVERY)
+        if self._manager.interval is not None:
+            until.append(now + self._manager.interval)
+        self._selector.select(max(0.0, min(until) - time.monotonic()))
+
+    def _watch(self, name: str, fd: int | None, events: int) -> None:
+        wanted = (fd, events) if fd is not None and events else None
+        if self._watched.get(name) == wanted:
+            return
+        self._unwatch(name)
+        if wanted is not None:
+            self._selector.register(*wanted)
+            self._watched[name] = wanted
+
+    def _unwatch(self, name: str) -> None:
+        if name in self._watched:
+            self._selector.unregister(self._watched.pop(name)[0])
+
+    def _read_agent(self, now: float) -> None:
+        if self._options.error:
+            return
+        if self._agent.connect(now):
+            self._say("connected to the agent", now)
+            self._plan.connected()
+        if self._agent.fileno is None:
+            return
+        self._agent.flush()
+        leases = self._agent.read()
+        if leases:
+            # Each is the full set, so the newest speaks for all.
+            self._plan.lease(leases[-1], now)
+            self._owes_report = True
+        if self._agent.fileno is None:
+            # Its number may be the next connection's: forget the old one now.
+            self._unwatch("agent")
+            self._sent_revision = -1
+            self._say("lost the agent: what is announced stays until the lease ends", now)
+
+    def _write(self, now: float) -> None:
+        content = self._plan.journal(now)
+        if content is not None:
+            self._store(content, now)
+        self._exabgp.write(self._plan.commands(now))
+
+    def _load(self, now: float) -> tuple[Route, ...]:
+        if self._journal is None:
+            return ()
+        try:
+            return self._journal.load()
+        except FileNotFoundError:
+            return ()
+        except (OSError, ValueError) as error:
+            self._say(f"the journal is not usable, --own must do: {error}", now)
+            return ()
+
+    def _store(self, routes: tuple[Route, ...], now: float) -> None:
+        if self._journal is None:
+            self._plan.journal_failed("no --journal was given", now)
+            return
+        try:
+            self._journal.store(routes)
+        except OSError as error:
+            self._plan.journal_failed(str(error), now)
+        else:
+            self._plan.journaled(routes, now)
+
+    def _report(self, now: float) -> None:
+        changed = self._plan.revision != self._sent_revision
+        # While commands are under way each pass changes something.
+        soon = not self._plan.settled and now - self._sent_at < REPORT_EVERY
+        if self._owes_report or (changed and not soon):
+            revision = self._plan.revision
+            report = self._plan.report(now, pid=self._pid, exabgp_pid=self._parent)
+            if self._agent.send(report):
+                self._sent_revision, self._sent_at, self._owes_report = revision, now, False
+
+    def _catch_signals(self) -> None:
+        def note(_signal: int, _frame: object) -> None:
+            self._signalled = True
+
+        signal.set_wakeup_fd(self._signals.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, note)
+
+    def _end_exabgp(self, why: str, now: float) -> int:
+        """ExaBGP holds routes and does not answer: without it they go within 80 ms."""
+        if not link.parent_is_exabgp(self._parent):
+            self._say(f"ExaBGP is stuck ({why}) and process {self._parent} is not it: giving up", now)
+            return EXIT_FAILURE
+        self._say(f"ExaBGP is stuck ({why}): ending process {self._parent}", now)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if not link.parent_is_exabgp(self._parent):
+                break
+            try:
+                os.kill(self._parent, number)
+            except OSError as error:
+                self._say(f"process {self._parent} cannot be ended: {error}", now)
+                break
+            if link.drained(self._exabgp.stdin, KILL_AFTER):
+                break
+        return EXIT_FAILURE

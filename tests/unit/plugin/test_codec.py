@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import dataclasses
+from ipaddress import ip_address, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anycast.core.values.route import Route, drained
+from anycast.plugin import codec
+
+PLAIN = Route(prefix=ip_network("192.0.2.1/32"))
+FULL = Route(
+    prefix=ip_network("2001:db8::1/128"),
+    next_hop=ip_address("2001:db8::ffff"),
+    med=100,
+    communities=("65000:1", "65535:0"),
+    large_communities=("65000:4294967295:3",),
+)
+
+# ExaBGP looks for these anywhere in a command.
+VERBS = ("shutdown", "reset", "restart", "reload", "help", "crash", "teardown")
+
+routes = st.builds(
+    Route,
+    prefix=st.ip_addresses().map(ip_network),
+    next_hop=st.none() | st.ip_addresses(),
+    med=st.none() | st.integers(-5, 2**33),
+    communities=st.lists(st.text(max_size=8) | st.from_regex(r"\d{1,6}:\d{1,6}", fullmatch=True)).map(tuple),
+    large_communities=st.lists(st.text(max_size=8) | st.just("1:2:3")).map(tuple),
+)
+
+
+def test_an_announce_carries_every_attribute() -> None:
+    assert codec.announce(PLAIN) == "announce route 192.0.2.1/32 next-hop self"
+    assert codec.announce(FULL) == (
+        "announce route 2001:db8::1/128 next-hop 2001:db8::ffff med 100"
+        " community [ 65000:1 65535:0 ] large-community [ 65000:4294967295:3 ]"
+    )
+
+
+@given(routes)
+def test_a_withdraw_repeats_the_attributes_of_the_announce(route: Route) -> None:
+    try:
+        announce = codec.announce(route)
+    except ValueError:
+        with pytest.raises(ValueError):
+            codec.withdraw(route)
+    else:
+        assert codec.withdraw(route) == announce.replace("announce", "withdraw")
+
+
+@given(routes)
+def test_a_command_is_one_ascii_line_without_any_verb_but_its_own(route: Route) -> None:
+    try:
+        command = codec.announce(route)
+    except ValueError:
+        return
+    assert command.isascii()
+    assert command.isprintable()
+    assert not any(verb in command for verb in VERBS)
+
+
+def test_a_drained_route_says_graceful_shutdown_in_numbers() -> None:
+    assert codec.announce(drained(PLAIN)).endswith("med 4294967295 community [ 65535:0 ]")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"med": -1},
+        {"med": 2**32},
+        {"med": True},
+        {"communities": ("65000:70000",)},
+        {"communities": ("no-export",)},
+        {"communities": ("graceful-shutdown",)},
+        {"communities": ("1:2:3",)},
+        {"communities": ("1:２",)},
+        {"communities": ("1:2 ] shutdown",)},
+        {"communities": ("",)},
+        {"large_communities": ("1:2",)},
+        {"large_communities": ("1:2:4294967296",)},
+        {"next_hop": ip_address("2001:db8::1")},
+        {"next_hop": ip_address("0.0.0.0")},
+        {"next_hop": ip_address("224.0.0.1")},
+    ],
+)
+def test_what_exabgp_would_change_or_misread_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"192\.0\.2\.1/32"):
+        codec.announce(dataclasses.replace(PLAIN, **changes))  # type: ignore[arg-type]
+
+
+def test_answers_are_told_from_events() -> None:
+    assert codec.parse(b"done") == codec.Done()
+    assert codec.parse(b"error\r") == codec.Refused()
+    assert codec.parse(b"exabgp 5.0.15") == codec.Version("5.0.15")
+    assert codec.parse(b"please specify summary, extensive or configuration") == codec.Other(
+        "please specify summary, extensive or configuration"
+    )
+
+
+def test_a_session_event_names_neighbor_state_and_reason() -> None:
+    down = (
+        b'{ "exabgp": "5.0.0", "time": 1.5, "type": "state", "neighbor": { "address": { "local": "192.0.2.9",'
+        b' "peer": "192.0.2.254" }, "state": "down", "reason": "notification received (6,4)" } }'
+    )
+    assert codec.parse(down) == codec.NeighborEvent("192.0.2.254", "down", "notification received (6,4)")
+    assert codec.parse(b'{"type": "notification", "notification": "shutdown"}') == codec.Stopping()
+    assert codec.parse(b'{"type": "update"}') == codec.Other('{"type": "update"}', event=True)
+
+
+def test_a_session_in_its_first_second_is_up_whatever_its_duration_makes_of_it() -> None:
+    table = (
+        b'[{"state": "down", "duration": 0, "fsm": "ESTABLISHED", "peer": {"address": "192.0.2.254"}},'
+        b' {"state": "down", "duration": 7, "fsm": "IDLE", "peer": {"address": "192.0.2.253"}}]'
+    )
+    assert codec.parse(table) == codec.NeighborTable(
+        (codec.NeighborRow("192.0.2.254", True, 0.0), codec.NeighborRow("192.0.2.253", False, 7.0))
+    )
+
+
+@given(
+    st.binary()
+    | st.text().map(str.encode)
+    | st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: (
+            st.lists(inner)
+            | st.dictionaries(
+                st.sampled_from(("type", "neighbor", "address", "peer", "state", "notification", "duration")),
+                inner,
+            )
+        ),
+    )
+    .map(repr)
+    .map(lambda text: text.replace("'", '"').encode())
+)
+def test_any_line_is_a_value(line: bytes) -> None:
+    assert isinstance(codec.parse(line), codec.Line)
+
+
+def test_a_number_too_deep_or_too_long_is_only_another_line() -> None:
+    assert isinstance(codec.parse(b"[" * 100_000), codec.Other)
+    assert isinstance(codec.parse(b"[" + b"9" * 10_000 + b"]"), codec.Other)
+
+
+@given(st.lists(st.integers(1, 7)))
+def test_lines_come_whole_however_the_bytes_are_cut(cuts: list[int]) -> None:
+    data = b"done\nerror\n\nexabgp 5.0.15\ndone\n"
+    lines, found = codec.Lines(), []
+    for cut in cuts:
+        found += lines.feed(data[:cut])
+        data = data[cut:]
+    found += lines.feed(data)
+    assert found == [codec.Done(), codec.Refused(), codec.Version("5.0.15"), codec.Done()]
+
+
+def test_a_line_without_end_is_dropped_and_the_next_one_read() -> None:
+    lines = codec.Lines()
+    assert lines.feed(b"x" * (codec.MAX_LINE + 1)) == []
+    assert lines.feed(b"tail\ndone\n") == [codec.Done()]

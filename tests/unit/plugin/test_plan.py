@@ -1,0 +1,437 @@
+"""One rule of the planner per test. `Exchange` is ExaBGP at its simplest: it answers what it is given."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+
+import pytest
+
+from anycast.core.values.report import Prefix, Report
+from anycast.core.values.route import Route, drained
+from anycast.lease import Lease
+from anycast.plugin import codec
+from anycast.plugin.plan import (
+    QUERY,
+    REASSERT,
+    RETRY_ANNOUNCE,
+    RETRY_WITHDRAW,
+    SETTLE,
+    SILENCE,
+    WINDOW,
+    WITHDRAW_TRIES,
+    Planner,
+)
+
+A, B = ip_network("192.0.2.1/32"), ip_network("192.0.2.2/32")
+ROUTE_A, ROUTE_B = Route(prefix=A, med=100), Route(prefix=B)
+TABLE = codec.NeighborTable((codec.NeighborRow("192.0.2.254", True, 60.0),))
+UP = codec.NeighborEvent("192.0.2.254", "up", "")
+
+
+class Exchange:
+    """A planner, its clock, a journal that takes everything."""
+
+    def __init__(self, *, own: tuple[Prefix, ...] = (A, B), journal: tuple[Route, ...] = ()) -> None:
+        self.now = 100.0
+        self.plan = Planner(own=own, journal=journal, now=self.now)
+        self.journal: tuple[Route, ...] = journal
+        self.seq = 0
+        self.log: list[str] = []
+
+    def commands(self) -> list[str]:
+        content = self.plan.journal(self.now)
+        if content is not None:
+            self.journal = content
+            self.plan.journaled(content, self.now)
+        return self.plan.commands(self.now)
+
+    def done(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.plan.line(codec.Done(), self.now)
+
+    def settle(self, refuse: str = "\0") -> list[str]:
+        """Answer until nothing is asked; refuse what contains `refuse`. Returns the commands."""
+        written = []
+        while batch := self.commands():
+            for command in batch:
+                if command == codec.SHOW_NEIGHBORS:
+                    self.plan.line(TABLE, self.now)
+                self.plan.line(codec.Refused() if refuse in command else codec.Done(), self.now)
+            written += batch
+        return written
+
+    def lease(self, *routes: Route, owned: tuple[Prefix, ...] = (A, B), ttl: float = 300.0) -> None:
+        self.seq += 1
+        self.plan.lease(Lease(seq=self.seq, issued=self.now, ttl=ttl, routes=routes, owned=owned), self.now)
+
+    def wait(self, seconds: float) -> None:
+        """Time goes by, and the plugin runs all the while."""
+        end = self.now + seconds
+        while self.now < end:
+            self.now = min(end, self.now + 0.25)
+            self.plan.tick(self.now)
+
+    def started(self) -> Exchange:
+        """The start is over, the settling after it too."""
+        self.settle()
+        self.wait(SETTLE)
+        self.settle()
+        return self
+
+    def report(self) -> Report:
+        return self.plan.report(self.now, pid=1, exabgp_pid=2)
+
+
+def test_the_first_output_withdraws_everything_owned_whatever_the_lease_says() -> None:
+    x = Exchange()
+    x.lease(ROUTE_A, ROUTE_B)
+    assert x.commands() == ["withdraw route 192.0.2.1/32", "withdraw route 192.0.2.2/32"]
+
+
+def test_what_the_journal_holds_is_withdrawn_with_its_attributes_each_set_in_turn() -> None:
+    x = Exchange(own=(), journal=(ROUTE_A, drained(ROUTE_A)))
+    first = x.commands()
+    assert len(first) == 1
+    x.done()
+    assert {*first, *x.commands()} == {codec.withdraw(ROUTE_A), codec.withdraw(drained(ROUTE_A))}
+
+
+def test_nothing_is_announced_before_a_question_is_answered() -> None:
+    x = Exchange()
+    x.lease(ROUTE_A)
+    x.commands()
+    x.done(2)
+    assert x.commands() == [codec.SHOW_NEIGHBORS]
+    x.done()  # the answer stands before its `done`: this one was owed to the life before
+    assert x.commands() == []
+    assert not x.plan.ready
+    x.plan.line(TABLE, x.now)
+    x.done()
+    assert x.plan.ready
+    assert codec.announce(ROUTE_A) in x.settle()
+
+
+def test_until_that_answer_everything_owned_may_be_announced() -> None:
+    x = Exchange()
+    x.commands()
+    x.done(2)
+    assert x.report().announced == (A, B)
+    x.settle()
+    assert x.report().announced == ()
+
+
+def test_an_announced_route_is_acknowledged_by_the_sequence_number_of_its_lease() -> None:
+    x = Exchange().started()
+    x.lease(ROUTE_A)
+    assert x.commands() == [codec.announce(ROUTE_A)]
+    assert (x.report().seq, x.report().announced, x.report().pending) == (0, (A,), (A,))
+    x.done()
+    assert (x.report().seq, x.report().announced, x.report().pending) == (1, (A,), ())
+
+
+def test_a_new_connection_starts_the_sequence_numbers_again() -> None:
+    x = Exchange().started()
+    x.lease(ROUTE_A)
+    x.settle()
+    x.plan.connected()
+    assert x.report().seq == 0
+
+
+def test_renewing_a_lease_says_nothing_to_exabgp() -> None:
+    x = Exchange().started()
+    x.lease(ROUTE_A)
+    x.settle()
+    x.lease(ROUTE_A)
+    assert x.commands() == []
+    assert x.report().seq == 2
+
+
+def test_new_attributes_are_announced_over_the_old_without_a_withdraw() -> None:
+    x = Exchange().started()
+    x.lease(ROUTE_A)
+    x.settle()
+    x.lease(drained(ROUTE_A))
+    assert x.settle() == [codec.announce(drained(ROUTE_A))]
+
+
+def test_a_withdraw_waits_for_the_answer_to_the_announce_before_it() -> None:
+    x = Exchange().started()
+    x.lease(ROUTE_A)
+    x.commands()
+    x.lease()
+    assert x.commands() == []
+    x.done()
+    assert x.commands() == [codec.withdraw(ROUTE_A)]
+    assert x.report().announced == (A,)
+    x.done()
+    assert x.report().announced == ()
+
+
+def test_withdraws_overtake_announces_that_wait_for_room() -> None:
+    many = tuple(Route(prefix=ip_network(f"198.51.100.{n}/32")) for n in range(WINDOW * 2))
+    owned = (A, *(route.prefix for route in many))
+    x = Exchange(own=owned).started()
+    x.lease(ROUTE_A, owned=owned)
+    x.settle()
+    x.lease(ROUTE_A, *many, owned=owned)
+    assert len(x.commands()) == WINDOW
+    x.lease(*many, owned=owned)
+    assert x.commands() == []
+    x.done(2)
+    assert x.commands()[0] == codec.withdraw(ROUTE_A)
+
+
+def test_a_session_that_comes_up_gets_the_withdraws_again_and_then_the_rest_twice() -> None:
+    x = Exchange().started()
+    x.lease(ROUTE_A, ROUTE_B)
+    x.settle()
+    x.lease(ROUTE_A)
+    x.settle()
+    x.plan.line(UP, x.now)
+    again = [codec.withdraw(ROUTE_B), codec.FLUSH]
+    assert x.settle() == again
+    x.wait(SETTLE)
+    assert x.settle() == again
+
+
+def test_a_session_up_that_only_the_table_tells_of_counts_too() -> None:
+    x = Exchange().started()
+    x.plan.line(codec.NeighborEvent("192.0.2.254", "down", "closed"), x.now)
+    x.wait(QUERY)
+    assert codec.FLUSH in x.settle()
+
+
+def test_what_is_down_is_withdrawn_again_every_minute() -> None:
+    x = Exchange().started()
+    x.lease(ROUTE_A)
+    x.settle()
+    written = []
+    for _ in range(int(REASSERT) + 1):
+        x.wait(1.0)
+        written += x.settle()
+    assert [c for c in written if "route" in c] == ["withdraw route 192.0.2.2/32"]
+
+
+def test_a_lease_that_runs_out_takes_everything_with_it_and_a_new_one_brings_it_back() -> None:
+    x = Exchange().started()
+    x.lease(ROUTE_A, ttl=2.0)
+    x.settle()
+    x.wait(1.75)
+    assert x.settle() == []
+    x.wait(0.25)
+    assert x.settle() == [codec.withdraw(ROUTE_A)]
+    assert x.report().lease_expired
+    x.lease(ROUTE_A)
+    assert x.settle() == [codec.announce(ROUTE_A)]
+    assert not x.report().lease_expired
+
+
+def test_the_sequence_number_of_a_lease_that_ran_out_is_never_claimed() -> None:
+    x = Exchange().started()
+    x.lease(ROUTE_A, ttl=1.0)
+    x.commands()
+    x.wait(1.0)
+    x.settle()
+    x.done()
+    x.settle()
+    assert x.report().seq == 0
+
+
+def test_a_lease_that_lay_in_a_buffer_until_it_was_over_announces_nothing() -> None:
+    x = Exchange().started()
+    x.plan.lease(Lease(seq=1, issued=x.now - 3.0, ttl=2.0, routes=(ROUTE_A,), owned=(A,)), x.now)
+    assert x.settle() == []
+
+
+def test_a_refused_announce_is_failed_and_tried_again_later() -> None:
+    x = Exchange().started()
+    x.lease(ROUTE_A, ROUTE_B)
+    x.settle(refuse="announce route 192.0.2.2")
+    report = x.report()
+    assert report.announced == (A,)
+    assert [failed.prefix for failed in report.failed] == [B]
+    assert (report.errors, report.seq) == (1, 0)
+    x.wait(RETRY_ANNOUNCE - 1.0)
+    assert codec.announce(ROUTE_B) not in x.settle()
+    x.wait(1.0)
+    assert codec.announce(ROUTE_B) in x.settle()
+    assert x.report().failed == ()
+    assert x.report().seq == 1
+
+
+def test_a_refused_announce_is_tried_again_when_a_session_comes_up() -> None:
+    x = Exchange().started()
+    x.lease(ROUTE_A)
+    x.settle(refuse="announce")
+    x.plan.line(UP, x.now)
+    assert codec.announce(ROUTE_A) in x.settle()
+
+
+def test_new_attributes_that_are_refused_leave_the_old_announcement() -> None:
+    x = Exchange().started()
+    x.lease(ROUTE_A)
+    x.settle()
+    x.lease(drained(ROUTE_A))
+    assert x.settle(refuse="65535:0") == [codec.announce(drained(ROUTE_A))]
+    assert x.report().announced == (A,)
+    x.lease()
+    assert x.settle() == [codec.withdraw(ROUTE_A)]
+
+
+def test_a_route_that_cannot_be_said_is_failed_and_the_others_are_announced() -> None:
+    x = Exchange().started()
+    x.lease(ROUTE_A, Route(prefix=B, communities=("graceful-shutdown",)))
+    assert x.settle() == [codec.announce(ROUTE_A)]
+    assert "graceful-shutdown" in x.report().failed[0].why
+
+
+def test_a_withdraw_refused_over_and_over_means_exabgp_is_stuck() -> None:
+    x = Exchange().started()
+    x.lease(ROUTE_A)
+    x.settle()
+    x.lease()
+    for _ in range(WITHDRAW_TRIES):
+        assert x.plan.stuck is None
+        x.settle(refuse="withdraw")
+        x.wait(RETRY_WITHDRAW)
+    assert "refused" in str(x.plan.stuck)
+
+
+def test_a_withdraw_refused_with_its_attributes_is_tried_without() -> None:
+    x = Exchange(own=(), journal=(ROUTE_A,))
+    x.settle(refuse="next-hop")
+    x.wait(RETRY_WITHDRAW)
+    assert x.settle(refuse="next-hop")[0] == "withdraw route 192.0.2.1/32"
+    assert x.report().announced == ()
+
+
+def test_an_exabgp_that_refuses_to_withdraw_what_was_never_announced_is_left_alive() -> None:
+    x = Exchange()
+    for _ in range(WITHDRAW_TRIES * 2):
+        x.settle(refuse="route")
+        x.wait(RETRY_WITHDRAW)
+    assert x.plan.stuck is None
+
+
+def test_silence_with_a_command_unanswered_means_exabgp_is_stuck() -> None:
+    x = Exchange().started()
+    x.lease(ROUTE_A)
+    x.commands()
+    x.wait(SILENCE - 0.25)
+    assert x.plan.stuck is None
+    x.wait(0.25)
+    assert "no answer" in str(x.plan.stuck)
+
+
+def test_silence_with_nothing_unanswered_is_peace() -> None:
+    x = Exchange().started()
+    x.wait(SILENCE * 1.5)
+    assert x.plan.stuck is None
+
+
+def test_time_in_which_we_did_not_run_ourselves_is_not_held_against_exabgp() -> None:
+    x = Exchange().started()
+    x.lease(ROUTE_A)
+    x.commands()
+    x.now += 60.0
+    x.plan.tick(x.now)
+    assert x.plan.stuck is None
+    x.wait(SILENCE)
+    assert x.plan.stuck is not None
+
+
+def test_a_route_is_announced_only_after_the_journal_holds_it() -> None:
+    x = Exchange().started()
+    x.lease(ROUTE_A)
+    assert x.plan.commands(x.now) == []
+    assert x.plan.journal(x.now) == (ROUTE_A,)
+    x.plan.journaled((ROUTE_A,), x.now)
+    assert x.plan.commands(x.now) == [codec.announce(ROUTE_A)]
+
+
+def test_while_attributes_change_the_journal_holds_both_sets() -> None:
+    x = Exchange().started()
+    x.lease(ROUTE_A)
+    x.settle()
+    x.lease(drained(ROUTE_A))
+    x.commands()
+    assert set(x.journal) == {ROUTE_A, drained(ROUTE_A)}
+    x.done()
+    x.settle()
+    assert x.journal == (drained(ROUTE_A),)
+
+
+def test_without_a_journal_only_what_the_command_line_owns_is_announced() -> None:
+    x = Exchange(own=(A,)).started()
+    x.plan.journal_failed("read-only", x.now)
+    x.lease(ROUTE_A, ROUTE_B)
+    assert x.plan.commands(x.now) == ["withdraw route 192.0.2.2/32", codec.announce(ROUTE_A)]
+    x.done(2)
+    assert x.plan.commands(x.now) == []
+    assert "read-only" in x.report().failed[0].why
+    x.wait(5.0)
+    assert codec.announce(ROUTE_B) in x.settle()
+
+
+def test_a_prefix_that_is_no_longer_owned_is_withdrawn_once_and_then_left_alone() -> None:
+    x = Exchange(own=()).started()
+    x.lease(ROUTE_A, ROUTE_B)
+    x.settle()
+    x.lease(ROUTE_A, owned=(A,))
+    assert x.settle() == [codec.withdraw(ROUTE_B)]
+    x.plan.line(UP, x.now)
+    assert x.settle() == [codec.FLUSH]
+
+
+def test_stopping_withdraws_and_no_lease_changes_that() -> None:
+    x = Exchange().started()
+    x.lease(ROUTE_A)
+    x.settle()
+    x.plan.stop(x.now)
+    assert not x.plan.all_down
+    x.lease(ROUTE_A)
+    assert x.settle() == [codec.withdraw(ROUTE_A)]
+    assert x.plan.all_down
+
+
+def test_neighbors_are_learned_from_the_table_and_followed_by_events() -> None:
+    x = Exchange().started()
+    (neighbor,) = x.report().neighbors
+    assert (neighbor.address, neighbor.state, neighbor.changed) == ("192.0.2.254", "up", 40.0)
+    x.plan.line(codec.NeighborEvent("192.0.2.254", "down", "hold timer"), x.now)
+    (neighbor,) = x.report().neighbors
+    assert (neighbor.state, neighbor.reason, neighbor.changed) == ("down", "hold timer", x.now)
+
+
+def test_an_exabgp_without_the_table_is_asked_once() -> None:
+    x = Exchange()
+    x.commands()
+    x.done(2)
+    assert x.commands() == [codec.SHOW_NEIGHBORS]
+    x.plan.line(codec.Other("please specify summary, extensive or configuration"), x.now)
+    x.done()
+    assert x.plan.ready
+    x.wait(QUERY * 3)
+    assert codec.SHOW_NEIGHBORS not in x.settle()
+
+
+def test_the_table_the_life_before_asked_for_is_no_answer_to_us() -> None:
+    x = Exchange()
+    x.commands()
+    x.plan.line(TABLE, x.now)
+    x.done()
+    assert x.report().pending == (A, B)
+    x.done(2)
+    assert x.commands() == [codec.SHOW_NEIGHBORS]
+
+
+@pytest.mark.parametrize("line", [codec.Done(), codec.Refused(), codec.Other("?"), codec.Version("5")])
+def test_a_line_nobody_asked_for_does_no_harm(line: codec.Line) -> None:
+    x = Exchange().started()
+    x.plan.line(line, x.now)
+    x.lease(ROUTE_A)
+    x.settle()
+    x.wait(QUERY)
+    x.settle()
+    assert x.report().announced == (A,)
+    assert x.plan.stuck is None
