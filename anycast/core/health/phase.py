@@ -15,13 +15,28 @@ class Outcome(StrEnum):
     UNKNOWN = "unknown"  # the check itself could not run: it proves nothing about the target
 
 
+class Fault(StrEnum):
+    """What this node lacks to run a check: the fault is its own, and says nothing about the target."""
+
+    LINK = "link"  # the interface towards the target is down
+    DESCRIPTORS = "descriptors"  # no file descriptor, port or buffer is left
+    RESOLVER = "resolver"  # no name can be resolved
+    FORK = "fork"  # no process can be started
+    PERMISSION = "permission"  # a capability or a file of the check's own is missing
+    INTERNAL = "internal"  # a defect of ours
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One run of a check. `took` in seconds; `detail` is one short line for people, a warning if it went well."""
+    """One run of a check. `took` in seconds; `detail` is one short line for people, a warning if it went well.
+
+    `fault`: only with UNKNOWN.
+    """
 
     outcome: Outcome
     detail: str = ""
     took: float = 0.0
+    fault: Fault | None = None
 
 
 class Phase(StrEnum):

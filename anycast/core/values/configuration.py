@@ -169,7 +169,15 @@ class Check:
     timeout: float = 1.0
     rise: int = 2
     fall: int = 3
+    unproven_after: float | None = (
+        None  # how long a result counts while the check cannot run; None: 3 intervals
+    )
     hold_down: HoldDown | None = None  # None: what flaps comes up as soon as it has risen
+
+    @property
+    def proof_lasts(self) -> float:
+        """Seconds for which a result counts while the check itself cannot run."""
+        return 3 * self.interval if self.unproven_after is None else self.unproven_after
 
 
 L_co = TypeVar("L_co", covariant=True)
