@@ -40,7 +40,7 @@ def logged(source: str) -> Iterator[str]:
     ],
 )
 def test_every_event_is_listed(folder: str, known: set[str]) -> None:
-    events = {event for file in (PACKAGE / folder).glob("*.py") for event in logged(file.read_text("utf-8"))}
+    events = {event for file in (PACKAGE / folder).rglob("*.py") for event in logged(file.read_text("utf-8"))}
     assert known <= events
     listed = re.findall(r"^\| `([a-z_.]+)` \|", LIST.read_text("utf-8"), re.MULTILINE)
     assert len(listed) == len(set(listed))

@@ -168,7 +168,7 @@ def test_what_this_program_and_its_units_fix_is_what_is_summed() -> None:
 
 def test_the_document_explains_every_kind_and_every_concern() -> None:
     text = DOC.read_text(encoding="utf-8")
-    source = ROOT.joinpath("anycast", "core", "budget.py").read_text(encoding="utf-8")
+    source = ROOT.joinpath("anycast", "analysis", "budget.py").read_text(encoding="utf-8")
     words = [*Kind, *re.findall(r'code="(\w+)"', source)]
     assert [word for word in words if f"`{word}`" not in text] == []
     assert set(WORDS) == set(Kind)
