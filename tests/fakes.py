@@ -11,13 +11,16 @@ from typing import Any
 from anycast.core import events as ev
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.dataplane.ipvs import ServiceKey
+from anycast.core.dataplane.loop import CHANGED_EVERY
 from anycast.core.health.phase import Outcome, Result
-from anycast.core.maintenance.stages import NODE, End, Maintenance, Stage
-from anycast.core.state import furthest, prefix_of
+from anycast.core.maintenance.clocks import End
+from anycast.core.maintenance.stages import NODE, Maintenance, Stage
+from anycast.core.state import prefix_of
 from anycast.core.step import begin, next_wake, step
 from anycast.core.values.configuration import Address, Check, Pool, Quorum, Service, Timing, Vip
 from anycast.core.values.report import Prefix, Report
 from anycast.core.vip.decide import Reason
+from anycast.core.vip.facts import furthest
 from tests.property.worlds import CHECK, config, server, told
 
 NOTHING = kernels.Snapshot(table={}, addresses=frozenset(), sysctls={})
@@ -136,6 +139,11 @@ class Node:
         self._count()
         packets = dict.fromkeys(self.kernel.table, int(self._packets))
         self.send(ev.KernelRead(snapshot=replace(told(self.kernel), packets=packets), failures=failures))
+
+    def kernel_changed(self) -> None:
+        """The kernel tells of a change, and readings keep their pace."""
+        self.send(ev.KernelChanged())
+        self.wait(CHANGED_EVERY)
 
     def flow(self, packets_per_s: float) -> None:
         """From now on every service takes in so much."""

@@ -125,6 +125,12 @@ class Checker:
             self._wait(slot, now + min(_SPREAD, target.check.interval / len(new)) * place)
         self._set_alarm()
 
+    def probe_anew(self) -> None:
+        """Drop the runs under way, and begin with every target as at a start."""
+        targets = frozenset(self._slots)
+        self.set_targets(frozenset())
+        self.set_targets(targets)
+
     def schedule(self, target: Target, after: float, *, quiet: bool = False) -> None:
         """Run `target` again `after` seconds from when its last run was due; beats that have passed are left out.
 

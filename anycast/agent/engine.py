@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, assert_never
+from typing import Any, Protocol, assert_never
 
 import structlog
 
 from anycast import __version__
-from anycast.agent import maintenance_file, touch_file
+from anycast.agent import maintenance_file, owned_file, touch_file
 from anycast.agent.checker import Checker
 from anycast.agent.recording import Recorder
 from anycast.config.apart import load
@@ -25,7 +25,9 @@ from anycast.core import events as ev
 from anycast.core.dataplane.kernel import Failure, KernelOp, Snapshot
 from anycast.core.health.phase import Outcome, Result
 from anycast.core.hooks import Tally as HookTally
-from anycast.core.maintenance.stages import FILE, End, Maintenance, is_saved
+from anycast.core.maintenance.clocks import End
+from anycast.core.maintenance.stages import FILE, Maintenance, is_saved
+from anycast.core.owned import NOTHING, Owned
 from anycast.core.state import State
 from anycast.core.step import begin, next_wake, step
 from anycast.core.values.configuration import Target
@@ -45,6 +47,7 @@ FILE_PERIOD = 0.5  # seconds between two looks for the file that means maintenan
 AT_ONCE = 0.1  # seconds within which two readings of the clocks are of one instant
 LEAVE_PATIENCE = 5.0  # seconds the checks and a save under way have at the end
 _ROUTE_ACTIONS = {"route.announced": "announce", "route.withdrawn": "withdraw", "route.refused": "refuse"}
+OWNED = "owned.json"  # in the state directory
 ENDED = "the agent is ending: say it again once the next one runs"
 
 
@@ -76,10 +79,11 @@ class Engine:
         recorder: Recorder | None = None,
         passed: Callable[[float], None] = lambda _: None,
         crashes: int = 0,
+        left: Owned = NOTHING,
     ) -> None:
         """`events`: what the log tells goes there too. `recorder`: gets everything that `step` is given.
 
-        `crashes`: of the agents before.
+        `crashes`: of the agents before. `left`: what the last of them owned in the kernel.
 
         `passed` is told the instant of every event that was dealt with, after its effects are under way.
         """
@@ -104,6 +108,8 @@ class Engine:
         self._touch_path = Path(loaded.config.node.runtime_dir) / TOUCH_FILE
         self._touched: Maintenance | None = None
         self._saving: asyncio.Task[str] | None = None
+        self._owned_path = Path(loaded.config.node.state_dir) / OWNED
+        self._saving_owned: asyncio.Task[None] | None = None
         self._kernel_change_posted = False
         self._reload_lock = asyncio.Lock()
         self._last_step = clock()
@@ -117,8 +123,8 @@ class Engine:
         self.hook_tallies: Callable[[], Mapping[str, HookTally]] = dict
         kept, now, at = self._kept_maintenance(), clock(), wall()
         if recorder is not None:
-            recorder.begin(loaded.config, kept, now, at, __version__, crashes=crashes)
-        self._state, self._first = begin(loaded.config, kept, now, at, crashes=crashes)
+            recorder.begin(loaded.config, kept, now, at, __version__, crashes=crashes, left=left)
+        self._state, self._first = begin(loaded.config, kept, now, at, crashes=crashes, left=left)
 
     @property
     def state(self) -> State:
@@ -195,12 +201,11 @@ class Engine:
         return ev.Tick(wall=wall) if self._clock() - now < AT_ONCE else tick
 
     async def _leave(self, watching: Iterable[asyncio.Task[None]]) -> None:
-        ending: set[asyncio.Task[None] | asyncio.Task[str]] = {*watching, *self._jobs}
+        ending: set[asyncio.Task[Any]] = {*watching, *self._jobs}
         for task in ending:
             task.cancel()
         ending.add(asyncio.create_task(self._checker.close()))
-        if self._saving is not None:
-            ending.add(self._saving)
+        ending |= {saving for saving in (self._saving, self._saving_owned) if saving is not None}
         await asyncio.wait(ending, timeout=LEAVE_PATIENCE)
         await self._kernel.close()
 
@@ -266,6 +271,9 @@ class Engine:
                     self._checker.set_targets(targets)
                 case ev.ScheduleProbe(target=target, after=after, quiet=quiet):
                     self._checker.schedule(target, after, quiet=quiet)
+                case ev.ProbeAnew():
+                    self._results.clear()  # of runs that began before
+                    self._checker.probe_anew()
                 case ev.ReadKernel() | ev.ProgramKernel():
                     self._start(self._kernel_job(effect))
                 case ev.SendLease():
@@ -281,6 +289,8 @@ class Engine:
                 case ev.SaveMaintenance(entries=entries):
                     before = self._saving
                     self._saving = asyncio.create_task(self._save(before, entries))
+                case ev.SaveOwned(owned=owned):
+                    self._saving_owned = asyncio.create_task(self._save_owned(self._saving_owned, owned))
                 case ev.Log(event=name, fields=fields, level=level):
                     if name in _ROUTE_ACTIONS:
                         self.work.count_route(str(fields["prefix"]), _ROUTE_ACTIONS[name])
@@ -354,6 +364,15 @@ class Engine:
             log.error("maintenance.not_saved", path=str(self._maintenance_path), error=str(error))
             return f"{self._maintenance_path}: {error.strerror or error}"
         return ""
+
+    async def _save_owned(self, before: asyncio.Task[None] | None, owned: Owned) -> None:
+        if before is not None:
+            await asyncio.wait({before})
+        try:
+            # A thread: a slow disk must not hold the lease up.
+            await asyncio.to_thread(owned_file.save, self._owned_path, owned, self._boot)
+        except OSError as error:
+            log.error("owned.not_saved", path=str(self._owned_path), error=str(error))
 
     def _kept_maintenance(self) -> dict[str, Maintenance]:
         """What is on disk, and the file: before anything can be announced."""

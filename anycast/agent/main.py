@@ -24,7 +24,8 @@ from aiohttp import web
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential
 
 from anycast import __version__
-from anycast.agent.engine import Engine
+from anycast.agent import owned_file
+from anycast.agent.engine import OWNED, Engine
 from anycast.agent.hooks import Hooks
 from anycast.agent.leases import LeaseServer
 from anycast.agent.logs import set_up_logging
@@ -163,7 +164,15 @@ async def serve(
     runtime = Path(node.runtime_dir)
     holder: list[LeaseServer] = []
 
-    starts = StartsFile(Path(node.state_dir) / STARTS, boot=boot_id())
+    state_dir = Path(node.state_dir)
+    left = owned_file.left(
+        state_dir / OWNED,
+        boot_id(),
+        lease_ttl=loaded.config.timing.lease_ttl,
+        ran=(state_dir / STARTS).exists(),
+        damaged=lambda why: log.error("owned.damaged", error=why),
+    )
+    starts = StartsFile(state_dir / STARTS, boot=boot_id())
     crashes = starts.begin(time.monotonic())
 
     def send_lease(lease: Lease) -> None:
@@ -187,6 +196,7 @@ async def serve(
         recorder=recorder,
         passed=passed,
         crashes=crashes,
+        left=left,
     )
     hooks = Hooks(engine, before)
     engine.hook_tallies = lambda: hooks.tallies
@@ -228,7 +238,8 @@ async def serve(
         except HeldError as error:
             log.error("agent.displaced", lock=str(error))
             displaced = True
-            stop()
+            manager.stopping()
+            engine.post(StopRequested(displaced=True))
 
     control, control_gate = await _surface(control_app(engine, engine))
     read, read_gate = await _surface(read_app(engine))

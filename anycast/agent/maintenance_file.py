@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from anycast.agent import files
-from anycast.core.maintenance.stages import NODE, End, Expiry, Maintenance
+from anycast.core.maintenance.clocks import End, Expiry
+from anycast.core.maintenance.stages import NODE, Maintenance
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 

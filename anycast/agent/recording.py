@@ -20,12 +20,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from anycast.core import events, hooks
+from anycast.core import events, hooks, owned
 from anycast.core.dataplane import ipvs, kernel
 from anycast.core.events import Effect, Event
 from anycast.core.health import phase
 from anycast.core.maintenance import stages
 from anycast.core.maintenance.stages import Maintenance
+from anycast.core.owned import NOTHING, Owned
 from anycast.core.state import State
 from anycast.core.step import begin, step
 from anycast.core.values import checks, configuration, report, route
@@ -45,6 +46,7 @@ _MODULES: tuple[ModuleType, ...] = (
     hooks,
     ipvs,
     kernel,
+    owned,
     phase,
     report,
     route,
@@ -189,6 +191,7 @@ class Recorder:
         version: str,
         *,
         crashes: int = 0,
+        left: Owned = NOTHING,
     ) -> None:
         """What `begin` is given; `version` is of this program."""
         writer = self._writer
@@ -200,6 +203,7 @@ class Recorder:
             "crashes": crashes,
             "config": writer.write(config),
             "maintenance": writer.write(dict(maintenance)),
+            "left": writer.write(left),
         }
         with self._changed:
             self._waiting.append(head)
@@ -274,7 +278,8 @@ def replay(lines: Iterable[str]) -> Iterator[tuple[float, Event | None, State, t
                     raise BadRecordingError(f"version {entry['recording']!r}, expected {VERSION}")
                 now, config = entry["now"], reader.read(entry["config"])
                 kept, crashes = reader.read(entry["maintenance"]), entry.get("crashes", 0)
-                state, effects = begin(config, kept, now, entry["wall"], crashes=crashes)
+                left = reader.read(entry["left"])
+                state, effects = begin(config, kept, now, entry["wall"], crashes=crashes, left=left)
                 yield now, None, state, effects
                 continue
             now, event = entry[0], reader.read(entry[1])

@@ -158,9 +158,8 @@ class _Round:
 
 def _as_health(result: Result) -> Health:
     phases = {Outcome.OK: Phase.UP, Outcome.FAIL: Phase.DOWN, Outcome.UNKNOWN: Phase.UNDECIDED}
-    return Health(
-        phase=phases[result.outcome], detail=result.detail, unknown=result.outcome is Outcome.UNKNOWN
-    )
+    unknown_since = 0.0 if result.outcome is Outcome.UNKNOWN else None
+    return Health(phase=phases[result.outcome], detail=result.detail, unknown_since=unknown_since)
 
 
 def _print(one: _Shown) -> None:

@@ -9,6 +9,7 @@ from typing import TypeAlias
 from anycast.core.dataplane.kernel import Failure, KernelOp, Snapshot
 from anycast.core.health.phase import Result
 from anycast.core.maintenance.stages import Maintenance
+from anycast.core.owned import Owned
 from anycast.core.values.configuration import Config, Prefix, Target
 from anycast.core.values.report import Report
 from anycast.core.values.route import Route
@@ -83,7 +84,9 @@ class MaintenanceSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopRequested:
-    pass
+    """`displaced`: another agent has taken over, and what this one holds is the other's."""
+
+    displaced: bool = False
 
 
 Event: TypeAlias = (
@@ -121,6 +124,11 @@ class ScheduleProbe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeAnew:
+    """Drop the runs under way, which began before the process was suspended, and begin as at a start."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReadKernel:
     """Answered by one KernelRead or KernelFailed."""
 
@@ -152,6 +160,13 @@ class SaveMaintenance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SaveOwned:
+    """For the agent that comes next."""
+
+    owned: Owned
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Log:
     """One event for the log. `event`: dotted, past tense; listed in docs/log-events.md."""
 
@@ -168,5 +183,14 @@ class Exit:
 
 
 Effect: TypeAlias = (
-    SetTargets | ScheduleProbe | ReadKernel | ProgramKernel | SendLease | SaveMaintenance | Log | Exit
+    SetTargets
+    | ScheduleProbe
+    | ProbeAnew
+    | ReadKernel
+    | ProgramKernel
+    | SendLease
+    | SaveMaintenance
+    | SaveOwned
+    | Log
+    | Exit
 )

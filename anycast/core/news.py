@@ -1,4 +1,4 @@
-"""What people read of the outcomes of checks."""
+"""What people read of the results of checks, and of what plugins report."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from anycast.core.dataplane.members import Use
     from anycast.core.state import State
     from anycast.core.values.configuration import Aimed, Target
+    from anycast.core.values.report import Report
 
 Turned: TypeAlias = tuple["Target", Health, Health]
 """A target with its health before and after."""
@@ -24,7 +25,8 @@ def is_news(old: Health, new: Health) -> bool:
     """Whether a person should read of it: it turned, got its first outcome, wants looking after, or cannot be checked."""
     first = old.phase is Phase.UNDECIDED and new.phase is not Phase.UNDECIDED
     warned = new.warned and not old.warned
-    return first or old.is_up != new.is_up or (new.unknown and not old.unknown) or warned
+    unproven = new.phase is Phase.UNPROVEN and old.phase is not Phase.UNPROVEN
+    return first or old.is_up != new.is_up or (new.unknown and not old.unknown) or warned or unproven
 
 
 def news(before: State, after: State, turned: Sequence[Turned], now: float) -> Iterator[Log]:
@@ -43,6 +45,28 @@ def news(before: State, after: State, turned: Sequence[Turned], now: float) -> I
                 yield Log(event="requirement.met" if up else "requirement.failed", fields=fields, level=level)
 
 
+def of_report(old: Report | None, new: Report) -> Iterator[Log]:
+    """Routes and sessions that came, went or were refused since the plugin's report before."""
+    before = frozenset(old.announced) - frozenset(old.pending) if old is not None else frozenset()
+    after = frozenset(new.announced) - frozenset(new.pending)
+    gone = (frozenset(old.announced) if old is not None else frozenset()) - frozenset(new.announced)
+    for prefix in sorted(after - before, key=str):
+        yield Log(event="route.announced", fields={"prefix": str(prefix)})
+    for prefix in sorted(gone, key=str):
+        yield Log(event="route.withdrawn", fields={"prefix": str(prefix)})
+    known = {neighbor.address: neighbor.state for neighbor in old.neighbors} if old is not None else {}
+    for neighbor in new.neighbors:
+        # A router that refuses the session makes it go from connected to down and back for as long as it does.
+        if (known.get(neighbor.address) == "up") != (neighbor.state == "up"):
+            fields = {"neighbor": neighbor.address, "state": neighbor.state, "reason": neighbor.reason}
+            yield Log(event="neighbor.changed", fields=fields, level=_level(up=neighbor.state == "up"))
+    refused = {failed.prefix for failed in old.failed} if old is not None else set()
+    for failed in new.failed:
+        if failed.prefix not in refused:
+            fields = {"prefix": str(failed.prefix), "why": failed.why}
+            yield Log(event="route.refused", fields=fields, level="error")
+
+
 def _of_target(state: State, target: Target, old: Health, new: Health, now: float) -> Iterator[Log]:
     name = state.names[target]
     fields: dict[str, object] = {
@@ -54,9 +78,12 @@ def _of_target(state: State, target: Target, old: Health, new: Health, now: floa
     }
     if target.vip is not None:
         fields["vip_address"] = str(target.vip)
-    if new.unknown and not old.unknown:
-        yield Log(event="check.unknown", fields=fields, level="error")
-        return
+    if new.unknown and (not old.unknown or old.phase is not new.phase):
+        fields["fault"] = new.fault
+        unproven = new.phase is Phase.UNPROVEN
+        yield Log(event="check.unproven" if unproven else "check.unknown", fields=fields, level="error")
+        if not unproven or not name.decides or not old.is_up:
+            return
     if new.warned and not old.warned:
         yield Log(event="check.warned", fields=fields, level="warning")
     up = new.is_up

@@ -6,16 +6,14 @@ waits: a slow effect answers by a later event.
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
-from anycast.core.dataplane import ipvs
-from anycast.core.dataplane import kernel as kernels
-from anycast.core.dataplane.members import composed_uses, keys_of, marks, memberships, siblings, target_names
-from anycast.core.dataplane.traffic import Count, counted
+from anycast.core import lease, reload
+from anycast.core.dataplane import loop
+from anycast.core.dataplane.desired import want
+from anycast.core.dataplane.proof import Proof
 from anycast.core.events import (
     Effect,
     Event,
@@ -28,50 +26,29 @@ from anycast.core.events import (
     PluginConnected,
     PluginLost,
     PluginReported,
+    ProbeAnew,
     Probed,
-    ProgramKernel,
-    ReadKernel,
     Reconfigured,
+    SaveOwned,
     ScheduleProbe,
-    SendLease,
     SetTargets,
     StopRequested,
     Tick,
 )
 from anycast.core.health import phase as healths
-from anycast.core.maintenance import progress as drain
-from anycast.core.maintenance.progress import LEAVE_PATIENCE, is_withdrawn
+from anycast.core.maintenance import progress as maintenances
 from anycast.core.maintenance.stages import FILE, Maintenance
-from anycast.core.news import is_news, news
-from anycast.core.state import (
-    UNDECIDED,
-    KernelState,
-    LeaseState,
-    Leaving,
-    Retiring,
-    ServerKey,
-    State,
-    VipState,
-    all_service_facts,
-    desired_kernel,
-    desired_routes,
-    difference,
-    expiries,
-    facts,
-    hold_due,
-    prefix_of,
-    stale_at,
-    start_hold,
-    wanted_sysctls,
-)
-from anycast.core.values.configuration import Address, Config, Scheduler, Target
+from anycast.core.news import is_news, news, of_report
+from anycast.core.owned import NOTHING, Owned
+from anycast.core.state import UNDECIDED, KernelState, LeaseState, Leaving, State, VipState, prefix_of
+from anycast.core.values.configuration import Address, Config, Target
 from anycast.core.values.report import Report
-from anycast.core.vip.decide import Advertise, Facts, Reason, decide, obstacle
+from anycast.core.vip.decide import Advertise, Facts, Verdict, decide, signal
+from anycast.core.vip.facts import facts, start_hold
 from anycast.core.vip.hold import FREE
-from anycast.core.vip.requirements import requirements
+from anycast.core.vip.lifecycle import NEXT, Life, Signal
+from anycast.core.withdrawal import PATIENCE, Phase, followed
 
-RETRY_READ = 0.2  # seconds after a failed reading; doubles up to the reconcile interval
-RETRY_PROGRAM = 1.0  # seconds after a program that did not reach what it aimed at
 STOP_PATIENCE = 3.0  # seconds a stopping agent waits for the withdraw to be acknowledged
 
 Step: TypeAlias = tuple[State, list[Effect]]
@@ -84,63 +61,75 @@ def begin(
     wall: float | None = None,
     *,
     crashes: int = 0,
+    left: Owned = NOTHING,
 ) -> tuple[State, tuple[Effect, ...]]:
     """The state a node starts in. Maintenance found on disk is in force, its drain is over.
 
     `wall`: seconds since the epoch at the instant `now`. Without it nothing ends by itself. `crashes`: of the agents
-    before, as `hold.started` counts them.
+    before, as `hold.started` counts them. `left`: what the agent before owned.
     """
+    # A lease of the agent before may stand, and a plugin that hangs may hold its routes for longer.
+    runs_out = now + left.lease_ttl
     state = State(
         config=config,
         started_at=now,
+        seen=now,
         crashes=crashes,
-        members=memberships(config),
-        requirements=requirements(config),
-        composed=composed_uses(config),
-        names=target_names(config),
-        siblings=siblings(config),
-        owned=frozenset(address for vip in config.vips for address in vip.addresses),
-        owned_marks=marks(config),
-        sync_owned=config.connection_sync is not None,
-        vips={vip.name: VipState(since=now) for vip in config.vips},
+        owned=left,
         kernel=KernelState(next_read=now),
+        lease=LeaseState(runs_out=runs_out, opens_at=now + config.timing.lease_ttl),
+        lost_until=runs_out + PATIENCE if left.lease_ttl else float("-inf"),
+        maintenance=dict(maintenance),
     )
-    state = drain.begin(state, maintenance, now=now, wall=wall)
-    log = [
+    state, moves = reload.adopted(state, config, now)
+    state = maintenances.begin(state, state.maintenance, now=now, wall=wall)
+    effects: list[Effect] = [SetTargets(targets=frozenset(state.names)), SaveOwned(owned=state.owned)]
+    effects += [
         Log(
             event="maintenance.began" if scope == FILE else "maintenance.kept",
-            fields=drain.fields_of(scope, entry),
+            fields=maintenances.fields_of(scope, entry),
             level="warning",
         )
         for scope, entry in state.maintenance.items()
     ]
+    effects += _moved(moves)
+    if moves.scopes:
+        effects.append(maintenances.save(state.maintenance))
     if (seconds := start_hold(state, now)) > 0:
         level = "warning" if crashes > FREE else "info"
         fields = {"seconds": seconds, "crashes": crashes}
-        log.append(Log(event="agent.start_held", fields=fields, level=level))
-    state, effects = _settle(state, state, now)
-    return state, (SetTargets(targets=frozenset(state.names)), *log, *effects)
+        effects.append(Log(event="agent.start_held", fields=fields, level=level))
+    state, more = _settle(state, state, now)
+    return state, (*effects, *more)
 
 
 def step(state: State, event: Event, now: float) -> tuple[State, tuple[Effect, ...]]:
     """The state after `event`, and what is to be done about it."""
     if state.exited:
         return state, ()
-    after, effects = _apply(state, event, now)
-    if after is state and not isinstance(event, Tick | PluginConnected):
-        return state, tuple(effects)
-    after, more = _settle(state, after, now, greet=isinstance(event, PluginConnected))
+    before, effects = state, list[Effect]()
+    gap = now - state.seen
+    suspended = gap > state.config.timing.lease_ttl and state.stopping_since is None
+    if suspended:
+        state, effects = _suspended(state, gap, now)
+    if now != state.seen:
+        state = replace(state, seen=now)
+    after, more = _before_gap(state, event) if suspended else (state, None)
+    if more is None:
+        after, more = _apply(state, event, now)
+    effects += more
+    if after is state and not effects and not isinstance(event, Tick | PluginConnected):
+        return state, ()
+    after, more = _settle(before, after, now, greet=isinstance(event, PluginConnected))
     return after, (*effects, *more)
 
 
 def next_wake(state: State, now: float) -> float:
     """The instant by which `step` wants a Tick, whatever else happens."""
-    # These change a verdict by passing; once past, they have nothing more to say.
-    thresholds = [stale_at(state)] if state.kernel.snapshot is not None else []
-    thresholds += [retiring.until for retiring in state.retiring.values()]
-    times = [instant for instant in thresholds if instant > now]
-    times += [*drain.wakes(state, now), _lease_due(state), _kernel_due(state, now)]
-    times += [_leave_due(state, leaving) for leaving in state.leaving.values()]
+    times = [lease.due(state), *maintenances.wakes(state, now), *loop.wakes(state, now)]
+    settle = state.config.timing.settle
+    ends = [leaving.withdrawal.wakes_at(settle) for leaving in state.leaving.values()]
+    times += [end for end in ends if end is not None]
     if state.lost_until > now:
         times.append(state.lost_until)
     if state.stopping_since is not None:
@@ -151,18 +140,17 @@ def next_wake(state: State, now: float) -> float:
 def _apply(state: State, event: Event, now: float) -> Step:
     match event:
         case Tick(wall=wall):
-            return (state, []) if wall is None else drain.clock(state, wall, now)
+            return (state, []) if wall is None else maintenances.clock(state, wall, now)
         case Probed(results=results):
             return _probed(state, results, now)
         case KernelRead():
-            return _kernel_read(state, event, now)
+            return loop.read(state, event, now)
         case KernelFailed(reason=reason):
-            return _kernel_failed(state, reason, now)
+            return loop.failed(state, reason, now)
         case KernelChanged():
-            return replace(state, kernel=replace(state.kernel, next_read=now)), []
+            return loop.changed(state, now), []
         case PluginConnected(source=source):
-            plugins = {**state.plugins, source: None}
-            return replace(state, plugins=plugins), [Log(event="plugin.connected")]
+            return replace(state, plugins={**state.plugins, source: None}), [Log(event="plugin.connected")]
         case PluginReported(source=source, report=report):
             return _reported(state, source, report)
         case PluginLost(source=source):
@@ -171,12 +159,60 @@ def _apply(state: State, event: Event, now: float) -> Step:
             return _reconfigured(state, config, now)
         case MaintenanceSet(scope=scope, entry=entry, skip_drain=skip_drain):
             if entry is None:
-                return drain.end(state, scope)
-            return drain.put(state, scope, entry, skip_drain=skip_drain, now=now)
+                return maintenances.end(state, scope)
+            return maintenances.put(state, scope, entry, skip_drain=skip_drain, now=now)
+        case StopRequested(displaced=True):
+            # Another agent has taken over: what this one would withdraw now is the other's.
+            return replace(state, exited=True), [Exit(clean=False)]
         case StopRequested():
             if state.stopping_since is not None:
                 return state, []
-            return replace(state, stopping_since=now), [Log(event="agent.stopping")]
+            everything = lease.withdrawal(state, map(prefix_of, state.owned.addresses), now)
+            return replace(state, stopping_since=now, stop=everything), [Log(event="agent.stopping")]
+
+
+def _suspended(state: State, gap: float, now: float) -> Step:
+    """The process did not run for longer than its lease lasts (SIGSTOP, a paused machine): it knows nothing any more.
+
+    It goes on as an agent that starts: everything must be proven anew before it is announced.
+    """
+    vips = {
+        name: replace(known, life=NEXT[known.life, Signal.SUSPEND], stable_since=None)
+        for name, known in state.vips.items()
+    }
+    kernel = state.kernel
+    snapshot = kernel.snapshot
+    kernel = replace(
+        kernel,
+        told=None,
+        snapshot=None,
+        reached=None,
+        next_read=now,
+        counts=(),
+        adopted=kernel.adopted if snapshot is None else loop.in_use(snapshot),
+    )
+    ttl = state.config.timing.lease_ttl
+    after = replace(
+        state,
+        health={target: healths.suspended(health) for target, health in state.health.items()},
+        vips=vips,
+        proofs=dict.fromkeys(state.proofs, Proof.UNREAD),
+        kernel=kernel,
+        lease=replace(state.lease, routes=None, opens_at=now + ttl),
+    )
+    fields = {"seconds": round(gap, 3)}
+    return after, [Log(event="agent.suspended", fields=fields, level="error"), ProbeAnew()]
+
+
+def _before_gap(state: State, event: Event) -> tuple[State, list[Effect] | None]:
+    """What was found out before the suspension proves nothing now. None: the event is no such thing."""
+    match event:
+        case Probed():
+            return state, []
+        case KernelRead():
+            return replace(state, kernel=replace(state.kernel, busy=False, under_way=())), []
+        case _:
+            return state, None
 
 
 def _lost(state: State, source: int) -> State:
@@ -184,7 +220,7 @@ def _lost(state: State, source: int) -> State:
     report = state.plugins.get(source)
     empty = report is not None and not report.announced and report.seq >= state.lease.changed_seq
     # It withdraws when its lease runs out, or is ended by its watchdog if it hangs.
-    until = state.lost_until if empty else max(state.lost_until, state.lease.runs_out + LEAVE_PATIENCE)
+    until = state.lost_until if empty else max(state.lost_until, state.lease.runs_out + PATIENCE)
     return replace(state, plugins=left, lost_until=until)
 
 
@@ -225,287 +261,70 @@ def _ask(state: State, suspected: Mapping[Target, bool]) -> Iterator[Effect]:
             yield ScheduleProbe(target=target, after=0.0)
 
 
-def _kernel_read(state: State, event: KernelRead, now: float) -> Step:
-    kernel = state.kernel
-    first = kernel.snapshot is None
-    effects: list[Effect] = []
-    if kernel.error is not None:
-        effects.append(Log(event="kernel.available"))
-    problems = tuple(failure.text for failure in event.failures if failure.text)
-    if problems and problems != kernel.problems:
-        effects.append(Log(event="kernel.program_failed", fields={"problems": problems}, level="error"))
-    kernel = replace(
-        kernel,
-        told=event.snapshot,
-        snapshot=_annotated(kernel, event),
-        read_at=now,
-        error=None,
-        failures=0,
-        problems=problems,
-        busy=False,
-        under_way=(),
-        next_read=now + drain.read_every(state),
-        counts=_counted(kernel, event.snapshot, now),
-        adopted=_in_use(event.snapshot) if first else kernel.adopted,
-    )
-    return replace(state, kernel=kernel), effects
-
-
-def _counted(kernel: KernelState, snapshot: kernels.Snapshot, now: float) -> tuple[Count, ...]:
-    if snapshot.sysctls.get(kernels.ESTIMATION) == "0":
-        return ()
-    return counted(kernel.counts, Count(at=now, packets=snapshot.packets))
-
-
-def _annotated(kernel: KernelState, event: KernelRead) -> kernels.Snapshot:
-    """The snapshot with the table weights that the kernel does not tell, as far as they were written by us."""
-    if kernel.snapshot is None or event.snapshot is kernel.told:
-        return kernel.snapshot or event.snapshot
-    failed = frozenset(op for failure in event.failures for op in failure.ops)
-    table = kernel.snapshot.table
-    try:
-        table = kernels.play(kernel.snapshot, [op for op in kernel.under_way if op not in failed]).table
-    except KeyError:  # another program took away what the operations were for
-        table = {}
-    return replace(event.snapshot, table=ipvs.known(event.snapshot.table, table))
-
-
-def _forgotten(kernel: KernelState) -> kernels.Snapshot | None:
-    """What was known, without the table weights of which nobody knows whether a lost program changed them."""
-    if kernel.snapshot is None or not kernel.under_way:
-        return kernel.snapshot
-    return replace(kernel.snapshot, table=ipvs.forgotten(kernel.snapshot.table))
-
-
-def _in_use(snapshot: kernels.Snapshot) -> frozenset[ServerKey]:
-    return frozenset(
-        (key, destination.key)
-        for key, entry in snapshot.table.items()
-        for destination in entry.destinations
-        if destination.weight > 0
-    )
-
-
-def _kernel_failed(state: State, reason: str, now: float) -> Step:
-    kernel = state.kernel
-    wait = min(state.config.timing.reconcile, RETRY_READ * 2.0 ** min(kernel.failures, 10))
-    effects: list[Effect] = []
-    if reason != kernel.error:
-        effects.append(Log(event="kernel.unavailable", fields={"reason": reason}, level="error"))
-    kernel = replace(
-        kernel,
-        error=reason,
-        failures=kernel.failures + 1,
-        busy=False,
-        snapshot=_forgotten(kernel),
-        under_way=(),
-        attempted=None,
-        next_read=now + wait,
-        retry_at=math.inf,
-    )
-    return replace(state, kernel=kernel), effects
-
-
 def _reported(state: State, source: int, report: Report) -> Step:
     old = state.plugins.get(source)
     if source not in state.plugins or report == old:
         return state, []
-    effects: list[Effect] = []
-    before = frozenset(old.announced) - frozenset(old.pending) if old is not None else frozenset()
-    after = frozenset(report.announced) - frozenset(report.pending)
-    gone = (frozenset(old.announced) if old is not None else frozenset()) - frozenset(report.announced)
-    effects.extend(
-        Log(event="route.announced", fields={"prefix": str(p)}) for p in sorted(after - before, key=str)
-    )
-    effects.extend(Log(event="route.withdrawn", fields={"prefix": str(p)}) for p in sorted(gone, key=str))
-    known = {n.address: n.state for n in old.neighbors} if old is not None else {}
-    for neighbor in report.neighbors:
-        # A router that refuses the session makes it go from connected to down and back for as long as it does.
-        if (known.get(neighbor.address) == "up") != (neighbor.state == "up"):
-            fields = {"neighbor": neighbor.address, "state": neighbor.state, "reason": neighbor.reason}
-            level = "info" if neighbor.state == "up" else "warning"
-            effects.append(Log(event="neighbor.changed", fields=fields, level=level))
-    was_failing = {f.prefix for f in old.failed} if old is not None else set()
-    effects.extend(
-        Log(event="route.refused", fields={"prefix": str(f.prefix), "why": f.why}, level="error")
-        for f in report.failed
-        if f.prefix not in was_failing
-    )
-    return replace(state, plugins={**state.plugins, source: report}), effects
+    return replace(state, plugins={**state.plugins, source: report}), list(of_report(old, report))
 
 
 def _reconfigured(state: State, config: Config, now: float) -> Step:
-    old = {address for vip in state.config.vips for address in vip.addresses}
-    new = {address for vip in config.vips for address in vip.addresses}
-    leaving = {address: entry for address, entry in state.leaving.items() if address not in new}
-    for address in old - new:
-        leaving[address] = _leave(state, address, now)
-    marked = marks(config)
-    names = target_names(config)
-    vips = {vip.name: state.vips.get(vip.name) or VipState(since=now) for vip in config.vips}
-    snapshot = state.kernel.snapshot
-    kernel = replace(
-        state.kernel,
-        # A check that was changed starts anew; what it watches goes on as it is meanwhile.
-        adopted=state.kernel.adopted if snapshot is None else _in_use(snapshot),
-        next_read=min(state.kernel.next_read, now + config.timing.reconcile),
-    )
-    after = replace(
-        state,
-        config=config,
-        members=memberships(config),
-        requirements=requirements(config),
-        composed=composed_uses(config),
-        names=names,
-        siblings=siblings(config),
-        health={target: health for target, health in state.health.items() if target in names},
-        vips=vips,
-        leaving=leaving,
-        owned=state.owned | new,
-        owned_marks=state.owned_marks | marked,
-        sync_owned=state.sync_owned or config.connection_sync is not None,
-        retiring={},
-        kernel=kernel,
-    )
-    return replace(after, retiring=_retire(state, after, now)), [SetTargets(targets=frozenset(names))]
+    after, moves = reload.adopted(state, config, now)
+    after = replace(after, kernel=loop.reconfigured(state.kernel, config, now))
+    effects: list[Effect] = [SetTargets(targets=frozenset(after.names))]
+    if after.maintenance is not state.maintenance:
+        effects.append(maintenances.save(after.maintenance))
+    return after, [*effects, *_moved(moves)]
 
 
-def _retire(before: State, after: State, now: float) -> dict[ServerKey, Retiring]:
-    """The real servers of services that stay which `after` has no more, as far as the kernel has them."""
-    snapshot = before.kernel.snapshot
-    until = now + after.config.timing.server_drain
-    retiring: dict[ServerKey, Retiring] = {}
-    for key, entry in desired_kernel(after).table.items():
-        old = before.desired.table.get(key)
-        if old is None or snapshot is None or key not in snapshot.table:
-            continue
-        present = {one.key for one in snapshot.table[key].destinations}
-        staying = {one.key for one in entry.destinations}
-        gone = [one for one in old.destinations if one.key in present and one.key not in staying]
-        if entry.scheduler == Scheduler.MH and len(staying) + len(gone) > ipvs.MAGLEV_SLOTS:
-            continue  # the kernel would leave some of them out of its table
-        for one in gone:
-            present_retiring = before.retiring.get((key, one.key))
-            retiring[key, one.key] = present_retiring or Retiring(destination=one, until=until)
-    return retiring
-
-
-def _leave(state: State, address: Address, now: float) -> Leaving:
-    keys = {key for vip in state.config.vips if address in vip.addresses for key in keys_of(vip, address)}
-    table = {key: entry for key, entry in state.desired.table.items() if key in keys}
-    # Before the first lease of ours the one of the agent before us may still stand.
-    runs_out = max(state.lease.runs_out, state.started_at + state.config.timing.lease_ttl, now)
-    return Leaving(table=table, runs_out=runs_out, seq=state.lease.seq + 1)
+def _moved(moves: reload.Carried) -> Iterator[Log]:
+    for old, new in moves.scopes.items():
+        yield Log(event="maintenance.carried_over", fields={"scope": old, "to": sorted(new)}, level="warning")
+    for scope in sorted(moves.orphans):
+        yield Log(event="maintenance.orphaned", fields={"scope": scope}, level="warning")
 
 
 def _settle(before: State, state: State, now: float, *, greet: bool = False) -> Step:
     """Draw every conclusion from what is known now."""
     effects: list[Effect] = []
-    state, more = drain.expire(state, now)
+    state, more = maintenances.expire(state, now)
     effects += more
-    state, more = _finish_retiring(state, now)
+    state, more = loop.retired(state, now)
     effects += more
-    state = _want(before, _finish_leaving(state, now))
+    state = want(before, _left(state, now))
     state, more = _move_on(state, now)
     effects += more
-    state, more = _renew(state, now, greet=greet)
+    state, more = lease.renewed(state, now, greet=greet)
     effects += more
-    state, more = _drive_kernel(before, state, now)
+    state, more = loop.drive(before, state, now)
     effects += more
+    if state.owned is not before.owned:
+        effects.append(SaveOwned(owned=state.owned))
     state, more = _finish_stop(state, now)
     effects += more
     return state, effects
+
+
+def _left(state: State, now: float) -> State:
+    """An address the configuration dropped goes from the kernel once its route is gone and has been for a while."""
+    left: dict[Address, Leaving] = {}
+    for address, leaving in state.leaving.items():
+        went = followed(leaving.withdrawal, state.announcers, settle=state.config.timing.settle, now=now)
+        if went.phase is not Phase.SETTLED:
+            left[address] = leaving if went is leaving.withdrawal else replace(leaving, withdrawal=went)
+    return state if left == state.leaving else replace(state, leaving=left)
 
 
 def _move_on(state: State, now: float) -> Step:
     """The stages of maintenance and the verdicts, each of which may change the other."""
     effects: list[Effect] = []
     while True:
-        moved, told = drain.advance(state, now)
+        moved, told = maintenances.advance(state, now)
         judged, more = _judge(moved, now)
         effects += [*told, *more]
         if judged is state:
             return judged, effects
         state = judged
-
-
-def _finish_retiring(state: State, now: float) -> Step:
-    """A real server the configuration dropped goes once its connections are gone, or its time is up."""
-    snapshot = state.kernel.snapshot
-    if not state.retiring or snapshot is None:
-        return state, []
-    left: dict[ServerKey, Retiring] = {}
-    effects: list[Effect] = []
-    for (key, at), retiring in state.retiring.items():
-        entry = snapshot.table.get(key)
-        found = next((one for one in entry.destinations if one.key == at), None) if entry else None
-        if found is not None and (found.weight or found.active) and now < retiring.until:
-            left[key, at] = retiring
-            continue
-        fields = {
-            "service": str(key),
-            "address": str(at[0]),
-            "port": at[1],
-            "connections": found.active if found else 0,
-        }
-        effects.append(Log(event="server.removed", fields=fields))
-    return (state if len(left) == len(state.retiring) else replace(state, retiring=left)), effects
-
-
-def _finish_leaving(state: State, now: float) -> State:
-    """An address the configuration dropped goes from the kernel once its route is gone and has been for a while."""
-    left: dict[Address, Leaving] = {}
-    for address, leaving in state.leaving.items():
-        entry = leaving
-        if entry.withdrawn_at is None and is_withdrawn(
-            state, [prefix_of(address)], seq=entry.seq, runs_out=entry.runs_out, now=now
-        ):
-            entry = replace(entry, withdrawn_at=now)
-        if entry.withdrawn_at is None or now < entry.withdrawn_at + state.config.timing.settle:
-            left[address] = entry
-    return state if left == state.leaving else replace(state, leaving=left)
-
-
-def _leave_due(state: State, leaving: Leaving) -> float:
-    if leaving.withdrawn_at is not None:
-        return leaving.withdrawn_at + state.config.timing.settle
-    return leaving.runs_out + LEAVE_PATIENCE
-
-
-def _want(before: State, state: State) -> State:
-    """What the kernel should hold, and how it differs, when either can have changed."""
-    if not _same_inputs(before, state):
-        state = replace(state, services=all_service_facts(state))
-        desired = desired_kernel(state)
-        if desired != state.desired:
-            state = replace(state, desired=desired)
-    elif not _fresh(before, state):
-        return state
-    differences = {vip.name: difference(state, vip) for vip in state.config.vips}
-    apart = frozenset(name for name, each in differences.items() if not each.proven)
-    kernel = state.kernel
-    # Read after a program that aimed at just this: what differs now, could not be mended.
-    tried = _fresh(before, state) and kernel.attempted == state.desired
-    final = frozenset(name for name, each in differences.items() if each.final)
-    kernel = replace(kernel, failed_vips=apart if tried else (kernel.failed_vips & apart) | final)
-    return replace(state, differences=differences, kernel=kernel)
-
-
-def _same_inputs(before: State, state: State) -> bool:
-    return (
-        state.config is before.config
-        and state.health is before.health
-        and state.maintenance is before.maintenance
-        and state.leaving is before.leaving
-        and state.retiring is before.retiring
-        and state.kernel.adopted is before.kernel.adopted
-        and (state.plugins is before.plugins or not state.rests_on_sessions)
-        and len(state.differences) == len(state.config.vips)
-    )
-
-
-def _fresh(before: State, state: State) -> bool:
-    return state.kernel.told is not before.kernel.told
 
 
 def _judge(state: State, now: float) -> Step:
@@ -525,179 +344,37 @@ def _judge(state: State, now: float) -> Step:
             }
             level = "info" if verdict.advertise is Advertise.YES else "warning"
             effects.append(Log(event="vip.verdict_changed", fields=fields, level=level))
-        started = known.started or (f.proven and not f.undecided and not f.held)
-        vips[vip.name] = VipState(
-            verdict=verdict,
-            since=now if turned else known.since,
-            started=started,
-            stable_since=None if started else _stable_since(known, f, now),
-            changes=known.changes + turned,
+        vips[vip.name] = _lived(
+            known, f, verdict, since=now if turned else known.since, now=now, turned=turned
         )
     return (state if vips == state.vips else replace(state, vips=vips)), effects
 
 
-def _stable_since(known: VipState, f: Facts, now: float) -> float | None:
-    """What we write ourselves, or have only just begun to check, is no break; it is waited for all the same."""
-    found = obstacle(f)
-    if found is None:
-        return now if known.stable_since is None else known.stable_since
-    return known.stable_since if found is Reason.STARTING and not f.repair_failed else None
-
-
-def _renew(state: State, now: float, *, greet: bool) -> Step:
-    """The lease: the full set of routes, on every change and well within its time to live."""
-    if not _lease_open(state, now):
-        return state, []
-    lease = state.lease
-    routes = desired_routes(state)
-    changed = routes != lease.routes
-    ttl = state.config.timing.lease_ttl
-    # By a longer TTL the next renewal would come after the lease of the shorter one has run out.
-    if not (changed or greet or ttl != lease.ttl or now >= _lease_due(state)):
-        return state, []
-    seq = lease.seq + 1
-    lease = LeaseState(
-        seq=seq,
-        sent_at=now,
-        ttl=ttl,
-        runs_out=max(lease.runs_out, now + ttl),
-        routes=routes,
-        changed_seq=seq if changed else lease.changed_seq,
+def _lived(
+    known: VipState, f: Facts, verdict: Verdict, *, since: float, now: float, turned: bool
+) -> VipState:
+    life = NEXT[known.life, signal(f, verdict)]
+    stable_since = known.stable_since
+    if life is not known.life:
+        stable_since = now if life is Life.HOLDING else None
+    return VipState(
+        verdict=verdict, since=since, life=life, stable_since=stable_since, changes=known.changes + turned
     )
-    effect = SendLease(
-        seq=seq,
-        issued=now,
-        ttl=ttl,
-        routes=routes,
-        owned=tuple(prefix_of(address) for address in sorted(state.owned, key=lambda a: (a.version, int(a)))),
-    )
-    return replace(state, lease=lease), [effect]
-
-
-def _lease_open(state: State, now: float) -> bool:
-    """Whether leases are sent at all.
-
-    An agent that has just started keeps silent while a VIP is still starting: the lease of the one before it
-    may stand, and then a quick restart causes no BGP message. After a TTL that lease has run out.
-    """
-    return (
-        state.lease.routes is not None
-        or state.stopping_since is not None
-        or now >= _lease_due(state)
-        or all(vip.verdict.reason is not Reason.STARTING for vip in state.vips.values())
-    )
-
-
-def _lease_due(state: State) -> float:
-    ttl = state.config.timing.lease_ttl
-    return state.started_at + ttl if state.lease.routes is None else state.lease.sent_at + ttl / 3
-
-
-def _drive_kernel(before: State, state: State, now: float) -> Step:
-    """Program what differs, read back what is due: one at a time, and nothing any more when stopping."""
-    kernel = state.kernel
-    if kernel.busy or state.stopping_since is not None:
-        return state, []
-    changed = state.desired is not before.desired
-    snapshot = kernel.snapshot
-    if changed:
-        kernel = replace(kernel, reached=False)
-    if snapshot is not None and kernel.error is None:
-        fresh = _fresh(before, state)
-        if fresh or changed or now >= kernel.retry_at:
-            ops = kernels.diff(snapshot, state.desired)
-            if not ops:
-                kernel = replace(kernel, attempted=None, retry_at=math.inf, reached=True)
-                if fresh and (expire := expiries(state, snapshot, now)):
-                    return _expire(state, kernel, snapshot, expire, now)
-            elif fresh and kernel.attempted == state.desired:
-                kernel = replace(kernel, retry_at=now + RETRY_PROGRAM)
-            else:
-                return _program(state, kernel, ops)
-    if now >= min(kernel.next_read, hold_due(state, now)):
-        kernel = replace(kernel, busy=True)
-        return replace(state, kernel=kernel), [ReadKernel(sysctls=_to_read(state))]
-    return replace(state, kernel=kernel), []
-
-
-def _program(state: State, kernel: KernelState, ops: tuple[kernels.KernelOp, ...]) -> Step:
-    """Change the kernel. What it held once and holds no more, somebody else changed."""
-    again = kernel.attempted == state.desired  # the same once more, every second
-    drifted = kernel.reached
-    repairs = dict(kernel.repairs)
-    for kind, count in Counter(map(kernels.kind_of, ops)).items() if drifted else ():
-        repairs[kind] = repairs.get(kind, 0) + count
-    kernel = replace(
-        kernel,
-        busy=True,
-        under_way=ops,
-        attempted=state.desired,
-        retry_at=math.inf,
-        reached=False,
-        programs=kernel.programs + 1,
-        repairs=repairs,
-    )
-    effects: list[Effect] = [ProgramKernel(ops=ops, sysctls=_to_read(state))]
-    if not again:
-        apart = dict.fromkeys(each.text for each in state.differences.values() if each.text)
-        fields: dict[str, object] = {"operations": len(ops), "found": "; ".join(apart)}
-        if drifted:
-            fields["kinds"] = sorted({kernels.kind_of(op) for op in ops})
-        event = "kernel.drifted" if drifted else "kernel.programmed"
-        effects.insert(0, Log(event=event, fields=fields, level="warning" if drifted else "info"))
-    # The hold after a start begins anew where what held was changed by somebody else.
-    vips = {
-        name: _unstable(known) if drifted and not state.differences[name].proven else known
-        for name, known in state.vips.items()
-    }
-    return replace(state, kernel=kernel, vips=vips), effects
-
-
-def _unstable(known: VipState) -> VipState:
-    return known if known.stable_since is None else replace(known, stable_since=None)
-
-
-def _expire(
-    state: State,
-    kernel: KernelState,
-    snapshot: kernels.Snapshot,
-    expire: kernels.ExpireDestinations,
-    now: float,
-) -> Step:
-    """End connections, and put the servers back to their place in the order."""
-    ops = (expire, *kernels.diff(kernels.play(snapshot, (expire,)), state.desired))
-    expired = {(op.service, op.key): now for op in expire.removals}
-    kernel = replace(kernel, busy=True, under_way=ops, programs=kernel.programs + 1)
-    fields = {
-        "services": sorted({str(op.service) for op in expire.removals}),
-        "servers": sorted({str(op.key[0]) for op in expire.removals}),
-    }
-    effects: list[Effect] = [
-        Log(event="server.connections_expired", fields=fields),
-        ProgramKernel(ops=ops, sysctls=_to_read(state)),
-    ]
-    return replace(state, kernel=kernel, expired={**state.expired, **expired}), effects
-
-
-def _to_read(state: State) -> tuple[str, ...]:
-    return (*wanted_sysctls(state.config), kernels.ESTIMATION)
-
-
-def _kernel_due(state: State, now: float) -> float:
-    if state.kernel.busy or state.stopping_since is not None:
-        return math.inf
-    return min(state.kernel.next_read, state.kernel.retry_at, hold_due(state, now))
 
 
 def _finish_stop(state: State, now: float) -> Step:
     """Exit once every plugin has withdrawn, or after a patience. IPVS stays as it is."""
-    if state.stopping_since is None:
+    since = state.stopping_since
+    if since is None or state.stop is None:
         return state, []
-    withdrawn = all(
-        report is not None and report.seq >= state.lease.changed_seq and not report.announced
-        for report in state.plugins.values()
-    )
-    if not withdrawn and now < state.stopping_since + STOP_PATIENCE:
+    went = followed(state.stop, state.announcers, settle=0.0, now=now)
+    state = replace(state, stop=went)
+    withdrawn = went.phase is not Phase.ASKED
+    if not withdrawn and now < since + STOP_PATIENCE:
         return state, []
-    log = Log(event="agent.stopped", fields={"withdrawn": withdrawn}, level="info" if withdrawn else "error")
-    return replace(state, exited=True), [log, Exit(clean=withdrawn)]
+    fields = {"withdrawn": withdrawn, "left": sorted(map(str, went.left))}
+    log = Log(event="agent.stopped", fields=fields, level="info" if withdrawn else "error")
+    effects: list[Effect] = [log, Exit(clean=withdrawn)]
+    if withdrawn:
+        effects.insert(0, SaveOwned(owned=replace(state.owned, lease_ttl=0.0)))
+    return replace(state, exited=True), effects

@@ -22,9 +22,11 @@ from aiohttp import web
 
 import anycast
 from anycast.core.dataplane.members import server_scopes
-from anycast.core.maintenance.stages import NODE, NODE_SCOPES, STOP, End, Expiry, is_saved, is_server
-from anycast.core.state import VipState, would_fall
+from anycast.core.maintenance.clocks import End, Expiry
+from anycast.core.maintenance.stages import NODE, NODE_SCOPES, STOP, is_saved, is_server
+from anycast.core.state import VipState
 from anycast.core.values.configuration import Config, Vip
+from anycast.core.vip.facts import would_fall
 from anycast.ops import page, status, why
 from anycast.ops.board import Board, StatusText
 from anycast.ops.events import Event, LaggedError, interest

@@ -29,18 +29,10 @@ from prometheus_client.utils import floatToGoString
 from anycast.core.dataplane.kernel import KINDS, SyncRole
 from anycast.core.dataplane.members import first_addresses, servers_of, service_key
 from anycast.core.maintenance.stages import NODE_SCOPES, Stage
-from anycast.core.state import (
-    State,
-    VipState,
-    furthest,
-    health_of,
-    held_for,
-    prefix_of,
-    recent_crashes,
-    start_hold,
-)
+from anycast.core.state import State, VipState, health_of, prefix_of
 from anycast.core.values.configuration import Address, Service, Vip
 from anycast.core.vip.decide import Advertise, Reason, ServiceFacts
+from anycast.core.vip.facts import furthest, held_for, recent_crashes, start_hold
 from anycast.ops.board import Block, Board, Breath
 from anycast.ops.servers import Seen
 from anycast.ops.source import BUCKETS, Source

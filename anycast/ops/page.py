@@ -122,11 +122,13 @@ def server_look(found: Seen) -> Look:
     health = found.health
     if found.drained:
         return Look("calm", "drained")
-    if health.unknown:
+    if health.unknown and health.phase is not Phase.UNPROVEN:
         return Look("warn", "check could not run")
     match health.phase:
         case Phase.UNDECIDED:
             return Look("warn", "no outcome yet")
+        case Phase.UNPROVEN:
+            return Look("bad", "cannot be checked")
         case Phase.DOWN:
             return Look("bad", "down")
         case Phase.RISING:
@@ -428,7 +430,7 @@ class _Page:
         match progress.stage:
             case Stage.DRAINING:
                 waits = "its routes stand as the last resort, so that routers move to other nodes"
-            case Stage.WITHDRAWN if progress.withdrawn_at is None:
+            case Stage.WITHDRAWN if progress.waits_for_plugins:
                 waits = "waits for the plugins to acknowledge the withdraw"
             case Stage.WITHDRAWN:
                 waits = "waits for routers to follow the withdraw"

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from anycast.core.maintenance.stages import Expiry
+from anycast.core.maintenance.clocks import Expiry
 
 JSON = "application/json"
 TEXT = "text/plain"

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from anycast.core.health.phase import Outcome
 from anycast.core.hooks import Tally as HookTally
-from anycast.core.maintenance.stages import End
+from anycast.core.maintenance.clocks import End
 from anycast.core.state import State
 from anycast.core.values.configuration import Target
 from anycast.ops.events import Hub

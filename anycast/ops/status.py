@@ -27,23 +27,11 @@ from anycast.core.maintenance.stages import (
     is_saved,
     is_server,
 )
-from anycast.core.state import (
-    State,
-    VipState,
-    connections_of,
-    furthest,
-    health_of,
-    held_for,
-    is_at_rest,
-    kernel_table,
-    prefix_of,
-    recent_crashes,
-    stale_at,
-    start_hold,
-)
+from anycast.core.state import State, VipState, health_of, kernel_table, prefix_of
 from anycast.core.values.configuration import Address, Forwarding, Neighbor, Prefix, Service, Vip
 from anycast.core.values.report import NeighborState, Report
 from anycast.core.vip.decide import Advertise, Reason, ServiceFacts
+from anycast.core.vip.facts import connections_of, furthest, held_for, is_at_rest, recent_crashes, start_hold
 from anycast.ops.servers import Look, Row, Seen, rows, seen
 
 _prefix_of = lru_cache(maxsize=8192)(prefix_of)
@@ -230,7 +218,7 @@ def kernel_error(state: State, now: float) -> str | None:
         return kernel.error
     if kernel.snapshot is None:
         return "it has not been read yet"
-    if now >= stale_at(state):
+    if now >= kernel.good_until:
         return f"not read for {now - kernel.read_at:.0f} s"
     return None
 
@@ -409,6 +397,7 @@ def _services(state: State, vip: Vip, now: float, view: View) -> list[dict[str, 
                 "family": f"ipv{version}",
                 "usable": found.usable,
                 "undecided": found.undecided,
+                "unproven": found.unproven,
                 "total": found.total,
             }
         )

@@ -12,14 +12,17 @@ from datetime import UTC, datetime
 from typing import Any, assert_never
 
 from anycast.core.dataplane import ipvs
+from anycast.core.dataplane.proof import Proof
 from anycast.core.health.aim import targets_of
 from anycast.core.health.phase import Health, Phase
+from anycast.core.maintenance.clocks import Expiry
 from anycast.core.maintenance.progress import packets_per_second, stage_ends, vips_of
-from anycast.core.maintenance.stages import FILE, NODE, NODE_SCOPES, STOP, Expiry, Stage
-from anycast.core.state import ACTIVE, State, VipState, facts, health_of, recent_crashes, start_hold
+from anycast.core.maintenance.stages import FILE, NODE, NODE_SCOPES, STOP, Stage
+from anycast.core.state import ACTIVE, State, VipState, health_of
 from anycast.core.values.configuration import Address, Aimed, Forwarding, RealServer, Service, Target, Vip
 from anycast.core.values.route import GRACEFUL_SHUTDOWN
 from anycast.core.vip.decide import Advertise, Facts, Reason, ServiceFacts, Verdict, decide
+from anycast.core.vip.facts import facts, recent_crashes, start_hold
 from anycast.core.vip.hold import FREE
 from anycast.core.vip.requirements import Requirement
 from anycast.ops.servers import Look, Row, Seen, rows, seen
@@ -137,6 +140,7 @@ _MEANING = {
     Reason.STARTING: "the agent has only just started",
     Reason.KERNEL_DIFFERS: "the kernel is not as it should be",
     Reason.ADDRESS_MISSING: "an address of the VIP is not on this node",
+    Reason.UNPROVEN: "this node cannot check what it must prove",
     Reason.BELOW_QUORUM: "too few real servers are usable",
     Reason.NODE_CHECK_FAILED: "a check that the node requires does not hold",
     Reason.VIP_CHECK_FAILED: "a check that the VIP requires does not hold",
@@ -238,9 +242,11 @@ def _state_of(case: _Case, row: Row, found: Seen) -> str:
 
 def _health(case: _Case, health: Health) -> str:
     detail = f": {health.detail}" if health.detail else ""
+    if health.phase is Phase.UNPROVEN:
+        return f"it could not be checked for too long, so it is not used{detail}"
     if health.unknown:
         settled = "up" if health.is_up else str(health.phase)
-        return f"its check could not run{detail}; it counts as {settled}, as before"
+        return f"its check could not run{detail}; it counts as {settled}, as before, for a while"
     match health.phase:
         case Phase.UNDECIDED:
             return f"no outcome yet{detail}"
@@ -282,8 +288,10 @@ def _service(case: _Case, one: ServiceFacts) -> Item:
     needed = _needed(case.facts, one)
     which = "to stay announced" if case.facts.advertised else "to be announced"
     text = f"{one.name}: {one.usable} of {_count(one.total, 'real server')} usable, {needed} needed {which}"
-    if one.undecided:
-        text += f", {one.undecided} without an outcome yet"
+    if one.unheard:
+        text += f", {one.unheard} without a result yet"
+    if one.untested + one.unproven:
+        text += f", {one.untested + one.unproven} that cannot be checked ({one.fault})"
     return Item(
         holds=one.usable + (one.undecided if case.facts.advertised else 0) >= needed,
         text=text,
@@ -291,6 +299,7 @@ def _service(case: _Case, one: ServiceFacts) -> Item:
             "service": one.name,
             "usable": one.usable,
             "undecided": one.undecided,
+            "unproven": one.unproven,
             "total": one.total,
             "needed": needed,
             "low": one.quorum.low,
@@ -390,7 +399,7 @@ def _stage(case: _Case, scope: str) -> str:
             return "active"
         case Stage.DRAINING:
             return f"draining: a route that stands is the last resort{latest}"
-        case Stage.WITHDRAWN if progress.withdrawn_at is None:
+        case Stage.WITHDRAWN if progress.waits_for_plugins:
             return f"withdrawn: the plugins have yet to acknowledge it{latest}"
         case Stage.WITHDRAWN:
             return f"withdrawn: routers have time to follow{latest}"
@@ -505,6 +514,8 @@ def would_change(case: _Case, verdict: Verdict) -> Iterator[str]:
             yield from _to_start(case)
         case Reason.KERNEL_DIFFERS | Reason.ADDRESS_MISSING:
             yield from _to_mend(case)
+        case Reason.UNPROVEN:
+            yield from _to_be_proven(case)
         case Reason.BELOW_QUORUM:
             for service in case.facts.services:
                 if (sentence := _to_reach_quorum(case, service)) is not None:
@@ -601,10 +612,23 @@ def _to_mend(case: _Case) -> Iterator[str]:
         yield f"{what}; it refused: {'; '.join(problems[:3])} (see `anycast doctor`)"
     elif not case.state.config.manage_sysctls and "net." in case.facts.difference:
         yield f"{what}; the configuration says that sysctls are not for the agent to set: set it (`anycast doctor`)"
-    elif case.facts.repair_failed:
+    elif case.facts.proof is Proof.FAILED:
         yield f"{what}; another program may change it: it is tried again every second (see kernel.drifted in the log)"
     else:
         yield f"{what}; it is being changed and read back"
+
+
+def _to_be_proven(case: _Case) -> Iterator[str]:
+    for service in case.facts.services:
+        if service.untested + service.unproven and _needed(case.facts, service) > service.usable:
+            yield (
+                f"{service.name}: this node must be able to check its real servers again ({service.fault}); whether "
+                "they are well is not known"
+            )
+    for requirement in case.state.requirements:
+        health = health_of(case.state, requirement.check)
+        if requirement.vip in ("", case.vip.name) and health.phase is Phase.UNPROVEN:
+            yield f"what {requirement.scope} requires must be checked again: {_health(case, health)}"
 
 
 def _to_reach_quorum(case: _Case, service: ServiceFacts) -> str | None:

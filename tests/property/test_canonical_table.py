@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from anycast.core import events as ev
 from anycast.core.dataplane import ipvs
 from anycast.core.health.phase import Outcome
-from anycast.core.maintenance.progress import LEAVE_PATIENCE
 from anycast.core.values.configuration import Scheduler, Vip
+from anycast.core.withdrawal import PATIENCE as LEAVE_PATIENCE
 from tests.fakes import SETTLE, TTL, Node, vip
 from tests.property.worlds import told
 
@@ -77,7 +77,7 @@ def _connections(node: Node, active: int) -> None:
         for key, entry in node.kernel.table.items()
     }
     node.kernel = replace(node.kernel, table=table)
-    node.send(ev.KernelChanged())
+    node.kernel_changed()
 
 
 def _meddle(node: Node, place: int) -> None:
@@ -93,7 +93,7 @@ def _meddle(node: Node, place: int) -> None:
                 entry, destinations=tuple(other if d == one else d for d in entry.destinations)
             )
     node.kernel = replace(node.kernel, table=table)
-    node.send(ev.KernelChanged())
+    node.kernel_changed()
 
 
 def _lose(node: Node, wanted: Vip) -> None:

@@ -16,10 +16,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from anycast.core import events as ev
 from anycast.core.dataplane import kernel as kernels
+from anycast.core.dataplane.desired import EXPIRE_AGAIN
 from anycast.core.dataplane.ipvs import MarkKey, RemoveService, ServiceEntry, ServiceKey
 from anycast.core.dataplane.members import check_of, servers_of, service_key
 from anycast.core.health.phase import Outcome, Phase, Result
-from anycast.core.maintenance.progress import LEAVE_PATIENCE
+from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import (
     FILE,
     NODE,
@@ -27,19 +28,19 @@ from anycast.core.maintenance.stages import (
     ORDER,
     OUT,
     STOP,
-    End,
-    Expiry,
     Maintenance,
     Stage,
     is_server,
 )
-from anycast.core.state import EXPIRE_AGAIN, State, furthest, health_of, prefix_of
+from anycast.core.state import State, health_of, prefix_of
 from anycast.core.step import begin, next_wake, step
 from anycast.core.values.configuration import Address, Protocol, Target, Timing, Vip
 from anycast.core.values.report import Prefix, Report
 from anycast.core.values.route import GRACEFUL_SHUTDOWN
 from anycast.core.vip.decide import Advertise, Reason
+from anycast.core.vip.facts import furthest
 from anycast.core.vip.hold import WINDOW, hold
+from anycast.core.withdrawal import PATIENCE as LEAVE_PATIENCE
 from tests.property.worlds import CONFIGS, told
 
 FOREIGN = ServiceKey(protocol=Protocol.TCP, address=ip_address("198.51.100.9"), port=25)
@@ -234,7 +235,7 @@ class World(RuleBasedStateMachine):
                     gone = prefix_of(key.address)
                     still = any(key.address in vip.addresses for vip in self.state.config.vips)
                     leaving = self.state.leaving.get(key.address)
-                    before = leaving is not None and key not in leaving.table  # its port was dropped earlier
+                    before = leaving is not None and key not in leaving.keys  # its port was dropped earlier
                     if key == FOREIGN or still or before:
                         continue
                 case kernels.ExpireDestinations(removals=removals):

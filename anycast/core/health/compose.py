@@ -7,7 +7,7 @@ from itertools import accumulate
 from typing import TypeVar
 
 from anycast.core.health.phase import Health, Phase
-from anycast.core.values.configuration import Rule
+from anycast.core.values.configuration import Part, Rule
 
 L = TypeVar("L")
 
@@ -24,38 +24,56 @@ def leaves(rule: Rule[L]) -> Iterator[L]:
 
 
 def compose(rule: Rule[L], look: Callable[[L], Health]) -> Health:
-    """UP, DOWN or UNDECIDED for a rule: undecided parts count as neither, and only if they can turn it.
+    """UP, DOWN, UNPROVEN or UNDECIDED for a rule. Parts without a result, and unproven ones, count for nothing; where
+    only they keep the rule from holding, the rule is what they are.
 
-    `detail` tells of the parts that are not well, of a rule that holds too: then it is a warning. `since` is when
-    the rule came to hold, or ceased to, by what its parts are now.
+    `detail` names the parts that are not well, also while the rule holds: then it is a warning. `since` is when the
+    rule came to hold, or ceased to, by what its parts are now.
     """
     parts = [
         (part, compose(part.check, look) if isinstance(part.check, Rule) else look(part.check))
         for part in rule.parts
     ]
+
+    def weight(phase: Phase) -> int:
+        return sum(part.weight for part, health in parts if health.phase is phase)
+
     up = [(health.since, part.weight) for part, health in parts if health.phase.is_up]
-    undecided = sum(part.weight for part, health in parts if health.phase is Phase.UNDECIDED)
-    told = [
+    have = sum(each for _, each in up)
+    phase, since = Phase.DOWN, 0.0
+    if have >= rule.needed:
+        phase, since = Phase.UP, _reached(up, rule.needed)
+    elif have + weight(Phase.UNDECIDED) >= rule.needed:
+        phase = Phase.UNDECIDED
+    else:
+        if have + weight(Phase.UNDECIDED) + weight(Phase.UNPROVEN) >= rule.needed:
+            phase = Phase.UNPROVEN
+        lost = [
+            (health.since, part.weight)
+            for part, health in parts
+            if not health.phase.is_up and health.phase is not Phase.UNDECIDED
+            if phase is Phase.UNPROVEN or health.phase is not Phase.UNPROVEN
+        ]
+        since = _reached(lost, sum(part.weight for part in rule.parts) - rule.needed + 1)
+    return Health(
+        phase=phase,
+        since=since,
+        detail=_details(parts),
+        unknown_since=min((h.unknown_since for _, h in parts if h.unknown_since is not None), default=None),
+        fault=next((health.fault for _, health in parts if health.fault is not None), None),
+        changes=sum(health.changes for _, health in parts),
+    )
+
+
+def _details(parts: list[tuple[Part[L], Health]]) -> str:
+    texts = [
         f"{part.name}: {health.detail or health.phase}"
         for part, health in parts
         if health.detail or not health.phase.is_up
     ]
-    if len(told) > _TOLD:
-        told[_TOLD:] = [f"and {len(told) - _TOLD} more"]
-    detail = "; ".join(told)
-    unknown = any(health.unknown for _, health in parts)
-    changes = sum(health.changes for _, health in parts)
-    have = sum(weight for _, weight in up)
-    if have >= rule.needed:
-        since = _reached(up, rule.needed)
-        return Health(phase=Phase.UP, since=since, detail=detail, unknown=unknown, changes=changes)
-    if have + undecided >= rule.needed:
-        return Health(detail=detail, unknown=unknown, changes=changes)
-    down = [(h.since, p.weight) for p, h in parts if not h.phase.is_up and h.phase is not Phase.UNDECIDED]
-    too_many = sum(part.weight for part in rule.parts) - rule.needed + 1
-    return Health(
-        phase=Phase.DOWN, since=_reached(down, too_many), detail=detail, unknown=unknown, changes=changes
-    )
+    if len(texts) > _TOLD:
+        texts[_TOLD:] = [f"and {len(texts) - _TOLD} more"]
+    return "; ".join(texts)
 
 
 def _reached(parts: list[tuple[float, int]], weight: int) -> float:

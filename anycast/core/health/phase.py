@@ -40,47 +40,77 @@ class Result:
 
 
 class Phase(StrEnum):
-    UNDECIDED = "undecided"  # no outcome yet
+    UNDECIDED = "undecided"  # no result yet
     UP = "up"
     FALLING = "falling"  # still up, failures are being counted
     DOWN = "down"
     RISING = "rising"  # still down, successes are being counted
+    UNPROVEN = "unproven"  # not down, but the check could not be run for too long: it is not usable
 
     @property
     def is_up(self) -> bool:
         return self is Phase.UP or self is Phase.FALLING
 
 
-# (phase, outcome is ok) -> (phase while counting, phase once rise or fall is reached)
-TRANSITIONS: dict[tuple[Phase, bool], tuple[Phase, Phase]] = {
-    (Phase.UNDECIDED, True): (Phase.UP, Phase.UP),  # the first outcome decides: there is no state to damp
-    (Phase.UNDECIDED, False): (Phase.DOWN, Phase.DOWN),
-    (Phase.UP, True): (Phase.UP, Phase.UP),
-    (Phase.UP, False): (Phase.FALLING, Phase.DOWN),
-    (Phase.FALLING, True): (Phase.UP, Phase.UP),
-    (Phase.FALLING, False): (Phase.FALLING, Phase.DOWN),
-    (Phase.DOWN, True): (Phase.RISING, Phase.UP),
-    (Phase.DOWN, False): (Phase.DOWN, Phase.DOWN),
-    (Phase.RISING, True): (Phase.RISING, Phase.UP),
-    (Phase.RISING, False): (Phase.DOWN, Phase.DOWN),
+class Proof(StrEnum):
+    """What one run of a check proves."""
+
+    OK = "ok"
+    FAIL = "fail"
+    EXPIRED = "expired"  # nothing, and the last result is too old to count
+
+
+# (phase, proof) -> (phase while counting, phase once rise or fall is reached)
+TRANSITIONS: dict[tuple[Phase, Proof], tuple[Phase, Phase]] = {
+    (Phase.UNDECIDED, Proof.OK): (Phase.UP, Phase.UP),  # the first result decides: there is no state to damp
+    (Phase.UNDECIDED, Proof.FAIL): (Phase.DOWN, Phase.DOWN),
+    (Phase.UNDECIDED, Proof.EXPIRED): (Phase.UNPROVEN, Phase.UNPROVEN),
+    (Phase.UP, Proof.OK): (Phase.UP, Phase.UP),
+    (Phase.UP, Proof.FAIL): (Phase.FALLING, Phase.DOWN),
+    (Phase.UP, Proof.EXPIRED): (Phase.UNPROVEN, Phase.UNPROVEN),
+    (Phase.FALLING, Proof.OK): (Phase.UP, Phase.UP),
+    (Phase.FALLING, Proof.FAIL): (Phase.FALLING, Phase.DOWN),
+    (Phase.FALLING, Proof.EXPIRED): (Phase.UNPROVEN, Phase.UNPROVEN),
+    (Phase.DOWN, Proof.OK): (Phase.RISING, Phase.UP),
+    (Phase.DOWN, Proof.FAIL): (Phase.DOWN, Phase.DOWN),
+    (Phase.DOWN, Proof.EXPIRED): (Phase.DOWN, Phase.DOWN),
+    (Phase.RISING, Proof.OK): (Phase.RISING, Phase.UP),
+    (Phase.RISING, Proof.FAIL): (Phase.DOWN, Phase.DOWN),
+    (Phase.RISING, Proof.EXPIRED): (Phase.DOWN, Phase.DOWN),  # successes in a row must be in a row
+    (Phase.UNPROVEN, Proof.OK): (Phase.UP, Phase.UP),
+    (Phase.UNPROVEN, Proof.FAIL): (Phase.DOWN, Phase.DOWN),
+    (Phase.UNPROVEN, Proof.EXPIRED): (Phase.UNPROVEN, Phase.UNPROVEN),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """`streak`: outcomes in a row that speak against the settled phase. `since`: of `phase.is_up`."""
+    """`streak`: results in a row that speak against the settled phase. `since`: of `phase.is_up`, or of UNPROVEN."""
 
     phase: Phase = Phase.UNDECIDED
     streak: int = 0
     since: float = 0.0
-    detail: str = ""  # of the last outcome that was not plain success
-    unknown: bool = False  # the last run proved nothing
+    detail: str = ""  # of the last run that was not plain success
+    unknown_since: float | None = (
+        None  # of the first run in a row that proved nothing; None: the last one proved
+    )
+    fault: Fault | None = None  # why the last run proved nothing
     flaps: Flaps = CALM
-    changes: int = 0  # how often it turned, the first outcome not counted; of a rule: its parts together
+    changes: int = 0  # how often it turned, the first result not counted; of a rule: its parts together
 
     @property
     def is_up(self) -> bool:
         return self.phase.is_up
+
+    @property
+    def unknown(self) -> bool:
+        """Whether the last run proved nothing."""
+        return self.unknown_since is not None
+
+    @property
+    def unheard(self) -> bool:
+        """Whether no run has ended yet."""
+        return self.phase is Phase.UNDECIDED and not self.unknown
 
     @property
     def warned(self) -> bool:
@@ -91,37 +121,55 @@ class Health:
 def advance(health: Health, result: Result, check: Check, now: float) -> Health:
     """The health after one more result. Returns the same object when nothing changed."""
     if result.outcome is Outcome.UNKNOWN:
-        if health.unknown and health.detail == result.detail:
-            return health
-        return replace(health, unknown=True, detail=result.detail)
+        return _unknown(health, result, check, now)
     good = result.outcome is Outcome.OK
-    counting, settled = TRANSITIONS[health.phase, good]
+    counting, settled = TRANSITIONS[health.phase, Proof.OK if good else Proof.FAIL]
     against = counting in (Phase.FALLING, Phase.RISING)
     streak = health.streak + 1 if against else 0
     if not against or streak < (check.rise if good else check.fall):
         phase = counting
     elif good and health.flaps.held_for(now):
-        phase, streak = (
-            Phase.RISING,
-            check.rise,
-        )  # it has risen, and comes up with the first success after the hold
+        # It has risen, and comes up with the first success after the hold.
+        phase, streak = Phase.RISING, check.rise
     else:
         phase, streak = settled, 0
     if (phase, streak, result.detail) == (health.phase, health.streak, health.detail) and not health.unknown:
         return health
-    first = health.phase is Phase.UNDECIDED
-    turned = not first and phase.is_up != health.phase.is_up
     flaps = health.flaps
     if check.hold_down is not None and health.is_up and not phase.is_up:
         flaps = fallen(flaps, now, check.hold_down)
-    return Health(
-        phase=phase,
-        streak=streak,
-        since=now if first or turned else health.since,
-        detail=result.detail,
-        flaps=flaps,
-        changes=health.changes + turned,
+    return _turned(health, Health(phase=phase, streak=streak, detail=result.detail, flaps=flaps), now)
+
+
+def _unknown(health: Health, result: Result, check: Check, now: float) -> Health:
+    """The last proof counts for `check.proof_lasts` more, and no longer."""
+    since = now if health.unknown_since is None else health.unknown_since
+    phase, streak = health.phase, health.streak
+    if now - since >= check.proof_lasts:
+        phase, _ = TRANSITIONS[phase, Proof.EXPIRED]
+        streak = 0 if phase is not health.phase else streak
+    after = replace(
+        health, phase=phase, streak=streak, unknown_since=since, detail=result.detail, fault=result.fault
     )
+    return health if after == health else _turned(health, after, now)
+
+
+def _turned(before: Health, after: Health, now: float) -> Health:
+    """`after` with since when it is so, and how often that has changed."""
+    first = before.phase is Phase.UNDECIDED and after.phase is not Phase.UNDECIDED
+    turned = before.phase is not Phase.UNDECIDED and _settled_as(before) != _settled_as(after)
+    return replace(after, since=now if first or turned else before.since, changes=before.changes + turned)
+
+
+def _settled_as(health: Health) -> Phase:
+    if health.phase is Phase.UNPROVEN:
+        return Phase.UNPROVEN
+    return Phase.UP if health.is_up else Phase.DOWN
+
+
+def suspended(health: Health) -> Health:
+    """What is left of it when nobody has checked for a while: how often it flapped, and no phase."""
+    return Health(flaps=health.flaps, changes=health.changes)
 
 
 def began_to_turn(before: Health, after: Health) -> bool:

@@ -12,32 +12,25 @@ from anycast.core.dataplane import traffic
 from anycast.core.dataplane.ipvs import Key
 from anycast.core.dataplane.members import keys_of
 from anycast.core.events import Effect, Log, SaveMaintenance
+from anycast.core.lease import withdrawal
+from anycast.core.maintenance.clocks import SLEWED, STEP, End, Expiry, anchored, has_passed, stepped
 from anycast.core.maintenance.stages import (
     FILE,
     NEXT,
     NODE,
     NODE_SCOPES,
-    SLEWED,
-    STEP,
     STOP,
-    End,
-    Expiry,
     Maintenance,
     Progress,
     Signal,
     Stage,
-    anchored,
-    has_passed,
     is_saved,
     is_server,
-    stepped,
 )
-from anycast.core.state import ACTIVE, State, is_holding, prefix_of
-from anycast.core.values.configuration import Prefix, Vip
+from anycast.core.state import ACTIVE, State, prefix_of
+from anycast.core.values.configuration import Vip
 from anycast.core.vip.decide import Advertise
-
-LEAVE_PATIENCE = 6.0  # seconds beyond the TTL after which a lost plugin has been ended by its own watchdog
-READ_EVERY = 1.0  # seconds between two readings of the kernel while something is on its way out
+from anycast.core.withdrawal import Phase, followed
 
 
 def vips_of(state: State, scope: str) -> tuple[Vip, ...]:
@@ -46,7 +39,7 @@ def vips_of(state: State, scope: str) -> tuple[Vip, ...]:
 
 
 def packets_per_second(state: State, vips: Iterable[Vip], since: float = float("-inf")) -> float | None:
-    """That IPVS takes in for the VIPs, by the last readings; none of before `since` counts. None: not known."""
+    """The packets that IPVS takes in for the VIPs, by the last readings since the instant `since`. None: not known."""
     return traffic.rate(state.kernel.counts, _keys(vips), since=since)
 
 
@@ -58,7 +51,9 @@ def begin(state: State, kept: Mapping[str, Maintenance], *, now: float, wall: fl
     """The state of an agent that starts in maintenance: its routes are out already, or go without a drain."""
     if wall is not None:
         kept = {
-            scope: replace(entry, end=anchored(entry.end, wall=wall, now=now)) if entry.end else entry
+            scope: replace(entry, end=anchored(entry.end, said=entry.since, wall=wall, now=now))
+            if entry.end
+            else entry
             for scope, entry in kept.items()
         }
     progress = {scope: _entered(state, scope, Stage.WITHDRAWN, now) for scope in kept if not is_server(scope)}
@@ -85,7 +80,7 @@ def put(
     if not is_server(scope):
         progress = {**progress, scope: _said(state, scope, skip_drain=skip_drain, now=now)}
     if (entry, progress) == (present, state.progress):
-        return state, [_save(state.maintenance)]
+        return state, [save(state.maintenance)]
     after = replace(
         state,
         maintenance={**state.maintenance, scope: entry},
@@ -93,7 +88,7 @@ def put(
         # The packets are counted from here on.
         kernel=replace(state.kernel, next_read=min(state.kernel.next_read, now)),
     )
-    effects: list[Effect] = [] if not is_saved(scope) else [_save(after.maintenance)]
+    effects: list[Effect] = [] if not is_saved(scope) else [save(after.maintenance)]
     if entry != present:
         effects.append(Log(event="maintenance.began", fields=fields_of(scope, entry), level="warning"))
     return after, effects
@@ -111,7 +106,7 @@ def end(state: State, scope: str) -> tuple[State, list[Effect]]:
     scopes = [one for one in ((NODE, STOP) if scope == NODE else (scope,)) if one in state.maintenance]
     after, effects = _without(state, scopes, why="the file was removed" if scope == FILE else "off")
     # Said again it is saved again: the first time may have failed.
-    return after, [*([_save(after.maintenance)] if is_saved(scope) else []), *effects]
+    return after, [*([save(after.maintenance)] if is_saved(scope) else []), *effects]
 
 
 def _without(state: State, scopes: Iterable[str], *, why: str) -> tuple[State, list[Effect]]:
@@ -138,20 +133,20 @@ def clock(state: State, wall: float, now: float) -> tuple[State, list[Effect]]:
     if was_set:
         effects.append(Log(event="clock.stepped", fields={"by_s": round(by, 3)}, level="warning"))
     followed = {
-        scope: replace(entry, end=_followed(entry.end, was_set=was_set, wall=wall, now=now))
+        scope: replace(entry, end=_followed(entry.end, entry.since, was_set=was_set, wall=wall, now=now))
         for scope, entry in state.maintenance.items()
         if entry.end is not None
     }
     after = replace(state, wall_offset=offset)
     if any(entry != state.maintenance[scope] for scope, entry in followed.items()):
         after = replace(after, maintenance={**state.maintenance, **followed})
-        effects.append(_save(after.maintenance))
+        effects.append(save(after.maintenance))
     return after, effects
 
 
-def _followed(end: End, *, was_set: bool, wall: float, now: float) -> End:
+def _followed(end: End, said: float, *, was_set: bool, wall: float, now: float) -> End:
     if end.due is None:
-        return anchored(end, wall=wall, now=now)
+        return anchored(end, said=said, wall=wall, now=now)
     apart = abs((wall - now) - (end.at - end.due))
     # A clock that is slewed comes apart from the other by and by: further than a step it never gets.
     return stepped(end, wall=wall, now=now) if was_set or SLEWED <= apart < STEP else end
@@ -181,7 +176,7 @@ def expire(state: State, now: float) -> tuple[State, list[Effect]]:
     if progress != state.progress:
         state = replace(state, progress=progress)
     state, more = _without(state, over, why="its time is over")
-    return state, [*effects, *([_save(state.maintenance)] if over else []), *more]
+    return state, [*effects, *([save(state.maintenance)] if over else []), *more]
 
 
 def advance(state: State, now: float) -> tuple[State, list[Effect]]:
@@ -209,13 +204,10 @@ def _done(state: State, scope: str, one: Progress, now: float) -> tuple[Progress
             nothing = all(verdict.advertise is Advertise.NO for verdict in verdicts)
             return one, "nothing is announced" if nothing else None
         case Stage.WITHDRAWN:
-            prefixes = [prefix_of(address) for vip in vips_of(state, scope) for address in vip.addresses]
-            if one.withdrawn_at is None and is_withdrawn(
-                state, prefixes, seq=one.seq, runs_out=one.runs_out, now=now
-            ):
-                one = replace(one, withdrawn_at=now)
-            settled = one.withdrawn_at is not None and now >= one.withdrawn_at + timing.settle
-            return one, "withdrawn" if settled else None
+            assert one.withdrawal is not None  # noqa: S101 - entered with it
+            went = followed(one.withdrawal, state.announcers, settle=timing.settle, now=now)
+            one = one if went is one.withdrawal else replace(one, withdrawal=went)
+            return one, "withdrawn" if went.phase is Phase.SETTLED else None
         case Stage.QUIET:
             found = packets_per_second(state, vips_of(state, scope), one.since)
             if found is not None and found <= timing.quiet_rate:
@@ -228,16 +220,8 @@ def _done(state: State, scope: str, one: Progress, now: float) -> tuple[Progress
 def _entered(state: State, scope: str, stage: Stage, now: float) -> Progress:
     if stage is not Stage.WITHDRAWN:
         return Progress(stage=stage, since=now)
-    lease = state.lease
-    prefixes = {prefix_of(address) for vip in vips_of(state, scope) for address in vip.addresses}
-    standing = lease.routes is None or any(route.prefix in prefixes for route in lease.routes)
-    return Progress(
-        stage=stage,
-        since=now,
-        # Before the first lease of ours the one of the agent before us may still stand.
-        runs_out=max(lease.runs_out, state.started_at + state.config.timing.lease_ttl, now),
-        seq=lease.seq + 1 if standing else lease.changed_seq,
-    )
+    prefixes = [prefix_of(address) for vip in vips_of(state, scope) for address in vip.addresses]
+    return Progress(stage=stage, since=now, withdrawal=withdrawal(state, prefixes, now))
 
 
 def _told(state: State, scope: str, new: Progress, why: str, after: float) -> Log:
@@ -253,37 +237,17 @@ def _told(state: State, scope: str, new: Progress, why: str, after: float) -> Lo
     return Log(event="maintenance.stage_changed", fields=fields, level="warning" if busy else "info")
 
 
-def is_withdrawn(state: State, prefixes: Iterable[Prefix], *, seq: int, runs_out: float, now: float) -> bool:
-    """Whether no router can have them from us any more. `seq`: of the first lease without them."""
-    # A plugin that is not connected may hang with the route in its hand: silence is no acknowledgement.
-    if now >= runs_out + LEAVE_PATIENCE:
-        return True
-    if now < state.lost_until or not state.plugins:
-        return False
-    asked = frozenset(prefixes)
-    return all(
-        report is not None and report.seq >= seq and asked.isdisjoint(report.announced)
-        for report in state.plugins.values()
-    )
-
-
-def read_every(state: State) -> float:
-    """Seconds between two readings of the kernel when nothing else happens."""
-    leaving = any(one.stage not in {Stage.ACTIVE, Stage.DOWN} for one in state.progress.values())
-    often = leaving or is_holding(state)
-    return min(READ_EVERY, state.config.timing.reconcile) if often else state.config.timing.reconcile
-
-
 def stage_ends(state: State, one: Progress) -> float | None:
     """The instant at which the stage is over, whatever happens; None: it stays."""
     timing = state.config.timing
     match one.stage:
         case Stage.DRAINING:
             return one.since + timing.drain
-        case Stage.WITHDRAWN if one.withdrawn_at is not None:
-            return one.withdrawn_at + timing.settle
         case Stage.WITHDRAWN:
-            return one.runs_out + LEAVE_PATIENCE + timing.settle
+            assert one.withdrawal is not None  # noqa: S101 - entered with it
+            at = one.withdrawal.wakes_at(timing.settle)
+            waits = one.withdrawal.phase is Phase.ASKED
+            return at if at is None or not waits else at + timing.settle
         case Stage.QUIET:
             return one.since + timing.quiet_limit
         case Stage.ACTIVE | Stage.DOWN:
@@ -295,8 +259,8 @@ def wakes(state: State, now: float) -> list[float]:
     instants: list[float | None] = []
     for scope, one in state.progress.items():
         instants.append(stage_ends(state, one))
-        if one.stage is Stage.WITHDRAWN and one.withdrawn_at is None:
-            instants.append(one.runs_out + LEAVE_PATIENCE)
+        if one.withdrawal is not None:
+            instants.append(one.withdrawal.wakes_at(state.config.timing.settle))
         end = state.maintenance[scope].end
         if end is not None and end.due is not None and state.wall_offset is not None:
             instants.append(max(end.due, end.at - state.wall_offset))
@@ -316,5 +280,5 @@ def _word(scope: str) -> str:
     return "node" if scope in NODE_SCOPES else scope
 
 
-def _save(entries: Mapping[str, Maintenance]) -> SaveMaintenance:
+def save(entries: Mapping[str, Maintenance]) -> SaveMaintenance:
     return SaveMaintenance(entries={scope: entry for scope, entry in entries.items() if is_saved(scope)})

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from anycast.core.dataplane.proof import Proof
+from anycast.core.health.phase import Phase
 from anycast.core.maintenance.stages import OUT, Stage
 from anycast.core.values.configuration import Quorum
+from anycast.core.vip.lifecycle import Life, Signal
 
 
 class Advertise(StrEnum):
@@ -25,6 +28,7 @@ class Reason(StrEnum):
     STARTING = "starting"
     KERNEL_DIFFERS = "kernel_differs"
     ADDRESS_MISSING = "address_missing"
+    UNPROVEN = "unproven"
     BELOW_QUORUM = "below_quorum"
     NODE_CHECK_FAILED = "node_check_failed"
     VIP_CHECK_FAILED = "vip_check_failed"
@@ -33,22 +37,39 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceFacts:
-    """One service in one address family. `undecided`: servers without a first outcome."""
+    """One service in one address family: how many of its real servers are in which state. The rest are down or drained.
+
+    `unheard`: no run of their check has ended. `untested`: no run has proved anything yet. `unproven`: none has for
+    too long. `fault`: why, of the first of the latter two.
+    """
 
     name: str
     usable: int
-    undecided: int
+    unheard: int = 0
+    untested: int = 0
+    unproven: int = 0
     total: int
     quorum: Quorum
+    fault: str = ""
+
+    @property
+    def undecided(self) -> int:
+        return self.unheard + self.untested
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequirementFacts:
-    """What the node, a VIP or a service of it must have. `holds` None: no outcome yet."""
+    """What the node, a VIP or a service of it must have, and what is known of it."""
 
     reason: Reason
-    holds: bool | None
+    phase: Phase
+    unheard: bool = False
     detail: str = ""
+
+    @property
+    def untested(self) -> bool:
+        """Runs have ended, and none has proved anything yet."""
+        return self.phase is Phase.UNDECIDED and not self.unheard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,20 +80,27 @@ class Facts:
     node_maintenance: Stage
     vip_maintenance: Stage
     kernel_error: str | None  # the kernel cannot be read or has not been for too long
-    started: bool  # has been past STARTING before
-    proven: bool  # the kernel was read and holds what is wanted
-    repair_failed: bool  # it does not, although it was told to
+    life: Life  # of the VIP, before this verdict
+    proof: Proof  # whether the kernel holds what is wanted
     missing_address: str | None
     difference: str  # in words, when not proven
     held: str = ""  # why it must be proven for longer yet, in words
     services: tuple[ServiceFacts, ...]
     requirements: tuple[RequirementFacts, ...] = ()  # the node's first
-    advertised: bool  # the previous verdict
 
     @property
-    def undecided(self) -> int:
-        waiting = sum(one.holds is None for one in self.requirements)
-        return sum(service.undecided for service in self.services) + waiting
+    def proven(self) -> bool:
+        return self.proof is Proof.PROVEN
+
+    @property
+    def advertised(self) -> bool:
+        """By the previous verdict."""
+        return self.life.is_advertised
+
+    @property
+    def unheard(self) -> int:
+        waiting = sum(requirement.unheard for requirement in self.requirements)
+        return sum(service.unheard for service in self.services) + waiting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,31 +130,44 @@ def decide(f: Facts) -> Verdict:
     return obstacle or Verdict(advertise=Advertise.YES, reason=Reason.HEALTHY)
 
 
-def obstacle(f: Facts) -> Reason | None:
-    """What keeps it from being announced besides maintenance and the hold after a start."""
-    found = _obstacle(replace(f, held=""))
-    return None if found is None else found.reason
+def signal(f: Facts, verdict: Verdict) -> Signal:
+    """What the facts and the verdict on them mean for the VIP's life."""
+    match verdict.advertise:
+        case Advertise.YES:
+            return Signal.ANNOUNCE
+        case Advertise.DRAIN:
+            return Signal.DRAIN
+        case Advertise.NO:
+            pass
+    untested = sum(service.untested for service in f.services) + sum(
+        requirement.untested for requirement in f.requirements
+    )
+    waits = verdict.reason is Reason.UNPROVEN and untested > 0
+    if f.proven and not f.unheard and not f.held and not waits:
+        return Signal.PROVE
+    # Besides maintenance and the hold after a start.
+    obstacle = _obstacle(replace(f, held=""))
+    if obstacle is None:
+        return Signal.HOLD
+    waits = waits or (obstacle.reason is Reason.STARTING and f.proof is not Proof.FAILED)
+    return Signal.WAIT if waits else Signal.BREAK
 
 
 def _obstacle(f: Facts) -> Verdict | None:
     if f.kernel_error is not None:
         return _no(Reason.KERNEL_UNAVAILABLE, f.kernel_error)
-    if not f.started and (f.undecided or not f.proven):
-        waiting = [f"{f.undecided} checks without an outcome yet"] if f.undecided else []
+    if not f.life.is_started and (f.unheard or not f.proven):
+        waiting = [f"{f.unheard} checks without a result yet"] if f.unheard else []
         return _no(Reason.STARTING, "; ".join(waiting + ([] if f.proven else [f.difference])))
     # A route that stands is kept while the kernel is being changed to something new or repaired; one that
     # does not stand is not brought up before the kernel has been read back.
-    if not f.proven and f.repair_failed:
+    if f.proof is Proof.FAILED:
         return _apart(f)
-    lacking = [
-        text for service in f.services if (text := _lack(service, advertised=f.advertised)) is not None
-    ]
-    if lacking:
-        return _no(Reason.BELOW_QUORUM, "; ".join(lacking))
-    for one in f.requirements:
-        # As with servers: what was only just configured must not take a standing route down.
-        if one.holds is False or (one.holds is None and not f.advertised):
-            return _no(one.reason, one.detail or "no outcome yet")
+    if (lack := _lack(f)) is not None:
+        return lack
+    for requirement in f.requirements:
+        if (unmet := _unmet(requirement, advertised=f.advertised)) is not None:
+            return unmet
     if not f.proven and not f.advertised:
         return _apart(f)
     return _no(Reason.STARTING, f.held) if f.held else None
@@ -138,14 +179,40 @@ def _apart(f: Facts) -> Verdict:
     return _no(Reason.KERNEL_DIFFERS, f.difference)
 
 
-def _lack(service: ServiceFacts, *, advertised: bool) -> str | None:
-    # Two marks, not one: without the gap a server at the edge would flap the route.
-    needed = service.quorum.low if advertised else service.quorum.high
-    # A server that was only just configured must not take a standing route down.
-    possible = service.usable + (service.undecided if advertised else 0)
-    if possible >= needed:
+def _lack(f: Facts) -> Verdict | None:
+    """Services that do not reach their quorum. What is dead goes before what cannot be checked."""
+    lacking = [
+        (service, needed)
+        for service in f.services
+        # Two marks, not one: without the gap a server at the edge would flap the route.
+        for needed in (service.quorum.low if f.advertised else service.quorum.high,)
+        # A server that was only just configured must not take a standing route down.
+        if service.usable + (service.undecided if f.advertised else 0) < needed
+    ]
+    if not lacking:
         return None
-    return f"{service.name}: {service.usable} of {service.total} usable, {needed} needed"
+    dead = any(s.usable + s.undecided + s.unproven < needed for s, needed in lacking)
+    texts = [
+        f"{s.name}: {s.usable} of {s.total} usable, {needed} needed{_unchecked(s)}" for s, needed in lacking
+    ]
+    return _no(Reason.BELOW_QUORUM if dead else Reason.UNPROVEN, "; ".join(texts))
+
+
+def _unchecked(service: ServiceFacts) -> str:
+    count = service.untested + service.unproven
+    return f", {count} cannot be checked ({service.fault})" if count else ""
+
+
+def _unmet(requirement: RequirementFacts, *, advertised: bool) -> Verdict | None:
+    match requirement.phase:
+        case Phase.UP | Phase.FALLING:
+            return None
+        case Phase.UNDECIDED if advertised:
+            return None  # as with servers: what was only just configured does not take a standing route down
+        case Phase.UNPROVEN | Phase.UNDECIDED if not requirement.unheard:
+            return _no(Reason.UNPROVEN, requirement.detail)
+        case _:
+            return _no(requirement.reason, requirement.detail or "no result yet")
 
 
 def _no(reason: Reason, detail: str = "") -> Verdict:

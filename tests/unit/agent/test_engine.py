@@ -20,7 +20,8 @@ from anycast.agent.recording import Recorder
 from anycast.config.load import load
 from anycast.core import events as ev
 from anycast.core.dataplane import kernel as kernels
-from anycast.core.maintenance.stages import FILE, NODE, STOP, End, Expiry, Maintenance
+from anycast.core.maintenance.clocks import End, Expiry
+from anycast.core.maintenance.stages import FILE, NODE, STOP, Maintenance
 from anycast.core.state import State
 from anycast.core.values.report import Report
 from anycast.core.vip.decide import Reason

@@ -19,7 +19,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from anycast.agent.maintenance_file import DamagedError, after_damage, boot_id, load, save
-from anycast.core.maintenance.stages import NODE, End, Expiry, Maintenance
+from anycast.core.maintenance.clocks import End, Expiry
+from anycast.core.maintenance.stages import NODE, Maintenance
 
 BOOT = "0b7f4c0e-boot"
 OLD = {"web": Maintenance(reason="new kernel", by="root", since=1.5)}

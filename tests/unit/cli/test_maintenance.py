@@ -18,7 +18,8 @@ import pytest
 
 from anycast.cli.maintenance import Progress
 from anycast.core import events as ev
-from anycast.core.maintenance.stages import FILE, NODE, STOP, End, Expiry, Maintenance
+from anycast.core.maintenance.clocks import End, Expiry
+from anycast.core.maintenance.stages import FILE, NODE, STOP, Maintenance
 from anycast.core.values.configuration import Timing
 from anycast.ops.http import MaintenanceAnswer, control_app
 from tests.unit.cli.test_node import Done, against, cli, serving

@@ -75,7 +75,7 @@ def test_rules_nest() -> None:
 
 
 def test_a_part_that_could_not_be_checked_is_told_and_changes_nothing() -> None:
-    found = health(rule(2, A, B), up(), Health(phase=Phase.UP, unknown=True, detail="no descriptors"))
+    found = health(rule(2, A, B), up(), Health(phase=Phase.UP, unknown_since=3.0, detail="no descriptors"))
     assert (found.phase, found.unknown, found.detail) == (Phase.UP, True, "b: no descriptors")
 
 

@@ -11,22 +11,13 @@ from anycast.core import events as ev
 from anycast.core.dataplane.kernel import ESTIMATION
 from anycast.core.dataplane.traffic import WINDOW
 from anycast.core.health.phase import Outcome
-from anycast.core.maintenance.progress import LEAVE_PATIENCE, packets_per_second
-from anycast.core.maintenance.stages import (
-    FILE,
-    NEXT,
-    NODE,
-    STOP,
-    End,
-    Expiry,
-    Maintenance,
-    Progress,
-    Signal,
-    Stage,
-)
+from anycast.core.maintenance.clocks import End, Expiry
+from anycast.core.maintenance.progress import packets_per_second
+from anycast.core.maintenance.stages import FILE, NEXT, NODE, STOP, Maintenance, Progress, Signal, Stage
 from anycast.core.values.configuration import Timing
 from anycast.core.values.report import Report
 from anycast.core.values.route import GRACEFUL_SHUTDOWN
+from anycast.core.withdrawal import PATIENCE as LEAVE_PATIENCE
 from tests.fakes import DRAIN, EPOCH, SETTLE, TTL, Node, route, up, vip
 
 LIMIT = Timing().quiet_limit

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anycast.core.health.phase import TRANSITIONS, Health, Outcome, Phase, Result, advance, pause
+from anycast.core.health.phase import TRANSITIONS, Health, Outcome, Phase, Proof, Result, advance, pause
 from anycast.core.values.configuration import Check, TcpCheck
 
 CHECK = Check(kind=TcpCheck(), rise=2, fall=3, interval=2.0, fast_interval=0.5)
@@ -22,7 +22,7 @@ def run(outcomes: str, health: Health = Health()) -> Health:  # noqa: B008 - fro
 
 
 def test_the_health_table_is_total() -> None:
-    assert set(TRANSITIONS) == set(itertools.product(Phase, (True, False)))
+    assert set(TRANSITIONS) == set(itertools.product(Phase, Proof))
 
 
 @pytest.mark.parametrize(

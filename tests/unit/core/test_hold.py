@@ -122,8 +122,7 @@ def test_a_hold_ends_by_a_reading_and_not_by_the_clock_alone() -> None:
     node = Node(vip(), timing=HOLD)
     node.checks(Outcome.OK)
     node.kernel_is_slow = True
-    node.now += 10.0  # the process was stopped
-    node.tick()
+    node.wait(10.0)
     assert node.routes == []
     node.kernel_answers()
     assert node.routes == [route(1)]

@@ -7,8 +7,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from anycast.core import events as ev
 from anycast.core.dataplane import kernel as kernels
+from anycast.core.dataplane.desired import EXPIRE_AGAIN
 from anycast.core.dataplane.ipvs import (
     AddDestination,
     MarkKey,
@@ -18,7 +18,6 @@ from anycast.core.dataplane.ipvs import (
     SetDestination,
 )
 from anycast.core.health.phase import Outcome
-from anycast.core.state import EXPIRE_AGAIN, would_fall
 from anycast.core.values.configuration import (
     ConnectionSync,
     Forwarding,
@@ -31,6 +30,7 @@ from anycast.core.values.configuration import (
     Vip,
 )
 from anycast.core.vip.decide import Reason
+from anycast.core.vip.facts import would_fall
 from tests.fakes import Node, addresses, up, vip
 from tests.property.worlds import CHECK, server
 
@@ -57,7 +57,7 @@ def busy(node: Node, number: int, *, active: int = 0, inactive: int = 0) -> None
         for key, entry in node.kernel.table.items()
     }
     node.kernel = replace(node.kernel, table=table)
-    node.send(ev.KernelChanged())
+    node.kernel_changed()
 
 
 def present(node: Node) -> list[str]:
@@ -254,7 +254,7 @@ def test_what_others_change_is_put_right_and_counted_by_kind() -> None:
             kernels.SetSysctl(name="net.ipv4.vs.sloppy_tcp", value="0"),
         ],
     )
-    node.send(ev.KernelChanged())
+    node.kernel_changed()
     assert node.state.kernel.repairs == {"address": 1, "server": 1, "order": 2, "sysctl": 1}
     assert node.logged.count("kernel.drifted") == 1
 
@@ -273,7 +273,7 @@ def test_a_sysctl_that_is_not_ours_to_set_takes_the_route_away_at_once() -> None
     node.reload(vip(), manage_sysctls=False)
     assert node.reason() is Reason.HEALTHY
     node.kernel = kernels.play(node.kernel, [kernels.SetSysctl(name="net.ipv4.vs.sloppy_tcp", value="0")])
-    node.send(ev.KernelChanged())
+    node.kernel_changed()
     assert node.reason() is Reason.KERNEL_DIFFERS
     assert node.routes == []
 
@@ -310,7 +310,7 @@ def test_connection_sync_that_cannot_start_does_not_take_the_route_down() -> Non
     node = up()
     node.reload(vip(), connection_sync=SYNC)
     node.kernel = replace(node.kernel, sync={})
-    node.send(ev.KernelChanged())
+    node.kernel_changed()
     assert node.reason() is Reason.HEALTHY
 
 

@@ -9,15 +9,16 @@ import pytest
 from anycast.core import events as ev
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.dataplane.ipvs import RemoveService
+from anycast.core.dataplane.loop import RETRY_PROGRAM
 from anycast.core.health.phase import Outcome, Result
-from anycast.core.maintenance.progress import LEAVE_PATIENCE
 from anycast.core.maintenance.stages import NODE, Maintenance
 from anycast.core.state import State
-from anycast.core.step import RETRY_PROGRAM, STOP_PATIENCE, next_wake, step
+from anycast.core.step import STOP_PATIENCE, next_wake, step
 from anycast.core.values.configuration import Check, HttpCheck, Timing
 from anycast.core.values.report import Report
 from anycast.core.values.route import GRACEFUL_SHUTDOWN, WORST_MED
 from anycast.core.vip.decide import Advertise, Reason
+from anycast.core.withdrawal import PATIENCE as LEAVE_PATIENCE
 from tests.fakes import DRAIN, SETTLE, TTL, Node, addresses, route, route6, up, vip
 from tests.property.worlds import server, told
 
@@ -200,7 +201,7 @@ def test_an_address_given_to_a_vip_that_drains_does_not_come_up() -> None:
 def test_an_address_somebody_removed_is_put_back_and_the_route_stays() -> None:
     node = up()
     node.kernel = replace(node.kernel, addresses=frozenset())
-    node.send(ev.KernelChanged())
+    node.kernel_changed()
     assert node.kernel.addresses == {addresses(1)[0]}
     assert node.routes == [route(1)]
 
@@ -209,7 +210,7 @@ def test_an_address_the_kernel_refuses_takes_the_route_down_and_is_tried_again_w
     node = up()
     node.refused = {addresses(1)[0]}
     node.kernel = replace(node.kernel, addresses=frozenset())
-    node.send(ev.KernelChanged())
+    node.kernel_changed()
     assert node.reason() is Reason.ADDRESS_MISSING
     assert node.routes == []
     told = node.logged.count("kernel.programmed"), node.logged.count("kernel.program_failed")
@@ -259,7 +260,7 @@ def test_a_clock_that_is_set_by_an_hour_moves_no_route_and_no_lease(by: float) -
 def test_one_lost_answer_of_the_kernel_is_no_outage_and_three_are() -> None:
     node = up()
     node.kernel_breaks = "no answer"
-    node.send(ev.KernelChanged())
+    node.kernel_changed()
     assert node.routes == [route(1)]
     node.wait(2.0)
     assert node.reason() is Reason.KERNEL_UNAVAILABLE
@@ -394,7 +395,7 @@ def test_an_address_that_comes_back_while_the_kernel_does_not_answer_waits_for_i
     node.reload(vip(number=2))
     assert node.routes == [route(2)]
     node.kernel_breaks = "no answer"
-    node.send(ev.KernelChanged())
+    node.kernel_changed()
     node.reload(vip())
     assert node.routes == []
     node.kernel_breaks = None
@@ -450,7 +451,7 @@ def test_a_stopping_node_withdraws_waits_for_the_word_and_leaves_the_kernel() ->
     assert node.exit is None
     node.send(ev.StopRequested())
     node.kernel = before = replace(node.kernel, addresses=frozenset())
-    node.send(ev.KernelChanged())
+    node.kernel_changed()
     node.acknowledge()
     assert node.exit == ev.Exit(clean=True)
     assert node.kernel == before

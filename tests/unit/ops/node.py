@@ -13,9 +13,10 @@ from anycast.core.dataplane import kernel as kernels
 from anycast.core.dataplane.ipvs import ServiceEntry, ServiceKey
 from anycast.core.health.phase import Outcome, Result
 from anycast.core.hooks import Tally as HookTally
-from anycast.core.maintenance.stages import End, Maintenance, is_saved
+from anycast.core.maintenance.clocks import End
+from anycast.core.maintenance.stages import Maintenance, is_saved
 from anycast.core.state import State
-from anycast.core.step import begin, step
+from anycast.core.step import begin, next_wake, step
 from anycast.core.values.configuration import (
     Address,
     Bgp,
@@ -106,8 +107,18 @@ class Node:
     def durations(self, target: Target) -> Sequence[float]:
         return self.took.get(target, ())
 
+    def jump(self, seconds: float) -> None:
+        """Time passes in which nothing happens; the agent is not suspended meanwhile."""
+        self.now += seconds
+        self._state = replace(self._state, seen=self.now)
+
     def send(self, event: ev.Event, *, after: float = 0.0) -> None:
-        self.now += after
+        end = self.now + after
+        while not self._state.exited and (wake := next_wake(self._state, self.now)) < end:
+            self.now = max(self.now, wake)
+            self._state, effects = step(self._state, ev.Tick(), self.now)
+            self._perform(effects)
+        self.now = end
         self._state, effects = step(self._state, event, self.now)
         self._perform(effects)
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 
 from anycast.core import events as ev
-from anycast.core.maintenance.stages import NODE, End, Expiry, Maintenance
+from anycast.core.maintenance.clocks import End, Expiry
+from anycast.core.maintenance.stages import NODE, Maintenance
 from anycast.core.values.configuration import (
     Check,
     Config,
@@ -61,7 +62,7 @@ def running(config: Config = SITE, *, ago: float = 4000.0) -> Node:
     node = Node(config, now=time.monotonic() - ago)
     node.probe()
     node.report()
-    node.now = time.monotonic()
+    node.jump(time.monotonic() - node.now)
     node.send(ev.Tick())
     node.last_step = time.monotonic()
     chance = random.Random(5)  # noqa: S311 - the same picture each time
@@ -83,7 +84,7 @@ def draining() -> Node:
     node.now -= 4
     node.send(ev.MaintenanceSet(scope="resolver", entry=replace(entry, end=end)))
     node.send(ev.MaintenanceSet(scope="web/web2", entry=replace(entry, reason="disk is being replaced")))
-    node.now += 4
+    node.jump(4)
     node.send(ev.Tick())
     node.report()
     return node
@@ -95,7 +96,7 @@ def failing() -> Node:
     node.now -= 75
     node.probe(*gone)
     node.probe(*gone)
-    node.now += 70
+    node.jump(70)
     node.probe(*gone, "10.9.4.1")
     for target in node.state.names:
         if str(target.address) in gone:
@@ -127,7 +128,7 @@ def maintenance() -> Node:
     for seconds in (1.0, 3.0, 3.0, 60.0, 60.0):
         node.send(ev.Tick(), after=seconds)
         node.report()
-    node.now = time.monotonic()
+    node.jump(time.monotonic() - node.now)
     node.send(ev.Tick())
     return node
 

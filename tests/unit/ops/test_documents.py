@@ -15,7 +15,8 @@ from jsonschema import Draft202012Validator
 
 from anycast.core import events as ev
 from anycast.core.dataplane.ipvs import Destination
-from anycast.core.maintenance.stages import FILE, NODE, STOP, End, Expiry, Maintenance, Stage
+from anycast.core.maintenance.clocks import End, Expiry
+from anycast.core.maintenance.stages import FILE, NODE, STOP, Maintenance, Stage
 from anycast.core.state import prefix_of
 from anycast.core.values.configuration import Check, Config, HoldDown, TcpCheck, Vip
 from anycast.core.values.report import FailedRoute, NeighborState

@@ -11,7 +11,8 @@ from prometheus_client.openmetrics import parser as openmetrics
 from anycast.core import events as ev
 from anycast.core.health.phase import Outcome
 from anycast.core.hooks import Ending, Tally
-from anycast.core.maintenance.stages import FILE, NODE, End, Expiry, Maintenance, Stage
+from anycast.core.maintenance.clocks import End, Expiry
+from anycast.core.maintenance.stages import FILE, NODE, Maintenance, Stage
 from anycast.core.values.report import FailedRoute, NeighborState
 from anycast.core.vip.decide import Reason
 from anycast.ops import metrics

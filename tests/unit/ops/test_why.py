@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from anycast.core import events as ev
-from anycast.core.health.phase import Health, Outcome, Phase, Result
-from anycast.core.maintenance.stages import FILE, NODE, STOP, End, Expiry, Maintenance
+from anycast.core.health.phase import Fault, Health, Outcome, Phase, Result
+from anycast.core.maintenance.clocks import End, Expiry
+from anycast.core.maintenance.stages import FILE, NODE, STOP, Maintenance
 from anycast.core.state import prefix_of
 from anycast.core.values.configuration import Check, Config, HoldDown, HttpCheck, Part, Rule, TcpCheck
 from anycast.core.values.report import FailedRoute, NeighborState
@@ -76,6 +77,7 @@ def meddled(**changes: object) -> Node:
     node.kernel = replace(node.kernel, **changes)  # type: ignore[arg-type]
     node.kernel_is_deaf = True
     node.send(ev.KernelChanged())
+    node.send(ev.Tick(), after=1.0)
     return node
 
 
@@ -84,6 +86,14 @@ def failed() -> Node:
     node.probe("10.9.2.1", "10.9.2.2")
     node.probe("10.9.2.1", "10.9.2.2")
     node.report()
+    return node
+
+
+def unproven() -> Node:
+    node = healthy()
+    lost = Result(outcome=Outcome.UNKNOWN, detail="no descriptors", fault=Fault.DESCRIPTORS)
+    for _ in range(5):
+        node.send(ev.Probed(results=tuple((target, lost) for target in node.state.names)), after=2.0)
     return node
 
 
@@ -104,6 +114,7 @@ CASES: dict[Reason, tuple[Callable[[], Node], str]] = {
     Reason.STARTING: (Node, "the first outcome of the check of rs1, rs2"),
     Reason.KERNEL_DIFFERS: (lambda: meddled(table={}), "is not in IPVS"),
     Reason.ADDRESS_MISSING: (lambda: meddled(addresses=frozenset()), "192.0.2.1 on lo is missing"),
+    Reason.UNPROVEN: (unproven, "this node must be able to check its real servers again (no descriptors)"),
     Reason.BELOW_QUORUM: (
         failed,
         "2 of rs1 (down since 08:00:00Z: refused, 2 failures in a row; 2 failures in all, turned once); rs2",
@@ -248,7 +259,7 @@ def test_every_stage_of_a_maintenance_is_explained() -> None:
             node.report(announced=())
     assert said == [
         "draining: a route that stands is the last resort, until 08:00:02Z at the latest",
-        "withdrawn: the plugins have yet to acknowledge it, until 08:00:07Z at the latest",
+        "withdrawn: the plugins have yet to acknowledge it, until 08:00:09Z at the latest",
         "withdrawn: routers have time to follow, until 08:00:01Z at the latest",
         "quiet: packets must cease (not known yet, at most 1), until 08:00:30Z at the latest",
         "down: it may be rebooted",
@@ -290,7 +301,7 @@ def test_what_is_held_down_says_so_and_for_how_long() -> None:
     config = replace(CONFIG, vips=(replace(vip, services=(replace(vip.services[0], pool=pool),)),))
     node = healthy(config)
     node.probe("10.9.2.1", "10.9.2.2")
-    node.now += 10.0
+    node.jump(10.0)
     node.probe()
     (first, *_) = link(node, "checks")["items"]
     assert "and well for 1 run, held down for 50 s more because it flapped" in first["text"]
@@ -319,8 +330,8 @@ def test_of_thousands_of_servers_some_are_named_and_the_others_counted() -> None
         (Health(phase=Phase.FALLING, streak=2, detail="503"), "up, and failing for 2 runs: 503"),
         (Health(phase=Phase.RISING, streak=1, since=1000.0), "down since 08:00:00Z, and well for 1 run"),
         (
-            Health(phase=Phase.UP, unknown=True, detail="no such program"),
-            "its check could not run: no such program; it counts as up, as before",
+            Health(phase=Phase.UP, unknown_since=3.0, detail="no such program"),
+            "its check could not run: no such program; it counts as up, as before, for a while",
         ),
     ],
 )

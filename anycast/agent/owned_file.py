@@ -1,0 +1,104 @@
+"""What the agent owns in the kernel, on disk: the agent that comes next may have another configuration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from anycast.agent import files
+from anycast.core.dataplane import ipvs
+from anycast.core.owned import NOTHING, Owned
+from anycast.core.values.configuration import Protocol
+
+VERSION = 1
+
+
+class DamagedError(Exception):
+    """The file is there and cannot be understood. `args[0]` says where and why."""
+
+
+def load(path: Path, boot: str) -> Owned:
+    """No file: nothing. Raises DamagedError for anything that cannot be read whole.
+
+    `boot`: of this boot. No lease of another stands any more.
+    """
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+        if body["version"] != VERSION:
+            raise ValueError(f"version {body['version']!r}, expected {VERSION}")
+        services = {_key(one): _servers(one["servers"]) for one in body["services"]}
+        return Owned(
+            vips={name: tuple(map(ip_address, addresses)) for name, addresses in body["vips"].items()},
+            addresses=frozenset(map(ip_address, body["addresses"])),
+            services=services,
+            marks={
+                key: frozenset(map(ip_address, one["addresses"]))
+                for one in body["services"]
+                if isinstance(key := _key(one), ipvs.MarkKey)
+            },
+            sync=bool(body["sync"]),
+            lease_ttl=float(body["lease_ttl"]) if boot and body["boot"] == boot else 0.0,
+        )
+    except FileNotFoundError:
+        return NOTHING
+    except (OSError, UnicodeDecodeError) as error:
+        raise DamagedError(f"{path}: {error}") from error
+    # OverflowError and RecursionError: what json takes for a number or nests is not bounded by it.
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        raise DamagedError(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def _key(body: dict[str, Any]) -> ipvs.Key:
+    if "mark" in body:
+        return ipvs.MarkKey(mark=int(body["mark"]), version=int(body["version"]))
+    return ipvs.ServiceKey(
+        protocol=Protocol(body["protocol"]), address=ip_address(body["address"]), port=int(body["port"])
+    )
+
+
+def _servers(body: dict[str, list[list[Any]]]) -> dict[ipvs.DestinationKey, str]:
+    return {
+        (ip_address(address), int(port)): scope for scope, places in body.items() for address, port in places
+    }
+
+
+def save(path: Path, owned: Owned, boot: str) -> None:
+    """Replaces the file at once and for good. Raises OSError."""
+    body = {
+        "version": VERSION,
+        "boot": boot,
+        "lease_ttl": owned.lease_ttl,
+        "sync": owned.sync,
+        "vips": {name: list(map(str, addresses)) for name, addresses in owned.vips.items()},
+        "addresses": sorted(map(str, owned.addresses)),
+        "services": [_service(owned, key) for key in owned.services],
+    }
+    files.replace(path, json.dumps(body) + "\n", synced=True)
+
+
+def _service(owned: Owned, key: ipvs.Key) -> dict[str, object]:
+    servers: dict[str, list[tuple[str, int]]] = {}
+    for (address, port), scope in owned.services[key].items():
+        servers.setdefault(scope, []).append((str(address), port))
+    if isinstance(key, ipvs.MarkKey):
+        addresses = sorted(map(str, owned.marks.get(key, frozenset())))
+        return {"mark": key.mark, "version": key.version, "addresses": addresses, "servers": servers}
+    return {
+        "protocol": str(key.protocol),
+        "address": str(key.address),
+        "port": key.port,
+        "servers": servers,
+    }
+
+
+def left(path: Path, boot: str, *, lease_ttl: float, ran: bool, damaged: Callable[[str], None]) -> Owned:
+    """What the agent before left. `ran`: there was one, of a version that wrote no such file perhaps."""
+    try:
+        if path.exists() or not ran:
+            return load(path, boot)
+    except DamagedError as error:
+        damaged(str(error))
+    return Owned(lease_ttl=lease_ttl)

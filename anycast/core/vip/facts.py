@@ -1,0 +1,185 @@
+"""What a verdict rests on, gathered from the state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+
+from anycast.core.dataplane import ipvs
+from anycast.core.dataplane.members import first_addresses, service_key, versions
+from anycast.core.dataplane.proof import Proof
+from anycast.core.health.phase import Phase
+from anycast.core.maintenance.stages import NODE_SCOPES, ORDER, Maintenance, Progress
+from anycast.core.state import ACTIVE, NOT_READ, State, VipState, drained_scopes, health_of, kernel_table
+from anycast.core.values.configuration import Service, Vip
+from anycast.core.vip.decide import Facts, Reason, RequirementFacts, ServiceFacts
+from anycast.core.vip.hold import FREE, WINDOW, hold
+from anycast.core.vip.requirements import Requirement
+
+READ_FAILURES = 3  # in a row before a standing route goes: one lost netlink answer is not an outage
+
+
+def facts(state: State, vip: Vip, now: float) -> Facts:
+    known = state.vips.get(vip.name, VipState())
+    apart = state.differences.get(vip.name, NOT_READ)
+    return Facts(
+        stopping=state.stopping_since is not None,
+        node_maintenance=furthest(state, NODE_SCOPES).stage,
+        vip_maintenance=furthest(state, [vip.name]).stage,
+        kernel_error=_kernel_error(state, advertised=known.life.is_advertised, now=now),
+        life=known.life,
+        proof=state.proofs.get(vip.name, Proof.UNREAD),
+        missing_address=apart.missing_address,
+        difference=apart.text,
+        held=_held(state, known, now),
+        services=tuple(
+            state.services[service_key(address, service)]
+            for service in vip.services
+            for address in first_addresses(vip)
+        ),
+        requirements=tuple(
+            _requirement_facts(state, each) for each in state.requirements if each.vip in {"", vip.name}
+        ),
+    )
+
+
+def furthest(state: State, scopes: Iterable[str]) -> Progress:
+    """Of overlapping maintenances the one that has come furthest; ACTIVE when there is none."""
+    found = (state.progress.get(scope, ACTIVE) for scope in scopes)
+    return max(found, key=lambda progress: ORDER.index(progress.stage), default=ACTIVE)
+
+
+def recent_crashes(state: State, now: float) -> int:
+    """Of the agents before. A run as long as the window clears them."""
+    return state.crashes if now < state.started_at + WINDOW else 0
+
+
+def start_hold(state: State, now: float) -> float:
+    """Seconds a VIP that has not been announced yet in this run must be proven."""
+    return hold(state.config.timing, recent_crashes(state, now))
+
+
+def held_for(state: State, known: VipState, now: float) -> float | None:
+    """Seconds that it has been proven, while that is not long enough. What counts is what was read back."""
+    needed = start_hold(state, now)
+    if known.life.is_started or not needed:
+        return None
+    since = known.stable_since
+    if since is None:
+        return 0.0
+    return None if state.kernel.read_at >= since + needed else max(0.0, state.kernel.read_at - since)
+
+
+def hold_due(state: State, now: float) -> float:
+    """The instant by which the kernel must be read back to end a hold."""
+    needed = start_hold(state, now)
+    ends = (known.stable_since + needed for known in state.vips.values() if known.stable_since is not None)
+    return min((end for end in ends if end > state.kernel.read_at), default=math.inf)
+
+
+def is_holding(state: State) -> bool:
+    starting = any(known.verdict.reason is Reason.STARTING for known in state.vips.values())
+    return starting and start_hold(state, state.started_at) > 0
+
+
+def _held(state: State, known: VipState, now: float) -> str:
+    stable = held_for(state, known, now)
+    if stable is None:
+        return ""
+    crashes = recent_crashes(state, now)
+    why = f" ({crashes} crashes in {WINDOW / 60:g} min)" if crashes > FREE else ""
+    return f"data plane stable for {stable:.1f} of {start_hold(state, now):g} s{why}"
+
+
+def _requirement_facts(state: State, requirement: Requirement) -> RequirementFacts:
+    health = health_of(state, requirement.check)
+    about = f"{requirement.service}: " if requirement.service else ""
+    return RequirementFacts(
+        reason=requirement.reason,
+        phase=health.phase,
+        unheard=health.unheard,
+        detail=f"{about}{health.detail}" if health.detail else "",
+    )
+
+
+def _kernel_error(state: State, *, advertised: bool, now: float) -> str | None:
+    kernel = state.kernel
+    stale = kernel.snapshot is not None and now >= kernel.good_until
+    if kernel.error is not None and (stale or not advertised or kernel.failures >= READ_FAILURES):
+        return kernel.error
+    return f"not read for {now - kernel.read_at:.0f} s" if stale else None
+
+
+def service_facts(state: State, key: ipvs.Key, service: Service) -> ServiceFacts:
+    usable = unheard = untested = unproven = total = 0
+    fault = ""
+    drained = drained_scopes(state)
+    for member in state.members[key].members:
+        total += 1
+        if not member.in_use or member.scope in drained:
+            continue  # whatever its check says, it takes no new client
+        health = health_of(state, member.check)
+        usable += health.is_up
+        unheard += health.unheard
+        untested += health.phase is Phase.UNDECIDED and health.unknown
+        unproven += health.phase is Phase.UNPROVEN
+        if health.phase in {Phase.UNDECIDED, Phase.UNPROVEN}:
+            fault = fault or health.detail
+    return ServiceFacts(
+        name=f"{service.name} IPv{ipvs.version_of(key)}",
+        usable=usable,
+        unheard=unheard,
+        untested=untested,
+        unproven=unproven,
+        total=total,
+        quorum=service.quorum,
+        fault=fault,
+    )
+
+
+def all_service_facts(state: State) -> dict[ipvs.Key, ServiceFacts]:
+    """Of every service; those of one family of a VIP are alike."""
+    found: dict[ipvs.Key, ServiceFacts] = {}
+    for vip in state.config.vips:
+        for service in vip.services:
+            for version in versions(vip):
+                first, *others = [service_key(a, service) for a in vip.addresses if a.version == version]
+                found[first] = service_facts(state, first, service)
+                found.update(dict.fromkeys(others, found[first]))
+    return found
+
+
+def connections_of(state: State, scope: str) -> int:
+    """Active connections of the real server `POOL/SERVER` through this node, as last read."""
+    table = kernel_table(state)
+    count = 0
+    for key, membership in state.members.items():
+        ours = {member.up.key for member in membership.members if member.scope == scope}
+        if ours and key in table:
+            count += sum(each.active for each in table[key].destinations if each.key in ours)
+    return count
+
+
+def is_at_rest(state: State, scope: str) -> bool:
+    """Whether a drained real server has been read back without new clients or active connections."""
+    entry = state.maintenance.get(scope)
+    reached = state.kernel.reached == state.desired
+    read = state.kernel.snapshot is not None and not state.kernel.busy and reached
+    since = entry.began if entry is not None else None
+    return read and (since is None or state.kernel.read_at > since) and connections_of(state, scope) == 0
+
+
+def would_fall(state: State, scope: str) -> tuple[str, ...]:
+    """The services, as `web tcp/80 IPv4`, that could not stay up without the real server `scope`."""
+    without = replace(
+        state, maintenance={**state.maintenance, scope: Maintenance(reason="", by="", since=0.0)}
+    )
+    return tuple(
+        f"{vip.name} {now.name}"
+        for vip in state.config.vips
+        for service in vip.services
+        for key in (service_key(address, service) for address in first_addresses(vip))
+        for now in (state.services[key],)
+        if service_facts(without, key, service).usable < service.quorum.low <= now.usable
+    )
