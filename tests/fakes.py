@@ -88,6 +88,7 @@ class Node:
         self.refused: set[Address] = set()
         self.programs: list[tuple[kernels.KernelOp, ...]] = []
         self.job: ev.ReadKernel | ev.ProgramKernel | None = None
+        self.asked: tuple[str, ...] = ()  # the sysctls that were asked for last
         self.lease: ev.SendLease | None = None
         self.saved: dict[str, Maintenance] | None = None
         self.logged: list[str] = []
@@ -123,6 +124,8 @@ class Node:
 
     def kernel_answers(self) -> None:
         job, self.job = self.job, None
+        assert job is not None
+        self.asked = job.sysctls
         if self.kernel_breaks is not None:
             self.send(ev.KernelFailed(reason=self.kernel_breaks))
             return
@@ -135,7 +138,9 @@ class Node:
                 failures = (kernels.Failure((), "refused"),)
         self._count()
         packets = dict.fromkeys(self.kernel.table, int(self._packets))
-        self.send(ev.KernelRead(snapshot=replace(told(self.kernel), packets=packets), failures=failures))
+        self.send(
+            ev.KernelRead(snapshot=replace(told(self.kernel, self.asked), packets=packets), failures=failures)
+        )
 
     def flow(self, packets_per_s: float) -> None:
         """From now on every service takes in so much."""
