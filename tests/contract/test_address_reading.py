@@ -57,9 +57,10 @@ def changing(version: int, directory: Path) -> Iterator[None]:
         program.wait()
 
 
+@pytest.mark.parametrize("reads", [1, addresses.READS])
 @pytest.mark.parametrize("version", [4, 6])
 def test_no_vip_is_ever_missing_while_another_program_changes_addresses(
-    version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    version: int, reads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     present = numbered(version, 1200)
     vips, absent = frozenset(present), {present[-1] + 1}
@@ -81,5 +82,6 @@ def test_no_vip_is_ever_missing_while_another_program_changes_addresses(
             assert not absent & found
 
     monkeypatch.setattr(Netlink, "dump", counting)
+    monkeypatch.setattr(addresses, "READS", reads)
     with changing(version, tmp_path):
         asyncio.run(story())

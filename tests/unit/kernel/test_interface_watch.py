@@ -31,6 +31,8 @@ def test_what_comes_in_one_burst_is_told_once_and_what_comes_later_again(
         watching = asyncio.create_task(interface_watch.watch("lo", lambda: told.put_nowait(None)))
         await told.get()  # it listens
         await told.get()  # the burst
+        with pytest.raises(BlockingIOError):
+            ours.recv(1, socket.MSG_PEEK)  # all of it
         theirs.send(notice(8))  # another interface's
         theirs.send(notice(7))
         await told.get()

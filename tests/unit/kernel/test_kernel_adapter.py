@@ -1,18 +1,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 
 import pytest
 
-from anycast.core.dataplane.ipvs import IpvsOp, RemoveDestination, ServiceKey
+from anycast.core.dataplane.ipvs import IpvsOp, Key, MarkKey, RemoveDestination, ServiceEntry, ServiceKey
 from anycast.core.dataplane.kernel import EXPIRE_NODEST, ExpireDestinations, Failure, SetSysctl
-from anycast.core.values.configuration import Protocol
+from anycast.core.values.configuration import Address, Protocol, Timeouts
 from anycast.kernel import adapter, addresses, sysctl
 from anycast.kernel.adapter import Kernel
 from anycast.kernel.errors import KernelUnavailable
-from anycast.kernel.ipvs import Ipvs
+from anycast.kernel.ipvs import Ipvs, Reading
 
 
 def test_a_kernel_without_ipvs_is_unavailable_and_the_reason_says_what_to_do() -> None:
@@ -70,6 +70,34 @@ def test_a_sysctl_that_does_not_exist_is_a_failure_that_names_the_module() -> No
     (failure,) = asyncio.run(Kernel("lo").play([op]))
     assert "net.ipv4.no_such_name" in failure.text
     assert "modprobe" in failure.text
+
+
+def test_addresses_that_services_have_or_that_were_there_before_are_expected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before, served, now = (ip_address(f"192.0.2.{n}") for n in (1, 2, 3))
+    expected: list[set[Address]] = []
+    present = [frozenset({before}), frozenset({now})]
+    services: dict[Key, ServiceEntry] = {
+        ServiceKey(protocol=Protocol.TCP, address=served, port=80): ServiceEntry(scheduler="mh"),
+        MarkKey(mark=7, version=4): ServiceEntry(scheduler="mh"),
+    }
+
+    async def ipvs(_: Ipvs) -> Reading:
+        return Reading(services, Timeouts(), {}, {})
+
+    async def read(_: str, names: Iterable[Address]) -> frozenset[Address]:
+        expected.append(set(names))
+        return present[len(expected) - 1]
+
+    async def story() -> list[frozenset[Address]]:
+        kernel = Kernel("lo")
+        return [(await kernel.read(())).addresses for _ in present]
+
+    monkeypatch.setattr(Ipvs, "read", ipvs)
+    monkeypatch.setattr(addresses, "read", read)
+    assert asyncio.run(story()) == present
+    assert expected == [{served}, {served, before}]
 
 
 def test_every_sysctl_asked_for_is_answered_without_surplus_space_and_none_where_it_cannot_be_read() -> None:
