@@ -28,6 +28,7 @@ from anycast.core.dataplane import ipvs
 from anycast.core.dataplane.kernel import Desired, KernelOp, Snapshot, diff
 from anycast.core.values.configuration import Forwarding, Protocol, Scheduler, SchedulerFlag
 from anycast.kernel import ipvs_codec as codec
+from anycast.kernel import netlink_codec
 from anycast.kernel.adapter import Kernel
 from lab import configs, netns
 from lab.figures import Comparison, Stall, document, milliseconds, summary
@@ -168,7 +169,7 @@ def in_kernel(story: Callable[[Kernel], Awaitable[T]]) -> T:
     """What the story tells of the kernel of the namespace that this is called in."""
 
     async def told() -> T:
-        kernel = Kernel("lo", sysctls_managed=False)
+        kernel = Kernel("lo")
         try:
             return await story(kernel)
         finally:
@@ -300,7 +301,7 @@ def packed(ops: Sequence[KernelOp]) -> float:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_GENERIC) as line:
         line.send(codec.family_frame(1))
         answer = line.recv(65536)
-        family = codec.parse_family(answer, next(codec.messages(answer)))
+        family = codec.parse_family(answer, next(netlink_codec.messages(answer)))
         parts = [requests[at : at + BATCH] for at in range(0, len(requests), BATCH)]
         frames = [codec.frame(part, family=family, sequence=2 + at * BATCH) for at, part in enumerate(parts)]
         began = time.perf_counter()

@@ -21,8 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -32,8 +32,6 @@ import yaml
 
 from anycast.cli import client
 from anycast.cli.table import table
-from anycast.core.dataplane import ipvs
-from anycast.core.dataplane import kernel as kernels
 from anycast.lease import Decoder, Lease, Report, encode
 from lab import configs
 from lab.bench import say
@@ -74,41 +72,9 @@ class Figure:
         return "yes" if self.at(self.share) <= self.goal else "NO"
 
 
-class MemoryKernel:
-    """Does as it is told."""
-
-    def __init__(self, interface: str, *, sysctls_managed: bool) -> None:
-        del interface, sysctls_managed
-        self._held = kernels.Snapshot(table={}, addresses=frozenset(), sysctls={})
-
-    async def read(self, wanted_sysctls: Iterable[str]) -> kernels.Snapshot:
-        """A table of its own each time, as what is parsed from netlink is."""
-        del wanted_sysctls
-        found: dict[ipvs.Key, ipvs.ServiceEntry] = {}
-        for key, entry in self._held.table.items():
-            found[key] = replace(entry, destinations=tuple(map(_told, entry.destinations)))
-            await asyncio.sleep(0)
-        return replace(self._held, table=found)
-
-    async def play(self, ops: Sequence[kernels.KernelOp]) -> tuple[kernels.Failure, ...]:
-        self._held = kernels.play(self._held, ops)
-        return ()
-
-    async def watch(self, on_change: Callable[[], None]) -> None:
-        del on_change
-        await asyncio.Event().wait()
-
-    async def close(self) -> None:
-        pass
-
-
-def _told(one: ipvs.Destination) -> ipvs.Destination:
-    address = type(one.address)(int(one.address))
-    return replace(one, address=address, table_weight=one.table_weight if one.weight else 0)
-
-
 def run_agent(config: str) -> int:
     from anycast.agent import main
+    from lab.memory_agent import MemoryKernel
 
     setattr(main, "Kernel", MemoryKernel)  # noqa: B010
     return main.run(Path(config))

@@ -24,12 +24,11 @@ TURN = 256  # real servers that are read in one turn of the event loop
 class MemoryKernel:
     """Does as it is told. Every reading is a table of its own, as what is parsed from netlink is."""
 
-    def __init__(self, interface: str, *, sysctls_managed: bool) -> None:
-        del interface, sysctls_managed
+    def __init__(self, interface: str) -> None:
+        del interface
         self._held = kernels.Snapshot(table={}, addresses=frozenset(), sysctls={})
 
     async def read(self, wanted_sysctls: Iterable[str]) -> kernels.Snapshot:
-        del wanted_sysctls
         held = self._held
         table: dict[ipvs.Key, ipvs.ServiceEntry] = {}
         for key, entry in held.table.items():
@@ -38,7 +37,8 @@ class MemoryKernel:
                 servers += [_told(one) for one in entry.destinations[at : at + TURN]]
                 await asyncio.sleep(0)
             table[key] = replace(entry, destinations=tuple(servers))
-        return replace(held, table=table)
+        sysctls = {name: held.sysctls.get(name) for name in wanted_sysctls}
+        return replace(held, table=table, sysctls=sysctls)
 
     async def play(self, ops: Sequence[kernels.KernelOp]) -> tuple[kernels.Failure, ...]:
         self._held = kernels.play(self._held, ops)

@@ -91,6 +91,7 @@ class Node:
         self.refused: set[Address] = set()
         self.programs: list[tuple[kernels.KernelOp, ...]] = []
         self.job: ev.ReadKernel | ev.ProgramKernel | None = None
+        self.asked: tuple[str, ...] = ()  # the sysctls that were asked for last
         self.lease: ev.SendLease | None = None
         self.saved: dict[str, Maintenance] | None = None
         self.logged: list[str] = []
@@ -126,6 +127,8 @@ class Node:
 
     def kernel_answers(self) -> None:
         job, self.job = self.job, None
+        assert job is not None
+        self.asked = job.sysctls
         if self.kernel_breaks is not None:
             self.send(ev.KernelFailed(reason=self.kernel_breaks))
             return
@@ -138,7 +141,9 @@ class Node:
                 failures = (kernels.Failure((), "refused"),)
         self._count()
         packets = dict.fromkeys(self.kernel.table, int(self._packets))
-        self.send(ev.KernelRead(snapshot=replace(told(self.kernel), packets=packets), failures=failures))
+        self.send(
+            ev.KernelRead(snapshot=replace(told(self.kernel, self.asked), packets=packets), failures=failures)
+        )
 
     def kernel_changed(self) -> None:
         """The kernel tells of a change, and readings keep their pace."""

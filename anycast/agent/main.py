@@ -190,7 +190,7 @@ async def serve(
     engine = Engine(
         loaded,
         path,
-        kernel=Kernel(node.interface, sysctls_managed=loaded.config.manage_sysctls),
+        kernel=Kernel(node.interface),
         send_lease=send_lease,
         events=events,
         recorder=recorder,

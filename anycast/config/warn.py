@@ -12,7 +12,15 @@ from anycast.analysis.maglev import Entry
 from anycast.config.problem import Path
 from anycast.core.dataplane.ipvs import MAGLEV_SLOTS
 from anycast.core.dataplane.members import usual_weight
-from anycast.core.values.configuration import Forwarding, Protocol, RealServer, Scheduler, Service, Timeouts
+from anycast.core.values.configuration import (
+    Bgp,
+    Forwarding,
+    Protocol,
+    RealServer,
+    Scheduler,
+    Service,
+    Timeouts,
+)
 
 MANY = 400  # real servers: with more, a table of 4,093 slots gives shares that differ by a tenth
 FIGURES = 16  # pools the moved flows are worked out for: one can take a twentieth of a second
@@ -48,6 +56,22 @@ def warnings(served: Iterable[Served], timeouts: Timeouts) -> Iterator[Warned]:
         found = [*_many(one, tables), *_weights(one, tables, figures=figures > 0), *_alike(one, tables)]
         figures -= bool(found)
         yield from found
+
+
+def next_hops(bgp: Bgp) -> Iterator[Warned]:
+    """A next hop holds for every session, also for those whose own address would have served."""
+    for version, hop in ((4, bgp.next_hop_v4), (6, bgp.next_hop_v6)):
+        others = [
+            neighbor
+            for neighbor in bgp.neighbors
+            if hop is not None and version == neighbor.address.version and version in neighbor.families
+            if neighbor.local_address not in (None, hop)
+        ]
+        if others:
+            known = ", ".join(f"{one.local_address} with {one.address}" for one in others)
+            what = f"{hop} is not this node's address in the session ({known}): a router refuses a next hop outside"
+            do = "remove it, or make sure that it is in that network (`anycast doctor` looks)"
+            yield ("bgp", "next_hop", f"ipv{version}"), f"{what} the network it shares with the node", do
 
 
 def _sticky(one: Served, timeouts: Timeouts) -> Iterator[Warned]:

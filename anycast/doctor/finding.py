@@ -52,6 +52,8 @@ class Code(StrEnum):
     VIP_PREFIX_WIDE = "vip_prefix_wide"
     VIP_ON_LINK = "vip_on_link"
     RP_FILTER_STRICT = "rp_filter_strict"
+    NEXT_HOP_MISSING = "next_hop_missing"
+    NEXT_HOP_OFF_LINK = "next_hop_off_link"
     NO_ROUTE = "no_route"
     DR_BEHIND_ROUTER = "dr_behind_router"
     TUNNEL_MTU = "tunnel_mtu"

@@ -30,7 +30,15 @@ from anycast.doctor.finding import (
     some,
     unchecked,
 )
-from anycast.doctor.packets import interfaces, on_link, reachability, reverse_path, tunnels, vip_addresses
+from anycast.doctor.packets import (
+    interfaces,
+    next_hops,
+    on_link,
+    reachability,
+    reverse_path,
+    tunnels,
+    vip_addresses,
+)
 from anycast.doctor.table import table
 
 _MANY_SERVERS = 1000
@@ -66,6 +74,7 @@ def findings(facts: Facts, config: Config | None, *, connections: int | None = N
         vip_addresses(facts, config),
         on_link(facts, config),
         reverse_path(facts, config),
+        next_hops(facts, config),
         reachability(facts, config),
         tunnels(facts, config),
         _sync(facts, config),

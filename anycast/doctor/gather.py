@@ -176,7 +176,8 @@ def _sysctls(files: _Files, config: Config | None) -> dict[str, str]:
         )
     keys = ("rp_filter", "arp_ignore", "arp_announce")
     names = {*sysctls_to_read(config), *(conf(one, key) for one in interfaces for key in keys)}
-    return sysctl.read(names, root=str(files.root / "proc/sys"))
+    found = sysctl.read(names, root=str(files.root / "proc/sys"))
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _read_only(mounts: str) -> bool:

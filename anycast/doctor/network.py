@@ -5,9 +5,12 @@ Only IPVS asks for a right, CAP_NET_ADMIN.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
+import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from ipaddress import ip_address, ip_interface
 from itertools import islice
 from typing import Any
@@ -17,7 +20,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from anycast.core.values.configuration import Address
 from anycast.doctor.facts import Interface, InterfaceAddress, Route
-from anycast.kernel.addresses import route_socket
+from anycast.kernel import addresses as assigned
 from anycast.kernel.ipvs import Ipvs, Reading
 
 _UP, _LOOPBACK, _NO_ARP = 0x1, 0x8, 0x80  # flags of a link
@@ -34,6 +37,7 @@ _NO_ROUTE = frozenset(
     }
 )
 _LOOKUPS = 256  # over one socket, whose deadline holds for all of them
+_DEADLINE = 5.0  # seconds
 
 # Documentation networks (RFC 5737, RFC 3849): on no link, so the way to them is that of clients.
 ANYWHERE: Sequence[Address] = (ip_address("198.51.100.1"), ip_address("2001:db8:ffff::1"))
@@ -41,15 +45,10 @@ ANYWHERE: Sequence[Address] = (ip_address("198.51.100.1"), ip_address("2001:db8:
 
 async def read_interfaces() -> tuple[Interface, ...]:
     """Raises OSError, KernelUnavailable."""
-    async with route_socket() as route:
-        addresses: dict[int, list[InterfaceAddress]] = {}
-        async for message in await route.addr("dump"):
-            # IPv4: IFA_LOCAL is the address, IFA_ADDRESS may be that of a peer.
-            text = message.get("local") or message.get("address")
-            if text:
-                addresses.setdefault(message["index"], []).append(
-                    ip_interface(f"{text}/{message['prefixlen']}")
-                )
+    addresses: dict[int, list[InterfaceAddress]] = {}
+    for one in await assigned.everywhere():
+        addresses.setdefault(one.interface, []).append(ip_interface((one.address, one.prefix)))
+    async with _route_socket() as route:
         return tuple([_interface(link, addresses) async for link in await route.link("dump")])
 
 
@@ -72,10 +71,22 @@ async def read_routes(
     rest = iter(addresses)
     found: dict[Address, Route | None] = {}
     while part := list(islice(rest, _LOOKUPS)):
-        async with route_socket() as route:
+        async with _route_socket() as route:
             for address in part:
                 found[address] = await _route(route, address, mtus)
     return found
+
+
+@contextlib.asynccontextmanager
+async def _route_socket() -> AsyncIterator[AsyncIPRoute]:
+    """Raises OSError."""
+    try:
+        async with asyncio.timeout(_DEADLINE), AsyncIPRoute() as route:
+            yield route
+    except TimeoutError:
+        raise OSError(errno.ETIMEDOUT, f"the kernel did not answer within {_DEADLINE:g} s") from None
+    except NetlinkError as error:
+        raise OSError(error.code, os.strerror(error.code)) from error
 
 
 async def _route(route: AsyncIPRoute, address: Address, mtus: dict[str, int]) -> Route | None:

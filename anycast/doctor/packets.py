@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from anycast.core.dataplane.kernel import SetSysctl
-from anycast.core.values.configuration import Address, Config, Forwarding, Prefix, TunnelType
+from anycast.core.values.configuration import Address, Bgp, Config, Forwarding, Neighbor, Prefix, TunnelType
 from anycast.doctor.demands import overhead, tunnel_types, vips, ways
 from anycast.doctor.facts import Facts, Interface, Route, conf
 from anycast.doctor.finding import Code, Finding, Severity, set_sysctls, some
@@ -162,6 +162,49 @@ def reverse_path(facts: Facts, config: Config | None) -> Iterator[Finding]:
                 fix=set_sysctls(change),
                 changes=(change,),
             )
+
+
+def next_hops(facts: Facts, config: Config | None) -> Iterator[Finding]:
+    """Whether the routers can send to the next hops that the configuration names."""
+    if config is None or facts.interfaces is None:
+        return
+    bgp = config.bgp
+    for hop in (bgp.next_hop_v4, bgp.next_hop_v6):
+        if hop is None:
+            continue
+        holders = {one.name for one in facts.interfaces if any(found.ip == hop for found in one.addresses)}
+        if not holders:
+            yield Finding(
+                severity=Severity.ERROR,
+                code=Code.NEXT_HOP_MISSING,
+                text=f"bgp.next_hop.ipv{hop.version}: no interface of this node has {hop}: the routers refuse the "
+                "routes, or send the packets elsewhere",
+                fix="write an address of this node in the network it shares with the routers",
+            )
+        apart = [
+            str(one.address) for one in bgp.neighbors if holders and _is_apart(facts, bgp, one, hop, holders)
+        ]
+        if apart:
+            yield Finding(
+                severity=Severity.WARNING,
+                code=Code.NEXT_HOP_OFF_LINK,
+                text=f"bgp.next_hop.ipv{hop.version}: {hop} is in no network that this node shares with "
+                f"{some(apart)}: a router of another AS refuses the routes",
+                fix="write an address in that network, or let the session be multihop on the router",
+            )
+
+
+def _is_apart(facts: Facts, bgp: Bgp, neighbor: Neighbor, hop: Address, holders: set[str]) -> bool:
+    """False also where it cannot be known: behind a gateway, and within one AS, other networks serve."""
+    route = facts.routes.get(neighbor.address)
+    if hop.version not in neighbor.families or neighbor.remote_as == bgp.local_as:
+        return False
+    if route is None or route.gateway is not None or route.local:
+        return False
+    interface = facts.interface(route.interface)
+    if hop.version != neighbor.address.version or interface is None:
+        return route.interface not in holders
+    return not any(neighbor.address in one.network and hop in one.network for one in interface.addresses)
 
 
 def reachability(facts: Facts, config: Config | None) -> Iterator[Finding]:

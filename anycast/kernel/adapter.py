@@ -8,8 +8,9 @@ import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias, assert_never
 
-from anycast.core.dataplane.ipvs import IpvsOp
+from anycast.core.dataplane.ipvs import IpvsOp, ServiceKey
 from anycast.core.dataplane.kernel import (
+    EXPIRE_NODEST,
     AddAddress,
     ExpireDestinations,
     Failure,
@@ -21,13 +22,13 @@ from anycast.core.dataplane.kernel import (
     StartSync,
     StopSync,
 )
-from anycast.kernel import addresses, events, sysctl
+from anycast.core.values.configuration import Address
+from anycast.kernel import addresses, interface_watch, sysctl
 from anycast.kernel.errors import KernelUnavailable
 from anycast.kernel.ipvs import Ipvs
 
 # The kernel looks for connections without a real server a jiffy after a removal, in a thread of its own.
 EXPIRY = 0.1  # seconds
-_EXPIRE_NODEST = "net.ipv4.vs.expire_nodest_conn"
 
 _Single: TypeAlias = SetSysctl | AddAddress | RemoveAddress | SetTimeouts | StartSync | StopSync
 
@@ -35,28 +36,28 @@ _Single: TypeAlias = SetSysctl | AddAddress | RemoveAddress | SetTimeouts | Star
 class Kernel:
     """The kernel of this network namespace. `interface` carries the VIP addresses.
 
-    With `sysctls_managed` false sysctls are read and never written. The event loop never stands longer than
-    one batch of IPVS requests takes.
+    The event loop never stands longer than one batch of IPVS requests takes.
     """
 
-    def __init__(self, interface: str, sysctls_managed: bool) -> None:  # noqa: FBT001 - named by every caller
+    def __init__(self, interface: str) -> None:
         self._interface = interface
-        self._sysctls_managed = sysctls_managed
         self._ipvs = Ipvs()
+        self._addresses: frozenset[Address] = frozenset()  # as last read
 
     async def read(self, wanted_sysctls: Iterable[str]) -> Snapshot:
         """Raises KernelUnavailable: no IPVS, no right to it, interface missing or down, no answer."""
         # IPVS first: its sysctls are not there before the module is.
         reading = await self._ipvs.read()
+        served = {key.address for key in reading.table if isinstance(key, ServiceKey)}
         try:
-            present = await addresses.read(self._interface)
+            self._addresses = await addresses.read(self._interface, self._addresses | served)
         except OSError as error:
             raise KernelUnavailable(
                 f"addresses of {self._interface}: {_reason(error, self._interface)}"
             ) from error
         return Snapshot(
             table=reading.table,
-            addresses=present,
+            addresses=self._addresses,
             sysctls=sysctl.read(wanted_sysctls),
             timeouts=reading.timeouts,
             sync=reading.sync,
@@ -88,9 +89,9 @@ class Kernel:
     async def watch(self, on_change: Callable[[], None]) -> None:
         """Calls `on_change` when the interface or its addresses may have changed, and once when it listens.
 
-        Runs until it is cancelled. IPVS changes are not told by the kernel; they are seen by `read` only.
+        Runs until it is cancelled. The kernel announces no change of IPVS: `read` alone shows it.
         """
-        await events.watch(self._interface, on_change)
+        await interface_watch.watch(self._interface, on_change)
 
     async def close(self) -> None:
         """Leaves the kernel as it is. A later call opens everything again."""
@@ -98,29 +99,16 @@ class Kernel:
 
     async def _expire(self, op: ExpireDestinations) -> tuple[Failure, ...]:
         # The removals count, whether or not the connections can be ended: those that cannot time out.
-        with self._expiring():
+        if not op.write_sysctl:
+            return await self._ipvs.play(op.removals)
+        with _expiring():
             failures = await self._ipvs.play(op.removals)
             await asyncio.sleep(EXPIRY)
         return failures
 
-    @contextlib.contextmanager
-    def _expiring(self) -> Iterator[None]:
-        with contextlib.suppress(OSError):
-            if self._sysctls_managed:
-                sysctl.write(_EXPIRE_NODEST, "1")
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                if self._sysctls_managed:
-                    sysctl.write(_EXPIRE_NODEST, "0")
-
     async def _perform(self, op: _Single) -> tuple[Failure, ...]:
         try:
             match op:
-                case SetSysctl(name=name, value=value) if not self._sysctls_managed:
-                    why = f"manage_sysctls is off: run `sysctl -w {name}={value}`"
-                    return (Failure((op,), f"{self._what(op)}: {why}"),)
                 case SetSysctl(name=name, value=value):
                     sysctl.write(name, value)
                 case AddAddress(address=address):
@@ -156,6 +144,17 @@ class Kernel:
                 assert_never(op)
 
 
+@contextlib.contextmanager
+def _expiring() -> Iterator[None]:
+    with contextlib.suppress(OSError):
+        sysctl.write(EXPIRE_NODEST, "1")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            sysctl.write(EXPIRE_NODEST, "0")
+
+
 def _why(op: _Single, error: OSError) -> str | None:
     """None: for the reasons that every operation may have."""
     code = errno.errorcode.get(error.errno or 0, error.errno)
@@ -184,7 +183,7 @@ def _reason(error: OSError, interface: str) -> str:
         case errno.ENOENT:
             why = "this kernel does not have it (is the module loaded? `modprobe -a ip_vs ip_vs_mh`)"
         case errno.EROFS:
-            why = "/proc/sys is read-only here: set it from outside, and manage_sysctls to false"
+            why = "/proc/sys is read-only here: set it from outside, and write `sysctls: check`"
         case errno.EPERM:
             why = "not allowed: this process needs CAP_NET_ADMIN"
         case errno.EACCES:

@@ -7,11 +7,9 @@ handler was interrupted; what a failed or unanswered request did is found out by
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeAlias, TypeVar, assert_never
 
 from anycast.core.dataplane.ipvs import (
@@ -34,28 +32,23 @@ from anycast.core.dataplane.kernel import Failure, SetTimeouts, StartSync, StopS
 from anycast.core.values.configuration import ConnectionSync, Scheduler, Timeouts, TunnelType
 from anycast.kernel import ipvs_codec as codec
 from anycast.kernel.errors import KernelUnavailable
+from anycast.kernel.netlink import SLICE, Dump, Netlink, Parse
+from anycast.kernel.netlink_codec import Malformed
 
-DEADLINE = 5.0  # seconds for one request and its answer
 BATCH = 256  # requests per send; thousands would not fit the send buffer
 # The kernel works while we send, and the event loop stands. A change under mh rebuilds the Maglev table, 120-275 µs
 # each against 4-10: so many times fewer per send. For what cannot be known, as each server is searched for among
 # all of its service, the size follows what the last send took.
 REBUILD_COST = 16
-SLICE = 0.005  # seconds; reading pauses after as many too
 READS = 3  # of one dump, while another program writes
-RECEIVE = 65536  # bytes; the kernel fills dumps in steps of up to 32 KiB
 
 _NETLINK_GENERIC = 16
-_SOL_NETLINK = 270
-_NETLINK_CAP_ACK = 10  # errors come without a copy of the request
-_SO_RCVBUFFORCE = 33
-_RECEIVE_BUFFER = 1 << 20
-_LAST_SEQUENCE = 0x7FFFFFFF
+_TIMEOUTS = codec.Request(codec.GET_CONFIG, b"")
 
 
 class _Keyed(Protocol):
     @property
-    def key(self) -> object: ...
+    def key(self) -> Hashable: ...
 
 
 K = TypeVar("K", bound=_Keyed)
@@ -74,26 +67,18 @@ class Reading(NamedTuple):
     packets: Mapping[Key, int]  # that each service has taken in
 
 
-class _Interrupted(Exception):  # noqa: N818
-    """The table changed while it was dumped."""
-
-
 class Ipvs:
     """Opens its socket when first used and again after every failure."""
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
-        self._socket: socket.socket | None = None
+        self._netlink = Netlink(_NETLINK_GENERIC)
         self._family = 0
-        self._sequence = 1
         self._schedulers: dict[Key, str] = {}
         self._batch = float(BATCH)  # requests that fit in a slice
-        self._turned = 0.0  # when the event loop was last let go
 
     def close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self._netlink.close()
 
     async def read(self) -> Reading:
         """The whole table, destinations in their order of insertion. Raises KernelUnavailable."""
@@ -102,7 +87,7 @@ class Ipvs:
                 reading = await self._read()
             except OSError as error:
                 raise _unavailable(error) from error
-            except codec.Malformed as error:
+            except Malformed as error:
                 raise KernelUnavailable(
                     f"IPVS: an answer of the kernel was not understood: {error}"
                 ) from error
@@ -125,7 +110,7 @@ class Ipvs:
                     if not self._family:
                         self._family = await self._resolve()
                     errors = await self._write([request for _, part in batch for request in part])
-                except (OSError, codec.Malformed) as error:
+                except (OSError, Malformed) as error:
                     reason = _unavailable(error).reason if isinstance(error, OSError) else str(error)
                     lost = tuple(ops[done:])
                     failures.append(Failure(lost, f"{_what(lost[0])} and {len(lost) - 1} more: {reason}"))
@@ -186,135 +171,46 @@ class Ipvs:
                 request = codec.Request(codec.GET_DEST, codec.service_key(record.key))
                 newest_first = await self._dump(request, codec.parse_destination)
                 table[record.key] = entry(record.settings, newest_first[::-1])
-        daemons = await self._dump_once(codec.Request(codec.GET_DAEMON, b""), codec.parse_daemon)
-        timeouts = await self._answer(codec.Request(codec.GET_CONFIG, b""), codec.parse_timeouts)
+        # Two at most, in one part: never torn.
+        daemons, _ = await self._dumped(codec.Request(codec.GET_DAEMON, b""), codec.parse_daemon)
+        timeouts = await self._netlink.answer(
+            lambda sequence: codec.question(_TIMEOUTS, family=self._family, sequence=sequence),
+            codec.parse_timeouts,
+        )
         return Reading(table, timeouts, dict(daemons), packets)
 
     async def _resolve(self) -> int:
-        sequence = self._take(1)
-        return await self._one_answer(codec.family_frame(sequence), sequence, codec.parse_family)
+        return await self._netlink.answer(codec.family_frame, codec.parse_family)
 
-    async def _answer(self, request: codec.Request, parse: Callable[[bytes, codec.Message], T]) -> T:
-        sequence = self._take(1)
-        question = codec.question(request, family=self._family, sequence=sequence)
-        return await self._one_answer(question, sequence, parse)
-
-    async def _one_answer(
-        self, question: bytes, sequence: int, parse: Callable[[bytes, codec.Message], T]
-    ) -> T:
-        async with self._asking(question) as receive:
-            while True:
-                data = await receive()
-                for message in codec.messages(data):
-                    if message.sequence != sequence:
-                        continue
-                    if message.kind == codec.NLMSG_ERROR:
-                        raise OSError(message.error, os.strerror(message.error))
-                    return parse(data, message)
-
-    async def _dump(self, request: codec.Request, parse: Callable[[bytes, codec.Message], K]) -> list[K]:
+    async def _dump(self, request: codec.Request, parse: Parse[K]) -> list[K]:
         for _ in range(READS):
-            with contextlib.suppress(_Interrupted):
-                found = await self._dump_once(request, parse)
-                keys = [item.key for item in found if item.key is not None]
-                # Dumps are not atomic and do not say so: a writer in between shifts the list, and shows
-                # only by what is then found twice.
-                if len(set(keys)) == len(keys):
-                    return found
+            found, whole = await self._dumped(request, parse)
+            keys = [item.key for item in found if item.key is not None]
+            # Dumps of IPVS are not atomic and do not say so: a writer in between shifts the list, and shows
+            # only by what is then found twice.
+            if whole and len(set(keys)) == len(keys):
+                return found
         raise KernelUnavailable(
             f"IPVS: the table changed during each of {READS} reads: "
             "another program keeps writing to it; stop it (keepalived, kube-proxy, ipvsadm?)"
         )
 
-    async def _dump_once(self, request: codec.Request, parse: Callable[[bytes, codec.Message], T]) -> list[T]:
-        sequence = self._take(1)
-        found: list[T] = []
-        question = codec.dump_frame(request, family=self._family, sequence=sequence)
-        async with self._asking(question) as receive:
-            interrupted = False
-            while True:
-                data = await receive()
-                for message in codec.messages(data):
-                    if message.sequence != sequence:
-                        continue
-                    if message.error:
-                        raise OSError(message.error, os.strerror(message.error))
-                    interrupted |= bool(message.flags & codec.NLM_F_DUMP_INTR)
-                    if message.kind == codec.NLMSG_DONE:
-                        if interrupted:
-                            raise _Interrupted
-                        return found
-                    found.append(parse(data, message))
+    async def _dumped(self, request: codec.Request, parse: Parse[T]) -> Dump[T]:
+        return await self._netlink.dump(
+            lambda sequence: codec.dump_frame(request, family=self._family, sequence=sequence), parse
+        )
 
     async def _write(self, batch: Sequence[codec.Request]) -> dict[int, int]:
         """The errno of each request of the batch that failed, by its place."""
-        first = self._take(len(batch))
-        last = first + len(batch) - 1
-        errors = {}
-        async with self._asking(codec.frame(batch, family=self._family, sequence=first)) as receive:
-            while True:
-                for message in codec.messages(await receive()):
-                    if message.kind != codec.NLMSG_ERROR or not first <= message.sequence <= last:
-                        continue
-                    if message.error:
-                        errors[message.sequence - first] = message.error
-                    if message.sequence == last:
-                        return errors
-
-    def _take(self, count: int) -> int:
-        if self._sequence + count > _LAST_SEQUENCE:
-            self._sequence = 1
-        first = self._sequence
-        self._sequence += count
-        return first
-
-    @contextlib.asynccontextmanager
-    async def _asking(self, question: bytes) -> AsyncIterator[Callable[[], Awaitable[bytes]]]:
-        """Sends `question` and gives what receives the datagrams of its answer, all within the deadline.
-
-        Whatever goes wrong closes the socket, for the rest of the answer may still be under way. Raises OSError.
-        """
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(DEADLINE):
-                line = self._socket = self._socket or _open()
-                await loop.sock_sendall(line, question)
-                yield lambda: self._receive(loop, line)
-        except TimeoutError:
-            self.close()
-            raise OSError(errno.ETIMEDOUT, f"the kernel did not answer within {DEADLINE:g} s") from None
-        except BaseException:
-            self.close()
-            raise
-
-    async def _receive(self, loop: asyncio.AbstractEventLoop, line: socket.socket) -> bytes:
-        # An answer is there as soon as the question is sent: without this the loop would stand for a whole dump.
-        if loop.time() - self._turned > SLICE:
-            await asyncio.sleep(0)
-            self._turned = loop.time()
-        return await loop.sock_recv(line, RECEIVE)
+        return await self._netlink.write(
+            lambda sequence: codec.frame(batch, family=self._family, sequence=sequence), len(batch)
+        )
 
 
 def paced(batch: float, sent: int, took: float) -> float:
     """The size of the next batch. One slow send may be the machine's doing: at most half, and double again."""
     fits = sent * SLICE / took if took > 0 else BATCH
     return min(max(fits, batch / 2, REBUILD_COST), batch * 2, BATCH)
-
-
-def _open() -> socket.socket:
-    line = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_GENERIC)
-    try:
-        line.setblocking(False)
-        line.bind((0, 0))
-        line.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
-        try:
-            line.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
-        except PermissionError:
-            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-    except BaseException:
-        line.close()
-        raise
-    return line
 
 
 def _unavailable(error: OSError) -> KernelUnavailable:

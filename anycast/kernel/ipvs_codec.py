@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from socket import AF_INET, AF_INET6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, htons, ntohs
@@ -48,26 +48,28 @@ from anycast.core.values.configuration import (
     TunnelChecksum,
     TunnelType,
 )
-
-NLM_F_REQUEST = 0x1
-NLM_F_ACK = 0x4
-NLM_F_DUMP = 0x300
-NLM_F_DUMP_INTR = 0x10
-NLMSG_ERROR = 2
-NLMSG_DONE = 3
+from anycast.kernel.netlink_codec import (
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    NLM_F_REQUEST,
+    Malformed,
+    Message,
+    attribute,
+    attributes,
+    number,
+)
 
 NEW_SERVICE, SET_SERVICE, DEL_SERVICE, GET_SERVICE = 1, 2, 3, 4
 NEW_DEST, SET_DEST, DEL_DEST, GET_DEST = 5, 6, 7, 8
 NEW_DAEMON, DEL_DAEMON, GET_DAEMON = 9, 10, 11
 SET_CONFIG, GET_CONFIG = 12, 13
 
-_NLMSGHDR = struct.Struct("=IHHII")
 _HEADER = struct.Struct("=IHHIIBBH")  # with genlmsghdr
-_NLA = struct.Struct("=HH")
+_GENL = 4  # bytes of genlmsghdr, which the attributes follow
 _VERSION = 1
 _GENL_ID_CTRL, _CTRL_GETFAMILY, _CTRL_FAMILY_ID, _CTRL_FAMILY_NAME = 16, 3, 1, 2
 _NEST_SERVICE, _NEST_DEST, _NEST_DAEMON = 1, 2, 3
-_NLA_TYPE = 0x3FFF  # without the "nested" and "byte order" bits
+_NESTED = 0x8000  # the bit of a nest's kind that some kernels set
 
 # One destination to write: the nest's header, then address, port, forwarding, weight, upper and lower
 # threshold, family, tunnel type, port and flags, each behind its own header.
@@ -112,26 +114,11 @@ _FLAGS_OF = {
 }
 
 
-class Malformed(ValueError):  # noqa: N818 - said of the bytes
-    """Bytes that no kernel we know writes."""
-
-
 class Request(NamedTuple):
     """One command to IPVS, not yet framed."""
 
     command: int
     body: bytes
-
-
-class Message(NamedTuple):
-    """One netlink message in a buffer: its attributes are at `start:end`."""
-
-    kind: int
-    flags: int
-    sequence: int
-    error: int  # errno of an error or of the end of a dump; 0: none
-    start: int
-    end: int
 
 
 class ServiceRecord(NamedTuple):
@@ -182,30 +169,26 @@ def _insertion(service: bytes, destination: Destination) -> tuple[Request, ...]:
     return new, Request(SET_DEST, service + _destination(destination, destination.weight))
 
 
-def _attribute(kind: int, data: bytes) -> bytes:
-    return _NLA.pack(4 + len(data), kind) + data + bytes(-len(data) & 3)
-
-
 def _packed(address: Address) -> bytes:
     return address.packed.ljust(16, b"\0")
 
 
 def _key_attributes(key: Key) -> bytes:
-    family = _attribute(1, struct.pack("=H", _FAMILY[version_of(key)]))
+    family = attribute(1, struct.pack("=H", _FAMILY[version_of(key)]))
     if isinstance(key, MarkKey):
-        return family + _attribute(5, struct.pack("=I", key.mark))
+        return family + attribute(5, struct.pack("=I", key.mark))
     return (
         family
-        + _attribute(2, struct.pack("=H", _PROTOCOL[key.protocol]))
-        + _attribute(3, _packed(key.address))
-        + _attribute(4, struct.pack("!H", key.port))
+        + attribute(2, struct.pack("=H", _PROTOCOL[key.protocol]))
+        + attribute(3, _packed(key.address))
+        + attribute(4, struct.pack("!H", key.port))
     )
 
 
 @lru_cache(maxsize=1024)
 def service_key(key: Key) -> bytes:
     """The nest of attributes that names a service."""
-    return _attribute(_NEST_SERVICE, _key_attributes(key))
+    return attribute(_NEST_SERVICE, _key_attributes(key))
 
 
 def _service(key: Key, settings: Settings) -> bytes:
@@ -216,13 +199,13 @@ def _service(key: Key, settings: Settings) -> bytes:
     prefix = settings.persistent.prefix if settings.persistent else 32 if version == 4 else 128
     # A mask for IPv4, for IPv6 the prefix length in the host's byte order.
     netmask = struct.pack("=I", prefix) if version == 6 else _mask(prefix)
-    return _attribute(
+    return attribute(
         _NEST_SERVICE,
         _key_attributes(key)
-        + _attribute(6, settings.scheduler.encode("ascii") + b"\0")
-        + _attribute(7, struct.pack("=II", bits, _ALL_FLAGS))
-        + _attribute(8, struct.pack("=I", settings.persistent.timeout if settings.persistent else 0))
-        + _attribute(9, netmask),
+        + attribute(6, settings.scheduler.encode("ascii") + b"\0")
+        + attribute(7, struct.pack("=II", bits, _ALL_FLAGS))
+        + attribute(8, struct.pack("=I", settings.persistent.timeout if settings.persistent else 0))
+        + attribute(9, netmask),
     )
 
 
@@ -234,27 +217,27 @@ def timeouts_request(timeouts: Timeouts) -> Request:
     numbers = (timeouts.tcp, timeouts.tcp_fin, timeouts.udp)
     return Request(
         SET_CONFIG,
-        b"".join(_attribute(kind, struct.pack("=I", number)) for kind, number in enumerate(numbers, 4)),
+        b"".join(attribute(kind, struct.pack("=I", number)) for kind, number in enumerate(numbers, 4)),
     )
 
 
 def start_sync_request(role: SyncRole, sync: ConnectionSync) -> Request:
     return Request(
         NEW_DAEMON,
-        _attribute(
+        attribute(
             _NEST_DAEMON,
-            _attribute(1, struct.pack("=I", _ROLE[role]))
-            + _attribute(2, sync.interface.encode("ascii") + b"\0")
-            + _attribute(3, struct.pack("=I", sync.id))
-            + _attribute(5 if sync.group.version == 4 else 6, sync.group.packed)
-            + _attribute(7, struct.pack("=H", sync.port))
-            + _attribute(8, struct.pack("=B", sync.ttl)),
+            attribute(1, struct.pack("=I", _ROLE[role]))
+            + attribute(2, sync.interface.encode("ascii") + b"\0")
+            + attribute(3, struct.pack("=I", sync.id))
+            + attribute(5 if sync.group.version == 4 else 6, sync.group.packed)
+            + attribute(7, struct.pack("=H", sync.port))
+            + attribute(8, struct.pack("=B", sync.ttl)),
         ),
     )
 
 
 def stop_sync_request(role: SyncRole) -> Request:
-    return Request(DEL_DAEMON, _attribute(_NEST_DAEMON, _attribute(1, struct.pack("=I", _ROLE[role]))))
+    return Request(DEL_DAEMON, attribute(_NEST_DAEMON, attribute(1, struct.pack("=I", _ROLE[role]))))
 
 
 def _destination(destination: Destination, weight: int) -> bytes:
@@ -315,50 +298,13 @@ def dump_frame(request: Request, *, family: int, sequence: int) -> bytes:
 
 def family_frame(sequence: int) -> bytes:
     """Asks for the number of the IPVS family. The kernel loads the module to answer it, where it can."""
-    name = _attribute(_CTRL_FAMILY_NAME, b"IPVS\0")
+    name = attribute(_CTRL_FAMILY_NAME, b"IPVS\0")
     size = _HEADER.size + len(name)
     return _HEADER.pack(size, _GENL_ID_CTRL, NLM_F_REQUEST, sequence, 0, _CTRL_GETFAMILY, 1, 0) + name
 
 
-def messages(data: bytes) -> Iterator[Message]:
-    """The messages of one datagram. Raises Malformed."""
-    offset = 0
-    while offset < len(data):
-        if len(data) - offset < _NLMSGHDR.size:
-            raise Malformed(f"netlink message of {len(data) - offset} bytes")
-        length, kind, flags, sequence, _ = _NLMSGHDR.unpack_from(data, offset)
-        if not _NLMSGHDR.size <= length <= len(data) - offset:
-            raise Malformed(f"netlink message says {length} bytes of {len(data) - offset}")
-        error = 0
-        if kind in (NLMSG_ERROR, NLMSG_DONE) and length >= 20:
-            error = -int.from_bytes(data[offset + 16 : offset + 20], sys.byteorder, signed=True)
-        yield Message(kind, flags, sequence, error, offset + _HEADER.size, offset + length)
-        offset += (length + 3) & ~3
-
-
-def _attributes(data: bytes, start: int, end: int) -> dict[int, bytes]:
-    found: dict[int, bytes] = {}
-    offset = start
-    while offset < end:
-        if end - offset < _NLA.size:
-            raise Malformed(f"attribute of {end - offset} bytes")
-        length, kind = _NLA.unpack_from(data, offset)
-        if not _NLA.size <= length <= end - offset:
-            raise Malformed(f"attribute {kind & _NLA_TYPE} says {length} bytes of {end - offset}")
-        found[kind & _NLA_TYPE] = data[offset + 4 : offset + length]
-        offset += (length + 3) & ~3
-    return found
-
-
-def _number(attributes: dict[int, bytes], kind: int, size: int) -> int:
-    data = attributes.get(kind, bytes(size))
-    if len(data) != size:
-        raise Malformed(f"attribute {kind} has {len(data)} bytes, not {size}")
-    return int.from_bytes(data, sys.byteorder)
-
-
-def _port(attributes: dict[int, bytes], kind: int) -> int:
-    return ntohs(_number(attributes, kind, 2))
+def _port(fields: dict[int, bytes], kind: int) -> int:
+    return ntohs(number(fields, kind, 2))
 
 
 def _address(family: int, data: bytes) -> Address:
@@ -373,7 +319,7 @@ def _address(family: int, data: bytes) -> Address:
 
 def parse_family(data: bytes, message: Message) -> int:
     """The number of the IPVS family. Raises Malformed."""
-    family = _number(_attributes(data, message.start, message.end), _CTRL_FAMILY_ID, 2)
+    family = number(attributes(data, message.start + _GENL, message.end), _CTRL_FAMILY_ID, 2)
     if not family:
         raise Malformed("no family number in the answer")
     return family
@@ -381,10 +327,10 @@ def parse_family(data: bytes, message: Message) -> int:
 
 def parse_service(data: bytes, message: Message) -> ServiceRecord:
     """One service of a dump. Raises Malformed."""
-    nest = _attributes(data, message.start, message.end).get(_NEST_SERVICE)
+    nest = attributes(data, message.start + _GENL, message.end).get(_NEST_SERVICE)
     if nest is None:
         raise Malformed("a service without its attributes")
-    fields = _attributes(nest, 0, len(nest))
+    fields = attributes(nest, 0, len(nest))
     scheduler = fields.get(6, b"").rstrip(b"\0").decode("ascii", "replace")
     bits = int.from_bytes(fields.get(7, bytes(8))[:4], sys.byteorder) & ~_HASHED
     known = [flag for flag in _flags_of(scheduler) if bits & _FLAG[flag]]
@@ -410,21 +356,21 @@ def _packets(fields: dict[int, bytes]) -> int:
     # Kernels before 4.1 have the short counters only, and those turn over.
     kind, size = (_STATS64, 8) if _STATS64 in fields else (_STATS, 4)
     nest = fields.get(kind, b"")
-    return _number(_attributes(nest, 0, len(nest)), _STATS_INPKTS, size)
+    return number(attributes(nest, 0, len(nest)), _STATS_INPKTS, size)
 
 
 def _persistent(fields: dict[int, bytes]) -> Persistent:
     netmask = fields.get(9, bytes(4))
-    six = _number(fields, 1, 2) == AF_INET6
+    six = number(fields, 1, 2) == AF_INET6
     prefix = int.from_bytes(netmask, sys.byteorder) if six else int.from_bytes(netmask, "big").bit_count()
-    return Persistent(timeout=_number(fields, 8, 4), prefix=prefix)
+    return Persistent(timeout=number(fields, 8, 4), prefix=prefix)
 
 
 def _key_of(fields: dict[int, bytes]) -> Key | None:
-    family = _number(fields, 1, 2)
+    family = number(fields, 1, 2)
     if 5 in fields:
-        return MarkKey(mark=_number(fields, 5, 4), version=6 if family == AF_INET6 else 4)
-    protocol = _PROTOCOL_NAMED.get(_number(fields, 2, 2))
+        return MarkKey(mark=number(fields, 5, 4), version=6 if family == AF_INET6 else 4)
+    protocol = _PROTOCOL_NAMED.get(number(fields, 2, 2))
     if protocol is None:
         return None
     return ServiceKey(protocol=protocol, address=_address(family, fields.get(3, b"")), port=_port(fields, 4))
@@ -432,25 +378,25 @@ def _key_of(fields: dict[int, bytes]) -> Key | None:
 
 def parse_timeouts(data: bytes, message: Message) -> Timeouts:
     """The answer to GET_CONFIG. Raises Malformed."""
-    fields = _attributes(data, message.start, message.end)
-    return Timeouts(tcp=_number(fields, 4, 4), tcp_fin=_number(fields, 5, 4), udp=_number(fields, 6, 4))
+    fields = attributes(data, message.start + _GENL, message.end)
+    return Timeouts(tcp=number(fields, 4, 4), tcp_fin=number(fields, 5, 4), udp=number(fields, 6, 4))
 
 
 def parse_daemon(data: bytes, message: Message) -> tuple[SyncRole, ConnectionSync]:
     """One daemon of a dump. Raises Malformed."""
-    nest = _attributes(data, message.start, message.end).get(_NEST_DAEMON)
+    nest = attributes(data, message.start + _GENL, message.end).get(_NEST_DAEMON)
     if nest is None:
         raise Malformed("a sync daemon without its attributes")
-    fields = _attributes(nest, 0, len(nest))
-    role = _ROLE_NAMED.get(_number(fields, 1, 4))
+    fields = attributes(nest, 0, len(nest))
+    role = _ROLE_NAMED.get(number(fields, 1, 4))
     if role is None:
-        raise Malformed(f"sync daemon of state {_number(fields, 1, 4)}")
+        raise Malformed(f"sync daemon of state {number(fields, 1, 4)}")
     return role, ConnectionSync(
         interface=fields.get(2, b"").rstrip(b"\0").decode("utf-8", "replace"),
-        id=_number(fields, 3, 4),
+        id=number(fields, 3, 4),
         group=_group(fields),
-        port=_number(fields, 7, 2),
-        ttl=_number(fields, 8, 1),
+        port=number(fields, 7, 2),
+        ttl=number(fields, 8, 1),
     )
 
 
@@ -468,9 +414,9 @@ def _flags_of(scheduler: str) -> tuple[SchedulerFlag, ...]:
 
 def parse_destination(data: bytes, message: Message) -> Destination:
     """One destination of a dump. Raises Malformed."""
-    if message.end - message.start >= _FILL.size:
-        v = _FILL.unpack_from(data, message.start)
-        if v[2::3] == _FILL_LENGTHS and v[3::3] == _FILL_TYPES and v[1] & _NLA_TYPE == _NEST_DEST:
+    if message.end - message.start >= _GENL + _FILL.size:
+        v = _FILL.unpack_from(data, message.start + _GENL)
+        if v[2::3] == _FILL_LENGTHS and v[3::3] == _FILL_TYPES and v[1] & ~_NESTED == _NEST_DEST:
             return _destination_of(
                 v[40],
                 v[4],
@@ -486,19 +432,19 @@ def parse_destination(data: bytes, message: Message) -> Destination:
 
 def walk_destination(data: bytes, message: Message) -> Destination:
     """As `parse_destination`, for a kernel that writes the attributes in another order. Raises Malformed."""
-    nest = _attributes(data, message.start, message.end).get(_NEST_DEST)
+    nest = attributes(data, message.start + _GENL, message.end).get(_NEST_DEST)
     if nest is None:
         raise Malformed("a destination without its attributes")
-    fields = _attributes(nest, 0, len(nest))
+    fields = attributes(nest, 0, len(nest))
     return _destination_of(
-        _number(fields, 11, 2),
+        number(fields, 11, 2),
         fields.get(1, b""),
         _port(fields, 2),
-        forwarding=_number(fields, 3, 4),
-        weight=_number(fields, 4, 4),
-        tunnel=(_number(fields, 13, 1), _port(fields, 14), _number(fields, 15, 2)),
-        thresholds=(_number(fields, 5, 4), _number(fields, 6, 4)),
-        connections=(_number(fields, 7, 4), _number(fields, 8, 4)),
+        forwarding=number(fields, 3, 4),
+        weight=number(fields, 4, 4),
+        tunnel=(number(fields, 13, 1), _port(fields, 14), number(fields, 15, 2)),
+        thresholds=(number(fields, 5, 4), number(fields, 6, 4)),
+        connections=(number(fields, 7, 4), number(fields, 8, 4)),
     )
 
 

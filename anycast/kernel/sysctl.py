@@ -12,16 +12,17 @@ ROOT = "/proc/sys"
 _TO_PATH = str.maketrans("./", "/.")
 
 
-def read(names: Iterable[str], *, root: str = ROOT) -> dict[str, str]:
-    """The values of those that can be read. `net.ipv4.vs.*` are there once IPVS is loaded."""
-    found = {}
-    for name in names:
-        try:
-            with open(_path(name, root), encoding="ascii") as file:
-                found[name] = " ".join(file.read().split())
-        except OSError:
-            continue
-    return found
+def read(names: Iterable[str], *, root: str = ROOT) -> dict[str, str | None]:
+    """Each of them. None: it cannot be read; `net.ipv4.vs.*` are there once IPVS is loaded."""
+    return {name: _value(name, root) for name in names}
+
+
+def _value(name: str, root: str) -> str | None:
+    try:
+        with open(_path(name, root), encoding="ascii") as file:
+            return " ".join(file.read().split())
+    except OSError:
+        return None
 
 
 def write(name: str, value: str, *, root: str = ROOT) -> None:

@@ -59,7 +59,7 @@ def _here() -> int:
 
 @contextlib.asynccontextmanager
 async def closing_kernel(interface: str = "lo") -> AsyncIterator[Kernel]:
-    kernel = Kernel(interface, sysctls_managed=True)
+    kernel = Kernel(interface)
     try:
         yield kernel
     finally:

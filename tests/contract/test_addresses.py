@@ -12,7 +12,7 @@ import pytest
 
 from anycast.core.dataplane.kernel import AddAddress, RemoveAddress
 from anycast.core.values.configuration import Address
-from anycast.kernel import events
+from anycast.kernel import interface_watch, netlink
 from anycast.kernel.errors import KernelUnavailable
 from tests.contract.namespaces import closing_kernel, network_namespace, run
 from tests.contract.tables import played, snapshot
@@ -172,8 +172,8 @@ def test_more_changes_than_the_socket_holds_are_a_change_and_the_next_is_heard(
 ) -> None:
     listening = asyncio.Event()
 
-    def small() -> socket.socket:
-        line = open_socket()
+    def small(protocol: int, *, groups: int) -> socket.socket:
+        line = open_socket(protocol, groups=groups)
         line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # the kernel makes it its least
         listening.set()
         return line
@@ -192,6 +192,6 @@ def test_more_changes_than_the_socket_holds_are_a_change_and_the_next_is_heard(
             await next_of(heard)
             watching.cancel()
 
-    open_socket = events._open
-    monkeypatch.setattr(events, "_open", small)
+    open_socket = netlink.open_socket
+    monkeypatch.setattr(interface_watch, "open_socket", small)
     asyncio.run(story())

@@ -6,7 +6,6 @@ chosen, and shows its choice, before the frame goes nowhere.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import socket
@@ -32,7 +31,6 @@ from anycast.core.dataplane.ipvs import (
 )
 from anycast.core.values.configuration import Address, Protocol, Scheduler, SchedulerFlag
 from anycast.kernel import sysctl
-from anycast.kernel.adapter import Kernel
 from tests.contract.namespaces import entered, made_namespace, run
 from tests.contract.tables import desired, established, played, read, restore, server
 
@@ -443,25 +441,19 @@ def test_the_next_packets_of_flows_whose_server_is_expired_go_to_other_servers()
         assert [port for port in kept if after[port] != before[port]] == []
 
 
-@pytest.mark.parametrize("managed", [True, False], ids=["removed", "expired without a right to sysctls"])
-def test_the_next_packets_of_flows_whose_server_is_only_removed_are_dropped(managed: bool) -> None:  # noqa: FBT001
+@pytest.mark.parametrize("expired", [False, True], ids=["removed", "expired without writing the sysctl"])
+def test_the_next_packets_of_flows_whose_server_is_only_removed_are_dropped(expired: bool) -> None:  # noqa: FBT001
     ones = servers(4)
     gone = ones[1].address
     removal = removal_of(gone)
-
-    async def story() -> tuple[core.Failure, ...]:
-        kernel = Kernel("lo", sysctls_managed=managed)
-        try:
-            return await kernel.play([removal if managed else core.ExpireDestinations(removals=(removal,))])
-        finally:
-            await kernel.close()
+    unwritten = core.ExpireDestinations(removals=(removal,), write_sysctl=False)
 
     with node() as one, one.listening() as taken:
         one.become(maglev(*ones))
         before = one.choices(FEW)
         taken()
         with one.inside():
-            assert asyncio.run(story()) == ()
+            assert played(unwritten if expired else removal) == ()
         one.send(FEW)
         assert dict(taken()) == {port: address for port, address in before.items() if address != gone}
         assert one.flows() == before

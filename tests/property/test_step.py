@@ -287,6 +287,7 @@ class World(RuleBasedStateMachine):
     def kernel_answers(self, share: float) -> None:
         """A program that is not carried out whole is one that failed at its end."""
         job, self.pending = self.pending, None
+        assert job is not None
         failures: list[kernels.Failure] = []
         if isinstance(job, ev.ProgramKernel):
             done = round(len(job.ops) * share)
@@ -298,7 +299,7 @@ class World(RuleBasedStateMachine):
                 except KeyError:  # somebody else took the service away meanwhile: ESRCH
                     failures.append(kernels.Failure((op,), "no such service"))
         packets = dict.fromkeys(self.kernel.table, self.packets)
-        snapshot = replace(told(self.kernel), packets=packets)
+        snapshot = replace(told(self.kernel, job.sysctls), packets=packets)
         self.send(ev.KernelRead(snapshot=snapshot, failures=tuple(failures)))
 
     @rule(packets=st.sampled_from([0, 1, 10_000]))

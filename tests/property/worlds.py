@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 from typing import Any
@@ -118,9 +119,13 @@ CONFIGS = (
 _SERVER_ADDRESSES = [ip_address(f"10.9.2.{n}") for n in range(1, 7)]
 
 
-def told(kernel: kernels.Snapshot) -> kernels.Snapshot:
-    """What a kernel that holds this says: it keeps the table weight of a server at weight 0 to itself."""
-    return replace(kernel, table=ipvs.forgotten(kernel.table))
+def told(kernel: kernels.Snapshot, asked: Iterable[str]) -> kernels.Snapshot:
+    """What a kernel that holds this says, when it is asked for these sysctls and no others.
+
+    It keeps the table weight of a server at weight 0 to itself.
+    """
+    sysctls = {name: kernel.sysctls.get(name) for name in asked}
+    return replace(kernel, table=ipvs.forgotten(kernel.table), sysctls=sysctls)
 
 
 @st.composite

@@ -15,7 +15,7 @@ from anycast.config.assemble.node import Node, carried
 from anycast.config.assemble.pools import Pools
 from anycast.config.assemble.services import Vips
 from anycast.config.problem import NeededPath, Path, Problem
-from anycast.config.warn import warnings
+from anycast.config.warn import next_hops, warnings
 from anycast.core.values import configuration as model
 from anycast.core.values.configuration import Address
 
@@ -45,7 +45,7 @@ def build(file: schema.File, source: Source, hostname: str) -> Built:
     problems = context.problems
     if config is None:
         return Built(config=None, problems=problems)
-    told = warnings(builder.vips.served, config.timeouts or model.Timeouts())
+    told = [*warnings(builder.vips.served, config.timeouts or model.Timeouts()), *next_hops(config.bgp)]
     return Built(
         config=config,
         problems=problems,
@@ -119,6 +119,7 @@ class _Builder:
                 taken[neighbor.local_address] = "this node's own address in a BGP session"
             if neighbor.address:
                 taken[neighbor.address] = "a neighbor's address"
+        self._next_hops(bgp.next_hop if bgp else schema.NextHop())
         for server in self._pools.servers:
             taken.update(dict.fromkeys(server.addresses, f"the address of the real server {server.name}"))
         families = {version for neighbor in neighbors for version in carried(neighbor)}
@@ -147,6 +148,17 @@ class _Builder:
                 if neighbors and known and address.version not in families:
                     what = f"no neighbor carries IPv{address.version} routes"
                     self._context.say(place, what, "add a neighbor, or to its families with bgp.next_hop")
+
+    def _next_hops(self, hops: schema.NextHop) -> None:
+        """What a router refuses, though ExaBGP says that it is announced."""
+        file = self._context.file
+        others = {one.address: "a neighbor's address" for one in (file.bgp and file.bgp.neighbors) or []}
+        for name, vip in file.vips.items():
+            others |= dict.fromkeys([vip.address, *(vip.addresses or [])], f"an address of the VIP {name}")
+        for family, hop in (("ipv4", hops.ipv4), ("ipv6", hops.ipv6)):
+            if hop is not None and (what := others.get(hop) or _unroutable(hop)):
+                do = "write an address of this node in the network it shares with the routers"
+                self._context.say(("bgp", "next_hop", family), f"{hop} is {what}", do)
 
 
 def _unroutable(address: Address) -> str | None:

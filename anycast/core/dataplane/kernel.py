@@ -35,6 +35,8 @@ NAT_SYSCTLS: Mapping[int, Mapping[str, str]] = {
 }
 
 
+# While it is 1 the connections of a real server that is removed are ended.
+EXPIRE_NODEST = "net.ipv4.vs.expire_nodest_conn"
 # Off, the kernel never adds up the packets a service has taken in.
 ESTIMATION = "net.ipv4.vs.run_estimation"
 
@@ -48,11 +50,11 @@ class SyncRole(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What was read from the kernel. `sysctls` holds the wanted names; a missing one could not be read."""
+    """What was read from the kernel. `sysctls` has every name that was asked for, and no other."""
 
     table: ipvs.Table
     addresses: frozenset[Address]  # on the VIP interface
-    sysctls: Mapping[str, str]
+    sysctls: Mapping[str, str | None]  # None: could not be read
     timeouts: Timeouts | None = None  # None: not read
     sync: Mapping[SyncRole, ConnectionSync] | None = None  # the daemons that run; None: not read
     packets: Mapping[ipvs.Key, int] = field(default_factory=dict, compare=False)  # taken in by each service
@@ -119,9 +121,11 @@ class ExpireDestinations:
     """Remove real servers and end their connections: the next packet of each finds another server, which resets it.
 
     Removed without it they would be dropped in silence until they time out (expire_nodest_conn=0).
+    `write_sysctl`: that one may be 1 meanwhile. Without it the connections are left to time out.
     """
 
     removals: tuple[ipvs.RemoveDestination, ...]
+    write_sysctl: bool = True
 
 
 KernelOp: TypeAlias = (
@@ -187,12 +191,17 @@ def diff(actual: Snapshot, desired: Desired) -> tuple[KernelOp, ...]:
         ),
         *_timeouts(actual, desired),
         *(op for op in table_ops if not isinstance(op, ipvs.RemoveService | ipvs.RemoveDestination)),
-        *((ExpireDestinations(removals=servers),) if servers else ()),
+        *_removals(servers, desired),
         *_sync(actual, desired),
         *(AddAddress(address=address) for address in in_order),
         *(RemoveAddress(address=address) for address in gone),
         *services,
     )
+
+
+def _removals(servers: tuple[ipvs.RemoveDestination, ...], desired: Desired) -> Iterator[KernelOp]:
+    if servers:
+        yield ExpireDestinations(removals=servers, write_sysctl=EXPIRE_NODEST in desired.sysctls)
 
 
 def _timeouts(actual: Snapshot, desired: Desired) -> Iterator[KernelOp]:

@@ -50,7 +50,7 @@ class FakeKernel:
             await asyncio.Event().wait()
         if self.trouble is not None:
             raise self.trouble
-        return self.holds
+        return replace(self.holds, sysctls={name: self.holds.sysctls.get(name) for name in wanted_sysctls})
 
     async def play(self, ops: Sequence[kernels.KernelOp]) -> tuple[kernels.Failure, ...]:
         await asyncio.sleep(0)

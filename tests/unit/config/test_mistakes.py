@@ -113,6 +113,16 @@ VALUES = [
     ("bgp:\n", "timing: {drain: true}\nbgp:\n", "f:1:17: timing.drain: true is not a time"),
     # bgp
     (
+        "65001\n",
+        "65001\n  next_hop: {ipv4: 0.0.0.0}\n",
+        "f:3:20: bgp.next_hop.ipv4: 0.0.0.0 is the unspecified address of no one host",
+    ),
+    (
+        "65001\n",
+        "65001\n  next_hop: {ipv4: 224.0.0.1}\n",
+        "f:3:20: bgp.next_hop.ipv4: 224.0.0.1 is the multicast address of no one host",
+    ),
+    (
         "65001",
         "two",
         "f:2:13: bgp.local_as: 'two' is not an AS number (write a whole number from 1 to 4294967295)",
@@ -434,6 +444,36 @@ TOGETHER = [
         "f:5:64: bgp.neighbors[0].families[1]: a session over IPv4 has no next hop for ipv6 routes (write bgp.next",
     ),
     ("65000}", "65000, families: []}", "f:5:57: bgp.neighbors[0].families: no family is carried (write ipv4"),
+    (
+        "checks:\n",
+        "  next_hop: {ipv4: 10.2.1.254}\nchecks:\n",
+        "f:7:20: bgp.next_hop.ipv4: 10.2.1.254 is a neighbor's address (write an address of this node in the net",
+    ),
+    (
+        "checks:\n",
+        '  next_hop: {ipv6: "2001:db8::1"}\nchecks:\n',
+        "f:7:20: bgp.next_hop.ipv6: 2001:db8::1 is an address of the VIP web (write an address of this node",
+    ),
+    (
+        "checks:\n",
+        "  next_hop: {ipv4: 192.0.2.9}\nchecks:\n",
+        "f:7:20: bgp.next_hop.ipv4: 192.0.2.9 is an address of the VIP one",
+    ),
+    (
+        "checks:\n",
+        "  next_hop: {ipv4: 127.0.0.1}\nchecks:\n",
+        "f:7:20: bgp.next_hop.ipv4: 127.0.0.1 is a loopback address",
+    ),
+    (
+        "checks:\n",
+        '  next_hop: {ipv6: "fe80::1"}\nchecks:\n',
+        "f:7:20: bgp.next_hop.ipv6: fe80::1 is a link-local address",
+    ),
+    (
+        "checks:\n",
+        "  next_hop: {ipv4: 240.0.0.1}\nchecks:\n",
+        "f:7:20: bgp.next_hop.ipv4: 240.0.0.1 is a reserved address",
+    ),
     (
         "check: web",
         "check: wbe",

@@ -178,3 +178,24 @@ def test_warnings_stand_in_the_order_of_the_file() -> None:
         "vips.web.servers[1].weight",
         "vips.v.servers",
     ]
+
+
+def hops(text: str) -> list[str]:
+    return warned(web([1]), HEAD.replace("vips:\n", f"  next_hop: {{{text}}}\nvips:\n"))
+
+
+def test_a_next_hop_that_is_not_the_address_of_a_session_is_warned_of_with_the_session() -> None:
+    (warning,) = hops("ipv4: 10.2.9.1")
+    assert warning == (
+        "f:7:20: bgp.next_hop.ipv4: 10.2.9.1 is not this node's address in the session (10.2.1.1 with 10.2.1.254): a "
+        "router refuses a next hop outside the network it shares with the node (remove it, or make sure that it is in "
+        "that network (`anycast doctor` looks))"
+    )
+
+
+def test_a_next_hop_that_is_the_nodes_own_or_of_a_family_no_session_is_over_is_right() -> None:
+    assert hops('ipv4: 10.2.1.1, ipv6: "fd00:2:1::1"') == []
+    four = HEAD.replace(
+        '    - {address: "fd00:2:1::fe", remote_as: 65000, local_address: "fd00:2:1::1"}\n', ""
+    )
+    assert warned(web([1]), four.replace("vips:\n", '  next_hop: {ipv6: "fd00::7"}\nvips:\n')) == []

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import ip_address
 
+import pytest
+
 from anycast.core.dataplane.ipvs import (
     AddDestination,
     AddService,
@@ -19,6 +21,7 @@ from anycast.core.dataplane.ipvs import (
     Settings,
 )
 from anycast.core.dataplane.kernel import (
+    IPVS_SYSCTLS,
     AddAddress,
     Desired,
     ExpireDestinations,
@@ -132,10 +135,17 @@ def test_a_port_that_is_dropped_goes_and_the_address_stays() -> None:
 
 def test_a_server_is_added_before_another_goes() -> None:
     wanted = desired(destination(2))
-    assert diff(holding(wanted, destination(1)), wanted) == (
-        AddDestination(service=key(), destination=destination(2)),
-        ExpireDestinations(removals=(RemoveDestination(service=key(), key=destination(1).key),)),
-    )
+    add, expire = diff(holding(wanted, destination(1)), wanted)
+    assert add == AddDestination(service=key(), destination=destination(2))
+    assert isinstance(expire, ExpireDestinations)
+    assert expire.removals == (RemoveDestination(service=key(), key=destination(1).key),)
+
+
+@pytest.mark.parametrize("managed", [True, False])
+def test_the_sysctl_that_ends_connections_may_be_written_where_sysctls_are_the_agents(managed: bool) -> None:  # noqa: FBT001
+    wanted = replace(desired(destination(2)), sysctls=IPVS_SYSCTLS if managed else {})
+    ops = diff(holding(wanted, destination(1)), wanted)
+    assert [op.write_sysctl for op in ops if isinstance(op, ExpireDestinations)] == [managed]
 
 
 def test_a_weight_is_changed_in_its_place() -> None:

@@ -278,6 +278,17 @@ def test_a_sysctl_that_is_not_ours_to_set_takes_the_route_away_at_once() -> None
     assert node.routes == []
 
 
+def test_sysctls_that_a_reload_gives_to_the_agent_are_set_and_those_it_takes_back_are_not() -> None:
+    node = up(vip())
+    node.reload(vip(), manage_sysctls=False)
+    changed = kernels.SetSysctl(name="net.ipv4.vs.sloppy_tcp", value="0")
+    node.kernel = kernels.play(node.kernel, [changed])
+    node.send(ev.KernelChanged())
+    assert node.kernel.sysctls[changed.name] == "0"
+    node.reload(vip(), manage_sysctls=True)
+    assert node.kernel.sysctls[changed.name] == "1"
+
+
 def test_timeouts_are_set_only_where_they_are_configured() -> None:
     node = up()
     assert node.kernel.timeouts is None

@@ -234,7 +234,7 @@ def test_a_service_the_kernel_has_no_memory_for_takes_the_route_away_and_brings_
     assert isinstance(node.job, ev.ProgramKernel)
     assert node.routes == [route(1)], "it is being repaired"
     failure = kernels.Failure(node.job.ops, refusal)
-    node.send(ev.KernelRead(snapshot=told(node.kernel), failures=(failure,)))
+    node.send(ev.KernelRead(snapshot=told(node.kernel, node.asked), failures=(failure,)))
     assert (node.reason(), node.routes) == (Reason.KERNEL_DIFFERS, [])
     assert [log.fields["problems"] for log in node.events("kernel.program_failed")] == [(refusal,)]
     node.kernel_is_slow = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_address, ip_interface
+from ipaddress import IPv4Address, ip_address, ip_interface
 
 import pytest
 
@@ -152,6 +152,61 @@ class TestReversePath:
     def test_ipv6_knows_no_such_filter(self) -> None:
         facts = with_settings(all__rp_filter="1")
         assert Code.RP_FILTER_STRICT not in codes(facts, serving(addresses=(ip_address("2001:db8::1"),)))
+
+
+def announcing(hop: str, *, remote_as: int = 65000) -> Config:
+    asked = config()
+    neighbors = tuple(
+        replace(one, remote_as=remote_as, families=frozenset({4, 6})) for one in asked.bgp.neighbors
+    )
+    address = ip_address(hop)
+    four, six = (address, None) if isinstance(address, IPv4Address) else (None, address)
+    return replace(asked, bgp=replace(asked.bgp, neighbors=neighbors, next_hop_v4=four, next_hop_v6=six))
+
+
+class TestNextHops:
+    @pytest.mark.parametrize("hop", ["10.2.1.99", "fd00::1"])
+    def test_one_that_no_interface_has_is_an_error(self, hop: str) -> None:
+        one = found(GOOD, Code.NEXT_HOP_MISSING, announcing(hop))
+        assert one.severity is Severity.ERROR
+        assert f"no interface of this node has {hop}" in one.text
+        assert codes(GOOD, announcing(hop)) == {Code.NEXT_HOP_MISSING}
+
+    def test_one_in_the_network_shared_with_the_router_is_right(self) -> None:
+        assert codes(GOOD, announcing("10.2.1.1")) == set()
+
+    def test_one_on_another_link_than_the_router_is_warned_of(self) -> None:
+        one = found(GOOD, Code.NEXT_HOP_OFF_LINK, announcing("10.9.1.1"))
+        assert one.severity is Severity.WARNING
+        assert "10.9.1.1 is in no network that this node shares with 10.2.1.254" in one.text
+
+    def test_for_the_other_family_the_link_counts(self) -> None:
+        six = ip_interface("fd00::1/64")
+        assert (
+            codes(
+                with_interfaces(LO, replace(UP0, addresses=(*UP0.addresses, six)), LAN0),
+                announcing("fd00::1"),
+            )
+            == set()
+        )
+        elsewhere = with_interfaces(LO, UP0, replace(LAN0, addresses=(*LAN0.addresses, six)))
+        assert codes(elsewhere, announcing("fd00::1")) == {Code.NEXT_HOP_OFF_LINK}
+
+    @pytest.mark.parametrize(
+        "facts",
+        [
+            replace(
+                GOOD, routes={**GOOD.routes, ROUTER: Route(interface="up0", mtu=1500, gateway=SERVERS[0])}
+            ),
+            replace(GOOD, routes={**GOOD.routes, ROUTER: None}),
+            replace(GOOD, interfaces=None),
+        ],
+    )
+    def test_where_the_shared_network_cannot_be_known_nothing_is_said(self, facts: Facts) -> None:
+        assert codes(facts, announcing("10.9.1.1")) == set()
+
+    def test_within_one_as_a_next_hop_need_not_be_on_the_link(self) -> None:
+        assert codes(GOOD, announcing("10.9.1.1", remote_as=65001)) == set()
 
 
 class TestReachability:

@@ -41,6 +41,7 @@ from anycast.core.values.configuration import (
     TunnelType,
 )
 from anycast.kernel import ipvs_codec as codec
+from anycast.kernel import netlink_codec
 
 ADDRESSES = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6))
 PORTS = st.integers(0, 65535)
@@ -94,9 +95,9 @@ def attribute(kind: int, data: bytes) -> bytes:
     return struct.pack("=HH", 4 + len(data), kind) + data + bytes(-len(data) & 3)
 
 
-def message(body: bytes) -> tuple[bytes, codec.Message]:
+def message(body: bytes) -> tuple[bytes, netlink_codec.Message]:
     data = codec.frame([codec.Request(1, body)], family=30, sequence=1)
-    (only,) = codec.messages(data)
+    (only,) = netlink_codec.messages(data)
     return data, only
 
 
@@ -145,7 +146,7 @@ def as_the_kernel_writes(destination: Destination, **other: int) -> list[bytes]:
     ]
 
 
-def service_message(*attributes: bytes) -> tuple[bytes, codec.Message]:
+def service_message(*attributes: bytes) -> tuple[bytes, netlink_codec.Message]:
     return message(attribute(1, b"".join(attributes)))
 
 
@@ -299,7 +300,7 @@ def test_packets_are_read_of_the_long_counters_and_where_there_are_none_of_the_s
 
 
 def test_counters_of_another_size_are_not_guessed_at() -> None:
-    with pytest.raises(codec.Malformed, match="attribute 2"):
+    with pytest.raises(netlink_codec.Malformed, match="attribute 2"):
         codec.parse_service(*service_message(*service_attributes(), counters(12, bytes(4))))
 
 
@@ -440,8 +441,8 @@ def test_removing_names_the_service_and_nothing_else() -> None:
 
 def test_only_the_last_of_a_batch_asks_for_an_answer() -> None:
     batch = [codec.Request(codec.NEW_DEST, bytes(4))] * 3
-    framed = list(codec.messages(codec.frame(batch, family=30, sequence=7)))
-    assert [(one.sequence, bool(one.flags & codec.NLM_F_ACK)) for one in framed] == [
+    framed = list(netlink_codec.messages(codec.frame(batch, family=30, sequence=7)))
+    assert [(one.sequence, bool(one.flags & netlink_codec.NLM_F_ACK)) for one in framed] == [
         (7, False),
         (8, False),
         (9, True),
@@ -451,11 +452,11 @@ def test_only_the_last_of_a_batch_asks_for_an_answer() -> None:
 @pytest.mark.parametrize("group", [attribute(5, bytes(3)), attribute(6, bytes(15))])
 def test_a_sync_group_of_another_length_is_malformed(group: bytes) -> None:
     body = attribute(3, attribute(1, struct.pack("=I", 1)) + group)
-    with pytest.raises(codec.Malformed):
+    with pytest.raises(netlink_codec.Malformed):
         codec.parse_daemon(*message(body))
 
 
-PARSERS: tuple[Callable[[bytes, codec.Message], object], ...] = (
+PARSERS: tuple[Callable[[bytes, netlink_codec.Message], object], ...] = (
     codec.parse_service,
     codec.parse_destination,
     codec.parse_family,
@@ -466,10 +467,10 @@ PARSERS: tuple[Callable[[bytes, codec.Message], object], ...] = (
 
 @given(data=st.binary(max_size=300))
 def test_garbage_is_malformed_and_never_another_error(data: bytes) -> None:
-    with contextlib.suppress(codec.Malformed):
-        for one in codec.messages(data):
+    with contextlib.suppress(netlink_codec.Malformed):
+        for one in netlink_codec.messages(data):
             for parse in PARSERS:
-                with contextlib.suppress(codec.Malformed):
+                with contextlib.suppress(netlink_codec.Malformed):
                     parse(data, one)
 
 
@@ -484,10 +485,10 @@ ONES = [number.to_bytes(size, sys.byteorder) for size in (1, 2, 4) for number in
     ),
 )
 def test_well_formed_attributes_of_any_content_are_malformed_or_a_value(
-    parse: Callable[[bytes, codec.Message], object], nest: int, attributes: list[tuple[int, bytes]]
+    parse: Callable[[bytes, netlink_codec.Message], object], nest: int, attributes: list[tuple[int, bytes]]
 ) -> None:
     inner = b"".join(attribute(kind, data) for kind, data in attributes)
-    with contextlib.suppress(codec.Malformed):
+    with contextlib.suppress(netlink_codec.Malformed):
         parse(*message(attribute(nest, inner) if nest else inner))
 
 
@@ -498,7 +499,7 @@ def test_a_damaged_destination_is_malformed_or_a_value(
     body = bytearray(attribute(2, b"".join(as_the_kernel_writes(destination))))
     body[place % len(body)] = value
     data, only = message(bytes(body[:-cut]))
-    with contextlib.suppress(codec.Malformed):
+    with contextlib.suppress(netlink_codec.Malformed):
         codec.parse_destination(data, only)
 
 

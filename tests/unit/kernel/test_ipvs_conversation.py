@@ -34,7 +34,7 @@ from anycast.core.values.configuration import (
     Tunnel,
     TunnelType,
 )
-from anycast.kernel import ipvs
+from anycast.kernel import ipvs, netlink, netlink_codec
 from anycast.kernel import ipvs_codec as codec
 from anycast.kernel.errors import KernelUnavailable
 
@@ -62,7 +62,7 @@ def add(number: int) -> AddDestination:
 
 
 SERVICE = written(AddService(service=KEY, settings=Settings(scheduler="mh")))
-DONE = (codec.NLMSG_DONE, 0, b"")
+DONE = (netlink_codec.NLMSG_DONE, 0, b"")
 
 
 class Kernel:
@@ -94,21 +94,21 @@ class Kernel:
             asyncio.get_running_loop().remove_reader(line)
             return
         commands = []
-        for message in codec.messages(data):
-            command = data[message.start - 4] if message.kind == FAMILY else RESOLVE
+        for message in netlink_codec.messages(data):
+            command = data[message.start] if message.kind == FAMILY else RESOLVE
             commands.append(command)
             asked = self._asked.get(command, 0)
             self._asked[command] = asked + 1
             reply = self.script(command, asked)
-            if reply == [] and message.flags & codec.NLM_F_ACK:
-                reply = [(codec.NLMSG_ERROR, 0, b"")]
+            if reply == [] and message.flags & netlink_codec.NLM_F_ACK:
+                reply = [(netlink_codec.NLMSG_ERROR, 0, b"")]
             if reply:
                 line.send(b"".join(_packed(message.sequence, *part) for part in reply))
         self.batches.append(commands)
 
 
 def _packed(sequence: int, kind: int, error: int, body: bytes) -> bytes:
-    answer = kind in (codec.NLMSG_ERROR, codec.NLMSG_DONE)
+    answer = kind in (netlink_codec.NLMSG_ERROR, netlink_codec.NLMSG_DONE)
     body = struct.pack("=i", -error) if answer else bytes(4) + body
     return struct.pack("=IHHII", 16 + len(body), kind, 0, sequence, 0) + body
 
@@ -147,7 +147,7 @@ def with_servers(*dumps: Reply) -> Script:
 @contextlib.contextmanager
 def speaking_to(script: Script, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ipvs.Ipvs, Kernel]]:
     kernel = Kernel(script)
-    monkeypatch.setattr(ipvs, "_open", kernel.open)
+    monkeypatch.setattr(netlink, "open_socket", lambda protocol: kernel.open())
     table = ipvs.Ipvs()
     try:
         yield table, kernel
@@ -239,7 +239,7 @@ def test_an_unanswered_request_ends_at_the_deadline_and_the_next_one_has_a_new_s
         return None if command == codec.GET_SERVICE and not asked else quiet(command, asked)
 
     async def story() -> None:
-        monkeypatch.setattr(ipvs, "DEADLINE", 0.05)
+        monkeypatch.setattr(netlink, "DEADLINE", 0.05)
         with speaking_to(script, monkeypatch) as (table, kernel):
             with pytest.raises(KernelUnavailable, match=r"did not answer within 0\.05 s"):
                 await table.read()
@@ -307,10 +307,10 @@ def test_each_send_to_a_kernel_that_is_too_slow_is_half_of_the_last(monkeypatch:
         (256, 256, 0.001, 256),
         (64, 64, 0.001, 128),
         (64, 64, 0.0, 128),
-        (100, 100, ipvs.SLICE, 100),
-        (100, 100, ipvs.SLICE / 1.25, 125),
-        (100, 100, ipvs.SLICE * 1.25, 80),
-        (100, 20, ipvs.SLICE / 4, 80),
+        (100, 100, netlink.SLICE, 100),
+        (100, 100, netlink.SLICE / 1.25, 125),
+        (100, 100, netlink.SLICE * 1.25, 80),
+        (100, 20, netlink.SLICE / 4, 80),
         (100, 100, 1.0, 50),
         (16, 16, 1.0, 16),
     ],
@@ -333,13 +333,13 @@ def test_the_event_loop_turns_while_answers_come_faster_than_they_are_read(
                 turns += 1
                 await asyncio.sleep(0)
 
-        monkeypatch.setattr(ipvs, "SLICE", 0.0)
+        monkeypatch.setattr(netlink, "SLICE", 0.0)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         with ours, theirs:
             for _ in range(20):
                 theirs.send(b"part of a dump")
-            table = ipvs.Ipvs()
+            table = netlink.Netlink(0)
             other = asyncio.create_task(others())
             for _ in range(20):
                 await table._receive(asyncio.get_running_loop(), ours)
@@ -361,7 +361,7 @@ def failing(*outcomes: tuple[int, int]) -> Script:
 
     def script(command: int, asked: int) -> Reply | None:
         code = dict(outcomes).get(command)
-        return [(codec.NLMSG_ERROR, code, b"")] if code else quiet(command, asked)
+        return [(netlink_codec.NLMSG_ERROR, code, b"")] if code else quiet(command, asked)
 
     return script
 
@@ -479,7 +479,7 @@ def test_a_sync_daemon_is_stopped_though_the_kernel_does_not_answer_the_first_ti
 ) -> None:
     def script(command: int, asked: int) -> Reply | None:
         if command == codec.DEL_DAEMON:
-            return [(codec.NLMSG_ERROR, errno.ESRCH, b"")] if asked else None
+            return [(netlink_codec.NLMSG_ERROR, errno.ESRCH, b"")] if asked else None
         return quiet(command, asked)
 
     async def story() -> None:

@@ -1,19 +1,23 @@
 from __future__ import annotations
 
 import asyncio
-import struct
+from collections.abc import Iterable, Sequence
+from ipaddress import ip_address
 
 import pytest
 
-from anycast.core.dataplane.kernel import SetSysctl
-from anycast.kernel import addresses, events, sysctl
+from anycast.core.dataplane.ipvs import IpvsOp, Key, MarkKey, RemoveDestination, ServiceEntry, ServiceKey
+from anycast.core.dataplane.kernel import EXPIRE_NODEST, ExpireDestinations, Failure, SetSysctl
+from anycast.core.values.configuration import Address, Protocol, Timeouts
+from anycast.kernel import adapter, addresses, sysctl
 from anycast.kernel.adapter import Kernel
 from anycast.kernel.errors import KernelUnavailable
+from anycast.kernel.ipvs import Ipvs, Reading
 
 
 def test_a_kernel_without_ipvs_is_unavailable_and_the_reason_says_what_to_do() -> None:
     async def story() -> str:
-        kernel = Kernel("lo", sysctls_managed=True)
+        kernel = Kernel("lo")
         try:
             await kernel.read(())
         except KernelUnavailable as error:
@@ -27,47 +31,88 @@ def test_a_kernel_without_ipvs_is_unavailable_and_the_reason_says_what_to_do() -
     assert "modprobe -a ip_vs ip_vs_mh" in reason or "CAP_NET_ADMIN" in reason
 
 
-def test_a_sysctl_that_is_not_ours_to_set_is_reported_with_the_command() -> None:
-    op = SetSysctl(name="kernel.ostype", value="Minix")
-    (failure,) = asyncio.run(Kernel("lo", sysctls_managed=False).play([op]))
-    assert failure.ops == (op,)
-    assert failure.text.startswith("set sysctl kernel.ostype to Minix: manage_sysctls is off")
-    assert "`sysctl -w kernel.ostype=Minix`" in failure.text
+class Script:
+    """In the place of /proc/sys and of IPVS: keeps what was done to them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.done: list[object] = []
+        monkeypatch.setattr(sysctl, "write", lambda name, value: self.done.append((name, value)))
+        monkeypatch.setattr(adapter, "EXPIRY", 0.0)
+        monkeypatch.setattr(Ipvs, "play", self._play)
+
+    async def _play(self, ops: Sequence[IpvsOp]) -> tuple[Failure, ...]:
+        self.done += ops
+        return ()
+
+
+def test_a_sysctl_is_written_because_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(monkeypatch)
+    op = SetSysctl(name="net.ipv4.vs.sloppy_tcp", value="1")
+    assert asyncio.run(Kernel("lo").play([op])) == ()
+    assert script.done == [("net.ipv4.vs.sloppy_tcp", "1")]
+
+
+def test_connections_are_ended_by_a_sysctl_only_where_it_may_be_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    key = ServiceKey(protocol=Protocol.TCP, address=ip_address("192.0.2.1"), port=80)
+    removal = RemoveDestination(service=key, key=(ip_address("10.0.0.1"), 80))
+    for may in (True, False):
+        script = Script(monkeypatch)
+        op = ExpireDestinations(removals=(removal,), write_sysctl=may)
+        assert asyncio.run(Kernel("lo").play([op])) == ()
+        around = [(EXPIRE_NODEST, "1"), removal, (EXPIRE_NODEST, "0")]
+        assert script.done == (around if may else [removal])
 
 
 def test_a_sysctl_that_does_not_exist_is_a_failure_that_names_the_module() -> None:
     op = SetSysctl(name="net.ipv4.no_such_name", value="1")
-    (failure,) = asyncio.run(Kernel("lo", sysctls_managed=True).play([op]))
+    (failure,) = asyncio.run(Kernel("lo").play([op]))
     assert "net.ipv4.no_such_name" in failure.text
     assert "modprobe" in failure.text
 
 
-def test_sysctls_are_read_without_surplus_space_and_missing_ones_are_left_out() -> None:
+def test_addresses_that_services_have_or_that_were_there_before_are_expected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before, served, now = (ip_address(f"192.0.2.{n}") for n in (1, 2, 3))
+    expected: list[set[Address]] = []
+    present = [frozenset({before}), frozenset({now})]
+    services: dict[Key, ServiceEntry] = {
+        ServiceKey(protocol=Protocol.TCP, address=served, port=80): ServiceEntry(scheduler="mh"),
+        MarkKey(mark=7, version=4): ServiceEntry(scheduler="mh"),
+    }
+
+    async def ipvs(_: Ipvs) -> Reading:
+        return Reading(services, Timeouts(), {}, {})
+
+    async def read(_: str, names: Iterable[Address]) -> frozenset[Address]:
+        expected.append(set(names))
+        return present[len(expected) - 1]
+
+    async def story() -> list[frozenset[Address]]:
+        kernel = Kernel("lo")
+        return [(await kernel.read(())).addresses for _ in present]
+
+    monkeypatch.setattr(Ipvs, "read", ipvs)
+    monkeypatch.setattr(addresses, "read", read)
+    assert asyncio.run(story()) == present
+    assert expected == [{served}, {served, before}]
+
+
+def test_every_sysctl_asked_for_is_answered_without_surplus_space_and_none_where_it_cannot_be_read() -> None:
     names = ("kernel.ostype", "net.ipv4.no_such_name", "net.ipv4.ip_local_port_range")
     found = sysctl.read(names)
+    assert set(found) == set(names)
     assert found["kernel.ostype"] == "Linux"
-    assert found["net.ipv4.ip_local_port_range"].replace(" ", "").isdigit()
-    assert "\t" not in found["net.ipv4.ip_local_port_range"]
-    assert "net.ipv4.no_such_name" not in found
+    ports = found["net.ipv4.ip_local_port_range"]
+    assert ports is not None
+    assert ports.replace(" ", "").isdigit()
+    assert found["net.ipv4.no_such_name"] is None
 
 
 def test_a_slash_in_a_sysctl_is_a_dot_of_an_interface() -> None:
     assert sysctl._path("net.ipv4.conf.eth0/100.rp_filter") == "/proc/sys/net/ipv4/conf/eth0.100/rp_filter"
-
-
-def notice(kind: int, index: int) -> bytes:
-    return struct.pack("=IHHII", 24, kind, 0, 0, 0) + struct.pack("=4xI", index)
-
-
-def test_a_datagram_tells_every_interface_its_links_and_addresses_belong_to() -> None:
-    new_link, deleted_address, new_route = 16, 21, 24
-    data = notice(new_link, 3) + notice(new_route, 4) + notice(deleted_address, 5)
-    assert events.changed(data) == {3, 5}
-
-
-@pytest.mark.parametrize("data", [b"", b"\0" * 10, b"\0" * 64, notice(16, 3)[:-1]])
-def test_a_damaged_datagram_tells_nothing_and_ends(data: bytes) -> None:
-    assert events.changed(data) == frozenset()
 
 
 def test_a_missing_interface_is_named() -> None:

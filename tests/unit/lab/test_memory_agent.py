@@ -20,9 +20,9 @@ def test_what_was_played_is_read_back_as_a_table_of_its_own() -> None:
     )
 
     async def story() -> tuple[Snapshot, Snapshot]:
-        kernel = MemoryKernel("lo", sysctls_managed=True)
+        kernel = MemoryKernel("lo")
         await kernel.play(diff(await kernel.read(()), wanted))
-        return await kernel.read(()), await kernel.read(())
+        return await kernel.read(wanted.sysctls), await kernel.read(wanted.sysctls)
 
     first, second = asyncio.run(story())
     assert diff(first, wanted) == ()

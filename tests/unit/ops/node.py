@@ -87,6 +87,7 @@ class Node:
         self.last_step = now
         self.kernel_error: str | None = None
         self.kernel_is_deaf = False  # it takes no change
+        self.asked: tuple[str, ...] = ()  # the sysctls that were asked for last
         self.kernel = kernels.Snapshot(
             table={FOREIGN: ServiceEntry(scheduler="rr")}, addresses=frozenset(), sysctls={}
         )
@@ -130,12 +131,11 @@ class Node:
                     self.events.publish(effect.event, effect.level, effect.fields)
                 case ev.ReadKernel() | ev.ProgramKernel() if self.kernel_error is not None:
                     self.send(ev.KernelFailed(reason=self.kernel_error))
-                case ev.ReadKernel():
-                    self.send(ev.KernelRead(snapshot=told(self.kernel)))
-                case ev.ProgramKernel(ops=ops):
-                    if not self.kernel_is_deaf:
-                        self.kernel = kernels.play(self.kernel, ops)
-                    self.send(ev.KernelRead(snapshot=told(self.kernel)))
+                case ev.ReadKernel() | ev.ProgramKernel():
+                    if isinstance(effect, ev.ProgramKernel) and not self.kernel_is_deaf:
+                        self.kernel = kernels.play(self.kernel, effect.ops)
+                    self.asked = effect.sysctls
+                    self.send(ev.KernelRead(snapshot=told(self.kernel, self.asked)))
                 case _:
                     pass
 

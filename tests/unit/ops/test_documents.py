@@ -142,7 +142,7 @@ def _tells(node: Node, change: Callable[[Destinations], Destinations], *, deaf: 
         for key, entry in node.kernel.table.items()
     }
     node.kernel, node.kernel_is_deaf = replace(node.kernel, table=table), deaf
-    node.send(ev.KernelRead(snapshot=told(node.kernel)))
+    node.send(ev.KernelRead(snapshot=told(node.kernel, node.asked)))
 
 
 def read_again(node: Node) -> None:

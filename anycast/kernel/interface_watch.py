@@ -1,0 +1,64 @@
+"""The kernel's announcements of links and addresses. It announces nothing of IPVS, whose table has to be read."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+from collections.abc import Callable, Iterator
+
+from anycast.kernel.address_codec import changed
+from anycast.kernel.netlink import RECEIVE, open_socket
+
+BURST = 0.1  # seconds: after a change, what follows within them is one change
+
+_NETLINK_ROUTE = 0
+_RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
+_GROUPS = _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR
+_AT_ONCE = 1000  # datagrams in one turn of the event loop
+
+
+async def watch(interface: str, on_change: Callable[[], None]) -> None:
+    """Calls `on_change` when the interface or its addresses may have changed. Runs until it is cancelled.
+
+    The first call comes as soon as it listens: what happened before may have been missed. The same holds when
+    the kernel had more to announce than the socket could hold. A change is told at once, a burst of them by one
+    call more at its end, or each BURST while it lasts. Raises OSError.
+    """
+    while True:
+        with contextlib.closing(open_socket(_NETLINK_ROUTE, groups=_GROUPS)) as line:
+            on_change()
+            try:
+                await _listen(line, interface, on_change)
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+
+
+async def _listen(line: socket.socket, interface: str, on_change: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    index = _index(interface)
+    while True:
+        indexes = set(changed(await loop.sock_recv(line, RECEIVE)))
+        for data in _waiting(line):
+            indexes |= changed(data)
+        before, index = index, _index(interface)  # made anew, an interface has another index
+        if before != index or index in indexes:
+            on_change()
+            await asyncio.sleep(BURST)
+        await asyncio.sleep(0)
+
+
+def _waiting(line: socket.socket) -> Iterator[bytes]:
+    """The datagrams that have come already."""
+    with contextlib.suppress(BlockingIOError):
+        for _ in range(_AT_ONCE):
+            yield line.recv(RECEIVE)
+
+
+def _index(interface: str) -> int:
+    try:
+        return socket.if_nametoindex(interface)
+    except OSError:
+        return 0

@@ -1,0 +1,81 @@
+"""Addresses as bytes: what is asked for is what the kernel would answer."""
+
+from __future__ import annotations
+
+import struct
+import sys
+from ipaddress import ip_address
+
+import pytest
+
+from anycast.core.values.configuration import Address
+from anycast.kernel import address_codec as codec
+from anycast.kernel import netlink_codec
+from anycast.kernel.netlink_codec import attribute
+
+V4, V6 = ip_address("192.0.2.1"), ip_address("2001:db8::1")
+ADDRESS, LOCAL, FLAGS = 1, 2, 8
+NODAD, DADFAILED = 0x02, 0x08
+
+
+def parsed(data: bytes) -> codec.Assigned | None:
+    (message,) = netlink_codec.messages(data)
+    return codec.parse(data, message)
+
+
+def answer(*attributes: bytes, family: int = 2, prefix: int = 24, index: int = 7) -> bytes:
+    body = struct.pack("=BBBBI", family, prefix, 0x80, 0, index) + b"".join(attributes)
+    return netlink_codec.frame(codec.NEW_ADDRESS, 0, 1, body)
+
+
+@pytest.mark.parametrize("address", [V4, V6])
+def test_what_is_written_and_removed_is_read_as_that_address_as_a_single_host(address: Address) -> None:
+    expected = codec.Assigned(7, address, address.max_prefixlen)
+    assert parsed(codec.addition(7, address)(1)) == expected
+    assert parsed(codec.removal(7, address, address.max_prefixlen)(1)) == expected
+    assert parsed(codec.question(7, address)(1)) == expected
+
+
+def test_of_two_addresses_with_a_peer_the_local_one_is_the_nodes_own() -> None:
+    peer = ip_address("192.0.2.9")
+    data = answer(attribute(ADDRESS, peer.packed), attribute(LOCAL, V4.packed))
+    assert parsed(data) == codec.Assigned(7, V4, 24)
+
+
+@pytest.mark.parametrize(("flags", "usable"), [(NODAD, True), (DADFAILED, False)])
+def test_an_address_that_another_machine_has_too_is_not_usable(flags: int, usable: bool) -> None:  # noqa: FBT001
+    told = attribute(FLAGS, flags.to_bytes(4, sys.byteorder))
+    data = answer(attribute(ADDRESS, V6.packed), told, family=10, prefix=128)
+    assert parsed(data) == codec.Assigned(7, V6, 128, usable)
+
+
+def test_addresses_of_other_families_are_passed_over() -> None:
+    assert parsed(answer(attribute(LOCAL, b"\1"), family=35)) is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        netlink_codec.frame(codec.NEW_ADDRESS, 0, 1, b"\2\x18"),
+        answer(attribute(LOCAL, b"\1\2\3")),
+        answer(b"\xff\0\1\0"),
+    ],
+)
+def test_bytes_that_are_no_address_are_refused(data: bytes) -> None:
+    with pytest.raises(netlink_codec.Malformed):
+        parsed(data)
+
+
+def notice(kind: int, index: int) -> bytes:
+    return struct.pack("=IHHII", 24, kind, 0, 0, 0) + struct.pack("=4xI", index)
+
+
+def test_a_datagram_tells_every_interface_its_links_and_addresses_belong_to() -> None:
+    new_route = 24
+    data = notice(codec.NEW_LINK, 3) + notice(new_route, 4) + notice(codec.DEL_ADDRESS, 5)
+    assert codec.changed(data) == {3, 5}
+
+
+@pytest.mark.parametrize("data", [b"", b"\0" * 10, b"\0" * 64, notice(16, 3)[:-1]])
+def test_a_damaged_datagram_tells_nothing_and_ends(data: bytes) -> None:
+    assert codec.changed(data) == frozenset()
