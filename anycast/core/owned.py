@@ -77,6 +77,7 @@ def rid(owned: Owned, configured: Owned, snapshot: Snapshot, leaving: Iterable[A
     """`owned` without what was read to be gone from the kernel and is configured no more."""
     table = snapshot.table
     kept = configured.addresses | snapshot.addresses | frozenset(leaving)
+    kept |= {key.address for key in table if isinstance(key, ipvs.ServiceKey)}
     services: dict[ipvs.Key, Mapping[ipvs.DestinationKey, str]] = {}
     for key, servers in owned.services.items():
         present = {each.key for each in table[key].destinations} if key in table else set()

@@ -6,6 +6,7 @@ learns from events alone, some of which the machine delays or drops.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
@@ -17,8 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from anycast.core import events as ev
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.dataplane.desired import EXPIRE_AGAIN
-from anycast.core.dataplane.ipvs import MarkKey, RemoveService, ServiceEntry, ServiceKey
-from anycast.core.dataplane.members import check_of, servers_of, service_key
+from anycast.core.dataplane.ipvs import Key, MarkKey, RemoveService, ServiceEntry, ServiceKey
+from anycast.core.dataplane.members import check_of, keys_of, servers_of, service_key
 from anycast.core.health.phase import Outcome, Phase, Result
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import (
@@ -30,11 +31,13 @@ from anycast.core.maintenance.stages import (
     STOP,
     Maintenance,
     Stage,
+    is_saved,
     is_server,
 )
+from anycast.core.owned import NOTHING
 from anycast.core.state import State, health_of, prefix_of
 from anycast.core.step import begin, next_wake, step
-from anycast.core.values.configuration import Address, Protocol, Target, Timing, Vip
+from anycast.core.values.configuration import Address, Config, Persistence, Protocol, Target, Timing, Vip
 from anycast.core.values.report import Prefix, Report
 from anycast.core.values.route import GRACEFUL_SHUTDOWN
 from anycast.core.vip.decide import Advertise, Reason
@@ -66,10 +69,44 @@ class Said:
 # The data plane is not as it should be.
 UNWELL = {
     Reason.KERNEL_UNAVAILABLE,
+    Reason.UNPROVEN,
     Reason.BELOW_QUORUM,
     Reason.NODE_CHECK_FAILED,
     Reason.VIP_CHECK_FAILED,
 }
+
+
+# Of all sysctls that any configuration needs.
+RIGHT = {
+    **kernels.IPVS_SYSCTLS,
+    **kernels.SCTP_SYSCTLS,
+    **kernels.PERSISTENCE_SYSCTLS,
+    **kernels.SYNC_SYSCTLS,
+}
+
+
+def keys(config: Config) -> set[Key]:
+    return {key for vip in config.vips for address in vip.addresses for key in keys_of(vip, address)}
+
+
+def renamed(before: State, after: State) -> set[Address]:
+    """The addresses of VIPs whose old name is gone and whose new name means nothing yet."""
+    new = {vip.name for vip in after.config.vips}
+    known = {*(vip.name for vip in before.config.vips), *before.maintenance}
+    gone = {a for vip in before.config.vips if vip.name not in new for a in vip.addresses}
+    return gone & {a for vip in after.config.vips if vip.name not in known for a in vip.addresses}
+
+
+def covered(state: State) -> set[Address]:
+    """Addresses of VIPs that are in maintenance by their own name."""
+    return {
+        address for vip in state.config.vips for address in vip.addresses if vip.name in state.maintenance
+    }
+
+
+def _same(entries: Mapping[str, Maintenance], wanted: Maintenance) -> str:
+    """The scope of an entry that goes on under another name; its end may have been worked out anew."""
+    return next(s for s, entry in entries.items() if replace(entry, end=None) == replace(wanted, end=None))
 
 
 class World(RuleBasedStateMachine):
@@ -83,17 +120,20 @@ class World(RuleBasedStateMachine):
         self.said: dict[str, Said] = {}
         self.config = SHORT[number]
         self.kernel = kernels.Snapshot(
-            table={FOREIGN: ServiceEntry(scheduler="rr")}, addresses=frozenset(), sysctls={}
+            table={FOREIGN: ServiceEntry(scheduler="rr")}, addresses=frozenset(), sysctls=dict(RIGHT)
         )
+        self.meddled = False  # another program has changed the kernel
+        self.owned = NOTHING  # as the agent saved it last
+        self.configured: set[Address] = set()  # by any agent of this world
+        self.dropped: dict[Key, float] = {}  # services whose address stayed: when the configuration lost them
         self.wanted: dict[Prefix, bool] = {}  # prefix -> drained, by the last lease
         self.lease: ev.SendLease | None = None
         self.pending: ev.ReadKernel | ev.ProgramKernel | None = None
         self.connected: set[int] = set()
         self.reports: dict[int, Report] = {}
         self.left: dict[Prefix, float] = {}  # last instant a route was in a lease
-        self.acknowledged: set[Prefix] = set()  # of those: withdrawn, as every plugin says
         self.given: dict[int, set[Prefix]] = {}  # what each plugin may have announced
-        self.kept: dict[Prefix, float] = {}  # of those that were lost: when
+        self.kept: dict[Prefix, float] = {}  # of those that were lost: until when
         self.exited = False
         self.stopping = False
         maintenance = {NODE: Maintenance(reason="kept", by="root", since=1.0)} if kept else {}
@@ -101,7 +141,16 @@ class World(RuleBasedStateMachine):
         self.state, effects = begin(self.config, maintenance, self.now, self.wall, crashes=crashes)
         self.unwell = dict.fromkeys(self.state.vips, self.now)  # VIPs: when something was in the way last
         self.held: set[str] = set()  # VIPs that have been well for the hold once: it is over for them
+        self.note_configured(None)
         self.perform(effects)
+
+    def note_configured(self, before: Config | None) -> None:
+        """What was configured at any time is this node's to take away."""
+        old = keys(before) if before is not None else set()
+        self.configured |= {address for vip in self.config.vips for address in vip.addresses}
+        now = keys(self.config)
+        self.dropped = {key: at for key, at in self.dropped.items() if key not in now}
+        self.dropped |= dict.fromkeys(old - now, self.now)
 
     @property
     def wall(self) -> float:
@@ -113,6 +162,8 @@ class World(RuleBasedStateMachine):
     def send(self, event: ev.Event) -> None:
         before = self.state
         self.state, effects = step(self.state, event, self.now)
+        if self.state.config is not before.config:
+            self.note_names(before)
         self.note_health()
         if before.exited:
             assert effects == ()
@@ -138,7 +189,6 @@ class World(RuleBasedStateMachine):
                         held.update(route.prefix for route in effect.routes)
                     for prefix in [*self.wanted, *(route.prefix for route in effect.routes)]:
                         self.left[prefix] = self.now
-                        self.acknowledged.discard(prefix)
                     self.wanted = {
                         route.prefix: GRACEFUL_SHUTDOWN in route.communities for route in effect.routes
                     }
@@ -148,6 +198,10 @@ class World(RuleBasedStateMachine):
                     self.pending = effect
                     if isinstance(effect, ev.ProgramKernel):
                         self.check_program(effect)
+                case ev.SaveOwned(owned=owned):
+                    self.owned = owned
+                case ev.Log(event="kernel.drifted"):
+                    assert self.meddled, "its own work is said to be somebody else's"
                 case ev.Exit():
                     self.exited = True
                 case _:
@@ -180,6 +234,17 @@ class World(RuleBasedStateMachine):
                 self.check_ready(vip, prefix.network_address)
                 assert vip.name in self.held, "announced before the hold was over"
 
+    def note_names(self, before: State) -> None:
+        """A VIP under a new name is as far as it was under the old one."""
+        old = {address: vip.name for vip in before.config.vips for address in vip.addresses}
+        for vip in self.state.config.vips:
+            names = [old[address] for address in vip.addresses if address in old]
+            if vip.name in before.vips or not names:
+                continue
+            self.unwell[vip.name] = min(self.unwell[name] for name in names)
+            if not self.held.isdisjoint(names):
+                self.held.add(vip.name)
+
     def note_health(self) -> None:
         crashes = self.state.crashes if self.now < self.state.started_at + WINDOW else 0
         needed = hold(self.state.config.timing, crashes)
@@ -191,13 +256,26 @@ class World(RuleBasedStateMachine):
             if self.now >= self.unwell[name] + needed - 1e-9:
                 self.held.add(name)
 
+    def check_carried(self, before: State) -> None:
+        """Maintenance follows the addresses, whatever the names are."""
+        after = self.state
+        both = renamed(before, after)
+        assert covered(before) & both == covered(after) & both
+        known = dict(self.said)
+        self.said = {}
+        for scope, entry in after.maintenance.items():
+            old = scope if scope in known else next(s for s, e in before.maintenance.items() if e is entry)
+            self.said[scope] = known[old]
+
     def check_maintenance(self, before: State, event: ev.Event, effects: tuple[ev.Effect, ...]) -> None:
         after = self.state
+        if isinstance(event, ev.Reconfigured) and not before.exited:
+            self.check_carried(before)
         assert set(after.progress) == {scope for scope in after.maintenance if not is_server(scope)}
         for scope in before.progress.keys() & after.progress.keys():
             stages = [state.progress[scope].stage for state in (before, after)]
             assert stages == sorted(stages, key=ORDER.index), "a stage went back"
-        if isinstance(event, ev.MaintenanceSet):
+        if isinstance(event, ev.MaintenanceSet | ev.Reconfigured):
             return
         gone = before.maintenance.keys() - after.maintenance.keys()
         for scope in gone:
@@ -236,6 +314,10 @@ class World(RuleBasedStateMachine):
                     still = any(key.address in vip.addresses for vip in self.state.config.vips)
                     leaving = self.state.leaving.get(key.address)
                     before = leaving is not None and key not in leaving.keys  # its port was dropped earlier
+                    if key in self.dropped and (still or before):
+                        active = any(server.active for server in self.kernel.table[key].destinations)
+                        drain = self.config.timing.server_drain
+                        assert not active or self.now >= self.dropped[key] + drain, "connections were cut"
                     if key == FOREIGN or still or before:
                         continue
                 case kernels.ExpireDestinations(removals=removals):
@@ -244,7 +326,9 @@ class World(RuleBasedStateMachine):
                 case _:
                     continue
             assert gone not in self.wanted, "the kernel went before the route"
-            assert gone in self.acknowledged or self.now - self.left.get(gone, -1e9) >= self.patience
+            held = {prefix for given in self.given.values() for prefix in given}
+            held |= {prefix for prefix, until in self.kept.items() if self.now < until}
+            assert gone not in held or self.now - self.left.get(gone, -1e9) >= self.patience
 
     @property
     def patience(self) -> float:
@@ -327,6 +411,7 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: self.kernel.addresses)
     @rule(data=st.data())
     def somebody_removes_an_address(self, data: st.DataObject) -> None:
+        self.meddled = True
         gone = data.draw(st.sampled_from(sorted(self.kernel.addresses, key=str)))
         self.kernel = replace(self.kernel, addresses=self.kernel.addresses - {gone})
         self.send(ev.KernelChanged())
@@ -347,6 +432,7 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: len(self.kernel.table) > 1)
     @rule(data=st.data())
     def somebody_removes_a_service(self, data: st.DataObject) -> None:
+        self.meddled = True
         gone = data.draw(st.sampled_from(sorted(self.kernel.table, key=str)))
         self.kernel = replace(
             self.kernel, table={key: value for key, value in self.kernel.table.items() if key != gone}
@@ -366,8 +452,7 @@ class World(RuleBasedStateMachine):
         self.connected.discard(source)
         self.reports.pop(source, None)
         held = self.given.pop(source)
-        self.kept.update(dict.fromkeys(held, self.now))
-        self.acknowledged -= held
+        self.kept.update(dict.fromkeys(held, self.now + self.patience))
         self.send(ev.PluginLost(source=source))
 
     @precondition(lambda self: self.connected and self.lease is not None)
@@ -384,10 +469,6 @@ class World(RuleBasedStateMachine):
         self.reports[source] = report
         if self.lease is not None and report.seq >= self.lease.seq:
             self.given[source] = set(report.announced)
-        if self.connected == set(self.reports):
-            said = {prefix for each in self.reports.values() for prefix in each.announced}
-            kept = {prefix for prefix, lost in self.kept.items() if self.now < lost + self.patience}
-            self.acknowledged |= self.left.keys() - self.wanted.keys() - said - kept
         self.send(ev.PluginReported(source=source, report=report))
 
     @precondition(lambda self: self.connected and self.lease is not None)
@@ -457,9 +538,85 @@ class World(RuleBasedStateMachine):
 
     @rule(number=st.sampled_from(range(len(CONFIGS))))
     def reload(self, number: int) -> None:
+        self.reconfigure(SHORT[number])
+
+    def reconfigure(self, config: Config) -> None:
+        before = self.config
         if not self.exited:
-            self.config = SHORT[number]
-        self.send(ev.Reconfigured(config=SHORT[number]))
+            self.config = config
+            self.note_configured(before)
+        self.send(ev.Reconfigured(config=config))
+
+    @rule(reconcile=st.sampled_from([0.5, 5.0, 60.0]))
+    def another_pace(self, reconcile: float) -> None:
+        """What was proven by the old interval is proven: no route moves."""
+        wanted = dict(self.wanted)
+        timing = replace(self.config.timing, reconcile=reconcile)
+        config = replace(self.config, timing=timing)
+        self.reconfigure(config)
+        assert self.stopping or self.exited or self.wanted == wanted
+
+    @rule()
+    def another_sysctl(self) -> None:
+        """One more is needed, and has its value already: no route moves."""
+        wanted = dict(self.wanted)
+        vips = tuple(
+            replace(vip, services=tuple(replace(each, persistence=Persistence()) for each in vip.services))
+            for vip in self.config.vips
+        )
+        if not self.config.manage_sysctls:
+            self.reconfigure(replace(self.config, vips=vips))
+            assert self.stopping or self.exited or self.wanted == wanted
+
+    @rule()
+    def other_names(self) -> None:
+        """The same VIPs under new names: no route moves."""
+        wanted = dict(self.wanted)
+        vips = tuple(replace(vip, name=f"{vip.name[:3]}{len(vip.name)}") for vip in self.config.vips)
+        self.reconfigure(replace(self.config, vips=vips))
+        assert self.stopping or self.exited or self.wanted == wanted
+
+    @precondition(lambda self: not self.stopping and not self.exited)
+    @rule(number=st.one_of(st.none(), st.sampled_from(range(len(CONFIGS)))), crashes=st.sampled_from((0, 3)))
+    def another_agent(self, number: int | None, crashes: int) -> None:
+        """The agent crashes, and another starts with what is on disk. Plugins that hang keep what they have."""
+        for held in self.given.values():
+            self.kept.update(dict.fromkeys(held, self.now + self.patience))
+        self.connected, self.reports, self.given, self.pending = set(), {}, {}, None
+        before, self.config = self.config, self.config if number is None else SHORT[number]
+        self.note_configured(before)
+        maintenance = {
+            scope: replace(entry, began=None)
+            for scope, entry in self.state.maintenance.items()
+            if is_saved(scope)
+        }
+        self.said = {scope: said for scope, said in self.said.items() if scope in maintenance}
+        old = self.state
+        self.state, effects = begin(
+            self.config, maintenance, self.now, self.wall, crashes=crashes, left=self.owned
+        )
+        known = dict(self.said)
+        both = renamed(old, self.state)
+        saved = replace(old, maintenance=maintenance)
+        assert covered(saved) & both == covered(self.state) & both
+        self.said = {
+            scope: known[scope if scope in known else _same(maintenance, entry)]
+            for scope, entry in self.state.maintenance.items()
+        }
+        self.unwell = dict.fromkeys(self.state.vips, self.now)
+        self.held = set()
+        self.perform(effects)
+
+    @precondition(lambda self: not self.stopping and not self.exited)
+    @rule(seconds=st.sampled_from([2.5, 30.0]))
+    def suspended(self, seconds: float) -> None:
+        """The machine is paused: leases run out, plugins withdraw, and what was known counts no more."""
+        self.now += seconds
+        self.wanted = {}
+        self.held = set()
+        self.unwell = dict.fromkeys(self.state.vips, self.now)
+        self.tick()
+        assert self.state.lease.routes is None or not self.wanted
 
     @precondition(lambda self: not self.stopping)
     @rule(really=st.integers(0, 9))
@@ -487,17 +644,21 @@ class World(RuleBasedStateMachine):
         self.maintenance(FILE, on=False)
         for vip in self.config.vips:
             self.maintenance(vip.name, on=False)
-        for scope in ("web", "log", "web/rs1", "log/rs2"):
+        for scope in sorted(self.state.maintenance):
             self.maintenance(scope, on=False)
         self.all_goes_well(rounds=40)
         self.time_passes(self.config.timing.server_drain + EXPIRE_AGAIN)
         self.all_goes_well(rounds=4)
-        assert set(self.wanted) == {prefix_of(a) for vip in self.config.vips for a in vip.addresses}
+        verdicts = {name: known.verdict for name, known in self.state.vips.items()}
+        everything = {prefix_of(a) for vip in self.config.vips for a in vip.addresses}
+        assert set(self.wanted) == everything, (verdicts, self.state.kernel.error)
         assert not any(self.wanted.values())
         assert kernels.diff(self.kernel, self.state.desired) == ()
         assert self.kernel.addresses == self.state.desired.addresses
         if not self.config.ipvs_exclusive:
-            ours = {key for key in self.kernel.table if self.state.desired.is_ours(key)}
+            ours = {
+                key for key in self.kernel.table if isinstance(key, MarkKey) or key.address in self.configured
+            }
             assert ours == set(self.state.desired.table)
 
 

@@ -24,6 +24,7 @@ from anycast.core.values.configuration import (
     Neighbor,
     Node,
     Part,
+    Persistence,
     Pool,
     Protocol,
     Quorum,
@@ -66,16 +67,25 @@ def vip(
     high: int = 2,
     weight: int = 1,
     mark: int = 0,
+    also: tuple[int, ...] = (),
+    **service: Any,
 ) -> Vip:
     members = (*(server(n, weight) for n in servers), *(server(n, weight=0) for n in drained))
     pool = Pool(name=name, servers=members, check=CHECK)
     quorum = Quorum(low=low, high=high)
     return Vip(
         name=name,
-        addresses=(ip_address(f"192.0.2.{number}"), ip_address(f"2001:db8:99::{number}")),
+        addresses=(
+            ip_address(f"192.0.2.{number}"),
+            ip_address(f"2001:db8:99::{number}"),
+            *(ip_address(f"192.0.2.{more}") for more in also),
+        ),
         services=(
-            *(Service(protocol=Protocol.TCP, port=port, pool=pool, quorum=quorum) for port in ports),
-            *((Service(mark=mark, pool=pool, quorum=quorum),) if mark else ()),
+            *(
+                Service(protocol=Protocol.TCP, port=port, pool=pool, quorum=quorum, **service)
+                for port in ports
+            ),
+            *((Service(mark=mark, pool=pool, quorum=quorum, **service),) if mark else ()),
         ),
         med=100,
     )
@@ -114,6 +124,13 @@ CONFIGS = (
     config(vip("web", 1, (1, 2, 3), weight=2), connection_sync=ConnectionSync(interface="lan0")),
     config(vip("web", 1, (1, 2, 3), mark=7), vip("log", 2, (1, 2), mark=8, ports=())),
     replace(config(requiring(vip("web", 1, (1, 2, 3)), BOTH), vip("log", 2, (1, 2))), require=EITHER),
+    # A mark that is shared by addresses of one family, one of them dropped, and the whole VIP dropped.
+    config(vip("web", 1, (1, 2, 3), mark=7, also=(3,)), vip("log", 2, (1, 2))),
+    config(vip("web", 1, (1, 2, 4), mark=7), vip("log", 2, (1, 2))),
+    # Addresses that go to another VIP, and ports that go.
+    config(vip("web", 3, (1, 2, 3)), vip("shop", 1, (1, 2, 3), ports=(443,)), vip("log", 2, (1, 2))),
+    config(vip("web", 1, (1, 2, 3)), manage_sysctls=False),
+    config(vip("web", 1, (1, 2, 3), persistence=Persistence()), vip("log", 2, (1, 2)), manage_sysctls=False),
 )
 
 _SERVER_ADDRESSES = [ip_address(f"10.9.2.{n}") for n in range(1, 7)]

@@ -212,7 +212,9 @@ def expiries(state: State, snapshot: Snapshot, now: float) -> ExpireDestinations
                 }
                 found.update(dict.fromkeys(_lost(state, key, service, held, now)) if held else {})
     removals = tuple(ipvs.RemoveDestination(service=key, key=at) for key, at in found)
-    return ExpireDestinations(removals=removals) if removals else None
+    if not removals:
+        return None
+    return ExpireDestinations(removals=removals, write_sysctl=state.config.manage_sysctls)
 
 
 def _lost(

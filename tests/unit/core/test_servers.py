@@ -283,7 +283,7 @@ def test_sysctls_that_a_reload_gives_to_the_agent_are_set_and_those_it_takes_bac
     node.reload(vip(), manage_sysctls=False)
     changed = kernels.SetSysctl(name="net.ipv4.vs.sloppy_tcp", value="0")
     node.kernel = kernels.play(node.kernel, [changed])
-    node.send(ev.KernelChanged())
+    node.kernel_changed()
     assert node.kernel.sysctls[changed.name] == "0"
     node.reload(vip(), manage_sysctls=True)
     assert node.kernel.sysctls[changed.name] == "1"
