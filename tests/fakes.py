@@ -15,6 +15,8 @@ from anycast.core.dataplane.loop import CHANGED_EVERY
 from anycast.core.health.phase import Outcome, Result
 from anycast.core.maintenance.clocks import End
 from anycast.core.maintenance.stages import NODE, Maintenance, Stage
+from anycast.core.owned import NOTHING as NOTHING_OWNED
+from anycast.core.owned import Owned
 from anycast.core.state import prefix_of
 from anycast.core.step import begin, next_wake, step
 from anycast.core.values.configuration import Address, Check, Pool, Quorum, Service, Timing, Vip
@@ -79,6 +81,8 @@ class Node:
         now: float = 1000.0,
         offset: float = EPOCH,
         crashes: int = 0,
+        left: Owned = NOTHING_OWNED,
+        kernel_breaks: str | None = None,
         **settings: Any,
     ) -> None:
         self.now = now
@@ -86,7 +90,7 @@ class Node:
         self.traffic = 0.0
         self._packets, self._packets_at = 0.0, now
         self.kernel = found
-        self.kernel_breaks: str | None = None
+        self.kernel_breaks = kernel_breaks
         self.kernel_is_slow = False
         self.refused: set[Address] = set()
         self.programs: list[tuple[kernels.KernelOp, ...]] = []
@@ -94,12 +98,14 @@ class Node:
         self.asked: tuple[str, ...] = ()  # the sysctls that were asked for last
         self.lease: ev.SendLease | None = None
         self.saved: dict[str, Maintenance] | None = None
+        self.owned: Owned | None = None
+        self.probed_anew = 0
         self.logged: list[str] = []
         self.logs: list[ev.Log] = []
         self.exit: ev.Exit | None = None
         self.settings = settings  # of the configuration, besides the VIPs
         start = config(*vips, **settings)
-        self.state, effects = begin(start, kept or {}, self.now, self.wall, crashes=crashes)
+        self.state, effects = begin(start, kept or {}, self.now, self.wall, crashes=crashes, left=left)
         self._perform(effects)
 
     def send(self, event: ev.Event) -> None:
@@ -116,6 +122,10 @@ class Node:
                     self.logs.append(effect)
                 case ev.SaveMaintenance(entries=entries):
                     self.saved = dict(entries)
+                case ev.ProbeAnew():
+                    self.probed_anew += 1
+                case ev.SaveOwned(owned=owned):
+                    self.owned = owned
                 case ev.Exit():
                     self.exit = effect
                 case ev.ReadKernel() | ev.ProgramKernel():
