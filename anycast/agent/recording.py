@@ -24,7 +24,7 @@ from anycast.core import events, hooks, owned
 from anycast.core.dataplane import ipvs, kernel
 from anycast.core.events import Effect, Event
 from anycast.core.health import phase
-from anycast.core.maintenance import stages
+from anycast.core.maintenance import clocks, stages
 from anycast.core.maintenance.stages import Maintenance
 from anycast.core.owned import NOTHING, Owned
 from anycast.core.state import State
@@ -40,6 +40,7 @@ PATIENCE = 1.0  # seconds the last events have to be written at the end
 
 _MODULES: tuple[ModuleType, ...] = (
     checks,
+    clocks,
     configuration,
     decide,
     events,

@@ -179,8 +179,9 @@ def drive(before: State, state: State, now: float) -> Step:
                 kernel = replace(kernel, attempted=None, retry_at=math.inf, reached=state.desired)
                 if fresh and (expire := expiries(state, snapshot, now)):
                     return _expire(state, kernel, snapshot, expire, now)
-            elif fresh and kernel.attempted == state.desired:
-                kernel = replace(kernel, retry_at=now + RETRY_PROGRAM)
+            elif fresh and kernel.attempted == state.desired and now < kernel.retry_at:
+                # Readings may come more often than that: they do not put it off.
+                kernel = replace(kernel, retry_at=min(kernel.retry_at, now + RETRY_PROGRAM))
             else:
                 return _program(state, kernel, ops)
     if now >= min(kernel.next_read, hold_due(state, now)):

@@ -395,7 +395,7 @@ def test_the_file_means_maintenance_for_as_long_as_it_is_there(
             site.touch_file.unlink()
             await site.announced(WEB)
             assert engine.state.maintenance == {}
-        assert not site.state_dir.exists(), "the file speaks for itself"
+        assert not (site.state_dir / "maintenance.json").exists(), "the file speaks for itself"
 
     play(tmp_path, story)
 
@@ -454,7 +454,7 @@ def test_a_drain_before_a_stop_is_over_with_the_agent(tmp_path: Path) -> None:
             answer = await engine.set_maintenance(STOP, on=True, reason="stop", by="root")
             assert (answer.saved, answer.error) == (False, "")
             await site.announced()
-        assert not site.state_dir.exists()
+        assert not (site.state_dir / "maintenance.json").exists()
         async with running(site.engine()):
             await site.announced(WEB)
 

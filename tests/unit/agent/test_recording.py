@@ -32,9 +32,9 @@ class Recorded(Node):
         self.recorder.begin(config, {}, 1000.0, None, "1")
         super().__init__(config)
 
-    def send(self, event: ev.Event, *, after: float = 0.0) -> None:
-        self.recorder.event(event, self.now + after)
-        super().send(event, after=after)
+    def _step(self, event: ev.Event) -> None:
+        self.recorder.event(event, self.now)
+        super()._step(event)
 
 
 def played(path: Path) -> tuple[State, list[ev.Log]]:

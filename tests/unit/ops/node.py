@@ -117,9 +117,11 @@ class Node:
         end = self.now + after
         while not self._state.exited and (wake := next_wake(self._state, self.now)) < end:
             self.now = max(self.now, wake)
-            self._state, effects = step(self._state, ev.Tick(), self.now)
-            self._perform(effects)
+            self._step(ev.Tick())
         self.now = end
+        self._step(event)
+
+    def _step(self, event: ev.Event) -> None:
         self._state, effects = step(self._state, event, self.now)
         self._perform(effects)
 
