@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from anycast.agent.beats import BATCH, Host, next_beat, offset, on_beat
-from anycast.core.health.phase import Outcome, Result
+from anycast.core.health.phase import Fault, Outcome, Result
 from anycast.core.values.checks import TcpVipCheck
 from anycast.core.values.configuration import Address, Check, CheckKind, HttpCheck, Target
 from anycast.ops.source import Probes
-from anycast.probes.finding import OK, Finding, judge
+from anycast.probes.finding import OK, Finding, judge, unknown
 from anycast.probes.run import probe
 from anycast.probes.sweep.agenda import Agenda
 from anycast.probes.sweep.runs import Run, run_of, sweepable
@@ -32,7 +32,6 @@ _MANY = 16  # that began together: the next such lot may be twice as large
 _TASKS_A_TURN = 16  # that are begun together: each may start a program
 _KEPT = 30  # runs of a target whose durations are kept
 _LEAST = 1e-6  # seconds: a failure needs a duration whose sign can be seen
-_CANCELLED = Result(outcome=Outcome.UNKNOWN, detail="internal error, please report it: the run was cancelled")
 
 
 @dataclass(slots=True, eq=False)
@@ -124,6 +123,16 @@ class Checker:
             self._slots[target] = slot
             self._wait(slot, now + min(_SPREAD, target.check.interval / len(new)) * place)
         self._set_alarm()
+
+    def probe_anew(self) -> None:
+        """Forget what was seen so far, and run every target as at the start: the clock has jumped.
+
+        Runs under way are dropped with their connections and reported by nobody: an answer that has lain there since
+        before the jump proves nothing.
+        """
+        targets = frozenset(self._slots)
+        self.set_targets(frozenset())
+        self.set_targets(targets)
 
     def schedule(self, target: Target, after: float, *, quiet: bool = False) -> None:
         """Run `target` again `after` seconds from when its last run was due; beats that have passed are left out.
@@ -271,7 +280,7 @@ class Checker:
             slot.queued = False
             if not slot.gone:
                 slot.tally.count(finding.outcome, 0.0)
-                self._tell(slot, finding.outcome, finding.detail, 0.0)
+                self._tell(slot, finding.result(0.0))
                 self._go_on(slot)
 
     def _swept(self, run: Run[_Slot], finding: Finding, took: float) -> None:
@@ -284,15 +293,15 @@ class Checker:
             now = run.started + took
             self._wait(slot, at if at >= now else next_beat(slot.beat, slot.quiet, now))
         else:
-            self._tell(slot, finding.outcome, finding.detail, took)
+            self._tell(slot, finding.result(took))
             self._go_on(slot)
         if self._line:
             self._set_alarm()  # there is room for one more
 
-    def _tell(self, slot: _Slot, outcome: Outcome, detail: str, took: float) -> None:
+    def _tell(self, slot: _Slot, result: Result) -> None:
         slot.quiet = None
         try:
-            self._report(slot.target, Result(outcome=outcome, detail=detail, took=took))
+            self._report(slot.target, result)
         except Exception as error:  # noqa: BLE001 - the others are to go on
             self._complain(error)
 
@@ -313,7 +322,7 @@ class Checker:
             return await self._run(target)
         except Exception as error:  # noqa: BLE001 - a defect in one kind of check must not end the checking
             self._complain(error)
-            return Result(outcome=Outcome.UNKNOWN, detail=f"internal error, please report it: {error!r}")
+            return _defect(repr(error))
 
     def _ended(self, slot: _Slot, task: asyncio.Task[Result]) -> None:
         self._tasks.discard(task)
@@ -325,19 +334,23 @@ class Checker:
             if successor is not None and successor.queued:
                 self._queue.append(successor)
         else:
-            result = _CANCELLED if task.cancelled() else task.result()
+            result = _defect("the run was cancelled") if task.cancelled() else task.result()
             slot.tally.count(result.outcome, result.took)
             _remember(slot, result.outcome, result.took)
             if slot.quiet is not None and result.outcome is Outcome.OK and not result.detail:
                 slot.after = slot.quiet if slot.after is None else slot.after
             else:
-                self._tell(slot, result.outcome, result.detail, result.took)
+                self._tell(slot, result)
             self._go_on(slot)
         self._start_tasks(1)
         self._set_alarm()
 
     def _complain(self, error: BaseException) -> None:
         self._loop.call_exception_handler({"message": "unexpected error in the checker", "exception": error})
+
+
+def _defect(what: str) -> Result:
+    return unknown(f"internal error, please report it: {what}", Fault.INTERNAL).result(0.0)
 
 
 def _remember(slot: _Slot, outcome: Outcome, took: float) -> None:
