@@ -35,7 +35,8 @@ import pytest
 from anycast.core.health.phase import Fault, Outcome
 from anycast.core.values.configuration import CommandCheck, HttpCheck, TcpCheck
 from anycast.probes import run as tasks
-from anycast.probes.finding import judge, one_line
+from anycast.probes import tcp
+from anycast.probes.finding import OK, Finding, judge, one_line
 from tests.unit.probes import peers
 from tests.unit.probes.peers import (
     LONG,
@@ -154,6 +155,19 @@ def test_a_timeout_seen_long_after_its_time_says_nothing_about_the_target() -> N
 
     with full_backlog() as port, asyncio.Runner(loop_factory=_LoopThatCanStall) as runner:
         runner.run(story(port))
+
+
+def test_an_answer_found_long_after_the_timeout_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def found_late(*_: object) -> Finding:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, _LoopThatCanStall)
+        loop.stalled_for = LONG + 5
+        return OK
+
+    monkeypatch.setattr(tcp, "check", found_late)
+    with asyncio.Runner(loop_factory=_LoopThatCanStall) as runner:
+        result = runner.run(tasks.probe(target(TcpCheck())))
+    assert (result.outcome, result.fault) == (Outcome.UNKNOWN, Fault.STALLED)
 
 
 @pytest.mark.parametrize("code", [ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, EACCES, ENOTCONN])
