@@ -55,6 +55,7 @@ class _Slot:
     task: asyncio.Task[Result] | None = None
     running: bool = False
     after: float | None = None  # asked for while the run was still ending
+    dropped: bool = False  # the task that is ending is not to be reported
     gone: bool = False
     took: array[float] | None = None  # seconds of the newest runs, negative of those that failed
 
@@ -125,14 +126,22 @@ class Checker:
         self._set_alarm()
 
     def probe_anew(self) -> None:
-        """Forget what was seen so far, and run every target as at the start: the clock has jumped.
+        """Forget that targets were well, and run every one of them soon, spread as at the start: the clock has jumped.
 
-        Runs under way are dropped with their connections and reported by nobody: an answer that has lain there since
+        Runs under way are dropped with their connections and are not reported: an answer that has lain there since
         before the jump proves nothing.
         """
-        targets = frozenset(self._slots)
-        self.set_targets(frozenset())
-        self.set_targets(targets)
+        now = self._clock()
+        for place, slot in enumerate(self._slots.values()):
+            slot.quiet = slot.after = None
+            if slot.run is not None and self._sweep is not None:
+                self._sweep.cancel(slot.run)
+                slot.running = False
+            if slot.task is not None:
+                slot.dropped = True
+                slot.task.cancel()
+            elif not slot.queued:
+                self._wait(slot, now + min(_SPREAD, slot.target.check.interval / len(self._slots)) * place)
 
     def schedule(self, target: Target, after: float, *, quiet: bool = False) -> None:
         """Run `target` again `after` seconds from when its last run was due; beats that have passed are left out.
@@ -333,6 +342,10 @@ class Checker:
             successor = self._slots.get(slot.target)
             if successor is not None and successor.queued:
                 self._queue.append(successor)
+        elif slot.dropped:
+            slot.dropped = False
+            slot.after = None
+            self._wait(slot, self._clock())
         else:
             result = _defect("the run was cancelled") if task.cancelled() else task.result()
             slot.tally.count(result.outcome, result.took)
