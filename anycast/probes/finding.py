@@ -95,7 +95,7 @@ _FROM_THE_NETWORK = frozenset(
 _FAULTS = {
     **dict.fromkeys((ENETDOWN, ENODEV, ENXIO), Fault.LINK),
     **dict.fromkeys((EADDRINUSE, EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSR), Fault.DESCRIPTORS),
-    EAGAIN: Fault.FORK,  # nothing that waits for a socket comes here
+    EAGAIN: Fault.FORK,  # sockets are waited for: a process or a thread cannot be started
     **dict.fromkeys((EACCES, EPERM, ENOENT, ENOTDIR, EISDIR, ELOOP), Fault.PERMISSION),
     **dict.fromkeys((EAFNOSUPPORT, EPROTONOSUPPORT, ESPIPE), Fault.CONFIGURATION),
 }

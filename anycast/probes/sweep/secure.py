@@ -50,9 +50,8 @@ class Secure:
                 f"the handshake cannot be formed, correct the server's name: {error}"
             ) from error
         if proof is not None and proof.session is not None:
-            with contextlib.suppress(
-                ValueError
-            ):  # made of the server's bytes: without it the handshake is whole
+            # It is made of the server's bytes. Without it the handshake is a whole one.
+            with contextlib.suppress(ValueError, ssl.SSLError):
                 self._tls.session = proof.session
 
     @property
