@@ -2,48 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from errno import (
-    EACCES,
-    EADDRINUSE,
-    EADDRNOTAVAIL,
-    EAFNOSUPPORT,
-    EAGAIN,
-    ECONNABORTED,
-    ECONNREFUSED,
-    ECONNRESET,
-    EHOSTDOWN,
-    EHOSTUNREACH,
-    EISDIR,
-    ELOOP,
-    EMFILE,
-    EMSGSIZE,
-    ENETDOWN,
-    ENETUNREACH,
-    ENFILE,
-    ENOBUFS,
-    ENODEV,
-    ENOENT,
-    ENOMEM,
-    ENONET,
-    ENOPROTOOPT,
-    ENOSR,
-    ENOTCONN,
-    ENOTDIR,
-    ENXIO,
-    EOPNOTSUPP,
-    EPERM,
-    EPIPE,
-    EPROTO,
-    EPROTONOSUPPORT,
-    ESPIPE,
-    ETIMEDOUT,
-    errorcode,
-)
 from typing import NamedTuple
 
 from anycast.core.health.phase import Fault, Outcome, Result
@@ -73,39 +37,31 @@ _LONGEST = 300  # characters of a detail
 # a firewall's "administratively prohibited" becomes over IPv6. ENOTCONN: the peer has reset the connection before
 # we asked something of the socket. Every other error is of this node's making: it proves nothing.
 _FROM_THE_NETWORK = frozenset(
-    {
-        EACCES,
-        ECONNABORTED,
-        ECONNREFUSED,
-        ECONNRESET,
-        EHOSTDOWN,
-        EHOSTUNREACH,
-        EMSGSIZE,
-        ENETUNREACH,
-        ENONET,
-        ENOPROTOOPT,
-        ENOTCONN,
-        EOPNOTSUPP,
-        EPIPE,
-        EPROTO,
-        ETIMEDOUT,
-    }
+    getattr(errno, name)
+    for name in (
+        *("EACCES", "ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "EHOSTDOWN", "EHOSTUNREACH", "EMSGSIZE"),
+        *("ENETUNREACH", "ENONET", "ENOPROTOOPT", "ENOTCONN", "EOPNOTSUPP", "EPIPE", "EPROTO", "ETIMEDOUT"),
+    )
 )
 
-_FAULTS = {
-    **dict.fromkeys((ENETDOWN, ENODEV, ENXIO), Fault.LINK),
-    **dict.fromkeys((EADDRINUSE, EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSR), Fault.DESCRIPTORS),
-    EAGAIN: Fault.FORK,  # sockets are waited for: a process or a thread cannot be started
-    **dict.fromkeys((EACCES, EPERM, ENOENT, ENOTDIR, EISDIR, ELOOP), Fault.PERMISSION),
-    **dict.fromkeys((EAFNOSUPPORT, EPROTONOSUPPORT, ESPIPE), Fault.CONFIGURATION),
+_FAULTS: dict[int, Fault] = {
+    getattr(errno, name): fault
+    for fault, names in {
+        Fault.LINK: "ENETDOWN ENODEV ENXIO",
+        Fault.DESCRIPTORS: "EADDRINUSE EADDRNOTAVAIL EMFILE ENFILE ENOBUFS ENOMEM ENOSR",
+        Fault.FORK: "EAGAIN",  # sockets are waited for: a process or a thread cannot be started
+        Fault.PERMISSION: "EACCES EISDIR ELOOP ENOENT ENOTDIR EPERM",
+        Fault.CONFIGURATION: "EAFNOSUPPORT EPROTONOSUPPORT ESPIPE",
+    }.items()
+    for name in names.split()
 }
 
 _WHAT_TO_DO = {
-    EADDRNOTAVAIL: "no free local port or no local address: see net.ipv4.ip_local_port_range",
-    EAGAIN: "raise TasksMax or LimitNPROC of the agent",
-    EMFILE: "raise LimitNOFILE of the agent",
-    ENFILE: "raise fs.file-max",
-    EPERM: "a security policy of this node forbids it",
+    errno.EADDRNOTAVAIL: "no free local port or no local address: see net.ipv4.ip_local_port_range",
+    errno.EAGAIN: "raise TasksMax or LimitNPROC of the agent",
+    errno.EMFILE: "raise LimitNOFILE of the agent",
+    errno.ENFILE: "raise fs.file-max",
+    errno.EPERM: "a security policy of this node forbids it",
 }
 
 
@@ -187,7 +143,7 @@ def judge(error: OSError) -> Finding:
     where = error.filename
     if code in _FROM_THE_NETWORK and where is None:
         return fail(text)
-    name = errorcode.get(code, str(code))
+    name = errno.errorcode.get(code, str(code))
     advice = f"; {_WHAT_TO_DO[code]}" if code in _WHAT_TO_DO else ""
     place = f"{where}: " if where is not None else ""
     return unusable(f"{place}{text} ({name}{advice})", fault_of(error))

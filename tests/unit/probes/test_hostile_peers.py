@@ -114,6 +114,10 @@ def hostile(pieces: list[bytes], *, waits: bool, resets: bool) -> Handler:
         if resets:
             sock = writer.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            return
+        if writer.can_write_eof():
+            writer.write_eof()
+        await reader.read()  # whoever closes first and is not reset leaves a TIME_WAIT that other tests see
 
     return handler
 
