@@ -62,6 +62,24 @@ FAULTS = (
     ),
     Fault(name="freeze-hold", text="the same without BFD: the hold time of 3 s", bound=3.5, alone=True),
     Fault(name="uplink-down", text="a node's link to the router goes down", bound=0.2, alone=True),
+    Fault(
+        name="server-link-down",
+        text="a node's link to the real servers loses its carrier: its checks prove nothing any more",
+        bound=5.5,
+        alone=True,
+    ),
+    Fault(
+        name="descriptors",
+        text="not one descriptor more for an agent whose checks open one each: they prove nothing any more",
+        bound=5.5,
+        path=True,
+    ),
+    Fault(
+        name="suspension",
+        text="SIGSTOP to the agent for 30 s; its real servers are out of reach when it goes on",
+        bound=2.5,
+        said="<= 2.5 s, does not come back",
+    ),
     Fault(name="router-restart", text="the router's BGP daemon stops and starts", where="router"),
     Fault(name="reload", text="another configuration on every node", where="nodes", quiet=True),
     Fault(
@@ -192,17 +210,16 @@ def options(
 
 def listing() -> str:
     """For FAULTS=help."""
-    width = max(len(fault.name) for fault in FAULTS)
-    lines = []
+    texts = dict(FIGURES)
     for fault in FAULTS:
         promise = f" ({fault.promise})" if fault.promise != "-" else ""
         beside = " [PEER=healthcheck too]" if fault.name in PEER_FAULTS else ""
-        lines += textwrap.wrap(
-            f"{fault.name.ljust(width)}  {fault.text}{promise}{beside}",
-            110,
-            subsequent_indent=" " * (width + 2),
-        )
-    lines += [f"{name.ljust(width)}  {text}" for name, text in FIGURES.items()]
+        texts[fault.name] = f"{fault.text}{promise}{beside}"
+    width = max(map(len, texts))
+    lines = []
+    for name in (*BY_NAME, *FIGURES):
+        indent = " " * (width + 2)
+        lines += textwrap.wrap(f"{name.ljust(width)}  {texts[name]}", 110, subsequent_indent=indent)
     return "\n".join(lines)
 
 

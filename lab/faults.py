@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import resource
 import signal
 import socket
 import struct
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -27,7 +28,7 @@ from lab.chaos_plan import BY_NAME, Fault
 from lab.control import Lab, What
 from lab.machine import LabError
 from lab.processes import Process
-from lab.topology import VIPS, topology
+from lab.topology import HTTP_PORT, LAN, VIPS, topology
 from lab.trial import PATIENCE, Facts, Trial, patience
 from lab.waiting import until
 from lab.watchdog import Watchdog
@@ -35,6 +36,8 @@ from lab.watchdog import Watchdog
 NODE_DAEMONS: tuple[What, ...] = ("exabgp", "agent")
 BFD = {"interval": "100ms", "multiplier": 3}
 GROUP = 4  # nodes that are started at once: the processor is one
+NOBODY = "02:00:00:00:00:99"  # a link address that nothing answers to
+RESUMED = 10.0  # seconds for which a route must not come back to an agent that goes on
 _NUD_PERMANENT = 0x80
 _IFF_UP, _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x1, 0x8913, 0x8914
 
@@ -66,14 +69,24 @@ class Site:
             if len(self.nodes) > GROUP:
                 say(f"  {len(up)} of {len(self.nodes)} balancers announce")
 
-    def configure(self, node: str, *, servers: int = 0, interval: float = 0.0, sync: bool = False) -> None:
-        """Writes the node's configuration: with that many real servers, the first ones."""
+    def configure(
+        self,
+        node: str,
+        *,
+        servers: int = 0,
+        interval: float = 0.0,
+        sync: bool = False,
+        check: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Writes the node's configuration: with that many real servers, the first ones. `check`: of another kind."""
         balancer = next(one for one in self.lab.topology.balancers if one.name == node)
         site = topology(balancers=len(self.nodes), servers=servers or self.servers)
         config: dict[str, Any] = yaml.safe_load(configs.anycast_yaml(site, balancer))
         config["bgp"]["bfd"] = BFD
         config["timing"] = {"server_drain": "5s"}
         # The checks of many nodes would fill the one processor.
+        if check is not None:
+            config["pools"]["web"]["check"] = {**check, "timeout": "1s"}
         config["pools"]["web"]["check"]["interval"] = interval or max(1.0, len(self.nodes) / 4)
         if sync:
             config["connection_sync"] = {"interface": "lan0", "id": 9}
@@ -112,6 +125,15 @@ class Site:
         held = self.lab.exec(node, "ip", "-br", "address", "show", "lo").stdout.split()
         return any(not line.endswith(" 0") for line in lines) and set(VIPS) <= set(held)
 
+    def all_usable(self, node: str) -> bool:
+        status = self.ask(node, "GET", "/status")
+        return all(
+            family["usable"] == family["total"]
+            for vip in status["vips"]
+            for service in vip["services"]
+            for family in service["families"]
+        )
+
     def logged(self, node: str, event: str) -> float:
         """When the node's agent logged `event` last: seconds since the epoch, 0 when it never did."""
         lines = self.lab.log(node, "agent").read_text().splitlines()
@@ -145,14 +167,42 @@ class Site:
 
     def uplink(self, node: str, *, up: bool) -> None:
         """The node's link to the router. Down, it loses the default routes, not the addresses."""
-        with netns.open_socket(node, socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            asked = fcntl.ioctl(sock, _SIOCGIFFLAGS, struct.pack("16sH14x", b"up0", 0))
-            flags: int = struct.unpack_from("H", asked, 16)[0]
-            flags = flags | _IFF_UP if up else flags & ~_IFF_UP
-            fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sH14x", b"up0", flags))
+        _set_link(node, "up0", up=up)
         if up:
             for gateway in self.lab.topology.node(node).gateways:
                 self.lab.exec(node, "ip", "route", "replace", "default", "via", gateway)
+
+    def server_link(self, node: str, *, up: bool) -> None:
+        """The carrier of the node's link to the real servers. It keeps addresses and routes, as with a pulled cable."""
+        _set_link(LAN, node, up=up)
+
+    @contextlib.contextmanager
+    def out_of_reach(self, node: str) -> Iterator[None]:
+        """What the node sends to the real servers gets lost, though its link is up."""
+        with netns.inside(node):
+            kernel = IPRoute()
+        with kernel:
+            (link,) = kernel.link_lookup(ifname="lan0")
+            servers = [
+                {"dst": address.partition("/")[0], "ifindex": link}
+                for server in self.lab.topology.servers
+                for address in server.interfaces["lan0"]
+            ]
+            for server in servers:
+                kernel.neigh("replace", **server, lladdr=NOBODY, state=_NUD_PERMANENT)
+            try:
+                yield
+            finally:
+                for server in servers:
+                    kernel.neigh("delete", **server)
+
+
+def _set_link(place: str, name: str, *, up: bool) -> None:
+    with netns.open_socket(place, socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        asked = fcntl.ioctl(sock, _SIOCGIFFLAGS, struct.pack("16sH14x", name.encode(), 0))
+        flags: int = struct.unpack_from("H", asked, 16)[0]
+        flags = flags | _IFF_UP if up else flags & ~_IFF_UP
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sH14x", name.encode(), flags))
 
 
 class Freeze:
@@ -171,9 +221,7 @@ class Freeze:
 
     def begin(self) -> None:
         for end in self._ends:
-            self._router.neigh(
-                "replace", dst=end, ifindex=self._link, lladdr="02:00:00:00:00:99", state=_NUD_PERMANENT
-            )
+            self._router.neigh("replace", dst=end, ifindex=self._link, lladdr=NOBODY, state=_NUD_PERMANENT)
         for process in self._processes:
             process.send(signal.SIGSTOP)
 
@@ -308,13 +356,49 @@ class Faults:
         self._frozen(fault, nodes[0], ("exabgp", "agent", "plugin"))
 
     def uplink_down(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
+        self._without(fault, nodes[0], self.site.uplink)
+
+    def server_link_down(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
+        self._without(fault, nodes[0], self.site.server_link)
+
+    def descriptors(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
+        """The checks of HTTP go on over the sockets they have: so others take their place for this row."""
         node = nodes[0]
+        self.site.configure(node, check={"type": "syslog", "port": HTTP_PORT})
+        self.site.ask(node, "POST", "/reload")
+        until(lambda: self.site.all_usable(node), f"{node} to find every real server well", PATIENCE)
+        agent = self.site.process(node, "agent").pid
+        limit = resource.prlimit(agent, resource.RLIMIT_NOFILE)
         with self.trial.count(fault, node) as facts:
-            self.site.uplink(node, up=False)
+            resource.prlimit(agent, resource.RLIMIT_NOFILE, (0, limit[1]))
+            try:
+                self.trial.gone(facts, node)
+                self._works(facts, node)
+                self.trial.settled(facts)
+            finally:
+                self.trial.healing(facts)
+                resource.prlimit(agent, resource.RLIMIT_NOFILE, limit)
+            self.trial.everywhere()
+        self.site.configure(node)
+        self.site.ask(node, "POST", "/reload")
+
+    def suspension(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
+        node = nodes[0]
+        agent = self.site.process(node, "agent")
+        with self.trial.count(fault, node) as facts:
+            agent.send(signal.SIGSTOP)
             self.trial.gone(facts, node)
+            with self.site.out_of_reach(node):
+                time.sleep(max(0.0, facts.began + 30.0 - time.monotonic()))
+                resumed = time.monotonic()
+                agent.send(signal.SIGCONT)
+                time.sleep(RESUMED)
+                back = [e for e in self.lab.watch().events if e.monotonic >= resumed and node in e.next_hops]
+            facts.wrong += [
+                f"{event.prefix} came back {event.monotonic - resumed:.2f} s after SIGCONT" for event in back
+            ]
             self.trial.settled(facts)
             self.trial.healing(facts)
-            self.site.uplink(node, up=True)
             self.trial.everywhere()
 
     def router_restart(self, fault: Fault, _nodes: Sequence[str], _server: str) -> None:
@@ -457,6 +541,16 @@ class Faults:
             self.trial.settled(facts)
             self.trial.healing(facts)
             self._start(node, what)
+
+    def _without(self, fault: Fault, node: str, link: Callable[..., None]) -> None:
+        """A link of the node goes down; later it comes up."""
+        with self.trial.count(fault, node) as facts:
+            link(node, up=False)
+            self.trial.gone(facts, node)
+            self.trial.settled(facts)
+            self.trial.healing(facts)
+            link(node, up=True)
+            self.trial.everywhere()
 
     def _stopped(self, fault: Fault, node: str, what: What) -> None:
         """A process stands still; later it goes on."""

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from anycast.agent.beats import BATCH, Host, next_beat, offset, on_beat
-from anycast.core.health.phase import Outcome, Result
+from anycast.core.health.phase import Fault, Outcome, Result
 from anycast.core.values.checks import TcpVipCheck
 from anycast.core.values.configuration import Address, Check, CheckKind, HttpCheck, Target
 from anycast.ops.source import Probes
-from anycast.probes.finding import OK, Finding, judge
+from anycast.probes.finding import OK, Finding, judge, unknown
 from anycast.probes.run import probe
 from anycast.probes.sweep.agenda import Agenda
 from anycast.probes.sweep.runs import Run, run_of, sweepable
@@ -32,7 +32,6 @@ _MANY = 16  # that began together: the next such lot may be twice as large
 _TASKS_A_TURN = 16  # that are begun together: each may start a program
 _KEPT = 30  # runs of a target whose durations are kept
 _LEAST = 1e-6  # seconds: a failure needs a duration whose sign can be seen
-_CANCELLED = Result(outcome=Outcome.UNKNOWN, detail="internal error, please report it: the run was cancelled")
 
 
 @dataclass(slots=True, eq=False)
@@ -56,6 +55,7 @@ class _Slot:
     task: asyncio.Task[Result] | None = None
     running: bool = False
     after: float | None = None  # asked for while the run was still ending
+    dropped: bool = False  # the task that is ending is not to be reported
     gone: bool = False
     took: array[float] | None = None  # seconds of the newest runs, negative of those that failed
 
@@ -126,10 +126,22 @@ class Checker:
         self._set_alarm()
 
     def probe_anew(self) -> None:
-        """Drop the runs under way, and begin with every target as at a start."""
-        targets = frozenset(self._slots)
-        self.set_targets(frozenset())
-        self.set_targets(targets)
+        """Forget that targets were well, and run every one of them soon, spread as at the start: the clock has jumped.
+
+        Runs under way are dropped with their connections and are not reported: an answer that has lain there since
+        before the jump proves nothing.
+        """
+        now = self._clock()
+        for place, slot in enumerate(self._slots.values()):
+            slot.quiet = slot.after = None
+            if slot.run is not None and self._sweep is not None:
+                self._sweep.cancel(slot.run)
+                slot.running = False
+            if slot.task is not None:
+                slot.dropped = True
+                slot.task.cancel()
+            elif not slot.queued:
+                self._wait(slot, now + min(_SPREAD, slot.target.check.interval / len(self._slots)) * place)
 
     def schedule(self, target: Target, after: float, *, quiet: bool = False) -> None:
         """Run `target` again `after` seconds from when its last run was due; beats that have passed are left out.
@@ -277,7 +289,7 @@ class Checker:
             slot.queued = False
             if not slot.gone:
                 slot.tally.count(finding.outcome, 0.0)
-                self._tell(slot, finding.outcome, finding.detail, 0.0)
+                self._tell(slot, finding.result(0.0))
                 self._go_on(slot)
 
     def _swept(self, run: Run[_Slot], finding: Finding, took: float) -> None:
@@ -290,15 +302,15 @@ class Checker:
             now = run.started + took
             self._wait(slot, at if at >= now else next_beat(slot.beat, slot.quiet, now))
         else:
-            self._tell(slot, finding.outcome, finding.detail, took)
+            self._tell(slot, finding.result(took))
             self._go_on(slot)
         if self._line:
             self._set_alarm()  # there is room for one more
 
-    def _tell(self, slot: _Slot, outcome: Outcome, detail: str, took: float) -> None:
+    def _tell(self, slot: _Slot, result: Result) -> None:
         slot.quiet = None
         try:
-            self._report(slot.target, Result(outcome=outcome, detail=detail, took=took))
+            self._report(slot.target, result)
         except Exception as error:  # noqa: BLE001 - the others are to go on
             self._complain(error)
 
@@ -319,7 +331,7 @@ class Checker:
             return await self._run(target)
         except Exception as error:  # noqa: BLE001 - a defect in one kind of check must not end the checking
             self._complain(error)
-            return Result(outcome=Outcome.UNKNOWN, detail=f"internal error, please report it: {error!r}")
+            return _defect(repr(error))
 
     def _ended(self, slot: _Slot, task: asyncio.Task[Result]) -> None:
         self._tasks.discard(task)
@@ -330,20 +342,28 @@ class Checker:
             successor = self._slots.get(slot.target)
             if successor is not None and successor.queued:
                 self._queue.append(successor)
+        elif slot.dropped:
+            slot.dropped = False
+            slot.after = None
+            self._wait(slot, self._clock())
         else:
-            result = _CANCELLED if task.cancelled() else task.result()
+            result = _defect("the run was cancelled") if task.cancelled() else task.result()
             slot.tally.count(result.outcome, result.took)
             _remember(slot, result.outcome, result.took)
             if slot.quiet is not None and result.outcome is Outcome.OK and not result.detail:
                 slot.after = slot.quiet if slot.after is None else slot.after
             else:
-                self._tell(slot, result.outcome, result.detail, result.took)
+                self._tell(slot, result)
             self._go_on(slot)
         self._start_tasks(1)
         self._set_alarm()
 
     def _complain(self, error: BaseException) -> None:
         self._loop.call_exception_handler({"message": "unexpected error in the checker", "exception": error})
+
+
+def _defect(what: str) -> Result:
+    return unknown(f"internal error, please report it: {what}", Fault.INTERNAL).result(0.0)
 
 
 def _remember(slot: _Slot, outcome: Outcome, took: float) -> None:

@@ -7,7 +7,7 @@ of others. docs/budget.md has the source of each. Where two mechanisms notice th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -30,6 +30,7 @@ class Kind(StrEnum):
     SERVICE_DIES = "service_dies"
     SERVICE_HANGS = "service_hangs"
     REQUIREMENT_FAILS = "requirement_fails"
+    UNPROVEN = "unproven"
     AGENT_DIES = "agent_dies"
     PLUGIN_DIES = "plugin_dies"
     PLUGIN_HANGS = "plugin_hangs"
@@ -47,6 +48,7 @@ WORDS: dict[Kind, str] = {
     Kind.SERVICE_DIES: "all real servers of a service refuse",
     Kind.SERVICE_HANGS: "all real servers of a service answer nothing",
     Kind.REQUIREMENT_FAILS: "a required check fails",
+    Kind.UNPROVEN: "checks cannot run, by a fault of the node's own",
     Kind.AGENT_DIES: "agent crashes or hangs",
     Kind.PLUGIN_DIES: "plugin crashes",
     Kind.PLUGIN_HANGS: "plugin hangs",
@@ -154,15 +156,18 @@ def _checked(config: Config, assumed: Assumed) -> Iterator[Outage]:
     for vip in config.vips:
         for service in vip.services:
             scope = (f"{vip.name} {service.name}",)
-            dies, hangs = (_detection(service.pool.check, silent=silent) for silent in (False, True))
+            dies, hangs, unproven = (
+                _slowest(service.pool.check, how) for how in (_fails, _hangs, _cannot_run)
+            )
             yield Outage(kind=Kind.SERVER_DIES, scopes=scope, terms=(*dies, kernel))
             yield Outage(kind=Kind.SERVER_HANGS, scopes=scope, terms=(*hangs, kernel))
             yield Outage(kind=Kind.SERVICE_DIES, scopes=scope, terms=(*dies, *route))
             yield Outage(kind=Kind.SERVICE_HANGS, scopes=scope, terms=(*hangs, *route))
+            yield Outage(kind=Kind.UNPROVEN, scopes=scope, terms=(*unproven, *route))
     for name, rule in _requirements(config):
-        terms = _detection(rule, silent=True)
-        if terms:
-            yield Outage(kind=Kind.REQUIREMENT_FAILS, scopes=(name,), terms=(*terms, *route))
+        for kind, how in ((Kind.REQUIREMENT_FAILS, _hangs), (Kind.UNPROVEN, _cannot_run)):
+            if terms := _slowest(rule, how):
+                yield Outage(kind=kind, scopes=(name,), terms=(*terms, *route))
 
 
 def _requirements(config: Config) -> Iterator[tuple[str, Rule[Leaf]]]:
@@ -173,20 +178,31 @@ def _requirements(config: Config) -> Iterator[tuple[str, Rule[Leaf]]]:
     yield from ((name, rule) for name, rule in every if rule is not None)
 
 
-def _detection(tree: Check | Rule[Leaf], *, silent: bool) -> tuple[Term, ...]:
-    """Of the slowest of the checks that a rule is made of; empty where it rests on BGP sessions alone."""
+def _slowest(tree: Check | Rule[Leaf], how: Callable[[Check], Iterable[Term]]) -> tuple[Term, ...]:
+    """Of the checks that a rule is made of; empty where it rests on BGP sessions alone."""
     checks = [tree] if isinstance(tree, Check) else [leaf for leaf in leaves(tree) if isinstance(leaf, Check)]
-    every = [tuple(_phase(check, silent=silent)) for check in checks]
+    every = [tuple(how(check)) for check in checks]
     return max(every, key=lambda terms: math.fsum(term.total for term in terms), default=())
 
 
-def _phase(check: Check, *, silent: bool) -> Iterator[Term]:
-    """It fails just after it was looked at. Beats that a silent run misses are left out: it costs its timeout at most."""
+def _fails(check: Check) -> Iterator[Term]:
+    """It fails just after it was looked at."""
     yield Term(check.interval, "interval")
     if check.fall > 1:
         yield Term(min(check.fast_interval, check.interval), "fast interval", check.fall - 1)
-    if silent:
-        yield Term(check.timeout, "timeout", check.fall)
+
+
+def _hangs(check: Check) -> Iterator[Term]:
+    """Beats that a silent run misses are left out: it costs its timeout at most."""
+    yield from _fails(check)
+    yield Term(check.timeout, "timeout", check.fall)
+
+
+def _cannot_run(check: Check) -> Iterator[Term]:
+    """The last proof counts for as long as it lasts, from when a run has first proven nothing."""
+    yield Term(check.interval, "interval")
+    yield Term(check.timeout, "timeout")
+    yield Term(check.proof_lasts, "the last proof lasts")
 
 
 def _announced(config: Config, assumed: Assumed) -> Iterator[Outage]:
@@ -296,7 +312,7 @@ def _slow_checks(config: Config, assumed: Assumed) -> Iterator[Concern]:
             )
             if any(check.fall == 1 for check in checks):
                 nervous.append(name)
-            terms = _detection(tree, silent=False)
+            terms = _slowest(tree, _fails)
             whole = math.fsum(term.total for term in terms) + assumed.lease + assumed.router
             if terms and terms[0].seconds > LONG_INTERVAL and terms[0].seconds > whole / 2:
                 slow.setdefault(terms[0].seconds, []).append(name)

@@ -20,7 +20,7 @@ from anycast.cli import client
 from anycast.cli.exits import ExitCode
 from anycast.cli.table import Cell, Colour, paint, printable, wants_colour
 from anycast.config.problem import ConfigError
-from anycast.core.health.phase import Health, Outcome, Phase, Result
+from anycast.core.health.phase import Fault, Health, Outcome, Phase, Result
 from anycast.core.values.checks import BgpSession
 from anycast.core.values.configuration import HERE, Address, Aim, Aimed, Check, Rule, Target, Tree
 
@@ -63,6 +63,7 @@ class _Shown:
             "check": self.title,
             "outcome": str(self.result.outcome),
             "detail": self.result.detail,
+            "fault": self.result.fault,
             "took_s": round(self.result.took, 6),
             "steps": [{"at_s": round(at, 6), "step": step} for at, step in self.steps],
         }
@@ -125,16 +126,19 @@ class _Round:
         rule = job.check
         if not isinstance(rule, Rule):
             return self._leaf(job.name, rule)
-        took = sum(self._leaf(name, leaf).took for name, leaf in _leaves(job.name, rule))
+        results = [self._leaf(name, leaf) for name, leaf in _leaves(job.name, rule)]
+        took = sum(result.took for result in results)
 
         def look(leaf: Aim) -> Health:
             return _as_health(self._leaf("", leaf))
 
         health = compose(rule, look)
         outcome = Outcome.OK if health.phase.is_up else Outcome.FAIL
+        fault = None
         if health.phase is Phase.UNDECIDED:
             outcome = Outcome.UNKNOWN
-        result = Result(outcome=outcome, detail=health.detail, took=took)
+            fault = next((result.fault for result in results if result.fault is not None), None)
+        result = Result(outcome=outcome, detail=health.detail, took=took, fault=fault)
         count = f"{rule.needed} of {sum(part.weight for part in rule.parts)} needed"
         self._tell(_Shown(title=f"{job.name or 'together'}: {count}", result=result))
         return result
@@ -168,7 +172,8 @@ def _print(one: _Shown) -> None:
         print(f"{at * 1000:10.1f} ms  {printable(step)}")
     result = one.result
     word = paint(Cell(str(result.outcome), _COLOURS[result.outcome]), colour=wants_colour(sys.stdout))
-    detail = f": {printable(result.detail)}" if result.detail else ""
+    detail = f" ({result.fault})" if result.fault is not None else ""
+    detail += f": {printable(result.detail)}" if result.detail else ""
     print(f"{result.took * 1000:10.1f} ms  {word}{detail}")
 
 
@@ -197,8 +202,9 @@ def _session(title: str, session: BgpSession, config: Path) -> _Shown:
     started = time.monotonic()
     shown = _Shown(title=title)
 
-    def end(outcome: Outcome, detail: str = "") -> _Shown:
-        shown.result = Result(outcome=outcome, detail=detail, took=time.monotonic() - started)
+    def end(outcome: Outcome, detail: str = "", fault: Fault | None = None) -> _Shown:
+        took = time.monotonic() - started
+        shown.result = Result(outcome=outcome, detail=detail, took=took, fault=fault)
         return shown
 
     try:
@@ -206,7 +212,8 @@ def _session(title: str, session: BgpSession, config: Path) -> _Shown:
         shown.steps.append((time.monotonic() - started, f"asking the agent at {path}"))
         answer = client.ask(path, "GET", "/status")
     except (ConfigError, client.UnreachableError) as error:
-        return end(Outcome.UNKNOWN, str(error).split("\n", 1)[0])
+        fault = Fault.CONFIGURATION if isinstance(error, ConfigError) else Fault.INTERNAL
+        return end(Outcome.UNKNOWN, str(error).split("\n", 1)[0], fault)
     found = [
         one
         for one in answer.body.get("neighbors", [])
@@ -218,7 +225,7 @@ def _session(title: str, session: BgpSession, config: Path) -> _Shown:
     if "up" in states:
         return end(Outcome.OK)
     if states <= {"unknown"}:
-        return end(Outcome.UNKNOWN, "no plugin tells of it")
+        return end(Outcome.UNKNOWN, "no plugin tells of it", Fault.INTERNAL)
     return end(Outcome.FAIL, "no session is established")
 
 
@@ -364,9 +371,9 @@ def _resolve(host: str) -> Address:
         # A resolver that does not answer says nothing of the name.
         down = error.errno in (socket.EAI_AGAIN, socket.EAI_FAIL, socket.EAI_SYSTEM, socket.EAI_MEMORY)
         detail = f"the resolver cannot be asked: {error.strerror}" if down else f"{host} does not resolve"
-        outcome = Outcome.UNKNOWN if down else Outcome.FAIL
+        outcome, fault = (Outcome.UNKNOWN, Fault.RESOLVER) if down else (Outcome.FAIL, None)
         took = time.monotonic() - started
-        raise _ResolutionError(Result(outcome=outcome, detail=detail, took=took)) from None
+        raise _ResolutionError(Result(outcome=outcome, detail=detail, took=took, fault=fault)) from None
     except UnicodeError:
         raise _UsageError(f"{host} is not a host's name (write a name or an address)") from None
     return ip_address(found[0][4][0])

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 
 from anycast.core.values.checks import BannerCheck, Expect, Send
 from anycast.core.values.configuration import Address
-from anycast.probes.finding import Finding, Progress, fail, unknown
+from anycast.probes.finding import Finding, Progress, fail, unusable
 from anycast.probes.stream import Stream, judged, opened
 from anycast.regex import RegexError, compiled
 
@@ -82,7 +82,7 @@ async def check(kind: BannerCheck, address: Address, port: int, progress: Progre
     try:
         dialogue = Dialogue(kind.steps)
     except RegexError as error:
-        return unknown(f"the check could not run: {error}")
+        return unusable(error)
     opening = opened(address, port, progress, tls=kind.tls, limit=_LIMIT)
     return await judged(_talk(opening, dialogue, progress))
 

@@ -7,7 +7,7 @@ from errno import ENOEXEC
 from typing import TypeAlias
 
 from anycast.core.values.configuration import HERE, Address, CommandCheck
-from anycast.probes.finding import OK, Finding, Progress, fail, judge, unknown
+from anycast.probes.finding import OK, Finding, Progress, fail, judge, unusable
 from anycast.process import how_it_ended, start, watch
 from anycast.process import kill_group as _kill_group
 
@@ -70,7 +70,7 @@ async def _end(run: _Run, pid: int, exited: asyncio.Future[int | None]) -> None:
 
 def _judge_exit(status: int | None, line: str) -> Finding:
     if status is None:
-        return unknown("the exit status was lost: start the agent with SIGCHLD at its default")
+        return unusable("the exit status was lost: start the agent with SIGCHLD at its default")
     if status == 0:
         return OK
     how = how_it_ended(status)

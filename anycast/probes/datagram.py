@@ -11,7 +11,7 @@ from errno import ECONNREFUSED
 
 from anycast.core.values.checks import UdpCheck
 from anycast.core.values.configuration import Address
-from anycast.probes.finding import OK, Finding, Progress, fail, place, unknown
+from anycast.probes.finding import OK, Finding, Progress, fail, place, unusable
 from anycast.regex import RegexError, compiled
 
 __all__ = ["LARGEST", "UNREACHABLE", "check", "connected"]
@@ -38,7 +38,7 @@ async def check(kind: UdpCheck, address: Address, port: int, progress: Progress)
     try:
         pattern = compiled(kind.expect) if kind.expect is not None else None
     except RegexError as error:
-        return unknown(f"the check could not run: {error}")
+        return unusable(error)
     loop = asyncio.get_running_loop()
     with connected(address, port) as sock:
         try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from anycast.core.values.checks import DnsCheck
 from anycast.core.values.configuration import Address
 from anycast.probes.datagram import LARGEST, UNREACHABLE, connected
-from anycast.probes.finding import OK, Finding, Progress, fail, unknown
+from anycast.probes.finding import OK, Finding, Progress, fail, unusable
 from anycast.probes.stream import Stream, judged, opened
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ async def check(kind: DnsCheck, address: Address, port: int, progress: Progress)
     try:
         from dns.message import make_query
     except ImportError:
-        return unknown("the check could not run: dnspython is not installed (pip install 'anycast[dns]')")
+        return unusable("dnspython is not installed (pip install 'anycast[dns]')")
     question = make_query(kind.name, kind.record)
     progress.say("asking for %s %s", kind.name, kind.record)
     if kind.tcp:
@@ -73,7 +73,6 @@ async def _over_tcp(
 
 def judge_answer(kind: DnsCheck, question: Message, wire: bytes, progress: Progress) -> Finding | None:
     """What a message says; None if it is no answer to the question."""
-    from dns.exception import DNSException
     from dns.message import from_wire
     from dns.name import root
     from dns.rcode import to_text
@@ -96,7 +95,7 @@ def judge_answer(kind: DnsCheck, question: Message, wire: bytes, progress: Progr
             if record_from_text("IN", record, one, origin=root, relativize=False) not in records
         ]
         found = sorted(data.to_text() for data in records)
-    except (DNSException, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever these bytes make of it
         return fail(f"not a DNS answer: {str(error) or type(error).__name__}")
     progress.say("%s, %d answers: %s", rcode, len(found), ", ".join(found[:_SHOWN]))
     if rcode != kind.rcode:

@@ -2,76 +2,81 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from errno import (
-    EACCES,
-    EADDRNOTAVAIL,
-    EAGAIN,
-    ECONNABORTED,
-    ECONNREFUSED,
-    ECONNRESET,
-    EHOSTDOWN,
-    EHOSTUNREACH,
-    EMFILE,
-    EMSGSIZE,
-    ENETUNREACH,
-    ENFILE,
-    ENONET,
-    ENOPROTOOPT,
-    EOPNOTSUPP,
-    EPERM,
-    EPIPE,
-    EPROTO,
-    ETIMEDOUT,
-    errorcode,
-)
 from typing import NamedTuple
 
-from anycast.core.health.phase import Outcome
+from anycast.core.health.phase import Fault, Outcome, Result
 
-__all__ = ["OK", "Finding", "Progress", "fail", "judge", "one_line", "place", "unknown", "warn"]
+__all__ = [
+    "OK",
+    "Finding",
+    "PeerError",
+    "Progress",
+    "fail",
+    "fault_of",
+    "judge",
+    "late",
+    "misread",
+    "one_line",
+    "place",
+    "reading",
+    "unknown",
+    "unusable",
+    "warn",
+]
 
 _LONGEST = 300  # characters of a detail
 
 # The whole list of what the kernel makes of answers from the network (ICMP, ICMPv6, RST, silence) and of a
 # missing route. IPVS would send along the same route, so no route is the target's failure too. EACCES is what
-# a firewall's "administratively prohibited" becomes over IPv6. Every other error is of this node's making
-# (descriptors, memory, ports, ENETDOWN, a disabled family, a security policy): it proves nothing.
+# a firewall's "administratively prohibited" becomes over IPv6. ENOTCONN: the peer has reset the connection before
+# we asked something of the socket. Every other error is of this node's making: it proves nothing.
 _FROM_THE_NETWORK = frozenset(
-    {
-        EACCES,
-        ECONNABORTED,
-        ECONNREFUSED,
-        ECONNRESET,
-        EHOSTDOWN,
-        EHOSTUNREACH,
-        EMSGSIZE,
-        ENETUNREACH,
-        ENONET,
-        ENOPROTOOPT,
-        EOPNOTSUPP,
-        EPIPE,
-        EPROTO,
-        ETIMEDOUT,
-    }
+    getattr(errno, name)
+    for name in (
+        *("EACCES", "ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "EHOSTDOWN", "EHOSTUNREACH", "EMSGSIZE"),
+        *("ENETUNREACH", "ENONET", "ENOPROTOOPT", "ENOTCONN", "EOPNOTSUPP", "EPIPE", "EPROTO", "ETIMEDOUT"),
+    )
 )
 
+_FAULTS: dict[int, Fault] = {
+    getattr(errno, name): fault
+    for fault, names in {
+        Fault.LINK: "ENETDOWN ENODEV ENXIO",
+        Fault.DESCRIPTORS: "EADDRINUSE EADDRNOTAVAIL EMFILE ENFILE ENOBUFS ENOMEM ENOSR",
+        Fault.FORK: "EAGAIN",  # sockets are waited for: a process or a thread cannot be started
+        Fault.PERMISSION: "EACCES EISDIR ELOOP ENOENT ENOTDIR EPERM",
+        Fault.CONFIGURATION: "EAFNOSUPPORT EPROTONOSUPPORT ESPIPE",
+    }.items()
+    for name in names.split()
+}
+
 _WHAT_TO_DO = {
-    EADDRNOTAVAIL: "no free local port or no local address: see net.ipv4.ip_local_port_range",
-    EAGAIN: "raise TasksMax or LimitNPROC of the agent",
-    EMFILE: "raise LimitNOFILE of the agent",
-    ENFILE: "raise fs.file-max",
-    EPERM: "a security policy of this node forbids it",
+    errno.EADDRNOTAVAIL: "no free local port or no local address: see net.ipv4.ip_local_port_range",
+    errno.EAGAIN: "raise TasksMax or LimitNPROC of the agent",
+    errno.EMFILE: "raise LimitNOFILE of the agent",
+    errno.ENFILE: "raise fs.file-max",
+    errno.EPERM: "a security policy of this node forbids it",
 }
 
 
 class Finding(NamedTuple):
-    """What one run found out. `detail` is one short line for people; with OK it is a warning, or empty."""
+    """What one run found out. `detail` is one short line for people; with OK it is a warning, or empty.
+
+    `fault`: of this node's own, with UNKNOWN and only then.
+    """
 
     outcome: Outcome
     detail: str = ""
+    fault: Fault | None = None
+
+    def result(self, took: float) -> Result:
+        return Result(outcome=self.outcome, detail=self.detail, took=took, fault=self.fault)
 
 
 OK = Finding(Outcome.OK)
@@ -111,22 +116,68 @@ def fail(detail: str) -> Finding:
     return Finding(Outcome.FAIL, one_line(detail))
 
 
-def unknown(detail: str) -> Finding:
+def unknown(detail: str, fault: Fault) -> Finding:
+    """This node is at fault: nothing is proven about the target."""
+    return Finding(Outcome.UNKNOWN, one_line(detail), fault)
+
+
+def unusable(why: object, fault: Fault = Fault.CONFIGURATION) -> Finding:
     """The check itself could not run."""
-    return Finding(Outcome.UNKNOWN, one_line(detail))
+    return unknown(f"the check could not run: {why}", fault)
+
+
+def late(seconds: float) -> Finding:
+    """The answer was looked for so long after the timeout that it says nothing of now: the agent did not run."""
+    return unknown(f"the agent looked {seconds:.1f} s too late for an answer", Fault.STALLED)
 
 
 def judge(error: OSError) -> Finding:
     """Whose fault an error of the kernel is: the target's or this node's."""
     code = error.errno
     if code is None:
-        return unknown(f"the check could not run: {error}")
+        return unusable(error, Fault.INTERNAL)
+    if isinstance(error, socket.gaierror):
+        return _unresolved(error)
     text = os.strerror(code)
-    if code in _FROM_THE_NETWORK:
-        return fail(text[:1].lower() + text[1:])
-    name = errorcode.get(code, str(code))
+    text = text[:1].lower() + text[1:]
+    where = error.filename
+    if code in _FROM_THE_NETWORK and where is None:
+        return fail(text)
+    name = errno.errorcode.get(code, str(code))
     advice = f"; {_WHAT_TO_DO[code]}" if code in _WHAT_TO_DO else ""
-    return unknown(f"the check could not run: {text[:1].lower()}{text[1:]} ({name}{advice})")
+    place = f"{where}: " if where is not None else ""
+    return unusable(f"{place}{text} ({name}{advice})", fault_of(error))
+
+
+def fault_of(error: OSError) -> Fault:
+    """What this node lacks, by an error that is not the target's."""
+    return _FAULTS.get(error.errno or 0, Fault.INTERNAL)
+
+
+def _unresolved(error: socket.gaierror) -> Finding:
+    """Checks have addresses, not names: all that is looked up is the interface in the zone of an IPv6 address."""
+    if error.errno == socket.EAI_NONAME:
+        return unusable("this node has no interface of the name after the address's %", Fault.LINK)
+    return unusable(f"the resolver: {error.strerror}", Fault.RESOLVER)
+
+
+class PeerError(Exception):
+    """The peer's bytes are not what the check takes. The target is at fault; the message says why."""
+
+
+@contextmanager
+def reading(otherwise: str) -> Iterator[None]:
+    """Around what reads a peer's bytes: whatever it raises, the bytes are why. Raises PeerError: `otherwise: ...`."""
+    try:
+        yield
+    except (OSError, MemoryError, PeerError):
+        raise
+    except Exception as error:
+        raise misread(otherwise, error) from error
+
+
+def misread(otherwise: str, error: Exception) -> PeerError:
+    return PeerError(f"{otherwise}: {str(error) or type(error).__name__}")
 
 
 def one_line(text: str) -> str:

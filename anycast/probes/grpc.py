@@ -11,13 +11,13 @@ from urllib.parse import unquote
 
 from anycast.core.values.checks import GrpcCheck
 from anycast.core.values.configuration import Address
-from anycast.probes.finding import Finding, Progress, fail, unknown
+from anycast.probes.finding import Finding, PeerError, Progress, fail, reading, unusable
 from anycast.probes.stream import Secure, Stream, judged, literal, opened
 
 if TYPE_CHECKING:
     from h2.connection import H2Connection
 
-__all__ = ["Call", "CallError", "check", "serving_status"]
+__all__ = ["Call", "check", "serving_status"]
 
 _LIMIT = 64 * 1024  # bytes of the whole conversation
 _MESSAGE = 4 * 1024  # bytes of the answer's message
@@ -32,16 +32,12 @@ _STATUSES = (
 )
 
 
-class CallError(Exception):
-    """The answer is none that could be understood; the message says why."""
-
-
 async def check(kind: GrpcCheck, address: Address, port: int, progress: Progress) -> Finding:
     """OK if the service says that it serves. Raises OSError."""
     try:
         import h2.connection  # noqa: F401
     except ImportError:
-        return unknown("the check could not run: h2 is not installed (pip install 'anycast[grpc]')")
+        return unusable("h2 is not installed (pip install 'anycast[grpc]')")
     host = literal(address) if address.version == 4 else f"[{literal(address)}]"
     call = Call(kind.service, kind.authority or f"{host}:{port}", tls=kind.tls is not None)
     opening = opened(address, port, progress, tls=kind.tls, name=kind.authority, limit=_LIMIT, alpn=("h2",))
@@ -54,16 +50,13 @@ async def _talk(opening: AbstractAsyncContextManager[Stream], call: Call, progre
             return fail("the server does not offer HTTP/2 over TLS (ALPN h2)")
         progress.missing = "answer to the call"
         await stream.send(call.request())
-        try:
-            while not call.ended:
-                data = await stream.receive()
-                if not data:
-                    return fail("closed before the answer")
-                if out := call.feed(data):
-                    await stream.send(out)
-            state = call.result()
-        except CallError as error:
-            return fail(str(error))
+        while not call.ended:
+            data = await stream.receive()
+            if not data:
+                return fail("closed before the answer")
+            if out := call.feed(data):
+                await stream.send(out)
+        state = call.result()
         progress.say("%s", _STATES.get(state, state))
         return stream.warning if state == _SERVING else fail(f"{_STATES.get(state, state)}, expected SERVING")
 
@@ -101,13 +94,12 @@ class Call:
         return self._h2.data_to_send()
 
     def feed(self, data: bytes) -> bytes:
-        """What is to be sent in turn. Raises CallError."""
+        """What is to be sent in turn. Raises PeerError."""
         from h2 import events
-        from h2.exceptions import H2Error
 
         if data.startswith(b"HTTP/") and not self._answer:  # h2 would wait for the rest of a very long frame
-            raise CallError(f"not HTTP/2: {data[:_SHOWN].decode(errors='replace')}")
-        try:
+            raise PeerError(f"not HTTP/2: {data[:_SHOWN].decode(errors='replace')}")
+        with reading("not HTTP/2"):
             for event in self._h2.receive_data(data):
                 match event:
                     case events.ResponseReceived() | events.TrailersReceived() if event.headers:
@@ -118,31 +110,29 @@ class Call:
                     case events.StreamEnded():
                         self.ended = True
                     case events.StreamReset():
-                        raise CallError(f"the server resets the call (error {event.error_code})")
+                        raise PeerError(f"the server resets the call (error {event.error_code})")
                     case events.ConnectionTerminated() if not self.ended:
-                        raise CallError(f"the server ends the connection (error {event.error_code})")
-        except (H2Error, UnicodeDecodeError) as error:
-            raise CallError(f"not HTTP/2: {str(error) or type(error).__name__}") from error
-        return self._h2.data_to_send()
+                        raise PeerError(f"the server ends the connection (error {event.error_code})")
+            return self._h2.data_to_send()
 
     def _take(self, data: bytes) -> None:
         self._message += data
         if len(self._message) > _MESSAGE:
-            raise CallError(f"an answer of more than {_MESSAGE} bytes")
+            raise PeerError(f"an answer of more than {_MESSAGE} bytes")
 
     def result(self) -> int:
-        """The number of the serving status. Raises CallError."""
+        """The number of the serving status. Raises PeerError."""
         http = self._answer.get(":status")
         if http != "200":
-            raise CallError(f"HTTP status {http}, expected 200")
+            raise PeerError(f"HTTP status {http}, expected 200")
         status = self._answer.get("grpc-status")
         if status != "0":
             name = _STATUSES[int(status)] if status and status in _NUMBERS else ""
             why = unquote(self._answer.get("grpc-message", ""))
-            raise CallError(f"gRPC status {status} {name}{': ' if why else ''}{why}".rstrip())
+            raise PeerError(f"gRPC status {status} {name}{': ' if why else ''}{why}".rstrip())
         length = int.from_bytes(self._message[1:5], "big")
         if self._message[:1] != b"\0" or len(self._message) != 5 + length:
-            raise CallError("the answer holds no message that could be read")
+            raise PeerError("the answer holds no message that could be read")
         return serving_status(self._message[5:])
 
 
@@ -158,7 +148,7 @@ def _text(value: object) -> str:
 
 
 def serving_status(message: bytes) -> int:
-    """Field 1 of HealthCheckResponse; other fields are passed over. Raises CallError."""
+    """Field 1 of HealthCheckResponse; other fields are passed over. Raises PeerError."""
     state, place = 0, 0
     while place < len(message):
         tag, place = _number(message, place)
@@ -175,9 +165,9 @@ def serving_status(message: bytes) -> int:
             case 5:
                 place += 4
             case _:
-                raise CallError("the answer is no HealthCheckResponse")
+                raise PeerError("the answer is no HealthCheckResponse")
         if place > len(message):
-            raise CallError("the answer is cut short")
+            raise PeerError("the answer is cut short")
     return state
 
 
@@ -186,13 +176,13 @@ def _number(data: bytes, place: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
         if place >= len(data):
-            raise CallError("the answer is cut short")
+            raise PeerError("the answer is cut short")
         byte = data[place]
         place += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, place
-    raise CallError("the answer is no HealthCheckResponse")
+    raise PeerError("the answer is no HealthCheckResponse")
 
 
 def _varint(value: int) -> bytes:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import h11
 
 from anycast.core.values.configuration import Address, HttpCheck
-from anycast.probes.finding import Finding, Progress, fail, unknown
+from anycast.probes.finding import Finding, PeerError, Progress, fail, unusable
 from anycast.probes.stream import Stream, TooMuchError, judged, literal, opened
 from anycast.regex import RegexError, compiled
 
@@ -25,10 +25,6 @@ _HTTP = b"HTTP/"
 _SHOWN = 80  # bytes of a foreign protocol
 
 
-class _BadResponseError(Exception):
-    """The peer's bytes are no acceptable response; the message says why."""
-
-
 async def check(kind: HttpCheck, address: Address, port: int, progress: Progress) -> Finding:
     """OK if the final status is in `kind.expect`, and `kind.body` is found. Raises OSError."""
     parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_LIMIT)
@@ -38,7 +34,7 @@ async def check(kind: HttpCheck, address: Address, port: int, progress: Progress
         if kind.body is not None:
             compiled(kind.body)
     except RegexError as error:
-        return unknown(f"the check could not run: {error}")
+        return unusable(error)
     except (h11.LocalProtocolError, ValueError, TypeError) as error:
         return unformed(error)
     limit = _HEAD_LIMIT + (_BODY_LIMIT if kind.body is not None else 0)
@@ -72,13 +68,11 @@ async def _talk(
             return fail(_TOO_LONG)
         except h11.RemoteProtocolError as error:
             return fail(_TOO_LONG if error.error_status_hint == 431 else f"not an HTTP response: {error}")
-        except _BadResponseError as error:
-            return fail(str(error))
         return stream.warning
 
 
 def unformed(error: Exception) -> Finding:
-    return unknown(f"the request cannot be formed, correct the check's host, method or path: {error}")
+    return unusable(f"the request cannot be formed, correct the check's host, method or path: {error}")
 
 
 def server_name(kind: HttpCheck) -> str | None:
@@ -125,11 +119,11 @@ async def _status(stream: Stream, parser: h11.Connection) -> int:
             data = await stream.receive()
             if not data:
                 where = "closed within the response head" if begin else "closed without a response"
-                raise _BadResponseError(where)
+                raise PeerError(where)
             begin = begin or data[:_SHOWN]
             # h11 would wait for a blank line that a server of another protocol never sends.
             if not begin.startswith(_HTTP[: len(begin)]):
-                raise _BadResponseError(f"not an HTTP response: {_begin(begin)}")
+                raise PeerError(f"not an HTTP response: {_begin(begin)}")
             parser.receive_data(data)
 
 

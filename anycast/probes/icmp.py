@@ -9,9 +9,10 @@ import socket
 import struct
 from errno import EACCES, EAFNOSUPPORT, EPERM, EPROTONOSUPPORT
 
+from anycast.core.health.phase import Fault
 from anycast.core.values.checks import IcmpCheck
 from anycast.core.values.configuration import Address
-from anycast.probes.finding import OK, Finding, Progress, unknown
+from anycast.probes.finding import OK, Finding, Progress, unusable
 
 __all__ = ["check"]
 
@@ -28,9 +29,9 @@ async def check(_kind: IcmpCheck, address: Address, progress: Progress) -> Findi
     try:
         sock, raw = _socket(address.version)
     except PermissionError:
-        return unknown(
-            "the check could not run: neither ping sockets (net.ipv4.ping_group_range) nor raw ones "
-            "(CAP_NET_RAW) are allowed to the agent"
+        return unusable(
+            "neither ping sockets (net.ipv4.ping_group_range) nor raw ones (CAP_NET_RAW) are allowed to the agent",
+            Fault.PERMISSION,
         )
     loop = asyncio.get_running_loop()
     token = secrets.token_bytes(_TOKEN)

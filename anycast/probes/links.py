@@ -10,7 +10,7 @@ from errno import ENODEV
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import NamedTuple
 
-from anycast.core.health.phase import Outcome
+from anycast.core.health.phase import Fault, Outcome
 from anycast.core.values.configuration import Address
 from anycast.probes.finding import Finding, unknown
 
@@ -40,7 +40,7 @@ def excuse(finding: Finding, address: Address) -> Finding:
         return finding
     if interface not in dark:
         return finding
-    return unknown(f"this node's own interface {interface} is down: {finding.detail}")
+    return unknown(f"this node's own interface {interface} is down: {finding.detail}", Fault.LINK)
 
 
 def _dark_interfaces() -> frozenset[str]:

@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import assert_never
 
+from anycast.core.health.phase import Fault
 from anycast.core.values.checks import (
     CarrierCheck,
     FileCheck,
@@ -23,7 +24,7 @@ from anycast.core.values.checks import (
 )
 from anycast.core.values.configuration import Address
 from anycast.probes import icmp, neighbor
-from anycast.probes.finding import OK, Finding, Progress, fail, unknown
+from anycast.probes.finding import OK, Finding, Progress, fail, unusable
 from anycast.probes.links import fault
 from anycast.probes.offload import HangingError, offload
 
@@ -74,7 +75,7 @@ async def _gateway(kind: GatewayCheck, progress: Progress) -> Finding:
         finding = await icmp.check(IcmpCheck(), address, progress)
         return finding if finding is OK else finding._replace(detail=f"{address}: {finding.detail}")
     if interface is None:
-        return unknown("the check could not run: it needs the gateway's interface")
+        return unusable("it needs the gateway's interface")
     return await _neighbor(address, interface, progress)
 
 
@@ -143,7 +144,7 @@ def _memory(kind: MemoryCheck, progress: Progress) -> Finding:
     try:
         available, total = memory(PROC)
     except ValueError as error:
-        return unknown(f"the check could not run: {error}")
+        return unusable(error)
     progress.say("%d of %d MiB available", available >> 20, total >> 20)
     needed = kind.free if kind.free is not None else total * (kind.free_percent or 0) // 100
     if available >= needed:
@@ -159,7 +160,7 @@ async def _file(kind: FileCheck, progress: Progress) -> Finding:
     except HangingError:
         return fail(f"an earlier look at {kind.path} hangs: is it on a dead mount?")
     except PermissionError:
-        return unknown(f"the check could not run: no right to look at {kind.path}")
+        return unusable(f"no right to look at {kind.path}", Fault.PERMISSION)
     progress.say("%s is %s", kind.path, "there" if found else "not there")
     if found == kind.present:
         return OK
@@ -188,9 +189,9 @@ def _ipvs(kind: IpvsConnectionsCheck, progress: Progress) -> Finding:
     try:
         connections, rows = ipvs_connections(PROC)
     except FileNotFoundError:
-        return unknown("the check could not run: this kernel has no IPVS (modprobe ip_vs)")
+        return unusable("this kernel has no IPVS (modprobe ip_vs)")
     except ValueError as error:
-        return unknown(f"the check could not run: {error}")
+        return unusable(error)
     progress.say("%d connections, %d rows in the table", connections, rows)
     most = kind.most if kind.most is not None else rows * (kind.most_percent or 0) // 100
     return OK if connections <= most else fail(f"{connections} connections, at most {most} are fine")

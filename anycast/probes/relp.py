@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from anycast.core.values.checks import RelpCheck
 from anycast.core.values.configuration import Address
-from anycast.probes.finding import Finding, Progress, fail
+from anycast.probes.finding import Finding, PeerError, Progress, fail
 from anycast.probes.stream import Stream, judged, opened
 
-__all__ = ["Frame", "FrameError", "Frames", "check"]
+__all__ = ["Frame", "Frames", "check"]
 
 _LIMIT = 64 * 1024  # bytes of the whole session
 _DATA = 16 * 1024  # bytes of a frame's data
@@ -23,10 +23,6 @@ _LONGEST_HEADER = 9 + 1 + 32 + 1 + 9
 _OPEN, _CLOSE = 1, 2  # numbers of our transactions
 _OFFER = b"relp_version=0\nrelp_software=anycast\ncommands=syslog"
 _SHOWN = 80
-
-
-class FrameError(Exception):
-    """The bytes are no frame."""
 
 
 class Frame(NamedTuple):
@@ -46,7 +42,7 @@ class Frames:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[Frame]:
-        """The frames that are complete now. Raises FrameError, and is of no use afterwards."""
+        """The frames that are complete now. Raises PeerError, and is of no use afterwards."""
         self._rest += data
         found: list[Frame] = []
         while self._rest:
@@ -62,22 +58,25 @@ class Frames:
         header = _HEADER.match(self._rest)
         if header is None:
             if len(self._rest) > _LONGEST_HEADER or not _may_become_a_header(self._rest):
-                raise FrameError(self._rest[:_SHOWN].decode(errors="replace"))
+                raise self._no_frame()
             return None
         length = int(header[3])
         if length > _DATA:
-            raise FrameError(f"a frame of {length} bytes")
+            raise PeerError(f"not RELP: a frame of {length} bytes")
         start = header.end()
         spaced = self._rest[start : start + 1] == b" "
         if length and not spaced:
-            raise FrameError(self._rest[:_SHOWN].decode(errors="replace"))
+            raise self._no_frame()
         start += spaced  # some send it before no data too
         end = start + length
         if len(self._rest) <= end:
             return None
         if self._rest[end : end + 1] != b"\n":
-            raise FrameError(self._rest[:_SHOWN].decode(errors="replace"))
+            raise self._no_frame()
         return Frame(int(header[1]), header[2].decode(), self._rest[start:end]), end + 1
+
+    def _no_frame(self) -> PeerError:
+        return PeerError(f"not RELP: {self._rest[:_SHOWN].decode(errors='replace')}")
 
 
 def _may_become_a_header(begin: bytes) -> bool:
@@ -100,11 +99,7 @@ async def _talk(opening: AbstractAsyncContextManager[Stream], progress: Progress
             data = await stream.receive()
             if not data:
                 return fail(f"closed without an {progress.missing}")
-            try:
-                found = frames.feed(data)
-            except FrameError as error:
-                return fail(f"not RELP: {error}")
-            for frame in found:
+            for frame in frames.feed(data):
                 progress.say("received %d %s %r", *frame[:2], frame.data[:_SHOWN])
                 match frame:
                     case Frame(number=0, command="serverclose"):

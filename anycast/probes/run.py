@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import assert_never
 
-from anycast.core.health.phase import Result
+from anycast.core.health.phase import Fault, Result
 from anycast.core.values.checks import (
     BannerCheck,
     CarrierCheck,
@@ -39,7 +39,7 @@ from anycast.probes import (
     tcp,
     vip,
 )
-from anycast.probes.finding import Finding, Progress, fail, judge, unknown
+from anycast.probes.finding import Finding, Progress, fail, judge, late, unusable
 
 __all__ = ["probe"]
 
@@ -62,17 +62,18 @@ async def probe(target: Target, progress: Progress | None = None) -> Result:
             except OSError as error:  # in here: the kernel's ETIMEDOUT is a TimeoutError too
                 finding = judge(error)
     except TimeoutError:
-        # A stopped or starved agent finds every timer expired at once, answers waiting or not.
-        late = loop.time() - started - timeout
-        if late > _LATE:
-            finding = unknown(f"the agent looked {late:.1f} s too late for an answer")
-        elif progress.ours:
-            finding = unknown(f"the check could not run: no {progress.missing} within {timeout} s")
+        if progress.ours:
+            finding = unusable(f"no {progress.missing} within {timeout} s", Fault.STALLED)
         else:
             finding = fail(f"no {progress.missing} within {timeout} s{progress.advice}")
-    if target.address != HERE:
+    took = loop.time() - started
+    # A stopped or starved agent finds every timer expired at once, answers waiting or not; and an answer that has
+    # lain there says nothing of now.
+    if took - timeout > _LATE:
+        finding = late(took - timeout)
+    elif target.address != HERE:
         finding = links.excuse(finding, target.address)
-    return Result(outcome=finding.outcome, detail=finding.detail, took=loop.time() - started)
+    return finding.result(took)
 
 
 async def _dispatch(target: Target, progress: Progress) -> Finding:
@@ -84,7 +85,7 @@ async def _dispatch(target: Target, progress: Progress) -> Finding:
             return finding
         case TcpVipCheck():
             if target.vip is None:
-                return unknown("the check could not run: it is aimed at no VIP")
+                return unusable("it is aimed at no VIP")
             port = kind.port or target.port
             return await vip.check(target.vip, target.address, port, target.check.timeout, progress)
         case HttpCheck():

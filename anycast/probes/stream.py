@@ -13,10 +13,23 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Protocol
 
+from anycast.core.health.phase import Fault
 from anycast.core.values.checks import Tls
 from anycast.core.values.configuration import Address
 from anycast.probes.certificate import not_after
-from anycast.probes.finding import OK, Finding, Progress, fail, one_line, place, unknown, warn
+from anycast.probes.finding import (
+    OK,
+    Finding,
+    PeerError,
+    Progress,
+    fail,
+    fault_of,
+    one_line,
+    place,
+    reading,
+    unusable,
+    warn,
+)
 from anycast.probes.tcp import connect
 
 __all__ = [
@@ -52,12 +65,16 @@ _REFUSED_US = frozenset(
 )
 
 
-class TooMuchError(Exception):
+class TooMuchError(PeerError):
     """The peer sent more than the check reads."""
 
 
 class UnusableError(Exception):
     """The check's own TLS settings cannot be used: nothing is proven. The message says why."""
+
+    def __init__(self, why: str, fault: Fault = Fault.CONFIGURATION) -> None:
+        super().__init__(why)
+        self.fault = fault
 
 
 class Stream(Protocol):
@@ -90,19 +107,27 @@ async def opened(
 ) -> AsyncIterator[Stream]:
     """A connected stream from which at most `limit` bytes are read. `name`: what the certificate must be for.
 
-    Raises OSError, ssl.SSLError, UnusableError.
+    Raises OSError, ssl.SSLError, UnusableError; PeerError for whatever else the use of it raises once the peer has
+    said something.
     """
     secure = Secure(tls, tls.name or name or literal(address), *alpn) if tls is not None else None
     progress.missing = "answer"
     with await connect(address, port) as sock:
         progress.say("connected from %s", place(sock.getsockname()))
-        if secure is None:
-            yield Plain(sock, limit)
-            return
-        progress.missing = "TLS handshake"
-        await secure.handshake(Plain(sock, limit + TLS_OVERHEAD))
-        progress.say("TLS handshake done: %s", secure.described)
-        yield secure
+        wire = Plain(sock, limit if secure is None else limit + TLS_OVERHEAD)
+        try:
+            if secure is None:
+                yield wire
+                return
+            progress.missing = "TLS handshake"
+            await secure.handshake(wire)
+            progress.say("TLS handshake done: %s", secure.described)
+            yield secure
+        except Exception:
+            if not wire.heard:
+                raise
+            with reading("its answer cannot be read"):
+                raise
 
 
 def literal(address: Address) -> str:
@@ -115,6 +140,7 @@ class Plain:
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._left = limit
+        self.heard = False  # the peer has said something
 
     @property
     def warning(self) -> Finding:
@@ -127,9 +153,10 @@ class Plain:
         # sock_recv does not suspend while bytes are there: without the limit a peer that never stops sending
         # would hold the event loop, and no timeout could fire.
         if self._left <= 0:
-            raise TooMuchError
+            raise TooMuchError("it sends more than the check reads")
         data = await self._loop.sock_recv(self._sock, _CHUNK)
         self._left -= len(data)
+        self.heard = self.heard or bool(data)
         return data
 
     async def finish(self) -> None:
@@ -238,7 +265,7 @@ def context_for(settings: Tls, *alpn: str) -> ssl.SSLContext:
         raise UnusableError(f"the certificate files of the check cannot be used: {why}") from error
     except OSError as error:
         where = error.filename or settings.certificate or settings.ca
-        raise UnusableError(f"{where} cannot be read: {error.strerror}") from error
+        raise UnusableError(f"{where} cannot be read: {error.strerror}", fault_of(error)) from error
 
 
 @functools.lru_cache(maxsize=64)
@@ -290,6 +317,6 @@ async def judged(talk: Awaitable[Finding]) -> Finding:
     except ssl.SSLError as error:
         return fail(tls_detail(error))
     except UnusableError as error:
-        return unknown(f"the check could not run: {error}")
-    except TooMuchError:
-        return fail("it sends more than the check reads")
+        return unusable(error, error.fault)
+    except PeerError as error:
+        return fail(str(error))

@@ -14,7 +14,7 @@ from contextlib import AbstractAsyncContextManager
 from anycast.core.values.checks import SyslogCanaryCheck, SyslogCheck
 from anycast.core.values.configuration import Address
 from anycast.probes.datagram import UNREACHABLE, connected
-from anycast.probes.finding import OK, Finding, Progress, fail, unknown
+from anycast.probes.finding import OK, Finding, Progress, fail
 from anycast.probes.stream import Stream, judged, opened
 
 __all__ = ["canary", "check"]
@@ -85,18 +85,13 @@ async def _seen_on(
 async def _seen_in(path: str, where: tuple[Address, int], message: bytes, progress: Progress) -> Finding:
     token = message.split()[-1]
     tail = _Tail(path)
-    try:
-        tail.look()
-        _fly(where, message, progress)
-        progress.missing = f"canary in {path}"
-        while token not in tail.look():
-            if tail.missing:
-                progress.missing = f"canary: there is no {path}"
-            await asyncio.sleep(_LOOK_AGAIN)
-    except OSError as error:
-        if error.filename == path:
-            return unknown(f"the check could not run: {path}: {os.strerror(error.errno or 0)}")
-        raise
+    tail.look()
+    _fly(where, message, progress)
+    progress.missing = f"canary in {path}"
+    while token not in tail.look():
+        if tail.missing:
+            progress.missing = f"canary: there is no {path}"
+        await asyncio.sleep(_LOOK_AGAIN)
     progress.say("seen in %s", path)
     return OK
 

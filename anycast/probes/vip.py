@@ -16,9 +16,10 @@ import struct
 from collections.abc import Iterator
 from os import close
 
+from anycast.core.health.phase import Fault
 from anycast.core.values.configuration import Address
 from anycast.probes import neighbor
-from anycast.probes.finding import OK, Finding, Progress, fail, place, unknown
+from anycast.probes.finding import OK, Finding, Progress, fail, place, unknown, unusable
 from anycast.probes.links import Way, home, way_to
 from anycast.probes.offload import aside
 from anycast.probes.packet import Answer, Flow, answer, filter_of, rst, syn
@@ -40,22 +41,21 @@ async def check(vip: Address, address: Address, port: int, timeout: float, progr
     if way is None:
         return fail("there is no route to the real server")
     if way.local:
-        return unknown(
-            "the check could not run: the real server is this node itself (write it without to: vip)"
-        )
+        return unusable("the real server is this node itself (write it without to: vip)")
     if way.gateway:
         if (dark := home(address)) is not None:
-            return unknown(f"this node's own interface {dark} is down")
+            return unknown(f"this node's own interface {dark} is down", Fault.LINK)
         return fail(f"{address} is not on the link: direct routing cannot reach it through a gateway")
     if way.source is None:
-        return unknown(f"the check could not run: this node has no address to send from on {way.interface}")
+        return unusable(f"this node has no address to send from on {way.interface}", Fault.LINK)
     try:
         sock = socket.socket(
             socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0
         )
     except PermissionError:
-        return unknown(
-            "the check could not run: to: vip needs CAP_NET_RAW (AmbientCapabilities=CAP_NET_RAW in the agent's unit)"
+        return unusable(
+            "to: vip needs CAP_NET_RAW (AmbientCapabilities=CAP_NET_RAW in the agent's unit)",
+            Fault.PERMISSION,
         )
     with _closing(sock):
         link_address = await _resolved(address, way, progress)

@@ -23,7 +23,9 @@ class Fault(StrEnum):
     RESOLVER = "resolver"  # no name can be resolved
     FORK = "fork"  # no process can be started
     PERMISSION = "permission"  # a capability or a file of the check's own is missing
-    INTERNAL = "internal"  # a defect of ours
+    CONFIGURATION = "configuration"  # the check cannot run as it is written or installed
+    STALLED = "stalled"  # the agent or its kernel took too long: no processor time, or a suspension
+    INTERNAL = "internal"  # a defect of ours, or a process of ours that does not answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

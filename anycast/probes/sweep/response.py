@@ -10,7 +10,9 @@ import functools
 import re
 from typing import NamedTuple
 
-__all__ = ["HEAD_LIMIT", "SHORT", "BadResponseError", "Exchange", "whole"]
+from anycast.probes.finding import PeerError
+
+__all__ = ["HEAD_LIMIT", "SHORT", "Exchange", "whole"]
 
 HEAD_LIMIT = 64 * 1024  # bytes up to the end of the final head, interim responses included
 BODY_LIMIT = 64 * 1024  # bytes after the head that are read to use the connection again
@@ -32,10 +34,6 @@ _DIGITS = 20  # of a length, at most
 _CHUNKED = -1
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;" + _TEXT + rb"*)?\r?\n")
 _LINE_LIMIT = 4096  # bytes of a chunk's size with its extensions, and of a trailer
-
-
-class BadResponseError(Exception):
-    """The peer's bytes are no acceptable response; the message says why."""
 
 
 TOO_LONG = f"response head over {HEAD_LIMIT // 1024} KiB"
@@ -65,7 +63,7 @@ class Exchange:
         return bool(self.status or self._data or self._passed)
 
     def feed(self, data: bytes) -> None:
-        """Bytes of the stream; none at its end. Raises BadResponseError until there is a status."""
+        """Bytes of the stream; none at its end. Raises PeerError until there is a status."""
         if not self.status:
             rest = self._head(data)
             if self._body is None or rest is None:
@@ -76,7 +74,7 @@ class Exchange:
         if self.reusable and self._body is not None:
             try:
                 self.ended = self._body.feed(data)
-            except BadResponseError:
+            except PeerError:
                 self.reusable = False
 
     def _head(self, data: bytes) -> bytes | None:
@@ -84,7 +82,7 @@ class Exchange:
         kept = self._data
         if not data:
             where = "closed within the response head" if self.begun else "closed without a response"
-            raise BadResponseError(where)
+            raise PeerError(where)
         looked_at = 0
         if kept:
             data, looked_at = kept + data, max(0, len(kept) - 2)
@@ -95,7 +93,7 @@ class Exchange:
                 self._incomplete(data, looked_at)
                 return None
             if self._passed + head.end > HEAD_LIMIT:
-                raise BadResponseError(TOO_LONG)
+                raise PeerError(TOO_LONG)
             if head.status >= 200:
                 self._final(head)
                 return data[head.end :]
@@ -108,15 +106,15 @@ class Exchange:
         # A server of another protocol may never send a blank line: this one is seen at once.
         if not data.startswith(_HTTP[: len(data)]):
             if data.startswith((b"\n", b"\r\n")):
-                raise BadResponseError("not an HTTP response: no response line received")
-            raise BadResponseError(f"not an HTTP response: {_shown(data)}")
+                raise PeerError("not an HTTP response: no response line received")
+            raise PeerError(f"not an HTTP response: {_shown(data)}")
         blank = _BLANK_LINE.search(data, looked_at)
         if blank is not None and self._passed + blank.end() <= HEAD_LIMIT:
             line = _STATUS_LINE.match(data)
             what = "illegal status line" if line is None else "illegal header line"
-            raise BadResponseError(f"not an HTTP response: {what}: {_shown(_culprit(data, line))}")
+            raise PeerError(f"not an HTTP response: {what}: {_shown(_culprit(data, line))}")
         if self._passed + len(data) > HEAD_LIMIT:
-            raise BadResponseError(TOO_LONG)
+            raise PeerError(TOO_LONG)
         self._data = data
 
     def _final(self, head: Head) -> None:
@@ -138,7 +136,7 @@ class Head(NamedTuple):
 
 
 def _head_of(data: bytes) -> Head | None:
-    """The first head; None: it is not there yet, or wrong. Raises BadResponseError for what it says of the body."""
+    """The first head; None: it is not there yet, or wrong. Raises PeerError for what it says of the body."""
     return _short_head_of(data) if len(data) <= SHORT else _parsed(data)
 
 
@@ -149,7 +147,7 @@ def _parsed(data: bytes) -> Head | None:
     status = int(match[1])
     length, persistent = _framing(match[0])
     if status == 101:
-        raise BadResponseError("not an HTTP response: 101, though nothing was to be switched")
+        raise PeerError("not an HTTP response: 101, though nothing was to be switched")
     return Head(match.end(), status, length, persistent)
 
 
@@ -166,7 +164,7 @@ def whole(data: bytes, *, to_head: bool) -> int:
     exchange = Exchange(to_head=to_head, whole=True)
     try:
         exchange.feed(data)
-    except BadResponseError:
+    except PeerError:
         return 0
     return exchange.status if exchange.ended and exchange.reusable else 0
 
@@ -195,11 +193,9 @@ def _framing(head: bytes) -> tuple[int | None, bool]:
         match name[0]:
             case 0x54 | 0x74:  # Transfer-Encoding
                 if chunked:
-                    raise BadResponseError("not an HTTP response: multiple Transfer-Encoding headers")
+                    raise PeerError("not an HTTP response: multiple Transfer-Encoding headers")
                 if value.strip(_SPACE).lower() != b"chunked":
-                    raise BadResponseError(
-                        "not an HTTP response: Only Transfer-Encoding: chunked is supported"
-                    )
+                    raise PeerError("not an HTTP response: Only Transfer-Encoding: chunked is supported")
                 chunked = True
             case _ if len(name) == _CONNECTION:
                 options = value.lower().split(b",")
@@ -213,12 +209,12 @@ def _content_length(value: bytes, before: bytes) -> bytes:
     if not value.isdigit():
         numbers = {number.strip() for number in value.split(b",")}
         if len(numbers) > 1:
-            raise BadResponseError("not an HTTP response: conflicting Content-Length headers")
+            raise PeerError("not an HTTP response: conflicting Content-Length headers")
         value = numbers.pop()
     if len(value) > _DIGITS or not value.isdigit():
-        raise BadResponseError("not an HTTP response: bad Content-Length")
+        raise PeerError("not an HTTP response: bad Content-Length")
     if before not in {b"", value}:
-        raise BadResponseError("not an HTTP response: conflicting Content-Length headers")
+        raise PeerError("not an HTTP response: conflicting Content-Length headers")
     return value
 
 
@@ -235,17 +231,17 @@ class Body:
         self._read = 0
 
     def feed(self, data: bytes) -> bool:
-        """Whether the body has ended. Raises BadResponseError: the connection cannot be used again."""
+        """Whether the body has ended. Raises PeerError: the connection cannot be used again."""
         self._read += len(data)
         if self._read > BODY_LIMIT + _LINE_LIMIT:
-            raise BadResponseError("more of a body than is read")
+            raise PeerError("more of a body than is read")
         if self._stage == _DATA:
             return self._plain(data)
         return self._chunks(data)
 
     def _plain(self, data: bytes) -> bool:
         if len(data) > self._left:
-            raise BadResponseError("bytes after the body")
+            raise PeerError("bytes after the body")
         self._left -= len(data)
         return not self._left
 
@@ -264,13 +260,13 @@ class Body:
             newline = data.find(b"\n", at)
             if newline < 0:
                 if len(data) - at > _LINE_LIMIT:
-                    raise BadResponseError("a line without end in a chunked body")
+                    raise PeerError("a line without end in a chunked body")
                 self._line = data[at:]
                 return False
             line, at = data[at : newline + 1], newline + 1
             if self._line_ends_body(line):
                 if at < len(data):
-                    raise BadResponseError("bytes after the body")
+                    raise PeerError("bytes after the body")
                 return True
         return False
 
@@ -279,12 +275,12 @@ class Body:
         if self._stage == _SIZE:
             match = _CHUNK_SIZE.fullmatch(line)
             if match is None:
-                raise BadResponseError("no size of a chunk")
+                raise PeerError("no size of a chunk")
             self._left = int(match[1], 16)
             self._stage = _CHUNK if self._left else _TRAILERS
         elif self._stage == _CHUNK_END:
             if not blank:
-                raise BadResponseError("a chunk longer than its size")
+                raise PeerError("a chunk longer than its size")
             self._stage = _SIZE
         else:
             return blank

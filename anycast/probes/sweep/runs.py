@@ -12,10 +12,10 @@ from typing import Generic, TypeVar
 import h11
 
 from anycast.core.values.configuration import HttpCheck, Target, TcpCheck
-from anycast.probes.finding import OK, Finding, fail, judge, unknown
+from anycast.probes.finding import OK, Finding, PeerError, fail, judge, misread, unusable
 from anycast.probes.http import expected, request_of, server_name, unformed
 from anycast.probes.stream import TLS_OVERHEAD, UnusableError, expiry_warning, literal, tls_detail
-from anycast.probes.sweep.response import HEAD_LIMIT, SHORT, TOO_LONG, BadResponseError, Exchange, whole
+from anycast.probes.sweep.response import HEAD_LIMIT, SHORT, TOO_LONG, Exchange, whole
 from anycast.probes.sweep.secure import Proof, Secure
 from anycast.probes.sweep.sockets import local_ports, refuse_itself
 
@@ -175,7 +175,7 @@ class _HttpRun(Run[Owner]):
             try:
                 self._secure = Secure(self._tls, self._name, self._proof)
             except UnusableError as error:
-                return unknown(f"the check could not run: {error}")
+                return unusable(error, error.fault)
         return None
 
     def resume(self, sock: socket.socket) -> bool:
@@ -194,7 +194,7 @@ class _HttpRun(Run[Owner]):
     def proceed(self, sock: socket.socket, events: int) -> Finding | None:
         try:
             return self._proceed(sock, events)
-        except BadResponseError as error:
+        except PeerError as error:
             if self._reused and not self._begun:
                 raise StaleError from error
             return fail(str(error))
@@ -256,10 +256,15 @@ class _HttpRun(Run[Owner]):
                 data = sock.recv(_CHUNK)
             except BlockingIOError:
                 return
-            if self._secure is None:
-                self._take(data)
-            else:
-                self._open(sock, self._secure, data)
+            try:
+                if self._secure is None:
+                    self._take(data)
+                else:
+                    self._open(sock, self._secure, data)
+            except (OSError, MemoryError, PeerError, StaleError):
+                raise
+            except Exception as error:
+                raise misread("its answer cannot be read", error) from error
             if not data or (self._found is not None and not self.keeps):
                 return
             if len(data) < _CHUNK and not ending:
@@ -268,7 +273,7 @@ class _HttpRun(Run[Owner]):
     def _open(self, sock: socket.socket, secure: Secure, data: bytes) -> None:
         self._received += len(data)
         if self._received > HEAD_LIMIT + TLS_OVERHEAD:
-            raise BadResponseError(TOO_LONG if secure.done else "it sends more than the check reads")
+            raise PeerError(TOO_LONG if secure.done else "it sends more than the check reads")
         secure.feed(data)
         if not secure.done:
             if not secure.handshake():
@@ -296,7 +301,7 @@ class _HttpRun(Run[Owner]):
             self._found = fail(f"status {status}, expected {expected(self._expect)}")
 
     def _status(self, data: bytes) -> int:
-        """What the response has come to with these bytes; 0: not to its status yet. Raises BadResponseError."""
+        """What the response has come to with these bytes; 0: not to its status yet. Raises PeerError."""
         exchange = self._exchange
         if exchange is None:
             if self._whole:

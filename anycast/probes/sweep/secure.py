@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from dataclasses import dataclass
 
@@ -42,15 +43,16 @@ class Secure:
         self._resumed = proof
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.done = False
-        session = None if proof is None else proof.session
         try:
-            self._tls = self._context.wrap_bio(
-                self._incoming, self._outgoing, server_hostname=name, session=session
-            )
+            self._tls = self._context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
         except (ValueError, TypeError) as error:
             raise UnusableError(
                 f"the handshake cannot be formed, correct the server's name: {error}"
             ) from error
+        if proof is not None and proof.session is not None:
+            # It is made of the server's bytes. Without it the handshake is a whole one.
+            with contextlib.suppress(ValueError, ssl.SSLError):
+                self._tls.session = proof.session
 
     @property
     def resuming(self) -> bool:
@@ -95,6 +97,7 @@ class Secure:
         if self._settings.expiry_warning is not None:
             certificate = self._tls.getpeercert(binary_form=True)
             expires = not_after(certificate) if certificate else None
-        return Proof(
-            session=self._tls.session, context=self._context, until=now + SESSION_LIFE, expires=expires
-        )
+        session = None
+        with contextlib.suppress(ValueError):  # one with a very long certificate cannot be handed out
+            session = self._tls.session
+        return Proof(session=session, context=self._context, until=now + SESSION_LIFE, expires=expires)

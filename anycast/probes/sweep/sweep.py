@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from errno import EINPROGRESS
 from typing import Generic, NamedTuple, TypeVar
 
-from anycast.core.health.phase import Outcome
+from anycast.core.health.phase import Fault, Outcome
 from anycast.probes import links
-from anycast.probes.finding import Finding, fail, judge, unknown
+from anycast.probes.finding import Finding, fail, judge, late, unknown
 from anycast.probes.sweep.agenda import Agenda
 from anycast.probes.sweep.runs import Run, StaleError
 from anycast.probes.sweep.sockets import Sockets
@@ -36,7 +36,7 @@ _RESERVE = 256  # descriptors left for everything else in this process
 _MOST_IDLE = 512
 _MOST_RUNS = 16384
 _CONNECTING = frozenset({0, EINPROGRESS})
-_STALE = unknown("a connection that was kept is no good any more")  # reported by nobody
+_STALE = unknown("a connection that was kept is no good any more", Fault.INTERNAL)  # reported by nobody
 
 Owner = TypeVar("Owner")
 
@@ -208,7 +208,9 @@ class Sweep(Generic[Owner]):
             finding = self._defect(error)
         if run.busy:
             if finding is not None:
-                self._finish(run, finding)
+                # An answer that has lain there since before a suspension says nothing of now.
+                behind = self.now - run.deadline
+                self._finish(run, finding if behind <= _LATE else late(behind))
         elif finding is _STALE or not run.keeps:
             self._release(run)
 
@@ -265,16 +267,16 @@ class Sweep(Generic[Owner]):
                 self._finish(run, self._expired(run, now - at))
         self._expiry = None
 
-    def _expired(self, run: Run[Owner], late: float) -> Finding:
+    def _expired(self, run: Run[Owner], seconds: float) -> Finding:
         # A stopped or starved agent finds every timeout expired at once, answers waiting or not. An answer that
         # was found too late may have been one step of several.
-        if late > _LATE or run.moved > run.deadline + _LATE_MOVE:
-            return unknown(f"the agent looked {late:.1f} s too late for an answer")
+        if seconds > _LATE or run.moved > run.deadline + _LATE_MOVE:
+            return late(seconds)
         return fail(f"no {run.missing} within {run.timeout} s")
 
     def _defect(self, error: Exception) -> Finding:
         self._complain(error)
-        return unknown(f"internal error, please report it: {error!r}")
+        return unknown(f"internal error, please report it: {error!r}", Fault.INTERNAL)
 
     def _complain(self, error: Exception) -> None:
         self._loop.call_exception_handler({"message": "unexpected error in a check", "exception": error})

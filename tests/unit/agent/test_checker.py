@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from anycast.agent.beats import BATCH, offset
 from anycast.agent.checker import Checker
-from anycast.core.health.phase import Outcome, Result
+from anycast.core.health.phase import Fault, Outcome, Result
 from anycast.core.values.configuration import Check, CommandCheck, HttpCheck, Target, TcpCheck
 from tests.unit.probes.peers import full_backlog, open_descriptors, serving, silent
 from tests.unit.probes.peers import target as aimed
@@ -401,7 +401,9 @@ def test_a_defect_in_a_check_is_reported_as_unknown_and_shown_and_does_not_end_t
         checker = Checker(report, defective, sweeping=False)
         checker.set_targets(frozenset({A}))
         await asyncio.sleep(1.5)
-        assert [result.outcome for result in reports] == [Outcome.UNKNOWN] * 2
+        assert [(result.outcome, result.fault) for result in reports] == [
+            (Outcome.UNKNOWN, Fault.INTERNAL)
+        ] * 2
         assert "ValueError('a defect')" in reports[0].detail
         assert isinstance(shown[0]["exception"], ValueError)
         await checker.close()
@@ -535,6 +537,62 @@ def test_after_a_pause_of_the_agent_everyone_runs_once_in_turns_and_the_beats_ar
     run_with_clock(story())
 
 
+def test_probed_anew_no_run_of_before_is_reported_and_everyone_runs_and_is_reported_again() -> None:
+    async def story() -> None:
+        everyone = targets(500, interval=2.0)
+        bench = Bench(takes=0.5, ending=0.2, schedule=dict.fromkeys(everyone, 2.0), quiet=True)
+        checker = bench.checker()
+        checker.set_targets(everyone)
+        await asyncio.sleep(6.1)
+        assert Counter(target for _, target in bench.reports) == dict.fromkeys(everyone, 1)  # quiet since
+        assert checker.running > 50
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, _Loop)
+        loop._clock.now += 100  # stopped
+        checker.probe_anew()
+        anew = loop.time()
+        bench.reports.clear()
+        bench.starts.clear()
+        await asyncio.sleep(3)
+        assert min(at for at, _ in bench.reports) >= anew + bench.takes
+        assert Counter(target for _, target in bench.reports) == dict.fromkeys(everyone, 1)
+        assert max(Counter(at for at, _ in bench.starts).values()) <= 100
+        assert bench.most_of_one == 1
+        await checker.close()
+
+    run_with_clock(story())
+
+
+def test_probed_anew_an_answer_that_comes_over_an_old_connection_proves_nothing() -> None:
+    answers: asyncio.Queue[bytes] = asyncio.Queue()
+    requests: asyncio.Queue[None] = asyncio.Queue()
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        requests.put_nowait(None)
+        writer.write(await answers.get())
+        await writer.drain()
+
+    async def story() -> None:
+        before = open_descriptors()
+        async with serving(handler) as port:
+            swept = Swept()
+            swept.checker.set_targets(frozenset({aimed(HttpCheck(tls=False), port)}))
+            await requests.get()
+            answers.put_nowait(b"HTTP/1.1 200 OK\r\n\r\n")  # it lies in the buffer when the agent goes on
+            swept.checker.probe_anew()
+            assert swept.checker.running == 0
+            await requests.get()
+            answers.put_nowait(b"HTTP/1.1 503 Busy\r\n\r\n")
+            assert (await swept.reports.get())[1].detail == "status 503, expected 2xx"
+            await swept.checker.close()
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert open_descriptors() == before
+
+    asyncio.run(story())
+
+
 def test_many_checks_of_one_address_all_keep_their_pace() -> None:
     async def story() -> None:
         everyone = frozenset(replace(A, port=port) for port in range(1, 1501))
@@ -558,7 +616,7 @@ def test_a_cancelled_run_of_a_target_that_stays_is_reported_as_unknown() -> None
         checker = Checker(lambda _, result: reports.append(result), cancelled, sweeping=False)
         checker.set_targets(frozenset({A}))
         await asyncio.sleep(1)
-        assert [result.outcome for result in reports] == [Outcome.UNKNOWN]
+        assert [(result.outcome, result.fault) for result in reports] == [(Outcome.UNKNOWN, Fault.INTERNAL)]
         await checker.close()
 
     run_with_clock(story())
@@ -691,7 +749,7 @@ async def main():
             checker.set_targets(frozenset({one}))
             checker.schedule(one, 0.0)
             result = await results.get()
-            print(left, result.outcome, result.detail)
+            print(left, result.outcome, result.fault, result.detail)
             for fd in held[left:]:
                 os.close(fd)
         await checker.close()
@@ -705,16 +763,17 @@ def test_without_descriptors_a_swept_target_is_unknown_and_well_again_as_soon_as
         [sys.executable, "-W", "error", "-c", _SCARCE], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stderr == ""
-    rows = [line.split(" ", 2) for line in done.stdout.splitlines()]
+    rows = [line.split(" ", 3) for line in done.stdout.splitlines()]
     assert [row[1] for row in rows] == ["unknown", "unknown", "ok", "ok", "ok"]
-    assert all("EMFILE" in row[2] for row in rows[:2])
+    assert all(row[2] == "descriptors" and "EMFILE" in row[3] for row in rows[:2])
 
 
 ACTS = st.lists(
     st.tuples(
         st.just("set"), st.frozensets(st.sampled_from([A, B, C])), st.sampled_from([0.0, 0.05, 0.3, 2.0])
     )
-    | st.tuples(st.just("schedule"), st.sampled_from([A, B, C]), st.sampled_from([0.0, 0.05, 0.3, 2.0])),
+    | st.tuples(st.just("schedule"), st.sampled_from([A, B, C]), st.sampled_from([0.0, 0.05, 0.3, 2.0]))
+    | st.tuples(st.just("anew"), st.none(), st.sampled_from([0.0, 0.05, 0.3, 2.0])),
     max_size=25,
 )
 
@@ -740,6 +799,11 @@ def test_whatever_is_asked_no_target_runs_twice_at_once_and_none_is_forgotten(
                 reported = len(bench.reports)
                 await asyncio.sleep(seconds)
                 assert {target for _, target in bench.reports[reported:]} <= current
+            elif act == "anew":
+                checker.probe_anew()
+                anew, reported = now(), len(bench.reports)
+                await asyncio.sleep(seconds)
+                assert all(at >= round(anew + takes, 6) for at, _ in bench.reports[reported:])
             else:
                 checker.schedule(value, seconds)
         await asyncio.sleep(30)

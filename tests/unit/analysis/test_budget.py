@@ -54,6 +54,11 @@ SUMS = [
         "1 s interval + 2 x 0.1 s fast interval + 3 x 0.3 s timeout + 0.05 s lease + 0.2 s router",
         2.35,
     ),
+    (
+        Kind.UNPROVEN,
+        "1 s interval + 0.3 s timeout + 3 s the last proof lasts + 0.05 s lease + 0.2 s router",
+        4.55,
+    ),
     (Kind.AGENT_DIES, "2 s lease TTL + 0.05 s plugin and ExaBGP + 0.2 s router", 2.25),
     (Kind.PLUGIN_DIES, "0.2 s respawn and withdraw + 0.2 s router", 0.4),
     (Kind.PLUGIN_HANGS, "2.5 s watchdog + 0.2 s router", 2.7),

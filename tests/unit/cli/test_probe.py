@@ -74,7 +74,7 @@ def test_a_failure_is_1_and_says_why(capsys: pytest.CaptureFixture[str]) -> None
 def test_a_check_that_could_not_run_is_4(capsys: pytest.CaptureFixture[str]) -> None:
     code, text = probe(capsys, "{type: https, address: 127.0.0.1, port: 1, ca: /none.pem}")
     assert code == 4
-    assert "unknown: the check could not run: /none.pem cannot be read" in text
+    assert "unknown (permission): the check could not run: /none.pem cannot be read" in text
 
 
 def test_a_spec_with_a_mistake_is_78_and_its_place_is_in_the_spec(capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,7 +106,7 @@ def test_what_makes_no_sense_is_2(
     ("error", "code", "said"),
     [
         (socket.EAI_NONAME, 1, "fail: nowhere.invalid does not resolve"),
-        (socket.EAI_AGAIN, 4, "unknown: the resolver cannot be asked: slow"),
+        (socket.EAI_AGAIN, 4, "unknown (resolver): the resolver cannot be asked: slow"),
     ],
 )
 def test_a_name_that_does_not_resolve_fails_and_a_resolver_that_is_down_proves_nothing(

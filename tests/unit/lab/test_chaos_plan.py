@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 
+from anycast.analysis.budget import Kind, budget
+from anycast.config.load import load
+from lab import configs
 from lab.chaos_plan import BY_NAME, FAULTS, FIGURES, PEER_FAULTS, RANDOM, OptionError, listing, options, turns
 from lab.faults import Faults
+from lab.topology import topology
 
 NODES, SERVERS = ["lb1", "lb2", "lb3"], ["rs1", "rs2"]
 
@@ -19,6 +24,18 @@ def names(faults: str = "", **more: object) -> list[str]:
 def test_every_fault_has_a_way_to_be_done() -> None:
     missing = [f.name for f in FAULTS if f.name != RANDOM and not hasattr(Faults, f.name.replace("-", "_"))]
     assert missing == []
+
+
+@pytest.mark.parametrize("name", ["server-link-down", "descriptors"])
+def test_checks_that_cannot_run_have_the_time_that_the_budget_gives_them(tmp_path: Path, name: str) -> None:
+    site = topology()
+    file = tmp_path / "anycast.yaml"
+    file.write_text(configs.anycast_yaml(site, site.balancers[0]))
+    outages = budget(load(file).config).outages
+    (sum_,) = (one.seconds for one in outages if one.kind is Kind.UNPROVEN and "web tcp/80" in one.scopes)
+    bound = BY_NAME[name].bound
+    assert bound is not None
+    assert sum_ <= bound < sum_ + 0.5
 
 
 def test_without_names_all_is_done_but_what_needs_more_nodes() -> None:

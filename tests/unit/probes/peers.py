@@ -8,7 +8,7 @@ import os
 import socket
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -58,8 +58,7 @@ async def sweeping() -> AsyncIterator[Callable[[Run[None]], Awaitable[Result]]]:
     waiting: dict[Run[None], asyncio.Future[Result]] = {}
 
     def finished(run: Run[None], finding: Finding, took: float) -> None:
-        result = Result(outcome=finding.outcome, detail=finding.detail, took=took)
-        waiting.pop(run).set_result(result)
+        waiting.pop(run).set_result(finding.result(took))
 
     async def check(run: Run[None]) -> Result:
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
@@ -213,16 +212,21 @@ class Certificate:
 
 
 def make(
-    where: Path, *, days: int = 2, key: tuple[str, ...] = ("ec", "-pkeyopt", "ec_paramgen_curve:P-256")
+    where: Path,
+    *,
+    days: int = 2,
+    key: tuple[str, ...] = ("ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+    names: Sequence[str] = (),
 ) -> Certificate:
-    """A self-signed certificate for www.example.net, 127.0.0.1 and ::1."""
+    """A self-signed certificate for www.example.net, 127.0.0.1 and ::1, and `names` besides."""
     made = Certificate(where / "certificate.pem", where / "key.pem")
-    names = where / "names"
-    names.write_text("subjectAltName=DNS:www.example.net,IP:127.0.0.1,IP:::1\n")
+    extension = where / "names"
+    more = "".join(f",DNS:{name}" for name in names)
+    extension.write_text(f"subjectAltName=DNS:www.example.net,IP:127.0.0.1,IP:::1{more}\n")
     request = where / "request.pem"
     subject = ["-nodes", "-subj", "/CN=test", "-keyout", str(made.key), "-out", str(request)]
     openssl("req", "-new", "-newkey", *key, *subject)
-    source = ["-in", str(request), "-signkey", str(made.key), "-days", str(days), "-extfile", str(names)]
+    source = ["-in", str(request), "-signkey", str(made.key), "-days", str(days), "-extfile", str(extension)]
     openssl("x509", "-req", *source, "-out", str(made.certificate))
     return made
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from anycast.core.health.phase import Outcome, Result
 from anycast.core.values.checks import GrpcCheck
-from anycast.probes.grpc import Call, CallError, serving_status
+from anycast.probes.finding import PeerError
+from anycast.probes.grpc import Call, serving_status
 from tests.unit.probes.peers import Handler, blurting, probe_at, silent
 
 SERVING, NOT_SERVING = b"\x08\x01", b"\x08\x02"
@@ -144,7 +145,7 @@ def test_a_large_answer_in_unknown_fields_is_passed_over() -> None:
 
 @given(st.binary(max_size=40))
 def test_any_bytes_are_a_status_or_explained(data: bytes) -> None:
-    with contextlib.suppress(CallError):
+    with contextlib.suppress(PeerError):
         assert serving_status(data) >= 0
 
 
@@ -161,7 +162,7 @@ def test_any_bytes_of_a_server_are_an_answer_or_explained(data: st.DataObject) -
         for place in data.draw(st.sets(st.integers(0, len(wire) - 1), max_size=5)):
             wire[place] = data.draw(st.integers(0, 255))
     cuts = sorted(data.draw(st.sets(st.integers(0, len(wire)), max_size=5)))
-    with contextlib.suppress(CallError):
+    with contextlib.suppress(PeerError):
         for start, end in zip([0, *cuts], [*cuts, len(wire)], strict=True):
             call.feed(bytes(wire[start:end]))
         if call.ended:
@@ -189,7 +190,7 @@ def test_frames_without_end_are_not_kept(frame: bytes) -> None:
     call.feed(server.h2.data_to_send())
     tracemalloc.start()
     try:
-        with contextlib.suppress(CallError):
+        with contextlib.suppress(PeerError):
             for _ in range(64 * 1024 // len(frame)):
                 call.feed(frame)
         assert tracemalloc.get_traced_memory()[0] < 300_000

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from anycast.core.health.phase import Outcome, Result
 from anycast.core.values.checks import RelpCheck
-from anycast.probes.relp import Frame, FrameError, Frames
+from anycast.probes.finding import PeerError
+from anycast.probes.relp import Frame, Frames
 from tests.unit.probes.peers import Handler, blurting, probe_at, silent
 
 OPENED = Frame(1, "rsp", b"200 OK\nrelp_version=0\nrelp_software=x\ncommands=syslog").encode()
@@ -114,7 +115,7 @@ NOISE = st.lists(
 @given(NOISE)
 def test_any_bytes_are_frames_or_no_frame(pieces: list[bytes]) -> None:
     frames = Frames()
-    with contextlib.suppress(FrameError):
+    with contextlib.suppress(PeerError):
         for piece in pieces:
             frames.feed(piece)
 
@@ -131,7 +132,7 @@ def test_frames_that_never_end_are_not_kept_for_ever(chunk: bytes) -> None:
     frames = Frames()
     tracemalloc.start()
     try:
-        with contextlib.suppress(FrameError):
+        with contextlib.suppress(PeerError):
             for _ in range(60):
                 frames.feed(chunk)
         assert tracemalloc.get_traced_memory()[0] < 200_000

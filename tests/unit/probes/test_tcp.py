@@ -7,22 +7,36 @@ import sys
 from collections.abc import Iterator
 from errno import (
     EACCES,
+    EADDRINUSE,
     EADDRNOTAVAIL,
+    EAFNOSUPPORT,
     EAGAIN,
+    EBADF,
     ECONNREFUSED,
     EHOSTUNREACH,
+    EINVAL,
+    ELOOP,
     EMFILE,
     ENETDOWN,
     ENETUNREACH,
+    ENFILE,
+    ENOBUFS,
+    ENODEV,
+    ENOENT,
     ENOMEM,
+    ENOTCONN,
+    ENOTDIR,
+    ENXIO,
+    EPERM,
 )
 
 import pytest
 
-from anycast.core.health.phase import Outcome
+from anycast.core.health.phase import Fault, Outcome
 from anycast.core.values.configuration import CommandCheck, HttpCheck, TcpCheck
 from anycast.probes import run as tasks
-from anycast.probes.finding import judge, one_line
+from anycast.probes import tcp
+from anycast.probes.finding import OK, Finding, judge, one_line
 from tests.unit.probes import peers
 from tests.unit.probes.peers import (
     LONG,
@@ -143,20 +157,62 @@ def test_a_timeout_seen_long_after_its_time_says_nothing_about_the_target() -> N
         runner.run(story(port))
 
 
-@pytest.mark.parametrize("code", [ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, EACCES])
+def test_an_answer_found_long_after_the_timeout_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def found_late(*_: object) -> Finding:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, _LoopThatCanStall)
+        loop.stalled_for = LONG + 5
+        return OK
+
+    monkeypatch.setattr(tcp, "check", found_late)
+    with asyncio.Runner(loop_factory=_LoopThatCanStall) as runner:
+        result = runner.run(tasks.probe(target(TcpCheck())))
+    assert (result.outcome, result.fault) == (Outcome.UNKNOWN, Fault.STALLED)
+
+
+@pytest.mark.parametrize("code", [ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, EACCES, ENOTCONN])
 def test_what_the_network_answers_is_the_targets_failure(code: int) -> None:
     assert judge(OSError(code, "")).outcome is Outcome.FAIL
 
 
-@pytest.mark.parametrize("code", [EMFILE, ENOMEM, EADDRNOTAVAIL, EAGAIN, ENETDOWN, 9999])
-def test_what_this_node_lacks_proves_nothing_and_names_the_error(code: int) -> None:
+@pytest.mark.parametrize(
+    ("code", "fault"),
+    [
+        *((code, Fault.DESCRIPTORS) for code in (EMFILE, ENFILE, ENOMEM, ENOBUFS, EADDRNOTAVAIL, EADDRINUSE)),
+        *((code, Fault.LINK) for code in (ENETDOWN, ENODEV, ENXIO)),
+        (EAGAIN, Fault.FORK),
+        (EPERM, Fault.PERMISSION),
+        (EAFNOSUPPORT, Fault.CONFIGURATION),
+        *((code, Fault.INTERNAL) for code in (EBADF, EINVAL, 9999)),
+    ],
+)
+def test_what_this_node_lacks_proves_nothing_and_is_named(code: int, fault: Fault) -> None:
     finding = judge(OSError(code, ""))
-    assert finding.outcome is Outcome.UNKNOWN
+    assert (finding.outcome, finding.fault) == (Outcome.UNKNOWN, fault)
     assert "the check could not run" in finding.detail
 
 
 def test_an_error_without_a_number_proves_nothing() -> None:
-    assert judge(OSError("odd")).outcome is Outcome.UNKNOWN
+    finding = judge(OSError("odd"))
+    assert (finding.outcome, finding.fault) == (Outcome.UNKNOWN, Fault.INTERNAL)
+
+
+@pytest.mark.parametrize("code", [EACCES, ENOENT, ENOTDIR, ELOOP])
+def test_a_file_of_this_node_that_cannot_be_used_is_no_fault_of_the_target(code: int) -> None:
+    finding = judge(OSError(code, "", "/etc/key.pem"))
+    assert (finding.outcome, finding.fault) == (Outcome.UNKNOWN, Fault.PERMISSION)
+    assert "/etc/key.pem" in finding.detail
+
+
+def test_an_interface_in_an_address_that_is_not_there_is_a_missing_link() -> None:
+    result = run(TcpCheck(), 80, address="fe80::1%absent")
+    assert (result.outcome, result.fault) == (Outcome.UNKNOWN, Fault.LINK)
+    assert "no interface" in result.detail
+
+
+def test_a_resolver_that_cannot_be_asked_is_this_nodes_fault() -> None:
+    finding = judge(socket.gaierror(socket.EAI_AGAIN, "slow"))
+    assert (finding.outcome, finding.fault) == (Outcome.UNKNOWN, Fault.RESOLVER)
 
 
 def test_a_detail_is_one_printable_line_of_bounded_length() -> None:

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from anycast.core.health.phase import Outcome
+from anycast.core.health.phase import Fault, Outcome
 from anycast.core.values.checks import TcpVipCheck
 from anycast.probes import vip
 from anycast.probes.finding import OK, Finding, Progress
@@ -21,7 +21,7 @@ _SCARCE = """
 import asyncio, os, resource, socket
 from tests.unit.probes.peers import target
 from anycast.core.values import checks as kinds
-from anycast.core.values.configuration import HERE
+from anycast.core.values.configuration import CommandCheck, HttpCheck, TcpCheck
 from anycast.probes.run import probe
 
 KINDS = (
@@ -30,6 +30,7 @@ KINDS = (
     kinds.DnsCheck(name="a.", tcp=True), kinds.GrpcCheck(), kinds.IcmpCheck(),
     kinds.CarrierCheck(interface="lo"), kinds.MemoryCheck(free=1),
     kinds.GatewayCheck(), kinds.GatewayCheck(by_neighbor=True),
+    TcpCheck(), HttpCheck(tls=False), HttpCheck(tls=True), CommandCheck(argv=("/bin/true",)),
 )
 
 async def main():
@@ -52,7 +53,7 @@ async def main():
             for fd in held:
                 os.close(fd)
             after = len(os.listdir("/proc/self/fd"))
-            print(type(kind).__name__, after - before, result.outcome, result.detail)
+            print(type(kind).__name__, after - before, result.outcome, result.fault, result.detail)
 
 asyncio.run(main())
 """
@@ -63,10 +64,10 @@ def test_without_descriptors_every_kind_says_unknown_and_leaks_none() -> None:
         [sys.executable, "-W", "error", "-c", _SCARCE], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stderr == ""
-    rows = [line.split(" ", 3) for line in done.stdout.splitlines()]
-    assert len(rows) == 13
-    assert [row for row in rows if row[1:3] != ["0", "unknown"]] == []
-    assert all("EMFILE" in row[3] or "Too many open files" in row[3] for row in rows)
+    rows = [line.split(" ", 4) for line in done.stdout.splitlines()]
+    assert len(rows) == 17
+    assert [row for row in rows if row[1:4] != ["0", "unknown", "descriptors"]] == []
+    assert all("EMFILE" in row[4] or "Too many open files" in row[4] for row in rows)
 
 
 _LINKS = """
@@ -76,7 +77,7 @@ from tests.unit.probes.peers import engine, run
 with engine(swept=sys.argv[1] == "swept"):
     for address in sys.argv[2:]:
         result = run(TcpCheck(), 80, address=address, timeout=0.3)
-        print(result.outcome, result.detail)
+        print(result.outcome, result.fault, result.detail)
 """
 
 
@@ -116,7 +117,7 @@ def test_a_failure_over_a_link_of_our_own_that_is_down_proves_nothing(engine: st
         *("unknown", "unknown", "fail", "fail"),
         *("unknown", "fail"),
     ]
-    assert lines[2] == "unknown this node's own interface va is down: no answer within 0.3 s"
+    assert lines[2] == "unknown link this node's own interface va is down: no answer within 0.3 s"
 
 
 def test_a_wait_for_the_node_itself_that_is_too_long_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,8 +131,9 @@ def test_a_wait_for_the_node_itself_that_is_too_long_proves_nothing(monkeypatch:
     monkeypatch.setattr(vip, "check", check)
     aimed = replace(target(TcpVipCheck(), 80, timeout=0.05), vip=ip_address("192.0.2.1"))
     result = asyncio.run(probe(aimed))
-    assert (result.outcome, result.detail) == (
+    assert (result.outcome, result.fault, result.detail) == (
         Outcome.UNKNOWN,
+        Fault.STALLED,
         "the check could not run: no look at the neighbor table within 0.05 s",
     )
 

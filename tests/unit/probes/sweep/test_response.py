@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from anycast.probes.sweep.response import BODY_LIMIT, HEAD_LIMIT, BadResponseError, Exchange
+from anycast.probes.finding import PeerError
+from anycast.probes.sweep.response import BODY_LIMIT, HEAD_LIMIT, Exchange
 
 FRAGMENTS = st.sampled_from(
     [
@@ -53,7 +54,7 @@ def read(
                 exchange.feed(piece)
         if ends:
             exchange.feed(b"")
-    except BadResponseError as error:
+    except PeerError as error:
         return str(error)
     return exchange.status, exchange.reusable, exchange.reusable and exchange.ended
 
@@ -201,7 +202,7 @@ def test_a_head_without_end_is_given_up_at_the_limit(piece: bytes) -> None:
         exchange.feed(piece * 100)
         fed += len(piece) * 100
         assert held(exchange) <= HEAD_LIMIT
-    with pytest.raises(BadResponseError, match="over 64 KiB"):
+    with pytest.raises(PeerError, match="over 64 KiB"):
         exchange.feed(piece * 500)
 
 
@@ -228,14 +229,14 @@ def held(exchange: Exchange) -> int:
     ],
 )
 def test_what_is_wrong_is_said(data: bytes, what: str) -> None:
-    with pytest.raises(BadResponseError, match=what.replace(".", r"\.")):
+    with pytest.raises(PeerError, match=what.replace(".", r"\.")):
         Exchange(to_head=False, whole=False).feed(data)
 
 
 def test_a_stream_that_ends_early_is_wrong_and_says_where() -> None:
-    with pytest.raises(BadResponseError, match="closed without a response"):
+    with pytest.raises(PeerError, match="closed without a response"):
         Exchange(to_head=False, whole=False).feed(b"")
     exchange = Exchange(to_head=False, whole=False)
     exchange.feed(b"HTT")
-    with pytest.raises(BadResponseError, match="closed within the response head"):
+    with pytest.raises(PeerError, match="closed within the response head"):
         exchange.feed(b"")

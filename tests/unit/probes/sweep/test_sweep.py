@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anycast.core.health.phase import Outcome, Result
+from anycast.core.health.phase import Fault, Outcome, Result
 from anycast.core.values.configuration import HttpCheck, TcpCheck
 from anycast.probes.finding import OK, Finding
 from anycast.probes.sweep import sweep as sweeps
@@ -38,6 +38,7 @@ from tests.unit.probes.peers import (
     time_waits,
 )
 
+PLAIN = HttpCheck(tls=False)
 KEPT = HttpCheck(tls=False, keep_alive=True)
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 WELL = Result(outcome=Outcome.OK)
@@ -516,14 +517,14 @@ def test_a_shorter_timeout_is_not_kept_waiting_by_a_longer_one() -> None:
         run_in(story(nobody))
 
 
-def after_a_stall(handler: Handler | None, late: float) -> Finding:
-    """Of an HTTP run whose agent was stopped right after its start until `late` seconds past the timeout."""
+def after_a_stall(handler: Handler | None, late: float, kind: TcpCheck | HttpCheck = PLAIN) -> Finding:
+    """Of a run whose agent was stopped right after its start until `late` seconds past the timeout."""
     results: list[Finding] = []
 
     async def story(port: int) -> None:
         found: asyncio.Queue[Finding] = asyncio.Queue()
         sweep: Sweep[None] = Sweep(lambda _run, finding, _took: found.put_nowait(finding))
-        sweep.start(run_of(target(HttpCheck(tls=False), port), None))
+        sweep.start(run_of(target(kind, port), None))
         loop().ahead += LONG + late
         sweep.settle(1)
         results.append(await found.get())
@@ -543,14 +544,20 @@ def after_a_stall(handler: Handler | None, late: float) -> Finding:
 
 def test_an_agent_that_was_stopped_blames_nobody() -> None:
     result = after_a_stall(None, 1.5)
-    assert result.outcome is Outcome.UNKNOWN
+    assert (result.outcome, result.fault) == (Outcome.UNKNOWN, Fault.STALLED)
     assert "too late" in result.detail
 
 
 def test_an_agent_that_found_the_first_of_several_steps_too_late_blames_nobody() -> None:
     result = after_a_stall(answering(ANSWER), 0.5)
-    assert result.outcome is Outcome.UNKNOWN
+    assert (result.outcome, result.fault) == (Outcome.UNKNOWN, Fault.STALLED)
     assert "too late" in result.detail
+
+
+def test_an_answer_that_has_lain_there_while_the_agent_was_stopped_proves_nothing() -> None:
+    result = after_a_stall(silent, 1.5, TcpCheck())
+    assert (result.outcome, result.fault) == (Outcome.UNKNOWN, Fault.STALLED)
+    assert after_a_stall(silent, 0.5, TcpCheck()) == OK
 
 
 def test_silence_seen_a_little_late_is_a_failure_all_the_same() -> None:
