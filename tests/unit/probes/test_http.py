@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from anycast.core.health.phase import Outcome, Result
 from anycast.core.values.configuration import HttpCheck
-from anycast.probes import stream
+from anycast.probes import tls
 from anycast.probes.certificate import not_after
 from tests.unit.probes import peers
 from tests.unit.probes.peers import (
@@ -369,9 +369,9 @@ def trusted(certificate: Certificate) -> Iterator[None]:
     """The certificate is in the system's trust store."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_CERT_FILE", str(certificate.certificate))
-        stream.cached_context.cache_clear()
+        tls.cached_context.cache_clear()
         yield
-    stream.cached_context.cache_clear()
+    tls.cached_context.cache_clear()
 
 
 def tls_answer(certificate: Certificate, kind: HttpCheck, *pieces: bytes, host: str = "127.0.0.1") -> Result:

@@ -21,8 +21,8 @@ from anycast.core.values.configuration import HttpCheck, TcpCheck
 from anycast.probes.finding import OK, Finding
 from anycast.probes.sweep import sweep as sweeps
 from anycast.probes.sweep.runs import Run, run_of
-from anycast.probes.sweep.secure import SESSION_LIFE
 from anycast.probes.sweep.sweep import Room, Sweep
+from anycast.probes.tls import SESSION_LIFE
 from tests.unit.probes.peers import (
     LONG,
     Certificate,
