@@ -13,11 +13,14 @@ from anycast.probes.sweep.sweep import Sweep
 
 async def once(target: Target, progress: Progress) -> Result:
     """May be cancelled any time."""
-    done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Result] = loop.create_future()
+    started = loop.time()
 
-    def finished(_: Run[None], finding: Finding, took: float) -> None:
+    def finished(_: Run[None], finding: Finding, __: float) -> None:
+        # The sweep's own time is that of its last look: before the last steps.
         if not done.done():
-            done.set_result(finding.result(took))
+            done.set_result(finding.result(loop.time() - started))
 
     try:
         sweep = Sweep(finished)

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from anycast.core.health.phase import Outcome, Result
 from anycast.core.values.configuration import HttpCheck
+from anycast.probes import run as tasks
 from anycast.probes import tls
 from anycast.probes.certificate import not_after
+from anycast.probes.finding import Progress
 from tests.unit.probes import peers
 from tests.unit.probes.peers import (
     Certificate,
@@ -357,6 +359,30 @@ def test_whatever_a_server_sends_instead_of_a_tls_handshake_there_is_a_failure(p
     result = asyncio.run(probe_at(blurting(*pieces), HttpCheck(tls=True, verify=False)))
     assert result.outcome is Outcome.FAIL
     assert result.detail
+
+
+def test_somebody_who_looks_on_sees_every_step_and_the_outcome_comes_last() -> None:
+    steps: list[str] = []
+    slow = 0.05  # seconds that showing the last step takes
+
+    def tell(step: str) -> None:
+        steps.append(step.partition(" from ")[0])
+        if step.startswith("body"):
+            time.sleep(slow)
+
+    async def story() -> float:
+        kind = HttpCheck(tls=False, path="/healthz", body="well")
+        async with serving(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n", b"well")) as port:
+            return (await tasks.probe(target(kind, port), Progress(tell=tell))).took
+
+    took = asyncio.run(story())
+    assert steps == [
+        "connected",
+        "sending GET /healthz",
+        "status 200",
+        "body of 4 bytes",
+    ]
+    assert took >= slow
 
 
 @pytest.fixture(scope="module")
