@@ -28,7 +28,7 @@ from lab import check_peers as peers
 from lab import measuring, netns
 from lab.check_figures import Bound, Duel, Reading, Side, document, summary
 from lab.figures import milliseconds
-from lab.measuring import cpu_time, say
+from lab.measuring import cpu_time, running, say
 from lab.waiting import until
 
 ROUNDS = 5
@@ -125,7 +125,7 @@ class Bench:
         argv += ["--ca", str(self._directory / "ca.pem")]
         if self._loud or work.name == "command":  # else nobody could count them
             argv.append("--loud")
-        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        with running(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdin is not None
             assert process.stdout is not None
             asking, answering = process.stdin, process.stdout
@@ -136,10 +136,7 @@ class Bench:
                 found: dict[str, Any] = json.loads(answering.readline())
                 return found
 
-            try:
-                yield process.pid, answer
-            finally:
-                process.kill()
+            yield process.pid, answer
 
     @contextlib.contextmanager
     def _haproxy(self, work: Work) -> Iterator[tuple[int, Callable[[], int]]]:
@@ -148,7 +145,7 @@ class Bench:
         stats = self._directory / "haproxy.sock"
         stats.unlink(missing_ok=True)
 
-        with subprocess.Popen([*self._alone, "haproxy", "-db", "-q", "-f", str(conf)]) as process:
+        with running([*self._alone, "haproxy", "-db", "-q", "-f", str(conf)]) as process:
 
             def failing() -> int:
                 if process.poll() is not None:
@@ -158,10 +155,7 @@ class Bench:
                 except (FileNotFoundError, ConnectionRefusedError):
                     return work.count
 
-            try:
-                yield process.pid, failing
-            finally:
-                process.kill()
+            yield process.pid, failing
 
 
 def _wait(done: Callable[[], bool]) -> None:

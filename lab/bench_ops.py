@@ -248,11 +248,8 @@ class Bench:
 @contextlib.contextmanager
 def hostile_clients(host: str, port: int) -> Iterator[None]:
     argv = [sys.executable, "-m", "lab.bench_ops", "--hostile", host, str(port), str(HOSTILE)]
-    with subprocess.Popen(argv, env=configs.program_environment()) as process:
-        try:
-            yield
-        finally:
-            process.kill()
+    with measuring.running(argv, env=configs.program_environment()):
+        yield
 
 
 def body(figures: Sequence[Times]) -> dict[str, object]:

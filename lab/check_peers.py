@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lab.check_load import address
 from lab.loaded_agent import target
+from lab.measuring import running
 from lab.waiting import until
 
 HOST = "bench.example"
@@ -130,13 +131,10 @@ def targets(directory: Path) -> Iterator[None]:
     certificates(directory)
     conf = directory / "nginx.conf"
     conf.write_text(nginx_conf(directory))
-    with target(TCP_PORT), subprocess.Popen(["nginx", "-p", str(directory), "-c", str(conf)]) as nginx:
-        try:
-            for port in HTTP_PORT, HTTPS_PORT:
-                until(partial(_listens, port), f"port {port} of nginx", _PATIENCE)
-            yield
-        finally:
-            nginx.kill()
+    with target(TCP_PORT), running(["nginx", "-p", str(directory), "-c", str(conf)]):
+        for port in HTTP_PORT, HTTPS_PORT:
+            until(partial(_listens, port), f"port {port} of nginx", _PATIENCE)
+        yield
 
 
 def _listens(port: int) -> bool:

@@ -17,6 +17,7 @@ import yaml
 
 from anycast.lease import Decoder, Lease, Report, encode
 from lab import configs
+from lab.measuring import running
 from lab.waiting import until
 
 POOL = 100  # real servers of a service
@@ -72,13 +73,10 @@ def agent_yaml(servers: int, directory: Path, *, first: str, checked: int, liste
 def target(port: int) -> Iterator[None]:
     """What all the checks look at, once it listens."""
     program = [sys.executable, "-I", "-S", str(Path(__file__).with_name("acceptor.py")), str(port)]
-    with subprocess.Popen(program, stdout=subprocess.PIPE) as process:
+    with running(program, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        try:
-            yield
-        finally:
-            process.kill()
+        yield
 
 
 @contextlib.contextmanager
@@ -90,7 +88,7 @@ def agent(config: str, runtime: Path, alone: Sequence[str], *options: str) -> It
     argv = [*alone, sys.executable, "-m", "lab.memory_agent", *options, "agent", "--config", str(file)]
     with (
         log.open("wb") as out,
-        subprocess.Popen(argv, stderr=out, env=configs.program_environment()) as process,
+        running(argv, stderr=out, env=configs.program_environment()) as process,
     ):
         try:
             for name in ("lease.sock", "control.sock"):
@@ -103,7 +101,6 @@ def agent(config: str, runtime: Path, alone: Sequence[str], *options: str) -> It
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(10.0)
-            process.kill()
 
 
 class Plugin:
