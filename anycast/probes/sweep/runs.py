@@ -84,6 +84,9 @@ class Run(Generic[Owner]):
         """A connection is about to be made. A finding: there is no need to."""
         return None
 
+    def released(self) -> None:
+        """The connection has been given up. Between two runs thousands of targets must hold nothing of it."""
+
     def resume(self, sock: socket.socket) -> bool:  # noqa: ARG002 - for kinds that keep connections
         """Whether the run goes on over the connection that was kept. Raises OSError, StaleError."""
         return False
@@ -150,12 +153,16 @@ class _HttpRun(Run[Owner]):
             self._request = unformed(error)
         self._name = kind.sni or name or literal(target.address)
         self._proof: Proof | None = None
-        self._secure: Channel | None = None
+        self._secure: Channel | None
         self._opened_at = 0.0
+        self._forget_connection()
+
+    def released(self) -> None:
         self._forget_connection()
 
     def _forget_connection(self) -> None:
         self._connected = self._reused = False
+        self._secure = None
         self._unsent = b""
         self._forget_exchange()
 
@@ -359,13 +366,13 @@ class _BodyRun(_HttpRun[Owner]):
 
     def _forget_exchange(self) -> None:
         super()._forget_exchange()
-        self._parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_LIMIT)
-        self._parser.send(h11.Request(method="GET", target="/", headers=[("Host", "-")]))
-        self._parser.send(h11.EndOfMessage())
+        self._parser: h11.Connection | None = None
         self._body = bytearray()
         self._left = self._limit
 
     def _take(self, data: bytes) -> None:
+        if self._parser is None:
+            self._parser = _awaiting_response()
         self._parser.receive_data(data)
         self._left -= len(data)
         super()._take(data)
@@ -375,7 +382,7 @@ class _BodyRun(_HttpRun[Owner]):
         if self.missing != "complete response body":
             self.missing = "complete response body"
             self.progress.say("status %d", status)
-        if not self._body_ended():
+        if self._parser is None or not self._body_ended(self._parser):
             return None
         body = bytes(self._body[:BODY_LIMIT])
         self.progress.say("body of %d bytes", len(body))
@@ -383,11 +390,11 @@ class _BodyRun(_HttpRun[Owner]):
             return fail(f"the body does not hold {self._pattern!r}, it begins {shown(body)!r}")
         return self._well()
 
-    def _body_ended(self) -> bool:
+    def _body_ended(self, parser: h11.Connection) -> bool:
         """Or as much of it is there as is read: framing may have eaten up the rest. Raises PeerError."""
         try:
             while len(self._body) < BODY_LIMIT:
-                match self._parser.next_event():
+                match parser.next_event():
                     case h11.Data(data=data):
                         self._body += data
                     case h11.NEED_DATA:
@@ -399,6 +406,13 @@ class _BodyRun(_HttpRun[Owner]):
         except h11.RemoteProtocolError as error:
             raise PeerError(f"not an HTTP response: {error}") from error
         return True
+
+
+def _awaiting_response() -> h11.Connection:
+    parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_LIMIT)
+    parser.send(h11.Request(method="GET", target="/", headers=[("Host", "-")]))
+    parser.send(h11.EndOfMessage())
+    return parser
 
 
 def sweepable(target: Target) -> bool:
