@@ -1,83 +1,16 @@
-"""What `lab.bench_agent` and `lab.bench_failover` make of what they saw: percentiles, goals, one file of all. No I/O
-but that file.
-"""
+"""What `lab.bench_agent` makes of what it saw: how late leases were, and what memory the checks take. No I/O."""
 
 from __future__ import annotations
 
-import itertools
-import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from statistics import median
-from typing import Any
+from dataclasses import asdict, dataclass
 
 from anycast.cli.table import table
+from lab.figures import REACHED, percentile
 
-REACHED = {True: "yes", False: "NO", None: "-"}
 LATE_GOAL = 0.050  # seconds, p99
 RSS_GOAL, CHECKS_GOAL = 80.0, 25.0  # MiB
 _MIB = 2**20
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` of all do not exceed."""
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delay:
-    """How long something took, each time, in seconds. A goal None: there is none."""
-
-    work: str
-    median_goal: float | None = None
-    p95_goal: float | None = None
-    values: list[float] = field(default_factory=list)
-
-    @property
-    def reached(self) -> bool | None:
-        goals = ((self.median_goal, 0.5), (self.p95_goal, 0.95))
-        kept = [percentile(self.values, share) <= goal for goal, share in goals if goal is not None]
-        return all(kept) if kept else None
-
-
-def delays_table(delays: Sequence[Delay]) -> str:
-    head = ("seconds", "times", "median", "p95", "max", "goal", "reached")
-    rows = [
-        (
-            one.work,
-            str(len(one.values)),
-            f"{median(one.values):.3f}",
-            f"{percentile(one.values, 0.95):.3f}",
-            f"{max(one.values):.3f}",
-            " ".join(
-                f"{name} <= {goal:g}"
-                for name, goal in (("median", one.median_goal), ("p95", one.p95_goal))
-                if goal is not None
-            )
-            or "-",
-            REACHED[one.reached],
-        )
-        for one in delays
-    ]
-    return table(head, rows, colour=False)
-
-
-def delays_document(delays: Sequence[Delay]) -> list[dict[str, object]]:
-    return [
-        {
-            "work": one.work,
-            "median": round(median(one.values), 4),
-            "p95": round(percentile(one.values, 0.95), 4),
-            "max": round(max(one.values), 4),
-            "median_goal": one.median_goal,
-            "p95_goal": one.p95_goal,
-            "reached": one.reached,
-            "values": [round(value, 4) for value in one.values],
-        }
-        for one in delays
-    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,15 +33,6 @@ class AgentRun:
     memory: Memory
     memory_asked: Memory  # once it has answered for its status and its metrics
     asked: Mapping[str, float]  # CPU seconds of each answer
-
-
-def lateness(leases: Sequence[tuple[float, float, float]]) -> list[float]:
-    """How much later than due each lease came but the first. Each is (arrived, issued, ttl).
-
-    One is due a third of the TTL after the one before it was issued; one that a change has brought on is early.
-    """
-    found = [arrived - (issued + ttl / 3) for (_, issued, ttl), (arrived, _, _) in itertools.pairwise(leases)]
-    return [late for late in found if late >= 0]
 
 
 def rollup(text: str) -> Memory:
@@ -175,15 +99,3 @@ def agent_document(runs: Sequence[AgentRun]) -> list[dict[str, object]]:
         {**asdict(one), "p50": _p50(one), "p99": _p99(one), "max": max(one.lateness), "goal_p99": LATE_GOAL}
         for one in runs
     ]
-
-
-def merge(path: Path, found: Mapping[str, Any]) -> None:
-    """Puts `found` beside what other measurements have left in the file; replaces its own keys."""
-    try:
-        present = json.loads(path.read_text())
-    except FileNotFoundError:
-        present = {}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(json.dumps({**present, **found}, indent=1) + "\n")
-    beside.replace(path)

@@ -7,11 +7,9 @@ kernel then holds. In User-Mode-Linux system calls are dear: only the ratios of 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import gc
-import json
 import os
 import signal
 import socket
@@ -30,8 +28,9 @@ from anycast.core.values.configuration import Forwarding, Protocol, Scheduler, S
 from anycast.kernel import ipvs_codec as codec
 from anycast.kernel import netlink_codec
 from anycast.kernel.adapter import Kernel
-from lab import configs, netns
-from lab.figures import Comparison, Stall, document, milliseconds, summary
+from lab import measuring, netns
+from lab.figures import Comparison, Times, document, milliseconds, stall, summary
+from lab.measuring import say
 
 ROUNDS = 5
 MH_FLAGS = frozenset({SchedulerFlag.MH_PORT, SchedulerFlag.MH_FALLBACK})
@@ -47,13 +46,6 @@ _NETLINK_GENERIC = 16
 
 Contents = dict[ipvs.Key, ipvs.ServiceEntry]
 T = TypeVar("T")
-
-STARTED = time.monotonic()
-
-
-def say(text: str) -> None:
-    """One line of progress, with the seconds since the start."""
-    print(f"[{time.monotonic() - STARTED:5.1f}] {text}", flush=True)
 
 
 def contents(
@@ -229,18 +221,30 @@ def expect(wanted: Contents) -> None:
         raise RuntimeError(f"{listed()} real servers in the kernel, not {count(wanted)}")
 
 
-def our_fill(wanted: Contents) -> float:
-    """From a kernel that was never read to the whole table."""
+def timed(
+    before: Contents | None, act: Callable[[Kernel, Snapshot], Awaitable[object]], after: Contents
+) -> float:
+    """How long `act` takes from one table that was read, or None, to the other, which is then proven."""
 
     async def story(kernel: Kernel) -> float:
+        actual = EMPTY if before is None else await filled(kernel, before)
         began = time.perf_counter()
-        await bring(kernel, await kernel.read(()), wanted)
+        await act(kernel, actual)
         took = time.perf_counter() - began
-        await proven(kernel, wanted)
+        await proven(kernel, after)
         return took
 
     with namespace():
         return in_kernel(story)
+
+
+def our_fill(wanted: Contents) -> float:
+    """From a kernel that was never read to the whole table."""
+
+    async def fill(kernel: Kernel, _: Snapshot) -> None:
+        await bring(kernel, await kernel.read(()), wanted)
+
+    return timed(None, fill, wanted)
 
 
 def ipvsadm_fill(wanted: Contents) -> float:
@@ -252,16 +256,7 @@ def ipvsadm_fill(wanted: Contents) -> float:
 
 
 def naive_fill(wanted: Contents) -> float:
-    async def story(kernel: Kernel) -> float:
-        await kernel.read(())
-        began = time.perf_counter()
-        await kernel.play(naive(wanted))
-        took = time.perf_counter() - began
-        await proven(kernel, wanted)
-        return took
-
-    with namespace():
-        return in_kernel(story)
+    return timed({}, lambda kernel, _: kernel.play(naive(wanted)), wanted)
 
 
 def keepalived_start(wanted: Contents) -> float:
@@ -320,53 +315,27 @@ def packed_fill(wanted: Contents) -> float:
 
 
 def packed_changes(before: Contents, after: Contents) -> float:
-    async def check(kernel: Kernel) -> None:
-        await proven(kernel, after)
-
-    with namespace():
-        ops = diff(in_kernel(lambda kernel: filled(kernel, before)), desired(after))
-        took = packed(ops)
-        in_kernel(check)
-        return took
-
-
-def our_changes(before: Contents, after: Contents) -> float:
-    """From one table that was read to the other."""
-
-    async def story(kernel: Kernel) -> float:
-        actual = await filled(kernel, before)
-        began = time.perf_counter()
-        await bring(kernel, actual, after)
-        took = time.perf_counter() - began
-        await proven(kernel, after)
-        return took
-
-    with namespace():
-        return in_kernel(story)
+    return peer_changes(before, lambda actual: packed(diff(actual, desired(after))), after)
 
 
 def ipvsadm_changes(before: Contents, after: Contents) -> float:
     text = changes_text(after)
+    return peer_changes(before, lambda _: ipvsadm("--restore", stdin=text), after)
 
-    async def check(kernel: Kernel) -> None:
-        await proven(kernel, after)
 
+def peer_changes(before: Contents, act: Callable[[Snapshot], float], after: Contents) -> float:
     with namespace():
-        in_kernel(lambda kernel: filled(kernel, before))
-        took = ipvsadm("--restore", stdin=text)
-        in_kernel(check)
+        took = act(in_kernel(lambda kernel: filled(kernel, before)))
+        in_kernel(lambda kernel: proven(kernel, after))
         return took
 
 
-def our_reconcile(wanted: Contents) -> float:
-    async def story(kernel: Kernel) -> float:
-        await filled(kernel, wanted)
-        began = time.perf_counter()
-        await proven(kernel, wanted)
-        return time.perf_counter() - began
+def our_changes(before: Contents, after: Contents) -> float:
+    return timed(before, lambda kernel, actual: bring(kernel, actual, after), after)
 
-    with namespace():
-        return in_kernel(story)
+
+def our_reconcile(wanted: Contents) -> float:
+    return timed(wanted, lambda kernel, _: proven(kernel, wanted), wanted)
 
 
 def ipvsadm_list(wanted: Contents) -> float:
@@ -375,7 +344,7 @@ def ipvsadm_list(wanted: Contents) -> float:
         return ipvsadm("-Sn")
 
 
-def stall(before: Contents, after: Contents) -> float:
+def stood(before: Contents, after: Contents) -> float:
     """While one table, known from a read, becomes the other and is read back."""
 
     async def story(kernel: Kernel) -> float:
@@ -409,76 +378,56 @@ class Work(NamedTuple):
 def works() -> list[Work]:
     """All of the first table."""
     found = []
+
+    def work(
+        name: str,
+        peer: str,
+        goal: float | None,
+        ours: Callable[..., float],
+        theirs: Callable[..., float],
+        *tables: Contents,
+    ) -> None:
+        result = Comparison(work=name, peer=peer, goal=goal)
+        found.append(Work(result, partial(ours, *tables), partial(theirs, *tables)))
+
     for shape, size in SHAPES.items():
         wanted, heavier = contents(*size), contents(*size, weight=2)
-        found += [
-            Work(
-                Comparison(work=f"fill, {shape}", peer="ipvsadm --restore", goal=0.1),
-                partial(our_fill, wanted),
-                partial(ipvsadm_fill, wanted),
-            ),
-            Work(
-                Comparison(work=f"fill, {shape}", peer="start of keepalived", goal=0.5),
-                partial(our_fill, wanted),
-                partial(keepalived_start, wanted),
-            ),
-            Work(
-                Comparison(work=f"fill, {shape}", peer=_KERNEL, goal=None),
-                partial(our_fill, wanted),
-                partial(packed_fill, wanted),
-            ),
-            Work(
-                Comparison(work=f"change all weights, {shape}", peer="ipvsadm --restore", goal=0.1),
-                partial(our_changes, wanted, heavier),
-                partial(ipvsadm_changes, wanted, heavier),
-            ),
-            Work(
-                Comparison(work=f"change all weights, {shape}", peer=_KERNEL, goal=None),
-                partial(our_changes, wanted, heavier),
-                partial(packed_changes, wanted, heavier),
-            ),
-            Work(
-                Comparison(work=f"read, nothing to do, {shape}", peer="ipvsadm -Sn", goal=1),
-                partial(our_reconcile, wanted),
-                partial(ipvsadm_list, wanted),
-            ),
-        ]
+        fill, change = f"fill, {shape}", f"change all weights, {shape}"
+        work(fill, "ipvsadm --restore", 0.1, our_fill, ipvsadm_fill, wanted)
+        work(fill, "start of keepalived", 0.5, our_fill, keepalived_start, wanted)
+        work(fill, _KERNEL, None, our_fill, packed_fill, wanted)
+        work(change, "ipvsadm --restore", 0.1, our_changes, ipvsadm_changes, wanted, heavier)
+        work(change, _KERNEL, None, our_changes, packed_changes, wanted, heavier)
+        work(f"read, nothing to do, {shape}", "ipvsadm -Sn", 1, our_reconcile, ipvsadm_list, wanted)
     maglev = contents(1, MH_SERVERS, scheduler=Scheduler.MH)
-    found.append(
-        Work(
-            Comparison(work=f"fill, mh, 1 × {MH_SERVERS:,}", peer="one by one under mh", goal=0.2),
-            partial(our_fill, maglev),
-            partial(naive_fill, maglev),
-        )
-    )
+    work(f"fill, mh, 1 × {MH_SERVERS:,}", "one by one under mh", 0.2, our_fill, naive_fill, maglev)
     return found
 
 
-def stalls() -> list[tuple[Stall, Callable[[], float]]]:
+def stalls() -> list[tuple[Times, Callable[[], float]]]:
     """All of the second table."""
-    found: list[tuple[Stall, Callable[[], float]]] = [(Stall(work="nothing"), idle_stall)]
+    found: list[tuple[Times, Callable[[], float]]] = [(stall("nothing"), idle_stall)]
     for shape, size in SHAPES.items():
         wanted, heavier = contents(*size), contents(*size, weight=2)
         found += [
-            (Stall(work=f"fill, {shape}"), partial(stall, {}, wanted)),
-            (Stall(work=f"change all weights, {shape}"), partial(stall, wanted, heavier)),
-            (Stall(work=f"read, nothing to do, {shape}"), partial(stall, wanted, wanted)),
-            (Stall(work=f"remove, {shape}"), partial(stall, wanted, {})),
+            (stall(f"fill, {shape}"), partial(stood, {}, wanted)),
+            (stall(f"change all weights, {shape}"), partial(stood, wanted, heavier)),
+            (stall(f"read, nothing to do, {shape}"), partial(stood, wanted, wanted)),
+            (stall(f"remove, {shape}"), partial(stood, wanted, {})),
         ]
     maglev, heavier = (contents(1, MH_SERVERS, scheduler=Scheduler.MH, weight=weight) for weight in (1, 2))
     found += [
-        (Stall(work=f"fill, mh, 1 × {MH_SERVERS:,}"), partial(stall, {}, maglev)),
-        (Stall(work=f"change all weights, mh, 1 × {MH_SERVERS:,}"), partial(stall, maglev, heavier)),
+        (stall(f"fill, mh, 1 × {MH_SERVERS:,}"), partial(stood, {}, maglev)),
+        (stall(f"change all weights, mh, 1 × {MH_SERVERS:,}"), partial(stood, maglev, heavier)),
     ]
     return found
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m lab.bench", description=__doc__)
+    parser = measuring.options("lab.bench", __doc__, "bench.json")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--json", type=Path, default=configs.checkout() / "build" / "bench.json")
     options = parser.parse_args(argv)
-    compared, stood = works(), stalls()
+    compared, watched = works(), stalls()
     for scheduler in Scheduler.WLC, Scheduler.RR, Scheduler.MH:
         our_fill(contents(1, 1, scheduler=scheduler))  # the kernel loads its module
     gc.collect()
@@ -492,14 +441,12 @@ def main(argv: list[str] | None = None) -> int:
             result = work.result
             ours, theirs = milliseconds(result.ours[-1]), milliseconds(result.theirs[-1])
             say(f"round {number + 1}: {result.work}: {ours}; {result.peer}: {theirs}")
-        for gap, watch in stood:
-            gap.longest.append(watch())
-            say(f"round {number + 1}: {gap.work}: event loop stood {milliseconds(gap.longest[-1])}")
+        for gap, watch in watched:
+            gap.values.append(watch())
+            say(f"round {number + 1}: {gap.work}: event loop stood {milliseconds(gap.values[-1])}")
     comparisons = [work.result for work in compared]
-    gaps = [gap for gap, _ in stood]
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(document(comparisons, gaps), indent=1) + "\n")
-    print(f"\n{summary(comparisons, gaps)}\nthe same as JSON: {options.json}", flush=True)
+    gaps = [gap for gap, _ in watched]
+    measuring.leave(options.json, document(comparisons, gaps), summary(comparisons, gaps), anew=True)
     return 0
 
 

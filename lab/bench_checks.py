@@ -10,13 +10,10 @@ renewed, and TLS sessions that are resumed are proven anew, each 1/60 of a fresh
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import fcntl
 import json
 import os
-import resource
-import signal
 import subprocess
 import sys
 import tempfile
@@ -28,36 +25,24 @@ from pathlib import Path
 from typing import Any
 
 from lab import check_peers as peers
-from lab import configs, netns
+from lab import measuring, netns
 from lab.check_figures import Bound, Duel, Reading, Side, document, summary
 from lab.figures import milliseconds
+from lab.measuring import cpu_time, running, say
+from lab.waiting import until
 
 ROUNDS = 5
 WINDOW = 4.0  # seconds, a whole number of intervals
 TRIES = 3  # for one reading that counts
 PATIENCE = 360.0  # seconds: from then on what does not count is not repeated
 SETTLE = 1.2  # seconds after every target has had its first check
-DESCRIPTORS = 20000
 _MANY, _SOME, _FEW, _PROGRAMS = 5000, 1000, 10, 100  # targets, each checked once a second
 _SECURE = 200  # a thousand of them fill a whole processor, and HAProxy falls behind
 _PORTS = {"tcp": peers.TCP_PORT, "http": peers.HTTP_PORT, "kept": peers.HTTP_PORT, "https": peers.HTTPS_PORT}
 _PATIENCE = 10.0  # seconds until every target has had its first check
-_POLL = 0.1
 _LOCK = Path("/run/lock/anycast-bench-checks")
 _NICE = -10  # for both sides and the targets: other programs of this machine get in the way less
 _STATUS = b"GET / HTTP/1.0\r\n\r\n"
-
-STARTED = time.monotonic()
-
-
-def say(text: str) -> None:
-    """One line of progress, with the seconds since the start."""
-    print(f"[{time.monotonic() - STARTED:5.1f}] {text}", flush=True)
-
-
-def cpu_time(pid: int) -> float:
-    """Seconds of CPU time a process has had, exact to the microsecond: /proc knows hundredths."""
-    return time.clock_gettime((~pid << 3) | 2)  # its CPUCLOCK_SCHED, see clock_getcpuclockid(3)
 
 
 @contextlib.contextmanager
@@ -86,20 +71,13 @@ class Bench:
 
     def __init__(self, directory: Path, *, loud: bool) -> None:
         """`loud`: our engine reports every result, instead of those that say something."""
-        processors = sorted(os.sched_getaffinity(0))
-        if len(processors) < 2:
-            raise SystemExit(
-                "bench-checks: needs two processors: one for the side measured, one for its targets"
-            )
         self._directory = directory
         self._loud = loud
-        self.aside = ("taskset", "-c", str(processors[0]))
-        self._alone = ("taskset", "-c", str(processors[-1]))
-        os.sched_setaffinity(0, processors[:-1])
+        self._alone = measuring.apart("bench-checks")
 
     def our_reading(self, work: Work) -> Reading:
         with self._ours(work) as (pid, answer):
-            wait(lambda: answer()["seen"] >= work.count)
+            _wait(lambda: answer()["seen"] >= work.count)
             before = answer()
             found = self._window(work, pid, self._counter(work) or (lambda: answer()["reports"]))
             after = answer()
@@ -111,7 +89,7 @@ class Bench:
 
     def their_reading(self, work: Work) -> Reading:
         with self._haproxy(work) as (pid, failing):
-            wait(lambda: not failing())
+            _wait(lambda: not failing())
             counter = self._counter(work)
             assert counter is not None
             found = self._window(work, pid, counter)
@@ -128,7 +106,7 @@ class Bench:
         """What the targets have seen so far: connections for TCP, requests for HTTP. None: there are none."""
         if work.name == "tcp":
             # Of the namespace's kernel: whoever resets at once is never seen by accept(2).
-            return lambda: peers.opens(Path("/proc/thread-self/net/snmp").read_text())
+            return measuring.opens
         if work.name == "command":
             return None
         asked = 0
@@ -147,7 +125,7 @@ class Bench:
         argv += ["--ca", str(self._directory / "ca.pem")]
         if self._loud or work.name == "command":  # else nobody could count them
             argv.append("--loud")
-        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        with running(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdin is not None
             assert process.stdout is not None
             asking, answering = process.stdin, process.stdout
@@ -158,10 +136,7 @@ class Bench:
                 found: dict[str, Any] = json.loads(answering.readline())
                 return found
 
-            try:
-                yield process.pid, answer
-            finally:
-                process.kill()
+            yield process.pid, answer
 
     @contextlib.contextmanager
     def _haproxy(self, work: Work) -> Iterator[tuple[int, Callable[[], int]]]:
@@ -170,7 +145,7 @@ class Bench:
         stats = self._directory / "haproxy.sock"
         stats.unlink(missing_ok=True)
 
-        with subprocess.Popen([*self._alone, "haproxy", "-db", "-q", "-f", str(conf)]) as process:
+        with running([*self._alone, "haproxy", "-db", "-q", "-f", str(conf)]) as process:
 
             def failing() -> int:
                 if process.poll() is not None:
@@ -180,21 +155,17 @@ class Bench:
                 except (FileNotFoundError, ConnectionRefusedError):
                     return work.count
 
-            try:
-                yield process.pid, failing
-            finally:
-                process.kill()
+            yield process.pid, failing
 
 
-def wait(done: Callable[[], bool]) -> None:
+def _wait(done: Callable[[], bool]) -> None:
     """For some time. Whoever is not done then fails or is slow, which the reading shows."""
-    until = time.monotonic() + _PATIENCE
-    while not done() and time.monotonic() < until:
-        time.sleep(_POLL)
+    with contextlib.suppress(TimeoutError):
+        until(done, "a first check of every target", _PATIENCE)
 
 
-def measure(label: str, side: Side, work: Work, read: Callable[[], Reading], until: float) -> None:
-    """One reading more for `side`, or none if none of the tries counts; one try is all after `until`."""
+def measure(label: str, side: Side, work: Work, read: Callable[[], Reading], ends: float) -> None:
+    """One reading more for `side`, or none if none of the tries counts; one try is all after `ends`."""
     for _ in range(TRIES):
         found = read()
         why = found.void(work.count)
@@ -204,7 +175,7 @@ def measure(label: str, side: Side, work: Work, read: Callable[[], Reading], unt
             side.readings.append(found)
             return
         side.void += 1
-        if time.monotonic() > until:
+        if time.monotonic() > ends:
             return
 
 
@@ -242,26 +213,21 @@ class Works:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m lab.bench_checks", description=__doc__)
+    parser = measuring.options("lab.bench_checks", __doc__, "bench-checks.json")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--window", type=float, default=WINDOW, help="seconds of each reading")
     parser.add_argument(
         "--only", action="append", help="a work that is measured, by name and count: tcp-5000"
     )
     parser.add_argument("--loud", action="store_true", help="our engine reports every single result")
-    parser.add_argument("--json", type=Path, default=configs.checkout() / "build" / "bench-checks.json")
     options = parser.parse_args(argv)
-    if os.geteuid() != 0:
-        raise SystemExit("bench-checks: needs root, for a network namespace (sudo make bench-checks)")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was begun is ended on the way out
-    hard = max(DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-    resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, hard))
+    measuring.ready("bench-checks", root=True)
     os.nice(_NICE)
     works = Works(options.window)
     with alone(), tempfile.TemporaryDirectory(prefix="bench-checks-") as name, netns.fresh():
-        until = time.monotonic() + PATIENCE
+        ends = time.monotonic() + PATIENCE
         bench = Bench(Path(name), loud=options.loud)
-        with peers.targets(Path(name), bench.aside):
+        with peers.targets(Path(name)):
             for number in range(options.rounds):
                 for work in works.all:
                     if options.only and f"{work.name}-{work.count}" not in options.only:
@@ -272,12 +238,11 @@ def main(argv: list[str] | None = None) -> int:
                     # Who begins changes with the round.
                     for who, side, read in sides if number % 2 == 0 else reversed(sides):
                         label = f"round {number + 1}: {work.name} {work.count:,}/s: {who}"
-                        measure(label, side, work, read, until)
+                        measure(label, side, work, read, ends)
     bounds = works.bounds()
     told = {"haproxy": version("haproxy", "-v"), "nginx": version("nginx", "-v"), "python": sys.version}
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps({**document(works.duels, bounds), **told}, indent=1) + "\n")
-    print(f"\n{summary(works.duels, bounds)}\nthe same as JSON: {options.json}", flush=True)
+    found = {**document(works.duels, bounds), **told}
+    measuring.leave(options.json, found, summary(works.duels, bounds), anew=True)
     return 0
 
 

@@ -12,7 +12,6 @@ a real-time priority: what else is done on the machine is not in the way.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import socket
@@ -27,11 +26,10 @@ from typing import Any
 
 import yaml
 
-from lab import configs, netns, processes
-from lab.agent_figures import Delay, delays_document, delays_table, merge
-from lab.bench import say
-from lab.bench_agent import first_in_line
+from lab import configs, measuring, netns, processes
 from lab.control import Lab
+from lab.figures import Times, delay, delays_document, delays_table
+from lab.measuring import say
 from lab.topology import HTTP_PORT, VIPS, topology
 
 TRIALS = 32
@@ -177,16 +175,13 @@ def after_verdict(changes: list[Change], minds: list[tuple[float, str]], adverti
     ]
 
 
-def figures(scenario: Scenario, story: Story, minds: list[tuple[float, str]]) -> list[Delay]:
-    goals = {"median_goal": 0.6, "p95_goal": 1.1}
+def figures(scenario: Scenario, story: Story, minds: list[tuple[float, str]]) -> list[Times]:
     took = [change.routed - change.began for change in story.deaths]
     back = [change.routed - change.began for change in story.returns]
     return [
-        Delay(work=f"{scenario.name}: death -> route gone", values=took, **goals),
-        Delay(work=f"{scenario.name}: back -> route there", values=back),
-        Delay(
-            work=f"{scenario.name}: verdict -> route gone", values=after_verdict(story.deaths, minds, "no")
-        ),
+        delay(f"{scenario.name}: death -> route gone", took, median=0.6, p95=1.1),
+        delay(f"{scenario.name}: back -> route there", back),
+        delay(f"{scenario.name}: verdict -> route gone", after_verdict(story.deaths, minds, "no")),
     ]
 
 
@@ -208,13 +203,12 @@ def build(lab: Lab, *, ipvs: bool) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m lab.bench_failover", description=__doc__)
+    parser = measuring.options("lab.bench_failover", __doc__, "bench-checks.json")
     parser.add_argument("--trials", type=int, default=TRIALS)
     parser.add_argument("--without-ipvs", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", type=Path, default=configs.checkout() / "build" / "bench-checks.json")
     options = parser.parse_args(argv)
-    first_in_line()
+    measuring.first_in_line()
     rng = random.Random(options.seed)  # noqa: S311 - no secret
     stories = [Story() for _ in SCENARIOS]
     services = [Service(scenario.servers) for scenario in SCENARIOS]
@@ -239,15 +233,15 @@ def main(argv: list[str] | None = None) -> int:
         for teller in tellers:
             teller.join()
         delays = [
-            delay
+            one
             for scenario, story in zip(SCENARIOS, stories, strict=True)
-            for delay in figures(scenario, story, verdicts(lab.log(scenario.node, "agent")))
+            for one in figures(scenario, story, verdicts(lab.log(scenario.node, "agent")))
         ]
     if any(len(story.returns) < options.trials for story in stories):
         print("bench_failover: not every trial came to its end: see above", file=sys.stderr)
         return 1
-    merge(options.json, {f"failover{'_without_ipvs' * options.without_ipvs}": delays_document(delays)})
-    print(f"\n{delays_table(delays)}\nthe same as JSON: {options.json}", flush=True)
+    found = {f"failover{'_without_ipvs' * options.without_ipvs}": delays_document(delays)}
+    measuring.leave(options.json, found, delays_table(delays))
     return 0
 
 

@@ -8,7 +8,6 @@ same in `build/chaos.json`. Exit status 1: a goal was missed.
 
 from __future__ import annotations
 
-import argparse
 import json
 import select
 import signal
@@ -19,11 +18,11 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from lab import configs, netns
-from lab.agent_figures import Delay, delays_document, delays_table, merge
-from lab.bench import say
+from lab import configs, measuring, netns
 from lab.bench_failover import CALM, INTERVAL, Scenario, Service, node_yaml, start_memory_agent
 from lab.control import Lab
+from lab.figures import Times, delay, delays_document, delays_table
+from lab.measuring import say
 from lab.packets import BGP_PORT, BGP_UPDATE, RST, bgp_types, segment
 from lab.topology import HTTP_PORT, VIPS, topology
 
@@ -53,7 +52,7 @@ class Capture:
         return seconds + nanoseconds / 1e9, frame
 
 
-def cold_start(lab: Lab, rounds: int) -> Delay:
+def cold_start(lab: Lab, rounds: int) -> Times:
     """The agent is healthy and has somebody to answer for; ExaBGP and plugin are started."""
     values = []
     for _ in range(rounds):
@@ -64,12 +63,10 @@ def cold_start(lab: Lab, rounds: int) -> Delay:
         lab.start(NODE, "exabgp")
         values.append(lab.watch().wait(SCENARIO.prefix, (NODE,), PATIENCE, since=began).monotonic - began)
         say(f"exec -> route at the router: {values[-1]:.3f} s")
-    return Delay(
-        work="exec of ExaBGP and plugin -> route at the router", median_goal=START_GOAL, values=values
-    )
+    return delay("exec of ExaBGP and plugin -> route at the router", values, median=START_GOAL)
 
 
-def outcome_to_wire(lab: Lab, service: Service, rounds: int) -> Delay:
+def outcome_to_wire(lab: Lab, service: Service, rounds: int) -> Times:
     """The last refusal of a check's connection, as it passes the node's interface, to the UPDATE that follows it."""
     checks, wire = Capture(NODE, "lan0"), Capture(NODE, "up0")
     values = []
@@ -84,10 +81,10 @@ def outcome_to_wire(lab: Lab, service: Service, rounds: int) -> Delay:
         since = time.monotonic()
         service.begin()
         lab.watch().wait(SCENARIO.prefix, (NODE,), PATIENCE, since=since)
-    return Delay(work="last failing outcome -> UPDATE on the wire", median_goal=WIRE_GOAL, values=values)
+    return delay("last failing outcome -> UPDATE on the wire", values, median=WIRE_GOAL)
 
 
-def plugin_killed(lab: Lab, rounds: int) -> Delay:
+def plugin_killed(lab: Lab, rounds: int) -> Times:
     """ExaBGP starts it again, and its first words withdraw. Back before the router acts, it costs no route: then it
     counts until the agent has it again.
     """
@@ -107,7 +104,7 @@ def plugin_killed(lab: Lab, rounds: int) -> Delay:
         values.append(gone)
         say(f"plugin killed -> route gone: {gone:.3f} s")
         time.sleep(PAUSE)
-    return Delay(work="SIGKILL to the plugin -> route gone", p95_goal=DEATH_GOAL, values=values)
+    return delay("SIGKILL to the plugin -> route gone", values, p95=DEATH_GOAL)
 
 
 def connected(log: Path, since: float) -> float:
@@ -152,10 +149,9 @@ def build(lab: Lab) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m lab.bench_start", description=__doc__)
+    parser = measuring.options("lab.bench_start", __doc__, "chaos.json")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--figures", default="cold-start,outcome-wire,plugin-restart", help="with commas")
-    parser.add_argument("--json", type=Path, default=configs.checkout() / "build" / "chaos.json")
     options = parser.parse_args(argv)
     wanted = options.figures.split(",")
     service = Service(SCENARIO.servers)
@@ -170,8 +166,7 @@ def main(argv: list[str] | None = None) -> int:
             delays += [plugin_killed(lab, min(options.rounds, DEATHS))] if "plugin-restart" in wanted else []
         finally:
             lab.down()
-    merge(options.json, {"figures": delays_document(delays)})
-    print(f"\n{delays_table(delays)}the same as JSON: {options.json}", flush=True)
+    measuring.leave(options.json, {"figures": delays_document(delays)}, delays_table(delays))
     missed = [one for one in delays if one.reached is False]
     for one in missed:
         print(f"NOT AS PROMISED: {one.work}: see the median", flush=True)

@@ -23,12 +23,12 @@ from functools import partial
 from pathlib import Path
 
 from lab import configs
-from lab.bench import say
 from lab.chaos_figures import Row, chaos_table, document, worst
 from lab.chaos_picture import picture
 from lab.chaos_plan import BY_NAME, RANDOM, OptionError, Options, listing, options, turns
 from lab.control import Lab, Load
 from lab.faults import Faults, Site
+from lab.measuring import say
 from lab.peer_healthcheck import Healthcheck
 from lab.sampler import Sample, Sampler
 from lab.topology import MOST_BALANCERS, topology

@@ -8,11 +8,9 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 
 from anycast.cli.table import table
-from lab.figures import Comparison, milliseconds
+from lab.figures import COMPARED, REACHED, Comparison
 
 ENOUGH = 0.95  # of the wanted rate: with less done, what it cost says nothing
-
-_REACHED = {True: "yes", False: "NO"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,25 +95,14 @@ class Bound:
 
 def summary(duels: Sequence[Duel], bounds: Sequence[Bound]) -> str:
     """Both tables for people."""
-    head = (
-        "CPU of 1,000 checks",
-        "peer",
-        "ours",
-        "peer's",
-        "ratio",
-        "goal",
-        "reached",
-        "checks/s",
-        "peer's",
-        "rounds",
-    )
+    head = ("CPU of 1,000 checks", *COMPARED, "checks/s", "peer's", "rounds")
     first = [_row(one) for one in duels]
     second = [
         (
             one.work,
             f"{median(one.values):.2f} {one.unit}" if one.values else "void",
             f"<= {one.goal:g} {one.unit}",
-            _REACHED[one.reached],
+            REACHED[one.reached],
             f"{one.side.rate:,.0f}",
             str(len(one.values)),
         )
@@ -138,9 +125,7 @@ def _row(duel: Duel) -> tuple[str, ...]:
     )
     if found is None:
         return (duel.work, duel.peer, "void", "void", "-", goal, "NO", *rates)
-    ours, theirs = milliseconds(median(found.ours)), milliseconds(median(found.theirs))
-    reached = _REACHED[bool(found.reached)]
-    return (duel.work, duel.peer, ours, theirs, f"{found.ratio:.3f}", goal, reached, *rates)
+    return (*found.cells(), *rates)
 
 
 def document(duels: Sequence[Duel], bounds: Sequence[Bound]) -> dict[str, object]:
@@ -156,13 +141,7 @@ def document(duels: Sequence[Duel], bounds: Sequence[Bound]) -> dict[str, object
             for found in [one.comparison]
         ],
         "bounds": [
-            {
-                "work": one.work,
-                "unit": one.unit,
-                "goal": one.goal,
-                "values": one.values,
-                "reached": one.reached,
-            }
+            {name: getattr(one, name) for name in ("work", "unit", "goal", "values", "reached")}
             for one in bounds
         ],
     }

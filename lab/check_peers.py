@@ -1,30 +1,25 @@
-"""What `lab.bench_checks` checks, and whom it compares with: an accepting socket, nginx, HAProxy; all on the loopback.
-
-As a program it is the socket that accepts: `python -m lab.check_peers PORT`.
-"""
+"""What `lab.bench_checks` checks, and whom it compares with: an accepting socket, nginx, HAProxy; all on the loopback."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
-import errno
-import re
 import socket
 import subprocess
-import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from lab.check_load import address
+from lab.loaded_agent import target
+from lab.measuring import running
+from lab.waiting import until
 
 HOST = "bench.example"
 TCP_PORT, HTTP_PORT, HTTPS_PORT = 8080, 8081, 8443  # outside what the kernel takes for its own connections
 
 _BACKLOG = 4096
-_NAP = 0.005  # seconds
 _PATIENCE = 20.0  # seconds for a server to begin
-_OPENS = re.compile(r"^Tcp: (.*)$", re.MULTILINE)
 
 
 def haproxy_conf(work: str, count: int, directory: Path) -> str:
@@ -94,12 +89,6 @@ http {{
 """
 
 
-def opens(snmp: str) -> int:
-    """Connections begun, out of /proc/net/snmp."""
-    names, values = (found.split() for found in _OPENS.findall(snmp))
-    return int(values[names.index("ActiveOpens")])
-
-
 def requests(stub_status: str) -> int:
     """Out of what nginx tells, the request for it included."""
     return int(stub_status.split("requests", 1)[1].split()[2])
@@ -137,50 +126,17 @@ def certificates(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def targets(directory: Path, pin: Sequence[str]) -> Iterator[None]:
-    """All the servers that are checked. `pin`: the command that keeps them on their processor."""
+def targets(directory: Path) -> Iterator[None]:
+    """All the servers that are checked."""
     certificates(directory)
     conf = directory / "nginx.conf"
     conf.write_text(nginx_conf(directory))
-    with contextlib.ExitStack() as stack:
-        accepting = [*pin, sys.executable, "-m", "lab.check_peers", str(TCP_PORT)]
-        for argv in accepting, [*pin, "nginx", "-p", str(directory), "-c", str(conf)]:
-            process = subprocess.Popen(argv)
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-        for port in TCP_PORT, HTTP_PORT, HTTPS_PORT:
-            wait_for(port)
+    with target(TCP_PORT), running(["nginx", "-p", str(directory), "-c", str(conf)]):
+        for port in HTTP_PORT, HTTPS_PORT:
+            until(partial(_listens, port), f"port {port} of nginx", _PATIENCE)
         yield
 
 
-def wait_for(port: int) -> None:
-    """Until somebody listens. Raises OSError: nobody does."""
-    until = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.05)
-        else:
-            return
-
-
-def accept_all(port: int) -> None:
-    """Take connections and close them. In heaps: to be woken for each would cost the side that is measured."""
-    with socket.create_server(("0.0.0.0", port), backlog=_BACKLOG) as listener:
-        listener.setblocking(False)
-        while True:
-            time.sleep(_NAP)
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    try:
-                        listener.accept()[0].close()
-                    except OSError as error:
-                        if error.errno != errno.ECONNABORTED:
-                            raise
-
-
-if __name__ == "__main__":
-    accept_all(int(sys.argv[1]))
+def _listens(port: int) -> bool:
+    with socket.socket() as line:
+        return line.connect_ex(("127.0.0.1", port)) == 0

@@ -23,10 +23,10 @@ from pyroute2 import IPRoute
 
 from anycast.cli import client
 from lab import configs, kernel_view, netns
-from lab.bench import say
 from lab.chaos_plan import BY_NAME, Fault
 from lab.control import Lab, What
 from lab.machine import LabError
+from lab.measuring import say
 from lab.processes import Process
 from lab.topology import HTTP_PORT, LAN, VIPS, topology
 from lab.trial import PATIENCE, Facts, Trial, patience

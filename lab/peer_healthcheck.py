@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from lab.bench import say
 from lab.chaos_plan import PEER_FAULTS, Fault
+from lab.measuring import say
 from lab.topology import VIPS
 
 if TYPE_CHECKING:

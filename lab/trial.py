@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from lab.bench import say
 from lab.chaos_figures import Row
 from lab.chaos_plan import Fault
 from lab.control import Lab, Load
 from lab.machine import LabError
+from lab.measuring import say
 from lab.sampler import Sampler
 from lab.topology import VIPS
 

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from lab.bench import say
+from lab.measuring import say
 from lab.processes import Process
 
 if TYPE_CHECKING:

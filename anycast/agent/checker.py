@@ -72,16 +72,11 @@ class Checker:
         run: Callable[[Target], Awaitable[Result]] = probe,
         *,
         limit: int = 512,
-        sweeping: bool = True,
     ) -> None:
-        """`limit`: tasks at the same time; the others wait in line, first come first served.
-
-        `sweeping` False: every check is a task.
-        """
+        """`limit`: tasks at the same time; the others wait in line, first come first served."""
         self._report = report
         self._run = run
         self._limit = limit
-        self._sweeping = sweeping
         self._sweep: Sweep[_Slot] | None = None
         self._slots: dict[Target, _Slot] = {}
         self._hosts: dict[Address, Host] = {}
@@ -119,7 +114,7 @@ class Checker:
             host.join(_shortest(target.check))
             base = now + offset(place, target.check.interval)
             tally = self.probes[_kind(target.check.kind)]
-            swept = self._sweeping and sweepable(target)
+            swept = sweepable(target)
             slot = _Slot(target, host, swept=swept, tally=tally, base=base, beat=now)
             self._slots[target] = slot
             self._wait(slot, now + min(_SPREAD, target.check.interval / len(new)) * place)

@@ -7,13 +7,13 @@ import json
 import logging
 import os
 import sys
-import threading
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TextIO, TypeAlias, cast
 
 import structlog
 from structlog.typing import EventDict
+
+from anycast.background_writer import BackgroundWriter
 
 Publish: TypeAlias = Callable[[str, str, Mapping[str, object]], None]
 """Takes the name of an event, its level and its fields; from any thread, without waiting."""
@@ -22,7 +22,7 @@ LIMIT = 10_000  # writes that wait; more are lost, and counted
 
 
 class Sink(io.TextIOBase):
-    """Text goes into a bounded queue, a thread of its own writes it to a file descriptor.
+    """Text is written to a file descriptor in the background.
 
     A reader that stands still must not hold up the lease, and one that is gone must not end the agent.
     """
@@ -30,53 +30,26 @@ class Sink(io.TextIOBase):
     def __init__(self, fd: int, *, limit: int = LIMIT) -> None:
         super().__init__()
         self._fd = fd
-        self._limit = limit
-        self._waiting: deque[str] = deque()
-        self._lost = 0
-        self._idle = True
-        self._changed = threading.Condition()
-        threading.Thread(target=self._run, name="log", daemon=True).start()
+        # A log that cannot be written has nowhere to say so.
+        self._writer = BackgroundWriter("log", self._write_out, lambda _: None, limit=limit)
+        self.drain = self._writer.drain
 
     def writable(self) -> bool:
         return True
 
     def write(self, text: str) -> int:
-        with self._changed:
-            if len(self._waiting) < self._limit:
-                self._waiting.append(text)
-                self._changed.notify_all()
-            else:
-                self._lost += 1
+        self._writer.put(text)
         return len(text)
 
     def flush(self) -> None:
         """Nothing: who must know that all is written calls `drain`."""
 
-    def drain(self, patience: float) -> bool:
-        """Waits up to `patience` seconds until all is written; whether it is."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._idle and not self._waiting, patience)
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._idle = True
-                self._changed.notify_all()
-                self._changed.wait_for(lambda: bool(self._waiting))
-                self._idle = False
-                text = "".join(self._waiting)
-                self._waiting.clear()
-                if self._lost:
-                    text += json.dumps({"event": "log.lost", "level": "error", "lines": self._lost}) + "\n"
-                    self._lost = 0
-            self._write_out(text.encode("utf-8", "backslashreplace"))
-
-    def _write_out(self, data: bytes) -> None:
-        try:
-            while data:
-                data = data[os.write(self._fd, data) :]
-        except OSError:
-            pass  # nobody is there to be told
+    def _write_out(self, texts: list[str], lost: int) -> None:
+        if lost:
+            texts.append(json.dumps({"event": "log.lost", "level": "error", "lines": lost}) + "\n")
+        data = "".join(texts).encode("utf-8", "backslashreplace")
+        while data:
+            data = data[os.write(self._fd, data) :]
 
 
 def _first_things_first(_: object, __: str, fields: EventDict) -> EventDict:

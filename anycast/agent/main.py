@@ -26,7 +26,6 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 from anycast import __version__
 from anycast.agent import owned_file
 from anycast.agent.engine import OWNED, Engine
-from anycast.agent.hooks import Hooks
 from anycast.agent.leases import LeaseServer
 from anycast.agent.logs import set_up_logging
 from anycast.agent.maintenance_file import boot_id
@@ -39,6 +38,7 @@ from anycast.config.problem import ConfigError
 from anycast.core.events import StopRequested
 from anycast.kernel.adapter import Kernel
 from anycast.lease import Lease
+from anycast.notify.hooks import Hooks
 from anycast.ops.events import Hub
 from anycast.ops.gate import Gate
 from anycast.ops.http import control_app, read_app

@@ -1,7 +1,8 @@
 """What went into `step`, written down so that it can be played again: `anycast agent --record FILE`.
 
 The decisions of a node follow from its configuration, the events and their instants alone. A recording has all three,
-one JSON object a line: a `Tick` with the wall clock that it had; `replay` puts them through `step` once more, which gives the same verdicts, leases and log.
+one JSON object a line: a `Tick` with the wall clock that it had. `tests/replay.py` puts them through `step` once more,
+which gives the same verdicts, leases and log.
 Passwords and secret headers are not in it: in their place stands a digest, which compares as they do.
 """
 
@@ -12,23 +13,20 @@ import hashlib
 import ipaddress
 import json
 import os
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
+from anycast.background_writer import BackgroundWriter
 from anycast.core import events, hooks, owned
 from anycast.core.dataplane import ipvs, kernel
-from anycast.core.events import Effect, Event
+from anycast.core.events import Event
 from anycast.core.health import phase
 from anycast.core.maintenance import clocks, stages
 from anycast.core.maintenance.stages import Maintenance
 from anycast.core.owned import NOTHING, Owned
-from anycast.core.state import State
-from anycast.core.step import begin, step
 from anycast.core.values import checks, configuration, report, route
 from anycast.core.values.configuration import Config, Target
 from anycast.core.vip import decide
@@ -53,7 +51,7 @@ _MODULES: tuple[ModuleType, ...] = (
     route,
     stages,
 )
-_CLASSES: dict[str, type[Any]] = {
+CLASSES: dict[str, type[Any]] = {
     name: found
     for module in _MODULES
     for name, found in vars(module).items()
@@ -61,7 +59,7 @@ _CLASSES: dict[str, type[Any]] = {
     and found.__module__ == module.__name__
     and (dataclasses.is_dataclass(found) or issubclass(found, Enum))
 }
-_ADDRESSES: dict[str, Callable[[str], object]] = {
+ADDRESSES: dict[str, Callable[[str], object]] = {
     "IPv4Address": ipaddress.IPv4Address,
     "IPv6Address": ipaddress.IPv6Address,
     "IPv4Network": ipaddress.IPv4Network,
@@ -69,11 +67,7 @@ _ADDRESSES: dict[str, Callable[[str], object]] = {
 }
 
 
-class BadRecordingError(ValueError):
-    """It cannot be played. `args[0]` says where and why."""
-
-
-class _Writer:
+class Writer:
     """Values as JSON. What comes again and again is written once and then named by its number."""
 
     def __init__(self) -> None:
@@ -107,9 +101,9 @@ class _Writer:
                 return {"": "set", "is": sorted((self.write(one) for one in value), key=json.dumps)}
             case Mapping():
                 return {"": "map", "is": [[self.write(key), self.write(one)] for key, one in value.items()]}
-        if type(value).__name__ in _ADDRESSES:
+        if type(value).__name__ in ADDRESSES:
             return {"": type(value).__name__, "is": str(value)}
-        if type(value) is _CLASSES.get(type(value).__name__):
+        if type(value) is CLASSES.get(type(value).__name__):
             return self._object(value)
         raise TypeError(f"a {type(value).__name__} cannot be recorded")
 
@@ -131,37 +125,8 @@ def _digest(value: object) -> object:
     return tuple(_digest(one) for one in value) if isinstance(value, tuple) else value
 
 
-class _Reader:
-    def __init__(self) -> None:
-        self._targets: list[Target] = []
-        self._snapshot: kernel.Snapshot | None = None
-
-    def read(self, value: Any) -> Any:
-        if isinstance(value, list):
-            return tuple(self.read(one) for one in value)
-        if not isinstance(value, dict):
-            return value
-        name = value[""]
-        match name:
-            case "same target":
-                return self._targets[value["is"]]
-            case "same snapshot":
-                return self._snapshot
-            case "set":
-                return frozenset(self.read(one) for one in value["is"])
-            case "map":
-                return {self.read(key): self.read(one) for key, one in value["is"]}
-        if name in _ADDRESSES:
-            return _ADDRESSES[name](value["is"])
-        kind = _CLASSES[name]
-        if issubclass(kind, Enum):
-            return kind(value["is"])
-        made = kind(**{key: self.read(one) for key, one in value.items() if key})
-        if isinstance(made, Target):
-            self._targets.append(made)
-        if isinstance(made, kernel.Snapshot):
-            self._snapshot = made
-        return made
+_Entry: TypeAlias = dict[str, Any] | tuple[float, Event]
+"""The head, or an event with its instant."""
 
 
 class Recorder:
@@ -171,17 +136,13 @@ class Recorder:
     """
 
     def __init__(self, path: Path, complain: Callable[[str], None], *, limit: int = MAX_BYTES) -> None:
-        """`complain` is told, in the thread that writes, why the recording has ended. Raises OSError."""
-        self._complain = complain
+        """`complain` is called, in the thread that writes, with why the recording has ended. Raises OSError."""
         self._limit = limit
-        self._waiting: deque[dict[str, Any] | tuple[float, Event]] = deque()
-        self._changed = threading.Condition()
-        self._idle = True
         self._over = False
         self._size = 0
-        self._writer = _Writer()
+        self._values = Writer()
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        threading.Thread(target=self._run, name="recording", daemon=True).start()
+        self._writer = BackgroundWriter("recording", self._write, complain, limit=MAX_WAITING)
 
     def begin(
         self,
@@ -195,98 +156,46 @@ class Recorder:
         left: Owned = NOTHING,
     ) -> None:
         """What `begin` is given; `version` is of this program."""
-        writer = self._writer
+        values = self._values
         head = {
             "recording": VERSION,
             "anycast": version,
             "now": now,
             "wall": wall,
             "crashes": crashes,
-            "config": writer.write(config),
-            "maintenance": writer.write(dict(maintenance)),
-            "left": writer.write(left),
+            "config": values.write(config),
+            "maintenance": values.write(dict(maintenance)),
+            "left": values.write(left),
         }
-        with self._changed:
-            self._waiting.append(head)
-            self._changed.notify_all()
+        self._writer.put(head)
 
     def event(self, event: Event, now: float) -> None:
-        with self._changed:
-            if self._over:
-                return
-            if len(self._waiting) >= MAX_WAITING:
-                self._over = True  # the thread says so
-            self._waiting.append((now, event))
-            self._changed.notify_all()
+        if not self._over:
+            self._writer.put((now, event))
 
     def drain(self, patience: float = PATIENCE) -> bool:
-        with self._changed:
-            return self._changed.wait_for(lambda: self._idle and not self._waiting, patience)
+        return self._writer.drain(patience)
 
-    def _run(self) -> None:
-        why = ""
-        while not why:
-            with self._changed:
-                self._idle = True
-                self._changed.notify_all()
-                self._changed.wait_for(lambda: bool(self._waiting))
-                self._idle = False
-                entries = list(self._waiting)
-                self._waiting.clear()
-                late = self._over
-            try:
-                self._write(entries)
-                if late:
-                    why = "the disk is too slow"
-                elif self._size > self._limit:
-                    why = f"it has reached {self._limit} bytes"
-            except (OSError, TypeError) as error:
-                why = str(error)
-        os.close(self._fd)
-        self._complain(why)
-        with self._changed:
-            self._over = self._idle = True
-            self._waiting.clear()
-            self._changed.notify_all()
-
-    def _write(self, entries: Iterable[dict[str, Any] | tuple[float, Event]]) -> None:
-        lines = []
-        for entry in entries:
-            if isinstance(entry, tuple):
-                now, event = entry
-                lines.append(json.dumps([now, self._writer.write(event)], separators=(",", ":")))
-            else:
-                lines.append(json.dumps(entry, separators=(",", ":")))
-        data = "".join(f"{line}\n" for line in lines).encode()
-        self._size += len(data)
-        while data:
-            data = data[os.write(self._fd, data) :]
-
-
-def replay(lines: Iterable[str]) -> Iterator[tuple[float, Event | None, State, tuple[Effect, ...]]]:
-    """Plays a recording: after its beginning (the event is None) and after each event, the state and the effects.
-
-    A last line that is cut is passed over. Raises BadRecordingError.
-    """
-    reader = _Reader()
-    state: State | None = None
-    rest = iter(lines)
-    for number, line in enumerate(rest, 1):
+    def _write(self, entries: list[_Entry], dropped: int) -> None:
+        if self._over:
+            return
         try:
-            entry = json.loads(line)
-            if state is None:
-                if entry["recording"] != VERSION:
-                    raise BadRecordingError(f"version {entry['recording']!r}, expected {VERSION}")
-                now, config = entry["now"], reader.read(entry["config"])
-                kept, crashes = reader.read(entry["maintenance"]), entry.get("crashes", 0)
-                left = reader.read(entry["left"])
-                state, effects = begin(config, kept, now, entry["wall"], crashes=crashes, left=left)
-                yield now, None, state, effects
-                continue
-            now, event = entry[0], reader.read(entry[1])
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            if state is not None and next(rest, None) is None:
-                return
-            raise BadRecordingError(f"line {number}: {type(error).__name__}: {error}") from error
-        state, effects = step(state, event, now)
-        yield now, event, state, effects
+            lines = []
+            for entry in entries:
+                if isinstance(entry, tuple):
+                    now, event = entry
+                    lines.append(json.dumps([now, self._values.write(event)], separators=(",", ":")))
+                else:
+                    lines.append(json.dumps(entry, separators=(",", ":")))
+            data = "".join(f"{line}\n" for line in lines).encode()
+            self._size += len(data)
+            while data:
+                data = data[os.write(self._fd, data) :]
+            if dropped:
+                raise OSError("the disk is too slow")
+            if self._size > self._limit:
+                raise OSError(f"it has reached {self._limit} bytes")
+        except (OSError, TypeError):
+            self._over = True
+            os.close(self._fd)
+            raise

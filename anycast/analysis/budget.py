@@ -122,10 +122,6 @@ class Budget:
     outages: tuple[Outage, ...]
     concerns: tuple[Concern, ...]
 
-    def worst(self, kind: Kind) -> float:
-        """Seconds; 0 where the configuration has nothing of the kind."""
-        return max((one.seconds for one in self.outages if one.kind is kind), default=0.0)
-
     def above(self, seconds: float) -> tuple[Outage, ...]:
         # The sums are of decimal fractions: 0.3 + 0.2 must not exceed 0.5.
         return tuple(one for one in self.outages if one.seconds > seconds + 1e-9)

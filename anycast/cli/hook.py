@@ -15,7 +15,8 @@ from anycast.cli.configuration import report
 from anycast.cli.exits import ExitCode
 from anycast.cli.table import printable
 from anycast.config.problem import ConfigError
-from anycast.core.hooks import SAMPLE, Command, payload
+from anycast.core.hooks import Command
+from anycast.notify.notice import SAMPLE, payload
 from anycast.notify.run import run as run_hook
 
 

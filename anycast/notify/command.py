@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from errno import ENOEXEC
 from typing import Any, BinaryIO
 
-from anycast.core.hooks import Command, Ending, environment
+from anycast.core.hooks import Command, Ending
+from anycast.notify.notice import environment
 from anycast.notify.outcome import Outcome
 from anycast.process import Output, how_it_ended, kill_group, start, watch
 

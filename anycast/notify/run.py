@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, assert_never
 
 from anycast.core.hooks import Command, Hook, Webhook
-from anycast.notify import command
+from anycast.notify import command, webhook
 from anycast.notify.outcome import Outcome
 
 
@@ -18,9 +18,6 @@ async def run(hook: Hook, told: Mapping[str, Any], *, agent: str) -> Outcome:
         case Command():
             return await command.run(hook.action, told, body, hook.timeout)
         case Webhook():
-            # aiohttp takes a quarter of a second to import.
-            from anycast.notify import webhook
-
             return await webhook.run(hook.action, told, body, hook.timeout, agent=agent)
         case _:
             assert_never(hook.action)

@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import os
 import stat
-import threading
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+from anycast.background_writer import BackgroundWriter
 from anycast.ops.events import KEPT, Event, event_of
 
 MAX_WAITING = 10_000  # events that wait for the disk; more are not written
@@ -50,57 +49,30 @@ class Journal:
     """Appends events to `path`. Once it holds as many as are kept, it becomes the file before, and a new one begins."""
 
     def __init__(self, path: Path, complain: Callable[[str], None], *, kept: int = KEPT) -> None:
-        """`complain` is told, in the thread that writes, when the disk begins to refuse."""
+        """`complain` is called, in the thread that writes, when the disk begins to refuse."""
         self._path = path
-        self._complain = complain
         self._kept = kept
-        self._waiting: deque[Event] = deque(maxlen=MAX_WAITING)
-        self._changed = threading.Condition()
-        self._idle = True
-        self._refused = False
         self._lines: int | None = None  # in the file; None: not known
-        threading.Thread(target=self._run, name="events", daemon=True).start()
-
-    def put(self, event: Event) -> None:
-        with self._changed:
-            self._waiting.append(event)
-            self._changed.notify_all()
+        self._writer = BackgroundWriter("events", self._write, complain, limit=MAX_WAITING)
+        self.put = self._writer.put
 
     def drain(self, patience: float = PATIENCE) -> bool:
         """Waits until all is written, or refused; whether it was that soon."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._idle and not self._waiting, patience)
+        return self._writer.drain(patience)
 
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._idle = True
-                self._changed.notify_all()
-                self._changed.wait_for(lambda: bool(self._waiting))
-                self._idle = False
-                events = list(self._waiting)
-                self._waiting.clear()
-            try:
-                self._write(events)
-            except OSError as error:
-                self._lines = None
-                if not self._refused:
-                    self._refused = True
-                    self._complain(str(error))
-            else:
-                self._refused = False
-
-    def _write(self, events: list[Event]) -> None:
-        if self._lines is None:
+    def _write(self, events: list[Event], _: int) -> None:
+        lines, self._lines = self._lines, None
+        if lines is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._lines = len(_lines(self._path))
+            lines = len(_lines(self._path))
         while events:
-            if self._lines >= self._kept:
+            if lines >= self._kept:
                 self._path.replace(_before(self._path))
-                self._lines = 0
-            some, events = events[: self._kept - self._lines], events[self._kept - self._lines :]
+                lines = 0
+            some, events = events[: self._kept - lines], events[self._kept - lines :]
             size = self._append("".join(f"{event.text}\n" for event in some).encode())
-            self._lines = self._lines + len(some) if size < MAX_BYTES else self._kept
+            lines = lines + len(some) if size < MAX_BYTES else self._kept
+        self._lines = lines
 
     def _append(self, data: bytes) -> int:
         """Returns the size of the file."""

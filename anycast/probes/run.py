@@ -30,16 +30,16 @@ from anycast.probes import (
     datagram,
     dns,
     grpc,
-    http,
     icmp,
     links,
     node,
     relp,
     syslog,
-    tcp,
     vip,
 )
 from anycast.probes.finding import Finding, Progress, fail, judge, late, unusable
+from anycast.probes.sweep.once import once
+from anycast.probes.sweep.runs import sweepable
 
 __all__ = ["probe"]
 
@@ -51,6 +51,8 @@ async def probe(target: Target, progress: Progress | None = None) -> Result:
 
     Never raises for what the target or the system does; may be cancelled any time.
     """
+    if sweepable(target):
+        return await once(target, progress or Progress())
     loop = asyncio.get_running_loop()
     timeout = target.check.timeout
     progress = progress or Progress()
@@ -79,17 +81,11 @@ async def probe(target: Target, progress: Progress | None = None) -> Result:
 async def _dispatch(target: Target, progress: Progress) -> Finding:
     kind = target.check.kind
     match kind:
-        case TcpCheck():
-            finding = await tcp.check(target.address, kind.port or target.port)
-            progress.say("handshake complete")
-            return finding
         case TcpVipCheck():
             if target.vip is None:
                 return unusable("it is aimed at no VIP")
             port = kind.port or target.port
             return await vip.check(target.vip, target.address, port, target.check.timeout, progress)
-        case HttpCheck():
-            return await http.check(kind, target.address, kind.port or target.port, progress)
         case CommandCheck():
             return await command.check(kind, target.address, target.port, progress)
         case UdpCheck():
@@ -117,5 +113,7 @@ async def _dispatch(target: Target, progress: Progress) -> Finding:
             | IpvsConnectionsCheck()
         ):
             return await node.check(kind, progress)
+        case TcpCheck() | HttpCheck():
+            raise AssertionError("the sweep runs these")
         case _:
             assert_never(kind)

@@ -1,4 +1,4 @@
-"""The tcp check: a completed handshake. Also the connection the HTTP check rests on."""
+"""A connection that leaves nothing behind. The tcp check itself is of the sweep."""
 
 from __future__ import annotations
 
@@ -8,17 +8,10 @@ import struct
 from errno import ECONNREFUSED
 
 from anycast.core.values.configuration import Address
-from anycast.probes.finding import OK, Finding
 
-__all__ = ["check", "connect"]
+__all__ = ["connect"]
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-
-
-async def check(address: Address, port: int) -> Finding:
-    """OK once the handshake is complete. Raises OSError."""
-    with await connect(address, port):
-        return OK
 
 
 async def connect(address: Address, port: int) -> socket.socket:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from anycast.render.exabgp import local_address
+from anycast.render.router import local_address
+from anycast.render.template import render
 
 if TYPE_CHECKING:
-    from anycast.core.values.configuration import Bgp, Config, Neighbor
+    from anycast.core.values.configuration import Config
 
 
 def frr_bfd_conf(config: Config) -> str:
@@ -16,31 +16,6 @@ def frr_bfd_conf(config: Config) -> str:
 
     Raises ValueError where none has, and for an IPv6 neighbor without a local address.
     """
-    peers = [line for neighbor in config.bgp.neighbors for line in _peer(config.bgp, neighbor)]
-    if not peers:
+    if not any(neighbor.bfd for neighbor in config.bgp.neighbors):
         raise ValueError("no neighbor has BFD: write `bfd: true` in the section bgp")
-    return "\n".join([_HEAD + "bfd", *peers, "exit", ""])
-
-
-def _peer(bgp: Bgp, neighbor: Neighbor) -> Iterator[str]:
-    if neighbor.bfd is None:
-        return
-    interval = round(neighbor.bfd.interval * 1000)
-    yield f" peer {neighbor.address} local-address {local_address(bgp, neighbor)}"
-    yield f"  detect-multiplier {neighbor.bfd.multiplier}"
-    yield f"  receive-interval {interval}"
-    yield f"  transmit-interval {interval}"
-    yield "  no shutdown"
-    yield " exit"
-
-
-_HEAD = """\
-! Written by `anycast render frr-bfd`: change the node's YAML and write it again.
-! FRR on this node speaks BFD and nothing else; ExaBGP speaks BGP. In /etc/frr/daemons:
-!   bfdd=yes
-!   bgpd=no
-! zebra runs too: bfdd learns of the interfaces from it. It changes no routes.
-! This file is /etc/frr/frr.conf; systemctl restart frr. Then: vtysh -c 'show bfd peers brief'
-frr defaults traditional
-log syslog warnings
-"""
+    return render("frr-bfd.conf", bgp=config.bgp, local_address=local_address)

@@ -10,16 +10,14 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from anycast.analysis.budget import ROUTER_DIALS
-from anycast.render.exabgp import local_address
 
 if TYPE_CHECKING:
-    from anycast.core.values.configuration import Address, Bfd, Config, Neighbor
+    from anycast.core.values.configuration import Address, Bfd, Bgp, Config, Neighbor
 
 CONNECT_RETRY = round(ROUTER_DIALS)  # seconds between two attempts of the router to reach a node
 MAX_PATHS = 64  # next hops of one route
 _PREFIXES = 1000  # of a family from a node; more end the session, whatever the filters would do with them
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z", re.ASCII)
-_PASSWORD = re.compile(r"[!#-&(-:<-\[\]-~]{1,80}\Z", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +49,9 @@ class Node:
     def families(self) -> tuple[int, ...]:
         return tuple(sorted({family for session in self.sessions for family in session.families}))
 
-    def most(self, family: int) -> int:
-        """So many prefixes are taken for a mistake."""
-        return max(_PREFIXES, 2 * len(self.vips[family]))
+    def most(self, *families: int) -> int:
+        """More prefixes of these families are taken for a mistake."""
+        return sum(max(_PREFIXES, 2 * len(self.vips[family])) for family in families)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +63,14 @@ class Router:
     @property
     def sessions(self) -> tuple[Session, ...]:
         return tuple(session for node in self.nodes for session in node.sessions)
+
+    @property
+    def addresses(self) -> str:
+        return ", ".join(dict.fromkeys(str(session.local) for session in self.sessions))
+
+    @property
+    def families(self) -> frozenset[int]:
+        return frozenset(family for node in self.nodes for family in node.families)
 
 
 def router(
@@ -101,6 +107,22 @@ def router(
     return Router(asn=numbers.pop(), router_id=router_id or first, nodes=tuple(nodes))
 
 
+def local_address(bgp: Bgp, neighbor: Neighbor) -> Address:
+    """This node's end of the session. Raises ValueError where it cannot be known."""
+    if neighbor.local_address is not None:
+        return neighbor.local_address
+    if neighbor.address.version == 4:
+        return bgp.router_id
+    raise ValueError(
+        f"neighbor {neighbor.address} has no local address: IPv6 has no default, write local_address"
+    )
+
+
+def families(neighbor: Neighbor) -> tuple[int, ...]:
+    """What the session carries: by default the family that it runs over."""
+    return tuple(sorted(neighbor.families)) or (neighbor.address.version,)
+
+
 def _wanted(neighbor: Neighbor, only: Collection[Address]) -> bool:
     return not only or neighbor.address in only
 
@@ -122,8 +144,8 @@ def _sessions(config: Config, only: Collection[Address]) -> Iterator[Session]:
                 remote=local_address(config.bgp, neighbor),
                 remote_as=config.bgp.local_as,
                 hold_time=config.bgp.hold_time,
-                families=tuple(sorted(neighbor.families)) or (neighbor.address.version,),
-                password=None if neighbor.password is None else secret(neighbor.password),
+                families=families(neighbor),
+                password=neighbor.password,
                 bfd=neighbor.bfd,
             )
 
@@ -135,27 +157,8 @@ def word(name: str) -> str:
     return name
 
 
-def secret(password: str) -> str:
-    """The password, which stands in double quotes, or alone to the end of its line, as it is. Raises ValueError."""
-    if not _PASSWORD.match(password):
-        raise ValueError("a password cannot stand in a router's configuration")
-    return password
-
-
 def short(name: str, length: int = 40) -> str:
     """The name, or where it is longer the beginning of it and a digest: some daemons limit their names."""
     if len(name) <= length:
         return name
     return f"{name[: length - 9]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
-def head(daemon: str, comment: str, router: Router, *words: str) -> str:
-    """The comment every file begins with, and what is to be said of this one."""
-    addresses = ", ".join(dict.fromkeys(str(session.local) for session in router.sessions))
-    lines = [
-        f"Written by `anycast render router-{daemon}`: change the nodes' YAML and write it again.",
-        f"For the router with the addresses {addresses}.",
-        "It may hold passwords: keep it from others.",
-        *words,
-    ]
-    return "".join(f"{comment} {line}\n" for line in lines)

@@ -104,7 +104,7 @@ def test_every_kind_of_check_has_what_it_needs(installed: Machine) -> None:
     """Libraries that only some checks use: built for this Python, and linked with what is there."""
     python = "/usr/lib/anycast/bin/python"
     installed.run(
-        python, "-c", "import aiohttp, dns.message, h2.connection, re2, pydantic, pyroute2, yaml, ssl"
+        python, "-c", "import aiohttp, dns.message, h2.connection, jinja2, re2, pydantic, pyroute2, yaml, ssl"
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from anycast.analysis.budget import Kind, budget
 from anycast.config.load import load
+from tests.unit.analysis.test_budget import worst
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "failures.md").read_text(encoding="utf-8")
@@ -60,7 +61,7 @@ def test_the_test_it_names_exists(named: str) -> None:
 )
 def test_a_bound_that_the_budget_has_is_what_the_budget_says(row: list[str], kind: Kind) -> None:
     config = load(ROOT / "examples" / "minimal.yaml", hostname="lb1").config
-    assert row[3] == f"{budget(config).worst(kind):.2f} s"
+    assert row[3] == f"{worst(budget(config), kind):.2f} s"
 
 
 def test_every_kind_of_the_budget_that_is_no_check_has_a_row() -> None:

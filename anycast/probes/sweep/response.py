@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from anycast.probes.finding import PeerError
 
-__all__ = ["HEAD_LIMIT", "SHORT", "Exchange", "whole"]
+__all__ = ["BODY_LIMIT", "HEAD_LIMIT", "SHORT", "TOO_LONG", "Exchange", "shown", "whole"]
 
 HEAD_LIMIT = 64 * 1024  # bytes up to the end of the final head, interim responses included
 BODY_LIMIT = 64 * 1024  # bytes after the head that are read to use the connection again
@@ -107,12 +107,12 @@ class Exchange:
         if not data.startswith(_HTTP[: len(data)]):
             if data.startswith((b"\n", b"\r\n")):
                 raise PeerError("not an HTTP response: no response line received")
-            raise PeerError(f"not an HTTP response: {_shown(data)}")
+            raise PeerError(f"not an HTTP response: {shown(data)}")
         blank = _BLANK_LINE.search(data, looked_at)
         if blank is not None and self._passed + blank.end() <= HEAD_LIMIT:
             line = _STATUS_LINE.match(data)
             what = "illegal status line" if line is None else "illegal header line"
-            raise PeerError(f"not an HTTP response: {what}: {_shown(_culprit(data, line))}")
+            raise PeerError(f"not an HTTP response: {what}: {shown(_culprit(data, line))}")
         if self._passed + len(data) > HEAD_LIMIT:
             raise PeerError(TOO_LONG)
         self._data = data
@@ -179,7 +179,7 @@ def _culprit(data: bytes, line: re.Match[bytes] | None) -> bytes:
     return data[at:].split(b"\n", 1)[0].rstrip(b"\r")
 
 
-def _shown(data: bytes) -> str:
+def shown(data: bytes) -> str:
     return data[:_SHOWN].decode(errors="replace")
 
 

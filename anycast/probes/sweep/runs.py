@@ -5,19 +5,19 @@ from __future__ import annotations
 import select
 import socket
 import ssl
-import time
 from errno import ECONNABORTED
 from typing import Generic, TypeVar
 
 import h11
 
 from anycast.core.values.configuration import HttpCheck, Target, TcpCheck
-from anycast.probes.finding import OK, Finding, PeerError, fail, judge, misread, unusable
+from anycast.probes.finding import OK, Finding, PeerError, Progress, fail, judge, misread, place, unusable
 from anycast.probes.http import expected, request_of, server_name, unformed
-from anycast.probes.stream import TLS_OVERHEAD, UnusableError, expiry_warning, literal, tls_detail
-from anycast.probes.sweep.response import HEAD_LIMIT, SHORT, TOO_LONG, Exchange, whole
-from anycast.probes.sweep.secure import Proof, Secure
+from anycast.probes.stream import literal
+from anycast.probes.sweep.response import BODY_LIMIT, HEAD_LIMIT, SHORT, TOO_LONG, Exchange, shown, whole
 from anycast.probes.sweep.sockets import local_ports, refuse_itself
+from anycast.probes.tls import OVERHEAD, Channel, Proof, UnusableError, expiry_warning, tls_detail
+from anycast.regex import RegexError, compiled
 
 __all__ = ["Run", "StaleError", "run_of", "sweepable"]
 
@@ -27,6 +27,8 @@ _READABLE = select.EPOLLIN | _ENDING
 _CHUNK = 16 * 1024
 _RENEW = 60.0  # seconds a connection is kept: that the server still accepts one is then proven anew
 _REQUEST_TIMEOUT = 408  # what some servers say to a connection that lay idle, before they close it
+
+_NOBODY = Progress()  # nobody looks on
 
 Owner = TypeVar("Owner")
 
@@ -51,13 +53,15 @@ class Run(Generic[Owner]):
         "owner",
         "peer",
         "polls",
+        "progress",
         "sock",
         "started",
         "timeout",
     )
 
-    def __init__(self, target: Target, port: int, owner: Owner) -> None:
+    def __init__(self, target: Target, port: int, owner: Owner, progress: Progress) -> None:
         self.owner = owner
+        self.progress = progress
         self.address = target.address
         self.family = socket.AF_INET if target.address.version == 4 else socket.AF_INET6
         self.peer = (str(target.address), port)
@@ -80,13 +84,19 @@ class Run(Generic[Owner]):
         """A connection is about to be made. A finding: there is no need to."""
         return None
 
+    def released(self) -> None:
+        """The connection has been given up. Between two runs thousands of targets must hold nothing of it."""
+
     def resume(self, sock: socket.socket) -> bool:  # noqa: ARG002 - for kinds that keep connections
         """Whether the run goes on over the connection that was kept. Raises OSError, StaleError."""
         return False
 
     def proceed(self, sock: socket.socket, events: int) -> Finding | None:
         """Something happened to the socket. Raises OSError, StaleError."""
-        return self._connection(sock, events)
+        finding = self._connection(sock, events)
+        if finding is OK:
+            self.progress.say("handshake complete")
+        return finding
 
     def _connection(self, sock: socket.socket, events: int) -> Finding | None:
         """OK: there is one. None: not yet. Raises OSError."""
@@ -105,6 +115,7 @@ class _HttpRun(Run[Owner]):
     """One request, judged by the head of the response; with `keep_alive` over the same connection again."""
 
     may_keep = True
+    _limit = HEAD_LIMIT  # bytes that are read
 
     __slots__ = (
         "_connected",
@@ -112,6 +123,7 @@ class _HttpRun(Run[Owner]):
         "_expect",
         "_found",
         "_keep",
+        "_kind",
         "_name",
         "_opened_at",
         "_proof",
@@ -125,27 +137,32 @@ class _HttpRun(Run[Owner]):
         "_whole",
     )
 
-    def __init__(self, target: Target, kind: HttpCheck, port: int, owner: Owner) -> None:
-        super().__init__(target, port, owner)
+    def __init__(self, target: Target, kind: HttpCheck, port: int, owner: Owner, progress: Progress) -> None:
+        super().__init__(target, port, owner, progress)
+        self._kind = kind
         self._expect = kind.expect
-        self._keep = kind.keep_alive
+        self._keep = kind.keep_alive and kind.body is None
         self._to_head = kind.method == "HEAD"
         self._tls = kind.tls_settings
         self._request: bytes | Finding
         name = None
         try:
-            self._request = request_of(kind, target.address, port, close=not kind.keep_alive)
+            self._request = request_of(kind, target.address, port, close=not self._keep)
             name = server_name(kind)
         except (h11.LocalProtocolError, ValueError, TypeError) as error:
             self._request = unformed(error)
         self._name = kind.sni or name or literal(target.address)
         self._proof: Proof | None = None
-        self._secure: Secure | None = None
+        self._secure: Channel | None
         self._opened_at = 0.0
+        self._forget_connection()
+
+    def released(self) -> None:
         self._forget_connection()
 
     def _forget_connection(self) -> None:
         self._connected = self._reused = False
+        self._secure = None
         self._unsent = b""
         self._forget_exchange()
 
@@ -173,7 +190,7 @@ class _HttpRun(Run[Owner]):
             if self._proof is not None and self.started >= self._proof.until:
                 self._proof = None
             try:
-                self._secure = Secure(self._tls, self._name, self._proof)
+                self._secure = Channel(self._tls, self._name, proof=self._proof)
             except UnusableError as error:
                 return unusable(error, error.fault)
         return None
@@ -214,6 +231,8 @@ class _HttpRun(Run[Owner]):
             if finding is not OK:
                 return finding
             self._connected = True
+            if self.progress.tell is not None:
+                self.progress.say("connected from %s", place(sock.getsockname()))
             if self._secure is None:
                 self._ask(sock)
             else:
@@ -229,6 +248,7 @@ class _HttpRun(Run[Owner]):
 
     def _ask(self, sock: socket.socket) -> None:
         self.missing = "complete response head"
+        self.progress.say("sending %s %s", self._kind.method, self._kind.path)
         request = self._request
         if isinstance(request, Finding):
             return  # `begin` has said so
@@ -270,15 +290,17 @@ class _HttpRun(Run[Owner]):
             if len(data) < _CHUNK and not ending:
                 return
 
-    def _open(self, sock: socket.socket, secure: Secure, data: bytes) -> None:
+    def _open(self, sock: socket.socket, secure: Channel, data: bytes) -> None:
         self._received += len(data)
-        if self._received > HEAD_LIMIT + TLS_OVERHEAD:
+        if self._received > self._limit + OVERHEAD:
             raise PeerError(TOO_LONG if secure.done else "it sends more than the check reads")
         secure.feed(data)
         if not secure.done:
             if not secure.handshake():
                 self._send(sock, secure.outgoing())
                 return
+            if self.progress.tell is not None:
+                self.progress.say("TLS handshake done: %s", secure.described)
             self._ask(sock)
         while (plain := secure.read()) is not None:
             self._take(plain)
@@ -294,10 +316,11 @@ class _HttpRun(Run[Owner]):
         if self._secure is not None:
             self._proof = self._secure.proof(self.started)
         if status in self._expect:
-            self._found = self._well()
+            self._found = self._accepted(status)
         elif self._reused and status == _REQUEST_TIMEOUT:
             raise StaleError
         else:
+            self.progress.say("status %d", status)
             self._found = fail(f"status {status}, expected {expected(self._expect)}")
 
     def _status(self, data: bytes) -> int:
@@ -314,24 +337,95 @@ class _HttpRun(Run[Owner]):
         exchange.feed(data)
         return exchange.status
 
+    def _accepted(self, status: int) -> Finding | None:
+        """The status is one of those expected. None: there is more to read."""
+        self.progress.say("status %d", status)
+        return self._well()
+
     def _well(self) -> Finding:
         if self._tls is None or self._tls.expiry_warning is None:
             return OK
-        expires = None if self._proof is None else self._proof.expires
-        return expiry_warning(None if expires is None else expires - time.time(), self._tls.expiry_warning)
+        return expiry_warning(None if self._proof is None else self._proof.expires, self._tls.expiry_warning)
+
+
+class _BodyRun(_HttpRun[Owner]):
+    """The same, and an expression is searched in the body, of which the first 64 KiB are read. h11 takes it apart."""
+
+    may_keep = False
+    _limit = HEAD_LIMIT + BODY_LIMIT
+
+    __slots__ = ("_body", "_left", "_parser", "_pattern")
+
+    def __init__(self, target: Target, kind: HttpCheck, port: int, owner: Owner, progress: Progress) -> None:
+        super().__init__(target, kind, port, owner, progress)
+        self._pattern = kind.body or ""
+        try:
+            compiled(self._pattern)
+        except RegexError as error:
+            self._request = unusable(error)
+
+    def _forget_exchange(self) -> None:
+        super()._forget_exchange()
+        self._parser: h11.Connection | None = None
+        self._body = bytearray()
+        self._left = self._limit
+
+    def _take(self, data: bytes) -> None:
+        if self._parser is None:
+            self._parser = _awaiting_response()
+        self._parser.receive_data(data)
+        self._left -= len(data)
+        super()._take(data)
+
+    def _accepted(self, status: int) -> Finding | None:
+        """The head is there: called for whatever comes from then on."""
+        if self.missing != "complete response body":
+            self.missing = "complete response body"
+            self.progress.say("status %d", status)
+        if self._parser is None or not self._body_ended(self._parser):
+            return None
+        body = bytes(self._body[:BODY_LIMIT])
+        self.progress.say("body of %d bytes", len(body))
+        if compiled(self._pattern).search(body) is None:
+            return fail(f"the body does not hold {self._pattern!r}, it begins {shown(body)!r}")
+        return self._well()
+
+    def _body_ended(self, parser: h11.Connection) -> bool:
+        """Or as much of it is there as is read: framing may have eaten up the rest. Raises PeerError."""
+        try:
+            while len(self._body) < BODY_LIMIT:
+                match parser.next_event():
+                    case h11.Data(data=data):
+                        self._body += data
+                    case h11.NEED_DATA:
+                        return self._left <= 0
+                    case h11.Response() | h11.InformationalResponse():
+                        pass
+                    case _:
+                        break
+        except h11.RemoteProtocolError as error:
+            raise PeerError(f"not an HTTP response: {error}") from error
+        return True
+
+
+def _awaiting_response() -> h11.Connection:
+    parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_LIMIT)
+    parser.send(h11.Request(method="GET", target="/", headers=[("Host", "-")]))
+    parser.send(h11.EndOfMessage())
+    return parser
 
 
 def sweepable(target: Target) -> bool:
     """Whether the check is of a kind the sweep knows."""
-    kind = target.check.kind
-    return isinstance(kind, TcpCheck) or (isinstance(kind, HttpCheck) and kind.body is None)
+    return isinstance(target.check.kind, TcpCheck | HttpCheck)
 
 
-def run_of(target: Target, owner: Owner) -> Run[Owner]:
-    """The runs of the check of a target that is `sweepable`."""
+def run_of(target: Target, owner: Owner, progress: Progress = _NOBODY) -> Run[Owner]:
+    """The runs of the check of a target that is `sweepable`. `progress`: for somebody who looks on."""
     kind = target.check.kind
     if isinstance(kind, HttpCheck):
-        return _HttpRun(target, kind, kind.port or target.port, owner)
+        made = _HttpRun if kind.body is None or kind.method == "HEAD" else _BodyRun
+        return made(target, kind, kind.port or target.port, owner, progress)
     if isinstance(kind, TcpCheck):
-        return Run(target, kind.port or target.port, owner)
+        return Run(target, kind.port or target.port, owner, progress)
     raise TypeError(kind)

@@ -241,6 +241,7 @@ class Sweep(Generic[Owner]):
         if sock is not None:
             del self._live[sock.fileno()]
             self._sockets.give(sock, run.family)
+            run.released()
 
     def _expire_at(self, at: float) -> None:
         if self._expiry is not None:

@@ -57,7 +57,7 @@ def now() -> float:
 
 
 def target(number: int, *, interval: float = 2.0) -> Target:
-    check = Check(kind=TcpCheck(), interval=interval)
+    check = Check(kind=CommandCheck(argv=("/nowhere",)), interval=interval)  # of a kind that is a task
     return Target(address=IPv4Address("192.0.2.0") + number, port=80, check=check)
 
 
@@ -85,7 +85,7 @@ class Bench:
     result: Result = OK
 
     def checker(self) -> Checker:
-        self._checker = Checker(self._report, self._run, limit=self.limit, sweeping=False)
+        self._checker = Checker(self._report, self._run, limit=self.limit)
         return self._checker
 
     async def _run(self, target: Target) -> Result:
@@ -269,7 +269,7 @@ def test_a_run_that_ends_in_the_same_breath_as_its_removal_is_not_reported() -> 
             except asyncio.CancelledError:
                 return OK
 
-        checker = Checker(lambda target, _: reports.append(target), stubborn, sweeping=False)
+        checker = Checker(lambda target, _: reports.append(target), stubborn)
         checker.set_targets(frozenset({A}))
         await asyncio.sleep(0.1)
         finish.set_result(OK)
@@ -398,7 +398,7 @@ def test_a_defect_in_a_check_is_reported_as_unknown_and_shown_and_does_not_end_t
             reports.append(result)
             checker.schedule(target, 1.0)
 
-        checker = Checker(report, defective, sweeping=False)
+        checker = Checker(report, defective)
         checker.set_targets(frozenset({A}))
         await asyncio.sleep(1.5)
         assert [(result.outcome, result.fault) for result in reports] == [
@@ -422,7 +422,7 @@ def test_an_error_in_the_report_is_shown_and_the_others_go_on() -> None:
                 raise RuntimeError("a defect")
             bench._report(target, result)
 
-        bench._checker = checker = Checker(report, bench._run, sweeping=False)
+        bench._checker = checker = Checker(report, bench._run)
         checker.set_targets(frozenset({A, B}))
         await asyncio.sleep(3)
         assert isinstance(shown[0]["exception"], RuntimeError)
@@ -613,7 +613,7 @@ def test_a_cancelled_run_of_a_target_that_stays_is_reported_as_unknown() -> None
         async def cancelled(_: Target) -> Result:
             raise asyncio.CancelledError
 
-        checker = Checker(lambda _, result: reports.append(result), cancelled, sweeping=False)
+        checker = Checker(lambda _, result: reports.append(result), cancelled)
         checker.set_targets(frozenset({A}))
         await asyncio.sleep(1)
         assert [(result.outcome, result.fault) for result in reports] == [(Outcome.UNKNOWN, Fault.INTERNAL)]

@@ -24,11 +24,11 @@ import structlog
 from aiohttp import web
 
 from anycast.agent import main
-from anycast.agent.recording import replay
 from anycast.agent.sockets import bind_unix
 from anycast.cli.client import Answer, ask
 from anycast.core.events import Log
 from anycast.ops.events import Hub
+from tests.replay import replay
 
 ROOT = Path(__file__).parents[3]
 # An interface nobody has: wherever this runs, the kernel is read at most, and never changed.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +14,15 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anycast.agent.recording import BadRecordingError, Recorder, _Reader, _Writer, replay
+from anycast.agent import recording
+from anycast.agent.recording import Recorder, Writer
 from anycast.core import events as ev
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.maintenance.stages import NODE
 from anycast.core.state import State
 from anycast.core.values.configuration import Check, Config, HttpCheck
 from tests.property.worlds import CONFIGS
+from tests.replay import BadRecordingError, Reader, replay
 from tests.unit.agent.test_engine import WEB, Site, play, running
 from tests.unit.ops.node import CONFIG, Node
 from tests.unit.ops.test_documents import HAPPENINGS, RICH
@@ -92,7 +96,7 @@ def test_what_an_engine_decided_is_decided_again(tmp_path: Path) -> None:
 
 def test_a_reading_that_was_the_one_before_is_still_that() -> None:
     snapshot, other = (kernels.Snapshot(table={}, addresses=frozenset(), sysctls={}) for _ in range(2))
-    writer, reader = _Writer(), _Reader()
+    writer, reader = Writer(), Reader()
     first, same, equal = (
         reader.read(json.loads(json.dumps(writer.write(ev.KernelRead(snapshot=one)))))
         for one in (snapshot, snapshot, other)
@@ -103,7 +107,7 @@ def test_a_reading_that_was_the_one_before_is_still_that() -> None:
 
 @pytest.mark.parametrize("config", [*CONFIGS, CONFIG, RICH])
 def test_a_configuration_survives_the_recording(config: Config) -> None:
-    assert _Reader().read(json.loads(json.dumps(_Writer().write(config)))) == config
+    assert Reader().read(json.loads(json.dumps(Writer().write(config)))) == config
 
 
 def test_no_secret_is_written_and_checks_that_differ_by_one_still_differ() -> None:
@@ -118,11 +122,11 @@ def test_no_secret_is_written_and_checks_that_differ_by_one_still_differ() -> No
             vips=(replace(vip, services=(replace(vip.services[0], pool=pool),)),),
         )
 
-    first, second = (json.dumps(_Writer().write(secret(token))) for token in ("s3cret", "s4cret"))
+    first, second = (json.dumps(Writer().write(secret(token))) for token in ("s3cret", "s4cret"))
     assert "cret" not in first + second
     assert first != second
-    assert first == json.dumps(_Writer().write(secret("s3cret")))
-    _Reader().read(json.loads(first))
+    assert first == json.dumps(Writer().write(secret("s3cret")))
+    Reader().read(json.loads(first))
 
 
 def test_a_recording_ends_where_it_would_be_too_large_and_what_is_there_can_be_played(tmp_path: Path) -> None:
@@ -135,6 +139,30 @@ def test_a_recording_ends_where_it_would_be_too_large_and_what_is_there_can_be_p
     assert recorder.drain(60)
     assert said == ["it has reached 1000 bytes"]
     played(path)
+
+
+def test_a_recording_ends_where_the_disk_is_too_slow_and_has_no_gap_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "MAX_WAITING", 3)
+    said: list[str] = []
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    recorder = Recorder(pipe, said.append)
+    recorder.begin(CONFIG, {}, 1000.0, None, "1")
+    for number in range(100_000):  # far more than a pipe holds
+        recorder.event(ev.Tick(), float(number))
+        if number < 10:
+            assert recorder.drain(60)
+    os.set_blocking(reading, True)
+    with os.fdopen(reading) as lines:
+        recorder.event(ev.Tick(), 0.0)
+        instants = [json.loads(line)[0] for line in itertools.islice(lines, 1, None)]
+    assert recorder.drain(60)
+    assert said == ["the disk is too slow"]
+    assert len(instants) >= 10
+    assert instants == [float(number) for number in range(len(instants))]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")

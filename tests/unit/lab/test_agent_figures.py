@@ -8,21 +8,10 @@ import pytest
 import yaml
 
 from anycast.config.load import loads
-from lab import bench_agent, bench_failover, configs
-from lab.agent_figures import (
-    AgentRun,
-    Delay,
-    Memory,
-    agent_document,
-    agent_table,
-    delays_document,
-    delays_table,
-    lateness,
-    merge,
-    percentile,
-    rollup,
-)
+from lab import bench_failover, configs, loaded_agent, measuring
+from lab.agent_figures import AgentRun, Memory, agent_document, agent_table, rollup
 from lab.bench_failover import Change
+from lab.figures import delay, delays_document, delays_table, percentile
 from lab.topology import VIPS, topology
 
 
@@ -42,28 +31,33 @@ def test_a_delay_reaches_every_goal_it_has(
     p95_goal: float | None,
     reached: bool | None,  # noqa: FBT001
 ) -> None:
-    delay = Delay(work="x", median_goal=median_goal, p95_goal=p95_goal, values=[0.1, 0.2, 0.3])
-    assert delay.reached is reached
+    goals = {name: goal for name, goal in (("median", median_goal), ("p95", p95_goal)) if goal is not None}
+    assert delay("x", [0.1, 0.2, 0.3], **goals).reached is reached
 
 
 def test_delays_are_told_for_people_and_in_full() -> None:
     delays = [
-        Delay(work="gone", median_goal=0.6, p95_goal=1.1, values=[0.5, 0.7]),
-        Delay(work="back", values=[1.0]),
+        delay("gone", [0.5, 0.7], median=0.6, p95=1.1),
+        delay("back", [1.0]),
     ]
     lines = [" ".join(line.split()) for line in delays_table(delays).splitlines()]
     assert lines == [
         "seconds times median p95 max goal reached",
-        "gone 2 0.600 0.700 0.700 median <= 0.6 p95 <= 1.1 yes",
+        "gone 2 0.600 0.700 0.700 median <= 0.600 p95 <= 1.100 yes",
         "back 1 1.000 1.000 1.000 - -",
     ]
-    assert json.loads(json.dumps(delays_document(delays)))[0]["values"] == [0.5, 0.7]
+    first, second = json.loads(json.dumps(delays_document(delays)))
+    assert first == {
+        "work": "gone", "median": 0.6, "p95": 0.7, "max": 0.7, "median_goal": 0.6, "p95_goal": 1.1,
+        "reached": True, "values": [0.5, 0.7],
+    }  # fmt: skip
+    assert (second["median_goal"], second["p95_goal"], second["reached"]) == (None, None, None)
 
 
 def test_a_lease_is_late_by_what_it_came_after_a_third_of_the_ttl() -> None:
     # Arrived, issued, ttl. The third was brought on by a change, and the fourth counts from it.
     leases = [(10.0, 10.0, 3.0), (11.25, 11.0, 3.0), (11.5, 11.5, 3.0), (12.5, 12.5, 3.0)]
-    assert lateness(leases) == pytest.approx([0.25, 0.0])
+    assert loaded_agent.lateness(leases) == pytest.approx([0.25, 0.0])
 
 
 def test_memory_is_read_from_what_the_kernel_sums_up() -> None:
@@ -97,19 +91,22 @@ def test_the_checks_part_of_the_memory_is_the_difference_of_both_runs() -> None:
 
 def test_what_others_measured_stays_in_the_file(tmp_path: Path) -> None:
     file = tmp_path / "build" / "bench.json"
-    merge(file, {"ours": 1})
-    merge(file, {"others": 2})
-    merge(file, {"ours": 3})
+    measuring.leave(file, {"ours": 1}, "")
+    measuring.leave(file, {"others": 2}, "")
+    measuring.leave(file, {"ours": 3}, "")
     assert json.loads(file.read_text()) == {"ours": 3, "others": 2}
+    measuring.leave(file, {"ours": 4}, "", anew=True)
+    assert json.loads(file.read_text()) == {"ours": 4}
 
 
 def test_the_agent_has_every_real_server_once_and_needs_all_of_them(tmp_path: Path) -> None:
-    config = loads(bench_agent.agent_yaml(1020, tmp_path)).config
+    text = loaded_agent.agent_yaml(1020, tmp_path, first="10.16.1.0", checked=8080, listen="127.0.0.1:9644")
+    config = loads(text).config
     services = [service for vip in config.vips for service in vip.services]
     addresses = {a for s in services for server in s.pool.servers for a in server.addresses}
     assert len(addresses) == 1020
     assert [service.quorum.high for service in services] == [100] * 10 + [20]
-    assert len(config.vips) == 3
+    assert len(config.vips) == loaded_agent.vips(1020) == 3
 
 
 def test_deaths_are_spread_evenly_over_the_interval_in_no_order() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import bench_checks, check_load, check_peers
+from lab import bench_checks, check_load, check_peers, measuring
 from lab.check_figures import Bound, Duel, Reading, Side, document, summary
 from lab.check_load import address
 
@@ -88,7 +88,7 @@ def test_the_document_holds_every_single_reading() -> None:
 
 def test_connections_begun_are_found_by_the_name_of_their_column() -> None:
     text = "Ip: Forwarding\nIp: 1\nTcp: RtoMin MaxConn ActiveOpens PassiveOpens\nTcp: 200 -1 17 4\nUdp: In\n"
-    assert check_peers.opens(text) == 17
+    assert measuring.opens(text) == 17
 
 
 def test_requests_are_the_third_number_nginx_tells() -> None:
@@ -125,7 +125,7 @@ def test_ours_verify_too_and_keep_connections_only_where_that_is_the_work() -> N
 def test_the_cpu_time_of_a_process_is_what_it_knows_itself() -> None:
     while time.process_time() < 0.01:
         pass
-    assert bench_checks.cpu_time(os.getpid()) == pytest.approx(time.process_time(), abs=0.01)
+    assert measuring.cpu_time(os.getpid()) == pytest.approx(time.process_time(), abs=0.01)
 
 
 def test_every_work_is_in_a_table() -> None:

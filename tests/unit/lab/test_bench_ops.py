@@ -1,27 +1,24 @@
-"""What bench-ops makes of its measurements, and that its agent's configuration is one."""
+"""What bench-ops makes of its measurements."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from anycast.config.load import load
-from lab.bench_ops import Figure, agent_yaml, summary
+from lab.bench_ops import body
+from lab.figures import Times, times_table
 
 
 def test_a_goal_is_reached_by_the_share_it_speaks_of() -> None:
     values = [0.001] * 99 + [0.5]
-    assert Figure(work="a", goal=0.01, share=0.5, values=values).reached == "yes"
-    assert Figure(work="a", goal=0.01, values=values).reached == "NO"
-    assert Figure(work="a", values=values).reached == "-"
-    assert "p99 <= 10 ms" in summary([Figure(work="a", goal=0.01, values=values)])
+    assert Times(work="a", goals={0.5: 0.01}, values=values).reached is True
+    assert Times(work="a", goals={0.995: 0.01}, values=values).reached is False
+    assert Times(work="a", values=values).reached is None
+    assert "p99 <= 10.0 ms" in times_table("what", [Times(work="a", goals={0.99: 0.01}, values=values)], 0.99)
 
 
-def test_the_agent_gets_a_configuration_with_all_the_servers(tmp_path: Path) -> None:
-    file = tmp_path / "anycast.yaml"
-    file.write_text(agent_yaml(1000, tmp_path, 9644, 8080))
-    loaded = load(file)
-    servers = {
-        server.name for vip in loaded.config.vips for one in vip.services for server in one.pool.servers
-    }
-    assert len(servers) == 1000
-    assert len(loaded.config.vips) == 2
+def test_the_document_names_every_work_with_its_figures_its_goal_and_every_single_time() -> None:
+    found = body(
+        [Times(work="a", goals={0.99: 0.01}, values=[0.002, 0.001, 0.003]), Times(work="b", values=[1.0])]
+    )
+    assert found == {
+        "a": {"median": 0.002, "p99": 0.003, "max": 0.003, "goal": 0.01, "reached": "yes", "values": [0.002, 0.001, 0.003]},
+        "b": {"median": 1.0, "p99": 1.0, "max": 1.0, "goal": None, "reached": "-", "values": [1.0]},
+    }  # fmt: skip

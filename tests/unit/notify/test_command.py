@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from anycast.core.hooks import SAMPLE, Command, Ending, Hook, payload
+from anycast.core.hooks import Command, Ending, Hook
 from anycast.notify import command
+from anycast.notify.notice import SAMPLE, payload
 from anycast.notify.outcome import Outcome
 from anycast.notify.run import run
 

@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import json
 import os
+import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from anycast.core.hooks import SAMPLE, Ending, Hook, Secret, Webhook, payload
+from anycast.core.hooks import Ending, Hook, Secret, Webhook
+from anycast.notify.notice import SAMPLE, payload
 from anycast.notify.outcome import Outcome
 from anycast.notify.run import run
 
@@ -168,6 +170,25 @@ def test_nobody_listens() -> None:
     outcome = asyncio.run(run(hook(9), TOLD, agent="a"))
     assert outcome.why == "no connection to localhost:9: Connection refused"
     assert outcome.again
+
+
+def test_an_address_that_does_not_answer_leaves_time_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, context = certificate(tmp_path, "localhost")
+
+    def both(_: str, port: int, **__: Any) -> list[Any]:
+        return [
+            (socket.AF_INET, socket.SOCK_STREAM, 0, "", (host, port)) for host in ("127.0.0.2", "127.0.0.1")
+        ]
+
+    async def story() -> Outcome:
+        async with server(answering(b"HTTP/1.1 200 OK\r\n\r\n"), context) as port:
+            with socket.create_server(("127.0.0.2", port)):  # takes the connection, and says nothing
+                monkeypatch.setattr(socket, "getaddrinfo", both)
+                return await run(hook(port, "https", ca=str(file), timeout=6.0), TOLD, agent="a")
+
+    assert asyncio.run(story()).ok
 
 
 def certificate(folder: Path, name: str) -> tuple[Path, ssl.SSLContext]:

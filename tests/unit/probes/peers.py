@@ -178,7 +178,7 @@ def full_backlog() -> Iterator[int]:
 
 
 def time_waits(port: int) -> int:
-    """Connections of this port, at either end, in TIME_WAIT."""
+    """Connections of this port, at either end, in TIME_WAIT. One of others may have had it before."""
     rows = [
         line.split() for file in ("tcp", "tcp6") for line in Path("/proc/net", file).read_text().splitlines()
     ]

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from anycast.core.health.phase import Outcome, Result
 from anycast.core.values.configuration import HttpCheck
-from anycast.probes import stream
+from anycast.probes import run as tasks
+from anycast.probes import tls
 from anycast.probes.certificate import not_after
+from anycast.probes.finding import Progress
 from tests.unit.probes import peers
 from tests.unit.probes.peers import (
     Certificate,
@@ -359,6 +361,30 @@ def test_whatever_a_server_sends_instead_of_a_tls_handshake_there_is_a_failure(p
     assert result.detail
 
 
+def test_somebody_who_looks_on_sees_every_step_and_the_outcome_comes_last() -> None:
+    steps: list[str] = []
+    slow = 0.05  # seconds that showing the last step takes
+
+    def tell(step: str) -> None:
+        steps.append(step.partition(" from ")[0])
+        if step.startswith("body"):
+            time.sleep(slow)
+
+    async def story() -> float:
+        kind = HttpCheck(tls=False, path="/healthz", body="well")
+        async with serving(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n", b"well")) as port:
+            return (await tasks.probe(target(kind, port), Progress(tell=tell))).took
+
+    took = asyncio.run(story())
+    assert steps == [
+        "connected",
+        "sending GET /healthz",
+        "status 200",
+        "body of 4 bytes",
+    ]
+    assert took >= slow
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     return make(tmp_path_factory.mktemp("valid"))
@@ -369,9 +395,9 @@ def trusted(certificate: Certificate) -> Iterator[None]:
     """The certificate is in the system's trust store."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_CERT_FILE", str(certificate.certificate))
-        stream.cached_context.cache_clear()
+        tls.cached_context.cache_clear()
         yield
-    stream.cached_context.cache_clear()
+    tls.cached_context.cache_clear()
 
 
 def tls_answer(certificate: Certificate, kind: HttpCheck, *pieces: bytes, host: str = "127.0.0.1") -> Result:

@@ -9,10 +9,12 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
+from jinja2 import UndefinedError
 
 from anycast.config.load import load
 from anycast.core.values.configuration import Config, Neighbor
 from anycast.render.exabgp import exabgp_conf, exabgp_env
+from anycast.render.template import render
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = Path(__file__).parent / "golden"
@@ -141,6 +143,24 @@ def test_a_passive_neighbor_can_be_reached() -> None:
 def test_a_command_exabgp_would_misread_is_refused(command: str) -> None:
     with pytest.raises(ValueError, match="cannot stand in ExaBGP's run line"):
         exabgp_conf(config(), command=command)
+
+
+@pytest.mark.parametrize("password", ['a"b', "a b", "a\nb", "a;b", "ä", ""])
+def test_a_password_that_would_end_early_is_refused(password: str) -> None:
+    with pytest.raises(ValueError, match="a password cannot stand"):
+        exabgp_conf(with_neighbor(password=password), command=COMMAND)
+
+
+@pytest.mark.parametrize("user", ["a\nexabgp_api_cli=true", "a\r", "ä", "a\0"])
+def test_no_value_reaches_beyond_its_line(user: str) -> None:
+    full = config()
+    with pytest.raises(ValueError, match="cannot stand in a configuration"):
+        exabgp_env(replace(full, node=replace(full.node, exabgp_user=user)))
+
+
+def test_a_template_that_asks_for_what_is_not_given_is_a_defect_that_shows() -> None:
+    with pytest.raises(UndefinedError, match="'user' is undefined"):
+        render("exabgp.env", bind="")
 
 
 def test_an_ipv6_neighbor_without_a_local_address_is_refused() -> None:

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import anycast
-from anycast.core.hooks import EVENTS, SAMPLE, VERDICT, Notice, Waiting, Words, environment, payload
+from anycast.core.hooks import EVENTS, VERDICT
+from anycast.notify.notice import SAMPLE, Notice, Words, environment, payload
+from anycast.notify.waiting import Waiting
 
 ROOT = Path(__file__).parents[3]
 SCHEMA = json.loads(
