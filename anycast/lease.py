@@ -13,30 +13,18 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
-from ipaddress import (
-    IPv4Address,
-    IPv4Network,
-    IPv6Address,
-    IPv6Network,
-    ip_address,
-    ip_network,
-)
+from ipaddress import ip_address, ip_network
 from typing import TypeAlias
 
+from anycast.core.values.lease import Lease
 from anycast.core.values.report import FailedRoute, NeighborState, Report
-from anycast.core.values.route import Route
+from anycast.core.values.route import Address, Prefix, Route
 
 __all__ = [
     "MAX_LINE",
-    "MAX_TTL",
-    "Address",
     "Decoder",
-    "FailedRoute",
     "Lease",
     "Message",
-    "NeighborState",
-    "Prefix",
     "ProtocolError",
     "Report",
     "encode",
@@ -44,43 +32,11 @@ __all__ = [
     "route_of",
 ]
 
-Address: TypeAlias = IPv4Address | IPv6Address
-Prefix: TypeAlias = IPv4Network | IPv6Network
-
 MAX_LINE = 4 * 1024 * 1024  # bytes
-MAX_TTL = 300.0  # seconds; a lease that hardly ends would defeat its purpose
 
 
 class ProtocolError(ValueError):
     """The other end broke the protocol: close this connection, its bytes mean nothing any more."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lease:
-    """What the node wants announced, good for `ttl` seconds from `issued` (the sender's monotonic clock).
-
-    `routes` is the full set, each prefix once. `owned` is every prefix the node may ever announce.
-    """
-
-    seq: int
-    issued: float
-    ttl: float
-    routes: tuple[Route, ...]
-    owned: tuple[Prefix, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.seq < 0:
-            raise ValueError(f"lease: seq: expected 0 or more, found {self.seq}")
-        if not math.isfinite(self.issued):
-            raise ValueError(f"lease: issued: expected an instant in seconds, found {self.issued}")
-        if not 0 < self.ttl <= MAX_TTL:
-            raise ValueError(f"lease: ttl: expected 0 < seconds <= {MAX_TTL:g}, found {self.ttl}")
-        if len({route.prefix for route in self.routes}) != len(self.routes):
-            raise ValueError("lease: routes: a prefix stands in it twice")
-
-    def expires(self, now: float) -> float:
-        """The instant it ends. A lease cannot be from the future, and one that lay in a buffer is old."""
-        return min(self.issued, now) + self.ttl
 
 
 Message: TypeAlias = Lease | Report

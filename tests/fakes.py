@@ -16,7 +16,8 @@ from anycast.core.maintenance.stages import NODE, End, Maintenance, Stage
 from anycast.core.state import furthest, prefix_of
 from anycast.core.step import begin, next_wake, step
 from anycast.core.values.configuration import Address, Check, Pool, Quorum, Service, Timing, Vip
-from anycast.core.values.report import Prefix, Report
+from anycast.core.values.report import Report
+from anycast.core.values.route import Prefix
 from anycast.core.vip.decide import Reason
 from tests.property.worlds import CHECK, config, server, told
 

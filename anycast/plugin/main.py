@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import NoReturn
 
-from anycast.core.values.report import Prefix
-from anycast.core.values.route import Route
+from anycast.core.values.route import Prefix, Route
 from anycast.plugin import link
 from anycast.plugin.plan import Planner
 from anycast.service_manager import ServiceManager

@@ -22,8 +22,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from anycast.core.values.report import FailedRoute, NeighborState, Prefix, Report
-from anycast.core.values.route import Route
+from anycast.core.values.report import FailedRoute, NeighborState, Report
+from anycast.core.values.route import Prefix, Route
 from anycast.lease import Lease
 from anycast.plugin import codec
 

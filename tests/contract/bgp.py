@@ -23,8 +23,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 
-from anycast.core.values.report import Prefix, Report
-from anycast.core.values.route import Route
+from anycast.core.values.report import Report
+from anycast.core.values.route import Prefix, Route
 from anycast.lease import Decoder, Lease, encode
 from lab import netns
 from lab.processes import Process, spawn

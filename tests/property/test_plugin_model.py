@@ -8,8 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from anycast.core.values.report import Prefix
-from anycast.core.values.route import Route
+from anycast.core.values.route import Prefix, Route
 from anycast.lease import Lease
 from anycast.plugin import codec
 from anycast.plugin.plan import WINDOW, Planner

@@ -36,8 +36,8 @@ from anycast.core.maintenance.stages import (
 from anycast.core.state import EXPIRE_AGAIN, State, furthest, health_of, prefix_of
 from anycast.core.step import begin, next_wake, step
 from anycast.core.values.configuration import Address, Protocol, Target, Timing, Vip
-from anycast.core.values.report import Prefix, Report
-from anycast.core.values.route import GRACEFUL_SHUTDOWN
+from anycast.core.values.report import Report
+from anycast.core.values.route import GRACEFUL_SHUTDOWN, Prefix
 from anycast.core.vip.decide import Advertise, Reason
 from anycast.core.vip.hold import WINDOW, hold
 from tests.property.worlds import CONFIGS, told

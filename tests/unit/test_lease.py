@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anycast.core.values.lease import MAX_TTL
 from anycast.core.values.report import FailedRoute, NeighborState, Report
 from anycast.core.values.route import Route
-from anycast.lease import MAX_LINE, MAX_TTL, Decoder, Lease, Message, ProtocolError, encode
+from anycast.lease import MAX_LINE, Decoder, Lease, Message, ProtocolError, encode
 
 prefixes = st.ip_addresses().map(ip_network)
 instants = st.floats(0, 1e9)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
-from typing import TypeAlias
 
-Prefix: TypeAlias = IPv4Network | IPv6Network
+from anycast.core.values.route import Prefix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

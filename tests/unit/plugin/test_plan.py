@@ -6,8 +6,8 @@ from ipaddress import ip_network
 
 import pytest
 
-from anycast.core.values.report import Prefix, Report
-from anycast.core.values.route import Route, drained
+from anycast.core.values.report import Report
+from anycast.core.values.route import Prefix, Route, drained
 from anycast.lease import Lease
 from anycast.plugin import codec
 from anycast.plugin.plan import (
