@@ -3,7 +3,7 @@
 The agent listens on a unix stream socket, plugins connect and connect again. The agent sends a
 `Lease`, the full set of routes and never a difference, and renews it well within its time to live; the
 plugin answers with a `Report`. Sequence numbers belong to a connection: after a new connection a report
-says 0 until a lease of that connection has been carried out.
+says 0 until the plugin follows a lease of that connection.
 
 Both ends run on one host, so instants are readings of one CLOCK_MONOTONIC. No sockets in here: bytes in,
 values out.
@@ -244,6 +244,7 @@ def _report_body(report: Report) -> dict[str, object]:
         "acks": report.acks,
         "oldest_ack_age": report.oldest_ack_age,
         "lease_expired": report.lease_expired,
+        "late_leases": report.late_leases,
     }
 
 
@@ -272,4 +273,5 @@ def _report(fields: _Fields) -> Report:
         acks=fields.integer("acks"),
         oldest_ack_age=fields.number_or_none("oldest_ack_age"),
         lease_expired=fields.flag("lease_expired"),
+        late_leases=fields.integer_or_none("late_leases") or 0,
     )

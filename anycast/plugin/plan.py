@@ -119,7 +119,8 @@ class Planner:
         self._expired = False
         self._stopping = False
         self._seq = 0
-        self._lease_seq: int | None = None
+        self._late_leases = 0
+        self._late = False  # the newest lease was over when it came
         self._neighbors: dict[str, NeighborState] = {}
         self._version: str | None = None
         self._acks = 0
@@ -155,14 +156,23 @@ class Planner:
     def connected(self) -> None:
         """A new connection of the agent: sequence numbers start again."""
         self._seq = 0
-        self._lease_seq = None
         self._changed()
 
     def lease(self, lease: Lease, now: float) -> None:
-        """The agent's full set of routes. A lease that is over already changes nothing."""
+        """The agent's full set of routes. A lease that is over already is counted and changes nothing."""
         expires = lease.expires(now)
-        if self._stopping or expires <= now:
+        if self._stopping:
             return
+        if expires <= now:
+            self._late_leases += 1
+            if not self._late:
+                self.log.append(
+                    f"a lease came {now - expires:.1f} s after its end and is not followed: is the node overloaded?"
+                )
+            self._late = True
+            self._changed()
+            return
+        self._late = False
         if self._expired:
             self.log.append("the lease is renewed")
         self._expires, self._expired = expires, False
@@ -172,15 +182,14 @@ class Planner:
             self._entry(prefix)
         for prefix in wanted:
             self._entry(prefix)
-        self._lease_seq = None
         self._want(wanted, now)
-        self._lease_seq = lease.seq
-        self._advance()
+        if self._seq != lease.seq:
+            self._seq = lease.seq
+            self._changed()
 
     def stop(self, now: float) -> None:
         """Withdraw everything, for good."""
         self._stopping = True
-        self._lease_seq = None
         self._expires = None
         self._want({}, now)
 
@@ -320,6 +329,7 @@ class Planner:
                 e.prefix
                 for e in entries
                 if not self._synced  # what ExaBGP holds is not known yet
+                or e.clear
                 or (e.command is not None and e.command.kind in moving)
                 or (not e.why and e.need() in moving)
             ),
@@ -334,6 +344,7 @@ class Planner:
             acks=self._acks,
             oldest_ack_age=max(0.0, now - self._unanswered[0].at) if self._unanswered else None,
             lease_expired=self._expired,
+            late_leases=self._late_leases,
         )
 
     # Wants
@@ -365,7 +376,6 @@ class Planner:
 
     def _expire(self, now: float) -> None:
         self._expires, self._expired = None, True
-        self._lease_seq = None
         self.log.append("the lease has run out: everything is withdrawn")
         self._changed()
         self._want({}, now)
@@ -379,11 +389,6 @@ class Planner:
             self._unsettled.pop(entry.prefix, None)
             del self._entries[entry.prefix]
             self._journal_dirty = True
-            self._changed()
-
-    def _advance(self) -> None:
-        if self.settled and self._lease_seq is not None and self._seq != self._lease_seq:
-            self._seq = self._lease_seq
             self._changed()
 
     # Queues
@@ -408,7 +413,6 @@ class Planner:
         else:
             self._unsettled[entry.prefix] = None
         self._journal_dirty = True
-        self._advance()
 
     def _take(self, kind: Kind, out: list[str], now: float) -> None:
         if self._alone():
@@ -479,7 +483,7 @@ class Planner:
 
     def _complete_query(self, now: float) -> None:
         self._stray_at = None
-        self._synced = True
+        self._sync(now)
         answer, self._query_answer = self._query_answer, None
         self._query_refusals = 0 if isinstance(answer, codec.NeighborTable) else self._query_refusals + 1
         # ExaBGP 4 has no such table and says so in words.
@@ -488,7 +492,17 @@ class Planner:
         if self._unanswered and self._unanswered[0].kind is Kind.QUERY:
             self._unanswered.popleft()
         self._changed()
-        self._advance()
+
+    def _sync(self, now: float) -> None:
+        """No earlier command is unanswered from here on."""
+        if self._synced:
+            return
+        self._synced = True
+        if self._errors:
+            # An answer owed to the life before may have taken the place of the refusal: which withdraw was it of?
+            for entry in self._entries.values():
+                entry.clear, entry.withdraw_errors, entry.not_before = True, 0, -math.inf
+                self._place(entry, now)
 
     # Answers
 
@@ -501,9 +515,11 @@ class Planner:
             return
         command = self._unanswered[0]
         if command.kind is Kind.QUERY:
-            if self._query_answer is None and not refused:
-                # The answer comes ahead of its `done`, so this one belongs to a command of the life before.
+            if self._query_answer is None and not (refused and self._synced):
+                # The answer comes ahead of its `done`, so this one belongs to a command before the question: as many
+                # of ours are answered as the life before was owed.
                 self._stray_at = now
+                self._errors += refused
             else:
                 self._complete_query(now)
             return

@@ -127,7 +127,7 @@ class Agent:
 
     def settled(self, number: int) -> Report:
         """The report by which ExaBGP has taken everything that lease `number` asked for."""
-        return self.wait(lambda report: report.seq >= number)
+        return self.wait(lambda report: report.seq >= number and not report.pending and not report.failed)
 
     def _serve(self) -> None:
         with selectors.DefaultSelector() as selector, contextlib.ExitStack() as sockets:

@@ -29,9 +29,11 @@ class NeighborState:
 class Report:
     """What the plugin made of the leases.
 
-    `seq` is the newest lease of this connection whose set of routes ExaBGP has acknowledged whole; 0: none yet.
-    `announced` are the prefixes that are, or may be, announced: from the moment the announce is written
-    until a withdraw is acknowledged. `pending` are those with a command written or queued.
+    `seq` is the newest lease of this connection that the plugin follows; 0: none yet. `announced` are the prefixes
+    that are, or may be, announced: from the moment the announce is written until ExaBGP has acknowledged a withdraw,
+    and after the plugin's start until its first withdraws are proven. So ExaBGP has withdrawn a prefix as of
+    lease S if `seq >= S` and the prefix is not in `announced`, whatever becomes of other prefixes.
+    `pending` are the prefixes with a command written or queued, and those whose state is not known.
     """
 
     seq: int
@@ -48,3 +50,6 @@ class Report:
         None  # seconds the oldest unanswered command has waited; None: nothing waits
     )
     lease_expired: bool = False
+    late_leases: int = (
+        0  # leases that were over when they came and were not followed, since the start of the plugin
+    )

@@ -120,13 +120,81 @@ def test_until_that_answer_everything_owned_may_be_announced() -> None:
     assert x.report().announced == ()
 
 
-def test_an_announced_route_is_acknowledged_by_the_sequence_number_of_its_lease() -> None:
+def test_a_route_is_reported_as_announced_from_the_moment_its_announce_is_written() -> None:
+    x = Exchange().started()
+    x.lease(ROUTE_A)
+    assert (x.report().seq, x.report().announced, x.report().pending) == (1, (), (A,))
+    assert x.commands() == [codec.announce(ROUTE_A)]
+    assert (x.report().seq, x.report().announced, x.report().pending) == (1, (A,), (A,))
+    x.done()
+    assert (x.report().seq, x.report().announced, x.report().pending) == (1, (A,), ())
+
+
+def test_a_lease_is_reported_at_once_with_everything_that_is_not_yet_proven_withdrawn() -> None:
+    x = Exchange()
+    x.lease(ROUTE_A)
+    assert (x.report().seq, x.report().announced) == (1, (A, B))
+
+
+def test_a_refused_route_delays_no_acknowledgement_of_another() -> None:
+    x = Exchange().started()
+    x.lease(ROUTE_A, ROUTE_B)
+    x.settle(refuse="announce route 192.0.2.2")
+    x.lease(ROUTE_B)
+    x.settle(refuse="announce route 192.0.2.2")
+    assert (x.report().seq, x.report().announced) == (2, ())
+    assert [failed.prefix for failed in x.report().failed] == [B]
+
+
+def test_a_withdraw_that_is_refused_delays_no_acknowledgement_of_another() -> None:
+    x = Exchange().started()
+    x.lease(ROUTE_A, ROUTE_B)
+    x.settle()
+    x.lease()
+    x.settle(refuse="withdraw route 192.0.2.2")
+    assert (x.report().seq, x.report().announced) == (2, (B,))
+
+
+def test_a_refused_announce_counts_as_announced_until_the_withdraw_after_it_is_acknowledged() -> None:
     x = Exchange().started()
     x.lease(ROUTE_A)
     assert x.commands() == [codec.announce(ROUTE_A)]
-    assert (x.report().seq, x.report().announced, x.report().pending) == (0, (A,), (A,))
+    x.plan.line(codec.Refused(), x.now)
+    assert (x.report().announced, x.report().pending) == ((A,), (A,))
+    x.settle()
+    assert (x.report().announced, x.report().pending) == ((), ())
+
+
+def test_what_was_refused_before_the_first_question_is_answered_is_withdrawn_again() -> None:
+    x = Exchange()
+    x.commands()
+    x.done()  # owed to the life before
+    x.plan.line(codec.Refused(), x.now)  # of the first withdraw, and taken for the second's
+    x.wait(RETRY_WITHDRAW)
     x.done()
-    assert (x.report().seq, x.report().announced, x.report().pending) == (1, (A,), ())
+    x.done(len(x.commands()))  # the second withdraw once more
+    assert x.commands() == [codec.SHOW_NEIGHBORS]
+    x.plan.line(TABLE, x.now)
+    x.done()
+    assert x.plan.ready
+    assert x.report().announced == (A, B)
+    assert [c for c in x.settle() if "route" in c] == [
+        "withdraw route 192.0.2.1/32",
+        "withdraw route 192.0.2.2/32",
+    ]
+    assert x.report().announced == ()
+
+
+def test_a_refusal_that_comes_late_is_not_taken_for_the_answer_to_the_first_question() -> None:
+    x = Exchange()
+    x.commands()
+    x.done(2)  # the first was owed to the life before
+    assert x.commands() == [codec.SHOW_NEIGHBORS]
+    x.plan.line(codec.Refused(), x.now)  # of the second withdraw
+    assert not x.plan.ready
+    x.plan.line(TABLE, x.now)
+    x.done()
+    assert x.report().announced == (A, B)
 
 
 def test_a_new_connection_starts_the_sequence_numbers_again() -> None:
@@ -226,21 +294,27 @@ def test_a_lease_that_runs_out_takes_everything_with_it_and_a_new_one_brings_it_
     assert not x.report().lease_expired
 
 
-def test_the_sequence_number_of_a_lease_that_ran_out_is_never_claimed() -> None:
+def test_a_lease_that_lay_in_a_buffer_until_it_was_over_changes_nothing_and_is_logged_once_and_counted() -> (
+    None
+):
     x = Exchange().started()
-    x.lease(ROUTE_A, ttl=1.0)
-    x.commands()
-    x.wait(1.0)
+    x.lease(ROUTE_B)
     x.settle()
-    x.done()
-    x.settle()
-    assert x.report().seq == 0
-
-
-def test_a_lease_that_lay_in_a_buffer_until_it_was_over_announces_nothing() -> None:
-    x = Exchange().started()
-    x.plan.lease(Lease(seq=1, issued=x.now - 3.0, ttl=2.0, routes=(ROUTE_A,), owned=(A,)), x.now)
+    x.plan.log.clear()
+    for seq in (2, 3):
+        x.plan.lease(Lease(seq=seq, issued=x.now - 3.0, ttl=2.0, routes=(ROUTE_A,), owned=(A, B)), x.now)
     assert x.settle() == []
+    assert (x.report().seq, x.report().announced, x.report().late_leases) == (1, (B,), 2)
+    assert x.plan.log == ["a lease came 1.0 s after its end and is not followed: is the node overloaded?"]
+
+
+def test_each_streak_of_late_leases_is_logged() -> None:
+    x = Exchange().started()
+    late = Lease(seq=9, issued=x.now - 3.0, ttl=2.0, routes=())
+    for _ in range(2):
+        x.plan.lease(late, x.now)
+        x.lease()
+    assert sum("after its end" in text for text in x.plan.log) == 2
 
 
 def test_a_refused_announce_is_failed_and_tried_again_later() -> None:
@@ -250,13 +324,13 @@ def test_a_refused_announce_is_failed_and_tried_again_later() -> None:
     report = x.report()
     assert report.announced == (A,)
     assert [failed.prefix for failed in report.failed] == [B]
-    assert (report.errors, report.seq) == (1, 0)
+    assert (report.errors, report.seq) == (1, 1)
     x.wait(RETRY_ANNOUNCE - 1.0)
     assert codec.announce(ROUTE_B) not in x.settle()
     x.wait(1.0)
     assert codec.announce(ROUTE_B) in x.settle()
     assert x.report().failed == ()
-    assert x.report().seq == 1
+    assert x.report().announced == (A, B)
 
 
 def test_a_refused_announce_is_tried_again_when_a_session_comes_up() -> None:
