@@ -242,7 +242,7 @@ def _report_body(report: Report) -> dict[str, object]:
         "pid": report.pid,
         "errors": report.errors,
         "acks": report.acks,
-        "oldest_ack_age": report.oldest_ack_age,
+        "silent_since": report.silent_since,
         "lease_expired": report.lease_expired,
         "late_leases": report.late_leases,
     }
@@ -271,7 +271,7 @@ def _report(fields: _Fields) -> Report:
         pid=fields.integer("pid"),
         errors=fields.integer("errors"),
         acks=fields.integer("acks"),
-        oldest_ack_age=fields.number_or_none("oldest_ack_age"),
+        silent_since=fields.number_or_none("silent_since"),
         lease_expired=fields.flag("lease_expired"),
         late_leases=fields.integer_or_none("late_leases") or 0,
     )

@@ -247,7 +247,7 @@ class Plugin:
         soon = not self._plan.settled and now - self._sent_at < REPORT_EVERY
         if self._owes_report or (changed and not soon):
             revision = self._plan.revision
-            report = self._plan.report(now, pid=self._pid, exabgp_pid=self._parent)
+            report = self._plan.report(pid=self._pid, exabgp_pid=self._parent)
             if self._agent.send(report):
                 self._sent_revision, self._sent_at, self._owes_report = revision, now, False
 

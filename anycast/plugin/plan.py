@@ -32,6 +32,8 @@ SILENCE = 5.0  # seconds without an answer until ExaBGP is stuck
 REASSERT = 60.0  # seconds between withdraws of all that is down
 SETTLE = 1.0  # seconds after a session came up until everything is said once more
 QUERY = 10.0  # seconds between questions for the neighbors
+PING = 2.0  # seconds after its last answer until ExaBGP is asked for its version: it costs it least
+OWES = 1.0  # seconds without an answer until the report says so: sooner each question would cost two reports
 RETRY_ANNOUNCE = 30.0  # seconds
 RETRY_WITHDRAW = 1.0  # seconds
 RETRY_JOURNAL = 5.0  # seconds
@@ -112,7 +114,8 @@ class Planner:
         self._delayed: dict[Prefix, None] = {}
         self._unsettled: dict[Prefix, None] = {}
         self._unanswered: deque[_Command] = deque()
-        self._quiet_since = now
+        self._quiet_since = now  # the last answer, or the first command after a rest
+        self._silent_since: float | None = None  # as reported
         self._last_tick = now
         self._owned: frozenset[Prefix] | None = None
         self._expires: float | None = None
@@ -237,6 +240,10 @@ class Planner:
             self._flush_due = True
         if now >= self._reassert_at:
             self._reassert(now)
+        if not self._unanswered and now - self._quiet_since >= PING:
+            self._version_due = True
+        owes = bool(self._unanswered) and now - self._quiet_since >= OWES
+        self._tell_silence(self._quiet_since if owes else None)
         if self._stray_at is not None and now - self._stray_at >= SILENCE - 1.0:
             # An ExaBGP that has no answer but `done`.
             self._complete_query(now)
@@ -319,7 +326,7 @@ class Planner:
             self._take(Kind.ANNOUNCE, out, now)
         return out
 
-    def report(self, now: float, *, pid: int, exabgp_pid: int) -> Report:
+    def report(self, *, pid: int, exabgp_pid: int) -> Report:
         entries = [self._entries[prefix] for prefix in sorted(self._entries, key=_order)]
         moving = (Kind.ANNOUNCE, Kind.WITHDRAW)
         return Report(
@@ -342,7 +349,7 @@ class Planner:
             pid=pid,
             errors=self._errors,
             acks=self._acks,
-            oldest_ack_age=max(0.0, now - self._unanswered[0].at) if self._unanswered else None,
+            silent_since=self._silent_since,
             lease_expired=self._expired,
             late_leases=self._late_leases,
         )
@@ -508,6 +515,7 @@ class Planner:
 
     def _answer(self, *, refused: bool, now: float) -> None:
         self._quiet_since = now
+        self._tell_silence(None)
         if self._skip:
             self._skip -= 1
             return
@@ -627,6 +635,11 @@ class Planner:
         routes = {held for entry in self._entries.values() for held in entry.held}
         routes |= {e.want for e in self._entries.values() if e.want is not None and not _invalid(e.want)}
         return tuple(sorted(routes, key=_route_order))
+
+    def _tell_silence(self, since: float | None) -> None:
+        if since != self._silent_since:
+            self._silent_since = since
+            self._changed()
 
     def _stick(self, why: str) -> None:
         if self._stuck is None:

@@ -129,8 +129,8 @@ class PluginMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from((0.01, 0.3, 0.9)))
     def time_passes(self, seconds: float) -> None:
-        age = self.plan.report(self.now, pid=1, exabgp_pid=2).oldest_ack_age
-        if age is not None and age + seconds > 3.0:
+        since = self.plan.report(pid=1, exabgp_pid=2).silent_since
+        if since is not None and self.now - since + seconds > 3.0:
             self.exchange()
         self.now += seconds
         self.exabgp.send(self.now)
@@ -175,13 +175,13 @@ class PluginMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_is_acknowledged_as_withdrawn_is_in_no_table_and_on_no_way_to_it(self) -> None:
-        announced = {str(prefix) for prefix in self.plan.report(self.now, pid=1, exabgp_pid=2).announced}
+        announced = {str(prefix) for prefix in self.plan.report(pid=1, exabgp_pid=2).announced}
         written = {one.split()[2] for one in self.exabgp.commands if one.startswith("announce")}
         assert set(self.exabgp.cache) | written <= announced
 
     @invariant()
     def the_report_names_the_lease_that_is_followed(self) -> None:
-        seq = self.plan.report(self.now, pid=1, exabgp_pid=2).seq
+        seq = self.plan.report(pid=1, exabgp_pid=2).seq
         assert seq == (self.seq if self.expires else 0)
 
     @rule()
@@ -190,7 +190,7 @@ class PluginMachine(RuleBasedStateMachine):
         self.exchange()
         if not self.plan.ready:  # an answer owed to the life before is waited out
             return
-        report = self.plan.report(self.now, pid=1, exabgp_pid=2)
+        report = self.plan.report(pid=1, exabgp_pid=2)
         wanted = {route.prefix for route in self.wanted}
         for prefix in PREFIXES:
             if prefix in FICKLE:
@@ -221,7 +221,7 @@ class PluginMachine(RuleBasedStateMachine):
                 break
         self.exchange()
         assert self.plan.settled
-        report = self.plan.report(self.now, pid=1, exabgp_pid=2)
+        report = self.plan.report(pid=1, exabgp_pid=2)
         assert report.seq == self.seq
         assert not report.failed
         assert not report.pending

@@ -428,7 +428,7 @@ class Triangle(RuleBasedStateMachine):
         daemon = self.daemon
         if daemon is None or daemon.plugin is None or daemon.lossy:
             return
-        report = daemon.plugin._plan.report(self.now, pid=1, exabgp_pid=2)
+        report = daemon.plugin._plan.report(pid=1, exabgp_pid=2)
         assert daemon.cache.keys() <= {str(prefix) for prefix in report.announced}
 
     # What happens.

@@ -46,9 +46,7 @@ class Report:
     pid: int = 0
     errors: int = 0  # commands ExaBGP refused, since the start of the plugin
     acks: int = 0  # commands ExaBGP took, since the start of the plugin
-    oldest_ack_age: float | None = (
-        None  # seconds the oldest unanswered command has waited; None: nothing waits
-    )
+    silent_since: float | None = None  # instant since which ExaBGP has owed an answer; None: it answers
     lease_expired: bool = False
     late_leases: int = (
         0  # leases that were over when they came and were not followed, since the start of the plugin

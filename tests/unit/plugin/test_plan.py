@@ -11,6 +11,8 @@ from anycast.core.values.route import Prefix, Route, drained
 from anycast.lease import Lease
 from anycast.plugin import codec
 from anycast.plugin.plan import (
+    OWES,
+    PING,
     QUERY,
     REASSERT,
     RETRY_ANNOUNCE,
@@ -79,7 +81,7 @@ class Exchange:
         return self
 
     def report(self) -> Report:
-        return self.plan.report(self.now, pid=1, exabgp_pid=2)
+        return self.plan.report(pid=1, exabgp_pid=2)
 
 
 def test_the_first_output_withdraws_everything_owned_whatever_the_lease_says() -> None:
@@ -287,7 +289,7 @@ def test_a_lease_that_runs_out_takes_everything_with_it_and_a_new_one_brings_it_
     x.wait(1.75)
     assert x.settle() == []
     x.wait(0.25)
-    assert x.settle() == [codec.withdraw(ROUTE_A)]
+    assert x.settle()[0] == codec.withdraw(ROUTE_A)
     assert x.report().lease_expired
     x.lease(ROUTE_A)
     assert x.settle() == [codec.announce(ROUTE_A)]
@@ -395,6 +397,40 @@ def test_silence_with_a_command_unanswered_means_exabgp_is_stuck() -> None:
     assert x.plan.stuck is None
     x.wait(0.25)
     assert "no answer" in str(x.plan.stuck)
+
+
+def test_an_exabgp_at_rest_is_asked_every_two_seconds_and_the_cheapest_question() -> None:
+    x = Exchange().started()
+    asked = []
+    for _ in range(8):
+        x.wait(PING / 4)
+        asked += x.settle()
+    assert asked == [codec.VERSION, codec.VERSION]
+
+
+def test_the_report_says_since_when_exabgp_has_not_answered_until_it_answers() -> None:
+    x = Exchange().started()
+    x.wait(PING)
+    assert x.commands() == [codec.VERSION]
+    asked, before = x.now, x.plan.revision
+    x.wait(OWES - 0.25)
+    assert (x.report().silent_since, x.plan.revision) == (None, before)  # at rest nothing new is reported
+    x.wait(0.25)
+    assert (x.report().silent_since, x.plan.revision) == (asked, before + 1)
+    x.wait(1.0)
+    assert (x.report().silent_since, x.plan.revision) == (asked, before + 1)
+    x.done()
+    assert x.report().silent_since is None
+    assert x.plan.revision > before + 1
+
+
+def test_time_in_which_we_did_not_run_ourselves_is_no_silence_of_exabgp() -> None:
+    x = Exchange().started()
+    x.lease(ROUTE_A)
+    x.commands()
+    x.now += 60.0
+    x.plan.tick(x.now)
+    assert x.report().silent_since is None
 
 
 def test_silence_with_nothing_unanswered_is_peace() -> None:
