@@ -9,9 +9,10 @@ import contextlib
 import json
 import os
 import select
+import signal
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from anycast.core.values.route import Route
 from anycast.lease import Decoder, Lease, ProtocolError, Report, encode, route_body, route_of
@@ -20,6 +21,7 @@ from anycast.plugin import codec
 CHUNK = 64 * 1024  # bytes
 CHUNKS = 64  # reads in one pass, so that a flood cannot keep us from the rest
 RECONNECT = 0.2  # seconds
+KILL_AFTER = 1.0  # seconds between SIGTERM and SIGKILL for a stuck ExaBGP
 
 
 class Gone(Exception):  # noqa: N818 - no error: ExaBGP ended, and so do we
@@ -203,16 +205,35 @@ class Log:
                 os.write(self._fd, line)
 
 
-def parent_is_exabgp(pid: int) -> bool:
-    """Whether `pid` is our parent still, and ExaBGP: run by its name, or by an interpreter that got it."""
-    if os.getppid() != pid:
-        return False
+def is_exabgp(pid: int, *, parent_of: int) -> bool:
+    """Whether `pid` is the parent still, and ExaBGP: run by its name, or by an interpreter that got it."""
     try:
+        with open(f"/proc/{parent_of}/stat", "rb") as file:
+            parent = int(file.read().rpartition(b")")[2].split()[1])
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             words = [word for word in file.read().split(b"\0") if not word.startswith(b"-")]
     except OSError:
         return False
-    return any(os.path.basename(word).startswith(b"exabgp") for word in words[:2])
+    return parent == pid and any(os.path.basename(word).startswith(b"exabgp") for word in words[:2])
+
+
+def end_exabgp(pid: int, *, plugin: int, ended: Callable[[float], bool]) -> str:
+    """SIGTERM, then SIGKILL: one that is blocked ignores the first. Its routes go with its sessions.
+
+    `ended` waits so many seconds at most for its end. Returns why it could not be done; empty: it is done.
+    """
+    if not is_exabgp(pid, parent_of=plugin):
+        return f"process {pid} is not ExaBGP"
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if not is_exabgp(pid, parent_of=plugin):
+            break
+        try:
+            os.kill(pid, number)
+        except OSError as error:
+            return f"process {pid} cannot be ended: {error}"
+        if ended(KILL_AFTER):
+            break
+    return ""
 
 
 def drained(fd: int, seconds: float) -> bool:

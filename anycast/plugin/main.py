@@ -18,12 +18,12 @@ from typing import NoReturn
 
 from anycast.core.values.route import Prefix, Route
 from anycast.plugin import link
+from anycast.plugin.guardian import PATIENCE, Guardian
 from anycast.plugin.plan import Planner
 from anycast.service_manager import ServiceManager
 
 IDLE = 0.25  # seconds; the longest sleep, for time alone can change things
 GOODBYE = 2.0  # seconds the withdraws may take after SIGTERM
-KILL_AFTER = 1.0  # seconds between SIGTERM and SIGKILL for a stuck ExaBGP
 START_ERROR_PAUSE = 15.0  # seconds: ExaBGP gives up on a plugin that dies more than five times in 64 s
 REPORT_EVERY = 0.05  # seconds between reports while commands are under way
 
@@ -32,11 +32,15 @@ EXIT_OK, EXIT_FAILURE, EXIT_USAGE = 0, 1, 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """`error`: why the command line cannot be used; what is owned is withdrawn nevertheless."""
+    """`hang_limit`: seconds after which a hung plugin takes ExaBGP along, where no watchdog does; 0: never.
+
+    `error`: why the command line cannot be used; what is owned is withdrawn nevertheless.
+    """
 
     socket: str = ""
     journal: str = ""
     own: tuple[Prefix, ...] = ()
+    hang_limit: float = PATIENCE
     error: str = ""
 
 
@@ -50,6 +54,7 @@ def parse_options(argv: list[str]) -> Options:
     parser.add_argument("--socket", default="")
     parser.add_argument("--journal", default="")
     parser.add_argument("--own", action="append", default=[])
+    parser.add_argument("--hang-limit", type=float, default=PATIENCE)
     try:
         args = parser.parse_args(argv)
     except ArgumentError as error:
@@ -61,7 +66,9 @@ def parse_options(argv: list[str]) -> Options:
             own.append(ip_network(text))
         except ValueError as error:
             wrong = f"--own {text}: {error}"
-    return Options(socket=args.socket, journal=args.journal, own=tuple(own), error=wrong)
+    return Options(
+        socket=args.socket, journal=args.journal, own=tuple(own), hang_limit=args.hang_limit, error=wrong
+    )
 
 
 def main(argv: list[str]) -> int:
@@ -107,6 +114,9 @@ class Plugin:
         self._agent = link.AgentLink(options.socket)
         self._watched: dict[str, tuple[int, int]] = {}  # name: descriptor, events
         self._manager = ServiceManager(os.environ)
+        # A service manager that looks after the plugin does the same, and knows better.
+        guarded = options.hang_limit > 0 and self._manager.interval is None
+        self._guardian = Guardian(self._parent, options.hang_limit, log) if guarded else None
         self._signalled = False
         self._stop_at: float | None = None  # the instant after which nothing is waited for
         self._sent_revision = -1
@@ -119,6 +129,13 @@ class Plugin:
 
     def run(self) -> int:
         """Until the end. Raises link.Gone when ExaBGP has gone."""
+        try:
+            return self._run()
+        finally:
+            if self._guardian is not None:
+                self._guardian.close()
+
+    def _run(self) -> int:
         self._catch_signals()
         now = time.monotonic()
         # Before anything else: what we may own is withdrawn.
@@ -129,6 +146,7 @@ class Plugin:
             self._say("stdin is no pipe: ExaBGP runs this, on the `run` line of a process section", now)
             return EXIT_USAGE
         self._selector.register(self._wakeup, selectors.EVENT_READ)
+        self._feed_guardian(now)
         give_up = now + START_ERROR_PAUSE if self._options.error else None
         if self._options.error:
             self._say(f"{self._options.error}; everything owned is withdrawn", now)
@@ -138,6 +156,7 @@ class Plugin:
             status = self._pass(now)
             if status is not None:
                 return status
+            self._feed_guardian(now)
             if give_up is not None and now >= give_up:
                 return EXIT_USAGE
 
@@ -165,6 +184,10 @@ class Plugin:
         if self._stop_at is not None and (self._plan.all_down or now >= self._stop_at):
             return EXIT_OK
         return None
+
+    def _feed_guardian(self, now: float) -> None:
+        if self._guardian is not None:
+            self._guardian.passed(now)
 
     def _wait(self, now: float) -> None:
         pipe_events = selectors.EVENT_WRITE if self._exabgp.wants_write else 0
@@ -261,18 +284,11 @@ class Plugin:
 
     def _end_exabgp(self, why: str, now: float) -> int:
         """ExaBGP holds routes and does not answer: without it they go within 80 ms."""
-        if not link.parent_is_exabgp(self._parent):
-            self._say(f"ExaBGP is stuck ({why}) and process {self._parent} is not it: giving up", now)
-            return EXIT_FAILURE
         self._say(f"ExaBGP is stuck ({why}): ending process {self._parent}", now)
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            if not link.parent_is_exabgp(self._parent):
-                break
-            try:
-                os.kill(self._parent, number)
-            except OSError as error:
-                self._say(f"process {self._parent} cannot be ended: {error}", now)
-                break
-            if link.drained(self._exabgp.stdin, KILL_AFTER):
-                break
+        stdin = self._exabgp.stdin
+        error = link.end_exabgp(
+            self._parent, plugin=self._pid, ended=lambda seconds: link.drained(stdin, seconds)
+        )
+        if error:
+            self._say(f"ExaBGP is stuck and stays: {error}", now)
         return EXIT_FAILURE

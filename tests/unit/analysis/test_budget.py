@@ -1,17 +1,16 @@
 from __future__ import annotations
 
 import functools
-import math
 import re
 from pathlib import Path
 
 import pytest
 
-from anycast.analysis.budget import STUCK, WORDS, Assumed, Budget, Kind, budget
+from anycast.analysis.budget import GUARDIAN, STUCK, WORDS, Assumed, Budget, Kind, budget
 from anycast.config.load import load, loads
 from anycast.core.values.configuration import Config
+from anycast.plugin import guardian, link, plan
 from anycast.plugin import main as plugin
-from anycast.plugin import plan
 
 ROOT = Path(__file__).parents[3]
 DOC = ROOT / "docs" / "budget.md"
@@ -104,10 +103,9 @@ def test_graceful_restart_is_added_to_every_end_of_a_session() -> None:
     assert "graceful_restart" in codes(found)
 
 
-def test_without_a_watchdog_a_hung_plugin_has_no_end() -> None:
-    found = budget(config(), Assumed(watchdog=math.inf))
-    assert found.worst(Kind.PLUGIN_HANGS) == math.inf
-    assert spelt(found, Kind.PLUGIN_HANGS) == ["no watchdog + 0.2 s router"]
+def test_without_a_watchdog_the_plugins_guardian_ends_exabgp() -> None:
+    found = budget(config(), Assumed(watchdog=0.0))
+    assert spelt(found, Kind.PLUGIN_HANGS) == ["2.75 s guardian + 0.2 s router"]
     assert "no_watchdog" in codes(found)
 
 
@@ -161,7 +159,8 @@ def test_a_limit_is_kept_by_what_equals_it() -> None:
 
 
 def test_what_this_program_and_its_units_fix_is_what_is_summed() -> None:
-    assert plan.PING + plan.SILENCE + plugin.KILL_AFTER + 2 * plugin.IDLE == STUCK
+    assert plan.PING + plan.SILENCE + link.KILL_AFTER + 2 * plugin.IDLE == STUCK
+    assert guardian.PATIENCE + guardian.TICK == GUARDIAN
     unit = ROOT.joinpath("packaging", "systemd", "anycast-exabgp.service").read_text(encoding="utf-8")
     assert f"WatchdogSec={Assumed().watchdog:g}\n" in unit
 
