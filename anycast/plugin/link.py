@@ -6,7 +6,6 @@ Nothing in here blocks and nothing has an opinion.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import signal
@@ -14,8 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 
-from anycast.core.values.route import Route
-from anycast.lease import Decoder, Lease, ProtocolError, Report, encode, route_body, route_of
+from anycast.lease import Decoder, Lease, ProtocolError, Report, encode
 from anycast.plugin import codec
 
 CHUNK = 64 * 1024  # bytes
@@ -143,39 +141,6 @@ class AgentLink:
             self._socket.close()
         self._socket = None
         self._out.clear()
-
-
-class Journal:
-    """The routes that may be announced, in a file, for the life after this one."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def load(self) -> tuple[Route, ...]:
-        """What it holds. Raises OSError, and ValueError where it is damaged."""
-        with open(self.path, encoding="utf-8") as file:
-            value = json.load(file)
-        routes = value.get("routes") if isinstance(value, dict) else None
-        if not isinstance(routes, list):
-            raise ValueError(f"{self.path}: expected an object with an array `routes`")  # noqa: TRY004
-        loaded = tuple(dict.fromkeys(route_of(item) for item in routes))
-        for route in loaded:
-            codec.withdraw(route)
-        return loaded
-
-    def store(self, routes: Iterable[Route]) -> None:
-        """Replace it whole. Raises OSError. A reboot takes the announcements with it, so no fsync."""
-        data = json.dumps({"routes": [route_body(route) for route in routes]}, indent=1) + "\n"
-        new = f"{self.path}.new"
-        os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
-        try:
-            with open(new, "w", encoding="utf-8") as file:
-                file.write(data)
-            os.replace(new, self.path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(new)
-            raise
 
 
 class Log:

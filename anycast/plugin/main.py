@@ -17,7 +17,7 @@ from ipaddress import ip_network
 from typing import NoReturn
 
 from anycast.core.values.route import Prefix, Route
-from anycast.plugin import link
+from anycast.plugin import journal, link
 from anycast.plugin.guardian import PATIENCE, Guardian
 from anycast.plugin.plan import Planner
 from anycast.service_manager import ServiceManager
@@ -25,6 +25,7 @@ from anycast.service_manager import ServiceManager
 IDLE = 0.25  # seconds; the longest sleep, for time alone can change things
 GOODBYE = 2.0  # seconds the withdraws may take after SIGTERM
 START_ERROR_PAUSE = 15.0  # seconds: ExaBGP gives up on a plugin that dies more than five times in 64 s
+NO_JOURNAL = "no --journal was given"
 REPORT_EVERY = 0.05  # seconds between reports while commands are under way
 
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE = 0, 1, 2
@@ -107,10 +108,9 @@ class Plugin:
         self._say = log
         self._pid, self._parent = os.getpid(), os.getppid()
         now = time.monotonic()
-        self._journal = link.Journal(options.journal) if options.journal else None
         self._plan = Planner(own=options.own, journal=self._load(now), now=now)
-        if self._journal is None:
-            self._plan.journal_failed("no --journal was given", now)
+        if not options.journal:
+            self._plan.journal_failed(NO_JOURNAL, now)
         self._agent = link.AgentLink(options.socket)
         self._watched: dict[str, tuple[int, int]] = {}  # name: descriptor, events
         self._manager = ServiceManager(os.environ)
@@ -243,10 +243,10 @@ class Plugin:
         self._exabgp.write(self._plan.commands(now))
 
     def _load(self, now: float) -> tuple[Route, ...]:
-        if self._journal is None:
+        if not self._options.journal:
             return ()
         try:
-            return self._journal.load()
+            return journal.load(self._options.journal)
         except FileNotFoundError:
             return ()
         except (OSError, ValueError) as error:
@@ -254,11 +254,11 @@ class Plugin:
             return ()
 
     def _store(self, routes: tuple[Route, ...], now: float) -> None:
-        if self._journal is None:
-            self._plan.journal_failed("no --journal was given", now)
+        if not self._options.journal:
+            self._plan.journal_failed(NO_JOURNAL, now)
             return
         try:
-            self._journal.store(routes)
+            journal.store(self._options.journal, routes)
         except OSError as error:
             self._plan.journal_failed(str(error), now)
         else:

@@ -11,7 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from anycast.core.values.route import Prefix, Route
 from anycast.lease import Lease
 from anycast.plugin import codec
-from anycast.plugin.plan import WINDOW, Planner
+from anycast.plugin.conversation import WINDOW
+from anycast.plugin.plan import Planner
 from tests.property.exabgp_model import ExaBgp
 
 PREFIXES = tuple(ip_network(f"192.0.2.{n}/32") for n in range(1, 5))

@@ -37,8 +37,9 @@ from anycast.core.vip import hold
 from anycast.core.vip.hold import Starts
 from anycast.lease import Decoder, Lease, encode
 from anycast.plugin import link, main
-from anycast.plugin.plan import RETRY_ANNOUNCE, SILENCE
+from anycast.plugin.conversation import SILENCE
 from anycast.plugin.plan import SETTLE as SAY_AGAIN
+from anycast.plugin.prefixes import RETRY_ANNOUNCE
 from tests.fakes import Node, route, vip
 from tests.property.exabgp_model import PILE, ExaBgp
 

@@ -10,19 +10,9 @@ from anycast.core.values.report import Report
 from anycast.core.values.route import Prefix, Route, drained
 from anycast.lease import Lease
 from anycast.plugin import codec
-from anycast.plugin.plan import (
-    OWES,
-    PING,
-    QUERY,
-    REASSERT,
-    RETRY_ANNOUNCE,
-    RETRY_WITHDRAW,
-    SETTLE,
-    SILENCE,
-    WINDOW,
-    WITHDRAW_TRIES,
-    Planner,
-)
+from anycast.plugin.conversation import OWES, PING, QUERY, SILENCE, WINDOW
+from anycast.plugin.plan import REASSERT, SETTLE, Planner
+from anycast.plugin.prefixes import RETRY_ANNOUNCE, RETRY_WITHDRAW, WITHDRAW_TRIES
 
 A, B = ip_network("192.0.2.1/32"), ip_network("192.0.2.2/32")
 ROUTE_A, ROUTE_B = Route(prefix=A, med=100), Route(prefix=B)
@@ -359,6 +349,18 @@ def test_a_route_that_cannot_be_said_is_failed_and_the_others_are_announced() ->
     x.lease(ROUTE_A, Route(prefix=B, communities=("graceful-shutdown",)))
     assert x.settle() == [codec.announce(ROUTE_A)]
     assert "graceful-shutdown" in x.report().failed[0].why
+
+
+def test_a_route_that_cannot_be_said_is_never_said_whatever_becomes_of_the_withdraw_before_it() -> None:
+    x = Exchange(own=(), journal=(ROUTE_B,))
+    x.lease(Route(prefix=B, communities=("graceful-shutdown",)))
+    x.settle(refuse="next-hop")
+    x.wait(RETRY_WITHDRAW)
+    assert "withdraw route 192.0.2.2/32" in x.settle(refuse="next-hop")
+    assert x.report().announced == ()
+    assert "graceful-shutdown" in x.report().failed[0].why
+    assert not any("announce" in command for command in x.settle())
+    assert x.plan.journal(x.now) is None  # it is not written over and over
 
 
 def test_a_withdraw_refused_over_and_over_means_exabgp_is_stuck() -> None:
