@@ -56,6 +56,7 @@ EVENTS: tuple[str, ...] = (
     "ops.unavailable",
     "ops.unexpected",
     "plugin.connected",
+    "plugin.dropped",
     "plugin.journal_unavailable",
     "plugin.lost",
     "plugin.refused",
