@@ -3,7 +3,7 @@
 The agent listens on a unix stream socket, plugins connect and connect again. The agent sends a
 `Lease`, the full set of routes and never a difference, and renews it well within its time to live; the
 plugin answers with a `Report`. Sequence numbers belong to a connection: after a new connection a report
-says 0 until a lease of that connection has been carried out.
+says 0 until the plugin follows a lease of that connection.
 
 Both ends run on one host, so instants are readings of one CLOCK_MONOTONIC. No sockets in here: bytes in,
 values out.
@@ -13,30 +13,18 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
-from ipaddress import (
-    IPv4Address,
-    IPv4Network,
-    IPv6Address,
-    IPv6Network,
-    ip_address,
-    ip_network,
-)
+from ipaddress import ip_address, ip_network
 from typing import TypeAlias
 
+from anycast.core.values.lease import Lease
 from anycast.core.values.report import FailedRoute, NeighborState, Report
-from anycast.core.values.route import Route
+from anycast.core.values.route import Address, Prefix, Route
 
 __all__ = [
     "MAX_LINE",
-    "MAX_TTL",
-    "Address",
     "Decoder",
-    "FailedRoute",
     "Lease",
     "Message",
-    "NeighborState",
-    "Prefix",
     "ProtocolError",
     "Report",
     "encode",
@@ -44,43 +32,11 @@ __all__ = [
     "route_of",
 ]
 
-Address: TypeAlias = IPv4Address | IPv6Address
-Prefix: TypeAlias = IPv4Network | IPv6Network
-
 MAX_LINE = 4 * 1024 * 1024  # bytes
-MAX_TTL = 300.0  # seconds; a lease that hardly ends would defeat its purpose
 
 
 class ProtocolError(ValueError):
     """The other end broke the protocol: close this connection, its bytes mean nothing any more."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lease:
-    """What the node wants announced, good for `ttl` seconds from `issued` (the sender's monotonic clock).
-
-    `routes` is the full set, each prefix once. `owned` is every prefix the node may ever announce.
-    """
-
-    seq: int
-    issued: float
-    ttl: float
-    routes: tuple[Route, ...]
-    owned: tuple[Prefix, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.seq < 0:
-            raise ValueError(f"lease: seq: expected 0 or more, found {self.seq}")
-        if not math.isfinite(self.issued):
-            raise ValueError(f"lease: issued: expected an instant in seconds, found {self.issued}")
-        if not 0 < self.ttl <= MAX_TTL:
-            raise ValueError(f"lease: ttl: expected 0 < seconds <= {MAX_TTL:g}, found {self.ttl}")
-        if len({route.prefix for route in self.routes}) != len(self.routes):
-            raise ValueError("lease: routes: a prefix stands in it twice")
-
-    def expires(self, now: float) -> float:
-        """The instant it ends. A lease cannot be from the future, and one that lay in a buffer is old."""
-        return min(self.issued, now) + self.ttl
 
 
 Message: TypeAlias = Lease | Report
@@ -286,8 +242,9 @@ def _report_body(report: Report) -> dict[str, object]:
         "pid": report.pid,
         "errors": report.errors,
         "acks": report.acks,
-        "oldest_ack_age": report.oldest_ack_age,
+        "silent_since": report.silent_since,
         "lease_expired": report.lease_expired,
+        "late_leases": report.late_leases,
     }
 
 
@@ -314,6 +271,7 @@ def _report(fields: _Fields) -> Report:
         pid=fields.integer("pid"),
         errors=fields.integer("errors"),
         acks=fields.integer("acks"),
-        oldest_ack_age=fields.number_or_none("oldest_ack_age"),
+        silent_since=fields.number_or_none("silent_since"),
         lease_expired=fields.flag("lease_expired"),
+        late_leases=fields.integer_or_none("late_leases") or 0,
     )

@@ -20,7 +20,9 @@ from anycast.core.owned import Owned
 from anycast.core.state import prefix_of
 from anycast.core.step import begin, next_wake, step
 from anycast.core.values.configuration import Address, Check, Pool, Quorum, Service, Timing, Vip
-from anycast.core.values.report import Prefix, Report
+from anycast.core.values.lease import Lease
+from anycast.core.values.report import Report
+from anycast.core.values.route import Prefix
 from anycast.core.vip.decide import Reason
 from anycast.core.vip.facts import furthest
 from tests.property.worlds import CHECK, config, server, told
@@ -96,7 +98,7 @@ class Node:
         self.programs: list[tuple[kernels.KernelOp, ...]] = []
         self.job: ev.ReadKernel | ev.ProgramKernel | None = None
         self.asked: tuple[str, ...] = ()  # the sysctls that were asked for last
-        self.lease: ev.SendLease | None = None
+        self.lease: Lease | None = None
         self.saved: dict[str, Maintenance] | None = None
         self.owned: Owned | None = None
         self.probed_anew = 0
@@ -115,8 +117,8 @@ class Node:
     def _perform(self, effects: tuple[ev.Effect, ...]) -> None:
         for effect in effects:
             match effect:
-                case ev.SendLease():
-                    self.lease = effect
+                case ev.SendLease(lease=lease):
+                    self.lease = lease
                 case ev.Log(event=event):
                     self.logged.append(event)
                     self.logs.append(effect)

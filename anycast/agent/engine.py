@@ -276,16 +276,8 @@ class Engine:
                     self._checker.probe_anew()
                 case ev.ReadKernel() | ev.ProgramKernel():
                     self._start(self._kernel_job(effect))
-                case ev.SendLease():
-                    self._send_lease(
-                        Lease(
-                            seq=effect.seq,
-                            issued=effect.issued,
-                            ttl=effect.ttl,
-                            routes=effect.routes,
-                            owned=effect.owned,
-                        )
-                    )
+                case ev.SendLease(lease=lease):
+                    self._send_lease(lease)
                 case ev.SaveMaintenance(entries=entries):
                     before = self._saving
                     self._saving = asyncio.create_task(self._save(before, entries))

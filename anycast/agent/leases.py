@@ -36,7 +36,10 @@ class LeaseServer:
         self._writers: dict[int, asyncio.StreamWriter] = {}
         self._server: asyncio.Server | None = None
         self._serving: set[asyncio.Task[None]] = set()
-        self._refused: set[int] = set()  # users, each of whom is complained about once
+        self._closing = False
+        self._complaints: set[str] = (
+            set()
+        )  # what was logged: a plugin that is refused comes again five times a second
 
     async def listen(self, listener: socket.socket) -> None:
         """Accept on `listener` instead of the one before; connections that stand stay."""
@@ -46,18 +49,20 @@ class LeaseServer:
         self._server = await asyncio.start_unix_server(self._serve, sock=listener)
 
     def send(self, lease: Lease) -> None:
-        """Whoever is too far behind to take it is disconnected: what it holds runs out by itself."""
+        """A plugin that is too far behind to take it is disconnected: what it holds runs out by itself."""
         data = encode(lease)
         for writer in self._writers.values():
             transport = writer.transport
             if transport.is_closing():
                 continue
             if transport.get_write_buffer_size() > MAX_BACKLOG:
+                log.warning("plugin.dropped", why=f"it has left {MAX_BACKLOG} bytes of leases unread")
                 transport.abort()
             else:
                 writer.write(data)
 
     async def close(self) -> None:
+        self._closing = True
         if self._server is not None:
             self._server.close()
         for writer in list(self._writers.values()):
@@ -76,7 +81,7 @@ class LeaseServer:
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
         try:
-            if not await self._may_connect(writer):
+            if not await self._may_connect(writer) or self._closing:
                 return
             source = next(self._numbers)
             self._writers[source] = writer
@@ -97,10 +102,11 @@ class LeaseServer:
             try:
                 messages = decoder.feed(data)
             except ProtocolError as error:
-                log.error("plugin.refused", why=str(error))
+                self._complain("protocol", str(error))
                 return
             for message in messages:
                 if isinstance(message, Report):
+                    self._complaints.discard("protocol")
                     self._post(PluginReported(source=source, report=message))
 
     async def _may_connect(self, writer: asyncio.StreamWriter) -> bool:
@@ -110,13 +116,15 @@ class LeaseServer:
         # A thread: the name may be asked of a directory service, and that must not hold the lease up.
         if uid == await asyncio.to_thread(_uid_of, self._user):
             return True
-        if uid not in self._refused:
-            self._refused.add(uid)
-            log.error(
-                "plugin.refused",
-                why=f"uid {uid} is neither root, the agent's user nor node.exabgp_user ({self._user})",
-            )
+        self._complain(
+            f"uid {uid}", f"uid {uid} is neither root, the agent's user nor node.exabgp_user ({self._user})"
+        )
         return False
+
+    def _complain(self, about: str, why: str) -> None:
+        if about not in self._complaints:
+            self._complaints.add(about)
+            log.error("plugin.refused", why=why)
 
 
 def _uid_of(user: str) -> int | None:

@@ -185,7 +185,7 @@ async def serve(
     def passed(now: float) -> None:
         # Ready is: commands are answered and leases handed out. What is announced rests on others.
         ready = sockets >= {LEASE_SOCKET, CONTROL_SOCKET}
-        manager.passed(now, ready=ready, status=lambda: summary(engine.state))
+        manager.passed(now, ready=ready, status=lambda: summary(engine.state, now))
 
     engine = Engine(
         loaded,

@@ -14,9 +14,10 @@ from enum import StrEnum
 from anycast.core.health.compose import leaves
 from anycast.core.values.configuration import Check, Config, Leaf, Neighbor, Protocol, Rule
 
-STUCK = (
-    16.0  # seconds: the plugin asks ExaBGP each 10 s, waits 5 s for an answer, and kills 1 s after SIGTERM
-)
+# Seconds: the plugin asks ExaBGP 2 s after its last answer, waits 5 s for the next, and kills 1 s after SIGTERM;
+# it looks four times a second.
+STUCK = 8.5
+GUARDIAN = 2.75  # seconds: the plugin's guardian ends ExaBGP after 2.5 s, and counts in quarters of a second
 ROUTER_DIALS = 2.0  # seconds between two attempts of a router as we render it
 LONG_HOLD = 10.0  # seconds
 LONG_INTERVAL = 5.0  # seconds
@@ -71,7 +72,7 @@ class Assumed:
     respawn: float = 0.2  # ExaBGP starts a plugin that died, and the plugin withdraws
     carrier: float = 0.02  # the router's kernel tells its BGP daemon of a lost carrier
     start: float = 2.0  # a router's BGP daemon, from its start until it listens
-    watchdog: float = 2.5  # WatchdogSec of the shipped anycast-exabgp.service; inf: there is none
+    watchdog: float = 2.5  # WatchdogSec of the shipped anycast-exabgp.service; 0: there is none
     graceful_restart: float = 0.0  # what router and ExaBGP have agreed on; 0: nothing, as rendered here
     hashes_ports: bool = True  # the routers spread flows by ports too
 
@@ -89,8 +90,6 @@ class Term:
         return self.count * self.seconds if self.count else 0.0
 
     def __str__(self) -> str:
-        if self.seconds == math.inf:
-            return f"no {self.what}"
         times = "" if self.count == 1 else f"{self.count} x "
         return f"{times}{self.seconds:g} s {self.what}"
 
@@ -212,7 +211,8 @@ def _announced(config: Config, assumed: Assumed) -> Iterator[Outage]:
         Kind.AGENT_DIES, Term(config.timing.lease_ttl, "lease TTL"), Term(assumed.lease, "plugin and ExaBGP")
     )
     yield one(Kind.PLUGIN_DIES, Term(assumed.respawn, "respawn and withdraw"))
-    yield one(Kind.PLUGIN_HANGS, Term(assumed.watchdog, "watchdog"))
+    hung = Term(assumed.watchdog, "watchdog") if assumed.watchdog else Term(GUARDIAN, "guardian")
+    yield one(Kind.PLUGIN_HANGS, hung)
     hold = Term(float(config.bgp.hold_time), "hold time")
     for neighbor in config.bgp.neighbors:
         scopes = (str(neighbor.address),)
@@ -240,11 +240,11 @@ def _sooner(*terms: Term) -> Term:
 def _concerns(config: Config, assumed: Assumed) -> Iterator[Concern]:
     yield from _sessions(config, assumed)
     yield from _slow_checks(config, assumed)
-    if assumed.watchdog == math.inf:
+    if not assumed.watchdog:
         yield Concern(
             code="no_watchdog",
-            what="without a watchdog nothing ends a hung plugin, and its routes stay for ever",
-            do="run ExaBGP with WatchdogSec=10 and NotifyAccess=all, as the unit anycast-exabgp does",
+            what="without a watchdog nothing ends an ExaBGP whose failed reload has ended the plugin: its routes stay",
+            do="never reload ExaBGP, or run it with WatchdogSec=2500ms and NotifyAccess=all, as the unit anycast-exabgp does",
         )
     udp = [
         f"{vip.name} {s.name}" for vip in config.vips for s in vip.services if _datagrams(s.protocol, s.mark)

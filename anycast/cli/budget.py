@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from typing import TYPE_CHECKING
 
@@ -44,8 +43,6 @@ def _assumed(args: argparse.Namespace) -> Assumed:
 
     given = {name: getattr(args, name) for name in ("router", "watchdog", "graceful_restart")}
     values = {name: value for name, value in given.items() if value is not None}
-    if values.get("watchdog") == 0:
-        values["watchdog"] = math.inf
     return Assumed(**values, hashes_ports=args.hash == "ports")
 
 
@@ -56,7 +53,7 @@ def _text(found: Budget, above: tuple[Outage, ...], *, colour: bool) -> str:
         (
             WORDS[one.kind],
             _some(one.scopes),
-            Cell(_spelt(one.seconds), Colour.BAD if one in above else Colour.PLAIN),
+            Cell(f"{one.seconds:.2f} s", Colour.BAD if one in above else Colour.PLAIN),
             " + ".join(map(str, one.terms)),
         )
         for one in found.outages
@@ -73,10 +70,6 @@ def _some(scopes: tuple[str, ...]) -> str:
     return ", ".join(scopes[:_SCOPES]) + (f" and {more} more" if more > 0 else "")
 
 
-def _spelt(seconds: float) -> str:
-    return "for ever" if seconds == math.inf else f"{seconds:.2f} s"
-
-
 def _document(found: Budget, most: float | None, above: tuple[Outage, ...]) -> dict[str, object]:
     from anycast.analysis.budget import WORDS
 
@@ -88,9 +81,9 @@ def _document(found: Budget, most: float | None, above: tuple[Outage, ...]) -> d
                 "kind": one.kind,
                 "what": WORDS[one.kind],
                 "scopes": list(one.scopes),
-                "seconds": _number(one.seconds),
+                "seconds": round(one.seconds, 6),
                 "terms": [
-                    {"count": term.count, "seconds": _number(term.seconds), "what": term.what}
+                    {"count": term.count, "seconds": round(term.seconds, 6), "what": term.what}
                     for term in one.terms
                 ],
                 "exceeds": one in above,
@@ -99,8 +92,3 @@ def _document(found: Budget, most: float | None, above: tuple[Outage, ...]) -> d
         ],
         "warnings": [{"code": one.code, "what": one.what, "do": one.do} for one in found.concerns],
     }
-
-
-def _number(seconds: float) -> float | None:
-    """None: no end. JSON has no infinity."""
-    return None if seconds == math.inf else round(seconds, 6)

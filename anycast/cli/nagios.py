@@ -50,10 +50,14 @@ def _critical(document: Mapping[str, Any]) -> Iterator[str]:
     kernel = document["kernel"]
     if not kernel["available"]:
         yield f"kernel unavailable: {kernel['error']}"
+    for plugin in document["plugins"]:
+        if plugin.get("silent"):
+            yield f"ExaBGP (pid {plugin['exabgp_pid']}) has not answered for {plugin['oldest_ack_age_s']:.0f} s"
     for vip in document["vips"]:
         if not vip["announced"] and vip["reason"] not in _ON_PURPOSE:
             why = "; ".join(text for text in (vip["detail"], vip["obstacle"]) if text)
-            yield f"{vip['name']} not announced ({vip['reason']}{': ' + why if why else ''})"
+            word = "not known to be" if vip.get("obstacle_reason") == "exabgp_silent" else "not"
+            yield f"{vip['name']} {word} announced ({vip['reason']}{': ' + why if why else ''})"
 
 
 def _warnings(document: Mapping[str, Any]) -> Iterator[str]:
@@ -86,7 +90,8 @@ def _warnings(document: Mapping[str, Any]) -> Iterator[str]:
     for session in sessions:
         # With none up no VIP is announced, which has been said.
         if session["state"] != "up" and any(one["state"] == "up" for one in sessions):
-            yield f"session {session['address']} {session['state']}"
+            carries = " and ".join(session.get("families", ()))
+            yield f"session {session['address']} {session['state']}{f' (carries {carries})' if carries else ''}"
 
 
 def _services(document: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:

@@ -47,10 +47,6 @@ def _word(word: str) -> Cell:
     return Cell(word, _COLOURS.get(word, Colour.PLAIN))
 
 
-def _yes(value: object) -> Cell:
-    return _word("yes" if value else "no")
-
-
 def _node(document: Mapping[str, Any], *, colour: bool) -> str:
     node, ready, kernel = document["node"], document["ready"], document["kernel"]
     word = Cell("ready", Colour.GOOD) if ready["ready"] else Cell("not ready", Colour.BAD)
@@ -71,7 +67,7 @@ def _vips(vips: Sequence[Mapping[str, Any]], *, colour: bool) -> str:
             vip["name"],
             ", ".join(vip["addresses"]),
             _word(vip["advertise"]),
-            _yes(vip["announced"]),
+            _announced(vip),
             vip["reason"],
             duration(vip["since_s"]),
             "; ".join(_details(vip)),
@@ -80,6 +76,19 @@ def _vips(vips: Sequence[Mapping[str, Any]], *, colour: bool) -> str:
     ]
     head = ("VIP", "ADDRESSES", "ADVERTISE", "ANNOUNCED", "REASON", "SINCE", "DETAIL")
     return table(head, rows, colour=colour)
+
+
+def _announced(vip: Mapping[str, Any]) -> Cell:
+    """`yes`, `no`, `unknown`, or the family that is."""
+    if vip["announced"]:
+        return _word("yes")
+    if vip.get("obstacle_reason") == "exabgp_silent":
+        return _word("unknown")
+    families: dict[str, list[bool]] = {}
+    for one in vip["prefixes"]:
+        families.setdefault("IPv6" if ":" in one["prefix"] else "IPv4", []).append(one["announced"])
+    whole = [family for family, announced in families.items() if all(announced)]
+    return Cell(f"{whole[0]} only", Colour.BAD) if whole else _word("no")
 
 
 def _details(vip: Mapping[str, Any]) -> list[str]:

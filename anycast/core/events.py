@@ -10,9 +10,9 @@ from anycast.core.dataplane.kernel import Failure, KernelOp, Snapshot
 from anycast.core.health.phase import Result
 from anycast.core.maintenance.stages import Maintenance
 from anycast.core.owned import Owned
-from anycast.core.values.configuration import Config, Prefix, Target
+from anycast.core.values.configuration import Config, Target
+from anycast.core.values.lease import Lease
 from anycast.core.values.report import Report
-from anycast.core.values.route import Route
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,11 +147,7 @@ class ProgramKernel:
 class SendLease:
     """To every plugin."""
 
-    seq: int
-    issued: float
-    ttl: float
-    routes: tuple[Route, ...]
-    owned: tuple[Prefix, ...]
+    lease: Lease
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,6 +52,7 @@ EVENTS: tuple[str, ...] = (
     "owned.damaged",
     "owned.not_saved",
     "plugin.connected",
+    "plugin.dropped",
     "plugin.journal_unavailable",
     "plugin.lost",
     "plugin.refused",

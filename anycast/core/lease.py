@@ -10,8 +10,8 @@ from anycast.core.dataplane.members import service_key
 from anycast.core.events import Effect, SendLease
 from anycast.core.state import LeaseState, State, prefix_of
 from anycast.core.values.configuration import Address, Config, Vip
-from anycast.core.values.report import Prefix
-from anycast.core.values.route import Route, drained
+from anycast.core.values.lease import Lease
+from anycast.core.values.route import Prefix, Route, drained
 from anycast.core.vip.decide import Advertise, Reason
 from anycast.core.vip.lifecycle import Life
 from anycast.core.withdrawal import Withdrawal
@@ -92,16 +92,9 @@ def renewed(state: State, now: float, *, greet: bool) -> tuple[State, list[Effec
         routes=routes,
         changed_seq=seq if changed else lease.changed_seq,
     )
-    effect = SendLease(
-        seq=seq,
-        issued=now,
-        ttl=ttl,
-        routes=routes,
-        owned=tuple(
-            prefix_of(address) for address in sorted(state.owned.addresses, key=lambda a: (a.version, int(a)))
-        ),
-    )
-    return replace(state, lease=lease), [effect]
+    owned = sorted(state.owned.addresses, key=lambda address: (address.version, int(address)))
+    sent = Lease(seq=seq, issued=now, ttl=ttl, routes=routes, owned=tuple(map(prefix_of, owned)))
+    return replace(state, lease=lease), [SendLease(lease=sent)]
 
 
 def _is_open(state: State, now: float) -> bool:

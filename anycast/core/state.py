@@ -20,8 +20,8 @@ from anycast.core.maintenance.stages import Maintenance, Progress, is_server
 from anycast.core.owned import NOTHING, Owned
 from anycast.core.values.checks import BgpSession
 from anycast.core.values.configuration import Address, Aimed, Config, Rule, Target
-from anycast.core.values.report import Prefix, Report
-from anycast.core.values.route import Route
+from anycast.core.values.report import Report
+from anycast.core.values.route import Prefix, Route
 from anycast.core.vip.decide import Advertise, Reason, ServiceFacts, Verdict
 from anycast.core.vip.lifecycle import Life
 from anycast.core.vip.requirements import Requirement

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from anycast.core.values.report import Prefix, Report
+from anycast.core.values.report import Report
+from anycast.core.values.route import Prefix
 
 PATIENCE = 6.0  # seconds beyond its lease after which a silent plugin has been ended by its own watchdog
 

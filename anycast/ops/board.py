@@ -274,7 +274,7 @@ class StatusText:
                 block.told = []
         clock = status.Clock(now=now, wall=now + self._epoch)
         view = _Holes(self._board)
-        routes = status.routing(state)
+        routes = status.routing(state, now)
         frame = status.frame(
             state, view.hole(), now=now, wall=wall, version=self._version, pid=self._pid, reload_ok=reload_ok
         )

@@ -264,11 +264,12 @@ class _Reading:
 
     async def get_vip(self, request: web.Request) -> web.Response:
         state, vip = self._source.state, self._vip(request.match_info["name"])
-        routes = status.routing(state)
+        now = time.monotonic()
+        routes = status.routing(state, now)
         announced = status.is_announced(routes, vip)
         code = 200 if announced else 503
         if _wants_json(request):
-            body = status.vip_status(state, vip, now=time.monotonic(), wall=time.time(), routes=routes)
+            body = status.vip_status(state, vip, now=now, wall=time.time(), routes=routes)
             return _json(body, code=code)
         verdict = state.vips.get(vip.name, VipState()).verdict
         obstacle = status.obstacle(state, vip, routes)

@@ -279,7 +279,7 @@ def _maintenance(state: State, now: float, epoch: float) -> Iterator[Metric]:
 
 def _routing(state: State, now: float) -> Iterator[Metric]:
     established = GaugeMetricFamily("anycast_peer_established", "1 if the BGP session is up", labels=["peer"])
-    for neighbor in neighbors(state):
+    for neighbor in neighbors(state, now):
         established.add_metric([neighbor.address], float(neighbor.state == "up"))
     yield established
     reports = [report for report in state.plugins.values() if report is not None]
@@ -301,8 +301,10 @@ def _routing(state: State, now: float) -> Iterator[Metric]:
     )
     yield _gauge(
         "anycast_exabgp_oldest_command_seconds",
-        "How long ExaBGP has owed an answer; 0: it owes none",
-        max((report.oldest_ack_age or 0.0 for report in reports), default=0.0),
+        "How long ExaBGP has owed an answer; 0: it answers within a second",
+        max(
+            (now - report.silent_since for report in reports if report.silent_since is not None), default=0.0
+        ),
     )
     lease = state.lease
     sent = state.started_at if lease.routes is None else lease.sent_at
@@ -378,10 +380,10 @@ class MetricsText:
     def _families(self, state: State, epoch: float, now: float) -> Iterator[tuple[str, str, Iterator[str]]]:
         """What there is of every VIP, service and real server: name, meaning, lines."""
         vips, blocks = state.config.vips, self._board.blocks
-        routes = routing(state)
+        routes = routing(state, now)
         yield (
             "anycast_vip_announced",
-            "1 if ExaBGP has acknowledged every prefix of the VIP",
+            "1 if ExaBGP has acknowledged every prefix of the VIP and a BGP session carries each of its families",
             (_line("anycast_vip_announced", is_announced(routes, vip), vip=vip.name) for vip in vips),
         )
         yield (

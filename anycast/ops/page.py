@@ -115,7 +115,7 @@ def vip_look(state: State, vip: Vip, routes: status.Routing) -> Look:
         return Look("ok", "announced")
     if verdict.reason in ("starting", "stopping"):
         return Look("warn", str(verdict.reason))
-    return Look("bad", "not announced")
+    return Look("bad", "not announced" if routes.silence is None else "not known")
 
 
 def server_look(found: Seen) -> Look:
@@ -252,7 +252,7 @@ class _Page:
         self.wall = wall
         self.events = events
         self.newest = newest
-        self.routes = status.routing(state)
+        self.routes = status.routing(state, now)
         self.frame = status.frame(
             state, [], now=now, wall=wall, version=version, pid=0, reload_ok=source.reload_ok
         )
@@ -664,6 +664,7 @@ class _Page:
             else:
                 told = f"ExaBGP {_short(str(one['exabgp_version'] or 'of unknown version'))}, pid {one['exabgp_pid']}; {one['acks']} commands taken, {one['errors']} refused"
                 told += "; its lease has run out" if one["lease_expired"] else ""
+                told += f"; no answer for {one['oldest_ack_age_s']:.0f} s" if one["silent"] else ""
             facts.append(("Plugin", told))
         if not plugins:
             facts.append(("Plugin", "none is connected"))

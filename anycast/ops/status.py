@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from enum import StrEnum
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import Any, Protocol
+from typing import Any, Protocol, assert_never
 
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane.kernel import KINDS
@@ -39,19 +40,42 @@ _prefix_of = lru_cache(maxsize=8192)(prefix_of)
 VERSION = 1
 TOUCH_FILE = "maintenance"  # in the runtime directory
 NAMED = 3  # VIPs named in the summary
+SILENT = 2.0  # seconds ExaBGP owes an answer until nothing it said before counts any more
+FAMILIES = {4: "IPv4", 6: "IPv6"}
 NO_PLUGIN = "no plugin is connected (is ExaBGP running with the anycast process?)"
 NO_SESSION = "no BGP session is up (see the log of ExaBGP and of the routers)"
 
 
+class Obstacle(StrEnum):
+    """What keeps a prefix from the routers, as a stable word. The first that applies counts."""
+
+    NO_PLUGIN = "no_plugin"
+    EXABGP_SILENT = "exabgp_silent"  # what it announces and which sessions are up is not known
+    ROUTE_REFUSED = "route_refused"
+    NO_SESSION = "no_session"  # none that carries its family is up
+    NOT_ACKNOWLEDGED = "not_acknowledged"
+    NOT_IN_LEASE = "not_in_lease"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefixStatus:
-    """One prefix of a VIP. `announced`: a plugin has it acknowledged and nothing under way for it."""
+    """One prefix of a VIP. `announced`: acknowledged by ExaBGP, and a session that carries its family is up."""
 
     prefix: Prefix
     wanted: bool
-    announced: bool
+    acknowledged: bool
     pending: bool
     failed: str | None
+    sessions: tuple[NeighborState, ...]  # that carry its family
+    obstacle: Obstacle | None
+
+    @property
+    def sessions_up(self) -> int:
+        return _count_up(self.sessions)
+
+    @property
+    def announced(self) -> bool:
+        return self.acknowledged and self.sessions_up > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,11 +83,19 @@ class Routing:
     """What the lease wants and what the plugins made of it, worked out once for all VIPs."""
 
     wanted: frozenset[Prefix]
-    announced: frozenset[Prefix]  # a plugin has it acknowledged and nothing under way for it
+    acknowledged: frozenset[Prefix]  # by ExaBGP, and nothing is under way for it
     pending: frozenset[Prefix]
     failed: Mapping[Prefix, str]
-    session: bool  # some BGP session is up
+    sessions: Mapping[int, tuple[NeighborState, ...]]  # by the family they carry: 4, 6
     plugin: bool  # some plugin is connected
+    silence: float | None  # seconds for which some ExaBGP has not answered; None: each answers
+
+    def session_is_up(self) -> bool:
+        return any(_count_up(sessions) for sessions in self.sessions.values())
+
+
+def _count_up(sessions: tuple[NeighborState, ...]) -> int:
+    return sum(session.state == "up" for session in sessions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +158,7 @@ def document(
     The keys of `"version": 1` stay; new ones may come.
     """
     clock = Clock(now=now, wall=wall)
-    routes, view = routing(state), _Fresh(state, clock)
+    routes, view = routing(state, now), _Fresh(state, clock)
     vips = [vip_status(state, vip, now=now, wall=wall, routes=routes, view=view) for vip in state.config.vips]
     return frame(state, vips, now=now, wall=wall, version=version, pid=pid, reload_ok=reload_ok)
 
@@ -136,7 +168,7 @@ def frame(
 ) -> dict[str, Any]:
     """The document around what is said of the VIPs."""
     clock = Clock(now=now, wall=wall)
-    reasons = readiness(state, now)
+    reasons, families = readiness(state, now), configured_families(state)
     return {
         "version": VERSION,
         "node": {
@@ -153,21 +185,22 @@ def frame(
         "vips": vips,
         "requirements": _requirements(state, clock),
         "kernel": _kernel(state, now),
-        "plugins": [_plugin(source, report) for source, report in sorted(state.plugins.items())],
+        "plugins": [_plugin(source, report, now) for source, report in sorted(state.plugins.items())],
         "neighbors": [
             {
                 "address": neighbor.address,
                 "state": neighbor.state,
                 **clock.since(neighbor.changed),
                 "reason": neighbor.reason,
+                "families": [f"ipv{family}" for family in sorted(families.get(neighbor.address, ()))],
             }
-            for neighbor in neighbors(state)
+            for neighbor in neighbors(state, now)
         ],
         "maintenance": maintenance_status(state, now=now, wall=wall),
     }
 
 
-def summary(state: State) -> str:
+def summary(state: State, now: float) -> str:
     """One line for a service manager: how many VIPs are to be announced, and what keeps the others."""
     if state.stopping_since is not None:
         return "stopping: withdrawing every VIP"
@@ -178,7 +211,9 @@ def summary(state: State) -> str:
     words = f"announcing {len(verdicts) - len(others)} of {len(verdicts)} VIPs"
     if not state.plugins:
         words = "no plugin is connected, nothing is announced"
-    elif not _any_session(state):
+    elif (silent := routing(state, now).silence) is not None:
+        words = silence_text(silent)
+    elif not routing(state, now).session_is_up():
         words = "no BGP session is up, nothing is announced"
     more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
     return words + (f" ({', '.join(others[:NAMED])}{more})" if others else "")
@@ -202,8 +237,16 @@ def _obstacles(state: State, now: float) -> Iterator[str]:
     if not state.plugins:
         yield NO_PLUGIN
         return
-    if not _any_session(state):
+    routes = routing(state, now)
+    if routes.silence is not None:
+        yield silence_text(routes.silence)
+        return
+    if not routes.session_is_up():
         yield NO_SESSION
+    else:
+        for version in sorted({address.version for vip in state.config.vips for address in vip.addresses}):
+            if not _count_up(routes.sessions[version]):
+                yield no_session(routes, version)
     for report in _reports(state):
         if report.lease_expired:
             yield f"the lease of plugin {report.pid} has run out: it announces nothing"
@@ -223,15 +266,22 @@ def kernel_error(state: State, now: float) -> str | None:
     return None
 
 
-def neighbors(state: State) -> tuple[NeighborState, ...]:
+def neighbors(state: State, now: float) -> tuple[NeighborState, ...]:
     """The BGP sessions: those of the configuration in its order, then others a plugin tells of.
 
-    A session nobody has told of is `unknown`, with `changed` at the agent's start.
+    A session is `unknown` from the agent's start until a plugin tells of it, and while its ExaBGP does not answer.
     """
     known: dict[str, NeighborState] = {}
     for report in _reports(state):
+        silence = silent_for(report, now)
         for heard in report.neighbors:
             name = _canonical(heard.address)
+            if silence is not None:
+                unknown = replace(
+                    heard, state="unknown", changed=now - silence, reason=_not_answered(silence)
+                )
+                known.setdefault(name, replace(unknown, address=name))
+                continue
             present = known.get(name)
             # A later plugin knows better, unless its ExaBGP merely does not have the session.
             if present is None or present.state != "up" or heard.state == "up":
@@ -260,15 +310,52 @@ def _reports(state: State) -> list[Report]:
     return [report for _, report in sorted(state.plugins.items()) if report is not None]
 
 
-def routing(state: State) -> Routing:
-    reports = _reports(state)
+def silent_for(report: Report, now: float) -> float | None:
+    """Seconds for which ExaBGP has not answered the plugin; None: it answers, or has time for it yet."""
+    silence = 0.0 if report.silent_since is None else now - report.silent_since
+    return silence if silence >= SILENT else None
+
+
+def _not_answered(silence: float) -> str:
+    return f"ExaBGP has not answered for {silence:.0f} s"
+
+
+def silence_text(silence: float) -> str:
+    return f"{_not_answered(silence)}: what it announces and which sessions are up is not known"
+
+
+def no_session(routes: Routing, version: int) -> str:
+    """That no session carries the family, with the neighbors that should."""
+    down = ", ".join(f"{session.address} {session.state}" for session in routes.sessions[version])
+    return f"no BGP session that carries {FAMILIES[version]} is up ({down or 'no neighbor carries it'})"
+
+
+def configured_families(state: State) -> dict[str, frozenset[int]]:
+    """By the address of the neighbor, the families (4, 6) that its session carries."""
+    return {
+        str(neighbor.address): neighbor.families or frozenset({neighbor.address.version})
+        for neighbor in state.config.bgp.neighbors
+    }
+
+
+def routing(state: State, now: float) -> Routing:
+    reports, sessions, families = _reports(state), neighbors(state, now), configured_families(state)
+    silences = [silence for report in reports if (silence := silent_for(report, now)) is not None]
+    answering = [report for report in reports if silent_for(report, now) is None]
+    # What a session of somebody else's configuration carries is not known.
+    others = tuple(session for session in sessions if session.address not in families)
+    carriers = {
+        version: tuple(one for one in sessions if version in families.get(one.address, ())) or others
+        for version in FAMILIES
+    }
     return Routing(
         wanted=frozenset(route.prefix for route in state.lease.routes or ()),
-        announced=frozenset().union(*(set(one.announced).difference(one.pending) for one in reports)),
-        pending=frozenset().union(*(one.pending for one in reports)),
-        failed={one.prefix: one.why for report in reversed(reports) for one in report.failed},
-        session=_any_session(state),
+        acknowledged=frozenset().union(*(set(one.announced).difference(one.pending) for one in answering)),
+        pending=frozenset().union(*(one.pending for one in answering)),
+        failed={one.prefix: one.why for report in reversed(answering) for one in report.failed},
+        sessions=carriers,
         plugin=bool(state.plugins),
+        silence=max(silences, default=None),
     )
 
 
@@ -278,41 +365,67 @@ def prefixes(routes: Routing, vip: Vip) -> tuple[PrefixStatus, ...]:
         PrefixStatus(
             prefix=prefix,
             wanted=prefix in routes.wanted,
-            announced=prefix in routes.announced,
+            acknowledged=prefix in routes.acknowledged,
             pending=prefix in routes.pending,
             failed=routes.failed.get(prefix),
+            sessions=routes.sessions[prefix.version],
+            obstacle=_obstacle(routes, prefix),
         )
         for prefix in map(_prefix_of, vip.addresses)
     )
 
 
+def _obstacle(routes: Routing, prefix: Prefix) -> Obstacle | None:
+    if not routes.plugin:
+        return Obstacle.NO_PLUGIN
+    if routes.silence is not None and prefix not in routes.acknowledged:
+        return Obstacle.EXABGP_SILENT
+    if prefix in routes.failed:
+        return Obstacle.ROUTE_REFUSED
+    if not _count_up(routes.sessions[prefix.version]):
+        return Obstacle.NO_SESSION
+    if prefix not in routes.acknowledged:
+        return Obstacle.NOT_ACKNOWLEDGED if prefix in routes.wanted else Obstacle.NOT_IN_LEASE
+    return None
+
+
 def is_announced(routes: Routing, vip: Vip) -> bool:
-    """Whether every prefix of the VIP is acknowledged by some plugin, and some BGP session is up to carry it."""
-    return routes.session and all(_prefix_of(address) in routes.announced for address in vip.addresses)
+    """Whether ExaBGP has acknowledged every prefix of the VIP, and a BGP session that carries its family is up."""
+    return all(prefix.announced for prefix in prefixes(routes, vip))
 
 
 def obstacle(state: State, vip: Vip, routes: Routing) -> str:
     """What keeps a VIP whose verdict is to be announced from being heard by a router; empty: nothing."""
     if state.vips.get(vip.name, VipState()).verdict.advertise is Advertise.NO:
         return ""
-    each = prefixes(routes, vip)
-    failed = [f"{prefix.prefix}: {prefix.failed}" for prefix in each if prefix.failed is not None]
-    if failed:
-        return "; ".join(failed)
-    if not routes.plugin:
-        return NO_PLUGIN
-    if not routes.session:
-        return NO_SESSION
-    waiting = [
-        f"{prefix.prefix} waits for {'ExaBGP to acknowledge it' if prefix.wanted else 'kernel and servers'}"
-        for prefix in each
-        if not prefix.announced
-    ]
-    return "; ".join(waiting)
+    each = [prefix for prefix in prefixes(routes, vip) if prefix.obstacle is not None]
+    return "; ".join(dict.fromkeys(_obstacle_text(routes, prefix) for prefix in each))
 
 
-def _any_session(state: State) -> bool:
-    return any(neighbor.state == "up" for neighbor in neighbors(state))
+def _obstacle_text(routes: Routing, prefix: PrefixStatus) -> str:
+    match prefix.obstacle:
+        case Obstacle.NO_PLUGIN:
+            return NO_PLUGIN
+        case Obstacle.EXABGP_SILENT:
+            return silence_text(routes.silence or 0.0)
+        case Obstacle.ROUTE_REFUSED:
+            return f"{prefix.prefix}: {prefix.failed}"
+        case Obstacle.NO_SESSION:
+            return no_session(routes, prefix.prefix.version) if routes.session_is_up() else NO_SESSION
+        case Obstacle.NOT_ACKNOWLEDGED:
+            return f"{prefix.prefix} waits for ExaBGP to acknowledge it"
+        case Obstacle.NOT_IN_LEASE:
+            return f"{prefix.prefix} waits for kernel and servers"
+        case None:
+            return ""
+        case _:
+            assert_never(prefix.obstacle)
+
+
+def _obstacle_word(state: State, vip: Vip, each: tuple[PrefixStatus, ...]) -> Obstacle | None:
+    if state.vips.get(vip.name, VipState()).verdict.advertise is Advertise.NO:
+        return None
+    return min((one.obstacle for one in each if one.obstacle), key=list(Obstacle).index, default=None)
 
 
 def vip_status(
@@ -326,7 +439,8 @@ def vip_status(
 ) -> dict[str, Any]:
     """One VIP as it stands in the document. `routes` and `view`: where they are known already."""
     clock = Clock(now=now, wall=wall)
-    routes = routes or routing(state)
+    routes = routes or routing(state, now)
+    each = prefixes(routes, vip)
     known = state.vips.get(vip.name, VipState())
     stable = held_for(state, known, now)
     return {
@@ -338,17 +452,22 @@ def vip_status(
         **clock.since(known.since),
         "announced": is_announced(routes, vip),
         "obstacle": obstacle(state, vip, routes),
+        "obstacle_reason": _obstacle_word(state, vip, each),
         "hold_s": None if stable is None else start_hold(state, now),
         "stable_s": None if stable is None else round(stable, 3),
         "prefixes": [
             {
                 "prefix": str(prefix.prefix),
                 "wanted": prefix.wanted,
+                "acknowledged": prefix.acknowledged,
                 "announced": prefix.announced,
                 "pending": prefix.pending,
                 "failed": prefix.failed,
+                "sessions_up": prefix.sessions_up,
+                "sessions": len(prefix.sessions),
+                "obstacle": prefix.obstacle,
             }
-            for prefix in prefixes(routes, vip)
+            for prefix in each
         ],
         **_stage(state, vip_progress(state, vip.name), clock),
         "packets_per_s": _rounded(packets_per_second(state, [vip])),
@@ -533,8 +652,9 @@ def _kernel(state: State, now: float) -> dict[str, Any]:
     }
 
 
-def _plugin(source: int, report: Report | None) -> dict[str, Any]:
+def _plugin(source: int, report: Report | None, now: float) -> dict[str, Any]:
     """A plugin that is connected; one that has not reported yet has nulls."""
+    since = report.silent_since if report else None
     return {
         "source": source,
         "connected": True,
@@ -543,8 +663,10 @@ def _plugin(source: int, report: Report | None) -> dict[str, Any]:
         "exabgp_pid": report.exabgp_pid if report else None,
         "errors": report.errors if report else None,
         "acks": report.acks if report else None,
-        "oldest_ack_age_s": report.oldest_ack_age if report else None,
+        "oldest_ack_age_s": None if since is None else round(max(0.0, now - since), 3),
+        "silent": silent_for(report, now) is not None if report else None,
         "lease_expired": report.lease_expired if report else None,
+        "late_leases": report.late_leases if report else None,
     }
 
 

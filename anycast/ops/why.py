@@ -28,15 +28,20 @@ from anycast.core.vip.requirements import Requirement
 from anycast.ops.servers import Look, Row, Seen, rows, seen
 from anycast.ops.source import Tally
 from anycast.ops.status import (
+    FAMILIES,
     Clock,
+    Obstacle,
     Routing,
+    configured_families,
     entry_status,
     held_down,
     is_announced,
     kernel_error,
     neighbors,
+    no_session,
     prefixes,
     routing,
+    silence_text,
     touch_file,
 )
 
@@ -86,7 +91,7 @@ def document(
         clock=Clock(now=now, wall=wall),
         tallies=tallies,
         facts=facts(state, vip, now),
-        routes=routing(state),
+        routes=routing(state, now),
         rows=tuple((service, row, seen(row, look)) for service in vip.services for row in rows(vip, service)),
     )
     known = state.vips.get(vip.name, VipState())
@@ -126,6 +131,8 @@ def _headline(case: _Case, verdict: Verdict, *, announced: bool) -> str:
             word = "announced as the last resort"
         case _, True:
             word = "announced"
+        case _ if case.routes.silence is not None:
+            return f"whether {case.vip.name} is announced is not known: {silence_text(case.routes.silence)}"
         case _:
             return f"{case.vip.name} is not announced, although it should be: {next(_obstacles(case), 'unknown')}"
     detail = f" ({verdict.detail})" if verdict.detail else ""
@@ -448,15 +455,19 @@ def _exabgp(case: _Case) -> Link:
             text = f"not announced: {one.failed}"
         elif one.pending:
             text = "a command is under way"
+        elif one.acknowledged:
+            text = "announced and acknowledged"
         else:
-            text = "announced and acknowledged" if one.announced else "not announced"
+            text = "not known" if one.obstacle is Obstacle.EXABGP_SILENT else "not announced"
         items.append(
             Item(
-                holds=one.announced,
+                holds=one.acknowledged,
                 text=f"{one.prefix}: {text}",
                 facts={
                     "prefix": str(one.prefix),
+                    "acknowledged": one.acknowledged,
                     "announced": one.announced,
+                    "obstacle": one.obstacle,
                     "pending": one.pending,
                     "failed": one.failed,
                 },
@@ -466,29 +477,49 @@ def _exabgp(case: _Case) -> Link:
         words = "no plugin is connected"
     elif not reports:
         words = "the plugin has not reported yet"
+    elif case.routes.silence is not None:
+        words = silence_text(case.routes.silence)
     else:
         expired = ", its lease has run out" if any(report.lease_expired for report in reports) else ""
-        words = f"ExaBGP {reports[0].exabgp_version or 'of unknown version'} has acknowledged lease {reports[0].seq}{expired}"
+        words = f"ExaBGP {reports[0].exabgp_version or 'of unknown version'} is told what lease {reports[0].seq} says{expired}"
     return Link(name="exabgp", holds=all(item.holds for item in items), text=words, items=tuple(items))
 
 
 def _sessions(case: _Case) -> Link:
-    found = neighbors(case.state)
-    items = tuple(
-        Item(
-            holds=one.state == "up",
-            text=f"{one.address}: {one.state} since {_moment(case, one.changed)}"
-            + (f", {one.reason}" if one.reason else ""),
-            facts={"neighbor": one.address, "state": one.state, **case.clock.since(one.changed)},
+    """Of each family of the VIP some session must be up; a session that is down is told either way."""
+    families = configured_families(case.state)
+    items = []
+    for one in neighbors(case.state, case.clock.now):
+        carries = sorted(families.get(one.address, ()))
+        name = (
+            f"{one.address} ({' and '.join(FAMILIES[family] for family in carries)})"
+            if carries
+            else one.address
         )
-        for one in found
-    )
+        items.append(
+            Item(
+                holds=one.state == "up",
+                text=f"{name}: {one.state} since {_moment(case, one.changed)}"
+                + (f", {one.reason}" if one.reason else ""),
+                facts={
+                    "neighbor": one.address,
+                    "state": one.state,
+                    "families": [f"ipv{family}" for family in carries],
+                    **case.clock.since(one.changed),
+                },
+            )
+        )
     up = sum(item.holds for item in items)
-    return Link(
-        name="sessions",
-        holds=case.routes.session,
-        text=f"{up} of {len(items)} BGP sessions are up",
-        items=items,
+    missing = _families_without_session(case)
+    text = f"{up} of {len(items)} BGP sessions are up"
+    if missing and up:
+        text += f", none that carries {' or '.join(FAMILIES[version] for version in missing)}"
+    return Link(name="sessions", holds=not missing, text=text, items=tuple(items))
+
+
+def _families_without_session(case: _Case) -> tuple[int, ...]:
+    return tuple(
+        dict.fromkeys(one.prefix.version for one in prefixes(case.routes, case.vip) if not one.sessions_up)
     )
 
 
@@ -686,20 +717,29 @@ def _obstacles(case: _Case) -> Iterator[str]:
     if not case.routes.plugin:
         yield "ExaBGP must run with the anycast process: no plugin is connected (`systemctl status anycast-exabgp`)"
         return
+    if case.routes.silence is not None:
+        yield (
+            f"ExaBGP must answer the plugin, which ends it after 5 s of silence: {silence_text(case.routes.silence)}"
+        )
+        return
     for report in case.state.plugins.values():
         if report is not None and report.lease_expired:
             yield f"the plugin {report.pid} must get a lease in time: the last has run out (is the node overloaded?)"
     for one in prefixes(case.routes, case.vip):
         if one.failed is not None:
             yield f"{one.prefix} must be taken by ExaBGP: {one.failed}"
-        elif not one.announced:
+        elif not one.acknowledged:
             yield f"{one.prefix} waits for " + (
                 "ExaBGP to acknowledge it"
                 if one.wanted
                 else "the kernel to serve it, with real servers enough"
             )
-    if not case.routes.session:
-        yield "a BGP session must come up: see the log of ExaBGP and of the routers"
+    where = "see the log of ExaBGP and of the routers"
+    if not case.routes.session_is_up():
+        yield f"a BGP session must come up: {where}"
+        return
+    for version in _families_without_session(case):
+        yield f"{no_session(case.routes, version)}: {where}"
 
 
 # Words.

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TypeAlias
 
-from anycast.core.values.report import Prefix
-from anycast.core.values.route import Route
+from anycast.core.values.route import Prefix, Route
 
 FLUSH = "flush adj-rib out"
 SHOW_NEIGHBORS = "show neighbor json"

@@ -6,20 +6,20 @@ Nothing in here blocks and nothing has an opinion.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
+import signal
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from anycast.core.values.route import Route
-from anycast.lease import Decoder, Lease, ProtocolError, Report, encode, route_body, route_of
+from anycast.lease import Decoder, Lease, ProtocolError, Report, encode
 from anycast.plugin import codec
 
 CHUNK = 64 * 1024  # bytes
 CHUNKS = 64  # reads in one pass, so that a flood cannot keep us from the rest
 RECONNECT = 0.2  # seconds
+KILL_AFTER = 1.0  # seconds between SIGTERM and SIGKILL for a stuck ExaBGP
 
 
 class Gone(Exception):  # noqa: N818 - no error: ExaBGP ended, and so do we
@@ -143,39 +143,6 @@ class AgentLink:
         self._out.clear()
 
 
-class Journal:
-    """The routes that may be announced, in a file, for the life after this one."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def load(self) -> tuple[Route, ...]:
-        """What it holds. Raises OSError, and ValueError where it is damaged."""
-        with open(self.path, encoding="utf-8") as file:
-            value = json.load(file)
-        routes = value.get("routes") if isinstance(value, dict) else None
-        if not isinstance(routes, list):
-            raise ValueError(f"{self.path}: expected an object with an array `routes`")  # noqa: TRY004
-        loaded = tuple(dict.fromkeys(route_of(item) for item in routes))
-        for route in loaded:
-            codec.withdraw(route)
-        return loaded
-
-    def store(self, routes: Iterable[Route]) -> None:
-        """Replace it whole. Raises OSError. A reboot takes the announcements with it, so no fsync."""
-        data = json.dumps({"routes": [route_body(route) for route in routes]}, indent=1) + "\n"
-        new = f"{self.path}.new"
-        os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
-        try:
-            with open(new, "w", encoding="utf-8") as file:
-                file.write(data)
-            os.replace(new, self.path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(new)
-            raise
-
-
 class Log:
     """Lines on stderr, dropped where they would block.
 
@@ -203,16 +170,35 @@ class Log:
                 os.write(self._fd, line)
 
 
-def parent_is_exabgp(pid: int) -> bool:
-    """Whether `pid` is our parent still, and ExaBGP: run by its name, or by an interpreter that got it."""
-    if os.getppid() != pid:
-        return False
+def is_exabgp(pid: int, *, parent_of: int) -> bool:
+    """Whether `pid` is the parent still, and ExaBGP: run by its name, or by an interpreter that got it."""
     try:
+        with open(f"/proc/{parent_of}/stat", "rb") as file:
+            parent = int(file.read().rpartition(b")")[2].split()[1])
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             words = [word for word in file.read().split(b"\0") if not word.startswith(b"-")]
     except OSError:
         return False
-    return any(os.path.basename(word).startswith(b"exabgp") for word in words[:2])
+    return parent == pid and any(os.path.basename(word).startswith(b"exabgp") for word in words[:2])
+
+
+def end_exabgp(pid: int, *, plugin: int, ended: Callable[[float], bool]) -> str:
+    """SIGTERM, then SIGKILL: one that is blocked ignores the first. Its routes go with its sessions.
+
+    `ended` waits so many seconds at most for its end. Returns why it could not be done; empty: it is done.
+    """
+    if not is_exabgp(pid, parent_of=plugin):
+        return f"process {pid} is not ExaBGP"
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if not is_exabgp(pid, parent_of=plugin):
+            break
+        try:
+            os.kill(pid, number)
+        except OSError as error:
+            return f"process {pid} cannot be ended: {error}"
+        if ended(KILL_AFTER):
+            break
+    return ""
 
 
 def drained(fd: int, seconds: float) -> bool:

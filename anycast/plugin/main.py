@@ -16,16 +16,16 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import NoReturn
 
-from anycast.core.values.report import Prefix
-from anycast.core.values.route import Route
-from anycast.plugin import link
+from anycast.core.values.route import Prefix, Route
+from anycast.plugin import journal, link
+from anycast.plugin.guardian import PATIENCE, Guardian
 from anycast.plugin.plan import Planner
 from anycast.service_manager import ServiceManager
 
 IDLE = 0.25  # seconds; the longest sleep, for time alone can change things
 GOODBYE = 2.0  # seconds the withdraws may take after SIGTERM
-KILL_AFTER = 1.0  # seconds between SIGTERM and SIGKILL for a stuck ExaBGP
 START_ERROR_PAUSE = 15.0  # seconds: ExaBGP gives up on a plugin that dies more than five times in 64 s
+NO_JOURNAL = "no --journal was given"
 REPORT_EVERY = 0.05  # seconds between reports while commands are under way
 
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE = 0, 1, 2
@@ -33,11 +33,15 @@ EXIT_OK, EXIT_FAILURE, EXIT_USAGE = 0, 1, 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """`error`: why the command line cannot be used; what is owned is withdrawn nevertheless."""
+    """`hang_limit`: seconds after which a hung plugin takes ExaBGP along, where no watchdog does; 0: never.
+
+    `error`: why the command line cannot be used; what is owned is withdrawn nevertheless.
+    """
 
     socket: str = ""
     journal: str = ""
     own: tuple[Prefix, ...] = ()
+    hang_limit: float = PATIENCE
     error: str = ""
 
 
@@ -51,6 +55,7 @@ def parse_options(argv: list[str]) -> Options:
     parser.add_argument("--socket", default="")
     parser.add_argument("--journal", default="")
     parser.add_argument("--own", action="append", default=[])
+    parser.add_argument("--hang-limit", type=float, default=PATIENCE)
     try:
         args = parser.parse_args(argv)
     except ArgumentError as error:
@@ -62,7 +67,9 @@ def parse_options(argv: list[str]) -> Options:
             own.append(ip_network(text))
         except ValueError as error:
             wrong = f"--own {text}: {error}"
-    return Options(socket=args.socket, journal=args.journal, own=tuple(own), error=wrong)
+    return Options(
+        socket=args.socket, journal=args.journal, own=tuple(own), hang_limit=args.hang_limit, error=wrong
+    )
 
 
 def main(argv: list[str]) -> int:
@@ -101,13 +108,15 @@ class Plugin:
         self._say = log
         self._pid, self._parent = os.getpid(), os.getppid()
         now = time.monotonic()
-        self._journal = link.Journal(options.journal) if options.journal else None
         self._plan = Planner(own=options.own, journal=self._load(now), now=now)
-        if self._journal is None:
-            self._plan.journal_failed("no --journal was given", now)
+        if not options.journal:
+            self._plan.journal_failed(NO_JOURNAL, now)
         self._agent = link.AgentLink(options.socket)
         self._watched: dict[str, tuple[int, int]] = {}  # name: descriptor, events
         self._manager = ServiceManager(os.environ)
+        # A service manager that looks after the plugin does the same, and knows better.
+        guarded = options.hang_limit > 0 and self._manager.interval is None
+        self._guardian = Guardian(self._parent, options.hang_limit, log) if guarded else None
         self._signalled = False
         self._stop_at: float | None = None  # the instant after which nothing is waited for
         self._sent_revision = -1
@@ -120,6 +129,13 @@ class Plugin:
 
     def run(self) -> int:
         """Until the end. Raises link.Gone when ExaBGP has gone."""
+        try:
+            return self._run()
+        finally:
+            if self._guardian is not None:
+                self._guardian.close()
+
+    def _run(self) -> int:
         self._catch_signals()
         now = time.monotonic()
         # Before anything else: what we may own is withdrawn.
@@ -130,6 +146,7 @@ class Plugin:
             self._say("stdin is no pipe: ExaBGP runs this, on the `run` line of a process section", now)
             return EXIT_USAGE
         self._selector.register(self._wakeup, selectors.EVENT_READ)
+        self._feed_guardian(now)
         give_up = now + START_ERROR_PAUSE if self._options.error else None
         if self._options.error:
             self._say(f"{self._options.error}; everything owned is withdrawn", now)
@@ -139,6 +156,7 @@ class Plugin:
             status = self._pass(now)
             if status is not None:
                 return status
+            self._feed_guardian(now)
             if give_up is not None and now >= give_up:
                 return EXIT_USAGE
 
@@ -166,6 +184,10 @@ class Plugin:
         if self._stop_at is not None and (self._plan.all_down or now >= self._stop_at):
             return EXIT_OK
         return None
+
+    def _feed_guardian(self, now: float) -> None:
+        if self._guardian is not None:
+            self._guardian.passed(now)
 
     def _wait(self, now: float) -> None:
         pipe_events = selectors.EVENT_WRITE if self._exabgp.wants_write else 0
@@ -221,10 +243,10 @@ class Plugin:
         self._exabgp.write(self._plan.commands(now))
 
     def _load(self, now: float) -> tuple[Route, ...]:
-        if self._journal is None:
+        if not self._options.journal:
             return ()
         try:
-            return self._journal.load()
+            return journal.load(self._options.journal)
         except FileNotFoundError:
             return ()
         except (OSError, ValueError) as error:
@@ -232,11 +254,11 @@ class Plugin:
             return ()
 
     def _store(self, routes: tuple[Route, ...], now: float) -> None:
-        if self._journal is None:
-            self._plan.journal_failed("no --journal was given", now)
+        if not self._options.journal:
+            self._plan.journal_failed(NO_JOURNAL, now)
             return
         try:
-            self._journal.store(routes)
+            journal.store(self._options.journal, routes)
         except OSError as error:
             self._plan.journal_failed(str(error), now)
         else:
@@ -248,7 +270,7 @@ class Plugin:
         soon = not self._plan.settled and now - self._sent_at < REPORT_EVERY
         if self._owes_report or (changed and not soon):
             revision = self._plan.revision
-            report = self._plan.report(now, pid=self._pid, exabgp_pid=self._parent)
+            report = self._plan.report(pid=self._pid, exabgp_pid=self._parent)
             if self._agent.send(report):
                 self._sent_revision, self._sent_at, self._owes_report = revision, now, False
 
@@ -262,18 +284,11 @@ class Plugin:
 
     def _end_exabgp(self, why: str, now: float) -> int:
         """ExaBGP holds routes and does not answer: without it they go within 80 ms."""
-        if not link.parent_is_exabgp(self._parent):
-            self._say(f"ExaBGP is stuck ({why}) and process {self._parent} is not it: giving up", now)
-            return EXIT_FAILURE
         self._say(f"ExaBGP is stuck ({why}): ending process {self._parent}", now)
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            if not link.parent_is_exabgp(self._parent):
-                break
-            try:
-                os.kill(self._parent, number)
-            except OSError as error:
-                self._say(f"process {self._parent} cannot be ended: {error}", now)
-                break
-            if link.drained(self._exabgp.stdin, KILL_AFTER):
-                break
+        stdin = self._exabgp.stdin
+        error = link.end_exabgp(
+            self._parent, plugin=self._pid, ended=lambda seconds: link.drained(stdin, seconds)
+        )
+        if error:
+            self._say(f"ExaBGP is stuck and stays: {error}", now)
         return EXIT_FAILURE

@@ -1,95 +1,27 @@
-"""Which command to give ExaBGP next, and when it must be taken for stuck. Pure: time comes in as data.
+"""Which command to give ExaBGP next, by the lease, the prefixes and the conversation. Pure: time comes in as data.
 
-ExaBGP keeps no owner of a route and its `done` means parsed, not sent. Several commands for one prefix in
-one batch, or while the session is down, can end in the wrong state. Hence the rules kept here:
+ExaBGP keeps no owner of a route, and several commands for one prefix in one batch, or while the session is down, can
+end in the wrong state. The rules are kept where they belong: `prefixes`, `conversation`, `journal`. Here stands the rest:
 
-- After a start every prefix the node may own is withdrawn before anything is announced.
-- One command per prefix is unanswered at a time, and at most WINDOW in all. Answers match by order.
-- Withdraws go ahead of everything that waits, and repeat the attributes of the announcement.
-- New attributes are announced over the old ones, without a withdraw in between.
+- Withdraws go ahead of everything that waits.
 - When a session comes up, what is down is withdrawn again and the rest is sent again (`flush`).
-- A route is announced only after the journal holds it, so that the next life can withdraw it exactly.
-- Queries and `flush` travel alone: nothing is unanswered when they are written, and nothing follows before
-  their answer. So the answer to a query also proves that no earlier command is unanswered, even one of the
-  process before us, whose answers ExaBGP hands to its successor.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
-from enum import StrEnum
 
-from anycast.core.values.report import FailedRoute, NeighborState, Prefix, Report
-from anycast.core.values.route import Route
-from anycast.lease import Lease
+from anycast.core.values.lease import Lease
+from anycast.core.values.report import NeighborState, Report
+from anycast.core.values.route import Prefix, Route
 from anycast.plugin import codec
+from anycast.plugin.conversation import Command, Conversation
+from anycast.plugin.journal import Journal
+from anycast.plugin.prefixes import Entry, Kind, Prefixes
 
-WINDOW = 50  # unanswered commands
-SILENCE = 5.0  # seconds without an answer until ExaBGP is stuck
 REASSERT = 60.0  # seconds between withdraws of all that is down
 SETTLE = 1.0  # seconds after a session came up until everything is said once more
-QUERY = 10.0  # seconds between questions for the neighbors
-RETRY_ANNOUNCE = 30.0  # seconds
-RETRY_WITHDRAW = 1.0  # seconds
-RETRY_JOURNAL = 5.0  # seconds
-QUERY_TRIES = 3  # refused questions in a row until we ask no more
-WITHDRAW_TRIES = 5  # refused withdraws in a row until ExaBGP is stuck
-PAUSE = 1.0  # seconds between two ticks that mean we did not run ourselves
-
-
-class Kind(StrEnum):
-    ANNOUNCE = "announce"
-    WITHDRAW = "withdraw"
-    REASSERT = "reassert"  # the withdraw of what is down already
-    FLUSH = "flush"
-    QUERY = "query"
-    VERSION = "version"
-
-
-@dataclass(slots=True)
-class _Command:
-    """A command without its answer."""
-
-    kind: Kind
-    text: str
-    at: float
-    entry: _Entry | None = None
-    route: Route | None = None
-
-
-@dataclass(slots=True)
-class _Entry:
-    """What is known of one prefix."""
-
-    prefix: Prefix
-    want: Route | None = None
-    held: tuple[Route, ...] = ()  # attribute sets that may be announced, the newest last
-    clear: bool = True  # it must be withdrawn before it is announced: its state is not known
-    last: Route | None = None  # attributes of the last announcement
-    command: _Command | None = None
-    reassert: bool = False
-    not_before: float = -math.inf
-    withdraw_errors: int = 0
-    refused: Route | None = None
-    why: str = ""  # the wanted route is not announced because
-
-    @property
-    def settled(self) -> bool:
-        wanted = () if self.want is None else (self.want,)
-        idle = self.command is None or self.command.kind is Kind.REASSERT
-        return idle and not self.clear and self.held == wanted
-
-    def need(self) -> Kind | None:
-        if self.command is not None:
-            return None
-        if self.clear or (self.want is None and self.held):
-            return Kind.WITHDRAW
-        if self.want is not None:
-            return Kind.ANNOUNCE if self.held != (self.want,) else None
-        return Kind.REASSERT if self.reassert else None
 
 
 class Planner:
@@ -101,88 +33,62 @@ class Planner:
     """
 
     def __init__(self, *, own: Iterable[Prefix] = (), journal: Iterable[Route] = (), now: float) -> None:
-        self._own = frozenset(own)
-        self._entries: dict[Prefix, _Entry] = {}
-        # What waits to be written, by kind; an entry stands in at most one of them.
-        self._queues: dict[Kind, dict[Prefix, None]] = {
-            Kind.WITHDRAW: {},
-            Kind.REASSERT: {},
-            Kind.ANNOUNCE: {},
-        }
-        self._delayed: dict[Prefix, None] = {}
-        self._unsettled: dict[Prefix, None] = {}
-        self._unanswered: deque[_Command] = deque()
-        self._quiet_since = now
-        self._last_tick = now
-        self._owned: frozenset[Prefix] | None = None
+        recorded = frozenset(journal)
+        self._prefixes = Prefixes(own, recorded)
+        self._journal = Journal(recorded, now)
+        self._talk = Conversation(now)
+        self._synced = False
+        self._seq = 0
         self._expires: float | None = None
         self._expired = False
+        self._late = False  # the newest lease was over when it came
+        self._late_leases = 0
         self._stopping = False
-        self._seq = 0
-        self._lease_seq: int | None = None
+        self._stopped = False
         self._neighbors: dict[str, NeighborState] = {}
         self._version: str | None = None
-        self._acks = 0
-        self._errors = 0
-        self._stuck: str | None = None
-        self._stopped = False
-        self._synced = False
-        self._flush_due = False
-        self._version_due = True
-        self._query_at = now
-        self._query_answer: codec.Line | None = None
-        self._stray_at: float | None = None
-        self._query_refusals = 0
-        self._skip = 0  # answers that are not ours
         self._reassert_at = now + REASSERT
         # The life before may have ended while a session came up.
         self._settle_at: float | None = now + SETTLE
-        self._recorded = frozenset(journal)
-        self._journal_why: str | None = None
-        self._journal_at = now
-        self._journal_dirty = False
-        self.revision = 0  # moves with every change a report would show
+        self._changes = 0
         self.log: list[str] = []  # what an operator should read; the caller empties it
-        for prefix in sorted(self._own, key=_order):
-            self._entry(prefix)
-        for route in sorted(self._recorded, key=_route_order):
-            entry = self._entry(route.prefix)
-            entry.held = (*entry.held, route)
-            entry.last = route
 
     # Inputs
 
     def connected(self) -> None:
         """A new connection of the agent: sequence numbers start again."""
         self._seq = 0
-        self._lease_seq = None
-        self._changed()
+        self._changes += 1
 
     def lease(self, lease: Lease, now: float) -> None:
-        """The agent's full set of routes. A lease that is over already changes nothing."""
+        """The agent's full set of routes. A lease that is over already is counted and changes nothing."""
+        if self._stopping:
+            return
         expires = lease.expires(now)
-        if self._stopping or expires <= now:
+        late, self._late = self._late, expires <= now
+        if self._late:
+            self._late_leases += 1
+            self._changes += 1
+            if not late:
+                over = now - expires
+                self.log.append(
+                    f"a lease came {over:.1f} s after its end and is not followed: is the node overloaded?"
+                )
             return
         if self._expired:
             self.log.append("the lease is renewed")
+            self._changes += 1
         self._expires, self._expired = expires, False
-        self._owned = frozenset(lease.owned) | {route.prefix for route in lease.routes}
-        wanted = {route.prefix: route for route in lease.routes}
-        for prefix in lease.owned:
-            self._entry(prefix)
-        for prefix in wanted:
-            self._entry(prefix)
-        self._lease_seq = None
-        self._want(wanted, now)
-        self._lease_seq = lease.seq
-        self._advance()
+        self.log += self._prefixes.want({route.prefix: route for route in lease.routes}, lease.owned, now)
+        if self._seq != lease.seq:
+            self._seq = lease.seq
+            self._changes += 1
 
     def stop(self, now: float) -> None:
         """Withdraw everything, for good."""
         self._stopping = True
-        self._lease_seq = None
         self._expires = None
-        self._want({}, now)
+        self._prefixes.want_nothing(now)
 
     def line(self, line: codec.Line, now: float) -> None:
         """A line from ExaBGP."""
@@ -196,64 +102,59 @@ class Planner:
                 if line.state == "up":
                     self._session_up(now)
             case codec.NeighborTable():
-                if self._unanswered and self._unanswered[0].kind is Kind.QUERY:
-                    self._query_answer = line
-                else:
-                    self._skip += 1  # the life before asked for it, and its `done` follows
+                self._talk.table(line)
                 self._table(line, now)
             case codec.Version():
-                if self._version != line.version:
-                    self._version = line.version
-                    self._changed()
+                self._changes += self._version != line.version
+                self._version = line.version
             case codec.Stopping():
                 self._stopped = True
             case codec.Other(event=False):
-                self._query_answer = line
+                self._talk.words(line)
             case codec.Other():
                 pass
 
     def tick(self, now: float) -> None:
         """Time has passed. Hand in what was read before, or a lease that waits to be read looks lost."""
-        if now - self._last_tick > PAUSE:
-            # We did not run ourselves (a frozen machine, SIGSTOP), so ExaBGP's silence proves nothing.
-            self._quiet_since = min(now, self._quiet_since + now - self._last_tick)
-        self._last_tick = now
+        self._talk.tick(now)
+        self._sync(now)
         if self._expires is not None and now >= self._expires:
-            self._expire(now)
-        for prefix in [p for p in self._delayed if self._entries[p].not_before <= now]:
-            self._place(self._entries[prefix], now)
+            self._expires, self._expired = None, True
+            self._changes += 1
+            self.log.append("the lease has run out: everything is withdrawn")
+            self._prefixes.want_nothing(now)
+        self._prefixes.tick(now)
         if self._settle_at is not None and now >= self._settle_at:
             self._settle_at = None
             self._reassert(now)
-            self._flush_due = True
+            self._talk.flush()
         if now >= self._reassert_at:
             self._reassert(now)
-        if self._stray_at is not None and now - self._stray_at >= SILENCE - 1.0:
-            # An ExaBGP that has no answer but `done`.
-            self._complete_query(now)
-        if self._unanswered and now - self._quiet_since >= SILENCE:
-            self._stick(f"no answer for {SILENCE:g} s to: {self._unanswered[0].text}")
 
     def journaled(self, routes: Iterable[Route], now: float) -> None:
         """The journal holds exactly these now."""
-        self._recorded = frozenset(routes)
-        if self._journal_why is not None:
-            self._journal_why = None
-            self._retry_refused(now)
+        failed = self._journal.error is not None
+        self._journal.stored(routes)
+        if failed:
+            self._prefixes.retry_refused(now)
 
     def journal_failed(self, why: str, now: float) -> None:
         """The journal could not be written: only prefixes of `own` may be announced until it can."""
-        if self._journal_why is None:
+        if self._journal.error is None:
             self.log.append(f"the journal cannot be written: {why}")
-        self._journal_why = why
-        self._journal_at = now + RETRY_JOURNAL
+        self._journal.failed(why, now)
 
     # Outputs
 
     @property
+    def revision(self) -> int:
+        """Moves with every change a report would show."""
+        return self._changes + self._prefixes.revision + self._talk.revision
+
+    @property
     def stuck(self) -> str | None:
         """Why ExaBGP must be ended; None: it need not."""
-        return self._stuck
+        return self._talk.stuck
 
     @property
     def stopped(self) -> bool:
@@ -268,12 +169,12 @@ class Planner:
     @property
     def all_down(self) -> bool:
         """Nothing is announced, and ExaBGP acknowledged it."""
-        return self._synced and not any(entry.clear or entry.held for entry in self._entries.values())
+        return not self._prefixes.announced(synced=self._synced)
 
     @property
     def settled(self) -> bool:
         """Every prefix is as wanted, and ExaBGP acknowledged it."""
-        return self._synced and not self._unsettled
+        return self._synced and self._prefixes.settled
 
     @property
     def next_at(self) -> float | None:
@@ -282,288 +183,103 @@ class Planner:
 
     def journal(self, now: float) -> tuple[Route, ...] | None:
         """What the journal should hold, where it does not; None: leave it. Ask before `commands`."""
-        if now < self._journal_at:
-            return None
-        waiting = [self._entries[prefix] for prefix in self._queues[Kind.ANNOUNCE]]
-        if any(entry.want not in self._recorded for entry in waiting):
-            return self._journal_content()
-        if self._journal_why is not None:
-            return self._journal_content()
-        if self._journal_dirty and not waiting and not self._unsettled:
-            self._journal_dirty = False
-            content = self._journal_content()
-            return content if self._recorded != frozenset(content) else None
-        return None
+        return self._journal.due(self._prefixes, now)
 
     def commands(self, now: float) -> list[str]:
         """The commands to write now, without line ends. They count as written."""
-        out: list[str] = []
-        self._take(Kind.WITHDRAW, out, now)
-        if self._alone():
-            return out
-        self._take(Kind.REASSERT, out, now)
-        if self._alone_due(now):
-            if not self._unanswered and not self._queues[Kind.WITHDRAW] and not self._queues[Kind.REASSERT]:
-                out.append(self._write_alone(now))
-            return out
-        if self._synced:
-            self._take(Kind.ANNOUNCE, out, now)
+        out = self._withdraw(Kind.WITHDRAW, now)
+        out += self._withdraw(Kind.REASSERT, now)
+        if not self._talk.is_alone and self._talk.alone_is_due(now):
+            if self._talk.idle:  # then no withdraw waits either
+                out.append(self._talk.write_alone(now))
+        elif self._synced:
+            out += self._announce(now)
         return out
 
-    def report(self, now: float, *, pid: int, exabgp_pid: int) -> Report:
-        entries = [self._entries[prefix] for prefix in sorted(self._entries, key=_order)]
-        moving = (Kind.ANNOUNCE, Kind.WITHDRAW)
+    def report(self, *, pid: int, exabgp_pid: int) -> Report:
         return Report(
             seq=self._seq,
-            announced=tuple(e.prefix for e in entries if e.clear or e.held or not self._synced),
-            pending=tuple(
-                e.prefix
-                for e in entries
-                if not self._synced  # what ExaBGP holds is not known yet
-                or (e.command is not None and e.command.kind in moving)
-                or (not e.why and e.need() in moving)
-            ),
-            failed=tuple(
-                FailedRoute(prefix=e.prefix, why=e.why) for e in entries if e.why and e.want is not None
-            ),
+            announced=self._prefixes.announced(synced=self._synced),
+            pending=self._prefixes.pending(synced=self._synced),
+            failed=self._prefixes.failed(),
             neighbors=tuple(self._neighbors[address] for address in sorted(self._neighbors)),
             exabgp_version=self._version,
             exabgp_pid=exabgp_pid,
             pid=pid,
-            errors=self._errors,
-            acks=self._acks,
-            oldest_ack_age=max(0.0, now - self._unanswered[0].at) if self._unanswered else None,
+            errors=self._talk.errors,
+            acks=self._talk.acks,
+            silent_since=self._talk.silent_since,
             lease_expired=self._expired,
+            late_leases=self._late_leases,
         )
 
-    # Wants
+    # Commands
 
-    def _entry(self, prefix: Prefix) -> _Entry:
-        entry = self._entries.get(prefix)
-        if entry is None:
-            entry = self._entries[prefix] = _Entry(prefix)
-            self._unsettled[prefix] = None
-            self._queues[Kind.WITHDRAW][prefix] = None
-            self._changed()
-        return entry
+    def _withdraw(self, kind: Kind, now: float) -> list[str]:
+        out = []
+        for entry in self._prefixes.waiting(kind):
+            if not self._talk.has_room:
+                break
+            text, route = entry.write_withdraw(kind)
+            out.append(self._write(Command(kind, text, entry, route), entry, now))
+        return out
 
-    def _want(self, wanted: dict[Prefix, Route], now: float) -> None:
-        for prefix, entry in list(self._entries.items()):
-            want = wanted.get(prefix)
-            if want != entry.want:
-                entry.want = want
-                entry.refused, entry.why, entry.not_before = None, "", -math.inf
-                if want is not None:
-                    entry.why = _invalid(want)
-                    entry.refused = want if entry.why else None
-                if entry.why:
-                    self.log.append(f"not announced: {entry.why}")
-                    entry.not_before = math.inf
-                self._changed()
-                self._place(entry, now)
-            self._forget_if_foreign(entry)
+    def _announce(self, now: float) -> list[str]:
+        out = []
+        for entry in self._prefixes.waiting(Kind.ANNOUNCE):
+            if not self._talk.has_room:
+                break
+            if self._may_announce(entry, now):
+                text, route = entry.write_announce()
+                out.append(self._write(Command(Kind.ANNOUNCE, text, entry, route), entry, now))
+        return out
 
-    def _expire(self, now: float) -> None:
-        self._expires, self._expired = None, True
-        self._lease_seq = None
-        self.log.append("the lease has run out: everything is withdrawn")
-        self._changed()
-        self._want({}, now)
-
-    def _forget_if_foreign(self, entry: _Entry) -> None:
-        """A prefix we own no more may be somebody else's: leave it alone once it is down."""
-        if self._owned is None or entry.prefix in self._owned or entry.prefix in self._own:
-            return
-        if entry.want is None and entry.settled and entry.command is None:
-            self._drop_from_queues(entry.prefix)
-            self._unsettled.pop(entry.prefix, None)
-            del self._entries[entry.prefix]
-            self._journal_dirty = True
-            self._changed()
-
-    def _advance(self) -> None:
-        if self.settled and self._lease_seq is not None and self._seq != self._lease_seq:
-            self._seq = self._lease_seq
-            self._changed()
-
-    # Queues
-
-    def _drop_from_queues(self, prefix: Prefix) -> None:
-        for queue in self._queues.values():
-            queue.pop(prefix, None)
-        self._delayed.pop(prefix, None)
-
-    def _place(self, entry: _Entry, now: float) -> None:
-        """Put the entry where it belongs now. To be called after every change of it."""
-        self._drop_from_queues(entry.prefix)
-        need = entry.need()
-        # Only a withdraw that was refused waits; one for a route that is no longer wanted is never put off.
-        late = entry.not_before > now and (need is Kind.ANNOUNCE or entry.withdraw_errors > 0)
-        if need is not None and late:
-            self._delayed[entry.prefix] = None
-        elif need is not None:
-            self._queues[need][entry.prefix] = None
-        if entry.settled:
-            self._unsettled.pop(entry.prefix, None)
-        else:
-            self._unsettled[entry.prefix] = None
-        self._journal_dirty = True
-        self._advance()
-
-    def _take(self, kind: Kind, out: list[str], now: float) -> None:
-        if self._alone():
-            return
-        queue = self._queues[kind]
-        for prefix in list(queue):
-            if len(self._unanswered) >= WINDOW:
-                return
-            entry = self._entries[prefix]
-            if kind is not Kind.ANNOUNCE:
-                del queue[prefix]
-                out.append(self._withdraw(entry, kind, now))
-            elif self._may_announce(entry, now):
-                queue.pop(prefix, None)
-                out.append(self._announce(entry, now))
-
-    def _may_announce(self, entry: _Entry, now: float) -> bool:
-        if entry.want in self._recorded or (self._journal_why is not None and entry.prefix in self._own):
+    def _may_announce(self, entry: Entry, now: float) -> bool:
+        error = self._journal.error
+        if self._journal.holds(entry) or (error is not None and entry.prefix in self._prefixes.own):
             return True
-        if self._journal_why is not None:
-            self._refuse(entry, f"the journal cannot be written: {self._journal_why}", math.inf, now)
+        if error is not None:
+            entry.refuse(f"the journal cannot be written: {error}", math.inf)
+            self._prefixes.place(entry, now)
         return False
 
-    def _announce(self, entry: _Entry, now: float) -> str:
-        route = entry.want
-        assert route is not None  # noqa: S101 - `need` said so
-        entry.held = (*(held for held in entry.held if held != route), route)
-        entry.last = route
-        entry.reassert = False
-        return self._write(_Command(Kind.ANNOUNCE, codec.announce(route), now, entry, route))
-
-    def _withdraw(self, entry: _Entry, kind: Kind, now: float) -> str:
-        # What ExaBGP refused with its attributes it never took; without them it may take it.
-        bare = entry.withdraw_errors % 2 == 1
-        route = None if bare else entry.held[-1] if entry.held else entry.last
-        entry.reassert = False
-        text = codec.withdraw_bare(entry.prefix) if route is None else codec.withdraw(route)
-        return self._write(_Command(kind, text, now, entry, route))
-
-    def _write(self, command: _Command) -> str:
-        if not self._unanswered:
-            self._quiet_since = command.at
-        self._unanswered.append(command)
-        if command.entry is not None:
-            command.entry.command = command
-            self._place(command.entry, command.at)
-        self._changed()
-        return command.text
-
-    # Commands that travel alone
-
-    def _alone(self) -> bool:
-        return bool(self._unanswered) and self._unanswered[0].entry is None
-
-    def _alone_due(self, now: float) -> bool:
-        return self._flush_due or self._version_due or now >= self._query_at
-
-    def _write_alone(self, now: float) -> str:
-        if now >= self._query_at:
-            self._query_at = math.inf
-            self._query_answer, self._stray_at = None, None
-            return self._write(_Command(Kind.QUERY, codec.SHOW_NEIGHBORS, now))
-        if self._flush_due:
-            self._flush_due = False
-            return self._write(_Command(Kind.FLUSH, codec.FLUSH, now))
-        self._version_due = False
-        return self._write(_Command(Kind.VERSION, codec.VERSION, now))
-
-    def _complete_query(self, now: float) -> None:
-        self._stray_at = None
-        self._synced = True
-        answer, self._query_answer = self._query_answer, None
-        self._query_refusals = 0 if isinstance(answer, codec.NeighborTable) else self._query_refusals + 1
-        # ExaBGP 4 has no such table and says so in words.
-        ask = self._query_refusals < QUERY_TRIES and not isinstance(answer, codec.Other)
-        self._query_at = now + QUERY if ask else math.inf
-        if self._unanswered and self._unanswered[0].kind is Kind.QUERY:
-            self._unanswered.popleft()
-        self._changed()
-        self._advance()
+    def _write(self, command: Command, entry: Entry, now: float) -> str:
+        self._prefixes.place(entry, now)
+        return self._talk.write(command, now)
 
     # Answers
 
     def _answer(self, *, refused: bool, now: float) -> None:
-        self._quiet_since = now
-        if self._skip:
-            self._skip -= 1
+        errors = self._talk.errors
+        command = self._talk.answer(refused=refused, now=now)
+        self._sync(now)
+        if self._talk.errors > errors:
+            self.log.append(f"ExaBGP refused: {command.text if command else 'a command that is not known'}")
+        if command is None or command.entry is None:
             return
-        if not self._unanswered:
-            return
-        command = self._unanswered[0]
-        if command.kind is Kind.QUERY:
-            if self._query_answer is None and not refused:
-                # The answer comes ahead of its `done`, so this one belongs to a command of the life before.
-                self._stray_at = now
-            else:
-                self._complete_query(now)
-            return
-        self._unanswered.popleft()
-        if refused:
-            self._errors += 1
-            self.log.append(f"ExaBGP refused: {command.text}")
-        else:
-            self._acks += 1
-        self._changed()
-        entry = command.entry
-        if entry is None:
-            return
-        entry.command = None
-        if command.kind is Kind.ANNOUNCE:
-            self._answer_announce(entry, command, refused=refused, now=now)
-        elif command.kind is Kind.WITHDRAW:
-            self._answer_withdraw(entry, command, refused=refused, now=now)
-        self._place(entry, now)
-        self._forget_if_foreign(entry)
+        entry, entry.command = command.entry, None
+        match command.kind, refused:
+            case Kind.ANNOUNCE, _ if command.route is not None:
+                if refused:
+                    entry.announce_refused(command.route, command.text, now)
+                else:
+                    entry.announced(command.route)
+            case Kind.WITHDRAW, True:
+                entry.withdraw_refused(command.text, now)
+                if entry.is_stuck:
+                    self._talk.stick(f"refused {entry.withdraw_errors} times: {command.text}")
+            case Kind.WITHDRAW, False:
+                entry.withdrawn(command.route)
+        self._prefixes.place(entry, now)
+        self._prefixes.forget_if_foreign(entry)
 
-    def _answer_announce(self, entry: _Entry, command: _Command, *, refused: bool, now: float) -> None:
-        route = command.route
-        assert route is not None  # noqa: S101 - every announce has one
-        if not refused:
-            entry.held = (route,)
-            entry.refused, entry.why = None, ""
+    def _sync(self, now: float) -> None:
+        if self._synced or not self._talk.synced:
             return
-        entry.held = tuple(held for held in entry.held if held != route)
-        entry.last = entry.held[-1] if entry.held else None
-        entry.clear = not entry.held
-        if entry.want == route:
-            self._refuse(entry, f"ExaBGP refused: {command.text}", now + RETRY_ANNOUNCE, now)
-
-    def _answer_withdraw(self, entry: _Entry, command: _Command, *, refused: bool, now: float) -> None:
-        if not refused:
-            entry.withdraw_errors = 0
-            bare = command.route is None
-            entry.held = () if bare else tuple(held for held in entry.held if held != command.route)
-            entry.clear = bool(entry.held) and entry.clear
-            if entry.refused is None:
-                entry.why = ""
-            return
-        entry.withdraw_errors += 1
-        entry.not_before = now + RETRY_WITHDRAW
-        if entry.want is not None and not entry.why:
-            entry.why = f"ExaBGP refused: {command.text}"
-        if entry.withdraw_errors >= WITHDRAW_TRIES and entry.held:
-            self._stick(f"refused {WITHDRAW_TRIES} times: {command.text}")
-
-    def _refuse(self, entry: _Entry, why: str, retry_at: float, now: float) -> None:
-        entry.refused, entry.why, entry.not_before = entry.want, why, retry_at
-        self._changed()
-        self._place(entry, now)
-
-    def _retry_refused(self, now: float) -> None:
-        for entry in self._entries.values():
-            if entry.refused is not None and not _invalid(entry.refused):
-                entry.not_before = now
-                self._place(entry, now)
+        self._synced = True
+        if self._talk.errors:
+            # An answer owed to the life before may have taken the place of the refusal: which withdraw was it of?
+            self._prefixes.doubt_all(now)
 
     # Sessions
 
@@ -572,14 +288,12 @@ class Planner:
         # ahead of something stale, so all is said once more when the pile is gone.
         self._reassert(now)
         self._settle_at = now + SETTLE
-        self._flush_due = True
-        self._retry_refused(now)
+        self._talk.flush()
+        self._prefixes.retry_refused(now)
 
     def _reassert(self, now: float) -> None:
         self._reassert_at = now + REASSERT
-        for entry in self._entries.values():
-            entry.reassert = True
-            self._place(entry, now)
+        self._prefixes.reassert(now)
 
     def _neighbor(self, address: str, state: str, reason: str, changed: float, now: float) -> None:
         old = self._neighbors.get(address)
@@ -588,7 +302,7 @@ class Planner:
         self._neighbors[address] = NeighborState(address=address, state=state, changed=changed, reason=reason)
         if old is not None or changed == now:
             self.log.append(f"neighbor {address} is {state}{': ' + reason if reason else ''}")
-        self._changed()
+        self._changes += 1
 
     def _table(self, table: codec.NeighborTable, now: float) -> None:
         came_up = False
@@ -601,37 +315,6 @@ class Planner:
             self._neighbor(row.address, "up" if row.up else "down", "", changed, now)
         for address in set(self._neighbors) - {row.address for row in table.rows}:
             del self._neighbors[address]
-            self._changed()
+            self._changes += 1
         if came_up:
             self._session_up(now)
-
-    # The rest
-
-    def _journal_content(self) -> tuple[Route, ...]:
-        routes = {held for entry in self._entries.values() for held in entry.held}
-        routes |= {e.want for e in self._entries.values() if e.want is not None and not _invalid(e.want)}
-        return tuple(sorted(routes, key=_route_order))
-
-    def _stick(self, why: str) -> None:
-        if self._stuck is None:
-            self._stuck = why
-            self._changed()
-
-    def _changed(self) -> None:
-        self.revision += 1
-
-
-def _invalid(route: Route) -> str:
-    try:
-        codec.announce(route)
-    except (ValueError, TypeError) as error:
-        return str(error)
-    return ""
-
-
-def _order(prefix: Prefix) -> tuple[int, int, int]:
-    return prefix.version, int(prefix.network_address), prefix.prefixlen
-
-
-def _route_order(route: Route) -> tuple[tuple[int, int, int], str]:
-    return _order(route.prefix), repr(route)

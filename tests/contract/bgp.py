@@ -23,8 +23,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 
-from anycast.core.values.report import Prefix, Report
-from anycast.core.values.route import Route
+from anycast.core.values.report import Report
+from anycast.core.values.route import Prefix, Route
 from anycast.lease import Decoder, Lease, encode
 from lab import netns
 from lab.processes import Process, spawn
@@ -127,7 +127,7 @@ class Agent:
 
     def settled(self, number: int) -> Report:
         """The report by which ExaBGP has taken everything that lease `number` asked for."""
-        return self.wait(lambda report: report.seq >= number)
+        return self.wait(lambda report: report.seq >= number and not report.pending and not report.failed)
 
     def _serve(self) -> None:
         with selectors.DefaultSelector() as selector, contextlib.ExitStack() as sockets:

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from anycast.config.load import loads
 from anycast.core.values.configuration import Config
-from anycast.core.values.report import Prefix
-from anycast.core.values.route import Route
+from anycast.core.values.route import Prefix, Route
 from anycast.render.exabgp import exabgp_conf
 from anycast.render.frr_bfd import frr_bfd_conf
 from anycast.render.router import router

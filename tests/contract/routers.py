@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from anycast.core.values.report import Prefix
+from anycast.core.values.route import Prefix
 from lab import waiting
 from lab.processes import Process, spawn
 from tests.contract.bgp import FRR, NODE4, NODE6, PATIENCE, ROUTER4, start_frr, vtysh

@@ -204,6 +204,9 @@ def test_a_route_that_exabgp_refuses_is_reported_and_the_others_are_announced(si
         assert [failed.prefix for failed in report.failed] == [V6]
         assert report.errors
         node.router.wait_for(V4)
+        number = node.agent.grant(Route(prefix=V6))
+        assert node.agent.wait(lambda report: report.seq >= number and not report.announced).failed
+        node.router.wait_without(V4)
         assert not node.want(Route(prefix=V4)).failed
 
 
@@ -257,6 +260,16 @@ def test_the_service_manager_hears_of_the_plugin_through_exabgp(site: Site, tmp_
                     pytest.fail(f"still fed: {last}")
             manager.settimeout(PATIENCE)
             assert manager.recv(4096) == b"WATCHDOG=1"
+
+
+def test_without_a_watchdog_the_guardian_ends_the_exabgp_of_a_hung_plugin(node: Node) -> None:
+    report = node.want(*BOTH, ttl=LONG)
+    node.router.wait_for(V4, V6)
+    plugin = os.pidfd_open(report.pid)
+    os.kill(report.pid, signal.SIGSTOP)
+    assert node.exabgp.wait(PATIENCE)
+    node.router.wait_without(V4, V6)
+    _await_end(plugin)
 
 
 def test_an_plugin_asked_to_end_withdraws_first(site: Site) -> None:

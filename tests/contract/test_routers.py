@@ -10,8 +10,7 @@ import pytest
 
 from anycast.config.load import load, loads
 from anycast.core.values.configuration import Config
-from anycast.core.values.report import Prefix
-from anycast.core.values.route import Route, drained
+from anycast.core.values.route import Prefix, Route, drained
 from anycast.render.router import router
 from anycast.render.routers import ROUTERS
 from tests.contract import bgp

@@ -38,12 +38,18 @@ class ExaBgp:
             self.output.append("exabgp 5.0.15")
         elif command == codec.FLUSH:
             self._resend = True
-        elif words[:2] == ["announce", "route"] and words[2] in self.refuses:
+        elif self._refuses(words[0], words[2], " ".join(words[3:])):
             self.output.append("error")
             return
         else:
             self._change(words[0], words[2], " ".join(words[3:]))
         self.output.append("done")
+
+    def _refuses(self, action: str, prefix: str, attributes: str) -> bool:
+        """What it refuses to announce it refuses to withdraw with the same attributes, unless it has it."""
+        if prefix not in self.refuses:
+            return False
+        return action == "announce" or (bool(attributes) and self.cache.get(prefix) != attributes)
 
     def _change(self, action: str, prefix: str, attributes: str) -> None:
         if action == "announce":

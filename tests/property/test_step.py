@@ -38,8 +38,9 @@ from anycast.core.owned import NOTHING
 from anycast.core.state import State, health_of, prefix_of
 from anycast.core.step import begin, next_wake, step
 from anycast.core.values.configuration import Address, Config, Persistence, Protocol, Target, Timing, Vip
-from anycast.core.values.report import Prefix, Report
-from anycast.core.values.route import GRACEFUL_SHUTDOWN
+from anycast.core.values.lease import Lease
+from anycast.core.values.report import Report
+from anycast.core.values.route import GRACEFUL_SHUTDOWN, Prefix
 from anycast.core.vip.decide import Advertise, Reason
 from anycast.core.vip.facts import furthest
 from anycast.core.vip.hold import WINDOW, hold
@@ -127,7 +128,7 @@ class World(RuleBasedStateMachine):
         self.configured: set[Address] = set()  # by any agent of this world
         self.dropped: dict[Key, float] = {}  # services whose address stayed: when the configuration lost them
         self.wanted: dict[Prefix, bool] = {}  # prefix -> drained, by the last lease
-        self.lease: ev.SendLease | None = None
+        self.lease: Lease | None = None
         self.pending: ev.ReadKernel | ev.ProgramKernel | None = None
         self.connected: set[int] = set()
         self.reports: dict[int, Report] = {}
@@ -182,15 +183,15 @@ class World(RuleBasedStateMachine):
     def perform(self, effects: tuple[ev.Effect, ...]) -> None:
         for effect in effects:
             match effect:
-                case ev.SendLease():
-                    self.check_lease(effect)
-                    self.lease = effect
+                case ev.SendLease(lease=lease):
+                    self.check_lease(lease)
+                    self.lease = lease
                     for held in self.given.values():
-                        held.update(route.prefix for route in effect.routes)
-                    for prefix in [*self.wanted, *(route.prefix for route in effect.routes)]:
+                        held.update(route.prefix for route in lease.routes)
+                    for prefix in [*self.wanted, *(route.prefix for route in lease.routes)]:
                         self.left[prefix] = self.now
                     self.wanted = {
-                        route.prefix: GRACEFUL_SHUTDOWN in route.communities for route in effect.routes
+                        route.prefix: GRACEFUL_SHUTDOWN in route.communities for route in lease.routes
                     }
                 case ev.ReadKernel() | ev.ProgramKernel():
                     assert self.pending is None, "two kernel jobs at a time"
@@ -207,7 +208,7 @@ class World(RuleBasedStateMachine):
                 case _:
                     pass
 
-    def check_lease(self, lease: ev.SendLease) -> None:
+    def check_lease(self, lease: Lease) -> None:
         state = self.state
         routes = {route.prefix: route for route in lease.routes}
         if self.stopping:

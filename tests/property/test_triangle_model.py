@@ -32,12 +32,14 @@ from anycast.core.maintenance.stages import NODE
 from anycast.core.step import next_wake
 from anycast.core.values.configuration import Timing
 from anycast.core.values.report import Report
+from anycast.core.values.route import Prefix
 from anycast.core.vip import hold
 from anycast.core.vip.hold import Starts
-from anycast.lease import Decoder, Lease, encode
+from anycast.lease import Decoder, encode
 from anycast.plugin import link, main
+from anycast.plugin.conversation import SILENCE
 from anycast.plugin.plan import SETTLE as SAY_AGAIN
-from anycast.plugin.plan import SILENCE
+from anycast.plugin.prefixes import RETRY_ANNOUNCE
 from tests.fakes import Node, route, vip
 from tests.property.exabgp_model import PILE, ExaBgp
 
@@ -53,7 +55,7 @@ CHECK_EVERY = 0.5
 SLACK = SAY_AGAIN + PILE + 6 * STEP
 # Whatever fails: a hung plugin is ended and its successor meets an ExaBGP that has just hung.
 WORST = WATCHDOG + HOLD_TIME + SLACK
-CONVERGED = SILENCE + EXABGP_RESTART + RECONNECT + 2 * WATCHDOG + 10.0
+CONVERGED = RETRY_ANNOUNCE + SILENCE + EXABGP_RESTART + RECONNECT + 2 * WATCHDOG + 10.0
 VIPS = {route(1): (1, 2, 3), route(2): (4, 5, 6)}
 QUIET = SILENCE + 2 * SAY_AGAIN  # so long it must stay as it is wanted
 TIMING = Timing(lease_ttl=TTL, drain=0.5, settle=0.3, quiet_limit=1.0, start_hold_limit=2.0)
@@ -101,17 +103,9 @@ class Agent(Node):
     def _perform(self, effects: tuple[ev.Effect, ...]) -> None:
         for effect in effects:
             if isinstance(effect, ev.SendLease):
-                self.newest = encode(
-                    Lease(
-                        seq=effect.seq,
-                        issued=effect.issued,
-                        ttl=effect.ttl,
-                        routes=effect.routes,
-                        owned=effect.owned,
-                    )
-                )
+                self.newest = encode(effect.lease)
                 self.backlog += self.newest
-                self.issued |= {each.prefix: effect.issued for each in effect.routes}
+                self.issued |= {each.prefix: effect.lease.issued for each in effect.lease.routes}
         super()._perform(effects)
 
     def turn(self, now: float, failing: set[int], *, silent: bool) -> None:
@@ -190,6 +184,7 @@ class Daemon(ExaBgp):
     def __init__(self, world: Triangle) -> None:
         super().__init__()
         self.world = world
+        self.refuses = world.refused
         self.plugin: Plugin | None = None
         self.deaths: list[float] = []
         self.own: set[str] = set()  # prefixes that this life of the plugin has announced
@@ -293,6 +288,7 @@ class Triangle(RuleBasedStateMachine):
         self.session_back = self.now
         self.router_away = False
         self.failing: set[int] = set()
+        self.refused: set[str] = set()  # by ExaBGP, whichever runs
         self.proof: dict[str, float] = {}  # of the last lease that had the route
         self.calm_since = self.now  # something was not at work before
 
@@ -328,6 +324,7 @@ class Triangle(RuleBasedStateMachine):
             self.turn_of_exabgp()
             self.turn_of_the_plugin()
             self.no_route_outlives_its_proof()
+            self.what_is_acknowledged_as_withdrawn_is_in_no_table()
 
     def turn_of_the_agent(self) -> None:
         if self.agent is None or self.agent_hangs:
@@ -420,6 +417,13 @@ class Triangle(RuleBasedStateMachine):
             calm = self.now - max(self.proof[prefix] + TTL, self.calm_since)
             assert calm <= SLACK, f"{prefix} outlives its proof by {over:g} s, {calm:g} s of them calm"
 
+    def what_is_acknowledged_as_withdrawn_is_in_no_table(self) -> None:
+        daemon = self.daemon
+        if daemon is None or daemon.plugin is None or daemon.lossy:
+            return
+        report = daemon.plugin._plan.report(pid=1, exabgp_pid=2)
+        assert daemon.cache.keys() <= {str(prefix) for prefix in report.announced}
+
     # What happens.
 
     @precondition(lambda self: self.agent is None)
@@ -490,6 +494,10 @@ class Triangle(RuleBasedStateMachine):
         assert self.daemon is not None
         self.daemon.swallow = answers
 
+    @happens(prefix=st.sampled_from(tuple(VIPS)))
+    def exabgp_starts_or_ends_refusing(self, *, prefix: Prefix) -> None:
+        self.refused ^= {str(prefix)}
+
     @precondition(lambda self: self.daemon is not None and self.daemon.up)
     @happens(away=st.booleans())
     def the_session_resets(self, *, away: bool) -> None:
@@ -535,6 +543,7 @@ class Triangle(RuleBasedStateMachine):
         self.agent_hangs = self.agent_is_silent = self.router_away = False
         self.plugin_hung = None
         self.failing = set()
+        self.refused.clear()
         self.agent.now = self.now
         self.agent.maintain(NODE, on=False)
         deadline, since = self.now + CONVERGED, self.now

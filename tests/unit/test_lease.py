@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from ipaddress import ip_address, ip_network
 
@@ -7,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anycast.core.values.lease import MAX_TTL
 from anycast.core.values.report import FailedRoute, NeighborState, Report
 from anycast.core.values.route import Route
-from anycast.lease import MAX_LINE, MAX_TTL, Decoder, Lease, Message, ProtocolError, encode
+from anycast.lease import MAX_LINE, Decoder, Lease, Message, ProtocolError, encode
 
 prefixes = st.ip_addresses().map(ip_network)
 instants = st.floats(0, 1e9)
@@ -43,8 +45,9 @@ reports = st.builds(
     pid=st.integers(0),
     errors=st.integers(0),
     acks=st.integers(0),
-    oldest_ack_age=st.none() | instants,
+    silent_since=st.none() | instants,
     lease_expired=st.booleans(),
+    late_leases=st.integers(0),
 )
 LEASE = Lease(
     seq=7,
@@ -53,6 +56,13 @@ LEASE = Lease(
     routes=(Route(prefix=ip_network("2001:db8::1/128"), next_hop=ip_address("2001:db8::2"), med=5),),
     owned=(ip_network("192.0.2.1/32"),),
 )
+
+
+def test_a_report_of_another_version_has_what_it_does_not_say() -> None:
+    body = json.loads(encode(Report(seq=1, silent_since=5.0, late_leases=2)))
+    del body["silent_since"], body["late_leases"]
+    body["oldest_ack_age"] = 3.0
+    assert Decoder().feed(json.dumps(body).encode() + b"\n") == [Report(seq=1)]
 
 
 @given(st.lists(leases | reports, max_size=4), st.data())
@@ -124,4 +134,4 @@ def test_a_lease_names_a_prefix_once() -> None:
 
 def test_a_number_json_does_not_know_is_not_sent() -> None:
     with pytest.raises(ValueError, match="JSON"):
-        encode(Report(seq=1, oldest_ack_age=math.nan))
+        encode(Report(seq=1, silent_since=math.nan))

@@ -8,14 +8,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address
 from typing import Generic, TypeAlias, TypeVar
 
 from anycast.core.hooks import Hook
 from anycast.core.values.checks import BgpSession, NetworkKind, NodeKind, Tls
-
-Address: TypeAlias = IPv4Address | IPv6Address
-Prefix: TypeAlias = IPv4Network | IPv6Network
+from anycast.core.values.route import Address as Address  # noqa: PLC0414 - re-exported
+from anycast.core.values.route import Prefix as Prefix  # noqa: PLC0414 - re-exported
 
 
 class Protocol(StrEnum):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
-from typing import TypeAlias
 
-Prefix: TypeAlias = IPv4Network | IPv6Network
+from anycast.core.values.route import Prefix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,9 +29,11 @@ class NeighborState:
 class Report:
     """What the plugin made of the leases.
 
-    `seq` is the newest lease of this connection whose set of routes ExaBGP has acknowledged whole; 0: none yet.
-    `announced` are the prefixes that are, or may be, announced: from the moment the announce is written
-    until a withdraw is acknowledged. `pending` are those with a command written or queued.
+    `seq` is the newest lease of this connection that the plugin follows; 0: none yet. `announced` are the prefixes
+    that are, or may be, announced: from the moment the announce is written until ExaBGP has acknowledged a withdraw,
+    and after the plugin's start until its first withdraws are proven. So ExaBGP has withdrawn a prefix as of
+    lease S if `seq >= S` and the prefix is not in `announced`, whatever becomes of other prefixes.
+    `pending` are the prefixes with a command written or queued, and those whose state is not known.
     """
 
     seq: int
@@ -46,7 +46,8 @@ class Report:
     pid: int = 0
     errors: int = 0  # commands ExaBGP refused, since the start of the plugin
     acks: int = 0  # commands ExaBGP took, since the start of the plugin
-    oldest_ack_age: float | None = (
-        None  # seconds the oldest unanswered command has waited; None: nothing waits
-    )
+    silent_since: float | None = None  # instant since which ExaBGP has owed an answer; None: it answers
     lease_expired: bool = False
+    late_leases: int = (
+        0  # leases that were over when they came and were not followed, since the start of the plugin
+    )

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import TypeAlias
+
+Address: TypeAlias = IPv4Address | IPv6Address
+Prefix: TypeAlias = IPv4Network | IPv6Network
 
 GRACEFUL_SHUTDOWN = "65535:0"  # RFC 8326
 WORST_MED = 2**32 - 1
@@ -13,8 +17,8 @@ WORST_MED = 2**32 - 1
 class Route:
     """One prefix with the attributes it is announced with. A withdraw repeats them exactly."""
 
-    prefix: IPv4Network | IPv6Network
-    next_hop: IPv4Address | IPv6Address | None = None  # None: self
+    prefix: Prefix
+    next_hop: Address | None = None  # None: self
     med: int | None = None
     communities: tuple[str, ...] = ()  # "asn:value"
     large_communities: tuple[str, ...] = ()  # "asn:value:value"

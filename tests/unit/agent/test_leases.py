@@ -8,6 +8,7 @@ import pwd
 import shutil
 import socket
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
@@ -15,7 +16,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from structlog.testing import capture_logs
 
+from anycast.agent import leases
 from anycast.agent.leases import MAX_REPORT, LeaseServer
 from anycast.agent.sockets import bind_unix
 from anycast.core.events import Event, PluginConnected, PluginLost, PluginReported
@@ -169,6 +172,52 @@ def test_garbage_ends_its_connection_and_no_other(directory: Path, garbage: byte
     assert run(directory, story) == []
 
 
+def test_a_plugin_that_speaks_nonsense_over_and_over_is_logged_until_one_speaks_well_once(
+    directory: Path,
+) -> None:
+    async def story(server: Server) -> None:
+        for said in (b"GET /\n", b"PUT /\n", encode(REPORT), b"GET /\n"):
+            async with plugin(server) as one:
+                await server.next(PluginConnected)
+                one.writer.write(said)
+                if said[:1] == b"{":
+                    await server.next(PluginReported)
+                else:
+                    await server.next(PluginLost)
+                    continue
+            await server.next(PluginLost)
+
+    with capture_logs() as logs:
+        assert run(directory, story) == []
+    assert [one["event"] for one in logs] == ["plugin.refused"] * 2
+
+
+def test_a_plugin_whose_user_is_looked_up_while_the_agent_ends_is_not_let_in(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, found = threading.Event(), threading.Event()
+
+    def slow(_: str) -> int:
+        asked.set()
+        found.wait(20)
+        return 12345
+
+    monkeypatch.setattr(leases, "peer_uid", lambda _: 12345)
+    monkeypatch.setattr(leases, "_uid_of", slow)
+    monkeypatch.setattr(leases, "CLOSE_PATIENCE", 0.0)
+
+    async def story(server: Server) -> None:
+        async with plugin(server):
+            await asyncio.to_thread(asked.wait, 20)
+            closing = asyncio.create_task(server.close())
+            await asyncio.sleep(0.05)  # the patience is over
+            found.set()
+            await asyncio.wait_for(closing, 10)
+            assert server.events.empty()
+
+    assert run(directory, story) == []
+
+
 def test_what_is_no_report_is_passed_over(directory: Path) -> None:
     async def story(server: Server) -> None:
         async with plugin(server) as newer:
@@ -195,7 +244,9 @@ def test_one_who_does_not_read_is_dropped_and_holds_nobody_up(directory: Path) -
                 server.send(lease(seq + 1))
                 assert [found.seq for found in await good.leases()] == [seq + 1]
 
-    assert run(directory, story) == []
+    with capture_logs() as logs:
+        assert run(directory, story) == []
+    assert [one["event"] for one in logs] == ["plugin.dropped"]
 
 
 def test_a_new_socket_takes_new_plugins_and_those_that_stand_stay(directory: Path) -> None:

@@ -1,17 +1,16 @@
 from __future__ import annotations
 
 import functools
-import math
 import re
 from pathlib import Path
 
 import pytest
 
-from anycast.analysis.budget import STUCK, WORDS, Assumed, Budget, Kind, budget
+from anycast.analysis.budget import GUARDIAN, STUCK, WORDS, Assumed, Budget, Kind, budget
 from anycast.config.load import load, loads
 from anycast.core.values.configuration import Config
+from anycast.plugin import conversation, guardian, link
 from anycast.plugin import main as plugin
-from anycast.plugin import plan
 
 ROOT = Path(__file__).parents[3]
 DOC = ROOT / "docs" / "budget.md"
@@ -68,7 +67,7 @@ SUMS = [
     (Kind.PLUGIN_DIES, "0.2 s respawn and withdraw + 0.2 s router", 0.4),
     (Kind.PLUGIN_HANGS, "2.5 s watchdog + 0.2 s router", 2.7),
     (Kind.EXABGP_DIES, "0.2 s router", 0.2),
-    (Kind.EXABGP_HANGS, "9 s hold time + 0.2 s router", 9.2),
+    (Kind.EXABGP_HANGS, "8.5 s plugin ends it + 0.2 s router", 8.7),
     (Kind.NODE_DIES, "9 s hold time + 0.2 s router", 9.2),
     (Kind.LINK_DOWN, "0.02 s carrier + 0.2 s router", 0.22),
     (Kind.PACKETS_LOST, "9 s hold time + 0.2 s router", 9.2),
@@ -91,7 +90,7 @@ def test_a_kind_that_the_configuration_knows_nothing_of_is_not_told() -> None:
 def test_with_bfd_a_dead_node_is_out_sooner_and_a_hung_exabgp_is_not() -> None:
     found = budget(config("bfd: true,"))
     assert spelt(found, Kind.NODE_DIES) == spelt(found, Kind.PACKETS_LOST) == ["3 x 0.1 s BFD + 0.2 s router"]
-    assert spelt(found, Kind.EXABGP_HANGS) == ["9 s hold time + 0.2 s router"]
+    assert spelt(found, Kind.EXABGP_HANGS) == ["8.5 s plugin ends it + 0.2 s router"]
 
 
 def test_bfd_that_is_slower_than_the_hold_time_changes_nothing() -> None:
@@ -102,7 +101,7 @@ def test_bfd_that_is_slower_than_the_hold_time_changes_nothing() -> None:
 
 def test_of_a_long_hold_time_a_hung_exabgp_gets_what_the_plugin_allows() -> None:
     found = budget(config("hold_time: 90,"))
-    assert spelt(found, Kind.EXABGP_HANGS) == ["16 s plugin ends it + 0.2 s router"]
+    assert spelt(found, Kind.EXABGP_HANGS) == ["8.5 s plugin ends it + 0.2 s router"]
     assert spelt(found, Kind.NODE_DIES) == ["90 s hold time + 0.2 s router"]
     assert {"long_hold", "no_bfd"} <= codes(found)
 
@@ -114,10 +113,9 @@ def test_graceful_restart_is_added_to_every_end_of_a_session() -> None:
     assert "graceful_restart" in codes(found)
 
 
-def test_without_a_watchdog_a_hung_plugin_has_no_end() -> None:
-    found = budget(config(), Assumed(watchdog=math.inf))
-    assert worst(found, Kind.PLUGIN_HANGS) == math.inf
-    assert spelt(found, Kind.PLUGIN_HANGS) == ["no watchdog + 0.2 s router"]
+def test_without_a_watchdog_the_plugins_guardian_ends_exabgp() -> None:
+    found = budget(config(), Assumed(watchdog=0.0))
+    assert spelt(found, Kind.PLUGIN_HANGS) == ["2.75 s guardian + 0.2 s router"]
     assert "no_watchdog" in codes(found)
 
 
@@ -171,7 +169,8 @@ def test_a_limit_is_kept_by_what_equals_it() -> None:
 
 
 def test_what_this_program_and_its_units_fix_is_what_is_summed() -> None:
-    assert plan.QUERY + plan.SILENCE + plugin.KILL_AFTER == STUCK
+    assert conversation.PING + conversation.SILENCE + link.KILL_AFTER + 2 * plugin.IDLE == STUCK
+    assert guardian.PATIENCE + guardian.TICK == GUARDIAN
     unit = ROOT.joinpath("packaging", "systemd", "anycast-exabgp.service").read_text(encoding="utf-8")
     assert f"WatchdogSec={Assumed().watchdog:g}\n" in unit
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +13,7 @@ from anycast.core import events as ev
 from anycast.core.maintenance.stages import Maintenance
 from anycast.core.values.report import NeighborState
 from anycast.ops.status import document
-from tests.unit.ops.node import ROUTER, ROUTER6, Node, healthy
+from tests.unit.ops.node import CONFIG, ROUTER, ROUTER6, Node, healthy
 
 ON = Maintenance(reason="new | disks", by="root", since=1_800_000_000.0)
 
@@ -95,15 +96,38 @@ def test_a_check_that_cannot_run_and_a_refused_reload_are_warnings() -> None:
 
 
 def test_one_session_of_two_is_a_warning_and_none_is_critical() -> None:
-    node = healthy()
+    both = tuple(replace(one, families=frozenset({4, 6})) for one in CONFIG.bgp.neighbors)
+    node = healthy(replace(CONFIG, bgp=replace(CONFIG.bgp, neighbors=both)))
     up = NeighborState(address=ROUTER, state="up", changed=node.now)
     node.report(neighbors=(up, NeighborState(address=ROUTER6, state="down", changed=node.now)))
     assert said(node)[0] is State.WARNING
-    assert f"session {ROUTER6} down; " in said(node)[1]
+    assert f"session {ROUTER6} down (carries ipv4 and ipv6); " in said(node)[1]
     assert " sessions=1;;;0;2 " in said(node)[1]
     node.report(neighbors=())
     assert said(node)[0] is State.CRITICAL
     assert f"session {ROUTER6}" not in said(node)[1]
+
+
+def test_a_family_without_a_session_is_critical_for_the_vips_that_have_it() -> None:
+    node = healthy()
+    up = NeighborState(address=ROUTER, state="up", changed=node.now)
+    node.report(neighbors=(up, NeighborState(address=ROUTER6, state="down", changed=node.now)))
+    state, line = said(node)
+    assert state is State.CRITICAL
+    assert f"web not announced (healthy: no BGP session that carries IPv6 is up ({ROUTER6} down)); " in line
+    assert "; 1 of 2 VIPs announced" in line
+
+
+def test_an_exabgp_that_does_not_answer_is_critical() -> None:
+    node = healthy()
+    node.report(silent_since=node.now)
+    node.now += 4.0
+    state, line = said(node)
+    assert state is State.CRITICAL
+    assert line.startswith(
+        "ANYCAST CRITICAL: ExaBGP (pid 4711) has not answered for 4 s; web not known to be announced ("
+    )
+    assert " sessions=0;;;0;2 " in line
 
 
 def test_of_many_problems_five_are_told_and_the_rest_counted() -> None:

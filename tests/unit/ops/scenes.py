@@ -91,7 +91,8 @@ def draining() -> Node:
 
 
 def failing() -> Node:
-    node = running()
+    both = tuple(replace(one, families=frozenset({4, 6})) for one in SITE.bgp.neighbors)
+    node = running(replace(SITE, bgp=replace(SITE.bgp, neighbors=both)))
     gone = [f"10.9.3.{n}" for n in (1, 2, 3)] + [f"fd00:9:3::{n}" for n in (1, 2, 3)] + ["10.9.2.4"]
     node.now -= 75
     node.probe(*gone)

@@ -113,6 +113,12 @@ def test_a_vip_answers_by_its_code_and_says_why() -> None:
             assert (response.status, (await response.json())["reason"]) == (503, "below_quorum")
         node.probe()
         node.probe()
+        node.report(silent_since=time.monotonic() - 4)
+        async with client.get("/vips/web") as response:
+            assert response.status == 503
+            assert (await response.text()).startswith(
+                "not announced: healthy: ExaBGP has not answered for 4 s"
+            )
         node.send(ev.PluginLost(source=1))
         async with client.get("/vips/web") as response:
             assert response.status == 503

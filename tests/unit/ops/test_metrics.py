@@ -242,7 +242,10 @@ def test_what_exabgp_owes_and_refuses_is_shown() -> None:
     )
     report = next(one for one in node.state.plugins.values() if one is not None)
     late = replace(
-        report, pending=(prefix,), oldest_ack_age=4.5, failed=(FailedRoute(prefix=prefix, why="no next hop"),)
+        report,
+        pending=(prefix,),
+        silent_since=node.now - 4.5,
+        failed=(FailedRoute(prefix=prefix, why="no next hop"),),
     )
     node.send(ev.PluginReported(source=next(iter(node.state.plugins)), report=late))
     found = samples(node)

@@ -325,6 +325,90 @@ def test_a_session_that_is_up_in_one_plugin_is_up() -> None:
     assert status(node)["neighbors"][0]["state"] == "up"
 
 
+def session(address: str, state: str, node: Node) -> NeighborState:
+    return NeighborState(address=address, state=state, changed=node.now, reason="hold timer")
+
+
+def ipv6_lost() -> Node:
+    node = healthy()
+    node.report(neighbors=(session(ROUTER, "up", node), session(ROUTER6, "down", node)))
+    return node
+
+
+def test_a_vip_is_not_announced_while_no_session_carries_one_of_its_families() -> None:
+    found = web(ipv6_lost())
+    assert (found["announced"], found["obstacle_reason"]) == (False, "no_session")
+    assert found["obstacle"] == f"no BGP session that carries IPv6 is up ({ROUTER6} down)"
+    assert [
+        (each["prefix"], each["acknowledged"], each["announced"], each["sessions_up"], each["obstacle"])
+        for each in found["prefixes"]
+    ] == [("192.0.2.1/32", True, True, 1, None), ("2001:db8:99::1/128", True, False, 0, "no_session")]
+
+
+def test_a_vip_of_the_other_family_is_announced_all_the_same() -> None:
+    mail = status(ipv6_lost())["vips"][1]
+    assert (mail["announced"], mail["obstacle"], mail["obstacle_reason"]) == (True, "", None)
+
+
+def test_a_node_is_not_ready_while_no_session_carries_a_family_of_its_vips() -> None:
+    assert reasons(ipv6_lost()) == f"no BGP session that carries IPv6 is up ({ROUTER6} down)"
+
+
+def test_one_of_two_sessions_of_a_family_is_enough() -> None:
+    both = tuple(replace(one, families=frozenset({4, 6})) for one in CONFIG.bgp.neighbors)
+    node = healthy(replace(CONFIG, bgp=replace(CONFIG.bgp, neighbors=both)))
+    node.report(neighbors=(session(ROUTER, "up", node), session(ROUTER6, "down", node)))
+    assert (web(node)["announced"], reasons(node)) == (True, "")
+    assert [(each["sessions_up"], each["sessions"]) for each in web(node)["prefixes"]] == [(1, 2), (1, 2)]
+
+
+def test_sessions_of_a_configuration_of_somebody_else_carry_what_ours_do_not() -> None:
+    node = healthy(replace(CONFIG, bgp=replace(CONFIG.bgp, neighbors=CONFIG.bgp.neighbors[:1])))
+    assert web(node)["announced"]
+    node.report(neighbors=(session(ROUTER, "down", node), session("10.2.1.253", "up", node)))
+    assert [each["announced"] for each in web(node)["prefixes"]] == [False, True]
+
+
+def silent(seconds: float) -> Node:
+    """ExaBGP has not answered its plugin for so long; the report is as old as the first second of it."""
+    node = healthy()
+    node.report(silent_since=node.now - 1.0)
+    node.now += seconds - 1.0
+    return node
+
+
+def test_an_exabgp_that_has_not_answered_for_a_moment_still_announces() -> None:
+    assert web(silent(1.9))["announced"]
+    assert reasons(silent(1.9)) == ""
+
+
+def test_of_an_exabgp_that_does_not_answer_nothing_is_known_and_the_age_grows_by_itself() -> None:
+    node = silent(4.0)
+    words = "ExaBGP has not answered for 4 s: what it announces and which sessions are up is not known"
+    found = web(node)
+    assert (found["announced"], found["obstacle_reason"], found["obstacle"]) == (
+        False,
+        "exabgp_silent",
+        words,
+    )
+    assert reasons(node) == words
+    assert [(each["state"], each["since_s"], each["reason"]) for each in status(node)["neighbors"]] == [
+        ("unknown", 4.0, "ExaBGP has not answered for 4 s")
+    ] * 2
+    plugin = status(node)["plugins"][0]
+    assert (plugin["silent"], plugin["oldest_ack_age_s"]) == (True, 4.0)
+    assert (found["advertise"], found["reason"]) == ("yes", "healthy")
+    assert summary(node.state, node.now) == words
+    node.report()
+    assert web(node)["announced"]
+
+
+def test_what_a_second_exabgp_announces_is_known_although_the_first_does_not_answer() -> None:
+    node = silent(4.0)
+    node.report(2)
+    assert web(node)["announced"]
+
+
 def reasons(node: Node) -> str:
     return "\n".join(readiness(node.state, node.now))
 
@@ -388,7 +472,9 @@ def test_an_plugin_that_has_not_reported_has_nulls() -> None:
             "errors": None,
             "acks": None,
             "oldest_ack_age_s": None,
+            "silent": None,
             "lease_expired": None,
+            "late_leases": None,
         }
     ]
 
@@ -418,7 +504,7 @@ REPORTS = st.builds(
         max_size=3,
     ).map(tuple),
     exabgp_version=st.none() | st.text(),
-    oldest_ack_age=st.none() | INSTANTS,
+    silent_since=st.none() | INSTANTS,
     lease_expired=st.booleans(),
 )
 EVENTS = st.one_of(
@@ -462,15 +548,17 @@ def test_every_state_that_can_be_reached_is_json(
 
 def test_the_summary_counts_what_is_to_be_announced_and_names_the_others() -> None:
     node = healthy()
-    assert summary(node.state) == "announcing 2 of 2 VIPs"
+    assert summary(node.state, node.now) == "announcing 2 of 2 VIPs"
     node.send(ev.MaintenanceSet(scope="web", entry=ON))
-    assert summary(node.state) == "announcing 1 of 2 VIPs (web vip_maintenance)"
+    assert summary(node.state, node.now) == "announcing 1 of 2 VIPs (web vip_maintenance)"
     node.report(neighbors=())
-    assert summary(node.state) == "no BGP session is up, nothing is announced (web vip_maintenance)"
+    assert summary(node.state, node.now) == "no BGP session is up, nothing is announced (web vip_maintenance)"
     node.send(ev.PluginLost(source=1))
-    assert summary(node.state) == "no plugin is connected, nothing is announced (web vip_maintenance)"
+    assert (
+        summary(node.state, node.now) == "no plugin is connected, nothing is announced (web vip_maintenance)"
+    )
     node.send(ev.StopRequested())
-    assert summary(node.state) == "stopping: withdrawing every VIP"
+    assert summary(node.state, node.now) == "stopping: withdrawing every VIP"
 
 
 def test_the_summary_of_many_names_three() -> None:
@@ -479,4 +567,4 @@ def test_the_summary_of_many_names_three() -> None:
     node = Node(config)
     node.report()
     expected = "announcing 0 of 5 VIPs (a starting, b starting, c starting and 2 more)"
-    assert summary(node.state) == expected
+    assert summary(node.state, node.now) == expected

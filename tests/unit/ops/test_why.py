@@ -20,7 +20,7 @@ from anycast.core.vip.decide import Reason
 from anycast.ops import why
 from anycast.ops.why import document
 from tests.property.worlds import LINK
-from tests.unit.ops.node import CONFIG, ROUTER, Node, healthy
+from tests.unit.ops.node import CONFIG, ROUTER, ROUTER6, Node, healthy
 
 WALL = 1_800_000_000.0  # 2027-01-15T08:00:00Z
 ON = Maintenance(reason="new kernel", by="alice", since=WALL - 60)
@@ -216,9 +216,38 @@ def test_a_healthy_vip_that_no_router_hears_says_what_is_in_the_way() -> None:
     assert explained(node)["would_change"] == [
         "a BGP session must come up: see the log of ExaBGP and of the routers"
     ]
-    assert link(node, "sessions")["items"][0]["text"] == f"{ROUTER}: down since 07:59:55Z, hold timer"
+    assert link(node, "sessions")["items"][0]["text"] == f"{ROUTER} (IPv4): down since 07:59:55Z, hold timer"
     node.send(ev.PluginLost(source=1))
     assert "no plugin is connected" in explained(node)["text"]
+
+
+def test_a_vip_without_a_session_for_one_family_says_which_and_names_the_neighbor() -> None:
+    node = healthy()
+    node.report(
+        neighbors=(
+            NeighborState(address=ROUTER, state="up", changed=node.now),
+            NeighborState(address=ROUTER6, state="down", changed=node.now),
+        )
+    )
+    found, sessions = explained(node), link(node, "sessions")
+    assert (found["announced"], sessions["holds"]) == (False, False)
+    assert sessions["text"] == "1 of 2 BGP sessions are up, none that carries IPv6"
+    assert found["would_change"] == [
+        f"no BGP session that carries IPv6 is up ({ROUTER6} down): see the log of ExaBGP and of the routers"
+    ]
+    assert link(node, "exabgp")["holds"]
+
+
+def test_of_an_exabgp_that_does_not_answer_why_says_that_nothing_is_known() -> None:
+    node = healthy()
+    node.report(silent_since=node.now)
+    node.now += 4.0
+    words = "ExaBGP has not answered for 4 s: what it announces and which sessions are up is not known"
+    assert explained(node)["text"] == f"whether web is announced is not known: {words}"
+    assert link(node, "exabgp")["text"] == words
+    assert link(node, "exabgp")["items"][0]["text"] == "192.0.2.1/32: not known"
+    assert not link(node, "sessions")["holds"]
+    assert "ExaBGP must answer the plugin" in explained(node)["would_change"][0]
 
 
 def test_a_withdraw_that_is_not_acknowledged_yet_is_told() -> None:

@@ -109,7 +109,7 @@ class Rig:
             data = self.agent.recv(65536)
             assert data, "the plugin closed the connection"
             for message in self.decoder.feed(data):
-                if isinstance(message, Report) and message.seq == seq:
+                if isinstance(message, Report) and message.seq == seq and not message.pending:
                     return message
 
     def stderr(self) -> str:

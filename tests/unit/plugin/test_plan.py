@@ -6,21 +6,13 @@ from ipaddress import ip_network
 
 import pytest
 
-from anycast.core.values.report import Prefix, Report
-from anycast.core.values.route import Route, drained
+from anycast.core.values.report import Report
+from anycast.core.values.route import Prefix, Route, drained
 from anycast.lease import Lease
 from anycast.plugin import codec
-from anycast.plugin.plan import (
-    QUERY,
-    REASSERT,
-    RETRY_ANNOUNCE,
-    RETRY_WITHDRAW,
-    SETTLE,
-    SILENCE,
-    WINDOW,
-    WITHDRAW_TRIES,
-    Planner,
-)
+from anycast.plugin.conversation import OWES, PING, QUERY, SILENCE, WINDOW
+from anycast.plugin.plan import REASSERT, SETTLE, Planner
+from anycast.plugin.prefixes import RETRY_ANNOUNCE, RETRY_WITHDRAW, WITHDRAW_TRIES
 
 A, B = ip_network("192.0.2.1/32"), ip_network("192.0.2.2/32")
 ROUTE_A, ROUTE_B = Route(prefix=A, med=100), Route(prefix=B)
@@ -79,7 +71,7 @@ class Exchange:
         return self
 
     def report(self) -> Report:
-        return self.plan.report(self.now, pid=1, exabgp_pid=2)
+        return self.plan.report(pid=1, exabgp_pid=2)
 
 
 def test_the_first_output_withdraws_everything_owned_whatever_the_lease_says() -> None:
@@ -120,13 +112,81 @@ def test_until_that_answer_everything_owned_may_be_announced() -> None:
     assert x.report().announced == ()
 
 
-def test_an_announced_route_is_acknowledged_by_the_sequence_number_of_its_lease() -> None:
+def test_a_route_is_reported_as_announced_from_the_moment_its_announce_is_written() -> None:
+    x = Exchange().started()
+    x.lease(ROUTE_A)
+    assert (x.report().seq, x.report().announced, x.report().pending) == (1, (), (A,))
+    assert x.commands() == [codec.announce(ROUTE_A)]
+    assert (x.report().seq, x.report().announced, x.report().pending) == (1, (A,), (A,))
+    x.done()
+    assert (x.report().seq, x.report().announced, x.report().pending) == (1, (A,), ())
+
+
+def test_a_lease_is_reported_at_once_with_everything_that_is_not_yet_proven_withdrawn() -> None:
+    x = Exchange()
+    x.lease(ROUTE_A)
+    assert (x.report().seq, x.report().announced) == (1, (A, B))
+
+
+def test_a_refused_route_delays_no_acknowledgement_of_another() -> None:
+    x = Exchange().started()
+    x.lease(ROUTE_A, ROUTE_B)
+    x.settle(refuse="announce route 192.0.2.2")
+    x.lease(ROUTE_B)
+    x.settle(refuse="announce route 192.0.2.2")
+    assert (x.report().seq, x.report().announced) == (2, ())
+    assert [failed.prefix for failed in x.report().failed] == [B]
+
+
+def test_a_withdraw_that_is_refused_delays_no_acknowledgement_of_another() -> None:
+    x = Exchange().started()
+    x.lease(ROUTE_A, ROUTE_B)
+    x.settle()
+    x.lease()
+    x.settle(refuse="withdraw route 192.0.2.2")
+    assert (x.report().seq, x.report().announced) == (2, (B,))
+
+
+def test_a_refused_announce_counts_as_announced_until_the_withdraw_after_it_is_acknowledged() -> None:
     x = Exchange().started()
     x.lease(ROUTE_A)
     assert x.commands() == [codec.announce(ROUTE_A)]
-    assert (x.report().seq, x.report().announced, x.report().pending) == (0, (A,), (A,))
+    x.plan.line(codec.Refused(), x.now)
+    assert (x.report().announced, x.report().pending) == ((A,), (A,))
+    x.settle()
+    assert (x.report().announced, x.report().pending) == ((), ())
+
+
+def test_what_was_refused_before_the_first_question_is_answered_is_withdrawn_again() -> None:
+    x = Exchange()
+    x.commands()
+    x.done()  # owed to the life before
+    x.plan.line(codec.Refused(), x.now)  # of the first withdraw, and taken for the second's
+    x.wait(RETRY_WITHDRAW)
     x.done()
-    assert (x.report().seq, x.report().announced, x.report().pending) == (1, (A,), ())
+    x.done(len(x.commands()))  # the second withdraw once more
+    assert x.commands() == [codec.SHOW_NEIGHBORS]
+    x.plan.line(TABLE, x.now)
+    x.done()
+    assert x.plan.ready
+    assert x.report().announced == (A, B)
+    assert [c for c in x.settle() if "route" in c] == [
+        "withdraw route 192.0.2.1/32",
+        "withdraw route 192.0.2.2/32",
+    ]
+    assert x.report().announced == ()
+
+
+def test_a_refusal_that_comes_late_is_not_taken_for_the_answer_to_the_first_question() -> None:
+    x = Exchange()
+    x.commands()
+    x.done(2)  # the first was owed to the life before
+    assert x.commands() == [codec.SHOW_NEIGHBORS]
+    x.plan.line(codec.Refused(), x.now)  # of the second withdraw
+    assert not x.plan.ready
+    x.plan.line(TABLE, x.now)
+    x.done()
+    assert x.report().announced == (A, B)
 
 
 def test_a_new_connection_starts_the_sequence_numbers_again() -> None:
@@ -219,28 +279,34 @@ def test_a_lease_that_runs_out_takes_everything_with_it_and_a_new_one_brings_it_
     x.wait(1.75)
     assert x.settle() == []
     x.wait(0.25)
-    assert x.settle() == [codec.withdraw(ROUTE_A)]
+    assert x.settle()[0] == codec.withdraw(ROUTE_A)
     assert x.report().lease_expired
     x.lease(ROUTE_A)
     assert x.settle() == [codec.announce(ROUTE_A)]
     assert not x.report().lease_expired
 
 
-def test_the_sequence_number_of_a_lease_that_ran_out_is_never_claimed() -> None:
+def test_a_lease_that_lay_in_a_buffer_until_it_was_over_changes_nothing_and_is_logged_once_and_counted() -> (
+    None
+):
     x = Exchange().started()
-    x.lease(ROUTE_A, ttl=1.0)
-    x.commands()
-    x.wait(1.0)
+    x.lease(ROUTE_B)
     x.settle()
-    x.done()
-    x.settle()
-    assert x.report().seq == 0
-
-
-def test_a_lease_that_lay_in_a_buffer_until_it_was_over_announces_nothing() -> None:
-    x = Exchange().started()
-    x.plan.lease(Lease(seq=1, issued=x.now - 3.0, ttl=2.0, routes=(ROUTE_A,), owned=(A,)), x.now)
+    x.plan.log.clear()
+    for seq in (2, 3):
+        x.plan.lease(Lease(seq=seq, issued=x.now - 3.0, ttl=2.0, routes=(ROUTE_A,), owned=(A, B)), x.now)
     assert x.settle() == []
+    assert (x.report().seq, x.report().announced, x.report().late_leases) == (1, (B,), 2)
+    assert x.plan.log == ["a lease came 1.0 s after its end and is not followed: is the node overloaded?"]
+
+
+def test_each_streak_of_late_leases_is_logged() -> None:
+    x = Exchange().started()
+    late = Lease(seq=9, issued=x.now - 3.0, ttl=2.0, routes=())
+    for _ in range(2):
+        x.plan.lease(late, x.now)
+        x.lease()
+    assert sum("after its end" in text for text in x.plan.log) == 2
 
 
 def test_a_refused_announce_is_failed_and_tried_again_later() -> None:
@@ -250,13 +316,13 @@ def test_a_refused_announce_is_failed_and_tried_again_later() -> None:
     report = x.report()
     assert report.announced == (A,)
     assert [failed.prefix for failed in report.failed] == [B]
-    assert (report.errors, report.seq) == (1, 0)
+    assert (report.errors, report.seq) == (1, 1)
     x.wait(RETRY_ANNOUNCE - 1.0)
     assert codec.announce(ROUTE_B) not in x.settle()
     x.wait(1.0)
     assert codec.announce(ROUTE_B) in x.settle()
     assert x.report().failed == ()
-    assert x.report().seq == 1
+    assert x.report().announced == (A, B)
 
 
 def test_a_refused_announce_is_tried_again_when_a_session_comes_up() -> None:
@@ -283,6 +349,18 @@ def test_a_route_that_cannot_be_said_is_failed_and_the_others_are_announced() ->
     x.lease(ROUTE_A, Route(prefix=B, communities=("graceful-shutdown",)))
     assert x.settle() == [codec.announce(ROUTE_A)]
     assert "graceful-shutdown" in x.report().failed[0].why
+
+
+def test_a_route_that_cannot_be_said_is_never_said_whatever_becomes_of_the_withdraw_before_it() -> None:
+    x = Exchange(own=(), journal=(ROUTE_B,))
+    x.lease(Route(prefix=B, communities=("graceful-shutdown",)))
+    x.settle(refuse="next-hop")
+    x.wait(RETRY_WITHDRAW)
+    assert "withdraw route 192.0.2.2/32" in x.settle(refuse="next-hop")
+    assert x.report().announced == ()
+    assert "graceful-shutdown" in x.report().failed[0].why
+    assert not any("announce" in command for command in x.settle())
+    assert x.plan.journal(x.now) is None  # it is not written over and over
 
 
 def test_a_withdraw_refused_over_and_over_means_exabgp_is_stuck() -> None:
@@ -321,6 +399,40 @@ def test_silence_with_a_command_unanswered_means_exabgp_is_stuck() -> None:
     assert x.plan.stuck is None
     x.wait(0.25)
     assert "no answer" in str(x.plan.stuck)
+
+
+def test_an_exabgp_at_rest_is_asked_every_two_seconds_and_the_cheapest_question() -> None:
+    x = Exchange().started()
+    asked = []
+    for _ in range(8):
+        x.wait(PING / 4)
+        asked += x.settle()
+    assert asked == [codec.VERSION, codec.VERSION]
+
+
+def test_the_report_says_since_when_exabgp_has_not_answered_until_it_answers() -> None:
+    x = Exchange().started()
+    x.wait(PING)
+    assert x.commands() == [codec.VERSION]
+    asked, before = x.now, x.plan.revision
+    x.wait(OWES - 0.25)
+    assert (x.report().silent_since, x.plan.revision) == (None, before)  # at rest nothing new is reported
+    x.wait(0.25)
+    assert (x.report().silent_since, x.plan.revision) == (asked, before + 1)
+    x.wait(1.0)
+    assert (x.report().silent_since, x.plan.revision) == (asked, before + 1)
+    x.done()
+    assert x.report().silent_since is None
+    assert x.plan.revision > before + 1
+
+
+def test_time_in_which_we_did_not_run_ourselves_is_no_silence_of_exabgp() -> None:
+    x = Exchange().started()
+    x.lease(ROUTE_A)
+    x.commands()
+    x.now += 60.0
+    x.plan.tick(x.now)
+    assert x.report().silent_since is None
 
 
 def test_silence_with_nothing_unanswered_is_peace() -> None:

@@ -1,0 +1,173 @@
+"""The conversation with ExaBGP: what it was asked, what it owes, and when it must be taken for stuck. Pure.
+
+ExaBGP answers `done` or `error` by order, and `done` means parsed, not sent. Hence:
+
+- At most WINDOW commands are unanswered. Answers match by order.
+- Questions and `flush` travel alone: nothing is unanswered when they are written, and nothing follows before
+  their answer. So the answer to the first question also proves that no earlier command is unanswered, even one of the
+  process before us, whose answers ExaBGP hands to its successor.
+- It is asked for something cheap where it has said nothing for a while, so that silence never means rest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+from anycast.core.values.route import Route
+from anycast.plugin import codec
+from anycast.plugin.prefixes import Entry, Kind
+
+WINDOW = 50  # unanswered commands
+SILENCE = 5.0  # seconds without an answer until ExaBGP is stuck
+OWES = 1.0  # seconds without an answer until the report says so: sooner each question would cost two reports
+QUERY = 10.0  # seconds between questions for the neighbors
+PING = 2.0  # seconds after its last answer until ExaBGP is asked for its version: it costs it least
+QUERY_TRIES = 3  # refused questions in a row until we ask no more
+PAUSE = 1.0  # seconds between two ticks that mean we did not run ourselves
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command without its answer. `route`: the attribute set it is about."""
+
+    kind: Kind
+    text: str
+    entry: Entry | None = None
+    route: Route | None = None
+
+
+class Conversation:
+    """Commands go out by `write` and `write_alone`, what ExaBGP says comes in by `answer`, `table` and `words`."""
+
+    def __init__(self, now: float) -> None:
+        self._unanswered: deque[Command] = deque()
+        self._quiet_since = now  # the last answer, or the first command after a rest
+        self._last_tick = now
+        self._flush_due = False
+        self._version_due = True
+        self._query_at = now
+        self._query_answer: codec.Line | None = None
+        self._query_refusals = 0
+        self._stray_at: float | None = None
+        self._skip = 0  # answers that are not ours
+        self.synced = False  # no command of before the first question is unanswered
+        self.silent_since: float | None = None  # for the report: ExaBGP has owed an answer for OWES
+        self.stuck: str | None = None  # why ExaBGP must be ended
+        self.acks = 0
+        self.errors = 0
+        self.revision = 0  # moves with every change that a report shows
+
+    # Out.
+
+    @property
+    def idle(self) -> bool:
+        return not self._unanswered
+
+    @property
+    def is_alone(self) -> bool:
+        """The unanswered command travels alone."""
+        return bool(self._unanswered) and self._unanswered[0].entry is None
+
+    @property
+    def has_room(self) -> bool:
+        return not self.is_alone and len(self._unanswered) < WINDOW
+
+    def alone_is_due(self, now: float) -> bool:
+        return self._flush_due or self._version_due or now >= self._query_at
+
+    def flush(self) -> None:
+        self._flush_due = True
+
+    def write(self, command: Command, now: float) -> str:
+        if not self._unanswered:
+            self._quiet_since = now
+        self._unanswered.append(command)
+        return command.text
+
+    def write_alone(self, now: float) -> str:
+        if now >= self._query_at:
+            self._query_at = math.inf
+            self._query_answer, self._stray_at = None, None
+            return self.write(Command(Kind.QUERY, codec.SHOW_NEIGHBORS), now)
+        if self._flush_due:
+            self._flush_due = False
+            return self.write(Command(Kind.FLUSH, codec.FLUSH), now)
+        self._version_due = False
+        return self.write(Command(Kind.VERSION, codec.VERSION), now)
+
+    # In.
+
+    def answer(self, *, refused: bool, now: float) -> Command | None:
+        """The command that ExaBGP has answered; None: a question, or nothing of ours."""
+        self._quiet_since = now
+        self._tell_silence(None)
+        if self._skip:
+            self._skip -= 1
+            return None
+        if not self._unanswered:
+            return None
+        command = self._unanswered[0]
+        if command.kind is Kind.QUERY:
+            if self._query_answer is None and not (refused and self.synced):
+                # The answer comes ahead of its `done`, so this one belongs to a command before the question: as many
+                # of ours are answered as the life before was owed.
+                self._stray_at = now
+                self.errors += refused
+            else:
+                self._complete_query(now)
+            return None
+        self._unanswered.popleft()
+        if refused:
+            self.errors += 1
+        else:
+            self.acks += 1
+        return command
+
+    def table(self, table: codec.NeighborTable) -> None:
+        if self._unanswered and self._unanswered[0].kind is Kind.QUERY:
+            self._query_answer = table
+        else:
+            self._skip += 1  # the life before asked for it, and its `done` follows
+
+    def words(self, line: codec.Other) -> None:
+        """What ExaBGP 4 says instead of the table."""
+        self._query_answer = line
+
+    def _complete_query(self, now: float) -> None:
+        self._stray_at, self.synced = None, True
+        answer, self._query_answer = self._query_answer, None
+        self._query_refusals = 0 if isinstance(answer, codec.NeighborTable) else self._query_refusals + 1
+        # ExaBGP 4 has no such table and says so in words.
+        ask = self._query_refusals < QUERY_TRIES and not isinstance(answer, codec.Other)
+        self._query_at = now + QUERY if ask else math.inf
+        if self._unanswered and self._unanswered[0].kind is Kind.QUERY:
+            self._unanswered.popleft()
+        self.revision += 1
+
+    # Time.
+
+    def tick(self, now: float) -> None:
+        if now - self._last_tick > PAUSE:
+            # We did not run ourselves (a frozen machine, SIGSTOP), so ExaBGP's silence proves nothing.
+            self._quiet_since = min(now, self._quiet_since + now - self._last_tick)
+        self._last_tick = now
+        if self._stray_at is not None and now - self._stray_at >= SILENCE - 1.0:
+            # An ExaBGP that has no answer but `done`.
+            self._complete_query(now)
+        silence = now - self._quiet_since
+        if self.idle and silence >= PING:
+            self._version_due = True
+        self._tell_silence(self._quiet_since if self._unanswered and silence >= OWES else None)
+        if self._unanswered and silence >= SILENCE:
+            self.stick(f"no answer for {SILENCE:g} s to: {self._unanswered[0].text}")
+
+    def stick(self, why: str) -> None:
+        if self.stuck is None:
+            self.stuck = why
+
+    def _tell_silence(self, since: float | None) -> None:
+        if since != self.silent_since:
+            self.silent_since = since
+            self.revision += 1

@@ -1,0 +1,289 @@
+"""What is known and wanted of each prefix, and which command it waits for. Pure: time comes in as data.
+
+- After a start every prefix the node may own is withdrawn before anything is announced.
+- One command per prefix is unanswered at a time.
+- Withdraws repeat the attributes of the announcement; one that was refused so is tried without them.
+- New attributes are announced over the old ones, without a withdraw in between.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from anycast.core.values.report import FailedRoute
+from anycast.core.values.route import Prefix, Route
+from anycast.plugin import codec
+
+RETRY_ANNOUNCE = 30.0  # seconds
+RETRY_WITHDRAW = 1.0  # seconds
+WITHDRAW_TRIES = 5  # refused withdraws in a row until ExaBGP is stuck
+
+
+class Kind(StrEnum):
+    ANNOUNCE = "announce"
+    WITHDRAW = "withdraw"
+    REASSERT = "reassert"  # the withdraw of what is down already
+    FLUSH = "flush"
+    QUERY = "query"
+    VERSION = "version"
+
+
+MOVES = (Kind.ANNOUNCE, Kind.WITHDRAW)
+
+
+@dataclass(slots=True)
+class Entry:
+    """What is known of one prefix."""
+
+    prefix: Prefix
+    want: Route | None = None
+    held: tuple[Route, ...] = ()  # attribute sets that may be announced, the newest last
+    clear: bool = True  # it must be withdrawn before it is announced: its state is not known
+    last: Route | None = None  # attributes of the last announcement
+    command: Kind | None = None  # the one that is unanswered
+    reassert: bool = False
+    announce_at: float = -math.inf
+    withdraw_at: float = -math.inf
+    withdraw_errors: int = 0
+    barred: bool = False  # there is no command for the wanted route
+    refused: bool = False  # the wanted route was refused, by ExaBGP or for want of a journal
+    why: str = ""  # the wanted route is not announced because
+
+    @property
+    def settled(self) -> bool:
+        wanted = () if self.want is None else (self.want,)
+        return self.command not in MOVES and not self.clear and self.held == wanted
+
+    def need(self) -> Kind | None:
+        if self.command is not None:
+            return None
+        if self.clear or (self.want is None and self.held):
+            return Kind.WITHDRAW
+        if self.want is not None:
+            return Kind.ANNOUNCE if self.held != (self.want,) and not self.barred else None
+        return Kind.REASSERT if self.reassert else None
+
+    def due_at(self) -> float:
+        """The instant from which what it needs may be written: what was refused waits."""
+        match self.need():
+            case Kind.ANNOUNCE:
+                return self.announce_at
+            case Kind.WITHDRAW:
+                return self.withdraw_at
+            case _:
+                return -math.inf
+
+    def set_want(self, want: Route | None) -> None:
+        self.want, self.refused = want, False
+        self.announce_at = self.withdraw_at = -math.inf
+        self.why = "" if want is None else _invalid(want)
+        self.barred = bool(self.why)
+
+    def doubt(self) -> None:
+        """Nothing proves that it is withdrawn."""
+        self.clear, self.withdraw_errors, self.withdraw_at = True, 0, -math.inf
+
+    def refuse(self, why: str, retry_at: float) -> None:
+        self.refused, self.why, self.announce_at = True, why, retry_at
+
+    def write_announce(self) -> tuple[str, Route]:
+        """The command for the wanted route; it counts as written."""
+        route = self.want
+        assert route is not None  # noqa: S101 - `need` said so
+        self.held = (*(held for held in self.held if held != route), route)
+        self.last, self.reassert, self.command = route, False, Kind.ANNOUNCE
+        return codec.announce(route), route
+
+    def write_withdraw(self, kind: Kind) -> tuple[str, Route | None]:
+        """The command, and the attribute set that it withdraws; None: all of them. It counts as written."""
+        # What ExaBGP refused with its attributes it never took; without them it may take it.
+        bare = self.withdraw_errors % 2 == 1
+        route = None if bare else self.held[-1] if self.held else self.last
+        self.reassert, self.command = False, kind
+        return codec.withdraw_bare(self.prefix) if route is None else codec.withdraw(route), route
+
+    def announced(self, route: Route) -> None:
+        """ExaBGP has acknowledged the announce."""
+        self.held, self.refused, self.why = (route,), False, ""
+
+    def announce_refused(self, route: Route, text: str, now: float) -> None:
+        self.held = tuple(held for held in self.held if held != route)
+        self.last = self.held[-1] if self.held else None
+        self.clear = not self.held
+        if self.want == route:
+            self.refuse(f"ExaBGP refused: {text}", now + RETRY_ANNOUNCE)
+
+    def withdrawn(self, route: Route | None) -> None:
+        """ExaBGP has acknowledged the withdraw of this attribute set; None: of all."""
+        self.withdraw_errors = 0
+        self.held = () if route is None else tuple(held for held in self.held if held != route)
+        self.clear = bool(self.held) and self.clear
+        if not self.refused and not self.barred:
+            self.why = ""
+
+    def withdraw_refused(self, text: str, now: float) -> None:
+        self.withdraw_errors += 1
+        self.withdraw_at = now + RETRY_WITHDRAW
+        if self.want is not None and not self.why:
+            self.why = f"ExaBGP refused: {text}"
+
+    @property
+    def is_stuck(self) -> bool:
+        """ExaBGP has it and refuses to withdraw it."""
+        return self.withdraw_errors >= WITHDRAW_TRIES and bool(self.held)
+
+
+class Prefixes:
+    """All entries, in the queues of what they wait for. `place` is to be called after every change of an entry."""
+
+    def __init__(self, own: Iterable[Prefix], journal: Iterable[Route]) -> None:
+        self.own = frozenset(own)
+        self._owned: frozenset[Prefix] | None = None  # by the newest lease
+        self._entries: dict[Prefix, Entry] = {}
+        # What waits to be written, by kind; an entry stands in at most one of them.
+        self._queues: dict[Kind, dict[Prefix, None]] = {
+            kind: {} for kind in (Kind.WITHDRAW, Kind.REASSERT, Kind.ANNOUNCE)
+        }
+        self._delayed: dict[Prefix, None] = {}
+        self._unsettled: dict[Prefix, None] = {}
+        self.revision = 0  # moves with every change
+        for prefix in sorted(self.own, key=order):
+            self._add(prefix)
+        for route in sorted(journal, key=route_order):
+            entry = self._add(route.prefix)
+            entry.held = (*entry.held, route)
+            entry.last = route
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries.values())
+
+    @property
+    def settled(self) -> bool:
+        """Every prefix is as wanted, and ExaBGP acknowledged it."""
+        return not self._unsettled
+
+    def waiting(self, kind: Kind) -> list[Entry]:
+        return [self._entries[prefix] for prefix in self._queues[kind]]
+
+    def want(self, wanted: Mapping[Prefix, Route], owned: Iterable[Prefix], now: float) -> list[str]:
+        """From now on this is wanted. Returns why routes of it cannot be announced."""
+        every = dict.fromkeys((*owned, *wanted))
+        self._owned = frozenset(every)
+        for prefix in every:
+            self._add(prefix)
+        return self._want(wanted, now)
+
+    def want_nothing(self, now: float) -> None:
+        self._want({}, now)
+
+    def _want(self, wanted: Mapping[Prefix, Route], now: float) -> list[str]:
+        problems = []
+        for entry in list(self):
+            want = wanted.get(entry.prefix)
+            if want != entry.want:
+                entry.set_want(want)
+                problems += [f"not announced: {entry.why}"] if entry.barred else []
+                self.place(entry, now)
+            self.forget_if_foreign(entry)
+        return problems
+
+    def _add(self, prefix: Prefix) -> Entry:
+        entry = self._entries.get(prefix)
+        if entry is None:
+            entry = self._entries[prefix] = Entry(prefix)
+            self._unsettled[prefix] = None
+            self._queues[Kind.WITHDRAW][prefix] = None
+            self.revision += 1
+        return entry
+
+    def forget_if_foreign(self, entry: Entry) -> None:
+        """A prefix we own no more may be somebody else's: leave it alone once it is down."""
+        if self._owned is None or entry.prefix in self._owned or entry.prefix in self.own:
+            return
+        if entry.want is None and entry.settled and entry.command is None:
+            self._leave_queues(entry)
+            self._unsettled.pop(entry.prefix, None)
+            del self._entries[entry.prefix]
+            self.revision += 1
+
+    def place(self, entry: Entry, now: float) -> None:
+        """Put the entry where it belongs now."""
+        self._leave_queues(entry)
+        need = entry.need()
+        if need is not None and entry.due_at() > now:
+            self._delayed[entry.prefix] = None
+        elif need is not None:
+            self._queues[need][entry.prefix] = None
+        if entry.settled:
+            self._unsettled.pop(entry.prefix, None)
+        else:
+            self._unsettled[entry.prefix] = None
+        self.revision += 1
+
+    def _leave_queues(self, entry: Entry) -> None:
+        for queue in self._queues.values():
+            queue.pop(entry.prefix, None)
+        self._delayed.pop(entry.prefix, None)
+
+    def tick(self, now: float) -> None:
+        for entry in [self._entries[prefix] for prefix in self._delayed]:
+            if entry.due_at() <= now:
+                self.place(entry, now)
+
+    def reassert(self, now: float) -> None:
+        """Withdraw again all that is down."""
+        for entry in self:
+            entry.reassert = True
+            self.place(entry, now)
+
+    def retry_refused(self, now: float) -> None:
+        for entry in self:
+            if entry.refused:
+                entry.announce_at = now
+                self.place(entry, now)
+
+    def doubt_all(self, now: float) -> None:
+        for entry in self:
+            entry.doubt()
+            self.place(entry, now)
+
+    # For the report. `synced`: what ExaBGP holds is known.
+
+    def announced(self, *, synced: bool) -> tuple[Prefix, ...]:
+        return tuple(one.prefix for one in self._sorted() if one.clear or one.held or not synced)
+
+    def pending(self, *, synced: bool) -> tuple[Prefix, ...]:
+        return tuple(
+            one.prefix
+            for one in self._sorted()
+            if not synced or one.clear or one.command in MOVES or (not one.why and one.need() in MOVES)
+        )
+
+    def failed(self) -> tuple[FailedRoute, ...]:
+        return tuple(
+            FailedRoute(prefix=one.prefix, why=one.why)
+            for one in self._sorted()
+            if one.why and one.want is not None
+        )
+
+    def _sorted(self) -> list[Entry]:
+        return sorted(self, key=lambda entry: order(entry.prefix))
+
+
+def _invalid(route: Route) -> str:
+    try:
+        codec.announce(route)
+    except (ValueError, TypeError) as error:
+        return str(error)
+    return ""
+
+
+def order(prefix: Prefix) -> tuple[int, int, int]:
+    return prefix.version, int(prefix.network_address), prefix.prefixlen
+
+
+def route_order(route: Route) -> tuple[tuple[int, int, int], str]:
+    return order(route.prefix), repr(route)
