@@ -9,7 +9,7 @@ LOWEST := .venv-lowest
 EXABGP_42 := build/venv-exabgp42
 
 .PHONY: help setup demo chaos bench bench-checks bench-ops lab lab-down test lint unit contract e2e test-lowest
-.PHONY: package package-lock test-package schema clab clean
+.PHONY: package package-lock test-package schema machines clab clean
 
 help: ## what can be made
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -107,6 +107,9 @@ test-package: setup ## install, upgrade and remove the package in a fresh Debian
 
 schema: $(STAMP) ## write the JSON Schema of the configuration anew
 	@$(BIN)/anycast schema > anycast/config/schema.json.new && mv anycast/config/schema.json.new anycast/config/schema.json
+
+machines: $(STAMP) ## draw docs/machines.md from the tables of the core anew
+	@$(BIN)/python -m tests.machines
 
 clab: $(STAMP) ## write the containerlab topology anew
 	@$(BIN)/python -m lab clab --write

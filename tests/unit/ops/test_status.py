@@ -373,7 +373,7 @@ def silent(seconds: float) -> Node:
     """ExaBGP has not answered its plugin for so long; the report is as old as the first second of it."""
     node = healthy()
     node.report(silent_since=node.now - 1.0)
-    node.now += seconds - 1.0
+    node.jump(seconds - 1.0)
     return node
 
 
