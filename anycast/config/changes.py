@@ -9,7 +9,7 @@ from typing import Any
 from anycast.analysis import maglev
 from anycast.core.dataplane.members import versions
 from anycast.core.hooks import Hook, Secret, Webhook
-from anycast.core.values.checks import BgpSession, LoadCheck, TcpVipCheck
+from anycast.core.values.checks import BgpSession, LoadCheck, SyslogCanaryCheck, TcpVipCheck
 from anycast.core.values.configuration import (
     Address,
     Check,
@@ -19,7 +19,6 @@ from anycast.core.values.configuration import (
     ConnectionSync,
     HttpCheck,
     Neighbor,
-    Persistence,
     Pool,
     Prefix,
     RealServer,
@@ -28,7 +27,6 @@ from anycast.core.values.configuration import (
     Service,
     Timeouts,
     Tree,
-    Tunnel,
     Vip,
 )
 
@@ -78,18 +76,8 @@ def _text(value: object) -> str:
             return f"[{', '.join(sorted(map(str, value)))}]"
         case tuple():
             return f"[{', '.join(map(str, value))}]"
-        case Tunnel():
-            return _tunnel(value)
-        case Persistence():
-            return f"{value.timeout}s for each /{value.prefix4} and /{value.prefix6}"
         case _:
             return str(value)
-
-
-def _tunnel(tunnel: Tunnel) -> str:
-    port = f" port {tunnel.port}" if tunnel.port else ""
-    checksum = "" if tunnel.checksum == Tunnel().checksum else f" {tunnel.checksum}"
-    return f"{tunnel.type}{port}{checksum}"
 
 
 def _names(value: Any) -> tuple[str, ...]:
@@ -304,25 +292,23 @@ def _kind(kind: CheckKind) -> str:
         case CommandCheck():
             return f"command {' '.join(kind.argv)}"
         case HttpCheck():
-            name = "https" if kind.tls else "http"
             verify = " without verifying" if kind.tls and not kind.verify else ""
             host = f" for {kind.host}" if kind.host else ""
             expecting = f"expecting {_statuses(kind.expect)}"
             more = _told(kind, frozenset({"tls", "verify", "port", "method", "path", "host", "expect"}))
-            return f"{name} {kind.method} {kind.path}{host}{port}{verify} {expecting}{more}"
+            return f"{kind.type} {kind.method} {kind.path}{host}{port}{verify} {expecting}{more}"
         case TcpVipCheck():
             return f"tcp to the VIP{port}"
+        case SyslogCanaryCheck():
+            return f"syslog over UDP{port}{_told(kind, frozenset({'port'}))}"
         case _:
-            name = type(kind).__name__.removesuffix("Check").lower()
-            return f"{name}{port}{_told(kind, frozenset({'port'}))}"
+            return f"{kind.type}{port}{_told(kind, frozenset({'port'}))}"
 
 
 def _told(kind: CheckKind, known: frozenset[str] = frozenset()) -> str:
     """The settings that are not at their default, secrets left out."""
     words = [
-        f"{field.name} {value:g}"
-        if isinstance(kind, LoadCheck) and isinstance(value, float)
-        else f"{field.name} {_text(value)}"
+        f"{field.name} {value:g}" if isinstance(kind, LoadCheck) else f"{field.name} {_text(value)}"
         for field in dataclasses.fields(kind)
         if field.name not in known and field.repr and (value := getattr(kind, field.name)) != field.default
     ]

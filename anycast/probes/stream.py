@@ -92,7 +92,7 @@ async def opened(
 
     Raises OSError, ssl.SSLError, UnusableError.
     """
-    secure = Secure(tls, tls.name or name or literal(address), *alpn) if tls is not None else None
+    secure = Secure(tls, tls.sni or name or literal(address), *alpn) if tls is not None else None
     progress.missing = "answer"
     with await connect(address, port) as sock:
         progress.say("connected from %s", place(sock.getsockname()))

@@ -7,17 +7,19 @@ import socket
 import struct
 from errno import ECONNREFUSED
 
+from anycast.core.values.checks import TcpCheck
 from anycast.core.values.configuration import Address
-from anycast.probes.finding import OK, Finding
+from anycast.probes.finding import OK, Finding, Progress
 
 __all__ = ["check", "connect"]
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
-async def check(address: Address, port: int) -> Finding:
+async def check(_kind: TcpCheck, address: Address, port: int, progress: Progress) -> Finding:
     """OK once the handshake is complete. Raises OSError."""
     with await connect(address, port):
+        progress.say("handshake complete")
         return OK
 
 
