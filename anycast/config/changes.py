@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any, TypeVar
 
 from anycast.analysis import maglev
 from anycast.core.dataplane.members import versions
-from anycast.core.hooks import Hook, Secret, Webhook
+from anycast.core.hooks import Hook, Webhook
 from anycast.core.values.checks import BgpSession, LoadCheck, SyslogCanaryCheck, TcpVipCheck
 from anycast.core.values.configuration import (
     Address,
@@ -20,7 +21,7 @@ from anycast.core.values.configuration import (
     HttpCheck,
     Neighbor,
     Pool,
-    Prefix,
+    Quorum,
     RealServer,
     Rule,
     Scheduler,
@@ -29,6 +30,8 @@ from anycast.core.values.configuration import (
     Tree,
     Vip,
 )
+
+T = TypeVar("T")
 
 RESTART = "restart the agent"
 FIGURES = 16  # pools whose moved flows are worked out: each takes a hundredth of a second, or a few
@@ -39,25 +42,92 @@ BFD = "render the configuration of bfdd and of the routers again (`anycast rende
 def changes(old: Config, new: Config) -> tuple[str, ...]:
     """One line for each change, `pool web: server rs5 added`; what asks for more than a reload says so.
 
-    Secrets are not shown.
+    Secrets are not shown. What has another name and is the same otherwise is said to be renamed, and the rest of what
+    differs is told under its new name.
     """
+    vips = _renamed_vips(old, new)
+    pools = _renamed_pools(old, new, vips)
     return (
         *_node(old, new),
         *_settings(old, new),
         *_bgp(old, new),
-        *_pools(old, new),
-        *_vips(old, new),
+        *_pools(old, new, pools),
+        *_vips(old, new, vips, pools),
         *_hooks(old, new),
-        *_flows(old, new),
+        *_flows(old, new, vips, pools),
     )
 
 
-def _fields(old: Any, new: Any, names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+def _renamed(old: Mapping[str, AbstractSet[Any]], new: Mapping[str, AbstractSet[Any]]) -> dict[str, str]:
+    """Old names to new ones, of those that share something, where the old name is gone and the new one is new."""
+    names: dict[str, str] = {}
+    for after in (name for name in new if name not in old):
+        same = (name for name in old if name not in new and name not in names and old[name] & new[after])
+        if (before := next(same, None)) is not None:
+            names[before] = after
+    return names
+
+
+def _renamed_vips(old: Config, new: Config) -> dict[str, str]:
+    """By a common address."""
+    return _renamed(*({vip.name: {*vip.addresses} for vip in one.vips} for one in (old, new)))
+
+
+def _renamed_pools(old: Config, new: Config, vips: Mapping[str, str]) -> dict[str, str]:
+    """By an address of a real server that the same service uses."""
+
+    def uses(config: Config, names: Mapping[str, str]) -> dict[str, set[tuple[str, str, Address]]]:
+        found: dict[str, set[tuple[str, str, Address]]] = {}
+        for vip, service in _services(config):
+            use = names.get(vip.name, vip.name), service.name
+            addresses = (one for server in service.pool.servers for one in server.addresses)
+            found.setdefault(service.pool.name, set()).update((*use, one) for one in addresses)
+        return found
+
+    return _renamed(uses(old, vips), uses(new, {}))
+
+
+def _services(config: Config) -> Iterator[tuple[Vip, Service]]:
+    return ((vip, service) for vip in config.vips for service in vip.services)
+
+
+def _members(
+    old: Mapping[Any, T],
+    new: Mapping[Any, T],
+    words: tuple[str, ...],
+    differ: Callable[[T, T], Iterable[str]],
+) -> Iterator[str]:
+    """What is gone, what is new, how differs what has stayed, and whether it has another order.
+
+    `words`: what is said of the first two, with {} for the name, and of the last, if anything.
+    """
+    gone, added, *reordered = words
+    yield from (gone.format(name) for name in old if name not in new)
+    yield from (added.format(name) for name in new if name not in old)
+    stayed = [name for name in old if name in new]
+    for name in stayed:
+        yield from differ(old[name], new[name])
+    if stayed != [name for name in new if name in old]:
+        yield from reordered
+
+
+def _by_name(members: Iterable[Any], renamed: Mapping[str, str]) -> dict[str, Any]:
+    return {renamed.get(one.name, one.name): one for one in members}
+
+
+_WITHOUT = {"persistence": "none", "expire_failed": "never", "timeouts": "left as they are"}
+_WITHOUT |= dict.fromkeys(("connection_sync", "bfd", "token", "signature"), "none")
+
+
+def _fields(old: Any, new: Any, names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Name and `old -> new` of the fields that differ."""
     for name in names:
-        before, after = getattr(old, name), getattr(new, name)
-        if before != after:
-            yield name, f"{_text(before)} -> {_text(after)}"
+        values = [getattr(one, name) for one in (old, new)]
+        if values[0] != values[1]:
+            yield (
+                name,
+                " -> ".join(_WITHOUT.get(name, "default") if one is None else _text(one) for one in values),
+            )
 
 
 def _text(value: object) -> str:
@@ -76,12 +146,18 @@ def _text(value: object) -> str:
             return f"[{', '.join(sorted(map(str, value)))}]"
         case tuple():
             return f"[{', '.join(map(str, value))}]"
+        case Timeouts():
+            return f"tcp {value.tcp}s, tcp_fin {value.tcp_fin}s, udp {value.udp}s"
+        case ConnectionSync():
+            return f"id {value.id} on {value.interface}, {value.group} port {value.port}, ttl {value.ttl}"
+        case Quorum():
+            return f"low {value.low}, high {value.high}"
         case _:
             return str(value)
 
 
-def _names(value: Any) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(value))
+def _names(value: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(value)]
 
 
 def _node(old: Config, new: Config) -> Iterator[str]:
@@ -91,31 +167,18 @@ def _node(old: Config, new: Config) -> Iterator[str]:
 
 
 def _settings(old: Config, new: Config) -> Iterator[str]:
-    if old.ipvs_exclusive != new.ipvs_exclusive:
-        words = {False: "shared", True: "exclusive"}
-        yield f"ipvs: {words[old.ipvs_exclusive]} -> {words[new.ipvs_exclusive]}"
-    if old.manage_sysctls != new.manage_sysctls:
-        words = {False: "check", True: "manage"}
-        yield f"sysctls: {words[old.manage_sysctls]} -> {words[new.manage_sysctls]}"
+    for title, field, words in (
+        ("ipvs", "ipvs_exclusive", ("shared", "exclusive")),
+        ("sysctls", "manage_sysctls", ("check", "manage")),
+    ):
+        before, after = (words[getattr(one, field)] for one in (old, new))
+        if before != after:
+            yield f"{title}: {before} -> {after}"
     yield from _require("node:", old.require, new.require)
     for name, change in _fields(old.timing, new.timing, _names(old.timing)):
         yield f"timing: {name} {change}"
-    if old.timeouts != new.timeouts:
-        yield f"timeouts: {_timeouts(old.timeouts)} -> {_timeouts(new.timeouts)}"
-    if old.connection_sync != new.connection_sync:
-        yield f"connection_sync: {_sync(old.connection_sync)} -> {_sync(new.connection_sync)}"
-
-
-def _timeouts(timeouts: Timeouts | None) -> str:
-    if timeouts is None:
-        return "left as they are"
-    return f"tcp {timeouts.tcp}s, tcp_fin {timeouts.tcp_fin}s, udp {timeouts.udp}s"
-
-
-def _sync(sync: ConnectionSync | None) -> str:
-    if sync is None:
-        return "none"
-    return f"id {sync.id} on {sync.interface}, {sync.group} port {sync.port}, ttl {sync.ttl}"
+    for name, change in _fields(old, new, ("timeouts", "connection_sync")):
+        yield f"{name}: {change}"
 
 
 def _bgp(old: Config, new: Config) -> Iterator[str]:
@@ -123,23 +186,19 @@ def _bgp(old: Config, new: Config) -> Iterator[str]:
         yield f"bgp: {name} {change}: {RENDER}"
     for name, change in _fields(old.bgp, new.bgp, ("next_hop_v4", "next_hop_v6")):
         yield f"bgp: {name} {change}"
-    before = {neighbor.address: neighbor for neighbor in old.bgp.neighbors}
-    after = {neighbor.address: neighbor for neighbor in new.bgp.neighbors}
-    for address in _gone(before, after):
-        yield f"bgp: neighbor {address} removed: {RENDER}"
-    for address in _gone(after, before):
-        yield f"bgp: neighbor {address} added: {RENDER}"
-    for address in _kept(before, after):
-        if what := _neighbor(before[address], after[address]):
-            yield f"bgp: neighbor {address} changed ({what}): {RENDER}"
-        old_bfd, new_bfd = before[address].bfd, after[address].bfd
-        if old_bfd != new_bfd:
-            yield f"bgp: neighbor {address} bfd {old_bfd or 'none'} -> {new_bfd or 'none'}: {BFD}"
-    if _reordered(before, after):
-        yield "bgp: neighbors in another order"
+    yield from _members(
+        {neighbor.address: neighbor for neighbor in old.bgp.neighbors},
+        {neighbor.address: neighbor for neighbor in new.bgp.neighbors},
+        (
+            f"bgp: neighbor {{}} removed: {RENDER}",
+            f"bgp: neighbor {{}} added: {RENDER}",
+            "bgp: neighbors in another order",
+        ),
+        _neighbor,
+    )
 
 
-def _neighbor(old: Neighbor, new: Neighbor) -> str:
+def _neighbor(old: Neighbor, new: Neighbor) -> Iterator[str]:
     what = [
         f"{name} {change}" for name, change in _fields(old, new, ("remote_as", "local_address", "passive"))
     ]
@@ -147,100 +206,86 @@ def _neighbor(old: Neighbor, new: Neighbor) -> str:
         what.append(f"families {_families(old)} -> {_families(new)}")
     if old.password != new.password:
         what.append("password")
-    return ", ".join(what)
+    if what:
+        yield f"bgp: neighbor {new.address} changed ({', '.join(what)}): {RENDER}"
+    for name, change in _fields(old, new, ("bfd",)):
+        yield f"bgp: neighbor {new.address} {name} {change}: {BFD}"
 
 
 def _families(neighbor: Neighbor) -> str:
     return f"[{', '.join(f'ipv{version}' for version in sorted(neighbor.families))}]"
 
 
-def _by_name(config: Config) -> dict[str, list[Pool]]:
-    """The pools by name. The same servers may stand there with several checks."""
-    pools: dict[str, list[Pool]] = {}
-    for vip in config.vips:
-        for service in vip.services:
-            known = pools.setdefault(service.pool.name, [])
-            if service.pool not in known:
-                known.append(service.pool)
-    return pools
+def _pools(old: Config, new: Config, renamed: Mapping[str, str]) -> Iterator[str]:
+    """The same servers may stand in a pool with several checks: those are told with the services."""
+    yield from (f"pool {before} is renamed to {after}" for before, after in renamed.items())
+    before, after = (
+        {names.get(service.pool.name, service.pool.name): service.pool for _, service in _services(one)}
+        for one, names in ((old, renamed), (new, {}))
+    )
+    yield from _members(before, after, ("pool {}: no longer served", "pool {}: served"), _servers)
 
 
-def _pools(old: Config, new: Config) -> Iterator[str]:
-    before, after = _by_name(old), _by_name(new)
-    for name in _gone(before, after):
-        yield f"pool {name}: no longer served"
-    for name in _gone(after, before):
-        yield f"pool {name}: served"
-    for name in _kept(before, after):
-        yield from _servers(f"pool {name}", before[name][0].servers, after[name][0].servers)
+def _servers(old: Pool, new: Pool) -> Iterator[str]:
+    pool = f"pool {new.name}"
+    words = (
+        f"{pool}: server {{}} removed",
+        f"{pool}: server {{}} added",
+        f"{pool}: servers in another order",
+    )
+
+    def differ(old: RealServer, new: RealServer) -> Iterator[str]:
+        for field, change in _fields(old, new, ("addresses", "weight", "port")):
+            yield f"{pool}: server {new.name} {field} {change}"
+        for field, change in _fields(old, new, ("upper", "lower")):
+            yield f"{pool}: server {new.name} {field}_threshold {change}"
+
+    yield from _members(_by_name(old.servers, {}), _by_name(new.servers, {}), words, differ)
 
 
-def _servers(pool: str, old: tuple[RealServer, ...], new: tuple[RealServer, ...]) -> Iterator[str]:
-    before = {server.name: server for server in old}
-    after = {server.name: server for server in new}
-    for name in _gone(before, after):
-        yield f"{pool}: server {name} removed"
-    for name in _gone(after, before):
-        yield f"{pool}: server {name} added"
-    for name in _kept(before, after):
-        for field, change in _fields(before[name], after[name], ("addresses", "weight", "port")):
-            yield f"{pool}: server {name} {field} {change}"
-        for field, change in _fields(before[name], after[name], ("upper", "lower")):
-            yield f"{pool}: server {name} {field}_threshold {change}"
-    if _reordered(before, after):
-        yield f"{pool}: servers in another order"
-
-
-def _vips(old: Config, new: Config) -> Iterator[str]:
-    before = {vip.name: vip for vip in old.vips}
-    after = {vip.name: vip for vip in new.vips}
-    for name in _gone(before, after):
-        yield f"vip {name}: removed"
-    for name in _gone(after, before):
-        yield f"vip {name}: added"
-    for name in _kept(before, after):
-        yield from _vip(before[name], after[name])
-    if _reordered(before, after):
-        yield "vips: in another order"
+def _vips(old: Config, new: Config, renamed: Mapping[str, str], pools: Mapping[str, str]) -> Iterator[str]:
+    yield from (f"VIP {before} is renamed to {after}" for before, after in renamed.items())
+    words = ("vip {}: removed", "vip {}: added", "vips: in another order")
+    yield from _members(
+        _by_name(old.vips, renamed), _by_name(new.vips, {}), words, lambda old, new: _vip(old, new, pools)
+    )
     if _prefixes(old) != _prefixes(new):
         yield f"vips: the addresses this node may announce changed: {RENDER}"
 
 
-def _vip(old: Vip, new: Vip) -> Iterator[str]:
-    title = f"vip {new.name}"
+def _vip(old: Vip, new: Vip, pools: Mapping[str, str]) -> Iterator[str]:
+    title = f"vip {new.name}:"
     for name, change in _fields(old, new, ("addresses", "med", "communities", "large_communities")):
-        yield f"{title}: {name} {change}"
-    yield from _require(f"{title}:", old.require, new.require)
-    before = {service.name: service for service in old.services}
-    after = {service.name: service for service in new.services}
-    for name in _gone(before, after):
-        yield f"{title}: service {name} removed"
-    for name in _gone(after, before):
-        yield f"{title}: service {name} added"
-    for name in _kept(before, after):
-        yield from _service(f"{title}: service {name}", before[name], after[name])
-    if _reordered(before, after):
-        yield f"{title}: services in another order"
-
-
-def _service(title: str, old: Service, new: Service) -> Iterator[str]:
-    for name, change in _fields(old, new, ("scheduler", "flags", "forwarding", "tunnel", "one_packet")):
         yield f"{title} {name} {change}"
-    if old.persistence != new.persistence:
-        before, after = (_text(one.persistence) if one.persistence else "none" for one in (old, new))
-        yield f"{title} persistence {before} -> {after}"
-    if old.expire_failed != new.expire_failed:
-        before, after = (
-            "never" if one.expire_failed is None else _text(one.expire_failed) for one in (old, new)
-        )
-        yield f"{title} expire_failed {before} -> {after}"
-    if old.quorum != new.quorum:
-        yield (
-            f"{title} quorum low {old.quorum.low}, high {old.quorum.high} -> "
-            f"low {new.quorum.low}, high {new.quorum.high}"
-        )
     yield from _require(title, old.require, new.require)
-    if old.pool.name != new.pool.name:
+    words = (
+        f"{title} service {{}} removed",
+        f"{title} service {{}} added",
+        f"{title} services in another order",
+    )
+    yield from _members(
+        _by_name(old.services, {}),
+        _by_name(new.services, {}),
+        words,
+        lambda old, new: _service(f"{title} service {new.name}", old, new, pools),
+    )
+
+
+def _service(title: str, old: Service, new: Service, pools: Mapping[str, str]) -> Iterator[str]:
+    names = (
+        "scheduler",
+        "flags",
+        "forwarding",
+        "tunnel",
+        "one_packet",
+        "persistence",
+        "expire_failed",
+        "quorum",
+    )
+    for name, change in _fields(old, new, names):
+        yield f"{title} {name} {change}"
+    yield from _require(title, old.require, new.require)
+    if pools.get(old.pool.name, old.pool.name) != new.pool.name:
         yield f"{title} pool {old.pool.name} -> {new.pool.name}"
     if old.pool.check != new.pool.check:
         yield f"{title} check {_check(old.pool.check, new.pool.check)}"
@@ -336,20 +381,20 @@ def _statuses(expect: frozenset[int]) -> str:
     return ",".join(words)
 
 
-def _flows(old: Config, new: Config) -> Iterator[str]:
+def _flows(old: Config, new: Config, vips: Mapping[str, str], pools: Mapping[str, str]) -> Iterator[str]:
     """What other Maglev tables do: once for each pool, by its first service, or for a service with another pool."""
-    told: set[str] = set()
-    before = {(vip.name, service.name): service for vip in old.vips for service in vip.services}
-    for vip in new.vips:
-        for service in vip.services:
-            was = before.get((vip.name, service.name))
-            if was is None or not was.scheduler is service.scheduler is Scheduler.MH:
-                continue
-            name = service.pool.name
-            title = f"pool {name}" if was.pool.name == name else f"vip {vip.name}: service {service.name}"
-            if title not in told and (what := _moved(was, service, vip, known=len(told) < FIGURES)):
-                told.add(title)
-                yield f"{title}: {what}"
+    titles: set[str] = set()
+    before = {(vips.get(vip.name, vip.name), service.name): service for vip, service in _services(old)}
+    for vip, service in _services(new):
+        was = before.get((vip.name, service.name))
+        if was is None or not was.scheduler is service.scheduler is Scheduler.MH:
+            continue
+        name = service.pool.name
+        same = pools.get(was.pool.name, was.pool.name) == name
+        title = f"pool {name}" if same else f"vip {vip.name}: service {service.name}"
+        if title not in titles and (what := _moved(was, service, vip, known=len(titles) < FIGURES)):
+            titles.add(title)
+            yield f"{title}: {what}"
 
 
 def _moved(old: Service, new: Service, vip: Vip, *, known: bool) -> str:
@@ -368,53 +413,24 @@ def _moved(old: Service, new: Service, vip: Vip, *, known: bool) -> str:
     return f"{maglev.spelt(share)} of {whose} will go to other real servers" if share else ""
 
 
-def _prefixes(config: Config) -> set[Address | Prefix]:
+def _prefixes(config: Config) -> set[Address]:
     return {address for vip in config.vips for address in vip.addresses}
 
 
 def _hooks(old: Config, new: Config) -> Iterator[str]:
-    before = {hook.name: hook for hook in old.hooks}
-    after = {hook.name: hook for hook in new.hooks}
-    for name in _gone(before, after):
-        yield f"hook {name}: removed"
-    for name in _gone(after, before):
-        yield f"hook {name}: added"
-    for name in _kept(before, after):
-        if before[name] != after[name]:
-            yield f"hook {name}: {', '.join(_hook(before[name], after[name]))}"
-    if _reordered(before, after):
-        yield "hooks: in another order"
+    words = ("hook {}: removed", "hook {}: added", "hooks: in another order")
+    yield from _members(_by_name(old.hooks, {}), _by_name(new.hooks, {}), words, _hook)
 
 
 def _hook(old: Hook, new: Hook) -> Iterator[str]:
-    for name, change in _fields(old, new, ("events", "timeout", "limit", "per")):
-        yield f"{name} {change}"
+    what = [f"{name} {change}" for name, change in _fields(old, new, ("events", "timeout", "limit", "per"))]
     was, now = old.action, new.action
     if type(was) is not type(now):
         kinds = [f"{'webhook to' if isinstance(one, Webhook) else 'command'} {one}" for one in (was, now)]
-        yield " -> ".join(kinds)
-        return
-    for field in dataclasses.fields(was):
-        values = [getattr(one, field.name) for one in (was, now)]
-        if values[0] == values[1]:
-            continue
-        if field.repr:
-            words = [
-                "none" if one is None else str(one) if isinstance(one, Secret) else _text(one)
-                for one in values
-            ]
-            yield f"{field.name} {words[0]} -> {words[1]}"
-        else:
-            yield f"other {field.name}"
-
-
-def _gone(some: dict[Any, Any], others: dict[Any, Any]) -> list[Any]:
-    return [key for key in some if key not in others]
-
-
-def _kept(some: dict[Any, Any], others: dict[Any, Any]) -> list[Any]:
-    return [key for key in some if key in others]
-
-
-def _reordered(old: dict[Any, Any], new: dict[Any, Any]) -> bool:
-    return _kept(old, new) != _kept(new, old)
+        what.append(" -> ".join(kinds))
+    else:
+        for field in dataclasses.fields(was):
+            for name, change in _fields(was, now, (field.name,)):
+                what.append(f"{name} {change}" if field.repr else f"other {name}")
+    if what:
+        yield f"hook {new.name}: {', '.join(what)}"
