@@ -28,7 +28,7 @@ from anycast.core.maintenance import stages
 from anycast.core.maintenance.stages import Maintenance
 from anycast.core.state import State
 from anycast.core.step import begin, step
-from anycast.core.values import checks, configuration, report, route
+from anycast.core.values import checks, configuration, described, report, route
 from anycast.core.values.configuration import Config, Target
 from anycast.core.vip import decide
 
@@ -41,6 +41,7 @@ _MODULES: tuple[ModuleType, ...] = (
     checks,
     configuration,
     decide,
+    described,
     events,
     hooks,
     ipvs,

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from anycast.config import schema
 from anycast.config.assemble.context import Assembler, Context
 from anycast.config.assemble.kinds import Kinds
 from anycast.config.problem import Path
+from anycast.config.schema import checks as forms
+from anycast.config.schema.part import Part
 from anycast.config.schema.scalars import spell_duration
 from anycast.core.health.compose import leaves
 from anycast.core.values import checks as kinds
@@ -41,23 +42,23 @@ class Checks(Assembler):
             self._resolving.pop()
         return self._known[name]
 
-    def _part(self, path: Path, check: schema.Check) -> model.Tree | None:
+    def _part(self, path: Path, check: forms.Check) -> model.Tree | None:
         match check:
-            case schema.BgpCheck():
+            case forms.BgpCheck():
                 return self._session(path, check)
-            case schema.AllCheck() | schema.AnyCheck():
+            case forms.AllCheck() | forms.AnyCheck():
                 references = [(reference, 1) for reference in check.of or []]
                 parts = self._parts(path, references)
                 if parts is None:
                     return None
-                needed = len(parts) if isinstance(check, schema.AllCheck) else 1
+                needed = len(parts) if isinstance(check, forms.AllCheck) else 1
                 return model.Rule(needed=needed, parts=parts)
-            case schema.AtLeastCheck():
+            case forms.AtLeastCheck():
                 return self._at_least(path, check)
             case _:
                 return self._check(path, check)
 
-    def _session(self, path: Path, check: schema.BgpCheck) -> kinds.BgpSession:
+    def _session(self, path: Path, check: forms.BgpCheck) -> kinds.BgpSession:
         known = self._context.file.bgp.neighbors or [] if self._context.file.bgp else []
         addresses = [neighbor.address for neighbor in known]
         listed = self._context.whole_list(("bgp", "neighbors"), "address") and self._whole(("bgp",))
@@ -66,10 +67,10 @@ class Checks(Assembler):
             self._say((*path, "neighbor"), f"{check.neighbor} is no neighbor of this node", do)
         return kinds.BgpSession(check.neighbor)
 
-    def _at_least(self, path: Path, check: schema.AtLeastCheck) -> model.Rule[model.Leaf] | None:
-        references: list[tuple[schema.CheckReference, int]] = []
+    def _at_least(self, path: Path, check: forms.AtLeastCheck) -> model.Rule[model.Leaf] | None:
+        references: list[tuple[forms.CheckReference, int]] = []
         for n, one in enumerate(check.of or []):
-            if not isinstance(one, schema.Member):
+            if not isinstance(one, forms.Member):
                 references.append((one, 1))
             elif one.check is not None:
                 references.append((one.check, one.weight))
@@ -87,7 +88,7 @@ class Checks(Assembler):
         return model.Rule(needed=min(check.needed, most), parts=parts)
 
     def _parts(
-        self, path: Path, references: Sequence[tuple[schema.CheckReference, int]]
+        self, path: Path, references: Sequence[tuple[forms.CheckReference, int]]
     ) -> tuple[model.Part[model.Leaf], ...] | None:
         if not references:
             self._say_missing((*path, "of"), "there is no check in it", "write names of checks, or checks")
@@ -100,7 +101,7 @@ class Checks(Assembler):
         return tuple(parts) if len(parts) == len(references) else None
 
     def require(
-        self, path: Path, references: Sequence[schema.CheckReference]
+        self, path: Path, references: Sequence[forms.CheckReference]
     ) -> model.Rule[model.Leaf] | None:
         """All of these, each with an aim of its own: there is no real server to aim at."""
         parts: list[model.Part[model.Leaf]] = []
@@ -120,7 +121,7 @@ class Checks(Assembler):
                 self._say(place, what, "write address and port in the check")
         return model.Rule(needed=len(parts), parts=tuple(parts)) if parts else None
 
-    def _check(self, path: Path, written: schema.Check) -> model.Check | None:
+    def _check(self, path: Path, written: forms.Check) -> model.Check | None:
         kind = self._kinds.kind(path, written)
         if kind is None:
             return None
@@ -139,7 +140,7 @@ class Checks(Assembler):
             return check
         return replace(check, hold_down=self._hold_down(path, check.hold_down, written.hold_down))
 
-    def _hold_down(self, path: Path, held: model.HoldDown, written: schema.Part) -> model.HoldDown:
+    def _hold_down(self, path: Path, held: model.HoldDown, written: Part) -> model.HoldDown:
         path = (*path, "hold_down")
         if "max_hold" not in written.model_fields_set:
             held = replace(held, max_hold=4 * held.half_life)
@@ -152,7 +153,7 @@ class Checks(Assembler):
             self._say(path, what, "write a longer max_hold, or a smaller suppress")
         return held
 
-    def _reference(self, path: Path, check: str | schema.Check) -> model.Tree | None:
+    def _reference(self, path: Path, check: str | forms.Check) -> model.Tree | None:
         if not isinstance(check, str):
             found = self._part(path, check)
             return found if self._whole(path) else None
@@ -166,7 +167,7 @@ class Checks(Assembler):
             return None
         return self.named_check(check)
 
-    def tree(self, path: Path, check: str | schema.Check) -> ServerTree | None:
+    def tree(self, path: Path, check: str | forms.Check) -> ServerTree | None:
         """A check of a real server: one that is probed, or a rule."""
         part = self._reference(path, check)
         if isinstance(part, kinds.BgpSession):
@@ -174,7 +175,7 @@ class Checks(Assembler):
         return part
 
 
-def _called(reference: schema.Check) -> str:
+def _called(reference: forms.Check) -> str:
     return str(reference if isinstance(reference, str) else reference.type)
 
 

@@ -6,9 +6,10 @@ import difflib
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from anycast.config import schema
 from anycast.config.problem import NeededPath, Path, Problem, dotted, shown
+from anycast.config.schema import file as schema
 from anycast.config.schema.part import Part, described, lacks_default
+from anycast.config.schema.scalars import NAME, NAME_ADVICE
 
 if TYPE_CHECKING:
     from anycast.config.validate import Source
@@ -45,7 +46,7 @@ class Context:
     def misnamed(self, section: str, name: str) -> None:
         mark = self._source.mark((section, name), key=True)
         what = f"{shown(name)} is not a name"
-        self.problems.append(Problem(mark, (section, name), what, f"use {schema.NAME_ADVICE}"))
+        self.problems.append(Problem(mark, (section, name), what, f"use {NAME_ADVICE}"))
 
     def say(self, path: Path, what: str, do: str, *, key: bool = False) -> None:
         """Complain about a path of the remaining tree."""
@@ -82,7 +83,7 @@ class Context:
     def unknown(self, path: Path, section: str, name: str) -> None:
         if not self._source.complete or not self.whole((section, name)):
             return
-        known = [one for one in self.written(section) if schema.NAME.match(one)]
+        known = [one for one in self.written(section) if NAME.match(one)]
         if near := difflib.get_close_matches(name, known, n=1):
             do = f"did you mean {near[0]}?"
         else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import replace
 
-from anycast.config import schema
 from anycast.config.assemble.context import Assembler
 from anycast.config.problem import Path, shown
 from anycast.config.schema import checks as forms
@@ -26,7 +25,7 @@ _OWN_HEADERS = {
 class Kinds(Assembler):
     """Kinds as written to kinds of the core."""
 
-    def kind(self, path: Path, check: schema.Check) -> kinds.Kind | None:
+    def kind(self, path: Path, check: forms.Check) -> kinds.Kind | None:
         known = {}
         if issubclass(check.CORE, kinds.AimedKind):
             known["port"] = check.port
@@ -57,7 +56,7 @@ class Kinds(Assembler):
                 self._gateway(path, kind)
         return kind
 
-    def _tcp(self, path: Path, tcp: forms.Tcp, check: schema.Check) -> kinds.Kind:
+    def _tcp(self, path: Path, tcp: forms.Tcp, check: forms.Check) -> kinds.Kind:
         if tcp.to == "server":
             return kinds.TcpCheck(port=check.port)
         if check.address is not None:
@@ -65,7 +64,7 @@ class Kinds(Assembler):
             self._say((*path, "address"), what, _ONE_OF_TWO, key=True)
         return kinds.TcpVipCheck(port=check.port)
 
-    def _udp(self, path: Path, udp: forms.Udp, check: schema.Check) -> kinds.Kind:
+    def _udp(self, path: Path, udp: forms.Udp, check: forms.Check) -> kinds.Kind:
         if udp.send is not None and udp.send_hex is not None:
             self._say((*path, "send_hex"), "send is written too", "keep one of the two", key=True)
         if udp.quiet is not None:
@@ -150,7 +149,7 @@ class Kinds(Assembler):
         if check.interface is not None and (check.address is None or check.by == "ping"):
             self._say(place, "it is for an address with by: neighbor", "remove the line", key=True)
 
-    def _http(self, path: Path, http: kinds.HttpCheck, check: schema.Check) -> None:
+    def _http(self, path: Path, http: kinds.HttpCheck, check: forms.Check) -> None:
         if check.expect == []:
             do = 'write one, as in [200] or ["2xx"]'
             self._say_missing((*path, "expect"), "no status is success", do)

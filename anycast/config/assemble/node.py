@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 
-from anycast.config import schema
 from anycast.config.assemble.context import Assembler
 from anycast.config.problem import Path, shown
+from anycast.config.schema import file as schema
+from anycast.config.schema.scalars import NAME
 from anycast.core.values import configuration as model
 from anycast.core.values.configuration import Address
 
@@ -17,7 +18,7 @@ class Node(Assembler):
     def node(self, hostname: str) -> model.Node | None:
         node = self._context.file.node
         name = str(node.name or hostname.partition(".")[0])
-        if not schema.NAME.match(name):
+        if not NAME.match(name):
             self._say_missing(
                 ("node", "name"),
                 f"this machine's host name {shown(name)} cannot be the node's name",

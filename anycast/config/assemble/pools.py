@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from anycast.config import schema
 from anycast.config.assemble.checks import DEFAULT_CHECK, Checks, ServerTree
 from anycast.config.assemble.context import Assembler, Context
 from anycast.config.problem import Path, shown
+from anycast.config.schema import file as schema
 from anycast.core.dataplane.members import server_address
 from anycast.core.values import configuration as model
 from anycast.core.values.configuration import Address, Forwarding

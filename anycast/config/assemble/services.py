@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from anycast.config import schema
 from anycast.config.assemble.checks import (
     DEFAULT_CHECK,
     Checks,
@@ -18,6 +17,7 @@ from anycast.config.assemble.checks import (
 from anycast.config.assemble.context import Assembler, Context
 from anycast.config.assemble.pools import Pool, Pools, count_of
 from anycast.config.problem import Path, dotted
+from anycast.config.schema import file as schema
 from anycast.config.warn import Served
 from anycast.core.dataplane.ipvs import MAGLEV_SLOTS
 from anycast.core.values import configuration as model

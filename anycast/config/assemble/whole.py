@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
-from anycast.config import schema
 from anycast.config.assemble.checks import Checks
 from anycast.config.assemble.context import Assembler, Context
 from anycast.config.assemble.hooks import hooks
@@ -15,6 +14,8 @@ from anycast.config.assemble.node import Node, carried
 from anycast.config.assemble.pools import Pools
 from anycast.config.assemble.services import Vips
 from anycast.config.problem import NeededPath, Path, Problem
+from anycast.config.schema import file as schema
+from anycast.config.schema.scalars import NAME
 from anycast.config.warn import warnings
 from anycast.core.values import configuration as model
 from anycast.core.values.configuration import Address
@@ -97,7 +98,7 @@ class _Builder(Assembler):
     def _names(self) -> None:
         for section in ("hooks", "checks", "pools", "vips"):
             for name in self._context.written(section):
-                if not schema.NAME.match(name):
+                if not NAME.match(name):
                     self._context.misnamed(section, name)
 
     def _addresses(self) -> None:

@@ -13,10 +13,11 @@ from pydantic import Discriminator, model_validator
 from pydantic import Tag as UnionTag
 
 from anycast.config.schema import scalars as of
-from anycast.config.schema.part import WRITTEN, Part, or_text, part, setting, settings
+from anycast.config.schema.part import WRITTEN, Part, entry, or_text, part, settings
 from anycast.config.schema.scalars import Needed
 from anycast.core.values import checks as kinds
 from anycast.core.values import configuration as model
+from anycast.core.values.described import Doc, setting
 
 _REFERENCE = "A name from `checks`, or a check."
 _REFERENCES = "Names from `checks`, or checks."
@@ -33,42 +34,42 @@ class _Tls(Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tcp:
-    to: Annotated[
-        Literal["server", "vip"],
+    to: Literal["server", "vip"] = setting(
         "vip: the handshake is with the VIP's address at the real server, as IPVS sends it there with forwarding: "
         "dr. It proves that the real server holds the VIP and listens on it. Needs CAP_NET_RAW.",
-    ] = "server"
+        "server",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Udp:
-    send: Annotated[of.Text | None, "What is sent. Default: an empty datagram."] = None
-    send_hex: Annotated[of.Hex | None, "The same in hexadecimal."] = None
-    expect: Annotated[of.Expression | None, "Regular expression (RE2) to be found in the reply."] = None
-    expect_hex: Annotated[of.Hex | None, "How the reply must begin, in hexadecimal."] = None
-    quiet: Annotated[
-        of.Period | None,
+    send: of.Text | None = setting("What is sent. Default: an empty datagram.", None)
+    send_hex: of.Hex | None = setting("The same in hexadecimal.", None)
+    expect: of.Expression | None = setting("Regular expression (RE2) to be found in the reply.", None)
+    expect_hex: of.Hex | None = setting("How the reply must begin, in hexadecimal.", None)
+    quiet: of.Period | None = setting(
         "With no reply expected: how long an ICMP unreachable is waited for. Default: 200ms, or half of `timeout` if "
         "that is shorter.",
-    ] = None
+        None,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BannerStep:
     """A line to expect, or a text to send."""
 
-    expect: Annotated[
-        of.Expression | None, "Regular expression (RE2) of a line. Lines before it are passed over."
-    ] = None
-    send: Annotated[of.Text | None, "Text to send. A line end (CR LF) is added where none is written."] = None
+    expect: of.Expression | None = setting(
+        "Regular expression (RE2) of a line. Lines before it are passed over.", None
+    )
+    send: of.Text | None = setting("Text to send. A line end (CR LF) is added where none is written.", None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Banner:
-    tls: kinds.SpeakTls = None
+    tls: kinds.Tls | None = setting(kinds.SPEAK_TLS, None)
     steps: Annotated[
         tuple[BannerStep, ...],
-        model.Doc(
+        Doc(
             "The dialogue, one step after another.",
             lacks="there is no step",
             write='write [{expect: "^220 "}], for example',
@@ -78,21 +79,19 @@ class Banner:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Syslog:
-    transport: Annotated[
-        Literal["tcp", "udp"], "udp needs proof_port or proof_file, and writes a log line with every run."
-    ] = "tcp"
-    tls: kinds.SpeakTls = None
-    proof_port: Annotated[of.Port | None, "TCP port of the real server that sends the messages it gets."] = (
-        None
+    transport: Literal["tcp", "udp"] = setting(
+        "udp needs proof_port or proof_file, and writes a log line with every run.", "tcp"
     )
-    proof_file: Annotated[of.FileName | None, "File of this node to which the message finds its way."] = None
+    tls: kinds.Tls | None = setting(kinds.SPEAK_TLS, None)
+    proof_port: of.Port | None = setting("TCP port of the real server that sends the messages it gets.", None)
+    proof_file: of.FileName | None = setting("File of this node to which the message finds its way.", None)
 
 
 class BgpCheck(Part):
     """A BGP session of this node that is established, as ExaBGP tells it. There is nothing to probe."""
 
     type: Literal["bgp"]
-    neighbor: of.AnyAddress | None = setting("The router's address. Default: any one.")
+    neighbor: of.AnyAddress | None = entry("The router's address. Default: any one.")
 
 
 class Member(Part):
@@ -100,8 +99,8 @@ class Member(Part):
 
     REQUIRED = ("check",)
 
-    check: CheckReference | None = setting(_REFERENCE)
-    weight: of.MemberWeight = setting("What it counts for.", 1)
+    check: CheckReference | None = entry(_REFERENCE)
+    weight: of.MemberWeight = entry("What it counts for.", 1)
 
 
 class AllCheck(Part):
@@ -110,7 +109,7 @@ class AllCheck(Part):
     REQUIRED = ("type", "of")
 
     type: Literal["all"]
-    of: list[CheckReference] | None = setting(_REFERENCES)
+    of: list[CheckReference] | None = entry(_REFERENCES)
 
 
 class AnyCheck(Part):
@@ -119,7 +118,7 @@ class AnyCheck(Part):
     REQUIRED = ("type", "of")
 
     type: Literal["any"]
-    of: list[CheckReference] | None = setting(_REFERENCES)
+    of: list[CheckReference] | None = entry(_REFERENCES)
 
 
 class AtLeastCheck(Part):
@@ -128,8 +127,8 @@ class AtLeastCheck(Part):
     REQUIRED = ("type", "needed", "of")
 
     type: Literal["at_least"]
-    needed: Needed | None = setting("So much is needed. A check without a weight counts for 1.")
-    of: list[OfMember] | None = setting("Names from `checks`, checks, or mappings with `check` and `weight`.")
+    needed: Needed | None = entry("So much is needed. A check without a weight counts for 1.")
+    of: list[OfMember] | None = entry("Names from `checks`, checks, or mappings with `check` and `weight`.")
 
 
 Tls = part(kinds.Tls, _Tls)
@@ -149,9 +148,9 @@ def _probed(kind: type[kinds.Kind], name: str, without: list[str]) -> type[Part]
     """What all checks have, where it is aimed, its type, and what it has besides."""
     first = settings(model.Check)
     if issubclass(kind, kinds.AimedKind | kinds.IcmpCheck):
-        first["address"] = (of.AnyAddress | None, setting("Default: the real server's address."))
+        first["address"] = (of.AnyAddress | None, entry("Default: the real server's address."))
     if issubclass(kind, kinds.AimedKind):
-        first["port"] = (of.Port | None, setting("Default: the port the real server is served on."))
+        first["port"] = (of.Port | None, entry("Default: the port the real server is served on."))
     first["type"] = (Literal[name], ...)
     return part(
         _FORMS.get(kind, kind),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import types
-from typing import Annotated, Any, Union, get_args, get_origin
+from collections.abc import Iterator
+from typing import Any
 
-from pydantic import Tag as UnionTag
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
@@ -16,52 +16,36 @@ from anycast.config.schema.part import Part
 
 def keys_at(location: tuple[str | int, ...]) -> tuple[str, ...]:
     """The keys of the mapping at a pydantic location (union tags included), or nothing where any key goes."""
-    kind: Any = File
+    document = _document()
+    here = [document]
     for part in location:
-        kind = _inside(kind, part)
-        if kind is None:
-            return ()
-    kind = _bare(kind)
-    if _is_union(kind):
-        kind = next((bare for bare in map(_bare, get_args(kind)) if _is_part(bare)), kind)
-    return tuple(kind.model_fields) if _is_part(kind) else ()
+        if isinstance(part, str) and part.startswith("("):
+            here = [form for form in here if part.strip("()") in (_type(form), form.get("title", "").lower())]
+        else:
+            inner = [_inside(form, part) for form in here]
+            here = [form for one in inner if one is not None for form in _forms(one, document)]
+    return tuple(key for form in here for key in form.get("properties", ()))
 
 
-def _bare(kind: Any) -> Any:
-    while get_origin(kind) is Annotated:
-        kind = get_args(kind)[0]
-    return kind
+def _type(form: dict[str, Any]) -> str | None:
+    return form.get("properties", {}).get("type", {}).get("const")  # type: ignore[no-any-return]
 
 
-def _inside(kind: Any, part: str | int) -> Any:
-    """The type of what stands at `part` in a value of type `kind`."""
-    if get_origin(kind) is Annotated:
-        return _inside(get_args(kind)[0], part)
-    if _is_union(kind):
-        for member in get_args(kind):
-            tagged = get_origin(member) is Annotated and any(
-                isinstance(tag, UnionTag) and tag.tag == part for tag in member.__metadata__
-            )
-            if tagged:
-                return get_args(member)[0]
-        return next(
-            (found for member in get_args(kind) if (found := _inside(member, part)) is not None), None
-        )
-    if get_origin(kind) is list:
-        return get_args(kind)[0]
-    if get_origin(kind) is dict:
-        return get_args(kind)[1]
-    if _is_part(kind) and part in kind.model_fields:
-        return kind.model_fields[part].annotation
-    return None
+def _inside(form: dict[str, Any], part: str | int) -> dict[str, Any] | None:
+    if isinstance(part, int):
+        return form.get("items")
+    return form.get("properties", {}).get(part) or form.get("additionalProperties") or None
 
 
-def _is_union(kind: Any) -> bool:
-    return get_origin(kind) in (Union, types.UnionType)
-
-
-def _is_part(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Part)
+def _forms(form: dict[str, Any], document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What may stand there."""
+    if "$ref" in form:
+        yield document["$defs"][form["$ref"].rpartition("/")[2]]
+    elif choices := form.get("oneOf", form.get("anyOf")):
+        for choice in choices:
+            yield from _forms(choice, document)
+    else:
+        yield form
 
 
 class _Generate(GenerateJsonSchema):
@@ -79,9 +63,13 @@ class _Generate(GenerateJsonSchema):
 
 def schema_text() -> str:
     """The JSON Schema (draft 2020-12) of the file format, as `schema.json` holds it."""
-    schema = _alike(File.model_json_schema(schema_generator=_Generate))
     head = {"$schema": _Generate.schema_dialect}
-    return json.dumps(head | schema, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(head | _document(), indent=2, ensure_ascii=False) + "\n"
+
+
+@functools.cache
+def _document() -> dict[str, Any]:
+    return _alike(File.model_json_schema(schema_generator=_Generate))  # type: ignore[no-any-return]
 
 
 def _alike(schema: Any) -> Any:

@@ -86,8 +86,8 @@ def or_text(schema: Mapping[str, Any]) -> Any:
     return _OrText()
 
 
-def setting(text: str, default: Any = None, *, shown: Any = None) -> Any:
-    """A field, and what it means. `shown`: its default as the file writes it."""
+def entry(text: str, default: Any = None, *, shown: Any = None) -> Any:
+    """A field of a mapping, and what it means. `shown`: its default as the file writes it."""
     return Field(
         default=default,
         description=text,
@@ -135,12 +135,12 @@ def settings(core: type, without: Iterable[str] = ()) -> dict[str, Any]:
 def described(core: Any) -> dict[str, tuple[Doc, Any]]:
     """What each setting means, and its type with the bounds that `scalars` knows."""
     hints = get_type_hints(core, localns={"of": scalars}, include_extras=True)
-    return {
-        name: (Doc(doc) if isinstance(doc, str) else doc, hint)
-        for name, hint in hints.items()
-        for doc in getattr(hint, "__metadata__", ())
-        if isinstance(doc, str | Doc)
-    }
+    found: dict[str, tuple[Doc, Any]] = {}
+    for field in dataclasses.fields(core):
+        docs = [field.metadata.get("doc"), *getattr(hints[field.name], "__metadata__", ())]
+        if doc := next((one for one in docs if isinstance(one, Doc)), None):
+            found[field.name] = doc, hints[field.name]
+    return found
 
 
 def lacks_default(field: dataclasses.Field[Any]) -> bool:
@@ -150,11 +150,11 @@ def lacks_default(field: dataclasses.Field[Any]) -> bool:
 def _field(field: dataclasses.Field[Any], doc: Doc, hint: Any) -> tuple[Any, Any]:
     kind, default = _kind(hint), field.default
     if lacks_default(field) or default is None or doc.shown is None or isinstance(default, frozenset):
-        return kind | None, setting(doc.text)
+        return kind | None, entry(doc.text)
     if default == ():
-        return kind, setting(doc.text, {} if get_origin(kind) is dict else [])
+        return kind, entry(doc.text, {} if get_origin(kind) is dict else [])
     spell = next((one.spell for one in getattr(kind, "__metadata__", ()) if one.spell), None)
-    return kind, setting(doc.text, default, shown=doc.shown or (spell(default) if spell else None))
+    return kind, entry(doc.text, default, shown=doc.shown or (spell(default) if spell else None))
 
 
 def _kind(hint: Any) -> Any:

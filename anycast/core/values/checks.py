@@ -8,10 +8,10 @@ it is judged in `anycast.config.assemble.kinds`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, ClassVar, Literal, Self, TypeAlias
+from typing import Annotated, ClassVar, Literal, Self
 
 from anycast.core.values import described as of
-from anycast.core.values.described import Doc
+from anycast.core.values.described import Doc, setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +49,21 @@ class NodeKind(Kind):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsFields:
-    verify: Annotated[
-        bool, "false: any certificate will do. Otherwise it must be valid for the server name."
-    ] = True
-    sni: Annotated[of.ServerName | None, "TLS server name. Default: the address."] = None
-    ca: Annotated[of.FileName | None, "PEM file with the certificates to trust. Default: the system's."] = (
-        None
+    verify: bool = setting(
+        "false: any certificate will do. Otherwise it must be valid for the server name.", True
     )
-    certificate: Annotated[
-        of.FileName | None, "PEM file with the client's certificate. Read again when it was replaced."
-    ] = None
-    key: Annotated[
-        of.FileName | None, "PEM file with its key, without a password. Default: in `certificate`."
-    ] = None
-    expiry_warning: Annotated[
-        of.Lifetime | None,
+    sni: of.ServerName | None = setting("TLS server name. Default: the address.", None)
+    ca: of.FileName | None = setting("PEM file with the certificates to trust. Default: the system's.", None)
+    certificate: of.FileName | None = setting(
+        "PEM file with the client's certificate. Read again when it was replaced.", None
+    )
+    key: of.FileName | None = setting(
+        "PEM file with its key, without a password. Default: in `certificate`.", None
+    )
+    expiry_warning: of.Lifetime | None = setting(
         "Warn when the server's certificate is good for less than this, as in 14d. The check still succeeds.",
-    ] = None
+        None,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +79,7 @@ class Tls(TlsFields):
         return " ".join(words) or "true"
 
 
-SpeakTls: TypeAlias = Annotated[Tls | None, "Speak TLS. Default: plain."]
+SPEAK_TLS = "Speak TLS. Default: plain."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,28 +106,27 @@ class HttpCheck(TlsFields, AimedKind):
     TYPE: ClassVar[str] = "http"
     tls: bool  # https
     port: int | None = None
-    sni: Annotated[of.ServerName | None, "TLS server name. Default: `host`."] = None
-    method: Annotated[of.HttpMethod, "The request's method."] = "GET"
-    path: Annotated[of.HttpPath, "The request's path, with a query if one is needed."] = "/"
-    host: Annotated[
-        of.HostName | None, "Host header and TLS server name. Default: the real server's address."
-    ] = None
-    headers: Annotated[
-        tuple[tuple[of.HeaderName, of.HeaderValue], ...],
-        "More headers. Not told in logs and differences: they may hold secrets.",
-    ] = field(default=(), repr=False)
-    expect: Annotated[frozenset[of.Status], 'Statuses that are success. Default: ["2xx"].'] = frozenset(
-        range(200, 300)
+    sni: of.ServerName | None = setting("TLS server name. Default: `host`.", None)
+    method: of.HttpMethod = setting("The request's method.", "GET")
+    path: of.HttpPath = setting("The request's path, with a query if one is needed.", "/")
+    host: of.HostName | None = setting(
+        "Host header and TLS server name. Default: the real server's address.", None
     )
-    body: Annotated[
-        of.Expression | None,
+    headers: tuple[tuple[of.HeaderName, of.HeaderValue], ...] = setting(
+        "More headers. Not told in logs and differences: they may hold secrets.", (), repr=False
+    )
+    expect: frozenset[of.Status] = setting(
+        'Statuses that are success. Default: ["2xx"].', frozenset(range(200, 300))
+    )
+    body: of.Expression | None = setting(
         "Regular expression (RE2) to be found in the first 64 KiB of the body. Default: the body is not waited for.",
-    ] = None
-    keep_alive: Annotated[
-        bool,
+        None,
+    )
+    keep_alive: bool = setting(
         "true: one connection serves one run after another, for a minute at most. Cheaper for both ends; a fresh "
         "connection also proves that the server still accepts one.",
-    ] = False
+        False,
+    )
 
     @property
     def type(self) -> str:
@@ -139,7 +136,7 @@ class HttpCheck(TlsFields, AimedKind):
     def tls_settings(self) -> Tls | None:
         if not self.tls:
             return None
-        return Tls(**{setting.name: getattr(self, setting.name) for setting in fields(Tls)})
+        return Tls(**{one.name: getattr(self, one.name) for one in fields(Tls)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +181,7 @@ class BannerCheck(AimedKind):
     TYPE: ClassVar[str] = "banner"
     steps: tuple[Expect | Send, ...]
     port: int | None = None
-    tls: SpeakTls = None
+    tls: Tls | None = setting(SPEAK_TLS, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +190,7 @@ class SyslogCheck(AimedKind):
 
     TYPE: ClassVar[str] = "syslog"
     port: int | None = None
-    tls: SpeakTls = None
+    tls: Tls | None = setting(SPEAK_TLS, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +213,7 @@ class RelpCheck(AimedKind):
 
     TYPE: ClassVar[str] = "relp"
     port: int | None = None
-    tls: SpeakTls = None
+    tls: Tls | None = setting(SPEAK_TLS, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,13 +223,13 @@ class DnsCheck(AimedKind):
     TYPE: ClassVar[str] = "dns"
     port: int | None = None
     name: Annotated[of.Domain, Doc("The name that is asked for.", write="write the name to ask for")]
-    record: Annotated[of.RecordType, "The record type, as in A, AAAA, MX, SOA or TXT."] = "A"
-    rcode: Annotated[of.Rcode, "The expected rcode."] = "NOERROR"
-    answer: Annotated[
-        tuple[of.Argument, ...],
+    record: of.RecordType = setting("The record type, as in A, AAAA, MX, SOA or TXT.", "A")
+    rcode: of.Rcode = setting("The expected rcode.", "NOERROR")
+    answer: tuple[of.Argument, ...] = setting(
         "Records that must be in the answer, as a zone file writes them. Default: the rcode alone decides.",
-    ] = ()
-    transport: Annotated[Literal["udp", "tcp"], "How it is asked."] = "udp"
+        (),
+    )
+    transport: Literal["udp", "tcp"] = setting("How it is asked.", "udp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,11 +238,11 @@ class GrpcCheck(AimedKind):
 
     TYPE: ClassVar[str] = "grpc"
     port: int | None = None
-    service: Annotated[of.ServiceName, "The service asked about. Default: the server as a whole."] = ""
-    authority: Annotated[
-        of.ServerName | None, "The :authority, and the TLS server name. Default: address and port."
-    ] = None
-    tls: Annotated[Tls | None, "Speak TLS. Default: plain HTTP/2."] = None
+    service: of.ServiceName = setting("The service asked about. Default: the server as a whole.", "")
+    authority: of.ServerName | None = setting(
+        "The :authority, and the TLS server name. Default: address and port.", None
+    )
+    tls: Tls | None = setting("Speak TLS. Default: plain HTTP/2.", None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,14 +280,14 @@ class GatewayCheck(NodeKind):
     """The next hop of this node."""
 
     TYPE: ClassVar[str] = "gateway"
-    address: Annotated[of.AnyAddress | None, "Default: the default route's next hop."] = None
-    family: Annotated[of.Version, Doc("Of the default route, where there is no `address`.", shown="ipv4")] = 4
-    by: Annotated[
-        Literal["ping", "neighbor"],
+    address: of.AnyAddress | None = setting("Default: the default route's next hop.", None)
+    family: of.Version = setting("Of the default route, where there is no `address`.", 4, shown="ipv4")
+    by: Literal["ping", "neighbor"] = setting(
         "neighbor: its entry in the neighbor table must be alive. For gateways that answer no echo; a dead one is "
         "found out some seconds later.",
-    ] = "ping"
-    interface: Annotated[of.Interface | None, "Where `address` is, with `by: neighbor`."] = None
+        "ping",
+    )
+    interface: of.Interface | None = setting("Where `address` is, with `by: neighbor`.", None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,7 +296,7 @@ class LoadCheck(NodeKind):
 
     TYPE: ClassVar[str] = "load"
     max: Annotated[of.Load, Doc("As much is fine, per processor.", write="write the load that is fine")]
-    minutes: Annotated[of.Minutes, "Averaged over 1, 5 or 15 minutes."] = 1
+    minutes: of.Minutes = setting("Averaged over 1, 5 or 15 minutes.", 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,7 +315,7 @@ class FileCheck(NodeKind):
 
     TYPE: ClassVar[str] = "file"
     path: Annotated[of.FileName, Doc("The path.", write="write the path")]
-    present: Annotated[bool, "false: it must not be there."] = True
+    present: bool = setting("false: it must not be there.", True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from anycast.core.values.checks import BgpSession, Kind
 from anycast.core.values.checks import CommandCheck as CommandCheck  # noqa: PLC0414 - re-exported
 from anycast.core.values.checks import HttpCheck as HttpCheck  # noqa: PLC0414 - re-exported
 from anycast.core.values.checks import TcpCheck as TcpCheck  # noqa: PLC0414 - re-exported
-from anycast.core.values.described import Doc
+from anycast.core.values.described import Doc, setting
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Prefix: TypeAlias = IPv4Network | IPv6Network
@@ -57,17 +57,16 @@ class TunnelChecksum(StrEnum):
 class Tunnel:
     """How a packet is wrapped on its way to the real server. The type alone will do, where it needs no more."""
 
-    type: Annotated[
-        TunnelType,
+    type: TunnelType = setting(
         "ipip: IP in IP, 20 or 40 bytes. gue: in UDP, which NICs and routers spread well. gre: in GRE.",
-    ] = TunnelType.IPIP
-    port: Annotated[
-        of.Port,
-        Doc("With `gue`: the UDP port the real servers receive it at. There is no default.", shown=None),
-    ] = 0
-    checksum: Annotated[
-        TunnelChecksum, "nocsum, csum (gue and gre), or remcsum (gue): remote checksum offload."
-    ] = TunnelChecksum.NONE
+        TunnelType.IPIP,
+    )
+    port: of.Port = setting(
+        "With `gue`: the UDP port the real servers receive it at. There is no default.", 0, shown=None
+    )
+    checksum: TunnelChecksum = setting(
+        "nocsum, csum (gue and gre), or remcsum (gue): remote checksum offload.", TunnelChecksum.NONE
+    )
 
     def __str__(self) -> str:
         port = f" port {self.port}" if self.port else ""
@@ -101,12 +100,10 @@ CheckKind: TypeAlias = Kind
 class HoldDown:
     """What flaps is held down, in the words of RFC 2439. Each fall adds a penalty of 1, which decays."""
 
-    half_life: Annotated[of.Period, "In which a penalty decays to half of it."] = 60.0
-    suppress: Annotated[of.Penalty, "At this penalty it is held down when it falls."] = 3.0
-    reuse: Annotated[of.Penalty, "Until the penalty has decayed to this one."] = 1.5
-    max_hold: Annotated[
-        of.Hold, Doc("The longest it is held down. Default: four half-lives.", shown=None)
-    ] = 240.0
+    half_life: of.Period = setting("In which a penalty decays to half of it.", 60.0)
+    suppress: of.Penalty = setting("At this penalty it is held down when it falls.", 3.0)
+    reuse: of.Penalty = setting("Until the penalty has decayed to this one.", 1.5)
+    max_hold: of.Hold = setting("The longest it is held down. Default: four half-lives.", 240.0, shown=None)
 
     @property
     def ceiling(self) -> float:
@@ -126,25 +123,23 @@ class Check:
 
     kind: CheckKind
     address: Address | None = None
-    interval: Annotated[of.Period, "From one probe's start to the next."] = 2.0
-    fast_interval: Annotated[
-        of.Period,
-        Doc(
-            "The interval while the state is changing. Default: 500ms, or `interval` if that is shorter.",
-            shown=None,
-        ),
-    ] = 0.5
-    timeout: Annotated[of.Period, "A slower answer is a failure."] = 1.0
-    rise: Annotated[of.Count, "Successes in a row that make a real server usable."] = 2
-    fall: Annotated[of.Count, "Failures in a row that make it unusable."] = 3
-    unproven_after: Annotated[
-        of.Hold | None,
+    interval: of.Period = setting("From one probe's start to the next.", 2.0)
+    fast_interval: of.Period = setting(
+        "The interval while the state is changing. Default: 500ms, or `interval` if that is shorter.",
+        0.5,
+        shown=None,
+    )
+    timeout: of.Period = setting("A slower answer is a failure.", 1.0)
+    rise: of.Count = setting("Successes in a row that make a real server usable.", 2)
+    fall: of.Count = setting("Failures in a row that make it unusable.", 3)
+    unproven_after: of.Hold | None = setting(
         "While the check itself cannot run (its outcome is unknown) the last result counts for this long. Then what "
         "it checks is unproven, and not usable. At least `interval`. Default: three intervals.",
-    ] = None
-    hold_down: Annotated[
-        HoldDown | None, "Hold down what flaps. Default: it comes up as soon as it has risen."
-    ] = None
+        None,
+    )
+    hold_down: HoldDown | None = setting(
+        "Hold down what flaps. Default: it comes up as soon as it has risen.", None
+    )
 
     @property
     def proof_lasts(self) -> float:
@@ -248,15 +243,15 @@ class Persistence:
     on every balancer, and needs no persistence.
     """
 
-    timeout: Annotated[
-        of.PersistenceTimeout, Doc("How long it is remembered. Whole seconds, 1s to 24h.", shown="5m")
-    ] = 300
-    ipv4_prefix: Annotated[
-        of.PrefixLength4, "How many bits of its IPv4 address make a client. 24: a whole /24 is one."
-    ] = 32
-    ipv6_prefix: Annotated[
-        of.PrefixLength6, "The same for IPv6. 64: a client that changes its address stays the same one."
-    ] = 128
+    timeout: of.PersistenceTimeout = setting(
+        "How long it is remembered. Whole seconds, 1s to 24h.", 300, shown="5m"
+    )
+    ipv4_prefix: of.PrefixLength4 = setting(
+        "How many bits of its IPv4 address make a client. 24: a whole /24 is one.", 32
+    )
+    ipv6_prefix: of.PrefixLength6 = setting(
+        "The same for IPv6. 64: a client that changes its address stays the same one.", 128
+    )
 
     def __str__(self) -> str:
         return f"{self.timeout}s for each /{self.ipv4_prefix} and /{self.ipv6_prefix}"
@@ -342,62 +337,60 @@ class Bgp:
 class Node:
     """This machine."""
 
-    name: Annotated[of.Name, "How this node is called. Default: the short host name."]
-    interface: Annotated[of.Interface, "The interface that carries the VIP addresses."] = "lo"
-    runtime_dir: Annotated[
-        of.Directory, "Where the sockets and the plugin's journal lie. Emptied by a reboot."
-    ] = "/run/anycast"
-    state_dir: Annotated[of.Directory, "What survives a reboot: maintenance that somebody began."] = (
-        "/var/lib/anycast"
+    name: Annotated[of.Name, Doc("How this node is called. Default: the short host name.")]
+    interface: of.Interface = setting("The interface that carries the VIP addresses.", "lo")
+    runtime_dir: of.Directory = setting(
+        "Where the sockets and the plugin's journal lie. Emptied by a reboot.", "/run/anycast"
     )
-    exabgp_user: Annotated[of.UserName, "The user ExaBGP and its process run as."] = "anycast-exabgp"
-    listen: Annotated[
-        of.Listen,
+    state_dir: of.Directory = setting(
+        "What survives a reboot: maintenance that somebody began.", "/var/lib/anycast"
+    )
+    exabgp_user: of.UserName = setting("The user ExaBGP and its process run as.", "anycast-exabgp")
+    listen: of.Listen = setting(
         "Address and port of the status page, the metrics and the health endpoints. Read-only.",
-    ] = "127.0.0.1:9644"
+        "127.0.0.1:9644",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
     """How long things may take. A time is written `500ms`, `2s`, `1m`, or as a number of seconds."""
 
-    lease_ttl: Annotated[
-        of.LeaseTtl, "How long the node's routes outlive a dead or hung agent. 500ms to 30s."
-    ] = 2.0
-    drain: Annotated[
-        of.Pause,
-        "How long a route that is to go is announced with GRACEFUL_SHUTDOWN before it is withdrawn.",
-    ] = 2.0
-    settle: Annotated[
-        of.Pause,
+    lease_ttl: of.LeaseTtl = setting(
+        "How long the node's routes outlive a dead or hung agent. 500ms to 30s.", 2.0
+    )
+    drain: of.Pause = setting(
+        "How long a route that is to go is announced with GRACEFUL_SHUTDOWN before it is withdrawn.", 2.0
+    )
+    settle: of.Pause = setting(
         "How long routers have to follow a withdraw: until then maintenance does not go on, and a VIP that is no "
         "longer configured stays in the kernel, for packets under way.",
-    ] = 1.0
-    quiet_rate: Annotated[
-        of.PacketRate,
-        "Maintenance is `down` once the VIPs take in no more packets a second than this. 0 to 1000000.",
-    ] = 1
-    quiet_limit: Annotated[
-        of.Pause, "How long maintenance waits for that, before it is `down` all the same. 0 to 10m."
-    ] = 30.0
-    reconcile: Annotated[
-        of.Reconcile, "How often the kernel is read back and repaired when nothing else happens."
-    ] = 5.0
-    server_drain: Annotated[
-        of.ServerDrain,
+        1.0,
+    )
+    quiet_rate: of.PacketRate = setting(
+        "Maintenance is `down` once the VIPs take in no more packets a second than this. 0 to 1000000.", 1
+    )
+    quiet_limit: of.Pause = setting(
+        "How long maintenance waits for that, before it is `down` all the same. 0 to 10m.", 30.0
+    )
+    reconcile: of.Reconcile = setting(
+        "How often the kernel is read back and repaired when nothing else happens.", 5.0
+    )
+    server_drain: of.ServerDrain = setting(
         "How long a real server that was taken out of the configuration keeps the connections it has. It gets no new "
         "ones, and goes earlier when the last has ended. 0 to 24h.",
-    ] = 60.0
-    start_hold: Annotated[
-        of.Pause,
+        60.0,
+    )
+    start_hold: of.Pause = setting(
         "How long after the agent's start a VIP's kernel, servers and checks must be as they should be, without a "
         "break, before it is announced. Together with the start it should stay below `lease_ttl`, or every restart "
         "withdraws. After the second crash within 10 minutes it is 2s or twice this, and doubles with each. 0 to "
         "10m.",
-    ] = 0.0
-    start_hold_limit: Annotated[
-        of.Pause, Doc("How long crashes make that at the most; 0: they do not. 0 to 10m.", shown="1m")
-    ] = 60.0
+        0.0,
+    )
+    start_hold_limit: of.Pause = setting(
+        "How long crashes make that at the most; 0: they do not. 0 to 10m.", 60.0, shown="1m"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -408,19 +401,16 @@ class Timeouts:
     service of the machine.
     """
 
-    tcp: Annotated[
-        of.KernelTimeout,
-        Doc(
-            "An established TCP connection. Should exceed the keepalive interval of clients and servers: a "
-            "connection that was forgotten is scheduled anew with its next packet.",
-            shown="15m",
-        ),
-    ] = 900
-    tcp_fin: Annotated[of.KernelTimeout, Doc("A TCP connection after a FIN.", shown="2m")] = 120
-    udp: Annotated[
-        of.KernelTimeout,
-        Doc("UDP packets between the same addresses and ports, where `one_packet` is false.", shown="5m"),
-    ] = 300
+    tcp: of.KernelTimeout = setting(
+        "An established TCP connection. Should exceed the keepalive interval of clients and servers: a connection "
+        "that was forgotten is scheduled anew with its next packet.",
+        900,
+        shown="15m",
+    )
+    tcp_fin: of.KernelTimeout = setting("A TCP connection after a FIN.", 120, shown="2m")
+    udp: of.KernelTimeout = setting(
+        "UDP packets between the same addresses and ports, where `one_packet` is false.", 300, shown="5m"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -440,10 +430,10 @@ class ConnectionSync:
             write="write the interface between the balancers",
         ),
     ]
-    id: Annotated[of.SyncId, "Balancers of one fleet share it; what comes with another one is ignored."] = 1
-    group: Annotated[of.Group, "The multicast group, IPv4 or IPv6."] = IPv4Address("224.0.0.81")
-    port: Annotated[of.Port, "The UDP port."] = 8848
-    ttl: Annotated[of.TimeToLive, "Time to live of the messages; 1 keeps them on the link."] = 1
+    id: of.SyncId = setting("Balancers of one fleet share it; what comes with another one is ignored.", 1)
+    group: of.Group = setting("The multicast group, IPv4 or IPv6.", IPv4Address("224.0.0.81"))
+    port: of.Port = setting("The UDP port.", 8848)
+    ttl: of.TimeToLive = setting("Time to live of the messages; 1 keeps them on the link.", 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

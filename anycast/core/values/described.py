@@ -1,7 +1,7 @@
 """How a setting is described where it is defined.
 
-The class of a section, or of a kind of check, is its one description: names, defaults, and for each setting what it
-means, as a string or a `Doc` in its annotation. The reader of the configuration, its reference and its JSON Schema are
+The class of a section, or of a kind of check, is its one description: names, types, defaults, and what each setting
+means: by `setting`, or by a `Doc` in the annotation of what has no default. The reader of the configuration, its reference and its JSON Schema are
 made of it (`anycast.config.schema.part`).
 
 The aliases say what a setting holds; `anycast.config.schema.scalars` has the bounds of each under the same name.
@@ -9,9 +9,11 @@ The aliases say what a setting holds; `anycast.config.schema.scalars` has the bo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,11 @@ class Doc:
     shown: str | None = ""
     lacks: str = "it is missing"
     write: str = ""
+
+
+def setting(text: str, default: T, *, shown: str | None = "", repr: bool = True) -> T:  # noqa: A002
+    """A field with its default, and what it means: see `Doc`."""
+    return field(default=default, repr=repr, metadata={"doc": Doc(text, shown)})
 
 
 @dataclass(frozen=True, slots=True)

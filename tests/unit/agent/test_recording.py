@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anycast.agent.recording import BadRecordingError, Recorder, _Reader, _Writer, replay
+from anycast.config.load import load
 from anycast.core import events as ev
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.maintenance.stages import NODE
@@ -22,6 +23,8 @@ from tests.property.worlds import CONFIGS
 from tests.unit.agent.test_engine import WEB, Site, play, running
 from tests.unit.ops.node import CONFIG, Node
 from tests.unit.ops.test_documents import HAPPENINGS, RICH
+
+FULL = load(Path(__file__).parents[3] / "examples" / "full.yaml", hostname="lb1").config
 
 
 class Recorded(Node):
@@ -104,6 +107,10 @@ def test_a_reading_that_was_the_one_before_is_still_that() -> None:
 @pytest.mark.parametrize("config", [*CONFIGS, CONFIG, RICH])
 def test_a_configuration_survives_the_recording(config: Config) -> None:
     assert _Reader().read(json.loads(json.dumps(_Writer().write(config)))) == config
+
+
+def test_everything_that_can_be_written_can_be_recorded() -> None:
+    assert _Reader().read(json.loads(json.dumps(_Writer().write(FULL)))).require == FULL.require
 
 
 def test_no_secret_is_written_and_checks_that_differ_by_one_still_differ() -> None:

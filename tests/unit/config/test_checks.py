@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from anycast.config import schema
 from anycast.config.changes import changes
 from anycast.config.load import loads
 from anycast.config.problem import ConfigError
+from anycast.config.schema.checks import CHECKS
 from anycast.core.dataplane.members import target_names, uses
 from anycast.core.health.aim import targets_of
 from anycast.core.values import checks as kinds
@@ -71,8 +71,8 @@ def test_every_key_of_every_kind_stands_in_the_full_example() -> None:
                 written.setdefault(here["type"], set()).update(here)
         elif isinstance(here, list):
             found += here
-    common = set(schema.CHECKS["tcp"].model_fields) - {"to"}
-    for name, kind in schema.CHECKS.items():
+    common = set(CHECKS["tcp"].model_fields) - {"to"}
+    for name, kind in CHECKS.items():
         shown = written.get("https" if name == "http" else name, set())
         assert set(kind.model_fields) - common <= shown, name
     assert common <= set().union(*written.values())
