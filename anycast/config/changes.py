@@ -10,26 +10,8 @@ from typing import Any, TypeVar
 from anycast.analysis import maglev
 from anycast.core.dataplane.members import versions
 from anycast.core.hooks import Hook, Webhook
+from anycast.core.values import configuration as model
 from anycast.core.values.checks import BgpSession, LoadCheck, SyslogCanaryCheck, TcpVipCheck
-from anycast.core.values.configuration import (
-    Address,
-    Check,
-    CheckKind,
-    CommandCheck,
-    Config,
-    ConnectionSync,
-    HttpCheck,
-    Neighbor,
-    Pool,
-    Quorum,
-    RealServer,
-    Rule,
-    Scheduler,
-    Service,
-    Timeouts,
-    Tree,
-    Vip,
-)
 
 T = TypeVar("T")
 
@@ -39,7 +21,7 @@ RENDER = "restart ExaBGP, with its configuration rendered again"
 BFD = "render the configuration of bfdd and of the routers again (`anycast render frr-bfd`, `router-…`)"
 
 
-def changes(old: Config, new: Config) -> tuple[str, ...]:
+def changes(old: model.Config, new: model.Config) -> tuple[str, ...]:
     """One line for each change, `pool web: server rs5 added`; what asks for more than a reload says so.
 
     Secrets are not shown. What has another name and is the same otherwise is said to be renamed, and the rest of what
@@ -68,16 +50,18 @@ def _renamed(old: Mapping[str, AbstractSet[Any]], new: Mapping[str, AbstractSet[
     return names
 
 
-def _renamed_vips(old: Config, new: Config) -> dict[str, str]:
+def _renamed_vips(old: model.Config, new: model.Config) -> dict[str, str]:
     """By a common address."""
     return _renamed(*({vip.name: {*vip.addresses} for vip in one.vips} for one in (old, new)))
 
 
-def _renamed_pools(old: Config, new: Config, vips: Mapping[str, str]) -> dict[str, str]:
+def _renamed_pools(old: model.Config, new: model.Config, vips: Mapping[str, str]) -> dict[str, str]:
     """By an address of a real server that the same service uses."""
 
-    def uses(config: Config, names: Mapping[str, str]) -> dict[str, set[tuple[str, str, Address]]]:
-        found: dict[str, set[tuple[str, str, Address]]] = {}
+    def uses(
+        config: model.Config, names: Mapping[str, str]
+    ) -> dict[str, set[tuple[str, str, model.Address]]]:
+        found: dict[str, set[tuple[str, str, model.Address]]] = {}
         for vip, service in _services(config):
             use = names.get(vip.name, vip.name), service.name
             addresses = (one for server in service.pool.servers for one in server.addresses)
@@ -87,7 +71,7 @@ def _renamed_pools(old: Config, new: Config, vips: Mapping[str, str]) -> dict[st
     return _renamed(uses(old, vips), uses(new, {}))
 
 
-def _services(config: Config) -> Iterator[tuple[Vip, Service]]:
+def _services(config: model.Config) -> Iterator[tuple[model.Vip, model.Service]]:
     return ((vip, service) for vip in config.vips for service in vip.services)
 
 
@@ -146,11 +130,11 @@ def _text(value: object) -> str:
             return f"[{', '.join(sorted(map(str, value)))}]"
         case tuple():
             return f"[{', '.join(map(str, value))}]"
-        case Timeouts():
+        case model.Timeouts():
             return f"tcp {value.tcp}s, tcp_fin {value.tcp_fin}s, udp {value.udp}s"
-        case ConnectionSync():
+        case model.ConnectionSync():
             return f"id {value.id} on {value.interface}, {value.group} port {value.port}, ttl {value.ttl}"
-        case Quorum():
+        case model.Quorum():
             return f"low {value.low}, high {value.high}"
         case _:
             return str(value)
@@ -160,13 +144,13 @@ def _names(value: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(value)]
 
 
-def _node(old: Config, new: Config) -> Iterator[str]:
+def _node(old: model.Config, new: model.Config) -> Iterator[str]:
     for name, change in _fields(old.node, new.node, _names(old.node)):
         too = f" and {RENDER}" if name in ("runtime_dir", "exabgp_user") else ""
         yield f"node: {name} {change}: {RESTART}{too}"
 
 
-def _settings(old: Config, new: Config) -> Iterator[str]:
+def _settings(old: model.Config, new: model.Config) -> Iterator[str]:
     for title, field, words in (
         ("ipvs", "ipvs_exclusive", ("shared", "exclusive")),
         ("sysctls", "manage_sysctls", ("check", "manage")),
@@ -181,7 +165,7 @@ def _settings(old: Config, new: Config) -> Iterator[str]:
         yield f"{name}: {change}"
 
 
-def _bgp(old: Config, new: Config) -> Iterator[str]:
+def _bgp(old: model.Config, new: model.Config) -> Iterator[str]:
     for name, change in _fields(old.bgp, new.bgp, ("local_as", "router_id", "hold_time")):
         yield f"bgp: {name} {change}: {RENDER}"
     for name, change in _fields(old.bgp, new.bgp, ("next_hop_v4", "next_hop_v6")):
@@ -198,7 +182,7 @@ def _bgp(old: Config, new: Config) -> Iterator[str]:
     )
 
 
-def _neighbor(old: Neighbor, new: Neighbor) -> Iterator[str]:
+def _neighbor(old: model.Neighbor, new: model.Neighbor) -> Iterator[str]:
     what = [
         f"{name} {change}" for name, change in _fields(old, new, ("remote_as", "local_address", "passive"))
     ]
@@ -212,11 +196,11 @@ def _neighbor(old: Neighbor, new: Neighbor) -> Iterator[str]:
         yield f"bgp: neighbor {new.address} {name} {change}: {BFD}"
 
 
-def _families(neighbor: Neighbor) -> str:
+def _families(neighbor: model.Neighbor) -> str:
     return f"[{', '.join(f'ipv{version}' for version in sorted(neighbor.families))}]"
 
 
-def _pools(old: Config, new: Config, renamed: Mapping[str, str]) -> Iterator[str]:
+def _pools(old: model.Config, new: model.Config, renamed: Mapping[str, str]) -> Iterator[str]:
     """The same servers may stand in a pool with several checks: those are told with the services."""
     yield from (f"pool {before} is renamed to {after}" for before, after in renamed.items())
     before, after = (
@@ -226,7 +210,7 @@ def _pools(old: Config, new: Config, renamed: Mapping[str, str]) -> Iterator[str
     yield from _members(before, after, ("pool {}: no longer served", "pool {}: served"), _servers)
 
 
-def _servers(old: Pool, new: Pool) -> Iterator[str]:
+def _servers(old: model.Pool, new: model.Pool) -> Iterator[str]:
     pool = f"pool {new.name}"
     words = (
         f"{pool}: server {{}} removed",
@@ -234,7 +218,7 @@ def _servers(old: Pool, new: Pool) -> Iterator[str]:
         f"{pool}: servers in another order",
     )
 
-    def differ(old: RealServer, new: RealServer) -> Iterator[str]:
+    def differ(old: model.RealServer, new: model.RealServer) -> Iterator[str]:
         for field, change in _fields(old, new, ("addresses", "weight", "port")):
             yield f"{pool}: server {new.name} {field} {change}"
         for field, change in _fields(old, new, ("upper", "lower")):
@@ -243,7 +227,9 @@ def _servers(old: Pool, new: Pool) -> Iterator[str]:
     yield from _members(_by_name(old.servers, {}), _by_name(new.servers, {}), words, differ)
 
 
-def _vips(old: Config, new: Config, renamed: Mapping[str, str], pools: Mapping[str, str]) -> Iterator[str]:
+def _vips(
+    old: model.Config, new: model.Config, renamed: Mapping[str, str], pools: Mapping[str, str]
+) -> Iterator[str]:
     yield from (f"VIP {before} is renamed to {after}" for before, after in renamed.items())
     words = ("vip {}: removed", "vip {}: added", "vips: in another order")
     yield from _members(
@@ -253,7 +239,7 @@ def _vips(old: Config, new: Config, renamed: Mapping[str, str], pools: Mapping[s
         yield f"vips: the addresses this node may announce changed: {RENDER}"
 
 
-def _vip(old: Vip, new: Vip, pools: Mapping[str, str]) -> Iterator[str]:
+def _vip(old: model.Vip, new: model.Vip, pools: Mapping[str, str]) -> Iterator[str]:
     title = f"vip {new.name}:"
     for name, change in _fields(old, new, ("addresses", "med", "communities", "large_communities")):
         yield f"{title} {name} {change}"
@@ -271,7 +257,7 @@ def _vip(old: Vip, new: Vip, pools: Mapping[str, str]) -> Iterator[str]:
     )
 
 
-def _service(title: str, old: Service, new: Service, pools: Mapping[str, str]) -> Iterator[str]:
+def _service(title: str, old: model.Service, new: model.Service, pools: Mapping[str, str]) -> Iterator[str]:
     names = (
         "scheduler",
         "flags",
@@ -291,8 +277,8 @@ def _service(title: str, old: Service, new: Service, pools: Mapping[str, str]) -
         yield f"{title} check {_check(old.pool.check, new.pool.check)}"
 
 
-def _check(old: Tree, new: Tree) -> str:
-    if not isinstance(old, Check) or not isinstance(new, Check):
+def _check(old: model.Tree, new: model.Tree) -> str:
+    if not isinstance(old, model.Check) or not isinstance(new, model.Check):
         return _arrow(_part(old), _part(new))
     what = [f"{name} {change}" for name, change in _fields(old, new, _names(old)[1:])]
     if old.kind != new.kind:
@@ -301,7 +287,7 @@ def _check(old: Tree, new: Tree) -> str:
     return ", ".join(what)
 
 
-def described(kind: CheckKind) -> str:
+def described(kind: model.CheckKind) -> str:
     """A kind of check in words, secrets left out."""
     return _kind(kind)
 
@@ -310,33 +296,33 @@ def _arrow(old: str, new: str) -> str:
     return f"{old} -> {new}" if old != new else f"{new}, with other settings"
 
 
-def _part(part: Tree | None) -> str:
+def _part(part: model.Tree | None) -> str:
     """`2 of a, b (weight 2)`: what is named is not told again."""
     match part:
         case None:
             return "none"
-        case Rule(parts=parts):
+        case model.Rule(parts=parts):
             names = ", ".join(
                 one.name if one.weight == 1 else f"{one.name} (weight {one.weight})" for one in parts
             )
             return f"{part.needed} of {names}"
-        case Check():
+        case model.Check():
             return _kind(part.kind)
         case BgpSession():
             return str(part)
 
 
-def _require(title: str, old: Tree | None, new: Tree | None) -> Iterator[str]:
+def _require(title: str, old: model.Tree | None, new: model.Tree | None) -> Iterator[str]:
     if old != new:
         yield f"{title} require {_arrow(_part(old), _part(new))}"
 
 
-def _kind(kind: CheckKind) -> str:
+def _kind(kind: model.CheckKind) -> str:
     port = f" on port {where}" if (where := getattr(kind, "port", None)) is not None else ""
     match kind:
-        case CommandCheck():
+        case model.CommandCheck():
             return f"command {' '.join(kind.argv)}"
-        case HttpCheck():
+        case model.HttpCheck():
             verify = " without verifying" if kind.tls and not kind.verify else ""
             host = f" for {kind.host}" if kind.host else ""
             expecting = f"expecting {_statuses(kind.expect)}"
@@ -350,7 +336,7 @@ def _kind(kind: CheckKind) -> str:
             return f"{kind.type}{port}{_told(kind, frozenset({'port'}))}"
 
 
-def _told(kind: CheckKind, known: frozenset[str] = frozenset()) -> str:
+def _told(kind: model.CheckKind, known: frozenset[str] = frozenset()) -> str:
     """The settings that are not at their default, secrets left out."""
     words = [
         f"{field.name} {value:g}" if isinstance(kind, LoadCheck) else f"{field.name} {_text(value)}"
@@ -360,7 +346,7 @@ def _told(kind: CheckKind, known: frozenset[str] = frozenset()) -> str:
     return "".join(f", {word}" for word in words)
 
 
-def _hidden(old: CheckKind, new: CheckKind) -> str:
+def _hidden(old: model.CheckKind, new: model.CheckKind) -> str:
     """What changed in settings that are not shown."""
     names = [
         field.name
@@ -381,13 +367,15 @@ def _statuses(expect: frozenset[int]) -> str:
     return ",".join(words)
 
 
-def _flows(old: Config, new: Config, vips: Mapping[str, str], pools: Mapping[str, str]) -> Iterator[str]:
+def _flows(
+    old: model.Config, new: model.Config, vips: Mapping[str, str], pools: Mapping[str, str]
+) -> Iterator[str]:
     """What other Maglev tables do: once for each pool, by its first service, or for a service with another pool."""
     titles: set[str] = set()
     before = {(vips.get(vip.name, vip.name), service.name): service for vip, service in _services(old)}
     for vip, service in _services(new):
         was = before.get((vip.name, service.name))
-        if was is None or not was.scheduler is service.scheduler is Scheduler.MH:
+        if was is None or not was.scheduler is service.scheduler is model.Scheduler.MH:
             continue
         name = service.pool.name
         same = pools.get(was.pool.name, was.pool.name) == name
@@ -397,7 +385,7 @@ def _flows(old: Config, new: Config, vips: Mapping[str, str], pools: Mapping[str
             yield f"{title}: {what}"
 
 
-def _moved(old: Service, new: Service, vip: Vip, *, known: bool) -> str:
+def _moved(old: model.Service, new: model.Service, vip: model.Vip, *, known: bool) -> str:
     """In words how many flows change their real server; empty: none. `known`: with the figure."""
     tables = {
         version: (maglev.entries(old, version), maglev.entries(new, version)) for version in versions(vip)
@@ -413,11 +401,11 @@ def _moved(old: Service, new: Service, vip: Vip, *, known: bool) -> str:
     return f"{maglev.spelt(share)} of {whose} will go to other real servers" if share else ""
 
 
-def _prefixes(config: Config) -> set[Address]:
+def _prefixes(config: model.Config) -> set[model.Address]:
     return {address for vip in config.vips for address in vip.addresses}
 
 
-def _hooks(old: Config, new: Config) -> Iterator[str]:
+def _hooks(old: model.Config, new: model.Config) -> Iterator[str]:
     words = ("hook {}: removed", "hook {}: added", "hooks: in another order")
     yield from _members(_by_name(old.hooks, {}), _by_name(new.hooks, {}), words, _hook)
 
