@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from anycast.analysis import maglev
@@ -76,26 +77,29 @@ def _services(config: model.Config) -> Iterator[tuple[model.Vip, model.Service]]
 
 
 def _members(
+    where: str,
+    noun: str,
     old: Mapping[Any, T],
     new: Mapping[Any, T],
-    words: tuple[str, ...],
     differ: Callable[[T, T], Iterable[str]],
+    *,
+    more: str = "",
 ) -> Iterator[str]:
     """What is gone, what is new, how differs what has stayed, and whether it has another order.
 
-    `words`: what is said of the first two, with {} for the name, and of the last, if anything.
+    `where` they are, if not at the top; `more`: what a reload does not do when they come and go.
     """
-    gone, added, *reordered = words
-    yield from (gone.format(name) for name in old if name not in new)
-    yield from (added.format(name) for name in new if name not in old)
+    title = f"{where}: {noun} {{}}" if where else f"{noun} {{}}:"
+    yield from (f"{title.format(name)} removed{more}" for name in old if name not in new)
+    yield from (f"{title.format(name)} added{more}" for name in new if name not in old)
     stayed = [name for name in old if name in new]
     for name in stayed:
         yield from differ(old[name], new[name])
     if stayed != [name for name in new if name in old]:
-        yield from reordered
+        yield f"{where}: {noun}s in another order" if where else f"{noun}s: in another order"
 
 
-def _by_name(members: Iterable[Any], renamed: Mapping[str, str]) -> dict[str, Any]:
+def _by_name(members: Iterable[Any], renamed: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
     return {renamed.get(one.name, one.name): one for one in members}
 
 
@@ -170,16 +174,8 @@ def _bgp(old: model.Config, new: model.Config) -> Iterator[str]:
         yield f"bgp: {name} {change}: {RENDER}"
     for name, change in _fields(old.bgp, new.bgp, ("next_hop_v4", "next_hop_v6")):
         yield f"bgp: {name} {change}"
-    yield from _members(
-        {neighbor.address: neighbor for neighbor in old.bgp.neighbors},
-        {neighbor.address: neighbor for neighbor in new.bgp.neighbors},
-        (
-            f"bgp: neighbor {{}} removed: {RENDER}",
-            f"bgp: neighbor {{}} added: {RENDER}",
-            "bgp: neighbors in another order",
-        ),
-        _neighbor,
-    )
+    before, after = ({one.address: one for one in config.bgp.neighbors} for config in (old, new))
+    yield from _members("bgp", "neighbor", before, after, _neighbor, more=f": {RENDER}")
 
 
 def _neighbor(old: model.Neighbor, new: model.Neighbor) -> Iterator[str]:
@@ -207,54 +203,43 @@ def _pools(old: model.Config, new: model.Config, renamed: Mapping[str, str]) -> 
         {names.get(service.pool.name, service.pool.name): service.pool for _, service in _services(one)}
         for one, names in ((old, renamed), (new, {}))
     )
-    yield from _members(before, after, ("pool {}: no longer served", "pool {}: served"), _servers)
+    yield from (f"pool {name}: no longer served" for name in before if name not in after)
+    yield from (f"pool {name}: served" for name in after if name not in before)
+    for name in (name for name in before if name in after):
+        yield from _servers(before[name], after[name])
 
 
 def _servers(old: model.Pool, new: model.Pool) -> Iterator[str]:
-    pool = f"pool {new.name}"
-    words = (
-        f"{pool}: server {{}} removed",
-        f"{pool}: server {{}} added",
-        f"{pool}: servers in another order",
-    )
-
     def differ(old: model.RealServer, new: model.RealServer) -> Iterator[str]:
         for field, change in _fields(old, new, ("addresses", "weight", "port")):
-            yield f"{pool}: server {new.name} {field} {change}"
+            yield f"pool {pool}: server {new.name} {field} {change}"
         for field, change in _fields(old, new, ("upper", "lower")):
-            yield f"{pool}: server {new.name} {field}_threshold {change}"
+            yield f"pool {pool}: server {new.name} {field}_threshold {change}"
 
-    yield from _members(_by_name(old.servers, {}), _by_name(new.servers, {}), words, differ)
+    pool = new.name
+    yield from _members(f"pool {pool}", "server", _by_name(old.servers), _by_name(new.servers), differ)
 
 
 def _vips(
     old: model.Config, new: model.Config, renamed: Mapping[str, str], pools: Mapping[str, str]
 ) -> Iterator[str]:
     yield from (f"VIP {before} is renamed to {after}" for before, after in renamed.items())
-    words = ("vip {}: removed", "vip {}: added", "vips: in another order")
-    yield from _members(
-        _by_name(old.vips, renamed), _by_name(new.vips, {}), words, lambda old, new: _vip(old, new, pools)
-    )
+    before, after = _by_name(old.vips, renamed), _by_name(new.vips)
+    yield from _members("", "vip", before, after, lambda old, new: _vip(old, new, pools))
     if _prefixes(old) != _prefixes(new):
         yield f"vips: the addresses this node may announce changed: {RENDER}"
 
 
 def _vip(old: model.Vip, new: model.Vip, pools: Mapping[str, str]) -> Iterator[str]:
-    title = f"vip {new.name}:"
+    title = f"vip {new.name}"
     for name, change in _fields(old, new, ("addresses", "med", "communities", "large_communities")):
-        yield f"{title} {name} {change}"
-    yield from _require(title, old.require, new.require)
-    words = (
-        f"{title} service {{}} removed",
-        f"{title} service {{}} added",
-        f"{title} services in another order",
-    )
-    yield from _members(
-        _by_name(old.services, {}),
-        _by_name(new.services, {}),
-        words,
-        lambda old, new: _service(f"{title} service {new.name}", old, new, pools),
-    )
+        yield f"{title}: {name} {change}"
+    yield from _require(f"{title}:", old.require, new.require)
+
+    def differ(old: model.Service, new: model.Service) -> Iterator[str]:
+        return _service(f"{title}: service {new.name}", old, new, pools)
+
+    yield from _members(title, "service", _by_name(old.services), _by_name(new.services), differ)
 
 
 def _service(title: str, old: model.Service, new: model.Service, pools: Mapping[str, str]) -> Iterator[str]:
@@ -406,8 +391,7 @@ def _prefixes(config: model.Config) -> set[model.Address]:
 
 
 def _hooks(old: model.Config, new: model.Config) -> Iterator[str]:
-    words = ("hook {}: removed", "hook {}: added", "hooks: in another order")
-    yield from _members(_by_name(old.hooks, {}), _by_name(new.hooks, {}), words, _hook)
+    yield from _members("", "hook", _by_name(old.hooks), _by_name(new.hooks), _hook)
 
 
 def _hook(old: Hook, new: Hook) -> Iterator[str]:
