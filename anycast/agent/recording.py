@@ -26,7 +26,7 @@ from anycast.core.events import Event
 from anycast.core.health import phase
 from anycast.core.maintenance import stages
 from anycast.core.maintenance.stages import Maintenance
-from anycast.core.values import checks, configuration, report, route
+from anycast.core.values import checks, configuration, described, report, route
 from anycast.core.values.configuration import Config, Target
 from anycast.core.vip import decide
 
@@ -39,6 +39,7 @@ _MODULES: tuple[ModuleType, ...] = (
     checks,
     configuration,
     decide,
+    described,
     events,
     hooks,
     ipvs,
