@@ -59,11 +59,11 @@ async def _dispatch(target: Target, progress: Progress) -> Finding:
 
 def _checks() -> Mapping[type, Callable[..., Awaitable[Finding]]]:
     """What runs each kind: `check(kind, address, port, progress)` of its module, or the function that it names."""
-    found: dict[type, Any] = {}
+    functions: dict[type, Any] = {}
     for kind in KINDS:
         module, _, function = (kind.PROBE or kind.TYPE).partition(".")
-        found[kind] = getattr(import_module(f"anycast.probes.{module}"), function or "check")
-    return found
+        functions[kind] = getattr(import_module(f"anycast.probes.{module}"), function or "check")
+    return functions
 
 
 CHECKS = _checks()
