@@ -53,7 +53,7 @@ def _renamed(old: Mapping[str, AbstractSet[Any]], new: Mapping[str, AbstractSet[
 
 def _renamed_vips(old: model.Config, new: model.Config) -> dict[str, str]:
     """By a common address."""
-    return _renamed(*({vip.name: {*vip.addresses} for vip in one.vips} for one in (old, new)))
+    return _renamed(*({vip.name: {*vip.addresses} for vip in config.vips} for config in (old, new)))
 
 
 def _renamed_pools(old: model.Config, new: model.Config, vips: Mapping[str, str]) -> dict[str, str]:
@@ -62,12 +62,12 @@ def _renamed_pools(old: model.Config, new: model.Config, vips: Mapping[str, str]
     def uses(
         config: model.Config, names: Mapping[str, str]
     ) -> dict[str, set[tuple[str, str, model.Address]]]:
-        found: dict[str, set[tuple[str, str, model.Address]]] = {}
+        shared: dict[str, set[tuple[str, str, model.Address]]] = {}
         for vip, service in _services(config):
             use = names.get(vip.name, vip.name), service.name
-            addresses = (one for server in service.pool.servers for one in server.addresses)
-            found.setdefault(service.pool.name, set()).update((*use, one) for one in addresses)
-        return found
+            addresses = (address for server in service.pool.servers for address in server.addresses)
+            shared.setdefault(service.pool.name, set()).update((*use, address) for address in addresses)
+        return shared
 
     return _renamed(uses(old, vips), uses(new, {}))
 
@@ -100,7 +100,7 @@ def _members(
 
 
 def _by_name(members: Iterable[Any], renamed: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
-    return {renamed.get(one.name, one.name): one for one in members}
+    return {renamed.get(member.name, member.name): member for member in members}
 
 
 _WITHOUT = {"persistence": "none", "expire_failed": "never", "timeouts": "left as they are"}
@@ -110,11 +110,13 @@ _WITHOUT |= dict.fromkeys(("connection_sync", "bfd", "token", "signature"), "non
 def _fields(old: Any, new: Any, names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Name and `old -> new` of the fields that differ."""
     for name in names:
-        values = [getattr(one, name) for one in (old, new)]
+        values = [getattr(side, name) for side in (old, new)]
         if values[0] != values[1]:
             yield (
                 name,
-                " -> ".join(_WITHOUT.get(name, "default") if one is None else _text(one) for one in values),
+                " -> ".join(
+                    _WITHOUT.get(name, "default") if value is None else _text(value) for value in values
+                ),
             )
 
 
@@ -159,7 +161,7 @@ def _settings(old: model.Config, new: model.Config) -> Iterator[str]:
         ("ipvs", "ipvs_exclusive", ("shared", "exclusive")),
         ("sysctls", "manage_sysctls", ("check", "manage")),
     ):
-        before, after = (words[getattr(one, field)] for one in (old, new))
+        before, after = (words[getattr(config, field)] for config in (old, new))
         if before != after:
             yield f"{title}: {before} -> {after}"
     yield from _require("node:", old.require, new.require)
@@ -174,7 +176,7 @@ def _bgp(old: model.Config, new: model.Config) -> Iterator[str]:
         yield f"bgp: {name} {change}: {RENDER}"
     for name, change in _fields(old.bgp, new.bgp, ("next_hop_v4", "next_hop_v6")):
         yield f"bgp: {name} {change}"
-    before, after = ({one.address: one for one in config.bgp.neighbors} for config in (old, new))
+    before, after = ({router.address: router for router in config.bgp.neighbors} for config in (old, new))
     yield from _members("bgp", "neighbor", before, after, _neighbor, more=f": {RENDER}")
 
 
@@ -200,8 +202,8 @@ def _pools(old: model.Config, new: model.Config, renamed: Mapping[str, str]) -> 
     """The same servers may stand in a pool with several checks: those are told with the services."""
     yield from (f"pool {before} is renamed to {after}" for before, after in renamed.items())
     before, after = (
-        {names.get(service.pool.name, service.pool.name): service.pool for _, service in _services(one)}
-        for one, names in ((old, renamed), (new, {}))
+        {names.get(service.pool.name, service.pool.name): service.pool for _, service in _services(config)}
+        for config, names in ((old, renamed), (new, {}))
     )
     yield from (f"pool {name}: no longer served" for name in before if name not in after)
     yield from (f"pool {name}: served" for name in after if name not in before)

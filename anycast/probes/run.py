@@ -64,11 +64,11 @@ async def _dispatch(target: Target, progress: Progress) -> Finding:
 
 def _checks() -> Mapping[type, Callable[..., Awaitable[Finding]]]:
     """What runs each kind: `check(kind, address, port, progress)` of its module, or the function that it names."""
-    found: dict[type, Any] = {}
-    for kind in (one for one in KINDS if one.PROBE != "sweep"):
+    functions: dict[type, Any] = {}
+    for kind in (kind for kind in KINDS if kind.PROBE != "sweep"):
         module, _, function = (kind.PROBE or kind.TYPE).partition(".")
-        found[kind] = getattr(import_module(f"anycast.probes.{module}"), function or "check")
-    return found
+        functions[kind] = getattr(import_module(f"anycast.probes.{module}"), function or "check")
+    return functions
 
 
 CHECKS = _checks()

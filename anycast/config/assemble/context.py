@@ -83,7 +83,7 @@ class Context:
     def unknown(self, path: Path, section: str, name: str) -> None:
         if not self._source.complete or not self.whole((section, name)):
             return
-        known = [one for one in self.written(section) if NAME.match(one)]
+        known = [other for other in self.written(section) if NAME.match(other)]
         if near := difflib.get_close_matches(name, known, n=1):
             do = f"did you mean {near[0]}?"
         else:
@@ -128,7 +128,7 @@ class Context:
         if isinstance(value, list) and isinstance(default, frozenset):
             return frozenset().union(*value)
         if isinstance(value, list):
-            return tuple(self._plain((*path, n), one, None) for n, one in enumerate(value))
+            return tuple(self._plain((*path, n), item, None) for n, item in enumerate(value))
         return value
 
 

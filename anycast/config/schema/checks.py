@@ -141,7 +141,7 @@ _FORMS: Mapping[type[kinds.Kind], type] = {
     kinds.BannerCheck: Banner,
     kinds.SyslogCheck: Syslog,
 }
-_OF_TLS = [one.name for one in fields(kinds.Tls)]
+_OF_TLS = [field.name for field in fields(kinds.Tls)]
 
 
 def _probed(kind: type[kinds.Kind], name: str, without: list[str]) -> type[Part]:
@@ -163,14 +163,14 @@ def _probed(kind: type[kinds.Kind], name: str, without: list[str]) -> type[Part]
 
 def _checks() -> Mapping[str, type[Part]]:
     """The mapping of each kind, by its name."""
-    found: dict[str, type[Part]] = {}
+    mappings: dict[str, type[Part]] = {}
     for kind in kinds.KINDS:
         if kind is kinds.HttpCheck:
-            found["http"] = _probed(kind, "http", ["tls", *_OF_TLS])
-            found["https"] = _probed(kind, "https", ["tls"])
-        elif kind.TYPE not in found:
-            found[kind.TYPE] = _probed(kind, kind.TYPE, [])
-    return found | {"bgp": BgpCheck, "all": AllCheck, "any": AnyCheck, "at_least": AtLeastCheck}
+            mappings["http"] = _probed(kind, "http", ["tls", *_OF_TLS])
+            mappings["https"] = _probed(kind, "https", ["tls"])
+        elif kind.TYPE not in mappings:
+            mappings[kind.TYPE] = _probed(kind, kind.TYPE, [])
+    return mappings | {"bgp": BgpCheck, "all": AllCheck, "any": AnyCheck, "at_least": AtLeastCheck}
 
 
 CHECKS: Mapping[str, type[Part]] = _checks()
@@ -194,7 +194,7 @@ def _form_of_reference(value: Any) -> str | None:
 
 def _union(form: Callable[[Any], str | None], wrong: str, **more: Any) -> Any:
     """Every kind of check, and `more`, each with its tag."""
-    members = [Annotated[one, UnionTag(f"({name})")] for name, one in {**more, **CHECKS}.items()]
+    members = [Annotated[kind, UnionTag(f"({name})")] for name, kind in {**more, **CHECKS}.items()]
     tag = Discriminator(form, custom_error_type="no_check", custom_error_message=wrong)
     return Annotated[Union[*members], tag]
 
@@ -212,5 +212,5 @@ else:
     CheckReference = _union(_form_of_reference, _NO_REFERENCE, name=of.Name)
     OfMember = _union(_form_of_member, _NO_REFERENCE, name=of.Name, member=Member)
 Require = list[CheckReference]
-for one in (Member, AllCheck, AnyCheck, AtLeastCheck):
-    one.model_rebuild()
+for _mapping in (Member, AllCheck, AnyCheck, AtLeastCheck):
+    _mapping.model_rebuild()

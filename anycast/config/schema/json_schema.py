@@ -23,7 +23,7 @@ def keys_at(location: tuple[str | int, ...]) -> tuple[str, ...]:
             here = [form for form in here if part.strip("()") in (_type(form), form.get("title", "").lower())]
         else:
             inner = [_inside(form, part) for form in here]
-            here = [form for one in inner if one is not None for form in _forms(one, document)]
+            here = [form for schema in inner if schema is not None for form in _forms(schema, document)]
     return tuple(key for form in here for key in form.get("properties", ()))
 
 

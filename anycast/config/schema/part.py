@@ -46,7 +46,8 @@ class Alone:
 class Part(BaseModel):
     """A mapping of the file. Every field may be missing here: `assemble` says which may not.
 
-    `REQUIRED`, `ONE_OF`: those that an editor should ask for. `CORE`: the class of the core that describes it, and that `assemble` makes of it.
+    `REQUIRED`, `ONE_OF`: those that an editor should ask for. `ALONE`: what may stand in its place. `CORE`: the class
+    of the core that describes it, and that `assemble` makes of it.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, json_schema_extra=_require)
@@ -114,7 +115,9 @@ def part(
         name or core.__name__, __base__=base, __doc__=doc or core.__doc__, __module__=__name__, **fields
     )
     names = {*fields} - {*first}
-    required = [one.name for one in dataclasses.fields(core) if one.name in names and lacks_default(one)]
+    required = [
+        field.name for field in dataclasses.fields(core) if field.name in names and lacks_default(field)
+    ]
     made.CORE = core
     made.REQUIRED = (*(["type"] if "type" in first else []), *required)
     WRITTEN.setdefault(core, made)
@@ -123,7 +126,7 @@ def part(
 
 def settings(core: type, without: Iterable[str] = ()) -> dict[str, Any]:
     """The fields of a mapping for what the class describes."""
-    known = {one.name: one for one in dataclasses.fields(core)}
+    known = {field.name: field for field in dataclasses.fields(core)}
     return {
         name: _field(known[name], doc, hint)
         for name, (doc, hint) in described(core).items()
@@ -135,12 +138,12 @@ def settings(core: type, without: Iterable[str] = ()) -> dict[str, Any]:
 def described(core: Any) -> dict[str, tuple[Doc, Any]]:
     """What each setting means, and its type with the bounds that `scalars` knows."""
     hints = get_type_hints(core, localns={"of": scalars}, include_extras=True)
-    found: dict[str, tuple[Doc, Any]] = {}
+    settings: dict[str, tuple[Doc, Any]] = {}
     for field in dataclasses.fields(core):
         docs = [field.metadata.get("doc"), *getattr(hints[field.name], "__metadata__", ())]
-        if doc := next((one for one in docs if isinstance(one, Doc)), None):
-            found[field.name] = doc, hints[field.name]
-    return found
+        if doc := next((doc for doc in docs if isinstance(doc, Doc)), None):
+            settings[field.name] = doc, hints[field.name]
+    return settings
 
 
 def lacks_default(field: dataclasses.Field[Any]) -> bool:
@@ -153,7 +156,7 @@ def _field(field: dataclasses.Field[Any], doc: Doc, hint: Any) -> tuple[Any, Any
         return kind | None, entry(doc.text)
     if default == ():
         return kind, entry(doc.text, {} if get_origin(kind) is dict else [])
-    spell = next((one.spell for one in getattr(kind, "__metadata__", ()) if one.spell), None)
+    spell = next((scalar.spell for scalar in getattr(kind, "__metadata__", ()) if scalar.spell), None)
     return kind, entry(doc.text, default, shown=doc.shown or (spell(default) if spell else None))
 
 
@@ -161,11 +164,11 @@ def _kind(hint: Any) -> Any:
     """How a value of the core's type is written: lists for tuples and sets, mappings for pairs, words for enums."""
     if get_origin(hint) is Annotated:
         inner, *more = get_args(hint)
-        bounds = [one for one in more if isinstance(one, Scalar)]
+        bounds = [scalar for scalar in more if isinstance(scalar, Scalar)]
         return Annotated[inner, bounds[0]] if bounds else _kind(inner)
     arguments = get_args(hint)
     if get_origin(hint) in (Union, types.UnionType):
-        (inner,) = (_kind(one) for one in arguments if one is not type(None))
+        (inner,) = (_kind(argument) for argument in arguments if argument is not type(None))
         return inner
     if get_origin(hint) is Literal:
         return Annotated[str, choice(list(arguments))]

@@ -284,19 +284,19 @@ _WELL_KNOWN = {
 
 
 def _community(parts: int, high: int) -> Scalar:
-    number = ":".join(["[0-9]{1,10}"] * parts)
+    shape = ":".join(["[0-9]{1,10}"] * parts)
     do = f"write {':'.join(['N'] * parts)}, each a number from 0 to {high}"
 
     def parse(value: Any) -> str:
         if isinstance(value, str) and value.lower() in _WELL_KNOWN:
             raise unlike(value, "a number", f'write "{_WELL_KNOWN[value.lower()]}"')
-        fits = isinstance(value, str) and re.fullmatch(number, value, re.ASCII)
-        numbers = [int(one) for one in value.split(":")] if fits else []
+        fits = isinstance(value, str) and re.fullmatch(shape, value, re.ASCII)
+        numbers = [int(number) for number in value.split(":")] if fits else []
         if not numbers or max(numbers) > high:
             raise unlike(value, f"a community of {parts} numbers", do)
         return ":".join(map(str, numbers))
 
-    return Scalar(parse, {"type": "string", "pattern": f"^{number}$"})
+    return Scalar(parse, {"type": "string", "pattern": f"^{shape}$"})
 
 
 # ExaBGP's configuration has no way to escape the other characters.

@@ -138,7 +138,7 @@ class HttpCheck(TlsFields, AimedKind):
     def tls_settings(self) -> Tls | None:
         if not self.tls:
             return None
-        return Tls(**{one.name: getattr(self, one.name) for one in fields(Tls)})
+        return Tls(**{field.name: getattr(self, field.name) for field in fields(Tls)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
