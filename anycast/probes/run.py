@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from importlib import import_module
-from typing import Any
 
 from anycast.core.health.phase import Fault, Result
-from anycast.core.values.checks import KINDS, TcpVipCheck
+from anycast.core.values.checks import KINDS, Kind, TcpVipCheck
 from anycast.core.values.configuration import HERE, Target
 from anycast.probes import links, vip
 from anycast.probes.finding import Finding, Progress, fail, judge, late, unusable
@@ -56,19 +55,18 @@ async def _dispatch(target: Target, progress: Progress) -> Finding:
     kind = target.check.kind
     port = getattr(kind, "port", None) or target.port
     if not isinstance(kind, TcpVipCheck):
-        return await CHECKS[type(kind)](kind, target.address, port, progress)
+        return await check_of(type(kind))(kind, target.address, port, progress)
     if target.vip is None:
         return unusable("it is aimed at no VIP")
     return await vip.check(target.vip, target.address, port, target.check.timeout, progress)
 
 
-def _checks() -> Mapping[type, Callable[..., Awaitable[Finding]]]:
-    """What runs each kind: `check(kind, address, port, progress)` of its module, or the function that it names."""
-    functions: dict[type, Any] = {}
-    for kind in (kind for kind in KINDS if kind.PROBE != "sweep"):
-        module, _, function = (kind.PROBE or kind.TYPE).partition(".")
-        functions[kind] = getattr(import_module(f"anycast.probes.{module}"), function or "check")
-    return functions
+def check_of(kind: type[Kind]) -> Callable[..., Awaitable[Finding]]:
+    """What runs it: `check(kind, address, port, progress)` of its module, or the function that the kind names."""
+    module, _, function = (kind.PROBE or kind.TYPE).partition(".")
+    return getattr(import_module(f"anycast.probes.{module}"), function or "check")  # type: ignore[no-any-return]
 
 
-CHECKS = _checks()
+for _kind in KINDS:
+    if _kind.PROBE != "sweep":
+        check_of(_kind)  # imported now, and not while the agent's loop waits
