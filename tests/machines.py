@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +20,7 @@ _HEAD = """# The machines of the core
 Everything that waits is one of these machines. Each is a table in its module; this page is drawn from the tables
 (`make machines`). A signal that is not drawn at a state leaves it as it is.
 """
-_MACHINES: tuple[tuple[str, ModuleType, Mapping[tuple[Any, StrEnum], Any], str], ...] = (
+_MACHINES: tuple[tuple[str, ModuleType, Mapping[Any, Any], str], ...] = (
     ("Health of a target", phase, phase.TRANSITIONS, "undecided"),
     ("Life of a VIP", lifecycle, lifecycle.NEXT, "new"),
     ("Proof that the kernel holds what a VIP needs", proof, proof.NEXT, "unread"),
@@ -39,11 +38,13 @@ def page() -> str:
     return "\n".join(parts)
 
 
-def _diagram(table: Mapping[tuple[Any, StrEnum], Any], start: str) -> str:
+def _diagram(table: Mapping[Any, Any], start: str) -> str:
     edges: dict[tuple[str, str], list[str]] = {}
     for (state, signal), after in table.items():
         # Health counts: the first of the pair while it does, the second once rise or fall is reached.
-        ways = dict(zip(after, ("", " enough times"), strict=True)) if isinstance(after, tuple) else {after: ""}
+        ways = (
+            dict(zip(after, ("", " enough times"), strict=True)) if isinstance(after, tuple) else {after: ""}
+        )
         if isinstance(after, tuple) and after[0] is after[1]:
             ways = {after[0]: ""}
         for way, how in ways.items():

@@ -15,8 +15,7 @@ from functools import partial
 
 from anycast.agent.beats import BATCH, Host, next_beat, offset, on_beat
 from anycast.core.health.phase import Fault, Outcome, Result
-from anycast.core.values.checks import TcpVipCheck
-from anycast.core.values.configuration import Address, Check, CheckKind, HttpCheck, Target
+from anycast.core.values.configuration import Address, Check, Target
 from anycast.ops.source import Probes
 from anycast.probes.finding import OK, Finding, judge, unknown
 from anycast.probes.run import probe
@@ -113,7 +112,7 @@ class Checker:
             host = self._hosts.setdefault(target.address, Host())
             host.join(_shortest(target.check))
             base = now + offset(place, target.check.interval)
-            tally = self.probes[_kind(target.check.kind)]
+            tally = self.probes[target.check.kind.type]
             swept = sweepable(target)
             slot = _Slot(target, host, swept=swept, tally=tally, base=base, beat=now)
             self._slots[target] = slot
@@ -375,16 +374,6 @@ def _remember(slot: _Slot, outcome: Outcome, took: float) -> None:
 def _neighborhood(target: Target) -> tuple[int, int, int]:
     """Real servers of one pool stand together."""
     return target.port, target.address.version, int(target.address)
-
-
-def _kind(kind: CheckKind) -> str:
-    """`tcp`, `https`: as the configuration calls it."""
-    if isinstance(kind, HttpCheck):
-        return "https" if kind.tls else "http"
-    if isinstance(kind, TcpVipCheck):
-        return "tcp"
-    name = type(kind).__name__.removesuffix("Check")
-    return "".join(f"_{one.lower()}" if one.isupper() else one for one in name).removeprefix("_")
 
 
 def _shortest(check: Check) -> float:

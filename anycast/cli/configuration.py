@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
         case "check":
             return _check(args.file, as_json=args.json)
         case _:
-            from anycast.config.schema import schema_text
+            from anycast.config.schema.json_schema import schema_text
 
             print(schema_text(), end="")
             return ExitCode.OK

@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from anycast.analysis import maglev
 from anycast.core.dataplane.members import versions
-from anycast.core.hooks import Hook, Secret, Webhook
-from anycast.core.values.checks import BgpSession, LoadCheck, TcpVipCheck
-from anycast.core.values.configuration import (
-    Address,
-    Check,
-    CheckKind,
-    CommandCheck,
-    Config,
-    ConnectionSync,
-    HttpCheck,
-    Neighbor,
-    Persistence,
-    Pool,
-    Prefix,
-    RealServer,
-    Rule,
-    Scheduler,
-    Service,
-    Timeouts,
-    Tree,
-    Tunnel,
-    Vip,
-)
+from anycast.core.hooks import Hook, Webhook
+from anycast.core.values import configuration as model
+from anycast.core.values.checks import BgpSession, LoadCheck, SyslogCanaryCheck, TcpVipCheck
+
+T = TypeVar("T")
 
 RESTART = "restart the agent"
 FIGURES = 16  # pools whose moved flows are worked out: each takes a hundredth of a second, or a few
@@ -38,28 +22,102 @@ RENDER = "restart ExaBGP, with its configuration rendered again"
 BFD = "render the configuration of bfdd and of the routers again (`anycast render frr-bfd`, `router-…`)"
 
 
-def changes(old: Config, new: Config) -> tuple[str, ...]:
+def changes(old: model.Config, new: model.Config) -> tuple[str, ...]:
     """One line for each change, `pool web: server rs5 added`; what asks for more than a reload says so.
 
-    Secrets are not shown.
+    Secrets are not shown. What has another name and is the same otherwise is said to be renamed, and the rest of what
+    differs is told under its new name.
     """
+    vips = _renamed_vips(old, new)
+    pools = _renamed_pools(old, new, vips)
     return (
         *_node(old, new),
         *_settings(old, new),
         *_bgp(old, new),
-        *_pools(old, new),
-        *_vips(old, new),
+        *_pools(old, new, pools),
+        *_vips(old, new, vips, pools),
         *_hooks(old, new),
-        *_flows(old, new),
+        *_flows(old, new, vips, pools),
     )
 
 
-def _fields(old: Any, new: Any, names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+def _renamed(old: Mapping[str, AbstractSet[Any]], new: Mapping[str, AbstractSet[Any]]) -> dict[str, str]:
+    """Old names to new ones, of those that share something, where the old name is gone and the new one is new."""
+    names: dict[str, str] = {}
+    for after in (name for name in new if name not in old):
+        same = (name for name in old if name not in new and name not in names and old[name] & new[after])
+        if (before := next(same, None)) is not None:
+            names[before] = after
+    return names
+
+
+def _renamed_vips(old: model.Config, new: model.Config) -> dict[str, str]:
+    """By a common address."""
+    return _renamed(*({vip.name: {*vip.addresses} for vip in config.vips} for config in (old, new)))
+
+
+def _renamed_pools(old: model.Config, new: model.Config, vips: Mapping[str, str]) -> dict[str, str]:
+    """By an address of a real server that the same service uses."""
+
+    def uses(
+        config: model.Config, names: Mapping[str, str]
+    ) -> dict[str, set[tuple[str, str, model.Address]]]:
+        shared: dict[str, set[tuple[str, str, model.Address]]] = {}
+        for vip, service in _services(config):
+            use = names.get(vip.name, vip.name), service.name
+            addresses = (address for server in service.pool.servers for address in server.addresses)
+            shared.setdefault(service.pool.name, set()).update((*use, address) for address in addresses)
+        return shared
+
+    return _renamed(uses(old, vips), uses(new, {}))
+
+
+def _services(config: model.Config) -> Iterator[tuple[model.Vip, model.Service]]:
+    return ((vip, service) for vip in config.vips for service in vip.services)
+
+
+def _members(
+    where: str,
+    noun: str,
+    old: Mapping[Any, T],
+    new: Mapping[Any, T],
+    differ: Callable[[T, T], Iterable[str]],
+    *,
+    more: str = "",
+) -> Iterator[str]:
+    """What is gone, what is new, how differs what has stayed, and whether it has another order.
+
+    `where` they are, if not at the top; `more`: what a reload does not do when they come and go.
+    """
+    title = f"{where}: {noun} {{}}" if where else f"{noun} {{}}:"
+    yield from (f"{title.format(name)} removed{more}" for name in old if name not in new)
+    yield from (f"{title.format(name)} added{more}" for name in new if name not in old)
+    stayed = [name for name in old if name in new]
+    for name in stayed:
+        yield from differ(old[name], new[name])
+    if stayed != [name for name in new if name in old]:
+        yield f"{where}: {noun}s in another order" if where else f"{noun}s: in another order"
+
+
+def _by_name(members: Iterable[Any], renamed: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+    return {renamed.get(member.name, member.name): member for member in members}
+
+
+_WITHOUT = {"persistence": "none", "expire_failed": "never", "timeouts": "left as they are"}
+_WITHOUT |= dict.fromkeys(("connection_sync", "bfd", "token", "signature"), "none")
+
+
+def _fields(old: Any, new: Any, names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Name and `old -> new` of the fields that differ."""
     for name in names:
-        before, after = getattr(old, name), getattr(new, name)
-        if before != after:
-            yield name, f"{_text(before)} -> {_text(after)}"
+        values = [getattr(side, name) for side in (old, new)]
+        if values[0] != values[1]:
+            yield (
+                name,
+                " -> ".join(
+                    _WITHOUT.get(name, "default") if value is None else _text(value) for value in values
+                ),
+            )
 
 
 def _text(value: object) -> str:
@@ -78,80 +136,51 @@ def _text(value: object) -> str:
             return f"[{', '.join(sorted(map(str, value)))}]"
         case tuple():
             return f"[{', '.join(map(str, value))}]"
-        case Tunnel():
-            return _tunnel(value)
-        case Persistence():
-            return f"{value.timeout}s for each /{value.prefix4} and /{value.prefix6}"
+        case model.Timeouts():
+            return f"tcp {value.tcp}s, tcp_fin {value.tcp_fin}s, udp {value.udp}s"
+        case model.ConnectionSync():
+            return f"id {value.id} on {value.interface}, {value.group} port {value.port}, ttl {value.ttl}"
+        case model.Quorum():
+            return f"low {value.low}, high {value.high}"
         case _:
             return str(value)
 
 
-def _tunnel(tunnel: Tunnel) -> str:
-    port = f" port {tunnel.port}" if tunnel.port else ""
-    checksum = "" if tunnel.checksum == Tunnel().checksum else f" {tunnel.checksum}"
-    return f"{tunnel.type}{port}{checksum}"
+def _names(value: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(value)]
 
 
-def _names(value: Any) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(value))
-
-
-def _node(old: Config, new: Config) -> Iterator[str]:
+def _node(old: model.Config, new: model.Config) -> Iterator[str]:
     for name, change in _fields(old.node, new.node, _names(old.node)):
         too = f" and {RENDER}" if name in ("runtime_dir", "exabgp_user") else ""
         yield f"node: {name} {change}: {RESTART}{too}"
 
 
-def _settings(old: Config, new: Config) -> Iterator[str]:
-    if old.ipvs_exclusive != new.ipvs_exclusive:
-        words = {False: "shared", True: "exclusive"}
-        yield f"ipvs: {words[old.ipvs_exclusive]} -> {words[new.ipvs_exclusive]}"
-    if old.manage_sysctls != new.manage_sysctls:
-        words = {False: "check", True: "manage"}
-        yield f"sysctls: {words[old.manage_sysctls]} -> {words[new.manage_sysctls]}"
+def _settings(old: model.Config, new: model.Config) -> Iterator[str]:
+    for title, field, words in (
+        ("ipvs", "ipvs_exclusive", ("shared", "exclusive")),
+        ("sysctls", "manage_sysctls", ("check", "manage")),
+    ):
+        before, after = (words[getattr(config, field)] for config in (old, new))
+        if before != after:
+            yield f"{title}: {before} -> {after}"
     yield from _require("node:", old.require, new.require)
     for name, change in _fields(old.timing, new.timing, _names(old.timing)):
         yield f"timing: {name} {change}"
-    if old.timeouts != new.timeouts:
-        yield f"timeouts: {_timeouts(old.timeouts)} -> {_timeouts(new.timeouts)}"
-    if old.connection_sync != new.connection_sync:
-        yield f"connection_sync: {_sync(old.connection_sync)} -> {_sync(new.connection_sync)}"
+    for name, change in _fields(old, new, ("timeouts", "connection_sync")):
+        yield f"{name}: {change}"
 
 
-def _timeouts(timeouts: Timeouts | None) -> str:
-    if timeouts is None:
-        return "left as they are"
-    return f"tcp {timeouts.tcp}s, tcp_fin {timeouts.tcp_fin}s, udp {timeouts.udp}s"
-
-
-def _sync(sync: ConnectionSync | None) -> str:
-    if sync is None:
-        return "none"
-    return f"id {sync.id} on {sync.interface}, {sync.group} port {sync.port}, ttl {sync.ttl}"
-
-
-def _bgp(old: Config, new: Config) -> Iterator[str]:
+def _bgp(old: model.Config, new: model.Config) -> Iterator[str]:
     for name, change in _fields(old.bgp, new.bgp, ("local_as", "router_id", "hold_time")):
         yield f"bgp: {name} {change}: {RENDER}"
     for name, change in _fields(old.bgp, new.bgp, ("next_hop_v4", "next_hop_v6")):
         yield f"bgp: {name} {change}"
-    before = {neighbor.address: neighbor for neighbor in old.bgp.neighbors}
-    after = {neighbor.address: neighbor for neighbor in new.bgp.neighbors}
-    for address in _gone(before, after):
-        yield f"bgp: neighbor {address} removed: {RENDER}"
-    for address in _gone(after, before):
-        yield f"bgp: neighbor {address} added: {RENDER}"
-    for address in _kept(before, after):
-        if what := _neighbor(before[address], after[address]):
-            yield f"bgp: neighbor {address} changed ({what}): {RENDER}"
-        old_bfd, new_bfd = before[address].bfd, after[address].bfd
-        if old_bfd != new_bfd:
-            yield f"bgp: neighbor {address} bfd {old_bfd or 'none'} -> {new_bfd or 'none'}: {BFD}"
-    if _reordered(before, after):
-        yield "bgp: neighbors in another order"
+    before, after = ({router.address: router for router in config.bgp.neighbors} for config in (old, new))
+    yield from _members("bgp", "neighbor", before, after, _neighbor, more=f": {RENDER}")
 
 
-def _neighbor(old: Neighbor, new: Neighbor) -> str:
+def _neighbor(old: model.Neighbor, new: model.Neighbor) -> Iterator[str]:
     what = [
         f"{name} {change}" for name, change in _fields(old, new, ("remote_as", "local_address", "passive"))
     ]
@@ -159,107 +188,84 @@ def _neighbor(old: Neighbor, new: Neighbor) -> str:
         what.append(f"families {_families(old)} -> {_families(new)}")
     if old.password != new.password:
         what.append("password")
-    return ", ".join(what)
+    if what:
+        yield f"bgp: neighbor {new.address} changed ({', '.join(what)}): {RENDER}"
+    for name, change in _fields(old, new, ("bfd",)):
+        yield f"bgp: neighbor {new.address} {name} {change}: {BFD}"
 
 
-def _families(neighbor: Neighbor) -> str:
+def _families(neighbor: model.Neighbor) -> str:
     return f"[{', '.join(f'ipv{version}' for version in sorted(neighbor.families))}]"
 
 
-def _by_name(config: Config) -> dict[str, list[Pool]]:
-    """The pools by name. The same servers may stand there with several checks."""
-    pools: dict[str, list[Pool]] = {}
-    for vip in config.vips:
-        for service in vip.services:
-            known = pools.setdefault(service.pool.name, [])
-            if service.pool not in known:
-                known.append(service.pool)
-    return pools
+def _pools(old: model.Config, new: model.Config, renamed: Mapping[str, str]) -> Iterator[str]:
+    """The same servers may stand in a pool with several checks: those are told with the services."""
+    yield from (f"pool {before} is renamed to {after}" for before, after in renamed.items())
+    before, after = (
+        {names.get(service.pool.name, service.pool.name): service.pool for _, service in _services(config)}
+        for config, names in ((old, renamed), (new, {}))
+    )
+    yield from (f"pool {name}: no longer served" for name in before if name not in after)
+    yield from (f"pool {name}: served" for name in after if name not in before)
+    for name in (name for name in before if name in after):
+        yield from _servers(before[name], after[name])
 
 
-def _pools(old: Config, new: Config) -> Iterator[str]:
-    before, after = _by_name(old), _by_name(new)
-    for name in _gone(before, after):
-        yield f"pool {name}: no longer served"
-    for name in _gone(after, before):
-        yield f"pool {name}: served"
-    for name in _kept(before, after):
-        yield from _servers(f"pool {name}", before[name][0].servers, after[name][0].servers)
+def _servers(old: model.Pool, new: model.Pool) -> Iterator[str]:
+    def differ(old: model.RealServer, new: model.RealServer) -> Iterator[str]:
+        for field, change in _fields(old, new, ("addresses", "weight", "port")):
+            yield f"pool {pool}: server {new.name} {field} {change}"
+        for field, change in _fields(old, new, ("upper", "lower")):
+            yield f"pool {pool}: server {new.name} {field}_threshold {change}"
+
+    pool = new.name
+    yield from _members(f"pool {pool}", "server", _by_name(old.servers), _by_name(new.servers), differ)
 
 
-def _servers(pool: str, old: tuple[RealServer, ...], new: tuple[RealServer, ...]) -> Iterator[str]:
-    before = {server.name: server for server in old}
-    after = {server.name: server for server in new}
-    for name in _gone(before, after):
-        yield f"{pool}: server {name} removed"
-    for name in _gone(after, before):
-        yield f"{pool}: server {name} added"
-    for name in _kept(before, after):
-        for field, change in _fields(before[name], after[name], ("addresses", "weight", "port")):
-            yield f"{pool}: server {name} {field} {change}"
-        for field, change in _fields(before[name], after[name], ("upper", "lower")):
-            yield f"{pool}: server {name} {field}_threshold {change}"
-    if _reordered(before, after):
-        yield f"{pool}: servers in another order"
-
-
-def _vips(old: Config, new: Config) -> Iterator[str]:
-    before = {vip.name: vip for vip in old.vips}
-    after = {vip.name: vip for vip in new.vips}
-    for name in _gone(before, after):
-        yield f"vip {name}: removed"
-    for name in _gone(after, before):
-        yield f"vip {name}: added"
-    for name in _kept(before, after):
-        yield from _vip(before[name], after[name])
-    if _reordered(before, after):
-        yield "vips: in another order"
+def _vips(
+    old: model.Config, new: model.Config, renamed: Mapping[str, str], pools: Mapping[str, str]
+) -> Iterator[str]:
+    yield from (f"VIP {before} is renamed to {after}" for before, after in renamed.items())
+    before, after = _by_name(old.vips, renamed), _by_name(new.vips)
+    yield from _members("", "vip", before, after, lambda old, new: _vip(old, new, pools))
     if _prefixes(old) != _prefixes(new):
         yield f"vips: the addresses this node may announce changed: {RENDER}"
 
 
-def _vip(old: Vip, new: Vip) -> Iterator[str]:
+def _vip(old: model.Vip, new: model.Vip, pools: Mapping[str, str]) -> Iterator[str]:
     title = f"vip {new.name}"
     for name, change in _fields(old, new, ("addresses", "med", "communities", "large_communities")):
         yield f"{title}: {name} {change}"
     yield from _require(f"{title}:", old.require, new.require)
-    before = {service.name: service for service in old.services}
-    after = {service.name: service for service in new.services}
-    for name in _gone(before, after):
-        yield f"{title}: service {name} removed"
-    for name in _gone(after, before):
-        yield f"{title}: service {name} added"
-    for name in _kept(before, after):
-        yield from _service(f"{title}: service {name}", before[name], after[name])
-    if _reordered(before, after):
-        yield f"{title}: services in another order"
+
+    def differ(old: model.Service, new: model.Service) -> Iterator[str]:
+        return _service(f"{title}: service {new.name}", old, new, pools)
+
+    yield from _members(title, "service", _by_name(old.services), _by_name(new.services), differ)
 
 
-def _service(title: str, old: Service, new: Service) -> Iterator[str]:
-    for name, change in _fields(old, new, ("scheduler", "flags", "forwarding", "tunnel", "one_packet")):
+def _service(title: str, old: model.Service, new: model.Service, pools: Mapping[str, str]) -> Iterator[str]:
+    names = (
+        "scheduler",
+        "flags",
+        "forwarding",
+        "tunnel",
+        "one_packet",
+        "persistence",
+        "expire_failed",
+        "quorum",
+    )
+    for name, change in _fields(old, new, names):
         yield f"{title} {name} {change}"
-    if old.persistence != new.persistence:
-        before, after = (_text(one.persistence) if one.persistence else "none" for one in (old, new))
-        yield f"{title} persistence {before} -> {after}"
-    if old.expire_failed != new.expire_failed:
-        before, after = (
-            "never" if one.expire_failed is None else _text(one.expire_failed) for one in (old, new)
-        )
-        yield f"{title} expire_failed {before} -> {after}"
-    if old.quorum != new.quorum:
-        yield (
-            f"{title} quorum low {old.quorum.low}, high {old.quorum.high} -> "
-            f"low {new.quorum.low}, high {new.quorum.high}"
-        )
     yield from _require(title, old.require, new.require)
-    if old.pool.name != new.pool.name:
+    if pools.get(old.pool.name, old.pool.name) != new.pool.name:
         yield f"{title} pool {old.pool.name} -> {new.pool.name}"
     if old.pool.check != new.pool.check:
         yield f"{title} check {_check(old.pool.check, new.pool.check)}"
 
 
-def _check(old: Tree, new: Tree) -> str:
-    if not isinstance(old, Check) or not isinstance(new, Check):
+def _check(old: model.Tree, new: model.Tree) -> str:
+    if not isinstance(old, model.Check) or not isinstance(new, model.Check):
         return _arrow(_part(old), _part(new))
     what = [f"{name} {change}" for name, change in _fields(old, new, _names(old)[1:])]
     if old.kind != new.kind:
@@ -268,7 +274,7 @@ def _check(old: Tree, new: Tree) -> str:
     return ", ".join(what)
 
 
-def described(kind: CheckKind) -> str:
+def described(kind: model.CheckKind) -> str:
     """A kind of check in words, secrets left out."""
     return _kind(kind)
 
@@ -277,59 +283,57 @@ def _arrow(old: str, new: str) -> str:
     return f"{old} -> {new}" if old != new else f"{new}, with other settings"
 
 
-def _part(part: Tree | None) -> str:
+def _part(part: model.Tree | None) -> str:
     """`2 of a, b (weight 2)`: what is named is not told again."""
     match part:
         case None:
             return "none"
-        case Rule(parts=parts):
+        case model.Rule(parts=parts):
             names = ", ".join(
                 one.name if one.weight == 1 else f"{one.name} (weight {one.weight})" for one in parts
             )
             return f"{part.needed} of {names}"
-        case Check():
+        case model.Check():
             return _kind(part.kind)
         case BgpSession():
             return str(part)
 
 
-def _require(title: str, old: Tree | None, new: Tree | None) -> Iterator[str]:
+def _require(title: str, old: model.Tree | None, new: model.Tree | None) -> Iterator[str]:
     if old != new:
         yield f"{title} require {_arrow(_part(old), _part(new))}"
 
 
-def _kind(kind: CheckKind) -> str:
+def _kind(kind: model.CheckKind) -> str:
     port = f" on port {where}" if (where := getattr(kind, "port", None)) is not None else ""
     match kind:
-        case CommandCheck():
+        case model.CommandCheck():
             return f"command {' '.join(kind.argv)}"
-        case HttpCheck():
-            name = "https" if kind.tls else "http"
+        case model.HttpCheck():
             verify = " without verifying" if kind.tls and not kind.verify else ""
             host = f" for {kind.host}" if kind.host else ""
             expecting = f"expecting {_statuses(kind.expect)}"
             more = _told(kind, frozenset({"tls", "verify", "port", "method", "path", "host", "expect"}))
-            return f"{name} {kind.method} {kind.path}{host}{port}{verify} {expecting}{more}"
+            return f"{kind.type} {kind.method} {kind.path}{host}{port}{verify} {expecting}{more}"
         case TcpVipCheck():
             return f"tcp to the VIP{port}"
+        case SyslogCanaryCheck():
+            return f"syslog over UDP{port}{_told(kind, frozenset({'port'}))}"
         case _:
-            name = type(kind).__name__.removesuffix("Check").lower()
-            return f"{name}{port}{_told(kind, frozenset({'port'}))}"
+            return f"{kind.type}{port}{_told(kind, frozenset({'port'}))}"
 
 
-def _told(kind: CheckKind, known: frozenset[str] = frozenset()) -> str:
+def _told(kind: model.CheckKind, known: frozenset[str] = frozenset()) -> str:
     """The settings that are not at their default, secrets left out."""
     words = [
-        f"{field.name} {value:g}"
-        if isinstance(kind, LoadCheck) and isinstance(value, float)
-        else f"{field.name} {_text(value)}"
+        f"{field.name} {value:g}" if isinstance(kind, LoadCheck) else f"{field.name} {_text(value)}"
         for field in dataclasses.fields(kind)
         if field.name not in known and field.repr and (value := getattr(kind, field.name)) != field.default
     ]
     return "".join(f", {word}" for word in words)
 
 
-def _hidden(old: CheckKind, new: CheckKind) -> str:
+def _hidden(old: model.CheckKind, new: model.CheckKind) -> str:
     """What changed in settings that are not shown."""
     names = [
         field.name
@@ -350,23 +354,25 @@ def _statuses(expect: frozenset[int]) -> str:
     return ",".join(words)
 
 
-def _flows(old: Config, new: Config) -> Iterator[str]:
+def _flows(
+    old: model.Config, new: model.Config, vips: Mapping[str, str], pools: Mapping[str, str]
+) -> Iterator[str]:
     """What other Maglev tables do: once for each pool, by its first service, or for a service with another pool."""
-    told: set[str] = set()
-    before = {(vip.name, service.name): service for vip in old.vips for service in vip.services}
-    for vip in new.vips:
-        for service in vip.services:
-            was = before.get((vip.name, service.name))
-            if was is None or not was.scheduler is service.scheduler is Scheduler.MH:
-                continue
-            name = service.pool.name
-            title = f"pool {name}" if was.pool.name == name else f"vip {vip.name}: service {service.name}"
-            if title not in told and (what := _moved(was, service, vip, known=len(told) < FIGURES)):
-                told.add(title)
-                yield f"{title}: {what}"
+    titles: set[str] = set()
+    before = {(vips.get(vip.name, vip.name), service.name): service for vip, service in _services(old)}
+    for vip, service in _services(new):
+        was = before.get((vip.name, service.name))
+        if was is None or not was.scheduler is service.scheduler is model.Scheduler.MH:
+            continue
+        name = service.pool.name
+        same = pools.get(was.pool.name, was.pool.name) == name
+        title = f"pool {name}" if same else f"vip {vip.name}: service {service.name}"
+        if title not in titles and (what := _moved(was, service, vip, known=len(titles) < FIGURES)):
+            titles.add(title)
+            yield f"{title}: {what}"
 
 
-def _moved(old: Service, new: Service, vip: Vip, *, known: bool) -> str:
+def _moved(old: model.Service, new: model.Service, vip: model.Vip, *, known: bool) -> str:
     """In words how many flows change their real server; empty: none. `known`: with the figure."""
     tables = {
         version: (maglev.entries(old, version), maglev.entries(new, version)) for version in versions(vip)
@@ -382,53 +388,23 @@ def _moved(old: Service, new: Service, vip: Vip, *, known: bool) -> str:
     return f"{maglev.spelt(share)} of {whose} will go to other real servers" if share else ""
 
 
-def _prefixes(config: Config) -> set[Address | Prefix]:
+def _prefixes(config: model.Config) -> set[model.Address]:
     return {address for vip in config.vips for address in vip.addresses}
 
 
-def _hooks(old: Config, new: Config) -> Iterator[str]:
-    before = {hook.name: hook for hook in old.hooks}
-    after = {hook.name: hook for hook in new.hooks}
-    for name in _gone(before, after):
-        yield f"hook {name}: removed"
-    for name in _gone(after, before):
-        yield f"hook {name}: added"
-    for name in _kept(before, after):
-        if before[name] != after[name]:
-            yield f"hook {name}: {', '.join(_hook(before[name], after[name]))}"
-    if _reordered(before, after):
-        yield "hooks: in another order"
+def _hooks(old: model.Config, new: model.Config) -> Iterator[str]:
+    yield from _members("", "hook", _by_name(old.hooks), _by_name(new.hooks), _hook)
 
 
 def _hook(old: Hook, new: Hook) -> Iterator[str]:
-    for name, change in _fields(old, new, ("events", "timeout", "limit", "per")):
-        yield f"{name} {change}"
+    what = [f"{name} {change}" for name, change in _fields(old, new, ("events", "timeout", "limit", "per"))]
     was, now = old.action, new.action
     if type(was) is not type(now):
         kinds = [f"{'webhook to' if isinstance(one, Webhook) else 'command'} {one}" for one in (was, now)]
-        yield " -> ".join(kinds)
-        return
-    for field in dataclasses.fields(was):
-        values = [getattr(one, field.name) for one in (was, now)]
-        if values[0] == values[1]:
-            continue
-        if field.repr:
-            words = [
-                "none" if one is None else str(one) if isinstance(one, Secret) else _text(one)
-                for one in values
-            ]
-            yield f"{field.name} {words[0]} -> {words[1]}"
-        else:
-            yield f"other {field.name}"
-
-
-def _gone(some: dict[Any, Any], others: dict[Any, Any]) -> list[Any]:
-    return [key for key in some if key not in others]
-
-
-def _kept(some: dict[Any, Any], others: dict[Any, Any]) -> list[Any]:
-    return [key for key in some if key in others]
-
-
-def _reordered(old: dict[Any, Any], new: dict[Any, Any]) -> bool:
-    return _kept(old, new) != _kept(new, old)
+        what.append(" -> ".join(kinds))
+    else:
+        for field in dataclasses.fields(was):
+            for name, change in _fields(was, now, (field.name,)):
+                what.append(f"{name} {change}" if field.repr else f"other {name}")
+    if what:
+        yield f"hook {new.name}: {', '.join(what)}"

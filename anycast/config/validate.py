@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from anycast.config import schema
 from anycast.config.problem import Mark, Path, Problem, shown
+from anycast.config.schema.checks import CHECK_TYPES
+from anycast.config.schema.file import File
+from anycast.config.schema.json_schema import keys_at
 
 if TYPE_CHECKING:
     from anycast.config.reader import Value
@@ -57,7 +59,7 @@ class Source:
         return not any(hole[:length] == path for hole in self.holes)
 
 
-def validate(source: Source) -> tuple[schema.File, list[Problem]]:
+def validate(source: Source) -> tuple[File, list[Problem]]:
     """What is left when everything that is wrong by itself is left out, and what was wrong.
 
     Fills `source.holes` and `source.origin`.
@@ -67,7 +69,7 @@ def validate(source: Source) -> tuple[schema.File, list[Problem]]:
         source.origin = {}
         rest = _without(source.tree, (), (), source)
         try:
-            return schema.File.model_validate(rest), problems
+            return File.model_validate(rest), problems
         except ValidationError as error:
             before = len(source.holes)
             for one in error.errors(include_url=False, include_input=True):
@@ -119,7 +121,7 @@ def _explain(error: Any, place: Path, source: Source) -> Problem | None:
         message = str(error["msg"])
         if isinstance(given, dict) and "type" in given:
             place = (*place, "type")
-            message = f"{shown(given['type'])} is not a type of check (write {schema.CHECK_TYPES})"
+            message = f"{shown(given['type'])} is not a type of check (write {CHECK_TYPES})"
         what, _, do = message[:-1].partition(" (")
     elif kind == "anycast":
         what, do = error["ctx"]["what"], error["ctx"]["do"]
@@ -136,14 +138,14 @@ def _meant(error: Any, place: Path, source: Source) -> Path | None:
     """The path an unknown key was probably meant to be, if nothing stands there: it must not be missed too."""
     if error["type"] != "extra_forbidden":
         return None
-    near = difflib.get_close_matches(str(place[-1]), schema.keys_at(error["loc"][:-1]), n=1)
+    near = difflib.get_close_matches(str(place[-1]), keys_at(error["loc"][:-1]), n=1)
     meant: Path = (*place[:-1], *near)
     return meant if near and meant not in source.keys else None
 
 
 def _unknown_key(location: tuple[str | int, ...]) -> tuple[str, str]:
     key = str(location[-1])
-    known = schema.keys_at(location[:-1])
+    known = keys_at(location[:-1])
     what = "there is no such key"
     if near := difflib.get_close_matches(key, known, n=1):
         return what, f"did you mean {near[0]}?"

@@ -30,7 +30,7 @@ async def check(kind: DnsCheck, address: Address, port: int, progress: Progress)
         return unusable("dnspython is not installed (pip install 'anycast[dns]')")
     question = make_query(kind.name, kind.record)
     progress.say("asking for %s %s", kind.name, kind.record)
-    if kind.tcp:
+    if kind.transport == "tcp":
         opening = opened(address, port, progress, tls=None, limit=_LIMIT)
         return await judged(_over_tcp(opening, kind, question, progress))
     try:

@@ -23,7 +23,7 @@ _REPLY = {4: 0, 6: 129}
 _NOT_ALLOWED = frozenset({EACCES, EPERM, EPROTONOSUPPORT, EAFNOSUPPORT})
 
 
-async def check(_kind: IcmpCheck, address: Address, progress: Progress) -> Finding:
+async def check(_kind: IcmpCheck, address: Address, _port: int, progress: Progress) -> Finding:
     """OK if the echo comes back. Raises OSError."""
     progress.missing = "echo"
     try:

@@ -9,7 +9,6 @@ import socket
 import struct
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import assert_never
 
 from anycast.core.health.phase import Fault
 from anycast.core.values.checks import (
@@ -23,6 +22,7 @@ from anycast.core.values.checks import (
     NodeKind,
 )
 from anycast.core.values.configuration import Address
+from anycast.core.values.described import amount
 from anycast.probes import icmp, neighbor
 from anycast.probes.finding import OK, Finding, Progress, fail, unusable
 from anycast.probes.links import fault
@@ -36,7 +36,7 @@ _ALIVE = frozenset({"reachable", "delay", "probe", "noarp", "permanent"})
 _SETTLING = frozenset({"none", "incomplete"})
 
 
-async def check(kind: NodeKind, progress: Progress) -> Finding:
+async def check(kind: NodeKind, _address: Address, _port: int, progress: Progress) -> Finding:
     """OK if the node has what is asked for. Raises OSError."""
     match kind:
         case CarrierCheck():
@@ -52,7 +52,7 @@ async def check(kind: NodeKind, progress: Progress) -> Finding:
         case IpvsConnectionsCheck():
             return _ipvs(kind, progress)
         case _:
-            assert_never(kind)
+            raise TypeError(kind)  # a kind of its own module names that
 
 
 def _carrier(kind: CarrierCheck, progress: Progress) -> Finding:
@@ -71,8 +71,8 @@ async def _gateway(kind: GatewayCheck, progress: Progress) -> Finding:
             return fail(f"there is no default route with a gateway for IPv{kind.family}")
         address, interface = found
     progress.say("gateway %s on %s", address, interface or "its interface")
-    if not kind.by_neighbor:
-        finding = await icmp.check(IcmpCheck(), address, progress)
+    if kind.by == "ping":
+        finding = await icmp.check(IcmpCheck(), address, 0, progress)
         return finding if finding is OK else finding._replace(detail=f"{address}: {finding.detail}")
     if interface is None:
         return unusable("it needs the gateway's interface")
@@ -128,7 +128,7 @@ def _load(kind: LoadCheck, progress: Progress) -> Finding:
     average = dict(zip((1, 5, 15), os.getloadavg(), strict=True))[kind.minutes]
     each = average / (os.cpu_count() or 1)
     progress.say("load average of %d min: %.2f, %.2f per processor", kind.minutes, average, each)
-    return OK if each <= kind.most else fail(f"load {each:.2f} per processor, at most {kind.most:g} is fine")
+    return OK if each <= kind.max else fail(f"load {each:.2f} per processor, at most {kind.max:g} is fine")
 
 
 def memory(proc: Path) -> tuple[int, int]:
@@ -146,7 +146,7 @@ def _memory(kind: MemoryCheck, progress: Progress) -> Finding:
     except ValueError as error:
         return unusable(error)
     progress.say("%d of %d MiB available", available >> 20, total >> 20)
-    needed = kind.free if kind.free is not None else total * (kind.free_percent or 0) // 100
+    needed = amount(kind.min_free, total)
     if available >= needed:
         return OK
     return fail(f"{available >> 20} MiB of memory available, {needed >> 20} MiB needed")
@@ -193,5 +193,5 @@ def _ipvs(kind: IpvsConnectionsCheck, progress: Progress) -> Finding:
     except ValueError as error:
         return unusable(error)
     progress.say("%d connections, %d rows in the table", connections, rows)
-    most = kind.most if kind.most is not None else rows * (kind.most_percent or 0) // 100
+    most = amount(kind.max, rows)
     return OK if connections <= most else fail(f"{connections} connections, at most {most} are fine")

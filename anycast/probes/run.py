@@ -3,40 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import assert_never
+from collections.abc import Awaitable, Callable
+from importlib import import_module
 
 from anycast.core.health.phase import Fault, Result
-from anycast.core.values.checks import (
-    BannerCheck,
-    CarrierCheck,
-    DnsCheck,
-    FileCheck,
-    GatewayCheck,
-    GrpcCheck,
-    IcmpCheck,
-    IpvsConnectionsCheck,
-    LoadCheck,
-    MemoryCheck,
-    RelpCheck,
-    SyslogCanaryCheck,
-    SyslogCheck,
-    TcpVipCheck,
-    UdpCheck,
-)
-from anycast.core.values.configuration import HERE, CommandCheck, HttpCheck, Target, TcpCheck
-from anycast.probes import (
-    banner,
-    command,
-    datagram,
-    dns,
-    grpc,
-    icmp,
-    links,
-    node,
-    relp,
-    syslog,
-    vip,
-)
+from anycast.core.values.checks import KINDS, Kind, TcpVipCheck
+from anycast.core.values.configuration import HERE, Target
+from anycast.probes import links, vip
 from anycast.probes.finding import Finding, Progress, fail, judge, late, unusable
 from anycast.probes.sweep.once import once
 from anycast.probes.sweep.runs import sweepable
@@ -80,40 +53,20 @@ async def probe(target: Target, progress: Progress | None = None) -> Result:
 
 async def _dispatch(target: Target, progress: Progress) -> Finding:
     kind = target.check.kind
-    match kind:
-        case TcpVipCheck():
-            if target.vip is None:
-                return unusable("it is aimed at no VIP")
-            port = kind.port or target.port
-            return await vip.check(target.vip, target.address, port, target.check.timeout, progress)
-        case CommandCheck():
-            return await command.check(kind, target.address, target.port, progress)
-        case UdpCheck():
-            return await datagram.check(kind, target.address, kind.port or target.port, progress)
-        case BannerCheck():
-            return await banner.check(kind, target.address, kind.port or target.port, progress)
-        case SyslogCheck():
-            return await syslog.check(kind, target.address, kind.port or target.port, progress)
-        case SyslogCanaryCheck():
-            return await syslog.canary(kind, target.address, kind.port or target.port, progress)
-        case RelpCheck():
-            return await relp.check(kind, target.address, kind.port or target.port, progress)
-        case DnsCheck():
-            return await dns.check(kind, target.address, kind.port or target.port, progress)
-        case GrpcCheck():
-            return await grpc.check(kind, target.address, kind.port or target.port, progress)
-        case IcmpCheck():
-            return await icmp.check(kind, target.address, progress)
-        case (
-            CarrierCheck()
-            | GatewayCheck()
-            | LoadCheck()
-            | MemoryCheck()
-            | FileCheck()
-            | IpvsConnectionsCheck()
-        ):
-            return await node.check(kind, progress)
-        case TcpCheck() | HttpCheck():
-            raise AssertionError("the sweep runs these")
-        case _:
-            assert_never(kind)
+    port = getattr(kind, "port", None) or target.port
+    if not isinstance(kind, TcpVipCheck):
+        return await check_of(type(kind))(kind, target.address, port, progress)
+    if target.vip is None:
+        return unusable("it is aimed at no VIP")
+    return await vip.check(target.vip, target.address, port, target.check.timeout, progress)
+
+
+def check_of(kind: type[Kind]) -> Callable[..., Awaitable[Finding]]:
+    """What runs it: `check(kind, address, port, progress)` of its module, or the function that the kind names."""
+    module, _, function = (kind.PROBE or kind.TYPE).partition(".")
+    return getattr(import_module(f"anycast.probes.{module}"), function or "check")  # type: ignore[no-any-return]
+
+
+for _kind in KINDS:
+    if _kind.PROBE != "sweep":
+        check_of(_kind)  # imported now, and not while the agent's loop waits

@@ -66,7 +66,7 @@ async def opened(
     Raises OSError, ssl.SSLError, UnusableError; PeerError for whatever else the use of it raises once the peer has
     said something.
     """
-    channel = Channel(tls, tls.name or name or literal(address), *alpn) if tls is not None else None
+    channel = Channel(tls, tls.sni or name or literal(address), *alpn) if tls is not None else None
     progress.missing = "answer"
     with await connect(address, port) as sock:
         progress.say("connected from %s", place(sock.getsockname()))

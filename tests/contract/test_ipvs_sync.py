@@ -67,7 +67,10 @@ def daemons() -> list[str]:
     ("sync", "words"),
     [
         (OURS, "(mcast=veth0, syncid=7, group=224.0.0.81, port=8848, ttl=1)"),
-        (ConnectionSync(interface="other0"), "(mcast=other0, syncid=0, group=224.0.0.81, port=8848, ttl=1)"),
+        (
+            ConnectionSync(interface="other0", id=0),
+            "(mcast=other0, syncid=0, group=224.0.0.81, port=8848, ttl=1)",
+        ),
         (
             ConnectionSync(interface="veth0", id=255, group=ip_address("239.1.2.3"), port=1, ttl=255),
             "(mcast=veth0, syncid=255, group=239.1.2.3, port=1, ttl=255)",

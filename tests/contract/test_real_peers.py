@@ -132,7 +132,7 @@ def unbound(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 @pytest.mark.parametrize("tcp", [False, True])
 def test_unbound_answers_as_expected(unbound: int, tcp: bool) -> None:  # noqa: FBT001
-    www = DnsCheck(name="www.example.net.", tcp=tcp)
+    www = DnsCheck(name="www.example.net.", transport="tcp" if tcp else "udp")
     for kind in (
         replace(www, answer=("192.0.2.80",)),
         replace(www, record="TXT", answer=('"a text"',)),
@@ -181,7 +181,7 @@ def grpc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GrpcServer]:
     plain, secure = peers.free_port(), peers.free_port()
     argv = (sys.executable, "-c", GRPC, str(plain), str(secure), str(made.certificate), str(made.key))
     with peers.running(*argv, log=where / "output", tcp=(plain, secure)):
-        yield GrpcServer(plain, secure, Tls(name="peer.example.net", ca=str(made.certificate)))
+        yield GrpcServer(plain, secure, Tls(sni="peer.example.net", ca=str(made.certificate)))
 
 
 @pytest.mark.parametrize(
@@ -202,6 +202,6 @@ def test_the_health_service_of_grpcio_says_what_serves(grpc: GrpcServer, service
 
 
 def test_grpc_to_a_server_of_plain_http_fails(nginx: Nginx) -> None:
-    tls = Tls(name="peer.example.net", ca=str(nginx.certificate.certificate))
+    tls = Tls(sni="peer.example.net", ca=str(nginx.certificate.certificate))
     assert "no application protocol" in check(GrpcCheck(tls=tls), nginx.https).detail
     assert check(GrpcCheck(), nginx.https).outcome is Outcome.FAIL

@@ -60,13 +60,13 @@ class Rsyslog:
 
     @property
     def trust(self) -> Tls:
-        return Tls(name="peer.example.net", ca=str(self.certificate.certificate))
+        return Tls(sni="peer.example.net", ca=str(self.certificate.certificate))
 
     @property
     def mutual(self) -> Tls:
         files = self.certificate
         return Tls(
-            name="peer.example.net",
+            sni="peer.example.net",
             ca=str(files.certificate),
             certificate=str(files.certificate),
             key=str(files.key),

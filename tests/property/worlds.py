@@ -96,7 +96,7 @@ def config(*vips: Vip, exclusive: bool = False, **settings: Any) -> Config:
 
 
 LINK = Check(kind=CarrierCheck(interface="eth0"), rise=2, fall=2)
-LOAD = Check(kind=LoadCheck(most=2.0), rise=1, fall=1)
+LOAD = Check(kind=LoadCheck(max=2.0), rise=1, fall=1)
 _PARTS = (Part(name="link", check=LINK), Part(name="load", check=LOAD))
 EITHER, BOTH = Rule(needed=1, parts=_PARTS), Rule(needed=2, parts=_PARTS)
 

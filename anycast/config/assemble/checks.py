@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
-from anycast.config import schema
-from anycast.config.assemble.context import Context
-from anycast.config.assemble.kinds import Kinds, Probed
+from anycast.config.assemble.context import Assembler, Context
+from anycast.config.assemble.kinds import Kinds
 from anycast.config.problem import Path
+from anycast.config.schema import checks as forms
+from anycast.config.schema.part import Part
+from anycast.config.schema.scalars import spell_duration
 from anycast.core.health.compose import leaves
 from anycast.core.values import checks as kinds
 from anycast.core.values import configuration as model
@@ -19,11 +22,11 @@ ServerTree: TypeAlias = model.Check | model.Rule[model.Leaf]
 DEFAULT_CHECK = model.Check(kind=model.TcpCheck())
 
 
-class Checks:
+class Checks(Assembler):
     """Looks checks up by name, each once, and builds what is written where it is used."""
 
     def __init__(self, context: Context) -> None:
-        self._context = context
+        super().__init__(context)
         self._kinds = Kinds(context)
         self._known: dict[str, model.Tree | None] = {}
         self._resolving: list[str] = []  # names of the checks being looked up, the outermost first
@@ -39,62 +42,56 @@ class Checks:
             self._resolving.pop()
         return self._known[name]
 
-    def _part(self, path: Path, check: schema.Check) -> model.Tree | None:
+    def _part(self, path: Path, check: forms.Check) -> model.Tree | None:
         match check:
-            case schema.BgpCheck():
+            case forms.BgpCheck():
                 return self._session(path, check)
-            case schema.AllCheck() | schema.AnyCheck():
+            case forms.AllCheck() | forms.AnyCheck():
                 references = [(reference, 1) for reference in check.of or []]
                 parts = self._parts(path, references)
                 if parts is None:
                     return None
-                needed = len(parts) if isinstance(check, schema.AllCheck) else 1
+                needed = len(parts) if isinstance(check, forms.AllCheck) else 1
                 return model.Rule(needed=needed, parts=parts)
-            case schema.AtLeastCheck():
+            case forms.AtLeastCheck():
                 return self._at_least(path, check)
             case _:
                 return self._check(path, check)
 
-    def _session(self, path: Path, check: schema.BgpCheck) -> kinds.BgpSession:
+    def _session(self, path: Path, check: forms.BgpCheck) -> kinds.BgpSession:
         known = self._context.file.bgp.neighbors or [] if self._context.file.bgp else []
         addresses = [neighbor.address for neighbor in known]
-        listed = self._context.whole_list(("bgp", "neighbors"), "address") and self._context.whole(("bgp",))
+        listed = self._context.whole_list(("bgp", "neighbors"), "address") and self._whole(("bgp",))
         if check.neighbor is not None and check.neighbor not in addresses and listed:
             do = "write an address from bgp.neighbors, or remove the line"
-            self._context.say((*path, "neighbor"), f"{check.neighbor} is no neighbor of this node", do)
+            self._say((*path, "neighbor"), f"{check.neighbor} is no neighbor of this node", do)
         return kinds.BgpSession(check.neighbor)
 
-    def _at_least(self, path: Path, check: schema.AtLeastCheck) -> model.Rule[model.Leaf] | None:
-        references: list[tuple[schema.CheckReference, int]] = []
+    def _at_least(self, path: Path, check: forms.AtLeastCheck) -> model.Rule[model.Leaf] | None:
+        references: list[tuple[forms.CheckReference, int]] = []
         for n, one in enumerate(check.of or []):
-            if not isinstance(one, schema.Member):
+            if not isinstance(one, forms.Member):
                 references.append((one, 1))
             elif one.check is not None:
                 references.append((one.check, one.weight))
             else:
-                self._context.say_missing(
-                    (*path, "of", n, "check"), "it is missing", "write the name of a check"
-                )
+                self._say_missing((*path, "of", n, "check"), "it is missing", "write the name of a check")
         parts = self._parts(path, references)
         if check.needed is None:
-            self._context.say_missing(
-                (*path, "needed"), "it is missing", "write the sum of weights that is needed"
-            )
+            self._say_missing((*path, "needed"), "it is missing", "write the sum of weights that is needed")
         if parts is None or check.needed is None:
             return None
         most = sum(part.weight for part in parts)
-        if check.needed > most and self._context.whole((*path, "of")):
+        if check.needed > most and self._whole((*path, "of")):
             what = f"{check.needed} can never be, for all together come to {most}"
-            self._context.say((*path, "needed"), what, f"write {most} or less")
+            self._say((*path, "needed"), what, f"write {most} or less")
         return model.Rule(needed=min(check.needed, most), parts=parts)
 
     def _parts(
-        self, path: Path, references: Sequence[tuple[schema.CheckReference, int]]
+        self, path: Path, references: Sequence[tuple[forms.CheckReference, int]]
     ) -> tuple[model.Part[model.Leaf], ...] | None:
         if not references:
-            self._context.say_missing(
-                (*path, "of"), "there is no check in it", "write names of checks, or checks"
-            )
+            self._say_missing((*path, "of"), "there is no check in it", "write names of checks, or checks")
             return None
         parts: list[model.Part[model.Leaf]] = []
         for n, (reference, weight) in enumerate(references):
@@ -104,7 +101,7 @@ class Checks:
         return tuple(parts) if len(parts) == len(references) else None
 
     def require(
-        self, path: Path, references: Sequence[schema.CheckReference]
+        self, path: Path, references: Sequence[forms.CheckReference]
     ) -> model.Rule[model.Leaf] | None:
         """All of these, each with an aim of its own: there is no real server to aim at."""
         parts: list[model.Part[model.Leaf]] = []
@@ -116,68 +113,61 @@ class Checks:
             parts.append(model.Part(name=_called(reference), check=part))
             if any(asks_for_vip(one) for one in leaves_of(part)):
                 what = "a check with to: vip is of a real server, and there is none here"
-                self._context.say(
-                    place, what, "move it to the check of the service, or write it without to: vip"
-                )
+                self._say(place, what, "move it to the check of the service, or write it without to: vip")
                 continue
             aimless = [one for one in leaves_of(part) if isinstance(one, model.Check) and not _has_aim(one)]
             if aimless:
-                kind = type(aimless[0].kind).__name__.removesuffix("Check").lower()
-                what = f"a check of {kind} is aimed at a real server, and there is none here"
-                self._context.say(place, what, "write address and port in the check")
+                what = f"a check of {aimless[0].kind.type} is aimed at a real server, and there is none here"
+                self._say(place, what, "write address and port in the check")
         return model.Rule(needed=len(parts), parts=tuple(parts)) if parts else None
 
-    def _check(self, path: Path, check: Probed) -> model.Check | None:
-        kind = self._kinds.kind(path, check)
+    def _check(self, path: Path, written: forms.Check) -> model.Check | None:
+        kind = self._kinds.kind(path, written)
         if kind is None:
             return None
-        fast = check.fast_interval
-        return model.Check(
-            kind=kind,
-            address=(check.address if isinstance(check, schema.Aimed | schema.IcmpCheck) else None),
-            interval=check.interval,
-            fast_interval=min(DEFAULT_CHECK.fast_interval, check.interval) if fast is None else fast,
-            timeout=check.timeout,
-            rise=check.rise,
-            fall=check.fall,
-            hold_down=self._hold_down((*path, "hold_down"), check.hold_down),
-        )
-
-    def _hold_down(self, path: Path, written: schema.HoldDown | None) -> model.HoldDown | None:
-        if written is None:
+        where = written.address if isinstance(kind, kinds.AimedKind | kinds.IcmpCheck) else None
+        check = self._built(path, written, model.Check, kind=kind, address=where)
+        if check is None:
             return None
-        found = model.HoldDown(
-            half_life=written.half_life,
-            suppress=written.suppress,
-            reuse=written.reuse,
-            max_hold=4 * written.half_life if written.max_hold is None else written.max_hold,
-        )
-        if not self._context.whole(path):
-            return None
-        if found.reuse >= found.suppress:
-            self._context.say(
-                path, "reuse is not below suppress", "write a smaller reuse, or a larger suppress"
+        if written.fast_interval is None:
+            check = replace(check, fast_interval=min(check.fast_interval, check.interval))
+        if check.proof_lasts < check.interval and self._whole((*path, "interval")):
+            what = f"it is shorter than the interval of {spell_duration(check.interval)}"
+            self._say(
+                (*path, "unproven_after"), what, "write the interval or more; three of them is the default"
             )
-        elif found.suppress > found.ceiling:
-            what = f"a penalty that comes to suppress takes longer than {found.max_hold:g}s to decay to reuse"
-            self._context.say(path, what, "write a longer max_hold, or a smaller suppress")
-        return found
+        if check.hold_down is None:
+            return check
+        return replace(check, hold_down=self._hold_down(path, check.hold_down, written.hold_down))
 
-    def _reference(self, path: Path, check: str | schema.Check) -> model.Tree | None:
+    def _hold_down(self, path: Path, held: model.HoldDown, written: Part) -> model.HoldDown:
+        path = (*path, "hold_down")
+        if "max_hold" not in written.model_fields_set:
+            held = replace(held, max_hold=4 * held.half_life)
+        if not self._whole(path):
+            return held
+        if held.reuse >= held.suppress:
+            self._say(path, "reuse is not below suppress", "write a smaller reuse, or a larger suppress")
+        elif held.suppress > held.ceiling:
+            what = f"a penalty that comes to suppress takes longer than {held.max_hold:g}s to decay to reuse"
+            self._say(path, what, "write a longer max_hold, or a smaller suppress")
+        return held
+
+    def _reference(self, path: Path, check: str | forms.Check) -> model.Tree | None:
         if not isinstance(check, str):
             found = self._part(path, check)
-            return found if self._context.whole(path) else None
+            return found if self._whole(path) else None
         if check not in self._context.written("checks"):
             self._context.unknown(path, "checks", check)
         if check in self._resolving:
             way = " -> ".join([*self._resolving[self._resolving.index(check) :], check])
-            self._context.say(path, f"it contains itself: {way}", "take one of them out of the other")
+            self._say(path, f"it contains itself: {way}", "take one of them out of the other")
             return None
-        if check not in self._context.file.checks or not self._context.whole(("checks", check)):
+        if check not in self._context.file.checks or not self._whole(("checks", check)):
             return None
         return self.named_check(check)
 
-    def tree(self, path: Path, check: str | schema.Check) -> ServerTree | None:
+    def tree(self, path: Path, check: str | forms.Check) -> ServerTree | None:
         """A check of a real server: one that is probed, or a rule."""
         part = self._reference(path, check)
         if isinstance(part, kinds.BgpSession):
@@ -185,8 +175,8 @@ class Checks:
         return part
 
 
-def _called(reference: str | schema.Check) -> str:
-    return reference if isinstance(reference, str) else reference.type
+def _called(reference: forms.Check) -> str:
+    return str(reference if isinstance(reference, str) else reference.type)
 
 
 def leaves_of(tree: model.Tree) -> Iterator[model.Leaf]:
@@ -195,17 +185,15 @@ def leaves_of(tree: model.Tree) -> Iterator[model.Leaf]:
 
 def _has_aim(check: model.Check) -> bool:
     """Whether the check knows by itself what it looks at."""
-    if isinstance(check.kind, kinds.NodeKind | model.CommandCheck):
+    if isinstance(check.kind, kinds.NodeKind | kinds.CommandCheck):
         return True
     return check.address is not None and has_port(check)
 
 
 def has_port(leaf: model.Leaf) -> bool:
     """Whether it needs no port of a real server's."""
-    if isinstance(leaf, kinds.BgpSession):
-        return True
-    kind = leaf.kind
-    return isinstance(kind, kinds.NodeKind | kinds.IcmpCheck | model.CommandCheck) or kind.port is not None
+    kind = leaf.kind if isinstance(leaf, model.Check) else None
+    return not isinstance(kind, kinds.AimedKind) or kind.port is not None
 
 
 def asks_for_vip(leaf: model.Leaf) -> bool:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from anycast.config import schema
 from anycast.config.problem import NeededPath, Path, Problem, dotted, shown
+from anycast.config.schema import file as schema
+from anycast.config.schema.part import Part, described, lacks_default
+from anycast.config.schema.scalars import NAME, NAME_ADVICE
 
 if TYPE_CHECKING:
     from anycast.config.validate import Source
 
-VERSION = {schema.Family.IPV4: 4, schema.Family.IPV6: 6}
+T = TypeVar("T")
 
 
 class Context:
@@ -43,7 +46,7 @@ class Context:
     def misnamed(self, section: str, name: str) -> None:
         mark = self._source.mark((section, name), key=True)
         what = f"{shown(name)} is not a name"
-        self.problems.append(Problem(mark, (section, name), what, f"use {schema.NAME_ADVICE}"))
+        self.problems.append(Problem(mark, (section, name), what, f"use {NAME_ADVICE}"))
 
     def say(self, path: Path, what: str, do: str, *, key: bool = False) -> None:
         """Complain about a path of the remaining tree."""
@@ -80,7 +83,7 @@ class Context:
     def unknown(self, path: Path, section: str, name: str) -> None:
         if not self._source.complete or not self.whole((section, name)):
             return
-        known = [one for one in self.written(section) if schema.NAME.match(one)]
+        known = [other for other in self.written(section) if NAME.match(other)]
         if near := difflib.get_close_matches(name, known, n=1):
             do = f"did you mean {near[0]}?"
         else:
@@ -98,3 +101,41 @@ class Context:
         """None for the first that claims `key`; for others, where the first one stands."""
         first = self._claimed.setdefault(key, path)
         return None if first == path else dotted(self.place(first))
+
+    def built(self, path: Path, written: Part | None, core: type[T], **known: Any) -> T | None:
+        """The value that a mapping describes. None: there is none, or what has no default is missing, which is said."""
+        if written is None:
+            return None
+        docs = described(core)  # type: ignore[arg-type]  # a class can be hashed
+        missing = False
+        for field in fields(core):  # type: ignore[arg-type]  # a dataclass, as every class that is described
+            name = field.name
+            if name in known or name not in docs:
+                continue
+            value = getattr(written, name, None)
+            if value is not None and (value != [] or not lacks_default(field)):
+                known[name] = self._plain((*path, name), value, field.default)
+            elif lacks_default(field):
+                missing = True
+                self.say_missing((*path, name), docs[name][0].lacks, docs[name][0].write)
+        return None if missing else core(**known)
+
+    def _plain(self, path: Path, value: Any, default: Any) -> Any:
+        if isinstance(value, Part):
+            return self.built(path, value, value.CORE)
+        if isinstance(value, dict):
+            return tuple(value.items())
+        if isinstance(value, list) and isinstance(default, frozenset):
+            return frozenset().union(*value)
+        if isinstance(value, list):
+            return tuple(self._plain((*path, n), item, None) for n, item in enumerate(value))
+        return value
+
+
+class Assembler:
+    """A part of the building: it looks at what is written, and complains."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._say, self._say_missing, self._whole = context.say, context.say_missing, context.whole
+        self._need, self._built = context.need, context.built

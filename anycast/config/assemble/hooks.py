@@ -5,9 +5,9 @@ from __future__ import annotations
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from anycast.config import schema
 from anycast.config.assemble.context import Context
 from anycast.config.problem import Path
+from anycast.config.schema import file as schema
 from anycast.core.hooks import VERDICT, Action, Command, Hook, Secret, Webhook
 
 MOST = 16  # each has a thread of its own

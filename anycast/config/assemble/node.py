@@ -4,49 +4,38 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 
-from anycast.config import schema
-from anycast.config.assemble.context import VERSION, Context
+from anycast.config.assemble.context import Assembler
 from anycast.config.problem import Path, shown
+from anycast.config.schema import file as schema
+from anycast.config.schema.scalars import NAME
 from anycast.core.values import configuration as model
 from anycast.core.values.configuration import Address
 
 
-class Node:
+class Node(Assembler):
     """What is written of the node to values of the core."""
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
 
     def node(self, hostname: str) -> model.Node | None:
         node = self._context.file.node
-        name = node.name or hostname.partition(".")[0]
-        if not schema.NAME.match(name):
-            self._context.say_missing(
+        name = str(node.name or hostname.partition(".")[0])
+        if not NAME.match(name):
+            self._say_missing(
                 ("node", "name"),
                 f"this machine's host name {shown(name)} cannot be the node's name",
                 "write node.name",
             )
             return None
-        return model.Node(
-            name=name,
-            interface=node.interface,
-            runtime_dir=node.runtime_dir,
-            state_dir=node.state_dir,
-            exabgp_user=node.exabgp_user,
-            listen=node.listen,
-        )
+        return self._built(("node",), node, model.Node, name=name)
 
     def bgp(self) -> model.Bgp | None:
         bgp = self._context.file.bgp
         if bgp is None:
-            self._context.say_missing(
-                ("bgp",), "the section is missing", "write local_as and neighbors in it"
-            )
+            self._say_missing(("bgp",), "the section is missing", "write local_as and neighbors in it")
             return None
         if bgp.local_as is None:
-            self._context.say_missing(("bgp", "local_as"), "it is missing", "write this node's AS number")
+            self._say_missing(("bgp", "local_as"), "it is missing", "write this node's AS number")
         if not bgp.neighbors:
-            self._context.say_missing(
+            self._say_missing(
                 ("bgp", "neighbors"), "there is no neighbor", "write the routers to announce to"
             )
         router_id = self._router_id(bgp)
@@ -73,7 +62,7 @@ class Node:
             if isinstance(neighbor.local_address, IPv4Address):
                 return neighbor.local_address
         if self._context.whole_list(("bgp", "neighbors"), "local_address"):
-            self._context.say_missing(
+            self._say_missing(
                 ("bgp", "router_id"),
                 "it is missing, and no neighbor has an IPv4 local_address to take it from",
                 "write this node's own IPv4 address",
@@ -85,34 +74,26 @@ class Node:
     ) -> model.Neighbor | None:
         address, local = neighbor.address, neighbor.local_address
         if neighbor.remote_as is None:
-            self._context.say_missing((*path, "remote_as"), "it is missing", "write the router's AS number")
+            self._say_missing((*path, "remote_as"), "it is missing", "write the router's AS number")
         if address is None:
-            self._context.say_missing((*path, "address"), "it is missing", "write the router's address")
+            self._say_missing((*path, "address"), "it is missing", "write the router's address")
             return None
         if address.is_link_local:
-            self._context.say(
+            self._say(
                 (*path, "address"), f"{address} is link-local", "write an address that needs no interface"
             )
         if before := self._context.first(("neighbor", address), path):
-            self._context.say(
-                (*path, "address"), f"{address} is at {before} already", "write each router once"
-            )
+            self._say((*path, "address"), f"{address} is at {before} already", "write each router once")
         if local is None:
             if address.version == 6:
                 what = "it is missing, and with IPv6 there is no default"
-                self._context.say_missing(
-                    (*path, "local_address"), what, "write this node's address in the session"
-                )
+                self._say_missing((*path, "local_address"), what, "write this node's address in the session")
             local = router_id if address.version == 4 else None
         elif local.version != address.version:
             what = f"{local} is not of the family of the neighbor's address {address}"
-            self._context.say(
-                (*path, "local_address"), what, f"write an IPv{address.version} address of this node"
-            )
+            self._say((*path, "local_address"), what, f"write an IPv{address.version} address of this node")
         if local == address:
-            self._context.say(
-                (*path, "address"), f"{address} is this node's own address", "write the router's"
-            )
+            self._say((*path, "address"), f"{address} is this node's own address", "write the router's")
         self._families(path, neighbor, address, bgp)
         if neighbor.remote_as is None:
             return None
@@ -129,42 +110,24 @@ class Node:
     def _families(self, path: Path, neighbor: schema.Neighbor, address: Address, bgp: schema.Bgp) -> None:
         if neighbor.families == []:
             do = "write ipv4, ipv6 or both, or remove the line"
-            self._context.say_missing((*path, "families"), "no family is carried", do)
-        for n, family in enumerate(neighbor.families or []):
-            version = VERSION[family]
+            self._say_missing((*path, "families"), "no family is carried", do)
+        for n, version in enumerate(neighbor.families or []):
             next_hop = bgp.next_hop.ipv4 if version == 4 else bgp.next_hop.ipv6
             if version != address.version and next_hop is None:
-                if not self._context.whole(("bgp", "next_hop", str(family))):
+                if not self._whole(("bgp", "next_hop", f"ipv{version}")):
                     continue
-                what = f"a session over IPv{address.version} has no next hop for {family} routes"
-                self._context.say(
-                    (*path, "families", n), what, f"write bgp.next_hop.{family}, or a neighbor over {family}"
+                what = f"a session over IPv{address.version} has no next hop for ipv{version} routes"
+                self._say(
+                    (*path, "families", n),
+                    what,
+                    f"write bgp.next_hop.ipv{version}, or a neighbor over ipv{version}",
                 )
-
-    def timeouts(self) -> model.Timeouts | None:
-        timeouts = self._context.file.timeouts
-        if timeouts is None:
-            return None
-        return model.Timeouts(tcp=timeouts.tcp, tcp_fin=timeouts.tcp_fin, udp=timeouts.udp)
-
-    def sync(self) -> model.ConnectionSync | None:
-        sync = self._context.file.connection_sync
-        if sync is None:
-            return None
-        if sync.interface is None:
-            self._context.say_missing(
-                ("connection_sync", "interface"), "it is missing", "write the interface between the balancers"
-            )
-            return None
-        return model.ConnectionSync(
-            interface=sync.interface, id=sync.id, group=sync.group, port=sync.port, ttl=sync.ttl
-        )
 
 
 def carried(neighbor: schema.Neighbor) -> set[int]:
     """4, 6: families of the routes a session carries."""
     if neighbor.families:
-        return {VERSION[family] for family in neighbor.families}
+        return set(neighbor.families)
     return {neighbor.address.version} if neighbor.address else set()
 
 

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from anycast.config import schema
 from anycast.config.assemble.checks import DEFAULT_CHECK, Checks, ServerTree
-from anycast.config.assemble.context import Context
+from anycast.config.assemble.context import Assembler, Context
 from anycast.config.problem import Path, shown
+from anycast.config.schema import file as schema
 from anycast.core.dataplane.members import server_address
 from anycast.core.values import configuration as model
 from anycast.core.values.configuration import Address, Forwarding
@@ -28,11 +28,11 @@ class Pool:
     places: tuple[Path, ...]  # of the servers
 
 
-class Pools:
+class Pools(Assembler):
     """Pools with a name, and those that VIPs describe themselves."""
 
     def __init__(self, context: Context, checks: Checks) -> None:
-        self._context = context
+        super().__init__(context)
         self._checks = checks
         self._known: dict[str, Pool | None] = {}
         self._own: list[Pool] = []
@@ -55,11 +55,11 @@ class Pools:
     def _pool(self, path: Path, name: str, pool: schema.Pool | schema.Vip) -> Pool:
         if not pool.servers:
             what = "there is no server"
-            self._context.say_missing((*path, "servers"), what, "write the addresses of the real servers")
+            self._say_missing((*path, "servers"), what, "write the addresses of the real servers")
         check: ServerTree | None = DEFAULT_CHECK
         if pool.check is not None:
             check = self._checks.tree((*path, "check"), pool.check)
-        elif not self._context.whole((*path, "check")):
+        elif not self._whole((*path, "check")):
             check = None
         servers: list[model.RealServer] = []
         places: list[Path] = []
@@ -73,7 +73,7 @@ class Pools:
             path=path,
             servers=tuple(servers),
             check=check,
-            check_given=pool.check is not None or not self._context.whole((*path, "check")),
+            check_given=pool.check is not None or not self._whole((*path, "check")),
             whole=(
                 self._context.whole_list((*path, "servers"), "address", "addresses")
                 and len(servers) == len(pool.servers or []) > 0
@@ -87,12 +87,12 @@ class Pools:
         for version, count in families.items():
             if count > 1:
                 what = f"a server has {count} IPv{version} addresses"
-                self._context.say(
+                self._say(
                     (*path, "addresses"), what, "write one of each family; another one is another server"
                 )
         for place, address in addresses:
             if before := self._context.first((pool, address, server.port), path):
-                self._context.say(place, f"{address} is at {before} already", "write each real server once")
+                self._say(place, f"{address} is at {before} already", "write each real server once")
         self._thresholds(path, server)
         if not addresses:
             return None
@@ -103,7 +103,7 @@ class Pools:
             and self._context.first((pool, addresses[0][1], server.port), path) is not None
         )
         if (before := self._context.first((pool, name), path)) and not said:
-            self._context.say(
+            self._say(
                 (*path, "name") if server.name else path,
                 f"{shown(name)} is the name of {before} already",
                 "give each server a name of its own",
@@ -119,28 +119,26 @@ class Pools:
 
     def _thresholds(self, path: Path, server: schema.Server) -> None:
         upper, lower, place = server.upper_threshold, server.lower_threshold, (*path, "lower_threshold")
-        if lower <= upper or not self._context.whole((*path, "upper_threshold")):
+        if lower <= upper or not self._whole((*path, "upper_threshold")):
             return
         if upper:
-            self._context.say(
-                place, f"{lower} is more than the upper_threshold {upper}", f"write {upper} or less"
-            )
+            self._say(place, f"{lower} is more than the upper_threshold {upper}", f"write {upper} or less")
         else:
             what = "it has no meaning without an upper_threshold"
-            self._context.say(place, what, "write upper_threshold too, or remove this")
+            self._say(place, what, "write upper_threshold too, or remove this")
 
     def own_addresses(
         self, path: Path, address: Address | None, addresses: Sequence[Address] | None
     ) -> list[tuple[Path, Address]]:
         """The addresses of a server or VIP, which has `address` or `addresses`."""
         if address is not None and addresses is not None:
-            self._context.say(
+            self._say(
                 (*path, "address"), "both address and addresses are written", "keep one of them", key=True
             )
         if address is not None:
             return [((*path, "address"), address)]
-        if not addresses and self._context.whole((*path, "address"), (*path, "addresses")):
-            self._context.say(path, "there is no address", "write address or addresses")
+        if not addresses and self._whole((*path, "address"), (*path, "addresses")):
+            self._say(path, "there is no address", "write address or addresses")
         return [((*path, "addresses", n), one) for n, one in enumerate(addresses or [])]
 
     def named(self, path: Path, name: str | None) -> Pool | None:

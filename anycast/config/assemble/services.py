@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from anycast.config import schema
 from anycast.config.assemble.checks import (
     DEFAULT_CHECK,
     Checks,
@@ -15,9 +14,10 @@ from anycast.config.assemble.checks import (
     has_port,
     leaves_of,
 )
-from anycast.config.assemble.context import Context
+from anycast.config.assemble.context import Assembler, Context
 from anycast.config.assemble.pools import Pool, Pools, count_of
 from anycast.config.problem import Path, dotted
+from anycast.config.schema import file as schema
 from anycast.config.warn import Served
 from anycast.core.dataplane.ipvs import MAGLEV_SLOTS
 from anycast.core.values import configuration as model
@@ -30,6 +30,7 @@ from anycast.core.values.configuration import (
     TunnelChecksum,
     TunnelType,
 )
+from anycast.core.values.described import Percent
 
 _FLAGS = {
     Scheduler.MH: frozenset({SchedulerFlag.MH_PORT, SchedulerFlag.MH_FALLBACK}),
@@ -48,11 +49,11 @@ class _Use:
     check: ServerTree | None  # overrides the pool's
 
 
-class Vips:
+class Vips(Assembler):
     """VIPs as written to VIPs of the core. `served`: what warnings are told about."""
 
     def __init__(self, context: Context, checks: Checks, pools: Pools) -> None:
-        self._context = context
+        super().__init__(context)
         self._checks = checks
         self._pools = pools
         self.served: list[Served] = []
@@ -66,14 +67,14 @@ class Vips:
         lacking: set[tuple[Path, str]] = set()
         for use in self._uses(path, name, vip):
             services += self._serve(use, path, families)
-            if use.pool is None or not use.pool.whole or not self._context.whole((*use.path, "forwarding")):
+            if use.pool is None or not use.pool.whole or not self._whole((*use.path, "forwarding")):
                 continue
             for place, address in addresses:
                 count = count_of(use.pool, address.version, use.serving.forwarding)
                 if count == 0 and (place, use.pool.name) not in lacking:
                     lacking.add((place, use.pool.name))
                     what = f"no server at {dotted(use.pool.path)} has an IPv{address.version} address to serve {address}"
-                    self._context.say(place, what, "give the servers one, or remove this address")
+                    self._say(place, what, "give the servers one, or remove this address")
             self._mixed(use, addresses)
         if not addresses or not services:
             return None
@@ -108,11 +109,11 @@ class Vips:
             if others and len(others) == len(pool.servers):
                 if self._context.once("mixed", pool.path, place):
                     what = f"no server at {dotted(pool.path)} has an IPv{version} address, and {why}"
-                    self._context.say(place, what, f"give the servers one, {do}")
+                    self._say(place, what, f"give the servers one, {do}")
                 continue
             for at in others:
-                if self._context.whole((*at, "addresses")) and self._context.once("mixed", at, version):
-                    self._context.say(at, f"it has no IPv{version} address, and {why}", f"give it one, {do}")
+                if self._whole((*at, "addresses")) and self._context.once("mixed", at, version):
+                    self._say(at, f"it has no IPv{version} address, and {why}", f"give it one, {do}")
 
     def _uses(self, path: Path, name: str, vip: schema.Vip) -> Iterator[_Use]:
         """What a VIP serves: its list of services, or the one it describes itself."""
@@ -120,18 +121,18 @@ class Vips:
         if vip.services is not None:
             for field in own:
                 what = "this belongs to a service, and the VIP has a list of services"
-                self._context.say((*path, field), what, "move it into the services", key=True)
+                self._say((*path, field), what, "move it into the services", key=True)
             if not vip.services:
-                self._context.say_missing(
+                self._say_missing(
                     (*path, "services"), "nothing is served", "write port and pool of a service"
                 )
             for n, service in enumerate(vip.services):
                 yield self._listed((*path, "services", n), service)
             return
-        if not self._context.whole((*path, "services")):
+        if not self._whole((*path, "services")):
             return
-        if not own and all(self._context.whole((*path, field)) for field in vip.ONE_SERVICE):
-            self._context.say(
+        if not own and all(self._whole((*path, field)) for field in vip.ONE_SERVICE):
+            self._say(
                 path, "nothing is served", "write port and servers, port and pool, or services", key=True
             )
             return
@@ -140,10 +141,10 @@ class Vips:
     def _listed(self, path: Path, service: schema.Service) -> _Use:
         if service.mark is not None:
             self._excluded(path, service, "port")
-        elif service.port is None and self._context.whole((*path, "mark")):
-            self._context.say_missing((*path, "port"), "it is missing", "write the port that is served")
+        elif service.port is None and self._whole((*path, "mark")):
+            self._say_missing((*path, "port"), "it is missing", "write the port that is served")
         if service.pool is None:
-            self._context.say_missing((*path, "pool"), "it is missing", "write the name of a pool")
+            self._say_missing((*path, "pool"), "it is missing", "write the name of a pool")
         return _Use(
             path=path,
             serving=service,
@@ -156,24 +157,18 @@ class Vips:
         if vip.mark is not None:
             self._excluded(path, vip, "port", "ports")
         elif vip.port is not None and vip.ports is not None:
-            self._context.say(
-                (*path, "port"), "both port and ports are written", "keep one of them", key=True
-            )
-        elif vip.port is None and not vip.ports and self._context.whole((*path, "ports"), (*path, "mark")):
-            self._context.say_missing((*path, "port"), "it is missing", "write the port that is served")
+            self._say((*path, "port"), "both port and ports are written", "keep one of them", key=True)
+        elif vip.port is None and not vip.ports and self._whole((*path, "ports"), (*path, "mark")):
+            self._say_missing((*path, "port"), "it is missing", "write the port that is served")
         ports: list[tuple[Path, int]] = [((*path, "port"), vip.port)] if vip.port is not None else []
         ports += [((*path, "ports", n), port) for n, port in enumerate(vip.ports or [])]
         if vip.servers is not None and vip.pool is not None:
-            self._context.say(
-                (*path, "pool"), "both pool and servers are written", "keep one of them", key=True
-            )
-        if vip.servers is None and vip.pool is None and self._context.whole((*path, "pool")):
-            self._context.say_missing(
-                (*path, "servers"), "it is missing", "write the real servers, or a pool"
-            )
+            self._say((*path, "pool"), "both pool and servers are written", "keep one of them", key=True)
+        if vip.servers is None and vip.pool is None and self._whole((*path, "pool")):
+            self._say_missing((*path, "servers"), "it is missing", "write the real servers, or a pool")
         if vip.servers is not None and name in self._context.written("pools"):
             what = f"these servers make a pool named {name}, and pools has one of that name"
-            self._context.say(
+            self._say(
                 (*path, "servers"), what, f"write pool: {name}, or name the other pool otherwise", key=True
             )
         if vip.servers is not None:
@@ -192,7 +187,7 @@ class Vips:
         for name in (*fields, "protocol"):
             if name in serving.model_fields_set:
                 what = "a firewall mark is served, whatever the protocol and port of the packets"
-                self._context.say((*path, name), what, "remove this line, or mark", key=True)
+                self._say((*path, name), what, "remove this line, or mark", key=True)
 
     def _serve(self, use: _Use, vip: Path, families: tuple[int, ...]) -> list[model.Service]:
         """The core's services of one use: one for each port."""
@@ -201,6 +196,7 @@ class Vips:
         quorum = self._quorum(use, families)
         tunnel = self._tunnel(use)
         one_packet = self._one_packet(use)
+        persistence = self._built(use.path, serving.persistence, model.Persistence)
         self._ports(use, vip)
         self._mark(use, families)
         self._to_vip(use)
@@ -224,7 +220,7 @@ class Vips:
                 forwarding=serving.forwarding,
                 tunnel=tunnel,
                 one_packet=one_packet,
-                persistence=_persistence(serving.persistence),
+                persistence=persistence,
                 expire_failed=_expiry(serving),
                 quorum=quorum,
                 require=require,
@@ -244,29 +240,30 @@ class Vips:
         return services
 
     def _tunnel(self, use: _Use) -> model.Tunnel:
-        tunnel, path = use.serving.tunnel, (*use.path, "tunnel")
+        path = (*use.path, "tunnel")
+        tunnel = self._built(path, use.serving.tunnel, model.Tunnel)
         if tunnel is None:
             return model.Tunnel()
-        if use.serving.forwarding is not Forwarding.TUNNEL and self._context.whole((*use.path, "forwarding")):
+        if use.serving.forwarding is not Forwarding.TUNNEL and self._whole((*use.path, "forwarding")):
             what = f"nothing is tunnelled with forwarding: {use.serving.forwarding}"
-            self._context.say(path, what, "write forwarding: tunnel, or remove this", key=True)
-        if self._context.whole((*path, "type")):
+            self._say(path, what, "write forwarding: tunnel, or remove this", key=True)
+        if self._whole((*path, "type")):
             self._tunnel_fits(path, tunnel)
-        return model.Tunnel(type=tunnel.type, port=tunnel.port or 0, checksum=tunnel.checksum)
+        return tunnel
 
-    def _tunnel_fits(self, path: Path, tunnel: schema.Tunnel) -> None:
+    def _tunnel_fits(self, path: Path, tunnel: model.Tunnel) -> None:
         kind, checksum = tunnel.type, tunnel.checksum
-        if kind is TunnelType.GUE and tunnel.port is None and self._context.whole((*path, "port")):
+        if kind is TunnelType.GUE and not tunnel.port and self._whole((*path, "port")):
             what = "gue needs the UDP port the real servers receive it at"
-            self._context.say(path, what, "write {type: gue, port: 6080}, with their port")
-        if kind is not TunnelType.GUE and tunnel.port is not None:
-            self._context.say((*path, "port"), f"{kind} has no port", "remove it, or write type: gue")
+            self._say(path, what, "write {type: gue, port: 6080}, with their port")
+        if kind is not TunnelType.GUE and tunnel.port:
+            self._say((*path, "port"), f"{kind} has no port", "remove it, or write type: gue")
         if kind is TunnelType.IPIP and checksum is not TunnelChecksum.NONE:
             what = "ipip has no checksum"
-            self._context.say((*path, "checksum"), what, "remove it, or write type: gue or gre")
+            self._say((*path, "checksum"), what, "remove it, or write type: gue or gre")
         if kind is TunnelType.GRE and checksum is TunnelChecksum.REMOTE:
             what = "gre has no remote checksum offload"
-            self._context.say((*path, "checksum"), what, "write csum or nocsum, or type: gue")
+            self._say((*path, "checksum"), what, "write csum or nocsum, or type: gue")
 
     def _one_packet(self, use: _Use) -> bool:
         serving, path = use.serving, (*use.path, "one_packet")
@@ -278,75 +275,65 @@ class Vips:
         if (
             serving.mark is None
             and serving.protocol is not Protocol.UDP
-            and self._context.whole((*use.path, "protocol"), (*use.path, "mark"))
+            and self._whole((*use.path, "protocol"), (*use.path, "mark"))
         ):
-            self._context.say(
-                path, f"a packet of {serving.protocol} cannot be served by itself", "remove this"
-            )
+            self._say(path, f"a packet of {serving.protocol} cannot be served by itself", "remove this")
         if serving.persistence is not None:
             what = "where each packet is served by itself no client is remembered, and persistence is written"
-            self._context.say(path, what, "remove one of them")
+            self._say(path, what, "remove one of them")
         if serving.forwarding is Forwarding.NAT:
             what = "with forwarding: nat the answers could not be translated back"
-            self._context.say(path, what, "remove this, or write forwarding: dr or tunnel")
+            self._say(path, what, "remove this, or write forwarding: dr or tunnel")
         return True
 
     def _flags(self, use: _Use) -> frozenset[SchedulerFlag]:
         scheduler, given = use.serving.scheduler, use.serving.flags
         if given is None:
             return _FLAGS[scheduler] if scheduler is Scheduler.MH else frozenset()
-        if not self._context.whole((*use.path, "scheduler")):
+        if not self._whole((*use.path, "scheduler")):
             return frozenset()
         for n, flag in enumerate(given):
             if flag not in _FLAGS.get(scheduler, ()):
                 what = f"{flag} is not a flag of the scheduler {scheduler}"
-                self._context.say(
+                self._say(
                     (*use.path, "flags", n), what, f"remove it, or write scheduler: {flag.partition('-')[0]}"
                 )
         if scheduler is Scheduler.MH and SchedulerFlag.MH_FALLBACK not in given:
             what = "with mh and without mh-fallback, a drained server's share of new clients gets no server"
-            self._context.say_missing((*use.path, "flags"), what, "add mh-fallback, or remove the line")
+            self._say_missing((*use.path, "flags"), what, "add mh-fallback, or remove the line")
         return frozenset(given)
 
     def _quorum(self, use: _Use, families: tuple[int, ...]) -> model.Quorum:
         quorum, path = use.serving.quorum, (*use.path, "quorum")
         size: int | None = None
-        if use.pool and self._context.whole((*use.path, "forwarding")):
+        if use.pool and self._whole((*use.path, "forwarding")):
             forwarding = use.serving.forwarding
             counts = [count_of(use.pool, version, forwarding) for version in families]
             size = min(filter(None, counts), default=None)
         low = _resolve(quorum.low, size)
         high = low if quorum.high is None else _resolve(quorum.high, size)
-        if not self._context.whole(path) or low is None or high is None:
+        if not self._whole(path) or low is None or high is None:
             return model.Quorum()
         if low > high:
             what = f"low is {low} servers, more than the {high} of high"
-            self._context.say(
-                (*path, "low"), what, "a VIP must not come up with fewer than keep it up: raise high"
-            )
+            self._say((*path, "low"), what, "a VIP must not come up with fewer than keep it up: raise high")
         elif use.pool and use.pool.whole and size is not None and high > size:
             what = f"{high} usable servers can never be, for {dotted(use.pool.path)} has {size} of a family"
-            self._context.say(
-                (*path, "low" if quorum.high is None else "high"), what, f"write {size} or less"
-            )
+            self._say((*path, "low" if quorum.high is None else "high"), what, f"write {size} or less")
         return model.Quorum(low=low, high=high)
 
     def _ports(self, use: _Use, vip: Path) -> None:
-        if use.serving.mark is not None or not self._context.whole((*use.path, "protocol")):
+        if use.serving.mark is not None or not self._whole((*use.path, "protocol")):
             return
         protocol = use.serving.protocol
         for place, port in use.ports:
             if before := self._context.first((vip, protocol, port), place):
-                self._context.say(
+                self._say(
                     place, f"{protocol}/{port} is at {before} already", "write each service of a VIP once"
                 )
         if protocol is Protocol.TCP or use.serving.check is not None:
             return
-        if (
-            use.pool
-            and not use.pool.check_given
-            and self._context.whole((*use.path, "check"), (*use.path, "mark"))
-        ):
+        if use.pool and not use.pool.check_given and self._whole((*use.path, "check"), (*use.path, "mark")):
             what, do = {
                 Protocol.UDP: (
                     "UDP has no handshake to check, and no check is written",
@@ -357,7 +344,7 @@ class Vips:
                     "write a check: icmp, tcp with a port, http, or a command",
                 ),
             }[protocol]
-            self._context.say((*use.path, "protocol"), what, do)
+            self._say((*use.path, "protocol"), what, do)
 
     def _mark(self, use: _Use, families: tuple[int, ...]) -> None:
         mark, place, pool = use.serving.mark, (*use.path, "mark"), use.pool
@@ -367,24 +354,20 @@ class Vips:
         before = [self._context.first(("mark", mark, version), place) for version in families]
         if first := next(filter(None, before), None):
             what = f"mark {mark} is at {first} already, and the VIPs share an address family"
-            self._context.say(place, what, "give each service a mark of its own")
-        if pool is None or not self._context.whole((*use.path, "check")):
+            self._say(place, what, "give each service a mark of its own")
+        if pool is None or not self._whole((*use.path, "check")):
             return
         check = pool.check if use.serving.check is None else use.check
         if check is None or all(has_port(leaf) for leaf in leaves_of(check)):
             return
         if pool.servers and any(server.port is None for server in pool.servers):
             what = "packets with a mark come to any port, and the check has none of its own"
-            self._context.say(place, what, "write a check with a port, or a command")
+            self._say(place, what, "write a check with a port, or a command")
 
     def _to_vip(self, use: _Use) -> None:
         """A check to the VIP needs packets that arrive at the real server with the VIP's address, on the link."""
         forwarding, place = use.serving.forwarding, (*use.path, "forwarding")
-        if (
-            forwarding is Forwarding.DR
-            or use.pool is None
-            or not self._context.whole((*use.path, "check"), place)
-        ):
+        if forwarding is Forwarding.DR or use.pool is None or not self._whole((*use.path, "check"), place):
             return
         check = use.pool.check if use.serving.check is None else use.check
         if check is None or not any(asks_for_vip(leaf) for leaf in leaves_of(check)):
@@ -394,20 +377,20 @@ class Vips:
             Forwarding.TUNNEL: "the VIP is reached inside the tunnel alone",
         }[forwarding]
         what = f"with {forwarding} {why}, and their check is to: vip"
-        self._context.say(place, what, "write forwarding: dr, or the check without to: vip")
+        self._say(place, what, "write forwarding: dr, or the check without to: vip")
 
     def _pool_fits(self, use: _Use, pool: Pool, families: tuple[int, ...]) -> None:
         forwarding = use.serving.forwarding
-        mh = use.serving.scheduler is Scheduler.MH and self._context.whole((*use.path, "scheduler"))
-        if mh and self._context.whole((*use.path, "forwarding")):
+        mh = use.serving.scheduler is Scheduler.MH and self._whole((*use.path, "scheduler"))
+        if mh and self._whole((*use.path, "forwarding")):
             count = max(count_of(pool, version, forwarding) for version in families or (4, 6))
             if count > MAGLEV_SLOTS:
                 what = f"{count} servers, and the kernel's mh table has {MAGLEV_SLOTS} slots"
                 field = "servers" if pool.path == use.path else "pool"
-                self._context.say((*use.path, field), what, "use fewer servers, or another scheduler")
+                self._say((*use.path, field), what, "use fewer servers, or another scheduler")
         for _, port in use.ports:
             self._one_each(use, pool, port)
-        if forwarding is Forwarding.NAT or not self._context.whole((*use.path, "forwarding")):
+        if forwarding is Forwarding.NAT or not self._whole((*use.path, "forwarding")):
             return
         served = (
             [(0, f"mark {use.serving.mark}")]
@@ -421,7 +404,7 @@ class Vips:
                         f"{server.name} listens on {server.port}, and {dotted(use.path)} serves {words} "
                         f"with forwarding: {forwarding}, which cannot change a port"
                     )
-                    self._context.say((*place, "port"), what, "remove the port, or write forwarding: nat")
+                    self._say((*place, "port"), what, "remove the port, or write forwarding: nat")
 
     def _one_each(self, use: _Use, pool: Pool, port: int) -> None:
         """The same address with the service's port written and not written is the same real server."""
@@ -433,17 +416,7 @@ class Vips:
                 before, written = first.setdefault(address, (place, server.port))
                 if written != server.port and self._context.once("twice", place, address):
                     what = f"{address} with port {port} is at {dotted(self._context.place(before))} already"
-                    self._context.say(
-                        place, what, f"{dotted(use.path)} serves {port}: write each real server once"
-                    )
-
-
-def _persistence(written: schema.Persistence | None) -> model.Persistence | None:
-    if written is None:
-        return None
-    return model.Persistence(
-        timeout=written.timeout, prefix4=written.ipv4_prefix, prefix6=written.ipv6_prefix
-    )
+                    self._say(place, what, f"{dotted(use.path)} serves {port}: write each real server once")
 
 
 def _expiry(serving: schema.Serving) -> float | None:
@@ -452,7 +425,7 @@ def _expiry(serving: schema.Serving) -> float | None:
     return 0.0 if serving.mark is None and serving.protocol is Protocol.UDP else 60.0
 
 
-def _resolve(number: int | schema.Percent, size: int | None) -> int | None:
+def _resolve(number: int | Percent, size: int | None) -> int | None:
     """A quorum's number as servers of a family of `size`; None if that is not known."""
     if isinstance(number, int):
         return number

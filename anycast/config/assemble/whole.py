@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
-from anycast.config import schema
 from anycast.config.assemble.checks import Checks
-from anycast.config.assemble.context import Context
+from anycast.config.assemble.context import Assembler, Context
 from anycast.config.assemble.hooks import hooks
 from anycast.config.assemble.node import Node, carried
 from anycast.config.assemble.pools import Pools
 from anycast.config.assemble.services import Vips
 from anycast.config.problem import NeededPath, Path, Problem
+from anycast.config.schema import file as schema
+from anycast.config.schema.scalars import NAME
 from anycast.config.warn import next_hops, warnings
 from anycast.core.values import configuration as model
 from anycast.core.values.configuration import Address
@@ -55,9 +56,9 @@ def build(file: schema.File, source: Source, hostname: str) -> Built:
     )
 
 
-class _Builder:
+class _Builder(Assembler):
     def __init__(self, context: Context) -> None:
-        self._context = context
+        super().__init__(context)
         self._node = Node(context)
         self.checks = Checks(context)
         self._pools = Pools(context, self.checks)
@@ -68,7 +69,8 @@ class _Builder:
         self._names()
         node = self._node.node(hostname)
         bgp = self._node.bgp()
-        sync = self._node.sync()
+        timeouts = self._built(("timeouts",), file.timeouts, model.Timeouts)
+        sync = self._built(("connection_sync",), file.connection_sync, model.ConnectionSync)
         for name in file.checks:
             self.checks.named_check(name)
         require = self.checks.require(("node",), file.node.require)
@@ -77,27 +79,17 @@ class _Builder:
         vips = [self.vips.vip(name, vip) for name, vip in file.vips.items()]
         told = hooks(self._context)
         self._addresses()
-        if bgp is None or node is None or not self._context.sound:
+        timing = self._built(("timing",), file.timing, model.Timing)
+        if bgp is None or node is None or timing is None or not self._context.sound:
             return None
-        timing = file.timing
         return model.Config(
             node=node,
             bgp=bgp,
             vips=tuple(vip for vip in vips if vip is not None),
-            timing=model.Timing(
-                lease_ttl=timing.lease_ttl,
-                drain=timing.drain,
-                settle=timing.settle,
-                quiet_rate=timing.quiet_rate,
-                quiet_limit=timing.quiet_limit,
-                reconcile=timing.reconcile,
-                server_drain=timing.server_drain,
-                start_hold=timing.start_hold,
-                start_hold_limit=timing.start_hold_limit,
-            ),
+            timing=timing,
             ipvs_exclusive=file.ipvs == "exclusive",
             manage_sysctls=file.sysctls == "manage",
-            timeouts=self._node.timeouts(),
+            timeouts=timeouts,
             connection_sync=sync,
             require=require,
             hooks=told,
@@ -106,7 +98,7 @@ class _Builder:
     def _names(self) -> None:
         for section in ("hooks", "checks", "pools", "vips"):
             for name in self._context.written(section):
-                if not schema.NAME.match(name):
+                if not NAME.match(name):
                     self._context.misnamed(section, name)
 
     def _addresses(self) -> None:
@@ -134,20 +126,16 @@ class _Builder:
                 found = [((*path, "addresses", n), one) for n, one in enumerate(vip.addresses or [])]
             for place, address in found:
                 if kind := _unroutable(address):
-                    self._context.say(
+                    self._say(
                         place, f"{address} is {kind}, which no router carries", "write a routable address"
                     )
                 if before := self._context.first(("vip", address), place):
-                    self._context.say(
-                        place, f"{address} is at {before} already", "an address belongs to one VIP"
-                    )
+                    self._say(place, f"{address} is at {before} already", "an address belongs to one VIP")
                 if address in taken:
-                    self._context.say(
-                        place, f"{address} is {taken[address]}", "a VIP needs an address of its own"
-                    )
+                    self._say(place, f"{address} is {taken[address]}", "a VIP needs an address of its own")
                 if neighbors and known and address.version not in families:
                     what = f"no neighbor carries IPv{address.version} routes"
-                    self._context.say(place, what, "add a neighbor, or to its families with bgp.next_hop")
+                    self._say(place, what, "add a neighbor, or to its families with bgp.next_hop")
 
     def _next_hops(self, hops: schema.NextHop) -> None:
         """What a router refuses, though ExaBGP says that it is announced."""
@@ -158,7 +146,7 @@ class _Builder:
         for family, hop in (("ipv4", hops.ipv4), ("ipv6", hops.ipv6)):
             if hop is not None and (what := others.get(hop) or _unroutable(hop)):
                 do = "write an address of this node in the network it shares with the routers"
-                self._context.say(("bgp", "next_hop", family), f"{hop} is {what}", do)
+                self._say(("bgp", "next_hop", family), f"{hop} is {what}", do)
 
 
 def _unroutable(address: Address) -> str | None:

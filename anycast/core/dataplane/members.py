@@ -239,5 +239,5 @@ def _member(vip: Vip, service: Service, server: RealServer, address: Address, us
 def _persistent(persistence: Persistence | None, version: int) -> ipvs.Persistent | None:
     if persistence is None:
         return None
-    prefix = persistence.prefix4 if version == 4 else persistence.prefix6
+    prefix = persistence.ipv4_prefix if version == 4 else persistence.ipv6_prefix
     return ipvs.Persistent(timeout=persistence.timeout, prefix=prefix)

@@ -7,14 +7,13 @@ from dataclasses import replace
 from functools import cache
 
 from anycast.core.health.compose import leaves
-from anycast.core.values.checks import BgpSession, IcmpCheck, NodeKind, TcpVipCheck
+from anycast.core.values.checks import AimedKind, BgpSession, IcmpCheck, NodeKind, TcpVipCheck
 from anycast.core.values.configuration import (
     HERE,
     Address,
     Aim,
     Aimed,
     Check,
-    CommandCheck,
     Leaf,
     Part,
     Rule,
@@ -38,16 +37,14 @@ def _aim(check: Check) -> tuple[Address | None, int | None, Check]:
     if address is not None:
         check = replace(check, address=None)
     match kind:
-        case _ if isinstance(kind, NodeKind):
+        case NodeKind():
             return HERE, 0, check
         case IcmpCheck():
             return address, 0, check
-        case CommandCheck():
-            return address, None, check
-        case _ if kind.port is None:
-            return address, None, check
+        case AimedKind(port=int(port)):
+            return address, port, replace(check, kind=kind.at(None))
         case _:
-            return address, kind.port, replace(check, kind=replace(kind, port=None))
+            return address, None, check
 
 
 def aimed(

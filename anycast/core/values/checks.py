@@ -1,54 +1,157 @@
-"""What can be checked besides TCP, HTTP and a command, and what the kinds have in common. Times in seconds.
+"""What can be checked: a class for each kind. Each is the one description of its kind; times are in seconds.
 
-`port` None: the port the real server is served on.
+A new kind is a class in here, in `KINDS`, and the module of `anycast.probes` that its `PROBE` names. Where the file
+writes it in another form than the class has, `anycast.config.schema.checks` has that form; what must fit together in
+it is judged in `anycast.config.assemble.kinds`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address
-from typing import TypeAlias
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, ClassVar, Literal, Self
+
+from anycast.core.values import described as of
+from anycast.core.values.described import Doc, setting
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tls:
-    """How TLS is spoken to a server. The files hold PEM."""
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of check. `TYPE`: its name in the configuration, and of the module of `anycast.probes` that runs it.
 
-    verify: bool = True  # the certificate must be valid for `name`, or for the address
-    name: str | None = None  # sent as SNI
-    ca: str | None = None  # file with the certificates to trust; None: the system's
-    certificate: str | None = None  # file with the client's certificate, and its key if `key` is None
-    key: str | None = None
-    expiry_warning: float | None = None  # seconds left below which success comes with a warning
-
-    def __str__(self) -> str:
-        told = [f"for {self.name}"] if self.name else []
-        told += [] if self.verify else ["without verifying"]
-        files = (("ca", self.ca), ("certificate", self.certificate), ("key", self.key))
-        told += [f"{name} {file}" for name, file in files if file]
-        told += [] if self.expiry_warning is None else [f"warning {self.expiry_warning:g}s before expiry"]
-        return " ".join(told) or "true"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TcpVipCheck:
-    """A completed TCP handshake with the VIP's address at the real server, which must hold it: direct routing."""
-
-    port: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UdpCheck:
-    """One datagram; success is the reply that is expected, or without one, no ICMP unreachable within `quiet`.
-
-    `expect` is a regular expression (RE2), `prefix` how the reply must begin; with neither, any reply will do.
+    `PROBE`: that module, or the function in it, where the name is another one. "sweep": many of them are run at once.
     """
 
+    TYPE: ClassVar[str]
+    PROBE: ClassVar[str] = ""
+
+    @property
+    def type(self) -> str:
+        """Its name, wherever one is told."""
+        return self.TYPE
+
+
+class AimedKind(Kind):
+    """Looks at a port. None: the port the real server is served on."""
+
+    __slots__ = ()
+    port: int | None
+
+    def at(self, port: int | None) -> Self:
+        return replace(self, port=port)  # type: ignore[call-arg]  # each of them has the field
+
+
+class NodeKind(Kind):
+    """Looks at this node."""
+
+    __slots__ = ()
+    PROBE: ClassVar[str] = "node"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsFields:
+    verify: bool = setting(
+        "false: any certificate will do. Otherwise it must be valid for the server name.", True
+    )
+    sni: of.ServerName | None = setting("TLS server name. Default: the address.", None)
+    ca: of.FileName | None = setting("PEM file with the certificates to trust. Default: the system's.", None)
+    certificate: of.FileName | None = setting(
+        "PEM file with the client's certificate. Read again when it was replaced.", None
+    )
+    key: of.FileName | None = setting(
+        "PEM file with its key, without a password. Default: in `certificate`.", None
+    )
+    expiry_warning: of.Lifetime | None = setting(
+        "Warn when the server's certificate is good for less than this, as in 14d. The check still succeeds.",
+        None,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls(TlsFields):
+    """How TLS is spoken. `true` alone will do."""
+
+    def __str__(self) -> str:
+        words = [f"for {self.sni}"] if self.sni else []
+        words += [] if self.verify else ["without verifying"]
+        files = (("ca", self.ca), ("certificate", self.certificate), ("key", self.key))
+        words += [f"{name} {file}" for name, file in files if file]
+        words += [] if self.expiry_warning is None else [f"warning {self.expiry_warning:g}s before expiry"]
+        return " ".join(words) or "true"
+
+
+SPEAK_TLS = "Speak TLS. Default: plain."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TcpCheck(AimedKind):
+    """A completed TCP handshake is success."""
+
+    TYPE: ClassVar[str] = "tcp"
+    PROBE: ClassVar[str] = "sweep"
+    port: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TcpVipCheck(AimedKind):
+    """A completed TCP handshake with the VIP's address at the real server, which must hold it: direct routing."""
+
+    TYPE: ClassVar[str] = "tcp"
+    PROBE: ClassVar[str] = "vip"
+    port: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpCheck(TlsFields, AimedKind):
+    """One HTTP/1.1 request; a status that is expected is success."""
+
+    TYPE: ClassVar[str] = "http"
+    PROBE: ClassVar[str] = "sweep"
+    tls: bool  # https
+    port: int | None = None
+    sni: of.ServerName | None = setting("TLS server name. Default: `host`.", None)
+    method: of.HttpMethod = setting("The request's method.", "GET")
+    path: of.HttpPath = setting("The request's path, with a query if one is needed.", "/")
+    host: of.HostName | None = setting(
+        "Host header and TLS server name. Default: the real server's address.", None
+    )
+    headers: tuple[tuple[of.HeaderName, of.HeaderValue], ...] = setting(
+        "More headers. Not told in logs and differences: they may hold secrets.", (), repr=False
+    )
+    expect: frozenset[of.Status] = setting(
+        'Statuses that are success. Default: ["2xx"].', frozenset(range(200, 300))
+    )
+    body: of.Expression | None = setting(
+        "Regular expression (RE2) to be found in the first 64 KiB of the body. Default: the body is not waited for.",
+        None,
+    )
+    keep_alive: bool = setting(
+        "true: one connection serves one run after another, for a minute at most. Cheaper for both ends; a fresh "
+        "connection also proves that the server still accepts one.",
+        False,
+    )
+
+    @property
+    def type(self) -> str:
+        return "https" if self.tls else self.TYPE
+
+    @property
+    def tls_settings(self) -> Tls | None:
+        if not self.tls:
+            return None
+        return Tls(**{field.name: getattr(self, field.name) for field in fields(Tls)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UdpCheck(AimedKind):
+    """One datagram. The expected reply is success; where none is expected, no ICMP unreachable is."""
+
+    TYPE: ClassVar[str] = "udp"
+    PROBE: ClassVar[str] = "datagram"
     port: int | None = None
     send: bytes = field(default=b"", repr=False)  # may hold a secret
-    expect: str | None = None
-    prefix: bytes = b""
-    quiet: float = 0.2
+    expect: str | None = None  # regular expression (RE2) to be found in the reply
+    prefix: bytes = b""  # how the reply must begin
+    quiet: float = 0.2  # with no reply expected: how long an ICMP unreachable is waited for
 
     @property
     def wants_reply(self) -> bool:
@@ -74,132 +177,190 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BannerCheck:
-    """A dialogue of lines; success is its end."""
+class BannerCheck(AimedKind):
+    """A dialogue of lines, as SMTP or IMAP speak. Success is its end."""
 
+    TYPE: ClassVar[str] = "banner"
     steps: tuple[Expect | Send, ...]
     port: int | None = None
-    tls: Tls | None = None
+    tls: Tls | None = setting(SPEAK_TLS, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SyslogCheck:
-    """Syslog over TCP or TLS: a connection that is opened and closed in order, without a message."""
+class SyslogCheck(AimedKind):
+    """Over TCP: a connection is opened and closed, without a message. Over UDP: a message is sent and looked for."""
 
+    TYPE: ClassVar[str] = "syslog"
     port: int | None = None
-    tls: Tls | None = None
+    tls: Tls | None = setting(SPEAK_TLS, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SyslogCanaryCheck:
+class SyslogCanaryCheck(AimedKind):
     """Syslog over UDP: one message with a token, which must be seen again within the timeout.
 
     Seen where: in what a TCP port of the real server sends, or in a file of this node. One of the two is set.
     """
 
+    TYPE: ClassVar[str] = "syslog"
+    PROBE: ClassVar[str] = "syslog.canary"
     port: int | None = None
     proof_port: int | None = None
     proof_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RelpCheck:
-    """RELP: a session that is opened and closed in order, without a message."""
+class RelpCheck(AimedKind):
+    """A RELP session is opened and closed, without a message."""
 
+    TYPE: ClassVar[str] = "relp"
     port: int | None = None
-    tls: Tls | None = None
+    tls: Tls | None = setting(SPEAK_TLS, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DnsCheck:
-    """One question; success is `rcode`, and each of `answer` among the records of that type."""
+class DnsCheck(AimedKind):
+    """One question to the server itself."""
 
-    name: str
-    record: str = "A"
-    rcode: str = "NOERROR"
-    answer: tuple[str, ...] = ()  # as the DNS writes them, canonical
-    tcp: bool = False
+    TYPE: ClassVar[str] = "dns"
     port: int | None = None
+    name: Annotated[of.Domain, Doc("The name that is asked for.", write="write the name to ask for")]
+    record: of.RecordType = setting("The record type, as in A, AAAA, MX, SOA or TXT.", "A")
+    rcode: of.Rcode = setting("The expected rcode.", "NOERROR")
+    answer: tuple[of.Argument, ...] = setting(
+        "Records that must be in the answer, as a zone file writes them. Default: the rcode alone decides.",
+        (),
+    )
+    transport: Literal["udp", "tcp"] = setting("How it is asked.", "udp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GrpcCheck:
-    """The standard health service; success is SERVING. `service` empty: the server as a whole."""
+class GrpcCheck(AimedKind):
+    """The standard gRPC health service (grpc.health.v1). SERVING is success."""
 
-    service: str = ""
-    authority: str | None = None  # None: address and port
+    TYPE: ClassVar[str] = "grpc"
     port: int | None = None
-    tls: Tls | None = None
+    service: of.ServiceName = setting("The service asked about. Default: the server as a whole.", "")
+    authority: of.ServerName | None = setting(
+        "The :authority, and the TLS server name. Default: address and port.", None
+    )
+    tls: Tls | None = setting("Speak TLS. Default: plain HTTP/2.", None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IcmpCheck:
-    """One echo. It knows no port."""
+class IcmpCheck(Kind):
+    """An echo that comes back is success."""
 
-
-AimedKind: TypeAlias = (
-    TcpVipCheck | UdpCheck | BannerCheck | SyslogCheck | SyslogCanaryCheck | RelpCheck | DnsCheck | GrpcCheck
-)
-NetworkKind: TypeAlias = AimedKind | IcmpCheck
+    TYPE: ClassVar[str] = "icmp"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CarrierCheck:
+class CommandCheck(Kind):
+    """A program that exits with 0 is success. It finds ANYCAST_ADDRESS and ANYCAST_PORT in its environment."""
+
+    TYPE: ClassVar[str] = "command"
+    argv: Annotated[
+        tuple[of.Argument, ...],
+        Doc(
+            "The program, by its absolute path, and its arguments. There is no shell.",
+            lacks="there is no program",
+            write="write [/path/of/program, argument]",
+        ),
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarrierCheck(NodeKind):
     """An interface of this node that is up and has a link."""
 
-    interface: str
+    TYPE: ClassVar[str] = "carrier"
+    interface: Annotated[of.Interface, Doc("The interface.", write="write the interface")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GatewayCheck:
-    """The next hop of this node: it answers an echo, or its entry in the neighbor table is alive."""
+class GatewayCheck(NodeKind):
+    """The next hop of this node."""
 
-    address: IPv4Address | IPv6Address | None = None  # None: of the default route
-    family: int = 4  # of the default route
-    interface: str | None = None  # of `address`
-    by_neighbor: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadCheck:
-    """The load average per processor is at most `most`."""
-
-    most: float
-    minutes: int = 1  # 1, 5 or 15
+    TYPE: ClassVar[str] = "gateway"
+    address: of.AnyAddress | None = setting("Default: the default route's next hop.", None)
+    family: of.Version = setting("Of the default route, where there is no `address`.", 4, shown="ipv4")
+    by: Literal["ping", "neighbor"] = setting(
+        "neighbor: its entry in the neighbor table must be alive. For gateways that answer no echo; a dead one is "
+        "found out some seconds later.",
+        "ping",
+    )
+    interface: of.Interface | None = setting("Where `address` is, with `by: neighbor`.", None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryCheck:
-    """At least so much memory is available, in bytes, or in percent of all."""
+class LoadCheck(NodeKind):
+    """The load average per processor."""
 
-    free: int | None = None
-    free_percent: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileCheck:
-    """A path of this node exists, or does not."""
-
-    path: str
-    present: bool = True
+    TYPE: ClassVar[str] = "load"
+    max: Annotated[of.Load, Doc("As much is fine, per processor.", write="write the load that is fine")]
+    minutes: of.Minutes = setting("Averaged over 1, 5 or 15 minutes.", 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IpvsConnectionsCheck:
-    """IPVS holds at most so many connections, or so many for each hundred rows of its table."""
+class MemoryCheck(NodeKind):
+    """The memory that is available."""
 
-    most: int | None = None
-    most_percent: int | None = None
+    TYPE: ClassVar[str] = "memory"
+    min_free: Annotated[
+        of.Memory, Doc("So much is needed, as in 256MiB, 1GiB or 5%.", write="write it as in 256MiB")
+    ]
 
 
-NodeKind: TypeAlias = CarrierCheck | GatewayCheck | LoadCheck | MemoryCheck | FileCheck | IpvsConnectionsCheck
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileCheck(NodeKind):
+    """A path of this node that is there, or is not."""
+
+    TYPE: ClassVar[str] = "file"
+    path: Annotated[of.FileName, Doc("The path.", write="write the path")]
+    present: bool = setting("false: it must not be there.", True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IpvsConnectionsCheck(NodeKind):
+    """How full IPVS's table of connections is."""
+
+    TYPE: ClassVar[str] = "ipvs_connections"
+    max: Annotated[
+        of.Fill,
+        Doc(
+            "So many connections are fine, or so many for each hundred rows of the table, as in 200%.",
+            write="write a number of connections",
+        ),
+    ]
+
+
+KINDS: tuple[type[Kind], ...] = (
+    TcpCheck,
+    TcpVipCheck,
+    HttpCheck,
+    UdpCheck,
+    BannerCheck,
+    SyslogCheck,
+    SyslogCanaryCheck,
+    RelpCheck,
+    DnsCheck,
+    GrpcCheck,
+    IcmpCheck,
+    CommandCheck,
+    CarrierCheck,
+    GatewayCheck,
+    LoadCheck,
+    MemoryCheck,
+    FileCheck,
+    IpvsConnectionsCheck,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class BgpSession:
     """A BGP session of this node that is established. It is not probed: plugins tell of it."""
 
-    neighbor: IPv4Address | IPv6Address | None = None  # None: any one
+    neighbor: of.AnyAddress | None = None  # None: any one
 
     def __str__(self) -> str:
         return f"bgp {self.neighbor or 'any neighbor'}"

@@ -9,10 +9,15 @@ import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
-from typing import Generic, TypeAlias, TypeVar
+from typing import Annotated, Generic, TypeAlias, TypeVar
 
 from anycast.core.hooks import Hook
-from anycast.core.values.checks import BgpSession, NetworkKind, NodeKind, Tls
+from anycast.core.values import described as of
+from anycast.core.values.checks import BgpSession, Kind
+from anycast.core.values.checks import CommandCheck as CommandCheck  # noqa: PLC0414 - re-exported
+from anycast.core.values.checks import HttpCheck as HttpCheck  # noqa: PLC0414 - re-exported
+from anycast.core.values.checks import TcpCheck as TcpCheck  # noqa: PLC0414 - re-exported
+from anycast.core.values.described import Doc, setting
 from anycast.core.values.route import Address as Address  # noqa: PLC0414 - re-exported
 from anycast.core.values.route import Prefix as Prefix  # noqa: PLC0414 - re-exported
 
@@ -49,11 +54,23 @@ class TunnelChecksum(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tunnel:
-    """`port`: the UDP port a real server takes GUE at; 0 with the others."""
+    """How a packet is wrapped on its way to the real server. The type alone will do, where it needs no more."""
 
-    type: TunnelType = TunnelType.IPIP
-    port: int = 0
-    checksum: TunnelChecksum = TunnelChecksum.NONE
+    type: TunnelType = setting(
+        "ipip: IP in IP, 20 or 40 bytes. gue: in UDP, which NICs and routers spread well. gre: in GRE.",
+        TunnelType.IPIP,
+    )
+    port: of.Port = setting(
+        "With `gue`: the UDP port the real servers receive it at. There is no default.", 0, shown=None
+    )
+    checksum: TunnelChecksum = setting(
+        "nocsum, csum (gue and gre), or remcsum (gue): remote checksum offload.", TunnelChecksum.NONE
+    )
+
+    def __str__(self) -> str:
+        port = f" port {self.port}" if self.port else ""
+        checksum = "" if self.checksum is TunnelChecksum.NONE else f" {self.checksum}"
+        return f"{self.type}{port}{checksum}"
 
 
 class Scheduler(StrEnum):
@@ -75,75 +92,17 @@ class SchedulerFlag(StrEnum):
     SH_FALLBACK = "sh-fallback"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TcpCheck:
-    """A completed handshake is success."""
-
-    port: int | None = None  # None: the port the real server is served on
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpCheck:
-    """One HTTP/1.1 request; success is a final status in `expect`, and a body in which `body` is found."""
-
-    tls: bool
-    verify: bool = True  # with tls: the certificate must be valid for `sni`, else `host`, else the address
-    port: int | None = None
-    method: str = "GET"
-    path: str = "/"
-    host: str | None = None  # Host header and server name; None: the address
-    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # may hold secrets
-    expect: frozenset[int] = frozenset(range(200, 300))
-    keep_alive: bool = False  # over the connection of the last run; renewed once a minute
-    body: str | None = (
-        None  # regular expression (RE2), searched in the first 64 KiB; None: the head is enough
-    )
-    sni: str | None = None  # server name, where it is not the host
-    ca: str | None = None  # file with the certificates to trust; None: the system's
-    certificate: str | None = None  # file with the client's certificate, and its key if `key` is None
-    key: str | None = None
-    expiry_warning: float | None = None  # seconds left below which success comes with a warning
-
-    @property
-    def head_only(self) -> bool:
-        """Whether the response head decides, and any TLS context made of `verify` alone will do."""
-        return (self.body, self.ca, self.certificate, self.expiry_warning) == (None,) * 4
-
-    @property
-    def tls_settings(self) -> Tls | None:
-        if not self.tls:
-            return None
-        return Tls(
-            verify=self.verify,
-            name=self.sni,
-            ca=self.ca,
-            certificate=self.certificate,
-            key=self.key,
-            expiry_warning=self.expiry_warning,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommandCheck:
-    """A program of its own process group; exit status 0 is success.
-
-    Of its environment it may rely on ANYCAST_ADDRESS and ANYCAST_PORT.
-    """
-
-    argv: tuple[str, ...]
-
-
-CheckKind: TypeAlias = TcpCheck | HttpCheck | CommandCheck | NetworkKind | NodeKind
+CheckKind: TypeAlias = Kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HoldDown:
-    """When a target that flaps is held down. 0 < reuse < suppress <= ceiling; times in seconds."""
+    """What flaps is held down, in the words of RFC 2439. Each fall adds a penalty of 1, which decays."""
 
-    half_life: float = 60.0
-    suppress: float = 3.0  # falls, decayed: from here on it is held down
-    reuse: float = 1.5  # and until here
-    max_hold: float = 240.0
+    half_life: of.Period = setting("In which a penalty decays to half of it.", 60.0)
+    suppress: of.Penalty = setting("At this penalty it is held down when it falls.", 3.0)
+    reuse: of.Penalty = setting("Until the penalty has decayed to this one.", 1.5)
+    max_hold: of.Hold = setting("The longest it is held down. Default: four half-lives.", 240.0, shown=None)
 
     @property
     def ceiling(self) -> float:
@@ -159,19 +118,27 @@ class HoldDown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """What to probe and how outcomes are counted. Times in seconds."""
+    """What to probe and how outcomes are counted. Times in seconds. `address` None: the real server's."""
 
     kind: CheckKind
-    address: Address | None = None  # None: the real server's
-    interval: float = 2.0
-    fast_interval: float = 0.5  # while a state is changing
-    timeout: float = 1.0
-    rise: int = 2
-    fall: int = 3
-    unproven_after: float | None = (
-        None  # how long a result counts while the check cannot run; None: 3 intervals
+    address: Address | None = None
+    interval: of.Period = setting("From one probe's start to the next.", 2.0)
+    fast_interval: of.Period = setting(
+        "The interval while the state is changing. Default: 500ms, or `interval` if that is shorter.",
+        0.5,
+        shown=None,
     )
-    hold_down: HoldDown | None = None  # None: what flaps comes up as soon as it has risen
+    timeout: of.Period = setting("A slower answer is a failure.", 1.0)
+    rise: of.Count = setting("Successes in a row that make a real server usable.", 2)
+    fall: of.Count = setting("Failures in a row that make it unusable.", 3)
+    unproven_after: of.Hold | None = setting(
+        "While the check itself cannot run (its outcome is unknown) the last result counts for this long. Then what "
+        "it checks is unproven, and not usable. At least `interval`. Default: three intervals.",
+        None,
+    )
+    hold_down: HoldDown | None = setting(
+        "Hold down what flaps. Default: it comes up as soon as it has risen.", None
+    )
 
     @property
     def proof_lasts(self) -> float:
@@ -267,13 +234,26 @@ class Quorum:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Persistence:
-    """A client, or its whole network, comes to the same real server until `timeout` seconds after its last
-    connection. Prefix lengths say how large a client is; the full length is the single address.
+    """A client comes to the same real server again until `timeout` after its last connection has ended.
+
+    A time alone is the timeout. Each balancer remembers its own clients: without `connection_sync`, and with a
+    scheduler that does not choose by the client's address alone (mh with mh-port does not), another balancer sends
+    the client elsewhere. With `scheduler: mh` and `flags: [mh-fallback]` a client comes to the same real server
+    on every balancer, and needs no persistence.
     """
 
-    timeout: int = 300
-    prefix4: int = 32
-    prefix6: int = 128
+    timeout: of.PersistenceTimeout = setting(
+        "How long it is remembered. Whole seconds, 1s to 24h.", 300, shown="5m"
+    )
+    ipv4_prefix: of.PrefixLength4 = setting(
+        "How many bits of its IPv4 address make a client. 24: a whole /24 is one.", 32
+    )
+    ipv6_prefix: of.PrefixLength6 = setting(
+        "The same for IPv6. 64: a client that changes its address stays the same one.", 128
+    )
+
+    def __str__(self) -> str:
+        return f"{self.timeout}s for each /{self.ipv4_prefix} and /{self.ipv6_prefix}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -354,47 +334,105 @@ class Bgp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    name: str
-    interface: str = "lo"  # carries the VIP addresses
-    runtime_dir: str = "/run/anycast"  # sockets, the plugin's journal
-    state_dir: str = "/var/lib/anycast"  # what survives a reboot: maintenance
-    exabgp_user: str = "anycast-exabgp"  # whom ExaBGP and the plugin run as
-    listen: str = "127.0.0.1:9644"  # ops HTTP, read-only
+    """This machine."""
+
+    name: Annotated[of.Name, Doc("How this node is called. Default: the short host name.")]
+    interface: of.Interface = setting("The interface that carries the VIP addresses.", "lo")
+    runtime_dir: of.Directory = setting(
+        "Where the sockets and the plugin's journal lie. Emptied by a reboot.", "/run/anycast"
+    )
+    state_dir: of.Directory = setting(
+        "What survives a reboot: maintenance that somebody began.", "/var/lib/anycast"
+    )
+    exabgp_user: of.UserName = setting("The user ExaBGP and its process run as.", "anycast-exabgp")
+    listen: of.Listen = setting(
+        "Address and port of the status page, the metrics and the health endpoints. Read-only.",
+        "127.0.0.1:9644",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """Seconds."""
+    """How long things may take. A time is written `500ms`, `2s`, `1m`, or as a number of seconds."""
 
-    lease_ttl: float = 2.0
-    drain: float = 2.0  # how long the route stays with GRACEFUL_SHUTDOWN before the withdraw
-    settle: float = 1.0  # from the withdraw until the routers have followed
-    quiet_rate: int = 1  # packets a second that still count as none, for what is in maintenance
-    quiet_limit: float = 30.0  # how long maintenance waits for so few at most
-    reconcile: float = 5.0  # how often the kernel is read back with nothing to do
-    server_drain: float = 60.0  # how long a real server that was taken out may finish its connections
-    start_hold: float = 0.0  # how long after a start the data plane must be proven before it is announced
-    start_hold_limit: float = 60.0  # how long that becomes after crashes at the most
+    lease_ttl: of.LeaseTtl = setting(
+        "How long the node's routes outlive a dead or hung agent. 500ms to 30s.", 2.0
+    )
+    drain: of.Pause = setting(
+        "How long a route that is to go is announced with GRACEFUL_SHUTDOWN before it is withdrawn.", 2.0
+    )
+    settle: of.Pause = setting(
+        "How long routers have to follow a withdraw: until then maintenance does not go on, and a VIP that is no "
+        "longer configured stays in the kernel, for packets under way.",
+        1.0,
+    )
+    quiet_rate: of.PacketRate = setting(
+        "Maintenance is `down` once the VIPs take in no more packets a second than this. 0 to 1000000.", 1
+    )
+    quiet_limit: of.Pause = setting(
+        "How long maintenance waits for that, before it is `down` all the same. 0 to 10m.", 30.0
+    )
+    reconcile: of.Reconcile = setting(
+        "How often the kernel is read back and repaired when nothing else happens.", 5.0
+    )
+    server_drain: of.ServerDrain = setting(
+        "How long a real server that was taken out of the configuration keeps the connections it has. It gets no new "
+        "ones, and goes earlier when the last has ended. 0 to 24h.",
+        60.0,
+    )
+    start_hold: of.Pause = setting(
+        "How long after the agent's start a VIP's kernel, servers and checks must be as they should be, without a "
+        "break, before it is announced. Together with the start it should stay below `lease_ttl`, or every restart "
+        "withdraws. After the second crash within 10 minutes it is 2s or twice this, and doubles with each. 0 to "
+        "10m.",
+        0.0,
+    )
+    start_hold_limit: of.Pause = setting(
+        "How long crashes make that at the most; 0: they do not. 0 to 10m.", 60.0, shown="1m"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """Seconds after its last packet until IPVS forgets a connection."""
+    """How long after its last packet IPVS forgets a connection. Whole seconds, 1s to 576h (24 days).
 
-    tcp: int = 900
-    tcp_fin: int = 120  # once a FIN has been seen
-    udp: int = 300
+    Without this section the kernel's timeouts are left as they are. With it all three are set, for every IPVS
+    service of the machine.
+    """
+
+    tcp: of.KernelTimeout = setting(
+        "An established TCP connection. Should exceed the keepalive interval of clients and servers: a connection "
+        "that was forgotten is scheduled anew with its next packet.",
+        900,
+        shown="15m",
+    )
+    tcp_fin: of.KernelTimeout = setting("A TCP connection after a FIN.", 120, shown="2m")
+    udp: of.KernelTimeout = setting(
+        "UDP packets between the same addresses and ports, where `one_packet` is false.", 300, shown="5m"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionSync:
-    """The kernel's own exchange of connections between the nodes of a fleet, by multicast."""
+    """The kernel's own exchange of connections between the balancers, by multicast, without authentication.
 
-    interface: str
-    id: int = 0  # 0 to 255; a node takes in the messages of its own id only
-    group: Address = IPv4Address("224.0.0.81")
-    port: int = 8848
-    ttl: int = 1
+    Not needed with `scheduler: mh`, where every balancer chooses alike. It carries a connection through what
+    changes the choice: another scheduler, persistence, a change of servers or weights. New connections arrive at
+    the others with a delay, so a connection that moves in its first moments is still lost. Excludes real servers of
+    the other address family (`forwarding: tunnel`).
+    """
+
+    interface: Annotated[
+        of.Interface,
+        Doc(
+            "The interface it is sent and received on: a network of the balancers' own.",
+            write="write the interface between the balancers",
+        ),
+    ]
+    id: of.SyncId = setting("Balancers of one fleet share it; what comes with another one is ignored.", 1)
+    group: of.Group = setting("The multicast group, IPv4 or IPv6.", IPv4Address("224.0.0.81"))
+    port: of.Port = setting("The UDP port.", 8848)
+    ttl: of.TimeToLive = setting("Time to live of the messages; 1 keeps them on the link.", 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from anycast.agent import recording
 from anycast.agent.recording import Recorder, Writer
+from anycast.config.load import load
 from anycast.core import events as ev
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.maintenance.stages import NODE
@@ -26,6 +27,8 @@ from tests.replay import BadRecordingError, Reader, replay
 from tests.unit.agent.test_engine import WEB, Site, play, running
 from tests.unit.ops.node import CONFIG, Node
 from tests.unit.ops.test_documents import HAPPENINGS, RICH
+
+FULL = load(Path(__file__).parents[3] / "examples" / "full.yaml", hostname="lb1").config
 
 
 class Recorded(Node):
@@ -108,6 +111,10 @@ def test_a_reading_that_was_the_one_before_is_still_that() -> None:
 @pytest.mark.parametrize("config", [*CONFIGS, CONFIG, RICH])
 def test_a_configuration_survives_the_recording(config: Config) -> None:
     assert Reader().read(json.loads(json.dumps(Writer().write(config)))) == config
+
+
+def test_everything_that_can_be_written_can_be_recorded() -> None:
+    assert Reader().read(json.loads(json.dumps(Writer().write(FULL)))).require == FULL.require
 
 
 def test_no_secret_is_written_and_checks_that_differ_by_one_still_differ() -> None:

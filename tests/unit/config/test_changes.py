@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -203,6 +205,60 @@ def test_a_vip_that_comes_or_goes_is_told_once() -> None:
         f"vips: the addresses this node may announce changed: {RENDER}",
     )
     assert changes(less, config())[:2] == ("pool metrics: served", "vip metrics: added")
+
+
+def named(
+    vip: str, pool: str, *, address: str = "192.0.2.1", server: str = "10.9.2.1", med: int = 1
+) -> Config:
+    return loads(
+        f"""
+bgp: {{local_as: 65001, router_id: 10.2.1.1, neighbors: [{{address: 10.2.1.254, remote_as: 65000}}]}}
+pools:
+  {pool}: {{servers: [{server}, 10.9.2.2]}}
+  other: {{servers: [10.9.2.1]}}
+vips:
+  {vip}: {{addresses: [{address}, 192.0.2.9], med: {med}, port: 80, pool: {pool}}}
+  other: {{address: 192.0.2.5, port: 80, pool: other}}
+""",
+        hostname="lb1",
+    ).config
+
+
+def test_a_vip_of_another_name_with_an_address_of_the_old_one_is_renamed() -> None:
+    assert changes(named("web", "p"), named("www", "p")) == ("VIP web is renamed to www",)
+
+
+def test_what_else_differs_is_told_under_the_new_name() -> None:
+    assert changes(named("web", "p"), named("www", "p", address="192.0.2.2", med=2)) == (
+        "VIP web is renamed to www",
+        "vip www: addresses [192.0.2.1, 192.0.2.9] -> [192.0.2.2, 192.0.2.9]",
+        "vip www: med 1 -> 2",
+        f"vips: the addresses this node may announce changed: {RENDER}",
+    )
+
+
+def test_a_pool_of_another_name_whose_servers_serve_the_same_is_renamed() -> None:
+    assert changes(named("web", "p"), named("web", "q")) == ("pool p is renamed to q",)
+    assert changes(named("web", "p"), named("www", "q")) == (
+        "pool p is renamed to q",
+        "VIP web is renamed to www",
+    )
+    assert changes(named("web", "p"), named("web", "q", server="10.9.2.7"))[:3] == (
+        "pool p is renamed to q",
+        "pool q: server 10.9.2.1 removed",
+        "pool q: server 10.9.2.7 added",
+    )
+
+
+def test_nothing_is_renamed_without_a_common_address_or_where_the_old_name_is_still_there() -> None:
+    old, new = named("web", "p"), named("www", "q")
+    apart = replace(new.vips[0], addresses=(IPv4Address("192.0.2.77"),))
+    lines = changes(old, replace(new, vips=(apart, new.vips[1])))
+    assert "vip web: removed" in lines
+    assert "pool p: no longer served" in lines  # no service of the same VIP has it
+    both = replace(old, vips=(*old.vips, replace(apart, name="www")))
+    assert "vip www: added" in changes(old, both)
+    assert not any("renamed" in line for line in (*lines, *changes(old, both)))
 
 
 def test_sections_that_come_or_go_are_told() -> None:

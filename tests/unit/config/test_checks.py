@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from anycast.config import schema
 from anycast.config.changes import changes
 from anycast.config.load import loads
 from anycast.config.problem import ConfigError
+from anycast.config.schema.checks import CHECKS
 from anycast.core.dataplane.members import target_names, uses
 from anycast.core.health.aim import targets_of
 from anycast.core.values import checks as kinds
@@ -24,6 +24,7 @@ from anycast.core.values.configuration import (
     Target,
     TcpCheck,
 )
+from anycast.core.values.described import Percent
 from anycast.core.vip.requirements import requirements
 
 FULL = Path(__file__).parents[3].joinpath("examples", "full.yaml").read_text(encoding="utf-8")
@@ -70,8 +71,8 @@ def test_every_key_of_every_kind_stands_in_the_full_example() -> None:
                 written.setdefault(here["type"], set()).update(here)
         elif isinstance(here, list):
             found += here
-    common = set(schema.TcpCheck.model_fields) - {"to"}
-    for name, kind in schema.CHECKS.items():
+    common = set(CHECKS["tcp"].model_fields) - {"to"}
+    for name, kind in CHECKS.items():
         shown = written.get("https" if name == "http" else name, set())
         assert set(kind.model_fields) - common <= shown, name
     assert common <= set().union(*written.values())
@@ -110,12 +111,12 @@ KINDS: list[tuple[str, CheckKind]] = [
     ("{type: syslog, transport: udp, proof_file: /x}", kinds.SyslogCanaryCheck(proof_file="/x")),
     (
         "{type: relp, tls: {sni: a.b, verify: false}}",
-        kinds.RelpCheck(tls=kinds.Tls(name="a.b", verify=False)),
+        kinds.RelpCheck(tls=kinds.Tls(sni="a.b", verify=False)),
     ),
     ("{type: dns, name: www.example.net}", kinds.DnsCheck(name="www.example.net.")),
     (
         "{type: dns, name: x., record: AAAA, answer: ['2001:db8::1'], transport: tcp, port: 53}",
-        kinds.DnsCheck(name="x.", record="AAAA", answer=("2001:db8::1",), tcp=True, port=53),
+        kinds.DnsCheck(name="x.", record="AAAA", answer=("2001:db8::1",), transport="tcp", port=53),
     ),
     (
         "{type: dns, name: bücher.example, rcode: NXDOMAIN}",
@@ -133,13 +134,13 @@ KINDS: list[tuple[str, CheckKind]] = [
     ("{type: icmp}", kinds.IcmpCheck()),
     ("{type: carrier, interface: eth0}", kinds.CarrierCheck(interface="eth0")),
     ("{type: gateway}", kinds.GatewayCheck()),
-    ("{type: gateway, family: ipv6, by: neighbor}", kinds.GatewayCheck(family=6, by_neighbor=True)),
-    ("{type: load, max: 2, minutes: 15}", kinds.LoadCheck(most=2.0, minutes=15)),
-    ("{type: memory, min_free: 256MiB}", kinds.MemoryCheck(free=256 << 20)),
-    ("{type: memory, min_free: 5%}", kinds.MemoryCheck(free_percent=5)),
+    ("{type: gateway, family: ipv6, by: neighbor}", kinds.GatewayCheck(family=6, by="neighbor")),
+    ("{type: load, max: 2, minutes: 15}", kinds.LoadCheck(max=2.0, minutes=15)),
+    ("{type: memory, min_free: 256MiB}", kinds.MemoryCheck(min_free=256 << 20)),
+    ("{type: memory, min_free: 5%}", kinds.MemoryCheck(min_free=Percent(5))),
     ("{type: file, path: /a b, present: false}", kinds.FileCheck(path="/a b", present=False)),
-    ("{type: ipvs_connections, max: 1000000}", kinds.IpvsConnectionsCheck(most=1_000_000)),
-    ("{type: ipvs_connections, max: 250%}", kinds.IpvsConnectionsCheck(most_percent=250)),
+    ("{type: ipvs_connections, max: 1000000}", kinds.IpvsConnectionsCheck(max=1_000_000)),
+    ("{type: ipvs_connections, max: 250%}", kinds.IpvsConnectionsCheck(max=Percent(250))),
 ]
 
 
@@ -159,7 +160,16 @@ def test_what_flaps_is_held_down_only_where_it_is_written() -> None:
     )
 
 
+def test_a_result_counts_for_three_intervals_or_as_long_as_is_written() -> None:
+    assert check_of("{type: tcp, interval: 4s}").proof_lasts == 12.0
+    assert check_of("{type: tcp, interval: 4s, unproven_after: 4s}").proof_lasts == 4.0
+
+
 MISTAKES = [
+    (
+        "{type: tcp, interval: 3s, unproven_after: 2999ms}",
+        "48: checks.c.unproven_after: it is shorter than the interval of 3s (write the interval or more",
+    ),
     (
         "{type: tcp, hold_down: {reuse: 3}}",
         "29: checks.c.hold_down: reuse is not below suppress (write a smaller",

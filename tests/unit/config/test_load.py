@@ -159,7 +159,7 @@ def test_everything_that_can_be_written_arrives() -> None:
     assert marked.name == "mark/7"
     assert (marked.port, marked.mark, marked.forwarding) == (0, 7, Forwarding.TUNNEL)
     assert marked.tunnel == Tunnel(type=TunnelType.GUE, port=6080, checksum=TunnelChecksum.FULL)
-    assert marked.persistence == Persistence(timeout=300, prefix4=24, prefix6=64)
+    assert marked.persistence == Persistence(timeout=300, ipv4_prefix=24, ipv6_prefix=64)
     assert (marked.one_packet, marked.expire_failed) == (False, 60.0)
     assert syslog.services[0].protocol is Protocol.UDP
     assert (syslog.services[0].one_packet, syslog.services[0].expire_failed) == (True, 0.0)
@@ -262,8 +262,8 @@ def test_connections_to_a_failed_server_end_after_a_time_or_never(
         ("5m", Persistence(timeout=300)),
         ("90", Persistence(timeout=90)),
         ("{}", Persistence(timeout=300)),
-        ("{ipv4_prefix: 24}", Persistence(timeout=300, prefix4=24)),
-        ("{timeout: 24h, ipv6_prefix: 64}", Persistence(timeout=86400, prefix6=64)),
+        ("{ipv4_prefix: 24}", Persistence(timeout=300, ipv4_prefix=24)),
+        ("{timeout: 24h, ipv6_prefix: 64}", Persistence(timeout=86400, ipv6_prefix=64)),
     ],
 )
 def test_persistence_is_a_time_or_says_more(written: str, persistence: Persistence) -> None:

@@ -405,7 +405,7 @@ def test_a_sync_daemon_is_named_by_its_role_alone_when_it_is_stopped() -> None:
 
 
 def test_a_sync_group_is_of_one_family() -> None:
-    four = codec.start_sync_request(SyncRole.MASTER, ConnectionSync(interface="eth0")).body
+    four = codec.start_sync_request(SyncRole.MASTER, ConnectionSync(interface="eth0", id=0)).body
     group = IPv6Address("ff02::81")
     six = codec.start_sync_request(SyncRole.MASTER, ConnectionSync(interface="eth0", group=group)).body
     assert attribute(5, IPv4Address("224.0.0.81").packed) in four

@@ -132,7 +132,7 @@ def test_answers_to_other_questions_are_passed_over() -> None:
 
 
 def test_over_tcp_an_answer_may_come_byte_by_byte() -> None:
-    tcp = DnsCheck(name=NAME, answer=("192.0.2.80",), tcp=True)
+    tcp = DnsCheck(name=NAME, answer=("192.0.2.80",), transport="tcp")
     assert over_tcp(tcp, lambda q: reply(q, "192.0.2.80")).outcome is Outcome.OK
     assert over_tcp(tcp, lambda q: reply(q, "192.0.2.80"), cut=1).detail == "closed within the answer"
     assert asyncio.run(probe_at(blurting(), tcp)).detail == "closed without an answer"
@@ -140,7 +140,7 @@ def test_over_tcp_an_answer_may_come_byte_by_byte() -> None:
 
 def test_a_closed_port_fails() -> None:
     with refusing_port() as port:
-        assert run(DnsCheck(name=NAME, tcp=True), port).detail == "connection refused"
+        assert run(DnsCheck(name=NAME, transport="tcp"), port).detail == "connection refused"
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]

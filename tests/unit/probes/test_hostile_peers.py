@@ -51,7 +51,7 @@ STREAMS: dict[str, CheckKind] = {
     "syslog": SyslogCheck(),
     "syslog tls": SyslogCheck(tls=UNVERIFIED),
     "relp": RelpCheck(),
-    "dns": DnsCheck(name="a.example.", tcp=True),
+    "dns": DnsCheck(name="a.example.", transport="tcp"),
     "grpc": GrpcCheck(),
     "grpc tls": GrpcCheck(tls=UNVERIFIED),
 }

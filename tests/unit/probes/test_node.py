@@ -21,6 +21,7 @@ from anycast.core.values.checks import (
     MemoryCheck,
 )
 from anycast.core.values.configuration import HERE
+from anycast.core.values.described import Percent
 from anycast.probes import node
 from anycast.probes.run import probe
 from tests.unit.probes.peers import run, target
@@ -77,9 +78,9 @@ def test_an_interface_is_well_when_it_is_up_and_has_a_carrier() -> None:
 def test_the_load_is_compared_per_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getloadavg", lambda: (8.0, 4.0, 1.0))
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    assert here(LoadCheck(most=2.0)) == (Outcome.OK, "")
-    assert here(LoadCheck(most=1.5)) == (Outcome.FAIL, "load 2.00 per processor, at most 1.5 is fine")
-    assert here(LoadCheck(most=0.5, minutes=15)) == (Outcome.OK, "")
+    assert here(LoadCheck(max=2.0)) == (Outcome.OK, "")
+    assert here(LoadCheck(max=1.5)) == (Outcome.FAIL, "load 2.00 per processor, at most 1.5 is fine")
+    assert here(LoadCheck(max=0.5, minutes=15)) == (Outcome.OK, "")
 
 
 def test_memory_is_compared_with_an_amount_or_a_share(
@@ -89,12 +90,15 @@ def test_memory_is_compared_with_an_amount_or_a_share(
     (tmp_path / "meminfo").write_text(
         "MemTotal:        1048576 kB\nMemFree: 1 kB\nMemAvailable:     102400 kB\n"
     )
-    assert here(MemoryCheck(free=100 << 20)) == (Outcome.OK, "")
-    assert here(MemoryCheck(free=101 << 20)) == (Outcome.FAIL, "100 MiB of memory available, 101 MiB needed")
-    assert here(MemoryCheck(free_percent=9))[0] is Outcome.OK
-    assert here(MemoryCheck(free_percent=10))[0] is Outcome.FAIL
+    assert here(MemoryCheck(min_free=100 << 20)) == (Outcome.OK, "")
+    assert here(MemoryCheck(min_free=101 << 20)) == (
+        Outcome.FAIL,
+        "100 MiB of memory available, 101 MiB needed",
+    )
+    assert here(MemoryCheck(min_free=Percent(9)))[0] is Outcome.OK
+    assert here(MemoryCheck(min_free=Percent(10)))[0] is Outcome.FAIL
     (tmp_path / "meminfo").write_text("nonsense")
-    assert here(MemoryCheck(free=1))[0] is Outcome.UNKNOWN
+    assert here(MemoryCheck(min_free=1))[0] is Outcome.UNKNOWN
 
 
 def test_this_machine_says_how_much_memory_it_has() -> None:
@@ -181,15 +185,15 @@ TCP  [2001:0db8:0099:0000:0000:0000:0000:0001]:0050 mh
 
 def test_connections_are_counted_over_all_services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node, "PROC", tmp_path)
-    assert here(IpvsConnectionsCheck(most=1))[0] is Outcome.UNKNOWN
+    assert here(IpvsConnectionsCheck(max=1))[0] is Outcome.UNKNOWN
     (tmp_path / "net").mkdir()
     (tmp_path / "net/ip_vs").write_text(IP_VS)
     assert node.ipvs_connections(tmp_path) == (20, 4096)
-    assert here(IpvsConnectionsCheck(most=20)) == (Outcome.OK, "")
-    assert here(IpvsConnectionsCheck(most=19)) == (Outcome.FAIL, "20 connections, at most 19 are fine")
-    assert here(IpvsConnectionsCheck(most_percent=1))[0] is Outcome.OK
+    assert here(IpvsConnectionsCheck(max=20)) == (Outcome.OK, "")
+    assert here(IpvsConnectionsCheck(max=19)) == (Outcome.FAIL, "20 connections, at most 19 are fine")
+    assert here(IpvsConnectionsCheck(max=Percent(1)))[0] is Outcome.OK
     (tmp_path / "net/ip_vs").write_text("")
-    assert here(IpvsConnectionsCheck(most=1))[0] is Outcome.UNKNOWN
+    assert here(IpvsConnectionsCheck(max=1))[0] is Outcome.UNKNOWN
 
 
 _STORY = """
@@ -202,7 +206,7 @@ for words in sys.argv[1:]:
     kind = GatewayCheck(
         address=None if address == "-" else ip_address(address),
         interface=None if interface == "-" else interface,
-        by_neighbor=way == "neighbor",
+        by=way,
     )
     result = run(kind, 0, address="0.0.0.0", timeout=5.0 if way == "neighbor" else 0.5)
     print(result.outcome, result.detail)

@@ -27,9 +27,9 @@ from anycast.probes.run import probe
 KINDS = (
     kinds.UdpCheck(quiet=0.01), kinds.BannerCheck(steps=(kinds.Expect("x"),)), kinds.SyslogCheck(),
     kinds.SyslogCanaryCheck(proof_file="/dev/null"), kinds.RelpCheck(), kinds.DnsCheck(name="a."),
-    kinds.DnsCheck(name="a.", tcp=True), kinds.GrpcCheck(), kinds.IcmpCheck(),
-    kinds.CarrierCheck(interface="lo"), kinds.MemoryCheck(free=1),
-    kinds.GatewayCheck(), kinds.GatewayCheck(by_neighbor=True),
+    kinds.DnsCheck(name="a.", transport="tcp"), kinds.GrpcCheck(), kinds.IcmpCheck(),
+    kinds.CarrierCheck(interface="lo"), kinds.MemoryCheck(min_free=1),
+    kinds.GatewayCheck(), kinds.GatewayCheck(by="neighbor"),
     TcpCheck(), HttpCheck(tls=False), HttpCheck(tls=True), CommandCheck(argv=("/bin/true",)),
 )
 

@@ -1,0 +1,216 @@
+"""Checks as the file writes them: the mapping of each kind, made of its class in the core, and the union of them all.
+
+Where the file has another form than the class, the form is in here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union
+
+from pydantic import Discriminator, model_validator
+from pydantic import Tag as UnionTag
+
+from anycast.config.schema import scalars as of
+from anycast.config.schema.part import WRITTEN, Part, entry, or_text, part, settings
+from anycast.config.schema.scalars import Needed
+from anycast.core.values import checks as kinds
+from anycast.core.values import configuration as model
+from anycast.core.values.described import Doc, setting
+
+_REFERENCE = "A name from `checks`, or a check."
+_REFERENCES = "Names from `checks`, or checks."
+
+
+class _Tls(Part):
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        if value is not True and not isinstance(value, dict):
+            raise of.unlike(value, "a way to speak TLS", "write true, or a mapping, or remove the line")
+        return {} if value is True else value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tcp:
+    to: Literal["server", "vip"] = setting(
+        "vip: the handshake is with the VIP's address at the real server, as IPVS sends it there with forwarding: "
+        "dr. It proves that the real server holds the VIP and listens on it. Needs CAP_NET_RAW.",
+        "server",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Udp:
+    send: of.Text | None = setting("What is sent. Default: an empty datagram.", None)
+    send_hex: of.Hex | None = setting("The same in hexadecimal.", None)
+    expect: of.Expression | None = setting("Regular expression (RE2) to be found in the reply.", None)
+    expect_hex: of.Hex | None = setting("How the reply must begin, in hexadecimal.", None)
+    quiet: of.Period | None = setting(
+        "With no reply expected: how long an ICMP unreachable is waited for. Default: 200ms, or half of `timeout` if "
+        "that is shorter.",
+        None,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BannerStep:
+    """A line to expect, or a text to send."""
+
+    expect: of.Expression | None = setting(
+        "Regular expression (RE2) of a line. Lines before it are passed over.", None
+    )
+    send: of.Text | None = setting("Text to send. A line end (CR LF) is added where none is written.", None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Banner:
+    tls: kinds.Tls | None = setting(kinds.SPEAK_TLS, None)
+    steps: Annotated[
+        tuple[BannerStep, ...],
+        Doc(
+            "The dialogue, one step after another.",
+            lacks="there is no step",
+            write='write [{expect: "^220 "}], for example',
+        ),
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Syslog:
+    transport: Literal["tcp", "udp"] = setting(
+        "udp needs proof_port or proof_file, and writes a log line with every run.", "tcp"
+    )
+    tls: kinds.Tls | None = setting(kinds.SPEAK_TLS, None)
+    proof_port: of.Port | None = setting("TCP port of the real server that sends the messages it gets.", None)
+    proof_file: of.FileName | None = setting("File of this node to which the message finds its way.", None)
+
+
+class BgpCheck(Part):
+    """A BGP session of this node that is established, as ExaBGP tells it. There is nothing to probe."""
+
+    type: Literal["bgp"]
+    neighbor: of.AnyAddress | None = entry("The router's address. Default: any one.")
+
+
+class Member(Part):
+    """A check with a weight."""
+
+    REQUIRED = ("check",)
+
+    check: CheckReference | None = entry(_REFERENCE)
+    weight: of.MemberWeight = entry("What it counts for.", 1)
+
+
+class AllCheck(Part):
+    """Holds while every one of several checks does."""
+
+    REQUIRED = ("type", "of")
+
+    type: Literal["all"]
+    of: list[CheckReference] | None = entry(_REFERENCES)
+
+
+class AnyCheck(Part):
+    """Holds while at least one of several checks does."""
+
+    REQUIRED = ("type", "of")
+
+    type: Literal["any"]
+    of: list[CheckReference] | None = entry(_REFERENCES)
+
+
+class AtLeastCheck(Part):
+    """Holds while the weights of the checks that hold come to `needed`."""
+
+    REQUIRED = ("type", "needed", "of")
+
+    type: Literal["at_least"]
+    needed: Needed | None = entry("So much is needed. A check without a weight counts for 1.")
+    of: list[OfMember] | None = entry("Names from `checks`, checks, or mappings with `check` and `weight`.")
+
+
+Tls = part(kinds.Tls, _Tls)
+WRITTEN[kinds.Tls] = Annotated[Tls, or_text({"const": True})]
+HoldDown = part(model.HoldDown)
+part(BannerStep)
+_FORMS: Mapping[type[kinds.Kind], type] = {
+    kinds.TcpCheck: Tcp,
+    kinds.UdpCheck: Udp,
+    kinds.BannerCheck: Banner,
+    kinds.SyslogCheck: Syslog,
+}
+_OF_TLS = [field.name for field in fields(kinds.Tls)]
+
+
+def _probed(kind: type[kinds.Kind], name: str, without: list[str]) -> type[Part]:
+    """What all checks have, where it is aimed, its type, and what it has besides."""
+    first = settings(model.Check)
+    if issubclass(kind, kinds.AimedKind | kinds.IcmpCheck):
+        first["address"] = (of.AnyAddress | None, entry("Default: the real server's address."))
+    if issubclass(kind, kinds.AimedKind):
+        first["port"] = (of.Port | None, entry("Default: the port the real server is served on."))
+    first["type"] = (Literal[name], ...)
+    return part(
+        _FORMS.get(kind, kind),
+        name=kind.__name__.replace("Http", name.title()),
+        doc="As http, over TLS." if name == "https" else kind.__doc__,
+        first=first,
+        without=without,
+    )
+
+
+def _checks() -> Mapping[str, type[Part]]:
+    """The mapping of each kind, by its name."""
+    mappings: dict[str, type[Part]] = {}
+    for kind in kinds.KINDS:
+        if kind is kinds.HttpCheck:
+            mappings["http"] = _probed(kind, "http", ["tls", *_OF_TLS])
+            mappings["https"] = _probed(kind, "https", ["tls"])
+        elif kind.TYPE not in mappings:
+            mappings[kind.TYPE] = _probed(kind, kind.TYPE, [])
+    return mappings | {"bgp": BgpCheck, "all": AllCheck, "any": AnyCheck, "at_least": AtLeastCheck}
+
+
+CHECKS: Mapping[str, type[Part]] = _checks()
+CHECK_TYPES = f"{', '.join([*CHECKS][:-1])} or {[*CHECKS][-1]}"
+
+
+def _form_of_check(value: Any) -> str | None:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return f"({kind})" if isinstance(kind, str) and kind in CHECKS else None
+
+
+def _form_of_member(value: Any) -> str | None:
+    if (isinstance(value, dict) and "check" in value) or isinstance(value, Member):
+        return "(member)"
+    return _form_of_reference(value)
+
+
+def _form_of_reference(value: Any) -> str | None:
+    return "(name)" if isinstance(value, str) else _form_of_check(value)
+
+
+def _union(form: Callable[[Any], str | None], wrong: str, **more: Any) -> Any:
+    """Every kind of check, and `more`, each with its tag."""
+    members = [Annotated[kind, UnionTag(f"({name})")] for name, kind in {**more, **CHECKS}.items()]
+    tag = Discriminator(form, custom_error_type="no_check", custom_error_message=wrong)
+    return Annotated[Union[*members], tag]
+
+
+_NO_CHECK = f"this is no check of a known type (write a mapping with type: {CHECK_TYPES})"
+_NO_REFERENCE = (
+    "this is neither a check's name nor a check of a known type (write a name, or a mapping with type)"
+)
+if TYPE_CHECKING:
+    Check: TypeAlias = Any  # a Part; what it has depends on its kind
+    CheckReference: TypeAlias = str | Part
+    OfMember: TypeAlias = str | Part
+else:
+    Check = _union(_form_of_check, _NO_CHECK)
+    CheckReference = _union(_form_of_reference, _NO_REFERENCE, name=of.Name)
+    OfMember = _union(_form_of_member, _NO_REFERENCE, name=of.Name, member=Member)
+Require = list[CheckReference]
+for _mapping in (Member, AllCheck, AnyCheck, AtLeastCheck):
+    _mapping.model_rebuild()

@@ -1,0 +1,625 @@
+"""Single values of the file: how each is read, what is said of a wrong one, and how JSON Schema describes it.
+
+`anycast.core.values.described` has what the core's settings hold under the same names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from anycast.config.problem import shown
+from anycast.core.hooks import EVENTS
+from anycast.core.values.described import Percent
+from anycast.regex import LONGEST, RegexError, compiled
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z")
+NAME_ADVICE = "letters, digits, _ . and - only, 63 at most, the first a letter or digit"
+DAY = 86400
+
+
+def wrong(what: str, do: str) -> PydanticCustomError:
+    """A complaint about one value: what is wrong, and what to do."""
+    return PydanticCustomError("anycast", "{what} ({do})", {"what": what, "do": do})
+
+
+def unlike(value: Any, noun: str, do: str) -> PydanticCustomError:
+    return wrong(f"{shown(value)} is not {noun}", do)
+
+
+@dataclass(frozen=True, eq=False)  # hashed by identity: unions of annotated types are hashed
+class Scalar:
+    """How one kind of value is read, and how JSON Schema describes it. `spell`: how the file writes a default."""
+
+    parse: Callable[[Any], Any]
+    schema: Mapping[str, Any]
+    spell: Callable[[Any], str] | None = None
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.parse)
+
+    def __get_pydantic_json_schema__(
+        self, _core: CoreSchema, _handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return dict(self.schema)
+
+
+def scalar(**schema: Any) -> Callable[[Callable[[Any], Any]], Scalar]:
+    """What the function reads, with its JSON Schema."""
+    return lambda parse: Scalar(parse, schema)
+
+
+def _is_number(value: Any, *kinds: type) -> bool:
+    return isinstance(value, kinds or (int,)) and not isinstance(value, bool)
+
+
+def whole(noun: str, low: int, high: int) -> Scalar:
+    do = f"write a whole number from {low} to {high}"
+
+    def parse(value: Any) -> int:
+        if not _is_number(value) or not low <= value <= high:
+            raise unlike(value, noun, do)
+        return int(value)
+
+    return Scalar(parse, {"type": "integer", "minimum": low, "maximum": high})
+
+
+def need_text(value: Any, do: str = "write it in quotes") -> str:
+    if not isinstance(value, str):
+        raise unlike(value, "text", do)
+    return value
+
+
+def pattern(noun: str, pattern: str, do: str) -> Scalar:
+    compiled = re.compile(rf"(?:{pattern})\Z", re.ASCII)
+
+    def parse(value: Any) -> str:
+        if not isinstance(value, str):
+            raise unlike(value, noun, f"{do}; in quotes, for it must be text")
+        if not compiled.match(value):
+            raise unlike(value, noun, do)
+        return value
+
+    return Scalar(parse, {"type": "string", "pattern": f"^(?:{pattern})$"})
+
+
+def choice(words: list[str], make: Callable[[str], Any] = str) -> Scalar:
+    def parse(value: Any) -> Any:
+        if not isinstance(value, str) or value not in words:
+            raise unlike(value, "a choice here", f"write {', '.join(words[:-1])} or {words[-1]}")
+        return make(value)
+
+    return Scalar(parse, {"enum": words})
+
+
+@scalar(type="boolean")
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise unlike(value, "a truth value", "write true or false")
+    return value
+
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": float(DAY)}
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)\Z", re.ASCII)
+DURATION_TEXT = {"type": "string", "pattern": r"^[0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h|d)$"}
+
+
+def spell_duration(seconds: float) -> str:
+    """`500ms`, `2s`, `24h`, `14d`: as the configuration writes it."""
+    if seconds > DAY and seconds % DAY == 0:
+        return f"{seconds / DAY:g}d"
+    if seconds and seconds < 1:
+        return f"{seconds * 1000:g}ms"
+    if seconds > 3600 and seconds % 3600 == 0:
+        return f"{seconds / 3600:g}h"
+    return f"{seconds:g}s"
+
+
+def duration(low: float, high: float) -> Scalar:
+    do = f"write a time from {spell_duration(low)} to {spell_duration(high)}, as in 500ms, 2s or 1m"
+
+    def parse(value: Any) -> float:
+        seconds = math.nan
+        if _is_number(value, int, float):
+            seconds = float(value)
+        elif isinstance(value, str) and (match := _DURATION.match(value)):
+            seconds = round(float(match[1]) * _UNITS[match[2]], 9)
+        if not low <= seconds <= high:
+            raise unlike(value, "a time that can be used here", do)
+        return seconds
+
+    number = {"type": "number", "minimum": low, "maximum": high}
+    return Scalar(parse, {"anyOf": [DURATION_TEXT, number]}, spell_duration)
+
+
+def seconds(low: int, high: int) -> Scalar:
+    """A time the kernel counts in whole seconds."""
+    inner = duration(low, high)
+
+    def parse(value: Any) -> int:
+        seconds = float(inner.parse(value))
+        if seconds != int(seconds):
+            raise wrong(f"{shown(value)} is no whole number of seconds", "write one, as in 30s or 5m")
+        return int(seconds)
+
+    number = {"type": "integer", "minimum": low, "maximum": high}
+    return Scalar(parse, {"anyOf": [DURATION_TEXT, number]}, spell_duration)
+
+
+def milliseconds(low: int, high: int) -> Scalar:
+    """A time that is counted in whole milliseconds."""
+    inner = duration(low / 1000, high / 1000)
+
+    def parse(value: Any) -> float:
+        seconds = float(inner.parse(value))
+        if round(seconds * 1000, 6) % 1:
+            raise wrong(f"{shown(value)} is no whole number of milliseconds", "write one, as in 100ms")
+        return seconds
+
+    return Scalar(parse, inner.schema)
+
+
+_TO_A_DAY = duration(0, DAY)
+
+
+@scalar(anyOf=[{"const": "never"}, *_TO_A_DAY.schema["anyOf"]])
+def _expiry(value: Any) -> float:
+    if value == "never":
+        return math.inf
+    if isinstance(value, str) and not _DURATION.match(value):
+        raise unlike(value, "a time", "write one, as in 60s or 5m, or never")
+    return float(_TO_A_DAY.parse(value))
+
+
+IP_TEXT = {"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}
+
+
+def _address(version: int | None = None) -> Scalar:
+    noun = f"an IPv{version} address" if version else "an IP address"
+    do = f"write one, as in {'2001:db8::1' if version == 6 else '192.0.2.1'}"
+
+    def parse(value: Any) -> IPv4Address | IPv6Address:
+        if not isinstance(value, str):
+            raise unlike(value, noun, do)
+        if "/" in value:
+            raise wrong(f"{shown(value)} is a prefix", "write the address alone, without /length")
+        if "%" in value:
+            raise wrong(
+                f"{shown(value)} names an interface", "write an address that needs none, not fe80::…%eth0"
+            )
+        try:
+            address = ip_address(value)
+        except ValueError:
+            raise unlike(value, noun, do) from None
+        if version and address.version != version:
+            raise wrong(f"{address} is not {noun}", do)
+        if address.is_unspecified or address.is_multicast:
+            kind = "multicast" if address.is_multicast else "unspecified"
+            raise wrong(f"{address} is the {kind} address of no one host", "write a unicast address")
+        if isinstance(address, IPv6Address) and address.ipv4_mapped:
+            raise wrong(f"{shown(value)} is IPv4 in the shape of IPv6", f"write {address.ipv4_mapped}")
+        return address
+
+    return Scalar(parse, {"type": "string", "format": f"ipv{version}"} if version else IP_TEXT)
+
+
+@scalar(**IP_TEXT)
+def _group(value: Any) -> IPv4Address | IPv6Address:
+    try:
+        address = ip_address(value) if isinstance(value, str) and "%" not in value else None
+    except ValueError:
+        address = None
+    if address is None or not address.is_multicast:
+        raise unlike(value, "a multicast address", "write one, as in 224.0.0.81 or ff02::81")
+    return address
+
+
+def _is_address(text: str, version: int) -> bool:
+    try:
+        return ip_address(text).version == version and "%" not in text
+    except ValueError:
+        return False
+
+
+@scalar(type="string", pattern=r"^([0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$")
+def _listen(value: Any) -> str:
+    if isinstance(value, str):
+        host, _, port = value.rpartition(":")
+        bracketed = host.startswith("[") and host.endswith("]")
+        fits = _is_address(host[1:-1], 6) if bracketed else _is_address(host, 4)
+        if fits and re.match(r"[0-9]{1,5}\Z", port, re.ASCII) and 1 <= int(port) <= 65535:
+            return value
+    raise unlike(value, "an address and port", 'write "127.0.0.1:9644" or "[::1]:9644"')
+
+
+@scalar(enum=["ipv4", "ipv6"])
+def _version(value: Any) -> int:
+    if value not in ("ipv4", "ipv6"):
+        raise unlike(value, "a choice here", "write ipv4 or ipv6")
+    return int(value[-1])
+
+
+@scalar(
+    anyOf=[
+        {"type": "integer", "minimum": 1, "maximum": 2**32 - 1},
+        {"type": "string", "pattern": "^0x[0-9A-Fa-f]{1,8}$"},
+    ]
+)
+def _mark(value: Any) -> int:
+    is_hex = isinstance(value, str) and re.match(r"0x[0-9A-Fa-f]{1,8}\Z", value, re.ASCII)
+    mark = int(value, 16) if is_hex else value
+    if not _is_number(mark) or not 1 <= mark < 2**32:
+        do = "write a whole number from 1 to 4294967295, or one as nftables shows it, such as 0x10"
+        raise unlike(value, "a firewall mark", do)
+    return int(mark)
+
+
+@scalar(type="integer", minimum=3, maximum=65535)
+def _hold_time(value: Any) -> int:
+    do = "write a whole number of seconds from 3 to 65535"
+    if value == 0 and _is_number(value):
+        raise wrong("with a hold time of 0 a dead node's routes would stay for ever", do)
+    if not _is_number(value) or not 3 <= value <= 65535:
+        raise unlike(value, "a hold time", do)
+    return int(value)
+
+
+_WELL_KNOWN = {
+    "no-export": "65535:65281",
+    "no-advertise": "65535:65282",
+    "no-peer": "65535:65284",
+    "blackhole": "65535:666",
+    "graceful-shutdown": "65535:0",
+}
+
+
+def _community(parts: int, high: int) -> Scalar:
+    shape = ":".join(["[0-9]{1,10}"] * parts)
+    do = f"write {':'.join(['N'] * parts)}, each a number from 0 to {high}"
+
+    def parse(value: Any) -> str:
+        if isinstance(value, str) and value.lower() in _WELL_KNOWN:
+            raise unlike(value, "a number", f'write "{_WELL_KNOWN[value.lower()]}"')
+        fits = isinstance(value, str) and re.fullmatch(shape, value, re.ASCII)
+        numbers = [int(number) for number in value.split(":")] if fits else []
+        if not numbers or max(numbers) > high:
+            raise unlike(value, f"a community of {parts} numbers", do)
+        return ":".join(map(str, numbers))
+
+    return Scalar(parse, {"type": "string", "pattern": f"^{shape}$"})
+
+
+# ExaBGP's configuration has no way to escape the other characters.
+@scalar(type="string", pattern=r"^[!#-&(-:<-\[\]-~]{1,80}$", writeOnly=True)
+def _password(value: Any) -> str:
+    do = "write 1 to 80 printable ASCII characters; no quotes, backslash, semicolon or space"
+    if not isinstance(value, str):
+        raise wrong("the password is not text", "write it in quotes")
+    if not re.fullmatch(r"[!#-&(-:<-\[\]-~]{1,80}", value):
+        raise wrong("the password cannot be used", do)
+    return value
+
+
+@scalar(type="string", pattern="^https?://[!-~]+$", maxLength=2000, writeOnly=True)
+def _url(value: Any) -> str:
+    """The text is never repeated: a URL may be all that keeps strangers out."""
+    do = "write https://HOST/PATH"
+    if not isinstance(value, str) or not re.fullmatch("[!-~]{1,2000}", value):
+        raise wrong("this is not a URL", f"{do}, in printable ASCII without spaces, 2000 characters at most")
+    try:
+        parts = urlsplit(value)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise wrong("this is not a URL", f"{do}; a port is a number, an IPv6 address stands in []") from None
+    if parts.scheme not in ("http", "https"):
+        raise wrong("the scheme of the URL is neither https nor http", do)
+    if parts.username is not None or parts.password is not None:
+        raise wrong("the URL holds a user or a password", "remove what is before the @, and use token_file")
+    if not host or port == 0:
+        raise wrong("the URL names no host and port that can be asked", do)
+    if parts.fragment:
+        raise wrong("the URL has a part behind #, which is never sent", "remove it")
+    return value
+
+
+_EVENT_KINDS = sorted({name.partition(".")[0] for name in EVENTS})
+
+
+@scalar(enum=[*sorted(EVENTS), *(f"{kind}.*" for kind in _EVENT_KINDS)])
+def _events(value: Any) -> frozenset[str]:
+    kind, dot, rest = value.partition(".") if isinstance(value, str) else ("", "", "")
+    if value in EVENTS:
+        return frozenset({value})
+    if dot and rest == "*" and kind in _EVENT_KINDS:
+        return frozenset(name for name in EVENTS if name.startswith(f"{kind}."))
+    if kind == "hook":
+        raise wrong("a hook that is told of hooks would never end", "write another event")
+    do = "write one of docs/log-events.md, or all of a kind, as in server.*"
+    if isinstance(value, str) and (near := difflib.get_close_matches(value, EVENTS, n=1)):
+        do = f"did you mean {near[0]}?"
+    raise unlike(value, "an event", do)
+
+
+@scalar(anyOf=[{"type": "integer", "minimum": 200, "maximum": 599}, {"enum": ["2xx", "3xx", "4xx", "5xx"]}])
+def _status(value: Any) -> frozenset[int]:
+    if value in ("2xx", "3xx", "4xx", "5xx"):
+        first = int(value[0]) * 100
+        return frozenset(range(first, first + 100))
+    if not _is_number(value) or not 200 <= value <= 599:
+        raise unlike(value, "a final HTTP status", 'write a number from 200 to 599, or "2xx" to "5xx"')
+    return frozenset({value})
+
+
+def _share(value: Any, highest: float) -> Percent | None:
+    match = re.match(r"([0-9]{1,6})%\Z", value, re.ASCII) if isinstance(value, str) else None
+    return Percent(int(match[1])) if match and 1 <= int(match[1]) <= highest else None
+
+
+def _count_or_share(noun: str, do: str, highest: float, shares: str) -> Scalar:
+    def parse(value: Any) -> int | Percent:
+        if share := _share(value, highest):
+            return share
+        if not _is_number(value) or value < 1:
+            raise unlike(value, noun, do)
+        return int(value)
+
+    return Scalar(
+        parse, {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": shares}]}
+    )
+
+
+_SIZES = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+@scalar(type="string", pattern="^[0-9]{1,9}(KiB|MiB|GiB|%)$")
+def _memory(value: Any) -> int | Percent:
+    if share := _share(value, 99):
+        return share
+    match = re.match(r"([0-9]{1,9})(KiB|MiB|GiB)\Z", value, re.ASCII) if isinstance(value, str) else None
+    if match is None:
+        raise unlike(value, "an amount of memory", 'write it as in 256MiB, 1GiB or "5%"')
+    return int(match[1]) * _SIZES[match[2]]
+
+
+def _decimal(noun: str, low: float, high: float, do: str, *, above: bool = False) -> Scalar:
+    """`above`: `low` itself is too little."""
+
+    def parse(value: Any) -> float:
+        if not _is_number(value, int, float) or not low <= value <= high or (above and value == low):
+            raise unlike(value, noun, do)
+        return float(value)
+
+    return Scalar(parse, {"type": "number", "exclusiveMinimum" if above else "minimum": low, "maximum": high})
+
+
+@scalar(enum=[1, 5, 15])
+def _minutes(value: Any) -> int:
+    if isinstance(value, bool) or value not in (1, 5, 15):
+        raise unlike(value, "a time the kernel averages over", "write 1, 5 or 15")
+    return int(value)
+
+
+@scalar(type="string", maxLength=LONGEST)
+def _expression(value: Any) -> str:
+    need_text(value, "write the regular expression in quotes")
+    try:
+        compiled(value)
+    except RegexError as error:
+        raise wrong(error.what, error.do) from None
+    return str(value)
+
+
+@scalar(type="string", pattern="^([!-~]([ -~]{0,1998}[!-~])?)?$")
+def _header_value(value: Any) -> str:
+    if not re.fullmatch(r"[!-~]([ -~]{0,1998}[!-~])?|", need_text(value)):
+        do = "write printable ASCII on one line, without blanks at its ends"
+        raise wrong("a header cannot have this value", do)
+    return str(value)
+
+
+_PAYLOAD = 4096  # bytes
+
+
+@scalar(type="string", maxLength=_PAYLOAD)
+def _text(value: Any) -> bytes:
+    data = need_text(value).encode("utf-8", "surrogatepass")
+    if len(data) > _PAYLOAD:
+        raise wrong(f"a text of {len(data)} bytes is too long", f"write at most {_PAYLOAD} bytes")
+    return data
+
+
+@scalar(type="string", pattern="^([0-9A-Fa-f]{2} *)+$")
+def _hex(value: Any) -> bytes:
+    try:
+        data = bytes.fromhex(value) if isinstance(value, str) else b""
+    except ValueError:
+        data = b""
+    if not 1 <= len(data) <= _PAYLOAD:
+        raise unlike(
+            value, "hexadecimal", 'write pairs of digits in quotes, as in "00ff", for 1 to 4096 bytes'
+        )
+    return data
+
+
+def _need_dns() -> None:
+    try:
+        import dns.name  # noqa: F401
+    except ImportError:
+        what = "a dns check needs dnspython, which is not installed"
+        raise wrong(what, "pip install 'anycast[dns]'") from None
+
+
+@scalar(type="string", maxLength=255)
+def _domain(value: Any) -> str:
+    need_text(value)
+    _need_dns()
+    from dns.exception import DNSException
+    from dns.name import from_text
+
+    try:
+        return str(from_text(value))
+    except (DNSException, UnicodeError) as error:
+        raise unlike(value, f"a domain name: {error}", "write one, as in www.example.net") from None
+
+
+@scalar(type="string", pattern="^[A-Z0-9]{1,12}$")
+def _record(value: Any) -> str:
+    _need_dns()
+    from dns.exception import DNSException
+    from dns.rdatatype import from_text, is_metatype, to_text
+
+    try:
+        number = from_text(value) if isinstance(value, str) else None
+    except (DNSException, ValueError):
+        number = None
+    if number is None or is_metatype(number):
+        raise unlike(value, "a record type", "write one, as in A, AAAA, MX, SOA or TXT")
+    return str(to_text(number))
+
+
+@scalar(type="string")
+def _argument(value: Any) -> str:
+    if not need_text(value).isprintable():
+        what = "an argument holds a character that cannot be printed"
+        raise wrong(what, "remove it, or put it into a script")
+    return str(value)
+
+
+@scalar(const=1)
+def _format(value: Any) -> int:
+    if not _is_number(value) or value != 1:
+        raise unlike(value, "a version of the format this program reads", "write 1, or remove the line")
+    return 1
+
+
+Address4 = Annotated[IPv4Address, _address(4)]
+Address6 = Annotated[IPv6Address, _address(6)]
+AnyAddress = Annotated[IPv4Address | IPv6Address, _address()]
+Argument = Annotated[str, _argument]
+AsNumber = Annotated[int, whole("an AS number", 1, 2**32 - 1)]
+BfdInterval = Annotated[float, milliseconds(50, 60000)]
+Community = Annotated[str, _community(2, 65535)]
+Connections = Annotated[int, whole("a number of connections", 0, 2**32 - 1)]
+Count = Annotated[int, whole("a number of outcomes", 1, 1000)]
+# It is written into ExaBGP's configuration, and a socket's path holds 107 characters.
+Directory = Annotated[
+    str,
+    pattern(
+        "a directory that can be used",
+        r"/[A-Za-z0-9_./@:+-]{0,89}",
+        "write an absolute path of at most 90 characters, letters, digits and _ . / @ : + - only",
+    ),
+]
+Domain = Annotated[str, _domain]
+Events = Annotated[frozenset[str], _events]
+Expiry = Annotated[float, _expiry]
+Expression = Annotated[str, _expression]
+FileName = Annotated[
+    str,
+    pattern("a file's absolute path", r"/[!-~][ -~]{0,1000}|/", "write one, as in /etc/anycast/client.pem"),
+]
+Fill = Annotated[
+    int | Percent,
+    _count_or_share(
+        "a number of connections",
+        'write 1 or more, or a share of the rows of the table, as in "200%"',
+        math.inf,
+        "^[0-9]{1,6}%$",
+    ),
+]
+Flag = Annotated[bool, _flag]
+FormatVersion = Annotated[int, _format]
+Group = Annotated[IPv4Address | IPv6Address, Scalar(_group.parse, IP_TEXT, str)]
+HeaderName = Annotated[
+    str, pattern("a header's name", r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}", "write one, as in X-Check")
+]
+HeaderValue = Annotated[str, _header_value]
+Hex = Annotated[bytes, _hex]
+Hold = Annotated[float, duration(0.01, DAY)]
+HoldTime = Annotated[int, _hold_time]
+HookPeriod = Annotated[float, duration(1, 3600)]
+HookTimeout = Annotated[float, duration(0.1, 300)]
+HostName = Annotated[
+    str, pattern("a host name", r"[A-Za-z0-9._:\[\]-]{1,253}", "write one, as in www.example.net")
+]
+HttpMethod = Annotated[str, pattern("an HTTP method", "[A-Z]{1,20}", "write one, as in GET or HEAD")]
+HttpPath = Annotated[str, pattern("a path", "/[!-~]{0,2000}", "write one that begins with /, without spaces")]
+Interface = Annotated[
+    str, pattern("an interface's name", r"(?!\.\.?$)[A-Za-z0-9_.@-]{1,15}", "write one, as in lo or dummy0")
+]
+# The kernel counts in its own ticks, in 31 bits: with 1,000 of them to a second it refuses more than 24.8 days.
+KernelTimeout = Annotated[int, seconds(1, 24 * DAY)]
+LargeCommunity = Annotated[str, _community(3, 2**32 - 1)]
+LeaseTtl = Annotated[float, duration(0.5, 30)]
+Lifetime = Annotated[float, duration(0, 3650 * DAY)]
+Listen = Annotated[str, _listen]
+Load = Annotated[float, _decimal("a load", 0, 10000, "write a number above 0, as in 2.5", above=True)]
+Mark = Annotated[int, _mark]
+Med = Annotated[int, whole("a MED", 0, 2**32 - 1)]
+Memory = Annotated[int | Percent, _memory]
+MemberWeight = Annotated[int, whole("a weight of a check", 1, 1000)]
+Minutes = Annotated[int, _minutes]
+Multiplier = Annotated[int, whole("a BFD multiplier", 2, 255)]
+Name = Annotated[str, pattern("a name", r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", f"write {NAME_ADVICE}")]
+Needed = Annotated[int, whole("a sum of weights", 1, 100_000)]
+PacketRate = Annotated[int, whole("a number of packets a second", 0, 1_000_000)]
+Password = Annotated[str, _password]
+Pause = Annotated[float, duration(0, 600)]
+Penalty = Annotated[
+    float, _decimal("a penalty", 0.1, 1000, "write a number of falls from 0.1 to 1000, as in 1.5")
+]
+Period = Annotated[float, duration(0.01, 3600)]
+PERSISTENCE_TIMEOUT = seconds(1, DAY)
+PersistenceTimeout = Annotated[int, PERSISTENCE_TIMEOUT]
+Port = Annotated[int, whole("a port", 1, 65535)]
+PrefixLength4 = Annotated[int, whole("a prefix length", 1, 32)]
+PrefixLength6 = Annotated[int, whole("a prefix length", 1, 128)]
+QuorumNumber = Annotated[
+    int | Percent,
+    _count_or_share(
+        "a number of servers",
+        'write 1 or more, or a share from "1%" to "100%"',
+        100,
+        "^(100|[1-9][0-9]?)%$",
+    ),
+]
+Rcode = Annotated[str, choice(["NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED"])]
+Reconcile = Annotated[float, duration(0.1, 3600)]
+RecordType = Annotated[str, _record]
+Retries = Annotated[int, whole("a number of retries", 0, 10)]
+Runs = Annotated[int, whole("a number of runs", 1, 1000)]
+ServerDrain = Annotated[float, _TO_A_DAY]
+ServerName = Annotated[
+    str,
+    pattern(
+        "a server's name",
+        r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63}){0,9}",
+        "write one, as in www.example.net",
+    ),
+]
+ServiceName = Annotated[
+    str, pattern("a service's name", r"[A-Za-z0-9_.-]{0,200}", "write one, as in my.package.Service")
+]
+Status = Annotated[frozenset[int], _status]
+SyncId = Annotated[int, whole("a sync id", 1, 255)]
+Text = Annotated[bytes, _text]
+TimeToLive = Annotated[int, whole("a TTL", 1, 255)]
+Url = Annotated[str, _url]
+UserName = Annotated[
+    str, pattern("a user's name", r"[A-Za-z_][A-Za-z0-9_-]{0,31}", "write one, as in anycast-exabgp")
+]
+Variable = Annotated[
+    str, pattern("a variable's name", r"[A-Za-z_][A-Za-z0-9_]{0,99}", "write one, as in PAGER_TOKEN")
+]
+Version = Annotated[int, _version]
+Weight = Annotated[int, whole("a weight", 0, 65535)]
