@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from tenacity import (
@@ -26,12 +26,11 @@ from tenacity import (
 
 from anycast import __version__
 from anycast.core.hooks import VERDICT, Hook, Notice, Tally, Waiting, Webhook, Words, payload
-from anycast.core.state import VipState
+from anycast.core.state import State, VipState
 from anycast.core.vip.decide import Verdict
 from anycast.notify.outcome import Outcome
 from anycast.notify.run import run
-from anycast.ops.events import Event, LaggedError
-from anycast.ops.source import Source
+from anycast.ops.hub import Event, Hub, LaggedError
 
 LEAVE_PATIENCE = 2.0  # seconds what waits has when the agent ends
 REMOVED_PATIENCE = 30.0  # seconds what waits has when its hook was taken out of the configuration
@@ -41,6 +40,14 @@ QUIET = 60.0  # seconds without an event until the configuration is looked at ag
 AGENT = f"anycast/{__version__}"
 
 log = structlog.get_logger()
+
+
+class Source(Protocol):
+    @property
+    def state(self) -> State: ...
+
+    @property
+    def events(self) -> Hub: ...
 
 
 class Runner:

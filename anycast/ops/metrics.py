@@ -1,12 +1,11 @@
 """Prometheus metrics, read from the state at the moment of a scrape. Values are 0 rather than absent.
 
-`MetricsText` writes what is served. What there is of every VIP and every real server it writes itself, the latter from
-a `Board`: of thousands the library takes most of a second, in one piece.
+`MetricsText` writes what is served. What there is of every VIP and every real server it writes itself: of thousands the
+library takes most of a second.
 """
 
 from __future__ import annotations
 
-import copy
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -41,7 +40,7 @@ from anycast.core.state import (
 )
 from anycast.core.values.configuration import Address, Service, Vip
 from anycast.core.vip.decide import Advertise, Reason, ServiceFacts
-from anycast.ops.board import Block, Board, Breath
+from anycast.ops.board import Block, Board
 from anycast.ops.servers import Seen
 from anycast.ops.source import BUCKETS, Source
 from anycast.ops.status import (
@@ -56,7 +55,6 @@ from anycast.ops.status import (
 
 TABLE_BITS = "/sys/module/ip_vs/parameters/conn_tab_bits"
 
-_CHUNK = 200  # samples the library writes in one go
 _END = b"# EOF\n"
 
 
@@ -67,10 +65,11 @@ def registry(
     clock: Callable[[], float] = time.monotonic,
     wall: Callable[[], float] = time.time,
 ) -> CollectorRegistry:
-    """A registry of its own: the metrics of the node as a whole, and those of this process."""
+    """A registry of its own: the metrics of the node as a whole, of the agent's process, and of this one."""
     result = CollectorRegistry()
     result.register(StateCollector(source, version=version, clock=clock, wall=wall))
-    ProcessCollector(registry=result)
+    ProcessCollector(pid=lambda: source.pid, registry=result)
+    ProcessCollector(namespace="anycast_ops", registry=result)
     return result
 
 
@@ -344,141 +343,130 @@ _SERVERS: dict[str, tuple[str, Callable[[Seen], tuple[tuple[str, float], ...]]]]
 
 
 class MetricsText:
-    """What a scrape gets, written in slices."""
+    """What a scrape gets."""
 
     def __init__(
         self,
         source: Source,
-        board: Board,
         *,
         version: str,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._source = source
-        self._board = board
         self._clock = clock
         self._wall = wall
         self._registry = registry(source, version=version, clock=clock, wall=wall)
 
-    async def read(self, accept: str) -> tuple[bytes, str]:
+    def read(self, board: Board, accept: str) -> tuple[bytes, str]:
         """The text and its type, as `accept` asks for it."""
         encode, content_type = choose_encoder(accept)
-        breath, pieces = Breath(), []
-        for family in self._registry.collect():
-            for chunk in _chunks(family):
-                text = encode(_One(chunk)).removesuffix(_END)
-                # The second piece of a family goes on without a head.
-                pieces.append(text if chunk.samples[:1] == family.samples[:1] else _headless(text))
-                await breath()
-        async with self._board.lock:
-            state, epoch = self._source.state, self._wall() - self._clock()
-            await self._board.refresh(state, breath)
-            for name, about, lines in self._families(state, epoch, self._clock()):
-                pieces.append(f"# HELP {name} {about}\n# TYPE {name} gauge\n".encode())
-                for line in lines:
-                    pieces.append(line.encode())
-                    await breath()
+        now = self._clock()
+        pieces = [encode(self._registry).removesuffix(_END)]
+        for name, about, lines in _families(board, self._wall() - now, now):
+            pieces.append(f"# HELP {name} {about}\n# TYPE {name} gauge\n{''.join(lines)}".encode())
         if content_type.startswith("application/openmetrics-text"):
             pieces.append(_END)
         return b"".join(pieces), content_type
 
-    def _families(self, state: State, epoch: float, now: float) -> Iterator[tuple[str, str, Iterator[str]]]:
-        """What there is of every VIP, service and real server: name, meaning, lines."""
-        vips, blocks = state.config.vips, self._board.blocks
-        routes = routing(state)
-        yield (
-            "anycast_vip_announced",
-            "1 if ExaBGP has acknowledged every prefix of the VIP",
-            (_line("anycast_vip_announced", is_announced(routes, vip), vip=vip.name) for vip in vips),
-        )
-        yield (
-            "anycast_vip_wanted",
-            "1 if the verdict is to announce the VIP, as the last resort too",
-            (_line("anycast_vip_wanted", _wanted(state, vip), vip=vip.name) for vip in vips),
-        )
-        yield (
-            "anycast_vip_verdict",
-            "1 for the reason that holds, 0 for the others",
-            (_verdict(vip.name, state.vips.get(vip.name, VipState()).verdict.reason) for vip in vips),
-        )
-        yield (
-            "anycast_vip_last_change_timestamp_seconds",
-            "When the verdict last changed",
-            (
-                _line(
-                    "anycast_vip_last_change_timestamp_seconds",
-                    state.vips.get(vip.name, VipState()).since + epoch,
-                    vip=vip.name,
-                )
-                for vip in vips
-            ),
-        )
-        yield (
-            "anycast_vip_changes",
-            "How often the verdict has changed since the start of the agent",
-            (
-                _line("anycast_vip_changes", state.vips.get(vip.name, VipState()).changes, vip=vip.name)
-                for vip in vips
-            ),
-        )
-        yield (
-            "anycast_vip_start_hold_seconds",
-            "How long the VIP must still be as it should be after the agent's start before it is announced",
-            (
-                _line("anycast_vip_start_hold_seconds", _hold_left(state, vip.name, now), vip=vip.name)
-                for vip in vips
-            ),
-        )
-        yield (
-            "anycast_service_usable",
-            "Real servers that get new clients",
-            (_service(state, vip, "anycast_service_usable", lambda found: found.usable) for vip in vips),
-        )
-        yield (
-            "anycast_service_servers",
-            "Real servers configured",
-            (_service(state, vip, "anycast_service_servers", lambda found: found.total) for vip in vips),
-        )
-        yield (
-            "anycast_service_quorum",
-            "Real servers that must be usable for the VIP to stay announced",
-            (_service(state, vip, "anycast_service_quorum", lambda found: found.quorum.low) for vip in vips),
-        )
-        yield (
-            "anycast_service_headroom_ratio",
-            "Share of the real servers that can still fail before the VIP is withdrawn",
-            (_service(state, vip, "anycast_service_headroom_ratio", _headroom) for vip in vips),
-        )
-        yield (
-            "anycast_service_total_weight",
-            "Sum of the weights in the configuration",
-            (_weights(state, vip, "anycast_service_total_weight", _configured) for vip in vips),
-        )
-        yield (
-            "anycast_service_usable_weight",
-            "Sum of the weights in the kernel",
-            (_weights(state, vip, "anycast_service_usable_weight", _in_kernel) for vip in vips),
-        )
-        for name, (about, values) in _SERVERS.items():
-            yield name, about, (_samples(block, name, values) for block in blocks.values())
-        yield (
-            "anycast_service_table_fingerprint",
-            "A number that is equal on nodes whose tables choose alike; 0: the service is not in the kernel",
-            (self._fingerprints(block) for block in blocks.values()),
-        )
 
-    def _fingerprints(self, block: Block) -> str:
-        return "".join(
+def _families(board: Board, epoch: float, now: float) -> Iterator[tuple[str, str, Iterator[str]]]:
+    """What there is of every VIP, service and real server: name, meaning, lines."""
+    state, blocks = board.state, board.blocks
+    vips = state.config.vips
+    routes = routing(state)
+    yield (
+        "anycast_vip_announced",
+        "1 if ExaBGP has acknowledged every prefix of the VIP",
+        (_line("anycast_vip_announced", is_announced(routes, vip), vip=vip.name) for vip in vips),
+    )
+    yield (
+        "anycast_vip_wanted",
+        "1 if the verdict is to announce the VIP, as the last resort too",
+        (_line("anycast_vip_wanted", _wanted(state, vip), vip=vip.name) for vip in vips),
+    )
+    yield (
+        "anycast_vip_verdict",
+        "1 for the reason that holds, 0 for the others",
+        (_verdict(vip.name, state.vips.get(vip.name, VipState()).verdict.reason) for vip in vips),
+    )
+    yield (
+        "anycast_vip_last_change_timestamp_seconds",
+        "When the verdict last changed",
+        (
             _line(
-                "anycast_service_table_fingerprint",
-                int(self._board.fingerprint(address, block.service) or "0", 16),
-                vip=block.vip.name,
-                service=block.service.name,
-                address=str(address),
+                "anycast_vip_last_change_timestamp_seconds",
+                state.vips.get(vip.name, VipState()).since + epoch,
+                vip=vip.name,
             )
-            for address in block.vip.addresses
+            for vip in vips
+        ),
+    )
+    yield (
+        "anycast_vip_changes",
+        "How often the verdict has changed since the start of the agent",
+        (
+            _line("anycast_vip_changes", state.vips.get(vip.name, VipState()).changes, vip=vip.name)
+            for vip in vips
+        ),
+    )
+    yield (
+        "anycast_vip_start_hold_seconds",
+        "How long the VIP must still be as it should be after the agent's start before it is announced",
+        (
+            _line("anycast_vip_start_hold_seconds", _hold_left(state, vip.name, now), vip=vip.name)
+            for vip in vips
+        ),
+    )
+    yield (
+        "anycast_service_usable",
+        "Real servers that get new clients",
+        (_service(state, vip, "anycast_service_usable", lambda found: found.usable) for vip in vips),
+    )
+    yield (
+        "anycast_service_servers",
+        "Real servers configured",
+        (_service(state, vip, "anycast_service_servers", lambda found: found.total) for vip in vips),
+    )
+    yield (
+        "anycast_service_quorum",
+        "Real servers that must be usable for the VIP to stay announced",
+        (_service(state, vip, "anycast_service_quorum", lambda found: found.quorum.low) for vip in vips),
+    )
+    yield (
+        "anycast_service_headroom_ratio",
+        "Share of the real servers that can still fail before the VIP is withdrawn",
+        (_service(state, vip, "anycast_service_headroom_ratio", _headroom) for vip in vips),
+    )
+    yield (
+        "anycast_service_total_weight",
+        "Sum of the weights in the configuration",
+        (_weights(state, vip, "anycast_service_total_weight", _configured) for vip in vips),
+    )
+    yield (
+        "anycast_service_usable_weight",
+        "Sum of the weights in the kernel",
+        (_weights(state, vip, "anycast_service_usable_weight", _in_kernel) for vip in vips),
+    )
+    for name, (about, values) in _SERVERS.items():
+        yield name, about, (_samples(board, block, name, values) for block in blocks.values())
+    yield (
+        "anycast_service_table_fingerprint",
+        "A number that is equal on nodes whose tables choose alike; 0: the service is not in the kernel",
+        (_fingerprints(board, block) for block in blocks.values()),
+    )
+
+
+def _fingerprints(board: Board, block: Block) -> str:
+    return "".join(
+        _line(
+            "anycast_service_table_fingerprint",
+            int(board.fingerprints[address, block.service.name] or "0", 16),
+            vip=block.vip.name,
+            service=block.service.name,
+            address=str(address),
         )
+        for address in block.vip.addresses
+    )
 
 
 def _line(name: str, value: float, **labels: str) -> str:
@@ -535,44 +523,16 @@ def _in_kernel(state: State, service: Service, address: Address) -> int:
     return sum(one.weight for one in entry.destinations) if entry is not None else 0
 
 
-class _One:
-    """One family for the library's encoders."""
-
-    def __init__(self, family: Metric) -> None:
-        self._family = family
-
-    def collect(self) -> Iterator[Metric]:
-        yield self._family
-
-
-def _chunks(family: Metric) -> Iterator[Metric]:
-    for first in range(0, max(1, len(family.samples)), _CHUNK):
-        chunk = copy.copy(family)
-        chunk.samples = family.samples[first : first + _CHUNK]
-        yield chunk
-
-
-def _headless(text: bytes) -> bytes:
-    return b"".join(line for line in text.splitlines(keepends=True) if not line.startswith(b"#"))
-
-
-def _samples(block: Block, name: str, values: Callable[[Seen], tuple[tuple[str, float], ...]]) -> str:
-    version, text = block.samples.get(name, (-1, ""))
-    if version == block.version:
-        return text
-    if not block.labels:
-        service = f'vip="{_escaped(block.vip.name)}",service="{block.service.name}"'
-        block.labels = [
-            f'{service},server="{_escaped(row.server.name)}",address="{row.address}"' for row in block.rows
-        ]
-    text = "".join(
-        f"{name}{{{labels}{more}}} {float(value)}\n"
-        for labels, one in zip(block.labels, block.seen, strict=True)
-        if one is not None
+def _samples(
+    board: Board, block: Block, name: str, values: Callable[[Seen], tuple[tuple[str, float], ...]]
+) -> str:
+    vip, service = block.vip.name, block.service.name
+    head = f'{name}{{vip="{_escaped(vip)}",service="{service}"'
+    return "".join(
+        f'{head},server="{_escaped(row.server.name)}",address="{row.address}"{more}}} {float(value)}\n'
+        for row, one in zip(block.rows, board.seen[vip, service], strict=True)
         for more, value in values(one)
     )
-    block.samples[name] = block.version, text
-    return text
 
 
 def _escaped(label: str) -> str:

@@ -20,7 +20,7 @@ from anycast.agent import hooks as agent_hooks
 from anycast.agent.hooks import Hooks
 from anycast.core.hooks import VERDICT, Command, Ending, Hook, Webhook
 from anycast.core.state import State
-from anycast.ops.events import Hub
+from anycast.ops.hub import Hub
 from tests.unit.ops.node import Node, healthy
 
 PATIENCE = 60.0  # seconds; nothing here waits for so long

@@ -17,7 +17,7 @@ from typing import TypeVar
 import pytest
 
 from anycast.agent.leases import MAX_REPORT, LeaseServer
-from anycast.agent.sockets import bind_unix
+from anycast.sockets import bind_unix
 from anycast.core.events import Event, PluginConnected, PluginLost, PluginReported
 from anycast.core.values.route import Route
 from anycast.lease import Decoder, Lease, Report, encode

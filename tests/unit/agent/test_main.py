@@ -25,10 +25,10 @@ from aiohttp import web
 
 from anycast.agent import main
 from anycast.agent.recording import replay
-from anycast.agent.sockets import bind_unix
+from anycast.sockets import bind_unix
 from anycast.cli.client import Answer, ask
 from anycast.core.events import Log
-from anycast.ops.events import Hub
+from anycast.ops.hub import Hub
 
 ROOT = Path(__file__).parents[3]
 # An interface nobody has: wherever this runs, the kernel is read at most, and never changed.

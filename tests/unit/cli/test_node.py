@@ -17,7 +17,7 @@ import pytest
 from aiohttp import web
 
 from anycast.agent.main import _surface
-from anycast.agent.sockets import bind_unix
+from anycast.sockets import bind_unix
 from anycast.cli import client
 from anycast.core import events as ev
 from anycast.ops.http import ReloadAnswer, control_app

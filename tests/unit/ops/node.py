@@ -33,7 +33,7 @@ from anycast.core.values.configuration import (
 )
 from anycast.core.values.configuration import Node as NodeName
 from anycast.core.values.report import NeighborState, Report
-from anycast.ops.events import Hub
+from anycast.ops.hub import Hub
 from anycast.ops.source import MaintenanceAnswer, Probes, ReloadAnswer, Tally, Work
 from tests.property.worlds import told
 

@@ -22,8 +22,8 @@ from anycast.core.values.report import FailedRoute, NeighborState
 from anycast.core.vip.decide import Advertise, Reason
 from anycast.ops import status, why
 from anycast.ops.board import Board, StatusText
-from anycast.ops.events import Hub
-from anycast.ops.routes import CONTROL, READ, openapi, schema
+from anycast.ops.hub import Hub
+from anycast.ops.paths import CONTROL, READ, openapi, schema
 from tests.property.worlds import BOTH, EITHER, requiring, told
 from tests.unit.ops.node import CONFIG, ROUTER, Node, healthy, vip
 

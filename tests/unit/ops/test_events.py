@@ -15,9 +15,9 @@ from aiohttp import ClientResponse
 from anycast.core import events as ev
 from anycast.core.maintenance.stages import NODE, Maintenance
 from anycast.ops import http
-from anycast.ops.events import Event, Hub, LaggedError, event_of, interest
+from anycast.ops.hub import Event, Hub, LaggedError, event_of, interest
 from anycast.ops.http import read_app
-from anycast.ops.journal import Journal, load
+from anycast.agent.events_file import Journal, load
 from tests.unit.ops.node import CONFIG
 from tests.unit.ops.test_gate import PATIENT, Site
 from tests.unit.ops.test_gate import play as play_gate

@@ -1,0 +1,113 @@
+"""The agent's facts, as far as they have come: what every page is made of."""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from anycast.core.hooks import Tally as HookTally
+from anycast.core.state import State
+from anycast.core.values.configuration import Config, Target
+from anycast.ops import delta, feed
+from anycast.ops.hub import Hub, event_of
+from anycast.ops.source import Facts, Runs, Tally, Work
+
+KEPT = 30  # runs of a target whose durations are kept
+
+
+class Mirror:
+    """A `Source`, once there has been a message."""
+
+    def __init__(self) -> None:
+        self.pid = 0
+        self.revision = 0
+        self.events = Hub()
+        self._facts: Facts | None = None
+        self._state: State | None = None
+        self._config: Config | None = None
+        self._derived: Mapping[str, Any] = {}
+        self._numbers: Mapping[int, Target] = {}
+        self._durations: dict[Target, array[float]] = {}
+        self._changed = asyncio.Event()
+
+    def take(self, message: feed.Message) -> None:
+        facts = self._facts if message.facts is None else message.facts
+        facts = self._facts = delta.apply(facts, message.delta)
+        config = facts.state.config
+        if config is not self._config:
+            self._config, self._derived = config, feed.derived(config)
+        self._state = feed.whole(facts.state, self._derived)
+        if message.numbers is not None:
+            self._numbers = message.numbers
+            targets = set(message.numbers.values())
+            self._durations = {one: took for one, took in self._durations.items() if one in targets}
+        self._remember(message.ran, message.took)
+        self.events.take([event for line in message.events if (event := event_of(line)) is not None])
+        self.pid, self.revision = message.pid, message.revision
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _remember(self, ran: bytes, took: bytes) -> None:
+        for number, seconds in zip(array("I", ran), array("f", took), strict=True):
+            target = self._numbers.get(number)
+            if target is None:
+                continue
+            known = self._durations.setdefault(target, array("f"))
+            if len(known) >= KEPT:
+                del known[0]
+            known.append(seconds)
+
+    async def reached(self, revision: int, patience: float) -> bool:
+        """Whether that much has come, within `patience` seconds."""
+        try:
+            async with asyncio.timeout(patience):
+                while self.revision < revision:
+                    await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    @property
+    def _known(self) -> Facts:
+        if self._facts is None:
+            raise LookupError("nothing has come from the agent")
+        return self._facts
+
+    @property
+    def state(self) -> State:
+        if self._state is None:
+            raise LookupError("nothing has come from the agent")
+        return self._state
+
+    @property
+    def last_step(self) -> float:
+        return self._known.last_step
+
+    @property
+    def reload_ok(self) -> bool:
+        return self._known.reload_ok
+
+    @property
+    def reloaded_at(self) -> float:
+        return self._known.reloaded_at
+
+    @property
+    def tallies(self) -> Mapping[Target, Tally]:
+        return self._known.tallies
+
+    def durations(self, target: Target) -> Sequence[float]:
+        return self._durations.get(target, ())
+
+    @property
+    def probes(self) -> Mapping[str, Runs]:
+        return self._known.probes
+
+    @property
+    def work(self) -> Work:
+        return self._known.work
+
+    @property
+    def hooks(self) -> Mapping[str, HookTally]:
+        return self._known.hooks
