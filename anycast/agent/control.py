@@ -14,6 +14,7 @@ import pwd
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
 import h11
@@ -82,7 +83,7 @@ class Control:
     async def listen(self, listener: socket.socket) -> None:
         """Accept on `listener` instead of the one before; connections that stand stay."""
         self.leave()
-        self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=_READ)
+        self._server = await asyncio.start_server(self._serve, sock=listener, limit=_READ)
 
     def leave(self) -> None:
         if self._server is not None:
@@ -244,7 +245,14 @@ class _Connection:
             ("Server", "anycast"),
             *answer.headers,
         ]
-        data = self._http.send(h11.Response(status_code=answer.code, headers=headers)) or b""
+        data = (
+            self._http.send(
+                h11.Response(
+                    status_code=answer.code, headers=headers, reason=HTTPStatus(answer.code).phrase.encode()
+                )
+            )
+            or b""
+        )
         data += b"" if head else self._http.send(h11.Data(data=answer.body)) or b""
         data += self._http.send(h11.EndOfMessage()) or b""
         self._writer.write(data)

@@ -75,7 +75,7 @@ def ask(
 ) -> Answer:
     """One request to whoever listens at `path`. Raises UnreachableError."""
     try:
-        return _ask(path, method, target, body, timeout, headers)
+        return _ask(path, method, target, body, timeout=timeout, headers=headers)
     except (OSError, ValueError) as error:
         raise UnreachableError(f"no agent answers at {path}: {_why(error, timeout)}") from error
 
@@ -101,7 +101,7 @@ def read(path: Path, target: str) -> Answer:
     until = time.monotonic() + OPS_TIME
     while True:
         try:
-            return _ask(ops, "GET", target, None, TIMEOUT, headers)
+            return _ask(ops, "GET", target, timeout=TIMEOUT, headers=headers)
         except (OSError, ValueError) as error:
             if isinstance(error, FileNotFoundError | ConnectionError) and time.monotonic() < until:
                 time.sleep(0.1)  # the agent lives, and starts another
@@ -111,7 +111,13 @@ def read(path: Path, target: str) -> Answer:
 
 
 def _ask(
-    path: Path, method: str, target: str, body: dict[str, Any] | None, timeout: float, headers: Iterable[str]
+    path: Path,
+    method: str,
+    target: str,
+    body: dict[str, Any] | None = None,
+    *,
+    timeout: float,
+    headers: Iterable[str],
 ) -> Answer:
     """Raises OSError, ValueError: what answers is not ours."""
     data = json.dumps(body).encode() if body is not None else None
@@ -124,7 +130,7 @@ def _ask(
     head, _, rest = text.partition(b"\r\n\r\n")
     code, answer = _code(head.partition(b"\r\n")[0]), json.loads(rest)
     if not isinstance(answer, dict):
-        raise ValueError(rest)
+        raise ValueError(rest)  # noqa: TRY004 - as no JSON is
     return Answer(code=code, body=answer)
 
 

@@ -7,17 +7,26 @@ import json
 import logging
 import socket
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 
 from anycast.listening import BACKLOG
 
-MAX_CONNECTIONS = 128  # of one listening socket
-IDLE_TIME = 15.0  # seconds from the connection, or the last answer, to a whole request
 MAX_FIELD = 8 * 1024  # bytes of a request line, and of a header
 MAX_FIELDS = 64
-LOOK = 1.0  # seconds between two looks for those that have been idle for too long
+_GRACE = 0.1  # seconds
+LOOKS = 15  # within the time that a client may be idle, for those that have been so for longer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Of one listening socket."""
+
+    connections: int = 128
+    idle_time: float = 15.0  # seconds from the connection, or the last answer, to a whole request
+
 
 _quiet = logging.getLogger("anycast.http")
 _quiet.setLevel(logging.CRITICAL)  # what is no HTTP is answered; it is nothing that the log should tell
@@ -26,7 +35,7 @@ _quiet.setLevel(logging.CRITICAL)  # what is no HTTP is answered; it is nothing 
 class _Connection(web.RequestHandler):
     """One client. What the library itself refuses is told as everything else is."""
 
-    __slots__ = ("_listening",)
+    __slots__ = ("_listening", "has_ended", "streaming")
 
     def __init__(self, listening: Listening, server: web.Server) -> None:
         super().__init__(
@@ -34,13 +43,15 @@ class _Connection(web.RequestHandler):
             loop=asyncio.get_running_loop(),
             access_log=_quiet,
             logger=_quiet,
-            keepalive_timeout=IDLE_TIME,
+            keepalive_timeout=listening.limits.idle_time,
             lingering_time=1.0,
             max_line_size=MAX_FIELD,
             max_field_size=MAX_FIELD,
             max_headers=MAX_FIELDS,
         )
         self._listening = listening
+        self.has_ended = False  # no other request will come
+        self.streaming = False  # what it gets has no end: it is gone once it says no more
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -49,6 +60,14 @@ class _Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._listening.went(self)
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Half closed, a client still gets the answer to what it has asked. Returns whether to stay open."""
+        super().eof_received()
+        self.has_ended = True
+        # What has just come whole may not have been begun yet.
+        asyncio.get_running_loop().call_later(_GRACE, self._listening.end_if_idle, self)
+        return not self.streaming
 
     def handle_error(
         self,
@@ -88,7 +107,8 @@ class _Busy(asyncio.Protocol):
 class Listening:
     """One listening socket and its clients. When there are too many, the one that has been idle longest makes room."""
 
-    def __init__(self, server: web.Server) -> None:
+    def __init__(self, server: web.Server, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
         self._server = server
         self._idle: dict[_Connection, float] = {}  # since when, the longest first
         self._connections: set[_Connection] = set()
@@ -111,7 +131,7 @@ class Listening:
             self._sweeping.cancel()
 
     def _protocol(self) -> asyncio.Protocol:
-        if len(self._connections) >= MAX_CONNECTIONS:
+        if len(self._connections) >= self.limits.connections:
             if not self._idle:
                 return _Busy()
             self._end(next(iter(self._idle)))
@@ -129,6 +149,10 @@ class Listening:
         self._connections.discard(connection)
         self._idle.pop(connection, None)
 
+    def end_if_idle(self, connection: _Connection) -> None:
+        if connection in self._idle:
+            self._end(connection)
+
     def asked(self, connection: _Connection) -> None:
         """It has a whole request, which is being answered."""
         self._idle.pop(connection, None)
@@ -140,8 +164,8 @@ class Listening:
     async def _sweep(self) -> None:
         """A header that drips does not give itself more time."""
         while True:
-            await asyncio.sleep(LOOK)
-            latest = asyncio.get_running_loop().time() - IDLE_TIME
+            await asyncio.sleep(self.limits.idle_time / LOOKS)
+            latest = asyncio.get_running_loop().time() - self.limits.idle_time
             for connection in [one for one, since in self._idle.items() if since <= latest]:
                 self._end(connection)
 
@@ -157,6 +181,15 @@ async def counted(
     listening = connection._listening  # noqa: SLF001 - the two are one
     listening.asked(connection)
     try:
-        return await handler(request)
+        response = await handler(request)
+        if connection.has_ended:
+            response.force_close()
+        return response
     finally:
         listening.answered(connection)
+
+
+def begin_stream(request: web.Request) -> None:
+    """From now on the client is gone when it says that it sends no more."""
+    if isinstance(connection := request.protocol, _Connection):
+        connection.streaming = True

@@ -13,7 +13,7 @@ Places instead of keys: a key may be large, and both ends hold mappings in the s
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, TypeAlias
@@ -25,10 +25,12 @@ Comparison: TypeAlias = Generator[None, None, Delta]
 _BETWEEN = 32  # parts that are compared between two yields
 
 
-@cache
-def names(kind: Any) -> tuple[str, ...]:
-    """The fields that make a value of this dataclass; others follow from them."""
+def _names(kind: Any) -> tuple[str, ...]:
     return tuple(field.name for field in fields(kind) if field.init)
+
+
+names: Callable[[Any], tuple[str, ...]] = cache(_names)
+"""The fields that make a value of a dataclass; others follow from them."""
 
 
 def compare(old: object, new: object) -> Comparison:

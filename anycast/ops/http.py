@@ -9,7 +9,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -19,7 +19,7 @@ from anycast.core.state import VipState
 from anycast.core.values.configuration import Vip
 from anycast.ops import page, status, why
 from anycast.ops.board import Boards
-from anycast.ops.connections import counted
+from anycast.ops.connections import begin_stream, counted
 from anycast.ops.hub import Event, LaggedError, interest
 from anycast.ops.metrics import MetricsText
 from anycast.ops.paths import READ, STREAM, Operation, openapi
@@ -37,14 +37,10 @@ KEEP_ALIVE = 15.0  # seconds between two comments in a stream of events
 BATCH = 50  # events written to a stream in one go
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Reached = Callable[[int, float], Awaitable[bool]]
+"""Whether what the agent knew at that revision is here, within so many seconds."""
 
 log = structlog.get_logger()
-
-
-class Reached(Protocol):
-    async def __call__(self, revision: int, patience: float) -> bool:
-        """Whether what the agent knew at that revision is here, within `patience` seconds."""
-        ...
 
 
 def read_app(source: Source, reached: Reached | None = None) -> web.Application:
@@ -311,6 +307,7 @@ class _Reading:
             raise _RefusedError(503, "too many streams are open")
         assert task is not None  # noqa: S101 - a coroutine runs in a task
         self._streams.add(task)
+        begin_stream(request)
         try:
             with self._source.events.follow(after) as stream:
                 await response.prepare(request)

@@ -16,12 +16,14 @@ from pathlib import Path
 
 import structlog
 from aiohttp import web
+from structlog.typing import EventDict
 
 from anycast.listening import bind_tcp, keep_bound
-from anycast.ops.connections import Listening
+from anycast.ops.connections import Limits, Listening
 from anycast.ops.feed import LENGTH, decode
-from anycast.ops.http import read_app
+from anycast.ops.http import Reached, read_app
 from anycast.ops.mirror import Mirror
+from anycast.ops.source import Source
 
 NAME = "anycast-ops"  # as the kernel knows it
 SOCKET = "ops.sock"  # in the runtime directory
@@ -80,6 +82,7 @@ def set_up_logging() -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            _first_things_first,
             structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(default=str),
         ],
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
@@ -87,10 +90,15 @@ def set_up_logging() -> None:
     )
 
 
+def _first_things_first(_: object, __: str, fields: EventDict) -> EventDict:
+    ahead = {name: fields.pop(name) for name in ("timestamp", "level", "event")}
+    return {**ahead, **fields}
+
+
 async def serve(line: socket.socket, path: Path, address: str) -> None:
     """Until the agent ends the feed."""
     mirror, heard = Mirror(), asyncio.Event()
-    async with surface(mirror) as (local, tcp):
+    async with surface(mirror, mirror.reached) as (local, tcp):
 
         async def listen() -> None:
             await heard.wait()
@@ -122,13 +130,16 @@ async def follow(line: socket.socket, mirror: Mirror, heard: Callable[[], None])
 
 
 @contextlib.asynccontextmanager
-async def surface(mirror: Mirror) -> AsyncIterator[tuple[Listening, Listening]]:
+async def surface(
+    source: Source, reached: Reached | None = None, limits: Limits | None = None
+) -> AsyncIterator[tuple[Listening, Listening]]:
     """For the unix socket and for TCP, each with room of its own."""
-    runner = web.AppRunner(read_app(mirror, mirror.reached), access_log=None, shutdown_timeout=0.5)
+    app = read_app(source, reached)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5, handler_cancellation=True)
     await runner.setup()
     server = runner.server
     assert server is not None  # noqa: S101 - set up
-    local, tcp = Listening(server), Listening(server)
+    local, tcp = Listening(server, limits), Listening(server, limits)
     try:
         yield local, tcp
     finally:

@@ -266,6 +266,7 @@ class TestBooted:
             "/etc/anycast": "0o750",
             "/run/anycast": "0o755",
             "/run/anycast/control.sock": "0o660",
+            "/run/anycast/ops.sock": "0o660",
             "/run/anycast-exabgp": "0o755",
             "/run/anycast-exabgp/exabgp.conf": "0o640",
             "/var/lib/anycast": "0o750",

@@ -96,7 +96,7 @@ def told(tmp_path: Path) -> Any:
 
 @asynccontextmanager
 async def following(source: Source, patience: float = PATIENCE) -> AsyncIterator[Hooks]:
-    hooks = Hooks(source)  # type: ignore[arg-type]
+    hooks = Hooks(source)
     task = asyncio.create_task(hooks.follow())
     try:
         yield hooks

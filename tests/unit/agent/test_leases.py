@@ -17,10 +17,10 @@ from typing import TypeVar
 import pytest
 
 from anycast.agent.leases import MAX_REPORT, LeaseServer
-from anycast.sockets import bind_unix
 from anycast.core.events import Event, PluginConnected, PluginLost, PluginReported
 from anycast.core.values.route import Route
 from anycast.lease import Decoder, Lease, Report, encode
+from anycast.sockets import bind_unix
 
 PREFIX = ip_network("192.0.2.1/32")
 REPORT = Report(seq=3, announced=(PREFIX,), pid=42)

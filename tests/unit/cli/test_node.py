@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 
-from anycast.agent.main import _surface
-from anycast.sockets import bind_unix
+from anycast.agent.commands import ReloadAnswer
+from anycast.agent.control import Control
 from anycast.cli import client
 from anycast.core import events as ev
-from anycast.ops.http import ReloadAnswer, control_app
+from anycast.ops.main import surface
+from anycast.sockets import bind_unix
 from tests.unit.ops.node import Node, Operator, healthy
 
 
@@ -50,24 +50,27 @@ async def cli(*argv: str) -> Done:
 
 
 @contextlib.asynccontextmanager
-async def serving(app: web.Application, path: Path) -> AsyncIterator[None]:
-    """As the agent serves it: aiohttp alone forgets a connection that comes while it leaves."""
-    runner, gate = await _surface(app)
-    listener = bind_unix(path, mode=0o660)
-    try:
-        gate.listen(listener)
-        yield
-    finally:
-        gate.leave()
-        await runner.cleanup()
-        await gate.close()
+async def serving(operator: Operator, path: Path, revision: int = 0) -> AsyncIterator[None]:
+    """The control socket as the agent serves it, and the documents beside it as its ops process does."""
+    control = Control(operator, lambda: revision)
+
+    async def reached(wanted: int, _: float) -> bool:
+        return wanted <= 0
+
+    async with surface(operator.node, reached) as (local, _):
+        await local.listen(bind_unix(path.with_name("ops.sock"), mode=0o660))
+        await control.listen(bind_unix(path, mode=0o660))
+        try:
+            yield
+        finally:
+            await control.close()
 
 
 def against(operator: Operator, path: Path, *commands: tuple[str, ...]) -> list[Done]:
     """Run the commands one after the other against an agent."""
 
     async def run() -> list[Done]:
-        async with serving(control_app(operator.node, operator), path):
+        async with serving(operator, path):
             return [await cli(*command, "--socket", str(path)) for command in commands]
 
     return asyncio.run(run())
@@ -232,7 +235,7 @@ def test_the_socket_is_found_through_the_configuration(node: Node, tmp_path: Pat
     )
 
     async def run() -> Done:
-        async with serving(control_app(node, Operator(node)), tmp_path / "control.sock"):
+        async with serving(Operator(node), tmp_path / "control.sock"):
             return await cli("status", "--config", str(file))
 
     assert asyncio.run(run()).code == 0
