@@ -113,9 +113,7 @@ class Checker:
     def set_targets(self, targets: frozenset[Target]) -> None:
         """Start what is new, forget what is not in `targets`, leave the rest as it is."""
         for target in self._slots.keys() - targets:
-            slot = self._slots.pop(target)
-            del self.runs.numbers[slot.number]
-            self._forget(slot)
+            self._forget(self._slots.pop(target))
         new = targets - self._slots.keys()
         now = self._clock()
         for place, target in enumerate(sorted(new, key=_neighborhood)):
@@ -127,8 +125,8 @@ class Checker:
             number = next(self._numbers)
             slot = _Slot(target, host, swept=swept, tally=tally, base=base, beat=now, number=number)
             self._slots[target] = slot
-            self.runs.numbers[number] = target
             self._wait(slot, now + min(_SPREAD, target.check.interval / len(new)) * place)
+        self.runs.numbers = {slot.number: target for target, slot in self._slots.items()}
         self._set_alarm()
 
     def schedule(self, target: Target, after: float, *, quiet: bool = False) -> None:

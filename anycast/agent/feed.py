@@ -24,7 +24,7 @@ from anycast.core.hooks import VERDICT
 from anycast.core.hooks import Tally as HookTally
 from anycast.core.state import State
 from anycast.core.values.configuration import Target
-from anycast.ops.delta import Delta, compare
+from anycast.ops.delta import Delta, compare, hollow, pieces
 from anycast.ops.feed import Message, bare, encode
 from anycast.ops.hub import Hub
 from anycast.ops.source import Facts, Probes, Tally, Work
@@ -45,7 +45,7 @@ class RunLog:
     """How long checks took, since the last message. Targets have numbers: it is one entry for each run of a check."""
 
     def __init__(self) -> None:
-        self.numbers: dict[int, Target] = {}
+        self.numbers: Mapping[int, Target] = {}  # another with every change
         self._ran = array("I")
         self._took = array("f")
 
@@ -131,20 +131,18 @@ class Feed:
             seen = events[-1].id if events else seen
             ran, took = self._engine.runs.take()
             first = sent is None or facts.state.config is not sent.state.config
-            message = Message(
-                revision=revision,
-                facts=facts if first else None,
-                delta=None if sent is None or first else await _compare(sent, facts),
-                events=tuple(event.text for event in events),
-                ran=ran,
-                took=took,
-                numbers=dict(self._engine.runs.numbers) if first else None,
-                pid=os.getpid(),
-            )
+            if sent is None or first:
+                sent = hollow(facts)
+                await _send(line, encode(Message(revision=revision, facts=sent, more=True)))
+            for piece in pieces(await _compare(sent, facts)):
+                message = Message(revision=revision, delta=piece, more=True)
+                # A thread: of the configuration one piece may hold thousands of real servers.
+                await _send(line, await asyncio.to_thread(encode, message) if first else encode(message))
             sent = facts
-            # A thread: of thousands of real servers it takes a while, and they are all told at once.
-            frame = await asyncio.to_thread(encode, message) if first else encode(message)
-            await _send(line, frame)
+            lines = tuple(event.text for event in events)
+            await _send(
+                line, encode(Message(revision=revision, events=lines, ran=ran, took=took, pid=os.getpid()))
+            )
 
     async def _news(self) -> None:
         """Until there is something to tell, not too soon after the last."""
@@ -168,6 +166,7 @@ class Feed:
                 probes={kind: probes.runs for kind, probes in engine.probes.items()},
                 work=replace(engine.work, routes=dict(engine.work.routes)),
                 hooks=dict(engine.hooks),
+                numbers=engine.runs.numbers,
             )
         )
 

@@ -5,6 +5,7 @@ States share the parts that have not changed, so most of the comparison is by id
     None                         nothing
     ("=", value)                 another value
     ("+", {place: delta})        a dataclass, a mapping or a tuple with changed parts: fields, values or items by place
+    ("&", items)                 a tuple that got these items behind those it has
     ("*", gone, {place: delta}, more)
                                  a mapping that lost the places `gone`, then changed, then got the items `more`
 
@@ -13,7 +14,8 @@ Places instead of keys: a key may be large, and both ends hold mappings in the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+import operator
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, TypeAlias
@@ -22,6 +24,8 @@ Delta: TypeAlias = tuple[Any, ...] | None
 Comparison: TypeAlias = Generator[None, None, Delta]
 """Yields now and then, so that others have their turn; returns the delta."""
 
+_PIECE = 1500  # values that are sent together
+_HERE = "here"
 _BETWEEN = 32  # parts that are compared between two yields
 
 
@@ -41,6 +45,8 @@ def compare(old: object, new: object) -> Comparison:
         if type(old) is tuple and type(new) is tuple:
             if len(old) == len(new):
                 return (yield from _parts(old, new))
+            if len(old) < len(new) and all(map(operator.is_, old, new)):
+                return ("&", new[len(old) :])
         elif isinstance(old, dict) and isinstance(new, dict):
             return (yield from _mapping(old, new))
         elif is_dataclass(new) and not isinstance(new, type):
@@ -96,6 +102,84 @@ def _is_small(value: object) -> bool:
     return _SMALL[kind]
 
 
+def hollow(value: Any) -> Any:
+    """With its mappings and tuples of values emptied, down to where they begin: what `compare` finds missing fills them."""
+    if isinstance(value, dict):
+        return {}
+    if type(value) is tuple and value and is_dataclass(value[0]):
+        return ()
+    if not is_dataclass(value) or _is_small(value):
+        return value
+    made: Any = type(value)
+    return made(**{name: hollow(getattr(value, name)) for name in names(made)})
+
+
+def pieces(delta: Delta) -> Iterator[Delta]:
+    """Deltas that lead to the same one after the other, each of a bounded size as far as its parts are.
+
+    A large one is dear to pickle: all that is made on the way stays in memory to its end.
+    """
+    group: dict[Any, Any] = {}
+    weight = 0
+    for path, leaf in _leaves(delta, ()):
+        _put(group, path, leaf)
+        weight += _weight(leaf)
+        if weight >= _PIECE:
+            yield _built(group)
+            group, weight = {}, 0
+    if group:
+        yield _built(group)
+
+
+def _leaves(delta: Delta, path: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], tuple[Any, ...]]]:
+    """What is not made of others, and the places that lead to it."""
+    match delta:
+        case ("+", changed):
+            for place, inner in changed.items():
+                yield from _leaves(inner, (*path, place))
+        case ("*", gone, changed, more):
+            if gone or changed:
+                yield path, ("*", gone, changed, [])
+            yield from ((path, ("*", (), {}, [item])) for item in more)
+        case ("&", items):
+            yield from ((path, ("&", (item,))) for item in items)
+        case tuple():
+            yield path, delta
+
+
+def _put(group: dict[Any, Any], path: tuple[int, ...], leaf: tuple[Any, ...]) -> None:
+    """Into nested dicts by place; leaves of one path are joined."""
+    for place in path:
+        group = group.setdefault(place, {})
+    before = group.get(_HERE)
+    if before is None:
+        group[_HERE] = leaf
+    elif leaf[0] == "&":
+        group[_HERE] = ("&", before[1] + leaf[1])
+    else:
+        before[3].extend(leaf[3])
+
+
+def _built(group: dict[Any, Any]) -> Delta:
+    leaf: Delta = group.get(_HERE)
+    return leaf if leaf is not None else ("+", {place: _built(inner) for place, inner in group.items()})
+
+
+def _weight(value: object) -> int:
+    """How many values it is made of, or any number from `_PIECE` on."""
+    weight, left = 0, [value]
+    while left and weight < _PIECE:
+        one = left.pop()
+        weight += 1
+        if isinstance(one, tuple | list):
+            left += one
+        elif isinstance(one, dict):
+            left += one.values()
+        elif is_dataclass(one) and not _is_small(one):
+            left += [getattr(one, name) for name in names(type(one))]
+    return weight
+
+
 def apply(old: Any, delta: Delta) -> Any:
     """The value that `delta` leads to."""
     match delta:
@@ -103,6 +187,8 @@ def apply(old: Any, delta: Delta) -> Any:
             return old
         case ("=", value):
             return value
+        case ("&", items):
+            return (*old, *items)
         case ("+", changed) if isinstance(old, tuple):
             return tuple(_changed(old, changed))
         case ("+", changed) if isinstance(old, dict):

@@ -1,6 +1,6 @@
 """What the agent tells the ops process, and nothing the other way: frames of pickled messages over a socket pair.
 
-The first message holds everything, each later one what has changed since the one before. What follows from the
+The first messages hold everything, each later one what has changed since the one before. What follows from the
 configuration alone is not sent: both ends work it out.
 """
 
@@ -12,11 +12,12 @@ import pickle
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from anycast.core.dataplane.members import composed_uses, memberships, siblings, target_names
 from anycast.core.state import State
-from anycast.core.values.configuration import Config, Target
+from anycast.core.values.configuration import Address, Config, Target
 from anycast.core.vip.requirements import requirements
 from anycast.ops.delta import Delta, names
 from anycast.ops.source import Facts
@@ -36,13 +37,13 @@ _DERIVED: Mapping[str, tuple[Any, Callable[[Config], object]]] = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     revision: int
-    facts: Facts | None  # None: those of the message before, changed by `delta`
-    delta: Delta
-    events: tuple[str, ...]  # as lines of JSON, the oldest first
-    ran: bytes  # the numbers of targets whose checks ran, as array("I")
-    took: bytes  # and the seconds that it took, negative of failures, as array("f")
-    numbers: Mapping[int, Target] | None  # of the targets; only with `facts`
-    pid: int  # of the agent
+    facts: Facts | None = None  # None: those of the message before, changed by `delta`
+    delta: Delta = None
+    more: bool = False  # nothing to show yet: the next message belongs to it
+    events: tuple[str, ...] = ()  # as lines of JSON, the oldest first
+    ran: bytes = b""  # the numbers of targets whose checks ran, as array("I")
+    took: bytes = b""  # and the seconds that it took, negative of failures, as array("f")
+    pid: int = 0  # of the agent
 
 
 def bare(facts: Facts) -> Facts:
@@ -68,8 +69,17 @@ def _remake(target: Target) -> tuple[Any, tuple[Any, ...]]:
     return _made, (Target, tuple(getattr(target, name) for name in names(Target)))
 
 
+def _address(address: Address) -> tuple[Any, tuple[int]]:
+    return type(address), (int(address),)  # by itself it would be sent as text, and parsed
+
+
 class _Pickler(pickle.Pickler):
-    dispatch_table = {**copyreg.dispatch_table, Target: _remake}  # noqa: RUF012 - as the library wants it
+    dispatch_table = {  # noqa: RUF012 - as the library wants it
+        **copyreg.dispatch_table,
+        Target: _remake,
+        IPv4Address: _address,
+        IPv6Address: _address,
+    }
 
 
 def encode(message: Message) -> bytes:

@@ -24,6 +24,7 @@ class Mirror:
         self.pid = 0
         self.revision = 0
         self.events = Hub()
+        self._coming: Any = None  # of which the rest may be on its way
         self._facts: Facts | None = None
         self._state: State | None = None
         self._config: Config | None = None
@@ -33,15 +34,18 @@ class Mirror:
         self._changed = asyncio.Event()
 
     def take(self, message: feed.Message) -> None:
-        facts = self._facts if message.facts is None else message.facts
-        facts = self._facts = delta.apply(facts, message.delta)
+        coming = self._coming if message.facts is None else message.facts
+        coming = self._coming = delta.apply(coming, message.delta)
+        if message.more:
+            return
+        facts = self._facts = coming
         config = facts.state.config
         if config is not self._config:
             self._config, self._derived = config, feed.derived(config)
         self._state = feed.whole(facts.state, self._derived)
-        if message.numbers is not None:
-            self._numbers = message.numbers
-            targets = set(message.numbers.values())
+        if facts.numbers is not self._numbers:
+            self._numbers = facts.numbers
+            targets = set(facts.numbers.values())
             self._durations = {one: took for one, took in self._durations.items() if one in targets}
         self._remember(message.ran, message.took)
         self.events.take([event for line in message.events if (event := event_of(line)) is not None])

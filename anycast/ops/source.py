@@ -111,6 +111,7 @@ class Facts:
     probes: Mapping[str, Runs]  # by kind of check
     work: Work
     hooks: Mapping[str, HookTally]  # what became of their runs, by name
+    numbers: Mapping[int, Target]  # the targets by their number in the log of runs
 
 
 class Source(Protocol):
