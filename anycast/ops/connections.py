@@ -8,6 +8,8 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
+from ipaddress import ip_address
 from typing import Any
 
 from aiohttp import web
@@ -16,6 +18,7 @@ from anycast.listening import BACKLOG
 
 MAX_FIELD = 8 * 1024  # bytes of a request line, and of a header
 MAX_FIELDS = 64
+_ADMITTED = 8
 _GRACE = 0.1  # seconds
 LOOKS = 15  # within the time that a client may be idle, for those that have been so for longer
 
@@ -25,6 +28,9 @@ class Limits:
     """Of one listening socket."""
 
     connections: int = 128
+    reserved: int = (
+        32  # of these, for clients on this node: its own probes get in when strangers have the rest
+    )
     idle_time: float = 15.0  # seconds from the connection, or the last answer, to a whole request
 
 
@@ -35,7 +41,7 @@ _quiet.setLevel(logging.CRITICAL)  # what is no HTTP is answered; it is nothing 
 class _Connection(web.RequestHandler):
     """One client. What the library itself refuses is told as everything else is."""
 
-    __slots__ = ("_listening", "has_ended", "streaming")
+    __slots__ = ("_answering", "_blocked", "_listening", "has_ended", "is_local", "streaming")
 
     def __init__(self, listening: Listening, server: web.Server) -> None:
         super().__init__(
@@ -50,16 +56,40 @@ class _Connection(web.RequestHandler):
             max_headers=MAX_FIELDS,
         )
         self._listening = listening
+        self._answering = False
+        self._blocked = False  # it does not read what it has asked for
         self.has_ended = False  # no other request will come
         self.streaming = False  # what it gets has no end: it is gone once it says no more
+        self.is_local = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.is_local = _is_local(transport.get_extra_info("peername"))
         super().connection_made(transport)
-        self._listening.came(self)
+        if not self._listening.admit(self):
+            assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of a stream socket it is
+            transport.write(_BUSY)
+            transport.close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._listening.went(self)
+        self._listening.forget(self)
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._blocked = True
+        self._tell()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._blocked = False
+        self._tell()
+
+    def is_answering(self, *, answering: bool) -> None:
+        self._answering = answering
+        self._tell()
+
+    def _tell(self) -> None:
+        self._listening.is_idle(self, idle=self._blocked or not self._answering)
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Half closed, a client still gets the answer to what it has asked. Returns whether to stay open."""
@@ -90,22 +120,26 @@ def refusal(status: int, why: str) -> web.Response:
     return response
 
 
-class _Busy(asyncio.Protocol):
-    """There is no room: it is told so, and let go."""
+_BUSY_BODY = b'{"error": "too many connections"}\n'
+_BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\n"
+    b"Content-Length: %d\r\nServer: anycast\r\nConnection: close\r\n\r\n%s"
+) % (len(_BUSY_BODY), _BUSY_BODY)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of a stream socket it is
-        body = b'{"error": "too many connections"}\n'
-        head = (
-            "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\n"
-            f"Content-Length: {len(body)}\r\nServer: anycast\r\nConnection: close\r\n\r\n"
-        )
-        transport.write(head.encode() + body)
-        transport.close()
+
+def _is_local(peer: object) -> bool:
+    """Whether it is on this node. A peer at a unix socket has no address."""
+    if not isinstance(peer, tuple):
+        return True
+    address = ip_address(str(peer[0]).partition("%")[0])
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 class Listening:
-    """One listening socket and its clients. When there are too many, the one that has been idle longest makes room."""
+    """One listening socket and its clients. When there are too many, the one that has been idle longest makes room.
+
+    Who does not read what it has asked for is idle too.
+    """
 
     def __init__(self, server: web.Server, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
@@ -119,8 +153,12 @@ class Listening:
         """Accept on `listener` instead of the one before; connections that stand stay."""
         if self._listener is not None:
             self._listener.close()
+        # So few are let in in one turn of the loop that each can be heard before it has to make room for others.
         loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(self._protocol, sock=listener, backlog=BACKLOG)
+        self._listener = await loop.create_server(
+            partial(_Connection, self, self._server), sock=listener, backlog=_ADMITTED
+        )
+        listener.listen(BACKLOG)
         if self._sweeping is None:
             self._sweeping = asyncio.create_task(self._sweep())
 
@@ -130,36 +168,42 @@ class Listening:
         if self._sweeping is not None:
             self._sweeping.cancel()
 
-    def _protocol(self) -> asyncio.Protocol:
-        if len(self._connections) >= self.limits.connections:
-            if not self._idle:
-                return _Busy()
-            self._end(next(iter(self._idle)))
-        return _Connection(self, self._server)
+    def admit(self, connection: _Connection) -> bool:
+        """Whether there is room for it, or somebody makes some."""
+        limits, strangers = self.limits, [one for one in self._connections if not one.is_local]
+        if not connection.is_local and len(strangers) >= limits.connections - limits.reserved:
+            admitted = self._make_room(local=False)
+        else:
+            admitted = len(self._connections) < limits.connections or self._make_room(local=True)
+        if admitted:
+            self._connections.add(connection)
+            self.is_idle(connection, idle=True)
+        return admitted
+
+    def _make_room(self, *, local: bool) -> bool:
+        """End who has been idle longest, this node's own only if `local`; False: all are at work."""
+        longest = next((one for one in self._idle if local or not one.is_local), None)
+        if longest is not None:
+            self._end(longest)
+        return longest is not None
 
     def _end(self, connection: _Connection) -> None:
-        self.went(connection)
-        connection.force_close()
+        self.forget(connection)
+        if connection.transport is not None:
+            connection.transport.abort()
 
-    def came(self, connection: _Connection) -> None:
-        self._connections.add(connection)
-        self.answered(connection)
-
-    def went(self, connection: _Connection) -> None:
+    def forget(self, connection: _Connection) -> None:
         self._connections.discard(connection)
         self._idle.pop(connection, None)
+
+    def is_idle(self, connection: _Connection, *, idle: bool) -> None:
+        self._idle.pop(connection, None)
+        if idle and connection in self._connections:
+            self._idle[connection] = asyncio.get_running_loop().time()
 
     def end_if_idle(self, connection: _Connection) -> None:
         if connection in self._idle:
             self._end(connection)
-
-    def asked(self, connection: _Connection) -> None:
-        """It has a whole request, which is being answered."""
-        self._idle.pop(connection, None)
-
-    def answered(self, connection: _Connection) -> None:
-        if connection in self._connections:
-            self._idle[connection] = asyncio.get_running_loop().time()
 
     async def _sweep(self) -> None:
         """A header that drips does not give itself more time."""
@@ -178,15 +222,14 @@ async def counted(
     connection: Any = request.protocol
     if not isinstance(connection, _Connection):
         return await handler(request)
-    listening = connection._listening  # noqa: SLF001 - the two are one
-    listening.asked(connection)
+    connection.is_answering(answering=True)
     try:
         response = await handler(request)
         if connection.has_ended:
             response.force_close()
         return response
     finally:
-        listening.answered(connection)
+        connection.is_answering(answering=False)
 
 
 def begin_stream(request: web.Request) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import structlog
 from aiohttp import web
+from prometheus_client.exposition import choose_encoder
 
 import anycast
 from anycast.core.state import VipState
@@ -29,8 +31,7 @@ MAX_STREAMS = 32
 REVISION = "X-Anycast-Revision"
 """Header of a request that is to be answered by what the agent knew then, or later."""
 REVISION_TIME = 5.0  # seconds such a request waits
-FRESH = 0.5  # seconds a page is good for, however many ask, unless something happens
-STATUS_FRESH = 0.1  # the same of the status
+FRESH = 0.5  # seconds a document of all real servers is good for, however many ask
 SLICE = 64 * 1024  # bytes of an answer that are handed to the connection in one go
 WRITE_TIME = 10.0  # seconds such a slice waits for its reader
 KEEP_ALIVE = 15.0  # seconds between two comments in a stream of events
@@ -167,30 +168,26 @@ def _verdict(request: web.Request, *, good: bool, reasons: tuple[str, ...]) -> w
 class _Kept:
     """An answer that is the same for all who ask within a moment."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._key: tuple[object, ...] = ()
-        self._made = 0.0
+    def __init__(self) -> None:
+        self._key: object = None
+        self._until = 0.0
         self._body = b""
 
-    def read(self, make: Callable[[], str], *key: object) -> bytes:
+    def read(self, make: Callable[[], str | bytes], key: object) -> bytes:
         """Made anew when the moment is over, or `key` is another."""
-        now = time.monotonic()
-        same = len(key) == len(self._key) and all(map(_is, key, self._key))
-        if not same or now > self._made + self._seconds:
-            self._body, self._key, self._made = make().encode(), key, now
+        if key != self._key or time.monotonic() > self._until:
+            body = make()
+            self._body = body.encode() if isinstance(body, str) else body
+            self._key, self._until = key, time.monotonic() + FRESH
         return self._body
-
-
-def _is(one: object, other: object) -> bool:
-    return one is other or (isinstance(one, int) and one == other)
 
 
 class _Reading:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._boards = Boards()
-        self._status, self._page = _Kept(STATUS_FRESH), _Kept(FRESH)
+        self._status, self._page = _Kept(), _Kept()
+        self._metrics_of = defaultdict[str, _Kept](_Kept)  # by the type that is asked for
         self._metrics = MetricsText(source, version=anycast.__version__)
         self._openapi = _dumps(openapi(READ, version=anycast.__version__)).encode()
         self._streams: set[asyncio.Task[object]] = set()
@@ -204,23 +201,16 @@ class _Reading:
         return _verdict(request, good=not reasons, reasons=reasons)
 
     async def get_page(self, _: web.Request) -> web.Response:
-        state, events = self._source.state, self._source.events
-        body = self._page.read(
-            lambda: page.page(
-                self._source,
-                self._boards.of(state),
-                version=anycast.__version__,
-                now=time.monotonic(),
-                wall=time.time(),
-            ),
-            state.config,
-            events.newest,
-        )
-        return web.Response(body=body, headers=page.headers())
+        def make() -> str:
+            board = self._boards.of(self._source.state)
+            now, wall = time.monotonic(), time.time()
+            return page.page(self._source, board, version=anycast.__version__, now=now, wall=wall)
 
-    async def get_status(self, _: web.Request) -> web.Response:
-        state = self._source.state
-        body = self._status.read(lambda: _dumps(self._document()), state, self._source.reload_ok)
+        return web.Response(body=self._page.read(make, self._source.events.newest), headers=page.headers())
+
+    async def get_status(self, request: web.Request) -> web.Response:
+        # Who names a revision has just changed something.
+        body = self._status.read(lambda: _dumps(self._document()), request.headers.get(REVISION))
         return web.Response(body=body, content_type="application/json", charset="utf-8")
 
     def _document(self) -> dict[str, Any]:
@@ -236,9 +226,13 @@ class _Reading:
         )
 
     async def get_metrics(self, request: web.Request) -> web.Response:
-        board = self._boards.of(self._source.state)
-        text, content_type = self._metrics.read(board, request.headers.get("Accept", ""))
-        return web.Response(body=text, headers={"Content-Type": content_type})
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+
+        def make() -> bytes:
+            return self._metrics.read(self._boards.of(self._source.state), encode, content_type)
+
+        body = self._metrics_of[content_type].read(make, None)
+        return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def get_openapi(self, _: web.Request) -> web.Response:
         return web.Response(body=self._openapi, content_type="application/json", charset="utf-8")

@@ -21,7 +21,6 @@ from prometheus_client.core import (
     Metric,
     SummaryMetricFamily,
 )
-from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
@@ -357,16 +356,14 @@ class MetricsText:
         self._wall = wall
         self._registry = registry(source, version=version, clock=clock, wall=wall)
 
-    def read(self, board: Board, accept: str) -> tuple[bytes, str]:
-        """The text and its type, as `accept` asks for it."""
-        encode, content_type = choose_encoder(accept)
+    def read(self, board: Board, encode: Callable[[CollectorRegistry], bytes], content_type: str) -> bytes:
         now = self._clock()
         pieces = [encode(self._registry).removesuffix(_END)]
         for name, about, lines in _families(board, self._wall() - now, now):
             pieces.append(f"# HELP {name} {about}\n# TYPE {name} gauge\n{''.join(lines)}".encode())
         if content_type.startswith("application/openmetrics-text"):
             pieces.append(_END)
-        return b"".join(pieces), content_type
+        return b"".join(pieces)
 
 
 def _families(board: Board, epoch: float, now: float) -> Iterator[tuple[str, str, Iterator[str]]]:

@@ -130,9 +130,12 @@ def story() -> None:
     facts["active"] = [shown(unit, "ActiveState") for unit in (AGENT, EXABGP)]
     until("status text", lambda: "announcing 1 of 1" in shown(AGENT, "StatusText"))
     facts["agent"] = process(shown(AGENT, "MainPID"))
-    (facts["ops"],) = [
-        one for one in map(process, children(shown(AGENT, "MainPID"))) if one["Name"] == "anycast-ops"
+    (ops,) = [
+        one
+        for one in children(shown(AGENT, "MainPID"))
+        if Path("/proc", one, "comm").read_text() == "anycast-ops\n"
     ]
+    facts["ops"] = process(ops)
     exabgp = shown(EXABGP, "MainPID")
     facts["exabgp"] = process(exabgp)
     (plugin,) = children(exabgp)

@@ -12,13 +12,13 @@ from contextlib import asynccontextmanager
 import pytest
 
 from anycast.ops import http
-from anycast.ops.connections import Limits, Listening
+from anycast.ops.connections import Limits, Listening, _is_local
 from anycast.ops.main import surface
 from tests.unit.ops.node import Node, healthy
 from tests.unit.ops.scenes import large
 
-PATIENT = Limits(connections=4, idle_time=60)
-HASTY = Limits(connections=4, idle_time=0.05)
+PATIENT = Limits(connections=4, reserved=2, idle_time=60)
+HASTY = Limits(connections=4, reserved=2, idle_time=0.05)
 GET = b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"
 LAST = b"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 
@@ -261,3 +261,47 @@ def test_streams_are_counted_and_a_place_comes_free(monkeypatch: pytest.MonkeyPa
         await again.reader.readuntil(b"retry: 2000\n\n")
 
     play(story)
+
+
+def test_strangers_leave_room_for_this_nodes_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    strange = iter([True] * 3 + [False] * 9)
+    monkeypatch.setattr("anycast.ops.connections._is_local", lambda _: not next(strange))
+
+    async def story(site: Site) -> None:
+        strangers = [await site.connect() for _ in range(3)]
+        assert await strangers[0].rest() == b""
+        assert site.connections == 2
+        own = [await site.connect() for _ in range(2)]
+        assert await (await own[0].send(GET)).answer() == (200, b"ok\n")
+        assert await (await strangers[2].send(GET)).answer() == (200, b"ok\n")
+
+    play(story)
+
+
+def test_who_does_not_read_makes_room_too() -> None:
+    async def story(site: Site) -> None:
+        deaf = [
+            await site.connect(b"GET /status HTTP/1.1\r\nHost: a\r\n\r\n" * 50, small=4096) for _ in range(4)
+        ]
+        for one in deaf:
+            one.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        while len(site._listening._idle) < 4:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+        assert await (await site.connect(LAST)).answer() == (200, b"ok\n")
+
+    play(story, node=large(2000))
+
+
+@pytest.mark.parametrize(
+    ("peer", "local"),
+    [
+        ("", True),
+        (("127.0.0.1", 1), True),
+        (("::1", 1, 0, 0), True),
+        (("::ffff:127.0.0.1", 1, 0, 0), True),
+        (("192.0.2.1", 1), False),
+        (("fe80::1%eth0", 1, 0, 2), False),
+    ],
+)
+def test_who_is_on_this_node_is_known(peer: object, *, local: bool) -> None:
+    assert _is_local(peer) is local

@@ -5,6 +5,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics import parser as openmetrics
 
 from anycast.core import events as ev
@@ -26,7 +27,7 @@ ON = Maintenance(reason="new kernel", by="root", since=WALL)
 
 def scrape(node: Node, accept: str = "") -> str:
     metrics = MetricsText(node, version="1.2.3", clock=lambda: node.now, wall=lambda: WALL)
-    return metrics.read(Boards().of(node.state), accept)[0].decode()
+    return metrics.read(Boards().of(node.state), *choose_encoder(accept)).decode()
 
 
 def samples(node: Node) -> dict[str, float]:
@@ -150,10 +151,10 @@ def test_a_scrape_reads_the_state_of_that_moment() -> None:
 
     boards = Boards()
     metrics = MetricsText(node, version="1.2.3", clock=lambda: node.now, wall=lambda: WALL)
-    before = metrics.read(boards.of(node.state), "")[0]
+    before = metrics.read(boards.of(node.state), *choose_encoder(""))
     node.report(announced=())
     node.probe("10.9.2.1")
-    after = metrics.read(boards.of(node.state), "")[0]
+    after = metrics.read(boards.of(node.state), *choose_encoder(""))
     for line in (
         b'anycast_vip_announced{vip="web"} ',
         b'anycast_server_up{vip="web",service="tcp/80",server="rs1",address="10.9.2.1"} ',

@@ -195,7 +195,7 @@ def test_of_very_many_vips_those_that_are_out_are_shown() -> None:
 
 def test_a_page_is_good_for_half_a_second_unless_something_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     node = scenes.healthy()
-    kept, now, made = _Kept(FRESH), [1000.0], list[str]()
+    kept, now, made = _Kept(), [1000.0], list[str]()
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
     def read() -> bytes:
@@ -203,7 +203,7 @@ def test_a_page_is_good_for_half_a_second_unless_something_happens(monkeypatch: 
             made.append("")
             return str(len(made))
 
-        return kept.read(make, node.state.config, node.events.newest)
+        return kept.read(make, node.events.newest)
 
     assert (read(), read()) == (b"1", b"1")
     now[0] += FRESH - 0.1
