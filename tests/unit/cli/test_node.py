@@ -308,3 +308,33 @@ def test_what_does_not_speak_as_an_agent_is_said(said: bytes, why: str, path: Pa
 
 def test_a_path_too_long_for_a_socket_is_said(tmp_path: Path) -> None:
     assert "too long" in unreachable(tmp_path / ("x" * 120))
+
+
+def test_without_an_ops_process_the_agent_itself_says_how_it_is(
+    node: Node, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "OPS_TIME", 0.0)
+
+    async def run() -> str:
+        control = Control(Operator(node), lambda: 1)
+        await control.listen(bind_unix(path, mode=0o600))
+        try:
+            with pytest.raises(client.UnreachableError) as unreachable:
+                await asyncio.to_thread(client.read, path, "/status")
+        finally:
+            await control.close()
+        return str(unreachable.value)
+
+    said = asyncio.run(run())
+    assert said.startswith(f"the ops process does not answer at {path.with_name('ops.sock')}: no such socket")
+    assert said.endswith("; the agent says: announcing 2 of 2 VIPs")
+
+
+def test_what_is_asked_for_and_does_not_come_is_told(node: Node, path: Path) -> None:
+    async def run() -> Done:
+        async with serving(Operator(node), path, revision=7):
+            return await cli("status", "--socket", str(path))
+
+    done = asyncio.run(run())
+    assert (done.code, done.out) == (1, "")
+    assert "the agent's newest facts have not come within 5 s" in done.err
