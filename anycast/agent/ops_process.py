@@ -30,7 +30,11 @@ async def keep(feed: Feed, runtime: Path, listen: str) -> None:
     loop, pause = asyncio.get_running_loop(), FIRST_PAUSE
     while True:
         began = loop.time()
-        why = await _one(feed, runtime, listen)
+        try:
+            why = await _one(feed, runtime, listen)
+        except Exception:
+            log.exception("agent.task_failed")
+            why = "a defect of the agent's"
         if loop.time() - began > STEADY:
             pause = FIRST_PAUSE
         log.error("ops.ended", why=why, again_in_s=pause)

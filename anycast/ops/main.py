@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import ctypes
+import io
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ import struct
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import TextIO, cast
 
 import structlog
 from aiohttp import web
@@ -74,6 +76,15 @@ def become_lesser() -> None:
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE), encoding="ascii")
 
 
+class _Stderr(io.TextIOBase):
+    """Whoever reads the log, or does not: it ends nobody."""
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            os.write(2, text.encode("utf-8", "backslashreplace"))
+        return len(text)
+
+
 def set_up_logging() -> None:
     """On stderr, as the agent's."""
     terminal = sys.stderr.isatty()
@@ -85,7 +96,7 @@ def set_up_logging() -> None:
             _first_things_first,
             structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(default=str),
         ],
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Stderr())),
         cache_logger_on_first_use=True,
     )
 

@@ -288,6 +288,8 @@ def test_it_survives_whoever_reads_its_log(tmp_path: Path) -> None:
         node.until("ops.listening")
         assert node.process.stderr is not None
         node.process.stderr.close()
+        os.kill(ops_pid(node), signal.SIGKILL)
+        assert node.read("/status").ok
         for on in (True, False):
             body = {"scope": "", "on": on}
             assert ask(tmp_path / "run" / "control.sock", "POST", "/maintenance", body).ok
@@ -327,8 +329,8 @@ def test_leases_go_on_while_the_ops_process_is_killed_and_it_comes_back(tmp_path
     with agent(tmp_path) as node:
         node.until("ops.listening")
         plugin = leases(node)
-        before = next(plugin)
         first = ops_pid(node)
+        killed = time.monotonic()
         os.kill(first, signal.SIGKILL)
         assert node.until("ops.ended")["why"] == "killed by SIGKILL"
         assert ask(node.control, "GET", "/livez").ok
@@ -336,7 +338,7 @@ def test_leases_go_on_while_the_ops_process_is_killed_and_it_comes_back(tmp_path
         assert ops_pid(node) != first
         assert node.get("/livez")[0] == 200
         assert node.read("/status").body["vips"][0]["name"] == "web"
-        assert [lease.seq - before.seq for lease in itertools.islice(plugin, 2)] == [1, 2]
+        assert any(lease.issued > killed for lease in plugin)
         plugin.close()
         assert node.end(signal.SIGTERM) == 0
 
@@ -344,9 +346,10 @@ def test_leases_go_on_while_the_ops_process_is_killed_and_it_comes_back(tmp_path
 def test_leases_go_on_while_the_ops_process_stands_still(tmp_path: Path) -> None:
     with agent(tmp_path) as node:
         node.until("ops.listening")
+        stopped = time.monotonic()
         os.kill(ops_pid(node), signal.SIGSTOP)
         plugin = leases(node)
-        assert len(list(itertools.islice(plugin, 5))) == 5
+        assert len([*itertools.islice((lease for lease in plugin if lease.issued > stopped), 3)]) == 3
         assert ask(node.control, "GET", "/livez").ok
         assert command(node.control, "/maintenance", {"scope": "", "on": True}).ok
         os.kill(ops_pid(node), signal.SIGCONT)
