@@ -133,7 +133,8 @@ async def follow(line: socket.socket, mirror: Mirror, heard: Callable[[], None])
         while True:
             (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
             mirror.take(decode(await reader.readexactly(size)))
-            heard()
+            if mirror.revision:  # all of the first facts are there
+                heard()
     except (asyncio.IncompleteReadError, ConnectionError):
         pass  # the agent has ended
     finally:
