@@ -35,7 +35,7 @@ from anycast.core.values.configuration import Target
 from anycast.kernel.errors import KernelUnavailable
 from anycast.lease import Lease
 from anycast.ops.hub import Hub
-from anycast.ops.source import Probes, Tally, Work
+from anycast.ops.source import Facts, Tally, Work
 from anycast.ops.status import TOUCH_FILE
 
 log = structlog.get_logger()
@@ -136,7 +136,7 @@ class Engine:
         self._events = Hub() if events is None else events
         self._tallies: dict[Target, Tally] = {}
         self._recorder = recorder
-        self.work = Work()
+        self._work = Work()
         self.stepped: Callable[[tuple[ev.Effect, ...]], None] = lambda _: None  # after each step
         self.hook_tallies: Callable[[], Mapping[str, HookTally]] = dict
         kept, now, at = self._kept_maintenance(), clock(), wall()
@@ -157,24 +157,23 @@ class Engine:
         return self._reload_ok
 
     @property
-    def reloaded_at(self) -> float:
-        return self._reloaded_at
+    def facts(self) -> Facts:
+        """All that others may know."""
+        return Facts(
+            state=self._state,
+            last_step=self._last_step,
+            reload_ok=self._reload_ok,
+            reloaded_at=self._reloaded_at,
+            tallies=dict(self._tallies),
+            probes={kind: probes.runs for kind, probes in self._checker.probes.items()},
+            work=replace(self._work, routes=dict(self._work.routes)),
+            hooks=dict(self.hook_tallies()),
+            numbers=self.runs.numbers,
+        )
 
     @property
     def events(self) -> Hub:
         return self._events
-
-    @property
-    def tallies(self) -> Mapping[Target, Tally]:
-        return self._tallies
-
-    @property
-    def probes(self) -> Mapping[str, Probes]:
-        return self._checker.probes
-
-    @property
-    def hooks(self) -> Mapping[str, HookTally]:
-        return self.hook_tallies()
 
     @property
     def runs(self) -> RunLog:
@@ -198,8 +197,9 @@ class Engine:
             while not self._state.exited:
                 event = await self._next()
                 now = self._last_step = self._clock()
-                submitted = self._waiting.pop(id(event), None)
+                submitted = self._waiting.get(id(event))
                 if submitted is not None and submitted.is_late(now):
+                    del self._waiting[id(event)]
                     continue
                 facts = self._dated(event, now) if isinstance(event, ev.Tick) else event
                 if self._recorder is not None:
@@ -207,6 +207,7 @@ class Engine:
                 self._state, effects = step(self._state, facts, now)
                 self._perform(effects)
                 if submitted is not None:
+                    del self._waiting[id(event)]
                     submitted.answer(went_through=True)
                 self.stepped(effects)
                 self._passed(now)
@@ -310,7 +311,7 @@ class Engine:
                     self._saving = asyncio.create_task(self._save(before, entries))
                 case ev.Log(event=name, fields=fields, level=level):
                     if name in _ROUTE_ACTIONS:
-                        self.work.count_route(str(fields["prefix"]), _ROUTE_ACTIONS[name])
+                        self._work.count_route(str(fields["prefix"]), _ROUTE_ACTIONS[name])
                     getattr(log, level)(name, **fields)
                 case ev.Exit(clean=clean):
                     self.clean_exit = clean
@@ -340,8 +341,8 @@ class Engine:
             log.exception("kernel.unexpected")
             self.post(ev.KernelFailed(reason=f"unexpected, please report it as a defect: {error!r}"))
         else:
-            self.work.kernel_jobs += 1
-            self.work.kernel_seconds += self._clock() - began
+            self._work.kernel_jobs += 1
+            self._work.kernel_seconds += self._clock() - began
             self.post(ev.KernelRead(snapshot=snapshot, failures=failures))
 
     async def _submit(self, event: ev.Event, deadline: float) -> bool:

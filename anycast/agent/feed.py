@@ -16,18 +16,15 @@ import termios
 import time
 from array import array
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Protocol
 
 from anycast.core import events as ev
 from anycast.core.hooks import VERDICT
-from anycast.core.hooks import Tally as HookTally
-from anycast.core.state import State
 from anycast.core.values.configuration import Target
 from anycast.ops.delta import Delta, compare, hollow, pieces
 from anycast.ops.feed import Message, bare, encode
 from anycast.ops.hub import Hub
-from anycast.ops.source import Facts, Probes, Tally, Work
+from anycast.ops.source import Facts
 
 PAUSE = 0.15  # seconds between two messages, unless there is a hurry
 LEAST = 0.01  # seconds between two messages
@@ -66,34 +63,13 @@ class Engine(Protocol):
     """What is told: `anycast.agent.engine.Engine`."""
 
     @property
-    def state(self) -> State: ...
-
-    @property
-    def last_step(self) -> float: ...
-
-    @property
-    def reload_ok(self) -> bool: ...
-
-    @property
-    def reloaded_at(self) -> float: ...
-
-    @property
-    def tallies(self) -> Mapping[Target, Tally]: ...
-
-    @property
-    def probes(self) -> Mapping[str, Probes]: ...
-
-    @property
-    def runs(self) -> RunLog: ...
-
-    @property
-    def work(self) -> Work: ...
+    def facts(self) -> Facts: ...
 
     @property
     def events(self) -> Hub: ...
 
     @property
-    def hooks(self) -> Mapping[str, HookTally]: ...
+    def runs(self) -> RunLog: ...
 
 
 class Feed:
@@ -127,7 +103,11 @@ class Feed:
         while True:
             await self._news()
             self._revision += 1
-            revision, facts, events = self._revision, self._facts(), self._engine.events.after(seen)
+            revision, facts, events = (
+                self._revision,
+                bare(self._engine.facts),
+                self._engine.events.after(seen),
+            )
             seen = events[-1].id if events else seen
             ran, took = self._engine.runs.take()
             first = sent is None or facts.state.config is not sent.state.config
@@ -153,22 +133,6 @@ class Feed:
                 await self._hurry.wait()
         self._changed.clear()
         self._hurry.clear()
-
-    def _facts(self) -> Facts:
-        engine = self._engine
-        return bare(
-            Facts(
-                state=engine.state,
-                last_step=engine.last_step,
-                reload_ok=engine.reload_ok,
-                reloaded_at=engine.reloaded_at,
-                tallies=dict(engine.tallies),
-                probes={kind: probes.runs for kind, probes in engine.probes.items()},
-                work=replace(engine.work, routes=dict(engine.work.routes)),
-                hooks=dict(engine.hooks),
-                numbers=engine.runs.numbers,
-            )
-        )
 
 
 async def _compare(old: Facts, new: Facts) -> Delta:

@@ -16,7 +16,6 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from anycast.core.dataplane.members import composed_uses, memberships, siblings, target_names
-from anycast.core.state import State
 from anycast.core.values.configuration import Address, Config, Target
 from anycast.core.vip.requirements import requirements
 from anycast.ops.delta import Delta, names
@@ -56,8 +55,8 @@ def derived(config: Config) -> dict[str, Any]:
     return {name: work_out(config) for name, (_, work_out) in _DERIVED.items()}
 
 
-def whole(state: State, fields: Mapping[str, Any]) -> State:
-    return replace(state, **fields)
+def whole(facts: Facts, fields: Mapping[str, Any]) -> Facts:
+    return replace(facts, state=replace(facts.state, **fields))
 
 
 def _made(kind: type, parts: tuple[object, ...]) -> object:

@@ -193,16 +193,16 @@ class _Reading:
         self._streams: set[asyncio.Task[object]] = set()
 
     async def get_livez(self, request: web.Request) -> web.Response:
-        lag = status.lag(self._source.state, self._source.last_step, time.monotonic())
+        lag = status.lag(self._source.facts.state, self._source.facts.last_step, time.monotonic())
         return _verdict(request, good=not lag, reasons=(lag,) if lag else ())
 
     async def get_readyz(self, request: web.Request) -> web.Response:
-        reasons = status.readiness(self._source.state, time.monotonic())
+        reasons = status.readiness(self._source.facts.state, time.monotonic())
         return _verdict(request, good=not reasons, reasons=reasons)
 
     async def get_page(self, _: web.Request) -> web.Response:
         def make() -> str:
-            board = self._boards.of(self._source.state)
+            board = self._boards.of(self._source.facts.state)
             now, wall = time.monotonic(), time.time()
             return page.page(self._source, board, version=anycast.__version__, now=now, wall=wall)
 
@@ -214,14 +214,14 @@ class _Reading:
         return web.Response(body=body, content_type="application/json", charset="utf-8")
 
     def _document(self) -> dict[str, Any]:
-        state, now, wall = self._source.state, time.monotonic(), time.time()
+        state, now, wall = self._source.facts.state, time.monotonic(), time.time()
         return status.document(
             state,
             now=now,
             wall=wall,
             version=anycast.__version__,
             pid=self._source.pid,
-            reload_ok=self._source.reload_ok,
+            reload_ok=self._source.facts.reload_ok,
             view=self._boards.of(state).view(status.Clock(now=now, wall=wall)),
         )
 
@@ -229,7 +229,7 @@ class _Reading:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
 
         def make() -> bytes:
-            return self._metrics.read(self._boards.of(self._source.state), encode, content_type)
+            return self._metrics.read(self._boards.of(self._source.facts.state), encode, content_type)
 
         body = self._metrics_of[content_type].read(make, None)
         return web.Response(body=body, headers={"Content-Type": content_type})
@@ -238,7 +238,7 @@ class _Reading:
         return web.Response(body=self._openapi, content_type="application/json", charset="utf-8")
 
     async def get_vip(self, request: web.Request) -> web.Response:
-        state, vip = self._source.state, self._vip(request.match_info["name"])
+        state, vip = self._source.facts.state, self._vip(request.match_info["name"])
         routes = status.routing(state)
         announced = status.is_announced(routes, vip)
         code = 200 if announced else 503
@@ -251,12 +251,12 @@ class _Reading:
         return web.Response(status=code, text=": ".join(filter(None, words)) + "\n")
 
     async def get_why(self, request: web.Request) -> web.Response:
-        state, vip = self._source.state, self._vip(request.match_info["name"])
-        body = why.document(state, vip, self._source.tallies, now=time.monotonic(), wall=time.time())
+        state, vip = self._source.facts.state, self._vip(request.match_info["name"])
+        body = why.document(state, vip, self._source.facts.tallies, now=time.monotonic(), wall=time.time())
         return _json(body) if _wants_json(request) else web.Response(text=why.text(body))
 
     def _vip(self, name: str) -> Vip:
-        config = self._source.state.config
+        config = self._source.facts.state.config
         vip = config.vip(name)
         if vip is None:
             raise _no_vip(name, config.vips)
@@ -268,7 +268,7 @@ class _Reading:
         after = after if seen is None else seen
         since = _seconds(request.query.get("since"))
         name = request.query.get("vip")
-        about = None if name is None else interest(self._source.state.config, self._vip(name))
+        about = None if name is None else interest(self._source.facts.state.config, self._vip(name))
 
         def wanted(events: Iterable[Event]) -> list[Event]:
             return [

@@ -85,21 +85,23 @@ class StateCollector(Collector):
         return ()  # the registry need not scrape once to learn the names
 
     def collect(self) -> Iterator[Metric]:
-        state, now, wall = self._source.state, self._clock(), self._wall()
+        state, now, wall = self._source.facts.state, self._clock(), self._wall()
         yield self._build_info(state)
         yield _gauge("anycast_ready", "1 if the node can do its work", not readiness(state, now))
         yield _gauge(
-            "anycast_engine_lag_seconds", "Time since the engine's last step", now - self._source.last_step
+            "anycast_engine_lag_seconds",
+            "Time since the engine's last step",
+            now - self._source.facts.last_step,
         )
         yield _gauge(
             "anycast_config_last_reload_successful",
             "1 if the last configuration load was applied",
-            self._source.reload_ok,
+            self._source.facts.reload_ok,
         )
         yield _gauge(
             "anycast_config_last_reload_success_timestamp_seconds",
             "When a configuration was last applied",
-            self._source.reloaded_at,
+            self._source.facts.reloaded_at,
         )
         yield _gauge(
             "anycast_agent_recent_crashes",
@@ -167,7 +169,7 @@ def _rows() -> int:
 
 
 def _work(source: Source, state: State) -> Iterator[Metric]:
-    work = source.work
+    work = source.facts.work
     jobs = SummaryMetricFamily(
         "anycast_reconcile_duration_seconds", "How long readings of the kernel took, with the changes before"
     )
@@ -191,7 +193,7 @@ def _probes(source: Source) -> Iterator[Metric]:
     duration = HistogramMetricFamily(
         "anycast_probe_duration_seconds", "How long runs of checks took", labels=["type"]
     )
-    for kind, probes in source.probes.items():
+    for kind, probes in source.facts.probes.items():
         for outcome, number in probes.outcomes.items():
             runs.add_metric([kind, outcome], number)
         ends = [*map(floatToGoString, BUCKETS), "+Inf"]
@@ -210,7 +212,7 @@ def _hooks(source: Source) -> Iterator[Metric]:
     dropped = CounterMetricFamily("anycast_hook_dropped", "What the hook was never told", labels=["hook"])
     failing = GaugeMetricFamily("anycast_hook_failing", "1 if its last run failed", labels=["hook"])
     waiting = GaugeMetricFamily("anycast_hook_waiting", "What waits to be told", labels=["hook"])
-    for name, tally in source.hooks.items():
+    for name, tally in source.facts.hooks.items():
         for ending, number in tally.runs.items():
             runs.add_metric([name, ending], number)
         duration.add_metric([name], count_value=sum(tally.runs.values()), sum_value=tally.seconds)

@@ -7,12 +7,10 @@ from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from anycast.core.hooks import Tally as HookTally
-from anycast.core.state import State
 from anycast.core.values.configuration import Config, Target
 from anycast.ops import delta, feed
 from anycast.ops.hub import Hub, event_of
-from anycast.ops.source import Facts, Runs, Tally, Work
+from anycast.ops.source import Facts
 
 KEPT = 30  # runs of a target whose durations are kept
 
@@ -26,7 +24,6 @@ class Mirror:
         self.events = Hub()
         self._coming: Any = None  # of which the rest may be on its way
         self._facts: Facts | None = None
-        self._state: State | None = None
         self._config: Config | None = None
         self._derived: Mapping[str, Any] = {}
         self._numbers: Mapping[int, Target] = {}
@@ -38,11 +35,10 @@ class Mirror:
         coming = self._coming = delta.apply(coming, message.delta)
         if message.more:
             return
-        facts = self._facts = coming
-        config = facts.state.config
+        config = coming.state.config
         if config is not self._config:
             self._config, self._derived = config, feed.derived(config)
-        self._state = feed.whole(facts.state, self._derived)
+        facts = self._facts = feed.whole(coming, self._derived)
         if facts.numbers is not self._numbers:
             self._numbers = facts.numbers
             targets = set(facts.numbers.values())
@@ -74,44 +70,10 @@ class Mirror:
         return True
 
     @property
-    def _known(self) -> Facts:
+    def facts(self) -> Facts:
         if self._facts is None:
             raise LookupError("nothing has come from the agent")
         return self._facts
 
-    @property
-    def state(self) -> State:
-        if self._state is None:
-            raise LookupError("nothing has come from the agent")
-        return self._state
-
-    @property
-    def last_step(self) -> float:
-        return self._known.last_step
-
-    @property
-    def reload_ok(self) -> bool:
-        return self._known.reload_ok
-
-    @property
-    def reloaded_at(self) -> float:
-        return self._known.reloaded_at
-
-    @property
-    def tallies(self) -> Mapping[Target, Tally]:
-        return self._known.tallies
-
     def durations(self, target: Target) -> Sequence[float]:
         return self._durations.get(target, ())
-
-    @property
-    def probes(self) -> Mapping[str, Runs]:
-        return self._known.probes
-
-    @property
-    def work(self) -> Work:
-        return self._known.work
-
-    @property
-    def hooks(self) -> Mapping[str, HookTally]:
-        return self._known.hooks

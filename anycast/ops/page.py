@@ -206,7 +206,7 @@ class _Page:
         self.newest = newest
         self.routes = status.routing(state)
         self.frame = status.frame(
-            state, [], now=now, wall=wall, version=version, pid=0, reload_ok=source.reload_ok
+            state, [], now=now, wall=wall, version=version, pid=0, reload_ok=source.facts.reload_ok
         )
         self.looks = {vip.name: vip_look(state, vip, self.routes) for vip in state.config.vips}
 
@@ -276,9 +276,9 @@ class _Page:
 
     def troubles(self) -> Iterator[str]:
         yield from self.frame["ready"]["reasons"]
-        if lag := status.lag(self.state, self.source.last_step, self.now):
+        if lag := status.lag(self.state, self.source.facts.last_step, self.now):
             yield lag
-        if not self.source.reload_ok:
+        if not self.source.facts.reload_ok:
             yield "the last reload was refused: the configuration before it stays in force (anycast check says why)"
         for problem in self.frame["kernel"]["problems"]:
             yield f"kernel: {problem}"

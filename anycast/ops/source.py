@@ -115,40 +115,19 @@ class Facts:
 
 
 class Source(Protocol):
-    """Where the facts come from. Each may change between two readings."""
+    """Where documents come from. Each may be another at the next reading."""
+
+    @property
+    def facts(self) -> Facts: ...
+
+    @property
+    def events(self) -> Hub: ...
 
     @property
     def pid(self) -> int:
         """Of the agent."""
         ...
 
-    @property
-    def state(self) -> State: ...
-
-    @property
-    def last_step(self) -> float: ...
-
-    @property
-    def reload_ok(self) -> bool: ...
-
-    @property
-    def reloaded_at(self) -> float: ...
-
-    @property
-    def tallies(self) -> Mapping[Target, Tally]: ...
-
     def durations(self, target: Target) -> Sequence[float]:
         """Seconds that the newest runs of the target's check took, the oldest first; negative where it failed."""
         ...
-
-    @property
-    def probes(self) -> Mapping[str, Runs]: ...
-
-    @property
-    def work(self) -> Work: ...
-
-    @property
-    def events(self) -> Hub: ...
-
-    @property
-    def hooks(self) -> Mapping[str, HookTally]: ...

@@ -17,12 +17,11 @@ import structlog
 
 from anycast.agent import feed as feeds
 from anycast.agent import ops_process
-from anycast.agent.feed import Feed, RunLog, StuckError
+from anycast.agent.feed import Feed, StuckError
 from anycast.core import events as ev
 from anycast.core.values.configuration import Config
 from anycast.ops.main import follow
 from anycast.ops.mirror import Mirror
-from anycast.ops.source import Probes
 from tests.unit.ops.node import CONFIG, Node
 from tests.unit.ops.scenes import large
 
@@ -30,11 +29,8 @@ from tests.unit.ops.scenes import large
 class Agent(Node):
     """A node that is told of as an engine is."""
 
-    probes: dict[str, Probes]  # type: ignore[assignment]
-
     def __init__(self, config: Config = CONFIG) -> None:
         super().__init__(config)
-        self.runs = RunLog()
         self.runs.numbers = dict(enumerate(self.state.names))
         self.probe()
         self.report()
@@ -86,20 +82,20 @@ def test_whoever_reads_has_all_of_it_and_then_what_changes() -> None:
         async with line(agent) as told:
             told.read()
             assert await told.mirror.reached(told.feed.mark(), 60)
-            assert (told.mirror.state, told.mirror.pid) == (agent.state, os.getpid())
+            assert (told.mirror.facts.state, told.mirror.pid) == (agent.state, os.getpid())
             agent.runs.add(0, 0.25)
             agent.probe("10.9.2.1")
             agent.reload_ok = False
             assert await told.mirror.reached(told.feed.mark(), 60)
-            assert told.mirror.state == agent.state
+            assert told.mirror.facts.state == agent.state
             assert list(told.mirror.durations(target)) == [0.25]
-            assert (told.mirror.reload_ok, told.mirror.tallies) == (False, agent.tallies)
+            assert (told.mirror.facts.reload_ok, told.mirror.facts.tallies) == (False, agent.tallies)
             assert [one.text for one in told.mirror.events.after(0)] == [
                 one.text for one in agent.events.after(0)
             ]
             agent.send(ev.Reconfigured(config=replace(CONFIG, vips=CONFIG.vips[:1])))
             assert await told.mirror.reached(told.feed.mark(), 60)
-            assert told.mirror.state == agent.state
+            assert told.mirror.facts.state == agent.state
 
     play(story)
 
@@ -114,7 +110,7 @@ def test_a_change_of_a_verdict_is_told_without_anybody_asking() -> None:
             agent.probe("10.9.2.1", "10.9.2.2")
             told.feed.stepped(tuple(agent.log))
             assert await told.mirror.reached(seen + 1, 60)
-            assert told.mirror.state.vips == agent.state.vips
+            assert told.mirror.facts.state.vips == agent.state.vips
 
     play(story)
 
@@ -135,7 +131,7 @@ def test_who_does_not_read_costs_one_message_however_much_happens() -> None:
             assert revision == 2
             told.read()
             assert await told.mirror.reached(revision, 60)
-            assert told.mirror.state == agent.state
+            assert told.mirror.facts.state == agent.state
 
     play(story)
 

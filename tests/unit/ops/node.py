@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, ip_address
 from typing import Any
 
 from anycast.agent.commands import MaintenanceAnswer, ReloadAnswer
+from anycast.agent.feed import RunLog
 from anycast.core import events as ev
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.dataplane.ipvs import ServiceEntry, ServiceKey
@@ -37,7 +38,7 @@ from anycast.core.values.configuration import (
 from anycast.core.values.configuration import Node as NodeName
 from anycast.core.values.report import NeighborState, Report
 from anycast.ops.hub import Hub
-from anycast.ops.source import Runs, Tally, Work
+from anycast.ops.source import Facts, Runs, Tally, Work
 from tests.property.worlds import told
 
 FOREIGN = ServiceKey(protocol=Protocol.TCP, address=ip_address("198.51.100.9"), port=25)
@@ -99,6 +100,7 @@ class Node:
         self.hooks: dict[str, HookTally] = {}
         self.probes: dict[str, Runs] = {}
         self.work = Work()
+        self.runs = RunLog()
         self.took: dict[Target, list[float]] = {}
         self._state, effects = begin(config, maintenance or {}, now, crashes=crashes)
         self._perform(effects)
@@ -106,6 +108,20 @@ class Node:
     @property
     def state(self) -> State:
         return self._state
+
+    @property
+    def facts(self) -> Facts:
+        return Facts(
+            state=self._state,
+            last_step=self.last_step,
+            reload_ok=self.reload_ok,
+            reloaded_at=self.reloaded_at,
+            tallies=dict(self.tallies),
+            probes=dict(self.probes),
+            work=replace(self.work, routes=dict(self.work.routes)),
+            hooks=dict(self.hooks),
+            numbers=self.runs.numbers,
+        )
 
     def durations(self, target: Target) -> Sequence[float]:
         return self.took.get(target, ())

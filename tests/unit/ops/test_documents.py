@@ -21,7 +21,7 @@ from anycast.core import events as ev
 from anycast.core.dataplane.ipvs import Destination
 from anycast.core.dataplane.kernel import Snapshot
 from anycast.core.maintenance.stages import FILE, NODE, STOP, End, Expiry, Maintenance, Stage
-from anycast.core.state import State, prefix_of
+from anycast.core.state import prefix_of
 from anycast.core.values.configuration import Check, Config, HoldDown, TcpCheck, Vip
 from anycast.core.values.report import FailedRoute, NeighborState
 from anycast.core.vip.decide import Advertise, Reason
@@ -30,7 +30,7 @@ from anycast.ops.board import Boards
 from anycast.ops.hub import Hub
 from anycast.ops.mirror import Mirror
 from anycast.ops.paths import CONTROL, READ, Operation, openapi, schema
-from anycast.ops.source import Facts, Tally, Work
+from anycast.ops.source import Facts, Tally
 from tests.property.worlds import BOTH, EITHER, requiring
 from tests.property.worlds import told as worlds_told
 from tests.unit.ops import scenes
@@ -241,19 +241,19 @@ def test_whatever_happens_the_ops_process_knows_what_the_agent_knows(
             happening(node)
         told.tell()
         mirror = told.mirror
-        assert mirror.state == node.state
-        assert (mirror.tallies, mirror.events.newest) == (node.tallies, node.events.newest)
+        assert mirror.facts.state == node.state
+        assert (mirror.facts.tallies, mirror.events.newest) == (node.tallies, node.events.newest)
         assert [one.text for one in mirror.events.after(0)] == [one.text for one in node.events.after(0)]
         document = functools.partial(status.document, now=node.now, wall=EPOCH + node.now, version="1", pid=2)
         clock = status.Clock(now=node.now, wall=EPOCH + node.now)
-        view = boards.of(mirror.state).view(clock)
-        assert document(mirror.state, view=view) == document(node.state)
+        view = boards.of(mirror.facts.state).view(clock)
+        assert document(mirror.facts.state, view=view) == document(node.state)
         for one in node.state.config.vips:
             assert document_of(mirror, one, node.now) == document_of(node, one, node.now)
 
 
 def document_of(source: Mirror | Node, one: Vip, now: float) -> dict[str, Any]:
-    return why.document(source.state, one, source.tallies, now=now, wall=WALL)
+    return why.document(source.facts.state, one, source.facts.tallies, now=now, wall=WALL)
 
 
 class Told:
@@ -268,19 +268,7 @@ class Told:
     def tell(self) -> list[bytes]:
         """The messages, once more without their length."""
         node = self.node
-        facts = feed.bare(
-            Facts(
-                state=node.state,
-                last_step=node.now,
-                reload_ok=node.reload_ok,
-                reloaded_at=node.reloaded_at,
-                tallies=dict(node.tallies),
-                probes=dict(node.probes),
-                work=node.work,
-                hooks=dict(node.hooks),
-                numbers={},
-            )
-        )
+        facts = feed.bare(node.facts)
         first = self._sent is None or self._sent.state.config is not facts.state.config
         events = node.events.after(self._seen)
         sent = delta.hollow(facts) if first else self._sent
@@ -356,34 +344,20 @@ def test_what_both_ends_work_out_is_what_the_agent_has() -> None:
     found = feed.derived(RICH)
     assert found
     assert {name: getattr(state, name) for name in found} == found
-    bare = feed.bare(facts_of(state))
-    assert feed.whole(bare.state, found) == state
-
-
-def facts_of(state: State) -> Facts:
-    return Facts(
-        state=state,
-        last_step=0,
-        reload_ok=True,
-        reloaded_at=0,
-        tallies={},
-        probes={},
-        work=Work(),
-        hooks={},
-        numbers={},
-    )
+    facts = healthy(RICH).facts
+    assert feed.whole(feed.bare(facts), found) == facts
 
 
 def test_a_target_keeps_its_place_in_a_process_of_another_hash() -> None:
     node = healthy(RICH)
-    facts = facts_of(node.state)
+    facts = node.facts
     message = feed.Message(revision=1, facts=facts, delta=None, pid=1)
     code = """
 import sys
 from anycast.core.state import UNDECIDED, health_of
 from anycast.ops import feed
-state = feed.decode(sys.stdin.buffer.read()).facts.state
-whole = feed.whole(state, feed.derived(state.config))
+facts = feed.decode(sys.stdin.buffer.read()).facts
+whole = feed.whole(facts, feed.derived(facts.state.config)).state
 print(len(whole.names), sum(health_of(whole, target) is not UNDECIDED for target in whole.names))
 """
     done = subprocess.run(
