@@ -23,7 +23,7 @@ from anycast.ops.source import Facts
 
 LENGTH = struct.Struct("!I")  # of the message behind it
 
-_DERIVED: Mapping[str, tuple[Any, Callable[[Config], object]]] = {
+_DERIVED: Mapping[str, tuple[Any, Callable[[Config], Any]]] = {
     "members": ({}, memberships),
     "requirements": ((), requirements),
     "composed": ((), composed_uses),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 
@@ -43,6 +44,7 @@ from anycast.ops.board import Block, Board
 from anycast.ops.servers import Seen
 from anycast.ops.source import BUCKETS, Source
 from anycast.ops.status import (
+    Routing,
     is_announced,
     kernel_error,
     neighbors,
@@ -368,74 +370,72 @@ class MetricsText:
         return b"".join(pieces)
 
 
+@dataclass(frozen=True, slots=True)
+class _One:
+    """A VIP as it is looked at."""
+
+    state: State
+    vip: Vip
+    routes: Routing
+    now: float
+    epoch: float  # of the monotonic clock
+
+    @property
+    def known(self) -> VipState:
+        return self.state.vips.get(self.vip.name, VipState())
+
+
+_VIPS: dict[str, tuple[str, Callable[[_One], float]]] = {
+    "anycast_vip_announced": (
+        "1 if ExaBGP has acknowledged every prefix of the VIP",
+        lambda one: is_announced(one.routes, one.vip),
+    ),
+    "anycast_vip_wanted": (
+        "1 if the verdict is to announce the VIP, as the last resort too",
+        lambda one: one.known.verdict.advertise is not Advertise.NO,
+    ),
+    "anycast_vip_last_change_timestamp_seconds": (
+        "When the verdict last changed",
+        lambda one: one.known.since + one.epoch,
+    ),
+    "anycast_vip_changes": (
+        "How often the verdict has changed since the start of the agent",
+        lambda one: one.known.changes,
+    ),
+    "anycast_vip_start_hold_seconds": (
+        "How long the VIP must still be as it should be after the agent's start before it is announced",
+        lambda one: _hold_left(one.state, one.vip.name, one.now),
+    ),
+}
+_SERVICES: dict[str, tuple[str, Callable[[ServiceFacts], float]]] = {
+    "anycast_service_usable": ("Real servers that get new clients", lambda found: found.usable),
+    "anycast_service_servers": ("Real servers configured", lambda found: found.total),
+    "anycast_service_quorum": (
+        "Real servers that must be usable for the VIP to stay announced",
+        lambda found: found.quorum.low,
+    ),
+    "anycast_service_headroom_ratio": (
+        "Share of the real servers that can still fail before the VIP is withdrawn",
+        lambda found: max(0.0, (found.usable - found.quorum.low) / found.total) if found.total else 0.0,
+    ),
+}
+
+
 def _families(board: Board, epoch: float, now: float) -> Iterator[tuple[str, str, Iterator[str]]]:
     """What there is of every VIP, service and real server: name, meaning, lines."""
     state, blocks = board.state, board.blocks
     vips = state.config.vips
     routes = routing(state)
-    yield (
-        "anycast_vip_announced",
-        "1 if ExaBGP has acknowledged every prefix of the VIP",
-        (_line("anycast_vip_announced", is_announced(routes, vip), vip=vip.name) for vip in vips),
-    )
-    yield (
-        "anycast_vip_wanted",
-        "1 if the verdict is to announce the VIP, as the last resort too",
-        (_line("anycast_vip_wanted", _wanted(state, vip), vip=vip.name) for vip in vips),
-    )
+    looked_at = [_One(state, vip, routes, now, epoch) for vip in vips]
+    for name, (about, value) in _VIPS.items():
+        yield name, about, (_line(name, value(one), vip=one.vip.name) for one in looked_at)
     yield (
         "anycast_vip_verdict",
         "1 for the reason that holds, 0 for the others",
-        (_verdict(vip.name, state.vips.get(vip.name, VipState()).verdict.reason) for vip in vips),
+        (_verdict(one.vip.name, one.known.verdict.reason) for one in looked_at),
     )
-    yield (
-        "anycast_vip_last_change_timestamp_seconds",
-        "When the verdict last changed",
-        (
-            _line(
-                "anycast_vip_last_change_timestamp_seconds",
-                state.vips.get(vip.name, VipState()).since + epoch,
-                vip=vip.name,
-            )
-            for vip in vips
-        ),
-    )
-    yield (
-        "anycast_vip_changes",
-        "How often the verdict has changed since the start of the agent",
-        (
-            _line("anycast_vip_changes", state.vips.get(vip.name, VipState()).changes, vip=vip.name)
-            for vip in vips
-        ),
-    )
-    yield (
-        "anycast_vip_start_hold_seconds",
-        "How long the VIP must still be as it should be after the agent's start before it is announced",
-        (
-            _line("anycast_vip_start_hold_seconds", _hold_left(state, vip.name, now), vip=vip.name)
-            for vip in vips
-        ),
-    )
-    yield (
-        "anycast_service_usable",
-        "Real servers that get new clients",
-        (_service(state, vip, "anycast_service_usable", lambda found: found.usable) for vip in vips),
-    )
-    yield (
-        "anycast_service_servers",
-        "Real servers configured",
-        (_service(state, vip, "anycast_service_servers", lambda found: found.total) for vip in vips),
-    )
-    yield (
-        "anycast_service_quorum",
-        "Real servers that must be usable for the VIP to stay announced",
-        (_service(state, vip, "anycast_service_quorum", lambda found: found.quorum.low) for vip in vips),
-    )
-    yield (
-        "anycast_service_headroom_ratio",
-        "Share of the real servers that can still fail before the VIP is withdrawn",
-        (_service(state, vip, "anycast_service_headroom_ratio", _headroom) for vip in vips),
-    )
+    for name, (about, figure) in _SERVICES.items():
+        yield name, about, (_service(state, vip, name, figure) for vip in vips)
     yield (
         "anycast_service_total_weight",
         "Sum of the weights in the configuration",
@@ -488,14 +488,6 @@ def _service(state: State, vip: Vip, name: str, value: Callable[[ServiceFacts], 
         _line(name, value(found), vip=vip.name, service=service.name, family=f"ipv{version}")
         for service, version, found in service_facts(state, vip)
     )
-
-
-def _wanted(state: State, vip: Vip) -> bool:
-    return state.vips.get(vip.name, VipState()).verdict.advertise is not Advertise.NO
-
-
-def _headroom(found: ServiceFacts) -> float:
-    return max(0.0, (found.usable - found.quorum.low) / found.total) if found.total else 0.0
 
 
 def _weights(state: State, vip: Vip, name: str, value: Callable[[State, Service, Address], int]) -> str:
