@@ -103,11 +103,8 @@ class Feed:
         while True:
             await self._news()
             self._revision += 1
-            revision, facts, events = (
-                self._revision,
-                bare(self._engine.facts),
-                self._engine.events.after(seen),
-            )
+            revision, facts = self._revision, bare(self._engine.facts)
+            events = self._engine.events.after(seen)
             seen = events[-1].id if events else seen
             ran, took = self._engine.runs.take()
             first = sent is None or facts.state.config is not sent.state.config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import socket
@@ -50,12 +51,15 @@ async def cli(*argv: str) -> Done:
 
 
 @contextlib.asynccontextmanager
-async def serving(operator: Operator, path: Path, revision: int = 0) -> AsyncIterator[None]:
-    """The control socket as the agent serves it, and the documents beside it as its ops process does."""
-    control = Control(operator, lambda: revision)
+async def serving(operator: Operator, path: Path, *, behind: bool = False) -> AsyncIterator[None]:
+    """The control socket as the agent serves it, and the documents beside it as its ops process does.
 
-    async def reached(wanted: int, _: float) -> bool:
-        return wanted <= 0
+    `behind`: what the agent knows does not come.
+    """
+    control = Control(operator, itertools.count(1).__next__)
+
+    async def reached(_: int, __: float) -> bool:
+        return not behind
 
     async with surface(operator.node, reached) as (local, _):
         await local.listen(bind_unix(path.with_name("ops.sock"), mode=0o660))
@@ -332,7 +336,7 @@ def test_without_an_ops_process_the_agent_itself_says_how_it_is(
 
 def test_what_is_asked_for_and_does_not_come_is_told(node: Node, path: Path) -> None:
     async def run() -> Done:
-        async with serving(Operator(node), path, revision=7):
+        async with serving(Operator(node), path, behind=True):
             return await cli("status", "--socket", str(path))
 
     done = asyncio.run(run())
