@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 TIMEOUT = 10.0  # seconds
 SPARE = 2.0  # seconds of it that are left for the answer when a command may no longer be carried out
 OPS_SOCKET = "ops.sock"
-OPS_TIME = 3.0  # seconds an ops process that has just been started has to listen
+OPS_TIME = 5.0  # seconds an ops process that has just been started has to listen
 STREAM_TIMEOUT = 40.0  # seconds; the agent says something at least every 15
 
 
