@@ -31,7 +31,7 @@ class AgentRun:
     cpu: float
     lateness: list[float]
     memory: Memory
-    memory_asked: Memory  # once it has answered for its status and its metrics
+    ops: Memory  # of its ops process, once that has answered for its status and its metrics
     asked: Mapping[str, float]  # CPU seconds of each answer
 
 
@@ -63,7 +63,7 @@ def agent_table(runs: Sequence[AgentRun]) -> str:
     grown = checked.memory.rss - bare.memory.rss
     sizes = [
         ("RSS, with checks", checked.memory.rss, RSS_GOAL),
-        ("RSS, with checks, status and metrics asked for", checked.memory_asked.rss, None),
+        ("RSS of the ops process, status and metrics asked for", checked.ops.rss, None),
         ("PSS, with checks", checked.memory.pss, None),
         ("RSS, without checks", bare.memory.rss, None),
         ("RSS, the checks' part", grown, CHECKS_GOAL),

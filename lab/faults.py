@@ -104,7 +104,11 @@ class Site:
             self.ask(node, "POST", "/reload")
 
     def ask(self, node: str, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        answer = client.ask(self.lab.run / node / "control.sock", method, path, body, timeout=PATIENCE)
+        control = self.lab.run / node / "control.sock"
+        if method == "GET" and path != "/maintenance":
+            answer = client.read(control, path)
+        else:
+            answer = client.ask(control, method, path, body, timeout=PATIENCE)
         if not answer.ok:
             raise LabError(f"{node}: {method} {path}: {answer.body}")
         return answer.body

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from anycast.agent import engine, main
+from anycast.agent.feed import RunLog
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.health.phase import Outcome, Result
@@ -64,9 +65,7 @@ class NoChecks:
     def __init__(self, report: Callable[[Target, Result], None]) -> None:
         self._report = report
         self.probes: dict[str, Probes] = {}
-
-    def durations(self, _target: Target) -> Sequence[float]:
-        return ()
+        self.runs = RunLog()
 
     def set_targets(self, targets: frozenset[Target]) -> None:
         for target in targets:

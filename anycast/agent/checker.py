@@ -6,14 +6,15 @@ TCP and HTTP checks go through the sweep, thousands of them without a task each;
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
-from array import array
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
 from anycast.agent.beats import BATCH, Host, next_beat, offset, on_beat
+from anycast.agent.feed import RunLog
 from anycast.core.health.phase import Fault, Outcome, Result
 from anycast.core.values.configuration import Address, Check, Target
 from anycast.ops.source import Probes
@@ -29,7 +30,6 @@ _SPREAD = 0.001  # seconds between two first runs: 50 targets begin within 50 ms
 _DUE_A_TURN = 512
 _MANY = 16  # that began together: the next such lot may be twice as large
 _TASKS_A_TURN = 16  # that are begun together: each may start a program
-_KEPT = 30  # runs of a target whose durations are kept
 _LEAST = 1e-6  # seconds: a failure needs a duration whose sign can be seen
 
 
@@ -56,7 +56,7 @@ class _Slot:
     after: float | None = None  # asked for while the run was still ending
     dropped: bool = False  # the task that is ending is not to be reported
     gone: bool = False
-    took: array[float] | None = None  # seconds of the newest runs, negative of those that failed
+    number: int = 0  # in the log of runs
 
 
 class Checker:
@@ -90,6 +90,8 @@ class Checker:
         self._line: deque[_Slot] = deque()  # for the sweep
         self._tasks: set[asyncio.Task[Result]] = set()
         self.probes: defaultdict[str, Probes] = defaultdict(Probes)  # by kind of check
+        self.runs = RunLog()
+        self._numbers = itertools.count()
         self._ending: set[Target] = set()  # removed, but their last run is still being cancelled
 
     @property
@@ -114,9 +116,11 @@ class Checker:
             base = now + offset(place, target.check.interval)
             tally = self.probes[target.check.kind.type]
             swept = sweepable(target)
-            slot = _Slot(target, host, swept=swept, tally=tally, base=base, beat=now)
+            number = next(self._numbers)
+            slot = _Slot(target, host, swept=swept, tally=tally, base=base, beat=now, number=number)
             self._slots[target] = slot
             self._wait(slot, now + min(_SPREAD, target.check.interval / len(new)) * place)
+        self.runs.numbers = {slot.number: target for target, slot in self._slots.items()}
         self._set_alarm()
 
     def probe_anew(self) -> None:
@@ -151,11 +155,6 @@ class Checker:
         slot.after = after
         if not slot.running:
             self._go_on(slot)
-
-    def durations(self, target: Target) -> Sequence[float]:
-        """Seconds that the newest runs took, the oldest first; negative: it failed. Of runs that proved something."""
-        slot = self._slots.get(target)
-        return () if slot is None or slot.took is None else slot.took
 
     async def close(self) -> None:
         """Forget every target and wait until the last run has cleaned up."""
@@ -290,7 +289,7 @@ class Checker:
         slot = run.owner
         slot.running = False
         slot.tally.count(finding.outcome, took)
-        _remember(slot, finding.outcome, took)
+        self._remember(slot, finding.outcome, took)
         if finding is OK and slot.quiet is not None and slot.after is None:
             at = slot.beat + slot.quiet  # mostly the next beat: to ask for it costs more than to look
             now = run.started + took
@@ -343,7 +342,7 @@ class Checker:
         else:
             result = _defect("the run was cancelled") if task.cancelled() else task.result()
             slot.tally.count(result.outcome, result.took)
-            _remember(slot, result.outcome, result.took)
+            self._remember(slot, result.outcome, result.took)
             if slot.quiet is not None and result.outcome is Outcome.OK and not result.detail:
                 slot.after = slot.quiet if slot.after is None else slot.after
             else:
@@ -352,23 +351,16 @@ class Checker:
         self._start_tasks(1)
         self._set_alarm()
 
+    def _remember(self, slot: _Slot, outcome: Outcome, took: float) -> None:
+        if outcome is not Outcome.UNKNOWN:
+            self.runs.add(slot.number, took if outcome is Outcome.OK else -max(took, _LEAST))
+
     def _complain(self, error: BaseException) -> None:
         self._loop.call_exception_handler({"message": "unexpected error in the checker", "exception": error})
 
 
 def _defect(what: str) -> Result:
     return unknown(f"internal error, please report it: {what}", Fault.INTERNAL).result(0.0)
-
-
-def _remember(slot: _Slot, outcome: Outcome, took: float) -> None:
-    if outcome is Outcome.UNKNOWN:
-        return
-    known = slot.took
-    if known is None:
-        known = slot.took = array("f")  # 4 bytes each: there are thousands of targets
-    elif len(known) >= _KEPT:
-        del known[0]
-    known.append(took if outcome is Outcome.OK else -max(took, _LEAST))
 
 
 def _neighborhood(target: Target) -> tuple[int, int, int]:

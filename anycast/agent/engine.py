@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, assert_never
+from typing import Any, NamedTuple, Protocol, assert_never
 
 import structlog
 
 from anycast import __version__
 from anycast.agent import maintenance_file, owned_file, touch_file
 from anycast.agent.checker import Checker
+from anycast.agent.commands import MaintenanceAnswer, ReloadAnswer, TooLateError
+from anycast.agent.feed import RunLog
 from anycast.agent.recording import Recorder
 from anycast.config.apart import load
 from anycast.config.changes import changes
@@ -26,15 +29,16 @@ from anycast.core.dataplane.kernel import Failure, KernelOp, Snapshot
 from anycast.core.health.phase import Outcome, Result
 from anycast.core.hooks import Tally as HookTally
 from anycast.core.maintenance.clocks import End
-from anycast.core.maintenance.stages import FILE, Maintenance, is_saved
-from anycast.core.owned import NOTHING, Owned
+from anycast.core.maintenance.stages import FILE, Maintenance, is_saved, is_server
+from anycast.core.owned import NOTHING, Owned, owned_by
+from anycast.core.reload import carried
 from anycast.core.state import State
 from anycast.core.step import begin, next_wake, step
-from anycast.core.values.configuration import Target
+from anycast.core.values.configuration import Config, Target
 from anycast.kernel.errors import KernelUnavailable
 from anycast.lease import Lease
-from anycast.ops.events import Hub
-from anycast.ops.source import MaintenanceAnswer, Probes, ReloadAnswer, Tally, Work
+from anycast.ops.hub import Hub
+from anycast.ops.source import Facts, Tally, Work
 from anycast.ops.status import TOUCH_FILE
 
 log = structlog.get_logger()
@@ -48,6 +52,7 @@ AT_ONCE = 0.1  # seconds within which two readings of the clocks are of one inst
 LEAVE_PATIENCE = 5.0  # seconds the checks and a save under way have at the end
 _ROUTE_ACTIONS = {"route.announced": "announce", "route.withdrawn": "withdraw", "route.refused": "refuse"}
 OWNED = "owned.json"  # in the state directory
+NEVER_FAILED = Tally()
 ENDED = "the agent is ending: say it again once the next one runs"
 
 
@@ -63,8 +68,27 @@ class Kernel(Protocol):
     async def close(self) -> None: ...
 
 
+class _Submitted(NamedTuple):
+    """An event whose sender waits. Keeps the event alive, and so its id()."""
+
+    event: ev.Event
+    done: asyncio.Future[bool]
+    deadline: float
+
+    def is_late(self, now: float) -> bool:
+        """Refused then."""
+        late = now > self.deadline
+        if late and not self.done.done():
+            self.done.set_exception(TooLateError())
+        return late
+
+    def answer(self, *, went_through: bool) -> None:
+        if not self.done.done():
+            self.done.set_result(went_through)
+
+
 class Engine:
-    """Feeds `step` and carries out what it asks for. Also what the ops surface reads and commands."""
+    """Feeds `step` and carries out what it asks for. Also what the ops process is told of, and what takes commands."""
 
     def __init__(
         self,
@@ -99,7 +123,7 @@ class Engine:
         self._passed = passed
         self._inbox: asyncio.Queue[ev.Event | None] = asyncio.Queue()  # None: results are waiting
         self._results: list[tuple[Target, Result]] = []
-        self._waiting: dict[int, asyncio.Future[bool]] = {}  # by id() of the event that is waited for
+        self._waiting: dict[int, _Submitted] = {}  # by id() of the event that is waited for
         self._ended = False
         self._checker = Checker(self._report)
         self._jobs: set[asyncio.Task[None]] = set()
@@ -119,7 +143,8 @@ class Engine:
         self._events = Hub() if events is None else events
         self._tallies: dict[Target, Tally] = {}
         self._recorder = recorder
-        self.work = Work()
+        self._work = Work()
+        self.stepped: Callable[[tuple[ev.Effect, ...]], None] = lambda _: None  # after each step
         self.hook_tallies: Callable[[], Mapping[str, HookTally]] = dict
         kept, now, at = self._kept_maintenance(), clock(), wall()
         if recorder is not None:
@@ -139,27 +164,27 @@ class Engine:
         return self._reload_ok
 
     @property
-    def reloaded_at(self) -> float:
-        return self._reloaded_at
+    def facts(self) -> Facts:
+        """All that others may know."""
+        return Facts(
+            state=self._state,
+            last_step=self._last_step,
+            reload_ok=self._reload_ok,
+            reloaded_at=self._reloaded_at,
+            tallies=dict(self._tallies),
+            probes={kind: probes.runs for kind, probes in self._checker.probes.items()},
+            work=replace(self._work, routes=dict(self._work.routes)),
+            hooks=dict(self.hook_tallies()),
+            numbers=self.runs.numbers,
+        )
 
     @property
     def events(self) -> Hub:
         return self._events
 
     @property
-    def tallies(self) -> Mapping[Target, Tally]:
-        return self._tallies
-
-    @property
-    def probes(self) -> Mapping[str, Probes]:
-        return self._checker.probes
-
-    @property
-    def hooks(self) -> Mapping[str, HookTally]:
-        return self.hook_tallies()
-
-    def durations(self, target: Target) -> Sequence[float]:
-        return self._checker.durations(target)
+    def runs(self) -> RunLog:
+        return self._checker.runs
 
     def post(self, event: ev.Event) -> None:
         """Put an event in line. Callable from anywhere in the loop's thread."""
@@ -179,20 +204,24 @@ class Engine:
             while not self._state.exited:
                 event = await self._next()
                 now = self._last_step = self._clock()
+                submitted = self._waiting.get(id(event))
+                if submitted is not None and submitted.is_late(now):
+                    del self._waiting[id(event)]
+                    continue
                 facts = self._dated(event, now) if isinstance(event, ev.Tick) else event
                 if self._recorder is not None:
                     self._recorder.event(facts, now)
                 self._state, effects = step(self._state, facts, now)
                 self._perform(effects)
-                waiting = self._waiting.pop(id(event), None)
-                if waiting is not None and not waiting.done():
-                    waiting.set_result(True)
+                if submitted is not None:
+                    del self._waiting[id(event)]
+                    submitted.answer(went_through=True)
+                self.stepped(effects)
                 self._passed(now)
         finally:
             self._ended = True
-            for waiting in self._waiting.values():
-                if not waiting.done():
-                    waiting.set_result(False)
+            for submitted in self._waiting.values():
+                submitted.answer(went_through=False)
             await self._leave(watching)
 
     def _dated(self, tick: ev.Tick, now: float) -> ev.Tick:
@@ -261,7 +290,7 @@ class Engine:
             self._inbox.put_nowait(None)
         self._results.append((target, result))
         if result.outcome is Outcome.FAIL or target in self._tallies:
-            self._tallies.setdefault(target, Tally()).count(result.outcome)
+            self._tallies[target] = self._tallies.get(target, NEVER_FAILED).count(result.outcome)
 
     def _perform(self, effects: tuple[ev.Effect, ...]) -> None:
         for effect in effects:
@@ -285,7 +314,7 @@ class Engine:
                     self._saving_owned = asyncio.create_task(self._save_owned(self._saving_owned, owned))
                 case ev.Log(event=name, fields=fields, level=level):
                     if name in _ROUTE_ACTIONS:
-                        self.work.count_route(str(fields["prefix"]), _ROUTE_ACTIONS[name])
+                        self._work.count_route(str(fields["prefix"]), _ROUTE_ACTIONS[name])
                     getattr(log, level)(name, **fields)
                 case ev.Exit(clean=clean):
                     self.clean_exit = clean
@@ -315,16 +344,19 @@ class Engine:
             log.exception("kernel.unexpected")
             self.post(ev.KernelFailed(reason=f"unexpected, please report it as a defect: {error!r}"))
         else:
-            self.work.kernel_jobs += 1
-            self.work.kernel_seconds += self._clock() - began
+            self._work.kernel_jobs += 1
+            self._work.kernel_seconds += self._clock() - began
             self.post(ev.KernelRead(snapshot=snapshot, failures=failures))
 
-    async def _submit(self, event: ev.Event) -> bool:
-        """True once `event` has been through `step` and its effects are under way; False if the engine ends first."""
+    async def _submit(self, event: ev.Event, deadline: float) -> bool:
+        """True once `event` has been through `step` and its effects are under way; False if the engine ends first.
+
+        Raises TooLateError: `deadline` passed before that, and nothing will happen.
+        """
         if self._ended:
             return False
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting[id(event)] = done
+        self._waiting[id(event)] = _Submitted(event, done, deadline)
         self.post(event)
         return await done
 
@@ -337,14 +369,26 @@ class Engine:
         by: str,
         end: End | None = None,
         skip_drain: bool = False,
+        deadline: float = math.inf,
     ) -> MaintenanceAnswer:
         entry = Maintenance(reason=reason, by=by, since=self._wall(), end=end) if on else None
-        if not await self._submit(ev.MaintenanceSet(scope=scope, entry=entry, skip_drain=skip_drain)):
+        event = ev.MaintenanceSet(scope=scope, entry=entry, skip_drain=skip_drain)
+        if not await self._submit(event, deadline):
             return MaintenanceAnswer(saved=False, error=ENDED)
         if not is_saved(scope):
             return MaintenanceAnswer(saved=False)
-        error = "" if self._saving is None else await asyncio.shield(self._saving)
+        error = "" if self._saving is None else await self._saved(self._saving, deadline)
         return MaintenanceAnswer(saved=not error, error=error)
+
+    async def _saved(self, saving: asyncio.Task[str], deadline: float) -> str:
+        """Why it is not saved, by the deadline; empty: it is."""
+        patience = None if deadline == math.inf else max(0.0, deadline - self._clock())
+        await asyncio.wait({saving}, timeout=patience)
+        return (
+            saving.result()
+            if saving.done()
+            else f"{self._maintenance_path}: the disk is slow; it is being written"
+        )
 
     async def _save(self, before: asyncio.Task[str] | None, entries: Mapping[str, Maintenance]) -> str:
         if before is not None:
@@ -377,7 +421,7 @@ class Engine:
             self._touched = touch_file.look(self._touch_path)
         return kept if self._touched is None else {**kept, FILE: self._touched}
 
-    async def reload(self) -> ReloadAnswer:
+    async def reload(self, *, deadline: float = math.inf) -> ReloadAnswer:
         """Apply the file as it is now, or keep what is in force and say why."""
         async with self._reload_lock:
             try:
@@ -393,17 +437,31 @@ class Engine:
                 self._reload_ok = False
                 log.exception("config.unexpected")
                 return ReloadAnswer(ok=False, problems=(f"a defect, please report it: {error!r}",))
-            old = self._state.config
+            before, old = self._state, self._state.config
             # A thread: it works out what moves under Maglev, which takes a while in large pools.
             words = await asyncio.to_thread(changes, old, loaded.config)
             # Sockets, files and the interface were opened by what `node` said at the start.
             config = replace(loaded.config, node=old.node)
-            if not await self._submit(ev.Reconfigured(config=config)):
+            try:
+                applied = await self._submit(ev.Reconfigured(config=config), deadline)
+            except TooLateError as error:
+                return ReloadAnswer(ok=False, problems=(str(error),))
+            if not applied:
                 return ReloadAnswer(ok=False, problems=(ENDED,))
             self._reload_ok = True
             self._reloaded_at = time.time()
             log.info("config.applied", changes=words)
-            return ReloadAnswer(ok=True, changes=words, warnings=_log_warnings(loaded))
+            return ReloadAnswer(ok=True, changes=words, warnings=(*_log_warnings(loaded), *_moved(before, config)))
+
+
+def _moved(before: State, config: Config) -> Iterator[str]:
+    """Which maintenance goes on under another name, and which is kept for a name that means nothing any more."""
+    moves = carried(frozenset(before.maintenance), before.owned, owned_by(config))
+    for old, new in moves.scopes.items():
+        yield f"the maintenance of {old} goes on as that of {', '.join(sorted(new))}"
+    for scope in sorted(moves.orphans):
+        command = f"undrain-server {scope}" if is_server(scope) else f"maintenance off --vip {scope}"
+        yield f"the maintenance of {scope} is kept, though nothing of that name is configured: `anycast {command}` ends it"
 
 
 def _log_warnings(loaded: Loaded) -> tuple[str, ...]:

@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import structlog
 
-from anycast.agent.sockets import peer_uid
 from anycast.core.events import Event, PluginConnected, PluginLost, PluginReported
 from anycast.lease import Decoder, Lease, ProtocolError, Report, encode
+from anycast.sockets import peer_uid
 
 # A plugin that has not read this much does not read at all: it connects again when it can.
 MAX_BACKLOG = 1024 * 1024  # bytes

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import faulthandler
 import gc
-import logging
 import os
 import pwd
 import resource
@@ -17,20 +16,20 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
 
 import structlog
-from aiohttp import web
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential
 
 from anycast import __version__
-from anycast.agent import owned_file
+from anycast.agent import ops_process, owned_file
+from anycast.agent.control import Control
 from anycast.agent.engine import OWNED, Engine
+from anycast.agent.events_file import EventsFile
+from anycast.agent.events_file import load as load_events
+from anycast.agent.feed import Feed
 from anycast.agent.leases import LeaseServer
 from anycast.agent.logs import set_up_logging
 from anycast.agent.maintenance_file import boot_id
 from anycast.agent.recording import Recorder
-from anycast.agent.sockets import HeldError, InstanceLock, bind_unix, identity
 from anycast.agent.starts_file import StartsFile
 from anycast.config.apart import load
 from anycast.config.loaded import Loaded
@@ -38,14 +37,12 @@ from anycast.config.problem import ConfigError
 from anycast.core.events import StopRequested
 from anycast.kernel.adapter import Kernel
 from anycast.lease import Lease
+from anycast.listening import GUARD_PERIOD, keep_bound
 from anycast.notify.hooks import Hooks
-from anycast.ops.events import Hub
-from anycast.ops.gate import Gate
-from anycast.ops.http import control_app, read_app
-from anycast.ops.journal import Journal
-from anycast.ops.journal import load as load_events
+from anycast.ops.hub import Hub
 from anycast.ops.status import summary
 from anycast.service_manager import ServiceManager
+from anycast.sockets import HeldError, InstanceLock
 
 LOCK = "agent.lock"
 LEASE_SOCKET = "lease.sock"
@@ -53,8 +50,6 @@ CONTROL_SOCKET = "control.sock"
 JOURNAL_DIRECTORY = "plugin"
 EVENTS = "events.jsonl"
 STARTS = "starts.json"
-OPS_BACKLOG = 512  # connections that wait to be let in; a probe that finds it full waits for seconds
-GUARD_PERIOD = 1.0  # seconds between two looks whether the sockets are still where they were bound
 
 DESCRIPTORS = 65536  # wanted: thousands of checks at once, and connections that are kept
 
@@ -66,8 +61,6 @@ EX_TEMPFAIL = 75
 EX_CONFIG = 78
 
 log = structlog.get_logger()
-
-Listen: TypeAlias = Callable[[socket.socket], Awaitable[None]]
 
 
 def run(path: Path, record: Path | None = None) -> int:
@@ -131,10 +124,10 @@ def _run(path: Path, events: Hub, record: Path | None = None) -> int:
                 recorder.drain()
 
 
-def _journal(loaded: Loaded, events: Hub) -> Journal:
+def _journal(loaded: Loaded, events: Hub) -> EventsFile:
     """Go on with the events of the agent before this one, and keep those of this one."""
     path = Path(loaded.config.node.state_dir) / EVENTS
-    journal = Journal(path, lambda why: log.error("events.not_saved", path=str(path), error=why))
+    journal = EventsFile(path, lambda why: log.error("events.not_saved", path=str(path), error=why))
     events.adopt(load_events(path), journal.put)
     return journal
 
@@ -198,6 +191,9 @@ async def serve(
         crashes=crashes,
         left=left,
     )
+    feed = Feed(engine)
+    engine.stepped = feed.stepped
+    control = Control(engine, feed.mark)
     hooks = Hooks(engine, before)
     engine.hook_tallies = lambda: hooks.tallies
     leases = LeaseServer(engine.post, user=node.exabgp_user)
@@ -210,7 +206,7 @@ async def serve(
         sockets.add(LEASE_SOCKET)
 
     async def listen_for_control(listener: socket.socket) -> None:
-        await _listen_for_control(control_gate, listener)
+        await control.listen(listener)
         sockets.add(CONTROL_SOCKET)
 
     def stop() -> None:
@@ -241,8 +237,6 @@ async def serve(
             manager.stopping()
             engine.post(StopRequested(displaced=True))
 
-    control, control_gate = await _surface(control_app(engine, engine))
-    read, read_gate = await _surface(read_app(engine))
     log.info(
         "agent.started",
         version=__version__,
@@ -257,9 +251,9 @@ async def serve(
             guard_lock,
             hooks.follow,
             # Anybody may connect for leases: who is let in is decided by the peer's user.
-            partial(_keep_bound, runtime / LEASE_SOCKET, 0o666, listen_for_leases),
-            partial(_keep_bound, runtime / CONTROL_SOCKET, 0o660, listen_for_control),
-            partial(_listen, read_gate, node.listen),
+            partial(keep_bound, runtime / LEASE_SOCKET, 0o666, listen_for_leases),
+            partial(keep_bound, runtime / CONTROL_SOCKET, 0o660, listen_for_control),
+            partial(ops_process.keep, feed, runtime, node.listen),
         )
     ]
     # What is there by now stays: looked through every few seconds with 5,000 real servers, it would hold the
@@ -272,12 +266,7 @@ async def serve(
         for helper in helpers:
             helper.cancel()
         await asyncio.gather(*helpers, return_exceptions=True)
-        control_gate.leave()
-        read_gate.leave()
-        await control.cleanup()
-        await read.cleanup()
-        await control_gate.close()
-        await read_gate.close()
+        await control.close()
         await leases.close()
         await hooks.close()
     if displaced:
@@ -302,65 +291,3 @@ async def _keep_lock(lock: InstanceLock) -> None:
         with contextlib.suppress(OSError):  # said where the sockets cannot be bound either
             lock.hold()
         await asyncio.sleep(GUARD_PERIOD)
-
-
-async def _surface(app: web.Application) -> tuple[web.AppRunner, Gate]:
-    """The surface, and the gate in front of it, which does not listen yet."""
-    # What is no HTTP is answered; it is nothing that the log should tell.
-    quiet = logging.getLogger("anycast.http")
-    quiet.setLevel(logging.CRITICAL)
-    runner = web.AppRunner(app, access_log=None, logger=quiet, shutdown_timeout=1.0, lingering_time=1.0)
-    await runner.setup()
-    server = runner.server
-    assert server is not None  # noqa: S101 - set up
-    return runner, Gate(server)
-
-
-async def _listen_for_control(gate: Gate, listener: socket.socket) -> None:
-    gate.leave()
-    gate.listen(listener)
-
-
-async def _keep_bound(path: Path, mode: int, listen: Listen) -> None:
-    """Bind, and bind again when the socket has gone: somebody may have swept the directory."""
-    bound: tuple[int, int] | None = None
-    while True:
-        found = identity(path)
-        if bound is None or found != bound:
-            if bound is not None:
-                log.warning("socket.rebound", path=str(path))
-            async for attempt in _retrying(str(path), "socket.unavailable"):
-                with attempt:
-                    listener = bind_unix(path, mode=mode)
-                    try:
-                        await listen(listener)
-                    except BaseException:
-                        listener.close()
-                        raise
-            bound = identity(path)
-        await asyncio.sleep(GUARD_PERIOD)
-
-
-async def _listen(gate: Gate, address: str) -> None:
-    host, _, port = address.rpartition(":")
-    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-    async for attempt in _retrying(address, "ops.unavailable"):
-        with attempt:
-            gate.listen(
-                socket.create_server((host.strip("[]"), int(port)), family=family, backlog=OPS_BACKLOG)
-            )
-    log.info("ops.listening", address=address)
-
-
-def _retrying(what: str, event: str) -> AsyncRetrying:
-    """For ever, said once: what cannot be bound now can be later, and the node goes on without it."""
-
-    def said(state: RetryCallState) -> None:
-        if state.attempt_number == 1 and state.outcome is not None:
-            log.error(event, where=what, error=str(state.outcome.exception()))
-
-    return AsyncRetrying(
-        retry=retry_if_exception_type(OSError),
-        wait=wait_exponential(multiplier=0.2, max=5),
-        after=said,
-    )

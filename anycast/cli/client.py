@@ -1,16 +1,22 @@
-"""HTTP over the agent's unix socket. As little of it as it takes: the library for it takes longer to load than the
+"""HTTP over the agent's unix sockets. As little of it as it takes: the library for it takes longer to load than the
 agent to answer.
+
+Commands go to the agent itself, at `control.sock`; documents come from its ops process, at `ops.sock` beside it.
 """
 
 from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 TIMEOUT = 10.0  # seconds
+SPARE = 2.0  # seconds of it that are left for the answer when a command may no longer be carried out
+OPS_SOCKET = "ops.sock"
+OPS_TIME = 5.0  # seconds an ops process that has just been started has to listen
 STREAM_TIMEOUT = 40.0  # seconds; the agent says something at least every 15
 
 
@@ -42,9 +48,9 @@ def _connect(path: Path, timeout: float) -> socket.socket:
     return connection
 
 
-def _request(method: str, target: str, kind: str, body: bytes | None = None) -> bytes:
+def _request(method: str, target: str, kind: str, headers: Iterable[str], body: bytes | None = None) -> bytes:
     # HTTP/1.0: one answer, neither chunked nor kept alive, whose end is the end of the connection.
-    lines = [f"{method} {target} HTTP/1.0", "Host: localhost", f"Accept: {kind}"]
+    lines = [f"{method} {target} HTTP/1.0", "Host: localhost", f"Accept: {kind}", *headers]
     if body is not None:
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
     return "\r\n".join([*lines, "", ""]).encode() + (body or b"")
@@ -65,30 +71,75 @@ def ask(
     body: dict[str, Any] | None = None,
     *,
     timeout: float = TIMEOUT,
+    headers: Iterable[str] = (),
 ) -> Answer:
-    """One request to the agent that listens at `path`. Raises UnreachableError."""
-    data = json.dumps(body).encode() if body is not None else None
+    """One request to whoever listens at `path`. Raises UnreachableError."""
     try:
-        with _connect(path, timeout) as connection:
-            connection.sendall(_request(method, target, "application/json", data))
-            with connection.makefile("rb") as file:
-                text = file.read()
-        if not text:
-            raise ConnectionResetError
-        head, _, rest = text.partition(b"\r\n\r\n")
-        code, answer = _code(head.partition(b"\r\n")[0]), json.loads(rest)
+        return _ask(path, method, target, body, timeout=timeout, headers=headers)
     except (OSError, ValueError) as error:
         raise UnreachableError(f"no agent answers at {path}: {_why(error, timeout)}") from error
-    if not isinstance(answer, dict):
+
+
+def command(
+    path: Path, target: str, body: dict[str, Any] | None = None, *, timeout: float = TIMEOUT
+) -> Answer:
+    """A command to the agent, which is not carried out once this has given up. Raises UnreachableError."""
+    deadline = time.monotonic() + timeout - SPARE
+    return ask(path, "POST", target, body, timeout=timeout, headers=[f"X-Anycast-Deadline: {deadline:.3f}"])
+
+
+def read(path: Path, target: str) -> Answer:
+    """A document as of now, from the ops process of the agent whose control socket is at `path`.
+
+    Raises UnreachableError, with what the agent says meanwhile.
+    """
+    now = ask(path, "GET", "/summary")
+    if not now.ok or "revision" not in now.body:
         raise UnreachableError(f"no agent answers at {path}: {_NOT_OURS}")
+    ops = path.with_name(OPS_SOCKET)
+    headers = [f"X-Anycast-Revision: {now.body['revision']}"]
+    until = time.monotonic() + OPS_TIME
+    while True:
+        try:
+            return _ask(ops, "GET", target, timeout=TIMEOUT, headers=headers)
+        except (OSError, ValueError) as error:
+            if isinstance(error, FileNotFoundError | ConnectionError) and time.monotonic() < until:
+                time.sleep(0.1)  # the agent lives, and starts another
+                continue
+            why = f"the ops process does not answer at {ops}: {_why(error, TIMEOUT, _OPS)}"
+            raise UnreachableError(f"{why}; the agent says: {now.body.get('summary')}") from error
+
+
+def _ask(
+    path: Path,
+    method: str,
+    target: str,
+    body: dict[str, Any] | None = None,
+    *,
+    timeout: float,
+    headers: Iterable[str],
+) -> Answer:
+    """Raises OSError, ValueError: what answers is not ours."""
+    data = json.dumps(body).encode() if body is not None else None
+    with _connect(path, timeout) as connection:
+        connection.sendall(_request(method, target, "application/json", headers, data))
+        with connection.makefile("rb") as file:
+            text = file.read()
+    if not text:
+        raise ConnectionResetError
+    head, _, rest = text.partition(b"\r\n\r\n")
+    code, answer = _code(head.partition(b"\r\n")[0]), json.loads(rest)
+    if not isinstance(answer, dict):
+        raise ValueError(rest)  # noqa: TRY004 - as no JSON is
     return Answer(code=code, body=answer)
 
 
 def stream(path: Path, target: str) -> Iterator[dict[str, Any]]:
-    """The server-sent events of `target`, until the agent ends them. Raises UnreachableError."""
+    """The server-sent events of `target`, until the ops process of the agent ends them. Raises UnreachableError."""
+    path = path.with_name(OPS_SOCKET)
     try:
         with _connect(path, STREAM_TIMEOUT) as connection:
-            connection.sendall(_request("GET", target, "text/event-stream"))
+            connection.sendall(_request("GET", target, "text/event-stream", ()))
             with connection.makefile("rb") as lines:
                 code = _code(lines.readline())
                 if code != 200:
@@ -103,18 +154,26 @@ def stream(path: Path, target: str) -> Iterator[dict[str, Any]]:
 _NOT_OURS = "what answers there is not an agent of this version (check --socket)"
 
 
-def _why(error: Exception, timeout: float) -> str:
+_AGENT = {
+    FileNotFoundError: "no such socket (start the agent, or name its socket with --socket or --config)",
+    ConnectionRefusedError: "nothing listens there any more (the agent has ended; start it again)",
+}
+_OPS = {
+    FileNotFoundError: "no such socket (the agent starts it again; its log says what is wrong)",
+    ConnectionRefusedError: "nothing listens there any more (the agent starts it again; its log says what is wrong)",
+}
+
+
+def _why(error: Exception, timeout: float, words: Mapping[type[OSError], str] = _AGENT) -> str:
     match error:
-        case FileNotFoundError():
-            return "no such socket (start the agent, or name its socket with --socket or --config)"
-        case ConnectionRefusedError():
-            return "nothing listens there any more (the agent has ended; start it again)"
+        case FileNotFoundError() | ConnectionRefusedError():
+            return words[type(error)]
         case PermissionError():
             return "permission denied (run this as root, or as a member of the socket's group)"
         case TimeoutError():
-            return f"silence for {timeout:g} s (the agent hangs or is stopped; see its log)"
+            return f"silence for {timeout:g} s (it hangs or is stopped; see the log of the agent)"
         case ConnectionError():
-            return "it closed the connection (it is stopping, perhaps; see its log)"
+            return "it closed the connection (it is stopping, perhaps; see the log of the agent)"
         case OSError():
             return f"{error.strerror or error} (check --socket)"
         case _:

@@ -19,7 +19,7 @@ AGAIN = 1.0  # seconds until an agent that has gone is asked again, with --follo
 
 def why(path: Path, args: argparse.Namespace) -> int:
     """0: it is announced, 1: it is not, or there is no such VIP."""
-    answer = client.ask(path, "GET", f"/vips/{quote(args.vip, safe='')}/why")
+    answer = client.read(path, f"/vips/{quote(args.vip, safe='')}/why")
     if not answer.ok:
         print(f"anycast: {printable(answer.error)}", file=sys.stderr)
         return ExitCode.NEGATIVE
@@ -36,7 +36,7 @@ def events(path: Path, args: argparse.Namespace) -> int:
         query["since"] = args.since
     if args.vip is not None:
         query["vip"] = args.vip
-    answer = client.ask(path, "GET", f"/events?{urlencode(query)}" if query else "/events")
+    answer = client.read(path, f"/events?{urlencode(query)}" if query else "/events")
     if not answer.ok:
         print(f"anycast: {printable(answer.error)}", file=sys.stderr)
         return ExitCode.USAGE if answer.code == 400 else ExitCode.NEGATIVE
@@ -58,7 +58,7 @@ def _follow(path: Path, args: argparse.Namespace, query: dict[str, Any], seen: i
                 seen = event["id"]
                 _show(event, args)
                 sys.stdout.flush()
-            error = "the agent has ended the stream"
+            error = "the stream has ended"
         except client.UnreachableError as unreachable:
             error = str(unreachable)
         if not told:

@@ -36,7 +36,7 @@ def _status(path: Path, vip: str | None, *, as_json: bool) -> int:
         return refused(answer)
     entries = [entry for entry in answer.body["maintenance"] if vip is None or entry["scope"] == vip]
     if vip is not None and not entries:
-        known = client.ask(path, "GET", f"/vips/{quote(vip, safe='')}")
+        known = client.read(path, f"/vips/{quote(vip, safe='')}")
         if known.code == 404:
             return refused(known)
     if as_json:
@@ -50,7 +50,7 @@ def _status(path: Path, vip: str | None, *, as_json: bool) -> int:
 
 def _end(path: Path, args: argparse.Namespace) -> int:
     scope = args.vip or ""
-    answer = client.ask(path, "POST", "/maintenance", {"scope": scope, "on": False})
+    answer = client.command(path, "/maintenance", {"scope": scope, "on": False})
     if not answer.ok:
         return refused(answer)
     code = said(answer, as_json=args.json)
@@ -72,7 +72,7 @@ def _begin(path: Path, args: argparse.Namespace, *, scope: str, temporary: bool)
         body["until"] = args.until
     if not temporary and args.on_expiry is not None:
         body["on_expiry"] = args.on_expiry
-    answer = client.ask(path, "POST", "/maintenance", body)
+    answer = client.command(path, "/maintenance", body)
     if not answer.ok:
         return refused(answer)
     if not args.wait:

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _reload(path: Path) -> int:
-    answer = client.ask(path, "POST", "/reload", timeout=RELOAD_TIMEOUT)
+    answer = client.command(path, "/reload", timeout=RELOAD_TIMEOUT)
     if "problems" not in answer.body:
         return refused(answer)
     for warning in answer.body.get("warnings", []):
@@ -75,7 +75,7 @@ def _server(path: Path, args: argparse.Namespace) -> int:
     body: dict[str, Any] = {"scope": args.server, "on": on}
     if on:
         body |= {"reason": args.reason, "force": args.force}
-    answer = client.ask(path, "POST", "/maintenance", body)
+    answer = client.command(path, "/maintenance", body)
     if not answer.ok:
         code = refused(answer)
         if answer.code == 409:

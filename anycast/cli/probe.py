@@ -210,7 +210,7 @@ def _session(title: str, session: BgpSession, config: Path) -> _Shown:
     try:
         path = Path(load(config).config.node.runtime_dir) / "control.sock"
         shown.steps.append((time.monotonic() - started, f"asking the agent at {path}"))
-        answer = client.ask(path, "GET", "/status")
+        answer = client.read(path, "/status")
     except (ConfigError, client.UnreachableError) as error:
         fault = Fault.CONFIGURATION if isinstance(error, ConfigError) else Fault.INTERNAL
         return end(Outcome.UNKNOWN, str(error).split("\n", 1)[0], fault)

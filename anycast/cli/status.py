@@ -38,7 +38,7 @@ def unknown(why: str) -> int:
 
 def _nagios(path: Path) -> int:
     try:
-        answer = client.ask(path, "GET", "/status")
+        answer = client.read(path, "/status")
     except client.UnreachableError as error:
         return unknown(str(error))
     if not answer.ok:
@@ -50,7 +50,7 @@ def _nagios(path: Path) -> int:
 
 def _look(path: Path, *, as_json: bool, compact: bool = False) -> tuple[int, str, str]:
     """Exit code, what to show, and what is wrong."""
-    answer = client.ask(path, "GET", "/status")
+    answer = client.read(path, "/status")
     if not answer.ok:
         return ExitCode.NEGATIVE, "", f"anycast: {printable(answer.error)}\n"
     if as_json:

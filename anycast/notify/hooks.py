@@ -10,20 +10,27 @@ import asyncio
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from anycast.core.hooks import VERDICT, Hook, Tally
-from anycast.core.state import VipState
+from anycast.core.state import State, VipState
 from anycast.core.vip.decide import Verdict
 from anycast.notify.notice import Notice, Words
 from anycast.notify.runner import Runner
-from anycast.ops.events import Event, LaggedError
-from anycast.ops.source import Source
+from anycast.ops.hub import Event, Hub, LaggedError
 
 LEAVE_PATIENCE = 2.0  # seconds what waits has when the agent ends
 REMOVED_PATIENCE = 30.0  # seconds what waits has when its hook was taken out of the configuration
 AT_ONCE = 50  # events that are dealt with before the event loop has another turn
 QUIET = 60.0  # seconds without an event until the configuration is looked at again
+
+
+class Source(Protocol):
+    @property
+    def state(self) -> State: ...
+
+    @property
+    def events(self) -> Hub: ...
 
 
 class Hooks:

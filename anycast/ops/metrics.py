@@ -1,15 +1,15 @@
 """Prometheus metrics, read from the state at the moment of a scrape. Values are 0 rather than absent.
 
-`MetricsText` writes what is served. What there is of every VIP and every real server it writes itself, the latter from
-a `Board`: of thousands the library takes most of a second, in one piece.
+`MetricsText` writes what is served. What there is of every VIP and every real server it writes itself: of thousands the
+library takes most of a second.
 """
 
 from __future__ import annotations
 
-import copy
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 
@@ -22,7 +22,6 @@ from prometheus_client.core import (
     Metric,
     SummaryMetricFamily,
 )
-from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
@@ -33,10 +32,11 @@ from anycast.core.state import State, VipState, health_of, prefix_of
 from anycast.core.values.configuration import Address, Service, Vip
 from anycast.core.vip.decide import Advertise, Reason, ServiceFacts
 from anycast.core.vip.facts import furthest, held_for, recent_crashes, start_hold
-from anycast.ops.board import Block, Board, Breath
+from anycast.ops.board import Block, Board
 from anycast.ops.servers import Seen
 from anycast.ops.source import BUCKETS, Source
 from anycast.ops.status import (
+    Routing,
     is_announced,
     kernel_error,
     neighbors,
@@ -48,7 +48,6 @@ from anycast.ops.status import (
 
 TABLE_BITS = "/sys/module/ip_vs/parameters/conn_tab_bits"
 
-_CHUNK = 200  # samples the library writes in one go
 _END = b"# EOF\n"
 
 
@@ -59,10 +58,11 @@ def registry(
     clock: Callable[[], float] = time.monotonic,
     wall: Callable[[], float] = time.time,
 ) -> CollectorRegistry:
-    """A registry of its own: the metrics of the node as a whole, and those of this process."""
+    """A registry of its own: the metrics of the node as a whole, of the agent's process, and of this one."""
     result = CollectorRegistry()
     result.register(StateCollector(source, version=version, clock=clock, wall=wall))
-    ProcessCollector(registry=result)
+    ProcessCollector(pid=lambda: source.pid, registry=result)
+    ProcessCollector(namespace="anycast_ops", registry=result)
     return result
 
 
@@ -79,21 +79,23 @@ class StateCollector(Collector):
         return ()  # the registry need not scrape once to learn the names
 
     def collect(self) -> Iterator[Metric]:
-        state, now, wall = self._source.state, self._clock(), self._wall()
+        state, now, wall = self._source.facts.state, self._clock(), self._wall()
         yield self._build_info(state)
         yield _gauge("anycast_ready", "1 if the node can do its work", not readiness(state, now))
         yield _gauge(
-            "anycast_engine_lag_seconds", "Time since the engine's last step", now - self._source.last_step
+            "anycast_engine_lag_seconds",
+            "Time since the engine's last step",
+            now - self._source.facts.last_step,
         )
         yield _gauge(
             "anycast_config_last_reload_successful",
             "1 if the last configuration load was applied",
-            self._source.reload_ok,
+            self._source.facts.reload_ok,
         )
         yield _gauge(
             "anycast_config_last_reload_success_timestamp_seconds",
             "When a configuration was last applied",
-            self._source.reloaded_at,
+            self._source.facts.reloaded_at,
         )
         yield _gauge(
             "anycast_agent_recent_crashes",
@@ -161,7 +163,7 @@ def _rows() -> int:
 
 
 def _work(source: Source, state: State) -> Iterator[Metric]:
-    work = source.work
+    work = source.facts.work
     jobs = SummaryMetricFamily(
         "anycast_reconcile_duration_seconds", "How long readings of the kernel took, with the changes before"
     )
@@ -185,7 +187,7 @@ def _probes(source: Source) -> Iterator[Metric]:
     duration = HistogramMetricFamily(
         "anycast_probe_duration_seconds", "How long runs of checks took", labels=["type"]
     )
-    for kind, probes in source.probes.items():
+    for kind, probes in source.facts.probes.items():
         for outcome, number in probes.outcomes.items():
             runs.add_metric([kind, outcome], number)
         ends = [*map(floatToGoString, BUCKETS), "+Inf"]
@@ -204,7 +206,7 @@ def _hooks(source: Source) -> Iterator[Metric]:
     dropped = CounterMetricFamily("anycast_hook_dropped", "What the hook was never told", labels=["hook"])
     failing = GaugeMetricFamily("anycast_hook_failing", "1 if its last run failed", labels=["hook"])
     waiting = GaugeMetricFamily("anycast_hook_waiting", "What waits to be told", labels=["hook"])
-    for name, tally in source.hooks.items():
+    for name, tally in source.facts.hooks.items():
         for ending, number in tally.runs.items():
             runs.add_metric([name, ending], number)
         duration.add_metric([name], count_value=sum(tally.runs.values()), sum_value=tally.seconds)
@@ -338,141 +340,126 @@ _SERVERS: dict[str, tuple[str, Callable[[Seen], tuple[tuple[str, float], ...]]]]
 
 
 class MetricsText:
-    """What a scrape gets, written in slices."""
+    """What a scrape gets."""
 
     def __init__(
         self,
         source: Source,
-        board: Board,
         *,
         version: str,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._source = source
-        self._board = board
         self._clock = clock
         self._wall = wall
         self._registry = registry(source, version=version, clock=clock, wall=wall)
 
-    async def read(self, accept: str) -> tuple[bytes, str]:
-        """The text and its type, as `accept` asks for it."""
-        encode, content_type = choose_encoder(accept)
-        breath, pieces = Breath(), []
-        for family in self._registry.collect():
-            for chunk in _chunks(family):
-                text = encode(_One(chunk)).removesuffix(_END)
-                # The second piece of a family goes on without a head.
-                pieces.append(text if chunk.samples[:1] == family.samples[:1] else _headless(text))
-                await breath()
-        async with self._board.lock:
-            state, epoch = self._source.state, self._wall() - self._clock()
-            await self._board.refresh(state, breath)
-            for name, about, lines in self._families(state, epoch, self._clock()):
-                pieces.append(f"# HELP {name} {about}\n# TYPE {name} gauge\n".encode())
-                for line in lines:
-                    pieces.append(line.encode())
-                    await breath()
+    def read(self, board: Board, encode: Callable[[CollectorRegistry], bytes], content_type: str) -> bytes:
+        now = self._clock()
+        pieces = [encode(self._registry).removesuffix(_END)]
+        for name, about, lines in _families(board, self._wall() - now, now):
+            pieces.append(f"# HELP {name} {about}\n# TYPE {name} gauge\n{''.join(lines)}".encode())
         if content_type.startswith("application/openmetrics-text"):
             pieces.append(_END)
-        return b"".join(pieces), content_type
+        return b"".join(pieces)
 
-    def _families(self, state: State, epoch: float, now: float) -> Iterator[tuple[str, str, Iterator[str]]]:
-        """What there is of every VIP, service and real server: name, meaning, lines."""
-        vips, blocks = state.config.vips, self._board.blocks
-        routes = routing(state, now)
-        yield (
-            "anycast_vip_announced",
-            "1 if ExaBGP has acknowledged every prefix of the VIP and a BGP session carries each of its families",
-            (_line("anycast_vip_announced", is_announced(routes, vip), vip=vip.name) for vip in vips),
-        )
-        yield (
-            "anycast_vip_wanted",
-            "1 if the verdict is to announce the VIP, as the last resort too",
-            (_line("anycast_vip_wanted", _wanted(state, vip), vip=vip.name) for vip in vips),
-        )
-        yield (
-            "anycast_vip_verdict",
-            "1 for the reason that holds, 0 for the others",
-            (_verdict(vip.name, state.vips.get(vip.name, VipState()).verdict.reason) for vip in vips),
-        )
-        yield (
-            "anycast_vip_last_change_timestamp_seconds",
-            "When the verdict last changed",
-            (
-                _line(
-                    "anycast_vip_last_change_timestamp_seconds",
-                    state.vips.get(vip.name, VipState()).since + epoch,
-                    vip=vip.name,
-                )
-                for vip in vips
-            ),
-        )
-        yield (
-            "anycast_vip_changes",
-            "How often the verdict has changed since the start of the agent",
-            (
-                _line("anycast_vip_changes", state.vips.get(vip.name, VipState()).changes, vip=vip.name)
-                for vip in vips
-            ),
-        )
-        yield (
-            "anycast_vip_start_hold_seconds",
-            "How long the VIP must still be as it should be after the agent's start before it is announced",
-            (
-                _line("anycast_vip_start_hold_seconds", _hold_left(state, vip.name, now), vip=vip.name)
-                for vip in vips
-            ),
-        )
-        yield (
-            "anycast_service_usable",
-            "Real servers that get new clients",
-            (_service(state, vip, "anycast_service_usable", lambda found: found.usable) for vip in vips),
-        )
-        yield (
-            "anycast_service_servers",
-            "Real servers configured",
-            (_service(state, vip, "anycast_service_servers", lambda found: found.total) for vip in vips),
-        )
-        yield (
-            "anycast_service_quorum",
-            "Real servers that must be usable for the VIP to stay announced",
-            (_service(state, vip, "anycast_service_quorum", lambda found: found.quorum.low) for vip in vips),
-        )
-        yield (
-            "anycast_service_headroom_ratio",
-            "Share of the real servers that can still fail before the VIP is withdrawn",
-            (_service(state, vip, "anycast_service_headroom_ratio", _headroom) for vip in vips),
-        )
-        yield (
-            "anycast_service_total_weight",
-            "Sum of the weights in the configuration",
-            (_weights(state, vip, "anycast_service_total_weight", _configured) for vip in vips),
-        )
-        yield (
-            "anycast_service_usable_weight",
-            "Sum of the weights in the kernel",
-            (_weights(state, vip, "anycast_service_usable_weight", _in_kernel) for vip in vips),
-        )
-        for name, (about, values) in _SERVERS.items():
-            yield name, about, (_samples(block, name, values) for block in blocks.values())
-        yield (
+
+@dataclass(frozen=True, slots=True)
+class _One:
+    """A VIP as it is looked at."""
+
+    state: State
+    vip: Vip
+    routes: Routing
+    now: float
+    epoch: float  # of the monotonic clock
+
+    @property
+    def known(self) -> VipState:
+        return self.state.vips.get(self.vip.name, VipState())
+
+
+_VIPS: dict[str, tuple[str, Callable[[_One], float]]] = {
+    "anycast_vip_announced": (
+        "1 if ExaBGP has acknowledged every prefix of the VIP and a BGP session carries each of its families",
+        lambda one: is_announced(one.routes, one.vip),
+    ),
+    "anycast_vip_wanted": (
+        "1 if the verdict is to announce the VIP, as the last resort too",
+        lambda one: one.known.verdict.advertise is not Advertise.NO,
+    ),
+    "anycast_vip_last_change_timestamp_seconds": (
+        "When the verdict last changed",
+        lambda one: one.known.since + one.epoch,
+    ),
+    "anycast_vip_changes": (
+        "How often the verdict has changed since the start of the agent",
+        lambda one: one.known.changes,
+    ),
+    "anycast_vip_start_hold_seconds": (
+        "How long the VIP must still be as it should be after the agent's start before it is announced",
+        lambda one: _hold_left(one.state, one.vip.name, one.now),
+    ),
+}
+_SERVICES: dict[str, tuple[str, Callable[[ServiceFacts], float]]] = {
+    "anycast_service_usable": ("Real servers that get new clients", lambda found: found.usable),
+    "anycast_service_servers": ("Real servers configured", lambda found: found.total),
+    "anycast_service_quorum": (
+        "Real servers that must be usable for the VIP to stay announced",
+        lambda found: found.quorum.low,
+    ),
+    "anycast_service_headroom_ratio": (
+        "Share of the real servers that can still fail before the VIP is withdrawn",
+        lambda found: max(0.0, (found.usable - found.quorum.low) / found.total) if found.total else 0.0,
+    ),
+}
+
+
+def _families(board: Board, epoch: float, now: float) -> Iterator[tuple[str, str, Iterator[str]]]:
+    """What there is of every VIP, service and real server: name, meaning, lines."""
+    state, blocks = board.state, board.blocks
+    vips = state.config.vips
+    routes = routing(state, now)
+    looked_at = [_One(state, vip, routes, now, epoch) for vip in vips]
+    for name, (about, value) in _VIPS.items():
+        yield name, about, (_line(name, value(one), vip=one.vip.name) for one in looked_at)
+    yield (
+        "anycast_vip_verdict",
+        "1 for the reason that holds, 0 for the others",
+        (_verdict(one.vip.name, one.known.verdict.reason) for one in looked_at),
+    )
+    for name, (about, figure) in _SERVICES.items():
+        yield name, about, (_service(state, vip, name, figure) for vip in vips)
+    yield (
+        "anycast_service_total_weight",
+        "Sum of the weights in the configuration",
+        (_weights(state, vip, "anycast_service_total_weight", _configured) for vip in vips),
+    )
+    yield (
+        "anycast_service_usable_weight",
+        "Sum of the weights in the kernel",
+        (_weights(state, vip, "anycast_service_usable_weight", _in_kernel) for vip in vips),
+    )
+    for name, (about, values) in _SERVERS.items():
+        yield name, about, (_samples(board, block, name, values) for block in blocks.values())
+    yield (
+        "anycast_service_table_fingerprint",
+        "A number that is equal on nodes whose tables choose alike; 0: the service is not in the kernel",
+        (_fingerprints(board, block) for block in blocks.values()),
+    )
+
+
+def _fingerprints(board: Board, block: Block) -> str:
+    return "".join(
+        _line(
             "anycast_service_table_fingerprint",
-            "A number that is equal on nodes whose tables choose alike; 0: the service is not in the kernel",
-            (self._fingerprints(block) for block in blocks.values()),
+            int(board.fingerprints[address, block.service.name] or "0", 16),
+            vip=block.vip.name,
+            service=block.service.name,
+            address=str(address),
         )
-
-    def _fingerprints(self, block: Block) -> str:
-        return "".join(
-            _line(
-                "anycast_service_table_fingerprint",
-                int(self._board.fingerprint(address, block.service) or "0", 16),
-                vip=block.vip.name,
-                service=block.service.name,
-                address=str(address),
-            )
-            for address in block.vip.addresses
-        )
+        for address in block.vip.addresses
+    )
 
 
 def _line(name: str, value: float, **labels: str) -> str:
@@ -495,14 +482,6 @@ def _service(state: State, vip: Vip, name: str, value: Callable[[ServiceFacts], 
         _line(name, value(found), vip=vip.name, service=service.name, family=f"ipv{version}")
         for service, version, found in service_facts(state, vip)
     )
-
-
-def _wanted(state: State, vip: Vip) -> bool:
-    return state.vips.get(vip.name, VipState()).verdict.advertise is not Advertise.NO
-
-
-def _headroom(found: ServiceFacts) -> float:
-    return max(0.0, (found.usable - found.quorum.low) / found.total) if found.total else 0.0
 
 
 def _weights(state: State, vip: Vip, name: str, value: Callable[[State, Service, Address], int]) -> str:
@@ -529,44 +508,16 @@ def _in_kernel(state: State, service: Service, address: Address) -> int:
     return sum(one.weight for one in entry.destinations) if entry is not None else 0
 
 
-class _One:
-    """One family for the library's encoders."""
-
-    def __init__(self, family: Metric) -> None:
-        self._family = family
-
-    def collect(self) -> Iterator[Metric]:
-        yield self._family
-
-
-def _chunks(family: Metric) -> Iterator[Metric]:
-    for first in range(0, max(1, len(family.samples)), _CHUNK):
-        chunk = copy.copy(family)
-        chunk.samples = family.samples[first : first + _CHUNK]
-        yield chunk
-
-
-def _headless(text: bytes) -> bytes:
-    return b"".join(line for line in text.splitlines(keepends=True) if not line.startswith(b"#"))
-
-
-def _samples(block: Block, name: str, values: Callable[[Seen], tuple[tuple[str, float], ...]]) -> str:
-    version, text = block.samples.get(name, (-1, ""))
-    if version == block.version:
-        return text
-    if not block.labels:
-        service = f'vip="{_escaped(block.vip.name)}",service="{block.service.name}"'
-        block.labels = [
-            f'{service},server="{_escaped(row.server.name)}",address="{row.address}"' for row in block.rows
-        ]
-    text = "".join(
-        f"{name}{{{labels}{more}}} {float(value)}\n"
-        for labels, one in zip(block.labels, block.seen, strict=True)
-        if one is not None
+def _samples(
+    board: Board, block: Block, name: str, values: Callable[[Seen], tuple[tuple[str, float], ...]]
+) -> str:
+    vip, service = block.vip.name, block.service.name
+    head = f'{name}{{vip="{_escaped(vip)}",service="{service}"'
+    return "".join(
+        f'{head},server="{_escaped(row.server.name)}",address="{row.address}"{more}}} {float(value)}\n'
+        for row, one in zip(block.rows, board.seen[vip, service], strict=True)
         for more, value in values(one)
     )
-    block.samples[name] = block.version, text
-    return text
 
 
 def _escaped(label: str) -> str:

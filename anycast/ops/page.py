@@ -6,17 +6,17 @@ Of thousands of real servers it shows those that want looking after and counts t
 from __future__ import annotations
 
 import base64
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from hashlib import sha256
-from html import escape
 from importlib.resources import files
 from itertools import islice
 from typing import Any
 from urllib.parse import quote
+
+from markupsafe import Markup, escape
 
 from anycast.core.health.aim import targets_of
 from anycast.core.health.phase import Phase
@@ -25,12 +25,11 @@ from anycast.core.maintenance.stages import Stage
 from anycast.core.state import State
 from anycast.core.values.configuration import Address, Service, Vip
 from anycast.ops import status
-from anycast.ops.board import Block, Board, Breath, Clock
-from anycast.ops.events import Event
+from anycast.ops.board import Block, Board, Key
+from anycast.ops.hub import Event
 from anycast.ops.servers import Row, Seen
 from anycast.ops.source import Source
 
-FRESH = 0.5  # seconds a page is good for, however many ask, unless something happens
 VIPS = 100  # that are shown
 SERVICES = 200
 ROWS = 150  # real servers
@@ -40,7 +39,6 @@ OPEN = 10  # services with something to look after that are not folded
 EVENTS = 30
 NAMED = 50  # neighbors, requirements, maintenances, addresses, lines of trouble
 LONGEST = 300  # characters of a text that others have made
-LIVE_TTLS = 3  # as for /livez
 
 _SLOTS = 30  # runs in a picture of check times
 _WIDTH, _HEIGHT = 90, 18
@@ -50,35 +48,29 @@ _BARS = [
 ]
 
 
-class Html(str):
-    """Text that is HTML already: everything else is escaped where it is put in."""
-
-    __slots__ = ()
-
-
-def el(tag: str, *children: object, **attributes: object) -> Html:
-    """An element. Children are escaped unless they are Html; None is nothing. `class_` is class, `data_s` data-s."""
+def el(tag: str, *children: object, **attributes: object) -> Markup:
+    """An element. Children are escaped unless they are Markup; None is nothing. `class_` is class, `data_s` data-s."""
     words = "".join(
-        f" {_name(name)}" if value is True else f' {_name(name)}="{escape(str(value))}"'
+        f" {_name(name)}" if value is True else f' {_name(name)}="{escape(value)}"'
         for name, value in attributes.items()
         if value is not None and value is not False
     )
-    return Html(f"<{tag}{words}>{joined(children)}</{tag}>")
+    return Markup(f"<{tag}{words}>{joined(children)}</{tag}>")  # noqa: S704 - of escaped parts
 
 
-def joined(children: Iterable[object]) -> Html:
-    return Html(
-        "".join(
-            child if isinstance(child, Html) else escape(str(child))
-            for child in children
-            if child is not None
-        )
-    )
+def joined(children: Iterable[object]) -> Markup:
+    return Markup("").join(escape(child) for child in children if child is not None)
 
 
 @cache
 def _name(name: str) -> str:
     return name.rstrip("_").replace("_", "-")
+
+
+_SERVER_HEAD = Markup(
+    '<thead><tr><th scope="col">State</th><th scope="col">Real server</th><th scope="col" class="n">Weight</th>'
+    '<th scope="col" class="n">Conns</th><th scope="col" class="n">Check time</th></tr></thead>'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +81,12 @@ class Look:
     word: str
 
     @property
-    def badge(self) -> Html:
+    def badge(self) -> Markup:
         return _badge(self.kind, self.word)
 
 
 @lru_cache(maxsize=256)
-def _badge(kind: str, word: str) -> Html:
+def _badge(kind: str, word: str) -> Markup:
     return el("span", f"{_SIGNS[kind]} {word}", class_=f"{kind} badge")
 
 
@@ -126,7 +118,7 @@ def server_look(found: Seen) -> Look:
         return Look("warn", "check could not run")
     match health.phase:
         case Phase.UNDECIDED:
-            return Look("warn", "no outcome yet")
+            return Look("warn", "no result yet")
         case Phase.UNPROVEN:
             return Look("bad", "cannot be checked")
         case Phase.DOWN:
@@ -146,56 +138,18 @@ def neighbor_look(state: str) -> Look:
     return Look("ok" if state == "up" else "warn" if state == "unknown" else "bad", state)
 
 
-class PageText:
-    """The page as bytes, written in slices."""
-
-    def __init__(
-        self,
-        source: Source,
-        board: Board,
-        *,
-        version: str,
-        clock: Clock = time.monotonic,
-        wall: Clock = time.time,
-    ) -> None:
-        self._source = source
-        self._board = board
-        self._version = version
-        self._clock = clock
-        self._wall = wall
-        self._made: tuple[float, int, State, bytes] | None = None
-
-    async def read(self) -> bytes:
-        async with self._board.lock:
-            state, now, newest = self._source.state, self._clock(), self._source.events.newest
-            made = self._made
-            fresh = made is not None and now <= made[0] + FRESH and newest == made[1]
-            if made is None or not fresh or made[2].config is not state.config:
-                made = self._made = (now, newest, state, await self._write(state, newest))
-            return made[3]
-
-    async def _write(self, state: State, newest: int) -> bytes:
-        breath = Breath()
-        await self._board.refresh(state, breath)
-        for block in self._board.blocks.values():
-            _ill(block)
-            await breath()
-        events = [one for one in self._source.events.after(max(0, newest - EVENTS)) if one.id <= newest]
-        page = _Page(
-            state=state,
-            board=self._board,
-            source=self._source,
-            now=self._clock(),
-            wall=self._wall(),
-            version=self._version,
-            events=events[::-1],
-            newest=newest,
-        )
-        pieces = []
-        for piece in page.pieces():
-            pieces.append(piece)
-            await breath()
-        return "".join(pieces).encode()
+def page(source: Source, board: Board, *, version: str, now: float, wall: float) -> str:
+    newest = source.events.newest
+    writing = _Page(
+        board=board,
+        source=source,
+        now=now,
+        wall=wall,
+        version=version,
+        events=source.events.after(max(0, newest - EVENTS))[::-1],
+        newest=newest,
+    )
+    return "".join(writing.pieces())
 
 
 @cache
@@ -236,7 +190,6 @@ class _Page:
     def __init__(
         self,
         *,
-        state: State,
         board: Board,
         source: Source,
         now: float,
@@ -245,8 +198,9 @@ class _Page:
         events: Sequence[Event],
         newest: int,
     ) -> None:
-        self.state = state
+        self.state = state = board.state
         self.board = board
+        self.ill = {key: _ill(found) for key, found in board.seen.items()}
         self.source = source
         self.now = now
         self.wall = wall
@@ -254,12 +208,11 @@ class _Page:
         self.newest = newest
         self.routes = status.routing(state, now)
         self.frame = status.frame(
-            state, [], now=now, wall=wall, version=version, pid=0, reload_ok=source.reload_ok
+            state, [], now=now, wall=wall, version=version, pid=0, reload_ok=source.facts.reload_ok
         )
         self.looks = {vip.name: vip_look(state, vip, self.routes) for vip in state.config.vips}
 
     def pieces(self) -> Iterator[str]:
-        """In the order of the page; between two of them others have their turn."""
         overall = self.overall()
         script, style = _asset("page.js"), _asset("page.css")
         yield (
@@ -310,7 +263,7 @@ class _Page:
     def _announced(self) -> int:
         return sum(status.is_announced(self.routes, vip) for vip in self.state.config.vips)
 
-    def header(self, overall: Look) -> Html:
+    def header(self, overall: Look) -> Markup:
         node = self.frame["node"]
         return el(
             "header",
@@ -325,10 +278,9 @@ class _Page:
 
     def troubles(self) -> Iterator[str]:
         yield from self.frame["ready"]["reasons"]
-        lag = self.now - self.source.last_step
-        if lag > LIVE_TTLS * self.state.config.timing.lease_ttl:
-            yield f"the engine has not stepped for {lag:.0f} s"
-        if not self.source.reload_ok:
+        if lag := status.lag(self.state, self.source.facts.last_step, self.now):
+            yield lag
+        if not self.source.facts.reload_ok:
             yield "the last reload was refused: the configuration before it stays in force (anycast check says why)"
         for problem in self.frame["kernel"]["problems"]:
             yield f"kernel: {problem}"
@@ -336,7 +288,7 @@ class _Page:
             if one["overdue"]:
                 yield f"the maintenance of {one['scope'] or 'the node'} is overdue"
 
-    def tiles(self) -> Html:
+    def tiles(self) -> Markup:
         vips, sessions = self.state.config.vips, self.frame["neighbors"]
         announced, up = self._announced(), sum(one["state"] == "up" for one in sessions)
         servers, usable = self._servers()
@@ -359,26 +311,27 @@ class _Page:
     def _servers(self) -> tuple[int, int]:
         """How many places there are in services, and how many are well."""
         places = sum(len(block.rows) for block in self.board.blocks.values())
-        return places, places - sum(len(_ill(block)) for block in self.board.blocks.values())
+        return places, places - sum(map(len, self.ill.values()))
 
     # VIPs
 
     def vips(self) -> Iterator[str]:
-        yield Html('<section aria-labelledby="vips"><h2 id="vips">VIPs</h2>\n')
+        yield Markup('<section aria-labelledby="vips"><h2 id="vips">VIPs</h2>\n')
         all_vips = self.state.config.vips
         if not all_vips:
             yield el("p", "No VIP is configured: this node announces nothing.", class_="plain card")
         order = sorted(all_vips, key=lambda vip: (_RANKS[self.looks[vip.name].kind], self._ill_in(vip) == 0))
         shown = order[:VIPS]
-        plan = _Plan([self.board.blocks[vip.name, service.name] for vip in shown for service in vip.services])
+        blocks = [self.board.blocks[vip.name, service.name] for vip in shown for service in vip.services]
+        plan = _Plan(blocks, self.ill)
         places = {vip.name: place for place, vip in enumerate(all_vips)}
         for vip in shown:
             yield from self.vip(vip, places[vip.name], plan)
         yield _more(len(order) - len(shown), "VIPs, none of them worse than these")
-        yield Html("</section>\n")
+        yield Markup("</section>\n")
 
     def _ill_in(self, vip: Vip) -> int:
-        return sum(len(_ill(self.board.blocks[vip.name, service.name])) for service in vip.services)
+        return sum(len(self.ill[vip.name, service.name]) for service in vip.services)
 
     def vip(self, vip: Vip, place: int, plan: _Plan) -> Iterator[str]:
         """`place` in the configuration: by it the script finds what it has shown before."""
@@ -387,7 +340,7 @@ class _Page:
             self.state, vip, now=self.now, wall=self.wall, routes=self.routes, view=_Tables(self.board)
         )
         why = found["reason"].replace("_", " ")
-        yield Html(f'<article class="{look.kind} card" id="v{place}">')
+        yield Markup('<article class="{} card" id="v{}">').format(look.kind, place)
         yield el(
             "div",
             el("h3", vip.name),
@@ -416,13 +369,13 @@ class _Page:
                 continue
             yield from self.service(f"v{place}-{service.name}", told, block, plan)
         yield _more(left, "services")
-        yield Html("</article>\n")
+        yield Markup("</article>\n")
 
-    def stages(self, vip: Vip, found: Mapping[str, Any]) -> Html:
+    def stages(self, vip: Vip, found: Mapping[str, Any]) -> Markup:
         """How far it is on its way out, what it waits for, and until when."""
         progress = status.vip_progress(self.state, vip.name)
         if progress.stage is Stage.ACTIVE:
-            return Html("")
+            return Markup("")
         stages = [stage for stage in Stage if stage is not Stage.ACTIVE]
         at = stages.index(progress.stage)
         timing = self.state.config.timing
@@ -474,7 +427,7 @@ class _Page:
         )
 
     def service(self, name: str, told: Mapping[str, Any], block: Block, plan: _Plan) -> Iterator[str]:
-        ill, chosen = _ill(block), plan.rows(block)
+        ill, chosen = self.ill[block.key], plan.rows(block)
         open_ = plan.is_open(block)
         low = told["quorum"]["low"]
         few = any(family["usable"] < low for family in told["families"])
@@ -483,7 +436,7 @@ class _Page:
             f"{family['usable']} of {family['total']}" + (f" {_family(family['family'])}" if several else "")
             for family in told["families"]
         )
-        yield Html(f'<details id="{escape(name)}" data-open="{open_:d}"{" open" if open_ else ""}>')
+        yield Markup('<details id="{}" data-open="{}"{}>').format(name, int(open_), " open" if open_ else "")
         yield el(
             "summary",
             el("strong", told["name"]),
@@ -498,17 +451,13 @@ class _Page:
         )
         yield el("p", "table fingerprint: ", *_tables(told["tables"]), class_="dim small")
         if chosen:
-            yield Html(
-                f'<table class="servers"><caption class="hidden">{escape(_caption(told, block, chosen))}</caption><thead><tr>'
-                '<th scope="col">State</th><th scope="col">Real server</th><th scope="col" class="n">Weight</th>'
-                '<th scope="col" class="n">Conns</th><th scope="col" class="n">Check time</th></tr></thead><tbody>\n'
+            yield Markup('<table class="servers"><caption class="hidden">{}</caption>{}<tbody>\n').format(
+                _caption(told, block, chosen), _SERVER_HEAD
             )
             for number in chosen:
-                found = block.seen[number]
-                if found is not None:
-                    yield self.server(block.rows[number], found)
-            yield Html("</tbody></table>")
-        yield _more(len(block.rows) - len(chosen), _rest(block, chosen))
+                yield self.server(block.rows[number], self.board.seen[block.key][number])
+            yield Markup("</tbody></table>")
+        yield _more(len(block.rows) - len(chosen), _rest(ill, chosen))
         for one in told["removing"][:NAMED]:
             yield el(
                 "p",
@@ -516,9 +465,9 @@ class _Page:
                 f"at most {_words(one['left_s'])} more",
                 class_="dim small",
             )
-        yield Html("</details>\n")
+        yield Markup("</details>\n")
 
-    def server(self, row: Row, found: Seen) -> Html:
+    def server(self, row: Row, found: Seen) -> Markup:
         look, health = server_look(found), found.health
         since = status.since_of(found)
         lasts = None if since is None else max(0.0, self.now - since)
@@ -556,18 +505,18 @@ class _Page:
             el("td", self.times(row), class_="n"),
         )
 
-    def times(self, row: Row) -> Html:
+    def times(self, row: Row) -> Markup:
         """A picture of the newest runs. Of a rule over several checks: of the first that is probed."""
         targets = targets_of(row.check)
         took = self.source.durations(targets[0]) if targets else ()
         if not took:
-            return Html("–")
+            return Markup("–")
         newest = f"{_SIGNS['bad']} " if took[-1] < 0 else ""
         return el("span", sparkline(took), el("span", newest, _span(abs(took[-1]))), class_="times")
 
     # The node
 
-    def neighbors(self) -> Html:
+    def neighbors(self) -> Markup:
         found = self.frame["neighbors"]
         rows = [
             el(
@@ -587,10 +536,10 @@ class _Page:
             else el("p", "No neighbor is configured, and no plugin tells of one."),
         )
 
-    def maintenance(self) -> Html:
+    def maintenance(self) -> Markup:
         found = self.frame["maintenance"]
         if not found:
-            return Html("")
+            return Markup("")
         rows = [
             el(
                 "tr",
@@ -619,10 +568,10 @@ class _Page:
         ]
         return _section("maintenance", "Maintenance", _table(("What", "Stage", "Who and why", "Ends"), rows))
 
-    def requirements(self) -> Html:
+    def requirements(self) -> Markup:
         found = self.frame["requirements"]
         if not found:
-            return Html("")
+            return Markup("")
         rows = []
         for one in sorted(found, key=lambda one: one["phase"] == "up" and not one["check_failed_to_run"]):
             kind = {"up": "ok", "falling": "warn", "undecided": "warn"}.get(one["phase"], "bad")
@@ -645,7 +594,7 @@ class _Page:
             )
         return _section("requirements", "Requirements", _table(("State", "Of", "Since", "Detail"), rows))
 
-    def data_plane(self) -> Html:
+    def data_plane(self) -> Markup:
         kernel, plugins = self.frame["kernel"], self.frame["plugins"]
         repairs = (
             ", ".join(f"{kind} {number}" for kind, number in kernel["repairs"].items() if number) or "none"
@@ -678,7 +627,7 @@ class _Page:
             ),
         )
 
-    def recent(self) -> Html:
+    def recent(self) -> Markup:
         if not self.events:
             return _section("events", "Recent events", el("p", "Nothing has happened yet."))
         return _section(
@@ -688,7 +637,7 @@ class _Page:
             el("p", "All that is kept: ", el("code", "anycast events"), class_="dim small"),
         )
 
-    def event(self, one: Event) -> Html:
+    def event(self, one: Event) -> Markup:
         kind = {"info": "calm", "warning": "warn"}.get(one.level, "bad")
         words = " ".join(f"{name}={_plain(value)}" for name, value in islice(one.fields.items(), 20))
         return el(
@@ -708,21 +657,21 @@ class _Page:
 class _Plan:
     """Which real servers are shown: first those that want looking after, then as many of each service as fit."""
 
-    def __init__(self, blocks: Sequence[Block]) -> None:
-        self._services = SERVICES
+    def __init__(self, blocks: Sequence[Block], ill: Mapping[Key, Sequence[int]]) -> None:
+        self._all_ill = ill
         shown = blocks[:SERVICES]
         self._folded = sum(len(block.rows) for block in shown) > FOLDED
         self._open = OPEN
-        self._ill: dict[int, Sequence[int]] = {}
+        self._ill: dict[Key, Sequence[int]] = {}
         left = ROWS
         for block in shown:
-            ill = self._ill[id(block)] = _ill(block)[: min(ILL, left)]
-            left -= len(ill)
+            some = self._ill[block.key] = ill[block.key][: min(ILL, left)]
+            left -= len(some)
         self._well = self._share(shown, left)
 
     def _share(self, blocks: Sequence[Block], left: int) -> int:
         """How many that are well each service shows at most."""
-        most, counts = 0, sorted(len(block.rows) - len(_ill(block)) for block in blocks)
+        most, counts = 0, sorted(len(block.rows) - len(self._all_ill[block.key]) for block in blocks)
         for place, count in enumerate(counts):
             if (count - most) * (len(counts) - place) > left:
                 return most + left // (len(counts) - place)
@@ -731,17 +680,17 @@ class _Plan:
         return most
 
     def take_service(self, block: Block) -> bool:
-        return id(block) in self._ill
+        return block.key in self._ill
 
     def rows(self, block: Block) -> list[int]:
-        known = set(_ill(block))
+        known = set(self._all_ill[block.key])
         well = (place for place in range(len(block.rows)) if place not in known)
-        return [*self._ill[id(block)], *islice(well, self._well)]
+        return [*self._ill[block.key], *islice(well, self._well)]
 
     def is_open(self, block: Block) -> bool:
         if not self._folded:
             return True
-        if not _ill(block) or not self._open:
+        if not self._all_ill[block.key] or not self._open:
             return False
         self._open -= 1
         return True
@@ -757,21 +706,13 @@ class _Tables:
         return ()
 
     def fingerprint(self, address: Address, service: Service) -> str | None:
-        return self._board.fingerprint(address, service)
+        return self._board.fingerprints[address, service.name]
 
 
-def _ill(block: Block) -> Sequence[int]:
-    """The places of those that want looking after, the worst first; kept as long as nothing is seen anew."""
-    version, places = block.ill
-    if version != block.version:
-        ranked = sorted(
-            (rank, place)
-            for place, found in enumerate(block.seen)
-            if found is not None and (rank := _rank(found)) is not None
-        )
-        places = [place for _, place in ranked]
-        block.ill = block.version, places
-    return places
+def _ill(found: Sequence[Seen]) -> list[int]:
+    """The places of those that want looking after, the worst first."""
+    ranked = sorted((rank, place) for place, one in enumerate(found) if (rank := _rank(one)) is not None)
+    return [place for _, place in ranked]
 
 
 def _rank(found: Seen) -> int | None:
@@ -781,7 +722,7 @@ def _rank(found: Seen) -> int | None:
     return _RANKS[server_look(found).kind]
 
 
-def sparkline(took: Sequence[float]) -> Html:
+def sparkline(took: Sequence[float]) -> Markup:
     """A bar for each run, as high as it took among those that went well; one that failed is of its own colour, dashed and always full."""
     took = took[-_SLOTS:]
     most = max((value for value in took if value >= 0), default=0.0) or 1.0
@@ -798,7 +739,7 @@ def sparkline(took: Sequence[float]) -> Html:
     )
     paths = f'<path d="{well}"/>' if well else ""
     paths += f'<path class="f" d="{"".join(ill)}"/>' if ill else ""
-    return Html(
+    return Markup(  # noqa: S704 - of numbers
         f'<svg class="spark" viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" '
         f'aria-label="{told}"><title>{told}</title>{paths}</svg>'
     )
@@ -819,7 +760,7 @@ def _words(seconds: float) -> str:
     return f"{whole / 86400:.0f} d"
 
 
-def _lasts(seconds: float, since: str | None = None) -> Html:
+def _lasts(seconds: float, since: str | None = None) -> Markup:
     """How long it has lasted: `page.js` counts on."""
     return el("span", _words(seconds), data_s=round(seconds, 1), title=since)
 
@@ -863,7 +804,7 @@ def _icon(kind: str) -> str:
     )
 
 
-def _section(name: str, title: str, *children: object) -> Html:
+def _section(name: str, title: str, *children: object) -> Markup:
     return el(
         "section",
         el("h2", title, id=name),
@@ -872,21 +813,21 @@ def _section(name: str, title: str, *children: object) -> Html:
     )
 
 
-def _table(heads: Sequence[str], rows: Sequence[Html]) -> Html:
+def _table(heads: Sequence[str], rows: Sequence[Markup]) -> Markup:
     columns = el("tr", *(el("th", head, scope="col") for head in heads))
     more = len(rows) - NAMED
     return joined((el("table", el("thead", columns), el("tbody", *rows[:NAMED])), _more(more, "of them")))
 
 
-def _tile(name: str, value: str, kind: str) -> Html:
+def _tile(name: str, value: str, kind: str) -> Markup:
     return el("div", el("dt", name), el("dd", value), class_=kind)
 
 
-def _more(number: int, of: str) -> Html:
-    return el("p", f"and {number:,} more {of}", class_="dim small") if number > 0 else Html("")
+def _more(number: int, of: str) -> Markup:
+    return el("p", f"and {number:,} more {of}", class_="dim small") if number > 0 else Markup("")
 
 
-def _capped(items: Sequence[Html], tag: str) -> list[Html]:
+def _capped(items: Sequence[Markup], tag: str) -> list[Markup]:
     more = len(items) - NAMED
     return [*items[:NAMED], *([el(tag, f"and {more} more")] if more > 0 else [])]
 
@@ -918,8 +859,8 @@ def _caption(told: Mapping[str, Any], block: Block, chosen: Sequence[int]) -> st
     return f"{shown} of {told['pool']}"
 
 
-def _rest(block: Block, chosen: Sequence[int]) -> str:
-    hidden = len(set(_ill(block)).difference(chosen))
+def _rest(ill: Sequence[int], chosen: Sequence[int]) -> str:
+    hidden = len(set(ill).difference(chosen))
     return f"real servers, {hidden} of them to look after" if hidden else "real servers, all of them well"
 
 

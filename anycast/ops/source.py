@@ -1,21 +1,20 @@
-"""What the ops surface asks of the agent: facts to read, commands to carry out."""
+"""What the ops process shows: the agent's facts at one instant, and what they are made of."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from anycast.core.health.phase import Outcome
 from anycast.core.hooks import Tally as HookTally
-from anycast.core.maintenance.clocks import End
 from anycast.core.state import State
 from anycast.core.values.configuration import Target
-from anycast.ops.events import Hub
+from anycast.ops.hub import Hub
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Tally:
     """How often a target's check failed since the agent's start, and how often in a row now.
 
@@ -25,12 +24,15 @@ class Tally:
     failures: int = 0
     in_a_row: int = 0
 
-    def count(self, outcome: Outcome) -> None:
-        if outcome is Outcome.FAIL:
-            self.failures += 1
-            self.in_a_row += 1
-        elif outcome is Outcome.OK:
-            self.in_a_row = 0
+    def count(self, outcome: Outcome) -> Tally:
+        """With one outcome more."""
+        match outcome:
+            case Outcome.FAIL:
+                return Tally(self.failures + 1, self.in_a_row + 1)
+            case Outcome.OK:
+                return replace(self, in_a_row=0)
+            case Outcome.UNKNOWN:
+                return self
 
 
 BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0)
@@ -38,8 +40,20 @@ BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0)
 _LOT = 512
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runs:
+    """The runs of one kind of check since the start of the agent.
+
+    `buckets`: runs by duration, up to each of BUCKETS and over the one before, the last over all of them.
+    """
+
+    outcomes: Mapping[Outcome, int]
+    buckets: tuple[int, ...]
+    seconds: float
+
+
 class Probes:
-    """The runs of one kind of check since the start of the agent."""
+    """Counts the runs of one kind of check."""
 
     __slots__ = ("_buckets", "_fresh", "_seconds", "outcomes")
 
@@ -67,15 +81,10 @@ class Probes:
         self._buckets[-1] += len(fresh) - begin
 
     @property
-    def buckets(self) -> list[int]:
-        """Runs by duration: up to each of BUCKETS and over the one before, the last over all of them."""
+    def runs(self) -> Runs:
+        """As they are now."""
         self._sort_in()
-        return self._buckets
-
-    @property
-    def seconds(self) -> float:
-        self._sort_in()
-        return self._seconds
+        return Runs(outcomes=dict(self.outcomes), buckets=tuple(self._buckets), seconds=self._seconds)
 
 
 @dataclass(slots=True)
@@ -90,91 +99,35 @@ class Work:
         self.routes[prefix, action] = self.routes.get((prefix, action), 0) + 1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """All that changes, as it is at one instant. Nothing in it is changed afterwards."""
+
+    state: State
+    last_step: float  # monotonic instant of the engine's last step
+    reload_ok: bool  # whether the last (re)load of the configuration was applied
+    reloaded_at: float  # wall-clock time of the last successful one
+    tallies: Mapping[Target, Tally]  # of the targets whose checks have failed
+    probes: Mapping[str, Runs]  # by kind of check
+    work: Work
+    hooks: Mapping[str, HookTally]  # what became of their runs, by name
+    numbers: Mapping[int, Target]  # the targets by their number in the log of runs
+
+
 class Source(Protocol):
-    """Where the facts come from. Each may change between two readings."""
+    """Where documents come from. Each may be another at the next reading."""
 
     @property
-    def state(self) -> State: ...
-
-    @property
-    def last_step(self) -> float:
-        """Monotonic instant of the engine's last step."""
-        ...
-
-    @property
-    def reload_ok(self) -> bool:
-        """Whether the last (re)load of the configuration was applied."""
-        ...
-
-    @property
-    def reloaded_at(self) -> float:
-        """Wall-clock time of the last successful (re)load."""
-        ...
-
-    @property
-    def tallies(self) -> Mapping[Target, Tally]:
-        """Of the targets whose checks have failed."""
-        ...
-
-    def durations(self, target: Target) -> Sequence[float]:
-        """Seconds that the newest runs of the target's check took, the oldest first; negative where it failed."""
-        ...
-
-    @property
-    def probes(self) -> Mapping[str, Probes]:
-        """By kind of check."""
-        ...
-
-    @property
-    def work(self) -> Work: ...
+    def facts(self) -> Facts: ...
 
     @property
     def events(self) -> Hub: ...
 
     @property
-    def hooks(self) -> Mapping[str, HookTally]:
-        """Of the hooks, by name, what became of their runs."""
+    def pid(self) -> int:
+        """Of the agent."""
         ...
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MaintenanceAnswer:
-    """In force either way; not `saved`, it does not outlive the agent. `error` says why, where it should have been."""
-
-    saved: bool
-    error: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReloadAnswer:
-    """`changes` when it was applied, `problems` when it was not: then the old configuration stays in force.
-
-    `warnings`: of what was applied, allowed and rarely meant.
-    """
-
-    ok: bool
-    changes: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
-
-
-class Commands(Protocol):
-    """What an operator may tell the agent. Answered once it is in force."""
-
-    async def set_maintenance(
-        self,
-        scope: str,
-        *,
-        on: bool,
-        reason: str,
-        by: str,
-        end: End | None = None,
-        skip_drain: bool = False,
-    ) -> MaintenanceAnswer:
-        """`scope`: `maintenance.NODE`, `maintenance.STOP`, the name of a VIP, or `POOL/SERVER`.
-
-        Said again, the last word counts, and the drain does not start over.
-        """
+    def durations(self, target: Target) -> Sequence[float]:
+        """Seconds that the newest runs of the target's check took, the oldest first; negative where it failed."""
         ...
-
-    async def reload(self) -> ReloadAnswer: ...

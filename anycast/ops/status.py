@@ -39,6 +39,7 @@ _prefix_of = lru_cache(maxsize=8192)(prefix_of)
 
 VERSION = 1
 TOUCH_FILE = "maintenance"  # in the runtime directory
+LIVE_TTLS = 3  # lease lifetimes without a step of the engine before it counts as hung
 NAMED = 3  # VIPs named in the summary
 SILENT = 2.0  # seconds ExaBGP owes an answer until nothing it said before counts any more
 FAMILIES = {4: "IPv4", 6: "IPv6"}
@@ -122,7 +123,7 @@ def iso(time: float) -> str | None:
 
 
 class View(Protocol):
-    """The parts of the document that grow with the real servers, which may be kept from one reading to the next."""
+    """The parts of the document that grow with the real servers."""
 
     def servers(self, vip: Vip, service: Service) -> Any: ...
 
@@ -139,26 +140,29 @@ class _Fresh:
 
     def servers(self, vip: Vip, service: Service) -> list[dict[str, Any]]:
         found = ((row, seen(row, self._look)) for row in rows(vip, service))
-        return [
-            server_status(row, one, self._clock) | {"since_s": self._clock.since(since_of(one))["since_s"]}
-            for row, one in found
-        ]
+        return [server_status(row, one, self._clock) for row, one in found]
 
     def fingerprint(self, address: Address, service: Service) -> str | None:
         return fingerprint(self._state, address, service)
 
 
 def document(
-    state: State, *, now: float, wall: float, version: str, pid: int, reload_ok: bool = True
+    state: State,
+    *,
+    now: float,
+    wall: float,
+    version: str,
+    pid: int,
+    reload_ok: bool = True,
+    view: View | None = None,
 ) -> dict[str, Any]:
     """The status as JSON-ready values. `now`: monotonic instant; `wall`: seconds since the epoch, the same moment.
 
-    `reload_ok`: whether the last configuration that was read was applied.
+    `reload_ok`: whether the last configuration that was read was applied. `view`: None works everything out anew.
 
     The keys of `"version": 1` stay; new ones may come.
     """
-    clock = Clock(now=now, wall=wall)
-    routes, view = routing(state, now), _Fresh(state, clock)
+    routes, view = routing(state, now), view or _Fresh(state, Clock(now=now, wall=wall))
     vips = [vip_status(state, vip, now=now, wall=wall, routes=routes, view=view) for vip in state.config.vips]
     return frame(state, vips, now=now, wall=wall, version=version, pid=pid, reload_ok=reload_ok)
 
@@ -217,6 +221,23 @@ def summary(state: State, now: float) -> str:
         words = "no BGP session is up, nothing is announced"
     more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
     return words + (f" ({', '.join(others[:NAMED])}{more})" if others else "")
+
+
+def lag(state: State, last_step: float, now: float) -> str:
+    """Empty while the engine turns, else for how long it has not.
+
+    Looks at neither real servers nor BGP: whoever restarts a process by this must not do so for those.
+    """
+    passed, allowed = now - last_step, LIVE_TTLS * state.config.timing.lease_ttl
+    return (
+        "" if passed <= allowed else f"the engine has not stepped for {passed:.1f} s ({allowed:g} s allowed)"
+    )
+
+
+def no_vip(name: str, vips: tuple[Vip, ...]) -> str:
+    """Why there is nothing to say of it."""
+    known = ", ".join(vip.name for vip in vips) or "none"
+    return f"there is no VIP {name!r} (configured: {known})"
 
 
 def readiness(state: State, now: float) -> tuple[str, ...]:
@@ -552,7 +573,7 @@ def fingerprint(state: State, address: Address, service: Service) -> str | None:
 
 
 def server_status(row: Row, found: Seen, clock: Clock) -> dict[str, Any]:
-    """A real server of a service, without `since_s`: of one that is not held down the only thing that changes by itself."""
+    """A real server of a service."""
     health = found.health
     return {
         "name": row.server.name,
@@ -568,7 +589,7 @@ def server_status(row: Row, found: Seen, clock: Clock) -> dict[str, Any]:
         "kernel_weight": found.kernel_weight,
         "active": found.active,
         "inactive": found.inactive,
-        "since": clock.since(since_of(found))["since"],
+        **clock.since(since_of(found)),
     }
 
 

@@ -256,7 +256,7 @@ def _health(case: _Case, health: Health) -> str:
         return f"its check could not run{detail}; it counts as {settled}, as before, for a while"
     match health.phase:
         case Phase.UNDECIDED:
-            return f"no outcome yet{detail}"
+            return f"no result yet{detail}"
         case Phase.FALLING:
             return f"up, and failing for {_count(health.streak, 'run')}{detail}"
         case Phase.RISING:

@@ -15,10 +15,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 
-from anycast.ops.gate import Gate
-from anycast.ops.http import control_app, read_app
+from anycast.agent.control import Control
+from anycast.ops.main import surface
 from tests.unit.ops.node import Operator, healthy
 
 EXAMPLES = 30  # for each operation
@@ -34,19 +33,19 @@ def served(*, control: bool) -> Iterator[str]:
     async def serve() -> None:
         node = healthy(now=time.monotonic())
         node.last_step = time.monotonic() + 3600  # nobody steps it
-        app = control_app(node, Operator(node)) if control else read_app(node)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
-        await runner.setup()
-        assert runner.server is not None
-        gate = Gate(runner.server)
         listener = socket.create_server(("127.0.0.1", 0))
-        gate.listen(listener)
         ready.append(f"http://127.0.0.1:{listener.getsockname()[1]}")
-        started.set()
-        await ended.wait()
-        gate.leave()
-        await runner.cleanup()
-        await gate.close()
+        if control:
+            commands = Control(Operator(node), lambda: 1)
+            await commands.listen(listener)
+            started.set()
+            await ended.wait()
+            await commands.close()
+        else:
+            async with surface(node) as (_, tcp):
+                await tcp.listen(listener)
+                started.set()
+                await ended.wait()
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
     thread.start()

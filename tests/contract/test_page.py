@@ -10,11 +10,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 
 from anycast.core import events as ev
-from anycast.ops.gate import Gate
-from anycast.ops.http import read_app
+from anycast.ops.main import surface
 from tests.contract.browser import PROGRAM, chromium
 from tests.unit.ops import scenes
 from tests.unit.ops.node import Node
@@ -28,18 +26,10 @@ PHONE = 390
 async def served(node: Node, port: int = 0) -> AsyncIterator[str]:
     """The production wiring; its address."""
     node.last_step = time.monotonic() + 3600  # nobody steps it
-    runner = web.AppRunner(read_app(node), access_log=None, shutdown_timeout=1)
-    await runner.setup()
-    assert runner.server is not None
-    gate = Gate(runner.server)
-    listener = socket.create_server(("127.0.0.1", port))
-    gate.listen(listener)
-    try:
+    async with surface(node) as (_, tcp):
+        listener = socket.create_server(("127.0.0.1", port))
+        await tcp.listen(listener)
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-    finally:
-        gate.leave()
-        await runner.cleanup()
-        await gate.close()
 
 
 def test_without_javascript_everything_is_there(tmp_path: Path) -> None:

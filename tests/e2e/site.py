@@ -107,10 +107,13 @@ class Site:
         for node in NODES:
             self.holds(node, self.table)
 
-    # The nodes' agents, by their control sockets: the nodes share one file system.
+    # The nodes' agents, by their unix sockets: the nodes share one file system.
 
     def ask(self, node: str, method: str, path: str, body: Document | None = None) -> client.Answer:
-        return client.ask(self.lab.run / node / "control.sock", method, path, body, timeout=PATIENCE)
+        control = self.lab.run / node / "control.sock"
+        if method == "GET" and path != "/maintenance":
+            return client.read(control, path)
+        return client.ask(control, method, path, body, timeout=PATIENCE)
 
     def status(self, node: str) -> Document:
         answer = self.ask(node, "GET", "/status")

@@ -71,7 +71,7 @@ def test_real_servers_in_use_keep_their_weight_until_a_check_has_spoken(site: Si
         site.lab.start("lb3", "agent")
         until(lambda: site.answers("lb3")["kernel"]["available"], "the kernel to be read")
         assert site.vip("lb3")["reason"] == "starting"
-        assert site.vip("lb3")["detail"] == "16 checks without an outcome yet"
+        assert site.vip("lb3")["detail"] == "16 checks without a result yet"
         assert site.table_of("lb3") == site.table
         assert site.metric("lb3", PROGRAMS) == 0
     site.ready("lb3")

@@ -130,6 +130,12 @@ def story() -> None:
     facts["active"] = [shown(unit, "ActiveState") for unit in (AGENT, EXABGP)]
     until("status text", lambda: "announcing 1 of 1" in shown(AGENT, "StatusText"))
     facts["agent"] = process(shown(AGENT, "MainPID"))
+    (ops,) = [
+        one
+        for one in children(shown(AGENT, "MainPID"))
+        if Path("/proc", one, "comm").read_text() == "anycast-ops\n"
+    ]
+    facts["ops"] = process(ops)
     exabgp = shown(EXABGP, "MainPID")
     facts["exabgp"] = process(exabgp)
     (plugin,) = children(exabgp)
@@ -139,7 +145,7 @@ def story() -> None:
     facts["ipvs"] = Path("/proc/net/ip_vs").read_text()
     facts["sysctl"] = Path("/proc/sys/net/ipv4/vs/sloppy_tcp").read_text().strip()
     facts["modes"] = {path: oct(os.stat(path).st_mode & 0o7777) for path in (
-        "/etc/anycast", "/run/anycast", "/run/anycast/control.sock", "/run/anycast-exabgp",
+        "/etc/anycast", "/run/anycast", "/run/anycast/control.sock", "/run/anycast/ops.sock", "/run/anycast-exabgp",
         "/run/anycast-exabgp/exabgp.conf", "/var/lib/anycast")}  # fmt: skip
 
     CONFIG.write_text(GOOD.replace("both}", "both, med: 50}"))

@@ -260,12 +260,16 @@ class TestBooted:
             assert found["Uid"] == seen["uids"][user] != "0"
             assert {int(found[one], 16) for one in ("CapEff", "CapBnd", "CapAmb")} == {rights}, name
             assert (found["NoNewPrivs"], found["Seccomp"]) == ("1", "2")
+        ops = seen["ops"]
+        assert ops["Uid"] == seen["uids"]["anycast"]
+        assert {int(ops[one], 16) for one in ("CapEff", "CapAmb")} == {0}
 
     def test_directories_and_sockets_are_for_whom_they_should_be(self, seen: dict[str, Any]) -> None:
         assert seen["modes"] == {
             "/etc/anycast": "0o750",
             "/run/anycast": "0o755",
             "/run/anycast/control.sock": "0o660",
+            "/run/anycast/ops.sock": "0o660",
             "/run/anycast-exabgp": "0o755",
             "/run/anycast-exabgp/exabgp.conf": "0o640",
             "/var/lib/anycast": "0o750",

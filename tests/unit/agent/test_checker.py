@@ -4,6 +4,7 @@ import asyncio
 import selectors
 import subprocess
 import sys
+from array import array
 from collections import Counter
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from anycast.agent.beats import BATCH, offset
 from anycast.agent.checker import Checker
+from anycast.agent.feed import MAX_RUNS, RunLog
 from anycast.core.health.phase import Fault, Outcome, Result
 from anycast.core.values.configuration import Check, CommandCheck, HttpCheck, Target, TcpCheck
 from tests.unit.probes.peers import full_backlog, open_descriptors, serving, silent
@@ -820,22 +822,34 @@ def test_whatever_is_asked_no_target_runs_twice_at_once_and_none_is_forgotten(
     run_with_clock(story())
 
 
-def test_the_durations_of_the_newest_runs_are_kept_and_failures_are_negative() -> None:
+def test_the_durations_of_runs_wait_to_be_told_and_failures_are_negative() -> None:
     async def story() -> None:
         bench = Bench(takes=0.1, schedule={A: 1.0}, result=Result(outcome=Outcome.OK, took=0.25))
         checker = bench.checker()
-        assert list(checker.durations(A)) == []
         checker.set_targets(frozenset({A}))
+        (number,) = checker.runs.numbers
+        assert checker.runs.numbers == {number: A}
         await asyncio.sleep(0.5)
-        assert list(checker.durations(A)) == [0.25]
+        assert told(checker) == [(number, 0.25)]
+        assert told(checker) == []
         bench.result = Result(outcome=Outcome.UNKNOWN, took=9.0)
         await asyncio.sleep(1.0)
         bench.result = Result(outcome=Outcome.FAIL, took=0.5)
         await asyncio.sleep(1.0)
-        assert list(checker.durations(A)) == [0.25, -0.5]
-        await asyncio.sleep(60.0)
-        assert list(checker.durations(A)) == [-0.5] * 30
+        assert told(checker) == [(number, -0.5)]
         await checker.close()
-        assert list(checker.durations(A)) == []
+        assert checker.runs.numbers == {}
 
     run_with_clock(story())
+
+
+def told(checker: Checker) -> list[tuple[int, float]]:
+    ran, took = checker.runs.take()
+    return list(zip(array("I", ran), array("f", took), strict=True))
+
+
+def test_durations_that_nobody_is_told_are_forgotten_at_some_time() -> None:
+    log = RunLog()
+    for _ in range(MAX_RUNS + 10):
+        log.add(1, 0.5)
+    assert len(log.take()[0]) == 10 * array("I").itemsize

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ import pytest
 
 from anycast.agent import engine as engines
 from anycast.agent import maintenance_file, touch_file
+from anycast.agent.commands import TooLateError
 from anycast.agent.engine import Engine
 from anycast.agent.recording import Recorder
 from anycast.config.load import load
@@ -674,5 +676,51 @@ def test_a_loop_that_stands_still_sends_no_lease_and_feeds_no_watchdog(tmp_path:
             assert not [at for at in (*passes, after.issued) if began < at < ended]
             assert before.expires(began) < ended <= after.issued
             assert {route.prefix for route in after.routes} == {WEB}
+
+    play(tmp_path, story)
+
+
+def test_a_command_whose_deadline_has_passed_when_its_turn_comes_changes_nothing(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        async with running(engine):
+            await site.announced(WEB)
+            past = time.monotonic() - 1
+            with pytest.raises(TooLateError, match="nothing was changed"):
+                await engine.set_maintenance(NODE, on=True, reason="", by="op", deadline=past)
+            assert engine.state.maintenance == {}
+            assert (await engine.set_maintenance(NODE, on=True, reason="", by="op", deadline=past + 60)).saved
+        assert set(maintenance_file.load(site.state_dir / "maintenance.json")) == {NODE}
+
+    play(tmp_path, story)
+
+
+def test_a_reload_whose_deadline_has_passed_is_refused_and_says_so(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        async with running(engine):
+            await site.announced(WEB)
+            answer = await engine.reload(deadline=time.monotonic() - 1)
+            assert (answer.ok, len(answer.problems)) == (False, 1)
+            assert "nothing was changed" in answer.problems[0]
+
+    play(tmp_path, story)
+
+
+def test_a_disk_that_hangs_does_not_keep_a_command_from_its_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck = threading.Event()
+    monkeypatch.setattr(maintenance_file, "save", lambda *_: stuck.wait(60))
+
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        async with running(engine):
+            await site.announced(WEB)
+            soon = time.monotonic() + 0.3
+            answer = await engine.set_maintenance(NODE, on=True, reason="", by="op", deadline=soon)
+            assert (answer.saved, "the disk is slow" in answer.error) == (False, True)
+            assert set(engine.state.maintenance) == {NODE}
+            stuck.set()
 
     play(tmp_path, story)

@@ -20,10 +20,10 @@ from structlog.testing import capture_logs
 
 from anycast.agent import leases
 from anycast.agent.leases import MAX_REPORT, LeaseServer
-from anycast.agent.sockets import bind_unix
 from anycast.core.events import Event, PluginConnected, PluginLost, PluginReported
 from anycast.core.values.route import Route
 from anycast.lease import Decoder, Lease, Report, encode
+from anycast.sockets import bind_unix
 
 PREFIX = ip_network("192.0.2.1/32")
 REPORT = Report(seq=3, announced=(PREFIX,), pid=42)

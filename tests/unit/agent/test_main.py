@@ -7,27 +7,30 @@ import fcntl
 import itertools
 import json
 import os
+import select
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
-from aiohttp import web
 
+from anycast import listening
 from anycast.agent import main
-from anycast.agent.sockets import bind_unix
-from anycast.cli.client import Answer, ask
+from anycast.cli.client import Answer, UnreachableError, ask, command, read
 from anycast.core.events import Log
-from anycast.ops.events import Hub
+from anycast.lease import Decoder, Lease
+from anycast.ops.hub import Hub
+from anycast.sockets import bind_unix
 from tests.replay import replay
 
 ROOT = Path(__file__).parents[3]
@@ -59,8 +62,12 @@ class Agent:
                     return self.events[-1]
         pytest.fail(f"no {event}, but {self.events}")
 
-    def control(self, path: str = "/status") -> Answer:
-        return ask(self.directory / "run" / "control.sock", "GET", path)
+    @property
+    def control(self) -> Path:
+        return self.directory / "run" / "control.sock"
+
+    def read(self, path: str = "/status") -> Answer:
+        return read(self.control, path)
 
     def get(self, path: str) -> tuple[int, str]:
         try:
@@ -132,8 +139,8 @@ def mode(path: Path) -> int:
 
 def test_without_a_kernel_it_stays_up_announces_nothing_and_says_why(tmp_path: Path) -> None:
     with agent(tmp_path) as node:
-        node.until("ops.listening")
         why = node.until("kernel.unavailable")["reason"]
+        node.until("ops.listening")
         code, text = node.get("/readyz")
         assert code == 503
         assert why in text
@@ -150,7 +157,7 @@ def test_the_service_manager_hears_ready_the_watchdog_what_is_up_and_the_end(tmp
             heard = []
             while "READY=1" not in heard:
                 heard.append(manager.recv(4096).decode())
-            assert node.control().ok  # ready is: a command is answered
+            assert node.read().ok  # ready is: a command is answered
             assert (tmp_path / "run" / "lease.sock").is_socket()
             for _ in range(2):
                 while (message := manager.recv(4096).decode()) != "WATCHDOG=1":
@@ -184,6 +191,7 @@ def test_the_sockets_are_for_whom_they_should_be(tmp_path: Path) -> None:
         run = tmp_path / "run"
         assert mode(run) == 0o755
         assert mode(run / "control.sock") == 0o660
+        assert mode(run / "ops.sock") == 0o660
         assert mode(run / "lease.sock") == 0o666
 
 
@@ -193,7 +201,7 @@ def test_a_second_agent_is_refused_and_the_first_goes_on(tmp_path: Path) -> None
         code, said = finished(tmp_path)
         assert code == 75
         assert str(tmp_path / "run" / "agent.lock") in said
-        assert node.control().ok
+        assert node.read().ok
         assert node.end(signal.SIGTERM) == 0
 
 
@@ -233,12 +241,12 @@ def test_a_reload_of_a_bad_file_keeps_what_is_in_force(tmp_path: Path) -> None:
         configure(tmp_path, "vips: {{}}\n")
         node.process.send_signal(signal.SIGHUP)
         node.until("config.rejected")
-        assert [vip["name"] for vip in node.control().body["vips"]] == ["web"]
+        assert [vip["name"] for vip in node.read().body["vips"]] == ["web"]
         configure(tmp_path, CONFIG + "  mail: {{address: 192.0.2.2, port: 25, servers: [127.0.0.1]}}\n")
         for _ in range(3):
             node.process.send_signal(signal.SIGHUP)
         assert "mail" in " ".join(node.until("config.applied")["changes"])
-        assert [vip["name"] for vip in node.control().body["vips"]] == ["web", "mail"]
+        assert [vip["name"] for vip in node.read().body["vips"]] == ["web", "mail"]
         assert node.end(signal.SIGHUP, signal.SIGTERM) == 0
 
 
@@ -248,7 +256,7 @@ def test_events_go_on_over_a_restart(tmp_path: Path) -> None:
         assert node.end(signal.SIGTERM) == 0
     with agent(tmp_path) as node:
         node.until("ops.listening")
-        events = node.control("/events").body["events"]
+        events = node.read("/events").body["events"]
         assert [one["id"] for one in events] == list(range(1, len(events) + 1))
         names = [one["event"] for one in events]
         assert names.count("agent.started") == 2
@@ -280,11 +288,125 @@ def test_it_survives_whoever_reads_its_log(tmp_path: Path) -> None:
         node.until("ops.listening")
         assert node.process.stderr is not None
         node.process.stderr.close()
+        os.kill(ops_pid(node), signal.SIGKILL)
+        assert node.read("/status").ok
         for on in (True, False):
             body = {"scope": "", "on": on}
             assert ask(tmp_path / "run" / "control.sock", "POST", "/maintenance", body).ok
         node.process.send_signal(signal.SIGTERM)
         assert node.process.wait() == 0
+
+
+def ops_pid(node: Agent) -> int:
+    return int(next(event for event in reversed(node.events) if event["event"] == "ops.started")["pid"])
+
+
+def leases(node: Agent) -> Generator[Lease, None, None]:
+    """As a plugin gets them."""
+    decoder = Decoder()
+    with socket.socket(socket.AF_UNIX) as line:
+        line.connect(str(node.directory / "run" / "lease.sock"))
+        while data := line.recv(65536):
+            yield from (one for one in decoder.feed(data) if isinstance(one, Lease))
+
+
+def test_strangers_have_a_process_of_their_own_which_is_named_and_has_no_rights(tmp_path: Path) -> None:
+    with agent(tmp_path, SECRET_TOKEN="hush") as node:
+        node.until("ops.listening")
+        ops = Path("/proc") / str(ops_pid(node))
+        assert (ops / "comm").read_text() == "anycast-ops\n"
+        assert b"anycast.ops" in (ops / "cmdline").read_bytes()
+        assert b"hush" not in (ops / "environ").read_bytes()
+        status = dict(line.split(":\t", 1) for line in (ops / "status").read_text().splitlines())
+        net_bind_service = 1 << 10
+        assert int(status["CapEff"], 16) & ~net_bind_service == 0
+        assert int(status["CapAmb"], 16) == 0
+        assert node.end(signal.SIGTERM) == 0
+        assert not ops.exists()
+
+
+def test_leases_go_on_while_the_ops_process_is_killed_and_it_comes_back(tmp_path: Path) -> None:
+    with agent(tmp_path) as node:
+        node.until("ops.listening")
+        plugin = leases(node)
+        first = ops_pid(node)
+        killed = time.monotonic()
+        os.kill(first, signal.SIGKILL)
+        assert node.until("ops.ended")["why"] == "killed by SIGKILL"
+        assert ask(node.control, "GET", "/livez").ok
+        node.until("ops.listening")
+        assert ops_pid(node) != first
+        assert node.get("/livez")[0] == 200
+        assert node.read("/status").body["vips"][0]["name"] == "web"
+        assert any(lease.issued > killed for lease in plugin)
+        plugin.close()
+        assert node.end(signal.SIGTERM) == 1  # the plugin has not acknowledged that anything is withdrawn
+
+
+def test_leases_go_on_while_the_ops_process_stands_still(tmp_path: Path) -> None:
+    with agent(tmp_path) as node:
+        node.until("ops.listening")
+        stopped = time.monotonic()
+        os.kill(ops_pid(node), signal.SIGSTOP)
+        plugin = leases(node)
+        assert len([*itertools.islice((lease for lease in plugin if lease.issued > stopped), 3)]) == 3
+        assert ask(node.control, "GET", "/livez").ok
+        assert command(node.control, "/maintenance", {"scope": "", "on": True}).ok
+        os.kill(ops_pid(node), signal.SIGCONT)
+        assert node.read("/status").body["maintenance"][0]["scope"] == ""
+        plugin.close()
+        assert node.end(signal.SIGTERM) == 1  # the plugin has not acknowledged that anything is withdrawn
+
+
+def test_an_agent_that_is_killed_takes_its_ops_process_along_even_one_that_stands_still(
+    tmp_path: Path,
+) -> None:
+    with agent(tmp_path) as node:
+        node.until("ops.listening")
+        pid = ops_pid(node)
+        end = os.pidfd_open(pid)
+        os.kill(pid, signal.SIGSTOP)
+        node.process.kill()
+        assert select.select([end], [], [], 60)[0]
+        os.close(end)
+
+
+def test_what_is_read_after_a_command_shows_it(tmp_path: Path) -> None:
+    with agent(tmp_path) as node:
+        node.until("ops.listening")
+        for on in (True, False) * 10:
+            assert command(node.control, "/maintenance", {"scope": "web", "on": on}).ok
+            assert [one["scope"] for one in node.read("/status").body["maintenance"]] == ["web"] * on
+            names = [one["event"] for one in node.read("/events").body["events"]]
+            assert names.count("maintenance.began") - names.count("maintenance.ended") == on
+        assert node.end(signal.SIGTERM) == 0
+
+
+def test_a_command_that_was_given_up_is_not_carried_out_later(tmp_path: Path) -> None:
+    with agent(tmp_path) as node:
+        node.until("ops.listening")
+        node.process.send_signal(signal.SIGSTOP)
+        body = {"scope": "", "on": True}
+        with pytest.raises(UnreachableError, match=r"silence for 2\.2 s"):
+            command(node.control, "/maintenance", body, timeout=2.2)
+        with socket.socket(socket.AF_UNIX) as line:
+            line.connect(str(node.control))
+            head = f"Host: a\r\nContent-Length: 25\r\nX-Anycast-Deadline: {time.monotonic()}\r\n\r\n"
+            line.sendall(f"POST /maintenance HTTP/1.0\r\n{head}".encode() + b'{"scope": "", "on": true}')
+            node.process.send_signal(signal.SIGCONT)
+            assert line.recv(4096).startswith(b"HTTP/1.1 504 ")
+        assert ask(node.control, "GET", "/maintenance").body == {"maintenance": []}
+        assert node.end(signal.SIGTERM) == 0
+        assert "maintenance.began" not in [event["event"] for event in node.events]
+    assert not (tmp_path / "state" / "maintenance.json").exists()
+
+
+def test_the_agent_needs_nothing_of_what_answers_strangers() -> None:
+    code = "import sys, anycast.agent.main; print(*sys.modules, sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert not {"aiohttp", "prometheus_client", "markupsafe", "anycast.ops.http"} & set(
+        done.stdout.splitlines()
+    )
 
 
 def guarded(path: Path, story: Callable[[asyncio.Queue[socket.socket]], Awaitable[None]]) -> None:
@@ -301,7 +423,7 @@ def guarded(path: Path, story: Callable[[asyncio.Queue[socket.socket]], Awaitabl
                 raise OSError("not now")
             bound.put_nowait(listener)
 
-        guard = asyncio.create_task(main._keep_bound(path, 0o600, listen))
+        guard = asyncio.create_task(listening.keep_bound(path, 0o600, listen))
         try:
             await story(bound)
         finally:
@@ -314,7 +436,7 @@ def guarded(path: Path, story: Callable[[asyncio.Queue[socket.socket]], Awaitabl
 
 
 def test_a_socket_that_is_swept_away_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(main, "GUARD_PERIOD", 0.01)
+    monkeypatch.setattr(listening, "GUARD_PERIOD", 0.01)
     path = tmp_path / "run" / "lease.sock"
 
     async def story(bound: asyncio.Queue[socket.socket]) -> None:
@@ -356,11 +478,11 @@ def test_an_address_that_is_taken_is_tried_again_and_told_once(monkeypatch: pyte
     monkeypatch.setattr(socket, "create_server", taken_at_first)
 
     async def play() -> None:
-        _, gate = await main._surface(web.Application())
-        await main._listen(gate, f"127.0.0.1:{port}")
-        with socket.create_connection(("127.0.0.1", port)):
-            pass
-        await gate.close()
+        async def listen(listener: socket.socket) -> None:
+            with listener, socket.create_connection(("127.0.0.1", port)):
+                pass
+
+        await listening.bind_tcp(f"127.0.0.1:{port}", listen)
 
     with structlog.testing.capture_logs() as logs:
         asyncio.run(play())
@@ -381,6 +503,7 @@ def test_a_journal_directory_for_nobody_known_is_an_error_and_no_more(tmp_path: 
 def test_the_limit_of_descriptors_is_raised_as_far_as_the_hard_one_allows_and_never_lowered() -> None:
     code = """
 import resource, sys
+from anycast import listening
 from anycast.agent import main
 limits = tuple(map(int, sys.argv[1:]))
 resource.setrlimit(resource.RLIMIT_NOFILE, limits)

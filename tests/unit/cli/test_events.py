@@ -14,7 +14,6 @@ import pytest
 from anycast.cli.parser import parser
 from anycast.core import events as ev
 from anycast.core.maintenance.stages import Maintenance
-from anycast.ops.http import control_app
 from tests.unit.cli.test_node import against, serving
 from tests.unit.ops.node import Node, Operator, healthy
 
@@ -85,11 +84,11 @@ def test_followed_events_come_and_go_on_over_a_restart_of_the_agent(node: Node, 
     restarted, again = asyncio.Event(), asyncio.Event()
 
     async def agents() -> None:
-        async with serving(control_app(node, Operator(node)), path):
+        async with serving(Operator(node), path):
             story = asyncio.create_task(run())
             await asyncio.wait({story, asyncio.create_task(restarted.wait())}, return_when="FIRST_COMPLETED")
         await asyncio.wait({story, asyncio.create_task(again.wait())}, return_when="FIRST_COMPLETED")
-        async with serving(control_app(node, Operator(node)), path):
+        async with serving(Operator(node), path):
             await story
 
     asyncio.run(agents())

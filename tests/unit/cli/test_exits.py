@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from anycast.agent.commands import ReloadAnswer
 from anycast.cli.exits import ExitCode
 from anycast.cli.main import main
 from anycast.cli.parser import parser
-from anycast.ops.http import ReloadAnswer, control_app
 from tests.unit.cli.test_node import cli, serving
 from tests.unit.ops.node import Node, Operator, healthy
 
@@ -163,7 +163,7 @@ def test_the_verbs_that_talk_to_the_agent_end_with_their_status(tmp_path: Path) 
 
     async def run() -> list[tuple[str, int]]:
         found = []
-        async with serving(control_app(node, operator), path):
+        async with serving(operator, path):
             for line, _ in WITH_AGENT:
                 found.append((line, (await cli(*line.split(), "--socket", str(path))).code))
                 node.report()

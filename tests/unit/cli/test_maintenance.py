@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
+from anycast.agent.commands import MaintenanceAnswer
 from anycast.cli.maintenance import Progress
 from anycast.core import events as ev
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import FILE, NODE, STOP, Maintenance
 from anycast.core.values.configuration import Timing
-from anycast.ops.http import MaintenanceAnswer, control_app
 from tests.unit.cli.test_node import Done, against, cli, serving
 from tests.unit.ops.node import CONFIG, Node, Operator, healthy
 
@@ -62,7 +62,7 @@ async def living(operator: Operator, path: Path) -> AsyncIterator[Node]:
             node.report()
             await asyncio.sleep(BEAT)
 
-    async with serving(control_app(node, operator), path):
+    async with serving(operator, path):
         task = asyncio.create_task(live())
         try:
             yield node

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import socket
@@ -14,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 
-from anycast.agent.main import _surface
-from anycast.agent.sockets import bind_unix
+from anycast.agent.commands import ReloadAnswer
+from anycast.agent.control import Control
 from anycast.cli import client
 from anycast.core import events as ev
-from anycast.ops.http import ReloadAnswer, control_app
+from anycast.ops.main import surface
+from anycast.sockets import bind_unix
 from tests.unit.ops.node import Node, Operator, healthy
 
 
@@ -50,24 +51,30 @@ async def cli(*argv: str) -> Done:
 
 
 @contextlib.asynccontextmanager
-async def serving(app: web.Application, path: Path) -> AsyncIterator[None]:
-    """As the agent serves it: aiohttp alone forgets a connection that comes while it leaves."""
-    runner, gate = await _surface(app)
-    listener = bind_unix(path, mode=0o660)
-    try:
-        gate.listen(listener)
-        yield
-    finally:
-        gate.leave()
-        await runner.cleanup()
-        await gate.close()
+async def serving(operator: Operator, path: Path, *, behind: bool = False) -> AsyncIterator[None]:
+    """The control socket as the agent serves it, and the documents beside it as its ops process does.
+
+    `behind`: what the agent knows does not come.
+    """
+    control = Control(operator, itertools.count(1).__next__)
+
+    async def reached(_: int, __: float) -> bool:
+        return not behind
+
+    async with surface(operator.node, reached) as (local, _):
+        await local.listen(bind_unix(path.with_name("ops.sock"), mode=0o660))
+        await control.listen(bind_unix(path, mode=0o660))
+        try:
+            yield
+        finally:
+            await control.close()
 
 
 def against(operator: Operator, path: Path, *commands: tuple[str, ...]) -> list[Done]:
     """Run the commands one after the other against an agent."""
 
     async def run() -> list[Done]:
-        async with serving(control_app(operator.node, operator), path):
+        async with serving(operator, path):
             return [await cli(*command, "--socket", str(path)) for command in commands]
 
     return asyncio.run(run())
@@ -232,7 +239,7 @@ def test_the_socket_is_found_through_the_configuration(node: Node, tmp_path: Pat
     )
 
     async def run() -> Done:
-        async with serving(control_app(node, Operator(node)), tmp_path / "control.sock"):
+        async with serving(Operator(node), tmp_path / "control.sock"):
             return await cli("status", "--config", str(file))
 
     assert asyncio.run(run()).code == 0
@@ -305,3 +312,33 @@ def test_what_does_not_speak_as_an_agent_is_said(said: bytes, why: str, path: Pa
 
 def test_a_path_too_long_for_a_socket_is_said(tmp_path: Path) -> None:
     assert "too long" in unreachable(tmp_path / ("x" * 120))
+
+
+def test_without_an_ops_process_the_agent_itself_says_how_it_is(
+    node: Node, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "OPS_TIME", 0.0)
+
+    async def run() -> str:
+        control = Control(Operator(node), lambda: 1)
+        await control.listen(bind_unix(path, mode=0o600))
+        try:
+            with pytest.raises(client.UnreachableError) as unreachable:
+                await asyncio.to_thread(client.read, path, "/status")
+        finally:
+            await control.close()
+        return str(unreachable.value)
+
+    said = asyncio.run(run())
+    assert said.startswith(f"the ops process does not answer at {path.with_name('ops.sock')}: no such socket")
+    assert said.endswith("; the agent says: announcing 2 of 2 VIPs")
+
+
+def test_what_is_asked_for_and_does_not_come_is_told(node: Node, path: Path) -> None:
+    async def run() -> Done:
+        async with serving(Operator(node), path, behind=True):
+            return await cli("status", "--socket", str(path))
+
+    done = asyncio.run(run())
+    assert (done.code, done.out) == (1, "")
+    assert "the agent's newest facts have not come within 5 s" in done.err

@@ -186,28 +186,35 @@ def test_for_programs_it_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 < one["took_s"] < 5
 
 
+@contextmanager
+def answering(path: Path, body: bytes) -> Iterator[None]:
+    """To the first request."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1000)
+                head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n"
+                connection.sendall(head.encode() + body)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield
+        thread.join()
+    path.unlink()
+
+
 def test_a_bgp_session_is_asked_of_the_agent(capsys: pytest.CaptureFixture[str], config: Path) -> None:
     assert probe(capsys, "{type: bgp}", "--config", str(config))[0] == 4
     answers = {"up": 0, "down": 1, "unknown": 4}
     for state, expected in answers.items():
         body = json.dumps({"neighbors": [{"address": "10.2.1.254", "state": state}]}).encode()
-        path = config.parent / "control.sock"
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind(str(path))
-            server.listen()
-
-            def serve(server: socket.socket = server, body: bytes = body) -> None:
-                connection, _ = server.accept()
-                with connection:
-                    connection.recv(1000)
-                    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n"
-                    connection.sendall(head.encode() + body)
-
-            agent = threading.Thread(target=serve)
-            agent.start()
+        summary = b'{"summary": "", "revision": 1}'
+        with answering(config.parent / "control.sock", summary), answering(config.parent / "ops.sock", body):
             code, text = probe(capsys, "{type: bgp}", "--config", str(config))
-            agent.join()
-        path.unlink()
         assert code == expected
         assert f"10.2.1.254 is {state}" in text
 

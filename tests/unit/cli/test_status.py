@@ -18,7 +18,6 @@ from pathlib import Path
 import pytest
 
 from anycast.core import events as ev
-from anycast.ops.http import control_app
 from tests.unit.cli.test_node import Done, against, cli, serving
 from tests.unit.ops.node import Node, Operator, healthy
 
@@ -79,7 +78,7 @@ def watched(
     node: Node, path: Path, story: Callable[[Terminal], Awaitable[None]], *argv: str, lines: int = 50
 ) -> None:
     async def run() -> None:
-        async with serving(control_app(node, Operator(node)), path):
+        async with serving(Operator(node), path):
             terminal = await Terminal.start("status", "--socket", str(path), *argv, lines=lines)
             await story(terminal)
 
@@ -116,7 +115,7 @@ def test_an_agent_that_goes_and_comes_is_watched_on(node: Node, path: Path) -> N
     async def run() -> None:
         terminal = await Terminal.start("status", "--socket", str(path), "--watch", "0.1")
         assert b"no agent answers" in await terminal.screen()
-        async with serving(control_app(node, Operator(node)), path):
+        async with serving(Operator(node), path):
             while b"lb1: anycast" not in await terminal.screen():
                 pass
         while b"no agent answers" not in await terminal.screen():
@@ -128,7 +127,7 @@ def test_an_agent_that_goes_and_comes_is_watched_on(node: Node, path: Path) -> N
 
 def test_watched_in_a_pipe_json_is_one_document_on_each_line(node: Node, path: Path) -> None:
     async def run() -> None:
-        async with serving(control_app(node, Operator(node)), path):
+        async with serving(Operator(node), path):
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "anycast", "status", "--json", "--watch", "0.1", "--socket", str(path),
                 stdout=asyncio.subprocess.PIPE,
@@ -144,7 +143,7 @@ def test_watched_in_a_pipe_json_is_one_document_on_each_line(node: Node, path: P
 
 def test_watched_in_a_pipe_text_has_no_escapes(node: Node, path: Path) -> None:
     async def run() -> None:
-        async with serving(control_app(node, Operator(node)), path):
+        async with serving(Operator(node), path):
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "anycast", "status", "--watch", "0.1", "--socket", str(path),
                 stdout=asyncio.subprocess.PIPE,

@@ -467,3 +467,16 @@ def test_without_a_clock_nothing_ends_by_itself() -> None:
     node.now += 2 * WHILE
     node.send(ev.Tick())
     assert node.routes == []
+
+
+@pytest.mark.parametrize("late", [0.0, 10_000.0])
+def test_a_boot_with_a_wrong_clock_neither_ends_a_maintenance_nor_makes_it_last_for_years(late: float) -> None:
+    end = End(at=EPOCH + WHILE, lasts=True)
+    before = {NODE: Maintenance(reason="racks", by="op", since=EPOCH, end=end)}
+    node = Node(vip(), kept=before, now=10.0, offset=0.0)  # it is 1970
+    node.checks(Outcome.OK)
+    node.wait(WHILE)
+    assert node.routes == []
+    node.set_clock(EPOCH + late)
+    node.wait(WHILE + 1.0)
+    assert node.routes == [route(1)]

@@ -74,7 +74,7 @@ def run(name: str, rss: int) -> AgentRun:
         cpu=0.2,
         lateness=[0.001, 0.002, 0.06],
         memory=memory,
-        memory_asked=memory,
+        ops=memory,
         asked={"/status": 0.2},
     )
 

@@ -20,7 +20,7 @@ from anycast.core.hooks import VERDICT, Command, Ending, Hook, Webhook
 from anycast.core.state import State
 from anycast.notify import runner
 from anycast.notify.hooks import Hooks
-from anycast.ops.events import Hub
+from anycast.ops.hub import Hub
 from tests.unit.ops.node import Node, healthy
 
 PATIENCE = 60.0  # seconds; nothing here waits for so long
@@ -96,7 +96,7 @@ def told(tmp_path: Path) -> Any:
 
 @asynccontextmanager
 async def following(source: Source, patience: float = PATIENCE) -> AsyncIterator[Hooks]:
-    hooks = Hooks(source)  # type: ignore[arg-type]
+    hooks = Hooks(source)
     task = asyncio.create_task(hooks.follow())
     try:
         yield hooks

@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[3]
 SCHEMA = json.loads(
     Path(anycast.__file__).parent.joinpath("notify", "payload.schema.json").read_text("utf-8")
 )
-LOST = {"log.lost", "agent.failed"}  # for the log alone: nobody is there to tell
+# For the log alone: nobody is there to tell, or the ops process has written it.
+LOST = {"log.lost", "agent.failed", "ops.listening", "ops.unavailable", "ops.unexpected"}
 
 
 def verdict(number: int, vip: str = "web", to: str = "no", before: str = "yes") -> Notice:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 from typing import Any
 
+from anycast.agent.commands import MaintenanceAnswer, ReloadAnswer
+from anycast.agent.feed import RunLog
 from anycast.core import events as ev
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.dataplane.ipvs import ServiceEntry, ServiceKey
@@ -34,8 +38,8 @@ from anycast.core.values.configuration import (
 )
 from anycast.core.values.configuration import Node as NodeName
 from anycast.core.values.report import NeighborState, Report
-from anycast.ops.events import Hub
-from anycast.ops.source import MaintenanceAnswer, Probes, ReloadAnswer, Tally, Work
+from anycast.ops.hub import Hub
+from anycast.ops.source import Facts, Runs, Tally, Work
 from tests.property.worlds import told
 
 FOREIGN = ServiceKey(protocol=Protocol.TCP, address=ip_address("198.51.100.9"), port=25)
@@ -71,6 +75,7 @@ CONFIG = Config(
 class Node:
     """Is a `Source` too. `kernel_error`: while it is set, the kernel can be neither read nor written."""
 
+    pid = os.getpid()
     reload_ok = True
     reloaded_at = 1_800_000_000.0
     said = "refused"  # of a check that fails
@@ -95,8 +100,9 @@ class Node:
         self.events = Hub()
         self.tallies: dict[Target, Tally] = {}
         self.hooks: dict[str, HookTally] = {}
-        self.probes: dict[str, Probes] = {}
+        self.probes: dict[str, Runs] = {}
         self.work = Work()
+        self.runs = RunLog()
         self.took: dict[Target, list[float]] = {}
         self._state, effects = begin(config, maintenance or {}, now, crashes=crashes)
         self._perform(effects)
@@ -104,6 +110,20 @@ class Node:
     @property
     def state(self) -> State:
         return self._state
+
+    @property
+    def facts(self) -> Facts:
+        return Facts(
+            state=self._state,
+            last_step=self.last_step,
+            reload_ok=self.reload_ok,
+            reloaded_at=self.reloaded_at,
+            tallies=dict(self.tallies),
+            probes=dict(self.probes),
+            work=replace(self.work, routes=dict(self.work.routes)),
+            hooks=dict(self.hooks),
+            numbers=self.runs.numbers,
+        )
 
     def durations(self, target: Target) -> Sequence[float]:
         return self.took.get(target, ())
@@ -156,7 +176,7 @@ class Node:
             for target in self.state.names
         )
         for target, result in results:
-            self.tallies.setdefault(target, Tally()).count(result.outcome)
+            self.tallies[target] = self.tallies.get(target, Tally()).count(result.outcome)
         self.send(ev.Probed(results=results))
 
     def report(self, source: int = 1, **fields: Any) -> None:
@@ -186,12 +206,21 @@ def healthy(config: Config = CONFIG, *, now: float = 1000.0) -> Node:
 
 
 class Operator:
-    """`Commands` for a node: the maintenance is the core's, the disk and the reload are what the test says."""
+    """An engine to command: the maintenance is the core's, the disk and the reload are what the test says."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
         self.save_error = ""
+        self.deadlines: list[float] = []
         self.answer = ReloadAnswer(ok=True, changes=("vip web: med 100 -> 200",))
+
+    @property
+    def state(self) -> State:
+        return self.node.state
+
+    @property
+    def last_step(self) -> float:
+        return self.node.last_step
 
     async def set_maintenance(
         self,
@@ -202,11 +231,14 @@ class Operator:
         by: str,
         end: End | None = None,
         skip_drain: bool = False,
+        deadline: float = math.inf,
     ) -> MaintenanceAnswer:
+        self.deadlines.append(deadline)
         entry = Maintenance(reason=reason, by=by, since=time.time(), end=end) if on else None
         self.node.now = time.monotonic()
         self.node.send(ev.MaintenanceSet(scope=scope, entry=entry, skip_drain=skip_drain))
         return MaintenanceAnswer(saved=not self.save_error and is_saved(scope), error=self.save_error)
 
-    async def reload(self) -> ReloadAnswer:
+    async def reload(self, *, deadline: float = math.inf) -> ReloadAnswer:
+        self.deadlines.append(deadline)
         return self.answer

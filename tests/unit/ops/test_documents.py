@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
+import copy
+import functools
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -15,17 +19,22 @@ from jsonschema import Draft202012Validator
 
 from anycast.core import events as ev
 from anycast.core.dataplane.ipvs import Destination
+from anycast.core.dataplane.kernel import Snapshot
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import FILE, NODE, STOP, Maintenance, Stage
 from anycast.core.state import prefix_of
 from anycast.core.values.configuration import Check, Config, HoldDown, TcpCheck, Vip
 from anycast.core.values.report import FailedRoute, NeighborState
 from anycast.core.vip.decide import Advertise, Reason
-from anycast.ops import status, why
-from anycast.ops.board import Board, StatusText
-from anycast.ops.events import Hub
-from anycast.ops.routes import CONTROL, READ, openapi, schema
-from tests.property.worlds import BOTH, EITHER, requiring, told
+from anycast.ops import delta, feed, status, why
+from anycast.ops.board import Boards
+from anycast.ops.hub import Hub
+from anycast.ops.mirror import Mirror
+from anycast.ops.paths import CONTROL, READ, Operation, openapi, schema
+from anycast.ops.source import Facts, Tally
+from tests.property.worlds import BOTH, EITHER, requiring
+from tests.property.worlds import told as worlds_told
+from tests.unit.ops import scenes
 from tests.unit.ops.node import CONFIG, ROUTER, Node, healthy, vip
 
 Destinations: TypeAlias = tuple[Destination, ...]
@@ -142,7 +151,7 @@ def _tells(node: Node, change: Callable[[Destinations], Destinations], *, deaf: 
         for key, entry in node.kernel.table.items()
     }
     node.kernel, node.kernel_is_deaf = replace(node.kernel, table=table), deaf
-    node.send(ev.KernelRead(snapshot=told(node.kernel, node.asked)))
+    node.send(ev.KernelRead(snapshot=worlds_told(node.kernel, node.asked)))
 
 
 def read_again(node: Node) -> None:
@@ -220,63 +229,147 @@ def test_whatever_happens_every_document_is_as_its_schema_says(
 
 
 @settings(max_examples=60)
-@given(st.lists(st.lists(st.sampled_from(HAPPENINGS), max_size=3), max_size=5))
-def test_what_is_kept_between_two_readings_says_what_a_fresh_document_says(steps: list[list[Any]]) -> None:
+@given(
+    st.sampled_from([healthy, Node]), st.lists(st.lists(st.sampled_from(HAPPENINGS), max_size=3), max_size=5)
+)
+def test_whatever_happens_the_ops_process_knows_what_the_agent_knows(
+    begin: Callable[[Config], Node], steps: list[list[Any]]
+) -> None:
+    node, boards = begin(RICH), Boards()
+    told = Told(node)
+    for step in [[], *steps]:
+        for happening in step:
+            happening(node)
+        told.tell()
+        mirror = told.mirror
+        assert mirror.facts.state == node.state
+        assert (mirror.facts.tallies, mirror.events.newest) == (node.tallies, node.events.newest)
+        assert [one.text for one in mirror.events.after(0)] == [one.text for one in node.events.after(0)]
+        document = functools.partial(status.document, now=node.now, wall=EPOCH + node.now, version="1", pid=2)
+        clock = status.Clock(now=node.now, wall=EPOCH + node.now)
+        view = boards.of(mirror.facts.state).view(clock)
+        assert document(mirror.facts.state, view=view) == document(node.state)
+        for one in node.state.config.vips:
+            assert document_of(mirror, one, node.now) == document_of(node, one, node.now)
+
+
+def document_of(source: Mirror | Node, one: Vip, now: float) -> dict[str, Any]:
+    return why.document(source.facts.state, one, source.facts.tallies, now=now, wall=WALL)
+
+
+class Told:
+    """A node and what an ops process makes of it; every message is as small as it can be."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.mirror = Mirror()
+        self._sent: Facts | None = None
+        self._seen = 0
+
+    def tell(self) -> list[bytes]:
+        """The messages, once more without their length."""
+        node = self.node
+        facts = feed.bare(node.facts)
+        first = self._sent is None or self._sent.state.config is not facts.state.config
+        events = node.events.after(self._seen)
+        sent = delta.hollow(facts) if first else self._sent
+        number = self.mirror.revision + 1
+        messages = [feed.Message(revision=number, facts=sent, more=True)] if first else []
+        changes = delta.pieces(compared(sent, facts))
+        messages += [feed.Message(revision=number, delta=change, more=True) for change in changes]
+        messages.append(feed.Message(revision=number, events=tuple(one.text for one in events), pid=4711))
+        self._seen = node.events.newest
+        self._sent = facts
+        told = [feed.encode(message)[feed.LENGTH.size :] for message in messages]
+        for data in told:
+            self.mirror.take(feed.decode(data))
+        return told
+
+
+def compared(old: object, new: object) -> delta.Delta:
+    comparison = delta.compare(old, new)
+    while True:
+        try:
+            next(comparison)
+        except StopIteration as done:
+            found: delta.Delta = done.value
+            return found
+
+
+def test_what_has_not_changed_is_not_told_again() -> None:
+    node = scenes.large(2000)
+    told = Told(node)
+    whole = told.tell()
+    node.probe()
+    node.send(ev.KernelRead(snapshot=told_again(node)))
+    again = told.tell()
+    assert sum(map(len, again)) < 5000 < sum(map(len, whole)) / 10
+    assert len(whole) > 10
+    down = node.state.config.vips[0].services[0].pool.servers[0].addresses[0]
+    node.probe(str(down))
+    assert sum(map(len, told.tell())) < 10_000
+
+
+def told_again(node: Node) -> Snapshot:
+    """A reading, all of it made anew."""
+    return copy.deepcopy(worlds_told(node.kernel, node.asked))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({1: "a", 2: "b"}, {1: "a", 2: "c"}),
+        ({1: "a", 2: "b", 3: "c"}, {1: "a", 3: "d", 4: "e"}),
+        ({1: "a", 2: "b"}, {2: "b", 1: "a"}),
+        ({}, {1: {2: 3}}),
+        ({1: (1, 2)}, {1: (1, 3)}),
+        ((1, 2), (1, 2, 3)),
+        ((1, 2, 3), (1, 2)),
+        ((), ()),
+        (1, True),
+        (None, 0),
+        (Tally(1, 2), Tally(1, 3)),
+        (frozenset({1}), frozenset({2})),
+    ],
+)
+def test_a_delta_leads_from_the_one_to_the_other(old: object, new: object) -> None:
+    led = delta.apply(old, compared(old, new))
+    assert functools.reduce(delta.apply, delta.pieces(compared(old, new)), old) == led == new
+    assert type(led) is type(new)
+    if isinstance(led, dict) and isinstance(new, dict):
+        assert list(led) == list(new)
+
+
+def test_what_both_ends_work_out_is_what_the_agent_has() -> None:
+    state = healthy(RICH).state
+    found = feed.derived(RICH)
+    assert found
+    assert {name: getattr(state, name) for name in found} == found
+    facts = healthy(RICH).facts
+    assert feed.whole(feed.bare(facts), found) == facts
+
+
+def test_a_target_keeps_its_place_in_a_process_of_another_hash() -> None:
     node = healthy(RICH)
-    text = StatusText(
-        node, Board(), version="1", pid=2, clock=lambda: node.now, wall=lambda: EPOCH + node.now
+    facts = node.facts
+    message = feed.Message(revision=1, facts=facts, delta=None, pid=1)
+    code = """
+import sys
+from anycast.core.state import UNDECIDED, health_of
+from anycast.ops import feed
+facts = feed.decode(sys.stdin.buffer.read()).facts
+whole = feed.whole(facts, feed.derived(facts.state.config)).state
+print(len(whole.names), sum(health_of(whole, target) is not UNDECIDED for target in whole.names))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=feed.encode(message)[feed.LENGTH.size :],
+        capture_output=True,
+        check=True,
+        env={**os.environ, "PYTHONHASHSEED": "7"},
     )
-
-    async def read() -> None:
-        for step in [[], *steps]:
-            for happening in step:
-                happening(node)
-            node.now += 0.2
-            fresh = status.document(
-                node.state,
-                now=node.now,
-                wall=EPOCH + node.now,
-                version="1",
-                pid=2,
-                reload_ok=node.reload_ok,
-            )
-            assert json.loads(await text.read()) == fresh
-
-    asyncio.run(read())
-
-
-def test_what_is_held_down_is_written_anew_while_nothing_but_time_changes() -> None:
-    node = healthy(replace(CONFIG, vips=(holding(CONFIG.vips[0]),)))
-    node.probe("10.9.2.1")
-    text = StatusText(node, Board(), version="1", pid=2, clock=lambda: node.now, wall=lambda: WALL)
-
-    async def read() -> list[tuple[float, str]]:
-        found = []
-        for seconds in (0.0, 1.0, 1.5, 1.0):
-            node.now += seconds
-            server = json.loads(await text.read())["vips"][0]["services"][0]["servers"][0]
-            found.append((server["held_down_s"], server["detail"]))
-        return found
-
-    assert asyncio.run(read()) == [
-        (3.0, "held down, it flapped: reusable in 3 s; refused"),
-        (2.0, "held down, it flapped: reusable in 2 s; refused"),
-        (0.5, "held down, it flapped: reusable in 0 s; refused"),
-        (0.0, "refused"),
-    ]
-
-
-def test_a_clock_that_was_set_moves_every_instant() -> None:
-    node = healthy()
-    wall = WALL
-
-    async def read() -> list[Any]:
-        text = StatusText(node, Board(), version="1", pid=2, clock=lambda: node.now, wall=lambda: wall)
-        return [json.loads(await text.read())["vips"][0]["services"][0]["servers"][0]["since"]]
-
-    first = asyncio.run(read())
-    wall += 3600
-    assert first != asyncio.run(read())
+    names = len(node.state.names)
+    assert done.stdout.split() == [str(names).encode(), str(names).encode()]
 
 
 def objects(value: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -314,10 +407,11 @@ def test_the_words_of_the_schema_are_those_of_the_program() -> None:
     assert found["stage"]["enum"] == list(Stage)
 
 
-def test_the_document_of_the_routes_has_every_one_of_them() -> None:
-    found = openapi((*READ, *CONTROL), version="1")
+@pytest.mark.parametrize("operations", [READ, CONTROL])
+def test_a_document_of_the_paths_has_every_one_of_them(operations: tuple[Operation, ...]) -> None:
+    found = openapi(operations, version="1")
     assert {(path, method.upper()) for path, one in found["paths"].items() for method in one} == {
-        (route.path, route.method) for route in (*READ, *CONTROL)
+        (one.path, one.method) for one in operations
     }
     names = set(found["components"]["schemas"])
     refs = {

@@ -6,21 +6,19 @@ import asyncio
 import json
 import os
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from aiohttp import ClientResponse
 
+from anycast.agent.events_file import EventsFile, load
 from anycast.core import events as ev
 from anycast.core.maintenance.stages import NODE, Maintenance
 from anycast.ops import http
-from anycast.ops.events import Event, Hub, LaggedError, event_of, interest
 from anycast.ops.http import read_app
-from anycast.ops.journal import Journal, load
+from anycast.ops.hub import Event, Hub, LaggedError, event_of, interest
 from tests.unit.ops.node import CONFIG
-from tests.unit.ops.test_gate import PATIENT, Site
-from tests.unit.ops.test_gate import play as play_gate
+from tests.unit.ops.test_connections import Site, play
 from tests.unit.ops.test_http import JSON, Client, ask, running
 
 ON = Maintenance(reason="disks", by="alice", since=1.0)
@@ -258,12 +256,14 @@ def test_a_stream_of_a_vip_that_is_not_there_is_refused() -> None:
     ask(read_app(running()), questions)
 
 
-def test_a_reader_that_is_too_slow_is_disconnected_and_can_go_on() -> None:
+def test_a_reader_that_is_too_slow_is_disconnected_and_can_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "WRITE_TIME", 0.1)
+
     async def story(site: Site) -> None:
         slow = await site.connect(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n", small=4096)
         await slow.reader.readuntil(b"retry: 2000\n\n")
         hub = site.node.events
-        while site.gate.connections:
+        while site.connections:
             hub.publish("server.down", "warning", {"detail": "x" * 1000})
             await asyncio.sleep(0)
         text = await slow.rest()
@@ -276,7 +276,22 @@ def test_a_reader_that_is_too_slow_is_disconnected_and_can_go_on() -> None:
         )
         assert b"id: %d\n" % hub.newest in await again.reader.readuntil(b"data: ")
 
-    play_gate(story, replace(PATIENT, connections=1, write_time=0.1))
+    play(story)
+
+
+def test_events_with_their_numbers_are_taken_and_what_is_missing_between_is_forgotten() -> None:
+    async def story() -> None:
+        theirs, ours = published(20, kept=20), Hub(kept=20)
+        ours.take(theirs.after(0)[:5])
+        with ours.follow(3) as stream:
+            ours.take(theirs.after(5)[:2])
+            assert numbers(await stream.next(60)) == [4, 5, 6, 7]
+            ours.take(theirs.after(15))
+            with pytest.raises(LaggedError):
+                await stream.next(60)
+        assert numbers(ours.after(0)) == [16, 17, 18, 19, 20]
+
+    asyncio.run(story())
 
 
 # On disk.
@@ -285,7 +300,7 @@ def test_a_reader_that_is_too_slow_is_disconnected_and_can_go_on() -> None:
 def test_events_survive_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "state" / "events.jsonl"
     hub = Hub()
-    journal = Journal(path, pytest.fail)
+    journal = EventsFile(path, pytest.fail)
     hub.adopt(load(path), journal.put)
     hub.publish("agent.started", "info", {"pid": 1})
     hub.publish("agent.stopped", "info", {})
@@ -305,7 +320,7 @@ def test_damaged_and_cut_lines_are_passed_over_and_spoil_no_other(tmp_path: Path
     lines = [one.text for one in published(4).after(0)]
     path.write_bytes(f"{lines[0]}\n{lines[1][:20]}\n\xff\xfe\n{lines[2]}\n{lines[3][:-5]}".encode("latin-1"))
     assert numbers(load(path)) == [1, 3]
-    journal = Journal(path, pytest.fail)
+    journal = EventsFile(path, pytest.fail)
     hub = Hub()
     hub.adopt(load(path), journal.put)
     hub.publish("agent.started", "info", {})
@@ -315,7 +330,7 @@ def test_damaged_and_cut_lines_are_passed_over_and_spoil_no_other(tmp_path: Path
 
 def test_the_files_stay_small_and_hold_as_many_as_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
-    journal = Journal(path, pytest.fail, kept=10)
+    journal = EventsFile(path, pytest.fail, kept=10)
     for event in published(57).after(0):
         journal.put(event)
     assert journal.drain(60)
@@ -325,7 +340,7 @@ def test_the_files_stay_small_and_hold_as_many_as_are_kept(tmp_path: Path) -> No
 
 def test_a_file_that_was_taken_away_is_begun_anew(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
-    journal = Journal(path, pytest.fail)
+    journal = EventsFile(path, pytest.fail)
     first, second = published(2).after(0)
     journal.put(first)
     assert journal.drain(60)
@@ -340,7 +355,7 @@ def test_a_full_disk_is_told_once_and_costs_nothing_else(tmp_path: Path) -> None
     said: list[str] = []
     path = tmp_path / "events.jsonl"
     path.symlink_to("/dev/full")
-    journal = Journal(path, said.append)
+    journal = EventsFile(path, said.append)
     hub = Hub()
     hub.adopt([], journal.put)
     for _ in range(3):

@@ -36,7 +36,9 @@ def logged(source: str) -> Iterator[str]:
     ("folder", "known"),
     [
         ("core", {"vip.verdict_changed", "server.up", "server.down", "maintenance.overdue", "clock.stepped"}),
-        ("agent", {"agent.started", "config.rejected"}),
+        ("agent", {"agent.started", "config.rejected", "ops.ended"}),
+        ("ops", {"ops.unexpected"}),
+        (".", {"ops.listening", "socket.rebound"}),
     ],
 )
 def test_every_event_is_listed(folder: str, known: set[str]) -> None:

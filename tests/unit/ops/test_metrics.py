@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics import parser as openmetrics
 
 from anycast.core import events as ev
@@ -16,7 +16,7 @@ from anycast.core.maintenance.stages import FILE, NODE, Maintenance, Stage
 from anycast.core.values.report import FailedRoute, NeighborState
 from anycast.core.vip.decide import Reason
 from anycast.ops import metrics
-from anycast.ops.board import Board
+from anycast.ops.board import Boards
 from anycast.ops.metrics import MetricsText
 from anycast.ops.source import Probes
 from tests import scrape as scraping
@@ -27,11 +27,8 @@ ON = Maintenance(reason="new kernel", by="root", since=WALL)
 
 
 def scrape(node: Node, accept: str = "") -> str:
-    async def read() -> bytes:
-        metrics = MetricsText(node, Board(), version="1.2.3", clock=lambda: node.now, wall=lambda: WALL)
-        return (await metrics.read(accept))[0]
-
-    return asyncio.run(read()).decode()
+    metrics = MetricsText(node, version="1.2.3", clock=lambda: node.now, wall=lambda: WALL)
+    return metrics.read(Boards().of(node.state), *choose_encoder(accept)).decode()
 
 
 def samples(node: Node) -> dict[str, float]:
@@ -153,14 +150,12 @@ def test_a_node_with_the_file_is_in_maintenance_whatever_was_commanded_and_has_n
 def test_a_scrape_reads_the_state_of_that_moment() -> None:
     node = healthy()
 
-    async def scrapes() -> list[bytes]:
-        metrics = MetricsText(node, Board(), version="1.2.3", clock=lambda: node.now, wall=lambda: WALL)
-        before = (await metrics.read(""))[0]
-        node.report(announced=())
-        node.probe("10.9.2.1")
-        return [before, (await metrics.read(""))[0]]
-
-    before, after = asyncio.run(scrapes())
+    boards = Boards()
+    metrics = MetricsText(node, version="1.2.3", clock=lambda: node.now, wall=lambda: WALL)
+    before = metrics.read(boards.of(node.state), *choose_encoder(""))
+    node.report(announced=())
+    node.probe("10.9.2.1")
+    after = metrics.read(boards.of(node.state), *choose_encoder(""))
     for line in (
         b'anycast_vip_announced{vip="web"} ',
         b'anycast_server_up{vip="web",service="tcp/80",server="rs1",address="10.9.2.1"} ',
@@ -203,9 +198,10 @@ def test_a_hook_has_all_its_figures_from_the_start() -> None:
 
 def test_runs_of_checks_are_counted_by_kind_outcome_and_time() -> None:
     node = healthy()
-    node.probes = {"https": Probes()}
+    probes = Probes()
     for outcome, took in ((Outcome.OK, 0.002), (Outcome.OK, 0.3), (Outcome.FAIL, 60.0)):
-        node.probes["https"].count(outcome, took)
+        probes.count(outcome, took)
+    node.probes = {"https": probes.runs}
     found = samples(node)
     assert found['anycast_probes_total{outcome="ok",type="https"}'] == 2
     assert found['anycast_probes_total{outcome="fail",type="https"}'] == 1

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import base64
 import re
 import time
@@ -11,12 +10,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from anycast.core import events as ev
 from anycast.ops import page
-from anycast.ops.board import Board
-from anycast.ops.http import control_app, read_app
+from anycast.ops.board import Boards
+from anycast.ops.http import FRESH, _Kept, read_app
 from tests.unit.ops import scenes
-from tests.unit.ops.node import Node, Operator
+from tests.unit.ops.node import Node
 from tests.unit.ops.test_http import Client, ask
 
 _VOID = {"meta", "link", "img", "br"}
@@ -68,10 +66,8 @@ class Parsed(HTMLParser):
 
 
 def rendered(node: Node) -> str:
-    async def read() -> bytes:
-        return await page.PageText(node, Board(), version="1.2.3").read()
-
-    return asyncio.run(read()).decode()
+    board = Boards().of(node.state)
+    return page.page(node, board, version="1.2.3", now=time.monotonic(), wall=time.time())
 
 
 def parsed(node: Node) -> Parsed:
@@ -197,30 +193,34 @@ def test_of_very_many_vips_those_that_are_out_are_shown() -> None:
     assert "v299 ✕ not announced" in found.text
 
 
-def test_a_page_is_good_for_half_a_second_unless_something_happens() -> None:
-    node, now = scenes.healthy(), [time.monotonic()]
+def test_a_page_is_good_for_half_a_second_unless_something_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = scenes.healthy()
+    kept, now, made = _Kept(), [1000.0], list[str]()
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
-    async def read() -> None:
-        text = page.PageText(node, Board(), version="1", clock=lambda: now[0])
-        first = await text.read()
-        now[0] += page.FRESH - 0.1
-        assert await text.read() is first
-        node.send(ev.PluginLost(source=1))
-        assert b"no plugin is connected" in await text.read()
-        second = await text.read()
-        now[0] += page.FRESH + 0.1
-        assert await text.read() is not second
+    def read() -> bytes:
+        def make() -> str:
+            made.append("")
+            return str(len(made))
 
-    asyncio.run(read())
+        return kept.read(make, node.events.newest)
+
+    assert (read(), read()) == (b"1", b"1")
+    now[0] += FRESH - 0.1
+    assert read() == b"1"
+    node.events.publish("plugin.lost", "warning", {})
+    assert read() == b"2"
+    now[0] += FRESH + 0.1
+    assert read() == b"3"
 
 
 def test_an_engine_that_stands_still_is_told() -> None:
     node = scenes.healthy()
     node.last_step -= 60
-    assert re.search(r"the engine has not stepped for 6\d s", parsed(node).text)
+    assert re.search(r"the engine has not stepped for 6\d\.\d s", parsed(node).text)
 
 
-def test_the_page_is_served_on_both_surfaces_and_to_head() -> None:
+def test_the_page_is_served_and_to_head() -> None:
     node = scenes.healthy()
 
     async def questions(client: Client) -> None:
@@ -234,7 +234,6 @@ def test_the_page_is_served_on_both_surfaces_and_to_head() -> None:
             assert await response.read() == b""
 
     ask(read_app(node), questions)
-    ask(control_app(node, Operator(node)), questions)
 
 
 def test_a_picture_of_check_times_is_told_in_words_too() -> None:

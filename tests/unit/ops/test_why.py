@@ -354,7 +354,7 @@ def test_of_thousands_of_servers_some_are_named_and_the_others_counted() -> None
 @pytest.mark.parametrize(
     ("health", "words"),
     [
-        (Health(), "no outcome yet"),
+        (Health(), "no result yet"),
         (Health(phase=Phase.UP, since=1000.0), "up since 08:00:00Z"),
         (Health(phase=Phase.FALLING, streak=2, detail="503"), "up, and failing for 2 runs: 503"),
         (Health(phase=Phase.RISING, streak=1, since=1000.0), "down since 08:00:00Z, and well for 1 run"),

@@ -40,7 +40,7 @@ def node() -> Node:
     vips = (replace(CONFIG.vips[0], require=rule), *CONFIG.vips[1:])
     node = healthy(replace(CONFIG, require=rule, vips=vips))
     node.hooks = {"pager": Tally()}
-    node.probes = {"tcp": Probes()}
+    node.probes = {"tcp": Probes().runs}
     return node
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from anycast.agent.sockets import HeldError, InstanceLock, bind_unix, identity, peer_uid
+from anycast.sockets import HeldError, InstanceLock, bind_unix, identity, peer_uid
 
 
 @pytest.fixture(params=[0o022, 0o077])

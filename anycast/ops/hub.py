@@ -129,6 +129,16 @@ class Hub:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody follows any more
                 self._loop.call_soon_threadsafe(self._wake)
 
+    def take(self, events: Iterable[Event]) -> None:
+        """Events that have their numbers already. Where some between are missing, those before are forgotten."""
+        with self._lock:
+            for event in events:
+                if event.id != self._newest + 1:
+                    self._events.clear()
+                    self._forgotten = event.id - 1
+                self._append(event)
+        self._wake()
+
     def _append(self, event: Event) -> None:
         if len(self._events) == self._events.maxlen:
             self._forgotten = self._events[0].id

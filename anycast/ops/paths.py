@@ -1,4 +1,7 @@
-"""Every path there is, in one table: the router is made from it, and so is the OpenAPI document."""
+"""Every path there is, in two tables: the routers are made from them, and so are the OpenAPI documents.
+
+`READ` is what the ops process answers, `CONTROL` what the agent itself answers on its control socket.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,9 @@ JSON = "application/json"
 TEXT = "text/plain"
 PAGE = "text/html"
 STREAM = "text/event-stream"
+
+DEADLINE = "X-Anycast-Deadline"
+"""Header of a command: the instant of CLOCK_MONOTONIC after which it must not be carried out any more."""
 
 Schema = Mapping[str, Any]
 
@@ -40,7 +46,7 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
+class Operation:
     """`handler`: the method that answers, of whoever makes a router of the table. GET takes HEAD too."""
 
     path: str
@@ -97,26 +103,41 @@ _BODY_TIME = {
 }
 _VIP = "One VIP as in the status."
 
-READ: tuple[Route, ...] = (
-    Route(
+_LIVEZ = Operation(
+    path="/livez",
+    handler="get_livez",
+    about="Whether the engine turns. Looks at neither real servers nor BGP.",
+    answers={200: _either("It does.", _CHECKED), 503: _either("It hangs.", _CHECKED)},
+)
+_OPENAPI = Operation(
+    path="/openapi.json",
+    handler="get_openapi",
+    about="This document.",
+    answers={200: Answer(about="OpenAPI 3.1.", content={JSON: {"type": "object"}})},
+)
+_DEADLINE = Parameter(
+    name=DEADLINE,
+    about="The instant of CLOCK_MONOTONIC, in seconds, after which the command must not be carried out any more.",
+    schema={"type": "number", "minimum": 0},
+    place="header",
+)
+_LATE = {504: _error("Its deadline had passed: nothing was changed, and nothing will be.")}
+
+READ: tuple[Operation, ...] = (
+    Operation(
         path="/",
         handler="get_page",
         about="The status as a page for people.",
         answers={200: Answer(about="The page.", content={PAGE: {"type": "string"}})},
     ),
-    Route(
-        path="/livez",
-        handler="get_livez",
-        about="Whether the engine turns. Looks at neither real servers nor BGP.",
-        answers={200: _either("It does.", _CHECKED), 503: _either("It hangs.", _CHECKED)},
-    ),
-    Route(
+    _LIVEZ,
+    Operation(
         path="/healthz",
         handler="get_livez",
         about="The same as /livez.",
         answers={200: _either("It turns.", _CHECKED), 503: _either("It hangs.", _CHECKED)},
     ),
-    Route(
+    Operation(
         path="/readyz",
         handler="get_readyz",
         about="Whether the node can do its work. Maintenance is work.",
@@ -125,13 +146,13 @@ READ: tuple[Route, ...] = (
             503: _either("It cannot, and why.", _CHECKED),
         },
     ),
-    Route(
+    Operation(
         path="/status",
         handler="get_status",
         about="Everything the node knows.",
         answers={200: Answer(about="The status document.", content={JSON: _ref("Status")})},
     ),
-    Route(
+    Operation(
         path="/metrics",
         handler="get_metrics",
         about="Prometheus metrics.",
@@ -142,7 +163,7 @@ READ: tuple[Route, ...] = (
             )
         },
     ),
-    Route(
+    Operation(
         path="/vips/{name}",
         handler="get_vip",
         about="Whether a router can hear of the VIP from this node, by the status code; the reason in the body.",
@@ -153,14 +174,14 @@ READ: tuple[Route, ...] = (
             503: _either("It is not.", _ref("Status.vip")),
         },
     ),
-    Route(
+    Operation(
         path="/vips/{name}/why",
         handler="get_why",
         about="Why the VIP is announced or not, from its checks to the BGP sessions, and what would change it.",
         parameters=(_NAME,),
         answers={200: _either("The explanation.", _ref("Why")), 404: _NO_VIP},
     ),
-    Route(
+    Operation(
         path="/events",
         handler="get_events",
         about=(
@@ -201,26 +222,45 @@ READ: tuple[Route, ...] = (
             503: _BUSY,
         },
     ),
-    Route(
-        path="/openapi.json",
-        handler="get_openapi",
-        about="This document.",
-        answers={200: Answer(about="OpenAPI 3.1.", content={JSON: {"type": "object"}})},
-    ),
+    _OPENAPI,
 )
 
-CONTROL: tuple[Route, ...] = (
-    Route(
+CONTROL: tuple[Operation, ...] = (
+    _LIVEZ,
+    _OPENAPI,
+    Operation(
+        path="/summary",
+        handler="get_summary",
+        about="One line about the node, and the revision of the facts that the ops process must have to show them.",
+        answers={
+            200: Answer(
+                about="The line.",
+                content={
+                    JSON: {
+                        "type": "object",
+                        "properties": {
+                            "summary": {"type": "string", "description": "One line for people."},
+                            "revision": {"type": "integer", "description": "For X-Anycast-Revision."},
+                        },
+                        "required": ["summary", "revision"],
+                        "additionalProperties": False,
+                    }
+                },
+            )
+        },
+    ),
+    Operation(
         path="/maintenance",
         handler="get_maintenance",
         about="What is in maintenance.",
         answers={200: Answer(about="Every maintenance in force.", content={JSON: _ref("Maintenance")})},
     ),
-    Route(
+    Operation(
         path="/maintenance",
         method="POST",
         handler="post_maintenance",
         about="Take the node, a VIP or a real server out, or bring it back.",
+        parameters=(_DEADLINE,),
         body=_ref("MaintenanceRequest"),
         body_required=True,
         answers={
@@ -228,18 +268,21 @@ CONTROL: tuple[Route, ...] = (
             404: _error("There is no such thing."),
             409: _error("A service cannot do without it."),
             **_BODY_TIME,
+            **_LATE,
         },
     ),
-    Route(
+    Operation(
         path="/reload",
         method="POST",
         handler="post_reload",
         about="Apply the configuration file as it is now.",
+        parameters=(_DEADLINE,),
         body={"type": "object", "maxProperties": 0},
         answers={
             200: Answer(about="It is in force.", content={JSON: _ref("Reload")}),
             422: Answer(about="It has mistakes; the one before stays.", content={JSON: _ref("Reload")}),
             **_BODY_TIME,
+            **_LATE,
         },
     ),
 )
@@ -253,7 +296,7 @@ def schema(name: str) -> dict[str, Any]:
     return found
 
 
-def openapi(routes: Iterable[Route], *, version: str) -> dict[str, Any]:
+def openapi(routes: Iterable[Operation], *, version: str) -> dict[str, Any]:
     """The OpenAPI 3.1 document of the routes."""
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
@@ -270,7 +313,7 @@ def openapi(routes: Iterable[Route], *, version: str) -> dict[str, Any]:
     }
 
 
-def _operation(route: Route) -> dict[str, Any]:
+def _operation(route: Operation) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "summary": route.about.partition(". ")[0].rstrip("."),
         "description": route.about,
@@ -354,8 +397,14 @@ def _components() -> dict[str, Any]:
     texts = {"type": "array", "items": {"type": "string"}}
     found["Reload"] = {
         "type": "object",
-        "properties": {"ok": {"type": "boolean"}, "changes": texts, "warnings": texts, "problems": texts},
-        "required": ["ok", "changes", "warnings", "problems"],
+        "properties": {
+            "ok": {"type": "boolean"},
+            "changes": texts,
+            "warnings": texts,
+            "problems": texts,
+            "revision": {"type": "integer", "description": "For X-Anycast-Revision."},
+        },
+        "required": ["ok", "changes", "warnings", "problems", "revision"],
         "additionalProperties": False,
     }
     return found

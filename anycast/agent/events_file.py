@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from anycast.background_writer import BackgroundWriter
-from anycast.ops.events import KEPT, Event, event_of
+from anycast.ops.hub import KEPT, Event, event_of
 
 MAX_WAITING = 10_000  # events that wait for the disk; more are not written
 MAX_BYTES = 4 * 1024 * 1024  # of one file, give or take one writing
@@ -45,7 +45,7 @@ def _lines(path: Path) -> list[str]:
         return []
 
 
-class Journal:
+class EventsFile:
     """Appends events to `path`. Once it holds as many as are kept, it becomes the file before, and a new one begins."""
 
     def __init__(self, path: Path, complain: Callable[[str], None], *, kept: int = KEPT) -> None:

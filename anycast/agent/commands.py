@@ -1,0 +1,262 @@
+"""What an operator may tell the agent: the requests checked, carried out and answered. How they come is `control`."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from anycast.core.dataplane.members import server_scopes
+from anycast.core.maintenance.clocks import End, Expiry
+from anycast.core.maintenance.stages import NODE, NODE_SCOPES, STOP, is_saved, is_server
+from anycast.core.state import State
+from anycast.core.values.configuration import Config
+from anycast.core.vip.facts import would_fall
+from anycast.ops import status
+
+MAX_REASON = 200  # characters
+LONGEST = 366 * 86400.0  # seconds until a maintenance ends by itself
+
+
+class TooLateError(Exception):
+    """The deadline of a command had passed before it was carried out: nothing was changed, and nothing will be."""
+
+    def __init__(self) -> None:
+        super().__init__("it came too late to be carried out, and nothing was changed: say it again")
+
+
+class RefusedError(Exception):
+    """A request that is not carried out; `code` is the HTTP status."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaintenanceAnswer:
+    """In force either way; not `saved`, it does not outlive the agent. `error` says why, where it should have been."""
+
+    saved: bool
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReloadAnswer:
+    """`changes` when it was applied, `problems` when it was not: then the old configuration stays in force.
+
+    `warnings`: of what was applied, allowed and rarely meant.
+    """
+
+    ok: bool
+    changes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+class Engine(Protocol):
+    """Answers once it is in force. Raises TooLateError: the `deadline` (a monotonic instant) passed before that."""
+
+    @property
+    def state(self) -> State: ...
+
+    async def set_maintenance(
+        self,
+        scope: str,
+        *,
+        on: bool,
+        reason: str,
+        by: str,
+        end: End | None = None,
+        skip_drain: bool = False,
+        deadline: float = math.inf,
+    ) -> MaintenanceAnswer:
+        """`scope`: `maintenance.NODE`, `maintenance.STOP`, the name of a VIP, or `POOL/SERVER`.
+
+        Said again, the last word counts, and the drain does not start over.
+        """
+        ...
+
+    async def reload(self, *, deadline: float = math.inf) -> ReloadAnswer: ...
+
+
+def entries(state: State) -> list[dict[str, Any]]:
+    """What is in maintenance."""
+    return status.maintenance_status(state, now=time.monotonic(), wall=time.time())
+
+
+async def maintenance(engine: Engine, body: bytes, *, by: str, deadline: float) -> dict[str, Any]:
+    """Returns what happens now. Raises RefusedError, TooLateError.
+
+    `{"scope": "", a VIP's name or POOL/SERVER, "on": bool, "reason": text}`, and of those that go with `on`:
+    `"until"` (seconds since the epoch) or `"for_s"`, with `"on_expiry": "resume" or "hold"`; `"now": true`
+    without a drain; `"temporary": true` of the node until the agent ends. Without `"force": true` a real
+    server that a service cannot do without stays: 409.
+    """
+    optional = _MAINTENANCE.keys() - {"scope", "on"}
+    fields = _fields(body, _MAINTENANCE, optional=optional)
+    on, reason = fields["on"], fields.get("reason", "")
+    _check_reason(reason)
+    _check_options(fields)
+    end = _end(fields, time.time())
+    scope = STOP if fields.get("temporary", False) else fields["scope"]
+    before = engine.state
+    if fields["scope"] != NODE and fields["scope"] in NODE_SCOPES:
+        raise _no_vip(fields["scope"], before.config)
+    # What was configured once and is in maintenance still can be ended.
+    if on or fields["scope"] not in before.maintenance:
+        _check_scope(fields["scope"], before.config)
+    lost = would_fall(before, scope) if on and is_server(scope) else ()
+    if lost and not fields.get("force", False):
+        raise RefusedError(409, f"without {scope} too few real servers are left for {', '.join(lost)}")
+    answer = await engine.set_maintenance(
+        scope,
+        on=on,
+        reason=reason,
+        by=by,
+        end=end,
+        skip_drain=fields.get("now", False),
+        deadline=deadline,
+    )
+    state, now, wall = engine.state, time.monotonic(), time.time()
+    commanded = {NODE, STOP} if scope == NODE and not on else {scope}
+    return {
+        "scope": fields["scope"],
+        "on": on,
+        "temporary": not is_saved(scope),
+        "changed": commanded.isdisjoint(before.maintenance) == on,
+        "saved": answer.saved,
+        "error": answer.error,
+        **status.scope_status(state, scope, now=now, wall=wall),
+        "drain_s": state.config.timing.drain,
+        "vips": [
+            {
+                "name": vip.name,
+                "advertise": str(state.vips[vip.name].verdict.advertise),
+                "reason": str(state.vips[vip.name].verdict.reason),
+            }
+            for vip in state.config.vips
+            if fields["scope"] in (NODE, vip.name)
+        ],
+        "maintenance": entries(state),
+    }
+
+
+async def reload(engine: Engine, body: bytes, *, deadline: float) -> tuple[int, dict[str, Any]]:
+    """200 applied, 422 refused: the old configuration stays in force. Raises RefusedError."""
+    _fields(body, {}, optional=set())
+    answer = await engine.reload(deadline=deadline)
+    told = {
+        "ok": answer.ok,
+        "changes": list(answer.changes),
+        "warnings": list(answer.warnings),
+        "problems": list(answer.problems),
+    }
+    return (200 if answer.ok else 422), told
+
+
+def _check_scope(scope: str, config: Config) -> None:
+    """Raises `RefusedError` for what is not in the configuration."""
+    if not is_server(scope):
+        if scope != NODE and config.vip(scope) is None:
+            raise _no_vip(scope, config)
+        return
+    known = server_scopes(config)
+    if scope not in known:
+        near = difflib.get_close_matches(scope, known, n=1) or sorted(known)[:8]
+        raise RefusedError(404, f"there is no real server {scope!r} (is it {' or '.join(near)}?)")
+
+
+def _no_vip(name: str, config: Config) -> RefusedError:
+    return RefusedError(404, status.no_vip(name, config.vips))
+
+
+def _fields(data: bytes, kinds: Mapping[str, type], *, optional: set[str]) -> dict[str, Any]:
+    """The fields of a JSON body, all of them checked. An empty body is `{}`. Raises `RefusedError`."""
+    try:
+        body = json.loads(data) if data.strip() else {}
+    except (ValueError, RecursionError):
+        raise RefusedError(400, "the body is not JSON (send one object)") from None
+    if not isinstance(body, dict):
+        raise RefusedError(400, "the body is not a JSON object (send {...})")
+    known = ", ".join(kinds) or "none"
+    wrong = [f"unknown field {name!r} (known: {known})" for name in body if name not in kinds]
+    for name, kind in kinds.items():
+        if name not in body:
+            if name not in optional:
+                wrong.append(f"field {name!r} is missing")
+        elif not _is(body[name], kind):
+            word = {str: "text", bool: "true or false", float: "a number"}.get(kind, kind.__name__)
+            wrong.append(f"field {name!r}: expected {word}")
+    if wrong:
+        raise RefusedError(400, "; ".join(wrong))
+    return body
+
+
+def _is(value: object, kind: type) -> bool:
+    if kind is float:
+        # Neither NaN nor what no float holds.
+        return isinstance(value, int | float) and not isinstance(value, bool) and -1e15 < value < 1e15
+    return isinstance(value, kind)
+
+
+# In the order they are told.
+_MAINTENANCE: Mapping[str, type] = {
+    "scope": str,
+    "on": bool,
+    "reason": str,
+    "force": bool,
+    "until": float,
+    "for_s": float,
+    "on_expiry": str,
+    "now": bool,
+    "temporary": bool,
+}
+_WITH_ON = ("until", "for_s", "on_expiry", "now", "temporary")
+
+
+def _check_options(fields: Mapping[str, Any]) -> None:
+    given = [name for name in _WITH_ON if name in fields]
+    if given and not fields["on"]:
+        raise RefusedError(400, f'field {given[0]!r}: it goes with "on": true only')
+    if given and is_server(fields["scope"]):
+        raise RefusedError(400, f"field {given[0]!r}: it is for the node or a VIP, not for a real server")
+    if fields.get("temporary", False) and fields["scope"] != NODE:
+        raise RefusedError(400, "field 'temporary': it is for the whole node only")
+    ended = "until" in fields or "for_s" in fields
+    if fields.get("temporary", False) and ended:
+        raise RefusedError(400, "field 'temporary': it ends with the agent, and at no other time")
+    if "on_expiry" in fields and not ended:
+        raise RefusedError(400, "field 'on_expiry': there is no end without 'until' or 'for_s'")
+    if fields.get("on_expiry", Expiry.RESUME) not in list(Expiry):
+        raise RefusedError(400, "field 'on_expiry': expected resume or hold")
+
+
+def _end(fields: Mapping[str, Any], wall: float) -> End | None:
+    """When it ends by itself. Raises `RefusedError`."""
+    then = Expiry(fields.get("on_expiry", Expiry.RESUME))
+    if "until" in fields and "for_s" in fields:
+        raise RefusedError(400, "field 'for_s': give either it or 'until'")
+    if "for_s" in fields:
+        if not 1 <= fields["for_s"] <= LONGEST:
+            raise RefusedError(400, "field 'for_s': expected from one second to 366 days")
+        return End(at=wall + fields["for_s"], then=then, lasts=True)
+    if "until" in fields:
+        at = float(fields["until"])
+        if at <= wall:
+            told = status.iso(at) or "it"
+            raise RefusedError(400, f"field 'until': {told} has passed (it is {status.iso(wall)} here)")
+        if at > wall + LONGEST:
+            raise RefusedError(400, "field 'until': more than 366 days from now")
+        return End(at=at, then=then)
+    return None
+
+
+def _check_reason(reason: str) -> None:
+    if len(reason) > MAX_REASON or not reason.isprintable():
+        message = f"field 'reason': expected one printable line of at most {MAX_REASON} characters"
+        raise RefusedError(400, message)

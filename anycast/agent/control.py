@@ -1,0 +1,284 @@
+"""The control socket: what changes the node, and a few questions that the agent itself answers. HTTP, by h11.
+
+Whoever may open the socket may command; it is no place for strangers, who have the ops process. Still every request
+has its bounds and its time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import pwd
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any, NamedTuple, Protocol
+
+import h11
+import structlog
+
+import anycast
+from anycast.agent import commands
+from anycast.agent.commands import RefusedError, TooLateError
+from anycast.core.state import State
+from anycast.ops import status
+from anycast.ops.paths import CONTROL, DEADLINE, JSON, TEXT, openapi
+from anycast.sockets import peer_uid
+
+MAX_CONNECTIONS = 64
+MAX_HEAD = 16 * 1024  # bytes
+MAX_BODY = 4096
+REQUEST_TIME = 5.0  # seconds a request has to come, from its first byte
+IDLE_TIME = 15.0  # seconds until its first byte
+WRITE_TIME = 10.0  # seconds an answer waits for its reader
+_READ = 4096
+
+log = structlog.get_logger()
+
+
+class Engine(commands.Engine, Protocol):
+    @property
+    def last_step(self) -> float: ...
+
+
+class _Request(NamedTuple):
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    user: str
+    deadline: float
+
+
+class _Answer(NamedTuple):
+    code: int
+    body: bytes
+    kind: str = JSON
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def _json(body: Any, *, code: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> _Answer:
+    return _Answer(code, json.dumps(body, allow_nan=False).encode() + b"\n", JSON, headers)
+
+
+def _refusal(code: int, why: str, *headers: tuple[str, str]) -> _Answer:
+    return _json({"error": why}, code=code, headers=headers)
+
+
+class Control:
+    """`mark` gives the revision of the feed that holds all that is known at the moment."""
+
+    def __init__(self, engine: Engine, mark: Callable[[], int]) -> None:
+        self._engine = engine
+        self._mark = mark
+        self._server: asyncio.Server | None = None
+        self._serving: set[asyncio.Task[None]] = set()
+        self._handlers: dict[str, dict[str, Callable[[_Request], Awaitable[_Answer]]]] = {}
+        for operation in CONTROL:
+            self._handlers.setdefault(operation.path, {})[operation.method] = getattr(self, operation.handler)
+
+    async def listen(self, listener: socket.socket) -> None:
+        """Accept on `listener` instead of the one before; connections that stand stay."""
+        self.leave()
+        self._server = await asyncio.start_server(self._serve, sock=listener, limit=_READ)
+
+    def leave(self) -> None:
+        if self._server is not None:
+            self._server.close()
+
+    async def close(self) -> None:
+        self.leave()
+        for task in self._serving:
+            task.cancel()
+        if self._serving:
+            await asyncio.wait(self._serving)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine runs in a task
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+        connection = _Connection(reader, writer)
+        try:
+            if len(self._serving) > MAX_CONNECTIONS:
+                await connection.refuse(503, "too many connections")
+                return
+            while (request := await connection.next_request()) is not None:
+                await connection.send(await self._answer(request), head=request.method == "HEAD")
+        except (ConnectionError, TimeoutError, h11.LocalProtocolError, asyncio.CancelledError):
+            pass  # it has gone, or does not read; or the agent ends
+        finally:
+            writer.transport.abort() if connection.broken else writer.close()
+
+    async def _answer(self, request: _Request) -> _Answer:
+        handlers = self._handlers.get(request.path)
+        if handlers is None:
+            return _refusal(404, f"there is no {request.path} here (documents are at ops.sock)")
+        handler = handlers.get("GET" if request.method == "HEAD" else request.method)
+        if handler is None:
+            allowed = ", ".join(sorted({*handlers, *(["HEAD"] if "GET" in handlers else [])}))
+            why = f"{request.path} does not take {request.method} (it takes {allowed})"
+            return _refusal(405, why, ("Allow", allowed))
+        try:
+            return await handler(request)
+        except RefusedError as error:
+            return _refusal(error.code, str(error))
+        except TooLateError as error:
+            return _refusal(504, str(error))
+        except Exception:
+            log.exception("control.unexpected", method=request.method, path=request.path)
+            return _refusal(500, "a defect of this program; please report it with its log")
+
+    @property
+    def _state(self) -> State:
+        return self._engine.state
+
+    async def get_livez(self, request: _Request) -> _Answer:
+        lag = status.lag(self._state, self._engine.last_step, time.monotonic())
+        code = 503 if lag else 200
+        if JSON in request.headers.get("accept", ""):
+            return _json({"ok": not lag, "reasons": [lag] if lag else []}, code=code)
+        return _Answer(code, f"{lag or 'ok'}\n".encode(), TEXT)
+
+    async def get_summary(self, _: _Request) -> _Answer:
+        return _json({"summary": status.summary(self._state, time.monotonic()), "revision": self._mark()})
+
+    async def get_openapi(self, _: _Request) -> _Answer:
+        return _json(openapi(CONTROL, version=anycast.__version__))
+
+    async def get_maintenance(self, _: _Request) -> _Answer:
+        return _json({"maintenance": commands.entries(self._state)})
+
+    async def post_maintenance(self, request: _Request) -> _Answer:
+        answer = await commands.maintenance(
+            self._engine, request.body, by=request.user, deadline=request.deadline
+        )
+        return _json({**answer, "revision": self._mark()})
+
+    async def post_reload(self, request: _Request) -> _Answer:
+        code, answer = await commands.reload(self._engine, request.body, deadline=request.deadline)
+        return _json({**answer, "revision": self._mark()}, code=code)
+
+
+class _Connection:
+    """One client, one request after the other."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
+        self.broken = False  # nobody reads what is still to be written
+
+    async def next_request(self) -> _Request | None:
+        """None: there is no other. What is wrong with it is answered here."""
+        if self._http.our_state is h11.DONE:
+            if self._http.their_state is not h11.DONE:
+                return None
+            self._http.start_next_cycle()
+        elif self._http.our_state is not h11.IDLE:
+            return None
+        try:
+            return await self._read()
+        except h11.RemoteProtocolError as error:
+            await self.refuse(error.error_status_hint, str(error))
+        except RefusedError as error:
+            await self.refuse(error.code, str(error))
+        except TimeoutError:
+            await self.refuse(408, f"the request did not come within {REQUEST_TIME:g} s")
+        return None
+
+    async def _read(self) -> _Request | None:
+        """Raises TimeoutError, RefusedError, h11.RemoteProtocolError."""
+        if not self._http.trailing_data[0]:
+            data = b""
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(IDLE_TIME):
+                    data = await self._reader.read(_READ)
+            if not data:
+                return None
+            self._http.receive_data(data)
+        head: h11.Request | None = None
+        body = b""
+        async with asyncio.timeout(REQUEST_TIME):
+            while True:
+                match self._http.next_event():
+                    case h11.NEED_DATA:
+                        if self._http.they_are_waiting_for_100_continue:
+                            self._writer.write(
+                                self._http.send(h11.InformationalResponse(status_code=100, headers=[])) or b""
+                            )
+                        self._http.receive_data(await self._reader.read(_READ))
+                    case h11.Request() as head:
+                        pass
+                    case h11.Data(data=data):
+                        body += data
+                        if len(body) > MAX_BODY:
+                            raise RefusedError(413, f"the body is larger than {MAX_BODY} bytes")
+                    case h11.EndOfMessage():
+                        break
+                    case _:
+                        return None
+        assert head is not None  # noqa: S101 - before its end there was a beginning
+        headers = {name.decode(): value.decode("latin-1") for name, value in head.headers}
+        return _Request(
+            method=head.method.decode(),
+            path=head.target.decode("latin-1").partition("?")[0],
+            headers=headers,
+            body=body,
+            user=await asyncio.to_thread(_user, self._writer.get_extra_info("socket")),
+            deadline=_deadline(headers.get(DEADLINE.lower())),
+        )
+
+    async def refuse(self, code: int, why: str) -> None:
+        """And end the connection."""
+        if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            await self.send(_refusal(code, why, ("Connection", "close")))
+
+    async def send(self, answer: _Answer, *, head: bool = False) -> None:
+        """Raises ConnectionError, TimeoutError."""
+        headers = [
+            ("Content-Type", f"{answer.kind}; charset=utf-8"),
+            ("Content-Length", str(len(answer.body))),
+            ("Server", "anycast"),
+            *answer.headers,
+        ]
+        data = (
+            self._http.send(
+                h11.Response(
+                    status_code=answer.code, headers=headers, reason=HTTPStatus(answer.code).phrase.encode()
+                )
+            )
+            or b""
+        )
+        data += b"" if head else self._http.send(h11.Data(data=answer.body)) or b""
+        data += self._http.send(h11.EndOfMessage()) or b""
+        self._writer.write(data)
+        self.broken = True
+        async with asyncio.timeout(WRITE_TIME):
+            await self._writer.drain()
+        self.broken = False
+
+
+def _deadline(text: str | None) -> float:
+    """Raises RefusedError."""
+    if text is None:
+        return math.inf
+    try:
+        deadline = float(text)
+    except ValueError:
+        deadline = math.nan
+    if not deadline >= 0:
+        raise RefusedError(400, f"{DEADLINE}: expected seconds of CLOCK_MONOTONIC, found {text[:40]!r}")
+    return deadline
+
+
+def _user(end: socket.socket) -> str:
+    """Who is at the other end, as the kernel knows it. It may ask a directory service: in a thread."""
+    uid = peer_uid(end)
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"

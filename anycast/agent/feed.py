@@ -1,0 +1,165 @@
+"""The agent's end of the feed: tells one ops process what has changed, a few times a second, and never waits for it.
+
+At most one message is under way, and the next is made once the one before has been read: so a reader that is slow gets
+fewer and larger steps, and one that stands still costs the agent one message and nothing more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import socket
+import struct
+import termios
+import time
+from array import array
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from anycast.core import events as ev
+from anycast.core.hooks import VERDICT
+from anycast.core.values.configuration import Target
+from anycast.ops.delta import Delta, compare, hollow, pieces
+from anycast.ops.feed import Message, bare, encode
+from anycast.ops.hub import Hub
+from anycast.ops.source import Facts
+
+PAUSE = 0.15  # seconds between two messages, unless there is a hurry
+LEAST = 0.01  # seconds between two messages
+PATIENCE = 15.0  # seconds an ops process has to read a message
+SLICE = 0.003  # seconds of comparing until others have a turn
+MAX_RUNS = 20_000  # durations that wait to be told; more are forgotten
+_LOOKS = (0.001, 0.05)  # seconds between two looks whether a message has been read, at first and in the end
+
+
+class StuckError(Exception):
+    """The ops process does not read."""
+
+
+class RunLog:
+    """How long checks took, since the last message. Targets have numbers: it is one entry for each run of a check."""
+
+    def __init__(self) -> None:
+        self.numbers: Mapping[int, Target] = {}  # another with every change
+        self._ran = array("I")
+        self._took = array("f")
+
+    def add(self, number: int, took: float) -> None:
+        if len(self._ran) >= MAX_RUNS:
+            self.take()
+        self._ran.append(number)
+        self._took.append(took)
+
+    def take(self) -> tuple[bytes, bytes]:
+        """The numbers and the seconds, which are forgotten here."""
+        taken = self._ran.tobytes(), self._took.tobytes()
+        del self._ran[:], self._took[:]
+        return taken
+
+
+class Engine(Protocol):
+    """What is told: `anycast.agent.engine.Engine`."""
+
+    @property
+    def facts(self) -> Facts: ...
+
+    @property
+    def events(self) -> Hub: ...
+
+    @property
+    def runs(self) -> RunLog: ...
+
+
+class Feed:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._revision = 0  # of the message that was made last
+        self._changed = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    def stepped(self, effects: Iterable[ev.Effect]) -> None:
+        """After each step of the engine: a change of a verdict is told at once."""
+        self._changed.set()
+        if any(isinstance(effect, ev.Log) and effect.event == VERDICT for effect in effects):
+            self._hurry.set()
+
+    def mark(self) -> int:
+        """The revision that will hold all that is known now; it is on its way at once."""
+        self._changed.set()
+        self._hurry.set()
+        return self._revision + 1
+
+    async def run(self, line: socket.socket) -> None:
+        """Tell the process at the other end of `line` everything, then what changes, for ever.
+
+        Raises OSError: it has gone; StuckError.
+        """
+        line.setblocking(False)
+        sent: Facts | None = None
+        seen = 0  # number of the last event
+        self._changed.set()
+        while True:
+            await self._news()
+            self._revision += 1
+            revision, facts = self._revision, bare(self._engine.facts)
+            events = self._engine.events.after(seen)
+            seen = events[-1].id if events else seen
+            ran, took = self._engine.runs.take()
+            first = sent is None or facts.state.config is not sent.state.config
+            if sent is None or first:
+                sent = hollow(facts)
+                await _send(line, encode(Message(revision=revision, facts=sent, more=True)))
+            for piece in pieces(await _compare(sent, facts)):
+                message = Message(revision=revision, delta=piece, more=True)
+                # A thread: of the configuration one piece may hold thousands of real servers.
+                await _send(line, await asyncio.to_thread(encode, message) if first else encode(message))
+            sent = facts
+            lines = tuple(event.text for event in events)
+            await _send(
+                line, encode(Message(revision=revision, events=lines, ran=ran, took=took, pid=os.getpid()))
+            )
+
+    async def _news(self) -> None:
+        """Until there is something to tell, not too soon after the last."""
+        await asyncio.sleep(LEAST)
+        await self._changed.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PAUSE):
+                await self._hurry.wait()
+        self._changed.clear()
+        self._hurry.clear()
+
+
+async def _compare(old: Facts, new: Facts) -> Delta:
+    comparison = compare(old, new)
+    began = time.perf_counter()
+    while True:
+        try:
+            next(comparison)
+        except StopIteration as done:
+            delta: Delta = done.value
+            return delta
+        if time.perf_counter() - began > SLICE:
+            await asyncio.sleep(0)
+            began = time.perf_counter()
+
+
+async def _send(line: socket.socket, frame: bytes) -> None:
+    """Until it has been read. Raises OSError, StuckError."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.get_running_loop().sock_sendall(line, frame)
+            pause, longest = _LOOKS
+            while _unread(line):
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, longest)
+    except TimeoutError:
+        raise StuckError(f"it has read nothing for {PATIENCE:g} s") from None
+
+
+def _unread(line: socket.socket) -> int:
+    """Bytes, as the kernel counts them, that the other end has not taken."""
+    (size,) = struct.unpack("i", fcntl.ioctl(line, termios.TIOCOUTQ, bytes(4)))
+    return int(size)

@@ -1,0 +1,79 @@
+"""The agent's facts, as far as they have come: what every page is made of."""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from anycast.core.values.configuration import Config, Target
+from anycast.ops import delta, feed
+from anycast.ops.hub import Hub, event_of
+from anycast.ops.source import Facts
+
+KEPT = 30  # runs of a target whose durations are kept
+
+
+class Mirror:
+    """A `Source`, once there has been a message."""
+
+    def __init__(self) -> None:
+        self.pid = 0
+        self.revision = 0
+        self.events = Hub()
+        self._coming: Any = None  # of which the rest may be on its way
+        self._facts: Facts | None = None
+        self._config: Config | None = None
+        self._derived: Mapping[str, Any] = {}
+        self._numbers: Mapping[int, Target] = {}
+        self._durations: dict[Target, array[float]] = {}
+        self._changed = asyncio.Event()
+
+    def take(self, message: feed.Message) -> None:
+        coming = self._coming if message.facts is None else message.facts
+        coming = self._coming = delta.apply(coming, message.delta)
+        if message.more:
+            return
+        config = coming.state.config
+        if config is not self._config:
+            self._config, self._derived = config, feed.derived(config)
+        facts = self._facts = feed.whole(coming, self._derived)
+        if facts.numbers is not self._numbers:
+            self._numbers = facts.numbers
+            targets = set(facts.numbers.values())
+            self._durations = {one: took for one, took in self._durations.items() if one in targets}
+        self._remember(message.ran, message.took)
+        self.events.take([event for line in message.events if (event := event_of(line)) is not None])
+        self.pid, self.revision = message.pid, message.revision
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _remember(self, ran: bytes, took: bytes) -> None:
+        for number, seconds in zip(array("I", ran), array("f", took), strict=True):
+            target = self._numbers.get(number)
+            if target is None:
+                continue
+            known = self._durations.setdefault(target, array("f"))
+            if len(known) >= KEPT:
+                del known[0]
+            known.append(seconds)
+
+    async def reached(self, revision: int, patience: float) -> bool:
+        """Whether that much has come, within `patience` seconds."""
+        try:
+            async with asyncio.timeout(patience):
+                while self.revision < revision:
+                    await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    @property
+    def facts(self) -> Facts:
+        if self._facts is None:
+            raise LookupError("nothing has come from the agent")
+        return self._facts
+
+    def durations(self, target: Target) -> Sequence[float]:
+        return self._durations.get(target, ())
