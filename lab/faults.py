@@ -363,17 +363,16 @@ class Faults:
         self._without(fault, nodes[0], self.site.uplink)
 
     def server_link_down(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
-        self._without(fault, nodes[0], self.site.server_link)
+        with self._checked_each_second(nodes[0]):
+            self._without(fault, nodes[0], self.site.server_link)
 
     def descriptors(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
         """The checks of HTTP go on over the sockets they have: so others take their place for this row."""
         node = nodes[0]
-        self.site.configure(node, check={"type": "syslog", "port": HTTP_PORT})
-        self.site.ask(node, "POST", "/reload")
-        until(lambda: self.site.all_usable(node), f"{node} to find every real server well", PATIENCE)
         agent = self.site.process(node, "agent").pid
         limit = resource.prlimit(agent, resource.RLIMIT_NOFILE)
-        with self.trial.count(fault, node) as facts:
+        others = self._checked_each_second(node, {"type": "syslog", "port": HTTP_PORT})
+        with others, self.trial.count(fault, node) as facts:
             resource.prlimit(agent, resource.RLIMIT_NOFILE, (0, limit[1]))
             try:
                 self.trial.gone(facts, node)
@@ -383,8 +382,6 @@ class Faults:
                 self.trial.healing(facts)
                 resource.prlimit(agent, resource.RLIMIT_NOFILE, limit)
             self.trial.everywhere()
-        self.site.configure(node)
-        self.site.ask(node, "POST", "/reload")
 
     def suspension(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
         node = nodes[0]
@@ -545,6 +542,16 @@ class Faults:
             self.trial.settled(facts)
             self.trial.healing(facts)
             self._start(node, what)
+
+    @contextlib.contextmanager
+    def _checked_each_second(self, node: str, check: Mapping[str, Any] | None = None) -> Iterator[None]:
+        """The bound is that of checks every second, which many nodes do not have. `check`: of another kind."""
+        self.site.configure(node, interval=1.0, check=check)
+        self.site.ask(node, "POST", "/reload")
+        until(lambda: self.site.all_usable(node), f"{node} to find every real server well", PATIENCE)
+        yield
+        self.site.configure(node)
+        self.site.ask(node, "POST", "/reload")
 
     def _without(self, fault: Fault, node: str, link: Callable[..., None]) -> None:
         """A link of the node goes down; later it comes up."""

@@ -30,7 +30,7 @@ from anycast.kernel.netlink_codec import Malformed
 READS = 3  # of a list that changes while it is read
 
 _NETLINK_ROUTE = 0
-_SIOCGIFCONF, _SIOCGIFFLAGS = 0x8912, 0x8913
+_SIOCGIFCONF, _SIOCGIFFLAGS, _SIOCGIFINDEX = 0x8912, 0x8913, 0x8933
 _IFREQ_LABEL = struct.Struct("16s4x4s")  # name, and the address within a sockaddr_in
 _IFREQ_SIZE = struct.calcsize("16s2LH6B")
 _IFF_UP = 0x1
@@ -85,13 +85,13 @@ async def remove(interface: str, address: Address) -> None:
 
 
 def index_of(interface: str) -> int:
-    """Raises KernelUnavailable where there is no such interface."""
-    try:
-        return socket.if_nametoindex(interface)
-    except OSError as error:
+    """Raises OSError, and KernelUnavailable where there is no such interface."""
+    index = _index_or_none(interface.encode())
+    if index is None:
         raise KernelUnavailable(
             f"interface {interface} does not exist: create it, or name another in node.interface"
-        ) from error
+        )
+    return index
 
 
 @contextlib.contextmanager
@@ -166,6 +166,13 @@ def _ipv4_addresses(index: int) -> frozenset[Address]:
 
 
 def _index_or_none(name: bytes) -> int | None:
-    with contextlib.suppress(OSError):
-        return socket.if_nametoindex(name.decode("utf-8", "surrogateescape"))
-    return None
+    """Raises OSError. `socket.if_nametoindex` says "no such interface" of everything, a lack of descriptors too."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as line:
+        try:
+            answer = fcntl.ioctl(line, _SIOCGIFINDEX, struct.pack("16s24x", name))
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+            return None
+    index: int = struct.unpack_from("i", answer, 16)[0]
+    return index

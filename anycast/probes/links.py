@@ -14,13 +14,13 @@ from anycast.core.health.phase import Fault, Outcome
 from anycast.core.values.configuration import Address
 from anycast.probes.finding import Finding, unknown
 
-__all__ = ["Way", "attributes", "excuse", "fault", "home", "interface_to", "way_to"]
+__all__ = ["Way", "attributes", "excuse", "fault", "home", "index_of", "interface_to", "way_to"]
 
 _FRESH = 0.1  # seconds for which a look at the interfaces holds: thousands of checks may fail together
 _RTM_NEWROUTE, _RTM_GETROUTE, _NLM_F_REQUEST = 24, 26, 1
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC, _RTA_VIA = 1, 4, 5, 7, 18
 _RTN_UNICAST, _RTN_LOCAL = 1, 2
-_SIOCGIFFLAGS, _SIOCGIFADDR, _SIOCGIFNETMASK = 0x8913, 0x8915, 0x891B
+_SIOCGIFFLAGS, _SIOCGIFADDR, _SIOCGIFNETMASK, _SIOCGIFINDEX = 0x8913, 0x8915, 0x891B, 0x8933
 _IFF_UP, _IFF_RUNNING = 0x1, 0x40
 
 _looked_at = -1.0
@@ -70,6 +70,14 @@ def fault(name: str) -> str | None:
         return "is set down"
     # Set with a carrier, and on interfaces that know of none: loopback, tunnels.
     return None if flags & _IFF_RUNNING else "has no carrier"
+
+
+def index_of(name: str) -> int:
+    """The number of an interface. Raises OSError with its cause, which `socket.if_nametoindex` does not tell."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        answer = fcntl.ioctl(sock, _SIOCGIFINDEX, struct.pack("=16s24x", name.encode()))
+    index: int = struct.unpack_from("=i", answer, 16)[0]
+    return index
 
 
 def interface_to(address: Address) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import socket
 import struct
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -25,7 +24,7 @@ from anycast.core.values.configuration import Address
 from anycast.core.values.described import amount
 from anycast.probes import icmp, neighbor
 from anycast.probes.finding import OK, Finding, Progress, fail, unusable
-from anycast.probes.links import fault
+from anycast.probes.links import fault, index_of
 from anycast.probes.offload import HangingError, offload
 
 __all__ = ["check", "default_gateway", "ipvs_connections", "memory"]
@@ -83,7 +82,7 @@ async def _neighbor(address: Address, interface: str, progress: Progress) -> Fin
     """A packet makes the kernel look after the entry; what the entry then says is the answer."""
     neighbor.provoke(address)
     progress.missing = f"entry of {address} in the neighbor table"
-    index = socket.if_nametoindex(interface)
+    index = index_of(interface)
     state = (await neighbor.entry(address, index)).state
     while state in _SETTLING:
         await asyncio.sleep(neighbor.LOOK_AGAIN)

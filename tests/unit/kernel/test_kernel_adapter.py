@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import resource
+import socket
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 
@@ -118,3 +120,14 @@ def test_a_slash_in_a_sysctl_is_a_dot_of_an_interface() -> None:
 def test_a_missing_interface_is_named() -> None:
     with pytest.raises(KernelUnavailable, match=r"interface nosuch0 does not exist: create it"):
         addresses.index_of("nosuch0")
+    assert addresses.index_of("lo") == socket.if_nametoindex("lo")
+
+
+def test_without_descriptors_no_interface_is_said_to_be_missing() -> None:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limit[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            addresses.index_of("lo")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anycast.core.health.phase import Outcome, Result
+from anycast.core.health.phase import Fault, Outcome, Result
 from anycast.core.values.checks import (
     FileCheck,
     GatewayCheck,
@@ -262,3 +262,9 @@ def test_nothing_in_proc_can_break_the_reader(text: str) -> None:
             reader(Folder())  # type: ignore[arg-type]
         except ValueError as error:
             assert "does not say" in str(error)  # noqa: PT017
+
+
+def test_a_gateway_by_an_interface_that_is_not_there_is_a_missing_link() -> None:
+    kind = GatewayCheck(address=ip_address("127.0.0.1"), interface="absent0", by="neighbor")
+    result = run(kind, 0, address=str(HERE))
+    assert (result.outcome, result.fault) == (Outcome.UNKNOWN, Fault.LINK)
