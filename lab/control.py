@@ -33,7 +33,7 @@ from lab.processes import Process
 from lab.routewatch import RouteEvent, RouteTable, RouteWatch
 from lab.topology import ROUTER_AS, RUN, VIP4, VIP6, VIPS, Role, Topology, topology
 
-What = Literal["agent", "exabgp", "plugin", "zebra", "bgpd", "bfdd", "server"]
+What = Literal["agent", "exabgp", "plugin", "guardian", "zebra", "bgpd", "bfdd", "server"]
 _FRR = Path("/usr/lib/frr")
 _FRR_RUN = Path("/run/frr")
 _ROUTER = ("configure terminal", f"router bgp {ROUTER_AS}")
@@ -204,13 +204,13 @@ class Lab:
                 lines = (folder / "exabgp.env").read_text().splitlines()
                 env |= dict(line.split("=", 1) for line in lines)
                 return [str(Path(sys.executable).with_name("exabgp")), str(folder / "exabgp.conf")], env
-            case "plugin":
-                raise LabError("the plugin is ExaBGP's to start: restart exabgp")
+            case "plugin" | "guardian":
+                raise LabError(f"the {what} is ExaBGP's to start: restart exabgp")
 
     def process(self, node: str, what: What) -> Process | None:
-        """The daemon as it was started last; None: never. The plugin is ExaBGP's child of this moment."""
-        if what == "plugin":
-            parent = self.process(node, "exabgp")
+        """The daemon as it was started last; None: never. The plugin is ExaBGP's child of this moment, its guardian is its own."""
+        if what in ("plugin", "guardian"):
+            parent = self.process(node, "exabgp" if what == "plugin" else "plugin")
             return processes.child_of(parent) if parent and parent.alive() else None
         return processes.recorded(self.run / node / f"{what}.pid")
 

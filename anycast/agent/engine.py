@@ -451,7 +451,9 @@ class Engine:
             self._reload_ok = True
             self._reloaded_at = time.time()
             log.info("config.applied", changes=words)
-            return ReloadAnswer(ok=True, changes=words, warnings=(*_log_warnings(loaded), *_moved(before, config)))
+            return ReloadAnswer(
+                ok=True, changes=words, warnings=(*_log_warnings(loaded), *_moved(before, config))
+            )
 
 
 def _moved(before: State, config: Config) -> Iterator[str]:

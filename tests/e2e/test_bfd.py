@@ -20,7 +20,7 @@ pytestmark = pytest.mark.lab
 
 NODE = "lb2"
 ENDS = ("10.2.2.1", "fd00:2:2::1")
-EVERYTHING: tuple[What, ...] = ("agent", "exabgp", "plugin", "zebra", "bfdd")
+EVERYTHING: tuple[What, ...] = ("agent", "guardian", "exabgp", "plugin", "zebra", "bfdd")
 TIMERS = "timers 60 180"
 ROUTER = ("configure terminal", "router bgp 65000")
 

@@ -470,7 +470,9 @@ def test_without_a_clock_nothing_ends_by_itself() -> None:
 
 
 @pytest.mark.parametrize("late", [0.0, 10_000.0])
-def test_a_boot_with_a_wrong_clock_neither_ends_a_maintenance_nor_makes_it_last_for_years(late: float) -> None:
+def test_a_boot_with_a_wrong_clock_neither_ends_a_maintenance_nor_makes_it_last_for_years(
+    late: float,
+) -> None:
     end = End(at=EPOCH + WHILE, lasts=True)
     before = {NODE: Maintenance(reason="racks", by="op", since=EPOCH, end=end)}
     node = Node(vip(), kept=before, now=10.0, offset=0.0)  # it is 1970
