@@ -224,7 +224,8 @@ def _live(site: Site) -> str:
         try:
             agent = Agent(process, site.directory, site.port)
             agent.until("server.down")
-            failing: set[str] = set()
+            # Hooks may have failed before: of a failure that goes on nothing is said again.
+            failing = {event["hook"] for event in agent.events if event["event"] == "hook.failed"}
             while failing < {"refused", "nobody", "trusted", "odd", "command", "slow"}:
                 failing.add(agent.until("hook.failed")["hook"])
             socket = ("--socket", str(site.directory / "run" / "control.sock"))
