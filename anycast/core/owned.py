@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane.kernel import Snapshot
-from anycast.core.dataplane.members import memberships, service_key
+from anycast.core.dataplane.members import Memberships, memberships, service_key
 from anycast.core.values.configuration import Address, Config
 
 
@@ -33,8 +33,8 @@ class Owned:
 NOTHING = Owned()
 
 
-def owned_by(config: Config) -> Owned:
-    """Everything that an agent with this configuration may put into the kernel."""
+def owned_by(config: Config, members: Memberships | None = None) -> Owned:
+    """Everything that an agent with this configuration may put into the kernel. `members`: of the configuration."""
     marks: dict[ipvs.MarkKey, set[Address]] = {}
     for vip in config.vips:
         for address in vip.addresses:
@@ -47,7 +47,7 @@ def owned_by(config: Config) -> Owned:
         addresses=frozenset(address for vip in config.vips for address in vip.addresses),
         services={
             key: {member.up.key: member.scope for member in membership.members}
-            for key, membership in memberships(config).items()
+            for key, membership in (memberships(config) if members is None else members).items()
         },
         marks={key: frozenset(addresses) for key, addresses in marks.items()},
         sync=config.connection_sync is not None,

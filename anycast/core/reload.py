@@ -10,7 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from anycast.core.dataplane import ipvs
-from anycast.core.dataplane.members import composed_uses, memberships, siblings, target_names
+from anycast.core.dataplane.members import (
+    Memberships,
+    composed_uses,
+    memberships,
+    siblings,
+    target_names,
+)
 from anycast.core.lease import withdrawal
 from anycast.core.maintenance.stages import NODE_SCOPES, is_server
 from anycast.core.owned import Owned, joined, owned_by
@@ -152,7 +158,8 @@ def renamed(state: State, config: Config, configured: Owned) -> tuple[State, Car
 
 def adopted(state: State, config: Config, now: float) -> tuple[State, Carried]:
     """The state with `config` in force: what it drops leaves or retires, what it renames goes on."""
-    configured = owned_by(config)
+    members = memberships(config)
+    configured = owned_by(config, members)
     departure = departures(state.owned, configured)
     leaving = {at: each for at, each in state.leaving.items() if at not in configured.addresses}
     for address in departure.addresses - leaving.keys():
@@ -160,14 +167,14 @@ def adopted(state: State, config: Config, now: float) -> tuple[State, Carried]:
             withdrawal=withdrawal(state, [prefix_of(address)], now),
             keys=departure.keys.get(address, frozenset()),
         )
-    retiring = _retiring(state, config, departure, now)
+    retiring = _retiring(state, members, departure, now + config.timing.server_drain)
     owned = joined(state.owned, configured) if departure_exists(state.owned, configured) else configured
     state, moves = renamed(state, config, configured)
     names = target_names(config)
     return replace(
         state,
         config=config,
-        members=memberships(config),
+        members=members,
         requirements=requirements(config),
         composed=composed_uses(config),
         names=names,
@@ -185,15 +192,18 @@ def departure_exists(owned: Owned, configured: Owned) -> bool:
     return joined(owned, configured) != configured
 
 
-def _retiring(state: State, config: Config, departure: Departure, now: float) -> dict[ServerKey, Retiring]:
+def _retiring(
+    state: State, members: Memberships, departure: Departure, until: float
+) -> dict[ServerKey, Retiring]:
     """What is not in the kernel has nothing to finish. Before the first reading nobody knows."""
+    if not departure.servers:
+        return {}
     table = kernel_table(state)
     read = state.kernel.snapshot is not None
-    until = now + config.timing.server_drain
     mh = {
-        key: len(members.members)
-        for key, members in memberships(config).items()
-        if members.empty.scheduler == Scheduler.MH
+        key: len(membership.members)
+        for key, membership in members.items()
+        if membership.empty.scheduler == Scheduler.MH
     }
     present = {(key, each.key) for key, entry in table.items() for each in entry.destinations}
     retiring: dict[ServerKey, Retiring] = {}
