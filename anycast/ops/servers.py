@@ -95,10 +95,6 @@ class Look:
             self._entries[id(row.services)] = known
         return [(self._find(one, row), self._find(other, row)) for one, other in known[1]]
 
-    def is_out_of_order(self, entry: ipvs.ServiceEntry | None) -> bool:
-        """Whether a destination stood where its row does not say, among those that were looked for."""
-        return id(entry) in self._indices
-
     def _find(self, entry: ipvs.ServiceEntry | None, row: Row) -> ipvs.Destination | None:
         if entry is None:
             return None
