@@ -34,6 +34,7 @@ REVISION_TIME = 5.0  # seconds such a request waits
 FRESH = 0.5  # seconds a document of all real servers is good for, however many ask
 SLICE = 64 * 1024  # bytes of an answer that are handed to the connection in one go
 WRITE_TIME = 10.0  # seconds such a slice waits for its reader
+MAX_HEADERS = 128  # of a request
 KEEP_ALIVE = 15.0  # seconds between two comments in a stream of events
 BATCH = 50  # events written to a stream in one go
 
@@ -113,6 +114,10 @@ async def _write(request: web.Request, response: web.StreamResponse, data: bytes
 
 @web.middleware
 async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    if len(request.raw_headers) > MAX_HEADERS:  # aiohttp before 3.14 takes any number
+        refused = _json({"error": f"more than {MAX_HEADERS} headers"}, code=431)
+        refused.force_close()
+        return refused
     try:
         return await handler(request)
     except web.HTTPMethodNotAllowed as error:
