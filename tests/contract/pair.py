@@ -84,9 +84,10 @@ class Pair:
         return self.table.wait(str(prefix), [], PATIENCE).monotonic
 
     def processes(self) -> list[int]:
-        """Everything of the node that runs."""
+        """Everything of the node that runs, the plugin's guardian first: it ends ExaBGP when only the plugin stands still."""
         plugin = self.node.agent.wait(lambda report: report.pid != 0).pid
-        return [plugin, self.node.exabgp.pid, *(one.pid for one in self.bfd)]
+        children = Path(f"/proc/{plugin}/task/{plugin}/children").read_text().split()
+        return [*map(int, children), plugin, self.node.exabgp.pid, *(one.pid for one in self.bfd)]
 
 
 @contextlib.contextmanager

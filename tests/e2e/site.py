@@ -191,8 +191,17 @@ class Site:
                 return response.status, response.read().decode()
 
     def metric(self, node: str, name: str) -> float:
-        """A metric of the node, in `name` with its labels in order of their names."""
-        return samples(self.http(node, "/metrics")[1])[name]
+        """A metric of the node, in `name` with its labels in order of their names.
+
+        Waits for an ops process that has not begun to listen yet: it starts after the agent.
+        """
+
+        def ask() -> str | None:
+            with contextlib.suppress(ConnectionRefusedError):
+                return self.http(node, "/metrics")[1]
+            return None
+
+        return samples(until(ask, f"the ops process of {node}"))[name]
 
     # Logs
 
