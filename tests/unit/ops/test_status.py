@@ -459,7 +459,7 @@ def test_a_node_that_stops_is_not_ready() -> None:
     assert readiness(node.state, node.now) == ("the agent is stopping",)
 
 
-def test_an_plugin_that_has_not_reported_has_nulls() -> None:
+def test_a_plugin_that_has_not_reported_has_nulls() -> None:
     node = Node()
     node.send(ev.PluginConnected(source=7))
     assert status(node)["plugins"] == [
