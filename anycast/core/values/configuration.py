@@ -1,4 +1,4 @@
-"""The values everything else speaks in. A value that exists is valid: readers of the outside build these.
+"""The values that everything else uses. A value that exists is valid: readers of outside data build these.
 
 All times are seconds as `float`; instants are readings of the monotonic clock, handed in as data.
 """

@@ -190,7 +190,7 @@ def test_a_server_that_is_held_down_says_when_it_can_come_up_and_so_does_the_log
     node.probe()
     server = web(node)["services"][0]["servers"][0]
     assert (server["phase"], server["held_down_s"]) == ("rising", 60.0)
-    assert server["detail"] == "held down, it flapped: reusable in 60 s"
+    assert server["detail"] == "held down for 60 s more because it flapped"
     assert [log.fields.get("held_down_s") for log in node.log if log.event == "server.down"] == [
         *(None, None),
         60.0,
@@ -384,7 +384,7 @@ def test_an_exabgp_that_has_not_answered_for_a_moment_still_announces() -> None:
 
 def test_of_an_exabgp_that_does_not_answer_nothing_is_known_and_the_age_grows_by_itself() -> None:
     node = silent(4.0)
-    words = "ExaBGP has not answered for 4 s: what it announces and which sessions are up is not known"
+    words = "ExaBGP has not answered for 4 s: it is not known what it announces and which sessions are up"
     found = web(node)
     assert (found["announced"], found["obstacle_reason"], found["obstacle"]) == (
         False,
