@@ -1,4 +1,4 @@
-"""What stands in the way of the job, from facts and configuration. Pure: the same facts, the same findings."""
+"""What is wrong with the node, from facts and configuration. Pure: the same facts, the same findings."""
 
 from __future__ import annotations
 

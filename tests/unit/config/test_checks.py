@@ -453,7 +453,7 @@ def test_a_check_to_the_vip_can_be_a_part_of_a_rule() -> None:
             "- {port: 80, pool: web}",
             "- {mark: 7, pool: web}",
             (
-                "f:15:16: vips.web.services[0].mark: packets with a mark arrive at any port, and the check has none of its "
+                "f:15:16: vips.web.services[0].mark: packets with a mark arrive at any port, and the check has no port of its "
                 "own (write a check with a port, or a command)"
             ),
         ),
