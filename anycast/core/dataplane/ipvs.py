@@ -292,10 +292,10 @@ def apart(actual: ServiceEntry, desired: ServiceEntry) -> str:
         if not _like(old, one):
             return f"real server {spelt(one.key)} has {_differing(old, one)}"
         if desired.scheduler == Scheduler.MH and old.table_weight != one.table_weight:
-            return f"real server {spelt(one.key)} may stand in the table with another weight"
+            return f"real server {spelt(one.key)} may have another weight in the scheduler's table"
     if len(have) != len(desired.destinations):
         want = {one.key for one in desired.destinations}
-        return f"real server {spelt(next(key for key in have if key not in want))} is one too many"
+        return f"real server {spelt(next(key for key in have if key not in want))} should not be there"
     if desired.scheduler in ORDER_SENSITIVE:
         order = [one.key for one in desired.destinations]
         return "" if list(have) == order else "the real servers are in another order"

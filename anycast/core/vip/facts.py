@@ -89,7 +89,7 @@ def _held(state: State, known: VipState, now: float) -> str:
         return ""
     crashes = recent_crashes(state, now)
     why = f" ({crashes} crashes in {WINDOW / 60:g} min)" if crashes > FREE else ""
-    return f"data plane stable for {stable:.1f} of {start_hold(state, now):g} s{why}"
+    return f"everything has held for {stable:.1f} of {start_hold(state, now):g} s{why}"
 
 
 def _requirement_facts(state: State, requirement: Requirement) -> RequirementFacts:

@@ -67,7 +67,7 @@ def test_a_vip_that_is_held_after_crashes_says_for_how_long_and_that_it_is_start
     assert (web(node)["hold_s"], web(node)["stable_s"]) == (4.0, 0.0)
     node.send(ev.KernelChanged(), after=1.5)
     assert (web(node)["reason"], web(node)["stable_s"]) == ("starting", 1.5)
-    words = "data plane stable for 1.5 of 4 s (3 crashes in 10 min)"
+    words = "everything has held for 1.5 of 4 s (3 crashes in 10 min)"
     assert f"VIP web is still starting: {words}" in status(node)["ready"]["reasons"]
     node.send(ev.Tick(), after=2.5)
     assert (web(node)["reason"], web(node)["hold_s"], web(node)["stable_s"]) == ("healthy", None, None)

@@ -142,7 +142,7 @@ def test_a_hold_after_crashes_says_when_it_ends_and_what_made_it_so_long() -> No
     node.probe()
     node.send(ev.KernelChanged(), after=1.0)
     found = explained(node)
-    assert "data plane stable for 1.0 of 4 s (3 crashes in 10 min)" in found["text"]
+    assert "everything has held for 1.0 of 4 s (3 crashes in 10 min)" in found["text"]
     first, second = found["would_change"]
     assert first.startswith(
         "everything must hold until 08:00:03Z: a repair of the kernel or lost real servers"
