@@ -26,7 +26,7 @@ class TooLateError(Exception):
     """The deadline of a command had passed before it was carried out: nothing was changed, and nothing will be."""
 
     def __init__(self) -> None:
-        super().__init__("it came too late to be carried out, and nothing was changed: say it again")
+        super().__init__("the command came too late; nothing was changed (repeat it)")
 
 
 class RefusedError(Exception):

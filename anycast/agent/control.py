@@ -187,7 +187,7 @@ class _Connection:
         except RefusedError as error:
             await self.refuse(error.code, str(error))
         except TimeoutError:
-            await self.refuse(408, f"the request did not come within {REQUEST_TIME:g} s")
+            await self.refuse(408, f"the request did not arrive within {REQUEST_TIME:g} s")
         return None
 
     async def _read(self) -> _Request | None:

@@ -53,7 +53,7 @@ LEAVE_PATIENCE = 5.0  # seconds the checks and a save under way have at the end
 _ROUTE_ACTIONS = {"route.announced": "announce", "route.withdrawn": "withdraw", "route.refused": "refuse"}
 OWNED = "owned.json"  # in the state directory
 NEVER_FAILED = Tally()
-ENDED = "the agent is ending: say it again once the next one runs"
+ENDED = "the agent is ending; nothing was changed (repeat the command once the next one runs)"
 
 
 class Kernel(Protocol):
@@ -460,7 +460,7 @@ def _moved(before: State, config: Config) -> Iterator[str]:
     """Which maintenance goes on under another name, and which is kept for a name that means nothing any more."""
     moves = carried(frozenset(before.maintenance), before.owned, owned_by(config))
     for old, new in moves.scopes.items():
-        yield f"the maintenance of {old} goes on as that of {', '.join(sorted(new))}"
+        yield f"the maintenance of {old} continues as that of {', '.join(sorted(new))}"
     for scope in sorted(moves.orphans):
         command = f"undrain-server {scope}" if is_server(scope) else f"maintenance off --vip {scope}"
         yield f"the maintenance of {scope} is kept, though nothing of that name is configured: `anycast {command}` ends it"

@@ -56,7 +56,9 @@ class LeaseServer:
             if transport.is_closing():
                 continue
             if transport.get_write_buffer_size() > MAX_BACKLOG:
-                log.warning("plugin.dropped", why=f"it has left {MAX_BACKLOG} bytes of leases unread")
+                log.warning(
+                    "plugin.dropped", why=f"it has not read its leases: {MAX_BACKLOG} bytes are unread"
+                )
                 transport.abort()
             else:
                 writer.write(data)

@@ -34,7 +34,7 @@ async def keep(feed: Feed, runtime: Path, listen: str) -> None:
             why = await _one(feed, runtime, listen)
         except Exception:
             log.exception("agent.task_failed")
-            why = "a defect of the agent's"
+            why = "a defect of the agent"
         if loop.time() - began > STEADY:
             pause = FIRST_PAUSE
         log.error("ops.ended", why=why, again_in_s=pause)
@@ -67,7 +67,7 @@ async def _one(feed: Feed, runtime: Path, listen: str) -> str:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
             status = await exited
-    return "it got lost" if status is None else how_it_ended(status)
+    return "its exit status was lost" if status is None else how_it_ended(status)
 
 
 def _start(line: socket.socket, runtime: Path, listen: str) -> subprocess.Popen[bytes]:

@@ -159,8 +159,8 @@ _AGENT = {
     ConnectionRefusedError: "nothing listens there any more (the agent has ended; start it again)",
 }
 _OPS = {
-    FileNotFoundError: "no such socket (the agent starts it again; its log says what is wrong)",
-    ConnectionRefusedError: "nothing listens there any more (the agent starts it again; its log says what is wrong)",
+    FileNotFoundError: "no such socket (the agent restarts it; the agent's log says what is wrong)",
+    ConnectionRefusedError: "nothing listens there any more (the agent restarts it; the agent's log says what is wrong)",
 }
 
 
@@ -171,9 +171,9 @@ def _why(error: Exception, timeout: float, words: Mapping[type[OSError], str] = 
         case PermissionError():
             return "permission denied (run this as root, or as a member of the socket's group)"
         case TimeoutError():
-            return f"silence for {timeout:g} s (it hangs or is stopped; see the log of the agent)"
+            return f"no answer within {timeout:g} s (it hangs or is stopped; see the log of the agent)"
         case ConnectionError():
-            return "it closed the connection (it is stopping, perhaps; see the log of the agent)"
+            return "it closed the connection (it may be stopping; see the log of the agent)"
         case OSError():
             return f"{error.strerror or error} (check --socket)"
         case _:

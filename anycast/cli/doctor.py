@@ -31,11 +31,12 @@ def run(args: argparse.Namespace, root: Path = Path("/")) -> int:
     from anycast.cli.configuration import report, report_json
 
     if args.yes and not args.fix:
-        print("anycast doctor: --yes goes with --fix", file=sys.stderr)
+        print("anycast doctor: --yes needs --fix", file=sys.stderr)
         return ExitCode.USAGE
     if args.fix and not args.yes and (args.json or not sys.stdin.isatty()):
         print(
-            "anycast doctor: --fix asks on a terminal; elsewhere, and with --json, say --yes", file=sys.stderr
+            "anycast doctor: --fix asks on a terminal; elsewhere, and with --json, it needs --yes",
+            file=sys.stderr,
         )
         return ExitCode.USAGE
     named = args.config or os.environ.get("ANYCAST_CONFIG")

@@ -116,13 +116,13 @@ def _wait(
                 progress.end(text.is_down(entry, waited))
                 return ExitCode.OK, last
             if timeout is not None and waited >= timeout:
-                progress.end(f"{name}: still {entry['stage']} after {waited:.0f} s; it goes on")
+                progress.end(f"{name}: still {entry['stage']} after {waited:.0f} s; the maintenance goes on")
                 return ExitCode.NEGATIVE, last
             progress.tell(entry["stage"], text.progress(entry))
             time.sleep(POLL if timeout is None else min(POLL, max(0.0, timeout - waited)))
     except KeyboardInterrupt:
         end = f"anycast maintenance off{f' --vip {scope}' if scope else ''}"
-        progress.end(f"interrupted: {name} goes on without you (`{end}` ends it)")
+        progress.end(f"interrupted: the maintenance goes on ({name}; `{end}` ends it)")
         return ExitCode.INTERRUPTED, last
 
 

@@ -66,7 +66,7 @@ def _reload(path: Path) -> int:
     problems = answer.body["problems"]
     for problem in problems:
         print(printable(problem), file=sys.stderr)
-    print("not applied: the configuration before stays in force", file=sys.stderr)
+    print("not applied: the previous configuration stays in force", file=sys.stderr)
     return ExitCode.CONFIG
 
 
@@ -79,7 +79,7 @@ def _server(path: Path, args: argparse.Namespace) -> int:
     if not answer.ok:
         code = refused(answer)
         if answer.code == 409:
-            print("nothing was changed: --force drains it all the same", file=sys.stderr)
+            print("nothing was changed: --force drains it anyway", file=sys.stderr)
         return code
     code = said(answer, as_json=args.json)
     return _wait(path, args) or code if on and args.wait else code
@@ -102,6 +102,6 @@ def _wait(path: Path, args: argparse.Namespace) -> int:
             return ExitCode.OK
         print(f"{args.server}: {entry['connections']} active connections, {waited:.0f} s", file=sys.stderr)
         if args.timeout is not None and waited >= args.timeout:
-            print(f"{args.server}: not drained yet; it goes on", file=sys.stderr)
+            print(f"{args.server}: not drained yet; the drain goes on", file=sys.stderr)
             return ExitCode.NEGATIVE
         time.sleep(POLL)

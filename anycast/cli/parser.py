@@ -23,9 +23,10 @@ _WATCH = 2.0  # seconds
 _LEAST_WATCH, _MOST_WATCH = 0.1, 3600.0
 
 _EPILOG = """\
-exit statuses: 0 done; 1 a negative answer; 2 wrong usage; 3 no agent answers; 4 a check could not run;
-78 the configuration has problems; of doctor 1 for any warning or error; of status --nagios 0 ok, 1 warning,
-2 critical, 3 unknown; of the agent also 70 a defect, 73 no recording there, 75 another agent runs
+exit statuses: 0 done; 1 a negative answer; 2 wrong usage; 3 the agent or its ops process does not answer;
+4 a check could not run; 78 the configuration has problems; 130 interrupted; doctor: 1 for any warning or error;
+status --nagios: 0 ok, 1 warning, 2 critical, 3 unknown; agent: also 70 a defect, 73 the recording cannot be written,
+75 another agent runs
 """
 
 _BUDGET = """\
@@ -39,16 +40,16 @@ SPEC is a URL or a mapping as in the configuration:
   tcp://10.9.2.1:80   https://www.example.net/health   icmp://10.9.2.1   relp://10.9.2.1:2514
   "dns://10.9.2.1/www.example.net?record=AAAA"   grpc://10.9.2.1:50051/shop.Orders
   '{type: banner, address: 10.9.2.1, port: 25, steps: [{expect: "^220 "}]}'
-NAME is that of a check, a real server or a VIP of the configuration: all of its checks are run.
+NAME is a check, a real server or a VIP of the configuration; all its checks are run.
 
-exit statuses: 0 all is well; 1 a check fails; 4 a check could not run; 78 the check or the configuration is wrong
+exit statuses: 0 every check succeeds; 1 one fails; 4 one could not run; 78 the check or the configuration is wrong
 """
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         # A value that begins with - is an option to argparse.
-        hint = " (no time is negative; any other value that begins with - follows a =)"
+        hint = " (no time is negative; write any other value that begins with - after a =)"
         super().error(message + hint if message.endswith("expected one argument") else message)
 
 
@@ -68,19 +69,19 @@ def parser() -> argparse.ArgumentParser:
         "--record",
         type=Path,
         metavar="FILE",
-        help="write down everything it decides by, to be replayed in a test; without passwords",
+        help="record everything its decisions depend on, to replay it in a test; without passwords",
     )
 
     # Its options are its own: `main` hands them over before this parser is built.
-    verbs.add_parser("announce", help="the process ExaBGP runs; not for people")
+    verbs.add_parser("announce", help="the plugin that ExaBGP runs; not for people")
 
-    check = verbs.add_parser("check", help="say everything that is wrong with a configuration")
+    check = verbs.add_parser("check", help="report everything that is wrong with a configuration")
     check.add_argument(
         "file", nargs="?", type=Path, default=default_config(), metavar="FILE", help="default: %(default)s"
     )
     _with_json(check)
 
-    _doctor(verbs.add_parser("doctor", help="say what of this node stands in the way, and how to change it"))
+    _doctor(verbs.add_parser("doctor", help="report what is wrong with this node, and how to correct it"))
     probe = verbs.add_parser(
         "probe",
         help="run a check once and show every step",
@@ -88,8 +89,10 @@ def parser() -> argparse.ArgumentParser:
         epilog=_PROBE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    probe.add_argument("what", metavar="SPEC|NAME", help="a check to write here, or the name of something")
-    probe.add_argument("--at", metavar="ADDRESS[:PORT]", help="aim it there, not where it is used")
+    probe.add_argument(
+        "what", metavar="SPEC|NAME", help="a check, or the name of a check, a real server or a VIP"
+    )
+    probe.add_argument("--at", metavar="ADDRESS[:PORT]", help="run it there, not where it is used")
     probe.add_argument("--timeout", type=float, metavar="SECONDS", help="default: the check's own")
     _with_config(probe)
     _with_json(probe)
@@ -100,9 +103,9 @@ def parser() -> argparse.ArgumentParser:
     test = acts.add_parser(
         "test",
         help="run it once with a sample and show what happened",
-        description="Run a hook of the configuration once, as whoever calls this, with a sample that says `test`. No "
-        "agent is needed; a webhook is asked once.",
-        epilog="exit statuses: 0 it was told; 1 it was not; 78 the configuration has problems",
+        description="Run a hook of the configuration once, as the calling user, with a sample marked `test`. No "
+        "agent is needed; a webhook is called once, without retries.",
+        epilog="exit statuses: 0 the hook succeeded; 1 it failed; 78 the configuration has problems",
     )
     test.add_argument("name", metavar="NAME", help="its name in the configuration")
     _with_config(test)
@@ -114,8 +117,8 @@ def parser() -> argparse.ArgumentParser:
         verbs.add_parser(
             "budget",
             help="how long each kind of failure can last, by the configuration",
-            description="How long routers may go on sending clients to what cannot serve them, at the most, by kind of "
-            "failure.",
+            description="For each kind of failure: how long, at most, routers may go on sending clients to something "
+            "that cannot serve them.",
             epilog=_BUDGET,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
@@ -126,9 +129,9 @@ def parser() -> argparse.ArgumentParser:
     _maintenance(verbs.add_parser("maintenance", help="take the node or one VIP out, or back in"))
     stop = verbs.add_parser(
         "drain",
-        help="take the node out until the agent ends: before it is stopped",
-        description="Take the node out as `maintenance on` does, and remember nothing of it: the next agent is in "
-        "service again. `maintenance off` ends it. For ExecStop= of the agent's unit.",
+        help="take the node out until the agent ends; for use before a stop",
+        description="Take the node out as `maintenance on` does, but only until this agent ends: the next agent is in "
+        "service. `maintenance off` ends it too. For ExecStop= of the agent's unit.",
     )
     _with_drain(stop)
     _with_json(stop)
@@ -152,17 +155,24 @@ def parser() -> argparse.ArgumentParser:
     )
     _with_json(drain)
     _with_agent(drain)
-    undrain = verbs.add_parser("undrain-server", help="end that")
+    undrain = verbs.add_parser(
+        "undrain-server", help="end drain-server: give the real server new clients again"
+    )
     _with_server(undrain)
     _with_json(undrain)
     _with_agent(undrain)
 
-    _status(verbs.add_parser("status", help="what the node knows and why it does what it does"))
+    _status(
+        verbs.add_parser(
+            "status", help="the state of the node: verdicts with reasons, real servers, BGP sessions"
+        )
+    )
 
     why = verbs.add_parser(
         "why",
         help="why a VIP is announced or not, and what would change it",
-        description="From the checks to the routers, and what would change it. Exit status 1: it is not announced.",
+        description="Show why a VIP is announced or not, from the checks to the routers, and what would change that. Exit "
+        "status 1: it is not announced.",
     )
     why.add_argument("vip", metavar="VIP", help="its name")
     _with_json(why)
@@ -170,11 +180,14 @@ def parser() -> argparse.ArgumentParser:
     _with_agent(why)
 
     events = verbs.add_parser("events", help="what has happened on this node")
-    events.add_argument("--follow", "-f", action="store_true", help="and what happens, until interrupted")
+    events.add_argument("--follow", "-f", action="store_true", help="also show new events, until interrupted")
     events.add_argument(
-        "--since", type=_moment, metavar="TIME", help="30s, 5m, 2h ago, or 2027-01-15T08:00 (UTC)"
+        "--since",
+        type=_moment,
+        metavar="TIME",
+        help="events of the last 30s, 5m, 2h, or since 2027-01-15T08:00 (UTC)",
     )
-    events.add_argument("--vip", metavar="NAME", help="only what is about this VIP or the whole node")
+    events.add_argument("--vip", metavar="NAME", help="only events of this VIP or of the whole node")
     events.add_argument("--json", action="store_true", help="for programs: one object a line")
     _with_colour(events)
     _with_agent(events)
@@ -193,7 +206,7 @@ def _budget(verb: argparse.ArgumentParser) -> None:
         "--router",
         type=_time,
         metavar="TIME",
-        help="what a router takes to change its kernel's table (default: 200ms)",
+        help="how long a router needs to change its kernel's table (default: 200ms)",
     )
     verb.add_argument(
         "--watchdog",
@@ -211,7 +224,7 @@ def _budget(verb: argparse.ArgumentParser) -> None:
         "--hash",
         choices=("ports", "addresses"),
         default="ports",
-        help="what the routers spread the flows by (default: %(default)s)",
+        help="what the routers hash to spread the flows (default: %(default)s)",
     )
     _with_config(verb)
     _with_json(verb)
@@ -246,7 +259,7 @@ def _render(verb: argparse.ArgumentParser) -> None:
             type=Path,
             action="append",
             metavar="FILE",
-            help=f"of a node; again for each node of the router (default: {default_config()})",
+            help=f"a node's configuration; repeat for each node of the router (default: {default_config()})",
         )
         router.add_argument(
             "--neighbor",
@@ -254,13 +267,13 @@ def _render(verb: argparse.ArgumentParser) -> None:
             action="append",
             default=[],
             metavar="ADDRESS",
-            help="an address of the router, where the node has several routers; again for each (default: all)",
+            help="an address of this router, if the node has several routers; repeat for each (default: all)",
         )
         router.add_argument(
             "--router-id",
             type=_address4,
             metavar="ADDRESS",
-            help="where it must be written (default: the router's first IPv4 address)",
+            help="the router's ID (default: its first IPv4 address)",
         )
         _with_output(router, "readable for its owner")
 
@@ -296,10 +309,10 @@ def _maintenance(verb: argparse.ArgumentParser) -> None:
         ("off", "announce again what is healthy"),
         ("status", "what is in maintenance"),
     ):
-        one = acts.add_parser(act, help=words)
-        one.add_argument("--vip", metavar="NAME", help="this VIP only (default: the whole node)")
+        command = acts.add_parser(act, help=words)
+        command.add_argument("--vip", metavar="NAME", help="this VIP only (default: the whole node)")
         if act == "on":
-            end = one.add_mutually_exclusive_group()
+            end = command.add_mutually_exclusive_group()
             end.add_argument(
                 "--for", dest="for_s", type=_bounded, metavar="TIME", help="it ends by itself: 30m, 2h, 1h30m"
             )
@@ -307,18 +320,18 @@ def _maintenance(verb: argparse.ArgumentParser) -> None:
                 "--until",
                 type=_instant,
                 metavar="TIME",
-                help="the same, at a time: 18:30 (the next), 2026-10-07T18:30, or with a zone",
+                help="it ends by itself at a time: 18:30 (the next), 2026-10-07T18:30, or with a zone",
             )
-            one.add_argument(
+            command.add_argument(
                 "--on-expiry",
                 choices=("resume", "hold"),
-                help="then: back into service (default), or stay in maintenance and say that it is overdue",
+                help="at its end: back into service (default), or stay in maintenance and report that it is overdue",
             )
-            _with_drain(one)
+            _with_drain(command)
         if act == "status":
-            _with_colour(one)
-        _with_json(one)
-        _with_agent(one)
+            _with_colour(command)
+        _with_json(command)
+        _with_agent(command)
 
 
 def _with_drain(verb: argparse.ArgumentParser) -> None:
@@ -336,9 +349,9 @@ def _with_drain(verb: argparse.ArgumentParser) -> None:
 
 
 def lacking(args: argparse.Namespace) -> str | None:
-    """What an option that was given needs and does not have. argparse cannot say it."""
+    """What a given option needs but does not have. argparse cannot check this."""
     if getattr(args, "on_expiry", None) and args.for_s is None and args.until is None:
-        return "--on-expiry needs --for or --until: without an end there is nothing to do at it"
+        return "--on-expiry needs --for or --until"
     if getattr(args, "timeout", None) is not None and not getattr(args, "wait", True):
         return "--timeout needs --wait"
     return None
@@ -387,7 +400,7 @@ def _doctor(verb: argparse.ArgumentParser) -> None:
         "--connections",
         type=_count,
         metavar="N",
-        help="expected at once on this node (default: 100000)",
+        help="connections expected on this node at the same time (default: 100000)",
     )
     verb.add_argument(
         "--fix",

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             jobs = _named(what, args.at, args.config)
         if not jobs:
-            raise _UsageError(f"{what} is used nowhere (say where to aim it with --at ADDRESS:PORT)")
+            raise _UsageError(f"{what} is not used anywhere (say where to run it with --at ADDRESS:PORT)")
     except _UsageError as error:
         print(f"anycast probe: {printable(str(error))}", file=sys.stderr)
         return ExitCode.USAGE
@@ -225,7 +225,7 @@ def _session(title: str, session: BgpSession, config: Path) -> _Shown:
     if "up" in states:
         return end(Outcome.OK)
     if states <= {"unknown"}:
-        return end(Outcome.UNKNOWN, "no plugin tells of it", Fault.INTERNAL)
+        return end(Outcome.UNKNOWN, "no plugin reports it", Fault.INTERNAL)
     return end(Outcome.FAIL, "no session is established")
 
 
@@ -254,9 +254,9 @@ def _named(name: str, at: str | None, config: Path) -> list[_Job]:
     jobs = list(_of_servers(name, loaded))
     if not jobs:
         known = ", ".join([*loaded.checks, *(vip.name for vip in loaded.config.vips)][:12]) or "nothing"
-        raise _UsageError(f"there is no check, real server or VIP named {name} (there is {known})")
+        raise _UsageError(f"there is no check, real server or VIP named {name} (configured: {known})")
     if at:
-        raise _UsageError("--at is for checks, and this is none")
+        raise _UsageError("--at is for checks, and this is not a check")
     return list(dict.fromkeys(jobs))
 
 
@@ -328,7 +328,7 @@ def _refuse_vip(name: str, check: Aimed) -> None:
 
     for _, leaf in _leaves(name, check):
         if not isinstance(leaf, BgpSession) and isinstance(leaf.check.kind, TcpVipCheck):
-            what = "a check to: vip needs a VIP, which stands in the configuration alone"
+            what = "a check with to: vip needs a VIP, and only the configuration has one"
             raise _UsageError(f"{what} (write the name of the check, of a real server or of a VIP)")
 
 
@@ -386,7 +386,7 @@ def _written(spec: str, at: str | None) -> list[_Job]:
 
     text = spec if "://" not in spec else json.dumps(_from_url(spec))
     if "\n" in text:
-        raise _UsageError("a check on one line is wanted")
+        raise _UsageError("expected a check on one line")
     try:
         tree = loads(f"{_SPEC}{text}\n", "SPEC").checks["probe"]
     except ConfigError as error:
@@ -396,7 +396,7 @@ def _written(spec: str, at: str | None) -> list[_Job]:
     itself = aimed(tree)
     _refuse_vip("", itself)
     if not all(_knows_its_aim(leaf) for _, leaf in _leaves("", itself)):
-        raise _UsageError("it is not aimed (write address and port in it, or --at ADDRESS:PORT)")
+        raise _UsageError("it has no address (write address and port in it, or --at ADDRESS:PORT)")
     return [_Job("", itself)]
 
 

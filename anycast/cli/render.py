@@ -128,7 +128,7 @@ def _let_read(descriptor: int, file: Path, user: str, origin: str) -> None:
         group = pwd.getpwnam(user).pw_gid
     except KeyError:
         print(
-            f"{file}: there is no user {user} ({origin}), its owner alone can read it",
+            f"{file}: there is no user {user} ({origin}), so only its owner can read it",
             file=sys.stderr,
         )
         return

@@ -56,7 +56,7 @@ def _node(document: Mapping[str, Any], *, colour: bool) -> str:
     lines += [f"  kernel: {printable(problem)}" for problem in kernel["problems"]]
     if not document["config"]["reload_ok"]:
         lines.append(
-            "  the changed configuration was refused, the one before is in force (see `anycast check`)"
+            "  the changed configuration was refused, the previous one is in force (see `anycast check`)"
         )
     return "\n".join(lines) + "\n"
 
@@ -322,9 +322,9 @@ def maintenance_set(answer: Mapping[str, Any]) -> str:
     else:
         lines += [still(one) for one in answer["maintenance"] if one["scope"] != answer["scope"]]
     if answer["temporary"] and answer["on"]:
-        lines.append("not saved: the next agent is in service again")
+        lines.append("not saved: it ends with this agent")
     elif answer["saved"] and answer["on"]:
-        lines.append("saved: it stays over a restart of the agent")
+        lines.append("saved: it survives a restart of the agent")
     return "".join(f"{printable(line)}\n" for line in lines)
 
 

@@ -117,7 +117,7 @@ def _merge(documents: list[Document], problems: list[Problem]) -> Source | None:
 
 
 def _no_mapping(document: Document) -> Problem:
-    what = "the file holds no mapping at its top"
+    what = "the file is not a mapping at its top level"
     return Problem(document.values[()], (), what, "write `bgp:`, `vips:` and so on, without indentation")
 
 

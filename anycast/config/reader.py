@@ -117,7 +117,7 @@ def _syntax(error: yaml.MarkedYAMLError, file: str) -> _UnreadableError:
     where = Mark(file, mark.line + 1, mark.column + 1) if mark else Mark(file, 0, 0)
     what = " ".join(str(error.problem or error.context or "cannot be read").split())
     if "'\\t'" in what:
-        return _UnreadableError(where, "a tab where only spaces may stand", "indent with spaces")
+        return _UnreadableError(where, "a tab where only spaces are allowed", "indent with spaces")
     if "tag handle" in what:  # its text repeats the file's
         return _UnreadableError(where, "a tag that is not defined", "remove it, or put the text in quotes")
     if error.context and error.problem:

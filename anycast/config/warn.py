@@ -70,7 +70,7 @@ def next_hops(bgp: Bgp) -> Iterator[Warned]:
         if others:
             known = ", ".join(f"{one.local_address} with {one.address}" for one in others)
             what = f"{hop} is not this node's address in the session ({known}): a router refuses a next hop outside"
-            do = "remove it, or make sure that it is in that network (`anycast doctor` looks)"
+            do = "remove it, or make sure that it is in that network (`anycast doctor` checks that)"
             yield ("bgp", "next_hop", f"ipv{version}"), f"{what} the network it shares with the node", do
 
 

@@ -24,7 +24,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probed:
-    """Results of checks, as many as came together."""
+    """Results of checks that came together."""
 
     results: tuple[tuple[Target, Result], ...]
 
@@ -46,7 +46,7 @@ class KernelFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelChanged:
-    """Something on the VIP interface changed: what was read is no longer proof."""
+    """Something on the VIP interface changed: the last reading proves nothing any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,7 @@ class MaintenanceSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopRequested:
-    """`displaced`: another agent has taken over, and what this one holds is the other's."""
+    """`displaced`: another agent has taken over, and owns what this one has in the kernel and the lease."""
 
     displaced: bool = False
 
@@ -113,7 +113,7 @@ class SetTargets:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleProbe:
-    """Probe again `after` seconds from when the last run was due. `quiet`: and then on that beat by itself.
+    """Probe again `after` seconds from when the last run was due. `quiet`: then keep to that beat without being asked.
 
     Quiet runs answer by a Probed only once one says anything but a plain ok.
     """
@@ -173,7 +173,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exit:
-    """Everything is withdrawn, or has had its time to be."""
+    """Everything is withdrawn, or the time for that has passed."""
 
     clean: bool
 

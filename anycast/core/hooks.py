@@ -1,4 +1,4 @@
-"""Hooks: whom a node tells what has happened. What it tells, and in which order, is in `anycast/notify/`."""
+"""The hooks that get a node's events. What they get, and in which order, is in `anycast/notify/`."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ EVENTS: tuple[str, ...] = (
     "starts.damaged",
     "starts.not_saved",
 )
-"""What a hook can be told: docs/log-events.md without what is said of hooks, which would never end, and of the
-agent's end by a defect, which they cannot outlive."""
+"""The events a hook can get: those of docs/log-events.md, except those about hooks, which would never end, and the
+agent's end by a defect, which hooks do not survive."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,11 +138,11 @@ class Ending(StrEnum):
 
 @dataclass(slots=True)
 class Tally:
-    """What became of a hook's runs since the start of the agent."""
+    """The results of a hook's runs since the start of the agent."""
 
     runs: dict[Ending, int] = field(default_factory=lambda: dict.fromkeys(Ending, 0))
     seconds: float = 0.0  # of all runs
-    suppressed: int = 0  # a newer one was told in their place
-    dropped: int = 0  # never told
+    suppressed: int = 0  # a newer one was delivered in their place
+    dropped: int = 0  # never delivered
     failing: bool = False
     waiting: int = 0

@@ -1,4 +1,4 @@
-"""Which routes the lease has, when it is renewed, and what becomes of routes that must go."""
+"""Which routes the lease has, when it is renewed, and how routes leave it."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def renewed(state: State, now: float, *, greet: bool) -> tuple[State, list[Effec
     routes = desired_routes(state)
     changed = routes != lease.routes
     ttl = state.config.timing.lease_ttl
-    # By a longer TTL the next renewal would come after the lease of the shorter one has run out.
+    # With a longer TTL the next renewal would come after the lease with the shorter one has run out.
     if not (changed or greet or ttl != lease.ttl or now >= due(state)):
         return state, []
     seq = lease.seq + 1
@@ -100,8 +100,8 @@ def renewed(state: State, now: float, *, greet: bool) -> tuple[State, list[Effec
 def _is_open(state: State, now: float) -> bool:
     """Whether leases are sent at all.
 
-    An agent that has just started keeps silent while a VIP may still come up: the lease of the one before it
-    may stand, and then a quick restart causes no BGP message. After a TTL that lease has run out.
+    An agent that has just started sends none while a VIP may still come up: the previous agent's lease may still be
+    in force, and then a quick restart causes no BGP message. After a TTL that lease has run out.
     """
     return (
         state.lease.routes is not None

@@ -1,4 +1,4 @@
-"""What people read of the results of checks, and of what plugins report."""
+"""Log lines about results of checks and reports of plugins."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Turned: TypeAlias = tuple["Target", Health, Health]
 
 
 def is_news(old: Health, new: Health) -> bool:
-    """Whether a person should read of it: it turned, got its first outcome, wants looking after, or cannot be checked."""
+    """Whether it belongs in the log: it changed, got its first result, needs attention, or cannot be checked."""
     first = old.phase is Phase.UNDECIDED and new.phase is not Phase.UNDECIDED
     warned = new.warned and not old.warned
     unproven = new.phase is Phase.UNPROVEN and old.phase is not Phase.UNPROVEN
@@ -30,7 +30,7 @@ def is_news(old: Health, new: Health) -> bool:
 
 
 def news(before: State, after: State, turned: Sequence[Turned], now: float) -> Iterator[Log]:
-    """Of the targets that turned, then of what is made of several checks and turned with one of them."""
+    """First the targets that changed, then the rules of several checks that changed with one of them."""
     for target, old, new in turned:
         yield from _of_target(after, target, old, new, now)
     targets = frozenset(target for target, _, _ in turned)
@@ -97,7 +97,7 @@ def _of_target(state: State, target: Target, old: Health, new: Health, now: floa
 
 
 def _of_servers(before: State, after: State, uses: Sequence[Use]) -> Iterator[Log]:
-    """One line for a real server that turned, with all the services it turned for."""
+    """One line for each real server that changed, with all the services it changed for."""
     lines: dict[tuple[object, ...], tuple[bool, dict[str, object], list[str]]] = {}
     for use in uses:
         health = health_of(after, use.check)

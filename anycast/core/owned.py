@@ -1,6 +1,7 @@
-"""What of the kernel is this node's, and under which names: what an agent leaves behind for the next.
+"""What this node owns in the kernel, and under which names: an agent leaves this for the next one.
 
-Names change and configurations are replaced while the agent is down. What a VIP or a real server *is*, is its address.
+Names may change and configurations may be replaced while the agent is down. So the identity of a VIP or a real server
+is its address.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def joined(before: Owned, now: Owned) -> Owned:
 
 
 def rid(owned: Owned, configured: Owned, snapshot: Snapshot, leaving: Iterable[Address]) -> Owned:
-    """`owned` without what was read to be gone from the kernel and is configured no more."""
+    """`owned` without what is no longer configured and, by the last reading, no longer in the kernel."""
     table = snapshot.table
     kept = configured.addresses | snapshot.addresses | frozenset(leaving)
     kept |= {key.address for key in table if isinstance(key, ipvs.ServiceKey)}

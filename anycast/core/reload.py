@@ -1,7 +1,7 @@
-"""From what is owned to what is configured: what leaves, what retires, and who is who under another name.
+"""From what is owned to what is configured: what leaves, what retires, and what merely has a new name.
 
-An agent that starts and one that reloads go the same way. A start has what the agent before left on disk, a reload
-what it knows itself.
+A start and a reload take the same path. A start reads what the previous agent left on disk; a reload takes what the
+agent itself knows.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def renamed(state: State, config: Config, configured: Owned) -> tuple[State, Car
 
 
 def adopted(state: State, config: Config, now: float) -> tuple[State, Carried]:
-    """The state with `config` in force: what it drops leaves or retires, what it renames goes on."""
+    """The state with `config` in force: what it drops leaves or retires, what it renames continues."""
     members = memberships(config)
     configured = owned_by(config, members)
     departure = departures(state.owned, configured)
@@ -195,7 +195,7 @@ def departure_exists(owned: Owned, configured: Owned) -> bool:
 def _retiring(
     state: State, members: Memberships, departure: Departure, until: float
 ) -> dict[ServerKey, Retiring]:
-    """What is not in the kernel has nothing to finish. Before the first reading nobody knows."""
+    """What is not in the kernel has no connections to finish. Before the first reading that is not known."""
     if not departure.servers:
         return {}
     table = kernel_table(state)

@@ -1,4 +1,4 @@
-"""Everything the node knows at one instant. Values only: what is asked of them stands where it belongs."""
+"""Everything the node knows at one instant. Values only: the functions on them are in the modules they belong to."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ ServerKey: TypeAlias = tuple[ipvs.Key, ipvs.DestinationKey]
 class KernelState:
     """What is known of the kernel. One read or program is under way at a time (`busy`)."""
 
-    told: Snapshot | None = None  # as the kernel told it last
-    snapshot: Snapshot | None = None  # the same with the table weights that it does not tell
+    told: Snapshot | None = None  # as the kernel reported it last
+    snapshot: Snapshot | None = None  # the same with the table weights that it does not report
     read_at: float = 0.0  # of the snapshot
     good_until: float = math.inf  # from then on the snapshot proves nothing
     counts: tuple[Count, ...] = ()  # the packets of the last readings
@@ -47,14 +47,14 @@ class KernelState:
     problems: tuple[str, ...] = ()
     busy: bool = False
     under_way: tuple[KernelOp, ...] = ()  # the program that is being carried out
-    attempted: Desired | None = None  # what the last program aimed at, while that is not reached
-    reached: Desired | None = None  # what it has held
+    attempted: Desired | None = None  # what the last program aimed at, until it is reached
+    reached: Desired | None = None  # what the kernel has been read to hold
     next_read: float = 0.0
     retry_at: float = math.inf  # of a program that did not reach what it aimed at
     programs: int = 0
     repairs: Mapping[str, int] = field(default_factory=dict)  # what others changed, by kind, since the start
     adopted: frozenset[ServerKey] = frozenset()
-    """Destinations found in use: they keep their weight until a check has spoken."""
+    """Destinations found in use: they keep their weight until their check has its first result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,7 @@ class VipState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leaving:
-    """An address that is configured no more: it stays in the kernel until its route is surely gone.
+    """An address that is no longer configured: it stays in the kernel until its route is surely gone.
 
     `keys`: the services that leave with it. They are left as the kernel has them.
     """
@@ -95,9 +95,9 @@ class Leaving:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retiring:
-    """A real server that is configured no more: weight 0 until its connections are gone, or the instant `until`.
+    """A real server that is no longer configured: weight 0 until its connections are gone, or the instant `until`.
 
-    A service that is configured no more, on an address that stays, retires with all its real servers.
+    A service that is no longer configured, on an address that stays, retires with all its real servers.
     """
 
     until: float

@@ -162,7 +162,7 @@ def _apply(state: State, event: Event, now: float) -> Step:
                 return maintenances.end(state, scope)
             return maintenances.put(state, scope, entry, skip_drain=skip_drain, now=now)
         case StopRequested(displaced=True):
-            # Another agent has taken over: what this one would withdraw now is the other's.
+            # Another agent has taken over: the routes this one would withdraw are now the other's.
             return replace(state, exited=True), [Exit(clean=False)]
         case StopRequested():
             if state.stopping_since is not None:
@@ -172,7 +172,7 @@ def _apply(state: State, event: Event, now: float) -> Step:
 
 
 def _suspended(state: State, gap: float, now: float) -> Step:
-    """The process did not run for longer than its lease lasts (SIGSTOP, a paused machine): it knows nothing any more.
+    """The process did not run for longer than its lease lasts (SIGSTOP, a paused machine): all results are stale.
 
     It goes on as an agent that starts: everything must be proven anew before it is announced.
     """
@@ -205,7 +205,7 @@ def _suspended(state: State, gap: float, now: float) -> Step:
 
 
 def _before_gap(state: State, event: Event) -> tuple[State, list[Effect] | None]:
-    """What was found out before the suspension proves nothing now. None: the event is no such thing."""
+    """Drop a result from before the suspension: it proves nothing now. None: the event is not such a result."""
     match event:
         case Probed():
             return state, []
@@ -254,7 +254,7 @@ def _probed(state: State, results: tuple[tuple[Target, healths.Result], ...], no
 
 
 def _ask(state: State, suspected: Mapping[Target, bool]) -> Iterator[Effect]:
-    """What one target begins to show its siblings may show as well: probe them now, not in an interval."""
+    """A target begins to change; its siblings may, too: probe them now, not in an interval."""
     for target, falling in suspected.items():
         health = state.health.get(target, UNDECIDED)
         if health.phase is (healths.Phase.UP if falling else healths.Phase.DOWN):
@@ -306,7 +306,7 @@ def _settle(before: State, state: State, now: float, *, greet: bool = False) -> 
 
 
 def _left(state: State, now: float) -> State:
-    """An address the configuration dropped goes from the kernel once its route is gone and has been for a while."""
+    """An address the configuration dropped leaves the kernel once its route has been gone for a while."""
     left: dict[Address, Leaving] = {}
     for address, leaving in state.leaving.items():
         went = followed(leaving.withdrawal, state.announcers, settle=state.config.timing.settle, now=now)

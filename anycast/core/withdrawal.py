@@ -1,8 +1,9 @@
 """Prefixes on their way out of every router: of a maintenance, of an address the configuration dropped, of a stop.
 
-The lease goes first; then every plugin acknowledges, prefix by prefix, that ExaBGP has taken the withdraw; then routers
-get the time to follow. A plugin that is connected and silent may hang with the route in its hand, and one that was
-lost may go on announcing until its lease runs out or its watchdog ends it: silence is no acknowledgement before that.
+First the lease no longer has them; then every plugin reports, prefix by prefix, that ExaBGP has acknowledged the
+withdraw; then the routers get time to follow. A plugin that is connected but silent may hang with the route still
+announced, and a lost one may announce it until its lease runs out or its watchdog ends it. Until then silence is not an
+acknowledgement.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ PATIENCE = 6.0  # seconds beyond its lease after which a silent plugin has been 
 
 
 class Phase(StrEnum):
-    ASKED = "asked"  # no lease has them any more, and somebody may still announce them
+    ASKED = "asked"  # no lease has them any more, but a plugin may still announce them
     GONE = "gone"  # no plugin announces them
     SETTLED = "settled"  # and routers have had time to follow
 
 
 class Signal(StrEnum):
     ACKNOWLEDGED = "acknowledged"  # the last of the prefixes, by every plugin
-    RAN_OUT = "ran_out"  # the last lease that had them, and the patience with whoever is silent
+    RAN_OUT = "ran_out"  # the last lease that had them, and the patience with silent plugins
     TIME_PASSED = "time_passed"  # the time that routers are given
 
 
@@ -44,7 +45,7 @@ NEXT: dict[tuple[Phase, Signal], Phase] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plugins:
-    """What is known of those who announce: the reports of the connected, and until when a lost one may hold routes."""
+    """What is known of the plugins: the reports of the connected, and until when a lost one may announce routes."""
 
     reports: Mapping[int, Report | None] = field(default_factory=dict)
     lost_until: float = float("-inf")
@@ -54,7 +55,7 @@ class Plugins:
 class Withdrawal:
     """`seq` is of the first lease without the prefixes; from `runs_out` on no lease that had them is good.
 
-    `left` are those that somebody may still announce. `since`: of the phase.
+    `left` are those that a plugin may still announce. `since`: of the phase.
     """
 
     left: frozenset[Prefix]
@@ -65,7 +66,7 @@ class Withdrawal:
 
     @property
     def gives_up_at(self) -> float:
-        """The instant by which the prefixes are gone, whatever is said."""
+        """The instant by which the prefixes are gone, whatever plugins report."""
         return self.runs_out + PATIENCE
 
     def wakes_at(self, settle: float) -> float | None:

@@ -1,4 +1,4 @@
-"""What stands in the way of the job, from facts and configuration. Pure: the same facts, the same findings."""
+"""What is wrong with the node, from facts and configuration. Pure: the same facts, the same findings."""
 
 from __future__ import annotations
 
@@ -275,8 +275,8 @@ def _conntrack(facts: Facts, config: Config | None) -> Iterator[Finding]:
         yield Finding(
             severity=Severity.WARNING,
             code=Code.VS_CONNTRACK,
-            text="net.ipv4.vs.conntrack is 1: every connection of IPVS is in nf_conntrack too, and costs twice",
-            fix="`sysctl -w net.ipv4.vs.conntrack=0`, unless your own stateful rules rest on it",
+            text="net.ipv4.vs.conntrack is 1: every connection of IPVS is tracked in nf_conntrack too, at twice the cost",
+            fix="`sysctl -w net.ipv4.vs.conntrack=0`, unless your own stateful rules need it",
         )
 
 
@@ -289,7 +289,7 @@ def _read_only(found: Iterable[Finding], config: Config | None) -> Iterator[Find
         severity=Severity.ERROR if agents else Severity.WARNING,
         code=Code.SYSCTL_READ_ONLY,
         text=f"/proc/sys is read-only here: {some(names)} cannot be set"
-        + (", and the agent announces nothing before they are" if agents else ""),
+        + (", and the agent announces nothing until they are" if agents else ""),
         fix="set them on the host or by the container's options (docker: --sysctl NAME=VALUE)"
         + (", and write `sysctls: check`" if agents else ""),
     )

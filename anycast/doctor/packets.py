@@ -115,7 +115,7 @@ def _neighbours_ask(facts: Facts, config: Config, interface: Interface, version:
         return Finding(
             severity=Severity.WARNING,
             code=Code.VIP_ON_LINK,
-            text=f"{on}, which carries the VIPs: every balancer answers the neighbours there, and one gets it all",
+            text=f"{on}, which carries the VIPs: every balancer answers the neighbours there, so one balancer gets all their traffic",
             fix="`interface: lo` under `node:`, or a VIP of a network of its own",
         )
     wanted = {"arp_ignore": 1, "arp_announce": 2} if version == 4 else {}
@@ -128,14 +128,14 @@ def _neighbours_ask(facts: Facts, config: Config, interface: Interface, version:
         return Finding(
             severity=Severity.WARNING,
             code=Code.VIP_ON_LINK,
-            text=f"{on}: neighbours ask for it by ARP, every balancer answers, and one gets what ECMP should spread",
+            text=f"{on}: neighbours ask for it by ARP and every balancer answers, so one balancer gets the traffic that ECMP should spread",
             fix=set_sysctls(*short),
             changes=short,
         )
     return Finding(
         severity=Severity.INFO,
         code=Code.VIP_ON_LINK,
-        text=f"{on}: neighbours there ask for it, nobody answers, and they cannot reach it",
+        text=f"{on}: neighbours there ask for it by ARP and get no answer, so they cannot reach it",
         fix="a VIP of a network of its own, or a host route to it by the router on those neighbours",
     )
 
@@ -227,7 +227,7 @@ def reachability(facts: Facts, config: Config | None) -> Iterator[Finding]:
             code=Code.NO_ROUTE,
             text=f"{some(place for places in lost.values() for place in places)}: there is no route to the real "
             f"servers {some(lost)}",
-            fix=f"a route to them (`ip route get {next(iter(lost))}` says why there is none)",
+            fix=f"a route to them (`ip route get {next(iter(lost))}` shows what is missing)",
         )
     for route, (servers, places) in routed.items():
         yield Finding(
@@ -267,7 +267,7 @@ def tunnels(facts: Facts, config: Config | None) -> Iterator[Finding]:
             code=Code.TUNNEL_MTU,
             text=f"tunnel to {some(names)}: MTU {mtu} of {interface} less {added} of {kind} leaves "
             f"{mtu - added}, clients send {CLIENT_MTU}: MSS {size} at most",
-            fix=f"`ip link set {interface} mtu {CLIENT_MTU + added}`, if the whole way carries it; "
+            fix=f"`ip link set {interface} mtu {CLIENT_MTU + added}`, if the whole path carries it; "
             f"or on every real server `{_clamp(version, sorted(heads, key=int), size)}`",
         )
     for encapsulation, where in tunnel_types(config).items():

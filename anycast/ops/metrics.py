@@ -130,7 +130,7 @@ def _gauge(name: str, text: str, value: float) -> Metric:
 def _kernel(state: State) -> Iterator[Metric]:
     repairs = CounterMetricFamily(
         "anycast_kernel_repairs",
-        "What was found changed by somebody else and put right, since the start of the agent",
+        "Changes of the kernel by somebody else that were put right, since the start of the agent",
         labels=["kind"],
     )
     for kind in KINDS:
@@ -151,7 +151,9 @@ def _ipvs(state: State) -> Iterator[Metric]:
     yield _gauge(
         "anycast_ipvs_connections", "Connections in the kernel's table, of all services", connections
     )
-    yield _gauge("anycast_ipvs_table_rows", "Rows of that table; 0: the kernel does not say", _rows())
+    yield _gauge(
+        "anycast_ipvs_table_rows", "Rows of the kernel's table of connections; 0: not known", _rows()
+    )
 
 
 def _rows() -> int:
@@ -199,13 +201,19 @@ def _probes(source: Source) -> Iterator[Metric]:
 
 def _hooks(source: Source) -> Iterator[Metric]:
     runs = CounterMetricFamily("anycast_hook_runs", "Runs of a hook", labels=["hook", "result"])
-    duration = SummaryMetricFamily("anycast_hook_duration_seconds", "How long they took", labels=["hook"])
+    duration = SummaryMetricFamily("anycast_hook_duration_seconds", "How long the runs took", labels=["hook"])
     suppressed = CounterMetricFamily(
-        "anycast_hook_suppressed", "What a newer one was told in place of", labels=["hook"]
+        "anycast_hook_suppressed",
+        "Events that were not delivered because a newer one replaced them",
+        labels=["hook"],
     )
-    dropped = CounterMetricFamily("anycast_hook_dropped", "What the hook was never told", labels=["hook"])
+    dropped = CounterMetricFamily(
+        "anycast_hook_dropped", "Events that were never delivered to the hook", labels=["hook"]
+    )
     failing = GaugeMetricFamily("anycast_hook_failing", "1 if its last run failed", labels=["hook"])
-    waiting = GaugeMetricFamily("anycast_hook_waiting", "What waits to be told", labels=["hook"])
+    waiting = GaugeMetricFamily(
+        "anycast_hook_waiting", "Events that wait to be delivered to the hook", labels=["hook"]
+    )
     for name, tally in source.facts.hooks.items():
         for ending, number in tally.runs.items():
             runs.add_metric([name, ending], number)
@@ -219,12 +227,14 @@ def _hooks(source: Source) -> Iterator[Metric]:
 
 def _requirements(state: State) -> Iterator[Metric]:
     labels = ["scope", "vip", "service"]
-    up = GaugeMetricFamily("anycast_requirement_up", "1 if what is required holds", labels=labels)
+    up = GaugeMetricFamily("anycast_requirement_up", "1 if the requirement holds", labels=labels)
     unknown = GaugeMetricFamily(
-        "anycast_requirement_unknown", "1 if the last run of a check of it could not run", labels=labels
+        "anycast_requirement_unknown",
+        "1 if a check of the requirement could not run last time",
+        labels=labels,
     )
     warned = GaugeMetricFamily(
-        "anycast_requirement_warning", "1 if what is required holds, with a warning", labels=labels
+        "anycast_requirement_warning", "1 if the requirement holds, with a warning", labels=labels
     )
     for one in state.requirements:
         health = health_of(state, one.check)
@@ -260,7 +270,7 @@ def _maintenance(state: State, now: float, epoch: float) -> Iterator[Metric]:
         labels=labels,
     )
     overdue = GaugeMetricFamily(
-        "anycast_maintenance_overdue", "1 if its end has passed and it goes on", labels=labels
+        "anycast_maintenance_overdue", "1 if its end has passed and the maintenance goes on", labels=labels
     )
     rows = [("node", "", NODE_SCOPES), *(("vip", vip.name, (vip.name,)) for vip in state.config.vips)]
     for scope, name, keys in rows:
@@ -397,7 +407,7 @@ _VIPS: dict[str, tuple[str, Callable[[_One], float]]] = {
         lambda one: one.known.changes,
     ),
     "anycast_vip_start_hold_seconds": (
-        "How long the VIP must still be as it should be after the agent's start before it is announced",
+        "How long everything must still hold after the agent's start before the VIP is announced",
         lambda one: _hold_left(one.state, one.vip.name, one.now),
     ),
 }
@@ -425,7 +435,7 @@ def _families(board: Board, epoch: float, now: float) -> Iterator[tuple[str, str
         yield name, about, (_line(name, value(one), vip=one.vip.name) for one in looked_at)
     yield (
         "anycast_vip_verdict",
-        "1 for the reason that holds, 0 for the others",
+        "1 for the current reason, 0 for the others",
         (_verdict(one.vip.name, one.known.verdict.reason) for one in looked_at),
     )
     for name, (about, figure) in _SERVICES.items():
@@ -444,7 +454,7 @@ def _families(board: Board, epoch: float, now: float) -> Iterator[tuple[str, str
         yield name, about, (_samples(board, block, name, values) for block in blocks.values())
     yield (
         "anycast_service_table_fingerprint",
-        "A number that is equal on nodes whose tables choose alike; 0: the service is not in the kernel",
+        "A number that is equal on nodes with the same table; 0: the service is not in the kernel",
         (_fingerprints(board, block) for block in blocks.values()),
     )
 

@@ -281,7 +281,7 @@ class _Page:
         if lag := status.lag(self.state, self.source.facts.last_step, self.now):
             yield lag
         if not self.source.facts.reload_ok:
-            yield "the last reload was refused: the configuration before it stays in force (anycast check says why)"
+            yield "the last reload was refused: the previous configuration stays in force (`anycast check` says why)"
         for problem in self.frame["kernel"]["problems"]:
             yield f"kernel: {problem}"
         for one in self.frame["maintenance"]:
@@ -327,7 +327,7 @@ class _Page:
         places = {vip.name: place for place, vip in enumerate(all_vips)}
         for vip in shown:
             yield from self.vip(vip, places[vip.name], plan)
-        yield _more(len(order) - len(shown), "VIPs, none of them worse than these")
+        yield _more(len(order) - len(shown), "VIPs, in no worse state than these")
         yield Markup("</section>\n")
 
     def _ill_in(self, vip: Vip) -> int:
@@ -382,14 +382,14 @@ class _Page:
         packets = found["packets_per_s"]
         match progress.stage:
             case Stage.DRAINING:
-                waits = "its routes stand as the last resort, so that routers move to other nodes"
+                waits = "its routes stay announced as the last resort, so that routers move to other nodes"
             case Stage.WITHDRAWN if progress.waits_for_plugins:
                 waits = "waits for the plugins to acknowledge the withdraw"
             case Stage.WITHDRAWN:
                 waits = "waits for routers to follow the withdraw"
             case Stage.QUIET:
-                now = "how many come is not known yet" if packets is None else f"{packets:g} a second now"
-                waits = f"waits for packets to cease: {now}, {timing.quiet_rate:g} are few enough"
+                now = "how many arrive is not known yet" if packets is None else f"{packets:g} a second now"
+                waits = f"waits until no more packets arrive: {now}, at most {timing.quiet_rate:g} allowed"
             case _:
                 waits = "it is out and may be rebooted"
         ends, left = stage_ends(self.state, progress), found["stage_left_s"]
@@ -447,7 +447,7 @@ class _Page:
             if few
             else f"· {usable} usable",
             el("span", f" · needs {low} · {told['scheduler']}", class_="dim"),
-            el("span", f"{len(ill)} to look after", class_="warn badge") if ill else None,
+            el("span", f"{len(ill)} need attention", class_="warn badge") if ill else None,
         )
         yield el("p", "table fingerprint: ", *_tables(told["tables"]), class_="dim small")
         if chosen:
@@ -533,7 +533,7 @@ class _Page:
             "BGP neighbors",
             _table(("State", "Neighbor", "Since", "Reason"), rows)
             if rows
-            else el("p", "No neighbor is configured, and no plugin tells of one."),
+            else el("p", "No neighbor is configured, and no plugin reports one."),
         )
 
     def maintenance(self) -> Markup:
@@ -609,7 +609,7 @@ class _Page:
         ]
         for one in plugins[:NAMED]:
             if one["seq"] is None:
-                told = "connected, has told nothing yet"
+                told = "connected, has not reported yet"
             else:
                 told = f"ExaBGP {_short(str(one['exabgp_version'] or 'of unknown version'))}, pid {one['exabgp_pid']}; {one['acks']} commands taken, {one['errors']} refused"
                 told += "; its lease has run out" if one["lease_expired"] else ""

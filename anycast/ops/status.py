@@ -43,7 +43,7 @@ LIVE_TTLS = 3  # lease lifetimes without a step of the engine before it counts a
 NAMED = 3  # VIPs named in the summary
 SILENT = 2.0  # seconds ExaBGP owes an answer until nothing it said before counts any more
 FAMILIES = {4: "IPv4", 6: "IPv6"}
-NO_PLUGIN = "no plugin is connected (is ExaBGP running with the anycast process?)"
+NO_PLUGIN = "no plugin is connected (is ExaBGP running with the anycast plugin?)"
 NO_SESSION = "no BGP session is up (see the log of ExaBGP and of the routers)"
 
 
@@ -229,9 +229,7 @@ def lag(state: State, last_step: float, now: float) -> str:
     Looks at neither real servers nor BGP: whoever restarts a process by this must not do so for those.
     """
     passed, allowed = now - last_step, LIVE_TTLS * state.config.timing.lease_ttl
-    return (
-        "" if passed <= allowed else f"the engine has not stepped for {passed:.1f} s ({allowed:g} s allowed)"
-    )
+    return "" if passed <= allowed else f"the engine has not run for {passed:.1f} s ({allowed:g} s allowed)"
 
 
 def no_vip(name: str, vips: tuple[Vip, ...]) -> str:
@@ -315,7 +313,7 @@ def neighbors(state: State, now: float) -> tuple[NeighborState, ...]:
 def _configured(state: State, neighbor: Neighbor, known: Mapping[str, NeighborState]) -> NeighborState:
     name = str(neighbor.address)
     silent = NeighborState(
-        address=name, state="unknown", changed=state.started_at, reason="no plugin tells of it"
+        address=name, state="unknown", changed=state.started_at, reason="no plugin reports it"
     )
     return known.get(name, silent)
 
@@ -342,7 +340,7 @@ def _not_answered(silence: float) -> str:
 
 
 def silence_text(silence: float) -> str:
-    return f"{_not_answered(silence)}: what it announces and which sessions are up is not known"
+    return f"{_not_answered(silence)}: it is not known what it announces and which sessions are up"
 
 
 def no_session(routes: Routing, version: int) -> str:
@@ -602,7 +600,7 @@ def server_detail(health: Health, now: float) -> str:
     held = held_down(health, now)
     if not held:
         return health.detail
-    told = f"held down, it flapped: reusable in {held:.0f} s"
+    told = f"held down for {held:.0f} s more because it flapped"
     return f"{told}; {health.detail}" if health.detail else told
 
 

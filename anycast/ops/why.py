@@ -124,7 +124,7 @@ def document(
 def _headline(case: _Case, verdict: Verdict, *, announced: bool) -> str:
     match verdict.advertise, announced:
         case Advertise.NO, True:
-            word = "still announced, and its withdraw is under way"
+            word = "still announced, and is being withdrawn"
         case Advertise.NO, False:
             word = "not announced"
         case Advertise.DRAIN, True:
@@ -145,13 +145,13 @@ _MEANING = {
     Reason.VIP_MAINTENANCE: "the VIP is in maintenance",
     Reason.KERNEL_UNAVAILABLE: "the kernel cannot be read",
     Reason.STARTING: "the agent has only just started",
-    Reason.KERNEL_DIFFERS: "the kernel is not as it should be",
+    Reason.KERNEL_DIFFERS: "the kernel does not have what the VIP needs",
     Reason.ADDRESS_MISSING: "an address of the VIP is not on this node",
-    Reason.UNPROVEN: "this node cannot check what it must prove",
+    Reason.UNPROVEN: "this node cannot check its real servers or requirements",
     Reason.BELOW_QUORUM: "too few real servers are usable",
-    Reason.NODE_CHECK_FAILED: "a check that the node requires does not hold",
-    Reason.VIP_CHECK_FAILED: "a check that the VIP requires does not hold",
-    Reason.HEALTHY: "everything it needs is there",
+    Reason.NODE_CHECK_FAILED: "a check that the node requires fails",
+    Reason.VIP_CHECK_FAILED: "a check that the VIP requires fails",
+    Reason.HEALTHY: "everything it needs is in place",
 }
 
 
@@ -250,10 +250,10 @@ def _state_of(case: _Case, row: Row, found: Seen) -> str:
 def _health(case: _Case, health: Health) -> str:
     detail = f": {health.detail}" if health.detail else ""
     if health.phase is Phase.UNPROVEN:
-        return f"it could not be checked for too long, so it is not used{detail}"
+        return f"it could not be checked for too long and is not used{detail}"
     if health.unknown:
         settled = "up" if health.is_up else str(health.phase)
-        return f"its check could not run{detail}; it counts as {settled}, as before, for a while"
+        return f"its check could not run{detail}; it still counts as {settled}, by its last result"
     match health.phase:
         case Phase.UNDECIDED:
             return f"no result yet{detail}"
@@ -286,7 +286,7 @@ def _services(case: _Case) -> Link:
     text = (
         f"{bad} of {len(items)} have too few usable real servers"
         if bad
-        else "each has usable real servers enough"
+        else "each has enough usable real servers"
     )
     return Link(name="services", holds=not bad, text=text, items=items)
 
@@ -328,7 +328,7 @@ def _requirements(case: _Case) -> Link | None:
     return Link(
         name="requirements",
         holds=holds,
-        text="what is required holds" if holds else "something that is required does not hold",
+        text="every requirement holds" if holds else "a requirement does not hold",
         items=items,
     )
 
@@ -355,13 +355,13 @@ def _requirement(case: _Case, one: Requirement) -> Item:
 def _kernel(case: _Case) -> Link:
     error = kernel_error(case.state, case.clock.now)
     if error is not None:
-        return Link(name="kernel", holds=False, text=f"the kernel cannot be relied on: {error}")
+        return Link(name="kernel", holds=False, text=f"the kernel's state is not known: {error}")
     if not case.facts.proven:
         return Link(
             name="kernel", holds=False, text=f"differs from what is wanted: {_difference(case.facts)}"
         )
     ago = case.clock.now - case.state.kernel.read_at
-    return Link(name="kernel", holds=True, text=f"read {ago:.1f} s ago and as it should be")
+    return Link(name="kernel", holds=True, text=f"read {ago:.1f} s ago, and as wanted")
 
 
 def _difference(f: Facts) -> str:
@@ -405,15 +405,15 @@ def _stage(case: _Case, scope: str) -> str:
         case Stage.ACTIVE:
             return "active"
         case Stage.DRAINING:
-            return f"draining: a route that stands is the last resort{latest}"
+            return f"draining: its routes stay announced as the last resort{latest}"
         case Stage.WITHDRAWN if progress.waits_for_plugins:
-            return f"withdrawn: the plugins have yet to acknowledge it{latest}"
+            return f"withdrawn: waits until the plugins acknowledge it{latest}"
         case Stage.WITHDRAWN:
-            return f"withdrawn: routers have time to follow{latest}"
+            return f"withdrawn: waits while the routers follow{latest}"
         case Stage.QUIET:
             packets = packets_per_second(case.state, vips_of(case.state, scope), progress.since)
             now = "not known yet" if packets is None else f"{packets:.0f} a second now"
-            return f"quiet: packets must cease ({now}, at most {timing.quiet_rate:g}){latest}"
+            return f"quiet: waits until no more packets arrive ({now}, at most {timing.quiet_rate:g} allowed){latest}"
         case Stage.DOWN:
             return "down: it may be rebooted"
         case _:
@@ -481,7 +481,7 @@ def _exabgp(case: _Case) -> Link:
         words = silence_text(case.routes.silence)
     else:
         expired = ", its lease has run out" if any(report.lease_expired for report in reports) else ""
-        words = f"ExaBGP {reports[0].exabgp_version or 'of unknown version'} is told what lease {reports[0].seq} says{expired}"
+        words = f"ExaBGP {reports[0].exabgp_version or 'of unknown version'} follows lease {reports[0].seq}{expired}"
     return Link(name="exabgp", holds=all(item.holds for item in items), text=words, items=tuple(items))
 
 
@@ -584,7 +584,7 @@ def _expiry(case: _Case, scope: str) -> str:
     overdue = scope in case.state.progress and case.state.progress[scope].overdue
     if end.then is Expiry.HOLD:
         passed = "passed" if overdue else "will pass"
-        return f"; its end, {_wall(case, end.at)}, {passed} and it goes on: it is held"
+        return f"; its end, {_wall(case, end.at)}, {passed} and the maintenance goes on (--on-expiry hold)"
     # Both clocks must say so: one that was set over the end does not end it.
     left = end.at - case.clock.wall
     if end.due is not None:
@@ -607,44 +607,44 @@ def _to_start(case: _Case) -> Iterator[str]:
         row for _, row, found in case.rows if found.health.phase is Phase.UNDECIDED and not found.drained
     ]
     if waiting:
-        names = _list([row.server.name for row in waiting])
-        yield f"the first outcome of the check of {names} is awaited: it comes by itself"
+        names = _list(list(dict.fromkeys(row.server.name for row in waiting)))
+        yield f"waiting for the first result of the check of {names}: it comes by itself"
     for one in case.state.requirements:
         if one.vip in ("", case.vip.name) and health_of(case.state, one.check).phase is Phase.UNDECIDED:
-            yield f"the first outcome of what {one.scope} requires is awaited: it comes by itself"
+            yield f"waiting for the first result of what {one.scope} requires: it comes by itself"
     if not f.proven:
-        yield f"the kernel must be as it should be: {_difference(f)}; it is being written and read back"
+        yield f"the kernel must be as wanted: {_difference(f)}; it is being written and read back"
     if f.held and not waiting and f.proven:
         yield from _to_be_held_no_more(case)
     elif not waiting and f.proven:
-        yield "nothing is missing any more: it is decided at the next step"
+        yield "nothing is missing any more: the next step decides"
 
 
 def _to_be_held_no_more(case: _Case) -> Iterator[str]:
     state, now = case.state, case.clock.now
     known = state.vips.get(case.vip.name, VipState())
     if known.stable_since is None:
-        yield f"it must stay as it should be for {start_hold(state, now):g} s after the agent's start"
+        yield f"everything must hold for {start_hold(state, now):g} s after the agent's start"
     else:
         end = _moment(case, known.stable_since + start_hold(state, now))
-        yield f"it must stay as it is until {end}: a repair of the kernel or lost real servers begin that anew"
+        yield f"everything must hold until {end}: a repair of the kernel or lost real servers restart that wait"
     crashes = recent_crashes(state, now)
     if crashes > FREE:
         yield (
-            f"the {crashes} crashes before made that longer: `journalctl -u anycast-agent` has the reason; a clean stop "
+            f"the {crashes} crashes before made that wait longer: `journalctl -u anycast-agent` has the reason; a clean stop "
             "(`systemctl restart anycast-agent`) forgets them"
         )
 
 
 def _to_mend(case: _Case) -> Iterator[str]:
-    what = f"the kernel must be as it should be: {_difference(case.facts)}"
+    what = f"the kernel must be as wanted: {_difference(case.facts)}"
     problems = case.state.kernel.problems
     if problems:
         yield f"{what}; it refused: {'; '.join(problems[:3])} (see `anycast doctor`)"
     elif not case.state.config.manage_sysctls and "net." in case.facts.difference:
-        yield f"{what}; the configuration says that sysctls are not for the agent to set: set it (`anycast doctor`)"
+        yield f"{what}; `sysctls: check` keeps the agent from setting it: set it yourself (`anycast doctor` shows how)"
     elif case.facts.proof is Proof.FAILED:
-        yield f"{what}; another program may change it: it is tried again every second (see kernel.drifted in the log)"
+        yield f"{what}; another program may be changing it: the agent tries again every second (see kernel.drifted in the log)"
     else:
         yield f"{what}; it is being changed and read back"
 
@@ -710,12 +710,12 @@ def _to_be_heard(case: _Case) -> Iterator[str]:
     for service in case.facts.services:
         spare = service.usable - service.quorum.low
         few = "the next one that fails takes it down" if spare < 1 else f"{spare} more may fail"
-        yield f"{service.name}: it stays while {service.quorum.low} of {service.total} are usable: {few}"
+        yield f"{service.name}: it stays up while {service.quorum.low} of {service.total} are usable: {few}"
 
 
 def _obstacles(case: _Case) -> Iterator[str]:
     if not case.routes.plugin:
-        yield "ExaBGP must run with the anycast process: no plugin is connected (`systemctl status anycast-exabgp`)"
+        yield "ExaBGP must run with the anycast plugin: no plugin is connected (`systemctl status anycast-exabgp`)"
         return
     if case.routes.silence is not None:
         yield (
@@ -724,7 +724,7 @@ def _obstacles(case: _Case) -> Iterator[str]:
         return
     for report in case.state.plugins.values():
         if report is not None and report.lease_expired:
-            yield f"the plugin {report.pid} must get a lease in time: the last has run out (is the node overloaded?)"
+            yield f"the plugin {report.pid} must get a lease in time: its last one has run out (is the node overloaded?)"
     for one in prefixes(case.routes, case.vip):
         if one.failed is not None:
             yield f"{one.prefix} must be taken by ExaBGP: {one.failed}"
@@ -732,7 +732,7 @@ def _obstacles(case: _Case) -> Iterator[str]:
             yield f"{one.prefix} waits for " + (
                 "ExaBGP to acknowledge it"
                 if one.wanted
-                else "the kernel to serve it, with real servers enough"
+                else "the kernel to serve it, with enough real servers"
             )
     where = "see the log of ExaBGP and of the routers"
     if not case.routes.session_is_up():

@@ -250,7 +250,7 @@ class Plugin:
         except FileNotFoundError:
             return ()
         except (OSError, ValueError) as error:
-            self._say(f"the journal is not usable, --own must do: {error}", now)
+            self._say(f"the journal is not usable, only the prefixes of --own are known: {error}", now)
             return ()
 
     def _store(self, routes: tuple[Route, ...], now: float) -> None:
@@ -290,5 +290,5 @@ class Plugin:
             self._parent, plugin=self._pid, ended=lambda seconds: link.drained(stdin, seconds)
         )
         if error:
-            self._say(f"ExaBGP is stuck and stays: {error}", now)
+            self._say(f"ExaBGP is stuck and could not be ended: {error}", now)
         return EXIT_FAILURE

@@ -72,7 +72,7 @@ class Planner:
             if not late:
                 over = now - expires
                 self.log.append(
-                    f"a lease came {over:.1f} s after its end and is not followed: is the node overloaded?"
+                    f"a lease arrived {over:.1f} s after it had run out and was ignored: is the node overloaded?"
                 )
             return
         if self._expired:

@@ -128,7 +128,7 @@ def unusable(why: object, fault: Fault = Fault.CONFIGURATION) -> Finding:
 
 def late(seconds: float) -> Finding:
     """The answer was looked for so long after the timeout that it says nothing of now: the agent did not run."""
-    return unknown(f"the agent looked {seconds:.1f} s too late for an answer", Fault.STALLED)
+    return unknown(f"the agent read the answer {seconds:.1f} s too late", Fault.STALLED)
 
 
 def judge(error: OSError) -> Finding:

@@ -110,7 +110,7 @@ def test_a_killed_exabgp_takes_the_routes_along_and_the_next_one_brings_them_bac
     node.router.wait_for(V4, V6)
 
 
-def test_an_plugin_does_not_outlive_its_exabgp(node: Node) -> None:
+def test_a_plugin_does_not_outlive_its_exabgp(node: Node) -> None:
     report = node.want(*BOTH)
     plugin = os.pidfd_open(report.pid)
     node.exabgp.end(grace=0.0)
@@ -166,7 +166,7 @@ def test_a_lease_that_runs_out_while_the_session_is_down_leaves_nothing_to_come_
     assert not node.router.has(V4)
 
 
-def test_an_plugin_killed_while_the_session_is_down_leaves_nothing_to_come_back(node: Node) -> None:
+def test_a_plugin_killed_while_the_session_is_down_leaves_nothing_to_come_back(node: Node) -> None:
     node.up()
     node.want(Route(prefix=V4, med=100))
     with _no_session(node):
@@ -272,7 +272,7 @@ def test_without_a_watchdog_the_guardian_ends_the_exabgp_of_a_hung_plugin(node: 
     _await_end(plugin)
 
 
-def test_an_plugin_asked_to_end_withdraws_first(site: Site) -> None:
+def test_a_plugin_asked_to_end_withdraws_first(site: Site) -> None:
     with bgp.node(site, own=[V4, V6], env={"exabgp_api_respawn": "false"}) as node:  # no successor does it
         report = node.want(*BOTH, ttl=LONG)
         node.router.wait_for(V4, V6)

@@ -282,7 +282,7 @@ class TestBooted:
         assert seen["bad reload"] != 0
         assert seen["after a bad reload"]
 
-    def test_an_agent_and_an_plugin_that_hang_are_ended_and_come_back(self, seen: dict[str, Any]) -> None:
+    def test_an_agent_and_a_plugin_that_hang_are_ended_and_come_back(self, seen: dict[str, Any]) -> None:
         assert [int(count) >= 1 for count in seen["restarts"]] == [True, True]
         assert any("Fatal Python error: Aborted" in line for line in seen["journal"])
 

@@ -83,7 +83,7 @@ class Checks(Assembler):
             return None
         most = sum(part.weight for part in parts)
         if check.needed > most and self._whole((*path, "of")):
-            what = f"{check.needed} can never be, for all together come to {most}"
+            what = f"{check.needed} can never be reached, for all weights together are {most}"
             self._say((*path, "needed"), what, f"write {most} or less")
         return model.Rule(needed=min(check.needed, most), parts=parts)
 
@@ -112,12 +112,14 @@ class Checks(Assembler):
                 continue
             parts.append(model.Part(name=_called(reference), check=part))
             if any(asks_for_vip(one) for one in leaves_of(part)):
-                what = "a check with to: vip is of a real server, and there is none here"
+                what = "a check with to: vip needs a real server, and there is none here"
                 self._say(place, what, "move it to the check of the service, or write it without to: vip")
                 continue
             aimless = [one for one in leaves_of(part) if isinstance(one, model.Check) and not _has_aim(one)]
             if aimless:
-                what = f"a check of {aimless[0].kind.type} is aimed at a real server, and there is none here"
+                what = (
+                    f"a check of {aimless[0].kind.type} needs a real server to check, and there is none here"
+                )
                 self._say(place, what, "write address and port in the check")
         return model.Rule(needed=len(parts), parts=tuple(parts)) if parts else None
 
@@ -149,7 +151,7 @@ class Checks(Assembler):
         if held.reuse >= held.suppress:
             self._say(path, "reuse is not below suppress", "write a smaller reuse, or a larger suppress")
         elif held.suppress > held.ceiling:
-            what = f"a penalty that comes to suppress takes longer than {held.max_hold:g}s to decay to reuse"
+            what = f"a penalty that reaches suppress takes longer than {held.max_hold:g}s to decay to reuse"
             self._say(path, what, "write a longer max_hold, or a smaller suppress")
         return held
 

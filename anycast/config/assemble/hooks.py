@@ -77,7 +77,7 @@ def _webhook(context: Context, path: Path, written: schema.Hook) -> Webhook:
         what = "nothing is verified over http"
         context.say((*path, "ca"), what, "remove the line, or write an https URL", key=True)
     if token is not None and parts.scheme == "http" and not _is_here(parts.hostname or ""):
-        what = "the token would go over the network for all to read"
+        what = "the token would be readable by everybody on the network"
         context.say((*path, "url"), what, "write an https URL, or remove the token")
     for name in written.headers:
         if name.lower() in _OURS or (token is not None and name.lower() == "authorization"):

@@ -106,7 +106,7 @@ class Kinds(Assembler):
             do = "write transport: tcp, or remove the line"
             self._say((*path, "tls"), "UDP has no TLS", do, key=True)
         if not proofs and self._whole((*path, "proof_port"), (*path, "proof_file")):
-            what = "over UDP nothing tells that a message arrived"
+            what = "over UDP nothing confirms that a message arrived"
             self._say((*path, "transport"), what, "write proof_port or proof_file, or use type: udp")
         if len(proofs) == 2:
             self._say((*path, "proof_file"), "proof_port is written too", "keep one of the two", key=True)
@@ -136,7 +136,7 @@ class Kinds(Assembler):
         if not program.startswith("/"):
             if self._whole((*path, "argv")):
                 what = f"{shown(program)} is not an absolute path"
-                self._say((*path, "argv", 0), what, "write where the program lies, as in /usr/bin/true")
+                self._say((*path, "argv", 0), what, "write its full path, as in /usr/bin/true")
             return None
         self._need((*path, "argv", 0), program, "program")
         return check
@@ -161,7 +161,7 @@ class Kinds(Assembler):
             what = "the answer to HEAD has no body"
             self._say((*path, "body"), what, "write method: GET, or remove the line", key=True)
         if http.body is not None and http.keep_alive:
-            what = "the connection is not kept where the body is read"
+            what = "the connection is not kept if the body is read"
             self._say((*path, "keep_alive"), what, "remove this line, or body", key=True)
         self._files(path, http)
 

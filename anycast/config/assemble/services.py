@@ -279,7 +279,7 @@ class Vips(Assembler):
         ):
             self._say(path, f"a packet of {serving.protocol} cannot be served by itself", "remove this")
         if serving.persistence is not None:
-            what = "where each packet is served by itself no client is remembered, and persistence is written"
+            what = "with one packet at a time no client is remembered, so persistence has no effect"
             self._say(path, what, "remove one of them")
         if serving.forwarding is Forwarding.NAT:
             what = "with forwarding: nat the answers could not be translated back"
@@ -316,9 +316,13 @@ class Vips(Assembler):
             return model.Quorum()
         if low > high:
             what = f"low is {low} servers, more than the {high} of high"
-            self._say((*path, "low"), what, "a VIP must not come up with fewer than keep it up: raise high")
+            self._say(
+                (*path, "low"),
+                what,
+                "raise high: a VIP must not come up with fewer servers than it needs to stay up",
+            )
         elif use.pool and use.pool.whole and size is not None and high > size:
-            what = f"{high} usable servers can never be, for {dotted(use.pool.path)} has {size} of a family"
+            what = f"{high} usable servers can never be reached, for {dotted(use.pool.path)} has {size} of a family"
             self._say((*path, "low" if quorum.high is None else "high"), what, f"write {size} or less")
         return model.Quorum(low=low, high=high)
 
@@ -340,7 +344,7 @@ class Vips(Assembler):
                     "write a check: udp, dns, syslog, tcp with a port, http, or a command",
                 ),
                 Protocol.SCTP: (
-                    "the default check, a TCP handshake, proves nothing of SCTP",
+                    "the default check, a TCP handshake, proves nothing about SCTP",
                     "write a check: icmp, tcp with a port, http, or a command",
                 ),
             }[protocol]
@@ -361,7 +365,7 @@ class Vips(Assembler):
         if check is None or all(has_port(leaf) for leaf in leaves_of(check)):
             return
         if pool.servers and any(server.port is None for server in pool.servers):
-            what = "packets with a mark come to any port, and the check has none of its own"
+            what = "packets with a mark arrive at any port, and the check has no port of its own"
             self._say(place, what, "write a check with a port, or a command")
 
     def _to_vip(self, use: _Use) -> None:
@@ -374,7 +378,7 @@ class Vips(Assembler):
             return
         why = {
             Forwarding.NAT: "the real servers do not hold the VIP",
-            Forwarding.TUNNEL: "the VIP is reached inside the tunnel alone",
+            Forwarding.TUNNEL: "the VIP is reachable only inside the tunnel",
         }[forwarding]
         what = f"with {forwarding} {why}, and their check is to: vip"
         self._say(place, what, "write forwarding: dr, or the check without to: vip")

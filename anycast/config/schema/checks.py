@@ -46,7 +46,7 @@ class Udp:
     send: of.Text | None = setting("What is sent. Default: an empty datagram.", None)
     send_hex: of.Hex | None = setting("The same in hexadecimal.", None)
     expect: of.Expression | None = setting("Regular expression (RE2) to be found in the reply.", None)
-    expect_hex: of.Hex | None = setting("How the reply must begin, in hexadecimal.", None)
+    expect_hex: of.Hex | None = setting("The first bytes of the reply, in hexadecimal.", None)
     quiet: of.Period | None = setting(
         "With no reply expected: how long an ICMP unreachable is waited for. Default: 200ms, or half of `timeout` if "
         "that is shorter.",
@@ -84,11 +84,11 @@ class Syslog:
     )
     tls: kinds.Tls | None = setting(kinds.SPEAK_TLS, None)
     proof_port: of.Port | None = setting("TCP port of the real server that sends the messages it gets.", None)
-    proof_file: of.FileName | None = setting("File of this node to which the message finds its way.", None)
+    proof_file: of.FileName | None = setting("File on this node in which the message must appear.", None)
 
 
 class BgpCheck(Part):
-    """A BGP session of this node that is established, as ExaBGP tells it. There is nothing to probe."""
+    """A BGP session of this node that is established, as ExaBGP reports it. There is nothing to probe."""
 
     type: Literal["bgp"]
     neighbor: of.AnyAddress | None = entry("The router's address. Default: any one.")
@@ -100,7 +100,7 @@ class Member(Part):
     REQUIRED = ("check",)
 
     check: CheckReference | None = entry(_REFERENCE)
-    weight: of.MemberWeight = entry("What it counts for.", 1)
+    weight: of.MemberWeight = entry("Its weight in the rule.", 1)
 
 
 class AllCheck(Part):
@@ -127,7 +127,7 @@ class AtLeastCheck(Part):
     REQUIRED = ("type", "needed", "of")
 
     type: Literal["at_least"]
-    needed: Needed | None = entry("So much is needed. A check without a weight counts for 1.")
+    needed: Needed | None = entry("The weight that must be reached. A check without a weight counts for 1.")
     of: list[OfMember] | None = entry("Names from `checks`, checks, or mappings with `check` and `weight`.")
 
 

@@ -51,7 +51,7 @@ class NextHop(Part):
 
 
 class Bfd(Part):
-    """Bidirectional forwarding detection: a dead node is noticed in a fraction of a second. true alone will do.
+    """Bidirectional forwarding detection: a dead node is noticed in a fraction of a second. true alone is enough.
 
     ExaBGP has none: FRR's bfdd runs beside it (`anycast render frr-bfd`), and the routers need it too
     (`anycast render router-frr`). For routers on the node's own links.
@@ -70,7 +70,7 @@ class Bfd(Part):
         shown="100ms",
     )
     multiplier: of.Multiplier | None = entry(
-        "So many packets lost in a row, and the other end counts as dead. Default: 3; of a neighbor: that of "
+        "After this many lost packets in a row the other end counts as dead. Default: 3; of a neighbor: that of "
         "`bgp.bfd`.",
         shown=3,
     )
@@ -103,24 +103,24 @@ class Neighbor(Part):
 
 
 class Bgp(Part):
-    """The BGP side, which ExaBGP speaks."""
+    """The BGP side, which ExaBGP implements."""
 
     REQUIRED = ("local_as", "neighbors")
 
     local_as: of.AsNumber | None = entry("This node's AS number.")
     router_id: of.Address4 | None = entry("Default: the first IPv4 `local_address` of a neighbor.")
     hold_time: of.HoldTime = entry(
-        "Seconds without a word after which a router drops the routes of a dead node. Not 0: the routes would "
+        "Seconds of silence after which a router drops the routes of a dead node. Not 0: the routes would "
         "outlive the node.",
         9,
     )
     bfd: BfdOption | None = entry("BFD with every neighbor that does not say otherwise. Default: none.")
-    next_hop: NextHop = entry("Next hops, where `self` does not serve.", NextHop())
+    next_hop: NextHop = entry("Next hops, if the node's own address in the session is not right.", NextHop())
     neighbors: list[Neighbor] | None = entry("The routers.")
 
 
 class Server(Part):
-    """A real server. The address alone will do."""
+    """A real server. The address alone is enough."""
 
     ALONE = Alone("address", str, "a server", "write its address, or a mapping with address")
 
@@ -143,7 +143,7 @@ class Server(Part):
         0,
     )
     lower_threshold: of.Connections = entry(
-        "It gets new ones again with fewer than this. 0: three quarters of `upper_threshold`.", 0
+        "With fewer connections than this it gets new ones again. 0: three quarters of `upper_threshold`.", 0
     )
 
 
@@ -164,8 +164,8 @@ class Pool(Part):
 class Quorum(Part):
     """Usable real servers of each address family a VIP needs; numbers, or shares such as `50%`."""
 
-    low: of.QuorumNumber = entry("Fewer than this, and an announced VIP goes away.", 1)
-    high: of.QuorumNumber | None = entry("As many as this, and the VIP comes up. Default: `low`.")
+    low: of.QuorumNumber = entry("With fewer than this an announced VIP is withdrawn.", 1)
+    high: of.QuorumNumber | None = entry("With at least this many the VIP is announced. Default: `low`.")
 
 
 class Serving(Part):
@@ -202,7 +202,7 @@ class Serving(Part):
     tunnel: (
         Annotated[Tunnel, or_text({"enum": [kind for kind in TunnelType if kind is not TunnelType.GUE]})]
         | None
-    ) = entry("With `forwarding: tunnel`: how. Default: ipip. The real servers must unwrap it.")
+    ) = entry("With `forwarding: tunnel`: the encapsulation. Default: ipip. The real servers must remove it.")
     one_packet: of.Flag | None = entry(
         "UDP: every packet is scheduled by itself, and no connection is kept. Default: true for udp with "
         "`forwarding: dr` or `tunnel` and without `persistence`, else false. false: a client that always sends from "
@@ -232,7 +232,7 @@ class Service(Serving):
 
 
 class Vip(Serving):
-    """A virtual IP: addresses that stand and fall together. With one pool, no `services` are needed."""
+    """A virtual IP: addresses that are announced and withdrawn together. With one pool, no `services` are needed."""
 
     address: of.AnyAddress | None = entry("The address, if there is one.")
     addresses: list[of.AnyAddress] | None = entry("The addresses.")
@@ -249,7 +249,7 @@ class Vip(Serving):
 
 
 class Hook(Part):
-    """Whom this node tells what happens: a command or a webhook."""
+    """A hook that gets this node's events: a command or a webhook."""
 
     ONE_OF = ("argv", "url")
 
@@ -258,8 +258,8 @@ class Hook(Part):
         "and finds ANYCAST_VIP, ANYCAST_REASON and others in its environment."
     )
     url: of.Url | None = entry(
-        "Where the same JSON is sent by POST, https or http. Not told in logs and differences, but for the host: it "
-        "may be a secret."
+        "Where the same JSON is sent by POST, https or http. Logs and differences show only the host, for the "
+        "rest may be a secret."
     )
     token_file: of.FileName | None = entry(
         "File with a token for `Authorization: Bearer`, read anew for each run."
@@ -270,18 +270,21 @@ class Hook(Part):
     )
     secret_env: of.Variable | None = entry("The same, in a variable of the agent's environment.")
     headers: dict[of.HeaderName, of.HeaderValue] = entry(
-        "More headers. Not told in logs and differences: they may hold secrets.", {}
+        "More headers. Never shown in logs and differences, for they may hold secrets.", {}
     )
     ca: of.FileName | None = entry("PEM file with the certificates to trust. Default: the system's.")
     retries: of.Retries | None = entry("How often a webhook that does not answer is asked again. Default: 4.")
     events: list[of.Events] | None = entry(
-        "What it is told: names of events, or all of a kind as in `maintenance.*`. Default: [vip.verdict_changed]."
+        "Which events it gets: names, or all of a kind as in `maintenance.*`. Default: [vip.verdict_changed]."
     )
     timeout: of.HookTimeout = entry(
-        "After which a run is ended: the program with all its children, or the request.", 10.0, shown="10s"
+        "After this time a run is ended: the program is killed with all its children, or the request is dropped.",
+        10.0,
+        shown="10s",
     )
     limit: of.Runs = entry(
-        "Runs in `per`. Beyond it the newest of each VIP waits, and tells how many it stands for.", 20
+        "Runs in `per`. Beyond that only the newest event of each VIP waits, with the number of those it replaces.",
+        20,
     )
     per: of.HookPeriod = entry("The time that `limit` is for.", 60.0, shown="1m")
 
@@ -309,7 +312,7 @@ class File(Part):
         "Exchange of connections between the balancers. Default: none."
     )
     bgp: Bgp | None = entry("The BGP side.")
-    hooks: dict[str, Hook] = entry("Whom this node tells what happens, by name; 16 at most.", {})
+    hooks: dict[str, Hook] = entry("Hooks that get this node's events, by name; 16 at most.", {})
     checks: dict[str, Check] = entry("Checks, by name.", {})
     pools: dict[str, Pool] = entry("Pools of real servers, by name.", {})
     vips: dict[str, Vip] = entry("Virtual IPs, by name.", {})

@@ -123,7 +123,7 @@ def want(before: State, state: State) -> State:
         desired = desired_kernel(state)
         if desired != state.desired:
             state = replace(state, desired=desired)
-    # Read after a program that aimed at just this: what differs now, could not be mended.
+    # Read after a program that aimed at exactly this: what differs now could not be repaired.
     tried = fresh and state.kernel.attempted == state.desired
     differences = {vip.name: difference(state, vip) for vip in state.config.vips}
     proofs = {
@@ -191,10 +191,10 @@ def address_difference(state: State, vip: Vip, address: Address) -> Difference:
 
 
 def expiries(state: State, snapshot: Snapshot, now: float) -> ExpireDestinations | None:
-    """What ends the connections of real servers that will not come back for them; None: nothing does.
+    """The operation that ends connections to failed or drained real servers; None: there are none to end.
 
-    Such a server failed for as long as its service says, or it was taken out and the protocol has no connections
-    that could end by themselves. With weight 0 alone the kernel keeps both for as long as the client goes on
+    A server counts once it has failed for `expire_failed`, or once it is drained if its protocol has no connections
+    that end by themselves. With weight 0 alone the kernel keeps the connections for as long as the client keeps
     sending.
     """
     found: dict[ServerKey, None] = {}

@@ -61,13 +61,13 @@ class Destination:
     weight: int
     forwarding: Forwarding
     # The last weight that was not 0: what Maglev's table is built with. A server that is down is inserted with
-    # this weight and then set to 0. The kernel keeps it and does not tell; 0: nobody knows.
+    # this weight and then set to 0. The kernel keeps it but does not report it; 0: not known.
     table_weight: int = 1
     tunnel: Tunnel = Tunnel()
     upper: int = 0  # connections; 0: no limit
     lower: int = 0
-    # What a destination of the kernel has that the fields above cannot say. Never wanted, so it is a
-    # difference, and writing the whole record ends it.
+    # What a destination in the kernel has beyond the fields above. It is never wanted, so it counts as a
+    # difference, and writing the whole record removes it.
     foreign: str = ""
     active: int = field(default=0, compare=False)  # connections, as last read
     inactive: int = field(default=0, compare=False)
@@ -227,7 +227,7 @@ def _creation(key: Key, wanted: ServiceEntry) -> Iterator[IpvsOp]:
 
 
 def _destinations(key: Key, present: ServiceEntry, wanted: ServiceEntry) -> Iterator[IpvsOp]:
-    # In tables of thousands nearly all stand where they should: only what comes after is looked up by its key.
+    # In tables of thousands nearly all are in place: only those after the first that is not are looked up by key.
     alike = 0
     for there, destination in zip(present.destinations, wanted.destinations, strict=False):
         if there != destination:
@@ -276,9 +276,9 @@ def _common_prefix(left: list[DestinationKey], right: list[DestinationKey]) -> i
 
 
 def apart(actual: ServiceEntry, desired: ServiceEntry) -> str:
-    """In words the first thing that is not as wanted; empty: nothing.
+    """The first thing that is not as wanted, in words; empty: nothing.
 
-    Order and table weights count where the scheduler looks at them.
+    Order and table weights count if the scheduler depends on them.
     """
     if actual.settings != desired.settings:
         return f"balances by {_spelt(actual.settings)}, not by {_spelt(desired.settings)}"
@@ -292,10 +292,10 @@ def apart(actual: ServiceEntry, desired: ServiceEntry) -> str:
         if not _like(old, one):
             return f"real server {spelt(one.key)} has {_differing(old, one)}"
         if desired.scheduler == Scheduler.MH and old.table_weight != one.table_weight:
-            return f"real server {spelt(one.key)} may stand in the table with another weight"
+            return f"real server {spelt(one.key)} may have another weight in the scheduler's table"
     if len(have) != len(desired.destinations):
         want = {one.key for one in desired.destinations}
-        return f"real server {spelt(next(key for key in have if key not in want))} is one too many"
+        return f"real server {spelt(next(key for key in have if key not in want))} should not be there"
     if desired.scheduler in ORDER_SENSITIVE:
         order = [one.key for one in desired.destinations]
         return "" if list(have) == order else "the real servers are in another order"
@@ -357,7 +357,7 @@ def known(table: Table, before: Table) -> dict[Key, ServiceEntry]:
 
 
 def forgotten(table: Table) -> dict[Key, ServiceEntry]:
-    """`table` with the table weights that the kernel does not tell as unknown."""
+    """`table` with the table weights that the kernel does not report marked as unknown."""
     return {
         key: replace(
             entry,
@@ -370,7 +370,7 @@ def forgotten(table: Table) -> dict[Key, ServiceEntry]:
 
 
 def fingerprint(actual: ServiceEntry, desired: ServiceEntry) -> str:
-    """Hexadecimal digits that are equal on nodes whose tables choose alike.
+    """Hexadecimal digits that are equal on nodes whose tables choose the same real servers.
 
     Of what the kernel holds: scheduler and flags, and of each real server in order its address, port and
     table weight. A weight of 0 for the time being changes nothing. Where the scheduler does not look at the

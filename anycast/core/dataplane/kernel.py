@@ -1,5 +1,5 @@
-"""All that the core wants of the node's kernel besides IPVS services: VIP addresses, sysctls, timeouts, connection
-sync, and the whole diff.
+"""What the kernel should hold besides IPVS services (VIP addresses, sysctls, timeouts, connection sync), and the whole
+diff.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ IPVS_SYSCTLS: Mapping[str, str] = {
 }
 # As sloppy_tcp.
 SCTP_SYSCTLS: Mapping[str, str] = {"net.ipv4.vs.sloppy_sctp": "1"}
-# A client of a server that has weight 0 is sent elsewhere, instead of for as long as it keeps coming.
+# A client of a server with weight 0 is sent elsewhere, instead of staying there for as long as it keeps sending.
 PERSISTENCE_SYSCTLS: Mapping[str, str] = {"net.ipv4.vs.expire_quiescent_template": "1"}
-# A connection is told of with its third packet and every tenth from then on. The kernel's default (3 50) leaves
-# long quiet connections unknown to the others for too long: with it nothing was synchronised in 12 s.
+# A connection is announced with its third packet and every tenth after that. With the kernel's default (3 50) the
+# other nodes learn of quiet connections too late: nothing was synchronised in 12 s.
 SYNC_SYSCTLS: Mapping[str, str] = {"net.ipv4.vs.sync_threshold": "3 10"}
 # The answers of masqueraded connections are routed back through this node.
 NAT_SYSCTLS: Mapping[int, Mapping[str, str]] = {
@@ -37,15 +37,15 @@ NAT_SYSCTLS: Mapping[int, Mapping[str, str]] = {
 
 # While it is 1 the connections of a real server that is removed are ended.
 EXPIRE_NODEST = "net.ipv4.vs.expire_nodest_conn"
-# Off, the kernel never adds up the packets a service has taken in.
+# When it is 0, the kernel never counts the packets a service has received.
 ESTIMATION = "net.ipv4.vs.run_estimation"
 
 
 class SyncRole(StrEnum):
     """The kernel's two daemons. A node of an active fleet runs both."""
 
-    MASTER = "master"  # tells of its connections
-    BACKUP = "backup"  # takes in those of others
+    MASTER = "master"  # sends its own connections
+    BACKUP = "backup"  # receives those of others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,14 +57,14 @@ class Snapshot:
     sysctls: Mapping[str, str | None]  # None: could not be read
     timeouts: Timeouts | None = None  # None: not read
     sync: Mapping[SyncRole, ConnectionSync] | None = None  # the daemons that run; None: not read
-    packets: Mapping[ipvs.Key, int] = field(default_factory=dict, compare=False)  # taken in by each service
+    packets: Mapping[ipvs.Key, int] = field(default_factory=dict, compare=False)  # received by each service
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Desired:
     """What the kernel should hold.
 
-    `owned`, `owned_marks`: what is ours to take away, with its services, when it is not desired.
+    `owned`, `owned_marks`: what we may remove, with its services, when it is not desired.
     `exclusive`: every IPVS service that is not desired goes.
     """
 
@@ -76,7 +76,7 @@ class Desired:
     exclusive: bool = False
     timeouts: Timeouts | None = None  # None: whatever they are
     sync: ConnectionSync | None = None
-    sync_owned: bool = False  # daemons that are not desired are ours to stop
+    sync_owned: bool = False  # we may stop daemons that are not desired
 
     def is_ours(self, key: ipvs.Key) -> bool:
         return key in self.owned_marks if isinstance(key, ipvs.MarkKey) else key.address in self.owned
@@ -120,7 +120,7 @@ class StopSync:
 class ExpireDestinations:
     """Remove real servers and end their connections: the next packet of each finds another server, which resets it.
 
-    Removed without it they would be dropped in silence until they time out (expire_nodest_conn=0).
+    Otherwise the kernel would silently drop their packets until they time out (expire_nodest_conn=0).
     `write_sysctl`: that one may be 1 meanwhile. Without it the connections are left to time out.
     """
 
@@ -141,7 +141,7 @@ KernelOp: TypeAlias = (
 
 
 def kind_of(op: KernelOp) -> str:
-    """What an operation changes, in one stable word: it stands in metric labels."""
+    """What an operation changes, in one stable word for metric labels."""
     match op:
         case SetSysctl():
             return "sysctl"

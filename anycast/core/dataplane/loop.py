@@ -1,4 +1,4 @@
-"""Read the kernel, write what differs, read it back: one job at a time, and none any more when stopping."""
+"""Read the kernel, write what differs, read it back: one job at a time, and none once the agent is stopping."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def good_until(read_at: float, timing: Timing) -> float:
 
 
 def reconfigured(kernel: KernelState, config: Config, now: float) -> KernelState:
-    """The next reading comes by the new interval, and until then the last one counts: it was taken by the old one."""
+    """The next reading follows the new interval. The last one, taken under the old interval, stays valid until then."""
     snapshot = kernel.snapshot
     unread = snapshot is not None and not wanted_sysctls(config).keys() <= snapshot.sysctls.keys()
     return replace(
         kernel,
-        # A check that was changed starts anew; what it watches goes on as it is meanwhile.
+        # A check that was changed starts again; until its first result its real server keeps its weight.
         adopted=kernel.adopted if snapshot is None else in_use(snapshot),
         next_read=min(kernel.next_read, now if unread else now + config.timing.reconcile),
         good_until=min(kernel.good_until, good_until(now, config.timing)),
@@ -47,7 +47,7 @@ def reconfigured(kernel: KernelState, config: Config, now: float) -> KernelState
 
 
 def changed(state: State, now: float) -> State:
-    """The interface changed: what was read is no longer proof. Readings keep their own pace all the same."""
+    """The interface changed: the last reading proves nothing any more. Readings still keep their own pace."""
     kernel = state.kernel
     at = max(now, kernel.read_at + CHANGED_EVERY) if kernel.snapshot is not None else now
     return replace(state, kernel=replace(kernel, next_read=min(kernel.next_read, at)))
@@ -91,20 +91,20 @@ def _counted(kernel: KernelState, snapshot: kernels.Snapshot, now: float) -> tup
 
 
 def _annotated(kernel: KernelState, event: KernelRead) -> kernels.Snapshot:
-    """The snapshot with the table weights that the kernel does not tell, as far as they were written by us."""
+    """The snapshot with the table weights that the kernel does not report, as far as we wrote them."""
     if kernel.snapshot is None or event.snapshot is kernel.told:
         return kernel.snapshot or event.snapshot
     failed = frozenset(op for failure in event.failures for op in failure.ops)
     table = kernel.snapshot.table
     try:
         table = kernels.play(kernel.snapshot, [op for op in kernel.under_way if op not in failed]).table
-    except KeyError:  # another program took away what the operations were for
+    except KeyError:  # another program removed what the operations were for
         table = {}
     return replace(event.snapshot, table=ipvs.known(event.snapshot.table, table))
 
 
 def _forgotten(kernel: KernelState) -> kernels.Snapshot | None:
-    """What was known, without the table weights of which nobody knows whether a lost program changed them."""
+    """What is known, without the table weights that a program without an answer may have changed."""
     if kernel.snapshot is None or not kernel.under_way:
         return kernel.snapshot
     return replace(kernel.snapshot, table=ipvs.forgotten(kernel.snapshot.table))
@@ -150,7 +150,7 @@ def retired(state: State, now: float) -> Step:
         entry = snapshot.table.get(key)
         present = next((each for each in entry.destinations if each.key == at), None) if entry else None
         if present is None:
-            continue  # another program was faster, or it never was in the kernel
+            continue  # another program has removed it, or it never was in the kernel
         if (present.weight or present.active) and now < retiring.until:
             left[key, at] = retiring
             continue
@@ -180,7 +180,7 @@ def drive(before: State, state: State, now: float) -> Step:
                 if fresh and (expire := expiries(state, snapshot, now)):
                     return _expire(state, kernel, snapshot, expire, now)
             elif fresh and kernel.attempted == state.desired and now < kernel.retry_at:
-                # Readings may come more often than that: they do not put it off.
+                # Readings may come more often than that; they do not postpone it.
                 kernel = replace(kernel, retry_at=min(kernel.retry_at, now + RETRY_PROGRAM))
             else:
                 return _program(state, kernel, ops)
@@ -191,7 +191,7 @@ def drive(before: State, state: State, now: float) -> Step:
 
 
 def _program(state: State, kernel: KernelState, ops: tuple[kernels.KernelOp, ...]) -> Step:
-    """Change the kernel. Where it held just what is wanted now and holds it no more, somebody else changed it."""
+    """Change the kernel. If it had what is wanted now and no longer does, somebody else changed it."""
     again = kernel.attempted == state.desired  # the same once more, every second
     drifted = kernel.reached == state.desired
     repairs = dict(kernel.repairs)
@@ -216,7 +216,7 @@ def _program(state: State, kernel: KernelState, ops: tuple[kernels.KernelOp, ...
         event = "kernel.drifted" if drifted else "kernel.programmed"
         effects.insert(0, Log(event=event, fields=fields, level="warning" if drifted else "info"))
     vips = dict(state.vips)
-    # The hold after a start begins anew where what held was changed by somebody else.
+    # The hold after a start begins again if somebody else changed what was as wanted.
     for name, known in state.vips.items() if drifted else ():
         if not state.differences[name].proven and known.stable_since is not None:
             vips[name] = replace(known, life=NEXT[known.life, Signal.BREAK], stable_since=None)
@@ -257,7 +257,7 @@ def read_every(state: State) -> float:
 
 
 def wakes(state: State, now: float) -> Iterable[float]:
-    """Instants in the future that change something by coming."""
+    """Future instants at which something changes."""
     kernel = state.kernel
     if not kernel.busy and state.stopping_since is None:
         yield min(kernel.next_read, kernel.retry_at, hold_due(state, now))

@@ -57,7 +57,7 @@ def server_address(server: RealServer, version: int, forwarding: Forwarding) -> 
 
 
 def check_of(vip: Vip, service: Service, server: RealServer, address: Address) -> Aimed:
-    """How it is told whether the service of the VIP can use the real server at this address."""
+    """The check that decides whether the service of the VIP can use the real server at this address."""
     vips = [one for one in vip.addresses if one.version == address.version]
     return aimed(service.pool.check, address, server.port or service.port, vips)
 
@@ -74,7 +74,7 @@ def versions(vip: Vip) -> list[int]:
 
 
 def first_addresses(vip: Vip) -> list[Address]:
-    """One address of each family: what holds of its services holds of the others'."""
+    """One address of each family: its services have the same real servers as those of the others."""
     return [next(a for a in vip.addresses if a.version == version) for version in versions(vip)]
 
 
@@ -105,7 +105,7 @@ def composed_uses(config: Config) -> tuple[Use, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetName:
-    """What a target is for people. `server` empty: of no real server."""
+    """What to call a target in messages. `server` empty: it belongs to no real server."""
 
     server: str
     users: tuple[str, ...]  # what rests on it: services (`web tcp/80`), `node`, `vip web`
@@ -147,7 +147,9 @@ def server_scopes(config: Config) -> frozenset[str]:
     )
 
 
-SIBLINGS = 8  # targets that are asked at once when one begins to turn; each of those that turn asks as many
+SIBLINGS = (
+    8  # targets that are probed at once when one begins to change; each of those that changes adds as many
+)
 
 
 def siblings(config: Config) -> dict[Target, tuple[Target, ...]]:
@@ -195,7 +197,7 @@ def memberships(config: Config) -> dict[ipvs.Key, Membership]:
 
 
 def usual_weight(servers: Iterable[RealServer]) -> int:
-    """What the table counts a server as whose weight is 0: so draining one by its weight moves no flows."""
+    """The table weight of a server that the configuration gives weight 0: so draining by weight moves no flows."""
     counts = Counter(server.weight for server in servers if server.weight)
     most = max(counts.values(), default=0)
     return min((weight for weight, count in counts.items() if count == most), default=1)

@@ -13,7 +13,7 @@ class Proof(StrEnum):
 
 
 class Reading(StrEnum):
-    """What a look at the newest reading says."""
+    """What the newest reading says."""
 
     NONE = "none"  # there is none that counts
     SAME = "same"

@@ -1,4 +1,4 @@
-"""The packets that services take in: from counters to a rate.
+"""The packets that services receive: from counters to a rate.
 
 The kernel adds the counters of a service up every two seconds. So two readings a second apart prove nothing, and a
 rate is taken over more than that.
@@ -17,14 +17,14 @@ APART = 0.5  # seconds between two that are worth keeping
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Count:
-    """Packets taken in by each service, as read at the instant `at`."""
+    """Packets received by each service so far, as read at the instant `at`."""
 
     at: float
     packets: Mapping[Key, int]
 
 
 def counted(counts: tuple[Count, ...], new: Count) -> tuple[Count, ...]:
-    """With a new reading, and without those that no rate is made of any more."""
+    """The readings with a new one, and without those too old to be needed for a rate."""
     if counts and new.at < counts[-1].at + APART:
         return counts
     old = [count for count in counts if count.at <= new.at - WINDOW]
@@ -34,7 +34,7 @@ def counted(counts: tuple[Count, ...], new: Count) -> tuple[Count, ...]:
 def rate(counts: tuple[Count, ...], keys: Iterable[Key], *, since: float = float("-inf")) -> float | None:
     """Packets a second of all these services, from the last readings that are far enough apart.
 
-    `since`: none of before counts. None: nothing can be said yet, or a counter went back.
+    Readings before `since` do not count. None: the rate is not known yet, or a counter went back.
     """
     newest = counts[-1] if counts else None
     bases = [count for count in counts if newest and since <= count.at <= newest.at - WINDOW]
@@ -45,7 +45,7 @@ def rate(counts: tuple[Count, ...], keys: Iterable[Key], *, since: float = float
     for key in keys:
         now = newest.packets.get(key)
         if now is None:
-            continue  # the kernel serves it no more
+            continue  # the kernel no longer serves it
         before = base.packets.get(key)
         if before is None or now < before:
             return None

@@ -1,4 +1,4 @@
-"""What checks look at, once it is known for whom they look."""
+"""What checks look at, once it is known which real server, or the node, they are for."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def aim(check: Check, address: Address = HERE, port: int = 0, vip: Address | Non
 
 @cache
 def _aim(check: Check) -> tuple[Address | None, int | None, Check]:
-    """The check's own address and port, and the check without them: where it is aimed is the target's to say.
+    """The check's own address and port, and the check without them: the target has them instead.
 
     Services that end at the same place by different words then share one target.
     """

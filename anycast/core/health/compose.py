@@ -15,7 +15,7 @@ _TOLD = 5  # parts whose detail is told
 
 
 def leaves(rule: Rule[L]) -> Iterator[L]:
-    """Every leaf of the tree, in order; one that stands there twice comes twice."""
+    """Every leaf of the tree, in order; a leaf that is in it twice comes twice."""
     for part in rule.parts:
         if isinstance(part.check, Rule):
             yield from leaves(part.check)

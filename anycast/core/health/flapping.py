@@ -1,4 +1,4 @@
-"""Hold-down of what flaps, in the words of RFC 2439: a penalty for each fall, which decays by half in a half-life.
+"""Hold-down of targets that flap, as in RFC 2439: a penalty for each fall, which halves in each half-life.
 
 At `suppress` the target is held down until the penalty has decayed to `reuse`. Going down is never delayed.
 """
@@ -15,7 +15,7 @@ __all__ = ["CALM", "Flaps", "fallen"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flaps:
-    """The penalty as it was at `at`, and until when the target is held down; it is not once that has passed."""
+    """The penalty as it was at `at`, and the instant until which the target is held down."""
 
     penalty: float = 0.0
     at: float = 0.0
@@ -33,7 +33,7 @@ CALM = Flaps()
 
 
 def fallen(flaps: Flaps, now: float, rule: HoldDown) -> Flaps:
-    """After one fall more. The penalty has a ceiling, so no hold lasts longer than `max_hold`."""
+    """The penalty after one more fall. It has a ceiling, so no hold lasts longer than `max_hold`."""
     penalty = min(flaps.decayed(now, rule.half_life) + 1.0, rule.ceiling)
     if penalty < rule.suppress:
         return Flaps(penalty=penalty, at=now)

@@ -16,7 +16,7 @@ class Outcome(StrEnum):
 
 
 class Fault(StrEnum):
-    """What this node lacks to run a check: the fault is its own, and says nothing about the target."""
+    """Why this node could not run a check: a fault of the node, which says nothing about the target."""
 
     LINK = "link"  # the interface towards the target is down
     DESCRIPTORS = "descriptors"  # no file descriptor, port or buffer is left
@@ -116,7 +116,7 @@ class Health:
 
     @property
     def warned(self) -> bool:
-        """Well, and `detail` says what wants looking after."""
+        """The target works, but `detail` says what needs attention."""
         return self.phase is Phase.UP and bool(self.detail) and not self.unknown
 
 
@@ -144,7 +144,7 @@ def advance(health: Health, result: Result, check: Check, now: float) -> Health:
 
 
 def _unknown(health: Health, result: Result, check: Check, now: float) -> Health:
-    """The last proof counts for `check.proof_lasts` more, and no longer."""
+    """Nothing was proven: the last result counts until `check.proof_lasts` has passed since the first such run."""
     since = now if health.unknown_since is None else health.unknown_since
     phase, streak = health.phase, health.streak
     if now - since >= check.proof_lasts:
@@ -157,7 +157,7 @@ def _unknown(health: Health, result: Result, check: Check, now: float) -> Health
 
 
 def _turned(before: Health, after: Health, now: float) -> Health:
-    """`after` with since when it is so, and how often that has changed."""
+    """`after` with its `since` and `changes`."""
     first = before.phase is Phase.UNDECIDED and after.phase is not Phase.UNDECIDED
     turned = before.phase is not Phase.UNDECIDED and _settled_as(before) != _settled_as(after)
     return replace(after, since=now if first or turned else before.since, changes=before.changes + turned)
@@ -170,17 +170,17 @@ def _settled_as(health: Health) -> Phase:
 
 
 def suspended(health: Health) -> Health:
-    """What is left of it when nobody has checked for a while: how often it flapped, and no phase."""
+    """The health after a time without checks: undecided again, with its record of flapping."""
     return Health(flaps=health.flaps, changes=health.changes)
 
 
 def began_to_turn(before: Health, after: Health) -> bool:
-    """Whether an outcome spoke against a state that was settled."""
+    """Whether an outcome contradicted a settled state."""
     return before.phase in (Phase.UP, Phase.DOWN) and after.phase is not before.phase
 
 
 def settled(health: Health) -> bool:
-    """Whether another plain ok would change nothing: nobody needs to hear of it."""
+    """Whether another plain ok would change nothing, so that it need not be reported."""
     return health.phase is Phase.UP and not health.detail and not health.unknown
 
 

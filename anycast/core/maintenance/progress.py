@@ -1,6 +1,6 @@
-"""Takes what is in maintenance from stage to stage, and ends it when its time has come.
+"""Moves maintenance from stage to stage, and ends it when its end has come.
 
-`maintenance.NEXT` says which stage follows; what each waits for is said here.
+`stages.NEXT` says which stage follows; this module says what each stage waits for.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from anycast.core.withdrawal import Phase, followed
 
 
 def vips_of(state: State, scope: str) -> tuple[Vip, ...]:
-    """What is in maintenance with the scope."""
+    """The VIPs that the scope covers."""
     return tuple(vip for vip in state.config.vips if scope in NODE_SCOPES or scope == vip.name)
 
 
 def packets_per_second(state: State, vips: Iterable[Vip], since: float = float("-inf")) -> float | None:
-    """The packets that IPVS takes in for the VIPs, by the last readings since the instant `since`. None: not known."""
+    """Packets a second that IPVS receives for the VIPs, from readings at or after `since`. None: not known."""
     return traffic.rate(state.kernel.counts, _keys(vips), since=since)
 
 
@@ -68,7 +68,7 @@ def begin(state: State, kept: Mapping[str, Maintenance], *, now: float, wall: fl
 def put(
     state: State, scope: str, entry: Maintenance, *, skip_drain: bool, now: float
 ) -> tuple[State, list[Effect]]:
-    """Maintenance begins, or is said again: then the last word counts, and the drain does not start over."""
+    """Begin a maintenance. If it is in force already, the new reason and end replace the old; the drain continues."""
     present = state.maintenance.get(scope)
     if entry.end is not None and entry.end.due is None:
         entry = replace(entry, end=replace(entry.end, due=now + entry.end.at - entry.since))
@@ -102,10 +102,10 @@ def _said(state: State, scope: str, *, skip_drain: bool, now: float) -> Progress
 
 
 def end(state: State, scope: str) -> tuple[State, list[Effect]]:
-    """It is over by command, or the file is gone."""
+    """End a maintenance: by command, or because the file is gone."""
     scopes = [one for one in ((NODE, STOP) if scope == NODE else (scope,)) if one in state.maintenance]
     after, effects = _without(state, scopes, why="the file was removed" if scope == FILE else "off")
-    # Said again it is saved again: the first time may have failed.
+    # A repeated command is saved again: saving may have failed the first time.
     return after, [*([save(after.maintenance)] if is_saved(scope) else []), *effects]
 
 
@@ -124,7 +124,7 @@ def _without(state: State, scopes: Iterable[str], *, why: str) -> tuple[State, l
 
 
 def clock(state: State, wall: float, now: float) -> tuple[State, list[Effect]]:
-    """The wall clock as it is now. Whoever sets it ends no maintenance by that."""
+    """The wall clock as it is now. Setting it ends no maintenance."""
     offset = wall - now
     known = state.wall_offset
     by = 0.0 if known is None else offset - known
@@ -148,12 +148,12 @@ def _followed(end: End, said: float, *, was_set: bool, wall: float, now: float) 
     if end.due is None:
         return anchored(end, said=said, wall=wall, now=now)
     apart = abs((wall - now) - (end.at - end.due))
-    # A clock that is slewed comes apart from the other by and by: further than a step it never gets.
+    # A slewed clock drifts slowly; ends follow before the difference gets as large as a step.
     return stepped(end, wall=wall, now=now) if was_set or SLEWED <= apart < STEP else end
 
 
 def expire(state: State, now: float) -> tuple[State, list[Effect]]:
-    """What has passed its end goes back into service, or is overdue."""
+    """Maintenance that has passed its end is over, or overdue."""
     if state.wall_offset is None or not any(entry.end for entry in state.maintenance.values()):
         return state, []
     wall = now + state.wall_offset
@@ -167,7 +167,7 @@ def expire(state: State, now: float) -> tuple[State, list[Effect]]:
         if passed and entry.end.then is Expiry.RESUME:
             over.append(scope)
             continue
-        # Where the clock was set to after the end, it is overdue too: nothing ends by that, and it must be seen.
+        # If the clock was set past the end, it is overdue too: that ends nothing, but it must be visible.
         overdue = passed or (entry.end.due is not None and wall >= entry.end.at + STEP)
         if overdue and not progress[scope].overdue:
             fields = {**fields_of(scope, entry), "on_expiry": str(entry.end.then)}
@@ -180,7 +180,7 @@ def expire(state: State, now: float) -> tuple[State, list[Effect]]:
 
 
 def advance(state: State, now: float) -> tuple[State, list[Effect]]:
-    """Every scope that has got what its stage waits for, one stage on."""
+    """Move every scope on whose stage has got what it waits for."""
     progress = dict(state.progress)
     effects: list[Effect] = []
     for scope, one in state.progress.items():
@@ -194,7 +194,7 @@ def advance(state: State, now: float) -> tuple[State, list[Effect]]:
 
 
 def _done(state: State, scope: str, one: Progress, now: float) -> tuple[Progress, str | None]:
-    """What was seen of the stage, and why it is over; None: it is not."""
+    """The progress of the stage, and why it is over; None: it is not."""
     timing = state.config.timing
     match one.stage:
         case Stage.DRAINING:
@@ -255,7 +255,7 @@ def stage_ends(state: State, one: Progress) -> float | None:
 
 
 def wakes(state: State, now: float) -> list[float]:
-    """Instants in the future that change something by coming."""
+    """Future instants at which something changes."""
     instants: list[float | None] = []
     for scope, one in state.progress.items():
         instants.append(stage_ends(state, one))

@@ -23,7 +23,7 @@ def is_server(scope: str) -> bool:
 
 
 def is_saved(scope: str) -> bool:
-    """Whether it outlives the agent. The file speaks for itself."""
+    """Whether it is saved for the next agent. Maintenance by file is not: the file is still there."""
     return scope not in {FILE, STOP}
 
 
@@ -67,7 +67,7 @@ _FORWARD = {
     Stage.QUIET: Stage.DOWN,
     Stage.DOWN: Stage.DOWN,
 }
-# Said again, a drain neither starts over nor goes back.
+# A repeated command neither restarts a drain nor moves it back.
 NEXT: dict[tuple[Stage, Signal], Stage] = {
     (Stage.ACTIVE, Signal.BEGIN): Stage.DRAINING,
     (Stage.ACTIVE, Signal.SKIP): Stage.WITHDRAWN,
@@ -94,7 +94,7 @@ class Progress:
     stage: Stage = Stage.ACTIVE
     since: float = 0.0
     withdrawal: Withdrawal | None = None  # WITHDRAWN: of its routes
-    overdue: bool = False  # its end has passed, and it goes on
+    overdue: bool = False  # its end has passed, and the maintenance goes on
 
     @property
     def waits_for_plugins(self) -> bool:

@@ -50,12 +50,12 @@ class NodeKind(Kind):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsFields:
     verify: bool = setting(
-        "false: any certificate will do. Otherwise it must be valid for the server name.", True
+        "false: any certificate is accepted. Otherwise it must be valid for the server name.", True
     )
     sni: of.ServerName | None = setting("TLS server name. Default: the address.", None)
     ca: of.FileName | None = setting("PEM file with the certificates to trust. Default: the system's.", None)
     certificate: of.FileName | None = setting(
-        "PEM file with the client's certificate. Read again when it was replaced.", None
+        "PEM file with the client's certificate. Read again when it is replaced.", None
     )
     key: of.FileName | None = setting(
         "PEM file with its key, without a password. Default: in `certificate`.", None
@@ -68,7 +68,7 @@ class TlsFields:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls(TlsFields):
-    """How TLS is spoken. `true` alone will do."""
+    """The settings of TLS. `true` alone is enough."""
 
     def __str__(self) -> str:
         words = [f"for {self.sni}"] if self.sni else []
@@ -115,7 +115,7 @@ class HttpCheck(TlsFields, AimedKind):
         "Host header and TLS server name. Default: the real server's address.", None
     )
     headers: tuple[tuple[of.HeaderName, of.HeaderValue], ...] = setting(
-        "More headers. Not told in logs and differences: they may hold secrets.", (), repr=False
+        "More headers. Never shown in logs and differences, for they may hold secrets.", (), repr=False
     )
     expect: frozenset[of.Status] = setting(
         'Statuses that are success. Default: ["2xx"].', frozenset(range(200, 300))
@@ -125,8 +125,8 @@ class HttpCheck(TlsFields, AimedKind):
         None,
     )
     keep_alive: bool = setting(
-        "true: one connection serves one run after another, for a minute at most. Cheaper for both ends; a fresh "
-        "connection also proves that the server still accepts one.",
+        "true: runs share a connection, for a minute at most. Cheaper for both ends; but only a fresh connection "
+        "proves that the server still accepts one.",
         False,
     )
 
@@ -178,7 +178,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BannerCheck(AimedKind):
-    """A dialogue of lines, as SMTP or IMAP speak. Success is its end."""
+    """A dialogue of lines, as in SMTP or IMAP. It succeeds when the last step has."""
 
     TYPE: ClassVar[str] = "banner"
     steps: tuple[Expect | Send, ...]
@@ -231,7 +231,7 @@ class DnsCheck(AimedKind):
         "Records that must be in the answer, as a zone file writes them. Default: the rcode alone decides.",
         (),
     )
-    transport: Literal["udp", "tcp"] = setting("How it is asked.", "udp")
+    transport: Literal["udp", "tcp"] = setting("How the question is sent.", "udp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,8 +285,8 @@ class GatewayCheck(NodeKind):
     address: of.AnyAddress | None = setting("Default: the default route's next hop.", None)
     family: of.Version = setting("Of the default route, where there is no `address`.", 4, shown="ipv4")
     by: Literal["ping", "neighbor"] = setting(
-        "neighbor: its entry in the neighbor table must be alive. For gateways that answer no echo; a dead one is "
-        "found out some seconds later.",
+        "neighbor: its entry in the neighbor table must be alive. For gateways that answer no echo; a dead one "
+        "is noticed some seconds later.",
         "ping",
     )
     interface: of.Interface | None = setting("Where `address` is, with `by: neighbor`.", None)
@@ -297,7 +297,10 @@ class LoadCheck(NodeKind):
     """The load average per processor."""
 
     TYPE: ClassVar[str] = "load"
-    max: Annotated[of.Load, Doc("As much is fine, per processor.", write="write the load that is fine")]
+    max: Annotated[
+        of.Load,
+        Doc("The highest load average that is fine, per processor.", write="write the load that is fine"),
+    ]
     minutes: of.Minutes = setting("Averaged over 1, 5 or 15 minutes.", 1)
 
 
@@ -307,17 +310,17 @@ class MemoryCheck(NodeKind):
 
     TYPE: ClassVar[str] = "memory"
     min_free: Annotated[
-        of.Memory, Doc("So much is needed, as in 256MiB, 1GiB or 5%.", write="write it as in 256MiB")
+        of.Memory, Doc("How much must be available, as in 256MiB, 1GiB or 5%.", write="write it as in 256MiB")
     ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileCheck(NodeKind):
-    """A path of this node that is there, or is not."""
+    """A path on this node that exists, or does not."""
 
     TYPE: ClassVar[str] = "file"
     path: Annotated[of.FileName, Doc("The path.", write="write the path")]
-    present: bool = setting("false: it must not be there.", True)
+    present: bool = setting("false: it must not exist.", True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,7 +331,7 @@ class IpvsConnectionsCheck(NodeKind):
     max: Annotated[
         of.Fill,
         Doc(
-            "So many connections are fine, or so many for each hundred rows of the table, as in 200%.",
+            "The highest number of connections that is fine, or a percentage of the rows of the table, as in 200%.",
             write="write a number of connections",
         ),
     ]

@@ -1,4 +1,4 @@
-"""The values everything else speaks in. A value that exists is valid: readers of the outside build these.
+"""The values that everything else uses. A value that exists is valid: readers of outside data build these.
 
 All times are seconds as `float`; instants are readings of the monotonic clock, handed in as data.
 """
@@ -54,7 +54,7 @@ class TunnelChecksum(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tunnel:
-    """How a packet is wrapped on its way to the real server. The type alone will do, where it needs no more."""
+    """How a packet is encapsulated on its way to the real server. The type alone is enough if it needs no other setting."""
 
     type: TunnelType = setting(
         "ipip: IP in IP, 20 or 40 bytes. gue: in UDP, which NICs and routers spread well. gre: in GRE.",
@@ -97,11 +97,11 @@ CheckKind: TypeAlias = Kind
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HoldDown:
-    """What flaps is held down, in the words of RFC 2439. Each fall adds a penalty of 1, which decays."""
+    """A target that flaps is held down, as in RFC 2439. Each fall adds a penalty of 1, which decays."""
 
-    half_life: of.Period = setting("In which a penalty decays to half of it.", 60.0)
-    suppress: of.Penalty = setting("At this penalty it is held down when it falls.", 3.0)
-    reuse: of.Penalty = setting("Until the penalty has decayed to this one.", 1.5)
+    half_life: of.Period = setting("The time in which a penalty halves.", 60.0)
+    suppress: of.Penalty = setting("A fall that brings the penalty to this holds the target down.", 3.0)
+    reuse: of.Penalty = setting("The target is held down until the penalty has decayed to this.", 1.5)
     max_hold: of.Hold = setting("The longest it is held down. Default: four half-lives.", 240.0, shown=None)
 
     @property
@@ -132,12 +132,12 @@ class Check:
     rise: of.Count = setting("Successes in a row that make a real server usable.", 2)
     fall: of.Count = setting("Failures in a row that make it unusable.", 3)
     unproven_after: of.Hold | None = setting(
-        "While the check itself cannot run (its outcome is unknown) the last result counts for this long. Then what "
-        "it checks is unproven, and not usable. At least `interval`. Default: three intervals.",
+        "While the check itself cannot run (its outcome is unknown), the last result counts for this long. Then "
+        "the target is unproven, and not used. At least `interval`. Default: three intervals.",
         None,
     )
     hold_down: HoldDown | None = setting(
-        "Hold down what flaps. Default: it comes up as soon as it has risen.", None
+        "Hold targets down that flap. Default: a target comes up after `rise` successes.", None
     )
 
     @property
@@ -243,13 +243,13 @@ class Persistence:
     """
 
     timeout: of.PersistenceTimeout = setting(
-        "How long it is remembered. Whole seconds, 1s to 24h.", 300, shown="5m"
+        "How long a client is remembered. Whole seconds, 1s to 24h.", 300, shown="5m"
     )
     ipv4_prefix: of.PrefixLength4 = setting(
-        "How many bits of its IPv4 address make a client. 24: a whole /24 is one.", 32
+        "How many bits of an IPv4 address identify a client. 24: a whole /24 counts as one client.", 32
     )
     ipv6_prefix: of.PrefixLength6 = setting(
-        "The same for IPv6. 64: a client that changes its address stays the same one.", 128
+        "The same for IPv6. 64: a client that changes its address within its /64 counts as the same.", 128
     )
 
     def __str__(self) -> str:
@@ -336,15 +336,16 @@ class Bgp:
 class Node:
     """This machine."""
 
-    name: Annotated[of.Name, Doc("How this node is called. Default: the short host name.")]
+    name: Annotated[of.Name, Doc("The name of this node. Default: the short host name.")]
     interface: of.Interface = setting("The interface that carries the VIP addresses.", "lo")
     runtime_dir: of.Directory = setting(
-        "Where the sockets and the plugin's journal lie. Emptied by a reboot.", "/run/anycast"
+        "Directory of the sockets and the plugin's journal. Emptied by a reboot.", "/run/anycast"
     )
     state_dir: of.Directory = setting(
-        "What survives a reboot: maintenance that somebody began.", "/var/lib/anycast"
+        "Directory for what survives a reboot: maintenance, what this node owns in the kernel, crashes, events.",
+        "/var/lib/anycast",
     )
-    exabgp_user: of.UserName = setting("The user ExaBGP and its process run as.", "anycast-exabgp")
+    exabgp_user: of.UserName = setting("The user ExaBGP and the plugin run as.", "anycast-exabgp")
     listen: of.Listen = setting(
         "Address and port of the status page, the metrics and the health endpoints. Read-only.",
         "127.0.0.1:9644",
@@ -359,7 +360,7 @@ class Timing:
         "How long the node's routes outlive a dead or hung agent. 500ms to 30s.", 2.0
     )
     drain: of.Pause = setting(
-        "How long a route that is to go is announced with GRACEFUL_SHUTDOWN before it is withdrawn.", 2.0
+        "How long a route is announced with GRACEFUL_SHUTDOWN before it is withdrawn.", 2.0
     )
     settle: of.Pause = setting(
         "How long routers have to follow a withdraw: until then maintenance does not go on, and a VIP that is no "
@@ -367,10 +368,10 @@ class Timing:
         1.0,
     )
     quiet_rate: of.PacketRate = setting(
-        "Maintenance is `down` once the VIPs take in no more packets a second than this. 0 to 1000000.", 1
+        "Maintenance is `down` once the VIPs receive no more packets a second than this. 0 to 1000000.", 1
     )
     quiet_limit: of.Pause = setting(
-        "How long maintenance waits for that, before it is `down` all the same. 0 to 10m.", 30.0
+        "How long maintenance waits for `quiet_rate`; after that it is `down` in any case. 0 to 10m.", 30.0
     )
     reconcile: of.Reconcile = setting(
         "How often the kernel is read back and repaired when nothing else happens.", 5.0
@@ -388,7 +389,9 @@ class Timing:
         0.0,
     )
     start_hold_limit: of.Pause = setting(
-        "How long crashes make that at the most; 0: they do not. 0 to 10m.", 60.0, shown="1m"
+        "The longest that crashes can make `start_hold`; 0: they do not make it longer. 0 to 10m.",
+        60.0,
+        shown="1m",
     )
 
 
@@ -401,14 +404,14 @@ class Timeouts:
     """
 
     tcp: of.KernelTimeout = setting(
-        "An established TCP connection. Should exceed the keepalive interval of clients and servers: a connection "
-        "that was forgotten is scheduled anew with its next packet.",
+        "An established TCP connection. Should exceed the keepalive interval of clients and servers: the next packet of a "
+        "forgotten connection is scheduled as a new one.",
         900,
         shown="15m",
     )
     tcp_fin: of.KernelTimeout = setting("A TCP connection after a FIN.", 120, shown="2m")
     udp: of.KernelTimeout = setting(
-        "UDP packets between the same addresses and ports, where `one_packet` is false.", 300, shown="5m"
+        "UDP packets between the same addresses and ports, if `one_packet` is false.", 300, shown="5m"
     )
 
 
@@ -429,7 +432,9 @@ class ConnectionSync:
             write="write the interface between the balancers",
         ),
     ]
-    id: of.SyncId = setting("Balancers of one fleet share it; what comes with another one is ignored.", 1)
+    id: of.SyncId = setting(
+        "All balancers of a fleet have the same; messages with another one are ignored.", 1
+    )
     group: of.Group = setting("The multicast group, IPv4 or IPv6.", IPv4Address("224.0.0.81"))
     port: of.Port = setting("The UDP port.", 8848)
     ttl: of.TimeToLive = setting("Time to live of the messages; 1 keeps them on the link.", 1)

@@ -1,4 +1,4 @@
-"""What the plugin tells of: routes, acknowledgements, BGP sessions. Light to import, for it reads this too."""
+"""What the plugin reports: routes, acknowledgements, BGP sessions. Light to import, for the plugin imports it too."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class FailedRoute:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NeighborState:
-    """A BGP session as ExaBGP tells of it. `state` is its word: up, down, connected."""
+    """A BGP session as ExaBGP reports it. `state` is ExaBGP's word: up, down, connected."""
 
     address: str
     state: str

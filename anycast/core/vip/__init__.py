@@ -1,1 +1,1 @@
-"""The verdict on a VIP, and what it rests on."""
+"""The verdict on a VIP, and the facts it depends on."""

@@ -59,7 +59,7 @@ class ServiceFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequirementFacts:
-    """What the node, a VIP or a service of it must have, and what is known of it."""
+    """A requirement of the node, a VIP or a service, and what is known of it."""
 
     reason: Reason
     phase: Phase
@@ -74,7 +74,7 @@ class RequirementFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """Everything a verdict rests on."""
+    """Everything a verdict depends on."""
 
     stopping: bool
     node_maintenance: Stage
@@ -119,8 +119,8 @@ def decide(f: Facts) -> Verdict:
         (f.node_maintenance, Reason.NODE_MAINTENANCE),
         (f.vip_maintenance, Reason.VIP_MAINTENANCE),
     )
-    # Draining keeps a route that stands; it never brings one up or keeps an unhealthy one, and where the one
-    # maintenance has drained the other does not begin anew.
+    # Draining keeps a standing route. It never brings a route up or keeps an unhealthy one; and if one maintenance
+    # has drained already, the other does not drain again.
     drained = any(stage in OUT for stage, _ in stages)
     for stage, reason in stages:
         if stage is Stage.ACTIVE:
@@ -180,7 +180,7 @@ def _apart(f: Facts) -> Verdict:
 
 
 def _lack(f: Facts) -> Verdict | None:
-    """Services that do not reach their quorum. What is dead goes before what cannot be checked."""
+    """Services below their quorum. Dead real servers are reported before ones that cannot be checked."""
     lacking = [
         (service, needed)
         for service in f.services

@@ -1,4 +1,4 @@
-"""What a verdict rests on, gathered from the state."""
+"""The facts of a verdict, gathered from the state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from anycast.core.vip.decide import Facts, Reason, RequirementFacts, ServiceFact
 from anycast.core.vip.hold import FREE, WINDOW, hold
 from anycast.core.vip.requirements import Requirement
 
-READ_FAILURES = 3  # in a row before a standing route goes: one lost netlink answer is not an outage
+READ_FAILURES = 3  # in a row before a standing route is withdrawn: one lost netlink answer is not an outage
 
 
 def facts(state: State, vip: Vip, now: float) -> Facts:
@@ -45,13 +45,13 @@ def facts(state: State, vip: Vip, now: float) -> Facts:
 
 
 def furthest(state: State, scopes: Iterable[str]) -> Progress:
-    """Of overlapping maintenances the one that has come furthest; ACTIVE when there is none."""
+    """The furthest of overlapping maintenances; ACTIVE when there is none."""
     found = (state.progress.get(scope, ACTIVE) for scope in scopes)
     return max(found, key=lambda progress: ORDER.index(progress.stage), default=ACTIVE)
 
 
 def recent_crashes(state: State, now: float) -> int:
-    """Of the agents before. A run as long as the window clears them."""
+    """Crashes of previous agents. A run as long as the window clears them."""
     return state.crashes if now < state.started_at + WINDOW else 0
 
 
@@ -89,7 +89,7 @@ def _held(state: State, known: VipState, now: float) -> str:
         return ""
     crashes = recent_crashes(state, now)
     why = f" ({crashes} crashes in {WINDOW / 60:g} min)" if crashes > FREE else ""
-    return f"data plane stable for {stable:.1f} of {start_hold(state, now):g} s{why}"
+    return f"everything has held for {stable:.1f} of {start_hold(state, now):g} s{why}"
 
 
 def _requirement_facts(state: State, requirement: Requirement) -> RequirementFacts:

@@ -3,8 +3,8 @@
 An agent that ended without a clean stop crashed. One crash costs nothing: the agent that starts within the lease's TTL
 causes no BGP message. From the second within a window on, the hold doubles with each.
 
-Instants are monotonic and mean something in one boot only; those of a boot before are taken for its end, which is the
-beginning of this one. So nobody ends a hold by setting the clock.
+Instants are monotonic and valid within one boot only; those of an earlier boot count as the beginning of this one. So
+setting the clock ends no hold.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def started(before: Starts | None, *, boot: str, now: float) -> Starts:
 
 
 def after_damage(*, boot: str, now: float) -> Starts:
-    """Nobody knows how often it crashed: often enough for a hold."""
+    """The record for an unknown number of crashes: enough for a hold."""
     return Starts(boot=boot, running=True, crashes=(now,) * DAMAGED)
 
 
 def stopped(starts: Starts) -> Starts:
-    """A clean stop: what was before it counts no more."""
+    """The record of a clean stop: earlier crashes no longer count."""
     return Starts(boot=starts.boot, running=False)
 
 

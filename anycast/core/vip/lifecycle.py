@@ -1,7 +1,7 @@
 """The life of a VIP in one run of the agent, from its configuration to its route. The machine is the table below.
 
-Everything that begins anew begins here: an agent that starts, a VIP that is configured, an agent that was suspended
-for longer than its lease. Each of them knows nothing until it has been proven.
+A life begins as NEW when the agent starts, when the VIP is configured, and when the agent was suspended for longer than
+its lease. Nothing is known of the VIP until it has been proven.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Life(StrEnum):
 
 
 class Signal(StrEnum):
-    """What a look at the facts says."""
+    """What the facts and the verdict say."""
 
-    BREAK = "break"  # something that was proven is so no more
+    BREAK = "break"  # something that was proven no longer is
     WAIT = "wait"  # not proven yet, and nothing is known to be wrong: what we write ourselves is no break
     HOLD = "hold"  # proven, and not yet for long enough
     PROVE = "prove"  # proven for long enough; something else keeps the route down

@@ -1,4 +1,4 @@
-"""What a node, a VIP or a service must have besides real servers."""
+"""What a node, a VIP or a service requires besides real servers."""
 
 from __future__ import annotations
 

@@ -232,7 +232,7 @@ def test_it_waits_until_the_plugin_has_withdrawn(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
-def test_an_plugin_that_does_not_answer_is_not_waited_for_for_ever(
+def test_a_plugin_that_does_not_answer_is_not_waited_for_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("anycast.core.step.STOP_PATIENCE", 0.01)

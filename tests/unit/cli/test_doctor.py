@@ -134,7 +134,7 @@ def test_without_a_terminal_nothing_is_written_unasked(
     break_it(root)
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     assert run(root, *argv) == 2
-    assert "say --yes" in capsys.readouterr().err
+    assert "needs --yes" in capsys.readouterr().err
     assert not (root / "etc").exists()
 
 

@@ -107,7 +107,7 @@ def test_it_gives_up_after_the_timeout_and_the_drain_goes_on(path: Path) -> None
         timing=Timing(drain=600.0),
     )
     assert done.code == 1
-    assert done.err.splitlines()[-1] == "node: still draining after 1 s; it goes on"
+    assert done.err.splitlines()[-1] == "node: still draining after 1 s; the maintenance goes on"
     assert listed.out.splitlines()[1].split()[:2] == ["node", "draining"]
 
 
@@ -137,7 +137,7 @@ def test_interrupted_it_says_that_the_drain_goes_on(
 
     code, said, still = asyncio.run(run())
     assert (code, still) == (130, True)
-    assert "goes on without you" in said
+    assert "interrupted: the maintenance goes on" in said
     assert f"`{end}`" in said
     assert "Traceback" not in said
 
@@ -216,7 +216,7 @@ def test_a_drain_before_a_stop_is_ended_like_any_maintenance_of_the_node(node: N
         Operator(node), path, ("drain", "--reason", "stop"), ("maintenance", "status"), ("maintenance", "off")
     )
     assert (drain.code, status.code, off.code) == (0, 0, 0)
-    assert drain.out.endswith("not saved: the next agent is in service again\n")
+    assert drain.out.endswith("not saved: it ends with this agent\n")
     assert "with the agent" in status.out
     assert off.out.startswith("node: maintenance off\n")
     assert not node.state.maintenance

@@ -138,7 +138,7 @@ def test_maintenance_on_and_off_say_what_happens_now(node: Node, path: Path) -> 
         "VIP web: maintenance on\n"
         "draining: announced as the last resort for 2 s, then withdrawn\n"
         "  web: advertise drain, vip_maintenance\n"
-        "saved: it stays over a restart of the agent\n"
+        "saved: it survives a restart of the agent\n"
     )
     assert again.out.startswith("VIP web: maintenance already on\n")
     assert listed.out.splitlines()[1].split()[:3] == ["VIP", "web", "draining"]
@@ -176,7 +176,7 @@ def test_words_too_many_are_named_with_a_hint(node: Node, path: Path) -> None:
 def test_a_refused_configuration_stands_in_the_status(node: Node, path: Path) -> None:
     node.reload_ok = False
     (done,) = against(Operator(node), path, ("status",))
-    assert "the changed configuration was refused, the one before is in force" in done.out
+    assert "the changed configuration was refused, the previous one is in force" in done.out
 
 
 def test_maintenance_of_the_node_takes_every_vip(node: Node, path: Path) -> None:
@@ -226,7 +226,7 @@ def test_a_reload_prints_its_changes_or_its_problems(node: Node, path: Path) -> 
     assert (done.code, done.out) == (78, "")
     assert done.err.splitlines() == [
         "anycast.yaml:4:19: vips.web: wrong (mend it)",
-        "not applied: the configuration before stays in force",
+        "not applied: the previous configuration stays in force",
     ]
 
 
@@ -283,7 +283,7 @@ def test_an_agent_that_hangs_is_said(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(path))
         silent.listen()  # connects through the backlog, never answered
-        assert "silence for 0.05 s" in unreachable(path, timeout=0.05)
+        assert "no answer within 0.05 s" in unreachable(path, timeout=0.05)
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_a_spec_with_a_mistake_is_78_and_its_place_is_in_the_spec(capsys: pytest
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("{type: tcp}",), "it is not aimed"),
+        (("{type: tcp}",), "it has no address"),
         (("tcp://",), "names no host"),
         (("tcp://127.0.0.1:x",), "is not a URL"),
         (("{type: tcp}", "--at", "127.0.0.1:99999"), "99999 is not a port"),

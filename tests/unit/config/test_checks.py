@@ -176,7 +176,7 @@ MISTAKES = [
     ),
     (
         "{type: tcp, hold_down: {suppress: 30}}",
-        "29: checks.c.hold_down: a penalty that comes to suppress takes longer than 240s to decay to reuse (write",
+        "29: checks.c.hold_down: a penalty that reaches suppress takes longer than 240s to decay to reuse (write",
     ),
     (
         "{type: tcp, hold_down: {reuse: no}}",
@@ -199,7 +199,7 @@ MISTAKES = [
     ),
     (
         "{type: http, body: 'x', keep_alive: true}",
-        "30: checks.c.keep_alive: the connection is not kept where the body is read (remove this line,",
+        "30: checks.c.keep_alive: the connection is not kept if the body is read (remove this line,",
     ),
     ("{type: https, key: /c.pem}", "3: checks.c.certificate: it is missing, and there is a key (write"),
     (
@@ -238,7 +238,7 @@ MISTAKES = [
     ),
     (
         "{type: syslog, transport: udp}",
-        "32: checks.c.transport: over UDP nothing tells that a message arrived (write",
+        "32: checks.c.transport: over UDP nothing confirms that a message arrived (write",
     ),
     (
         "{type: syslog, transport: udp, proof_port: 1, proof_file: /a}",
@@ -348,13 +348,13 @@ def test_the_node_a_vip_and_a_service_can_require_checks() -> None:
     [
         (
             "[tcp]",
-            "f:1:18: node.require[0]: a check of tcp is aimed at a real server, and there is none here (write",
+            "f:1:18: node.require[0]: a check of tcp needs a real server to check, and there is none here (write",
         ),
-        ("[both]", "f:1:18: node.require[0]: a check of tcp is aimed at a real server"),
-        ("[{type: icmp}]", "f:1:18: node.require[0]: a check of icmp is aimed at a real server"),
+        ("[both]", "f:1:18: node.require[0]: a check of tcp needs a real server to check"),
+        ("[{type: icmp}]", "f:1:18: node.require[0]: a check of icmp needs a real server to check"),
         (
             "[{type: http, address: 10.1.1.1}]",
-            "f:1:18: node.require[0]: a check of http is aimed at a real server",
+            "f:1:18: node.require[0]: a check of http needs a real server to check",
         ),
         ("[zzz]", "f:1:18: node.require[0]: there is no check named 'zzz'"),
         ("aimed", "f:1:17: node.require: this is not a list"),
@@ -445,7 +445,7 @@ def test_a_check_to_the_vip_can_be_a_part_of_a_rule() -> None:
             "- {port: 443, pool: web,",
             "- {port: 443, pool: web, forwarding: tunnel,",
             (
-                "f:16:44: vips.web.services[1].forwarding: with tunnel the VIP is reached inside the tunnel alone, and "
+                "f:16:44: vips.web.services[1].forwarding: with tunnel the VIP is reachable only inside the tunnel, and "
                 "their check is to: vip (write forwarding: dr, or the check without to: vip)"
             ),
         ),
@@ -453,7 +453,7 @@ def test_a_check_to_the_vip_can_be_a_part_of_a_rule() -> None:
             "- {port: 80, pool: web}",
             "- {mark: 7, pool: web}",
             (
-                "f:15:16: vips.web.services[0].mark: packets with a mark come to any port, and the check has none of its "
+                "f:15:16: vips.web.services[0].mark: packets with a mark arrive at any port, and the check has no port of its "
                 "own (write a check with a port, or a command)"
             ),
         ),
@@ -461,7 +461,7 @@ def test_a_check_to_the_vip_can_be_a_part_of_a_rule() -> None:
             "    services:",
             "    require: [held]\n    services:",
             (
-                "f:14:15: vips.web.require[0]: a check with to: vip is of a real server, and there is none here (move it "
+                "f:14:15: vips.web.require[0]: a check with to: vip needs a real server, and there is none here (move it "
                 "to the check of the service, or write it without to: vip)"
             ),
         ),

@@ -92,7 +92,7 @@ def test_none_is_the_default() -> None:
         ("{url: https://a/, token_file: /a, token_env: B}", "hooks.h.token_env: there is a token_file too"),
         (
             "{url: http://a/, token_file: /a}",
-            "hooks.h.url: the token would go over the network for all to read",
+            "hooks.h.url: the token would be readable by everybody on the network",
         ),
         ("{url: http://a/, ca: /a}", "hooks.h.ca: nothing is verified over http"),
         ("{url: https://a/, headers: {Host: b}}", "hooks.h.headers.Host: this header is ours"),

@@ -323,7 +323,9 @@ def test_with_a_tunnel_the_other_address_of_a_server_counts() -> None:
     main = MAIN.replace("]}", ', {address: "fd00:2::fe", remote_as: 65000, local_address: "fd00:2::1"}]}', 1)
     found = loads(main + "vips:\n  x: " + text.replace("FORWARDING", "tunnel"), hostname="lb1").config
     assert found.vips[0].services[0].quorum.low == 3
-    with pytest.raises(ConfigError, match=r"3 usable servers can never be, for vips\.x has 2 of a family"):
+    with pytest.raises(
+        ConfigError, match=r"3 usable servers can never be reached, for vips\.x has 2 of a family"
+    ):
         loads(main + "vips:\n  x: " + text.replace("FORWARDING", "dr"), hostname="lb1")
 
 
@@ -426,7 +428,7 @@ def test_a_part_holds_only_what_parts_may(tmp_path: Path) -> None:
     assert [line.partition(" (")[0] for line in found] == [
         "conf.d/a.yaml:1:1: bgp: a file in conf.d cannot hold this",
         "conf.d/a.yaml:2:8: pools: this is not a mapping",
-        "conf.d/b.yaml:1:1: the file holds no mapping at its top",
+        "conf.d/b.yaml:1:1: the file is not a mapping at its top level",
     ]
 
 

@@ -633,17 +633,17 @@ TOGETHER = [
     (
         "port: 53",
         "mark: 7",
-        "f:22:11: vips.one.mark: packets with a mark come to any port, and the check has none of its own (write a",
+        "f:22:11: vips.one.mark: packets with a mark arrive at any port, and the check has no port of its own (write a",
     ),
     (
         "port: 53",
         "mark: 7\n    check: {type: https}",
-        "f:22:11: vips.one.mark: packets with a mark come to any port, and the check has none of its own",
+        "f:22:11: vips.one.mark: packets with a mark arrive at any port, and the check has no port of its own",
     ),
     (
         "port: 80, pool: web}",
         "mark: 7, pool: web}",
-        "f:19:16: vips.web.services[0].mark: packets with a mark come to any port, and the check has none of its own",
+        "f:19:16: vips.web.services[0].mark: packets with a mark arrive at any port, and the check has no port of its own",
     ),
     (
         "port: 53\n    servers: [10.9.3.1, 10.9.3.2]",
@@ -658,7 +658,7 @@ TOGETHER = [
     (
         "port: 53",
         "port: 53\n    protocol: sctp",
-        "f:23:15: vips.one.protocol: the default check, a TCP handshake, proves nothing of SCTP (write a check: icmp, tcp",
+        "f:23:15: vips.one.protocol: the default check, a TCP handshake, proves nothing about SCTP (write a check: icmp, tcp",
     ),
     (
         "port: 53",
@@ -678,7 +678,7 @@ TOGETHER = [
     (
         "port: 53",
         "port: 53\n    one_packet: true\n    protocol: udp\n    check: {type: tcp}\n    persistence: 5m",
-        "f:23:17: vips.one.one_packet: where each packet is served by itself no client is remembered, and persis",
+        "f:23:17: vips.one.one_packet: with one packet at a time no client is remembered, so persis",
     ),
     (
         "port: 53",
@@ -743,7 +743,7 @@ TOGETHER = [
     (
         "port: 53",
         "port: 53\n    quorum: {high: 3}",
-        "f:23:20: vips.one.quorum.high: 3 usable servers can never be, for vips.one has 2 of a family (write 2 or",
+        "f:23:20: vips.one.quorum.high: 3 usable servers can never be reached, for vips.one has 2 of a family (write 2 or",
     ),
     (
         "port: 53",
@@ -773,7 +773,7 @@ TOGETHER = [
     (
         "port: 53",
         "port: 53\n    check: {type: command, argv: [true-or-not]}",
-        "f:23:35: vips.one.check.argv[0]: 'true-or-not' is not an absolute path (write where the program lies",
+        "f:23:35: vips.one.check.argv[0]: 'true-or-not' is not an absolute path (write its full path",
     ),
     (
         "port: 53",
@@ -1008,9 +1008,9 @@ def test_more_than_twenty_mistakes_of_every_kind_are_as_many_problems_at_once() 
         ("addresses: [10.9.2.2, ", "addresses: [x, ", "there is no address"),
         ("port: 53", "mark: x", "port: it is missing"),
         ("port: 80, pool", "mrak: 7, pool", "port: it is missing"),
-        ("port: 53", "mark: 7\n    check: {type: tcp, port: x}", "none of its own"),
-        ("port: 53", "mark: 7\n    check: wbe", "none of its own"),
-        ("port: 53", "mark: 7\n    chekc: {type: tcp, port: 53}", "none of its own"),
+        ("port: 53", "mark: 7\n    check: {type: tcp, port: x}", "no port of its own"),
+        ("port: 53", "mark: 7\n    check: wbe", "no port of its own"),
+        ("port: 53", "mark: 7\n    chekc: {type: tcp, port: 53}", "no port of its own"),
         ("port: 53", "port: 53\n    one_packet: true\n    protocol: upd", "cannot be served"),
         ("port: 53", "port: 53\n    protocol: sctp\n    check: x", "proves nothing"),
         ("port: 53", "port: 53\n    tunnel: {type: gue, port: x}\n    forwarding: tunnel", "gue needs"),

@@ -99,7 +99,7 @@ def test_a_byte_order_mark_moves_no_column() -> None:
         ("# only a comment\n", "f:1:1: the file holds nothing"),
         (b"x: 1\ny: \xff", "f:2:4: this is not UTF-8 (save the file as UTF-8)"),
         ("x: 1".encode("utf-16"), "f:1:1: this is not UTF-8"),
-        ("x:\n\t- 1", "f:2:1: a tab where only spaces may stand (indent with spaces)"),
+        ("x:\n\t- 1", "f:2:1: a tab where only spaces are allowed (indent with spaces)"),
         ("x: 1\ny: \x07", "f:2:4: character U+0007 is not allowed (remove it)"),
         (
             "x: [1, 2\ny: 3",

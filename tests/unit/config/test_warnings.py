@@ -189,7 +189,7 @@ def test_a_next_hop_that_is_not_the_address_of_a_session_is_warned_of_with_the_s
     assert warning == (
         "f:7:20: bgp.next_hop.ipv4: 10.2.9.1 is not this node's address in the session (10.2.1.1 with 10.2.1.254): a "
         "router refuses a next hop outside the network it shares with the node (remove it, or make sure that it is in "
-        "that network (`anycast doctor` looks))"
+        "that network (`anycast doctor` checks that))"
     )
 
 

@@ -176,7 +176,7 @@ def test_a_lost_plugin_has_been_ended_before_the_node_is_down() -> None:
     assert node.stage() is Stage.QUIET
 
 
-def test_an_plugin_that_still_has_the_route_keeps_the_node_from_going_on() -> None:
+def test_a_plugin_that_still_has_the_route_keeps_the_node_from_going_on() -> None:
     node = up()
     node.maintain(skip_drain=True)
     assert node.lease is not None
@@ -185,7 +185,7 @@ def test_an_plugin_that_still_has_the_route_keeps_the_node_from_going_on() -> No
     assert node.stage() is Stage.WITHDRAWN
 
 
-def test_the_word_of_an_plugin_from_before_the_withdraw_is_none() -> None:
+def test_the_word_of_a_plugin_from_before_the_withdraw_is_none() -> None:
     node = up()
     node.send(ev.PluginConnected(source=2))
     node.maintain(skip_drain=True)

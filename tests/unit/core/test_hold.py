@@ -37,7 +37,7 @@ def test_a_vip_is_announced_once_it_has_been_proven_for_the_hold() -> None:
     node.checks(Outcome.OK)
     node.wait(3.9)
     assert (node.routes, node.reason()) == ([], Reason.STARTING)
-    assert detail(node) == "data plane stable for 3.0 of 4 s"
+    assert detail(node) == "everything has held for 3.0 of 4 s"
     node.wait(0.1)
     assert (node.routes, node.reason()) == ([route(1)], Reason.HEALTHY)
     assert [log.fields for log in node.events("agent.start_held")] == [{"seconds": 4.0, "crashes": 0}]
@@ -46,7 +46,7 @@ def test_a_vip_is_announced_once_it_has_been_proven_for_the_hold() -> None:
 def test_crashes_make_a_hold_where_there_was_none() -> None:
     node = Node(vip(), crashes=3)
     node.checks(Outcome.OK)
-    assert detail(node) == "data plane stable for 0.0 of 4 s (3 crashes in 10 min)"
+    assert detail(node) == "everything has held for 0.0 of 4 s (3 crashes in 10 min)"
     node.wait(CRASHED)
     assert node.routes == [route(1)]
     assert [log.level for log in node.events("agent.start_held")] == ["warning"]

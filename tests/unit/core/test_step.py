@@ -342,7 +342,7 @@ def test_a_dropped_address_stays_in_the_kernel_until_its_route_is_withdrawn_and_
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_an_plugin_that_never_acknowledges_has_been_ended_before_the_kernel_goes(*, lost: bool) -> None:
+def test_a_plugin_that_never_acknowledges_has_been_ended_before_the_kernel_goes(*, lost: bool) -> None:
     node = up(vip(), vip("mail", number=2))
     node.reload(vip())
     if lost:
@@ -366,7 +366,7 @@ def test_a_lost_plugin_keeps_a_dropped_address_for_as_long_as_the_lease_it_has()
     assert addresses(2)[0] not in node.kernel.addresses
 
 
-def test_an_plugin_that_is_lost_with_a_route_keeps_its_address_whatever_the_others_say() -> None:
+def test_a_plugin_that_is_lost_with_a_route_keeps_its_address_whatever_the_others_say() -> None:
     node = up(vip(), vip("mail", number=2))
     node.send(ev.PluginConnected(source=2))
     node.reload(vip())
@@ -464,7 +464,7 @@ def test_a_stopping_node_does_not_wait_for_ever() -> None:
     assert node.exit == ev.Exit(clean=False)
 
 
-def test_an_plugin_that_has_said_nothing_is_not_taken_for_withdrawn() -> None:
+def test_a_plugin_that_has_said_nothing_is_not_taken_for_withdrawn() -> None:
     node = up()
     node.send(ev.PluginConnected(source=2))
     node.send(ev.StopRequested())
@@ -472,7 +472,7 @@ def test_an_plugin_that_has_said_nothing_is_not_taken_for_withdrawn() -> None:
     assert node.exit is None
 
 
-def test_an_plugin_that_has_not_come_to_the_last_lease_is_not_taken_for_withdrawn() -> None:
+def test_a_plugin_that_has_not_come_to_the_last_lease_is_not_taken_for_withdrawn() -> None:
     node = up()
     node.send(ev.PluginConnected(source=2))
     node.send(ev.PluginReported(source=2, report=Report(seq=0)))

@@ -50,7 +50,7 @@ def test_an_engine_that_has_not_stepped_for_three_lease_lifetimes_is_dead() -> N
     async def questions(client: Client) -> None:
         async with client.get("/livez") as response:
             assert response.status == 503
-            assert "the engine has not stepped for 6." in await response.text()
+            assert "the engine has not run for 6." in await response.text()
 
     ask(read_app(node), questions)
 

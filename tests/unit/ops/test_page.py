@@ -217,7 +217,7 @@ def test_a_page_is_good_for_half_a_second_unless_something_happens(monkeypatch: 
 def test_an_engine_that_stands_still_is_told() -> None:
     node = scenes.healthy()
     node.last_step -= 60
-    assert re.search(r"the engine has not stepped for 6\d\.\d s", parsed(node).text)
+    assert re.search(r"the engine has not run for 6\d\.\d s", parsed(node).text)
 
 
 def test_the_page_is_served_and_to_head() -> None:

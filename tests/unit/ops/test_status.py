@@ -67,7 +67,7 @@ def test_a_vip_that_is_held_after_crashes_says_for_how_long_and_that_it_is_start
     assert (web(node)["hold_s"], web(node)["stable_s"]) == (4.0, 0.0)
     node.send(ev.KernelChanged(), after=1.5)
     assert (web(node)["reason"], web(node)["stable_s"]) == ("starting", 1.5)
-    words = "data plane stable for 1.5 of 4 s (3 crashes in 10 min)"
+    words = "everything has held for 1.5 of 4 s (3 crashes in 10 min)"
     assert f"VIP web is still starting: {words}" in status(node)["ready"]["reasons"]
     node.send(ev.Tick(), after=2.5)
     assert (web(node)["reason"], web(node)["hold_s"], web(node)["stable_s"]) == ("healthy", None, None)
@@ -190,7 +190,7 @@ def test_a_server_that_is_held_down_says_when_it_can_come_up_and_so_does_the_log
     node.probe()
     server = web(node)["services"][0]["servers"][0]
     assert (server["phase"], server["held_down_s"]) == ("rising", 60.0)
-    assert server["detail"] == "held down, it flapped: reusable in 60 s"
+    assert server["detail"] == "held down for 60 s more because it flapped"
     assert [log.fields.get("held_down_s") for log in node.log if log.event == "server.down"] == [
         *(None, None),
         60.0,
@@ -384,7 +384,7 @@ def test_an_exabgp_that_has_not_answered_for_a_moment_still_announces() -> None:
 
 def test_of_an_exabgp_that_does_not_answer_nothing_is_known_and_the_age_grows_by_itself() -> None:
     node = silent(4.0)
-    words = "ExaBGP has not answered for 4 s: what it announces and which sessions are up is not known"
+    words = "ExaBGP has not answered for 4 s: it is not known what it announces and which sessions are up"
     found = web(node)
     assert (found["announced"], found["obstacle_reason"], found["obstacle"]) == (
         False,
@@ -459,7 +459,7 @@ def test_a_node_that_stops_is_not_ready() -> None:
     assert readiness(node.state, node.now) == ("the agent is stopping",)
 
 
-def test_an_plugin_that_has_not_reported_has_nulls() -> None:
+def test_a_plugin_that_has_not_reported_has_nulls() -> None:
     node = Node()
     node.send(ev.PluginConnected(source=7))
     assert status(node)["plugins"] == [

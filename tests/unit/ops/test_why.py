@@ -111,7 +111,7 @@ CASES: dict[Reason, tuple[Callable[[], Node], str]] = {
     ),
     Reason.VIP_MAINTENANCE: (lambda: maintained("web"), "`anycast maintenance off --vip web`"),
     Reason.KERNEL_UNAVAILABLE: (unreadable, "the kernel must be read again (EPERM)"),
-    Reason.STARTING: (Node, "the first outcome of the check of rs1, rs2"),
+    Reason.STARTING: (Node, "waiting for the first result of the check of rs1, rs2"),
     Reason.KERNEL_DIFFERS: (lambda: meddled(table={}), "is not in IPVS"),
     Reason.ADDRESS_MISSING: (lambda: meddled(addresses=frozenset()), "192.0.2.1 on lo is missing"),
     Reason.UNPROVEN: (unproven, "this node must be able to check its real servers again (no descriptors)"),
@@ -124,7 +124,7 @@ CASES: dict[Reason, tuple[Callable[[], Node], str]] = {
         "what node requires must hold again: down since 08:00:00Z: link: eth0 has no carrier",
     ),
     Reason.VIP_CHECK_FAILED: (lambda: required(REQUIRING), "what vip web requires must hold again"),
-    Reason.HEALTHY: (healthy, "tcp/80 IPv4: it stays while 1 of 2 are usable: 1 more may fail"),
+    Reason.HEALTHY: (healthy, "tcp/80 IPv4: it stays up while 1 of 2 are usable: 1 more may fail"),
 }
 
 
@@ -142,12 +142,12 @@ def test_a_hold_after_crashes_says_when_it_ends_and_what_made_it_so_long() -> No
     node.probe()
     node.send(ev.KernelChanged(), after=1.0)
     found = explained(node)
-    assert "data plane stable for 1.0 of 4 s (3 crashes in 10 min)" in found["text"]
+    assert "everything has held for 1.0 of 4 s (3 crashes in 10 min)" in found["text"]
     first, second = found["would_change"]
     assert first.startswith(
-        "it must stay as it is until 08:00:03Z: a repair of the kernel or lost real servers"
+        "everything must hold until 08:00:03Z: a repair of the kernel or lost real servers"
     )
-    assert "the 3 crashes before made that longer" in second
+    assert "the 3 crashes before made that wait longer" in second
 
 
 def test_a_healthy_vip_has_a_chain_that_holds() -> None:
@@ -161,7 +161,7 @@ def test_a_healthy_vip_has_a_chain_that_holds() -> None:
         ("exabgp", True),
         ("sessions", True),
     ]
-    assert found["text"] == "web is announced: everything it needs is there"
+    assert found["text"] == "web is announced: everything it needs is in place"
     assert found["announced"]
 
 
@@ -242,7 +242,7 @@ def test_of_an_exabgp_that_does_not_answer_why_says_that_nothing_is_known() -> N
     node = healthy()
     node.report(silent_since=node.now)
     node.now += 4.0
-    words = "ExaBGP has not answered for 4 s: what it announces and which sessions are up is not known"
+    words = "ExaBGP has not answered for 4 s: it is not known what it announces and which sessions are up"
     assert explained(node)["text"] == f"whether web is announced is not known: {words}"
     assert link(node, "exabgp")["text"] == words
     assert link(node, "exabgp")["items"][0]["text"] == "192.0.2.1/32: not known"
@@ -254,9 +254,7 @@ def test_a_withdraw_that_is_not_acknowledged_yet_is_told() -> None:
     node = healthy()
     node.probe("10.9.2.1", "10.9.2.2")
     found = explained(node)
-    assert found["text"].startswith(
-        "web is still announced, and its withdraw is under way: too few real servers"
-    )
+    assert found["text"].startswith("web is still announced, and is being withdrawn: too few real servers")
     assert found["announced"]
     assert not link(node, "lease")["holds"]
 
@@ -287,10 +285,10 @@ def test_every_stage_of_a_maintenance_is_explained() -> None:
         if facts["stage"] == "withdrawn":
             node.report(announced=())
     assert said == [
-        "draining: a route that stands is the last resort, until 08:00:02Z at the latest",
-        "withdrawn: the plugins have yet to acknowledge it, until 08:00:09Z at the latest",
-        "withdrawn: routers have time to follow, until 08:00:01Z at the latest",
-        "quiet: packets must cease (not known yet, at most 1), until 08:00:30Z at the latest",
+        "draining: its routes stay announced as the last resort, until 08:00:02Z at the latest",
+        "withdrawn: waits until the plugins acknowledge it, until 08:00:09Z at the latest",
+        "withdrawn: waits while the routers follow, until 08:00:01Z at the latest",
+        "quiet: waits until no more packets arrive (not known yet, at most 1 allowed), until 08:00:30Z at the latest",
         "down: it may be rebooted",
     ]
 
@@ -304,10 +302,10 @@ def test_a_maintenance_says_when_it_ends_by_itself() -> None:
     )
     held = replace(ON, since=WALL, end=replace(end, then=Expiry.HOLD))
     node.send(ev.MaintenanceSet(scope="web", entry=held))
-    assert "its end, 08:01:30Z, will pass and it goes on" in explained(node)["would_change"][0]
+    assert "its end, 08:01:30Z, will pass and the maintenance goes on" in explained(node)["would_change"][0]
     node.send(ev.Tick(wall=WALL))
     node.send(ev.Tick(wall=WALL + 90.0), after=90.0)
-    assert "passed and it goes on" in explained(node)["would_change"][0]
+    assert "passed and the maintenance goes on" in explained(node)["would_change"][0]
     assert "web is in maintenance, overdue, " in told(node)[0]
 
 
@@ -360,7 +358,7 @@ def test_of_thousands_of_servers_some_are_named_and_the_others_counted() -> None
         (Health(phase=Phase.RISING, streak=1, since=1000.0), "down since 08:00:00Z, and well for 1 run"),
         (
             Health(phase=Phase.UP, unknown_since=3.0, detail="no such program"),
-            "its check could not run: no such program; it counts as up, as before, for a while",
+            "its check could not run: no such program; it still counts as up, by its last result",
         ),
     ],
 )

@@ -297,7 +297,9 @@ def test_a_lease_that_lay_in_a_buffer_until_it_was_over_changes_nothing_and_is_l
         x.plan.lease(Lease(seq=seq, issued=x.now - 3.0, ttl=2.0, routes=(ROUTE_A,), owned=(A, B)), x.now)
     assert x.settle() == []
     assert (x.report().seq, x.report().announced, x.report().late_leases) == (1, (B,), 2)
-    assert x.plan.log == ["a lease came 1.0 s after its end and is not followed: is the node overloaded?"]
+    assert x.plan.log == [
+        "a lease arrived 1.0 s after it had run out and was ignored: is the node overloaded?"
+    ]
 
 
 def test_each_streak_of_late_leases_is_logged() -> None:
