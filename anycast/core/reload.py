@@ -186,9 +186,9 @@ def departure_exists(owned: Owned, configured: Owned) -> bool:
 
 
 def _retiring(state: State, config: Config, departure: Departure, now: float) -> dict[ServerKey, Retiring]:
-    """What is not in the kernel has nothing to finish. Before the first reading nobody knows."""
+    """What is not in the kernel has nothing to finish, where that is known."""
     table = kernel_table(state)
-    read = state.kernel.snapshot is not None
+    read = state.kernel.is_read
     until = now + config.timing.server_drain
     mh = {
         key: len(members.members)
