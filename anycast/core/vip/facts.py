@@ -146,7 +146,7 @@ def all_service_facts(state: State) -> dict[ipvs.Key, ServiceFacts]:
             for version in versions(vip):
                 first, *others = [service_key(a, service) for a in vip.addresses if a.version == version]
                 by_service[first] = service_facts(state, first, service)
-                by_service.update(dict.fromkeys(others, facts[first]))
+                by_service.update(dict.fromkeys(others, by_service[first]))
     return by_service
 
 
