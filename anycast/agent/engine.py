@@ -88,7 +88,7 @@ class _Submitted(NamedTuple):
 
 
 class Engine:
-    """Feeds `step` and carries out what it asks for. Also what the ops process is told of, and what takes commands."""
+    """Feeds `step` and carries out its effects. Also the source of the ops process, and what takes commands."""
 
     def __init__(
         self,

@@ -38,7 +38,7 @@ def _lines(path: Path) -> list[str]:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
                 return []
-            # Nobody but us writes it, and never much more; but nobody knows.
+            # Only the agent writes it, and never much more; but another program may have written to it.
             file.seek(max(0, found.st_size - 2 * MAX_BYTES))
             return file.read(2 * MAX_BYTES).decode("utf-8", "replace").splitlines()
     except OSError:

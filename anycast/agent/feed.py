@@ -80,7 +80,7 @@ class Feed:
         self._hurry = asyncio.Event()
 
     def stepped(self, effects: Iterable[ev.Effect]) -> None:
-        """After each step of the engine: a change of a verdict is told at once."""
+        """After each step of the engine: a change of a verdict is sent at once."""
         self._changed.set()
         if any(isinstance(effect, ev.Log) and effect.event == VERDICT for effect in effects):
             self._hurry.set()

@@ -19,7 +19,7 @@ class DamagedError(Exception):
 
 
 def boot_id() -> str:
-    """Names this boot, within which monotonic instants mean the same to every process. Empty: nobody knows."""
+    """Names this boot, within which monotonic instants mean the same to every process. Empty: not known."""
     try:
         return _BOOT_ID.read_text("ascii").strip()
     except OSError:
@@ -72,7 +72,7 @@ def _end(scope: str, value: object, *, same_boot: bool) -> End | None:
 
 
 def after_damage(error: DamagedError, since: float) -> dict[str, Maintenance]:
-    """The whole node in maintenance: nobody knows what the file said, and withdrawn is the safe side."""
+    """The whole node in maintenance: what the file said is lost, and withdrawn is the safe side."""
     reason = f"the maintenance file is damaged ({error}); check why, then `anycast maintenance off`"
     return {NODE: Maintenance(reason=reason, by="anycast", since=since)}
 

@@ -72,7 +72,7 @@ class Reconfigured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaintenanceSet:
-    """`entry` None ends it. `scope`: the name of a VIP, `POOL/SERVER`, or one of `maintenance.NODE_SCOPES`.
+    """`entry` None ends it. `scope`: the name of a VIP, `POOL/SERVER`, or one of `stages.NODE_SCOPES`.
 
     `skip_drain`: its routes go at once.
     """

@@ -35,12 +35,12 @@ def news(before: State, after: State, turned: Sequence[Turned], now: float) -> I
         yield from _of_target(after, target, old, new, now)
     targets = frozenset(target for target, _, _ in turned)
     yield from _of_servers(before, after, [use for use in after.composed if _rests_on(use.check, targets)])
-    for one in after.requirements:
-        if _rests_on(one.check, targets):
-            health = health_of(after, one.check)
+    for requirement in after.requirements:
+        if _rests_on(requirement.check, targets):
+            health = health_of(after, requirement.check)
             up = _decided(health)
-            if up is not None and up != _decided(health_of(before, one.check)):
-                fields = {"scope": one.scope, "detail": health.detail}
+            if up is not None and up != _decided(health_of(before, requirement.check)):
+                fields = {"scope": requirement.scope, "detail": health.detail}
                 level = _level(up=up)
                 yield Log(event="requirement.met" if up else "requirement.failed", fields=fields, level=level)
 

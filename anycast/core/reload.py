@@ -53,7 +53,7 @@ def departures(owned: Owned, config: Owned) -> Departure:
     return Departure(
         addresses=gone,
         servers=frozenset(servers),
-        keys={address: frozenset(found) for address, found in keys.items()},
+        keys={address: frozenset(each) for address, each in keys.items()},
     )
 
 

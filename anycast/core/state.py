@@ -37,7 +37,7 @@ ServerKey: TypeAlias = tuple[ipvs.Key, ipvs.DestinationKey]
 class KernelState:
     """What is known of the kernel. One read or program is under way at a time (`busy`)."""
 
-    told: Snapshot | None = None  # as the kernel reported it last
+    reported: Snapshot | None = None  # as the kernel reported it last
     snapshot: Snapshot | None = None  # the same with the table weights that it does not report
     read_at: float = 0.0  # of the snapshot
     good_until: float = math.inf  # from then on the snapshot proves nothing

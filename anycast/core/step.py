@@ -185,7 +185,7 @@ def _suspended(state: State, gap: float, now: float) -> Step:
     snapshot = kernel.snapshot
     kernel = replace(
         kernel,
-        told=None,
+        reported=None,
         snapshot=None,
         reached=None,
         stale=kernel.busy,
@@ -317,9 +317,9 @@ def _move_on(state: State, now: float) -> Step:
     """The stages of maintenance and the verdicts, each of which may change the other."""
     effects: list[Effect] = []
     while True:
-        moved, told = maintenances.advance(state, now)
+        moved, logs = maintenances.advance(state, now)
         judged, more = _judge(moved, now)
-        effects += [*told, *more]
+        effects += [*logs, *more]
         if judged is state:
             return judged, effects
         state = judged

@@ -1,1 +1,1 @@
-"""Carrying out one run of a hook: a program, or a request. What is told and when is decided elsewhere."""
+"""Carrying out one run of a hook: a program, or a request. What is delivered and when is decided elsewhere."""

@@ -25,7 +25,7 @@ async def run(action: Command, told: Mapping[str, Any], body: bytes, patience: f
     if action.argv in _hanging:
         return _failed(f"process {_hanging[action.argv]} of an earlier run cannot be killed")
     try:
-        # A file, not a pipe: whoever does not read it holds nobody up.
+        # A file, not a pipe: a program that does not read it blocks nothing.
         with _memory(body + b"\n") as stdin:
             process, output = start(action.argv, environment(told), stdin)
     except FileNotFoundError:

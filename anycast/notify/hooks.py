@@ -1,4 +1,4 @@
-"""Which events hooks are told of.
+"""Which events hooks get.
 
 `Hooks` follows the events inside the agent's event loop and does nothing there but choose. Each hook has a thread of
 its own (`runner`), so that no hook waits for another and nothing of the agent waits for any of them.

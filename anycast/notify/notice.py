@@ -1,4 +1,4 @@
-"""What a hook is told. No clock and no I/O."""
+"""What a hook gets. No clock and no I/O."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from anycast.core.hooks import VERDICT
 
-VERSION = 1  # of what is told: anycast/notify/payload.schema.json
+VERSION = 1  # of the payload: anycast/notify/payload.schema.json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class Notice:
 
 
 def payload(notice: Notice, *, hook: str, node: str, test: bool = False) -> dict[str, Any]:
-    """What a hook is told, as JSON: anycast/notify/payload.schema.json."""
+    """What a hook gets, as JSON: anycast/notify/payload.schema.json."""
     told: dict[str, Any] | None = None
     if notice.verdict is not None:
         before = notice.before.body() if notice.before is not None else None

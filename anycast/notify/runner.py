@@ -73,7 +73,7 @@ class Runner:
             self._wake()
 
     def leave(self, patience: float) -> None:
-        """What waits is told without regard to the limit, once, for `patience` seconds; then the thread ends."""
+        """Deliver what waits once, without regard to the limit, for `patience` seconds; then the thread ends."""
         with self._lock:
             self._ends = self._clock() + patience
         self._wake()

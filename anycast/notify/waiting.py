@@ -1,4 +1,4 @@
-"""In which order a hook is told. No clock and no I/O.
+"""In which order a hook gets its events. No clock and no I/O.
 
 A notice that has to wait, for a hook may run so often only, takes the place of an older one that is about the same:
 so what waits is bounded, and the newest is told in the end.

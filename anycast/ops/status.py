@@ -41,7 +41,7 @@ VERSION = 1
 TOUCH_FILE = "maintenance"  # in the runtime directory
 LIVE_TTLS = 3  # lease lifetimes without a step of the engine before it counts as hung
 NAMED = 3  # VIPs named in the summary
-SILENT = 2.0  # seconds ExaBGP owes an answer until nothing it said before counts any more
+SILENT = 2.0  # seconds without an answer after which nothing that ExaBGP said before counts
 FAMILIES = {4: "IPv4", 6: "IPv6"}
 NO_PLUGIN = "no plugin is connected (is ExaBGP running with the anycast plugin?)"
 NO_SESSION = "no BGP session is up (see the log of ExaBGP and of the routers)"
@@ -170,7 +170,7 @@ def document(
 def frame(
     state: State, vips: object, *, now: float, wall: float, version: str, pid: int, reload_ok: bool
 ) -> dict[str, Any]:
-    """The document around what is said of the VIPs."""
+    """The document around the VIPs."""
     clock = Clock(now=now, wall=wall)
     reasons, families = readiness(state, now), configured_families(state)
     return {
@@ -205,7 +205,7 @@ def frame(
 
 
 def summary(state: State, now: float) -> str:
-    """One line for a service manager: how many VIPs are to be announced, and what keeps the others."""
+    """One line for a service manager: how many VIPs are announced, and why the others are not."""
     if state.stopping_since is not None:
         return "stopping: withdrawing every VIP"
     verdicts = [(vip.name, state.vips.get(vip.name, VipState()).verdict) for vip in state.config.vips]
@@ -226,7 +226,7 @@ def summary(state: State, now: float) -> str:
 def lag(state: State, last_step: float, now: float) -> str:
     """Empty while the engine turns, else for how long it has not.
 
-    Looks at neither real servers nor BGP: whoever restarts a process by this must not do so for those.
+    It depends on neither real servers nor BGP, for a supervisor must not restart the agent because of those.
     """
     passed, allowed = now - last_step, LIVE_TTLS * state.config.timing.lease_ttl
     return "" if passed <= allowed else f"the engine has not run for {passed:.1f} s ({allowed:g} s allowed)"
@@ -414,7 +414,7 @@ def is_announced(routes: Routing, vip: Vip) -> bool:
 
 
 def obstacle(state: State, vip: Vip, routes: Routing) -> str:
-    """What keeps a VIP whose verdict is to be announced from being heard by a router; empty: nothing."""
+    """What keeps a VIP that should be announced from the routers; empty: nothing."""
     if state.vips.get(vip.name, VipState()).verdict.advertise is Advertise.NO:
         return ""
     each = [prefix for prefix in prefixes(routes, vip) if prefix.obstacle is not None]

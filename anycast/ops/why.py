@@ -1,7 +1,7 @@
 """Why a VIP is announced or not: a chain from its checks to the BGP sessions, and what would change it. Pure.
 
-In plain words, for somebody who is woken by it. Each link says whether it holds; the verdict is the one of
-`core/decision.py`, asked again with other facts where it has to be known what else is in the way.
+In plain words, for an operator at night. Each link says whether it holds. The verdict is that of `core/vip/decide.py`,
+decided again with other facts to find what else is in the way.
 """
 
 from __future__ import annotations
@@ -396,7 +396,7 @@ def _in_force(case: _Case, scope: str) -> Item:
 
 
 def _stage(case: _Case, scope: str) -> str:
-    """How far it has come, and what it waits for."""
+    """The stage of the maintenance, and what it waits for."""
     progress = case.state.progress.get(scope, ACTIVE)
     ends = stage_ends(case.state, progress)
     latest = "" if ends is None else f", until {_moment(case, ends)} at the latest"
@@ -486,7 +486,7 @@ def _exabgp(case: _Case) -> Link:
 
 
 def _sessions(case: _Case) -> Link:
-    """Of each family of the VIP some session must be up; a session that is down is told either way."""
+    """For each family of the VIP one session must be up; sessions that are down are listed in any case."""
     families = configured_families(case.state)
     items = []
     for one in neighbors(case.state, case.clock.now):
@@ -527,7 +527,7 @@ def _families_without_session(case: _Case) -> tuple[int, ...]:
 
 
 def would_change(case: _Case, verdict: Verdict) -> Iterator[str]:
-    """What an operator, a real server or time would have to do, for this reason and for what stands behind it."""
+    """What an operator, a real server or time would have to do, for this reason and for what would then be in the way."""
     f = case.facts
     match verdict.reason:
         case Reason.STOPPING:
@@ -593,7 +593,7 @@ def _expiry(case: _Case, scope: str) -> str:
 
 
 def _then(case: _Case, without: Facts) -> Iterator[str]:
-    """What else stands in the way once one obstacle is gone."""
+    """What else is in the way once one obstacle is gone."""
     verdict = decide(without)
     if verdict.reason is not Reason.HEALTHY:
         yield from (
@@ -702,7 +702,7 @@ def _to_reach_quorum(case: _Case, service: ServiceFacts) -> str | None:
 
 
 def _to_be_heard(case: _Case) -> Iterator[str]:
-    """The verdict is that it be announced: what keeps routers from hearing of it, or what would end it."""
+    """The verdict is to announce it: what keeps the announcement from the routers, or what would end it."""
     before = list(_obstacles(case))
     if before:
         yield from before

@@ -1,4 +1,4 @@
-"""The conversation with ExaBGP: what it was asked, what it owes, and when it must be taken for stuck. Pure.
+"""The conversation with ExaBGP: what it was asked, which answers it owes, and when it counts as stuck. Pure.
 
 ExaBGP answers `done` or `error` by order, and `done` means parsed, not sent. Hence:
 
@@ -6,7 +6,7 @@ ExaBGP answers `done` or `error` by order, and `done` means parsed, not sent. He
 - Questions and `flush` travel alone: nothing is unanswered when they are written, and nothing follows before
   their answer. So the answer to the first question also proves that no earlier command is unanswered, even one of the
   process before us, whose answers ExaBGP hands to its successor.
-- It is asked for something cheap where it has said nothing for a while, so that silence never means rest.
+- After a while without an answer it is asked something cheap, so that an idle ExaBGP is never silent.
 """
 
 from __future__ import annotations

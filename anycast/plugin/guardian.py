@@ -1,8 +1,8 @@
 """The guardian: a small process beside the plugin that ends ExaBGP when the plugin hangs.
 
-For where no service manager's watchdog does so, as in containers: ExaBGP keeps the routes of a plugin that hangs, for ever.
-The plugin feeds the guardian over a pipe after each full pass of its loop. The guardian counts its own ticks without
-food and looks at no clock: while the machine is suspended, or both are stopped, no tick passes.
+It is for nodes without a service manager's watchdog, such as containers: ExaBGP keeps the routes of a hung plugin for
+ever. The plugin feeds the guardian over a pipe after each full pass of its loop. The guardian counts its own ticks
+without food and reads no clock: while the machine is suspended, or both are stopped, no tick passes.
 When the plugin ends, so does the guardian: ExaBGP starts the next plugin, which withdraws.
 """
 

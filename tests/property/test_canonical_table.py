@@ -177,7 +177,7 @@ def test_any_two_histories_end_in_equal_kernel_tables_once_configuration_and_hea
     fresh = settled(Node(last), last, down)
     assert ours(left) == ours(fresh)
     assert fingerprints(left) == fingerprints(fresh)
-    assert left.state.kernel.told == told(left.kernel, left.asked)
+    assert left.state.kernel.reported == told(left.kernel, left.asked)
 
 
 @given(first=vips, history=histories)

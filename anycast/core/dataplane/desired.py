@@ -114,7 +114,7 @@ def _entry(state: State, key: ipvs.Key) -> ipvs.ServiceEntry:
 
 def want(before: State, state: State) -> State:
     """What the kernel should hold, and whether it is proven to, when either can have changed."""
-    fresh = state.kernel.told is not before.kernel.told
+    fresh = state.kernel.reported is not before.kernel.reported
     same = _same_inputs(before, state)
     if not same:
         state = replace(state, services=all_service_facts(state))
@@ -163,8 +163,8 @@ def _same_inputs(before: State, state: State) -> bool:
 
 def difference(state: State, vip: Vip) -> Difference:
     """How the kernel, as last read, differs from what `vip` needs: the first thing found."""
-    found = (address_difference(state, vip, address) for address in vip.addresses)
-    return next((apart for apart in found if not apart.proven), Difference())
+    differences = (address_difference(state, vip, address) for address in vip.addresses)
+    return next((difference for difference in differences if not difference.proven), Difference())
 
 
 def address_difference(state: State, vip: Vip, address: Address) -> Difference:

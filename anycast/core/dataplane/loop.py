@@ -66,7 +66,7 @@ def read(state: State, event: KernelRead, now: float) -> Step:
         effects.append(Log(event="kernel.program_failed", fields={"problems": problems}, level="error"))
     kernel = replace(
         _idle(kernel),
-        told=event.snapshot,
+        reported=event.snapshot,
         snapshot=_annotated(kernel, event),
         read_at=now,
         good_until=good_until(now, state.config.timing),
@@ -98,7 +98,7 @@ def _counted(kernel: KernelState, snapshot: kernels.Snapshot, now: float) -> tup
 
 def _annotated(kernel: KernelState, event: KernelRead) -> kernels.Snapshot:
     """The snapshot with the table weights that the kernel does not report, as far as we wrote them."""
-    if kernel.snapshot is None or event.snapshot is kernel.told:
+    if kernel.snapshot is None or event.snapshot is kernel.reported:
         return kernel.snapshot or event.snapshot
     failed = frozenset(op for failure in event.failures for op in failure.ops)
     table = kernel.snapshot.table
@@ -175,7 +175,7 @@ def drive(before: State, state: State, now: float) -> Step:
         return state, []
     snapshot = kernel.snapshot
     if snapshot is not None and kernel.error is None:
-        fresh = kernel.told is not before.kernel.told
+        fresh = kernel.reported is not before.kernel.reported
         changed = state.desired is not before.desired
         if fresh or changed or now >= kernel.retry_at:
             ops = kernels.diff(snapshot, state.desired)

@@ -103,7 +103,7 @@ def _said(state: State, scope: str, *, skip_drain: bool, now: float) -> Progress
 
 def end(state: State, scope: str) -> tuple[State, list[Effect]]:
     """End a maintenance: by command, or because the file is gone."""
-    scopes = [one for one in ((NODE, STOP) if scope == NODE else (scope,)) if one in state.maintenance]
+    scopes = [each for each in ((NODE, STOP) if scope == NODE else (scope,)) if each in state.maintenance]
     after, effects = _without(state, scopes, why="the file was removed" if scope == FILE else "off")
     # A repeated command is saved again: saving may have failed the first time.
     return after, [*([save(after.maintenance)] if is_saved(scope) else []), *effects]
@@ -116,7 +116,7 @@ def _without(state: State, scopes: Iterable[str], *, why: str) -> tuple[State, l
     after = replace(
         state,
         maintenance={scope: entry for scope, entry in state.maintenance.items() if scope not in gone},
-        progress={scope: one for scope, one in state.progress.items() if scope not in gone},
+        progress={scope: progress for scope, progress in state.progress.items() if scope not in gone},
     )
     return after, [
         Log(event="maintenance.ended", fields={"scope": _word(scope), "why": why}) for scope in sorted(gone)
@@ -183,38 +183,38 @@ def advance(state: State, now: float) -> tuple[State, list[Effect]]:
     """Move every scope on whose stage has got what it waits for."""
     progress = dict(state.progress)
     effects: list[Effect] = []
-    for scope, one in state.progress.items():
-        seen, why = _done(state, scope, one, now)
+    for scope, before in state.progress.items():
+        after, why = _done(state, scope, before, now)
         if why is not None:
-            stage = NEXT[one.stage, Signal.DONE]
-            seen = replace(_entered(state, scope, stage, now), overdue=one.overdue)
-            effects.append(_told(state, scope, seen, why, now - one.since))
-        progress[scope] = seen
+            stage = NEXT[before.stage, Signal.DONE]
+            after = replace(_entered(state, scope, stage, now), overdue=before.overdue)
+            effects.append(_stage_changed(state, scope, after, why, now - before.since))
+        progress[scope] = after
     return (state if progress == state.progress else replace(state, progress=progress)), effects
 
 
-def _done(state: State, scope: str, one: Progress, now: float) -> tuple[Progress, str | None]:
+def _done(state: State, scope: str, progress: Progress, now: float) -> tuple[Progress, str | None]:
     """The progress of the stage, and why it is over; None: it is not."""
     timing = state.config.timing
-    match one.stage:
+    match progress.stage:
         case Stage.DRAINING:
-            if now >= one.since + timing.drain:
-                return one, "drained"
+            if now >= progress.since + timing.drain:
+                return progress, "drained"
             verdicts = [state.vips[vip.name].verdict for vip in vips_of(state, scope)]
             nothing = all(verdict.advertise is Advertise.NO for verdict in verdicts)
-            return one, "nothing is announced" if nothing else None
+            return progress, "nothing is announced" if nothing else None
         case Stage.WITHDRAWN:
-            assert one.withdrawal is not None  # noqa: S101 - entered with it
-            went = followed(one.withdrawal, state.announcers, settle=timing.settle, now=now)
-            one = one if went is one.withdrawal else replace(one, withdrawal=went)
-            return one, "withdrawn" if went.phase is Phase.SETTLED else None
+            assert progress.withdrawal is not None  # noqa: S101 - entered with it
+            went = followed(progress.withdrawal, state.announcers, settle=timing.settle, now=now)
+            progress = progress if went is progress.withdrawal else replace(progress, withdrawal=went)
+            return progress, "withdrawn" if went.phase is Phase.SETTLED else None
         case Stage.QUIET:
-            found = packets_per_second(state, vips_of(state, scope), one.since)
-            if found is not None and found <= timing.quiet_rate:
-                return one, "quiet"
-            return one, "the limit has passed" if now >= one.since + timing.quiet_limit else None
+            rate = packets_per_second(state, vips_of(state, scope), progress.since)
+            if rate is not None and rate <= timing.quiet_rate:
+                return progress, "quiet"
+            return progress, "the limit has passed" if now >= progress.since + timing.quiet_limit else None
         case Stage.ACTIVE | Stage.DOWN:
-            return one, None
+            return progress, None
 
 
 def _entered(state: State, scope: str, stage: Stage, now: float) -> Progress:
@@ -224,32 +224,32 @@ def _entered(state: State, scope: str, stage: Stage, now: float) -> Progress:
     return Progress(stage=stage, since=now, withdrawal=withdrawal(state, prefixes, now))
 
 
-def _told(state: State, scope: str, new: Progress, why: str, after: float) -> Log:
-    found = packets_per_second(state, vips_of(state, scope))
+def _stage_changed(state: State, scope: str, new: Progress, why: str, after: float) -> Log:
+    rate = packets_per_second(state, vips_of(state, scope))
     fields = {
         "scope": _word(scope),
         "stage": str(new.stage),
         "why": why,
         "after_s": round(after, 3),
-        "packets_per_s": None if found is None else round(found, 1),
+        "packets_per_s": None if rate is None else round(rate, 1),
     }
     busy = new.stage is Stage.DOWN and why != "quiet"
     return Log(event="maintenance.stage_changed", fields=fields, level="warning" if busy else "info")
 
 
-def stage_ends(state: State, one: Progress) -> float | None:
+def stage_ends(state: State, progress: Progress) -> float | None:
     """The instant at which the stage is over, whatever happens; None: it stays."""
     timing = state.config.timing
-    match one.stage:
+    match progress.stage:
         case Stage.DRAINING:
-            return one.since + timing.drain
+            return progress.since + timing.drain
         case Stage.WITHDRAWN:
-            assert one.withdrawal is not None  # noqa: S101 - entered with it
-            at = one.withdrawal.wakes_at(timing.settle)
-            waits = one.withdrawal.phase is Phase.ASKED
+            assert progress.withdrawal is not None  # noqa: S101 - entered with it
+            at = progress.withdrawal.wakes_at(timing.settle)
+            waits = progress.withdrawal.phase is Phase.ASKED
             return at if at is None or not waits else at + timing.settle
         case Stage.QUIET:
-            return one.since + timing.quiet_limit
+            return progress.since + timing.quiet_limit
         case Stage.ACTIVE | Stage.DOWN:
             return None
 
@@ -257,10 +257,10 @@ def stage_ends(state: State, one: Progress) -> float | None:
 def wakes(state: State, now: float) -> list[float]:
     """Future instants at which something changes."""
     instants: list[float | None] = []
-    for scope, one in state.progress.items():
-        instants.append(stage_ends(state, one))
-        if one.withdrawal is not None:
-            instants.append(one.withdrawal.wakes_at(state.config.timing.settle))
+    for scope, progress in state.progress.items():
+        instants.append(stage_ends(state, progress))
+        if progress.withdrawal is not None:
+            instants.append(progress.withdrawal.wakes_at(state.config.timing.settle))
         end = state.maintenance[scope].end
         if end is not None and end.due is not None and state.wall_offset is not None:
             instants.append(max(end.due, end.at - state.wall_offset))

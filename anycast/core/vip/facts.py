@@ -46,8 +46,8 @@ def facts(state: State, vip: Vip, now: float) -> Facts:
 
 def furthest(state: State, scopes: Iterable[str]) -> Progress:
     """The furthest of overlapping maintenances; ACTIVE when there is none."""
-    found = (state.progress.get(scope, ACTIVE) for scope in scopes)
-    return max(found, key=lambda progress: ORDER.index(progress.stage), default=ACTIVE)
+    each = (state.progress.get(scope, ACTIVE) for scope in scopes)
+    return max(each, key=lambda progress: ORDER.index(progress.stage), default=ACTIVE)
 
 
 def recent_crashes(state: State, now: float) -> int:
@@ -140,14 +140,14 @@ def service_facts(state: State, key: ipvs.Key, service: Service) -> ServiceFacts
 
 def all_service_facts(state: State) -> dict[ipvs.Key, ServiceFacts]:
     """Of every service; those of one family of a VIP are alike."""
-    found: dict[ipvs.Key, ServiceFacts] = {}
+    by_service: dict[ipvs.Key, ServiceFacts] = {}
     for vip in state.config.vips:
         for service in vip.services:
             for version in versions(vip):
                 first, *others = [service_key(a, service) for a in vip.addresses if a.version == version]
-                found[first] = service_facts(state, first, service)
-                found.update(dict.fromkeys(others, found[first]))
-    return found
+                by_service[first] = service_facts(state, first, service)
+                by_service.update(dict.fromkeys(others, by_service[first]))
+    return by_service
 
 
 def connections_of(state: State, scope: str) -> int:
