@@ -393,7 +393,7 @@ class World(RuleBasedStateMachine):
         packets = dict.fromkeys(self.kernel.table, self.packets)
         snapshot = replace(told(self.kernel, job.sysctls), packets=packets)
         self.send(ev.KernelRead(snapshot=snapshot, failures=tuple(failures)))
-        assert not self.stale or self.state.kernel.told is None, "read before a suspension"
+        assert not self.stale or self.state.kernel.reported is None, "read before a suspension"
         self.stale = False
 
     @rule(packets=st.sampled_from([0, 1, 10_000]))
