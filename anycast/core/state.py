@@ -122,7 +122,7 @@ class State:
     crashes: int = 0  # of the agents before, in the window before the start
     members: Memberships = field(default_factory=dict)  # of the configuration
     requirements: tuple[Requirement, ...] = ()  # of the configuration
-    composed: tuple[Use, ...] = ()  # real servers that rest on a rule
+    composed: tuple[Use, ...] = ()  # real servers whose check is a rule
     names: Mapping[Target, TargetName] = field(default_factory=dict)  # of every target there is
     siblings: Mapping[Target, tuple[Target, ...]] = field(default_factory=dict)  # of targets of real servers
     configured: Owned = NOTHING  # what the configuration may put into the kernel
