@@ -148,7 +148,7 @@ class State:
     exited: bool = False
 
     @property
-    def announcers(self) -> Plugins:
+    def known_plugins(self) -> Plugins:
         return Plugins(reports=self.plugins, lost_until=self.lost_until)
 
     @property
