@@ -1,4 +1,4 @@
-"""Listening sockets that are bound again: what cannot be bound now can be later, and a socket file may be swept away."""
+"""Listening sockets that are bound again: binding may fail now and work later, and a socket file may be removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs that are run for a moment: in a session of their own, ended with all their children, always reaped.
+"""Programs that run briefly: in a session of their own, ended with all their children, always reaped.
 
 asyncio's own subprocesses cost a thread each on Python 3.11; a pidfd is one more descriptor to watch.
 """

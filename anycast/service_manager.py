@@ -1,4 +1,4 @@
-"""sd_notify by hand: what a service manager is told. Standard library only; nothing in here blocks or raises."""
+"""sd_notify: messages to a service manager. Standard library only; nothing in here blocks or raises."""
 
 from __future__ import annotations
 

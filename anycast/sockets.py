@@ -1,4 +1,4 @@
-"""What the agent has in its runtime directory, which may be missing, or be swept while the agent runs."""
+"""The agent's sockets and lock in its runtime directory, which may be missing, or be emptied while the agent runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator may tell the agent: the requests checked, carried out and answered. How they come is `control`."""
+"""The commands of operators: each is checked, carried out and answered. `control` receives them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log's way out: a stream that neither blocks nor fails, whatever becomes of the reader of stderr."""
+"""The output of the log: a stream that neither blocks nor fails, even if nobody reads stderr."""
 
 from __future__ import annotations
 

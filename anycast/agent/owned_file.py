@@ -1,4 +1,4 @@
-"""What the agent owns in the kernel, on disk: the agent that comes next may have another configuration."""
+"""What the agent owns in the kernel, on disk: the next agent may have another configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What went into `step`, written down so that it can be played again: `anycast agent --record FILE`.
+"""A recording of everything that went into `step`, to be replayed: `anycast agent --record FILE`.
 
 The decisions of a node follow from its configuration, the events and their instants alone. A recording has all three,
 one JSON object a line: a `Tick` with the wall clock that it had. `tests/replay.py` puts them through `step` once more,

@@ -1,4 +1,4 @@
-"""How often the agents before this one crashed, on disk: what the hold after a start rests on."""
+"""How often previous agents crashed, on disk: it decides the hold after a start."""
 
 from __future__ import annotations
 

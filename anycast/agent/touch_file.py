@@ -1,4 +1,4 @@
-"""The file that puts the node in maintenance for as long as it exists: for scripts, and for hands without an agent."""
+"""The file that puts the node in maintenance for as long as it exists: for scripts, and while no agent runs."""
 
 from __future__ import annotations
 

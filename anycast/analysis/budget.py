@@ -1,4 +1,4 @@
-"""How long, at the most, routers go on sending clients to what cannot serve them, by kind of failure.
+"""How long, at most, routers go on sending clients to something that cannot serve them, by kind of failure.
 
 Every bound is a sum of terms: what the configuration says, what this program and its units fix, and what was measured
 of others. docs/budget.md has the source of each. Where two mechanisms notice the same failure the sooner one counts.

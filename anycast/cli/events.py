@@ -1,4 +1,4 @@
-"""The verbs that tell what happened and why: events, why."""
+"""The verbs events and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verbs that talk to the agent: status, why, events, drain-server, reload; by `maintenance` those of that module."""
+"""The verbs that talk to the agent: status, why, events, drain-server, reload, and those of `cli/maintenance.py`."""
 
 from __future__ import annotations
 

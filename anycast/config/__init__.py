@@ -1,1 +1,1 @@
-"""YAML text to a valid `anycast.core.model.Config`, or every problem at once."""
+"""YAML text to a valid `anycast.core.values.configuration.Config`, or every problem at once."""

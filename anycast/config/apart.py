@@ -1,4 +1,4 @@
-"""Loading in a process of its own, for one that runs for long.
+"""Loading in a separate process, for a program that runs for long.
 
 Reading takes 30 MB for pydantic and the trees of 5,000 real servers, most of which would stay with the agent for ever,
 and seconds of Python, in which its event loop would be short of time. All of it goes with the process.

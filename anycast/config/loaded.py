@@ -1,4 +1,4 @@
-"""What loading gives. Needs no pydantic, as whoever uses a configuration need not know how it was read."""
+"""The result of loading. Needs no pydantic, since users of a configuration need not know how it was read."""
 
 from __future__ import annotations
 

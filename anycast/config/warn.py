@@ -1,4 +1,4 @@
-"""What is allowed and rarely meant. Asked only of a configuration that is right."""
+"""What is allowed but probably not intended. Checked only in a configuration without problems."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ class Hook:
 
 
 class Ending(StrEnum):
-    """Stable words: they stand in metric labels."""
+    """Stable words, used in metric labels."""
 
     OK = "ok"
     FAILED = "failed"

@@ -130,7 +130,7 @@ class State:
     crashes: int = 0  # of the agents before, in the window before the start
     members: Memberships = field(default_factory=dict)  # of the configuration
     requirements: tuple[Requirement, ...] = ()  # of the configuration
-    composed: tuple[Use, ...] = ()  # real servers that rest on a rule
+    composed: tuple[Use, ...] = ()  # real servers whose check is a rule
     names: Mapping[Target, TargetName] = field(default_factory=dict)  # of every target there is
     siblings: Mapping[Target, tuple[Target, ...]] = field(default_factory=dict)  # of targets of real servers
     configured: Owned = NOTHING  # what the configuration may put into the kernel
@@ -156,7 +156,7 @@ class State:
     exited: bool = False
 
     @property
-    def announcers(self) -> Plugins:
+    def known_plugins(self) -> Plugins:
         return Plugins(reports=self.plugins, lost_until=self.lost_until)
 
     @property

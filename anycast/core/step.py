@@ -307,7 +307,7 @@ def _left(state: State, now: float) -> State:
     """An address the configuration dropped leaves the kernel once its route has been gone for a while."""
     left: dict[Address, Leaving] = {}
     for address, leaving in state.leaving.items():
-        went = followed(leaving.withdrawal, state.announcers, settle=state.config.timing.settle, now=now)
+        went = followed(leaving.withdrawal, state.known_plugins, settle=state.config.timing.settle, now=now)
         if went.phase is not Phase.SETTLED:
             left[address] = leaving if went is leaving.withdrawal else replace(leaving, withdrawal=went)
     return state if left == state.leaving else replace(state, leaving=left)
@@ -365,7 +365,7 @@ def _finish_stop(state: State, now: float) -> Step:
     since = state.stopping_since
     if since is None or state.stop is None:
         return state, []
-    went = followed(state.stop, state.announcers, settle=0.0, now=now)
+    went = followed(state.stop, state.known_plugins, settle=0.0, now=now)
     state = replace(state, stop=went)
     withdrawn = went.phase is not Phase.ASKED
     if not withdrawn and now < since + STOP_PATIENCE:

@@ -1,4 +1,4 @@
-"""What the configuration asks of the node. Pure. Without a configuration: what any would ask."""
+"""What the configuration needs from the node. Pure. Without a configuration: what any configuration needs."""
 
 from __future__ import annotations
 

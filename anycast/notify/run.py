@@ -1,4 +1,4 @@
-"""One run of a hook, whatever it is."""
+"""One run of a hook, command or webhook."""
 
 from __future__ import annotations
 

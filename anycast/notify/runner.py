@@ -1,4 +1,4 @@
-"""A hook's own thread, with an event loop of its own: nobody waits for it."""
+"""A hook's own thread, with an event loop of its own: nothing waits for it."""
 
 from __future__ import annotations
 

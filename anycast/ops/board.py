@@ -1,4 +1,4 @@
-"""Real servers as rows, laid out once for a configuration, and what is seen of them, once for a state."""
+"""Real servers as rows, made once for a configuration, and their state, computed once for a state of the node."""
 
 from __future__ import annotations
 

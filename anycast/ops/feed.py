@@ -1,4 +1,4 @@
-"""What the agent tells the ops process, and nothing the other way: frames of pickled messages over a socket pair.
+"""The messages from the agent to the ops process, one way only: frames of pickled messages over a socket pair.
 
 The first messages hold everything, each later one what has changed since the one before. What follows from the
 configuration alone is not sent: both ends work it out.

@@ -1,4 +1,4 @@
-"""The pages that change nothing, for anybody. Machines go by the status code. Errors are JSON: `{"error": "..."}`.
+"""The read-only pages, for everybody. Programs use the status code. Errors are JSON: `{"error": "..."}`.
 
 The paths stand in `paths`; the limits of connections in `connections`.
 """

@@ -1,4 +1,4 @@
-"""The ops process: answers strangers, so that none of them can touch the agent, which starts it and feeds it."""
+"""The ops process: answers clients, so that none of them can slow down the agent, which starts it and feeds it."""
 
 from __future__ import annotations
 

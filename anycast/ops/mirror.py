@@ -1,4 +1,4 @@
-"""The agent's facts, as far as they have come: what every page is made of."""
+"""The agent's facts as received so far, from which every page is made."""
 
 from __future__ import annotations
 

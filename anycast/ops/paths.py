@@ -47,7 +47,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """`handler`: the method that answers, of whoever makes a router of the table. GET takes HEAD too."""
+    """`handler`: the name of the method that answers, in the class that makes a router. GET takes HEAD too."""
 
     path: str
     handler: str
@@ -74,7 +74,7 @@ def _error(about: str) -> Answer:
 
 
 def _either(about: str, schema: Schema) -> Answer:
-    """Text for people, JSON for who asks for it."""
+    """Text for people, or JSON if the client asks for it."""
     return Answer(about=about, content={TEXT: {"type": "string"}, JSON: schema})
 
 
@@ -82,7 +82,7 @@ _CHECKED: Schema = {
     "type": "object",
     "properties": {
         "ok": {"type": "boolean", "description": "As the status code."},
-        "reasons": {"type": "array", "items": {"type": "string"}, "description": "What stands in the way."},
+        "reasons": {"type": "array", "items": {"type": "string"}, "description": "What is wrong."},
     },
     "required": ["ok", "reasons"],
     "additionalProperties": False,
@@ -106,8 +106,8 @@ _VIP = "One VIP as in the status."
 _LIVEZ = Operation(
     path="/livez",
     handler="get_livez",
-    about="Whether the engine turns. Looks at neither real servers nor BGP.",
-    answers={200: _either("It does.", _CHECKED), 503: _either("It hangs.", _CHECKED)},
+    about="Whether the agent's engine runs. Depends on neither real servers nor BGP.",
+    answers={200: _either("It runs.", _CHECKED), 503: _either("It hangs.", _CHECKED)},
 )
 _OPENAPI = Operation(
     path="/openapi.json",
@@ -121,7 +121,7 @@ _DEADLINE = Parameter(
     schema={"type": "number", "minimum": 0},
     place="header",
 )
-_LATE = {504: _error("Its deadline had passed: nothing was changed, and nothing will be.")}
+_LATE = {504: _error("The deadline of the command had passed: nothing was changed, and nothing will be.")}
 
 READ: tuple[Operation, ...] = (
     Operation(
@@ -135,12 +135,12 @@ READ: tuple[Operation, ...] = (
         path="/healthz",
         handler="get_livez",
         about="The same as /livez.",
-        answers={200: _either("It turns.", _CHECKED), 503: _either("It hangs.", _CHECKED)},
+        answers={200: _either("It runs.", _CHECKED), 503: _either("It hangs.", _CHECKED)},
     ),
     Operation(
         path="/readyz",
         handler="get_readyz",
-        about="Whether the node can do its work. Maintenance is work.",
+        about="Whether the node can do its work. A node in maintenance can.",
         answers={
             200: _either("It can.", _CHECKED),
             503: _either("It cannot, and why.", _CHECKED),
@@ -166,7 +166,7 @@ READ: tuple[Operation, ...] = (
     Operation(
         path="/vips/{name}",
         handler="get_vip",
-        about="Whether a router can hear of the VIP from this node, by the status code; the reason in the body.",
+        about="Whether this node announces the VIP to a router: by the status code, with the reason in the body.",
         parameters=(_NAME,),
         answers={
             200: _either("It is announced.", _ref("Status.vip")),
@@ -185,30 +185,30 @@ READ: tuple[Operation, ...] = (
         path="/events",
         handler="get_events",
         about=(
-            "What has happened, and what happens. As server-sent events (the default) it does not end: a comment at "
-            "least every 15 s, and each event with its number, from which Last-Event-ID goes on. As JSON it is what "
-            "is in memory. A reader that is too slow is disconnected."
+            "Past and new events. As server-sent events (the default) the answer does not end: it has each event with "
+            "its number, by which Last-Event-ID continues, and a comment at least every 15 s. As JSON it is the events "
+            "in memory. A reader that is too slow is disconnected."
         ),
         strict=True,
         parameters=(
             Parameter(
                 name="after",
-                about="Begin behind the event of this number. Without it a stream begins with the next event.",
+                about="Begin after the event with this number. Without it a stream begins with the next event.",
                 schema={"type": "integer", "minimum": 0, "maximum": 2**53 - 1},
             ),
             Parameter(
                 name="since",
-                about="Only what has happened since, in seconds since the epoch.",
+                about="Only events since this time, in seconds since the epoch.",
                 schema={"type": "number", "minimum": 0, "maximum": 2**53 - 1},
             ),
             Parameter(
                 name="vip",
-                about="Only what is known to be about this VIP, or about the whole node.",
+                about="Only events that name this VIP, or concern the whole node.",
                 schema={"type": "string", "minLength": 1},
             ),
             Parameter(
                 name="Last-Event-ID",
-                about="As `after`, and before it.",
+                about="As `after`, which it overrides.",
                 schema={"type": "integer", "minimum": 0, "maximum": 2**53 - 1},
                 place="header",
             ),
@@ -280,7 +280,10 @@ CONTROL: tuple[Operation, ...] = (
         body={"type": "object", "maxProperties": 0},
         answers={
             200: Answer(about="It is in force.", content={JSON: _ref("Reload")}),
-            422: Answer(about="It has mistakes; the one before stays.", content={JSON: _ref("Reload")}),
+            422: Answer(
+                about="It has mistakes; the previous configuration stays in force.",
+                content={JSON: _ref("Reload")},
+            ),
             **_BODY_TIME,
             **_LATE,
         },
@@ -369,7 +372,7 @@ def _components() -> dict[str, Any]:
             "scope": {"type": "string", "description": "Empty: the node. A VIP, or POOL/SERVER."},
             "on": {"type": "boolean"},
             "reason": {"type": "string", "maxLength": 200, "description": "One printable line."},
-            "force": {"type": "boolean", "description": "Even where a service then falls below its quorum."},
+            "force": {"type": "boolean", "description": "Even if a service then falls below its quorum."},
             "until": {
                 "type": "number",
                 "description": "When it ends by itself, in seconds since the epoch: within 366 days. With `on`.",
@@ -378,17 +381,17 @@ def _components() -> dict[str, Any]:
                 "type": "number",
                 "minimum": 1,
                 "maximum": 366 * 86400,
-                "description": "Or after so many seconds. With `on`, and without `until`.",
+                "description": "When it ends by itself, in seconds from now. With `on`, and without `until`.",
             },
             "on_expiry": {
                 "type": "string",
                 "enum": list(Expiry),
-                "description": "Whether it goes back into service then, or stays and is overdue.",
+                "description": "Whether it then goes back into service, or stays in maintenance and is overdue.",
             },
-            "now": {"type": "boolean", "description": "Its routes go without a drain. With `on`."},
+            "now": {"type": "boolean", "description": "Withdraw its routes without a drain. With `on`."},
             "temporary": {
                 "type": "boolean",
-                "description": "Until the agent ends, and not kept on disk: of the whole node only. With `on`.",
+                "description": "Only until the agent ends, and not kept on disk; for the whole node only. With `on`.",
             },
         },
         "required": ["scope", "on"],

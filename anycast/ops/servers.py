@@ -1,4 +1,4 @@
-"""Real servers as the surface shows them: what the configuration says of each, and what is seen of it. Pure."""
+"""Real servers as they are shown: the configuration of each, and its state. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The journal: the routes that may be announced, in a file, for the life after this one.
+"""The journal: the routes that may be announced, in a file, for the next plugin.
 
 A route is announced only after the journal holds it, so that the next plugin can withdraw it exactly.
 """

@@ -1,4 +1,4 @@
-"""The command check: a program that says by its exit status how a real server is."""
+"""The command check: a program whose exit status says how a real server is."""
 
 from __future__ import annotations
 

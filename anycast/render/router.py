@@ -1,4 +1,4 @@
-"""The other end of the sessions: what a router has to be told of the nodes, whatever software it runs."""
+"""The other end of the sessions: what a router must know of the nodes, whatever software it runs."""
 
 from __future__ import annotations
 

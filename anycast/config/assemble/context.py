@@ -1,4 +1,4 @@
-"""What every part of the building needs: the file, what was left out of it, complaints, and who came first."""
+"""What every part of the assembly needs: the file, what was left out of it, the problems, and which name came first."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def uses(config: Config) -> Iterator[Use]:
 
 
 def composed_uses(config: Config) -> tuple[Use, ...]:
-    """The uses that rest on a rule."""
+    """The uses whose check is a rule."""
     return tuple(use for use in uses(config) if isinstance(use.check, Rule))
 
 
@@ -108,7 +108,7 @@ class TargetName:
     """What to call a target in messages. `server` empty: it belongs to no real server."""
 
     server: str
-    users: tuple[str, ...]  # what rests on it: services (`web tcp/80`), `node`, `vip web`
+    users: tuple[str, ...]  # what depends on it: services (`web tcp/80`), `node`, `vip web`
     decides: bool  # by itself whether a service can use the real server
 
 
@@ -167,7 +167,7 @@ def siblings(config: Config) -> dict[Target, tuple[Target, ...]]:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One real server of one service: all that is known of it before any check has spoken."""
+    """One real server of one service: what follows from the configuration alone, without any check."""
 
     check: Aimed
     scope: str  # POOL/SERVER, by which it is drained

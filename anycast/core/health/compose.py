@@ -11,7 +11,7 @@ from anycast.core.values.configuration import Part, Rule
 
 L = TypeVar("L")
 
-_TOLD = 5  # parts whose detail is told
+_TOLD = 5  # parts whose detail is shown
 
 
 def leaves(rule: Rule[L]) -> Iterator[L]:

@@ -87,7 +87,7 @@ TRANSITIONS: dict[tuple[Phase, Proof], tuple[Phase, Phase]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """`streak`: results in a row that speak against the settled phase. `since`: of `phase.is_up`, or of UNPROVEN."""
+    """`streak`: results in a row that contradict the settled phase. `since`: of `phase.is_up`, or of UNPROVEN."""
 
     phase: Phase = Phase.UNDECIDED
     streak: int = 0

@@ -205,7 +205,7 @@ def _done(state: State, scope: str, progress: Progress, now: float) -> tuple[Pro
             return progress, "nothing is announced" if nothing else None
         case Stage.WITHDRAWN:
             assert progress.withdrawal is not None  # noqa: S101 - entered with it
-            went = followed(progress.withdrawal, state.announcers, settle=timing.settle, now=now)
+            went = followed(progress.withdrawal, state.known_plugins, settle=timing.settle, now=now)
             progress = progress if went is progress.withdrawal else replace(progress, withdrawal=went)
             return progress, "withdrawn" if went.phase is Phase.SETTLED else None
         case Stage.QUIET:

@@ -1,4 +1,4 @@
-"""Maintenance of a node, of one VIP or of one real server: what was said, and the stages it takes routes through."""
+"""Maintenance of a node, of one VIP or of one real server: its entry, and the stages it takes routes through."""
 
 from __future__ import annotations
 

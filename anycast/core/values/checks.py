@@ -26,7 +26,7 @@ class Kind:
 
     @property
     def type(self) -> str:
-        """Its name, wherever one is told."""
+        """Its name in messages and metrics."""
         return self.TYPE
 
 
@@ -361,7 +361,7 @@ KINDS: tuple[type[Kind], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class BgpSession:
-    """A BGP session of this node that is established. It is not probed: plugins tell of it."""
+    """A BGP session of this node that is established. It is not probed: plugins report it."""
 
     neighbor: of.AnyAddress | None = None  # None: any one
 

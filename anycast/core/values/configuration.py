@@ -177,7 +177,7 @@ HERE = IPv4Address(0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One thing that is probed, once, however many services rest on it.
+    """One thing that is probed, once, however many services depend on it.
 
     `vip`: the address that is asked for at the real server, where the check wants that.
     """
@@ -319,7 +319,7 @@ class Neighbor:
     families: frozenset[int] = frozenset()  # 4, 6: routes carried over this session
     password: str | None = field(default=None, repr=False)
     passive: bool = False
-    bfd: Bfd | None = None  # None: nothing but the hold time tells of a dead end
+    bfd: Bfd | None = None  # None: only the hold time notices that the other end is dead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

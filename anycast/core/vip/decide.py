@@ -19,7 +19,7 @@ class Advertise(StrEnum):
 
 
 class Reason(StrEnum):
-    """Stable words: they stand in the status, the log, metric labels and HTTP bodies."""
+    """Stable words, used in the status, the log, metric labels and HTTP bodies."""
 
     STOPPING = "stopping"
     NODE_MAINTENANCE = "node_maintenance"

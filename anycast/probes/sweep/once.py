@@ -1,4 +1,4 @@
-"""One run of a check by itself, for somebody who looks on."""
+"""One run of a check by itself, with its progress."""
 
 from __future__ import annotations
 

@@ -308,7 +308,7 @@ def test_each_streak_of_late_leases_is_logged() -> None:
     for _ in range(2):
         x.plan.lease(late, x.now)
         x.lease()
-    assert sum("after its end" in text for text in x.plan.log) == 2
+    assert sum("after it had run out" in text for text in x.plan.log) == 2
 
 
 def test_a_refused_announce_is_failed_and_tried_again_later() -> None:
