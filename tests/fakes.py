@@ -85,6 +85,7 @@ class Node:
         crashes: int = 0,
         left: Owned = NOTHING_OWNED,
         kernel_breaks: str | None = None,
+        kernel_is_slow: bool = False,
         **settings: Any,
     ) -> None:
         self.now = now
@@ -93,7 +94,7 @@ class Node:
         self._packets, self._packets_at = 0.0, now
         self.kernel = found
         self.kernel_breaks = kernel_breaks
-        self.kernel_is_slow = False
+        self.kernel_is_slow = kernel_is_slow
         self.refused: set[Address] = set()
         self.programs: list[tuple[kernels.KernelOp, ...]] = []
         self.job: ev.ReadKernel | ev.ProgramKernel | None = None

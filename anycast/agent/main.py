@@ -162,7 +162,7 @@ async def serve(
         state_dir / OWNED,
         boot_id(),
         lease_ttl=loaded.config.timing.lease_ttl,
-        ran=(state_dir / STARTS).exists(),
+        starts=state_dir / STARTS,
         damaged=lambda why: log.error("owned.damaged", error=why),
     )
     starts = StartsFile(state_dir / STARTS, boot=boot_id())

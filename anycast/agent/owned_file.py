@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
@@ -12,6 +13,7 @@ from anycast.agent import files
 from anycast.core.dataplane import ipvs
 from anycast.core.owned import NOTHING, Owned
 from anycast.core.values.configuration import Protocol
+from anycast.core.values.lease import MAX_TTL
 
 VERSION = 1
 
@@ -40,7 +42,7 @@ def load(path: Path, boot: str) -> Owned:
                 if isinstance(key := _key(one), ipvs.MarkKey)
             },
             sync=bool(body["sync"]),
-            lease_ttl=float(body["lease_ttl"]) if boot and body["boot"] == boot else 0.0,
+            lease_ttl=_lease_ttl(body, boot),
         )
     except FileNotFoundError:
         return NOTHING
@@ -49,6 +51,14 @@ def load(path: Path, boot: str) -> Owned:
     # OverflowError and RecursionError: what json takes for a number or nests is not bounded by it.
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise DamagedError(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def _lease_ttl(body: dict[str, Any], boot: str) -> float:
+    """Where nobody knows which boot this is, it may be the same."""
+    lease_ttl = float(body["lease_ttl"])
+    if not 0 <= lease_ttl <= MAX_TTL:
+        raise ValueError(f"lease_ttl {lease_ttl}, expected 0 to {MAX_TTL:g} seconds")
+    return 0.0 if boot and body["boot"] != boot else lease_ttl
 
 
 def _key(body: dict[str, Any]) -> ipvs.Key:
@@ -94,10 +104,11 @@ def _service(owned: Owned, key: ipvs.Key) -> dict[str, object]:
     }
 
 
-def left(path: Path, boot: str, *, lease_ttl: float, ran: bool, damaged: Callable[[str], None]) -> Owned:
-    """What the agent before left. `ran`: there was one, of a version that wrote no such file perhaps."""
+def left(path: Path, boot: str, *, lease_ttl: float, starts: Path, damaged: Callable[[str], None]) -> Owned:
+    """What the agent before left. With `starts` there was one, of a version that wrote no such file perhaps."""
     try:
-        if path.exists() or not ran:
+        # Path.exists() raises where it may not look.
+        if os.path.exists(path) or not os.path.exists(starts):
             return load(path, boot)
     except DamagedError as error:
         damaged(str(error))

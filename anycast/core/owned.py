@@ -73,7 +73,9 @@ def joined(before: Owned, now: Owned) -> Owned:
     )
 
 
-def rid(owned: Owned, configured: Owned, snapshot: Snapshot, leaving: Iterable[Address]) -> Owned:
+def rid(
+    owned: Owned, configured: Owned, snapshot: Snapshot, leaving: Iterable[Address], *, lease_ttl: float
+) -> Owned:
     """`owned` without what was read to be gone from the kernel and is configured no more."""
     table = snapshot.table
     kept = configured.addresses | snapshot.addresses | frozenset(leaving)
@@ -89,7 +91,8 @@ def rid(owned: Owned, configured: Owned, snapshot: Snapshot, leaving: Iterable[A
         owned,
         addresses=owned.addresses & kept,
         services=services,
-        marks={key: at for key, at in owned.marks.items() if key in services},
+        marks={key: at & kept for key, at in owned.marks.items() if key in services},
         sync=configured.sync or (owned.sync and bool(snapshot.sync)),
+        lease_ttl=lease_ttl,
     )
-    return configured if replace(after, lease_ttl=configured.lease_ttl) == configured else after
+    return configured if after == configured else after

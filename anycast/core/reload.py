@@ -195,11 +195,11 @@ def departure_exists(owned: Owned, configured: Owned) -> bool:
 def _retiring(
     state: State, members: Memberships, departure: Departure, until: float
 ) -> dict[ServerKey, Retiring]:
-    """What is not in the kernel has nothing to finish. Before the first reading nobody knows."""
+    """What is not in the kernel has nothing to finish, where that is known."""
     if not departure.servers:
         return {}
     table = kernel_table(state)
-    read = state.kernel.snapshot is not None
+    read = state.kernel.is_read
     mh = {
         key: len(membership.members)
         for key, membership in members.items()

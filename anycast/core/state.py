@@ -46,7 +46,9 @@ class KernelState:
     failures: int = 0
     problems: tuple[str, ...] = ()
     busy: bool = False
+    stale: bool = False  # what is under way began before a suspension, and proves nothing
     under_way: tuple[KernelOp, ...] = ()  # the program that is being carried out
+    coming: Snapshot | None = None  # what it will have made of the snapshot
     attempted: Desired | None = None  # what the last program aimed at, while that is not reached
     reached: Desired | None = None  # what it has held
     next_read: float = 0.0
@@ -55,6 +57,11 @@ class KernelState:
     repairs: Mapping[str, int] = field(default_factory=dict)  # what others changed, by kind, since the start
     adopted: frozenset[ServerKey] = frozenset()
     """Destinations found in use: they keep their weight until a check has spoken."""
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the snapshot is all that the kernel holds: nothing is written that was not read back."""
+        return self.snapshot is not None and self.error is None and not self.under_way
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +78,7 @@ class Difference:
 
 
 NOT_READ = Difference(text="the kernel has not been read yet")
+CHANGING = Difference(text="the kernel is being changed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

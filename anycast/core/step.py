@@ -114,9 +114,8 @@ def step(state: State, event: Event, now: float) -> tuple[State, tuple[Effect, .
         state, effects = _suspended(state, gap, now)
     if now != state.seen:
         state = replace(state, seen=now)
-    after, more = _before_gap(state, event) if suspended else (state, None)
-    if more is None:
-        after, more = _apply(state, event, now)
+    # Results from before the suspension prove nothing now; of a reading the kernel's state knows.
+    after, more = (state, []) if suspended and isinstance(event, Probed) else _apply(state, event, now)
     effects += more
     if after is state and not effects and not isinstance(event, Tick | PluginConnected):
         return state, ()
@@ -127,6 +126,8 @@ def step(state: State, event: Event, now: float) -> tuple[State, tuple[Effect, .
 def next_wake(state: State, now: float) -> float:
     """The instant by which `step` wants a Tick, whatever else happens."""
     times = [lease.due(state), *maintenances.wakes(state, now), *loop.wakes(state, now)]
+    # Waiting is no suspension: an agent that sends no lease yet looks at the clock as often as one that does.
+    times.append(state.seen + state.config.timing.lease_ttl / 3)
     settle = state.config.timing.settle
     ends = [leaving.withdrawal.wakes_at(settle) for leaving in state.leaving.values()]
     times += [end for end in ends if end is not None]
@@ -187,6 +188,8 @@ def _suspended(state: State, gap: float, now: float) -> Step:
         told=None,
         snapshot=None,
         reached=None,
+        stale=kernel.busy,
+        attempted=None,
         next_read=now,
         counts=(),
         adopted=kernel.adopted if snapshot is None else loop.in_use(snapshot),
@@ -204,23 +207,18 @@ def _suspended(state: State, gap: float, now: float) -> Step:
     return after, [Log(event="agent.suspended", fields=fields, level="error"), ProbeAnew()]
 
 
-def _before_gap(state: State, event: Event) -> tuple[State, list[Effect] | None]:
-    """What was found out before the suspension proves nothing now. None: the event is no such thing."""
-    match event:
-        case Probed():
-            return state, []
-        case KernelRead():
-            return replace(state, kernel=replace(state.kernel, busy=False, under_way=())), []
-        case _:
-            return state, None
-
-
 def _lost(state: State, source: int) -> State:
     left = {key: report for key, report in state.plugins.items() if key != source}
     report = state.plugins.get(source)
-    empty = report is not None and not report.announced and report.seq >= state.lease.changed_seq
+    lease = state.lease
+    # One that has routes to announce yet does so after it was lost.
+    empty = (
+        report is not None
+        and not (report.announced or report.pending or lease.routes)
+        and report.seq >= lease.changed_seq
+    )
     # It withdraws when its lease runs out, or is ended by its watchdog if it hangs.
-    until = state.lost_until if empty else max(state.lost_until, state.lease.runs_out + PATIENCE)
+    until = state.lost_until if empty else max(state.lost_until, lease.runs_out + PATIENCE)
     return replace(state, plugins=left, lost_until=until)
 
 

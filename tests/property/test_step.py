@@ -47,6 +47,7 @@ from anycast.core.vip.hold import WINDOW, hold
 from anycast.core.withdrawal import PATIENCE as LEAVE_PATIENCE
 from tests.property.worlds import CONFIGS, told
 
+LATE = 1e-6  # seconds after which a wake comes: a real clock's is never on time
 FOREIGN = ServiceKey(protocol=Protocol.TCP, address=ip_address("198.51.100.9"), port=25)
 
 
@@ -137,6 +138,8 @@ class World(RuleBasedStateMachine):
         self.kept: dict[Prefix, float] = {}  # of those that were lost: until when
         self.exited = False
         self.stopping = False
+        self.stale = False  # what is pending began before a suspension
+        self.paused = False
         maintenance = {NODE: Maintenance(reason="kept", by="root", since=1.0)} if kept else {}
         self.said = {NODE: Said()} if kept else {}
         self.state, effects = begin(self.config, maintenance, self.now, self.wall, crashes=crashes)
@@ -203,6 +206,8 @@ class World(RuleBasedStateMachine):
                     self.owned = owned
                 case ev.Log(event="kernel.drifted"):
                     assert self.meddled, "its own work is said to be somebody else's"
+                case ev.Log(event="agent.suspended"):
+                    assert self.paused, "waiting is said to be a suspension"
                 case ev.Exit():
                     self.exited = True
                 case _:
@@ -295,6 +300,8 @@ class World(RuleBasedStateMachine):
         assert self.state.kernel.error is None
         snapshot = self.state.kernel.snapshot
         assert snapshot is not None
+        if isinstance(self.pending, ev.ProgramKernel):  # and the program under way takes nothing of it away
+            snapshot = kernels.play(snapshot, self.pending.ops)
         assert address in snapshot.addresses
         assert self.state.desired.sysctls.items() <= snapshot.sysctls.items()
         for service in vip.services:
@@ -345,7 +352,7 @@ class World(RuleBasedStateMachine):
             wake = next_wake(self.state, self.now)
             if wake > end:
                 break
-            self.now = max(self.now, wake)
+            self.now = max(self.now, wake) + LATE
             self.tick()
             assert self.exited or next_wake(self.state, self.now) > self.now, "a busy loop"
         self.now = max(self.now, end)
@@ -372,6 +379,7 @@ class World(RuleBasedStateMachine):
     def kernel_answers(self, share: float) -> None:
         """A program that is not carried out whole is one that failed at its end."""
         job, self.pending = self.pending, None
+        stale, self.stale = self.stale, False
         assert job is not None
         failures: list[kernels.Failure] = []
         if isinstance(job, ev.ProgramKernel):
@@ -386,6 +394,7 @@ class World(RuleBasedStateMachine):
         packets = dict.fromkeys(self.kernel.table, self.packets)
         snapshot = replace(told(self.kernel, job.sysctls), packets=packets)
         self.send(ev.KernelRead(snapshot=snapshot, failures=tuple(failures)))
+        assert not stale or self.state.kernel.told is None, "read before a suspension"
 
     @rule(packets=st.sampled_from([0, 1, 10_000]))
     def packets_come_in(self, packets: int) -> None:
@@ -406,7 +415,7 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: self.pending is not None)
     @rule()
     def kernel_does_not_answer(self) -> None:
-        self.pending = None
+        self.pending, self.stale = None, False
         self.send(ev.KernelFailed(reason="timed out"))
 
     @precondition(lambda self: self.kernel.addresses)
@@ -481,6 +490,17 @@ class World(RuleBasedStateMachine):
         older = self.reports.get(source, Report(seq=0))
         announced = tuple({*older.announced, *self.wanted})
         self.send_report(source, Report(seq=older.seq, announced=announced, pending=tuple(self.wanted)))
+
+    @precondition(lambda self: self.connected and self.lease is not None)
+    @rule(data=st.data())
+    def plugin_has_not_announced_yet(self, data: st.DataObject) -> None:
+        """It follows the last lease, and the announces of it wait for ExaBGP, or were refused and come again."""
+        assert self.lease is not None
+        source = data.draw(st.sampled_from(sorted(self.connected)))
+        pending = tuple(self.wanted) if data.draw(st.booleans()) else ()
+        self.reports[source] = Report(seq=self.lease.seq, pending=pending)
+        self.given[source] = set(self.wanted)
+        self.send(ev.PluginReported(source=source, report=self.reports[source]))
 
     @precondition(lambda self: not self.stopping)
     @rule(rounds=st.just(8))
@@ -584,6 +604,7 @@ class World(RuleBasedStateMachine):
         for held in self.given.values():
             self.kept.update(dict.fromkeys(held, self.now + self.patience))
         self.connected, self.reports, self.given, self.pending = set(), {}, {}, None
+        self.stale = False
         before, self.config = self.config, self.config if number is None else SHORT[number]
         self.note_configured(before)
         maintenance = {
@@ -613,10 +634,13 @@ class World(RuleBasedStateMachine):
     def suspended(self, seconds: float) -> None:
         """The machine is paused: leases run out, plugins withdraw, and what was known counts no more."""
         self.now += seconds
+        self.stale = self.pending is not None
         self.wanted = {}
         self.held = set()
         self.unwell = dict.fromkeys(self.state.vips, self.now)
+        self.paused = True
         self.tick()
+        self.paused = False
         assert self.state.lease.routes is None or not self.wanted
 
     @precondition(lambda self: not self.stopping)

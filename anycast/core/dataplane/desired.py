@@ -21,6 +21,7 @@ from anycast.core.dataplane.members import service_key, versions
 from anycast.core.dataplane.proof import NEXT, Proof, Reading
 from anycast.core.health.phase import Phase
 from anycast.core.state import (
+    CHANGING,
     NOT_READ,
     Difference,
     ServerKey,
@@ -167,9 +168,17 @@ def difference(state: State, vip: Vip) -> Difference:
 
 
 def address_difference(state: State, vip: Vip, address: Address) -> Difference:
-    snapshot = state.kernel.snapshot
+    snapshot, coming = state.kernel.snapshot, state.kernel.coming
     if snapshot is None:
         return NOT_READ
+    found = _difference(state, snapshot, vip, address)
+    # What a program under way aimed at may be wanted no more: then a reading from before it proves nothing.
+    if coming is not None and found.proven and not _difference(state, coming, vip, address).proven:
+        return CHANGING
+    return found
+
+
+def _difference(state: State, snapshot: Snapshot, vip: Vip, address: Address) -> Difference:
     for service in vip.services:
         key = service_key(address, service)
         actual = snapshot.table.get(key)

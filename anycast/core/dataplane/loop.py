@@ -55,6 +55,8 @@ def changed(state: State, now: float) -> State:
 
 def read(state: State, event: KernelRead, now: float) -> Step:
     kernel = state.kernel
+    if kernel.stale:
+        return replace(state, kernel=_idle(kernel)), []
     first = kernel.snapshot is None
     effects: list[Effect] = []
     if kernel.error is not None:
@@ -63,7 +65,7 @@ def read(state: State, event: KernelRead, now: float) -> Step:
     if problems and problems != kernel.problems:
         effects.append(Log(event="kernel.program_failed", fields={"problems": problems}, level="error"))
     kernel = replace(
-        kernel,
+        _idle(kernel),
         told=event.snapshot,
         snapshot=_annotated(kernel, event),
         read_at=now,
@@ -71,17 +73,21 @@ def read(state: State, event: KernelRead, now: float) -> Step:
         error=None,
         failures=0,
         problems=problems,
-        busy=False,
-        under_way=(),
         next_read=now + read_every(state),
         counts=_counted(kernel, event.snapshot, now),
         adopted=in_use(event.snapshot) if first else kernel.adopted,
     )
     state = replace(state, kernel=kernel)
     if state.owned is not state.configured:
-        owned = rid(state.owned, state.configured, event.snapshot, state.leaving)
+        stands = state.lease.runs_out > now + state.configured.lease_ttl  # a lease by a longer TTL
+        lease_ttl = (state.owned if stands else state.configured).lease_ttl
+        owned = rid(state.owned, state.configured, event.snapshot, state.leaving, lease_ttl=lease_ttl)
         state = state if owned == state.owned else replace(state, owned=owned)
     return state, effects
+
+
+def _idle(kernel: KernelState) -> KernelState:
+    return replace(kernel, busy=False, stale=False, under_way=(), coming=None)
 
 
 def _counted(kernel: KernelState, snapshot: kernels.Snapshot, now: float) -> tuple[Count, ...]:
@@ -126,12 +132,10 @@ def failed(state: State, reason: str, now: float) -> Step:
     if reason != kernel.error:
         effects.append(Log(event="kernel.unavailable", fields={"reason": reason}, level="error"))
     kernel = replace(
-        kernel,
+        _idle(kernel),
         error=reason,
         failures=kernel.failures + 1,
-        busy=False,
         snapshot=_forgotten(kernel),
-        under_way=(),
         attempted=None,
         next_read=now + wait,
         retry_at=math.inf,
@@ -142,7 +146,7 @@ def failed(state: State, reason: str, now: float) -> Step:
 def retired(state: State, now: float) -> Step:
     """A real server the configuration dropped goes once its connections are gone, or its time is up."""
     snapshot = state.kernel.snapshot
-    if not state.retiring or snapshot is None:
+    if not state.retiring or snapshot is None or not state.kernel.is_read:
         return state, []
     left: dict[ServerKey, Retiring] = {}
     effects: list[Effect] = []
@@ -183,14 +187,16 @@ def drive(before: State, state: State, now: float) -> Step:
                 # Readings may come more often than that: they do not put it off.
                 kernel = replace(kernel, retry_at=min(kernel.retry_at, now + RETRY_PROGRAM))
             else:
-                return _program(state, kernel, ops)
+                return _program(state, kernel, snapshot, ops)
     if now >= min(kernel.next_read, hold_due(state, now)):
         kernel = replace(kernel, busy=True)
         return replace(state, kernel=kernel), [ReadKernel(sysctls=_to_read(state))]
     return (state if kernel is state.kernel else replace(state, kernel=kernel)), []
 
 
-def _program(state: State, kernel: KernelState, ops: tuple[kernels.KernelOp, ...]) -> Step:
+def _program(
+    state: State, kernel: KernelState, snapshot: kernels.Snapshot, ops: tuple[kernels.KernelOp, ...]
+) -> Step:
     """Change the kernel. Where it held just what is wanted now and holds it no more, somebody else changed it."""
     again = kernel.attempted == state.desired  # the same once more, every second
     drifted = kernel.reached == state.desired
@@ -201,6 +207,7 @@ def _program(state: State, kernel: KernelState, ops: tuple[kernels.KernelOp, ...
         kernel,
         busy=True,
         under_way=ops,
+        coming=kernels.play(snapshot, ops),
         attempted=state.desired,
         retry_at=math.inf,
         reached=None,
@@ -233,7 +240,8 @@ def _expire(
     """End connections, and put the servers back to their place in the order."""
     ops = (expire, *kernels.diff(kernels.play(snapshot, (expire,)), state.desired))
     expired = {(op.service, op.key): now for op in expire.removals}
-    kernel = replace(kernel, busy=True, under_way=ops, programs=kernel.programs + 1)
+    coming = kernels.play(snapshot, ops)
+    kernel = replace(kernel, busy=True, under_way=ops, coming=coming, programs=kernel.programs + 1)
     fields = {
         "services": sorted({str(op.service) for op in expire.removals}),
         "servers": sorted({str(op.key[0]) for op in expire.removals}),

@@ -128,9 +128,9 @@ def advance(health: Health, result: Result, check: Check, now: float) -> Health:
     counting, settled = TRANSITIONS[health.phase, Proof.OK if good else Proof.FAIL]
     against = counting in (Phase.FALLING, Phase.RISING)
     streak = health.streak + 1 if against else 0
-    if not against or streak < (check.rise if good else check.fall):
+    if against and streak < (check.rise if good else check.fall):
         phase = counting
-    elif good and health.flaps.held_for(now):
+    elif good and not health.is_up and health.flaps.held_for(now):
         # It has risen, and comes up with the first success after the hold.
         phase, streak = Phase.RISING, check.rise
     else:

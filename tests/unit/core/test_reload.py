@@ -18,7 +18,7 @@ from anycast.core.owned import owned_by
 from anycast.core.values.configuration import Persistence, Pool, Timing, Vip
 from anycast.core.vip.decide import Reason
 from tests.fakes import TTL, Node, addresses, route, up, vip
-from tests.property.worlds import CHECK, config, server
+from tests.property.worlds import CHECK, config, server, told
 
 DRAIN = Timing().server_drain
 
@@ -140,6 +140,42 @@ def test_a_mark_that_addresses_share_leaves_with_the_last_of_them() -> None:
     assert node.kernel.addresses == {addresses(2)[0]}
 
 
+def test_an_address_that_has_left_a_mark_has_no_part_in_what_becomes_of_it_later() -> None:
+    def marked(*numbers: int) -> Vip:
+        made = vip(mark=7, port=0)
+        return replace(made, addresses=tuple(addresses(number)[0] for number in numbers))
+
+    node = up(marked(1, 3))
+    node.reload(marked(1))
+    node.acknowledge()
+    node.wait(10.0)
+    assert node.state.owned == node.state.configured
+    node.reload(vip("log", number=2))
+    # Until the last route is gone it serves new clients too.
+    destinations = node.kernel.table[MarkKey(mark=7, version=4)].destinations
+    assert [each.weight for each in destinations] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_port_that_is_dropped_while_the_kernel_adds_it_keeps_its_connections(*, answered: bool) -> None:
+    node = up()
+    node.kernel_is_slow = True
+    node.reload(vip(ports=(80, 443)))
+    node.reload(vip())
+    job, node.job, node.kernel_is_slow = node.job, None, False
+    assert isinstance(job, ev.ProgramKernel)
+    node.play(job.ops)
+    busy(node)
+    if answered:
+        node.send(ev.KernelRead(snapshot=told(node.kernel, job.sysctls)))
+    else:
+        node.send(ev.KernelFailed(reason="timed out"))
+    node.wait(DRAIN / 2)
+    assert service(1, 443) in node.kernel.table
+    node.wait(DRAIN)
+    assert service(1, 443) not in node.kernel.table
+
+
 # A restart goes the same way.
 
 
@@ -186,6 +222,17 @@ def test_a_hung_plugin_of_the_agent_before_is_waited_for_by_its_own_lease() -> N
     assert addresses(2)[0] in node.kernel.addresses
     node.wait(5.0)
     assert addresses(2)[0] not in node.kernel.addresses
+
+
+def test_a_lease_of_a_longer_ttl_is_owned_until_it_has_run_out() -> None:
+    node = Node(vip(), timing=Timing(lease_ttl=30.0))
+    node.checks(Outcome.OK)
+    node.reload(vip(), timing=Timing())
+    node.wait(29.0)
+    assert node.owned is not None
+    assert node.owned.lease_ttl == 30.0
+    node.wait(2 * Timing().reconcile)
+    assert node.owned.lease_ttl == TTL
 
 
 def test_a_reading_that_fails_once_at_a_restart_costs_no_route() -> None:

@@ -366,6 +366,50 @@ def test_a_lost_plugin_keeps_a_dropped_address_for_as_long_as_the_lease_it_has()
     assert addresses(2)[0] not in node.kernel.addresses
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_lost_plugin_that_has_yet_to_announce_a_route_keeps_its_address(*, waits: bool) -> None:
+    node = up(vip(), vip("mail", number=2))
+    assert node.lease is not None
+    pending = tuple(node.routes) if waits else ()  # or ExaBGP refused them, and is asked again
+    node.send(ev.PluginReported(source=1, report=Report(seq=node.lease.seq, pending=pending)))
+    node.send(ev.PluginLost(source=1))
+    node.reload(vip())
+    node.wait(TTL + LEAVE_PATIENCE)
+    assert addresses(2)[0] in node.kernel.addresses
+    node.wait(SETTLE)
+    assert addresses(2)[0] not in node.kernel.addresses
+
+
+def test_an_address_that_comes_back_while_the_kernel_removes_it_waits_for_the_kernel() -> None:
+    both = replace(vip(), addresses=(addresses(1)[0], addresses(3)[0]))
+    node = up(both)
+    node.reload(vip())
+    node.acknowledge()
+    node.kernel_is_slow = True
+    node.wait(SETTLE)
+    assert isinstance(node.job, ev.ProgramKernel)
+    assert kernels.RemoveAddress(address=addresses(3)[0]) in node.job.ops
+    node.reload(both)
+    assert node.routes == [route(1)]
+    node.kernel_is_slow = False
+    node.kernel_answers()
+    assert node.routes == [route(1), route(3)]
+    assert addresses(3)[0] in node.kernel.addresses
+
+
+def test_servers_that_come_back_while_the_kernel_takes_them_out_bring_no_route_up() -> None:
+    node = up()
+    node.kernel_is_slow = True
+    node.checks(Outcome.FAIL)
+    assert isinstance(node.job, ev.ProgramKernel)
+    node.checks(Outcome.OK)
+    assert node.routes == []
+    node.kernel_is_slow = False
+    node.kernel_answers()
+    assert node.routes == [route(1)]
+    assert node.weights() == [1, 1, 1]
+
+
 def test_an_plugin_that_is_lost_with_a_route_keeps_its_address_whatever_the_others_say() -> None:
     node = up(vip(), vip("mail", number=2))
     node.send(ev.PluginConnected(source=2))

@@ -6,7 +6,8 @@ import pytest
 
 from anycast.core import events as ev
 from anycast.core.health.phase import Fault, Outcome, Phase, Result
-from anycast.core.values.configuration import Check, TcpCheck
+from anycast.core.step import next_wake
+from anycast.core.values.configuration import Check, HoldDown, TcpCheck, Timing
 from anycast.core.vip.decide import Reason
 from anycast.core.vip.lifecycle import Life
 from tests.fakes import TTL, Node, route, up, vip
@@ -148,6 +149,48 @@ def test_a_kernel_read_before_the_suspension_proves_nothing() -> None:
     node.kernel_answers()
     assert node.state.kernel.snapshot is None
     assert isinstance(node.job, ev.ReadKernel)
+
+
+def test_a_reading_under_way_during_the_suspension_proves_nothing_whatever_comes_before_its_answer() -> None:
+    node = up()
+    node.kernel_is_slow = True
+    node.wait(node.state.config.timing.reconcile)
+    assert node.job is not None
+    node.now += 30.0
+    node.tick()
+    node.kernel_answers()
+    assert node.state.kernel.snapshot is None
+    assert isinstance(node.job, ev.ReadKernel)
+    node.kernel_answers()
+    assert node.state.kernel.snapshot is not None
+
+
+@pytest.mark.parametrize("shorter", [None, 0.5])
+def test_to_wait_for_a_kernel_that_does_not_answer_is_no_suspension(shorter: float | None) -> None:
+    node = Node(vip(), kernel_is_slow=True, timing=Timing(lease_ttl=30.0 if shorter else TTL))
+    if shorter:
+        node.reload(vip(), timing=Timing(lease_ttl=shorter))
+    end = node.now + 60.0
+    while node.now < end:
+        node.now = max(node.now, next_wake(node.state, node.now)) + 0.001  # a real clock is never on time
+        node.tick()
+    assert "agent.suspended" not in node.logged
+    assert node.lease is not None
+
+
+def test_a_server_that_is_held_down_stays_so_through_a_suspension() -> None:
+    rule = HoldDown(half_life=60.0, suppress=2.0, reuse=1.0)
+    node = up(vip(check=Check(kind=TcpCheck(), rise=1, fall=1, hold_down=rule)))
+    for outcome in (Outcome.FAIL, Outcome.OK) * 3:
+        node.checks(outcome, 1, times=1)
+    assert node.weights() == [0, 1, 1]
+    node.now += 30.0
+    node.tick()
+    node.checks(Outcome.OK)
+    assert node.weights() == [0, 1, 1]
+    node.wait(rule.max_hold)
+    node.checks(Outcome.OK)
+    assert node.weights() == [1, 1, 1]
 
 
 def test_weights_stay_as_they_are_through_a_suspension() -> None:

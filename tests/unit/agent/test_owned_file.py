@@ -1,0 +1,71 @@
+"""What an agent leaves on disk for the next, and what the next makes of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anycast.agent import owned_file
+from anycast.core.owned import NOTHING, Owned, owned_by
+from tests.property.worlds import config, vip
+
+OWNED = owned_by(config(vip("web", 1, (1, 2, 3), mark=7, also=(3,)), vip("log", 2, (1, 2))))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "owned.json"
+    owned_file.save(path, OWNED, "a boot")
+    return path
+
+
+def change(path: Path, **fields: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def left(path: Path) -> tuple[Owned, list[str]]:
+    damage: list[str] = []
+    starts = path.with_name("starts.json")
+    return owned_file.left(path, "a boot", lease_ttl=2.0, starts=starts, damaged=damage.append), damage
+
+
+def test_it_is_read_as_it_was_written(path: Path) -> None:
+    assert left(path) == (OWNED, [])
+
+
+def test_no_lease_of_another_boot_stands(path: Path) -> None:
+    assert owned_file.load(path, "another boot").lease_ttl == 0.0
+    assert owned_file.load(path, "another boot").services == OWNED.services
+
+
+def test_where_nobody_knows_the_boot_a_lease_may_stand(path: Path) -> None:
+    assert owned_file.load(path, "").lease_ttl == OWNED.lease_ttl
+
+
+@pytest.mark.parametrize("ttl", [float("nan"), float("inf"), -1.0, 1e9, None])
+def test_a_lease_that_cannot_be_is_damage(path: Path, ttl: float | None) -> None:
+    change(path, lease_ttl=ttl)
+    found, damage = left(path)
+    assert found == Owned(lease_ttl=2.0)
+    assert "lease_ttl" in damage[0] or "float" in damage[0]
+
+
+@pytest.mark.parametrize("version", [0, 2, None])
+def test_a_file_of_another_version_is_damage(path: Path, version: int | None) -> None:
+    change(path, version=version)
+    assert left(path)[0] == Owned(lease_ttl=2.0)
+
+
+def test_an_agent_of_before_that_wrote_no_file_may_have_left_a_lease(tmp_path: Path) -> None:
+    assert left(tmp_path / "owned.json") == (NOTHING, [])
+    (tmp_path / "starts.json").touch()
+    assert left(tmp_path / "owned.json") == (Owned(lease_ttl=2.0), [])
+
+
+def test_a_place_that_cannot_be_looked_at_ends_no_start(tmp_path: Path) -> None:
+    found, damage = left(tmp_path / ("x" * 300) / "owned.json")
+    assert found == Owned(lease_ttl=2.0)
+    assert len(damage) == 1
