@@ -78,7 +78,8 @@ def rid(
 ) -> Owned:
     """`owned` without what was read to be gone from the kernel and is configured no more."""
     table = snapshot.table
-    kept = configured.addresses | snapshot.addresses | frozenset(leaving)
+    staying = frozenset(leaving)
+    kept = configured.addresses | snapshot.addresses | staying
     kept |= {key.address for key in table if isinstance(key, ipvs.ServiceKey)}
     services: dict[ipvs.Key, Mapping[ipvs.DestinationKey, str]] = {}
     for key, servers in owned.services.items():
@@ -87,11 +88,13 @@ def rid(
         left = {at: scope for at, scope in servers.items() if at in wanted or at in present}
         if key in configured.services or key in table:
             services[key] = left
+    # Where a mark is configured its packets come through the addresses it has now, and those that are leaving.
+    ways = {key: configured.marks[key] | staying if key in configured.marks else kept for key in owned.marks}
     after = replace(
         owned,
         addresses=owned.addresses & kept,
         services=services,
-        marks={key: at & kept for key, at in owned.marks.items() if key in services},
+        marks={key: at & ways[key] for key, at in owned.marks.items() if key in services},
         sync=configured.sync or (owned.sync and bool(snapshot.sync)),
         lease_ttl=lease_ttl,
     )

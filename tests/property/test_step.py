@@ -173,8 +173,8 @@ class World(RuleBasedStateMachine):
             assert effects == ()
         self.check_maintenance(before, event, effects)
         self.perform(effects)
-        if isinstance(event, ev.Probed | ev.KernelFailed):
-            return  # one more outcome is one more fact
+        if isinstance(event, ev.Probed | ev.KernelFailed) or self.stale:
+            return  # one more outcome is one more fact, and so is an answer after one from before a suspension
         # The same facts never give two commands.
         again, repeated = step(self.state, event, self.now)
         commands = (ev.ProgramKernel, ev.ReadKernel, ev.Exit)
@@ -379,7 +379,6 @@ class World(RuleBasedStateMachine):
     def kernel_answers(self, share: float) -> None:
         """A program that is not carried out whole is one that failed at its end."""
         job, self.pending = self.pending, None
-        stale, self.stale = self.stale, False
         assert job is not None
         failures: list[kernels.Failure] = []
         if isinstance(job, ev.ProgramKernel):
@@ -394,7 +393,8 @@ class World(RuleBasedStateMachine):
         packets = dict.fromkeys(self.kernel.table, self.packets)
         snapshot = replace(told(self.kernel, job.sysctls), packets=packets)
         self.send(ev.KernelRead(snapshot=snapshot, failures=tuple(failures)))
-        assert not stale or self.state.kernel.told is None, "read before a suspension"
+        assert not self.stale or self.state.kernel.told is None, "read before a suspension"
+        self.stale = False
 
     @rule(packets=st.sampled_from([0, 1, 10_000]))
     def packets_come_in(self, packets: int) -> None:

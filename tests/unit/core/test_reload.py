@@ -156,6 +156,15 @@ def test_an_address_that_has_left_a_mark_has_no_part_in_what_becomes_of_it_later
     assert [each.weight for each in destinations] == [1, 1, 1]
 
 
+def test_an_address_that_goes_from_a_mark_to_another_vip_has_no_part_in_the_mark_any_more() -> None:
+    made = vip(mark=7, port=0)
+    node = up(replace(made, addresses=(addresses(1)[0], addresses(3)[0])))
+    node.reload(made, vip("mail", number=3))
+    node.acknowledge()
+    node.wait(10.0)
+    assert node.state.owned == node.state.configured
+
+
 @pytest.mark.parametrize("answered", [True, False])
 def test_a_port_that_is_dropped_while_the_kernel_adds_it_keeps_its_connections(*, answered: bool) -> None:
     node = up()
