@@ -241,7 +241,9 @@ def _expire(
     ops = (expire, *kernels.diff(kernels.play(snapshot, (expire,)), state.desired))
     expired = {(op.service, op.key): now for op in expire.removals}
     coming = kernels.play(snapshot, ops)
-    kernel = replace(kernel, busy=True, under_way=ops, coming=coming, programs=kernel.programs + 1)
+    kernel = replace(
+        kernel, busy=True, under_way=ops, coming=coming, reached=None, programs=kernel.programs + 1
+    )
     fields = {
         "services": sorted({str(op.service) for op in expire.removals}),
         "servers": sorted({str(op.key[0]) for op in expire.removals}),

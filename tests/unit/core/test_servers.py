@@ -7,6 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from anycast.core import events as ev
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.dataplane.desired import EXPIRE_AGAIN
 from anycast.core.dataplane.ipvs import (
@@ -32,7 +33,7 @@ from anycast.core.values.configuration import (
 from anycast.core.vip.decide import Reason
 from anycast.core.vip.facts import would_fall
 from tests.fakes import Node, addresses, up, vip
-from tests.property.worlds import CHECK, server
+from tests.property.worlds import CHECK, server, told
 
 RECONCILE, SERVER_DRAIN = Timing().reconcile, Timing().server_drain
 
@@ -200,6 +201,24 @@ def test_connections_of_a_server_that_failed_for_long_are_ended_and_it_gets_its_
     assert [type(op) for op in moves] == [MoveDestination, MoveDestination]
     assert present(node) == ["10.9.2.1", "10.9.2.2", "10.9.2.3"]
     assert node.weights() == [0, 1, 1]
+
+
+def test_a_server_that_did_not_get_its_place_back_is_our_own_work_and_no_drift() -> None:
+    node = up(vip(expire_failed=0.0))
+    node.checks(Outcome.FAIL, 1)
+    node.kernel_is_slow = True
+    busy(node, 1, active=7)
+    node.kernel_answers()
+    job, node.job, node.kernel_is_slow = node.job, None, False
+    assert isinstance(job, ev.ProgramKernel)
+    expire, *others = job.ops
+    assert isinstance(expire, kernels.ExpireDestinations)
+    node.play([expire])
+    snapshot = told(node.kernel, job.sysctls)
+    node.send(ev.KernelRead(snapshot=snapshot, failures=(kernels.Failure(tuple(others), "refused"),)))
+    assert present(node) == ["10.9.2.1", "10.9.2.2", "10.9.2.3"]
+    assert "kernel.drifted" not in node.logged
+    assert not node.state.kernel.repairs
 
 
 def test_connections_are_not_ended_again_and_again() -> None:
