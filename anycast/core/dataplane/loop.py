@@ -146,7 +146,7 @@ def failed(state: State, reason: str, now: float) -> Step:
 def retired(state: State, now: float) -> Step:
     """A real server the configuration dropped goes once its connections are gone, or its time is up."""
     snapshot = state.kernel.snapshot
-    if not state.retiring or snapshot is None or not state.kernel.is_read:
+    if not state.retiring or snapshot is None:
         return state, []
     left: dict[ServerKey, Retiring] = {}
     effects: list[Effect] = []
@@ -154,6 +154,8 @@ def retired(state: State, now: float) -> Step:
         entry = snapshot.table.get(key)
         present = next((each for each in entry.destinations if each.key == at), None) if entry else None
         if present is None:
+            if not state.kernel.is_read:  # what was written last may have added it
+                left[key, at] = retiring
             continue  # another program was faster, or it never was in the kernel
         if (present.weight or present.active) and now < retiring.until:
             left[key, at] = retiring
