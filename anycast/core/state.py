@@ -48,7 +48,7 @@ class KernelState:
     busy: bool = False
     stale: bool = False  # what is under way began before a suspension, and proves nothing
     under_way: tuple[KernelOp, ...] = ()  # the program that is being carried out
-    coming: Snapshot | None = None  # what it will have made of the snapshot
+    coming: Snapshot | None = field(default=None, compare=False)  # what it will have made of the snapshot
     attempted: Desired | None = None  # what the last program aimed at, until it is reached
     reached: Desired | None = None  # what the kernel has been read to hold
     next_read: float = 0.0

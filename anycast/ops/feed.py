@@ -48,8 +48,10 @@ class Message:
 
 
 def bare(facts: Facts) -> Facts:
-    """Without what both ends work out."""
-    return replace(facts, state=replace(facts.state, **{name: none for name, (none, _) in _DERIVED.items()}))
+    """Without what both ends work out, and the kernel's table as it is going to be, which the other end has no use for."""
+    kernel = replace(facts.state.kernel, coming=None)
+    known = {name: none for name, (none, _) in _DERIVED.items()}
+    return replace(facts, state=replace(facts.state, kernel=kernel, **known))
 
 
 def derived(config: Config) -> dict[str, Any]:

@@ -429,11 +429,16 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: len(self.kernel.table) > 1)
     @rule(active=st.integers(0, 3))
     def connections_come_and_go(self, active: int) -> None:
+        """A real server with weight 0 gets none."""
         self.kernel = replace(
             self.kernel,
             table={
                 key: replace(
-                    entry, destinations=tuple(replace(one, active=active) for one in entry.destinations)
+                    entry,
+                    destinations=tuple(
+                        replace(one, active=active if one.weight else min(active, one.active))
+                        for one in entry.destinations
+                    ),
                 )
                 for key, entry in self.kernel.table.items()
             },

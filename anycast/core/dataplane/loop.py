@@ -145,24 +145,31 @@ def failed(state: State, reason: str, now: float) -> Step:
 
 def retired(state: State, now: float) -> Step:
     """A real server the configuration dropped goes once its connections are gone, or its time is up."""
-    snapshot = state.kernel.snapshot
-    if not state.retiring or snapshot is None or not state.kernel.is_read:
+    kernel = state.kernel
+    if not state.retiring or kernel.snapshot is None or kernel.error is not None:
         return state, []
+    # A program under way may be adding it, or giving it clients.
+    looks = [kernel.snapshot] if kernel.coming is None else [kernel.snapshot, kernel.coming]
     left: dict[ServerKey, Retiring] = {}
     effects: list[Effect] = []
     for (key, at), retiring in state.retiring.items():
-        entry = snapshot.table.get(key)
-        present = next((each for each in entry.destinations if each.key == at), None) if entry else None
-        if present is None:
-            continue  # another program has removed it, or it never was in the kernel
-        if (present.weight or present.active) and now < retiring.until:
+        present = [
+            each
+            for look in looks
+            if key in look.table
+            for each in look.table[key].destinations
+            if each.key == at
+        ]
+        if not present:
+            continue  # another program was faster, or it never was in the kernel
+        if any(each.weight or each.active for each in present) and now < retiring.until:
             left[key, at] = retiring
             continue
         fields = {
             "service": str(key),
             "address": str(at[0]),
             "port": at[1],
-            "connections": present.active,
+            "connections": present[0].active,
         }
         effects.append(Log(event="server.removed", fields=fields))
     return (state if len(left) == len(state.retiring) else replace(state, retiring=left)), effects

@@ -15,7 +15,7 @@ from anycast.core.dataplane.loop import CHANGED_EVERY
 from anycast.core.health.phase import Outcome
 from anycast.core.maintenance.stages import Stage
 from anycast.core.owned import owned_by
-from anycast.core.values.configuration import Persistence, Pool, Timing, Vip
+from anycast.core.values.configuration import Forwarding, Persistence, Pool, Timing, Vip
 from anycast.core.vip.decide import Reason
 from tests.fakes import TTL, Node, addresses, route, up, vip
 from tests.property.worlds import CHECK, config, server, told
@@ -165,12 +165,36 @@ def test_an_address_that_goes_from_a_mark_to_another_vip_has_no_part_in_the_mark
     assert node.state.owned == node.state.configured
 
 
+def test_a_port_that_is_dropped_while_the_kernel_gives_it_clients_keeps_their_connections() -> None:
+    node = up(vip(ports=(80, 443)))
+    node.checks(Outcome.FAIL)
+    node.kernel_is_slow = True
+    node.checks(Outcome.OK)
+    node.reload(vip())
+    job, node.job, node.kernel_is_slow = node.job, None, False
+    assert isinstance(job, ev.ProgramKernel)
+    node.play(job.ops)
+    busy(node)
+    node.send(ev.KernelRead(snapshot=told(node.kernel, job.sysctls)))
+    node.wait(DRAIN / 2)
+    assert service(1, 443) in node.kernel.table
+    node.wait(DRAIN)
+    assert service(1, 443) not in node.kernel.table
+
+
 @pytest.mark.parametrize("answered", [True, False])
 def test_a_port_that_is_dropped_while_the_kernel_adds_it_keeps_its_connections(*, answered: bool) -> None:
-    node = up()
+    def forwarding(*ports: int) -> Vip:
+        """Each port to the same one of the real servers, so that one check speaks for all."""
+        made = vip(ports=ports, forwarding=Forwarding.NAT)
+        pool = made.services[0].pool
+        pool = replace(pool, servers=tuple(replace(each, port=80) for each in pool.servers))
+        return replace(made, services=tuple(replace(each, pool=pool) for each in made.services))
+
+    node = up(forwarding(80))
     node.kernel_is_slow = True
-    node.reload(vip(ports=(80, 443)))
-    node.reload(vip())
+    node.reload(forwarding(80, 443))
+    node.reload(forwarding(80))
     job, node.job, node.kernel_is_slow = node.job, None, False
     assert isinstance(job, ev.ProgramKernel)
     node.play(job.ops)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from anycast.core import events as ev
@@ -163,6 +165,21 @@ def test_a_reading_under_way_during_the_suspension_proves_nothing_whatever_comes
     assert isinstance(node.job, ev.ReadKernel)
     node.kernel_answers()
     assert node.state.kernel.snapshot is not None
+
+
+def test_what_somebody_changed_during_the_suspension_is_put_right_at_once() -> None:
+    node = up()
+    node.kernel_is_slow = True
+    node.checks(Outcome.FAIL, 1)
+    assert isinstance(node.job, ev.ProgramKernel)
+    node.now += 30.0
+    node.tick()
+    node.kernel_answers()
+    wanted, node.kernel = node.kernel, replace(node.kernel, addresses=frozenset())
+    node.kernel_is_slow = False
+    node.kernel_answers()
+    assert node.kernel.addresses == wanted.addresses
+    assert node.reason() is Reason.STARTING
 
 
 @pytest.mark.parametrize("shorter", [None, 0.5])
