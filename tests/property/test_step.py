@@ -37,7 +37,7 @@ from anycast.core.maintenance.stages import (
 from anycast.core.owned import NOTHING
 from anycast.core.state import State, health_of, prefix_of
 from anycast.core.step import begin, next_wake, step
-from anycast.core.values.configuration import Address, Config, Persistence, Protocol, Target, Timing, Vip
+from anycast.core.values.configuration import Address, Config, ConnectionSync, Protocol, Target, Timing, Vip
 from anycast.core.values.lease import Lease
 from anycast.core.values.report import Report
 from anycast.core.values.route import GRACEFUL_SHUTDOWN, Prefix
@@ -144,6 +144,8 @@ class World(RuleBasedStateMachine):
         self.said = {NODE: Said()} if kept else {}
         self.state, effects = begin(self.config, maintenance, self.now, self.wall, crashes=crashes)
         self.unwell = dict.fromkeys(self.state.vips, self.now)  # VIPs: when something was in the way last
+        self.proven: set[Target] = set()  # well, by a result that still counts
+        self.unknown: dict[Target, float] = {}  # not to be checked: since when
         self.held: set[str] = set()  # VIPs that have been well for the hold once: it is over for them
         self.note_configured(None)
         self.perform(effects)
@@ -168,6 +170,8 @@ class World(RuleBasedStateMachine):
         self.state, effects = step(self.state, event, self.now)
         if self.state.config is not before.config:
             self.note_names(before)
+            self.proven &= self.state.names.keys()
+            self.unknown = {t: since for t, since in self.unknown.items() if t in self.state.names}
         self.note_health()
         if before.exited:
             assert effects == ()
@@ -227,10 +231,15 @@ class World(RuleBasedStateMachine):
             assert OUT.isdisjoint(stages)
             assert drained == (Stage.DRAINING in stages)
             for service in vip.services:
-                found = [
-                    health_of(state, check_of(vip, service, server, address))
+                checks = [
+                    check_of(vip, service, server, address)
                     for server, address in servers_of(service, prefix.version)
                 ]
+                found = [health_of(state, check) for check in checks]
+                up = {check for check, h in zip(checks, found, strict=True) if h.phase.is_up}
+                assert {check for check in up if isinstance(check, Target)} <= self.proven, (
+                    "proven too long ago"
+                )
                 possible = [h for h in found if h.phase.is_up or h.phase is Phase.UNDECIDED]
                 assert len(possible) >= service.quorum.low
             needs = [health_of(state, one.check) for one in state.requirements if one.vip in {"", vip.name}]
@@ -358,12 +367,29 @@ class World(RuleBasedStateMachine):
         self.now = max(self.now, end)
         self.tick()
 
+    def note_results(self, results: tuple[tuple[Target, Result], ...]) -> None:
+        """Which targets have been proven well since the agent last knew nothing, and which proofs have expired."""
+        for target, result in results:
+            if result.outcome is Outcome.UNKNOWN:
+                since = self.unknown.setdefault(target, self.now)
+                if self.now >= since + target.check.proof_lasts:
+                    self.proven.discard(target)
+                continue
+            self.unknown.pop(target, None)
+            if result.outcome is Outcome.OK:
+                self.proven.add(target)
+
     @precondition(lambda self: not self.exited)
     @rule(data=st.data(), outcome=st.sampled_from(list(Outcome)))
     def some_checks_answer(self, data: st.DataObject, outcome: Outcome) -> None:
         known = sorted(self.state.names, key=str)
         chosen = data.draw(st.lists(st.sampled_from(known), max_size=6))
-        self.send(ev.Probed(results=tuple((target, Result(outcome=outcome)) for target in chosen)))
+        self.probe(chosen, outcome)
+
+    def probe(self, targets: list[Target], outcome: Outcome) -> None:
+        results = tuple((target, Result(outcome=outcome)) for target in targets)
+        self.note_results(results)
+        self.send(ev.Probed(results=results))
 
     @rule(times=st.integers(1, 3), outcome=st.sampled_from([Outcome.OK, Outcome.FAIL]))
     def all_checks_answer(self, times: int, outcome: Outcome) -> None:
@@ -372,7 +398,7 @@ class World(RuleBasedStateMachine):
 
     def answer_all(self, outcome: Outcome) -> None:
         everything: list[Target] = sorted(self.state.names, key=str)
-        self.send(ev.Probed(results=tuple((target, Result(outcome=outcome)) for target in everything)))
+        self.probe(everything, outcome)
 
     @precondition(lambda self: self.pending is not None)
     @rule(share=st.floats(0, 1))
@@ -586,12 +612,8 @@ class World(RuleBasedStateMachine):
     def another_sysctl(self) -> None:
         """One more is needed, and has its value already: no route moves."""
         wanted = dict(self.wanted)
-        vips = tuple(
-            replace(vip, services=tuple(replace(each, persistence=Persistence()) for each in vip.services))
-            for vip in self.config.vips
-        )
         if not self.config.manage_sysctls:
-            self.reconfigure(replace(self.config, vips=vips))
+            self.reconfigure(replace(self.config, connection_sync=ConnectionSync(interface="lan0")))
             assert self.stopping or self.exited or self.wanted == wanted
 
     @rule()
@@ -631,8 +653,30 @@ class World(RuleBasedStateMachine):
             for scope, entry in self.state.maintenance.items()
         }
         self.unwell = dict.fromkeys(self.state.vips, self.now)
-        self.held = set()
+        self.held, self.proven, self.unknown = set(), set(), {}
         self.perform(effects)
+
+    @precondition(lambda self: self.is_announced_and_well())
+    @rule()
+    def another_agent_in_time(self) -> None:
+        """A quick restart, at which the kernel cannot be read at first: no route moves."""
+        wanted = dict(self.wanted)
+        self.another_agent(None, 0)
+        self.kernel_does_not_answer()
+        self.answer_all(Outcome.OK)
+        assert self.lease is None or self.wanted == wanted, "a lease without routes"
+        self.time_passes(0.3)
+        while self.pending is not None:
+            self.kernel_answers(1.0)
+        assert self.wanted == wanted
+
+    def is_announced_and_well(self) -> bool:
+        everything = {prefix_of(address) for vip in self.config.vips for address in vip.addresses}
+        return (
+            not (self.stopping or self.exited or self.state.maintenance)
+            and self.wanted == dict.fromkeys(everything, False)
+            and kernels.diff(self.kernel, self.state.desired) == ()
+        )
 
     @precondition(lambda self: not self.stopping and not self.exited)
     @rule(seconds=st.sampled_from([2.5, 30.0]))
@@ -641,7 +685,7 @@ class World(RuleBasedStateMachine):
         self.now += seconds
         self.stale = self.pending is not None
         self.wanted = {}
-        self.held = set()
+        self.held, self.proven, self.unknown = set(), set(), {}
         self.unwell = dict.fromkeys(self.state.vips, self.now)
         self.paused = True
         self.tick()

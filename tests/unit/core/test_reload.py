@@ -15,7 +15,7 @@ from anycast.core.dataplane.loop import CHANGED_EVERY
 from anycast.core.health.phase import Outcome
 from anycast.core.maintenance.stages import Stage
 from anycast.core.owned import owned_by
-from anycast.core.values.configuration import Forwarding, Persistence, Pool, Timing, Vip
+from anycast.core.values.configuration import ConnectionSync, Forwarding, Pool, Timing, Vip
 from anycast.core.vip.decide import Reason
 from tests.fakes import TTL, Node, addresses, route, up, vip
 from tests.property.worlds import CHECK, config, server, told
@@ -72,13 +72,13 @@ def test_another_reconcile_interval_takes_no_route_away(before: float, after: fl
 
 
 def test_a_sysctl_that_is_needed_now_and_has_its_value_already_takes_no_route_away() -> None:
-    right = {**kernels.IPVS_SYSCTLS, **kernels.PERSISTENCE_SYSCTLS}
+    right = {**kernels.IPVS_SYSCTLS, **kernels.SYNC_SYSCTLS}
     node = Node(
         vip(), found=kernels.Snapshot(table={}, addresses=frozenset(), sysctls=right), manage_sysctls=False
     )
     node.checks(Outcome.OK)
     node.kernel_is_slow = True
-    node.reload(vip(persistence=Persistence()))
+    node.reload(vip(), connection_sync=ConnectionSync(interface="lan0"))
     while node.job is not None:
         assert node.routes == [route(1)]
         node.kernel_answers()
