@@ -602,6 +602,7 @@ class World(RuleBasedStateMachine):
     @rule(reconcile=st.sampled_from([0.5, 5.0, 60.0]))
     def another_pace(self, reconcile: float) -> None:
         """What was proven by the old interval is proven: no route moves."""
+        self.settle()
         wanted = dict(self.wanted)
         timing = replace(self.config.timing, reconcile=reconcile)
         config = replace(self.config, timing=timing)
@@ -611,10 +612,44 @@ class World(RuleBasedStateMachine):
     @rule()
     def another_sysctl(self) -> None:
         """One more is needed, and has its value already: no route moves."""
+        self.settle()
         wanted = dict(self.wanted)
         if not self.config.manage_sysctls:
             self.reconfigure(replace(self.config, connection_sync=ConnectionSync(interface="lan0")))
             assert self.stopping or self.exited or self.wanted == wanted
+
+    def settle(self) -> None:
+        """All is well for a while, as it is most of the time."""
+        if not (self.stopping or self.exited):
+            self.all_goes_well(rounds=8)
+
+    @precondition(lambda self: not self.stopping and not self.exited)
+    @rule()
+    def other_ports(self) -> None:
+        """Every service moves to another port, under connections: `check_program` sees that none is cut."""
+        self.settle()
+        self.connections_come_and_go(active=2)
+        vips = tuple(
+            replace(
+                vip,
+                services=tuple(
+                    replace(each, port=each.port ^ 1) if each.port else each for each in vip.services
+                ),
+            )
+            for vip in self.config.vips
+        )
+        self.reconfigure(replace(self.config, vips=vips))
+        while self.pending is not None:
+            self.kernel_answers(1.0)
+
+    @precondition(lambda self: not self.stopping and not self.exited)
+    @rule()
+    def nothing_can_be_checked(self) -> None:
+        """For longer than a proof lasts: `check_lease` sees that nothing is announced by it."""
+        self.settle()
+        for _ in range(6):
+            self.answer_all(Outcome.UNKNOWN)
+            self.time_passes(2.0)
 
     @rule()
     def other_names(self) -> None:
