@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane import kernel as kernels
-from anycast.core.dataplane.desired import expiries, wanted_sysctls
+from anycast.core.dataplane.desired import EXPIRE_AGAIN, expiries, wanted_sysctls
 from anycast.core.dataplane.traffic import Count, counted
 from anycast.core.events import Effect, KernelRead, Log, ProgramKernel, ReadKernel
 from anycast.core.maintenance.stages import Stage
@@ -259,7 +259,8 @@ def _expire(
         Log(event="server.connections_expired", fields=fields),
         ProgramKernel(ops=ops, sysctls=_to_read(state)),
     ]
-    return replace(state, kernel=kernel, expired={**state.expired, **expired}), effects
+    recent = {server: at for server, at in state.expired.items() if now < at + EXPIRE_AGAIN}
+    return replace(state, kernel=kernel, expired={**recent, **expired}), effects
 
 
 def _to_read(state: State) -> tuple[str, ...]:
