@@ -332,7 +332,9 @@ class World(RuleBasedStateMachine):
                     leaving = self.state.leaving.get(key.address)
                     before = leaving is not None and key not in leaving.keys  # its port was dropped earlier
                     if key in self.dropped and (still or before):
-                        active = any(server.active for server in self.kernel.table[key].destinations)
+                        active = key in self.kernel.table and any(
+                            server.active for server in self.kernel.table[key].destinations
+                        )
                         drain = self.config.timing.server_drain
                         assert not active or self.now >= self.dropped[key] + drain, "connections were cut"
                     if key == FOREIGN or still or before:
