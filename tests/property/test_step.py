@@ -47,6 +47,7 @@ from anycast.core.vip.hold import WINDOW, hold
 from anycast.core.withdrawal import PATIENCE as LEAVE_PATIENCE
 from tests.property.worlds import CONFIGS, told
 
+ROUNDING = 1e-6  # seconds: sums of instants are not exact
 LATE = 1e-6  # seconds after which a wake comes: a real clock's is never on time
 FOREIGN = ServiceKey(protocol=Protocol.TCP, address=ip_address("198.51.100.9"), port=25)
 
@@ -374,7 +375,7 @@ class World(RuleBasedStateMachine):
         for target, result in results:
             if result.outcome is Outcome.UNKNOWN:
                 since = self.unknown.setdefault(target, self.now)
-                if self.now >= since + target.check.proof_lasts:
+                if self.now - since >= target.check.proof_lasts + ROUNDING:
                     self.proven.discard(target)
                 continue
             self.unknown.pop(target, None)
