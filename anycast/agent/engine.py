@@ -30,11 +30,11 @@ from anycast.core.health.phase import Outcome, Result
 from anycast.core.hooks import Tally as HookTally
 from anycast.core.maintenance.clocks import End
 from anycast.core.maintenance.stages import FILE, Maintenance, is_saved, is_server
-from anycast.core.owned import NOTHING, Owned, owned_by
+from anycast.core.owned import NOTHING, Owned
 from anycast.core.reload import carried
 from anycast.core.state import State
 from anycast.core.step import begin, next_wake, step
-from anycast.core.values.configuration import Config, Target
+from anycast.core.values.configuration import Target
 from anycast.kernel.errors import KernelUnavailable
 from anycast.lease import Lease
 from anycast.ops.hub import Hub
@@ -452,13 +452,15 @@ class Engine:
             self._reloaded_at = time.time()
             log.info("config.applied", changes=words)
             return ReloadAnswer(
-                ok=True, changes=words, warnings=(*_log_warnings(loaded), *_moved(before, config))
+                ok=True,
+                changes=words,
+                warnings=(*_log_warnings(loaded), *_moved(before, self._state.configured)),
             )
 
 
-def _moved(before: State, config: Config) -> Iterator[str]:
+def _moved(before: State, configured: Owned) -> Iterator[str]:
     """Which maintenance goes on under another name, and which is kept for a name that means nothing any more."""
-    moves = carried(frozenset(before.maintenance), before.owned, owned_by(config))
+    moves = carried(frozenset(before.maintenance), before.owned, configured)
     for old, new in moves.scopes.items():
         yield f"the maintenance of {old} continues as that of {', '.join(sorted(new))}"
     for scope in sorted(moves.orphans):

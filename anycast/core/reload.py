@@ -168,7 +168,8 @@ def adopted(state: State, config: Config, now: float) -> tuple[State, Carried]:
             keys=departure.keys.get(address, frozenset()),
         )
     retiring = _retiring(state, members, departure, now + config.timing.server_drain)
-    owned = joined(state.owned, configured) if departure_exists(state.owned, configured) else configured
+    both = joined(state.owned, configured)
+    owned = configured if both == configured else both
     state, moves = renamed(state, config, configured)
     names = target_names(config)
     return replace(
@@ -185,11 +186,6 @@ def adopted(state: State, config: Config, now: float) -> tuple[State, Carried]:
         configured=configured,
         owned=owned,
     ), moves
-
-
-def departure_exists(owned: Owned, configured: Owned) -> bool:
-    """Whether more is owned than `configured` has."""
-    return joined(owned, configured) != configured
 
 
 def _retiring(
