@@ -35,6 +35,8 @@ class Reader:
                 return self._targets[value["is"]]
             case "same snapshot":
                 return self._snapshot
+            case "bytes":
+                return bytes.fromhex(value["is"])
             case "set":
                 return frozenset(self.read(one) for one in value["is"])
             case "map":

@@ -31,7 +31,7 @@ from anycast.core.values import checks, configuration, described, report, route
 from anycast.core.values.configuration import Config, Target
 from anycast.core.vip import decide
 
-VERSION = 1
+VERSION = 2
 MAX_BYTES = 512 * 1024 * 1024  # of a recording
 MAX_WAITING = 20_000  # events that wait for the disk
 PATIENCE = 1.0  # seconds the last events have to be written at the end
@@ -83,6 +83,8 @@ class Writer:
                 return {"": type(value).__name__, "is": value.value}
             case str():
                 return value
+            case bytes():
+                return {"": "bytes", "is": value.hex()}
             case Target():
                 number = self._targets.get(value)
                 if number is not None:

@@ -62,6 +62,7 @@ class Kernel:
             timeouts=reading.timeouts,
             sync=reading.sync,
             packets=reading.packets,
+            connections=reading.connections,
         )
 
     async def play(self, ops: Sequence[KernelOp]) -> tuple[Failure, ...]:

@@ -25,11 +25,13 @@ from anycast.core.dataplane.ipvs import (
     SetDestination,
     SetService,
     entry,
+    packed,
     spelt,
     version_of,
 )
 from anycast.core.dataplane.kernel import Failure, SetTimeouts, StartSync, StopSync, SyncRole
 from anycast.core.values.configuration import ConnectionSync, Scheduler, Timeouts, TunnelType
+from anycast.core.values.persistent import PersistentMap
 from anycast.kernel import ipvs_codec as codec
 from anycast.kernel.errors import KernelUnavailable
 from anycast.kernel.netlink import SLICE, Dump, Netlink, Parse
@@ -65,6 +67,7 @@ class Reading(NamedTuple):
     timeouts: Timeouts
     sync: Mapping[SyncRole, ConnectionSync]
     packets: Mapping[Key, int]  # that each service has taken in
+    connections: Mapping[Key, bytes]  # packed, of those that have any
 
 
 class Ipvs:
@@ -75,6 +78,7 @@ class Ipvs:
         self._netlink = Netlink(_NETLINK_GENERIC)
         self._family = 0
         self._schedulers: dict[Key, str] = {}
+        self._table: PersistentMap[Key, ServiceEntry] = PersistentMap()  # as last read
         self._batch = float(BATCH)  # requests that fit in a slice
 
     def close(self) -> None:
@@ -164,20 +168,26 @@ class Ipvs:
         # Asked anew at every read: the number changes when the module is taken out and loaded again.
         self._family = await self._resolve()
         records = await self._dump(codec.Request(codec.GET_SERVICE, b""), codec.parse_service)
-        table = {}
+        table: dict[Key, ServiceEntry] = {}
+        connections: dict[Key, bytes] = {}
         packets = {record.key: record.packets for record in records if record.key is not None}
-        for record in records:
-            if record.key is not None:
-                request = codec.Request(codec.GET_DEST, codec.service_key(record.key))
+        for key, settings, _ in records:
+            if key is not None:
+                request = codec.Request(codec.GET_DEST, codec.service_key(key))
                 newest_first = await self._dump(request, codec.parse_destination)
-                table[record.key] = entry(record.settings, newest_first[::-1])
+                found = entry(settings, (one.destination for one in reversed(newest_first)))
+                before = self._table.get(key)
+                table[key] = before if found == before else found
+                if counts := packed(one.connections for one in reversed(newest_first)):
+                    connections[key] = counts
+        self._table = self._table.updated(table, [key for key in self._table if key not in table])
         # Two at most, in one part: never torn.
         daemons, _ = await self._dumped(codec.Request(codec.GET_DAEMON, b""), codec.parse_daemon)
         timeouts = await self._netlink.answer(
             lambda sequence: codec.question(_TIMEOUTS, family=self._family, sequence=sequence),
             codec.parse_timeouts,
         )
-        return Reading(table, timeouts, dict(daemons), packets)
+        return Reading(self._table, timeouts, dict(daemons), packets, connections)
 
     async def _resolve(self) -> int:
         return await self._netlink.answer(codec.family_frame, codec.parse_family)

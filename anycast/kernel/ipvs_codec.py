@@ -20,6 +20,7 @@ from typing import NamedTuple, assert_never
 from anycast.core.dataplane.ipvs import (
     AddDestination,
     AddService,
+    Connections,
     Destination,
     DestinationKey,
     IpvsOp,
@@ -131,6 +132,17 @@ class ServiceRecord(NamedTuple):
     key: Key | None  # None: of a protocol we have no name for
     settings: Settings
     packets: int = 0  # taken in since the service was added; the kernel adds up every two seconds
+
+
+class DestinationRecord(NamedTuple):
+    """A destination as the kernel reports it, apart from what is counted there."""
+
+    destination: Destination
+    connections: Connections
+
+    @property
+    def key(self) -> DestinationKey:
+        return self.destination.key
 
 
 def requests(op: IpvsOp) -> tuple[Request, ...]:
@@ -412,7 +424,7 @@ def _flags_of(scheduler: str) -> tuple[SchedulerFlag, ...]:
     return _FLAGS_OF[Scheduler(scheduler)] if scheduler in _FLAGS_OF else ()
 
 
-def parse_destination(data: bytes, message: Message) -> Destination:
+def parse_destination(data: bytes, message: Message) -> DestinationRecord:
     """One destination of a dump. Raises Malformed."""
     if message.end - message.start >= _GENL + _FILL.size:
         v = _FILL.unpack_from(data, message.start + _GENL)
@@ -430,7 +442,7 @@ def parse_destination(data: bytes, message: Message) -> Destination:
     return walk_destination(data, message)
 
 
-def walk_destination(data: bytes, message: Message) -> Destination:
+def walk_destination(data: bytes, message: Message) -> DestinationRecord:
     """As `parse_destination`, for a kernel that writes the attributes in another order. Raises Malformed."""
     nest = attributes(data, message.start + _GENL, message.end).get(_NEST_DEST)
     if nest is None:
@@ -458,12 +470,12 @@ def _destination_of(
     tunnel: tuple[int, int, int],
     thresholds: tuple[int, int],
     connections: tuple[int, int],
-) -> Destination:
+) -> DestinationRecord:
     method = _FORWARDING_NAMED.get(forwarding)
     plain = tunnel == (0, 0, 0)
     wrapping = _PLAIN if plain else _tunnel(*tunnel)
     foreign = "" if method is not None and wrapping is not None else _foreign(forwarding, tunnel)
-    return Destination(
+    destination = Destination(
         address=_address(family, address),
         port=port,
         weight=weight,
@@ -474,9 +486,8 @@ def _destination_of(
         upper=thresholds[0],
         lower=thresholds[1],
         foreign=foreign,
-        active=connections[0],
-        inactive=connections[1],
     )
+    return DestinationRecord(destination, Connections._make(connections))
 
 
 def _tunnel(kind: int, port: int, checksum: int) -> Tunnel | None:

@@ -9,7 +9,8 @@ States share the parts that have not changed, so most of the comparison is by id
     ("*", gone, {place: delta}, more)
                                  a mapping that lost the places `gone`, then changed, then got the items `more`
 
-Places instead of keys: a key may be large, and both ends hold mappings in the same order.
+Places instead of keys: a key may be large, and both ends hold mappings in the same order. A PersistentMap has none: there
+the places are the keys.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, TypeAlias
+
+from anycast.core.values.persistent import PersistentMap
+from anycast.core.values.persistent import changed as changed_keys
 
 Delta: TypeAlias = tuple[Any, ...] | None
 Comparison: TypeAlias = Generator[None, None, Delta]
@@ -49,6 +53,8 @@ def compare(old: object, new: object) -> Comparison:
                 return ("&", new[len(old) :])
         elif isinstance(old, dict) and isinstance(new, dict):
             return (yield from _mapping(old, new))
+        elif isinstance(old, PersistentMap) and isinstance(new, PersistentMap):
+            return (yield from _persistent(old, new))
         elif is_dataclass(new) and not isinstance(new, type):
             # Of thousands that were read anew and have not changed, equality is cheaper than a look at each part.
             if _is_small(new) and old == new:
@@ -88,6 +94,23 @@ def _mapping(old: Mapping[Any, object], new: Mapping[Any, object]) -> Comparison
     return ("*", gone, {} if delta is None else delta[1], more)
 
 
+def _persistent(old: PersistentMap[Any, object], new: PersistentMap[Any, object]) -> Comparison:
+    parts: dict[Any, Delta] = {}
+    gone, more = [], []
+    for number, key in enumerate(changed_keys(old, new)):
+        if key not in new:
+            gone.append(key)
+        elif key not in old:
+            more.append((key, new[key]))
+        elif (delta := (yield from compare(old[key], new[key]))) is not None:
+            parts[key] = delta
+        if number % _BETWEEN == _BETWEEN - 1:
+            yield
+    if gone or more:
+        return ("*", gone, parts, more)
+    return ("+", parts) if parts else None
+
+
 _SMALL: dict[type, bool] = {}
 
 
@@ -104,8 +127,8 @@ def _is_small(value: object) -> bool:
 
 def hollow(value: Any) -> Any:
     """With its mappings and tuples of values emptied, down to where they begin: what `compare` finds missing fills them."""
-    if isinstance(value, dict):
-        return {}
+    if isinstance(value, dict | PersistentMap):
+        return type(value)()
     if type(value) is tuple and value and is_dataclass(value[0]):
         return ()
     if not is_dataclass(value) or _is_small(value):
@@ -189,6 +212,11 @@ def apply(old: Any, delta: Delta) -> Any:
             return value
         case ("&", items):
             return (*old, *items)
+        case ("+", changed) if isinstance(old, PersistentMap):
+            return old.updated({key: apply(old[key], delta) for key, delta in changed.items()})
+        case ("*", gone, changed, more) if isinstance(old, PersistentMap):
+            others = {key: apply(old[key], delta) for key, delta in changed.items()}
+            return old.updated({**others, **dict(more)}, gone)
         case ("+", changed) if isinstance(old, tuple):
             return tuple(_changed(old, changed))
         case ("+", changed) if isinstance(old, dict):
@@ -201,7 +229,7 @@ def apply(old: Any, delta: Delta) -> Any:
             lost = set(gone)
             kept = [item for place, item in enumerate(old.items()) if place not in lost]
             values = _changed([value for _, value in kept], changed)
-            return {**{key: value for (key, _), value in zip(kept, values, strict=True)}, **dict(more)}
+            return {**dict(zip((key for key, _ in kept), values, strict=True)), **dict(more)}
         case _:
             raise ValueError(delta)
 

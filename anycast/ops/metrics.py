@@ -146,8 +146,7 @@ def _kernel(state: State) -> Iterator[Metric]:
 
 def _ipvs(state: State) -> Iterator[Metric]:
     snapshot = state.kernel.snapshot
-    entries = snapshot.table.values() if snapshot is not None else ()
-    connections = sum(one.active + one.inactive for entry in entries for one in entry.destinations)
+    connections = sum(snapshot.all_connections()) if snapshot is not None else 0
     yield _gauge(
         "anycast_ipvs_connections", "Connections in the kernel's table, of all services", connections
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -71,7 +72,16 @@ def _canonical(address: Address, port: int) -> tuple[int, int, int]:
     return address.version, int(address), port
 
 
-_Pair: TypeAlias = tuple[ipvs.ServiceEntry | None, ipvs.ServiceEntry | None]
+_Counts: TypeAlias = Mapping[ipvs.DestinationKey, ipvs.Connections]
+_Entries: TypeAlias = tuple[ipvs.ServiceEntry | None, ipvs.ServiceEntry | None, _Counts]
+
+
+class Held(NamedTuple):
+    """A real server behind one address of the VIP. None: it is not wanted there; it is not there."""
+
+    wanted: ipvs.Destination | None
+    held: ipvs.Destination | None
+    connections: ipvs.Connections
 
 
 class Look:
@@ -82,18 +92,32 @@ class Look:
         self.drained = drained_scopes(state)
         # By id() of a row's services, all servers of a service in a family share them: a key is dear to look up.
         # They are kept beside, or another tuple could come by the same id().
-        self._entries: dict[int, tuple[tuple[ipvs.Key, ...], list[_Pair]]] = {}
+        self._entries: dict[int, tuple[tuple[ipvs.Key, ...], list[_Entries]]] = {}
         # By id() of the entry, which the state keeps.
         self._indices: dict[int, dict[ipvs.DestinationKey, ipvs.Destination]] = {}
 
-    def at(self, row: Row) -> list[tuple[ipvs.Destination | None, ipvs.Destination | None]]:
+    def at(self, row: Row) -> list[Held]:
         """As it is wanted and as the kernel has it, behind each address of the VIP."""
         known = self._entries.get(id(row.services))
         if known is None:
             wanted, held = self.state.desired.table, kernel_table(self.state)
-            known = row.services, [(wanted.get(key), held.get(key)) for key in row.services]
+            known = (
+                row.services,
+                [(wanted.get(key), held.get(key), self._counts(key)) for key in row.services],
+            )
             self._entries[id(row.services)] = known
-        return [(self._find(one, row), self._find(other, row)) for one, other in known[1]]
+        return [
+            Held(
+                self._find(one, row),
+                self._find(other, row),
+                counts.get((row.address, row.port), ipvs.NO_CONNECTIONS) if counts else ipvs.NO_CONNECTIONS,
+            )
+            for one, other, counts in known[1]
+        ]
+
+    def _counts(self, key: ipvs.Key) -> _Counts:
+        snapshot = self.state.kernel.snapshot
+        return {} if snapshot is None else snapshot.connections_of(key)
 
     def _find(self, entry: ipvs.ServiceEntry | None, row: Row) -> ipvs.Destination | None:
         if entry is None:
@@ -115,7 +139,7 @@ def seen(row: Row, look: Look) -> Seen:
     kernel_weight: int | None = None
     missing = absent = False
     active = inactive = 0
-    for wanted, held in look.at(row):
+    for wanted, held, connections in look.at(row):
         if wanted is None:
             missing = True
         elif weight is None or wanted.weight < weight:
@@ -125,8 +149,8 @@ def seen(row: Row, look: Look) -> Seen:
             continue
         if kernel_weight is None or held.weight < kernel_weight:
             kernel_weight = held.weight
-        active += held.active
-        inactive += held.inactive
+        active += connections.active
+        inactive += connections.inactive
     return Seen(
         health_of(look.state, row.check),
         row.server.weight == 0 or row.scope in look.drained,

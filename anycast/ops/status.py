@@ -613,12 +613,12 @@ def _removing(state: State, vip: Vip, service: Service, now: float) -> list[dict
     if not state.retiring:
         return []
     keys = {service_key(address, service) for address in vip.addresses}
-    held = {
-        (key, one.key): one.active
-        for key in keys
-        if key in kernel_table(state)
-        for one in kernel_table(state)[key].destinations
-    }
+    snapshot = state.kernel.snapshot
+    held = (
+        {}
+        if snapshot is None
+        else {(key, at): each.active for key in keys for at, each in snapshot.connections_of(key).items()}
+    )
     return [
         {
             "address": str(at[0]),

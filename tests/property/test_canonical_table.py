@@ -13,7 +13,7 @@ from anycast.core.health.phase import Outcome
 from anycast.core.values.configuration import Scheduler, Vip
 from anycast.core.withdrawal import PATIENCE as LEAVE_PATIENCE
 from tests.fakes import SETTLE, TTL, Node, vip
-from tests.property.worlds import told
+from tests.property.worlds import busied, tampered, told
 
 NUMBERS = (1, 2, 3, 4, 5)
 SCOPES = [f"web/rs{number}" for number in NUMBERS]
@@ -72,11 +72,7 @@ def live(node: Node, history: list[tuple[str, object]]) -> Node:
 
 
 def _connections(node: Node, active: int) -> None:
-    table = {
-        key: replace(entry, destinations=tuple(replace(one, active=active) for one in entry.destinations))
-        for key, entry in node.kernel.table.items()
-    }
-    node.kernel = replace(node.kernel, table=table)
+    node.kernel = busied(node.kernel, lambda one, counts: ipvs.Connections(active))
     node.kernel_changed()
 
 
@@ -92,7 +88,7 @@ def _meddle(node: Node, place: int) -> None:
             table[key] = replace(
                 entry, destinations=tuple(other if d == one else d for d in entry.destinations)
             )
-    node.kernel = replace(node.kernel, table=table)
+    node.kernel = tampered(node.kernel, table)
     node.kernel_changed()
 
 
@@ -145,9 +141,9 @@ def _ordered(entry: ipvs.ServiceEntry) -> list[ipvs.Destination]:
 
 
 def _chosen_by(entry: ipvs.ServiceEntry, one: ipvs.Destination) -> ipvs.Destination:
-    """Without connections, and without the hidden weight where no table is built with it."""
+    """Without the hidden weight where no table is built with it."""
     hidden = one.table_weight if entry.scheduler == Scheduler.MH else 1
-    return replace(one, active=0, inactive=0, table_weight=hidden)
+    return replace(one, table_weight=hidden)
 
 
 def fingerprints(node: Node) -> dict[ipvs.Key, str]:

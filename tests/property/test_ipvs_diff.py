@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from hypothesis import given
+from hypothesis import strategies as st
 
-from anycast.core.dataplane.ipvs import ORDER_SENSITIVE, Key, Table, diff, play, same
-from tests.property.worlds import tables
+from anycast.core.dataplane.ipvs import (
+    ORDER_SENSITIVE,
+    Key,
+    Table,
+    diff,
+    forgotten,
+    known,
+    persistent,
+    play,
+    same,
+)
+from anycast.core.values.persistent import changed
+from tests.property.worlds import KEYS, tables
 
 
 def _equal(left: Table, right: Table) -> bool:
@@ -67,3 +79,58 @@ def test_every_history_ends_in_the_same_order_where_the_scheduler_looks_at_it(
 
 def _order(table: Table, key: Key) -> list[object]:
     return [d.key for d in table[key].destinations]
+
+
+@given(tables(), tables(), st.sets(st.sampled_from(KEYS)))
+def test_a_difference_of_some_services_changes_those_and_no_others(
+    actual: Table, desired: Table, only: set[Key]
+) -> None:
+    reached = play(actual, diff(actual, desired, ours=actual, only=only))
+    for key in {*actual, *desired}:
+        if key not in only:
+            assert reached.get(key) is actual.get(key)
+        elif key in desired:
+            assert same(reached[key], desired[key])
+        else:
+            assert key not in reached
+
+
+@given(tables(), tables())
+def test_a_difference_of_all_services_in_an_order_is_the_difference(actual: Table, desired: Table) -> None:
+    every = [*desired, *(key for key in actual if key not in desired)]
+    assert diff(actual, desired, ours=actual, only=every) == diff(actual, desired, ours=actual)
+
+
+@given(tables(), tables())
+def test_what_is_played_leaves_everything_else_the_same_object(actual: Table, desired: Table) -> None:
+    before = persistent(actual)
+    ops = diff(before, desired, ours=actual)
+    assert set(changed(before, play(before, ops))) <= {op.service for op in ops}
+    assert before == actual
+
+
+@given(tables(), tables())
+def test_hidden_weights_are_known_again_where_only_some_services_are_looked_at(
+    before: Table, after: Table
+) -> None:
+    """As a reading shares with the one before all services that nobody changed."""
+    old = persistent(before)
+    told = forgotten(old)
+    new = forgotten(persistent(after))
+    shared = told.updated(
+        {key: entry for key, entry in new.items() if told.get(key) != entry},
+        [key for key in told if key not in new],
+    )
+    whole = known(shared, old)
+    assert known(shared, old, changed(told, shared)) == whole
+    for key in set(before) & set(after):
+        if told[key] is shared[key]:
+            assert whole[key] is old[key]
+
+
+@given(tables(), st.sets(st.sampled_from(KEYS)))
+def test_weights_are_forgotten_of_the_services_that_are_named(table: Table, only: set[Key]) -> None:
+    everything, some = forgotten(table), forgotten(table, only)
+    assert {key: some[key] for key in table} == {
+        key: everything[key] if key in only else table[key] for key in table
+    }

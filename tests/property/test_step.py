@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from anycast.core import events as ev
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.dataplane.desired import EXPIRE_AGAIN
-from anycast.core.dataplane.ipvs import Key, MarkKey, RemoveService, ServiceEntry, ServiceKey
+from anycast.core.dataplane.ipvs import Connections, Key, MarkKey, RemoveService, ServiceEntry, ServiceKey
 from anycast.core.dataplane.members import check_of, keys_of, servers_of, service_key
 from anycast.core.health.phase import Outcome, Phase, Result
 from anycast.core.maintenance.clocks import End, Expiry
@@ -45,7 +45,7 @@ from anycast.core.vip.decide import Advertise, Reason
 from anycast.core.vip.facts import furthest
 from anycast.core.vip.hold import WINDOW, hold
 from anycast.core.withdrawal import PATIENCE as LEAVE_PATIENCE
-from tests.property.worlds import CONFIGS, told
+from tests.property.worlds import CONFIGS, busied, told
 
 ROUNDING = 1e-6  # seconds: sums of instants are not exact
 LATE = 1e-6  # seconds after which a wake comes: a real clock's is never on time
@@ -333,9 +333,7 @@ class World(RuleBasedStateMachine):
                     leaving = self.state.leaving.get(key.address)
                     before = leaving is not None and key not in leaving.keys  # its port was dropped earlier
                     if key in self.dropped and (still or before):
-                        active = key in self.kernel.table and any(
-                            server.active for server in self.kernel.table[key].destinations
-                        )
+                        active = any(one.active for one in self.kernel.connections_of(key).values())
                         drain = self.config.timing.server_drain
                         assert not active or self.now >= self.dropped[key] + drain, "connections were cut"
                     if key == FOREIGN or still or before:
@@ -459,18 +457,9 @@ class World(RuleBasedStateMachine):
     @rule(active=st.integers(0, 3))
     def connections_come_and_go(self, active: int) -> None:
         """A real server with weight 0 gets none."""
-        self.kernel = replace(
+        self.kernel = busied(
             self.kernel,
-            table={
-                key: replace(
-                    entry,
-                    destinations=tuple(
-                        replace(one, active=active if one.weight else min(active, one.active))
-                        for one in entry.destinations
-                    ),
-                )
-                for key, entry in self.kernel.table.items()
-            },
+            lambda one, counts: Connections(active if one.weight else min(active, counts.active)),
         )
 
     @precondition(lambda self: len(self.kernel.table) > 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 from typing import Any
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane import kernel as kernels
-from anycast.core.dataplane.ipvs import Destination, ServiceEntry, ServiceKey, Table
+from anycast.core.dataplane.ipvs import Connections, Destination, ServiceEntry, ServiceKey, Table
 from anycast.core.values.checks import CarrierCheck, LoadCheck
 from anycast.core.values.configuration import (
     Address,
@@ -143,6 +143,26 @@ def told(kernel: kernels.Snapshot, asked: Iterable[str]) -> kernels.Snapshot:
     """
     sysctls = {name: kernel.sysctls.get(name) for name in asked}
     return replace(kernel, table=ipvs.forgotten(kernel.table), sysctls=sysctls)
+
+
+def busied(
+    kernel: kernels.Snapshot, change: Callable[[Destination, Connections], Connections]
+) -> kernels.Snapshot:
+    """With other connections of each real server: what `change` makes of those it has."""
+    found = {}
+    for key, entry in kernel.table.items():
+        held = kernel.connections_of(key)
+        found[key] = ipvs.packed(
+            change(one, held.get(one.key, ipvs.NO_CONNECTIONS)) for one in entry.destinations
+        )
+    return replace(kernel, connections={key: counts for key, counts in found.items() if counts})
+
+
+def tampered(kernel: kernels.Snapshot, table: Table) -> kernels.Snapshot:
+    """With another table, in which the real servers that stay keep their connections."""
+    held = {key: kernel.connections_of(key) for key in table}
+    counts = {key: kernels.counted(entry, held[key]) for key, entry in table.items()}
+    return replace(kernel, table=table, connections={key: one for key, one in counts.items() if one})
 
 
 @st.composite

@@ -211,13 +211,13 @@ def expiries(state: State, snapshot: Snapshot, now: float) -> ExpireDestinations
         for address in vip.addresses:
             for service in vip.services:
                 key = service_key(address, service)
-                entry = snapshot.table.get(key)
-                if entry is None or service.one_packet:
+                counts = {} if service.one_packet else snapshot.connections_of(key)
+                if not counts:
                     continue
                 held = {
                     each.key
-                    for each in entry.destinations
-                    if not each.weight and (each.active or each.inactive)
+                    for each in snapshot.table[key].destinations
+                    if not each.weight and each.key in counts
                 }
                 found.update(dict.fromkeys(_lost(state, key, service, held, now)) if held else {})
     removals = tuple(ipvs.RemoveDestination(service=key, key=at) for key, at in found)

@@ -8,16 +8,20 @@ and on the weights they were inserted with, so both are part of what is compared
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from anycast.core.values.configuration import Address, Forwarding, Protocol, Scheduler, SchedulerFlag, Tunnel
+from anycast.core.values.persistent import PersistentMap
 
 # Their tables are built by walking the list of real servers: another order is another table.
 ORDER_SENSITIVE = frozenset({Scheduler.MH, Scheduler.SH, Scheduler.DH})
 MAGLEV_SLOTS = 4093  # of the kernel's table: what is beyond gets nothing, and what is deleted stays in it
 FINGERPRINT_DIGITS = 12  # hexadecimal: 48 bits, which a metric's float holds exactly
+
+_PLACE = {protocol: place for place, protocol in enumerate(Protocol)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +31,16 @@ class ServiceKey:
     protocol: Protocol
     address: Address
     port: int
+    # A key is looked up at every turn: its hash is worked out once. Of numbers alone, so that it is the same in
+    # every process.
+    _hash: int = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        numbers = (_PLACE[self.protocol], self.address.version, int(self.address), self.port)
+        object.__setattr__(self, "_hash", hash(numbers))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def __str__(self) -> str:
         host = f"[{self.address}]" if self.address.version == 6 else str(self.address)
@@ -39,6 +53,13 @@ class MarkKey:
 
     mark: int
     version: int
+    _hash: int = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.mark, self.version)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def __str__(self) -> str:
         return f"mark {self.mark} IPv{self.version}"
@@ -69,8 +90,6 @@ class Destination:
     # What a destination in the kernel has beyond the fields above. It is never wanted, so it counts as a
     # difference, and writing the whole record removes it.
     foreign: str = ""
-    active: int = field(default=0, compare=False)  # connections, as last read
-    inactive: int = field(default=0, compare=False)
 
     @property
     def key(self) -> DestinationKey:
@@ -78,6 +97,27 @@ class Destination:
 
 
 DestinationKey: TypeAlias = tuple[Address, int]
+
+
+class Connections(NamedTuple):
+    """Of one real server of one service, through this node."""
+
+    active: int = 0
+    inactive: int = 0
+
+
+NO_CONNECTIONS = Connections()
+_COUNTS = struct.Struct("<II")
+
+
+def packed(counts: Iterable[Connections]) -> bytes:
+    """Of the real servers of one service, in their order: eight bytes each. Empty: none of them has any."""
+    data = b"".join(_COUNTS.pack(*one) for one in counts)
+    return data if any(data) else b""
+
+
+def unpacked(data: bytes) -> Iterator[Connections]:
+    return map(Connections._make, _COUNTS.iter_unpack(data))
 
 
 def canonical(destination: Destination) -> tuple[int, int, int]:
@@ -183,23 +223,33 @@ IpvsOp: TypeAlias = (
 )
 
 
-def diff(actual: Table, desired: Table, *, ours: Iterable[Key] = ()) -> tuple[IpvsOp, ...]:
+def diff(
+    actual: Table, desired: Table, *, ours: Iterable[Key] = (), only: Iterable[Key] | None = None
+) -> tuple[IpvsOp, ...]:
     """Operations that turn `actual` into `desired`, in an order that is safe to stop at.
 
     Services of `actual` that are neither desired nor named by `ours` are somebody else's and stay.
     Additions come before removals, so no service ever has fewer destinations than in the smaller of the two
     tables, but for the one that an order repair has in its hand.
+    `only`: these services are looked at and no others, in this order.
     """
     removable = frozenset(ours)
+    looked = None if only is None else tuple(dict.fromkeys(only))
     return (
-        *_additions(actual, desired),
-        *(RemoveService(service=key) for key in actual if key not in desired and key in removable),
+        *_additions(actual, desired, desired if looked is None else looked),
+        *(
+            RemoveService(service=key)
+            for key in (actual if looked is None else looked)
+            if key in removable and key in actual and key not in desired
+        ),
     )
 
 
-def _additions(actual: Table, desired: Table) -> Iterator[IpvsOp]:
-    for key, wanted in desired.items():
-        present = actual.get(key)
+def _additions(actual: Table, desired: Table, keys: Iterable[Key]) -> Iterator[IpvsOp]:
+    for key in keys:
+        wanted, present = desired.get(key), actual.get(key)
+        if wanted is None or present is wanted:
+            continue
         if present is None:
             yield from _creation(key, wanted)
             continue
@@ -339,34 +389,50 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def known(table: Table, before: Table) -> dict[Key, ServiceEntry]:
-    """`table` as read, with the table weights of servers at weight 0 as `before` has them."""
-    result = dict(table)
-    for key, entry in table.items():
-        if all(one.table_weight for one in entry.destinations) or key not in before:
-            continue
-        weights = {one.key: one.table_weight for one in before[key].destinations}
-        result[key] = replace(
-            entry,
-            destinations=tuple(
-                one if one.table_weight else replace(one, table_weight=weights.get(one.key, 0))
-                for one in entry.destinations
-            ),
-        )
-    return result
+def known(table: Table, before: Table, only: Iterable[Key] | None = None) -> PersistentMap[Key, ServiceEntry]:
+    """`table` as read, with the table weights of servers at weight 0 as `before` has them.
+
+    `only`: the services at which the two may differ otherwise; of all others `before` is the answer.
+    """
+    read = persistent(table)
+    if only is None:
+        return read.updated({key: _informed(entry, before.get(key)) for key, entry in table.items()})
+    keys = frozenset(only)
+    changes = {key: _informed(read[key], before.get(key)) for key in keys if key in read}
+    return persistent(before).updated(changes, keys - changes.keys())
 
 
-def forgotten(table: Table) -> dict[Key, ServiceEntry]:
-    """`table` with the table weights that the kernel does not report marked as unknown."""
-    return {
-        key: replace(
-            entry,
-            destinations=tuple(
-                one if one.weight else replace(one, table_weight=0) for one in entry.destinations
-            ),
-        )
-        for key, entry in table.items()
-    }
+def _informed(entry: ServiceEntry, before: ServiceEntry | None) -> ServiceEntry:
+    if before is None or all(one.table_weight for one in entry.destinations):
+        return entry
+    weights = {one.key: one.table_weight for one in before.destinations}
+    informed = replace(
+        entry,
+        destinations=tuple(
+            one if one.table_weight else replace(one, table_weight=weights.get(one.key, 0))
+            for one in entry.destinations
+        ),
+    )
+    return before if informed == before else informed
+
+
+def forgotten(table: Table, only: Iterable[Key] | None = None) -> PersistentMap[Key, ServiceEntry]:
+    """`table` with the table weights that the kernel does not report marked as unknown. `only`: of these services."""
+    looked = table.keys() if only is None else frozenset(only) & table.keys()
+    return persistent(table).updated({key: _forgetting(table[key]) for key in looked})
+
+
+def _forgetting(entry: ServiceEntry) -> ServiceEntry:
+    if all(one.weight or not one.table_weight for one in entry.destinations):
+        return entry
+    return replace(
+        entry,
+        destinations=tuple(one if one.weight else replace(one, table_weight=0) for one in entry.destinations),
+    )
+
+
+def persistent(table: Table) -> PersistentMap[Key, ServiceEntry]:
+    return table if isinstance(table, PersistentMap) else PersistentMap(table)
 
 
 def fingerprint(actual: ServiceEntry, desired: ServiceEntry) -> str:
@@ -388,66 +454,68 @@ def fingerprint(actual: ServiceEntry, desired: ServiceEntry) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:FINGERPRINT_DIGITS]
 
 
-def play(table: Table, ops: Iterable[IpvsOp]) -> dict[Key, ServiceEntry]:
+def play(table: Table, ops: Iterable[IpvsOp]) -> PersistentMap[Key, ServiceEntry]:
     """The table after `ops`, as the kernel would have it. The model that tests and dry runs share.
 
-    Raises KeyError for an operation on what is not there.
+    Costs what the operations touch. Raises KeyError for an operation on what is not there.
     """
-    settings = {key: entry.settings for key, entry in table.items()}
+    settings: dict[Key, Settings] = {}
     held: dict[Key, dict[DestinationKey, Destination]] = {}
+    gone: set[Key] = set()
+
+    def there(key: Key) -> None:
+        if key in gone or (key not in settings and key not in table):
+            raise KeyError(key)
 
     def servers(key: Key) -> dict[DestinationKey, Destination]:
+        there(key)
         if key not in held:
-            if key not in settings:
-                raise KeyError(key)
-            held[key] = {one.key: one for one in table[key].destinations} if key in table else {}
+            held[key] = {one.key: one for one in table[key].destinations}
         return held[key]
 
     for op in ops:
+        key = op.service
         match op:
-            case AddService(service=key):
+            case AddService():
                 settings[key] = op.settings
                 held[key] = {}
-            case SetService(service=key):
-                if key not in settings:
-                    raise KeyError(key)
+                gone.discard(key)
+            case SetService():
+                there(key)
                 settings[key] = op.settings
-            case RemoveService(service=key):
-                del settings[key]
+            case RemoveService():
+                there(key)
+                settings.pop(key, None)
                 held.pop(key, None)
-            case AddDestination(service=key, destination=destination):
+                gone.add(key)
+            case AddDestination(destination=destination):
                 servers(key)[destination.key] = _written(destination)
-            case SetDestination(service=key, destination=destination):
+            case SetDestination(destination=destination):
                 old = servers(key)[destination.key]
-                new = (
+                servers(key)[destination.key] = (
                     _written(destination)
                     if destination.weight or op.rebuild
                     else replace(destination, table_weight=old.table_weight)
                 )
-                servers(key)[destination.key] = _keeping(old, new)
-            case MoveDestination(service=key, destination=destination):
-                before = servers(key).pop(destination.key, destination)
-                servers(key)[destination.key] = _keeping(before, _written(destination))
-            case RemoveDestination(service=key, key=gone):
-                servers(key).pop(gone, None)
-    return {
-        key: table[key]
-        if key not in held and table[key].settings == one
-        else entry(one, held[key].values() if key in held else table[key].destinations)
-        for key, one in settings.items()
+            case MoveDestination(destination=destination):
+                servers(key).pop(destination.key, None)
+                servers(key)[destination.key] = _written(destination)
+            case RemoveDestination(key=at):
+                servers(key).pop(at, None)
+    changes = {
+        key: entry(
+            settings[key] if key in settings else table[key].settings,
+            held[key].values() if key in held else table[key].destinations,
+        )
+        for key in dict.fromkeys((*settings, *held))
     }
+    return persistent(table).updated(changes, gone)
 
 
 def _written(destination: Destination) -> Destination:
     """As the kernel holds it: the last weight that was not 0 is the one the table is built with."""
     weight = destination.weight or destination.table_weight
     return destination if destination.table_weight == weight else replace(destination, table_weight=weight)
-
-
-def _keeping(old: Destination, new: Destination) -> Destination:
-    """`new` with the connections that `old` has: they are the kernel's, not the record's."""
-    same_count = (old.active, old.inactive) == (new.active, new.inactive)
-    return new if same_count else replace(new, active=old.active, inactive=old.inactive)
 
 
 def entry(settings: Settings, destinations: Iterable[Destination]) -> ServiceEntry:

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias, assert_never
 
 from anycast.core.dataplane import ipvs
 from anycast.core.values.configuration import Address, ConnectionSync, Timeouts
+from anycast.core.values.persistent import PersistentMap
 
 # facts: IPVS creates connections from packets in mid-flow (sloppy_tcp), finds the flow an ICMP error belongs
 # to on a node that never saw the flow (schedule_icmp), and keeps a flow whose real server is being re-inserted
@@ -50,7 +51,12 @@ class SyncRole(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What was read from the kernel. `sysctls` has every name that was asked for, and no other."""
+    """What was read from the kernel. `sysctls` has every name that was asked for, and no other.
+
+    `table` has the records alone: a service that nobody changed is the same object as in the reading before, however
+    many connections came and went. `connections` has their counts, packed, of each service that has any: of its
+    destinations, in their order.
+    """
 
     table: ipvs.Table
     addresses: frozenset[Address]  # on the VIP interface
@@ -58,6 +64,24 @@ class Snapshot:
     timeouts: Timeouts | None = None  # None: not read
     sync: Mapping[SyncRole, ConnectionSync] | None = None  # the daemons that run; None: not read
     packets: Mapping[ipvs.Key, int] = field(default_factory=dict, compare=False)  # received by each service
+    connections: Mapping[ipvs.Key, bytes] = field(default_factory=dict, compare=False)
+
+    def connections_of(self, key: ipvs.Key) -> Mapping[ipvs.DestinationKey, ipvs.Connections]:
+        """Of the real servers of a service that have any. One that is not there has none."""
+        counts = self.connections.get(key)
+        if counts is None or key not in self.table:
+            return {}
+        pairs = zip(self.table[key].destinations, ipvs.unpacked(counts), strict=True)
+        return {one.key: each for one, each in pairs if any(each)}
+
+    def all_connections(self) -> ipvs.Connections:
+        """Of all services together."""
+        active = inactive = 0
+        for counts in self.connections.values():
+            for one in ipvs.unpacked(counts):
+                active += one.active
+                inactive += one.inactive
+        return ipvs.Connections(active, inactive)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,16 +195,21 @@ class Failure(NamedTuple):
     text: str
 
 
-def diff(actual: Snapshot, desired: Desired) -> tuple[KernelOp, ...]:
+def diff(actual: Snapshot, desired: Desired, only: Iterable[ipvs.Key] | None = None) -> tuple[KernelOp, ...]:
     """Operations that turn `actual` into `desired`, in an order that is safe to stop at.
 
     Sysctls and services first, then the addresses that make packets reach them; an address goes before its
-    services do.
+    services do. `only`: of the services, these are looked at and no others, in this order.
     """
+    looked = None if only is None else tuple(only)
     in_order = sorted(desired.addresses - actual.addresses, key=_address_order)
     gone = sorted((actual.addresses & desired.owned) - desired.addresses, key=_address_order)
-    ours = (key for key in actual.table if desired.exclusive or desired.is_ours(key))
-    table_ops = ipvs.diff(actual.table, desired.table, ours=ours)
+    ours = [
+        key
+        for key in (actual.table if looked is None else looked)
+        if desired.exclusive or desired.is_ours(key)
+    ]
+    table_ops = ipvs.diff(actual.table, desired.table, ours=ours, only=looked)
     services = tuple(op for op in table_ops if isinstance(op, ipvs.RemoveService))
     servers = tuple(op for op in table_ops if isinstance(op, ipvs.RemoveDestination))
     return (
@@ -231,7 +260,8 @@ def play(actual: Snapshot, ops: Iterable[KernelOp]) -> Snapshot:
     Raises KeyError for an operation on what is not there.
     """
     sysctls = dict(actual.sysctls)
-    addresses = set(actual.addresses)
+    came: set[Address] = set()
+    went: set[Address] = set()
     timeouts = actual.timeouts
     sync = None if actual.sync is None else dict(actual.sync)
     table_ops: list[ipvs.IpvsOp] = []
@@ -240,9 +270,11 @@ def play(actual: Snapshot, ops: Iterable[KernelOp]) -> Snapshot:
             case SetSysctl(name=name, value=value):
                 sysctls[name] = value
             case AddAddress(address=address):
-                addresses.add(address)
+                came.add(address)
+                went.discard(address)
             case RemoveAddress(address=address):
-                addresses.discard(address)
+                went.add(address)
+                came.discard(address)
             case SetTimeouts():
                 timeouts = op.timeouts
             case StartSync():
@@ -253,11 +285,43 @@ def play(actual: Snapshot, ops: Iterable[KernelOp]) -> Snapshot:
                 table_ops += removals
             case _:
                 table_ops.append(op)
+    table = ipvs.play(actual.table, table_ops)
     return Snapshot(
-        table=ipvs.play(actual.table, table_ops),
-        addresses=frozenset(addresses),
+        table=table,
+        addresses=(actual.addresses | came) - went if came or went else actual.addresses,
         sysctls=sysctls,
         timeouts=timeouts,
         sync=sync,
         packets=actual.packets,
+        connections=_connections(actual, table, table_ops),
     )
+
+
+def _connections(actual: Snapshot, table: ipvs.Table, ops: Iterable[ipvs.IpvsOp]) -> Mapping[ipvs.Key, bytes]:
+    """They belong to a real server for as long as it stays, whatever its record says."""
+    touched: dict[ipvs.Key, dict[ipvs.DestinationKey, ipvs.Connections]] = {}
+    for op in ops:
+        key = op.service
+        if key not in actual.connections:
+            continue
+        if key not in touched:
+            touched[key] = dict(actual.connections_of(key))
+        if isinstance(op, ipvs.RemoveDestination):
+            touched[key].pop(op.key, None)
+        elif isinstance(op, ipvs.RemoveService):
+            touched[key].clear()
+    if not touched:
+        return actual.connections
+    left = {key: counted(table.get(key), held) for key, held in touched.items()}
+    before = actual.connections
+    before = before if isinstance(before, PersistentMap) else PersistentMap(before)
+    return before.updated(
+        {key: counts for key, counts in left.items() if counts}, [key for key in left if not left[key]]
+    )
+
+
+def counted(entry: ipvs.ServiceEntry | None, held: Mapping[ipvs.DestinationKey, ipvs.Connections]) -> bytes:
+    """The counts of a service as a snapshot has them; empty: there are none."""
+    if entry is None or not held:
+        return b""
+    return ipvs.packed(held.get(one.key, ipvs.NO_CONNECTIONS) for one in entry.destinations)

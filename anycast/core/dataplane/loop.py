@@ -154,7 +154,7 @@ def retired(state: State, now: float) -> Step:
     effects: list[Effect] = []
     for (key, at), retiring in state.retiring.items():
         present = [
-            each
+            (each.weight, look.connections_of(key).get(at, ipvs.NO_CONNECTIONS).active)
             for look in looks
             if key in look.table
             for each in look.table[key].destinations
@@ -162,14 +162,14 @@ def retired(state: State, now: float) -> Step:
         ]
         if not present:
             continue  # another program was faster, or it never was in the kernel
-        if any(each.weight or each.active for each in present) and now < retiring.until:
+        if any(map(any, present)) and now < retiring.until:
             left[key, at] = retiring
             continue
         fields = {
             "service": str(key),
             "address": str(at[0]),
             "port": at[1],
-            "connections": present[0].active,
+            "connections": present[0][1],
         }
         effects.append(Log(event="server.removed", fields=fields))
     return (state if len(left) == len(state.retiring) else replace(state, retiring=left)), effects

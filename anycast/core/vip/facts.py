@@ -11,7 +11,7 @@ from anycast.core.dataplane.members import first_addresses, service_key, version
 from anycast.core.dataplane.proof import Proof
 from anycast.core.health.phase import Phase
 from anycast.core.maintenance.stages import NODE_SCOPES, ORDER, Maintenance, Progress
-from anycast.core.state import ACTIVE, NOT_READ, State, VipState, drained_scopes, health_of, kernel_table
+from anycast.core.state import ACTIVE, NOT_READ, State, VipState, drained_scopes, health_of
 from anycast.core.values.configuration import Service, Vip
 from anycast.core.vip.decide import Facts, Reason, RequirementFacts, ServiceFacts
 from anycast.core.vip.hold import FREE, WINDOW, hold
@@ -152,12 +152,15 @@ def all_service_facts(state: State) -> dict[ipvs.Key, ServiceFacts]:
 
 def connections_of(state: State, scope: str) -> int:
     """Active connections of the real server `POOL/SERVER` through this node, as last read."""
-    table = kernel_table(state)
+    snapshot = state.kernel.snapshot
+    if snapshot is None:
+        return 0
     count = 0
     for key, membership in state.members.items():
-        ours = {member.up.key for member in membership.members if member.scope == scope}
-        if ours and key in table:
-            count += sum(each.active for each in table[key].destinations if each.key in ours)
+        if key in snapshot.connections:
+            counts = snapshot.connections_of(key)
+            ours = {member.up.key for member in membership.members if member.scope == scope}
+            count += sum(counts[at].active for at in ours if at in counts)
     return count
 
 

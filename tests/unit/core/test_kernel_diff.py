@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import subprocess
+import sys
 from dataclasses import replace
 from ipaddress import ip_address
 
@@ -10,7 +14,9 @@ import pytest
 from anycast.core.dataplane.ipvs import (
     AddDestination,
     AddService,
+    Connections,
     Destination,
+    MarkKey,
     MoveDestination,
     RemoveDestination,
     RemoveService,
@@ -19,6 +25,8 @@ from anycast.core.dataplane.ipvs import (
     SetDestination,
     SetService,
     Settings,
+    packed,
+    unpacked,
 )
 from anycast.core.dataplane.kernel import (
     IPVS_SYSCTLS,
@@ -201,3 +209,59 @@ def test_a_sysctl_that_cannot_be_read_is_written() -> None:
     wanted = desired(destination(1))
     kernel = replace(holding(wanted, destination(1)), sysctls={})
     assert diff(kernel, wanted) == (SetSysctl(name="net.ipv4.vs.sloppy_tcp", value="1"),)
+
+
+def test_connections_are_of_the_server_whatever_its_record_and_place() -> None:
+    one, two, three = (destination(number) for number in (1, 2, 3))
+    kernel = replace(
+        holding(desired(one, two, three), one, two, three),
+        connections={key(): packed([Connections(1, 2), Connections(), Connections(3, 4)])},
+    )
+    assert kernel.connections_of(key()) == {one.key: (1, 2), three.key: (3, 4)}
+    assert kernel.all_connections() == (4, 6)
+    ops = (
+        SetDestination(service=key(), destination=replace(three, weight=0)),
+        MoveDestination(service=key(), destination=one),
+        RemoveDestination(service=key(), key=two.key),
+    )
+    after = play(kernel, ops)
+    assert [each.key for each in after.table[key()].destinations] == [three.key, one.key]
+    assert after.connections_of(key()) == {one.key: (1, 2), three.key: (3, 4)}
+
+
+def test_connections_go_with_their_server_and_their_service() -> None:
+    one, two = destination(1), destination(2)
+    kernel = replace(
+        holding(desired(one, two), one, two),
+        connections={key(): packed([Connections(1, 2), Connections(3, 4)])},
+    )
+    gone = RemoveDestination(service=key(), key=one.key)
+    back = AddDestination(service=key(), destination=one)
+    assert play(kernel, (gone, back)).connections_of(key()) == {two.key: (3, 4)}
+    for ops in ((RemoveService(service=key()),), (gone, replace(gone, key=two.key))):
+        after = play(kernel, ops)
+        assert after.connections == {}
+        assert after.connections_of(key()) == {}
+
+
+def test_no_connections_take_no_space() -> None:
+    assert packed([Connections(), Connections()]) == b""
+    assert list(unpacked(packed([Connections(5, 2**32 - 1)]))) == [(5, 2**32 - 1)]
+
+
+def test_a_key_has_the_same_hash_in_every_process() -> None:
+    """A mapping that is sent to another is found there by it."""
+    keys = [key("192.0.2.1"), key("2001:db8:99::1"), MarkKey(mark=7, version=4)]
+    code = "import pickle, sys; print([hash(one) for one in pickle.load(sys.stdin.buffer)])"
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            input=pickle.dumps(keys),
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert said == {f"{[hash(one) for one in keys]}\n".encode()}
+    assert hash(key()) == hash(key())

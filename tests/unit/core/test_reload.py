@@ -10,7 +10,7 @@ import pytest
 from anycast.core import events as ev
 from anycast.core import reload
 from anycast.core.dataplane import kernel as kernels
-from anycast.core.dataplane.ipvs import MarkKey, ServiceKey
+from anycast.core.dataplane.ipvs import Connections, MarkKey, ServiceKey
 from anycast.core.dataplane.loop import CHANGED_EVERY
 from anycast.core.health.phase import Outcome
 from anycast.core.maintenance.stages import Stage
@@ -18,20 +18,14 @@ from anycast.core.owned import owned_by
 from anycast.core.values.configuration import ConnectionSync, Forwarding, Pool, Timing, Vip
 from anycast.core.vip.decide import Reason
 from tests.fakes import TTL, Node, addresses, route, up, vip
-from tests.property.worlds import CHECK, config, server, told
+from tests.property.worlds import CHECK, busied, config, server, told
 
 DRAIN = Timing().server_drain
 
 
 def busy(node: Node) -> None:
     """Every real server has a connection."""
-    node.kernel = replace(
-        node.kernel,
-        table={
-            key: replace(entry, destinations=tuple(replace(each, active=1) for each in entry.destinations))
-            for key, entry in node.kernel.table.items()
-        },
-    )
+    node.kernel = busied(node.kernel, lambda one, counts: Connections(active=1))
 
 
 def restarted(node: Node, *vips: Vip, **settings: Any) -> Node:
@@ -235,10 +229,11 @@ def test_a_server_that_was_removed_while_the_agent_was_down_finishes_its_connect
 
 def test_what_another_program_added_is_not_kept_by_a_restart() -> None:
     node = up()
-    foreign = replace(node.kernel.table[service(1)].destinations[0], address=server(6).addresses[0], active=1)
+    foreign = replace(node.kernel.table[service(1)].destinations[0], address=server(6).addresses[0])
     entry = node.kernel.table[service(1)]
     entry = replace(entry, destinations=(*entry.destinations, foreign))
     node.kernel = replace(node.kernel, table={**node.kernel.table, service(1): entry})
+    busy(node)
     node = restarted(node, vip())
     node.checks(Outcome.OK)
     assert node.weights() == [1, 1, 1]

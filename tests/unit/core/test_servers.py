@@ -12,6 +12,7 @@ from anycast.core.dataplane import kernel as kernels
 from anycast.core.dataplane.desired import EXPIRE_AGAIN
 from anycast.core.dataplane.ipvs import (
     AddDestination,
+    Connections,
     MarkKey,
     MoveDestination,
     RemoveDestination,
@@ -33,7 +34,7 @@ from anycast.core.values.configuration import (
 from anycast.core.vip.decide import Reason
 from anycast.core.vip.facts import would_fall
 from tests.fakes import Node, addresses, up, vip
-from tests.property.worlds import CHECK, server, told
+from tests.property.worlds import CHECK, busied, server, told
 
 RECONCILE, SERVER_DRAIN = Timing().reconcile, Timing().server_drain
 
@@ -45,19 +46,12 @@ def only(node: Node) -> ServiceEntry:
 
 def busy(node: Node, number: int, *, active: int = 0, inactive: int = 0) -> None:
     """From here on the kernel counts so many connections of a real server; a reading tells of them."""
-    table = {
-        key: replace(
-            entry,
-            destinations=tuple(
-                replace(one, active=active, inactive=inactive)
-                if one.address in server(number).addresses
-                else one
-                for one in entry.destinations
-            ),
-        )
-        for key, entry in node.kernel.table.items()
-    }
-    node.kernel = replace(node.kernel, table=table)
+    node.kernel = busied(
+        node.kernel,
+        lambda one, counts: (
+            Connections(active, inactive) if one.address in server(number).addresses else counts
+        ),
+    )
     node.kernel_changed()
 
 

@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anycast.core.dataplane.ipvs import (
+    NO_CONNECTIONS,
     AddDestination,
     AddService,
+    Connections,
     Destination,
     Key,
     MarkKey,
@@ -53,6 +55,7 @@ TUNNELS = st.builds(
     Tunnel, type=st.sampled_from(TunnelType), port=PORTS, checksum=st.sampled_from(TunnelChecksum)
 )
 COUNTS = st.integers(0, 2**32 - 1)
+CONNECTIONS = st.builds(Connections, COUNTS, COUNTS)
 DESTINATIONS = st.builds(
     Destination,
     address=ADDRESSES,
@@ -63,8 +66,6 @@ DESTINATIONS = st.builds(
     tunnel=TUNNELS,
     upper=COUNTS,
     lower=COUNTS,
-    active=COUNTS,
-    inactive=COUNTS,
 )
 SCHEDULING = st.one_of(
     st.tuples(
@@ -113,12 +114,9 @@ def as_read(destination: Destination) -> Destination:
     return replace(destination, table_weight=destination.weight)
 
 
-def counted(destination: Destination) -> tuple[Destination, int, int]:
-    """With the connections, which a comparison leaves out."""
-    return destination, destination.active, destination.inactive
-
-
-def as_the_kernel_writes(destination: Destination, **other: int) -> list[bytes]:
+def as_the_kernel_writes(
+    destination: Destination, connections: Connections = NO_CONNECTIONS, /, **other: int
+) -> list[bytes]:
     """The attributes of one destination in the order of ip_vs_genl_fill_dest()."""
     forwarding = {Forwarding.NAT: 0, Forwarding.TUNNEL: 2, Forwarding.DR: 3}[destination.forwarding]
     tunnel = {TunnelType.IPIP: 0, TunnelType.GUE: 1, TunnelType.GRE: 2}[destination.tunnel.type]
@@ -138,8 +136,8 @@ def as_the_kernel_writes(destination: Destination, **other: int) -> list[bytes]:
         attribute(15, struct.pack("=H", numbers["checksum"])),
         attribute(5, struct.pack("=I", destination.upper)),
         attribute(6, struct.pack("=I", destination.lower)),
-        attribute(7, struct.pack("=I", destination.active)),
-        attribute(8, struct.pack("=I", destination.inactive)),
+        attribute(7, struct.pack("=I", connections.active)),
+        attribute(8, struct.pack("=I", connections.inactive)),
         attribute(9, struct.pack("=I", 9)),
         attribute(11, struct.pack("=H", 2 if destination.address.version == 4 else 10)),
         attribute(10, attribute(1, bytes(8)) + attribute(11, b"")),
@@ -174,7 +172,7 @@ def test_a_written_service_reads_back_as_itself(data: st.DataObject, key: Key) -
 @given(key=KEYS, destination=DESTINATIONS)
 def test_a_written_destination_reads_back_as_itself(key: Key, destination: Destination) -> None:
     (request,) = codec.requests(SetDestination(service=key, destination=destination))
-    assert codec.parse_destination(*message(request.body)) == as_read(destination)
+    assert codec.parse_destination(*message(request.body)) == (as_read(destination), NO_CONNECTIONS)
     assert codec.parse_service(*message(request.body)).key == key
 
 
@@ -193,27 +191,29 @@ def test_a_written_sync_daemon_reads_back_as_itself(role: SyncRole, sync: Connec
     assert codec.parse_daemon(*message(codec.stop_sync_request(role).body))[0] == role
 
 
-@given(destination=DESTINATIONS)
-def test_the_one_unpack_and_the_walk_read_the_same(destination: Destination) -> None:
-    data, only = message(attribute(2, b"".join(as_the_kernel_writes(destination))))
-    expected = counted(as_read(destination))
-    assert counted(codec.parse_destination(data, only)) == expected
-    assert counted(codec.walk_destination(data, only)) == expected
-
-
-@given(destination=DESTINATIONS, data=st.data())
-def test_a_kernel_that_writes_attributes_in_another_order_is_read_all_the_same(
-    destination: Destination, data: st.DataObject
+@given(destination=DESTINATIONS, connections=CONNECTIONS)
+def test_the_one_unpack_and_the_walk_read_the_same(
+    destination: Destination, connections: Connections
 ) -> None:
-    attributes = data.draw(st.permutations(as_the_kernel_writes(destination)))
+    data, only = message(attribute(2, b"".join(as_the_kernel_writes(destination, connections))))
+    expected = as_read(destination), connections
+    assert codec.parse_destination(data, only) == expected
+    assert codec.walk_destination(data, only) == expected
+
+
+@given(destination=DESTINATIONS, connections=CONNECTIONS, data=st.data())
+def test_a_kernel_that_writes_attributes_in_another_order_is_read_all_the_same(
+    destination: Destination, connections: Connections, data: st.DataObject
+) -> None:
+    attributes = data.draw(st.permutations(as_the_kernel_writes(destination, connections)))
     read = codec.parse_destination(*message(attribute(2, b"".join(attributes))))
-    assert counted(read) == counted(as_read(destination))
+    assert read == (as_read(destination), connections)
 
 
 def test_the_expected_layout_is_read_without_the_walk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(codec, "walk_destination")
     data, only = message(attribute(2, b"".join(as_the_kernel_writes(SERVER))))
-    assert codec.parse_destination(data, only) == SERVER
+    assert codec.parse_destination(data, only) == (SERVER, NO_CONNECTIONS)
 
 
 @pytest.mark.parametrize(
@@ -229,11 +229,11 @@ def test_the_expected_layout_is_read_without_the_walk(monkeypatch: pytest.Monkey
 def test_what_our_destinations_cannot_say_makes_one_differ_from_all_we_want(
     other: dict[str, int], foreign: str
 ) -> None:
-    data, only = message(attribute(2, b"".join(as_the_kernel_writes(SERVER, **other))))
+    data, only = message(attribute(2, b"".join(as_the_kernel_writes(SERVER, NO_CONNECTIONS, **other))))
     for read in (codec.parse_destination(data, only), codec.walk_destination(data, only)):
-        assert read.foreign == foreign
+        assert read.destination.foreign == foreign
         assert read.key == SERVER.key
-        assert read != SERVER
+        assert read.destination != SERVER
 
 
 def test_the_mark_the_kernel_sets_on_every_service_is_not_a_flag() -> None:
@@ -335,7 +335,7 @@ def test_a_destination_is_inserted_with_the_weight_of_the_table_and_then_set(
     key: Key, destination: Destination
 ) -> None:
     sent = codec.requests(AddDestination(service=key, destination=destination))
-    weights = [codec.parse_destination(*message(request.body)).weight for request in sent]
+    weights = [codec.parse_destination(*message(request.body)).destination.weight for request in sent]
     if destination.weight == destination.table_weight:
         assert [request.command for request in sent] == [codec.NEW_DEST]
     else:
@@ -352,7 +352,7 @@ def test_a_rebuild_writes_the_weight_of_the_table_and_then_the_weight_in_one_bat
     sent = codec.requests(SetDestination(service=key, destination=destination, rebuild=True))
     assert [request.command for request in sent] == [codec.SET_DEST, codec.SET_DEST]
     assert sent[1:] == plain
-    first = codec.parse_destination(*message(sent[0].body))
+    first, _ = codec.parse_destination(*message(sent[0].body))
     assert first == as_read(replace(destination, weight=destination.table_weight))
 
 

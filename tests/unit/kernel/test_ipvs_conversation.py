@@ -176,7 +176,7 @@ def test_the_timeouts_and_the_sync_daemons_that_run_are_read_with_the_table(
 
     async def story() -> None:
         with speaking_to(script, monkeypatch) as (table, _):
-            assert await table.read() == ({}, TIMEOUTS, {SyncRole.BACKUP: SYNC}, {})
+            assert await table.read() == ({}, TIMEOUTS, {SyncRole.BACKUP: SYNC}, {}, {})
 
     asyncio.run(story())
 

@@ -86,7 +86,7 @@ def test_addresses_that_services_have_or_that_were_there_before_are_expected(
     }
 
     async def ipvs(_: Ipvs) -> Reading:
-        return Reading(services, Timeouts(), {}, {})
+        return Reading(services, Timeouts(), {}, {}, {})
 
     async def read(_: str, names: Iterable[Address]) -> frozenset[Address]:
         expected.append(set(names))

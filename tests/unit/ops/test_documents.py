@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from anycast.core import events as ev
-from anycast.core.dataplane.ipvs import Destination
+from anycast.core.dataplane.ipvs import Connections, Destination
 from anycast.core.dataplane.kernel import Snapshot
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import FILE, NODE, STOP, Maintenance, Stage
@@ -32,7 +32,7 @@ from anycast.ops.hub import Hub
 from anycast.ops.mirror import Mirror
 from anycast.ops.paths import CONTROL, READ, Operation, openapi, schema
 from anycast.ops.source import Facts, Tally
-from tests.property.worlds import BOTH, EITHER, requiring
+from tests.property.worlds import BOTH, EITHER, busied, requiring, tampered
 from tests.property.worlds import told as worlds_told
 from tests.unit.ops import scenes
 from tests.unit.ops.node import CONFIG, ROUTER, Node, healthy, vip
@@ -150,7 +150,12 @@ def _tells(node: Node, change: Callable[[Destinations], Destinations], *, deaf: 
         key: replace(entry, destinations=change(entry.destinations))
         for key, entry in node.kernel.table.items()
     }
-    node.kernel, node.kernel_is_deaf = replace(node.kernel, table=table), deaf
+    node.kernel, node.kernel_is_deaf = tampered(node.kernel, table), deaf
+    node.send(ev.KernelRead(snapshot=worlds_told(node.kernel, node.asked)))
+
+
+def _counts(node: Node, change: Callable[[Connections], Connections]) -> None:
+    node.kernel = busied(node.kernel, lambda one, counts: change(counts))
     node.send(ev.KernelRead(snapshot=worlds_told(node.kernel, node.asked)))
 
 
@@ -159,15 +164,11 @@ def read_again(node: Node) -> None:
 
 
 def counted(node: Node) -> None:
-    _tells(
-        node,
-        lambda found: (*(replace(one, active=one.active + 1) for one in found[:1]), *found[1:]),
-        deaf=False,
-    )
+    _counts(node, lambda counts: counts._replace(active=counts.active + 1))
 
 
 def counted_idle(node: Node) -> None:
-    _tells(node, lambda found: tuple(replace(one, inactive=one.inactive + 3) for one in found))
+    _counts(node, lambda counts: counts._replace(inactive=counts.inactive + 3))
 
 
 def weighed(node: Node) -> None:
