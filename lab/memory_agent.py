@@ -17,29 +17,47 @@ from anycast.core.dataplane import ipvs
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.health.phase import Outcome, Result
 from anycast.core.values.configuration import Target
+from anycast.core.values.persistent import PersistentMap, changed
 from anycast.ops.source import Probes
 
+EMPTY: PersistentMap[ipvs.Key, ipvs.ServiceEntry] = PersistentMap()
 TURN = 256  # real servers that are read in one turn of the event loop
 
 
 class MemoryKernel:
-    """Does as it is told. Every reading is a table of its own, as what is parsed from netlink is."""
+    """Does as it is told. A reading is made of objects of its own, and shares with the one before it what has not changed,
+    as what is read over netlink does.
+    """
 
     def __init__(self, interface: str) -> None:
         del interface
-        self._held = kernels.Snapshot(table={}, addresses=frozenset(), sysctls={})
+        self._held = kernels.Snapshot(table=EMPTY, addresses=frozenset(), sysctls={})
+        self._read = self._table = EMPTY  # as held at the last reading, and what was told then
 
-    async def read(self, wanted_sysctls: Iterable[str]) -> kernels.Snapshot:
+    async def read(
+        self,
+        wanted_sysctls: Iterable[str],
+        *,
+        only: Iterable[ipvs.Key] | None = None,
+        alike: kernels.Desired | None = None,
+    ) -> kernels.Snapshot:
+        del only, alike
         held = self._held
-        table: dict[ipvs.Key, ipvs.ServiceEntry] = {}
-        for key, entry in held.table.items():
+        table = ipvs.persistent(held.table)
+        changes: dict[ipvs.Key, ipvs.ServiceEntry] = {}
+        keys = list(changed(self._read, table))
+        for key in keys:
+            if key not in table:
+                continue
             servers: list[ipvs.Destination] = []
-            for at in range(0, len(entry.destinations), TURN):
-                servers += [_told(one) for one in entry.destinations[at : at + TURN]]
+            for at in range(0, len(table[key].destinations), TURN):
+                servers += [_told(one) for one in table[key].destinations[at : at + TURN]]
                 await asyncio.sleep(0)
-            table[key] = replace(entry, destinations=tuple(servers))
+            changes[key] = replace(table[key], destinations=tuple(servers))
+        self._read = table
+        self._table = self._table.updated(changes, [key for key in keys if key not in table])
         sysctls = {name: held.sysctls.get(name) for name in wanted_sysctls}
-        return replace(held, table=table, sysctls=sysctls)
+        return replace(held, table=self._table, sysctls=sysctls)
 
     async def play(self, ops: Sequence[kernels.KernelOp]) -> tuple[kernels.Failure, ...]:
         self._held = kernels.play(self._held, ops)

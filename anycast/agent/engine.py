@@ -25,7 +25,8 @@ from anycast.config.loaded import Loaded
 from anycast.config.needed import missing_hooks
 from anycast.config.problem import ConfigError
 from anycast.core import events as ev
-from anycast.core.dataplane.kernel import Failure, KernelOp, Snapshot
+from anycast.core.dataplane.ipvs import Key
+from anycast.core.dataplane.kernel import Desired, Failure, KernelOp, Snapshot, touched
 from anycast.core.health.phase import Outcome, Result
 from anycast.core.hooks import Tally as HookTally
 from anycast.core.maintenance.clocks import End
@@ -59,7 +60,13 @@ ENDED = "the agent is ending; nothing was changed (repeat the command once the n
 class Kernel(Protocol):
     """What the engine asks of the kernel: `anycast.kernel.adapter.Kernel`."""
 
-    async def read(self, wanted_sysctls: Iterable[str]) -> Snapshot: ...
+    async def read(
+        self,
+        wanted_sysctls: Iterable[str],
+        *,
+        only: Iterable[Key] | None = None,
+        alike: Desired | None = None,
+    ) -> Snapshot: ...
 
     async def play(self, ops: Sequence[KernelOp]) -> tuple[Failure, ...]: ...
 
@@ -117,6 +124,7 @@ class Engine:
             log.warning("config.warned", warning=str(problem))
         self._path = path
         self._kernel = kernel
+        self._kernel_is_read = False  # and nothing failed since
         self._send_lease = send_lease
         self._clock = clock
         self._wall = wall
@@ -333,9 +341,14 @@ class Engine:
         began = self._clock()
         try:
             async with asyncio.timeout(KERNEL_PATIENCE):
+                only = None
                 if isinstance(effect, ev.ProgramKernel):
                     failures = await self._kernel.play(effect.ops)
-                snapshot = await self._kernel.read(effect.sysctls)
+                    if self._kernel_is_read and not failures and not effect.full:
+                        only = touched(effect.ops)
+                self._kernel_is_read = False
+                snapshot = await self._kernel.read(effect.sysctls, only=only, alike=self._state.desired)
+                self._kernel_is_read = True
         except TimeoutError:
             self.post(ev.KernelFailed(reason=f"not done within {KERNEL_PATIENCE:g} s"))
         except KernelUnavailable as error:
@@ -346,7 +359,7 @@ class Engine:
         else:
             self._work.kernel_jobs += 1
             self._work.kernel_seconds += self._clock() - began
-            self.post(ev.KernelRead(snapshot=snapshot, failures=failures))
+            self.post(ev.KernelRead(snapshot=snapshot, failures=failures, partial=only is not None))
 
     async def _submit(self, event: ev.Event, deadline: float) -> bool:
         """True once `event` has been through `step` and its effects are under way; False if the engine ends first.

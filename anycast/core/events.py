@@ -31,10 +31,15 @@ class Probed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelRead:
-    """The kernel as read just now. `failures`: of the program before it."""
+    """The kernel as read just now. `failures`: of the program before it.
+
+    `partial`: of the services only those that the program touched were read; the others are as last read, and so are
+    their connections and packets.
+    """
 
     snapshot: Snapshot
     failures: tuple[Failure, ...] = ()
+    partial: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,10 +142,14 @@ class ReadKernel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramKernel:
-    """Carry out in order, then read back: answered by one KernelRead or KernelFailed."""
+    """Carry out in order, then read back: answered by one KernelRead or KernelFailed.
+
+    What the operations touch is read back, and everything where one of them failed, or `full` says so.
+    """
 
     ops: tuple[KernelOp, ...]
     sysctls: tuple[str, ...]
+    full: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

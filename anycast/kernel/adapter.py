@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeAlias, assert_never
+from typing import Any, TypeAlias, assert_never
 
-from anycast.core.dataplane.ipvs import IpvsOp, ServiceKey
+from anycast.core.dataplane.ipvs import Key, ServiceKey
 from anycast.core.dataplane.kernel import (
     EXPIRE_NODEST,
     AddAddress,
+    Desired,
     ExpireDestinations,
     Failure,
     KernelOp,
@@ -30,31 +32,55 @@ from anycast.kernel.ipvs import Ipvs
 # The kernel looks for connections without a real server a jiffy after a removal, in a thread of its own.
 EXPIRY = 0.1  # seconds
 
-_Single: TypeAlias = SetSysctl | AddAddress | RemoveAddress | SetTimeouts | StartSync | StopSync
+_Single: TypeAlias = SetSysctl | SetTimeouts | StartSync | StopSync
+_Addresses: TypeAlias = AddAddress | RemoveAddress
 
 
 class Kernel:
     """The kernel of this network namespace. `interface` carries the VIP addresses.
 
-    The event loop never stands longer than one batch of IPVS requests takes.
+    The event loop never stands longer than one batch of requests takes.
     """
 
     def __init__(self, interface: str) -> None:
         self._interface = interface
         self._ipvs = Ipvs()
+        self._news = addresses.News(interface)
         self._addresses: frozenset[Address] = frozenset()  # as last read
+        self._written: dict[Address, None] = {}  # since then
+        self._removed: set[Address] = set()  # since then
 
-    async def read(self, wanted_sysctls: Iterable[str]) -> Snapshot:
-        """Raises KernelUnavailable: no IPVS, no right to it, interface missing or down, no answer."""
+    async def read(
+        self,
+        wanted_sysctls: Iterable[str],
+        *,
+        only: Iterable[Key] | None = None,
+        alike: Desired | None = None,
+    ) -> Snapshot:
+        """What the kernel holds. What has not changed is the same object as in the reading before.
+
+        `only`: of the services these are read, and the others are as last read; everything else is read as always.
+        Where there was no reading, or it failed, all are read. `alike`: objects are taken from there where they equal
+        what is read, for the memory. Raises KernelUnavailable: no IPVS, no right to it, interface missing or down, no
+        answer.
+        """
         # IPVS first: its sysctls are not there before the module is.
-        reading = await self._ipvs.read()
-        served = {key.address for key in reading.table if isinstance(key, ServiceKey)}
+        reading = await self._ipvs.read(only, None if alike is None else alike.table)
         try:
-            self._addresses = await addresses.read(self._interface, self._addresses | served)
-        except OSError as error:
+            known = None if only is None else await self._followed()
+            if known is None:
+                served = {key.address for key in reading.table if isinstance(key, ServiceKey)}
+                known = await self._listed(served | self._addresses, () if alike is None else alike.addresses)
+        except BaseException as error:
+            self._news.close()  # what was taken from it is lost
+            if not isinstance(error, OSError):
+                raise
             raise KernelUnavailable(
                 f"addresses of {self._interface}: {_reason(error, self._interface)}"
             ) from error
+        self._addresses = self._addresses if known == self._addresses else known
+        self._written.clear()
+        self._removed.clear()
         return Snapshot(
             table=reading.table,
             addresses=self._addresses,
@@ -65,27 +91,40 @@ class Kernel:
             connections=reading.connections,
         )
 
+    async def _listed(self, expected: Iterable[Address], alike: Iterable[Address]) -> frozenset[Address]:
+        # What is announced from here on may be in the list already, and does not harm.
+        self._news.begin()
+        return await addresses.read(self._interface, expected, alike)
+
+    async def _followed(self) -> frozenset[Address] | None:
+        """By what the kernel announced since the last reading. None: that does not tell."""
+        addresses.must_be_up(self._interface)
+        # IPv6 addresses are announced some time after they were added: those can be asked for.
+        asked = [one for one in self._written if one.version == 6]
+        usable = await addresses.usable_of(self._interface, asked) if asked else frozenset()
+        known = await self._news.after(self._addresses, self._removed)
+        return known if known is None or not asked else (known - frozenset(asked)) | usable
+
     async def play(self, ops: Sequence[KernelOp]) -> tuple[Failure, ...]:
         """Carries out `ops` in order. Returns what failed, and in words why and what to do.
 
-        What failed hinders no other operation. After a failure read again.
+        What failed hinders no other operation. After a failure read everything again.
         """
         failures: list[Failure] = []
-        table_ops: list[IpvsOp] = []  # neighbours, for they go out in batches
-        for op in ops:
-            match op:
-                case ExpireDestinations():
-                    failures += await self._ipvs.play(table_ops)
-                    table_ops = []
-                    failures += await self._expire(op)
-                case SetSysctl() | AddAddress() | RemoveAddress() | SetTimeouts() | StartSync() | StopSync():
-                    failures += await self._ipvs.play(table_ops)
-                    table_ops = []
-                    failures += await self._perform(op)
-                case _:
-                    table_ops.append(op)
-        failures += await self._ipvs.play(table_ops)
+        # Neighbours of a kind go out in batches.
+        for kind, together in itertools.groupby(ops, _kind):
+            failures += await self._play(kind, list(together))
         return tuple(failures)
+
+    async def _play(self, kind: type | None, ops: list[Any]) -> Sequence[Failure]:
+        if kind is None:
+            return await self._ipvs.play(ops)
+        if kind in (AddAddress, RemoveAddress):
+            return await self._write_addresses(ops)
+        failures: list[Failure] = []
+        for op in ops:
+            failures += await (self._expire(op) if isinstance(op, ExpireDestinations) else self._perform(op))
+        return failures
 
     async def watch(self, on_change: Callable[[], None]) -> None:
         """Calls `on_change` when the interface or its addresses may have changed, and once when it listens.
@@ -97,6 +136,7 @@ class Kernel:
     async def close(self) -> None:
         """Leaves the kernel as it is. A later call opens everything again."""
         self._ipvs.close()
+        self._news.close()
 
     async def _expire(self, op: ExpireDestinations) -> tuple[Failure, ...]:
         # The removals count, whether or not the connections can be ended: those that cannot time out.
@@ -112,10 +152,6 @@ class Kernel:
             match op:
                 case SetSysctl(name=name, value=value):
                     sysctl.write(name, value)
-                case AddAddress(address=address):
-                    await addresses.add(self._interface, address)
-                case RemoveAddress(address=address):
-                    await addresses.remove(self._interface, address)
                 case SetTimeouts() | StartSync() | StopSync():
                     await self._ipvs.configure(op)
                 case _:
@@ -127,7 +163,26 @@ class Kernel:
             return (Failure((op,), f"{self._what(op)}: {error.reason}"),)
         return ()
 
-    def _what(self, op: _Single) -> str:
+    async def _write_addresses(self, ops: Sequence[_Addresses]) -> list[Failure]:
+        """All of one kind."""
+        adding = isinstance(ops[0], AddAddress)
+        write = addresses.add if adding else addresses.remove
+        named = {op.address: op for op in ops}
+        self._written |= dict.fromkeys(named)
+        if not adding:
+            self._removed.update(named)
+        try:
+            failed = await write(self._interface, list(named))
+        except OSError as error:
+            failed = dict.fromkeys(named, error)
+        except KernelUnavailable as error:
+            return [Failure((op,), f"{self._what(op)}: {error.reason}") for op in ops]
+        return [
+            Failure((named[address],), f"{self._what(named[address])}: {_reason(error, self._interface)}")
+            for address, error in failed.items()
+        ]
+
+    def _what(self, op: _Single | _Addresses) -> str:
         match op:
             case SetSysctl(name=name, value=value):
                 return f"set sysctl {name} to {value}"
@@ -143,6 +198,17 @@ class Kernel:
                 return f"stop connection sync, {role}"
             case _:
                 assert_never(op)
+
+
+def _kind(op: KernelOp) -> type | None:
+    """None: of IPVS."""
+    match op:
+        case AddAddress() | RemoveAddress():
+            return type(op)
+        case ExpireDestinations() | SetSysctl() | SetTimeouts() | StartSync() | StopSync():
+            return object
+        case _:
+            return None
 
 
 @contextlib.contextmanager

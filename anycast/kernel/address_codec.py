@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address
 from socket import AF_INET, AF_INET6, AF_UNSPEC
 from typing import NamedTuple
@@ -31,6 +31,10 @@ _SCOPE_HOST = 254
 _NODAD, _DADFAILED = 0x02, 0x08
 _FAMILY = {4: int(AF_INET), 6: int(AF_INET6)}
 _SIZE = {int(AF_INET): 4, int(AF_INET6): 16}  # bytes
+# The head, the header of the first attribute, four bytes, and what is the header of the second where those are IPv4.
+_QUICK = struct.Struct("=BBBBI 4s 4s 4s")
+_QUICK4 = (int(AF_INET), struct.pack("=HH", 8, _ADDRESS), struct.pack("=HH", 8, _LOCAL))
+_QUICK6 = (int(AF_INET6), struct.pack("=HH", 20, _ADDRESS))
 # struct ifinfomsg and struct ifaddrmsg both have the interface's index 4 bytes in.
 _HEADER_AND_INDEX = struct.Struct("=IHHII4xI")
 
@@ -92,6 +96,26 @@ def parse(data: bytes, message: Message) -> Assigned | None:
         raise Malformed(f"an address of {len(packed)} bytes")
     flags = int.from_bytes(found.get(_FLAGS, b"")[:4], sys.byteorder)
     return Assigned(index, ip_address(packed), prefix, not flags & _DADFAILED)
+
+
+def usable(index: int, there: Mapping[bytes, Address], data: bytes, message: Message) -> Address | None:
+    """The address, if it is on the interface of this index, and is usable. Raises Malformed.
+
+    `there`: objects that are there already, by their bytes.
+    """
+    start = message.start
+    if message.end - start >= _QUICK.size:
+        family, _, flags, _, at, first, _, third = _QUICK.unpack_from(data, start)
+        if at != index:
+            return None
+        # IPv4: IFA_ADDRESS, then IFA_LOCAL. IPv6 without a peer: IFA_ADDRESS, 16 bytes from where it begins.
+        place = 20 if (family, first, third) == _QUICK4 else 12 if (family, first) == _QUICK6 else 0
+        if place and not flags & _DADFAILED:
+            found = there.get(data[start + place : start + place + _SIZE[family]])
+            if found is not None:
+                return found
+    one = parse(data, message)
+    return one.address if one is not None and one.interface == index and one.usable else None
 
 
 def changed(data: bytes) -> frozenset[int]:

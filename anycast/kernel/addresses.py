@@ -11,52 +11,80 @@ torn dump shows is there; what it does not show has to be asked for in a way tha
 from __future__ import annotations
 
 import array
+import asyncio
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Container, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from ipaddress import IPv4Address
+from typing import TypeVar
 
 from anycast.core.values.configuration import Address
 from anycast.kernel import address_codec as codec
 from anycast.kernel.address_codec import Assigned
 from anycast.kernel.errors import KernelUnavailable
-from anycast.kernel.netlink import Framed, Netlink, RefusedError
-from anycast.kernel.netlink_codec import Malformed
+from anycast.kernel.netlink import (
+    RECEIVE,
+    SLICE,
+    Dump,
+    Framed,
+    Netlink,
+    Parse,
+    RefusedError,
+    open_socket,
+    paced,
+)
+from anycast.kernel.netlink_codec import Malformed, messages
 
 READS = 3  # of a list that changes while it is read
+BATCH, MOST = 64, 512  # addresses that are written at once, to begin with and at most
 
 _NETLINK_ROUTE = 0
 _SIOCGIFCONF, _SIOCGIFFLAGS, _SIOCGIFINDEX = 0x8912, 0x8913, 0x8933
 _IFREQ_LABEL = struct.Struct("16s4x4s")  # name, and the address within a sockaddr_in
 _IFREQ_SIZE = struct.calcsize("16s2LH6B")
 _IFF_UP = 0x1
+_RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
+_GROUPS = _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR
 # IPv6 may be off on the interface, or in the kernel.
 _NOT_THERE = frozenset({errno.EADDRNOTAVAIL, errno.ENODEV, errno.EOPNOTSUPP, errno.EAFNOSUPPORT})
 
 
-async def read(interface: str, expected: Iterable[Address] = ()) -> frozenset[Address]:
+T = TypeVar("T")
+
+
+async def read(
+    interface: str, expected: Iterable[Address] = (), alike: Iterable[Address] = ()
+) -> frozenset[Address]:
     """The usable addresses of the interface, whatever their prefix length.
 
-    None that is `expected` is left out that was there all the time. Raises OSError, and KernelUnavailable where the
-    interface is missing or down: IPv6 addresses are gone then, and IPVS takes no real servers while lo is down.
+    None that is `expected` is left out that was there all the time. Objects are taken from `expected` and `alike`.
+    Raises OSError, and KernelUnavailable where the interface is missing or down: IPv6 addresses are gone then, and
+    IPVS takes no real servers while lo is down.
     """
     index = index_of(interface)
+    must_be_up(interface)
+    wanted = set(expected)
+    there = {one.packed: one for one in itertools.chain(alike, wanted)}
+    with _netlink() as netlink:
+        present, whole = await _usable(netlink, index, there)
+        if not whole:
+            present |= _ipv4_addresses(index)
+            left = [one for one in wanted - present if one.version == 6]
+            present |= await _usable_of(netlink, index, left)
+    return frozenset(present)
+
+
+def must_be_up(interface: str) -> None:
+    """Raises OSError, KernelUnavailable."""
     for name in dict.fromkeys((interface, "lo")):
         if not _is_up(name):
             raise KernelUnavailable(f"interface {name} is down: run `ip link set {name} up`")
-    with _netlink() as netlink:
-        listed, whole = await _listed(netlink)
-        present = {one.address for one in listed if one.interface == index and one.usable}
-        if not whole:
-            present |= _ipv4_addresses(index)
-            for address in set(expected) - present:
-                if address.version == 6 and (one := await _asked(netlink, index, address)):
-                    present |= {one.address} if one.usable else set()
-    return frozenset(present)
 
 
 async def everywhere() -> list[Assigned]:
@@ -66,22 +94,140 @@ async def everywhere() -> list[Assigned]:
     return listed
 
 
-async def add(interface: str, address: Address) -> None:
-    """As /32 or /128. An address that is there already is left as it is. Raises OSError, KernelUnavailable."""
+async def usable_of(interface: str, asked: Iterable[Address]) -> frozenset[Address]:
+    """Which of these IPv6 addresses are usable, each asked for by itself. Raises OSError, KernelUnavailable."""
     with _netlink() as netlink:
-        await _write(netlink, codec.addition(index_of(interface), address), {errno.EEXIST})
+        return frozenset(await _usable_of(netlink, index_of(interface), asked))
 
 
-async def remove(interface: str, address: Address) -> None:
-    """With every prefix length it is there with; none is no error. Raises OSError, KernelUnavailable."""
+async def add(interface: str, added: Sequence[Address]) -> dict[Address, OSError]:
+    """Each as /32 or /128. What is there already is left as it is. Which failed, and why.
+
+    Raises OSError, KernelUnavailable: none of them, or nobody knows which, was added.
+    """
     index = index_of(interface)
     with _netlink() as netlink:
-        if address.version == 6:
-            if one := await _asked(netlink, index, address):
-                await _write(netlink, codec.removal(index, address, one.prefix), _NOT_THERE)
-        else:
-            while await _write(netlink, codec.removal(index, address, address.max_prefixlen), _NOT_THERE):
-                pass
+        requests = {address: codec.addition(index, address) for address in added}
+        return _failed(await _written(netlink, requests), {errno.EEXIST})
+
+
+async def remove(interface: str, removed: Sequence[Address]) -> dict[Address, OSError]:
+    """Each with every prefix length it is there with; none is no error. Which failed, and why.
+
+    Raises OSError, KernelUnavailable: nobody knows which was removed.
+    """
+    index = index_of(interface)
+    failed: dict[Address, OSError] = {}
+    with _netlink() as netlink:
+        left = list(removed)
+        while left:
+            requests = {one: codec.removal(index, one, one.max_prefixlen) for one in left}
+            codes = await _written(netlink, requests)
+            failed |= _failed(codes, _NOT_THERE)
+            # An IPv4 address goes with one prefix at a time.
+            left = [one for one in left if one.version == 4 and one not in codes]
+            failed |= await _remove_longer(
+                netlink, index, [one for one in codes if one.version == 6 and one not in failed]
+            )
+    return failed
+
+
+async def _remove_longer(netlink: Netlink, index: int, removed: Iterable[Address]) -> dict[Address, OSError]:
+    """IPv6 addresses that are not there as single hosts."""
+    requests = {}
+    for address in removed:
+        if one := await _asked(netlink, index, address):
+            requests[address] = codec.removal(index, address, one.prefix)
+    return _failed(await _written(netlink, requests), _NOT_THERE)
+
+
+async def _written(netlink: Netlink, requests: Mapping[Address, Framed]) -> dict[Address, int]:
+    """The errno of each that was refused."""
+    loop = asyncio.get_running_loop()
+    codes: dict[Address, int] = {}
+    waiting = list(requests)
+    batch = float(BATCH)
+    while waiting:
+        part, waiting = waiting[: int(batch)], waiting[int(batch) :]
+        framed = [requests[address] for address in part]
+        began = loop.time()
+        refused = await netlink.write(partial(_joined, framed), len(part))
+        codes |= {part[place]: code for place, code in refused.items()}
+        batch = paced(batch, len(part), loop.time() - began, least=1, most=MOST)
+        await asyncio.sleep(0)
+    return codes
+
+
+def _joined(framed: Sequence[Framed], sequence: int) -> bytes:
+    return b"".join(one(sequence + place) for place, one in enumerate(framed))
+
+
+def _failed(codes: Mapping[Address, int], passed: Container[int]) -> dict[Address, OSError]:
+    return {
+        address: OSError(code, os.strerror(code)) for address, code in codes.items() if code not in passed
+    }
+
+
+class News:
+    """What the kernel announces of the addresses of one interface, since it was asked last."""
+
+    def __init__(self, interface: str) -> None:
+        self._interface = interface
+        self._index: int | None = None
+        self._line: socket.socket | None = None
+
+    def close(self) -> None:
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+
+    def begin(self) -> None:
+        """What has been announced until now does not count. Raises OSError, KernelUnavailable."""
+        self.close()
+        self._index = index_of(self._interface)
+        self._line = open_socket(_NETLINK_ROUTE, groups=_GROUPS)
+
+    async def after(
+        self, before: frozenset[Address], removed: Container[Address]
+    ) -> frozenset[Address] | None:
+        """The usable addresses now, if `before` are those at the beginning or when they were asked for last.
+
+        None: not known, a whole reading has to tell. So it is where an address went that is not in `removed`, for it
+        may be there with another prefix; after changes of the interface; and where announcements were lost. Raises
+        OSError, KernelUnavailable.
+        """
+        line = self._line
+        if line is None or index_of(self._interface) != self._index:
+            return None
+        now: set[Address] | None = None
+        began = asyncio.get_running_loop().time()
+        while True:
+            try:
+                data = line.recv(RECEIVE)
+            except BlockingIOError:
+                return before if now is None else frozenset(now)
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                return None
+            for message in messages(data):
+                if message.kind in (codec.NEW_LINK, codec.DEL_LINK) and self._index in codec.changed(data):
+                    return None
+                if message.kind not in (codec.NEW_ADDRESS, codec.DEL_ADDRESS):
+                    continue
+                one = codec.parse(data, message)
+                if one is None or one.interface != self._index:
+                    continue
+                now = set(before) if now is None else now
+                if message.kind == codec.NEW_ADDRESS and one.usable:
+                    now.add(one.address)
+                elif message.kind == codec.DEL_ADDRESS and one.address in removed:
+                    now.discard(one.address)
+                else:
+                    return None
+            if asyncio.get_running_loop().time() - began > SLICE:
+                await asyncio.sleep(0)
+                began = asyncio.get_running_loop().time()
 
 
 def index_of(interface: str) -> int:
@@ -108,18 +254,41 @@ def _netlink() -> Iterator[Netlink]:
 async def _listed(netlink: Netlink) -> tuple[list[Assigned], bool]:
     """Of every interface; and whether none is left out that was there all the time."""
     seen: dict[Assigned, None] = {}
-    for _ in range(READS):
-        try:
-            found, whole = await netlink.dump(codec.dump_frame, codec.parse)
-        except OSError as error:
-            if error.errno != errno.ENOBUFS:
-                raise
-            continue
+    async for found, whole in _dumps(netlink, codec.parse):
         listed = [one for one in found if one is not None]
         if whole:
             return listed, True
         seen |= dict.fromkeys(listed)
     return list(seen), False
+
+
+async def _usable(netlink: Netlink, index: int, there: Mapping[bytes, Address]) -> tuple[set[Address], bool]:
+    """Of one interface; and whether none is left out that was there all the time."""
+    seen: set[Address] = set()
+    async for found, whole in _dumps(netlink, partial(codec.usable, index, there)):
+        present = {one for one in found if one is not None}
+        if whole:
+            return present, True
+        seen |= present
+    return seen, False
+
+
+async def _dumps(netlink: Netlink, parse: Parse[T]) -> AsyncIterator[Dump[T]]:
+    """Until one is whole. One that overran the socket is none."""
+    for _ in range(READS):
+        try:
+            dump = await netlink.dump(codec.dump_frame, parse)
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            continue
+        yield dump
+
+
+async def _usable_of(netlink: Netlink, index: int, asked: Iterable[Address]) -> set[Address]:
+    """Those that are usable."""
+    found = [(address, await _asked(netlink, index, address)) for address in asked]
+    return {address for address, one in found if one is not None and one.usable}
 
 
 async def _asked(netlink: Netlink, index: int, address: Address) -> Assigned | None:
@@ -129,14 +298,6 @@ async def _asked(netlink: Netlink, index: int, address: Address) -> Assigned | N
         if error.errno not in _NOT_THERE:
             raise
         return None
-
-
-async def _write(netlink: Netlink, framed: Framed, passed: Iterable[int]) -> bool:
-    """False: refused with an errno in `passed`."""
-    code = (await netlink.write(framed)).get(0, 0)
-    if code and code not in passed:
-        raise OSError(code, os.strerror(code))
-    return not code
 
 
 def _is_up(interface: str) -> bool:

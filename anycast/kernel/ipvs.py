@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeAlias, TypeVar, assert_never
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeAlias, TypeVar, assert_never
 
 from anycast.core.dataplane.ipvs import (
     AddDestination,
     AddService,
     Destination,
+    DestinationKey,
     IpvsOp,
     Key,
     MoveDestination,
@@ -24,6 +25,8 @@ from anycast.core.dataplane.ipvs import (
     ServiceEntry,
     SetDestination,
     SetService,
+    Settings,
+    Table,
     entry,
     packed,
     spelt,
@@ -34,7 +37,8 @@ from anycast.core.values.configuration import ConnectionSync, Scheduler, Timeout
 from anycast.core.values.persistent import PersistentMap
 from anycast.kernel import ipvs_codec as codec
 from anycast.kernel.errors import KernelUnavailable
-from anycast.kernel.netlink import SLICE, Dump, Netlink, Parse
+from anycast.kernel.ipvs_codec import ServiceRecord
+from anycast.kernel.netlink import Dump, Netlink, Parse, Quick, RefusedError, paced
 from anycast.kernel.netlink_codec import Malformed
 
 BATCH = 256  # requests per send; thousands would not fit the send buffer
@@ -45,15 +49,15 @@ REBUILD_COST = 16
 READS = 3  # of one dump, while another program writes
 
 _NETLINK_GENERIC = 16
+_PARTED = 2  # parts of a dump, between which another program can write
+_TURN = 64  # real servers that are decoded between two looks at the clock
+_RESTLESS = (
+    f"IPVS: the table changed during each of {READS} reads: "
+    "another program keeps writing to it; stop it (keepalived, kube-proxy, ipvsadm?)"
+)
 _TIMEOUTS = codec.Request(codec.GET_CONFIG, b"")
 
 
-class _Keyed(Protocol):
-    @property
-    def key(self) -> Hashable: ...
-
-
-K = TypeVar("K", bound=_Keyed)
 T = TypeVar("T")
 
 
@@ -63,11 +67,23 @@ _Batch: TypeAlias = list[tuple[IpvsOp, tuple[codec.Request, ...]]]
 class Reading(NamedTuple):
     """What a read found."""
 
-    table: Mapping[Key, ServiceEntry]
+    table: PersistentMap[Key, ServiceEntry]
     timeouts: Timeouts
     sync: Mapping[SyncRole, ConnectionSync]
-    packets: Mapping[Key, int]  # that each service has taken in
-    connections: Mapping[Key, bytes]  # packed, of those that have any
+    packets: PersistentMap[Key, int]  # that each service has taken in
+    connections: PersistentMap[Key, bytes]  # packed, of those that have any
+
+
+_NOTHING = Reading(PersistentMap(), Timeouts(), {}, PersistentMap(), PersistentMap())
+
+
+class _Known(NamedTuple):
+    """A service as last read, and what tells at the next reading that it is still that."""
+
+    entry: ServiceEntry
+    settings: Settings
+    digest: bytes | None  # of its real servers; None: nothing tells
+    counts: bytes
 
 
 class Ipvs:
@@ -77,26 +93,32 @@ class Ipvs:
         self._lock = asyncio.Lock()
         self._netlink = Netlink(_NETLINK_GENERIC)
         self._family = 0
-        self._schedulers: dict[Key, str] = {}
-        self._table: PersistentMap[Key, ServiceEntry] = PersistentMap()  # as last read
+        self._services = codec.Services()
+        self._known: dict[Key, _Known] = {}
+        self._last = _NOTHING
+        self._whole = False  # whether `_last` is a reading, and nothing failed since
+        self._schedulers: dict[Key, str] = {}  # set since the last reading
         self._batch = float(BATCH)  # requests that fit in a slice
 
     def close(self) -> None:
         self._netlink.close()
 
-    async def read(self) -> Reading:
-        """The whole table, destinations in their order of insertion. Raises KernelUnavailable."""
+    async def read(self, only: Iterable[Key] | None = None, alike: Table | None = None) -> Reading:
+        """The table, destinations in their order of insertion.
+
+        A service that has not changed is the same object as in the last reading. `only`: these services are read, the
+        others are as in the last reading; where there was none, all are. Of `alike` objects are taken where they equal
+        what is read, for the memory. Raises KernelUnavailable.
+        """
         async with self._lock:
             try:
-                reading = await self._read()
+                return await self._read(only, alike or {})
             except OSError as error:
                 raise _unavailable(error) from error
             except Malformed as error:
                 raise KernelUnavailable(
                     f"IPVS: an answer of the kernel was not understood: {error}"
                 ) from error
-        self._schedulers = {key: entry.scheduler for key, entry in reading.table.items()}
-        return reading
 
     async def play(self, ops: Sequence[IpvsOp]) -> tuple[Failure, ...]:
         """Carries out `ops` in order. Returns what failed, which hinders no other.
@@ -121,7 +143,8 @@ class Ipvs:
                     break
                 failures += _failures(batch, errors, never_added)
                 done += len(batch)
-                self._batch = paced(self._batch, cost, loop.time() - began)
+                took = loop.time() - began
+                self._batch = paced(self._batch, cost, took, least=REBUILD_COST, most=BATCH)
                 await asyncio.sleep(0)
             return tuple(failures)
 
@@ -162,52 +185,137 @@ class Ipvs:
     def _rebuilds(self, op: IpvsOp) -> bool:
         if isinstance(op, AddService | SetService):
             self._schedulers[op.service] = op.settings.scheduler
-        return self._schedulers.get(op.service, Scheduler.MH).startswith(Scheduler.MH)
+        known = self._known.get(op.service)
+        read = Scheduler.MH if known is None else known.settings.scheduler
+        return self._schedulers.get(op.service, read).startswith(Scheduler.MH)
 
-    async def _read(self) -> Reading:
+    async def _read(self, only: Iterable[Key] | None, alike: Table) -> Reading:
         # Asked anew at every read: the number changes when the module is taken out and loaded again.
-        self._family = await self._resolve()
-        records = await self._dump(codec.Request(codec.GET_SERVICE, b""), codec.parse_service)
-        table: dict[Key, ServiceEntry] = {}
-        connections: dict[Key, bytes] = {}
-        packets = {record.key: record.packets for record in records if record.key is not None}
-        for key, settings, _ in records:
-            if key is not None:
-                request = codec.Request(codec.GET_DEST, codec.service_key(key))
-                newest_first = await self._dump(request, codec.parse_destination)
-                found = entry(settings, (one.destination for one in reversed(newest_first)))
-                before = self._table.get(key)
-                table[key] = before if found == before else found
-                if counts := packed(one.connections for one in reversed(newest_first)):
-                    connections[key] = counts
-        self._table = self._table.updated(table, [key for key in self._table if key not in table])
+        family = await self._resolve()
+        some = None if only is None or not self._whole or family != self._family else dict.fromkeys(only)
+        self._family, self._whole = family, False
+        if some is None:
+            records = await self._listed()
+            looked = dict.fromkeys((*(record.key for record in records if record.key), *self._known))
+        else:
+            looked = some
+            asked = [await self._asked(key) for key in some]
+            records = [record for record in asked if record is not None]
+        found: dict[Key, _Known] = {}
+        packets: dict[Key, int] = {}
+        for key, settings, taken_in in records:
+            if key is None:
+                continue
+            known = await self._destinations(key, settings, alike.get(key))
+            if known is not None:
+                found[key] = known
+                packets[key] = taken_in
+        gone = [key for key in looked if key not in found]
+        reading = await self._reading(found, packets, gone)
+        for key in gone:
+            self._known.pop(key, None)
+        self._known.update(found)
+        self._schedulers.clear()
+        self._last, self._whole = reading, True
+        return reading
+
+    async def _reading(
+        self, found: Mapping[Key, _Known], packets: Mapping[Key, int], gone: Sequence[Key]
+    ) -> Reading:
+        last = self._last
         # Two at most, in one part: never torn.
         daemons, _ = await self._dumped(codec.Request(codec.GET_DAEMON, b""), codec.parse_daemon)
         timeouts = await self._netlink.answer(
             lambda sequence: codec.question(_TIMEOUTS, family=self._family, sequence=sequence),
             codec.parse_timeouts,
         )
-        return Reading(self._table, timeouts, dict(daemons), packets, connections)
+        idle = [key for key, known in found.items() if not known.counts]
+        return Reading(
+            table=last.table.updated({key: known.entry for key, known in found.items()}, gone),
+            timeouts=timeouts,
+            sync=dict(daemons),
+            packets=last.packets.updated(packets, gone),
+            connections=last.connections.updated(
+                {key: known.counts for key, known in found.items() if known.counts}, (*gone, *idle)
+            ),
+        )
 
     async def _resolve(self) -> int:
         return await self._netlink.answer(codec.family_frame, codec.parse_family)
 
-    async def _dump(self, request: codec.Request, parse: Parse[K]) -> list[K]:
+    async def _listed(self) -> list[ServiceRecord]:
         for _ in range(READS):
-            found, whole = await self._dumped(request, parse)
-            keys = [item.key for item in found if item.key is not None]
-            # Dumps of IPVS are not atomic and do not say so: a writer in between shifts the list, and shows
-            # only by what is then found twice.
-            if whole and len(set(keys)) == len(keys):
+            found, whole = await self._dumped(codec.Request(codec.GET_SERVICE, b""), self._services.parse)
+            keys: list[Key] = [record.key for record in found if record.key is not None]
+            # Dumps of IPVS are not atomic and do not say so: a writer in between shifts the list. So something is
+            # found twice, or is left out that was there all the time.
+            if (
+                whole
+                and len(set(keys)) == len(keys)
+                and not await self._any_of(self._known.keys() - set(keys))
+            ):
+                self._services.forget(but=len(found))
                 return found
-        raise KernelUnavailable(
-            f"IPVS: the table changed during each of {READS} reads: "
-            "another program keeps writing to it; stop it (keepalived, kube-proxy, ipvsadm?)"
-        )
+        raise KernelUnavailable(_RESTLESS)
 
-    async def _dumped(self, request: codec.Request, parse: Parse[T]) -> Dump[T]:
+    async def _any_of(self, keys: Iterable[Key]) -> bool:
+        """Whether one of the services is there."""
+        for key in keys:
+            if await self._asked(key) is not None:
+                return True
+        return False
+
+    async def _asked(self, key: Key) -> ServiceRecord | None:
+        request = codec.Request(codec.GET_SERVICE, codec.service_key(key))
+        try:
+            return await self._netlink.answer(
+                lambda sequence: codec.question(request, family=self._family, sequence=sequence),
+                self._services.parse,
+            )
+        except RefusedError as error:
+            if error.errno != errno.ESRCH:
+                raise
+            return None
+
+    async def _destinations(self, key: Key, settings: Settings, alike: ServiceEntry | None) -> _Known | None:
+        """None: the service has gone meanwhile."""
+        request = codec.Request(codec.GET_DEST, codec.service_key(key))
+        known = self._known.get(key)
+        missed: set[DestinationKey] = set()
+        for _ in range(READS):
+            listing = codec.Listing(self._family)
+            _, whole = await self._dumped(request, listing.parse, listing.take)
+            digest = listing.digest()
+            if not listing.parts and await self._asked(key) is None:
+                return None
+            if known is not None and digest is not None and digest == known.digest and whole:
+                return _still(known, settings, listing.counts())
+            records = await self._decoded(listing, known, alike)
+            places = {one.key for one in records}
+            # As of services. What is left out cannot be asked for, so it has to be left out twice.
+            left_out = set() if known is None or listing.parts < _PARTED else _places(known) - places
+            if whole and len(places) == len(records) and left_out == missed:
+                found = entry(settings, (one.destination for one in records))
+                counts = packed(one.connections for one in records)
+                return _Known(_shared(found, known, alike), settings, digest, counts)
+            missed = left_out
+        raise KernelUnavailable(_RESTLESS)
+
+    async def _decoded(
+        self, listing: codec.Listing, known: _Known | None, alike: ServiceEntry | None
+    ) -> list[codec.DestinationRecord]:
+        likely = [each for each in (alike, known and known.entry) if each is not None]
+        there = {one.address.packed: one.address for each in likely for one in each.destinations}
+        records = []
+        for number, record in enumerate(listing.decoded(there)):
+            if number % _TURN == _TURN - 1:
+                await self._netlink.turn()
+            records.append(record)
+        return records[::-1]
+
+    async def _dumped(self, request: codec.Request, parse: Parse[T], quick: Quick | None = None) -> Dump[T]:
         return await self._netlink.dump(
-            lambda sequence: codec.dump_frame(request, family=self._family, sequence=sequence), parse
+            lambda sequence: codec.dump_frame(request, family=self._family, sequence=sequence), parse, quick
         )
 
     async def _write(self, batch: Sequence[codec.Request]) -> dict[int, int]:
@@ -217,10 +325,30 @@ class Ipvs:
         )
 
 
-def paced(batch: float, sent: int, took: float) -> float:
-    """The size of the next batch. One slow send may be the machine's doing: at most half, and double again."""
-    fits = sent * SLICE / took if took > 0 else BATCH
-    return min(max(fits, batch / 2, REBUILD_COST), batch * 2, BATCH)
+def _still(known: _Known, settings: Settings, counts: bytes) -> _Known:
+    """With the same real servers."""
+    if settings is known.settings and counts == known.counts:
+        return known
+    same = known.entry if settings == known.settings else entry(settings, known.entry.destinations)
+    return _Known(same, settings, known.digest, known.counts if counts == known.counts else counts)
+
+
+def _shared(found: ServiceEntry, known: _Known | None, alike: ServiceEntry | None) -> ServiceEntry:
+    """Equal to `found`, of objects that are there already as far as possible."""
+    likely = [each for each in (known and known.entry, alike) if each is not None]
+    for each in likely:
+        if each == found:
+            return each
+    destinations = list(found.destinations)
+    for each in likely:
+        for place, (old, new) in enumerate(zip(each.destinations, found.destinations, strict=False)):
+            if old == new:
+                destinations[place] = old
+    return entry(found.settings, destinations)
+
+
+def _places(known: _Known) -> set[DestinationKey]:
+    return {one.key for one in known.entry.destinations}
 
 
 def _unavailable(error: OSError) -> KernelUnavailable:

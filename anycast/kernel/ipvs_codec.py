@@ -9,9 +9,11 @@ IPv6 service is the prefix length as a number of the host's order, and a service
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from socket import AF_INET, AF_INET6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, htons, ntohs
@@ -34,6 +36,7 @@ from anycast.core.dataplane.ipvs import (
     SetDestination,
     SetService,
     Settings,
+    packed,
     version_of,
 )
 from anycast.core.dataplane.kernel import SyncRole
@@ -57,7 +60,10 @@ from anycast.kernel.netlink_codec import (
     Message,
     attribute,
     attributes,
+    length_of,
+    messages,
     number,
+    places_of,
 )
 
 NEW_SERVICE, SET_SERVICE, DEL_SERVICE, GET_SERVICE = 1, 2, 3, 4
@@ -77,10 +83,15 @@ _NESTED = 0x8000  # the bit of a nest's kind that some kernels set
 _DEST = struct.Struct("=HH HH16s HHH2x HHI HHI HHI HHI HHH2x HHB3x HHH2x HHH2x")
 _DEST_KEY = struct.Struct("=HH HH16s HHH2x HHH2x")
 _STATS, _STATS64, _STATS_INPKTS = 10, 12, 2
-# One destination as ip_vs_genl_fill_dest() writes it (statistics follow, and are not looked at).
-_FILL = struct.Struct("=HH HH16s HHH2x HHI HHI HHB3x HHH2x HHH2x HHI HHI HHI HHI HHI HHH2x")
-_FILL_LENGTHS = (20, 6, 8, 8, 5, 6, 6, 8, 8, 8, 8, 8, 6)
-_FILL_TYPES = (1, 2, 3, 4, 13, 14, 15, 5, 6, 7, 8, 9, 11)
+# One destination as ip_vs_genl_fill_dest() writes it: the record, the counts of its connections (active, inactive,
+# and those of persistence, which are not looked at), its family, statistics.
+_RECORD = struct.Struct("=2xH HH16s HHH2x HHI HHI HHB3x HHH2x HHH2x HHI HHI HH")
+_RECORD_LENGTHS = (20, 6, 8, 8, 5, 6, 6, 8, 8, 8)
+_RECORD_TYPES = (1, 2, 3, 4, 13, 14, 15, 5, 6, 7)
+_INACTIVE = struct.pack("=HH", 8, 8)
+_FAMILY_OF = {struct.pack("=HHH2x", 6, 11, family): int(family) for family in (AF_INET, AF_INET6)}
+_LISTED_SIZE = 16 + _GENL + _RECORD.size + 28  # bytes of a message without its statistics
+_MULTI = 0x2
 
 _FAMILY = {4: int(AF_INET), 6: int(AF_INET6)}
 _PROTOCOL = {
@@ -337,6 +348,60 @@ def parse_family(data: bytes, message: Message) -> int:
     return family
 
 
+class Services:
+    """Reads the services of dump after dump. What it has seen before it knows by its bytes.
+
+    The statistics come last in a record, and are as long in each. What is before them is the service.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[bytes, tuple[Key | None, Settings]] = {}
+        # Of the record that was taken apart last: bytes from the statistics to the end and the header they begin
+        # with, and from the counter of packets.
+        self._tail, self._begin = 0, b""
+        self._counter, self._counter_begin, self._number = 0, b"", struct.Struct("=Q")
+
+    def parse(self, data: bytes, message: Message) -> ServiceRecord:
+        """Raises Malformed."""
+        cut, counter = message.end - self._tail, message.end - self._counter
+        if (
+            self._tail
+            and cut > message.start + _GENL
+            and data[cut : cut + 4] == self._begin
+            and data[counter - 4 : counter] == self._counter_begin
+        ):
+            known = self._seen.get(data[message.start + _GENL : cut])
+            if known is not None:
+                return ServiceRecord(*known, self._number.unpack_from(data, counter)[0])
+        record = parse_service(data, message)
+        if self._measure(data, message):
+            known = (record.key, record.settings)
+            self._seen[data[message.start + _GENL : message.end - self._tail]] = known
+        return record
+
+    def forget(self, but: int) -> None:
+        """What was seen too long ago, once it is more than twice as much as there is."""
+        if len(self._seen) > 2 * but + 64:
+            self._seen.clear()
+
+    def _measure(self, data: bytes, message: Message) -> bool:
+        """Where the statistics are. False: not where they are expected."""
+        nest = message.start + _GENL
+        places = dict(places_of(data, nest + 4, message.end))
+        kinds = list(places)
+        if _STATS not in kinds or kinds[kinds.index(_STATS) :] not in ([_STATS], [_STATS, _STATS64]):
+            return False
+        last = places[kinds[-1]]
+        counters = dict(places_of(data, last + 4, last + length_of(data, last)))
+        if _STATS_INPKTS not in counters:
+            return False
+        begin, counter = places[_STATS], counters[_STATS_INPKTS]
+        self._tail, self._begin = message.end - begin, data[begin : begin + 4]
+        self._counter, self._counter_begin = message.end - counter - 4, data[counter : counter + 4]
+        self._number = struct.Struct("=Q" if kinds[-1] == _STATS64 else "=I")
+        return True
+
+
 def parse_service(data: bytes, message: Message) -> ServiceRecord:
     """One service of a dump. Raises Malformed."""
     nest = attributes(data, message.start + _GENL, message.end).get(_NEST_SERVICE)
@@ -424,59 +489,136 @@ def _flags_of(scheduler: str) -> tuple[SchedulerFlag, ...]:
     return _FLAGS_OF[Scheduler(scheduler)] if scheduler in _FLAGS_OF else ()
 
 
+class Listing:
+    """The real servers of one service as one dump tells them, newest first: taken in without being decoded.
+
+    Nearly always they are those of the dump before, which `digest` tells.
+    """
+
+    def __init__(self, family: int) -> None:
+        self._family = family  # the number of IPVS
+        self._told: list[bytes | DestinationRecord] = []  # whole datagrams, and what was not as expected
+        self._records: list[bytes] = []
+        self._families: list[bytes] = []
+        self._active: list[int] = []
+        self._inactive: list[int] = []
+
+    @property
+    def parts(self) -> int:
+        """More than one: another program may have written between them."""
+        return len(self._told)
+
+    def take(self, data: bytes, sequence: int) -> bool:
+        """Whether it is a datagram of destinations alone, all as long as each other; only then it is taken."""
+        size = int.from_bytes(data[:4], sys.byteorder)
+        if size < _LISTED_SIZE or size & 3 or len(data) % size:
+            return False
+        rows = zip(*_rows(size).iter_unpack(data), strict=True)
+        sizes, kinds, flags, sequences, records, active, apart, inactive, families = rows
+        many = len(sizes)
+        if not (
+            sizes.count(size) == kinds.count(self._family) == sequences.count(sequence) == many
+            and flags.count(_MULTI) == apart.count(_INACTIVE) == many
+        ):
+            return False
+        self._told.append(data)
+        self._records += records
+        self._families += families
+        self._active += active
+        self._inactive += inactive
+        return True
+
+    def parse(self, data: bytes, message: Message) -> None:
+        """What was not taken. Raises Malformed."""
+        self._told.append(parse_destination(data, message))
+
+    def digest(self) -> bytes | None:
+        """Equal for equal records in the same order, whatever is counted there. None: they are not as expected."""
+        if not all(isinstance(one, bytes) for one in self._told):
+            return None
+        return hashlib.blake2b(b"".join(self._records + self._families), digest_size=16).digest()
+
+    def counts(self) -> bytes:
+        """As `ipvs.packed` has them, in the order of insertion. Of records that `digest` has shown to be known."""
+        if not any(self._active) and not any(self._inactive):
+            return b""
+        return packed(map(Connections, reversed(self._active), reversed(self._inactive)))
+
+    def decoded(self, addresses: Mapping[bytes, Address]) -> Iterator[DestinationRecord]:
+        """Newest first. `addresses`: objects that are there already, by their bytes. Raises Malformed."""
+        if self.digest() is None or not all(map(_is_as_expected, self._records)):
+            return self._walked()
+        found = map(_decoded, self._records, self._families, itertools.repeat(addresses))
+        return map(DestinationRecord, found, map(Connections, self._active, self._inactive))
+
+    def _walked(self) -> Iterator[DestinationRecord]:
+        for one in self._told:
+            if isinstance(one, bytes):
+                yield from (parse_destination(one, message) for message in messages(one))
+            else:
+                yield one
+
+
+@lru_cache(maxsize=8)
+def _rows(size: int) -> struct.Struct:
+    """Messages of `size` bytes: header, record, active, a header, inactive, family."""
+    statistics = size - _LISTED_SIZE
+    return struct.Struct(f"=IHHI4x {_GENL}x {_RECORD.size}s I 4s I 8x 8s {statistics}x")
+
+
+def _is_as_expected(record: bytes) -> bool:
+    v = _RECORD.unpack(record)
+    return v[1::3] == _RECORD_LENGTHS and v[2::3] == _RECORD_TYPES and v[0] & ~_NESTED == _NEST_DEST
+
+
+def _decoded(record: bytes, family: bytes, addresses: Mapping[bytes, Address]) -> Destination:
+    v = _RECORD.unpack(record)
+    if family not in _FAMILY_OF:
+        raise Malformed(f"a real server of the family {family.hex()}")
+    version = _FAMILY_OF[family]
+    data = v[3]
+    return _destination_of(
+        addresses.get(data[:4] if version == AF_INET else data) or _address(version, data),
+        ntohs(v[6]),
+        forwarding=v[9],
+        weight=v[12],
+        tunnel=(v[15], ntohs(v[18]), v[21]),
+        thresholds=(v[24], v[27]),
+    )
+
+
 def parse_destination(data: bytes, message: Message) -> DestinationRecord:
-    """One destination of a dump. Raises Malformed."""
-    if message.end - message.start >= _GENL + _FILL.size:
-        v = _FILL.unpack_from(data, message.start + _GENL)
-        if v[2::3] == _FILL_LENGTHS and v[3::3] == _FILL_TYPES and v[1] & ~_NESTED == _NEST_DEST:
-            return _destination_of(
-                v[40],
-                v[4],
-                ntohs(v[7]),
-                forwarding=v[10],
-                weight=v[13],
-                tunnel=(v[16], ntohs(v[19]), v[22]),
-                thresholds=(v[25], v[28]),
-                connections=(v[31], v[34]),
-            )
-    return walk_destination(data, message)
-
-
-def walk_destination(data: bytes, message: Message) -> DestinationRecord:
-    """As `parse_destination`, for a kernel that writes the attributes in another order. Raises Malformed."""
+    """One destination of a dump, in whatever order a kernel writes its attributes. Raises Malformed."""
     nest = attributes(data, message.start + _GENL, message.end).get(_NEST_DEST)
     if nest is None:
         raise Malformed("a destination without its attributes")
     fields = attributes(nest, 0, len(nest))
-    return _destination_of(
-        number(fields, 11, 2),
-        fields.get(1, b""),
+    destination = _destination_of(
+        _address(number(fields, 11, 2), fields.get(1, b"")),
         _port(fields, 2),
         forwarding=number(fields, 3, 4),
         weight=number(fields, 4, 4),
         tunnel=(number(fields, 13, 1), _port(fields, 14), number(fields, 15, 2)),
         thresholds=(number(fields, 5, 4), number(fields, 6, 4)),
-        connections=(number(fields, 7, 4), number(fields, 8, 4)),
     )
+    return DestinationRecord(destination, Connections(number(fields, 7, 4), number(fields, 8, 4)))
 
 
 def _destination_of(
-    family: int,
-    address: bytes,
+    address: Address,
     port: int,
     *,
     forwarding: int,
     weight: int,
     tunnel: tuple[int, int, int],
     thresholds: tuple[int, int],
-    connections: tuple[int, int],
-) -> DestinationRecord:
+) -> Destination:
     method = _FORWARDING_NAMED.get(forwarding)
     plain = tunnel == (0, 0, 0)
     wrapping = _PLAIN if plain else _tunnel(*tunnel)
     foreign = "" if method is not None and wrapping is not None else _foreign(forwarding, tunnel)
-    destination = Destination(
-        address=_address(family, address),
+    return Destination(
+        address=address,
         port=port,
         weight=weight,
         forwarding=method or Forwarding.NAT,
@@ -487,7 +629,6 @@ def _destination_of(
         lower=thresholds[1],
         foreign=foreign,
     )
-    return DestinationRecord(destination, Connections._make(connections))
 
 
 def _tunnel(kind: int, port: int, checksum: int) -> Tunnel | None:

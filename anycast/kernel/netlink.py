@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 from anycast.kernel import netlink_codec as codec
@@ -29,6 +29,8 @@ T = TypeVar("T")
 Framed: TypeAlias = Callable[[int], bytes]
 """The bytes to send, numbered from the sequence on."""
 Parse: TypeAlias = Callable[[bytes, codec.Message], T]
+Quick: TypeAlias = Callable[[bytes, int], bool]
+"""Whether it has taken the datagram, all of which answers the sequence."""
 
 
 class RefusedError(OSError):
@@ -43,7 +45,11 @@ class Dump(NamedTuple, Generic[T]):
 
 
 class Netlink:
-    """Opens its socket when first used and again after every failure. One conversation at a time."""
+    """Opens its socket when first used and again after every failure. One conversation at a time.
+
+    The kernel works while we send and while we receive, so nearly every answer is there at once: it is taken without
+    a turn of the event loop, which has one after each SLICE.
+    """
 
     def __init__(self, protocol: int) -> None:
         self._protocol = protocol
@@ -59,20 +65,31 @@ class Netlink:
     async def answer(self, framed: Framed, parse: Parse[T]) -> T:
         """What one message answers. Raises OSError (RefusedError: the kernel's own), Malformed."""
         sequence = self._take(1)
-        async with self._asking(framed(sequence)) as receive:
-            data, message = await _first(receive, sequence)
-        if message.kind == codec.NLMSG_ERROR:
-            raise _refused(message.error)
-        return parse(data, message)
+        with self._conversation() as line:
+            await self._send(line, framed(sequence))
+            while True:
+                data = await self._receive(line)
+                for message in codec.messages(data):
+                    if message.sequence != sequence:
+                        continue
+                    if message.kind == codec.NLMSG_ERROR:
+                        raise _refused(message.error)
+                    return parse(data, message)
 
-    async def dump(self, framed: Framed, parse: Parse[T]) -> Dump[T]:
-        """Raises OSError (RefusedError: the kernel's own), Malformed."""
+    async def dump(self, framed: Framed, parse: Parse[T], quick: Quick | None = None) -> Dump[T]:
+        """`quick` may take a datagram at once; what it takes is not parsed.
+
+        Raises OSError (RefusedError: the kernel's own), Malformed.
+        """
         sequence = self._take(1)
         found: list[T] = []
         whole = True
-        async with self._asking(framed(sequence)) as receive:
+        with self._conversation() as line:
+            await self._send(line, framed(sequence))
             while True:
-                data = await receive()
+                data = await self._receive(line)
+                if quick is not None and quick(data, sequence):
+                    continue
                 for message in codec.messages(data):
                     if message.sequence != sequence:
                         continue
@@ -91,9 +108,10 @@ class Netlink:
         first = self._take(count)
         last = first + count - 1
         errors = {}
-        async with self._asking(framed(first)) as receive:
+        with self._conversation() as line:
+            await self._send(line, framed(first))
             while True:
-                for message in codec.messages(await receive()):
+                for message in codec.messages(await self._receive(line)):
                     if message.kind != codec.NLMSG_ERROR or not first <= message.sequence <= last:
                         continue
                     if message.error:
@@ -108,39 +126,52 @@ class Netlink:
         self._sequence += count
         return first
 
-    @contextlib.asynccontextmanager
-    async def _asking(self, question: bytes) -> AsyncIterator[Callable[[], Awaitable[bytes]]]:
-        """Sends `question` and gives what receives the datagrams of its answer, all within the deadline.
-
-        Whatever goes wrong closes the socket, for the rest of the answer may still be under way. Raises OSError.
-        """
-        loop = asyncio.get_running_loop()
+    @contextlib.contextmanager
+    def _conversation(self) -> Iterator[socket.socket]:
+        """Whatever goes wrong closes the socket, for the rest of the answer may still be under way. Raises OSError."""
         try:
-            async with asyncio.timeout(DEADLINE):
-                line = self._socket = self._socket or open_socket(self._protocol)
-                await loop.sock_sendall(line, question)
-                yield lambda: self._receive(loop, line)
-        except TimeoutError:
-            self.close()
-            raise OSError(errno.ETIMEDOUT, f"the kernel did not answer within {DEADLINE:g} s") from None
+            if self._socket is None:
+                self._socket = open_socket(self._protocol)
+            yield self._socket
         except BaseException:
             self.close()
             raise
 
-    async def _receive(self, loop: asyncio.AbstractEventLoop, line: socket.socket) -> bytes:
-        # An answer is there as soon as the question is sent: without this the loop would stand for a whole dump.
+    async def _send(self, line: socket.socket, question: bytes) -> None:
+        """Raises OSError."""
+        await self.turn()
+        try:
+            line.send(question)
+        except BlockingIOError:
+            await _in_time(asyncio.get_running_loop().sock_sendall(line, question))
+
+    async def _receive(self, line: socket.socket) -> bytes:
+        """One datagram. Raises OSError."""
+        await self.turn()
+        try:
+            return line.recv(RECEIVE)
+        except BlockingIOError:
+            pass
+        loop = asyncio.get_running_loop()
+        data = await _in_time(loop.sock_recv(line, RECEIVE))
+        self._turned = loop.time()
+        return data
+
+    async def turn(self) -> None:
+        """Lets the event loop go where it has stood for a SLICE."""
+        loop = asyncio.get_running_loop()
         if loop.time() - self._turned > SLICE:
             await asyncio.sleep(0)
             self._turned = loop.time()
-        return await loop.sock_recv(line, RECEIVE)
 
 
-async def _first(receive: Callable[[], Awaitable[bytes]], sequence: int) -> tuple[bytes, codec.Message]:
-    while True:
-        data = await receive()
-        for message in codec.messages(data):
-            if message.sequence == sequence:
-                return data, message
+async def _in_time(work: Coroutine[None, None, T]) -> T:
+    """Raises OSError."""
+    try:
+        async with asyncio.timeout(DEADLINE):
+            return await work
+    except TimeoutError:
+        raise OSError(errno.ETIMEDOUT, f"the kernel did not answer within {DEADLINE:g} s") from None
 
 
 def _refused(code: int) -> RefusedError:
@@ -162,3 +193,12 @@ def open_socket(protocol: int, *, groups: int = 0) -> socket.socket:
         line.close()
         raise
     return line
+
+
+def paced(batch: float, sent: float, took: float, *, least: float, most: float) -> float:
+    """How much to send at once next, so that it takes a SLICE. `sent` took so many seconds.
+
+    One slow send may be the machine's doing: at most half, and double again.
+    """
+    fits = sent * SLICE / took if took > 0 else most
+    return min(max(fits, batch / 2, least), batch * 2, most)

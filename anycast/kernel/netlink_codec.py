@@ -65,7 +65,14 @@ def attribute(kind: int, data: bytes) -> bytes:
 
 def attributes(data: bytes, start: int, end: int) -> dict[int, bytes]:
     """By their kinds. Raises Malformed."""
-    found: dict[int, bytes] = {}
+    return {
+        kind: data[offset + 4 : offset + length_of(data, offset)]
+        for kind, offset in places_of(data, start, end)
+    }
+
+
+def places_of(data: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The kinds of attributes, and where their headers are. Raises Malformed."""
     offset = start
     while offset < end:
         if end - offset < _NLA.size:
@@ -73,9 +80,14 @@ def attributes(data: bytes, start: int, end: int) -> dict[int, bytes]:
         length, kind = _NLA.unpack_from(data, offset)
         if not _NLA.size <= length <= end - offset:
             raise Malformed(f"attribute {kind & _NLA_TYPE} says {length} bytes of {end - offset}")
-        found[kind & _NLA_TYPE] = data[offset + 4 : offset + length]
+        yield kind & _NLA_TYPE, offset
         offset += (length + 3) & ~3
-    return found
+
+
+def length_of(data: bytes, offset: int) -> int:
+    """Of an attribute, with its header."""
+    length: int = _NLA.unpack_from(data, offset)[0]
+    return length
 
 
 def number(found: dict[int, bytes], kind: int, size: int) -> int:

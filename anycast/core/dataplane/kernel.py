@@ -164,6 +164,20 @@ KernelOp: TypeAlias = (
 )
 
 
+def touched(ops: Iterable[KernelOp]) -> frozenset[ipvs.Key]:
+    """The services that the operations change."""
+    found: set[ipvs.Key] = set()
+    for op in ops:
+        match op:
+            case ExpireDestinations(removals=removals):
+                found.update(one.service for one in removals)
+            case SetSysctl() | AddAddress() | RemoveAddress() | SetTimeouts() | StartSync() | StopSync():
+                pass
+            case _:
+                found.add(op.service)
+    return frozenset(found)
+
+
 def kind_of(op: KernelOp) -> str:
     """What an operation changes, in one stable word for metric labels."""
     match op:

@@ -68,13 +68,13 @@ def read(state: State, event: KernelRead, now: float) -> Step:
         _idle(kernel),
         reported=event.snapshot,
         snapshot=_annotated(kernel, event),
-        read_at=now,
-        good_until=good_until(now, state.config.timing),
+        read_at=kernel.read_at if event.partial else now,
+        good_until=kernel.good_until if event.partial else good_until(now, state.config.timing),
         error=None,
         failures=0,
         problems=problems,
-        next_read=now + read_every(state),
-        counts=_counted(kernel, event.snapshot, now),
+        next_read=kernel.next_read if event.partial else now + read_every(state),
+        counts=kernel.counts if event.partial else _counted(kernel, event.snapshot, now),
         adopted=in_use(event.snapshot) if first else kernel.adopted,
     )
     state = replace(state, kernel=kernel)

@@ -22,6 +22,7 @@ from anycast.agent.recording import Recorder
 from anycast.config.load import load
 from anycast.core import events as ev
 from anycast.core.dataplane import kernel as kernels
+from anycast.core.dataplane.ipvs import Key
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import FILE, NODE, STOP, Maintenance
 from anycast.core.state import State
@@ -39,6 +40,9 @@ class FakeKernel:
 
     def __init__(self) -> None:
         self.holds = kernels.Snapshot(table={}, addresses=frozenset(), sysctls={})
+        self.asked: list[frozenset[Key] | None] = []  # which services; None: all
+        self.played: list[tuple[kernels.KernelOp, ...]] = []
+        self.failures: tuple[kernels.Failure, ...] = ()
         self.trouble: Exception | None = None
         self.hanging = False
         self.readings = 0
@@ -46,8 +50,16 @@ class FakeKernel:
         self.break_watch = asyncio.Event()
         self.closed = False
 
-    async def read(self, wanted_sysctls: Iterable[str]) -> kernels.Snapshot:
+    async def read(
+        self,
+        wanted_sysctls: Iterable[str],
+        *,
+        only: Iterable[Key] | None = None,
+        alike: kernels.Desired | None = None,
+    ) -> kernels.Snapshot:
+        del alike
         self.readings += 1
+        self.asked.append(None if only is None else frozenset(only))
         if self.hanging:
             await asyncio.Event().wait()
         if self.trouble is not None:
@@ -57,7 +69,8 @@ class FakeKernel:
     async def play(self, ops: Sequence[kernels.KernelOp]) -> tuple[kernels.Failure, ...]:
         await asyncio.sleep(0)
         self.holds = kernels.play(self.holds, ops)
-        return ()
+        self.played.append(tuple(ops))
+        return self.failures
 
     async def watch(self, on_change: Callable[[], None]) -> None:
         self.watchers.put_nowait(on_change)

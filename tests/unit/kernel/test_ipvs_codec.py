@@ -28,6 +28,7 @@ from anycast.core.dataplane.ipvs import (
     SetDestination,
     SetService,
     Settings,
+    packed,
     version_of,
 )
 from anycast.core.dataplane.kernel import SyncRole
@@ -89,6 +90,7 @@ SYNCS = st.builds(
     ttl=st.integers(0, 255),
 )
 KEY = ServiceKey(protocol=Protocol.TCP, address=IPv4Address("192.0.2.1"), port=80)
+_PERSISTENT_COUNT, _STATISTICS = 11, 13  # places among the attributes, which are not looked at
 SERVER = Destination(address=IPv4Address("10.0.0.1"), port=80, weight=1, forwarding=Forwarding.DR)
 
 
@@ -191,14 +193,124 @@ def test_a_written_sync_daemon_reads_back_as_itself(role: SyncRole, sync: Connec
     assert codec.parse_daemon(*message(codec.stop_sync_request(role).body))[0] == role
 
 
-@given(destination=DESTINATIONS, connections=CONNECTIONS)
-def test_the_one_unpack_and_the_walk_read_the_same(
-    destination: Destination, connections: Connections
+def listed(*destinations: list[bytes], sequence: int = 7) -> bytes:
+    """A datagram of a dump."""
+    return b"".join(
+        netlink_codec.frame(30, 0x2, sequence, struct.pack("=BBH", 5, 1, 0) + attribute(2, b"".join(one)))
+        for one in destinations
+    ).replace(struct.pack("=HH", 30, 0x3), struct.pack("=HH", 30, 0x2))
+
+
+def taken(*datagrams: bytes, sequence: int = 7) -> tuple[codec.Listing, bool]:
+    """As a conversation has them taken, and whether all were taken undecoded."""
+    listing, quick = codec.Listing(30), True
+    for data in datagrams:
+        if not listing.take(data, sequence):
+            quick = False
+            for one in netlink_codec.messages(data):
+                listing.parse(data, one)
+    return listing, quick
+
+
+@given(found=st.lists(st.tuples(DESTINATIONS, CONNECTIONS), min_size=1, max_size=4))
+def test_a_listing_is_read_as_the_walk_reads_it(found: list[tuple[Destination, Connections]]) -> None:
+    data = listed(*(as_the_kernel_writes(one, counts) for one, counts in found))
+    listing, quick = taken(data)
+    assert quick
+    expected = [(as_read(one), counts) for one, counts in found]
+    assert list(listing.decoded({})) == expected
+    assert [codec.parse_destination(data, one) for one in netlink_codec.messages(data)] == expected
+    assert listing.counts() == packed(counts for _, counts in reversed(found))
+
+
+@given(
+    before=st.lists(DESTINATIONS, min_size=1, max_size=3),
+    after=st.lists(DESTINATIONS, min_size=1, max_size=3),
+    counts=CONNECTIONS,
+)
+def test_the_digest_is_of_the_records_in_their_order_and_not_of_the_counts(
+    before: list[Destination], after: list[Destination], counts: Connections
 ) -> None:
-    data, only = message(attribute(2, b"".join(as_the_kernel_writes(destination, connections))))
-    expected = as_read(destination), connections
-    assert codec.parse_destination(data, only) == expected
-    assert codec.walk_destination(data, only) == expected
+    one, _ = taken(listed(*map(as_the_kernel_writes, before)))
+    same, _ = taken(*(listed(as_the_kernel_writes(each, counts)) for each in before))
+    other, _ = taken(listed(*map(as_the_kernel_writes, after)))
+    assert one.digest() == same.digest() is not None
+    assert (one.digest() == other.digest()) == (list(map(as_read, before)) == list(map(as_read, after)))
+
+
+@pytest.mark.parametrize("place", range(len(as_the_kernel_writes(SERVER))))
+def test_a_datagram_with_one_attribute_of_another_kind_is_no_known_one(place: int) -> None:
+    """Whatever a kernel to come makes of the place."""
+    attributes = as_the_kernel_writes(SERVER)
+    if place not in (_PERSISTENT_COUNT, _STATISTICS):
+        other = attributes.copy()
+        other[place] = other[place][:2] + struct.pack("=H", 40) + other[place][4:]
+        known, _ = taken(listed(attributes))
+        assert taken(listed(other))[0].digest() != known.digest()
+
+
+def test_a_datagram_with_the_end_of_the_dump_in_it_is_walked() -> None:
+    end = netlink_codec.frame(netlink_codec.NLMSG_DONE, 0x2, 7, bytes(4))
+    assert not codec.Listing(30).take(listed(as_the_kernel_writes(SERVER)) + end, 7)
+    assert not codec.Listing(30).take(end, 7)
+    assert not codec.Listing(30).take(b"", 7)
+
+
+def test_the_answer_to_an_earlier_question_is_not_taken() -> None:
+    assert not codec.Listing(30).take(listed(as_the_kernel_writes(SERVER)), 8)
+
+
+def test_a_listing_of_a_kernel_with_another_order_is_walked_and_has_no_digest() -> None:
+    first, second = replace(SERVER, port=81), SERVER
+    odd = as_the_kernel_writes(first, Connections(1, 2))[::-1]
+    listing, quick = taken(listed(odd), listed(as_the_kernel_writes(second)))
+    assert not quick
+    assert listing.digest() is None
+    assert list(listing.decoded({})) == [(first, (1, 2)), (second, (0, 0))]
+
+
+def test_a_record_that_is_as_long_as_expected_and_not_laid_out_so_is_walked() -> None:
+    attributes = as_the_kernel_writes(SERVER)
+    attributes[2], attributes[3] = attributes[3], attributes[2]
+    listing, quick = taken(listed(attributes))
+    assert quick
+    assert list(listing.decoded({})) == [(SERVER, NO_CONNECTIONS)]
+
+
+def test_addresses_that_are_there_already_are_the_ones_a_listing_has() -> None:
+    listing, _ = taken(listed(as_the_kernel_writes(SERVER)))
+    ((read, _),) = listing.decoded({SERVER.address.packed: SERVER.address})
+    assert read.address is SERVER.address
+
+
+@given(keys=st.lists(KEYS, min_size=1, max_size=4), data=st.data())
+def test_services_that_were_seen_before_are_read_as_those_that_were_not(
+    keys: list[Key], data: st.DataObject
+) -> None:
+    reader = codec.Services()
+    settings = {key: data.draw(settings_of(key)) for key in keys}
+    for packets in (5, 2**40):
+        for key in keys:
+            (request,) = codec.requests(AddService(service=key, settings=settings[key]))
+            found = message(told(request.body, packets))
+            assert reader.parse(*found) == codec.parse_service(*found) == (key, settings[key], packets)
+            assert reader.parse(*found).key is reader.parse(*found).key
+            assert reader.parse(*found).settings is reader.parse(*found).settings
+
+
+def test_a_service_without_statistics_is_read_all_the_same() -> None:
+    (request,) = codec.requests(AddService(service=KEY, settings=Settings(scheduler="mh")))
+    found = message(request.body)
+    reader = codec.Services()
+    for _ in range(2):
+        assert reader.parse(*found) == codec.parse_service(*found)
+
+
+def told(body: bytes, packets: int) -> bytes:
+    """A service as the kernel tells of it, with its statistics."""
+    short = attribute(1, bytes(4)) + attribute(2, struct.pack("=I", packets & 0xFFFFFFFF)) + bytes(0)
+    long = attribute(1, bytes(8)) + attribute(2, struct.pack("=Q", packets)) + attribute(3, bytes(8))
+    return attribute(1, body[4:] + attribute(10, short) + attribute(12, long))
 
 
 @given(destination=DESTINATIONS, connections=CONNECTIONS, data=st.data())
@@ -211,9 +323,9 @@ def test_a_kernel_that_writes_attributes_in_another_order_is_read_all_the_same(
 
 
 def test_the_expected_layout_is_read_without_the_walk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(codec, "walk_destination")
-    data, only = message(attribute(2, b"".join(as_the_kernel_writes(SERVER))))
-    assert codec.parse_destination(data, only) == (SERVER, NO_CONNECTIONS)
+    monkeypatch.delattr(codec, "parse_destination")
+    listing, _ = taken(listed(as_the_kernel_writes(SERVER)))
+    assert list(listing.decoded({})) == [(SERVER, NO_CONNECTIONS)]
 
 
 @pytest.mark.parametrize(
@@ -230,7 +342,8 @@ def test_what_our_destinations_cannot_say_makes_one_differ_from_all_we_want(
     other: dict[str, int], foreign: str
 ) -> None:
     data, only = message(attribute(2, b"".join(as_the_kernel_writes(SERVER, NO_CONNECTIONS, **other))))
-    for read in (codec.parse_destination(data, only), codec.walk_destination(data, only)):
+    (quick,) = taken(listed(as_the_kernel_writes(SERVER, NO_CONNECTIONS, **other)))[0].decoded({})
+    for read in (codec.parse_destination(data, only), quick):
         assert read.destination.foreign == foreign
         assert read.key == SERVER.key
         assert read.destination != SERVER

@@ -176,7 +176,8 @@ def test_the_timeouts_and_the_sync_daemons_that_run_are_read_with_the_table(
 
     async def story() -> None:
         with speaking_to(script, monkeypatch) as (table, _):
-            assert await table.read() == ({}, TIMEOUTS, {SyncRole.BACKUP: SYNC}, {}, {})
+            reading = await table.read()
+            assert (reading.timeouts, reading.sync) == (TIMEOUTS, {SyncRole.BACKUP: SYNC})
 
     asyncio.run(story())
 
@@ -273,7 +274,7 @@ def test_a_cancelled_request_leaves_no_answer_behind_for_the_next(monkeypatch: p
 
 def sizes_of(ops: list[IpvsOp], monkeypatch: pytest.MonkeyPatch, *, in_time: float = 60.0) -> list[list[int]]:
     async def story() -> list[list[int]]:
-        monkeypatch.setattr(ipvs, "SLICE", in_time)
+        monkeypatch.setattr(netlink, "SLICE", in_time)
         with speaking_to(quiet, monkeypatch) as (table, kernel):
             assert await table.play(ops) == ()
             return kernel.batches[1:]  # without the question for the family
@@ -318,7 +319,7 @@ def test_each_send_to_a_kernel_that_is_too_slow_is_half_of_the_last(monkeypatch:
 def test_the_size_of_a_send_follows_what_the_last_one_took_for_each_request(
     batch: float, sent: int, took: float, following: float
 ) -> None:
-    assert ipvs.paced(batch, sent, took) == pytest.approx(following)
+    assert netlink.paced(batch, sent, took, least=16, most=256) == pytest.approx(following)
 
 
 def test_the_event_loop_turns_while_answers_come_faster_than_they_are_read(
@@ -342,7 +343,7 @@ def test_the_event_loop_turns_while_answers_come_faster_than_they_are_read(
             table = netlink.Netlink(0)
             other = asyncio.create_task(others())
             for _ in range(20):
-                await table._receive(asyncio.get_running_loop(), ours)
+                await table._receive(ours)
             other.cancel()
         return turns
 

@@ -11,6 +11,7 @@ import pytest
 from anycast.core.dataplane.ipvs import IpvsOp, Key, MarkKey, RemoveDestination, ServiceEntry, ServiceKey
 from anycast.core.dataplane.kernel import EXPIRE_NODEST, ExpireDestinations, Failure, SetSysctl
 from anycast.core.values.configuration import Address, Protocol, Timeouts
+from anycast.core.values.persistent import PersistentMap
 from anycast.kernel import adapter, addresses, sysctl
 from anycast.kernel.adapter import Kernel
 from anycast.kernel.errors import KernelUnavailable
@@ -85,16 +86,19 @@ def test_addresses_that_services_have_or_that_were_there_before_are_expected(
         MarkKey(mark=7, version=4): ServiceEntry(scheduler="mh"),
     }
 
-    async def ipvs(_: Ipvs) -> Reading:
-        return Reading(services, Timeouts(), {}, {}, {})
+    async def ipvs(_: Ipvs, only: object, alike: object) -> Reading:
+        return Reading(PersistentMap(services), Timeouts(), {}, PersistentMap(), PersistentMap())
 
-    async def read(_: str, names: Iterable[Address]) -> frozenset[Address]:
+    async def read(_: str, names: Iterable[Address], alike: object) -> frozenset[Address]:
         expected.append(set(names))
         return present[len(expected) - 1]
 
     async def story() -> list[frozenset[Address]]:
         kernel = Kernel("lo")
-        return [(await kernel.read(())).addresses for _ in present]
+        try:
+            return [(await kernel.read(())).addresses for _ in present]
+        finally:
+            await kernel.close()
 
     monkeypatch.setattr(Ipvs, "read", ipvs)
     monkeypatch.setattr(addresses, "read", read)

@@ -12,7 +12,7 @@ from lab import bench
 from lab.memory_agent import MemoryKernel, NoChecks
 
 
-def test_what_was_played_is_read_back_as_a_table_of_its_own() -> None:
+def test_what_was_played_is_read_back_in_objects_of_its_own_and_shared_with_the_next_reading() -> None:
     wanted = Desired(
         table=bench.contents(2, 300),
         addresses=frozenset({ip_address("192.0.2.1")}),
@@ -28,7 +28,8 @@ def test_what_was_played_is_read_back_as_a_table_of_its_own() -> None:
     assert diff(first, wanted) == ()
     assert first == second
     for key, entry in first.table.items():
-        for one, other in zip(entry.destinations, second.table[key].destinations, strict=True):
+        assert entry is second.table[key]
+        for one, other in zip(entry.destinations, wanted.table[key].destinations, strict=True):
             assert one is not other
             assert one.address is not other.address
 
