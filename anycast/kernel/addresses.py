@@ -19,7 +19,7 @@ import itertools
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from ipaddress import IPv4Address
 from typing import TypeVar
@@ -42,7 +42,7 @@ from anycast.kernel.netlink import (
 from anycast.kernel.netlink_codec import Malformed, messages
 
 READS = 3  # of a list that changes while it is read
-BATCH, MOST = 64, 512  # addresses that are written at once, to begin with and at most
+BATCH, MOST = 2, 64  # addresses that are written at once, to begin with and at most
 
 _NETLINK_ROUTE = 0
 _SIOCGIFCONF, _SIOCGIFFLAGS, _SIOCGIFINDEX = 0x8912, 0x8913, 0x8933
@@ -107,8 +107,8 @@ async def add(interface: str, added: Sequence[Address]) -> dict[Address, OSError
     """
     index = index_of(interface)
     with _netlink() as netlink:
-        requests = {address: codec.addition(index, address) for address in added}
-        return _failed(await _written(netlink, requests), {errno.EEXIST})
+        codes = await _written(netlink, added, partial(codec.addition, index))
+        return _failed(codes, {errno.EEXIST})
 
 
 async def remove(interface: str, removed: Sequence[Address]) -> dict[Address, OSError]:
@@ -121,8 +121,7 @@ async def remove(interface: str, removed: Sequence[Address]) -> dict[Address, OS
     with _netlink() as netlink:
         left = list(removed)
         while left:
-            requests = {one: codec.removal(index, one, one.max_prefixlen) for one in left}
-            codes = await _written(netlink, requests)
+            codes = await _written(netlink, left, lambda one: codec.removal(index, one, one.max_prefixlen))
             failed |= _failed(codes, _NOT_THERE)
             # An IPv4 address goes with one prefix at a time.
             left = [one for one in left if one.version == 4 and one not in codes]
@@ -134,24 +133,23 @@ async def remove(interface: str, removed: Sequence[Address]) -> dict[Address, OS
 
 async def _remove_longer(netlink: Netlink, index: int, removed: Iterable[Address]) -> dict[Address, OSError]:
     """IPv6 addresses that are not there as single hosts."""
-    requests = {}
-    for address in removed:
-        if one := await _asked(netlink, index, address):
-            requests[address] = codec.removal(index, address, one.prefix)
-    return _failed(await _written(netlink, requests), _NOT_THERE)
+    prefixes = {address: one.prefix for address in removed if (one := await _asked(netlink, index, address))}
+    codes = await _written(netlink, list(prefixes), lambda one: codec.removal(index, one, prefixes[one]))
+    return _failed(codes, _NOT_THERE)
 
 
-async def _written(netlink: Netlink, requests: Mapping[Address, Framed]) -> dict[Address, int]:
+async def _written(
+    netlink: Netlink, written: Sequence[Address], request: Callable[[Address], Framed]
+) -> dict[Address, int]:
     """The errno of each that was refused."""
     loop = asyncio.get_running_loop()
     codes: dict[Address, int] = {}
-    waiting = list(requests)
-    batch = float(BATCH)
-    while waiting:
-        part, waiting = waiting[: int(batch)], waiting[int(batch) :]
-        framed = [requests[address] for address in part]
+    done, batch = 0, float(BATCH)
+    while done < len(written):
+        part = written[done : done + int(batch)]
+        done += len(part)
         began = loop.time()
-        refused = await netlink.write(partial(_joined, framed), len(part))
+        refused = await netlink.write(partial(_joined, [request(one) for one in part]), len(part))
         codes |= {part[place]: code for place, code in refused.items()}
         batch = paced(batch, len(part), loop.time() - began, least=1, most=MOST)
         await asyncio.sleep(0)

@@ -70,11 +70,11 @@ class Reading(NamedTuple):
     table: PersistentMap[Key, ServiceEntry]
     timeouts: Timeouts
     sync: Mapping[SyncRole, ConnectionSync]
-    packets: PersistentMap[Key, int]  # that each service has taken in
+    packets: Mapping[Key, int]  # that each service has taken in
     connections: PersistentMap[Key, bytes]  # packed, of those that have any
 
 
-_NOTHING = Reading(PersistentMap(), Timeouts(), {}, PersistentMap(), PersistentMap())
+_NOTHING = Reading(PersistentMap(), Timeouts(), {}, {}, PersistentMap())
 
 
 class _Known(NamedTuple):
@@ -211,6 +211,10 @@ class Ipvs:
                 found[key] = known
                 packets[key] = taken_in
         gone = [key for key in looked if key not in found]
+        if some is not None:
+            packets = {**self._last.packets, **packets}
+            for key in gone:
+                packets.pop(key, None)
         reading = await self._reading(found, packets, gone)
         for key in gone:
             self._known.pop(key, None)
@@ -229,14 +233,15 @@ class Ipvs:
             lambda sequence: codec.question(_TIMEOUTS, family=self._family, sequence=sequence),
             codec.parse_timeouts,
         )
-        idle = [key for key, known in found.items() if not known.counts]
+        changed = {key: known for key, known in found.items() if known is not self._known.get(key)}
+        idle = [key for key, known in changed.items() if not known.counts]
         return Reading(
-            table=last.table.updated({key: known.entry for key, known in found.items()}, gone),
+            table=last.table.updated({key: known.entry for key, known in changed.items()}, gone),
             timeouts=timeouts,
             sync=dict(daemons),
-            packets=last.packets.updated(packets, gone),
+            packets=packets,
             connections=last.connections.updated(
-                {key: known.counts for key, known in found.items() if known.counts}, (*gone, *idle)
+                {key: known.counts for key, known in changed.items() if known.counts}, (*gone, *idle)
             ),
         )
 
@@ -290,11 +295,12 @@ class Ipvs:
                 return None
             if known is not None and digest is not None and digest == known.digest and whole:
                 return _still(known, settings, listing.counts())
-            records = await self._decoded(listing, known, alike)
-            places = {one.key for one in records}
+            records = await self._decoded(listing, alike or (known and known.entry))
             # As of services. What is left out cannot be asked for, so it has to be left out twice.
-            left_out = set() if known is None or listing.parts < _PARTED else _places(known) - places
-            if whole and len(places) == len(records) and left_out == missed:
+            left_out: set[DestinationKey] = set()
+            if known is not None and listing.parts >= _PARTED:
+                left_out = {one.key for one in known.entry.destinations} - {one.key for one in records}
+            if whole and not listing.twice() and left_out == missed:
                 found = entry(settings, (one.destination for one in records))
                 counts = packed(one.connections for one in records)
                 return _Known(_shared(found, known, alike), settings, digest, counts)
@@ -302,10 +308,9 @@ class Ipvs:
         raise KernelUnavailable(_RESTLESS)
 
     async def _decoded(
-        self, listing: codec.Listing, known: _Known | None, alike: ServiceEntry | None
+        self, listing: codec.Listing, likely: ServiceEntry | None
     ) -> list[codec.DestinationRecord]:
-        likely = [each for each in (alike, known and known.entry) if each is not None]
-        there = {one.address.packed: one.address for each in likely for one in each.destinations}
+        there = {} if likely is None else {one.address.packed: one.address for one in likely.destinations}
         records = []
         for number, record in enumerate(listing.decoded(there)):
             if number % _TURN == _TURN - 1:
@@ -345,10 +350,6 @@ def _shared(found: ServiceEntry, known: _Known | None, alike: ServiceEntry | Non
             if old == new:
                 destinations[place] = old
     return entry(found.settings, destinations)
-
-
-def _places(known: _Known) -> set[DestinationKey]:
-    return {one.key for one in known.entry.destinations}
 
 
 def _unavailable(error: OSError) -> KernelUnavailable:

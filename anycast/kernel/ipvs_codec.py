@@ -88,6 +88,7 @@ _STATS, _STATS64, _STATS_INPKTS = 10, 12, 2
 _RECORD = struct.Struct("=2xH HH16s HHH2x HHI HHI HHB3x HHH2x HHH2x HHI HHI HH")
 _RECORD_LENGTHS = (20, 6, 8, 8, 5, 6, 6, 8, 8, 8)
 _RECORD_TYPES = (1, 2, 3, 4, 13, 14, 15, 5, 6, 7)
+_PLACED = slice(4, 32)  # the bytes of a record that say which one it is: its address and port
 _INACTIVE = struct.pack("=HH", 8, 8)
 _FAMILY_OF = {struct.pack("=HHH2x", 6, 11, family): int(family) for family in (AF_INET, AF_INET6)}
 _LISTED_SIZE = 16 + _GENL + _RECORD.size + 28  # bytes of a message without its statistics
@@ -498,6 +499,7 @@ class Listing:
     def __init__(self, family: int) -> None:
         self._family = family  # the number of IPVS
         self._told: list[bytes | DestinationRecord] = []  # whole datagrams, and what was not as expected
+        self._is_odd = False
         self._records: list[bytes] = []
         self._families: list[bytes] = []
         self._active: list[int] = []
@@ -531,12 +533,21 @@ class Listing:
     def parse(self, data: bytes, message: Message) -> None:
         """What was not taken. Raises Malformed."""
         self._told.append(parse_destination(data, message))
+        self._is_odd = True
 
     def digest(self) -> bytes | None:
         """Equal for equal records in the same order, whatever is counted there. None: they are not as expected."""
-        if not all(isinstance(one, bytes) for one in self._told):
+        if self._is_odd:
             return None
         return hashlib.blake2b(b"".join(self._records + self._families), digest_size=16).digest()
+
+    def twice(self) -> bool:
+        """Whether a real server is told of more than once."""
+        if self._is_odd:
+            keys = [one.key for one in self._walked()]
+            return len(set(keys)) < len(keys)
+        placed = (record[_PLACED] for record in self._records)
+        return len(set(zip(placed, self._families, strict=True))) < len(self._records)
 
     def counts(self) -> bytes:
         """As `ipvs.packed` has them, in the order of insertion. Of records that `digest` has shown to be known."""
@@ -546,7 +557,7 @@ class Listing:
 
     def decoded(self, addresses: Mapping[bytes, Address]) -> Iterator[DestinationRecord]:
         """Newest first. `addresses`: objects that are there already, by their bytes. Raises Malformed."""
-        if self.digest() is None or not all(map(_is_as_expected, self._records)):
+        if self._is_odd or not all(map(_is_as_expected, self._records)):
             return self._walked()
         found = map(_decoded, self._records, self._families, itertools.repeat(addresses))
         return map(DestinationRecord, found, map(Connections, self._active, self._inactive))

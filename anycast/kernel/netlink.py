@@ -6,11 +6,11 @@ The kernel leaves a request unanswered when its handler was interrupted.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 import socket
-from collections.abc import Callable, Coroutine, Iterator
+import time
+from collections.abc import Callable, Coroutine
 from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 from anycast.kernel import netlink_codec as codec
@@ -55,7 +55,7 @@ class Netlink:
         self._protocol = protocol
         self._socket: socket.socket | None = None
         self._sequence = 1
-        self._turned = 0.0  # when the event loop was last let go
+        self._due = 0.0  # when the event loop is to be let go
 
     def close(self) -> None:
         if self._socket is not None:
@@ -65,8 +65,8 @@ class Netlink:
     async def answer(self, framed: Framed, parse: Parse[T]) -> T:
         """What one message answers. Raises OSError (RefusedError: the kernel's own), Malformed."""
         sequence = self._take(1)
-        with self._conversation() as line:
-            await self._send(line, framed(sequence))
+        try:
+            line = await self._sent(framed(sequence))
             while True:
                 data = await self._receive(line)
                 for message in codec.messages(data):
@@ -75,6 +75,11 @@ class Netlink:
                     if message.kind == codec.NLMSG_ERROR:
                         raise _refused(message.error)
                     return parse(data, message)
+        except RefusedError:
+            raise
+        except BaseException:
+            self.close()
+            raise
 
     async def dump(self, framed: Framed, parse: Parse[T], quick: Quick | None = None) -> Dump[T]:
         """`quick` may take a datagram at once; what it takes is not parsed.
@@ -84,11 +89,16 @@ class Netlink:
         sequence = self._take(1)
         found: list[T] = []
         whole = True
-        with self._conversation() as line:
-            await self._send(line, framed(sequence))
+        try:
+            line = await self._sent(framed(sequence))
             while True:
-                data = await self._receive(line)
+                try:
+                    data = line.recv(RECEIVE)
+                except BlockingIOError:
+                    data = await self._receive(line)
                 if quick is not None and quick(data, sequence):
+                    if time.monotonic() > self._due:
+                        await self.turn()
                     continue
                 for message in codec.messages(data):
                     if message.sequence != sequence:
@@ -99,6 +109,11 @@ class Netlink:
                     if message.kind == codec.NLMSG_DONE:
                         return Dump(found, whole)
                     found.append(parse(data, message))
+                if time.monotonic() > self._due:
+                    await self.turn()
+        except BaseException:
+            self.close()
+            raise
 
     async def write(self, framed: Framed, count: int = 1) -> dict[int, int]:
         """Sends `count` requests at once, of which the last asks for an acknowledgement.
@@ -108,8 +123,8 @@ class Netlink:
         first = self._take(count)
         last = first + count - 1
         errors = {}
-        with self._conversation() as line:
-            await self._send(line, framed(first))
+        try:
+            line = await self._sent(framed(first))
             while True:
                 for message in codec.messages(await self._receive(line)):
                     if message.kind != codec.NLMSG_ERROR or not first <= message.sequence <= last:
@@ -118,6 +133,9 @@ class Netlink:
                         errors[message.sequence - first] = message.error
                     if message.sequence == last:
                         return errors
+        except BaseException:
+            self.close()
+            raise
 
     def _take(self, count: int) -> int:
         if self._sequence + count > _LAST_SEQUENCE:
@@ -126,43 +144,34 @@ class Netlink:
         self._sequence += count
         return first
 
-    @contextlib.contextmanager
-    def _conversation(self) -> Iterator[socket.socket]:
-        """Whatever goes wrong closes the socket, for the rest of the answer may still be under way. Raises OSError."""
-        try:
-            if self._socket is None:
-                self._socket = open_socket(self._protocol)
-            yield self._socket
-        except BaseException:
-            self.close()
-            raise
-
-    async def _send(self, line: socket.socket, question: bytes) -> None:
-        """Raises OSError."""
-        await self.turn()
+    async def _sent(self, question: bytes) -> socket.socket:
+        """Where the answer comes. Raises OSError."""
+        line = self._socket = self._socket or open_socket(self._protocol)
+        if time.monotonic() > self._due:
+            await self.turn()
         try:
             line.send(question)
         except BlockingIOError:
             await _in_time(asyncio.get_running_loop().sock_sendall(line, question))
+        return line
 
     async def _receive(self, line: socket.socket) -> bytes:
         """One datagram. Raises OSError."""
-        await self.turn()
+        if time.monotonic() > self._due:
+            await self.turn()
         try:
             return line.recv(RECEIVE)
         except BlockingIOError:
             pass
-        loop = asyncio.get_running_loop()
-        data = await _in_time(loop.sock_recv(line, RECEIVE))
-        self._turned = loop.time()
+        data = await _in_time(asyncio.get_running_loop().sock_recv(line, RECEIVE))
+        self._due = time.monotonic() + SLICE
         return data
 
     async def turn(self) -> None:
         """Lets the event loop go where it has stood for a SLICE."""
-        loop = asyncio.get_running_loop()
-        if loop.time() - self._turned > SLICE:
+        if time.monotonic() > self._due:
             await asyncio.sleep(0)
-            self._turned = loop.time()
+            self._due = time.monotonic() + SLICE
 
 
 async def _in_time(work: Coroutine[None, None, T]) -> T:
