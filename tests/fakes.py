@@ -206,7 +206,7 @@ class Node:
                 ev.Probed(
                     results=tuple(
                         (target, Result(outcome=outcome))
-                        for target in self.state.names
+                        for target in self.state.index.targets
                         if not servers or target.address in chosen
                     )
                 )

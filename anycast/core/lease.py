@@ -6,14 +6,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from anycast.core.dataplane.desired import address_difference
-from anycast.core.dataplane.members import service_key
 from anycast.core.events import Effect, SendLease
-from anycast.core.state import LeaseState, State, prefix_of
+from anycast.core.state import LeaseState, State, prefix_of, services_of
 from anycast.core.values.configuration import Address, Config, Vip
-from anycast.core.values.lease import Lease, by_prefix, full_lease, next_lease
+from anycast.core.values.lease import full_lease, next_lease
+from anycast.core.values.persistent import PersistentMap
 from anycast.core.values.route import Prefix, Route, drained
 from anycast.core.vip.decide import Advertise, Reason
-from anycast.core.vip.lifecycle import Life
 from anycast.core.withdrawal import Withdrawal
 
 # What a VIP that was not proven yet in this run may still leave by waiting.
@@ -24,7 +23,7 @@ def withdrawal(state: State, prefixes: Iterable[Prefix], now: float) -> Withdraw
     """The way out of prefixes that the next lease does not have."""
     lease = state.lease
     left = frozenset(prefixes)
-    standing = lease.routes is None or any(route.prefix in left for route in lease.routes)
+    standing = lease.routes is None or any(prefix in lease.routes for prefix in left)
     return Withdrawal(
         left=left,
         seq=lease.seq + 1 if standing else lease.changed_seq,
@@ -33,38 +32,54 @@ def withdrawal(state: State, prefixes: Iterable[Prefix], now: float) -> Withdraw
     )
 
 
-def desired_routes(state: State) -> tuple[Route, ...]:
-    """What the verdicts say should be announced, in the order of the configuration.
+def desired_routes(before: State, state: State, names: Iterable[str]) -> PersistentMap[Prefix, Route]:
+    """What the verdicts say should be announced. `names`: the VIPs for which that can have changed.
 
     An address that a standing VIP has just been given waits until the kernel serves it, with as many usable
     servers as it takes a VIP to come up.
     """
-    standing = {route.prefix for route in state.lease.routes or ()}
-    routes = []
-    for vip in state.config.vips:
-        advertise = state.vips[vip.name].verdict.advertise
-        if advertise is Advertise.NO:
+    standing = state.lease.routes
+    index = state.index
+    if (
+        standing is None
+        or state.config.bgp != before.config.bgp
+        or (state.kernel.error is None) != (before.kernel.error is None)
+    ):
+        names = index.vips
+    if standing is None:
+        standing = PersistentMap()
+    routes: dict[Prefix, Route] = {}
+    gone: list[Prefix] = []
+    for name in names:
+        if name not in index.vips:
             continue
-        for address in vip.addresses:
-            route = _route(state.config, vip, address)
+        vip, prefixes = index.vips[name].vip, index.vips[name].prefixes
+        advertise = state.vips[name].verdict.advertise
+        for address, prefix in prefixes.items():
+            known = standing.get(prefix)
             drain = advertise is Advertise.DRAIN
-            if route.prefix not in standing and (drain or not _may_come_up(state, vip, address)):
+            if advertise is Advertise.NO or (
+                known is None and (drain or not _may_come_up(state, vip, address))
+            ):
+                gone.append(prefix)
                 continue
-            routes.append(drained(route) if drain else route)
-    return tuple(routes)
+            route = _route(state.config, vip, address, prefix)
+            route = drained(route) if drain else route
+            routes[prefix] = known if known == route and known is not None else route
+    if index is not before.index:
+        gone += [prefix for prefix in standing if prefix.network_address not in index.addresses]
+    return standing.updated(routes, gone)
 
 
 def _may_come_up(state: State, vip: Vip, address: Address) -> bool:
-    enough = all(
-        state.services[service_key(address, service)].usable >= service.quorum.high
-        for service in vip.services
-    )
+    facts = (services_of(state, key) for key in state.index.vips[vip.name].keys[address])
+    enough = all(each.usable >= each.quorum.high for each in facts)
     return enough and state.kernel.error is None and address_difference(state, vip, address).proven
 
 
-def _route(config: Config, vip: Vip, address: Address) -> Route:
+def _route(config: Config, vip: Vip, address: Address, prefix: Prefix) -> Route:
     return Route(
-        prefix=prefix_of(address),
+        prefix=prefix,
         next_hop=config.bgp.next_hop_v4 if address.version == 4 else config.bgp.next_hop_v6,
         med=vip.med,
         communities=vip.communities,
@@ -72,46 +87,53 @@ def _route(config: Config, vip: Vip, address: Address) -> Route:
     )
 
 
-def renewed(state: State, now: float, *, greet: bool) -> tuple[State, list[Effect]]:
-    """The lease: the full set of routes, on every change and well within its time to live."""
+def renewed(
+    before: State, state: State, names: Iterable[str], now: float, *, greet: bool
+) -> tuple[State, list[Effect]]:
+    """The lease: the full set of routes, on every change and well within its time to live.
+
+    `names`: the VIPs whose routes can have changed.
+    """
     if not _is_open(state, now):
         return state, []
     lease = state.lease
-    routes = desired_routes(state)
-    changed = routes != lease.routes
+    routes = desired_routes(before, state, names)
+    changed = routes is not lease.routes
     ttl = state.config.timing.lease_ttl
     # With a longer TTL the next renewal would come after the lease with the shorter one has run out.
     if not (changed or greet or ttl != lease.ttl or now >= due(state)):
         return state, []
     seq = lease.seq + 1
+    addresses = state.owned.addresses
+    known = addresses is lease.owned_from or addresses == lease.owned_from
+    owned = lease.owned if known else frozenset(map(prefix_of, addresses))
+    if lease.routes is None:
+        sent = full_lease(seq=seq, issued=now, ttl=ttl, routes=routes.values(), owned=owned)
+        sent = replace(sent, routes=routes)
+    else:
+        sent = next_lease(
+            base=lease.seq,
+            digest=lease.digest,
+            before=lease.routes,
+            owned_before=lease.owned,
+            seq=seq,
+            issued=now,
+            ttl=ttl,
+            routes=routes,
+            owned=owned,
+        )
     lease = LeaseState(
         seq=seq,
         sent_at=now,
         ttl=ttl,
         runs_out=max(lease.runs_out, now + ttl),
         routes=routes,
+        owned=owned,
+        owned_from=addresses,
+        digest=sent.digest,
         changed_seq=seq if changed else lease.changed_seq,
     )
-    sent = _sent(state.lease, lease, frozenset(map(prefix_of, state.owned.addresses)))
-    lease = replace(lease, owned=sent.owned, digest=sent.digest)
     return replace(state, lease=lease), [SendLease(lease=sent)]
-
-
-def _sent(before: LeaseState, now: LeaseState, owned: frozenset[Prefix]) -> Lease:
-    routes = now.routes or ()
-    if before.routes is None:
-        return full_lease(seq=now.seq, issued=now.sent_at, ttl=now.ttl, routes=routes, owned=owned)
-    return next_lease(
-        base=before.seq,
-        digest=before.digest,
-        before=by_prefix(before.routes),
-        owned_before=before.owned,
-        seq=now.seq,
-        issued=now.sent_at,
-        ttl=now.ttl,
-        routes=by_prefix(routes),
-        owned=owned,
-    )
 
 
 def _is_open(state: State, now: float) -> bool:
@@ -124,10 +146,7 @@ def _is_open(state: State, now: float) -> bool:
         state.lease.routes is not None
         or state.stopping_since is not None
         or now >= due(state)
-        or not any(
-            vip.life in {Life.NEW, Life.HOLDING} and vip.verdict.reason in _UNDETERMINED
-            for vip in state.vips.values()
-        )
+        or not any(state.vips[name].verdict.reason in _UNDETERMINED for name in state.unstarted)
     )
 
 

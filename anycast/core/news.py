@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from anycast.core.dataplane.members import server_port
 from anycast.core.events import Log
 from anycast.core.health.aim import targets_of
 from anycast.core.health.phase import Health, Phase
+from anycast.core.index import members_on
 from anycast.core.state import health_of
+from anycast.core.values.configuration import Rule
 from anycast.core.values.report import Report
 
 if TYPE_CHECKING:
-    from anycast.core.dataplane.members import Use
+    from anycast.core.dataplane.ipvs import Key
+    from anycast.core.dataplane.members import Member
+    from anycast.core.index import Index
     from anycast.core.state import State
     from anycast.core.values.configuration import Aimed, Target
 
@@ -36,8 +39,8 @@ def news(before: State, after: State, turned: Sequence[Turned], now: float) -> I
     for target, old, new in turned:
         yield from _of_target(after, target, old, new, now)
     targets = frozenset(target for target, _, _ in turned)
-    yield from _of_servers(before, after, [use for use in after.composed if _rests_on(use.check, targets)])
-    for requirement in after.requirements:
+    yield from _of_servers(before, after, list(dict.fromkeys(_composed(after.index, targets))))
+    for requirement in after.index.requirements if not targets.isdisjoint(after.index.required) else ():
         if _rests_on(requirement.check, targets):
             health = health_of(after, requirement.check)
             up = _decided(health)
@@ -82,7 +85,7 @@ def _of_routes(old: Report, new: Report) -> Iterator[Log]:
 
 
 def _of_target(state: State, target: Target, old: Health, new: Health, now: float) -> Iterator[Log]:
-    name = state.names[target]
+    name = state.index.name_of(target)
     fields: dict[str, object] = {
         "server": name.server,
         "services": name.users,
@@ -110,22 +113,32 @@ def _of_target(state: State, target: Target, old: Health, new: Health, now: floa
             yield Log(event="check.up" if up else "check.down", fields=fields, level=_level(up=up))
 
 
-def _of_servers(before: State, after: State, uses: Sequence[Use]) -> Iterator[Log]:
+def _composed(index: Index, targets: frozenset[Target]) -> Iterator[tuple[Key, Member]]:
+    """The real servers whose check is a rule that rests on one of the targets, as the services use them."""
+    for target in targets:
+        for key in index.users.get(target, ()):
+            for member in members_on(index.services[key].membership, target):
+                if isinstance(member.check, Rule):
+                    yield key, member
+
+
+def _of_servers(before: State, after: State, uses: Sequence[tuple[Key, Member]]) -> Iterator[Log]:
     """One line for each real server that changed, with all the services it changed for."""
     lines: dict[tuple[object, ...], tuple[bool, dict[str, object], list[str]]] = {}
-    for use in uses:
-        health = health_of(after, use.check)
+    for key, member in uses:
+        health = health_of(after, member.check)
         up = _decided(health)
-        if up is None or up == _decided(health_of(before, use.check)):
+        if up is None or up == _decided(health_of(before, member.check)):
             continue
         fields: dict[str, object] = {
-            "server": use.server.name,
-            "address": str(use.address),
-            "port": server_port(use.service, use.server),
+            "server": member.server,
+            "address": str(member.up.address),
+            "port": member.up.port,
             "detail": health.detail,
         }
         _, _, services = lines.setdefault((up, *fields.values()), (up, fields, []))
-        services.append(f"{use.vip.name} {use.service.name}")
+        one = after.index.services[key]
+        services.append(f"{one.vip} {one.service.name}")
     for up, fields, services in lines.values():
         fields["services"] = tuple(services)
         yield Log(event="server.up" if up else "server.down", fields=fields, level=_level(up=up))

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane.kernel import Snapshot
-from anycast.core.dataplane.members import Memberships, memberships, service_key
+from anycast.core.index import Index, indexed
 from anycast.core.values.configuration import Address, Config
+from anycast.core.values.persistent import PersistentMap, changed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +26,7 @@ class Owned:
 
     vips: Mapping[str, tuple[Address, ...]] = field(default_factory=dict)
     addresses: frozenset[Address] = frozenset()
-    services: Mapping[ipvs.Key, Mapping[ipvs.DestinationKey, str]] = field(default_factory=dict)
+    services: PersistentMap[ipvs.Key, Mapping[ipvs.DestinationKey, str]] = PersistentMap()
     marks: Mapping[ipvs.MarkKey, frozenset[Address]] = field(default_factory=dict)
     sync: bool = False
     lease_ttl: float = 0.0
@@ -34,22 +35,19 @@ class Owned:
 NOTHING = Owned()
 
 
-def owned_by(config: Config, members: Memberships | None = None) -> Owned:
-    """Everything that an agent with this configuration may put into the kernel. `members`: of the configuration."""
+def owned_by(config: Config, index: Index | None = None) -> Owned:
+    """Everything that an agent with this configuration may put into the kernel. `index`: of the configuration."""
+    index = indexed(config) if index is None else index
     marks: dict[ipvs.MarkKey, set[Address]] = {}
     for vip in config.vips:
-        for address in vip.addresses:
-            for service in vip.services:
-                key = service_key(address, service)
-                if isinstance(key, ipvs.MarkKey):
-                    marks.setdefault(key, set()).add(address)
+        for service in vip.services:
+            for address in vip.addresses if service.mark else ():
+                key = ipvs.MarkKey(mark=service.mark, version=address.version)
+                marks.setdefault(key, set()).add(address)
     return Owned(
         vips={vip.name: vip.addresses for vip in config.vips},
-        addresses=frozenset(address for vip in config.vips for address in vip.addresses),
-        services={
-            key: {member.up.key: member.scope for member in membership.members}
-            for key, membership in (memberships(config) if members is None else members).items()
-        },
+        addresses=index.addresses,
+        services=index.servers,
         marks={key: frozenset(addresses) for key, addresses in marks.items()},
         sync=config.connection_sync is not None,
         lease_ttl=config.timing.lease_ttl,
@@ -58,13 +56,16 @@ def owned_by(config: Config, members: Memberships | None = None) -> Owned:
 
 def joined(before: Owned, now: Owned) -> Owned:
     """What is owned while `before` is still leaving. Names are those of `now`."""
+    services = {
+        key: {**before.services.get(key, {}), **now.services.get(key, {})}
+        for key in changed(before.services, now.services)
+        if key in before.services
+    }
+    addresses = before.addresses | now.addresses
     return Owned(
         vips=now.vips,
-        addresses=before.addresses | now.addresses,
-        services={
-            key: {**before.services.get(key, {}), **now.services.get(key, {})}
-            for key in (*now.services, *(key for key in before.services if key not in now.services))
-        },
+        addresses=now.addresses if addresses == now.addresses else addresses,
+        services=now.services.updated(services),
         marks={
             key: before.marks.get(key, frozenset()) | now.marks.get(key, frozenset())
             for key in (*now.marks, *(key for key in before.marks if key not in now.marks))
@@ -83,19 +84,25 @@ def rid(
     kept = configured.addresses | snapshot.addresses | staying
     kept |= {key.address for key in table if isinstance(key, ipvs.ServiceKey)}
     services: dict[ipvs.Key, Mapping[ipvs.DestinationKey, str]] = {}
-    for key, servers in owned.services.items():
-        present = {each.key for each in table[key].destinations} if key in table else set()
+    gone: list[ipvs.Key] = []
+    for key in changed(configured.services, owned.services):
         wanted = configured.services.get(key, {})
-        left = {at: scope for at, scope in servers.items() if at in wanted or at in present}
-        if key in configured.services or key in table:
-            services[key] = left
+        present = {each.key for each in table[key].destinations} if key in table else set()
+        left = {
+            at: scope for at, scope in owned.services.get(key, {}).items() if at in wanted or at in present
+        }
+        if key not in configured.services and key not in table:
+            gone.append(key)
+        else:
+            services[key] = wanted if left == wanted else left
+    kept_services = owned.services.updated(services, gone)
     # Where a mark is configured its packets come through the addresses it has now, and those that are leaving.
     ways = {key: configured.marks[key] | staying if key in configured.marks else kept for key in owned.marks}
     after = replace(
         owned,
         addresses=owned.addresses & kept,
-        services=services,
-        marks={key: at & ways[key] for key, at in owned.marks.items() if key in services},
+        services=kept_services,
+        marks={key: at & ways[key] for key, at in owned.marks.items() if key in kept_services},
         sync=configured.sync or (owned.sync and bool(snapshot.sync)),
         lease_ttl=lease_ttl,
     )

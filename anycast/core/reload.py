@@ -6,23 +6,30 @@ agent itself knows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from anycast.core.dataplane import ipvs
-from anycast.core.dataplane.members import (
-    Memberships,
-    composed_uses,
-    memberships,
-    siblings,
-    target_names,
-)
+from anycast.core.dataplane.loop import retiring
+from anycast.core.dataplane.proof import Proof
+from anycast.core.index import Index, indexed
 from anycast.core.lease import withdrawal
 from anycast.core.maintenance.stages import NODE_SCOPES, is_server
 from anycast.core.owned import Owned, joined, owned_by
-from anycast.core.state import Leaving, Retiring, ServerKey, State, VipState, kernel_table, prefix_of
+from anycast.core.state import (
+    Difference,
+    Leaving,
+    Retiring,
+    ServerKey,
+    State,
+    VipState,
+    kernel_table,
+    lived,
+    prefix_of,
+)
 from anycast.core.values.configuration import Address, Config, Scheduler
-from anycast.core.vip.requirements import requirements
+from anycast.core.values.persistent import changed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +50,10 @@ def departures(owned: Owned, config: Owned) -> Departure:
     gone = owned.addresses - config.addresses
     keys: dict[Address, set[ipvs.Key]] = {address: set() for address in gone}
     servers: set[ServerKey] = set()
-    for key, members in owned.services.items():
+    for key in changed(config.services, owned.services):
+        members = owned.services.get(key, {})
         ways = owned.marks.get(key, frozenset()) if isinstance(key, ipvs.MarkKey) else {key.address}
-        if key not in config.services and ways and gone.issuperset(ways):
+        if key in owned.services and key not in config.services and ways and gone.issuperset(ways):
             for address in ways:
                 keys[address].add(key)
             continue
@@ -64,13 +72,18 @@ def successors(owned: Owned, config: Owned) -> dict[str, str]:
     name is gone.
     """
     found: dict[str, str] = {}
-    for name, addresses in config.vips.items():
-        if name in owned.vips:
-            continue
-        before = [old for old, had in owned.vips.items() if not set(addresses).isdisjoint(had)]
-        before.sort(key=lambda old: old in config.vips)
+    new = [name for name in config.vips if name not in owned.vips]
+    if not new:
+        return found
+    had: dict[Address, list[str]] = {}
+    for old, addresses in owned.vips.items():
+        for address in addresses:
+            had.setdefault(address, []).append(old)
+    place = {old: number for number, old in enumerate(owned.vips)}
+    for name in new:
+        before = {old for address in config.vips[name] for old in had.get(address, ())}
         if before:
-            found[name] = before[0]
+            found[name] = min(before, key=lambda old: (old in config.vips, place[old]))
     return found
 
 
@@ -107,8 +120,9 @@ def carried(scopes: frozenset[str], owned: Owned, config: Owned) -> Carried:
     vips: dict[str, set[str]] = {}
     for name, before in successors(owned, config).items():
         vips.setdefault(before, set()).add(name)
-    servers = server_successors(owned, config)
-    names = server_names(config)
+    of_servers = any(map(is_server, scopes))
+    servers = server_successors(owned, config) if of_servers else {}
+    names = server_names(config) if of_servers else frozenset[str]()
     moves: dict[str, frozenset[str]] = {}
     orphans: set[str] = set()
     for scope in scopes - frozenset(NODE_SCOPES):
@@ -124,42 +138,41 @@ def renamed(state: State, config: Config, configured: Owned) -> tuple[State, Car
     """The state with what is known of each VIP and its maintenance under the names of `config`."""
     moves = carried(frozenset(state.maintenance), state.owned, configured)
     maintenance, progress = dict(state.maintenance), dict(state.progress)
-    names = server_names(configured)
     for old, new in moves.scopes.items():
         for scope in new:
             maintenance.setdefault(scope, state.maintenance[old])
             if old in state.progress:
                 progress.setdefault(scope, state.progress[old])
-        if old not in configured.vips and old not in names:
+        if old not in configured.vips and old not in server_names(configured):
             del maintenance[old]
             progress.pop(old, None)
-    before = successors(state.owned, configured)
-    vips = {}
-    for vip in config.vips:
-        known = state.vips.get(vip.name) or state.vips.get(before.get(vip.name, ""))
-        vips[vip.name] = known or VipState(since=state.seen)
     if moves.scopes:
         state = replace(state, maintenance=maintenance, progress=progress)
+    before = successors(state.owned, configured)
+    vips: dict[str, VipState] = {}
+    differences: dict[str, Difference] = {}
+    proofs: dict[str, Proof] = {}
+    for vip in config.vips:
+        if vip.name in state.vips:
+            continue
+        old = before.get(vip.name, "")
+        vips[vip.name] = state.vips.get(old, VipState(since=state.seen))
+        if old in state.differences:
+            differences[vip.name] = state.differences[old]
+        if old in state.proofs:
+            proofs[vip.name] = state.proofs[old]
+    gone = [name for name in state.vips if name not in configured.vips]
     return replace(
-        state,
-        vips=vips,
-        differences={
-            name: state.differences[old]
-            for name, old in ((name, before.get(name, name)) for name in vips)
-            if old in state.differences
-        },
-        proofs={
-            name: state.proofs[old]
-            for name, old in ((name, before.get(name, name)) for name in vips)
-            if old in state.proofs
-        },
+        lived(state, vips, gone),
+        differences=state.differences.updated(differences, gone),
+        proofs=state.proofs.updated(proofs, gone),
     ), moves
 
 
 def adopted(state: State, config: Config, now: float) -> tuple[State, Carried]:
     """The state with `config` in force: what it drops leaves or retires, what it renames continues."""
-    members = memberships(config)
-    configured = owned_by(config, members)
+    index = indexed(config, state.index)
+    configured = owned_by(config, index)
     departure = departures(state.owned, configured)
     leaving = {at: each for at, each in state.leaving.items() if at not in configured.addresses}
     for address in departure.addresses - leaving.keys():
@@ -167,49 +180,45 @@ def adopted(state: State, config: Config, now: float) -> tuple[State, Carried]:
             withdrawal=withdrawal(state, [prefix_of(address)], now),
             keys=departure.keys.get(address, frozenset()),
         )
-    retiring = _retiring(state, members, departure, now + config.timing.server_drain)
+    servers = _retiring(state, index, departure, now + config.timing.server_drain)
     both = joined(state.owned, configured)
     owned = configured if both == configured else both
     state, moves = renamed(state, config, configured)
-    names = target_names(config)
+    gone = [
+        target
+        for target in changed(state.index.users, index.users)
+        if target in state.health and not index.is_target(target)
+    ]
+    gone += [each for each in state.index.required if each in state.health and not index.is_target(each)]
     return replace(
-        state,
+        retiring(state, servers),
         config=config,
-        members=members,
-        requirements=requirements(config),
-        composed=composed_uses(config),
-        names=names,
-        siblings=siblings(config),
-        health={target: health for target, health in state.health.items() if target in names},
-        leaving=leaving,
-        retiring=retiring,
+        index=index,
+        health=state.health.updated({}, gone),
+        leaving=state.leaving if leaving == state.leaving else leaving,
+        leave_at=-math.inf if leaving else math.inf,  # to be looked at
         configured=configured,
         owned=owned,
     ), moves
 
 
-def _retiring(
-    state: State, members: Memberships, departure: Departure, until: float
-) -> dict[ServerKey, Retiring]:
+def _retiring(state: State, index: Index, departure: Departure, until: float) -> dict[ServerKey, Retiring]:
     """What is not in the kernel has no connections to finish, where that is known."""
     if not departure.servers:
         return {}
     table = kernel_table(state)
     read = state.kernel.is_read
-    mh = {
-        key: len(membership.members)
-        for key, membership in members.items()
-        if membership.empty.scheduler == Scheduler.MH
-    }
-    present = {(key, each.key) for key, entry in table.items() for each in entry.destinations}
+    after = Retiring(until=until)
+    beside: dict[ipvs.Key, int] = {}
     retiring: dict[ServerKey, Retiring] = {}
     for server in sorted(departure.servers, key=str):
-        if read and server not in present:
+        key, at = server
+        if read and not (key in table and any(each.key == at for each in table[key].destinations)):
             continue
-        key, _ = server
-        if key in mh:
-            mh[key] += 1
-            if mh[key] > ipvs.MAGLEV_SLOTS:
+        one = index.services.get(key)
+        if one is not None and one.membership.empty.scheduler == Scheduler.MH:
+            beside[key] = beside.get(key, 0) + 1
+            if len(one.membership.members) + beside[key] > ipvs.MAGLEV_SLOTS:
                 continue  # the kernel would leave some of them out of its table
-        retiring[server] = state.retiring.get(server) or Retiring(until=until)
+        retiring[server] = state.retiring.get(server) or after
     return retiring

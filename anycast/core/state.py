@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import ip_network
 from typing import TypeAlias
 
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane.kernel import Desired, KernelOp, Snapshot
-from anycast.core.dataplane.members import Memberships, TargetName, Use
 from anycast.core.dataplane.proof import Proof
 from anycast.core.dataplane.traffic import Count
-from anycast.core.health.compose import compose, leaves
+from anycast.core.health.compose import compose
 from anycast.core.health.phase import Health, Phase
+from anycast.core.index import Index
 from anycast.core.maintenance.stages import Maintenance, Progress, is_server
 from anycast.core.owned import NOTHING, Owned
 from anycast.core.values.checks import BgpSession
 from anycast.core.values.configuration import Address, Aimed, Config, Rule, Target
-from anycast.core.values.report import Report
+from anycast.core.values.persistent import PersistentMap
+from anycast.core.values.report import NeighborState, Report
 from anycast.core.values.route import Prefix, Route
 from anycast.core.vip.decide import Advertise, Reason, ServiceFacts, Verdict
 from anycast.core.vip.lifecycle import Life
-from anycast.core.vip.requirements import Requirement
 from anycast.core.withdrawal import Plugins, Withdrawal
 
 UNDECIDED = Health()
 ACTIVE = Progress()
 
 ServerKey: TypeAlias = tuple[ipvs.Key, ipvs.DestinationKey]
+
+Piece: TypeAlias = ipvs.Key | Address | str
+"""A part of what the kernel should hold that is compared and written by itself: an IPVS service, an address of a VIP,
+or `REST`.
+"""
+REST = ""  # sysctls, timeouts, connection sync
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,14 +55,21 @@ class KernelState:
     stale: bool = False  # what is under way began before a suspension, and proves nothing
     under_way: tuple[KernelOp, ...] = ()  # the program that is being carried out
     coming: Snapshot | None = field(default=None, compare=False)  # what it will have made of the snapshot
-    attempted: Desired | None = None  # what the last program aimed at, until it is reached
-    reached: Desired | None = None  # what the kernel has been read to hold
+    partial: bool = False  # the last reading was of what was written alone
+    settled: bool = False  # all of it has been read as wanted once
+    attempted: Mapping[Piece, object] = field(
+        default_factory=dict
+    )  # what the last program aimed at, by piece
+    stuck: frozenset[Piece] = frozenset()  # pieces that it did not get to what it aimed at
+    reached: PersistentMap[Piece, object] = (
+        PersistentMap()
+    )  # what each piece has been read to be, as wanted then
     next_read: float = 0.0
-    retry_at: float = math.inf  # of a program that did not reach what it aimed at
+    retry_at: float = math.inf  # of the pieces that are stuck
     programs: int = 0
     repairs: Mapping[str, int] = field(default_factory=dict)  # what others changed, by kind, since the start
-    adopted: frozenset[ServerKey] = frozenset()
-    """Destinations found in use: they keep their weight until their check has its first result."""
+    adopted: ipvs.Table = field(default_factory=dict)
+    """Services as they were found: real servers in use there keep their weight until their check has its first result."""
 
     @property
     def is_read(self) -> bool:
@@ -71,6 +84,7 @@ class Difference:
     text: str = ""
     missing_address: str | None = None
     ours: bool = True  # to mend
+    piece: Piece | None = None  # where
 
     @property
     def proven(self) -> bool:
@@ -117,8 +131,11 @@ class LeaseState:
     sent_at: float = 0.0
     ttl: float = 0.0
     runs_out: float = 0.0  # the instant from which none that may stand is good any more
-    routes: tuple[Route, ...] | None = None  # None: none was sent since the start, or since a suspension
+    routes: PersistentMap[Prefix, Route] | None = (
+        None  # None: none was sent since the start, or since a suspension
+    )
     owned: frozenset[Prefix] = frozenset()  # that the newest one has
+    owned_from: frozenset[Address] = frozenset()  # the addresses that these are of
     digest: int = 0  # of the newest one
     changed_seq: int = 0  # of the first lease with these routes
     opens_at: float = 0.0  # while `routes` is None: the first is sent by then, whatever is known
@@ -130,26 +147,28 @@ class State:
     started_at: float
     seen: float = 0.0  # the instant of the last event
     crashes: int = 0  # of the agents before, in the window before the start
-    members: Memberships = field(default_factory=dict)  # of the configuration
-    requirements: tuple[Requirement, ...] = ()  # of the configuration
-    composed: tuple[Use, ...] = ()  # real servers whose check is a rule
-    names: Mapping[Target, TargetName] = field(default_factory=dict)  # of every target there is
-    siblings: Mapping[Target, tuple[Target, ...]] = field(default_factory=dict)  # of targets of real servers
+    index: Index = Index()  # of the configuration
     configured: Owned = NOTHING  # what the configuration may put into the kernel
     owned: Owned = NOTHING  # that, and what is still leaving
     maintenance: Mapping[str, Maintenance] = field(default_factory=dict)
     progress: Mapping[str, Progress] = field(default_factory=dict)  # of the node and VIPs in maintenance
     wall_offset: float | None = None  # wall clock less monotonic clock, as last seen
-    health: Mapping[Target, Health] = field(default_factory=dict)
-    vips: Mapping[str, VipState] = field(default_factory=dict)
+    health: PersistentMap[Target, Health] = PersistentMap()  # of targets with a result
+    vips: PersistentMap[str, VipState] = PersistentMap()
+    unstarted: frozenset[str] = frozenset()  # VIPs that have not been proven for long enough since the start
     kernel: KernelState = KernelState()
-    desired: Desired = Desired(table={}, addresses=frozenset(), sysctls={})
-    services: Mapping[ipvs.Key, ServiceFacts] = field(default_factory=dict)
-    differences: Mapping[str, Difference] = field(default_factory=dict)
-    proofs: Mapping[str, Proof] = field(default_factory=dict)
+    desired: Desired = Desired(table=PersistentMap(), addresses=frozenset(), sysctls={})
+    apart: Mapping[Piece, None] = field(
+        default_factory=dict
+    )  # pieces that the kernel does not hold as wanted
+    services: PersistentMap[ipvs.Key, ServiceFacts] = PersistentMap()  # of each service in each family
+    differences: PersistentMap[str, Difference] = PersistentMap()
+    proofs: PersistentMap[str, Proof] = PersistentMap()
     retiring: Mapping[ServerKey, Retiring] = field(default_factory=dict)
+    retire_at: float = math.inf  # the first of their instants
     expired: Mapping[ServerKey, float] = field(default_factory=dict)  # when its connections were ended last
     leaving: Mapping[Address, Leaving] = field(default_factory=dict)
+    leave_at: float = math.inf  # the first instant at which one of them moves on by time alone
     lease: LeaseState = LeaseState()
     plugins: Mapping[int, Report | None] = field(default_factory=dict)
     lost_until: float = -math.inf  # until then a plugin that is not connected may hold routes
@@ -158,14 +177,13 @@ class State:
     exited: bool = False
 
     @property
-    def known_plugins(self) -> Plugins:
-        return Plugins(reports=self.plugins, lost_until=self.lost_until)
+    def neighbors(self) -> list[NeighborState]:
+        """The BGP sessions, as the plugins report them."""
+        return [each for report in self.plugins.values() if report is not None for each in report.neighbors]
 
     @property
-    def rests_on_sessions(self) -> bool:
-        """Whether a real server is judged by BGP sessions too."""
-        rules = [use.check for use in self.composed if isinstance(use.check, Rule)]
-        return any(isinstance(leaf, BgpSession) for rule in rules for leaf in leaves(rule))
+    def known_plugins(self) -> Plugins:
+        return Plugins(reports=self.plugins, lost_until=self.lost_until)
 
 
 def prefix_of(address: Address) -> Prefix:
@@ -176,7 +194,8 @@ def prefix_of(address: Address) -> Prefix:
 def health_of(state: State, check: Aimed) -> Health:
     """The health of what is checked, or of what a rule makes of it."""
     if isinstance(check, Target):
-        return state.health.get(check, UNDECIDED)
+        health: Health = state.health.get(check, UNDECIDED)
+        return health
     if isinstance(check, Rule):
         return compose(check, partial(health_of, state))
     return _session_health(state, check)
@@ -200,6 +219,21 @@ def _session_health(state: State, session: BgpSession) -> Health:
 def drained_scopes(state: State) -> frozenset[str]:
     """`POOL/SERVER` of what was taken out by command."""
     return frozenset(scope for scope in state.maintenance if is_server(scope))
+
+
+def lived(state: State, changes: Mapping[str, VipState], gone: Iterable[str] = ()) -> State:
+    """With these VIPs as they are now, and without those in `gone`."""
+    vips = state.vips.updated(changes, gone)
+    if vips is state.vips:
+        return state
+    started = {name for name, known in changes.items() if known.life.is_started}
+    unstarted = (state.unstarted - started - frozenset(gone)) | (changes.keys() - started)
+    return replace(state, vips=vips, unstarted=state.unstarted if unstarted == state.unstarted else unstarted)
+
+
+def services_of(state: State, key: ipvs.Key) -> ServiceFacts:
+    """The facts of the service with this key."""
+    return state.services[state.index.services[key].facts]
 
 
 def kernel_table(state: State) -> ipvs.Table:

@@ -6,11 +6,12 @@ waits: a slow effect answers by a later event.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
-from anycast.core import lease, reload
+from anycast.core import lease, reload, touched
 from anycast.core.dataplane import loop
 from anycast.core.dataplane.desired import want
 from anycast.core.dataplane.proof import Proof
@@ -40,8 +41,9 @@ from anycast.core.maintenance import progress as maintenances
 from anycast.core.maintenance.stages import FILE, Maintenance
 from anycast.core.news import is_news, news, of_report
 from anycast.core.owned import NOTHING, Owned
-from anycast.core.state import UNDECIDED, KernelState, LeaseState, Leaving, State, VipState, prefix_of
+from anycast.core.state import UNDECIDED, KernelState, LeaseState, Leaving, State, VipState, lived, prefix_of
 from anycast.core.values.configuration import Address, Config, Target
+from anycast.core.values.persistent import PersistentMap
 from anycast.core.values.report import Report
 from anycast.core.vip.decide import Advertise, Facts, Verdict, decide, signal
 from anycast.core.vip.facts import facts, start_hold
@@ -83,7 +85,7 @@ def begin(
     )
     state, moves = reload.adopted(state, config, now)
     state = maintenances.begin(state, state.maintenance, now=now, wall=wall)
-    effects: list[Effect] = [SetTargets(targets=frozenset(state.names)), SaveOwned(owned=state.owned)]
+    effects: list[Effect] = [SetTargets(targets=frozenset(state.index.targets)), SaveOwned(owned=state.owned)]
     effects += [
         Log(
             event="maintenance.began" if scope == FILE else "maintenance.kept",
@@ -99,7 +101,8 @@ def begin(
         level = "warning" if crashes > FREE else "info"
         fields = {"seconds": seconds, "crashes": crashes}
         effects.append(Log(event="agent.start_held", fields=fields, level=level))
-    state, more = _settle(state, state, now)
+    nothing = State(config=config, started_at=now, seen=now)
+    state, more = _settle(nothing, state, now)
     return state, (*effects, *more)
 
 
@@ -117,8 +120,6 @@ def step(state: State, event: Event, now: float) -> tuple[State, tuple[Effect, .
     # Results from before the suspension prove nothing now; of a reading the kernel's state knows.
     after, more = (state, []) if suspended and isinstance(event, Probed) else _apply(state, event, now)
     effects += more
-    if after is state and not effects and not isinstance(event, Tick | PluginConnected):
-        return state, ()
     after, more = _settle(before, after, now, greet=isinstance(event, PluginConnected))
     return after, (*effects, *more)
 
@@ -128,9 +129,7 @@ def next_wake(state: State, now: float) -> float:
     times = [lease.due(state), *maintenances.wakes(state, now), *loop.wakes(state, now)]
     # Waiting is no suspension: an agent that sends no lease yet looks at the clock as often as one that does.
     times.append(state.seen + state.config.timing.lease_ttl / 3)
-    settle = state.config.timing.settle
-    ends = [leaving.withdrawal.wakes_at(settle) for leaving in state.leaving.values()]
-    times += [end for end in ends if end is not None]
+    times.append(state.leave_at)
     if state.lost_until > now:
         times.append(state.lost_until)
     if state.stopping_since is not None:
@@ -187,19 +186,20 @@ def _suspended(state: State, gap: float, now: float) -> Step:
         kernel,
         reported=None,
         snapshot=None,
-        reached=None,
+        reached=PersistentMap(),
+        settled=False,
         stale=kernel.busy,
-        attempted=None,
+        attempted={},
+        stuck=frozenset(),
         next_read=now,
         counts=(),
-        adopted=kernel.adopted if snapshot is None else loop.in_use(snapshot),
+        adopted=kernel.adopted if snapshot is None else snapshot.table,
     )
     ttl = state.config.timing.lease_ttl
     after = replace(
-        state,
-        health={target: healths.suspended(health) for target, health in state.health.items()},
-        vips=vips,
-        proofs=dict.fromkeys(state.proofs, Proof.UNREAD),
+        lived(state, vips),
+        health=PersistentMap((target, healths.suspended(health)) for target, health in state.health.items()),
+        proofs=PersistentMap(dict.fromkeys(state.proofs, Proof.UNREAD)),
         kernel=kernel,
         lease=replace(state.lease, routes=None, opens_at=now + ttl),
     )
@@ -223,26 +223,26 @@ def _lost(state: State, source: int) -> State:
 
 
 def _probed(state: State, results: tuple[tuple[Target, healths.Result], ...], now: float) -> Step:
-    changed: dict[Target, healths.Health] = {}
+    new_health: dict[Target, healths.Health] = {}
     turned: list[tuple[Target, healths.Health, healths.Health]] = []
     effects: list[Effect] = []
     suspected: dict[Target, bool] = {}  # target to whether it would fall, and not rise
     for target, result in results:
-        if target not in state.names:
+        if not state.index.is_target(target):
             continue  # no longer configured: the result was under way
-        old = changed.get(target) or state.health.get(target, UNDECIDED)
+        old = new_health.get(target) or state.health.get(target, UNDECIDED)
         new = healths.advance(old, result, target.check, now)
         if new is not old:
-            changed[target] = new
+            new_health[target] = new
             if healths.began_to_turn(old, new):
-                suspected.update(dict.fromkeys(state.siblings.get(target, ()), old.is_up))
+                suspected.update(dict.fromkeys(state.index.siblings(target), old.is_up))
             if is_news(old, new):
                 turned.append((target, old, new))
         pause, quiet = healths.pause(new, target.check), healths.settled(new)
         effects.append(ScheduleProbe(target=target, after=pause, quiet=quiet))
-    if not changed:
+    if not new_health:
         return state, effects
-    after = replace(state, health={**state.health, **changed})
+    after = replace(state, health=state.health.updated(new_health))
     for target, _ in results:
         suspected.pop(target, None)
     effects += _ask(after, suspected)
@@ -268,8 +268,8 @@ def _reported(state: State, source: int, report: Report) -> Step:
 
 def _reconfigured(state: State, config: Config, now: float) -> Step:
     after, moves = reload.adopted(state, config, now)
-    after = replace(after, kernel=loop.reconfigured(state.kernel, config, now))
-    effects: list[Effect] = [SetTargets(targets=frozenset(after.names))]
+    after = replace(after, kernel=loop.reconfigured(after, now))
+    effects: list[Effect] = [SetTargets(targets=frozenset(after.index.targets))]
     if after.maintenance is not state.maintenance:
         effects.append(maintenances.save(after.maintenance))
     return after, [*effects, *_moved(moves)]
@@ -283,16 +283,16 @@ def _moved(moves: reload.Carried) -> Iterator[Log]:
 
 
 def _settle(before: State, state: State, now: float, *, greet: bool = False) -> Step:
-    """Draw every conclusion from what is known now."""
+    """Draw the conclusions from what is known now that can be other than those of `before`."""
     effects: list[Effect] = []
     state, more = maintenances.expire(state, now)
     effects += more
-    state, more = loop.retired(state, now)
+    state, more = loop.retired(before, state, now)
     effects += more
-    state = want(before, _left(state, now))
-    state, more = _move_on(state, now)
+    state, names = want(before, _left(before, state, now))
+    state, judged, more = _move_on(before, state, names, now)
     effects += more
-    state, more = lease.renewed(state, now, greet=greet)
+    state, more = lease.renewed(before, state, names | judged, now, greet=greet)
     effects += more
     state, more = loop.drive(before, state, now)
     effects += more
@@ -303,49 +303,65 @@ def _settle(before: State, state: State, now: float, *, greet: bool = False) -> 
     return state, effects
 
 
-def _left(state: State, now: float) -> State:
+def _left(before: State, state: State, now: float) -> State:
     """An address the configuration dropped leaves the kernel once its route has been gone for a while."""
+    if not state.leaving or not touched.leaving(before, state, now):
+        return state
+    settle = state.config.timing.settle
     left: dict[Address, Leaving] = {}
+    wakes: list[float] = []
     for address, leaving in state.leaving.items():
-        went = followed(leaving.withdrawal, state.known_plugins, settle=state.config.timing.settle, now=now)
+        went = followed(leaving.withdrawal, state.known_plugins, settle=settle, now=now)
         if went.phase is not Phase.SETTLED:
             left[address] = leaving if went is leaving.withdrawal else replace(leaving, withdrawal=went)
-    return state if left == state.leaving else replace(state, leaving=left)
+            wakes += [at for at in (went.wakes_at(settle),) if at is not None]
+    leave_at = min(wakes, default=math.inf)
+    return replace(state, leaving=state.leaving if left == state.leaving else left, leave_at=leave_at)
 
 
-def _move_on(state: State, now: float) -> Step:
-    """The stages of maintenance and the verdicts, each of which may change the other."""
+def _move_on(
+    before: State, state: State, by_kernel: set[str], now: float
+) -> tuple[State, set[str], list[Effect]]:
+    """The stages of maintenance and the verdicts, each of which may change the other. And the VIPs that were judged."""
     effects: list[Effect] = []
+    names = by_kernel | touched.vips(before, state, now)
+    judged: set[str] = set()
     while True:
-        moved, logs = maintenances.advance(state, now)
-        judged, more = _judge(moved, now)
-        effects += [*logs, *more]
-        if judged is state:
-            return judged, effects
-        state = judged
+        moved, logs = maintenances.advance(before, state, now)
+        effects += logs
+        names |= touched.in_maintenance(state, moved)
+        before, state = state, moved
+        if not names and before is state:
+            return state, judged, effects
+        judged |= names
+        after, more = _judge(state, names, now)
+        effects += more
+        # A verdict rests on the one before it.
+        names = {name for name in names if after.vips[name] is not state.vips[name]}
+        before, state = state, after
 
 
-def _judge(state: State, now: float) -> Step:
+def _judge(state: State, names: Iterable[str], now: float) -> Step:
     effects: list[Effect] = []
     vips: dict[str, VipState] = {}
-    for vip in state.config.vips:
-        known = state.vips[vip.name]
-        f = facts(state, vip, now)
+    for name in state.index.in_order(names):
+        known = state.vips[name]
+        f = facts(state, state.index.vips[name].vip, now)
         verdict = decide(f)
         turned = (verdict.advertise, verdict.reason) != (known.verdict.advertise, known.verdict.reason)
         if turned:
             fields = {
-                "vip": vip.name,
+                "vip": name,
                 "advertise": verdict.advertise,
                 "reason": verdict.reason,
                 "detail": verdict.detail,
             }
             level = "info" if verdict.advertise is Advertise.YES else "warning"
             effects.append(Log(event="vip.verdict_changed", fields=fields, level=level))
-        vips[vip.name] = _lived(
-            known, f, verdict, since=now if turned else known.since, now=now, turned=turned
-        )
-    return (state if vips == state.vips else replace(state, vips=vips)), effects
+        after = _lived(known, f, verdict, since=now if turned else known.since, now=now, turned=turned)
+        if after != known:
+            vips[name] = after
+    return lived(state, vips), effects
 
 
 def _lived(

@@ -171,8 +171,8 @@ class World(RuleBasedStateMachine):
         self.state, effects = step(self.state, event, self.now)
         if self.state.config is not before.config:
             self.note_names(before)
-            self.proven &= self.state.names.keys()
-            self.unknown = {t: since for t, since in self.unknown.items() if t in self.state.names}
+            self.proven &= set(self.state.index.targets)
+            self.unknown = {t: since for t, since in self.unknown.items() if self.state.index.is_target(t)}
         self.note_health()
         if before.exited:
             assert effects == ()
@@ -211,7 +211,7 @@ class World(RuleBasedStateMachine):
                 case ev.SaveOwned(owned=owned):
                     self.owned = owned
                 case ev.Log(event="kernel.drifted"):
-                    assert self.meddled, "its own work is said to be somebody else's"
+                    assert self.meddled, ("its own work is said to be somebody else's", effect, [x.ops for x in effects if isinstance(x, ev.ProgramKernel)])
                 case ev.Log(event="agent.suspended"):
                     assert self.paused, "waiting is said to be a suspension"
                 case ev.Exit():
@@ -244,7 +244,7 @@ class World(RuleBasedStateMachine):
                 )
                 possible = [h for h in found if h.phase.is_up or h.phase is Phase.UNDECIDED]
                 assert len(possible) >= service.quorum.low
-            needs = [health_of(state, one.check) for one in state.requirements if one.vip in {"", vip.name}]
+            needs = [health_of(state, one.check) for one in state.index.requirements if one.vip in {"", vip.name}]
             assert Phase.DOWN not in [need.phase for need in needs]
             if prefix not in self.wanted:
                 assert not drained
@@ -384,7 +384,7 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: not self.exited)
     @rule(data=st.data(), outcome=st.sampled_from(list(Outcome)))
     def some_checks_answer(self, data: st.DataObject, outcome: Outcome) -> None:
-        known = sorted(self.state.names, key=str)
+        known = sorted(self.state.index.targets, key=str)
         chosen = data.draw(st.lists(st.sampled_from(known), max_size=6))
         self.probe(chosen, outcome)
 
@@ -399,7 +399,7 @@ class World(RuleBasedStateMachine):
             self.answer_all(outcome)
 
     def answer_all(self, outcome: Outcome) -> None:
-        everything: list[Target] = sorted(self.state.names, key=str)
+        everything: list[Target] = sorted(self.state.index.targets, key=str)
         self.probe(everything, outcome)
 
     @precondition(lambda self: self.pending is not None)

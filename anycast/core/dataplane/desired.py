@@ -1,88 +1,138 @@
-"""What the kernel should hold, how it differs from that for each VIP, and which connections are to be ended."""
+"""What the kernel should hold, how it differs from that for each VIP, and which connections are to be ended.
+
+Every part is concluded anew only where what it rests on is another object than in the state before: what has changed
+is read from the two states themselves, so no sub-step can forget to say it.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from anycast.core import touched
 from anycast.core.dataplane import ipvs
-from anycast.core.dataplane.kernel import (
-    IPVS_SYSCTLS,
-    NAT_SYSCTLS,
-    PERSISTENCE_SYSCTLS,
-    SCTP_SYSCTLS,
-    SYNC_SYSCTLS,
-    Desired,
-    ExpireDestinations,
-    Snapshot,
-)
-from anycast.core.dataplane.members import service_key, versions
+from anycast.core.dataplane import kernel as kernels
+from anycast.core.dataplane.kernel import Desired, ExpireDestinations, Snapshot
 from anycast.core.dataplane.proof import NEXT, Proof, Reading
 from anycast.core.health.phase import Phase
 from anycast.core.state import (
     CHANGING,
     NOT_READ,
+    REST,
     Difference,
+    Piece,
     ServerKey,
     State,
     drained_scopes,
     health_of,
     kernel_table,
 )
-from anycast.core.values.configuration import Address, Config, Forwarding, Protocol, Service, Vip
-from anycast.core.vip.facts import all_service_facts
+from anycast.core.values.configuration import Address, Protocol, Service, Vip
+from anycast.core.values.persistent import PersistentMap, changed
+from anycast.core.vip.decide import ServiceFacts
+from anycast.core.vip.facts import service_facts
 
+GONE = "gone"  # what is ours, and not wanted
+THEIRS = "theirs"  # what is none of ours: it stays as it is
 EXPIRE_AGAIN = 60.0  # seconds until the connections of one real server are ended once more
 
 
-def wanted_sysctls(config: Config) -> dict[str, str]:
-    wanted = dict(IPVS_SYSCTLS)
-    services = [service for vip in config.vips for service in vip.services]
-    if any(service.protocol is Protocol.SCTP for service in services):
-        wanted |= SCTP_SYSCTLS
-    if any(service.persistence is not None for service in services):
-        wanted |= PERSISTENCE_SYSCTLS
-    if config.connection_sync is not None:
-        wanted |= SYNC_SYSCTLS
-    for vip in config.vips:
-        if any(service.forwarding is Forwarding.NAT for service in vip.services):
-            for version in versions(vip):
-                wanted |= NAT_SYSCTLS[version]
-    return wanted
+def want(before: State, state: State) -> tuple[State, set[str]]:
+    """What the kernel should hold and how it differs from that; and the VIPs that this can have changed for."""
+    keys = touched.services(before, state)
+    state = _with_services(state, keys)
+    state = _with_desired(before, state, keys)
+    pieces = touched.pieces(before, state)
+    state = _with_apart(before, state, pieces)
+    names = {state.index.services[key].vip for key in keys if key in state.index.services}
+    names |= touched.vips_by_kernel(before, state, pieces)
+    return _with_differences(state, names), names
 
 
-def desired_kernel(state: State) -> Desired:
+def _with_services(state: State, keys: Iterable[ipvs.Key]) -> State:
+    index = state.index
+    facts: dict[ipvs.Key, ServiceFacts] = {}
+    gone: list[ipvs.Key] = []
+    for key in keys:
+        one = index.services.get(key)
+        if one is None or one.facts != key:
+            gone.append(key)
+            continue
+        new = service_facts(state, key, one)
+        facts[key] = new if (old := state.services.get(key)) != new or old is None else old
+    services = state.services.updated(facts, gone)
+    return state if services is state.services else replace(state, services=services)
+
+
+def _with_desired(before: State, state: State, keys: Iterable[ipvs.Key]) -> State:
     """The configuration with weights by health, and what is still leaving, as the kernel has it."""
-    table = {
-        service_key(address, service): _entry(state, service_key(address, service))
-        for vip in state.config.vips
-        for address in vip.addresses
-        for service in vip.services
-    }
-    actual = kernel_table(state)
-    retiring: dict[ipvs.Key, set[ipvs.DestinationKey]] = {}
-    for key, at in state.retiring:
-        retiring.setdefault(key, set()).add(at)
-    for key, servers in retiring.items():
-        if key in actual:
-            table[key] = _with_retiring(table.get(key), actual[key], servers)
-    for leaving in state.leaving.values():
-        for key in leaving.keys & actual.keys():
-            table.setdefault(key, actual[key])
-    config, snapshot = state.config, state.kernel.snapshot
-    staying = frozenset(state.leaving) & snapshot.addresses if snapshot is not None else frozenset()
-    return Desired(
+    known, actual = state.desired, kernel_table(state)
+    look = set(_alike(before, state, keys))
+    if state.retiring or state.leaving or before.retiring or before.leaving:
+        staying = {key for one in (before, state) for key in _staying(one)}
+        other = state.retiring is not before.retiring or state.leaving is not before.leaving
+        look |= staying if other else {key for key in changed(kernel_table(before), actual) if key in staying}
+    table = known.table if isinstance(known.table, PersistentMap) else PersistentMap(known.table)
+    if look:
+        retiring: dict[ipvs.Key, set[ipvs.DestinationKey]] = {}
+        for key, at in state.retiring:
+            if key in look:
+                retiring.setdefault(key, set()).add(at)
+        leaving = {key for one in state.leaving.values() for key in one.keys}
+        wanted = {key: _wanted(state, key, retiring.get(key), leaving) for key in look}
+        entries = {
+            key: entry if (old := table.get(key)) != entry or old is None else old
+            for key, entry in wanted.items()
+            if entry is not None
+        }
+        table = table.updated(entries, [key for key, entry in wanted.items() if entry is None])
+    addresses = _addresses(state)
+    desired = Desired(
         table=table,
-        addresses=state.configured.addresses | staying,
-        sysctls=wanted_sysctls(config) if config.manage_sysctls else {},
+        addresses=known.addresses if addresses == known.addresses else addresses,
+        sysctls=state.index.sysctls if state.config.manage_sysctls else {},
         owned=state.owned.addresses,
-        owned_marks=frozenset(state.owned.marks),
-        exclusive=config.ipvs_exclusive,
-        timeouts=config.timeouts,
-        sync=config.connection_sync,
+        owned_marks=known.owned_marks
+        if state.owned is before.owned and known.owned is state.owned.addresses
+        else frozenset(state.owned.marks),
+        exclusive=state.config.ipvs_exclusive,
+        timeouts=state.config.timeouts,
+        sync=state.config.connection_sync,
         sync_owned=state.owned.sync,
     )
+    same = table is known.table and replace(desired, table=known.table) == known
+    return state if same else replace(state, desired=desired)
+
+
+def _alike(before: State, state: State, keys: Iterable[ipvs.Key]) -> Iterator[ipvs.Key]:
+    """Of services by their keys for facts: all with the same facts, those that are no longer configured, too."""
+    for key in keys:
+        for index in (before.index, state.index):
+            if key in index.services:
+                yield from index.services[key].alike
+
+
+def _staying(state: State) -> set[ipvs.Key]:
+    """The services that stay in the kernel for a while though they, or some of their real servers, are not configured."""
+    return {key for key, _ in state.retiring} | {key for one in state.leaving.values() for key in one.keys}
+
+
+def _addresses(state: State) -> frozenset[Address]:
+    snapshot = state.kernel.snapshot
+    if not state.leaving or snapshot is None:
+        return state.index.addresses
+    return state.index.addresses | (frozenset(state.leaving) & snapshot.addresses)
+
+
+def _wanted(
+    state: State, key: ipvs.Key, retiring: set[ipvs.DestinationKey] | None, leaving: set[ipvs.Key]
+) -> ipvs.ServiceEntry | None:
+    actual = kernel_table(state).get(key)
+    wanted = _entry(state, key) if key in state.index.services else None
+    if retiring is not None and actual is not None:
+        wanted = _with_retiring(wanted, actual, retiring)
+    return actual if wanted is None and key in leaving else wanted
 
 
 def _with_retiring(
@@ -101,40 +151,121 @@ def _with_retiring(
 
 
 def _entry(state: State, key: ipvs.Key) -> ipvs.ServiceEntry:
-    membership = state.members[key]
+    membership = state.index.services[key].membership
     drained = drained_scopes(state)
-    adopted = state.kernel.adopted
+    adopted: set[ipvs.DestinationKey] | None = None
     destinations: list[ipvs.Destination] = []
     for member in membership.members:
         health = health_of(state, member.check)
-        usable = health.is_up or (health.phase is Phase.UNDECIDED and (key, member.up.key) in adopted)
+        usable = health.is_up
+        if health.phase is Phase.UNDECIDED:
+            adopted = _in_use(state.kernel.adopted, key) if adopted is None else adopted
+            usable = member.up.key in adopted
         destinations.append(member.up if usable and member.scope not in drained else member.down)
     return replace(membership.empty, destinations=tuple(destinations))
 
 
-def want(before: State, state: State) -> State:
-    """What the kernel should hold, and whether it is proven to, when either can have changed."""
-    fresh = state.kernel.reported is not before.kernel.reported
-    same = _same_inputs(before, state)
-    if not same:
-        state = replace(state, services=all_service_facts(state))
-    elif not fresh and state.kernel.snapshot is before.kernel.snapshot:
+def _in_use(table: ipvs.Table, key: ipvs.Key) -> set[ipvs.DestinationKey]:
+    entry = table.get(key)
+    return set() if entry is None else {each.key for each in entry.destinations if each.weight > 0}
+
+
+def aim(state: State, piece: Piece) -> object:
+    """What the piece should be: two of them are equal where nothing has to be written anew."""
+    desired = state.desired
+    if isinstance(piece, str):
+        return (desired.sysctls, desired.timeouts, desired.sync, desired.sync_owned)
+    if isinstance(piece, ipvs.ServiceKey | ipvs.MarkKey):
+        return desired.table.get(piece) or (GONE if desired.may_remove(piece) else THEIRS)
+    if piece in desired.addresses:
+        return True
+    return GONE if piece in desired.owned else THEIRS
+
+
+def _is_there(snapshot: Snapshot, piece: Piece) -> bool:
+    if isinstance(piece, str):
+        return True
+    if isinstance(piece, ipvs.ServiceKey | ipvs.MarkKey):
+        return piece in snapshot.table
+    return piece in snapshot.addresses
+
+
+def _is_held(state: State, snapshot: Snapshot, piece: Piece) -> bool:
+    if isinstance(piece, str):
+        return kernels.rest_is_held(snapshot, state.desired)
+    if isinstance(piece, ipvs.ServiceKey | ipvs.MarkKey):
+        return kernels.is_held(snapshot, state.desired, piece)
+    return kernels.address_is_held(snapshot, state.desired, piece)
+
+
+def _with_apart(before: State, state: State, pieces: set[Piece]) -> State:
+    """Which pieces the kernel does not hold as wanted, and which it does now."""
+    kernel, snapshot = state.kernel, state.kernel.snapshot
+    if snapshot is None:
+        return replace(state, apart={}) if state.apart else state
+    apart, reached, gone = dict(state.apart), dict[Piece, object](), list[Piece]()
+    for piece in sorted(pieces, key=lambda piece: _rank(state, piece)):
+        if not _is_held(state, snapshot, piece):
+            apart[piece] = None
+            continue
+        apart.pop(piece, None)
+        if _is_there(snapshot, piece):
+            reached[piece] = aim(state, piece)
+        else:
+            gone.append(piece)
+    fresh = kernel.reported is not before.kernel.reported
+    attempted = kernel.attempted
+    if fresh and attempted:
+        attempted = {piece: wanted for piece, wanted in attempted.items() if piece in apart}
+    stuck = kernel.stuck
+    if fresh or (stuck and state.desired is not before.desired):
+        tried = attempted if fresh else stuck
+        stuck = frozenset(each for each in tried if each in apart and attempted.get(each) == aim(state, each))
+    kernel = replace(
+        kernel,
+        attempted=attempted,
+        stuck=stuck,
+        # While a program is under way the snapshot is no longer what the kernel holds.
+        reached=kernel.reached if kernel.under_way else kernel.reached.updated(reached, gone),
+        settled=kernel.settled or (fresh and not apart),
+    )
+    kernel = state.kernel if kernel == state.kernel else kernel
+    return replace(state, kernel=kernel, apart=state.apart if apart == state.apart else apart)
+
+
+def _rank(state: State, piece: Piece) -> tuple[int, int]:
+    """The order in which pieces are written: what there is before what is new, VIPs as they are configured."""
+    index = state.index
+    if isinstance(piece, str):
+        return 0, 0
+    if isinstance(piece, ipvs.ServiceKey | ipvs.MarkKey):
+        one = index.services.get(piece)
+        name = "" if one is None else one.vip
+        return (1 if piece in kernel_table(state) and one is not None else 2), index.place.get(name, -1)
+    return 3, index.place.get(index.vip_at.get(piece, ""), -1)
+
+
+def _with_differences(state: State, names: Iterable[str]) -> State:
+    index, kernel = state.index, state.kernel
+    differences: dict[str, Difference] = {}
+    proofs: dict[str, Proof] = {}
+    for name in names:
+        each = difference(state, index.vips[name].vip)
+        if each == (old := state.differences.get(name)):
+            each = old
+        differences[name] = each
+        tried = each.piece is not None and each.piece in kernel.stuck
+        reading = _reading(each, tried=tried, read=kernel.snapshot is not None)
+        proofs[name] = NEXT[state.proofs.get(name, Proof.UNREAD), reading]
+    gone = (
+        [name for name in state.differences if name not in index.vips]
+        if len(state.differences) > len(index.vips)
+        else ()
+    )
+    after = state.differences.updated(differences, gone), state.proofs.updated(proofs, gone)
+    if after[0] is state.differences and after[1] is state.proofs:
         return state
-    if not same or state.retiring or state.leaving:
-        desired = desired_kernel(state)
-        if desired != state.desired:
-            state = replace(state, desired=desired)
-    # Read after a program that aimed at exactly this: what differs now could not be repaired.
-    tried = fresh and state.kernel.attempted == state.desired
-    differences = {vip.name: difference(state, vip) for vip in state.config.vips}
-    proofs = {
-        name: NEXT[
-            state.proofs.get(name, Proof.UNREAD),
-            _reading(each, tried=tried, read=state.kernel.snapshot is not None),
-        ]
-        for name, each in differences.items()
-    }
-    return replace(state, differences=differences, proofs=proofs)
+    return replace(state, differences=after[0], proofs=after[1])
 
 
 def _reading(difference: Difference, *, tried: bool, read: bool) -> Reading:
@@ -145,20 +276,6 @@ def _reading(difference: Difference, *, tried: bool, read: bool) -> Reading:
     if not difference.ours:
         return Reading.NOT_OURS
     return Reading.DIFFERS_AFTER if tried else Reading.DIFFERS
-
-
-def _same_inputs(before: State, state: State) -> bool:
-    return (
-        state.config is before.config
-        and state.health is before.health
-        and state.maintenance is before.maintenance
-        and state.leaving is before.leaving
-        and state.retiring is before.retiring
-        and state.owned is before.owned
-        and state.kernel.adopted is before.kernel.adopted
-        and (state.plugins is before.plugins or not state.rests_on_sessions)
-        and len(state.differences) == len(state.config.vips)
-    )
 
 
 def difference(state: State, vip: Vip) -> Difference:
@@ -179,23 +296,24 @@ def address_difference(state: State, vip: Vip, address: Address) -> Difference:
 
 
 def _difference(state: State, snapshot: Snapshot, vip: Vip, address: Address) -> Difference:
-    for service in vip.services:
-        key = service_key(address, service)
+    for key in state.index.vips[vip.name].keys[address]:
         actual = snapshot.table.get(key)
         if actual is None:
-            return Difference(text=f"{key} is not in IPVS")
+            return Difference(text=f"{key} is not in IPVS", piece=key)
         if apart := ipvs.apart(actual, state.desired.table[key]):
-            return Difference(text=f"{key}: {apart}")
-    for name, value in wanted_sysctls(state.config).items():
+            return Difference(text=f"{key}: {apart}", piece=key)
+    for name, value in state.index.sysctls.items():
         if name not in snapshot.sysctls:
-            return Difference(text=f"{name} has not been read yet")
+            return Difference(text=f"{name} has not been read yet", piece=REST)
         found = snapshot.sysctls[name]
         if found != value:
             ours = state.config.manage_sysctls
-            return Difference(text=f"{name} is {found or 'not there'}, {value} is needed", ours=ours)
+            return Difference(
+                text=f"{name} is {found or 'not there'}, {value} is needed", ours=ours, piece=REST
+            )
     if address not in snapshot.addresses:
         where = f"{address} on {state.config.node.interface}"
-        return Difference(text=f"{where} is missing", missing_address=where)
+        return Difference(text=f"{where} is missing", missing_address=where, piece=address)
     return Difference()
 
 
@@ -207,11 +325,14 @@ def expiries(state: State, snapshot: Snapshot, now: float) -> ExpireDestinations
     sending.
     """
     found: dict[ServerKey, None] = {}
-    for vip in state.config.vips:
-        for address in vip.addresses:
-            for service in vip.services:
-                key = service_key(address, service)
-                counts = {} if service.one_packet else snapshot.connections_of(key)
+    for vip in state.index.vips.values():
+        for first in vip.facts:
+            facts = state.services[first]
+            if facts.usable == facts.total:
+                continue
+            one = vip.services[first]
+            for key in one.alike if not one.service.one_packet else ():
+                counts = snapshot.connections_of(key)
                 if not counts:
                     continue
                 held = {
@@ -219,7 +340,7 @@ def expiries(state: State, snapshot: Snapshot, now: float) -> ExpireDestinations
                     for each in snapshot.table[key].destinations
                     if not each.weight and each.key in counts
                 }
-                found.update(dict.fromkeys(_lost(state, key, service, held, now)) if held else {})
+                found.update(dict.fromkeys(_lost(state, key, one.service, held, now)) if held else {})
     removals = tuple(ipvs.RemoveDestination(service=key, key=at) for key, at in found)
     if not removals:
         return None
@@ -230,7 +351,7 @@ def _lost(
     state: State, key: ipvs.Key, service: Service, held: set[ipvs.DestinationKey], now: float
 ) -> Iterator[ServerKey]:
     drained = drained_scopes(state)
-    for member in state.members[key].members:
+    for member in state.index.services[key].membership.members:
         at = member.up.key
         rested = now >= state.expired.get((key, at), -math.inf) + EXPIRE_AGAIN
         if at not in held or not rested:

@@ -102,6 +102,9 @@ class Desired:
     sync: ConnectionSync | None = None
     sync_owned: bool = False  # we may stop daemons that are not desired
 
+    def may_remove(self, key: ipvs.Key) -> bool:
+        return self.exclusive or self.is_ours(key)
+
     def is_ours(self, key: ipvs.Key) -> bool:
         return key in self.owned_marks if isinstance(key, ipvs.MarkKey) else key.address in self.owned
 
@@ -199,6 +202,17 @@ def kind_of(op: KernelOp) -> str:
             assert_never(op)
 
 
+def keys_of(op: KernelOp) -> tuple[ipvs.Key, ...]:
+    """The services that the operation changes."""
+    match op:
+        case SetSysctl() | AddAddress() | RemoveAddress() | SetTimeouts() | StartSync() | StopSync():
+            return ()
+        case ExpireDestinations(removals=removals):
+            return tuple(one.service for one in removals)
+        case _:
+            return (op.service,)
+
+
 KINDS = ("address", "order", "server", "service", "sync", "sysctl", "timeouts")
 
 
@@ -209,37 +223,74 @@ class Failure(NamedTuple):
     text: str
 
 
-def diff(actual: Snapshot, desired: Desired, only: Iterable[ipvs.Key] | None = None) -> tuple[KernelOp, ...]:
-    """Operations that turn `actual` into `desired`, in an order that is safe to stop at.
+def diff(actual: Snapshot, desired: Desired) -> tuple[KernelOp, ...]:
+    """Operations that turn `actual` into `desired`, in an order that is safe to stop at."""
+    return diff_of(
+        actual,
+        desired,
+        keys={**dict.fromkeys(desired.table), **dict.fromkeys(actual.table)},
+        addresses=desired.addresses | actual.addresses,
+    )
+
+
+def diff_of(
+    actual: Snapshot,
+    desired: Desired,
+    *,
+    keys: Iterable[ipvs.Key] = (),
+    addresses: Iterable[Address] = (),
+    rest: bool = True,
+) -> tuple[KernelOp, ...]:
+    """The same for these services and addresses alone. `rest`: and for sysctls, timeouts and connection sync.
 
     Sysctls and services first, then the addresses that make packets reach them; an address goes before its
-    services do. `only`: of the services, these are looked at and no others, in this order.
+    services do.
     """
-    looked = None if only is None else tuple(only)
-    in_order = sorted(desired.addresses - actual.addresses, key=_address_order)
-    gone = sorted((actual.addresses & desired.owned) - desired.addresses, key=_address_order)
-    ours = [
-        key
-        for key in (actual.table if looked is None else looked)
-        if desired.exclusive or desired.is_ours(key)
-    ]
+    order = sorted(addresses, key=_address_order)
+    looked = list(keys)
+    ours = [key for key in looked if desired.may_remove(key)]
     table_ops = ipvs.diff(actual.table, desired.table, ours=ours, only=looked)
     services = tuple(op for op in table_ops if isinstance(op, ipvs.RemoveService))
     servers = tuple(op for op in table_ops if isinstance(op, ipvs.RemoveDestination))
     return (
-        *(
-            SetSysctl(name=name, value=value)
-            for name, value in desired.sysctls.items()
-            if actual.sysctls.get(name) != value
-        ),
-        *_timeouts(actual, desired),
+        *(first_of_rest(actual, desired) if rest else ()),
         *(op for op in table_ops if not isinstance(op, ipvs.RemoveService | ipvs.RemoveDestination)),
         *_removals(servers, desired),
-        *_sync(actual, desired),
-        *(AddAddress(address=address) for address in in_order),
-        *(RemoveAddress(address=address) for address in gone),
+        *(_sync(actual, desired) if rest else ()),
+        *(AddAddress(address=at) for at in order if at in desired.addresses and at not in actual.addresses),
+        *(
+            RemoveAddress(address=at)
+            for at in order
+            if at in actual.addresses and at in desired.owned and at not in desired.addresses
+        ),
         *services,
     )
+
+
+def first_of_rest(actual: Snapshot, desired: Desired) -> Iterator[KernelOp]:
+    for name, value in desired.sysctls.items():
+        if actual.sysctls.get(name) != value:
+            yield SetSysctl(name=name, value=value)
+    yield from _timeouts(actual, desired)
+
+
+def rest_is_held(actual: Snapshot, desired: Desired) -> bool:
+    """Whether sysctls, timeouts and connection sync are as wanted."""
+    return not any(True for _ in (*first_of_rest(actual, desired), *_sync(actual, desired)))
+
+
+def is_held(actual: Snapshot, desired: Desired, key: ipvs.Key) -> bool:
+    """Whether the service is as wanted: somebody else's is."""
+    wanted = desired.table.get(key)
+    if wanted is None:
+        return key not in actual.table or not desired.may_remove(key)
+    return ipvs.same(actual.table.get(key), wanted)
+
+
+def address_is_held(actual: Snapshot, desired: Desired, address: Address) -> bool:
+    if address in actual.addresses:
+        return address in desired.addresses or address not in desired.owned
+    return address not in desired.addresses
 
 
 def _removals(servers: tuple[ipvs.RemoveDestination, ...], desired: Desired) -> Iterator[KernelOp]:

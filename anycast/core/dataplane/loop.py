@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
+from anycast.core import touched
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane import kernel as kernels
-from anycast.core.dataplane.desired import EXPIRE_AGAIN, expiries, wanted_sysctls
+from anycast.core.dataplane.desired import EXPIRE_AGAIN, GONE, aim, expiries
 from anycast.core.dataplane.traffic import Count, counted
 from anycast.core.events import Effect, KernelRead, Log, ProgramKernel, ReadKernel
 from anycast.core.maintenance.stages import Stage
 from anycast.core.owned import rid
-from anycast.core.state import KernelState, Retiring, ServerKey, State
-from anycast.core.values.configuration import Config, Timing
+from anycast.core.state import KernelState, Piece, Retiring, ServerKey, State, VipState, lived
+from anycast.core.values.configuration import Address, Timing
+from anycast.core.values.persistent import PersistentMap
+from anycast.core.values.persistent import changed as differing
 from anycast.core.vip.facts import hold_due, is_holding
 from anycast.core.vip.lifecycle import NEXT, Signal
 
@@ -25,6 +28,10 @@ RETRY_PROGRAM = 1.0  # seconds after a program that did not reach what it aimed 
 READ_EVERY = 1.0  # seconds between two readings while something is on its way out
 CHANGED_EVERY = 0.5  # seconds between two readings, however often the interface changes
 GOOD_FOR = 3  # reconcile intervals for which a reading counts
+# Operations of one program, about: what there is more comes in the next. What was written is read back in between,
+# so VIPs come up one after another, and what is urgent waits for one program at most.
+PROGRAM = 300
+TOLD = 5  # differences that are named in the log
 
 Step: TypeAlias = tuple[State, list[Effect]]
 
@@ -33,14 +40,15 @@ def good_until(read_at: float, timing: Timing) -> float:
     return read_at + GOOD_FOR * timing.reconcile
 
 
-def reconfigured(kernel: KernelState, config: Config, now: float) -> KernelState:
+def reconfigured(state: State, now: float) -> KernelState:
     """The next reading follows the new interval. The last one, taken under the old interval, stays valid until then."""
+    kernel, config = state.kernel, state.config
     snapshot = kernel.snapshot
-    unread = snapshot is not None and not wanted_sysctls(config).keys() <= snapshot.sysctls.keys()
+    unread = snapshot is not None and not state.index.sysctls.keys() <= snapshot.sysctls.keys()
     return replace(
         kernel,
         # A check that was changed starts again; until its first result its real server keeps its weight.
-        adopted=kernel.adopted if snapshot is None else in_use(snapshot),
+        adopted=kernel.adopted if snapshot is None else snapshot.table,
         next_read=min(kernel.next_read, now if unread else now + config.timing.reconcile),
         good_until=min(kernel.good_until, good_until(now, config.timing)),
     )
@@ -68,14 +76,20 @@ def read(state: State, event: KernelRead, now: float) -> Step:
         _idle(kernel),
         reported=event.snapshot,
         snapshot=_annotated(kernel, event),
-        read_at=kernel.read_at if event.partial else now,
-        good_until=kernel.good_until if event.partial else good_until(now, state.config.timing),
         error=None,
         failures=0,
         problems=problems,
-        next_read=kernel.next_read if event.partial else now + read_every(state),
-        counts=kernel.counts if event.partial else _counted(kernel, event.snapshot, now),
-        adopted=in_use(event.snapshot) if first else kernel.adopted,
+        partial=event.partial,
+    )
+    if event.partial:
+        return replace(state, kernel=kernel), effects
+    kernel = replace(
+        kernel,
+        read_at=now,
+        good_until=good_until(now, state.config.timing),
+        next_read=now + read_every(state),
+        counts=_counted(kernel, event.snapshot, now),
+        adopted=event.snapshot.table if first else kernel.adopted,
     )
     state = replace(state, kernel=kernel)
     if state.owned is not state.configured:
@@ -98,31 +112,27 @@ def _counted(kernel: KernelState, snapshot: kernels.Snapshot, now: float) -> tup
 
 def _annotated(kernel: KernelState, event: KernelRead) -> kernels.Snapshot:
     """The snapshot with the table weights that the kernel does not report, as far as we wrote them."""
-    if kernel.snapshot is None or event.snapshot is kernel.reported:
+    if kernel.snapshot is None or kernel.reported is None or event.snapshot is kernel.reported:
         return kernel.snapshot or event.snapshot
+    table = event.snapshot.table
+    look = {key for op in kernel.under_way for key in kernels.keys_of(op)}
+    look.update(differing(kernel.reported.table, table))
     failed = frozenset(op for failure in event.failures for op in failure.ops)
-    table = kernel.snapshot.table
+    done = [op for op in kernel.under_way if op not in failed]
+    expected = kernel.snapshot.table
     try:
-        table = kernels.play(kernel.snapshot, [op for op in kernel.under_way if op not in failed]).table
+        expected = kernels.play(kernel.snapshot, done).table
     except KeyError:  # another program removed what the operations were for
-        table = {}
-    return replace(event.snapshot, table=ipvs.known(event.snapshot.table, table))
+        expected = ipvs.forgotten(expected, only=look)
+    return replace(event.snapshot, table=ipvs.known(table, expected, only=look))
 
 
 def _forgotten(kernel: KernelState) -> kernels.Snapshot | None:
     """What is known, without the table weights that a program without an answer may have changed."""
     if kernel.snapshot is None or not kernel.under_way:
         return kernel.snapshot
-    return replace(kernel.snapshot, table=ipvs.forgotten(kernel.snapshot.table))
-
-
-def in_use(snapshot: kernels.Snapshot) -> frozenset[ServerKey]:
-    return frozenset(
-        (key, destination.key)
-        for key, entry in snapshot.table.items()
-        for destination in entry.destinations
-        if destination.weight > 0
-    )
+    written = {key for op in kernel.under_way for key in kernels.keys_of(op)}
+    return replace(kernel.snapshot, table=ipvs.forgotten(kernel.snapshot.table, only=written))
 
 
 def failed(state: State, reason: str, now: float) -> Step:
@@ -136,34 +146,37 @@ def failed(state: State, reason: str, now: float) -> Step:
         error=reason,
         failures=kernel.failures + 1,
         snapshot=_forgotten(kernel),
-        attempted=None,
+        attempted={},
+        stuck=frozenset(),
         next_read=now + wait,
         retry_at=math.inf,
     )
     return replace(state, kernel=kernel), effects
 
 
-def retired(state: State, now: float) -> Step:
+def retired(before: State, state: State, now: float) -> Step:
     """A real server the configuration dropped goes once its connections are gone, or its time is up."""
     kernel = state.kernel
     if not state.retiring or kernel.snapshot is None or kernel.error is not None:
+        return state, []
+    if not touched.retiring(before, state, now):
         return state, []
     # A program under way may be adding it, or giving it clients.
     looks = [kernel.snapshot] if kernel.coming is None else [kernel.snapshot, kernel.coming]
     left: dict[ServerKey, Retiring] = {}
     effects: list[Effect] = []
-    for (key, at), retiring in state.retiring.items():
+    for (key, at), each in state.retiring.items():
         present = [
-            (each.weight, look.connections_of(key).get(at, ipvs.NO_CONNECTIONS).active)
+            (one.weight, look.connections_of(key).get(at, ipvs.NO_CONNECTIONS).active)
             for look in looks
             if key in look.table
-            for each in look.table[key].destinations
-            if each.key == at
+            for one in look.table[key].destinations
+            if one.key == at
         ]
         if not present:
             continue  # another program was faster, or it never was in the kernel
-        if any(map(any, present)) and now < retiring.until:
-            left[key, at] = retiring
+        if any(map(any, present)) and now < each.until:
+            left[key, at] = each
             continue
         fields = {
             "service": str(key),
@@ -172,7 +185,13 @@ def retired(state: State, now: float) -> Step:
             "connections": present[0][1],
         }
         effects.append(Log(event="server.removed", fields=fields))
-    return (state if len(left) == len(state.retiring) else replace(state, retiring=left)), effects
+    return (state if len(left) == len(state.retiring) else retiring(state, left)), effects
+
+
+def retiring(state: State, servers: Mapping[ServerKey, Retiring]) -> State:
+    """With these on their way out, and no others."""
+    first = min((each.until for each in servers.values()), default=math.inf)
+    return replace(state, retiring=servers, retire_at=first)
 
 
 def drive(before: State, state: State, now: float) -> Step:
@@ -180,61 +199,172 @@ def drive(before: State, state: State, now: float) -> Step:
     kernel = state.kernel
     if kernel.busy or state.stopping_since is not None:
         return state, []
+    due = now >= min(kernel.next_read, hold_due(state, now))
     snapshot = kernel.snapshot
     if snapshot is not None and kernel.error is None:
         fresh = kernel.reported is not before.kernel.reported
-        changed = state.desired is not before.desired
-        if fresh or changed or now >= kernel.retry_at:
-            ops = kernels.diff(snapshot, state.desired)
-            if not ops:
-                kernel = replace(kernel, attempted=None, retry_at=math.inf, reached=state.desired)
-                if fresh and (expire := expiries(state, snapshot, now)):
-                    return _expire(state, kernel, snapshot, expire, now)
-            elif fresh and kernel.attempted == state.desired and now < kernel.retry_at:
-                # Readings may come more often than that; they do not postpone it.
-                kernel = replace(kernel, retry_at=min(kernel.retry_at, now + RETRY_PROGRAM))
-            else:
-                return _program(state, kernel, snapshot, ops)
-    if now >= min(kernel.next_read, hold_due(state, now)):
+        news = fresh or state.apart is not before.apart or state.desired is not before.desired
+        if now >= kernel.retry_at:
+            news, kernel = True, replace(kernel, stuck=frozenset(), retry_at=math.inf)
+        # However much is to be written: all of it is read back as often as ever.
+        if news and not (due and kernel.partial) and (pieces := _next_pieces(state, snapshot, kernel.stuck)):
+            ops = _ops(state, snapshot, pieces)
+            return _program(state, kernel, snapshot, pieces, ops)
+        if kernel.stuck:
+            # Readings may come more often than that; they do not postpone it.
+            kernel = replace(kernel, retry_at=min(kernel.retry_at, now + RETRY_PROGRAM))
+        elif not state.apart:
+            kernel = kernel if kernel.retry_at == math.inf else replace(kernel, retry_at=math.inf)
+            if fresh and not kernel.partial and (expire := expiries(state, snapshot, now)):
+                return _expire(state, kernel, snapshot, expire, now)
+    if due:
         kernel = replace(kernel, busy=True)
         return replace(state, kernel=kernel), [ReadKernel(sysctls=_to_read(state))]
     return (state if kernel is state.kernel else replace(state, kernel=kernel)), []
 
 
+def _next_pieces(state: State, snapshot: kernels.Snapshot, stuck: frozenset[Piece]) -> list[Piece]:
+    """What the next program writes, in order: what there is, then new VIPs one after another with their addresses.
+
+    An address comes with the last of its services; a service leaves with its address, or after it.
+    """
+    apart = state.apart
+    taken: dict[Piece, None] = {}
+    size = 0
+    for piece in apart:
+        if size >= PROGRAM:
+            break
+        if piece in taken or piece in stuck:
+            continue
+        if not isinstance(piece, ipvs.ServiceKey | ipvs.MarkKey):
+            if (
+                isinstance(piece, str)
+                or piece not in state.desired.addresses
+                or not any(key in apart and key not in taken for key in _keys_at(state, piece))
+            ):
+                taken[piece] = None
+            size += piece in taken
+            continue
+        if piece in state.desired.table:
+            taken[piece] = None
+            size += _size(state, snapshot, piece)
+            for address in _addresses_with(state, piece):
+                if (
+                    address in apart
+                    and address not in stuck
+                    and all(key not in apart or key in taken for key in _keys_at(state, address))
+                ):
+                    taken[address] = None
+                    size += 1
+        else:
+            for address in (
+                snapshot.addresses & state.desired.owned
+                if isinstance(piece, ipvs.MarkKey)
+                else {piece.address}
+            ):
+                if address in apart and address not in state.desired.addresses:
+                    taken[address] = None
+            taken[piece] = None
+            size += 1
+    return list(taken)
+
+
+def _size(state: State, snapshot: kernels.Snapshot, key: ipvs.Key) -> int:
+    """Operations that the service takes, about."""
+    return 1 if key in snapshot.table else 2 + len(state.desired.table[key].destinations)
+
+
+def _keys_at(state: State, address: Address) -> tuple[ipvs.Key, ...]:
+    name = state.index.vip_at.get(address)
+    return () if name is None else state.index.vips[name].keys[address]
+
+
+def _addresses_with(state: State, key: ipvs.Key) -> tuple[Address, ...]:
+    if isinstance(key, ipvs.ServiceKey):
+        return (key.address,)
+    one = state.index.services.get(key)
+    return () if one is None else tuple(state.index.vips[one.vip].keys)
+
+
+def _ops(state: State, snapshot: kernels.Snapshot, pieces: Iterable[Piece]) -> tuple[kernels.KernelOp, ...]:
+    keys: list[ipvs.Key] = []
+    addresses: list[Address] = []
+    rest = False
+    for piece in pieces:
+        if isinstance(piece, str):
+            rest = True
+        elif isinstance(piece, ipvs.ServiceKey | ipvs.MarkKey):
+            keys.append(piece)
+        else:
+            addresses.append(piece)
+    return kernels.diff_of(snapshot, state.desired, keys=keys, addresses=addresses, rest=rest)
+
+
 def _program(
-    state: State, kernel: KernelState, snapshot: kernels.Snapshot, ops: tuple[kernels.KernelOp, ...]
+    state: State,
+    kernel: KernelState,
+    snapshot: kernels.Snapshot,
+    pieces: list[Piece],
+    ops: tuple[kernels.KernelOp, ...],
 ) -> Step:
     """Change the kernel. If it had what is wanted now and no longer does, somebody else changed it."""
-    again = kernel.attempted == state.desired  # the same once more, every second
-    drifted = kernel.reached == state.desired
-    repairs = dict(kernel.repairs)
-    for kind, count in Counter(map(kernels.kind_of, ops)).items() if drifted else ():
-        repairs[kind] = repairs.get(kind, 0) + count
+    aims = {piece: aim(state, piece) for piece in pieces}
+    again = all(piece in kernel.attempted and kernel.attempted[piece] == aims[piece] for piece in pieces)
+    drifted = [piece for piece in pieces if _has_drifted(kernel, piece, aims[piece])]
+    kinds = Counter(map(kernels.kind_of, _ops(state, snapshot, drifted))) if drifted else Counter[str]()
+    repairs = {**kernel.repairs, **{kind: kernel.repairs.get(kind, 0) + n for kind, n in kinds.items()}}
     kernel = replace(
         kernel,
         busy=True,
         under_way=ops,
         coming=kernels.play(snapshot, ops),
-        attempted=state.desired,
-        retry_at=math.inf,
-        reached=None,
+        attempted={**kernel.attempted, **aims},
+        reached=kernel.reached.updated({}, pieces),
         programs=kernel.programs + 1,
         repairs=repairs,
     )
     effects: list[Effect] = [ProgramKernel(ops=ops, sysctls=_to_read(state))]
     if not again:
-        apart = dict.fromkeys(each.text for each in state.differences.values() if each.text)
-        fields: dict[str, object] = {"operations": len(ops), "found": "; ".join(apart)}
+        names = _vips_at(state, pieces)
+        apart = list(
+            dict.fromkeys(state.differences[name].text for name in names if state.differences[name].text)
+        )
+        more = f"; and {len(apart) - TOLD} more" if len(apart) > TOLD else ""
+        fields: dict[str, object] = {"operations": len(ops), "found": "; ".join(apart[:TOLD]) + more}
         if drifted:
-            fields["kinds"] = sorted({kernels.kind_of(op) for op in ops})
+            fields["kinds"] = sorted(kinds)
         event = "kernel.drifted" if drifted else "kernel.programmed"
         effects.insert(0, Log(event=event, fields=fields, level="warning" if drifted else "info"))
-    vips = dict(state.vips)
     # The hold after a start begins again if somebody else changed what was as wanted.
-    for name, known in state.vips.items() if drifted else ():
+    broken: dict[str, VipState] = {}
+    for name in _vips_at(state, drifted) if state.unstarted else ():
+        known = state.vips[name]
         if not state.differences[name].proven and known.stable_since is not None:
-            vips[name] = replace(known, life=NEXT[known.life, Signal.BREAK], stable_since=None)
-    return replace(state, kernel=kernel, vips=vips), effects
+            broken[name] = replace(known, life=NEXT[known.life, Signal.BREAK], stable_since=None)
+    return lived(replace(state, kernel=kernel), broken), effects
+
+
+_NEVER = object()
+
+
+def _has_drifted(kernel: KernelState, piece: Piece, wanted: object) -> bool:
+    before = kernel.reached.get(piece, _NEVER)
+    if before is _NEVER:  # it was not there when all was as wanted
+        return kernel.settled and wanted == GONE and piece not in kernel.attempted
+    return bool(before == wanted)
+
+
+def _vips_at(state: State, pieces: Iterable[Piece]) -> list[str]:
+    index = state.index
+    names: set[str] = set()
+    for piece in pieces:
+        if isinstance(piece, str):
+            return list(index.vips)
+        if isinstance(piece, ipvs.ServiceKey | ipvs.MarkKey):
+            names.add(index.services[piece].vip if piece in index.services else "")
+        else:
+            names.add(index.vip_at.get(piece, ""))
+    return index.in_order(names)
 
 
 def _expire(
@@ -245,11 +375,18 @@ def _expire(
     now: float,
 ) -> Step:
     """End connections, and put the servers back to their place in the order."""
-    ops = (expire, *kernels.diff(kernels.play(snapshot, (expire,)), state.desired))
+    after = kernels.play(snapshot, (expire,))
+    keys = dict.fromkeys(op.service for op in expire.removals)
+    ops = (expire, *kernels.diff_of(after, state.desired, keys=keys, rest=False))
     expired = {(op.service, op.key): now for op in expire.removals}
     coming = kernels.play(snapshot, ops)
     kernel = replace(
-        kernel, busy=True, under_way=ops, coming=coming, reached=None, programs=kernel.programs + 1
+        kernel,
+        busy=True,
+        under_way=ops,
+        coming=coming,
+        reached=kernel.reached.updated({}, keys),
+        programs=kernel.programs + 1,
     )
     fields = {
         "services": sorted({str(op.service) for op in expire.removals}),
@@ -264,7 +401,7 @@ def _expire(
 
 
 def _to_read(state: State) -> tuple[str, ...]:
-    return (*wanted_sysctls(state.config), kernels.ESTIMATION)
+    return (*state.index.sysctls, kernels.ESTIMATION)
 
 
 def read_every(state: State) -> float:
@@ -281,4 +418,5 @@ def wakes(state: State, now: float) -> Iterable[float]:
         yield min(kernel.next_read, kernel.retry_at, hold_due(state, now))
     if kernel.snapshot is not None and kernel.good_until > now:
         yield kernel.good_until
-    yield from (retiring.until for retiring in state.retiring.values() if retiring.until > now)
+    if state.retire_at > now:
+        yield state.retire_at

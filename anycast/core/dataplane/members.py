@@ -7,16 +7,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 from anycast.core.dataplane import ipvs
-from anycast.core.health.aim import aimed, targets_of
+from anycast.core.health.aim import aimed
+from anycast.core.health.compose import leaves
 from anycast.core.maintenance.stages import server_scope
+from anycast.core.values.checks import TcpVipCheck
 from anycast.core.values.configuration import (
     Address,
     Aimed,
+    Check,
     Config,
     Forwarding,
+    Leaf,
     Persistence,
     RealServer,
     Rule,
@@ -24,7 +27,6 @@ from anycast.core.values.configuration import (
     Target,
     Vip,
 )
-from anycast.core.vip.requirements import requirements
 
 
 def service_key(address: Address, service: Service) -> ipvs.Key:
@@ -98,11 +100,6 @@ def uses(config: Config) -> Iterator[Use]:
                     yield Use(vip=vip, service=service, server=server, address=address, check=check)
 
 
-def composed_uses(config: Config) -> tuple[Use, ...]:
-    """The uses whose check is a rule."""
-    return tuple(use for use in uses(config) if isinstance(use.check, Rule))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetName:
     """What to call a target in messages. `server` empty: it belongs to no real server."""
@@ -110,26 +107,6 @@ class TargetName:
     server: str
     users: tuple[str, ...]  # what depends on it: services (`web tcp/80`), `node`, `vip web`
     decides: bool  # by itself whether a service can use the real server
-
-
-def target_names(config: Config) -> dict[Target, TargetName]:
-    """Of every target there is."""
-    names: dict[Target, TargetName] = {}
-
-    def note(check: Aimed, server: str, user: str) -> None:
-        for target in targets_of(check):
-            known = names.get(target, TargetName(server=server, users=(), decides=False))
-            names[target] = TargetName(
-                server=known.server,
-                users=known.users if user in known.users else (*known.users, user),
-                decides=known.decides or (bool(server) and target is check),
-            )
-
-    for use in uses(config):
-        note(use.check, use.server.name, f"{use.vip.name} {use.service.name}")
-    for one in requirements(config):
-        note(one.check, "", one.scope)
-    return names
 
 
 def server_port(service: Service, server: RealServer) -> int:
@@ -147,24 +124,6 @@ def server_scopes(config: Config) -> frozenset[str]:
     )
 
 
-SIBLINGS = (
-    8  # targets that are probed at once when one begins to change; each of those that changes adds as many
-)
-
-
-def siblings(config: Config) -> dict[Target, tuple[Target, ...]]:
-    """For each target of a real server the next ones of its VIP, in a ring. What ends one often ends the others."""
-    found: dict[Target, tuple[Target, ...]] = {}
-    rings: dict[str, dict[Target, None]] = {}
-    for use in uses(config):
-        rings.setdefault(use.vip.name, {}).update(dict.fromkeys(targets_of(use.check)))
-    for ring in map(tuple, rings.values()):
-        for place, target in enumerate(ring):
-            after = ring[place + 1 : place + 1 + SIBLINGS]
-            found.setdefault(target, (*after, *ring[: min(place, SIBLINGS - len(after))]))
-    return found
-
-
 @dataclass(frozen=True, slots=True)
 class Member:
     """One real server of one service: what follows from the configuration alone, without any check."""
@@ -175,6 +134,11 @@ class Member:
     up: ipvs.Destination  # as the kernel should have it while it is usable
     down: ipvs.Destination  # and while it is not
 
+    @property
+    def server(self) -> str:
+        """Its name."""
+        return self.scope.partition("/")[2]
+
 
 @dataclass(frozen=True, slots=True)
 class Membership:
@@ -184,16 +148,36 @@ class Membership:
     members: tuple[Member, ...]
 
 
-Memberships: TypeAlias = Mapping[ipvs.Key, Membership]
+class Memo:
+    """What is made once for all services that have it: members of a pool used in the same way, and their targets."""
+
+    def __init__(self) -> None:
+        self._targets: dict[Target, Target] = {}
+        self._members: dict[object, tuple[Member, ...]] = {}
+        self._servers: dict[int, Mapping[ipvs.DestinationKey, str]] = {}
+
+    def target(self, check: Aimed) -> Aimed:
+        return self._targets.setdefault(check, check) if isinstance(check, Target) else check
+
+    def members(self, vip: Vip, service: Service, version: int) -> tuple[Member, ...]:
+        # A check to the VIP asks for the addresses of that VIP.
+        alone = vip.addresses if _asks_for_vip(service.pool.check) else ()
+        use = (id(service.pool), version, service.port, service.forwarding, service.tunnel, alone)
+        if use not in self._members:
+            self._members[use] = _members(vip, service, version, self)
+        return self._members[use]
+
+    def servers(self, membership: Membership) -> Mapping[ipvs.DestinationKey, str]:
+        """`POOL/SERVER` of each real server. The membership lives as long as the memo."""
+        members = membership.members
+        if id(members) not in self._servers:
+            self._servers[id(members)] = {member.up.key: member.scope for member in members}
+        return self._servers[id(members)]
 
 
-def memberships(config: Config) -> dict[ipvs.Key, Membership]:
-    return {
-        service_key(address, service): _membership(vip, service, address.version)
-        for vip in config.vips
-        for address in vip.addresses
-        for service in vip.services
-    }
+def _asks_for_vip(check: Check | Rule[Leaf]) -> bool:
+    each = leaves(check) if isinstance(check, Rule) else (check,)
+    return any(isinstance(one, Check) and isinstance(one.kind, TcpVipCheck) for one in each)
 
 
 def usual_weight(servers: Iterable[RealServer]) -> int:
@@ -203,21 +187,28 @@ def usual_weight(servers: Iterable[RealServer]) -> int:
     return min((weight for weight, count in counts.items() if count == most), default=1)
 
 
-def _membership(vip: Vip, service: Service, version: int) -> Membership:
-    usual = usual_weight(service.pool.servers)
-    found = [
-        _member(vip, service, server, address, usual) for server, address in servers_of(service, version)
-    ]
+def membership(vip: Vip, service: Service, version: int, memo: Memo) -> Membership:
     empty = ipvs.ServiceEntry(
         scheduler=service.scheduler,
         flags=service.flags,
         one_packet=service.one_packet,
         persistent=_persistent(service.persistence, version),
     )
-    return Membership(empty, tuple(sorted(found, key=lambda member: ipvs.canonical(member.up))))
+    return Membership(empty, memo.members(vip, service, version))
 
 
-def _member(vip: Vip, service: Service, server: RealServer, address: Address, usual: int) -> Member:
+def _members(vip: Vip, service: Service, version: int, memo: Memo) -> tuple[Member, ...]:
+    usual = usual_weight(service.pool.servers)
+    found = [
+        _member(vip, service, server, address, usual=usual, memo=memo)
+        for server, address in servers_of(service, version)
+    ]
+    return tuple(sorted(found, key=lambda member: ipvs.canonical(member.up)))
+
+
+def _member(
+    vip: Vip, service: Service, server: RealServer, address: Address, *, usual: int, memo: Memo
+) -> Member:
     up = ipvs.Destination(
         address=address,
         port=server_port(service, server),
@@ -230,7 +221,7 @@ def _member(vip: Vip, service: Service, server: RealServer, address: Address, us
         table_weight=server.weight or usual,
     )
     return Member(
-        check=check_of(vip, service, server, address),
+        check=memo.target(check_of(vip, service, server, address)),
         scope=server_scope(service.pool.name, server.name),
         in_use=server.weight > 0,
         up=up,

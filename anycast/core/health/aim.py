@@ -75,3 +75,10 @@ def targets_of(tree: Aimed) -> tuple[Target, ...]:
     if isinstance(tree, Rule):
         return tuple(leaf for leaf in leaves(tree) if isinstance(leaf, Target))
     return (tree,) if isinstance(tree, Target) else ()
+
+
+def sessions_of(tree: Aimed) -> tuple[BgpSession, ...]:
+    """The BGP sessions that it rests on."""
+    if isinstance(tree, Rule):
+        return tuple(leaf for leaf in leaves(tree) if isinstance(leaf, BgpSession))
+    return (tree,) if isinstance(tree, BgpSession) else ()

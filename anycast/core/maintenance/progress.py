@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import chain
 
+from anycast.core import touched
 from anycast.core.dataplane import traffic
-from anycast.core.dataplane.ipvs import Key
-from anycast.core.dataplane.members import keys_of
 from anycast.core.events import Effect, Log, SaveMaintenance
 from anycast.core.lease import withdrawal
 from anycast.core.maintenance.clocks import SLEWED, STEP, End, Expiry, anchored, has_passed, stepped
@@ -27,7 +27,7 @@ from anycast.core.maintenance.stages import (
     is_saved,
     is_server,
 )
-from anycast.core.state import ACTIVE, State, prefix_of
+from anycast.core.state import ACTIVE, State
 from anycast.core.values.configuration import Vip
 from anycast.core.vip.decide import Advertise
 from anycast.core.withdrawal import Phase, followed
@@ -35,16 +35,15 @@ from anycast.core.withdrawal import Phase, followed
 
 def vips_of(state: State, scope: str) -> tuple[Vip, ...]:
     """The VIPs that the scope covers."""
-    return tuple(vip for vip in state.config.vips if scope in NODE_SCOPES or scope == vip.name)
+    if scope in NODE_SCOPES:
+        return state.config.vips
+    return (state.index.vips[scope].vip,) if scope in state.index.vips else ()
 
 
 def packets_per_second(state: State, vips: Iterable[Vip], since: float = float("-inf")) -> float | None:
     """Packets a second that IPVS receives for the VIPs, from readings at or after `since`. None: not known."""
-    return traffic.rate(state.kernel.counts, _keys(vips), since=since)
-
-
-def _keys(vips: Iterable[Vip]) -> frozenset[Key]:
-    return frozenset(key for vip in vips for address in vip.addresses for key in keys_of(vip, address))
+    keys = (state.index.vips[vip.name].services for vip in vips)
+    return traffic.rate(state.kernel.counts, chain.from_iterable(keys), since=since)
 
 
 def begin(state: State, kept: Mapping[str, Maintenance], *, now: float, wall: float | None) -> State:
@@ -179,16 +178,18 @@ def expire(state: State, now: float) -> tuple[State, list[Effect]]:
     return state, [*effects, *([save(state.maintenance)] if over else []), *more]
 
 
-def advance(state: State, now: float) -> tuple[State, list[Effect]]:
+def advance(before: State, state: State, now: float) -> tuple[State, list[Effect]]:
     """Move every scope on whose stage has got what it waits for."""
     progress = dict(state.progress)
     effects: list[Effect] = []
-    for scope, before in state.progress.items():
-        after, why = _done(state, scope, before, now)
+    for scope, known in state.progress.items():
+        if not touched.stage(before, state, scope, now):
+            continue
+        after, why = _done(state, scope, known, now)
         if why is not None:
-            stage = NEXT[before.stage, Signal.DONE]
-            after = replace(_entered(state, scope, stage, now), overdue=before.overdue)
-            effects.append(_stage_changed(state, scope, after, why, now - before.since))
+            stage = NEXT[known.stage, Signal.DONE]
+            after = replace(_entered(state, scope, stage, now), overdue=known.overdue)
+            effects.append(_stage_changed(state, scope, after, why, now - known.since))
         progress[scope] = after
     return (state if progress == state.progress else replace(state, progress=progress)), effects
 
@@ -200,7 +201,7 @@ def _done(state: State, scope: str, progress: Progress, now: float) -> tuple[Pro
         case Stage.DRAINING:
             if now >= progress.since + timing.drain:
                 return progress, "drained"
-            verdicts = [state.vips[vip.name].verdict for vip in vips_of(state, scope)]
+            verdicts = (state.vips[vip.name].verdict for vip in vips_of(state, scope))
             nothing = all(verdict.advertise is Advertise.NO for verdict in verdicts)
             return progress, "nothing is announced" if nothing else None
         case Stage.WITHDRAWN:
@@ -220,7 +221,8 @@ def _done(state: State, scope: str, progress: Progress, now: float) -> tuple[Pro
 def _entered(state: State, scope: str, stage: Stage, now: float) -> Progress:
     if stage is not Stage.WITHDRAWN:
         return Progress(stage=stage, since=now)
-    prefixes = [prefix_of(address) for vip in vips_of(state, scope) for address in vip.addresses]
+    names = (vip.name for vip in vips_of(state, scope))
+    prefixes = [prefix for name in names for prefix in state.index.vips[name].prefixes.values()]
     return Progress(stage=stage, since=now, withdrawal=withdrawal(state, prefixes, now))
 
 
@@ -239,26 +241,14 @@ def _stage_changed(state: State, scope: str, new: Progress, why: str, after: flo
 
 def stage_ends(state: State, progress: Progress) -> float | None:
     """The instant at which the stage is over, whatever happens; None: it stays."""
-    timing = state.config.timing
-    match progress.stage:
-        case Stage.DRAINING:
-            return progress.since + timing.drain
-        case Stage.WITHDRAWN:
-            assert progress.withdrawal is not None  # noqa: S101 - entered with it
-            at = progress.withdrawal.wakes_at(timing.settle)
-            waits = progress.withdrawal.phase is Phase.ASKED
-            return at if at is None or not waits else at + timing.settle
-        case Stage.QUIET:
-            return progress.since + timing.quiet_limit
-        case Stage.ACTIVE | Stage.DOWN:
-            return None
+    return progress.ends_at(state.config.timing)
 
 
 def wakes(state: State, now: float) -> list[float]:
     """Future instants at which something changes."""
     instants: list[float | None] = []
     for scope, progress in state.progress.items():
-        instants.append(stage_ends(state, progress))
+        instants.append(progress.ends_at(state.config.timing))
         if progress.withdrawal is not None:
             instants.append(progress.withdrawal.wakes_at(state.config.timing.settle))
         end = state.maintenance[scope].end

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from anycast.core.maintenance.clocks import End
+from anycast.core.values.configuration import Timing
 from anycast.core.withdrawal import Phase, Withdrawal
 
 NODE = ""  # the scope of the whole node; another scope is the name of a VIP, or POOL/SERVER
@@ -100,3 +101,18 @@ class Progress:
     def waits_for_plugins(self) -> bool:
         """Whether a plugin has yet to acknowledge that the routes are gone."""
         return self.withdrawal is not None and self.withdrawal.phase is Phase.ASKED
+
+    def ends_at(self, timing: Timing) -> float | None:
+        """The instant at which the stage is over, whatever happens; None: it stays."""
+        match self.stage:
+            case Stage.DRAINING:
+                return self.since + timing.drain
+            case Stage.WITHDRAWN:
+                assert self.withdrawal is not None  # noqa: S101 - entered with it
+                at = self.withdrawal.wakes_at(timing.settle)
+                waits = self.withdrawal.phase is Phase.ASKED
+                return at if at is None or not waits else at + timing.settle
+            case Stage.QUIET:
+                return self.since + timing.quiet_limit
+            case Stage.ACTIVE | Stage.DOWN:
+                return None

@@ -55,7 +55,8 @@ class PersistentMap(Mapping[K, V_co], Generic[K, V_co]):
             return all(one is two or one == two for one, two in zip(self.shards, other.shards, strict=True))
         return all(other.get(key, _ABSENT) == value for key, value in self.items())
 
-    __hash__ = None  # type: ignore[assignment]
+    def __hash__(self) -> int:
+        return hash(self._count)  # equal ones have as many
 
     def __repr__(self) -> str:
         return f"PersistentMap({dict(self)!r})"

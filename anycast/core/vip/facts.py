@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from anycast.core.dataplane import ipvs
-from anycast.core.dataplane.members import first_addresses, service_key, versions
 from anycast.core.dataplane.proof import Proof
+from anycast.core.health.aim import targets_of
 from anycast.core.health.phase import Phase
+from anycast.core.index import IndexedService
 from anycast.core.maintenance.stages import NODE_SCOPES, ORDER, Maintenance, Progress
 from anycast.core.state import ACTIVE, NOT_READ, State, VipState, drained_scopes, health_of
-from anycast.core.values.configuration import Service, Vip
+from anycast.core.values.configuration import Vip
 from anycast.core.vip.decide import Facts, Reason, RequirementFacts, ServiceFacts
 from anycast.core.vip.hold import FREE, WINDOW, hold
 from anycast.core.vip.requirements import Requirement
@@ -33,13 +34,10 @@ def facts(state: State, vip: Vip, now: float) -> Facts:
         missing_address=apart.missing_address,
         difference=apart.text,
         held=_held(state, known, now),
-        services=tuple(
-            state.services[service_key(address, service)]
-            for service in vip.services
-            for address in first_addresses(vip)
-        ),
+        services=tuple(state.services[key] for key in state.index.vips[vip.name].facts),
         requirements=tuple(
-            _requirement_facts(state, each) for each in state.requirements if each.vip in {"", vip.name}
+            _requirement_facts(state, each)
+            for each in (*state.index.node_requirements, *state.index.vips[vip.name].requirements)
         ),
     )
 
@@ -74,13 +72,17 @@ def held_for(state: State, known: VipState, now: float) -> float | None:
 def hold_due(state: State, now: float) -> float:
     """The instant by which the kernel must be read back to end a hold."""
     needed = start_hold(state, now)
-    ends = (known.stable_since + needed for known in state.vips.values() if known.stable_since is not None)
+    if not needed:
+        return math.inf
+    since = (state.vips[name].stable_since for name in state.unstarted)
+    ends = (each + needed for each in since if each is not None)
     return min((end for end in ends if end > state.kernel.read_at), default=math.inf)
 
 
 def is_holding(state: State) -> bool:
-    starting = any(known.verdict.reason is Reason.STARTING for known in state.vips.values())
-    return starting and start_hold(state, state.started_at) > 0
+    if start_hold(state, state.started_at) <= 0:
+        return False
+    return any(state.vips[name].verdict.reason is Reason.STARTING for name in state.unstarted)
 
 
 def _held(state: State, known: VipState, now: float) -> str:
@@ -108,46 +110,52 @@ def _kernel_error(state: State, *, advertised: bool, now: float) -> str | None:
     stale = kernel.snapshot is not None and now >= kernel.good_until
     if kernel.error is not None and (stale or not advertised or kernel.failures >= READ_FAILURES):
         return kernel.error
-    return f"not read for {now - kernel.read_at:.0f} s" if stale else None
+    return f"not read for more than {kernel.good_until - kernel.read_at:.0f} s" if stale else None
 
 
-def service_facts(state: State, key: ipvs.Key, service: Service) -> ServiceFacts:
+def shared_facts(state: State, now: float) -> tuple[object, ...]:
+    """What the verdicts of all VIPs rest on: two of them are equal where no verdict can differ by it."""
+    kernel = state.kernel
+    return (
+        state.stopping_since is None,
+        furthest(state, NODE_SCOPES).stage,
+        _kernel_error(state, advertised=True, now=now),
+        _kernel_error(state, advertised=False, now=now),
+        start_hold(state, now),
+        recent_crashes(state, now) > FREE and recent_crashes(state, now),
+        [state.health.get(each) for one in state.index.node_requirements for each in targets_of(one.check)],
+        state.neighbors if "" in state.index.vips_on_sessions else None,
+        state.index.node_requirements,
+        kernel.snapshot is None,
+    )
+
+
+def service_facts(state: State, key: ipvs.Key, service: IndexedService) -> ServiceFacts:
     usable = unheard = untested = unproven = total = 0
     fault = ""
     drained = drained_scopes(state)
-    for member in state.members[key].members:
+    for member in service.membership.members:
         total += 1
         if not member.in_use or member.scope in drained:
             continue  # whatever its check says, it takes no new client
         health = health_of(state, member.check)
-        usable += health.is_up
-        unheard += health.unheard
-        untested += health.phase is Phase.UNDECIDED and health.unknown
-        unproven += health.phase is Phase.UNPROVEN
-        if health.phase in {Phase.UNDECIDED, Phase.UNPROVEN}:
+        phase = health.phase
+        usable += phase.is_up
+        if phase is Phase.UNDECIDED or phase is Phase.UNPROVEN:
+            unheard += health.unheard
+            untested += phase is Phase.UNDECIDED and health.unknown
+            unproven += phase is Phase.UNPROVEN
             fault = fault or health.detail
     return ServiceFacts(
-        name=f"{service.name} IPv{ipvs.version_of(key)}",
+        name=f"{service.service.name} IPv{ipvs.version_of(key)}",
         usable=usable,
         unheard=unheard,
         untested=untested,
         unproven=unproven,
         total=total,
-        quorum=service.quorum,
+        quorum=service.service.quorum,
         fault=fault,
     )
-
-
-def all_service_facts(state: State) -> dict[ipvs.Key, ServiceFacts]:
-    """Of every service; those of one family of a VIP are alike."""
-    by_service: dict[ipvs.Key, ServiceFacts] = {}
-    for vip in state.config.vips:
-        for service in vip.services:
-            for version in versions(vip):
-                first, *others = [service_key(a, service) for a in vip.addresses if a.version == version]
-                by_service[first] = service_facts(state, first, service)
-                by_service.update(dict.fromkeys(others, by_service[first]))
-    return by_service
 
 
 def connections_of(state: State, scope: str) -> int:
@@ -156,10 +164,11 @@ def connections_of(state: State, scope: str) -> int:
     if snapshot is None:
         return 0
     count = 0
-    for key, membership in state.members.items():
-        if key in snapshot.connections:
+    for first in state.index.drained_by(scope):
+        one = state.index.services[first]
+        ours = {member.up.key for member in one.membership.members if member.scope == scope}
+        for key in one.alike if ours else ():
             counts = snapshot.connections_of(key)
-            ours = {member.up.key for member in membership.members if member.scope == scope}
             count += sum(counts[at].active for at in ours if at in counts)
     return count
 
@@ -167,8 +176,7 @@ def connections_of(state: State, scope: str) -> int:
 def is_at_rest(state: State, scope: str) -> bool:
     """Whether a drained real server has been read back without new clients or active connections."""
     entry = state.maintenance.get(scope)
-    reached = state.kernel.reached == state.desired
-    read = state.kernel.snapshot is not None and not state.kernel.busy and reached
+    read = state.kernel.snapshot is not None and not state.kernel.busy and not state.apart
     since = entry.began if entry is not None else None
     return read and (since is None or state.kernel.read_at > since) and connections_of(state, scope) == 0
 
@@ -178,11 +186,9 @@ def would_fall(state: State, scope: str) -> tuple[str, ...]:
     without = replace(
         state, maintenance={**state.maintenance, scope: Maintenance(reason="", by="", since=0.0)}
     )
-    return tuple(
-        f"{vip.name} {now.name}"
-        for vip in state.config.vips
-        for service in vip.services
-        for key in (service_key(address, service) for address in first_addresses(vip))
-        for now in (state.services[key],)
-        if service_facts(without, key, service).usable < service.quorum.low <= now.usable
-    )
+    found = []
+    for key in state.index.drained_by(scope):
+        one, now = state.index.services[key], state.services[key]
+        if service_facts(without, key, one).usable < one.service.quorum.low <= now.usable:
+            found.append(f"{one.vip} {now.name}")
+    return tuple(found)

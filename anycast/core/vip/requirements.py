@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from anycast.core.health.aim import aimed
-from anycast.core.values.configuration import Aimed, Config
+from anycast.core.values.configuration import Aimed, Config, Vip
 from anycast.core.vip.decide import Reason
 
 
@@ -26,20 +26,23 @@ class Requirement:
 
 def requirements(config: Config) -> tuple[Requirement, ...]:
     """All of them, the node's first."""
-    return tuple(_requirements(config))
+    return (*node_requirements(config), *(one for vip in config.vips for one in vip_requirements(vip)))
 
 
-def _requirements(config: Config) -> Iterator[Requirement]:
+def node_requirements(config: Config) -> Iterator[Requirement]:
     if config.require is not None:
         yield Requirement(check=aimed(config.require), reason=Reason.NODE_CHECK_FAILED)
-    for vip in config.vips:
-        if vip.require is not None:
-            yield Requirement(check=aimed(vip.require), reason=Reason.VIP_CHECK_FAILED, vip=vip.name)
-        for service in vip.services:
-            if service.require is not None:
-                yield Requirement(
-                    check=aimed(service.require),
-                    reason=Reason.VIP_CHECK_FAILED,
-                    vip=vip.name,
-                    service=service.name,
-                )
+
+
+def vip_requirements(vip: Vip) -> Iterator[Requirement]:
+    """Of the VIP and its services."""
+    if vip.require is not None:
+        yield Requirement(check=aimed(vip.require), reason=Reason.VIP_CHECK_FAILED, vip=vip.name)
+    for service in vip.services:
+        if service.require is not None:
+            yield Requirement(
+                check=aimed(service.require),
+                reason=Reason.VIP_CHECK_FAILED,
+                vip=vip.name,
+                service=service.name,
+            )

@@ -31,7 +31,7 @@ class Agent(Node):
 
     def __init__(self, config: Config = CONFIG) -> None:
         super().__init__(config)
-        self.runs.numbers = dict(enumerate(self.state.names))
+        self.runs.numbers = dict(enumerate(self.state.index.targets))
         self.probe()
         self.report()
 
@@ -78,7 +78,7 @@ def play(story: Callable[[], Awaitable[None]]) -> None:
 def test_whoever_reads_has_all_of_it_and_then_what_changes() -> None:
     async def story() -> None:
         agent = Agent()
-        target = next(iter(agent.state.names))
+        target = next(iter(agent.state.index.targets))
         async with line(agent) as told:
             told.read()
             assert await told.mirror.reached(told.feed.mark(), 60)

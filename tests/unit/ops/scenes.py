@@ -66,7 +66,7 @@ def running(config: Config = SITE, *, ago: float = 4000.0) -> Node:
     node.send(ev.Tick())
     node.last_step = time.monotonic()
     chance = random.Random(5)  # noqa: S311 - the same picture each time
-    for target in node.state.names:
+    for target in node.state.index.targets:
         usual = chance.uniform(0.0004, 0.003)
         node.took[target] = [usual * chance.choice((1, 1, 1.1, 1.3, 1.6, 3)) for _ in range(30)]
     node.report()
@@ -99,7 +99,7 @@ def failing() -> Node:
     node.probe(*gone)
     node.jump(70)
     node.probe(*gone, "10.9.4.1")
-    for target in node.state.names:
+    for target in node.state.index.targets:
         if str(target.address) in gone:
             node.took[target] = node.took[target][:18] + [-0.0005, -0.0006, -1.0] * 4
     node.report()

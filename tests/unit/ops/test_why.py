@@ -43,7 +43,7 @@ def link(node: Node, name: str) -> dict[str, Any]:
 def no_carrier(node: Node) -> None:
     results = tuple(
         (target, Result(outcome=Outcome.FAIL, detail="eth0 has no carrier"))
-        for target in node.state.names
+        for target in node.state.index.targets
         if target.check == LINK
     )
     for _ in range(2):
@@ -93,7 +93,7 @@ def unproven() -> Node:
     node = healthy()
     lost = Result(outcome=Outcome.UNKNOWN, detail="no descriptors", fault=Fault.DESCRIPTORS)
     for _ in range(5):
-        node.send(ev.Probed(results=tuple((target, lost) for target in node.state.names)), after=2.0)
+        node.send(ev.Probed(results=tuple((target, lost) for target in node.state.index.targets)), after=2.0)
     return node
 
 
@@ -364,7 +364,7 @@ def test_of_thousands_of_servers_some_are_named_and_the_others_counted() -> None
 )
 def test_every_phase_has_words(health: Health, words: str) -> None:
     node = Node()
-    state = replace(node.state, health=dict.fromkeys(node.state.names, health))
+    state = replace(node.state, health=dict.fromkeys(node.state.index.targets, health))
     found = document(state, CONFIG.vips[0], {}, now=1000.0, wall=WALL)
     (checks,) = [one for one in found["chain"] if one["link"] == "checks"]
     if health.phase is Phase.UP and not health.unknown:

@@ -1,0 +1,308 @@
+"""What follows from the configuration alone, worked out once for each, and what rests on what.
+
+A new configuration shares with the one before what belongs to VIPs that are the same objects: a reload costs what it
+changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+from itertools import chain
+
+from anycast.core.dataplane import ipvs
+from anycast.core.dataplane.kernel import (
+    IPVS_SYSCTLS,
+    NAT_SYSCTLS,
+    PERSISTENCE_SYSCTLS,
+    SCTP_SYSCTLS,
+    SYNC_SYSCTLS,
+)
+from anycast.core.dataplane.members import (
+    Member,
+    Membership,
+    Memo,
+    TargetName,
+    first_addresses,
+    keys_of,
+    membership,
+    service_key,
+    versions,
+)
+from anycast.core.health.aim import sessions_of, targets_of
+from anycast.core.values.configuration import (
+    Address,
+    Config,
+    Forwarding,
+    Protocol,
+    Rule,
+    Service,
+    Target,
+    Vip,
+)
+from anycast.core.values.persistent import PersistentMap, changed
+from anycast.core.values.route import Prefix
+from anycast.core.vip.requirements import Requirement, node_requirements, vip_requirements
+
+SIBLINGS = (
+    8  # targets that are probed at once when one begins to change; each of those that changes adds as many
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexedService:
+    """One service of one address of a VIP: an IPVS service."""
+
+    vip: str
+    service: Service
+    membership: Membership
+    facts: ipvs.Key  # the service of its family whose facts are its own, too: they have the same real servers
+    alike: tuple[ipvs.Key, ...]  # all services of its family
+    servers: Mapping[ipvs.DestinationKey, str]  # `POOL/SERVER` by what names it in IPVS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexedVip:
+    vip: Vip
+    services: Mapping[ipvs.Key, IndexedService]
+    facts: tuple[ipvs.Key, ...]  # of each service in each family
+    keys: Mapping[Address, tuple[ipvs.Key, ...]]
+    prefixes: Mapping[Address, Prefix]
+    requirements: tuple[Requirement, ...]
+    sysctls: Mapping[str, str]  # that it needs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Index:
+    """`users`: what rests on a target: the services, by their keys for facts, whose real servers it is of.
+
+    `required`: the VIPs with a requirement that rests on a target; an empty name: the node has.
+    """
+
+    vips: Mapping[str, IndexedVip] = field(default_factory=dict)  # in the order of the configuration
+    place: Mapping[str, int] = field(default_factory=dict)  # of a VIP in that order
+    services: PersistentMap[ipvs.Key, IndexedService] = PersistentMap()
+    servers: PersistentMap[ipvs.Key, Mapping[ipvs.DestinationKey, str]] = PersistentMap()
+    vip_at: PersistentMap[Address, str] = PersistentMap()
+    users: PersistentMap[Target, tuple[ipvs.Key, ...]] = PersistentMap()
+    required: Mapping[Target, frozenset[str]] = field(default_factory=dict)
+    node_requirements: tuple[Requirement, ...] = ()
+    requirements: tuple[Requirement, ...] = ()  # all, the node's first
+    on_sessions: frozenset[ipvs.Key] = (
+        frozenset()
+    )  # services with real servers that BGP sessions decide about
+    vips_on_sessions: frozenset[str] = frozenset()  # VIPs with requirements on BGP sessions; as `required`
+    sysctls: Mapping[str, str] = field(default_factory=dict)  # that the configuration needs
+    addresses: frozenset[Address] = frozenset()
+
+    def is_target(self, target: Target) -> bool:
+        return target in self.users or target in self.required
+
+    @property
+    def targets(self) -> Iterator[Target]:
+        """Everything that is probed, once."""
+        yield from self.users
+        yield from (target for target in self.required if target not in self.users)
+
+    def name_of(self, target: Target) -> TargetName:
+        """What to call it in messages."""
+        users: dict[str, None] = {}
+        server, decides = "", False
+        for key in self.users.get(target, ()):
+            one = self.services[key]
+            users[f"{one.vip} {one.service.name}"] = None
+            for member in members_on(one.membership, target):
+                server = server or member.server
+                decides = decides or member.check is target or member.check == target
+        for requirement in self.requirements if target in self.required else ():
+            if target in targets_of(requirement.check):
+                users[requirement.scope] = None
+        return TargetName(server=server, users=tuple(users), decides=decides)
+
+    def siblings(self, target: Target) -> tuple[Target, ...]:
+        """The next targets of its VIP, in a ring. What ends one often ends the others."""
+        users = self.users.get(target, ())
+        if not users:
+            return ()
+        ring = tuple(self._ring(self.vips[self.services[users[0]].vip]))
+        place = next(place for place, one in enumerate(ring) if one is target or one == target)
+        after = ring[place + 1 : place + 1 + SIBLINGS]
+        return (*after, *ring[: min(place, SIBLINGS - len(after))])
+
+    def _ring(self, vip: IndexedVip) -> dict[Target, None]:
+        return {
+            target: None
+            for key in vip.facts
+            for member in vip.services[key].membership.members
+            for target in targets_of(member.check)
+        }
+
+    def in_order(self, names: Iterable[str]) -> list[str]:
+        """Those that are VIPs, in the order of the configuration."""
+        return sorted((name for name in names if name in self.place), key=self.place.__getitem__)
+
+    def drained_by(self, scope: str) -> Iterator[ipvs.Key]:
+        """The services, by their keys for facts, that have the real server `POOL/SERVER`."""
+        pool, _, _ = scope.partition("/")
+        for vip in self.vips.values():
+            for key in vip.facts:
+                if vip.services[key].service.pool.name == pool:
+                    yield key
+
+
+def members_on(membership: Membership, target: Target) -> Iterator[Member]:
+    """The real servers whose check rests on the target."""
+    for member in membership.members:
+        check = member.check
+        if check is target or (isinstance(check, Rule) and target in targets_of(check)) or check == target:
+            yield member
+
+
+def indexed(config: Config, before: Index | None = None) -> Index:
+    """The index of a configuration. `before`: of the one before; VIPs that are the same object cost nothing."""
+    before = Index() if before is None else before
+    memo = Memo()
+    vips: dict[str, IndexedVip] = {}
+    for vip in config.vips:
+        known = before.vips.get(vip.name)
+        vips[vip.name] = known if known is not None and known.vip is vip else _indexed(vip, memo)
+    old = [before.vips[name] for name in changed(before.vips, vips) if name in before.vips]
+    new = [vips[name] for name in changed(before.vips, vips) if name in vips]
+    of_node = tuple(node_requirements(config))
+    if of_node == before.node_requirements:
+        of_node = before.node_requirements
+    requirements = (
+        *of_node,
+        *chain.from_iterable(vip.requirements for vip in vips.values() if vip.requirements),
+    )
+    services = {key: one for vip in new for key, one in vip.services.items()}
+    gone = [key for vip in old for key in vip.services if key not in services]
+    addresses = frozenset(chain.from_iterable(vip.addresses for vip in config.vips))
+    return Index(
+        vips=vips,
+        place={name: place for place, name in enumerate(vips)},
+        services=before.services.updated(services, gone),
+        servers=before.servers.updated({key: one.servers for key, one in services.items()}, gone),
+        vip_at=before.vip_at.updated(
+            {at: vip.vip.name for vip in new for at in vip.keys},
+            [at for vip in old for at in vip.keys if at not in addresses],
+        ),
+        users=_users(before, old, new),
+        required=_required(requirements),
+        node_requirements=of_node,
+        requirements=requirements,
+        on_sessions=(before.on_sessions - {key for vip in old for key in vip.facts})
+        | {key for vip in new for key in vip.facts if _rests_on_sessions(vip.services[key].membership)},
+        vips_on_sessions=frozenset(one.vip for one in requirements if sessions_of(one.check)),
+        sysctls=_sysctls(config, vips.values()),
+        addresses=before.addresses if addresses == before.addresses else addresses,
+    )
+
+
+def _indexed(vip: Vip, memo: Memo) -> IndexedVip:
+    services: dict[ipvs.Key, IndexedService] = {}
+    facts: list[ipvs.Key] = []
+    for service in vip.services:
+        for version in versions(vip):
+            alike = tuple(
+                dict.fromkeys(service_key(a, service) for a in vip.addresses if a.version == version)
+            )
+            members = membership(vip, service, version, memo)
+            one = IndexedService(
+                vip=vip.name,
+                service=service,
+                membership=members,
+                facts=alike[0],
+                alike=alike,
+                servers=memo.servers(members),
+            )
+            services.update(dict.fromkeys(alike, one))
+            facts.append(alike[0])
+    return IndexedVip(
+        vip=vip,
+        services=services,
+        facts=tuple(facts),
+        keys={address: keys_of(vip, address) for address in vip.addresses},
+        prefixes={address: ip_network(address) for address in vip.addresses},
+        requirements=tuple(vip_requirements(vip)),
+        sysctls=_of_vip(vip),
+    )
+
+
+def _users(
+    before: Index, old: Iterable[IndexedVip], new: Iterable[IndexedVip]
+) -> PersistentMap[Target, tuple[ipvs.Key, ...]]:
+    users: dict[Target, list[ipvs.Key]] = {}
+    left: set[ipvs.Key] = set()
+    for vip in old:
+        for key in vip.facts:
+            left.add(key)
+            for target in _targets(vip.services[key].membership):
+                users.setdefault(target, list(before.users[target]))
+    if left:
+        users = {target: [key for key in keys if key not in left] for target, keys in users.items()}
+    for vip in new:
+        for key in vip.facts:
+            for target in _targets(vip.services[key].membership):
+                known = users.get(target)
+                if known is None:
+                    known = users[target] = list(before.users.get(target, ()))
+                known.append(key)
+    # Most targets of a service have the same users: one tuple for all of them.
+    shared: dict[tuple[ipvs.Key, ...], tuple[ipvs.Key, ...]] = {}
+    found = {}
+    for target, keys in users.items():
+        if keys:
+            each = tuple(keys)
+            found[target] = shared.setdefault(each, each)
+    return before.users.updated(found, [target for target, keys in users.items() if not keys])
+
+
+def _targets(membership: Membership) -> dict[Target, None]:
+    return {target: None for member in membership.members for target in targets_of(member.check)}
+
+
+def _required(requirements: Iterable[Requirement]) -> dict[Target, frozenset[str]]:
+    found: dict[Target, set[str]] = {}
+    for requirement in requirements:
+        for target in targets_of(requirement.check):
+            found.setdefault(target, set()).add(requirement.vip)
+    return {target: frozenset(vips) for target, vips in found.items()}
+
+
+def _rests_on_sessions(membership: Membership) -> bool:
+    return any(isinstance(member.check, Rule) and sessions_of(member.check) for member in membership.members)
+
+
+def _of_vip(vip: Vip) -> Mapping[str, str]:
+    wanted: dict[str, str] = {}
+    for service in vip.services:
+        if service.protocol is Protocol.SCTP:
+            wanted |= SCTP_SYSCTLS
+        if service.persistence is not None:
+            wanted |= PERSISTENCE_SYSCTLS
+        if service.forwarding is Forwarding.NAT:
+            for address in first_addresses(vip):
+                wanted |= NAT_SYSCTLS[address.version]
+    return wanted
+
+
+def _sysctls(config: Config, vips: Iterable[IndexedVip]) -> dict[str, str]:
+    wanted = dict(IPVS_SYSCTLS)
+    if config.connection_sync is not None:
+        wanted |= SYNC_SYSCTLS
+    for vip in vips:
+        if vip.sysctls:
+            wanted |= vip.sysctls
+    return wanted
+
+
+def wanted_sysctls(config: Config) -> dict[str, str]:
+    """Those that the node needs, with their values."""
+    wanted = dict(IPVS_SYSCTLS)
+    if config.connection_sync is not None:
+        wanted |= SYNC_SYSCTLS
+    for vip in config.vips:
+        wanted |= _of_vip(vip)
+    return wanted
