@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -113,7 +113,7 @@ Event: TypeAlias = (
 class SetTargets:
     """Probe these and no others."""
 
-    targets: frozenset[Target]
+    targets: Set[Target]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

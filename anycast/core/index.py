@@ -6,7 +6,7 @@ changes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from itertools import chain
@@ -100,10 +100,9 @@ class Index:
         return target in self.users or target in self.required
 
     @property
-    def targets(self) -> Iterator[Target]:
-        """Everything that is probed, once."""
-        yield from self.users
-        yield from (target for target in self.required if target not in self.users)
+    def targets(self) -> Targets:
+        """Everything that is probed."""
+        return Targets(self)
 
     def name_of(self, target: Target) -> TargetName:
         """What to call it in messages."""
@@ -149,6 +148,30 @@ class Index:
             for key in vip.facts:
                 if vip.services[key].service.pool.name == pool:
                     yield key
+
+
+class Targets(Set[Target]):
+    """All targets of an index, without a copy."""
+
+    __slots__ = ("_index",)
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+
+    @classmethod
+    def _from_iterable(cls, targets: Iterable[Target]) -> frozenset[Target]:  # type: ignore[override]
+        return frozenset(targets)
+
+    def __contains__(self, target: object) -> bool:
+        return target in self._index.users or target in self._index.required
+
+    def __iter__(self) -> Iterator[Target]:
+        yield from self._index.users
+        yield from (target for target in self._index.required if target not in self._index.users)
+
+    def __len__(self) -> int:
+        users = self._index.users
+        return len(users) + sum(target not in users for target in self._index.required)
 
 
 def members_on(membership: Membership, target: Target) -> Iterator[Member]:

@@ -85,7 +85,7 @@ def begin(
     )
     state, moves = reload.adopted(state, config, now)
     state = maintenances.begin(state, state.maintenance, now=now, wall=wall)
-    effects: list[Effect] = [SetTargets(targets=frozenset(state.index.targets)), SaveOwned(owned=state.owned)]
+    effects: list[Effect] = [SetTargets(targets=state.index.targets), SaveOwned(owned=state.owned)]
     effects += [
         Log(
             event="maintenance.began" if scope == FILE else "maintenance.kept",
@@ -269,7 +269,7 @@ def _reported(state: State, source: int, report: Report) -> Step:
 def _reconfigured(state: State, config: Config, now: float) -> Step:
     after, moves = reload.adopted(state, config, now)
     after = replace(after, kernel=loop.reconfigured(after, now))
-    effects: list[Effect] = [SetTargets(targets=frozenset(after.index.targets))]
+    effects: list[Effect] = [SetTargets(targets=after.index.targets)]
     if after.maintenance is not state.maintenance:
         effects.append(maintenances.save(after.maintenance))
     return after, [*effects, *_moved(moves)]

@@ -32,8 +32,10 @@ def services(before: State, state: State) -> set[ipvs.Key]:
     if index.on_sessions and state.neighbors != before.neighbors:
         keys |= index.on_sessions
     for key in changed(before.kernel.adopted, state.kernel.adopted):
-        if key in index.services:
-            keys.add(index.services[key].facts)
+        one = index.services.get(key)
+        facts = None if one is None else state.services.get(one.facts)
+        if one is not None and (facts is None or facts.undecided):
+            keys.add(one.facts)
     return keys
 
 

@@ -18,7 +18,6 @@ from anycast.core.maintenance.stages import Stage
 from anycast.core.owned import rid
 from anycast.core.state import KernelState, Piece, Retiring, ServerKey, State, VipState, lived
 from anycast.core.values.configuration import Address, Timing
-from anycast.core.values.persistent import PersistentMap
 from anycast.core.values.persistent import changed as differing
 from anycast.core.vip.facts import hold_due, is_holding
 from anycast.core.vip.lifecycle import NEXT, Signal

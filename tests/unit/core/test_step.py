@@ -113,7 +113,7 @@ def test_checks_that_cannot_run_change_nothing() -> None:
     node.checks(Outcome.UNKNOWN, times=10)
     assert node.routes == [route(1)]
     assert node.weights() == [1, 1, 1]
-    assert node.logged.count("check.unknown") == len(list(node.state.index.targets))
+    assert node.logged.count("check.unknown") == len(node.state.index.targets)
 
 
 def test_servers_of_weight_0_take_no_clients_and_count_for_nothing() -> None:

@@ -39,7 +39,7 @@ def weights(node: Node, server: str) -> dict[str, int]:
 
 def test_the_same_server_and_port_is_a_target_for_each_vip() -> None:
     node = up(vip("a", number=1, check=HELD), vip("b", number=2, check=HELD))
-    assert len(list(node.state.index.targets)) == 6
+    assert len(node.state.index.targets) == 6
     lacks(node, "10.9.2.1", FIRST)
     assert weights(node, "10.9.2.1") == {"192.0.2.1": 0, "192.0.2.2": 1}
 

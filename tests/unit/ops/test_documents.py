@@ -360,7 +360,7 @@ from anycast.core.state import UNDECIDED, health_of
 from anycast.ops import feed
 facts = feed.decode(sys.stdin.buffer.read()).facts
 whole = feed.whole(facts, feed.derived(facts.state.config)).state
-print(len(list(whole.index.targets)), sum(health_of(whole, target) is not UNDECIDED for target in whole.index.targets))
+print(len(whole.index.targets), sum(health_of(whole, target) is not UNDECIDED for target in whole.index.targets))
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -369,7 +369,7 @@ print(len(list(whole.index.targets)), sum(health_of(whole, target) is not UNDECI
         check=True,
         env={**os.environ, "PYTHONHASHSEED": "7"},
     )
-    names = len(list(node.state.index.targets))
+    names = len(node.state.index.targets)
     assert done.stdout.split() == [str(names).encode(), str(names).encode()]
 
 
