@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -113,7 +114,7 @@ Event: TypeAlias = (
 class SetTargets:
     """Probe these and no others."""
 
-    targets: Set[Target]
+    targets: AbstractSet[Target]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,8 @@ changes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from itertools import chain
@@ -150,7 +151,7 @@ class Index:
                     yield key
 
 
-class Targets(Set[Target]):
+class Targets(AbstractSet[Target]):
     """All targets of an index, without a copy."""
 
     __slots__ = ("_index",)
