@@ -16,7 +16,7 @@ import math
 from ipaddress import ip_address, ip_network
 from typing import TypeAlias
 
-from anycast.core.values.lease import Lease
+from anycast.core.values.lease import Lease, full_lease
 from anycast.core.values.report import FailedRoute, NeighborState, Report
 from anycast.core.values.route import Address, Prefix, Route
 
@@ -206,17 +206,17 @@ def _lease_body(lease: Lease) -> dict[str, object]:
         "seq": lease.seq,
         "issued": lease.issued,
         "ttl": lease.ttl,
-        "routes": [route_body(route) for route in lease.routes],
+        "routes": [route_body(route) for route in lease.routes.values()],
         "owned": [str(prefix) for prefix in lease.owned],
     }
 
 
 def _lease(fields: _Fields) -> Lease:
-    return Lease(
+    return full_lease(
         seq=fields.integer("seq"),
         issued=fields.number("issued"),
         ttl=fields.number("ttl"),
-        routes=tuple(route_of(value) for value in fields.array("routes")),
+        routes=map(route_of, fields.array("routes")),
         owned=fields.prefixes("owned"),
     )
 
@@ -251,8 +251,8 @@ def _report_body(report: Report) -> dict[str, object]:
 def _report(fields: _Fields) -> Report:
     return Report(
         seq=fields.integer("seq"),
-        announced=fields.prefixes("announced"),
-        pending=fields.prefixes("pending"),
+        announced=frozenset(fields.prefixes("announced")),
+        pending=frozenset(fields.prefixes("pending")),
         failed=tuple(
             FailedRoute(prefix=item.prefix("prefix"), why=item.text("why"))
             for item in fields.objects("failed")

@@ -127,7 +127,7 @@ class Plugin:
                 raise RuntimeError("the agent has ended its connection")
             for message in self._decoder.feed(data):
                 assert isinstance(message, Lease)
-                done = Report(seq=message.seq, announced=tuple(route.prefix for route in message.routes))
+                done = Report(seq=message.seq, announced=frozenset(message.routes))
                 self._line.sendall(encode(done))
                 yield arrived, message
                 if meanwhile is not None and time.monotonic() < ends:

@@ -234,12 +234,12 @@ class Node:
             self.send(ev.PluginConnected(source=1))
         assert self.lease is not None
         self.send(
-            ev.PluginReported(source=1, report=Report(seq=self.lease.seq, announced=tuple(self.routes)))
+            ev.PluginReported(source=1, report=Report(seq=self.lease.seq, announced=frozenset(self.routes)))
         )
 
     @property
     def routes(self) -> list[Prefix]:
-        return [] if self.lease is None else [each.prefix for each in self.lease.routes]
+        return [] if self.lease is None else list(self.lease.routes)
 
     def reason(self, name: str = "web") -> Reason:
         return self.state.vips[name].verdict.reason

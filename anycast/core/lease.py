@@ -10,7 +10,7 @@ from anycast.core.dataplane.members import service_key
 from anycast.core.events import Effect, SendLease
 from anycast.core.state import LeaseState, State, prefix_of
 from anycast.core.values.configuration import Address, Config, Vip
-from anycast.core.values.lease import Lease
+from anycast.core.values.lease import Lease, by_prefix, full_lease, next_lease
 from anycast.core.values.route import Prefix, Route, drained
 from anycast.core.vip.decide import Advertise, Reason
 from anycast.core.vip.lifecycle import Life
@@ -92,9 +92,26 @@ def renewed(state: State, now: float, *, greet: bool) -> tuple[State, list[Effec
         routes=routes,
         changed_seq=seq if changed else lease.changed_seq,
     )
-    owned = sorted(state.owned.addresses, key=lambda address: (address.version, int(address)))
-    sent = Lease(seq=seq, issued=now, ttl=ttl, routes=routes, owned=tuple(map(prefix_of, owned)))
+    sent = _sent(state.lease, lease, frozenset(map(prefix_of, state.owned.addresses)))
+    lease = replace(lease, owned=sent.owned, digest=sent.digest)
     return replace(state, lease=lease), [SendLease(lease=sent)]
+
+
+def _sent(before: LeaseState, now: LeaseState, owned: frozenset[Prefix]) -> Lease:
+    routes = now.routes or ()
+    if before.routes is None:
+        return full_lease(seq=now.seq, issued=now.sent_at, ttl=now.ttl, routes=routes, owned=owned)
+    return next_lease(
+        base=before.seq,
+        digest=before.digest,
+        before=by_prefix(before.routes),
+        owned_before=before.owned,
+        seq=now.seq,
+        issued=now.sent_at,
+        ttl=now.ttl,
+        routes=by_prefix(routes),
+        owned=owned,
+    )
 
 
 def _is_open(state: State, now: float) -> bool:

@@ -10,15 +10,17 @@ from anycast.core.events import Log
 from anycast.core.health.aim import targets_of
 from anycast.core.health.phase import Health, Phase
 from anycast.core.state import health_of
+from anycast.core.values.report import Report
 
 if TYPE_CHECKING:
     from anycast.core.dataplane.members import Use
     from anycast.core.state import State
     from anycast.core.values.configuration import Aimed, Target
-    from anycast.core.values.report import Report
 
 Turned: TypeAlias = tuple["Target", Health, Health]
 """A target with its health before and after."""
+
+_NOTHING = Report(seq=0)
 
 
 def is_news(old: Health, new: Health) -> bool:
@@ -47,24 +49,36 @@ def news(before: State, after: State, turned: Sequence[Turned], now: float) -> I
 
 def of_report(old: Report | None, new: Report) -> Iterator[Log]:
     """Routes and sessions that came, went or were refused since the plugin's report before."""
-    before = frozenset(old.announced) - frozenset(old.pending) if old is not None else frozenset()
-    after = frozenset(new.announced) - frozenset(new.pending)
-    gone = (frozenset(old.announced) if old is not None else frozenset()) - frozenset(new.announced)
-    for prefix in sorted(after - before, key=str):
-        yield Log(event="route.announced", fields={"prefix": str(prefix)})
-    for prefix in sorted(gone, key=str):
-        yield Log(event="route.withdrawn", fields={"prefix": str(prefix)})
+    yield from _of_routes(old or _NOTHING, new)
     known = {neighbor.address: neighbor.state for neighbor in old.neighbors} if old is not None else {}
     for neighbor in new.neighbors:
         # A router that refuses the session makes it go from connected to down and back for as long as it does.
         if (known.get(neighbor.address) == "up") != (neighbor.state == "up"):
             fields = {"neighbor": neighbor.address, "state": neighbor.state, "reason": neighbor.reason}
             yield Log(event="neighbor.changed", fields=fields, level=_level(up=neighbor.state == "up"))
-    refused = {failed.prefix for failed in old.failed} if old is not None else set()
-    for failed in new.failed:
-        if failed.prefix not in refused:
-            fields = {"prefix": str(failed.prefix), "why": failed.why}
-            yield Log(event="route.refused", fields=fields, level="error")
+    if new.failed and (old is None or new.failed is not old.failed):
+        refused = {failed.prefix for failed in old.failed} if old is not None else set()
+        for failed in new.failed:
+            if failed.prefix not in refused:
+                fields = {"prefix": str(failed.prefix), "why": failed.why}
+                yield Log(event="route.refused", fields=fields, level="error")
+
+
+def _of_routes(old: Report, new: Report) -> Iterator[Log]:
+    """Those that are announced, and that ExaBGP has acknowledged; and those it has acknowledged to be withdrawn."""
+    said = (old.announced, old.pending, new.announced, new.pending)
+    touched = new.touched if new.touched is not None else frozenset().union(*said)
+    came, gone = [], []
+    for prefix in touched:
+        before, waited, after, waits = (prefix in each for each in said)
+        if after and not waits and not (before and not waited):
+            came.append(str(prefix))
+        if before and not after:
+            gone.append(str(prefix))
+    for text in sorted(came):
+        yield Log(event="route.announced", fields={"prefix": text})
+    for text in sorted(gone):
+        yield Log(event="route.withdrawn", fields={"prefix": text})
 
 
 def _of_target(state: State, target: Target, old: Health, new: Health, now: float) -> Iterator[Log]:

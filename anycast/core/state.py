@@ -118,6 +118,8 @@ class LeaseState:
     ttl: float = 0.0
     runs_out: float = 0.0  # the instant from which none that may stand is good any more
     routes: tuple[Route, ...] | None = None  # None: none was sent since the start, or since a suspension
+    owned: frozenset[Prefix] = frozenset()  # that the newest one has
+    digest: int = 0  # of the newest one
     changed_seq: int = 0  # of the first lease with these routes
     opens_at: float = 0.0  # while `routes` is None: the first is sent by then, whatever is known
 

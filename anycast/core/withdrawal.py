@@ -102,9 +102,9 @@ def _moved(withdrawal: Withdrawal, signal: Signal, now: float) -> Withdrawal:
 def _left(withdrawal: Withdrawal, plugins: Plugins, now: float) -> frozenset[Prefix]:
     if now < plugins.lost_until:
         return withdrawal.left
-    left: set[Prefix] = set()
+    left: frozenset[Prefix] = frozenset()
     for report in plugins.reports.values():
         if report is None or report.seq < withdrawal.seq:
             return withdrawal.left
-        left |= withdrawal.left.intersection(report.announced)
-    return frozenset(left)
+        left |= withdrawal.left & report.announced
+    return left

@@ -79,7 +79,7 @@ class Planner:
             self.log.append("the lease is renewed")
             self._changes += 1
         self._expires, self._expired = expires, False
-        self.log += self._prefixes.want({route.prefix: route for route in lease.routes}, lease.owned, now)
+        self.log += self._prefixes.want(lease.routes, lease.owned, now)
         if self._seq != lease.seq:
             self._seq = lease.seq
             self._changes += 1
@@ -199,8 +199,8 @@ class Planner:
     def report(self, *, pid: int, exabgp_pid: int) -> Report:
         return Report(
             seq=self._seq,
-            announced=self._prefixes.announced(synced=self._synced),
-            pending=self._prefixes.pending(synced=self._synced),
+            announced=frozenset(self._prefixes.announced(synced=self._synced)),
+            pending=frozenset(self._prefixes.pending(synced=self._synced)),
             failed=self._prefixes.failed(),
             neighbors=tuple(self._neighbors[address] for address in sorted(self._neighbors)),
             exabgp_version=self._version,

@@ -23,6 +23,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 
+from anycast.core.values.lease import full_lease
 from anycast.core.values.report import Report
 from anycast.core.values.route import Prefix, Route
 from anycast.lease import Decoder, Lease, encode
@@ -96,7 +97,7 @@ class Agent:
         with self._changed:
             self._sequence += 1
             number = self._sequence
-            self._lease = lambda: Lease(
+            self._lease = lambda: full_lease(
                 seq=self._sequence,
                 issued=time.monotonic(),
                 ttl=ttl,

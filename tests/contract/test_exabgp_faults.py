@@ -176,7 +176,7 @@ def test_a_plugin_killed_while_the_session_is_down_leaves_nothing_to_come_back(n
         _kill(report.pid)
         node.agent.grant(Route(prefix=W4))
         node.agent.open()
-        node.agent.wait(lambda report: report.announced == (W4,))
+        node.agent.wait(lambda report: report.announced == {W4})
     node.up()
     node.want(Route(prefix=W4))
     node.barrier()
@@ -200,7 +200,7 @@ def test_a_route_that_exabgp_refuses_is_reported_and_the_others_are_announced(si
     with bgp.node(site, own=[V4, V6], sessions=bgp.ONE_SESSION) as node:
         node.up()
         node.agent.grant(Route(prefix=V4), Route(prefix=V6))  # next hop self, but the session is IPv4
-        report = node.agent.wait(lambda report: bool(report.failed) and report.announced == (V4,))
+        report = node.agent.wait(lambda report: bool(report.failed) and report.announced == {V4})
         assert [failed.prefix for failed in report.failed] == [V6]
         assert report.errors
         node.router.wait_for(V4)

@@ -8,8 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from anycast.core.values.lease import full_lease
 from anycast.core.values.route import Prefix, Route
-from anycast.lease import Lease
 from anycast.plugin import codec
 from anycast.plugin.conversation import WINDOW
 from anycast.plugin.plan import Planner
@@ -88,7 +88,7 @@ class PluginMachine(RuleBasedStateMachine):
     def lease(self) -> None:
         self.seq += 1
         self.expires = self.now + TTL
-        lease = Lease(seq=self.seq, issued=self.now, ttl=TTL, routes=self.wanted, owned=PREFIXES)
+        lease = full_lease(seq=self.seq, issued=self.now, ttl=TTL, routes=self.wanted, owned=PREFIXES)
         self.plan.lease(lease, self.now)
         self.work()
 

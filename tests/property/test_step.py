@@ -195,11 +195,12 @@ class World(RuleBasedStateMachine):
                     self.check_lease(lease)
                     self.lease = lease
                     for held in self.given.values():
-                        held.update(route.prefix for route in lease.routes)
-                    for prefix in [*self.wanted, *(route.prefix for route in lease.routes)]:
+                        held.update(lease.routes)
+                    for prefix in [*self.wanted, *lease.routes]:
                         self.left[prefix] = self.now
                     self.wanted = {
-                        route.prefix: GRACEFUL_SHUTDOWN in route.communities for route in lease.routes
+                        prefix: GRACEFUL_SHUTDOWN in route.communities
+                        for prefix, route in lease.routes.items()
                     }
                 case ev.ReadKernel() | ev.ProgramKernel():
                     assert self.pending is None, "two kernel jobs at a time"
@@ -220,7 +221,7 @@ class World(RuleBasedStateMachine):
 
     def check_lease(self, lease: Lease) -> None:
         state = self.state
-        routes = {route.prefix: route for route in lease.routes}
+        routes = lease.routes
         if self.stopping:
             assert not routes
         known = {prefix_of(address): vip for vip in state.config.vips for address in vip.addresses}
@@ -507,7 +508,7 @@ class World(RuleBasedStateMachine):
     def report(self, source: int) -> None:
         if self.lease is None:
             return
-        self.send_report(source, Report(seq=self.lease.seq, announced=tuple(self.wanted)))
+        self.send_report(source, Report(seq=self.lease.seq, announced=frozenset(self.wanted)))
 
     def send_report(self, source: int, report: Report) -> None:
         self.reports[source] = report
@@ -522,8 +523,8 @@ class World(RuleBasedStateMachine):
         assert self.lease is not None
         source = data.draw(st.sampled_from(sorted(self.connected)))
         older = self.reports.get(source, Report(seq=0))
-        announced = tuple({*older.announced, *self.wanted})
-        self.send_report(source, Report(seq=older.seq, announced=announced, pending=tuple(self.wanted)))
+        announced = older.announced | frozenset(self.wanted)
+        self.send_report(source, Report(seq=older.seq, announced=announced, pending=frozenset(self.wanted)))
 
     @precondition(lambda self: self.connected and self.lease is not None)
     @rule(data=st.data())
@@ -531,7 +532,7 @@ class World(RuleBasedStateMachine):
         """It follows the last lease, and the announces of it wait for ExaBGP, or were refused and come again."""
         assert self.lease is not None
         source = data.draw(st.sampled_from(sorted(self.connected)))
-        pending = tuple(self.wanted) if data.draw(st.booleans()) else ()
+        pending = frozenset(self.wanted if data.draw(st.booleans()) else ())
         self.reports[source] = Report(seq=self.lease.seq, pending=pending)
         self.given[source] = set(self.wanted)
         self.send(ev.PluginReported(source=source, report=self.reports[source]))

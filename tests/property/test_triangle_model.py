@@ -105,7 +105,7 @@ class Agent(Node):
             if isinstance(effect, ev.SendLease):
                 self.newest = encode(effect.lease)
                 self.backlog += self.newest
-                self.issued |= {each.prefix: effect.lease.issued for each in effect.lease.routes}
+                self.issued |= dict.fromkeys(effect.lease.routes, effect.lease.issued)
         super()._perform(effects)
 
     def turn(self, now: float, failing: set[int], *, silent: bool) -> None:

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anycast.core.values.lease import MAX_TTL
+from anycast.core.values.lease import MAX_TTL, full_lease
 from anycast.core.values.report import FailedRoute, NeighborState, Report
 from anycast.core.values.route import Route
-from anycast.lease import MAX_LINE, Decoder, Lease, Message, ProtocolError, encode
+from anycast.lease import MAX_LINE, Decoder, Message, ProtocolError, encode
 
 prefixes = st.ip_addresses().map(ip_network)
 instants = st.floats(0, 1e9)
@@ -24,7 +24,7 @@ routes = st.builds(
     large_communities=st.lists(st.text()).map(tuple),
 )
 leases = st.builds(
-    Lease,
+    full_lease,
     seq=st.integers(0),
     issued=instants,
     ttl=st.floats(0, MAX_TTL, exclude_min=True),
@@ -34,8 +34,8 @@ leases = st.builds(
 reports = st.builds(
     Report,
     seq=st.integers(0),
-    announced=st.lists(prefixes).map(tuple),
-    pending=st.lists(prefixes).map(tuple),
+    announced=st.frozensets(prefixes),
+    pending=st.frozensets(prefixes),
     failed=st.lists(st.builds(FailedRoute, prefix=prefixes, why=st.text())).map(tuple),
     neighbors=st.lists(
         st.builds(NeighborState, address=st.text(), state=st.text(), changed=instants, reason=st.text())
@@ -49,7 +49,7 @@ reports = st.builds(
     lease_expired=st.booleans(),
     late_leases=st.integers(0),
 )
-LEASE = Lease(
+LEASE = full_lease(
     seq=7,
     issued=100.0,
     ttl=2.0,
@@ -129,7 +129,7 @@ def test_a_lease_counts_from_its_issue_and_never_from_the_future() -> None:
 
 def test_a_lease_names_a_prefix_once() -> None:
     with pytest.raises(ValueError, match="twice"):
-        Lease(seq=1, issued=0.0, ttl=1.0, routes=LEASE.routes * 2)
+        full_lease(seq=1, issued=0.0, ttl=1.0, routes=[*LEASE.routes.values()] * 2)
 
 
 def test_a_number_json_does_not_know_is_not_sent() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from anycast.core.values.route import Prefix
 
@@ -33,12 +33,13 @@ class Report:
     that are, or may be, announced: from the moment the announce is written until ExaBGP has acknowledged a withdraw,
     and after the plugin's start until its first withdraws are proven. So ExaBGP has withdrawn a prefix as of
     lease S if `seq >= S` and the prefix is not in `announced`, whatever becomes of other prefixes.
-    `pending` are the prefixes with a command written or queued, and those whose state is not known.
+    `pending` are the prefixes with a command written or queued, and those whose state is not known. `touched` are the
+    prefixes of which it says something else than the report before it, and perhaps others; None: that is not known.
     """
 
     seq: int
-    announced: tuple[Prefix, ...] = ()
-    pending: tuple[Prefix, ...] = ()
+    announced: frozenset[Prefix] = frozenset()
+    pending: frozenset[Prefix] = frozenset()
     failed: tuple[FailedRoute, ...] = ()
     neighbors: tuple[NeighborState, ...] = ()
     exabgp_version: str | None = None
@@ -51,3 +52,4 @@ class Report:
     late_leases: int = (
         0  # leases that were over when they came and were not followed, since the start of the plugin
     )
+    touched: frozenset[Prefix] | None = field(default=None, compare=False)

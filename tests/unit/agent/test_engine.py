@@ -130,7 +130,7 @@ class Site:
         """The next lease with exactly these."""
         while True:
             lease = await self.leases.get()
-            if {route.prefix for route in lease.routes} == set(prefixes):
+            if lease.routes.keys() == set(prefixes):
                 return lease
 
     async def lease_where(self, engine: Engine, holds: Callable[[State], bool]) -> None:
@@ -183,7 +183,7 @@ def test_an_engine_that_is_stopped_withdraws_and_leaves_the_kernel_as_it_is(tmp_
         async with running(engine):
             await site.announced(WEB)
             before = site.kernel.holds
-        assert site.sent[-1].routes == ()
+        assert not site.sent[-1].routes
         assert engine.clean_exit
         assert site.kernel.holds == before
         assert site.kernel.closed
@@ -220,7 +220,7 @@ def test_it_waits_until_the_plugin_has_withdrawn(tmp_path: Path) -> None:
         async with running(engine) as task:
             engine.post(ev.PluginConnected(source=1))
             up = await site.announced(WEB)
-            engine.post(ev.PluginReported(source=1, report=Report(seq=up.seq, announced=(WEB,))))
+            engine.post(ev.PluginReported(source=1, report=Report(seq=up.seq, announced=frozenset({WEB}))))
             engine.post(ev.StopRequested())
             engine.post(ev.StopRequested())  # a second SIGTERM
             down = await site.announced()
@@ -343,7 +343,7 @@ def test_maintenance_is_answered_once_it_is_in_force_and_on_the_disk(tmp_path: P
         async with running(again):
             await site.lease_where(again, lambda state: not state.kernel.busy and bool(state.health))
             assert (await again.set_maintenance(NODE, on=False, reason="", by="op")).saved
-            assert all(lease.routes == () for lease in site.sent[:1])
+            assert all(not lease.routes for lease in site.sent[:1])
             await site.announced(WEB)
 
     play(tmp_path, story)
@@ -409,7 +409,7 @@ def test_an_agent_that_starts_with_the_file_there_announces_nothing(tmp_path: Pa
         async with running(engine):
             await site.lease_where(engine, lambda state: bool(state.health) and not state.kernel.busy)
             assert engine.state.vips["web"].verdict.reason is Reason.NODE_MAINTENANCE
-            assert all(lease.routes == () for lease in site.sent)
+            assert all(not lease.routes for lease in site.sent)
 
     play(tmp_path, story)
 
@@ -494,7 +494,7 @@ def test_the_end_outlives_the_agent_and_a_clock_set_meanwhile_does_not_bring_it_
             kept = again.state.maintenance[NODE].end
             assert kept is not None
             assert kept.at == pytest.approx(time.time() + 86400.0 + 3600.0, abs=60.0), "an hour is left"
-            assert all(lease.routes == () for lease in site.sent)
+            assert all(not lease.routes for lease in site.sent)
 
     play(tmp_path, story)
 
@@ -675,7 +675,7 @@ def test_a_loop_that_stands_still_sends_no_lease_and_feeds_no_watchdog(tmp_path:
             after = await site.leases.get()
             assert not [at for at in (*passes, after.issued) if began < at < ended]
             assert before.expires(began) < ended <= after.issued
-            assert {route.prefix for route in after.routes} == {WEB}
+            assert after.routes.keys() == {WEB}
 
     play(tmp_path, story)
 

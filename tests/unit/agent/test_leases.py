@@ -21,18 +21,19 @@ from structlog.testing import capture_logs
 from anycast.agent import leases
 from anycast.agent.leases import MAX_REPORT, LeaseServer
 from anycast.core.events import Event, PluginConnected, PluginLost, PluginReported
+from anycast.core.values.lease import full_lease
 from anycast.core.values.route import Route
 from anycast.lease import Decoder, Lease, Report, encode
 from anycast.sockets import bind_unix
 
 PREFIX = ip_network("192.0.2.1/32")
-REPORT = Report(seq=3, announced=(PREFIX,), pid=42)
+REPORT = Report(seq=3, announced=frozenset({PREFIX}), pid=42)
 
 T = TypeVar("T", bound=Event)
 
 
 def lease(seq: int, owned: int = 1) -> Lease:
-    return Lease(
+    return full_lease(
         seq=seq,
         issued=1.0,
         ttl=2.0,

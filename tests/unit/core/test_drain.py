@@ -37,7 +37,7 @@ def down(node: Node, scope: str = NODE) -> None:
 
 def last_resort(node: Node) -> list[bool]:
     assert node.lease is not None
-    return [GRACEFUL_SHUTDOWN in each.communities for each in node.lease.routes]
+    return [GRACEFUL_SHUTDOWN in each.communities for each in node.lease.routes.values()]
 
 
 def test_the_table_of_stages_is_total_and_ends_in_active() -> None:
@@ -180,7 +180,7 @@ def test_a_plugin_that_still_has_the_route_keeps_the_node_from_going_on() -> Non
     node = up()
     node.maintain(skip_drain=True)
     assert node.lease is not None
-    node.send(ev.PluginReported(source=1, report=Report(seq=node.lease.seq, announced=(route(1),))))
+    node.send(ev.PluginReported(source=1, report=Report(seq=node.lease.seq, announced=frozenset({route(1)}))))
     node.wait(SETTLE + 0.1)
     assert node.stage() is Stage.WITHDRAWN
 

@@ -141,7 +141,7 @@ def test_maintenance_drains_then_withdraws_and_the_kernel_goes_on_serving() -> N
     assert node.saved is not None
     assert set(node.saved) == {NODE}
     assert node.lease is not None
-    (last_resort,) = node.lease.routes
+    (last_resort,) = node.lease.routes.values()
     assert (last_resort.med, GRACEFUL_SHUTDOWN in last_resort.communities) == (WORST_MED, True)
     node.wait(DRAIN)
     assert node.routes == []
@@ -370,7 +370,7 @@ def test_a_lost_plugin_keeps_a_dropped_address_for_as_long_as_the_lease_it_has()
 def test_a_lost_plugin_that_has_yet_to_announce_a_route_keeps_its_address(*, waits: bool) -> None:
     node = up(vip(), vip("mail", number=2))
     assert node.lease is not None
-    pending = tuple(node.routes) if waits else ()  # or ExaBGP refused them, and is asked again
+    pending = frozenset(node.routes if waits else ())  # or ExaBGP refused them, and is asked again
     node.send(ev.PluginReported(source=1, report=Report(seq=node.lease.seq, pending=pending)))
     node.send(ev.PluginLost(source=1))
     node.reload(vip())

@@ -30,8 +30,8 @@ def test_only_what_is_said_after_the_lease_without_them_acknowledges() -> None:
     for report, left in (
         (None, {WEB, LOG}),
         (Report(seq=4), {WEB, LOG}),
-        (Report(seq=5, announced=(WEB,)), {WEB}),
-        (Report(seq=6, announced=(WEB, LOG)), {WEB, LOG}),
+        (Report(seq=5, announced=frozenset({WEB})), {WEB}),
+        (Report(seq=6, announced=frozenset({WEB, LOG})), {WEB, LOG}),
     ):
         after = followed(ASKED, Plugins(reports={1: report}), settle=1.0, now=10.0)
         assert after.left == left
@@ -43,7 +43,7 @@ def test_only_what_is_said_after_the_lease_without_them_acknowledges() -> None:
 
 
 def test_every_plugin_must_acknowledge() -> None:
-    plugins = Plugins(reports={1: Report(seq=5), 2: Report(seq=5, announced=(LOG,))})
+    plugins = Plugins(reports={1: Report(seq=5), 2: Report(seq=5, announced=frozenset({LOG}))})
     assert followed(ASKED, plugins, settle=1.0, now=10.0).left == {LOG}
 
 
@@ -61,7 +61,9 @@ def test_a_refused_route_holds_up_no_other() -> None:
     assert node.lease is not None
     # ExaBGP goes on refusing something about the other route.
     node.send(
-        ev.PluginReported(source=1, report=Report(seq=node.lease.seq, announced=(LOG,), pending=(LOG,)))
+        ev.PluginReported(
+            source=1, report=Report(seq=node.lease.seq, announced=frozenset({LOG}), pending=frozenset({LOG}))
+        )
     )
     node.wait(1.0)
     assert node.stage("web") == "quiet"

@@ -185,7 +185,7 @@ class Node:
             self.send(ev.PluginConnected(source=source))
         said = Report(
             seq=self.state.lease.seq,
-            announced=tuple(route.prefix for route in self.state.lease.routes or ()),
+            announced=frozenset(route.prefix for route in self.state.lease.routes or ()),
             neighbors=tuple(
                 NeighborState(address=address, state="up", changed=self.now) for address in (ROUTER, ROUTER6)
             ),
@@ -194,6 +194,8 @@ class Node:
             pid=4712,
             acks=3,
         )
+        for name in fields.keys() & {"announced", "pending"}:
+            fields[name] = frozenset(fields[name])
         self.send(ev.PluginReported(source=source, report=replace(said, **fields)))
 
 

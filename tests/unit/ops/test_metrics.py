@@ -239,7 +239,7 @@ def test_what_exabgp_owes_and_refuses_is_shown() -> None:
     report = next(one for one in node.state.plugins.values() if one is not None)
     late = replace(
         report,
-        pending=(prefix,),
+        pending=frozenset({prefix}),
         silent_since=node.now - 4.5,
         failed=(FailedRoute(prefix=prefix, why="no next hop"),),
     )

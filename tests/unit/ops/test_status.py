@@ -487,8 +487,8 @@ INSTANTS = st.floats(-1e9, 1e9)  # the lease protocol lets finite numbers throug
 REPORTS = st.builds(
     Report,
     seq=st.integers(0, 20),
-    announced=st.sampled_from([(), tuple(map(prefix_of, CONFIG.vips[0].addresses))]),
-    pending=st.sampled_from([(), tuple(map(prefix_of, CONFIG.vips[1].addresses))]),
+    announced=st.sampled_from([frozenset(), frozenset(map(prefix_of, CONFIG.vips[0].addresses))]),
+    pending=st.sampled_from([frozenset(), frozenset(map(prefix_of, CONFIG.vips[1].addresses))]),
     failed=st.lists(
         st.builds(FailedRoute, prefix=st.just(prefix_of(CONFIG.vips[0].addresses[0])), why=st.text()),
         max_size=1,

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from anycast.core.values.lease import full_lease
 from anycast.core.values.report import Report
 from anycast.core.values.route import Route
-from anycast.lease import Decoder, Lease, encode, route_body
+from anycast.lease import Decoder, encode, route_body
 from anycast.plugin import codec
 
 A = ip_network("192.0.2.1/32")
@@ -99,7 +100,7 @@ class Rig:
     def lease(self, *routes: Route, ttl: float = 60.0) -> None:
         assert self.agent is not None
         self.seq += 1
-        lease = Lease(seq=self.seq, issued=time.monotonic(), ttl=ttl, routes=routes, owned=(A,))
+        lease = full_lease(seq=self.seq, issued=time.monotonic(), ttl=ttl, routes=routes, owned=(A,))
         self.agent.sendall(encode(lease))
 
     def report(self, seq: int) -> Report:
@@ -153,12 +154,12 @@ def test_a_lease_is_announced_reported_and_withdrawn(rig: Rig) -> None:
     rig.lease(ROUTE)
     rig.until(codec.announce(ROUTE))
     report = rig.report(1)
-    assert report.announced == (A,)
+    assert report.announced == {A}
     assert (report.pid, report.exabgp_pid) == (process.pid, os.getpid())
     assert [neighbor.state for neighbor in report.neighbors] == ["up"]
     rig.lease()
     rig.until(codec.withdraw(ROUTE))
-    assert rig.report(2).announced == ()
+    assert rig.report(2).announced == set()
 
 
 def test_the_lease_that_runs_out_is_withdrawn_without_any_word_from_the_agent(rig: Rig) -> None:

@@ -6,15 +6,17 @@ from ipaddress import ip_network
 
 import pytest
 
+from anycast.core.values.lease import full_lease
 from anycast.core.values.report import Report
 from anycast.core.values.route import Prefix, Route, drained
-from anycast.lease import Lease
 from anycast.plugin import codec
 from anycast.plugin.conversation import OWES, PING, QUERY, SILENCE, WINDOW
 from anycast.plugin.plan import REASSERT, SETTLE, Planner
 from anycast.plugin.prefixes import RETRY_ANNOUNCE, RETRY_WITHDRAW, WITHDRAW_TRIES
 
 A, B = ip_network("192.0.2.1/32"), ip_network("192.0.2.2/32")
+NONE: frozenset[Prefix] = frozenset()
+ONLY_A, ONLY_B, BOTH = frozenset({A}), frozenset({B}), frozenset({A, B})
 ROUTE_A, ROUTE_B = Route(prefix=A, med=100), Route(prefix=B)
 TABLE = codec.NeighborTable((codec.NeighborRow("192.0.2.254", True, 60.0),))
 UP = codec.NeighborEvent("192.0.2.254", "up", "")
@@ -54,7 +56,9 @@ class Exchange:
 
     def lease(self, *routes: Route, owned: tuple[Prefix, ...] = (A, B), ttl: float = 300.0) -> None:
         self.seq += 1
-        self.plan.lease(Lease(seq=self.seq, issued=self.now, ttl=ttl, routes=routes, owned=owned), self.now)
+        self.plan.lease(
+            full_lease(seq=self.seq, issued=self.now, ttl=ttl, routes=routes, owned=owned), self.now
+        )
 
     def wait(self, seconds: float) -> None:
         """Time goes by, and the plugin runs all the while."""
@@ -107,25 +111,25 @@ def test_until_that_answer_everything_owned_may_be_announced() -> None:
     x = Exchange()
     x.commands()
     x.done(2)
-    assert x.report().announced == (A, B)
+    assert x.report().announced == {A, B}
     x.settle()
-    assert x.report().announced == ()
+    assert x.report().announced == set()
 
 
 def test_a_route_is_reported_as_announced_from_the_moment_its_announce_is_written() -> None:
     x = Exchange().started()
     x.lease(ROUTE_A)
-    assert (x.report().seq, x.report().announced, x.report().pending) == (1, (), (A,))
+    assert (x.report().seq, x.report().announced, x.report().pending) == (1, NONE, ONLY_A)
     assert x.commands() == [codec.announce(ROUTE_A)]
-    assert (x.report().seq, x.report().announced, x.report().pending) == (1, (A,), (A,))
+    assert (x.report().seq, x.report().announced, x.report().pending) == (1, ONLY_A, ONLY_A)
     x.done()
-    assert (x.report().seq, x.report().announced, x.report().pending) == (1, (A,), ())
+    assert (x.report().seq, x.report().announced, x.report().pending) == (1, ONLY_A, NONE)
 
 
 def test_a_lease_is_reported_at_once_with_everything_that_is_not_yet_proven_withdrawn() -> None:
     x = Exchange()
     x.lease(ROUTE_A)
-    assert (x.report().seq, x.report().announced) == (1, (A, B))
+    assert (x.report().seq, x.report().announced) == (1, BOTH)
 
 
 def test_a_refused_route_delays_no_acknowledgement_of_another() -> None:
@@ -134,7 +138,7 @@ def test_a_refused_route_delays_no_acknowledgement_of_another() -> None:
     x.settle(refuse="announce route 192.0.2.2")
     x.lease(ROUTE_B)
     x.settle(refuse="announce route 192.0.2.2")
-    assert (x.report().seq, x.report().announced) == (2, ())
+    assert (x.report().seq, x.report().announced) == (2, NONE)
     assert [failed.prefix for failed in x.report().failed] == [B]
 
 
@@ -144,7 +148,7 @@ def test_a_withdraw_that_is_refused_delays_no_acknowledgement_of_another() -> No
     x.settle()
     x.lease()
     x.settle(refuse="withdraw route 192.0.2.2")
-    assert (x.report().seq, x.report().announced) == (2, (B,))
+    assert (x.report().seq, x.report().announced) == (2, ONLY_B)
 
 
 def test_a_refused_announce_counts_as_announced_until_the_withdraw_after_it_is_acknowledged() -> None:
@@ -152,9 +156,9 @@ def test_a_refused_announce_counts_as_announced_until_the_withdraw_after_it_is_a
     x.lease(ROUTE_A)
     assert x.commands() == [codec.announce(ROUTE_A)]
     x.plan.line(codec.Refused(), x.now)
-    assert (x.report().announced, x.report().pending) == ((A,), (A,))
+    assert (x.report().announced, x.report().pending) == (ONLY_A, ONLY_A)
     x.settle()
-    assert (x.report().announced, x.report().pending) == ((), ())
+    assert (x.report().announced, x.report().pending) == (NONE, NONE)
 
 
 def test_what_was_refused_before_the_first_question_is_answered_is_withdrawn_again() -> None:
@@ -169,12 +173,12 @@ def test_what_was_refused_before_the_first_question_is_answered_is_withdrawn_aga
     x.plan.line(TABLE, x.now)
     x.done()
     assert x.plan.ready
-    assert x.report().announced == (A, B)
+    assert x.report().announced == {A, B}
     assert [c for c in x.settle() if "route" in c] == [
         "withdraw route 192.0.2.1/32",
         "withdraw route 192.0.2.2/32",
     ]
-    assert x.report().announced == ()
+    assert x.report().announced == set()
 
 
 def test_a_refusal_that_comes_late_is_not_taken_for_the_answer_to_the_first_question() -> None:
@@ -186,7 +190,7 @@ def test_a_refusal_that_comes_late_is_not_taken_for_the_answer_to_the_first_ques
     assert not x.plan.ready
     x.plan.line(TABLE, x.now)
     x.done()
-    assert x.report().announced == (A, B)
+    assert x.report().announced == {A, B}
 
 
 def test_a_new_connection_starts_the_sequence_numbers_again() -> None:
@@ -222,9 +226,9 @@ def test_a_withdraw_waits_for_the_answer_to_the_announce_before_it() -> None:
     assert x.commands() == []
     x.done()
     assert x.commands() == [codec.withdraw(ROUTE_A)]
-    assert x.report().announced == (A,)
+    assert x.report().announced == {A}
     x.done()
-    assert x.report().announced == ()
+    assert x.report().announced == set()
 
 
 def test_withdraws_overtake_announces_that_wait_for_room() -> None:
@@ -294,9 +298,9 @@ def test_a_lease_that_lay_in_a_buffer_until_it_was_over_changes_nothing_and_is_l
     x.settle()
     x.plan.log.clear()
     for seq in (2, 3):
-        x.plan.lease(Lease(seq=seq, issued=x.now - 3.0, ttl=2.0, routes=(ROUTE_A,), owned=(A, B)), x.now)
+        x.plan.lease(full_lease(seq=seq, issued=x.now - 3.0, ttl=2.0, routes=(ROUTE_A,), owned=(A, B)), x.now)
     assert x.settle() == []
-    assert (x.report().seq, x.report().announced, x.report().late_leases) == (1, (B,), 2)
+    assert (x.report().seq, x.report().announced, x.report().late_leases) == (1, ONLY_B, 2)
     assert x.plan.log == [
         "a lease arrived 1.0 s after it had run out and was ignored: is the node overloaded?"
     ]
@@ -304,7 +308,7 @@ def test_a_lease_that_lay_in_a_buffer_until_it_was_over_changes_nothing_and_is_l
 
 def test_each_streak_of_late_leases_is_logged() -> None:
     x = Exchange().started()
-    late = Lease(seq=9, issued=x.now - 3.0, ttl=2.0, routes=())
+    late = full_lease(seq=9, issued=x.now - 3.0, ttl=2.0, routes=())
     for _ in range(2):
         x.plan.lease(late, x.now)
         x.lease()
@@ -316,7 +320,7 @@ def test_a_refused_announce_is_failed_and_tried_again_later() -> None:
     x.lease(ROUTE_A, ROUTE_B)
     x.settle(refuse="announce route 192.0.2.2")
     report = x.report()
-    assert report.announced == (A,)
+    assert report.announced == {A}
     assert [failed.prefix for failed in report.failed] == [B]
     assert (report.errors, report.seq) == (1, 1)
     x.wait(RETRY_ANNOUNCE - 1.0)
@@ -324,7 +328,7 @@ def test_a_refused_announce_is_failed_and_tried_again_later() -> None:
     x.wait(1.0)
     assert codec.announce(ROUTE_B) in x.settle()
     assert x.report().failed == ()
-    assert x.report().announced == (A, B)
+    assert x.report().announced == {A, B}
 
 
 def test_a_refused_announce_is_tried_again_when_a_session_comes_up() -> None:
@@ -341,7 +345,7 @@ def test_new_attributes_that_are_refused_leave_the_old_announcement() -> None:
     x.settle()
     x.lease(drained(ROUTE_A))
     assert x.settle(refuse="65535:0") == [codec.announce(drained(ROUTE_A))]
-    assert x.report().announced == (A,)
+    assert x.report().announced == {A}
     x.lease()
     assert x.settle() == [codec.withdraw(ROUTE_A)]
 
@@ -359,7 +363,7 @@ def test_a_route_that_cannot_be_said_is_never_said_whatever_becomes_of_the_withd
     x.settle(refuse="next-hop")
     x.wait(RETRY_WITHDRAW)
     assert "withdraw route 192.0.2.2/32" in x.settle(refuse="next-hop")
-    assert x.report().announced == ()
+    assert x.report().announced == set()
     assert "graceful-shutdown" in x.report().failed[0].why
     assert not any("announce" in command for command in x.settle())
     assert x.plan.journal(x.now) is None  # it is not written over and over
@@ -382,7 +386,7 @@ def test_a_withdraw_refused_with_its_attributes_is_tried_without() -> None:
     x.settle(refuse="next-hop")
     x.wait(RETRY_WITHDRAW)
     assert x.settle(refuse="next-hop")[0] == "withdraw route 192.0.2.1/32"
-    assert x.report().announced == ()
+    assert x.report().announced == set()
 
 
 def test_an_exabgp_that_refuses_to_withdraw_what_was_never_announced_is_left_alive() -> None:
@@ -534,7 +538,7 @@ def test_the_table_the_life_before_asked_for_is_no_answer_to_us() -> None:
     x.commands()
     x.plan.line(TABLE, x.now)
     x.done()
-    assert x.report().pending == (A, B)
+    assert x.report().pending == {A, B}
     x.done(2)
     assert x.commands() == [codec.SHOW_NEIGHBORS]
 
@@ -547,5 +551,5 @@ def test_a_line_nobody_asked_for_does_no_harm(line: codec.Line) -> None:
     x.settle()
     x.wait(QUERY)
     x.settle()
-    assert x.report().announced == (A,)
+    assert x.report().announced == {A}
     assert x.plan.stuck is None
