@@ -31,6 +31,7 @@ from anycast.plugin import codec
 CHUNK = 64 * 1024  # bytes
 CHUNKS = 64  # reads in one pass, so that a flood cannot keep us from the rest
 RECONNECT = 0.2  # seconds
+FIRST_WORD = 1.0  # seconds
 KILL_AFTER = 1.0  # seconds between SIGTERM and SIGKILL for a stuck ExaBGP
 
 
@@ -89,6 +90,8 @@ class AgentLink:
         self._out = bytearray()
         self._next_try = 0.0
         self._hello = False  # the agent understands differences
+        self._heard = False  # it has said something
+        self._patience = 0.0  # the instant until which its first word is waited for
         self._sent: Report | None = None  # on this connection, the newest
 
     @property
@@ -113,7 +116,8 @@ class AgentLink:
         self._socket = connection
         self._decoder = Decoder()
         self._out.clear()
-        self._hello, self._sent = False, None
+        self._hello, self._heard, self._sent = False, False, None
+        self._patience = now + FIRST_WORD
         return True
 
     def read(self) -> list[Lease | LeaseChange]:
@@ -128,6 +132,7 @@ class AgentLink:
                     self.close()
                     break
                 for message in self._decoder.feed(data):
+                    self._heard = True
                     if isinstance(message, Lease | LeaseChange):
                         leases.append(message)
                     elif isinstance(message, Hello):
@@ -138,10 +143,12 @@ class AgentLink:
                 self.close()
         return leases
 
-    @property
-    def is_ready(self) -> bool:
-        """What was said before is through: a slow agent needs the newest report only."""
-        return self._socket is not None and not self._out
+    def is_ready(self, now: float) -> bool:
+        """What was said before is through: a slow agent needs the newest report only.
+
+        At first its word is waited for, that it understands differences; an older one says nothing.
+        """
+        return self._socket is not None and not self._out and (self._heard or now >= self._patience)
 
     def ask(self) -> None:
         """For the full set."""

@@ -230,7 +230,7 @@ class Plugin:
         if leases:
             self._plan.lease(leases, now)
             self._owes_report = True
-        if self._plan.asks and self._agent.is_ready:
+        if self._plan.asks and not self._agent.wants_write:
             self._agent.ask()
             self._plan.asked()
         if self._agent.fileno is None:
@@ -272,7 +272,7 @@ class Plugin:
             self._plan.journaled(writing, now)
 
     def _report(self, now: float) -> None:
-        if not self._agent.is_ready or not (self._owes_report or self._has_news(now)):
+        if not self._agent.is_ready(now) or not (self._owes_report or self._has_news(now)):
             return
         self._sent_revision, self._sent_at, self._owes_report = self._plan.revision, now, False
         self._sent_settled = self._plan.settled
