@@ -3,26 +3,121 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import pwd
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import structlog
 
 from anycast.core.events import Event, PluginConnected, PluginLost, PluginReported
-from anycast.lease import Decoder, Lease, ProtocolError, Report, encode
+from anycast.lease import (
+    NO_REPORT,
+    Ask,
+    Decoder,
+    Hello,
+    Lease,
+    Message,
+    ProtocolError,
+    Report,
+    ReportChange,
+    change_of,
+    encode,
+    report_after,
+    told_together,
+)
 from anycast.sockets import peer_uid
 
-# A plugin that has not read this much does not read at all: it connects again when it can.
-MAX_BACKLOG = 1024 * 1024  # bytes
-READ_SIZE = 65536
-# More than a thousand VIPs need, and read within a quarter of a second: the lease must not wait longer.
+# What may wait for a plugin behind a full set: it gets one new full set once it has read, and no queue of leases.
+MAX_BACKLOG = 64 * 1024  # bytes
+STALLED = 15.0  # seconds in which a plugin that is behind reads nothing: it connects again when it can
+# Whatever a plugin sends, it is read in pieces of a few milliseconds, and the lease goes out between them.
+READ_SIZE = 16 * 1024  # bytes
+PACE = 0.01  # seconds between two of them
+# Of a plugin that does not know differences: what five thousand VIPs need, and more.
 MAX_REPORT = 512 * 1024  # bytes
 CLOSE_PATIENCE = 1.0  # seconds to hand over what is in the buffers
 
 log = structlog.get_logger()
+
+
+class _Outgoing:
+    """A lease in the forms in which it goes out, each made once and only where it is needed."""
+
+    def __init__(self, lease: Lease, before: Lease | None) -> None:
+        self.lease = lease
+        stands = before is not None and lease.base == before.seq
+        self._owned_before = before.owned if before is not None and stands else None
+        self._whole = self._change = b""
+
+    def stands_on(self, seq: int | None) -> bool:
+        return self._owned_before is not None and seq == self.lease.base
+
+    def whole(self) -> bytes:
+        self._whole = self._whole or encode(self.lease)
+        return self._whole
+
+    def change(self) -> bytes:
+        assert self._owned_before is not None  # noqa: S101 - the caller has looked
+        self._change = self._change or encode(change_of(self.lease, self._owned_before))
+        return self._change
+
+
+class _Connection:
+    """One plugin: what it was given, and what it has reported."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self.writer = writer
+        self.transport = writer.transport
+        self.transport.set_write_buffer_limits(high=0)  # so that `drain` waits until all is read
+        self.knows_changes = False
+        self.seq: int | None = None  # of the lease it was given last; None: it is owed the full set
+        self.whole_seq: int | None = None  # of the full set it was given last
+        self.report = NO_REPORT
+        self.waiting: asyncio.Task[None] | None = None
+        self._room = MAX_BACKLOG
+        self._unread = 0
+        self._stalled_since = 0.0
+
+    def give(self, out: _Outgoing) -> bool:
+        """Whether it has the lease now, or what it still has to read of the ones before."""
+        unread = self.transport.get_write_buffer_size()
+        if self.knows_changes and out.stands_on(self.seq) and unread <= self._room:
+            self.writer.write(out.change())
+        elif unread:
+            self.seq = None
+            return False
+        else:
+            self.writer.write(out.whole())
+            self.whole_seq = out.lease.seq
+            self._room = self.transport.get_write_buffer_size() + MAX_BACKLOG
+        self.seq = out.lease.seq
+        return True
+
+    def is_stalled(self, now: float) -> bool:
+        """It is behind, and has read nothing for too long."""
+        unread = self.transport.get_write_buffer_size()
+        if unread != self._unread:
+            self._unread, self._stalled_since = unread, now
+        return bool(unread) and now - self._stalled_since >= STALLED
+
+    def hear(self, messages: Iterable[Message]) -> Report | None:
+        """The newest report that they make, if any. Raises ProtocolError."""
+        heard: Report | None = None
+        for message in messages:
+            match message:
+                case Report():
+                    new = _whole_report(self.report, message)
+                case ReportChange():
+                    new = report_after(self.report, message)
+                case _:
+                    continue
+            self.report = new
+            heard = new if heard is None else told_together(heard, new)
+        return heard
 
 
 class LeaseServer:
@@ -33,7 +128,8 @@ class LeaseServer:
         self._post = post
         self._user = user
         self._numbers = itertools.count(1)
-        self._writers: dict[int, asyncio.StreamWriter] = {}
+        self._connections: dict[int, _Connection] = {}
+        self._newest: _Outgoing | None = None
         self._server: asyncio.Server | None = None
         self._serving: set[asyncio.Task[None]] = set()
         self._closing = False
@@ -49,30 +145,47 @@ class LeaseServer:
         self._server = await asyncio.start_unix_server(self._serve, sock=listener)
 
     def send(self, lease: Lease) -> None:
-        """A plugin that is too far behind to take it is disconnected: what it holds runs out by itself."""
-        data = encode(lease)
-        for writer in self._writers.values():
-            transport = writer.transport
-            if transport.is_closing():
-                continue
-            if transport.get_write_buffer_size() > MAX_BACKLOG:
-                log.warning(
-                    "plugin.dropped", why=f"it has not read its leases: {MAX_BACKLOG} bytes are unread"
-                )
-                transport.abort()
-            else:
-                writer.write(data)
+        """A plugin that stands on the lease before it gets what has changed, any other the full set.
+
+        One that is behind gets the newest when it has read. What it holds until then runs out by itself.
+        """
+        self._newest = _Outgoing(lease, None if self._newest is None else self._newest.lease)
+        for connection in self._connections.values():
+            self._give(connection)
+
+    def _give(self, connection: _Connection) -> None:
+        if self._newest is None or connection.transport.is_closing() or connection.give(self._newest):
+            return
+        if connection.is_stalled(asyncio.get_running_loop().time()):
+            log.warning("plugin.dropped", why=f"it has read nothing for {STALLED:g} s")
+            connection.transport.abort()
+        elif connection.waiting is None:
+            connection.waiting = asyncio.create_task(self._give_later(connection))
+
+    async def _give_later(self, connection: _Connection) -> None:
+        with contextlib.suppress(ConnectionError):
+            await connection.writer.drain()
+        connection.waiting = None
+        if connection.seq is None:
+            self._give_again(connection)
+
+    def _give_again(self, connection: _Connection) -> None:
+        """The newest lease, unless it is over: then the next one comes in full."""
+        if self._newest is not None:
+            now = asyncio.get_running_loop().time()
+            if self._newest.lease.expires(now) > now:
+                self._give(connection)
 
     async def close(self) -> None:
         self._closing = True
         if self._server is not None:
             self._server.close()
-        for writer in list(self._writers.values()):
-            writer.close()
+        for connection in list(self._connections.values()):
+            connection.writer.close()
         if self._serving:
             await asyncio.wait(self._serving, timeout=CLOSE_PATIENCE)
-        for writer in list(self._writers.values()):
-            writer.transport.abort()
+        for connection in list(self._connections.values()):
+            connection.transport.abort()
         # The event loop would cancel what still runs at its end, and log that as an error.
         if self._serving:
             await asyncio.wait(self._serving)
@@ -85,31 +198,44 @@ class LeaseServer:
         try:
             if not await self._may_connect(writer) or self._closing:
                 return
-            source = next(self._numbers)
-            self._writers[source] = writer
+            source, connection = next(self._numbers), _Connection(writer)
+            self._connections[source] = connection
+            writer.write(encode(Hello()))
             self._post(PluginConnected(source=source))
             try:
-                await self._read(source, reader)
+                await self._read(source, connection, reader)
             finally:
-                del self._writers[source]
+                del self._connections[source]
+                if connection.waiting is not None:
+                    connection.waiting.cancel()
                 self._post(PluginLost(source=source))
         except ConnectionError:
             pass
         finally:
             writer.close()
 
-    async def _read(self, source: int, reader: asyncio.StreamReader) -> None:
+    async def _read(self, source: int, connection: _Connection, reader: asyncio.StreamReader) -> None:
         decoder = Decoder(max_line=MAX_REPORT)
         while data := await reader.read(READ_SIZE):
             try:
                 messages = decoder.feed(data)
+                report = connection.hear(messages)
             except ProtocolError as error:
                 self._complain("protocol", str(error))
                 return
-            for message in messages:
-                if isinstance(message, Report):
-                    self._complaints.discard("protocol")
-                    self._post(PluginReported(source=source, report=message))
+            if report is not None:
+                self._complaints.discard("protocol")
+                self._post(PluginReported(source=source, report=report))
+            if any(isinstance(message, Ask) for message in messages):
+                self._asked(connection)
+            await asyncio.sleep(PACE)
+
+    def _asked(self, connection: _Connection) -> None:
+        """It gets the full set, once for each lease: nothing on its connection is ever lost."""
+        connection.knows_changes = True
+        if self._newest is not None and connection.whole_seq != self._newest.lease.seq:
+            connection.seq = None
+            self._give_again(connection)
 
     async def _may_connect(self, writer: asyncio.StreamWriter) -> bool:
         uid = peer_uid(writer.get_extra_info("socket"))
@@ -134,3 +260,14 @@ def _uid_of(user: str) -> int | None:
         return pwd.getpwnam(user).pw_uid
     except KeyError:
         return None
+
+
+def _whole_report(old: Report, new: Report) -> Report:
+    """A report in full, sharing what is as before, with what is not."""
+    return replace(
+        new,
+        announced=old.announced if new.announced == old.announced else new.announced,
+        pending=old.pending if new.pending == old.pending else new.pending,
+        failed=old.failed if new.failed == old.failed else new.failed,
+        touched=(old.announced ^ new.announced) | (old.pending ^ new.pending),
+    )

@@ -1,6 +1,7 @@
 """The journal: the routes that may be announced, in a file, for the next plugin.
 
-A route is announced only after the journal holds it, so that the next plugin can withdraw it exactly.
+A route is announced only after the journal holds it, so that the next plugin can withdraw it exactly. The file is an
+object with all of them, and behind it a line for each that came since; now and then it is written anew.
 """
 
 from __future__ import annotations
@@ -9,41 +10,63 @@ import contextlib
 import json
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from anycast.core.values.route import Route
 from anycast.lease import route_body, route_of
 from anycast.plugin import codec
-from anycast.plugin.prefixes import Entry, Kind, Prefixes, route_order
+from anycast.plugin.prefixes import Entry, Prefixes, route_order
 
 RETRY = 5.0  # seconds
+STALE = 8  # it is written anew once it has one route too many for each so many it needs
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """What is to be written: behind what the file holds, or as the `whole` of it."""
+
+    routes: tuple[Route, ...]
+    whole: bool
 
 
 class Journal:
     """What the file holds, and what it should. Pure."""
 
     def __init__(self, routes: Iterable[Route], now: float) -> None:
-        self._recorded = frozenset(routes)
+        self._recorded = set(routes)
         self.error: str | None = None  # why it cannot be written
         self._not_before = now
-        self._seen = -1  # the revision of the prefixes for which nothing more need be written
+        self._whole = True  # what this life finds may be missing, damaged, or of another release
 
-    def due(self, prefixes: Prefixes, now: float) -> tuple[Route, ...] | None:
-        """What it should hold, where it does not; None: leave it."""
+    def due(self, prefixes: Prefixes, now: float) -> Writing | None:
+        """What is missing in it, or too much; None: leave it."""
         if now < self._not_before:
             return None
-        waiting = prefixes.waiting(Kind.ANNOUNCE)
-        if self.error is not None or any(entry.want not in self._recorded for entry in waiting):
-            return _content(prefixes)
-        # What is no longer announced leaves it once there is nothing else to do.
-        if self._seen == prefixes.revision or waiting or not prefixes.settled:
-            return None
-        self._seen = prefixes.revision
-        content = _content(prefixes)
-        return None if self._recorded == frozenset(content) else content
+        missing = dict.fromkeys(route for route in prefixes.fresh if route not in self._recorded)
+        prefixes.fresh.clear()
+        if self.error is not None or (missing and self._whole):
+            return self.whole(prefixes)
+        if missing:
+            return Writing(tuple(missing), whole=False)
+        return self.whole(prefixes) if self._is_stale(prefixes) else None
 
-    def stored(self, routes: Iterable[Route]) -> None:
-        """It holds exactly these now."""
-        self._recorded, self.error = frozenset(routes), None
+    def _is_stale(self, prefixes: Prefixes) -> bool:
+        """Once there is nothing else to do: it has too much that is not announced, or what is not ours."""
+        if not prefixes.settled:
+            return False
+        return prefixes.forgot or len(self._recorded) - prefixes.wants > prefixes.wants // STALE
+
+    def whole(self, prefixes: Prefixes) -> Writing:
+        prefixes.forgot = False
+        routes = {held for entry in prefixes for held in entry.held}
+        routes |= {entry.want for entry in prefixes if entry.want is not None and not entry.barred}
+        return Writing(tuple(sorted(routes, key=route_order)), whole=True)
+
+    def stored(self, writing: Writing) -> None:
+        if writing.whole:
+            self._recorded.clear()
+        self._recorded.update(writing.routes)
+        self.error, self._whole = None, False
 
     def failed(self, why: str, now: float) -> None:
         self.error, self._not_before = why, now + RETRY
@@ -52,28 +75,39 @@ class Journal:
         return entry.want in self._recorded
 
 
-def _content(prefixes: Prefixes) -> tuple[Route, ...]:
-    routes = {held for entry in prefixes for held in entry.held}
-    routes |= {entry.want for entry in prefixes if entry.want is not None and not entry.barred}
-    return tuple(sorted(routes, key=route_order))
-
-
 def load(path: str) -> tuple[Route, ...]:
     """What the file holds. Raises OSError, and ValueError where it is damaged."""
     with open(path, encoding="utf-8") as file:
-        value = json.load(file)
+        text = file.read()
+    value, end = json.JSONDecoder().raw_decode(text)
     routes = value.get("routes") if isinstance(value, dict) else None
     if not isinstance(routes, list):
         raise ValueError(f"{path}: expected an object with an array `routes`")  # noqa: TRY004
-    loaded = tuple(dict.fromkeys(route_of(item) for item in routes))
+    # A line without an end was not written whole, so its route was not announced.
+    added = [
+        json.loads(line)
+        for line in text[end:].splitlines(keepends=True)
+        if line[-1:] == "\n" and line.strip()
+    ]
+    loaded = tuple(dict.fromkeys(route_of(item) for item in (*routes, *added)))
     for route in loaded:
         codec.withdraw(route)
     return loaded
 
 
-def store(path: str, routes: Iterable[Route]) -> None:
-    """Replace the file whole. Raises OSError. A reboot takes the announcements with it, so no fsync."""
-    data = json.dumps({"routes": [route_body(route) for route in routes]}, indent=1) + "\n"
+def store(path: str, writing: Writing) -> None:
+    """Replace the file whole, or add to it. A reboot takes the announcements with it, so no fsync.
+
+    Raises OSError, which is FileNotFoundError where there is no file to add to.
+    """
+    if not writing.whole:
+        lines = "".join(json.dumps(route_body(route)) + "\n" for route in writing.routes)
+        with open(path, "r+b", buffering=0) as file:
+            file.seek(0, os.SEEK_END)
+            if file.write(lines.encode()) != len(lines):
+                raise OSError(f"{path}: written in part")
+        return
+    data = json.dumps({"routes": [route_body(route) for route in writing.routes]}) + "\n"
     new = f"{path}.new"
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     try:

@@ -12,13 +12,26 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
-from anycast.lease import Decoder, Lease, ProtocolError, Report, encode
+from anycast.lease import (
+    NO_REPORT,
+    Ask,
+    Decoder,
+    Hello,
+    Lease,
+    LeaseChange,
+    ProtocolError,
+    Report,
+    changes_of,
+    encode,
+)
 from anycast.plugin import codec
 
 CHUNK = 64 * 1024  # bytes
 CHUNKS = 64  # reads in one pass, so that a flood cannot keep us from the rest
 RECONNECT = 0.2  # seconds
+FIRST_WORD = 1.0  # seconds
 KILL_AFTER = 1.0  # seconds between SIGTERM and SIGKILL for a stuck ExaBGP
 
 
@@ -76,6 +89,10 @@ class AgentLink:
         self._decoder = Decoder()
         self._out = bytearray()
         self._next_try = 0.0
+        self._hello = False  # the agent understands differences
+        self._heard = False  # it has said something
+        self._patience = 0.0  # the instant until which its first word is waited for
+        self._sent: Report | None = None  # on this connection, the newest
 
     @property
     def fileno(self) -> int | None:
@@ -99,11 +116,13 @@ class AgentLink:
         self._socket = connection
         self._decoder = Decoder()
         self._out.clear()
+        self._hello, self._heard, self._sent = False, False, None
+        self._patience = now + FIRST_WORD
         return True
 
-    def read(self) -> list[Lease]:
+    def read(self) -> list[Lease | LeaseChange]:
         """The leases that have come. The connection may be closed afterwards; what came still counts."""
-        leases: list[Lease] = []
+        leases: list[Lease | LeaseChange] = []
         for _ in range(CHUNKS):
             if self._socket is None:
                 break
@@ -112,20 +131,40 @@ class AgentLink:
                 if not data:
                     self.close()
                     break
-                leases += [message for message in self._decoder.feed(data) if isinstance(message, Lease)]
+                for message in self._decoder.feed(data):
+                    self._heard = True
+                    if isinstance(message, Lease | LeaseChange):
+                        leases.append(message)
+                    elif isinstance(message, Hello):
+                        self._hello = True
             except BlockingIOError:
                 break
             except (OSError, ProtocolError):
                 self.close()
         return leases
 
-    def send(self, report: Report) -> bool:
-        """Send it, unless the one before is not through: a slow agent needs the newest only."""
-        if self._socket is None or self._out:
-            return False
-        self._out += encode(report)
+    def is_ready(self, now: float) -> bool:
+        """What was said before is through: a slow agent needs the newest report only.
+
+        At first its word is waited for, that it understands differences; an older one says nothing.
+        """
+        return self._socket is not None and not self._out and (self._heard or now >= self._patience)
+
+    def ask(self) -> None:
+        """For the full set."""
+        self._out += encode(Ask())
         self.flush()
-        return True
+
+    def send(self, report: Report) -> None:
+        """`report.touched` is what differs from the one sent before, on whichever connection."""
+        if not self._hello:
+            self._out += encode(report)
+        elif self._sent is None:
+            self._out += b"".join(map(encode, changes_of(NO_REPORT, replace(report, touched=None))))
+        else:
+            self._out += b"".join(map(encode, changes_of(self._sent, report)))
+        self._sent = report
+        self.flush()
 
     def flush(self) -> None:
         while self._out and self._socket is not None:

@@ -26,7 +26,7 @@ IDLE = 0.25  # seconds; the longest sleep, for time alone can change things
 GOODBYE = 2.0  # seconds the withdraws may take after SIGTERM
 START_ERROR_PAUSE = 15.0  # seconds: ExaBGP gives up on a plugin that dies more than five times in 64 s
 NO_JOURNAL = "no --journal was given"
-REPORT_EVERY = 0.05  # seconds between reports while commands are under way
+REPORT_EVERY = 0.1  # seconds between reports while one change follows the other
 
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE = 0, 1, 2
 
@@ -121,6 +121,7 @@ class Plugin:
         self._stop_at: float | None = None  # the instant after which nothing is waited for
         self._sent_revision = -1
         self._sent_at = 0.0
+        self._sent_settled = False
         self._owes_report = False
         self._selector = selectors.DefaultSelector()
         self._wakeup, self._signals = socket.socketpair()
@@ -227,9 +228,11 @@ class Plugin:
         self._agent.flush()
         leases = self._agent.read()
         if leases:
-            # Each is the full set, so the newest speaks for all.
-            self._plan.lease(leases[-1], now)
+            self._plan.lease(leases, now)
             self._owes_report = True
+        if self._plan.asks and not self._agent.wants_write:
+            self._agent.ask()
+            self._plan.asked()
         if self._agent.fileno is None:
             # Its number may be the next connection's: forget the old one now.
             self._unwatch("agent")
@@ -237,9 +240,9 @@ class Plugin:
             self._say("lost the agent: what is announced stays until the lease ends", now)
 
     def _write(self, now: float) -> None:
-        content = self._plan.journal(now)
-        if content is not None:
-            self._store(content, now)
+        writing = self._plan.journal(now)
+        if writing is not None:
+            self._store(writing, now)
         self._exabgp.write(self._plan.commands(now))
 
     def _load(self, now: float) -> tuple[Route, ...]:
@@ -253,26 +256,34 @@ class Plugin:
             self._say(f"the journal is not usable, only the prefixes of --own are known: {error}", now)
             return ()
 
-    def _store(self, routes: tuple[Route, ...], now: float) -> None:
+    def _store(self, writing: journal.Writing, now: float) -> None:
         if not self._options.journal:
             self._plan.journal_failed(NO_JOURNAL, now)
             return
         try:
-            journal.store(self._options.journal, routes)
+            try:
+                journal.store(self._options.journal, writing)
+            except FileNotFoundError:
+                writing = self._plan.whole_journal()
+                journal.store(self._options.journal, writing)
         except OSError as error:
             self._plan.journal_failed(str(error), now)
         else:
-            self._plan.journaled(routes, now)
+            self._plan.journaled(writing, now)
 
     def _report(self, now: float) -> None:
-        changed = self._plan.revision != self._sent_revision
-        # While commands are under way each pass changes something.
-        soon = not self._plan.settled and now - self._sent_at < REPORT_EVERY
-        if self._owes_report or (changed and not soon):
-            revision = self._plan.revision
-            report = self._plan.report(pid=self._pid, exabgp_pid=self._parent)
-            if self._agent.send(report):
-                self._sent_revision, self._sent_at, self._owes_report = revision, now, False
+        if not self._agent.is_ready(now) or not (self._owes_report or self._has_news(now)):
+            return
+        self._sent_revision, self._sent_at, self._owes_report = self._plan.revision, now, False
+        self._sent_settled = self._plan.settled
+        self._agent.send(self._plan.report(pid=self._pid, exabgp_pid=self._parent))
+        self._plan.reported()
+
+    def _has_news(self, now: float) -> bool:
+        """Of a change after a rest the agent hears at once, then now and then, and at once when all is as wanted."""
+        if self._plan.revision == self._sent_revision:
+            return False
+        return now - self._sent_at >= REPORT_EVERY or (self._plan.settled and not self._sent_settled)
 
     def _catch_signals(self) -> None:
         def note(_signal: int, _frame: object) -> None:

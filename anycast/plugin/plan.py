@@ -12,12 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from anycast.core.values.lease import Lease
 from anycast.core.values.report import NeighborState, Report
 from anycast.core.values.route import Prefix, Route
+from anycast.lease import Lease, LeaseChange
 from anycast.plugin import codec
 from anycast.plugin.conversation import Command, Conversation
-from anycast.plugin.journal import Journal
+from anycast.plugin.journal import Journal, Writing
+from anycast.plugin.mirror import Mirror
 from anycast.plugin.prefixes import Entry, Kind, Prefixes
 
 REASSERT = 60.0  # seconds between withdraws of all that is down
@@ -27,8 +28,8 @@ SETTLE = 1.0  # seconds after a session came up until everything is said once mo
 class Planner:
     """The state machine between lease and ExaBGP.
 
-    Inputs are `lease`, `line`, `tick`, `stop`, `journaled` and `journal_failed`; outputs are `commands`,
-    `journal`, `report` and `stuck`. `own` are the prefixes known without any lease, `journal` is what the
+    Inputs are `connected`, `lease`, `line`, `tick`, `stop`, `asked`, `reported`, `journaled` and `journal_failed`;
+    outputs are `asks`, `commands`, `journal`, `report` and `stuck`. `own` are the prefixes known without any lease, `journal` is what the
     life before may have announced. Instants are seconds of one monotonic clock.
     """
 
@@ -37,6 +38,7 @@ class Planner:
         self._prefixes = Prefixes(own, recorded)
         self._journal = Journal(recorded, now)
         self._talk = Conversation(now)
+        self._mirror = Mirror()
         self._synced = False
         self._seq = 0
         self._expires: float | None = None
@@ -58,13 +60,22 @@ class Planner:
     def connected(self) -> None:
         """A new connection of the agent: sequence numbers start again."""
         self._seq = 0
+        self._mirror.connected()
         self._changes += 1
 
-    def lease(self, lease: Lease, now: float) -> None:
-        """The agent's full set of routes. A lease that is over already is counted and changes nothing."""
+    def lease(self, messages: Iterable[Lease | LeaseChange], now: float) -> None:
+        """What the agent leases, all that has come since the last time: the newest that is proven counts.
+
+        One that is over already is counted and changes nothing. One that is not proven neither: what was followed
+        stays until it runs out, and `asks` says that the full set is needed.
+        """
         if self._stopping:
             return
-        expires = lease.expires(now)
+        proven = [self._mirror.take(message) for message in messages]
+        if not any(proven):
+            return
+        mirror = self._mirror
+        expires = min(mirror.issued, now) + mirror.ttl
         late, self._late = self._late, expires <= now
         if self._late:
             self._late_leases += 1
@@ -78,10 +89,12 @@ class Planner:
         if self._expired:
             self.log.append("the lease is renewed")
             self._changes += 1
-        self._expires, self._expired = expires, False
-        self.log += self._prefixes.want(lease.routes, lease.owned, now)
-        if self._seq != lease.seq:
-            self._seq = lease.seq
+        touched = mirror.touched()
+        # What has run out is followed no more, whatever the mirror has.
+        follows, self._expires, self._expired = self._expires is not None, expires, False
+        self.log += self._prefixes.want(mirror.routes, mirror.owned, now, touched if follows else None)
+        if self._seq != mirror.seq:
+            self._seq = mirror.seq
             self._changes += 1
 
     def stop(self, now: float) -> None:
@@ -131,10 +144,18 @@ class Planner:
         if now >= self._reassert_at:
             self._reassert(now)
 
-    def journaled(self, routes: Iterable[Route], now: float) -> None:
-        """The journal holds exactly these now."""
+    def asked(self) -> None:
+        """The agent has been asked for the full set."""
+        self._mirror.asks = False
+
+    def reported(self) -> None:
+        """The newest report is on its way, so that the next one differs from it."""
+        self._prefixes.touched.clear()
+
+    def journaled(self, writing: Writing, now: float) -> None:
+        """It is written."""
         failed = self._journal.error is not None
-        self._journal.stored(routes)
+        self._journal.stored(writing)
         if failed:
             self._prefixes.retry_refused(now)
 
@@ -145,6 +166,11 @@ class Planner:
         self._journal.failed(why, now)
 
     # Outputs
+
+    @property
+    def asks(self) -> bool:
+        """The agent must send the full set."""
+        return self._mirror.asks
 
     @property
     def revision(self) -> int:
@@ -169,7 +195,7 @@ class Planner:
     @property
     def all_down(self) -> bool:
         """Nothing is announced, and ExaBGP acknowledged it."""
-        return not self._prefixes.announced(synced=self._synced)
+        return self._synced and self._prefixes.all_down
 
     @property
     def settled(self) -> bool:
@@ -181,9 +207,13 @@ class Planner:
         """The instant at which `tick` must not be late: the end of the lease."""
         return self._expires
 
-    def journal(self, now: float) -> tuple[Route, ...] | None:
-        """What the journal should hold, where it does not; None: leave it. Ask before `commands`."""
+    def journal(self, now: float) -> Writing | None:
+        """What is to be written into the journal; None: nothing. Ask before `commands`."""
         return self._journal.due(self._prefixes, now)
+
+    def whole_journal(self) -> Writing:
+        """All of it, where there is no file to add to."""
+        return self._journal.whole(self._prefixes)
 
     def commands(self, now: float) -> list[str]:
         """The commands to write now, without line ends. They count as written."""
@@ -197,11 +227,13 @@ class Planner:
         return out
 
     def report(self, *, pid: int, exabgp_pid: int) -> Report:
+        """`touched` is what it says differently since `reported`."""
+        said = self._prefixes.said()
         return Report(
             seq=self._seq,
-            announced=frozenset(self._prefixes.announced(synced=self._synced)),
-            pending=frozenset(self._prefixes.pending(synced=self._synced)),
-            failed=self._prefixes.failed(),
+            announced=said.announced,
+            pending=said.pending,
+            failed=said.failed,
             neighbors=tuple(self._neighbors[address] for address in sorted(self._neighbors)),
             exabgp_version=self._version,
             exabgp_pid=exabgp_pid,
@@ -211,27 +243,26 @@ class Planner:
             silent_since=self._talk.silent_since,
             lease_expired=self._expired,
             late_leases=self._late_leases,
+            touched=frozenset(self._prefixes.touched),
         )
 
     # Commands
 
     def _withdraw(self, kind: Kind, now: float) -> list[str]:
         out = []
-        for entry in self._prefixes.waiting(kind):
-            if not self._talk.has_room:
-                break
+        while self._talk.has_room and (entry := self._prefixes.next(kind)) is not None:
             text, route = entry.write_withdraw(kind)
             out.append(self._write(Command(kind, text, entry, route), entry, now))
         return out
 
     def _announce(self, now: float) -> list[str]:
         out = []
-        for entry in self._prefixes.waiting(Kind.ANNOUNCE):
-            if not self._talk.has_room:
-                break
+        while self._talk.has_room and (entry := self._prefixes.next(Kind.ANNOUNCE)) is not None:
             if self._may_announce(entry, now):
                 text, route = entry.write_announce()
                 out.append(self._write(Command(Kind.ANNOUNCE, text, entry, route), entry, now))
+            elif self._journal.error is None:
+                break  # it is about to be written
         return out
 
     def _may_announce(self, entry: Entry, now: float) -> bool:
@@ -277,6 +308,7 @@ class Planner:
         if self._synced or not self._talk.synced:
             return
         self._synced = True
+        self._prefixes.sync(now)
         if self._talk.errors:
             # An answer owed to the life before may have taken the place of the refusal: which withdraw was it of?
             self._prefixes.doubt_all(now)

@@ -9,9 +9,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from anycast.core.values.report import FailedRoute
 from anycast.core.values.route import Prefix, Route
@@ -34,6 +35,14 @@ class Kind(StrEnum):
 MOVES = (Kind.ANNOUNCE, Kind.WITHDRAW)
 
 
+class Said(NamedTuple):
+    """The prefixes of a report."""
+
+    announced: frozenset[Prefix]
+    pending: frozenset[Prefix]
+    failed: tuple[FailedRoute, ...]
+
+
 @dataclass(slots=True)
 class Entry:
     """What is known of one prefix."""
@@ -51,6 +60,8 @@ class Entry:
     barred: bool = False  # there is no command for the wanted route
     refused: bool = False  # the wanted route was refused, by ExaBGP or for want of a journal
     why: str = ""  # the wanted route is not announced because
+    queue: dict[Prefix, None] | None = None  # the one it stands in
+    told: tuple[bool, bool, str] | None = None  # what a report says of it: announced, pending, why it failed
 
     @property
     def settled(self) -> bool:
@@ -137,19 +148,32 @@ class Entry:
 
 
 class Prefixes:
-    """All entries, in the queues of what they wait for. `place` is to be called after every change of an entry."""
+    """All entries, in the queues of what they wait for. `place` is to be called after every change of an entry.
+
+    Whatever is asked of it in each pass costs what has changed, and not what there is.
+    """
 
     def __init__(self, own: Iterable[Prefix], journal: Iterable[Route]) -> None:
         self.own = frozenset(own)
-        self._owned: frozenset[Prefix] | None = None  # by the newest lease
+        self._owned: Container[Prefix] | None = None  # by the newest lease
         self._entries: dict[Prefix, Entry] = {}
-        # What waits to be written, by kind; an entry stands in at most one of them.
+        # What waits to be written, by kind; an entry stands in at most one queue.
         self._queues: dict[Kind, dict[Prefix, None]] = {
             kind: {} for kind in (Kind.WITHDRAW, Kind.REASSERT, Kind.ANNOUNCE)
         }
         self._delayed: dict[Prefix, None] = {}
+        self._delayed_until = math.inf
         self._unsettled: dict[Prefix, None] = {}
-        self.revision = 0  # moves with every change
+        self._synced = False  # what ExaBGP holds is known
+        self._announced: set[Prefix] = set()
+        self._pending: set[Prefix] = set()
+        self._failed: dict[Prefix, str] = {}
+        self._said: Said | None = None
+        self.touched: set[Prefix] = set()  # those of which a report says something else than the last did
+        self.fresh: list[Route] = []  # what is newly wanted, for the journal
+        self.wants = 0  # how many are wanted and can be announced
+        self.forgot = False  # since the journal looked
+        self.revision = 0  # moves with every change of what a report says
         for prefix in sorted(self.own, key=order):
             self._add(prefix)
         for route in sorted(journal, key=route_order):
@@ -165,38 +189,58 @@ class Prefixes:
         """Every prefix is as wanted, and ExaBGP acknowledged it."""
         return not self._unsettled
 
-    def waiting(self, kind: Kind) -> list[Entry]:
-        return [self._entries[prefix] for prefix in self._queues[kind]]
+    def next(self, kind: Kind) -> Entry | None:
+        """The one that has waited longest."""
+        prefix = next(iter(self._queues[kind]), None)
+        return None if prefix is None else self._entries[prefix]
 
-    def want(self, wanted: Mapping[Prefix, Route], owned: Iterable[Prefix], now: float) -> list[str]:
-        """From now on this is wanted. Returns why routes of it cannot be announced."""
-        every = dict.fromkeys((*owned, *wanted))
-        self._owned = frozenset(every)
-        for prefix in every:
-            self._add(prefix)
-        return self._want(wanted, now)
+    def want(
+        self,
+        wanted: Mapping[Prefix, Route],
+        owned: Collection[Prefix],
+        now: float,
+        touched: Iterable[Prefix] | None = None,
+    ) -> list[str]:
+        """From now on this is wanted. Returns why routes of it cannot be announced.
+
+        `touched`: nothing but these differs from what was wanted and owned before; None: anything may.
+        """
+        self._owned = owned
+        prefixes = dict.fromkeys((*self._entries, *wanted, *owned)) if touched is None else touched
+        problems: list[str] = []
+        for prefix in prefixes:
+            want = wanted.get(prefix)
+            entry = self._entries.get(prefix)
+            if entry is None:
+                if want is None and prefix not in owned:
+                    continue
+                entry = self._add(prefix)
+            problems += self._want(entry, want, now)
+        return problems
 
     def want_nothing(self, now: float) -> None:
-        self._want({}, now)
-
-    def _want(self, wanted: Mapping[Prefix, Route], now: float) -> list[str]:
-        problems = []
         for entry in list(self):
-            want = wanted.get(entry.prefix)
-            if want != entry.want:
-                entry.set_want(want)
-                problems += [f"not announced: {entry.why}"] if entry.barred else []
-                self.place(entry, now)
-            self.forget_if_foreign(entry)
+            self._want(entry, None, now)
+
+    def _want(self, entry: Entry, want: Route | None, now: float) -> list[str]:
+        problems = []
+        if want != entry.want:
+            self.wants -= entry.want is not None and not entry.barred
+            entry.set_want(want)
+            if entry.barred:
+                problems.append(f"not announced: {entry.why}")
+            elif want is not None:
+                self.wants += 1
+                self.fresh.append(want)
+            self.place(entry, now)
+        self.forget_if_foreign(entry)
         return problems
 
     def _add(self, prefix: Prefix) -> Entry:
         entry = self._entries.get(prefix)
         if entry is None:
             entry = self._entries[prefix] = Entry(prefix)
-            self._unsettled[prefix] = None
-            self._queues[Kind.WITHDRAW][prefix] = None
-            self.revision += 1
+            self.place(entry, math.inf)
         return entry
 
     def forget_if_foreign(self, entry: Entry) -> None:
@@ -204,40 +248,71 @@ class Prefixes:
         if self._owned is None or entry.prefix in self._owned or entry.prefix in self.own:
             return
         if entry.want is None and entry.settled and entry.command is None:
-            self._leave_queues(entry)
+            self._leave_queue(entry)
             self._unsettled.pop(entry.prefix, None)
+            self._tell(entry, None)
             del self._entries[entry.prefix]
-            self.revision += 1
+            self.forgot = True
 
     def place(self, entry: Entry, now: float) -> None:
         """Put the entry where it belongs now."""
-        self._leave_queues(entry)
         need = entry.need()
-        if need is not None and entry.due_at() > now:
-            self._delayed[entry.prefix] = None
-        elif need is not None:
-            self._queues[need][entry.prefix] = None
+        if need is None:
+            self._leave_queue(entry)
+        elif (due := entry.due_at()) > now:
+            self._enter(entry, self._delayed)
+            self._delayed_until = min(self._delayed_until, due)
+        else:
+            self._enter(entry, self._queues[need])
         if entry.settled:
             self._unsettled.pop(entry.prefix, None)
         else:
             self._unsettled[entry.prefix] = None
+        announced = not self._synced or entry.clear or bool(entry.held)
+        waits = entry.clear or entry.command in MOVES or (not entry.why and need in MOVES)
+        failed = entry.why if entry.want is not None else ""
+        self._tell(entry, (announced, not self._synced or waits, failed))
+
+    def _enter(self, entry: Entry, queue: dict[Prefix, None]) -> None:
+        if entry.queue is not queue:
+            self._leave_queue(entry)
+            queue[entry.prefix] = None
+            entry.queue = queue
+
+    def _leave_queue(self, entry: Entry) -> None:
+        if entry.queue is not None:
+            del entry.queue[entry.prefix]
+            entry.queue = None
+
+    def _tell(self, entry: Entry, told: tuple[bool, bool, str] | None) -> None:
+        if told == entry.told:
+            return
+        entry.told = told
+        announced, pending, failed = told or (False, False, "")
+        prefix = entry.prefix
+        (self._announced.add if announced else self._announced.discard)(prefix)
+        (self._pending.add if pending else self._pending.discard)(prefix)
+        if failed:
+            self._failed[prefix] = failed
+        else:
+            self._failed.pop(prefix, None)
+        self.touched.add(prefix)
+        self._said = None
         self.revision += 1
 
-    def _leave_queues(self, entry: Entry) -> None:
-        for queue in self._queues.values():
-            queue.pop(entry.prefix, None)
-        self._delayed.pop(entry.prefix, None)
-
     def tick(self, now: float) -> None:
+        if now < self._delayed_until:
+            return
+        self._delayed_until = math.inf
         for entry in [self._entries[prefix] for prefix in self._delayed]:
-            if entry.due_at() <= now:
-                self.place(entry, now)
+            self.place(entry, now)
 
     def reassert(self, now: float) -> None:
         """Withdraw again all that is down."""
         for entry in self:
             entry.reassert = True
-            self.place(entry, now)
+            if entry.want is None:
+                self.place(entry, now)
 
     def retry_refused(self, now: float) -> None:
         for entry in self:
@@ -250,27 +325,28 @@ class Prefixes:
             entry.doubt()
             self.place(entry, now)
 
-    # For the report. `synced`: what ExaBGP holds is known.
+    def sync(self, now: float) -> None:
+        """From now on it is known what ExaBGP holds."""
+        self._synced = True
+        for entry in self:
+            self.place(entry, now)
 
-    def announced(self, *, synced: bool) -> tuple[Prefix, ...]:
-        return tuple(one.prefix for one in self._sorted() if one.clear or one.held or not synced)
+    # For the report.
 
-    def pending(self, *, synced: bool) -> tuple[Prefix, ...]:
-        return tuple(
-            one.prefix
-            for one in self._sorted()
-            if not synced or one.clear or one.command in MOVES or (not one.why and one.need() in MOVES)
-        )
+    @property
+    def all_down(self) -> bool:
+        return not self._announced
 
-    def failed(self) -> tuple[FailedRoute, ...]:
-        return tuple(
-            FailedRoute(prefix=one.prefix, why=one.why)
-            for one in self._sorted()
-            if one.why and one.want is not None
-        )
-
-    def _sorted(self) -> list[Entry]:
-        return sorted(self, key=lambda entry: order(entry.prefix))
+    def said(self) -> Said:
+        """What a report says of the prefixes; the same object until something changes."""
+        if self._said is None:
+            failed = sorted(self._failed.items(), key=lambda item: order(item[0]))
+            self._said = Said(
+                frozenset(self._announced),
+                frozenset(self._pending),
+                tuple(FailedRoute(prefix=prefix, why=why) for prefix, why in failed),
+            )
+        return self._said
 
 
 def _invalid(route: Route) -> str:

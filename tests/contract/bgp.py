@@ -5,11 +5,11 @@ The agent is played by the test; everything else is the real program. What count
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import json
 import os
-import selectors
 import shutil
 import socket
 import subprocess
@@ -23,10 +23,12 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 
-from anycast.core.values.lease import full_lease
+from anycast.agent.leases import LeaseServer
+from anycast.core.events import Event, PluginConnected, PluginLost, PluginReported
+from anycast.core.values.lease import Lease, by_prefix, full_lease, next_lease
 from anycast.core.values.report import Report
 from anycast.core.values.route import Prefix, Route
-from anycast.lease import Decoder, Lease, encode
+from anycast.sockets import bind_unix
 from lab import netns
 from lab.processes import Process, spawn
 from lab.routewatch import RouteTable, RouteWatch
@@ -61,12 +63,13 @@ def missing() -> str | None:
 
 
 class Agent:
-    """The agent's end of the lease: listens, hands the current lease to whoever connects, renews it, hears reports."""
+    """The agent's end of the lease, in a thread: the real server, with a lease that the test grants and nobody decides."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._sequence = 0
-        self._lease: Callable[[], Lease] | None = None
+        self._granted: tuple[tuple[Route, ...], frozenset[Prefix], float] | None = None
+        self._newest: Lease | None = None
         self._renewed = 0.0  # seconds between renewals; 0: never
         self._last: Report | None = None
         self._changed = threading.Condition()
@@ -75,18 +78,20 @@ class Agent:
         self.open()
 
     def open(self) -> None:
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(self._path))
-        self._listener.listen()
-        self._wake, self._woken = socket.socketpair()
-        self._thread = threading.Thread(target=self._serve, daemon=True)
+        listener = bind_unix(self._path, mode=0o666)
+        self._loop = asyncio.new_event_loop()
+        self._stop, self._wake = asyncio.Event(), asyncio.Event()
+        self._thread = threading.Thread(
+            target=self._loop.run_until_complete, args=(self._serve(listener),), daemon=True
+        )
         self._thread.start()
 
     def close(self) -> None:
         """As if the agent had died: its end of every connection goes, and the socket."""
         if self._thread is not None:
-            self._wake.close()
+            self._loop.call_soon_threadsafe(self._end)
             self._thread.join()
+            self._loop.close()
             self._thread = None
             self._path.unlink()
 
@@ -95,18 +100,11 @@ class Agent:
     ) -> int:
         """From now on the lease is this, sent at once, and again each third of `ttl` with `renew`. Returns its number."""
         with self._changed:
-            self._sequence += 1
-            number = self._sequence
-            self._lease = lambda: full_lease(
-                seq=self._sequence,
-                issued=time.monotonic(),
-                ttl=ttl,
-                routes=routes,
-                owned=tuple(owned) or tuple(route.prefix for route in routes),
-            )
-            self._renewed = ttl / 3 if renew else 0.0
+            prefixes = frozenset(owned) or frozenset(route.prefix for route in routes)
+            self._granted, self._renewed = (routes, prefixes, ttl), ttl / 3 if renew else 0.0
+            number = self._sequence + 1
         if self._thread is not None:
-            self._wake.send(b".")
+            self._loop.call_soon_threadsafe(self._wake.set)
         return number
 
     def wait(self, what: Callable[[Report], bool], timeout: float = PATIENCE) -> Report:
@@ -130,61 +128,58 @@ class Agent:
         """The report by which ExaBGP has taken everything that lease `number` asked for."""
         return self.wait(lambda report: report.seq >= number and not report.pending and not report.failed)
 
-    def _serve(self) -> None:
-        with selectors.DefaultSelector() as selector, contextlib.ExitStack() as sockets:
-            decoders: dict[socket.socket, Decoder] = {}
-            for end in (self._listener, self._woken):
-                sockets.callback(end.close)
-                selector.register(end, selectors.EVENT_READ)
-            sent = time.monotonic()
-            while True:
-                patience = max(0.0, sent + self._renewed - time.monotonic()) if self._renewed else None
-                asked = False
-                for key, _ in selector.select(patience):
-                    one = key.fileobj
-                    assert isinstance(one, socket.socket)
-                    if one is self._listener:
-                        connection, _ = one.accept()
-                        sockets.callback(connection.close)
-                        selector.register(connection, selectors.EVENT_READ)
-                        decoders[connection] = Decoder()
-                        self.connections += 1
-                        self._send([connection])
-                    elif one is self._woken:
-                        if not one.recv(4096):
-                            return
-                        asked = True
-                    elif not self._hear(one, decoders[one]):
-                        selector.unregister(one)
-                        del decoders[one]
-                if asked or (self._renewed and time.monotonic() >= sent + self._renewed):
-                    self._send(decoders)
-                    sent = time.monotonic()
+    def _end(self) -> None:
+        self._stop.set()
+        self._wake.set()
 
-    def _send(self, connections: Any) -> None:
+    async def _serve(self, listener: socket.socket) -> None:
+        server = LeaseServer(self._hear, user="root")
+        self._server = server
+        await server.listen(listener)
+        while not self._stop.is_set():
+            if (lease := self._next()) is not None:
+                server.send(lease)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self._renewed or None)
+            self._wake.clear()
+        await server.close()
+        self._newest = None
+
+    def _next(self) -> Lease | None:
         with self._changed:
-            if self._lease is None:
-                return
-            line = encode(self._lease())
+            if self._granted is None:
+                return None
+            routes, owned, ttl = self._granted
             self._sequence += 1
-        for connection in connections:
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                connection.sendall(line)
+            now, before = time.monotonic(), self._newest
+            if before is None:
+                self._newest = full_lease(seq=self._sequence, issued=now, ttl=ttl, routes=routes, owned=owned)
+            else:
+                same = routes == tuple(before.routes.values())
+                self._newest = next_lease(
+                    base=before.seq,
+                    digest=before.digest,
+                    before=before.routes,
+                    owned_before=before.owned,
+                    seq=self._sequence,
+                    issued=now,
+                    ttl=ttl,
+                    routes=before.routes if same else by_prefix(routes),
+                    owned=before.owned if owned == before.owned else owned,
+                )
+            return self._newest
 
-    def _hear(self, connection: socket.socket, decoder: Decoder) -> bool:
-        """False: the other end is gone."""
-        try:
-            data = connection.recv(65536)
-        except ConnectionResetError:
-            data = b""
+    def _hear(self, event: Event) -> None:
         with self._changed:
-            for message in decoder.feed(data):
-                assert isinstance(message, Report)
-                self._last = message
-            if not data:
-                self._last = None
+            match event:
+                case PluginConnected():
+                    self.connections += 1
+                    self._wake.set()
+                case PluginReported(report=report):
+                    self._last = report
+                case PluginLost():
+                    self._last = None
             self._changed.notify_all()
-        return bool(data)
 
 
 _READY = {"zebra": "zserv.api", "bgpd": "bgpd.vty", "bfdd": "bfdd.vty"}

@@ -49,7 +49,8 @@ class PluginMachine(RuleBasedStateMachine):
         self.plan.tick(self.now)
         content = self.plan.journal(self.now)
         if content is not None and self.writable:
-            self.stored, self.told_unwritable = content, False
+            self.stored = content.routes if content.whole else (*self.stored, *content.routes)
+            self.told_unwritable = False
             self.plan.journaled(content, self.now)
         elif content is not None:
             self.told_unwritable = True
@@ -89,7 +90,7 @@ class PluginMachine(RuleBasedStateMachine):
         self.seq += 1
         self.expires = self.now + TTL
         lease = full_lease(seq=self.seq, issued=self.now, ttl=TTL, routes=self.wanted, owned=PREFIXES)
-        self.plan.lease(lease, self.now)
+        self.plan.lease([lease], self.now)
         self.work()
 
     def exchange(self) -> None:

@@ -16,6 +16,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +36,17 @@ from anycast.core.values.report import Report
 from anycast.core.values.route import Prefix
 from anycast.core.vip import hold
 from anycast.core.vip.hold import Starts
-from anycast.lease import Decoder, encode
+from anycast.lease import (
+    NO_REPORT,
+    Ask,
+    Decoder,
+    Hello,
+    Lease,
+    ReportChange,
+    change_of,
+    encode,
+    report_after,
+)
 from anycast.plugin import link, main
 from anycast.plugin.conversation import SILENCE
 from anycast.plugin.plan import SETTLE as SAY_AGAIN
@@ -83,14 +94,39 @@ def happens(**drawn: Any) -> Callable[[Callable[..., None]], Any]:
     return made
 
 
+@dataclass
+class Peer:
+    """A plugin, as the agent sees it."""
+
+    socket: socket.socket
+    decoder: Decoder
+    backlog: bytearray
+    knows_changes: bool = False
+    seq: int | None = None  # of the lease that is at the end of the backlog
+    newest: bytes = b""
+    report: Report = NO_REPORT
+
+    def give(self, lease: Lease, before: Lease | None) -> None:
+        if self.knows_changes and before is not None and self.seq == lease.base == before.seq:
+            self.newest = encode(change_of(lease, before.owned))
+        else:
+            self.newest = encode(lease)
+        self.seq = lease.seq
+        self.backlog += self.newest
+
+    def heard(self, message: Report | ReportChange) -> None:
+        if isinstance(message, ReportChange):
+            message = report_after(self.report, message)
+        self.report = message
+
+
 class Agent(Node):
     """The core, and a lease socket whose buffers the test can hold back or cut."""
 
     def __init__(self, path: Path, *, now: float, found: Snapshot, crashes: int) -> None:
-        self.backlog = bytearray()
-        self.newest = b""
+        self.newest: Lease | None = None
         self.issued: dict[Any, float] = {}
-        self.peers: dict[int, tuple[socket.socket, Decoder]] = {}
+        self.peers: dict[int, Peer] = {}
         self.met = 0
         self.checked = now
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -103,21 +139,22 @@ class Agent(Node):
     def _perform(self, effects: tuple[ev.Effect, ...]) -> None:
         for effect in effects:
             if isinstance(effect, ev.SendLease):
-                self.newest = encode(effect.lease)
-                self.backlog += self.newest
+                before, self.newest = self.newest, effect.lease
+                for peer in self.peers.values():
+                    peer.give(effect.lease, before)
                 self.issued |= dict.fromkeys(effect.lease.routes, effect.lease.issued)
         super()._perform(effects)
 
     def turn(self, now: float, failing: set[int], *, silent: bool) -> None:
         self.now = now
         with contextlib.suppress(BlockingIOError):
-            peer, _ = self.listener.accept()
-            peer.setblocking(False)
+            accepted, _ = self.listener.accept()
+            accepted.setblocking(False)
             self.met += 1
-            self.peers[self.met] = (peer, Decoder())
+            self.peers[self.met] = Peer(accepted, Decoder(), bytearray(encode(Hello())))
             self.send(ev.PluginConnected(source=self.met))
-        for source, (peer, decoder) in list(self.peers.items()):
-            self._hear(source, peer, decoder)
+        for source, peer in list(self.peers.items()):
+            self._hear(source, peer)
         if now >= self.checked + CHECK_EVERY:
             self.checked = now
             for servers in VIPS.values():
@@ -128,31 +165,48 @@ class Agent(Node):
         if not silent:
             self.flush()
 
-    def _hear(self, source: int, peer: socket.socket, decoder: Decoder) -> None:
+    def _hear(self, source: int, peer: Peer) -> None:
         with contextlib.suppress(BlockingIOError):
             try:
-                data = peer.recv(1 << 20)
+                data = peer.socket.recv(1 << 20)
             except ConnectionError:
                 data = b""
             if not data:
-                peer.close()
+                peer.socket.close()
                 del self.peers[source]
                 self.send(ev.PluginLost(source=source))
-            for message in decoder.feed(data):
-                assert isinstance(message, Report)
-                self.send(ev.PluginReported(source=source, report=message))
+            for message in peer.decoder.feed(data):
+                if isinstance(message, Ask):
+                    peer.knows_changes = True
+                    if self.newest is not None:
+                        peer.give(self.newest, None)
+                else:  # an agent that says nothing may be one that knows no differences
+                    assert isinstance(message, Report | ReportChange)
+                    peer.heard(message)
+                    self.send(ev.PluginReported(source=source, report=peer.report))
 
     def flush(self, size: int | None = None) -> None:
-        data = bytes(self.backlog[:size])
-        for peer, _ in self.peers.values():
+        for peer in self.peers.values():
+            data = bytes(peer.backlog[:size])
             with contextlib.suppress(OSError):
-                peer.sendall(data)
-        del self.backlog[: len(data)]
+                peer.socket.sendall(data)
+            del peer.backlog[: len(data)]
+
+    def again(self, times: int) -> None:
+        """The newest that each was sent comes once more."""
+        for peer in self.peers.values():
+            peer.backlog += peer.newest * times
+
+    def lose(self) -> None:
+        """What waits for the plugins is lost, but for what they were told at first."""
+        for peer in self.peers.values():
+            if peer.seq is not None:
+                peer.backlog.clear()
 
     def close(self) -> None:
         self.listener.close()
-        for peer, _ in self.peers.values():
-            peer.close()
+        for peer in self.peers.values():
+            peer.socket.close()
 
 
 class Silent(link.Log):
@@ -455,7 +509,13 @@ class Triangle(RuleBasedStateMachine):
     @happens(times=st.integers(1, 3))
     def a_lease_comes_again(self, times: int) -> None:
         assert self.agent is not None
-        self.agent.backlog += self.agent.newest * times
+        self.agent.again(times)
+
+    @precondition(lambda self: self.agent is not None)
+    @happens()
+    def leases_that_were_held_back_are_lost(self) -> None:
+        assert self.agent is not None
+        self.agent.lose()
 
     @precondition(lambda self: self.agent is not None and not self.agent_hangs)
     @happens(on=st.booleans())

@@ -2,16 +2,37 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anycast.core.values.lease import MAX_TTL, full_lease
+from anycast.core.values.lease import (
+    MAX_TTL,
+    by_prefix,
+    digest_after,
+    digest_of_all,
+    full_lease,
+    next_lease,
+)
 from anycast.core.values.report import FailedRoute, NeighborState, Report
 from anycast.core.values.route import Route
-from anycast.lease import MAX_LINE, Decoder, Message, ProtocolError, encode
+from anycast.lease import (
+    MAX_LINE,
+    Ask,
+    Decoder,
+    Hello,
+    LeaseChange,
+    Message,
+    ProtocolError,
+    change_of,
+    changes_of,
+    encode,
+    report_after,
+)
+from anycast.lease import messages as lease_messages
 
 prefixes = st.ip_addresses().map(ip_network)
 instants = st.floats(0, 1e9)
@@ -49,6 +70,29 @@ reports = st.builds(
     lease_expired=st.booleans(),
     late_leases=st.integers(0),
 )
+sane_reports = reports.map(
+    lambda report: replace(report, failed=tuple({each.prefix: each for each in report.failed}.values()))
+)
+lease_changes = st.builds(
+    LeaseChange,
+    seq=st.integers(0),
+    issued=instants,
+    ttl=st.floats(0, MAX_TTL, exclude_min=True),
+    base=st.integers(0),
+    digest=st.integers(0, 2**64 - 1),
+    changed=st.lists(routes).map(tuple),
+    gone=st.lists(prefixes).map(tuple),
+    owned=st.lists(prefixes).map(tuple),
+    disowned=st.lists(prefixes).map(tuple),
+)
+messages_of_all_kinds = (
+    leases
+    | lease_changes
+    | reports
+    | st.lists(reports, min_size=2, max_size=2).flatmap(lambda two: st.sampled_from([*changes_of(*two)]))
+    | st.just(Hello())
+    | st.just(Ask())
+)
 LEASE = full_lease(
     seq=7,
     issued=100.0,
@@ -65,7 +109,7 @@ def test_a_report_of_another_version_has_what_it_does_not_say() -> None:
     assert Decoder().feed(json.dumps(body).encode() + b"\n") == [Report(seq=1)]
 
 
-@given(st.lists(leases | reports, max_size=4), st.data())
+@given(st.lists(messages_of_all_kinds, max_size=4), st.data())
 def test_messages_arrive_as_they_were_sent_however_the_bytes_are_cut(
     messages: list[Message], data: st.DataObject
 ) -> None:
@@ -135,3 +179,90 @@ def test_a_lease_names_a_prefix_once() -> None:
 def test_a_number_json_does_not_know_is_not_sent() -> None:
     with pytest.raises(ValueError, match="JSON"):
         encode(Report(seq=1, silent_since=math.nan))
+
+
+def test_an_unchanged_lease_is_a_short_line() -> None:
+    lease = next_lease(
+        base=LEASE.seq,
+        digest=LEASE.digest,
+        before=LEASE.routes,
+        owned_before=LEASE.owned,
+        seq=8,
+        issued=1234567.123456789,
+        ttl=2.0,
+        routes=LEASE.routes,
+        owned=LEASE.owned,
+    )
+    assert lease.digest == LEASE.digest
+    assert len(encode(change_of(lease, LEASE.owned))) < 140
+
+
+def test_an_agent_of_an_older_release_gives_no_digest() -> None:
+    body = json.loads(encode(LEASE))
+    del body["digest"]
+    assert Decoder().feed(json.dumps(body).encode() + b"\n") == [LEASE]
+
+
+def test_a_plugin_of_an_older_release_knows_neither_of_the_first_words() -> None:
+    assert json.loads(encode(Hello())) == {"type": "hello"}
+    assert json.loads(encode(Ask())) == {"type": "ask"}
+
+
+@given(old=sane_reports, new=sane_reports, piece=st.integers(1, 4), told=st.booleans())
+def test_a_report_is_the_one_before_and_what_differs(
+    old: Report, new: Report, piece: int, *, told: bool
+) -> None:
+    if told:
+        differs = (old.announced ^ new.announced) | (old.pending ^ new.pending)
+        whys = {each.prefix: each.why for each in old.failed}
+        wherefores = {each.prefix: each.why for each in new.failed}
+        differs |= {p for p in whys.keys() | wherefores.keys() if whys.get(p) != wherefores.get(p)}
+        new = replace(new, touched=differs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lease_messages, "PIECE", piece)
+        changes = list(changes_of(old, new))
+    now = old
+    for change in changes:
+        assert now.seq == old.seq
+        now = report_after(now, change)
+    assert replace(now, failed=()) == replace(new, failed=())
+    assert set(now.failed) == set(new.failed)
+    assert all(len(change.announced) + len(change.not_announced) <= piece for change in changes)
+
+
+@given(first=sane_reports, second=sane_reports, other=sane_reports)
+def test_a_change_that_does_not_fit_is_refused_and_never_guessed_at(
+    first: Report, second: Report, other: Report
+) -> None:
+    (change,) = changes_of(first, second)
+    try:
+        found = report_after(other, change)
+    except ProtocolError:
+        return
+    for mine, its in ((found.announced, second.announced), (found.pending, second.pending)):
+        assert len(mine) == len(its)
+
+
+def test_the_digest_follows_each_change_and_has_no_order() -> None:
+    one, two = (Route(prefix=ip_network(f"192.0.2.{n}/32"), med=n) for n in (1, 2))
+    worse = replace(one, med=9)
+    full = digest_of_all([one, two], [])
+    assert full == digest_of_all([two, one], [])
+    before = by_prefix([one, two])
+    assert digest_after(full, before, [worse], [two.prefix]) == digest_of_all([worse], [])
+    assert digest_after(0, {}, [one], [], owned=[two.prefix]) == digest_of_all([one], [two.prefix])
+    assert digest_of_all([one], [two.prefix]) != digest_of_all([two], [one.prefix])
+
+
+def test_the_digest_is_the_same_in_every_release() -> None:
+    route = Route(
+        prefix=ip_network("192.0.2.1/32"),
+        next_hop=ip_address("192.0.2.9"),
+        med=5,
+        communities=("65001:1", "65535:0"),
+        large_communities=("1:2:3",),
+    )
+    assert (
+        digest_of_all([route, Route(prefix=ip_network("2001:db8::1/128"))], [route.prefix])
+        == 14683352686248483583
+    )

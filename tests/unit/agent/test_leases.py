@@ -9,8 +9,10 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 from typing import TypeVar
@@ -21,12 +23,25 @@ from structlog.testing import capture_logs
 from anycast.agent import leases
 from anycast.agent.leases import MAX_REPORT, LeaseServer
 from anycast.core.events import Event, PluginConnected, PluginLost, PluginReported
-from anycast.core.values.lease import full_lease
-from anycast.core.values.route import Route
-from anycast.lease import Decoder, Lease, Report, encode
+from anycast.core.values.lease import by_prefix, full_lease, next_lease
+from anycast.core.values.route import Prefix, Route
+from anycast.lease import (
+    NO_REPORT,
+    Ask,
+    Decoder,
+    Hello,
+    Lease,
+    LeaseChange,
+    Message,
+    Report,
+    change_of,
+    changes_of,
+    encode,
+)
 from anycast.sockets import bind_unix
 
 PREFIX = ip_network("192.0.2.1/32")
+ISSUED = time.monotonic()
 REPORT = Report(seq=3, announced=frozenset({PREFIX}), pid=42)
 
 T = TypeVar("T", bound=Event)
@@ -35,10 +50,24 @@ T = TypeVar("T", bound=Event)
 def lease(seq: int, owned: int = 1) -> Lease:
     return full_lease(
         seq=seq,
-        issued=1.0,
-        ttl=2.0,
+        issued=ISSUED,
+        ttl=300.0,
         routes=(Route(prefix=PREFIX),),
         owned=tuple(ip_network(10 << 24 | number) for number in range(owned)),
+    )
+
+
+def after(before: Lease, *routes: Route, owned: frozenset[Prefix] | None = None) -> Lease:
+    return next_lease(
+        base=before.seq,
+        digest=before.digest,
+        before=before.routes,
+        owned_before=before.owned,
+        seq=before.seq + 1,
+        issued=ISSUED,
+        ttl=300.0,
+        routes=by_prefix(routes),
+        owned=before.owned if owned is None else owned,
     )
 
 
@@ -71,12 +100,16 @@ class Plugin:
         self.writer = writer
         self._decoder = Decoder()
 
-    async def leases(self) -> list[Lease]:
+    async def leases(self) -> list[Lease | LeaseChange]:
         """Those that come next; none when the agent has hung up."""
         while data := await self.reader.read(65536):
-            if found := [message for message in self._decoder.feed(data) if isinstance(message, Lease)]:
+            heard = self._decoder.feed(data)
+            if found := [message for message in heard if isinstance(message, Lease | LeaseChange)]:
                 return found
         return []
+
+    def say(self, *messages: Message) -> None:
+        self.writer.write(b"".join(map(encode, messages)))
 
 
 @asynccontextmanager
@@ -229,7 +262,123 @@ def test_what_is_no_report_is_passed_over(directory: Path) -> None:
     assert run(directory, story) == []
 
 
-def test_one_who_does_not_read_is_dropped_and_holds_nobody_up(directory: Path) -> None:
+def test_one_who_asks_gets_the_full_set_and_then_what_changes(directory: Path) -> None:
+    async def story(server: Server) -> None:
+        async with plugin(server) as one:
+            await server.next(PluginConnected)
+            server.send(first := lease(1))
+            assert await one.leases() == [first]
+            one.say(Ask(), REPORT)  # it has the full set of this lease
+            await server.next(PluginReported)
+            server.send(second := after(first, Route(prefix=PREFIX)))
+            (renewal,) = await one.leases()
+            assert renewal == change_of(second, first.owned)
+            assert len(encode(renewal)) < 140
+            other = ip_network("192.0.2.2/32")
+            server.send(third := after(second, Route(prefix=other), owned=frozenset({other})))
+            (change,) = await one.leases()
+            assert change == change_of(third, second.owned)
+            assert isinstance(change, LeaseChange)
+            assert (change.changed, change.gone) == ((Route(prefix=other),), (PREFIX,))
+            assert (change.owned, change.disowned) == ((other,), tuple(second.owned))
+
+    assert run(directory, story) == []
+
+
+def test_a_lease_that_does_not_stand_on_the_one_before_goes_out_in_full(directory: Path) -> None:
+    async def story(server: Server) -> None:
+        async with plugin(server) as one:
+            await server.next(PluginConnected)
+            one.say(Ask(), REPORT)
+            await server.next(PluginReported)
+            server.send(first := lease(1))
+            assert await one.leases() == [first]
+            server.send(alone := lease(2))
+            assert await one.leases() == [alone]
+            server.send(astray := after(first))
+            assert await one.leases() == [whole_of(astray)]
+
+    assert run(directory, story) == []
+
+
+def whole_of(one: Lease) -> Lease:
+    return replace(one, base=None, changed=(), gone=())
+
+
+def test_one_who_asks_again_gets_the_full_set_once_for_each_lease(directory: Path) -> None:
+    async def story(server: Server) -> None:
+        async with plugin(server) as one:
+            await server.next(PluginConnected)
+            server.send(first := lease(1))
+            assert await one.leases() == [first]
+            one.say(Ask(), REPORT)
+            await server.next(PluginReported)
+            server.send(second := after(first, Route(prefix=PREFIX)))
+            one.say(*[Ask()] * 50)
+            found = await one.leases()
+            while len(found) < 2:
+                found += await one.leases()
+            assert found == [change_of(second, first.owned), whole_of(second)]
+            server.send(third := after(second, Route(prefix=PREFIX)))
+            assert await one.leases() == [change_of(third, second.owned)]
+
+    assert run(directory, story) == []
+
+
+def test_a_lease_that_is_over_is_not_handed_out_again(directory: Path) -> None:
+    async def story(server: Server) -> None:
+        async with plugin(server) as one:
+            await server.next(PluginConnected)
+            server.send(over := full_lease(seq=1, issued=ISSUED - 9.0, ttl=2.0, routes=()))
+            assert await one.leases() == [over]
+        await server.next(PluginLost)
+        async with plugin(server) as next_one:
+            await server.next(PluginConnected)
+            next_one.say(Ask(), REPORT)
+            await server.next(PluginReported)
+            server.send(good := after(over))
+            assert await next_one.leases() == [whole_of(good)]
+
+    assert run(directory, story) == []
+
+
+@pytest.mark.parametrize("knows_changes", [True, False])
+def test_one_who_was_behind_gets_the_newest_full_set_and_no_queue(
+    directory: Path, *, knows_changes: bool
+) -> None:
+    async def story(server: Server) -> None:
+        async with plugin(server) as good:
+            await server.next(PluginConnected)
+            with socket.socket(socket.AF_UNIX) as slow:
+                slow.connect(str(server.path))
+                await server.next(PluginConnected)
+                if knows_changes:
+                    slow.sendall(encode(Ask()) + encode(REPORT))
+                    await server.next(PluginReported)
+                newest = lease(1, owned=30_000)
+                server.send(newest)
+                for _ in range(400):
+                    server.send(newest := after(newest, Route(prefix=PREFIX, med=newest.seq)))
+                while not any(one.seq == newest.seq for one in await good.leases()):
+                    pass
+                reader, writer = await asyncio.open_unix_connection(sock=slow)
+                behind, found = Plugin(reader, writer), list[Lease | LeaseChange]()
+                while not found or found[-1].seq != newest.seq:
+                    found += await behind.leases()
+                writer.close()
+                whole = [one.seq for one in found if isinstance(one, Lease)]
+                assert whole == [1, newest.seq]
+                assert len(found) < (400 if knows_changes else 3)
+                assert found[-1] == whole_of(newest)
+
+    assert run(directory, story) == []
+
+
+def test_one_who_does_not_read_is_dropped_and_holds_nobody_up(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "STALLED", 0.0)
+
     async def story(server: Server) -> None:
         with socket.socket(socket.AF_UNIX) as deaf:
             deaf.connect(str(server.path))
@@ -248,6 +397,65 @@ def test_one_who_does_not_read_is_dropped_and_holds_nobody_up(directory: Path) -
     with capture_logs() as logs:
         assert run(directory, story) == []
     assert [one["event"] for one in logs] == ["plugin.dropped"]
+
+
+def test_reports_are_put_together_from_what_differs(directory: Path) -> None:
+    other = ip_network("192.0.2.2/32")
+    second = replace(REPORT, seq=4, announced=frozenset({other}), touched=frozenset({PREFIX, other}))
+
+    async def story(server: Server) -> None:
+        async with plugin(server) as one:
+            await server.next(PluginConnected)
+            one.say(*changes_of(NO_REPORT, REPORT))
+            heard = (await server.next(PluginReported)).report
+            assert (heard, heard.touched) == (REPORT, frozenset({PREFIX}))
+            one.say(*changes_of(REPORT, second))
+            heard = (await server.next(PluginReported)).report
+            assert (heard, heard.touched) == (second, frozenset({PREFIX, other}))
+            one.say(*changes_of(NO_REPORT, REPORT))  # which does not stand on what was said
+            await server.next(PluginLost)
+
+    with capture_logs() as logs:
+        assert run(directory, story) == []
+    assert [one["event"] for one in logs] == ["plugin.refused"]
+
+
+def test_of_what_comes_together_the_newest_is_heard_with_all_that_has_changed(directory: Path) -> None:
+    prefixes = [ip_network(f"192.0.2.{number}/32") for number in range(200)]
+
+    async def story(server: Server) -> None:
+        async with plugin(server) as one:
+            await server.next(PluginConnected)
+            said, stream = NO_REPORT, b""
+            for number, prefix in enumerate(prefixes):
+                new = Report(seq=number, announced=frozenset({prefix}), pid=1)
+                stream += b"".join(map(encode, changes_of(said, new)))
+                said = new
+            one.writer.write(stream)
+            heard = [(await server.next(PluginReported)).report]
+            while heard[-1] != said:
+                heard.append((await server.next(PluginReported)).report)
+            assert len(heard) < len(prefixes) / 10
+            assert frozenset[Prefix]().union(*(each.touched or () for each in heard)) == set(prefixes)
+
+    assert run(directory, story) == []
+
+
+def test_a_plugin_that_floods_the_agent_does_not_keep_the_lease_from_others(directory: Path) -> None:
+    async def story(server: Server) -> None:
+        async with plugin(server) as loud, plugin(server) as good:
+            for _ in range(2):
+                await server.next(PluginConnected)
+            flood = encode(REPORT) * 20_000
+            loud.writer.write(flood)
+            await server.next(PluginReported)
+            for seq in range(1, 6):
+                server.send(lease(seq))
+                assert [one.seq for one in await good.leases()] == [seq]
+            heard = 1 + server.events.qsize()
+            assert heard * leases.READ_SIZE < len(flood), "all of it was read first"
+
+    assert run(directory, story) == []
 
 
 def test_a_new_socket_takes_new_plugins_and_those_that_stand_stay(directory: Path) -> None:
@@ -297,7 +505,8 @@ def test_only_the_plugins_user_is_let_in(directory: Path, user: str, *, admitted
                 await server.next(PluginConnected)
                 server.send(lease(1))
             heard = await asyncio.get_running_loop().sock_recv(client, 65536)
-            assert heard == (encode(lease(1)) if admitted else b"")
+            assert heard.startswith(encode(Hello()) if admitted else b"")
+            assert bool(heard) == admitted
             assert server.events.empty()
 
     assert run(directory, story, user) == []

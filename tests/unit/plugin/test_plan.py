@@ -11,6 +11,7 @@ from anycast.core.values.report import Report
 from anycast.core.values.route import Prefix, Route, drained
 from anycast.plugin import codec
 from anycast.plugin.conversation import OWES, PING, QUERY, SILENCE, WINDOW
+from anycast.plugin.journal import Writing
 from anycast.plugin.plan import REASSERT, SETTLE, Planner
 from anycast.plugin.prefixes import RETRY_ANNOUNCE, RETRY_WITHDRAW, WITHDRAW_TRIES
 
@@ -35,7 +36,7 @@ class Exchange:
     def commands(self) -> list[str]:
         content = self.plan.journal(self.now)
         if content is not None:
-            self.journal = content
+            self.journal = content.routes if content.whole else (*self.journal, *content.routes)
             self.plan.journaled(content, self.now)
         return self.plan.commands(self.now)
 
@@ -56,9 +57,8 @@ class Exchange:
 
     def lease(self, *routes: Route, owned: tuple[Prefix, ...] = (A, B), ttl: float = 300.0) -> None:
         self.seq += 1
-        self.plan.lease(
-            full_lease(seq=self.seq, issued=self.now, ttl=ttl, routes=routes, owned=owned), self.now
-        )
+        lease = full_lease(seq=self.seq, issued=self.now, ttl=ttl, routes=routes, owned=owned)
+        self.plan.lease([lease], self.now)
 
     def wait(self, seconds: float) -> None:
         """Time goes by, and the plugin runs all the while."""
@@ -298,7 +298,8 @@ def test_a_lease_that_lay_in_a_buffer_until_it_was_over_changes_nothing_and_is_l
     x.settle()
     x.plan.log.clear()
     for seq in (2, 3):
-        x.plan.lease(full_lease(seq=seq, issued=x.now - 3.0, ttl=2.0, routes=(ROUTE_A,), owned=(A, B)), x.now)
+        late = full_lease(seq=seq, issued=x.now - 3.0, ttl=2.0, routes=(ROUTE_A,), owned=(A, B))
+        x.plan.lease([late], x.now)
     assert x.settle() == []
     assert (x.report().seq, x.report().announced, x.report().late_leases) == (1, ONLY_B, 2)
     assert x.plan.log == [
@@ -310,7 +311,7 @@ def test_each_streak_of_late_leases_is_logged() -> None:
     x = Exchange().started()
     late = full_lease(seq=9, issued=x.now - 3.0, ttl=2.0, routes=())
     for _ in range(2):
-        x.plan.lease(late, x.now)
+        x.plan.lease([late], x.now)
         x.lease()
     assert sum("after it had run out" in text for text in x.plan.log) == 2
 
@@ -462,8 +463,8 @@ def test_a_route_is_announced_only_after_the_journal_holds_it() -> None:
     x = Exchange().started()
     x.lease(ROUTE_A)
     assert x.plan.commands(x.now) == []
-    assert x.plan.journal(x.now) == (ROUTE_A,)
-    x.plan.journaled((ROUTE_A,), x.now)
+    assert x.plan.journal(x.now) == Writing((ROUTE_A,), whole=True)
+    x.plan.journaled(Writing((ROUTE_A,), whole=True), x.now)
     assert x.plan.commands(x.now) == [codec.announce(ROUTE_A)]
 
 

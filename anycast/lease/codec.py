@@ -1,51 +1,46 @@
-"""The lease protocol between the agent and the plugin: newline-delimited JSON, both ends' codec.
-
-The agent listens on a unix stream socket, plugins connect and connect again. The agent sends a
-`Lease`, the full set of routes and never a difference, and renews it well within its time to live; the
-plugin answers with a `Report`. Sequence numbers belong to a connection: after a new connection a report
-says 0 until the plugin follows a lease of that connection.
-
-Both ends run on one host, so instants are readings of one CLOCK_MONOTONIC. No sockets in here: bytes in,
-values out.
-"""
+"""The codec of both ends: newline-delimited JSON. Bytes in, values out; no sockets in here."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
-from typing import TypeAlias
+from typing import assert_never
 
-from anycast.core.values.lease import Lease, full_lease
+from anycast.core.values.lease import Lease, by_prefix, digest_of_all
 from anycast.core.values.report import FailedRoute, NeighborState, Report
 from anycast.core.values.route import Address, Prefix, Route
-
-__all__ = [
-    "MAX_LINE",
-    "Decoder",
-    "Lease",
-    "Message",
-    "ProtocolError",
-    "Report",
-    "encode",
-    "route_body",
-    "route_of",
-]
+from anycast.lease.messages import Ask, Hello, LeaseChange, Message, ProtocolError, ReportChange
 
 MAX_LINE = 4 * 1024 * 1024  # bytes
 
-
-class ProtocolError(ValueError):
-    """The other end broke the protocol: close this connection, its bytes mean nothing any more."""
-
-
-Message: TypeAlias = Lease | Report
+# Each prefix comes again and again; this is what most nodes have at most.
+_network = lru_cache(maxsize=2**14)(ip_network)
 
 
 def encode(message: Message) -> bytes:
     """One whole line. Raises ValueError where a number is not finite."""
-    body = _lease_body(message) if isinstance(message, Lease) else _report_body(message)
-    return json.dumps(body, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"
+    return json.dumps(_body(message), separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"
+
+
+def _body(message: Message) -> dict[str, object]:
+    match message:
+        case Lease():
+            return _lease_body(message)
+        case LeaseChange():
+            return _lease_change_body(message)
+        case Report():
+            return _report_body(message)
+        case ReportChange():
+            return _report_change_body(message)
+        case Hello():
+            return {"type": "hello"}
+        case Ask():
+            return {"type": "ask"}
+        case _:
+            assert_never(message)
 
 
 class Decoder:
@@ -90,8 +85,16 @@ def _decode(line: bytes) -> Message | None:
         match body.text("type"):
             case "lease":
                 return _lease(body)
+            case "lease_change":
+                return _lease_change(body)
             case "report":
                 return _report(body)
+            case "report_change":
+                return _report_change(body)
+            case "hello":
+                return Hello()
+            case "ask":
+                return Ask()
             case _:
                 return None
     except (ValueError, TypeError, RecursionError) as error:
@@ -167,10 +170,13 @@ class _Fields:
         return [_Fields(_object(value, name)) for value in self.array(name)]
 
     def prefix(self, name: str) -> Prefix:
-        return ip_network(self.text(name))
+        return _network(self.text(name))
 
     def prefixes(self, name: str) -> tuple[Prefix, ...]:
-        return tuple(ip_network(text) for text in self.texts(name))
+        return tuple(map(_network, self.texts(name)))
+
+    def has(self, name: str) -> bool:
+        return self._values.get(name) is not None
 
     def address_or_none(self, name: str) -> Address | None:
         text = self.text_or_none(name)
@@ -200,6 +206,9 @@ def route_of(value: object) -> Route:
     )
 
 
+# A field that has nothing to say is left out: most messages say little.
+
+
 def _lease_body(lease: Lease) -> dict[str, object]:
     return {
         "type": "lease",
@@ -207,27 +216,110 @@ def _lease_body(lease: Lease) -> dict[str, object]:
         "issued": lease.issued,
         "ttl": lease.ttl,
         "routes": [route_body(route) for route in lease.routes.values()],
-        "owned": [str(prefix) for prefix in lease.owned],
+        "owned": _texts(lease.owned),
+        "digest": lease.digest,
     }
 
 
 def _lease(fields: _Fields) -> Lease:
-    return full_lease(
+    """An agent that does not know differences gives no digest: it is worked out."""
+    routes = by_prefix(map(route_of, fields.array("routes")))
+    owned = frozenset(fields.prefixes("owned"))
+    digest = fields.integer_or_none("digest")
+    return Lease(
         seq=fields.integer("seq"),
         issued=fields.number("issued"),
         ttl=fields.number("ttl"),
-        routes=map(route_of, fields.array("routes")),
-        owned=fields.prefixes("owned"),
+        routes=routes,
+        owned=owned,
+        digest=digest_of_all(routes.values(), owned) if digest is None else digest,
+    )
+
+
+def _lease_change_body(change: LeaseChange) -> dict[str, object]:
+    body: dict[str, object] = {
+        "type": "lease_change",
+        "seq": change.seq,
+        "issued": change.issued,
+        "ttl": change.ttl,
+        "base": change.base,
+        "digest": change.digest,
+        "changed": [route_body(route) for route in change.changed],
+        "gone": _texts(change.gone),
+        "owned": _texts(change.owned),
+        "disowned": _texts(change.disowned),
+    }
+    return _spare(body)
+
+
+def _lease_change(fields: _Fields) -> LeaseChange:
+    return LeaseChange(
+        seq=fields.integer("seq"),
+        issued=fields.number("issued"),
+        ttl=fields.number("ttl"),
+        base=fields.integer("base"),
+        digest=fields.integer("digest"),
+        changed=tuple(map(route_of, fields.array("changed"))) if fields.has("changed") else (),
+        gone=_some(fields, "gone"),
+        owned=_some(fields, "owned"),
+        disowned=_some(fields, "disowned"),
     )
 
 
 def _report_body(report: Report) -> dict[str, object]:
     return {
         "type": "report",
+        **_rest_body(report),
+        "announced": _texts(report.announced),
+        "pending": _texts(report.pending),
+        "failed": _failed_body(report.failed),
+    }
+
+
+def _report(fields: _Fields) -> Report:
+    return _rest(
+        fields,
+        announced=frozenset(fields.prefixes("announced")),
+        pending=frozenset(fields.prefixes("pending")),
+        failed=_failed(fields),
+    )
+
+
+def _report_change_body(change: ReportChange) -> dict[str, object]:
+    body: dict[str, object] = {
+        "type": "report_change",
+        **_rest_body(change.rest),
+        "announced": _texts(change.announced),
+        "not_announced": _texts(change.not_announced),
+        "pending": _texts(change.pending),
+        "not_pending": _texts(change.not_pending),
+        "failed": _failed_body(change.failed),
+        "not_failed": _texts(change.not_failed),
+        "counts": change.counts,
+    }
+    return _spare(body)
+
+
+def _report_change(fields: _Fields) -> ReportChange:
+    counts = fields.array("counts")
+    if len(counts) != 3 or not all(type(each) is int for each in counts):
+        raise ValueError("counts: expected three numbers")
+    announced, pending, failed = (int(str(each)) for each in counts)
+    return ReportChange(
+        rest=_rest(fields, announced=frozenset(), pending=frozenset(), failed=()),
+        announced=_some(fields, "announced"),
+        not_announced=_some(fields, "not_announced"),
+        pending=_some(fields, "pending"),
+        not_pending=_some(fields, "not_pending"),
+        failed=_failed(fields) if fields.has("failed") else (),
+        not_failed=_some(fields, "not_failed"),
+        counts=(announced, pending, failed),
+    )
+
+
+def _rest_body(report: Report) -> dict[str, object]:
+    return {
         "seq": report.seq,
-        "announced": [str(prefix) for prefix in report.announced],
-        "pending": [str(prefix) for prefix in report.pending],
-        "failed": [{"prefix": str(failed.prefix), "why": failed.why} for failed in report.failed],
         "neighbors": [
             {
                 "address": neighbor.address,
@@ -248,15 +340,18 @@ def _report_body(report: Report) -> dict[str, object]:
     }
 
 
-def _report(fields: _Fields) -> Report:
+def _rest(
+    fields: _Fields,
+    *,
+    announced: frozenset[Prefix],
+    pending: frozenset[Prefix],
+    failed: tuple[FailedRoute, ...],
+) -> Report:
     return Report(
         seq=fields.integer("seq"),
-        announced=frozenset(fields.prefixes("announced")),
-        pending=frozenset(fields.prefixes("pending")),
-        failed=tuple(
-            FailedRoute(prefix=item.prefix("prefix"), why=item.text("why"))
-            for item in fields.objects("failed")
-        ),
+        announced=announced,
+        pending=pending,
+        failed=failed,
         neighbors=tuple(
             NeighborState(
                 address=item.text("address"),
@@ -264,7 +359,7 @@ def _report(fields: _Fields) -> Report:
                 changed=item.number("changed"),
                 reason=item.text("reason"),
             )
-            for item in fields.objects("neighbors")
+            for item in (fields.objects("neighbors") if fields.has("neighbors") else ())
         ),
         exabgp_version=fields.text_or_none("exabgp_version"),
         exabgp_pid=fields.integer("exabgp_pid"),
@@ -275,3 +370,25 @@ def _report(fields: _Fields) -> Report:
         lease_expired=fields.flag("lease_expired"),
         late_leases=fields.integer_or_none("late_leases") or 0,
     )
+
+
+def _failed_body(failed: Iterable[FailedRoute]) -> list[dict[str, str]]:
+    return [{"prefix": str(each.prefix), "why": each.why} for each in failed]
+
+
+def _failed(fields: _Fields) -> tuple[FailedRoute, ...]:
+    return tuple(
+        FailedRoute(prefix=item.prefix("prefix"), why=item.text("why")) for item in fields.objects("failed")
+    )
+
+
+def _some(fields: _Fields, name: str) -> tuple[Prefix, ...]:
+    return fields.prefixes(name) if fields.has(name) else ()
+
+
+def _texts(prefixes: Iterable[Prefix]) -> list[str]:
+    return list(map(str, prefixes))
+
+
+def _spare(body: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in body.items() if value != [] and value is not None}
