@@ -1,7 +1,7 @@
 """The messages from the agent to the ops process, one way only: frames of pickled messages over a socket pair.
 
 The first messages hold everything, each later one what has changed since the one before. What follows from the
-configuration alone is not sent: both ends work it out.
+configuration alone is not sent: both ends work it out. What nobody is shown is not sent either.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ import pickle
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
-from anycast.core.dataplane.members import composed_uses, memberships, siblings, target_names
-from anycast.core.owned import NOTHING, owned_by
-from anycast.core.values.configuration import Address, Config, Target
+from anycast.core.dataplane.kernel import Desired
+from anycast.core.dataplane.members import composed_uses, memberships
+from anycast.core.maintenance.stages import is_server
+from anycast.core.owned import NOTHING
+from anycast.core.state import State
+from anycast.core.values.configuration import Address, Config, Prefix, Target
 from anycast.core.vip.requirements import requirements
-from anycast.ops.delta import Delta, names
+from anycast.ops.delta import Change, names
 from anycast.ops.source import Facts
 
 LENGTH = struct.Struct("!I")  # of the message behind it
@@ -28,18 +31,21 @@ _DERIVED: Mapping[str, tuple[Any, Callable[[Config], Any]]] = {
     "members": ({}, memberships),
     "requirements": ((), requirements),
     "composed": ((), composed_uses),
-    "names": ({}, target_names),
-    "siblings": ({}, siblings),
-    "configured": (NOTHING, owned_by),
 }
 """Fields of a state that follow from the configuration: what is sent in their place, and how to work them out."""
+
+_UNSHOWN: Mapping[str, Any] = {"names": {}, "siblings": {}, "configured": NOTHING, "owned": NOTHING}
+"""Fields of a state that no document needs, and what stands in their place."""
+
+_REACHED = Desired(table={}, addresses=frozenset(), sysctls={}, exclusive=True)
+"""Sent where the kernel has been read to hold all that is desired: that is not sent twice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     revision: int
-    facts: Facts | None = None  # None: those of the message before, changed by `delta`
-    delta: Delta = None
+    facts: Facts | None = None  # None: those of the message before, changed by `changes`
+    changes: tuple[Change, ...] = ()
     more: bool = False  # nothing to show yet: the next message belongs to it
     events: tuple[str, ...] = ()  # as lines of JSON, the oldest first
     ran: bytes = b""  # the numbers of targets whose checks ran, as array("I")
@@ -48,19 +54,36 @@ class Message:
 
 
 def bare(facts: Facts) -> Facts:
-    """Without what both ends work out, and the kernel's table as it is going to be, which the other end has no use for."""
-    kernel = replace(facts.state.kernel, coming=None)
-    known = {name: none for name, (none, _) in _DERIVED.items()}
-    return replace(facts, state=replace(facts.state, kernel=kernel, **known))
+    """Without what both ends work out, and without what is not shown."""
+    state = facts.state
+    kernel = replace(
+        state.kernel,
+        reported=None,
+        coming=None,
+        attempted=None,
+        reached=_REACHED if _asks_whether_reached(state) and state.kernel.reached == state.desired else None,
+    )
+    left_out = {name: none for name, (none, _) in _DERIVED.items()} | dict(_UNSHOWN)
+    return replace(facts, state=replace(state, kernel=kernel, **left_out))
+
+
+def _asks_whether_reached(state: State) -> bool:
+    """Only a drained real server is shown to be at rest or not; the comparison costs what the tables have."""
+    return any(map(is_server, state.maintenance))
 
 
 def derived(config: Config) -> dict[str, Any]:
-    """The fields that `bare` leaves out."""
+    """The fields that `bare` leaves out and documents need."""
     return {name: work_out(config) for name, (_, work_out) in _DERIVED.items()}
 
 
 def whole(facts: Facts, fields: Mapping[str, Any]) -> Facts:
-    return replace(facts, state=replace(facts.state, **fields))
+    """What `bare` made bare, to be shown. `fields`: from `derived`."""
+    state = facts.state
+    kernel = state.kernel
+    if kernel.reached is not None:
+        kernel = replace(kernel, reached=state.desired)
+    return replace(facts, state=replace(state, kernel=kernel, **fields))
 
 
 def _made(kind: type, parts: tuple[object, ...]) -> object:
@@ -76,12 +99,18 @@ def _address(address: Address) -> tuple[Any, tuple[int]]:
     return type(address), (int(address),)  # by itself it would be sent as text, and parsed
 
 
+def _prefix(prefix: Prefix) -> tuple[Any, tuple[tuple[int, int]]]:
+    return type(prefix), ((int(prefix.network_address), prefix.prefixlen),)
+
+
 class _Pickler(pickle.Pickler):
     dispatch_table = {  # noqa: RUF012 - as the library wants it
         **copyreg.dispatch_table,
         Target: _remake,
         IPv4Address: _address,
         IPv6Address: _address,
+        IPv4Network: _prefix,
+        IPv6Network: _prefix,
     }
 
 

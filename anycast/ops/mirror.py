@@ -32,7 +32,7 @@ class Mirror:
 
     def take(self, message: feed.Message) -> None:
         coming = self._coming if message.facts is None else message.facts
-        coming = self._coming = delta.apply(coming, message.delta)
+        coming = self._coming = delta.apply(coming, message.changes)
         if message.more:
             return
         config = coming.state.config
