@@ -705,8 +705,8 @@ class _Tables:
     def servers(self, _vip: Vip, _service: Service) -> Any:
         return ()
 
-    def fingerprint(self, address: Address, service: Service) -> str | None:
-        return self._board.fingerprints[address, service.name]
+    def fingerprint(self, vip: Vip, address: Address, service: Service) -> str | None:
+        return self._board.fingerprint(vip, address, service)
 
 
 def _ill(found: Sequence[Seen]) -> list[int]:

@@ -155,12 +155,20 @@ READ: tuple[Operation, ...] = (
     Operation(
         path="/metrics",
         handler="get_metrics",
-        about="Prometheus metrics.",
+        about="Prometheus metrics, packed if Accept-Encoding takes gzip.",
+        parameters=(
+            Parameter(
+                name="servers",
+                about="`no`: without the series of each real server, of which there are most.",
+                schema={"type": "string", "enum": ["yes", "no"], "default": "yes"},
+            ),
+        ),
         answers={
+            400: _NO_PARAMETER,
             200: Answer(
                 about="In the format that Accept asks for.",
                 content={TEXT: {"type": "string"}, "application/openmetrics-text": {"type": "string"}},
-            )
+            ),
         },
     ),
     Operation(

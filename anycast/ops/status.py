@@ -35,7 +35,7 @@ from anycast.core.vip.decide import Advertise, Reason, ServiceFacts
 from anycast.core.vip.facts import connections_of, furthest, held_for, is_at_rest, recent_crashes, start_hold
 from anycast.ops.servers import Look, Row, Seen, rows, seen
 
-_prefix_of = lru_cache(maxsize=8192)(prefix_of)
+_prefix_of = lru_cache(maxsize=32_768)(prefix_of)
 
 VERSION = 1
 TOUCH_FILE = "maintenance"  # in the runtime directory
@@ -127,7 +127,7 @@ class View(Protocol):
 
     def servers(self, vip: Vip, service: Service) -> Any: ...
 
-    def fingerprint(self, address: Address, service: Service) -> str | None: ...
+    def fingerprint(self, vip: Vip, address: Address, service: Service) -> str | None: ...
 
 
 class _Fresh:
@@ -142,7 +142,7 @@ class _Fresh:
         found = ((row, seen(row, self._look)) for row in rows(vip, service))
         return [server_status(row, one, self._clock) for row, one in found]
 
-    def fingerprint(self, address: Address, service: Service) -> str | None:
+    def fingerprint(self, _vip: Vip, address: Address, service: Service) -> str | None:
         return fingerprint(self._state, address, service)
 
 
@@ -410,7 +410,10 @@ def _obstacle(routes: Routing, prefix: Prefix) -> Obstacle | None:
 
 def is_announced(routes: Routing, vip: Vip) -> bool:
     """Whether ExaBGP has acknowledged every prefix of the VIP, and a BGP session that carries its family is up."""
-    return all(prefix.announced for prefix in prefixes(routes, vip))
+    return all(
+        prefix in routes.acknowledged and _count_up(routes.sessions[prefix.version]) > 0
+        for prefix in map(_prefix_of, vip.addresses)
+    )
 
 
 def obstacle(state: State, vip: Vip, routes: Routing) -> str:
@@ -552,7 +555,7 @@ def _services(state: State, vip: Vip, now: float, view: View) -> list[dict[str, 
             "quorum": {"low": service.quorum.low, "high": service.quorum.high},
             "families": families[service.name],
             "tables": [
-                {"address": str(address), "fingerprint": view.fingerprint(address, service)}
+                {"address": str(address), "fingerprint": view.fingerprint(vip, address, service)}
                 for address in vip.addresses
             ],
             "servers": view.servers(vip, service),

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from prometheus_client.exposition import choose_encoder
 
 from anycast.core import events as ev
 from anycast.core.dataplane.ipvs import Connections, Destination
@@ -30,6 +31,7 @@ from anycast.core.vip.decide import Advertise, Reason
 from anycast.ops import delta, feed, status, why
 from anycast.ops.board import Boards
 from anycast.ops.hub import Hub
+from anycast.ops.metrics import MetricsText
 from anycast.ops.mirror import Mirror
 from anycast.ops.paths import CONTROL, READ, Operation, openapi, schema
 from anycast.ops.source import Facts, Tally
@@ -239,6 +241,7 @@ def test_whatever_happens_the_ops_process_knows_what_the_agent_knows(
 ) -> None:
     node, boards = begin(RICH), Boards()
     told = Told(node)
+    scraped = MetricsText(told.mirror, version="1", clock=lambda: node.now, wall=lambda: EPOCH + node.now)
     for step in [[], *steps]:
         for happening in step:
             happening(node)
@@ -251,8 +254,17 @@ def test_whatever_happens_the_ops_process_knows_what_the_agent_knows(
         clock = status.Clock(now=node.now, wall=EPOCH + node.now)
         view = boards.of(mirror.facts.state).view(clock)
         assert document(mirror.facts.state, view=view) == document(node.state)
+        anew = MetricsText(mirror, version="1", clock=lambda: node.now, wall=lambda: EPOCH + node.now)
+        assert series(scraped, boards) == series(anew, Boards())
         for one in node.state.config.vips:
             assert document_of(mirror, one, node.now) == document_of(node, one, node.now)
+
+
+def series(metrics: MetricsText, boards: Boards) -> list[bytes]:
+    """All but those of processes, which are others each time."""
+    state = metrics._source.facts.state
+    body = metrics.read(boards.of(state), *choose_encoder(""))
+    return [line for line in b"".join(body.plain()).splitlines() if b"process_" not in line]
 
 
 def shown(facts: Facts) -> Facts:

@@ -195,13 +195,13 @@ def test_of_very_many_vips_those_that_are_out_are_shown() -> None:
 
 def test_a_page_is_good_for_half_a_second_unless_something_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     node = scenes.healthy()
-    kept, now, made = _Kept(), [1000.0], list[str]()
+    kept, now, made = _Kept[bytes](), [1000.0], list[str]()
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
     def read() -> bytes:
-        def make() -> str:
+        def make() -> bytes:
             made.append("")
-            return str(len(made))
+            return str(len(made)).encode()
 
         return kept.read(make, node.events.newest)
 
