@@ -36,6 +36,7 @@ FRESH = 0.5  # seconds a document of all real servers is good for, however many 
 SLICE = 64 * 1024  # bytes of an answer that are handed to the connection in one go
 WRITE_TIME = 10.0  # seconds such a slice waits for its reader
 MAX_HEADERS = 128  # of a request
+MAX_PAGES = 16  # with different VIPs on them, that are kept for a moment
 KEEP_ALIVE = 15.0  # seconds between two comments in a stream of events
 BATCH = 50  # events written to a stream in one go
 
@@ -223,7 +224,9 @@ class _Reading:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._boards = Boards()
-        self._status, self._page = _Kept[bytes](), _Kept[bytes]()
+        self._status = _Kept[bytes]()
+        self._pages: dict[page.Asked, _Kept[bytes]] = {}
+        self._memory = page.Memory()
         self._metrics_of = defaultdict[tuple[str, bool], _Kept[Body]](_Kept)  # by what is asked for
         self._metrics = MetricsText(source, version=anycast.__version__)
         self._openapi = _dumps(openapi(READ, version=anycast.__version__)).encode()
@@ -237,14 +240,28 @@ class _Reading:
         reasons = status.readiness(self._source.facts.state, time.monotonic())
         return _verdict(request, good=not reasons, reasons=reasons)
 
-    async def get_page(self, _: web.Request) -> web.Response:
+    async def get_page(self, request: web.Request) -> web.Response:
+        asked = page.asked(request.query.get("q", ""), request.query.get("page", ""))
+
         def make() -> bytes:
             board = self._boards.of(self._source.facts.state)
             now, wall = time.monotonic(), time.time()
-            told = page.page(self._source, board, version=anycast.__version__, now=now, wall=wall)
+            told = page.page(
+                self._source,
+                board,
+                version=anycast.__version__,
+                now=now,
+                wall=wall,
+                asked=asked,
+                memory=self._memory,
+            )
             return told.encode()
 
-        return web.Response(body=self._page.read(make, self._source.events.newest), headers=page.headers())
+        kept = self._pages.pop(asked, None) or _Kept[bytes]()
+        self._pages[asked] = kept  # the newest is the last
+        while len(self._pages) > MAX_PAGES:
+            del self._pages[next(iter(self._pages))]
+        return web.Response(body=kept.read(make, self._source.events.newest), headers=page.headers())
 
     async def get_status(self, request: web.Request) -> web.Response:
         # Who names a revision has just changed something.

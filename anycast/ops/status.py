@@ -41,6 +41,7 @@ VERSION = 1
 TOUCH_FILE = "maintenance"  # in the runtime directory
 LIVE_TTLS = 3  # lease lifetimes without a step of the engine before it counts as hung
 NAMED = 3  # VIPs named in the summary
+LISTED = 20  # VIPs named where one is asked for that is not there
 SILENT = 2.0  # seconds without an answer after which nothing that ExaBGP said before counts
 FAMILIES = {4: "IPv4", 6: "IPv6"}
 NO_PLUGIN = "no plugin is connected (is ExaBGP running with the anycast plugin?)"
@@ -234,7 +235,8 @@ def lag(state: State, last_step: float, now: float) -> str:
 
 def no_vip(name: str, vips: tuple[Vip, ...]) -> str:
     """Why there is nothing to say of it."""
-    known = ", ".join(vip.name for vip in vips) or "none"
+    known = ", ".join(vip.name for vip in vips[:LISTED]) or "none"
+    known += f" and {len(vips) - LISTED} more" if len(vips) > LISTED else ""
     return f"there is no VIP {name!r} (configured: {known})"
 
 
