@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from anycast.core.dataplane.kernel import SetSysctl
 from anycast.core.values.configuration import Address, Bgp, Config, Forwarding, Neighbor, Prefix, TunnelType
 from anycast.doctor.demands import overhead, tunnel_types, vips, ways
-from anycast.doctor.facts import Facts, Interface, Route, conf
+from anycast.doctor.facts import Facts, Interface, InterfaceAddress, Route, conf
 from anycast.doctor.finding import Code, Finding, Severity, set_sysctls, some
 
 CLIENT_MTU = 1500  # bytes; what clients send unless somebody tells them to send less
+_APART = 5  # VIPs with the same finding, from which on it is one with examples
 _TCP_AND_IP = {4: 40, 6: 60}  # bytes of headers that a segment size leaves out
 _TUNNEL_KINDS = frozenset({"ipip", "sit", "ip6tnl", "gre", "ip6gre"})
 
@@ -59,28 +60,45 @@ def interfaces(facts: Facts, config: Config | None) -> Iterator[Finding]:
 def vip_addresses(facts: Facts, config: Config | None) -> Iterator[Finding]:
     if config is None:
         return
-    for vip, address in vips(config):
-        for interface in facts.interfaces or ():
-            for found in interface.addresses:
-                if found.ip != address:
-                    continue
-                remove = f"ip addr del {found} dev {interface.name}"
-                if interface.name != config.node.interface:
-                    yield Finding(
-                        severity=Severity.WARNING,
-                        code=Code.VIP_ELSEWHERE,
-                        text=f"{vip.name}: {address} is on {interface.name}, and node.interface is "
-                        f"{config.node.interface}: it stays when the agent takes the VIP away",
-                        fix=remove,
-                    )
-                elif found.network.prefixlen != address.max_prefixlen:
-                    yield Finding(
-                        severity=Severity.WARNING,
-                        code=Code.VIP_PREFIX_WIDE,
-                        text=f"{vip.name}: {found} on {interface.name} makes all of {found.network} this node's "
-                        "own" + (", and answers for it go nowhere" if interface.name == "lo" else " link"),
-                        fix=f"{remove} (the agent adds it as /{address.max_prefixlen})",
-                    )
+    own = {address: vip.name for vip, address in vips(config)}
+    for interface in facts.interfaces or ():
+        held = [(own[found.ip], found) for found in interface.addresses if found.ip in own]
+        if interface.name != config.node.interface:
+            yield from _elsewhere(config, interface, held)
+            continue
+        for name, found in held:
+            if found.network.prefixlen != found.max_prefixlen:
+                yield Finding(
+                    severity=Severity.WARNING,
+                    code=Code.VIP_PREFIX_WIDE,
+                    text=f"{name}: {found} on {interface.name} makes all of {found.network} this node's "
+                    "own" + (", and answers for it go nowhere" if interface.name == "lo" else " link"),
+                    fix=f"ip addr del {found} dev {interface.name} (the agent adds it as /{found.max_prefixlen})",
+                )
+
+
+def _elsewhere(
+    config: Config, interface: Interface, held: Sequence[tuple[str, InterfaceAddress]]
+) -> Iterator[Finding]:
+    """One finding for each VIP, or for all of them where there are many."""
+    stays = f"on {interface.name}, and node.interface is {config.node.interface}: it stays when the agent takes the VIP away"
+    if len(held) > _APART:
+        names = some(f"{name} {found.ip}" for name, found in held)
+        example = f"ip addr del {held[0][1]} dev {interface.name}"
+        yield Finding(
+            severity=Severity.WARNING,
+            code=Code.VIP_ELSEWHERE,
+            text=f"{len(held):,} addresses of VIPs are {stays}: {names}",
+            fix=f"`{example}`, and so on for each",
+        )
+        return
+    for name, found in held:
+        yield Finding(
+            severity=Severity.WARNING,
+            code=Code.VIP_ELSEWHERE,
+            text=f"{name}: {found.ip} is {stays}",
+            fix=f"ip addr del {found} dev {interface.name}",
+        )
 
 
 def on_link(facts: Facts, config: Config | None) -> Iterator[Finding]:
