@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from anycast.core.dataplane.kernel import SetSysctl
@@ -12,6 +13,8 @@ from anycast.doctor.finding import Code, Finding, Severity, set_sysctls, some
 
 CLIENT_MTU = 1500  # bytes; what clients send unless somebody tells them to send less
 _APART = 5  # VIPs with the same finding, from which on it is one with examples
+_MANY_PREFIXES = 100  # of a family: from here on limits of routers are met
+_CLAMPED = 20  # VIPs that a rule for a real server names
 _TCP_AND_IP = {4: 40, 6: 60}  # bytes of headers that a segment size leaves out
 _TUNNEL_KINDS = frozenset({"ipip", "sit", "ip6tnl", "gre", "ip6gre"})
 
@@ -108,11 +111,12 @@ def on_link(facts: Facts, config: Config | None) -> Iterator[Finding]:
     for interface in facts.interfaces or ():
         if not (interface.up and interface.neighbours):
             continue
+        wide = [found for found in interface.addresses if found.network.prefixlen < found.max_prefixlen]
         for version in (4, 6):
             inside = {
                 f"{vip.name} {address}": network
                 for vip, address in vips(config)
-                if address.version == version and (network := _network(interface, address)) is not None
+                if address.version == version and (network := _network(wide, address)) is not None
             }
             if inside:
                 networks = some(map(str, inside.values()))
@@ -120,10 +124,10 @@ def on_link(facts: Facts, config: Config | None) -> Iterator[Finding]:
                 yield _neighbours_ask(facts, config, interface, version, on)
 
 
-def _network(interface: Interface, address: Address) -> Prefix | None:
-    """The network of the interface that the address is in, by another address than itself."""
-    for found in interface.addresses:
-        if found.ip != address and found.network.prefixlen < found.max_prefixlen and address in found.network:
+def _network(wide: Iterable[InterfaceAddress], address: Address) -> Prefix | None:
+    """The network of an interface that the address is in, by another address than itself."""
+    for found in wide:
+        if found.ip != address and address in found.network:
             return found.network
     return None
 
@@ -225,6 +229,33 @@ def _is_apart(facts: Facts, bgp: Bgp, neighbor: Neighbor, hop: Address, holders:
     return not any(neighbor.address in one.network and hop in one.network for one in interface.addresses)
 
 
+def prefixes(config: Config | None) -> Iterator[Finding]:
+    """How many routes this node may announce: what it cannot know is how many a router takes."""
+    if config is None:
+        return
+    counts = Counter(address.version for _, address in vips(config))
+    told = {
+        family: f"{counts[family]:,} IPv{family} routes to {some(names)}"
+        for family in (4, 6)
+        if counts[family] >= _MANY_PREFIXES
+        and (
+            names := [
+                str(one.address)
+                for one in config.bgp.neighbors
+                if family in (one.families or {one.address.version})
+            ]
+        )
+    }
+    if told:
+        yield Finding(
+            severity=Severity.INFO,
+            code=Code.PREFIXES,
+            text=f"this node may announce {' and '.join(told.values())}: a router that takes fewer ends the session, "
+            "and then has none of them",
+            fix="a higher limit on the router than that (maximum-prefix; BIRD: import limit; GoBGP: max-prefixes)",
+        )
+
+
 def reachability(facts: Facts, config: Config | None) -> Iterator[Finding]:
     """Whether the real servers can be reached, and as their forwarding needs it."""
     lost: dict[str, list[str]] = {}  # real servers, and the places that need them
@@ -302,7 +333,8 @@ def tunnels(facts: Facts, config: Config | None) -> Iterator[Finding]:
 def _clamp(version: int, vips: Iterable[Address], size: int) -> str:
     """For real servers: the size in their SYN-ACK is what clients keep to, and it does not pass the balancer."""
     family = "ip" if version == 4 else "ip6"
-    addresses = ", ".join(map(str, vips))
+    every = [str(address) for address in vips]
+    addresses = ", ".join(every if len(every) <= _CLAMPED else [*every[:_CLAMPED], "…"])
     return (
         "nft 'add table inet anycast; "
         "add chain inet anycast output { type filter hook output priority mangle; }; "

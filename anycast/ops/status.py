@@ -5,7 +5,7 @@ Where a thing has lasted for a time, `since` is the wall-clock start in ISO 8601
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -30,7 +30,7 @@ from anycast.core.maintenance.stages import (
 )
 from anycast.core.state import State, VipState, health_of, kernel_table, prefix_of
 from anycast.core.values.configuration import Address, Forwarding, Neighbor, Prefix, Service, Vip
-from anycast.core.values.report import NeighborState, Report
+from anycast.core.values.report import TOO_MANY, NeighborState, Report
 from anycast.core.vip.decide import Advertise, Reason, ServiceFacts
 from anycast.core.vip.facts import connections_of, furthest, held_for, is_at_rest, recent_crashes, start_hold
 from anycast.ops.servers import Look, Row, Seen, rows, seen
@@ -263,7 +263,7 @@ def _obstacles(state: State, now: float) -> Iterator[str]:
         yield silence_text(routes.silence)
         return
     if not routes.session_is_up():
-        yield NO_SESSION
+        yield no_session_at_all(routes)
     else:
         for version in sorted({address.version for vip in state.config.vips for address in vip.addresses}):
             if not _count_up(routes.sessions[version]):
@@ -347,8 +347,20 @@ def silence_text(silence: float) -> str:
 
 def no_session(routes: Routing, version: int) -> str:
     """That no session carries the family, with the neighbors that should."""
-    down = ", ".join(f"{session.address} {session.state}" for session in routes.sessions[version])
-    return f"no BGP session that carries {FAMILIES[version]} is up ({down or 'no neighbor carries it'})"
+    sessions = routes.sessions[version]
+    down = ", ".join(f"{session.address} {session.state}" for session in sessions)
+    none = f"no BGP session that carries {FAMILIES[version]} is up ({down or 'no neighbor carries it'})"
+    return none + limited(sessions)
+
+
+def no_session_at_all(routes: Routing) -> str:
+    return NO_SESSION + limited(each for sessions in routes.sessions.values() for each in sessions)
+
+
+def limited(sessions: Iterable[NeighborState]) -> str:
+    """Which routers take no more prefixes, and what to do; empty: none says so."""
+    names = dict.fromkeys(one.address for one in sessions if one.state != "up" and TOO_MANY in one.reason)
+    return f"; {', '.join(names)}: {TOO_MANY}" if names else ""
 
 
 def configured_families(state: State) -> dict[str, frozenset[int]]:
@@ -435,7 +447,11 @@ def _obstacle_text(routes: Routing, prefix: PrefixStatus) -> str:
         case Obstacle.ROUTE_REFUSED:
             return f"{prefix.prefix}: {prefix.failed}"
         case Obstacle.NO_SESSION:
-            return no_session(routes, prefix.prefix.version) if routes.session_is_up() else NO_SESSION
+            return (
+                no_session(routes, prefix.prefix.version)
+                if routes.session_is_up()
+                else no_session_at_all(routes)
+            )
         case Obstacle.NOT_ACKNOWLEDGED:
             return f"{prefix.prefix} waits for ExaBGP to acknowledge it"
         case Obstacle.NOT_IN_LEASE:

@@ -37,6 +37,7 @@ from anycast.ops.status import (
     held_down,
     is_announced,
     kernel_error,
+    limited,
     neighbors,
     no_session,
     prefixes,
@@ -736,7 +737,8 @@ def _obstacles(case: _Case) -> Iterator[str]:
             )
     where = "see the log of ExaBGP and of the routers"
     if not case.routes.session_is_up():
-        yield f"a BGP session must come up: {where}"
+        each = (one for sessions in case.routes.sessions.values() for one in sessions)
+        yield f"a BGP session must come up: {where}{limited(each)}"
         return
     for version in _families_without_session(case):
         yield f"{no_session(case.routes, version)}: {where}"
