@@ -206,22 +206,24 @@ def frame(
 
 
 def summary(state: State, now: float) -> str:
-    """One line for a service manager: how many VIPs are announced, and why the others are not."""
+    """One line for a service manager: how many VIPs are announced, and why the others are not.
+
+    The agent asks for it once a second, so it looks at verdicts and sessions, and at no route.
+    """
     if state.stopping_since is not None:
         return "stopping: withdrawing every VIP"
     verdicts = [(vip.name, state.vips.get(vip.name, VipState()).verdict) for vip in state.config.vips]
-    others = [
-        f"{name} {verdict.reason}" for name, verdict in verdicts if verdict.advertise is not Advertise.YES
-    ]
+    others = [(name, verdict) for name, verdict in verdicts if verdict.advertise is not Advertise.YES]
     words = f"announcing {len(verdicts) - len(others)} of {len(verdicts)} VIPs"
     if not state.plugins:
         words = "no plugin is connected, nothing is announced"
-    elif (silent := routing(state, now).silence) is not None:
+    elif (silent := _silence(state, now)) is not None:
         words = silence_text(silent)
-    elif not routing(state, now).session_is_up():
+    elif not any(map(_count_up, _carriers(state, now).values())):
         words = "no BGP session is up, nothing is announced"
     more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
-    return words + (f" ({', '.join(others[:NAMED])}{more})" if others else "")
+    named = ", ".join(f"{name} {verdict.reason}" for name, verdict in others[:NAMED])
+    return words + (f" ({named}{more})" if others else "")
 
 
 def lag(state: State, last_step: float, now: float) -> str:
@@ -371,24 +373,33 @@ def configured_families(state: State) -> dict[str, frozenset[int]]:
     }
 
 
-def routing(state: State, now: float) -> Routing:
-    reports, sessions, families = _reports(state), neighbors(state, now), configured_families(state)
-    silences = [silence for report in reports if (silence := silent_for(report, now)) is not None]
-    answering = [report for report in reports if silent_for(report, now) is None]
+def _silence(state: State, now: float) -> float | None:
+    """The longest; None: every ExaBGP answers."""
+    silences = (silent_for(report, now) for report in _reports(state))
+    return max((silence for silence in silences if silence is not None), default=None)
+
+
+def _carriers(state: State, now: float) -> dict[int, tuple[NeighborState, ...]]:
+    """The sessions that carry each family."""
+    sessions, families = neighbors(state, now), configured_families(state)
     # What a session of somebody else's configuration carries is not known.
     others = tuple(session for session in sessions if session.address not in families)
-    carriers = {
+    return {
         version: tuple(one for one in sessions if version in families.get(one.address, ())) or others
         for version in FAMILIES
     }
+
+
+def routing(state: State, now: float) -> Routing:
+    answering = [report for report in _reports(state) if silent_for(report, now) is None]
     return Routing(
         wanted=frozenset(route.prefix for route in state.lease.routes or ()),
         acknowledged=frozenset().union(*(set(one.announced).difference(one.pending) for one in answering)),
         pending=frozenset().union(*(one.pending for one in answering)),
         failed={one.prefix: one.why for report in reversed(answering) for one in report.failed},
-        sessions=carriers,
+        sessions=_carriers(state, now),
         plugin=bool(state.plugins),
-        silence=max(silences, default=None),
+        silence=_silence(state, now),
     )
 
 
