@@ -36,6 +36,7 @@ from anycast.core.reload import carried
 from anycast.core.state import State
 from anycast.core.step import begin, next_wake, step
 from anycast.core.values.configuration import Target
+from anycast.core.values.persistent import PersistentMap
 from anycast.kernel.errors import KernelUnavailable
 from anycast.lease import Lease
 from anycast.ops.hub import Hub
@@ -149,7 +150,7 @@ class Engine:
         self._reloaded_at = time.time()
         self.clean_exit = False
         self._events = Hub() if events is None else events
-        self._tallies: dict[Target, Tally] = {}
+        self._tallies: PersistentMap[Target, Tally] = PersistentMap()
         self._recorder = recorder
         self._work = Work()
         self.stepped: Callable[[tuple[ev.Effect, ...]], None] = lambda _: None  # after each step
@@ -179,9 +180,9 @@ class Engine:
             last_step=self._last_step,
             reload_ok=self._reload_ok,
             reloaded_at=self._reloaded_at,
-            tallies=dict(self._tallies),
+            tallies=self._tallies,
             probes={kind: probes.runs for kind, probes in self._checker.probes.items()},
-            work=replace(self._work, routes=dict(self._work.routes)),
+            work=self._work,
             hooks=dict(self.hook_tallies()),
             numbers=self.runs.numbers,
         )
@@ -298,14 +299,16 @@ class Engine:
             self._inbox.put_nowait(None)
         self._results.append((target, result))
         if result.outcome is Outcome.FAIL or target in self._tallies:
-            self._tallies[target] = self._tallies.get(target, NEVER_FAILED).count(result.outcome)
+            tally = self._tallies.get(target, NEVER_FAILED).count(result.outcome)
+            self._tallies = self._tallies.updated({target: tally})
 
     def _perform(self, effects: tuple[ev.Effect, ...]) -> None:
         for effect in effects:
             match effect:
                 case ev.SetTargets(targets=targets):
-                    self._tallies = {one: tally for one, tally in self._tallies.items() if one in targets}
-                    self._checker.set_targets(targets)
+                    gone = [one for one in self._tallies if one not in targets]
+                    self._tallies = self._tallies.updated({}, gone)
+                    self._checker.set_targets(frozenset(targets))
                 case ev.ScheduleProbe(target=target, after=after, quiet=quiet):
                     self._checker.schedule(target, after, quiet=quiet)
                 case ev.ProbeAnew():
@@ -322,7 +325,7 @@ class Engine:
                     self._saving_owned = asyncio.create_task(self._save_owned(self._saving_owned, owned))
                 case ev.Log(event=name, fields=fields, level=level):
                     if name in _ROUTE_ACTIONS:
-                        self._work.count_route(str(fields["prefix"]), _ROUTE_ACTIONS[name])
+                        self._work = self._work.route(str(fields["prefix"]), _ROUTE_ACTIONS[name])
                     getattr(log, level)(name, **fields)
                 case ev.Exit(clean=clean):
                     self.clean_exit = clean
@@ -357,8 +360,7 @@ class Engine:
             log.exception("kernel.unexpected")
             self.post(ev.KernelFailed(reason=f"unexpected, please report it as a defect: {error!r}"))
         else:
-            self._work.kernel_jobs += 1
-            self._work.kernel_seconds += self._clock() - began
+            self._work = self._work.job(self._clock() - began)
             self.post(ev.KernelRead(snapshot=snapshot, failures=failures, partial=only is not None))
 
     async def _submit(self, event: ev.Event, deadline: float) -> bool:

@@ -1,7 +1,8 @@
 """The agent's end of the feed: tells one ops process what has changed, a few times a second, and never waits for it.
 
 At most one message is under way, and the next is made once the one before has been read: so a reader that is slow gets
-fewer and larger steps, and one that stands still costs the agent one message and nothing more.
+fewer and larger steps, and one that stands still costs the agent one message and nothing more. A message goes out in
+pieces as it is made, so that it is never in memory whole, and costs what has changed since the one before.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Protocol
 from anycast.core import events as ev
 from anycast.core.hooks import VERDICT
 from anycast.core.values.configuration import Target
-from anycast.ops.delta import Delta, compare, hollow, pieces
+from anycast.ops.delta import hollow, pieces
 from anycast.ops.feed import Message, bare, encode
 from anycast.ops.hub import Hub
 from anycast.ops.source import Facts
@@ -29,7 +30,7 @@ from anycast.ops.source import Facts
 PAUSE = 0.15  # seconds between two messages, unless there is a hurry
 LEAST = 0.01  # seconds between two messages
 PATIENCE = 15.0  # seconds an ops process has to read a message
-SLICE = 0.003  # seconds of comparing until others have a turn
+SLICE = 0.001  # seconds of comparing and packing until others have a turn; a piece may come on top
 MAX_RUNS = 20_000  # durations that wait to be told; more are forgotten
 _LOOKS = (0.001, 0.05)  # seconds between two looks whether a message has been read, at first and in the end
 
@@ -107,19 +108,25 @@ class Feed:
             events = self._engine.events.after(seen)
             seen = events[-1].id if events else seen
             ran, took = self._engine.runs.take()
-            first = sent is None or facts.state.config is not sent.state.config
-            if sent is None or first:
+            if sent is None:
                 sent = hollow(facts)
                 await _send(line, encode(Message(revision=revision, facts=sent, more=True)))
-            for piece in pieces(await _compare(sent, facts)):
-                message = Message(revision=revision, delta=piece, more=True)
-                # A thread: of the configuration one piece may hold thousands of real servers.
-                await _send(line, await asyncio.to_thread(encode, message) if first else encode(message))
+            await self._tell(line, revision, sent, facts)
             sent = facts
             lines = tuple(event.text for event in events)
-            await _send(
-                line, encode(Message(revision=revision, events=lines, ran=ran, took=took, pid=os.getpid()))
-            )
+            told = Message(revision=revision, events=lines, ran=ran, took=took, pid=os.getpid())
+            await _send(line, encode(told))
+            await _read(line)
+
+    async def _tell(self, line: socket.socket, revision: int, old: Facts, new: Facts) -> None:
+        """What has changed, a slice at a time."""
+        began = time.perf_counter()
+        for piece in pieces(old, new):
+            if piece is not None:
+                await _send(line, encode(Message(revision=revision, changes=piece, more=True)))
+            if time.perf_counter() - began > SLICE:
+                await asyncio.sleep(0)
+                began = time.perf_counter()
 
     async def _news(self) -> None:
         """Until there is something to tell, not too soon after the last."""
@@ -132,25 +139,19 @@ class Feed:
         self._hurry.clear()
 
 
-async def _compare(old: Facts, new: Facts) -> Delta:
-    comparison = compare(old, new)
-    began = time.perf_counter()
-    while True:
-        try:
-            next(comparison)
-        except StopIteration as done:
-            delta: Delta = done.value
-            return delta
-        if time.perf_counter() - began > SLICE:
-            await asyncio.sleep(0)
-            began = time.perf_counter()
-
-
 async def _send(line: socket.socket, frame: bytes) -> None:
-    """Until it has been read. Raises OSError, StuckError."""
+    """Until the kernel has it. Raises OSError, StuckError."""
     try:
         async with asyncio.timeout(PATIENCE):
             await asyncio.get_running_loop().sock_sendall(line, frame)
+    except TimeoutError:
+        raise StuckError(f"it has read nothing for {PATIENCE:g} s") from None
+
+
+async def _read(line: socket.socket) -> None:
+    """Until all has been read. Raises StuckError."""
+    try:
+        async with asyncio.timeout(PATIENCE):
             pause, longest = _LOOKS
             while _unread(line):
                 await asyncio.sleep(pause)

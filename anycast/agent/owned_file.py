@@ -14,6 +14,7 @@ from anycast.core.dataplane import ipvs
 from anycast.core.owned import NOTHING, Owned
 from anycast.core.values.configuration import Protocol
 from anycast.core.values.lease import MAX_TTL
+from anycast.core.values.persistent import PersistentMap
 
 VERSION = 1
 
@@ -35,7 +36,7 @@ def load(path: Path, boot: str) -> Owned:
         return Owned(
             vips={name: tuple(map(ip_address, addresses)) for name, addresses in body["vips"].items()},
             addresses=frozenset(map(ip_address, body["addresses"])),
-            services=services,
+            services=PersistentMap(services),
             marks={
                 key: frozenset(map(ip_address, one["addresses"]))
                 for one in body["services"]

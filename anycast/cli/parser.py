@@ -373,6 +373,18 @@ def _status(verb: argparse.ArgumentParser) -> None:
         action="store_true",
         help="one line with figures; exit status 0 ok, 1 warning, 2 critical, 3 unknown",
     )
+    verb.add_argument(
+        "--all",
+        action="store_true",
+        help="every VIP and real server; without it, of many, what is wrong and a few of the others",
+    )
+    verb.add_argument(
+        "--vip",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="this VIP with all its real servers; * and ? stand for other letters; can be repeated",
+    )
     _with_colour(verb)
     _with_agent(verb)
 

@@ -6,11 +6,13 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 from anycast.cli import client, nagios, text
 from anycast.cli.exits import ExitCode
+from anycast.cli.overview import everything, matching, overview
 from anycast.cli.table import printable, wants_colour
 
 _NO_WRAP, _WRAP = "\x1b[?7l", "\x1b[?7h"
@@ -22,8 +24,8 @@ def run(path: Path, args: argparse.Namespace) -> int:
     if args.nagios:
         return _nagios(path)
     if args.watch is not None:
-        return _watch(path, args.watch, as_json=args.json)
-    code, shown, error = _look(path, as_json=args.json)
+        return _watch(path, args.watch, _Wanted.of(args))
+    code, shown, error = _look(path, _Wanted.of(args))
     print(shown, end="")
     print(error, end="", file=sys.stderr)
     return code
@@ -48,32 +50,53 @@ def _nagios(path: Path) -> int:
     return state
 
 
-def _look(path: Path, *, as_json: bool, compact: bool = False) -> tuple[int, str, str]:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What is to be shown. `vips`: patterns of names; empty: all of them."""
+
+    as_json: bool
+    all: bool
+    vips: tuple[str, ...]
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> _Wanted:
+        return cls(as_json=args.json, all=args.all, vips=tuple(args.vip))
+
+
+def _look(path: Path, wanted: _Wanted, *, compact: bool = False) -> tuple[int, str, str]:
     """Exit code, what to show, and what is wrong."""
     answer = client.read(path, "/status")
     if not answer.ok:
         return ExitCode.NEGATIVE, "", f"anycast: {printable(answer.error)}\n"
-    if as_json:
-        return ExitCode.OK, json.dumps(answer.body, indent=None if compact else 2) + "\n", ""
-    return ExitCode.OK, text.status(answer.body, colour=wants_colour(sys.stdout)), ""
+    body = answer.body
+    if wanted.vips:
+        found = matching(body["vips"], wanted.vips)
+        if not found:
+            named = ", ".join(map(printable, wanted.vips))
+            return ExitCode.NEGATIVE, "", f"anycast: there is no VIP {named}\n"
+        body = {**body, "vips": found}
+    if wanted.as_json:
+        return ExitCode.OK, json.dumps(body, indent=None if compact else 2) + "\n", ""
+    shown = everything(body["vips"]) if wanted.all or wanted.vips else overview(body["vips"])
+    return ExitCode.OK, text.status(body, colour=wants_colour(sys.stdout), shown=shown), ""
 
 
-def _watch(path: Path, seconds: float, *, as_json: bool) -> int:
+def _watch(path: Path, seconds: float, wanted: _Wanted) -> int:
     """Until it is interrupted, which is how it ends. An agent that does not answer is shown, and asked again."""
-    screen = sys.stdout.isatty() and not as_json
+    screen = sys.stdout.isatty() and not wanted.as_json
     try:
         if screen:
             sys.stdout.write(_NO_WRAP)
         while True:
             try:
-                _, shown, error = _look(path, as_json=as_json, compact=True)
+                _, shown, error = _look(path, wanted, compact=True)
             except client.UnreachableError as unreachable:
                 shown, error = "", f"anycast: {unreachable}\n"
             if screen:
                 _redraw(sys.stdout, f"{time.strftime('%H:%M:%S')}\n{shown}{error}")
             else:
                 # Not a screen: one after the other, in JSON one on each line.
-                print(shown if as_json or not shown else f"{shown}\n", end="", flush=True)
+                print(shown if wanted.as_json or not shown else f"{shown}\n", end="", flush=True)
                 print(error, end="", file=sys.stderr, flush=True)
             time.sleep(seconds)
     except KeyboardInterrupt:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from anycast.cli.overview import Overview, everything
 from anycast.cli.table import Cell, Colour, duration, paint, printable, table
 
 _COLOURS = {
@@ -24,22 +25,29 @@ _COLOURS = {
     "drained": Colour.WARN,
 }
 
+_LINES = 20  # of one kind about the node
 _LEASE = {None: Cell("-"), False: Cell("valid"), True: Cell("expired", Colour.BAD)}
 
 
-def status(document: Mapping[str, Any], *, colour: bool) -> str:
-    """The status document: one line about the node, then a table for each kind of thing there is."""
+def status(document: Mapping[str, Any], *, colour: bool, shown: Overview | None = None) -> str:
+    """The status document: one line about the node, then a table for each kind of thing there is.
+
+    `shown`: of the VIPs; None: all there is.
+    """
+    shown = shown or everything(document["vips"])
     parts = [
-        _node(document, colour=colour),
-        _vips(document["vips"], colour=colour),
-        _tables(document["vips"], colour=colour),
-        _servers(document["vips"], colour=colour),
+        _node(document, colour=colour) + "".join(f"{line}\n" for line in shown.head),
+        _vips(shown.lines, colour=colour),
+        _tables(shown.whole, colour=colour),
+        _servers(shown.whole, colour=colour),
         *([_requirements(document["requirements"], colour=colour)] if document.get("requirements") else []),
         _neighbors(document["neighbors"], colour=colour),
         _plugins(document["plugins"], colour=colour),
     ]
     if document["maintenance"]:
         parts.append(maintenance(document["maintenance"], colour=colour))
+    if shown.tail:
+        parts.append("".join(f"{line}\n" for line in shown.tail))
     return "\n".join(parts)
 
 
@@ -52,13 +60,18 @@ def _node(document: Mapping[str, Any], *, colour: bool) -> str:
     word = Cell("ready", Colour.GOOD) if ready["ready"] else Cell("not ready", Colour.BAD)
     name = f"{printable(node['name'])}: anycast {node['version']}, pid {node['pid']}"
     lines = [f"{name}, up {duration(node['uptime_s'])}, {paint(word, colour=colour)}"]
-    lines += [f"  {printable(reason)}" for reason in ready["reasons"]]
-    lines += [f"  kernel: {printable(problem)}" for problem in kernel["problems"]]
+    lines += [f"  {line}" for line in _some([printable(reason) for reason in ready["reasons"]])]
+    lines += [f"  {line}" for line in _some([f"kernel: {printable(one)}" for one in kernel["problems"]])]
     if not document["config"]["reload_ok"]:
         lines.append(
             "  the changed configuration was refused, the previous one is in force (see `anycast check`)"
         )
     return "\n".join(lines) + "\n"
+
+
+def _some(lines: Sequence[str]) -> list[str]:
+    more = len(lines) - _LINES
+    return [*lines[:_LINES], *([f"and {more:,} more like these"] if more > 0 else [])]
 
 
 def _vips(vips: Sequence[Mapping[str, Any]], *, colour: bool) -> str:

@@ -136,23 +136,6 @@ def renewed(
     return replace(state, lease=lease), [SendLease(lease=sent)]
 
 
-def _sent(before: LeaseState, now: LeaseState, owned: frozenset[Prefix]) -> Lease:
-    routes = now.routes or ()
-    if before.routes is None:
-        return full_lease(seq=now.seq, issued=now.sent_at, ttl=now.ttl, routes=routes, owned=owned)
-    return next_lease(
-        base=before.seq,
-        digest=before.digest,
-        before=by_prefix(before.routes),
-        owned_before=before.owned,
-        seq=now.seq,
-        issued=now.sent_at,
-        ttl=now.ttl,
-        routes=by_prefix(routes),
-        owned=owned,
-    )
-
-
 def _is_open(state: State, now: float) -> bool:
     """Whether leases are sent at all.
 

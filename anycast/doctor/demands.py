@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from anycast.core.dataplane.desired import wanted_sysctls
 from anycast.core.dataplane.kernel import IPVS_SYSCTLS
 from anycast.core.dataplane.members import servers_of, uses
 from anycast.core.health.aim import targets_of
+from anycast.core.index import wanted_sysctls
 from anycast.core.values.configuration import (
     Address,
     Config,

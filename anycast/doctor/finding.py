@@ -54,6 +54,7 @@ class Code(StrEnum):
     RP_FILTER_STRICT = "rp_filter_strict"
     NEXT_HOP_MISSING = "next_hop_missing"
     NEXT_HOP_OFF_LINK = "next_hop_off_link"
+    PREFIXES = "prefixes"
     NO_ROUTE = "no_route"
     DR_BEHIND_ROUTER = "dr_behind_router"
     TUNNEL_MTU = "tunnel_mtu"

@@ -12,19 +12,21 @@ import os
 import socket
 from collections.abc import AsyncIterator, Iterable, Sequence
 from ipaddress import ip_address, ip_interface
-from itertools import islice
 from typing import Any
 
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from anycast.core.values.configuration import Address
+from anycast.doctor import route_codec
 from anycast.doctor.facts import Interface, InterfaceAddress, Route
 from anycast.kernel import addresses as assigned
+from anycast.kernel.errors import KernelUnavailable
 from anycast.kernel.ipvs import Ipvs, Reading
+from anycast.kernel.netlink import Netlink, RefusedError
+from anycast.kernel.netlink_codec import Malformed
 
 _UP, _LOOPBACK, _NO_ARP = 0x1, 0x8, 0x80  # flags of a link
-_LOCAL = 2  # type of a route
 # Among them the answers of unreachable, prohibit and blackhole routes, and of a kernel without IPv6.
 _NO_ROUTE = frozenset(
     {
@@ -36,7 +38,6 @@ _NO_ROUTE = frozenset(
         errno.EOPNOTSUPP,
     }
 )
-_LOOKUPS = 256  # over one socket, whose deadline holds for all of them
 _DEADLINE = 5.0  # seconds
 
 # Documentation networks (RFC 5737, RFC 3849): on no link, so the way to them is that of clients.
@@ -66,15 +67,16 @@ def _interface(link: Any, addresses: dict[int, list[InterfaceAddress]]) -> Inter
 async def read_routes(
     addresses: Iterable[Address], interfaces: Sequence[Interface]
 ) -> dict[Address, Route | None]:
-    """How the kernel would send to each; no packet leaves. Raises OSError, KernelUnavailable."""
+    """How the kernel would send to each, asked once; no packet leaves. Raises OSError, KernelUnavailable."""
     mtus = {interface.name: interface.mtu for interface in interfaces}
-    rest = iter(addresses)
-    found: dict[Address, Route | None] = {}
-    while part := list(islice(rest, _LOOKUPS)):
-        async with _route_socket() as route:
-            for address in part:
-                found[address] = await _route(route, address, mtus)
-    return found
+    names: dict[int, str] = {}
+    netlink = Netlink(socket.NETLINK_ROUTE)
+    try:
+        return {address: await _route(netlink, address, mtus, names) for address in dict.fromkeys(addresses)}
+    except Malformed as error:
+        raise KernelUnavailable(f"rtnetlink: {error}") from error
+    finally:
+        netlink.close()
 
 
 @contextlib.asynccontextmanager
@@ -89,22 +91,23 @@ async def _route_socket() -> AsyncIterator[AsyncIPRoute]:
         raise OSError(error.code, os.strerror(error.code)) from error
 
 
-async def _route(route: AsyncIPRoute, address: Address, mtus: dict[str, int]) -> Route | None:
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+async def _route(
+    netlink: Netlink, address: Address, mtus: dict[str, int], names: dict[int, str]
+) -> Route | None:
     try:
-        messages = await route.route("get", dst=str(address), family=family)
-    except NetlinkError as error:
-        if error.code in _NO_ROUTE:
+        way = await netlink.answer(route_codec.question(address), route_codec.parse)
+    except RefusedError as error:
+        if error.errno in _NO_ROUTE:
             return None
         raise
-    (message,) = messages
-    gateway = message.get("gateway")
-    interface = socket.if_indextoname(message.get("oif"))
+    if way.interface not in names:
+        names[way.interface] = socket.if_indextoname(way.interface)
+    interface = names[way.interface]
     return Route(
         interface=interface,
-        mtu=message.get(("metrics", "mtu")) or mtus.get(interface, 0),
-        gateway=ip_address(gateway) if gateway else None,
-        local=message["type"] == _LOCAL,
+        mtu=way.mtu or mtus.get(interface, 0),
+        gateway=way.gateway,
+        local=way.local,
     )
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 
 from anycast.core.dataplane.kernel import SetSysctl
 from anycast.core.values.configuration import Address, Bgp, Config, Forwarding, Neighbor, Prefix, TunnelType
 from anycast.doctor.demands import overhead, tunnel_types, vips, ways
-from anycast.doctor.facts import Facts, Interface, Route, conf
+from anycast.doctor.facts import Facts, Interface, InterfaceAddress, Route, conf
 from anycast.doctor.finding import Code, Finding, Severity, set_sysctls, some
 
 CLIENT_MTU = 1500  # bytes; what clients send unless somebody tells them to send less
+_APART = 5  # VIPs with the same finding, from which on it is one with examples
+_MANY_PREFIXES = 100  # of a family: from here on limits of routers are met
+_CLAMPED = 20  # VIPs that a rule for a real server names
 _TCP_AND_IP = {4: 40, 6: 60}  # bytes of headers that a segment size leaves out
 _TUNNEL_KINDS = frozenset({"ipip", "sit", "ip6tnl", "gre", "ip6gre"})
 
@@ -59,28 +63,45 @@ def interfaces(facts: Facts, config: Config | None) -> Iterator[Finding]:
 def vip_addresses(facts: Facts, config: Config | None) -> Iterator[Finding]:
     if config is None:
         return
-    for vip, address in vips(config):
-        for interface in facts.interfaces or ():
-            for found in interface.addresses:
-                if found.ip != address:
-                    continue
-                remove = f"ip addr del {found} dev {interface.name}"
-                if interface.name != config.node.interface:
-                    yield Finding(
-                        severity=Severity.WARNING,
-                        code=Code.VIP_ELSEWHERE,
-                        text=f"{vip.name}: {address} is on {interface.name}, and node.interface is "
-                        f"{config.node.interface}: it stays when the agent takes the VIP away",
-                        fix=remove,
-                    )
-                elif found.network.prefixlen != address.max_prefixlen:
-                    yield Finding(
-                        severity=Severity.WARNING,
-                        code=Code.VIP_PREFIX_WIDE,
-                        text=f"{vip.name}: {found} on {interface.name} makes all of {found.network} this node's "
-                        "own" + (", and answers for it go nowhere" if interface.name == "lo" else " link"),
-                        fix=f"{remove} (the agent adds it as /{address.max_prefixlen})",
-                    )
+    own = {address: vip.name for vip, address in vips(config)}
+    for interface in facts.interfaces or ():
+        held = [(own[found.ip], found) for found in interface.addresses if found.ip in own]
+        if interface.name != config.node.interface:
+            yield from _elsewhere(config, interface, held)
+            continue
+        for name, found in held:
+            if found.network.prefixlen != found.max_prefixlen:
+                yield Finding(
+                    severity=Severity.WARNING,
+                    code=Code.VIP_PREFIX_WIDE,
+                    text=f"{name}: {found} on {interface.name} makes all of {found.network} this node's "
+                    "own" + (", and answers for it go nowhere" if interface.name == "lo" else " link"),
+                    fix=f"ip addr del {found} dev {interface.name} (the agent adds it as /{found.max_prefixlen})",
+                )
+
+
+def _elsewhere(
+    config: Config, interface: Interface, held: Sequence[tuple[str, InterfaceAddress]]
+) -> Iterator[Finding]:
+    """One finding for each VIP, or for all of them where there are many."""
+    stays = f"on {interface.name}, and node.interface is {config.node.interface}: it stays when the agent takes the VIP away"
+    if len(held) > _APART:
+        names = some(f"{name} {found.ip}" for name, found in held)
+        example = f"ip addr del {held[0][1]} dev {interface.name}"
+        yield Finding(
+            severity=Severity.WARNING,
+            code=Code.VIP_ELSEWHERE,
+            text=f"{len(held):,} addresses of VIPs are {stays}: {names}",
+            fix=f"`{example}`, and so on for each",
+        )
+        return
+    for name, found in held:
+        yield Finding(
+            severity=Severity.WARNING,
+            code=Code.VIP_ELSEWHERE,
+            text=f"{name}: {found.ip} is {stays}",
+            fix=f"ip addr del {found} dev {interface.name}",
+        )
 
 
 def on_link(facts: Facts, config: Config | None) -> Iterator[Finding]:
@@ -90,11 +111,12 @@ def on_link(facts: Facts, config: Config | None) -> Iterator[Finding]:
     for interface in facts.interfaces or ():
         if not (interface.up and interface.neighbours):
             continue
+        wide = [found for found in interface.addresses if found.network.prefixlen < found.max_prefixlen]
         for version in (4, 6):
             inside = {
                 f"{vip.name} {address}": network
                 for vip, address in vips(config)
-                if address.version == version and (network := _network(interface, address)) is not None
+                if address.version == version and (network := _network(wide, address)) is not None
             }
             if inside:
                 networks = some(map(str, inside.values()))
@@ -102,10 +124,10 @@ def on_link(facts: Facts, config: Config | None) -> Iterator[Finding]:
                 yield _neighbours_ask(facts, config, interface, version, on)
 
 
-def _network(interface: Interface, address: Address) -> Prefix | None:
-    """The network of the interface that the address is in, by another address than itself."""
-    for found in interface.addresses:
-        if found.ip != address and found.network.prefixlen < found.max_prefixlen and address in found.network:
+def _network(wide: Iterable[InterfaceAddress], address: Address) -> Prefix | None:
+    """The network of an interface that the address is in, by another address than itself."""
+    for found in wide:
+        if found.ip != address and address in found.network:
             return found.network
     return None
 
@@ -207,6 +229,33 @@ def _is_apart(facts: Facts, bgp: Bgp, neighbor: Neighbor, hop: Address, holders:
     return not any(neighbor.address in one.network and hop in one.network for one in interface.addresses)
 
 
+def prefixes(config: Config | None) -> Iterator[Finding]:
+    """How many routes this node may announce: what it cannot know is how many a router takes."""
+    if config is None:
+        return
+    counts = Counter(address.version for _, address in vips(config))
+    told = {
+        family: f"{counts[family]:,} IPv{family} routes to {some(names)}"
+        for family in (4, 6)
+        if counts[family] >= _MANY_PREFIXES
+        and (
+            names := [
+                str(one.address)
+                for one in config.bgp.neighbors
+                if family in (one.families or {one.address.version})
+            ]
+        )
+    }
+    if told:
+        yield Finding(
+            severity=Severity.INFO,
+            code=Code.PREFIXES,
+            text=f"this node may announce {' and '.join(told.values())}: a router that takes fewer ends the session, "
+            "and then has none of them",
+            fix="a higher limit on the router than that (maximum-prefix; BIRD: import limit; GoBGP: max-prefixes)",
+        )
+
+
 def reachability(facts: Facts, config: Config | None) -> Iterator[Finding]:
     """Whether the real servers can be reached, and as their forwarding needs it."""
     lost: dict[str, list[str]] = {}  # real servers, and the places that need them
@@ -284,7 +333,8 @@ def tunnels(facts: Facts, config: Config | None) -> Iterator[Finding]:
 def _clamp(version: int, vips: Iterable[Address], size: int) -> str:
     """For real servers: the size in their SYN-ACK is what clients keep to, and it does not pass the balancer."""
     family = "ip" if version == 4 else "ip6"
-    addresses = ", ".join(map(str, vips))
+    every = [str(address) for address in vips]
+    addresses = ", ".join(every if len(every) <= _CLAMPED else [*every[:_CLAMPED], "…"])
     return (
         "nft 'add table inet anycast; "
         "add chain inet anycast output { type filter hook output priority mangle; }; "

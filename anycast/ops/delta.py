@@ -1,241 +1,336 @@
 """What has changed from one immutable value to the next, small enough to be sent several times a second. Pure.
 
-States share the parts that have not changed, so most of the comparison is by identity. A delta is plain data:
+Values share the parts that have not changed, so the comparison is by identity wherever it can be: two states cost what
+they differ in. A change is plain data, a path and what happens at its end:
 
-    None                         nothing
-    ("=", value)                 another value
-    ("+", {place: delta})        a dataclass, a mapping or a tuple with changed parts: fields, values or items by place
-    ("&", items)                 a tuple that got these items behind those it has
-    ("*", gone, {place: delta}, more)
-                                 a mapping that lost the places `gone`, then changed, then got the items `more`
+    ("=", value)               it is another value
+    ("-", keys)                a mapping loses these keys
+    ("~", start, stop, items)  a tuple has these items in the place of those from `start` to before `stop`
+    ("+", more, gone)          a frozenset gets and loses these
 
-Places instead of keys: a key may be large, and both ends hold mappings in the same order. A PersistentMap has none: there
-the places are the keys.
+A path has fields by number, items of a tuple by place, and values of a mapping by key. Changes hold in their order.
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from enum import Enum
 from functools import cache
-from typing import Any, TypeAlias
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from types import NoneType, UnionType
+from typing import Any, NamedTuple, TypeAlias, Union, get_args, get_origin, get_type_hints
 
-from anycast.core.values.persistent import PersistentMap
-from anycast.core.values.persistent import changed as changed_keys
+from anycast.core.values.persistent import PersistentMap, changed
 
-Delta: TypeAlias = tuple[Any, ...] | None
-Comparison: TypeAlias = Generator[None, None, Delta]
-"""Yields now and then, so that others have their turn; returns the delta."""
+Path: TypeAlias = tuple[Any, ...]
+Change: TypeAlias = tuple[Path, tuple[Any, ...]]
 
-_PIECE = 1500  # values that are sent together
-_HERE = "here"
-_BETWEEN = 32  # parts that are compared between two yields
+PIECE = 300  # values that are sent together, about: one to two milliseconds of work
+_BETWEEN = 64  # entries of a plain mapping that are looked at between two turns
+_ABSENT: Any = object()
+_ATOMS = (NoneType, bool, int, float, str, Enum, IPv4Address, IPv6Address, IPv4Network, IPv6Network)
 
 
+@cache
 def _names(kind: Any) -> tuple[str, ...]:
     return tuple(field.name for field in fields(kind) if field.init)
 
 
-names: Callable[[Any], tuple[str, ...]] = cache(_names)
-"""The fields that make a value of a dataclass; others follow from them."""
+def names(kind: Any) -> tuple[str, ...]:
+    """The fields that make a value of a dataclass; others follow from them."""
+    return _names(kind)
 
 
-def compare(old: object, new: object) -> Comparison:
-    """The delta from `old` to `new`."""
+def pieces(old: object, new: object) -> Iterator[tuple[Change, ...] | None]:
+    """The changes from `old` to `new`, in groups of a bounded size as far as their parts are.
+
+    None now and then: nothing to send yet, but others may have a turn. Only one group is in memory at a time.
+    """
+    group: list[Change] = []
+    weight = 0
+    for found in _changes(old, new, ()):
+        if found is None:
+            yield None
+            continue
+        heavy, change = found
+        group.append(change)
+        weight += heavy
+        if weight >= PIECE:
+            yield tuple(group)
+            group, weight = [], 0
+    if group:
+        yield tuple(group)
+
+
+_Changes: TypeAlias = Iterator[tuple[int, Change] | None]
+"""With the weight of each."""
+
+
+def _changes(old: Any, new: Any, path: Path) -> _Changes:
     if old is new:
-        return None
-    if type(old) is type(new):
-        if type(old) is tuple and type(new) is tuple:
-            if len(old) == len(new):
-                return (yield from _parts(old, new))
-            if len(old) < len(new) and all(map(operator.is_, old, new)):
-                return ("&", new[len(old) :])
-        elif isinstance(old, dict) and isinstance(new, dict):
-            return (yield from _mapping(old, new))
-        elif isinstance(old, PersistentMap) and isinstance(new, PersistentMap):
-            return (yield from _persistent(old, new))
-        elif is_dataclass(new) and not isinstance(new, type):
-            # Of thousands that were read anew and have not changed, equality is cheaper than a look at each part.
-            if _is_small(new) and old == new:
-                return None
-            which = names(type(new))
-            return (
-                yield from _parts(
-                    [getattr(old, name) for name in which], [getattr(new, name) for name in which]
-                )
-            )
-        elif old == new:
-            return None
-    return ("=", new)
+        return
+    if isinstance(new, dict | PersistentMap) and type(old) is type(new):
+        yield from _mapping(old, new, path)
+    elif type(new) is tuple and type(old) is tuple:
+        yield from _tuple(old, new, path)
+    elif isinstance(new, frozenset) and isinstance(old, frozenset):
+        if old != new:
+            more, gone = tuple(new - old), tuple(old - new)
+            yield 1 + len(more) + len(gone), (path, ("+", more, gone))
+    elif type(new) is type(old) and is_dataclass(new) and not is_little(type(new)):
+        yield from _fields(old, new, path)
+    elif type(old) is not type(new) or old != new:
+        yield from _whole(new, path)
 
 
-def _parts(old: Sequence[object], new: Sequence[object]) -> Comparison:
-    changed = {}
-    for place, (before, after) in enumerate(zip(old, new, strict=True)):
-        if before is not after and (delta := (yield from compare(before, after))) is not None:
-            changed[place] = delta
-        if place % _BETWEEN == _BETWEEN - 1:
-            yield
-    return ("+", changed) if changed else None
+def _fields(old: Any, new: Any, path: Path) -> _Changes:
+    for place, name in enumerate(names(type(new))):
+        before, after = getattr(old, name), getattr(new, name)
+        if before is not after:
+            yield from _changes(before, after, (*path, place))
+    yield None
 
 
-def _mapping(old: Mapping[Any, object], new: Mapping[Any, object]) -> Comparison:
-    if len(old) == len(new) and all(one is other for one, other in zip(old, new, strict=True)):
-        return (yield from _parts(list(old.values()), list(new.values())))
-    gone = [place for place, key in enumerate(old) if key not in new]
-    kept = [key for key in old if key in new]
-    more = list(new.items())[len(kept) :]
-    if kept != list(new)[: len(kept)]:
-        return ("=", new)
-    delta = yield from _parts([old[key] for key in kept], [new[key] for key in kept])
-    if not gone and not more:
-        return delta
-    return ("*", gone, {} if delta is None else delta[1], more)
-
-
-def _persistent(old: PersistentMap[Any, object], new: PersistentMap[Any, object]) -> Comparison:
-    parts: dict[Any, Delta] = {}
-    gone, more = [], []
-    for number, key in enumerate(changed_keys(old, new)):
-        if key not in new:
+def _mapping(old: Mapping[Any, Any], new: Mapping[Any, Any], path: Path) -> _Changes:
+    gone = []
+    for key in _differing(old, new):
+        if key is _ABSENT:
+            yield None
+        elif key not in new:
             gone.append(key)
-        elif key not in old:
-            more.append((key, new[key]))
-        elif (delta := (yield from compare(old[key], new[key]))) is not None:
-            parts[key] = delta
-        if number % _BETWEEN == _BETWEEN - 1:
-            yield
-    if gone or more:
-        return ("*", gone, parts, more)
-    return ("+", parts) if parts else None
+        elif key in old:
+            yield from _changes(old[key], new[key], (*path, key))
+        else:
+            yield from _whole(new[key], (*path, key))
+    for first in range(0, len(gone), PIECE):
+        keys = tuple(gone[first : first + PIECE])
+        yield len(keys), (path, ("-", keys))
 
 
-_SMALL: dict[type, bool] = {}
+def _differing(old: Mapping[Any, Any], new: Mapping[Any, Any]) -> Iterator[Any]:
+    """The keys whose values are not the same object, or that only one has; `_ABSENT` between for a turn of others."""
+    if isinstance(old, PersistentMap) and isinstance(new, PersistentMap) and _alike(old, new):
+        for place, key in enumerate(changed(old, new)):
+            yield key
+            if place % _BETWEEN == 0:
+                yield _ABSENT
+        return
+    for place, (key, value) in enumerate(new.items()):
+        if old.get(key, _ABSENT) is not value:
+            yield key
+        if place % _BETWEEN == 0:
+            yield _ABSENT
+    for place, key in enumerate(old):
+        if key not in new:
+            yield key
+        if place % _BETWEEN == 0:
+            yield _ABSENT
 
 
-def _is_small(value: object) -> bool:
-    """Whether its kind has no parts with parts, as far as the first one seen tells."""
-    kind = type(value)
-    if kind not in _SMALL:
-        parts = [getattr(value, name) for name in names(kind)]
-        _SMALL[kind] = not any(
-            isinstance(one, tuple | dict | frozenset) or is_dataclass(one) for one in parts
-        )
-    return _SMALL[kind]
+def _alike(old: PersistentMap[Any, Any], new: PersistentMap[Any, Any]) -> bool:
+    """Whether they can be compared shard by shard."""
+    return len(old.shards) == len(new.shards)
+
+
+def _tuple(old: tuple[Any, ...], new: tuple[Any, ...], path: Path) -> _Changes:
+    if len(old) == len(new):
+        for place, (before, after) in enumerate(zip(old, new, strict=True)):
+            if before is after:
+                continue
+            if not _same(before, after):
+                yield from _changes(before, after, (*path, place))
+            yield None
+        return
+    start, least = 0, min(len(old), len(new))
+    while start < least and _same(old[start], new[start]):
+        start += 1
+        yield None
+    end = 0
+    while end < least - start and _same(old[-1 - end], new[-1 - end]):
+        end += 1
+        yield None
+    yield from _spliced(start, len(old) - end, new[start : len(new) - end], path)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether they are surely the same. What was read anew and has not changed is equal, which is cheaper to ask."""
+    return one is other or (type(one) is type(other) and _kind(type(one)).exact and bool(one == other))
+
+
+def _spliced(start: int, stop: int, items: tuple[Any, ...], path: Path) -> _Changes:
+    """These items in that place: some at a time, and a heavy one empty at first."""
+    some: list[Any] = []
+    weight, at = 0, start
+    for item in items:
+        heavy = _weight(item)
+        weight += heavy
+        some.append(hollow(item) if heavy >= PIECE else item)
+        if weight >= PIECE:
+            yield weight, (path, ("~", at, stop, tuple(some)))
+            at += len(some)
+            stop = at
+            some, weight = [], 0
+            if heavy >= PIECE:
+                yield from _changes(hollow(item), item, (*path, at - 1))
+    if some or stop > at:
+        yield weight + 1, (path, ("~", at, stop, tuple(some)))
+
+
+def _whole(value: Any, path: Path) -> _Changes:
+    """Another value; a heavy one empty at first, and then what it is made of."""
+    weight = _weight(value)
+    if weight < PIECE:
+        yield weight, (path, ("=", value))
+        return
+    empty = hollow(value)
+    yield 1, (path, ("=", empty))
+    yield from _changes(empty, value, path)
+
+
+class _Kind(NamedTuple):
+    """What is known of values by their type."""
+
+    heavy: bool  # a dataclass whose values have any number of parts
+    exact: bool  # `==` looks at all that they are made of
+
+
+_kinds: dict[type, _Kind] = {}
+
+
+def _kind(kind: Any) -> _Kind:
+    found = _kinds.get(kind)
+    if found is None:
+        heavy = is_dataclass(kind) and not all(map(_is_bounded, _hints(kind)))
+        found = _kinds[kind] = _Kind(heavy=heavy, exact=_is_exact(kind, set()))
+    return found
+
+
+def is_little(kind: Any) -> bool:
+    """Whether values of this dataclass have a bounded number of parts, all of which `==` looks at: by its fields' types."""
+    found = _kind(kind)
+    return found.exact and not found.heavy
+
+
+def _hints(kind: Any) -> list[Any]:
+    try:
+        hints = get_type_hints(kind)
+    except NameError:  # of a type that is imported for the type checker alone
+        return [Any]
+    return [hints[name] for name in names(kind)]
+
+
+def _is_bounded(hint: Any) -> bool:
+    if arguments := get_args(hint):
+        return get_origin(hint) in (Union, UnionType) and all(map(_is_bounded, arguments))
+    if not isinstance(hint, type):
+        return False
+    return issubclass(hint, _ATOMS) or (is_dataclass(hint) and all(map(_is_bounded, _hints(hint))))
+
+
+def _is_exact(hint: Any, seen: set[Any]) -> bool:
+    kind = get_origin(hint) or hint
+    if kind in seen:
+        return True
+    seen.add(kind)
+    if not all(_is_exact(one, seen) for one in get_args(hint)):
+        return False
+    if not is_dataclass(kind):
+        return hint is not Any and hint is not object
+    return all(one.compare for one in fields(kind) if one.init) and all(
+        _is_exact(one, seen) for one in _hints(kind)
+    )
 
 
 def hollow(value: Any) -> Any:
-    """With its mappings and tuples of values emptied, down to where they begin: what `compare` finds missing fills them."""
-    if isinstance(value, dict | PersistentMap):
-        return type(value)()
-    if type(value) is tuple and value and is_dataclass(value[0]):
+    """With its mappings and tuples emptied, down to where they begin: what is then found missing fills them."""
+    if isinstance(value, dict):
+        return {}
+    if isinstance(value, PersistentMap):
+        return PersistentMap()
+    if type(value) is tuple:
         return ()
-    if not is_dataclass(value) or _is_small(value):
+    if isinstance(value, frozenset):
+        return frozenset()
+    if not is_dataclass(value) or is_little(type(value)):
         return value
     made: Any = type(value)
     return made(**{name: hollow(getattr(value, name)) for name in names(made)})
 
 
-def pieces(delta: Delta) -> Iterator[Delta]:
-    """Deltas that lead to the same one after the other, each of a bounded size as far as its parts are.
-
-    A large one is dear to pickle: all that is made on the way stays in memory to its end.
-    """
-    group: dict[Any, Any] = {}
-    weight = 0
-    for path, leaf in _leaves(delta, ()):
-        _put(group, path, leaf)
-        weight += _weight(leaf)
-        if weight >= _PIECE:
-            yield _built(group)
-            group, weight = {}, 0
-    if group:
-        yield _built(group)
-
-
-def _leaves(delta: Delta, path: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], tuple[Any, ...]]]:
-    """What is not made of others, and the places that lead to it."""
-    match delta:
-        case ("+", changed):
-            for place, inner in changed.items():
-                yield from _leaves(inner, (*path, place))
-        case ("*", gone, changed, more):
-            if gone or changed:
-                yield path, ("*", gone, changed, [])
-            yield from ((path, ("*", (), {}, [item])) for item in more)
-        case ("&", items):
-            yield from ((path, ("&", (item,))) for item in items)
-        case tuple():
-            yield path, delta
-
-
-def _put(group: dict[Any, Any], path: tuple[int, ...], leaf: tuple[Any, ...]) -> None:
-    """Into nested dicts by place; leaves of one path are joined."""
-    for place in path:
-        group = group.setdefault(place, {})
-    before = group.get(_HERE)
-    if before is None:
-        group[_HERE] = leaf
-    elif leaf[0] == "&":
-        group[_HERE] = ("&", before[1] + leaf[1])
-    else:
-        before[3].extend(leaf[3])
-
-
-def _built(group: dict[Any, Any]) -> Delta:
-    leaf: Delta = group.get(_HERE)
-    return leaf if leaf is not None else ("+", {place: _built(inner) for place, inner in group.items()})
-
-
-def _weight(value: object) -> int:
-    """How many values it is made of, or any number from `_PIECE` on."""
+def _weight(value: Any) -> int:
+    """How many values it is made of, or any number from `PIECE` on."""
     weight, left = 0, [value]
-    while left and weight < _PIECE:
+    while left and weight < PIECE:
         one = left.pop()
         weight += 1
-        if isinstance(one, tuple | list):
-            left += one
-        elif isinstance(one, dict):
-            left += one.values()
-        elif is_dataclass(one) and not _is_small(one):
-            left += [getattr(one, name) for name in names(type(one))]
+        kind = type(one)
+        if kind is tuple or kind is frozenset or kind is dict or kind is PersistentMap:
+            if len(one) >= PIECE:
+                return len(one)
+            left += one if kind is tuple or kind is frozenset else one.values()
+        elif _kind(kind).heavy:
+            left += [getattr(one, name) for name in names(kind)]
     return weight
 
 
-def apply(old: Any, delta: Delta) -> Any:
-    """The value that `delta` leads to."""
-    match delta:
-        case None:
-            return old
-        case ("=", value):
-            return value
-        case ("&", items):
-            return (*old, *items)
-        case ("+", changed) if isinstance(old, PersistentMap):
-            return old.updated({key: apply(old[key], delta) for key, delta in changed.items()})
-        case ("*", gone, changed, more) if isinstance(old, PersistentMap):
-            others = {key: apply(old[key], delta) for key, delta in changed.items()}
-            return old.updated({**others, **dict(more)}, gone)
-        case ("+", changed) if isinstance(old, tuple):
-            return tuple(_changed(old, changed))
-        case ("+", changed) if isinstance(old, dict):
-            return dict(zip(old, _changed(old.values(), changed), strict=True))
-        case ("+", changed):
-            which = names(type(old))
-            parts = _changed([getattr(old, name) for name in which], changed)
-            return type(old)(**dict(zip(which, parts, strict=True)))
-        case ("*", gone, changed, more):
-            lost = set(gone)
-            kept = [item for place, item in enumerate(old.items()) if place not in lost]
-            values = _changed([value for _, value in kept], changed)
-            return {**dict(zip((key for key, _ in kept), values, strict=True)), **dict(more)}
+class _Node:
+    """A place where something changes, and those below it."""
+
+    __slots__ = ("below", "here")
+
+    def __init__(self) -> None:
+        self.here: list[tuple[Any, ...]] = []
+        self.below: dict[Any, _Node] = {}
+
+
+def apply(old: Any, changes: Iterable[Change]) -> Any:
+    """The value that the changes lead to. What lies between is made once, however many changes are below it."""
+    top = _Node()
+    for path, change in changes:
+        node = top
+        for place in path:
+            below = node.below.get(place)
+            if below is None:
+                below = node.below[place] = _Node()
+            node = below
+        node.here.append(change)
+    return _led(old, top)
+
+
+def _led(value: Any, node: _Node) -> Any:
+    for change in node.here:
+        value = _changed(value, change)
+    below = node.below
+    if not below:
+        return value
+    if isinstance(value, dict | PersistentMap):
+        fresh = {key: _led(value.get(key), one) for key, one in below.items()}
+        return value.updated(fresh) if isinstance(value, PersistentMap) else {**value, **fresh}
+    if type(value) is tuple:
+        items = list(value)
+        for place, one in below.items():
+            items[place] = _led(items[place], one)
+        return tuple(items)
+    which = names(type(value))
+    parts = {name: getattr(value, name) for name in which}
+    for place, one in below.items():
+        parts[which[place]] = _led(parts[which[place]], one)
+    return type(value)(**parts)
+
+
+def _changed(value: Any, change: tuple[Any, ...]) -> Any:
+    match change:
+        case ("=", other):
+            return other
+        case ("-", keys) if isinstance(value, PersistentMap):
+            return value.updated({}, keys)
+        case ("-", keys):
+            lost = set(keys)
+            return {key: one for key, one in value.items() if key not in lost}
+        case ("~", start, stop, items):
+            return (*value[:start], *items, *value[stop:])
+        case ("+", more, gone):
+            return (value - frozenset(gone)) | frozenset(more)
         case _:
-            raise ValueError(delta)
-
-
-def _changed(old: Any, changed: Mapping[int, Delta]) -> list[Any]:
-    parts = list(old)
-    for place, delta in changed.items():
-        parts[place] = apply(parts[place], delta)
-    return parts
+            raise ValueError(change)

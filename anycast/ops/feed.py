@@ -1,7 +1,7 @@
 """The messages from the agent to the ops process, one way only: frames of pickled messages over a socket pair.
 
 The first messages hold everything, each later one what has changed since the one before. What follows from the
-configuration alone is not sent: both ends work it out.
+configuration alone is not sent: both ends work it out. What nobody is shown is not sent either.
 """
 
 from __future__ import annotations
@@ -10,36 +10,37 @@ import copyreg
 import io
 import pickle
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
-from anycast.core.dataplane.members import composed_uses, memberships, siblings, target_names
-from anycast.core.owned import NOTHING, owned_by
-from anycast.core.values.configuration import Address, Config, Target
-from anycast.core.vip.requirements import requirements
-from anycast.ops.delta import Delta, names
+from anycast.core.index import Index, indexed
+from anycast.core.owned import NOTHING
+from anycast.core.values.configuration import Address, Config, Prefix, Target
+from anycast.core.values.persistent import PersistentMap
+from anycast.ops.delta import Change, names
 from anycast.ops.source import Facts
 
 LENGTH = struct.Struct("!I")  # of the message behind it
 
-_DERIVED: Mapping[str, tuple[Any, Callable[[Config], Any]]] = {
-    "members": ({}, memberships),
-    "requirements": ((), requirements),
-    "composed": ((), composed_uses),
-    "names": ({}, target_names),
-    "siblings": ({}, siblings),
-    "configured": (NOTHING, owned_by),
+_UNSHOWN: Mapping[str, Any] = {"index": Index(), "configured": NOTHING, "owned": NOTHING}
+"""Fields of a state that are not sent, and what stands in their place. The other end works the index out."""
+
+_UNSHOWN_OF_KERNEL: Mapping[str, Any] = {
+    "reported": None,
+    "coming": None,
+    "attempted": {},
+    "reached": PersistentMap(),
+    "adopted": {},
 }
-"""Fields of a state that follow from the configuration: what is sent in their place, and how to work them out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     revision: int
-    facts: Facts | None = None  # None: those of the message before, changed by `delta`
-    delta: Delta = None
+    facts: Facts | None = None  # None: those of the message before, changed by `changes`
+    changes: tuple[Change, ...] = ()
     more: bool = False  # nothing to show yet: the next message belongs to it
     events: tuple[str, ...] = ()  # as lines of JSON, the oldest first
     ran: bytes = b""  # the numbers of targets whose checks ran, as array("I")
@@ -48,19 +49,19 @@ class Message:
 
 
 def bare(facts: Facts) -> Facts:
-    """Without what both ends work out, and the kernel's table as it is going to be, which the other end has no use for."""
-    kernel = replace(facts.state.kernel, coming=None)
-    known = {name: none for name, (none, _) in _DERIVED.items()}
-    return replace(facts, state=replace(facts.state, kernel=kernel, **known))
+    """Without what both ends work out, and without what is not shown."""
+    kernel = replace(facts.state.kernel, **_UNSHOWN_OF_KERNEL)
+    return replace(facts, state=replace(facts.state, kernel=kernel, **_UNSHOWN))
 
 
-def derived(config: Config) -> dict[str, Any]:
-    """The fields that `bare` leaves out."""
-    return {name: work_out(config) for name, (_, work_out) in _DERIVED.items()}
+def derived(config: Config, before: Index | None = None) -> Index:
+    """What `bare` leaves out and documents need. `before`: of the configuration before."""
+    return indexed(config, before)
 
 
-def whole(facts: Facts, fields: Mapping[str, Any]) -> Facts:
-    return replace(facts, state=replace(facts.state, **fields))
+def whole(facts: Facts, index: Index) -> Facts:
+    """What `bare` made bare, to be shown. `index`: from `derived`."""
+    return replace(facts, state=replace(facts.state, index=index))
 
 
 def _made(kind: type, parts: tuple[object, ...]) -> object:
@@ -76,12 +77,18 @@ def _address(address: Address) -> tuple[Any, tuple[int]]:
     return type(address), (int(address),)  # by itself it would be sent as text, and parsed
 
 
+def _prefix(prefix: Prefix) -> tuple[Any, tuple[tuple[int, int]]]:
+    return type(prefix), ((int(prefix.network_address), prefix.prefixlen),)
+
+
 class _Pickler(pickle.Pickler):
     dispatch_table = {  # noqa: RUF012 - as the library wants it
         **copyreg.dispatch_table,
         Target: _remake,
         IPv4Address: _address,
         IPv6Address: _address,
+        IPv4Network: _prefix,
+        IPv6Network: _prefix,
     }
 
 

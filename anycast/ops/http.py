@@ -9,8 +9,8 @@ import asyncio
 import json
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Generic, TypeVar
 
 import structlog
 from aiohttp import web
@@ -22,6 +22,7 @@ from anycast.core.values.configuration import Vip
 from anycast.ops import page, status, why
 from anycast.ops.board import Boards
 from anycast.ops.connections import begin_stream, counted
+from anycast.ops.exposition import Body
 from anycast.ops.hub import Event, LaggedError, interest
 from anycast.ops.metrics import MetricsText
 from anycast.ops.paths import READ, STREAM, Operation, openapi
@@ -35,12 +36,15 @@ FRESH = 0.5  # seconds a document of all real servers is good for, however many 
 SLICE = 64 * 1024  # bytes of an answer that are handed to the connection in one go
 WRITE_TIME = 10.0  # seconds such a slice waits for its reader
 MAX_HEADERS = 128  # of a request
+MAX_PAGES = 16  # with different VIPs on them, that are kept for a moment
 KEEP_ALIVE = 15.0  # seconds between two comments in a stream of events
 BATCH = 50  # events written to a stream in one go
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Reached = Callable[[int, float], Awaitable[bool]]
 """Whether what the agent knew at that revision is here, within so many seconds."""
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -112,6 +116,37 @@ async def _write(request: web.Request, response: web.StreamResponse, data: bytes
         raise ConnectionResetError("it does not read its answer") from None
 
 
+def _takes_gzip(request: web.Request) -> bool:
+    for one in request.headers.get("Accept-Encoding", "").split(","):
+        name, _, rest = one.partition(";")
+        if name.strip().lower() == "gzip":
+            return rest.replace(" ", "").lower() not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
+    return False
+
+
+async def _stream_of(
+    request: web.Request, headers: Mapping[str, str], length: int, pieces: Iterable[bytes]
+) -> web.StreamResponse:
+    """An answer that is never in memory whole: slices of what its pieces make together."""
+    whole = web.StreamResponse(headers=headers)
+    whole.content_length = length
+    await whole.prepare(request)
+    if request.method == "HEAD":
+        return whole
+    some: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        some.append(piece)
+        size += len(piece)
+        if size >= SLICE:
+            await _write(request, whole, b"".join(some))
+            some, size = [], 0
+    if some:
+        await _write(request, whole, b"".join(some))
+    await whole.write_eof()
+    return whole
+
+
 @web.middleware
 async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     if len(request.raw_headers) > MAX_HEADERS:  # aiohttp before 3.14 takes any number
@@ -170,29 +205,29 @@ def _verdict(request: web.Request, *, good: bool, reasons: tuple[str, ...]) -> w
     return web.Response(status=code, text="\n".join(reasons or ("ok",)) + "\n")
 
 
-class _Kept:
+class _Kept(Generic[T]):
     """An answer that is the same for all who ask within a moment."""
 
     def __init__(self) -> None:
-        self._key: object = None
-        self._until = 0.0
-        self._body = b""
+        self._kept: tuple[object, float, T] | None = None  # its key, until when it is good, and the answer
 
-    def read(self, make: Callable[[], str | bytes], key: object) -> bytes:
+    def read(self, make: Callable[[], T], key: object = None) -> T:
         """Made anew when the moment is over, or `key` is another."""
-        if key != self._key or time.monotonic() > self._until:
-            body = make()
-            self._body = body.encode() if isinstance(body, str) else body
-            self._key, self._until = key, time.monotonic() + FRESH
-        return self._body
+        if self._kept is None or self._kept[0] != key or time.monotonic() > self._kept[1]:
+            self._kept = None  # not two of them at once
+            made = make()
+            self._kept = key, time.monotonic() + FRESH, made
+        return self._kept[2]
 
 
 class _Reading:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._boards = Boards()
-        self._status, self._page = _Kept(), _Kept()
-        self._metrics_of = defaultdict[str, _Kept](_Kept)  # by the type that is asked for
+        self._status = _Kept[bytes]()
+        self._pages: dict[page.Asked, _Kept[bytes]] = {}
+        self._memory = page.Memory()
+        self._metrics_of = defaultdict[tuple[str, bool], _Kept[Body]](_Kept)  # by what is asked for
         self._metrics = MetricsText(source, version=anycast.__version__)
         self._openapi = _dumps(openapi(READ, version=anycast.__version__)).encode()
         self._streams: set[asyncio.Task[object]] = set()
@@ -205,17 +240,32 @@ class _Reading:
         reasons = status.readiness(self._source.facts.state, time.monotonic())
         return _verdict(request, good=not reasons, reasons=reasons)
 
-    async def get_page(self, _: web.Request) -> web.Response:
-        def make() -> str:
+    async def get_page(self, request: web.Request) -> web.Response:
+        asked = page.asked(request.query.get("q", ""), request.query.get("page", ""))
+
+        def make() -> bytes:
             board = self._boards.of(self._source.facts.state)
             now, wall = time.monotonic(), time.time()
-            return page.page(self._source, board, version=anycast.__version__, now=now, wall=wall)
+            told = page.page(
+                self._source,
+                board,
+                version=anycast.__version__,
+                now=now,
+                wall=wall,
+                asked=asked,
+                memory=self._memory,
+            )
+            return told.encode()
 
-        return web.Response(body=self._page.read(make, self._source.events.newest), headers=page.headers())
+        kept = self._pages.pop(asked, None) or _Kept[bytes]()
+        self._pages[asked] = kept  # the newest is the last
+        while len(self._pages) > MAX_PAGES:
+            del self._pages[next(iter(self._pages))]
+        return web.Response(body=kept.read(make, self._source.events.newest), headers=page.headers())
 
     async def get_status(self, request: web.Request) -> web.Response:
         # Who names a revision has just changed something.
-        body = self._status.read(lambda: _dumps(self._document()), request.headers.get(REVISION))
+        body = self._status.read(lambda: _dumps(self._document()).encode(), request.headers.get(REVISION))
         return web.Response(body=body, content_type="application/json", charset="utf-8")
 
     def _document(self) -> dict[str, Any]:
@@ -230,14 +280,22 @@ class _Reading:
             view=self._boards.of(state).view(status.Clock(now=now, wall=wall)),
         )
 
-    async def get_metrics(self, request: web.Request) -> web.Response:
+    async def get_metrics(self, request: web.Request) -> web.StreamResponse:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        servers = request.query.get("servers", "yes")
+        if servers not in ("yes", "no"):
+            raise _RefusedError(400, f"servers: expected yes or no, found {servers[:40]!r}")
 
-        def make() -> bytes:
-            return self._metrics.read(self._boards.of(self._source.facts.state), encode, content_type)
+        def make() -> Body:
+            board = self._boards.of(self._source.facts.state)
+            return self._metrics.read(board, encode, content_type, servers=servers == "yes")
 
-        body = self._metrics_of[content_type].read(make, None)
-        return web.Response(body=body, headers={"Content-Type": content_type})
+        body = self._metrics_of[content_type, servers == "yes"].read(make)
+        headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
+        if not _takes_gzip(request):
+            return await _stream_of(request, headers, body.length, body.plain())
+        headers["Content-Encoding"] = "gzip"
+        return await _stream_of(request, headers, body.packed_length, body.packed())
 
     async def get_openapi(self, _: web.Request) -> web.Response:
         return web.Response(body=self._openapi, content_type="application/json", charset="utf-8")

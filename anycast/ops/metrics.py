@@ -1,7 +1,7 @@
 """Prometheus metrics, read from the state at the moment of a scrape. Values are 0 rather than absent.
 
-`MetricsText` writes what is served. What there is of every VIP and every real server it writes itself: of thousands the
-library takes most of a second.
+`MetricsText` writes what is served: from here what there is of the node as a whole, from `series` what there is of every
+VIP and every real server.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -26,24 +24,16 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from anycast.core.dataplane.kernel import KINDS, SyncRole
-from anycast.core.dataplane.members import first_addresses, servers_of, service_key
-from anycast.core.maintenance.stages import NODE_SCOPES, Stage
-from anycast.core.state import State, VipState, health_of, prefix_of
-from anycast.core.values.configuration import Address, Service, Vip
-from anycast.core.vip.decide import Advertise, Reason, ServiceFacts
-from anycast.core.vip.facts import furthest, held_for, recent_crashes, start_hold
-from anycast.ops.board import Block, Board
-from anycast.ops.servers import Seen
+from anycast.core.state import State
+from anycast.core.vip.facts import recent_crashes
+from anycast.ops.board import Board
+from anycast.ops.exposition import Body, Chunk
+from anycast.ops.series import Series
 from anycast.ops.source import BUCKETS, Source
 from anycast.ops.status import (
-    Routing,
-    is_announced,
     kernel_error,
     neighbors,
     readiness,
-    routing,
-    service_facts,
-    stage_left,
 )
 
 TABLE_BITS = "/sys/module/ip_vs/parameters/conn_tab_bits"
@@ -79,7 +69,7 @@ class StateCollector(Collector):
         return ()  # the registry need not scrape once to learn the names
 
     def collect(self) -> Iterator[Metric]:
-        state, now, wall = self._source.facts.state, self._clock(), self._wall()
+        state, now = self._source.facts.state, self._clock()
         yield self._build_info(state)
         yield _gauge("anycast_ready", "1 if the node can do its work", not readiness(state, now))
         yield _gauge(
@@ -102,8 +92,6 @@ class StateCollector(Collector):
             "Agents before this one that ended without a clean stop, in the 10 minutes before its start",
             recent_crashes(state, now),
         )
-        yield from _requirements(state)
-        yield from _maintenance(state, now, wall - now)
         yield from _routing(state, now)
         yield _gauge(
             "anycast_kernel_available", "1 if the kernel could be read", kernel_error(state, now) is None
@@ -113,7 +101,7 @@ class StateCollector(Collector):
         )
         yield from _kernel(state)
         yield from _ipvs(state)
-        yield from _work(self._source, state)
+        yield from _work(self._source)
         yield from _probes(self._source)
         yield from _hooks(self._source)
 
@@ -163,24 +151,13 @@ def _rows() -> int:
         return 0
 
 
-def _work(source: Source, state: State) -> Iterator[Metric]:
+def _work(source: Source) -> Iterator[Metric]:
     work = source.facts.work
     jobs = SummaryMetricFamily(
         "anycast_reconcile_duration_seconds", "How long readings of the kernel took, with the changes before"
     )
     jobs.add_metric([], count_value=work.kernel_jobs, sum_value=work.kernel_seconds)
-    routes = CounterMetricFamily(
-        "anycast_route_commands",
-        "Prefixes of the VIP that ExaBGP announced, withdrew or refused",
-        labels=["vip", "action"],
-    )
-    for vip in state.config.vips:
-        prefixes = [str(prefix_of(address)) for address in vip.addresses]
-        for action in ("announce", "withdraw", "refuse"):
-            routes.add_metric(
-                [vip.name, action], sum(work.routes.get((prefix, action), 0) for prefix in prefixes)
-            )
-    return iter((jobs, routes))
+    yield jobs
 
 
 def _probes(source: Source) -> Iterator[Metric]:
@@ -224,70 +201,6 @@ def _hooks(source: Source) -> Iterator[Metric]:
     return iter((runs, duration, suppressed, dropped, failing, waiting))
 
 
-def _requirements(state: State) -> Iterator[Metric]:
-    labels = ["scope", "vip", "service"]
-    up = GaugeMetricFamily("anycast_requirement_up", "1 if the requirement holds", labels=labels)
-    unknown = GaugeMetricFamily(
-        "anycast_requirement_unknown",
-        "1 if a check of the requirement could not run last time",
-        labels=labels,
-    )
-    warned = GaugeMetricFamily(
-        "anycast_requirement_warning", "1 if the requirement holds, with a warning", labels=labels
-    )
-    for one in state.requirements:
-        health = health_of(state, one.check)
-        names = ["vip" if one.vip else "node", one.vip, one.service]
-        up.add_metric(names, float(health.phase.is_up))
-        unknown.add_metric(names, float(health.unknown))
-        warned.add_metric(names, float(health.warned))
-    return iter((up, unknown, warned))
-
-
-def _maintenance(state: State, now: float, epoch: float) -> Iterator[Metric]:
-    # Two labels, for a VIP may be called "node".
-    labels = ["scope", "vip"]
-    active = GaugeMetricFamily("anycast_maintenance_active", "1 in maintenance", labels=labels)
-    stage = GaugeMetricFamily(
-        "anycast_maintenance_stage",
-        "1 for the stage of the drain, 0 for the others",
-        labels=[*labels, "stage"],
-    )
-    since = GaugeMetricFamily(
-        "anycast_maintenance_stage_since_timestamp_seconds",
-        "When the stage began; 0: not in maintenance",
-        labels=labels,
-    )
-    left = GaugeMetricFamily(
-        "anycast_maintenance_stage_left_seconds",
-        "Time until the stage is over at the latest; 0: it stays",
-        labels=labels,
-    )
-    ends = GaugeMetricFamily(
-        "anycast_maintenance_ends_timestamp_seconds",
-        "When maintenance ends by itself, the last of several; 0: by command only, or not in maintenance",
-        labels=labels,
-    )
-    overdue = GaugeMetricFamily(
-        "anycast_maintenance_overdue", "1 if its end has passed and the maintenance goes on", labels=labels
-    )
-    rows = [("node", "", NODE_SCOPES), *(("vip", vip.name, (vip.name,)) for vip in state.config.vips)]
-    for scope, name, keys in rows:
-        progress = furthest(state, keys)
-        in_force = [state.maintenance[key] for key in keys if key in state.maintenance]
-        last = [entry.end.at if entry.end is not None else 0.0 for entry in in_force]
-        active.add_metric([scope, name], float(bool(in_force)))
-        for one in Stage:
-            stage.add_metric([scope, name, one], float(one is progress.stage))
-        since.add_metric([scope, name], 0.0 if progress.stage is Stage.ACTIVE else progress.since + epoch)
-        left.add_metric([scope, name], stage_left(state, progress, now) or 0.0)
-        ends.add_metric([scope, name], max(last) if last and all(last) else 0.0)
-        overdue.add_metric(
-            [scope, name], float(any(state.progress[key].overdue for key in keys if key in state.progress))
-        )
-    return iter((active, stage, since, left, ends, overdue))
-
-
 def _routing(state: State, now: float) -> Iterator[Metric]:
     established = GaugeMetricFamily("anycast_peer_established", "1 if the BGP session is up", labels=["peer"])
     for neighbor in neighbors(state, now):
@@ -323,31 +236,6 @@ def _routing(state: State, now: float) -> Iterator[Metric]:
     yield _gauge("anycast_lease_age_seconds", "Time since the last lease was sent", now - sent)
 
 
-_SERVERS: dict[str, tuple[str, Callable[[Seen], tuple[tuple[str, float], ...]]]] = {
-    "anycast_server_up": (
-        "1 if the checks of the real server hold",
-        lambda one: (("", one.health.is_up),),
-    ),
-    "anycast_server_check_unknown": (
-        "1 if the last check itself could not run",
-        lambda one: (("", one.health.unknown),),
-    ),
-    "anycast_server_check_warning": (
-        "1 if the check holds, with a warning",
-        lambda one: (("", one.health.warned),),
-    ),
-    "anycast_server_drained": (
-        "1 if somebody took the real server out",
-        lambda one: (("", one.drained),),
-    ),
-    "anycast_server_connections": (
-        "Connections of the real server through this node",
-        lambda one: ((',state="active"', one.active), (',state="inactive"', one.inactive)),
-    ),
-}
-"""Of every real server: what it is, and its samples with the labels they have besides."""
-
-
 class MetricsText:
     """What a scrape gets."""
 
@@ -359,175 +247,29 @@ class MetricsText:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        self._source = source
         self._clock = clock
         self._wall = wall
         self._registry = registry(source, version=version, clock=clock, wall=wall)
+        self._series = Series()
 
-    def read(self, board: Board, encode: Callable[[CollectorRegistry], bytes], content_type: str) -> bytes:
-        now = self._clock()
-        pieces = [encode(self._registry).removesuffix(_END)]
-        for name, about, lines in _families(board, self._wall() - now, now):
-            pieces.append(f"# HELP {name} {about}\n# TYPE {name} gauge\n{''.join(lines)}".encode())
-        if content_type.startswith("application/openmetrics-text"):
-            pieces.append(_END)
-        return b"".join(pieces)
-
-
-@dataclass(frozen=True, slots=True)
-class _One:
-    """A VIP as it is looked at."""
-
-    state: State
-    vip: Vip
-    routes: Routing
-    now: float
-    epoch: float  # of the monotonic clock
-
-    @property
-    def known(self) -> VipState:
-        return self.state.vips.get(self.vip.name, VipState())
-
-
-_VIPS: dict[str, tuple[str, Callable[[_One], float]]] = {
-    "anycast_vip_announced": (
-        "1 if ExaBGP has acknowledged every prefix of the VIP and a BGP session carries each of its families",
-        lambda one: is_announced(one.routes, one.vip),
-    ),
-    "anycast_vip_wanted": (
-        "1 if the verdict is to announce the VIP, as the last resort too",
-        lambda one: one.known.verdict.advertise is not Advertise.NO,
-    ),
-    "anycast_vip_last_change_timestamp_seconds": (
-        "When the verdict last changed",
-        lambda one: one.known.since + one.epoch,
-    ),
-    "anycast_vip_changes": (
-        "How often the verdict has changed since the start of the agent",
-        lambda one: one.known.changes,
-    ),
-    "anycast_vip_start_hold_seconds": (
-        "How long everything must still hold after the agent's start before the VIP is announced",
-        lambda one: _hold_left(one.state, one.vip.name, one.now),
-    ),
-}
-_SERVICES: dict[str, tuple[str, Callable[[ServiceFacts], float]]] = {
-    "anycast_service_usable": ("Real servers that get new clients", lambda found: found.usable),
-    "anycast_service_servers": ("Real servers configured", lambda found: found.total),
-    "anycast_service_quorum": (
-        "Real servers that must be usable for the VIP to stay announced",
-        lambda found: found.quorum.low,
-    ),
-    "anycast_service_headroom_ratio": (
-        "Share of the real servers that can still fail before the VIP is withdrawn",
-        lambda found: max(0.0, (found.usable - found.quorum.low) / found.total) if found.total else 0.0,
-    ),
-}
-
-
-def _families(board: Board, epoch: float, now: float) -> Iterator[tuple[str, str, Iterator[str]]]:
-    """What there is of every VIP, service and real server: name, meaning, lines."""
-    state, blocks = board.state, board.blocks
-    vips = state.config.vips
-    routes = routing(state, now)
-    looked_at = [_One(state, vip, routes, now, epoch) for vip in vips]
-    for name, (about, value) in _VIPS.items():
-        yield name, about, (_line(name, value(one), vip=one.vip.name) for one in looked_at)
-    yield (
-        "anycast_vip_verdict",
-        "1 for the current reason, 0 for the others",
-        (_verdict(one.vip.name, one.known.verdict.reason) for one in looked_at),
-    )
-    for name, (about, figure) in _SERVICES.items():
-        yield name, about, (_service(state, vip, name, figure) for vip in vips)
-    yield (
-        "anycast_service_total_weight",
-        "Sum of the weights in the configuration",
-        (_weights(state, vip, "anycast_service_total_weight", _configured) for vip in vips),
-    )
-    yield (
-        "anycast_service_usable_weight",
-        "Sum of the weights in the kernel",
-        (_weights(state, vip, "anycast_service_usable_weight", _in_kernel) for vip in vips),
-    )
-    for name, (about, values) in _SERVERS.items():
-        yield name, about, (_samples(board, block, name, values) for block in blocks.values())
-    yield (
-        "anycast_service_table_fingerprint",
-        "A number that is equal on nodes with the same table; 0: the service is not in the kernel",
-        (_fingerprints(board, block) for block in blocks.values()),
-    )
-
-
-def _fingerprints(board: Board, block: Block) -> str:
-    return "".join(
-        _line(
-            "anycast_service_table_fingerprint",
-            int(board.fingerprints[address, block.service.name] or "0", 16),
-            vip=block.vip.name,
-            service=block.service.name,
-            address=str(address),
+    def read(
+        self,
+        board: Board,
+        encode: Callable[[CollectorRegistry], bytes],
+        content_type: str,
+        *,
+        servers: bool = True,
+    ) -> Body:
+        """`servers` False: without the families of real servers."""
+        now, openmetrics = self._clock(), content_type.startswith("application/openmetrics-text")
+        whole = Chunk(encode(self._registry).removesuffix(_END))
+        series = self._series.chunks(
+            board,
+            self._source.facts.work,
+            now=now,
+            wall=self._wall(),
+            servers=servers,
+            openmetrics=openmetrics,
         )
-        for address in block.vip.addresses
-    )
-
-
-def _line(name: str, value: float, **labels: str) -> str:
-    text = ",".join(f'{label}="{_escaped(word)}"' for label, word in labels.items())
-    return f"{name}{{{text}}} {float(value)!r}\n"
-
-
-def _hold_left(state: State, vip: str, now: float) -> float:
-    stable = held_for(state, state.vips.get(vip, VipState()), now)
-    return 0.0 if stable is None else start_hold(state, now) - stable
-
-
-@lru_cache(maxsize=16384)
-def _verdict(vip: str, holds: Reason) -> str:
-    return "".join(_line("anycast_vip_verdict", reason is holds, vip=vip, reason=reason) for reason in Reason)
-
-
-def _service(state: State, vip: Vip, name: str, value: Callable[[ServiceFacts], float]) -> str:
-    return "".join(
-        _line(name, value(found), vip=vip.name, service=service.name, family=f"ipv{version}")
-        for service, version, found in service_facts(state, vip)
-    )
-
-
-def _weights(state: State, vip: Vip, name: str, value: Callable[[State, Service, Address], int]) -> str:
-    return "".join(
-        _line(
-            name,
-            value(state, service, address),
-            vip=vip.name,
-            service=service.name,
-            family=f"ipv{address.version}",
-        )
-        for service in vip.services
-        for address in first_addresses(vip)
-    )
-
-
-def _configured(_: State, service: Service, address: Address) -> int:
-    return sum(server.weight for server, _ in servers_of(service, address.version))
-
-
-def _in_kernel(state: State, service: Service, address: Address) -> int:
-    snapshot = state.kernel.snapshot
-    entry = snapshot.table.get(service_key(address, service)) if snapshot is not None else None
-    return sum(one.weight for one in entry.destinations) if entry is not None else 0
-
-
-def _samples(
-    board: Board, block: Block, name: str, values: Callable[[Seen], tuple[tuple[str, float], ...]]
-) -> str:
-    vip, service = block.vip.name, block.service.name
-    head = f'{name}{{vip="{_escaped(vip)}",service="{service}"'
-    return "".join(
-        f'{head},server="{_escaped(row.server.name)}",address="{row.address}"{more}}} {float(value)}\n'
-        for row, one in zip(block.rows, board.seen[vip, service], strict=True)
-        for more, value in values(one)
-    )
-
-
-def _escaped(label: str) -> str:
-    return label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        return Body((whole, *series, *([Chunk(_END)] if openmetrics else [])))

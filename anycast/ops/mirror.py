@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from anycast.core.index import Index
 from anycast.core.values.configuration import Config, Target
 from anycast.ops import delta, feed
 from anycast.ops.hub import Hub, event_of
@@ -25,20 +26,20 @@ class Mirror:
         self._coming: Any = None  # of which the rest may be on its way
         self._facts: Facts | None = None
         self._config: Config | None = None
-        self._derived: Mapping[str, Any] = {}
+        self._index = Index()
         self._numbers: Mapping[int, Target] = {}
         self._durations: dict[Target, array[float]] = {}
         self._changed = asyncio.Event()
 
     def take(self, message: feed.Message) -> None:
         coming = self._coming if message.facts is None else message.facts
-        coming = self._coming = delta.apply(coming, message.delta)
+        coming = self._coming = delta.apply(coming, message.changes)
         if message.more:
             return
         config = coming.state.config
         if config is not self._config:
-            self._config, self._derived = config, feed.derived(config)
-        facts = self._facts = feed.whole(coming, self._derived)
+            self._config, self._index = config, feed.derived(config, self._index)
+        facts = self._facts = feed.whole(coming, self._index)
         if facts.numbers is not self._numbers:
             self._numbers = facts.numbers
             targets = set(facts.numbers.values())

@@ -71,10 +71,10 @@ async function refresh() {
     return;
   }
   busy = true;
-  again = false;
+  again = typed = false;
   const began = performance.now();
   try {
-    const answer = await fetch(location.pathname, {cache: "no-store", signal: AbortSignal.timeout(PATIENCE * 1000)});
+    const asked = location.search, answer = await fetch(location.pathname + asked, {cache: "no-store", signal: AbortSignal.timeout(PATIENCE * 1000)});
     if (!answer.ok) throw new Error("it answers " + answer.status);
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
     if (fresh.documentElement.dataset.build !== document.documentElement.dataset.build) {
@@ -82,7 +82,8 @@ async function refresh() {
       location.reload(); // another version of the agent: its page is another
       return;
     }
-    become(document.querySelector("main"), fresh.querySelector("main"));
+    if (asked === location.search) become(document.querySelector("main"), fresh.querySelector("main"));
+    else again = true; // the reader looks for something else by now
     become(document.querySelector("link[rel=icon]"), fresh.querySelector("link[rel=icon]"));
     title = fresh.title;
     got = began;
@@ -95,7 +96,7 @@ async function refresh() {
     busy = false;
   }
   tick();
-  soon(again ? APART : lost !== null ? 2 : document.hidden ? HIDDEN : POLL);
+  soon(typed ? 0 : again ? APART : lost !== null ? 2 : document.hidden ? HIDDEN : POLL);
 }
 
 function soon(seconds) {
@@ -111,6 +112,26 @@ function changed() {
     soon(0.05); // what belongs together comes together
   } else soon(APART);
 }
+
+// What is looked for stands in the address, to be passed on, and is found as it is typed.
+let typed = false, typing = 0;
+function find(now) {
+  clearTimeout(typing);
+  const text = document.getElementById("q").value.trim(), search = text === "" ? "" : "?" + new URLSearchParams({q: text});
+  if (search === location.search) return;
+  if (!now) {
+    typing = setTimeout(find, 200, true);
+    return;
+  }
+  history.replaceState(null, "", location.pathname + search);
+  typed = true;
+  refresh();
+}
+document.addEventListener("input", (event) => event.target.id === "q" && find(false));
+document.addEventListener("submit", (event) => {
+  event.preventDefault();
+  find(true);
+});
 
 let refused = -Infinity;
 function follow() {

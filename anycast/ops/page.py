@@ -14,7 +14,7 @@ from hashlib import sha256
 from importlib.resources import files
 from itertools import islice
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from markupsafe import Markup, escape
 
@@ -23,14 +23,17 @@ from anycast.core.health.phase import Phase
 from anycast.core.maintenance.progress import stage_ends
 from anycast.core.maintenance.stages import Stage
 from anycast.core.state import State
-from anycast.core.values.configuration import Address, Service, Vip
+from anycast.core.values.configuration import Address, Config, Service, Vip
 from anycast.ops import status
 from anycast.ops.board import Block, Board, Key
+from anycast.ops.find import LONGEST as LONGEST_QUERY
+from anycast.ops.find import WRONG, Query, Words, query, state_words
 from anycast.ops.hub import Event
 from anycast.ops.servers import Row, Seen
 from anycast.ops.source import Source
 
-VIPS = 100  # that are shown
+VIPS = 100  # on one page
+SEARCHED = 10  # VIPs from which on there is a search
 SERVICES = 200
 ROWS = 150  # real servers
 ILL = 20  # of them in one service that want looking after
@@ -138,7 +141,60 @@ def neighbor_look(state: str) -> Look:
     return Look("ok" if state == "up" else "warn" if state == "unknown" else "bad", state)
 
 
-def page(source: Source, board: Board, *, version: str, now: float, wall: float) -> str:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is to be shown: the VIPs that are looked for, and which hundred of them, from 1 on."""
+
+    query: Query = Query()
+    number: int = 1
+
+
+def asked(text: str, number: str) -> Asked:
+    """By the parameters of an address; what is no number is the first."""
+    known = number.isascii() and number.isdecimal() and 0 < len(number) < 6
+    return Asked(query(text), max(1, int(number)) if known else 1)
+
+
+class Memory:
+    """What is worked out once for a configuration, and for what is seen of the servers of a service."""
+
+    def __init__(self) -> None:
+        self._config: Config | None = None
+        self._words: dict[str, Words] = {}
+        self._ill: dict[Key, tuple[Sequence[Seen], list[int]]] = {}
+
+    def ill(self, board: Board) -> dict[Key, list[int]]:
+        """By service, the places of those that want looking after, the worst first."""
+        known = self._ill
+        fresh = {}
+        for key, found in board.seen.items():
+            before = known.get(key)
+            fresh[key] = before if before is not None and before[0] is found else (found, _ill(found))
+        self._ill = fresh
+        return {key: places for key, (_, places) in fresh.items()}
+
+    def words(self, board: Board) -> dict[str, Words]:
+        if self._config is not board.state.config:
+            self._config = board.state.config
+            self._words = {
+                vip.name: Words(
+                    vip, [row for one in vip.services for row in board.blocks[vip.name, one.name].rows]
+                )
+                for vip in self._config.vips
+            }
+        return self._words
+
+
+def page(
+    source: Source,
+    board: Board,
+    *,
+    version: str,
+    now: float,
+    wall: float,
+    asked: Asked = Asked(),
+    memory: Memory | None = None,
+) -> str:
     newest = source.events.newest
     writing = _Page(
         board=board,
@@ -148,6 +204,8 @@ def page(source: Source, board: Board, *, version: str, now: float, wall: float)
         version=version,
         events=source.events.after(max(0, newest - EVENTS))[::-1],
         newest=newest,
+        asked=asked,
+        memory=memory or Memory(),
     )
     return "".join(writing.pieces())
 
@@ -158,7 +216,7 @@ def headers() -> Mapping[str, str]:
     script, style = (f"'sha256-{_digest(_asset(name))}'" for name in ("page.js", "page.css"))
     policy = (
         f"default-src 'none'; script-src {script}; style-src {style}; img-src data:; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     )
     return {
         "Content-Type": "text/html; charset=utf-8",
@@ -197,10 +255,14 @@ class _Page:
         version: str,
         events: Sequence[Event],
         newest: int,
+        asked: Asked,
+        memory: Memory,
     ) -> None:
         self.state = state = board.state
         self.board = board
-        self.ill = {key: _ill(found) for key, found in board.seen.items()}
+        self.asked = asked
+        self.memory = memory
+        self.ill = memory.ill(board)
         self.source = source
         self.now = now
         self.wall = wall
@@ -320,15 +382,142 @@ class _Page:
         all_vips = self.state.config.vips
         if not all_vips:
             yield el("p", "No VIP is configured: this node announces nothing.", class_="plain card")
-        order = sorted(all_vips, key=lambda vip: (_RANKS[self.looks[vip.name].kind], self._ill_in(vip) == 0))
-        shown = order[:VIPS]
+        wanted = self.asked.query
+        if len(all_vips) > SEARCHED or wanted.text:
+            yield self.search()
+        found = [vip for vip in self._in_order() if self._takes(vip)]
+        pages = max(1, -(-len(found) // VIPS))
+        number = min(self.asked.number, pages)
+        shown = found[VIPS * (number - 1) : VIPS * number]
+        yield self.told(found, shown, number)
         blocks = [self.board.blocks[vip.name, service.name] for vip in shown for service in vip.services]
-        plan = _Plan(blocks, self.ill)
-        places = {vip.name: place for place, vip in enumerate(all_vips)}
+        plan = _Plan(blocks, self.ill, wanted)
+        places = {vip.name: place for place, vip in enumerate(all_vips)} if shown else {}
         for vip in shown:
             yield from self.vip(vip, places[vip.name], plan)
-        yield _more(len(order) - len(shown), "VIPs, in no worse state than these")
+        yield self.leaf(number, pages)
         yield Markup("</section>\n")
+
+    def _in_order(self) -> list[Vip]:
+        """The worst first, then what is out on purpose, then by name."""
+
+        def key(vip: Vip) -> tuple[int, int, str]:
+            rank, ill = _RANKS[self.looks[vip.name].kind], self._ill_in(vip)
+            # One that is announced, with a real server to look after, goes before what is out on purpose.
+            return (_RANKS["warn"] if rank > _RANKS["warn"] and ill else rank), -(ill > 0), vip.name
+
+        return sorted(self.state.config.vips, key=key)
+
+    def _takes(self, vip: Vip) -> bool:
+        wanted = self.asked.query
+        if not wanted.words:
+            return True
+        words = self.memory.words(self.board)[vip.name]
+        return wanted.takes(words, self._states(vip) if wanted.asks_for_states else "")
+
+    def _states(self, vip: Vip) -> str:
+        """The words by which a VIP is found: how it stands, why, and how the real servers stand that are not well."""
+        look = self.looks[vip.name]
+        words = [look.word, str(self.state.vips[vip.name].verdict.reason)]
+        words += ["maintenance"] if look.word == "in maintenance" else []
+        for service in vip.services:
+            key = vip.name, service.name
+            seen = self.board.seen[key]
+            for place in self.ill[key]:
+                words += [server_look(seen[place]).word, str(seen[place].health.phase)]
+        if look.kind in ("bad", "warn") or self._ill_in(vip):
+            words.append(WRONG)
+        return state_words(words)
+
+    def search(self) -> Markup:
+        """A form: without a script it asks for the page anew, with it the page becomes what is asked for as one types."""
+        text = self.asked.query.text
+        vips = self.state.config.vips
+        looks = list(self.looks.values())
+        counts = [
+            ("all", "", len(vips)),
+            ("wrong", f"state:{WRONG}", sum(self._is_wrong(vip) for vip in vips)),
+            ("not announced", "state:not-announced", sum(one.word == "not announced" for one in looks)),
+            ("in maintenance", "state:in-maintenance", sum(one.word == "in maintenance" for one in looks)),
+        ]
+        return el(
+            "form",
+            el("label", "Find VIPs", for_="q"),
+            Markup(
+                '<input type="search" id="q" name="q" value="{}" maxlength="{}" autocomplete="off" spellcheck="false" '
+                'aria-describedby="qhelp">'
+            ).format(text, LONGEST_QUERY),
+            el("button", "Find", type="submit"),
+            el(
+                "p",
+                "By name, address, real server or state: words that must all be found. ",
+                el("code", "vip:"),
+                ", ",
+                el("code", "address:"),
+                ", ",
+                el("code", "server:"),
+                " or ",
+                el("code", "state:"),
+                " before a word names its place.",
+                id="qhelp",
+                class_="dim small",
+            ),
+            el(
+                "p",
+                *(
+                    el(
+                        "a",
+                        f"{name} {count:,}",
+                        href=_address(wanted),
+                        aria_current="true" if wanted == text else None,
+                    )
+                    for name, wanted, count in counts
+                ),
+                class_="ways",
+            ),
+            role="search",
+            method="get",
+            action="?",
+            id="find",
+        )
+
+    def _is_wrong(self, vip: Vip) -> bool:
+        return self.looks[vip.name].kind in ("bad", "warn") or self._ill_in(vip) > 0
+
+    def told(self, found: Sequence[Vip], shown: Sequence[Vip], number: int) -> Markup:
+        """How many there are, for those who hear the page too."""
+        text = self.asked.query.text
+        if not self.state.config.vips:
+            return Markup("")
+        if not found:
+            words: tuple[object, ...] = ("No VIP is found by ", el("strong", text), ".")
+        else:
+            first = VIPS * (number - 1) + 1
+            which = (
+                f"{len(found):,}"
+                if len(shown) == len(found)
+                else f"{first:,} to {first + len(shown) - 1:,} of {len(found):,}"
+            )
+            words = (
+                f"{which} {'VIP' if len(found) == 1 else 'VIPs'}",
+                *((" found by ", el("strong", text)) if text else ()),
+                ", what is wrong first",
+            )
+        return el("p", *words, id="told", role="status", class_="dim small")
+
+    def leaf(self, number: int, pages: int) -> Markup:
+        """The way to the others."""
+        if pages == 1:
+            return Markup("")
+        text = self.asked.query.text
+        return el(
+            "nav",
+            el("a", "← back", href=_address(text, number - 1), rel="prev") if number > 1 else None,
+            el("span", f"page {number} of {pages}"),
+            el("a", "show more →", href=_address(text, number + 1), rel="next") if number < pages else None,
+            aria_label="VIPs",
+            class_="leaf",
+        )
 
     def _ill_in(self, vip: Vip) -> int:
         return sum(len(self.ill[vip.name, service.name]) for service in vip.services)
@@ -654,18 +843,32 @@ class _Page:
         )
 
 
-class _Plan:
-    """Which real servers are shown: first those that want looking after, then as many of each service as fit."""
+def _address(text: str, number: int = 1) -> str:
+    """Of the page with these VIPs, relative to that of any others."""
+    words = {"q": text} if text else {}
+    return "?" + urlencode(words | ({"page": str(number)} if number > 1 else {}))
 
-    def __init__(self, blocks: Sequence[Block], ill: Mapping[Key, Sequence[int]]) -> None:
+
+class _Plan:
+    """Which real servers are shown: first those that are looked for, then those that want looking after, then as many of
+    each service as fit.
+    """
+
+    def __init__(self, blocks: Sequence[Block], ill: Mapping[Key, Sequence[int]], wanted: Query) -> None:
         self._all_ill = ill
+        self._meant: dict[Key, list[int]] = {}
         shown = blocks[:SERVICES]
         self._folded = sum(len(block.rows) for block in shown) > FOLDED
         self._open = OPEN
         self._ill: dict[Key, Sequence[int]] = {}
         left = ROWS
         for block in shown:
-            some = self._ill[block.key] = ill[block.key][: min(ILL, left)]
+            meant = self._meant[block.key] = _meant(block, wanted)[: min(ILL, left)]
+            left -= len(meant)
+        for block in shown:
+            known = set(self._meant[block.key])
+            some = [place for place in ill[block.key] if place not in known][: min(ILL, left)]
+            self._ill[block.key] = some
             left -= len(some)
         self._well = self._share(shown, left)
 
@@ -683,17 +886,28 @@ class _Plan:
         return block.key in self._ill
 
     def rows(self, block: Block) -> list[int]:
-        known = set(self._all_ill[block.key])
+        first = [*self._meant[block.key], *self._ill[block.key]]
+        known = {*first, *self._all_ill[block.key]}
         well = (place for place in range(len(block.rows)) if place not in known)
-        return [*self._ill[block.key], *islice(well, self._well)]
+        return [*first, *islice(well, self._well)]
 
     def is_open(self, block: Block) -> bool:
-        if not self._folded:
+        if not self._folded or self._meant[block.key]:
             return True
         if not self._all_ill[block.key] or not self._open:
             return False
         self._open -= 1
         return True
+
+
+def _meant(block: Block, wanted: Query) -> list[int]:
+    """The places of the real servers that a word of the query is about, where it is not about all of them."""
+    if not wanted.words:
+        return []
+    places = [
+        place for place, row in enumerate(block.rows) if wanted.takes_server(row.server.name, row.address)
+    ]
+    return places if len(places) < len(block.rows) else []
 
 
 class _Tables:
@@ -705,8 +919,8 @@ class _Tables:
     def servers(self, _vip: Vip, _service: Service) -> Any:
         return ()
 
-    def fingerprint(self, address: Address, service: Service) -> str | None:
-        return self._board.fingerprints[address, service.name]
+    def fingerprint(self, vip: Vip, address: Address, service: Service) -> str | None:
+        return self._board.fingerprint(vip, address, service)
 
 
 def _ill(found: Sequence[Seen]) -> list[int]:

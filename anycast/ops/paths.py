@@ -127,7 +127,23 @@ READ: tuple[Operation, ...] = (
     Operation(
         path="/",
         handler="get_page",
-        about="The status as a page for people.",
+        about="The status as a page for people: of thousands of VIPs a hundred at a time, what is wrong first.",
+        parameters=(
+            Parameter(
+                name="q",
+                about=(
+                    "Which VIPs: words that must all be found in a name, an address, a real server or a state; `vip:`, "
+                    "`address:`, `server:` or `state:` before a word names its place. `state:wrong` is whatever wants "
+                    "looking after."
+                ),
+                schema={"type": "string", "maxLength": 200},
+            ),
+            Parameter(
+                name="page",
+                about="Which hundred of them, from 1 on. After the last there is the last.",
+                schema={"type": "integer", "minimum": 1, "maximum": 99999},
+            ),
+        ),
         answers={200: Answer(about="The page.", content={PAGE: {"type": "string"}})},
     ),
     _LIVEZ,
@@ -155,12 +171,20 @@ READ: tuple[Operation, ...] = (
     Operation(
         path="/metrics",
         handler="get_metrics",
-        about="Prometheus metrics.",
+        about="Prometheus metrics, packed if Accept-Encoding takes gzip.",
+        parameters=(
+            Parameter(
+                name="servers",
+                about="`no`: without the series of each real server, of which there are most.",
+                schema={"type": "string", "enum": ["yes", "no"], "default": "yes"},
+            ),
+        ),
         answers={
+            400: _NO_PARAMETER,
             200: Answer(
                 about="In the format that Accept asks for.",
                 content={TEXT: {"type": "string"}, "application/openmetrics-text": {"type": "string"}},
-            )
+            ),
         },
     ),
     Operation(

@@ -84,6 +84,11 @@ class Held(NamedTuple):
     connections: ipvs.Connections
 
 
+def counts_of(state: State) -> Mapping[ipvs.Key, bytes]:
+    """The connections of each service as they were read; what is the same object has not changed."""
+    return {} if state.kernel.snapshot is None else state.kernel.snapshot.connections
+
+
 class Look:
     """Where the destinations of a state are found."""
 

@@ -5,7 +5,7 @@ Where a thing has lasted for a time, `since` is the wall-clock start in ISO 8601
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -28,19 +28,20 @@ from anycast.core.maintenance.stages import (
     is_saved,
     is_server,
 )
-from anycast.core.state import State, VipState, health_of, kernel_table, prefix_of
+from anycast.core.state import State, VipState, health_of, kernel_table, prefix_of, services_of
 from anycast.core.values.configuration import Address, Forwarding, Neighbor, Prefix, Service, Vip
-from anycast.core.values.report import NeighborState, Report
+from anycast.core.values.report import TOO_MANY, NeighborState, Report
 from anycast.core.vip.decide import Advertise, Reason, ServiceFacts
 from anycast.core.vip.facts import connections_of, furthest, held_for, is_at_rest, recent_crashes, start_hold
 from anycast.ops.servers import Look, Row, Seen, rows, seen
 
-_prefix_of = lru_cache(maxsize=8192)(prefix_of)
+_prefix_of = lru_cache(maxsize=32_768)(prefix_of)
 
 VERSION = 1
 TOUCH_FILE = "maintenance"  # in the runtime directory
 LIVE_TTLS = 3  # lease lifetimes without a step of the engine before it counts as hung
 NAMED = 3  # VIPs named in the summary
+LISTED = 20  # VIPs named where one is asked for that is not there
 SILENT = 2.0  # seconds without an answer after which nothing that ExaBGP said before counts
 FAMILIES = {4: "IPv4", 6: "IPv6"}
 NO_PLUGIN = "no plugin is connected (is ExaBGP running with the anycast plugin?)"
@@ -127,7 +128,7 @@ class View(Protocol):
 
     def servers(self, vip: Vip, service: Service) -> Any: ...
 
-    def fingerprint(self, address: Address, service: Service) -> str | None: ...
+    def fingerprint(self, vip: Vip, address: Address, service: Service) -> str | None: ...
 
 
 class _Fresh:
@@ -142,7 +143,7 @@ class _Fresh:
         found = ((row, seen(row, self._look)) for row in rows(vip, service))
         return [server_status(row, one, self._clock) for row, one in found]
 
-    def fingerprint(self, address: Address, service: Service) -> str | None:
+    def fingerprint(self, _vip: Vip, address: Address, service: Service) -> str | None:
         return fingerprint(self._state, address, service)
 
 
@@ -205,22 +206,24 @@ def frame(
 
 
 def summary(state: State, now: float) -> str:
-    """One line for a service manager: how many VIPs are announced, and why the others are not."""
+    """One line for a service manager: how many VIPs are announced, and why the others are not.
+
+    The agent asks for it once a second, so it looks at verdicts and sessions, and at no route.
+    """
     if state.stopping_since is not None:
         return "stopping: withdrawing every VIP"
     verdicts = [(vip.name, state.vips.get(vip.name, VipState()).verdict) for vip in state.config.vips]
-    others = [
-        f"{name} {verdict.reason}" for name, verdict in verdicts if verdict.advertise is not Advertise.YES
-    ]
+    others = [(name, verdict) for name, verdict in verdicts if verdict.advertise is not Advertise.YES]
     words = f"announcing {len(verdicts) - len(others)} of {len(verdicts)} VIPs"
     if not state.plugins:
         words = "no plugin is connected, nothing is announced"
-    elif (silent := routing(state, now).silence) is not None:
+    elif (silent := _silence(state, now)) is not None:
         words = silence_text(silent)
-    elif not routing(state, now).session_is_up():
+    elif not any(map(_count_up, _carriers(state, now).values())):
         words = "no BGP session is up, nothing is announced"
     more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
-    return words + (f" ({', '.join(others[:NAMED])}{more})" if others else "")
+    named = ", ".join(f"{name} {verdict.reason}" for name, verdict in others[:NAMED])
+    return words + (f" ({named}{more})" if others else "")
 
 
 def lag(state: State, last_step: float, now: float) -> str:
@@ -234,7 +237,8 @@ def lag(state: State, last_step: float, now: float) -> str:
 
 def no_vip(name: str, vips: tuple[Vip, ...]) -> str:
     """Why there is nothing to say of it."""
-    known = ", ".join(vip.name for vip in vips) or "none"
+    known = ", ".join(vip.name for vip in vips[:LISTED]) or "none"
+    known += f" and {len(vips) - LISTED} more" if len(vips) > LISTED else ""
     return f"there is no VIP {name!r} (configured: {known})"
 
 
@@ -261,7 +265,7 @@ def _obstacles(state: State, now: float) -> Iterator[str]:
         yield silence_text(routes.silence)
         return
     if not routes.session_is_up():
-        yield NO_SESSION
+        yield no_session_at_all(routes)
     else:
         for version in sorted({address.version for vip in state.config.vips for address in vip.addresses}):
             if not _count_up(routes.sessions[version]):
@@ -345,8 +349,20 @@ def silence_text(silence: float) -> str:
 
 def no_session(routes: Routing, version: int) -> str:
     """That no session carries the family, with the neighbors that should."""
-    down = ", ".join(f"{session.address} {session.state}" for session in routes.sessions[version])
-    return f"no BGP session that carries {FAMILIES[version]} is up ({down or 'no neighbor carries it'})"
+    sessions = routes.sessions[version]
+    down = ", ".join(f"{session.address} {session.state}" for session in sessions)
+    none = f"no BGP session that carries {FAMILIES[version]} is up ({down or 'no neighbor carries it'})"
+    return none + limited(sessions)
+
+
+def no_session_at_all(routes: Routing) -> str:
+    return NO_SESSION + limited(each for sessions in routes.sessions.values() for each in sessions)
+
+
+def limited(sessions: Iterable[NeighborState]) -> str:
+    """Which routers take no more prefixes, and what to do; empty: none says so."""
+    names = dict.fromkeys(one.address for one in sessions if one.state != "up" and TOO_MANY in one.reason)
+    return f"; {', '.join(names)}: {TOO_MANY}" if names else ""
 
 
 def configured_families(state: State) -> dict[str, frozenset[int]]:
@@ -357,24 +373,33 @@ def configured_families(state: State) -> dict[str, frozenset[int]]:
     }
 
 
-def routing(state: State, now: float) -> Routing:
-    reports, sessions, families = _reports(state), neighbors(state, now), configured_families(state)
-    silences = [silence for report in reports if (silence := silent_for(report, now)) is not None]
-    answering = [report for report in reports if silent_for(report, now) is None]
+def _silence(state: State, now: float) -> float | None:
+    """The longest; None: every ExaBGP answers."""
+    silences = (silent_for(report, now) for report in _reports(state))
+    return max((silence for silence in silences if silence is not None), default=None)
+
+
+def _carriers(state: State, now: float) -> dict[int, tuple[NeighborState, ...]]:
+    """The sessions that carry each family."""
+    sessions, families = neighbors(state, now), configured_families(state)
     # What a session of somebody else's configuration carries is not known.
     others = tuple(session for session in sessions if session.address not in families)
-    carriers = {
+    return {
         version: tuple(one for one in sessions if version in families.get(one.address, ())) or others
         for version in FAMILIES
     }
+
+
+def routing(state: State, now: float) -> Routing:
+    answering = [report for report in _reports(state) if silent_for(report, now) is None]
     return Routing(
-        wanted=frozenset(route.prefix for route in state.lease.routes or ()),
+        wanted=frozenset(state.lease.routes or ()),
         acknowledged=frozenset().union(*(set(one.announced).difference(one.pending) for one in answering)),
         pending=frozenset().union(*(one.pending for one in answering)),
         failed={one.prefix: one.why for report in reversed(answering) for one in report.failed},
-        sessions=carriers,
+        sessions=_carriers(state, now),
         plugin=bool(state.plugins),
-        silence=max(silences, default=None),
+        silence=_silence(state, now),
     )
 
 
@@ -410,7 +435,10 @@ def _obstacle(routes: Routing, prefix: Prefix) -> Obstacle | None:
 
 def is_announced(routes: Routing, vip: Vip) -> bool:
     """Whether ExaBGP has acknowledged every prefix of the VIP, and a BGP session that carries its family is up."""
-    return all(prefix.announced for prefix in prefixes(routes, vip))
+    return all(
+        prefix in routes.acknowledged and _count_up(routes.sessions[prefix.version]) > 0
+        for prefix in map(_prefix_of, vip.addresses)
+    )
 
 
 def obstacle(state: State, vip: Vip, routes: Routing) -> str:
@@ -430,7 +458,11 @@ def _obstacle_text(routes: Routing, prefix: PrefixStatus) -> str:
         case Obstacle.ROUTE_REFUSED:
             return f"{prefix.prefix}: {prefix.failed}"
         case Obstacle.NO_SESSION:
-            return no_session(routes, prefix.prefix.version) if routes.session_is_up() else NO_SESSION
+            return (
+                no_session(routes, prefix.prefix.version)
+                if routes.session_is_up()
+                else no_session_at_all(routes)
+            )
         case Obstacle.NOT_ACKNOWLEDGED:
             return f"{prefix.prefix} waits for ExaBGP to acknowledge it"
         case Obstacle.NOT_IN_LEASE:
@@ -524,7 +556,7 @@ def service_facts(state: State, vip: Vip) -> Iterator[tuple[Service, int, Servic
     """Each service of a VIP in each IP version, with its count of usable servers."""
     for service in vip.services:
         for address in first_addresses(vip):
-            yield service, address.version, state.services[service_key(address, service)]
+            yield service, address.version, services_of(state, service_key(address, service))
 
 
 def _services(state: State, vip: Vip, now: float, view: View) -> list[dict[str, Any]]:
@@ -552,7 +584,7 @@ def _services(state: State, vip: Vip, now: float, view: View) -> list[dict[str, 
             "quorum": {"low": service.quorum.low, "high": service.quorum.high},
             "families": families[service.name],
             "tables": [
-                {"address": str(address), "fingerprint": view.fingerprint(address, service)}
+                {"address": str(address), "fingerprint": view.fingerprint(vip, address, service)}
                 for address in vip.addresses
             ],
             "servers": view.servers(vip, service),
@@ -634,7 +666,7 @@ def _removing(state: State, vip: Vip, service: Service, now: float) -> list[dict
 def _requirements(state: State, clock: Clock) -> list[dict[str, Any]]:
     """What must hold besides real servers. `vip` empty: of the node; `service` empty: of the whole VIP."""
     found = []
-    for one in state.requirements:
+    for one in state.index.requirements:
         health = health_of(state, one.check)
         found.append(
             {

@@ -37,6 +37,7 @@ from anycast.ops.status import (
     held_down,
     is_announced,
     kernel_error,
+    limited,
     neighbors,
     no_session,
     prefixes,
@@ -320,7 +321,7 @@ def _needed(f: Facts, service: ServiceFacts) -> int:
 
 
 def _requirements(case: _Case) -> Link | None:
-    ours = [one for one in case.state.requirements if one.vip in ("", case.vip.name)]
+    ours = [one for one in case.state.index.requirements if one.vip in ("", case.vip.name)]
     if not ours:
         return None
     items = tuple(_requirement(case, one) for one in ours)
@@ -424,7 +425,7 @@ def _lease(case: _Case) -> Link:
     lease = case.state.lease
     if lease.routes is None:
         return Link(name="lease", holds=False, text="no lease has been sent yet")
-    mine = {route.prefix: route for route in lease.routes}
+    mine = lease.routes
     items = []
     for one in prefixes(case.routes, case.vip):
         route = mine.get(one.prefix)
@@ -552,7 +553,7 @@ def would_change(case: _Case, verdict: Verdict) -> Iterator[str]:
                 if (sentence := _to_reach_quorum(case, service)) is not None:
                     yield sentence
         case Reason.NODE_CHECK_FAILED | Reason.VIP_CHECK_FAILED:
-            for one in case.state.requirements:
+            for one in case.state.index.requirements:
                 if one.reason is verdict.reason and one.vip in ("", case.vip.name):
                     health = health_of(case.state, one.check)
                     if not health.is_up:
@@ -609,7 +610,7 @@ def _to_start(case: _Case) -> Iterator[str]:
     if waiting:
         names = _list(list(dict.fromkeys(row.server.name for row in waiting)))
         yield f"waiting for the first result of the check of {names}: it comes by itself"
-    for one in case.state.requirements:
+    for one in case.state.index.requirements:
         if one.vip in ("", case.vip.name) and health_of(case.state, one.check).phase is Phase.UNDECIDED:
             yield f"waiting for the first result of what {one.scope} requires: it comes by itself"
     if not f.proven:
@@ -656,7 +657,7 @@ def _to_be_proven(case: _Case) -> Iterator[str]:
                 f"{service.name}: this node must be able to check its real servers again ({service.fault}); whether "
                 "they are well is not known"
             )
-    for requirement in case.state.requirements:
+    for requirement in case.state.index.requirements:
         health = health_of(case.state, requirement.check)
         if requirement.vip in ("", case.vip.name) and health.phase is Phase.UNPROVEN:
             yield f"what {requirement.scope} requires must be checked again: {_health(case, health)}"
@@ -736,7 +737,8 @@ def _obstacles(case: _Case) -> Iterator[str]:
             )
     where = "see the log of ExaBGP and of the routers"
     if not case.routes.session_is_up():
-        yield f"a BGP session must come up: {where}"
+        each = (one for sessions in case.routes.sessions.values() for one in sessions)
+        yield f"a BGP session must come up: {where}{limited(each)}"
         return
     for version in _families_without_session(case):
         yield f"{no_session(case.routes, version)}: {where}"

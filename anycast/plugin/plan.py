@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from anycast.core.values.report import NeighborState, Report
+from anycast.core.values.report import CEASE_PREFIXES, TOO_MANY, NeighborState, Report
 from anycast.core.values.route import Prefix, Route
 from anycast.lease import Lease, LeaseChange
 from anycast.plugin import codec
@@ -329,6 +329,10 @@ class Planner:
 
     def _neighbor(self, address: str, state: str, reason: str, changed: float, now: float) -> None:
         old = self._neighbors.get(address)
+        if reason == CEASE_PREFIXES:
+            reason = f"{reason}: {TOO_MANY}"
+        elif old is not None and old.state != "up" != state and TOO_MANY in old.reason:
+            reason = old.reason  # every later try is closed without a word
         if old is not None and (old.state, old.reason) == (state, reason):
             return
         self._neighbors[address] = NeighborState(address=address, state=state, changed=changed, reason=reason)

@@ -71,8 +71,16 @@ class Tab:
         await self.value(watch.replace("EXPRESSION", expression))
 
     async def open(self, address: str) -> None:
-        self._loaded.clear()
+        self.expect()
         await self.do("Page.navigate", url=address)
+        await self.loaded()
+
+    def expect(self) -> None:
+        """Another page will be there."""
+        self._loaded.clear()
+
+    async def loaded(self) -> None:
+        """Until it is."""
         async with asyncio.timeout(PATIENCE):
             await self._loaded.wait()
 

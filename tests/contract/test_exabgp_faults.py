@@ -336,7 +336,7 @@ def test_after_a_reload_that_fails_the_watchdog_alone_ends_what_is_announced(
 
 
 def test_a_router_that_has_had_too_many_prefixes_takes_them_once_it_is_told_to(node: Node) -> None:
-    """What the node hears is that the session was closed; the router knows why."""
+    """The node hears that the session was closed, mostly with the reason; the router knows it in any case."""
     limit = f"neighbor {NODE4} maximum-prefix 2"
     family = ("configure terminal", "router bgp 65000", "address-family ipv4 unicast")
     routes = [Route(prefix=prefix) for prefix in VIPS4[:3]]

@@ -121,3 +121,82 @@ def test_nothing_is_complained_of_and_nothing_scrolls_sideways_on_a_phone(scene:
             assert tab.complaints == []
 
     asyncio.run(run())
+
+
+FOUND = "[...document.querySelectorAll('article h3')].map((one) => one.textContent).join(' ')"
+
+
+def test_what_is_looked_for_is_found_as_it_is_typed_and_stays_in_the_address_and_while_things_happen(
+    tmp_path: Path,
+) -> None:
+    async def run() -> None:
+        node = scenes.large(600, pool=2)
+        async with served(node) as address, chromium(tmp_path) as tab:
+            await tab.screen(1100, 900)
+            await tab.open(address)
+            await tab.until("document.querySelector('#live').textContent.startsWith('Live')")
+            assert await tab.value("document.querySelectorAll('article').length") == 100
+            # By the keyboard alone: the label is of the field, and the field is reached by Tab.
+            await tab.value("document.querySelector('label[for=q]').control.focus(); window.mine = true")
+            for letter in "server:10.16.2.1 v264":
+                await tab.do("Input.insertText", text=letter)
+            await tab.until(f"{FOUND} === 'v264'")
+            assert await tab.value("location.search") == "?q=server%3A10.16.2.1+v264"
+            assert await tab.value("document.activeElement.id") == "q"
+            # What happens meanwhile neither takes the field from the reader nor what is found.
+            node.probe("10.16.2.17")
+            node.probe("10.16.2.17")
+            node.report()
+            await tab.until("document.querySelector('article .warn.badge') !== null")
+            await tab.do("Input.insertText", text="x")
+            await tab.until("document.querySelector('#told').textContent.startsWith('No VIP')")
+            assert await tab.value("document.querySelector('#q').value") == "server:10.16.2.1 v264x"
+            assert await tab.value("window.mine") is True
+            # The address leads somebody else to the same.
+            await tab.open(f"{address}?q=state:wrong")
+            assert await tab.value(FOUND) == "v264"
+            assert await tab.value("document.querySelector('#q').value") == "state:wrong"
+            await tab.open(f"{address}?page=3")
+            await tab.value("window.scrollTo(0, 2000)")
+            await tab.value("refresh()")
+            await tab.until("document.querySelector('#live').textContent.startsWith('Live')")
+            assert await tab.value("window.scrollY") == 2000
+            assert "page 3 of 3" in await tab.value("document.querySelector('nav').textContent")
+            assert tab.complaints == []
+
+    asyncio.run(run())
+
+
+def test_without_javascript_the_field_asks_and_the_links_lead_on(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with served(scenes.large(600, pool=2)) as address, chromium(tmp_path, script=False) as tab:
+            await tab.open(address)
+            document = await tab.do("DOM.getDocument")
+            root = document["root"]["nodeId"]
+
+            async def node(selector: str) -> int:
+                found: int = (await tab.do("DOM.querySelector", nodeId=root, selector=selector))["nodeId"]
+                return found
+
+            await tab.do("DOM.focus", nodeId=await node("#q"))
+            await tab.do("Input.insertText", text="v129")
+            tab.expect()
+            for kind in ("rawKeyDown", "char", "keyUp"):
+                await tab.do(
+                    "Input.dispatchKeyEvent",
+                    type=kind,
+                    key="Enter",
+                    code="Enter",
+                    text="\r",
+                    windowsVirtualKeyCode=13,
+                )
+            await tab.loaded()
+            history = await tab.do("Page.getNavigationHistory")
+            assert history["entries"][-1]["url"] == f"{address}?q=v129"
+            tree = await tab.do("Accessibility.getFullAXTree")
+            names = [one.get("name", {}).get("value", "") for one in tree["nodes"]]
+            assert "Find VIPs" in names
+            assert "v129" in names
+            assert "v128" not in names
+
+    asyncio.run(run())

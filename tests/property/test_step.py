@@ -211,7 +211,11 @@ class World(RuleBasedStateMachine):
                 case ev.SaveOwned(owned=owned):
                     self.owned = owned
                 case ev.Log(event="kernel.drifted"):
-                    assert self.meddled, ("its own work is said to be somebody else's", effect, [x.ops for x in effects if isinstance(x, ev.ProgramKernel)])
+                    assert self.meddled, (
+                        "its own work is said to be somebody else's",
+                        effect,
+                        [x.ops for x in effects if isinstance(x, ev.ProgramKernel)],
+                    )
                 case ev.Log(event="agent.suspended"):
                     assert self.paused, "waiting is said to be a suspension"
                 case ev.Exit():
@@ -244,7 +248,9 @@ class World(RuleBasedStateMachine):
                 )
                 possible = [h for h in found if h.phase.is_up or h.phase is Phase.UNDECIDED]
                 assert len(possible) >= service.quorum.low
-            needs = [health_of(state, one.check) for one in state.index.requirements if one.vip in {"", vip.name}]
+            needs = [
+                health_of(state, one.check) for one in state.index.requirements if one.vip in {"", vip.name}
+            ]
             assert Phase.DOWN not in [need.phase for need in needs]
             if prefix not in self.wanted:
                 assert not drained

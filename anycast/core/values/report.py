@@ -15,6 +15,14 @@ class FailedRoute:
     why: str
 
 
+CEASE_PREFIXES = "notification received (6,1)"
+"""ExaBGP's words for a router that ends the session because of its `maximum-prefix` (RFC 4486)."""
+TOO_MANY = (
+    "the router has had more prefixes than it takes, and keeps the session down: raise its maximum-prefix, then clear "
+    "the session there"
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NeighborState:
     """A BGP session as ExaBGP reports it. `state` is ExaBGP's word: up, down, connected."""

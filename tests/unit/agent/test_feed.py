@@ -24,6 +24,7 @@ from anycast.ops.main import follow
 from anycast.ops.mirror import Mirror
 from tests.unit.ops.node import CONFIG, Node
 from tests.unit.ops.scenes import large
+from tests.unit.ops.test_documents import shown
 
 
 class Agent(Node):
@@ -82,12 +83,12 @@ def test_whoever_reads_has_all_of_it_and_then_what_changes() -> None:
         async with line(agent) as told:
             told.read()
             assert await told.mirror.reached(told.feed.mark(), 60)
-            assert (told.mirror.facts.state, told.mirror.pid) == (agent.state, os.getpid())
+            assert (told.mirror.facts, told.mirror.pid) == (shown(agent.facts), os.getpid())
             agent.runs.add(0, 0.25)
             agent.probe("10.9.2.1")
             agent.reload_ok = False
             assert await told.mirror.reached(told.feed.mark(), 60)
-            assert told.mirror.facts.state == agent.state
+            assert told.mirror.facts == shown(agent.facts)
             assert list(told.mirror.durations(target)) == [0.25]
             assert (told.mirror.facts.reload_ok, told.mirror.facts.tallies) == (False, agent.tallies)
             assert [one.text for one in told.mirror.events.after(0)] == [
@@ -95,7 +96,7 @@ def test_whoever_reads_has_all_of_it_and_then_what_changes() -> None:
             ]
             agent.send(ev.Reconfigured(config=replace(CONFIG, vips=CONFIG.vips[:1])))
             assert await told.mirror.reached(told.feed.mark(), 60)
-            assert told.mirror.facts.state == agent.state
+            assert told.mirror.facts == shown(agent.facts)
 
     play(story)
 
@@ -131,7 +132,7 @@ def test_who_does_not_read_costs_one_message_however_much_happens() -> None:
             assert revision == 2
             told.read()
             assert await told.mirror.reached(revision, 60)
-            assert told.mirror.facts.state == agent.state
+            assert told.mirror.facts == shown(agent.facts)
 
     play(story)
 

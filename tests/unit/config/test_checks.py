@@ -11,8 +11,9 @@ from anycast.config.changes import changes
 from anycast.config.load import loads
 from anycast.config.problem import ConfigError
 from anycast.config.schema.checks import CHECKS
-from anycast.core.dataplane.members import target_names, uses
+from anycast.core.dataplane.members import uses
 from anycast.core.health.aim import targets_of
+from anycast.core.index import indexed
 from anycast.core.values import checks as kinds
 from anycast.core.values.configuration import (
     Check,
@@ -274,7 +275,7 @@ def test_a_check_with_an_address_of_its_own_is_one_target_for_all_servers() -> N
     config = loads(
         text("{type: tcp, address: 10.9.9.9, port: 25}").replace("[10.9.2.1]", "[10.9.2.1, 10.9.2.2]")
     ).config
-    (target,) = target_names(config)
+    (target,) = indexed(config).targets
     assert (str(target.address), target.port) == ("10.9.9.9", 25)
 
 
@@ -406,7 +407,8 @@ def held(old: str = "", new: str = "") -> str:
 
 def test_each_address_of_the_vip_of_a_servers_family_is_a_target_and_all_must_hold() -> None:
     config = loads(held(), hostname="lb1").config
-    names = target_names(config)
+    index = indexed(config)
+    names = {target: index.name_of(target) for target in index.targets}
     assert {(str(one.address), one.port, str(one.vip)) for one in names} == {
         ("10.9.2.1", 80, "192.0.2.1"),
         ("10.9.2.1", 80, "192.0.2.2"),

@@ -86,7 +86,9 @@ def test_a_check_that_could_not_run_changes_nothing() -> None:
 
 def test_a_node_starts_once_what_it_requires_has_an_outcome() -> None:
     node = Node(requiring(node=one("link", LINK)))
-    ready = tuple((target, Result(outcome=Outcome.OK)) for target in node.state.index.targets if target != HERE_LINK)
+    ready = tuple(
+        (target, Result(outcome=Outcome.OK)) for target in node.state.index.targets if target != HERE_LINK
+    )
     node.send(ev.Probed(results=ready))
     assert verdicts(node)["web"] == (Advertise.NO, Reason.STARTING)
     say(node, HERE_LINK, Outcome.OK, "")

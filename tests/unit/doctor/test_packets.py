@@ -64,6 +64,26 @@ class TestVips:
         facts = with_interfaces(LO, replace(UP0, addresses=(ip_interface("192.0.2.1/32"),)))
         assert found(facts, Code.VIP_ELSEWHERE).fix == "ip addr del 192.0.2.1/32 dev up0"
 
+    def test_many_vips_on_another_interface_are_one_finding_with_examples(self) -> None:
+        vips = tuple(ip_address(f"192.0.2.{number}") for number in range(1, 61))
+        held = tuple(ip_interface(f"{address}/32") for address in vips)
+        facts = with_interfaces(LO, replace(UP0, addresses=held))
+        one = found(facts, Code.VIP_ELSEWHERE, serving(addresses=vips))
+        assert one.text.startswith("60 addresses of VIPs are on up0, and node.interface is lo")
+        assert one.text.endswith("192.0.2.5 and 55 more")
+        assert one.fix == "`ip addr del 192.0.2.1/32 dev up0`, and so on for each"
+
+    def test_of_many_vips_it_is_said_how_many_routes_a_router_must_take(self) -> None:
+        many = tuple(ip_address(f"192.0.2.{number}") for number in range(100))
+        one = found(GOOD, Code.PREFIXES, serving(addresses=many))
+        assert one.severity is Severity.INFO
+        assert (
+            "may announce 100 IPv4 routes to 10.2.1.254: a router that takes fewer ends the session"
+            in one.text
+        )
+        assert "maximum-prefix" in one.fix
+        assert codes(GOOD, serving(addresses=many[:99])) == set()
+
     def test_a_vip_on_another_interface_does_not_put_itself_on_its_link(self) -> None:
         facts = with_interfaces(LO, replace(UP0, addresses=(ip_interface("192.0.2.1/24"),)))
         assert codes(facts) == {Code.VIP_ELSEWHERE}

@@ -120,7 +120,7 @@ class Node:
             reloaded_at=self.reloaded_at,
             tallies=dict(self.tallies),
             probes=dict(self.probes),
-            work=replace(self.work, routes=dict(self.work.routes)),
+            work=self.work,
             hooks=dict(self.hooks),
             numbers=self.runs.numbers,
         )
@@ -185,7 +185,7 @@ class Node:
             self.send(ev.PluginConnected(source=source))
         said = Report(
             seq=self.state.lease.seq,
-            announced=frozenset(route.prefix for route in self.state.lease.routes or ()),
+            announced=frozenset(self.state.lease.routes or ()),
             neighbors=tuple(
                 NeighborState(address=address, state="up", changed=self.now) for address in (ROUTER, ROUTER6)
             ),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gzip
+import zlib
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
@@ -17,6 +19,7 @@ from anycast.core.values.report import FailedRoute, NeighborState
 from anycast.core.vip.decide import Reason
 from anycast.ops import metrics
 from anycast.ops.board import Boards
+from anycast.ops.exposition import Body
 from anycast.ops.metrics import MetricsText
 from anycast.ops.source import Probes
 from tests import scrape as scraping
@@ -26,9 +29,19 @@ WALL = 1_800_000_000.0
 ON = Maintenance(reason="new kernel", by="root", since=WALL)
 
 
+def plain(body: Body) -> bytes:
+    """Its text, which is the same as one stream of gzip."""
+    text = b"".join(body.plain())
+    packed = b"".join(body.packed())
+    assert (gzip.decompress(packed), len(packed), len(text)) == (text, body.packed_length, body.length)
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)  # takes one stream alone
+    assert (unpacker.decompress(packed), unpacker.unused_data) == (text, b"")
+    return text
+
+
 def scrape(node: Node, accept: str = "") -> str:
     metrics = MetricsText(node, version="1.2.3", clock=lambda: node.now, wall=lambda: WALL)
-    return metrics.read(Boards().of(node.state), *choose_encoder(accept)).decode()
+    return plain(metrics.read(Boards().of(node.state), *choose_encoder(accept))).decode()
 
 
 def samples(node: Node) -> dict[str, float]:
@@ -152,10 +165,10 @@ def test_a_scrape_reads_the_state_of_that_moment() -> None:
 
     boards = Boards()
     metrics = MetricsText(node, version="1.2.3", clock=lambda: node.now, wall=lambda: WALL)
-    before = metrics.read(boards.of(node.state), *choose_encoder(""))
+    before = plain(metrics.read(boards.of(node.state), *choose_encoder("")))
     node.report(announced=())
     node.probe("10.9.2.1")
-    after = metrics.read(boards.of(node.state), *choose_encoder(""))
+    after = plain(metrics.read(boards.of(node.state), *choose_encoder("")))
     for line in (
         b'anycast_vip_announced{vip="web"} ',
         b'anycast_server_up{vip="web",service="tcp/80",server="rs1",address="10.9.2.1"} ',
@@ -252,7 +265,7 @@ def test_what_exabgp_owes_and_refuses_is_shown() -> None:
 def test_commands_for_routes_are_counted_for_the_vip_of_the_prefix() -> None:
     node = healthy()
     for prefix in ("192.0.2.1/32", "2001:db8:99::1/128", "192.0.2.2/32", "198.51.100.1/32"):
-        node.work.count_route(prefix, "announce")
+        node.work = node.work.route(prefix, "announce")
     found = samples(node)
     assert found['anycast_route_commands_total{action="announce",vip="web"}'] == 2
     assert found['anycast_route_commands_total{action="withdraw",vip="web"}'] == 0
@@ -266,3 +279,14 @@ def test_the_connection_table_and_its_rows(tmp_path: Path, monkeypatch: pytest.M
     assert samples(node)["anycast_ipvs_table_rows"] == samples(node)["anycast_ipvs_connections"] == 0
     bits.write_text("12\n")
     assert samples(node)["anycast_ipvs_table_rows"] == 4096
+
+
+def test_of_real_servers_there_is_nothing_where_nobody_asks_for_it() -> None:
+    node = healthy()
+    metrics = MetricsText(node, version="1.2.3", clock=lambda: node.now, wall=lambda: WALL)
+    board = Boards().of(node.state)
+    whole = set(plain(metrics.read(board, *choose_encoder(""))).decode().splitlines())
+    less = set(plain(metrics.read(board, *choose_encoder(""), servers=False)).decode().splitlines())
+    assert all(line.startswith(("anycast_server_", "# ")) for line in whole - less)
+    assert not any("anycast_server_" in line for line in less)
+    assert any(line.startswith("anycast_service_usable{") for line in less)

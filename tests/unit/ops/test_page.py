@@ -7,17 +7,20 @@ from collections import Counter
 from dataclasses import dataclass, field
 from hashlib import sha256
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 
+from anycast.core import events as ev
+from anycast.core.maintenance.stages import Maintenance
 from anycast.ops import page
 from anycast.ops.board import Boards
-from anycast.ops.http import FRESH, _Kept, read_app
+from anycast.ops.http import FRESH, MAX_PAGES, _Kept, read_app
 from tests.unit.ops import scenes
 from tests.unit.ops.node import Node
 from tests.unit.ops.test_http import Client, ask
 
-_VOID = {"meta", "link", "img", "br"}
+_VOID = {"meta", "link", "img", "br", "input"}
 _QUIET = {"script", "style", "title"}
 
 
@@ -65,14 +68,14 @@ class Parsed(HTMLParser):
         return re.sub(r"\s+", " ", " ".join(self.words))
 
 
-def rendered(node: Node) -> str:
-    board = Boards().of(node.state)
-    return page.page(node, board, version="1.2.3", now=time.monotonic(), wall=time.time())
+def rendered(node: Node, text: str = "", number: str = "") -> str:
+    board, asked = Boards().of(node.state), page.asked(text, number)
+    return page.page(node, board, version="1.2.3", now=time.monotonic(), wall=time.time(), asked=asked)
 
 
-def parsed(node: Node) -> Parsed:
+def parsed(node: Node, text: str = "", number: str = "") -> Parsed:
     found = Parsed()
-    found.feed(rendered(node))
+    found.feed(rendered(node, text, number))
     found.close()
     return found
 
@@ -189,19 +192,145 @@ def test_of_very_many_vips_those_that_are_out_are_shown() -> None:
     node.probe(f"10.16.1.{299 - 256}")
     node.report()
     found = parsed(node)
-    assert "and 200 more VIPs" in found.text
-    assert "v299 ✕ not announced" in found.text
+    assert "1 to 100 of 300 VIPs, what is wrong first" in found.text
+    assert re.search(r"what is wrong first +v299 ✕ not announced", found.text)
+
+
+def articles(found: Parsed) -> list[str]:
+    return re.findall(r"vips/([^/]+)/why", " ".join(found.sources))
+
+
+@pytest.fixture(scope="module")
+def crowd() -> Node:
+    """130 VIPs of one real server each: two are down, one is drained, and one VIP is in maintenance."""
+    node = scenes.large(130, pool=1)
+    node.now -= 600
+    node.probe("10.16.0.77", "10.16.0.5")
+    entry = Maintenance(reason="moved", by="ada", since=time.time())
+    node.send(ev.MaintenanceSet(scope="v100", entry=entry, skip_drain=True))
+    node.send(ev.MaintenanceSet(scope="p101/s101", entry=entry))
+    for _ in range(4):
+        node.report()
+        node.send(ev.Tick(), after=100.0)
+    node.jump(time.monotonic() - node.now)
+    node.report()
+    return node
+
+
+def test_what_is_wrong_is_first_then_what_is_out_on_purpose_then_the_rest_by_name(crowd: Node) -> None:
+    first = articles(parsed(crowd))
+    assert first[:6] == ["v101", "v5", "v77", "v100", "v0", "v1"]
+    several = scenes.large(60, pool=5)
+    several.send(
+        ev.MaintenanceSet(scope="v2", entry=Maintenance(reason="", by="ada", since=0.0), skip_drain=True)
+    )
+    for _ in range(4):
+        several.send(ev.Tick(), after=100.0)
+        several.report()
+    several.probe("10.16.0.51")
+    several.report()
+    assert articles(parsed(several))[:4] == ["v10", "v2", "v0", "v1"]
+    second = articles(parsed(crowd, number="2"))
+    assert sorted(first + second) == sorted(f"v{number}" for number in range(130))
+    assert second == sorted(second)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("vip:v77", {"v77"}),
+        ("V77", {"v77"}),
+        ("192.0.2.129", {"v129"}),
+        ("address:192.0.2.129", {"v129"}),
+        ("vip:192.0.2.129", set()),
+        ("10.16.0.12 vip:v128", {"v128"}),
+        ("server:s99", {"v99"}),
+        ("server:10.16.0.99", {"v99"}),
+        ("state:down", {"v5", "v77"}),
+        ("state:below_quorum", {"v5", "v77", "v101"}),
+        ("state:not-announced", {"v5", "v77", "v101"}),
+        ("state:drained", {"v101"}),
+        ("state:maintenance", {"v100"}),
+        ("state:in-maintenance", {"v100"}),
+        ("state:wrong", {"v5", "v77", "v101"}),
+        ("state:wrong v7", {"v77"}),
+        ("nothing of the kind", set()),
+        (":", set()),
+        ("<b>", set()),
+    ],
+)
+def test_vips_are_found_by_name_address_server_and_state(crowd: Node, text: str, names: set[str]) -> None:
+    found = parsed(crowd, text)
+    assert set(articles(found)) == names
+    assert (re.search(rf"\d VIPs? found by {re.escape(text)}", found.text) is not None) is bool(names)
+    assert (re.search(rf"No VIP is found by {re.escape(text)}", found.text) is None) is bool(names)
+
+
+def test_what_is_looked_for_stays_in_the_field_and_in_the_way_to_more(crowd: Node) -> None:
+    html = rendered(crowd, 'v "', "1")
+    assert ' name="q" value="v &#34;"' in html
+    assert '<label for="q">Find VIPs</label>' in html
+    found = parsed(crowd, "vip:v")
+    assert "?q=vip%3Av&page=2" in found.sources
+    assert "page 1 of 2" in found.text
+    last = parsed(crowd, "vip:v", "99999")
+    assert "page 2 of 2" in last.text
+    assert "?q=vip%3Av" in last.sources
+    for wrong in ("", "0", "-1", "x", "1" * 50, "٣"):
+        assert "page 1 of 2" in parsed(crowd, "", wrong).text
+
+
+def test_a_few_vips_need_no_search_unless_somebody_searches() -> None:
+    node = scenes.healthy()
+    assert parsed(node).tags["form"] == 0
+    assert parsed(node, "web").tags["form"] == 1
+
+
+def test_the_real_server_that_is_looked_for_is_shown_however_many_there_are() -> None:
+    node = scenes.large(5000, pool=500)
+    found = parsed(node, "server:s4321")
+    assert articles(found) == ["v8"]
+    shown = [row for row in found.rows if "✓ up" in row]
+    assert "s4321 " in shown[0]
+    assert found.tags["details"] == 1
+    assert rendered(node, "server:s4321").count('data-open="1"') == 1
+
+
+def test_many_readers_of_one_page_cost_one_writing_and_many_pages_have_a_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written = []
+    write = page.page
+
+    def counted(*args: Any, **words: Any) -> str:
+        written.append(words["asked"])
+        return write(*args, **words)
+
+    monkeypatch.setattr(page, "page", counted)
+    monkeypatch.setattr("anycast.ops.http.FRESH", 60.0)
+
+    async def read(client: Client) -> None:
+        first = await client.get("/?q=web")
+        for _ in range(9):
+            again = await client.get("/?q=web")
+            assert await again.read() == await first.read()
+        for number in range(MAX_PAGES + 1):
+            await client.get(f"/?page={number + 2}")
+        await client.get("/?q=web")
+
+    ask(read_app(scenes.healthy()), read)
+    assert len(written) == 1 + MAX_PAGES + 1 + 1
 
 
 def test_a_page_is_good_for_half_a_second_unless_something_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     node = scenes.healthy()
-    kept, now, made = _Kept(), [1000.0], list[str]()
+    kept, now, made = _Kept[bytes](), [1000.0], list[str]()
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
     def read() -> bytes:
-        def make() -> str:
+        def make() -> bytes:
             made.append("")
-            return str(len(made))
+            return str(len(made)).encode()
 
         return kept.read(make, node.events.newest)
 

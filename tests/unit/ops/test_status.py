@@ -13,7 +13,8 @@ from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import FILE, NODE, STOP, Maintenance
 from anycast.core.state import prefix_of
 from anycast.core.values.configuration import Check, HoldDown, TcpCheck
-from anycast.core.values.report import FailedRoute, NeighborState, Report
+from anycast.core.values.report import CEASE_PREFIXES, TOO_MANY, FailedRoute, NeighborState, Report
+from anycast.ops import why
 from anycast.ops.status import document, iso, readiness, summary
 from tests.unit.ops.node import CONFIG, ROUTER, ROUTER6, Node, healthy, vip
 
@@ -568,3 +569,22 @@ def test_the_summary_of_many_names_three() -> None:
     node.report()
     expected = "announcing 0 of 5 VIPs (a starting, b starting, c starting and 2 more)"
     assert summary(node.state, node.now) == expected
+
+
+def test_a_router_that_takes_no_more_prefixes_is_said_with_what_to_do() -> None:
+    node = healthy()
+    reason = f"{CEASE_PREFIXES}: {TOO_MANY}"
+    full = NeighborState(address=ROUTER, state="down", changed=node.now, reason=reason)
+    other = NeighborState(address=ROUTER6, state="up", changed=node.now)
+    node.report(neighbors=(full, other))
+    whole = status(node)
+    (told,) = [one for one in whole["ready"]["reasons"] if "maximum-prefix" in one]
+    assert told == (
+        f"no BGP session that carries IPv4 is up ({ROUTER} down); {ROUTER}: the router has had more prefixes than it "
+        "takes, and keeps the session down: raise its maximum-prefix, then clear the session there"
+    )
+    assert whole["vips"][0]["obstacle"] == told
+    node.report(neighbors=(full, replace(other, state="down")))
+    assert f"{ROUTER}: the router has had more prefixes" in readiness(node.state, node.now)[0]
+    body = why.document(node.state, node.state.config.vips[0], node.tallies, now=node.now, wall=WALL)
+    assert any("raise its maximum-prefix" in one for one in body["would_change"])

@@ -15,6 +15,7 @@ from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import FILE, NODE, STOP, Maintenance
 from anycast.core.state import prefix_of
 from anycast.core.values.configuration import Check, Config, HoldDown, HttpCheck, Part, Rule, TcpCheck
+from anycast.core.values.persistent import PersistentMap
 from anycast.core.values.report import FailedRoute, NeighborState
 from anycast.core.vip.decide import Reason
 from anycast.ops import why
@@ -364,7 +365,7 @@ def test_of_thousands_of_servers_some_are_named_and_the_others_counted() -> None
 )
 def test_every_phase_has_words(health: Health, words: str) -> None:
     node = Node()
-    state = replace(node.state, health=dict.fromkeys(node.state.index.targets, health))
+    state = replace(node.state, health=PersistentMap(dict.fromkeys(node.state.index.targets, health)))
     found = document(state, CONFIG.vips[0], {}, now=1000.0, wall=WALL)
     (checks,) = [one for one in found["chain"] if one["link"] == "checks"]
     if health.phase is Phase.UP and not health.unknown:

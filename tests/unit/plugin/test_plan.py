@@ -522,6 +522,26 @@ def test_neighbors_are_learned_from_the_table_and_followed_by_events() -> None:
     assert (neighbor.state, neighbor.reason, neighbor.changed) == ("down", "hold timer", x.now)
 
 
+def test_what_a_router_says_of_too_many_prefixes_is_kept_until_the_session_is_up() -> None:
+    x = Exchange().started()
+    for state, reason in (
+        ("down", "notification received (6,1)"),
+        ("connected", ""),
+        ("down", "closing connection"),
+    ):
+        x.plan.line(codec.NeighborEvent("192.0.2.254", state, reason), x.now)
+        (neighbor,) = x.report().neighbors
+        assert neighbor.state == state
+        assert neighbor.reason.startswith(
+            "notification received (6,1): the router has had more prefixes than"
+        )
+    assert sum("raise its maximum-prefix" in line for line in x.plan.log) == 3
+    x.plan.line(codec.NeighborEvent("192.0.2.254", "up", ""), x.now)
+    x.plan.line(codec.NeighborEvent("192.0.2.254", "down", "closing connection"), x.now)
+    (neighbor,) = x.report().neighbors
+    assert neighbor.reason == "closing connection"
+
+
 def test_an_exabgp_without_the_table_is_asked_once() -> None:
     x = Exchange()
     x.commands()

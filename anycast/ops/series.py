@@ -1,0 +1,445 @@
+"""The metrics that there are of every VIP, service and real server: of thousands the library takes most of a second.
+
+A family names its units once for a configuration; of each scrape only the figures are read, and what differs from the
+last scrape is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from anycast.core.dataplane import ipvs
+from anycast.core.dataplane.members import first_addresses, servers_of, service_key
+from anycast.core.maintenance.stages import NODE_SCOPES, Stage
+from anycast.core.state import State, VipState, health_of, prefix_of, services_of
+from anycast.core.values.configuration import Address, Config, Service, Vip
+from anycast.core.vip.decide import Advertise, Reason, ServiceFacts
+from anycast.core.vip.facts import furthest, held_for, start_hold
+from anycast.core.vip.requirements import Requirement
+from anycast.ops.board import Block, Board
+from anycast.ops.exposition import Chunk, Chunks, Family, escaped
+from anycast.ops.servers import Seen
+from anycast.ops.source import Work
+from anycast.ops.status import Routing, is_announced, routing, stage_left
+
+_ACTIONS = ("announce", "withdraw", "refuse")
+_STARTED = VipState()
+
+
+@dataclass(frozen=True, slots=True)
+class _Vip:
+    """A VIP, what stands between the braces of its samples, and its prefixes in words."""
+
+    vip: Vip
+    labels: str
+    prefixes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A service of a VIP in one family."""
+
+    service: Service
+    version: int
+    key: ipvs.Key
+    labels: str
+    weight: int  # of all its real servers, as configured
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """What can be in maintenance: the node, or a VIP."""
+
+    labels: str
+    scopes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """The real servers of a service: what stands between the braces of each."""
+
+    key: tuple[str, str]
+    labels: tuple[str, ...]
+    tables: tuple[tuple[Address, str], ...]  # what stands there of its tables
+
+
+@dataclass(frozen=True, slots=True)
+class _Units:
+    """Everything of a configuration that has samples."""
+
+    config: Config
+    vips: tuple[_Vip, ...]
+    parts: tuple[_Part, ...]
+    scopes: tuple[_Scope, ...]
+    requirements: tuple[Requirement, ...]
+    blocks: tuple[_Block, ...]
+
+
+def _units(state: State, blocks: Sequence[Block]) -> _Units:
+    vips = state.config.vips
+    return _Units(
+        config=state.config,
+        vips=tuple(
+            _Vip(vip, _labels(vip=vip.name), tuple(str(prefix_of(one)) for one in vip.addresses))
+            for vip in vips
+        ),
+        parts=tuple(
+            _part(vip, service, one)
+            for vip in vips
+            for service in vip.services
+            for one in first_addresses(vip)
+        ),
+        scopes=(
+            _Scope(_labels(scope="node", vip=""), NODE_SCOPES),
+            *(_Scope(_labels(scope="vip", vip=vip.name), (vip.name,)) for vip in vips),
+        ),
+        requirements=tuple(state.index.requirements),
+        blocks=tuple(map(_block, blocks)),
+    )
+
+
+def _part(vip: Vip, service: Service, address: Address) -> _Part:
+    return _Part(
+        service,
+        address.version,
+        service_key(address, service),
+        _labels(vip=vip.name, service=service.name, family=f"ipv{address.version}"),
+        sum(server.weight for server, _ in servers_of(service, address.version)),
+    )
+
+
+def _block(block: Block) -> _Block:
+    vip, service = block.vip.name, block.service.name
+    return _Block(
+        block.key,
+        tuple(
+            _labels(vip=vip, service=service, server=row.server.name, address=str(row.address))
+            for row in block.rows
+        ),
+        tuple(
+            (address, _labels(vip=vip, service=service, address=str(address)))
+            for address in block.vip.addresses
+        ),
+    )
+
+
+def _labels(**labels: str) -> str:
+    return ",".join(f'{label}="{escaped(word)}"' for label, word in labels.items())
+
+
+class Series:
+    """What a scrape gets besides the metrics of the node as a whole."""
+
+    def __init__(self) -> None:
+        self._units: _Units | None = None
+        self._chunks = Chunks()
+        self._epoch = 0.0
+
+    def chunks(
+        self, board: Board, work: Work, *, now: float, wall: float, servers: bool, openmetrics: bool
+    ) -> Iterator[Chunk]:
+        """`servers` False: without the families of real servers."""
+        state = board.state
+        if self._units is None or self._units.config is not state.config:
+            self._units = _units(state, tuple(board.blocks.values()))
+            self._chunks.forget()
+        # Two clocks are never read at once: without this every time would be another with every scrape.
+        if abs(self._epoch - (wall - now)) > _JITTER:
+            self._epoch = wall - now
+        look = _Look(state, routing(state, now), work, now, self._epoch)
+        families = [
+            *_of_vips(self._units, look),
+            *_of_services(self._units, state),
+            *_of_requirements(self._units, state),
+            *_of_maintenance(self._units, look),
+            *_of_tables(self._units, board),
+        ]
+        if servers:
+            families += _of_servers(self._units, board)
+        return self._chunks.of(families, openmetrics=openmetrics)
+
+
+_JITTER = 0.1  # seconds by which two clocks may differ from before, until one of them was set
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    state: State
+    routes: Routing
+    work: Work
+    now: float
+    epoch: float  # of the monotonic clock
+
+
+def _sample(name: str, labels: str, value: float) -> str:
+    return f"{name}{{{labels}}} {float(value)!r}\n"
+
+
+# Of VIPs.
+
+_VIPS: dict[str, tuple[str, Callable[[_Look, Vip, VipState], float]]] = {
+    "anycast_vip_announced": (
+        "1 if ExaBGP has acknowledged every prefix of the VIP and a BGP session carries each of its families",
+        lambda look, vip, _: is_announced(look.routes, vip),
+    ),
+    "anycast_vip_wanted": (
+        "1 if the verdict is to announce the VIP, as the last resort too",
+        lambda _, __, known: known.verdict.advertise is not Advertise.NO,
+    ),
+    "anycast_vip_last_change_timestamp_seconds": (
+        "When the verdict last changed",
+        lambda look, _, known: known.since + look.epoch,
+    ),
+    "anycast_vip_changes": (
+        "How often the verdict has changed since the start of the agent",
+        lambda _, __, known: known.changes,
+    ),
+    "anycast_vip_start_hold_seconds": (
+        "How long everything must still hold after the agent's start before the VIP is announced",
+        lambda look, _, known: _hold_left(look, known),
+    ),
+}
+
+
+def _hold_left(look: _Look, known: VipState) -> float:
+    stable = held_for(look.state, known, look.now)
+    return 0.0 if stable is None else start_hold(look.state, look.now) - stable
+
+
+def _of_vips(units: _Units, look: _Look) -> Iterator[Family[Any, Any]]:
+    vips = units.vips
+    known = [look.state.vips.get(one.vip.name, _STARTED) for one in vips]
+    for name, (about, value) in _VIPS.items():
+        figures = [value(look, one.vip, state) for one, state in zip(vips, known, strict=True)]
+        yield Family(name, about, vips, figures, partial(_of_one, name))
+    yield Family(
+        "anycast_vip_verdict",
+        "1 for the current reason, 0 for the others",
+        vips,
+        [state.verdict.reason for state in known],
+        _verdict,
+    )
+    yield Family(
+        "anycast_route_commands",
+        "Prefixes of the VIP that ExaBGP announced, withdrew or refused",
+        vips,
+        [_commands_of(one, look.work) for one in vips],
+        _commands,
+        counter=True,
+    )
+
+
+def _of_one(name: str, unit: _Vip | _Part | _Scope, value: float) -> str:
+    return _sample(name, unit.labels, value)
+
+
+def _verdict(unit: _Vip, holds: Reason) -> str:
+    return "".join(
+        _sample("anycast_vip_verdict", f'{unit.labels},reason="{reason}"', reason is holds)
+        for reason in Reason
+    )
+
+
+def _commands_of(unit: _Vip, work: Work) -> tuple[int, ...]:
+    return tuple(sum(work.routes.get((prefix, action), 0) for prefix in unit.prefixes) for action in _ACTIONS)
+
+
+def _commands(unit: _Vip, counts: tuple[int, ...]) -> str:
+    return "".join(
+        _sample("anycast_route_commands_total", f'{unit.labels},action="{action}"', count)
+        for action, count in zip(_ACTIONS, counts, strict=True)
+    )
+
+
+# Of services.
+
+_SERVICES: dict[str, tuple[str, Callable[[ServiceFacts], float]]] = {
+    "anycast_service_usable": ("Real servers that get new clients", lambda found: found.usable),
+    "anycast_service_servers": ("Real servers configured", lambda found: found.total),
+    "anycast_service_quorum": (
+        "Real servers that must be usable for the VIP to stay announced",
+        lambda found: found.quorum.low,
+    ),
+    "anycast_service_headroom_ratio": (
+        "Share of the real servers that can still fail before the VIP is withdrawn",
+        lambda found: max(0.0, (found.usable - found.quorum.low) / found.total) if found.total else 0.0,
+    ),
+}
+
+
+def _of_services(units: _Units, state: State) -> Iterator[Family[Any, Any]]:
+    parts = units.parts
+    facts = [services_of(state, one.key) for one in parts]
+    for name, (about, figure) in _SERVICES.items():
+        yield Family(name, about, parts, facts, partial(_of_one, name), figure)
+    yield Family(
+        "anycast_service_total_weight",
+        "Sum of the weights in the configuration",
+        parts,
+        [one.weight for one in parts],
+        partial(_of_one, "anycast_service_total_weight"),
+    )
+    table: ipvs.Table = {} if state.kernel.snapshot is None else state.kernel.snapshot.table
+    yield Family(
+        "anycast_service_usable_weight",
+        "Sum of the weights in the kernel",
+        parts,
+        [table.get(one.key) for one in parts],
+        partial(_of_one, "anycast_service_usable_weight"),
+        _in_kernel,
+    )
+
+
+def _in_kernel(entry: ipvs.ServiceEntry | None) -> int:
+    return 0 if entry is None else sum(one.weight for one in entry.destinations)
+
+
+def _of_tables(units: _Units, board: Board) -> Iterator[Family[Any, Any]]:
+    name = "anycast_service_table_fingerprint"
+
+    def lines(unit: _Block, prints: dict[Address, str | None]) -> str:
+        return "".join(
+            _sample(name, labels, int(prints[address] or "0", 16)) for address, labels in unit.tables
+        )
+
+    yield Family(
+        name,
+        "A number that is equal on nodes with the same table; 0: the service is not in the kernel",
+        units.blocks,
+        [board.prints[one.key] for one in units.blocks],
+        lines,
+    )
+
+
+# Of requirements.
+
+
+def _of_requirements(units: _Units, state: State) -> Iterator[Family[Any, Any]]:
+    each = units.requirements
+    healths = [health_of(state, one.check) for one in each]
+    for name, about, figures in (
+        ("anycast_requirement_up", "1 if the requirement holds", [one.is_up for one in healths]),
+        (
+            "anycast_requirement_unknown",
+            "1 if a check of the requirement could not run last time",
+            [one.unknown for one in healths],
+        ),
+        (
+            "anycast_requirement_warning",
+            "1 if the requirement holds, with a warning",
+            [one.warned for one in healths],
+        ),
+    ):
+        yield Family(name, about, each, figures, partial(_requirement, name))
+
+
+def _requirement(name: str, one: Requirement, value: float) -> str:
+    labels = _labels(scope="vip" if one.vip else "node", vip=one.vip, service=one.service)
+    return _sample(name, labels, value)
+
+
+# Of maintenance. Two labels, for a VIP may be called "node".
+
+
+def _of_maintenance(units: _Units, look: _Look) -> Iterator[Family[Any, Any]]:
+    state, scopes = look.state, units.scopes
+    progress = [furthest(state, one.scopes) for one in scopes]
+    in_force = [[state.maintenance[key] for key in one.scopes if key in state.maintenance] for one in scopes]
+    last = [[entry.end.at if entry.end is not None else 0.0 for entry in entries] for entries in in_force]
+    for name, about, figures in (
+        ("active", "1 in maintenance", [bool(entries) for entries in in_force]),
+        (
+            "stage_since_timestamp_seconds",
+            "When the stage began; 0: not in maintenance",
+            [0.0 if one.stage is Stage.ACTIVE else one.since + look.epoch for one in progress],
+        ),
+        (
+            "stage_left_seconds",
+            "Time until the stage is over at the latest; 0: it stays",
+            [
+                0.0 if one.stage is Stage.ACTIVE else stage_left(state, one, look.now) or 0.0
+                for one in progress
+            ],
+        ),
+        (
+            "ends_timestamp_seconds",
+            "When maintenance ends by itself, the last of several; 0: by command only, or not in maintenance",
+            [max(ends) if ends and all(ends) else 0.0 for ends in last],
+        ),
+        (
+            "overdue",
+            "1 if its end has passed and the maintenance goes on",
+            [
+                any(state.progress[key].overdue for key in one.scopes if key in state.progress)
+                for one in scopes
+            ],
+        ),
+    ):
+        whole = f"anycast_maintenance_{name}"
+        yield Family(whole, about, scopes, figures, partial(_of_one, whole))
+    yield Family(
+        "anycast_maintenance_stage",
+        "1 for the stage of the drain, 0 for the others",
+        scopes,
+        [one.stage for one in progress],
+        _stages,
+    )
+
+
+def _stages(unit: _Scope, holds: Stage) -> str:
+    return "".join(
+        _sample("anycast_maintenance_stage", f'{unit.labels},stage="{stage}"', stage is holds)
+        for stage in Stage
+    )
+
+
+# Of real servers.
+
+_SERVERS: dict[str, tuple[str, tuple[str, ...], Callable[[Seen], tuple[float, ...]]]] = {
+    "anycast_server_up": ("1 if the checks of the real server hold", ("",), lambda one: (one.health.is_up,)),
+    "anycast_server_check_unknown": (
+        "1 if the last check itself could not run",
+        ("",),
+        lambda one: (one.health.unknown,),
+    ),
+    "anycast_server_check_warning": (
+        "1 if the check holds, with a warning",
+        ("",),
+        lambda one: (one.health.warned,),
+    ),
+    "anycast_server_drained": ("1 if somebody took the real server out", ("",), lambda one: (one.drained,)),
+    "anycast_server_connections": (
+        "Connections of the real server through this node",
+        (',state="active"', ',state="inactive"'),
+        lambda one: (one.active, one.inactive),
+    ),
+}
+"""Of every real server: what it is, the labels that its samples have besides, and the samples."""
+
+
+def _of_servers(units: _Units, board: Board) -> Iterator[Family[Any, Any]]:
+    sources = [board.seen[one.key] for one in units.blocks]
+    for name, (about, besides, values) in _SERVERS.items():
+        yield Family(
+            name,
+            about,
+            units.blocks,
+            sources,
+            partial(_of_block, name, besides),
+            partial(_values, values),
+        )
+
+
+def _values(values: Callable[[Seen], tuple[float, ...]], found: Sequence[Seen]) -> list[tuple[float, ...]]:
+    return [values(one) for one in found]
+
+
+def _of_block(name: str, besides: tuple[str, ...], unit: _Block, figures: Sequence[tuple[float, ...]]) -> str:
+    return "".join(
+        f"{name}{{{labels}{more}}} {float(value)}\n"
+        for labels, values in zip(unit.labels, figures, strict=True)
+        for more, value in zip(besides, values, strict=True)
+    )
