@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
-import gc
 import os
 import pwd
 import resource
@@ -20,7 +19,7 @@ from pathlib import Path
 import structlog
 
 from anycast import __version__
-from anycast.agent import ops_process, owned_file
+from anycast.agent import garbage, ops_process, owned_file
 from anycast.agent.control import Control
 from anycast.agent.engine import OWNED, Engine
 from anycast.agent.events_file import EventsFile
@@ -256,10 +255,7 @@ async def serve(
             partial(ops_process.keep, feed, runtime, node.listen),
         )
     ]
-    # What is there by now stays: looked through every few seconds with 5,000 real servers, it would hold the
-    # lease up for 50 ms.
-    gc.collect()
-    gc.freeze()
+    garbage.set_aside()
     try:
         await engine.run()
     finally:

@@ -45,6 +45,7 @@ from anycast.ops.status import (
     service_facts,
     stage_left,
 )
+from anycast.ops.strain import LATENESS, Strain
 
 TABLE_BITS = "/sys/module/ip_vs/parameters/conn_tab_bits"
 
@@ -181,7 +182,25 @@ def _work(source: Source, state: State) -> Iterator[Metric]:
             routes.add_metric(
                 [vip.name, action], sum(work.routes.get((prefix, action), 0) for prefix in prefixes)
             )
-    return iter((jobs, routes))
+    return iter((jobs, routes, *_strain(work.strain, state)))
+
+
+def _strain(strain: Strain, state: State) -> Iterator[Metric]:
+    lateness = HistogramMetricFamily(
+        "anycast_lease_lateness_seconds",
+        "How late leases went out after they were due, a third of their time to live",
+    )
+    ends = [*map(floatToGoString, LATENESS), "+Inf"]
+    buckets = list(zip(ends, accumulate(strain.buckets), strict=True))
+    lateness.add_metric([], buckets, sum_value=strain.late)
+    yield lateness
+    ttl = state.lease.ttl or state.config.timing.lease_ttl
+    yield _gauge("anycast_lease_ttl_seconds", "How long a lease is good for", ttl)
+    yield CounterMetricFamily(
+        "anycast_overloads",
+        "Times in which something in the agent took longer than a third of the time to live of a lease",
+        value=strain.overloads,
+    )
 
 
 def _probes(source: Source) -> Iterator[Metric]:

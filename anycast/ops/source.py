@@ -12,6 +12,7 @@ from anycast.core.hooks import Tally as HookTally
 from anycast.core.state import State
 from anycast.core.values.configuration import Target
 from anycast.ops.hub import Hub
+from anycast.ops.strain import Strain
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,7 @@ class Work:
     kernel_jobs: int = 0
     kernel_seconds: float = 0.0
     routes: dict[tuple[str, str], int] = field(default_factory=dict)
+    strain: Strain = Strain()
 
     def count_route(self, prefix: str, action: str) -> None:
         self.routes[prefix, action] = self.routes.get((prefix, action), 0) + 1
