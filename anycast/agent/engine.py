@@ -22,10 +22,13 @@ from anycast import __version__
 from anycast.agent import maintenance_file, owned_file, touch_file
 from anycast.agent.checker import Checker
 from anycast.agent.commands import MaintenanceAnswer, ReloadAnswer, TooLateError
+from anycast.agent.effort import Effort
 from anycast.agent.feed import RunLog
 from anycast.agent.inbox import SLICE, Inbox
 from anycast.agent.latest import Latest
 from anycast.agent.recording import Recorder
+from anycast.analysis import capacity
+from anycast.analysis.capacity import Demand, Measured
 from anycast.config.apart import load
 from anycast.config.changes import changes
 from anycast.config.loaded import Loaded
@@ -42,13 +45,14 @@ from anycast.core.owned import NOTHING, Owned
 from anycast.core.reload import carried
 from anycast.core.state import State
 from anycast.core.step import begin, next_wake, step
-from anycast.core.values.configuration import Target
+from anycast.core.values.configuration import Config, Target
 from anycast.core.values.persistent import PersistentMap
 from anycast.kernel.errors import KernelUnavailable
 from anycast.lease import Lease
 from anycast.ops.hub import Hub
 from anycast.ops.source import Facts, Tally, Work
 from anycast.ops.status import TOUCH_FILE
+from anycast.ops.strain import Strain
 
 log = structlog.get_logger()
 
@@ -59,6 +63,7 @@ WATCH_RETRY = 1.0  # seconds until the watch of the kernel is begun again
 FILE_PERIOD = 0.5  # seconds between two looks for the file that means maintenance
 AT_ONCE = 0.1  # seconds within which two readings of the clocks are of one instant
 LINES = 128  # of the log, that are written in one turn: two milliseconds of rendering
+GROWTH = 1.25  # times as many real servers as were carried are taken without a trial
 LEAVE_PATIENCE = 5.0  # seconds the checks and a save under way have at the end
 _ROUTE_ACTIONS = {"route.announced": "announce", "route.withdrawn": "withdraw", "route.refused": "refuse"}
 OWNED = "owned.json"  # in the state directory
@@ -193,7 +198,16 @@ class Engine:
         kept, now, at = self._kept_maintenance(), clock(), wall()
         if recorder is not None:
             recorder.begin(loaded.config, kept, now, at, __version__, crashes=crashes, left=left)
+        self._effort = Effort()
+        self._carried = capacity.demand(loaded.config)
+        began, worked = clock(), cpu()
         self._state, self._first = begin(loaded.config, kept, now, at, crashes=crashes, left=left)
+        worked = cpu() - worked
+        self._effort.worked(clock() - began, worked)
+        # It serves all the same: a node that does not start serves nobody.
+        measured = Measured(conclusion=worked, slowdown=self._effort.slowdown)
+        for finding in capacity.findings(loaded.config, self._carried, measured):
+            log.warning("config.warned", warning=finding)
 
     @property
     def state(self) -> State:
@@ -219,7 +233,7 @@ class Engine:
             reloaded_at=self._reloaded_at,
             tallies=self._tallies,
             probes={kind: probes.runs for kind, probes in self._checker.probes.items()},
-            work=replace(self._work, routes=dict(self._work.routes)),
+            work=self._work,
             hooks=dict(self.hook_tallies()),
             numbers=self.runs.numbers,
         )
@@ -289,32 +303,35 @@ class Engine:
         """What the turn has cost, which began at `now` and `cpu`; and how late the lease was, if it sent one."""
         done, cpu_done = self._clock(), self._cpu()
         self._inbox.took(event, cpu_done - cpu)
-        ttl = self._state.config.timing.lease_ttl
-        strain = self._work.strain.calmed(done)
-        if self._work.strain.overload is not None and strain.overload is None:
-            over = self._work.strain.overload
-            log.info(
-                "agent.overload_ended", doing=over.doing, seconds=round(over.seconds, 3), times=over.times
-            )
-        doing, seconds = _DOING[type(event)], done - now
+        self._effort.worked(done - now, cpu_done - cpu)
+        if self._effort.is_due(done):
+            runs = sum(sum(kind.outcomes.values()) for kind in self._checker.probes.values())
+            self._effort.checked(runs, time.process_time(), done)
+        doing, seconds, strain = _DOING[type(event)], done - now, self._work.strain
         if lease_due <= now and any(isinstance(effect, ev.SendLease) for effect in effects):
             strain = strain.sent(done - lease_due)
-            # A suspension is told by itself.
             waited = now - lease_due
+            # A suspension is told by itself.
             if waited > seconds and not any(isinstance(effect, ev.ProbeAnew) for effect in effects):
                 busy = cpu - self._cpu_before > waited / 2
                 doing, seconds = OTHER_WORK if busy else NO_PROCESSOR, waited
-        before, strain = strain, strain.took(doing, seconds, ttl=ttl, now=done)
-        if strain.overload is not None and before.overload is None:
-            log.error(
-                "agent.overloaded",
-                doing=doing,
-                seconds=round(seconds, 3),
-                limit_s=round(strain.overload.limit, 3),
-                lease_ttl=ttl,
-            )
-        self._work.strain = strain
         self._cpu_before = cpu_done
+        self._told(strain, doing, seconds, done)
+
+    def _told(self, strain: Strain, doing: str, seconds: float, now: float) -> None:
+        """`doing` has taken so many seconds until now: keep it, and tell of an overload that begins or is over."""
+        calm = strain.calmed(now)
+        if calm is not strain and strain.overload is not None:
+            over = strain.overload
+            fields = {"doing": over.doing, "seconds": round(over.seconds, 3), "times": over.times}
+            log.info("agent.overload_ended", **fields)
+        ttl = self._state.config.timing.lease_ttl
+        strain = calm.took(doing, seconds, ttl=ttl, now=now)
+        if strain.overload is not None and calm.overload is None:
+            fields = {"doing": doing, "seconds": round(seconds, 3), "limit": round(strain.overload.limit, 3)}
+            log.error("agent.overloaded", **fields, lease_ttl=ttl)
+        if strain is not self._work.strain:
+            self._work = replace(self._work, strain=strain)
 
     def _dated(self, tick: ev.Tick, now: float) -> ev.Tick:
         """With the wall clock of the instant `now`, unless the process was held up in between."""
@@ -417,7 +434,7 @@ class Engine:
                     self._checker.schedule(target, after, quiet=quiet)
                 case ev.Log(event=name, fields=fields):
                     if name in _ROUTE_ACTIONS:
-                        self._work.count_route(str(fields["prefix"]), _ROUTE_ACTIONS[name])
+                        self._work = self._work.route(str(fields["prefix"]), _ROUTE_ACTIONS[name])
                     self._lines.append(effect)
                 case ev.SetTargets(targets=targets):
                     self._checker.set_targets(targets)
@@ -461,8 +478,7 @@ class Engine:
             log.exception("kernel.unexpected")
             self.post(ev.KernelFailed(reason=f"unexpected, please report it as a defect: {error!r}"))
         else:
-            self._work.kernel_jobs += 1
-            self._work.kernel_seconds += self._clock() - began
+            self._work = self._work.job(self._clock() - began)
             self.post(ev.KernelRead(snapshot=snapshot, failures=failures))
 
     async def _submit(self, event: ev.Event, deadline: float) -> bool:
@@ -573,6 +589,9 @@ class Engine:
 
     async def _apply(self, loaded: Loaded, deadline: float) -> ReloadAnswer:
         before, old = self._state, self._state.config
+        asked = capacity.demand(loaded.config)
+        if problems := await self._not_carried(loaded.config, asked):
+            return self._refused(problems)
         # A thread: it works out what moves under Maglev, which takes a while in large pools.
         words = await asyncio.to_thread(changes, old, loaded.config)
         # Sockets, files and the interface were opened by what `node` said at the start.
@@ -583,6 +602,7 @@ class Engine:
             return ReloadAnswer(ok=False, problems=(str(error),))
         if not applied:
             return ReloadAnswer(ok=False, problems=(ENDED,))
+        self._carried = asked
         self._reload_ok = True
         self._reloaded_at = time.time()
         log.info("config.applied", changes=words)
@@ -591,6 +611,21 @@ class Engine:
             changes=words,
             warnings=(*_log_warnings(loaded), *_moved(before, self._state.configured)),
         )
+
+    async def _not_carried(self, config: Config, asked: Demand) -> tuple[str, ...]:
+        """Why this machine cannot carry the configuration. Of one that asks for no more than that in force nothing is said."""
+        carried = self._carried
+        grows = asked.servers > GROWTH * carried.servers
+        seconds = 0.0
+        if grows or config.timing.lease_ttl < self._state.config.timing.lease_ttl:
+            # A thread: it takes as long as it will in the engine.
+            seconds = await asyncio.to_thread(capacity.conclusion, config, time.thread_time)
+        measured = Measured(
+            conclusion=seconds,
+            check=self._effort.check if asked.checks > carried.checks else 0.0,
+            slowdown=self._effort.slowdown,
+        )
+        return tuple(capacity.findings(config, asked, measured))
 
 
 def _moved(before: State, configured: Owned) -> Iterator[str]:

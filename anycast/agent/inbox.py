@@ -64,10 +64,11 @@ class _Results:
         return ev.Probed(results=tuple((each, result) for each in targets for result in waiting.pop(each)))
 
     def took(self, results: int, seconds: float) -> None:
-        """One at least, and never more than twice as many as before: a few tell little of many."""
+        """One at least, and never more than twice as many as before. A few tell of many only if they took too long."""
+        if results < self._most and seconds <= SLICE:
+            return
         room = int(results * SLICE / seconds) if seconds > 0 else _MOST
-        if results >= self._most or room < self._most:
-            self._most = max(1, min(room, 2 * self._most, _MOST))
+        self._most = max(1, min(room, 2 * self._most, _MOST))
 
 
 class Inbox:

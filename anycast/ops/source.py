@@ -11,6 +11,7 @@ from anycast.core.health.phase import Outcome
 from anycast.core.hooks import Tally as HookTally
 from anycast.core.state import State
 from anycast.core.values.configuration import Target
+from anycast.core.values.persistent import PersistentMap
 from anycast.ops.hub import Hub
 from anycast.ops.strain import Strain
 
@@ -88,17 +89,23 @@ class Probes:
         return Runs(outcomes=dict(self.outcomes), buckets=tuple(self._buckets), seconds=self._seconds)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What the agent did since its start. `routes`: how often a prefix was announced, withdrawn or refused."""
 
     kernel_jobs: int = 0
     kernel_seconds: float = 0.0
-    routes: dict[tuple[str, str], int] = field(default_factory=dict)
+    routes: PersistentMap[tuple[str, str], int] = field(default_factory=PersistentMap)
     strain: Strain = Strain()
 
-    def count_route(self, prefix: str, action: str) -> None:
-        self.routes[prefix, action] = self.routes.get((prefix, action), 0) + 1
+    def job(self, seconds: float) -> Work:
+        """With one reading of the kernel more."""
+        return replace(self, kernel_jobs=self.kernel_jobs + 1, kernel_seconds=self.kernel_seconds + seconds)
+
+    def route(self, prefix: str, action: str) -> Work:
+        """With one prefix more that was announced, withdrawn or refused."""
+        count = self.routes.get((prefix, action), 0) + 1
+        return replace(self, routes=self.routes.updated({(prefix, action): count}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

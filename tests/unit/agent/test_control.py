@@ -22,7 +22,7 @@ from anycast.agent.control import Control
 from anycast.core import events as ev
 from anycast.core.maintenance.stages import FILE, NODE, Maintenance
 from anycast.sockets import bind_unix
-from tests.unit.ops.node import CONFIG, Operator
+from tests.unit.ops.node import CONFIG, Operator, healthy
 from tests.unit.ops.test_http import JSON, running
 
 REVISION = 4711
@@ -446,3 +446,61 @@ def test_there_is_an_end_to_connections(monkeypatch: pytest.MonkeyPatch) -> None
             other.close()
 
     asyncio.run(run())
+
+
+def test_of_a_crowd_one_is_worked_on_in_a_turn_of_the_loop() -> None:
+    """And in the order in which they came."""
+    passed: list[tuple[int, int]] = []  # turn and number
+
+    async def run() -> None:
+        turnstile, turn = control.Turnstile(), 0
+
+        async def client(number: int) -> None:
+            for _ in range(3):
+                await turnstile()
+                passed.append((turn, number))
+
+        crowd = asyncio.gather(*(client(number) for number in range(60)))
+        while not crowd.done():
+            turn += 1
+            await asyncio.sleep(0)
+
+    asyncio.run(run())
+    assert len({turn for turn, _ in passed}) == len(passed) == 180
+    assert [number for _, number in passed] == 3 * list(range(60))
+
+
+def test_between_two_answers_to_a_crowd_the_loop_has_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much is asked by those who may: what renews the lease comes in between."""
+    turn = 0
+    answered: list[int] = []
+    answer = control.Control._answer
+
+    async def noted(self: Control, request: control._Request) -> control._Answer:
+        answered.append(turn)
+        return await answer(self, request)
+
+    monkeypatch.setattr(control.Control, "_answer", noted)
+
+    async def run() -> None:
+        nonlocal turn
+        async with serving(Operator(healthy())) as path:
+
+            async def client() -> bytes:
+                reader, writer = await asyncio.open_unix_connection(path)
+                writer.write(20 * b"GET /summary HTTP/1.1\r\nHost: node\r\n\r\n")
+                found = b""
+                while found.count(b"200 OK") < 20:
+                    found += await reader.read(65536)
+                writer.close()
+                return found
+
+            crowd = asyncio.gather(*(client() for _ in range(40)))
+            while not crowd.done():
+                turn += 1
+                await asyncio.sleep(0)
+            await crowd
+
+    asyncio.run(run())
+    assert len(answered) == 800
+    assert len(set(answered)) == 800

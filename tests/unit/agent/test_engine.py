@@ -6,11 +6,13 @@ import asyncio
 import itertools
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -23,13 +25,17 @@ from anycast.config.load import load
 from anycast.config.loaded import Loaded
 from anycast.core import events as ev
 from anycast.core.dataplane import kernel as kernels
+from anycast.core.health.phase import Outcome, Result
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import FILE, NODE, STOP, Maintenance
 from anycast.core.state import State
+from anycast.core.step import step
+from anycast.core.values.configuration import Config
 from anycast.core.values.report import Report
 from anycast.core.vip.decide import Reason
 from anycast.kernel.errors import KernelUnavailable
 from anycast.lease import Lease
+from anycast.ops.source import Tally
 
 WEB, MAIL = ip_network("192.0.2.1/32"), ip_network("192.0.2.2/32")
 Prefixes = set[object]
@@ -108,6 +114,7 @@ class Site:
         self,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        cpu: Callable[[], float] = time.thread_time,
         recorder: Recorder | None = None,
         passed: Callable[[float], None] = lambda _: None,
     ) -> Engine:
@@ -119,6 +126,7 @@ class Site:
             send_lease=self.take,
             clock=clock,
             wall=wall,
+            cpu=cpu,
             recorder=recorder,
             passed=passed,
         )
@@ -684,8 +692,8 @@ def test_the_lease_does_not_wait_behind_a_queue_of_events(tmp_path: Path) -> Non
         for _ in range(500):
             engine.post(ev.Probed(results=()))
         async with running(engine):
-            while len(site.sent) <= 50:
-                await asyncio.sleep(0)
+            for _ in range(50):
+                await site.leases.get()
             assert engine._inbox, "they wait still"
         issued = [lease.issued for lease in site.sent]
         assert max(after - before for before, after in itertools.pairwise(issued)) < site.sent[0].ttl
@@ -756,5 +764,201 @@ def test_a_disk_that_hangs_does_not_keep_a_command_from_its_answer(
             assert (answer.saved, "the disk is slow" in answer.error) == (False, True)
             assert set(engine.state.maintenance) == {NODE}
             stuck.set()
+
+    play(tmp_path, story)
+
+
+def test_thousands_of_lines_of_the_log_are_written_in_turns_and_all_of_them_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And before its end the engine writes what is left."""
+    turns = 0
+
+    class Log:
+        def __init__(self) -> None:
+            self.lines: list[tuple[int, str]] = []
+
+        def info(self, event: str, **_: object) -> None:
+            self.lines.append((turns, event))
+
+        warning = error = info
+
+    log = Log()
+    monkeypatch.setattr(engines, "log", log)
+    monkeypatch.setattr(engines, "SLICE", 0.0)  # a turn of the loop after each of the engine's
+    names = [f"test.{number}" for number in range(1000)]
+
+    def chatty(state: State, event: ev.Event, now: float) -> tuple[State, tuple[ev.Effect, ...]]:
+        effects = step(state, event, now)
+        if not isinstance(event, ev.KernelChanged):
+            return effects
+        return effects[0], (*effects[1], *(ev.Log(event=name) for name in names))
+
+    async def story(site: Site) -> None:
+        nonlocal turns
+        engine = site.engine()
+        async with running(engine):
+            await site.announced(WEB)
+            monkeypatch.setattr(engines, "step", chatty)
+            for _ in range(2):
+                engine.post(ev.KernelChanged())
+            while not any(event == names[-1] for _, event in log.lines):
+                turns += 1
+                await asyncio.sleep(0)
+        told = [(turn, event) for turn, event in log.lines if event in names]
+        assert [event for _, event in told] == 2 * names
+        assert max(Counter(turn for turn, _ in told[:1000]).values()) <= 2 * engines.LINES
+
+    play(tmp_path, story)
+
+
+def test_the_lease_goes_out_before_anything_else_that_a_step_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        async with running(engine):
+            await site.announced(WEB)
+
+            def send(lease: Lease) -> None:
+                done.append("lease")
+                site.take(lease)
+
+            monkeypatch.setattr(engine, "_send_lease", send)
+            monkeypatch.setattr(engine._checker, "schedule", lambda *_, **__: done.append("probe"))
+            monkeypatch.setattr(engines, "log", Mock(warning=lambda event, **_: done.append(event)))
+            engine.post(ev.MaintenanceSet(scope=NODE, entry=Maintenance(reason="", by="op", since=1.0)))
+            await site.lease_where(engine, lambda _: bool(done))
+        assert done[0] == "lease"
+
+    play(tmp_path, story)
+
+
+def test_what_takes_longer_than_a_third_of_the_time_to_live_is_told_once_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, dict[str, object]]] = []
+    monkeypatch.setattr(engines, "log", Mock(error=lambda event, **fields: told.append((event, fields))))
+    stood = 0.0
+
+    def slow(state: State, event: ev.Event, now: float) -> tuple[State, tuple[ev.Effect, ...]]:
+        nonlocal stood
+        stood += isinstance(event, ev.KernelChanged)  # a second
+        return step(state, event, now)
+
+    async def story(site: Site) -> None:
+        engine = site.engine(clock=lambda: time.monotonic() + stood)
+        async with running(engine):
+            await site.announced(WEB)
+            monkeypatch.setattr(engines, "step", slow)
+            for _ in range(2):
+                engine.post(ev.KernelChanged())
+                await site.leases.get()
+                await site.leases.get()
+            strain = engine.facts.work.strain
+            assert strain.overload is not None
+            assert strain.overload.doing == "a change of the kernel"
+            assert (strain.overloads, strain.overload.times) == (1, 2)
+            assert sum(strain.buckets) >= 2
+        assert [event for event, _ in told] == ["agent.overloaded"]
+        assert told[0][1]["doing"] == "a change of the kernel"
+
+    play(tmp_path, story)
+
+
+def test_a_loop_that_stood_without_working_has_waited_for_the_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stood = worked = 0.0
+
+    async def story(site: Site) -> None:
+        nonlocal stood, worked
+        engine = site.engine(clock=lambda: time.monotonic() + stood, cpu=lambda: worked)
+        async with running(engine):
+            await site.announced(WEB)
+            for _ in range(2):
+                await site.leases.get()
+            stood += 1.0
+            await site.leases.get()
+            await site.leases.get()
+            strain = engine.facts.work.strain
+            assert strain.overload is not None
+            assert strain.overload.doing == engines.NO_PROCESSOR
+            stood += 1.1
+            worked += 1.1
+            await site.leases.get()
+            await site.leases.get()
+            strain = engine.facts.work.strain
+            assert strain.overload is not None
+            assert strain.overload.doing == engines.OTHER_WORK
+
+    play(tmp_path, story)
+
+
+def test_a_reload_that_this_machine_cannot_carry_is_refused_with_the_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Config] = []
+
+    def trial(config: Config, cpu: Callable[[], float]) -> float:
+        tried.append(config)
+        return 1.25
+
+    monkeypatch.setattr("anycast.analysis.capacity.conclusion", trial)
+
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        async with running(engine):
+            await site.announced(WEB)
+            assert (await engine.reload()).ok
+            assert not tried, "it asks for no more than what is carried"
+            site.write_with_mail()
+            answer = await engine.reload()
+            assert not answer.ok
+            assert len(tried) == 1
+            assert "to conclude everything anew takes" in answer.problems[0]
+            assert set(engine.state.vips) == {"web"}
+            assert not engine.reload_ok
+
+    play(tmp_path, story)
+
+
+def test_at_a_start_the_same_is_a_warning_and_the_node_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warned: list[object] = []
+
+    async def story(site: Site) -> None:
+        readings = itertools.count()
+        with monkeypatch.context() as patch:
+            patch.setattr(engines, "log", Mock(warning=lambda _, **fields: warned.append(fields["warning"])))
+            engine = site.engine(cpu=lambda: 1.25 * next(readings))
+        async with running(engine):
+            await site.announced(WEB)
+            assert (await engine.reload()).ok, "what is in force is not refused"
+
+    play(tmp_path, story)
+    assert len(warned) == 1
+    assert "1.25 s" in str(warned[0])
+
+
+def test_failures_are_counted_and_forgotten_with_their_target(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        async with running(engine):
+            await site.announced(WEB)
+            (target,) = engine.facts.numbers.values()
+            assert dict(engine.facts.tallies) == {}
+            for outcome in (Outcome.FAIL, Outcome.OK, Outcome.FAIL, Outcome.FAIL):
+                engine._report(target, Result(outcome=outcome))
+            before = engine.facts.tallies
+            assert dict(before) == {target: Tally(failures=3, in_a_row=2)}
+            site.port += 1
+            site.write()
+            await engine.reload()
+            assert target not in engine.facts.tallies
+            assert dict(before) == {target: Tally(failures=3, in_a_row=2)}, "what was handed out stays"
 
     play(tmp_path, story)

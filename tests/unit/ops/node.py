@@ -120,7 +120,7 @@ class Node:
             reloaded_at=self.reloaded_at,
             tallies=dict(self.tallies),
             probes=dict(self.probes),
-            work=replace(self.work, routes=dict(self.work.routes)),
+            work=self.work,
             hooks=dict(self.hooks),
             numbers=self.runs.numbers,
         )

@@ -252,7 +252,7 @@ def test_what_exabgp_owes_and_refuses_is_shown() -> None:
 def test_commands_for_routes_are_counted_for_the_vip_of_the_prefix() -> None:
     node = healthy()
     for prefix in ("192.0.2.1/32", "2001:db8:99::1/128", "192.0.2.2/32", "198.51.100.1/32"):
-        node.work.count_route(prefix, "announce")
+        node.work = node.work.route(prefix, "announce")
     found = samples(node)
     assert found['anycast_route_commands_total{action="announce",vip="web"}'] == 2
     assert found['anycast_route_commands_total{action="withdraw",vip="web"}'] == 0

@@ -44,6 +44,7 @@ def test_a_healthy_node_is_ready_and_says_what_it_announces() -> None:
         "uptime_s": 0.5,
         "stopping": False,
         "recent_crashes": 0,
+        "overload": None,
         "stage": "active",
         "stage_since": None,
         "stage_since_s": None,
