@@ -33,6 +33,7 @@ _DUE_A_TURN = 512
 _MANY = 16  # that began together: the next such lot may be twice as large
 # Targets that are looked for, sorted and taken up in one turn: two milliseconds each.
 _LOOKED_FOR, _SORTED, _TAKEN_UP = 2048, 512, 256
+_KEEP = 5.0  # seconds: with longer intervals memory matters more than the microseconds of making a run anew
 _TASKS_A_TURN = 16  # that are begun together: each may start a program
 _LEAST = 1e-6  # seconds: a failure needs a duration whose sign can be seen
 
@@ -167,8 +168,9 @@ class Checker:
 
     def _take_up(self, target: Target, place: int, many: int, began: float) -> tuple[int, Target]:
         """The target at its place among `many` new ones. Returns its number, and itself."""
-        now = self._clock()
-        host = self._hosts.setdefault(target.address, Host())
+        host = self._hosts.get(target.address)
+        if host is None:
+            host = self._hosts[target.address] = Host()
         host.join(_shortest(target.check))
         slot = _Slot(
             target,
@@ -176,11 +178,11 @@ class Checker:
             swept=sweepable(target),
             tally=self.probes[target.check.kind.type],
             base=began + offset(place, target.check.interval),
-            beat=now,
+            beat=began,
             number=next(self._numbers),
         )
         self._slots[target] = slot
-        self._wait(slot, max(now, began + min(_SPREAD, target.check.interval / many) * place))
+        self._wait(slot, began + min(_SPREAD, target.check.interval / many) * place)
         return slot.number, target
 
     def probe_anew(self) -> None:
@@ -353,6 +355,8 @@ class Checker:
     def _swept(self, run: Run[_Slot], finding: Finding, took: float) -> None:
         slot = run.owner
         slot.running = False
+        if not run.may_keep and slot.target.check.interval >= _KEEP:
+            slot.run = None
         slot.tally.count(finding.outcome, took)
         self._remember(slot, finding.outcome, took)
         if finding is OK and slot.quiet is not None and slot.after is None:

@@ -56,7 +56,9 @@ def _node(document: Mapping[str, Any], *, colour: bool) -> str:
     lines += [f"  kernel: {printable(problem)}" for problem in kernel["problems"]]
     if (over := node.get("overload")) is not None:
         took = f"{printable(over['doing'])} took {over['longest_s']:.2f} s of {over['limit_s']:.2f} s"
-        lines.append(f"  the agent is overloaded: {took} ({over['times']} times, the last {duration(over['last_s'])} ago)")
+        lines.append(
+            f"  the agent is overloaded: {took} ({over['times']} times, the last {duration(over['last_s'])} ago)"
+        )
     if not document["config"]["reload_ok"]:
         lines.append(
             "  the changed configuration was refused, the previous one is in force (see `anycast check`)"

@@ -166,7 +166,9 @@ def document(
     """
     routes, view = routing(state, now), view or _Fresh(state, Clock(now=now, wall=wall))
     vips = [vip_status(state, vip, now=now, wall=wall, routes=routes, view=view) for vip in state.config.vips]
-    return frame(state, vips, now=now, wall=wall, version=version, pid=pid, reload_ok=reload_ok, overload=overload)
+    return frame(
+        state, vips, now=now, wall=wall, version=version, pid=pid, reload_ok=reload_ok, overload=overload
+    )
 
 
 def frame(
