@@ -589,7 +589,7 @@ class Engine:
 
     async def _apply(self, loaded: Loaded, deadline: float) -> ReloadAnswer:
         before, old = self._state, self._state.config
-        asked = capacity.demand(loaded.config)
+        asked = await asyncio.to_thread(capacity.demand, loaded.config)
         if problems := await self._not_carried(loaded.config, asked):
             return self._refused(problems)
         # A thread: it works out what moves under Maglev, which takes a while in large pools.
@@ -609,7 +609,11 @@ class Engine:
         return ReloadAnswer(
             ok=True,
             changes=words,
-            warnings=(*_log_warnings(loaded), *_moved(before, self._state.configured)),
+            warnings=(
+                *_log_warnings(loaded),
+                # A thread: what was renamed is looked for among all real servers.
+                *await asyncio.to_thread(_moved, before, self._state.configured),
+            ),
         )
 
     async def _not_carried(self, config: Config, asked: Demand) -> tuple[str, ...]:
@@ -628,8 +632,12 @@ class Engine:
         return tuple(capacity.findings(config, asked, measured))
 
 
-def _moved(before: State, configured: Owned) -> Iterator[str]:
+def _moved(before: State, configured: Owned) -> tuple[str, ...]:
     """Which maintenance goes on under another name, and which is kept for a name that means nothing any more."""
+    return tuple(_moves(before, configured)) if before.maintenance else ()
+
+
+def _moves(before: State, configured: Owned) -> Iterator[str]:
     moves = carried(frozenset(before.maintenance), before.owned, configured)
     for old, new in moves.scopes.items():
         yield f"the maintenance of {old} continues as that of {', '.join(sorted(new))}"

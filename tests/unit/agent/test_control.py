@@ -10,13 +10,14 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import ClientSession, UnixConnector
 
-from anycast.agent import control
+from anycast.agent import commands, control
 from anycast.agent.commands import MaintenanceAnswer, ReloadAnswer, TooLateError
 from anycast.agent.control import Control
 from anycast.core import events as ev
@@ -504,3 +505,46 @@ def test_between_two_answers_to_a_crowd_the_loop_has_a_turn(monkeypatch: pytest.
     asyncio.run(run())
     assert len(answered) == 800
     assert len(set(answered)) == 800
+
+
+@pytest.mark.parametrize(
+    ("scope", "meant"),
+    [
+        ("web/rs11", "web/rs1"),
+        ("wbe/rs2", "web/rs2"),
+        ("mail/db", "mail/rs1 or mail/rs2"),
+        ("nothing/like", "mail/rs1 or mail/rs2"),
+        ("web/", "web/rs1 or web/rs2"),
+    ],
+)
+def test_who_names_a_real_server_that_there_is_not_is_told_which_were_meant(scope: str, meant: str) -> None:
+    async def questions(client: ClientSession) -> None:
+        body = {"scope": scope, "on": True}
+        async with client.post("/maintenance", json=body) as response:
+            assert response.status == 404
+            said = (await response.json())["error"]
+        assert f"there is no real server {scope!r} (is it {meant}" in said
+
+    ask(Operator(running()), questions)
+
+
+def test_a_name_that_was_meant_is_not_looked_for_among_tens_of_thousands(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared: list[int] = []
+
+    def near(word: str, names: list[str], **_: object) -> list[str]:
+        compared.append(len(names))
+        return []
+
+    monkeypatch.setattr("anycast.agent.commands.difflib.get_close_matches", near)
+    (web, mail) = CONFIG.vips
+    (service, *_) = web.services
+    one = service.pool.servers[0]
+    servers = tuple(replace(one, name=f"s{number}") for number in range(50_000))
+    large = replace(service, pool=replace(service.pool, servers=servers))
+    config = replace(CONFIG, vips=(replace(web, services=(large,)), mail))
+    with pytest.raises(commands.RefusedError):
+        commands._check_scope("web/s50000", config)
+    commands._check_scope("web/s49999", config)
+    assert compared == [commands.LOOKED_THROUGH]

@@ -266,3 +266,20 @@ def test_the_connection_table_and_its_rows(tmp_path: Path, monkeypatch: pytest.M
     assert samples(node)["anycast_ipvs_table_rows"] == samples(node)["anycast_ipvs_connections"] == 0
     bits.write_text("12\n")
     assert samples(node)["anycast_ipvs_table_rows"] == 4096
+
+
+def test_how_late_leases_were_is_a_histogram_beside_their_time_to_live() -> None:
+    node = healthy()
+    strain = node.work.strain
+    for late in (0.0, 0.3, 0.3, 60.0):
+        strain = strain.sent(late)
+    strain = strain.took("a reload", 1.0, ttl=2.0, now=node.now)
+    node.work = replace(node.work, strain=strain)
+    found = samples(node)
+    name = "anycast_lease_lateness_seconds"
+    assert found[f'{name}_bucket{{le="0.25"}}'] == 1
+    assert found[f'{name}_bucket{{le="0.5"}}'] == 3
+    assert found[f'{name}_bucket{{le="+Inf"}}'] == found[f"{name}_count"] == 4
+    assert found[f"{name}_sum"] == 60.6
+    assert found["anycast_lease_ttl_seconds"] == 2.0
+    assert found["anycast_overloads_total"] == 1

@@ -6,6 +6,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from anycast.core import events as ev
 from anycast.core.dataplane.loop import GOOD_FOR
@@ -14,7 +15,9 @@ from anycast.core.maintenance.stages import FILE, NODE, STOP, Maintenance
 from anycast.core.state import prefix_of
 from anycast.core.values.configuration import Check, HoldDown, TcpCheck
 from anycast.core.values.report import FailedRoute, NeighborState, Report
+from anycast.ops.paths import schema
 from anycast.ops.status import document, iso, readiness, summary
+from anycast.ops.strain import Strain
 from tests.unit.ops.node import CONFIG, ROUTER, ROUTER6, Node, healthy, vip
 
 WALL = 1_800_000_000.0  # 2027-01-15T08:00:00Z
@@ -569,3 +572,17 @@ def test_the_summary_of_many_names_three() -> None:
     node.report()
     expected = "announcing 0 of 5 VIPs (a starting, b starting, c starting and 2 more)"
     assert summary(node.state, node.now) == expected
+
+
+def test_an_overload_is_in_the_status_while_it_lasts() -> None:
+    node = healthy()
+    strain = Strain().took("a reload", 1.25, ttl=2.0, now=node.now - 3.0)
+    found = document(node.state, now=node.now, wall=WALL, version="1.2.3", pid=42, overload=strain.overload)
+    assert found["node"]["overload"] == {
+        "doing": "a reload",
+        "longest_s": 1.25,
+        "limit_s": 0.667,
+        "times": 1,
+        "last_s": 3.0,
+    }
+    Draft202012Validator(schema("status")).validate(json.loads(json.dumps(found)))
