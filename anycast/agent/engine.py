@@ -63,6 +63,7 @@ WATCH_RETRY = 1.0  # seconds until the watch of the kernel is begun again
 FILE_PERIOD = 0.5  # seconds between two looks for the file that means maintenance
 AT_ONCE = 0.1  # seconds within which two readings of the clocks are of one instant
 LINES = 128  # of the log, that are written in one turn: two milliseconds of rendering
+AT_WORK = 0.9  # of a lease's time to live: instants no further apart are of one time of work
 GROWTH = 1.25  # times as many real servers as were carried are taken without a trial
 LEAVE_PATIENCE = 5.0  # seconds the checks and a save under way have at the end
 _ROUTE_ACTIONS = {"route.announced": "announce", "route.withdrawn": "withdraw", "route.refused": "refuse"}
@@ -138,6 +139,7 @@ class Engine:
         clock: Clock = time.monotonic,
         wall: Clock = time.time,
         cpu: Clock = time.thread_time,
+        stood: Callable[[float, float], float] = lambda since, until: until - since,
         events: Hub | None = None,
         recorder: Recorder | None = None,
         passed: Callable[[float], None] = lambda _: None,
@@ -149,6 +151,8 @@ class Engine:
         `crashes`: of the agents before. `left`: what the last of them owned in the kernel.
 
         `cpu`: processor time of this thread, which tells how much work something was, however busy the node is.
+
+        `stood`: for how long at a time, within two instants, the process did not run.
 
         `passed` is told the instant of every event that was dealt with, after its effects are under way.
         """
@@ -163,6 +167,7 @@ class Engine:
         self._wall = wall
         self._passed = passed
         self._cpu = cpu
+        self._stood = stood
         self._inbox = Inbox(self._can_fall)
         self._arrived = asyncio.Event()
         self._turn_ends = -math.inf  # of the engine: then the event loop has one
@@ -280,13 +285,11 @@ class Engine:
         submitted = self._waiting.pop(id(event), None)
         if submitted is not None and submitted.is_late(now):
             return
-        facts = self._dated(event, now) if isinstance(event, ev.Tick) else event
-        if self._recorder is not None:
-            self._recorder.event(facts, now)
         lease_due = due(self._state)
         try:
-            self._state, effects = step(self._state, facts, now)
-            self._perform(effects)
+            for instant in self._busy_until(now):
+                self._step(ev.Tick(), instant)
+            effects = self._step(self._dated(event, now) if isinstance(event, ev.Tick) else event, now)
         except BaseException:
             if submitted is not None:
                 submitted.answer(went_through=False)
@@ -296,6 +299,24 @@ class Engine:
         self.stepped(effects)
         self._weigh(event, effects, now, lease_due=lease_due, cpu=cpu)
         self._passed(now)
+
+    def _step(self, event: ev.Event, now: float) -> tuple[ev.Effect, ...]:
+        if self._recorder is not None:
+            self._recorder.event(event, now)
+        self._state, effects = step(self._state, event, now)
+        self._perform(effects)
+        return effects
+
+    def _busy_until(self, now: float) -> Iterator[float]:
+        """Instants that tell the core of a long time of work that it was no suspension, after which all is proven anew.
+
+        That would be as much work again, and so for ever: the routes would come and go with nothing wrong.
+        """
+        ttl = self._state.config.timing.lease_ttl
+        at = self._state.seen
+        if now - at > ttl and self._stood(at, now) <= ttl:
+            while (at := at + ttl * AT_WORK) < now:
+                yield at
 
     def _weigh(
         self, event: ev.Event, effects: tuple[ev.Effect, ...], now: float, *, lease_due: float, cpu: float

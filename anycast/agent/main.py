@@ -28,6 +28,7 @@ from anycast.agent.feed import Feed
 from anycast.agent.leases import LeaseServer
 from anycast.agent.logs import set_up_logging
 from anycast.agent.maintenance_file import boot_id
+from anycast.agent.pulse import Pulse
 from anycast.agent.recording import Recorder
 from anycast.agent.starts_file import StartsFile
 from anycast.config.apart import load
@@ -51,6 +52,8 @@ EVENTS = "events.jsonl"
 STARTS = "starts.json"
 
 DESCRIPTORS = 65536  # wanted: thousands of checks at once, and connections that are kept
+
+PULSES = 4  # in the life of a lease
 
 LOG_PATIENCE = 1.0  # seconds the last lines of the log have to be read
 
@@ -184,6 +187,7 @@ async def serve(
         path,
         kernel=Kernel(node.interface),
         send_lease=send_lease,
+        stood=Pulse(loaded.config.timing.lease_ttl / PULSES).longest,
         events=events,
         recorder=recorder,
         passed=passed,

@@ -112,9 +112,11 @@ class Site:
 
     def engine(
         self,
+        *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         cpu: Callable[[], float] = time.thread_time,
+        stood: Callable[[float, float], float] = lambda since, until: until - since,
         recorder: Recorder | None = None,
         passed: Callable[[float], None] = lambda _: None,
     ) -> Engine:
@@ -127,6 +129,7 @@ class Site:
             clock=clock,
             wall=wall,
             cpu=cpu,
+            stood=stood,
             recorder=recorder,
             passed=passed,
         )
@@ -960,5 +963,28 @@ def test_failures_are_counted_and_forgotten_with_their_target(tmp_path: Path) ->
             await engine.reload()
             assert target not in engine.facts.tallies
             assert dict(before) == {target: Tally(failures=3, in_a_row=2)}, "what was handed out stays"
+
+    play(tmp_path, story)
+
+
+@pytest.mark.parametrize(("longest", "suspended"), [(1.9, False), (2.1, True)])
+def test_work_that_takes_longer_than_a_lease_lasts_is_no_suspension(
+    tmp_path: Path, longest: float, *, suspended: bool
+) -> None:
+    """With a lease of 2 s: what was proven stays so, unless the process itself stood for as long."""
+
+    async def story(site: Site) -> None:
+        late = 0.0
+        engine = site.engine(clock=lambda: time.monotonic() + late, stood=lambda *_: longest)
+        async with running(engine):
+            await site.announced(WEB)
+            health = engine.state.health
+            late = 5.0
+            await site.leases.get()
+            await site.leases.get()
+            stays = all(engine.state.health.get(target) == known for target, known in health.items())
+            assert stays is not suspended
+            gaps = [after.issued - before.issued for before, after in itertools.pairwise(site.sent)]
+            assert (max(gaps) > 2.0) is suspended
 
     play(tmp_path, story)
