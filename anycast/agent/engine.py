@@ -64,6 +64,7 @@ FILE_PERIOD = 0.5  # seconds between two looks for the file that means maintenan
 AT_ONCE = 0.1  # seconds within which two readings of the clocks are of one instant
 LINES = 128  # of the log, that are written in one turn: two milliseconds of rendering
 AT_WORK = 0.9  # of a lease's time to live: instants no further apart are of one time of work
+TOLD, LAST = 1000, 100  # problems or changes of a reload; and of those, the last ones
 GROWTH = 1.25  # times as many real servers as were carried are taken without a trial
 LEAVE_PATIENCE = 5.0  # seconds the checks and a save under way have at the end
 _ROUTE_ACTIONS = {"route.announced": "announce", "route.withdrawn": "withdraw", "route.refused": "refuse"}
@@ -596,16 +597,19 @@ class Engine:
                 if absent := await asyncio.to_thread(missing_hooks, loaded.paths):
                     raise ConfigError(absent)
             except ConfigError as error:
-                return self._refused(tuple(str(problem) for problem in error.problems))
+                # Not all, for 200,000 would be built and sent by the loop that sends the lease.
+                problems = _told(error.problems, "`anycast check` has them all")
+                return self._refused(problems, len(error.problems))
             except Exception as error:
                 self._reload_ok = False
                 log.exception("config.unexpected")
                 return ReloadAnswer(ok=False, problems=(f"a defect, please report it: {error!r}",))
             return await self._apply(loaded, deadline)
 
-    def _refused(self, problems: tuple[str, ...]) -> ReloadAnswer:
+    def _refused(self, problems: tuple[str, ...], number: int = 0) -> ReloadAnswer:
+        """`number`: of all there are, where not all are told."""
         self._reload_ok = False
-        log.error("config.rejected", problems=len(problems), first=problems[0])
+        log.error("config.rejected", problems=number or len(problems), first=problems[0])
         return ReloadAnswer(ok=False, problems=problems)
 
     async def _apply(self, loaded: Loaded, deadline: float) -> ReloadAnswer:
@@ -615,6 +619,7 @@ class Engine:
             return self._refused(problems)
         # A thread: it works out what moves under Maglev, which takes a while in large pools.
         words = await asyncio.to_thread(changes, old, loaded.config)
+        words = _told(words, "not shown")
         # Sockets, files and the interface were opened by what `node` said at the start.
         config = replace(loaded.config, node=old.node)
         try:
@@ -651,6 +656,14 @@ class Engine:
             slowdown=self._effort.slowdown,
         )
         return tuple(capacity.findings(config, asked, measured))
+
+
+def _told(found: Sequence[object], rest: str) -> tuple[str, ...]:
+    """As texts: all, or the first and the last, with the number of those in between and what becomes of them."""
+    if len(found) <= TOLD:
+        return tuple(map(str, found))
+    left = f"… {len(found) - TOLD:,} more ({rest}) …"
+    return (*map(str, found[: TOLD - LAST]), left, *map(str, found[-LAST:]))
 
 
 def _moved(before: State, configured: Owned) -> tuple[str, ...]:

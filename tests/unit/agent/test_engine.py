@@ -23,6 +23,7 @@ from anycast.agent.engine import Engine
 from anycast.agent.recording import Recorder
 from anycast.config.load import load
 from anycast.config.loaded import Loaded
+from anycast.config.problem import ConfigError, Mark, Problem
 from anycast.core import events as ev
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.health.phase import Outcome, Result
@@ -986,5 +987,26 @@ def test_work_that_takes_longer_than_a_lease_lasts_is_no_suspension(
             assert stays is not suspended
             gaps = [after.issued - before.issued for before, after in itertools.pairwise(site.sent)]
             assert (max(gaps) > 2.0) is suspended
+
+    play(tmp_path, story)
+
+
+def test_of_many_mistakes_the_first_are_told_and_the_others_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = Problem(Mark("anycast.yaml", 1, 1), ("vips",), "wrong", "right it")
+
+    def mistaken(_: Path) -> None:
+        raise ConfigError((problem,) * 200_000)
+
+    monkeypatch.setattr(engines, "load", mistaken)
+
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        async with running(engine):
+            answer = await engine.reload()
+        assert len(answer.problems) == engines.TOLD + 1
+        assert answer.problems[-engines.LAST - 1] == "… 199,000 more (`anycast check` has them all) …"
+        assert answer.problems[-1] == str(problem)
 
     play(tmp_path, story)
