@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 __all__ = ["BATCH", "Host", "next_beat", "offset", "on_beat"]
 
 BATCH = 0.02  # seconds: runs that are due closer together than that begin together, for a wake costs as much as ten
 _GAP = 0.001  # seconds between two runs against one address, however many checks it has
+_NEVER = -math.inf
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _PARTS = 5
 _ROUNDING = 1e-6  # of an interval
@@ -43,6 +45,11 @@ def on_beat(base: float, interval: float, beat: float, now: float) -> float:
     return base + (math.floor(since + _ROUNDING) + 1) * interval
 
 
+@cache
+def _rate(interval: float) -> float:
+    return 1 / interval
+
+
 class Host:
     """An address, and when it may be bothered again."""
 
@@ -52,7 +59,7 @@ class Host:
         self.targets = 0
         self._demand = 0.0  # runs a second that its targets may ask for
         self._gap = _GAP
-        self._free_at = -math.inf
+        self._free_at = _NEVER
 
     def join(self, interval: float) -> None:
         """A target more, with the shortest of its intervals."""
@@ -63,7 +70,9 @@ class Host:
 
     def _count(self, targets: int, interval: float) -> None:
         self.targets += targets
-        self._demand = self._demand + targets / interval if self.targets else 0.0
+        rate = _rate(interval)
+        # Most addresses have one target: thousands of them share one number.
+        self._demand = 0.0 if not self.targets else self._demand + targets * rate if self._demand else rate
         # So short that all that is asked for finds its place: runs are spread, not left out.
         self._gap = min(_GAP, 0.5 / self._demand) if self._demand > 0 else _GAP
 

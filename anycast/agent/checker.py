@@ -6,10 +6,12 @@ TCP and HTTP checks go through the sweep, thousands of them without a task each;
 from __future__ import annotations
 
 import asyncio
+import heapq
 import itertools
 import math
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,6 +19,7 @@ from anycast.agent.beats import BATCH, Host, next_beat, offset, on_beat
 from anycast.agent.feed import RunLog
 from anycast.core.health.phase import Fault, Outcome, Result
 from anycast.core.values.configuration import Address, Check, Target
+from anycast.core.values.persistent import PersistentMap
 from anycast.ops.source import Probes
 from anycast.probes.finding import OK, Finding, judge, unknown
 from anycast.probes.run import probe
@@ -29,6 +32,9 @@ __all__ = ["Checker"]
 _SPREAD = 0.001  # seconds between two first runs: 50 targets begin within 50 ms, 5,000 over their interval
 _DUE_A_TURN = 512
 _MANY = 16  # that began together: the next such lot may be twice as large
+# Targets that are looked for, sorted and taken up in one turn: two milliseconds each.
+_LOOKED_FOR, _SORTED, _TAKEN_UP = 2048, 512, 256
+_KEEP = 5.0  # seconds: with longer intervals memory matters more than the microseconds of making a run anew
 _TASKS_A_TURN = 16  # that are begun together: each may start a program
 _LEAST = 1e-6  # seconds: a failure needs a duration whose sign can be seen
 
@@ -70,11 +76,13 @@ class Checker:
         report: Callable[[Target, Result], None],
         run: Callable[[Target], Awaitable[Result]] = probe,
         *,
+        forgotten: Callable[[Target], None] = lambda _: None,
         limit: int = 512,
     ) -> None:
-        """`limit`: tasks at the same time; the others wait in line, first come first served."""
+        """`forgotten` is told each target that is no longer checked. `limit`: tasks at the same time; the others wait in line, first come first served."""
         self._report = report
         self._run = run
+        self._forgotten = forgotten
         self._limit = limit
         self._sweep: Sweep[_Slot] | None = None
         self._slots: dict[Target, _Slot] = {}
@@ -92,6 +100,11 @@ class Checker:
         self.probes: defaultdict[str, Probes] = defaultdict(Probes)  # by kind of check
         self.runs = RunLog()
         self._numbers = itertools.count()
+        self._numbered: PersistentMap[int, Target] = PersistentMap()
+        self._adoption: Iterator[float] | None = (
+            None  # of the targets that were set last, as far as that is not done
+        )
+        self._adopting: asyncio.Handle | None = None
         self._ending: set[Target] = set()  # removed, but their last run is still being cancelled
 
     @property
@@ -104,24 +117,74 @@ class Checker:
         """Targets whose time has come and that wait for a free place. Never back to 0: the node is too slow."""
         return sum(not slot.gone for line in (self._queue, self._line) for slot in line)
 
-    def set_targets(self, targets: frozenset[Target]) -> None:
-        """Start what is new, forget what is not in `targets`, leave the rest as it is."""
-        for target in self._slots.keys() - targets:
-            self._forget(self._slots.pop(target))
-        new = targets - self._slots.keys()
-        now = self._clock()
-        for place, target in enumerate(sorted(new, key=_neighborhood)):
-            host = self._hosts.setdefault(target.address, Host())
-            host.join(_shortest(target.check))
-            base = now + offset(place, target.check.interval)
-            tally = self.probes[target.check.kind.type]
-            swept = sweepable(target)
-            number = next(self._numbers)
-            slot = _Slot(target, host, swept=swept, tally=tally, base=base, beat=now, number=number)
-            self._slots[target] = slot
-            self._wait(slot, now + min(_SPREAD, target.check.interval / len(new)) * place)
-        self.runs.numbers = {slot.number: target for target, slot in self._slots.items()}
+    def set_targets(self, targets: AbstractSet[Target]) -> None:
+        """Start what is new, forget what is not in `targets`, leave the rest as it is.
+
+        Of thousands that is begun at once and goes on in turns of the event loop.
+        """
+        self._adoption = self._adopt(targets)
+        self._go_on_adopting()
+
+    def _go_on_adopting(self) -> None:
+        if self._adopting is not None:
+            self._adopting.cancel()
+        self._adopting = None
+        adoption = self._adoption
+        if adoption is None:
+            return
+        done = 0.0
+        for share in adoption:
+            done += share
+            if done >= 1.0:
+                self._adopting = self._loop.call_soon(self._go_on_adopting)
+                break
+        else:
+            self._adoption = None
         self._set_alarm()
+
+    def _adopt(self, targets: AbstractSet[Target]) -> Iterator[float]:
+        """Yields shares of a turn. What is there by then is whole, so another may take its place."""
+        for some in _batched(list(self._slots), _LOOKED_FOR):
+            gone = [target for target in some if target not in targets]
+            numbers = [self._slots[target].number for target in gone]
+            for target in gone:
+                self._forget(self._slots.pop(target))
+            self._number({}, numbers)
+            yield len(some) / _LOOKED_FOR + len(gone) / _TAKEN_UP
+        # Merged, for to sort thousands takes longer than a turn.
+        runs: list[list[Target]] = []
+        for some in _batched(list(targets), _SORTED):
+            new = [target for target in some if target not in self._slots]
+            runs.append(sorted(new, key=_neighborhood))
+            yield len(some) / _LOOKED_FOR + len(new) / _SORTED
+        many = sum(map(len, runs))
+        places = enumerate(heapq.merge(*runs, key=_neighborhood))
+        began = self._clock()
+        while lot := list(itertools.islice(places, _TAKEN_UP)):
+            self._number(dict(self._take_up(target, place, many, began) for place, target in lot), [])
+            yield len(lot) / _TAKEN_UP
+
+    def _number(self, more: dict[int, Target], gone: list[int]) -> None:
+        self._numbered = self.runs.numbers = self._numbered.updated(more, gone)
+
+    def _take_up(self, target: Target, place: int, many: int, began: float) -> tuple[int, Target]:
+        """The target at its place among `many` new ones. Returns its number, and itself."""
+        host = self._hosts.get(target.address)
+        if host is None:
+            host = self._hosts[target.address] = Host()
+        host.join(_shortest(target.check))
+        slot = _Slot(
+            target,
+            host,
+            swept=sweepable(target),
+            tally=self.probes[target.check.kind.type],
+            base=began + offset(place, target.check.interval),
+            beat=began,
+            number=next(self._numbers),
+        )
+        self._slots[target] = slot
+        self._wait(slot, began + min(_SPREAD, target.check.interval / many) * place)
+        return slot.number, target
 
     def probe_anew(self) -> None:
         """Forget that targets were well, and run every one of them soon, spread as at the start: the clock has jumped.
@@ -159,6 +222,10 @@ class Checker:
     async def close(self) -> None:
         """Forget every target and wait until the last run has cleaned up."""
         self.set_targets(frozenset())
+        while self._adoption is not None:
+            self._go_on_adopting()
+        if self._adopting is not None:
+            self._adopting.cancel()
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm, self._alarm_at = None, math.inf
@@ -170,6 +237,7 @@ class Checker:
 
     def _forget(self, slot: _Slot) -> None:
         slot.gone = True
+        self._forgotten(slot.target)
         slot.at = None
         slot.host.leave(_shortest(slot.target.check))
         if not slot.host.targets:
@@ -288,6 +356,8 @@ class Checker:
     def _swept(self, run: Run[_Slot], finding: Finding, took: float) -> None:
         slot = run.owner
         slot.running = False
+        if not run.may_keep and slot.target.check.interval >= _KEEP:
+            slot.run = None
         slot.tally.count(finding.outcome, took)
         self._remember(slot, finding.outcome, took)
         if finding is OK and slot.quiet is not None and slot.after is None:
@@ -361,6 +431,11 @@ class Checker:
 
 def _defect(what: str) -> Result:
     return unknown(f"internal error, please report it: {what}", Fault.INTERNAL).result(0.0)
+
+
+def _batched(targets: list[Target], size: int) -> Iterator[list[Target]]:
+    for begin in range(0, len(targets), size):
+        yield targets[begin : begin + size]
 
 
 def _neighborhood(target: Target) -> tuple[int, int, int]:

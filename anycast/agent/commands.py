@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from anycast.core.dataplane.members import server_scopes
 from anycast.core.maintenance.clocks import End, Expiry
-from anycast.core.maintenance.stages import NODE, NODE_SCOPES, STOP, is_saved, is_server
+from anycast.core.maintenance.stages import NODE, NODE_SCOPES, STOP, is_saved, is_server, server_scope
 from anycast.core.state import State
-from anycast.core.values.configuration import Config
+from anycast.core.values.configuration import Config, Pool
 from anycast.core.vip.facts import would_fall
 from anycast.ops import status
 
 MAX_REASON = 200  # characters
+LOOKED_THROUGH = 500  # names, for one that was meant
 LONGEST = 366 * 86400.0  # seconds until a maintenance ends by itself
 
 
@@ -165,10 +165,24 @@ def _check_scope(scope: str, config: Config) -> None:
         if scope != NODE and config.vip(scope) is None:
             raise _no_vip(scope, config)
         return
-    known = server_scopes(config)
-    if scope not in known:
-        near = difflib.get_close_matches(scope, known, n=1) or sorted(known)[:8]
-        raise RefusedError(404, f"there is no real server {scope!r} (is it {' or '.join(near)}?)")
+    pools = {service.pool.name: service.pool for vip in config.vips for service in vip.services}
+    name, _, server = scope.partition("/")
+    pool = pools.get(name)
+    if pool is None or all(one.name != server for one in pool.servers):
+        raise _no_server(scope, pools)
+
+
+def _no_server(scope: str, pools: Mapping[str, Pool]) -> RefusedError:
+    """Near names are looked for among so many: comparing thousands takes a second, and the lease is in the same loop."""
+    name, _, server = scope.partition("/")
+    if name not in pools:
+        some = list(pools)[:LOOKED_THROUGH]
+        near = difflib.get_close_matches(name, some, n=1) or sorted(some)[:1]
+        name = near[0] if near else name
+    servers = [one.name for one in pools[name].servers[:LOOKED_THROUGH]] if name in pools else []
+    names = difflib.get_close_matches(server, servers, n=1) or sorted(servers)[:8]
+    likely = " or ".join(server_scope(name, one) for one in names)
+    return RefusedError(404, f"there is no real server {scope!r} (is it {likely}?)")
 
 
 def _no_vip(name: str, config: Config) -> RefusedError:

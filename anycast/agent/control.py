@@ -1,7 +1,8 @@
 """The control socket: what changes the node, and a few questions that the agent itself answers. HTTP, by h11.
 
 Whoever may open the socket may command; it is no place for strangers, who have the ops process. Still every request
-has its bounds and its time.
+has its bounds and its time. However many come at once, in one turn of the event loop one of them is worked on: the
+lease must not wait for a crowd.
 """
 
 from __future__ import annotations
@@ -68,6 +69,17 @@ def _refusal(code: int, why: str, *headers: tuple[str, str]) -> _Answer:
     return _json({"error": why}, code=code, headers=headers)
 
 
+class Turnstile:
+    """Lets through one in each turn of the event loop, first come first served."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+
+    async def __call__(self) -> None:
+        async with self._lock:
+            await asyncio.sleep(0)
+
+
 class Control:
     """`mark` gives the revision of the feed that holds all that is known at the moment."""
 
@@ -76,6 +88,7 @@ class Control:
         self._mark = mark
         self._server: asyncio.Server | None = None
         self._serving: set[asyncio.Task[None]] = set()
+        self._turnstile = Turnstile()
         self._handlers: dict[str, dict[str, Callable[[_Request], Awaitable[_Answer]]]] = {}
         for operation in CONTROL:
             self._handlers.setdefault(operation.path, {})[operation.method] = getattr(self, operation.handler)
@@ -101,12 +114,13 @@ class Control:
         assert task is not None  # noqa: S101 - a coroutine runs in a task
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
-        connection = _Connection(reader, writer)
+        connection = _Connection(reader, writer, self._turnstile)
         try:
             if len(self._serving) > MAX_CONNECTIONS:
                 await connection.refuse(503, "too many connections")
                 return
             while (request := await connection.next_request()) is not None:
+                await self._turnstile()
                 await connection.send(await self._answer(request), head=request.method == "HEAD")
         except (ConnectionError, TimeoutError, h11.LocalProtocolError, asyncio.CancelledError):
             pass  # it has gone, or does not read; or the agent ends
@@ -166,9 +180,12 @@ class Control:
 class _Connection:
     """One client, one request after the other."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, turnstile: Turnstile
+    ) -> None:
         self._reader = reader
         self._writer = writer
+        self._turnstile = turnstile
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
         self.broken = False  # nobody reads what is still to be written
 
@@ -204,6 +221,7 @@ class _Connection:
         body = b""
         async with asyncio.timeout(REQUEST_TIME):
             while True:
+                await self._turnstile()
                 match self._http.next_event():
                     case h11.NEED_DATA:
                         if self._http.they_are_waiting_for_100_continue:

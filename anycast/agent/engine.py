@@ -1,4 +1,8 @@
-"""The engine: one queue, one writer of the state. Everything slow answers by a later event."""
+"""The engine: one inbox, one writer of the state. Everything slow answers by a later event.
+
+What renews the lease comes first, then what the inbox holds, in its order. After a slice of work the event loop has
+a turn: nothing that is asked of the agent may hold the lease up.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import asyncio
 import contextlib
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +22,13 @@ from anycast import __version__
 from anycast.agent import maintenance_file, owned_file, touch_file
 from anycast.agent.checker import Checker
 from anycast.agent.commands import MaintenanceAnswer, ReloadAnswer, TooLateError
+from anycast.agent.effort import Effort
 from anycast.agent.feed import RunLog
+from anycast.agent.inbox import SLICE, Inbox
+from anycast.agent.latest import Latest
 from anycast.agent.recording import Recorder
+from anycast.analysis import capacity
+from anycast.analysis.capacity import Demand, Measured
 from anycast.config.apart import load
 from anycast.config.changes import changes
 from anycast.config.loaded import Loaded
@@ -29,19 +39,21 @@ from anycast.core.dataplane.ipvs import Key
 from anycast.core.dataplane.kernel import Desired, Failure, KernelOp, Snapshot, touched
 from anycast.core.health.phase import Outcome, Result
 from anycast.core.hooks import Tally as HookTally
+from anycast.core.lease import due
 from anycast.core.maintenance.clocks import End
 from anycast.core.maintenance.stages import FILE, Maintenance, is_saved, is_server
 from anycast.core.owned import NOTHING, Owned
 from anycast.core.reload import carried
 from anycast.core.state import State
 from anycast.core.step import begin, next_wake, step
-from anycast.core.values.configuration import Target
+from anycast.core.values.configuration import Config, Target
 from anycast.core.values.persistent import PersistentMap
 from anycast.kernel.errors import KernelUnavailable
 from anycast.lease import Lease
 from anycast.ops.hub import Hub
 from anycast.ops.source import Facts, Tally, Work
 from anycast.ops.status import TOUCH_FILE
+from anycast.ops.strain import Strain
 
 log = structlog.get_logger()
 
@@ -51,10 +63,29 @@ KERNEL_PATIENCE = 60.0  # seconds for one program and its reading back; each req
 WATCH_RETRY = 1.0  # seconds until the watch of the kernel is begun again
 FILE_PERIOD = 0.5  # seconds between two looks for the file that means maintenance
 AT_ONCE = 0.1  # seconds within which two readings of the clocks are of one instant
+LINES = 128  # of the log, that are written in one turn: two milliseconds of rendering
+AT_WORK = 0.9  # of a lease's time to live: instants no further apart are of one time of work
+TOLD, LAST = 1000, 100  # problems or changes of a reload; and of those, the last ones
+GROWTH = 1.25  # times as many real servers as were carried are taken without a trial
 LEAVE_PATIENCE = 5.0  # seconds the checks and a save under way have at the end
 _ROUTE_ACTIONS = {"route.announced": "announce", "route.withdrawn": "withdraw", "route.refused": "refuse"}
 OWNED = "owned.json"  # in the state directory
 NEVER_FAILED = Tally()
+_DOING: Mapping[type[ev.Event], str] = {
+    ev.Tick: "the passing of time",
+    ev.Probed: "results of checks",
+    ev.KernelRead: "a reading of the kernel",
+    ev.KernelFailed: "a reading of the kernel that failed",
+    ev.KernelChanged: "a change of the kernel",
+    ev.PluginConnected: "a plugin that connected",
+    ev.PluginReported: "a report of the plugin",
+    ev.PluginLost: "a plugin that was lost",
+    ev.Reconfigured: "a reload",
+    ev.MaintenanceSet: "a maintenance",
+    ev.StopRequested: "the stop",
+}
+OTHER_WORK = "other work of the agent"
+NO_PROCESSOR = "waiting for the processor"
 ENDED = "the agent is ending; nothing was changed (repeat the command once the next one runs)"
 
 
@@ -95,6 +126,14 @@ class _Submitted(NamedTuple):
             self.done.set_result(went_through)
 
 
+class _Reload:
+    """A reading of the file that has not begun: whoever asks for one until then gets its answer."""
+
+    def __init__(self, task: asyncio.Task[ReloadAnswer], deadline: float) -> None:
+        self.task = task
+        self.deadline = deadline  # of the most patient
+
+
 class Engine:
     """Feeds `step` and carries out its effects. Also the source of the ops process, and what takes commands."""
 
@@ -107,6 +146,8 @@ class Engine:
         send_lease: Callable[[Lease], None],
         clock: Clock = time.monotonic,
         wall: Clock = time.time,
+        cpu: Clock = time.thread_time,
+        stood: Callable[[float, float], float] = lambda since, until: until - since,
         events: Hub | None = None,
         recorder: Recorder | None = None,
         passed: Callable[[float], None] = lambda _: None,
@@ -116,6 +157,10 @@ class Engine:
         """`events`: what the log tells goes there too. `recorder`: gets everything that `step` is given.
 
         `crashes`: of the agents before. `left`: what the last of them owned in the kernel.
+
+        `cpu`: processor time of this thread, which tells how much work something was, however busy the node is.
+
+        `stood`: for how long at a time, within two instants, the process did not run.
 
         `passed` is told the instant of every event that was dealt with, after its effects are under way.
         """
@@ -130,27 +175,36 @@ class Engine:
         self._clock = clock
         self._wall = wall
         self._passed = passed
-        self._inbox: asyncio.Queue[ev.Event | None] = asyncio.Queue()  # None: results are waiting
-        self._results: list[tuple[Target, Result]] = []
+        self._cpu = cpu
+        self._stood = stood
+        self._inbox = Inbox(self._can_fall)
+        self._arrived = asyncio.Event()
+        self._turn_ends = -math.inf  # of the engine: then the event loop has one
+        self._cpu_before = 0.0  # when the last turn ended
+        self._lines: deque[ev.Log] = deque()  # that are still to be written
         self._waiting: dict[int, _Submitted] = {}  # by id() of the event that is waited for
         self._ended = False
-        self._checker = Checker(self._report)
+        self._checker = Checker(self._report, forgotten=self._forget)
         self._jobs: set[asyncio.Task[None]] = set()
         self._maintenance_path = Path(loaded.config.node.state_dir) / "maintenance.json"
         self._boot = maintenance_file.boot_id()
         self._touch_path = Path(loaded.config.node.runtime_dir) / TOUCH_FILE
         self._touched: Maintenance | None = None
-        self._saving: asyncio.Task[str] | None = None
         self._owned_path = Path(loaded.config.node.state_dir) / OWNED
-        self._saving_owned: asyncio.Task[None] | None = None
+        self._maintenance_file = Latest(self._save, self._not_saved)
+        self._owned_file = Latest(self._save_owned, self._owned_not_saved)
         self._kernel_change_posted = False
         self._reload_lock = asyncio.Lock()
+        self._next_reload: _Reload | None = None
+        self._reloads: set[asyncio.Task[ReloadAnswer]] = set()
         self._last_step = clock()
         self._reload_ok = True
         self._reloaded_at = time.time()
         self.clean_exit = False
         self._events = Hub() if events is None else events
         self._tallies: PersistentMap[Target, Tally] = PersistentMap()
+        self._counted: dict[Target, Tally] = {}  # since those
+        self._uncounted: set[Target] = set()  # since those, for they are no longer checked
         self._recorder = recorder
         self._work = Work()
         self.stepped: Callable[[tuple[ev.Effect, ...]], None] = lambda _: None  # after each step
@@ -158,7 +212,16 @@ class Engine:
         kept, now, at = self._kept_maintenance(), clock(), wall()
         if recorder is not None:
             recorder.begin(loaded.config, kept, now, at, __version__, crashes=crashes, left=left)
+        self._effort = Effort()
+        self._carried = capacity.demand(loaded.config)
+        began, worked = clock(), cpu()
         self._state, self._first = begin(loaded.config, kept, now, at, crashes=crashes, left=left)
+        worked = cpu() - worked
+        self._effort.worked(clock() - began, worked)
+        # It serves all the same: a node that does not start serves nobody.
+        measured = Measured(conclusion=worked, slowdown=self._effort.slowdown)
+        for finding in capacity.findings(loaded.config, self._carried, measured):
+            log.warning("config.warned", warning=finding)
 
     @property
     def state(self) -> State:
@@ -175,6 +238,8 @@ class Engine:
     @property
     def facts(self) -> Facts:
         """All that others may know."""
+        self._tallies = self._tallies.updated(self._counted, self._uncounted)
+        self._counted, self._uncounted = {}, set()
         return Facts(
             state=self._state,
             last_step=self._last_step,
@@ -197,7 +262,8 @@ class Engine:
 
     def post(self, event: ev.Event) -> None:
         """Put an event in line. Callable from anywhere in the loop's thread."""
-        self._inbox.put_nowait(event)
+        self._inbox.put(event)
+        self._arrived.set()
 
     def kernel_changed(self) -> None:
         """However many changes come together, one reading answers them."""
@@ -212,26 +278,90 @@ class Engine:
             self._perform(self._first)
             while not self._state.exited:
                 event = await self._next()
-                now = self._last_step = self._clock()
-                submitted = self._waiting.get(id(event))
-                if submitted is not None and submitted.is_late(now):
-                    del self._waiting[id(event)]
-                    continue
-                facts = self._dated(event, now) if isinstance(event, ev.Tick) else event
-                if self._recorder is not None:
-                    self._recorder.event(facts, now)
-                self._state, effects = step(self._state, facts, now)
-                self._perform(effects)
-                if submitted is not None:
-                    del self._waiting[id(event)]
-                    submitted.answer(went_through=True)
-                self.stepped(effects)
-                self._passed(now)
+                if event is not None:
+                    self._take(event)
         finally:
             self._ended = True
             for submitted in self._waiting.values():
                 submitted.answer(went_through=False)
+            self._write_lines(len(self._lines))
             await self._leave(watching)
+
+    def _take(self, event: ev.Event) -> None:
+        """One turn of the engine."""
+        cpu, now = self._cpu(), self._clock()
+        self._last_step = now
+        submitted = self._waiting.pop(id(event), None)
+        if submitted is not None and submitted.is_late(now):
+            return
+        lease_due = due(self._state)
+        try:
+            for instant in self._busy_until(now):
+                self._step(ev.Tick(), instant)
+            effects = self._step(self._dated(event, now) if isinstance(event, ev.Tick) else event, now)
+        except BaseException:
+            if submitted is not None:
+                submitted.answer(went_through=False)
+            raise
+        if submitted is not None:
+            submitted.answer(went_through=True)
+        self.stepped(effects)
+        self._weigh(event, effects, now, lease_due=lease_due, cpu=cpu)
+        self._passed(now)
+
+    def _step(self, event: ev.Event, now: float) -> tuple[ev.Effect, ...]:
+        if self._recorder is not None:
+            self._recorder.event(event, now)
+        self._state, effects = step(self._state, event, now)
+        self._perform(effects)
+        return effects
+
+    def _busy_until(self, now: float) -> Iterator[float]:
+        """Instants that tell the core of a long time of work that it was no suspension, after which all is proven anew.
+
+        That would be as much work again, and so for ever: the routes would come and go with nothing wrong.
+        """
+        ttl = self._state.config.timing.lease_ttl
+        at = self._state.seen
+        if now - at > ttl and self._stood(at, now) <= ttl:
+            while (at := at + ttl * AT_WORK) < now:
+                yield at
+
+    def _weigh(
+        self, event: ev.Event, effects: tuple[ev.Effect, ...], now: float, *, lease_due: float, cpu: float
+    ) -> None:
+        """What the turn has cost, which began at `now` and `cpu`; and how late the lease was, if it sent one."""
+        done, cpu_done = self._clock(), self._cpu()
+        self._inbox.took(event, cpu_done - cpu)
+        self._effort.worked(done - now, cpu_done - cpu)
+        if self._effort.is_due(done):
+            runs = sum(sum(kind.outcomes.values()) for kind in self._checker.probes.values())
+            self._effort.checked(runs, time.process_time(), done)
+        doing, seconds, strain = _DOING[type(event)], done - now, self._work.strain
+        if lease_due <= now and any(isinstance(effect, ev.SendLease) for effect in effects):
+            strain = strain.sent(done - lease_due)
+            waited = now - lease_due
+            # A suspension is told by itself.
+            if waited > seconds and not any(isinstance(effect, ev.ProbeAnew) for effect in effects):
+                busy = cpu - self._cpu_before > waited / 2
+                doing, seconds = OTHER_WORK if busy else NO_PROCESSOR, waited
+        self._cpu_before = cpu_done
+        self._told(strain, doing, seconds, done)
+
+    def _told(self, strain: Strain, doing: str, seconds: float, now: float) -> None:
+        """`doing` has taken so many seconds until now: keep it, and tell of an overload that begins or is over."""
+        calm = strain.calmed(now)
+        if calm is not strain and strain.overload is not None:
+            over = strain.overload
+            fields = {"doing": over.doing, "seconds": round(over.seconds, 3), "times": over.times}
+            log.info("agent.overload_ended", **fields)
+        ttl = self._state.config.timing.lease_ttl
+        strain = calm.took(doing, seconds, ttl=ttl, now=now)
+        if strain.overload is not None and calm.overload is None:
+            fields = {"doing": doing, "seconds": round(seconds, 3), "limit": round(strain.overload.limit, 3)}
+            log.error("agent.overloaded", **fields, lease_ttl=ttl)
+        if strain is not self._work.strain:
+            self._work = replace(self._work, strain=strain)
 
     def _dated(self, tick: ev.Tick, now: float) -> ev.Tick:
         """With the wall clock of the instant `now`, unless the process was held up in between."""
@@ -243,7 +373,8 @@ class Engine:
         for task in ending:
             task.cancel()
         ending.add(asyncio.create_task(self._checker.close()))
-        ending |= {saving for saving in (self._saving, self._saving_owned) if saving is not None}
+        ending |= self._reloads  # which are told that it is over
+        ending |= {saving for saving in (self._maintenance_file.last, self._owned_file.last) if saving}
         await asyncio.wait(ending, timeout=LEAVE_PATIENCE)
         await self._kernel.close()
 
@@ -276,61 +407,83 @@ class Engine:
                     self.post(ev.MaintenanceSet(scope=FILE, entry=found))
             await asyncio.sleep(FILE_PERIOD)
 
-    async def _next(self) -> ev.Event:
-        # A wake that is due goes before a queue that never empties: the lease must not wait behind results.
-        wait = next_wake(self._state, self._clock()) - self._clock()
-        if wait <= 0:
+    async def _next(self) -> ev.Event | None:
+        """None: it was the turn of others."""
+        now = self._clock()
+        if now >= self._turn_ends:
             await asyncio.sleep(0)
+            now = self._clock()
+            self._turn_ends = now + SLICE
+        # A wake that is due goes before an inbox that never empties: the lease must not wait behind results.
+        wait = next_wake(self._state, now) - now
+        if wait <= 0:
             return ev.Tick()
-        try:
-            async with asyncio.timeout(wait):
-                event = await self._inbox.get()
-        except TimeoutError:
-            return ev.Tick()
+        if self._lines:
+            self._write_lines(LINES)
+        event = self._inbox.take()
         if isinstance(event, ev.KernelChanged):
             self._kernel_change_posted = False
-        if event is not None:
+        if event is not None or self._lines:
             return event
-        results, self._results = self._results, []
-        return ev.Probed(results=tuple(results))
+        self._arrived.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait):
+                await self._arrived.wait()
+        self._turn_ends = self._clock() + SLICE
+        return None
+
+    def _can_fall(self, target: Target) -> bool:
+        health = self._state.health.get(target)
+        return health is not None and health.is_up
 
     def _report(self, target: Target, result: Result) -> None:
-        if not self._results:
-            self._inbox.put_nowait(None)
-        self._results.append((target, result))
-        if result.outcome is Outcome.FAIL or target in self._tallies:
-            tally = self._tallies.get(target, NEVER_FAILED).count(result.outcome)
-            self._tallies = self._tallies.updated({target: tally})
+        self._inbox.report(target, result)
+        self._arrived.set()
+        known = self._counted.get(target) or self._tallies.get(target)
+        if result.outcome is Outcome.FAIL or known is not None:
+            self._counted[target] = (known or NEVER_FAILED).count(result.outcome)
+
+    def _forget(self, target: Target) -> None:
+        self._counted.pop(target, None)
+        if target in self._tallies:
+            self._uncounted.add(target)
+
+    def _write_lines(self, most: int) -> None:
+        """Of the log, those that are written in this turn."""
+        for _ in range(min(most, len(self._lines))):
+            line = self._lines.popleft()
+            getattr(log, line.level)(line.event, **line.fields)
 
     def _perform(self, effects: tuple[ev.Effect, ...]) -> None:
         for effect in effects:
+            if isinstance(effect, ev.SendLease):
+                self._send_lease(effect.lease)
+        for effect in effects:
             match effect:
-                case ev.SetTargets(targets=targets):
-                    gone = [one for one in self._tallies if one not in targets]
-                    self._tallies = self._tallies.updated({}, gone)
-                    self._checker.set_targets(frozenset(targets))
                 case ev.ScheduleProbe(target=target, after=after, quiet=quiet):
                     self._checker.schedule(target, after, quiet=quiet)
+                case ev.Log(event=name, fields=fields):
+                    if name in _ROUTE_ACTIONS:
+                        self._work = self._work.route(str(fields["prefix"]), _ROUTE_ACTIONS[name])
+                    self._lines.append(effect)
+                case ev.SetTargets(targets=targets):
+                    self._checker.set_targets(targets)
                 case ev.ProbeAnew():
-                    self._results.clear()  # of runs that began before
+                    self._inbox.forget_results()  # of runs that began before
                     self._checker.probe_anew()
                 case ev.ReadKernel() | ev.ProgramKernel():
                     self._start(self._kernel_job(effect))
-                case ev.SendLease(lease=lease):
-                    self._send_lease(lease)
+                case ev.SendLease():
+                    pass  # it went first
                 case ev.SaveMaintenance(entries=entries):
-                    before = self._saving
-                    self._saving = asyncio.create_task(self._save(before, entries))
+                    self._maintenance_file.put(entries)
                 case ev.SaveOwned(owned=owned):
-                    self._saving_owned = asyncio.create_task(self._save_owned(self._saving_owned, owned))
-                case ev.Log(event=name, fields=fields, level=level):
-                    if name in _ROUTE_ACTIONS:
-                        self._work = self._work.route(str(fields["prefix"]), _ROUTE_ACTIONS[name])
-                    getattr(log, level)(name, **fields)
+                    self._owned_file.put(owned)
                 case ev.Exit(clean=clean):
                     self.clean_exit = clean
                 case _:
                     assert_never(effect)
+        self._write_lines(LINES)
 
     def _start(self, job: asyncio.Task[None]) -> None:
         self._jobs.add(job)
@@ -392,7 +545,8 @@ class Engine:
             return MaintenanceAnswer(saved=False, error=ENDED)
         if not is_saved(scope):
             return MaintenanceAnswer(saved=False)
-        error = "" if self._saving is None else await self._saved(self._saving, deadline)
+        saving = self._maintenance_file.last
+        error = "" if saving is None else await self._saved(saving, deadline)
         return MaintenanceAnswer(saved=not error, error=error)
 
     async def _saved(self, saving: asyncio.Task[str], deadline: float) -> str:
@@ -405,25 +559,19 @@ class Engine:
             else f"{self._maintenance_path}: the disk is slow; it is being written"
         )
 
-    async def _save(self, before: asyncio.Task[str] | None, entries: Mapping[str, Maintenance]) -> str:
-        if before is not None:
-            await asyncio.wait({before})
-        try:
-            # A thread: a slow disk must not hold the lease up.
-            await asyncio.to_thread(maintenance_file.save, self._maintenance_path, entries, self._boot)
-        except OSError as error:
-            log.error("maintenance.not_saved", path=str(self._maintenance_path), error=str(error))
-            return f"{self._maintenance_path}: {error.strerror or error}"
-        return ""
+    def _save(self, entries: Mapping[str, Maintenance]) -> None:
+        maintenance_file.save(self._maintenance_path, entries, self._boot)
 
-    async def _save_owned(self, before: asyncio.Task[None] | None, owned: Owned) -> None:
-        if before is not None:
-            await asyncio.wait({before})
-        try:
-            # A thread: a slow disk must not hold the lease up.
-            await asyncio.to_thread(owned_file.save, self._owned_path, owned, self._boot)
-        except OSError as error:
-            log.error("owned.not_saved", path=str(self._owned_path), error=str(error))
+    def _not_saved(self, error: OSError) -> str:
+        log.error("maintenance.not_saved", path=str(self._maintenance_path), error=str(error))
+        return f"{self._maintenance_path}: {error.strerror or error}"
+
+    def _save_owned(self, owned: Owned) -> None:
+        owned_file.save(self._owned_path, owned, self._boot)
+
+    def _owned_not_saved(self, error: OSError) -> str:
+        log.error("owned.not_saved", path=str(self._owned_path), error=str(error))
+        return str(error)
 
     def _kept_maintenance(self) -> dict[str, Maintenance]:
         """What is on disk, and the file: before anything can be announced."""
@@ -437,44 +585,106 @@ class Engine:
         return kept if self._touched is None else {**kept, FILE: self._touched}
 
     async def reload(self, *, deadline: float = math.inf) -> ReloadAnswer:
-        """Apply the file as it is now, or keep what is in force and say why."""
+        """Apply the file as it is now, or keep what is in force and say why.
+
+        However many ask while one is under way, the file is read once more, and all of them have that answer.
+        """
+        coming = self._next_reload
+        if coming is None:
+            task = asyncio.create_task(self._reload())
+            self._reloads.add(task)
+            task.add_done_callback(self._reloads.discard)
+            coming = self._next_reload = _Reload(task, deadline)
+        coming.deadline = max(coming.deadline, deadline)
+        return await asyncio.shield(coming.task)
+
+    async def _reload(self) -> ReloadAnswer:
         async with self._reload_lock:
+            coming, self._next_reload = self._next_reload, None
+            assert coming is not None  # noqa: S101 - it is this one
+            deadline = coming.deadline
+            if self._clock() > deadline:
+                return ReloadAnswer(ok=False, problems=(str(TooLateError()),))
             try:
                 loaded = await asyncio.to_thread(load, self._path)
                 if absent := await asyncio.to_thread(missing_hooks, loaded.paths):
                     raise ConfigError(absent)
             except ConfigError as error:
-                problems = tuple(str(problem) for problem in error.problems)
-                self._reload_ok = False
-                log.error("config.rejected", problems=len(problems), first=problems[0])
-                return ReloadAnswer(ok=False, problems=problems)
+                # Not all, for 200,000 would be built and sent by the loop that sends the lease.
+                problems = _told(error.problems, "`anycast check` has them all")
+                return self._refused(problems, len(error.problems))
             except Exception as error:
                 self._reload_ok = False
                 log.exception("config.unexpected")
                 return ReloadAnswer(ok=False, problems=(f"a defect, please report it: {error!r}",))
-            before, old = self._state, self._state.config
-            # A thread: it works out what moves under Maglev, which takes a while in large pools.
-            words = await asyncio.to_thread(changes, old, loaded.config)
-            # Sockets, files and the interface were opened by what `node` said at the start.
-            config = replace(loaded.config, node=old.node)
-            try:
-                applied = await self._submit(ev.Reconfigured(config=config), deadline)
-            except TooLateError as error:
-                return ReloadAnswer(ok=False, problems=(str(error),))
-            if not applied:
-                return ReloadAnswer(ok=False, problems=(ENDED,))
-            self._reload_ok = True
-            self._reloaded_at = time.time()
-            log.info("config.applied", changes=words)
-            return ReloadAnswer(
-                ok=True,
-                changes=words,
-                warnings=(*_log_warnings(loaded), *_moved(before, self._state.configured)),
-            )
+            return await self._apply(loaded, deadline)
+
+    def _refused(self, problems: tuple[str, ...], number: int = 0) -> ReloadAnswer:
+        """`number`: of all there are, where not all are told."""
+        self._reload_ok = False
+        log.error("config.rejected", problems=number or len(problems), first=problems[0])
+        return ReloadAnswer(ok=False, problems=problems)
+
+    async def _apply(self, loaded: Loaded, deadline: float) -> ReloadAnswer:
+        before, old = self._state, self._state.config
+        asked = await asyncio.to_thread(capacity.demand, loaded.config)
+        if problems := await self._not_carried(loaded.config, asked):
+            return self._refused(problems)
+        # A thread: it works out what moves under Maglev, which takes a while in large pools.
+        words = await asyncio.to_thread(changes, old, loaded.config)
+        words = _told(words, "not shown")
+        # Sockets, files and the interface were opened by what `node` said at the start.
+        config = replace(loaded.config, node=old.node)
+        try:
+            applied = await self._submit(ev.Reconfigured(config=config), deadline)
+        except TooLateError as error:
+            return ReloadAnswer(ok=False, problems=(str(error),))
+        if not applied:
+            return ReloadAnswer(ok=False, problems=(ENDED,))
+        self._carried = asked
+        self._reload_ok = True
+        self._reloaded_at = time.time()
+        log.info("config.applied", changes=words)
+        return ReloadAnswer(
+            ok=True,
+            changes=words,
+            warnings=(
+                *_log_warnings(loaded),
+                # A thread: what was renamed is looked for among all real servers.
+                *await asyncio.to_thread(_moved, before, self._state.configured),
+            ),
+        )
+
+    async def _not_carried(self, config: Config, asked: Demand) -> tuple[str, ...]:
+        """Why this machine cannot carry the configuration. Of one that asks for no more than that in force nothing is said."""
+        carried = self._carried
+        grows = asked.servers > GROWTH * carried.servers
+        seconds = 0.0
+        if grows or config.timing.lease_ttl < self._state.config.timing.lease_ttl:
+            # A thread: it takes as long as it will in the engine.
+            seconds = await asyncio.to_thread(capacity.conclusion, config, time.thread_time)
+        measured = Measured(
+            conclusion=seconds,
+            check=self._effort.check if asked.checks > carried.checks else 0.0,
+            slowdown=self._effort.slowdown,
+        )
+        return tuple(capacity.findings(config, asked, measured))
 
 
-def _moved(before: State, configured: Owned) -> Iterator[str]:
+def _told(found: Sequence[object], rest: str) -> tuple[str, ...]:
+    """As texts: all, or the first and the last, with the number of those in between and what becomes of them."""
+    if len(found) <= TOLD:
+        return tuple(map(str, found))
+    left = f"… {len(found) - TOLD:,} more ({rest}) …"
+    return (*map(str, found[: TOLD - LAST]), left, *map(str, found[-LAST:]))
+
+
+def _moved(before: State, configured: Owned) -> tuple[str, ...]:
     """Which maintenance goes on under another name, and which is kept for a name that means nothing any more."""
+    return tuple(_moves(before, configured)) if before.maintenance else ()
+
+
+def _moves(before: State, configured: Owned) -> Iterator[str]:
     moves = carried(frozenset(before.maintenance), before.owned, configured)
     for old, new in moves.scopes.items():
         yield f"the maintenance of {old} continues as that of {', '.join(sorted(new))}"

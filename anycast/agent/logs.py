@@ -88,7 +88,7 @@ def set_up_logging(publish: Publish) -> Sink:
             _first_things_first,
             renderer,
         ],
-        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, sink)),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, sink)),
         cache_logger_on_first_use=True,
     )
     # aiohttp's and asyncio's own words: only what is wrong.

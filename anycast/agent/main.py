@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
-import gc
 import os
 import pwd
 import resource
@@ -20,7 +19,7 @@ from pathlib import Path
 import structlog
 
 from anycast import __version__
-from anycast.agent import ops_process, owned_file
+from anycast.agent import garbage, ops_process, owned_file
 from anycast.agent.control import Control
 from anycast.agent.engine import OWNED, Engine
 from anycast.agent.events_file import EventsFile
@@ -29,6 +28,7 @@ from anycast.agent.feed import Feed
 from anycast.agent.leases import LeaseServer
 from anycast.agent.logs import set_up_logging
 from anycast.agent.maintenance_file import boot_id
+from anycast.agent.pulse import Pulse
 from anycast.agent.recording import Recorder
 from anycast.agent.starts_file import StartsFile
 from anycast.config.apart import load
@@ -52,6 +52,8 @@ EVENTS = "events.jsonl"
 STARTS = "starts.json"
 
 DESCRIPTORS = 65536  # wanted: thousands of checks at once, and connections that are kept
+
+PULSES = 4  # in the life of a lease
 
 LOG_PATIENCE = 1.0  # seconds the last lines of the log have to be read
 
@@ -185,6 +187,7 @@ async def serve(
         path,
         kernel=Kernel(node.interface),
         send_lease=send_lease,
+        stood=Pulse(loaded.config.timing.lease_ttl / PULSES).longest,
         events=events,
         recorder=recorder,
         passed=passed,
@@ -256,10 +259,7 @@ async def serve(
             partial(ops_process.keep, feed, runtime, node.listen),
         )
     ]
-    # What is there by now stays: looked through every few seconds with 5,000 real servers, it would hold the
-    # lease up for 50 ms.
-    gc.collect()
-    gc.freeze()
+    garbage.set_aside()
     try:
         await engine.run()
     finally:

@@ -63,6 +63,8 @@ def _critical(document: Mapping[str, Any]) -> Iterator[str]:
 def _warnings(document: Mapping[str, Any]) -> Iterator[str]:
     if document["node"]["stopping"]:
         yield "the agent is stopping"
+    if (over := document["node"].get("overload")) is not None:
+        yield f"the agent is overloaded: {over['doing']} took {over['longest_s']:.2f} s"
     if not document["config"]["reload_ok"]:
         yield "the changed configuration was refused"
     for entry in document["maintenance"]:

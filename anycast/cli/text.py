@@ -62,6 +62,11 @@ def _node(document: Mapping[str, Any], *, colour: bool) -> str:
     lines = [f"{name}, up {duration(node['uptime_s'])}, {paint(word, colour=colour)}"]
     lines += [f"  {line}" for line in _some([printable(reason) for reason in ready["reasons"]])]
     lines += [f"  {line}" for line in _some([f"kernel: {printable(one)}" for one in kernel["problems"]])]
+    if (over := node.get("overload")) is not None:
+        took = f"{printable(over['doing'])} took {over['longest_s']:.2f} s of {over['limit_s']:.2f} s"
+        lines.append(
+            f"  the agent is overloaded: {took} ({over['times']} times, the last {duration(over['last_s'])} ago)"
+        )
     if not document["config"]["reload_ok"]:
         lines.append(
             "  the changed configuration was refused, the previous one is in force (see `anycast check`)"

@@ -11,6 +11,8 @@ VERDICT = "vip.verdict_changed"
 EVENTS: tuple[str, ...] = (
     VERDICT,
     "agent.displaced",
+    "agent.overload_ended",
+    "agent.overloaded",
     "agent.start_held",
     "agent.started",
     "agent.stopped",

@@ -277,6 +277,7 @@ class _Reading:
             version=anycast.__version__,
             pid=self._source.pid,
             reload_ok=self._source.facts.reload_ok,
+            overload=self._source.facts.work.strain.overload,
             view=self._boards.of(state).view(status.Clock(now=now, wall=wall)),
         )
 

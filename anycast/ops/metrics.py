@@ -35,6 +35,7 @@ from anycast.ops.status import (
     neighbors,
     readiness,
 )
+from anycast.ops.strain import LATENESS, Strain
 
 TABLE_BITS = "/sys/module/ip_vs/parameters/conn_tab_bits"
 
@@ -102,6 +103,7 @@ class StateCollector(Collector):
         yield from _kernel(state)
         yield from _ipvs(state)
         yield from _work(self._source)
+        yield from _strain(self._source.facts.work.strain, state)
         yield from _probes(self._source)
         yield from _hooks(self._source)
 
@@ -199,6 +201,24 @@ def _hooks(source: Source) -> Iterator[Metric]:
         failing.add_metric([name], float(tally.failing))
         waiting.add_metric([name], tally.waiting)
     return iter((runs, duration, suppressed, dropped, failing, waiting))
+
+
+def _strain(strain: Strain, state: State) -> Iterator[Metric]:
+    lateness = HistogramMetricFamily(
+        "anycast_lease_lateness_seconds",
+        "How late leases went out after they were due, a third of their time to live",
+    )
+    ends = [*map(floatToGoString, LATENESS), "+Inf"]
+    buckets = list(zip(ends, accumulate(strain.buckets), strict=True))
+    lateness.add_metric([], buckets, sum_value=strain.late)
+    yield lateness
+    ttl = state.lease.ttl or state.config.timing.lease_ttl
+    yield _gauge("anycast_lease_ttl_seconds", "How long a lease is good for", ttl)
+    yield CounterMetricFamily(
+        "anycast_overloads",
+        "Times in which something in the agent took longer than a third of the time to live of a lease",
+        value=strain.overloads,
+    )
 
 
 def _routing(state: State, now: float) -> Iterator[Metric]:

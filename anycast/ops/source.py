@@ -13,6 +13,7 @@ from anycast.core.state import State
 from anycast.core.values.configuration import Target
 from anycast.core.values.persistent import PersistentMap
 from anycast.ops.hub import Hub
+from anycast.ops.strain import Strain
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ class Work:
     kernel_jobs: int = 0
     kernel_seconds: float = 0.0
     routes: PersistentMap[tuple[str, str], int] = field(default_factory=PersistentMap)
+    strain: Strain = Strain()
 
     def job(self, seconds: float) -> Work:
         """With one reading of the kernel more."""

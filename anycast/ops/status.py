@@ -34,6 +34,7 @@ from anycast.core.values.report import TOO_MANY, NeighborState, Report
 from anycast.core.vip.decide import Advertise, Reason, ServiceFacts
 from anycast.core.vip.facts import connections_of, furthest, held_for, is_at_rest, recent_crashes, start_hold
 from anycast.ops.servers import Look, Row, Seen, rows, seen
+from anycast.ops.strain import Overload
 
 _prefix_of = lru_cache(maxsize=32_768)(prefix_of)
 
@@ -155,21 +156,32 @@ def document(
     version: str,
     pid: int,
     reload_ok: bool = True,
+    overload: Overload | None = None,
     view: View | None = None,
 ) -> dict[str, Any]:
     """The status as JSON-ready values. `now`: monotonic instant; `wall`: seconds since the epoch, the same moment.
 
-    `reload_ok`: whether the last configuration that was read was applied. `view`: None works everything out anew.
+    `reload_ok`: whether the last configuration that was read was applied. `overload`: while there is one. `view`: None works everything out anew.
 
     The keys of `"version": 1` stay; new ones may come.
     """
     routes, view = routing(state, now), view or _Fresh(state, Clock(now=now, wall=wall))
     vips = [vip_status(state, vip, now=now, wall=wall, routes=routes, view=view) for vip in state.config.vips]
-    return frame(state, vips, now=now, wall=wall, version=version, pid=pid, reload_ok=reload_ok)
+    return frame(
+        state, vips, now=now, wall=wall, version=version, pid=pid, reload_ok=reload_ok, overload=overload
+    )
 
 
 def frame(
-    state: State, vips: object, *, now: float, wall: float, version: str, pid: int, reload_ok: bool
+    state: State,
+    vips: object,
+    *,
+    now: float,
+    wall: float,
+    version: str,
+    pid: int,
+    reload_ok: bool,
+    overload: Overload | None = None,
 ) -> dict[str, Any]:
     """The document around the VIPs."""
     clock = Clock(now=now, wall=wall)
@@ -183,6 +195,7 @@ def frame(
             "uptime_s": round(now - state.started_at, 3),
             "stopping": state.stopping_since is not None,
             "recent_crashes": recent_crashes(state, now),
+            "overload": None if overload is None else _overload(overload, now),
             **_stage(state, furthest(state, NODE_SCOPES), clock),
         },
         "ready": {"ready": not reasons, "reasons": list(reasons)},
@@ -202,6 +215,16 @@ def frame(
             for neighbor in neighbors(state, now)
         ],
         "maintenance": maintenance_status(state, now=now, wall=wall),
+    }
+
+
+def _overload(overload: Overload, now: float) -> dict[str, Any]:
+    return {
+        "doing": overload.doing,
+        "longest_s": round(overload.seconds, 3),
+        "limit_s": round(overload.limit, 3),
+        "times": overload.times,
+        "last_s": round(now - overload.last, 3),
     }
 
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from typing import Any
@@ -853,3 +853,75 @@ def test_durations_that_nobody_is_told_are_forgotten_at_some_time() -> None:
     for _ in range(MAX_RUNS + 10):
         log.add(1, 0.5)
     assert len(log.take()[0]) == 10 * array("I").itemsize
+
+
+def many(number: int, *, first: int = 0, port: int = 80) -> frozenset[Target]:
+    check = Check(kind=CommandCheck(argv=("true",)), interval=1000.0)
+    return frozenset(
+        Target(address=IPv4Address("10.0.0.0") + first + each, port=port, check=check)
+        for each in range(number)
+    )
+
+
+def turns_until(done: Callable[[], bool]) -> Coroutine[Any, Any, int]:
+    async def wait() -> int:
+        turns = 0
+        while not done():
+            turns += 1
+            await asyncio.sleep(0)
+        return turns
+
+    return wait()
+
+
+def test_thousands_of_targets_are_taken_up_and_given_up_in_turns_of_the_loop() -> None:
+    forgotten: list[Target] = []
+
+    async def story() -> None:
+        checker = Checker(lambda *_: None, Bench(takes=0.0)._run, forgotten=forgotten.append)
+        first, second = many(10_000), many(10_000, first=5_000)
+        checker.set_targets(first)
+        assert len(checker.runs.numbers) < 500
+        assert await turns_until(lambda: len(checker.runs.numbers) == 10_000) >= 30
+        numbers = {target: number for number, target in checker.runs.numbers.items()}
+        checker.set_targets(second)
+        assert await turns_until(lambda: set(checker.runs.numbers.values()) == second) >= 15
+        assert set(forgotten) == first - second
+        assert len(forgotten) == 5_000
+        kept = {target: number for number, target in checker.runs.numbers.items() if target in first}
+        assert kept.items() <= numbers.items(), "what stays is left as it is"
+        await checker.close()
+        assert not checker.runs.numbers
+        assert len(forgotten) == 15_000
+
+    run_with_clock(story())
+
+
+def test_targets_that_are_set_while_others_are_being_taken_up_take_their_place() -> None:
+    async def story() -> None:
+        checker = Checker(lambda *_: None, Bench(takes=0.0)._run)
+        checker.set_targets(many(10_000))
+        await asyncio.sleep(0)
+        few = many(3, first=9_000)
+        checker.set_targets(few)
+        await turns_until(lambda: set(checker.runs.numbers.values()) == few)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert set(checker.runs.numbers.values()) == few
+        await checker.close()
+
+    run_with_clock(story())
+
+
+def test_of_thousands_neighbors_lie_as_far_apart_as_of_few() -> None:
+    """Whatever turn they were taken up in: places go by the order of all of them."""
+
+    async def story() -> None:
+        checker = Checker(lambda *_: None, Bench(takes=0.0)._run)
+        checker.set_targets(many(3_000))
+        await turns_until(lambda: len(checker.runs.numbers) == 3_000)
+        order = [target.address for _, target in sorted(checker.runs.numbers.items())]
+        assert order == sorted(order)
+        await checker.close()
+
+    run_with_clock(story())

@@ -10,19 +10,20 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import ClientSession, UnixConnector
 
-from anycast.agent import control
+from anycast.agent import commands, control
 from anycast.agent.commands import MaintenanceAnswer, ReloadAnswer, TooLateError
 from anycast.agent.control import Control
 from anycast.core import events as ev
 from anycast.core.maintenance.stages import FILE, NODE, Maintenance
 from anycast.sockets import bind_unix
-from tests.unit.ops.node import CONFIG, Operator
+from tests.unit.ops.node import CONFIG, Operator, healthy
 from tests.unit.ops.test_http import JSON, running
 
 REVISION = 4711
@@ -446,3 +447,104 @@ def test_there_is_an_end_to_connections(monkeypatch: pytest.MonkeyPatch) -> None
             other.close()
 
     asyncio.run(run())
+
+
+def test_of_a_crowd_one_is_worked_on_in_a_turn_of_the_loop() -> None:
+    """And in the order in which they came."""
+    passed: list[tuple[int, int]] = []  # turn and number
+
+    async def run() -> None:
+        turnstile, turn = control.Turnstile(), 0
+
+        async def client(number: int) -> None:
+            for _ in range(3):
+                await turnstile()
+                passed.append((turn, number))
+
+        crowd = asyncio.gather(*(client(number) for number in range(60)))
+        while not crowd.done():
+            turn += 1
+            await asyncio.sleep(0)
+
+    asyncio.run(run())
+    assert len({turn for turn, _ in passed}) == len(passed) == 180
+    assert [number for _, number in passed] == 3 * list(range(60))
+
+
+def test_between_two_answers_to_a_crowd_the_loop_has_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much is asked by those who may: what renews the lease comes in between."""
+    turn = 0
+    answered: list[int] = []
+    answer = control.Control._answer
+
+    async def noted(self: Control, request: control._Request) -> control._Answer:
+        answered.append(turn)
+        return await answer(self, request)
+
+    monkeypatch.setattr(control.Control, "_answer", noted)
+
+    async def run() -> None:
+        nonlocal turn
+        async with serving(Operator(healthy())) as path:
+
+            async def client() -> bytes:
+                reader, writer = await asyncio.open_unix_connection(path)
+                writer.write(20 * b"GET /summary HTTP/1.1\r\nHost: node\r\n\r\n")
+                found = b""
+                while found.count(b"200 OK") < 20:
+                    found += await reader.read(65536)
+                writer.close()
+                return found
+
+            crowd = asyncio.gather(*(client() for _ in range(40)))
+            while not crowd.done():
+                turn += 1
+                await asyncio.sleep(0)
+            await crowd
+
+    asyncio.run(run())
+    assert len(answered) == 800
+    assert len(set(answered)) == 800
+
+
+@pytest.mark.parametrize(
+    ("scope", "meant"),
+    [
+        ("web/rs11", "web/rs1"),
+        ("wbe/rs2", "web/rs2"),
+        ("mail/db", "mail/rs1 or mail/rs2"),
+        ("nothing/like", "mail/rs1 or mail/rs2"),
+        ("web/", "web/rs1 or web/rs2"),
+    ],
+)
+def test_who_names_a_real_server_that_there_is_not_is_told_which_were_meant(scope: str, meant: str) -> None:
+    async def questions(client: ClientSession) -> None:
+        body = {"scope": scope, "on": True}
+        async with client.post("/maintenance", json=body) as response:
+            assert response.status == 404
+            said = (await response.json())["error"]
+        assert f"there is no real server {scope!r} (is it {meant}" in said
+
+    ask(Operator(running()), questions)
+
+
+def test_a_name_that_was_meant_is_not_looked_for_among_tens_of_thousands(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared: list[int] = []
+
+    def near(word: str, names: list[str], **_: object) -> list[str]:
+        compared.append(len(names))
+        return []
+
+    monkeypatch.setattr("anycast.agent.commands.difflib.get_close_matches", near)
+    (web, mail) = CONFIG.vips
+    (service, *_) = web.services
+    one = service.pool.servers[0]
+    servers = tuple(replace(one, name=f"s{number}") for number in range(50_000))
+    large = replace(service, pool=replace(service.pool, servers=servers))
+    config = replace(CONFIG, vips=(replace(web, services=(large,)), mail))
+    with pytest.raises(commands.RefusedError):
+        commands._check_scope("web/s50000", config)
+    commands._check_scope("web/s49999", config)
+    assert compared == [commands.LOOKED_THROUGH]

@@ -6,11 +6,13 @@ import asyncio
 import itertools
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -20,16 +22,22 @@ from anycast.agent.commands import TooLateError
 from anycast.agent.engine import Engine
 from anycast.agent.recording import Recorder
 from anycast.config.load import load
+from anycast.config.loaded import Loaded
+from anycast.config.problem import ConfigError, Mark, Problem
 from anycast.core import events as ev
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.dataplane.ipvs import Key
+from anycast.core.health.phase import Outcome, Result
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import FILE, NODE, STOP, Maintenance
 from anycast.core.state import State
+from anycast.core.step import step
+from anycast.core.values.configuration import Config
 from anycast.core.values.report import Report
 from anycast.core.vip.decide import Reason
 from anycast.kernel.errors import KernelUnavailable
 from anycast.lease import Lease
+from anycast.ops.source import Tally
 
 WEB, MAIL = ip_network("192.0.2.1/32"), ip_network("192.0.2.2/32")
 Prefixes = set[object]
@@ -118,8 +126,11 @@ class Site:
 
     def engine(
         self,
+        *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        cpu: Callable[[], float] = time.thread_time,
+        stood: Callable[[float, float], float] = lambda since, until: until - since,
         recorder: Recorder | None = None,
         passed: Callable[[float], None] = lambda _: None,
     ) -> Engine:
@@ -131,6 +142,8 @@ class Site:
             send_lease=self.take,
             clock=clock,
             wall=wall,
+            cpu=cpu,
+            stood=stood,
             recorder=recorder,
             passed=passed,
         )
@@ -551,11 +564,44 @@ def test_a_reload_is_in_force_when_it_is_answered(tmp_path: Path) -> None:
         async with running(engine):
             await site.announced(WEB)
             site.write_with_mail()
-            answers = await asyncio.gather(engine.reload(), engine.reload())
-            assert [answer.ok for answer in answers] == [True, True]
-            assert ["mail" in " ".join(answer.changes) for answer in answers] == [True, False]
+            answer = await engine.reload()
+            assert answer.ok
+            assert "mail" in " ".join(answer.changes)
             assert set(engine.state.vips) == {"web", "mail"}
             await site.announced(WEB, MAIL)
+            assert (await engine.reload()).changes == ()
+
+    play(tmp_path, story)
+
+
+def test_however_many_ask_for_a_reload_while_one_is_under_way_the_file_is_read_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        loop, reading, go_on = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+        read: list[Path] = []
+
+        def slowly(path: Path) -> Loaded:
+            read.append(path)
+            loop.call_soon_threadsafe(reading.set)
+            go_on.wait(60)
+            return load(path)
+
+        monkeypatch.setattr(engines, "load", slowly)
+        async with running(engine):
+            await site.announced(WEB)
+            first = asyncio.create_task(engine.reload())
+            await reading.wait()
+            past = asyncio.create_task(engine.reload(deadline=time.monotonic() - 1))
+            others = [asyncio.create_task(engine.reload()) for _ in range(100)]
+            await asyncio.sleep(0)
+            site.write_with_mail()
+            go_on.set()
+            answers = await asyncio.gather(first, past, *others)
+        assert len(read) == 2
+        assert len({answer.changes for answer in answers[1:]}) == 1, "they asked for the same thing"
+        assert all(answer.ok for answer in answers)
 
     play(tmp_path, story)
 
@@ -662,11 +708,11 @@ def test_the_lease_does_not_wait_behind_a_queue_of_events(tmp_path: Path) -> Non
         engine = site.engine(clock=lambda: 100.0 + next(glances) / 10)
         for _ in range(500):
             engine.post(ev.Probed(results=()))
-        async with running(engine) as task:
-            engine.post(ev.StopRequested())
-            await task
+        async with running(engine):
+            for _ in range(50):
+                await site.leases.get()
+            assert engine._inbox, "they wait still"
         issued = [lease.issued for lease in site.sent]
-        assert len(issued) > 50
         assert max(after - before for before, after in itertools.pairwise(issued)) < site.sent[0].ttl
 
     play(tmp_path, story)
@@ -735,5 +781,240 @@ def test_a_disk_that_hangs_does_not_keep_a_command_from_its_answer(
             assert (answer.saved, "the disk is slow" in answer.error) == (False, True)
             assert set(engine.state.maintenance) == {NODE}
             stuck.set()
+
+    play(tmp_path, story)
+
+
+def test_thousands_of_lines_of_the_log_are_written_in_turns_and_all_of_them_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And before its end the engine writes what is left."""
+    turns = 0
+
+    class Log:
+        def __init__(self) -> None:
+            self.lines: list[tuple[int, str]] = []
+
+        def info(self, event: str, **_: object) -> None:
+            self.lines.append((turns, event))
+
+        warning = error = info
+
+    log = Log()
+    monkeypatch.setattr(engines, "log", log)
+    monkeypatch.setattr(engines, "SLICE", 0.0)  # a turn of the loop after each of the engine's
+    names = [f"test.{number}" for number in range(1000)]
+
+    def chatty(state: State, event: ev.Event, now: float) -> tuple[State, tuple[ev.Effect, ...]]:
+        effects = step(state, event, now)
+        if not isinstance(event, ev.KernelChanged):
+            return effects
+        return effects[0], (*effects[1], *(ev.Log(event=name) for name in names))
+
+    async def story(site: Site) -> None:
+        nonlocal turns
+        engine = site.engine()
+        async with running(engine):
+            await site.announced(WEB)
+            monkeypatch.setattr(engines, "step", chatty)
+            for _ in range(2):
+                engine.post(ev.KernelChanged())
+            while not any(event == names[-1] for _, event in log.lines):
+                turns += 1
+                await asyncio.sleep(0)
+        told = [(turn, event) for turn, event in log.lines if event in names]
+        assert [event for _, event in told] == 2 * names
+        assert max(Counter(turn for turn, _ in told[:1000]).values()) <= 2 * engines.LINES
+
+    play(tmp_path, story)
+
+
+def test_the_lease_goes_out_before_anything_else_that_a_step_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        async with running(engine):
+            await site.announced(WEB)
+
+            def send(lease: Lease) -> None:
+                done.append("lease")
+                site.take(lease)
+
+            monkeypatch.setattr(engine, "_send_lease", send)
+            monkeypatch.setattr(engine._checker, "schedule", lambda *_, **__: done.append("probe"))
+            monkeypatch.setattr(engines, "log", Mock(warning=lambda event, **_: done.append(event)))
+            engine.post(ev.MaintenanceSet(scope=NODE, entry=Maintenance(reason="", by="op", since=1.0)))
+            await site.lease_where(engine, lambda _: bool(done))
+        assert done[0] == "lease"
+
+    play(tmp_path, story)
+
+
+def test_what_takes_longer_than_a_third_of_the_time_to_live_is_told_once_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, dict[str, object]]] = []
+    monkeypatch.setattr(engines, "log", Mock(error=lambda event, **fields: told.append((event, fields))))
+    stood = 0.0
+
+    def slow(state: State, event: ev.Event, now: float) -> tuple[State, tuple[ev.Effect, ...]]:
+        nonlocal stood
+        stood += 7.0 if isinstance(event, ev.KernelChanged) else 0.0
+        return step(state, event, now)
+
+    async def story(site: Site) -> None:
+        site.file.write_text(site.file.read_text().replace("timing: {", "timing: {lease_ttl: 20s, "))
+        engine = site.engine(clock=lambda: time.monotonic() + stood)
+        async with running(engine):
+            await site.announced(WEB)
+            monkeypatch.setattr(engines, "step", slow)
+            for _ in range(2):
+                engine.post(ev.KernelChanged())
+                await site.leases.get()
+            strain = engine.facts.work.strain
+            assert strain.overload is not None
+            assert strain.overload.doing == "a change of the kernel"
+            assert (strain.overloads, strain.overload.times) == (1, 2)
+            assert sum(strain.buckets) >= 1
+        assert [event for event, _ in told] == ["agent.overloaded"]
+        assert told[0][1]["doing"] == "a change of the kernel"
+
+    play(tmp_path, story)
+
+
+def test_a_loop_that_stood_without_working_has_waited_for_the_processor(tmp_path: Path) -> None:
+    """With a lease of 20 s, which is due every 6.7 s and may be late for as long."""
+    stood = worked = 0.0
+
+    async def story(site: Site) -> None:
+        nonlocal stood, worked
+        site.file.write_text(site.file.read_text().replace("timing: {", "timing: {lease_ttl: 20s, "))
+        engine = site.engine(clock=lambda: time.monotonic() + stood, cpu=lambda: worked)
+        async with running(engine):
+            await site.announced(WEB)
+            for seconds, work, doing in ((14.0, 0.0, engines.NO_PROCESSOR), (16.0, 10.0, engines.OTHER_WORK)):
+                stood += seconds
+                worked += work
+                engine.kernel_changed()
+                await site.leases.get()
+                for _ in range(3):
+                    await asyncio.sleep(0)
+                strain = engine.facts.work.strain
+                assert strain.overload is not None
+                assert strain.overload.doing == doing
+
+    play(tmp_path, story)
+
+
+def test_a_reload_that_this_machine_cannot_carry_is_refused_with_the_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Config] = []
+
+    def trial(config: Config, cpu: Callable[[], float]) -> float:
+        tried.append(config)
+        return 1.25
+
+    monkeypatch.setattr("anycast.analysis.capacity.conclusion", trial)
+
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        async with running(engine):
+            await site.announced(WEB)
+            assert (await engine.reload()).ok
+            assert not tried, "it asks for no more than what is carried"
+            site.write_with_mail()
+            answer = await engine.reload()
+            assert not answer.ok
+            assert len(tried) == 1
+            assert "to conclude everything anew takes" in answer.problems[0]
+            assert set(engine.state.vips) == {"web"}
+            assert not engine.reload_ok
+
+    play(tmp_path, story)
+
+
+def test_at_a_start_the_same_is_a_warning_and_the_node_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warned: list[object] = []
+
+    async def story(site: Site) -> None:
+        readings = itertools.count()
+        with monkeypatch.context() as patch:
+            patch.setattr(engines, "log", Mock(warning=lambda _, **fields: warned.append(fields["warning"])))
+            engine = site.engine(cpu=lambda: 1.25 * next(readings))
+        async with running(engine):
+            await site.announced(WEB)
+            assert (await engine.reload()).ok, "what is in force is not refused"
+
+    play(tmp_path, story)
+    assert len(warned) == 1
+    assert "1.25 s" in str(warned[0])
+
+
+def test_failures_are_counted_and_forgotten_with_their_target(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        async with running(engine):
+            await site.announced(WEB)
+            (target,) = engine.facts.numbers.values()
+            assert dict(engine.facts.tallies) == {}
+            for outcome in (Outcome.FAIL, Outcome.OK, Outcome.FAIL, Outcome.FAIL):
+                engine._report(target, Result(outcome=outcome))
+            before = engine.facts.tallies
+            assert dict(before) == {target: Tally(failures=3, in_a_row=2)}
+            site.port += 1
+            site.write()
+            await engine.reload()
+            assert target not in engine.facts.tallies
+            assert dict(before) == {target: Tally(failures=3, in_a_row=2)}, "what was handed out stays"
+
+    play(tmp_path, story)
+
+
+@pytest.mark.parametrize(("longest", "suspended"), [(1.9, False), (2.1, True)])
+def test_work_that_takes_longer_than_a_lease_lasts_is_no_suspension(
+    tmp_path: Path, longest: float, *, suspended: bool
+) -> None:
+    """With a lease of 2 s: what was proven stays so, unless the process itself stood for as long."""
+
+    async def story(site: Site) -> None:
+        late = 0.0
+        engine = site.engine(clock=lambda: time.monotonic() + late, stood=lambda *_: longest)
+        async with running(engine):
+            await site.announced(WEB)
+            health = engine.state.health
+            late = 5.0
+            await site.leases.get()
+            await site.leases.get()
+            stays = all(engine.state.health.get(target) == known for target, known in health.items())
+            assert stays is not suspended
+            gaps = [after.issued - before.issued for before, after in itertools.pairwise(site.sent)]
+            assert (max(gaps) > 2.0) is suspended
+
+    play(tmp_path, story)
+
+
+def test_of_many_mistakes_the_first_are_told_and_the_others_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = Problem(Mark("anycast.yaml", 1, 1), ("vips",), "wrong", "right it")
+
+    def mistaken(_: Path) -> None:
+        raise ConfigError((problem,) * 200_000)
+
+    monkeypatch.setattr(engines, "load", mistaken)
+
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        async with running(engine):
+            answer = await engine.reload()
+        assert len(answer.problems) == engines.TOLD + 1
+        assert answer.problems[-engines.LAST - 1] == "… 199,000 more (`anycast check` has them all) …"
+        assert answer.problems[-1] == str(problem)
 
     play(tmp_path, story)

@@ -8,11 +8,13 @@ from dataclasses import replace
 import pytest
 
 from anycast import __version__
+from anycast.cli import text
 from anycast.cli.nagios import State, report, unknown
 from anycast.core import events as ev
 from anycast.core.maintenance.stages import Maintenance
 from anycast.core.values.report import NeighborState
 from anycast.ops.status import document
+from anycast.ops.strain import Strain
 from tests.unit.ops.node import CONFIG, ROUTER, ROUTER6, Node, healthy
 
 ON = Maintenance(reason="new | disks", by="root", since=1_800_000_000.0)
@@ -146,3 +148,18 @@ def test_unknown_is_one_line_without_figures(why: str) -> None:
     assert line.startswith("ANYCAST UNKNOWN: ")
     assert "\n" not in line
     assert "|" not in line
+
+
+def test_an_overload_is_a_warning_that_says_what_took_long() -> None:
+    node = healthy()
+    overload = Strain().took("a reload", 1.25, ttl=2.0, now=node.now).overload
+    found = document(
+        node.state, now=node.now, wall=time.time(), version=__version__, pid=1, overload=overload
+    )
+    state, line = report(found)
+    assert state is State.WARNING
+    assert "the agent is overloaded: a reload took 1.25 s" in line
+    assert (
+        "the agent is overloaded: a reload took 1.25 s of 0.67 s (1 times, the last 0s ago)"
+        in text.status(found, colour=False)
+    )

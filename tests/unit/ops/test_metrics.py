@@ -290,3 +290,20 @@ def test_of_real_servers_there_is_nothing_where_nobody_asks_for_it() -> None:
     assert all(line.startswith(("anycast_server_", "# ")) for line in whole - less)
     assert not any("anycast_server_" in line for line in less)
     assert any(line.startswith("anycast_service_usable{") for line in less)
+
+
+def test_how_late_leases_were_is_a_histogram_beside_their_time_to_live() -> None:
+    node = healthy()
+    strain = node.work.strain
+    for late in (0.0, 0.3, 0.3, 60.0):
+        strain = strain.sent(late)
+    strain = strain.took("a reload", 1.0, ttl=2.0, now=node.now)
+    node.work = replace(node.work, strain=strain)
+    found = samples(node)
+    name = "anycast_lease_lateness_seconds"
+    assert found[f'{name}_bucket{{le="0.25"}}'] == 1
+    assert found[f'{name}_bucket{{le="0.5"}}'] == 3
+    assert found[f'{name}_bucket{{le="+Inf"}}'] == found[f"{name}_count"] == 4
+    assert found[f"{name}_sum"] == 60.6
+    assert found["anycast_lease_ttl_seconds"] == 2.0
+    assert found["anycast_overloads_total"] == 1

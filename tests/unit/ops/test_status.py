@@ -6,6 +6,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from anycast.core import events as ev
 from anycast.core.dataplane.loop import GOOD_FOR
@@ -15,7 +16,9 @@ from anycast.core.state import prefix_of
 from anycast.core.values.configuration import Check, HoldDown, TcpCheck
 from anycast.core.values.report import CEASE_PREFIXES, TOO_MANY, FailedRoute, NeighborState, Report
 from anycast.ops import why
+from anycast.ops.paths import schema
 from anycast.ops.status import document, iso, readiness, summary
+from anycast.ops.strain import Strain
 from tests.unit.ops.node import CONFIG, ROUTER, ROUTER6, Node, healthy, vip
 
 WALL = 1_800_000_000.0  # 2027-01-15T08:00:00Z
@@ -45,6 +48,7 @@ def test_a_healthy_node_is_ready_and_says_what_it_announces() -> None:
         "uptime_s": 0.5,
         "stopping": False,
         "recent_crashes": 0,
+        "overload": None,
         "stage": "active",
         "stage_since": None,
         "stage_since_s": None,
@@ -588,3 +592,17 @@ def test_a_router_that_takes_no_more_prefixes_is_said_with_what_to_do() -> None:
     assert f"{ROUTER}: the router has had more prefixes" in readiness(node.state, node.now)[0]
     body = why.document(node.state, node.state.config.vips[0], node.tallies, now=node.now, wall=WALL)
     assert any("raise its maximum-prefix" in one for one in body["would_change"])
+
+
+def test_an_overload_is_in_the_status_while_it_lasts() -> None:
+    node = healthy()
+    strain = Strain().took("a reload", 1.25, ttl=2.0, now=node.now - 3.0)
+    found = document(node.state, now=node.now, wall=WALL, version="1.2.3", pid=42, overload=strain.overload)
+    assert found["node"]["overload"] == {
+        "doing": "a reload",
+        "longest_s": 1.25,
+        "limit_s": 0.667,
+        "times": 1,
+        "last_s": 3.0,
+    }
+    Draft202012Validator(schema("status")).validate(json.loads(json.dumps(found)))

@@ -1,0 +1,71 @@
+"""Whether a machine carries a configuration within the time to live of its lease, by what was measured on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from anycast.core.dataplane.members import servers_of, versions
+from anycast.core.health.compose import leaves
+from anycast.core.step import begin
+from anycast.core.values.configuration import Check, Config, Leaf, Rule
+
+# Of the time to live: for so long the engine may conclude everything anew. The lease before it is overdue after a
+# third and good for the whole, so a sixth is left for what else delays it.
+SHARE = 1 / 2
+PROCESSOR = 0.8  # of one: for checks
+LEAST = 20e-6  # seconds of processor time: no check was ever measured to take less
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """What a configuration asks for. A check that several services share is counted for each of them."""
+
+    servers: int  # for each service and address family
+    checks: float  # a second, with everything well
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Of the machine. `slowdown`: seconds that pass while the engine works for one; more than 1 on a busy machine."""
+
+    conclusion: float  # seconds of processor time in which everything is concluded anew
+    check: float = LEAST  # seconds of processor time, with all that the agent does beside it
+    slowdown: float = 1.0
+
+
+def demand(config: Config) -> Demand:
+    servers, checks = 0, 0.0
+    for vip in config.vips:
+        for service in vip.services:
+            number = sum(1 for version in versions(vip) for _ in servers_of(service, version))
+            servers += number
+            checks += number * sum(1 / check.interval for check in _checks(service.pool.check))
+    return Demand(servers=servers, checks=checks)
+
+
+def _checks(tree: Leaf | Rule[Leaf]) -> Iterator[Check]:
+    found = leaves(tree) if isinstance(tree, Rule) else iter((tree,))
+    return (leaf for leaf in found if isinstance(leaf, Check))
+
+
+def conclusion(config: Config, cpu: Callable[[], float]) -> float:
+    """Tries it: seconds of processor time, by `cpu`, in which everything is concluded anew."""
+    before = cpu()
+    begin(config, {}, 0.0)
+    return cpu() - before
+
+
+def findings(config: Config, asked: Demand, measured: Measured) -> Iterator[str]:
+    """Why the machine does not carry it, with the figures and what to do. None: it does."""
+    ttl = config.timing.lease_ttl
+    stands = measured.conclusion * measured.slowdown
+    if stands > ttl * SHARE:
+        what = f"to conclude everything anew takes {stands:.2f} s here ({asked.servers:,} real servers of services)"
+        limit = f"with lease_ttl {ttl:g}s it may take {ttl * SHARE:g} s, or the lease could run out"
+        yield f"timing.lease_ttl: {what}; {limit} (use at least {2.2 * stands:.1f}s, or fewer real servers)"
+    share = asked.checks * measured.check
+    if share > PROCESSOR:
+        what = f"{asked.checks:,.0f} checks a second take {share:.2f} of a processor here"
+        each = f"{measured.check * 1e6:.0f} µs each; {PROCESSOR:g} is the most"
+        yield f"checks: {what} ({each}): use longer intervals, or fewer real servers"
