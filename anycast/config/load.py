@@ -148,19 +148,20 @@ def _add_section(
     source: Source, part: Document, section: str, entries: dict[str, Value], problems: list[Problem]
 ) -> None:
     into = source.tree.setdefault(section, {})
-    source.keys.setdefault((section,), part.keys[section,])
-    source.values.setdefault((section,), part.values[section,])
+    here: Path = (section,)
+    source.keys.add(part.keys, [here])
+    source.values.add(part.values, [here])
     if not isinstance(into, dict):  # the main file's is wrong, which is said of that one
         return
     taken: set[Path] = set()
     for name, entry in entries.items():
-        here: Path = (section, name)
+        here = (section, name)
         if name in into:
             what = f"there is a {section[:-1]} of this name already, at {source.keys[here]}"
             problems.append(Problem(part.keys[here], here, what, "rename one of them"))
             continue
         into[name] = entry
         taken.add(here)
-    source.keys.update({path: mark for path, mark in part.keys.items() if path[:2] in taken})
-    source.values.update({path: mark for path, mark in part.values.items() if path[:2] in taken})
+    source.keys.add(part.keys, (path for path in part.keys if path[:2] in taken))
+    source.values.add(part.values, (path for path in part.values if path[:2] in taken))
     source.holes.update(path for path in part.broken if path[:2] in taken)

@@ -15,6 +15,7 @@ from anycast.config.schema.file import File
 from anycast.config.schema.json_schema import keys_at
 
 if TYPE_CHECKING:
+    from anycast.config.places import Places
     from anycast.config.reader import Value
 
 
@@ -23,8 +24,8 @@ class Source:
     """What was read: one tree of all files, and the place of everything in it. `holes` are left out of it."""
 
     tree: dict[str, Value]
-    values: dict[Path, Mark]
-    keys: dict[Path, Mark]
+    values: Places
+    keys: Places
     holes: set[Path]
     origin: dict[Path, Path] = field(default_factory=dict)  # place after leaving out -> place in `tree`
     complete: bool = True  # False: a file could not be read at all
