@@ -169,6 +169,7 @@ class Engine:
         for problem in missing_hooks(loaded.paths):
             log.warning("config.warned", warning=str(problem))
         self._path = path
+        self._loaded = loaded
         self._kernel = kernel
         self._kernel_is_read = False  # and nothing failed since
         self._send_lease = send_lease
@@ -606,7 +607,7 @@ class Engine:
             if self._clock() > deadline:
                 return ReloadAnswer(ok=False, problems=(str(TooLateError()),))
             try:
-                loaded = await asyncio.to_thread(load, self._path)
+                loaded = await asyncio.to_thread(load, self._path, self._loaded)
                 if absent := await asyncio.to_thread(missing_hooks, loaded.paths):
                     raise ConfigError(absent)
             except ConfigError as error:
@@ -642,6 +643,7 @@ class Engine:
         if not applied:
             return ReloadAnswer(ok=False, problems=(ENDED,))
         self._carried = asked
+        self._loaded = loaded
         self._reload_ok = True
         self._reloaded_at = time.time()
         log.info("config.applied", changes=words)

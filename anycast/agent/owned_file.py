@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from anycast.core.values.lease import MAX_TTL
 from anycast.core.values.persistent import PersistentMap
 
 VERSION = 1
+PIECE = 500  # real servers that are written at a time: half a millisecond
 
 
 class DamagedError(Exception):
@@ -77,7 +79,14 @@ def _servers(body: dict[str, list[list[Any]]]) -> dict[ipvs.DestinationKey, str]
 
 
 def save(path: Path, owned: Owned, boot: str) -> None:
-    """Replaces the file at once and for good. Raises OSError."""
+    """Replaces the file at once and for good. Raises OSError.
+
+    In a thread it never keeps the event loop waiting for long: JSON is made in small pieces.
+    """
+    files.replace(path, _text(owned, boot), synced=True)
+
+
+def _text(owned: Owned, boot: str) -> Iterator[str]:
     head = {
         "version": VERSION,
         "boot": boot,
@@ -86,23 +95,35 @@ def save(path: Path, owned: Owned, boot: str) -> None:
         "vips": {name: list(map(str, addresses)) for name, addresses in owned.vips.items()},
         "addresses": sorted(map(str, owned.addresses)),
     }
-    # One by one, for while json works on a value no other thread runs: of thousands the lease would be late.
-    services = ", ".join(json.dumps(_service(owned, key)) for key in owned.services)
-    files.replace(path, f'{json.dumps(head)[:-1]}, "services": [{services}]}}\n', synced=True)
+    yield f'{json.dumps(head)[:-1]}, "services": ['
+    separator = ""
+    for key, servers in owned.services.items():
+        yield f'{separator}{json.dumps(_service(owned, key))[:-1]}, "servers": {{'
+        yield from _servers_text(servers)
+        yield "}}"
+        separator = ", "
+    yield "]}\n"
+
+
+def _servers_text(servers: Mapping[ipvs.DestinationKey, str]) -> Iterator[str]:
+    places: dict[str, list[tuple[str, int]]] = {}
+    for (address, port), scope in servers.items():
+        places.setdefault(scope, []).append((str(address), port))
+    scopes = iter(places.items())
+    separator = ""
+    while part := dict(islice(scopes, PIECE)):
+        yield separator + json.dumps(part)[1:-1]
+        separator = ", "
 
 
 def _service(owned: Owned, key: ipvs.Key) -> dict[str, object]:
-    servers: dict[str, list[tuple[str, int]]] = {}
-    for (address, port), scope in owned.services[key].items():
-        servers.setdefault(scope, []).append((str(address), port))
     if isinstance(key, ipvs.MarkKey):
         addresses = sorted(map(str, owned.marks.get(key, frozenset())))
-        return {"mark": key.mark, "version": key.version, "addresses": addresses, "servers": servers}
+        return {"mark": key.mark, "version": key.version, "addresses": addresses}
     return {
         "protocol": str(key.protocol),
         "address": str(key.address),
         "port": key.port,
-        "servers": servers,
     }
 
 

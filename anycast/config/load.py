@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import hashlib
 import os
 import socket
@@ -12,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from anycast.config.assemble import Built, build
 from anycast.config.loaded import Loaded
-from anycast.config.problem import ConfigError, Mark, Path, Problem
+from anycast.config.problem import MOST, ConfigError, Mark, Path, Problem, TooManyError
 from anycast.config.reader import Document, read
-from anycast.config.validate import Source, validate
+from anycast.config.validate import Holes, Source, validate
 
 if TYPE_CHECKING:
     import pathlib
@@ -71,22 +73,28 @@ def _parts(folder: pathlib.Path, problems: list[Problem]) -> list[pathlib.Path]:
 
 
 def _load(contents: list[tuple[str, bytes]], problems: list[Problem], hostname: str | None) -> Loaded:
-    complete = not problems
-    documents = [read(data, file) for file, data in contents]
-    for document in documents:
-        problems += document.problems
-    source = _merge(documents, problems)
+    # Hundreds of thousands of values are made and none is in a cycle: looked through again and again they would
+    # cost as much as all the rest.
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return _loaded(contents, problems, hostname)
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _loaded(contents: list[tuple[str, bytes]], problems: list[Problem], hostname: str | None) -> Loaded:
     built: Built | None = None
-    if source is not None:
-        source.complete = complete and all(document.readable for document in documents)
-        file, wrong = validate(source)
-        problems += wrong
-        built = build(file, source, hostname or socket.gethostname())
-        problems += built.problems
+    with contextlib.suppress(TooManyError):
+        built = _built(contents, problems, hostname or socket.gethostname())
     order = {file: n for n, (file, _) in enumerate(contents)}
     warnings = built.warnings if built is not None else []
     for found in (problems, warnings):
         found.sort(key=lambda one: (order.get(one.mark.file, -1), one.mark.line, one.mark.column))
+    if len(problems) > MOST:
+        what = f"there are more mistakes than these {MOST}"
+        problems[MOST:] = [_about(contents[0][0], what, "correct these first")]
     if problems or built is None or built.config is None:
         raise ConfigError(tuple(problems))
     digest = hashlib.sha256()
@@ -102,6 +110,25 @@ def _load(contents: list[tuple[str, bytes]], problems: list[Problem], hostname: 
     )
 
 
+def _built(contents: list[tuple[str, bytes]], problems: list[Problem], hostname: str) -> Built | None:
+    """None: the first file, which holds everything else, cannot be used. Raises TooManyError."""
+    complete = not problems
+    documents: list[Document] = []
+    for file, data in contents:
+        document = read(data, file)
+        documents.append(document)
+        problems += document.problems
+        if len(problems) > MOST:
+            raise TooManyError
+    source = _merge(documents, problems)
+    if source is None:
+        return None
+    source.complete = complete and all(document.readable for document in documents)
+    built = build(validate(source, problems), source, hostname)
+    problems += built.problems
+    return built
+
+
 def _merge(documents: list[Document], problems: list[Problem]) -> Source | None:
     """One tree of all documents; None if the first, which holds everything else, is not there."""
     first, *parts = documents
@@ -110,7 +137,7 @@ def _merge(documents: list[Document], problems: list[Problem]) -> Source | None:
     if not isinstance(first.tree, dict):
         problems.append(_no_mapping(first))
         return None
-    source = Source(first.tree, first.values, first.keys, first.broken)
+    source = Source(first.tree, first.values, first.keys, Holes(first.broken))
     for part in parts:
         _add(source, part, problems)
     return source
@@ -148,19 +175,20 @@ def _add_section(
     source: Source, part: Document, section: str, entries: dict[str, Value], problems: list[Problem]
 ) -> None:
     into = source.tree.setdefault(section, {})
-    source.keys.setdefault((section,), part.keys[section,])
-    source.values.setdefault((section,), part.values[section,])
+    here: Path = (section,)
+    source.keys.add(part.keys, [here])
+    source.values.add(part.values, [here])
     if not isinstance(into, dict):  # the main file's is wrong, which is said of that one
         return
     taken: set[Path] = set()
     for name, entry in entries.items():
-        here: Path = (section, name)
+        here = (section, name)
         if name in into:
             what = f"there is a {section[:-1]} of this name already, at {source.keys[here]}"
             problems.append(Problem(part.keys[here], here, what, "rename one of them"))
             continue
         into[name] = entry
         taken.add(here)
-    source.keys.update({path: mark for path, mark in part.keys.items() if path[:2] in taken})
-    source.values.update({path: mark for path, mark in part.values.items() if path[:2] in taken})
+    source.keys.add(part.keys, (path for path in part.keys if path[:2] in taken))
+    source.values.add(part.values, (path for path in part.values if path[:2] in taken))
     source.holes.update(path for path in part.broken if path[:2] in taken)

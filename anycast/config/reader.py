@@ -2,19 +2,42 @@
 
 Works on the parser's events, so an anchor is never followed and nothing can grow by aliases. Plain scalars
 follow the core schema of YAML 1.2: `on`, `yes` and `12:30:45` are text.
+
+The events come from libyaml, an order of magnitude faster, where PyYAML was built with it and the text has nothing
+that the two parsers take differently. PyYAML's own parser has the last word: what libyaml refuses is read again by
+it, so a mistake is told in the same words everywhere.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import yaml
+from yaml.events import (
+    AliasEvent,
+    CollectionEndEvent,
+    CollectionStartEvent,
+    MappingEndEvent,
+    MappingStartEvent,
+    ScalarEvent,
+    SequenceEndEvent,
+    SequenceStartEvent,
+    StreamEndEvent,
+)
 
-from anycast.config.problem import Mark, Path, Problem
+from anycast.config.places import Places, packed
+from anycast.config.problem import MOST, Mark, Path, Problem, TooManyError
+
+_DOUBTFUL = re.compile("[?|>]")
+_Quick: Callable[[str], Any] | None
+try:
+    from yaml._yaml import CParser as _Quick
+except ImportError:  # PyYAML was built without libyaml
+    _Quick = None
 
 Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
 
@@ -24,10 +47,14 @@ _MAX_DEPTH = 16  # the format needs 7
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _TRUE = frozenset({"true", "True", "TRUE"})
 _FALSE = frozenset({"false", "False", "FALSE"})
+_NOT_TEXT = frozenset({"", *"~nNtTfF0123456789+-."})  # how plain scalars begin that may be something else
+_NOT_KEY = _NOT_TEXT | {"<"}
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,18})\Z", re.ASCII)
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z", re.ASCII)
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+(\.[0-9]*)?\Z", re.ASCII)
 _TOO_LONG = re.compile(r"[-+]?[0-9]{20,}\Z", re.ASCII)
+# Line ends and spaces that are not everybody's, directives, and marks at which the parsers' rules differ.
+_TAKEN_DIFFERENTLY = re.compile("[\t\r\x7f-\x9f\u2028\u2029\ufeff]|^%", re.MULTILINE)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 _TAG = "tag:yaml.org,2002:"
@@ -45,11 +72,14 @@ class Document:
 
     file: str
     tree: Value = None
-    values: dict[Path, Mark] = field(default_factory=dict)
-    keys: dict[Path, Mark] = field(default_factory=dict)
+    values: Places = field(init=False)
+    keys: Places = field(init=False)
     broken: set[Path] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)
-    readable: bool = True  # False: the text is no YAML, `tree` holds nothing
+    readable: bool = True  # False: the text is no YAML, or too much is wrong; `tree` holds nothing
+
+    def __post_init__(self) -> None:
+        self.values, self.keys = Places(self.file), Places(self.file)
 
 
 class _UnreadableError(Exception):
@@ -63,12 +93,35 @@ def read(data: bytes | str, file: str) -> Document:
     document = Document(file)
     try:
         text = _decode(data, file)
-        _Reader(document, _events(text, file)).run()
+        if (quick := _read_quickly(text, file)) is not None:
+            return quick
+        _Reader(document, _events(text, file).__next__).run()
     except _UnreadableError as error:
         document.problems.append(error.problem)
         document.readable = False
         document.tree = None
+    except TooManyError:
+        document.readable = False
+        document.tree = None
     return document
+
+
+def _read_quickly(text: str, file: str) -> Document | None:
+    """None: there is no libyaml, or something is wrong or doubtful; then the other parser says what it is."""
+    # Where a text ends without a line end, libyaml has other places for what is missing there.
+    if _Quick is None or _TAKEN_DIFFERENTLY.search(text) or not text.endswith("\n"):
+        return None
+    document = Document(file)
+    reader = _Careful if _DOUBTFUL.search(text) else _Reader
+    try:
+        reader(document, _Quick(text).get_event).run()
+    except TooManyError:
+        document.readable, document.tree = False, None
+    except (yaml.YAMLError, ValueError, OverflowError, _UnreadableError):
+        return None
+    # What is passed over for another mistake has not been looked at with care. Nor have tags: libyaml takes more.
+    doubtful = reader is _Careful or "!" in text
+    return None if document.problems and doubtful else document
 
 
 def _decode(data: bytes | str, file: str) -> str:
@@ -130,22 +183,24 @@ def _too_deep(mark: Mark) -> _UnreadableError:
 
 
 class _Reader:
-    def __init__(self, document: Document, events: Iterator[yaml.Event]) -> None:
+    def __init__(self, document: Document, event: Callable[[], Any]) -> None:
+        """`event` gives the next one, and raises what is wrong with the text."""
         self._doc = document
-        self._events = events
+        self._next = event
+        self._at = document.values.at
 
     def run(self) -> None:
-        next(self._events)  # stream start
-        event = next(self._events)
-        if isinstance(event, yaml.StreamEndEvent):
+        self._next()  # stream start
+        event = self._next()
+        if isinstance(event, StreamEndEvent):
             mark = Mark(self._doc.file, 1, 1)
             raise _UnreadableError(
                 mark, "the file holds nothing", "write a configuration, or remove the file"
             )
-        self._doc.tree = self._value((), next(self._events))
-        next(self._events)  # document end
-        event = next(self._events)
-        if not isinstance(event, yaml.StreamEndEvent):
+        self._doc.tree = self._value((), self._next())
+        self._next()  # document end
+        event = self._next()
+        if not isinstance(event, StreamEndEvent):
             self._say((), event, "a second document begins here", "put everything into one, without ---")
 
     def _mark(self, event: yaml.Event) -> Mark:
@@ -154,33 +209,35 @@ class _Reader:
 
     def _say(self, path: Path, event: yaml.Event, what: str, do: str) -> None:
         self._doc.problems.append(Problem(self._mark(event), path, what, do))
+        if len(self._doc.problems) > MOST:
+            raise TooManyError
 
     def _break(self, path: Path, event: yaml.Event, what: str, do: str) -> None:
         self._doc.broken.add(path)
         self._say(path, event, what, do)
 
-    def _value(self, path: Path, event: yaml.Event) -> Value:
-        self._doc.values.setdefault(path, self._mark(event))
+    def _value(self, path: Path, event: Any) -> Value:
+        if path not in self._at:
+            self._at[path] = packed(event.start_mark)
         if len(path) > _MAX_DEPTH:
             raise _too_deep(self._mark(event))
-        if isinstance(event, yaml.AliasEvent):
+        kind = type(event)
+        if kind is AliasEvent:
             self._break(path, event, "an alias (*name) is not read here", "write the value out")
             return None
-        if isinstance(event, yaml.NodeEvent) and event.anchor is not None:
+        if event.anchor is not None:
             self._say(path, event, "an anchor (&name) is not read here", "remove it and write values out")
-        match event:
-            case yaml.MappingStartEvent():
-                self._tag(path, event, "map")
-                return self._mapping(path, {})
-            case yaml.SequenceStartEvent():
-                self._tag(path, event, "seq")
-                return self._sequence(path)
-            case yaml.ScalarEvent():
-                return self._scalar(path, event)
-            case _:
-                raise AssertionError(event)  # the parser emits no other event here
+        if kind is ScalarEvent:
+            return self._scalar(path, event)
+        if kind is MappingStartEvent:
+            self._tag(path, event, "map")
+            return self._mapping(path, {})
+        if kind is SequenceStartEvent:
+            self._tag(path, event, "seq")
+            return self._sequence(path)
+        raise AssertionError(event)  # the parser emits no other event here
 
-    def _tag(self, path: Path, event: yaml.ScalarEvent | yaml.CollectionStartEvent, expected: str) -> bool:
+    def _tag(self, path: Path, event: ScalarEvent | CollectionStartEvent, expected: str) -> bool:
         """True when the value may be taken as if it had no tag, or with the one it is expected to have."""
         tag = event.tag
         if tag is None or tag in ("!", _TAG + expected):
@@ -190,26 +247,27 @@ class _Reader:
 
     def _sequence(self, path: Path) -> list[Value]:
         items: list[Value] = []
-        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+        while type(event := self._next()) is not SequenceEndEvent:
             items.append(self._value((*path, len(items)), event))
         return items
 
     def _mapping(self, path: Path, into: dict[str, Value]) -> dict[str, Value]:
-        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+        keys = self._doc.keys.at
+        while type(event := self._next()) is not MappingEndEvent:
             key = self._key(path, event)
             if key is None:
                 self._skip()
                 continue
             here = (*path, key)
             if key not in into:
-                self._doc.keys[here] = self._mark(event)
-                into[key] = self._value(here, next(self._events))
+                keys[here] = packed(event.start_mark)
+                into[key] = self._value(here, self._next())
                 continue
             self._say(here, event, f"written twice, first in line {self._doc.keys[here].line}", "keep one")
             before = into[key]
-            event = next(self._events)
+            event = self._next()
             # A whole section written twice is read on: its parts are somebody's work, and may be wrong too.
-            if not path and isinstance(before, dict) and isinstance(event, yaml.MappingStartEvent):
+            if not path and isinstance(before, dict) and isinstance(event, MappingStartEvent):
                 self._mapping(here, before)
             else:
                 self._skip(event)
@@ -217,45 +275,51 @@ class _Reader:
 
     def _key(self, path: Path, event: yaml.Event) -> str | None:
         """The key, or None when the whole entry has to be passed over."""
-        if not isinstance(event, yaml.ScalarEvent):
+        if type(event) is ScalarEvent and event.tag is None and event.anchor is None:
+            key = event.value
+            if key[:1] not in _NOT_KEY and key.isascii():
+                return str(key)
+        if not isinstance(event, ScalarEvent):
             self._say(path, event, "a key must be text", "write `name: value`")
-            if isinstance(event, yaml.CollectionStartEvent):
+            if isinstance(event, CollectionStartEvent):
                 self._skip(event)
             return None
-        plain = event.implicit[0] and event.tag is None
+        plain = event.tag is None and event.implicit[0]
         if plain and event.value == "<<":
             self._break((*path, "<<"), event, "a merge (<<) is not read here", "write the values out")
             return None
         if event.anchor is not None or event.tag not in (None, "!", _TAG + "str"):
             self._say(path, event, "a key cannot have an anchor or a tag", "remove it")
         key = str(event.value)
-        if _SURROGATE.search(key):
+        if not key.isascii() and _SURROGATE.search(key):
             self._say(path, event, "a key holds half a character (a surrogate)", "write the character itself")
             return None
-        if plain and not isinstance(_resolve(key), str):
+        if plain and key[:1] in _NOT_TEXT and not isinstance(_resolve(key), str):
             self._say(path, event, f"the key {key or 'null'} is not text", f'write "{key}":')
         return key
 
     def _skip(self, event: yaml.Event | None = None) -> None:
         """Pass over one value, nested ones included."""
         depth = 0
-        event = event or next(self._events)
+        event = event or self._next()
         while True:
-            if isinstance(event, yaml.CollectionStartEvent):
+            if isinstance(event, CollectionStartEvent):
                 depth += 1
                 if depth > _MAX_DEPTH:
                     raise _too_deep(self._mark(event))
-            elif isinstance(event, yaml.CollectionEndEvent):
+            elif isinstance(event, CollectionEndEvent):
                 depth -= 1
             if depth == 0:
                 return
-            event = next(self._events)
+            event = self._next()
 
-    def _scalar(self, path: Path, event: yaml.ScalarEvent) -> Value:
+    def _scalar(self, path: Path, event: ScalarEvent) -> Value:
         text = str(event.value)
-        if _SURROGATE.search(text):
+        if not text.isascii() and _SURROGATE.search(text):
             self._break(path, event, "half a character (a surrogate)", "write the character itself")
             return None
+        if event.tag is None and (not event.implicit[0] or text[:1] not in _NOT_TEXT or text.count(".") > 1):
+            return text
         kind = event.tag.removeprefix(_TAG) if event.tag else ""
         if kind in _SCALAR_TAGS:
             value = _resolve(text)
@@ -280,6 +344,32 @@ class _Reader:
             self._break(path, event, "a number of more than 19 digits", "write it in quotes if it is text")
             return None
         return value
+
+
+class _Careful(_Reader):
+    """Leaves to the other parser what libyaml takes and it may not: a plain ? in brackets, comments of block scalars."""
+
+    _brackets = 0  # that are open
+
+    def _value(self, path: Path, event: Any) -> Value:
+        flow = bool(getattr(event, "flow_style", False))
+        self._brackets += flow
+        value = super()._value(path, event)
+        self._brackets -= flow
+        return value
+
+    def _key(self, path: Path, event: Any) -> str | None:
+        self._trust(event)
+        return super()._key(path, event)
+
+    def _scalar(self, path: Path, event: ScalarEvent) -> Value:
+        self._trust(event)
+        return super()._scalar(path, event)
+
+    def _trust(self, event: Any) -> None:
+        style = getattr(event, "style", None)
+        if style in ("|", ">") or (self._brackets and not style and "?" in getattr(event, "value", "")):
+            raise yaml.YAMLError
 
 
 def _resolve(text: str) -> Value:

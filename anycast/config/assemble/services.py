@@ -57,6 +57,7 @@ class Vips(Assembler):
         self._checks = checks
         self._pools = pools
         self.served: list[Served] = []
+        self._core_pools: dict[tuple[int, int], model.Pool] = {}  # by the identity of pool and check
 
     def vip(self, name: str, vip: schema.Vip) -> model.Vip | None:
         path: Path = ("vips", name)
@@ -117,7 +118,8 @@ class Vips(Assembler):
 
     def _uses(self, path: Path, name: str, vip: schema.Vip) -> Iterator[_Use]:
         """What a VIP serves: its list of services, or the one it describes itself."""
-        own = [field for field in type(vip).model_fields if field in vip.model_fields_set & vip.ONE_SERVICE]
+        given = vip.model_fields_set & vip.ONE_SERVICE
+        own = [field for field in type(vip).model_fields if field in given]
         if vip.services is not None:
             for field in own:
                 what = "this belongs to a service, and the VIP has a list of services"
@@ -166,7 +168,7 @@ class Vips(Assembler):
             self._say((*path, "pool"), "both pool and servers are written", "keep one of them", key=True)
         if vip.servers is None and vip.pool is None and self._whole((*path, "pool")):
             self._say_missing((*path, "servers"), "it is missing", "write the real servers, or a pool")
-        if vip.servers is not None and name in self._context.written("pools"):
+        if vip.servers is not None and self._context.is_written("pools", name):
             what = f"these servers make a pool named {name}, and pools has one of that name"
             self._say(
                 (*path, "servers"), what, f"write pool: {name}, or name the other pool otherwise", key=True
@@ -206,9 +208,7 @@ class Vips(Assembler):
         require = (
             self._checks.require(use.path, serving.require) if isinstance(serving, schema.Service) else None
         )
-        core_pool = model.Pool(
-            name=pool.name, servers=pool.servers, check=use.check or pool.check or DEFAULT_CHECK
-        )
+        core_pool = self._core_pool(pool, use.check or pool.check or DEFAULT_CHECK)
         services = [
             model.Service(
                 protocol=Protocol.TCP if serving.mark else serving.protocol,
@@ -231,13 +231,21 @@ class Vips(Assembler):
             Served(
                 place=self._context.place(use.path),
                 pool=self._context.place(pool.path),
-                servers=tuple(self._context.place(place) for place in pool.places),
+                servers=pool.places,
                 service=service,
                 versions=families,
             )
             for service in services
         ]
         return services
+
+    def _core_pool(self, pool: Pool, check: ServerTree) -> model.Pool:
+        """One value for all that use it with the same check."""
+        known = self._core_pools.get((id(pool), id(check)))
+        if known is None:
+            known = model.Pool(name=pool.name, servers=pool.servers, check=check)
+            self._core_pools[id(pool), id(check)] = known
+        return known
 
     def _tunnel(self, use: _Use) -> model.Tunnel:
         path = (*use.path, "tunnel")
@@ -392,7 +400,7 @@ class Vips(Assembler):
                 what = f"{count} servers, and the kernel's mh table has {MAGLEV_SLOTS} slots"
                 field = "servers" if pool.path == use.path else "pool"
                 self._say((*use.path, field), what, "use fewer servers, or another scheduler")
-        for _, port in use.ports:
+        for _, port in use.ports if pool.has_ports else ():
             self._one_each(use, pool, port)
         if forwarding is Forwarding.NAT or not self._whole((*use.path, "forwarding")):
             return
@@ -401,7 +409,7 @@ class Vips(Assembler):
             if use.serving.mark
             else [(port, str(port)) for _, port in use.ports]
         )
-        for place, server in zip(pool.places, pool.servers, strict=True):
+        for place, server in zip(pool.places, pool.servers, strict=True) if pool.has_ports else ():
             for port, words in served:
                 if server.port not in (None, port):
                     what = (

@@ -13,7 +13,7 @@ from anycast.config.assemble.hooks import hooks
 from anycast.config.assemble.node import Node, carried
 from anycast.config.assemble.pools import Pools
 from anycast.config.assemble.services import Vips
-from anycast.config.problem import NeededPath, Path, Problem
+from anycast.config.problem import NeededPath, Path, Problem, TooManyError
 from anycast.config.schema import file as schema
 from anycast.config.schema.scalars import NAME
 from anycast.config.warn import next_hops, warnings
@@ -42,7 +42,10 @@ def build(file: schema.File, source: Source, hostname: str) -> Built:
     """`hostname` is the default of `node.name`."""
     context = Context(file, source)
     builder = _Builder(context)
-    config = builder.config(hostname)
+    try:
+        config = builder.config(hostname)
+    except TooManyError:
+        config = None
     problems = context.problems
     if config is None:
         return Built(config=None, problems=problems)
@@ -112,8 +115,15 @@ class _Builder(Assembler):
             if neighbor.address:
                 taken[neighbor.address] = "a neighbor's address"
         self._next_hops(bgp.next_hop if bgp else schema.NextHop())
+        vips = {
+            int(address)
+            for vip in self._context.file.vips.values()
+            for address in (*([] if vip.address is None else [vip.address]), *(vip.addresses or []))
+        }
         for server in self._pools.servers:
-            taken.update(dict.fromkeys(server.addresses, f"the address of the real server {server.name}"))
+            for address in server.addresses:
+                if int(address) in vips:
+                    taken[address] = f"the address of the real server {server.name}"
         families = {version for neighbor in neighbors for version in carried(neighbor)}
         known = self._context.whole_list(("bgp", "neighbors"), "address", "families") and all(
             one.address for one in neighbors
