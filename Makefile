@@ -1,4 +1,4 @@
-# The main targets: demo, chaos, test, lab, bench, bench-checks, bench-ops. Everything they need is installed by them.
+# The main targets: demo, chaos, test, lab, bench, bench-checks, bench-ops, bench-scale. Everything they need is installed by them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
 EXABGP_42 := build/venv-exabgp42
 
-.PHONY: help setup demo chaos bench bench-checks bench-ops lab lab-down test lint unit contract e2e test-lowest
+.PHONY: help setup demo chaos bench bench-checks bench-ops bench-scale lab lab-down test lint unit contract e2e test-lowest
 .PHONY: package package-lock test-package schema machines clab clean
 
 help: ## what can be made
@@ -52,6 +52,13 @@ bench-checks: setup ## checks against HAProxy's, the agent under 5,000 a second,
 
 bench-ops: $(STAMP) ## the ops surface: hostile clients against the lease, documents of 5,000 servers; three minutes
 	@$(BIN)/python -m lab.bench_ops
+
+# ROWS=outcome,tick (ROWS=help lists them), QUICK=1 for small sizes, LONG=1 for the rows of ten minutes too (an hour
+# and a half in all), SECONDS_EACH= in the place of those ten minutes.
+bench-scale: setup ## what the size of the configuration costs, against an older build; root, half an hour
+	@./lab/install routers
+	@$(BIN)/python -m lab.bench_scale $(if $(ROWS),--rows '$(ROWS)') $(if $(QUICK),--quick) $(if $(LONG),--long) \
+		$(if $(SECONDS_EACH),--seconds '$(SECONDS_EACH)')
 
 lab: setup ## leave the lab running: then `lab/lab exec lb1`
 	@$(BIN)/python -m lab up

@@ -67,6 +67,16 @@ def first_in_line() -> None:
 
 
 @contextlib.contextmanager
+def ahead() -> Iterator[None]:
+    """As `first_in_line`, for the block; what was started in it keeps its priority."""
+    first_in_line()
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+@contextlib.contextmanager
 def running(argv: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
     """The program for the block, which kills it."""
     with subprocess.Popen(argv, **options) as process:

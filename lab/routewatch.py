@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from lab import netns
 from lab.topology import MOST_BALANCERS, VIPS, topology
 
-_RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
+RTM_NEWROUTE, RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
 _NLMSG_DONE, _NLMSG_ERROR = 3, 2
 _DUMP = 0x1 | 0x300
 _GROUPS = 0x1 | 0x40 | 0x400  # links, IPv4 and IPv6 routes
@@ -64,9 +64,9 @@ class RouteTable:
             self._queries.send(header + body)
             done = False
             while not done:
-                for kind, message in _messages(self._queries.recv(262144)):
+                for kind, message in messages(self._queries.recv(262144)):
                     done = done or kind in (_NLMSG_DONE, _NLMSG_ERROR)
-                    if kind == _RTM_NEWROUTE and (route := _route(message)) and route[0] in self._prefixes:
+                    if kind == RTM_NEWROUTE and (route := route_of(message)) and route[0] in self._prefixes:
                         hops = (self._names.get(hop, hop) for hop in route[1])
                         found[route[0]] = tuple(sorted({*found.get(route[0], ()), *hops}))
         return found
@@ -92,13 +92,13 @@ class RouteTable:
                 families = set(_FAMILIES)
                 continue
             families = set()
-            for kind, message in _messages(data):
+            for kind, message in messages(data):
                 if (
                     kind == _RTM_NEWLINK
                 ):  # a link that goes takes next hops out without a word about the route
                     families |= set(_FAMILIES)
-                elif kind in (_RTM_NEWROUTE, _RTM_DELROUTE):
-                    route = _route(message)
+                elif kind in (RTM_NEWROUTE, RTM_DELROUTE):
+                    route = route_of(message)
                     families |= {_family(route[0])} if route and route[0] in self._prefixes else set()
 
     def stop(self) -> None:
@@ -176,7 +176,7 @@ def _family(prefix: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in prefix else socket.AF_INET
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
     at = 0
     while at + 16 <= len(data):
         length, kind = struct.unpack_from("=IH", data, at)
@@ -194,7 +194,7 @@ def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
         at += (length + 3) & ~3
 
 
-def _route(message: bytes) -> tuple[str, tuple[str, ...]] | None:
+def route_of(message: bytes) -> tuple[str, tuple[str, ...]] | None:
     """Prefix and usable next hops of a unicast route in the main table."""
     family, bits, _, _, table, _, _, kind, flags = struct.unpack_from("=BBBBBBBBI", message)
     if table != _MAIN_TABLE or kind != 1 or family not in _FAMILIES:
