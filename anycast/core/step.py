@@ -330,14 +330,13 @@ def _move_on(
         moved, logs = maintenances.advance(before, state, now)
         effects += logs
         names |= touched.in_maintenance(state, moved)
-        before, state = state, moved
-        if not names and before is state:
+        if not names and moved is state:
             return state, judged, effects
         judged |= names
-        after, more = _judge(state, names, now)
+        after, more = _judge(moved, names, now)
         effects += more
         # A verdict rests on the one before it.
-        names = {name for name in names if after.vips[name] is not state.vips[name]}
+        names = {name for name in names if after.vips[name] is not moved.vips[name]}
         before, state = state, after
 
 

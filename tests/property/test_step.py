@@ -537,7 +537,7 @@ class World(RuleBasedStateMachine):
     def all_goes_well(self, rounds: int) -> None:
         for _ in range(rounds):
             self.answer_all(Outcome.OK)
-            if self.pending is not None:
+            while self.pending is not None:
                 self.kernel_answers(1.0)
             for source in sorted(self.connected):
                 self.report(source)

@@ -203,16 +203,12 @@ def _with_apart(before: State, state: State, pieces: set[Piece]) -> State:
     kernel, snapshot = state.kernel, state.kernel.snapshot
     if snapshot is None:
         return replace(state, apart={}) if state.apart else state
-    apart, reached, gone = dict(state.apart), dict[Piece, object](), list[Piece]()
-    for piece in sorted(pieces, key=lambda piece: _rank(state, piece)):
-        if not _is_held(state, snapshot, piece):
-            apart[piece] = None
-            continue
-        apart.pop(piece, None)
-        if _is_there(snapshot, piece):
-            reached[piece] = aim(state, piece)
-        else:
-            gone.append(piece)
+    held = {piece for piece in pieces if _is_held(state, snapshot, piece)}
+    there = [piece for piece in held if _is_there(snapshot, piece)]
+    reached = {piece: aim(state, piece) for piece in there}
+    apart = {piece: None for piece in state.apart if piece not in held}
+    new = [piece for piece in pieces if piece not in held and piece not in apart]
+    apart.update(dict.fromkeys(sorted(new, key=lambda piece: _rank(state, piece))))
     fresh = kernel.reported is not before.kernel.reported
     attempted = kernel.attempted
     if fresh and attempted:
@@ -226,23 +222,28 @@ def _with_apart(before: State, state: State, pieces: set[Piece]) -> State:
         attempted=attempted,
         stuck=stuck,
         # While a program is under way the snapshot is no longer what the kernel holds.
-        reached=kernel.reached if kernel.under_way else kernel.reached.updated(reached, gone),
+        reached=kernel.reached
+        if kernel.under_way
+        else kernel.reached.updated(reached, held.difference(there)),
         settled=kernel.settled or (fresh and not apart),
     )
     kernel = state.kernel if kernel == state.kernel else kernel
     return replace(state, kernel=kernel, apart=state.apart if apart == state.apart else apart)
 
 
-def _rank(state: State, piece: Piece) -> tuple[int, int]:
+def _rank(state: State, piece: Piece) -> tuple[int, int, tuple[int, ...]]:
     """The order in which pieces are written: what there is before what is new, VIPs as they are configured."""
     index = state.index
-    if isinstance(piece, str):
-        return 0, 0
-    if isinstance(piece, ipvs.ServiceKey | ipvs.MarkKey):
-        one = index.services.get(piece)
-        name = "" if one is None else one.vip
-        return (1 if piece in kernel_table(state) and one is not None else 2), index.place.get(name, -1)
-    return 3, index.place.get(index.vip_at.get(piece, ""), -1)
+    match piece:
+        case str():
+            return 0, 0, ()
+        case ipvs.ServiceKey() | ipvs.MarkKey():
+            one = index.services.get(piece)
+            name = "" if one is None else one.vip
+            present = piece in kernel_table(state) and one is not None
+            return 1 if present else 2, index.place.get(name, -1), ipvs.order_of(piece)
+        case _:
+            return 3, index.place.get(index.vip_at.get(piece, ""), -1), (piece.version, int(piece))
 
 
 def _with_differences(state: State, names: Iterable[str]) -> State:

@@ -68,6 +68,13 @@ class MarkKey:
 Key: TypeAlias = ServiceKey | MarkKey
 
 
+def order_of(key: Key) -> tuple[int, ...]:
+    """Puts keys in one order."""
+    if isinstance(key, MarkKey):
+        return 1, key.version, key.mark
+    return 0, key.address.version, int(key.address), key.port, _PLACE[key.protocol]
+
+
 def version_of(key: Key) -> int:
     """4 or 6: of the packets of the service. Its real servers may be of the other family, with tunnels."""
     return key.version if isinstance(key, MarkKey) else key.address.version
