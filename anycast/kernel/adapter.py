@@ -31,6 +31,7 @@ from anycast.kernel.ipvs import Ipvs
 
 # The kernel looks for connections without a real server a jiffy after a removal, in a thread of its own.
 EXPIRY = 0.1  # seconds
+_AT_ONCE = 1024  # operations that are looked at in one turn of the event loop
 
 _Single: TypeAlias = SetSysctl | SetTimeouts | StartSync | StopSync
 _Addresses: TypeAlias = AddAddress | RemoveAddress
@@ -111,9 +112,10 @@ class Kernel:
         What failed hinders no other operation. After a failure read everything again.
         """
         failures: list[Failure] = []
-        # Neighbours of a kind go out in batches.
-        for kind, together in itertools.groupby(ops, _kind):
-            failures += await self._play(kind, list(together))
+        for begin in range(0, len(ops), _AT_ONCE):
+            # Neighbours of a kind go out in batches.
+            for kind, together in itertools.groupby(ops[begin : begin + _AT_ONCE], _kind):
+                failures += await self._play(kind, list(together))
         return tuple(failures)
 
     async def _play(self, kind: type | None, ops: list[Any]) -> Sequence[Failure]:

@@ -196,7 +196,7 @@ class Ipvs:
         self._family, self._whole = family, False
         if some is None:
             records = await self._listed()
-            looked = dict.fromkeys((*(record.key for record in records if record.key), *self._known))
+            looked = dict.fromkeys(self._known)
         else:
             looked = some
             asked = [await self._asked(key) for key in some]
@@ -249,26 +249,21 @@ class Ipvs:
         return await self._netlink.answer(codec.family_frame, codec.parse_family)
 
     async def _listed(self) -> list[ServiceRecord]:
+        # Dumps of IPVS are not atomic and do not say so: a writer in between shifts the list. So something is found
+        # twice, or is left out that was there all the time; what was known can be asked for by itself.
+        records: dict[Key, ServiceRecord] = {}
         for _ in range(READS):
             found, whole = await self._dumped(codec.Request(codec.GET_SERVICE, b""), self._services.parse)
-            keys: list[Key] = [record.key for record in found if record.key is not None]
-            # Dumps of IPVS are not atomic and do not say so: a writer in between shifts the list. So something is
-            # found twice, or is left out that was there all the time.
-            if (
-                whole
-                and len(set(keys)) == len(keys)
-                and not await self._any_of(self._known.keys() - set(keys))
-            ):
-                self._services.forget(but=len(found))
-                return found
-        raise KernelUnavailable(_RESTLESS)
-
-    async def _any_of(self, keys: Iterable[Key]) -> bool:
-        """Whether one of the services is there."""
-        for key in keys:
-            if await self._asked(key) is not None:
-                return True
-        return False
+            named = [(record.key, record) for record in found if record.key is not None]
+            records |= named
+            if whole and len(dict(named)) == len(named):
+                records = dict(named)
+                break
+        self._services.forget(but=len(records))
+        for key in [key for key in self._known if key not in records]:
+            if (record := await self._asked(key)) is not None:
+                records[key] = record
+        return list(records.values())
 
     async def _asked(self, key: Key) -> ServiceRecord | None:
         request = codec.Request(codec.GET_SERVICE, codec.service_key(key))

@@ -146,7 +146,7 @@ def test_a_table_weight_that_nobody_knows_is_written_once_more() -> None:
 def test_this_kernel_writes_destinations_in_the_layout_of_the_fast_path(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delattr(ipvs_codec, "walk_destination")
+    monkeypatch.delattr(ipvs_codec, "parse_destination")
     six = ServiceKey(protocol=Protocol.UDP, address=V6, port=53)
     table: Table = {WEB: entry(server("10.0.0.1")), six: entry(server("fd00::1", 53), scheduler="rr")}
     established(desired(table))

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -26,13 +26,13 @@ from anycast.config.loaded import Loaded
 from anycast.config.problem import ConfigError, Mark, Problem
 from anycast.core import events as ev
 from anycast.core.dataplane import kernel as kernels
-from anycast.core.dataplane.ipvs import Key
+from anycast.core.dataplane.ipvs import AddService, Key, ServiceKey, Settings
 from anycast.core.health.phase import Outcome, Result
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import FILE, NODE, STOP, Maintenance
 from anycast.core.state import State
 from anycast.core.step import step
-from anycast.core.values.configuration import Config
+from anycast.core.values.configuration import Config, Protocol
 from anycast.core.values.report import Report
 from anycast.core.vip.decide import Reason
 from anycast.kernel.errors import KernelUnavailable
@@ -78,7 +78,8 @@ class FakeKernel:
         await asyncio.sleep(0)
         self.holds = kernels.play(self.holds, ops)
         self.played.append(tuple(ops))
-        return self.failures
+        failures, self.failures = self.failures, ()
+        return failures
 
     async def watch(self, on_change: Callable[[], None]) -> None:
         self.watchers.put_nowait(on_change)
@@ -213,6 +214,37 @@ def test_an_engine_that_is_stopped_withdraws_and_leaves_the_kernel_as_it_is(tmp_
         assert engine.clean_exit
         assert site.kernel.holds == before
         assert site.kernel.closed
+
+    play(tmp_path, story)
+
+
+def test_after_a_program_only_what_it_touched_is_read_unless_something_failed(tmp_path: Path) -> None:
+    key: Key = ServiceKey(protocol=Protocol.TCP, address=ip_address("192.0.2.9"), port=80)
+    op = AddService(service=key, settings=Settings(scheduler="rr"))
+    read, program = ev.ReadKernel(sysctls=()), ev.ProgramKernel(ops=(op,), sysctls=())
+
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        partial: list[bool] = []
+
+        async def use(effect: ev.ReadKernel | ev.ProgramKernel) -> frozenset[Key] | None:
+            await engine._use_kernel(effect)
+            event = engine._inbox.get_nowait()
+            partial.append(isinstance(event, ev.KernelRead) and event.partial)
+            return site.kernel.asked[-1]
+
+        assert await use(program) is None  # nothing was read yet
+        assert await use(program) == frozenset({key})
+        assert await use(replace(program, full=True)) is None
+        assert await use(read) is None
+        site.kernel.failures = (kernels.Failure((op,), "refused"),)
+        assert await use(program) is None
+        site.kernel.trouble = KernelUnavailable("no ip_vs")
+        assert await use(program) == frozenset({key})
+        site.kernel.trouble = None
+        assert await use(program) is None
+        assert await use(program) == frozenset({key})
+        assert partial == [False, True, False, False, False, False, False, True]
 
     play(tmp_path, story)
 

@@ -391,3 +391,19 @@ def test_a_tunnel_reaches_a_server_of_the_other_family_and_nothing_else_does() -
         Vip(name="web", addresses=addresses(1)[:1], services=(replace(tunnel, forwarding=Forwarding.DR),))
     )
     assert present(direct) == ["10.9.2.1"]
+
+
+def test_a_reading_of_a_few_services_proves_nothing_of_the_others() -> None:
+    """So the next whole one is not put off, and no rate is made of its packets."""
+    node = up()
+    before = node.state.kernel
+    node.now += 1.0
+    node.send(ev.KernelRead(snapshot=replace(told(node.kernel, node.asked), packets={}), partial=True))
+    after = node.state.kernel
+    assert (after.read_at, after.good_until, after.next_read, after.counts) == (
+        before.read_at,
+        before.good_until,
+        before.next_read,
+        before.counts,
+    )
+    assert after.snapshot is not before.snapshot

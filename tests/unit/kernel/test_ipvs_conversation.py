@@ -20,6 +20,7 @@ from anycast.core.dataplane.ipvs import (
     IpvsOp,
     MarkKey,
     MoveDestination,
+    ServiceEntry,
     ServiceKey,
     SetDestination,
     SetService,
@@ -72,6 +73,7 @@ class Kernel:
         self.script = script
         self.batches: list[list[int]] = []
         self.sockets = 0
+        self.body = b""  # of the request that is answered
         self._asked: dict[int, int] = {}
         self._open: list[socket.socket] = []
 
@@ -99,6 +101,7 @@ class Kernel:
             commands.append(command)
             asked = self._asked.get(command, 0)
             self._asked[command] = asked + 1
+            self.body = data[message.start + 4 : message.end]
             reply = self.script(command, asked)
             if reply == [] and message.flags & netlink_codec.NLM_F_ACK:
                 reply = [(netlink_codec.NLMSG_ERROR, 0, b"")]
@@ -508,3 +511,143 @@ def test_no_operations_are_no_conversation(monkeypatch: pytest.MonkeyPatch) -> N
             return kernel.sockets
 
     assert asyncio.run(story()) == 0
+
+
+OTHER = MarkKey(mark=7, version=4)
+OTHER_SERVICE = written(AddService(service=OTHER, settings=Settings(scheduler="rr")))
+
+
+class Table:
+    """A kernel with services by their names, that answers for each of them."""
+
+    def __init__(self, *services: bytes) -> None:
+        self.services = {_name(body): body for body in services}
+        self.asked: list[tuple[int, bytes]] = []  # commands about one service
+        self.lists = [listing(server(1))]
+        self.left_out: set[bytes] = set()  # of the list of services
+        self.goes = False  # as soon as its real servers are asked for
+
+    @contextlib.contextmanager
+    def spoken_to(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[ipvs.Ipvs]:
+        with speaking_to(lambda command, asked: self._reply(kernel.body, command, asked), monkeypatch) as (
+            table,
+            kernel,
+        ):
+            yield table
+
+    def _reply(self, body: bytes, command: int, asked: int) -> Reply | None:
+        if command == codec.GET_SERVICE and not body:
+            names = [name for name in self.services if name not in self.left_out]
+            return [*((FAMILY, 0, self.services[name]) for name in names), DONE]
+        if command not in (codec.GET_SERVICE, codec.GET_DEST):
+            return quiet(command, asked)
+        self.asked.append((command, body))
+        if self.goes:
+            self.services.clear()
+        if command == codec.GET_DEST:
+            return self.lists[min(asked, len(self.lists) - 1)] if body in self.services else [DONE]
+        if body not in self.services:
+            return [(netlink_codec.NLMSG_ERROR, errno.ESRCH, b"")]
+        return [(FAMILY, 0, self.services[body])]
+
+
+def _name(service: bytes) -> bytes:
+    return next(
+        codec.service_key(key) for key in (KEY, OTHER) if codec.parse_service(*_message(service)).key == key
+    )
+
+
+def _message(body: bytes) -> tuple[bytes, netlink_codec.Message]:
+    data = codec.frame([codec.Request(codec.GET_SERVICE, body)], family=FAMILY, sequence=1)
+    (only,) = netlink_codec.messages(data)
+    return data, only
+
+
+def test_of_a_program_only_the_services_it_touched_are_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Table(SERVICE, OTHER_SERVICE)
+
+    async def story() -> None:
+        with held.spoken_to(monkeypatch) as table:
+            first = await table.read([OTHER])  # everything, for nothing is known
+            assert set(first.table) == {KEY, OTHER}
+            held.asked.clear()
+            held.lists = [listing(server(2))]
+            second = await table.read([KEY])
+            named = codec.service_key(KEY)
+            assert held.asked == [(codec.GET_SERVICE, named), (codec.GET_DEST, named)]
+            assert second.table[KEY].destinations == (server(2),)
+            assert second.table[OTHER] is first.table[OTHER]
+            del held.services[named]
+            third = await table.read([KEY])
+            assert set(third.table) == set(third.packets) == {OTHER}
+
+    asyncio.run(story())
+
+
+def test_after_a_reading_that_failed_everything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Table(SERVICE, OTHER_SERVICE)
+
+    async def story() -> None:
+        with held.spoken_to(monkeypatch) as table:
+            await table.read()
+            held.lists = [listing(server(1), server(1))]
+            with pytest.raises(KernelUnavailable):
+                await table.read([KEY])
+            held.lists = [listing(server(2))]
+            assert (await table.read([KEY])).table[OTHER].destinations == (server(2),)
+
+    asyncio.run(story())
+
+
+def test_a_service_that_a_list_leaves_out_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Table(SERVICE, OTHER_SERVICE)
+
+    async def story() -> None:
+        with held.spoken_to(monkeypatch) as table:
+            first = await table.read()
+            held.left_out = {codec.service_key(OTHER)}
+            assert (await table.read()).table is first.table
+            del held.services[codec.service_key(OTHER)]
+            assert set((await table.read()).table) == {KEY}
+
+    asyncio.run(story())
+
+
+def test_a_service_that_goes_while_it_is_read_is_none_without_real_servers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held = Table(SERVICE)
+    held.goes = True
+
+    async def story() -> None:
+        with held.spoken_to(monkeypatch) as table:
+            assert (await table.read()).table == {}
+
+    asyncio.run(story())
+
+
+def test_a_service_without_real_servers_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Table(SERVICE)
+    held.lists = [[DONE]]
+
+    async def story() -> None:
+        with held.spoken_to(monkeypatch) as table:
+            assert (await table.read()).table[KEY].destinations == ()
+
+    asyncio.run(story())
+
+
+def test_objects_that_are_there_already_are_the_ones_that_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Table(SERVICE)
+    held.lists = [listing(server(1), server(2))]
+    same = ServiceEntry(scheduler="mh", destinations=(server(2), server(1)))
+    other = replace(same, destinations=(server(2, weight=5), server(1)))
+
+    async def read(alike: ServiceEntry) -> ServiceEntry:
+        with held.spoken_to(monkeypatch) as table:
+            return (await table.read(alike={KEY: alike})).table[KEY]
+
+    assert asyncio.run(read(same)) is same
+    found = asyncio.run(read(other))
+    assert found == same
+    assert found.destinations[1] is other.destinations[1]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import resource
 import socket
 from collections.abc import Iterable, Sequence
@@ -8,8 +9,24 @@ from ipaddress import ip_address
 
 import pytest
 
-from anycast.core.dataplane.ipvs import IpvsOp, Key, MarkKey, RemoveDestination, ServiceEntry, ServiceKey
-from anycast.core.dataplane.kernel import EXPIRE_NODEST, ExpireDestinations, Failure, SetSysctl
+from anycast.core.dataplane.ipvs import (
+    IpvsOp,
+    Key,
+    MarkKey,
+    RemoveDestination,
+    RemoveService,
+    ServiceEntry,
+    ServiceKey,
+)
+from anycast.core.dataplane.kernel import (
+    EXPIRE_NODEST,
+    AddAddress,
+    ExpireDestinations,
+    Failure,
+    KernelOp,
+    RemoveAddress,
+    SetSysctl,
+)
 from anycast.core.values.configuration import Address, Protocol, Timeouts
 from anycast.core.values.persistent import PersistentMap
 from anycast.kernel import adapter, addresses, sysctl
@@ -135,3 +152,46 @@ def test_without_descriptors_no_interface_is_said_to_be_missing() -> None:
             addresses.index_of("lo")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+
+
+def test_neighbours_of_a_kind_are_written_together_and_all_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(monkeypatch)
+    one, two, three = (ip_address(f"192.0.2.{number}") for number in (1, 2, 3))
+
+    async def add(interface: str, added: Sequence[Address]) -> dict[Address, OSError]:
+        script.done.append(("add", interface, *added))
+        return {two: OSError(errno.ENOMEM, "no memory")} if two in added else {}
+
+    async def remove(interface: str, removed: Sequence[Address]) -> dict[Address, OSError]:
+        script.done.append(("remove", interface, *removed))
+        raise KernelUnavailable("interface lo does not exist")
+
+    monkeypatch.setattr(addresses, "add", add)
+    monkeypatch.setattr(addresses, "remove", remove)
+    key = MarkKey(mark=7, version=4)
+    gone = RemoveService(service=key)
+    sysctls = [SetSysctl(name=name, value="1") for name in ("a", "b")]
+    ops: list[KernelOp] = [
+        *sysctls,
+        gone,
+        AddAddress(address=one),
+        AddAddress(address=two),
+        RemoveAddress(address=three),
+        gone,
+    ]
+    failures = asyncio.run(Kernel("lo").play(ops))
+    assert script.done == [
+        ("a", "1"),
+        ("b", "1"),
+        gone,
+        ("add", "lo", one, two),
+        ("remove", "lo", three),
+        gone,
+    ]
+    assert failures == (
+        ((AddAddress(address=two),), "add address 192.0.2.2 to lo: no memory (ENOMEM)"),
+        (
+            (RemoveAddress(address=three),),
+            "remove address 192.0.2.3 from lo: interface lo does not exist",
+        ),
+    )
