@@ -17,7 +17,7 @@ from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
 import anycast
-from anycast.core.state import VipState
+from anycast.core.state import State, VipState
 from anycast.core.values.configuration import Vip
 from anycast.ops import page, status, why
 from anycast.ops.board import Boards
@@ -220,11 +220,24 @@ class _Kept(Generic[T]):
         return self._kept[2]
 
 
+class _Routes:
+    """The routing of the newest state, worked out once for all who ask for one VIP after the other."""
+
+    def __init__(self) -> None:
+        self._of: tuple[State, float, status.Routing] | None = None  # with when it was worked out
+
+    def read(self, state: State, now: float) -> status.Routing:
+        if self._of is None or self._of[0] is not state or now > self._of[1] + FRESH:
+            self._of = state, now, status.routing(state, now)
+        return self._of[2]
+
+
 class _Reading:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._boards = Boards()
         self._status = _Kept[bytes]()
+        self._routes = _Routes()
         self._pages: dict[page.Asked, _Kept[bytes]] = {}
         self._memory = page.Memory()
         self._metrics_of = defaultdict[tuple[str, bool], _Kept[Body]](_Kept)  # by what is asked for
@@ -303,7 +316,7 @@ class _Reading:
     async def get_vip(self, request: web.Request) -> web.Response:
         state, vip = self._source.facts.state, self._vip(request.match_info["name"])
         now = time.monotonic()
-        routes = status.routing(state, now)
+        routes = self._routes.read(state, now)
         announced = status.is_announced(routes, vip)
         code = 200 if announced else 503
         if _wants_json(request):
