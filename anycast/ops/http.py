@@ -38,7 +38,8 @@ WRITE_TIME = 10.0  # seconds such a slice waits for its reader
 MAX_HEADERS = 128  # of a request
 MAX_PAGES = 16  # with different VIPs on them, that are kept for a moment
 KEEP_ALIVE = 15.0  # seconds between two comments in a stream of events
-BATCH = 50  # events written to a stream in one go
+BATCH = 50  # events written to a stream in one go; VIPs of a document before others have a turn
+_VIPS = "\0 here are the VIPs \0"  # no name or text of a configuration has such a sign
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Reached = Callable[[int, float], Awaitable[bool]]
@@ -213,11 +214,18 @@ class _Kept(Generic[T]):
 
     def read(self, make: Callable[[], T], key: object = None) -> T:
         """Made anew when the moment is over, or `key` is another."""
-        if self._kept is None or self._kept[0] != key or time.monotonic() > self._kept[1]:
-            self._kept = None  # not two of them at once
-            made = make()
-            self._kept = key, time.monotonic() + FRESH, made
-        return self._kept[2]
+        known = self.known(key)
+        return self.keep(make(), key) if known is None else known
+
+    def known(self, key: object = None) -> T | None:
+        if self._kept is not None and self._kept[0] == key and time.monotonic() <= self._kept[1]:
+            return self._kept[2]
+        self._kept = None  # not two of them at once
+        return None
+
+    def keep(self, made: T, key: object = None) -> T:
+        self._kept = key, time.monotonic() + FRESH, made
+        return made
 
 
 class _Routes:
@@ -237,6 +245,7 @@ class _Reading:
         self._source = source
         self._boards = Boards()
         self._status = _Kept[bytes]()
+        self._writing = asyncio.Lock()
         self._routes = _Routes()
         self._pages: dict[page.Asked, _Kept[bytes]] = {}
         self._memory = page.Memory()
@@ -278,20 +287,33 @@ class _Reading:
 
     async def get_status(self, request: web.Request) -> web.Response:
         # Who names a revision has just changed something.
-        body = self._status.read(lambda: _dumps(self._document()).encode(), request.headers.get(REVISION))
+        key = request.headers.get(REVISION)
+        async with self._writing:  # who asks meanwhile gets the same
+            body = self._status.known(key) or self._status.keep(await self._document(), key)
         return web.Response(body=body, content_type="application/json", charset="utf-8")
 
-    def _document(self) -> dict[str, Any]:
+    async def _document(self) -> bytes:
+        """Written VIP by VIP: of thousands the whole is large as values, and others are answered meanwhile."""
         state, now, wall = self._source.facts.state, time.monotonic(), time.time()
-        return status.document(
+        view = self._boards.of(state).view(status.Clock(now=now, wall=wall))
+        routes = status.routing(state, now)
+        frame = status.frame(
             state,
+            _VIPS,
             now=now,
             wall=wall,
             version=anycast.__version__,
             pid=self._source.pid,
             reload_ok=self._source.facts.reload_ok,
-            view=self._boards.of(state).view(status.Clock(now=now, wall=wall)),
         )
+        head, _, tail = _dumps(frame).partition(json.dumps(_VIPS))
+        vips: list[str] = []
+        for vip in state.config.vips:
+            told = status.vip_status(state, vip, now=now, wall=wall, routes=routes, view=view)
+            vips.append(json.dumps(told, allow_nan=False))
+            if len(vips) % BATCH == 0:
+                await asyncio.sleep(0)
+        return f"{head}[{', '.join(vips)}]{tail}".encode()
 
     async def get_metrics(self, request: web.Request) -> web.StreamResponse:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
