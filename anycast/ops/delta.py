@@ -26,7 +26,7 @@ from anycast.core.values.persistent import PersistentMap, changed
 Path: TypeAlias = tuple[Any, ...]
 Change: TypeAlias = tuple[Path, tuple[Any, ...]]
 
-PIECE = 300  # values that are sent together, about: one to two milliseconds of work
+PIECE = 200  # values that are sent together, about: a millisecond or two of work
 _BETWEEN = 64  # entries of a plain mapping that are looked at between two turns
 _ABSENT: Any = object()
 _ATOMS = (NoneType, bool, int, float, str, Enum, IPv4Address, IPv6Address, IPv4Network, IPv6Network)

@@ -11,13 +11,14 @@ import io
 import pickle
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Any
+from operator import attrgetter
+from typing import Any, TypeAlias
 
 from anycast.core.index import Index, indexed
 from anycast.core.owned import NOTHING
-from anycast.core.values.configuration import Address, Config, Prefix, Target
+from anycast.core.values.configuration import Address, Config, Prefix
 from anycast.core.values.persistent import PersistentMap
 from anycast.ops.delta import Change, names
 from anycast.ops.source import Facts
@@ -68,11 +69,6 @@ def _made(kind: type, parts: tuple[object, ...]) -> object:
     return kind(**dict(zip(names(kind), parts, strict=True)))
 
 
-def _remake(target: Target) -> tuple[Any, tuple[Any, ...]]:
-    # It keeps its hash, which is another in each process.
-    return _made, (Target, tuple(getattr(target, name) for name in names(Target)))
-
-
 def _address(address: Address) -> tuple[Any, tuple[int]]:
     return type(address), (int(address),)  # by itself it would be sent as text, and parsed
 
@@ -81,15 +77,43 @@ def _prefix(prefix: Prefix) -> tuple[Any, tuple[tuple[int, int]]]:
     return type(prefix), ((int(prefix.network_address), prefix.prefixlen),)
 
 
+_Reduced: TypeAlias = str | tuple[Any, ...]
+
+
+class _Reducers(dict[type, Callable[[Any], _Reduced]]):
+    """How values of each type are taken apart. Of a dataclass what it is made of: one by one its fields are dear to find,
+    and a hash that it keeps is another in each process.
+    """
+
+    def __missing__(self, kind: type) -> Callable[[Any], _Reduced]:
+        made = self[kind] = _taken_apart(kind) if is_dataclass(kind) else _as_ever
+        return made
+
+
+def _taken_apart(kind: type) -> Callable[[Any], _Reduced]:
+    which = names(kind)
+    if len(which) < 2:  # an attrgetter of one name gives no tuple
+        return lambda value: (_made, (kind, tuple(getattr(value, name) for name in which)))
+    parts = attrgetter(*which)
+    return lambda value: (_made, (kind, parts(value)))
+
+
+def _as_ever(value: Any) -> Any:
+    if isinstance(value, type):
+        return value.__qualname__
+    return value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+
+
 class _Pickler(pickle.Pickler):
-    dispatch_table = {  # noqa: RUF012 - as the library wants it
-        **copyreg.dispatch_table,
-        Target: _remake,
-        IPv4Address: _address,
-        IPv6Address: _address,
-        IPv4Network: _prefix,
-        IPv6Network: _prefix,
-    }
+    dispatch_table = _Reducers(
+        {
+            **copyreg.dispatch_table,
+            IPv4Address: _address,
+            IPv6Address: _address,
+            IPv4Network: _prefix,
+            IPv6Network: _prefix,
+        }
+    )
 
 
 def encode(message: Message) -> bytes:

@@ -17,7 +17,7 @@ from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
 import anycast
-from anycast.core.state import VipState
+from anycast.core.state import State, VipState
 from anycast.core.values.configuration import Vip
 from anycast.ops import page, status, why
 from anycast.ops.board import Boards
@@ -38,7 +38,8 @@ WRITE_TIME = 10.0  # seconds such a slice waits for its reader
 MAX_HEADERS = 128  # of a request
 MAX_PAGES = 16  # with different VIPs on them, that are kept for a moment
 KEEP_ALIVE = 15.0  # seconds between two comments in a stream of events
-BATCH = 50  # events written to a stream in one go
+BATCH = 50  # events written to a stream in one go; VIPs of a document before others have a turn
+_VIPS = "\0 here are the VIPs \0"  # no name or text of a configuration has such a sign
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Reached = Callable[[int, float], Awaitable[bool]]
@@ -213,11 +214,30 @@ class _Kept(Generic[T]):
 
     def read(self, make: Callable[[], T], key: object = None) -> T:
         """Made anew when the moment is over, or `key` is another."""
-        if self._kept is None or self._kept[0] != key or time.monotonic() > self._kept[1]:
-            self._kept = None  # not two of them at once
-            made = make()
-            self._kept = key, time.monotonic() + FRESH, made
-        return self._kept[2]
+        known = self.known(key)
+        return self.keep(make(), key) if known is None else known
+
+    def known(self, key: object = None) -> T | None:
+        if self._kept is not None and self._kept[0] == key and time.monotonic() <= self._kept[1]:
+            return self._kept[2]
+        self._kept = None  # not two of them at once
+        return None
+
+    def keep(self, made: T, key: object = None) -> T:
+        self._kept = key, time.monotonic() + FRESH, made
+        return made
+
+
+class _Routes:
+    """The routing of the newest state, worked out once for all who ask for one VIP after the other."""
+
+    def __init__(self) -> None:
+        self._of: tuple[State, float, status.Routing] | None = None  # with when it was worked out
+
+    def read(self, state: State, now: float) -> status.Routing:
+        if self._of is None or self._of[0] is not state or now > self._of[1] + FRESH:
+            self._of = state, now, status.routing(state, now)
+        return self._of[2]
 
 
 class _Reading:
@@ -225,6 +245,8 @@ class _Reading:
         self._source = source
         self._boards = Boards()
         self._status = _Kept[bytes]()
+        self._writing = asyncio.Lock()
+        self._routes = _Routes()
         self._pages: dict[page.Asked, _Kept[bytes]] = {}
         self._memory = page.Memory()
         self._metrics_of = defaultdict[tuple[str, bool], _Kept[Body]](_Kept)  # by what is asked for
@@ -265,21 +287,34 @@ class _Reading:
 
     async def get_status(self, request: web.Request) -> web.Response:
         # Who names a revision has just changed something.
-        body = self._status.read(lambda: _dumps(self._document()).encode(), request.headers.get(REVISION))
+        key = request.headers.get(REVISION)
+        async with self._writing:  # who asks meanwhile gets the same
+            body = self._status.known(key) or self._status.keep(await self._document(), key)
         return web.Response(body=body, content_type="application/json", charset="utf-8")
 
-    def _document(self) -> dict[str, Any]:
+    async def _document(self) -> bytes:
+        """Written VIP by VIP: of thousands the whole is large as values, and others are answered meanwhile."""
         state, now, wall = self._source.facts.state, time.monotonic(), time.time()
-        return status.document(
+        view = self._boards.of(state).view(status.Clock(now=now, wall=wall))
+        routes = status.routing(state, now)
+        frame = status.frame(
             state,
+            _VIPS,
             now=now,
             wall=wall,
             version=anycast.__version__,
             pid=self._source.pid,
             reload_ok=self._source.facts.reload_ok,
             overload=self._source.facts.work.strain.overload,
-            view=self._boards.of(state).view(status.Clock(now=now, wall=wall)),
         )
+        head, _, tail = _dumps(frame).partition(json.dumps(_VIPS))
+        vips: list[str] = []
+        for vip in state.config.vips:
+            told = status.vip_status(state, vip, now=now, wall=wall, routes=routes, view=view)
+            vips.append(json.dumps(told, allow_nan=False))
+            if len(vips) % BATCH == 0:
+                await asyncio.sleep(0)
+        return f"{head}[{', '.join(vips)}]{tail}".encode()
 
     async def get_metrics(self, request: web.Request) -> web.StreamResponse:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
@@ -304,7 +339,7 @@ class _Reading:
     async def get_vip(self, request: web.Request) -> web.Response:
         state, vip = self._source.facts.state, self._vip(request.match_info["name"])
         now = time.monotonic()
-        routes = status.routing(state, now)
+        routes = self._routes.read(state, now)
         announced = status.is_announced(routes, vip)
         code = 200 if announced else 503
         if _wants_json(request):

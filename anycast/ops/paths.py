@@ -134,14 +134,14 @@ READ: tuple[Operation, ...] = (
                 about=(
                     "Which VIPs: words that must all be found in a name, an address, a real server or a state; `vip:`, "
                     "`address:`, `server:` or `state:` before a word names its place. `state:wrong` is whatever wants "
-                    "looking after."
+                    "looking after. What is beyond 200 characters is left out."
                 ),
-                schema={"type": "string", "maxLength": 200},
+                schema={"type": "string"},
             ),
             Parameter(
                 name="page",
-                about="Which hundred of them, from 1 on. After the last there is the last.",
-                schema={"type": "integer", "minimum": 1, "maximum": 99999},
+                about="Which hundred of them, from 1 on. After the last there is the last; what is no number is the first.",
+                schema={"type": "string"},
             ),
         ),
         answers={200: Answer(about="The page.", content={PAGE: {"type": "string"}})},

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from anycast.core.values.persistent import PersistentMap
@@ -61,6 +61,8 @@ def seen(value: Any) -> Any:
 
 
 @given(st.lists(VALUES, min_size=2, max_size=5), st.integers(1, 12))
+@example([(Leaf("a", 1, 0),), (Leaf("a", 1, 2),)], 5)
+@example([(1, 0), (True, 0)], 5)
 def test_any_sequence_of_values_ends_in_the_same(values: list[Any], piece: int) -> None:
     whole, delta.PIECE = delta.PIECE, piece
     try:

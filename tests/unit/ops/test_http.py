@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable
 
@@ -9,8 +10,10 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from anycast.core import events as ev
+from anycast.ops import status
 from anycast.ops.http import read_app
 from tests.unit.ops.node import CONFIG, Node, healthy
+from tests.unit.ops.scenes import large
 
 Client = TestClient[web.Request, web.Application]
 JSON = {"Accept": "application/json"}
@@ -163,3 +166,18 @@ def test_who_names_a_revision_is_answered_once_it_has_come() -> None:
 
     ask(read_app(running(), reached), questions)
     assert asked == [9, 10]
+
+
+def test_the_status_that_is_written_vip_by_vip_is_the_document() -> None:
+    node = large(260, pool=2)
+
+    async def questions(client: Client) -> None:
+        first, again = await asyncio.gather(client.get("/status"), client.get("/status"))
+        assert await first.read() == await again.read()
+        told = json.loads(await first.text())
+        whole = status.document(node.state, now=node.now, wall=time.time(), version="1", pid=node.pid)
+        assert list(told) == list(whole)
+        assert [vip["name"] for vip in told["vips"]] == [vip["name"] for vip in whole["vips"]]
+        assert told["vips"][0]["services"][0]["tables"] == whole["vips"][0]["services"][0]["tables"]
+
+    ask(read_app(node), questions)
