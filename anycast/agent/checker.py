@@ -11,6 +11,7 @@ import itertools
 import math
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
 
@@ -116,7 +117,7 @@ class Checker:
         """Targets whose time has come and that wait for a free place. Never back to 0: the node is too slow."""
         return sum(not slot.gone for line in (self._queue, self._line) for slot in line)
 
-    def set_targets(self, targets: frozenset[Target]) -> None:
+    def set_targets(self, targets: AbstractSet[Target]) -> None:
         """Start what is new, forget what is not in `targets`, leave the rest as it is.
 
         Of thousands that is begun at once and goes on in turns of the event loop.
@@ -141,7 +142,7 @@ class Checker:
             self._adoption = None
         self._set_alarm()
 
-    def _adopt(self, targets: frozenset[Target]) -> Iterator[float]:
+    def _adopt(self, targets: AbstractSet[Target]) -> Iterator[float]:
         """Yields shares of a turn. What is there by then is whole, so another may take its place."""
         for some in _batched(list(self._slots), _LOOKED_FOR):
             gone = [target for target in some if target not in targets]
