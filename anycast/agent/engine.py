@@ -338,6 +338,8 @@ class Engine:
                 busy = cpu - self._cpu_before > waited / 2
                 doing, seconds = OTHER_WORK if busy else NO_PROCESSOR, waited
         self._cpu_before = cpu_done
+        if done - now > SLICE / 2:
+            self._turn_ends = now  # the next may take as long
         self._told(strain, doing, seconds, done)
 
     def _told(self, strain: Strain, doing: str, seconds: float, now: float) -> None:
