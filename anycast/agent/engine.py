@@ -329,7 +329,8 @@ class Engine:
         if self._effort.is_due(done):
             runs = sum(sum(kind.outcomes.values()) for kind in self._checker.probes.values())
             self._effort.checked(runs, time.process_time(), done)
-        doing, seconds, strain = _DOING[type(event)], done - now, self._work.strain
+        seconds, strain = done - now, self._work.strain
+        doing = _DOING[type(event)] if cpu_done - cpu > seconds / 2 else NO_PROCESSOR
         if lease_due <= now and any(isinstance(effect, ev.SendLease) for effect in effects):
             strain = strain.sent(done - lease_due)
             waited = now - lease_due
