@@ -172,7 +172,7 @@ class Engine:
         self._inbox = Inbox(self._can_fall)
         self._arrived = asyncio.Event()
         self._turn_ends = -math.inf  # of the engine: then the event loop has one
-        self._cpu_before = 0.0  # when the last turn ended
+        self._cpu_before = cpu()  # when the last turn ended
         self._lines: deque[ev.Log] = deque()  # that are still to be written
         self._waiting: dict[int, _Submitted] = {}  # by id() of the event that is waited for
         self._ended = False
