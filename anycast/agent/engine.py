@@ -181,7 +181,7 @@ class Engine:
         self._inbox = Inbox(self._can_fall)
         self._arrived = asyncio.Event()
         self._turn_ends = -math.inf  # of the engine: then the event loop has one
-        self._cpu_before = 0.0  # when the last turn ended
+        self._cpu_before = cpu()  # when the last turn ended
         self._lines: deque[ev.Log] = deque()  # that are still to be written
         self._waiting: dict[int, _Submitted] = {}  # by id() of the event that is waited for
         self._ended = False
@@ -338,7 +338,8 @@ class Engine:
         if self._effort.is_due(done):
             runs = sum(sum(kind.outcomes.values()) for kind in self._checker.probes.values())
             self._effort.checked(runs, time.process_time(), done)
-        doing, seconds, strain = _DOING[type(event)], done - now, self._work.strain
+        seconds, strain = done - now, self._work.strain
+        doing = _DOING[type(event)] if cpu_done - cpu > seconds / 2 else NO_PROCESSOR
         if lease_due <= now and any(isinstance(effect, ev.SendLease) for effect in effects):
             strain = strain.sent(done - lease_due)
             waited = now - lease_due
@@ -347,6 +348,8 @@ class Engine:
                 busy = cpu - self._cpu_before > waited / 2
                 doing, seconds = OTHER_WORK if busy else NO_PROCESSOR, waited
         self._cpu_before = cpu_done
+        if done - now > SLICE / 2:
+            self._turn_ends = now  # the next may take as long
         self._told(strain, doing, seconds, done)
 
     def _told(self, strain: Strain, doing: str, seconds: float, now: float) -> None:

@@ -37,8 +37,21 @@ class Aside:
             self._freeze()
 
 
+def pause() -> None:
+    """No collection until `set_aside`: while a configuration is taken in, nearly all that is made stays.
+
+    Of 50,000 real servers the collections of that time would take a second, and find nothing.
+    """
+    gc.collect()  # what the imports have left
+    gc.disable()
+
+
+def resume() -> None:
+    gc.enable()
+
+
 def set_aside() -> None:
     """All that is there by now, and from now on what a collection takes too long over."""
-    gc.collect()
     gc.freeze()
     gc.callbacks.append(Aside())
+    resume()

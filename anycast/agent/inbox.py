@@ -20,7 +20,8 @@ __all__ = ["SLICE", "Inbox"]
 
 SLICE = 0.005  # seconds of processor time, for results that are worked off together
 _FIRST = 16  # results of a slice before any was measured
-_MOST = 4096
+_MOST = 64  # of a slice: one result may cost thirty times what those before it did, for it turns a VIP
+_FORGETS = 0.9  # of what was measured, with each slice
 
 _COMMAND = ev.MaintenanceSet | ev.Reconfigured | ev.StopRequested
 
@@ -47,13 +48,14 @@ class _Events:
 
 
 class _Results:
-    """Of each target in order. A slice has as many targets as the cost of the last one allows."""
+    """Of each target in order. A slice has as many targets as the cost of the last ones allows."""
 
     def __init__(self, patience: float) -> None:
         self.patience = patience
         self.passed = 0
         self.waiting: dict[Target, list[Result]] = {}
         self._most = _FIRST
+        self._each = 0.0  # seconds of processor time
 
     def __bool__(self) -> bool:
         return bool(self.waiting)
@@ -64,10 +66,11 @@ class _Results:
         return ev.Probed(results=tuple((each, result) for each in targets for result in waiting.pop(each)))
 
     def took(self, results: int, seconds: float) -> None:
-        """One at least, and never more than twice as many as before. A few tell of many only if they took too long."""
+        """What the dearest of the last slices took decides. A few tell of many only if they took too long."""
         if results < self._most and seconds <= SLICE:
             return
-        room = int(results * SLICE / seconds) if seconds > 0 else _MOST
+        self._each = max(seconds / results, self._each * _FORGETS)
+        room = int(SLICE / self._each) if self._each > 0 else _MOST
         self._most = max(1, min(room, 2 * self._most, _MOST))
 
 

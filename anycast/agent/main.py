@@ -77,11 +77,13 @@ def run(path: Path, record: Path | None = None, reading: Reading | None = None) 
     # A service manager whose watchdog is not fed sends SIGABRT: the log then shows where the agent hung.
     faulthandler.enable()
     raise_descriptors()
+    garbage.pause()
     events = Hub()
     sink = set_up_logging(events.publish)
     try:
         return _run(path, events, record, reading)
     finally:
+        garbage.resume()
         sink.drain(LOG_PATIENCE)
 
 

@@ -14,6 +14,7 @@ from anycast.core.values.configuration import Check, Config, Leaf, Rule
 # third and good for the whole, so a sixth is left for what else delays it.
 SHARE = 1 / 2
 PROCESSOR = 0.8  # of one: for checks
+BUSY = 1.5  # times as long as on a machine that has nothing else to do
 LEAST = 20e-6  # seconds of processor time: no check was ever measured to take less
 
 
@@ -61,7 +62,9 @@ def findings(config: Config, asked: Demand, measured: Measured) -> Iterator[str]
     ttl = config.timing.lease_ttl
     stands = measured.conclusion * measured.slowdown
     if stands > ttl * SHARE:
-        what = f"to conclude everything anew takes {stands:.2f} s here ({asked.servers:,} real servers of services)"
+        what = f"to conclude everything anew takes {stands:.2f} s here ({asked.servers:,} real servers of services"
+        busy = measured.slowdown > BUSY
+        what += f"; this machine is busy, else it were {measured.conclusion:.2f} s)" if busy else ")"
         limit = f"with lease_ttl {ttl:g}s it may take {ttl * SHARE:g} s, or the lease could run out"
         yield f"timing.lease_ttl: {what}; {limit} (use at least {2.2 * stands:.1f}s, or fewer real servers)"
     share = asked.checks * measured.check

@@ -899,7 +899,7 @@ def test_what_takes_longer_than_a_third_of_the_time_to_live_is_told_once_and_kep
 
     async def story(site: Site) -> None:
         site.file.write_text(site.file.read_text().replace("timing: {", "timing: {lease_ttl: 20s, "))
-        engine = site.engine(clock=lambda: time.monotonic() + stood)
+        engine = site.engine(clock=lambda: time.monotonic() + stood, cpu=lambda: stood)
         async with running(engine):
             await site.announced(WEB)
             monkeypatch.setattr(engines, "step", slow)

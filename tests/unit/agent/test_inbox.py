@@ -111,11 +111,24 @@ def test_few_results_say_nothing_of_how_many_could_come_together() -> None:
     assert slices(everything(full))[0] == 16
 
 
+def test_after_a_dear_slice_the_next_are_small_though_they_are_cheap() -> None:
+    full = inbox()
+    for number in range(1000):
+        full.report(target(number), FAIL)
+    sizes = []
+    for cost in (0.0, 0.0, SLICE / 10, 0.0, 0.0, 0.0, 0.0):
+        event = full.take()
+        assert isinstance(event, ev.Probed)
+        sizes.append(len(event.results))
+        full.took(event, cost * len(event.results))
+    assert sizes == [16, 32, 64, 10, 11, 12, 13]
+
+
 def test_what_costs_nothing_does_not_grow_without_end() -> None:
     full = inbox()
     for number in range(20000):
         full.report(target(number), OK)
-    assert max(slices(everything(full))) == 4096
+    assert max(slices(everything(full))) == 64
 
 
 def test_while_a_rack_dies_commands_and_readings_have_their_turn() -> None:

@@ -39,7 +39,7 @@ def test_a_machine_that_keeps_up_has_no_findings() -> None:
 def test_what_takes_longer_than_half_of_the_time_to_live_is_said_with_the_figures_and_what_to_do() -> None:
     small = config(vip())
     (said,) = findings(small, Demand(servers=70_000, checks=0.0), Measured(conclusion=0.5, slowdown=3.0))
-    assert "1.50 s here (70,000 real servers" in said
+    assert "1.50 s here (70,000 real servers of services; this machine is busy, else it were 0.50 s)" in said
     assert "with lease_ttl 2s it may take 1 s" in said
     assert "use at least 3.3s" in said
 
