@@ -14,7 +14,7 @@ from anycast.config.assemble import Built, build
 from anycast.config.loaded import Loaded
 from anycast.config.problem import ConfigError, Mark, Path, Problem
 from anycast.config.reader import Document, read
-from anycast.config.validate import Source, validate
+from anycast.config.validate import Holes, Source, validate
 
 if TYPE_CHECKING:
     import pathlib
@@ -110,7 +110,7 @@ def _merge(documents: list[Document], problems: list[Problem]) -> Source | None:
     if not isinstance(first.tree, dict):
         problems.append(_no_mapping(first))
         return None
-    source = Source(first.tree, first.values, first.keys, first.broken)
+    source = Source(first.tree, first.values, first.keys, Holes(first.broken))
     for part in parts:
         _add(source, part, problems)
     return source

@@ -33,6 +33,7 @@ from yaml.events import (
 from anycast.config.places import Places, packed
 from anycast.config.problem import Mark, Path, Problem
 
+_DOUBTFUL = re.compile("[?|>]")
 _Quick: Callable[[str], Any] | None
 try:
     from yaml._yaml import CParser as _Quick
@@ -103,15 +104,17 @@ def read(data: bytes | str, file: str) -> Document:
 
 
 def _read_quickly(text: str, file: str) -> Document | None:
-    """None: there is no libyaml, or it has an objection; then the other parser says what is wrong."""
-    if _Quick is None or _TAKEN_DIFFERENTLY.search(text):
+    """None: there is no libyaml, or something is wrong or doubtful; then the other parser says what it is."""
+    # Where a text ends without a line end, libyaml has other places for what is missing there.
+    if _Quick is None or _TAKEN_DIFFERENTLY.search(text) or not text.endswith("\n"):
         return None
     document = Document(file)
+    reader = _Careful if _DOUBTFUL.search(text) else _Reader
     try:
-        _Reader(document, _Quick(text).get_event).run()
+        reader(document, _Quick(text).get_event).run()
     except (yaml.YAMLError, ValueError, OverflowError, _UnreadableError):
         return None
-    return document
+    return None if document.problems else document
 
 
 def _decode(data: bytes | str, file: str) -> str:
@@ -328,6 +331,24 @@ class _Reader:
             self._break(path, event, "a number of more than 19 digits", "write it in quotes if it is text")
             return None
         return value
+
+
+class _Careful(_Reader):
+    """Leaves to the other parser what libyaml takes and it may not: a plain ? in brackets, comments of block scalars."""
+
+    def _key(self, path: Path, event: Any) -> str | None:
+        _trust(event)
+        return super()._key(path, event)
+
+    def _scalar(self, path: Path, event: ScalarEvent) -> Value:
+        _trust(event)
+        return super()._scalar(path, event)
+
+
+def _trust(event: Any) -> None:
+    style = getattr(event, "style", None)
+    if style in ("|", ">") or (not style and "?" in getattr(event, "value", "")):
+        raise yaml.YAMLError
 
 
 def _resolve(text: str) -> Value:

@@ -19,6 +19,45 @@ if TYPE_CHECKING:
     from anycast.config.reader import Value
 
 
+class Holes:
+    """Paths that were left out. Each question about them costs the length of the path, however many there are."""
+
+    def __init__(self, paths: Iterable[Path] = ()) -> None:
+        self._paths: set[Path] = set()
+        self._around: dict[Path, set[str | int]] = {}  # by list: the fields that were left out of its items
+        self._items: set[Path] = set()  # mappings and lists that an item was left out of
+        self.update(paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __contains__(self, path: Path) -> bool:
+        return path in self._paths
+
+    def update(self, paths: Iterable[Path]) -> None:
+        for path in paths:
+            self.add(path)
+
+    def add(self, path: Path) -> None:
+        if path in self._paths:
+            return
+        self._paths.add(path)
+        self._items.add(path[:-1])
+        for length in range(len(path) - 1):
+            self._around.setdefault(path[:length], set()).add(path[length + 1])
+
+    def above(self, path: Path) -> bool:
+        """The path itself or something around it was left out."""
+        return any(path[:length] in self._paths for length in range(1, len(path) + 1))
+
+    def below(self, path: Path) -> bool:
+        return path in self._items or path in self._around
+
+    def in_items(self, path: Path, fields: Iterable[str]) -> bool:
+        """An item of this list was left out, or one of these fields of an item."""
+        return path in self._items or not self._around.get(path, set()).isdisjoint(fields)
+
+
 @dataclass(slots=True)
 class Source:
     """What was read: one tree of all files, and the place of everything in it. `holes` are left out of it."""
@@ -26,12 +65,14 @@ class Source:
     tree: dict[str, Value]
     values: Places
     keys: Places
-    holes: set[Path]
+    holes: Holes
     origin: dict[Path, Path] = field(default_factory=dict)  # place after leaving out -> place in `tree`
     complete: bool = True  # False: a file could not be read at all
 
     def place(self, path: Path) -> Path:
         """Where a path of the remaining tree stands in the files; below a scalar, the scalar."""
+        if not self.origin:  # nothing was left out
+            return path
         for length in range(len(path), -1, -1):
             if path[:length] in self.origin:
                 return self.origin[path[:length]] + path[length:]
@@ -54,10 +95,8 @@ class Source:
 
     def intact(self, path: Path) -> bool:
         """Nothing was left out at this path of the files, nor below it."""
-        length = len(path)
-        if any(path[:n] in self.holes for n in range(1, length + 1)):
-            return False
-        return not any(hole[:length] == path for hole in self.holes)
+        holes = self.holes
+        return not holes or (not holes.below(path) and not holes.above(path))
 
 
 def validate(source: Source) -> tuple[File, list[Problem]]:
@@ -68,7 +107,7 @@ def validate(source: Source) -> tuple[File, list[Problem]]:
     problems: list[Problem] = []
     while True:
         source.origin = {}
-        rest = _without(source.tree, (), (), source)
+        rest = _without(source.tree, (), (), source) if source.holes else source.tree
         try:
             return File.model_validate(rest), problems
         except ValidationError as error:

@@ -59,6 +59,8 @@ class Context:
 
     def whole(self, *paths: Path) -> bool:
         """Nothing was left out at or below these paths, nor hidden by a merge key beside them."""
+        if not self._source.holes:
+            return True
         for path in paths:
             place = self.place(path)
             if not self._source.intact(place) or (*place[:-1], "<<") in self._source.holes:
@@ -67,14 +69,8 @@ class Context:
 
     def whole_list(self, path: Path, *fields: str) -> bool:
         """No item was left out of this list, nor one of these fields out of an item."""
-        place = self.place(path)
-        length = len(place)
-        for hole in self._source.holes:
-            if hole == place[: len(hole)]:
-                return False
-            if hole[:length] == place and (len(hole) == length + 1 or hole[length + 1] in (*fields, "<<")):
-                return False
-        return True
+        place, holes = self.place(path), self._source.holes
+        return not holes or not (holes.above(place) or holes.in_items(place, (*fields, "<<")))
 
     def written(self, section: str) -> list[str]:
         written = self._source.tree.get(section)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, TypeAlias
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, TypeAlias, get_args
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, WrapValidator
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 from anycast.config.schema import scalars as of
 from anycast.config.schema.checks import Check, CheckReference, Require
 from anycast.config.schema.part import Alone, Part, entry, or_text, part, settings
 from anycast.config.schema.scalars import choice
 from anycast.core.values import configuration as model
-from anycast.core.values.configuration import Forwarding, Protocol, Scheduler, SchedulerFlag, TunnelType
+from anycast.core.values.configuration import Address, Forwarding, Protocol, Scheduler, SchedulerFlag, TunnelType
 
 
 class _Tunnel(Part):
@@ -147,7 +150,44 @@ class Server(Part):
     )
 
 
-Servers = list[Annotated[Server, or_text(of.IP_TEXT)]]
+class Plain(NamedTuple):
+    """A real server of which all is right, as `Server` has it. There are tens of thousands."""
+
+    address: Address | None = None
+    addresses: list[Address] | None = None
+    name: str | None = None
+    weight: int = 1
+    port: int | None = None
+    upper_threshold: int = 0
+    lower_threshold: int = 0
+
+
+def _scalar_of(field: FieldInfo) -> Callable[[Any], Any] | None:
+    """How its values are read, if it has plain ones."""
+    kinds = [*field.metadata, *(more for kind in get_args(field.annotation) for more in get_args(kind))]
+    return next((kind.parse for kind in kinds if isinstance(kind, of.Scalar)), None)
+
+
+_PLAIN = {name: parse for name in Plain._fields if (parse := _scalar_of(Server.model_fields[name]))}
+_parse_address = _PLAIN["address"]
+
+
+def _plain(value: Any, validated: Callable[[Any], Server]) -> Any:
+    """Most are right: then they are read here. What is wrong with the others, the schema says."""
+    try:
+        if type(value) is str:
+            return Plain(_parse_address(value))
+        fields = {name: _PLAIN[name](one) for name, one in value.items() if name != "addresses"}
+        if type(addresses := value.get("addresses")) is list:
+            fields["addresses"] = [_parse_address(one) for one in addresses]
+        elif "addresses" in value:
+            return validated(value)
+        return Plain(**fields)
+    except (PydanticCustomError, KeyError, TypeError, AttributeError):
+        return validated(value)
+
+
+Servers = list[Annotated[Server, WrapValidator(_plain), or_text(of.IP_TEXT)]]
 
 
 class Pool(Part):

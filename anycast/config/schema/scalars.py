@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 import re
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -184,6 +186,26 @@ def _expiry(value: Any) -> float:
 IP_TEXT = {"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}
 
 
+@functools.lru_cache(2**18)  # one value for an address, however often it is written
+def _read_address(text: str) -> tuple[IPv4Address | IPv6Address, tuple[str, str] | None]:
+    """The address, and what is wrong with it if no host has it. Raises ValueError: it is none."""
+    try:
+        # As strict as ipaddress, in a tenth of its time.
+        number = int.from_bytes(socket.inet_pton(socket.AF_INET, text))
+    except (OSError, ValueError):
+        address = ip_address(text)
+    else:
+        address = IPv4Address(number)
+        if number and number >> 28 != 0b1110:
+            return address, None
+    if address.is_unspecified or address.is_multicast:
+        kind = "multicast" if address.is_multicast else "unspecified"
+        return address, (f"{address} is the {kind} address of no one host", "write a unicast address")
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        return address, (f"{shown(text)} is IPv4 in the shape of IPv6", f"write {address.ipv4_mapped}")
+    return address, None
+
+
 def _address(version: int | None = None) -> Scalar:
     noun = f"an IPv{version} address" if version else "an IP address"
     do = f"write one, as in {'2001:db8::1' if version == 6 else '192.0.2.1'}"
@@ -198,16 +220,13 @@ def _address(version: int | None = None) -> Scalar:
                 f"{shown(value)} names an interface", "write an address that needs none, not fe80::…%eth0"
             )
         try:
-            address = ip_address(value)
+            address, why = _read_address(value)
         except ValueError:
             raise unlike(value, noun, do) from None
         if version and address.version != version:
             raise wrong(f"{address} is not {noun}", do)
-        if address.is_unspecified or address.is_multicast:
-            kind = "multicast" if address.is_multicast else "unspecified"
-            raise wrong(f"{address} is the {kind} address of no one host", "write a unicast address")
-        if isinstance(address, IPv6Address) and address.ipv4_mapped:
-            raise wrong(f"{shown(value)} is IPv4 in the shape of IPv6", f"write {address.ipv4_mapped}")
+        if why is not None:
+            raise wrong(*why)
         return address
 
     return Scalar(parse, {"type": "string", "format": f"ipv{version}"} if version else IP_TEXT)
