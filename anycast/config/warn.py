@@ -31,7 +31,7 @@ Warned: TypeAlias = tuple[Path, str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """A service, and where it, its pool and the pool's servers stand in the files."""
+    """A service, and where it, its pool and the pool's servers stand: in the files, if nothing is wrong with them."""
 
     place: Path
     pool: Path
@@ -52,10 +52,20 @@ def warnings(served: Iterable[Served], timeouts: Timeouts) -> Iterator[Warned]:
         if one.service.scheduler is not Scheduler.MH or one.pool in pools:
             continue
         pools.add(one.pool)
+        if _is_plain(one.service.pool.servers):
+            continue
         tables = {version: maglev.entries(one.service, version) for version in one.versions}
         found = [*_many(one, tables), *_weights(one, tables, figures=figures > 0), *_alike(one, tables)]
         figures -= bool(found)
         yield from found
+
+
+def _is_plain(servers: tuple[RealServer, ...]) -> bool:
+    """Nothing can be said of their table: few of them, alike, and each hashed by the whole of its address."""
+    usual = servers[0].weight
+    return len(servers) <= MANY and all(
+        server.weight == usual and server.addresses[0].version == 4 for server in servers
+    )
 
 
 def next_hops(bgp: Bgp) -> Iterator[Warned]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from anycast.config.assemble.checks import DEFAULT_CHECK, Checks, ServerTree
 from anycast.config.assemble.context import Assembler, Context
-from anycast.config.problem import Path, shown
+from anycast.config.problem import Path, dotted, shown
 from anycast.config.schema import file as schema
-from anycast.core.dataplane.members import server_address
 from anycast.core.values import configuration as model
 from anycast.core.values.configuration import Address, Forwarding
 
@@ -26,6 +26,16 @@ class Pool:
     check_given: bool
     whole: bool
     places: tuple[Path, ...]  # of the servers
+    families: Mapping[int, int]  # how many servers have an address of each
+    has_ports: bool  # a server has a port of its own
+
+
+class _Claims:
+    """What is taken in a pool, and by which of its servers."""
+
+    def __init__(self) -> None:
+        self.addresses: dict[tuple[int, int, int | None], Path] = {}  # by family, number and port
+        self.names: dict[str, Path] = {}
 
 
 class Pools(Assembler):
@@ -63,9 +73,10 @@ class Pools(Assembler):
             check = None
         servers: list[model.RealServer] = []
         places: list[Path] = []
+        claims = _Claims()
         for n, one in enumerate(pool.servers or []):
             place = (*path, "servers", n)
-            if server := self._server(place, path, one):
+            if server := self._server(place, claims, one):
                 servers.append(server)
                 places.append(place)
         return Pool(
@@ -79,43 +90,57 @@ class Pools(Assembler):
                 and len(servers) == len(pool.servers or []) > 0
             ),
             places=tuple(places),
+            families=Counter(
+                version for server in servers for version in {one.version for one in server.addresses}
+            ),
+            has_ports=any(server.port is not None for server in servers),
         )
 
-    def _server(self, path: Path, pool: Path, server: schema.Server) -> model.RealServer | None:
+    def _server(self, path: Path, claims: _Claims, server: schema.Server) -> model.RealServer | None:
         addresses = self.own_addresses(path, server.address, server.addresses)
-        families = Counter(address.version for _, address in addresses)
-        for version, count in families.items():
-            if count > 1:
-                what = f"a server has {count} IPv{version} addresses"
-                self._say(
-                    (*path, "addresses"), what, "write one of each family; another one is another server"
-                )
+        if len(addresses) > 1:
+            self._one_of_each_family(path, addresses)
+        before: str | None = None
         for place, address in addresses:
-            if before := self._context.first((pool, address, server.port), path):
+            if before := self._claimed(claims.addresses, (address.version, int(address), server.port), path):
                 self._say(place, f"{address} is at {before} already", "write each real server once")
-        self._thresholds(path, server)
+        if server.lower_threshold:
+            self._thresholds(path, server)
         if not addresses:
             return None
         name = server.name or str(addresses[0][1])
+        known = self._claimed(claims.names, name, path)
         # An address that is there twice makes a default name that is there twice: said already.
-        said = (
-            server.name is None
-            and self._context.first((pool, addresses[0][1], server.port), path) is not None
-        )
-        if (before := self._context.first((pool, name), path)) and not said:
+        if known and (server.name is not None or not self._is_known(claims, addresses[0][1], server, path)):
             self._say(
                 (*path, "name") if server.name else path,
-                f"{shown(name)} is the name of {before} already",
+                f"{shown(name)} is the name of {known} already",
                 "give each server a name of its own",
             )
         return model.RealServer(
             name=name,
-            addresses=tuple(address for _, address in addresses),
+            addresses=tuple([address for _, address in addresses]),
             weight=server.weight,
             upper=server.upper_threshold,
             lower=server.lower_threshold,
             port=server.port,
         )
+
+    def _claimed(self, claims: dict[Any, Path], key: object, path: Path) -> str | None:
+        """None for the first that claims `key`; for others, where the first one stands."""
+        first = claims.setdefault(key, path)
+        return None if first is path else dotted(self._context.place(first))
+
+    @staticmethod
+    def _is_known(claims: _Claims, address: Address, server: schema.Server, path: Path) -> bool:
+        return claims.addresses[address.version, int(address), server.port] is not path
+
+    def _one_of_each_family(self, path: Path, addresses: Sequence[tuple[Path, Address]]) -> None:
+        for version, count in Counter(address.version for _, address in addresses).items():
+            if count > 1:
+                what = f"a server has {count} IPv{version} addresses"
+                do = "write one of each family; another one is another server"
+                self._say((*path, "addresses"), what, do)
 
     def _thresholds(self, path: Path, server: schema.Server) -> None:
         upper, lower, place = server.upper_threshold, server.lower_threshold, (*path, "lower_threshold")
@@ -150,4 +175,5 @@ class Pools(Assembler):
 
 
 def count_of(pool: Pool, version: int, forwarding: Forwarding) -> int:
-    return sum(server_address(server, version, forwarding) is not None for server in pool.servers)
+    """The servers that a VIP's address of the family can be served by."""
+    return len(pool.servers) if forwarding is Forwarding.TUNNEL else pool.families.get(version, 0)

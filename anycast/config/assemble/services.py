@@ -117,7 +117,8 @@ class Vips(Assembler):
 
     def _uses(self, path: Path, name: str, vip: schema.Vip) -> Iterator[_Use]:
         """What a VIP serves: its list of services, or the one it describes itself."""
-        own = [field for field in type(vip).model_fields if field in vip.model_fields_set & vip.ONE_SERVICE]
+        given = vip.model_fields_set & vip.ONE_SERVICE
+        own = [field for field in type(vip).model_fields if field in given]
         if vip.services is not None:
             for field in own:
                 what = "this belongs to a service, and the VIP has a list of services"
@@ -231,7 +232,7 @@ class Vips(Assembler):
             Served(
                 place=self._context.place(use.path),
                 pool=self._context.place(pool.path),
-                servers=tuple(self._context.place(place) for place in pool.places),
+                servers=pool.places,
                 service=service,
                 versions=families,
             )
@@ -392,7 +393,7 @@ class Vips(Assembler):
                 what = f"{count} servers, and the kernel's mh table has {MAGLEV_SLOTS} slots"
                 field = "servers" if pool.path == use.path else "pool"
                 self._say((*use.path, field), what, "use fewer servers, or another scheduler")
-        for _, port in use.ports:
+        for _, port in use.ports if pool.has_ports else ():
             self._one_each(use, pool, port)
         if forwarding is Forwarding.NAT or not self._whole((*use.path, "forwarding")):
             return
@@ -401,7 +402,7 @@ class Vips(Assembler):
             if use.serving.mark
             else [(port, str(port)) for _, port in use.ports]
         )
-        for place, server in zip(pool.places, pool.servers, strict=True):
+        for place, server in zip(pool.places, pool.servers, strict=True) if pool.has_ports else ():
             for port, words in served:
                 if server.port not in (None, port):
                     what = (

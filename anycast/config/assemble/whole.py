@@ -112,8 +112,15 @@ class _Builder(Assembler):
             if neighbor.address:
                 taken[neighbor.address] = "a neighbor's address"
         self._next_hops(bgp.next_hop if bgp else schema.NextHop())
+        vips = {
+            int(address)
+            for vip in self._context.file.vips.values()
+            for address in (*([] if vip.address is None else [vip.address]), *(vip.addresses or []))
+        }
         for server in self._pools.servers:
-            taken.update(dict.fromkeys(server.addresses, f"the address of the real server {server.name}"))
+            for address in server.addresses:
+                if int(address) in vips:
+                    taken[address] = f"the address of the real server {server.name}"
         families = {version for neighbor in neighbors for version in carried(neighbor)}
         known = self._context.whole_list(("bgp", "neighbors"), "address", "families") and all(
             one.address for one in neighbors
