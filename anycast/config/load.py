@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import hashlib
 import os
 import socket
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from anycast.config.assemble import Built, build
 from anycast.config.loaded import Loaded
-from anycast.config.problem import ConfigError, Mark, Path, Problem
+from anycast.config.problem import MOST, ConfigError, Mark, Path, Problem, TooManyError
 from anycast.config.reader import Document, read
 from anycast.config.validate import Holes, Source, validate
 
@@ -71,22 +73,28 @@ def _parts(folder: pathlib.Path, problems: list[Problem]) -> list[pathlib.Path]:
 
 
 def _load(contents: list[tuple[str, bytes]], problems: list[Problem], hostname: str | None) -> Loaded:
-    complete = not problems
-    documents = [read(data, file) for file, data in contents]
-    for document in documents:
-        problems += document.problems
-    source = _merge(documents, problems)
+    # Hundreds of thousands of values are made and none is in a cycle: looked through again and again they would
+    # cost as much as all the rest.
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return _loaded(contents, problems, hostname)
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _loaded(contents: list[tuple[str, bytes]], problems: list[Problem], hostname: str | None) -> Loaded:
     built: Built | None = None
-    if source is not None:
-        source.complete = complete and all(document.readable for document in documents)
-        file, wrong = validate(source)
-        problems += wrong
-        built = build(file, source, hostname or socket.gethostname())
-        problems += built.problems
+    with contextlib.suppress(TooManyError):
+        built = _built(contents, problems, hostname or socket.gethostname())
     order = {file: n for n, (file, _) in enumerate(contents)}
     warnings = built.warnings if built is not None else []
     for found in (problems, warnings):
         found.sort(key=lambda one: (order.get(one.mark.file, -1), one.mark.line, one.mark.column))
+    if len(problems) > MOST:
+        what = f"there are more mistakes than these {MOST}"
+        problems[MOST:] = [_about(contents[0][0], what, "correct these first")]
     if problems or built is None or built.config is None:
         raise ConfigError(tuple(problems))
     digest = hashlib.sha256()
@@ -100,6 +108,25 @@ def _load(contents: list[tuple[str, bytes]], problems: list[Problem], hostname: 
         digest=digest.hexdigest(),
         warnings=tuple(built.warnings),
     )
+
+
+def _built(contents: list[tuple[str, bytes]], problems: list[Problem], hostname: str) -> Built | None:
+    """None: the first file, which holds everything else, cannot be used. Raises TooManyError."""
+    complete = not problems
+    documents: list[Document] = []
+    for file, data in contents:
+        document = read(data, file)
+        documents.append(document)
+        problems += document.problems
+        if len(problems) > MOST:
+            raise TooManyError
+    source = _merge(documents, problems)
+    if source is None:
+        return None
+    source.complete = complete and all(document.readable for document in documents)
+    built = build(validate(source, problems), source, hostname)
+    problems += built.problems
+    return built
 
 
 def _merge(documents: list[Document], problems: list[Problem]) -> Source | None:

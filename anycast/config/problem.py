@@ -9,6 +9,9 @@ from typing import TypeAlias
 Path: TypeAlias = tuple[str | int, ...]
 """The way from the top of the configuration to a value: keys and list positions."""
 
+MOST = 1000
+"""So many problems are told; who has more of them has one reason for most."""
+
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+\Z")
 
 
@@ -55,8 +58,12 @@ class NeededPath:
     use: str  # program, hook (its command), authority, certificate, key, secret
 
 
+class TooManyError(Exception):
+    """There are more than `MOST` problems: what more there may be is not looked for."""
+
+
 class ConfigError(Exception):
-    """The configuration cannot be used; `problems` holds every reason, in the order of the files."""
+    """The configuration cannot be used; `problems` holds every reason, or the first `MOST`, in the order of the files."""
 
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         super().__init__("\n".join(map(str, problems)))

@@ -23,7 +23,6 @@ from yaml.events import (
     CollectionStartEvent,
     MappingEndEvent,
     MappingStartEvent,
-    NodeEvent,
     ScalarEvent,
     SequenceEndEvent,
     SequenceStartEvent,
@@ -31,7 +30,7 @@ from yaml.events import (
 )
 
 from anycast.config.places import Places, packed
-from anycast.config.problem import Mark, Path, Problem
+from anycast.config.problem import MOST, Mark, Path, Problem, TooManyError
 
 _DOUBTFUL = re.compile("[?|>]")
 _Quick: Callable[[str], Any] | None
@@ -49,6 +48,7 @@ _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _TRUE = frozenset({"true", "True", "TRUE"})
 _FALSE = frozenset({"false", "False", "FALSE"})
 _NOT_TEXT = frozenset({"", *"~nNtTfF0123456789+-."})  # how plain scalars begin that may be something else
+_NOT_KEY = _NOT_TEXT | {"<"}
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,18})\Z", re.ASCII)
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z", re.ASCII)
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+(\.[0-9]*)?\Z", re.ASCII)
@@ -76,7 +76,7 @@ class Document:
     keys: Places = field(init=False)
     broken: set[Path] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)
-    readable: bool = True  # False: the text is no YAML, `tree` holds nothing
+    readable: bool = True  # False: the text is no YAML, or too much is wrong; `tree` holds nothing
 
     def __post_init__(self) -> None:
         self.values, self.keys = Places(self.file), Places(self.file)
@@ -100,6 +100,9 @@ def read(data: bytes | str, file: str) -> Document:
         document.problems.append(error.problem)
         document.readable = False
         document.tree = None
+    except TooManyError:
+        document.readable = False
+        document.tree = None
     return document
 
 
@@ -112,9 +115,12 @@ def _read_quickly(text: str, file: str) -> Document | None:
     reader = _Careful if _DOUBTFUL.search(text) else _Reader
     try:
         reader(document, _Quick(text).get_event).run()
+    except TooManyError:
+        document.readable, document.tree = False, None
     except (yaml.YAMLError, ValueError, OverflowError, _UnreadableError):
         return None
-    return None if document.problems else document
+    # Tags are told by both, and libyaml takes some that the other does not.
+    return None if document.problems and "!" in text else document
 
 
 def _decode(data: bytes | str, file: str) -> str:
@@ -202,6 +208,8 @@ class _Reader:
 
     def _say(self, path: Path, event: yaml.Event, what: str, do: str) -> None:
         self._doc.problems.append(Problem(self._mark(event), path, what, do))
+        if len(self._doc.problems) > MOST:
+            raise TooManyError
 
     def _break(self, path: Path, event: yaml.Event, what: str, do: str) -> None:
         self._doc.broken.add(path)
@@ -266,6 +274,10 @@ class _Reader:
 
     def _key(self, path: Path, event: yaml.Event) -> str | None:
         """The key, or None when the whole entry has to be passed over."""
+        if type(event) is ScalarEvent and event.tag is None and event.anchor is None:
+            key = event.value
+            if key[:1] not in _NOT_KEY and key.isascii():
+                return str(key)
         if not isinstance(event, ScalarEvent):
             self._say(path, event, "a key must be text", "write `name: value`")
             if isinstance(event, CollectionStartEvent):

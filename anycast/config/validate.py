@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from anycast.config.problem import Mark, Path, Problem, shown
+from anycast.config.problem import MOST, Mark, Path, Problem, TooManyError, shown
 from anycast.config.schema.checks import CHECK_TYPES
 from anycast.config.schema.file import File
 from anycast.config.schema.json_schema import keys_at
@@ -99,17 +99,16 @@ class Source:
         return not holes or (not holes.below(path) and not holes.above(path))
 
 
-def validate(source: Source) -> tuple[File, list[Problem]]:
-    """What is left when everything that is wrong by itself is left out, and what was wrong.
+def validate(source: Source, problems: list[Problem]) -> File:
+    """What is left when everything that is wrong by itself is left out; `problems` gets what was wrong.
 
-    Fills `source.holes` and `source.origin`.
+    Fills `source.holes` and `source.origin`. Raises TooManyError.
     """
-    problems: list[Problem] = []
     while True:
         source.origin = {}
         rest = _without(source.tree, (), (), source) if source.holes else source.tree
         try:
-            return File.model_validate(rest), problems
+            return File.model_validate(rest)
         except ValidationError as error:
             before = len(source.holes)
             for one in error.errors(include_url=False, include_input=True):
@@ -119,6 +118,8 @@ def validate(source: Source) -> tuple[File, list[Problem]]:
                     place = place[:-1]
                 if problem := _explain(one, place, source):
                     problems.append(problem)
+                    if len(problems) > MOST:
+                        raise TooManyError from None
                 source.holes.add(place)
                 if meant := _meant(one, place, source):
                     source.holes.add(meant)

@@ -159,7 +159,7 @@ class Checks(Assembler):
         if not isinstance(check, str):
             found = self._part(path, check)
             return found if self._whole(path) else None
-        if check not in self._context.written("checks"):
+        if not self._context.is_written("checks", check):
             self._context.unknown(path, "checks", check)
         if check in self._resolving:
             way = " -> ".join([*self._resolving[self._resolving.index(check) :], check])

@@ -6,7 +6,7 @@ import difflib
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from anycast.config.problem import NeededPath, Path, Problem, dotted, shown
+from anycast.config.problem import MOST, NeededPath, Path, Problem, TooManyError, dotted, shown
 from anycast.config.schema import file as schema
 from anycast.config.schema.part import Part, described, lacks_default
 from anycast.config.schema.scalars import NAME, NAME_ADVICE
@@ -27,6 +27,7 @@ class Context:
         self._source = source
         self._claimed: dict[object, Path] = {}
         self._said: set[object] = set()
+        self._guesses = 100_000  # names that may still be compared with ones that are not known
 
     @property
     def sound(self) -> bool:
@@ -46,12 +47,18 @@ class Context:
     def misnamed(self, section: str, name: str) -> None:
         mark = self._source.mark((section, name), key=True)
         what = f"{shown(name)} is not a name"
-        self.problems.append(Problem(mark, (section, name), what, f"use {NAME_ADVICE}"))
+        self._add(Problem(mark, (section, name), what, f"use {NAME_ADVICE}"))
 
     def say(self, path: Path, what: str, do: str, *, key: bool = False) -> None:
         """Complain about a path of the remaining tree."""
         place = self.place(path)
-        self.problems.append(Problem(self._source.mark(place, key=key), place, what, do))
+        self._add(Problem(self._source.mark(place, key=key), place, what, do))
+
+    def _add(self, problem: Problem) -> None:
+        """Raises TooManyError."""
+        self.problems.append(problem)
+        if len(self.problems) > MOST:
+            raise TooManyError
 
     def say_missing(self, path: Path, what: str, do: str) -> None:
         if self.whole(path):
@@ -76,11 +83,16 @@ class Context:
         written = self._source.tree.get(section)
         return list(written) if isinstance(written, dict) else []
 
+    def is_written(self, section: str, name: str) -> bool:
+        written = self._source.tree.get(section)
+        return isinstance(written, dict) and name in written
+
     def unknown(self, path: Path, section: str, name: str) -> None:
         if not self._source.complete or not self.whole((section, name)):
             return
         known = [other for other in self.written(section) if NAME.match(other)]
-        if near := difflib.get_close_matches(name, known, n=1):
+        self._guesses -= len(known)
+        if near := difflib.get_close_matches(name, known if self._guesses > 0 else known[:8], n=1):
             do = f"did you mean {near[0]}?"
         else:
             do = f"add it under {section}" + (f", or use one of {', '.join(known[:8])}" if known else "")

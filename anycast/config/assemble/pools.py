@@ -169,7 +169,7 @@ class Pools(Assembler):
     def named(self, path: Path, name: str | None) -> Pool | None:
         if name is None:
             return None
-        if name not in self._context.written("pools"):
+        if not self._context.is_written("pools", name):
             self._context.unknown(path, "pools", name)
         return self._known.get(name)
 

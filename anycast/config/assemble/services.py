@@ -167,7 +167,7 @@ class Vips(Assembler):
             self._say((*path, "pool"), "both pool and servers are written", "keep one of them", key=True)
         if vip.servers is None and vip.pool is None and self._whole((*path, "pool")):
             self._say_missing((*path, "servers"), "it is missing", "write the real servers, or a pool")
-        if vip.servers is not None and name in self._context.written("pools"):
+        if vip.servers is not None and self._context.is_written("pools", name):
             what = f"these servers make a pool named {name}, and pools has one of that name"
             self._say(
                 (*path, "servers"), what, f"write pool: {name}, or name the other pool otherwise", key=True

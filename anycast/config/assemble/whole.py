@@ -13,7 +13,7 @@ from anycast.config.assemble.hooks import hooks
 from anycast.config.assemble.node import Node, carried
 from anycast.config.assemble.pools import Pools
 from anycast.config.assemble.services import Vips
-from anycast.config.problem import NeededPath, Path, Problem
+from anycast.config.problem import NeededPath, Path, Problem, TooManyError
 from anycast.config.schema import file as schema
 from anycast.config.schema.scalars import NAME
 from anycast.config.warn import next_hops, warnings
@@ -42,7 +42,10 @@ def build(file: schema.File, source: Source, hostname: str) -> Built:
     """`hostname` is the default of `node.name`."""
     context = Context(file, source)
     builder = _Builder(context)
-    config = builder.config(hostname)
+    try:
+        config = builder.config(hostname)
+    except TooManyError:
+        config = None
     problems = context.problems
     if config is None:
         return Built(config=None, problems=problems)

@@ -14,7 +14,14 @@ from anycast.config.schema.checks import Check, CheckReference, Require
 from anycast.config.schema.part import Alone, Part, entry, or_text, part, settings
 from anycast.config.schema.scalars import choice
 from anycast.core.values import configuration as model
-from anycast.core.values.configuration import Address, Forwarding, Protocol, Scheduler, SchedulerFlag, TunnelType
+from anycast.core.values.configuration import (
+    Address,
+    Forwarding,
+    Protocol,
+    Scheduler,
+    SchedulerFlag,
+    TunnelType,
+)
 
 
 class _Tunnel(Part):
