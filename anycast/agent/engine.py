@@ -116,6 +116,7 @@ class Engine:
         for problem in missing_hooks(loaded.paths):
             log.warning("config.warned", warning=str(problem))
         self._path = path
+        self._loaded = loaded
         self._kernel = kernel
         self._send_lease = send_lease
         self._clock = clock
@@ -425,7 +426,7 @@ class Engine:
         """Apply the file as it is now, or keep what is in force and say why."""
         async with self._reload_lock:
             try:
-                loaded = await asyncio.to_thread(load, self._path)
+                loaded = await asyncio.to_thread(load, self._path, self._loaded)
                 if absent := await asyncio.to_thread(missing_hooks, loaded.paths):
                     raise ConfigError(absent)
             except ConfigError as error:
@@ -448,6 +449,7 @@ class Engine:
                 return ReloadAnswer(ok=False, problems=(str(error),))
             if not applied:
                 return ReloadAnswer(ok=False, problems=(ENDED,))
+            self._loaded = loaded
             self._reload_ok = True
             self._reloaded_at = time.time()
             log.info("config.applied", changes=words)

@@ -1,43 +1,186 @@
 """Loading in a separate process, for a program that runs for long.
 
-Reading takes 30 MB for pydantic and the trees of 5,000 real servers, most of which would stay with the agent for ever,
-and seconds of Python, in which its event loop would be short of time. All of it goes with the process.
+Reading takes 30 MB for pydantic and the trees of all real servers, most of which would stay with the agent for ever,
+and seconds of Python, in which its event loop would be short of time. All of it goes with the process. What it found
+comes in small pieces (`wire`), so that whoever waits in a thread never keeps the event loop waiting for long.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pickle
+import resource
+import select
+import signal
+import struct
 import subprocess
 import sys
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from anycast.config.loaded import Loaded
-from anycast.config.problem import ConfigError
+from anycast.config.problem import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from anycast.config.loaded import Loaded
+
+PATIENCE = 120.0  # seconds the process may take in all
+CPU_LIMIT = 60  # seconds of processor time
+AT_A_TIME = 0.001  # seconds of decoding between two pauses
+PAUSE = 0.0005  # seconds: the event loop's turn
+
+NICENESS = 5
+
+_HEAD = struct.Struct("!cI")  # kind and length of a frame
+_CHUNK = 65536
+_PROBLEMS = 100  # in a frame
+_FOUND, _WRONG = b"f", b"w"
 
 
-def load(path: Path) -> Loaded:
-    """As `anycast.config.load.load`. Raises ConfigError; RuntimeError: the process failed, and has said why."""
-    # -P: what lies in the working directory is not to be run.
-    argv = [sys.executable, "-P", "-m", "anycast.config.apart", str(path)]
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
-    if done.returncode:
-        raise RuntimeError(f"reading {path} failed: the process for it ended with status {done.returncode}")
-    answer = pickle.loads(done.stdout)  # noqa: S301 - from ourselves
-    if isinstance(answer, Loaded):
-        return answer
-    raise ConfigError(answer)
+class Reading:
+    """A configuration that is being read. It has begun when this is made: other things can be done meanwhile."""
+
+    def __init__(self, path: Path, before: Loaded | None = None) -> None:
+        """`before`: what is in force, whose parts are used again where nothing has changed."""
+        self._path = path
+        self._before = before
+        self._ends = time.monotonic() + PATIENCE
+        self._buffer = bytearray()
+        # -P: what lies in the working directory is not to be run.
+        argv = [sys.executable, "-P", "-m", "anycast.config.apart", str(path)]
+        if before is None:
+            self._begin(argv, subprocess.DEVNULL)
+            return
+        from anycast.config.wire import digests
+
+        # No pipe: nobody waits for the other to read.
+        with os.fdopen(os.memfd_create("known"), "w+b") as known:
+            known.write(digests(before.units))
+            known.seek(0)
+            self._begin([*argv, "--again"], known.fileno())
+
+    def _begin(self, argv: list[str], stdin: int) -> None:
+        self._out, out = os.pipe()
+        try:
+            self._process = subprocess.Popen(argv, stdin=stdin, stdout=out)
+        except OSError:
+            os.close(self._out)
+            raise
+        finally:
+            os.close(out)
+
+    def result(self) -> Loaded:
+        """As `anycast.config.load.load`. Raises ConfigError; RuntimeError: the process failed or took too long."""
+        try:
+            return self._result()
+        finally:
+            os.close(self._out)
+            self._process.kill()
+            self._process.wait()
+
+    def _result(self) -> Loaded:
+        from anycast.config.wire import Receiver
+
+        receiver = Receiver(self._before)
+        problems: list[Problem] = []
+        since = time.monotonic()
+        for kind, frame in self._frames():
+            if kind == _WRONG:
+                problems += pickle.loads(frame)  # noqa: S301 - from ourselves
+                continue
+            receiver.take(frame)
+            if self._before is not None and time.monotonic() - since > AT_A_TIME:
+                time.sleep(PAUSE)
+                since = time.monotonic()
+        if problems:
+            raise ConfigError(tuple(problems))
+        if receiver.loaded is None:
+            raise self._failed()
+        return receiver.loaded
+
+    def _failed(self) -> RuntimeError:
+        """What it wrote to stderr says more."""
+        try:
+            status = self._process.wait(max(0.1, self._ends - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            return self._late()
+        if status == -signal.SIGXCPU:
+            return RuntimeError(
+                f"reading {self._path} took more than {CPU_LIMIT} s of processor time: given up"
+            )
+        return RuntimeError(f"reading {self._path} failed: the process for it ended with status {status}")
+
+    def _late(self) -> RuntimeError:
+        return RuntimeError(f"reading {self._path} took longer than {PATIENCE:g} s: given up")
+
+    def _frames(self) -> Iterator[tuple[bytes, bytes]]:
+        """Until the process ends. Raises RuntimeError: before it had said all."""
+        while True:
+            if not self._buffer and not self._fill():
+                return
+            kind, size = _HEAD.unpack(self._take(_HEAD.size))
+            yield kind, self._take(size)
+
+    def _take(self, size: int) -> bytes:
+        while len(self._buffer) < size:
+            if not self._fill():
+                raise self._failed()
+        data = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return data
+
+    def _fill(self) -> bool:
+        """False: nothing more comes. Raises RuntimeError: it takes too long."""
+        poll = select.poll()  # descriptors beyond 1,023 are too many for select
+        poll.register(self._out, select.POLLIN)
+        if not poll.poll(max(0.0, self._ends - time.monotonic()) * 1000):
+            raise self._late()
+        data = os.read(self._out, _CHUNK)
+        self._buffer += data
+        return bool(data)
 
 
-def main(path: Path) -> None:
+def load(path: Path, before: Loaded | None = None) -> Loaded:
+    """As `anycast.config.load.load`. Raises ConfigError; RuntimeError: the process failed, and has said why.
+
+    `before`: what is in force. What has not changed in it is in the result as the same objects.
+    """
+    return Reading(path, before).result()
+
+
+def main(path: Path, *, again: bool) -> None:
+    """Read, and write frames to stdout. `again`: beside an agent that serves; stdin has what it knows."""
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT, CPU_LIMIT))
+    if again:
+        _yield_to_the_agent()
+    for kind, frame in _answer(path, sys.stdin.buffer.read()):
+        sys.stdout.buffer.write(_HEAD.pack(kind, len(frame)) + frame)
+    sys.stdout.buffer.flush()
+
+
+def _yield_to_the_agent() -> None:
+    """Its lease comes first, and where memory is short this is what can be done without."""
+    with contextlib.suppress(OSError):
+        os.nice(NICENESS)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _answer(path: Path, known: bytes) -> Iterable[tuple[bytes, bytes]]:
+    from anycast.config import wire
     from anycast.config.load import load as read
 
-    answer: object
     try:
-        answer = read(path)
+        loaded = read(path)
     except ConfigError as error:
-        answer = error.problems
-    pickle.dump(answer, sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)
+        for n in range(0, len(error.problems), _PROBLEMS):
+            yield _WRONG, pickle.dumps(error.problems[n : n + _PROBLEMS], pickle.HIGHEST_PROTOCOL)
+    else:
+        for frame in wire.frames(loaded, wire.known(known)):
+            yield _FOUND, frame
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), again=sys.argv[2:] == ["--again"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -41,35 +41,44 @@ def changes(old: model.Config, new: model.Config) -> tuple[str, ...]:
     )
 
 
-def _renamed(old: Mapping[str, AbstractSet[Any]], new: Mapping[str, AbstractSet[Any]]) -> dict[str, str]:
+def _renamed(old: Mapping[str, Collection[Any]], new: Mapping[str, Collection[Any]]) -> dict[str, str]:
     """Old names to new ones, of those that share something, where the old name is gone and the new one is new."""
+    holders: dict[Any, list[str]] = {}
+    for before in (name for name in old if name not in new):
+        for one in old[before]:
+            holders.setdefault(one, []).append(before)
+    order = {name: place for place, name in enumerate(old)}
     names: dict[str, str] = {}
     for after in (name for name in new if name not in old):
-        same = (name for name in old if name not in new and name not in names and old[name] & new[after])
-        if (before := next(same, None)) is not None:
-            names[before] = after
+        same = {name for one in new[after] for name in holders.get(one, ()) if name not in names}
+        if same:
+            names[min(same, key=order.__getitem__)] = after
     return names
 
 
 def _renamed_vips(old: model.Config, new: model.Config) -> dict[str, str]:
     """By a common address."""
-    return _renamed(*({vip.name: {*vip.addresses} for vip in config.vips} for config in (old, new)))
+    return _renamed(*({vip.name: vip.addresses for vip in config.vips} for config in (old, new)))
 
 
 def _renamed_pools(old: model.Config, new: model.Config, vips: Mapping[str, str]) -> dict[str, str]:
     """By an address of a real server that the same service uses."""
+    pools = [{service.pool.name for _, service in _services(config)} for config in (old, new)]
 
     def uses(
-        config: model.Config, names: Mapping[str, str]
+        config: model.Config, names: Mapping[str, str], others: AbstractSet[str]
     ) -> dict[str, set[tuple[str, str, model.Address]]]:
+        """Of the pools that have come or gone."""
         shared: dict[str, set[tuple[str, str, model.Address]]] = {}
         for vip, service in _services(config):
+            if service.pool.name in others:
+                continue
             use = names.get(vip.name, vip.name), service.name
             addresses = (address for server in service.pool.servers for address in server.addresses)
             shared.setdefault(service.pool.name, set()).update((*use, address) for address in addresses)
         return shared
 
-    return _renamed(uses(old, vips), uses(new, {}))
+    return _renamed(uses(old, vips, pools[1]), uses(new, {}, pools[0]))
 
 
 def _services(config: model.Config) -> Iterator[tuple[model.Vip, model.Service]]:
@@ -94,7 +103,8 @@ def _members(
     yield from (f"{title.format(name)} added{more}" for name in new if name not in old)
     stayed = [name for name in old if name in new]
     for name in stayed:
-        yield from differ(old[name], new[name])
+        if old[name] is not new[name]:
+            yield from differ(old[name], new[name])
     if stayed != [name for name in new if name in old]:
         yield f"{where}: {noun}s in another order" if where else f"{noun}s: in another order"
 
@@ -208,7 +218,8 @@ def _pools(old: model.Config, new: model.Config, renamed: Mapping[str, str]) -> 
     yield from (f"pool {name}: no longer served" for name in before if name not in after)
     yield from (f"pool {name}: served" for name in after if name not in before)
     for name in (name for name in before if name in after):
-        yield from _servers(before[name], after[name])
+        if before[name] is not after[name]:
+            yield from _servers(before[name], after[name])
 
 
 def _servers(old: model.Pool, new: model.Pool) -> Iterator[str]:
@@ -228,7 +239,8 @@ def _vips(
     yield from (f"VIP {before} is renamed to {after}" for before, after in renamed.items())
     before, after = _by_name(old.vips, renamed), _by_name(new.vips)
     yield from _members("", "vip", before, after, lambda old, new: _vip(old, new, pools))
-    if _prefixes(old) != _prefixes(new):
+    same = [vip.addresses for vip in old.vips] == [vip.addresses for vip in new.vips]
+    if not same and _prefixes(old) != _prefixes(new):
         yield f"vips: the addresses this node may announce changed: {RENDER}"
 
 
@@ -359,9 +371,14 @@ def _flows(
 ) -> Iterator[str]:
     """What other Maglev tables do: once for each pool, by its first service, or for a service with another pool."""
     titles: set[str] = set()
-    before = {(vips.get(vip.name, vip.name), service.name): service for vip, service in _services(old)}
+    untouched = {id(vip) for vip in old.vips} & {id(vip) for vip in new.vips}
+    before = {
+        (vips.get(vip.name, vip.name), service.name): service
+        for vip, service in _services(old)
+        if id(vip) not in untouched
+    }
     for vip, service in _services(new):
-        was = before.get((vip.name, service.name))
+        was = None if id(vip) in untouched else before.get((vip.name, service.name))
         if was is None or not was.scheduler is service.scheduler is model.Scheduler.MH:
             continue
         name = service.pool.name

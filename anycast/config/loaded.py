@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from anycast.config.problem import NeededPath, Problem
-from anycast.core.values.configuration import Config, Tree
+from anycast.core.values.configuration import Config, Pool, Tree, Vip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Units:
+    """The VIPs and pools of a configuration by the digests of all they are made of: what need not be sent again."""
+
+    vips: Mapping[bytes, Vip] = field(default_factory=dict)
+    pools: Mapping[bytes, Pool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,3 +31,4 @@ class Loaded:
     files: tuple[str, ...]
     digest: str
     warnings: tuple[Problem, ...] = ()
+    units: Units = field(default=Units(), repr=False, compare=False)  # where it came from another process

@@ -57,6 +57,7 @@ class Vips(Assembler):
         self._checks = checks
         self._pools = pools
         self.served: list[Served] = []
+        self._core_pools: dict[tuple[int, int], model.Pool] = {}  # by the identity of pool and check
 
     def vip(self, name: str, vip: schema.Vip) -> model.Vip | None:
         path: Path = ("vips", name)
@@ -207,9 +208,7 @@ class Vips(Assembler):
         require = (
             self._checks.require(use.path, serving.require) if isinstance(serving, schema.Service) else None
         )
-        core_pool = model.Pool(
-            name=pool.name, servers=pool.servers, check=use.check or pool.check or DEFAULT_CHECK
-        )
+        core_pool = self._core_pool(pool, use.check or pool.check or DEFAULT_CHECK)
         services = [
             model.Service(
                 protocol=Protocol.TCP if serving.mark else serving.protocol,
@@ -239,6 +238,14 @@ class Vips(Assembler):
             for service in services
         ]
         return services
+
+    def _core_pool(self, pool: Pool, check: ServerTree) -> model.Pool:
+        """One value for all that use it with the same check."""
+        known = self._core_pools.get((id(pool), id(check)))
+        if known is None:
+            known = model.Pool(name=pool.name, servers=pool.servers, check=check)
+            self._core_pools[id(pool), id(check)] = known
+        return known
 
     def _tunnel(self, use: _Use) -> model.Tunnel:
         path = (*use.path, "tunnel")
