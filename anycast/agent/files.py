@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 
-def replace(path: Path, text: str, *, synced: bool) -> None:
+def replace(path: Path, text: str | Iterable[str], *, synced: bool) -> None:
     """Written beside and renamed; its directory is made. Raises OSError, and then the old one stands.
 
     `synced`: it outlives a loss of power from here on. Without it nothing but such a loss takes it.
@@ -16,7 +17,7 @@ def replace(path: Path, text: str, *, synced: bool) -> None:
     beside = path.with_name(path.name + ".new")
     try:
         with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
+            file.writelines((text,) if isinstance(text, str) else text)
             if synced:
                 file.flush()
                 os.fsync(file.fileno())

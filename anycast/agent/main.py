@@ -31,7 +31,7 @@ from anycast.agent.logs import set_up_logging
 from anycast.agent.maintenance_file import boot_id
 from anycast.agent.recording import Recorder
 from anycast.agent.starts_file import StartsFile
-from anycast.config.apart import load
+from anycast.config.apart import Reading
 from anycast.config.loaded import Loaded
 from anycast.config.problem import ConfigError
 from anycast.core.events import StopRequested
@@ -63,8 +63,10 @@ EX_CONFIG = 78
 log = structlog.get_logger()
 
 
-def run(path: Path, record: Path | None = None) -> int:
+def run(path: Path, record: Path | None = None, reading: Reading | None = None) -> int:
     """Runs until SIGTERM or SIGINT; what it decides by is written to `record`. Returns the exit status.
+
+    `reading`: of `path`, where it has begun already.
 
     0: withdrawn. 1: not acknowledged as withdrawn. 70: a defect. 75: another agent runs. 78: bad configuration; 73: no recording there.
     """
@@ -76,7 +78,7 @@ def run(path: Path, record: Path | None = None) -> int:
     events = Hub()
     sink = set_up_logging(events.publish)
     try:
-        return _run(path, events, record)
+        return _run(path, events, record, reading)
     finally:
         sink.drain(LOG_PATIENCE)
 
@@ -90,14 +92,17 @@ def raise_descriptors() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _run(path: Path, events: Hub, record: Path | None = None) -> int:
+def _run(path: Path, events: Hub, record: Path | None = None, reading: Reading | None = None) -> int:
     try:
-        loaded = load(path)
+        loaded = (Reading(path) if reading is None else reading).result()
     except ConfigError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         print(f"anycast: {path}: {len(error.problems)} problem(s), not started", file=sys.stderr)
         return EX_CONFIG
+    except RuntimeError as error:
+        print(f"anycast: {error}, not started", file=sys.stderr)
+        return EX_SOFTWARE
     with InstanceLock(Path(loaded.config.node.runtime_dir) / LOCK) as lock:
         try:
             lock.hold()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from anycast.core.values.configuration import Protocol
 from anycast.core.values.lease import MAX_TTL
 
 VERSION = 1
+PIECE = 500  # real servers that are written at a time: half a millisecond
 
 
 class DamagedError(Exception):
@@ -76,31 +78,51 @@ def _servers(body: dict[str, list[list[Any]]]) -> dict[ipvs.DestinationKey, str]
 
 
 def save(path: Path, owned: Owned, boot: str) -> None:
-    """Replaces the file at once and for good. Raises OSError."""
-    body = {
+    """Replaces the file at once and for good. Raises OSError.
+
+    In a thread it never keeps the event loop waiting for long: JSON is made in small pieces.
+    """
+    files.replace(path, _text(owned, boot), synced=True)
+
+
+def _text(owned: Owned, boot: str) -> Iterator[str]:
+    head = {
         "version": VERSION,
         "boot": boot,
         "lease_ttl": owned.lease_ttl,
         "sync": owned.sync,
         "vips": {name: list(map(str, addresses)) for name, addresses in owned.vips.items()},
         "addresses": sorted(map(str, owned.addresses)),
-        "services": [_service(owned, key) for key in owned.services],
     }
-    files.replace(path, json.dumps(body) + "\n", synced=True)
+    yield f'{json.dumps(head)[:-1]}, "services": ['
+    separator = ""
+    for key, servers in owned.services.items():
+        yield f'{separator}{json.dumps(_service(owned, key))[:-1]}, "servers": {{'
+        yield from _servers_text(servers)
+        yield "}}"
+        separator = ", "
+    yield "]}\n"
+
+
+def _servers_text(servers: Mapping[ipvs.DestinationKey, str]) -> Iterator[str]:
+    places: dict[str, list[tuple[str, int]]] = {}
+    for (address, port), scope in servers.items():
+        places.setdefault(scope, []).append((str(address), port))
+    scopes = iter(places.items())
+    separator = ""
+    while part := dict(islice(scopes, PIECE)):
+        yield separator + json.dumps(part)[1:-1]
+        separator = ", "
 
 
 def _service(owned: Owned, key: ipvs.Key) -> dict[str, object]:
-    servers: dict[str, list[tuple[str, int]]] = {}
-    for (address, port), scope in owned.services[key].items():
-        servers.setdefault(scope, []).append((str(address), port))
     if isinstance(key, ipvs.MarkKey):
         addresses = sorted(map(str, owned.marks.get(key, frozenset())))
-        return {"mark": key.mark, "version": key.version, "addresses": addresses, "servers": servers}
+        return {"mark": key.mark, "version": key.version, "addresses": addresses}
     return {
         "protocol": str(key.protocol),
         "address": str(key.address),
         "port": key.port,
-        "servers": servers,
     }
 
 

@@ -40,9 +40,13 @@ def _surplus(args: argparse.Namespace, words: list[str]) -> str:
 def _dispatch(args: argparse.Namespace) -> int:
     match args.verb:
         case "agent":
+            # Another process reads the file while this one imports all that an agent is made of.
+            from anycast.config.apart import Reading
+
+            reading = Reading(args.config)
             from anycast.agent.main import run as run_agent
 
-            return run_agent(args.config, args.record)
+            return run_agent(args.config, args.record, reading)
         case "check" | "schema":
             from anycast.cli import configuration
 

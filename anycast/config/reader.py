@@ -348,19 +348,27 @@ class _Reader:
 class _Careful(_Reader):
     """Leaves to the other parser what libyaml takes and it may not: a plain ? in brackets, comments of block scalars."""
 
+    _brackets = 0  # that are open
+
+    def _value(self, path: Path, event: Any) -> Value:
+        flow = bool(getattr(event, "flow_style", False))
+        self._brackets += flow
+        value = super()._value(path, event)
+        self._brackets -= flow
+        return value
+
     def _key(self, path: Path, event: Any) -> str | None:
-        _trust(event)
+        self._trust(event)
         return super()._key(path, event)
 
     def _scalar(self, path: Path, event: ScalarEvent) -> Value:
-        _trust(event)
+        self._trust(event)
         return super()._scalar(path, event)
 
-
-def _trust(event: Any) -> None:
-    style = getattr(event, "style", None)
-    if style in ("|", ">") or (not style and "?" in getattr(event, "value", "")):
-        raise yaml.YAMLError
+    def _trust(self, event: Any) -> None:
+        style = getattr(event, "style", None)
+        if style in ("|", ">") or (self._brackets and not style and "?" in getattr(event, "value", "")):
+            raise yaml.YAMLError
 
 
 def _resolve(text: str) -> Value:

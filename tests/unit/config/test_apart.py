@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from anycast.config import apart, load
-from anycast.config.problem import ConfigError
+from anycast.config.problem import MOST, ConfigError
 
 FULL = Path(__file__).parents[3] / "examples" / "full.yaml"
 
@@ -42,3 +42,49 @@ def test_who_loads_so_needs_neither_pydantic_nor_yaml() -> None:
     code = "import sys, anycast.agent.main; print(sys.modules.keys() & {'pydantic', 'yaml'})"
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_a_reload_gets_only_what_has_changed(tmp_path: Path) -> None:
+    file = tmp_path / "anycast.yaml"
+    file.write_text(FULL.read_text())
+    before = apart.load(file)
+    after = apart.load(file, before)
+    assert after == before
+    assert all(new is old for new, old in zip(after.config.vips, before.config.vips, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("exit 3", "ended with status 3"),
+        ("exit 0", "ended with status 0"),
+        ("printf 'f\\0\\0'", "ended with status 0"),
+        ("kill -XCPU $$", "took more than 60 s of processor time"),
+        ("exec sleep 60", "took longer than 0.2 s"),
+        ("printf 'f\\0\\0\\1\\0'; exec sleep 60", "took longer than 0.2 s"),
+    ],
+)
+def test_a_process_that_does_not_answer_is_ended_and_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, said: str
+) -> None:
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    before = apart.load(FULL)
+    monkeypatch.setattr(sys, "executable", str(program))
+    if "longer" in said:
+        monkeypatch.setattr(apart, "PATIENCE", 0.2)
+    reading = apart.Reading(FULL, before)
+    with pytest.raises(RuntimeError, match=said):
+        reading.result()
+    assert reading._process.returncode is not None
+
+
+def test_many_mistakes_are_told_in_part(tmp_path: Path) -> None:
+    file = tmp_path / "anycast.yaml"
+    file.write_text("vips:\n" + "".join(f"  v{n}: {{prot: 1}}\n" for n in range(3000)))
+    with pytest.raises(ConfigError) as told:
+        apart.load(file)
+    assert len(told.value.problems) == MOST + 1
+    assert "there are more mistakes than these 1000" in str(told.value.problems[-1])
+    assert str(told.value.problems[0]).startswith(f"{file}:2:8: vips.v0.prot: there is no such key")
