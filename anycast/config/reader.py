@@ -119,8 +119,9 @@ def _read_quickly(text: str, file: str) -> Document | None:
         document.readable, document.tree = False, None
     except (yaml.YAMLError, ValueError, OverflowError, _UnreadableError):
         return None
-    # Tags are told by both, and libyaml takes some that the other does not.
-    return None if document.problems and "!" in text else document
+    # What is passed over for another mistake has not been looked at with care. Nor have tags: libyaml takes more.
+    doubtful = reader is _Careful or "!" in text
+    return None if document.problems and doubtful else document
 
 
 def _decode(data: bytes | str, file: str) -> str:
