@@ -212,5 +212,3 @@ else:
     CheckReference = _union(_form_of_reference, _NO_REFERENCE, name=of.Name)
     OfMember = _union(_form_of_member, _NO_REFERENCE, name=of.Name, member=Member)
 Require = list[CheckReference]
-for _mapping in (Member, AllCheck, AnyCheck, AtLeastCheck):
-    _mapping.model_rebuild()

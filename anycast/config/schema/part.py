@@ -50,7 +50,9 @@ class Part(BaseModel):
     of the core that describes it, and that `assemble` makes of it.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, json_schema_extra=_require)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, json_schema_extra=_require, defer_build=True
+    )
 
     REQUIRED: ClassVar[tuple[str, ...]] = ()
     ONE_OF: ClassVar[tuple[str, ...]] = ()
