@@ -20,6 +20,7 @@ from anycast.agent.commands import TooLateError
 from anycast.agent.engine import Engine
 from anycast.agent.recording import Recorder
 from anycast.config.load import load
+from anycast.config.loaded import Loaded
 from anycast.core import events as ev
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.maintenance.clocks import End, Expiry
@@ -574,7 +575,7 @@ def test_a_defect_in_reading_the_file_refuses_the_reload(
         async with running(engine):
             await site.announced(WEB)
 
-            def broken(path: Path) -> None:
+            def broken(path: Path, before: Loaded) -> None:
                 raise ZeroDivisionError
 
             monkeypatch.setattr(engines, "load", broken)
