@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from anycast.agent import owned_file
+from anycast.core.dataplane import ipvs
 from anycast.core.owned import NOTHING, Owned, owned_by
 from tests.property.worlds import config, vip
 
@@ -75,7 +76,9 @@ def test_a_place_that_cannot_be_looked_at_ends_no_start(tmp_path: Path) -> None:
 
 def test_no_piece_of_the_text_is_long(tmp_path: Path) -> None:
     """Each is made while the event loop waits, for it is one call of C."""
-    servers = {(IPv4Address(2**24 * 10 + n), 80): f"pool/server-{n}" for n in range(3 * owned_file.PIECE + 1)}
+    servers: dict[ipvs.DestinationKey, str] = {
+        (IPv4Address(2**24 * 10 + n), 80): f"pool/server-{n}" for n in range(3 * owned_file.PIECE + 1)
+    }
     (key, *_) = OWNED.services
     owned = replace(OWNED, services={**OWNED.services, key: servers})
     assert max(map(len, owned_file._text(owned, "a boot"))) < owned_file.PIECE * 60
