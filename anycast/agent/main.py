@@ -177,8 +177,18 @@ async def serve(
     starts = StartsFile(state_dir / STARTS, boot=boot_id())
     crashes = starts.begin(time.monotonic())
 
+    leased = asyncio.Event()
+
     def send_lease(lease: Lease) -> None:
         holder[0].send(lease)
+        leased.set()
+
+    async def answer_questions() -> None:
+        # Its start takes more processor time than all that the first lease needs.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(loaded.config.timing.lease_ttl):
+                await leased.wait()
+        await ops_process.keep(feed, runtime, node.listen)
 
     manager = ServiceManager(os.environ)
     before = events.newest
@@ -263,7 +273,7 @@ async def serve(
             # Anybody may connect for leases: who is let in is decided by the peer's user.
             partial(keep_bound, runtime / LEASE_SOCKET, 0o666, listen_for_leases),
             partial(keep_bound, runtime / CONTROL_SOCKET, 0o660, listen_for_control),
-            partial(ops_process.keep, feed, runtime, node.listen),
+            answer_questions,
         )
     ]
     garbage.set_aside()

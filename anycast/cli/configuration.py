@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import ssl
 import sys
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from anycast.cli.exits import ExitCode
 from anycast.config.needed import missing_hooks, missing_program
-from anycast.config.problem import ConfigError, NeededPath, Problem
+from anycast.config.problem import MOST, ConfigError, NeededPath, Problem
 
 if TYPE_CHECKING:
     from anycast.core.values.configuration import Config
@@ -36,7 +35,10 @@ def report(error: ConfigError, file: Path) -> int:
     """Every problem on a line of its own and their count, on standard error. Returns the exit code."""
     for problem in error.problems:
         print(problem, file=sys.stderr)
-    print(f"{file}: {_count(len(error.problems), 'problem')}", file=sys.stderr)
+    told = (
+        f"more than {MOST} problems" if len(error.problems) > MOST else _count(len(error.problems), "problem")
+    )
+    print(f"{file}: {told}", file=sys.stderr)
     return ExitCode.CONFIG
 
 
@@ -59,9 +61,8 @@ def _check(file: Path, *, as_json: bool) -> int:
         return report_json(lacks, file) if as_json else report(lacks, file)
     counts = _counts(loaded.config)
     lacking = [problem for needed in loaded.paths if (problem := _missing(needed)) is not None]
-    warnings = sorted(
-        (*loaded.warnings, *lacking), key=lambda one: (loaded.files.index(one.mark.file), one.mark)
-    )
+    order = {name: place for place, name in enumerate(loaded.files)}
+    warnings = sorted((*loaded.warnings, *lacking), key=lambda one: (order[one.mark.file], one.mark))
     if as_json:
         told = [_problem(warning) for warning in warnings]
         document = {"file": str(file), "ok": True, "problems": [], "warnings": told, **counts}
@@ -95,6 +96,8 @@ def _missing(needed: NeededPath) -> Problem | None:
 
 def _expiry(text: str) -> float | None:
     """When the first certificate of a PEM file runs out, in seconds since the epoch."""
+    import ssl
+
     from anycast.probes.certificate import not_after
 
     begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"

@@ -211,7 +211,9 @@ class Receiver:
         self._before = before
         self._units = Units() if before is None else before.units
         self._old_vips = {} if before is None else {vip.name: vip for vip in before.config.vips}
-        self._old_pools = {pool.name: pool for pool in self._units.pools.values()}
+        self._old_pools = {
+            service.pool.name: service.pool for vip in self._old_vips.values() for service in vip.services
+        }
         self._pool_digests = {id(pool): digest for digest, pool in self._units.pools.items()}
         self._addresses: dict[int | bytes, Address] = {}
         self._values: list[Any] = []
@@ -268,11 +270,12 @@ class Receiver:
 
     def _take_pool_end(self, digest: bytes, check: int) -> None:
         old = self._old_pools.get(self._pool_name)
-        self._pools[digest] = Pool(
+        pool = Pool(
             name=self._pool_name,
             servers=tuple(self._servers),
             check=_same(None if old is None else old.check, self._values[check]),
         )
+        self._pools[digest] = _same(old, pool)
 
     def _take_vip(
         self,
@@ -308,7 +311,9 @@ class Receiver:
             digest = digests[n : n + DIGEST_SIZE]
             vip = self._vips[digest] = self._units.vips[digest]
             for service in vip.services:
-                self._pools[self._pool_digests[id(service.pool)]] = service.pool
+                # One that is not known by its digest comes again when it is needed.
+                if (pool := self._pool_digests.get(id(service.pool))) is not None:
+                    self._pools[pool] = service.pool
 
     def _take_end(self, digest: str, rest: Mapping[str, Any]) -> None:
         before = None if self._before is None else self._before.config

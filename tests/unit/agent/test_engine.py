@@ -229,7 +229,7 @@ def test_after_a_program_only_what_it_touched_is_read_unless_something_failed(tm
 
         async def use(effect: ev.ReadKernel | ev.ProgramKernel) -> frozenset[Key] | None:
             await engine._use_kernel(effect)
-            event = engine._inbox.get_nowait()
+            event = engine._inbox.take()
             partial.append(isinstance(event, ev.KernelRead) and event.partial)
             return site.kernel.asked[-1]
 
@@ -665,7 +665,7 @@ def test_a_defect_in_reading_the_file_refuses_the_reload(
         async with running(engine):
             await site.announced(WEB)
 
-            def broken(path: Path) -> None:
+            def broken(path: Path, before: Loaded) -> None:
                 raise ZeroDivisionError
 
             monkeypatch.setattr(engines, "load", broken)

@@ -526,3 +526,16 @@ def test_a_defect_ends_the_process_with_its_own_status(
     with structlog.testing.capture_logs() as logs:
         assert main._run(configure(tmp_path), Hub()) == main.EX_SOFTWARE
     assert [entry["event"] for entry in logs] == ["agent.failed"]
+
+
+def test_a_start_without_an_answer_of_the_reader_is_told_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = configure(tmp_path)
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nkill -9 $$\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    assert main._run(file, Hub()) == main.EX_SOFTWARE
+    said = f"anycast: reading {file} failed: the process for it ended with status -9, not started\n"
+    assert capsys.readouterr().err == said

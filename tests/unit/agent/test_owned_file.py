@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from anycast.agent import owned_file
+from anycast.core.dataplane import ipvs
 from anycast.core.owned import NOTHING, Owned, owned_by
 from tests.property.worlds import config, vip
 
@@ -69,3 +72,17 @@ def test_a_place_that_cannot_be_looked_at_ends_no_start(tmp_path: Path) -> None:
     found, damage = left(tmp_path / ("x" * 300) / "owned.json")
     assert found == Owned(lease_ttl=2.0)
     assert len(damage) == 1
+
+
+def test_no_piece_of_the_text_is_long(tmp_path: Path) -> None:
+    """Each is made while the event loop waits, for it is one call of C."""
+    servers: dict[ipvs.DestinationKey, str] = {
+        (IPv4Address(2**24 * 10 + n), 80): f"pool/server-{n}" for n in range(3 * owned_file.PIECE + 1)
+    }
+    (key, *_) = OWNED.services
+    owned = replace(OWNED, services={**OWNED.services, key: servers})
+    assert max(map(len, owned_file._text(owned, "a boot"))) < owned_file.PIECE * 60
+    path = tmp_path / "owned.json"
+    owned_file.save(path, owned, "a boot")
+    assert owned_file.load(path, "a boot") == owned
+    assert json.loads(path.read_text())["version"] == owned_file.VERSION

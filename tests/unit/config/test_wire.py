@@ -158,3 +158,14 @@ def test_every_frame_is_small() -> None:
 def test_secrets_and_bytes_come_through() -> None:
     text = re.sub(r"type: http, path: /ready, port: 8080", "type: udp, send_hex: ff00, port: 5", TEXT)
     assert received(read(text)) == read(text)
+
+
+def test_what_was_read_here_is_used_again_too() -> None:
+    """As nothing of it is known by a digest, all comes; what is the same is taken from before even so."""
+    before = read(TEXT)
+    after = received(read(TEXT.replace("med: 5", "med: 6")), before)
+    assert by_name(after)["a"].services[0] is by_name(before)["a"].services[0]
+    assert by_name(after)["b"].services[0].pool is by_name(before)["b"].services[0].pool
+    again = received(read(TEXT.replace("med: 5", "med: 7")), after)
+    assert by_name(again)["a"] is by_name(after)["a"]
+    assert again == read(TEXT.replace("med: 5", "med: 7"))
