@@ -47,6 +47,7 @@ class Conversation:
         self._quiet_since = now  # the last answer, or the first command after a rest
         self._last_tick = now
         self._flush_due = False
+        self.may_flush = True  # until then it waits
         self._version_due = True
         self._query_at = now
         self._query_answer: codec.Line | None = None
@@ -76,7 +77,7 @@ class Conversation:
         return not self.is_alone and len(self._unanswered) < WINDOW and self._moving < MOVING
 
     def alone_is_due(self, now: float) -> bool:
-        return self._flush_due or self._version_due or now >= self._query_at
+        return (self._flush_due and self.may_flush) or self._version_due or now >= self._query_at
 
     def flush(self) -> None:
         self._flush_due = True
@@ -93,11 +94,11 @@ class Conversation:
             self._query_at = math.inf
             self._query_answer, self._stray_at = None, None
             return self.write(Command(Kind.QUERY, codec.SHOW_NEIGHBORS), now)
-        if self._flush_due:
-            self._flush_due = False
-            return self.write(Command(Kind.FLUSH, codec.FLUSH), now)
-        self._version_due = False
-        return self.write(Command(Kind.VERSION, codec.VERSION), now)
+        if self._version_due:
+            self._version_due = False
+            return self.write(Command(Kind.VERSION, codec.VERSION), now)
+        self._flush_due = False
+        return self.write(Command(Kind.FLUSH, codec.FLUSH), now)
 
     # In.
 

@@ -122,6 +122,7 @@ class Planner:
             case codec.Version():
                 self._changes += self._version != line.version
                 self._version = line.version
+                self._look_at_sessions()
             case codec.Stopping():
                 self._stopped = True
             case codec.Other(event=False):
@@ -337,6 +338,11 @@ class Planner:
         self._talk.flush()
         self._prefixes.retry_refused(now)
 
+    def _look_at_sessions(self) -> None:
+        """ExaBGP 4.2 ends at a flush while no session is up."""
+        is_old = self._version is not None and self._version.startswith("4.")
+        self._talk.may_flush = not is_old or any(one.state == "up" for one in self._neighbors.values())
+
     def _reassert(self, now: float) -> None:
         self._reassert_at = now + REASSERT
         self._prefixes.reassert(now)
@@ -346,6 +352,7 @@ class Planner:
         if old is not None and (old.state, old.reason) == (state, reason):
             return
         self._neighbors[address] = NeighborState(address=address, state=state, changed=changed, reason=reason)
+        self._look_at_sessions()
         if old is not None or changed == now:
             self.log.append(f"neighbor {address} is {state}{': ' + reason if reason else ''}")
         self._changes += 1

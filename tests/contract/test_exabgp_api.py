@@ -195,6 +195,19 @@ def test_the_name_of_a_community_with_shutdown_in_it_ends_exabgp(raw: Script) ->
     raw.until_up()
 
 
+def test_a_flush_without_a_session_ends_exabgp_4(raw: Script) -> None:
+    shut = [f"neighbor {end} shutdown" for end in (NODE4, NODE6)]
+    raw.router.vtysh("configure terminal", "router bgp 65000", *shut)
+    until(lambda: not any(raw._is_up(end) for end in (NODE4, NODE6)), "both sessions down")
+    raw.say(codec.FLUSH, answered=_is_5(raw))
+    if not _is_5(raw):
+        assert raw.speaker.exabgp.wait(bgp.PATIENCE)
+        raw.speaker.start()
+    assert raw.say(codec.VERSION) == ["done"]
+    raw.router.vtysh("configure terminal", "router bgp 65000", *(f"no {one}" for one in shut))
+    raw.until_up()
+
+
 def test_done_says_nothing_of_the_router(raw: Script) -> None:
     """Withdrawing what was never announced and a community of seventeen bits are done, too."""
     assert raw.say(f"withdraw route {VIPS4[9]}") == ["done"]

@@ -305,6 +305,25 @@ def test_a_session_that_comes_up_gets_the_withdraws_again_and_then_the_rest_twic
     assert x.settle() == again
 
 
+def test_an_exabgp_4_is_told_to_flush_once_a_session_is_up() -> None:
+    x = Exchange()
+    x.commands()
+    x.done(2)
+    assert x.commands() == [codec.SHOW_NEIGHBORS]
+    x.plan.line(codec.Other("please specify summary, extensive or configuration"), x.now)
+    x.done()
+    assert x.commands() == [codec.VERSION]
+    x.plan.line(codec.Version("4.2.25"), x.now)
+    x.done()
+    x.wait(SETTLE)
+    assert codec.FLUSH not in x.settle()
+    x.plan.line(UP, x.now)
+    assert codec.FLUSH in x.settle()
+    x.plan.line(codec.NeighborEvent("192.0.2.254", "down", ""), x.now)
+    x.wait(SETTLE)
+    assert codec.FLUSH not in x.settle()
+
+
 def test_a_session_up_that_only_the_table_tells_of_counts_too() -> None:
     x = Exchange().started()
     x.plan.line(codec.NeighborEvent("192.0.2.254", "down", "closed"), x.now)
