@@ -122,7 +122,6 @@ class Planner:
             case codec.Version():
                 self._changes += self._version != line.version
                 self._version = line.version
-                self._look_at_sessions()
             case codec.Stopping():
                 self._stopped = True
             case codec.Other(event=False):
@@ -140,6 +139,7 @@ class Planner:
             self.log.append("the lease has run out: everything is withdrawn")
             self._prefixes.want_nothing(now)
         self._prefixes.tick(now)
+        self._talk.may_flush = self._may_flush(now)
         if self._settle_at is not None and now >= self._settle_at:
             self._settle_at = None
             self._reassert(now)
@@ -338,10 +338,12 @@ class Planner:
         self._talk.flush()
         self._prefixes.retry_refused(now)
 
-    def _look_at_sessions(self) -> None:
-        """ExaBGP 4.2 ends at a flush while no session is up."""
-        is_old = self._version is not None and self._version.startswith("4.")
-        self._talk.may_flush = not is_old or any(one.state == "up" for one in self._neighbors.values())
+    def _may_flush(self, now: float) -> bool:
+        """ExaBGP 4.2 ends at a flush while no session is up, and the first may be given up for another at once."""
+        if self._version is None or not self._version.startswith("4."):
+            return True
+        sessions = self._neighbors.values()
+        return any(one.state == "up" and now - one.changed >= SETTLE / 2 for one in sessions)
 
     def _reassert(self, now: float) -> None:
         self._reassert_at = now + REASSERT
@@ -352,7 +354,6 @@ class Planner:
         if old is not None and (old.state, old.reason) == (state, reason):
             return
         self._neighbors[address] = NeighborState(address=address, state=state, changed=changed, reason=reason)
-        self._look_at_sessions()
         if old is not None or changed == now:
             self.log.append(f"neighbor {address} is {state}{': ' + reason if reason else ''}")
         self._changes += 1

@@ -305,7 +305,7 @@ def test_a_session_that_comes_up_gets_the_withdraws_again_and_then_the_rest_twic
     assert x.settle() == again
 
 
-def test_an_exabgp_4_is_told_to_flush_once_a_session_is_up() -> None:
+def test_an_exabgp_4_is_told_to_flush_once_a_session_stays_up() -> None:
     x = Exchange()
     x.commands()
     x.done(2)
@@ -318,10 +318,13 @@ def test_an_exabgp_4_is_told_to_flush_once_a_session_is_up() -> None:
     x.wait(SETTLE)
     assert codec.FLUSH not in x.settle()
     x.plan.line(UP, x.now)
-    assert codec.FLUSH in x.settle()
-    x.plan.line(codec.NeighborEvent("192.0.2.254", "down", ""), x.now)
+    assert codec.FLUSH not in x.settle()
+    x.plan.line(codec.NeighborEvent("192.0.2.254", "down", "given up for another"), x.now)
     x.wait(SETTLE)
     assert codec.FLUSH not in x.settle()
+    x.plan.line(UP, x.now)
+    x.wait(SETTLE)
+    assert codec.FLUSH in x.settle()
 
 
 def test_a_session_up_that_only_the_table_tells_of_counts_too() -> None:
