@@ -143,8 +143,9 @@ class Plugin:
                 if isinstance(message, Hello):
                     continue
                 assert isinstance(message, Lease | LeaseChange)
-                if not self._mirror.take(message):
-                    raise RuntimeError("the agent has sent a difference that proves nothing")
+                if not self._mirror.take(message):  # who stopped iterating has thrown some away
+                    self._line.sendall(encode(Ask()))
+                    continue
                 yield arrived, self._done()
                 if meanwhile is not None and time.monotonic() < ends:
                     meanwhile()
