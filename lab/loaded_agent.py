@@ -12,10 +12,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
-from anycast.lease import Decoder, Lease, Report, encode
+from anycast.core.values.route import Prefix
+from anycast.lease import NO_REPORT, Ask, Decoder, Hello, Lease, LeaseChange, Report, changes_of, encode
+from anycast.plugin.mirror import Mirror
 from lab import configs
 from lab.measuring import running
 from lab.waiting import until
@@ -103,6 +106,14 @@ def agent(config: str, runtime: Path, alone: Sequence[str], *options: str) -> It
                 process.wait(10.0)
 
 
+class Leased(NamedTuple):
+    """A lease that has arrived."""
+
+    issued: float
+    ttl: float
+    routes: frozenset[Prefix]
+
+
 class Plugin:
     """The other end of the leases, without an ExaBGP: says at once that all is announced."""
 
@@ -110,10 +121,13 @@ class Plugin:
         self._line = socket.socket(socket.AF_UNIX)
         self._line.connect(str(runtime / "lease.sock"))
         self._decoder = Decoder()
+        self._mirror = Mirror()
+        self._said = NO_REPORT
+        self._line.sendall(encode(Ask()))
 
     def leases(
         self, seconds: float, meanwhile: Callable[[], None] | None = None
-    ) -> Iterator[tuple[float, Lease]]:
+    ) -> Iterator[tuple[float, Leased]]:
         """Those of so many seconds, each with the instant of its arrival; `meanwhile` is called after each."""
         ends = time.monotonic() + seconds
         while (left := ends - time.monotonic()) > 0:
@@ -126,12 +140,21 @@ class Plugin:
             if not data:
                 raise RuntimeError("the agent has ended its connection")
             for message in self._decoder.feed(data):
-                assert isinstance(message, Lease)
-                done = Report(seq=message.seq, announced=frozenset(message.routes))
-                self._line.sendall(encode(done))
-                yield arrived, message
+                if isinstance(message, Hello):
+                    continue
+                assert isinstance(message, Lease | LeaseChange)
+                if not self._mirror.take(message):  # who stopped iterating has thrown some away
+                    self._line.sendall(encode(Ask()))
+                    continue
+                yield arrived, self._done()
                 if meanwhile is not None and time.monotonic() < ends:
                     meanwhile()
+
+    def _done(self) -> Leased:
+        mirror, before = self._mirror, self._said
+        self._said = Report(seq=mirror.seq, announced=frozenset(mirror.routes))
+        self._line.sendall(b"".join(map(encode, changes_of(before, self._said))))
+        return Leased(mirror.issued, mirror.ttl, self._said.announced)
 
     def until_announced(self, vips: int) -> None:
         for _, lease in self.leases(PATIENCE):

@@ -7,6 +7,7 @@ checked numbers and addresses only, never from names or text.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TypeAlias
@@ -94,6 +95,28 @@ def withdraw(route: Route) -> str:
 def withdraw_bare(prefix: Prefix) -> str:
     """The command that withdraws a prefix of unknown attributes. Raises ValueError for a scoped address."""
     return f"withdraw route {_prefix(prefix)}"
+
+
+def announce_all(routes: Sequence[Route]) -> str:
+    """The command that announces routes with the same attributes, of one family. Raises ValueError as `announce` does.
+
+    With both families in it ExaBGP 5 announces one of them, and says `done`.
+    """
+    return f"announce attributes{_attributes(routes[0])} nlri {_prefixes(routes)}"
+
+
+def withdraw_all(routes: Sequence[Route]) -> str:
+    """As `announce_all`, attributes repeated."""
+    return f"withdraw attributes{_attributes(routes[0])} nlri {_prefixes(routes)}"
+
+
+def withdraw_all_bare(prefixes: Sequence[Prefix]) -> str:
+    """The command that withdraws prefixes of one family and of unknown attributes."""
+    return f"withdraw attributes nlri {' '.join(map(_prefix, prefixes))}"
+
+
+def _prefixes(routes: Sequence[Route]) -> str:
+    return " ".join(_prefix(route.prefix) for route in routes)
 
 
 def _prefix(prefix: Prefix) -> str:

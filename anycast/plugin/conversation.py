@@ -2,7 +2,7 @@
 
 ExaBGP answers `done` or `error` by order, and `done` means parsed, not sent. Hence:
 
-- At most WINDOW commands are unanswered. Answers match by order.
+- At most WINDOW commands are unanswered, with MOVING prefixes in them and one batch. Answers match by order.
 - Questions and `flush` travel alone: nothing is unanswered when they are written, and nothing follows before
   their answer. So the answer to the first question also proves that no earlier command is unanswered, even one of the
   process before us, whose answers ExaBGP hands to its successor.
@@ -20,6 +20,7 @@ from anycast.plugin import codec
 from anycast.plugin.prefixes import Entry, Kind
 
 WINDOW = 50  # unanswered commands
+MOVING = 200  # prefixes in them: so many a withdraw may have to wait for
 SILENCE = 5.0  # seconds without an answer until ExaBGP is stuck
 OWES = 1.0  # seconds without an answer until the report says so: sooner each question would cost two reports
 QUERY = 10.0  # seconds between questions for the neighbors
@@ -30,12 +31,11 @@ PAUSE = 1.0  # seconds between two ticks that mean we did not run ourselves
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command without its answer. `route`: the attribute set it is about."""
+    """A command without its answer. `moves`: the prefixes it is for, each with the attribute set it is about."""
 
     kind: Kind
     text: str
-    entry: Entry | None = None
-    route: Route | None = None
+    moves: tuple[tuple[Entry, Route | None], ...] = ()
 
 
 class Conversation:
@@ -43,9 +43,11 @@ class Conversation:
 
     def __init__(self, now: float) -> None:
         self._unanswered: deque[Command] = deque()
+        self._moving = 0  # prefixes in the unanswered commands
         self._quiet_since = now  # the last answer, or the first command after a rest
         self._last_tick = now
         self._flush_due = False
+        self.may_flush = True  # until then it waits
         self._version_due = True
         self._query_at = now
         self._query_answer: codec.Line | None = None
@@ -68,14 +70,14 @@ class Conversation:
     @property
     def is_alone(self) -> bool:
         """The unanswered command travels alone."""
-        return bool(self._unanswered) and self._unanswered[0].entry is None
+        return bool(self._unanswered) and not self._unanswered[0].moves
 
     @property
     def has_room(self) -> bool:
-        return not self.is_alone and len(self._unanswered) < WINDOW
+        return not self.is_alone and len(self._unanswered) < WINDOW and self._moving < MOVING
 
     def alone_is_due(self, now: float) -> bool:
-        return self._flush_due or self._version_due or now >= self._query_at
+        return (self._flush_due and self.may_flush) or self._version_due or now >= self._query_at
 
     def flush(self) -> None:
         self._flush_due = True
@@ -84,6 +86,7 @@ class Conversation:
         if not self._unanswered:
             self._quiet_since = now
         self._unanswered.append(command)
+        self._moving += len(command.moves)
         return command.text
 
     def write_alone(self, now: float) -> str:
@@ -91,11 +94,11 @@ class Conversation:
             self._query_at = math.inf
             self._query_answer, self._stray_at = None, None
             return self.write(Command(Kind.QUERY, codec.SHOW_NEIGHBORS), now)
-        if self._flush_due:
-            self._flush_due = False
-            return self.write(Command(Kind.FLUSH, codec.FLUSH), now)
-        self._version_due = False
-        return self.write(Command(Kind.VERSION, codec.VERSION), now)
+        if self._version_due:
+            self._version_due = False
+            return self.write(Command(Kind.VERSION, codec.VERSION), now)
+        self._flush_due = False
+        return self.write(Command(Kind.FLUSH, codec.FLUSH), now)
 
     # In.
 
@@ -119,6 +122,7 @@ class Conversation:
                 self._complete_query(now)
             return None
         self._unanswered.popleft()
+        self._moving -= len(command.moves)
         if refused:
             self.errors += 1
         else:

@@ -11,10 +11,8 @@ import selectors
 import signal
 import socket
 import time
-from argparse import ArgumentError, ArgumentParser
 from dataclasses import dataclass
 from ipaddress import ip_network
-from typing import NoReturn
 
 from anycast.core.values.route import Prefix, Route
 from anycast.plugin import journal, link
@@ -45,30 +43,40 @@ class Options:
     error: str = ""
 
 
-class _Parser(ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ArgumentError(None, message)
+_WORDS = ("--socket", "--journal", "--own", "--hang-limit")
 
 
 def parse_options(argv: list[str]) -> Options:
-    parser = _Parser(prog="anycast announce", add_help=False, allow_abbrev=False)
-    parser.add_argument("--socket", default="")
-    parser.add_argument("--journal", default="")
-    parser.add_argument("--own", action="append", default=[])
-    parser.add_argument("--hang-limit", type=float, default=PATIENCE)
-    try:
-        args = parser.parse_args(argv)
-    except ArgumentError as error:
-        return Options(error=str(error))
+    """By hand: argparse takes a second for the prefixes of five thousand VIPs, in which they stay announced."""
+    given: dict[str, list[str]] = {word: [] for word in _WORDS}
+    words = iter(argv)
+    wrong = ""
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name not in given:
+            wrong = wrong or f"{word}: not an option of anycast announce"
+        elif (text := value if equals else next(words, None)) is None:
+            wrong = wrong or f"{word}: a value is missing"
+        else:
+            given[name].append(text)
     own: list[Prefix] = []
-    wrong = "" if args.socket else "--socket PATH is missing"
-    for text in args.own:
+    for text in given["--own"]:
         try:
             own.append(ip_network(text))
         except ValueError as error:
-            wrong = f"--own {text}: {error}"
+            wrong = wrong or f"--own {text}: {error}"
+    hang_limit = PATIENCE
+    try:
+        hang_limit = float(given["--hang-limit"][-1]) if given["--hang-limit"] else PATIENCE
+    except ValueError as error:
+        wrong = wrong or f"--hang-limit: {error}"
+    socket_path, journal_path = (next(reversed(given[word]), "") for word in ("--socket", "--journal"))
     return Options(
-        socket=args.socket, journal=args.journal, own=tuple(own), hang_limit=args.hang_limit, error=wrong
+        socket=socket_path,
+        journal=journal_path,
+        own=tuple(own),
+        hang_limit=hang_limit,
+        error=wrong or ("" if socket_path else "--socket PATH is missing"),
     )
 
 

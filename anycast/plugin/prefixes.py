@@ -60,6 +60,7 @@ class Entry:
     barred: bool = False  # there is no command for the wanted route
     refused: bool = False  # the wanted route was refused, by ExaBGP or for want of a journal
     why: str = ""  # the wanted route is not announced because
+    alone: bool = False  # it goes into no command with others
     queue: dict[Prefix, None] | None = None  # the one it stands in
     told: tuple[bool, bool, str] | None = None  # what a report says of it: announced, pending, why it failed
 
@@ -100,25 +101,26 @@ class Entry:
     def refuse(self, why: str, retry_at: float) -> None:
         self.refused, self.why, self.announce_at = True, why, retry_at
 
-    def write_announce(self) -> tuple[str, Route]:
-        """The command for the wanted route; it counts as written."""
-        route = self.want
-        assert route is not None  # noqa: S101 - `need` said so
-        self.held = (*(held for held in self.held if held != route), route)
-        self.last, self.reassert, self.command = route, False, Kind.ANNOUNCE
-        return codec.announce(route), route
-
-    def write_withdraw(self, kind: Kind) -> tuple[str, Route | None]:
-        """The command, and the attribute set that it withdraws; None: all of them. It counts as written."""
+    def route_for(self, kind: Kind) -> Route | None:
+        """The attribute set that the next command of this kind is about; None: all there may be."""
+        if kind is Kind.ANNOUNCE:
+            return self.want
         # What ExaBGP refused with its attributes it never took; without them it may take it.
         bare = self.withdraw_errors % 2 == 1
-        route = None if bare else self.held[-1] if self.held else self.last
+        return None if bare else self.held[-1] if self.held else self.last
+
+    def written(self, kind: Kind) -> Route | None:
+        """A command of this kind counts as written. Returns the attribute set it is about."""
+        route = self.route_for(kind)
         self.reassert, self.command = False, kind
-        return codec.withdraw_bare(self.prefix) if route is None else codec.withdraw(route), route
+        if kind is Kind.ANNOUNCE and route is not None:
+            self.held = (*(held for held in self.held if held != route), route)
+            self.last = route
+        return route
 
     def announced(self, route: Route) -> None:
         """ExaBGP has acknowledged the announce."""
-        self.held, self.refused, self.why = (route,), False, ""
+        self.held, self.refused, self.alone, self.why = (route,), False, False, ""
 
     def announce_refused(self, route: Route, text: str, now: float) -> None:
         self.held = tuple(held for held in self.held if held != route)
@@ -126,6 +128,11 @@ class Entry:
         self.clear = not self.held
         if self.want == route:
             self.refuse(f"ExaBGP refused: {text}", now + RETRY_ANNOUNCE)
+
+    def refused_together(self, kind: Kind) -> None:
+        """A command for several prefixes was refused: ExaBGP may have taken any of them, so each is tried alone."""
+        self.alone = True
+        self.clear = self.clear or kind is Kind.ANNOUNCE
 
     def withdrawn(self, route: Route | None) -> None:
         """ExaBGP has acknowledged the withdraw of this attribute set; None: of all."""
@@ -193,6 +200,9 @@ class Prefixes:
         """The one that has waited longest."""
         prefix = next(iter(self._queues[kind]), None)
         return None if prefix is None else self._entries[prefix]
+
+    def waiting(self, kind: Kind) -> int:
+        return len(self._queues[kind])
 
     def want(
         self,

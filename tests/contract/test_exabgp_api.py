@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from anycast.core.values.route import Route
+from anycast.plugin import codec
 from tests.contract import bgp, raw_script
 from tests.contract.bgp import MARKERS, NODE4, NODE6, VIPS4, VIPS6, Site, Speaker
 from tests.contract.routers import until
@@ -137,6 +139,52 @@ def test_a_withdraw_while_the_session_is_down_holds_only_when_it_is_exact(raw: S
     raw.barrier()
 
 
+def test_one_command_for_several_prefixes_is_what_as_many_commands_are(raw: Script) -> None:
+    routes = [Route(prefix=prefix, med=100, communities=("65001:7",)) for prefix in VIPS4[:3]]
+    for announce in ([codec.announce_all(routes)], [codec.announce(route) for route in routes]):
+        for withdraw in (
+            [codec.withdraw_all(routes)],
+            [codec.withdraw(route) for route in routes],
+            [codec.withdraw_all_bare(VIPS4[:3])],
+        ):
+            assert raw.say(*announce) == ["done"] * len(announce)
+            raw.router.wait_for(*VIPS4[:3])
+            assert raw.router.path(V4)["community"]["string"] == "65001:7"
+            assert raw.say(*withdraw) == ["done"] * len(withdraw)
+            raw.router.wait_without(*VIPS4[:3])
+    raw.say(*(codec.withdraw(route) for route in routes))
+
+
+def test_of_a_command_for_several_prefixes_in_one_write_the_last_counts_where_it_is_exact(
+    raw: Script,
+) -> None:
+    routes = [Route(prefix=prefix, med=100) for prefix in VIPS4[:3]]
+    up, down = codec.announce_all(routes), codec.withdraw_all(routes)
+    raw.say(down, codec.announce_all(routes[:2]), codec.withdraw(routes[0]))
+    raw.barrier()
+    assert [raw.router.has(prefix) for prefix in VIPS4[:3]] == [False, True, False]
+    raw.say(up, down, up)
+    raw.barrier()
+    assert all(raw.router.has(prefix) for prefix in VIPS4[:3])
+    raw.say(down)
+    raw.router.wait_without(*VIPS4[:3])
+
+
+def test_of_two_families_in_one_command_one_is_forgotten(raw: Script) -> None:
+    routes = [Route(prefix=V4), Route(prefix=VIPS6[0])]
+    assert raw.say(codec.announce_all(routes)) == ["done"]
+    raw.barrier()
+    assert [raw.router.has(route.prefix) for route in routes] == [False, True]
+    raw.say(*map(codec.withdraw, routes))
+    raw.barrier()
+
+
+def test_of_a_command_for_several_prefixes_that_is_refused_nothing_is_announced(raw: Script) -> None:
+    assert raw.say(f"announce attributes next-hop self nlri {V4} 10.99.0.7/24 {VIPS4[1]}") == ["error"]
+    raw.barrier()
+    assert not raw.router.has(V4)
+
+
 def test_the_name_of_a_community_with_shutdown_in_it_ends_exabgp(raw: Script) -> None:
     raw.say(ANNOUNCE)
     raw.router.wait_for(V4)
@@ -144,6 +192,19 @@ def test_the_name_of_a_community_with_shutdown_in_it_ends_exabgp(raw: Script) ->
     assert raw.speaker.exabgp.wait(bgp.PATIENCE)
     raw.router.wait_without(V4)
     raw.speaker.start()
+    raw.until_up()
+
+
+def test_a_flush_without_a_session_ends_exabgp_4(raw: Script) -> None:
+    shut = [f"neighbor {end} shutdown" for end in (NODE4, NODE6)]
+    raw.router.vtysh("configure terminal", "router bgp 65000", *shut)
+    until(lambda: not any(raw._is_up(end) for end in (NODE4, NODE6)), "both sessions down")
+    raw.say(codec.FLUSH, answered=_is_5(raw))
+    if not _is_5(raw):
+        assert raw.speaker.exabgp.wait(bgp.PATIENCE)
+        raw.speaker.start()
+    assert raw.say(codec.VERSION) == ["done"]
+    raw.router.vtysh("configure terminal", "router bgp 65000", *(f"no {one}" for one in shut))
     raw.until_up()
 
 

@@ -38,6 +38,13 @@ class ExaBgp:
             self.output.append("exabgp 5.0.15")
         elif command == codec.FLUSH:
             self._resend = True
+        elif words[1] == "attributes":
+            place = words.index("nlri")
+            for prefix in words[place + 1 :]:  # those before the one that it refuses are taken
+                if self._refuses(words[0], prefix, " ".join(words[2:place])):
+                    self.output.append("error")
+                    return
+                self._change(words[0], prefix, " ".join(words[2:place]))
         elif self._refuses(words[0], words[2], " ".join(words[3:])):
             self.output.append("error")
             return

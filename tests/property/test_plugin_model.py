@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from ipaddress import ip_network
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from anycast.core.values.lease import full_lease
 from anycast.core.values.route import Prefix, Route
-from anycast.plugin import codec
+from anycast.plugin import codec, plan
 from anycast.plugin.conversation import WINDOW
 from anycast.plugin.plan import Planner
 from tests.property.exabgp_model import ExaBgp
@@ -22,9 +23,15 @@ MEDS = (None, 100, 200)
 TTL = 2.0
 
 
+def prefixes_of(command: str) -> list[str]:
+    words = command.split()
+    return words[words.index("nlri") + 1 :] if "nlri" in words else words[2:3] if " route " in command else []
+
+
 class PluginMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
+        self.patch = pytest.MonkeyPatch()
         self.now = 1000.0
         self.exabgp = ExaBgp()
         self.stored: tuple[Route, ...] = ()
@@ -39,8 +46,9 @@ class PluginMachine(RuleBasedStateMachine):
         self.strays = 0
         self.inherited = False  # this life gets answers that were for the one before
 
-    @initialize(own=st.sampled_from((OWN, PREFIXES)))
-    def start(self, own: tuple[Prefix, ...]) -> None:
+    @initialize(own=st.sampled_from((OWN, PREFIXES)), batches=st.booleans())
+    def start(self, own: tuple[Prefix, ...], *, batches: bool) -> None:
+        self.patch.setattr(plan, "BATCH_FROM", 2 if batches else 100)
         self.own, self.plan = frozenset(own), Planner(own=own, now=self.now)
         self.work()
 
@@ -62,16 +70,20 @@ class PluginMachine(RuleBasedStateMachine):
                 self.no_announce_without_a_lease_or_a_journal(command)
         self.exabgp.commands += commands
         self.unanswered += commands
-        prefixes = [command.split()[2] for command in self.unanswered if " route " in command]
+        prefixes = [prefix for command in self.unanswered for prefix in prefixes_of(command)]
         if self.plan.ready:  # before that, answers to the life before may have been taken for ours
             assert len(prefixes) == len(set(prefixes)), "two commands for one prefix"
             assert len(self.unanswered) <= WINDOW
 
     def no_announce_without_a_lease_or_a_journal(self, command: str) -> None:
         assert self.now < self.expires, "announced without a lease"
-        prefix = command.split()[2]
         known = {codec.announce(route) for route in self.stored}
-        assert command in known or (self.told_unwritable and ip_network(prefix) in self.own)
+        attributes = command.split(" nlri ", maxsplit=1)[0].split(maxsplit=2 if " nlri " in command else 3)[
+            -1
+        ]
+        for prefix in prefixes_of(command):
+            alone = f"announce route {prefix} {attributes}"
+            assert alone in known or (self.told_unwritable and ip_network(prefix) in self.own)
 
     def hear(self, count: int) -> None:
         """The plugin reads `count` lines. ExaBGP has sent what it could by then."""
@@ -169,7 +181,7 @@ class PluginMachine(RuleBasedStateMachine):
         self.expires = 0.0
         before = len(self.exabgp.commands)
         self.work()
-        assert all(command.startswith("withdraw route") for command in self.exabgp.commands[before:])
+        assert all(command.startswith("withdraw") for command in self.exabgp.commands[before:])
 
     def everything_announced_is_journaled(self) -> bool:
         journaled = {str(route.prefix) for route in self.stored}
@@ -178,7 +190,8 @@ class PluginMachine(RuleBasedStateMachine):
     @invariant()
     def what_is_acknowledged_as_withdrawn_is_in_no_table_and_on_no_way_to_it(self) -> None:
         announced = {str(prefix) for prefix in self.plan.report(pid=1, exabgp_pid=2).announced}
-        written = {one.split()[2] for one in self.exabgp.commands if one.startswith("announce")}
+        commands = self.exabgp.commands
+        written = {each for one in commands if one.startswith("announce") for each in prefixes_of(one)}
         assert set(self.exabgp.cache) | written <= announced
 
     @invariant()
@@ -234,7 +247,10 @@ class PluginMachine(RuleBasedStateMachine):
         assert set(self.stored) == set(self.wanted)
 
     def teardown(self) -> None:
-        self.everything_settles()
+        try:
+            self.everything_settles()
+        finally:
+            self.patch.undo()
 
 
 TestPlugin = PluginMachine.TestCase

@@ -614,7 +614,7 @@ def test_however_many_ask_for_a_reload_while_one_is_under_way_the_file_is_read_o
         loop, reading, go_on = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
         read: list[Path] = []
 
-        def slowly(path: Path) -> Loaded:
+        def slowly(path: Path, before: Loaded) -> Loaded:
             read.append(path)
             loop.call_soon_threadsafe(reading.set)
             go_on.wait(60)
@@ -1036,7 +1036,7 @@ def test_of_many_mistakes_the_first_are_told_and_the_others_counted(
 ) -> None:
     problem = Problem(Mark("anycast.yaml", 1, 1), ("vips",), "wrong", "right it")
 
-    def mistaken(_: Path) -> None:
+    def mistaken(_: Path, before: Loaded) -> None:
         raise ConfigError((problem,) * 200_000)
 
     monkeypatch.setattr(engines, "load", mistaken)

@@ -21,7 +21,7 @@ from anycast.core.values.lease import full_lease
 from anycast.core.values.report import Report
 from anycast.core.values.route import Route
 from anycast.lease import Decoder, encode, route_body
-from anycast.plugin import codec
+from anycast.plugin import codec, main
 
 A = ip_network("192.0.2.1/32")
 ROUTE = Route(prefix=A, med=100)
@@ -325,6 +325,36 @@ def test_a_wrong_command_line_withdraws_what_it_can_read_and_says_what_is_wrong(
     assert process.stderr is not None
     assert b"192.0.2.1/24" in process.stderr.read(4096)
     assert process.poll() is None  # a plugin that dies at once is soon given up
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        (["--socket", "/s"], main.Options(socket="/s")),
+        (
+            ["--own=192.0.2.1/32", "--socket=/s", "--journal", "/j", "--hang-limit", "0", "--own", "::1/128"],
+            main.Options(socket="/s", journal="/j", own=(A, ip_network("::1/128")), hang_limit=0.0),
+        ),
+        (["--own", str(A)], main.Options(own=(A,), error="--socket PATH is missing")),
+        (["--socket"], main.Options(error="--socket: a value is missing")),
+        (
+            ["stray", "--own", str(A), "--socket", "/s"],
+            main.Options(socket="/s", own=(A,), error="stray: not an option of anycast announce"),
+        ),
+        (
+            ["--socket", "/s", "--hang-limit", "soon", "--own", str(A)],
+            main.Options(
+                socket="/s",
+                own=(A,),
+                error="--hang-limit: could not convert string to float: 'soon'",
+            ),
+        ),
+    ],
+)
+def test_whatever_is_wrong_with_the_command_line_what_is_owned_is_known(
+    words: list[str], options: main.Options
+) -> None:
+    assert main.parse_options(words) == options
 
 
 def test_started_by_hand_it_says_who_starts_it() -> None:

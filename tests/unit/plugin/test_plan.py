@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
+from typing import Any
 
 import pytest
 
@@ -10,9 +11,9 @@ from anycast.core.values.lease import full_lease
 from anycast.core.values.report import Report
 from anycast.core.values.route import Prefix, Route, drained
 from anycast.plugin import codec
-from anycast.plugin.conversation import OWES, PING, QUERY, SILENCE, WINDOW
+from anycast.plugin.conversation import MOVING, OWES, PING, QUERY, SILENCE
 from anycast.plugin.journal import Writing
-from anycast.plugin.plan import REASSERT, SETTLE, Planner
+from anycast.plugin.plan import BATCH, BATCH_FROM, REASSERT, SETTLE, Planner
 from anycast.plugin.prefixes import RETRY_ANNOUNCE, RETRY_WITHDRAW, WITHDRAW_TRIES
 
 A, B = ip_network("192.0.2.1/32"), ip_network("192.0.2.2/32")
@@ -231,18 +232,64 @@ def test_a_withdraw_waits_for_the_answer_to_the_announce_before_it() -> None:
     assert x.report().announced == set()
 
 
+def many(count: int, version: int = 4, **attributes: Any) -> tuple[Route, ...]:
+    base = "10.0.{}.{}/32" if version == 4 else "2001:db8::{:x}:{:x}/128"
+    prefixes = (ip_network(base.format(n // 256, n % 256)) for n in range(count))
+    return tuple(Route(prefix=prefix, **attributes) for prefix in prefixes)
+
+
+def prefixes_of(routes: tuple[Route, ...]) -> tuple[Prefix, ...]:
+    return tuple(route.prefix for route in routes)
+
+
 def test_withdraws_overtake_announces_that_wait_for_room() -> None:
-    many = tuple(Route(prefix=ip_network(f"198.51.100.{n}/32")) for n in range(WINDOW * 2))
-    owned = (A, *(route.prefix for route in many))
+    routes = many(MOVING * 2)
+    owned = (A, *prefixes_of(routes))
     x = Exchange(own=owned).started()
     x.lease(ROUTE_A, owned=owned)
     x.settle()
-    x.lease(ROUTE_A, *many, owned=owned)
-    assert len(x.commands()) == WINDOW
-    x.lease(*many, owned=owned)
+    x.lease(ROUTE_A, *routes, owned=owned)
+    assert len(x.commands()) == MOVING / BATCH
+    x.lease(*routes, owned=owned)
     assert x.commands() == []
-    x.done(2)
+    x.done()
     assert x.commands()[0] == codec.withdraw(ROUTE_A)
+
+
+def test_many_with_the_same_attributes_go_together_and_each_family_by_itself() -> None:
+    four, six = many(BATCH_FROM), many(BATCH_FROM, 6)
+    other = many(2 * BATCH_FROM, med=7)[BATCH_FROM:]
+    routes = (*four, *other, *six)
+    x = Exchange(own=prefixes_of(routes))
+    withdraws = [one for one in x.settle() if one.startswith("withdraw")]
+    assert withdraws == [
+        codec.withdraw_all_bare(prefixes_of((*four, *other))),
+        codec.withdraw_all_bare(prefixes_of(six)),
+    ]
+    x = Exchange(own=prefixes_of(routes)).started()
+    x.lease(*routes, owned=prefixes_of(routes))
+    assert x.settle() == [codec.announce_all(four), codec.announce_all(other), codec.announce_all(six)]
+    assert x.report().announced == frozenset(prefixes_of(routes))
+    x.lease(*other, owned=prefixes_of(routes))
+    assert x.settle() == [codec.withdraw_all(four), codec.withdraw_all(six)]
+    assert x.report().announced == frozenset(prefixes_of(other))
+
+
+def test_of_a_command_for_several_that_is_refused_each_is_tried_alone() -> None:
+    routes = many(BATCH_FROM)
+    bad = routes[3]
+    x = Exchange(own=prefixes_of(routes)).started()
+    x.lease(*routes, owned=prefixes_of(routes))
+    commands = x.settle(refuse=f"{bad.prefix}")
+    assert commands[0] == codec.announce_all(routes)
+    for route in set(routes) - {bad}:  # ExaBGP may have taken it
+        assert commands.index(codec.withdraw(route)) < commands.index(codec.announce(route))
+    assert x.report().announced >= frozenset(prefixes_of(routes)) - {bad.prefix}
+    x.wait(RETRY_ANNOUNCE)
+    x.settle()
+    assert x.report().announced == frozenset(prefixes_of(routes))
+    x.lease(owned=prefixes_of(routes))
+    assert x.settle() == [codec.withdraw_all(routes)]
 
 
 def test_a_session_that_comes_up_gets_the_withdraws_again_and_then_the_rest_twice() -> None:
@@ -256,6 +303,28 @@ def test_a_session_that_comes_up_gets_the_withdraws_again_and_then_the_rest_twic
     assert x.settle() == again
     x.wait(SETTLE)
     assert x.settle() == again
+
+
+def test_an_exabgp_4_is_told_to_flush_once_a_session_stays_up() -> None:
+    x = Exchange()
+    x.commands()
+    x.done(2)
+    assert x.commands() == [codec.SHOW_NEIGHBORS]
+    x.plan.line(codec.Other("please specify summary, extensive or configuration"), x.now)
+    x.done()
+    assert x.commands() == [codec.VERSION]
+    x.plan.line(codec.Version("4.2.25"), x.now)
+    x.done()
+    x.wait(SETTLE)
+    assert codec.FLUSH not in x.settle()
+    x.plan.line(UP, x.now)
+    assert codec.FLUSH not in x.settle()
+    x.plan.line(codec.NeighborEvent("192.0.2.254", "down", "given up for another"), x.now)
+    x.wait(SETTLE)
+    assert codec.FLUSH not in x.settle()
+    x.plan.line(UP, x.now)
+    x.wait(SETTLE)
+    assert codec.FLUSH in x.settle()
 
 
 def test_a_session_up_that_only_the_table_tells_of_counts_too() -> None:
