@@ -80,7 +80,7 @@ def test_no_piece_of_the_text_is_long(tmp_path: Path) -> None:
         (IPv4Address(2**24 * 10 + n), 80): f"pool/server-{n}" for n in range(3 * owned_file.PIECE + 1)
     }
     (key, *_) = OWNED.services
-    owned = replace(OWNED, services={**OWNED.services, key: servers})
+    owned = replace(OWNED, services=OWNED.services.updated({key: servers}))
     assert max(map(len, owned_file._text(owned, "a boot"))) < owned_file.PIECE * 60
     path = tmp_path / "owned.json"
     owned_file.save(path, owned, "a boot")

@@ -13,7 +13,8 @@ from anycast.core.dataplane.traffic import WINDOW
 from anycast.core.health.phase import Outcome
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.progress import packets_per_second
-from anycast.core.maintenance.stages import FILE, NEXT, NODE, STOP, Maintenance, Progress, Signal, Stage
+from anycast.core.maintenance.stages import FILE, NEXT, NODE, STOP, Maintenance, Signal, Stage
+from anycast.core.step import begin
 from anycast.core.values.configuration import Timing
 from anycast.core.values.report import Report
 from anycast.core.values.route import GRACEFUL_SHUTDOWN
@@ -412,8 +413,10 @@ def test_a_clock_that_is_slewed_is_not_one_that_was_set(*, lasts: bool, pace: fl
 def test_an_agent_that_did_not_know_the_time_at_its_start_learns_it() -> None:
     node = up()
     entry = Maintenance(reason="racks", by="op", since=1.0, end=End(at=node.wall + WHILE))
-    node.state = replace(node.state, wall_offset=None, maintenance={"web": entry})
-    node.state = replace(node.state, progress={"web": Progress(stage=Stage.DOWN)})
+    node.state, _ = begin(node.state.config, {"web": entry}, node.now, None)
+    node.job = ev.ReadKernel(sysctls=node.asked)
+    node.kernel_answers()
+    node.checks(Outcome.OK)
     node.wait(WHILE - 1.0)
     assert node.routes == []
     node.wait(1.1)

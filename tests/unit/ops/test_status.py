@@ -171,7 +171,7 @@ def test_the_kernel_weight_is_the_lowest_behind_the_addresses_of_the_vip() -> No
     node.kernel_error = "no more writes"
     node.send(ev.KernelRead(snapshot=replace(node.kernel, table=table)))
     assert web(node)["services"][0]["servers"][0]["kernel_weight"] == 0
-    table[second] = replace(table[second], destinations=tuple(rest))
+    table = {**table, second: replace(table[second], destinations=tuple(rest))}
     node.send(ev.KernelRead(snapshot=replace(node.kernel, table=table)))
     assert web(node)["services"][0]["servers"][0]["kernel_weight"] is None
 
