@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from anycast.agent import engine, main
@@ -80,16 +81,25 @@ def _told(one: ipvs.Destination) -> ipvs.Destination:
 class NoChecks:
     """In the place of the checker: each target is reported well, once."""
 
-    def __init__(self, report: Callable[[Target, Result], None]) -> None:
+    def __init__(
+        self,
+        report: Callable[[Target, Result], None],
+        *,
+        forgotten: Callable[[Target], None] = lambda _: None,
+    ) -> None:
+        del forgotten
         self._report = report
         self.probes: dict[str, Probes] = {}
         self.runs = RunLog()
 
-    def set_targets(self, targets: frozenset[Target]) -> None:
+    def set_targets(self, targets: AbstractSet[Target]) -> None:
         for target in targets:
             self._report(target, Result(outcome=Outcome.OK))
 
     def schedule(self, target: Target, after: float, *, quiet: bool = False) -> None:
+        pass
+
+    def probe_anew(self) -> None:
         pass
 
     async def close(self) -> None:

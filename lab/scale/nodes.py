@@ -96,7 +96,7 @@ class Tap:
             arrived = time.monotonic()
             *whole, rest = (bytes(line) + data).split(b"\n")
             line[:] = rest
-            self.leases += [(arrived, len(text)) for text in whole if b'"lease"' in text[:200]]
+            self.leases += [(arrived, len(text)) for text in whole if b'"lease' in text[:200]]
         return bool(data)
 
     def pauses(self, since: float, until: float) -> list[float]:
