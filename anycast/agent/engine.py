@@ -43,7 +43,7 @@ from anycast.core.lease import due
 from anycast.core.maintenance.clocks import End
 from anycast.core.maintenance.stages import FILE, Maintenance, is_saved, is_server
 from anycast.core.owned import NOTHING, Owned
-from anycast.core.reload import carried
+from anycast.core.reload import carried, in_slices
 from anycast.core.state import State
 from anycast.core.step import begin, next_wake, step
 from anycast.core.values.configuration import Config, Target
@@ -66,6 +66,7 @@ AT_ONCE = 0.1  # seconds within which two readings of the clocks are of one inst
 LINES = 128  # of the log, that are written in one turn: two milliseconds of rendering
 AT_WORK = 0.9  # of a lease's time to live: instants no further apart are of one time of work
 TOLD, LAST = 1000, 100  # problems or changes of a reload; and of those, the last ones
+CHANGED = 400  # real servers of VIPs, about, that a reload changes in one turn
 GROWTH = 1.25  # times as many real servers as were carried are taken without a trial
 LEAVE_PATIENCE = 5.0  # seconds the checks and a save under way have at the end
 _ROUTE_ACTIONS = {"route.announced": "announce", "route.withdrawn": "withdraw", "route.refused": "refuse"}
@@ -214,7 +215,8 @@ class Engine:
         if recorder is not None:
             recorder.begin(loaded.config, kept, now, at, __version__, crashes=crashes, left=left)
         self._effort = Effort()
-        self._carried = capacity.demand(loaded.config)
+        self._demands = capacity.Demands()
+        self._carried = self._demands.of(loaded.config)
         began, worked = clock(), cpu()
         self._state, self._first = begin(loaded.config, kept, now, at, crashes=crashes, left=left)
         worked = cpu() - worked
@@ -631,7 +633,7 @@ class Engine:
 
     async def _apply(self, loaded: Loaded, deadline: float) -> ReloadAnswer:
         before, old = self._state, self._state.config
-        asked = await asyncio.to_thread(capacity.demand, loaded.config)
+        asked = await asyncio.to_thread(self._demands.of, loaded.config)
         if problems := await self._not_carried(loaded.config, asked):
             return self._refused(problems)
         # A thread: it works out what moves under Maglev, which takes a while in large pools.
@@ -639,12 +641,17 @@ class Engine:
         words = _told(words, "not shown")
         # Sockets, files and the interface were opened by what `node` said at the start.
         config = replace(loaded.config, node=old.node)
-        try:
-            applied = await self._submit(ev.Reconfigured(config=config), deadline)
-        except TooLateError as error:
-            return ReloadAnswer(ok=False, problems=(str(error),))
-        if not applied:
-            return ReloadAnswer(ok=False, problems=(ENDED,))
+        whole = any(
+            map(is_server, before.maintenance)
+        )  # its real server may have other names in several VIPs
+        for part in [config] if whole else await asyncio.to_thread(in_slices, old, config, CHANGED):
+            try:
+                applied = await self._submit(ev.Reconfigured(config=part), deadline)
+            except TooLateError as error:
+                return ReloadAnswer(ok=False, problems=(str(error),))
+            if not applied:
+                return ReloadAnswer(ok=False, problems=(ENDED,))
+            deadline = math.inf  # what has begun comes to its end
         self._carried = asked
         self._loaded = loaded
         self._reload_ok = True

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from anycast.core.dataplane.members import servers_of, versions
 from anycast.core.health.compose import leaves
+from anycast.core.index import indexed
 from anycast.core.step import begin
-from anycast.core.values.configuration import Check, Config, Leaf, Rule
+from anycast.core.values.configuration import Check, Config, Leaf, Rule, Vip
 
 # Of the time to live: for so long the engine may conclude everything anew. The lease before it is overdue after a
 # third and good for the whole, so a sixth is left for what else delays it.
@@ -35,13 +36,34 @@ class Measured:
     slowdown: float = 1.0
 
 
+class Demands:
+    """What configurations ask for, one after another: a VIP that is the same object is not looked at again."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[Vip, Demand]] = {}
+
+    def of(self, config: Config) -> Demand:
+        known = self._known
+        self._known = {
+            vip.name: known[vip.name]
+            if vip.name in known and known[vip.name][0] is vip
+            else (vip, _demand(vip))
+            for vip in config.vips
+        }
+        each = [demand for _, demand in self._known.values()]
+        return Demand(servers=sum(one.servers for one in each), checks=sum(one.checks for one in each))
+
+
 def demand(config: Config) -> Demand:
+    return Demands().of(config)
+
+
+def _demand(vip: Vip) -> Demand:
     servers, checks = 0, 0.0
-    for vip in config.vips:
-        for service in vip.services:
-            number = sum(1 for version in versions(vip) for _ in servers_of(service, version))
-            servers += number
-            checks += number * sum(1 / check.interval for check in _checks(service.pool.check))
+    for service in vip.services:
+        number = sum(1 for version in versions(vip) for _ in servers_of(service, version))
+        servers += number
+        checks += number * sum(1 / check.interval for check in _checks(service.pool.check))
     return Demand(servers=servers, checks=checks)
 
 
@@ -52,8 +74,9 @@ def _checks(tree: Leaf | Rule[Leaf]) -> Iterator[Check]:
 
 def conclusion(config: Config, cpu: Callable[[], float]) -> float:
     """Tries it: seconds of processor time, by `cpu`, in which everything is concluded anew."""
+    index = indexed(config)
     before = cpu()
-    begin(config, {}, 0.0)
+    begin(config, {}, 0.0, index=index)
     return cpu() - before
 
 

@@ -7,7 +7,7 @@ agent itself knows.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from anycast.core.dataplane import ipvs
@@ -28,7 +28,7 @@ from anycast.core.state import (
     lived,
     prefix_of,
 )
-from anycast.core.values.configuration import Address, Config, Scheduler
+from anycast.core.values.configuration import Address, Config, Scheduler, Vip
 from anycast.core.values.persistent import changed
 
 
@@ -73,7 +73,7 @@ def successors(owned: Owned, config: Owned) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     new = [name for name in config.vips if name not in owned.vips]
-    if not new:
+    if owned.addresses.isdisjoint(address for name in new for address in config.vips[name]):
         return found
     had: dict[Address, list[str]] = {}
     for old, addresses in owned.vips.items():
@@ -169,9 +169,62 @@ def renamed(state: State, config: Config, configured: Owned) -> tuple[State, Car
     ), moves
 
 
-def adopted(state: State, config: Config, now: float) -> tuple[State, Carried]:
-    """The state with `config` in force: what it drops leaves or retires, what it renames continues."""
-    index = indexed(config, state.index)
+def in_slices(old: Config, new: Config, most: int) -> list[Config]:
+    """Configurations that lead from `old` to `new`, which is the last of them.
+
+    Each changes VIPs with about `most` real servers, so that a large reload is worked off in parts: what is dropped or
+    changed first, then what is new. VIPs between which an address or a mark moves are changed together.
+    """
+    before = {vip.name: vip for vip in old.vips}
+    after = {vip.name: vip for vip in new.vips}
+    differing = [name for name in (*before, *after) if before.get(name) is not after.get(name)]
+    order = [name for name in differing if name in before]
+    order += [name for name in differing if name not in before]
+    together = _entangled(before, after, order)
+    slices: list[set[str]] = [together] if together else []
+    left = 0
+    for name in dict.fromkeys(order):
+        if name in together:
+            continue
+        if left <= 0:
+            slices.append(set())
+            left = most
+        slices[-1].add(name)
+        left -= sum(_size(vips[name]) for vips in (before, after) if name in vips)
+    configs: list[Config] = []
+    for names in slices[:-1]:
+        before = {name: vip for name, vip in before.items() if name not in names or name in after}
+        before.update({name: after[name] for name in names if name in after})
+        configs.append(replace(new, vips=tuple(before.values())))
+    return [*configs, new]
+
+
+def _size(vip: Vip) -> int:
+    return sum(1 + len(service.pool.servers) for service in vip.services) * len(vip.addresses)
+
+
+def _entangled(before: Mapping[str, Vip], after: Mapping[str, Vip], names: Iterable[str]) -> set[str]:
+    """The VIPs between which an address or a mark moves."""
+    owners = {place: vip.name for vip in before.values() for place in _places(vip)}
+    found: set[str] = set()
+    for name in names:
+        for place in _places(after[name]) if name in after else ():
+            if owners.get(place, name) != name:
+                found |= {name, owners[place]}
+    return found
+
+
+def _places(vip: Vip) -> Iterator[Address | int]:
+    yield from vip.addresses
+    yield from (service.mark for service in vip.services if service.mark)
+
+
+def adopted(state: State, config: Config, now: float, index: Index | None = None) -> tuple[State, Carried]:
+    """The state with `config` in force: what it drops leaves or retires, what it renames continues.
+
+    `index`: of the configuration, where it is there already.
+    """
+    index = indexed(config, state.index) if index is None else index
     configured = owned_by(config, index)
     departure = departures(state.owned, configured)
     leaving = {at: each for at, each in state.leaving.items() if at not in configured.addresses}

@@ -37,6 +37,7 @@ from anycast.core.events import (
     Tick,
 )
 from anycast.core.health import phase as healths
+from anycast.core.index import Index
 from anycast.core.maintenance import progress as maintenances
 from anycast.core.maintenance.stages import FILE, Maintenance
 from anycast.core.news import is_news, news, of_report
@@ -64,11 +65,13 @@ def begin(
     *,
     crashes: int = 0,
     left: Owned = NOTHING,
+    index: Index | None = None,
 ) -> tuple[State, tuple[Effect, ...]]:
     """The state a node starts in. Maintenance found on disk is in force, its drain is over.
 
     `wall`: seconds since the epoch at the instant `now`. Without it nothing ends by itself. `crashes`: of the agents
-    before, as `hold.started` counts them. `left`: what the agent before owned.
+    before, as `hold.started` counts them. `left`: what the agent before owned. `index`: of the configuration, where it
+    is there already.
     """
     # A lease of the agent before may stand, and a plugin that hangs may hold its routes for longer.
     runs_out = now + left.lease_ttl
@@ -83,7 +86,7 @@ def begin(
         lost_until=runs_out + PATIENCE if left.lease_ttl else float("-inf"),
         maintenance=dict(maintenance),
     )
-    state, moves = reload.adopted(state, config, now)
+    state, moves = reload.adopted(state, config, now, index)
     state = maintenances.begin(state, state.maintenance, now=now, wall=wall)
     effects: list[Effect] = [SetTargets(targets=state.index.targets), SaveOwned(owned=state.owned)]
     effects += [
