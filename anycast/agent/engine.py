@@ -677,7 +677,7 @@ class Engine:
             seconds = await asyncio.to_thread(capacity.conclusion, config, time.thread_time)
         measured = Measured(
             conclusion=seconds,
-            check=self._effort.check if asked.checks > carried.checks else 0.0,
+            check=self._effort.check if asked.checks > GROWTH * carried.checks else 0.0,
             slowdown=self._effort.slowdown,
         )
         return tuple(capacity.findings(config, asked, measured))

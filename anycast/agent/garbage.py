@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 
 MOMENT = 0.005  # seconds
+YOUNG = 10_000  # objects until the young ones are looked through; a thousand checks that fail at once make 100,000
 _OLDEST = 2
 
 
@@ -54,4 +55,5 @@ def set_aside() -> None:
     """All that is there by now, and from now on what a collection takes too long over."""
     gc.freeze()
     gc.callbacks.append(Aside())
+    gc.set_threshold(YOUNG, *gc.get_threshold()[1:])
     resume()

@@ -20,6 +20,7 @@ from anycast.core.state import (
     CHANGING,
     NOT_READ,
     REST,
+    UNDECIDED,
     Difference,
     Piece,
     ServerKey,
@@ -28,7 +29,7 @@ from anycast.core.state import (
     health_of,
     kernel_table,
 )
-from anycast.core.values.configuration import Address, Protocol, Service, Vip
+from anycast.core.values.configuration import Address, Protocol, Service, Target, Vip
 from anycast.core.values.persistent import PersistentMap, changed
 from anycast.core.vip.decide import ServiceFacts
 from anycast.core.vip.facts import service_facts
@@ -155,13 +156,17 @@ def _entry(state: State, key: ipvs.Key) -> ipvs.ServiceEntry:
     drained = drained_scopes(state)
     adopted: set[ipvs.DestinationKey] | None = None
     destinations: list[ipvs.Destination] = []
+    known = state.health.get
     for member in membership.members:
-        health = health_of(state, member.check)
-        usable = health.is_up
-        if health.phase is Phase.UNDECIDED:
+        check = member.check
+        health = known(check, UNDECIDED) if type(check) is Target else health_of(state, check)
+        phase = health.phase
+        usable = phase is Phase.UP or phase.is_up
+        if phase is Phase.UNDECIDED:
             adopted = _in_use(state.kernel.adopted, key) if adopted is None else adopted
-            usable = member.up.key in adopted
-        destinations.append(member.up if usable and member.scope not in drained else member.down)
+            usable = bool(adopted) and member.up.key in adopted
+        usable = usable and not (drained and member.scope in drained)
+        destinations.append(member.up if usable else member.down)
     return replace(membership.empty, destinations=tuple(destinations))
 
 

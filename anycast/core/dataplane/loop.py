@@ -29,7 +29,7 @@ CHANGED_EVERY = 0.5  # seconds between two readings, however often the interface
 GOOD_FOR = 3  # reconcile intervals for which a reading counts
 # Operations of one program, about: what there is more comes in the next. What was written is read back in between,
 # so VIPs come up one after another, and what is urgent waits for one program at most.
-PROGRAM = 300
+PROGRAM = 100
 TOLD = 5  # differences that are named in the log
 
 Step: TypeAlias = tuple[State, list[Effect]]
@@ -116,13 +116,16 @@ def _annotated(kernel: KernelState, event: KernelRead) -> kernels.Snapshot:
     table = event.snapshot.table
     look = {key for op in kernel.under_way for key in kernels.keys_of(op)}
     look.update(differing(kernel.reported.table, table))
-    failed = frozenset(op for failure in event.failures for op in failure.ops)
-    done = [op for op in kernel.under_way if op not in failed]
     expected = kernel.snapshot.table
-    try:
-        expected = kernels.play(kernel.snapshot, done).table
-    except KeyError:  # another program removed what the operations were for
-        expected = ipvs.forgotten(expected, only=look)
+    if event.failures:
+        failed = frozenset(op for failure in event.failures for op in failure.ops)
+        done = [op for op in kernel.under_way if op not in failed]
+        try:
+            expected = kernels.play(kernel.snapshot, done).table
+        except KeyError:  # another program removed what the operations were for
+            expected = ipvs.forgotten(expected, only=look)
+    elif kernel.coming is not None:
+        expected = kernel.coming.table
     return replace(event.snapshot, table=ipvs.known(table, expected, only=look))
 
 

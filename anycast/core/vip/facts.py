@@ -12,8 +12,8 @@ from anycast.core.health.aim import targets_of
 from anycast.core.health.phase import Phase
 from anycast.core.index import IndexedService
 from anycast.core.maintenance.stages import NODE_SCOPES, ORDER, Maintenance, Progress
-from anycast.core.state import ACTIVE, NOT_READ, State, VipState, drained_scopes, health_of
-from anycast.core.values.configuration import Vip
+from anycast.core.state import ACTIVE, NOT_READ, UNDECIDED, State, VipState, drained_scopes, health_of
+from anycast.core.values.configuration import Target, Vip
 from anycast.core.vip.decide import Facts, Reason, RequirementFacts, ServiceFacts
 from anycast.core.vip.hold import FREE, WINDOW, hold
 from anycast.core.vip.requirements import Requirement
@@ -134,12 +134,17 @@ def service_facts(state: State, key: ipvs.Key, service: IndexedService) -> Servi
     usable = unheard = untested = unproven = total = 0
     fault = ""
     drained = drained_scopes(state)
+    known = state.health.get
     for member in service.membership.members:
         total += 1
-        if not member.in_use or member.scope in drained:
+        if not member.in_use or (drained and member.scope in drained):
             continue  # whatever its check says, it takes no new client
-        health = health_of(state, member.check)
+        check = member.check
+        health = known(check, UNDECIDED) if type(check) is Target else health_of(state, check)
         phase = health.phase
+        if phase is Phase.UP:
+            usable += 1
+            continue
         usable += phase.is_up
         if phase is Phase.UNDECIDED or phase is Phase.UNPROVEN:
             unheard += health.unheard
