@@ -179,7 +179,7 @@ class Engine:
         self._passed = passed
         self._cpu = cpu
         self._stood = stood
-        self._inbox = Inbox(self._can_fall)
+        self._inbox = Inbox(self._can_fall, self._beside)
         self._arrived = asyncio.Event()
         self._turn_ends = -math.inf  # of the engine: then the event loop has one
         self._cpu_before = cpu()  # when the last turn ended
@@ -441,6 +441,9 @@ class Engine:
     def _can_fall(self, target: Target) -> bool:
         health = self._state.health.get(target)
         return health is not None and health.is_up
+
+    def _beside(self, target: Target) -> Iterable[Target]:
+        return self._state.index.beside(target)
 
     def _report(self, target: Target, result: Result) -> None:
         self._inbox.report(target, result)

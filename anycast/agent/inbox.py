@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from anycast.core import events as ev
 from anycast.core.health.phase import Outcome, Result
@@ -24,6 +24,10 @@ _MOST = 64  # of a slice: one result may cost thirty times what those before it 
 _FORGETS = 0.9  # of what was measured, with each slice
 
 _COMMAND = ev.MaintenanceSet | ev.Reconfigured | ev.StopRequested
+
+
+Beside: TypeAlias = Callable[[Target], Iterable[Target]]
+"""The targets of the service that the target is of."""
 
 
 class _Line(Protocol):
@@ -48,10 +52,14 @@ class _Events:
 
 
 class _Results:
-    """Of each target in order. A slice has as many targets as the cost of the last ones allows."""
+    """Of each target in order. A slice has as many targets as the cost of the last ones allows.
 
-    def __init__(self, patience: float) -> None:
+    Targets of one service go together: what follows from them is concluded once.
+    """
+
+    def __init__(self, patience: float, beside: Beside) -> None:
         self.patience = patience
+        self._beside = beside
         self.passed = 0
         self.waiting: dict[Target, list[Result]] = {}
         self._most = _FIRST
@@ -62,8 +70,18 @@ class _Results:
 
     def take(self) -> ev.Probed:
         waiting = self.waiting
-        targets = list(islice(waiting, self._most))
+        targets: Iterable[Target] = list(waiting) if len(waiting) <= self._most else self._some()
         return ev.Probed(results=tuple((each, result) for each in targets for result in waiting.pop(each)))
+
+    def _some(self) -> Iterable[Target]:
+        found: dict[Target, None] = {}
+        for target in self.waiting:
+            if len(found) >= self._most:
+                break
+            if target not in found:
+                found[target] = None
+                found.update((each, None) for each in self._beside(target) if each in self.waiting)
+        return islice(found, self._most)
 
     def took(self, results: int, seconds: float) -> None:
         """What the dearest of the last slices took decides. A few tell of many only if they took too long."""
@@ -80,10 +98,10 @@ class Inbox:
     Events of one sort keep their order (the commands; those of the kernel and of a plugin), and so do the results of one target.
     """
 
-    def __init__(self, can_fall: Callable[[Target], bool]) -> None:
+    def __init__(self, can_fall: Callable[[Target], bool], beside: Beside = lambda _: ()) -> None:
         """`can_fall`: whether a failure of the target may take something out of service."""
         self._can_fall = can_fall
-        self._down, self._up = _Results(math.inf), _Results(6)
+        self._down, self._up = _Results(math.inf, beside), _Results(6, beside)
         self._commands, self._readings = _Events(2), _Events(8)
         self._lines: tuple[_Line, ...] = (self._down, self._commands, self._up, self._readings)
         self._turn = self._down  # whose results were taken last

@@ -120,6 +120,11 @@ class Index:
                 users[requirement.scope] = None
         return TargetName(server=server, users=tuple(users), decides=decides)
 
+    def beside(self, target: Target) -> Iterable[Target]:
+        """The targets of the first service that the target is of."""
+        users = self.users.get(target, ())
+        return _targets(self.services[users[0]].membership) if users else ()
+
     def siblings(self, target: Target) -> tuple[Target, ...]:
         """The next targets of its VIP, in a ring. What ends one often ends the others."""
         users = self.users.get(target, ())

@@ -11,6 +11,7 @@ SOCKET takes one line and answers with one of JSON: `mark` begins to watch anew,
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import socket
@@ -18,6 +19,7 @@ import sys
 import threading
 import time
 from asyncio import base_events
+from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -72,15 +74,35 @@ class ScriptedChecks(memory_agent.NoChecks):
         super().__init__(report, *more, **named)
         self._tell = report
         self._targets: dict[Any, list[Any]] = {}
+        self._known: set[Any] = set()
+        self._adoption: Iterator[int] = iter(())
         ScriptedChecks.made = self
 
     def set_targets(self, targets: Any, *_: Any) -> None:
-        old = {one for found in self._targets.values() for one in found}
-        self._targets = {}
-        for target in targets:
-            self._targets.setdefault(target.address, []).append(target)
-        for target in targets - old:
-            self._tell(target, Result(outcome=Outcome.OK))
+        """In turns of the event loop, as the checker does."""
+        self._adoption = self._adopt(targets)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if next(self._adoption, None) is not None:
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _adopt(self, targets: Any) -> Iterator[int]:
+        known = list(self._known)
+        for at in range(0, len(known), BATCH):
+            for target in known[at : at + BATCH]:
+                if target not in targets:
+                    self._known.remove(target)
+                    self._targets[target.address].remove(target)
+            yield at
+        coming = iter(targets)
+        while some := list(itertools.islice(coming, BATCH)):
+            for target in some:
+                if target not in self._known:
+                    self._known.add(target)
+                    self._targets.setdefault(target.address, []).append(target)
+                    self._tell(target, Result(outcome=Outcome.OK))
+            yield len(some)
 
     def probe_anew(self) -> None:
         """Spread, as the checker's: all at once they could take so long that the agent asks again."""

@@ -198,3 +198,16 @@ def test_nothing_is_lost_and_what_belongs_together_keeps_its_order(arrivals: lis
         assert [one for one in taken if isinstance(one, kind)] == [
             one for one in put if isinstance(one, kind)
         ]
+
+
+def test_of_many_those_of_one_service_go_together() -> None:
+    services = {target(number): [target(each) for each in range(number % 3, 60, 3)] for number in range(60)}
+    inbox = Inbox(lambda _: False, services.__getitem__)
+    for number in range(60):
+        inbox.report(target(number), Result(outcome=Outcome.OK))
+    seen: list[Target] = []
+    while (event := inbox.take()) is not None:
+        assert isinstance(event, ev.Probed)
+        seen += [one for one, _ in event.results]
+    assert seen[:16] == services[target(0)][:16]
+    assert len(seen) == len(set(seen)) == 60
