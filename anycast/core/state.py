@@ -182,6 +182,11 @@ class State:
         return [each for report in self.plugins.values() if report is not None for each in report.neighbors]
 
     @property
+    def sessions(self) -> list[NeighborState] | None:
+        """The same; None: no plugin has reported, so nobody knows of any."""
+        return self.neighbors if any(report is not None for report in self.plugins.values()) else None
+
+    @property
     def known_plugins(self) -> Plugins:
         return Plugins(reports=self.plugins, lost_until=self.lost_until)
 

@@ -29,7 +29,7 @@ def services(before: State, state: State) -> set[ipvs.Key]:
     if state.maintenance is not before.maintenance:
         for scope in drained_scopes(before) ^ drained_scopes(state):
             keys.update(index.drained_by(scope))
-    if index.on_sessions and state.neighbors != before.neighbors:
+    if index.on_sessions and state.sessions != before.sessions:
         keys |= index.on_sessions
     for key in changed(before.kernel.adopted, state.kernel.adopted):
         one = index.services.get(key)
@@ -103,7 +103,7 @@ def vips(before: State, state: State, now: float) -> set[str]:
         names.update(name for name in changed(before.index.vips, index.vips) if name in index.vips)
     for target in changed(before.health, state.health) if index.required else ():
         names |= index.required.get(target, frozenset())
-    if index.vips_on_sessions and state.neighbors != before.neighbors:
+    if index.vips_on_sessions and state.sessions != before.sessions:
         names |= index.vips_on_sessions
     if state.unstarted and state.kernel.read_at != before.kernel.read_at:
         names |= state.unstarted  # they may have been proven for long enough

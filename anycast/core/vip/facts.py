@@ -124,7 +124,7 @@ def shared_facts(state: State, now: float) -> tuple[object, ...]:
         start_hold(state, now),
         recent_crashes(state, now) > FREE and recent_crashes(state, now),
         [state.health.get(each) for one in state.index.node_requirements for each in targets_of(one.check)],
-        state.neighbors if "" in state.index.vips_on_sessions else None,
+        state.sessions if "" in state.index.vips_on_sessions else None,
         state.index.node_requirements,
         kernel.snapshot is None,
     )

@@ -168,3 +168,14 @@ def test_of_any_one_that_fails_is_a_warning() -> None:
     assert not [log for log in node.log if log.event == "server.down"]
     use = next(iter(uses(node.state.config)))
     assert health_of(node.state, use.check).warned
+
+
+def test_a_plugin_that_knows_of_no_session_tells_more_than_no_plugin() -> None:
+    session = BgpSession(ip_address(ROUTER))
+    for config in (requiring(node=one("bgp", session)), requiring(vip=one("bgp", session))):
+        node = healthy(config)
+        node.report(neighbors=())
+        assert verdicts(node)["web"][0] is Advertise.NO
+        assert node.state.vips["web"].verdict.detail == "bgp: there is no such session"
+        node.send(ev.PluginLost(source=1))
+        assert node.state.vips["web"].verdict.detail == "bgp: no plugin is connected that could tell"
