@@ -10,7 +10,7 @@ from ipaddress import ip_network
 from typing import TypeAlias
 
 from anycast.core.dataplane import ipvs
-from anycast.core.dataplane.kernel import Desired, KernelOp, Snapshot
+from anycast.core.dataplane.kernel import AddAddress, Desired, KernelOp, RemoveAddress, Snapshot, keys_of
 from anycast.core.dataplane.proof import Proof
 from anycast.core.dataplane.traffic import Count
 from anycast.core.health.compose import compose
@@ -234,6 +234,17 @@ def lived(state: State, changes: Mapping[str, VipState], gone: Iterable[str] = (
     started = {name for name, known in changes.items() if known.life.is_started}
     unstarted = (state.unstarted - started - frozenset(gone)) | (changes.keys() - started)
     return replace(state, vips=vips, unstarted=state.unstarted if unstarted == state.unstarted else unstarted)
+
+
+def pieces_of(ops: Iterable[KernelOp]) -> dict[Piece, None]:
+    """What the operations write."""
+    found: dict[Piece, None] = {}
+    for op in ops:
+        if isinstance(op, AddAddress | RemoveAddress):
+            found[op.address] = None
+        else:
+            found.update(dict.fromkeys(keys_of(op) or (REST,)))
+    return found
 
 
 def services_of(state: State, key: ipvs.Key) -> ServiceFacts:

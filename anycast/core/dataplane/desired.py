@@ -28,6 +28,7 @@ from anycast.core.state import (
     drained_scopes,
     health_of,
     kernel_table,
+    pieces_of,
 )
 from anycast.core.values.configuration import Address, Protocol, Service, Target, Vip
 from anycast.core.values.persistent import PersistentMap, changed
@@ -36,6 +37,7 @@ from anycast.core.vip.facts import service_facts
 
 GONE = "gone"  # what is ours, and not wanted
 THEIRS = "theirs"  # what is none of ours: it stays as it is
+NEW = 2  # rank of what is not there yet
 EXPIRE_AGAIN = 60.0  # seconds until the connections of one real server are ended once more
 
 
@@ -211,9 +213,7 @@ def _with_apart(before: State, state: State, pieces: set[Piece]) -> State:
     held = {piece for piece in pieces if _is_held(state, snapshot, piece)}
     there = [piece for piece in held if _is_there(snapshot, piece)]
     reached = {piece: aim(state, piece) for piece in there}
-    apart = {piece: None for piece in state.apart if piece not in held}
-    new = [piece for piece in pieces if piece not in held and piece not in apart]
-    apart.update(dict.fromkeys(sorted(new, key=lambda piece: _rank(state, piece))))
+    apart = _in_order(before, state, held, pieces)
     fresh = kernel.reported is not before.kernel.reported
     attempted = kernel.attempted
     if fresh and attempted:
@@ -233,7 +233,43 @@ def _with_apart(before: State, state: State, pieces: set[Piece]) -> State:
         settled=kernel.settled or (fresh and not apart),
     )
     kernel = state.kernel if kernel == state.kernel else kernel
-    return replace(state, kernel=kernel, apart=state.apart if apart == state.apart else apart)
+    return replace(state, kernel=kernel, apart=state.apart if list(apart) == list(state.apart) else apart)
+
+
+def _in_order(before: State, state: State, held: set[Piece], pieces: set[Piece]) -> dict[Piece, None]:
+    """The pieces that are apart, in the order in which they are written.
+
+    What there is, and what a standing route needs, goes before all that is new, however much of that waits. What was
+    written in vain goes last: it keeps nothing else waiting when it is tried again.
+    """
+    left = [piece for piece in state.apart if piece not in held]
+    known = state.apart.keys()
+    new = sorted(
+        (piece for piece in pieces if piece not in held and piece not in known),
+        key=lambda piece: _rank(state, piece),
+    )
+    urgent = [piece for piece in new if _is_urgent(state, piece)]
+    order: dict[Piece, None] = dict.fromkeys((*urgent, *left, *new))
+    for piece in (
+        pieces_of(before.kernel.under_way) if state.kernel.under_way is not before.kernel.under_way else ()
+    ):
+        if piece in order and piece in known:
+            del order[piece]
+            order[piece] = None
+    return order
+
+
+def _is_urgent(state: State, piece: Piece) -> bool:
+    """What there is, and what a VIP needs whose route stands."""
+    rank, _, _ = _rank(state, piece)
+    if rank < NEW:
+        return True
+    index = state.index
+    if isinstance(piece, ipvs.ServiceKey | ipvs.MarkKey):
+        name = index.services[piece].vip if piece in index.services else ""
+    else:
+        name = "" if isinstance(piece, str) else index.vip_at.get(piece, "")
+    return name in state.vips and state.vips[name].life.is_advertised
 
 
 def _rank(state: State, piece: Piece) -> tuple[int, int, tuple[int, ...]]:
@@ -246,7 +282,7 @@ def _rank(state: State, piece: Piece) -> tuple[int, int, tuple[int, ...]]:
             one = index.services.get(piece)
             name = "" if one is None else one.vip
             present = piece in kernel_table(state) and one is not None
-            return 1 if present else 2, index.place.get(name, -1), ipvs.order_of(piece)
+            return 1 if present else NEW, index.place.get(name, -1), ipvs.order_of(piece)
         case _:
             return 3, index.place.get(index.vip_at.get(piece, ""), -1), (piece.version, int(piece))
 

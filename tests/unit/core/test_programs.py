@@ -1,0 +1,84 @@
+"""In which order the kernel is written when there is more than one program can carry."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from anycast.core.dataplane import kernel as kernels
+from anycast.core.dataplane import loop
+from anycast.core.dataplane.ipvs import ServiceKey
+from anycast.core.events import KernelChanged, ProgramKernel
+from anycast.core.health.phase import Outcome
+from anycast.core.values.configuration import Protocol
+from tests.fakes import addresses, up, vip
+
+if TYPE_CHECKING:
+    import pytest
+
+    from tests.fakes import Node
+
+WEB = vip()
+SERVICE = ServiceKey(protocol=Protocol.TCP, address=addresses(1)[0], port=80)
+MANY = [vip(f"new{number}", number=number) for number in range(2, 12)]
+
+
+def adding(monkeypatch: pytest.MonkeyPatch) -> Node:
+    """A node that announces a VIP and is adding ten others, in a program each."""
+    monkeypatch.setattr(loop, "PROGRAM", 1)
+    node = up(WEB)
+    node.kernel_is_slow = True
+    node.reload(WEB, *MANY)
+    return node
+
+
+def written(node: Node) -> tuple[kernels.KernelOp, ...]:
+    """By the next program."""
+    node.kernel_answers()
+    assert isinstance(node.job, ProgramKernel)
+    return node.job.ops
+
+
+def test_a_server_that_dies_while_many_vips_are_added_is_written_by_the_next_program(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    node = adding(monkeypatch)
+    node.checks(Outcome.FAIL, 1)
+    ops = written(node)
+    assert kernels.touched(ops) == {SERVICE}
+    node.kernel_answers()
+    assert node.weights() == [0, 1, 1]
+
+
+def test_an_address_of_a_standing_route_is_put_back_before_new_vips_are_added(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    node = adding(monkeypatch)
+    node.kernel = replace(node.kernel, addresses=node.kernel.addresses - {addresses(1)[0]})
+    node.send(KernelChanged())
+    assert written(node) == (kernels.AddAddress(address=addresses(1)[0]),)
+
+
+def test_a_service_of_a_standing_route_is_put_back_before_new_vips_are_added(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    node = adding(monkeypatch)
+    table = {key: one for key, one in node.kernel.table.items() if key != SERVICE}
+    node.kernel = replace(node.kernel, table=table)
+    ops = written(node)
+    assert kernels.touched(ops) == {SERVICE}
+
+
+def test_what_the_kernel_refuses_keeps_nothing_else_waiting_when_it_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "PROGRAM", 1)
+    node = up(WEB, *MANY[:2])
+    node.refused = {addresses(1)[0], addresses(2)[0]}
+    node.kernel = replace(node.kernel, addresses=node.kernel.addresses - node.refused)
+    node.kernel_changed()
+    node.wait(loop.RETRY_PROGRAM * 4)
+    assert not node.refused & node.kernel.addresses
+    node.refused = {addresses(1)[0]}
+    node.wait(loop.RETRY_PROGRAM * 4)
+    assert node.kernel.addresses == {address for each in (2, 3) for address in addresses(each)[:1]}
