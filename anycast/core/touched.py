@@ -8,10 +8,11 @@ with a core that draws every conclusion anew at every event.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 
 from anycast.core.dataplane import ipvs
 from anycast.core.maintenance.stages import NODE_SCOPES, Stage
-from anycast.core.state import REST, Piece, State, drained_scopes
+from anycast.core.state import REST, Piece, State, drained_scopes, pieces_of
 from anycast.core.values.persistent import changed
 from anycast.core.vip.facts import shared_facts
 
@@ -47,6 +48,9 @@ def pieces(before: State, state: State) -> set[Piece]:
     was, now = before.desired, state.desired
     if old is None:
         return {*now.table, *new.table, *now.addresses, *new.addresses, REST}
+    if before.kernel.error is not None and state.kernel.error is None:
+        tables = (was.table, now.table, old.table, new.table)
+        return {*chain(*tables, was.addresses, now.addresses, old.addresses, new.addresses), REST}
     found: set[Piece] = {REST} if new is not old or now is not was else set()
     found.update(key for key in changed(was.table, now.table))
     found.update(key for key in changed(old.table, new.table))
@@ -57,6 +61,7 @@ def pieces(before: State, state: State) -> set[Piece]:
         found.update(key for key in new.table if key not in now.table)
     if state.kernel.reported is not before.kernel.reported:
         found.update(state.kernel.attempted)
+        found.update(pieces_of(before.kernel.under_way))
     return found
 
 

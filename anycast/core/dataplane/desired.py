@@ -222,15 +222,14 @@ def _with_apart(before: State, state: State, pieces: set[Piece]) -> State:
     if fresh or (stuck and state.desired is not before.desired):
         tried = attempted if fresh else stuck
         stuck = frozenset(each for each in tried if each in apart and attempted.get(each) == aim(state, each))
+    # What is being written is no longer as the snapshot has it; after a failure nobody knows what is.
+    writing = pieces_of(kernel.under_way).keys() if held else ()
+    if kernel.error is None:
+        reached = {piece: wanted for piece, wanted in reached.items() if piece not in writing}
+        left = [piece for piece in held.difference(there) if piece not in writing]
+        kernel = replace(kernel, reached=kernel.reached.updated(reached, left))
     kernel = replace(
-        kernel,
-        attempted=attempted,
-        stuck=stuck,
-        # While a program is under way the snapshot is no longer what the kernel holds.
-        reached=kernel.reached
-        if kernel.under_way
-        else kernel.reached.updated(reached, held.difference(there)),
-        settled=kernel.settled or (fresh and not apart),
+        kernel, attempted=attempted, stuck=stuck, settled=kernel.settled or (fresh and not apart)
     )
     kernel = state.kernel if kernel == state.kernel else kernel
     return replace(state, kernel=kernel, apart=state.apart if list(apart) == list(state.apart) else apart)
@@ -250,9 +249,8 @@ def _in_order(before: State, state: State, held: set[Piece], pieces: set[Piece])
     )
     urgent = [piece for piece in new if _is_urgent(state, piece)]
     order: dict[Piece, None] = dict.fromkeys((*urgent, *left, *new))
-    for piece in (
-        pieces_of(before.kernel.under_way) if state.kernel.under_way is not before.kernel.under_way else ()
-    ):
+    fresh = state.kernel.reported is not before.kernel.reported
+    for piece in pieces_of(before.kernel.under_way) if fresh else ():
         if piece in order and piece in known:
             del order[piece]
             order[piece] = None

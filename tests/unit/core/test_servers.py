@@ -232,6 +232,23 @@ def test_connections_are_not_ended_again_and_again() -> None:
     assert expiries() == 2
 
 
+def test_what_others_change_is_told_after_connections_could_not_be_ended() -> None:
+    node = up(vip(expire_failed=0.0))
+    node.checks(Outcome.FAIL, 1)
+    node.kernel_is_slow = True
+    busy(node, 1, active=7)
+    node.kernel_answers()
+    job, node.job = node.job, None
+    assert isinstance(job, ev.ProgramKernel)
+    assert isinstance(job.ops[0], kernels.ExpireDestinations)
+    refused = kernels.Failure(job.ops, "refused")
+    node.send(ev.KernelRead(snapshot=told(node.kernel, node.asked), failures=(refused,)))
+    node.kernel_is_slow = False
+    node.kernel = replace(node.kernel, table={})
+    node.kernel_changed()
+    assert len(node.events("kernel.drifted")) == 1
+
+
 def test_connections_of_a_server_that_failed_are_kept_where_the_service_says_so() -> None:
     node = up(vip(expire_failed=None))
     node.checks(Outcome.FAIL, 1)
