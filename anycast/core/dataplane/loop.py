@@ -273,7 +273,13 @@ def _next_pieces(state: State, snapshot: kernels.Snapshot, stuck: frozenset[Piec
 
 def _size(state: State, snapshot: kernels.Snapshot, key: ipvs.Key) -> int:
     """Operations that the service takes, about."""
-    return 1 if key in snapshot.table else 2 + len(state.desired.table[key].destinations)
+    wanted, present = state.desired.table[key].destinations, snapshot.table.get(key)
+    if present is None:
+        return 2 + len(wanted)
+    differing = sum(
+        there is not one and there != one for there, one in zip(present.destinations, wanted, strict=False)
+    )
+    return 1 + differing + abs(len(present.destinations) - len(wanted))
 
 
 def _keys_at(state: State, address: Address) -> tuple[ipvs.Key, ...]:

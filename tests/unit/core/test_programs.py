@@ -82,3 +82,12 @@ def test_what_the_kernel_refuses_keeps_nothing_else_waiting_when_it_is_tried_aga
     node.refused = {addresses(1)[0]}
     node.wait(loop.RETRY_PROGRAM * 4)
     assert node.kernel.addresses == {address for each in (2, 3) for address in addresses(each)[:1]}
+
+
+def test_as_many_weights_as_a_pool_has_count_as_so_many_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "PROGRAM", 3)
+    node = up(WEB, *MANY)
+    node.programs.clear()
+    node.checks(Outcome.FAIL)
+    assert {len(ops) for ops in node.programs} == {3}
+    assert node.weights(1) == node.weights(11) == [0, 0, 0]
