@@ -19,6 +19,7 @@ from anycast.core import events as ev
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.dataplane.desired import EXPIRE_AGAIN
 from anycast.core.dataplane.ipvs import Connections, Key, MarkKey, RemoveService, ServiceEntry, ServiceKey
+from anycast.core.dataplane.kernel import touched
 from anycast.core.dataplane.members import check_of, keys_of, servers_of, service_key
 from anycast.core.health.phase import Outcome, Phase, Result
 from anycast.core.maintenance.clocks import End, Expiry
@@ -45,7 +46,7 @@ from anycast.core.vip.decide import Advertise, Reason
 from anycast.core.vip.facts import furthest
 from anycast.core.vip.hold import WINDOW, hold
 from anycast.core.withdrawal import PATIENCE as LEAVE_PATIENCE
-from tests.property.worlds import CONFIGS, busied, told
+from tests.property.worlds import CONFIGS, after, busied, told
 
 ROUNDING = 1e-6  # seconds: sums of instants are not exact
 LATE = 1e-6  # seconds after which a wake comes: a real clock's is never on time
@@ -132,6 +133,7 @@ class World(RuleBasedStateMachine):
         self.wanted: dict[Prefix, bool] = {}  # prefix -> drained, by the last lease
         self.lease: Lease | None = None
         self.pending: ev.ReadKernel | ev.ProgramKernel | None = None
+        self.last_read: kernels.Snapshot | None = None  # None: none, or what came after it failed
         self.connected: set[int] = set()
         self.reports: dict[int, Report] = {}
         self.left: dict[Prefix, float] = {}  # last instant a route was in a lease
@@ -180,6 +182,8 @@ class World(RuleBasedStateMachine):
         self.perform(effects)
         if isinstance(event, ev.Probed | ev.KernelFailed) or self.stale:
             return  # one more outcome is one more fact, and so is an answer after one from before a suspension
+        if isinstance(event, ev.KernelRead) and event.partial:
+            return  # a second answer to a program: the reading of everything that is due may have begun
         # The same facts never give two commands.
         again, repeated = step(self.state, event, self.now)
         commands = (ev.ProgramKernel, ev.ReadKernel, ev.Exit)
@@ -426,7 +430,12 @@ class World(RuleBasedStateMachine):
                     failures.append(kernels.Failure((op,), "no such service"))
         packets = dict.fromkeys(self.kernel.table, self.packets)
         snapshot = replace(told(self.kernel, job.sysctls), packets=packets)
-        self.send(ev.KernelRead(snapshot=snapshot, failures=tuple(failures)))
+        partial = isinstance(job, ev.ProgramKernel) and not failures and self.last_read is not None
+        if self.last_read is not None:
+            written = touched(job.ops) if isinstance(job, ev.ProgramKernel) and partial else None
+            snapshot = after(self.last_read, snapshot, written)
+        self.last_read = snapshot
+        self.send(ev.KernelRead(snapshot=snapshot, failures=tuple(failures), partial=partial))
         assert not self.stale or self.state.kernel.reported is None, "read before a suspension"
         self.stale = False
 
@@ -449,7 +458,7 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: self.pending is not None)
     @rule()
     def kernel_does_not_answer(self) -> None:
-        self.pending, self.stale = None, False
+        self.pending, self.stale, self.last_read = None, False, None
         self.send(ev.KernelFailed(reason="timed out"))
 
     @precondition(lambda self: self.kernel.addresses)
@@ -665,7 +674,7 @@ class World(RuleBasedStateMachine):
         for held in self.given.values():
             self.kept.update(dict.fromkeys(held, self.now + self.patience))
         self.connected, self.reports, self.given, self.pending = set(), {}, {}, None
-        self.stale = False
+        self.stale, self.last_read = False, None
         before, self.config = self.config, self.config if number is None else SHORT[number]
         self.note_configured(before)
         maintenance = {

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
-from typing import Any
+from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 
@@ -36,6 +36,8 @@ from anycast.core.values.configuration import (
     TcpCheck,
     Vip,
 )
+
+T = TypeVar("T")
 
 CHECK = Check(kind=TcpCheck(), rise=2, fall=2)
 BGP = Bgp(
@@ -143,6 +145,29 @@ def told(kernel: kernels.Snapshot, asked: Iterable[str]) -> kernels.Snapshot:
     """
     sysctls = {name: kernel.sysctls.get(name) for name in asked}
     return replace(kernel, table=ipvs.forgotten(kernel.table), sysctls=sysctls)
+
+
+def after(
+    last: kernels.Snapshot, found: kernels.Snapshot, written: Iterable[ipvs.Key] | None
+) -> kernels.Snapshot:
+    """A reading as the agent has it: what is as it was in the `last` one is the same object.
+
+    `written`: of the services only these were read, and the others are as in the last reading.
+    """
+    keys = {*last.table, *found.table} if written is None else set(written)
+    table = {key: entry for key, entry in found.table.items() if key in keys and last.table.get(key) != entry}
+    return replace(
+        found,
+        table=ipvs.persistent(last.table).updated(table, keys - found.table.keys()),
+        addresses=last.addresses if last.addresses == found.addresses else found.addresses,
+        packets=_some(last.packets, found.packets, keys),
+        connections=_some(last.connections, found.connections, keys),
+    )
+
+
+def _some(last: Mapping[ipvs.Key, T], found: Mapping[ipvs.Key, T], keys: set[ipvs.Key]) -> dict[ipvs.Key, T]:
+    left = {key: one for key, one in last.items() if key not in keys}
+    return {**left, **{key: one for key, one in found.items() if key in keys}}
 
 
 def busied(
