@@ -13,7 +13,7 @@ from dataclasses import replace
 from anycast.core import touched
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane import kernel as kernels
-from anycast.core.dataplane.kernel import Desired, ExpireDestinations, Snapshot
+from anycast.core.dataplane.kernel import Desired, Snapshot
 from anycast.core.dataplane.proof import NEXT, Proof, Reading
 from anycast.core.health.phase import Phase
 from anycast.core.state import (
@@ -357,8 +357,8 @@ def _difference(state: State, snapshot: Snapshot, vip: Vip, address: Address) ->
     return Difference()
 
 
-def expiries(state: State, snapshot: Snapshot, now: float) -> ExpireDestinations | None:
-    """The operation that ends connections to failed or drained real servers; None: there are none to end.
+def expiries(state: State, snapshot: Snapshot, now: float) -> tuple[ipvs.RemoveDestination, ...]:
+    """The failed or drained real servers whose connections are to be ended.
 
     A server counts once it has failed for `expire_failed`, or once it is drained if its protocol has no connections
     that end by themselves. With weight 0 alone the kernel keeps the connections for as long as the client keeps
@@ -372,6 +372,8 @@ def expiries(state: State, snapshot: Snapshot, now: float) -> ExpireDestinations
                 continue
             one = vip.services[first]
             for key in one.alike if not one.service.one_packet else ():
+                if key in state.apart:
+                    continue  # it is not as wanted, and that comes first
                 counts = snapshot.connections_of(key)
                 if not counts:
                     continue
@@ -381,10 +383,7 @@ def expiries(state: State, snapshot: Snapshot, now: float) -> ExpireDestinations
                     if not each.weight and each.key in counts
                 }
                 found.update(dict.fromkeys(_lost(state, key, one.service, held, now)) if held else {})
-    removals = tuple(ipvs.RemoveDestination(service=key, key=at) for key, at in found)
-    if not removals:
-        return None
-    return ExpireDestinations(removals=removals, write_sysctl=state.config.manage_sysctls)
+    return tuple(ipvs.RemoveDestination(service=key, key=at) for key, at in found)
 
 
 def _lost(

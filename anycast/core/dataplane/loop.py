@@ -215,10 +215,10 @@ def drive(before: State, state: State, now: float) -> Step:
         if kernel.stuck:
             # Readings may come more often than that; they do not postpone it.
             kernel = replace(kernel, retry_at=min(kernel.retry_at, now + RETRY_PROGRAM))
-        elif not state.apart:
-            kernel = kernel if kernel.retry_at == math.inf else replace(kernel, retry_at=math.inf)
-            if fresh and not kernel.partial and (expire := expiries(state, snapshot, now)):
-                return _expire(state, kernel, snapshot, expire, now)
+        elif not state.apart and kernel.retry_at != math.inf:
+            kernel = replace(kernel, retry_at=math.inf)
+        if fresh and not kernel.partial and (lost := expiries(state, snapshot, now)):
+            return _expire(state, kernel, snapshot, lost, now)
     if due:
         kernel = replace(kernel, busy=True)
         return replace(state, kernel=kernel), [ReadKernel(sysctls=_to_read(state))]
@@ -379,10 +379,14 @@ def _expire(
     state: State,
     kernel: KernelState,
     snapshot: kernels.Snapshot,
-    expire: kernels.ExpireDestinations,
+    lost: tuple[ipvs.RemoveDestination, ...],
     now: float,
 ) -> Step:
-    """End connections, and put the servers back to their place in the order."""
+    """End connections, and put the servers back to their place in the order. Of many, as many as one program takes."""
+    some = _as_many_as_fit(snapshot, lost)
+    if len(some) < len(lost):
+        kernel = replace(kernel, next_read=now)  # the others go with the next reading
+    expire = kernels.ExpireDestinations(removals=some, write_sysctl=state.config.manage_sysctls)
     after = kernels.play(snapshot, (expire,))
     keys = dict.fromkeys(op.service for op in expire.removals)
     ops = (expire, *kernels.diff_of(after, state.desired, keys=keys, rest=False))
@@ -406,6 +410,21 @@ def _expire(
     ]
     recent = {server: at for server, at in state.expired.items() if now < at + EXPIRE_AGAIN}
     return replace(state, kernel=kernel, expired={**recent, **expired}), effects
+
+
+def _as_many_as_fit(
+    snapshot: kernels.Snapshot, lost: tuple[ipvs.RemoveDestination, ...]
+) -> tuple[ipvs.RemoveDestination, ...]:
+    """Whole services: to put one real server back to its place may move all of its service."""
+    keys: dict[ipvs.Key, None] = {}
+    size = 0
+    for one in lost:
+        if one.service not in keys:
+            if size >= PROGRAM:
+                break
+            keys[one.service] = None
+            size += len(snapshot.table[one.service].destinations)
+    return tuple(one for one in lost if one.service in keys)
 
 
 def _to_read(state: State) -> tuple[str, ...]:

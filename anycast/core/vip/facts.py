@@ -181,7 +181,9 @@ def connections_of(state: State, scope: str) -> int:
 def is_at_rest(state: State, scope: str) -> bool:
     """Whether a drained real server has been read back without new clients or active connections."""
     entry = state.maintenance.get(scope)
-    read = state.kernel.snapshot is not None and not state.kernel.busy and not state.apart
+    services = (state.index.services[key] for key in state.index.drained_by(scope))
+    written = not any(key in state.apart for one in services for key in one.alike)
+    read = state.kernel.snapshot is not None and not state.kernel.busy and written
     since = entry.began if entry is not None else None
     return read and (since is None or state.kernel.read_at > since) and connections_of(state, scope) == 0
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.dataplane import loop
-from anycast.core.dataplane.ipvs import ServiceKey
+from anycast.core.dataplane.ipvs import Connections, ServiceKey
 from anycast.core.events import KernelChanged, ProgramKernel
 from anycast.core.health.phase import Outcome
-from anycast.core.values.configuration import Protocol
+from anycast.core.values.configuration import Protocol, Timing
 from tests.fakes import addresses, up, vip
+from tests.property.worlds import busied
 
 if TYPE_CHECKING:
     import pytest
@@ -91,3 +92,29 @@ def test_as_many_weights_as_a_pool_has_count_as_so_many_operations(monkeypatch: 
     node.checks(Outcome.FAIL)
     assert {len(ops) for ops in node.programs} == {3}
     assert node.weights(1) == node.weights(11) == [0, 0, 0]
+
+
+def test_connections_of_a_whole_rack_are_ended_in_programs_one_after_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "PROGRAM", 1)
+    vips = [vip(f"v{number}", number=number, expire_failed=0.0) for number in range(1, 5)]
+    node = up(*vips)
+    node.checks(Outcome.FAIL, 1)
+    before = len(node.programs)
+    node.kernel = busied(node.kernel, lambda one, _: Connections(active=0 if one.weight else 3))
+    node.wait(loop.CHANGED_EVERY + Timing().reconcile)
+    ended = [op for ops in node.programs[before:] for op in ops if isinstance(op, kernels.ExpireDestinations)]
+    assert [len({one.service for one in op.removals}) for op in ended] == [1, 1, 1, 1]
+    assert len({one.service for op in ended for one in op.removals}) == 4
+
+
+def test_what_cannot_be_written_keeps_no_connections_of_others_alive() -> None:
+    node = up(vip("web", number=1, expire_failed=0.0))
+    node.refused = {addresses(2)[0]}
+    node.reload(vip("web", number=1, expire_failed=0.0), vip("log", number=2))
+    node.checks(Outcome.FAIL, 1)
+    node.kernel = busied(node.kernel, lambda one, _: Connections(active=0 if one.weight else 3))
+    node.wait(loop.CHANGED_EVERY + Timing().reconcile)
+    assert node.state.apart
+    assert "server.connections_expired" in node.logged
