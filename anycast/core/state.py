@@ -38,6 +38,12 @@ or `REST`.
 """
 REST = ""  # sysctls, timeouts, connection sync
 
+URGENT, ORDINARY, IN_VAIN = range(3)
+Order: TypeAlias = tuple[int, int, tuple[int, int, tuple[int, ...]]]
+"""Where a piece stands in the order of writing: one of the three above, the number of the program that has written it in
+vain, and its rank among its like.
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelState:
@@ -155,12 +161,12 @@ class State:
     wall_offset: float | None = None  # wall clock less monotonic clock, as last seen
     health: PersistentMap[Target, Health] = PersistentMap()  # of targets with a result
     vips: PersistentMap[str, VipState] = PersistentMap()
-    unstarted: frozenset[str] = frozenset()  # VIPs that have not been proven for long enough since the start
+    unstarted: PersistentMap[str, None] = (
+        PersistentMap()
+    )  # VIPs that have not been proven for long enough since the start
     kernel: KernelState = KernelState()
     desired: Desired = Desired(table=PersistentMap(), addresses=frozenset(), sysctls={})
-    apart: Mapping[Piece, None] = field(
-        default_factory=dict
-    )  # pieces that the kernel does not hold as wanted
+    apart: PersistentMap[Piece, Order] = PersistentMap()  # pieces that the kernel does not hold as wanted
     services: PersistentMap[ipvs.Key, ServiceFacts] = PersistentMap()  # of each service in each family
     differences: PersistentMap[str, Difference] = PersistentMap()
     proofs: PersistentMap[str, Proof] = PersistentMap()
@@ -228,12 +234,13 @@ def drained_scopes(state: State) -> frozenset[str]:
 
 def lived(state: State, changes: Mapping[str, VipState], gone: Iterable[str] = ()) -> State:
     """With these VIPs as they are now, and without those in `gone`."""
+    gone = list(gone)
     vips = state.vips.updated(changes, gone)
     if vips is state.vips:
         return state
-    started = {name for name, known in changes.items() if known.life.is_started}
-    unstarted = (state.unstarted - started - frozenset(gone)) | (changes.keys() - started)
-    return replace(state, vips=vips, unstarted=state.unstarted if unstarted == state.unstarted else unstarted)
+    started = [name for name, known in changes.items() if known.life.is_started]
+    others = {name: None for name, known in changes.items() if not known.life.is_started}
+    return replace(state, vips=vips, unstarted=state.unstarted.updated(others, [*started, *gone]))
 
 
 def pieces_of(ops: Iterable[KernelOp]) -> dict[Piece, None]:

@@ -111,7 +111,7 @@ def vips(before: State, state: State, now: float) -> set[str]:
     if index.vips_on_sessions and state.sessions != before.sessions:
         names |= index.vips_on_sessions
     if state.unstarted and state.kernel.read_at != before.kernel.read_at:
-        names |= state.unstarted  # they may have been proven for long enough
+        names.update(state.unstarted)  # they may have been proven for long enough
     names |= in_maintenance(before, state)
     return names & index.vips.keys()
 

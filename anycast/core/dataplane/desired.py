@@ -18,10 +18,14 @@ from anycast.core.dataplane.proof import NEXT, Proof, Reading
 from anycast.core.health.phase import Phase
 from anycast.core.state import (
     CHANGING,
+    IN_VAIN,
     NOT_READ,
+    ORDINARY,
     REST,
     UNDECIDED,
+    URGENT,
     Difference,
+    Order,
     Piece,
     ServerKey,
     State,
@@ -93,7 +97,9 @@ def _with_desired(before: State, state: State, keys: Iterable[ipvs.Key]) -> Stat
     addresses = _addresses(state)
     desired = Desired(
         table=table,
-        addresses=known.addresses if addresses == known.addresses else addresses,
+        addresses=known.addresses
+        if addresses is not known.addresses and addresses == known.addresses
+        else addresses,
         sysctls=state.index.sysctls if state.config.manage_sysctls else {},
         owned=state.owned.addresses,
         owned_marks=known.owned_marks
@@ -209,7 +215,7 @@ def _with_apart(before: State, state: State, pieces: set[Piece]) -> State:
     """Which pieces the kernel does not hold as wanted, and which it does now."""
     kernel, snapshot = state.kernel, state.kernel.snapshot
     if snapshot is None:
-        return replace(state, apart={}) if state.apart else state
+        return replace(state, apart=PersistentMap()) if state.apart else state
     held = {piece for piece in pieces if _is_held(state, snapshot, piece)}
     there = [piece for piece in held if _is_there(snapshot, piece)]
     reached = {piece: aim(state, piece) for piece in there}
@@ -232,35 +238,34 @@ def _with_apart(before: State, state: State, pieces: set[Piece]) -> State:
         kernel, attempted=attempted, stuck=stuck, settled=kernel.settled or (fresh and not apart)
     )
     kernel = state.kernel if kernel == state.kernel else kernel
-    return replace(state, kernel=kernel, apart=state.apart if list(apart) == list(state.apart) else apart)
+    if kernel is state.kernel and apart is state.apart:
+        return state
+    return replace(state, kernel=kernel, apart=apart)
 
 
-def _in_order(before: State, state: State, held: set[Piece], pieces: set[Piece]) -> dict[Piece, None]:
-    """The pieces that are apart, in the order in which they are written.
+def _in_order(
+    before: State, state: State, held: set[Piece], pieces: set[Piece]
+) -> PersistentMap[Piece, Order]:
+    """The pieces that are apart, each with its place in the order in which they are written.
 
     What there is, and what a standing route needs, goes before all that is new, however much of that waits. What was
     written in vain goes last: it keeps nothing else waiting when it is tried again.
     """
-    left = [piece for piece in state.apart if piece not in held]
-    known = state.apart.keys()
-    new = sorted(
-        (piece for piece in pieces if piece not in held and piece not in known),
-        key=lambda piece: _rank(state, piece),
-    )
-    urgent = [piece for piece in new if _is_urgent(state, piece)]
-    order: dict[Piece, None] = dict.fromkeys((*urgent, *left, *new))
+    known = state.apart
+    order: dict[Piece, Order] = {}
+    for piece in pieces:
+        if piece not in held and piece not in known:
+            order[piece] = (URGENT if _is_urgent(state, piece) else ORDINARY, 0, _rank(state, piece))
     fresh = state.kernel.reported is not before.kernel.reported
     for piece in pieces_of(before.kernel.under_way) if fresh else ():
-        if piece in order and piece in known:
-            del order[piece]
-            order[piece] = None
-    return order
+        if piece in known and piece not in held:
+            order[piece] = (IN_VAIN, state.kernel.programs, _rank(state, piece))
+    return known.updated(order, held)
 
 
 def _is_urgent(state: State, piece: Piece) -> bool:
     """What there is, and what a VIP needs whose route stands."""
-    rank, _, _ = _rank(state, piece)
-    if rank < NEW:
+    if _rank(state, piece)[0] < NEW:
         return True
     index = state.index
     if isinstance(piece, ipvs.ServiceKey | ipvs.MarkKey):

@@ -6,6 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from heapq import nsmallest
+from operator import itemgetter
 from typing import TypeAlias
 
 from anycast.core import touched
@@ -233,7 +235,8 @@ def _next_pieces(state: State, snapshot: kernels.Snapshot, stuck: frozenset[Piec
     apart = state.apart
     taken: dict[Piece, None] = {}
     size = 0
-    for piece in apart:
+    first = nsmallest(PROGRAM + len(stuck), apart.items(), key=itemgetter(1))
+    for piece, _ in first:
         if size >= PROGRAM:
             break
         if piece in taken or piece in stuck:
