@@ -28,7 +28,7 @@ def test_equal_ones_are_one_in_a_set() -> None:
         (target, replace(target, address=IPv6Address(int(ADDRESS)))),
         (CHECK, replace(CHECK, interval=5.0)),
     ):
-        assert len({one, replace(one), other}) == 2  # type: ignore[type-var]
+        assert len({one, replace(one), other}) == 2
 
 
 def test_the_hash_of_a_check_is_not_sent_to_another_process() -> None:
