@@ -24,7 +24,9 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from lab import memory_agent
+sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # for development: an installed build has none
+
+from lab import memory_agent  # noqa: E402
 
 # In the order of the page, for a target is found by its address.
 Outcome: Any = getattr(memory_agent, "Outcome")  # noqa: B009
@@ -155,7 +157,6 @@ def serve(watch: Watch, listener: socket.socket) -> None:
 
 
 def run(argv: list[str]) -> int:
-    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # for development: an installed build has none
     from anycast.agent import engine
     from anycast.cli.main import main as anycast
 
