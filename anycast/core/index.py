@@ -123,7 +123,7 @@ class Index:
     def beside(self, target: Target) -> Iterable[Target]:
         """The targets of the first service that the target is of."""
         users = self.users.get(target, ())
-        return _targets(self.services[users[0]].membership) if users else ()
+        return _targets(self.services[users[0]].membership.members) if users else ()
 
     def siblings(self, target: Target) -> tuple[Target, ...]:
         """The next targets of its VIP, in a ring. What ends one often ends the others."""
