@@ -13,7 +13,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from anycast.agent import engine, main
-from anycast.agent.feed import RunLog
+from anycast.agent.run_log import RunLog
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.health.phase import Outcome, Result

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from anycast.agent.beats import BATCH, Host, next_beat, offset, on_beat
-from anycast.agent.feed import RunLog
+from anycast.agent.run_log import RunLog
 from anycast.core.health.phase import Fault, Outcome, Result
 from anycast.core.values.configuration import Address, Check, Target
 from anycast.core.values.persistent import PersistentMap
 from anycast.ops.source import Probes
 from anycast.probes.finding import OK, Finding, judge, unknown
-from anycast.probes.run import probe
+from anycast.probes.run import check_of, probe
 from anycast.probes.sweep.agenda import Agenda
 from anycast.probes.sweep.runs import Run, run_of, sweepable
 from anycast.probes.sweep.sweep import TURN, Sweep
@@ -173,10 +173,13 @@ class Checker:
         if host is None:
             host = self._hosts[target.address] = Host()
         host.join(_shortest(target.check))
+        swept = sweepable(target)
+        if not swept:
+            check_of(type(target.check.kind))  # to be there when it is needed
         slot = _Slot(
             target,
             host,
-            swept=sweepable(target),
+            swept=swept,
             tally=self.probes[target.check.kind.type],
             base=began + offset(place, target.check.interval),
             beat=began,

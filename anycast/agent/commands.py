@@ -7,9 +7,9 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from anycast.agent.answers import MaintenanceAnswer, ReloadAnswer
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import NODE, NODE_SCOPES, STOP, is_saved, is_server, server_scope
 from anycast.core.state import State
@@ -22,40 +22,12 @@ LOOKED_THROUGH = 500  # names, for one that was meant
 LONGEST = 366 * 86400.0  # seconds until a maintenance ends by itself
 
 
-class TooLateError(Exception):
-    """The deadline of a command had passed before it was carried out: nothing was changed, and nothing will be."""
-
-    def __init__(self) -> None:
-        super().__init__("the command came too late; nothing was changed (repeat it)")
-
-
 class RefusedError(Exception):
     """A request that is not carried out; `code` is the HTTP status."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
         self.code = code
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MaintenanceAnswer:
-    """In force either way; not `saved`, it does not outlive the agent. `error` says why, where it should have been."""
-
-    saved: bool
-    error: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReloadAnswer:
-    """`changes` when it was applied, `problems` when it was not: then the old configuration stays in force.
-
-    `warnings`: of what was applied, allowed and rarely meant.
-    """
-
-    ok: bool
-    changes: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
 
 
 class Engine(Protocol):

@@ -23,7 +23,8 @@ import structlog
 
 import anycast
 from anycast.agent import commands
-from anycast.agent.commands import RefusedError, TooLateError
+from anycast.agent.answers import TooLateError
+from anycast.agent.commands import RefusedError
 from anycast.core.state import State
 from anycast.ops import status
 from anycast.ops.paths import CONTROL, DEADLINE, JSON, TEXT, openapi

@@ -14,19 +14,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, assert_never
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, assert_never
 
 import structlog
 
 from anycast import __version__
 from anycast.agent import maintenance_file, owned_file, touch_file
+from anycast.agent.answers import MaintenanceAnswer, ReloadAnswer, TooLateError
 from anycast.agent.checker import Checker
-from anycast.agent.commands import MaintenanceAnswer, ReloadAnswer, TooLateError
 from anycast.agent.effort import Effort
-from anycast.agent.feed import RunLog
 from anycast.agent.inbox import SLICE, Inbox
 from anycast.agent.latest import Latest
-from anycast.agent.recording import Recorder
+from anycast.agent.run_log import RunLog
 from anycast.analysis import capacity
 from anycast.analysis.capacity import Demand, Measured
 from anycast.config.apart import load
@@ -51,9 +50,11 @@ from anycast.core.values.persistent import PersistentMap
 from anycast.kernel.errors import KernelUnavailable
 from anycast.lease import Lease
 from anycast.ops.hub import Hub
-from anycast.ops.source import Facts, Tally, Work
-from anycast.ops.status import TOUCH_FILE
+from anycast.ops.source import TOUCH_FILE, Facts, Tally, Work
 from anycast.ops.strain import Strain
+
+if TYPE_CHECKING:
+    from anycast.agent.recording import Recorder
 
 log = structlog.get_logger()
 

@@ -15,13 +15,12 @@ import socket
 import struct
 import termios
 import time
-from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Protocol
 
+from anycast.agent.run_log import RunLog
 from anycast.core import events as ev
 from anycast.core.hooks import VERDICT
-from anycast.core.values.configuration import Target
 from anycast.ops.delta import hollow, pieces
 from anycast.ops.feed import Message, bare, encode
 from anycast.ops.hub import Hub
@@ -31,33 +30,11 @@ PAUSE = 0.15  # seconds between two messages, unless there is a hurry
 LEAST = 0.01  # seconds between two messages
 PATIENCE = 15.0  # seconds an ops process has to read a message
 SLICE = 0.001  # seconds of comparing and packing until others have a turn; a piece may come on top
-MAX_RUNS = 20_000  # durations that wait to be told; more are forgotten
 _LOOKS = (0.001, 0.05)  # seconds between two looks whether a message has been read, at first and in the end
 
 
 class StuckError(Exception):
     """The ops process does not read."""
-
-
-class RunLog:
-    """How long checks took, since the last message. Targets have numbers: it is one entry for each run of a check."""
-
-    def __init__(self) -> None:
-        self.numbers: Mapping[int, Target] = {}  # another with every change
-        self._ran = array("I")
-        self._took = array("f")
-
-    def add(self, number: int, took: float) -> None:
-        if len(self._ran) >= MAX_RUNS:
-            self.take()
-        self._ran.append(number)
-        self._took.append(took)
-
-    def take(self) -> tuple[bytes, bytes]:
-        """The numbers and the seconds, which are forgotten here."""
-        taken = self._ran.tobytes(), self._took.tobytes()
-        del self._ran[:], self._took[:]
-        return taken
 
 
 class Engine(Protocol):

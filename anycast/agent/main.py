@@ -14,22 +14,21 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
 from anycast import __version__
-from anycast.agent import garbage, ops_process, owned_file
-from anycast.agent.control import Control
+from anycast.agent import garbage, owned_file
 from anycast.agent.engine import OWNED, Engine
 from anycast.agent.events_file import EventsFile
 from anycast.agent.events_file import load as load_events
-from anycast.agent.feed import Feed
 from anycast.agent.leases import LeaseServer
 from anycast.agent.logs import set_up_logging
 from anycast.agent.maintenance_file import boot_id
 from anycast.agent.pulse import Pulse
-from anycast.agent.recording import Recorder
 from anycast.agent.starts_file import StartsFile
 from anycast.config.apart import Reading
 from anycast.config.loaded import Loaded
@@ -38,11 +37,13 @@ from anycast.core.events import StopRequested
 from anycast.kernel.adapter import Kernel
 from anycast.lease import Lease
 from anycast.listening import GUARD_PERIOD, keep_bound
-from anycast.notify.hooks import Hooks
 from anycast.ops.hub import Hub
-from anycast.ops.status import summary
 from anycast.service_manager import ServiceManager
 from anycast.sockets import HeldError, InstanceLock
+
+if TYPE_CHECKING:
+    from anycast.agent.recording import Recorder
+    from anycast.agent.serving import Serving
 
 LOCK = "agent.lock"
 LEASE_SOCKET = "lease.sock"
@@ -52,6 +53,8 @@ EVENTS = "events.jsonl"
 STARTS = "starts.json"
 
 DESCRIPTORS = 65536  # wanted: thousands of checks at once, and connections that are kept
+
+LEASE_PATIENCE = 0.5  # seconds from the start that all else waits for the first lease
 
 PULSES = 4  # in the life of a lease
 
@@ -118,7 +121,7 @@ def _run(path: Path, events: Hub, record: Path | None = None, reading: Reading |
             log.error("socket.unavailable", where=LOCK, error=str(error))
         journal = _journal(loaded, events)
         try:
-            recorder = None if record is None else Recorder(record, _recording_ended)
+            recorder = None if record is None else _recorder(record)
         except OSError as error:
             print(f"anycast: {record}: {error.strerror or error}, not started", file=sys.stderr)
             return EX_CANTCREAT
@@ -139,6 +142,13 @@ def _journal(loaded: Loaded, events: Hub) -> EventsFile:
     journal = EventsFile(path, lambda why: log.error("events.not_saved", path=str(path), error=why))
     events.adopt(load_events(path), journal.put)
     return journal
+
+
+def _recorder(path: Path) -> Recorder:
+    """Raises OSError."""
+    from anycast.agent.recording import Recorder
+
+    return Recorder(path, _recording_ended)
 
 
 def _recording_ended(why: str) -> None:
@@ -183,21 +193,20 @@ async def serve(
         holder[0].send(lease)
         leased.set()
 
-    async def answer_questions() -> None:
-        # Its start takes more processor time than all that the first lease needs.
+    async def first_lease(patience: float) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(loaded.config.timing.lease_ttl):
+            async with asyncio.timeout(patience):
                 await leased.wait()
-        await ops_process.keep(feed, runtime, node.listen)
 
     manager = ServiceManager(os.environ)
     before = events.newest
     sockets: set[str] = set()  # those that have been open
+    serving: list[Serving] = []  # once it is there
 
     def passed(now: float) -> None:
         # Ready is: commands are answered and leases handed out. What is announced rests on others.
         ready = sockets >= {LEASE_SOCKET, CONTROL_SOCKET}
-        manager.passed(now, ready=ready, status=lambda: summary(engine.state, now))
+        manager.passed(now, ready=ready, status=(lambda: serving[0].summary(now)) if serving else None)
 
     engine = Engine(
         loaded,
@@ -211,11 +220,6 @@ async def serve(
         crashes=crashes,
         left=left,
     )
-    feed = Feed(engine)
-    engine.stepped = feed.stepped
-    control = Control(engine, feed.mark)
-    hooks = Hooks(engine, before)
-    engine.hook_tallies = lambda: hooks.tallies
     leases = LeaseServer(engine.post, user=node.exabgp_user)
     holder.append(leases)
 
@@ -226,8 +230,27 @@ async def serve(
         sockets.add(LEASE_SOCKET)
 
     async def listen_for_control(listener: socket.socket) -> None:
-        await control.listen(listener)
+        await serving[0].control.listen(listener)
         sockets.add(CONTROL_SOCKET)
+
+    async def answer_questions() -> None:
+        # Its start takes more processor time than all that the first lease needs.
+        await first_lease(loaded.config.timing.lease_ttl)
+        await serving[0].keep_ops(runtime, node.listen)
+
+    async def serve_others() -> None:
+        """What the first lease does not need. Imported in a thread: the event loop has turns meanwhile."""
+        await first_lease(LEASE_PATIENCE)
+        module = await asyncio.to_thread(import_module, "anycast.agent.serving")
+        serving.append(module.Serving(engine, before))
+        helpers.extend(
+            loop.create_task(_again_and_again(task))
+            for task in (
+                serving[0].hooks.follow,
+                partial(keep_bound, runtime / CONTROL_SOCKET, 0o660, listen_for_control),
+                answer_questions,
+            )
+        )
 
     def stop() -> None:
         manager.stopping()
@@ -269,11 +292,9 @@ async def serve(
         loop.create_task(_again_and_again(task))
         for task in (
             guard_lock,
-            hooks.follow,
             # Anybody may connect for leases: who is let in is decided by the peer's user.
             partial(keep_bound, runtime / LEASE_SOCKET, 0o666, listen_for_leases),
-            partial(keep_bound, runtime / CONTROL_SOCKET, 0o660, listen_for_control),
-            answer_questions,
+            serve_others,
         )
     ]
     garbage.set_aside()
@@ -283,9 +304,11 @@ async def serve(
         for helper in helpers:
             helper.cancel()
         await asyncio.gather(*helpers, return_exceptions=True)
-        await control.close()
+        for one in serving:
+            await one.control.close()
         await leases.close()
-        await hooks.close()
+        for one in serving:
+            await one.hooks.close()
     if displaced:
         return EX_TEMPFAIL  # what it left is the other's now
     starts.end()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
+import threading
 
 from anycast.cli.exits import ExitCode
 from anycast.cli.parser import lacking, parser
@@ -30,6 +32,17 @@ def run(argv: list[str]) -> int:
     return code
 
 
+def _import_structlog() -> None:
+    """Without the library `rich`, which it would import for the colours of a console that an agent does not have."""
+    if "structlog" in sys.modules or "rich" in sys.modules:
+        return
+    sys.modules["rich"] = None  # type: ignore[assignment]
+    try:
+        import structlog  # noqa: F401
+    finally:
+        del sys.modules["rich"]
+
+
 def _surplus(args: argparse.Namespace, words: list[str]) -> str:
     named = args.verb == "maintenance" and not words[0].startswith("-")
     verb = f"{args.verb} {args.act}" if args.verb in ("maintenance", "hook") else args.verb
@@ -40,10 +53,15 @@ def _surplus(args: argparse.Namespace, words: list[str]) -> str:
 def _dispatch(args: argparse.Namespace) -> int:
     match args.verb:
         case "agent":
-            # Another process reads the file while this one imports all that an agent is made of.
+            # What imports make stays: to look for garbage in it, again and again, takes a quarter of their time. The agent
+            # enables it again.
+            gc.disable()
+            # A fork reads the file while this process imports the rest of what an agent is made of. The core is part of both.
+            import anycast.core.step  # noqa: F401
             from anycast.config.apart import Reading
 
-            reading = Reading(args.config)
+            reading = Reading(args.config, fork=threading.active_count() == 1)
+            _import_structlog()
             from anycast.agent.main import run as run_agent
 
             return run_agent(args.config, args.record, reading)

@@ -8,6 +8,7 @@ comes in small pieces (`wire`), so that whoever waits in a thread never keeps th
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import pickle
 import resource
@@ -17,9 +18,10 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from anycast.config.problem import ConfigError, Problem
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 PATIENCE = 120.0  # seconds the process may take in all
 CPU_LIMIT = 60  # seconds of processor time
 AT_A_TIME = 0.001  # seconds of decoding between two pauses
+LOOK = 0.01  # seconds between two looks whether a fork has ended
 PAUSE = 0.0005  # seconds: the event loop's turn
 
 NICENESS = 5
@@ -39,17 +42,58 @@ _PROBLEMS = 100  # in a frame
 _FOUND, _WRONG = b"f", b"w"
 
 
+class _Fork:
+    """A fork of this process: as much of a `Popen` as is needed here."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        """Raises OSError."""
+        self.returncode: int | None = None
+        self._pid = os.fork()
+        if self._pid == 0:
+            status = 1
+            try:
+                work()
+                status = 0
+            except BaseException:  # noqa: BLE001 - nothing of the parent's is to go on here
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit status; of a signal, its negative number. Raises TimeoutExpired."""
+        ends = math.inf if timeout is None else time.monotonic() + timeout
+        while self.returncode is None:
+            pid, status = os.waitpid(self._pid, 0 if timeout is None else os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() > ends:
+                raise subprocess.TimeoutExpired([], timeout or 0.0)
+            else:
+                time.sleep(LOOK)
+        return self.returncode
+
+    def kill(self) -> None:
+        if self.returncode is None:
+            os.kill(self._pid, signal.SIGKILL)
+
+
 class Reading:
     """A configuration that is being read. It has begun when this is made: other things can be done meanwhile."""
 
-    def __init__(self, path: Path, before: Loaded | None = None) -> None:
-        """`before`: what is in force, whose parts are used again where nothing has changed."""
+    def __init__(self, path: Path, before: Loaded | None = None, *, fork: bool = False) -> None:
+        """`before`: what is in force, whose parts are used again where nothing has changed.
+
+        `fork`: in a fork of this process, which spares it the imports of this one. Only where there is one thread.
+        """
         self._path = path
         self._before = before
         self._ends = time.monotonic() + PATIENCE
         self._buffer = bytearray()
         # -P: what lies in the working directory is not to be run.
         argv = [sys.executable, "-P", "-m", "anycast.config.apart", str(path)]
+        if fork:
+            self._fork()
+            return
         if before is None:
             self._begin(argv, subprocess.DEVNULL)
             return
@@ -60,6 +104,22 @@ class Reading:
             known.write(digests(before.units))
             known.seek(0)
             self._begin([*argv, "--again"], known.fileno())
+
+    def _fork(self) -> None:
+        self._out, out = os.pipe()
+
+        def work() -> None:
+            os.close(self._out)
+            with open(out, "wb") as answer:
+                _main(self._path, b"", answer)
+
+        try:
+            self._process: subprocess.Popen[bytes] | _Fork = _Fork(work)
+        except OSError:
+            os.close(self._out)
+            raise
+        finally:
+            os.close(out)
 
     def _begin(self, argv: list[str], stdin: int) -> None:
         self._out, out = os.pipe()
@@ -152,12 +212,15 @@ def load(path: Path, before: Loaded | None = None) -> Loaded:
 
 def main(path: Path, *, again: bool) -> None:
     """Read, and write frames to stdout. `again`: beside an agent that serves; stdin has what it knows."""
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT, CPU_LIMIT))
     if again:
         _yield_to_the_agent()
-    for kind, frame in _answer(path, sys.stdin.buffer.read()):
-        sys.stdout.buffer.write(_HEAD.pack(kind, len(frame)) + frame)
-    sys.stdout.buffer.flush()
+    _main(path, sys.stdin.buffer.read(), sys.stdout.buffer)
+
+
+def _main(path: Path, known: bytes, answer: BinaryIO) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT, CPU_LIMIT))
+    answer.writelines(_HEAD.pack(kind, len(frame)) + frame for kind, frame in _answer(path, known))
+    answer.flush()
 
 
 def _yield_to_the_agent() -> None:

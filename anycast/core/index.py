@@ -6,7 +6,7 @@ changes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from ipaddress import ip_network
@@ -123,7 +123,7 @@ class Index:
     def beside(self, target: Target) -> Iterable[Target]:
         """The targets of the first service that the target is of."""
         users = self.users.get(target, ())
-        return _targets(self.services[users[0]].membership) if users else ()
+        return _targets(self.services[users[0]].membership.members) if users else ()
 
     def siblings(self, target: Target) -> tuple[Target, ...]:
         """The next targets of its VIP, in a ring. What ends one often ends the others."""
@@ -260,36 +260,48 @@ def _indexed(vip: Vip, memo: Memo) -> IndexedVip:
 
 
 def _users(
-    before: Index, old: Iterable[IndexedVip], new: Iterable[IndexedVip]
+    before: Index, old: Sequence[IndexedVip], new: Sequence[IndexedVip]
 ) -> PersistentMap[Target, tuple[ipvs.Key, ...]]:
-    users: dict[Target, list[ipvs.Key]] = {}
-    left: set[ipvs.Key] = set()
-    for vip in old:
-        for key in vip.facts:
-            left.add(key)
-            for target in _targets(vip.services[key].membership):
-                users.setdefault(target, list(before.users[target]))
-    if left:
-        users = {target: [key for key in keys if key not in left] for target, keys in users.items()}
-    for vip in new:
-        for key in vip.facts:
-            for target in _targets(vip.services[key].membership):
-                known = users.get(target)
-                if known is None:
-                    known = users[target] = list(before.users.get(target, ()))
-                known.append(key)
+    left = {key for vip in old for key in vip.facts}
+    kept: dict[Target, tuple[ipvs.Key, ...]] = {}  # of the users before: those whose VIPs have not changed
+    for members, _ in _alike(old):
+        for target in _targets(members):
+            if target not in kept:
+                kept[target] = tuple([key for key in before.users[target] if key not in left])
+    found: dict[Target, tuple[ipvs.Key, ...]] = {}
+    further: dict[Target, list[tuple[ipvs.Key, ...]]] = {}
+    for members, keys in _alike(new):
+        for target in _targets(members):
+            if found.setdefault(target, keys) is not keys:
+                further.setdefault(target, []).append(keys)
     # Most targets of a service have the same users: one tuple for all of them.
     shared: dict[tuple[ipvs.Key, ...], tuple[ipvs.Key, ...]] = {}
-    found = {}
-    for target, keys in users.items():
-        if keys:
-            each = tuple(keys)
+    place = {key: place for place, key in enumerate(key for vip in new for key in vip.facts)}
+    for target, parts in further.items():
+        each = tuple(sorted(chain(found[target], *parts), key=place.__getitem__))
+        found[target] = shared.setdefault(each, each)
+    for target, keys in found.items() if before.users else ():
+        stays = kept[target] if target in kept else before.users.get(target)
+        if stays:
+            each = (*stays, *keys)
             found[target] = shared.setdefault(each, each)
-    return before.users.updated(found, [target for target, keys in users.items() if not keys])
+    found |= {target: keys for target, keys in kept.items() if keys and target not in found}
+    return before.users.updated(found, [target for target in kept if target not in found])
 
 
-def _targets(membership: Membership) -> dict[Target, None]:
-    return {target: None for member in membership.members for target in targets_of(member.check)}
+def _alike(vips: Iterable[IndexedVip]) -> Iterator[tuple[tuple[Member, ...], tuple[ipvs.Key, ...]]]:
+    """The real servers of services, and the services, by their keys for facts, that have these."""
+    found: dict[int, tuple[tuple[Member, ...], list[ipvs.Key]]] = {}
+    for vip in vips:
+        for key in vip.facts:
+            members = vip.services[key].membership.members
+            found.setdefault(id(members), (members, []))[1].append(key)
+    for members, keys in found.values():
+        yield members, tuple(keys)
+
+
+def _targets(members: Iterable[Member]) -> dict[Target, None]:
+    return {target: None for member in members for target in targets_of(member.check)}
 
 
 def _required(requirements: Iterable[Requirement]) -> dict[Target, frozenset[str]]:

@@ -239,7 +239,7 @@ def adopted(state: State, config: Config, now: float, index: Index | None = None
     state, moves = renamed(state, config, configured)
     gone = [
         target
-        for target in changed(state.index.users, index.users)
+        for target in (changed(state.index.users, index.users) if state.health else ())
         if target in state.health and not index.is_target(target)
     ]
     gone += [each for each in state.index.required if each in state.health and not index.is_target(each)]

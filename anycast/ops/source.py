@@ -37,6 +37,7 @@ class Tally:
                 return self
 
 
+TOUCH_FILE = "maintenance"  # in the runtime directory
 BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0)
 """Upper ends, in seconds, of what the runs of checks are sorted into by how long they took."""
 _LOT = 512

@@ -34,12 +34,12 @@ from anycast.core.values.report import TOO_MANY, NeighborState, Report
 from anycast.core.vip.decide import Advertise, Reason, ServiceFacts
 from anycast.core.vip.facts import connections_of, furthest, held_for, is_at_rest, recent_crashes, start_hold
 from anycast.ops.servers import Look, Row, Seen, rows, seen
+from anycast.ops.source import TOUCH_FILE
 from anycast.ops.strain import Overload
 
 _prefix_of = lru_cache(maxsize=32_768)(prefix_of)
 
 VERSION = 1
-TOUCH_FILE = "maintenance"  # in the runtime directory
 LIVE_TTLS = 3  # lease lifetimes without a step of the engine before it counts as hung
 NAMED = 3  # VIPs named in the summary
 LISTED = 20  # VIPs named where one is asked for that is not there

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 from importlib import import_module
 
 from anycast.core.health.phase import Fault, Result
-from anycast.core.values.checks import KINDS, Kind, TcpVipCheck
+from anycast.core.values.checks import Kind, TcpVipCheck
 from anycast.core.values.configuration import HERE, Target
-from anycast.probes import links, vip
+from anycast.probes import links
 from anycast.probes.finding import Finding, Progress, fail, judge, late, unusable
 from anycast.probes.sweep.once import once
 from anycast.probes.sweep.runs import sweepable
@@ -58,15 +58,13 @@ async def _dispatch(target: Target, progress: Progress) -> Finding:
         return await check_of(type(kind))(kind, target.address, port, progress)
     if target.vip is None:
         return unusable("it is aimed at no VIP")
-    return await vip.check(target.vip, target.address, port, target.check.timeout, progress)
+    return await check_of(type(kind))(target.vip, target.address, port, target.check.timeout, progress)
 
 
 def check_of(kind: type[Kind]) -> Callable[..., Awaitable[Finding]]:
-    """What runs it: `check(kind, address, port, progress)` of its module, or the function that the kind names."""
+    """What runs it: `check(kind, address, port, progress)` of its module, or the function that the kind names.
+
+    The module is imported with the first target of the kind: later there may be no descriptor left for it.
+    """
     module, _, function = (kind.PROBE or kind.TYPE).partition(".")
     return getattr(import_module(f"anycast.probes.{module}"), function or "check")  # type: ignore[no-any-return]
-
-
-for _kind in KINDS:
-    if _kind.PROBE != "sweep":
-        check_of(_kind)  # imported now, and not while the agent's loop waits

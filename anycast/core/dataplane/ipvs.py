@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
 from anycast.core.values.configuration import Address, Forwarding, Protocol, Scheduler, SchedulerFlag, Tunnel
+from anycast.core.values.light import light_dataclass
 from anycast.core.values.persistent import PersistentMap
 
 # Their tables are built by walking the list of real servers: another order is another table.
@@ -80,7 +81,7 @@ def version_of(key: Key) -> int:
     return key.version if isinstance(key, MarkKey) else key.address.version
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@light_dataclass(frozen=True, slots=True, kw_only=True)
 class Destination:
     """One real server of one service. Weight 0 means: drain, keep flows."""
 

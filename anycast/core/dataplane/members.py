@@ -5,11 +5,11 @@ the state, so it is worked out once for each configuration.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
+from dataclasses import dataclass
 
 from anycast.core.dataplane import ipvs
-from anycast.core.health.aim import aimed
+from anycast.core.health.aim import Aimer, aimer
 from anycast.core.health.compose import leaves
 from anycast.core.maintenance.stages import server_scope
 from anycast.core.values.checks import TcpVipCheck
@@ -27,6 +27,7 @@ from anycast.core.values.configuration import (
     Target,
     Vip,
 )
+from anycast.core.values.light import light_dataclass
 
 
 def service_key(address: Address, service: Service) -> ipvs.Key:
@@ -52,16 +53,20 @@ def marks(config: Config) -> frozenset[ipvs.MarkKey]:
 
 def server_address(server: RealServer, version: int, forwarding: Forwarding) -> Address | None:
     """The server's address for packets of the family: its own of that family, else, with a tunnel, the other."""
-    own = next((address for address in server.addresses if address.version == version), None)
-    if own is not None or forwarding is not Forwarding.TUNNEL:
-        return own
-    return next(iter(server.addresses), None)
+    for address in server.addresses:
+        if address.version == version:
+            return address
+    return server.addresses[0] if forwarding is Forwarding.TUNNEL and server.addresses else None
 
 
 def check_of(vip: Vip, service: Service, server: RealServer, address: Address) -> Aimed:
     """The check that decides whether the service of the VIP can use the real server at this address."""
-    vips = [one for one in vip.addresses if one.version == address.version]
-    return aimed(service.pool.check, address, server.port or service.port, vips)
+    return _aimer(vip, service, address.version)(address, server.port or service.port)
+
+
+def _aimer(vip: Vip, service: Service, version: int) -> Aimer:
+    """Aims the check of the service at real servers with addresses of the family."""
+    return aimer(service.pool.check, [one for one in vip.addresses if one.version == version])
 
 
 def servers_of(service: Service, version: int) -> Iterator[tuple[RealServer, Address]]:
@@ -124,7 +129,7 @@ def server_scopes(config: Config) -> frozenset[str]:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@light_dataclass(frozen=True, slots=True)
 class Member:
     """One real server of one service: what follows from the configuration alone, without any check."""
 
@@ -132,7 +137,23 @@ class Member:
     scope: str  # POOL/SERVER, by which it is drained
     in_use: bool  # by the configuration: its weight is not 0
     up: ipvs.Destination  # as the kernel should have it while it is usable
-    down: ipvs.Destination  # and while it is not
+
+    @property
+    def down(self) -> ipvs.Destination:
+        """As the kernel should have it while it is not. Made on demand: most are never down."""
+        up = self.up
+        if not up.weight:
+            return up
+        return ipvs.Destination(
+            address=up.address,
+            port=up.port,
+            weight=0,
+            forwarding=up.forwarding,
+            tunnel=up.tunnel,
+            upper=up.upper,
+            lower=up.lower,
+            table_weight=up.table_weight,
+        )
 
     @property
     def server(self) -> str:
@@ -148,13 +169,46 @@ class Membership:
     members: tuple[Member, ...]
 
 
+class Servers(Mapping[ipvs.DestinationKey, str]):
+    """`POOL/SERVER` of each real server, by what names it in IPVS.
+
+    A dict of them is made when one is looked for, which is rare: it would be a good part of what a server takes.
+    """
+
+    __slots__ = ("_found", "_members")
+
+    def __init__(self, members: tuple[Member, ...]) -> None:
+        self._members = members
+        self._found: dict[ipvs.DestinationKey, str] | None = None
+
+    def __getitem__(self, key: ipvs.DestinationKey) -> str:
+        if self._found is None:
+            self._found = self._all()
+        return self._found[key]
+
+    def __iter__(self) -> Iterator[ipvs.DestinationKey]:
+        return (member.up.key for member in self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def items(self) -> ItemsView[ipvs.DestinationKey, str]:
+        return self._all().items()
+
+    def values(self) -> ValuesView[str]:
+        return self._all().values()
+
+    def _all(self) -> dict[ipvs.DestinationKey, str]:
+        return {member.up.key: member.scope for member in self._members}
+
+
 class Memo:
     """What is made once for all services that have it: members of a pool used in the same way, and their targets."""
 
     def __init__(self) -> None:
         self._targets: dict[Target, Target] = {}
         self._members: dict[object, tuple[Member, ...]] = {}
-        self._servers: dict[int, Mapping[ipvs.DestinationKey, str]] = {}
+        self._servers: dict[int, Servers] = {}
 
     def target(self, check: Aimed) -> Aimed:
         return self._targets.setdefault(check, check) if isinstance(check, Target) else check
@@ -167,11 +221,11 @@ class Memo:
             self._members[use] = _members(vip, service, version, self)
         return self._members[use]
 
-    def servers(self, membership: Membership) -> Mapping[ipvs.DestinationKey, str]:
-        """`POOL/SERVER` of each real server. The membership lives as long as the memo."""
+    def servers(self, membership: Membership) -> Servers:
+        """The membership lives as long as the memo."""
         members = membership.members
         if id(members) not in self._servers:
-            self._servers[id(members)] = {member.up.key: member.scope for member in members}
+            self._servers[id(members)] = Servers(members)
         return self._servers[id(members)]
 
 
@@ -199,34 +253,27 @@ def membership(vip: Vip, service: Service, version: int, memo: Memo) -> Membersh
 
 def _members(vip: Vip, service: Service, version: int, memo: Memo) -> tuple[Member, ...]:
     usual = usual_weight(service.pool.servers)
-    found = [
-        _member(vip, service, server, address, usual=usual, memo=memo)
-        for server, address in servers_of(service, version)
-    ]
+    aims: dict[int, Aimer] = {}  # by the version of the server's address
+    found = []
+    for server, address in servers_of(service, version):
+        aim = aims.get(address.version)
+        if aim is None:
+            aim = aims[address.version] = _aimer(vip, service, address.version)
+        port = server_port(service, server)
+        up = ipvs.Destination(
+            address=address,
+            port=port,
+            weight=server.weight,
+            forwarding=service.forwarding,
+            tunnel=service.tunnel,
+            upper=server.upper,
+            lower=server.lower,
+            # A destination inserted with 0 is left out of the Maglev table, on this node alone.
+            table_weight=server.weight or usual,
+        )
+        scope = server_scope(service.pool.name, server.name)
+        found.append(Member(memo.target(aim(address, port)), scope, server.weight > 0, up))
     return tuple(sorted(found, key=lambda member: ipvs.canonical(member.up)))
-
-
-def _member(
-    vip: Vip, service: Service, server: RealServer, address: Address, *, usual: int, memo: Memo
-) -> Member:
-    up = ipvs.Destination(
-        address=address,
-        port=server_port(service, server),
-        weight=server.weight,
-        forwarding=service.forwarding,
-        tunnel=service.tunnel,
-        upper=server.upper,
-        lower=server.lower,
-        # A destination inserted with 0 is left out of the Maglev table, on this node alone.
-        table_weight=server.weight or usual,
-    )
-    return Member(
-        check=memo.target(check_of(vip, service, server, address)),
-        scope=server_scope(service.pool.name, server.name),
-        in_use=server.weight > 0,
-        up=up,
-        down=replace(up, weight=0) if server.weight else up,
-    )
 
 
 def _persistent(persistence: Persistence | None, version: int) -> ipvs.Persistent | None:

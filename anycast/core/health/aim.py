@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
+from typing import TypeAlias
 
 from anycast.core.health.compose import leaves
 from anycast.core.values.checks import AimedKind, BgpSession, IcmpCheck, NodeKind, TcpVipCheck
@@ -20,11 +21,26 @@ from anycast.core.values.configuration import (
     Target,
 )
 
+Aimer: TypeAlias = Callable[[Address, int], Aimed]
+"""Takes the address and the port of a real server."""
+
 
 def aim(check: Check, address: Address = HERE, port: int = 0, vip: Address | None = None) -> Target:
     """What the check looks at, used for a real server's address and port, or for the node."""
     own, fixed, check = _aim(check)
     return Target(address=own or address, port=port if fixed is None else fixed, check=check, vip=vip)
+
+
+def aimer(tree: Leaf | Rule[Leaf], vips: Sequence[Address] = ()) -> Aimer:
+    """Aims the tree at one real server after another. `vips`: as for `aimed`."""
+    if not isinstance(tree, Check) or isinstance(tree.kind, TcpVipCheck):
+        return lambda address, port: aimed(tree, address, port, vips)
+    own, fixed, check = _aim(tree)
+
+    def at(address: Address, port: int) -> Aimed:
+        return Target(address=own or address, port=port if fixed is None else fixed, check=check)
+
+    return at
 
 
 @cache

@@ -6,7 +6,7 @@ All times are seconds as `float`; instants are readings of the monotonic clock, 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Generic, TypeAlias, TypeVar
@@ -18,6 +18,7 @@ from anycast.core.values.checks import CommandCheck as CommandCheck  # noqa: PLC
 from anycast.core.values.checks import HttpCheck as HttpCheck  # noqa: PLC0414 - re-exported
 from anycast.core.values.checks import TcpCheck as TcpCheck  # noqa: PLC0414 - re-exported
 from anycast.core.values.described import Doc, setting
+from anycast.core.values.light import light_dataclass
 from anycast.core.values.route import Address as Address  # noqa: PLC0414 - re-exported
 from anycast.core.values.route import Prefix as Prefix  # noqa: PLC0414 - re-exported
 
@@ -116,8 +117,15 @@ class HoldDown:
         )
 
 
+class _Hashed:
+    """Room for a hash that is worked out once. It is another in each process, so it is no field."""
+
+    __slots__ = ("_hash",)
+    _hash: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
+class Check(_Hashed):
     """What to probe and how outcomes are counted. Times in seconds. `address` None: the real server's."""
 
     kind: CheckKind
@@ -139,6 +147,15 @@ class Check:
     hold_down: HoldDown | None = setting(
         "Hold targets down that flap. Default: a target comes up after `rise` successes.", None
     )
+
+    def __hash__(self) -> int:
+        # Each of thousands of targets asks for it.
+        try:
+            return self._hash
+        except AttributeError:
+            found = hash(tuple([getattr(self, one.name) for one in fields(self)]))
+            object.__setattr__(self, "_hash", found)
+            return found
 
     @property
     def proof_lasts(self) -> float:
@@ -175,7 +192,7 @@ HERE = IPv4Address(0)
 """The address of a target that is this node itself; its port is 0."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@light_dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """One thing that is probed, once, however many services depend on it.
 
@@ -190,7 +207,9 @@ class Target:
     _hash: int = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_hash", hash((self.address, self.port, self.check, self.vip)))
+        # Of the number of the address, whose own hash is that of a text.
+        vip = None if self.vip is None else int(self.vip)
+        object.__setattr__(self, "_hash", hash((int(self.address), self.port, self.check, vip)))
 
     def __hash__(self) -> int:
         return self._hash
@@ -201,7 +220,7 @@ Aimed: TypeAlias = Aim | Rule[Aim]
 """A tree of checks that knows what it looks at."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@light_dataclass(frozen=True, slots=True, kw_only=True)
 class RealServer:
     """A real server: at most one address per family. Weight 0 means: drain, keep flows.
 

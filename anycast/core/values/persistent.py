@@ -67,6 +67,8 @@ class PersistentMap(Mapping[K, V_co], Generic[K, V_co]):
 
     def updated(self, changes: Mapping[K, V_co], gone: Iterable[K] = ()) -> PersistentMap[K, V_co]:
         """The successor with these entries, and without those in `gone`. The same object when nothing differs."""
+        if not self._count and changes:
+            return PersistentMap(changes)
         mask = len(self.shards) - 1
         fresh: dict[int, dict[K, V_co]] = {}
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from anycast.agent.beats import BATCH, offset
 from anycast.agent.checker import Checker
-from anycast.agent.feed import MAX_RUNS, RunLog
+from anycast.agent.run_log import MAX_RUNS, RunLog
 from anycast.core.health.phase import Fault, Outcome, Result
 from anycast.core.values.configuration import Check, CommandCheck, HttpCheck, Target, TcpCheck
 from tests.unit.probes.peers import full_backlog, open_descriptors, serving, silent

@@ -18,7 +18,7 @@ import pytest
 from aiohttp import ClientSession, UnixConnector
 
 from anycast.agent import commands, control
-from anycast.agent.commands import MaintenanceAnswer, ReloadAnswer, TooLateError
+from anycast.agent.answers import MaintenanceAnswer, ReloadAnswer, TooLateError
 from anycast.agent.control import Control
 from anycast.core import events as ev
 from anycast.core.maintenance.stages import FILE, NODE, Maintenance

@@ -18,7 +18,7 @@ import pytest
 
 from anycast.agent import engine as engines
 from anycast.agent import maintenance_file, touch_file
-from anycast.agent.commands import TooLateError
+from anycast.agent.answers import TooLateError
 from anycast.agent.engine import Engine
 from anycast.agent.recording import Recorder
 from anycast.config.load import load

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from anycast.agent.commands import ReloadAnswer
+from anycast.agent.answers import ReloadAnswer
 from anycast.cli.exits import ExitCode
 from anycast.cli.main import main
 from anycast.cli.parser import parser

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from anycast.agent.commands import MaintenanceAnswer
+from anycast.agent.answers import MaintenanceAnswer
 from anycast.cli.maintenance import Progress
 from anycast.core import events as ev
 from anycast.core.maintenance.clocks import End, Expiry

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from anycast.agent.commands import ReloadAnswer
+from anycast.agent.answers import ReloadAnswer
 from anycast.agent.control import Control
 from anycast.cli import client
 from anycast.core import events as ev

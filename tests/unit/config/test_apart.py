@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -88,3 +89,33 @@ def test_many_mistakes_are_told_in_part(tmp_path: Path) -> None:
     assert len(told.value.problems) == MOST + 1
     assert "there are more mistakes than these 1000" in str(told.value.problems[-1])
     assert str(told.value.problems[0]).startswith(f"{file}:2:8: vips.v0.prot: there is no such key")
+
+
+def test_a_fork_gives_what_a_process_of_its_own_gives(tmp_path: Path) -> None:
+    assert apart.Reading(FULL, fork=True).result() == apart.load(FULL)
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("vips: 7\n")
+    with pytest.raises(ConfigError) as found:
+        apart.Reading(wrong, fork=True).result()
+    with pytest.raises(ConfigError) as expected:
+        load.load(wrong)
+    assert found.value.problems == expected.value.problems
+
+
+def test_a_fork_that_fails_is_no_configuration(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def answer(path: Path, known: bytes) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(apart, "_answer", answer)
+    with pytest.raises(RuntimeError, match="ended with status 1"):
+        apart.Reading(FULL, fork=True).result()
+    assert "ZeroDivisionError" in capfd.readouterr().err
+
+
+def test_a_fork_that_does_not_answer_is_ended_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart, "PATIENCE", 0.2)
+    monkeypatch.setattr(apart, "_main", lambda *_: signal.pause())
+    with pytest.raises(RuntimeError, match="took longer than"):
+        apart.Reading(FULL, fork=True).result()

@@ -10,8 +10,8 @@ from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 from typing import Any
 
-from anycast.agent.commands import MaintenanceAnswer, ReloadAnswer
-from anycast.agent.feed import RunLog
+from anycast.agent.answers import MaintenanceAnswer, ReloadAnswer
+from anycast.agent.run_log import RunLog
 from anycast.core import events as ev
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.dataplane.ipvs import ServiceEntry, ServiceKey

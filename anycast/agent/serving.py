@@ -1,0 +1,29 @@
+"""Whom an agent serves besides the plugin: commands, the ops process, hooks. Imported when its first lease has gone out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from anycast.agent import ops_process
+from anycast.agent.control import Control
+from anycast.agent.engine import Engine
+from anycast.agent.feed import Feed
+from anycast.notify.hooks import Hooks
+from anycast.ops.status import summary
+
+
+class Serving:
+    def __init__(self, engine: Engine, before: int) -> None:
+        """`before`: the number of the last event that was there before the engine."""
+        self._engine = engine
+        self._feed = Feed(engine)
+        engine.stepped = self._feed.stepped
+        self.control = Control(engine, self._feed.mark)
+        self.hooks = Hooks(engine, before)
+        engine.hook_tallies = lambda: self.hooks.tallies
+
+    def summary(self, now: float) -> str:
+        return summary(self._engine.state, now)
+
+    async def keep_ops(self, runtime: Path, listen: str) -> None:
+        await ops_process.keep(self._feed, runtime, listen)
