@@ -125,15 +125,22 @@ class Index:
         users = self.users.get(target, ())
         return _targets(self.services[users[0]].membership.members) if users else ()
 
-    def siblings(self, target: Target) -> tuple[Target, ...]:
-        """The next targets of its VIP, in a ring. What ends one often ends the others."""
-        users = self.users.get(target, ())
-        if not users:
-            return ()
-        ring = tuple(self._ring(self.vips[self.services[users[0]].vip]))
-        place = next(place for place, one in enumerate(ring) if one is target or one == target)
-        after = ring[place + 1 : place + 1 + SIBLINGS]
-        return (*after, *ring[: min(place, SIBLINGS - len(after))])
+    def siblings(self, targets: Iterable[Target]) -> Iterator[tuple[Target, tuple[Target, ...]]]:
+        """Of each the next targets of its VIP, in a ring. What ends one often ends the others.
+
+        Costs each VIP once, however many of its targets are asked for.
+        """
+        of_vips: dict[str, list[Target]] = {}
+        for target in targets:
+            if users := self.users.get(target, ()):
+                of_vips.setdefault(self.services[users[0]].vip, []).append(target)
+        for name, asked in of_vips.items():
+            ring = tuple(self._ring(self.vips[name]))
+            places = {target: place for place, target in enumerate(ring)}
+            for target in asked:
+                place = places[target]
+                after = ring[place + 1 : place + 1 + SIBLINGS]
+                yield target, (*after, *ring[: min(place, SIBLINGS - len(after))])
 
     def _ring(self, vip: IndexedVip) -> dict[Target, None]:
         return {

@@ -229,7 +229,7 @@ def _probed(state: State, results: tuple[tuple[Target, healths.Result], ...], no
     new_health: dict[Target, healths.Health] = {}
     turned: list[tuple[Target, healths.Health, healths.Health]] = []
     effects: list[Effect] = []
-    suspected: dict[Target, bool] = {}  # target to whether it would fall, and not rise
+    turning: dict[Target, bool] = {}  # targets that begin to change, and whether they were up
     for target, result in results:
         if not state.index.is_target(target):
             continue  # no longer configured: the result was under way
@@ -238,7 +238,7 @@ def _probed(state: State, results: tuple[tuple[Target, healths.Result], ...], no
         if new is not old:
             new_health[target] = new
             if healths.began_to_turn(old, new):
-                suspected.update(dict.fromkeys(state.index.siblings(target), old.is_up))
+                turning[target] = old.is_up
             if is_news(old, new):
                 turned.append((target, old, new))
         pause, quiet = healths.pause(new, target.check), healths.settled(new)
@@ -246,6 +246,9 @@ def _probed(state: State, results: tuple[tuple[Target, healths.Result], ...], no
     if not new_health:
         return state, effects
     after = replace(state, health=state.health.updated(new_health))
+    suspected: dict[Target, bool] = {}  # target to whether it would fall, and not rise
+    for target, siblings in state.index.siblings(turning):
+        suspected.update(dict.fromkeys(siblings, turning[target]))
     for target, _ in results:
         suspected.pop(target, None)
     effects += _ask(after, suspected)
