@@ -84,7 +84,9 @@ def test_hundreds_of_vips_come_one_after_another_and_go_and_the_one_that_stays_n
         assert events.index("route.announced") < programs[-1], (
             "the first is announced before the last is written"
         )
-        assert len(site.table_of("lb1")) == len(site.table) + 2 * len(MANY)
+        # By netlink: with other namespaces' services beside them, /proc/net/ip_vs leaves some out where it is long.
+        services = [line for line in site.lab.ipvs("lb1").splitlines() if line.startswith("-A ")]
+        assert len(services) == len(site.table) + 2 * len(MANY)
         _stands(site, load, quiet, late)
 
         load.mark()
