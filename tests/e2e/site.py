@@ -212,16 +212,19 @@ class Site:
 
     def logged(self, node: str, event: str, count: int = 1) -> list[Document]:
         """The agent's log events of that name since the mark, once there are `count`: a log comes after the fact."""
-        path = self.lab.log(node, "agent")
 
         def look() -> list[Document] | None:
-            text = path.read_bytes()[self._read.get(path, 0) :].decode()
-            whole = text.rpartition("\n")[0].splitlines()
-            lines = [json.loads(line) for line in whole if line.startswith("{")]
-            found = [line for line in lines if line["event"] == event]
+            found = [line for line in self.log_of(node) if line["event"] == event]
             return found if len(found) >= count else None
 
         return until(look, f"{count} of {event} in the log of {node}")
+
+    def log_of(self, node: str) -> list[Document]:
+        """The agent's log events since the mark, in their order."""
+        path = self.lab.log(node, "agent")
+        text = path.read_bytes()[self._read.get(path, 0) :].decode()
+        whole = text.rpartition("\n")[0].splitlines()
+        return [json.loads(line) for line in whole if line.startswith("{")]
 
     def complaints(self) -> list[str]:
         """What the nodes have logged since the test began that no fault excuses: the traces of defects."""
