@@ -20,6 +20,9 @@ __all__ = ["SLICE", "Inbox"]
 
 SLICE = 0.005  # seconds of processor time, for results that are worked off together
 _FIRST = 16  # results of a slice before any was measured
+# Of a slice: what follows for a service is concluded once for all of its results, so that many small slices of one with
+# a thousand real servers take far longer in all.
+_LEAST = 16
 _MOST = 64  # of a slice: one result may cost thirty times what those before it did, for it turns a VIP
 _FORGETS = 0.9  # of what was measured, with each slice
 
@@ -89,7 +92,7 @@ class _Results:
             return
         self._each = max(seconds / results, self._each * _FORGETS)
         room = int(SLICE / self._each) if self._each > 0 else _MOST
-        self._most = max(1, min(room, 2 * self._most, _MOST))
+        self._most = max(_LEAST, min(room, 2 * self._most, _MOST))
 
 
 class Inbox:

@@ -6,7 +6,7 @@ changes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from ipaddress import ip_network
@@ -105,20 +105,44 @@ class Index:
         """Everything that is probed."""
         return Targets(self)
 
-    def name_of(self, target: Target) -> TargetName:
-        """What to call it in messages."""
-        users: dict[str, None] = {}
-        server, decides = "", False
-        for key in self.users.get(target, ()):
+    def names_of(self, targets: Iterable[Target]) -> dict[Target, TargetName]:
+        """What to call them in messages. Looks at the real servers of each service once."""
+        asked = dict.fromkeys(targets)
+        users: dict[Target, dict[str, None]] = {target: {} for target in asked}
+        servers: dict[Target, tuple[str, bool]] = {}
+        for key, wanted in self._by_service(asked).items():
             one = self.services[key]
-            users[f"{one.vip} {one.service.name}"] = None
-            for member in members_on(one.membership, target):
-                server = server or member.server
-                decides = decides or member.check is target or member.check == target
-        for requirement in self.requirements if target in self.required else ():
-            if target in targets_of(requirement.check):
-                users[requirement.scope] = None
-        return TargetName(server=server, users=tuple(users), decides=decides)
+            for target in wanted:
+                users[target][f"{one.vip} {one.service.name}"] = None
+            for member, target in members_on(one.membership, wanted):
+                server, decides = servers.get(target, (member.server, False))
+                servers[target] = server, decides or not isinstance(member.check, Rule)
+        for requirement in self.requirements if not self.required.keys().isdisjoint(asked) else ():
+            for target in targets_of(requirement.check):
+                if target in asked:
+                    users[target][requirement.scope] = None
+        return {
+            target: TargetName(server=server, users=tuple(users[target]), decides=decides)
+            for target in asked
+            for server, decides in (servers.get(target, ("", False)),)
+        }
+
+    def composed(self, targets: Iterable[Target]) -> Iterator[tuple[ipvs.Key, Member]]:
+        """The real servers whose check is a rule that rests on one of the targets, as the services use them."""
+        for key, wanted in self._by_service(targets).items():
+            members = self.services[key].membership.members
+            # Of one service all checks are of one kind.
+            if members and isinstance(members[0].check, Rule):
+                yield from dict.fromkeys(
+                    (key, member) for member, _ in members_on(self.services[key].membership, wanted)
+                )
+
+    def _by_service(self, targets: Iterable[Target]) -> dict[ipvs.Key, dict[Target, None]]:
+        found: dict[ipvs.Key, dict[Target, None]] = {}
+        for target in targets:
+            for key in self.users.get(target, ()):
+                found.setdefault(key, {})[target] = None
+        return found
 
     def beside(self, target: Target) -> Iterable[Target]:
         """The targets of the first service that the target is of."""
@@ -187,12 +211,12 @@ class Targets(AbstractSet[Target]):
         return len(users) + sum(target not in users for target in self._index.required)
 
 
-def members_on(membership: Membership, target: Target) -> Iterator[Member]:
-    """The real servers whose check rests on the target."""
+def members_on(membership: Membership, targets: Collection[Target]) -> Iterator[tuple[Member, Target]]:
+    """The real servers whose check rests on one of the targets, with that."""
     for member in membership.members:
-        check = member.check
-        if check is target or (isinstance(check, Rule) and target in targets_of(check)) or check == target:
-            yield member
+        for target in targets_of(member.check):
+            if target in targets:
+                yield member, target
 
 
 def indexed(config: Config, before: Index | None = None) -> Index:

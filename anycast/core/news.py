@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING, TypeAlias
 from anycast.core.events import Log
 from anycast.core.health.aim import targets_of
 from anycast.core.health.phase import Health, Phase
-from anycast.core.index import members_on
 from anycast.core.state import health_of
-from anycast.core.values.configuration import Rule
 from anycast.core.values.report import Report
 
 if TYPE_CHECKING:
     from anycast.core.dataplane.ipvs import Key
-    from anycast.core.dataplane.members import Member
-    from anycast.core.index import Index
+    from anycast.core.dataplane.members import Member, TargetName
     from anycast.core.state import State
     from anycast.core.values.configuration import Aimed, Target
 
@@ -36,10 +33,11 @@ def is_news(old: Health, new: Health) -> bool:
 
 def news(before: State, after: State, turned: Sequence[Turned], now: float) -> Iterator[Log]:
     """First the targets that changed, then the rules of several checks that changed with one of them."""
-    for target, old, new in turned:
-        yield from _of_target(after, target, old, new, now)
     targets = frozenset(target for target, _, _ in turned)
-    yield from _of_servers(before, after, list(dict.fromkeys(_composed(after.index, targets))))
+    names = after.index.names_of(targets)
+    for target, old, new in turned:
+        yield from _of_target(names[target], target, old, new, now)
+    yield from _of_servers(before, after, list(after.index.composed(targets)))
     for requirement in after.index.requirements if not targets.isdisjoint(after.index.required) else ():
         if _rests_on(requirement.check, targets):
             health = health_of(after, requirement.check)
@@ -84,8 +82,7 @@ def _of_routes(old: Report, new: Report) -> Iterator[Log]:
         yield Log(event="route.withdrawn", fields={"prefix": text})
 
 
-def _of_target(state: State, target: Target, old: Health, new: Health, now: float) -> Iterator[Log]:
-    name = state.index.name_of(target)
+def _of_target(name: TargetName, target: Target, old: Health, new: Health, now: float) -> Iterator[Log]:
     fields: dict[str, object] = {
         "server": name.server,
         "services": name.users,
@@ -111,15 +108,6 @@ def _of_target(state: State, target: Target, old: Health, new: Health, now: floa
             yield Log(event="server.up" if up else "server.down", fields=fields, level=_level(up=up))
         else:
             yield Log(event="check.up" if up else "check.down", fields=fields, level=_level(up=up))
-
-
-def _composed(index: Index, targets: frozenset[Target]) -> Iterator[tuple[Key, Member]]:
-    """The real servers whose check is a rule that rests on one of the targets, as the services use them."""
-    for target in targets:
-        for key in index.users.get(target, ()):
-            for member in members_on(index.services[key].membership, target):
-                if isinstance(member.check, Rule):
-                    yield key, member
 
 
 def _of_servers(before: State, after: State, uses: Sequence[tuple[Key, Member]]) -> Iterator[Log]:

@@ -120,5 +120,5 @@ def _begin(*args: Any, **more: Any) -> tuple[State, tuple[ev.Effect, ...]]:
 def test_what_is_concluded_of_a_part_is_what_is_concluded_of_the_whole(program: int) -> None:
     with patch.object(worlds, "begin", _begin), patch.object(loop, "PROGRAM", program):
         run_state_machine_as_test(
-            Both, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
+            Both, settings=settings(max_examples=25, stateful_step_count=40, deadline=None)
         )

@@ -408,7 +408,7 @@ def held(old: str = "", new: str = "") -> str:
 def test_each_address_of_the_vip_of_a_servers_family_is_a_target_and_all_must_hold() -> None:
     config = loads(held(), hostname="lb1").config
     index = indexed(config)
-    names = {target: index.name_of(target) for target in index.targets}
+    names = index.names_of(index.targets)
     assert {(str(one.address), one.port, str(one.vip)) for one in names} == {
         ("10.9.2.1", 80, "192.0.2.1"),
         ("10.9.2.1", 80, "192.0.2.2"),
