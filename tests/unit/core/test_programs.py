@@ -10,6 +10,7 @@ from anycast.core.dataplane import loop
 from anycast.core.dataplane.ipvs import Connections, ServiceKey
 from anycast.core.events import KernelChanged, ProgramKernel
 from anycast.core.health.phase import Outcome
+from anycast.core.state import IN_VAIN
 from anycast.core.values.configuration import Protocol, Timing
 from tests.fakes import addresses, up, vip
 from tests.property.worlds import busied
@@ -118,3 +119,18 @@ def test_what_cannot_be_written_keeps_no_connections_of_others_alive() -> None:
     node.wait(loop.CHANGED_EVERY + Timing().reconcile)
     assert node.state.apart
     assert "server.connections_expired" in node.logged
+
+
+def test_addresses_that_wait_for_their_services_keep_nothing_else_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "PROGRAM", 1)
+    node = up(WEB)
+    node.kernel_is_slow = True
+    node.reload(WEB, MANY[0])
+    state, new = node.state, replace(SERVICE, address=addresses(2)[0])
+    _, _, rank = state.apart[new]
+    # Its service was written in vain, so it is last; the address is not, and cannot come before its service.
+    state = replace(state, apart=state.apart.updated({new: (IN_VAIN, 1, rank)}))
+    assert state.kernel.snapshot is not None
+    assert loop._next_pieces(state, state.kernel.snapshot, frozenset()) == [new, new.address]
