@@ -510,7 +510,7 @@ class Engine:
                 only = None
                 if isinstance(effect, ev.ProgramKernel):
                     failures = await self._kernel.play(effect.ops)
-                    if self._kernel_is_read and not failures and not effect.full:
+                    if self._kernel_is_read and not failures:
                         only = touched(effect.ops)
                 self._kernel_is_read = False
                 snapshot = await self._kernel.read(effect.sysctls, only=only, alike=self._state.desired)

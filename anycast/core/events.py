@@ -145,12 +145,11 @@ class ReadKernel:
 class ProgramKernel:
     """Carry out in order, then read back: answered by one KernelRead or KernelFailed.
 
-    What the operations touch is read back, and everything where one of them failed, or `full` says so.
+    What the operations touch is read back, and everything where one of them failed.
     """
 
     ops: tuple[KernelOp, ...]
     sysctls: tuple[str, ...]
-    full: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,6 +70,8 @@ def read(state: State, event: KernelRead, now: float) -> Step:
     if kernel.error is not None:
         effects.append(Log(event="kernel.available"))
     problems = tuple(failure.text for failure in event.failures if failure.text)
+    if not problems and kernel.stuck:
+        problems = kernel.problems  # another program went well; what these are about is tried again
     if problems and problems != kernel.problems:
         effects.append(Log(event="kernel.program_failed", fields={"problems": problems}, level="error"))
     kernel = replace(

@@ -235,7 +235,6 @@ def test_after_a_program_only_what_it_touched_is_read_unless_something_failed(tm
 
         assert await use(program) is None  # nothing was read yet
         assert await use(program) == frozenset({key})
-        assert await use(replace(program, full=True)) is None
         assert await use(read) is None
         site.kernel.failures = (kernels.Failure((op,), "refused"),)
         assert await use(program) is None
@@ -244,7 +243,7 @@ def test_after_a_program_only_what_it_touched_is_read_unless_something_failed(tm
         site.kernel.trouble = None
         assert await use(program) is None
         assert await use(program) == frozenset({key})
-        assert partial == [False, True, False, False, False, False, False, True]
+        assert partial == [False, True, False, False, False, False, True]
 
     play(tmp_path, story)
 

@@ -134,3 +134,16 @@ def test_addresses_that_wait_for_their_services_keep_nothing_else_waiting(
     state = replace(state, apart=state.apart.updated({new: (IN_VAIN, 1, rank)}))
     assert state.kernel.snapshot is not None
     assert loop._next_pieces(state, state.kernel.snapshot, frozenset()) == [new, new.address]
+
+
+def test_what_stays_refused_is_told_once_whatever_else_is_written() -> None:
+    node = up(WEB)
+    node.refused = {addresses(2)[0]}
+    node.reload(WEB, MANY[0])
+    for _ in range(3):
+        node.checks(Outcome.FAIL, 1)
+        node.wait(loop.RETRY_PROGRAM)
+        node.checks(Outcome.OK, 1)
+        node.wait(loop.RETRY_PROGRAM)
+    assert node.logged.count("kernel.program_failed") == 1
+    assert node.state.kernel.problems
