@@ -9,7 +9,7 @@ LOWEST := .venv-lowest
 EXABGP_42 := build/venv-exabgp42
 
 .PHONY: help setup demo chaos bench bench-checks bench-ops bench-scale lab lab-down test lint unit contract e2e test-lowest
-.PHONY: package package-lock test-package schema machines clab clean
+.PHONY: package package-lock test-package schema machines clab findings clean
 
 help: ## what can be made
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -120,6 +120,9 @@ machines: $(STAMP) ## draw docs/machines.md from the tables of the core anew
 
 clab: $(STAMP) ## write the containerlab topology anew
 	@$(BIN)/python -m lab clab --write
+
+findings: ## what real programs do otherwise than expected: each script runs the real program; outside of make test
+	@for script in findings/*.sh; do bash $$script || exit; done
 
 clean: ## remove what was built here
 	rm -rf build dist $(VENV) $(LOWEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
