@@ -310,6 +310,7 @@ def _asked(path: str, every: float) -> Iterator[None]:
 @contextlib.contextmanager
 def _page() -> Iterator[None]:
     """As a browser has it open: the document once, then its stream of events."""
+    until(_is_listening, "HTTP is answered", 60.0)
     with contextlib.suppress(OSError, RuntimeError, http.client.HTTPException):
         ask(OPS_PORT, "/", 30.0)
     over = threading.Event()
@@ -330,6 +331,12 @@ def _page() -> Iterator[None]:
         finally:
             over.set()
             reader.join()
+
+
+def _is_listening() -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", OPS_PORT), 1.0):
+        return True
+    return False
 
 
 def fifth(bench: Bench) -> list[Figure]:
