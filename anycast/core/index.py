@@ -159,20 +159,14 @@ class Index:
             if users := self.users.get(target, ()):
                 of_vips.setdefault(self.services[users[0]].vip, []).append(target)
         for name, asked in of_vips.items():
-            ring = tuple(self._ring(self.vips[name]))
+            vip = self.vips[name]
+            members = (vip.services[key].membership.members for key in vip.facts)
+            ring = tuple(_targets(chain.from_iterable(members)))
             places = {target: place for place, target in enumerate(ring)}
             for target in asked:
                 place = places[target]
                 after = ring[place + 1 : place + 1 + SIBLINGS]
                 yield target, (*after, *ring[: min(place, SIBLINGS - len(after))])
-
-    def _ring(self, vip: IndexedVip) -> dict[Target, None]:
-        return {
-            target: None
-            for key in vip.facts
-            for member in vip.services[key].membership.members
-            for target in targets_of(member.check)
-        }
 
     def in_order(self, names: Iterable[str]) -> list[str]:
         """Those that are VIPs, in the order of the configuration."""
@@ -255,7 +249,7 @@ def indexed(config: Config, before: Index | None = None) -> Index:
         on_sessions=(before.on_sessions - {key for vip in old for key in vip.facts})
         | {key for vip in new for key in vip.facts if _rests_on_sessions(vip.services[key].membership)},
         vips_on_sessions=frozenset(one.vip for one in requirements if sessions_of(one.check)),
-        sysctls=_sysctls(config, vips.values()),
+        sysctls=_sysctls(config, (vip.sysctls for vip in vips.values())),
         addresses=before.addresses if addresses == before.addresses else addresses,
     )
 
@@ -360,21 +354,15 @@ def _of_vip(vip: Vip) -> Mapping[str, str]:
     return wanted
 
 
-def _sysctls(config: Config, vips: Iterable[IndexedVip]) -> dict[str, str]:
-    wanted = dict(IPVS_SYSCTLS)
-    if config.connection_sync is not None:
-        wanted |= SYNC_SYSCTLS
-    for vip in vips:
-        if vip.sysctls:
-            wanted |= vip.sysctls
-    return wanted
-
-
 def wanted_sysctls(config: Config) -> dict[str, str]:
     """Those that the node needs, with their values."""
+    return _sysctls(config, map(_of_vip, config.vips))
+
+
+def _sysctls(config: Config, of_vips: Iterable[Mapping[str, str]]) -> dict[str, str]:
     wanted = dict(IPVS_SYSCTLS)
     if config.connection_sync is not None:
         wanted |= SYNC_SYSCTLS
-    for vip in config.vips:
-        wanted |= _of_vip(vip)
+    for needed in of_vips:
+        wanted |= needed
     return wanted

@@ -183,14 +183,10 @@ class State:
     exited: bool = False
 
     @property
-    def neighbors(self) -> list[NeighborState]:
-        """The BGP sessions, as the plugins report them."""
-        return [each for report in self.plugins.values() if report is not None for each in report.neighbors]
-
-    @property
     def sessions(self) -> list[NeighborState] | None:
-        """The same; None: no plugin has reported, so nobody knows of any."""
-        return self.neighbors if any(report is not None for report in self.plugins.values()) else None
+        """The BGP sessions, as the plugins report them; None: no plugin has reported, so nobody knows of any."""
+        reports = [report for report in self.plugins.values() if report is not None]
+        return [each for report in reports for each in report.neighbors] if reports else None
 
     @property
     def known_plugins(self) -> Plugins:
@@ -214,11 +210,11 @@ def health_of(state: State, check: Aimed) -> Health:
 
 def _session_health(state: State, session: BgpSession) -> Health:
     """As the plugins report it. With none connected nobody knows, and no route stands either."""
-    reports = [report for report in state.plugins.values() if report is not None]
-    if not reports:
+    sessions = state.sessions
+    if sessions is None:
         return Health(detail="no plugin is connected that could tell")
     wanted = None if session.neighbor is None else str(session.neighbor)
-    neighbors = [each for report in reports for each in report.neighbors if wanted in (None, each.address)]
+    neighbors = [each for each in sessions if wanted in (None, each.address)]
     up = [each.changed for each in neighbors if each.state == "up"]
     if up:
         return Health(phase=Phase.UP, since=min(up))
