@@ -6,7 +6,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
-EXABGP_42 := build/venv-exabgp42
 
 .PHONY: help setup demo chaos bench bench-checks bench-ops bench-scale lab lab-down test lint unit contract e2e test-lowest
 .PHONY: package package-lock test-package schema machines clab findings clean
@@ -83,11 +82,7 @@ lint: $(STAMP) ## ruff, mypy --strict, import rules
 unit: $(STAMP) ## unit and property tests, no root needed
 	@$(BIN)/python -m pytest tests/unit tests/property
 
-$(EXABGP_42): | $(STAMP)
-	@$(PYTHON) -m venv $@
-	@$@/bin/pip install --quiet --disable-pip-version-check exabgp==4.2.25
-
-contract: setup $(EXABGP_42) ## against the real ExaBGP (5.0 and 4.2), FRR, BIRD, GoBGP, OpenBGPD and Chromium on this machine
+contract: setup ## against the real ExaBGP, FRR, BIRD, GoBGP, OpenBGPD and Chromium on this machine
 	@./lab/install routers
 	@./lab/install browser
 	@$(BIN)/python -m pytest tests/contract -m 'not lab'

@@ -39,7 +39,7 @@ class Command:
 
 
 class Conversation:
-    """Commands go out by `write` and `write_alone`, what ExaBGP says comes in by `answer`, `table` and `words`."""
+    """Commands go out by `write` and `write_alone`, what ExaBGP says comes in by `answer` and `table`."""
 
     def __init__(self, now: float) -> None:
         self._unanswered: deque[Command] = deque()
@@ -47,10 +47,9 @@ class Conversation:
         self._quiet_since = now  # the last answer, or the first command after a rest
         self._last_tick = now
         self._flush_due = False
-        self.may_flush = True  # until then it waits
         self._version_due = True
         self._query_at = now
-        self._query_answer: codec.Line | None = None
+        self._query_answer: codec.NeighborTable | None = None
         self._query_refusals = 0
         self._stray_at: float | None = None
         self._skip = 0  # answers that are not ours
@@ -77,7 +76,7 @@ class Conversation:
         return not self.is_alone and len(self._unanswered) < WINDOW and self._moving < MOVING
 
     def alone_is_due(self, now: float) -> bool:
-        return (self._flush_due and self.may_flush) or self._version_due or now >= self._query_at
+        return self._flush_due or self._version_due or now >= self._query_at
 
     def flush(self) -> None:
         self._flush_due = True
@@ -135,17 +134,11 @@ class Conversation:
         else:
             self._skip += 1  # the life before asked for it, and its `done` follows
 
-    def words(self, line: codec.Other) -> None:
-        """What ExaBGP 4 says instead of the table."""
-        self._query_answer = line
-
     def _complete_query(self, now: float) -> None:
         self._stray_at, self.synced = None, True
         answer, self._query_answer = self._query_answer, None
-        self._query_refusals = 0 if isinstance(answer, codec.NeighborTable) else self._query_refusals + 1
-        # ExaBGP 4 has no such table and says so in words.
-        ask = self._query_refusals < QUERY_TRIES and not isinstance(answer, codec.Other)
-        self._query_at = now + QUERY if ask else math.inf
+        self._query_refusals = 0 if answer is not None else self._query_refusals + 1
+        self._query_at = now + QUERY if self._query_refusals < QUERY_TRIES else math.inf
         if self._unanswered and self._unanswered[0].kind is Kind.QUERY:
             self._unanswered.popleft()
         self.revision += 1

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from anycast.core.values.report import CEASE_PREFIXES, TOO_MANY, NeighborState, Report
+from anycast.core.values.report import CEASE_PREFIXES, TOO_MANY, NeighborState, Report, doubtful, too_old
 from anycast.core.values.route import Prefix, Route
 from anycast.lease import Lease, LeaseChange
 from anycast.plugin import codec
@@ -120,12 +120,9 @@ class Planner:
                 self._talk.table(line)
                 self._table(line, now)
             case codec.Version():
-                self._changes += self._version != line.version
-                self._version = line.version
+                self._heard_version(line.version)
             case codec.Stopping():
                 self._stopped = True
-            case codec.Other(event=False):
-                self._talk.words(line)
             case codec.Other():
                 pass
 
@@ -139,7 +136,6 @@ class Planner:
             self.log.append("the lease has run out: everything is withdrawn")
             self._prefixes.want_nothing(now)
         self._prefixes.tick(now)
-        self._talk.may_flush = self._may_flush(now)
         if self._settle_at is not None and now >= self._settle_at:
             self._settle_at = None
             self._reassert(now)
@@ -279,6 +275,10 @@ class Planner:
         return tuple(moves)
 
     def _may_announce(self, entry: Entry, now: float) -> bool:
+        if (old := too_old(self._version)) is not None:
+            entry.refuse(old, math.inf)
+            self._prefixes.place(entry, now)
+            return False
         error = self._journal.error
         if self._journal.holds(entry) or (error is not None and entry.prefix in self._prefixes.own):
             return True
@@ -288,6 +288,14 @@ class Planner:
         return False
 
     # Answers
+
+    def _heard_version(self, version: str) -> None:
+        if version == self._version:
+            return
+        self._version = version
+        self._changes += 1
+        if (words := too_old(version) or doubtful(version)) is not None:
+            self.log.append(words)
 
     def _answer(self, *, refused: bool, now: float) -> None:
         errors = self._talk.errors
@@ -337,13 +345,6 @@ class Planner:
         self._settle_at = now + SETTLE
         self._talk.flush()
         self._prefixes.retry_refused(now)
-
-    def _may_flush(self, now: float) -> bool:
-        """ExaBGP 4.2 ends at a flush while no session is up, and the first may be given up for another at once."""
-        if self._version is None or not self._version.startswith("4."):
-            return True
-        sessions = self._neighbors.values()
-        return any(one.state == "up" and now - one.changed >= SETTLE / 2 for one in sessions)
 
     def _reassert(self, now: float) -> None:
         self._reassert_at = now + REASSERT

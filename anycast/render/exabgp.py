@@ -1,4 +1,4 @@
-"""ExaBGP's configuration and environment for one node. Works on ExaBGP 5.0 and 4.2."""
+"""ExaBGP's configuration and environment for one node. Works on ExaBGP 5.0."""
 
 from __future__ import annotations
 

@@ -35,8 +35,7 @@ from lab.routewatch import RouteTable, RouteWatch
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 FRR = Path("/usr/lib/frr")
-EXABGP_5 = Path(sys.executable).with_name("exabgp")
-EXABGP_4 = CHECKOUT / "build/venv-exabgp42/bin/exabgp"
+EXABGP = Path(sys.executable).with_name("exabgp")
 PLUGIN = (sys.executable, "-m", "anycast", "announce")
 
 PATIENCE = 15.0  # seconds; an event that takes longer does not come
@@ -283,13 +282,12 @@ class Speaker:
         conf: str,
         ends: Sequence[str],
         *,
-        exabgp: Path,
         env: Mapping[str, str],
     ) -> None:
         self.agent = Agent(folder / "lease.sock")
         self._folder = folder
         self._place = place
-        self._argv = [str(exabgp), str(folder / "exabgp.conf")]
+        self._argv = [str(EXABGP), str(folder / "exabgp.conf")]
         self._ends = ends
         self._env = env
         (folder / "exabgp.conf").write_text(conf)
@@ -341,7 +339,6 @@ class Node(Speaker):
         around: Site,
         folder: Path,
         *,
-        exabgp: Path = EXABGP_5,
         own: Sequence[Prefix] = (),
         sessions: Sequence[tuple[str, str, str]] = BOTH_SESSIONS,
         env: Mapping[str, str] | None = None,
@@ -352,9 +349,7 @@ class Node(Speaker):
         run = [*PLUGIN, "--socket", str(folder / "lease.sock"), "--journal", str(self.journal)]
         run += [word for prefix in own for word in ("--own", str(prefix))]
         ends = [session[1] for session in sessions]
-        super().__init__(
-            around.place, folder, _exabgp_conf(run, sessions), ends, exabgp=exabgp, env=dict(env or {})
-        )
+        super().__init__(around.place, folder, _exabgp_conf(run, sessions), ends, env=dict(env or {}))
 
     def want(self, *routes: Route, ttl: float = TTL, renew: bool = True) -> Report:
         self._routes = routes
@@ -453,7 +448,6 @@ _numbers = itertools.count(1)
 def node(
     around: Site,
     *,
-    exabgp: Path = EXABGP_5,
     own: Sequence[Prefix] = (),
     sessions: Sequence[tuple[str, str, str]] = BOTH_SESSIONS,
     env: Mapping[str, str] | None = None,
@@ -462,7 +456,7 @@ def node(
     folder = around.folder / f"node{next(_numbers)}"
     folder.mkdir()
     with contextlib.ExitStack() as undo:
-        one = Node(around, folder, exabgp=exabgp, own=own, sessions=sessions, env=env)
+        one = Node(around, folder, own=own, sessions=sessions, env=env)
         undo.callback(one.stop)
         yield one
     around.router.wait_without(*VIPS4, *VIPS6, *MARKERS)

@@ -19,7 +19,7 @@ from anycast.render.routers import ROUTERS
 from lab.processes import Process
 from lab.routewatch import RouteTable, RouteWatch
 from tests.contract import bgp
-from tests.contract.bgp import EXABGP_5, NODE4, NODE6, PATIENCE, ROUTER4, ROUTER6, Speaker, start_frr
+from tests.contract.bgp import NODE4, NODE6, PATIENCE, ROUTER4, ROUTER6, Speaker, start_frr
 from tests.contract.routers import Software, load_frr, until
 
 V4, V6 = ip_network("10.99.0.1/32"), ip_network("fd00:99::1/128")
@@ -116,7 +116,7 @@ def pair(
         other.start(conf)
         daemons = _bfd(one, places.node, folder, undo) if one.bgp.neighbors[0].bfd is not None else []
         text = exabgp_conf(one, command=f"{sys.executable} -m anycast")
-        node = Speaker(places.node, folder, text, [NODE4, NODE6], exabgp=EXABGP_5, env={})
+        node = Speaker(places.node, folder, text, [NODE4, NODE6], env={})
         undo.callback(node.stop)
         until(other.up, "both sessions up at the router")
         yield Pair(other, node, folder, places, tuple(daemons), table)

@@ -1,9 +1,8 @@
-"""From lease to the router's kernel table and back, with each ExaBGP we say works."""
+"""From lease to the router's kernel table and back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -23,12 +22,9 @@ def site() -> Iterator[Site]:
         yield one
 
 
-@pytest.fixture(params=[pytest.param(bgp.EXABGP_5, id="exabgp5"), pytest.param(bgp.EXABGP_4, id="exabgp4.2")])
-def node(site: Site, request: pytest.FixtureRequest) -> Iterator[Node]:
-    exabgp: Path = request.param
-    if not exabgp.exists():
-        pytest.skip(f"no {exabgp}: make a virtualenv there and install exabgp==4.2.25")
-    with bgp.node(site, exabgp=exabgp, own=[V4, V6]) as one:
+@pytest.fixture
+def node(site: Site) -> Iterator[Node]:
+    with bgp.node(site, own=[V4, V6]) as one:
         yield one
 
 

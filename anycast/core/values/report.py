@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from anycast.core.values.route import Prefix
+
+OLDEST = (5, 0, 13)
+"""The oldest ExaBGP that no peer can make say things of its own to the plugin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +25,31 @@ TOO_MANY = (
     "the router has had more prefixes than it takes, and keeps the session down: raise its maximum-prefix, then clear "
     "the session there"
 )
+
+
+def too_old(version: str | None) -> str | None:
+    """Why no route is announced through this ExaBGP, in words; None: it is supported, or not known."""
+    return (
+        f"ExaBGP {version} is not supported: install {'.'.join(map(str, OLDEST))} or newer"
+        if version is not None and _numbers(version)[:1] < OLDEST[:1]
+        else None
+    )
+
+
+def doubtful(version: str | None) -> str | None:
+    """What is wrong with an ExaBGP that works, in words; None: nothing, or it is not known."""
+    return (
+        f"a BGP peer can write events of its own to the processes of ExaBGP {version}: install "
+        f"{'.'.join(map(str, OLDEST))} or newer"
+        if version is not None and OLDEST[:1] <= _numbers(version) < OLDEST
+        else None
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """`5.0.15` as numbers; what has none counts as new."""
+    found = re.match(r"\d{1,9}(?:\.\d{1,9})*", version, re.ASCII)
+    return tuple(map(int, found[0].split("."))) if found else OLDEST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

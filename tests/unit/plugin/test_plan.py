@@ -305,28 +305,6 @@ def test_a_session_that_comes_up_gets_the_withdraws_again_and_then_the_rest_twic
     assert x.settle() == again
 
 
-def test_an_exabgp_4_is_told_to_flush_once_a_session_stays_up() -> None:
-    x = Exchange()
-    x.commands()
-    x.done(2)
-    assert x.commands() == [codec.SHOW_NEIGHBORS]
-    x.plan.line(codec.Other("please specify summary, extensive or configuration"), x.now)
-    x.done()
-    assert x.commands() == [codec.VERSION]
-    x.plan.line(codec.Version("4.2.25"), x.now)
-    x.done()
-    x.wait(SETTLE)
-    assert codec.FLUSH not in x.settle()
-    x.plan.line(UP, x.now)
-    assert codec.FLUSH not in x.settle()
-    x.plan.line(codec.NeighborEvent("192.0.2.254", "down", "given up for another"), x.now)
-    x.wait(SETTLE)
-    assert codec.FLUSH not in x.settle()
-    x.plan.line(UP, x.now)
-    x.wait(SETTLE)
-    assert codec.FLUSH in x.settle()
-
-
 def test_a_session_up_that_only_the_table_tells_of_counts_too() -> None:
     x = Exchange().started()
     x.plan.line(codec.NeighborEvent("192.0.2.254", "down", "closed"), x.now)
@@ -611,16 +589,46 @@ def test_what_a_router_says_of_too_many_prefixes_is_kept_until_the_session_is_up
     assert neighbor.reason == "closing connection"
 
 
-def test_an_exabgp_without_the_table_is_asked_once() -> None:
+def heard_version(version: str) -> Exchange:
+    """After the first questions of an ExaBGP that knows the table."""
     x = Exchange()
     x.commands()
     x.done(2)
     assert x.commands() == [codec.SHOW_NEIGHBORS]
-    x.plan.line(codec.Other("please specify summary, extensive or configuration"), x.now)
+    x.plan.line(TABLE, x.now)
     x.done()
-    assert x.plan.ready
-    x.wait(QUERY * 3)
-    assert codec.SHOW_NEIGHBORS not in x.settle()
+    assert x.commands() == [codec.VERSION]
+    x.plan.line(codec.Version(version), x.now)
+    x.done()
+    return x
+
+
+def test_an_exabgp_4_is_given_no_route_and_the_report_says_why() -> None:
+    x = heard_version("4.2.25")
+    x.lease(ROUTE_A)
+    assert codec.announce(ROUTE_A) not in x.settle()
+    assert not x.report().announced
+    (failed,) = x.report().failed
+    assert failed.prefix == A
+    assert failed.why == "ExaBGP 4.2.25 is not supported: install 5.0.13 or newer"
+    assert failed.why in x.plan.log
+
+
+def test_an_exabgp_that_a_peer_can_write_through_is_warned_of_and_used() -> None:
+    x = heard_version("5.0.12")
+    x.lease(ROUTE_A)
+    x.settle()
+    assert x.report().announced == {A}
+    assert [line for line in x.plan.log if "5.0.12" in line and "5.0.13 or newer" in line]
+
+
+@pytest.mark.parametrize("version", ["5.0.13", "5.1", "6.0.0", "5.0.15-3", "main", ""])
+def test_a_newer_exabgp_or_one_of_unknown_age_is_used(version: str) -> None:
+    x = heard_version(version)
+    x.lease(ROUTE_A)
+    x.settle()
+    assert x.report().announced == {A}
+    assert not [line for line in x.plan.log if "install" in line]
 
 
 def test_the_table_the_life_before_asked_for_is_no_answer_to_us() -> None:
