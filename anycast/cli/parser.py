@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -46,7 +46,37 @@ exit statuses: 0 every check succeeds; 1 one fails; 4 one could not run; 78 the 
 """
 
 
+_MAINTENANCE_ON = """\
+examples:
+  anycast maintenance on --reason "new kernel" --wait && reboot
+  anycast maintenance on --reason "new disks" --for 2h        ends by itself
+  anycast maintenance on --vip web --until 18:30              one VIP; its other nodes go on
+  anycast maintenance on --now --reason "it burns"            no drain
+  anycast maintenance off
+
+It drains first: routers are asked to prefer other nodes, then the routes are withdrawn. It survives restarts and reboots.
+"""
+
+_RENDER = """\
+examples:
+  anycast render exabgp                                       ExaBGP's configuration, on standard output
+  anycast render exabgp --env -o /etc/exabgp/exabgp.env
+  anycast render frr-bfd                                      bfdd beside ExaBGP on this node
+  anycast render router-frr --config lb1.yaml --config lb2.yaml    for the router of both nodes
+
+How to use each of them: docs/routers.md.
+"""
+
+
 class _Parser(argparse.ArgumentParser):
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        found, surplus = super().parse_known_args(args, namespace)
+        # The parser of a verb is done before the one above it: the first is the one whose usage explains an error.
+        vars(found).setdefault("command", self)
+        return found, surplus
+
     def error(self, message: str) -> NoReturn:
         # A value that begins with - is an option to argparse.
         hint = " (no time is negative; write any other value that begins with - after a =)"
@@ -56,14 +86,15 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     root = _Parser(
         prog="anycast",
-        description="Announce a shared virtual IP over BGP while this node can serve it.",
+        description="Announce a shared virtual IP over BGP while this node can serve it. The configuration is "
+        f"{CONFIG}, or the file that ANYCAST_CONFIG names.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     root.add_argument("--version", action="version", version=f"anycast {__version__}")
     verbs = root.add_subparsers(dest="verb", metavar="VERB", required=True)
 
-    agent = verbs.add_parser("agent", help="run the agent in the foreground")
+    agent = verbs.add_parser("agent", help="run the agent (in the foreground; systemd does this)")
     _with_config(agent)
     agent.add_argument(
         "--record",
@@ -73,15 +104,15 @@ def parser() -> argparse.ArgumentParser:
     )
 
     # Its options are its own: `main` hands them over before this parser is built.
-    verbs.add_parser("announce", help="the plugin that ExaBGP runs; not for people")
+    verbs.add_parser("announce", help="the plugin that ExaBGP runs (not for people)")
 
-    check = verbs.add_parser("check", help="report everything that is wrong with a configuration")
+    check = verbs.add_parser("check", help="validate a configuration and list every problem")
     check.add_argument(
         "file", nargs="?", type=Path, default=default_config(), metavar="FILE", help="default: %(default)s"
     )
     _with_json(check)
 
-    _doctor(verbs.add_parser("doctor", help="report what is wrong with this node, and how to correct it"))
+    _doctor(verbs.add_parser("doctor", help="list what is wrong with this node, and how to correct it"))
     probe = verbs.add_parser(
         "probe",
         help="run a check once and show every step",
@@ -102,7 +133,7 @@ def parser() -> argparse.ArgumentParser:
     acts = hook.add_subparsers(dest="act", metavar="ACT", required=True)
     test = acts.add_parser(
         "test",
-        help="run it once with a sample and show what happened",
+        help="run a hook once with a sample and show what happened",
         description="Run a hook of the configuration once, as the calling user, with a sample marked `test`. No "
         "agent is needed; a webhook is called once, without retries.",
         epilog="exit statuses: 0 the hook succeeded; 1 it failed; 78 the configuration has problems",
@@ -116,7 +147,7 @@ def parser() -> argparse.ArgumentParser:
     _budget(
         verbs.add_parser(
             "budget",
-            help="how long each kind of failure can last, by the configuration",
+            help="show how long each kind of failure can last, by the configuration",
             description="For each kind of failure: how long, at most, routers may go on sending clients to something "
             "that cannot serve them.",
             epilog=_BUDGET,
@@ -124,12 +155,21 @@ def parser() -> argparse.ArgumentParser:
         )
     )
 
-    _render(verbs.add_parser("render", help="write the configuration of another daemon, here or on a router"))
+    _render(
+        verbs.add_parser(
+            "render",
+            help="write the configuration of ExaBGP, of BFD or of a router",
+            epilog=_RENDER,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
 
-    _maintenance(verbs.add_parser("maintenance", help="take the node or one VIP out, or back in"))
+    _maintenance(
+        verbs.add_parser("maintenance", help="take the node or one VIP out of service, or put it back")
+    )
     stop = verbs.add_parser(
         "drain",
-        help="take the node out until the agent ends; for use before a stop",
+        help="take the node out until the agent ends (before a stop)",
         description="Take the node out as `maintenance on` does, but only until this agent ends: the next agent is in "
         "service. `maintenance off` ends it too. For ExecStop= of the agent's unit.",
     )
@@ -138,14 +178,14 @@ def parser() -> argparse.ArgumentParser:
     _with_agent(stop)
 
     drain = verbs.add_parser(
-        "drain-server", help="give a real server no new clients; it keeps the connections it has"
+        "drain-server", help="send a real server no new clients; it keeps the connections it has"
     )
     _with_server(drain)
     drain.add_argument("--reason", default="", metavar="TEXT", help="why, for people")
     drain.add_argument(
         "--force", action="store_true", help="even where a service then falls below its quorum"
     )
-    drain.add_argument("--wait", action="store_true", help="return when its active connections are gone")
+    drain.add_argument("--wait", action="store_true", help="return when it has no active connections left")
     drain.add_argument(
         "--timeout",
         type=_seconds,
@@ -155,22 +195,20 @@ def parser() -> argparse.ArgumentParser:
     )
     _with_json(drain)
     _with_agent(drain)
-    undrain = verbs.add_parser(
-        "undrain-server", help="end drain-server: give the real server new clients again"
-    )
+    undrain = verbs.add_parser("undrain-server", help="send a real server new clients again")
     _with_server(undrain)
     _with_json(undrain)
     _with_agent(undrain)
 
     _status(
         verbs.add_parser(
-            "status", help="the state of the node: verdicts with reasons, real servers, BGP sessions"
+            "status", help="show the node: every VIP with its reason, real servers, BGP sessions"
         )
     )
 
     why = verbs.add_parser(
         "why",
-        help="why a VIP is announced or not, and what would change it",
+        help="say why a VIP is announced or not, and what would change it",
         description="Show why a VIP is announced or not, from the checks to the routers, and what would change that. Exit "
         "status 1: it is not announced.",
     )
@@ -179,8 +217,8 @@ def parser() -> argparse.ArgumentParser:
     _with_colour(why)
     _with_agent(why)
 
-    events = verbs.add_parser("events", help="what has happened on this node")
-    events.add_argument("--follow", "-f", action="store_true", help="also show new events, until interrupted")
+    events = verbs.add_parser("events", help="show what has happened on this node")
+    events.add_argument("--follow", "-f", action="store_true", help="keep printing new events until Ctrl-C")
     events.add_argument(
         "--since",
         type=_moment,
@@ -193,7 +231,9 @@ def parser() -> argparse.ArgumentParser:
     _with_agent(events)
 
     _with_agent(
-        verbs.add_parser("reload", help="read the configuration again; the old one stays if it is invalid")
+        verbs.add_parser(
+            "reload", help="apply the changed configuration; if it has problems, the old one stays"
+        )
     )
 
     verbs.add_parser("version", help="print the version")
@@ -306,10 +346,15 @@ def _maintenance(verb: argparse.ArgumentParser) -> None:
     acts = verb.add_subparsers(dest="act", metavar="ACT", required=True)
     for act, words in (
         ("on", "drain, then withdraw"),
-        ("off", "announce again what is healthy"),
-        ("status", "what is in maintenance"),
+        ("off", "back in service (if its checks pass)"),
+        ("status", "list what is in maintenance"),
     ):
-        command = acts.add_parser(act, help=words)
+        command = acts.add_parser(
+            act,
+            help=words,
+            epilog=_MAINTENANCE_ON if act == "on" else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         command.add_argument("--vip", metavar="NAME", help="this VIP only (default: the whole node)")
         if act == "on":
             end = command.add_mutually_exclusive_group()

@@ -9,7 +9,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -26,11 +26,13 @@ from anycast.core.values.configuration import HERE, Address, Aim, Aimed, Check, 
 
 if TYPE_CHECKING:
     from anycast.config.loaded import Loaded
+    from anycast.core.dataplane.members import Use
 
 _COLOURS = {Outcome.OK: Colour.GOOD, Outcome.FAIL: Colour.BAD, Outcome.UNKNOWN: Colour.WARN}
 _PORTS = {"http": 80, "https": 443, "dns": 53, "syslog": 514}
 _PATHS = {"http": "path", "https": "path", "dns": "name", "grpc": "service"}
 _NUMBER = re.compile(r"[0-9]{1,9}\Z")
+_NAMED = 10  # checks that a summary names
 _SPEC = """\
 bgp: {local_as: 65001, router_id: 192.0.2.1, neighbors: [{address: 192.0.2.2, remote_as: 65000}]}
 checks:
@@ -95,7 +97,17 @@ def run(args: argparse.Namespace) -> int:
         return ExitCode.CONFIG
     round_ = _Round(args.config, args.timeout, aloud=not args.json)
     results = [round_.run(job) for job in jobs]
+    if len(jobs) > 1 and not args.json:
+        print(_summary(jobs, results))
     return _end(round_.shown, results, as_json=args.json)
+
+
+def _summary(jobs: Sequence[_Job], results: Sequence[Result]) -> str:
+    """How many succeed, and the first of those that do not."""
+    bad = [job.name for job, result in zip(jobs, results, strict=True) if result.outcome is not Outcome.OK]
+    good = f"{len(jobs) - len(bad)} of {len(jobs)} succeed"
+    more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+    return printable(f"{good}; not: {', '.join(bad[:_NAMED])}{more}" if bad else good)
 
 
 def _end(shown: list[_Shown], results: list[Result], *, as_json: bool) -> int:
@@ -174,7 +186,8 @@ def _print(one: _Shown) -> None:
     word = paint(Cell(str(result.outcome), _COLOURS[result.outcome]), colour=wants_colour(sys.stdout))
     detail = f" ({result.fault})" if result.fault is not None else ""
     detail += f": {printable(result.detail)}" if result.detail else ""
-    print(f"{result.took * 1000:10.1f} ms  {word}{detail}")
+    took = max([result.took, *(at for at, _ in one.steps)])
+    print(f"{took * 1000:10.1f} ms  {word}{detail}")
 
 
 def _probe(title: str, target: Target, timeout: float | None) -> _Shown:
@@ -254,7 +267,7 @@ def _named(name: str, at: str | None, config: Path) -> list[_Job]:
     jobs = list(_of_servers(name, loaded))
     if not jobs:
         known = ", ".join([*loaded.checks, *(vip.name for vip in loaded.config.vips)][:12]) or "nothing"
-        raise _UsageError(f"there is no check, real server or VIP named {name} (configured: {known})")
+        raise _UsageError(f"there is no check, pool, real server or VIP named {name} (configured: {known})")
     if at:
         raise _UsageError("--at is for checks, and this is not a check")
     return list(dict.fromkeys(jobs))
@@ -281,7 +294,7 @@ def _in_use(name: str, tree: Tree, loaded: Loaded) -> list[_Job]:
         if _contains(use.service.pool.check, tree):
             vips = [one for one in use.vip.addresses if one.version == use.address.version]
             check = aimed(tree, use.address, server_port(use.service, use.server), vips)
-            jobs[_Job(f"{name} of {use.server.name}", check)] = None
+            jobs[_Job(f"{name} for {_used(use)}", check)] = None
     return list(jobs)
 
 
@@ -306,11 +319,16 @@ def _of_servers(name: str, loaded: Loaded) -> Iterator[_Job]:
     from anycast.core.vip.requirements import requirements
 
     for use in uses(loaded.config):
-        if name in (use.server.name, use.vip.name):
-            yield _Job(use.server.name, use.check)
+        if name in (use.server.name, use.vip.name, use.service.pool.name):
+            yield _Job(_used(use), use.check)
     for one in requirements(loaded.config):
         if name == one.vip:
             yield _Job(one.scope, one.check)
+
+
+def _used(use: Use) -> str:
+    """A real server by the service that uses it, as in `web tcp/80 rs1`."""
+    return f"{use.vip.name} {use.service.name} {use.server.name}"
 
 
 def _at(name: str, tree: Tree, at: str) -> _Job:

@@ -16,9 +16,9 @@ from anycast.cli.table import ColourWhen, choose_colour
 def run(argv: list[str]) -> int:
     args, surplus = parser().parse_known_args(argv)
     if surplus:
-        parser().error(_surplus(args, surplus))
+        args.command.error(_surplus(args, surplus))
     if (lack := lacking(args)) is not None:
-        parser().error(lack)
+        args.command.error(lack)
     choose_colour(ColourWhen(getattr(args, "color", ColourWhen.AUTO)))
     try:
         code = _dispatch(args)
@@ -47,7 +47,7 @@ def _surplus(args: argparse.Namespace, words: list[str]) -> str:
     named = args.verb == "maintenance" and not words[0].startswith("-")
     verb = f"{args.verb} {args.act}" if args.verb in ("maintenance", "hook") else args.verb
     hint = "a VIP is named with --vip" if named else f"see `anycast {verb} --help`"
-    return f"{verb}: unrecognized arguments: {' '.join(words)} ({hint})"
+    return f"unrecognized arguments: {' '.join(words)} ({hint})"
 
 
 def _dispatch(args: argparse.Namespace) -> int:

@@ -794,7 +794,7 @@ class _Page:
             ("Kernel read", "never" if read is None else joined((_lasts(read), " ago"))),
             ("Repairs since the start", repairs),
             ("Connection sync", sync or "off"),
-            ("Services of others in IPVS", kernel["foreign_services"]),
+            ("Foreign IPVS services", kernel["foreign_services"]),
         ]
         for one in plugins[:NAMED]:
             if one["seq"] is None:

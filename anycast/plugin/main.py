@@ -26,6 +26,14 @@ START_ERROR_PAUSE = 15.0  # seconds: ExaBGP gives up on a plugin that dies more 
 NO_JOURNAL = "no --journal was given"
 REPORT_EVERY = 0.1  # seconds between reports while one change follows the other
 
+HELP = """\
+usage: anycast announce --socket PATH [--journal FILE] [--own PREFIX]... [--hang-limit SECONDS]
+
+ExaBGP runs this, not a person. It announces the routes that the agent leases to it, and withdraws them when the lease
+runs out. It stands on the `run` line of ExaBGP's process section, as `anycast render exabgp` writes it.
+To see what is announced: `anycast status`.
+"""
+
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE = 0, 1, 2
 
 
@@ -82,9 +90,10 @@ def parse_options(argv: list[str]) -> Options:
 
 def main(argv: list[str]) -> int:
     """Exit status: 0 at the end of ExaBGP or by SIGTERM, 1 on failure, 2 on a wrong command line."""
-    if os.isatty(0):
-        link.Log()("ExaBGP runs this, not a person: put it on the `run` line of a process section", 0.0)
-        return EXIT_USAGE
+    if argv in (["--help"], ["-h"]) or os.isatty(0):
+        # Not on standard output: what stands there is a command to ExaBGP.
+        os.write(2, HELP.encode())
+        return EXIT_OK if argv and argv[0] in ("--help", "-h") else EXIT_USAGE
     # A stray print must never become a command: from here on 1 is stderr.
     commands_fd = os.dup(1)
     os.dup2(2, 1)

@@ -169,7 +169,9 @@ def test_the_maintenance_of_a_vip_that_is_not_there_is_no_answer(node: Node, pat
 def test_words_too_many_are_named_with_a_hint(node: Node, path: Path) -> None:
     (done,) = against(Operator(node), path, ("maintenance", "on", "web"))
     assert done.code == 2
-    assert "maintenance on: unrecognized arguments: web (a VIP is named with --vip)" in done.err
+    assert (
+        "anycast maintenance on: error: unrecognized arguments: web (a VIP is named with --vip)" in done.err
+    )
     assert not node.state.maintenance
 
 

@@ -101,6 +101,9 @@ def test_the_plugin_starts_without_anything_it_does_not_need() -> None:
         check=False,
     )
     assert done.stderr.splitlines()[-1] == "[] True"
+    assert done.stderr.startswith("usage: anycast announce ")
+    assert "ExaBGP runs this, not a person." in done.stderr
+    assert done.stdout == ""
 
 
 @pytest.mark.parametrize("argv", [["status"], ["maintenance", "on"], ["reload"]], ids=" ".join)

@@ -141,10 +141,12 @@ def test_a_name_of_the_configuration_is_run_where_it_is_used(
 ) -> None:
     code, text = probe(capsys, "port", "--config", str(config))
     assert code == 0
-    assert text.startswith("port of here: tcp at 127.0.0.1:")
+    assert text.startswith("port for web tcp/80 here: tcp at 127.0.0.1:")
     code, text = probe(capsys, "both", "--config", str(config))
     assert code == 0
-    assert [line for line in text.splitlines() if "ms" not in line][-1] == "both of here: 2 of 2 needed"
+    assert [line for line in text.splitlines() if "ms" not in line][
+        -1
+    ] == "both for web tcp/80 here: 2 of 2 needed"
     code, text = probe(capsys, "here", "--config", str(config))
     assert code == 0
 
@@ -173,7 +175,7 @@ def test_a_check_that_is_used_nowhere_can_be_aimed(capsys: pytest.CaptureFixture
         assert probe(capsys, "unused", "--config", str(config), "--at", f"127.0.0.1:{port}")[0] == 0
     code, text = probe(capsys, "nothing", "--config", str(config))
     assert code == 2
-    assert "there is no check, real server or VIP named nothing" in text
+    assert "there is no check, pool, real server or VIP named nothing" in text
 
 
 def test_for_programs_it_is_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -230,7 +232,7 @@ def test_a_check_to_the_vip_is_run_where_it_is_used(capsys: pytest.CaptureFixtur
     config.write_text(re.sub("address: 127.0.0.1, port: [0-9]+", "address: 127.0.0.1", text))
     code, said = probe(capsys, "held", "--config", str(config))
     assert code == 4
-    assert said.startswith("held of here: tcp to the VIP at 127.0.0.1:80 for 192.0.2.1\n")
+    assert said.startswith("held for web tcp/80 here: tcp to the VIP at 127.0.0.1:80 for 192.0.2.1\n")
     assert "the real server is this node itself" in said
 
 
@@ -238,3 +240,28 @@ def test_a_check_to_the_vip_cannot_be_run_without_one(capsys: pytest.CaptureFixt
     for more in ([], ["--at", "127.0.0.1:1"]):
         code, said = probe(capsys, "{type: tcp, to: vip}", *more)
         assert (code, "needs a VIP" in said) == (2, True), said
+
+
+def test_a_pool_is_probed_service_by_service_and_summed_up(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with listening() as port, refusing_port() as dead:
+        file = tmp_path / "anycast.yaml"
+        file.write_text(
+            "bgp: {local_as: 65001, router_id: 10.2.1.1, neighbors: [{address: 10.2.1.254, remote_as: 65000}]}\n"
+            "pools: {p: {servers: [{name: here, address: 127.0.0.1}]}}\n"
+            f"vips: {{web: {{address: 192.0.2.1, services: [{{port: {port}, pool: p}}, "
+            f"{{port: {dead}, pool: p}}]}}}}\n"
+        )
+        code, text = probe(capsys, "p", "--config", str(file))
+    assert code == 1
+    assert f"web tcp/{port} here: tcp at 127.0.0.1:{port}\n" in text
+    assert f"web tcp/{dead} here: tcp at 127.0.0.1:{dead}\n" in text
+    assert text.endswith(f"1 of 2 succeed; not: web tcp/{dead} here\n")
+
+
+def test_the_times_of_a_check_only_grow(capsys: pytest.CaptureFixture[str]) -> None:
+    with listening() as port:
+        assert main(["probe", f"tcp://127.0.0.1:{port}"]) == 0
+    times = [float(found) for found in re.findall(r"([0-9.]+) ms", capsys.readouterr().out)]
+    assert times == sorted(times)

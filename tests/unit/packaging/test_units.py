@@ -119,6 +119,20 @@ def test_what_cannot_mend_itself_is_not_started_again() -> None:
     assert f"exit {EX_CONFIG}" in settings(EXABGP)["ExecStart"][0]
 
 
+@each
+def test_no_core_file_holds_a_password_and_a_runaway_has_a_bound(unit: Path) -> None:
+    found = settings(unit)
+    assert found["LimitCORE"] == ["0"]
+    (most,) = found["MemoryMax"]
+    assert most.endswith("G")
+
+
+def test_a_check_that_is_killed_for_its_memory_does_not_stop_the_agent() -> None:
+    assert settings(AGENT)["OOMPolicy"] == ["continue"]
+    # An ExaBGP without its plugin would keep the routes.
+    assert "OOMPolicy" not in settings(EXABGP)
+
+
 def test_a_crash_of_the_agent_is_over_before_its_lease() -> None:
     (restart,) = settings(AGENT)["RestartSec"]
     assert restart.endswith("ms")
