@@ -236,6 +236,24 @@ def parser() -> argparse.ArgumentParser:
         )
     )
 
+    report = verbs.add_parser(
+        "bug-report",
+        help="write one file with all that helps to find a fault, without secrets",
+        description="Write a tar.gz with versions, the configuration without its secrets, status, why, events, doctor, "
+        "the kernel's tables and the journal. Nothing is sent anywhere.",
+    )
+    report.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="a new file (default: anycast-HOST-TIME.tar.gz in the current directory)",
+    )
+    report.add_argument(
+        "--socket", type=Path, default=_default_socket(), metavar="PATH", help="default: %(default)s"
+    )
+    _with_config(report)
+
     verbs.add_parser("version", help="print the version")
     return root
 

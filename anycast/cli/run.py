@@ -102,6 +102,10 @@ def _dispatch(args: argparse.Namespace) -> int:
             from anycast.cli import node
 
             return node.run(args)
+        case "bug-report":
+            from anycast.cli import bug_report
+
+            return bug_report.run(args)
         case "announce":
             print("anycast announce: put it first, before any option", file=sys.stderr)
             return ExitCode.USAGE
