@@ -79,7 +79,7 @@ def test_it_holds_the_configuration_without_its_secrets(parts: dict[str, str]) -
 def test_a_secret_is_taken_out_of_every_other_text(config: Path) -> None:
     config.write_text(CONFIG.replace("port: 80, servers: [10.9.2.2]", f"{PASSWORD}: 80"))
     parts = reported(config)
-    assert f"vips.token.{HIDDEN}: unknown" in parts["check.txt"]
+    assert f"vips.token.{HIDDEN}" in parts["check.txt"]
     others = {name: text for name, text in parts.items() if not name.startswith("configuration/")}
     assert PASSWORD not in "".join(others.values())
 
