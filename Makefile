@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
 
 .PHONY: help setup demo chaos bench bench-checks bench-ops bench-scale lab lab-down test lint unit contract e2e test-lowest
-.PHONY: package package-lock test-package schema machines clab findings clean
+.PHONY: package package-lock test-package audit schema machines clab findings clean
 
 help: ## what can be made
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -97,15 +97,21 @@ test-lowest: system ## unit tests with the lowest versions of the libraries that
 	@$(LOWEST)/bin/pip install --quiet --disable-pip-version-check --constraint build/lowest.txt --editable '.[dns,grpc,regex]' hypothesis jsonschema pytest pytest-timeout
 	@$(LOWEST)/bin/python -m pytest tests/unit --ignore tests/unit/lab
 
-package: $(STAMP) ## build the Debian package in dist/; the same tree gives the same bytes
-	@$(BIN)/python packaging/build.py
+# SUITE=trixie is Debian 13; without it Debian 12 (bookworm).
+package: $(STAMP) ## build the Debian package in dist/ (SUITE=trixie: for Debian 13); the same tree gives the same bytes
+	@$(BIN)/python packaging/build.py $(if $(SUITE),--suite '$(SUITE)')
 
 package-lock: $(STAMP) ## write the versions of the Python packages in the Debian package anew
 	@$(BIN)/python packaging/build.py lock
 
 test-package: setup ## install, upgrade and remove the package in a fresh Debian, boot it with systemd; minutes
 	@./lab/install package
-	@$(BIN)/python -m pytest tests/packaging
+	@SUITE='$(SUITE)' $(BIN)/python -m pytest tests/packaging
+
+AUDIT := build/venv-audit
+audit: ## known vulnerabilities of the Python packages in the Debian package, by PyPI's database; needs the network
+	@test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/pip install --quiet --disable-pip-version-check pip-audit; }
+	@for lock in packaging/requirements-*.txt; do $(AUDIT)/bin/pip-audit --disable-pip --require-hashes --requirement $$lock || exit; done
 
 schema: $(STAMP) ## write the JSON Schema of the configuration anew
 	@$(BIN)/anycast schema > anycast/config/schema.json.new && mv anycast/config/schema.json.new anycast/config/schema.json

@@ -17,12 +17,12 @@ from tests.packaging import inside
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build"
-SUITE = "bookworm"
+SUITE = os.environ.get("SUITE") or "bookworm"
 PATIENCE = 600.0  # seconds, for what fetches packages
 BOOT_PATIENCE = 900.0  # seconds: a kernel in user mode, on a machine that may have other work
 
 # Fetched into the tar file, so that what is installed later needs no network.
-_NEEDED = ("python3.11", "libstdc++6", "kmod", "systemd-sysv")
+_NEEDED = ("python3", "libstdc++6", "kmod", "systemd-sysv")
 _ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "DEBIAN_FRONTEND": "noninteractive",

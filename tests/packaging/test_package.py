@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from anycast import __version__
-from tests.packaging.machine import BUILD, ROOT, Machine, fresh, repacked, source
+from tests.packaging.machine import BUILD, ROOT, SUITE, Machine, fresh, repacked, source
 
 pytestmark = [
     pytest.mark.package,
@@ -36,7 +36,7 @@ MAINTENANCE = '{"version": 1, "maintenance": {"": {"reason": "disks", "by": "ann
 
 def build(output: Path) -> Path:
     done = subprocess.run(
-        [sys.executable, ROOT / "packaging/build.py", "--output", output],
+        [sys.executable, ROOT / "packaging/build.py", "--suite", SUITE, "--output", output],
         capture_output=True,
         text=True,
         check=False,
@@ -98,6 +98,20 @@ def test_every_sample_is_a_good_configuration(installed: Machine) -> None:
     assert {sample.name for sample in samples} >= {"minimal.yaml", "full.yaml"}
     for sample in samples:
         installed.run("anycast", "check", f"/usr/share/doc/anycast/examples/{sample.name}")
+
+
+def test_the_bill_of_materials_has_every_package_with_its_hashes(installed: Machine) -> None:
+    bill = json.loads(installed.path("/usr/share/doc/anycast/sbom.cdx.json").read_text())
+    assert bill["bomFormat"] == "CycloneDX"
+    packages = next(installed.path("/usr/lib/anycast/lib").glob("python3*")) / "site-packages"
+    there = {
+        re.sub(r"[-_.]+", "-", info.name.removesuffix(".dist-info").rpartition("-")[0]).lower()
+        for info in packages.glob("*.dist-info")
+    }
+    listed = {re.sub(r"[-_.]+", "-", one["name"]).lower() for one in bill["components"]}
+    assert listed == there - {"anycast"}
+    for one in bill["components"]:
+        assert one["externalReferences"][0]["hashes"][0]["alg"] == "SHA-256"
 
 
 def test_every_kind_of_check_has_what_it_needs(installed: Machine) -> None:
@@ -187,7 +201,7 @@ def test_exabgp_takes_what_its_unit_renders(copy: Machine) -> None:
 
 
 def test_an_upgrade_keeps_what_was_edited_and_what_must_outlive_it(upgraded: Machine) -> None:
-    assert upgraded.version() == f"installed {__version__}"
+    assert re.fullmatch(rf"installed {re.escape(__version__)}\+deb\d+", upgraded.version())
     assert upgraded.path("/etc/anycast/anycast.yaml").read_text() == EDITED
     assert upgraded.path("/var/lib/anycast/maintenance.json").read_text() == MAINTENANCE
     assert upgraded.run("anycast", "check").stdout.startswith("/etc/anycast/anycast.yaml: ok: 2 VIPs")
