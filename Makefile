@@ -111,7 +111,7 @@ test-package: setup ## install, upgrade and remove the package in a fresh Debian
 AUDIT := build/venv-audit
 audit: ## known vulnerabilities of the Python packages in the Debian package, by PyPI's database; needs the network
 	@test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/pip install --quiet --disable-pip-version-check pip-audit; }
-	@for lock in packaging/requirements-*.txt; do $(AUDIT)/bin/pip-audit --disable-pip --require-hashes --requirement $$lock || exit; done
+	@for lock in packaging/requirements-*.txt; do $(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes --requirement $$lock || exit; done
 
 schema: $(STAMP) ## write the JSON Schema of the configuration anew
 	@$(BIN)/anycast schema > anycast/config/schema.json.new && mv anycast/config/schema.json.new anycast/config/schema.json
