@@ -32,6 +32,8 @@ hooks:
 ALONE: dict[str, list[tuple[str, int]]] = {
     "agent": [("agent --config BAD", 78), ("agent --nothing", 2)],
     "announce": [("announce", 2)],  # its standard input is no pipe of ExaBGP's
+    # What cannot be had is told in the report. A file that is there is never replaced.
+    "bug-report": [("bug-report --config GOOD -o GOOD", 1), ("bug-report --nothing", 2)],
     "budget": [
         ("budget --config GOOD", 0),
         ("budget --config GOOD --max 1ms", 1),
