@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import NamedTuple, TypeAlias, assert_never
 
 from anycast.core.dataplane import ipvs
+from anycast.core.dataplane.traffic import Received
 from anycast.core.values.configuration import Address, ConnectionSync, Timeouts
 from anycast.core.values.persistent import PersistentMap
 
@@ -38,8 +39,6 @@ NAT_SYSCTLS: Mapping[int, Mapping[str, str]] = {
 
 # While it is 1 the connections of a real server that is removed are ended.
 EXPIRE_NODEST = "net.ipv4.vs.expire_nodest_conn"
-# When it is 0, the kernel never counts the packets a service has received.
-ESTIMATION = "net.ipv4.vs.run_estimation"
 
 
 class SyncRole(StrEnum):
@@ -64,6 +63,7 @@ class Snapshot:
     timeouts: Timeouts | None = None  # None: not read
     sync: Mapping[SyncRole, ConnectionSync] | None = None  # the daemons that run; None: not read
     packets: Mapping[ipvs.Key, int] = field(default_factory=dict, compare=False)  # received by each service
+    received: Received | None = field(default=None, compare=False)  # by all together; None: could not be read
     connections: Mapping[ipvs.Key, bytes] = field(default_factory=dict, compare=False)
 
     def connections_of(self, key: ipvs.Key) -> Mapping[ipvs.DestinationKey, ipvs.Connections]:
