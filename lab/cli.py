@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lab.control import Lab
 
 _SELF = [sys.executable, "-m", "lab"]
-LOGS = checkout() / "build" / "lab"
+LOGS = Path(os.environ.get("ANYCAST_LAB_LOGS") or checkout() / "build" / "lab")
 NEXT = """\
 Try:
   lab/lab exec lb1 anycast status
@@ -198,7 +198,10 @@ def _keep(options: argparse.Namespace) -> int:
     nodes = [balancer.name for balancer in topology(options.balancers).balancers]
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with machine.Machine.start(machine.choose()) as kernel, socket.socket(socket.AF_UNIX) as listener:
+        with (
+            machine.Machine.start(machine.choose(), [str(LOGS)]) as kernel,
+            socket.socket(socket.AF_UNIX) as listener,
+        ):
             path = folder / "sock"
             path.unlink(missing_ok=True)
             listener.bind(str(path))
