@@ -418,8 +418,9 @@ class Load:
 
 
 def _await_file(path: Path, owner: Process | None, log: Path) -> None:
-    """Until `owner` has made it. Raises LabError when it ends instead."""
+    """Until `owner` has made it. Raises LabError when it ends instead, or takes minutes."""
+    deadline = time.monotonic() + 180.0
     while not path.exists():
-        if owner is None or not owner.alive():
-            raise LabError(f"{path} has not appeared, and what makes it does not run: read {log}")
+        if owner is None or not owner.alive() or time.monotonic() > deadline:
+            raise LabError(f"{path} has not appeared: read {log}")
         time.sleep(0.02)
