@@ -44,6 +44,7 @@ from anycast.probes import run as tasks
 from anycast.probes.run import probe
 from anycast.probes.sweep import sweep
 from anycast.probes.sweep.runs import run_of, sweepable
+from anycast.probes.tls import context_for
 from tests.property.hostile import Datagrams, Ending, Peer, Script, peer
 from tests.unit.probes import peers
 from tests.unit.probes.peers import Certificate, sweeping, target
@@ -490,6 +491,14 @@ def test_a_very_large_certificate_does_not_hide_the_answer(
             server.follow(Script((answer,), Ending.HALF_CLOSE, listens=True))
             wanted = Outcome.OK if status == b"200" else Outcome.FAIL
             assert {one.outcome for one in met(runner, SECURE[kind], server.port, 30.0)} == {wanted}
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_no_key_exchange_is_offered_whose_cost_the_server_chooses(verify: bool) -> None:  # noqa: FBT001
+    """Diffie-Hellman over a modulus of 10,000 bits takes nearly a second of the event loop."""
+    offered = {one["kea"] for one in context_for(Tls(verify=verify)).get_ciphers()}
+    assert "kx-ecdhe" in offered
+    assert not {name for name in offered if "dhe" in name and "ecdhe" not in name}
 
 
 def test_a_thousand_session_tickets(runner: asyncio.Runner, certificate: Certificate) -> None:
