@@ -49,6 +49,9 @@ from tests.property.hostile import Datagrams, Ending, Peer, Script, peer
 from tests.unit.probes import peers
 from tests.unit.probes.peers import Certificate, sweeping, target
 
+# The hostile peer's: a connection that is reset while Python wraps it leaves a socket that nobody can close.
+pytestmark = pytest.mark.filterwarnings("ignore:.*ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning")
+
 EXAMPLES = int(os.environ.get("ANYCAST_FUZZ", "12"))
 SECONDS = 0.05  # the timeout of a check whose peer says no more
 MOST = 16 * 1024 * 1024  # bytes a peer gets rid of: what a check reads, and the buffers of the kernel
