@@ -7,6 +7,7 @@ although the peer goes on. ANYCAST_FUZZ is the number of examples of each kind (
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import math
 import os
@@ -15,6 +16,7 @@ import ssl
 import struct
 import subprocess
 import sys
+import threading
 import tracemalloc
 from collections.abc import Iterator
 from typing import Any
@@ -520,19 +522,35 @@ def test_a_server_that_negotiates_anew_is_a_failure_like_any_other(
         port = free.getsockname()[1]
     argv = ["openssl", "s_server", "-tls1_2", "-accept", str(port)]
     argv += ["-cert", str(certificate.certificate), "-key", str(certificate.key)]
+    listens = threading.Event()
+    anew: list[bytes] = []
     with subprocess.Popen(
-        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
     ) as server:
-        assert server.stdin is not None
-        assert server.stdout is not None
-        for line in server.stdout:
-            if line.startswith(b"ACCEPT"):
-                break
-        server.stdin.write(b"r\n" * 20)  # it is read as soon as there is a connection
-        server.stdin.flush()
-        for kind in SECURE.values():
-            met(runner, kind, port, 0.1)
-        server.kill()
+        stdin, stdout = server.stdin, server.stdout
+        assert stdin is not None
+        assert stdout is not None
+
+        def negotiate() -> None:
+            with contextlib.suppress(OSError):
+                for line in stdout:
+                    if line.startswith(b"ACCEPT"):
+                        listens.set()
+                    elif line.startswith(b"Secure Renegotiation"):  # the first handshake is done
+                        stdin.write(b"r\n")
+                    elif line.startswith(b"SSL_do_handshake"):
+                        anew.append(line)
+
+        thread = threading.Thread(target=negotiate)
+        thread.start()
+        try:
+            assert listens.wait(20)
+            for kind in SECURE.values():
+                met(runner, kind, port, 0.2)
+        finally:
+            server.kill()
+            thread.join()
+    assert anew
 
 
 _ICMP = """
