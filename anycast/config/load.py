@@ -5,17 +5,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import hashlib
+import itertools
 import os
 import socket
 from typing import TYPE_CHECKING
 
 from anycast.config.assemble import Built, build
+from anycast.config.files import TooLargeError, read_regular, size
 from anycast.config.loaded import Loaded
-from anycast.config.problem import MOST, ConfigError, Mark, Path, Problem, TooManyError
-from anycast.config.reader import Document, read
+from anycast.config.problem import MOST, TOLD, ConfigError, Mark, Path, Problem, TooManyError, told
+from anycast.config.reader import MAX_BYTES, MAX_VALUES, Document, read
 from anycast.config.validate import Holes, Source, validate
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from anycast.config.reader import Value
 
 _SHARED_SECTIONS = ("checks", "pools", "vips")
+_MAX_ENTRIES = 1000  # of conf.d, of whatever name
 
 
 def load(path: pathlib.Path, *, hostname: str | None = None) -> Loaded:
@@ -33,15 +35,24 @@ def load(path: pathlib.Path, *, hostname: str | None = None) -> Loaded:
     """
     contents: list[tuple[str, bytes]] = []
     problems: list[Problem] = []
+    left = MAX_BYTES
     for file in (path, *_parts(path.parent / "conf.d", problems)):
         try:
-            contents.append((str(file), file.read_bytes()))
+            data = read_regular(file, left)
+        except TooLargeError:
+            what = f"the file is larger than {size(MAX_BYTES)}"
+            if contents:
+                what = f"with this file the configuration is larger than {size(MAX_BYTES)}"
+            problems.append(_about(str(file), what, "write less: so much is no configuration of a node"))
         except OSError as error:
-            why = error.strerror or str(error)
-            what = f"the file cannot be read: {why}"
+            what = f"the file cannot be read: {error.strerror or error}"
             problems.append(_about(str(file), what, "check its path and permissions"))
-            if file == path:
-                raise ConfigError(tuple(problems)) from None
+        else:
+            contents.append((str(file), data))
+            left -= len(data)
+            continue
+        if file == path:
+            raise ConfigError(tuple(problems))
     return _load(contents, problems, hostname)
 
 
@@ -57,13 +68,18 @@ def _about(file: str, what: str, do: str) -> Problem:
 
 def _parts(folder: pathlib.Path, problems: list[Problem]) -> list[pathlib.Path]:
     try:
-        names = sorted(os.listdir(folder))
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in itertools.islice(entries, _MAX_ENTRIES + 1)]
     except FileNotFoundError:
         return []
     except OSError as error:
         problems.append(_about(str(folder), f"cannot be read: {error.strerror}", "check its permissions"))
         return []
-    names = [name for name in names if not name.startswith(".")]
+    if len(names) > _MAX_ENTRIES:
+        what = f"there are more than {_MAX_ENTRIES:,} files in it"
+        problems.append(_about(str(folder), what, "keep only files of the configuration there"))
+        return []
+    names = sorted(name for name in names if not name.startswith("."))
     problems += [
         _about(str(folder / name), "files that end in .yml are not read here", "rename it to .yaml")
         for name in names
@@ -79,6 +95,10 @@ def _load(contents: list[tuple[str, bytes]], problems: list[Problem], hostname: 
     gc.disable()
     try:
         return _loaded(contents, problems, hostname)
+    except (RecursionError, MemoryError) as error:
+        why = "too deeply nested" if isinstance(error, RecursionError) else "more than there is memory for"
+        what = f"the configuration is {why}"
+        raise ConfigError((_about(contents[0][0], what, "write it flatter, and less"),)) from None
     finally:
         if collects:
             gc.enable()
@@ -86,17 +106,21 @@ def _load(contents: list[tuple[str, bytes]], problems: list[Problem], hostname: 
 
 def _loaded(contents: list[tuple[str, bytes]], problems: list[Problem], hostname: str | None) -> Loaded:
     built: Built | None = None
-    with contextlib.suppress(TooManyError):
+    unseen, ended = 0, False
+    try:
         built = _built(contents, problems, hostname or socket.gethostname())
+    except TooManyError as error:
+        unseen, ended = error.unseen, True
+    ended = ended or (built is not None and built.ended)
     order = {file: n for n, (file, _) in enumerate(contents)}
     warnings = built.warnings if built is not None else []
     for found in (problems, warnings):
         found.sort(key=lambda one: (order.get(one.mark.file, -1), one.mark.line, one.mark.column))
-    if len(problems) > MOST:
-        what = f"there are more mistakes than these {MOST}"
-        problems[MOST:] = [_about(contents[0][0], what, "correct these first")]
     if problems or built is None or built.config is None:
-        raise ConfigError(tuple(problems))
+        raise told(problems, unseen=unseen, ended=ended)
+    if len(warnings) > TOLD:
+        what = f"{len(warnings) - TOLD:,} more warnings are not shown"
+        warnings[TOLD:] = [_about(contents[0][0], what, "look at these first")]
     digest = hashlib.sha256()
     for name, data in contents:
         digest.update(f"{os.path.basename(name)}\0{len(data)}\0".encode("utf-8", "surrogateescape") + data)
@@ -106,7 +130,7 @@ def _loaded(contents: list[tuple[str, bytes]], problems: list[Problem], hostname
         paths=built.paths,
         files=tuple(name for name, _ in contents),
         digest=digest.hexdigest(),
-        warnings=tuple(built.warnings),
+        warnings=tuple(warnings),
     )
 
 
@@ -114,12 +138,15 @@ def _built(contents: list[tuple[str, bytes]], problems: list[Problem], hostname:
     """None: the first file, which holds everything else, cannot be used. Raises TooManyError."""
     complete = not problems
     documents: list[Document] = []
+    unseen, values = 0, MAX_VALUES
     for file, data in contents:
-        document = read(data, file)
+        document = read(data, file, values)
         documents.append(document)
+        values -= len(document.values)
         problems += document.problems
-        if len(problems) > MOST:
-            raise TooManyError
+        unseen += document.unseen
+        if len(problems) > MOST or unseen:
+            raise TooManyError(unseen)
     source = _merge(documents, problems)
     if source is None:
         return None

@@ -27,6 +27,7 @@ class Context:
         self._source = source
         self._claimed: dict[object, Path] = {}
         self._said: set[object] = set()
+        self._usable: dict[str, list[str]] = {}  # names of a section
         self._guesses = 100_000  # names that may still be compared with ones that are not known
 
     @property
@@ -90,13 +91,20 @@ class Context:
     def unknown(self, path: Path, section: str, name: str) -> None:
         if not self._source.complete or not self.whole((section, name)):
             return
-        known = [other for other in self.written(section) if NAME.match(other)]
+        known = self._names(section)
         self._guesses -= len(known)
-        if near := difflib.get_close_matches(name, known if self._guesses > 0 else known[:8], n=1):
+        compared = known if self._guesses > 0 else known[:8]
+        if len(name) <= 63 and (near := difflib.get_close_matches(name, compared, n=1)):
             do = f"did you mean {near[0]}?"
         else:
             do = f"add it under {section}" + (f", or use one of {', '.join(known[:8])}" if known else "")
         self.say(path, f"there is no {section[:-1]} named {shown(name)}", do)
+
+    def _names(self, section: str) -> list[str]:
+        """Those that can be used: looked through once, for there may be a mistake in each of thousands."""
+        if section not in self._usable:
+            self._usable[section] = [other for other in self.written(section) if NAME.match(other)]
+        return self._usable[section]
 
     def once(self, *key: object) -> bool:
         """Whether this is the first time `key` is asked about."""
