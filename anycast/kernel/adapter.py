@@ -90,6 +90,7 @@ class Kernel:
             sync=reading.sync,
             packets=reading.packets,
             connections=reading.connections,
+            traffic=reading.traffic,
         )
 
     async def _listed(self, expected: Iterable[Address], alike: Iterable[Address]) -> frozenset[Address]:

@@ -107,7 +107,7 @@ def _idle(kernel: KernelState) -> KernelState:
 
 
 def _counted(kernel: KernelState, snapshot: kernels.Snapshot, now: float) -> tuple[Count, ...]:
-    if snapshot.sysctls.get(kernels.ESTIMATION) == "0":
+    if not snapshot.counts_traffic:
         return ()
     return counted(kernel.counts, Count(at=now, packets=snapshot.packets))
 
@@ -439,7 +439,7 @@ def _as_many_as_fit(
 
 
 def _to_read(state: State) -> tuple[str, ...]:
-    return (*state.index.sysctls, kernels.ESTIMATION)
+    return (*state.index.sysctls, kernels.ESTIMATION, kernels.ESTIMATION_PROCESSORS)
 
 
 def read_every(state: State) -> float:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from anycast.core import events as ev
-from anycast.core.dataplane.kernel import ESTIMATION
+from anycast.core.dataplane.kernel import ESTIMATION, ESTIMATION_PROCESSORS
 from anycast.core.dataplane.traffic import WINDOW
 from anycast.core.health.phase import Outcome
 from anycast.core.maintenance.clocks import End, Expiry
@@ -94,9 +94,10 @@ def test_so_few_packets_count_as_none(rate: float, stage: Stage) -> None:
     assert node.stage() is stage
 
 
-def test_a_kernel_that_does_not_add_packets_up_proves_no_silence() -> None:
+@pytest.mark.parametrize("sysctls", [{ESTIMATION: "0"}, {ESTIMATION: "1", ESTIMATION_PROCESSORS: ""}])
+def test_a_kernel_that_does_not_add_packets_up_proves_no_silence(sysctls: dict[str, str]) -> None:
     node = up()
-    node.kernel = replace(node.kernel, sysctls={**node.kernel.sysctls, ESTIMATION: "0"})
+    node.kernel = replace(node.kernel, sysctls={**node.kernel.sysctls, **sysctls})
     node.maintain(skip_drain=True)
     node.acknowledge()
     node.wait(SETTLE + LIMIT - 0.1)
