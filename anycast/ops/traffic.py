@@ -215,6 +215,10 @@ class Traffic:
         found = [totals[key].at(server, place) or _NO_COUNTERS for key in keys if key in totals]
         return Counters._make(map(sum, zip(*found, strict=True))) if found else _NO_COUNTERS
 
+    def total(self, key: Key) -> Total | None:
+        """The same object as before where nothing was carried since. None: nothing ever was."""
+        return self._kept.newest.totals.get(key)
+
     def graph(self, keys: Iterable[Key], server: DestinationKey | None = None) -> Graph | None:
         """None: nothing was carried, or none is kept."""
         kept = self._kept
@@ -306,6 +310,10 @@ def _summed(rates: Iterable[Rates | None]) -> Rates | None:
     return Rates._make(map(sum, zip(*known, strict=True)))
 
 
-def keys_of(vip: Vip, service: Service) -> tuple[Key, ...]:
-    """The services of the kernel that are this one: behind each address, or one mark for all of a family."""
-    return tuple(dict.fromkeys(service_key(address, service) for address in vip.addresses))
+def keys_of(vip: Vip, service: Service, version: int | None = None) -> tuple[Key, ...]:
+    """The services of the kernel that are this one: behind each address, or one mark for all of a family.
+
+    `version`: of this family alone.
+    """
+    each = (one for one in vip.addresses if version is None or one.version == version)
+    return tuple(dict.fromkeys(service_key(address, service) for address in each))
