@@ -263,7 +263,8 @@ class _Reading:
         return _verdict(request, good=not reasons, reasons=reasons)
 
     async def get_page(self, request: web.Request) -> web.Response:
-        asked = page.asked(request.query.get("q", ""), request.query.get("page", ""))
+        query = request.query
+        asked = page.asked(query.get("q", ""), query.get("page", ""), query.get("sort", ""))
 
         def make() -> bytes:
             board = self._boards.of(self._source.facts.state)

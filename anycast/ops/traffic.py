@@ -192,6 +192,11 @@ class Traffic:
         if not kept.slots or at >= kept.slots[-1] + STEP - _EARLY:
             self._draw(at)
 
+    @property
+    def drawn(self) -> float:
+        """The instant of the newest point of pictures."""
+        return self._kept.slots[-1] if self._kept.slots else _NEVER
+
     def window(self) -> float | None:
         """Seconds over which the rates are; None: there are none yet."""
         kept = self._kept
