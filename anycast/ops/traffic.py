@@ -5,7 +5,7 @@ are sums of what came on top from one reading to the next: they never go back. A
 over the time between their readings; the kernel's own estimates are not used.
 
 What is kept has a bound: the totals of the readings up to `WINDOW` back, and for pictures `SLOTS` points of `GRAPHS`
-services, and of their real servers where those are no more than `FEW`: half a kibibyte for each that carries anything.
+services, and of their real servers where those are no more than `FEW`: 0.6 KiB for each that carries anything.
 """
 
 from __future__ import annotations
