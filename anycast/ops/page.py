@@ -449,8 +449,7 @@ class _Page:
             el("p", _NOT_YET if self.whole is None else flow(self.whole, graph, answers=answers)),
             el(
                 "p",
-                "By the kernel's counters, over 10 s; pictures show 5 minutes. ",
-                "Shares are of this node: what other nodes carry is not known here. ",
+                "By the kernel's counters, over 10 s; pictures show 5 minutes. Other nodes are not in it. ",
                 None if answers else "Answers do not come back this way (direct routing, tunnels).",
                 class_="dim small",
             ),
@@ -576,7 +575,7 @@ class _Page:
             ),
             el(
                 "p",
-                el("span", "first:", class_="dim"),
+                el("span", "sorted by", class_="dim"),
                 *(
                     el(
                         "a",
