@@ -91,6 +91,7 @@ class Kernel:
             packets=reading.packets,
             received=totals.read(),
             connections=reading.connections,
+            traffic=reading.traffic,
         )
 
     async def _listed(self, expected: Iterable[Address], alike: Iterable[Address]) -> frozenset[Address]:
