@@ -65,7 +65,7 @@ async def _silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None
 
 
 async def _dripping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.write(b"GET /status HTTP/1.1\r\nHost: a\r\n")
+    writer.write(b"GET /status HTTP/1.1\r\nHost: localhost\r\n")
     closed = asyncio.ensure_future(reader.read())
     while not closed.done():
         writer.write(b"X-Slow: yes\r\n")
@@ -77,7 +77,7 @@ async def _greedy(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None
     """Asks for much, again and again, and reads nothing."""
     writer.transport.pause_reading()  # type: ignore[attr-defined]
     while True:
-        writer.write(b"GET /status HTTP/1.1\r\nHost: a\r\n\r\n" * 100)
+        writer.write(b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100)
         await asyncio.wait_for(writer.drain(), 30)
         await asyncio.sleep(1.0)
 
@@ -85,7 +85,7 @@ async def _greedy(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None
 async def _flooding(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """As many small requests as it can get in."""
     while True:
-        writer.write(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n" * 200)
+        writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n" * 200)
         await writer.drain()
         if not await reader.read(65536):
             return
