@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from anycast.ops import hosts
 from anycast.ops.hosts import host_of, is_known, machine_names
 from anycast.ops.main import surface
 from anycast.sockets import bind_unix
@@ -73,13 +72,13 @@ def test_a_star_is_any_name_but_not_what_is_none() -> None:
 def test_the_machine_is_known_by_its_short_and_its_full_name(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "lb1.example.net", ("127.0.1.1", 0))]
     monkeypatch.setattr(socket, "gethostname", lambda: "lb1.internal")
-    monkeypatch.setattr(hosts.socket, "getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
     assert machine_names() == {"lb1", "lb1.internal", "lb1.example.net"}
 
     def fails(*_: object, **__: object) -> None:
         raise socket.gaierror
 
-    monkeypatch.setattr(hosts.socket, "getaddrinfo", fails)
+    monkeypatch.setattr(socket, "getaddrinfo", fails)
     assert machine_names() == {"lb1", "lb1.internal"}
 
 
