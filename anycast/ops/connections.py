@@ -205,7 +205,7 @@ def _raw(line: bytes, why: str) -> bytes:
     ) % (line, len(body), body)
 
 
-_BUSY = _raw(b"503 Service Unavailable", "too many connections")
+_BUSY = _raw(b"503 Service Unavailable\r\nRetry-After: 1", "too many connections")
 _BROKEN = _raw(b"400 Bad Request", "this is no HTTP")
 
 
