@@ -32,6 +32,7 @@ from anycast.agent.door import Door, Guest, Limits
 from anycast.core.state import State
 from anycast.ops import status
 from anycast.ops.paths import CONTROL, DEADLINE, JSON, TEXT, openapi
+from anycast.sockets import Peer
 
 LIMITS = Limits(process=32, user=64, others=192)
 MAX_HEAD = 16 * 1024  # bytes
@@ -39,6 +40,7 @@ MAX_BODY = 4096
 REQUEST_TIME = 5.0  # seconds a request has to come, from its first byte
 IDLE_TIME = 15.0  # seconds until its first byte
 WRITE_TIME = 10.0  # seconds an answer waits for its reader
+BREATH = 0.001  # seconds between two of a crowd
 MAX_PATH = 100  # characters of a path that are told again
 _READ = 4096
 
@@ -75,31 +77,44 @@ def _refusal(code: int, why: str, *headers: tuple[str, str]) -> _Answer:
 
 
 class Turnstile:
-    """Lets through one in each turn of the event loop: users in turn, and of each user the first come first."""
+    """Lets through one at a time: users in turn, of each its processes, of each the first come.
+
+    Of a crowd one in each `BREATH`, so that the event loop and the threads, which save what was commanded, have theirs.
+    """
 
     def __init__(self) -> None:
-        self._waiting: dict[int, deque[asyncio.Future[None]]] = {}  # the user whose turn it is comes first
+        # The user, and of it the process, whose turn it is comes first.
+        self._waiting: dict[int, dict[int, deque[asyncio.Future[None]]]] = {}
 
-    async def __call__(self, uid: int) -> None:
+    async def __call__(self, peer: Peer) -> None:
         loop = asyncio.get_running_loop()
         if not self._waiting:
             loop.call_soon(self._next)
         passed = loop.create_future()
-        self._waiting.setdefault(uid, deque()).append(passed)
+        self._waiting.setdefault(peer.uid, {}).setdefault(peer.pid, deque()).append(passed)
         await passed
 
     def _next(self) -> None:
         while self._waiting:
-            uid = next(iter(self._waiting))
-            queue = self._waiting.pop(uid)
-            first = queue.popleft()
-            if queue:
-                self._waiting[uid] = queue
+            first = self._first()
             if not first.done():  # it has gone meanwhile
                 first.set_result(None)
                 break
         if self._waiting:
-            asyncio.get_running_loop().call_soon(self._next)
+            asyncio.get_running_loop().call_later(BREATH, self._next)
+
+    def _first(self) -> asyncio.Future[None]:
+        """Whose turn it is; its process and its user come last then."""
+        uid = next(iter(self._waiting))
+        processes = self._waiting.pop(uid)
+        pid = next(iter(processes))
+        queue = processes.pop(pid)
+        first = queue.popleft()
+        if queue:
+            processes[pid] = queue
+        if processes:
+            self._waiting[uid] = processes
+        return first
 
 
 @cache
@@ -144,8 +159,10 @@ class Control:
         connection = _Connection(reader, writer, guest, self._turnstile)
         try:
             while (request := await connection.next_request()) is not None:
-                await self._turnstile(guest.peer.uid)
-                await connection.send(await self._answer(request), head=request.method == "HEAD")
+                guest.is_commanding = request.method == "POST"
+                answer = await self._answer(request)
+                guest.is_commanding = False
+                await connection.send(answer, head=request.method == "HEAD")
                 guest.rests()
         except (ConnectionError, TimeoutError, h11.LocalProtocolError, asyncio.CancelledError):
             pass  # it has gone, does not read, or makes way; or the agent ends
@@ -253,8 +270,8 @@ class _Connection:
         head: h11.Request | None = None
         body = b""
         async with asyncio.timeout(REQUEST_TIME):
+            await self._turnstile(self._guest.peer)
             while True:
-                await self._turnstile(self._guest.peer.uid)
                 match self._http.next_event():
                     case h11.NEED_DATA:
                         if self._http.they_are_waiting_for_100_continue:
@@ -262,6 +279,7 @@ class _Connection:
                                 self._http.send(h11.InformationalResponse(status_code=100, headers=[])) or b""
                             )
                         self._http.receive_data(await self._heard())
+                        await self._turnstile(self._guest.peer)
                     case h11.Request() as head:
                         pass
                     case h11.Data(data=data):

@@ -26,7 +26,7 @@ from anycast.agent.control import Control
 from anycast.agent.door import Limits
 from anycast.core import events as ev
 from anycast.core.maintenance.stages import FILE, NODE, Maintenance
-from anycast.sockets import bind_unix
+from anycast.sockets import Peer, bind_unix
 from tests.unit.ops.node import CONFIG, Operator, healthy
 from tests.unit.ops.test_http import JSON, running
 
@@ -496,29 +496,30 @@ def test_of_two_hundred_who_come_at_once_each_is_served_or_told() -> None:
 
 def test_of_a_crowd_one_is_worked_on_in_a_turn_of_the_loop() -> None:
     """And in the order in which they came."""
-    passed = _through(turnstile_users=[1000] * 60)
+    passed = _through([Peer(1, 1000)] * 60)
     assert len({turn for turn, _ in passed}) == len(passed) == 180
     assert [number for _, number in passed] == 3 * list(range(60))
 
 
-def test_an_operator_does_not_wait_for_the_crowd_of_another_user() -> None:
-    passed = [number for _, number in _through(turnstile_users=[1000] * 60 + [0])]
+@pytest.mark.parametrize("operator", [Peer(2, 0), Peer(2, 1000)])
+def test_an_operator_does_not_wait_for_the_crowd_of_another_user_or_process(operator: Peer) -> None:
+    passed = [number for _, number in _through([*[Peer(1, 1000)] * 60, operator])]
     assert [place for place, number in enumerate(passed) if number == 60] == [1, 3, 5]
 
 
-def _through(turnstile_users: list[int]) -> list[tuple[int, int]]:
+def _through(peers: list[Peer]) -> list[tuple[int, int]]:
     """The turn and the number of each that has passed; each passes three times."""
     passed: list[tuple[int, int]] = []
 
     async def run() -> None:
         turnstile, turn = control.Turnstile(), 0
 
-        async def client(number: int, uid: int) -> None:
+        async def client(number: int, peer: Peer) -> None:
             for _ in range(3):
-                await turnstile(uid)
+                await turnstile(peer)
                 passed.append((turn, number))
 
-        crowd = asyncio.gather(*(client(*each) for each in enumerate(turnstile_users)))
+        crowd = asyncio.gather(*(client(*each) for each in enumerate(peers)))
         while not crowd.done():
             turn += 1
             await asyncio.sleep(0)
@@ -530,7 +531,7 @@ def _through(turnstile_users: list[int]) -> list[tuple[int, int]]:
 def test_who_has_gone_holds_nobody_up() -> None:
     async def run() -> None:
         turnstile = control.Turnstile()
-        gone, waits = (asyncio.create_task(turnstile(0)) for _ in range(2))
+        gone, waits = (asyncio.create_task(turnstile(Peer(1, 0))) for _ in range(2))
         await asyncio.sleep(0)
         gone.cancel()
         await asyncio.wait_for(waits, 10)

@@ -32,7 +32,7 @@ def guests(room: Room, *peers: tuple[int, int]) -> list[Ended]:
     for number, peer in enumerate(peers):
         assert room.admit(Peer(*peer)) == ""
         guest = Ended(Peer(*peer))
-        guest.since = float(number)
+        guest.since = number - 1000.0
         room.enter(guest)
         found.append(guest)
     return found
@@ -57,7 +57,7 @@ def test_a_process_has_its_places_and_nobody_makes_way_for_more() -> None:
     play(story)
 
 
-def test_of_one_user_who_has_waited_longest_makes_way() -> None:
+def test_of_processes_with_as_many_connections_who_has_waited_longest_makes_way() -> None:
     async def story() -> None:
         room = Room(LIMITS)
         busy, longest, last = guests(room, (1, 7), (2, 7), (3, 7))
@@ -69,12 +69,35 @@ def test_of_one_user_who_has_waited_longest_makes_way() -> None:
     play(story)
 
 
+def test_who_has_just_come_is_heard_first() -> None:
+    async def story() -> None:
+        room = Room(LIMITS)
+        for guest in guests(room, (1, 7), (2, 7), (3, 7)):
+            guest.since = asyncio.get_running_loop().time()
+        assert room.admit(Peer(4, 7)) == "busy: 3 connections of uid 7 are open"
+
+    play(story)
+
+
+def test_the_process_with_the_most_connections_makes_way_even_if_all_are_being_answered() -> None:
+    async def story() -> None:
+        room = Room(LIMITS)
+        one, two, commanding = guests(room, (1, 7), (2, 7), (2, 7))
+        for guest in (one, two, commanding):
+            guest.waits = False
+        commanding.is_commanding, commanding.since = True, 0.0
+        assert room.admit(Peer(4, 7)) == ""
+        assert (one.ended, two.ended, commanding.ended) == (False, True, False)
+
+    play(story)
+
+
 def test_where_everybody_is_being_answered_it_is_said_whose_they_are() -> None:
     async def story() -> None:
         room = Room(LIMITS)
         for guest in guests(room, (1, 7), (2, 7), (3, 7)):
             guest.waits = False
-        assert room.admit(Peer(4, 7)) == "busy: 3 connections of uid 7 are open, and all are being answered"
+        assert room.admit(Peer(4, 7)) == "busy: 3 connections of uid 7 are open"
 
     play(story)
 
@@ -123,14 +146,59 @@ def test_few_are_looked_at_in_one_turn(tmp_path: Path, monkeypatch: pytest.Monke
         while len(looked) < len(clients):
             turn += 1
             await asyncio.sleep(0)
+        entrance.leave()
         for client in clients:
             assert client.recv(10) == b"no"
             client.close()
-        entrance.leave()
 
     monkeypatch.setattr(door, "PACE", 0.0)
+    monkeypatch.setattr(door, "AT_ONCE", 8)
     play(story)
-    assert max(len(list(turns)) for _, turns in itertools.groupby(looked)) == door.AT_ONCE
+    assert max(len(list(turns)) for _, turns in itertools.groupby(looked)) == 8
+
+
+def test_while_many_are_sent_away_one_who_may_enter_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The crowd is told one after the other, and does not stand in the way meanwhile."""
+    monkeypatch.setattr(door, "FAREWELL", 3600.0)
+    entered = []
+
+    async def enters(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, _: Guest) -> None:
+        entered.append(await reader.read(1))
+        writer.close()
+
+    async def story() -> None:
+        path = tmp_path / "a.sock"
+        came = itertools.count(1)
+        entrance = Door(
+            LIMITS, enters, farewell=str.encode, refusal=lambda _: "no" if next(came) <= 200 else ""
+        )
+        clients = [socket.socket(socket.AF_UNIX) for _ in range(201)]
+        entrance.listen(bind_unix(path, mode=0o600))
+        for client in clients:
+            client.connect(str(path))
+        clients[-1].sendall(b"x")
+        await _until(lambda: bool(entered))
+        entrance.leave()
+        assert {client.recv(10) for client in clients[:200]} == {b"no"}
+        for client in clients:
+            client.close()
+
+    play(story)
+
+
+def test_a_process_with_many_connections_does_not_make_one_with_few_go() -> None:
+    async def story() -> None:
+        room = Room(Limits(process=9, user=4, others=9))
+        (operator,) = guests(room, (1, 7))
+        crowd = guests(room, (2, 7), (2, 7), (2, 7))
+        for guest in crowd:
+            guest.waits = False
+        assert room.admit(Peer(2, 7)) == "busy: 4 connections of uid 7 are open"
+        assert not operator.ended
+
+    play(story)
 
 
 def test_who_is_refused_gets_the_words_although_its_own_are_unread(tmp_path: Path) -> None:
@@ -188,7 +256,10 @@ def test_without_a_descriptor_left_it_waits_and_goes_on(
     assert [one["event"] for one in logs] == ["socket.unavailable"]
 
 
-def test_who_makes_way_and_who_is_through_leave_no_descriptor_open(tmp_path: Path) -> None:
+def test_who_makes_way_and_who_is_through_leave_no_descriptor_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "HEARD", 0.0)
     ended: list[str] = []
 
     async def waits(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, guest: Guest) -> None:

@@ -277,6 +277,7 @@ def test_a_plugin_keeps_its_place_while_the_silent_make_way(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pids = itertools.count(1)
+    monkeypatch.setattr(door, "HEARD", 0.0)
     monkeypatch.setattr(door, "peer_of", lambda _: Peer(next(pids), os.geteuid()))
 
     async def story(server: Server) -> None:
