@@ -36,9 +36,9 @@ LOOKS = 15  # within the time that a client may be idle, for those that have bee
 class Limits:
     """Of one listening socket."""
 
-    connections: int = 128
+    connections: int = 256
     reserved: int = (
-        32  # of these, for clients on this node: its own probes get in when strangers have the rest
+        64  # of these, for clients on this node: its own probes get in when strangers have the rest
     )
     idle_time: float = 15.0  # seconds from the connection, or the last answer, to a whole request
 

@@ -28,7 +28,7 @@ from anycast.ops.metrics import MetricsText
 from anycast.ops.paths import READ, STREAM, Operation, openapi
 from anycast.ops.source import Source
 
-MAX_STREAMS = 32
+MAX_STREAMS = 128
 REVISION = "X-Anycast-Revision"
 """Header of a request that is to be answered by what the agent knew then, or later."""
 REVISION_TIME = 5.0  # seconds such a request waits
