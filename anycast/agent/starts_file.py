@@ -10,8 +10,10 @@ import structlog
 from anycast.agent import files
 from anycast.core.vip import hold
 from anycast.core.vip.hold import Starts
+from anycast.sealed import opened
 
 VERSION = 1
+_KEYS = ("version", "boot", "running", "crashes")
 FOREVER = 1e12  # seconds
 
 log = structlog.get_logger()
@@ -50,14 +52,10 @@ class StartsFile:
 def load(path: Path) -> Starts | None:
     """None: there is no file. Raises OSError, and ValueError for anything that cannot be understood whole."""
     try:
-        text = path.read_text(encoding="utf-8")
+        data = path.read_bytes()
     except FileNotFoundError:
         return None
-    try:
-        body = json.loads(text)
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
-    match body:
+    match opened(data, _KEYS):
         case {"version": 1, "boot": str(boot), "running": bool(running), "crashes": [*crashes]}:
             if all(type(at) in (int, float) and 0 <= at <= FOREVER for at in crashes):
                 return Starts(boot=boot, running=running, crashes=tuple(map(float, crashes[-hold.KEPT :])))
@@ -72,4 +70,4 @@ def save(path: Path, starts: Starts) -> None:
         "running": starts.running,
         "crashes": starts.crashes,
     }
-    files.replace(path, json.dumps(body) + "\n", synced=False)
+    files.replace(path, (json.dumps(body), "\n"), synced=False)
