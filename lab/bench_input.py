@@ -66,7 +66,10 @@ def measure(name: str, data: bytes, folder: Path) -> Cost:
 def files() -> Iterator[tuple[str, bytes]]:
     yield RIGHT, hostile_files.RIGHT.encode()
     yield from itertools.chain(
-        hostile_files.told(), hostile_files.large(), hostile_files.large(2_000_000, 30_000), hostile_files.small()
+        hostile_files.told(),
+        hostile_files.large(),
+        hostile_files.large(2_000_000, 30_000),
+        hostile_files.small(),
     )
 
 

@@ -83,7 +83,9 @@ def _wrong(status: int, memory: int, said: bytes) -> str:
     return "a trace" if b"Traceback" in said else "control characters" if b"\x1b" in said else ""
 
 
-@pytest.mark.parametrize("files", [hostile_files.told(), hostile_files.large(400_000, 11_000), hostile_files.small(30_000)])
+@pytest.mark.parametrize(
+    "files", [hostile_files.told(), hostile_files.large(400_000, 11_000), hostile_files.small(30_000)]
+)
 @pytest.mark.timeout(600)
 def test_files_are_read_or_refused_within_limits(tmp_path: Path, files: Iterable[tuple[str, bytes]]) -> None:
     _check(tmp_path, files)
