@@ -20,6 +20,7 @@ from typing import NamedTuple, TypeAlias
 from anycast.core.dataplane.ipvs import COUNTERS, Counters, Destination, DestinationKey, Key, ServiceEntry
 from anycast.core.dataplane.kernel import Snapshot
 from anycast.core.dataplane.members import service_key
+from anycast.core.dataplane.traffic import uncounted
 from anycast.core.state import State
 from anycast.core.values.configuration import Service, Vip
 from anycast.core.values.persistent import changed
@@ -178,7 +179,7 @@ class Traffic:
         self._good_until = kernel.good_until if kernel.error is None else _NEVER
         if snapshot is None or at <= kept.newest.at:
             return
-        self.counted = snapshot.counts_traffic
+        self.counted = uncounted(snapshot.sysctls) is None
         if not self.counted:
             self._kept = _Kept(newest=_Sample(at, {}))
             return

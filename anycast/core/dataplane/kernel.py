@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import NamedTuple, TypeAlias, assert_never
 
 from anycast.core.dataplane import ipvs
-from anycast.core.dataplane.traffic import Received, uncounted
+from anycast.core.dataplane.traffic import Received
 from anycast.core.values.configuration import Address, ConnectionSync, Timeouts
 from anycast.core.values.persistent import PersistentMap
 
@@ -66,11 +66,6 @@ class Snapshot:
     received: Received | None = field(default=None, compare=False)  # by all together; None: could not be read
     connections: Mapping[ipvs.Key, bytes] = field(default_factory=dict, compare=False)
     traffic: Mapping[ipvs.Key, bytes] = field(default_factory=dict, compare=False)
-
-    @property
-    def counts_traffic(self) -> bool:
-        """Whether the kernel's counters move; where they stand still nothing is known of the traffic."""
-        return uncounted(self.sysctls) is None
 
     def connections_of(self, key: ipvs.Key) -> Mapping[ipvs.DestinationKey, ipvs.Connections]:
         """Of the real servers of a service that have any. One that is not there has none."""
