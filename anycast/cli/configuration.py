@@ -32,9 +32,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def report(error: ConfigError, file: Path) -> int:
-    """Every problem on a line of its own and their count, on standard error. Returns the exit code."""
+    """Every problem on a line of its own, the lines that would be right, and the count, on standard error.
+
+    Returns the exit code. The same lines are shown once.
+    """
+    shown = {""}
     for problem in error.problems:
         print(problem, file=sys.stderr)
+        if problem.lines not in shown:
+            shown.add(problem.lines)
+            print("\n".join(f"    {line}" for line in problem.lines.split("\n")), file=sys.stderr)
     told = (
         f"more than {MOST} problems" if len(error.problems) > MOST else _count(len(error.problems), "problem")
     )
@@ -116,6 +123,7 @@ def _problem(problem: Problem) -> dict[str, object]:
         "path": list(problem.path),
         "what": problem.what,
         "do": problem.do,
+        "lines": problem.lines,
     }
 
 

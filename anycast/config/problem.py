@@ -29,12 +29,16 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing to correct. Its text is one line: `file:line:col: path: what is wrong (what to do)`."""
+    """One thing to correct. Its text is one line: `file:line:col: path: what is wrong (what to do)`.
+
+    `lines`: what would be right in its place, as an example; empty if there is nothing to show.
+    """
 
     mark: Mark
     path: Path
     what: str
     do: str
+    lines: str = ""
 
     def __str__(self) -> str:
         return f"{self.mark}: {self._words()}"
