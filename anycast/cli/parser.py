@@ -9,15 +9,17 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from anycast import __version__
 from anycast.cli.table import ColourWhen
 from anycast.cli.times import bounded, duration, instant, past
+from anycast.core.names import nearest
 
 CONFIG = "/etc/anycast/anycast.yaml"
 SOCKET = "/run/anycast/control.sock"
 
+_FEW = 8  # words that are listed where one of them is wrong
 _MOST_CONNECTIONS = 10**9
 _WATCH = 2.0  # seconds
 _LEAST_WATCH, _MOST_WATCH = 0.1, 3600.0
@@ -76,6 +78,19 @@ class _Parser(argparse.ArgumentParser):
         # The parser of a verb is done before the one above it: the first is the one whose usage explains an error.
         vars(found).setdefault("command", self)
         return found, surplus
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """A wrong word: the one that was probably meant, and all of them where they are few."""
+        if action.choices is None or value in action.choices:
+            return
+        known = [str(one) for one in action.choices]
+        near = nearest(str(value), known)
+        hint = [f"did you mean {near}?"] if near else []
+        if len(known) <= _FEW:
+            hint.append(f"choose from {', '.join(known)}")
+        elif not near:
+            hint.append(f"`{self.prog} --help` lists them")
+        raise argparse.ArgumentError(action, f"there is no {str(value)[:60]!r} ({' '.join(hint)})")
 
     def error(self, message: str) -> NoReturn:
         # A value that begins with - is an option to argparse.
@@ -256,6 +271,11 @@ def parser() -> argparse.ArgumentParser:
 
     verbs.add_parser("version", help="print the version")
     return root
+
+
+def options(command: argparse.ArgumentParser) -> list[str]:
+    """What begins with - and may stand there."""
+    return [option for action in command._actions for option in action.option_strings]  # noqa: SLF001 - argparse tells nobody
 
 
 def _budget(verb: argparse.ArgumentParser) -> None:

@@ -41,7 +41,7 @@ except ImportError:  # PyYAML was built without libyaml
 
 Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
 
-_MAX_BYTES = 16 * 1024 * 1024
+MAX_BYTES = 16 * 1024 * 1024
 _MAX_DEPTH = 16  # the format needs 7
 
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
@@ -125,7 +125,7 @@ def _read_quickly(text: str, file: str) -> Document | None:
 
 
 def _decode(data: bytes | str, file: str) -> str:
-    if len(data) > _MAX_BYTES:
+    if len(data) > MAX_BYTES:
         raise _UnreadableError(Mark(file, 0, 0), "the file is larger than 16 MiB", "split it into conf.d")
     if isinstance(data, str):
         return data

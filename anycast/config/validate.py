@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from anycast.config.problem import MOST, Mark, Path, Problem, TooManyError
-from anycast.config.schema.advice import for_key, lines_for
+from anycast.config.schema.advice import for_key, lines_for, lines_of_word
 from anycast.config.schema.checks import unknown_type
 from anycast.config.schema.file import File
 from anycast.config.schema.json_schema import keys_at
@@ -158,7 +158,7 @@ def _explain(error: Any, place: Path, source: Source) -> Problem | None:
     kind, given = error["type"], error["input"]
     lines = ""
     if kind == "extra_forbidden":
-        advice, _ = for_key(str(place[-1]), keys_at(error["loc"][:-1]), place)
+        advice, _ = for_key(str(place[-1]), error["input"], keys_at(error["loc"][:-1]), place)
         what = "there is no such key"
         return Problem(source.mark(place, key=True), place, what, advice.do, advice.lines)
     if kind == "no_check":
@@ -173,7 +173,7 @@ def _explain(error: Any, place: Path, source: Source) -> Problem | None:
             lines = lines_for(place)
     elif kind == "anycast":
         what, do = error["ctx"]["what"], error["ctx"]["do"]
-        lines = lines_for(place) if isinstance(given, list | dict) else ""
+        lines = lines_for(place) if isinstance(given, list | dict) else lines_of_word(str(place[-1]), given)
     elif kind in ("model_type", "dict_type", "model_attributes_type"):
         what, do, lines = "this is not a mapping", "write `key: value` lines below it", lines_for(place)
     elif kind == "list_type":
@@ -191,6 +191,6 @@ def _meant(error: Any, place: Path, source: Source) -> Path | None:
     """The path an unknown key was probably meant to be, if nothing stands there: it must not be missed too."""
     if error["type"] != "extra_forbidden":
         return None
-    _, near = for_key(str(place[-1]), keys_at(error["loc"][:-1]), place)
+    _, near = for_key(str(place[-1]), error["input"], keys_at(error["loc"][:-1]), place)
     meant: Path = (*place[:-1], near or "")
     return meant if near and meant not in source.keys else None

@@ -12,7 +12,8 @@ from anycast.config.schema import file as schema
 from anycast.config.schema.advice import lines_for
 from anycast.config.schema.checks import CHECKS
 from anycast.config.schema.part import Part, described, lacks_default
-from anycast.config.schema.scalars import NAME, NAME_ADVICE, nearest
+from anycast.config.schema.scalars import NAME, NAME_ADVICE
+from anycast.core.names import nearest
 
 if TYPE_CHECKING:
     from anycast.config.validate import Source

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from anycast.config.problem import Path
-from anycast.config.schema.scalars import listed, nearest
+from anycast.core.names import listed, nearest
 
 FEW = 12  # keys or words that are listed whole
 
@@ -94,6 +94,14 @@ def lines_for(path: Path) -> str:
 
 def _is_name(path: Path, n: int) -> bool:
     return isinstance(path[n], int) or (n == 1 and path[0] in _SECTIONS)
+
+
+def lines_of_word(key: str, value: object) -> str:
+    """Where a word belongs that is wrong here; empty if that is not known."""
+    if key == "forwarding" and isinstance(value, str) and value.lower() in ("ipip", "gre", "gue"):
+        port = ", port: 6080" if value.lower() == "gue" else ""
+        return f"forwarding: tunnel\ntunnel: {{type: {value.lower()}{port}}}"
+    return ""
 
 
 class Advice(NamedTuple):
@@ -186,16 +194,23 @@ servers:
         "check: {type: https, host: www.example.net, path: /health}",
     ),
 }
+_ENDS = {"services": ("services",), "neighbors": ("bgp", "neighbors")}
 _OF_TLS = ("verify", "ca", "sni", "certificate", "key", "expiry_warning")
 
 
-def for_key(key: str, known: Iterable[str], place: Path) -> tuple[Advice, str | None]:
+def for_key(key: str, value: object, known: Iterable[str], place: Path) -> tuple[Advice, str | None]:
     """What to do about a key that is not known there, and the one that was probably meant."""
     known = tuple(known)
+    for several in ("services", "neighbors"):
+        if isinstance(value, dict) and place[-2:-1] == (several,):
+            return Advice(
+                f"{several} have no names: write a line with - for each", LINES[_ENDS[several]]
+            ), None
     for meant in _MEANT.get(key.lower(), ()):
         if meant in known:
             return Advice(f"did you mean {meant}?", lines_for((*place[:-1], meant))), meant
-    if near := nearest(key, known, 0.75):
+    near = nearest(key, known, 0.75)
+    if near and key.lower() not in _EXPLAINED:
         return Advice(f"did you mean {near}?"), near
     if (advice := _explained(key.lower(), known, place)) is not None:
         return advice, None

@@ -16,6 +16,7 @@ from anycast.config.problem import shown
 from anycast.config.schema import scalars as of
 from anycast.config.schema.part import WRITTEN, Alone, Part, entry, or_text, part, settings
 from anycast.config.schema.scalars import Needed
+from anycast.core.names import nearest
 from anycast.core.values import checks as kinds
 from anycast.core.values import configuration as model
 from anycast.core.values.described import Doc, setting
@@ -208,7 +209,7 @@ _COMMON = "tcp, http, https, udp, dns"
 def unknown_type(kind: Any) -> tuple[str, str]:
     """What is said of a type of check that there is not: what it is, and what to do."""
     what = f"{shown(kind)} is not a type of check"
-    if isinstance(kind, str) and (near := of.nearest(kind, CHECKS)):
+    if isinstance(kind, str) and (near := nearest(kind, CHECKS)):
         return what, f"did you mean {near}?"
     return what, f"the most used are {_COMMON}; docs/checks.md has them all"
 

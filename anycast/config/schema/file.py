@@ -14,6 +14,7 @@ from anycast.config.schema import scalars as of
 from anycast.config.schema.checks import Check, CheckReference, Require
 from anycast.config.schema.part import Alone, Part, entry, or_text, part, settings
 from anycast.config.schema.scalars import choice, wrong
+from anycast.core.names import nearest
 from anycast.core.values import configuration as model
 from anycast.core.values.configuration import (
     Address,
@@ -180,7 +181,7 @@ def _are_names(value: dict[str, Any]) -> bool:
     """Keys that are no settings of a server's, nor slips of the pen."""
     if not value or not _OF_SERVERS.isdisjoint(value):
         return False
-    return len(value) > 1 or of.nearest(next(iter(value)), _OF_SERVERS, 0.8) is None
+    return len(value) > 1 or nearest(next(iter(value)), _OF_SERVERS, 0.8) is None
 
 
 def _by_name(value: Any) -> Any:
@@ -503,6 +504,11 @@ class File(Part):
     model_config = ConfigDict(title="anycast")
 
     version: of.FormatVersion = entry("The version of this format.", 1)
+    include: list[of.Pattern] = entry(
+        "Files that are read as if they stood here: paths or globs, relative to this file. They may hold any section, "
+        "and include others; what stands in two files is a mistake.",
+        [],
+    )
     node: Annotated[Node, or_text({"type": "string"})] = entry(
         "This machine. Its name alone is enough.", Node()
     )

@@ -6,7 +6,6 @@ Words are taken in any case and numbers in quotes too; JSON Schema knows the one
 
 from __future__ import annotations
 
-import difflib
 import functools
 import math
 import re
@@ -24,6 +23,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from anycast.config.problem import shown
 from anycast.core.hooks import EVENTS, wrong_url
+from anycast.core.names import listed, nearest
 from anycast.core.values.configuration import Protocol
 from anycast.core.values.described import Percent
 from anycast.regex import LONGEST, RegexError, compiled
@@ -110,18 +110,6 @@ def pattern(noun: str, pattern: str, do: str, first: Callable[[str], str] = str)
         return first(value)
 
     return Scalar(parse, {"type": "string", "pattern": f"^(?:{pattern})$"})
-
-
-def listed(words: Sequence[str]) -> str:
-    """`a, b or c`."""
-    return f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else words[0]
-
-
-def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """What was probably meant, whatever its case."""
-    by_lower = {one.lower(): one for one in known}
-    near = difflib.get_close_matches(word[:100].lower(), by_lower, n=1, cutoff=cutoff)
-    return by_lower[near[0]] if near else None
 
 
 def choice(
@@ -453,8 +441,8 @@ def _events(value: Any) -> frozenset[str]:
     if kind == "hook":
         raise wrong("a hook that is told of hooks would never end", "write another event")
     do = "write one of docs/log-events.md, or all of a kind, as in server.*"
-    if isinstance(value, str) and (near := difflib.get_close_matches(value, EVENTS, n=1)):
-        do = f"did you mean {near[0]}?"
+    if isinstance(value, str) and (near := nearest(value, EVENTS)):
+        do = f"did you mean {near}?"
     raise unlike(value, "an event", do)
 
 
@@ -787,6 +775,7 @@ Name = Annotated[str, pattern("a name", r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", f"wr
 Needed = Annotated[int, whole("a sum of weights", 1, 100_000)]
 PacketRate = Annotated[int, whole("a number of packets a second", 0, 1_000_000)]
 Password = Annotated[str, _password]
+Pattern = Annotated[str, pattern("a path", r"[!-~][ -~]{0,999}", "write one, as in vips.d/*.yaml")]
 Pause = Annotated[float, duration(0, 600)]
 Penalty = Annotated[
     float, _decimal("a penalty", 0.1, 1000, "write a number of falls from 0.1 to 1000, as in 1.5")
