@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anycast.cli.exits import ExitCode
+from anycast.config.files import read_regular
 from anycast.config.needed import missing_hooks, missing_program
 from anycast.config.problem import MOST, ConfigError, NeededPath, Problem
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from anycast.core.values.configuration import Config
 
 
+_MOST = 1 << 20  # bytes of a file that a check or a hook needs
 _NOUNS = {"vips": "VIP", "services": "service", "real_servers": "real server", "neighbors": "neighbor"}
 
 
@@ -91,10 +93,13 @@ def _missing(needed: NeededPath) -> Problem | None:
     if needed.use in ("program", "hook"):
         return missing_program(needed)
     try:
-        text = Path(needed.name).read_text("ascii", errors="replace")
+        text = read_regular(Path(needed.name), _MOST).decode("ascii", "replace")
     except OSError as error:
+        if needed.use == "password" and isinstance(error, PermissionError):
+            return None  # root reads it, and nobody else need
         what = f"{needed.name} cannot be read on this machine: {error.strerror}"
-        return problem(what, "put it on the node, readable for the agent")
+        reader = "root alone" if needed.use == "password" else "the agent"
+        return problem(what, f"put it on the node, readable for {reader}")
     end = _expiry(text) if needed.use == "certificate" else None
     if end is not None and end < time.time():
         return problem(f"the certificate in {needed.name} has expired", "renew it")

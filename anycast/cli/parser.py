@@ -127,6 +127,8 @@ def parser() -> argparse.ArgumentParser:
     )
     _with_json(check)
 
+    _init(verbs.add_parser("init", help="write a first configuration from five answers"))
+
     _doctor(verbs.add_parser("doctor", help="list what is wrong with this node, and how to correct it"))
     probe = verbs.add_parser(
         "probe",
@@ -271,6 +273,68 @@ def parser() -> argparse.ArgumentParser:
 
     verbs.add_parser("version", help="print the version")
     return root
+
+
+_INIT = """\
+On a terminal it asks for what no option says. It never replaces a file, and writes nothing that `anycast check`
+would refuse.
+
+  anycast init
+  anycast init --address 10.2.1.1 --as 65001 --router 10.2.1.254,65000 --vip 192.0.2.1 --vip 80,443 \\
+      --server 10.9.2.1 --server 10.9.2.2 --check http lb1.yaml
+
+exit statuses: 0 written; 1 the file exists or cannot be written; 2 an answer is missing or wrong; 78 the answers do not
+fit together; 130 interrupted
+"""
+
+
+def _init(verb: argparse.ArgumentParser) -> None:
+    verb.description = "Write a first configuration, with comments, from five answers."
+    verb.epilog = _INIT
+    verb.formatter_class = argparse.RawDescriptionHelpFormatter
+    verb.add_argument(
+        "file",
+        nargs="?",
+        type=Path,
+        default=default_config(),
+        metavar="FILE",
+        help="where to write it; - is standard output (default: %(default)s)",
+    )
+    for option, metavar, words in (
+        ("--address", "ADDRESS", "this node's address toward the routers; repeat for the other family"),
+        ("--router", "ADDRESS,AS", "a router and its AS number; repeat for each"),
+        (
+            "--vip",
+            "ADDRESS|PORT",
+            "the virtual IP's addresses and ports, as in 192.0.2.1, 443, 53/udp; repeat",
+        ),
+        ("--server", "ADDRESS", "a real server; repeat for each"),
+    ):
+        verb.add_argument(option, action="append", metavar=metavar, help=words)
+    verb.add_argument("--as", dest="asn", metavar="NUMBER", help="this node's AS number")
+    verb.add_argument(
+        "--router-id", type=_address4, metavar="ADDRESS", help="default: this node's IPv4 address"
+    )
+    verb.add_argument("--name", type=_name, default="web", help="the name of the VIP (default: %(default)s)")
+    verb.add_argument(
+        "--check",
+        type=str.lower,
+        choices=("tcp", "http", "https", "udp", "icmp", "relp", "syslog", "grpc"),
+        help="how the real servers are checked (default: tcp, with /udp udp)",
+    )
+    verb.add_argument(
+        "--forwarding",
+        type=str.lower,
+        choices=("dr", "nat", "tunnel"),
+        default="dr",
+        help="how packets reach them (default: %(default)s)",
+    )
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name (use letters, digits and _ . -)")
+    return text
 
 
 def options(command: argparse.ArgumentParser) -> list[str]:

@@ -457,6 +457,7 @@ def _in_spec(error: ConfigError, spec: str) -> tuple[Any, ...]:
 
 def _from_url(spec: str) -> Mapping[str, Any]:
     """`https://host:port/path?key=value`: as the mapping of a check."""
+    from anycast.config.problem import Mark, Problem
     from anycast.config.schema.checks import CHECKS, unknown_type
     from anycast.core.values.checks import NodeKind
 
@@ -467,8 +468,7 @@ def _from_url(spec: str) -> Mapping[str, Any]:
         raise _UsageError(f"{spec} is not a URL: {error} (write type://address:port)") from None
     kind = url.scheme
     if kind not in CHECKS:
-        what, do = unknown_type(kind)
-        raise _UsageError(f"{what} ({do})")
+        raise ConfigError((Problem(Mark(spec[:_SHOWN], 0, 0), (), *unknown_type(kind)),))
     if issubclass(CHECKS[kind].CORE or object, NodeKind) or kind in _NO_URL:
         raise _UsageError(f"a check of type {kind} has no URL (write '{{type: {kind}, ...}}')")
     if not url.hostname:

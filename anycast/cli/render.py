@@ -75,7 +75,9 @@ def _text(args: argparse.Namespace, configs: list[Config]) -> str:
             from anycast.render.routers import ROUTERS
 
             one = other_end(
-                [with_passwords(config) for config in configs], only=args.neighbor, router_id=args.router_id
+                [with_passwords(config, args.neighbor) for config in configs],
+                only=args.neighbor,
+                router_id=args.router_id,
             )
             return ROUTERS[router.removeprefix("router-")](one)
 

@@ -72,6 +72,10 @@ def _dispatch(args: argparse.Namespace) -> int:
             from anycast.cli import configuration
 
             return configuration.run(args)
+        case "init":
+            from anycast.cli import init
+
+            return init.run(args)
         case "budget":
             from anycast.cli import budget
 

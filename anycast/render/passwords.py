@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import replace
 
-from anycast.core.values.configuration import Config, Neighbor
+from anycast.core.values.configuration import Address, Config, Neighbor
 from anycast.secrets import SecretError, read
 
 PASSWORD = re.compile(r"[!#-&(-:<-\[\]-~]{1,80}\Z")
 
 
-def with_passwords(config: Config) -> Config:
-    """The same with every password in it. Raises ValueError: one cannot be had, or cannot be used."""
-    neighbors = tuple(_with_password(neighbor) for neighbor in config.bgp.neighbors)
+def with_passwords(config: Config, only: Collection[Address] = ()) -> Config:
+    """The same with the passwords in it. `only`: those of these neighbors, if there are any here.
+
+    Raises ValueError: one cannot be had, or cannot be used.
+    """
+    neighbors = tuple(
+        _with_password(neighbor) if not only or neighbor.address in only else neighbor
+        for neighbor in config.bgp.neighbors
+    )
     return replace(config, bgp=replace(config.bgp, neighbors=neighbors))
 
 

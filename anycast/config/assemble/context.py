@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_OF_SECTIONS = 2  # parts of the path to a key of a section, as in bgp.local_as
+
 
 class Context:
     """One building of a configuration. `file` is what is left of what was written; paths are paths in it."""
@@ -71,6 +73,8 @@ class Context:
             raise TooManyError
 
     def say_missing(self, path: Path, what: str, do: str) -> None:
+        if not self._source.complete and len(path) <= _OF_SECTIONS:
+            return  # it may stand in a file that could not be read
         if self.whole(path):
             self.say(path, what, do, lines=lines_for(self._where(path)))
 
@@ -104,7 +108,7 @@ class Context:
         known = [other for other in self.written(section) if NAME.match(other)]
         self._guesses -= len(known)
         few = known if self._guesses > 0 else known[:8]
-        if near := nearest(name, few):
+        if near := nearest(name, few, most=len(few)):
             do = f"did you mean {near}?"
         elif section == "checks" and (near := nearest(name, CHECKS)):
             do = f"did you mean the type {near}?"

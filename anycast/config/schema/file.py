@@ -93,7 +93,7 @@ class Bfd(Part):
 
     ALONE = Alone(
         "enabled",
-        (bool, str),
+        bool,
         "a way to speak BFD",
         "write true, false, or a mapping such as {interval: 100ms, multiplier: 3}",
     )
@@ -216,7 +216,9 @@ class Server(Part):
         return _with_lists(_with_port(value))
 
     name: of.Name | None = entry("Default: the first address.")
-    address: of.AnyAddress | None = entry("Its address, if it has one.")
+    address: Annotated[of.AnyAddress, or_text({"type": ["string", "array"]})] | None = entry(
+        "Its address, if it has one; with forwarding: nat also as 10.9.2.1:8080."
+    )
     addresses: list[of.AnyAddress] | None = entry("Its addresses: at most one of each family.")
     weight: of.Weight = entry(
         "Its share of the new connections. 0: drained, it keeps those it has. With `scheduler: mh` keep them equal, "
@@ -296,7 +298,7 @@ def _plain(value: Any, validated: Callable[[Any], Server]) -> Any:
 _Server = Annotated[
     Server, WrapValidator(_plain), or_text({"anyOf": [{"type": "string"}, {"type": "array"}]})
 ]
-Servers = Annotated[list[_Server], BeforeValidator(_by_name), or_text({"type": "object"})]
+Servers = Annotated[list[_Server], BeforeValidator(_by_name), or_text({"type": ["string", "object"]})]
 
 
 class Pool(Part):
@@ -325,6 +327,7 @@ _ALSO_FORWARDING = {
     "masquerade": Forwarding.NAT,
     "masquerading": Forwarding.NAT,
     "direct": Forwarding.DR,
+    "dsr": Forwarding.DR,
     "gate": Forwarding.DR,
     "gatewaying": Forwarding.DR,
     "tun": Forwarding.TUNNEL,
@@ -426,7 +429,9 @@ class Vip(Serving):
     def _several(cls, value: Any) -> Any:
         return _with_lists(value) if isinstance(value, dict) else value
 
-    address: of.AnyAddress | None = entry("The address, if there is one.")
+    address: Annotated[of.AnyAddress, or_text({"type": "array"})] | None = entry(
+        "The address, if there is one."
+    )
     addresses: list[of.AnyAddress] | None = entry("The addresses.")
     med: of.Med | None = entry("Multi-exit discriminator. Compared only between nodes of one AS.")
     communities: list[of.Community] = entry('Communities, as "65000:100".', [])

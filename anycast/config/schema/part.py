@@ -83,6 +83,8 @@ class Part(BaseModel):
             return value
         if alone.true and truth(value) is True:
             return {}
+        if alone.kind is bool:
+            value = truth(value)
         if not isinstance(value, alone.kind):
             raise unlike(value, alone.noun, alone.do)
         return {alone.field: value}

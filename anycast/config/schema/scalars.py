@@ -369,7 +369,7 @@ def _mark(value: Any) -> int:
     return int(mark)
 
 
-@scalar(type="integer", minimum=3, maximum=65535)
+@scalar(anyOf=[{"type": "integer", "minimum": 3, "maximum": 65535}, DURATION_TEXT])
 def _hold_time(value: Any) -> int:
     do = "write a whole number of seconds from 3 to 65535"
     if isinstance(value, str) and (seconds := _seconds_of(value)) % 1 == 0:
@@ -531,8 +531,9 @@ def _expression(value: Any) -> str:
     return str(value)
 
 
-@scalar(type="string", pattern="^([!-~]([ -~]{0,1998}[!-~])?)?$")
+@scalar(type=["string", "integer"], pattern="^([!-~]([ -~]{0,1998}[!-~])?)?$")
 def _header_value(value: Any) -> str:
+    value = str(value) if type(value) is int else value
     if not re.fullmatch(r"[!-~]([ -~]{0,1998}[!-~])?|", need_text(value)):
         do = "write printable ASCII on one line, without blanks at its ends"
         raise wrong("a header cannot have this value", do)
@@ -698,7 +699,10 @@ Address6 = Annotated[IPv6Address, _address(6)]
 AnyAddress = Annotated[IPv4Address | IPv6Address, _address()]
 Argument = Annotated[str, _argument]
 any_address = _address().parse
-AsNumber = Annotated[int, whole("an AS number", 1, 2**32 - 1, before="as")]
+any_ports = _ports.parse
+_as_number = whole("an AS number", 1, 2**32 - 1, before="as")
+as_number = _as_number.parse
+AsNumber = Annotated[int, _as_number]
 BfdInterval = Annotated[float, milliseconds(50, 60000)]
 Community = Annotated[str, _community(2, 65535)]
 Connections = Annotated[int, whole("a number of connections", 0, 2**32 - 1)]

@@ -471,7 +471,7 @@ def test_a_file_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
     path = write(tmp_path)
     (tmp_path / "conf.d" / "a.yaml").mkdir(parents=True)
     assert problems(path) == [
-        "conf.d/a.yaml: the file cannot be read: Is a directory (check its path and permissions)"
+        "conf.d/a.yaml: the file cannot be read: it is a directory, not a file (check its path and permissions)"
     ]
 
 
