@@ -191,6 +191,8 @@ def _meant(error: Any, place: Path, source: Source) -> Path | None:
     """The path an unknown key was probably meant to be, if nothing stands there: it must not be missed too."""
     if error["type"] != "extra_forbidden":
         return None
+    if isinstance(error["input"], dict) and place[-2:-1] in (("services",), ("neighbors",)):
+        return place[:-1]  # names where a list belongs
     _, near = for_key(str(place[-1]), error["input"], keys_at(error["loc"][:-1]), place)
     meant: Path = (*place[:-1], near or "")
     return meant if near and meant not in source.keys else None
