@@ -270,7 +270,9 @@ def _named(name: str, at: str | None, config: Path) -> list[_Job]:
         return [_at(name, part, at)] if at else _in_use(name, part, loaded)
     jobs = list(_of_servers(name, loaded))
     if not jobs:
-        raise _UsageError(f"there is no check, pool, real server or VIP named {name} ({_known(name, loaded)})")
+        raise _UsageError(
+            f"there is no check, pool, real server or VIP named {name} ({_known(name, loaded)})"
+        )
     if at:
         raise _UsageError("--at is for checks, and this is not a check")
     return list(dict.fromkeys(jobs))
