@@ -28,7 +28,7 @@ from anycast.agent.latest import Latest
 from anycast.agent.run_log import RunLog
 from anycast.analysis import capacity
 from anycast.analysis.capacity import Demand, Measured
-from anycast.config.apart import load
+from anycast.config.apart import Reading
 from anycast.config.changes import changes
 from anycast.config.loaded import Loaded
 from anycast.config.needed import missing_hooks
@@ -199,6 +199,7 @@ class Engine:
         self._kernel_change_posted = False
         self._reload_lock = asyncio.Lock()
         self._next_reload: _Reload | None = None
+        self._reading: Reading | None = None  # of a reload that is under way
         self._reloads: set[asyncio.Task[ReloadAnswer]] = set()
         self._last_step = clock()
         self._reload_ok = True
@@ -286,6 +287,8 @@ class Engine:
                     self._take(event)
         finally:
             self._ended = True
+            if (reading := self._reading) is not None:
+                reading.give_up()  # else the agent would not end before it
             for submitted in self._waiting.values():
                 submitted.answer(went_through=False)
             self._write_lines(len(self._lines))
@@ -616,18 +619,30 @@ class Engine:
             if self._clock() > deadline:
                 return ReloadAnswer(ok=False, problems=(str(TooLateError()),))
             try:
-                loaded = await asyncio.to_thread(load, self._path, self._loaded)
+                loaded = await asyncio.to_thread(self._read)
                 if absent := await asyncio.to_thread(missing_hooks, loaded.paths):
                     raise ConfigError(absent)
             except ConfigError as error:
                 # Not all, for 200,000 would be built and sent by the loop that sends the lease.
                 problems = _told(error.problems, "`anycast check` has them all")
                 return self._refused(problems, len(error.problems))
+            except RuntimeError as error:  # the reading was given up
+                return self._refused((str(error),))
             except Exception as error:
                 self._reload_ok = False
                 log.exception("config.unexpected")
                 return ReloadAnswer(ok=False, problems=(f"a defect, please report it: {error!r}",))
             return await self._apply(loaded, deadline)
+
+    def _read(self) -> Loaded:
+        """In a thread. Raises ConfigError; RuntimeError: it was given up, as it is when the agent ends."""
+        self._reading = reading = Reading(self._path, self._loaded)
+        try:
+            if self._ended:
+                reading.give_up()
+            return reading.result()
+        finally:
+            self._reading = None
 
     def _refused(self, problems: tuple[str, ...], number: int = 0) -> ReloadAnswer:
         """`number`: of all there are, where not all are told."""

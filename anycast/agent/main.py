@@ -32,7 +32,7 @@ from anycast.agent.pulse import Pulse
 from anycast.agent.starts_file import StartsFile
 from anycast.config.apart import Reading
 from anycast.config.loaded import Loaded
-from anycast.config.problem import ConfigError
+from anycast.config.problem import ConfigError, named
 from anycast.core.events import StopRequested
 from anycast.kernel.adapter import Kernel
 from anycast.lease import Lease
@@ -105,7 +105,7 @@ def _run(path: Path, events: Hub, record: Path | None = None, reading: Reading |
     except ConfigError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
-        print(f"anycast: {path}: {len(error.problems)} problem(s), not started", file=sys.stderr)
+        print(f"anycast: {named(str(path))}: {error.count}, not started", file=sys.stderr)
         return EX_CONFIG
     except RuntimeError as error:
         print(f"anycast: {error}, not started", file=sys.stderr)

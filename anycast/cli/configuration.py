@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -12,13 +13,13 @@ from typing import TYPE_CHECKING
 from anycast.cli.exits import ExitCode
 from anycast.config.files import read_regular
 from anycast.config.needed import missing_hooks, missing_program
-from anycast.config.problem import MOST, ConfigError, NeededPath, Problem
+from anycast.config.problem import TOLD, ConfigError, NeededPath, Problem, named
 
 if TYPE_CHECKING:
     from anycast.core.values.configuration import Config
 
 
-_MOST = 1 << 20  # bytes of a file that a check or a hook needs
+_LARGEST = 4 * 1024 * 1024  # bytes of a file that a check needs: all authorities of a distribution are 0.3
 _NOUNS = {"vips": "VIP", "services": "service", "real_servers": "real server", "neighbors": "neighbor"}
 
 
@@ -44,10 +45,7 @@ def report(error: ConfigError, file: Path) -> int:
         if problem.lines not in shown:
             shown.add(problem.lines)
             print("\n".join(f"    {line}" for line in problem.lines.split("\n")), file=sys.stderr)
-    told = (
-        f"more than {MOST} problems" if len(error.problems) > MOST else _count(len(error.problems), "problem")
-    )
-    print(f"{file}: {told}", file=sys.stderr)
+    print(f"{named(str(file))}: {error.count}", file=sys.stderr)
     return ExitCode.CONFIG
 
 
@@ -69,7 +67,8 @@ def _check(file: Path, *, as_json: bool) -> int:
         lacks = ConfigError(absent)
         return report_json(lacks, file) if as_json else report(lacks, file)
     counts = _counts(loaded.config)
-    lacking = [problem for needed in loaded.paths if (problem := _missing(needed)) is not None]
+    found = (problem for needed in loaded.paths if (problem := _missing(needed)) is not None)
+    lacking = list(itertools.islice(found, TOLD))
     order = {name: place for place, name in enumerate(loaded.files)}
     warnings = sorted((*loaded.warnings, *lacking), key=lambda one: (order[one.mark.file], one.mark))
     if as_json:
@@ -80,7 +79,7 @@ def _check(file: Path, *, as_json: bool) -> int:
         for warning in warnings:
             print(warning.as_warning(), file=sys.stderr)
         words = [_count(number, _NOUNS[name]) for name, number in counts.items()]
-        print(f"{file}: ok: {', '.join(words)}")
+        print(f"{named(str(file))}: ok: {', '.join(words)}")
     return ExitCode.OK
 
 
@@ -93,7 +92,7 @@ def _missing(needed: NeededPath) -> Problem | None:
     if needed.use in ("program", "hook"):
         return missing_program(needed)
     try:
-        text = read_regular(Path(needed.name), _MOST).decode("ascii", "replace")
+        text = read_regular(Path(needed.name), _LARGEST).decode("ascii", "replace")
     except OSError as error:
         if needed.use == "password" and isinstance(error, PermissionError):
             return None  # root reads it, and nobody else need

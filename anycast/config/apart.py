@@ -23,15 +23,22 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from anycast.config.problem import ConfigError, Problem
+from anycast.config.problem import ConfigError, Mark, Problem, named
 
 if TYPE_CHECKING:
     from anycast.config.loaded import Loaded
 
-PATIENCE = 120.0  # seconds the process may take in all
-CPU_LIMIT = 60  # seconds of processor time
+PATIENCE = (
+    60.0  # seconds the process may take in all: 50,000 real servers take two on a machine with nothing to do
+)
+CPU_LIMIT = 20  # seconds of processor time
+MEMORY = 512 * 1024 * 1024  # bytes more than it has at its start
+GOODBYE = (
+    1.0  # seconds for the process to go when it is killed; one that waits for a dead file server stays longer
+)
 AT_A_TIME = 0.001  # seconds of decoding between two pauses
 LOOK = 0.01  # seconds between two looks whether a fork has ended
+AT_ONCE = 0.1  # seconds of waiting for the process between two looks whether it is given up
 PAUSE = 0.0005  # seconds: the event loop's turn
 
 NICENESS = 5
@@ -39,7 +46,8 @@ NICENESS = 5
 _HEAD = struct.Struct("!cI")  # kind and length of a frame
 _CHUNK = 65536
 _PROBLEMS = 100  # in a frame
-_FOUND, _WRONG = b"f", b"w"
+_FOUND, _WRONG, _COUNT = b"f", b"w", b"c"
+_WRONG_AT_MOST = 256 * 1024  # bytes of problems: so much is never said, and more is not taken
 
 
 class _Fork:
@@ -87,6 +95,7 @@ class Reading:
         """
         self._path = path
         self._before = before
+        self._given_up = False
         self._ends = time.monotonic() + PATIENCE
         self._buffer = bytearray()
         # -P: what lies in the working directory is not to be run.
@@ -136,18 +145,31 @@ class Reading:
         try:
             return self._result()
         finally:
-            os.close(self._out)
             self._process.kill()
-            self._process.wait()
+            os.close(self._out)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(GOODBYE)
+
+    def give_up(self) -> None:
+        """Whoever waits for the result is told so: RuntimeError. From any thread."""
+        self._given_up = True
+        self._process.kill()
 
     def _result(self) -> Loaded:
         from anycast.config.wire import Receiver
 
         receiver = Receiver(self._before)
         problems: list[Problem] = []
+        count, said = "", 0
         since = time.monotonic()
         for kind, frame in self._frames():
+            if kind == _COUNT:
+                count = frame.decode()
+                continue
             if kind == _WRONG:
+                said += len(frame)
+                if said > _WRONG_AT_MOST:
+                    raise RuntimeError(f"reading {named(str(self._path))} failed: too much is said of it")
                 problems += pickle.loads(frame)  # noqa: S301 - from ourselves
                 continue
             receiver.take(frame)
@@ -155,25 +177,28 @@ class Reading:
                 time.sleep(PAUSE)
                 since = time.monotonic()
         if problems:
-            raise ConfigError(tuple(problems))
+            raise ConfigError(tuple(problems), count)
         if receiver.loaded is None:
             raise self._failed()
         return receiver.loaded
 
-    def _failed(self) -> RuntimeError:
+    def _failed(self) -> RuntimeError | ConfigError:
         """What it wrote to stderr says more."""
         try:
             status = self._process.wait(max(0.1, self._ends - time.monotonic()))
         except subprocess.TimeoutExpired:
             return self._late()
+        if self._given_up:
+            return RuntimeError(f"reading {named(str(self._path))} was given up")
         if status == -signal.SIGXCPU:
-            return RuntimeError(
-                f"reading {self._path} took more than {CPU_LIMIT} s of processor time: given up"
-            )
-        return RuntimeError(f"reading {self._path} failed: the process for it ended with status {status}")
+            what = f"reading it took more than {CPU_LIMIT} s of processor time: given up"
+            return ConfigError((_whole(self._path, what),))
+        return RuntimeError(
+            f"reading {named(str(self._path))} failed: the process for it ended with status {status}"
+        )
 
     def _late(self) -> RuntimeError:
-        return RuntimeError(f"reading {self._path} took longer than {PATIENCE:g} s: given up")
+        return RuntimeError(f"reading {named(str(self._path))} took longer than {PATIENCE:g} s: given up")
 
     def _frames(self) -> Iterator[tuple[bytes, bytes]]:
         """Until the process ends. Raises RuntimeError: before it had said all."""
@@ -195,7 +220,13 @@ class Reading:
         """False: nothing more comes. Raises RuntimeError: it takes too long."""
         poll = select.poll()  # descriptors beyond 1,023 are too many for select
         poll.register(self._out, select.POLLIN)
-        if not poll.poll(max(0.0, self._ends - time.monotonic()) * 1000):
+        while not poll.poll(AT_ONCE * 1000):
+            # Not only by its end: one that waits for a dead file server does not even die when it is killed.
+            if self._given_up:
+                raise RuntimeError(f"reading {named(str(self._path))} was given up")
+            if time.monotonic() > self._ends:
+                raise self._late()
+        if time.monotonic() > self._ends:
             raise self._late()
         data = os.read(self._out, _CHUNK)
         self._buffer += data
@@ -218,9 +249,20 @@ def main(path: Path, *, again: bool) -> None:
 
 
 def _main(path: Path, known: bytes, answer: BinaryIO) -> None:
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT, CPU_LIMIT))
+    # The hard limit is later: SIGKILL there would not say why.
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT, CPU_LIMIT + 5))
+    _limit_memory()
     answer.writelines(_HEAD.pack(kind, len(frame)) + frame for kind, frame in _answer(path, known))
     answer.flush()
+
+
+def _limit_memory() -> None:
+    """Beyond it there is a MemoryError, which is a problem of the configuration."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + MEMORY
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard == resource.RLIM_INFINITY or limit < hard:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def _yield_to_the_agent() -> None:
@@ -238,11 +280,23 @@ def _answer(path: Path, known: bytes) -> Iterable[tuple[bytes, bytes]]:
     try:
         loaded = read(path)
     except ConfigError as error:
-        for n in range(0, len(error.problems), _PROBLEMS):
-            yield _WRONG, pickle.dumps(error.problems[n : n + _PROBLEMS], pickle.HIGHEST_PROTOCOL)
-    else:
+        yield from _wrong(error)
+        return
+    try:
         for frame in wire.frames(loaded, wire.known(known)):
             yield _FOUND, frame
+    except (RecursionError, MemoryError):
+        yield from _wrong(ConfigError((_whole(path, "it is more than there is memory for"),)))
+
+
+def _wrong(error: ConfigError) -> Iterable[tuple[bytes, bytes]]:
+    yield _COUNT, error.count.encode()
+    for n in range(0, len(error.problems), _PROBLEMS):
+        yield _WRONG, pickle.dumps(error.problems[n : n + _PROBLEMS], pickle.HIGHEST_PROTOCOL)
+
+
+def _whole(path: Path, what: str) -> Problem:
+    return Problem(Mark(str(path), 0, 0), (), what, "write less: so much is no configuration of a node")
 
 
 if __name__ == "__main__":

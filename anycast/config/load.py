@@ -6,20 +6,20 @@ may hold `checks`, `pools` and `vips`, included ones any section.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import hashlib
+import itertools
 import os
 import socket
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from anycast.config.assemble import Built, build
-from anycast.config.files import read_regular
+from anycast.config.files import TooLargeError, read_regular, size
 from anycast.config.include import KEY, Includes
 from anycast.config.loaded import Loaded
-from anycast.config.problem import MOST, ConfigError, Mark, Path, Problem, TooManyError
-from anycast.config.reader import MAX_BYTES, Document, read
+from anycast.config.problem import MOST, TOLD, ConfigError, Mark, Path, Problem, TooManyError, told
+from anycast.config.reader import MAX_BYTES, MAX_VALUES, Document, read
 from anycast.config.validate import Holes, Source, validate
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _SHARED_SECTIONS = ("checks", "pools", "vips")
 _NAMED = ("hooks", *_SHARED_SECTIONS)
+_MAX_ENTRIES = 1000  # of conf.d, of whatever name
 
 
 def load(path: pathlib.Path, *, hostname: str | None = None) -> Loaded:
@@ -38,15 +39,24 @@ def load(path: pathlib.Path, *, hostname: str | None = None) -> Loaded:
     """
     problems: list[Problem] = []
     contents: list[tuple[str, bytes]] = []
+    left = MAX_BYTES
     for file in (path, *_parts(path.parent / "conf.d", problems)):
         try:
-            contents.append((str(file), read_regular(file, MAX_BYTES)))
+            data = read_regular(file, left)
+        except TooLargeError:
+            what = f"the file is larger than {size(MAX_BYTES)}"
+            if contents:
+                what = f"with this file the configuration is larger than {size(MAX_BYTES)}"
+            problems.append(_about(str(file), what, "write less: so much is no configuration of a node"))
         except OSError as error:
-            why = error.strerror or str(error)
-            what = f"the file cannot be read: {why}"
+            what = f"the file cannot be read: {error.strerror or error}"
             problems.append(_about(str(file), what, "check its path and permissions"))
-            if file == path:
-                raise ConfigError(tuple(problems)) from None
+        else:
+            contents.append((str(file), data))
+            left -= len(data)
+            continue
+        if file == path:
+            raise ConfigError(tuple(problems))
     return _load(contents, problems, hostname, path)
 
 
@@ -62,13 +72,18 @@ def _about(file: str, what: str, do: str) -> Problem:
 
 def _parts(folder: pathlib.Path, problems: list[Problem]) -> list[pathlib.Path]:
     try:
-        names = sorted(os.listdir(folder))
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in itertools.islice(entries, _MAX_ENTRIES + 1)]
     except FileNotFoundError:
         return []
     except OSError as error:
         problems.append(_about(str(folder), f"cannot be read: {error.strerror}", "check its permissions"))
         return []
-    names = [name for name in names if not name.startswith(".")]
+    if len(names) > _MAX_ENTRIES:
+        what = f"there are more than {_MAX_ENTRIES:,} files in it"
+        problems.append(_about(str(folder), what, "keep only files of the configuration there"))
+        return []
+    names = sorted(name for name in names if not name.startswith("."))
     problems += [
         _about(str(folder / name), "files that end in .yml are not read here", "rename it to .yaml")
         for name in names
@@ -90,6 +105,10 @@ def _load(
     gc.disable()
     try:
         return _loaded(contents, problems, hostname, path)
+    except (RecursionError, MemoryError) as error:
+        why = "too deeply nested" if isinstance(error, RecursionError) else "more than there is memory for"
+        what = f"the configuration is {why}"
+        raise ConfigError((_about(contents[0][0], what, "write it flatter, and less"),)) from None
     finally:
         if collects:
             gc.enable()
@@ -102,17 +121,21 @@ def _loaded(
     path: pathlib.Path | None,
 ) -> Loaded:
     built: Built | None = None
-    with contextlib.suppress(TooManyError):
+    unseen, ended = 0, False
+    try:
         built = _built(contents, problems, hostname or socket.gethostname(), path)
+    except TooManyError as error:
+        unseen, ended = error.unseen, True
+    ended = ended or (built is not None and built.ended)
     order = {file: n for n, (file, _) in enumerate(contents)}
     warnings = built.warnings if built is not None else []
     for found in (problems, warnings):
         found.sort(key=lambda one: (order.get(one.mark.file, -1), one.mark.line, one.mark.column))
-    if len(problems) > MOST:
-        what = f"there are more mistakes than these {MOST}"
-        problems[MOST:] = [_about(contents[0][0], what, "correct these first")]
     if problems or built is None or built.config is None:
-        raise ConfigError(tuple(problems))
+        raise told(problems, unseen=unseen, ended=ended)
+    if len(warnings) > TOLD:
+        what = f"{len(warnings) - TOLD:,} more warnings are not shown"
+        warnings[TOLD:] = [_about(contents[0][0], what, "look at these first")]
     digest = hashlib.sha256()
     for name, data in contents:
         digest.update(f"{os.path.basename(name)}\0{len(data)}\0".encode("utf-8", "surrogateescape") + data)
@@ -122,7 +145,7 @@ def _loaded(
         paths=built.paths,
         files=tuple(name for name, _ in contents),
         digest=digest.hexdigest(),
-        warnings=tuple(built.warnings),
+        warnings=tuple(warnings),
     )
 
 
@@ -138,9 +161,10 @@ def _built(
     """
     main, *rest = list(contents)
     before = len(problems)
-    documents = [_read(*main, problems)]
-    included = list(_included(documents[0], path, contents, problems))
-    documents += [*included, *(_read(*one, problems) for one in rest)]
+    reading = _Reading(contents, problems)
+    documents = [reading.read(*main)]
+    included = list(reading.included(documents[0], path))
+    documents += [*included, *(reading.read(*one) for one in rest)]
     whole = before == 0 and all(document.readable for document in documents)
     source = _merge(documents, len(included), problems)
     if source is None:
@@ -151,33 +175,45 @@ def _built(
     return built
 
 
-def _read(file: str, data: bytes, problems: list[Problem]) -> Document:
-    document = read(data, file)
-    problems += document.problems
-    if len(problems) > MOST:
-        raise TooManyError
-    return document
+class _Reading:
+    """Reads text after text, within limits for all of them together. `contents` gets the files that are included."""
 
+    def __init__(self, contents: list[tuple[str, bytes]], problems: list[Problem]) -> None:
+        self._contents = contents
+        self._problems = problems
+        self._values = MAX_VALUES
 
-def _included(
-    main: Document, path: pathlib.Path | None, contents: list[tuple[str, bytes]], problems: list[Problem]
-) -> Iterator[Document]:
-    if path is None:
-        if isinstance(main.tree, dict) and KEY in main.tree:
+    def read(self, file: str, data: bytes) -> Document:
+        """Raises TooManyError."""
+        document = read(data, file, self._values)
+        self._values -= len(document.values)
+        self._problems += document.problems
+        if len(self._problems) > MOST or document.unseen:
+            raise TooManyError(document.unseen)
+        return document
+
+    def included(self, main: Document, path: pathlib.Path | None) -> Iterator[Document]:
+        """What the first file includes; without a path it can include nothing."""
+        if path is not None:
+            yield from Includes(self._file, self._problems).of(main, path)
+        elif isinstance(main.tree, dict) and KEY in main.tree:
             do = "write the file's own text, or give its path"
-            problems.append(Problem(main.keys[KEY,], (KEY,), "a text that is no file includes nothing", do))
-        return
+            what = "a text that is no file includes nothing"
+            self._problems.append(Problem(main.keys[KEY,], (KEY,), what, do))
 
-    def document(file: pathlib.Path, say: Callable[[str, str], None]) -> Document | None:
+    def _file(self, file: pathlib.Path, say: Callable[[str, str], None]) -> Document | None:
+        left = MAX_BYTES - sum(len(data) for _, data in self._contents)
         try:
-            data = read_regular(file, MAX_BYTES)
+            data = read_regular(file, left)
+        except TooLargeError:
+            what = f"with {file} the configuration is larger than {size(MAX_BYTES)}"
+            say(what, "write less: so much is no configuration of a node")
+            return None
         except OSError as error:
             say(f"{file} cannot be read: {error.strerror or error}", "check its path and permissions")
             return None
-        contents.append((str(file), data))
-        return _read(str(file), data, problems)
-
-    yield from Includes(document, problems).of(main, path)
+        self._contents.append((str(file), data))
+        return self.read(str(file), data)
 
 
 def _merge(documents: list[Document], included: int, problems: list[Problem]) -> Source | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -10,9 +11,17 @@ Path: TypeAlias = tuple[str | int, ...]
 """The way from the top of the configuration to a value: keys and list positions."""
 
 MOST = 1000
-"""So many problems are told; who has more of them has one reason for most."""
+"""After so many problems no more is looked for; who has more of them has one reason for most."""
 
-_PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+\Z")
+TOLD = 200
+"""So many of them are told, and how many more there are."""
+
+LONGEST = 400
+"""Characters of each text of a problem. What is cut off is of the file, and stands there."""
+
+_SHOWN = 60  # characters of a key or a value
+_NAMED = 200  # of the name of a file
+_PLAIN_KEY = re.compile(rf"[A-Za-z0-9_-]{{1,{_SHOWN}}}\Z")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -24,7 +33,8 @@ class Mark:
     column: int
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        name = named(self.file)
+        return f"{name}:{self.line}:{self.column}" if self.line else name
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +42,8 @@ class Problem:
     """One thing to correct. Its text is one line: `file:line:col: path: what is wrong (what to do)`.
 
     `lines`: what would be right in its place, as an example; empty if there is nothing to show.
+
+    Whatever its texts were made of, they are short and hold nothing that a terminal would obey.
     """
 
     mark: Mark
@@ -39,6 +51,11 @@ class Problem:
     what: str
     do: str
     lines: str = ""
+
+    def __post_init__(self) -> None:
+        if not _is_fit(self.what) or not _is_fit(self.do):
+            object.__setattr__(self, "what", _cut(self.what))
+            object.__setattr__(self, "do", _cut(self.do))
 
     def __str__(self) -> str:
         return f"{self.mark}: {self._words()}"
@@ -63,15 +80,41 @@ class NeededPath:
 
 
 class TooManyError(Exception):
-    """There are more than `MOST` problems: what more there may be is not looked for."""
+    """There are more than `MOST` problems: what more there may be is not looked for.
+
+    `unseen`: how many more were counted, and are not among those that were kept.
+    """
+
+    def __init__(self, unseen: int = 0) -> None:
+        super().__init__()
+        self.unseen = unseen
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; `problems` holds every reason, or the first `MOST`, in the order of the files."""
+    """The configuration cannot be used. `problems` holds every reason in the order of the files; of more than `TOLD`,
+    the first, and behind them how many more there are.
 
-    def __init__(self, problems: tuple[Problem, ...]) -> None:
+    `count`: how many there are, as people are told: `1 problem`, `at least 1,000 problems`.
+    """
+
+    def __init__(self, problems: tuple[Problem, ...], count: str = "") -> None:
         super().__init__("\n".join(map(str, problems)))
         self.problems = problems
+        self.count = count or _counted(len(problems), "")
+
+
+def told(problems: Sequence[Problem], *, unseen: int = 0, ended: bool = False) -> ConfigError:
+    """The error of these. `unseen`: there are so many more. `ended`: there may be others, for no more was looked for."""
+    number, least = len(problems) + unseen, "at least " if ended else ""
+    if number <= TOLD:
+        return ConfigError(tuple(problems), _counted(number, least))
+    what = f"{least}{number - TOLD:,} more mistakes are not shown"
+    rest = Problem(Mark(problems[0].mark.file, 0, 0), (), what, "correct these first")
+    return ConfigError((*problems[:TOLD], rest), _counted(number, least))
+
+
+def _counted(number: int, least: str) -> str:
+    return f"{least}{number:,} problem{'' if number == 1 else 's'}"
 
 
 def dotted(path: Path) -> str:
@@ -83,6 +126,25 @@ def dotted(path: Path) -> str:
         else:
             text += f".{part}" if text else part
     return text
+
+
+def named(file: str) -> str:
+    """The name of a file as people can read it: on one line, without what a terminal would obey, its end if it is long."""
+    name = file if file.isprintable() else _escaped(file)
+    return name if len(name) <= _NAMED else f"...{name[-_NAMED:]}"
+
+
+def _is_fit(text: str) -> bool:
+    return len(text) <= LONGEST and text.isprintable()
+
+
+def _cut(text: str) -> str:
+    text = text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+    return text if text.isprintable() else _escaped(text)
+
+
+def _escaped(text: str) -> str:
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
 
 
 def shown(value: object) -> str:
@@ -97,6 +159,6 @@ def shown(value: object) -> str:
         case list():
             return "a list"
         case str():
-            return ascii(value if len(value) <= 60 else value[:57] + "...")
+            return ascii(value if len(value) <= _SHOWN else value[: _SHOWN - 3] + "...")
         case _:
             return str(value)

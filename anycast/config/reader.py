@@ -5,7 +5,11 @@ follow the core schema of YAML 1.2: `on`, `yes` and `12:30:45` are text.
 
 The events come from libyaml, an order of magnitude faster, where PyYAML was built with it and the text has nothing
 that the two parsers take differently. PyYAML's own parser has the last word: what libyaml refuses is read again by
-it, so a mistake is told in the same words everywhere.
+it, so a mistake is told in the same words everywhere. For a file that would take that parser long, libyaml's word is
+the last: no file may take seconds.
+
+Everything is bounded, and what goes beyond is a mistake with its place: depth, the number of values, the length of a
+value and of a key.
 """
 
 from __future__ import annotations
@@ -29,8 +33,9 @@ from yaml.events import (
     StreamEndEvent,
 )
 
+from anycast.config.files import size
 from anycast.config.places import Places, packed
-from anycast.config.problem import MOST, Mark, Path, Problem, TooManyError
+from anycast.config.problem import MOST, Mark, Path, Problem, shown
 
 _DOUBTFUL = re.compile("[?|>]")
 _Quick: Callable[[str], Any] | None
@@ -41,8 +46,14 @@ except ImportError:  # PyYAML was built without libyaml
 
 Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
 
-MAX_BYTES = 16 * 1024 * 1024
+MAX_BYTES = 8 * 1024 * 1024  # of all files together
+MAX_VALUES = 250_000  # of all files together: 50,000 real servers with a name and a weight each have 200,000
 _MAX_DEPTH = 16  # the format needs 7
+_MAX_SCALAR = 65_536  # characters of a value
+_MAX_KEY = 256  # characters of a key
+# What PyYAML's own parser may take where there is libyaml: half a second.
+_SLOW_TEXT = 256 * 1024  # characters
+_SLOW_EVENTS = 15_000
 
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _TRUE = frozenset({"true", "True", "TRUE"})
@@ -56,6 +67,7 @@ _TOO_LONG = re.compile(r"[-+]?[0-9]{20,}\Z", re.ASCII)
 # Line ends and spaces that are not everybody's, directives, and marks at which the parsers' rules differ.
 _TAKEN_DIFFERENTLY = re.compile("[\t\r\x7f-\x9f\u2028\u2029\ufeff]|^%", re.MULTILINE)
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_NOT_ALLOWED: re.Pattern[str] = yaml.reader.Reader.NON_PRINTABLE
 
 _TAG = "tag:yaml.org,2002:"
 _SCALAR_TAGS: dict[str, tuple[type, ...]] = {
@@ -76,6 +88,7 @@ class Document:
     keys: Places = field(init=False)
     broken: set[Path] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)
+    unseen: int = 0  # problems more than `MOST`
     readable: bool = True  # False: the text is no YAML, or too much is wrong; `tree` holds nothing
 
     def __post_init__(self) -> None:
@@ -88,62 +101,94 @@ class _UnreadableError(Exception):
         self.problem = Problem(mark, (), what, do)
 
 
-def read(data: bytes | str, file: str) -> Document:
-    """Read one document. Never raises: what is wrong is in `problems`."""
+class _TooMuchError(Exception):
+    """The slow parser has had its share of the work."""
+
+
+def read(data: bytes | str, file: str, values: int = MAX_VALUES) -> Document:
+    """Read one document, of so many values at most. Never raises: what is wrong is in `problems`."""
     document = Document(file)
     try:
         text = _decode(data, file)
-        if (quick := _read_quickly(text, file)) is not None:
-            return quick
-        _Reader(document, _events(text, file).__next__).run()
     except _UnreadableError as error:
-        document.problems.append(error.problem)
-        document.readable = False
-        document.tree = None
-    except TooManyError:
-        document.readable = False
-        document.tree = None
+        return _refused(document, error)
+    if _Quick is None:
+        return _read(_Reader(document, _events(text, file).__next__, values))
+    # Where a text ends without a line end, libyaml has other places for what is missing there.
+    same = text.endswith("\n") and not _TAKEN_DIFFERENTLY.search(text)
+    short = len(text) <= _SLOW_TEXT
+    quick = _read_quickly(text, file, values, trusted=not short) if same or not short else None
+    if quick is not None:
+        return quick
+    try:
+        return _read(_Slow(document, _events(text, file).__next__, values))
+    except _TooMuchError:
+        found = _read_quickly(text, file, values, trusted=True)
+        assert found is not None  # noqa: S101 - where it is trusted it has the last word
+        return found
+
+
+def _read(reader: _Reader) -> Document:
+    try:
+        reader.run()
+    except _UnreadableError as error:
+        return _refused(reader.document, error)
+    if reader.document.unseen:
+        reader.document.readable, reader.document.tree = False, None
+    return reader.document
+
+
+def _refused(document: Document, error: _UnreadableError) -> Document:
+    document.problems.append(error.problem)
+    document.readable, document.tree = False, None
     return document
 
 
-def _read_quickly(text: str, file: str) -> Document | None:
-    """None: there is no libyaml, or something is wrong or doubtful; then the other parser says what it is."""
-    # Where a text ends without a line end, libyaml has other places for what is missing there.
-    if _Quick is None or _TAKEN_DIFFERENTLY.search(text) or not text.endswith("\n"):
-        return None
+def _read_quickly(text: str, file: str, values: int, *, trusted: bool) -> Document | None:
+    """None: something is wrong or doubtful; then the other parser says what it is. Not if `trusted`."""
     document = Document(file)
-    reader = _Careful if _DOUBTFUL.search(text) else _Reader
+    kind = _Careful if not trusted and _DOUBTFUL.search(text) else _Reader
     try:
-        reader(document, _Quick(text).get_event).run()
-    except TooManyError:
-        document.readable, document.tree = False, None
-    except (yaml.YAMLError, ValueError, OverflowError, _UnreadableError):
-        return None
+        reader = kind(document, _Quick(text).get_event, values)  # type: ignore[misc]  # it is there
+        reader.run()
+    except _UnreadableError as error:
+        return _refused(document, error) if trusted else None
+    except yaml.MarkedYAMLError as error:
+        return _refused(document, _syntax(error, file)) if trusted else None
+    except (yaml.YAMLError, ValueError, OverflowError):
+        what = _UnreadableError(Mark(file, 0, 0), "this is not YAML", "check escapes, directives and quotes")
+        return _refused(document, what) if trusted else None
     # What is passed over for another mistake has not been looked at with care. Nor have tags: libyaml takes more.
-    doubtful = reader is _Careful or "!" in text
-    return None if document.problems and doubtful else document
+    doubtful = not trusted and (kind is _Careful or "!" in text)
+    if document.problems and doubtful:
+        return None
+    if document.unseen:
+        document.readable, document.tree = False, None
+    return document
 
 
 def _decode(data: bytes | str, file: str) -> str:
     if len(data) > MAX_BYTES:
-        raise _UnreadableError(Mark(file, 0, 0), "the file is larger than 16 MiB", "split it into conf.d")
+        what = f"the file is larger than {size(MAX_BYTES)}"
+        raise _UnreadableError(Mark(file, 0, 0), what, "write less: so much is no configuration of a node")
     if isinstance(data, str):
-        return data
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        before = data[: error.start]
-        line = before.rpartition(b"\n")[2].decode("utf-8-sig", "replace")
-        mark = Mark(file, before.count(b"\n") + 1, len(line) + 1)
-        raise _UnreadableError(mark, "this is not UTF-8", "save the file as UTF-8") from None
+        text = data
+    else:
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            before = data[: error.start]
+            line = before.rpartition(b"\n")[2].decode("utf-8-sig", "replace")
+            mark = Mark(file, before.count(b"\n") + 1, len(line) + 1)
+            raise _UnreadableError(mark, "this is not UTF-8", "save the file as UTF-8") from None
+    if found := _NOT_ALLOWED.search(text):
+        raise _unprintable(found, file)
+    return text.replace("\r\n", "\n")  # it is the same to YAML
 
 
 def _events(text: str, file: str) -> Iterator[yaml.Event]:
     """PyYAML's events; whatever it raises becomes a syntax problem with its place."""
-    try:
-        loader = yaml.SafeLoader(text)
-    except yaml.reader.ReaderError as error:  # a `str` is looked through at once
-        raise _unprintable(error, text, file) from None
+    loader = yaml.SafeLoader(text)
     try:
         while loader.check_event():
             yield loader.get_event()  # type: ignore[no-untyped-call]
@@ -158,11 +203,10 @@ def _events(text: str, file: str) -> Iterator[yaml.Event]:
         loader.dispose()
 
 
-def _unprintable(error: yaml.reader.ReaderError, text: str, file: str) -> _UnreadableError:
-    before = text[: error.position]
+def _unprintable(found: re.Match[str], file: str) -> _UnreadableError:
+    before = found.string[: found.start()]
     mark = Mark(file, before.count("\n") + 1, len(before.rpartition("\n")[2]) + 1)
-    code = ord(error.character) if isinstance(error.character, str) else error.character
-    return _UnreadableError(mark, f"character U+{code:04X} is not allowed", "remove it")
+    return _UnreadableError(mark, f"character U+{ord(found[0]):04X} is not allowed", "remove it")
 
 
 def _syntax(error: yaml.MarkedYAMLError, file: str) -> _UnreadableError:
@@ -183,11 +227,12 @@ def _too_deep(mark: Mark) -> _UnreadableError:
 
 
 class _Reader:
-    def __init__(self, document: Document, event: Callable[[], Any]) -> None:
-        """`event` gives the next one, and raises what is wrong with the text."""
-        self._doc = document
+    def __init__(self, document: Document, event: Callable[[], Any], values: int) -> None:
+        """`event` gives the next one, and raises what is wrong with the text. `values`: so many may there be."""
+        self.document = self._doc = document
         self._next = event
         self._at = document.values.at
+        self._values = values
 
     def run(self) -> None:
         self._next()  # stream start
@@ -208,9 +253,10 @@ class _Reader:
         return Mark(self._doc.file, mark.line + 1, mark.column + 1) if mark else Mark(self._doc.file, 0, 0)
 
     def _say(self, path: Path, event: yaml.Event, what: str, do: str) -> None:
+        if len(self._doc.problems) >= MOST:
+            self._doc.unseen += 1  # counting them costs little
+            return
         self._doc.problems.append(Problem(self._mark(event), path, what, do))
-        if len(self._doc.problems) > MOST:
-            raise TooManyError
 
     def _break(self, path: Path, event: yaml.Event, what: str, do: str) -> None:
         self._doc.broken.add(path)
@@ -221,6 +267,7 @@ class _Reader:
             self._at[path] = packed(event.start_mark)
         if len(path) > _MAX_DEPTH:
             raise _too_deep(self._mark(event))
+        self._count(event)
         kind = type(event)
         if kind is AliasEvent:
             self._break(path, event, "an alias (*name) is not read here", "write the value out")
@@ -236,6 +283,12 @@ class _Reader:
             self._tag(path, event, "seq")
             return self._sequence(path)
         raise AssertionError(event)  # the parser emits no other event here
+
+    def _count(self, event: Any) -> None:
+        self._values -= 1
+        if self._values < 0:
+            what = f"there are more than {MAX_VALUES:,} values in the configuration"
+            raise _UnreadableError(self._mark(event), what, "write less: no node carries so much")
 
     def _tag(self, path: Path, event: ScalarEvent | CollectionStartEvent, expected: str) -> bool:
         """True when the value may be taken as if it had no tag, or with the one it is expected to have."""
@@ -277,7 +330,7 @@ class _Reader:
         """The key, or None when the whole entry has to be passed over."""
         if type(event) is ScalarEvent and event.tag is None and event.anchor is None:
             key = event.value
-            if key[:1] not in _NOT_KEY and key.isascii():
+            if key[:1] not in _NOT_KEY and key.isascii() and len(key) <= _MAX_KEY:
                 return str(key)
         if not isinstance(event, ScalarEvent):
             self._say(path, event, "a key must be text", "write `name: value`")
@@ -291,6 +344,11 @@ class _Reader:
         if event.anchor is not None or event.tag not in (None, "!", _TAG + "str"):
             self._say(path, event, "a key cannot have an anchor or a tag", "remove it")
         key = str(event.value)
+        if len(key) > _MAX_KEY:
+            self._say(
+                path, event, f"the key {shown(key)} has {len(key):,} characters", f"write {_MAX_KEY} at most"
+            )
+            return None
         if not key.isascii() and _SURROGATE.search(key):
             self._say(path, event, "a key holds half a character (a surrogate)", "write the character itself")
             return None
@@ -303,6 +361,7 @@ class _Reader:
         depth = 0
         event = event or self._next()
         while True:
+            self._count(event)
             if isinstance(event, CollectionStartEvent):
                 depth += 1
                 if depth > _MAX_DEPTH:
@@ -315,6 +374,10 @@ class _Reader:
 
     def _scalar(self, path: Path, event: ScalarEvent) -> Value:
         text = str(event.value)
+        if len(text) > _MAX_SCALAR:
+            what = f"a value of {len(text):,} characters"
+            self._break(path, event, what, f"write {_MAX_SCALAR:,} at most")
+            return None
         if not text.isascii() and _SURROGATE.search(text):
             self._break(path, event, "half a character (a surrogate)", "write the character itself")
             return None
@@ -344,6 +407,20 @@ class _Reader:
             self._break(path, event, "a number of more than 19 digits", "write it in quotes if it is text")
             return None
         return value
+
+
+class _Slow(_Reader):
+    """Of PyYAML's own events. Raises _TooMuchError."""
+
+    def __init__(self, document: Document, event: Callable[[], Any], values: int) -> None:
+        left = iter(range(_SLOW_EVENTS))
+
+        def counted() -> Any:
+            if next(left, None) is None:
+                raise _TooMuchError
+            return event()
+
+        super().__init__(document, counted, values)
 
 
 class _Careful(_Reader):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,12 @@ from anycast.config.schema.json_schema import keys_at
 if TYPE_CHECKING:
     from anycast.config.places import Places
     from anycast.config.reader import Value
+
+
+_LARGE = 20_000  # values: more are judged in pieces
+_PIECE = 10_000  # values of a piece
+_GUESSED = 40  # characters: a longer key is not compared with those that there are
+_COMMON = 100  # plain values of a mapping that each of its pieces has
 
 
 class Holes:
@@ -66,17 +72,20 @@ class Source:
     values: Places
     keys: Places
     holes: Holes
-    origin: dict[Path, Path] = field(default_factory=dict)  # place after leaving out -> place in `tree`
+    kept: dict[Path, Sequence[int]] = field(
+        default_factory=dict
+    )  # of a list in `tree` that is not whole: what is left
     complete: bool = True  # False: a file could not be read at all
 
     def place(self, path: Path) -> Path:
-        """Where a path of the remaining tree stands in the files; below a scalar, the scalar."""
-        if not self.origin:  # nothing was left out
+        """Where a path of the remaining tree stands in the files."""
+        if not self.kept:  # every list is whole
             return path
-        for length in range(len(path), -1, -1):
-            if path[:length] in self.origin:
-                return self.origin[path[:length]] + path[length:]
-        return path
+        place: Path = ()
+        for part in path:
+            kept = self.kept.get(place, ()) if isinstance(part, int) else ()
+            place = (*place, kept[part] if isinstance(part, int) and part < len(kept) else part)
+        return place
 
     def stands(self, path: Path) -> bool:
         return path in self.values
@@ -105,16 +114,25 @@ class Source:
 def validate(source: Source, problems: list[Problem]) -> File:
     """What is left when everything that is wrong by itself is left out; `problems` gets what was wrong.
 
-    Fills `source.holes` and `source.origin`. Raises TooManyError.
+    Fills `source.holes` and `source.kept`. Raises TooManyError.
     """
+    if len(source.values) > _LARGE:
+        # The errors of a library are dear: of hundreds of thousands at once they would be hundreds of megabytes.
+        for piece, kept in _Cut(source.tree).pieces(source.tree):
+            _sound(piece, kept, source, problems)
+    return _sound(source.tree, {}, source, problems)
+
+
+def _sound(tree: Value, kept: Mapping[Path, Sequence[int]], source: Source, problems: list[Problem]) -> File:
+    """What is left of a part of the tree. `kept`: as in `Source`, of the part's lists."""
     while True:
-        source.origin = {}
-        rest = _without(source.tree, (), (), source) if source.holes else source.tree
+        source.kept = dict(kept)
+        rest = _without(tree, (), source) if source.holes else tree
         try:
             return File.model_validate(rest)
         except ValidationError as error:
             before = len(source.holes)
-            for one in error.errors(include_url=False, include_input=True):
+            for seen, one in enumerate(error.errors(include_url=False, include_input=True), 1):
                 here = _walk(rest, one["loc"])
                 place = source.place(here)
                 while place not in source.values:  # a scalar that stands for a mapping
@@ -122,7 +140,7 @@ def validate(source: Source, problems: list[Problem]) -> File:
                 if problem := _explain(one, place, source):
                     problems.append(problem)
                     if len(problems) > MOST:
-                        raise TooManyError from None
+                        raise TooManyError(error.error_count() - seen) from None
                 source.holes.add(place)
                 if meant := _meant(one, place, source):
                     source.holes.add(meant)
@@ -130,18 +148,85 @@ def validate(source: Source, problems: list[Problem]) -> File:
                 source.holes.update((key,) for key in source.tree)
 
 
-def _without(value: Value, here: Path, place: Path, source: Source) -> Any:
-    source.origin[here] = place
+def _without(value: Value, here: Path, source: Source) -> Any:
+    """The value without its holes, at its place in the files. What has none below it is the same object."""
+    holes = source.holes
+    if not holes.below(here):
+        return value
     if isinstance(value, dict):
         return {
-            key: _without(item, (*here, key), (*place, key), source)
+            key: _without(item, (*here, key), source)
             for key, item in value.items()
-            if (*place, key) not in source.holes
+            if (*here, key) not in holes
         }
     if isinstance(value, list):
-        kept = [(n, item) for n, item in enumerate(value) if (*place, n) not in source.holes]
-        return [_without(item, (*here, n), (*place, old), source) for n, (old, item) in enumerate(kept)]
+        old = source.kept.get(here, range(len(value)))
+        left = [(n, item) for n, item in zip(old, value, strict=True) if (*here, n) not in holes]
+        source.kept[here] = [n for n, _ in left]
+        return [_without(item, (*here, n), source) for n, item in left]
     return value
+
+
+class _Cut:
+    """Cuts a tree into pieces of about `_PIECE` values.
+
+    With each piece comes what it has of the lists that were cut, by their places. The pieces of a mapping all have its
+    plain values, so none lacks what belongs to the rest, as the type of a check does.
+    """
+
+    def __init__(self, tree: Value) -> None:
+        self._sizes: dict[int, int] = {}  # of mappings and lists, by identity
+        self._measure(tree)
+
+    def _measure(self, value: Value) -> int:
+        if isinstance(value, dict):
+            size = self._sizes[id(value)] = 1 + sum(map(self._measure, value.values()))
+        elif isinstance(value, list):
+            size = self._sizes[id(value)] = 1 + sum(map(self._measure, value))
+        else:
+            size = 1
+        return size
+
+    def _size(self, value: Value) -> int:
+        return self._sizes.get(id(value), 1) if isinstance(value, dict | list) else 1
+
+    def pieces(self, value: Value) -> Iterator[tuple[Any, dict[Path, Sequence[int]]]]:
+        if self._size(value) <= _PIECE:
+            yield value, {}
+        elif isinstance(value, dict):
+            plain = {key: one for key, one in value.items() if not isinstance(one, dict | list)}
+            common = plain if len(plain) <= _COMMON else {}
+            yield common, {}
+            for run in self._runs(value.items()):
+                for kept, part in self._cut(run):
+                    yield common | dict(part), kept
+        elif isinstance(value, list):
+            for run in self._runs(enumerate(value)):
+                for kept, part in self._cut(run):
+                    yield [one for _, one in part], {(): [n for n, _ in part], **kept}
+
+    def _runs(self, items: Iterable[tuple[Any, Value]]) -> Iterator[list[tuple[Any, Value]]]:
+        """Items that are one after another: as many as make a piece. One that is more than a piece is by itself."""
+        run: list[tuple[Any, Value]] = []
+        room = _PIECE
+        for key, one in items:
+            size = self._size(one)
+            if size > room and run:
+                yield run
+                run, room = [], _PIECE
+            run.append((key, one))
+            room -= size
+        yield run
+
+    def _cut(
+        self, run: list[tuple[Any, Value]]
+    ) -> Iterator[tuple[dict[Path, Sequence[int]], list[tuple[Any, Value]]]]:
+        if len(run) != 1:
+            yield {}, run
+            return
+        [(key, one)] = run
+        for part, kept in self.pieces(one):
+            yield {(key, *path): numbers for path, numbers in kept.items()}, [(key, part)]
 
 
 def _walk(tree: Any, location: Iterable[str | int]) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from anycast.config.assemble.context import Assembler, Context
@@ -19,7 +19,18 @@ from anycast.core.values import configuration as model
 ServerTree: TypeAlias = model.Check | model.Rule[model.Leaf]
 """Of a real server: a session alone is a rule there."""
 
+MOST_CHECKS = 256  # in a rule, each as often as it is in it
+MOST_RULES = 8  # one in another
+
 DEFAULT_CHECK = model.Check(kind=model.TcpCheck())
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """Of a rule: how many checks it comes to, and how many rules are in one another."""
+
+    checks: int
+    depth: int
 
 
 class Checks(Assembler):
@@ -31,6 +42,8 @@ class Checks(Assembler):
         self._known: dict[str, model.Tree | None] = {}
         self._plain: dict[str, model.Tree | None] = {}  # by type: checks of which nothing else is written
         self._resolving: list[str] = []  # names of the checks being looked up, the outermost first
+        self._sizes: dict[int, _Size] = {}  # of rules, by identity
+        self._rules: list[model.Rule[model.Leaf]] = []  # so that the identities stay theirs
 
     @property
     def named(self) -> dict[str, model.Tree]:
@@ -52,8 +65,7 @@ class Checks(Assembler):
                 parts = self._parts(path, references)
                 if parts is None:
                     return None
-                needed = len(parts) if isinstance(check, forms.AllCheck) else 1
-                return model.Rule(needed=needed, parts=parts)
+                return self._rule(path, len(parts) if isinstance(check, forms.AllCheck) else 1, parts)
             case forms.AtLeastCheck():
                 return self._at_least(path, check)
             case _:
@@ -86,7 +98,29 @@ class Checks(Assembler):
         if check.needed > most and self._whole((*path, "of")):
             what = f"{check.needed} can never be reached, for all weights together are {most}"
             self._say((*path, "needed"), what, f"write {most} or less")
-        return model.Rule(needed=min(check.needed, most), parts=parts)
+        return self._rule(path, min(check.needed, most), parts)
+
+    def _rule(
+        self, path: Path, needed: int, parts: tuple[model.Part[model.Leaf], ...]
+    ) -> model.Rule[model.Leaf] | None:
+        """None: it is too large, which is said."""
+        sizes = [self._sizes.get(id(part.check), _Size(1, 0)) for part in parts]
+        size = _Size(sum(one.checks for one in sizes), 1 + max((one.depth for one in sizes), default=0))
+        if size.depth > MOST_RULES:
+            self._too_deep((*path, "of"))
+            return None
+        if size.checks > MOST_CHECKS:
+            what = f"the rule comes to {size.checks:,} checks, each counted as often as it is in it"
+            self._say((*path, "of"), what, f"write it with {MOST_CHECKS} at most")
+            return None
+        rule = model.Rule(needed=needed, parts=parts)
+        self._sizes[id(rule)] = size
+        self._rules.append(rule)
+        return rule
+
+    def _too_deep(self, path: Path) -> None:
+        what = f"rules are in one another more than {MOST_RULES} deep"
+        self._say(path, what, "name all of the checks in one rule, or in a few")
 
     def _parts(
         self, path: Path, references: Sequence[tuple[forms.CheckReference, int]]
@@ -122,7 +156,14 @@ class Checks(Assembler):
                     f"a check of {aimless[0].kind.type} needs a real server to check, and there is none here"
                 )
                 self._say(place, what, "write address and port in the check")
-        return model.Rule(needed=len(parts), parts=tuple(parts)) if parts else None
+        if not parts:
+            return None
+        sizes = [self._sizes.get(id(part.check), _Size(1, 0)) for part in parts]
+        if (number := sum(one.checks for one in sizes)) > MOST_CHECKS:
+            what = f"{number:,} checks are required, each counted as often as a rule has it"
+            self._say((*path, "require"), what, f"write {MOST_CHECKS} at most")
+            return None
+        return model.Rule(needed=len(parts), parts=tuple(parts))
 
     def _check(self, path: Path, written: forms.Check) -> model.Check | None:
         kind = self._kinds.kind(path, written)
@@ -167,6 +208,9 @@ class Checks(Assembler):
         if check in self._resolving:
             way = " -> ".join([*self._resolving[self._resolving.index(check) :], check])
             self._say(path, f"it contains itself: {way}", "take one of them out of the other")
+            return None
+        if check not in self._known and len(self._resolving) > MOST_RULES:
+            self._too_deep(path)
             return None
         if check not in self._context.file.checks or not self._whole(("checks", check)):
             return None

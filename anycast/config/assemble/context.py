@@ -34,6 +34,7 @@ class Context:
         self._claimed: dict[object, Path] = {}
         self._said: set[object] = set()
         self._told: set[Problem] = set()
+        self._usable: dict[str, list[str]] = {}  # names of a section
         self._guesses = 100_000  # names that may still be compared with ones that are not known
 
     @property
@@ -105,7 +106,7 @@ class Context:
         if not self._source.complete or not self.whole((section, name)):
             return
         lines = ""
-        known = [other for other in self.written(section) if NAME.match(other)]
+        known = self._names(section)
         self._guesses -= len(known)
         few = known if self._guesses > 0 else known[:8]
         if near := nearest(name, few, most=len(few)):
@@ -118,6 +119,12 @@ class Context:
         else:
             do = f"add it under {section}" + (f", or use one of {', '.join(known[:8])}" if known else "")
         self.say(path, f"there is no {section[:-1]} named {shown(name)}", do, lines=lines)
+
+    def _names(self, section: str) -> list[str]:
+        """Those that can be used: looked through once, for there may be a mistake in each of thousands."""
+        if section not in self._usable:
+            self._usable[section] = [other for other in self.written(section) if NAME.match(other)]
+        return self._usable[section]
 
     def once(self, *key: object) -> bool:
         """Whether this is the first time `key` is asked about."""

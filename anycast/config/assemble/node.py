@@ -13,6 +13,8 @@ from anycast.core.hooks import Secret
 from anycast.core.values import configuration as model
 from anycast.core.values.configuration import Address
 
+MOST_NEIGHBORS = 256  # each is a session, and told in every report
+
 
 class Node(Assembler):
     """What is written of the node to values of the core."""
@@ -40,6 +42,10 @@ class Node(Assembler):
             self._say_missing(
                 ("bgp", "neighbors"), "there is no neighbor", "write the routers to announce to"
             )
+        if len(bgp.neighbors or []) > MOST_NEIGHBORS:
+            what = f"there are {len(bgp.neighbors or []):,} neighbors"
+            self._say(("bgp", "neighbors"), what, f"write {MOST_NEIGHBORS} at most", key=True)
+            return None
         router_id = self._router_id(bgp)
         neighbors = [
             neighbor

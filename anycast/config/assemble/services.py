@@ -46,6 +46,10 @@ _FOR_ALL = (
 _GOES_WITH = {"flags": "scheduler", "tunnel": "forwarding"}
 """What has no meaning beside another value of this: then the VIP's is not taken."""
 
+# What a node can carry at all. Whether this machine does is measured when it begins (analysis/capacity.py).
+MOST_ENTRIES = 200_000
+MOST_PROBES = 400_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Use:
@@ -76,6 +80,7 @@ class Vips(Assembler):
         self._checks = checks
         self._pools = pools
         self.served: list[Served] = []
+        self._entries = self._probes = 0  # so far
         self._core_pools: dict[tuple[int, int], model.Pool] = {}  # by the identity of pool and check
 
     def vip(self, name: str, vip: schema.Vip) -> model.Vip | None:
@@ -86,6 +91,8 @@ class Vips(Assembler):
         services: list[model.Service] = []
         lacking: set[tuple[Path, str]] = set()
         for use in self._uses(path, name, vip):
+            if not self._carried(use, addresses):
+                continue
             services += self._serve(use, path, families)
             if use.pool is None or not use.pool.whole or not self._whole(use.at("forwarding")):
                 continue
@@ -107,6 +114,26 @@ class Vips(Assembler):
             large_communities=tuple(dict.fromkeys(vip.large_communities)),
             require=require,
         )
+
+    def _carried(self, use: _Use, addresses: Sequence[tuple[Path, Address]]) -> bool:
+        """Whether all that is served so far is not too much. What is, is looked at no further."""
+        ports = 1 if use.serving.mark else len(use.ports)
+        servers = len(use.pool.servers) if use.pool else 0
+        self._entries += ports * len(addresses) * max(1, servers)
+        checks = len(list(leaves_of(use.check or (use.pool.check if use.pool else None) or DEFAULT_CHECK)))
+        self._probes += ports * servers * checks
+        for number, most, each in (
+            (self._entries, MOST_ENTRIES, "real servers, each counted for every port and address it serves"),
+            (self._probes, MOST_PROBES, "checks of real servers, each counted for every port"),
+        ):
+            if number > most:
+                if self._context.once("carried"):
+                    what = f"up to here the configuration comes to {number:,} {each}"
+                    self._say(
+                        use.path, what, f"{most:,} are the most: write fewer ports, addresses or servers"
+                    )
+                return False
+        return True
 
     def _mixed(self, use: _Use, addresses: Sequence[tuple[Path, Address]]) -> None:
         """Real servers of the other family exclude connection sync."""

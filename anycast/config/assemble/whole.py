@@ -36,6 +36,7 @@ class Built:
     warnings: list[Problem] = field(default_factory=list)
     checks: Mapping[str, model.Tree] = field(default_factory=dict)
     paths: tuple[NeededPath, ...] = ()
+    ended: bool = False  # there are so many problems that no more was looked for
 
 
 def build(file: schema.File, source: Source, hostname: str) -> Built:
@@ -45,7 +46,7 @@ def build(file: schema.File, source: Source, hostname: str) -> Built:
     try:
         config = builder.config(hostname)
     except TooManyError:
-        config = None
+        return Built(config=None, problems=context.problems, ended=True)
     problems = context.problems
     if config is None:
         return Built(config=None, problems=problems)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from anycast.config import apart, load
-from anycast.config.problem import MOST, ConfigError
+from anycast.config.problem import TOLD, ConfigError
 
 FULL = Path(__file__).parents[3] / "examples" / "full.yaml"
 
@@ -60,7 +60,7 @@ def test_a_reload_gets_only_what_has_changed(tmp_path: Path) -> None:
         ("exit 3", "ended with status 3"),
         ("exit 0", "ended with status 0"),
         ("printf 'f\\0\\0'", "ended with status 0"),
-        ("kill -XCPU $$", "took more than 60 s of processor time"),
+        ("kill -XCPU $$", "took more than 20 s of processor time"),
         ("exec sleep 60", "took longer than 0.2 s"),
         ("printf 'f\\0\\0\\1\\0'; exec sleep 60", "took longer than 0.2 s"),
     ],
@@ -76,7 +76,7 @@ def test_a_process_that_does_not_answer_is_ended_and_told(
     if "longer" in said:
         monkeypatch.setattr(apart, "PATIENCE", 0.2)
     reading = apart.Reading(FULL, before)
-    with pytest.raises(RuntimeError, match=said):
+    with pytest.raises((RuntimeError, ConfigError), match=said):
         reading.result()
     assert reading._process.returncode is not None
 
@@ -86,8 +86,9 @@ def test_many_mistakes_are_told_in_part(tmp_path: Path) -> None:
     file.write_text("vips:\n" + "".join(f"  v{n}: {{prot: 1}}\n" for n in range(3000)))
     with pytest.raises(ConfigError) as told:
         apart.load(file)
-    assert len(told.value.problems) == MOST + 1
-    assert "there are more mistakes than these 1000" in str(told.value.problems[-1])
+    assert len(told.value.problems) == TOLD + 1
+    assert told.value.count == "at least 3,000 problems"
+    assert "2,800 more mistakes are not shown" in str(told.value.problems[-1])
     assert str(told.value.problems[0]).startswith(f"{file}:2:8: vips.v0.prot: there is no such key")
 
 
