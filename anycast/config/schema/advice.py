@@ -209,9 +209,6 @@ def for_key(key: str, value: object, known: Iterable[str], place: Path) -> tuple
     for meant in _MEANT.get(key.lower(), ()):
         if meant in known:
             return Advice(f"did you mean {meant}?", lines_for((*place[:-1], meant))), meant
-    near = nearest(key, known, 0.75)
-    if near and key.lower() not in _EXPLAINED:
-        return Advice(f"did you mean {near}?"), near
     if (advice := _explained(key.lower(), known, place)) is not None:
         return advice, None
     if near := nearest(key, known):

@@ -15,7 +15,7 @@ from anycast.cli.main import main
         ("xyzzy", "there is no 'xyzzy' (`anycast --help` lists them)"),
         ("maintenance onn", "there is no 'onn' (did you mean on? choose from on, off, status)"),
         ("render exabg", "there is no 'exabg' (did you mean exabgp? choose from exabgp, frr-bfd,"),
-        ("status --josn", "status: unrecognized arguments: --josn (did you mean --json?)"),
+        ("status --josn", "unrecognized arguments: --josn (did you mean --json?)"),
         ("maintenance on --reson=x", "(did you mean --reason?)"),
         ("status --colour=always", "(did you mean --color?)"),
         ("status --zzz", "(see `anycast status --help`)"),
