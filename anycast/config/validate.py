@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _LARGE = 20_000  # values: more are judged in pieces
 _PIECE = 10_000  # values of a piece
-_GUESSED = 40  # characters: a longer key is not compared with those that there are
 _COMMON = 100  # plain values of a mapping that each of its pieces has
 
 
