@@ -59,10 +59,10 @@ bench-scale: setup ## what the size of the configuration costs, against an older
 	@$(BIN)/python -m lab.bench_scale $(if $(ROWS),--rows '$(ROWS)') $(if $(QUICK),--quick) $(if $(LONG),--long) \
 		$(if $(SECONDS_EACH),--seconds '$(SECONDS_EACH)')
 
-lab: setup ## leave the lab running: then `lab/lab exec lb1`
+lab: setup ## leave the lab running; it prints what to try, and the nodes' pages
 	@$(BIN)/python -m lab up
 
-lab-down: setup ## end the lab; no trace is left
+lab-down: $(STAMP) ## end the lab; no trace is left but its logs in build/lab
 	@$(BIN)/python -m lab down
 
 # The kernel of the lab keeps to one processor: what runs on this machine's own has the others meanwhile.

@@ -116,7 +116,7 @@ def node_yaml(whole: str, prefix: str, servers: tuple[str, ...]) -> str:
 
 
 class Service:
-    """The listening sockets of a scenario's real servers. Nobody accepts: a check asks the kernel only."""
+    """The listening sockets of a scenario's real servers. Nobody accepts: their queues have room for all the checks."""
 
     def __init__(self, servers: tuple[str, ...]) -> None:
         self._servers = servers

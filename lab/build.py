@@ -7,11 +7,12 @@ import subprocess
 from pathlib import Path
 
 from lab import netns
+from lab.machine import LabError
 from lab.topology import LAN, Topology
 
 
 def build_network(topology: Topology) -> None:
-    """Namespaces, links, addresses, routes, sysctls. Raises CalledProcessError with what `ip` said."""
+    """Namespaces, links, addresses, routes, sysctls. Raises LabError with what `ip` said."""
     places = [node.name for node in topology.nodes] + [LAN]
     _ip([f"netns add {name}" for name in places])
     for node in topology.nodes:  # before the links: what stands under `default` counts from their creation
@@ -62,4 +63,4 @@ def _ip(commands: list[str], place: str | None = None) -> None:
     argv = ["ip", *(["-n", place] if place else []), "-batch", "-"]
     done = subprocess.run(argv, input="\n".join(commands), text=True, capture_output=True, check=False)
     if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(argv)} of {len(commands)} commands: {done.stderr.strip()}")
+        raise LabError(f"{' '.join(argv)} of {len(commands)} commands: {done.stderr.strip()}")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab.topology import HTTP_PORT, ROUTER_AS, RUN, SYSLOG_PORT, VIP4, VIP6, VIPS
+from lab.topology import HTTP_PORT, OPS_PORT, ROUTER_AS, RUN, SYSLOG_PORT, VIP4, VIP6, VIPS
 
 if TYPE_CHECKING:
     from lab.topology import Balancer, Topology
@@ -86,7 +86,7 @@ def anycast_yaml(
     *,
     runtime_dir: str | None = None,
     state_dir: str | None = None,
-    listen: str = "127.0.0.1:9644",
+    listen: str = f"127.0.0.1:{OPS_PORT}",
 ) -> str:
     """The node's configuration. Directories default to the lab's own, one per node."""
     runtime = runtime_dir or f"{RUN}/{balancer.name}"

@@ -26,12 +26,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self
 
-from lab import build, configs, processes
+from lab import build, configs, places, processes
 from lab.client import DEADLINE
 from lab.machine import LabError
 from lab.processes import Process
 from lab.routewatch import RouteEvent, RouteTable, RouteWatch
-from lab.topology import ROUTER_AS, RUN, VIP4, VIP6, VIPS, Role, Topology, topology
+from lab.topology import ROUTER_AS, RUN, VIP4, VIP6, VIPS, Node, Role, Topology, topology
 
 What = Literal["agent", "exabgp", "plugin", "guardian", "zebra", "bgpd", "bfdd", "server"]
 _FRR = Path("/usr/lib/frr")
@@ -62,21 +62,26 @@ class Lab:
             return topology(**json.loads((self.run / "site.json").read_text()))
         return None
 
-    def build(self, *, daemons: bool = True) -> None:
-        """Network, router, real servers, the nodes' files and, with `daemons`, ExaBGP and agent on every node."""
+    def build(self, *, daemons: bool = True, logs: Path | None = None) -> None:
+        """Network, router, real servers, the nodes' files and, with `daemons`, ExaBGP and agent on every node.
+
+        `logs`: a directory for the logs that outlives the lab; each node has its own below it.
+        """
         self.run.mkdir(parents=True, exist_ok=True)
         size = {"balancers": len(self.topology.balancers), "servers": len(self.topology.servers)}
         (self.run / "site.json").write_text(json.dumps(size))
         build.build_network(self.topology)
         build.keep_hashes("cl")
-        for node in self.topology.nodes:
-            (self.run / node.name).mkdir(exist_ok=True)
         command = self.run / "bin" / "anycast"
         command.parent.mkdir(exist_ok=True)
         command.write_text(f'#!/bin/sh\nexec {shlex.join(configs.program())} "$@"\n')
         command.chmod(0o755)
-        _FRR_RUN.mkdir(exist_ok=True)
-        shutil.chown(_FRR_RUN, "frr", "frr")
+        for node in self.topology.nodes:
+            self._make_place(node)
+            if logs is not None:
+                (logs / node.name).mkdir(parents=True, exist_ok=True)
+                for what in _DAEMONS[node.role]:
+                    self.log(node.name, what).symlink_to(logs / node.name / f"{what}.log")
         (self.run / "r1" / "zebra.conf").write_text(configs.zebra_conf())
         (self.run / "r1" / "bgpd.conf").write_text(configs.bgpd_conf(self.topology))
         (self.run / "r1" / "bfdd.conf").write_text(configs.bfdd_conf())
@@ -84,7 +89,6 @@ class Lab:
         for server in self.topology.servers:
             self.start(server.name, "server")
         for balancer in self.topology.balancers:
-            (self.run / balancer.name / "state").mkdir(exist_ok=True)
             self.config(balancer.name).write_text(configs.anycast_yaml(self.topology, balancer))
         self.start("r1", "bfdd")
         self.start("r1", "bgpd")
@@ -94,15 +98,36 @@ class Lab:
                 self.start(balancer.name, "exabgp")
                 self.start(balancer.name, "agent")
 
+    def _make_place(self, node: Node) -> None:
+        """The node's own files. On a balancer its configuration, sockets and state are where a real node has them too."""
+        home = self.run / node.name
+        frr = self.frr(node.name) if node.role is Role.ROUTER else home / "run-frr"
+        for folder in (home, frr):
+            folder.mkdir(exist_ok=True)
+        shutil.chown(frr, "frr", "frr")
+        shared = {"tmp": Path("/run/tmp"), "frr": frr}
+        if node.role is Role.BALANCER:
+            (home / "state").mkdir(exist_ok=True)
+        shared |= {str(one.relative_to("/run")): one for one in (self.run / "bin", home)}
+        if (modules := Path("/run/modules")).exists():
+            shared["modules"] = modules
+        links = {"/etc/anycast": home, "/run/anycast": home, "/var/lib/anycast": home / "state"}
+        places.make(node.name, shared, links if node.role is Role.BALANCER else {})
+
     def down(self) -> None:
         """Ends every process and removes namespaces and files. Harmless where nothing stands."""
         self.close()
+        keeper = processes.recorded(self.run / "supervisor" / "supervisor.pid")
+        if keeper is not None:  # first: it would start again what is ended here
+            keeper.end(0.0)
         ours = [p for p in (processes.recorded(r) for r in self.run.glob("*/*.pid")) if p and p.alive()]
         for process in ours:
             with contextlib.suppress(ProcessLookupError):
                 process.send(signal.SIGKILL)
         for process in ours:
             process.wait(5.0)
+        for node in self.topology.nodes:
+            places.destroy(node.name)
         build.destroy_network(self.topology)
         shutil.rmtree(self.run, ignore_errors=True)
         shutil.rmtree(_FRR_RUN, ignore_errors=True)
@@ -177,7 +202,8 @@ class Lab:
         argv, env = self._command(node, what)
         if what in ("bgpd", "bfdd"):
             # One that comes before zebra tries again only after ten seconds.
-            _await_file(self.frr(node) / "zserv.api")
+            zebra = self.process(node, "zebra")
+            _await_file(self.frr(node) / "zserv.api", zebra, self.log(node, "zebra"))
         return processes.spawn(
             argv, netns=node, env=env, log=self.log(node, what), record=folder / f"{what}.pid"
         )
@@ -193,7 +219,6 @@ class Lab:
                     *("-u", "frr", "-g", "frr", "-P", "0", "--log", "stdout"),
                     *("-f", str(folder / f"{what}.conf"), "-i", str(place / f"{what}.pid")),
                     *("-z", str(place / "zserv.api"), "--vty_socket", str(place)),
-                    *(("--bfdctl", str(place / "bfdd.sock")) if what == "bfdd" else ()),
                 ], env
             case "server":
                 program = str(Path(__file__).with_name("server.py"))
@@ -280,7 +305,7 @@ class Lab:
         self.topology.node(node)
         env = configs.program_environment() | configs.node_environment(node)
         done = subprocess.run(
-            ["ip", "netns", "exec", node, *argv],
+            [*places.entry(node), *argv],
             capture_output=True,
             text=True,
             check=False,
@@ -325,7 +350,7 @@ class Load:
         program = str(Path(__file__).with_name("client.py"))
         self._process = subprocess.Popen(
             [
-                "ip", "netns", "exec", "cl", sys.executable, "-I", "-S", program, f"--connections={connections}",
+                *places.entry("cl"), sys.executable, "-I", "-S", program, f"--connections={connections}",
                 f"--interval={interval}", f"--probes={probes}", f"--deadline={deadline}", "--vip", VIP4, "--vip", VIP6,
             ],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -392,9 +417,10 @@ class Load:
         self.stop()
 
 
-def _await_file(path: Path, timeout: float = 15.0) -> None:
-    deadline = time.monotonic() + timeout
+def _await_file(path: Path, owner: Process | None, log: Path) -> None:
+    """Until `owner` has made it. Raises LabError when it ends instead, or takes minutes."""
+    deadline = time.monotonic() + 180.0
     while not path.exists():
-        if time.monotonic() > deadline:
-            raise LabError(f"{path} has not appeared in {timeout:g} s: see {RUN}/r1/zebra.log")
+        if owner is None or not owner.alive() or time.monotonic() > deadline:
+            raise LabError(f"{path} has not appeared: read {log}")
         time.sleep(0.02)

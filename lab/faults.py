@@ -22,7 +22,7 @@ import yaml
 from pyroute2 import IPRoute
 
 from anycast.cli import client
-from lab import configs, kernel_view, netns
+from lab import configs, kernel_view, netns, places
 from lab.chaos_plan import BY_NAME, Fault
 from lab.control import Lab, What
 from lab.machine import LabError
@@ -322,7 +322,7 @@ class Faults:
         for _ in range(2):
             began = time.monotonic()
             # Without a pipe it loads everything, says so and ends.
-            argv = ["ip", "netns", "exec", node, *configs.program("announce", "--socket", "/nowhere")]
+            argv = [*places.entry(node), *configs.program("announce", "--socket", "/nowhere")]
             subprocess.run(
                 argv, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=PATIENCE,
                 env=configs.program_environment(),

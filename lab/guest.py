@@ -1,6 +1,6 @@
 """Process 1 of the lab: prepares a fresh kernel (or fresh namespaces) and runs the host's commands.
 
-Started as a script without site-packages: the standard library and `lab.wire` only. It listens on one byte
+Started as a script without site-packages: the standard library and modules of the lab that need no more. It listens on one byte
 stream (a serial line in User-Mode-Linux, a socket in namespaces); when that stream ends, the lab ends.
 """
 
@@ -20,53 +20,53 @@ import subprocess
 import sys
 import termios
 import tty
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from lab import netns, private
 from lab.wire import CHUNK, WINDOW, Decoder, Frame, Kind, WireError, credit, encode
 
-MODULES = ("ipv6", "ip_vs", "ip_vs_mh", "ip_vs_rr", "veth", "dummy", "bridge")
+MODULES = ("overlay", "ipv6", "ip_vs", "ip_vs_mh", "ip_vs_rr", "veth", "dummy", "bridge")
 UML_MODULES = "/usr/lib/uml/modules"
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _POWER_OFF = 0x4321FEDC
-_NOSUID_NODEV = 2 | 4
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _mount(kind: str, target: str, options: str = "", flags: int = _NOSUID_NODEV) -> None:
-    Path(target).mkdir(parents=True, exist_ok=True)
-    if _libc.mount(kind.encode(), target.encode(), kind.encode(), flags, options.encode()) != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, f"mount {kind}: {os.strerror(error)}", target)
-
-
-def prepare(*, uml: bool) -> None:
-    """Mounts, loopback, limits, modules."""
-    _mount("proc", "/proc")
-    _mount("sysfs", "/sys")
+def prepare(keep: Sequence[str], *, uml: bool) -> None:
+    """Mounts, loopback, limits, modules. What is written outside of `keep` is gone with the lab."""
+    kept = private.hold(keep)
+    private.read_only("/")
+    private.mount("proc", "/proc")
+    private.mount("sysfs", "/sys")
     if uml:
-        _mount("devpts", "/dev/pts", "gid=5,mode=620,ptmxmode=666", flags=2)
+        private.read_only("/dev", on=False)
+        private.mount("devpts", "/dev/pts", "gid=5,mode=620,ptmxmode=666", flags=2)
         for link, target in (("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
             with contextlib.suppress(FileExistsError):
                 os.symlink(f"/proc/self/{target}", f"/dev/{link}")
-    _mount("tmpfs", "/dev/shm", "mode=1777")
-    _mount("tmpfs", "/run", "mode=755")
-    _mount("tmpfs", "/var/tmp", "mode=1777")  # FRR's crash buffers; else they would stay on the host
+    private.mount("tmpfs", "/dev/shm", "mode=1777")
+    private.mount("tmpfs", "/run", "mode=755")
     for name in ("lock", "netns"):
         Path("/run", name).mkdir()
     Path("/run/tmp").mkdir()
     Path("/run/tmp").chmod(0o1777)
+    load_modules(uml=uml)
+    private.cover()
+    private.mount("tmpfs", "/tmp", "mode=1777")
+    private.mount("tmpfs", "/var/tmp", "mode=1777")  # FRR's crash buffers
+    private.put_back(kept)
     # ExaBGP looks its own name up when it starts; one that is in no /etc/hosts costs it five seconds of DNS.
     socket.sethostname("localhost")
     with socket.socket() as control:  # interface flags of lo: up, running
         fcntl.ioctl(control, 0x8914, struct.pack("16sh14x", b"lo", 0x1 | 0x40))
     hard = 65536 if uml else resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    load_modules(uml=uml)
 
 
 def load_modules(*, uml: bool) -> None:
@@ -85,9 +85,9 @@ def load_modules(*, uml: bool) -> None:
 
 @dataclass
 class Job:
-    """One running command."""
+    """One running command, or, without a process, one TCP connection: `stdin` and its output are one socket."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | None
     stdin: int | None
     outputs: dict[int, Kind]
     terminal: int | None = None
@@ -163,7 +163,11 @@ class Server:
             self._running = False
             return
         if frame.kind is Kind.OPEN:
-            self._open(frame.channel, json.loads(frame.body))
+            command = json.loads(frame.body)
+            if "port" in command:
+                self._connect(frame.channel, command["node"], command["port"])
+            else:
+                self._open(frame.channel, command)
             return
         job = self._jobs.get(frame.channel)
         if job is None:
@@ -178,7 +182,9 @@ class Server:
                 self._watch_outputs(frame.channel)
             case Kind.RESIZE if job.terminal is not None:
                 fcntl.ioctl(job.terminal, termios.TIOCSWINSZ, frame.body + bytes(4))
-            case Kind.HANGUP:
+            case Kind.HANGUP if job.process is None:
+                self._disconnect(frame.channel)
+            case Kind.HANGUP if job.process is not None:
                 end = signal.SIGTERM if job.terminal is None else signal.SIGHUP
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(job.process.pid, end)
@@ -189,6 +195,7 @@ class Server:
         env = {**command["env"], **{k: v for k, v in os.environ.items() if k.startswith("MODPROBE")}}
         env.update(TMPDIR="/run/tmp", ANYCAST_LAB_GUEST="1")
         env["PATH"] = f"{env['PATH']}:{SEARCH_PATH}" if env.get("PATH") else SEARCH_PATH
+        cwd = command["cwd"] if os.path.isdir(command["cwd"]) else "/"  # it may be none of those the lab has
         terminal: int | None = None
         try:
             if command["terminal"]:
@@ -196,7 +203,7 @@ class Server:
                 fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *command["size"], 0, 0))
                 try:
                     process = subprocess.Popen(
-                        command["argv"], stdin=slave, stdout=slave, stderr=slave, env=env, cwd=command["cwd"],
+                        command["argv"], stdin=slave, stdout=slave, stderr=slave, env=env, cwd=cwd,
                         start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509
                     )  # fmt: skip
                 finally:
@@ -205,7 +212,7 @@ class Server:
             else:
                 pipe = subprocess.PIPE
                 process = subprocess.Popen(
-                    command["argv"], stdin=pipe, stdout=pipe, stderr=pipe, env=env, cwd=command["cwd"],
+                    command["argv"], stdin=pipe, stdout=pipe, stderr=pipe, env=env, cwd=cwd,
                     start_new_session=True,
                 )  # fmt: skip
                 assert process.stdin
@@ -225,6 +232,29 @@ class Server:
             assert fd is not None
             os.set_blocking(fd, False)
         self._watch_outputs(channel)
+
+    def _connect(self, channel: int, node: str, port: int) -> None:
+        """A TCP connection to a port of a node's own loopback, in the place of a command. Status 1: nobody listens."""
+        sock = None
+        try:
+            sock = netns.open_socket(node, socket.AF_INET, socket.SOCK_STREAM)
+            sock.connect(("127.0.0.1", port))
+        except OSError:
+            if sock is not None:
+                sock.close()
+            self._send(Frame(channel, Kind.EXIT, bytes([1])))
+            return
+        sock.setblocking(False)
+        fd = sock.detach()
+        self._jobs[channel] = Job(None, os.dup(fd), {fd: Kind.STDOUT})
+        self._watch_outputs(channel)
+
+    def _disconnect(self, channel: int) -> None:
+        job = self._jobs.pop(channel)
+        for fd in list(job.outputs):
+            self._close_output(job, fd)
+        self._close_stdin(job)
+        self._send(Frame(channel, Kind.EXIT, bytes([0])))
 
     def _watch_outputs(self, channel: int) -> None:
         job = self._jobs[channel]
@@ -247,6 +277,9 @@ class Server:
             return False
         except OSError:  # EIO: the last holder of the terminal is gone
             data = b""
+        if not data and job.process is None:
+            self._disconnect(channel)
+            return False
         if not data:
             self._close_output(job, fd)
             return False
@@ -260,7 +293,7 @@ class Server:
         del job.outputs[fd]
         with contextlib.suppress(KeyError):
             self._selector.unregister(fd)
-        for stream in (job.process.stdout, job.process.stderr):
+        for stream in (job.process.stdout, job.process.stderr) if job.process is not None else ():
             if stream is not None and not stream.closed and stream.fileno() == fd:
                 stream.close()
                 return
@@ -298,10 +331,13 @@ class Server:
             return
         with contextlib.suppress(KeyError):
             self._selector.unregister(job.stdin)
-        if job.process.stdin is not None:
+        if job.process is not None and job.process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 job.process.stdin.close()
         else:
+            if job.process is None:
+                with contextlib.suppress(OSError):
+                    socket.socket(fileno=os.dup(job.stdin)).shutdown(socket.SHUT_WR)
             os.close(job.stdin)
         job.stdin = None
 
@@ -314,7 +350,7 @@ class Server:
             if pid == 0:
                 return
             for channel, job in list(self._jobs.items()):
-                if job.process.pid == pid:
+                if job.process is not None and job.process.pid == pid:
                     code = os.waitstatus_to_exitcode(status)
                     job.process.returncode = code
                     job.status = code if code >= 0 else 128 - code
@@ -340,9 +376,9 @@ class Server:
 
 
 def main() -> None:
-    where = sys.argv[1]
+    where, *keep = sys.argv[1:]
     uml = where.startswith("/dev/")
-    prepare(uml=uml)
+    prepare(keep, uml=uml)
     if uml:
         line = os.open(where, os.O_RDWR | os.O_NOCTTY)
         tty.setraw(line)

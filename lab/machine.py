@@ -13,6 +13,7 @@ import functools
 import json
 import os
 import selectors
+import shlex
 import shutil
 import signal
 import socket
@@ -27,9 +28,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Any, Self
 
 from lab.keeper import Keeper
+from lab.private import COVERED
 from lab.wire import CHUNK, WINDOW, Decoder, Frame, Kind, credit, encode
 
 GUEST = Path(__file__).resolve().with_name("guest.py")
@@ -99,13 +101,18 @@ class Machine:
         self._console = console
 
     @classmethod
-    def start(cls, choice: Choice) -> Machine:
-        """Boots; returns when commands can be run. Raises LabError with the console's end when it cannot."""
+    def start(cls, choice: Choice, keep: Sequence[str] = ()) -> Machine:
+        """Boots; returns when commands can be run. Raises LabError with the console's end when it cannot.
+
+        What is written in the lab stays in the lab, but for the checkout and the directories of `keep`.
+        """
+        keep = sorted({os.path.realpath(path) for path in (*keep, str(GUEST.parent.parent), sys.prefix)})
         ours, theirs = socket.socketpair()
         # Nothing of it stays on disk once it is up, so that even a killed lab leaves no trace.
         with tempfile.TemporaryDirectory(prefix="anycast-lab-", ignore_cleanup_errors=True) as folder, theirs:
             console = tempfile.TemporaryFile()  # noqa: SIM115  (it lives as long as the kernel)
-            argv = _uml(Path(folder), theirs) if choice.place is Place.UML else _namespaces(theirs)
+            make = _uml if choice.place is Place.UML else _namespaces
+            argv = make(Path(folder), theirs, keep)
             process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=console, stderr=console, pass_fds=[theirs.fileno()],
                 start_new_session=True, env={**os.environ, **_memory_place(), **_wide_registers(choice, Path(folder))},
@@ -161,11 +168,10 @@ class Machine:
         self.stop(grace=0 if kind else 10.0)
 
 
-def _uml(folder: Path, line: socket.socket) -> list[str]:
+def _uml(folder: Path, line: socket.socket, keep: Sequence[str]) -> list[str]:
     init = folder / "init"
-    init.write_text(
-        f"#!/bin/sh\nPATH=/usr/sbin:/usr/bin:/sbin:/bin exec '{sys.executable}' -I -S '{GUEST}' /dev/ttyS0\n"
-    )
+    command = shlex.join([sys.executable, "-I", "-S", str(GUEST), "/dev/ttyS0", *keep])
+    init.write_text(f"#!/bin/sh\nPATH=/usr/sbin:/usr/bin:/sbin:/bin exec {command}\n")
     init.chmod(0o755)
     binary = shutil.which("linux.uml")
     assert binary is not None
@@ -179,10 +185,10 @@ def _uml(folder: Path, line: socket.socket) -> list[str]:
     ]  # fmt: skip
 
 
-def _namespaces(line: socket.socket) -> list[str]:
+def _namespaces(_: Path, line: socket.socket, keep: Sequence[str]) -> list[str]:
     return [
         "unshare", "--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child",
-        sys.executable, "-I", "-S", str(GUEST), str(line.fileno()),
+        sys.executable, "-I", "-S", str(GUEST), str(line.fileno()), *keep,
     ]  # fmt: skip
 
 
@@ -239,12 +245,25 @@ def attach(
         "argv": list(argv), "env": dict(env), "cwd": str(Path.cwd()), "terminal": terminal,
         "size": [size.lines, size.columns],
     }  # fmt: skip
-    line.sendall(encode(Frame(1, Kind.OPEN, json.dumps(command).encode())))
+    _open(line, command)
     with contextlib.ExitStack() as stack:
         if terminal:
             stack.enter_context(_raw_terminal(stdin))
         resized = stack.enter_context(_resizes()) if terminal else None
         return _carry(line, stdin, {Kind.STDOUT: stdout, Kind.STDERR: stderr}, timeout, resized)
+
+
+def connect(line: socket.socket, node: str, port: int, stream: socket.socket) -> bool:
+    """Carries `stream` to `port` of a node's own loopback at the other end of `line`, until either side ends.
+
+    False: nobody listens there. Raises OSError and LabError when either side is gone.
+    """
+    _open(line, {"node": node, "port": port})
+    return _carry(line, stream.fileno(), {Kind.STDOUT: stream.fileno()}, None, None) == 0
+
+
+def _open(line: socket.socket, what: Mapping[str, Any]) -> None:
+    line.sendall(encode(Frame(1, Kind.OPEN, json.dumps(what).encode())))
 
 
 @contextlib.contextmanager
@@ -327,8 +346,13 @@ def _write_all(fd: int, data: bytes) -> None:
 
 @contextlib.contextmanager
 def session(choice: Choice) -> Iterator[Callable[..., int]]:
-    """A fresh lab kernel for the block; yields `attach` to it: call it with argv and `env`."""
-    with Machine.start(choice) as machine:
+    """A fresh lab kernel for the block; yields `attach` to it: call it with argv and `env`.
+
+    Besides the checkout, what is written in the current directory and where temporary files go stays.
+    """
+    here = str(Path.cwd())
+    keep = [tempfile.gettempdir(), *([] if here in ("/", *COVERED) else [here])]
+    with Machine.start(choice, keep) as machine:
         if not machine.ipvs:
             print("lab: this kernel has no IPVS", file=sys.stderr, flush=True)
         ours, theirs = socket.socketpair()

@@ -1,4 +1,5 @@
-"""Daemons of the lab's nodes: start, signal, look, end. Nothing restarts by itself: fault scenarios decide.
+"""Daemons of the lab's nodes: start, signal, look, end. Nothing restarts by itself here: fault scenarios decide,
+and for whoever tries the lab `lab.supervisor`.
 
 A process is remembered in a file by its id and start time, so that a later command (or a later process with
 the same id) is never mistaken for it.
@@ -14,11 +15,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab import places
+
 
 @dataclass(frozen=True, slots=True)
 class Process:
     pid: int
     started: int  # clock ticks after boot
+
+    @classmethod
+    def of(cls, pid: int) -> Process:
+        return cls(pid, _started(pid) or 0)
+
+    def ticks(self) -> int:
+        """Clock ticks of processor time it has had; 0 when it has ended."""
+        fields = _stat(self.pid)
+        return int(fields[11]) + int(fields[12]) if fields else 0
 
     def alive(self) -> bool:
         """Running or stopped; a zombie is not."""
@@ -58,16 +70,17 @@ class Process:
 
 def spawn(argv: Sequence[str], *, netns: str, env: Mapping[str, str], log: Path, record: Path) -> Process:
     """Starts `argv` in a session of its own in namespace `netns`; output is appended to `log`."""
+    command = [*places.entry(netns), *argv]
     out = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     pid = os.posix_spawnp(
-        "ip", ["ip", "netns", "exec", netns, *argv], env, setsid=True,
+        command[0], command, env, setsid=True,
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, str(log), out, 0o644),
             (os.POSIX_SPAWN_DUP2, 1, 2),
         ],
     )  # fmt: skip
-    process = Process(pid, _started(pid) or 0)
+    process = Process.of(pid)
     record.write_text(f"{pid} {process.started}\n")
     return process
 
@@ -85,7 +98,7 @@ def child_of(parent: Process) -> Process | None:
     """Its child, where it has one (ExaBGP's is the plugin)."""
     for entry in os.listdir("/proc"):
         if entry.isdigit() and _stat(int(entry))[1:2] == [str(parent.pid)] and _state(int(entry)) != "Z":
-            return Process(int(entry), _started(int(entry)) or 0)
+            return Process.of(int(entry))
     return None
 
 

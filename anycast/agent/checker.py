@@ -21,11 +21,12 @@ from anycast.core.health.phase import Fault, Outcome, Result
 from anycast.core.values.configuration import Address, Check, Target
 from anycast.core.values.persistent import PersistentMap
 from anycast.ops.source import Probes
-from anycast.probes.finding import OK, Finding, judge, unknown
+from anycast.probes.finding import OK, Finding, unknown
 from anycast.probes.run import check_of, probe
 from anycast.probes.sweep.agenda import Agenda
 from anycast.probes.sweep.runs import Run, run_of, sweepable
 from anycast.probes.sweep.sweep import TURN, Sweep
+from anycast.probes.verdict import judge, judged, tell
 
 __all__ = ["Checker"]
 
@@ -378,7 +379,7 @@ class Checker:
         try:
             self._report(slot.target, result)
         except Exception as error:  # noqa: BLE001 - the others are to go on
-            self._complain(error)
+            tell(error, slot.target)
 
     def _start_tasks(self, most: int) -> None:
         while self._queue and len(self._tasks) < self._limit and most:
@@ -396,8 +397,7 @@ class Checker:
         try:
             return await self._run(target)
         except Exception as error:  # noqa: BLE001 - a defect in one kind of check must not end the checking
-            self._complain(error)
-            return _defect(repr(error))
+            return judged(error, target, heard=False).result(0.0)
 
     def _ended(self, slot: _Slot, task: asyncio.Task[Result]) -> None:
         self._tasks.discard(task)
@@ -427,9 +427,6 @@ class Checker:
     def _remember(self, slot: _Slot, outcome: Outcome, took: float) -> None:
         if outcome is not Outcome.UNKNOWN:
             self.runs.add(slot.number, took if outcome is Outcome.OK else -max(took, _LEAST))
-
-    def _complain(self, error: BaseException) -> None:
-        self._loop.call_exception_handler({"message": "unexpected error in the checker", "exception": error})
 
 
 def _defect(what: str) -> Result:

@@ -29,6 +29,7 @@ from anycast.ops.source import Facts
 PAUSE = 0.15  # seconds between two messages, unless there is a hurry
 LEAST = 0.01  # seconds between two messages
 PATIENCE = 15.0  # seconds an ops process has to read a message
+START = 60.0  # seconds it has for the first: it starts at a low priority, perhaps on a machine with no time to spare
 SLICE = 0.001  # seconds of comparing and packing until others have a turn; a piece may come on top
 _LOOKS = (0.001, 0.05)  # seconds between two looks whether a message has been read, at first and in the end
 
@@ -76,6 +77,7 @@ class Feed:
         """
         line.setblocking(False)
         sent: Facts | None = None
+        patience = START
         seen = 0  # number of the last event
         self._changed.set()
         while True:
@@ -87,20 +89,23 @@ class Feed:
             ran, took = self._engine.runs.take()
             if sent is None:
                 sent = hollow(facts)
-                await _send(line, encode(Message(revision=revision, facts=sent, more=True)))
-            await self._tell(line, revision, sent, facts)
+                await _send(line, encode(Message(revision=revision, facts=sent, more=True)), patience)
+            await self._tell(line, revision, sent, facts, patience)
             sent = facts
             lines = tuple(event.text for event in events)
             told = Message(revision=revision, events=lines, ran=ran, took=took, pid=os.getpid())
-            await _send(line, encode(told))
-            await _read(line)
+            await _send(line, encode(told), patience)
+            await _read(line, patience)
+            patience = PATIENCE
 
-    async def _tell(self, line: socket.socket, revision: int, old: Facts, new: Facts) -> None:
+    async def _tell(
+        self, line: socket.socket, revision: int, old: Facts, new: Facts, patience: float
+    ) -> None:
         """What has changed, a slice at a time."""
         began = time.perf_counter()
         for piece in pieces(old, new):
             if piece is not None:
-                await _send(line, encode(Message(revision=revision, changes=piece, more=True)))
+                await _send(line, encode(Message(revision=revision, changes=piece, more=True)), patience)
             if time.perf_counter() - began > SLICE:
                 await asyncio.sleep(0)
                 began = time.perf_counter()
@@ -116,25 +121,25 @@ class Feed:
         self._hurry.clear()
 
 
-async def _send(line: socket.socket, frame: bytes) -> None:
+async def _send(line: socket.socket, frame: bytes, patience: float) -> None:
     """Until the kernel has it. Raises OSError, StuckError."""
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience):
             await asyncio.get_running_loop().sock_sendall(line, frame)
     except TimeoutError:
-        raise StuckError(f"it has read nothing for {PATIENCE:g} s") from None
+        raise StuckError(f"it has read nothing for {patience:g} s") from None
 
 
-async def _read(line: socket.socket) -> None:
+async def _read(line: socket.socket, patience: float) -> None:
     """Until all has been read. Raises StuckError."""
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience):
             pause, longest = _LOOKS
             while _unread(line):
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, longest)
     except TimeoutError:
-        raise StuckError(f"it has read nothing for {PATIENCE:g} s") from None
+        raise StuckError(f"it has read nothing for {patience:g} s") from None
 
 
 def _unread(line: socket.socket) -> int:

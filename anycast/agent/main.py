@@ -22,6 +22,7 @@ import structlog
 
 from anycast import __version__
 from anycast.agent import garbage, owned_file
+from anycast.agent.defects import Defects
 from anycast.agent.engine import OWNED, Engine
 from anycast.agent.events_file import EventsFile
 from anycast.agent.events_file import load as load_events
@@ -172,6 +173,7 @@ async def serve(
     loaded: Loaded, path: Path, lock: InstanceLock, events: Hub, recorder: Recorder | None = None
 ) -> int:
     """Wires everything, and takes it apart in the opposite order. Returns the exit status; raises on a defect."""
+    asyncio.get_running_loop().set_exception_handler(Defects())
     node = loaded.config.node
     runtime = Path(node.runtime_dir)
     holder: list[LeaseServer] = []

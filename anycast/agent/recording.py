@@ -96,7 +96,8 @@ class Writer:
                 if value is self._snapshot:
                     return {"": "same snapshot"}
                 self._snapshot = value
-                return self._object(value)
+                # What was carried decides nothing, and would be most of the file.
+                return self._object(dataclasses.replace(value, traffic={}))
             case tuple():
                 return [self.write(one) for one in value]
             case frozenset():

@@ -7,29 +7,34 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
+from anycast.ops.amounts import machines
+
 VIPS = 20  # up to which everything is shown
 SERVERS = 100
 WELL = 20  # VIPs that are shown with a line each, if there are more
 WRONG = 200  # VIPs, and real servers, that want looking after and are shown
+BUSY = 10  # VIPs whose traffic is shown, if there are more
 
 Vip: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """`lines`: VIPs with a line each. `whole`: those of them whose services and real servers are shown too.
+    """`lines`: VIPs with a line each. `whole`: those of them whose services and real servers are shown too. `busy`: those
+    whose traffic is shown.
 
     `head` and `tail`: what is said before and after, on what is left out too.
     """
 
     lines: Sequence[Vip]
     whole: Sequence[Vip]
+    busy: Sequence[Vip]
     head: tuple[str, ...] = ()
     tail: tuple[str, ...] = ()
 
 
 def everything(vips: Sequence[Vip]) -> Overview:
-    return Overview(lines=vips, whole=vips)
+    return Overview(lines=vips, whole=vips, busy=vips)
 
 
 def matching(vips: Sequence[Vip], patterns: Sequence[str]) -> list[Vip]:
@@ -68,8 +73,22 @@ def overview(vips: Sequence[Vip]) -> Overview:
             "(all of it: `anycast status --all`; one VIP or some: `--vip NAME`, `--vip 'web*'`; for programs: `--json`)"
         )
     return Overview(
-        lines=[*some, *well[:WELL]], whole=whole, head=(_counts(vips, servers),), tail=tuple(tail)
+        lines=[*some, *well[:WELL]],
+        whole=whole,
+        busy=_busiest(vips),
+        head=(_counts(vips, servers),),
+        tail=tuple(tail),
     )
+
+
+def _busiest(vips: Sequence[Vip]) -> list[Vip]:
+    """The most new connections first, and of as many the most bits."""
+
+    def carried(vip: Vip) -> tuple[float, float]:
+        rates = vip.get("traffic")  # an older agent says nothing of it
+        return (0, 0) if rates is None else (rates["connections_per_s"], rates["bits_in_per_s"])
+
+    return [vip for vip in sorted(vips, key=carried, reverse=True)[:BUSY] if any(carried(vip))]
 
 
 def _counts(vips: Sequence[Vip], servers: Sequence[Mapping[str, Any]]) -> str:
@@ -77,8 +96,17 @@ def _counts(vips: Sequence[Vip], servers: Sequence[Mapping[str, Any]]) -> str:
     words = [f"{announced:,} of {len(vips):,} VIPs announced"]
     out = sum(vip["stage"] != "active" for vip in vips)
     words += [f"{out:,} in maintenance"] if out else []
-    ill = sum(map(is_ill, servers))
-    words.append(f"{len(servers) - ill:,} of {len(servers):,} real servers are well")
+    numbers = machines(
+        ((service["pool"], server["name"]), server["address"])
+        for vip in vips
+        for service in vip["services"]
+        for server in service["servers"]
+    )
+    ill = {number for number, server in zip(numbers, servers, strict=True) if is_ill(server)}
+    there = len(set(numbers))
+    words.append(f"{there - len(ill):,} of {there:,} real servers are well")
+    # One machine is in several services, and in each with every address.
+    words[-1] += f" ({len(servers):,} entries in services)" if there != len(servers) else ""
     return ", ".join(words)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from anycast.cli.overview import Overview, everything
 from anycast.cli.table import Cell, Colour, duration, paint, printable, table
+from anycast.ops.amounts import amount, bits, percent
 
 _COLOURS = {
     "yes": Colour.GOOD,
@@ -26,6 +27,9 @@ _COLOURS = {
 }
 
 _LINES = 20  # of one kind about the node
+NOT_COUNTED = (
+    "traffic is not counted: net.ipv4.vs.run_estimation is 0, or net.ipv4.vs.est_cpulist names no processor"
+)
 _LEASE = {None: Cell("-"), False: Cell("valid"), True: Cell("expired", Colour.BAD)}
 
 
@@ -38,6 +42,11 @@ def status(document: Mapping[str, Any], *, colour: bool, shown: Overview | None 
     parts = [
         _node(document, colour=colour) + "".join(f"{line}\n" for line in shown.head),
         _vips(shown.lines, colour=colour),
+        *(
+            [_traffic(shown.busy, document["traffic"], colour=colour)]
+            if any(map(_carries, shown.busy))
+            else []
+        ),
         _tables(shown.whole, colour=colour),
         _servers(shown.whole, colour=colour),
         *([_requirements(document["requirements"], colour=colour)] if document.get("requirements") else []),
@@ -67,11 +76,64 @@ def _node(document: Mapping[str, Any], *, colour: bool) -> str:
         lines.append(
             f"  the agent is overloaded: {took} ({over['times']} times, the last {duration(over['last_s'])} ago)"
         )
+    lines += _carried(document["traffic"]) if "traffic" in document else []  # of an older agent
     if not document["config"]["reload_ok"]:
         lines.append(
             "  the changed configuration was refused, the previous one is in force (see `anycast check`)"
         )
     return "\n".join(lines) + "\n"
+
+
+def _carried(traffic: Mapping[str, Any]) -> list[str]:
+    """What the node carries, in a line."""
+    rates = traffic["rates"]
+    if not traffic["counted"]:
+        return [f"  {NOT_COUNTED}"]
+    if rates is None:
+        return []
+    told = [f"{amount(rates['connections_per_s'])} new connections/s"]
+    told.append(f"in {amount(rates['packets_in_per_s'])} packets/s, {bits(rates['bits_in_per_s'])}")
+    if rates["bits_out_per_s"] is not None:
+        told.append(f"out {amount(rates['packets_out_per_s'])} packets/s, {bits(rates['bits_out_per_s'])}")
+    else:
+        told.append("answers do not come back this way")  # direct routing, tunnels
+    return [f"  carries {'; '.join(told)} (over {traffic['over_s']:.0f} s)"]
+
+
+def _carries(vip: Mapping[str, Any]) -> bool:
+    return vip.get("traffic") is not None
+
+
+def _traffic(vips: Sequence[Mapping[str, Any]], whole: Mapping[str, Any], *, colour: bool) -> str:
+    """What VIPs and their services carry through this node. Answers only where any are seen."""
+    answers = any(vip["traffic"] and vip["traffic"]["bits_out_per_s"] is not None for vip in vips)
+    rows = []
+    for vip in vips:
+        rows.append((vip["name"], "", *_rates(vip["traffic"], whole["rates"], "node", answers=answers)))
+        if len(vip["services"]) > 1:
+            rows += [
+                (vip["name"], one["name"], *_rates(one["traffic"], vip["traffic"], "VIP", answers=answers))
+                for one in vip["services"]
+            ]
+    head = ("TRAFFIC", "SERVICE", "CONNS/S", "SHARE", "PACKETS/S", "BITS/S")
+    return table((*head, *(("PACKETS/S OUT", "BITS/S OUT") if answers else ())), rows, colour=colour)
+
+
+def _rates(
+    rates: Mapping[str, Any] | None, whole: Mapping[str, Any] | None, of: str, *, answers: bool
+) -> tuple[str, ...]:
+    every = whole["connections_per_s"] if whole is not None else 0
+    share = "-" if rates is None or not every else f"{percent(rates['connections_per_s'] / every)} of {of}"
+    names = ("packets_out_per_s", "bits_out_per_s") if answers else ()
+    return (
+        _amount(rates, "connections_per_s"),
+        share,
+        *(_amount(rates, name) for name in ("packets_in_per_s", "bits_in_per_s", *names)),
+    )
+
+
+def _amount(rates: Mapping[str, Any] | None, name: str) -> str:
+    return "-" if rates is None or rates[name] is None else amount(rates[name])
 
 
 def _some(lines: Sequence[str]) -> list[str]:
@@ -141,6 +203,9 @@ def _servers(vips: Sequence[Mapping[str, Any]], *, colour: bool) -> str:
             _word("drained" if server["drained"] and server["phase"] == "up" else server["phase"]),
             *_weights(server),
             str(server["active"]),
+            _amount(server.get("traffic"), "connections_per_s"),
+            "-" if server.get("share") is None else percent(server["share"]),
+            _amount(server.get("traffic"), "bits_in_per_s"),
             duration(server["since_s"]),
             server["detail"],
         )
@@ -158,15 +223,15 @@ def _servers(vips: Sequence[Mapping[str, Any]], *, colour: bool) -> str:
             "-",
             "0",
             str(gone["active"]),
-            "-",
+            *("-", "-", "-", "-"),
             f"no longer configured, removed in {duration(gone['left_s'])} at the latest",
         )
         for vip in vips
         for service in vip["services"]
         for gone in service["removing"]
     ]
-    head = ("VIP", "SERVICE", "SERVER", "ADDRESS", "PHASE", "WEIGHT", "KERNEL", "ACTIVE", "SINCE", "DETAIL")
-    return table(head, rows, colour=colour)
+    head = ("VIP", "SERVICE", "SERVER", "ADDRESS", "PHASE", "WEIGHT", "KERNEL", "ACTIVE")
+    return table((*head, "CONNS/S", "SHARE", "BITS/S", "SINCE", "DETAIL"), rows, colour=colour)
 
 
 def _host(address: str) -> str:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from anycast.core.dataplane.kernel import IPVS_SYSCTLS
 from anycast.core.dataplane.members import servers_of, uses
+from anycast.core.dataplane.traffic import EST_CPULIST, RUN_ESTIMATION
 from anycast.core.health.aim import targets_of
 from anycast.core.index import wanted_sysctls
 from anycast.core.values.configuration import (
@@ -20,6 +21,7 @@ from anycast.core.values.configuration import (
     Vip,
 )
 from anycast.doctor.facts import conf
+from anycast.doctor.table import CONN_MAX
 
 _OUTER_HEADER = {4: 20, 6: 40}  # bytes
 
@@ -123,7 +125,9 @@ def sysctls_to_read(config: Config | None) -> frozenset[str]:
     names = {
         *sysctls_wanted(config),
         "net.ipv4.vs.conntrack",
-        "net.ipv4.vs.run_estimation",
+        RUN_ESTIMATION,
+        EST_CPULIST,
+        CONN_MAX,
         "net.ipv4.ip_unprivileged_port_start",
     }
     if config is not None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from anycast.core.dataplane.kernel import SetSysctl
 from anycast.core.dataplane.members import service_key
+from anycast.core.dataplane.traffic import EST_CPULIST, RUN_ESTIMATION, uncounted
 from anycast.core.values.configuration import Config, Forwarding, Scheduler, TunnelType
 from anycast.doctor.demands import (
     reach,
@@ -223,6 +224,19 @@ def _kernel(facts: Facts, config: Config | None) -> Iterator[Finding]:
             "the first packet of a client that uses a port again: its connection takes 1 s longer",
             fix=f"sysctl -w net.ipv4.vs.conntrack=0, or a kernel of {dotted(_CONN_REUSE_SINCE)} or later",
         )
+    if (why := uncounted(facts.sysctls)) is not None:
+        limit = (
+            "timing.quiet_limit" if config is None else f"timing.quiet_limit, {config.timing.quiet_limit:g} s"
+        )
+        yield Finding(
+            severity=Severity.WARNING,
+            code=Code.KERNEL_COUNTS_NOTHING,
+            text=f"{why}: the kernel counts no packets, so traffic is not known, and a maintenance waits for {limit} "
+            "instead of the last packet",
+            fix=f"sysctl -w {RUN_ESTIMATION}=1"
+            if facts.sysctls.get(RUN_ESTIMATION) == "0"
+            else f"sysctl -w {EST_CPULIST}=0 (or the processors that may do it)",
+        )
     servers = len(ways(config)) if config is not None else 0
     if (
         version < _ESTIMATION_THREADS_SINCE
@@ -235,7 +249,8 @@ def _kernel(facts: Facts, config: Config | None) -> Iterator[Finding]:
             code=Code.KERNEL_ESTIMATION,
             text=f"kernel {facts.release} (before {dotted(_ESTIMATION_THREADS_SINCE)}) estimates the rates of "
             f"{servers:,} entries of real servers in one timer: packets wait for it every 2 s",
-            fix="sysctl -w net.ipv4.vs.run_estimation=0 (ipvsadm --rate then shows zeros)"
+            fix="a kernel of 6.2 or later; or sysctl -w net.ipv4.vs.run_estimation=0, after which nothing counts packets "
+            "and every drain waits for timing.quiet_limit"
             if switch
             else f"a kernel of {dotted(_ESTIMATION_THREADS_SINCE)} or later",
         )

@@ -12,6 +12,7 @@ CONNECTIONS = 100_000  # expected, where nobody says how many
 CONNECTION_SIZE = 342  # bytes of kernel memory, measured with 100,000 of them
 BUCKET_SIZE = 8  # bytes
 CHAIN = 4  # connections in a bucket, above which looking one up begins to cost
+CONN_MAX = "net.ipv4.vs.conn_max"  # since 7.2
 DEFAULT_BITS = 12
 FEWEST_BITS = 8
 # More than the kernel knows makes it take its default. 27 came with 6.5, and to some older stable kernels.
@@ -59,6 +60,17 @@ def table(facts: Facts, connections: int | None) -> Iterator[Finding]:
                 wanted=wanted,
                 pending=loaded is not None and optional >= wanted,
             )
+    limit = facts.number(CONN_MAX)
+    if limit is not None and limit < expected:
+        none = " (0 means none at all, not no limit)" if limit == 0 else ""
+        yield Finding(
+            severity=Severity.ERROR if limit == 0 else Severity.WARNING,
+            code=Code.CONN_MAX,
+            text=f"{CONN_MAX} is {limit:,}{none}, and {expected:,} connections{assumed} are expected: beyond it new "
+            "connections, those that come from another balancer and one-packet datagrams are dropped, and nothing "
+            "counts them. Closed connections and persistence count until they expire",
+            fix=f"sysctl -w {CONN_MAX}={2**30}",
+        )
     if facts.memory is not None and expected * CONNECTION_SIZE > facts.memory / 2:
         yield Finding(
             severity=Severity.WARNING,

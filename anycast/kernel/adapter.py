@@ -25,7 +25,7 @@ from anycast.core.dataplane.kernel import (
     StopSync,
 )
 from anycast.core.values.configuration import Address
-from anycast.kernel import addresses, interface_watch, sysctl
+from anycast.kernel import addresses, interface_watch, sysctl, totals
 from anycast.kernel.errors import KernelUnavailable
 from anycast.kernel.ipvs import Ipvs
 
@@ -89,7 +89,9 @@ class Kernel:
             timeouts=reading.timeouts,
             sync=reading.sync,
             packets=reading.packets,
+            received=totals.read(),
             connections=reading.connections,
+            traffic=reading.traffic,
         )
 
     async def _listed(self, expected: Iterable[Address], alike: Iterable[Address]) -> frozenset[Address]:

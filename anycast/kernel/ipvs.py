@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias, TypeVar, assert_never
 
 from anycast.core.dataplane.ipvs import (
+    COUNTED,
     AddDestination,
     AddService,
     Destination,
@@ -72,9 +73,10 @@ class Reading(NamedTuple):
     sync: Mapping[SyncRole, ConnectionSync]
     packets: Mapping[Key, int]  # that each service has taken in
     connections: PersistentMap[Key, bytes]  # packed, of those that have any
+    traffic: PersistentMap[Key, bytes]  # as `COUNTED`, of those that have had any
 
 
-_NOTHING = Reading(PersistentMap(), Timeouts(), {}, {}, PersistentMap())
+_NOTHING = Reading(PersistentMap(), Timeouts(), {}, {}, PersistentMap(), PersistentMap())
 
 
 class _Known(NamedTuple):
@@ -84,6 +86,7 @@ class _Known(NamedTuple):
     settings: Settings
     digest: bytes | None  # of its real servers; None: nothing tells
     counts: bytes
+    traffic: bytes
 
 
 class Ipvs:
@@ -203,13 +206,14 @@ class Ipvs:
             records = [record for record in asked if record is not None]
         found: dict[Key, _Known] = {}
         packets: dict[Key, int] = {}
-        for key, settings, taken_in in records:
+        for record in records:
+            key = record.key
             if key is None:
                 continue
-            known = await self._destinations(key, settings, alike.get(key))
+            known = await self._destinations(key, record, alike.get(key))
             if known is not None:
                 found[key] = known
-                packets[key] = taken_in
+                packets[key] = record.counters.packets_in
         gone = [key for key in looked if key not in found]
         if some is not None:
             packets = {**self._last.packets, **packets}
@@ -235,6 +239,7 @@ class Ipvs:
         )
         changed = {key: known for key, known in found.items() if known is not self._known.get(key)}
         idle = [key for key, known in changed.items() if not known.counts]
+        unused = [key for key, known in changed.items() if not known.traffic]
         return Reading(
             table=last.table.updated({key: known.entry for key, known in changed.items()}, gone),
             timeouts=timeouts,
@@ -242,6 +247,9 @@ class Ipvs:
             packets=packets,
             connections=last.connections.updated(
                 {key: known.counts for key, known in changed.items() if known.counts}, (*gone, *idle)
+            ),
+            traffic=last.traffic.updated(
+                {key: known.traffic for key, known in changed.items() if known.traffic}, (*gone, *unused)
             ),
         )
 
@@ -277,7 +285,9 @@ class Ipvs:
                 raise
             return None
 
-    async def _destinations(self, key: Key, settings: Settings, alike: ServiceEntry | None) -> _Known | None:
+    async def _destinations(
+        self, key: Key, record: ServiceRecord, alike: ServiceEntry | None
+    ) -> _Known | None:
         """None: the service has gone meanwhile."""
         request = codec.Request(codec.GET_DEST, codec.service_key(key))
         known = self._known.get(key)
@@ -289,16 +299,17 @@ class Ipvs:
             if not listing.parts and await self._asked(key) is None:
                 return None
             if known is not None and digest is not None and digest == known.digest and whole:
-                return _still(known, settings, listing.counts())
+                return _still(known, record.settings, listing.counts(), _traffic(record, listing))
             records = await self._decoded(listing, alike or (known and known.entry))
             # As of services. What is left out cannot be asked for, so it has to be left out twice.
             left_out: set[DestinationKey] = set()
             if known is not None and listing.parts >= _PARTED:
                 left_out = {one.key for one in known.entry.destinations} - {one.key for one in records}
             if whole and not listing.twice() and left_out == missed:
-                found = entry(settings, (one.destination for one in records))
+                found = entry(record.settings, (one.destination for one in records))
                 counts = packed(one.connections for one in records)
-                return _Known(_shared(found, known, alike), settings, digest, counts)
+                traffic = _traffic(record, listing)
+                return _Known(_shared(found, known, alike), record.settings, digest, counts, traffic)
             missed = left_out
         raise KernelUnavailable(_RESTLESS)
 
@@ -325,12 +336,25 @@ class Ipvs:
         )
 
 
-def _still(known: _Known, settings: Settings, counts: bytes) -> _Known:
+def _traffic(record: ServiceRecord, listing: codec.Listing) -> bytes:
+    """Of the service, then of its real servers; empty: there was none."""
+    if not any(record.counters):
+        return b""
+    return COUNTED.pack(*record.counters) + listing.traffic()
+
+
+def _still(known: _Known, settings: Settings, counts: bytes, traffic: bytes) -> _Known:
     """With the same real servers."""
-    if settings is known.settings and counts == known.counts:
+    if settings is known.settings and counts == known.counts and traffic == known.traffic:
         return known
     same = known.entry if settings == known.settings else entry(settings, known.entry.destinations)
-    return _Known(same, settings, known.digest, known.counts if counts == known.counts else counts)
+    return _Known(
+        same,
+        settings,
+        known.digest,
+        known.counts if counts == known.counts else counts,
+        known.traffic if traffic == known.traffic else traffic,
+    )
 
 
 def _shared(found: ServiceEntry, known: _Known | None, alike: ServiceEntry | None) -> ServiceEntry:

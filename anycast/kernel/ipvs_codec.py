@@ -20,9 +20,11 @@ from socket import AF_INET, AF_INET6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, ht
 from typing import NamedTuple, assert_never
 
 from anycast.core.dataplane.ipvs import (
+    COUNTERS,
     AddDestination,
     AddService,
     Connections,
+    Counters,
     Destination,
     DestinationKey,
     IpvsOp,
@@ -60,7 +62,6 @@ from anycast.kernel.netlink_codec import (
     Message,
     attribute,
     attributes,
-    length_of,
     messages,
     number,
     places_of,
@@ -82,7 +83,12 @@ _NESTED = 0x8000  # the bit of a nest's kind that some kernels set
 # threshold, family, tunnel type, port and flags, each behind its own header.
 _DEST = struct.Struct("=HH HH16s HHH2x HHI HHI HHI HHI HHH2x HHB3x HHH2x HHH2x")
 _DEST_KEY = struct.Struct("=HH HH16s HHH2x HHH2x")
-_STATS, _STATS64, _STATS_INPKTS = 10, 12, 2
+_STATS, _STATS64 = 10, 12
+# The first five of a nest of statistics are `Counters`, in their order, and rates after them. A kernel that must not
+# read numbers from any address puts an empty attribute before each, so that they stand at multiples of eight.
+_PADDING = struct.pack("=HH", 4, 11)
+_COUNTER_HEADERS = tuple(struct.pack("=HH", 12, kind) for kind in range(1, COUNTERS + 1))
+_SHORT_SIZES = (4, 4, 4, 8, 8)  # of kernels before 4.1
 # One destination as ip_vs_genl_fill_dest() writes it: the record, the counts of its connections (active, inactive,
 # and those of persistence, which are not looked at), its family, statistics.
 _RECORD = struct.Struct("=2xH HH16s HHH2x HHI HHI HHB3x HHH2x HHH2x HHI HHI HH")
@@ -143,7 +149,7 @@ class ServiceRecord(NamedTuple):
 
     key: Key | None  # None: of a protocol we have no name for
     settings: Settings
-    packets: int = 0  # taken in since the service was added; the kernel adds up every two seconds
+    counters: Counters = Counters()  # the kernel adds up every two seconds
 
 
 class DestinationRecord(NamedTuple):
@@ -358,22 +364,19 @@ class Services:
     def __init__(self) -> None:
         self._seen: dict[bytes, tuple[Key | None, Settings]] = {}
         # Of the record that was taken apart last: bytes from the statistics to the end and the header they begin
-        # with, and from the counter of packets.
+        # with, and from the first counter.
         self._tail, self._begin = 0, b""
-        self._counter, self._counter_begin, self._number = 0, b"", struct.Struct("=Q")
+        self._counter, self._numbers = 0, _numbers(12)
 
     def parse(self, data: bytes, message: Message) -> ServiceRecord:
         """Raises Malformed."""
         cut, counter = message.end - self._tail, message.end - self._counter
-        if (
-            self._tail
-            and cut > message.start + _GENL
-            and data[cut : cut + 4] == self._begin
-            and data[counter - 4 : counter] == self._counter_begin
-        ):
+        if self._tail and cut > message.start + _GENL and data[cut : cut + 4] == self._begin:
             known = self._seen.get(data[message.start + _GENL : cut])
             if known is not None:
-                return ServiceRecord(*known, self._number.unpack_from(data, counter)[0])
+                told = self._numbers.unpack_from(data, counter)
+                if told[::2] == _COUNTER_HEADERS:
+                    return ServiceRecord(*known, Counters._make(told[1::2]))
         record = parse_service(data, message)
         if self._measure(data, message):
             known = (record.key, record.settings)
@@ -390,17 +393,33 @@ class Services:
         nest = message.start + _GENL
         places = dict(places_of(data, nest + 4, message.end))
         kinds = list(places)
-        if _STATS not in kinds or kinds[kinds.index(_STATS) :] not in ([_STATS], [_STATS, _STATS64]):
+        if _STATS not in kinds or kinds[kinds.index(_STATS) :] != [_STATS, _STATS64]:
             return False
-        last = places[kinds[-1]]
-        counters = dict(places_of(data, last + 4, last + length_of(data, last)))
-        if _STATS_INPKTS not in counters:
+        found = _counters_at(data, places[_STATS64], message.end)
+        if found is None:
             return False
-        begin, counter = places[_STATS], counters[_STATS_INPKTS]
+        begin, (counter, stride) = places[_STATS], found
         self._tail, self._begin = message.end - begin, data[begin : begin + 4]
-        self._counter, self._counter_begin = message.end - counter - 4, data[counter : counter + 4]
-        self._number = struct.Struct("=Q" if kinds[-1] == _STATS64 else "=I")
+        self._counter, self._numbers = message.end - counter, _numbers(stride)
         return True
+
+
+@lru_cache(maxsize=8)
+def _numbers(stride: int) -> struct.Struct:
+    """Headers and counters, `stride` bytes from one to the next."""
+    return struct.Struct("=4sQ" + f"{stride - 12}x4sQ" * (COUNTERS - 1))
+
+
+def _counters_at(data: bytes, nest: int, end: int) -> tuple[int, int] | None:
+    """Where the first header of the long counters of a nest is, and bytes to the next. None: not as expected."""
+    first = nest + 4
+    if data[first : first + 4] == _PADDING:
+        first += 4
+    stride = 16 if data[first + 12 : first + 16] == _PADDING else 12
+    if first + stride * COUNTERS > end:
+        return None
+    headers = tuple(data[at : at + 4] for at in range(first, first + stride * COUNTERS, stride))
+    return (first, stride) if headers == _COUNTER_HEADERS else None
 
 
 def parse_service(data: bytes, message: Message) -> ServiceRecord:
@@ -426,15 +445,17 @@ def parse_service(data: bytes, message: Message) -> ServiceRecord:
             persistent=_persistent(fields) if bits & _PERSISTENT else None,
             foreign=" ".join(foreign),
         ),
-        _packets(fields),
+        _counters(fields),
     )
 
 
-def _packets(fields: dict[int, bytes]) -> int:
+def _counters(fields: dict[int, bytes]) -> Counters:
+    """Raises Malformed."""
     # Kernels before 4.1 have the short counters only, and those turn over.
-    kind, size = (_STATS64, 8) if _STATS64 in fields else (_STATS, 4)
-    nest = fields.get(kind, b"")
-    return number(attributes(nest, 0, len(nest)), _STATS_INPKTS, size)
+    sizes = (8,) * COUNTERS if _STATS64 in fields else _SHORT_SIZES
+    nest = fields.get(_STATS64, fields.get(_STATS, b""))
+    found = attributes(nest, 0, len(nest))
+    return Counters._make(number(found, kind, size) for kind, size in enumerate(sizes, 1))
 
 
 def _persistent(fields: dict[int, bytes]) -> Persistent:
@@ -504,6 +525,7 @@ class Listing:
         self._families: list[bytes] = []
         self._active: list[int] = []
         self._inactive: list[int] = []
+        self._counters: list[tuple[bytes, ...]] = []  # of each, where they are as expected
 
     @property
     def parts(self) -> int:
@@ -515,8 +537,8 @@ class Listing:
         size = int.from_bytes(data[:4], sys.byteorder)
         if size < _LISTED_SIZE or size & 3 or len(data) % size:
             return False
-        rows = zip(*_rows(size).iter_unpack(data), strict=True)
-        sizes, kinds, flags, sequences, records, active, apart, inactive, families = rows
+        rows = zip(*_rows(size, *_traffic_at(data, size)).iter_unpack(data), strict=True)
+        sizes, kinds, flags, sequences, records, active, apart, inactive, families, *counters = rows
         many = len(sizes)
         if not (
             sizes.count(size) == kinds.count(self._family) == sequences.count(sequence) == many
@@ -528,6 +550,7 @@ class Listing:
         self._families += families
         self._active += active
         self._inactive += inactive
+        self._counters += zip(*counters, strict=True)
         return True
 
     def parse(self, data: bytes, message: Message) -> None:
@@ -555,6 +578,12 @@ class Listing:
             return b""
         return packed(map(Connections, reversed(self._active), reversed(self._inactive)))
 
+    def traffic(self) -> bytes:
+        """The counters of each real server, as `ipvs.COUNTED`, in the order of insertion; empty: not as expected."""
+        if self._is_odd or len(self._counters) != len(self._records):
+            return b""
+        return b"".join(itertools.chain.from_iterable(reversed(self._counters)))
+
     def decoded(self, addresses: Mapping[bytes, Address]) -> Iterator[DestinationRecord]:
         """Newest first. `addresses`: objects that are there already, by their bytes. Raises Malformed."""
         if self._is_odd or not all(map(_is_as_expected, self._records)):
@@ -571,10 +600,24 @@ class Listing:
 
 
 @lru_cache(maxsize=8)
-def _rows(size: int) -> struct.Struct:
-    """Messages of `size` bytes: header, record, active, a header, inactive, family."""
+def _rows(size: int, counters: int, stride: int) -> struct.Struct:
+    """Messages of `size` bytes: header, record, active, a header, inactive, family, counters, if there are any."""
     statistics = size - _LISTED_SIZE
-    return struct.Struct(f"=IHHI4x {_GENL}x {_RECORD.size}s I 4s I 8x 8s {statistics}x")
+    rest = f"{statistics}x"
+    if stride:
+        before, after = counters - _LISTED_SIZE, size - counters - stride * COUNTERS
+        rest = f"{before}x" + f"4x8s{stride - 12}x" * COUNTERS + f"{after}x"
+    return struct.Struct(f"=IHHI4x {_GENL}x {_RECORD.size}s I 4s I 8x 8s {rest}")
+
+
+def _traffic_at(data: bytes, size: int) -> tuple[int, int]:
+    """Where the counters are in the first message; of as many bytes, all others have them there. Zeros: nowhere."""
+    nest = _LISTED_SIZE + ((int.from_bytes(data[_LISTED_SIZE : _LISTED_SIZE + 2], sys.byteorder) + 3) & ~3)
+    short = int.from_bytes(data[_LISTED_SIZE + 2 : _LISTED_SIZE + 4], sys.byteorder) & ~_NESTED
+    long = int.from_bytes(data[nest + 2 : nest + 4], sys.byteorder) & ~_NESTED
+    if nest + 4 > size or (short, long) != (_STATS, _STATS64):
+        return 0, 0
+    return _counters_at(data, nest, size) or (0, 0)
 
 
 def _is_as_expected(record: bytes) -> bool:

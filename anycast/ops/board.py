@@ -14,6 +14,7 @@ from anycast.core.values.configuration import Address, Config, Service, Target, 
 from anycast.core.values.persistent import changed
 from anycast.ops import status
 from anycast.ops.servers import Look, Row, Seen, counts_of, rows, seen
+from anycast.ops.traffic import Traffic
 
 Key: TypeAlias = tuple[str, str]
 """The names of a VIP and of a service of it."""
@@ -74,20 +75,22 @@ class Board:
     def fingerprint(self, vip: Vip, address: Address, service: Service) -> str | None:
         return self.prints[vip.name, service.name][address]
 
-    def view(self, clock: status.Clock) -> status.View:
+    def view(self, clock: status.Clock, traffic: Traffic | None = None) -> status.View:
         """For the status."""
-        return _View(self, clock)
+        return _View(self, clock, traffic)
 
 
 class _View:
-    def __init__(self, board: Board, clock: status.Clock) -> None:
+    def __init__(self, board: Board, clock: status.Clock, traffic: Traffic | None) -> None:
         self._board = board
         self._clock = clock
+        self._traffic = traffic
 
     def servers(self, vip: Vip, service: Service) -> Any:
         key = vip.name, service.name
         pairs = zip(self._board.blocks[key].rows, self._board.seen[key], strict=True)
-        return [status.server_status(row, one, self._clock) for row, one in pairs]
+        whole = status.service_rates(vip, service, self._clock.now, self._traffic)
+        return status.servers_status(pairs, whole, self._clock, self._traffic)
 
     def fingerprint(self, vip: Vip, address: Address, service: Service) -> str | None:
         return self._board.fingerprint(vip, address, service)

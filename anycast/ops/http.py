@@ -263,7 +263,8 @@ class _Reading:
         return _verdict(request, good=not reasons, reasons=reasons)
 
     async def get_page(self, request: web.Request) -> web.Response:
-        asked = page.asked(request.query.get("q", ""), request.query.get("page", ""))
+        query = request.query
+        asked = page.asked(query.get("q", ""), query.get("page", ""), query.get("sort", ""))
 
         def make() -> bytes:
             board = self._boards.of(self._source.facts.state)
@@ -295,7 +296,8 @@ class _Reading:
     async def _document(self) -> bytes:
         """Written VIP by VIP: of thousands the whole is large as values, and others are answered meanwhile."""
         state, now, wall = self._source.facts.state, time.monotonic(), time.time()
-        view = self._boards.of(state).view(status.Clock(now=now, wall=wall))
+        traffic = self._source.traffic
+        view = self._boards.of(state).view(status.Clock(now=now, wall=wall), traffic)
         routes = status.routing(state, now)
         frame = status.frame(
             state,
@@ -306,11 +308,14 @@ class _Reading:
             pid=self._source.pid,
             reload_ok=self._source.facts.reload_ok,
             overload=self._source.facts.work.strain.overload,
+            traffic=traffic,
         )
         head, _, tail = _dumps(frame).partition(json.dumps(_VIPS))
         vips: list[str] = []
         for vip in state.config.vips:
-            told = status.vip_status(state, vip, now=now, wall=wall, routes=routes, view=view)
+            told = status.vip_status(
+                state, vip, now=now, wall=wall, routes=routes, view=view, traffic=traffic
+            )
             vips.append(json.dumps(told, allow_nan=False))
             if len(vips) % BATCH == 0:
                 await asyncio.sleep(0)
@@ -343,7 +348,9 @@ class _Reading:
         announced = status.is_announced(routes, vip)
         code = 200 if announced else 503
         if _wants_json(request):
-            body = status.vip_status(state, vip, now=now, wall=time.time(), routes=routes)
+            body = status.vip_status(
+                state, vip, now=now, wall=time.time(), routes=routes, traffic=self._source.traffic
+            )
             return _json(body, code=code)
         verdict = state.vips.get(vip.name, VipState()).verdict
         obstacle = status.obstacle(state, vip, routes)

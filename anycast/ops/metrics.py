@@ -101,7 +101,7 @@ class StateCollector(Collector):
             "anycast_kernel_programs", "Changes written to the kernel", value=state.kernel.programs
         )
         yield from _kernel(state)
-        yield from _ipvs(state)
+        yield from _ipvs(state, counted=self._source.traffic.counted)
         yield from _work(self._source)
         yield from _strain(self._source.facts.work.strain, state)
         yield from _probes(self._source)
@@ -134,11 +134,16 @@ def _kernel(state: State) -> Iterator[Metric]:
     return iter((repairs, sync))
 
 
-def _ipvs(state: State) -> Iterator[Metric]:
+def _ipvs(state: State, *, counted: bool) -> Iterator[Metric]:
     snapshot = state.kernel.snapshot
     connections = sum(snapshot.all_connections()) if snapshot is not None else 0
     yield _gauge(
         "anycast_ipvs_connections", "Connections in the kernel's table, of all services", connections
+    )
+    yield _gauge(
+        "anycast_ipvs_counted",
+        "1 if the kernel counts what IPVS carries; if not, there are no counters",
+        counted,
     )
     yield _gauge(
         "anycast_ipvs_table_rows", "Rows of the kernel's table of connections; 0: not known", _rows()
@@ -287,6 +292,7 @@ class MetricsText:
         series = self._series.chunks(
             board,
             self._source.facts.work,
+            self._source.traffic,
             now=now,
             wall=self._wall(),
             servers=servers,

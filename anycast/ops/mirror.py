@@ -12,6 +12,7 @@ from anycast.core.values.configuration import Config, Target
 from anycast.ops import delta, feed
 from anycast.ops.hub import Hub, event_of
 from anycast.ops.source import Facts
+from anycast.ops.traffic import Traffic
 
 KEPT = 30  # runs of a target whose durations are kept
 
@@ -23,6 +24,7 @@ class Mirror:
         self.pid = 0
         self.revision = 0
         self.events = Hub()
+        self.traffic = Traffic()
         self._coming: Any = None  # of which the rest may be on its way
         self._facts: Facts | None = None
         self._config: Config | None = None
@@ -40,6 +42,7 @@ class Mirror:
         if config is not self._config:
             self._config, self._index = config, feed.derived(config, self._index)
         facts = self._facts = feed.whole(coming, self._index)
+        self.traffic.take(facts.state)
         if facts.numbers is not self._numbers:
             self._numbers = facts.numbers
             targets = set(facts.numbers.values())

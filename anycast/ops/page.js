@@ -117,7 +117,8 @@ function changed() {
 let typed = false, typing = 0;
 function find(now) {
   clearTimeout(typing);
-  const text = document.getElementById("q").value.trim(), search = text === "" ? "" : "?" + new URLSearchParams({q: text});
+  const text = document.getElementById("q").value.trim(), sort = new URLSearchParams(location.search).get("sort");
+  const words = new URLSearchParams({...(text && {q: text}), ...(sort && {sort})}).toString(), search = words && "?" + words;
   if (search === location.search) return;
   if (!now) {
     typing = setTimeout(find, 200, true);

@@ -6,7 +6,7 @@ Of thousands of real servers it shows those that want looking after and counts t
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, lru_cache
@@ -25,24 +25,28 @@ from anycast.core.maintenance.stages import Stage
 from anycast.core.state import State
 from anycast.core.values.configuration import Address, Config, Service, Vip
 from anycast.ops import status
+from anycast.ops.amounts import amount, bits, machines, percent
 from anycast.ops.board import Block, Board, Key
 from anycast.ops.find import LONGEST as LONGEST_QUERY
 from anycast.ops.find import WRONG, Query, Words, query, state_words
 from anycast.ops.hub import Event
-from anycast.ops.servers import Row, Seen
+from anycast.ops.servers import Row, Seen, sees_answers
 from anycast.ops.source import Source
+from anycast.ops.traffic import NO_RATES, SPAN, Graph, Rates, Traffic, keys_of
 
 VIPS = 100  # on one page
-SEARCHED = 10  # VIPs from which on there is a search
+SEARCHED = 3  # VIPs up to which there is no search
 SERVICES = 200
 ROWS = 150  # real servers
 ILL = 20  # of them in one service that want looking after
 FOLDED = 40  # real servers on the page from which on services that are well are folded
+PICTURED = 20  # VIPs on the page up to which there are pictures of what each carries in full
 OPEN = 10  # services with something to look after that are not folded
 EVENTS = 30
 NAMED = 50  # neighbors, requirements, maintenances, addresses, lines of trouble
 LONGEST = 300  # characters of a text that others have made
 
+_FLOW_WIDTH, _FLOW_HEIGHT = 120, 24  # of a picture of traffic
 _SLOTS = 30  # runs in a picture of check times
 _WIDTH, _HEIGHT = 90, 18
 _BARS = [
@@ -72,7 +76,8 @@ def _name(name: str) -> str:
 
 _SERVER_HEAD = Markup(
     '<thead><tr><th scope="col">State</th><th scope="col">Real server</th><th scope="col" class="n">Weight</th>'
-    '<th scope="col" class="n">Conns</th><th scope="col" class="n">Check time</th></tr></thead>'
+    '<th scope="col" class="n">Open</th><th scope="col" class="n">New/s</th><th scope="col" class="n">In</th>'
+    '<th scope="col" class="n">Check time</th></tr></thead>'
 )
 
 
@@ -80,7 +85,7 @@ _SERVER_HEAD = Markup(
 class Look:
     """How a thing stands, in a word and a sign: nothing is told by its colour alone."""
 
-    kind: str  # ok, warn, bad, calm
+    kind: str  # ok, warn, bad, plan (out on purpose), calm
     word: str
 
     @property
@@ -93,8 +98,8 @@ def _badge(kind: str, word: str) -> Markup:
     return el("span", f"{_SIGNS[kind]} {word}", class_=f"{kind} badge")
 
 
-_SIGNS = {"ok": "✓", "warn": "!", "bad": "✕", "calm": "–"}
-_RANKS = {"bad": 0, "warn": 1, "calm": 2, "ok": 3}
+_SIGNS = {"ok": "✓", "warn": "!", "bad": "✕", "plan": "‖", "calm": "–"}
+_RANKS = {"bad": 0, "warn": 1, "plan": 2, "calm": 2, "ok": 3}
 
 
 def vip_look(state: State, vip: Vip, routes: status.Routing) -> Look:
@@ -103,7 +108,7 @@ def vip_look(state: State, vip: Vip, routes: status.Routing) -> Look:
     if stage is Stage.DRAINING:
         return Look("warn", "draining")
     if stage is Stage.DOWN:
-        return Look("calm", "in maintenance")
+        return Look("plan", "in maintenance")
     if stage is not Stage.ACTIVE:
         return Look("warn", f"leaving: {stage}")
     if status.is_announced(routes, vip) and verdict.advertise != "no":
@@ -116,7 +121,7 @@ def vip_look(state: State, vip: Vip, routes: status.Routing) -> Look:
 def server_look(found: Seen) -> Look:
     health = found.health
     if found.drained:
-        return Look("calm", "drained")
+        return Look("plan", "drained")
     if health.unknown and health.phase is not Phase.UNPROVEN:
         return Look("warn", "check could not run")
     match health.phase:
@@ -141,18 +146,24 @@ def neighbor_look(state: str) -> Look:
     return Look("ok" if state == "up" else "warn" if state == "unknown" else "bad", state)
 
 
+WRONG_FIRST = "wrong"
+SORTS = {WRONG_FIRST: "what is wrong", "name": "name", "connections": "new connections", "bits": "bits in"}
+"""By what VIPs can be sorted, and that in words."""
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is to be shown: the VIPs that are looked for, and which hundred of them, from 1 on."""
+    """What is to be shown: the VIPs that are looked for, which hundred of them, from 1 on, and in which order."""
 
     query: Query = Query()
     number: int = 1
+    sort: str = WRONG_FIRST
 
 
-def asked(text: str, number: str) -> Asked:
-    """By the parameters of an address; what is no number is the first."""
+def asked(text: str, number: str, sort: str = "") -> Asked:
+    """By the parameters of an address; what is no number is the first, and what is no order is as ever."""
     known = number.isascii() and number.isdecimal() and 0 < len(number) < 6
-    return Asked(query(text), max(1, int(number)) if known else 1)
+    return Asked(query(text), max(1, int(number)) if known else 1, sort if sort in SORTS else WRONG_FIRST)
 
 
 class Memory:
@@ -161,6 +172,8 @@ class Memory:
     def __init__(self) -> None:
         self._config: Config | None = None
         self._words: dict[str, Words] = {}
+        self._machines: tuple[Config, dict[Key, list[int]]] | None = None
+        self._whole: tuple[object, float, Graph | None] | None = None
         self._ill: dict[Key, tuple[Sequence[Seen], list[int]]] = {}
 
     def ill(self, board: Board) -> dict[Key, list[int]]:
@@ -172,6 +185,28 @@ class Memory:
             fresh[key] = before if before is not None and before[0] is found else (found, _ill(found))
         self._ill = fresh
         return {key: places for key, (_, places) in fresh.items()}
+
+    def machines(self, board: Board) -> dict[Key, list[int]]:
+        """By service, which machine each of its entries is: one machine is in many, by each of its addresses."""
+        config = board.state.config
+        if self._machines is None or self._machines[0] is not config:
+            numbers = iter(
+                machines(
+                    ((block.service.pool.name, row.server.name), row.address)
+                    for block in board.blocks.values()
+                    for row in block.rows
+                )
+            )
+            found = {key: list(islice(numbers, len(block.rows))) for key, block in board.blocks.items()}
+            self._machines = config, found
+        return self._machines[1]
+
+    def whole(self, config: Config, traffic: Traffic) -> Graph | None:
+        """What all VIPs carry: worked out once for each point."""
+        if self._whole is None or self._whole[:2] != (config, traffic.drawn):
+            keys = {key for vip in config.vips for one in vip.services for key in keys_of(vip, one)}
+            self._whole = config, traffic.drawn, traffic.graph(keys)
+        return self._whole[2]
 
     def words(self, board: Board) -> dict[str, Words]:
         if self._config is not board.state.config:
@@ -273,6 +308,9 @@ class _Page:
             state, [], now=now, wall=wall, version=version, pid=0, reload_ok=source.facts.reload_ok
         )
         self.looks = {vip.name: vip_look(state, vip, self.routes) for vip in state.config.vips}
+        self.traffic = source.traffic
+        self.lean = False  # whether pictures are smaller than they could be
+        self.whole = status.node_rates(state, now, self.traffic)
 
     def pieces(self) -> Iterator[str]:
         overall = self.overall()
@@ -293,6 +331,7 @@ class _Page:
         if troubles:
             yield el("ul", *_capped([el("li", one) for one in troubles], "li"), class_="alerts", role="alert")
         yield self.tiles()
+        yield self.carried()
         yield from self.vips()
         yield self.neighbors()
         yield self.maintenance()
@@ -316,7 +355,7 @@ class _Page:
             return Look("warn", "changing")
         if not kinds:
             return Look("calm", "no VIPs")
-        return Look("calm", "in maintenance") if "calm" in kinds else Look("ok", "healthy")
+        return Look("plan", "in maintenance") if "plan" in kinds else Look("ok", "healthy")
 
     def title(self, overall: Look) -> str:
         told = f"{self._announced()} of {len(self.looks)} VIPs announced" if self.looks else "no VIPs"
@@ -353,27 +392,70 @@ class _Page:
     def tiles(self) -> Markup:
         vips, sessions = self.state.config.vips, self.frame["neighbors"]
         announced, up = self._announced(), sum(one["state"] == "up" for one in sessions)
-        servers, usable = self._servers()
+        servers, well, places = self._servers()
         entries = self.frame["maintenance"]
         kernel = self.frame["kernel"]
+        out = sum(look.kind == "plan" for look in self.looks.values())
+        kinds = {look.kind for look in self.looks.values()} - {"ok"}
         return el(
             "dl",
-            _tile("VIPs announced", f"{announced} of {len(vips)}", "ok" if announced == len(vips) else "bad"),
-            _tile("Real servers up", f"{usable} of {servers}", "ok" if usable == servers else "warn"),
+            _tile(
+                "VIPs announced",
+                f"{announced:,} of {len(vips):,}",
+                # Of those that are not, the worst: what is out on purpose is no fault.
+                "ok" if announced == len(vips) else min(kinds or {"bad"}, key=_RANKS.__getitem__),
+                f"{out:,} out on purpose" if out else "",
+            ),
+            _tile(
+                "Real servers well",
+                f"{well:,} of {servers:,}",
+                "ok" if well == servers else "warn",
+                f"{places:,} entries in services" if places != servers else "",
+            ),
             _tile("BGP sessions up", f"{up} of {len(sessions)}", "ok" if up == len(sessions) else "bad"),
             _tile(
                 "Kernel",
                 "unavailable" if not kernel["available"] else "as wanted" if kernel["proven"] else "differs",
                 "ok" if kernel["available"] and kernel["proven"] else "bad",
             ),
-            _tile("In maintenance", str(len(entries)) if entries else "nothing", "warn" if entries else "ok"),
+            _tile("In maintenance", str(len(entries)) if entries else "nothing", "plan" if entries else "ok"),
             class_="tiles",
         )
 
-    def _servers(self) -> tuple[int, int]:
-        """How many places there are in services, and how many are well."""
-        places = sum(len(block.rows) for block in self.board.blocks.values())
-        return places, places - sum(map(len, self.ill.values()))
+    def _servers(self) -> tuple[int, int, int]:
+        """How many machines there are, how many are well wherever they are used, and how many entries they have."""
+        numbers = self.memory.machines(self.board)
+        there = {number for each in numbers.values() for number in each}
+        ill = {numbers[key][place] for key, places in self.ill.items() for place in places}
+        return len(there), len(there) - len(ill), sum(map(len, numbers.values()))
+
+    # Traffic
+
+    def carried(self) -> Markup:
+        """What all VIPs together carry through this node."""
+        if not self.state.config.vips:
+            return Markup("")
+        answers = any(sees_answers(one) for vip in self.state.config.vips for one in vip.services)
+        if not self.traffic.counted:
+            told: tuple[object, ...] = (
+                el("strong", "not counted"),
+                ": the kernel's counters stand still (net.ipv4.vs.run_estimation is 0, or net.ipv4.vs.est_cpulist names no processor)",
+            )
+            return el("div", el("h2", "Traffic", id="traffic"), el("p", *told), class_="plain card flows")
+        graph = self.memory.whole(self.state.config, self.traffic)
+        return el(
+            "section",
+            el("h2", "Traffic through this node", id="traffic"),
+            el("p", _NOT_YET if self.whole is None else flow(self.whole, graph, answers=answers)),
+            el(
+                "p",
+                "By the kernel's counters, over 10 s; pictures show 5 minutes. Other nodes are not in it. ",
+                None if answers else "Answers do not come back this way (direct routing, tunnels).",
+                class_="dim small",
+            ),
+            class_="plain card flows",
+            aria_labelledby="traffic",
+        )
 
     # VIPs
 
@@ -389,10 +471,12 @@ class _Page:
         pages = max(1, -(-len(found) // VIPS))
         number = min(self.asked.number, pages)
         shown = found[VIPS * (number - 1) : VIPS * number]
-        yield self.told(found, shown, number)
+        if shown or wanted.text:
+            yield self.told(found, shown, number)
         blocks = [self.board.blocks[vip.name, service.name] for vip in shown for service in vip.services]
         plan = _Plan(blocks, self.ill, wanted)
         places = {vip.name: place for place, vip in enumerate(all_vips)} if shown else {}
+        self.lean = len(shown) > PICTURED
         for vip in shown:
             yield from self.vip(vip, places[vip.name], plan)
         yield self.leaf(number, pages)
@@ -406,7 +490,21 @@ class _Page:
             # One that is announced, with a real server to look after, goes before what is out on purpose.
             return (_RANKS["warn"] if rank > _RANKS["warn"] and ill else rank), -(ill > 0), vip.name
 
+        match self.asked.sort:
+            case "name":
+                return sorted(self.state.config.vips, key=lambda vip: vip.name)
+            case "connections" | "bits" as sort:
+                of = {vip.name: self._rates(vip) for vip in self.state.config.vips}
+
+                def most(vip: Vip) -> tuple[float, str]:
+                    rates = of[vip.name]
+                    return -(rates.connections if sort == "connections" else rates.bytes_in), vip.name
+
+                return sorted(self.state.config.vips, key=most)
         return sorted(self.state.config.vips, key=key)
+
+    def _rates(self, vip: Vip) -> Rates:
+        return status.vip_rates(vip, self.now, self.traffic) or NO_RATES
 
     def _takes(self, vip: Vip) -> bool:
         wanted = self.asked.query
@@ -468,13 +566,30 @@ class _Page:
                     el(
                         "a",
                         f"{name} {count:,}",
-                        href=_address(wanted),
+                        href=_address(wanted, sort=self.asked.sort),
                         aria_current="true" if wanted == text else None,
                     )
                     for name, wanted, count in counts
                 ),
                 class_="ways",
             ),
+            el(
+                "p",
+                el("span", "sorted by", class_="dim"),
+                *(
+                    el(
+                        "a",
+                        name,
+                        href=_address(text, sort=sort),
+                        aria_current="true" if sort == self.asked.sort else None,
+                    )
+                    for sort, name in SORTS.items()
+                ),
+                class_="ways",
+            ),
+            None
+            if self.asked.sort == WRONG_FIRST
+            else Markup('<input type="hidden" name="sort" value="{}">').format(self.asked.sort),
             role="search",
             method="get",
             action="?",
@@ -501,7 +616,7 @@ class _Page:
             words = (
                 f"{which} {'VIP' if len(found) == 1 else 'VIPs'}",
                 *((" found by ", el("strong", text)) if text else ()),
-                ", what is wrong first",
+                ", by name" if self.asked.sort == "name" else f", {_FIRST[self.asked.sort]} first",
             )
         return el("p", *words, id="told", role="status", class_="dim small")
 
@@ -509,12 +624,14 @@ class _Page:
         """The way to the others."""
         if pages == 1:
             return Markup("")
-        text = self.asked.query.text
+        text, sort = self.asked.query.text, self.asked.sort
         return el(
             "nav",
-            el("a", "← back", href=_address(text, number - 1), rel="prev") if number > 1 else None,
+            el("a", "← back", href=_address(text, number - 1, sort), rel="prev") if number > 1 else None,
             el("span", f"page {number} of {pages}"),
-            el("a", "show more →", href=_address(text, number + 1), rel="next") if number < pages else None,
+            el("a", "show more →", href=_address(text, number + 1, sort), rel="next")
+            if number < pages
+            else None,
             aria_label="VIPs",
             class_="leaf",
         )
@@ -550,6 +667,7 @@ class _Page:
         if found["obstacle"]:
             yield el("p", _short(found["obstacle"]), class_="bad under")
         yield self.stages(vip, found)
+        yield self.flow(vip)
         left = 0
         for service, told in zip(vip.services, found["services"], strict=True):
             block = self.board.blocks[vip.name, service.name]
@@ -559,6 +677,17 @@ class _Page:
             yield from self.service(f"v{place}-{service.name}", told, block, plan)
         yield _more(left, "services")
         yield Markup("</article>\n")
+
+    def flow(self, vip: Vip) -> Markup:
+        """What it carries, and which part of what this node carries that is."""
+        rates = status.vip_rates(vip, self.now, self.traffic)
+        if rates is None:
+            return Markup("")
+        graph = self.traffic.graph(key for one in vip.services for key in keys_of(vip, one))
+        if graph is None and not any(rates):
+            return el("p", "No traffic in the last 5 minutes.", class_="dim small")
+        answers, part = any(map(sees_answers, vip.services)), status.share(rates, self.whole)
+        return el("p", flow(rates, graph, answers=answers, part=part, lean=self.lean), class_="flow")
 
     def stages(self, vip: Vip, found: Mapping[str, Any]) -> Markup:
         """How far it is on its way out, what it waits for, and until when."""
@@ -636,6 +765,7 @@ class _Page:
             if few
             else f"· {usable} usable",
             el("span", f" · needs {low} · {told['scheduler']}", class_="dim"),
+            self.of_service(block),
             el("span", f"{len(ill)} need attention", class_="warn badge") if ill else None,
         )
         yield el("p", "table fingerprint: ", *_tables(told["tables"]), class_="dim small")
@@ -643,8 +773,10 @@ class _Page:
             yield Markup('<table class="servers"><caption class="hidden">{}</caption>{}<tbody>\n').format(
                 _caption(told, block, chosen), _SERVER_HEAD
             )
+            whole = status.service_rates(block.vip, block.service, self.now, self.traffic)
             for number in chosen:
-                yield self.server(block.rows[number], self.board.seen[block.key][number])
+                seen = self.board.seen[block.key][number]
+                yield self.server(block.rows[number], seen, whole, pictured=not plan.folds)
             yield Markup("</tbody></table>")
         yield _more(len(block.rows) - len(chosen), _rest(ill, chosen))
         for one in told["removing"][:NAMED]:
@@ -656,7 +788,17 @@ class _Page:
             )
         yield Markup("</details>\n")
 
-    def server(self, row: Row, found: Seen) -> Markup:
+    def of_service(self, block: Block) -> Markup | None:
+        """What it carries, where the VIP has others too."""
+        if len(block.vip.services) == 1:
+            return None
+        rates = status.service_rates(block.vip, block.service, self.now, self.traffic)
+        if rates is None or not any(rates):
+            return None
+        told = f" · {amount(rates.connections)} new/s, {bits(8 * rates.bytes_in)} in"
+        return el("span", told, class_="dim")
+
+    def server(self, row: Row, found: Seen, whole: Rates | None, *, pictured: bool) -> Markup:
         look, health = server_look(found), found.health
         since = status.since_of(found)
         lasts = None if since is None else max(0.0, self.now - since)
@@ -691,8 +833,25 @@ class _Page:
                 el("span", f"{found.inactive} inactive", class_="in under") if found.inactive else None,
                 class_="n",
             ),
+            *self.of_server(row, whole, pictured=pictured),
             el("td", self.times(row), class_="n"),
         )
+
+    def of_server(self, row: Row, whole: Rates | None, *, pictured: bool) -> tuple[Markup, Markup]:
+        """New connections with their share of those of the service, and what comes in and goes out."""
+        rates = self.traffic.of_server(row, self.now)
+        if rates is None:
+            return _NO_CELL, _NO_CELL
+        part, graph = status.share(rates, whole), self.traffic.graph_of_server(row) if pictured else None
+        new = el(
+            "span",
+            None if graph is None else picture(graph.connections, graph.ages, "new connections a second"),
+            amount(rates.connections),
+            None if part is None else el("span", percent(part), class_="dim small"),
+            class_="times",
+        )
+        out = el("span", f"{bits(8 * rates.bytes_out)} out", class_="under") if row.sees_answers else None
+        return el("td", new, class_="n"), el("td", bits(8 * rates.bytes_in), out, class_="n")
 
     def times(self, row: Row) -> Markup:
         """A picture of the newest runs. Of a rule over several checks: of the first that is probed."""
@@ -735,7 +894,7 @@ class _Page:
                 el("th", one["scope"] or "the whole node", scope="row"),
                 el(
                     "td",
-                    Look("calm" if one["stage"] in ("down", "drained") else "warn", one["stage"]).badge,
+                    Look("plan" if one["stage"] in ("down", "drained") else "warn", one["stage"]).badge,
                     el("span", f"{one['connections']} connections", class_="under")
                     if one["connections"] is not None
                     else None,
@@ -843,9 +1002,15 @@ class _Page:
         )
 
 
-def _address(text: str, number: int = 1) -> str:
+_NOT_YET = Markup("Not known: a rate takes two readings of the kernel, and the last must be fresh.")
+_NO_CELL = Markup('<td class="n">–</td>')
+_FIRST = {WRONG_FIRST: "what is wrong", "connections": "the most new connections", "bits": "the most bits in"}
+
+
+def _address(text: str, number: int = 1, sort: str = WRONG_FIRST) -> str:
     """Of the page with these VIPs, relative to that of any others."""
     words = {"q": text} if text else {}
+    words |= {"sort": sort} if sort != WRONG_FIRST else {}
     return "?" + urlencode(words | ({"page": str(number)} if number > 1 else {}))
 
 
@@ -858,7 +1023,7 @@ class _Plan:
         self._all_ill = ill
         self._meant: dict[Key, list[int]] = {}
         shown = blocks[:SERVICES]
-        self._folded = sum(len(block.rows) for block in shown) > FOLDED
+        self.folds = sum(len(block.rows) for block in shown) > FOLDED
         self._open = OPEN
         self._ill: dict[Key, Sequence[int]] = {}
         left = ROWS
@@ -892,7 +1057,7 @@ class _Plan:
         return [*first, *islice(well, self._well)]
 
     def is_open(self, block: Block) -> bool:
-        if not self._folded or self._meant[block.key]:
+        if not self.folds or self._meant[block.key]:
             return True
         if not self._all_ill[block.key] or not self._open:
             return False
@@ -959,6 +1124,69 @@ def sparkline(took: Sequence[float]) -> Markup:
     )
 
 
+def flow(
+    rates: Rates, graph: Graph | None, *, answers: bool, part: float | None = None, lean: bool = False
+) -> Markup:
+    """Figures and pictures. `part`: of what this node carries. `lean`: one picture, with fewer points."""
+    new, into = amount(rates.connections), bits(8 * rates.bytes_in)
+    return el(
+        "span",
+        el(
+            "span",
+            None
+            if graph is None
+            else picture(graph.connections, graph.ages, "new connections a second", every=2 if lean else 1),
+            el("b", new),
+            " new/s",
+            None if part is None else el("span", f" {percent(part)} of the node", class_="dim"),
+        ),
+        el(
+            "span",
+            None
+            if graph is None or lean
+            else picture(graph.bits_in, graph.ages, "bits a second in", unit=bits),
+            el("b", into),
+            " in",
+            el("span", f" {amount(rates.packets_in)} packets/s", class_="dim"),
+        ),
+        el(
+            "span",
+            el("b", bits(8 * rates.bytes_out)),
+            " out",
+            el("span", f" {amount(rates.packets_out)} packets/s", class_="dim"),
+        )
+        if answers
+        else None,
+        class_="figures",
+    )
+
+
+def picture(
+    values: Sequence[float],
+    ages: Sequence[float],
+    of: str,
+    *,
+    unit: Callable[[float], str] = amount,
+    every: int = 1,
+) -> Markup:
+    """An area over the last minutes, as high as the most there was; now is at its right edge."""
+    most = max(values, default=0.0)
+    told = (
+        f"{of} in the last {_words(ages[0]) if ages else '0 s'}: now {unit(values[-1])}, at most {unit(most)}"
+    )
+    values, ages = values[::-every][::-1], ages[::-every][::-1]
+    places = [_FLOW_WIDTH - round(_FLOW_WIDTH * min(1.0, age / SPAN)) for age in ages]
+    tall = [round((_FLOW_HEIGHT - 1) * value / most) if most else 0 for value in values]
+    path, x, y = f"M{places[0]} {_FLOW_HEIGHT}v-{tall[0]}", places[0], tall[0]
+    for place, height in zip(places[1:], tall[1:], strict=True):
+        path += f"h{place - x}" if height == y else f"l{place - x} {y - height}"
+        x, y = place, height
+    return Markup(  # noqa: S704 - of numbers
+        f'<svg class="flow" viewBox="0 0 {_FLOW_WIDTH} {_FLOW_HEIGHT}" preserveAspectRatio="none" role="img">'
+        f'<title>{told}</title><path d="{path}V{_FLOW_HEIGHT}z"/></svg>'
+    )
+
+
 def _span(seconds: float) -> str:
     if seconds < 0.0095:
         return f"{1000 * seconds:.1f} ms"
@@ -1005,11 +1233,12 @@ def _ends(one: Mapping[str, Any]) -> tuple[object, ...]:
 
 
 def _icon(kind: str) -> str:
-    colour = {"ok": "1f9d55", "warn": "d99000", "bad": "d22b2b", "calm": "7a8794"}[kind]
+    colour = {"ok": "1f9d55", "warn": "d99000", "bad": "d22b2b", "plan": "d99000", "calm": "7a8794"}[kind]
     shape = {
         "ok": "%3Ccircle cx='8' cy='8' r='7'/%3E",
         "warn": "%3Cpath d='M8 1 15 15H1z'/%3E",
         "bad": "%3Cpath d='M1 1h14v14H1z'/%3E",
+        "plan": "%3Cpath d='M2 1h4v14H2zM10 1h4v14h-4z'/%3E",
         "calm": "%3Cpath d='M1 6h14v4H1z'/%3E",
     }[kind]
     return (
@@ -1033,8 +1262,8 @@ def _table(heads: Sequence[str], rows: Sequence[Markup]) -> Markup:
     return joined((el("table", el("thead", columns), el("tbody", *rows[:NAMED])), _more(more, "of them")))
 
 
-def _tile(name: str, value: str, kind: str) -> Markup:
-    return el("div", el("dt", name), el("dd", value), class_=kind)
+def _tile(name: str, value: str, kind: str, more: str = "") -> Markup:
+    return el("div", el("dt", name), el("dd", value, el("small", more) if more else None), class_=kind)
 
 
 def _more(number: int, of: str) -> Markup:

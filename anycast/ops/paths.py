@@ -143,6 +143,14 @@ READ: tuple[Operation, ...] = (
                 about="Which hundred of them, from 1 on. After the last there is the last; what is no number is the first.",
                 schema={"type": "string"},
             ),
+            Parameter(
+                name="sort",
+                about=(
+                    "What is first: what is `wrong`, or the most new `connections` or `bits` that come in; or all by `name`. "
+                    "Anything else is `wrong`."
+                ),
+                schema={"type": "string", "default": "wrong"},
+            ),
         ),
         answers={200: Answer(about="The page.", content={PAGE: {"type": "string"}})},
     ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import is_
 from typing import Any
 
 from anycast.core.dataplane import ipvs
@@ -21,9 +22,10 @@ from anycast.core.vip.facts import furthest, held_for, start_hold
 from anycast.core.vip.requirements import Requirement
 from anycast.ops.board import Block, Board
 from anycast.ops.exposition import Chunk, Chunks, Family, escaped
-from anycast.ops.servers import Seen
+from anycast.ops.servers import Row, Seen, sees_answers
 from anycast.ops.source import Work
 from anycast.ops.status import Routing, is_announced, routing, stage_left
+from anycast.ops.traffic import Total, Traffic, keys_of
 
 _ACTIONS = ("announce", "withdraw", "refuse")
 _STARTED = VipState()
@@ -45,6 +47,7 @@ class _Part:
     service: Service
     version: int
     key: ipvs.Key
+    keys: tuple[ipvs.Key, ...]  # behind all addresses of the family
     labels: str
     weight: int  # of all its real servers, as configured
 
@@ -62,6 +65,8 @@ class _Block:
     """The real servers of a service: what stands between the braces of each."""
 
     key: tuple[str, str]
+    rows: tuple[Row, ...]
+    keys: tuple[ipvs.Key, ...]
     labels: tuple[str, ...]
     tables: tuple[tuple[Address, str], ...]  # what stands there of its tables
 
@@ -106,6 +111,7 @@ def _part(vip: Vip, service: Service, address: Address) -> _Part:
         service,
         address.version,
         service_key(address, service),
+        keys_of(vip, service, address.version),
         _labels(vip=vip.name, service=service.name, family=f"ipv{address.version}"),
         sum(server.weight for server, _ in servers_of(service, address.version)),
     )
@@ -115,6 +121,8 @@ def _block(block: Block) -> _Block:
     vip, service = block.vip.name, block.service.name
     return _Block(
         block.key,
+        block.rows,
+        keys_of(block.vip, block.service),
         tuple(
             _labels(vip=vip, service=service, server=row.server.name, address=str(row.address))
             for row in block.rows
@@ -136,16 +144,26 @@ class Series:
     def __init__(self) -> None:
         self._units: _Units | None = None
         self._chunks = Chunks()
+        self._carried = _Carried()
         self._epoch = 0.0
 
     def chunks(
-        self, board: Board, work: Work, *, now: float, wall: float, servers: bool, openmetrics: bool
+        self,
+        board: Board,
+        work: Work,
+        traffic: Traffic,
+        *,
+        now: float,
+        wall: float,
+        servers: bool,
+        openmetrics: bool,
     ) -> Iterator[Chunk]:
         """`servers` False: without the families of real servers."""
         state = board.state
         if self._units is None or self._units.config is not state.config:
             self._units = _units(state, tuple(board.blocks.values()))
             self._chunks.forget()
+            self._carried = _Carried()
         # Two clocks are never read at once: without this every time would be another with every scrape.
         if abs(self._epoch - (wall - now)) > _JITTER:
             self._epoch = wall - now
@@ -157,8 +175,12 @@ class Series:
             *_of_maintenance(self._units, look),
             *_of_tables(self._units, board),
         ]
+        if traffic.counted:
+            families += _of_traffic("service", [self._carried.of(one, traffic) for one in self._units.parts])
         if servers:
             families += _of_servers(self._units, board)
+        if servers and traffic.counted:
+            families += _of_traffic("server", [self._carried.of(one, traffic) for one in self._units.blocks])
         return self._chunks.of(families, openmetrics=openmetrics)
 
 
@@ -442,4 +464,99 @@ def _of_block(name: str, besides: tuple[str, ...], unit: _Block, figures: Sequen
         f"{name}{{{labels}{more}}} {float(value)}\n"
         for labels, values in zip(unit.labels, figures, strict=True)
         for more, value in zip(besides, values, strict=True)
+    )
+
+
+# Of what they carry.
+
+
+@dataclass(slots=True)
+class _Flow:
+    """What a service, or the real servers of one, carried so far. `rows`: each one's labels and counters."""
+
+    unit: _Part | _Block
+    totals: tuple[Total | None, ...]
+    answers: bool
+    rows: tuple[tuple[str, ipvs.Counters], ...] | None = None
+
+
+class _Carried:
+    """What was read last. Where nothing was carried since, it is the same object."""
+
+    def __init__(self) -> None:
+        self._flows: dict[int, _Flow] = {}  # by id() of the unit, which is kept in it
+
+    def of(self, unit: _Part | _Block, traffic: Traffic) -> _Flow:
+        known = self._flows.get(id(unit))
+        totals = tuple(map(traffic.total, unit.keys))
+        if known is not None and all(map(is_, totals, known.totals)):
+            return known
+        answers = (
+            sees_answers(unit.service)
+            if isinstance(unit, _Part)
+            else any(row.sees_answers for row in unit.rows)
+        )
+        flow = self._flows[id(unit)] = _Flow(unit, totals, answers)
+        return flow
+
+
+def _rows(flow: _Flow) -> tuple[tuple[str, ipvs.Counters], ...]:
+    if flow.rows is None:
+        unit, totals = flow.unit, flow.totals
+        if isinstance(unit, _Part):
+            flow.rows = ((unit.labels, _counted(totals, None)),)
+        else:
+            by_key = dict(zip(unit.keys, totals, strict=True))
+            flow.rows = tuple(
+                (labels, _counted([by_key.get(key) for key in row.services], row))
+                for labels, row in zip(unit.labels, unit.rows, strict=True)
+            )
+    return flow.rows
+
+
+def _counted(totals: Sequence[Total | None], row: Row | None) -> ipvs.Counters:
+    server, place = (None, 0) if row is None else ((row.address, row.port), row.place)
+    found = [one for total in totals if total is not None and (one := total.at(server, place)) is not None]
+    if len(found) < 2:
+        return found[0] if found else ipvs.Counters()
+    return ipvs.Counters._make(map(sum, zip(*found, strict=True)))
+
+
+_CARRIED: dict[str, tuple[str, Callable[[ipvs.Counters], tuple[int, ...]]]] = {
+    "connections": ("New connections through this node", lambda one: (one.connections,)),
+    "packets": ("Packets through this node", lambda one: (one.packets_in, one.packets_out)),
+    "bytes": ("Bytes through this node, with IP headers", lambda one: (one.bytes_in, one.bytes_out)),
+}
+"""Of each what there is: once, or as it came in and went out."""
+_WAYS = (',direction="in"', ',direction="out"')
+
+
+def _of_traffic(what: str, flows: Sequence[_Flow]) -> Iterator[Family[Any, Any]]:
+    for name, (about, values) in _CARRIED.items():
+        whole = f"anycast_ipvs_{what}_{name}"
+        of = "of the service" if what == "service" else "of the real server"
+        yield Family(
+            whole,
+            f"{about}, {of}, since the ops process began to count",
+            flows,
+            flows,
+            partial(_carried, whole, _WAYS if name != "connections" else ("",)),
+            partial(_figures, values),
+            counter=True,
+        )
+
+
+def _figures(
+    values: Callable[[ipvs.Counters], tuple[int, ...]], flow: _Flow
+) -> list[tuple[str, tuple[int, ...]]]:
+    return [(labels, values(one)[: None if flow.answers else 1]) for labels, one in _rows(flow)]
+
+
+def _carried(
+    name: str, ways: tuple[str, ...], _: _Flow, figures: Sequence[tuple[str, tuple[int, ...]]]
+) -> str:
+    return "".join(
+        f"{name}_total{{{labels}{way}}} {float(value)}\n"
+        for labels, values in figures
+        for way, value in zip(ways, values, strict=False)
     )

@@ -11,7 +11,7 @@ from anycast.core.dataplane.members import check_of, server_port, servers_of, se
 from anycast.core.health.phase import Health
 from anycast.core.maintenance.stages import server_scope
 from anycast.core.state import State, drained_scopes, health_of, kernel_table
-from anycast.core.values.configuration import Address, Aimed, RealServer, Service, Vip
+from anycast.core.values.configuration import Address, Aimed, Forwarding, RealServer, Service, Vip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +25,7 @@ class Row:
     scope: str  # POOL/SERVER
     services: tuple[ipvs.Key, ...]  # behind the VIP's addresses of the family
     place: int  # among the destinations of each, in the canonical order
+    sees_answers: bool  # whether they come back through this node
 
 
 class Seen(NamedTuple):
@@ -62,9 +63,15 @@ def rows(vip: Vip, service: Service) -> tuple[Row, ...]:
                 scope=server_scope(service.pool.name, server.name),
                 services=keys,
                 place=places[number],
+                sees_answers=sees_answers(service),
             )
             found.setdefault((server.name, address), row)
     return tuple(found.values())
+
+
+def sees_answers(service: Service) -> bool:
+    """Whether they come back through this node: with NAT alone."""
+    return service.forwarding is Forwarding.NAT
 
 
 def _canonical(address: Address, port: int) -> tuple[int, int, int]:

@@ -14,6 +14,7 @@ from anycast.core.values.configuration import Target
 from anycast.core.values.persistent import PersistentMap
 from anycast.ops.hub import Hub
 from anycast.ops.strain import Strain
+from anycast.ops.traffic import Traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,9 @@ class Source(Protocol):
 
     @property
     def events(self) -> Hub: ...
+
+    @property
+    def traffic(self) -> Traffic: ...
 
     @property
     def pid(self) -> int:

@@ -34,9 +34,10 @@ from anycast.core.values.configuration import Address, Forwarding, Neighbor, Pre
 from anycast.core.values.report import TOO_MANY, NeighborState, Report
 from anycast.core.vip.decide import Advertise, Reason, ServiceFacts
 from anycast.core.vip.facts import connections_of, furthest, held_for, is_at_rest, recent_crashes, start_hold
-from anycast.ops.servers import Look, Row, Seen, rows, seen
+from anycast.ops.servers import Look, Row, Seen, rows, seen, sees_answers
 from anycast.ops.source import TOUCH_FILE
 from anycast.ops.strain import Overload
+from anycast.ops.traffic import NO_RATES, Rates, Traffic, keys_of
 
 _prefix_of = lru_cache(maxsize=32_768)(prefix_of)
 
@@ -136,14 +137,16 @@ class View(Protocol):
 class _Fresh:
     """Everything worked out anew."""
 
-    def __init__(self, state: State, clock: Clock) -> None:
+    def __init__(self, state: State, clock: Clock, traffic: Traffic | None) -> None:
         self._state = state
         self._clock = clock
+        self._traffic = traffic
         self._look = Look(state)
 
     def servers(self, vip: Vip, service: Service) -> list[dict[str, Any]]:
-        found = ((row, seen(row, self._look)) for row in rows(vip, service))
-        return [server_status(row, one, self._clock) for row, one in found]
+        pairs = [(row, seen(row, self._look)) for row in rows(vip, service)]
+        whole = service_rates(vip, service, self._clock.now, self._traffic)
+        return servers_status(pairs, whole, self._clock, self._traffic)
 
     def fingerprint(self, _vip: Vip, address: Address, service: Service) -> str | None:
         return fingerprint(self._state, address, service)
@@ -159,6 +162,7 @@ def document(
     reload_ok: bool = True,
     overload: Overload | None = None,
     view: View | None = None,
+    traffic: Traffic | None = None,
 ) -> dict[str, Any]:
     """The status as JSON-ready values. `now`: monotonic instant; `wall`: seconds since the epoch, the same moment.
 
@@ -166,10 +170,21 @@ def document(
 
     The keys of `"version": 1` stay; new ones may come.
     """
-    routes, view = routing(state, now), view or _Fresh(state, Clock(now=now, wall=wall))
-    vips = [vip_status(state, vip, now=now, wall=wall, routes=routes, view=view) for vip in state.config.vips]
+    routes, view = routing(state, now), view or _Fresh(state, Clock(now=now, wall=wall), traffic)
+    vips = [
+        vip_status(state, vip, now=now, wall=wall, routes=routes, view=view, traffic=traffic)
+        for vip in state.config.vips
+    ]
     return frame(
-        state, vips, now=now, wall=wall, version=version, pid=pid, reload_ok=reload_ok, overload=overload
+        state,
+        vips,
+        now=now,
+        wall=wall,
+        version=version,
+        pid=pid,
+        reload_ok=reload_ok,
+        overload=overload,
+        traffic=traffic,
     )
 
 
@@ -183,6 +198,7 @@ def frame(
     pid: int,
     reload_ok: bool,
     overload: Overload | None = None,
+    traffic: Traffic | None = None,
 ) -> dict[str, Any]:
     """The document around the VIPs."""
     clock = Clock(now=now, wall=wall)
@@ -203,6 +219,7 @@ def frame(
         "config": {"reload_ok": reload_ok},
         "vips": vips,
         "requirements": _requirements(state, clock),
+        "traffic": _node_traffic(state, now, traffic),
         "kernel": _kernel(state, now),
         "plugins": [_plugin(source, report, now) for source, report in sorted(state.plugins.items())],
         "neighbors": [
@@ -515,6 +532,7 @@ def vip_status(
     wall: float,
     routes: Routing | None = None,
     view: View | None = None,
+    traffic: Traffic | None = None,
 ) -> dict[str, Any]:
     """One VIP as it stands in the document. `routes` and `view`: where they are known already."""
     clock = Clock(now=now, wall=wall)
@@ -550,7 +568,60 @@ def vip_status(
         ],
         **_stage(state, vip_progress(state, vip.name), clock),
         "packets_per_s": _rounded(packets_per_second(state, [vip])),
-        "services": _services(state, vip, now, view or _Fresh(state, clock)),
+        "traffic": _vip_traffic(vip, now, traffic),
+        "services": _services(state, vip, now, view or _Fresh(state, clock, traffic), traffic),
+    }
+
+
+def service_rates(vip: Vip, service: Service, now: float, traffic: Traffic | None) -> Rates | None:
+    """None: not known."""
+    return None if traffic is None else traffic.rates(keys_of(vip, service), now)
+
+
+def vip_rates(vip: Vip, now: float, traffic: Traffic | None) -> Rates | None:
+    """None: not known."""
+    if traffic is None:
+        return None
+    return traffic.rates((key for service in vip.services for key in keys_of(vip, service)), now)
+
+
+def node_rates(state: State, now: float, traffic: Traffic | None) -> Rates | None:
+    """Of all VIPs together. None: not known."""
+    if traffic is None:
+        return None
+    vips = state.config.vips
+    keys = (key for vip in vips for service in vip.services for key in keys_of(vip, service))
+    return traffic.rates(keys, now) or (None if traffic.window() is None else NO_RATES)
+
+
+def share(rates: Rates | None, of: Rates | None) -> float | None:
+    """Of new connections. None: there were none, or it is not known."""
+    return rates.connections / of.connections if rates and of and of.connections else None
+
+
+def _node_traffic(state: State, now: float, traffic: Traffic | None) -> dict[str, Any]:
+    answers = any(sees_answers(service) for vip in state.config.vips for service in vip.services)
+    seconds = None if traffic is None else traffic.window()
+    return {
+        "counted": traffic is not None and traffic.counted,
+        "over_s": None if seconds is None else round(seconds, 1),
+        "rates": _rates(node_rates(state, now, traffic), answers=answers),
+    }
+
+
+def _vip_traffic(vip: Vip, now: float, traffic: Traffic | None) -> dict[str, Any] | None:
+    return _rates(vip_rates(vip, now, traffic), answers=any(map(sees_answers, vip.services)))
+
+
+def _rates(found: Rates | None, *, answers: bool) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {
+        "connections_per_s": round(found.connections, 2),
+        "packets_in_per_s": round(found.packets_in, 1),
+        "packets_out_per_s": round(found.packets_out, 1) if answers else None,
+        "bits_in_per_s": round(8 * found.bytes_in),
+        "bits_out_per_s": round(8 * found.bytes_out) if answers else None,
     }
 
 
@@ -587,7 +658,9 @@ def service_facts(state: State, vip: Vip) -> Iterator[tuple[Service, int, Servic
             yield service, address.version, services_of(state, service_key(address, service))
 
 
-def _services(state: State, vip: Vip, now: float, view: View) -> list[dict[str, Any]]:
+def _services(
+    state: State, vip: Vip, now: float, view: View, traffic: Traffic | None
+) -> list[dict[str, Any]]:
     families: dict[str, list[dict[str, Any]]] = {service.name: [] for service in vip.services}
     for service, version, found in service_facts(state, vip):
         families[service.name].append(
@@ -615,6 +688,7 @@ def _services(state: State, vip: Vip, now: float, view: View) -> list[dict[str, 
                 {"address": str(address), "fingerprint": view.fingerprint(vip, address, service)}
                 for address in vip.addresses
             ],
+            "traffic": _rates(service_rates(vip, service, now, traffic), answers=sees_answers(service)),
             "servers": view.servers(vip, service),
             "removing": _removing(state, vip, service, now),
         }
@@ -630,8 +704,26 @@ def fingerprint(state: State, address: Address, service: Service) -> str | None:
     return None if actual is None or wanted is None else ipvs.fingerprint(actual, wanted)
 
 
+def servers_status(
+    pairs: Iterable[tuple[Row, Seen]], whole: Rates | None, clock: Clock, traffic: Traffic | None
+) -> list[dict[str, Any]]:
+    """The real servers of a service. `whole`: what the service carries, of which each has its share."""
+    told = []
+    for row, one in pairs:
+        rates = None if traffic is None else traffic.of_server(row, clock.now)
+        part = share(rates, whole)
+        told.append(
+            {
+                **server_status(row, one, clock),
+                "traffic": _rates(rates, answers=row.sees_answers),
+                "share": None if part is None else round(part, 4),
+            }
+        )
+    return told
+
+
 def server_status(row: Row, found: Seen, clock: Clock) -> dict[str, Any]:
-    """A real server of a service."""
+    """A real server of a service, without what it carries."""
     health = found.health
     return {
         "name": row.server.name,

@@ -7,9 +7,9 @@ from contextlib import AbstractAsyncContextManager
 
 from anycast.core.values.checks import BannerCheck, Expect, Send
 from anycast.core.values.configuration import Address
-from anycast.probes.finding import Finding, Progress, fail, unusable
-from anycast.probes.stream import Stream, judged, opened
-from anycast.regex import RegexError, compiled
+from anycast.probes.finding import Finding, Progress, fail
+from anycast.probes.stream import Stream, opened
+from anycast.regex import compiled
 
 __all__ = ["Dialogue", "check"]
 
@@ -78,13 +78,10 @@ class Dialogue:
 
 
 async def check(kind: BannerCheck, address: Address, port: int, progress: Progress) -> Finding:
-    """OK once every step is done. Raises OSError."""
-    try:
-        dialogue = Dialogue(kind.steps)
-    except RegexError as error:
-        return unusable(error)
+    """OK once every step is done. What it raises is judged by `verdict`, as of every kind."""
+    dialogue = Dialogue(kind.steps)
     opening = opened(address, port, progress, tls=kind.tls, limit=_LIMIT)
-    return await judged(_talk(opening, dialogue, progress))
+    return await _talk(opening, dialogue, progress)
 
 
 async def _talk(

@@ -7,7 +7,7 @@ from errno import ENOEXEC
 from typing import TypeAlias
 
 from anycast.core.values.configuration import HERE, Address, CommandCheck
-from anycast.probes.finding import OK, Finding, Progress, fail, judge, unusable
+from anycast.probes.finding import OK, Finding, Progress, fail, unusable
 from anycast.process import how_it_ended, start, watch
 from anycast.process import kill_group as _kill_group
 
@@ -46,13 +46,14 @@ async def check(kind: CommandCheck, address: Address, port: int, progress: Progr
     except OSError as error:
         if error.errno == ENOEXEC:
             return fail(f"no such program: {kind.argv[0]}: not a program (begin a script with #!/bin/sh)")
-        return judge(error)
+        raise
     progress.say("started %s, process %d", kind.argv[0], process.pid)
     with output:
         exited = watch(process)
         try:
             # The shield keeps `exited` alive through a cancellation: somebody must still reap.
             status = await asyncio.shield(exited)
+            progress.heard = True
         finally:
             if not exited.done():
                 await _end(run, process.pid, exited)

@@ -11,8 +11,8 @@ from errno import ECONNREFUSED
 
 from anycast.core.values.checks import UdpCheck
 from anycast.core.values.configuration import Address
-from anycast.probes.finding import OK, Finding, Progress, fail, place, unusable
-from anycast.regex import RegexError, compiled
+from anycast.probes.finding import OK, Finding, Progress, fail, place
+from anycast.regex import compiled
 
 __all__ = ["LARGEST", "UNREACHABLE", "check", "connected"]
 
@@ -34,11 +34,8 @@ def connected(address: Address, port: int) -> socket.socket:
 
 
 async def check(kind: UdpCheck, address: Address, port: int, progress: Progress) -> Finding:
-    """OK if the reply is as expected, or nobody says that the port is closed. Raises OSError."""
-    try:
-        pattern = compiled(kind.expect) if kind.expect is not None else None
-    except RegexError as error:
-        return unusable(error)
+    """OK if the reply is as expected, or nobody says that the port is closed. Raises OSError, RegexError."""
+    pattern = compiled(kind.expect) if kind.expect is not None else None
     loop = asyncio.get_running_loop()
     with connected(address, port) as sock:
         try:
@@ -48,6 +45,7 @@ async def check(kind: UdpCheck, address: Address, port: int, progress: Progress)
             reply = await (loop.sock_recv(sock, LARGEST) if kind.wants_reply else _within(sock, kind.quiet))
         except ConnectionRefusedError:
             return fail(UNREACHABLE)
+    progress.heard = reply is not None
     if reply is None:
         progress.say("no ICMP error within %g s", kind.quiet)
         return OK

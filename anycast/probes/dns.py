@@ -1,20 +1,24 @@
-"""The dns check: one question to this very server, over UDP or TCP. The wire format is dnspython's, an extra."""
+"""The dns check: one question to this very server, over UDP or TCP. Records are read by dnspython, an extra."""
 
 from __future__ import annotations
 
 import asyncio
 import struct
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
 from anycast.core.values.checks import DnsCheck
 from anycast.core.values.configuration import Address
 from anycast.probes.datagram import LARGEST, UNREACHABLE, connected
-from anycast.probes.finding import OK, Finding, Progress, fail, unusable
-from anycast.probes.stream import Stream, judged, opened
+from anycast.probes.dns_wire import Answer, read
+from anycast.probes.finding import OK, Finding, Progress, fail, reading, unusable
+from anycast.probes.stream import Stream, opened
 
 if TYPE_CHECKING:
     from dns.message import Message
+    from dns.rdata import Rdata
+    from dns.rdatatype import RdataType
 
 __all__ = ["check", "judge_answer"]
 
@@ -32,7 +36,7 @@ async def check(kind: DnsCheck, address: Address, port: int, progress: Progress)
     progress.say("asking for %s %s", kind.name, kind.record)
     if kind.transport == "tcp":
         opening = opened(address, port, progress, tls=None, limit=_LIMIT)
-        return await judged(_over_tcp(opening, kind, question, progress))
+        return await _over_tcp(opening, kind, question, progress)
     try:
         return await _over_udp(kind, question, address, port, progress)
     except ConnectionRefusedError:
@@ -47,7 +51,9 @@ async def _over_udp(
         progress.missing = "answer"
         await loop.sock_sendall(sock, question.to_wire())
         while True:
-            finding = judge_answer(kind, question, await loop.sock_recv(sock, LARGEST), progress)
+            message = await loop.sock_recv(sock, LARGEST)
+            progress.heard = True
+            finding = await judge_answer(kind, question, message, progress)
             if finding is not None:
                 return finding
             # sock_recv does not suspend while there is something: strangers must not hold the loop.
@@ -68,41 +74,48 @@ async def _over_tcp(
                 return fail("closed within the answer" if data else "closed without an answer")
             data += more
         answer = data[2 : 2 + int.from_bytes(data[:2], "big")]
-        return judge_answer(kind, question, answer, progress) or fail("the answer is to another question")
+        finding = await judge_answer(kind, question, answer, progress)
+        return finding or fail("the answer is to another question")
 
 
-def judge_answer(kind: DnsCheck, question: Message, wire: bytes, progress: Progress) -> Finding | None:
-    """What a message says; None if it is no answer to the question."""
-    from dns.message import from_wire
+async def judge_answer(kind: DnsCheck, question: Message, wire: bytes, progress: Progress) -> Finding | None:
+    """What a message says; None if it is no answer to the question. Raises PeerError."""
     from dns.name import root
-    from dns.rcode import to_text
+    from dns.rcode import Rcode, to_text
     from dns.rdata import from_text as record_from_text
     from dns.rdatatype import from_text
 
-    if wire[:2] != question.id.to_bytes(2, "big"):
+    # As records, for which the case of a name and the spelling of an address make no difference.
+    lacking = {
+        record_from_text("IN", kind.record, one, origin=root, relativize=False): one for one in kind.answer
+    }
+    record = from_text(kind.record)
+    answer = read(question.to_wire(), record, wire)
+    if answer is None:
         return None
-    try:
-        answer = from_wire(wire, ignore_trailing=True)
-        if not question.is_response(answer):
-            return None
-        rcode = to_text(answer.rcode())
-        record = from_text(kind.record)
-        records = {data for group in answer.answer if group.rdtype == record for data in group}
-        # As records, for which the case of a name and the spelling of an address make no difference.
-        lacking = [
-            one
-            for one in kind.answer
-            if record_from_text("IN", record, one, origin=root, relativize=False) not in records
-        ]
-        found = sorted(data.to_text() for data in records)
-    except Exception as error:  # noqa: BLE001 - whatever these bytes make of it
-        return fail(f"not a DNS answer: {str(error) or type(error).__name__}")
-    progress.say("%s, %d answers: %s", rcode, len(found), ", ".join(found[:_SHOWN]))
+    found: list[str] = []
+    async for data in _records(answer, record, wire):
+        lacking.pop(data, None)
+        if len(found) < _SHOWN:
+            found.append(data.to_text())
+    rcode = to_text(Rcode(answer.rcode))
+    shown = ", ".join(sorted(found))
+    progress.say("%s, %d answers: %s", rcode, len(answer.records), shown)
     if rcode != kind.rcode:
         return fail(f"{rcode}, expected {kind.rcode}")
     if not lacking:
         return OK
-    if answer.flags & 0x0200:  # TC
+    if answer.truncated:
         return fail("the answer is truncated: check over TCP")
-    shown = ", ".join(found[:_SHOWN]) or "no answer"
-    return fail(f"{shown}; expected {', '.join(lacking)}")
+    return fail(f"{shown or 'no answer'}; expected {', '.join(lacking.values())}")
+
+
+async def _records(answer: Answer, record: RdataType, wire: bytes) -> AsyncIterator[Rdata]:
+    """Each with a turn of the event loop before it: one with long names takes some milliseconds. Raises PeerError."""
+    from dns.rdata import from_wire
+
+    for place, length in answer.records:
+        await asyncio.sleep(0)
+        with reading("not a DNS answer"):
+            data = from_wire("IN", record, wire, place, length)
+        yield data

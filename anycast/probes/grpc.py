@@ -12,14 +12,14 @@ from urllib.parse import unquote
 from anycast.core.values.checks import GrpcCheck
 from anycast.core.values.configuration import Address
 from anycast.probes.finding import Finding, PeerError, Progress, fail, reading, unusable
-from anycast.probes.stream import Secure, Stream, judged, literal, opened
+from anycast.probes.stream import Secure, Stream, literal, opened
 
 if TYPE_CHECKING:
     from h2.connection import H2Connection
 
 __all__ = ["Call", "check", "serving_status"]
 
-_LIMIT = 64 * 1024  # bytes of the whole conversation
+_LIMIT = 16 * 1024  # bytes of the whole conversation: thousands of the smallest frames take h2 its time
 _MESSAGE = 4 * 1024  # bytes of the answer's message
 _SHOWN = 80  # bytes of another protocol
 _METHOD = "/grpc.health.v1.Health/Check"
@@ -41,7 +41,7 @@ async def check(kind: GrpcCheck, address: Address, port: int, progress: Progress
     host = literal(address) if address.version == 4 else f"[{literal(address)}]"
     call = Call(kind.service, kind.authority or f"{host}:{port}", tls=kind.tls is not None)
     opening = opened(address, port, progress, tls=kind.tls, name=kind.authority, limit=_LIMIT, alpn=("h2",))
-    return await judged(_talk(opening, call, progress))
+    return await _talk(opening, call, progress)
 
 
 async def _talk(opening: AbstractAsyncContextManager[Stream], call: Call, progress: Progress) -> Finding:

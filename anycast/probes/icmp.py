@@ -41,6 +41,7 @@ async def check(_kind: IcmpCheck, address: Address, _port: int, progress: Progre
         progress.say("sent an echo request by a %s socket", "raw" if raw else "ping")
         while True:
             packet = await loop.sock_recv(sock, _RECEIVED)
+            progress.heard = True
             if _is_reply(packet, address.version, token, raw=raw):
                 return OK
             # sock_recv does not suspend while there is something: a raw socket sees every echo of this node.

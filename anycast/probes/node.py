@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import struct
@@ -30,6 +31,7 @@ from anycast.probes.offload import HangingError, offload
 __all__ = ["check", "default_gateway", "ipvs_connections", "memory"]
 
 PROC = Path("/proc")
+TABLE_BITS = Path("/sys/module/ip_vs/parameters/conn_tab_bits")
 
 _ALIVE = frozenset({"reachable", "delay", "probe", "noarp", "permanent"})
 _SETTLING = frozenset({"none", "incomplete"})
@@ -174,19 +176,23 @@ def _look(path: str) -> bool:
     return True
 
 
-def ipvs_connections(proc: Path) -> tuple[int, int]:
-    """Connections of all services, and rows of the connection table. Raises OSError, ValueError."""
+def ipvs_connections(proc: Path, bits: Path) -> tuple[int, int]:
+    """Connections of all services, and the rows that the connection table may have. Raises OSError, ValueError."""
     text = (proc / "net/ip_vs").read_text()
     size = re.search(r"size=([0-9]+)", text.split("\n", 1)[0])
     if size is None:
         raise ValueError("/proc/net/ip_vs does not say the table's size")
+    rows = int(size[1])
+    # From 7.1 on that is the size of now, which grows with the connections up to this one.
+    with contextlib.suppress(OSError, ValueError):
+        rows = 2 ** int(bits.read_text())
     servers = re.findall(r"^  -> .* ([0-9]+) +([0-9]+) *$", text, re.MULTILINE)
-    return sum(int(active) + int(inactive) for active, inactive in servers), int(size[1])
+    return sum(int(active) + int(inactive) for active, inactive in servers), rows
 
 
 def _ipvs(kind: IpvsConnectionsCheck, progress: Progress) -> Finding:
     try:
-        connections, rows = ipvs_connections(PROC)
+        connections, rows = ipvs_connections(PROC, TABLE_BITS)
     except FileNotFoundError:
         return unusable("this kernel has no IPVS (modprobe ip_vs)")
     except ValueError as error:

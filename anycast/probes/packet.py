@@ -1,4 +1,4 @@
-"""TCP segments as bytes: the SYN and RST of a handshake by hand, and what answers them. Pure: no sockets.
+"""TCP segments as bytes: SYN, ACK and RST of a handshake by hand, and what answers them. Pure: no sockets.
 
 Packets begin with the IP header. Checksums are written and not read: of a packet that has not left the machine
 (veth, offloading) the kernel may not have written one yet.
@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from anycast.core.values.configuration import Address
 
-__all__ = ["HOPS", "Answer", "Flow", "answer", "checksum", "filter_of", "rst", "syn"]
+__all__ = ["HOPS", "Answer", "Flow", "ack", "answer", "checksum", "filter_of", "rst", "syn"]
 
 HOPS = 2
 """Time to live. The real server delivers a packet of 1 to itself, and one of 2 to a container in it; one that does
@@ -48,6 +48,15 @@ def syn(flow: Flow, sequence: int) -> bytes:
     return _packet(flow, sequence, _SYN, mss)
 
 
+def ack(flow: Flow, sequence: int, accepted: bytes) -> bytes:
+    """Completes the handshake. `accepted`: the packet that `answer` has taken for a SYN-ACK."""
+    segment = _segment(accepted, flow)
+    if segment is None:
+        raise ValueError("no packet of this flow")
+    (theirs,) = struct.unpack_from("!I", segment, 4)
+    return _packet(flow, sequence + 1 & 0xFFFFFFFF, _ACK, acknowledged=theirs + 1 & 0xFFFFFFFF)
+
+
 def rst(flow: Flow, sequence: int) -> bytes:
     """Ends the connection that `syn` with the same sequence number began, half open or open."""
     return _packet(flow, sequence + 1 & 0xFFFFFFFF, _RST)
@@ -78,9 +87,10 @@ def checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
-def _packet(flow: Flow, sequence: int, flags: int, options: bytes = b"") -> bytes:
+def _packet(flow: Flow, sequence: int, flags: int, options: bytes = b"", *, acknowledged: int = 0) -> bytes:
     offset = (20 + len(options)) // 4 << 4
-    head = struct.pack("!HHIIBBH", flow.source_port, flow.port, sequence, 0, offset, flags, _WINDOW)
+    ports = flow.source_port, flow.port
+    head = struct.pack("!HHIIBBH", *ports, sequence, acknowledged, offset, flags, _WINDOW)
     source, destination = flow.source.packed, flow.address.packed
     length = 20 + len(options)
     # Of the two pseudo headers, with zeroes in other places, the sum is the same.

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from anycast.core.values.checks import RelpCheck
 from anycast.core.values.configuration import Address
 from anycast.probes.finding import Finding, PeerError, Progress, fail
-from anycast.probes.stream import Stream, judged, opened
+from anycast.probes.stream import Stream, opened
 
 __all__ = ["Frame", "Frames", "check"]
 
@@ -86,7 +86,7 @@ def _may_become_a_header(begin: bytes) -> bool:
 async def check(kind: RelpCheck, address: Address, port: int, progress: Progress) -> Finding:
     """OK once the server has agreed to open a session and to close it. Raises OSError."""
     opening = opened(address, port, progress, tls=kind.tls, limit=_LIMIT)
-    return await judged(_talk(opening, progress))
+    return await _talk(opening, progress)
 
 
 async def _talk(opening: AbstractAsyncContextManager[Stream], progress: Progress) -> Finding:

@@ -10,9 +10,10 @@ from anycast.core.health.phase import Fault, Result
 from anycast.core.values.checks import Kind, TcpVipCheck
 from anycast.core.values.configuration import HERE, Target
 from anycast.probes import links
-from anycast.probes.finding import Finding, Progress, fail, judge, late, unusable
+from anycast.probes.finding import Finding, Progress, fail, late, unusable
 from anycast.probes.sweep.once import once
 from anycast.probes.sweep.runs import sweepable
+from anycast.probes.verdict import judged, tell
 
 __all__ = ["probe"]
 
@@ -22,7 +23,7 @@ _LATE = 1.0  # seconds past the timeout: this process, not the target, was too s
 async def probe(target: Target, progress: Progress | None = None) -> Result:
     """Run `target.check` once. `progress`: for somebody who looks on.
 
-    Never raises for what the target or the system does; may be cancelled any time.
+    Never raises; may be cancelled any time.
     """
     if sweepable(target):
         return await once(target, progress or Progress())
@@ -34,8 +35,8 @@ async def probe(target: Target, progress: Progress | None = None) -> Result:
         async with asyncio.timeout(timeout):
             try:
                 finding = await _dispatch(target, progress)
-            except OSError as error:  # in here: the kernel's ETIMEDOUT is a TimeoutError too
-                finding = judge(error)
+            except Exception as error:  # noqa: BLE001 - in here: the kernel's ETIMEDOUT is a TimeoutError too
+                finding = judged(error, target, heard=progress.heard)
     except TimeoutError:
         if progress.ours:
             finding = unusable(f"no {progress.missing} within {timeout} s", Fault.STALLED)
@@ -47,8 +48,16 @@ async def probe(target: Target, progress: Progress | None = None) -> Result:
     if took - timeout > _LATE:
         finding = late(took - timeout)
     elif target.address != HERE:
-        finding = links.excuse(finding, target.address)
+        finding = _excused(finding, target)
     return finding.result(took)
+
+
+def _excused(finding: Finding, target: Target) -> Finding:
+    try:
+        return links.excuse(finding, target.address)
+    except Exception as error:  # noqa: BLE001 - a failure is not taken back for a defect of ours
+        tell(error, target, finding)
+        return finding
 
 
 async def _dispatch(target: Target, progress: Progress) -> Finding:

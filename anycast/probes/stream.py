@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol
 
 from anycast.core.values.checks import Tls
 from anycast.core.values.configuration import Address
-from anycast.probes.finding import (
-    OK,
-    Finding,
-    PeerError,
-    Progress,
-    fail,
-    place,
-    reading,
-    unusable,
-)
+from anycast.probes.finding import OK, Finding, PeerError, Progress, place
 from anycast.probes.tcp import connect
-from anycast.probes.tls import OVERHEAD, Channel, UnusableError, tls_detail
+from anycast.probes.tls import OVERHEAD, Channel
 
-__all__ = ["Plain", "Secure", "Stream", "TooMuchError", "judged", "literal", "opened"]
+__all__ = ["Plain", "Secure", "Stream", "TooMuchError", "literal", "opened"]
 
-_CHUNK = 16 * 1024
+_CHUNK = 4 * 1024
+"""Bytes of one turn of the event loop: of some protocols a byte takes a microsecond to read."""
 
 
 class TooMuchError(PeerError):
     """The peer sent more than the check reads."""
+
+    def __init__(self) -> None:
+        super().__init__("it sends more than the check reads")
 
 
 class Stream(Protocol):
@@ -63,28 +57,21 @@ async def opened(
 ) -> AsyncIterator[Stream]:
     """A connected stream from which at most `limit` bytes are read. `name`: what the certificate must be for.
 
-    Raises OSError, ssl.SSLError, UnusableError; PeerError for whatever else the use of it raises once the peer has
-    said something.
+    Raises OSError, ssl.SSLError, UnusableError, PeerError.
     """
     channel = Channel(tls, tls.sni or name or literal(address), *alpn) if tls is not None else None
     progress.missing = "answer"
     with await connect(address, port) as sock:
         progress.say("connected from %s", place(sock.getsockname()))
-        wire = Plain(sock, limit if channel is None else limit + OVERHEAD)
-        try:
-            if channel is None:
-                yield wire
-                return
-            progress.missing = "TLS handshake"
-            secure = Secure(wire, channel)
-            await secure.handshake()
-            progress.say("TLS handshake done: %s", channel.described)
-            yield secure
-        except Exception:
-            if not wire.heard:
-                raise
-            with reading("its answer cannot be read"):
-                raise
+        wire = Plain(sock, limit if channel is None else limit + OVERHEAD, progress)
+        if channel is None:
+            yield wire
+            return
+        progress.missing = "TLS handshake"
+        secure = Secure(wire, channel, limit)
+        await secure.handshake()
+        progress.say("TLS handshake done: %s", channel.described)
+        yield secure
 
 
 def literal(address: Address) -> str:
@@ -93,11 +80,11 @@ def literal(address: Address) -> str:
 
 
 class Plain:
-    def __init__(self, sock: socket.socket, limit: int) -> None:
+    def __init__(self, sock: socket.socket, limit: int, progress: Progress) -> None:
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._left = limit
-        self.heard = False  # the peer has said something
+        self._progress = progress
 
     @property
     def warning(self) -> Finding:
@@ -107,13 +94,15 @@ class Plain:
         await self._loop.sock_sendall(self._sock, data)
 
     async def receive(self) -> bytes:
-        # sock_recv does not suspend while bytes are there: without the limit a peer that never stops sending
-        # would hold the event loop, and no timeout could fire.
+        # sock_recv does not suspend while bytes are there: a peer that never stops sending would hold the event
+        # loop, and no timeout could fire.
+        await asyncio.sleep(0)
         if self._left <= 0:
-            raise TooMuchError("it sends more than the check reads")
+            raise TooMuchError
         data = await self._loop.sock_recv(self._sock, _CHUNK)
         self._left -= len(data)
-        self.heard = self.heard or bool(data)
+        if data:
+            self._progress.heard = True
         return data
 
     async def finish(self) -> None:
@@ -123,9 +112,11 @@ class Plain:
 class Secure:
     """A stream within TLS."""
 
-    def __init__(self, wire: Plain, channel: Channel) -> None:
+    def __init__(self, wire: Plain, channel: Channel, limit: int) -> None:
+        """`limit`: bytes that are read of what TLS carries."""
         self._wire = wire
         self._channel = channel
+        self._left = limit
 
     async def handshake(self) -> None:
         """Raises ssl.SSLError."""
@@ -146,8 +137,12 @@ class Secure:
         await self._flush()
 
     async def receive(self) -> bytes:
-        while (data := self._channel.read()) is None:
+        await asyncio.sleep(0)  # as above: what was decrypted together is here at once
+        if self._left <= 0:
+            raise TooMuchError
+        while (data := self._channel.read(_CHUNK)) is None:
             await self._exchange()
+        self._left -= len(data)
         return data
 
     async def finish(self) -> None:
@@ -162,15 +157,3 @@ class Secure:
     async def _flush(self) -> None:
         if data := self._channel.outgoing():
             await self._wire.send(data)
-
-
-async def judged(talk: Awaitable[Finding]) -> Finding:
-    """The finding of a conversation, whatever its stream raises. OSError of the kernel passes through."""
-    try:
-        return await talk
-    except ssl.SSLError as error:
-        return fail(tls_detail(error))
-    except UnusableError as error:
-        return unusable(error, error.fault)
-    except PeerError as error:
-        return fail(str(error))

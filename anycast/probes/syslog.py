@@ -15,7 +15,7 @@ from anycast.core.values.checks import SyslogCanaryCheck, SyslogCheck
 from anycast.core.values.configuration import Address
 from anycast.probes.datagram import UNREACHABLE, connected
 from anycast.probes.finding import OK, Finding, Progress, fail
-from anycast.probes.stream import Stream, judged, opened
+from anycast.probes.stream import Stream, opened
 
 __all__ = ["canary", "check"]
 
@@ -28,9 +28,8 @@ _CHUNK = 256 * 1024
 
 async def check(kind: SyslogCheck, address: Address, port: int, progress: Progress) -> Finding:
     """OK if the server closes when it is asked to. Raises OSError."""
-    return await judged(
-        _open_and_close(opened(address, port, progress, tls=kind.tls, limit=_LIMIT), progress)
-    )
+    opening = opened(address, port, progress, tls=kind.tls, limit=_LIMIT)
+    return await _open_and_close(opening, progress)
 
 
 async def _open_and_close(opening: AbstractAsyncContextManager[Stream], progress: Progress) -> Finding:
@@ -51,7 +50,7 @@ async def canary(kind: SyslogCanaryCheck, address: Address, port: int, progress:
     try:
         if kind.proof_port is not None:
             opening = opened(address, kind.proof_port, progress, tls=None, limit=_PROOF_LIMIT)
-            return await judged(_seen_on(opening, (address, port), message, progress))
+            return await _seen_on(opening, (address, port), message, progress)
         return await _seen_in(str(kind.proof_file), (address, port), message, progress)
     except ConnectionRefusedError:
         return fail(UNREACHABLE if progress.missing == "canary" else "proof port: connection refused")

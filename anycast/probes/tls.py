@@ -9,20 +9,18 @@ import ssl
 import time
 from dataclasses import dataclass
 
-from anycast.core.health.phase import Fault
 from anycast.core.values.checks import Tls
 from anycast.probes.certificate import not_after
-from anycast.probes.finding import OK, Finding, fault_of, one_line, warn
+from anycast.probes.finding import OK, Finding, UnusableError, warn
+from anycast.probes.verdict import fault_of
 
 __all__ = [
     "OVERHEAD",
     "SESSION_LIFE",
     "Channel",
     "Proof",
-    "UnusableError",
     "context_for",
     "expiry_warning",
-    "tls_detail",
 ]
 
 OVERHEAD = 192 * 1024  # bytes on the wire beyond what they carry: certificates and framing
@@ -30,27 +28,7 @@ SESSION_LIFE = 60.0  # seconds: a resumed session proves no certificate, so it i
 
 _CHUNK = 16 * 1024
 _DAY = 86400.0  # seconds
-_CERTIFICATE_EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
-_NOT_TLS = frozenset(
-    {"HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "WRONG_VERSION_NUMBER"}
-)
-_REFUSED_US = frozenset(
-    {
-        "SSLV3_ALERT_BAD_CERTIFICATE",
-        "SSLV3_ALERT_CERTIFICATE_EXPIRED",
-        "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
-        "TLSV13_ALERT_CERTIFICATE_REQUIRED",
-        "TLSV1_ALERT_UNKNOWN_CA",
-    }
-)
-
-
-class UnusableError(Exception):
-    """The check's own TLS settings cannot be used: nothing is proven. The message says why."""
-
-    def __init__(self, why: str, fault: Fault = Fault.CONFIGURATION) -> None:
-        super().__init__(why)
-        self.fault = fault
+_OF_THE_SERVER = frozenset({"kx-dhe", "kx-any"})  # kx-any: of TLS 1.3, whose ciphers are another list
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,10 +94,10 @@ class Channel:
     def outgoing(self) -> bytes:
         return self._outgoing.read() if self._outgoing.pending else b""
 
-    def read(self) -> bytes | None:
-        """What the peer said; nothing at the end of the stream, however it ended; None: more is needed."""
+    def read(self, most: int = _CHUNK) -> bytes | None:
+        """What the peer said, `most` bytes of it at most; nothing at the end of the stream, however it ended; None: more is needed."""
         try:
-            return self._tls.read(_CHUNK)
+            return self._tls.read(most)
         except ssl.SSLWantReadError:
             return None
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
@@ -131,7 +109,8 @@ class Channel:
             return self._resumed
         expires = None if self._settings.expiry_warning is None else self._expires()
         session = None
-        with contextlib.suppress(ValueError):  # one with a very long certificate cannot be handed out
+        # One with a very long certificate cannot be handed out: then there is nothing to resume, and no more to it.
+        with contextlib.suppress(ValueError, ssl.SSLError):
             session = self._tls.session
         return Proof(session=session, context=self._context, until=now + SESSION_LIFE, expires=expires)
 
@@ -207,6 +186,7 @@ def cached_context(
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+    context.set_ciphers(":".join(_cheap(context)))
     if certificate is not None:
         context.load_cert_chain(certificate, key, password=_no_password)
     if alpn:
@@ -214,20 +194,13 @@ def cached_context(
     return context
 
 
+def _cheap(context: ssl.SSLContext) -> list[str]:
+    """What the context offers without Diffie-Hellman over a modulus that the server chooses.
+
+    One of 10,000 bits takes a processor nearly a second, in which no lease is sent. TLS 1.3 has none.
+    """
+    return [one["name"] for one in context.get_ciphers() if one["kea"] not in _OF_THE_SERVER]
+
+
 def _no_password() -> str:
     raise UnusableError("the key of the client's certificate has a password: the check needs one without")
-
-
-def tls_detail(error: ssl.SSLError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        if error.verify_code == _CERTIFICATE_EXPIRED:
-            return "certificate expired"
-        return f"certificate not valid: {error.verify_message.rstrip('.')}"
-    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-        return "closed within the TLS handshake"
-    if error.reason in _NOT_TLS:
-        return "no TLS on this port"
-    reason = error.reason.replace("_", " ").lower() if error.reason else one_line(str(error))
-    if error.reason in _REFUSED_US:
-        return f"the server refuses the client's certificate: {reason}"
-    return f"TLS failed: {reason}"

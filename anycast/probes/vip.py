@@ -1,6 +1,6 @@
 """The tcp check to the VIP: a handshake with the VIP's address at one real server, as IPVS would send it there.
 
-The address is this node's own too, so that the kernel would answer a connect() by itself. Hence SYN and RST are
+The address is this node's own too, so that the kernel would answer a connect() by itself. Hence SYN, ACK and RST are
 written here and sent by a packet socket to the link address of the real server. What comes back is seen by that
 socket before IP drops it (IPv4: its source is an address of ours) or resets it (IPv6: the reset goes to ourselves).
 """
@@ -22,7 +22,7 @@ from anycast.probes import neighbor
 from anycast.probes.finding import OK, Finding, Progress, fail, place, unknown, unusable
 from anycast.probes.links import Way, home, way_to
 from anycast.probes.offload import aside
-from anycast.probes.packet import Answer, Flow, answer, filter_of, rst, syn
+from anycast.probes.packet import Answer, Flow, ack, answer, filter_of, rst, syn
 
 __all__ = ["check"]
 
@@ -111,7 +111,7 @@ def _flow(source: Address, vip: Address, port: int) -> Iterator[Flow]:
 
 
 class _Handshake:
-    """SYN, its answer, RST."""
+    """SYN, its answer, ACK, RST. Without the ACK a server that hangs would never be seen: its accept queue would not fill."""
 
     def __init__(self, sock: socket.socket, way: Way, link_address: bytes, flow: Flow) -> None:
         self._sock = sock
@@ -137,13 +137,17 @@ class _Handshake:
         progress.say("SYN sent from %s to %s", place((flow.source, flow.source_port)), target)
         timers = [loop.call_later(timeout * share, again) for share in _RESEND]
         found: Answer | None = None
+        packet = b""
         try:
             while found is None:
                 packet = await loop.sock_recv(self._sock, _RECEIVED)
+                progress.heard = True
                 found = answer(packet, flow, self._sequence)
                 if found is None:
                     await asyncio.sleep(0)  # sock_recv does not suspend while there is something
             progress.say("%s received", found.value)
+            if found is Answer.ACCEPTED:
+                self._send(ack(flow, self._sequence, packet))
         finally:
             for timer in timers:
                 timer.cancel()
@@ -153,7 +157,7 @@ class _Handshake:
                     self._send(rst(flow, self._sequence))
         if found is Answer.REFUSED:
             return fail(f"connection refused ({target} at {address})")
-        progress.say("RST sent")
+        progress.say("ACK and RST sent")
         return OK
 
     def _send(self, packet: bytes) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -187,18 +188,34 @@ _READY = {"zebra": "zserv.api", "bgpd": "bgpd.vty", "bfdd": "bfdd.vty"}
 def start_frr(place: str, folder: Path, names: Sequence[str]) -> list[Process]:
     """FRR's daemons in namespace `place`, each with `NAME.conf` of the folder if it is there. The folder becomes FRR's."""
     shutil.chown(folder, "frr", "frr")
-    daemons = []
-    for name in names:
-        (folder / _READY[name]).unlink(missing_ok=True)  # of a life before
-        if not (folder / f"{name}.conf").exists():
-            (folder / f"{name}.conf").write_text("frr defaults traditional\n")
-        conf, pid, log = (folder / f"{name}.{what}" for what in ("conf", "pid", "log"))
-        argv = [str(FRR / name), "-u", "frr", "-g", "frr", "-f", str(conf), "-i", str(pid), "-P", "0"]
-        argv += ["-z", str(folder / "zserv.api"), "--vty_socket", str(folder), "--log", "stdout"]
-        argv += ["--bfdctl", str(folder / "bfdd.sock")] if name == "bfdd" else []
-        daemons.append(spawn(argv, netns=place, env=os.environ, log=log, record=folder / f"{name}.record"))
-        _await_path(folder / _READY[name], log)
+    daemons: list[Process] = []
+    try:
+        for name in names:
+            daemons.append(_start_frr(place, folder, name))
+            _await_path(folder / _READY[name], folder / f"{name}.log")
+    except BaseException:
+        for daemon in daemons:
+            daemon.end()
+        raise
     return daemons
+
+
+def _start_frr(place: str, folder: Path, name: str) -> Process:
+    (folder / _READY[name]).unlink(missing_ok=True)  # of a life before
+    if not (folder / f"{name}.conf").exists():
+        (folder / f"{name}.conf").write_text("frr defaults traditional\n")
+    conf, pid, log = (folder / f"{name}.{what}" for what in ("conf", "pid", "log"))
+    argv = [str(FRR / name), "-u", "frr", "-g", "frr", "-f", str(conf), "-i", str(pid), "-P", "0"]
+    argv += ["-z", str(folder / "zserv.api"), "--vty_socket", str(folder), "--log", "stdout"]
+    argv += ["--bfdctl", str(folder / "bfdd.sock")] if name == "bfdd" and _bfdd_has_a_socket() else []
+    return spawn(argv, netns=place, env=os.environ, log=log, record=folder / f"{name}.record")
+
+
+@functools.cache
+def _bfdd_has_a_socket() -> bool:
+    """FRR 8 to 10.2 would make it in /run/frr, which is the machine's; later ones have none."""
+    told = subprocess.run([str(FRR / "bfdd"), "--help"], capture_output=True, text=True, check=False)
+    return "--bfdctl" in told.stdout
 
 
 def vtysh(folder: Path, *commands: str) -> str:

@@ -108,10 +108,9 @@ class Software(abc.ABC):
 def load_frr(folder: Path, conf: Path) -> None:
     """As an operator does it, into the running daemons. Asserts that nothing was refused."""
     done = _run("vtysh", "--vty_socket", str(folder), "-f", str(conf))
-    # Said again, this one is refused: it holds already.
-    bad = [
-        line for line in done.stderr.splitlines() if line.strip() and "graceful-restart-disable" not in line
-    ]
+    # Said again, the first is refused: it holds already. The second is FRR 10's word for success.
+    harmless = re.compile(r".*graceful-restart-disable.*|\[\d+\|\w+\] done|\s*")
+    bad = [line for line in done.stderr.splitlines() if not harmless.fullmatch(line)]
     assert not bad, done.stderr
 
 
@@ -184,10 +183,14 @@ class Bird(Software):
         text = self.ask(f"show route all for {prefix}")
         return [
             Way(
-                local_pref=int(found[1]) if (found := re.search(r"BGP.local_pref: (\d+)", part)) else None,
+                local_pref=int(found[1])
+                if (found := re.search(r"(?:BGP\.|bgp_)local_pref: (\d+)", part))
+                else None,
                 communities=frozenset(
                     pair.replace(",", ":")
-                    for pair in re.findall(r"\((\d+,\d+)\)", _line(part, "BGP.community:"))
+                    for pair in re.findall(
+                        r"\((\d+,\d+)\)", _line(part, "BGP.community:") or _line(part, "bgp_community:")
+                    )
                 ),
             )
             for part in re.split(r"(?=unicast \[)", text)[1:]

@@ -10,6 +10,7 @@ import contextlib
 import os
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +20,8 @@ import pytest
 
 from anycast.core.dataplane import kernel as core
 from anycast.core.dataplane.ipvs import (
+    COUNTED,
+    Counters,
     Destination,
     MoveDestination,
     RemoveDestination,
@@ -32,7 +35,7 @@ from anycast.core.dataplane.ipvs import (
 from anycast.core.values.configuration import Address, Protocol, Scheduler, SchedulerFlag
 from anycast.kernel import sysctl
 from tests.contract.namespaces import entered, made_namespace, run
-from tests.contract.tables import desired, established, played, read, restore, server
+from tests.contract.tables import desired, established, played, read, restore, server, snapshot
 
 pytestmark = pytest.mark.lab
 
@@ -414,6 +417,36 @@ def test_without_one_packet_scheduling_the_packets_of_one_port_stick_to_one_serv
         one.send([20000], packets=40)
         (((_, address), count),) = Counter(taken()).items()
         assert (count, one.flows()) == (40, {20000: address})
+
+
+def carried(one: Node, packets: int) -> tuple[list[Counters], core.Snapshot]:
+    """The counters of the service and of its real servers, once the kernel has added up so many packets."""
+    rows: list[Counters] = []
+    for _ in range(100):
+        with one.inside():
+            found = snapshot()
+        rows = list(map(Counters._make, COUNTED.iter_unpack(found.traffic.get(KEY, b""))))
+        if rows and rows[0].packets_in >= packets:
+            return rows, found
+        time.sleep(0.2)  # it adds up every two seconds, and tells of it in no other way
+    raise AssertionError(f"{packets} packets are not counted: {rows}")
+
+
+def test_what_is_carried_is_read_of_the_service_and_of_each_real_server() -> None:
+    with node() as one:
+        one.become(balancing(Scheduler.RR, *servers(4), one_packet=True))
+        with one.inside():
+            assert snapshot().traffic == {}
+        one.send([20000], packets=40)
+        (whole, *each), found = carried(one, 40)
+        assert whole == Counters(connections=40, packets_in=40, bytes_in=40 * (20 + 8 + 1))
+        assert each == [Counters(connections=10, packets_in=10, bytes_in=10 * 29)] * 4
+        assert found.packets[KEY] == 40
+        # Real servers stand in the order of the table.
+        one.become(balancing(Scheduler.RR, *servers(4)[:1], one_packet=True))
+        one.send([20000], packets=8)
+        (whole, only), found = carried(one, 48)
+        assert (whole.packets_in, only.packets_in, len(found.table[KEY].destinations)) == (48, 18, 1)
 
 
 def removal_of(address: Address) -> RemoveDestination:

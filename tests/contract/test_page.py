@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from anycast.core import events as ev
+from anycast.core.dataplane.ipvs import Connections
 from anycast.ops.main import surface
 from tests.contract.browser import PROGRAM, chromium
-from tests.unit.ops import scenes
+from tests.property.worlds import busied
+from tests.unit.ops import flows, scenes
 from tests.unit.ops.node import Node
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="chromium is not installed (lab/install browser)")
@@ -198,5 +200,49 @@ def test_without_javascript_the_field_asks_and_the_links_lead_on(tmp_path: Path)
             assert "Find VIPs" in names
             assert "v129" in names
             assert "v128" not in names
+
+    asyncio.run(run())
+
+
+SPILLED = """
+[...document.querySelectorAll('.servers td, .servers th, .tiles dd, .figures > span')].filter((one) => {
+  const range = document.createRange(), box = one.getBoundingClientRect();
+  range.selectNodeContents(one);
+  return [...range.getClientRects()].some((rect) => rect.width > 1 && (rect.right > box.right + 1 || rect.left < box.left - 1));
+}).map((one) => one.textContent).slice(0, 5)
+"""
+
+
+@pytest.mark.parametrize("width", [PHONE, 660, 768, 1400])
+def test_no_figure_runs_into_another_whatever_the_screen(width: int, tmp_path: Path) -> None:
+    async def run() -> None:
+        node = scenes.running(load=flows.steady(54_321.0))
+        node.kernel = busied(node.kernel, lambda _, __: Connections(123_456, 654_321))
+        node.now -= 1
+        node.send(ev.Tick(), after=6.0)
+        async with served(node) as address, chromium(tmp_path) as tab:
+            await tab.screen(width, 900)
+            await tab.open(address)
+            assert "654321 inactive" in await tab.value("document.querySelector('.servers').textContent")
+            assert await tab.value(SPILLED) == []
+            assert await tab.value("document.documentElement.scrollWidth") == width
+
+    asyncio.run(run())
+
+
+def test_vips_are_sorted_by_a_click_and_a_search_keeps_the_order(tmp_path: Path) -> None:
+    async def run() -> None:
+        node = scenes.large(40, pool=2, load=lambda _, one, __: float(int(one.address) % 256))
+        async with served(node) as address, chromium(tmp_path) as tab:
+            await tab.open(address)
+            tab.expect()
+            await tab.value("document.querySelector('a[href*=connections]').click()")
+            await tab.loaded()
+            assert (await tab.value(FOUND)).startswith("v19 v18 v17")
+            await tab.value("document.querySelector('#q').focus()")
+            await tab.do("Input.insertText", text="v1")
+            await tab.until(f"{FOUND} === 'v19 v18 v17 v16 v15 v14 v13 v12 v11 v10 v1'")
+            assert await tab.value("location.search") == "?q=v1&sort=connections"
+            assert tab.complaints == []
 
     asyncio.run(run())

@@ -99,12 +99,24 @@ def _forward() -> None:
 
 
 @contextlib.contextmanager
-def _listening() -> Iterator[socket.socket]:
-    with socket.create_server(
-        ("::", PORT), family=socket.AF_INET6, dualstack_ipv6=True, backlog=64
-    ) as listener:
-        listener.settimeout(10)
-        yield listener
+def _listening() -> Iterator[None]:
+    """A server that takes every connection."""
+    with _listener(PORT, 64) as listener:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):  # shut down
+                while True:
+                    listener.accept()[0].close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def _listener(port: int, backlog: int) -> socket.socket:
+    return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=backlog)
 
 
 @pytest.fixture(scope="module")
@@ -153,11 +165,17 @@ def site() -> Iterator[Site]:
 
 
 def check(
-    site: Site, address: str, vip: str, timeout: float = 10.0, steps: list[str] | None = None
+    site: Site,
+    address: str,
+    vip: str,
+    timeout: float = 10.0,
+    steps: list[str] | None = None,
+    *,
+    port: int = PORT,
 ) -> Result:
     target = Target(
         address=ip_address(address),
-        port=PORT,
+        port=port,
         check=Check(kind=TcpVipCheck(), timeout=timeout),
         vip=ip_address(vip),
     )
@@ -190,8 +208,19 @@ def test_a_server_that_holds_the_vip_and_listens_is_ok_with_every_step_told(site
     assert [step.split(" from ")[0] for step in steps if " in the neighbor table" not in step][1:] == [
         "SYN sent",
         "SYN-ACK received",
-        "RST sent",
+        "ACK and RST sent",
     ]
+
+
+@FAMILIES
+def test_a_server_that_hangs_is_seen_once_its_accept_queue_is_full(site: Site, version: int) -> None:
+    backlog = 3
+    with entered(site.hosts[GOOD]), _listener(8080, backlog):
+        found = [
+            check(site, f"{NET[version]}{GOOD}", VIP[version], 1.0, port=8080).outcome
+            for _ in range(backlog + 2)
+        ]
+    assert found == [Outcome.OK] * (backlog + 1) + [Outcome.FAIL]
 
 
 @FAMILIES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +34,16 @@ def whole_site() -> Iterator[Site]:
         site.build()
         yield site
     finally:
+        _keep_logs(lab)
         lab.down()
+
+
+def _keep_logs(lab: Lab) -> None:
+    """The site goes, and what its programs have said is still there to read: in build/lab/e2e."""
+    for log in lab.run.glob("*/*.log"):
+        kept = _HERE.parents[1] / "build" / "lab" / "e2e" / log.parent.name / log.name
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(log, kept)
 
 
 @pytest.fixture

@@ -128,6 +128,24 @@ def unpacked(data: bytes) -> Iterator[Connections]:
     return map(Connections._make, _COUNTS.iter_unpack(data))
 
 
+class Counters(NamedTuple):
+    """What a service, or a real server of it, has carried since it was added.
+
+    `packets_out`, `bytes_out`: answers that came back through this node, so 0 unless the real server is reached by NAT.
+    """
+
+    connections: int = 0  # new ones
+    packets_in: int = 0
+    packets_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+
+COUNTERS = len(Counters._fields)
+COUNTED = struct.Struct(f"={COUNTERS}Q")
+"""Counters as they are packed: of a service, then of each of its real servers in their order."""
+
+
 def canonical(destination: Destination) -> tuple[int, int, int]:
     """Sort key of the one order every node inserts in: family, address, port."""
     return destination.address.version, int(destination.address), destination.port

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import NamedTuple, TypeAlias, assert_never
 
 from anycast.core.dataplane import ipvs
+from anycast.core.dataplane.traffic import Received, uncounted
 from anycast.core.values.configuration import Address, ConnectionSync, Timeouts
 from anycast.core.values.persistent import PersistentMap
 
@@ -38,8 +39,6 @@ NAT_SYSCTLS: Mapping[int, Mapping[str, str]] = {
 
 # While it is 1 the connections of a real server that is removed are ended.
 EXPIRE_NODEST = "net.ipv4.vs.expire_nodest_conn"
-# When it is 0, the kernel never counts the packets a service has received.
-ESTIMATION = "net.ipv4.vs.run_estimation"
 
 
 class SyncRole(StrEnum):
@@ -55,7 +54,7 @@ class Snapshot:
 
     `table` has the records alone: a service that nobody changed is the same object as in the reading before, however
     many connections came and went. `connections` has their counts, packed, of each service that has any: of its
-    destinations, in their order.
+    destinations, in their order. `traffic` has the counters of each service that has had any, as `ipvs.COUNTED`.
     """
 
     table: ipvs.Table
@@ -64,7 +63,14 @@ class Snapshot:
     timeouts: Timeouts | None = None  # None: not read
     sync: Mapping[SyncRole, ConnectionSync] | None = None  # the daemons that run; None: not read
     packets: Mapping[ipvs.Key, int] = field(default_factory=dict, compare=False)  # received by each service
+    received: Received | None = field(default=None, compare=False)  # by all together; None: could not be read
     connections: Mapping[ipvs.Key, bytes] = field(default_factory=dict, compare=False)
+    traffic: Mapping[ipvs.Key, bytes] = field(default_factory=dict, compare=False)
+
+    @property
+    def counts_traffic(self) -> bool:
+        """Whether the kernel's counters move; where they stand still nothing is known of the traffic."""
+        return uncounted(self.sysctls) is None
 
     def connections_of(self, key: ipvs.Key) -> Mapping[ipvs.DestinationKey, ipvs.Connections]:
         """Of the real servers of a service that have any. One that is not there has none."""
@@ -359,7 +365,16 @@ def play(actual: Snapshot, ops: Iterable[KernelOp]) -> Snapshot:
         sync=sync,
         packets=actual.packets,
         connections=_connections(actual, table, table_ops),
+        traffic=_traffic(actual, table_ops),
     )
+
+
+def _traffic(actual: Snapshot, ops: Iterable[ipvs.IpvsOp]) -> Mapping[ipvs.Key, bytes]:
+    """Without what belongs to the real servers of before."""
+    touched = {op.service for op in ops} & actual.traffic.keys()
+    if not touched:
+        return actual.traffic
+    return {key: counters for key, counters in actual.traffic.items() if key not in touched}
 
 
 def _connections(actual: Snapshot, table: ipvs.Table, ops: Iterable[ipvs.IpvsOp]) -> Mapping[ipvs.Key, bytes]:

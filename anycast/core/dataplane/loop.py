@@ -13,7 +13,7 @@ from anycast.core import touched
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.dataplane.desired import EXPIRE_AGAIN, GONE, aim, expiries
-from anycast.core.dataplane.traffic import Count, counted
+from anycast.core.dataplane.traffic import EST_CPULIST, RUN_ESTIMATION, Count, counted, uncounted
 from anycast.core.events import Effect, KernelRead, Log, ProgramKernel, ReadKernel
 from anycast.core.maintenance.stages import Stage
 from anycast.core.owned import rid
@@ -107,9 +107,9 @@ def _idle(kernel: KernelState) -> KernelState:
 
 
 def _counted(kernel: KernelState, snapshot: kernels.Snapshot, now: float) -> tuple[Count, ...]:
-    if snapshot.sysctls.get(kernels.ESTIMATION) == "0":
+    if uncounted(snapshot.sysctls) is not None:
         return ()
-    return counted(kernel.counts, Count(at=now, packets=snapshot.packets))
+    return counted(kernel.counts, Count(at=now, packets=snapshot.packets, received=snapshot.received))
 
 
 def _annotated(kernel: KernelState, event: KernelRead) -> kernels.Snapshot:
@@ -439,7 +439,7 @@ def _as_many_as_fit(
 
 
 def _to_read(state: State) -> tuple[str, ...]:
-    return (*state.index.sysctls, kernels.ESTIMATION)
+    return (*state.index.sysctls, RUN_ESTIMATION, EST_CPULIST)
 
 
 def read_every(state: State) -> float:

@@ -1,34 +1,104 @@
-"""The packets that services receive: from counters to a rate.
+"""The packets that services receive: from counters to a rate, and to a proof that there are none.
 
-The kernel adds the counters of a service up every two seconds. So two readings a second apart prove nothing, and a
-rate is taken over more than that.
+The kernel adds the counters of a service up every two seconds, in a thread that may be starved, or be told not to run
+(`net.ipv4.vs.run_estimation`, `est_cpulist`, `est_nice`). Its counts of all services together are in two forms: live,
+by processor, and added up by that same thread. So counters are known to include a packet once the sum has reached what
+the live count was after it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from anycast.core.dataplane.ipvs import Key
 
 WINDOW = 3.0  # seconds between two readings that make a rate
 APART = 0.5  # seconds between two that are worth keeping
+TICK = 2.0  # seconds in which the kernel's thread comes to each service once
+SPAN = 1.0  # seconds without a packet that are enough, where it is known which packets are counted
+_KEPT = WINDOW + 2 * TICK + SPAN  # seconds: a reading is caught up with by then, if the thread runs
+
+RUN_ESTIMATION = "net.ipv4.vs.run_estimation"
+EST_CPULIST = "net.ipv4.vs.est_cpulist"  # since 6.2
+
+
+class Received(NamedTuple):
+    """Packets received by all services together since the kernel began to count.
+
+    `live`: as they come. `counted`: as added up by the thread that adds up each service's.
+    """
+
+    live: int
+    counted: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Count:
-    """Packets received by each service so far, as read at the instant `at`."""
+    """Packets received by each service so far, as read at the instant `at`. `received` None: could not be read."""
 
     at: float
     packets: Mapping[Key, int]
+    received: Received | None = None
+
+
+def uncounted(sysctls: Mapping[str, str | None]) -> str | None:
+    """Why the kernel counts no packets, in words; None: it counts them."""
+    if sysctls.get(RUN_ESTIMATION) == "0":
+        return f"{RUN_ESTIMATION} is 0"
+    if sysctls.get(EST_CPULIST) == "":
+        return f"{EST_CPULIST} names no processor"
+    return None
 
 
 def counted(counts: tuple[Count, ...], new: Count) -> tuple[Count, ...]:
     """The readings with a new one, and without those too old to be needed for a rate."""
     if counts and new.at < counts[-1].at + APART:
         return counts
-    old = [count for count in counts if count.at <= new.at - WINDOW]
+    old = [count for count in counts if count.at <= new.at - _KEPT]
     return (*old[-1:], *counts[len(old) :], new)
+
+
+def at_most(counts: tuple[Count, ...], keys: Iterable[Key], *, since: float = float("-inf")) -> float | None:
+    """Packets a second that all these services received at most: what is proven, not what is likely.
+
+    Readings before `since` do not count. None: nothing is proven.
+    """
+    counts = tuple(count for count in counts if count.at >= since)
+    if not counts:
+        return None
+    newest = counts[-1]
+    if newest.received is None:
+        return rate(counts, keys)
+    bounds = (_all_together(counts, newest), _caught_up(counts, newest, tuple(keys)))
+    return min((bound for bound in bounds if bound is not None), default=None)
+
+
+def _all_together(counts: tuple[Count, ...], newest: Count) -> float | None:
+    """No service receives more than all."""
+    bases = [one for one in counts if one.received is not None and one.at <= newest.at - WINDOW]
+    if not bases or (base := bases[-1]).received is None or newest.received is None:
+        return None
+    packets = newest.received.live - base.received.live
+    return packets / (newest.at - base.at) if packets >= 0 else None
+
+
+def _caught_up(counts: tuple[Count, ...], newest: Count, keys: tuple[Key, ...]) -> float | None:
+    """By the services' own counters, up to the instant from which on they may lack packets."""
+    if newest.received is None:
+        return None
+    reached = [
+        one for one in counts if one.received is not None and one.received.live <= newest.received.counted
+    ]
+    if not reached:
+        return None
+    # The sum comes first in each round of the thread: a service may be behind it by one.
+    end = reached[-1].at - TICK
+    bases = [one for one in counts if one.at <= end - SPAN]
+    if not bases or (packets := _between(bases[-1], newest, keys)) is None:
+        return None
+    return packets / (end - bases[-1].at)
 
 
 def rate(counts: tuple[Count, ...], keys: Iterable[Key], *, since: float = float("-inf")) -> float | None:
@@ -40,7 +110,12 @@ def rate(counts: tuple[Count, ...], keys: Iterable[Key], *, since: float = float
     bases = [count for count in counts if newest and since <= count.at <= newest.at - WINDOW]
     if newest is None or not bases:
         return None
-    base = bases[-1]
+    total = _between(bases[-1], newest, keys)
+    return None if total is None else total / (newest.at - bases[-1].at)
+
+
+def _between(base: Count, newest: Count, keys: Iterable[Key]) -> int | None:
+    """Packets of all these services from one reading to the other. None: a counter went back, or was not there."""
     total = 0
     for key in keys:
         now = newest.packets.get(key)
@@ -50,4 +125,4 @@ def rate(counts: tuple[Count, ...], keys: Iterable[Key], *, since: float = float
         if before is None or now < before:
             return None
         total += now - before
-    return total / (newest.at - base.at)
+    return total

@@ -46,6 +46,12 @@ def packets_per_second(state: State, vips: Iterable[Vip], since: float = float("
     return traffic.rate(state.kernel.counts, chain.from_iterable(keys), since=since)
 
 
+def _packets_at_most(state: State, vips: Iterable[Vip], since: float) -> float | None:
+    """As `packets_per_second`, but what is proven: packets that came and are not counted yet are not forgotten."""
+    keys = (state.index.vips[vip.name].services for vip in vips)
+    return traffic.at_most(state.kernel.counts, chain.from_iterable(keys), since=since)
+
+
 def begin(state: State, kept: Mapping[str, Maintenance], *, now: float, wall: float | None) -> State:
     """The state of an agent that starts in maintenance: its routes are out already, or go without a drain."""
     if wall is not None:
@@ -210,7 +216,7 @@ def _done(state: State, scope: str, progress: Progress, now: float) -> tuple[Pro
             progress = progress if went is progress.withdrawal else replace(progress, withdrawal=went)
             return progress, "withdrawn" if went.phase is Phase.SETTLED else None
         case Stage.QUIET:
-            rate = packets_per_second(state, vips_of(state, scope), progress.since)
+            rate = _packets_at_most(state, vips_of(state, scope), progress.since)
             if rate is not None and rate <= timing.quiet_rate:
                 return progress, "quiet"
             return progress, "the limit has passed" if now >= progress.since + timing.quiet_limit else None

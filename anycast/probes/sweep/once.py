@@ -6,9 +6,10 @@ import asyncio
 
 from anycast.core.health.phase import Result
 from anycast.core.values.configuration import Target
-from anycast.probes.finding import Finding, Progress, judge
+from anycast.probes.finding import Finding, Progress
 from anycast.probes.sweep.runs import Run, run_of
 from anycast.probes.sweep.sweep import Sweep
+from anycast.probes.verdict import judge
 
 
 async def once(target: Target, progress: Progress) -> Result:

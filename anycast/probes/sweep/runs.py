@@ -11,12 +11,13 @@ from typing import Generic, TypeVar
 import h11
 
 from anycast.core.values.configuration import HttpCheck, Target, TcpCheck
-from anycast.probes.finding import OK, Finding, PeerError, Progress, fail, judge, misread, place, unusable
+from anycast.probes.finding import OK, Finding, PeerError, Progress, fail, place, unusable
 from anycast.probes.http import expected, request_of, server_name, unformed
 from anycast.probes.stream import literal
 from anycast.probes.sweep.response import BODY_LIMIT, HEAD_LIMIT, SHORT, TOO_LONG, Exchange, shown, whole
 from anycast.probes.sweep.sockets import local_ports, refuse_itself
-from anycast.probes.tls import OVERHEAD, Channel, Proof, UnusableError, expiry_warning, tls_detail
+from anycast.probes.tls import OVERHEAD, Channel, Proof, expiry_warning
+from anycast.probes.verdict import judge
 from anycast.regex import RegexError, compiled
 from anycast.secrets import SecretError, ages
 
@@ -25,7 +26,9 @@ __all__ = ["Run", "StaleError", "run_of", "sweepable"]
 _BROKEN = select.EPOLLERR | select.EPOLLHUP
 _ENDING = select.EPOLLRDHUP | _BROKEN
 _READABLE = select.EPOLLIN | _ENDING
-_CHUNK = 16 * 1024
+_CHUNK = (
+    8 * 1024
+)  # bytes of one turn of the event loop: of the smallest chunks a byte takes h11 a microsecond
 _RENEW = 60.0  # seconds a connection is kept: that the server still accepts one is then proven anew
 _REQUEST_TIMEOUT = 408  # what some servers say to a connection that lay idle, before they close it
 
@@ -42,6 +45,7 @@ class Run(Generic[Owner]):
     """One target's TCP check: a completed handshake is all. Used for one run after another."""
 
     may_keep = False  # `keeps` need not be asked
+    speaks = False  # it sends something as soon as it is connected
 
     __slots__ = (
         "_own_port",
@@ -49,7 +53,9 @@ class Run(Generic[Owner]):
         "busy",
         "deadline",
         "family",
+        "heard",
         "missing",
+        "more",
         "moved",
         "owner",
         "peer",
@@ -57,17 +63,21 @@ class Run(Generic[Owner]):
         "progress",
         "sock",
         "started",
+        "target",
         "timeout",
     )
 
     def __init__(self, target: Target, port: int, owner: Owner, progress: Progress) -> None:
         self.owner = owner
         self.progress = progress
+        self.target = target
         self.address = target.address
         self.family = socket.AF_INET if target.address.version == 4 else socket.AF_INET6
         self.peer = (str(target.address), port)
         self.timeout = target.check.timeout
         self.missing = "answer"  # completes "no ... within 1.0 s"
+        self.heard = False  # the peer has said something in this run
+        self.more = 0  # events of which `proceed` has left a rest for another turn
         self._own_port = port in local_ports()
         # The sweep's own:
         self.sock: socket.socket | None = None
@@ -82,7 +92,7 @@ class Run(Generic[Owner]):
         return False
 
     def begin(self) -> Finding | None:
-        """A connection is about to be made. A finding: there is no need to."""
+        """A connection is about to be made. A finding: there is no need to. Raises UnusableError."""
         return None
 
     def released(self) -> None:
@@ -93,7 +103,7 @@ class Run(Generic[Owner]):
         return False
 
     def proceed(self, sock: socket.socket, events: int) -> Finding | None:
-        """Something happened to the socket. Raises OSError, StaleError."""
+        """Something happened to the socket. Raises StaleError, and whatever else is judged by `verdict`."""
         finding = self._connection(sock, events)
         if finding is OK:
             self.progress.say("handshake complete")
@@ -116,6 +126,7 @@ class _HttpRun(Run[Owner]):
     """One request, judged by the head of the response; with `keep_alive` over the same connection again."""
 
     may_keep = True
+    speaks = True
     _limit = HEAD_LIMIT  # bytes that are read
 
     __slots__ = (
@@ -177,6 +188,8 @@ class _HttpRun(Run[Owner]):
         self._forget_exchange()
 
     def _forget_exchange(self) -> None:
+        self.heard = False
+        self.more = 0
         self._received = 0
         self._found: Finding | None = None
         self._exchange: Exchange | None = None  # made for a response that does not come as a whole
@@ -201,10 +214,7 @@ class _HttpRun(Run[Owner]):
         if self._tls is not None:
             if self._proof is not None and self.started >= self._proof.until:
                 self._proof = None
-            try:
-                self._secure = Channel(self._tls, self._name, proof=self._proof)
-            except UnusableError as error:
-                return unusable(error, error.fault)
+            self._secure = Channel(self._tls, self._name, proof=self._proof)
         return None
 
     def resume(self, sock: socket.socket) -> bool:
@@ -226,12 +236,12 @@ class _HttpRun(Run[Owner]):
         except PeerError as error:
             if self._reused and not self._begun:
                 raise StaleError from error
-            return fail(str(error))
+            raise
         except ssl.SSLError as error:
             if self._secure is not None and not self._secure.done and self._secure.resuming:
                 self._proof = None  # whether the server or the session is at fault, a whole handshake shows
                 raise StaleError from error
-            return fail(tls_detail(error))
+            raise
         except OSError as error:
             if self._reused and not self._begun:
                 raise StaleError from error
@@ -282,24 +292,24 @@ class _HttpRun(Run[Owner]):
                 self._unsent = data[sent:]
 
     def _read(self, sock: socket.socket, *, ending: bool) -> None:
-        # The poller tells of an edge once: what is there must be read to its end.
+        # The poller tells of an edge once: what is there must be read to its end, if not in this turn.
         while True:
             try:
                 data = sock.recv(_CHUNK)
             except BlockingIOError:
                 return
-            try:
-                if self._secure is None:
-                    self._take(data)
-                else:
-                    self._open(sock, self._secure, data)
-            except (OSError, MemoryError, PeerError, StaleError):
-                raise
-            except Exception as error:
-                raise misread("its answer cannot be read", error) from error
+            if data:
+                self.heard = True
+            if self._secure is None:
+                self._take(data)
+            else:
+                self._open(sock, self._secure, data)
             if not data or (self._found is not None and not self.keeps):
                 return
-            if len(data) < _CHUNK and not ending:
+            if len(data) == _CHUNK:
+                self.more = _READABLE if ending else select.EPOLLIN
+                return
+            if not ending:
                 return
 
     def _open(self, sock: socket.socket, secure: Channel, data: bytes) -> None:

@@ -38,36 +38,44 @@ class Sockets:
     def __init__(self, poller: select.epoll, *, idle: int) -> None:
         """`idle`: sockets that are kept for later, at most."""
         self._poller = poller
-        self._idle = idle // 2  # for each family
-        self._free: dict[int, list[socket.socket]] = {socket.AF_INET: [], socket.AF_INET6: []}
+        self._room = idle
+        # By family, and by whether the ACK of the handshake is put off.
+        self._free: dict[tuple[int, bool], list[socket.socket]] = {
+            (family, speaks): [] for family in (socket.AF_INET, socket.AF_INET6) for speaks in (False, True)
+        }
 
-    def take(self, family: int) -> socket.socket:
-        """A non-blocking socket that is not connected. Raises OSError."""
-        free = self._free[family]
+    def take(self, family: int, *, speaks: bool) -> socket.socket:
+        """A non-blocking socket that is not connected. `speaks`: something will be sent at once. Raises OSError."""
+        free = self._free[family, speaks]
         if free:
+            self._room += 1
             return free.pop()
         sock = socket.socket(family, _TYPE)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-            # The ACK that completes the handshake waits for data: a check without data needs none, for the reset
-            # comes first, and a request carries it. Unlike TCP_QUICKACK this outlives the reset.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
+            if speaks:
+                # The ACK that completes the handshake waits for the request, which carries it. Unlike TCP_QUICKACK
+                # this outlives the reset. Who sends nothing must not do so: the reset would come before the ACK,
+                # the server's accept queue would stay empty, and a server that hangs would be well for ever.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
             self._poller.register(sock.fileno(), EDGES)
         except BaseException:
             sock.close()
             raise
         return sock
 
-    def give(self, sock: socket.socket, family: int) -> None:
-        """End what the socket was used for, by a reset if it is connected. `family`: as it was taken."""
-        free = self._free[family]  # to ask the socket for it takes as long as a system call
-        if len(free) < self._idle and _connect(sock.fileno(), _UNSPECIFIED, _SIZE) == 0:
-            free.append(sock)
+    def give(self, sock: socket.socket, family: int, *, speaks: bool) -> None:
+        """End what the socket was used for, by a reset if it is connected. The rest: as it was taken."""
+        # To ask the socket for it takes as long as a system call.
+        if self._room > 0 and _connect(sock.fileno(), _UNSPECIFIED, _SIZE) == 0:
+            self._room -= 1
+            self._free[family, speaks].append(sock)
         else:
             self._close(sock)
 
     def close(self) -> None:
         for free in self._free.values():
+            self._room += len(free)
             for sock in free:
                 self._close(sock)
             free.clear()

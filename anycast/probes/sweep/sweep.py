@@ -16,10 +16,11 @@ from typing import Generic, NamedTuple, TypeVar
 
 from anycast.core.health.phase import Fault, Outcome
 from anycast.probes import links
-from anycast.probes.finding import Finding, fail, judge, late, unknown
+from anycast.probes.finding import Finding, fail, late, unknown
 from anycast.probes.sweep.agenda import Agenda
 from anycast.probes.sweep.runs import Run, StaleError
 from anycast.probes.sweep.sockets import Sockets
+from anycast.probes.verdict import judge, judged, tell
 
 __all__ = ["TURN", "Room", "Sweep", "room"]
 
@@ -77,6 +78,7 @@ class Sweep(Generic[Owner]):
             ()
         )  # events of the last poll that are still to be seen to
         self._more = False  # it told of as many as it may: there may be more
+        self._rest: list[Run[Owner]] = []  # runs that have left a rest of their events for the next look
         self._deadlines: Agenda[Run[Owner]] = Agenda()
         self._behind = False  # the last look came to an end before its events did
         self._expiry: asyncio.Handle | None = None
@@ -100,10 +102,8 @@ class Sweep(Generic[Owner]):
         try:
             sock = run.sock
             finding = self._connect(run) if sock is None else self._begin_over(run, sock)
-        except OSError as error:
-            finding = judge(error)
-        except Exception as error:  # noqa: BLE001 - a defect in one kind of check must not end the checking
-            finding = self._defect(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the checking
+            finding = judged(error, run.target, heard=run.heard)
         if finding is not None:
             self._finish(run, finding)
             return
@@ -125,7 +125,7 @@ class Sweep(Generic[Owner]):
         finding = run.begin()
         if finding is not None:
             return finding
-        run.sock = sock = self._sockets.take(run.family)
+        run.sock = sock = self._sockets.take(run.family, speaks=run.speaks)
         run.polls = self._polls
         self._live[sock.fileno()] = run
         code = sock.connect_ex(run.peer)
@@ -135,8 +135,8 @@ class Sweep(Generic[Owner]):
         self._release(run)
         try:
             return self._connect(run)
-        except OSError as error:
-            return judge(error)
+        except Exception as error:  # noqa: BLE001 - as above
+            return judged(error, run.target, heard=run.heard)
 
     def settle(self, started: int) -> None:
         """So many runs have been started together: see to it that their events are seen."""
@@ -167,6 +167,8 @@ class Sweep(Generic[Owner]):
         self.now = now = clock()
         until = now + TURN
         seen, polled, self._behind = 0, False, False
+        if self._rest:
+            self._go_on()
         while True:
             for fd, what in self._told:
                 seen += 1
@@ -185,6 +187,13 @@ class Sweep(Generic[Owner]):
             self._told = iter(events)
             self._more = len(events) == _MOST
 
+    def _go_on(self) -> None:
+        rest, self._rest = self._rest, []
+        for run in rest:
+            events, run.more = run.more, 0
+            if events:  # else it has ended meanwhile
+                self._handle(run, events)
+
     def _look_soon(self) -> None:
         """The rest must be seen to: what a poll has told, no other poll tells again."""
         self._behind = True
@@ -202,10 +211,8 @@ class Sweep(Generic[Owner]):
             finding = run.proceed(sock, events)
         except StaleError:
             finding = self._afresh(run) if run.busy else _STALE
-        except OSError as error:
-            finding = judge(error) if run.busy else _STALE
         except Exception as error:  # noqa: BLE001 - as above
-            finding = self._defect(error)
+            finding = judged(error, run.target, heard=run.heard) if run.busy else _STALE
         if run.busy:
             if finding is not None:
                 # An answer that has lain there since before a suspension says nothing of now.
@@ -213,6 +220,9 @@ class Sweep(Generic[Owner]):
                 self._finish(run, finding if behind <= _LATE else late(behind))
         elif finding is _STALE or not run.keeps:
             self._release(run)
+        if run.more:  # its connection is still there
+            self._rest.append(run)
+            self._look_soon()
 
     def _finish(self, run: Run[Owner], finding: Finding) -> None:
         run.busy = False
@@ -224,13 +234,13 @@ class Sweep(Generic[Owner]):
         try:
             self._finished(run, finding, self.now - run.started)
         except Exception as error:  # noqa: BLE001 - a defect in what is made of one must not end the checking
-            self._complain(error)
+            tell(error, run.target, finding)
 
     def _excused(self, run: Run[Owner], finding: Finding) -> Finding:
         try:
             return links.excuse(finding, run.address)
-        except Exception as error:  # noqa: BLE001 - as above
-            self._complain(error)
+        except Exception as error:  # noqa: BLE001 - a failure is not taken back for a defect of ours
+            tell(error, run.target, finding)
             return finding
 
     def _has_room(self) -> bool:
@@ -240,7 +250,7 @@ class Sweep(Generic[Owner]):
         sock, run.sock = run.sock, None
         if sock is not None:
             del self._live[sock.fileno()]
-            self._sockets.give(sock, run.family)
+            self._sockets.give(sock, run.family, speaks=run.speaks)
             run.released()
 
     def _expire_at(self, at: float) -> None:
@@ -274,13 +284,6 @@ class Sweep(Generic[Owner]):
         if seconds > _LATE or run.moved > run.deadline + _LATE_MOVE:
             return late(seconds)
         return fail(f"no {run.missing} within {run.timeout} s")
-
-    def _defect(self, error: Exception) -> Finding:
-        self._complain(error)
-        return unknown(f"internal error, please report it: {error!r}", Fault.INTERNAL)
-
-    def _complain(self, error: Exception) -> None:
-        self._loop.call_exception_handler({"message": "unexpected error in a check", "exception": error})
 
     def cancel(self, run: Run[Owner]) -> None:
         """End a run without a report, and its connection with it."""

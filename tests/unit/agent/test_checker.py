@@ -406,7 +406,7 @@ def test_a_defect_in_a_check_is_reported_as_unknown_and_shown_and_does_not_end_t
         assert [(result.outcome, result.fault) for result in reports] == [
             (Outcome.UNKNOWN, Fault.INTERNAL)
         ] * 2
-        assert "ValueError('a defect')" in reports[0].detail
+        assert "ValueError: a defect" in reports[0].detail
         assert isinstance(shown[0]["exception"], ValueError)
         await checker.close()
 

@@ -137,8 +137,19 @@ def test_who_does_not_read_costs_one_message_however_much_happens() -> None:
     play(story)
 
 
+def test_one_that_starts_slowly_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "PATIENCE", 0.0)
+
+    async def story() -> None:
+        async with line(Agent()) as told:
+            await asyncio.wait({told.running}, timeout=0.1)
+            assert not told.running.done()
+
+    play(story)
+
+
 def test_who_never_reads_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feeds, "PATIENCE", 0.05)
+    monkeypatch.setattr(feeds, "START", 0.05)
 
     async def story() -> None:
         async with line(Agent()) as told:

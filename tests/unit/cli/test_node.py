@@ -99,8 +99,22 @@ def test_the_status_is_tables_for_people(node: Node, path: Path) -> None:
     assert lines[0].endswith(", ready")
     rows = [line.split() for line in lines]
     assert ["mail", "192.0.2.2", "yes", "yes", "healthy", "0s"] in rows
-    assert ["web", "tcp/80", "rs1", "10.9.2.1:80", "down", "0", "0", "0", "0s", "refused"] in rows
-    assert ["web", "tcp/80", "rs1", "[fd00:9:2::1]:80", "up", "1", "1", "0", "0s"] in rows
+    assert [
+        "web",
+        "tcp/80",
+        "rs1",
+        "10.9.2.1:80",
+        "down",
+        "0",
+        "0",
+        "0",
+        "-",
+        "-",
+        "-",
+        "0s",
+        "refused",
+    ] in rows
+    assert ["web", "tcp/80", "rs1", "[fd00:9:2::1]:80", "up", "1", "1", "0", "-", "-", "-", "0s"] in rows
     assert ["10.2.1.254", "up", "0s"] in rows
     assert ["1", "5.0.15", "4711", str(node.state.lease.seq), "0", "valid"] in rows
     assert "\x1b" not in done.out

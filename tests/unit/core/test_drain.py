@@ -8,8 +8,7 @@ from dataclasses import replace
 import pytest
 
 from anycast.core import events as ev
-from anycast.core.dataplane.kernel import ESTIMATION
-from anycast.core.dataplane.traffic import WINDOW
+from anycast.core.dataplane.traffic import EST_CPULIST, RUN_ESTIMATION, WINDOW
 from anycast.core.health.phase import Outcome
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.progress import packets_per_second
@@ -94,9 +93,10 @@ def test_so_few_packets_count_as_none(rate: float, stage: Stage) -> None:
     assert node.stage() is stage
 
 
-def test_a_kernel_that_does_not_add_packets_up_proves_no_silence() -> None:
+@pytest.mark.parametrize(("sysctl", "value"), [(RUN_ESTIMATION, "0"), (EST_CPULIST, "")])
+def test_a_kernel_that_does_not_add_packets_up_proves_no_silence(sysctl: str, value: str) -> None:
     node = up()
-    node.kernel = replace(node.kernel, sysctls={**node.kernel.sysctls, ESTIMATION: "0"})
+    node.kernel = replace(node.kernel, sysctls={**node.kernel.sysctls, sysctl: value})
     node.maintain(skip_drain=True)
     node.acknowledge()
     node.wait(SETTLE + LIMIT - 0.1)

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 from ipaddress import ip_address
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anycast.core.dataplane.ipvs import ServiceKey
-from anycast.core.dataplane.traffic import APART, WINDOW, Count, counted, rate
+from anycast.core.dataplane.ipvs import Key, ServiceKey
+from anycast.core.dataplane.traffic import (
+    APART,
+    EST_CPULIST,
+    RUN_ESTIMATION,
+    SPAN,
+    TICK,
+    WINDOW,
+    Count,
+    Received,
+    at_most,
+    counted,
+    rate,
+    uncounted,
+)
 from anycast.core.values.configuration import Protocol
 
+KEPT = WINDOW + 2 * TICK + SPAN
 ESTIMATE = 2.0  # seconds between two additions of the kernel
 WEB = ServiceKey(protocol=Protocol.TCP, address=ip_address("192.0.2.1"), port=80)
 TLS = ServiceKey(protocol=Protocol.TCP, address=ip_address("192.0.2.1"), port=443)
@@ -62,9 +77,9 @@ def test_however_often_the_kernel_is_read_few_readings_are_kept_and_enough(gaps:
     for gap in gaps:
         now += gap
         found = counted(found, Count(at=now, packets={WEB: 0}))
-        assert len(found) <= WINDOW / APART + 2
+        assert len(found) <= KEPT / APART + 2
         assert found == tuple(sorted(found, key=lambda count: count.at))
-        if found[-1].at - found[0].at > WINDOW + 2 * 2.0 + APART:
+        if found[-1].at - found[0].at > KEPT + 2 * 2.0 + APART:
             pytest.fail("older than any rate needs")
         if now > WINDOW + 2.0 + APART:
             assert rate(found, [WEB]) == 0.0
@@ -89,3 +104,102 @@ def test_silence_is_not_proven_by_a_counter_that_was_merely_not_added_up_yet(
             return
         now += pace
     assert last < 0.2 or last > 20.0, "silence is seen in the end"
+
+
+# What is proven, however late the kernel adds up.
+
+
+class Kernel:
+    """Packets as they come; the counters of each service, and the sum, as the kernel's thread last added them up."""
+
+    def __init__(self) -> None:
+        self.live: dict[Key, int] = {WEB: 0, TLS: 0}
+        self.packets = dict(self.live)
+        self.total = 0
+
+    def add_up(self) -> None:
+        self.packets = dict(self.live)
+        self.total = sum(self.live.values())
+
+    def read(self, at: float) -> Count:
+        received = Received(live=sum(self.live.values()), counted=self.total)
+        return Count(at=at, packets=dict(self.packets), received=received)
+
+
+def test_that_nothing_came_at_all_is_proven_even_if_the_kernel_adds_nothing_up() -> None:
+    kernel = Kernel()
+    kernel.live[WEB] = 50
+    found = counted(counted((), kernel.read(0.0)), kernel.read(WINDOW))
+    assert at_most(found, [WEB]) == 0.0
+
+
+def test_packets_that_are_not_added_up_prove_nothing() -> None:
+    kernel, found = Kernel(), tuple[Count, ...]()
+    for second in range(60):
+        kernel.live[WEB] += 10
+        found = counted(found, kernel.read(float(second)))
+    assert rate(found, [WEB]) == 0.0  # what the counters say
+    assert at_most(found, [WEB]) == pytest.approx(10.0, rel=0.01)
+
+
+def test_one_service_is_proven_quiet_while_another_is_busy() -> None:
+    kernel, found = Kernel(), tuple[Count, ...]()
+    for second in range(20):
+        kernel.live[TLS] += 1000
+        if second % int(TICK) == 0:
+            kernel.add_up()
+        found = counted(found, kernel.read(float(second)))
+        if second > WINDOW + 2 * TICK + SPAN:
+            assert at_most(found, [WEB]) == 0.0
+    proven = at_most(found, [TLS])
+    assert proven is not None
+    assert proven >= 1000
+
+
+def test_without_the_sums_the_rate_of_the_counters_has_to_do() -> None:
+    assert at_most(readings((0.0, 0), (5.0, 0)), [WEB]) == 0.0
+    assert at_most((), [WEB]) is None
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["web", "tls", "add up", "read"]), st.floats(0.01, 1.5)),
+        min_size=20,
+        max_size=200,
+    )
+)
+def test_what_is_proven_quiet_had_a_time_without_packets(story: list[tuple[str, float]]) -> None:
+    """However irregular the kernel's thread is, as long as a round that begins is over within TICK."""
+    kernel, found, now = Kernel(), tuple[Count, ...](), 0.0
+    came: list[float] = [0.0]
+    for what, pause in story:
+        now += pause
+        match what:
+            case "web":
+                kernel.live[WEB] += 1
+                came.append(now)
+            case "tls":
+                kernel.live[TLS] += 1
+            case "add up":
+                kernel.add_up()
+            case _:
+                found = counted(found, kernel.read(now))
+                if at_most(found, [WEB]) == 0.0:
+                    gaps = [later - earlier for earlier, later in itertools.pairwise([*came, now])]
+                    assert max(gaps) >= SPAN
+
+
+@pytest.mark.parametrize(
+    ("sysctls", "why"),
+    [
+        ({RUN_ESTIMATION: "1", EST_CPULIST: None}, None),  # before 6.2
+        ({RUN_ESTIMATION: "1", EST_CPULIST: "0-3"}, None),
+        ({RUN_ESTIMATION: "0", EST_CPULIST: "0-3"}, f"{RUN_ESTIMATION} is 0"),
+        ({RUN_ESTIMATION: "1", EST_CPULIST: ""}, f"{EST_CPULIST} names no processor"),
+        ({RUN_ESTIMATION: None, EST_CPULIST: None}, None),
+    ],
+)
+def test_a_kernel_that_is_told_not_to_count_is_found_out(
+    sysctls: dict[str, str | None], why: str | None
+) -> None:
+    assert uncounted(sysctls) == why

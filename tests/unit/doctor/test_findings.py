@@ -209,8 +209,18 @@ class TestKernelVersions:
     ) -> None:
         assert (Code.KERNEL_ESTIMATION in codes(replace(GOOD, release=release), many(servers))) is is_found
 
-    def test_estimation_that_is_off_is_no_finding(self) -> None:
-        assert Code.KERNEL_ESTIMATION not in codes(sysctls(net__ipv4__vs__run_estimation="0"), many(1000))
+    def test_estimation_that_is_off_costs_nothing_and_counts_nothing(self) -> None:
+        facts = sysctls(net__ipv4__vs__run_estimation="0")
+        assert Code.KERNEL_ESTIMATION not in codes(facts, many(1000))
+        told = found(facts, Code.KERNEL_COUNTS_NOTHING)
+        assert "a maintenance waits for timing.quiet_limit" in told.text
+        assert told.fix == "sysctl -w net.ipv4.vs.run_estimation=1"
+
+    def test_a_kernel_whose_counting_has_no_processor_is_found_though_it_says_that_it_runs(self) -> None:
+        facts = sysctls(net__ipv4__vs__run_estimation="1", net__ipv4__vs__est_cpulist="")
+        assert "est_cpulist" in found(facts, Code.KERNEL_COUNTS_NOTHING).fix
+        facts = sysctls(net__ipv4__vs__run_estimation="1", net__ipv4__vs__est_cpulist="0-3")
+        assert Code.KERNEL_COUNTS_NOTHING not in codes(facts)
 
     def test_before_5_16_estimation_cannot_be_switched_off(self) -> None:
         assert "sysctl" not in found(replace(GOOD, release="5.15.0"), Code.KERNEL_ESTIMATION, many(1000)).fix
@@ -331,3 +341,15 @@ class TestConnectionSync:
         down = replace(LAN0, name="lan1", up=False)
         facts = replace(GOOD, interfaces=(*(GOOD.interfaces or ()), down))
         assert why in found(facts, Code.SYNC_INTERFACE, self.asked(interface, group)).text
+
+
+def test_a_limit_of_connections_below_the_expected_is_found() -> None:
+    facts = sysctls(net__ipv4__vs__conn_max="50000")
+    told = found(facts, Code.CONN_MAX, connections=100_000)
+    assert told.severity is Severity.WARNING
+    assert "50,000" in told.text
+    every = findings(facts, config(), connections=50_000)
+    assert Code.CONN_MAX not in {one.code for one in every}
+    none = found(sysctls(net__ipv4__vs__conn_max="0"), Code.CONN_MAX)
+    assert none.severity is Severity.ERROR
+    assert "not no limit" in none.text

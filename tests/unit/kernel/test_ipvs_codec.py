@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anycast.core.dataplane.ipvs import (
+    COUNTED,
     NO_CONNECTIONS,
     AddDestination,
     AddService,
     Connections,
+    Counters,
     Destination,
     Key,
     MarkKey,
@@ -91,6 +93,7 @@ SYNCS = st.builds(
 )
 KEY = ServiceKey(protocol=Protocol.TCP, address=IPv4Address("192.0.2.1"), port=80)
 _PERSISTENT_COUNT, _STATISTICS = 11, 13  # places among the attributes, which are not looked at
+PADDED = ("", "all", "but the first")
 SERVER = Destination(address=IPv4Address("10.0.0.1"), port=80, weight=1, forwarding=Forwarding.DR)
 
 
@@ -283,17 +286,18 @@ def test_addresses_that_are_there_already_are_the_ones_a_listing_has() -> None:
     assert read.address is SERVER.address
 
 
-@given(keys=st.lists(KEYS, min_size=1, max_size=4), data=st.data())
+@given(keys=st.lists(KEYS, min_size=1, max_size=4), padded=st.sampled_from(PADDED), data=st.data())
 def test_services_that_were_seen_before_are_read_as_those_that_were_not(
-    keys: list[Key], data: st.DataObject
+    keys: list[Key], padded: str, data: st.DataObject
 ) -> None:
     reader = codec.Services()
     settings = {key: data.draw(settings_of(key)) for key in keys}
     for packets in (5, 2**40):
         for key in keys:
             (request,) = codec.requests(AddService(service=key, settings=settings[key]))
-            found = message(told(request.body, packets))
-            assert reader.parse(*found) == codec.parse_service(*found) == (key, settings[key], packets)
+            found = message(told(request.body, counters_with(packets), padded))
+            assert reader.parse(*found) == codec.parse_service(*found)
+            assert reader.parse(*found) == (key, settings[key], counters_with(packets))
             assert reader.parse(*found).key is reader.parse(*found).key
             assert reader.parse(*found).settings is reader.parse(*found).settings
 
@@ -306,11 +310,58 @@ def test_a_service_without_statistics_is_read_all_the_same() -> None:
         assert reader.parse(*found) == codec.parse_service(*found)
 
 
-def told(body: bytes, packets: int) -> bytes:
+def counters_with(packets: int) -> Counters:
+    return Counters(
+        connections=3, packets_in=packets, packets_out=7, bytes_in=1500 * packets, bytes_out=2**63
+    )
+
+
+def statistics(counters: Counters, *, padded: str = "") -> list[bytes]:
+    """The two nests as ip_vs_genl_fill_stats() and ip_vs_genl_fill_stats64() write them, the rates last.
+
+    `padded`: by a kernel that puts an empty attribute before numbers of eight bytes: `all`, or all `but the first`.
+    """
+    short = [attribute(kind, struct.pack("=I", counters[kind - 1] & 0xFFFFFFFF)) for kind in (1, 2, 3)]
+    short += [attribute(kind, struct.pack("=Q", counters[kind - 1])) for kind in (4, 5)]
+    short += [attribute(kind, bytes(4)) for kind in range(6, 11)]
+    numbers = [*counters, *(17 for _ in range(5))]
+    long = []
+    for kind, one in enumerate(numbers, 1):
+        if padded == "all" or (padded and kind > 1):
+            long.append(attribute(11, b""))
+        long.append(attribute(kind, struct.pack("=Q", one)))
+    return [attribute(10, b"".join(short)), attribute(12, b"".join(long))]
+
+
+def told(body: bytes, counters: Counters, padded: str = "") -> bytes:
     """A service as the kernel tells of it, with its statistics."""
-    short = attribute(1, bytes(4)) + attribute(2, struct.pack("=I", packets & 0xFFFFFFFF)) + bytes(0)
-    long = attribute(1, bytes(8)) + attribute(2, struct.pack("=Q", packets)) + attribute(3, bytes(8))
-    return attribute(1, body[4:] + attribute(10, short) + attribute(12, long))
+    return attribute(1, body[4:] + b"".join(statistics(counters, padded=padded)))
+
+
+@pytest.mark.parametrize("padded", PADDED)
+def test_the_counters_of_real_servers_are_taken_as_they_are_in_the_order_of_insertion(padded: str) -> None:
+    first, second = counters_with(5), Counters(2**64 - 1, 2, 3, 4, 5)
+    data = listed(
+        *(
+            [*as_the_kernel_writes(replace(SERVER, port=port))[:-1], *statistics(one, padded=padded)]
+            for port, one in ((81, first), (82, second))
+        )
+    )
+    listing, quick = taken(data)
+    assert quick
+    assert list(COUNTED.iter_unpack(listing.traffic())) == [second, first]
+    assert [one.destination.port for one in listing.decoded({})] == [81, 82]
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_counters_in_another_place_are_not_guessed_at(place: int) -> None:
+    short, long = statistics(counters_with(5))
+    odd = bytearray(long)
+    odd[4 + 12 * place + 2] = 40  # the kind
+    for last in ((short, bytes(odd)), (short,), (long, short)):
+        listing, _ = taken(listed([*as_the_kernel_writes(SERVER)[:-1], *last]))
+        assert listing.traffic() == b""
+        assert [one.destination for one in listing.decoded({})] == [SERVER]
 
 
 @given(destination=DESTINATIONS, connections=CONNECTIONS, data=st.data())
@@ -409,11 +460,11 @@ def test_packets_are_read_of_the_long_counters_and_where_there_are_none_of_the_s
     short, long = counters(10, struct.pack("=I", 7)), counters(12, struct.pack("=Q", 2**32 + 7))
     for statistics, packets in (((short, long), 2**32 + 7), ((short,), 7), ((), 0)):
         read = codec.parse_service(*service_message(*service_attributes(), *statistics))
-        assert read.packets == packets
+        assert read.counters.packets_in == packets
 
 
 def test_counters_of_another_size_are_not_guessed_at() -> None:
-    with pytest.raises(netlink_codec.Malformed, match="attribute 2"):
+    with pytest.raises(netlink_codec.Malformed, match="attribute 1"):
         codec.parse_service(*service_message(*service_attributes(), counters(12, bytes(4))))
 
 

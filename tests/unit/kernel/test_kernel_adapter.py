@@ -104,7 +104,9 @@ def test_addresses_that_services_have_or_that_were_there_before_are_expected(
     }
 
     async def ipvs(_: Ipvs, only: object, alike: object) -> Reading:
-        return Reading(PersistentMap(services), Timeouts(), {}, PersistentMap(), PersistentMap())
+        return Reading(
+            PersistentMap(services), Timeouts(), {}, PersistentMap(), PersistentMap(), PersistentMap()
+        )
 
     async def read(_: str, names: Iterable[Address], alike: object) -> frozenset[Address]:
         expected.append(set(names))

@@ -88,6 +88,42 @@ def test_nothing_made_inside_is_left_outside() -> None:
 
 
 @namespaces
+@pytest.mark.parametrize(
+    "folder", ["/etc", "/etc/modprobe.d", "/var/lib", "/var/tmp", "/root", "/usr/local/bin", "/run"]
+)
+def test_what_is_written_inside_is_not_on_the_machine(folder: str) -> None:
+    file = Path(folder, f"labtest{os.getpid()}")
+    assert lab_run("sh", "-c", f"mkdir -p {folder} && echo x >{file} && cat {file}").stdout == b"x\n"
+    assert not file.exists()
+
+
+@namespaces
+def test_the_machines_programs_cannot_be_changed_inside() -> None:
+    done = lab_run("touch", f"/usr/bin/labtest{os.getpid()}")
+    assert (done.returncode, b"Read-only file system" in done.stderr) == (1, True)
+
+
+@namespaces
+def test_what_a_command_writes_where_it_was_started_is_kept(tmp_path: Path) -> None:
+    assert lab_run("sh", "-c", f"echo x >{tmp_path}/file").returncode == 0
+    assert (tmp_path / "file").read_text() == "x\n"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = subprocess.run(
+        [sys.executable, "-m", "lab", "which"],
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        cwd=CHECKOUT,
+        check=False,
+    )
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@namespaces
 def test_a_killed_lab_takes_its_processes_with_it() -> None:
     env = {**os.environ, "ANYCAST_LAB": "namespaces"}
     env.pop("ANYCAST_LAB_GUEST", None)

@@ -40,6 +40,7 @@ from anycast.core.values.configuration import Node as NodeName
 from anycast.core.values.report import NeighborState, Report
 from anycast.ops.hub import Hub
 from anycast.ops.source import Facts, Runs, Tally, Work
+from anycast.ops.traffic import Traffic
 from tests.property.worlds import told
 
 FOREIGN = ServiceKey(protocol=Protocol.TCP, address=ip_address("198.51.100.9"), port=25)
@@ -98,6 +99,7 @@ class Node:
         )
         self.log: list[ev.Log] = []
         self.events = Hub()
+        self.traffic = Traffic()
         self.tallies: dict[Target, Tally] = {}
         self.hooks: dict[str, HookTally] = {}
         self.probes: dict[str, Runs] = {}
@@ -144,6 +146,7 @@ class Node:
     def _step(self, event: ev.Event) -> None:
         self._state, effects = step(self._state, event, self.now)
         self._perform(effects)
+        self.traffic.take(self._state)
 
     def _perform(self, effects: tuple[ev.Effect, ...]) -> None:
         for effect in effects:

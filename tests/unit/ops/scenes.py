@@ -9,6 +9,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 
 from anycast.core import events as ev
+from anycast.core.dataplane.ipvs import Connections
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import NODE, Maintenance
 from anycast.core.values.configuration import (
@@ -22,6 +23,9 @@ from anycast.core.values.configuration import (
     TcpCheck,
     Vip,
 )
+from anycast.ops.traffic import SLOTS
+from tests.property.worlds import busied
+from tests.unit.ops import flows
 from tests.unit.ops.node import CONFIG, ROUTER6, Node
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
@@ -57,13 +61,22 @@ SITE = replace(
 )
 
 
-def running(config: Config = SITE, *, ago: float = 4000.0) -> Node:
-    """A healthy node by the clocks of this process, up for `ago` seconds, with something measured."""
+def running(config: Config = SITE, *, ago: float = 4000.0, load: flows.Load | None = None) -> Node:
+    """A healthy node by the clocks of this process, up for `ago` seconds, with something measured.
+
+    `load`: what it has carried for five minutes.
+    """
     node = Node(config, now=time.monotonic() - ago)
     node.probe()
     node.report()
-    node.jump(time.monotonic() - node.now)
+    steps = 0 if load is None else SLOTS + 2
+    node.jump(time.monotonic() - node.now - flows.STEP * steps)
     node.send(ev.Tick())
+    if load is not None:
+        node.kernel = busied(
+            node.kernel, lambda one, _: Connections(7 + int(one.address) % 40, int(one.address) % 17)
+        )
+        flows.carry(node, load, steps=steps)
     node.last_step = time.monotonic()
     chance = random.Random(5)  # noqa: S311 - the same picture each time
     for target in node.state.index.targets:
@@ -74,11 +87,11 @@ def running(config: Config = SITE, *, ago: float = 4000.0) -> Node:
 
 
 def healthy() -> Node:
-    return running()
+    return running(load=flows.lively(12.0))
 
 
 def draining() -> Node:
-    node = running(replace(SITE, timing=replace(SITE.timing, drain=30.0)))
+    node = running(replace(SITE, timing=replace(SITE.timing, drain=30.0)), load=flows.lively(12.0))
     entry = Maintenance(reason="new kernel", by="ada", since=time.time() - 4)
     end = End(at=time.time() + 1800, then=Expiry.RESUME)
     node.now -= 4
@@ -92,7 +105,7 @@ def draining() -> Node:
 
 def failing() -> Node:
     both = tuple(replace(one, families=frozenset({4, 6})) for one in SITE.bgp.neighbors)
-    node = running(replace(SITE, bgp=replace(SITE.bgp, neighbors=both)))
+    node = running(replace(SITE, bgp=replace(SITE.bgp, neighbors=both)), load=flows.lively(12.0))
     gone = [f"10.9.3.{n}" for n in (1, 2, 3)] + [f"fd00:9:3::{n}" for n in (1, 2, 3)] + ["10.9.2.4"]
     node.now -= 75
     node.probe(*gone)
@@ -159,7 +172,7 @@ def hostile() -> Node:
     return node
 
 
-def large(servers: int = 5000, *, pool: int = 100, down: int = 0) -> Node:
+def large(servers: int = 5000, *, pool: int = 100, down: int = 0, load: flows.Load | None = None) -> Node:
     first = int(IPv4Address("10.16.0.0"))
     vips: list[Vip] = []
     for number in range(0, servers, pool):
@@ -176,7 +189,7 @@ def large(servers: int = 5000, *, pool: int = 100, down: int = 0) -> Node:
                 services=(service,),
             )
         )
-    node = running(replace(CONFIG, vips=tuple(vips)))
+    node = running(replace(CONFIG, vips=tuple(vips)), load=load)
     if down:
         node.probe(*(str(IPv4Address(first + one)) for one in range(down)))
         node.report()

@@ -11,18 +11,21 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics import parser as openmetrics
 
 from anycast.core import events as ev
+from anycast.core.dataplane.traffic import RUN_ESTIMATION
 from anycast.core.health.phase import Outcome
 from anycast.core.hooks import Ending, Tally
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import FILE, NODE, Maintenance, Stage
+from anycast.core.values.configuration import Forwarding
 from anycast.core.values.report import FailedRoute, NeighborState
 from anycast.core.vip.decide import Reason
 from anycast.ops import metrics
 from anycast.ops.board import Boards
-from anycast.ops.exposition import Body
+from anycast.ops.exposition import Body, Chunk
 from anycast.ops.metrics import MetricsText
 from anycast.ops.source import Probes
 from tests import scrape as scraping
+from tests.unit.ops import flows
 from tests.unit.ops.node import CONFIG, ROUTER, ROUTER6, Node, healthy, vip
 
 WALL = 1_800_000_000.0
@@ -287,7 +290,7 @@ def test_of_real_servers_there_is_nothing_where_nobody_asks_for_it() -> None:
     board = Boards().of(node.state)
     whole = set(plain(metrics.read(board, *choose_encoder(""))).decode().splitlines())
     less = set(plain(metrics.read(board, *choose_encoder(""), servers=False)).decode().splitlines())
-    assert all(line.startswith(("anycast_server_", "# ")) for line in whole - less)
+    assert all(line.startswith(("anycast_server_", "anycast_ipvs_server_", "# ")) for line in whole - less)
     assert not any("anycast_server_" in line for line in less)
     assert any(line.startswith("anycast_service_usable{") for line in less)
 
@@ -307,3 +310,60 @@ def test_how_late_leases_were_is_a_histogram_beside_their_time_to_live() -> None
     assert found[f"{name}_sum"] == 60.6
     assert found["anycast_lease_ttl_seconds"] == 2.0
     assert found["anycast_overloads_total"] == 1
+
+
+def test_what_services_and_real_servers_carry_is_counted_and_never_goes_back() -> None:
+    node = healthy()
+    web = '{address="10.9.2.1",server="rs1",service="tcp/80",vip="web"}'
+    assert samples(node)["anycast_ipvs_server_connections_total" + web] == 0
+    flows.carry(node, flows.steady(2.0), steps=3)
+    found = samples(node)
+    assert found["anycast_ipvs_counted"] == 1
+    assert found["anycast_ipvs_server_connections_total" + web] == 30
+    assert found['anycast_ipvs_server_packets_total{address="10.9.2.1",direction="in",server="rs1",service="tcp/80",vip="web"}'] == 300  # fmt: skip
+    of = 'family="ipv4",service="tcp/80",vip="web"}'
+    assert found["anycast_ipvs_service_connections_total{" + of] == 60
+    assert found['anycast_ipvs_service_bytes_total{direction="in",' + of] == 60 * 6000
+    # With direct routing answers pass by: 0 would say that there were none.
+    assert not any('direction="out"' in name for name in found)
+    # One of the two services is written anew: what is told goes on.
+    node.kernel = replace(node.kernel, traffic={})
+    flows.carry(node, flows.steady(1.0), steps=1)
+    assert samples(node)["anycast_ipvs_service_connections_total{" + of] == 70
+
+
+def test_answers_are_counted_where_they_come_back_through_the_node() -> None:
+    one = vip("web", "192.0.2.1")
+    services = tuple(replace(each, forwarding=Forwarding.NAT) for each in one.services)
+    node = healthy(replace(CONFIG, vips=(replace(one, services=services),)))
+    flows.carry(node, flows.steady(2.0), steps=2)
+    found = samples(node)
+    of = 'direction="out",family="ipv4",service="tcp/80",vip="web"}'
+    assert found["anycast_ipvs_service_bytes_total{" + of] == 40 * 40_000
+    assert found["anycast_ipvs_service_packets_total{" + of] == 40 * 12
+
+
+def test_where_the_kernel_does_not_count_there_are_no_counters_that_stand_still() -> None:
+    node = healthy()
+    flows.carry(node, flows.steady(2.0), steps=1)
+    node.kernel = replace(node.kernel, sysctls={**node.kernel.sysctls, RUN_ESTIMATION: "0"})
+    node.send(ev.Tick(), after=5.0)
+    found = samples(node)
+    assert found["anycast_ipvs_counted"] == 0
+    assert not [name for name in found if name.startswith(("anycast_ipvs_service", "anycast_ipvs_server"))]
+
+
+def test_only_what_has_carried_something_is_written_anew() -> None:
+    node = healthy()
+    text, boards = MetricsText(node, version="1", clock=lambda: node.now, wall=lambda: WALL), Boards()
+    flows.carry(node, flows.steady(2.0), steps=1)
+
+    def chunks() -> dict[str, Chunk]:
+        body = text.read(boards.of(node.state), *choose_encoder(""))
+        return {one.text.decode().split("{")[0]: one for one in body.chunks[1:]}
+
+    first = chunks()
+    flows.carry(node, flows.steady(0.0), steps=1)
+    assert chunks()["anycast_ipvs_server_bytes_total"] is first["anycast_ipvs_server_bytes_total"]
+    flows.carry(node, flows.steady(1.0), steps=1)
+    assert chunks()["anycast_ipvs_server_bytes_total"] is not first["anycast_ipvs_server_bytes_total"]

@@ -4,7 +4,7 @@ import base64
 import re
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from html.parser import HTMLParser
 from typing import Any
@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from anycast.core import events as ev
+from anycast.core.dataplane.ipvs import Destination, Key, ServiceKey
+from anycast.core.dataplane.traffic import RUN_ESTIMATION
 from anycast.core.maintenance.stages import Maintenance
 from anycast.ops import page
 from anycast.ops.board import Boards
 from anycast.ops.http import FRESH, MAX_PAGES, _Kept, read_app
-from tests.unit.ops import scenes
+from tests.unit.ops import flows, scenes
 from tests.unit.ops.node import Node
 from tests.unit.ops.test_http import Client, ask
 
@@ -68,14 +70,14 @@ class Parsed(HTMLParser):
         return re.sub(r"\s+", " ", " ".join(self.words))
 
 
-def rendered(node: Node, text: str = "", number: str = "") -> str:
-    board, asked = Boards().of(node.state), page.asked(text, number)
+def rendered(node: Node, text: str = "", number: str = "", sort: str = "") -> str:
+    board, asked = Boards().of(node.state), page.asked(text, number, sort)
     return page.page(node, board, version="1.2.3", now=time.monotonic(), wall=time.time(), asked=asked)
 
 
-def parsed(node: Node, text: str = "", number: str = "") -> Parsed:
+def parsed(node: Node, text: str = "", number: str = "", sort: str = "") -> Parsed:
     found = Parsed()
-    found.feed(rendered(node, text, number))
+    found.feed(rendered(node, text, number, sort))
     found.close()
     return found
 
@@ -103,7 +105,8 @@ def test_a_healthy_node_says_so_in_its_title_and_shows_everything_there_is() -> 
     ):
         assert words in found.text
     assert sum("✓ up" in row and " ms" in row for row in found.rows) == 34
-    assert found.tags["svg"] == 34
+    # Of each real server its checks and its new connections, of each VIP and of the node connections and bits.
+    assert found.tags["svg"] == 2 * 34 + 2 * 3 + 2
     assert "vips/web/why" in found.sources
     assert re.search(r"table fingerprint: 192\.0\.2\.1 +[0-9a-f]{12}", found.text)
     assert "vip.verdict_changed" in found.text
@@ -121,7 +124,7 @@ def test_a_drain_tells_its_stage_its_limit_and_what_it_waits_for() -> None:
         r"resolver +! draining +ada: new kernel for +4 s +in +(29|30) min +back into service", found.text
     )
     assert re.search(r"web/web2 .*? disk is being replaced", found.text)
-    assert sum("– drained" in row and " ms" in row for row in found.rows) == 4  # two services, two addresses
+    assert sum("‖ drained" in row and " ms" in row for row in found.rows) == 4  # two services, two addresses
 
 
 def test_what_fails_stands_first_with_its_reason() -> None:
@@ -145,11 +148,11 @@ def test_an_empty_node_says_that_it_is() -> None:
     assert "No VIP is configured: this node announces nothing." in found.text
 
 
-def test_a_node_in_maintenance_is_calm_and_says_by_whom() -> None:
+def test_a_node_in_maintenance_is_amber_and_says_by_whom() -> None:
     found = parsed(scenes.maintenance())
-    assert found.titles == ["– lb1 in maintenance: 0 of 3 VIPs announced"]
+    assert found.titles == ["‖ lb1 in maintenance: 0 of 3 VIPs announced"]
     assert "it is out and may be rebooted" in found.text.lower()
-    assert re.search(r"the whole node +– down +grace: new power supply", found.text)
+    assert re.search(r"the whole node +‖ down +grace: new power supply", found.text)
 
 
 def test_what_others_have_written_is_text() -> None:
@@ -181,7 +184,7 @@ def test_of_thousands_of_servers_those_that_fail_are_shown_and_the_others_counte
     shown = [row for row in found.rows if "✓ up" in row or "✕ down" in row]
     assert len(shown) <= page.ROWS + 2  # and the BGP sessions
     assert sum("✕ down" in row for row in shown) == 3 * page.ILL
-    assert "4750 of 5000" in found.text
+    assert "4,750 of 5,000" in found.text
     assert "and 80 more real servers, 80 of them to look after" in found.text
     assert re.search(r"and \d+ more real servers, all of them well", found.text)
     assert html.count('data-open="1"') == 3
@@ -370,3 +373,82 @@ def test_a_picture_of_check_times_is_told_in_words_too() -> None:
     assert 'aria-label="3 checks, 1.0 ms to 1.0 s, 1 of them failed"' in picture
     assert 'd="M82 18V9M85 18V0"' in picture
     assert '<path class="f" d="M88 18V0"/>' in picture
+
+
+def test_what_is_carried_is_told_of_the_node_each_vip_each_service_and_each_real_server() -> None:
+    node = scenes.running(load=flows.steady(5.0))
+    found = parsed(node)
+    # 34 entries, five each: 16 of web, 12 of the resolver, 6 of mail.
+    assert re.search(r"Traffic through this node 170 new/s 8\.2 Mbit/s in 1\.7k packets/s", found.text)
+    assert re.search(r"web ✓ announced .*? 80 new/s 47% of the node", found.text)
+    assert re.search(r"tcp/443 → web .*? · 40 new/s, 1\.9 Mbit/s in", found.text)
+    (row, *_) = [row for row in found.rows if "mail1" in row]
+    assert re.search(r"5 +17% +240 kbit/s", row)
+    assert "Answers do not come back this way" in found.text
+    assert "new connections a second in the last 5 min: now 170, at most 170" in rendered(node)
+
+
+def test_without_traffic_there_are_zeros_and_no_pictures_and_before_two_readings_nothing() -> None:
+    node = scenes.running(load=flows.steady(0.0))
+    found = parsed(node)
+    assert found.text.count("No traffic in the last 5 minutes.") == 3
+    assert found.tags["svg"] == 34
+    assert "Not known: a rate takes two readings of the kernel" in parsed(Node()).text
+
+
+def test_where_the_kernel_does_not_count_that_is_said_instead_of_zeros() -> None:
+    node = scenes.running(load=flows.steady(5.0))
+    node.kernel = replace(node.kernel, sysctls={**node.kernel.sysctls, RUN_ESTIMATION: "0"})
+    node.now -= 1
+    node.send(ev.Tick(), after=6.0)
+    found = parsed(node)
+    assert "Traffic not counted : the kernel's counters stand still" in found.text
+    assert "new/s" not in found.text.lower().replace("new/s in check time", "")
+    assert "No traffic" not in found.text
+
+
+def by_vip(key: Key, _: Destination, __: int) -> float:
+    """The more, the later the VIP."""
+    assert isinstance(key, ServiceKey)
+    return float(int(key.address) % 256)
+
+
+def test_vips_are_in_the_order_that_is_asked_for_and_stay_in_it_when_somebody_searches() -> None:
+    node = scenes.large(40, pool=2, load=by_vip)
+    first = [f"v{number}" for number in range(20)]
+    assert articles(parsed(node, sort="connections")) == first[::-1]
+    assert articles(parsed(node, sort="bits")) == first[::-1]
+    assert articles(parsed(node, sort="name")) == sorted(first)
+    assert articles(parsed(node, sort="whatever")) == sorted(first)
+    found = parsed(node, "v1", sort="connections")
+    assert articles(found) == [f"v{number}" for number in (*range(19, 9, -1), 1)]
+    assert "?q=v1&sort=name" in found.sources
+    assert "?q=state%3Awrong&sort=connections" in found.sources
+    assert "found by v1 , the most new connections first" in found.text
+
+
+def test_machines_are_counted_once_however_many_services_they_are_in() -> None:
+    node = scenes.healthy()
+    node.probe("10.9.2.4")
+    node.probe("10.9.2.4")
+    node.report()
+    found = parsed(node)
+    assert "Real servers well 9 of 10 34 entries in services" in found.text
+
+
+@pytest.mark.parametrize(("down", "kind"), [((), "plan"), (("10.16.0.0", "10.16.0.1"), "bad")])
+def test_what_is_out_on_purpose_is_amber_unless_something_is_wrong_besides(
+    down: tuple[str, ...], kind: str
+) -> None:
+    node = scenes.large(20, pool=2)
+    node.probe(*down)
+    entry = Maintenance(reason="moved", by="ada", since=time.time())
+    node.send(ev.MaintenanceSet(scope="v7", entry=entry, skip_drain=True))
+    for _ in range(4):
+        node.send(ev.Tick(), after=20.0)
+        node.report()
+    told = (
+        f'<div class="{kind}"><dt>VIPs announced</dt><dd>{9 - (kind == "bad")} of 10<small>1 out on purpose'
+    )
+    assert told in rendered(node)
+    assert '<article class="plan card"' in rendered(node)

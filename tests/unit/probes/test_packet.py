@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anycast.probes.packet import HOPS, Answer, Flow, answer, checksum, filter_of, rst, syn
+from anycast.probes.packet import HOPS, Answer, Flow, ack, answer, checksum, filter_of, rst, syn
 
 _SO_ATTACH_FILTER = 26
 SYN, RST, ACK, FIN = 0x02, 0x04, 0x10, 0x01
@@ -78,9 +78,10 @@ def test_the_checksum_is_that_of_a_second_implementation(data: bytes) -> None:
     assert checksum(data) == ones_complement(data)
 
 
-@given(flows, numbers, st.booleans())
-def test_every_packet_has_right_checksums_and_lengths(flow: Flow, sequence: int, ends: bool) -> None:  # noqa: FBT001
-    packet = (rst if ends else syn)(flow, sequence)
+@given(flows, numbers, st.sampled_from([SYN, ACK, RST]))
+def test_every_packet_has_right_checksums_and_lengths(flow: Flow, sequence: int, flags: int) -> None:
+    accepted = reply(flow, sequence + 1 & 0xFFFFFFFF, SYN | ACK)
+    packet = {SYN: syn(flow, sequence), ACK: ack(flow, sequence, accepted), RST: rst(flow, sequence)}[flags]
     if flow.address.version == 4:
         header, segment = packet[:20], packet[20:]
         assert ones_complement(header) == 0
@@ -94,10 +95,10 @@ def test_every_packet_has_right_checksums_and_lengths(flow: Flow, sequence: int,
         pseudo = header[8:40] + struct.pack("!IHBB", len(segment), 0, 0, 6)
     assert ones_complement(pseudo + segment) == 0
     assert (segment[12] >> 4) * 4 == len(segment)
-    assert struct.unpack_from("!HHI", segment) == (
-        flow.source_port, flow.port, (sequence + ends) & 0xFFFFFFFF,
+    assert struct.unpack_from("!HHII", segment) == (
+        flow.source_port, flow.port, (sequence + (flags != SYN)) & 0xFFFFFFFF, 8 if flags == ACK else 0,
     )  # fmt: skip
-    assert segment[13] == (RST if ends else SYN)
+    assert segment[13] == flags
 
 
 @given(flows, numbers)

@@ -37,8 +37,10 @@ from anycast.core.health.phase import Fault, Outcome
 from anycast.core.values.configuration import CommandCheck, HttpCheck, TcpCheck
 from anycast.probes import command
 from anycast.probes import run as tasks
-from anycast.probes.finding import OK, Finding, judge, one_line
+from anycast.probes.finding import OK, Finding, one_line
+from anycast.probes.sweep.runs import run_of
 from anycast.probes.tcp import connect
+from anycast.probes.verdict import judge
 from tests.unit.probes import peers
 from tests.unit.probes.peers import (
     LONG,
@@ -50,6 +52,7 @@ from tests.unit.probes.peers import (
     run,
     serving,
     silent,
+    sweeping,
     target,
     time_waits,
 )
@@ -104,23 +107,39 @@ def test_no_check_leaves_a_time_wait() -> None:
     assert asyncio.run(story()) <= 0
 
 
-def test_the_connection_of_a_task_ends_with_a_reset() -> None:
-    async def story() -> str:
-        seen: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+def test_the_server_takes_the_connection_and_sees_a_reset() -> None:
+    async def story() -> list[str]:
+        seen: asyncio.Queue[str] = asyncio.Queue()
 
         async def handler(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
             try:
                 await reader.read()
-                seen.set_result("end of file")
+                seen.put_nowait("end of file")
             except ConnectionResetError:
-                seen.set_result("reset")
+                seen.put_nowait("reset")
 
         async with serving(handler) as port:
-            # A swept one resets before the server sees anything.
-            (await connect(ip_address("127.0.0.1"), port)).close()
-            return await seen
+            await probe(target(TcpCheck(), port))
+            (await connect(ip_address("127.0.0.1"), port)).close()  # as the kinds that are tasks do
+            return [await seen.get() for _ in range(2)]
 
-    assert asyncio.run(story()) == "reset"
+    assert asyncio.run(story()) == ["reset", "reset"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_server_that_hangs_is_seen_once_its_accept_queue_is_full(host: str) -> None:
+    """The kernel completes handshakes for it until then. A handshake without its last packet would never fill the queue."""
+    backlog = 3
+
+    async def story(port: int) -> list[Outcome]:
+        async with sweeping() as check:  # with sockets that are used again
+            again = run_of(target(TcpCheck(), port, address=host, timeout=0.1), None)
+            return [(await check(again)).outcome for _ in range(backlog + 2)]
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family, backlog=backlog) as hung:
+        found = asyncio.run(story(hung.getsockname()[1]))
+    assert found == [Outcome.OK] * (backlog + 1) + [Outcome.FAIL]
 
 
 def test_a_cancelled_probe_leaves_nothing_behind() -> None:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from anycast.core.health.phase import Fault, Outcome, Result
 from anycast.core.values.configuration import HttpCheck, TcpCheck
 from anycast.probes.finding import OK, Finding
+from anycast.probes.sweep import runs as kinds
 from anycast.probes.sweep import sweep as sweeps
 from anycast.probes.sweep.runs import Run, run_of
 from anycast.probes.sweep.sweep import Room, Sweep
@@ -714,3 +715,40 @@ def test_without_a_free_local_port_nothing_is_proven() -> None:
     assert done.stdout.startswith(
         "unknown the check could not run: cannot assign requested address (EADDRNOTAVAIL"
     )
+
+
+def test_a_long_answer_is_read_in_several_turns_of_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a body in chunks of one byte, 64 KiB at once would take a tenth of a second."""
+    answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 8000
+    turns: list[int] = []
+    turn = 0
+    read = kinds._HttpRun._read
+
+    def noted(run: kinds._HttpRun[None], sock: socket.socket, *, ending: bool) -> None:
+        turns.append(turn)
+        read(run, sock, ending=ending)
+
+    monkeypatch.setattr(kinds._HttpRun, "_read", noted)
+
+    async def count() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    async def story() -> None:
+        counting = asyncio.create_task(count())
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            kind = HttpCheck(tls=False, body="y")
+            async with sweeping() as check:
+                found = asyncio.ensure_future(check(run_of(target(kind, listener.getsockname()[1]), None)))
+                await asyncio.sleep(0)
+                with listener.accept()[0] as peer:
+                    peer.sendall(answer + b"0\r\n\r\n")
+                    result = await found
+        counting.cancel()
+        assert result.detail.startswith("the body does not hold 'y'")
+
+    run_in(story())
+    assert len(turns) >= len(answer) // 8192
+    assert len(set(turns)) == len(turns)

@@ -1,0 +1,111 @@
+"""Each node's own files: its /etc, /var, /root and /run, held in a mount namespace beside its network namespace.
+
+What a node's programs write there no other node sees, and not the machine either.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NoReturn
+
+from lab import netns, private
+from lab.machine import LabError
+
+PLACES = Path("/run/places")
+OWN = ("/etc", "/var", "/root")
+_CLONE_NEWNS = 0x00020000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def entry(node: str) -> list[str]:
+    """What to put before a command that is to run in `node`, or in a plain network namespace of that name."""
+    place = PLACES / node / "namespace"
+    return enter(node) if place.exists() else ["ip", "netns", "exec", node]
+
+
+def enter(node: str) -> list[str]:
+    """The same for a node of the site, without a look whether it is there."""
+    return ["nsenter", f"--net={netns.PLACE / node}", f"--mount={PLACES / node / 'namespace'}", "--"]
+
+
+def make(node: str, shared: Mapping[str, Path], links: Mapping[str, Path]) -> None:
+    """Makes the place of a node whose network namespace exists.
+
+    `shared`: directories of the lab that are to be found below the node's /run, by their name there. `links`: symbolic
+    links in the node, each to its target. Raises LabError.
+    """
+    home = PLACES / node
+    home.mkdir(parents=True)
+    (home / "namespace").touch()
+    ready, tell = os.pipe()
+    done, end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(ready)
+        os.close(end)
+        _child(lambda: _set_up(node, home, shared, links), tell, done)
+    os.close(tell)
+    os.close(done)
+    try:
+        with open(ready, "rb") as answer:
+            problem = answer.read().decode("utf-8", "replace")
+            if not problem:
+                private.bind(f"/proc/{child}/ns/mnt", home / "namespace")
+    finally:
+        os.close(end)
+        os.waitpid(child, 0)
+    if problem:
+        raise LabError(f"{node}: its own files could not be set up: {problem}")
+
+
+def _child(set_up: Callable[[], None], tell: int, done: int) -> NoReturn:
+    """Sets the place up, closes `tell` and keeps it until `done` ends. An error is written to `tell`."""
+    try:
+        set_up()
+    except BaseException as error:  # noqa: BLE001  (whatever it is, the parent says it)
+        os.write(tell, str(error).encode() or b"?")
+    os.close(tell)
+    os.read(done, 1)
+    os._exit(0)
+
+
+def _set_up(node: str, home: Path, shared: Mapping[str, Path], links: Mapping[str, Path]) -> None:
+    if _libc.unshare(_CLONE_NEWNS) != 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+    private.make_private()
+    with netns.inside(node):
+        private.detach("/sys")
+        private.mount("sysfs", "/sys")
+    _fill(home, shared, links)
+
+
+def _fill(home: Path, shared: Mapping[str, Path], links: Mapping[str, Path]) -> None:
+    for path in OWN:
+        below = private.MACHINE / path[1:]
+        if below.is_dir():
+            private.layer(below, home / path[1:], path)
+    private.mount("tmpfs", "/var/tmp", "mode=1777")
+    run = home / "run"
+    for name in ("lock", "netns"):
+        (run / name).mkdir(parents=True)
+    for name, source in shared.items():
+        (run / name).mkdir(parents=True, exist_ok=True)
+        private.bind(source, run / name)
+    private.bind(run, "/run")
+    for link, target in links.items():
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(link)
+        Path(link).symlink_to(target)
+
+
+def destroy(node: str) -> None:
+    """Takes the place of a node away, as much of it as there is; its processes have ended."""
+    with contextlib.suppress(OSError):
+        private.detach(PLACES / node / "namespace")
+    shutil.rmtree(PLACES / node, ignore_errors=True)
