@@ -1,4 +1,4 @@
-# The main targets: demo, chaos, test, lab, bench, bench-checks, bench-ops, bench-scale. Everything they need is installed by them.
+# The main targets: demo, chaos, test, lab, bench, bench-checks, bench-input, bench-ops, bench-soak, bench-scale. Everything they need is installed by them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
 
-.PHONY: help setup demo chaos bench bench-checks bench-ops bench-scale lab lab-down test lint unit contract e2e test-lowest
+.PHONY: help setup demo chaos bench bench-checks bench-input bench-ops bench-soak bench-scale lab lab-down test lint unit contract e2e test-lowest
 .PHONY: package package-lock test-package audit schema machines clab findings clean
 
 help: ## what can be made
@@ -49,8 +49,14 @@ bench-checks: setup ## checks against HAProxy's, the agent under 5,000 a second,
 	@$$(chrt -r 1 true 2>/dev/null && echo chrt -r 1) $(BIN)/python -m lab run -- $(BIN)/python -m lab.bench_failover
 	@ANYCAST_LAB=namespaces $(BIN)/python -m lab run -- $(BIN)/python -m lab.bench_failover --without-ipvs
 
-bench-ops: $(STAMP) ## the ops surface: hostile clients against the lease, documents of 5,000 servers; three minutes
+bench-ops: $(STAMP) ## the ops surface: hostile clients against the lease, documents of 5,000 servers; five minutes
 	@$(BIN)/python -m lab.bench_ops
+
+bench-soak: $(STAMP) ## MINUTES=20 of 5,000 checks, 50 /status a second, 100 streams: memory, descriptors, files
+	@$(BIN)/python -m lab.bench_soak --minutes $(or $(MINUTES),20)
+
+bench-input: $(STAMP) ## what hostile configurations cost `anycast check`: processor time and memory; ten minutes
+	@$(BIN)/python -m lab.bench_input
 
 # ROWS=outcome,tick (ROWS=help lists them), QUICK=1 for small sizes, LONG=1 for the rows of ten minutes too (an hour
 # and a half in all), SECONDS_EACH= in the place of those ten minutes.

@@ -8,9 +8,10 @@ import socket
 import struct
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, NamedTuple, Self
 
-BACKLOG = 64
+BACKLOG = 4096
+"""Connections that wait to be let in, as far as `net.core.somaxconn` allows. Who finds it full is refused."""
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
@@ -101,7 +102,15 @@ def identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def peer_uid(connection: socket.socket) -> int:
-    """User id of the process at the other end."""
+class Peer(NamedTuple):
+    """The process at the other end, when it connected."""
+
+    pid: int
+    uid: int
+
+
+def peer_of(connection: socket.socket) -> Peer:
+    """As the kernel knows it: nobody can pretend."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return int(_CREDENTIALS.unpack(credentials)[1])
+    pid, uid, _ = _CREDENTIALS.unpack(credentials)
+    return Peer(pid, uid)

@@ -1,13 +1,13 @@
 """The ops surface under load: what hostile clients do to the lease, and how long the documents of 5,000 servers take.
 
 `python -m lab.bench_ops`, best with two processors. The real agent, with a kernel in memory, checks 5,000 real servers
-(addresses of the loopback), each once a second; this process is its plugin, and hostile clients and readers are
-processes of their own beside it. Prints two tables; the same in `build/bench-ops.json`.
+(addresses of the loopback), each once a second; this process is its plugin, and hostile clients (`lab.hostile`) and
+readers are processes of their own beside it. Prints a table; the same in `build/bench-ops.json`.
+`--only sockets`: 1,000 hostile connections at the HTTP port and 1,000 at the agent's sockets at once, and no more.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import http.client
 import itertools
@@ -24,12 +24,17 @@ from typing import TypeAlias
 
 from anycast.cli import client
 from lab import configs, loaded_agent, measuring
-from lab.figures import Times, times_table
+from lab.figures import Times, percentile, times_table
 from lab.loaded_agent import TTL, agent_yaml, ask, target, vips
 from lab.measuring import say
 
 SERVERS = 5000
 HOSTILE = 1000  # connections
+CROWDS = 4  # processes that make those at the agent's sockets: half of them as the operator's user, half as another
+STRANGER = 65534  # the other one, which may open the sockets by its group
+GAP_GOAL = 1.1  # of the time between two leases, to that without clients
+COMMANDS = 100
+COMMAND_GOAL = 1.0  # seconds, for each of them
 WINDOW = 20.0  # seconds of each measurement
 QUESTIONS = 60  # of each document
 PROBE_PATIENCE = 2.0  # seconds, of a health check
@@ -39,74 +44,15 @@ _SIXTH = TTL / 3
 Seconds: TypeAlias = list[float]
 
 
-# Clients that mean no good.
-
-
-async def _hostile(host: str, port: int, number: int) -> None:
-    """One connection that is held open, whatever it takes: when it is closed, the next begins."""
-    act = (_silent, _dripping, _greedy, _flooding)[number % 4]
-    while True:
-        try:
-            reader, writer = await asyncio.open_connection(host, port)
-        except OSError:
-            await asyncio.sleep(0.1)
-            continue
-        try:
-            await act(reader, writer)
-        except (OSError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.transport.abort()
-        await asyncio.sleep(0.05)
-
-
-async def _silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
-    await reader.read(1)
-
-
-async def _dripping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.write(b"GET /status HTTP/1.1\r\nHost: a\r\n")
-    closed = asyncio.ensure_future(reader.read())
-    while not closed.done():
-        writer.write(b"X-Slow: yes\r\n")
-        await asyncio.wait({closed}, timeout=1.0)
-    closed.result()
-
-
-async def _greedy(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Asks for much, again and again, and reads nothing."""
-    writer.transport.pause_reading()  # type: ignore[attr-defined]
-    while True:
-        writer.write(b"GET /status HTTP/1.1\r\nHost: a\r\n\r\n" * 100)
-        await asyncio.wait_for(writer.drain(), 30)
-        await asyncio.sleep(1.0)
-
-
-async def _flooding(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """As many small requests as it can get in."""
-    while True:
-        writer.write(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n" * 200)
-        await writer.drain()
-        if not await reader.read(65536):
-            return
-
-
-def run_hostile(host: str, port: str, count: str) -> int:
-    async def all_of_them() -> None:
-        await asyncio.gather(*(_hostile(host, int(port), number) for number in range(int(count))))
-
-    asyncio.run(all_of_them())
-    return 0
-
-
-# The measuring.
-
-
 class Plugin(loaded_agent.Plugin):
+    def gaps(self, seconds: float, meanwhile: Callable[[], None] | None = None) -> Seconds:
+        """From one lease to the next, as they were issued."""
+        issued = [lease.issued for _, lease in self.leases(seconds, meanwhile)]
+        return [after - before for before, after in itertools.pairwise(issued)]
+
     def lateness(self, seconds: float, meanwhile: Callable[[], None] | None = None) -> Seconds:
         """How much later than due each lease was issued."""
-        issued = [lease.issued for _, lease in self.leases(seconds, meanwhile)]
-        return [max(0.0, after - before - _SIXTH) for before, after in itertools.pairwise(issued)]
+        return [max(0.0, gap - _SIXTH) for gap in self.gaps(seconds, meanwhile)]
 
 
 def ask_control(path: Path) -> float:
@@ -114,6 +60,14 @@ def ask_control(path: Path) -> float:
     began = time.perf_counter()
     if not client.ask(path, "GET", "/maintenance", timeout=PROBE_PATIENCE).ok:
         raise RuntimeError(f"{path} refuses")
+    return time.perf_counter() - began
+
+
+def carry_out(path: Path) -> float:
+    """Seconds until a command, which changes nothing, has been carried out."""
+    began = time.perf_counter()
+    if not (answer := client.command(path, "/maintenance", {"scope": "", "on": False})).ok:
+        raise RuntimeError(f"{path} refuses: {answer.error}")
     return time.perf_counter() - began
 
 
@@ -153,17 +107,20 @@ def free_port() -> int:
 
 
 class Bench:
-    def __init__(self, directory: Path, servers: int, window: float, questions: int) -> None:
+    def __init__(self, directory: Path, servers: int, window: float, questions: int, only: str = "") -> None:
         self._directory = directory
         self._servers = servers
         self._window = window
         self._questions = questions
+        self._only = only
         self._checked = free_port()
         self._alone = measuring.apart("bench_ops", needed=False)
 
     def run(self) -> list[Times]:
         with target(self._checked):
-            return [*self._large(), self._small()]
+            if self._only == "sockets":
+                return self._at_once()
+            return [*self._large(), self._small(), *self._at_once()]
 
     def _large(self) -> list[Times]:
         port = free_port()
@@ -199,6 +156,48 @@ class Bench:
             Times(work="/status, the first after the start", values=[first["/status"]]),
             Times(work="/metrics, the first after the start", values=[first["/metrics"]]),
             Times(work=f"anycast status, {self._servers} servers", values=commands),
+        ]
+
+    def _at_once(self) -> list[Times]:
+        """In turns without and with them, since what else is done on the machine is in both."""
+        port = free_port()
+        calm, stormy, alone, commands, lost = Seconds(), Seconds(), Seconds(), Seconds(), list[str]()
+        with self._agent("sockets", self._servers, port) as runtime:
+            plugin = Plugin(runtime)
+            plugin.until_announced(vips(self._servers))
+            plugin.lateness(5.0)
+            control = runtime / "control.sock"
+
+            def operate() -> None:
+                if len(commands) + len(lost) < COMMANDS:
+                    probe(partial(carry_out, control), commands, lost)
+
+            for turn in range(2):
+                say(f"turn {turn + 1}: {self._window:g} s without clients")
+                calm += plugin.gaps(self._window)
+                plugin.gaps(5.0, lambda: alone.append(carry_out(control)))
+                say(f"{HOSTILE} hostile connections over HTTP and {HOSTILE} at the agent's sockets")
+                with hostile_clients("127.0.0.1", port), crowds(runtime):
+                    plugin.lateness(3.0)
+                    stormy += plugin.gaps(self._window)
+                    for _ in plugin.leases(COMMANDS * _SIXTH, operate):
+                        pass
+        for why in lost:
+            say(f"a command failed: {why}")
+        goals = {share: GAP_GOAL * percentile(calm, share) for share in (0.5, 0.99)}
+        return [
+            Times(work="lease to lease, no clients", values=calm),
+            Times(
+                work=f"lease to lease, {HOSTILE} hostile over HTTP, {HOSTILE} at the sockets",
+                goals=goals,
+                values=stormy,
+            ),
+            Times(work="  a command, no clients", values=alone),
+            Times(
+                work=f"  a command meanwhile, {len(lost)} of {len(commands) + len(lost)} failed",
+                goals={1.0: COMMAND_GOAL},
+                values=commands,
+            ),
         ]
 
     def _attacked(self, plugin: Plugin, host: str, port: int, where: str, control: Path) -> list[Times]:
@@ -247,8 +246,19 @@ class Bench:
 
 @contextlib.contextmanager
 def hostile_clients(host: str, port: int) -> Iterator[None]:
-    argv = [sys.executable, "-m", "lab.bench_ops", "--hostile", host, str(port), str(HOSTILE)]
+    argv = [sys.executable, "-m", "lab.hostile", "http", host, str(port), str(HOSTILE)]
     with measuring.running(argv, env=configs.program_environment()):
+        yield
+
+
+@contextlib.contextmanager
+def crowds(runtime: Path) -> Iterator[None]:
+    """At the agent's sockets, in processes of their own."""
+    argv = [sys.executable, "-m", "lab.hostile", "sockets", str(runtime), str(HOSTILE // CROWDS)]
+    with contextlib.ExitStack() as stack:
+        for number in range(CROWDS):
+            user = [str(STRANGER)] if number % 2 and os.geteuid() == 0 else []
+            stack.enter_context(measuring.running([*argv, *user], env=configs.program_environment()))
         yield
 
 
@@ -267,17 +277,16 @@ def body(figures: Sequence[Times]) -> dict[str, object]:
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    match argv:
-        case ["--hostile", host, port, count]:
-            return run_hostile(host, port, count)
     parser = measuring.options("lab.bench_ops", __doc__, "bench-ops.json")
     parser.add_argument("--servers", type=int, default=SERVERS)
     parser.add_argument("--window", type=float, default=WINDOW, help="seconds of each measurement")
     parser.add_argument("--questions", type=int, default=QUESTIONS, help="for each document")
+    parser.add_argument("--only", choices=["sockets"], default="", help="the row of that name alone")
     options = parser.parse_args(argv)
     measuring.ready("bench_ops")
     with tempfile.TemporaryDirectory(prefix="bench-ops-") as name:
-        bench = Bench(Path(name), options.servers, options.window, options.questions)
+        Path(name).chmod(0o755)  # another user is to reach the sockets
+        bench = Bench(Path(name), options.servers, options.window, options.questions, options.only)
         measuring.first_in_line()
         figures = bench.run()
     if missing := [one.work for one in figures if not one.values]:

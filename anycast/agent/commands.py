@@ -164,13 +164,13 @@ def _no_vip(name: str, config: Config) -> RefusedError:
 def _fields(data: bytes, kinds: Mapping[str, type], *, optional: set[str]) -> dict[str, Any]:
     """The fields of a JSON body, all of them checked. An empty body is `{}`. Raises `RefusedError`."""
     try:
-        body = json.loads(data) if data.strip() else {}
+        body = json.loads(data, object_pairs_hook=_once) if data.strip() else {}
     except (ValueError, RecursionError):
         raise RefusedError(400, "the body is not JSON (send one object)") from None
     if not isinstance(body, dict):
         raise RefusedError(400, "the body is not a JSON object (send {...})")
     known = ", ".join(kinds) or "none"
-    wrong = [f"unknown field {name!r} (known: {known})" for name in body if name not in kinds]
+    wrong = [f"unknown field {name[:40]!r} (known: {known})" for name in body if name not in kinds][:10]
     for name, kind in kinds.items():
         if name not in body:
             if name not in optional:
@@ -181,6 +181,16 @@ def _fields(data: bytes, kinds: Mapping[str, type], *, optional: set[str]) -> di
     if wrong:
         raise RefusedError(400, "; ".join(wrong))
     return body
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object in which no key stands twice: which one was meant is not ours to guess. Raises `RefusedError`."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise RefusedError(400, f"field {name[:40]!r} stands there twice")
+        found[name] = value
+    return found
 
 
 def _is(value: object, kind: type) -> bool:

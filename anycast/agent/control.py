@@ -1,8 +1,9 @@
 """The control socket: what changes the node, and a few questions that the agent itself answers. HTTP, by h11.
 
 Whoever may open the socket may command; it is no place for strangers, who have the ops process. Still every request
-has its bounds and its time. However many come at once, in one turn of the event loop one of them is worked on: the
-lease must not wait for a crowd.
+has its bounds and its time, and every user and process so many places (`door`). However many come at once, in one turn
+of the event loop one of them is worked on, and users take turns: the lease must not wait for a crowd, nor an operator
+for the scripts of somebody else.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import math
 import pwd
 import socket
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import cache
 from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
@@ -25,17 +28,20 @@ import anycast
 from anycast.agent import commands
 from anycast.agent.answers import TooLateError
 from anycast.agent.commands import RefusedError
+from anycast.agent.door import Door, Guest, Limits
 from anycast.core.state import State
 from anycast.ops import status
 from anycast.ops.paths import CONTROL, DEADLINE, JSON, TEXT, openapi
-from anycast.sockets import peer_uid
+from anycast.sockets import Peer
 
-MAX_CONNECTIONS = 64
+LIMITS = Limits(process=32, user=64, others=192)
 MAX_HEAD = 16 * 1024  # bytes
 MAX_BODY = 4096
 REQUEST_TIME = 5.0  # seconds a request has to come, from its first byte
 IDLE_TIME = 15.0  # seconds until its first byte
 WRITE_TIME = 10.0  # seconds an answer waits for its reader
+BREATH = 0.001  # seconds between two of a crowd
+MAX_PATH = 100  # characters of a path that are told again
 _READ = 4096
 
 log = structlog.get_logger()
@@ -51,7 +57,7 @@ class _Request(NamedTuple):
     path: str
     headers: dict[str, str]
     body: bytes
-    user: str
+    uid: int
     deadline: float
 
 
@@ -71,14 +77,58 @@ def _refusal(code: int, why: str, *headers: tuple[str, str]) -> _Answer:
 
 
 class Turnstile:
-    """Lets through one in each turn of the event loop, first come first served."""
+    """Lets through one at a time: users in turn, of each its processes, of each the first come.
+
+    Of a crowd one in each `BREATH`, so that the event loop and the threads, which save what was commanded, have theirs.
+    """
 
     def __init__(self) -> None:
-        self._lock = asyncio.Lock()
+        # The user, and of it the process, whose turn it is comes first.
+        self._waiting: dict[int, dict[int, deque[asyncio.Future[None]]]] = {}
 
-    async def __call__(self) -> None:
-        async with self._lock:
-            await asyncio.sleep(0)
+    async def __call__(self, peer: Peer) -> None:
+        loop = asyncio.get_running_loop()
+        if not self._waiting:
+            loop.call_soon(self._next)
+        passed = loop.create_future()
+        self._waiting.setdefault(peer.uid, {}).setdefault(peer.pid, deque()).append(passed)
+        await passed
+
+    def _next(self) -> None:
+        while self._waiting:
+            first = self._first()
+            if not first.done():  # it has gone meanwhile
+                first.set_result(None)
+                break
+        if self._waiting:
+            asyncio.get_running_loop().call_later(BREATH, self._next)
+
+    def _first(self) -> asyncio.Future[None]:
+        """Whose turn it is; its process and its user come last then."""
+        uid = next(iter(self._waiting))
+        processes = self._waiting.pop(uid)
+        pid = next(iter(processes))
+        queue = processes.pop(pid)
+        first = queue.popleft()
+        if queue:
+            processes[pid] = queue
+        if processes:
+            self._waiting[uid] = processes
+        return first
+
+
+@cache
+def _openapi() -> _Answer:
+    return _json(openapi(CONTROL, version=anycast.__version__))
+
+
+def _busy(why: str) -> bytes:
+    """Said to who is not let in, before anything is read of what it asks."""
+    body = json.dumps({"error": f"{why}; try again"}).encode() + b"\n"
+    return (
+        b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\n"
+        b"Content-Length: %d\r\nServer: anycast\r\nRetry-After: 1\r\nConnection: close\r\n\r\n%s"
+    ) % (len(body), body)
 
 
 class Control:
@@ -87,51 +137,42 @@ class Control:
     def __init__(self, engine: Engine, mark: Callable[[], int]) -> None:
         self._engine = engine
         self._mark = mark
-        self._server: asyncio.Server | None = None
-        self._serving: set[asyncio.Task[None]] = set()
         self._turnstile = Turnstile()
+        self._door = Door(LIMITS, self._serve, farewell=_busy, buffer=_READ)
         self._handlers: dict[str, dict[str, Callable[[_Request], Awaitable[_Answer]]]] = {}
         for operation in CONTROL:
             self._handlers.setdefault(operation.path, {})[operation.method] = getattr(self, operation.handler)
 
     async def listen(self, listener: socket.socket) -> None:
         """Accept on `listener` instead of the one before; connections that stand stay."""
-        self.leave()
-        self._server = await asyncio.start_server(self._serve, sock=listener, limit=_READ)
-
-    def leave(self) -> None:
-        if self._server is not None:
-            self._server.close()
+        self._door.listen(listener)
 
     async def close(self) -> None:
-        self.leave()
-        for task in self._serving:
+        self._door.leave()
+        serving = list(self._door.serving)
+        for task in serving:
             task.cancel()
-        if self._serving:
-            await asyncio.wait(self._serving)
+        if serving:
+            await asyncio.wait(serving)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a coroutine runs in a task
-        self._serving.add(task)
-        task.add_done_callback(self._serving.discard)
-        connection = _Connection(reader, writer, self._turnstile)
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, guest: Guest) -> None:
+        connection = _Connection(reader, writer, guest, self._turnstile)
         try:
-            if len(self._serving) > MAX_CONNECTIONS:
-                await connection.refuse(503, "too many connections")
-                return
             while (request := await connection.next_request()) is not None:
-                await self._turnstile()
-                await connection.send(await self._answer(request), head=request.method == "HEAD")
+                guest.is_commanding = request.method == "POST"
+                answer = await self._answer(request)
+                guest.is_commanding = False
+                await connection.send(answer, head=request.method == "HEAD")
+                guest.rests()
         except (ConnectionError, TimeoutError, h11.LocalProtocolError, asyncio.CancelledError):
-            pass  # it has gone, or does not read; or the agent ends
+            pass  # it has gone, does not read, or makes way; or the agent ends
         finally:
             writer.transport.abort() if connection.broken else writer.close()
 
     async def _answer(self, request: _Request) -> _Answer:
         handlers = self._handlers.get(request.path)
         if handlers is None:
-            return _refusal(404, f"there is no {request.path} here (documents are at ops.sock)")
+            return _refusal(404, f"there is no {request.path[:MAX_PATH]} here (documents are at ops.sock)")
         handler = handlers.get("GET" if request.method == "HEAD" else request.method)
         if handler is None:
             allowed = ", ".join(sorted({*handlers, *(["HEAD"] if "GET" in handlers else [])}))
@@ -162,14 +203,17 @@ class Control:
         return _json({"summary": status.summary(self._state, time.monotonic()), "revision": self._mark()})
 
     async def get_openapi(self, _: _Request) -> _Answer:
-        return _json(openapi(CONTROL, version=anycast.__version__))
+        return _openapi()
 
     async def get_maintenance(self, _: _Request) -> _Answer:
         return _json({"maintenance": commands.entries(self._state)})
 
     async def post_maintenance(self, request: _Request) -> _Answer:
         answer = await commands.maintenance(
-            self._engine, request.body, by=request.user, deadline=request.deadline
+            self._engine,
+            request.body,
+            by=await asyncio.to_thread(_user, request.uid),
+            deadline=request.deadline,
         )
         return _json({**answer, "revision": self._mark()})
 
@@ -182,10 +226,15 @@ class _Connection:
     """One client, one request after the other."""
 
     def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, turnstile: Turnstile
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        guest: Guest,
+        turnstile: Turnstile,
     ) -> None:
         self._reader = reader
         self._writer = writer
+        self._guest = guest
         self._turnstile = turnstile
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
         self.broken = False  # nobody reads what is still to be written
@@ -214,22 +263,23 @@ class _Connection:
             data = b""
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(IDLE_TIME):
-                    data = await self._reader.read(_READ)
+                    data = await self._heard()
             if not data:
                 return None
             self._http.receive_data(data)
         head: h11.Request | None = None
         body = b""
         async with asyncio.timeout(REQUEST_TIME):
+            await self._turnstile(self._guest.peer)
             while True:
-                await self._turnstile()
                 match self._http.next_event():
                     case h11.NEED_DATA:
                         if self._http.they_are_waiting_for_100_continue:
                             self._writer.write(
                                 self._http.send(h11.InformationalResponse(status_code=100, headers=[])) or b""
                             )
-                        self._http.receive_data(await self._reader.read(_READ))
+                        self._http.receive_data(await self._heard())
+                        await self._turnstile(self._guest.peer)
                     case h11.Request() as head:
                         pass
                     case h11.Data(data=data):
@@ -241,15 +291,29 @@ class _Connection:
                     case _:
                         return None
         assert head is not None  # noqa: S101 - before its end there was a beginning
-        headers = {name.decode(): value.decode("latin-1") for name, value in head.headers}
+        named = [(name.decode(), value.decode("latin-1")) for name, value in head.headers]
+        path, asked, query = head.target.decode("latin-1").partition("?")
+        if asked:
+            raise RefusedError(400, f"there are no parameters here, and {query[:40]!r} was given")
+        deadlines = [value for name, value in named if name == DEADLINE.lower()]
+        if len(deadlines) > 1:
+            raise RefusedError(400, f"{DEADLINE} stands there twice")
         return _Request(
             method=head.method.decode(),
-            path=head.target.decode("latin-1").partition("?")[0],
-            headers=headers,
+            path=path,
+            headers=dict(named),
             body=body,
-            user=await asyncio.to_thread(_user, self._writer.get_extra_info("socket")),
-            deadline=_deadline(headers.get(DEADLINE.lower())),
+            uid=self._guest.peer.uid,
+            deadline=_deadline(deadlines[0] if deadlines else None),
         )
+
+    async def _heard(self) -> bytes:
+        """What it says next; nothing: it is through."""
+        self._guest.waits = True
+        try:
+            return await self._reader.read(_READ)
+        finally:
+            self._guest.waits = False
 
     async def refuse(self, code: int, why: str) -> None:
         """And end the connection."""
@@ -275,10 +339,10 @@ class _Connection:
         data += b"" if head else self._http.send(h11.Data(data=answer.body)) or b""
         data += self._http.send(h11.EndOfMessage()) or b""
         self._writer.write(data)
-        self.broken = True
+        self.broken = self._guest.waits = True
         async with asyncio.timeout(WRITE_TIME):
             await self._writer.drain()
-        self.broken = False
+        self.broken = self._guest.waits = False
 
 
 def _deadline(text: str | None) -> float:
@@ -294,9 +358,8 @@ def _deadline(text: str | None) -> float:
     return deadline
 
 
-def _user(end: socket.socket) -> str:
-    """Who is at the other end, as the kernel knows it. It may ask a directory service: in a thread."""
-    uid = peer_uid(end)
+def _user(uid: int) -> str:
+    """Who has that number. It may ask a directory service: in a thread."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import structlog
 
+from anycast.agent.door import Door, Guest, Limits
 from anycast.core.events import Event, PluginConnected, PluginLost, PluginReported
 from anycast.lease import (
     NO_REPORT,
@@ -29,7 +30,7 @@ from anycast.lease import (
     report_after,
     told_together,
 )
-from anycast.sockets import peer_uid
+from anycast.sockets import Peer
 
 # What may wait for a plugin behind a full set: it gets one new full set once it has read, and no queue of leases.
 MAX_BACKLOG = 64 * 1024  # bytes
@@ -40,6 +41,13 @@ PACE = 0.01  # seconds between two of them
 # Of a plugin that does not know differences: what five thousand VIPs need, and more.
 MAX_REPORT = 512 * 1024  # bytes
 CLOSE_PATIENCE = 1.0  # seconds to hand over what is in the buffers
+# A plugin needs one connection; who has one and says nothing makes way for another.
+LIMITS = Limits(process=4, user=16, others=32)
+MAX_COMPLAINTS = 100  # that are remembered
+ASK_PATIENCE = 1.0  # seconds that the first leases wait for it: a plugin that is refused comes again
+ASKED_AGAIN = (
+    5.0  # seconds until the number of the plugin's user is looked up again, for somebody who is refused
+)
 
 log = structlog.get_logger()
 
@@ -130,8 +138,10 @@ class LeaseServer:
         self._numbers = itertools.count(1)
         self._connections: dict[int, _Connection] = {}
         self._newest: _Outgoing | None = None
-        self._server: asyncio.Server | None = None
-        self._serving: set[asyncio.Task[None]] = set()
+        self._uid: int | None = None  # of the user, once it is known
+        self._asked_at = -ASKED_AGAIN  # when it was looked up
+        self._asking: asyncio.Task[None] | None = None
+        self._door = Door(LIMITS, self._serve, farewell=self._turned_away, refusal=self._refusal)
         self._closing = False
         self._complaints: set[str] = (
             set()
@@ -139,10 +149,10 @@ class LeaseServer:
 
     async def listen(self, listener: socket.socket) -> None:
         """Accept on `listener` instead of the one before; connections that stand stay."""
-        old, self._server = self._server, None
-        if old is not None:
-            old.close()
-        self._server = await asyncio.start_unix_server(self._serve, sock=listener)
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask_who())
+        await asyncio.wait({self._asking}, timeout=ASK_PATIENCE)
+        self._door.listen(listener)
 
     def send(self, lease: Lease) -> None:
         """A plugin that stands on the lease before it gets what has changed, any other the full set.
@@ -178,43 +188,42 @@ class LeaseServer:
 
     async def close(self) -> None:
         self._closing = True
-        if self._server is not None:
-            self._server.close()
+        self._door.leave()
         for connection in list(self._connections.values()):
             connection.writer.close()
-        if self._serving:
-            await asyncio.wait(self._serving, timeout=CLOSE_PATIENCE)
+        if self._door.serving:
+            await asyncio.wait(self._door.serving, timeout=CLOSE_PATIENCE)
         for connection in list(self._connections.values()):
             connection.transport.abort()
         # The event loop would cancel what still runs at its end, and log that as an error.
-        if self._serving:
-            await asyncio.wait(self._serving)
+        if self._door.serving:
+            await asyncio.wait(self._door.serving)
+        if self._asking is not None:
+            self._asking.cancel()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a coroutine runs in a task
-        self._serving.add(task)
-        task.add_done_callback(self._serving.discard)
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, guest: Guest) -> None:
         try:
-            if not await self._may_connect(writer) or self._closing:
+            if self._closing:
                 return
             source, connection = next(self._numbers), _Connection(writer)
             self._connections[source] = connection
             writer.write(encode(Hello()))
             self._post(PluginConnected(source=source))
             try:
-                await self._read(source, connection, reader)
+                await self._read(source, connection, reader, guest)
             finally:
                 del self._connections[source]
                 if connection.waiting is not None:
                     connection.waiting.cancel()
                 self._post(PluginLost(source=source))
-        except ConnectionError:
-            pass
+        except (ConnectionError, asyncio.CancelledError):
+            pass  # it has gone, or says nothing and makes way
         finally:
             writer.close()
 
-    async def _read(self, source: int, connection: _Connection, reader: asyncio.StreamReader) -> None:
+    async def _read(
+        self, source: int, connection: _Connection, reader: asyncio.StreamReader, guest: Guest
+    ) -> None:
         decoder = Decoder(max_line=MAX_REPORT)
         while data := await reader.read(READ_SIZE):
             try:
@@ -223,6 +232,8 @@ class LeaseServer:
             except ProtocolError as error:
                 self._complain("protocol", str(error))
                 return
+            if messages:
+                guest.waits = False  # it is a plugin, and stays
             if report is not None:
                 self._complaints.discard("protocol")
                 self._post(PluginReported(source=source, report=report))
@@ -237,20 +248,27 @@ class LeaseServer:
             connection.seq = None
             self._give_again(connection)
 
-    async def _may_connect(self, writer: asyncio.StreamWriter) -> bool:
-        uid = peer_uid(writer.get_extra_info("socket"))
-        if uid in (0, os.geteuid()):
-            return True
-        # A thread: the name may be asked of a directory service, and that must not hold the lease up.
-        if uid == await asyncio.to_thread(_uid_of, self._user):
-            return True
-        self._complain(
-            f"uid {uid}", f"uid {uid} is neither root, the agent's user nor node.exabgp_user ({self._user})"
-        )
-        return False
+    def _refusal(self, peer: Peer) -> str:
+        if peer.uid in (0, os.geteuid(), self._uid):
+            return ""
+        if self._asking is None and asyncio.get_running_loop().time() >= self._asked_at + ASKED_AGAIN:
+            self._asking = asyncio.create_task(self._ask_who())
+        return f"uid {peer.uid} is neither root, the agent's user nor node.exabgp_user ({self._user})"
+
+    async def _ask_who(self) -> None:
+        """A thread: the name may be asked of a directory service, and that must not hold the lease up."""
+        found = await asyncio.to_thread(_uid_of, self._user)
+        self._uid = self._uid if found is None else found
+        self._asked_at, self._asking = asyncio.get_running_loop().time(), None
+
+    def _turned_away(self, why: str) -> bytes:
+        self._complain(why, why)
+        return b""
 
     def _complain(self, about: str, why: str) -> None:
         if about not in self._complaints:
+            if len(self._complaints) >= MAX_COMPLAINTS:
+                self._complaints.clear()
             self._complaints.add(about)
             log.error("plugin.refused", why=why)
 

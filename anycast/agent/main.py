@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
+import grp
 import os
 import pwd
 import resource
@@ -35,6 +36,7 @@ from anycast.config.apart import Reading
 from anycast.config.loaded import Loaded
 from anycast.config.problem import ConfigError, named
 from anycast.core.events import StopRequested
+from anycast.core.values.configuration import Node
 from anycast.kernel.adapter import Kernel
 from anycast.lease import Lease
 from anycast.listening import GUARD_PERIOD, keep_bound
@@ -169,6 +171,30 @@ def give_journal(directory: Path, user: str) -> None:
         log.error("plugin.journal_unavailable", path=str(directory), error=str(error))
 
 
+def open_to_plugin(path: Path, node: Node) -> None:
+    """Let the plugin's group open the lease socket, which nobody else can until then. Raises OSError: it has gone.
+
+    Where the group cannot be given, everybody may open it, as leases matter more: who is not the plugin's user is turned
+    away when it connects.
+    """
+    try:
+        gid = (
+            grp.getgrnam(node.lease_group).gr_gid
+            if node.lease_group
+            else pwd.getpwnam(node.exabgp_user).pw_gid
+        )
+        os.chown(path, -1, gid)
+    except FileNotFoundError:
+        raise
+    except (KeyError, OSError) as error:
+        why = error.strerror if isinstance(error, OSError) else "there is no such group, or no such user"
+        group = node.lease_group or f"of {node.exabgp_user}"
+        log.warning("plugin.group_unavailable", path=str(path), group=group, error=why)
+        path.chmod(0o666)
+    else:
+        path.chmod(0o660)
+
+
 async def serve(
     loaded: Loaded, path: Path, lock: InstanceLock, events: Hub, recorder: Recorder | None = None
 ) -> int:
@@ -225,9 +251,13 @@ async def serve(
     leases = LeaseServer(engine.post, user=node.exabgp_user)
     holder.append(leases)
 
+    def give_to_plugin() -> None:
+        give_journal(runtime / JOURNAL_DIRECTORY, node.exabgp_user)
+        open_to_plugin(runtime / LEASE_SOCKET, node)
+
     async def listen_for_leases(listener: socket.socket) -> None:
         # A thread: the user may be asked of a directory service, and that must not hold the lease up.
-        await asyncio.to_thread(give_journal, runtime / JOURNAL_DIRECTORY, node.exabgp_user)
+        await asyncio.to_thread(give_to_plugin)
         await leases.listen(listener)
         sockets.add(LEASE_SOCKET)
 
@@ -294,8 +324,7 @@ async def serve(
         loop.create_task(_again_and_again(task))
         for task in (
             guard_lock,
-            # Anybody may connect for leases: who is let in is decided by the peer's user.
-            partial(keep_bound, runtime / LEASE_SOCKET, 0o666, listen_for_leases),
+            partial(keep_bound, runtime / LEASE_SOCKET, 0o600, listen_for_leases),
             serve_others,
         )
     ]

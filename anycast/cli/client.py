@@ -6,6 +6,7 @@ Commands go to the agent itself, at `control.sock`; documents come from its ops 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 TIMEOUT = 10.0  # seconds
 SPARE = 2.0  # seconds of it that are left for the answer when a command may no longer be carried out
 OPS_SOCKET = "ops.sock"
+BUSY_PAUSE = 0.05  # seconds until the next try, where there is no room for one more
 OPS_TIME = 5.0  # seconds an ops process that has just been started has to listen
 STREAM_TIMEOUT = 40.0  # seconds; the agent says something at least every 15
 
@@ -27,6 +29,7 @@ class UnreachableError(Exception):
 class Answer(NamedTuple):
     code: int  # HTTP status
     body: dict[str, Any]
+    busy: bool = False  # it was not let in, and may be another time
 
     @property
     def ok(self) -> bool:
@@ -38,14 +41,23 @@ class Answer(NamedTuple):
 
 
 def _connect(path: Path, timeout: float) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        connection.settimeout(timeout)
-        connection.connect(str(path))
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+    """Raises OSError. Where too many wait to be let in, it waits too."""
+    until = time.monotonic() + timeout
+    while True:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(timeout)
+            connection.connect(str(path))
+        except BlockingIOError as error:
+            connection.close()
+            if time.monotonic() >= until:
+                raise TimeoutError from error
+            time.sleep(BUSY_PAUSE)
+        except BaseException:
+            connection.close()
+            raise
+        else:
+            return connection
 
 
 def _request(method: str, target: str, kind: str, headers: Iterable[str], body: bytes | None = None) -> bytes:
@@ -73,9 +85,14 @@ def ask(
     timeout: float = TIMEOUT,
     headers: Iterable[str] = (),
 ) -> Answer:
-    """One request to whoever listens at `path`. Raises UnreachableError."""
+    """One request to whoever listens at `path`, which is asked again as long as it is busy. Raises UnreachableError."""
+    until = time.monotonic() + timeout
     try:
-        return _ask(path, method, target, body, timeout=timeout, headers=headers)
+        while True:
+            answer = _ask(path, method, target, body, timeout=timeout, headers=headers)
+            if not answer.busy or time.monotonic() >= until - SPARE:
+                return answer
+            time.sleep(BUSY_PAUSE)
     except (OSError, ValueError) as error:
         raise UnreachableError(f"no agent answers at {path}: {_why(error, timeout)}") from error
 
@@ -101,7 +118,10 @@ def read(path: Path, target: str) -> Answer:
     until = time.monotonic() + OPS_TIME
     while True:
         try:
-            return _ask(ops, "GET", target, timeout=TIMEOUT, headers=headers)
+            answer = _ask(ops, "GET", target, timeout=TIMEOUT, headers=headers)
+            if not answer.busy or time.monotonic() >= until:
+                return answer
+            time.sleep(BUSY_PAUSE)
         except (OSError, ValueError) as error:
             if isinstance(error, FileNotFoundError | ConnectionError) and time.monotonic() < until:
                 time.sleep(0.1)  # the agent lives, and starts another
@@ -122,16 +142,25 @@ def _ask(
     """Raises OSError, ValueError: what answers is not ours."""
     data = json.dumps(body).encode() if body is not None else None
     with _connect(path, timeout) as connection:
-        connection.sendall(_request(method, target, "application/json", headers, data))
-        with connection.makefile("rb") as file:
-            text = file.read()
+        with contextlib.suppress(BrokenPipeError):  # it has answered already
+            connection.sendall(_request(method, target, "application/json", headers, data))
+        text = _whole(connection)
     if not text:
         raise ConnectionResetError
     head, _, rest = text.partition(b"\r\n\r\n")
     code, answer = _code(head.partition(b"\r\n")[0]), json.loads(rest)
     if not isinstance(answer, dict):
         raise ValueError(rest)  # noqa: TRY004 - as no JSON is
-    return Answer(code=code, body=answer)
+    return Answer(code=code, body=answer, busy=code == 503 and b"\r\nRetry-After:" in head)
+
+
+def _whole(connection: socket.socket) -> bytes:
+    """What is said until the end, or until it hangs up."""
+    text = b""
+    with contextlib.suppress(ConnectionResetError):
+        while part := connection.recv(256 * 1024):
+            text += part
+    return text
 
 
 def stream(path: Path, target: str) -> Iterator[dict[str, Any]]:

@@ -40,7 +40,7 @@ def status(document: Mapping[str, Any], *, colour: bool, shown: Overview | None 
     """
     shown = shown or everything(document["vips"])
     parts = [
-        _node(document, colour=colour) + "".join(f"{line}\n" for line in shown.head),
+        _node(document, colour=colour) + _carried(document) + "".join(f"{line}\n" for line in shown.head),
         _vips(shown.lines, colour=colour),
         *(
             [_traffic(shown.busy, document["traffic"], colour=colour)]
@@ -76,7 +76,6 @@ def _node(document: Mapping[str, Any], *, colour: bool) -> str:
         lines.append(
             f"  the agent is overloaded: {took} ({over['times']} times, the last {duration(over['last_s'])} ago)"
         )
-    lines += _carried(document["traffic"]) if "traffic" in document else []  # of an older agent
     if not document["config"]["reload_ok"]:
         lines.append(
             "  the changed configuration was refused, the previous one is in force (see `anycast check`)"
@@ -84,20 +83,22 @@ def _node(document: Mapping[str, Any], *, colour: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _carried(traffic: Mapping[str, Any]) -> list[str]:
+def _carried(document: Mapping[str, Any]) -> str:
     """What the node carries, in a line."""
-    rates = traffic["rates"]
+    traffic = document.get("traffic")  # an older agent says nothing of it
+    if traffic is None:
+        return ""
     if not traffic["counted"]:
-        return [f"  {NOT_COUNTED}"]
-    if rates is None:
-        return []
+        return f"  {NOT_COUNTED}\n"
+    if (rates := traffic["rates"]) is None:
+        return ""
     told = [f"{amount(rates['connections_per_s'])} new connections/s"]
     told.append(f"in {amount(rates['packets_in_per_s'])} packets/s, {bits(rates['bits_in_per_s'])}")
     if rates["bits_out_per_s"] is not None:
         told.append(f"out {amount(rates['packets_out_per_s'])} packets/s, {bits(rates['bits_out_per_s'])}")
     else:
         told.append("answers do not come back this way")  # direct routing, tunnels
-    return [f"  carries {'; '.join(told)} (over {traffic['over_s']:.0f} s)"]
+    return f"  carries {'; '.join(told)} (over {traffic['over_s']:.0f} s)\n"
 
 
 def _carries(vip: Mapping[str, Any]) -> bool:

@@ -19,7 +19,7 @@ from anycast.config.files import TooLargeError, read_regular, size
 from anycast.config.include import KEY, Includes
 from anycast.config.loaded import Loaded
 from anycast.config.problem import MOST, TOLD, ConfigError, Mark, Path, Problem, TooManyError, told
-from anycast.config.reader import MAX_BYTES, MAX_VALUES, Document, read
+from anycast.config.reader import MAX_BYTES, MAX_ITEMS, MAX_VALUES, Document, read
 from anycast.config.validate import Holes, Source, validate
 
 if TYPE_CHECKING:
@@ -230,6 +230,13 @@ def _merge(documents: list[Document], included: int, problems: list[Problem]) ->
     source = Source(first.tree, first.values, first.keys, Holes(first.broken))
     for n, part in enumerate(parts):
         _add(source, part, problems, any_section=n < included)
+    for section in _SHARED_SECTIONS:
+        entries = source.tree.get(section)
+        if isinstance(entries, dict) and len(entries) > MAX_ITEMS:
+            what = f"all files together have {len(entries):,} of them"
+            problems.append(Problem(source.keys[section,], (section,), what, f"write {MAX_ITEMS:,} at most"))
+            source.holes.add((section,))
+            entries.clear()
     return source
 
 

@@ -47,7 +47,9 @@ except ImportError:  # PyYAML was built without libyaml
 Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
 
 MAX_BYTES = 8 * 1024 * 1024  # of all files together
-MAX_VALUES = 250_000  # of all files together: 50,000 real servers with a name and a weight each have 200,000
+MAX_ITEMS = 10_000  # of a list or a mapping
+MAX_SERVERS = 100_000  # of a list of real servers, and of all files together
+MAX_VALUES = 220_000  # of all files together: 50,000 real servers with a name and a weight each have 200,000
 _MAX_DEPTH = 16  # the format needs 7
 _MAX_SCALAR = 65_536  # characters of a value
 _MAX_KEY = 256  # characters of a key
@@ -278,10 +280,10 @@ class _Reader:
             return self._scalar(path, event)
         if kind is MappingStartEvent:
             self._tag(path, event, "map")
-            return self._mapping(path, {})
+            return self._mapping(path, event, {})
         if kind is SequenceStartEvent:
             self._tag(path, event, "seq")
-            return self._sequence(path)
+            return self._sequence(path, event)
         raise AssertionError(event)  # the parser emits no other event here
 
     def _count(self, event: Any) -> None:
@@ -298,13 +300,18 @@ class _Reader:
         self._break(path, event, "a tag (!name) is not read here", "remove it")
         return False
 
-    def _sequence(self, path: Path) -> list[Value]:
+    def _sequence(self, path: Path, start: Any) -> list[Value]:
         items: list[Value] = []
         while type(event := self._next()) is not SequenceEndEvent:
             items.append(self._value((*path, len(items)), event))
+        if len(items) > MAX_ITEMS:
+            most = MAX_SERVERS if path[-1:] == ("servers",) else MAX_ITEMS
+            if len(items) > most:
+                self._break(path, start, f"a list of {len(items):,} items", f"write {most:,} at most")
+                return []
         return items
 
-    def _mapping(self, path: Path, into: dict[str, Value]) -> dict[str, Value]:
+    def _mapping(self, path: Path, start: Any, into: dict[str, Value]) -> dict[str, Value]:
         keys = self._doc.keys.at
         while type(event := self._next()) is not MappingEndEvent:
             key = self._key(path, event)
@@ -319,11 +326,15 @@ class _Reader:
             self._say(here, event, f"written twice, first in line {self._doc.keys[here].line}", "keep one")
             before = into[key]
             event = self._next()
+            self._count(event)
             # A whole section written twice is read on: its parts are somebody's work, and may be wrong too.
             if not path and isinstance(before, dict) and isinstance(event, MappingStartEvent):
-                self._mapping(here, before)
+                self._mapping(here, event, before)
             else:
                 self._skip(event)
+        if len(into) > MAX_ITEMS and path:  # at the top each is told: there is no such section
+            self._break(path, start, f"{len(into):,} entries", f"write {MAX_ITEMS:,} at most")
+            into.clear()
         return into
 
     def _key(self, path: Path, event: yaml.Event) -> str | None:

@@ -88,6 +88,30 @@ class Unread:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseSocket:
+    """The agent's socket for the plugin, and the user that is to open it."""
+
+    path: str
+    mode: int  # permission bits
+    uid: int
+    gid: int
+    user: int  # the number of node.exabgp_user
+    groups: frozenset[int]  # it is in
+
+    @property
+    def is_for_all(self) -> bool:
+        return bool(self.mode & 0o002)
+
+    @property
+    def is_for_user(self) -> bool:
+        if self.user == 0 or self.is_for_all:
+            return True
+        if self.user == self.uid:
+            return bool(self.mode & 0o200)
+        return self.gid in self.groups and bool(self.mode & 0o020)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """One reading of a node. The defaults are those of a node about which nothing is known."""
 
@@ -106,6 +130,7 @@ class Facts:
     routes: Mapping[Address, Route | None] = field(default_factory=dict)
     uplinks: frozenset[str] = frozenset()  # interfaces that lead to the routers
     ipvs: frozenset[Key] | None = None
+    lease_socket: LeaseSocket | None = None  # None: no agent has made it, or there is no such user
     unread: tuple[Unread, ...] = ()
 
     @property

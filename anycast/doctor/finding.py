@@ -29,6 +29,7 @@ class Code(StrEnum):
     NO_NET_ADMIN = "no_net_admin"
     NO_NET_RAW = "no_net_raw"
     NO_BIND_SERVICE = "no_bind_service"
+    LEASE_SOCKET = "lease_socket"
     MODULE_MISSING = "module_missing"
     MODULE_NOT_LOADED = "module_not_loaded"
     MODULE_NOT_AT_BOOT = "module_not_at_boot"

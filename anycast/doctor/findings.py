@@ -67,6 +67,7 @@ def findings(facts: Facts, config: Config | None, *, connections: int | None = N
     rules: tuple[Iterable[Finding], ...] = (
         _configuration(config),
         _privileges(facts, config),
+        _lease_socket(facts, config),
         _modules(facts, config),
         _kernel(facts, config),
         table(facts, connections),
@@ -294,6 +295,28 @@ def _conntrack(facts: Facts, config: Config | None) -> Iterator[Finding]:
             code=Code.VS_CONNTRACK,
             text="net.ipv4.vs.conntrack is 1: every connection of IPVS is tracked in nf_conntrack too, at twice the cost",
             fix="`sysctl -w net.ipv4.vs.conntrack=0`, unless your own stateful rules need it",
+        )
+
+
+def _lease_socket(facts: Facts, config: Config | None) -> Iterator[Finding]:
+    found = facts.lease_socket
+    if found is None or config is None:
+        return
+    user = config.node.exabgp_user
+    if not found.is_for_user:
+        yield Finding(
+            severity=Severity.ERROR,
+            code=Code.LEASE_SOCKET,
+            text=f"{found.path} (mode {found.mode:04o}, group {found.gid}) cannot be opened by node.exabgp_user {user}: "
+            "nothing is announced",
+            fix=f"name a group of {user} in node.lease_group, or leave that out, and restart the agent",
+        )
+    elif found.is_for_all:
+        yield Finding(
+            severity=Severity.WARNING,
+            code=Code.LEASE_SOCKET,
+            text=f"{found.path} can be opened by every user, for the agent could not give it to the group of {user}",
+            fix="`SupplementaryGroups=` with that group in the agent's unit, and restart the agent",
         )
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from anycast.core.values.configuration import Config
+from anycast.core.values.configuration import Config, Node
 from anycast.doctor import network
 from anycast.doctor.demands import addresses_to_reach, sysctls_to_read
-from anycast.doctor.facts import Facts, Modules, Route, TableOption, Unread, conf
+from anycast.doctor.facts import Facts, LeaseSocket, Modules, Route, TableOption, Unread, conf
 from anycast.kernel import sysctl
 from anycast.kernel.errors import KernelUnavailable
 
@@ -70,8 +72,26 @@ def read_files(config: Config | None, root: Path) -> Facts:
         conn_tab_bits=_conn_tab_bits(files) if modules.works("ip_vs") else None,
         conn_tab_option=_conn_tab_option(files),
         sysctls=_sysctls(files, config),
+        lease_socket=None if config is None else lease_socket(config.node, root),
         sysctls_read_only=_read_only(files.read("proc/self/mounts", "how /proc/sys is mounted") or ""),
         unread=tuple(files.unread),
+    )
+
+
+def lease_socket(node: Node, root: Path) -> LeaseSocket | None:
+    path = Path(node.runtime_dir) / "lease.sock"
+    try:
+        found = os.stat(root / path.relative_to("/"))
+        user = pwd.getpwnam(node.exabgp_user)
+    except (OSError, KeyError):
+        return None
+    return LeaseSocket(
+        path=str(path),
+        mode=stat.S_IMODE(found.st_mode),
+        uid=found.st_uid,
+        gid=found.st_gid,
+        user=user.pw_uid,
+        groups=frozenset(os.getgrouplist(user.pw_name, user.pw_gid)),
     )
 
 

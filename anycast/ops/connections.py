@@ -1,8 +1,12 @@
-"""Who may connect, and for how long: limits that protect the ops process itself from its clients."""
+"""Who may connect, and for how long: limits that protect the ops process itself from its clients.
+
+What the HTTP library refuses by itself is answered here too: as JSON, and without a word about the library.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import socket
@@ -12,12 +16,17 @@ from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
-from aiohttp import web
+from aiohttp import http_exceptions, web
 
 from anycast.listening import BACKLOG
 
-MAX_FIELD = 8 * 1024  # bytes of a request line, and of a header
+# The library names the limit that was exceeded, and nothing else: so the two differ.
+MAX_LINE = 4 * 1024  # bytes of a request line
+MAX_FIELD = 8 * 1024  # bytes of a header
 MAX_FIELDS = 64
+MAX_WHY = 200  # characters of an error
+LINGER = 1.0  # seconds after a refusal in which what is still coming is read: else the client would lose the answer
+LINGERING = 1024 * 1024  # bytes that are read then
 _ADMITTED = 8
 _GRACE = 0.1  # seconds
 LOOKS = 15  # within the time that a client may be idle, for those that have been so for longer
@@ -27,9 +36,9 @@ LOOKS = 15  # within the time that a client may be idle, for those that have bee
 class Limits:
     """Of one listening socket."""
 
-    connections: int = 128
+    connections: int = 256
     reserved: int = (
-        32  # of these, for clients on this node: its own probes get in when strangers have the rest
+        64  # of these, for clients on this node: its own probes get in when strangers have the rest
     )
     idle_time: float = 15.0  # seconds from the connection, or the last answer, to a whole request
 
@@ -41,7 +50,16 @@ _quiet.setLevel(logging.CRITICAL)  # what is no HTTP is answered; it is nothing 
 class _Connection(web.RequestHandler):
     """One client. What the library itself refuses is told as everything else is."""
 
-    __slots__ = ("_answering", "_blocked", "_listening", "has_ended", "is_local", "streaming")
+    __slots__ = (
+        "_answering",
+        "_blocked",
+        "_left",
+        "_listening",
+        "_said_all",
+        "has_ended",
+        "is_local",
+        "streaming",
+    )
 
     def __init__(self, listening: Listening, server: web.Server) -> None:
         super().__init__(
@@ -51,13 +69,15 @@ class _Connection(web.RequestHandler):
             logger=_quiet,
             keepalive_timeout=listening.limits.idle_time,
             lingering_time=1.0,
-            max_line_size=MAX_FIELD,
+            max_line_size=MAX_LINE,
             max_field_size=MAX_FIELD,
             max_headers=MAX_FIELDS,
         )
         self._listening = listening
         self._answering = False
         self._blocked = False  # it does not read what it has asked for
+        self._left: int | None = None  # once it is refused: how many bytes are still read, and thrown away
+        self._said_all = asyncio.Event()
         self.has_ended = False  # no other request will come
         self.streaming = False  # what it gets has no end: it is gone once it says no more
         self.is_local = True
@@ -72,7 +92,25 @@ class _Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._listening.forget(self)
+        self._said_all.set()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._left is not None:
+            self._throw_away(data)
+            return
+        try:
+            super().data_received(data)
+        except Exception:  # noqa: BLE001 - whatever its bytes do to the library, it is the client's mistake
+            if isinstance(self.transport, asyncio.Transport):
+                self.transport.write(_BROKEN)
+            self.force_close()
+
+    def _throw_away(self, data: bytes) -> None:
+        assert self._left is not None  # noqa: S101 - the caller has looked
+        self._left -= len(data)
+        if self._left < 0 and self.transport is not None:
+            self.transport.abort()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -95,6 +133,7 @@ class _Connection(web.RequestHandler):
         """Half closed, a client still gets the answer to what it has asked. Returns whether to stay open."""
         super().eof_received()
         self.has_ended = True
+        self._said_all.set()
         # What has just come whole may not have been begun yet.
         asyncio.get_running_loop().call_later(_GRACE, self._listening.end_if_idle, self)
         return not self.streaming
@@ -103,28 +142,71 @@ class _Connection(web.RequestHandler):
         self,
         request: web.BaseRequest,
         status: int = 500,
-        exc: BaseException | None = None,  # noqa: ARG002 - the library's signature
+        exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun")
-        return refusal(status, message or "it cannot be answered")
+        self._left = LINGERING
+        return refusal(*_told(status, exc, message or "it cannot be answered"))
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """What the library raises beside the application, such as of an expectation, is told as all else is."""
+        if isinstance(resp, web.HTTPException):
+            resp = refusal(resp.status, resp.text or resp.reason)
+        finished = await super().finish_response(request, resp, start_time)
+        if self._left is not None:
+            await self._linger()
+        return finished
+
+    async def _linger(self) -> None:
+        """Until it has said all it has to say, for a moment."""
+        if isinstance(self.transport, asyncio.Transport) and not self.has_ended:
+            self.transport.write_eof()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LINGER):
+                    await self._said_all.wait()
+
+
+def _told(status: int, error: BaseException | None, message: str) -> tuple[int, str]:
+    """The HTTP status for what the library could not take, and why."""
+    if isinstance(error, http_exceptions.LineTooLong):
+        if error.args[1] == MAX_LINE:
+            return 414, f"the request line is longer than {MAX_LINE} bytes"
+        return 431, f"a header is longer than {MAX_FIELD} bytes"
+    if isinstance(error, http_exceptions.InvalidURLError):
+        return status, "the request line has no address that can be read"
+    if "Too many headers" in message:
+        return 431, f"more than {MAX_FIELDS} headers"
+    return status, message
 
 
 def refusal(status: int, why: str) -> web.Response:
-    body = json.dumps({"error": why.splitlines()[0]}) + "\n"
+    """The last answer on its connection."""
+    told = (why.splitlines() or [""])[0].rstrip(": ")[:MAX_WHY]
     response = web.Response(
-        status=status, text=body, content_type="application/json", headers={"Server": "anycast"}
+        status=status,
+        text=json.dumps({"error": told}) + "\n",
+        content_type="application/json",
+        headers={"Server": "anycast"},
     )
     response.force_close()
     return response
 
 
-_BUSY_BODY = b'{"error": "too many connections"}\n'
-_BUSY = (
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\n"
-    b"Content-Length: %d\r\nServer: anycast\r\nConnection: close\r\n\r\n%s"
-) % (len(_BUSY_BODY), _BUSY_BODY)
+def _raw(line: bytes, why: str) -> bytes:
+    """An answer to what is no request, or has not been read."""
+    body = json.dumps({"error": why}).encode() + b"\n"
+    return (
+        b"HTTP/1.1 %s\r\nContent-Type: application/json; charset=utf-8\r\n"
+        b"Content-Length: %d\r\nServer: anycast\r\nConnection: close\r\n\r\n%s"
+    ) % (line, len(body), body)
+
+
+_BUSY = _raw(b"503 Service Unavailable\r\nRetry-After: 1", "too many connections")
+_BROKEN = _raw(b"400 Bad Request", "this is no HTTP")
 
 
 def _is_local(peer: object) -> bool:

@@ -13,33 +13,35 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion10, web
 from prometheus_client.exposition import choose_encoder
 
 import anycast
 from anycast.core.state import State, VipState
 from anycast.core.values.configuration import Vip
-from anycast.ops import page, status, why
+from anycast.ops import hosts, page, status, why
 from anycast.ops.board import Boards
-from anycast.ops.connections import begin_stream, counted
+from anycast.ops.connections import MAX_FIELDS, MAX_WHY, begin_stream, counted, refusal
 from anycast.ops.exposition import Body
 from anycast.ops.hub import Event, LaggedError, interest
 from anycast.ops.metrics import MetricsText
 from anycast.ops.paths import READ, STREAM, Operation, openapi
 from anycast.ops.source import Source
 
-MAX_STREAMS = 32
+MAX_STREAMS = 128
 REVISION = "X-Anycast-Revision"
 """Header of a request that is to be answered by what the agent knew then, or later."""
 REVISION_TIME = 5.0  # seconds such a request waits
 FRESH = 0.5  # seconds a document of all real servers is good for, however many ask
 SLICE = 64 * 1024  # bytes of an answer that are handed to the connection in one go
 WRITE_TIME = 10.0  # seconds such a slice waits for its reader
-MAX_HEADERS = 128  # of a request
 MAX_PAGES = 16  # with different VIPs on them, that are kept for a moment
 KEEP_ALIVE = 15.0  # seconds between two comments in a stream of events
 BATCH = 50  # events written to a stream in one go; VIPs of a document before others have a turn
 _VIPS = "\0 here are the VIPs \0"  # no name or text of a configuration has such a sign
+
+READS = ("GET", "HEAD")
+MAX_PATH = 100  # characters of a path that are told again
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Reached = Callable[[int, float], Awaitable[bool]]
@@ -50,13 +52,22 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 
-def read_app(source: Source, reached: Reached | None = None) -> web.Application:
-    middlewares = [counted, _in_slices, _errors_as_json, _at_revision(reached)]
+def read_app(
+    source: Source, reached: Reached | None = None, names: Callable[[], Iterable[str]] = frozenset
+) -> web.Application:
+    """`names`: of this machine. Over TCP it is asked by them, by those in the configuration, or by an address."""
+
+    def known() -> Iterable[str]:
+        node = source.facts.state.config.node
+        return {node.name, *node.http_hosts, *names(), *hosts.LOCAL}
+
+    middlewares = [counted, _in_slices, _errors_as_json, _is_question(known), _at_revision(reached)]
     app = web.Application(middlewares=middlewares)
     surface = _Reading(source)
     for operation in READ:
         handler: Handler = getattr(surface, operation.handler)
-        app.router.add_get(operation.path, _strict(operation, handler) if operation.strict else handler)
+        answer = _strict(operation, handler) if operation.strict else handler
+        app.router.add_get(operation.path, answer, expect_handler=_expected)
     app.on_response_prepare.append(_signed)
     app.on_shutdown.append(surface.end_streams)
     return app
@@ -64,6 +75,42 @@ def read_app(source: Source, reached: Reached | None = None) -> web.Application:
 
 async def _signed(_: web.Request, response: web.StreamResponse) -> None:
     response.headers["Server"] = "anycast"  # nobody need know of what it is made
+
+
+async def _expected(request: web.Request) -> None:
+    """A question has no body for which one could be told to go on."""
+    if (expectation := request.headers.get("Expect", "")).lower() != "100-continue":
+        raise web.HTTPExpectationFailed(text=f"the expectation {expectation[:MAX_PATH]!r} cannot be met")
+
+
+def _is_question(known: Callable[[], Iterable[str]]) -> Any:
+    """It is HTTP, this node is meant, and nothing comes with it. `known`: the names of this node."""
+
+    @web.middleware
+    async def handle(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.version < HttpVersion10:
+            raise _RefusedError(505, "HTTP/1.1 and HTTP/1.0 are spoken here", last=True)
+        if (host := _foreign_host(request, known())) is not None:
+            why = f"{host[:MAX_PATH]!r} is not a name of this node: ask by its address, or write the name in node.http_hosts"
+            raise _RefusedError(421, why, last=True)
+        if request.method == "CONNECT":
+            raise _RefusedError(405, "this is no proxy", last=True, headers={"Allow": ", ".join(READS)})
+        if request.method in READS and request.body_exists:
+            raise _RefusedError(400, f"{request.method} is sent without a body here", last=True)
+        return await handler(request)
+
+    return handle
+
+
+def _foreign_host(request: web.Request, names: Iterable[str]) -> str | None:
+    """The name of another by which it asks. At a unix socket anyone is meant who listens there."""
+    transport = request.transport
+    if transport is None or not isinstance(transport.get_extra_info("peername"), tuple):
+        return None
+    asked = request.headers.getall("Host", [])  # HTTP/1.0 needs none, and no browser leaves it out
+    if "://" in request.raw_path.partition("?")[0]:
+        asked = [*asked, request.url.raw_authority]  # as the whole address has it
+    return next((one for one in asked if not hosts.is_known(one, names)), None)
 
 
 def _strict(operation: Operation, handler: Handler) -> Handler:
@@ -82,11 +129,15 @@ def _strict(operation: Operation, handler: Handler) -> Handler:
 
 
 class _RefusedError(Exception):
-    """The request cannot be served; `code` is the HTTP status."""
+    """The request cannot be served; `code` is the HTTP status. `last`: nor is another one on its connection."""
 
-    def __init__(self, code: int, message: str) -> None:
+    def __init__(
+        self, code: int, message: str, *, last: bool = False, headers: dict[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code
+        self.last = last
+        self.headers = headers
 
 
 @web.middleware
@@ -150,22 +201,23 @@ async def _stream_of(
 
 @web.middleware
 async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    if len(request.raw_headers) > MAX_HEADERS:  # aiohttp before 3.14 takes any number
-        refused = _json({"error": f"more than {MAX_HEADERS} headers"}, code=431)
-        refused.force_close()
-        return refused
+    if len(request.raw_headers) > MAX_FIELDS:  # aiohttp before 3.14 takes any number
+        return refusal(431, f"more than {MAX_FIELDS} headers")
     try:
         return await handler(request)
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
-        refusal = f"{request.path} does not take {request.method} (it takes {allowed})"
-        return _json({"error": refusal}, code=error.status, headers={"Allow": allowed})
+        why_not = f"{_path(request)} does not take {request.method[:MAX_PATH]} (it takes {allowed})"
+        return _json({"error": why_not}, code=error.status, headers={"Allow": allowed})
     except web.HTTPNotFound as error:
-        return _json({"error": f"there is no {request.path} here"}, code=error.status)
+        return _json({"error": f"there is no {_path(request)} here"}, code=error.status)
     except web.HTTPException as error:
-        return _json({"error": error.text or error.reason}, code=error.status)
+        return _json({"error": (error.text or error.reason)[:MAX_WHY]}, code=error.status)
     except _RefusedError as error:
-        return _json({"error": str(error)}, code=error.code)
+        refused = _json({"error": str(error)}, code=error.code, headers=error.headers)
+        if error.last:
+            refused.force_close()
+        return refused
     except ConnectionError:
         raise  # whoever asked has gone
     except Exception:
@@ -173,6 +225,10 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         failed = _json({"error": "a defect of this program; please report it with its log"}, code=500)
         failed.force_close()
         return failed
+
+
+def _path(request: web.Request) -> str:
+    return request.path if len(request.path) <= MAX_PATH else request.path[:MAX_PATH] + "…"
 
 
 def _at_revision(reached: Reached | None) -> Any:

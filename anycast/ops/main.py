@@ -12,7 +12,7 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import TextIO, cast
 
@@ -23,6 +23,7 @@ from structlog.typing import EventDict
 from anycast.listening import bind_tcp, keep_bound
 from anycast.ops.connections import Limits, Listening
 from anycast.ops.feed import LENGTH, decode
+from anycast.ops.hosts import machine_names
 from anycast.ops.http import Reached, read_app
 from anycast.ops.mirror import Mirror
 from anycast.ops.source import Source
@@ -109,7 +110,12 @@ def _first_things_first(_: object, __: str, fields: EventDict) -> EventDict:
 async def serve(line: socket.socket, path: Path, address: str) -> None:
     """Until the agent ends the feed."""
     mirror, heard = Mirror(), asyncio.Event()
-    async with surface(mirror, mirror.reached) as (local, tcp):
+    names: set[str] = set()
+
+    async def learn_names() -> None:
+        names.update(await asyncio.to_thread(machine_names))
+
+    async with surface(mirror, mirror.reached, names=lambda: names) as (local, tcp):
 
         async def listen() -> None:
             await heard.wait()
@@ -117,6 +123,7 @@ async def serve(line: socket.socket, path: Path, address: str) -> None:
 
         listening = asyncio.create_task(listen())
         following = asyncio.create_task(follow(line, mirror, heard.set))
+        learning = asyncio.create_task(learn_names())
         try:
             await asyncio.wait({listening, following}, return_when=asyncio.FIRST_COMPLETED)
             for task in (listening, following):
@@ -125,6 +132,7 @@ async def serve(line: socket.socket, path: Path, address: str) -> None:
         finally:
             listening.cancel()
             following.cancel()
+            learning.cancel()
 
 
 async def follow(line: socket.socket, mirror: Mirror, heard: Callable[[], None]) -> None:
@@ -143,10 +151,14 @@ async def follow(line: socket.socket, mirror: Mirror, heard: Callable[[], None])
 
 @contextlib.asynccontextmanager
 async def surface(
-    source: Source, reached: Reached | None = None, limits: Limits | None = None
+    source: Source,
+    reached: Reached | None = None,
+    limits: Limits | None = None,
+    *,
+    names: Callable[[], Iterable[str]] = frozenset,
 ) -> AsyncIterator[tuple[Listening, Listening]]:
-    """For the unix socket and for TCP, each with room of its own."""
-    app = read_app(source, reached)
+    """For the unix socket and for TCP, each with room of its own. `names`: by which this machine is known."""
+    app = read_app(source, reached, names)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5, handler_cancellation=True)
     await runner.setup()
     server = runner.server

@@ -263,12 +263,12 @@ class Traffic:
 
     def _draw(self, at: float) -> None:
         """A point for every picture."""
+        if self.window() is None:
+            return
         kept = self._kept
         while kept.slots and kept.slots[0] <= at - SPAN:
             kept.slots.popleft()
         kept.slots.append(at)
-        if self.window() is None:
-            return
         fresh: dict[Place, array[float]] = {}
         for key, server, place in self._places():
             rates = self._rates(key, server, place) or NO_RATES

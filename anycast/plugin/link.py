@@ -85,6 +85,7 @@ class AgentLink:
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self.forbidden = False  # this user may not open the agent's socket
         self._socket: socket.socket | None = None
         self._decoder = Decoder()
         self._out = bytearray()
@@ -110,9 +111,11 @@ class AgentLink:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             connection.connect(self._path)
-        except OSError:
+        except OSError as error:
             connection.close()
+            self.forbidden = isinstance(error, PermissionError)
             return False
+        self.forbidden = False
         self._socket = connection
         self._decoder = Decoder()
         self._out.clear()

@@ -240,6 +240,12 @@ class Plugin:
         if self._agent.connect(now):
             self._say("connected to the agent", now)
             self._plan.connected()
+        if self._agent.forbidden:
+            self._say(
+                f"{self._options.socket}: permission denied for uid {os.geteuid()}: nothing is announced (run ExaBGP as "
+                "node.exabgp_user, in the group of the socket: node.lease_group)",
+                now,
+            )
         if self._agent.fileno is None:
             return
         self._agent.flush()

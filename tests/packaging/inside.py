@@ -145,7 +145,8 @@ def story() -> None:
     facts["ipvs"] = Path("/proc/net/ip_vs").read_text()
     facts["sysctl"] = Path("/proc/sys/net/ipv4/vs/sloppy_tcp").read_text().strip()
     facts["modes"] = {path: oct(os.stat(path).st_mode & 0o7777) for path in (
-        "/etc/anycast", "/run/anycast", "/run/anycast/control.sock", "/run/anycast/ops.sock", "/run/anycast-exabgp",
+        "/etc/anycast", "/run/anycast", "/run/anycast/control.sock", "/run/anycast/ops.sock", "/run/anycast/lease.sock",
+        "/run/anycast-exabgp",
         "/run/anycast-exabgp/exabgp.conf", "/var/lib/anycast")}  # fmt: skip
 
     CONFIG.write_text(GOOD.replace("both}", "both, med: 50}"))

@@ -284,6 +284,7 @@ class TestBooted:
             "/run/anycast": "0o755",
             "/run/anycast/control.sock": "0o660",
             "/run/anycast/ops.sock": "0o660",
+            "/run/anycast/lease.sock": "0o660",
             "/run/anycast-exabgp": "0o755",
             "/run/anycast-exabgp/exabgp.conf": "0o640",
             "/var/lib/anycast": "0o750",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from anycast.sockets import HeldError, InstanceLock, bind_unix, identity, peer_uid
+from anycast.sockets import HeldError, InstanceLock, bind_unix, identity, peer_of
 
 
 @pytest.fixture(params=[0o022, 0o077])
@@ -71,10 +71,10 @@ def test_a_socket_that_was_swept_has_no_identity_and_a_new_one_another(tmp_path:
             assert identity(path) not in (None, first)
 
 
-def test_the_other_end_is_known_by_its_user() -> None:
+def test_the_other_end_is_known_by_its_process_and_its_user() -> None:
     left, right = socket.socketpair()
     with left, right:
-        assert peer_uid(left) == os.geteuid()
+        assert peer_of(left) == (os.getpid(), os.geteuid())
 
 
 def test_only_one_holds_the_lock(tmp_path: Path) -> None:

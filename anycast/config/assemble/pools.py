@@ -9,7 +9,8 @@ from typing import Any
 
 from anycast.config.assemble.checks import DEFAULT_CHECK, Checks, ServerTree
 from anycast.config.assemble.context import Assembler, Context
-from anycast.config.problem import Path, shown
+from anycast.config.problem import Path, TooManyError, shown
+from anycast.config.reader import MAX_SERVERS
 from anycast.config.schema import file as schema
 from anycast.core.values import configuration as model
 from anycast.core.values.configuration import Address, Forwarding
@@ -46,6 +47,7 @@ class Pools(Assembler):
         self._checks = checks
         self._known: dict[str, Pool | None] = {}
         self._own: list[Pool] = []
+        self._written = 0  # real servers so far
 
     def add(self, name: str, pool: schema.Pool) -> None:
         self._known[name] = self._pool(("pools", name), name, pool)
@@ -71,6 +73,11 @@ class Pools(Assembler):
             check = self._checks.tree((*path, "check"), pool.check)
         elif not self._whole((*path, "check")):
             check = None
+        self._written += len(pool.servers or [])
+        if self._written > MAX_SERVERS:
+            what = f"up to here there are {self._written:,} real servers"
+            self._say((*path, "servers"), what, f"write {MAX_SERVERS:,} at most, in all pools together")
+            raise TooManyError
         servers: list[model.RealServer] = []
         places: list[Path] = []
         claims = _Claims()

@@ -16,7 +16,7 @@ from anycast.config.assemble.checks import (
 )
 from anycast.config.assemble.context import Assembler, Context
 from anycast.config.assemble.pools import Pool, Pools, count_of
-from anycast.config.problem import Path, dotted
+from anycast.config.problem import Path, TooManyError, dotted
 from anycast.config.schema import file as schema
 from anycast.config.warn import Served
 from anycast.core.dataplane.ipvs import MAGLEV_SLOTS
@@ -47,6 +47,8 @@ _GOES_WITH = {"flags": "scheduler", "tunnel": "forwarding"}
 """What has no meaning beside another value of this: then the VIP's is not taken."""
 
 # What a node can carry at all. Whether this machine does is measured when it begins (analysis/capacity.py).
+MOST_ADDRESSES = 20_000
+MOST_COMMUNITIES = 128  # of each kind: a message has 4,096 bytes
 MOST_ENTRIES = 200_000
 MOST_PROBES = 400_000
 
@@ -80,12 +82,13 @@ class Vips(Assembler):
         self._checks = checks
         self._pools = pools
         self.served: list[Served] = []
-        self._entries = self._probes = 0  # so far
+        self._addresses = self._entries = self._probes = 0  # so far
         self._core_pools: dict[tuple[int, int], model.Pool] = {}  # by the identity of pool and check
 
     def vip(self, name: str, vip: schema.Vip) -> model.Vip | None:
         path: Path = ("vips", name)
         addresses = self._pools.own_addresses(path, vip.address, vip.addresses)
+        self._routes(path, vip, addresses)
         families = tuple(sorted({address.version for _, address in addresses}))
         require = self._checks.require(path, vip.require)
         services: list[model.Service] = []
@@ -114,6 +117,18 @@ class Vips(Assembler):
             large_communities=tuple(dict.fromkeys(vip.large_communities)),
             require=require,
         )
+
+    def _routes(self, path: Path, vip: schema.Vip, addresses: Sequence[tuple[Path, Address]]) -> None:
+        """Raises TooManyError."""
+        self._addresses += len(addresses)
+        if self._addresses > MOST_ADDRESSES:
+            what = f"up to here the VIPs have {self._addresses:,} addresses"
+            self._say(path, what, f"write {MOST_ADDRESSES:,} at most: each is a route", key=True)
+            raise TooManyError
+        for name in ("communities", "large_communities"):
+            if len(getattr(vip, name)) > MOST_COMMUNITIES:
+                what = f"a route with {len(getattr(vip, name)):,} of them fits into no BGP message"
+                self._say((*path, name), what, f"write {MOST_COMMUNITIES} at most")
 
     def _carried(self, use: _Use, addresses: Sequence[tuple[Path, Address]]) -> bool:
         """Whether all that is served so far is not too much. What is, is looked at no further."""

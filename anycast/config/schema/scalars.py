@@ -736,6 +736,9 @@ Fill = Annotated[
 Flag = Annotated[bool, _flag]
 FormatVersion = Annotated[int, _format]
 Group = Annotated[IPv4Address | IPv6Address, Scalar(_group.parse, IP_TEXT, str)]
+GroupName = Annotated[
+    str, pattern("a group's name", r"[A-Za-z_][A-Za-z0-9_-]{0,31}", "write one, as in anycast-exabgp")
+]
 HeaderName = Annotated[
     str, pattern("a header's name", r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}", "write one, as in X-Check")
 ]
@@ -747,6 +750,14 @@ HookPeriod = Annotated[float, duration(1, 3600)]
 HookTimeout = Annotated[float, duration(0.1, 300)]
 HostName = Annotated[
     str, pattern("a host name", r"[A-Za-z0-9._:\[\]-]{1,253}", "write one, as in www.example.net")
+]
+HttpHost = Annotated[
+    str,
+    pattern(
+        "a name to be asked by",
+        r"\*|(\*\.)?[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63}){0,9}",
+        'write one, as in lb1.example.net, without a port; "*.example.net" for all below it, or "*" for any',
+    ),
 ]
 HttpMethod = Annotated[
     str, pattern("an HTTP method", "[A-Z]{1,20}", "write one, as in GET or HEAD", first=str.upper)

@@ -69,13 +69,29 @@ def aimed(
     """The same tree with its checks aimed at a real server, or at what they name themselves.
 
     `vips`: the addresses of the VIP that the real server serves. A check to the VIP must hold for each of them.
+
+    A rule that is in the tree many times is one object in the result too.
     """
+    return _aimed(tree, address, port, vips, {})
+
+
+def _aimed(
+    tree: Leaf | Rule[Leaf],
+    address: Address,
+    port: int,
+    vips: Sequence[Address],
+    known: dict[int, Rule[Aim]],
+) -> Aimed:
+    """`known`: rules that have been aimed, by the identity of what they were made of."""
     if isinstance(tree, Rule):
-        parts: tuple[Part[Aim], ...] = tuple(
-            Part(name=part.name, check=aimed(part.check, address, port, vips), weight=part.weight)
-            for part in tree.parts
-        )
-        return Rule(needed=tree.needed, parts=parts)
+        rule = known.get(id(tree))
+        if rule is None:
+            parts: tuple[Part[Aim], ...] = tuple(
+                Part(name=part.name, check=_aimed(part.check, address, port, vips, known), weight=part.weight)
+                for part in tree.parts
+            )
+            rule = known[id(tree)] = Rule(needed=tree.needed, parts=parts)
+        return rule
     if isinstance(tree, BgpSession):
         return tree
     if not isinstance(tree.kind, TcpVipCheck) or not vips:

@@ -12,6 +12,7 @@ from anycast.core.values.configuration import Part, Rule
 L = TypeVar("L")
 
 _TOLD = 5  # parts whose detail is shown
+_LONGEST = 500  # characters of a detail: that of a rule of rules has those of all of them
 
 
 def leaves(rule: Rule[L]) -> Iterator[L]:
@@ -29,12 +30,25 @@ def compose(rule: Rule[L], look: Callable[[L], Health]) -> Health:
 
     `detail` names the parts that are not well, also while the rule holds: then it is a warning. `since` is when the
     rule came to hold, or ceased to, by what its parts are now.
-    """
-    parts = [
-        (part, compose(part.check, look) if isinstance(part.check, Rule) else look(part.check))
-        for part in rule.parts
-    ]
 
+    A rule that is in it many times is looked at once.
+    """
+    return _compose(rule, look, {})
+
+
+def _compose(rule: Rule[L], look: Callable[[L], Health], known: dict[int, Health]) -> Health:
+    """`known`: of the rules that have been looked at, by identity."""
+    health = known.get(id(rule))
+    if health is None:
+        parts = [
+            (part, _compose(part.check, look, known) if isinstance(part.check, Rule) else look(part.check))
+            for part in rule.parts
+        ]
+        health = known[id(rule)] = _composed(rule, parts)
+    return health
+
+
+def _composed(rule: Rule[L], parts: list[tuple[Part[L], Health]]) -> Health:
     def weight(phase: Phase) -> int:
         return sum(part.weight for part, health in parts if health.phase is phase)
 
@@ -73,7 +87,8 @@ def _details(parts: list[tuple[Part[L], Health]]) -> str:
     ]
     if len(texts) > _TOLD:
         texts[_TOLD:] = [f"and {len(texts) - _TOLD} more"]
-    return "; ".join(texts)
+    text = "; ".join(texts)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
 def _reached(parts: list[tuple[float, int]], weight: int) -> float:

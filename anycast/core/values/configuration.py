@@ -365,10 +365,23 @@ class Node:
         "Directory for what survives a reboot: maintenance, what this node owns in the kernel, crashes, events.",
         "/var/lib/anycast",
     )
-    exabgp_user: of.UserName = setting("The user ExaBGP and the plugin run as.", "anycast-exabgp")
+    exabgp_user: of.UserName = setting(
+        "The user ExaBGP and the plugin run as. Besides root and the agent's own user nobody gets the lease.",
+        "anycast-exabgp",
+    )
+    lease_group: of.GroupName | None = setting(
+        "The group that may open `lease.sock`. Default: the primary group of `exabgp_user`. The agent must run as root "
+        "or be in it.",
+        None,
+    )
     listen: of.Listen = setting(
         "Address and port of the status page, the metrics and the health endpoints. Read-only.",
         "127.0.0.1:9644",
+    )
+    http_hosts: tuple[of.HttpHost, ...] = setting(
+        "Names by which clients may ask at `listen`, besides any address, localhost, `name` and the machine's own host "
+        'name, short and full. `"*.example.net"`: all below it; `"*"`: any.',
+        (),
     )
 
 

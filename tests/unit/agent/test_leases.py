@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import pwd
 import shutil
@@ -11,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import TypeVar
 import pytest
 from structlog.testing import capture_logs
 
-from anycast.agent import leases
+from anycast.agent import door, leases
 from anycast.agent.leases import MAX_REPORT, LeaseServer
 from anycast.core.events import Event, PluginConnected, PluginLost, PluginReported
 from anycast.core.values.lease import by_prefix, full_lease, next_lease
@@ -38,7 +39,7 @@ from anycast.lease import (
     changes_of,
     encode,
 )
-from anycast.sockets import bind_unix
+from anycast.sockets import Peer, bind_unix
 
 PREFIX = ip_network("192.0.2.1/32")
 ISSUED = time.monotonic()
@@ -226,9 +227,10 @@ def test_a_plugin_that_speaks_nonsense_over_and_over_is_logged_until_one_speaks_
     assert [one["event"] for one in logs] == ["plugin.refused"] * 2
 
 
-def test_a_plugin_whose_user_is_looked_up_while_the_agent_ends_is_not_let_in(
+def test_a_plugin_whose_user_is_not_known_yet_gets_in_once_it_is(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The agent answers others meanwhile, and ends when it is told to."""
     asked, found = threading.Event(), threading.Event()
 
     def slow(_: str) -> int:
@@ -236,18 +238,60 @@ def test_a_plugin_whose_user_is_looked_up_while_the_agent_ends_is_not_let_in(
         found.wait(20)
         return 12345
 
-    monkeypatch.setattr(leases, "peer_uid", lambda _: 12345)
+    monkeypatch.setattr(door, "peer_of", lambda _: Peer(1, 12345))
+    monkeypatch.setattr(leases, "ASK_PATIENCE", 0.0)
+    monkeypatch.setattr(leases, "ASKED_AGAIN", 0.0)
     monkeypatch.setattr(leases, "_uid_of", slow)
-    monkeypatch.setattr(leases, "CLOSE_PATIENCE", 0.0)
 
     async def story(server: Server) -> None:
-        async with plugin(server):
-            await asyncio.to_thread(asked.wait, 20)
-            closing = asyncio.create_task(server.close())
-            await asyncio.sleep(0.05)  # the patience is over
-            found.set()
-            await asyncio.wait_for(closing, 10)
-            assert server.events.empty()
+        await asyncio.to_thread(asked.wait, 20)
+        async with plugin(server) as early:
+            assert await early.leases() == []
+        found.set()
+        while True:
+            async with plugin(server) as late:
+                if await late.reader.read(1):
+                    await server.next(PluginConnected)
+                    return
+
+    assert run(directory, story) == []
+
+
+def test_strangers_are_turned_away_before_anything_is_done_for_them(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "peer_of", lambda _: Peer(1, 12345))
+
+    async def story(server: Server) -> None:
+        for _ in range(50):
+            async with plugin(server) as stranger:
+                assert await stranger.leases() == []
+        assert server.events.empty()
+
+    with capture_logs() as logs:
+        assert run(directory, story) == []
+    assert [one["event"] for one in logs] == ["plugin.refused"]
+
+
+def test_a_plugin_keeps_its_place_while_the_silent_make_way(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pids = itertools.count(1)
+    monkeypatch.setattr(door, "HEARD", 0.0)
+    monkeypatch.setattr(door, "peer_of", lambda _: Peer(next(pids), os.geteuid()))
+
+    async def story(server: Server) -> None:
+        async with plugin(server) as good, AsyncExitStack() as silent:
+            await server.next(PluginConnected)
+            good.say(REPORT)
+            await server.next(PluginReported)
+            for _ in range(2 * leases.LIMITS.user):
+                await silent.enter_async_context(plugin(server))
+            connected = 0
+            while connected < 2 * leases.LIMITS.user:
+                connected += isinstance(await server.events.get(), PluginConnected)
+            server.send(lease(1))
+            assert await good.leases() == [lease(1)]
 
     assert run(directory, story) == []
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import grp
 import itertools
 import json
 import os
+import pwd
 import select
 import signal
 import socket
@@ -98,7 +100,7 @@ def configure(directory: Path, text: str = CONFIG, port: int = 1) -> Path:
 
 
 @contextmanager
-def agent(directory: Path, *options: str, **environ: str) -> Iterator[Agent]:
+def agent(directory: Path, *options: str, text: str = CONFIG, **environ: str) -> Iterator[Agent]:
     port = free_port()
     with subprocess.Popen(
         [
@@ -107,7 +109,7 @@ def agent(directory: Path, *options: str, **environ: str) -> Iterator[Agent]:
             "anycast",
             "agent",
             "--config",
-            str(configure(directory, port=port)),
+            str(configure(directory, text, port=port)),
             *options,
         ],
         cwd=ROOT,
@@ -186,14 +188,30 @@ def test_a_second_sigterm_is_no_more_than_the_first(tmp_path: Path) -> None:
         assert node.end(signal.SIGTERM, signal.SIGTERM, signal.SIGINT) == 0
 
 
-def test_the_sockets_are_for_whom_they_should_be(tmp_path: Path) -> None:
-    with agent(tmp_path) as node:
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ("exabgp_user: nobody", 0o660),
+        ("exabgp_user: root, lease_group: daemon", 0o660),
+        # No reason to withdraw: who connects is asked by the kernel.
+        ("exabgp_user: nobody-here", 0o666),
+        ("exabgp_user: root, lease_group: nothing-here", 0o666),
+    ],
+)
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a socket to another group")
+def test_the_sockets_are_for_whom_they_should_be(tmp_path: Path, said: str, wanted: int) -> None:
+    with agent(tmp_path, text=CONFIG.replace("name: lb1", f"name: lb1, {said}")) as node:
         node.until("ops.listening")
         run = tmp_path / "run"
         assert mode(run) == 0o755
         assert mode(run / "control.sock") == 0o660
         assert mode(run / "ops.sock") == 0o660
-        assert mode(run / "lease.sock") == 0o666
+        assert mode(run / "lease.sock") == wanted
+        if wanted == 0o660:
+            group = "daemon" if "daemon" in said else grp.getgrgid(pwd.getpwnam("nobody").pw_gid).gr_name
+            assert (run / "lease.sock").group() == group
+        open_to_all = "plugin.group_unavailable" in [one["event"] for one in node.events]
+        assert open_to_all is (wanted == 0o666)
 
 
 def test_a_second_agent_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -300,6 +301,43 @@ def test_an_agent_that_hangs_is_said(path: Path) -> None:
         silent.bind(str(path))
         silent.listen()  # connects through the backlog, never answered
         assert "no answer within 0.05 s" in unreachable(path, timeout=0.05)
+
+
+def test_a_busy_agent_is_asked_again(path: Path) -> None:
+    """It says so before it has read the question, and hangs up."""
+    body = b'{"error": "busy; try again"}\n'
+    busy = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: %d\r\n\r\n%s" % (
+        len(body),
+        body,
+    )
+    asked: list[bytes] = []
+
+    def serve(listener: socket.socket) -> None:
+        for answer in (busy, busy, b'HTTP/1.0 200 OK\r\n\r\n{"ok": true}'):
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(answer)
+                if b"200" in answer:
+                    asked.append(connection.recv(1000))
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        answer = client.command(path, "/reload", {"text": "x" * 300_000})
+        thread.join()
+    assert answer.body == {"ok": True}
+    assert asked
+
+
+def test_who_finds_the_queue_full_waits_for_a_place(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(0)
+        with socket.socket(socket.AF_UNIX) as first:
+            first.connect(str(path))
+            assert "no answer within 0.1 s" in unreachable(path, timeout=0.1)
 
 
 @pytest.mark.parametrize(

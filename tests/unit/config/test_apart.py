@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -120,3 +122,63 @@ def test_a_fork_that_does_not_answer_is_ended_and_told(monkeypatch: pytest.Monke
     monkeypatch.setattr(apart, "_main", lambda *_: signal.pause())
     with pytest.raises(RuntimeError, match="took longer than"):
         apart.Reading(FULL, fork=True).result()
+
+
+def test_a_reading_that_is_given_up_is_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nexec sleep 600\n")
+    program.chmod(0o755)
+    before = apart.load(FULL)
+    with monkeypatch.context() as replaced:
+        replaced.setattr(sys, "executable", str(program))
+        reading = apart.Reading(FULL, before)
+    giving_up = threading.Timer(0.05, reading.give_up)
+    giving_up.start()
+    with pytest.raises(RuntimeError, match="was given up"):
+        reading.result()
+    giving_up.join()
+    assert apart.load(FULL, before) == before
+
+
+def test_what_never_stops_talking_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nwhile printf 'c\\0\\0\\0\\0'; do :; done\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(apart, "PATIENCE", 0.2)
+    with pytest.raises(RuntimeError, match="took longer than"):
+        apart.load(FULL)
+
+
+def test_more_memory_than_there_is_for_it_is_a_problem_of_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "anycast.yaml"
+    servers = ",".join(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(90_000))
+    file.write_text(f"pools: {{p: {{servers: [{servers}]}}}}\n")
+    monkeypatch.setattr(apart, "MEMORY", 8 << 20)
+    with pytest.raises(ConfigError, match="more than there is memory for"):
+        apart.Reading(file, fork=True).result()
+
+
+def test_a_pipe_in_the_place_of_a_file_does_not_stop_a_reading(tmp_path: Path) -> None:
+    file = tmp_path / "anycast.yaml"
+    file.write_text(FULL.read_text())
+    before = apart.load(file)
+    pipe = tmp_path / "conf.d" / "x.yaml"
+    pipe.parent.mkdir()
+    os.mkfifo(pipe)
+    with pytest.raises(ConfigError, match="it is a pipe"):
+        apart.load(file, before)
+    pipe.unlink()
+    assert apart.load(file, before) == before
+
+
+def test_what_is_said_of_the_worst_file_is_little(tmp_path: Path) -> None:
+    file = tmp_path / "anycast.yaml"
+    file.write_text("pools:\n" + "".join(f"  {'n' * 250}{n}: {{{'m' * 250}: 1}}\n" for n in range(3000)))
+    said = b"".join(frame for _, frame in apart._answer(file, b""))
+    assert len(said) < 256 * 1024
+    with pytest.raises(ConfigError) as told:
+        apart.load(file)
+    assert len(str(told.value)) < 128 * 1024

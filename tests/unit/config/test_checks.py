@@ -343,6 +343,33 @@ pools:
 """
 
 
+def _said(checks: str) -> list[str]:
+    written = text("{type: tcp}\n  t: {type: tcp}\n" + checks)
+    with pytest.raises(ConfigError) as told:
+        loads(written, hostname="lb1")
+    return [problem.what for problem in told.value.problems]
+
+
+@pytest.mark.parametrize("count", [9, 300, 1500])
+def test_rules_in_one_another_have_an_end(count: int) -> None:
+    chain = "".join(f"  c{n}: {{type: all, of: [c{n + 1}]}}\n" for n in range(count))
+    found = _said(f"{chain}  c{count}: {{type: tcp}}\n")
+    assert set(found) == {"rules are in one another more than 8 deep"}
+
+
+def test_rules_in_one_another_have_the_same_end_whichever_is_written_first() -> None:
+    chain = "".join(f"  c{n}: {{type: all, of: [c{n + 1}]}}\n" for n in reversed(range(9)))
+    assert _said("  c9: {type: tcp}\n" + chain) == ["rules are in one another more than 8 deep"]
+
+
+def test_a_rule_of_rules_is_measured_by_the_checks_it_comes_to() -> None:
+    threes = "".join(f"  c{n}: {{type: all, of: [{', '.join([f'c{n + 1}'] * 3)}]}}\n" for n in range(7))
+    [said] = _said(f"{threes}  c7: {{type: tcp}}\n")
+    assert said == "the rule comes to 729 checks, each counted as often as it is in it"
+    wide = f"  c0: {{type: all, of: [{', '.join(['t'] * 257)}]}}\n"
+    assert _said(wide) == ["the rule comes to 257 checks, each counted as often as it is in it"]
+
+
 def test_the_node_a_vip_and_a_service_can_require_checks() -> None:
     config = loads(REQUIRING % "[{type: carrier, interface: eth0}, {type: bgp}]", hostname="lb1").config
     found = [(one.scope, len(targets_of(one.check))) for one in requirements(config)]

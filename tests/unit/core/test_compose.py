@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from ipaddress import IPv4Address
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anycast.core.health.aim import aimed
 from anycast.core.health.compose import compose, leaves
 from anycast.core.health.phase import Health, Phase
 from anycast.core.values.configuration import Check, Leaf, Part, Rule, TcpCheck, Tree
@@ -110,3 +113,34 @@ def test_a_rule_is_decided_exactly_when_no_undecided_part_could_turn_it(
         assert found.phase is Phase.DOWN
     else:
         assert found.phase is Phase.UNDECIDED
+
+
+def test_a_rule_that_is_in_it_many_times_is_looked_at_once() -> None:
+    """Ten levels of three times the next are 59,049 checks, and one."""
+    looked: list[Leaf] = []
+
+    def look(leaf: Leaf) -> Health:
+        looked.append(leaf)
+        return up()
+
+    deep = rule(1, A)
+    for _ in range(10):
+        deep = rule(3, deep, deep, deep)
+    assert compose(deep, look).phase is Phase.UP
+    assert looked == [A]
+
+
+def test_a_rule_that_is_in_it_many_times_is_aimed_once() -> None:
+    deep = rule(1, A)
+    for _ in range(10):
+        deep = rule(3, deep, deep, deep)
+    there = aimed(deep, IPv4Address("10.0.0.1"), 80)
+    assert isinstance(there, Rule)
+    assert there.parts[0].check is there.parts[2].check
+
+
+def test_the_detail_of_rules_in_rules_stays_short() -> None:
+    deep = rule(1, A)
+    for _ in range(6):
+        deep = rule(5, deep, deep, deep, deep, deep)
+    assert len(health(deep, down(detail="no answer within 500 ms")).detail) == 500

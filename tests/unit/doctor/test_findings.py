@@ -21,7 +21,7 @@ from anycast.core.values.configuration import (
     TunnelType,
 )
 from anycast.doctor import findings as rules
-from anycast.doctor.facts import CAP_NET_ADMIN, CAP_NET_BIND_SERVICE, Facts, Modules, Unread
+from anycast.doctor.facts import CAP_NET_ADMIN, CAP_NET_BIND_SERVICE, Facts, LeaseSocket, Modules, Unread
 from anycast.doctor.finding import Code, LoadAtBoot, Severity
 from anycast.doctor.findings import findings
 from tests.unit.doctor.node import CONFIG, GOOD, LAN0, above_info, codes, config, found, serving, sysctls
@@ -353,3 +353,27 @@ def test_a_limit_of_connections_below_the_expected_is_found() -> None:
     none = found(sysctls(net__ipv4__vs__conn_max="0"), Code.CONN_MAX)
     assert none.severity is Severity.ERROR
     assert "not no limit" in none.text
+
+
+@pytest.mark.parametrize(
+    ("mode", "gid", "user", "severity"),
+    [
+        (0o660, 7, 42, None),
+        (0o660, 8, 0, None),
+        (0o600, 8, 41, None),  # the agent's own user
+        (0o660, 8, 42, Severity.ERROR),
+        (0o640, 7, 42, Severity.ERROR),
+        (0o666, 8, 42, Severity.WARNING),
+    ],
+)
+def test_the_lease_socket_is_for_the_plugin_and_for_nobody_else(
+    mode: int, gid: int, user: int, severity: Severity | None
+) -> None:
+    socket = LeaseSocket(
+        path="/run/anycast/lease.sock", mode=mode, uid=41, gid=gid, user=user, groups=frozenset({7})
+    )
+    facts = replace(GOOD, lease_socket=socket)
+    if severity is None:
+        assert Code.LEASE_SOCKET not in codes(facts)
+    else:
+        assert found(facts, Code.LEASE_SOCKET).severity is severity

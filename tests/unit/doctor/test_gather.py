@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import pwd
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
+from anycast.core.values.configuration import Node
 from anycast.doctor import network
 from anycast.doctor.facts import CAP_NET_ADMIN, Facts, Module, TableOption
-from anycast.doctor.gather import gather, read_files
+from anycast.doctor.gather import gather, lease_socket, read_files
+from anycast.sockets import bind_unix
 from tests.unit.doctor.node import config
 
 RELEASE = "6.1.0-18-amd64"
@@ -200,3 +205,18 @@ def test_a_route_says_by_which_interface_and_how_large() -> None:
     route = asyncio.run(network.read_routes([here], interfaces))[here]
     assert route is not None
     assert (route.interface, route.mtu, route.gateway, route.local) == ("lo", mtu, None, True)
+
+
+def test_the_lease_socket_is_read_with_the_groups_of_its_user(tmp_path: Path) -> None:
+    node = Node(name="lb1", runtime_dir="/run/here", exabgp_user="nobody")
+    assert lease_socket(node, tmp_path) is None
+    path = tmp_path / "run/here/lease.sock"
+    path.parent.mkdir(parents=True)
+    with bind_unix(path, mode=0o640):
+        found = lease_socket(node, tmp_path)
+        assert found is not None
+        assert (found.mode, found.uid, found.gid) == (0o640, os.geteuid(), path.stat().st_gid)
+        user = pwd.getpwnam("nobody")
+        assert found.user == user.pw_uid
+        assert user.pw_gid in found.groups
+        assert lease_socket(replace(node, exabgp_user="nobody-here"), tmp_path) is None

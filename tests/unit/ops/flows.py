@@ -31,6 +31,7 @@ def carry(node: Node, load: Load, *, steps: int = 3) -> None:
         for key, entry in node.kernel.table.items():
             rows = counters.setdefault(key, [])
             rows.extend([0] * COUNTERS for _ in range(1 + len(entry.destinations) - len(rows)))
+            del rows[1 + len(entry.destinations) :]
             if key == FOREIGN:
                 continue
             for row, one in zip(rows[1:], entry.destinations, strict=True):

@@ -19,8 +19,8 @@ from tests.unit.ops.scenes import large
 
 PATIENT = Limits(connections=4, reserved=2, idle_time=60)
 HASTY = Limits(connections=4, reserved=2, idle_time=0.05)
-GET = b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"
-LAST = b"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+LAST = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 class Client:
@@ -191,10 +191,10 @@ def test_a_connection_that_asks_nothing_more_is_ended() -> None:
         (b"nonsense\r\n\r\n", {400}),
         (b"GET /livez HTTP/9.9\r\n\r\n", {400}),
         (b"\x16\x03\x01\x02\r\n\r\n", {400}),
-        (b"GET /livez HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 20_000 + b"\r\n\r\n", {400, 431}),
-        (b"GET /livez HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 500 + b"\r\n", {400, 431}),
-        (b"POST /status HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", {405}),
-        (b"GET /nothing HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", {404}),
+        (b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 20_000 + b"\r\n\r\n", {400, 431}),
+        (b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 500 + b"\r\n", {400, 431}),
+        (b"POST /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", {405}),
+        (b"GET /nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", {404}),
     ],
 )
 def test_what_is_refused_is_refused_in_json_by_the_same_name(said: bytes, codes: set[int]) -> None:
@@ -212,7 +212,7 @@ def test_who_asks_and_does_not_read_is_ended(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(http, "WRITE_TIME", 0.05)
 
     async def story(site: Site) -> None:
-        client = await site.connect(b"GET /status HTTP/1.1\r\nHost: a\r\n\r\n" * 50, small=4096)
+        client = await site.connect(b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n" * 50, small=4096)
         client.reader._transport.pause_reading()  # type: ignore[attr-defined]
         await site.until(1)
         await site.until(0)
@@ -234,7 +234,7 @@ def test_the_connection_that_has_been_idle_longest_makes_room_for_the_next() -> 
 
 def test_connections_that_are_all_at_work_are_not_given_up_for_more() -> None:
     async def story(site: Site) -> None:
-        streams = [await site.connect(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n") for _ in range(4)]
+        streams = [await site.connect(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n") for _ in range(4)]
         for one in streams:
             await one.reader.readuntil(b"retry: 2000\n\n")
         code, body = await (await site.connect(GET)).answer()
@@ -248,7 +248,7 @@ def test_connections_that_are_all_at_work_are_not_given_up_for_more() -> None:
 
 def test_streams_are_counted_and_a_place_comes_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "MAX_STREAMS", 1)
-    ask = b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n"
+    ask = b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
     async def story(site: Site) -> None:
         stream = await site.connect(ask)
@@ -281,7 +281,8 @@ def test_strangers_leave_room_for_this_nodes_own(monkeypatch: pytest.MonkeyPatch
 def test_who_does_not_read_makes_room_too() -> None:
     async def story(site: Site) -> None:
         deaf = [
-            await site.connect(b"GET /status HTTP/1.1\r\nHost: a\r\n\r\n" * 50, small=4096) for _ in range(4)
+            await site.connect(b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n" * 50, small=4096)
+            for _ in range(4)
         ]
         for one in deaf:
             one.reader._transport.pause_reading()  # type: ignore[attr-defined]

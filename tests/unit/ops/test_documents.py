@@ -35,9 +35,10 @@ from anycast.ops.metrics import MetricsText
 from anycast.ops.mirror import Mirror
 from anycast.ops.paths import CONTROL, READ, Operation, openapi, schema
 from anycast.ops.source import Facts, Tally
+from anycast.ops.traffic import keys_of
 from tests.property.worlds import BOTH, EITHER, busied, requiring, tampered
 from tests.property.worlds import told as worlds_told
-from tests.unit.ops import scenes
+from tests.unit.ops import flows, scenes
 from tests.unit.ops.node import CONFIG, ROUTER, Node, healthy, vip
 
 Destinations: TypeAlias = tuple[Destination, ...]
@@ -186,6 +187,11 @@ def robbed(node: Node) -> None:
     _tells(node, lambda found: found[1:])
 
 
+def carrying(node: Node) -> None:
+    if node.kernel_error is None:
+        flows.carry(node, flows.steady(3.0), steps=2)
+
+
 HAPPENINGS: tuple[Callable[[Node], None], ...] = (
     drained,
     in_maintenance,
@@ -212,6 +218,7 @@ HAPPENINGS: tuple[Callable[[Node], None], ...] = (
     robbed,
     Node.probe,
     Node.report,
+    carrying,
 )
 
 
@@ -223,7 +230,7 @@ def test_whatever_happens_every_document_is_as_its_schema_says(
     node = begin(RICH)
     for happening in happenings:
         happening(node)
-    whole = status.document(node.state, now=node.now, wall=WALL, version="1", pid=2)
+    whole = status.document(node.state, now=node.now, wall=WALL, version="1", pid=2, traffic=node.traffic)
     validator("status").validate(json.loads(json.dumps(whole)))
     for one in node.state.config.vips:
         body = why.document(node.state, one, node.tallies, now=node.now, wall=WALL)
@@ -316,6 +323,26 @@ def test_what_has_not_changed_is_not_told_again() -> None:
     down = node.state.config.vips[0].services[0].pool.servers[0].addresses[0]
     node.probe(str(down))
     assert sum(map(len, told.tell())) < 10_000
+
+
+def test_traffic_is_told_of_where_there_was_some_and_the_ops_process_makes_the_rates() -> None:
+    node = scenes.large(400, pool=2, load=flows.steady(0.0))
+    told = Told(node)
+    told.tell()
+    one = node.state.config.vips[7]
+    load: flows.Load = lambda key, _, __: 30.0 * (getattr(key, "address", None) in one.addresses)  # noqa: E731
+    sizes = []
+    for _ in range(3):
+        flows.carry(node, load, steps=1)
+        sizes.append(sum(map(len, told.tell())))
+    assert max(sizes) < 4000
+    keys = keys_of(one, one.services[0])
+    rates = told.mirror.traffic.rates(keys, node.now)
+    assert rates == node.traffic.rates(keys, node.now)
+    assert rates is not None
+    assert rates.connections == 60.0
+    row = Boards().of(node.state).blocks[one.name, one.services[0].name].rows[0]
+    assert told.mirror.traffic.of_server(row, node.now) == node.traffic.of_server(row, node.now)
 
 
 def told_again(node: Node) -> Snapshot:

@@ -260,7 +260,7 @@ def test_a_reader_that_is_too_slow_is_disconnected_and_can_go_on(monkeypatch: py
     monkeypatch.setattr(http, "WRITE_TIME", 0.1)
 
     async def story(site: Site) -> None:
-        slow = await site.connect(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n", small=4096)
+        slow = await site.connect(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n", small=4096)
         await slow.reader.readuntil(b"retry: 2000\n\n")
         hub = site.node.events
         while site.connections:
@@ -272,7 +272,7 @@ def test_a_reader_that_is_too_slow_is_disconnected_and_can_go_on(monkeypatch: py
         )
         assert 0 < seen < hub.newest
         again = await site.connect(
-            b"GET /events HTTP/1.1\r\nHost: a\r\nLast-Event-ID: %d\r\n\r\n" % (hub.newest - 1)
+            b"GET /events HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: %d\r\n\r\n" % (hub.newest - 1)
         )
         assert b"id: %d\n" % hub.newest in await again.reader.readuntil(b"data: ")
 

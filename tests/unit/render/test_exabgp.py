@@ -289,3 +289,48 @@ def test_another_place_of_a_password_is_a_change_that_exabgp_needs_a_restart_for
     after = load(secret_config(tmp_path, "  password_env: A\n"), hostname="lb1").config
     (change,) = changes(before, after)
     assert change.startswith("bgp: neighbor 10.2.1.254 changed (password)")
+
+
+def test_the_environment_does_not_ask_for_what_has_the_passwords_in_clear() -> None:
+    said = variables(exabgp_env(config()))
+    log = {name: value for name, value in said.items() if name.startswith(("exabgp_log", "exabgp_debug"))}
+    assert log == {
+        "exabgp_log_level": "WARNING",
+        "exabgp_log_configuration": "false",
+        "exabgp_log_all": "false",
+    }
+
+
+@validates
+@pytest.mark.parametrize("shown", [False, True])
+def test_exabgp_does_not_tell_a_password_even_at_debug(tmp_path: Path, *, shown: bool) -> None:
+    """And it would, without the line in the environment."""
+    file = tmp_path / "exabgp.conf"
+    file.write_text(
+        "neighbor 127.0.0.1 { router-id 192.0.2.1; local-address 127.0.0.1; local-as 1; peer-as 2; passive true;\n"
+        'md5-password "very-secret"; }\n'
+    )
+    said = {
+        **environment(config()),
+        "exabgp_log_level": "DEBUG",
+        "exabgp_tcp_bind": "",
+        "exabgp_daemon_drop": "false",
+    }
+    if shown:
+        del said["exabgp_log_configuration"]
+    with subprocess.Popen(
+        [EXABGP, "server", file],
+        env={**os.environ, **said},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        log = ""
+        for line in process.stdout:
+            log += line
+            if "loaded new configuration" in line:
+                break
+        process.kill()
+    assert "loaded new configuration" in log
+    assert ("very-secret" in log) is shown
