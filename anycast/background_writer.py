@@ -13,7 +13,8 @@ class BackgroundWriter(Generic[Item]):
     """Hands what is put into it to `write`, in order and many at once. A slow disk or reader costs nothing but items.
 
     `write(items, dropped)` runs in the thread; `dropped`: how many were lost after these items, because `limit` of
-    them were waiting. What it raises ends neither the thread nor anything else.
+    them were waiting. What it raises ends neither the thread nor anything else; with `retry` the items are kept, as far
+    as `limit` goes, and tried again after so many seconds.
     """
 
     def __init__(
@@ -23,8 +24,15 @@ class BackgroundWriter(Generic[Item]):
         complain: Callable[[str], None],
         *,
         limit: int,
+        recovered: Callable[[], None] = lambda: None,
+        retry: float | None = None,
     ) -> None:
-        """`complain` is called in the thread, with the reason, for the first of a row of writes that lost something."""
+        """`complain` is called in the thread, with the reason, for the first of a row of writes that lost something.
+
+        `recovered`: for the first write after those.
+        """
+        self._recovered = recovered
+        self._retry = retry
         self._write = write
         self._complain = complain
         self._limit = limit
@@ -50,21 +58,41 @@ class BackgroundWriter(Generic[Item]):
 
     def _run(self) -> None:
         complained = False
+        pause = 0.0
         while True:
-            with self._changed:
-                self._idle = True
-                self._changed.notify_all()
-                self._changed.wait_for(lambda: bool(self._waiting))
-                self._idle = False
-                items, self._waiting = self._waiting, []
-                dropped, self._dropped = self._dropped, 0
-            why = ""
+            items, dropped = self._next(pause)
+            why, pause, refused = "", 0.0, False
             try:
                 self._write(items, dropped)
             except Exception as error:  # noqa: BLE001 - the next items may be written
-                why = str(error) or type(error).__name__
+                why, refused = str(error) or type(error).__name__, True
+                if self._retry is not None:
+                    pause = self._retry
+                    self._keep(items, dropped)
             if dropped and not why:
                 why = f"{dropped} did not fit: {self._limit} were waiting already"
             if why and not complained:
                 self._complain(why)
+            if complained and not refused:
+                self._recovered()
             complained = bool(why)
+
+    def _next(self, pause: float) -> tuple[list[Item], int]:
+        """What waits, once something does and `pause` seconds have passed."""
+        with self._changed:
+            self._idle = True
+            self._changed.notify_all()
+            if pause:
+                self._changed.wait_for(lambda: False, pause)
+            self._changed.wait_for(lambda: bool(self._waiting))
+            self._idle = False
+            items, self._waiting = self._waiting, []
+            dropped, self._dropped = self._dropped, 0
+        return items, dropped
+
+    def _keep(self, items: list[Item], dropped: int) -> None:
+        """For the next time: the newest, for they say most."""
+        with self._changed:
+            all_items = [*items, *self._waiting]
+            self._waiting = all_items[-self._limit :]
+            self._dropped += dropped + len(all_items) - len(self._waiting)

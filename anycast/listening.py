@@ -19,9 +19,11 @@ BACKLOG = 512  # connections that wait to be let in; a probe that finds it full 
 log = structlog.get_logger()
 
 Listen: TypeAlias = Callable[[socket.socket], Awaitable[None]]
+Stands: TypeAlias = Callable[[str], None]
+"""Is told why a socket cannot be had, and with an empty text when it can."""
 
 
-async def keep_bound(path: Path, mode: int, listen: Listen) -> None:
+async def keep_bound(path: Path, mode: int, listen: Listen, stands: Stands = lambda _: None) -> None:
     """Bind, and bind again when the socket has gone: somebody may have swept the directory."""
     bound: tuple[int, int] | None = None
     while True:
@@ -29,7 +31,7 @@ async def keep_bound(path: Path, mode: int, listen: Listen) -> None:
         if bound is None or found != bound:
             if bound is not None:
                 log.warning("socket.rebound", path=str(path))
-            async for attempt in _retrying(str(path), "socket.unavailable"):
+            async for attempt in _retrying(str(path), "socket.unavailable", stands):
                 with attempt:
                     listener = bind_unix(path, mode=mode)
                     try:
@@ -37,26 +39,32 @@ async def keep_bound(path: Path, mode: int, listen: Listen) -> None:
                     except BaseException:
                         listener.close()
                         raise
+            stands("")
             bound = identity(path)
         await asyncio.sleep(GUARD_PERIOD)
 
 
-async def bind_tcp(address: str, listen: Listen) -> None:
+async def bind_tcp(address: str, listen: Listen, stands: Stands = lambda _: None) -> None:
     """`address`: `HOST:PORT`, IPv6 in brackets."""
     host, _, port = address.rpartition(":")
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-    async for attempt in _retrying(address, "ops.unavailable"):
+    async for attempt in _retrying(address, "ops.unavailable", stands):
         with attempt:
             await listen(socket.create_server((host.strip("[]"), int(port)), family=family, backlog=BACKLOG))
+    stands("")
     log.info("ops.listening", address=address)
 
 
-def _retrying(what: str, event: str) -> AsyncRetrying:
+def _retrying(what: str, event: str, stands: Stands) -> AsyncRetrying:
     """For ever, said once: the node goes on without it."""
 
     def said(state: RetryCallState) -> None:
-        if state.attempt_number == 1 and state.outcome is not None:
-            log.error(event, where=what, error=str(state.outcome.exception()))
+        if state.outcome is None or state.outcome.exception() is None:
+            return
+        why = str(state.outcome.exception())
+        stands(f"nobody is served at {what}, which cannot be had: {why}")
+        if state.attempt_number == 1:
+            log.error(event, where=what, error=why)
 
     return AsyncRetrying(
         retry=retry_if_exception_type(OSError),

@@ -39,7 +39,7 @@ class InstanceLock:
         if self._file is not None and _is_at(self._file, self._path):
             return
         make_directory(self._path.parent)
-        file = self._path.open("ab")
+        file = self._open()
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -50,6 +50,14 @@ class InstanceLock:
             raise
         self.release()
         self._file = file
+
+    def _open(self) -> IO[bytes]:
+        try:
+            return self._path.open("ab")
+        except OSError:
+            return self._path.open(
+                "rb"
+            )  # on a disk that has become read-only: what another agent holds counts
 
     def release(self) -> None:
         if self._file is not None:

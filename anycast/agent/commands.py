@@ -14,6 +14,7 @@ from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import NODE, NODE_SCOPES, STOP, is_saved, is_server, server_scope
 from anycast.core.state import State
 from anycast.core.values.configuration import Config, Pool
+from anycast.core.values.moment import iso
 from anycast.core.vip.facts import would_fall
 from anycast.ops import status
 
@@ -244,8 +245,8 @@ def _end(fields: Mapping[str, Any], wall: float) -> End | None:
     if "until" in fields:
         at = float(fields["until"])
         if at <= wall:
-            told = status.iso(at) or "it"
-            raise RefusedError(400, f"field 'until': {told} has passed (it is {status.iso(wall)} here)")
+            told = iso(at) or "it"
+            raise RefusedError(400, f"field 'until': {told} has passed (it is {iso(wall)} here)")
         if at > wall + LONGEST:
             raise RefusedError(400, "field 'until': more than 366 days from now")
         return End(at=at, then=then)

@@ -12,7 +12,9 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields as fields_of
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, assert_never
 
@@ -22,6 +24,7 @@ from anycast import __version__
 from anycast.agent import maintenance_file, owned_file, touch_file
 from anycast.agent.answers import MaintenanceAnswer, ReloadAnswer, TooLateError
 from anycast.agent.checker import Checker
+from anycast.agent.conditions import Conditions
 from anycast.agent.effort import Effort
 from anycast.agent.inbox import SLICE, Inbox
 from anycast.agent.latest import Latest
@@ -47,6 +50,7 @@ from anycast.core.state import State
 from anycast.core.step import begin, next_wake, step
 from anycast.core.values.configuration import Config, Target
 from anycast.core.values.persistent import PersistentMap
+from anycast.core.values.standing import Condition
 from anycast.kernel.errors import KernelUnavailable
 from anycast.lease import Lease
 from anycast.ops.hub import Hub
@@ -69,6 +73,7 @@ AT_WORK = 0.9  # of a lease's time to live: instants no further apart are of one
 TOLD, LAST = 1000, 100  # problems or changes of a reload; and of those, the last ones
 CHANGED = 400  # real servers of VIPs, about, that a reload changes in one turn
 GROWTH = 1.25  # times as many real servers as were carried are taken without a trial
+SAVE_AGAIN = 5.0  # seconds until what could not be saved is tried again
 LEAVE_PATIENCE = 5.0  # seconds the checks and a save under way have at the end
 _ROUTE_ACTIONS = {"route.announced": "announce", "route.withdrawn": "withdraw", "route.refused": "refuse"}
 OWNED = "owned.json"  # in the state directory
@@ -84,10 +89,12 @@ _DOING: Mapping[type[ev.Event], str] = {
     ev.PluginLost: "a plugin that was lost",
     ev.Reconfigured: "a reload",
     ev.MaintenanceSet: "a maintenance",
+    ev.ConditionSet: "a condition of the node",
     ev.StopRequested: "the stop",
 }
 OTHER_WORK = "other work of the agent"
 NO_PROCESSOR = "waiting for the processor"
+REFUSED = "the changed configuration was refused, the one before is in force"
 ENDED = "the agent is ending; nothing was changed (repeat the command once the next one runs)"
 
 
@@ -155,6 +162,7 @@ class Engine:
         passed: Callable[[float], None] = lambda _: None,
         crashes: int = 0,
         left: Owned = NOTHING,
+        conditions: Conditions | None = None,
     ) -> None:
         """`events`: what the log tells goes there too. `recorder`: gets everything that `step` is given.
 
@@ -170,6 +178,7 @@ class Engine:
         # A start goes on without them, for a hook must not keep a route down.
         for problem in missing_hooks(loaded.paths):
             log.warning("config.warned", warning=str(problem))
+        self.conditions = Conditions() if conditions is None else conditions
         self._path = path
         self._loaded = loaded
         self._kernel = kernel
@@ -194,8 +203,18 @@ class Engine:
         self._touch_path = Path(loaded.config.node.runtime_dir) / TOUCH_FILE
         self._touched: Maintenance | None = None
         self._owned_path = Path(loaded.config.node.state_dir) / OWNED
-        self._maintenance_file = Latest(self._save, self._not_saved)
-        self._owned_file = Latest(self._save_owned, self._owned_not_saved)
+        self._maintenance_file = Latest(
+            self._save,
+            self._not_saved,
+            partial(self.conditions.end, Condition.MAINTENANCE_NOT_SAVED),
+            retry=SAVE_AGAIN,
+        )
+        self._owned_file = Latest(
+            self._save_owned,
+            self._owned_not_saved,
+            partial(self.conditions.end, Condition.OWNED_NOT_SAVED),
+            retry=SAVE_AGAIN,
+        )
         self._kernel_change_posted = False
         self._reload_lock = asyncio.Lock()
         self._next_reload: _Reload | None = None
@@ -278,6 +297,7 @@ class Engine:
 
     async def run(self) -> None:
         """Until everything is withdrawn after a StopRequested. What it raises is a defect: the process must end."""
+        self.conditions.bind(self.post)
         watching = [asyncio.create_task(self._watch()), asyncio.create_task(self._watch_file())]
         try:
             self._perform(self._first)
@@ -379,6 +399,8 @@ class Engine:
         return ev.Tick(wall=wall) if self._clock() - now < AT_ONCE else tick
 
     async def _leave(self, watching: Iterable[asyncio.Task[None]]) -> None:
+        self._maintenance_file.close()
+        self._owned_file.close()
         ending: set[asyncio.Task[Any]] = {*watching, *self._jobs}
         for task in ending:
             task.cancel()
@@ -391,14 +413,23 @@ class Engine:
     async def _watch(self) -> None:
         """The kernel is read back anyway, so without the watch all is well, only later: begin it again."""
         said = ""
+        over: asyncio.TimerHandle | None = None
         while True:
             try:
                 await self._kernel.watch(self.kernel_changed)
             except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the watching
+                text = f"changes of addresses are not noticed at once, only at the next reading: {error!r}"
+                self.conditions.begin(Condition.KERNEL_UNWATCHED, text)
+                if over is not None:
+                    over.cancel()
                 if repr(error) != said:
                     said = repr(error)
                     log.error("kernel.watch_failed", error=said)
             await asyncio.sleep(WATCH_RETRY)
+            # It goes on for a while without failing again.
+            over = asyncio.get_running_loop().call_later(
+                2 * WATCH_RETRY, self.conditions.end, Condition.KERNEL_UNWATCHED
+            )
 
     async def _watch_file(self) -> None:
         """In a thread: whatever the runtime directory lies on must not hold the lease up."""
@@ -407,11 +438,14 @@ class Engine:
             try:
                 found = await asyncio.to_thread(touch_file.look, self._touch_path)
             except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the watching
+                text = f"nobody can tell whether the file {self._touch_path} is there, which means maintenance: {error!r}"
+                self.conditions.begin(Condition.MAINTENANCE_FILE_UNREADABLE, text)
                 if repr(error) != said:
                     said = repr(error)
                     log.error("maintenance.file_unreadable", path=str(self._touch_path), error=said)
             else:
                 said = ""
+                self.conditions.end(Condition.MAINTENANCE_FILE_UNREADABLE)
                 if found != self._touched:
                     self._touched = found
                     self.post(ev.MaintenanceSet(scope=FILE, entry=found))
@@ -553,7 +587,7 @@ class Engine:
         deadline: float = math.inf,
     ) -> MaintenanceAnswer:
         entry = Maintenance(reason=reason, by=by, since=self._wall(), end=end) if on else None
-        event = ev.MaintenanceSet(scope=scope, entry=entry, skip_drain=skip_drain)
+        event = ev.MaintenanceSet(scope=scope, entry=entry, skip_drain=skip_drain, by="" if on else by)
         if not await self._submit(event, deadline):
             return MaintenanceAnswer(saved=False, error=ENDED)
         if not is_saved(scope):
@@ -576,14 +610,22 @@ class Engine:
         maintenance_file.save(self._maintenance_path, entries, self._boot)
 
     def _not_saved(self, error: OSError) -> str:
-        log.error("maintenance.not_saved", path=str(self._maintenance_path), error=str(error))
-        return f"{self._maintenance_path}: {error.strerror or error}"
+        why = f"{self._maintenance_path}: {error.strerror or error}"
+        text = f"maintenance cannot be saved ({why}): what is in force now does not outlive the agent"
+        if self.conditions.begin(Condition.MAINTENANCE_NOT_SAVED, text):
+            log.error("maintenance.not_saved", path=str(self._maintenance_path), error=str(error))
+        return why
 
     def _save_owned(self, owned: Owned) -> None:
         owned_file.save(self._owned_path, owned, self._boot)
 
     def _owned_not_saved(self, error: OSError) -> str:
-        log.error("owned.not_saved", path=str(self._owned_path), error=str(error))
+        text = (
+            f"what this node owns in the kernel cannot be saved ({self._owned_path}: {error.strerror or error}): what a "
+            "configuration drops while no agent runs would stay there"
+        )
+        if self.conditions.begin(Condition.OWNED_NOT_SAVED, text):
+            log.error("owned.not_saved", path=str(self._owned_path), error=str(error))
         return str(error)
 
     def _kept_maintenance(self) -> dict[str, Maintenance]:
@@ -630,6 +672,9 @@ class Engine:
                 return self._refused((str(error),))
             except Exception as error:
                 self._reload_ok = False
+                self.conditions.begin(
+                    Condition.RELOAD_REFUSED, f"{REFUSED}: a defect of this program, {error!r}"
+                )
                 log.exception("config.unexpected")
                 return ReloadAnswer(ok=False, problems=(f"a defect, please report it: {error!r}",))
             return await self._apply(loaded, deadline)
@@ -647,6 +692,9 @@ class Engine:
     def _refused(self, problems: tuple[str, ...], number: int = 0) -> ReloadAnswer:
         """`number`: of all there are, where not all are told."""
         self._reload_ok = False
+        more = max(number, len(problems)) - 1
+        first = f"{problems[0]}{f' and {more:,} more' if more else ''}"
+        self.conditions.begin(Condition.RELOAD_REFUSED, f"{REFUSED} (see `anycast check`): {first}")
         log.error("config.rejected", problems=number or len(problems), first=problems[0])
         return ReloadAnswer(ok=False, problems=problems)
 
@@ -674,6 +722,8 @@ class Engine:
         self._carried = asked
         self._loaded = loaded
         self._reload_ok = True
+        self.conditions.end(Condition.RELOAD_REFUSED)
+        self._not_reloaded(loaded)
         self._reloaded_at = time.time()
         log.info("config.applied", changes=words)
         return ReloadAnswer(
@@ -685,6 +735,20 @@ class Engine:
                 *await asyncio.to_thread(_moved, before, self._state.configured),
             ),
         )
+
+    def _not_reloaded(self, loaded: Loaded) -> None:
+        """What of the file waits for the next agent."""
+        mine, wanted = self._state.config.node, loaded.config.node
+        names = [
+            f"node.{one.name}"
+            for one in fields_of(wanted)
+            if getattr(mine, one.name) != getattr(wanted, one.name)
+        ]
+        if names:
+            text = f"{', '.join(names)}: changed in the file; the agent has the old value until it is started again"
+            self.conditions.begin(Condition.AGENT_OUTDATED, text)
+        else:
+            self.conditions.end(Condition.AGENT_OUTDATED)
 
     async def _not_carried(self, config: Config, asked: Demand) -> tuple[str, ...]:
         """Why this machine cannot carry the configuration. Of one that asks for no more than that in force nothing is said."""

@@ -14,6 +14,7 @@ from anycast.ops.hub import KEPT, Event, event_of
 
 MAX_WAITING = 10_000  # events that wait for the disk; more are not written
 MAX_BYTES = 4 * 1024 * 1024  # of one file, give or take one writing
+RETRY = 5.0  # seconds until what the disk refused is written again
 PATIENCE = 1.0  # seconds the last events have to be written at the end
 
 
@@ -48,12 +49,22 @@ def _lines(path: Path) -> list[str]:
 class EventsFile:
     """Appends events to `path`. Once it holds as many as are kept, it becomes the file before, and a new one begins."""
 
-    def __init__(self, path: Path, complain: Callable[[str], None], *, kept: int = KEPT) -> None:
-        """`complain` is called, in the thread that writes, when the disk begins to refuse."""
+    def __init__(
+        self,
+        path: Path,
+        complain: Callable[[str], None],
+        recovered: Callable[[], None] = lambda: None,
+        *,
+        kept: int = KEPT,
+        retry: float = RETRY,
+    ) -> None:
+        """`complain` is called, in the thread that writes, when the disk begins to refuse; `recovered` when it takes them."""
         self._path = path
         self._kept = kept
         self._lines: int | None = None  # in the file; None: not known
-        self._writer = BackgroundWriter("events", self._write, complain, limit=MAX_WAITING)
+        self._writer = BackgroundWriter(
+            "events", self._write, complain, limit=MAX_WAITING, recovered=recovered, retry=retry
+        )
         self.put = self._writer.put
 
     def drain(self, patience: float = PATIENCE) -> bool:

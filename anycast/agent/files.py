@@ -1,4 +1,4 @@
-"""Files of the agent that are whole, old or new, at every moment."""
+"""Files of the agent that are whole, old or new, at every moment, and tell when a bit of them was flipped."""
 
 from __future__ import annotations
 
@@ -7,19 +7,26 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from anycast.sealed import UNSEALED, Seal
 
-def replace(path: Path, text: str | Iterable[str], *, synced: bool) -> None:
-    """Written beside and renamed; its directory is made. Raises OSError, and then the old one stands.
 
-    `synced`: it outlives a loss of power from here on. Without it nothing but such a loss takes it.
+def replace(path: Path, text: Iterable[str], *, synced: bool) -> None:
+    """Written beside, with a checksum, and renamed; its directory is made. Raises OSError, and then the old one stands.
+
+    `text`: the pieces of one JSON object. `synced`: it outlives a loss of power from here on. Without it nothing but
+    such a loss takes it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".new")
     try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.writelines((text,) if isinstance(text, str) else text)
+        with beside.open("wb") as file:
+            seal = Seal()
+            file.write(UNSEALED)
+            file.writelines(seal.pieces(text))
+            file.seek(0)
+            file.write(seal.head)
+            file.flush()
             if synced:
-                file.flush()
                 os.fsync(file.fileno())
         beside.replace(path)
     except OSError:

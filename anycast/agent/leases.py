@@ -131,9 +131,12 @@ class _Connection:
 class LeaseServer:
     """Hands leases to every connected plugin and never waits for one."""
 
-    def __init__(self, post: Callable[[Event], None], *, user: str) -> None:
-        """`user`: whom the plugin may run as, besides root and the agent's own user."""
+    def __init__(
+        self, post: Callable[[Event], None], *, user: str, refused: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """`user`: whom the plugin may run as, besides root and the agent's own user. `refused`: is told why one was."""
         self._post = post
+        self._refused = refused
         self._user = user
         self._numbers = itertools.count(1)
         self._connections: dict[int, _Connection] = {}
@@ -271,6 +274,7 @@ class LeaseServer:
                 self._complaints.clear()
             self._complaints.add(about)
             log.error("plugin.refused", why=why)
+            self._refused(why)
 
 
 def _uid_of(user: str) -> int | None:

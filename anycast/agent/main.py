@@ -23,10 +23,12 @@ import structlog
 
 from anycast import __version__
 from anycast.agent import garbage, owned_file
+from anycast.agent.conditions import Conditions
 from anycast.agent.defects import Defects
 from anycast.agent.engine import OWNED, Engine
 from anycast.agent.events_file import EventsFile
 from anycast.agent.events_file import load as load_events
+from anycast.agent.latest import RETRY
 from anycast.agent.leases import LeaseServer
 from anycast.agent.logs import set_up_logging
 from anycast.agent.maintenance_file import boot_id
@@ -35,8 +37,9 @@ from anycast.agent.starts_file import StartsFile
 from anycast.config.apart import Reading
 from anycast.config.loaded import Loaded
 from anycast.config.problem import ConfigError, named
-from anycast.core.events import StopRequested
+from anycast.core.events import ConditionSet, StopRequested
 from anycast.core.values.configuration import Node
+from anycast.core.values.standing import Condition
 from anycast.kernel.adapter import Kernel
 from anycast.lease import Lease
 from anycast.listening import GUARD_PERIOD, keep_bound
@@ -48,7 +51,8 @@ if TYPE_CHECKING:
     from anycast.agent.recording import Recorder
     from anycast.agent.serving import Serving
 
-LOCK = "agent.lock"
+LOCK = "agent.lock"  # in the runtime directory
+STATE_LOCK = "state.lock"  # in the state directory
 LEASE_SOCKET = "lease.sock"
 CONTROL_SOCKET = "control.sock"
 JOURNAL_DIRECTORY = "plugin"
@@ -113,23 +117,44 @@ def _run(path: Path, events: Hub, record: Path | None = None, reading: Reading |
     except RuntimeError as error:
         print(f"anycast: {error}, not started", file=sys.stderr)
         return EX_SOFTWARE
-    with InstanceLock(Path(loaded.config.node.runtime_dir) / LOCK) as lock:
+    node, conditions = loaded.config.node, Conditions()
+    with (
+        InstanceLock(Path(node.runtime_dir) / LOCK) as lock,
+        InstanceLock(Path(node.state_dir) / STATE_LOCK) as state_lock,
+    ):
         try:
-            lock.hold()
+            # No reason to stop: as long as it is so no plugin connects either, and nothing is announced.
+            _hold(lock, LOCK, conditions)
         except HeldError as error:
             print(f"anycast: another agent runs: it holds {error}", file=sys.stderr)
             return EX_TEMPFAIL
-        except OSError as error:
-            # No reason to stop: as long as it is so no plugin connects either, and nothing is announced.
-            log.error("socket.unavailable", where=LOCK, error=str(error))
-        journal = _journal(loaded, events)
         try:
-            recorder = None if record is None else _recorder(record)
+            _hold(state_lock, STATE_LOCK, conditions)
+        except HeldError as error:
+            print(
+                f"anycast: another agent keeps its state in {node.state_dir}: it holds {error} (give each agent a "
+                "node.state_dir of its own, or end the other one)",
+                file=sys.stderr,
+            )
+            return EX_TEMPFAIL
+        journal = _journal(loaded, events, conditions)
+        try:
+            recorder = None if record is None else _recorder(record, conditions)
         except OSError as error:
             print(f"anycast: {record}: {error.strerror or error}, not started", file=sys.stderr)
             return EX_CANTCREAT
         try:
-            return asyncio.run(serve(loaded, path, lock, events, recorder))
+            return asyncio.run(
+                serve(
+                    loaded,
+                    path,
+                    lock,
+                    events,
+                    recorder=recorder,
+                    state_lock=state_lock,
+                    conditions=conditions,
+                )
+            )
         except Exception:
             log.exception("agent.failed")
             return EX_SOFTWARE
@@ -139,36 +164,68 @@ def _run(path: Path, events: Hub, record: Path | None = None, reading: Reading |
                 recorder.drain()
 
 
-def _journal(loaded: Loaded, events: Hub) -> EventsFile:
+def _hold(lock: InstanceLock, where: str, conditions: Conditions) -> None:
+    """Raises HeldError. Where it cannot be made, that stands."""
+    try:
+        lock.hold()
+    except OSError as error:
+        if conditions.begin(Condition.SOCKET_UNAVAILABLE, f"{where} cannot be made: {error}", about=where):
+            log.error("socket.unavailable", where=where, error=str(error))
+    else:
+        conditions.end(Condition.SOCKET_UNAVAILABLE, about=where)
+
+
+def _journal(loaded: Loaded, events: Hub, conditions: Conditions) -> EventsFile:
     """Go on with the events of the agent before this one, and keep those of this one."""
     path = Path(loaded.config.node.state_dir) / EVENTS
-    journal = EventsFile(path, lambda why: log.error("events.not_saved", path=str(path), error=why))
+
+    def complain(why: str) -> None:
+        text = f"events cannot be written to {path} ({why}): a restart loses those that are not"
+        conditions.begin(Condition.EVENTS_NOT_SAVED, text)
+        log.error("events.not_saved", path=str(path), error=why)
+
+    journal = EventsFile(path, complain, lambda: conditions.end(Condition.EVENTS_NOT_SAVED))
     events.adopt(load_events(path), journal.put)
     return journal
 
 
-def _recorder(path: Path) -> Recorder:
+def _recorder(path: Path, conditions: Conditions) -> Recorder:
     """Raises OSError."""
     from anycast.agent.recording import Recorder
 
-    return Recorder(path, _recording_ended)
+    def ended(why: str) -> None:
+        conditions.begin(Condition.RECORDING_ENDED, f"the recording {path} has ended: {why}")
+        log.error("recording.ended", why=why)
+
+    return Recorder(path, ended)
 
 
-def _recording_ended(why: str) -> None:
-    log.error("recording.ended", why=why)
+def give_journal(directory: Path, user: str, conditions: Conditions) -> bool:
+    """The directory of the plugin's journal, its own to write in. It can do without: leases matter more.
 
-
-def give_journal(directory: Path, user: str) -> None:
-    """The directory of the plugin's journal, its own to write in. It can do without: leases matter more."""
+    Whether it is there.
+    """
+    where, why = "directory", ""
     try:
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         if os.geteuid() == 0:
             found = pwd.getpwnam(user)
             os.chown(directory, found.pw_uid, found.pw_gid)
     except KeyError:
-        log.error("plugin.user_unknown", user=user)
+        why = (
+            f"there is no user {user} (node.exabgp_user): the plugin cannot write its journal in {directory}"
+        )
+        if conditions.begin(Condition.PLUGIN_JOURNAL, why, about=where):
+            log.error("plugin.user_unknown", user=user)
     except OSError as error:
-        log.error("plugin.journal_unavailable", path=str(directory), error=str(error))
+        why = (
+            f"the directory of the plugin's journal, {directory}, cannot be made or given to {user}: {error}"
+        )
+        if conditions.begin(Condition.PLUGIN_JOURNAL, why, about=where):
+            log.error("plugin.journal_unavailable", path=str(directory), error=str(error))
+    else:
+        conditions.end(Condition.PLUGIN_JOURNAL, about=where)
+    return not why
 
 
 def open_to_plugin(path: Path, node: Node) -> None:
@@ -196,7 +253,14 @@ def open_to_plugin(path: Path, node: Node) -> None:
 
 
 async def serve(
-    loaded: Loaded, path: Path, lock: InstanceLock, events: Hub, recorder: Recorder | None = None
+    loaded: Loaded,
+    path: Path,
+    lock: InstanceLock,
+    events: Hub,
+    *,
+    recorder: Recorder | None,
+    state_lock: InstanceLock,
+    conditions: Conditions,
 ) -> int:
     """Wires everything, and takes it apart in the opposite order. Returns the exit status; raises on a defect."""
     asyncio.get_running_loop().set_exception_handler(Defects())
@@ -205,14 +269,20 @@ async def serve(
     holder: list[LeaseServer] = []
 
     state_dir = Path(node.state_dir)
+
+    def damaged(why: str) -> None:
+        text = f"{why}: what the configuration dropped before this start is still in the kernel (see `anycast doctor`)"
+        conditions.begin(Condition.OWNED_DAMAGED, text)
+        log.error("owned.damaged", error=why)
+
     left = owned_file.left(
         state_dir / OWNED,
         boot_id(),
         lease_ttl=loaded.config.timing.lease_ttl,
         starts=state_dir / STARTS,
-        damaged=lambda why: log.error("owned.damaged", error=why),
+        damaged=damaged,
     )
-    starts = StartsFile(state_dir / STARTS, boot=boot_id())
+    starts = StartsFile(state_dir / STARTS, boot=boot_id(), conditions=conditions)
     crashes = starts.begin(time.monotonic())
 
     leased = asyncio.Event()
@@ -247,12 +317,35 @@ async def serve(
         passed=passed,
         crashes=crashes,
         left=left,
+        conditions=conditions,
     )
-    leases = LeaseServer(engine.post, user=node.exabgp_user)
+
+    def refused(why: str) -> None:
+        engine.post(ConditionSet(kind=Condition.PLUGIN_REFUSED, text=f"a plugin was refused: {why}"))
+
+    leases = LeaseServer(engine.post, user=node.exabgp_user, refused=refused)
     holder.append(leases)
 
+    def give(journal: Path) -> bool:
+        return give_journal(journal, node.exabgp_user, conditions)
+
+    async def give_again() -> None:
+        given = False
+        while not given:
+            await asyncio.sleep(RETRY)
+            given = await asyncio.to_thread(give, runtime / JOURNAL_DIRECTORY)
+
+    def stands(where: str) -> Callable[[str], None]:
+        def told(why: str) -> None:
+            if why:
+                conditions.begin(Condition.SOCKET_UNAVAILABLE, why, about=where)
+            else:
+                conditions.end(Condition.SOCKET_UNAVAILABLE, about=where)
+
+        return told
+
     def give_to_plugin() -> None:
-        give_journal(runtime / JOURNAL_DIRECTORY, node.exabgp_user)
+        give(runtime / JOURNAL_DIRECTORY)
         open_to_plugin(runtime / LEASE_SOCKET, node)
 
     async def listen_for_leases(listener: socket.socket) -> None:
@@ -279,7 +372,9 @@ async def serve(
             loop.create_task(_again_and_again(task))
             for task in (
                 serving[0].hooks.follow,
-                partial(keep_bound, runtime / CONTROL_SOCKET, 0o660, listen_for_control),
+                partial(
+                    keep_bound, runtime / CONTROL_SOCKET, 0o660, listen_for_control, stands(CONTROL_SOCKET)
+                ),
                 answer_questions,
             )
         )
@@ -305,12 +400,15 @@ async def serve(
     async def guard_lock() -> None:
         nonlocal displaced
         try:
-            await _keep_lock(lock)
+            await _keep_lock(lock, conditions)
         except HeldError as error:
             log.error("agent.displaced", lock=str(error))
             displaced = True
             manager.stopping()
             engine.post(StopRequested(displaced=True))
+
+    async def guard_state() -> None:
+        await _keep_state(state_lock, node.state_dir, conditions)
 
     log.info(
         "agent.started",
@@ -324,7 +422,10 @@ async def serve(
         loop.create_task(_again_and_again(task))
         for task in (
             guard_lock,
-            partial(keep_bound, runtime / LEASE_SOCKET, 0o600, listen_for_leases),
+            guard_state,
+            starts.keep,
+            give_again,
+            partial(keep_bound, runtime / LEASE_SOCKET, 0o600, listen_for_leases, stands(LEASE_SOCKET)),
             serve_others,
         )
     ]
@@ -356,9 +457,24 @@ async def _again_and_again(task: Callable[[], Awaitable[None]]) -> None:
             await asyncio.sleep(GUARD_PERIOD)
 
 
-async def _keep_lock(lock: InstanceLock) -> None:
+async def _keep_lock(lock: InstanceLock, conditions: Conditions) -> None:
     """Hold it, and again when its file has gone, before another agent does. Raises HeldError: one was faster."""
     while True:
-        with contextlib.suppress(OSError):  # said where the sockets cannot be bound either
-            lock.hold()
+        _hold(lock, LOCK, conditions)
+        await asyncio.sleep(GUARD_PERIOD)
+
+
+async def _keep_state(lock: InstanceLock, state_dir: str, conditions: Conditions) -> None:
+    """The same; where another was faster, that stands. Both write the same files then, but each has routes of its own."""
+    while True:
+        try:
+            _hold(lock, STATE_LOCK, conditions)
+            conditions.end(Condition.STATE_SHARED)
+        except HeldError as error:
+            text = (
+                f"another agent keeps its state in {state_dir}, too, and the last to write wins: it holds {error} (give each "
+                "agent a node.state_dir of its own, or end the other one)"
+            )
+            if conditions.begin(Condition.STATE_SHARED, text):
+                log.error("state.shared", lock=str(error))
         await asyncio.sleep(GUARD_PERIOD)

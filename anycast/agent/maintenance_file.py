@@ -10,7 +10,10 @@ from pathlib import Path
 from anycast.agent import files
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import NODE, Maintenance
+from anycast.sealed import opened
 
+_KEYS = ("version", "boot", "maintenance")
+NAMED = 5  # scopes
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -32,22 +35,34 @@ def load(path: Path, boot: str = "") -> dict[str, Maintenance]:
     `boot`: of this boot. Monotonic instants of another are left out.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        data = path.read_bytes()
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise DamagedError(f"{path}: {error}") from error
     try:
-        body = json.loads(text)
+        body = opened(data, _KEYS)
         if body["version"] != 1:
             raise ValueError(f"version {body['version']!r}, expected 1")
         same_boot = bool(boot) and body.get("boot") == boot
         return {
             scope: _entry(scope, value, same_boot=same_boot) for scope, value in body["maintenance"].items()
         }
-    # OverflowError and RecursionError: what json takes for a number or nests is not bounded by it.
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-        raise DamagedError(f"{path}: {type(error).__name__}: {error}") from error
+    # OverflowError: what json takes for a number is not bounded by it.
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise DamagedError(f"{path}: {type(error).__name__}: {error}{_named(data)}") from error
+
+
+def _named(data: bytes) -> str:
+    """What a damaged file names, as far as it can be read: an operator may know what should be out of service."""
+    try:
+        names = [str(name) or "the node" for name in json.loads(data)["maintenance"]]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return ""
+    told = ", ".join(repr(name[:60]) for name in names[:NAMED])
+    return (
+        f"; it names {told}{f' and {len(names) - NAMED} more' if len(names) > NAMED else ''}" if names else ""
+    )
 
 
 def _entry(scope: str, value: object, *, same_boot: bool) -> Maintenance:
@@ -84,7 +99,7 @@ def save(path: Path, entries: Mapping[str, Maintenance], boot: str = "") -> None
         "boot": boot,
         "maintenance": {scope: _written(entry) for scope, entry in entries.items()},
     }
-    files.replace(path, json.dumps(body, indent=1) + "\n", synced=True)
+    files.replace(path, (json.dumps(body, indent=1), "\n"), synced=True)
 
 
 def _written(entry: Maintenance) -> dict[str, object]:

@@ -16,8 +16,10 @@ from anycast.core.owned import NOTHING, Owned
 from anycast.core.values.configuration import Protocol
 from anycast.core.values.lease import MAX_TTL
 from anycast.core.values.persistent import PersistentMap
+from anycast.sealed import opened
 
 VERSION = 1
+_KEYS = ("version", "boot", "lease_ttl", "sync", "vips", "addresses", "services")
 PIECE = 500  # real servers that are written at a time: half a millisecond
 
 
@@ -31,7 +33,7 @@ def load(path: Path, boot: str) -> Owned:
     `boot`: of this boot. No lease of another stands any more.
     """
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        body = opened(path.read_bytes(), _KEYS)
         if body["version"] != VERSION:
             raise ValueError(f"version {body['version']!r}, expected {VERSION}")
         services = {_key(one): _servers(one["servers"]) for one in body["services"]}
@@ -49,10 +51,10 @@ def load(path: Path, boot: str) -> Owned:
         )
     except FileNotFoundError:
         return NOTHING
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise DamagedError(f"{path}: {error}") from error
-    # OverflowError and RecursionError: what json takes for a number or nests is not bounded by it.
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+    # OverflowError: what json takes for a number is not bounded by it.
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise DamagedError(f"{path}: {type(error).__name__}: {error}") from error
 
 

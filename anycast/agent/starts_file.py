@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
 import structlog
 
 from anycast.agent import files
+from anycast.agent.conditions import Conditions
+from anycast.agent.latest import RETRY
+from anycast.core.values.standing import Condition
 from anycast.core.vip import hold
 from anycast.core.vip.hold import Starts
+from anycast.sealed import opened
 
 VERSION = 1
+_KEYS = ("version", "boot", "running", "crashes")
 FOREVER = 1e12  # seconds
 
 log = structlog.get_logger()
@@ -20,10 +26,12 @@ log = structlog.get_logger()
 class StartsFile:
     """Marked at the start, cleared by a clean stop. That it cannot be written stops nobody."""
 
-    def __init__(self, path: Path, *, boot: str) -> None:
+    def __init__(self, path: Path, *, boot: str, conditions: Conditions | None = None) -> None:
+        self._conditions = Conditions() if conditions is None else conditions
         self._path = path
         self._boot = boot
         self._starts = Starts(boot=boot, running=True)
+        self.saved = False
 
     def begin(self, now: float) -> int:
         """The crashes that count at the start of an agent, which is marked as running."""
@@ -35,6 +43,12 @@ class StartsFile:
         self._save()
         return self._starts.count
 
+    async def keep(self) -> None:
+        """Until what `begin` has to write is written."""
+        while not self.saved:
+            await asyncio.sleep(RETRY)
+            await asyncio.to_thread(self._save)
+
     def end(self) -> None:
         """A clean stop."""
         self._starts = hold.stopped(self._starts)
@@ -44,20 +58,24 @@ class StartsFile:
         try:
             save(self._path, self._starts)
         except OSError as error:
-            log.error("starts.not_saved", path=str(self._path), error=str(error))
+            self.saved = False
+            why = (
+                f"{self._path} cannot be written ({error.strerror or error}): further crashes are not counted"
+            )
+            if self._conditions.begin(Condition.STARTS_NOT_SAVED, why):
+                log.error("starts.not_saved", path=str(self._path), error=str(error))
+        else:
+            self.saved = True
+            self._conditions.end(Condition.STARTS_NOT_SAVED)
 
 
 def load(path: Path) -> Starts | None:
     """None: there is no file. Raises OSError, and ValueError for anything that cannot be understood whole."""
     try:
-        text = path.read_text(encoding="utf-8")
+        data = path.read_bytes()
     except FileNotFoundError:
         return None
-    try:
-        body = json.loads(text)
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
-    match body:
+    match opened(data, _KEYS):
         case {"version": 1, "boot": str(boot), "running": bool(running), "crashes": [*crashes]}:
             if all(type(at) in (int, float) and 0 <= at <= FOREVER for at in crashes):
                 return Starts(boot=boot, running=running, crashes=tuple(map(float, crashes[-hold.KEPT :])))
@@ -72,4 +90,4 @@ def save(path: Path, starts: Starts) -> None:
         "running": starts.running,
         "crashes": starts.crashes,
     }
-    files.replace(path, json.dumps(body) + "\n", synced=False)
+    files.replace(path, (json.dumps(body), "\n"), synced=False)

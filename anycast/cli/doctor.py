@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from anycast.doctor.finding import Finding
     from anycast.doctor.fix import Plan
 
+RUNTIME = "/run/anycast"  # of an agent whose configuration cannot be read
+ASK_TIMEOUT = 3.0  # seconds the agent has to say what stands
+
 _COLOURS = {"error": Colour.BAD, "warning": Colour.WARN, "info": Colour.PLAIN}
 
 
@@ -72,7 +75,26 @@ def _examine(config: Config | None, connections: int | None, root: Path) -> tupl
     from anycast.doctor.gather import gather
 
     facts = asyncio.run(gather(config, root))
-    return facts, findings(facts, config, connections=connections)
+    found = findings(facts, config, connections=connections)
+    runtime = RUNTIME if config is None else config.node.runtime_dir
+    standing = _standing(root / runtime.lstrip("/"))
+    errors = sum(one.severity == "error" for one in found)
+    return facts, (*found[:errors], *standing, *found[errors:])
+
+
+def _standing(runtime: Path) -> tuple[Finding, ...]:
+    """What the running agent says is wrong with the node; nothing where none answers: the doctor needs none."""
+    from anycast.cli import client
+    from anycast.doctor.finding import Code, Finding, Severity
+
+    try:
+        answer = client.ask(runtime / client.OPS_SOCKET, "GET", "/status", timeout=ASK_TIMEOUT)
+    except client.UnreachableError:
+        return ()
+    return tuple(
+        Finding(severity=Severity.WARNING, code=Code.CONDITION, text=str(one["text"]))
+        for one in answer.body.get("standing", ())
+    )
 
 
 def _status(found: Sequence[Finding]) -> int:

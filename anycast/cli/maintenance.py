@@ -8,12 +8,13 @@ import sys
 import time
 from pathlib import Path
 from typing import Any, TextIO
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from anycast.cli import client, text
 from anycast.cli.exits import ExitCode
 from anycast.cli.table import printable, wants_colour
 
+LEEWAY = 1.0  # seconds by which the clocks of two readings may differ
 POLL = 0.5  # seconds between two looks with --wait
 
 
@@ -107,7 +108,7 @@ def _wait(
             waited = time.monotonic() - began
             last = {"maintenance": entries, "waited_s": round(waited, 3)}
             if not found:
-                progress.end(f"{name}: somebody has ended the maintenance")
+                progress.end(f"{name}: {ended(path, scope, began)}")
                 return ExitCode.NEGATIVE, last
             (entry,) = found
             last |= {key: entry[key] for key in ("stage", "stage_since", "stage_since_s", "stage_left_s")}
@@ -124,6 +125,28 @@ def _wait(
         end = f"anycast maintenance off{f' --vip {scope}' if scope else ''}"
         progress.end(f"interrupted: the maintenance goes on ({name}; `{end}` ends it)")
         return ExitCode.INTERRUPTED, last
+
+
+def ended(path: Path, scope: str, began: float, *, what: str = "maintenance") -> str:
+    """Who has ended it since the instant `began`, and when, by the events of the node."""
+    waited = time.monotonic() - began
+    query = urlencode({"since": round(time.time() - waited - LEEWAY, 3)})
+    try:
+        answer = client.read(path, f"/events?{query}")
+    except client.UnreachableError:
+        return f"somebody has ended the {what}"
+    for event in reversed(answer.body.get("events", [])):
+        fields, at = event["fields"], f"{event['time'][:19]}Z"
+        if event["event"] == "maintenance.ended" and fields.get("scope") == (scope or "node"):
+            who = printable(str(fields.get("by") or ""))
+            return (
+                f"{who} has ended the {what} at {at}"
+                if who
+                else f"the {what} has ended at {at}: {fields['why']}"
+            )
+        if event["event"] == "agent.started":
+            return f"the agent was started again at {at}, and the {what} is over"
+    return f"somebody has ended the {what}"
 
 
 class Progress:

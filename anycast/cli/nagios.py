@@ -30,7 +30,7 @@ def report(document: Mapping[str, Any]) -> tuple[State, str]:
     critical, warnings = list(_critical(document)), list(_warnings(document))
     state = State.CRITICAL if critical else State.WARNING if warnings else State.OK
     vips = document["vips"]
-    announced = f"{sum(vip['announced'] for vip in vips)} of {len(vips)} VIPs announced"
+    announced = f"{sum(vip['announced'] for vip in vips)} of {len(vips)} VIPs acknowledged by ExaBGP"
     problems = [*critical, *warnings]
     if len(problems) > _NAMED:
         problems = [*problems[:_NAMED], f"and {len(problems) - _NAMED} more"]
@@ -63,10 +63,8 @@ def _critical(document: Mapping[str, Any]) -> Iterator[str]:
 def _warnings(document: Mapping[str, Any]) -> Iterator[str]:
     if document["node"]["stopping"]:
         yield "the agent is stopping"
-    if (over := document["node"].get("overload")) is not None:
-        yield f"the agent is overloaded: {over['doing']} took {over['longest_s']:.2f} s"
-    if not document["config"]["reload_ok"]:
-        yield "the changed configuration was refused"
+    for one in document.get("standing", []):
+        yield one["text"]
     for entry in document["maintenance"]:
         scope = entry["scope"] or "node"
         word = (
@@ -88,6 +86,16 @@ def _warnings(document: Mapping[str, Any]) -> Iterator[str]:
     )
     if blind:
         yield f"{blind} checks could not run"
+    warned = {
+        one["name"]: one["detail"]
+        for _, service in _services(document)
+        for one in service["servers"]
+        if one.get("warned")
+    }
+    if warned:
+        name, detail = next(iter(warned.items()))
+        more = f" and {len(warned) - 1} more" if len(warned) > 1 else ""
+        yield f"the check of {name}{more} warns: {detail}"
     sessions = document["neighbors"]
     for session in sessions:
         # With none up no VIP is announced, which has been said.

@@ -95,7 +95,8 @@ def _wait(path: Path, args: argparse.Namespace) -> int:
         entry = next((one for one in answer.body["maintenance"] if one["scope"] == args.server), None)
         waited = time.monotonic() - began
         if entry is None:
-            print(f"{args.server}: somebody has ended the drain", file=sys.stderr)
+            why = maintenance.ended(path, args.server, began, what="drain")
+            print(f"{args.server}: {why}", file=sys.stderr)
             return ExitCode.NEGATIVE
         if entry["stage"] == "drained":
             print(f"{args.server}: drained after {waited:.0f} s", file=sys.stderr)

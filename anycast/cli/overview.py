@@ -93,7 +93,7 @@ def _busiest(vips: Sequence[Vip]) -> list[Vip]:
 
 def _counts(vips: Sequence[Vip], servers: Sequence[Mapping[str, Any]]) -> str:
     announced = sum(vip["announced"] for vip in vips)
-    words = [f"{announced:,} of {len(vips):,} VIPs announced"]
+    words = [f"{announced:,} of {len(vips):,} VIPs acknowledged by ExaBGP"]
     out = sum(vip["stage"] != "active" for vip in vips)
     words += [f"{out:,} in maintenance"] if out else []
     numbers = machines(

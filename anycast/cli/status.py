@@ -99,7 +99,7 @@ def _watch(path: Path, seconds: float, wanted: _Wanted) -> int:
             except client.UnreachableError as unreachable:
                 shown, error = "", f"anycast: {unreachable}\n"
             if screen:
-                _redraw(sys.stdout, f"{time.strftime('%H:%M:%S')}\n{shown}{error}")
+                _redraw(sys.stdout, f"{time.strftime('%H:%M:%SZ', time.gmtime())}\n{shown}{error}")
             else:
                 # Not a screen: one after the other, in JSON one on each line.
                 print(shown if wanted.as_json or not shown else f"{shown}\n", end="", flush=True)

@@ -65,21 +65,15 @@ def _word(word: str) -> Cell:
 
 
 def _node(document: Mapping[str, Any], *, colour: bool) -> str:
-    node, ready, kernel = document["node"], document["ready"], document["kernel"]
+    node, ready = document["node"], document["ready"]
     word = Cell("ready", Colour.GOOD) if ready["ready"] else Cell("not ready", Colour.BAD)
     name = f"{printable(node['name'])}: anycast {node['version']}, pid {node['pid']}"
     lines = [f"{name}, up {duration(node['uptime_s'])}, {paint(word, colour=colour)}"]
     lines += [f"  {line}" for line in _some([printable(reason) for reason in ready["reasons"]])]
-    lines += [f"  {line}" for line in _some([f"kernel: {printable(one)}" for one in kernel["problems"]])]
-    if (over := node.get("overload")) is not None:
-        took = f"{printable(over['doing'])} took {over['longest_s']:.2f} s of {over['limit_s']:.2f} s"
-        lines.append(
-            f"  the agent is overloaded: {took} ({over['times']} times, the last {duration(over['last_s'])} ago)"
-        )
-    if not document["config"]["reload_ok"]:
-        lines.append(
-            "  the changed configuration was refused, the previous one is in force (see `anycast check`)"
-        )
+    standing = [
+        f"{printable(one['text'])} (for {duration(one['since_s'])})" for one in document.get("standing", [])
+    ]
+    lines += [f"  {line}" for line in _some(standing)]
     return "\n".join(lines) + "\n"
 
 
@@ -147,22 +141,22 @@ def _vips(vips: Sequence[Mapping[str, Any]], *, colour: bool) -> str:
         (
             vip["name"],
             ", ".join(vip["addresses"]),
-            _word(vip["advertise"]),
-            _announced(vip),
+            _at_level(_word(vip["advertise"]), vip),
+            _at_level(_announced(vip), vip),
             vip["reason"],
             duration(vip["since_s"]),
             "; ".join(_details(vip)),
         )
         for vip in vips
     ]
-    head = ("VIP", "ADDRESSES", "ADVERTISE", "ANNOUNCED", "REASON", "SINCE", "DETAIL")
+    head = ("VIP", "ADDRESSES", "ADVERTISE", "EXABGP", "REASON", "SINCE", "DETAIL")
     return table(head, rows, colour=colour)
 
 
 def _announced(vip: Mapping[str, Any]) -> Cell:
-    """`yes`, `no`, `unknown`, or the family that is."""
+    """What ExaBGP has of it: `acknowledged`, `no`, `unknown`, or the family that is. The routers may have refused it."""
     if vip["announced"]:
-        return _word("yes")
+        return Cell("acknowledged", Colour.GOOD)
     if vip.get("obstacle_reason") == "exabgp_silent":
         return _word("unknown")
     families: dict[str, list[bool]] = {}
@@ -170,6 +164,12 @@ def _announced(vip: Mapping[str, Any]) -> Cell:
         families.setdefault("IPv6" if ":" in one["prefix"] else "IPv4", []).append(one["announced"])
     whole = [family for family, announced in families.items() if all(announced)]
     return Cell(f"{whole[0]} only", Colour.BAD) if whole else _word("no")
+
+
+def _at_level(cell: Cell, vip: Mapping[str, Any]) -> Cell:
+    """What somebody has taken out is no alarm."""
+    planned = vip.get("level") == "planned" and cell.colour is Colour.BAD
+    return Cell(cell.text, Colour.WARN) if planned else cell
 
 
 def _details(vip: Mapping[str, Any]) -> list[str]:
@@ -207,7 +207,7 @@ def _servers(vips: Sequence[Mapping[str, Any]], *, colour: bool) -> str:
             _amount(server.get("traffic"), "connections_per_s"),
             "-" if server.get("share") is None else percent(server["share"]),
             _amount(server.get("traffic"), "bits_in_per_s"),
-            duration(server["since_s"]),
+            duration(server.get("drained_since_s") or server["since_s"]),
             server["detail"],
         )
         for vip in vips
@@ -291,6 +291,9 @@ def why(body: Mapping[str, Any], *, colour: bool) -> str:
     if body["would_change"]:
         lines += ["", paint(Cell("what would change it", Colour.HEAD), colour=colour)]
         lines += [f"  - {printable(sentence)}" for sentence in body["would_change"]]
+    if body.get("standing"):
+        lines += ["", paint(Cell("what is wrong with the node", Colour.HEAD), colour=colour)]
+        lines += [f"  - {printable(one['text'])}" for one in body["standing"]]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -304,11 +307,11 @@ _LEVELS = {"error": Colour.BAD, "critical": Colour.BAD, "warning": Colour.WARN}
 def event(body: Mapping[str, Any], *, colour: bool) -> str:
     """One line: when, how bad, what, and its fields."""
     level, name = str(body["level"]), str(body["event"])
-    head = f"{body['time'][:19].replace('T', ' ')}  {level:<7}  {printable(name)}"
+    head = f"{body['time'][:19].replace('T', ' ')}Z  {level:<7}  {printable(name)}"
     fields = [
         f"{printable(str(key))}={_field(value)}"
         for key, value in body["fields"].items()
-        if value not in ("", [])
+        if value not in ("", [], None)
     ]
     return "  ".join([paint(Cell(head, _LEVELS.get(level, Colour.PLAIN)), colour=colour), *fields])
 
@@ -321,36 +324,67 @@ def _field(value: object) -> str:
 
 
 def maintenance(entries: Sequence[Mapping[str, Any]], *, colour: bool) -> str:
-    """The table of what is in maintenance. `entries` as in the status document."""
-    rows = [
-        (
-            scope(one["scope"]),
-            _word(one["stage"]),
-            duration(one["stage_since_s"]),
-            duration(one["stage_left_s"]),
-            _number(one["packets_per_s"]),
-            duration(one["since_s"]),
-            _ends(one),
-            one["by"],
-            one["reason"],
+    """The table of what is in maintenance. `entries` as in the status document.
+
+    One line for each scope, at the stage that counts; where several maintenances of it are in force, each has a line
+    below with who, why and until when.
+    """
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for one in entries:
+        groups.setdefault(one["scope"], []).append(one)
+    rows: list[tuple[str | Cell, ...]] = []
+    for name, ones in groups.items():
+        covering = groups.get("", []) if name and "/" not in name else []
+        first = max([*ones, *covering], key=lambda one: _stage_order(one["stage"]))
+        several = len(ones) > 1
+        rows.append(
+            (
+                scope(name),
+                _word(first["stage"]),
+                duration(first["stage_since_s"]),
+                duration(first["stage_left_s"]),
+                _number(max(ones, key=lambda one: _stage_order(one["stage"]))["packets_per_s"]),
+                duration(max(one["since_s"] for one in ones)),
+                Cell(f"with the last of {len(ones)}") if several else _ends(ones[0], covered=bool(covering)),
+                "" if several else ones[0]["by"],
+                "" if several else ones[0]["reason"],
+            )
         )
-        for one in entries
-    ]
+        rows += [
+            ("  because", "", "", "", "", duration(one["since_s"]), _ends(one), one["by"], one["reason"])
+            for one in (ones if several else ())
+        ]
     head = ("MAINTENANCE", "STAGE", "FOR", "LEFT", "PACKETS/S", "SINCE", "ENDS", "BY", "REASON")
     return table(head, rows, colour=colour)
 
 
-def _ends(one: Mapping[str, Any]) -> Cell:
+_STAGES = ("active", "draining", "withdrawn", "quiet", "down")
+
+
+def _stage_order(stage: str) -> int:
+    return _STAGES.index(stage) if stage in _STAGES else len(_STAGES)
+
+
+def _ends(one: Mapping[str, Any], *, covered: bool = False) -> Cell:
+    """What ends it. `covered`: a maintenance of the node keeps it out, too."""
+    cell = _own_end(one)
+    return Cell(f"{cell.text}, and the node's", cell.colour) if covered else cell
+
+
+def _own_end(one: Mapping[str, Any]) -> Cell:
     match one["source"]:
         case "file":
-            return Cell("with the file")
+            return Cell("when the file is removed")
         case "stop":
             return Cell("with the agent")
     if one["ends_in_s"] is None:
         return Cell("by command")
+    hold = one["on_expiry"] == "hold"
+    how = "by command" if hold else "by itself"
     if one["overdue"]:
-        return Cell(f"overdue for {duration(max(0.0, -one['ends_in_s']))}", Colour.BAD)
-    return Cell(f"in {duration(max(0.0, one['ends_in_s']))}, {one['on_expiry']}")
+        return Cell(f"{how}, overdue for {duration(max(0.0, -one['ends_in_s']))}", Colour.BAD)
+    left = duration(max(0.0, one["ends_in_s"]))
+    return Cell(f"by command, overdue in {left}" if hold else f"by itself in {left}")
 
 
 def scope(name: str) -> str:
@@ -418,4 +452,5 @@ def _is_of(entry: Mapping[str, Any], answer: Mapping[str, Any]) -> bool:
 
 def _end_of(entry: Mapping[str, Any]) -> str:
     then = "back into service" if entry["on_expiry"] == "resume" else "it stays in maintenance, overdue"
-    return f"ends at {entry['ends']}, in {duration(max(0.0, entry['ends_in_s']))}: then {then}"
+    how = "ends by itself" if entry["on_expiry"] == "resume" else "should end"
+    return f"{how} at {entry['ends']}, in {duration(max(0.0, entry['ends_in_s']))}: then {then}"

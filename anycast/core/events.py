@@ -14,6 +14,7 @@ from anycast.core.owned import Owned
 from anycast.core.values.configuration import Config, Target
 from anycast.core.values.lease import Lease
 from anycast.core.values.report import Report
+from anycast.core.values.standing import Condition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,12 +81,22 @@ class Reconfigured:
 class MaintenanceSet:
     """`entry` None ends it. `scope`: the name of a VIP, `POOL/SERVER`, or one of `stages.NODE_SCOPES`.
 
-    `skip_drain`: its routes go at once.
+    `skip_drain`: its routes go at once. `by`: who ends it.
     """
 
     scope: str
     entry: Maintenance | None
     skip_drain: bool = False
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConditionSet:
+    """Something outside the core stands, or is over: then `text` is empty. `about`: which of several of the kind."""
+
+    kind: Condition
+    text: str = ""
+    about: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +117,7 @@ Event: TypeAlias = (
     | PluginLost
     | Reconfigured
     | MaintenanceSet
+    | ConditionSet
     | StopRequested
 )
 

@@ -22,12 +22,15 @@ EVENTS: tuple[str, ...] = (
     "agent.stopping",
     "agent.suspended",
     "agent.task_failed",
+    "check.defect",
     "check.down",
     "check.unknown",
     "check.unproven",
     "check.up",
     "check.warned",
     "clock.stepped",
+    "condition.began",
+    "condition.ended",
     "config.applied",
     "config.rejected",
     "config.unexpected",
@@ -76,6 +79,7 @@ EVENTS: tuple[str, ...] = (
     "socket.unavailable",
     "starts.damaged",
     "starts.not_saved",
+    "state.shared",
 )
 """The events a hook can get: those of docs/log-events.md, except those about hooks, which would never end, and the
 agent's end by a defect, which hooks do not survive."""
@@ -183,4 +187,6 @@ class Tally:
     suppressed: int = 0  # a newer one was delivered in their place
     dropped: int = 0  # never delivered
     failing: bool = False
+    why: str = ""  # it fails
+    since: float = 0.0  # it fails; monotonic
     waiting: int = 0

@@ -23,6 +23,7 @@ from anycast.core.values.configuration import Address, Aimed, Config, Rule, Targ
 from anycast.core.values.persistent import PersistentMap
 from anycast.core.values.report import NeighborState, Report
 from anycast.core.values.route import Prefix, Route
+from anycast.core.values.standing import Condition, Standing
 from anycast.core.vip.decide import Advertise, Reason, ServiceFacts, Verdict
 from anycast.core.vip.lifecycle import Life
 from anycast.core.withdrawal import Plugins, Withdrawal
@@ -148,6 +149,14 @@ class LeaseState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClockSet:
+    """The wall clock was set by `by` seconds in all, the last time at the monotonic instant `at`."""
+
+    by: float
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     config: Config
     started_at: float
@@ -159,6 +168,10 @@ class State:
     maintenance: Mapping[str, Maintenance] = field(default_factory=dict)
     progress: Mapping[str, Progress] = field(default_factory=dict)  # of the node and VIPs in maintenance
     wall_offset: float | None = None  # wall clock less monotonic clock, as last seen
+    clock_set: ClockSet | None = None  # while that stands
+    standing: Mapping[tuple[Condition, str], Standing] = field(default_factory=dict)  # by kind and `about`
+    rendered: str = ""  # digest of the configuration that ExaBGP should run with; empty: nobody has asked yet
+    outdated: frozenset[int] = frozenset()  # processes of ExaBGP that were started with other passwords
     health: PersistentMap[Target, Health] = PersistentMap()  # of targets with a result
     vips: PersistentMap[str, VipState] = PersistentMap()
     unstarted: PersistentMap[str, None] = (

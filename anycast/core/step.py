@@ -11,11 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
-from anycast.core import lease, reload, touched
+from anycast.core import lease, reload, standing, touched
 from anycast.core.dataplane import loop
 from anycast.core.dataplane.desired import want
 from anycast.core.dataplane.proof import Proof
 from anycast.core.events import (
+    ConditionSet,
     Effect,
     Event,
     Exit,
@@ -160,9 +161,11 @@ def _apply(state: State, event: Event, now: float) -> Step:
             return _lost(state, source), [Log(event="plugin.lost", level="warning")]
         case Reconfigured(config=config):
             return _reconfigured(state, config, now)
-        case MaintenanceSet(scope=scope, entry=entry, skip_drain=skip_drain):
+        case ConditionSet(kind=kind, text=text, about=about):
+            return standing.told(state, kind, about, text, now)
+        case MaintenanceSet(scope=scope, entry=entry, skip_drain=skip_drain, by=by):
             if entry is None:
-                return maintenances.end(state, scope)
+                return maintenances.end(state, scope, by=by)
             return maintenances.put(state, scope, entry, skip_drain=skip_drain, now=now)
         case StopRequested(displaced=True):
             # Another agent has taken over: the routes this one would withdraw are now the other's.
@@ -274,7 +277,7 @@ def _reported(state: State, source: int, report: Report) -> Step:
 
 def _reconfigured(state: State, config: Config, now: float) -> Step:
     after, moves = reload.adopted(state, config, now)
-    after = replace(after, kernel=loop.reconfigured(after, now))
+    after = replace(after, kernel=loop.reconfigured(after, now), outdated=standing.outdated(state, config))
     effects: list[Effect] = [SetTargets(targets=after.index.targets)]
     if after.maintenance is not state.maintenance:
         effects.append(maintenances.save(after.maintenance))
@@ -304,6 +307,8 @@ def _settle(before: State, state: State, now: float, *, greet: bool = False) -> 
     effects += more
     if state.owned is not before.owned:
         effects.append(SaveOwned(owned=state.owned))
+    state, more = standing.concluded(before, state, now)
+    effects += more
     state, more = _finish_stop(state, now)
     effects += more
     return state, effects

@@ -63,6 +63,7 @@ class Code(StrEnum):
     TUNNEL_MTU = "tunnel_mtu"
     TUNNEL_REAL_SERVERS = "tunnel_real_servers"
     SYNC_INTERFACE = "sync_interface"
+    CONDITION = "condition"
     IPVS_FOREIGN = "ipvs_foreign"
     UNCHECKED = "unchecked"
 

@@ -15,6 +15,8 @@ from anycast.core.values.route import Address, Prefix, Route
 from anycast.lease.messages import Ask, Hello, LeaseChange, Message, ProtocolError, ReportChange
 
 MAX_LINE = 4 * 1024 * 1024  # bytes
+MAX_DIGEST = 64  # characters
+MAX_WHY = 200  # characters
 
 # Each prefix comes again and again; this is what most nodes have at most.
 _network = lru_cache(maxsize=2**14)(ip_network)
@@ -337,6 +339,8 @@ def _rest_body(report: Report) -> dict[str, object]:
         "silent_since": report.silent_since,
         "lease_expired": report.lease_expired,
         "late_leases": report.late_leases,
+        "rendered": report.rendered,
+        "journal_error": report.journal_error,
     }
 
 
@@ -369,6 +373,8 @@ def _rest(
         silent_since=fields.number_or_none("silent_since"),
         lease_expired=fields.flag("lease_expired"),
         late_leases=fields.integer_or_none("late_leases") or 0,
+        rendered=(fields.text_or_none("rendered") or "")[:MAX_DIGEST],
+        journal_error=(fields.text_or_none("journal_error") or "")[:MAX_WHY],
     )
 
 

@@ -32,6 +32,9 @@ AGENT = f"anycast/{__version__}"
 log = structlog.get_logger()
 
 
+MAX_WHY = 200  # characters
+
+
 class Runner:
     """One hook and what waits for it. Whoever calls does not wait."""
 
@@ -184,6 +187,9 @@ class Runner:
             self._tally.seconds += self._clock() - began
             turned = self._tally.failing is outcome.ok
             self._tally.failing = not outcome.ok
+            self._tally.why = "" if outcome.ok else outcome.why[:MAX_WHY]
+            if turned:
+                self._tally.since = self._clock()
         if turned and outcome.ok:
             log.info("hook.recovered", hook=hook.name)
         elif turned:

@@ -365,6 +365,7 @@ class _Reading:
             reload_ok=self._source.facts.reload_ok,
             overload=self._source.facts.work.strain.overload,
             traffic=traffic,
+            hooks=self._source.facts.hooks,
         )
         head, _, tail = _dumps(frame).partition(json.dumps(_VIPS))
         vips: list[str] = []
@@ -410,12 +411,20 @@ class _Reading:
             return _json(body, code=code)
         verdict = state.vips.get(vip.name, VipState()).verdict
         obstacle = status.obstacle(state, vip, routes)
-        words = ["announced" if announced else "not announced", str(verdict.reason), verdict.detail, obstacle]
+        words = [
+            "acknowledged by ExaBGP" if announced else "not announced",
+            str(verdict.reason),
+            verdict.detail,
+            obstacle,
+        ]
         return web.Response(status=code, text=": ".join(filter(None, words)) + "\n")
 
     async def get_why(self, request: web.Request) -> web.Response:
         state, vip = self._source.facts.state, self._vip(request.match_info["name"])
-        body = why.document(state, vip, self._source.facts.tallies, now=time.monotonic(), wall=time.time())
+        facts = self._source.facts
+        standing = status.conditions(state, overload=facts.work.strain.overload, hooks=facts.hooks)
+        now, wall = time.monotonic(), time.time()
+        body = why.document(state, vip, facts.tallies, now=now, wall=wall, standing=standing)
         return _json(body) if _wants_json(request) else web.Response(text=why.text(body))
 
     def _vip(self, name: str) -> Vip:

@@ -13,6 +13,7 @@ import socket
 import struct
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TextIO, cast
 
@@ -119,7 +120,10 @@ async def serve(line: socket.socket, path: Path, address: str) -> None:
 
         async def listen() -> None:
             await heard.wait()
-            await asyncio.gather(keep_bound(path, 0o660, local.listen), bind_tcp(address, tcp.listen))
+            await asyncio.gather(
+                keep_bound(path, 0o660, local.listen, partial(mirror.stands, str(path))),
+                bind_tcp(address, tcp.listen, partial(mirror.stands, address)),
+            )
 
         listening = asyncio.create_task(listen())
         following = asyncio.create_task(follow(line, mirror, heard.set))

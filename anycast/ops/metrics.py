@@ -25,12 +25,14 @@ from prometheus_client.utils import floatToGoString
 
 from anycast.core.dataplane.kernel import KINDS, SyncRole
 from anycast.core.state import State
+from anycast.core.values.standing import Condition
 from anycast.core.vip.facts import recent_crashes
 from anycast.ops.board import Board
 from anycast.ops.exposition import Body, Chunk
 from anycast.ops.series import Series
 from anycast.ops.source import BUCKETS, Source
 from anycast.ops.status import (
+    conditions,
     kernel_error,
     neighbors,
     readiness,
@@ -106,6 +108,7 @@ class StateCollector(Collector):
         yield from _strain(self._source.facts.work.strain, state)
         yield from _probes(self._source)
         yield from _hooks(self._source)
+        yield _standing(self._source)
 
     def _build_info(self, state: State) -> Metric:
         exabgp = next((r.exabgp_version for r in state.plugins.values() if r and r.exabgp_version), "")
@@ -206,6 +209,21 @@ def _hooks(source: Source) -> Iterator[Metric]:
         failing.add_metric([name], float(tally.failing))
         waiting.add_metric([name], tally.waiting)
     return iter((runs, duration, suppressed, dropped, failing, waiting))
+
+
+def _standing(source: Source) -> Metric:
+    facts = source.facts
+    found = {
+        one.kind for one in conditions(facts.state, overload=facts.work.strain.overload, hooks=facts.hooks)
+    }
+    family = GaugeMetricFamily(
+        "anycast_standing_condition",
+        "1 while this is wrong with the node (docs/ops.md has the kinds)",
+        labels=["kind"],
+    )
+    for kind in Condition:
+        family.add_metric([kind], float(kind in found))
+    return family
 
 
 def _strain(strain: Strain, state: State) -> Iterator[Metric]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from array import array
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from anycast.core.index import Index
 from anycast.core.values.configuration import Config, Target
+from anycast.core.values.standing import MAX_TEXT, Condition, Standing
 from anycast.ops import delta, feed
 from anycast.ops.hub import Hub, event_of
 from anycast.ops.source import Facts
@@ -32,6 +35,23 @@ class Mirror:
         self._numbers: Mapping[int, Target] = {}
         self._durations: dict[Target, array[float]] = {}
         self._changed = asyncio.Event()
+        self._own: dict[tuple[Condition, str], Standing] = {}  # of this process
+
+    def stands(self, where: str, why: str) -> None:
+        """Nobody is served there, and why; with an empty text: they are."""
+        self._own.pop((Condition.OPS_UNAVAILABLE, where), None)
+        if why:
+            one = Standing(
+                kind=Condition.OPS_UNAVAILABLE, since=time.monotonic(), text=why[:MAX_TEXT], about=where
+            )
+            self._own[Condition.OPS_UNAVAILABLE, where] = one
+        if self._coming is not None and self._facts is not None:
+            self._facts = self._with_own(feed.whole(self._coming, self._index))
+
+    def _with_own(self, facts: Facts) -> Facts:
+        if not self._own:
+            return facts
+        return replace(facts, state=replace(facts.state, standing={**facts.state.standing, **self._own}))
 
     def take(self, message: feed.Message) -> None:
         coming = self._coming if message.facts is None else message.facts
@@ -41,7 +61,7 @@ class Mirror:
         config = coming.state.config
         if config is not self._config:
             self._config, self._index = config, feed.derived(config, self._index)
-        facts = self._facts = feed.whole(coming, self._index)
+        facts = self._facts = self._with_own(feed.whole(coming, self._index))
         self.traffic.take(facts.state)
         if facts.numbers is not self._numbers:
             self._numbers = facts.numbers

@@ -24,6 +24,7 @@ from anycast.core.maintenance.progress import stage_ends
 from anycast.core.maintenance.stages import Stage
 from anycast.core.state import State
 from anycast.core.values.configuration import Address, Config, Service, Vip
+from anycast.core.values.moment import iso
 from anycast.ops import status
 from anycast.ops.amounts import amount, bits, machines, percent
 from anycast.ops.board import Block, Board, Key
@@ -95,7 +96,12 @@ class Look:
 
 @lru_cache(maxsize=256)
 def _badge(kind: str, word: str) -> Markup:
-    return el("span", f"{_SIGNS[kind]} {word}", class_=f"{kind} badge")
+    return el(
+        "span", f"{_SIGNS[kind]} {word}", class_=f"{kind} badge", title=KNOWN if word == "announced" else None
+    )
+
+
+KNOWN = "acknowledged by ExaBGP, with a session up; whether the router takes it, the router tells"
 
 
 _SIGNS = {"ok": "✓", "warn": "!", "bad": "✕", "plan": "‖", "calm": "–"}
@@ -305,7 +311,15 @@ class _Page:
         self.newest = newest
         self.routes = status.routing(state, now)
         self.frame = status.frame(
-            state, [], now=now, wall=wall, version=version, pid=0, reload_ok=source.facts.reload_ok
+            state,
+            [],
+            now=now,
+            wall=wall,
+            version=version,
+            pid=0,
+            reload_ok=source.facts.reload_ok,
+            overload=source.facts.work.strain.overload,
+            hooks=source.facts.hooks,
         )
         self.looks = {vip.name: vip_look(state, vip, self.routes) for vip in state.config.vips}
         self.traffic = source.traffic
@@ -381,10 +395,8 @@ class _Page:
         yield from self.frame["ready"]["reasons"]
         if lag := status.lag(self.state, self.source.facts.last_step, self.now):
             yield lag
-        if not self.source.facts.reload_ok:
-            yield "the last reload was refused: the previous configuration stays in force (`anycast check` says why)"
-        for problem in self.frame["kernel"]["problems"]:
-            yield f"kernel: {problem}"
+        for one in self.frame["standing"]:
+            yield one["text"]
         for one in self.frame["maintenance"]:
             if one["overdue"]:
                 yield f"the maintenance of {one['scope'] or 'the node'} is overdue"
@@ -400,7 +412,7 @@ class _Page:
         return el(
             "dl",
             _tile(
-                "VIPs announced",
+                "VIPs acknowledged by ExaBGP",
                 f"{announced:,} of {len(vips):,}",
                 # Of those that are not, the worst: what is out on purpose is no fault.
                 "ok" if announced == len(vips) else min(kinds or {"bad"}, key=_RANKS.__getitem__),
@@ -993,7 +1005,7 @@ class _Page:
             el(
                 "time",
                 _clock_time(one.time, today=self.wall),
-                datetime=status.iso(one.time),
+                datetime=iso(one.time),
                 class_="dim small",
             ),
             el("span", Look(kind, one.level).badge),

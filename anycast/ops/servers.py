@@ -37,6 +37,7 @@ class Seen(NamedTuple):
     kernel_weight: int | None
     active: int
     inactive: int
+    drained_since: float | None = None  # seconds since the epoch; None: not by command
 
 
 def rows(vip: Vip, service: Service) -> tuple[Row, ...]:
@@ -163,6 +164,7 @@ def seen(row: Row, look: Look) -> Seen:
             kernel_weight = held.weight
         active += connections.active
         inactive += connections.inactive
+    entry = look.state.maintenance.get(row.scope) if row.scope in look.drained else None
     return Seen(
         health_of(look.state, row.check),
         row.server.weight == 0 or row.scope in look.drained,
@@ -170,4 +172,5 @@ def seen(row: Row, look: Look) -> Seen:
         None if absent else kernel_weight,
         active,
         inactive,
+        None if entry is None else entry.since,
     )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
 from ipaddress import ip_address
@@ -17,6 +16,7 @@ from anycast.core.dataplane import ipvs
 from anycast.core.dataplane.kernel import KINDS
 from anycast.core.dataplane.members import first_addresses, service_key
 from anycast.core.health.phase import Health, Phase
+from anycast.core.hooks import Tally as HookTally
 from anycast.core.maintenance.progress import packets_per_second, stage_ends, vips_of
 from anycast.core.maintenance.stages import (
     FILE,
@@ -31,8 +31,10 @@ from anycast.core.maintenance.stages import (
 from anycast.core.names import nearest
 from anycast.core.state import State, VipState, health_of, kernel_table, prefix_of, services_of
 from anycast.core.values.configuration import Address, Forwarding, Neighbor, Prefix, Service, Vip
+from anycast.core.values.moment import iso
 from anycast.core.values.report import TOO_MANY, NeighborState, Report
-from anycast.core.vip.decide import Advertise, Reason, ServiceFacts
+from anycast.core.values.standing import Condition, Standing
+from anycast.core.vip.decide import Advertise, Reason, ServiceFacts, Verdict
 from anycast.core.vip.facts import connections_of, furthest, held_for, is_at_rest, recent_crashes, start_hold
 from anycast.ops.servers import Look, Row, Seen, rows, seen, sees_answers
 from anycast.ops.source import TOUCH_FILE
@@ -117,15 +119,6 @@ class Clock:
         return {"since": iso(time), "since_s": round(max(0.0, self.wall - time), 3)}
 
 
-def iso(time: float) -> str | None:
-    """Seconds since the epoch as ISO 8601 in UTC, whole seconds; None beyond the calendar."""
-    try:
-        moment = datetime.fromtimestamp(time, UTC)
-    except (OverflowError, ValueError, OSError):
-        return None
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
 class View(Protocol):
     """The parts of the document that grow with the real servers."""
 
@@ -161,6 +154,7 @@ def document(
     pid: int,
     reload_ok: bool = True,
     overload: Overload | None = None,
+    hooks: Mapping[str, HookTally] | None = None,
     view: View | None = None,
     traffic: Traffic | None = None,
 ) -> dict[str, Any]:
@@ -185,6 +179,7 @@ def document(
         reload_ok=reload_ok,
         overload=overload,
         traffic=traffic,
+        hooks=hooks,
     )
 
 
@@ -199,6 +194,7 @@ def frame(
     reload_ok: bool,
     overload: Overload | None = None,
     traffic: Traffic | None = None,
+    hooks: Mapping[str, HookTally] | None = None,
 ) -> dict[str, Any]:
     """The document around the VIPs."""
     clock = Clock(now=now, wall=wall)
@@ -216,6 +212,7 @@ def frame(
             **_stage(state, furthest(state, NODE_SCOPES), clock),
         },
         "ready": {"ready": not reasons, "reasons": list(reasons)},
+        "standing": [_condition(one, clock) for one in conditions(state, overload=overload, hooks=hooks)],
         "config": {"reload_ok": reload_ok},
         "vips": vips,
         "requirements": _requirements(state, clock),
@@ -234,6 +231,27 @@ def frame(
         ],
         "maintenance": maintenance_status(state, now=now, wall=wall),
     }
+
+
+def conditions(
+    state: State, *, overload: Overload | None = None, hooks: Mapping[str, HookTally] | None = None
+) -> tuple[Standing, ...]:
+    """Everything that is wrong with the node for a while, the oldest first. `overload` and `hooks`: where they are known."""
+    found = list(state.standing.values())
+    if overload is not None:
+        took = f"{overload.doing} took {overload.seconds:.2f} s of {overload.limit:.2f} s"
+        times = "once" if overload.times == 1 else f"{overload.times} times"
+        text = f"the agent is overloaded: {took} ({times})"
+        found.append(Standing(kind=Condition.OVERLOADED, since=overload.since, text=text))
+    for name, tally in (hooks or {}).items():
+        if tally.failing:
+            text = f"the hook {name} fails ({tally.why}): `anycast hook test {name}` shows how"
+            found.append(Standing(kind=Condition.HOOK_FAILING, since=tally.since, text=text, about=name))
+    return tuple(sorted(found, key=lambda one: (one.since, one.kind, one.about)))
+
+
+def _condition(one: Standing, clock: Clock) -> dict[str, Any]:
+    return {"kind": str(one.kind), "about": one.about, "text": one.text, **clock.since(one.since)}
 
 
 def _overload(overload: Overload, now: float) -> dict[str, Any]:
@@ -547,7 +565,8 @@ def vip_status(
         "reason": str(known.verdict.reason),
         "detail": known.verdict.detail,
         **clock.since(known.since),
-        "announced": is_announced(routes, vip),
+        "announced": (announced := is_announced(routes, vip)),
+        "level": str(level(known.verdict, announced=announced)),
         "obstacle": obstacle(state, vip, routes),
         "obstacle_reason": _obstacle_word(state, vip, each),
         "hold_s": None if stable is None else start_hold(state, now),
@@ -623,6 +642,26 @@ def _rates(found: Rates | None, *, answers: bool) -> dict[str, Any] | None:
         "bits_in_per_s": round(8 * found.bytes_in),
         "bits_out_per_s": round(8 * found.bytes_out) if answers else None,
     }
+
+
+class Level(StrEnum):
+    """How bad it is that a VIP stands as it does. Stable words."""
+
+    OK = "ok"
+    PLANNED = "planned"  # somebody has taken it out
+    WARNING = "warning"  # it has only just started
+    CRITICAL = "critical"
+
+
+_ON_PURPOSE = frozenset({Reason.NODE_MAINTENANCE, Reason.VIP_MAINTENANCE, Reason.STOPPING})
+
+
+def level(verdict: Verdict, *, announced: bool) -> Level:
+    if verdict.reason in _ON_PURPOSE:
+        return Level.PLANNED
+    if announced and verdict.advertise is not Advertise.NO:
+        return Level.OK
+    return Level.WARNING if verdict.reason is Reason.STARTING else Level.CRITICAL
 
 
 def vip_progress(state: State, name: str) -> Progress:
@@ -734,12 +773,17 @@ def server_status(row: Row, found: Seen, clock: Clock) -> dict[str, Any]:
         "detail": server_detail(health, clock.now),
         "held_down_s": held_down(health, clock.now),
         "check_failed_to_run": health.unknown,
+        "warned": health.warned,
         "changes": health.changes,
         "weight": found.weight,
         "kernel_weight": found.kernel_weight,
         "active": found.active,
         "inactive": found.inactive,
         **clock.since(since_of(found)),
+        "drained_since": None if found.drained_since is None else iso(found.drained_since),
+        "drained_since_s": None
+        if found.drained_since is None
+        else clock.wall_since(found.drained_since)["since_s"],
     }
 
 

@@ -21,6 +21,7 @@ from anycast.core.maintenance.stages import FILE, NODE, NODE_SCOPES, STOP, Stage
 from anycast.core.state import ACTIVE, State, VipState, health_of
 from anycast.core.values.configuration import Address, Aimed, Forwarding, RealServer, Service, Target, Vip
 from anycast.core.values.route import GRACEFUL_SHUTDOWN
+from anycast.core.values.standing import Standing
 from anycast.core.vip.decide import Advertise, Facts, Reason, ServiceFacts, Verdict, decide
 from anycast.core.vip.facts import facts, recent_crashes, start_hold
 from anycast.core.vip.hold import FREE
@@ -32,6 +33,7 @@ from anycast.ops.status import (
     Clock,
     Obstacle,
     Routing,
+    conditions,
     configured_families,
     entry_status,
     held_down,
@@ -82,9 +84,18 @@ class _Case:
 
 
 def document(
-    state: State, vip: Vip, tallies: Mapping[Target, Tally], *, now: float, wall: float
+    state: State,
+    vip: Vip,
+    tallies: Mapping[Target, Tally],
+    *,
+    now: float,
+    wall: float,
+    standing: Sequence[Standing] | None = None,
 ) -> dict[str, Any]:
-    """The explanation as JSON-ready values. The keys of `"version": 1` stay; new ones may come."""
+    """The explanation as JSON-ready values. The keys of `"version": 1` stay; new ones may come.
+
+    `standing`: what is wrong with the node; None: what the state tells of that.
+    """
     look = Look(state)
     case = _Case(
         state=state,
@@ -119,6 +130,14 @@ def document(
             for link in _chain(case, known)
         ],
         "would_change": list(dict.fromkeys(would_change(case, known.verdict))),
+        "standing": [
+            {
+                "kind": str(one.kind),
+                "text": f"{one.text}, since {_moment(case, one.since)}",
+                **case.clock.since(one.since),
+            }
+            for one in (conditions(state) if standing is None else standing)
+        ],
     }
 
 
@@ -131,7 +150,7 @@ def _headline(case: _Case, verdict: Verdict, *, announced: bool) -> str:
         case Advertise.DRAIN, True:
             word = "announced as the last resort"
         case _, True:
-            word = "announced"
+            word = "announced (acknowledged by ExaBGP)"
         case _ if case.routes.silence is not None:
             return f"whether {case.vip.name} is announced is not known: {silence_text(case.routes.silence)}"
         case _:
@@ -164,6 +183,8 @@ def text(body: Mapping[str, Any]) -> str:
         lines += [f"      {'' if item['holds'] else 'NO '}{item['text']}" for item in link["items"]]
     if body["would_change"]:
         lines += ["", "what would change it:", *(f"  - {sentence}" for sentence in body["would_change"])]
+    if body["standing"]:
+        lines += ["", "what is wrong with the node:", *(f"  - {one['text']}" for one in body["standing"])]
     return "\n".join(lines) + "\n"
 
 
@@ -695,7 +716,8 @@ def _to_reach_quorum(case: _Case, service: ServiceFacts) -> str | None:
         ]
         named = _list([row.server.name for row in drained])
         parts.append(
-            f"{named} was taken out" + (f": {_list(commands)}" if commands else " by the configuration")
+            f"{named} {'was' if len(drained) == 1 else 'were'} taken out"
+            + (f": {_list(commands)}" if commands else " by the configuration")
         )
     if service.total < needed:
         parts.append(f"only {_count(service.total, 'real server')} configured: add some, or lower the quorum")

@@ -18,6 +18,8 @@ FLUSH = "flush adj-rib out"
 SHOW_NEIGHBORS = "show neighbor json"
 VERSION = "version"
 
+_NOTIFICATION = 3  # the type of the message
+_WITH_WORDS = {(6, 2), (6, 4)}  # an administrator's shutdown and reset
 MAX_LINE = 8 * 1024 * 1024  # bytes; the table of a thousand neighbors is far below
 
 
@@ -38,6 +40,15 @@ class NeighborEvent:
     address: str
     state: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """A router ends a session, ahead of the NeighborEvent. `words`: its own; `reason`: what ExaBGP will say."""
+
+    address: str
+    reason: str
+    words: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +87,7 @@ class Other:
     event: bool = False
 
 
-Line: TypeAlias = Done | Refused | NeighborEvent | NeighborTable | Stopping | Version | Other
+Line: TypeAlias = Done | Refused | NeighborEvent | Notification | NeighborTable | Stopping | Version | Other
 
 
 def announce(route: Route) -> str:
@@ -205,7 +216,28 @@ def _event(value: object, text: str) -> Line:
     if _get(value, "type") == "state" and isinstance(address, str) and isinstance(state, str):
         reason = _get(neighbor, "reason")
         return NeighborEvent(address, state, reason if isinstance(reason, str) else "")
-    return Other(text, event=True)
+    return _notification(neighbor, address) or Other(text, event=True)
+
+
+def _notification(neighbor: object, address: object) -> Notification | None:
+    """One that the router sent. ExaBGP gives it in hexadecimal: nothing in it can end the line."""
+    body = _get(neighbor, "message", "body")
+    if _get(neighbor, "message", "category") != _NOTIFICATION or _get(neighbor, "direction") == "send":
+        return None
+    if not isinstance(address, str) or not isinstance(body, str):
+        return None
+    try:
+        code, subcode, *data = bytes.fromhex(body.removeprefix("0x"))
+    except ValueError:
+        return None
+    words = _words(bytes(data)) if (code, subcode) in _WITH_WORDS else ""
+    return Notification(address, f"notification received ({code},{subcode})", words)
+
+
+def _words(data: bytes) -> str:
+    """The shutdown communication (RFC 9003): a length and so many bytes; empty: there is none."""
+    text = data[1 : 1 + data[0]].decode("utf-8", "replace") if data else ""
+    return "".join(one if one.isprintable() else " " for one in text).strip()
 
 
 def _row(item: object) -> NeighborRow | None:

@@ -1,7 +1,8 @@
 """The journal: the routes that may be announced, in a file, for the next plugin.
 
 A route is announced only after the journal holds it, so that the next plugin can withdraw it exactly. The file is an
-object with all of them, and behind it a line for each that came since; now and then it is written anew.
+object with all of them, and behind it a line for each that came since; now and then it is written anew. Each has a
+checksum.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from anycast.core.values.route import Route
 from anycast.lease import route_body, route_of
 from anycast.plugin import codec
 from anycast.plugin.prefixes import Entry, Prefixes, route_order
+from anycast.sealed import opened, sealed
 
 RETRY = 5.0  # seconds
+_KEYS = ("prefix", "next_hop", "med", "communities", "large_communities")
 STALE = 8  # it is written anew once it has one route too many for each so many it needs
 
 
@@ -77,18 +80,15 @@ class Journal:
 
 def load(path: str) -> tuple[Route, ...]:
     """What the file holds. Raises OSError, and ValueError where it is damaged."""
-    with open(path, encoding="utf-8") as file:
-        text = file.read()
-    value, end = json.JSONDecoder().raw_decode(text)
-    routes = value.get("routes") if isinstance(value, dict) else None
+    with open(path, "rb") as file:
+        first, *lines = file.read().splitlines(keepends=True) or [b""]
+    routes = opened(first, ("routes",)).get("routes")
     if not isinstance(routes, list):
         raise ValueError(f"{path}: expected an object with an array `routes`")  # noqa: TRY004
-    # A line without an end was not written whole, so its route was not announced.
-    added = [
-        json.loads(line)
-        for line in text[end:].splitlines(keepends=True)
-        if line[-1:] == "\n" and line.strip()
-    ]
+    # A line without an end was not written whole, so its route was not announced. Behind a brace comes its end alone.
+    if lines and not lines[-1].endswith(b"\n") and b"}" in lines[-1][:-1]:
+        raise ValueError(f"{path}: its last line is damaged")
+    added = [opened(line, _KEYS) for line in lines if line.endswith(b"\n") and line.strip()]
     loaded = tuple(dict.fromkeys(route_of(item) for item in (*routes, *added)))
     for route in loaded:
         codec.withdraw(route)
@@ -101,13 +101,13 @@ def store(path: str, writing: Writing) -> None:
     Raises OSError, which is FileNotFoundError where there is no file to add to.
     """
     if not writing.whole:
-        lines = "".join(json.dumps(route_body(route)) + "\n" for route in writing.routes)
+        lines = "".join(sealed(json.dumps(route_body(route)) + "\n") for route in writing.routes)
         with open(path, "r+b", buffering=0) as file:
             file.seek(0, os.SEEK_END)
             if file.write(lines.encode()) != len(lines):
                 raise OSError(f"{path}: written in part")
         return
-    data = json.dumps({"routes": [route_body(route) for route in writing.routes]}) + "\n"
+    data = sealed(json.dumps({"routes": [route_body(route) for route in writing.routes]}) + "\n")
     new = f"{path}.new"
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     try:

@@ -41,17 +41,18 @@ EXIT_OK, EXIT_FAILURE, EXIT_USAGE = 0, 1, 2
 class Options:
     """`hang_limit`: seconds after which a hung plugin takes ExaBGP along, where no watchdog does; 0: never.
 
-    `error`: why the command line cannot be used; what is owned is withdrawn nevertheless.
+    `rendered`: which configuration ExaBGP runs with, for the agent to compare. `error`: why the command line cannot be used; what is owned is withdrawn nevertheless.
     """
 
     socket: str = ""
     journal: str = ""
     own: tuple[Prefix, ...] = ()
     hang_limit: float = PATIENCE
+    rendered: str = ""
     error: str = ""
 
 
-_WORDS = ("--socket", "--journal", "--own", "--hang-limit")
+_WORDS = ("--socket", "--journal", "--own", "--hang-limit", "--rendered")
 
 
 def parse_options(argv: list[str]) -> Options:
@@ -78,12 +79,15 @@ def parse_options(argv: list[str]) -> Options:
         hang_limit = float(given["--hang-limit"][-1]) if given["--hang-limit"] else PATIENCE
     except ValueError as error:
         wrong = wrong or f"--hang-limit: {error}"
-    socket_path, journal_path = (next(reversed(given[word]), "") for word in ("--socket", "--journal"))
+    socket_path, journal_path, rendered = (
+        next(reversed(given[word]), "") for word in ("--socket", "--journal", "--rendered")
+    )
     return Options(
         socket=socket_path,
         journal=journal_path,
         own=tuple(own),
         hang_limit=hang_limit,
+        rendered=rendered,
         error=wrong or ("" if socket_path else "--socket PATH is missing"),
     )
 
@@ -299,7 +303,8 @@ class Plugin:
             return
         self._sent_revision, self._sent_at, self._owes_report = self._plan.revision, now, False
         self._sent_settled = self._plan.settled
-        self._agent.send(self._plan.report(pid=self._pid, exabgp_pid=self._parent))
+        rendered = self._options.rendered
+        self._agent.send(self._plan.report(pid=self._pid, exabgp_pid=self._parent, rendered=rendered))
         self._plan.reported()
 
     def _has_news(self, now: float) -> bool:

@@ -15,13 +15,14 @@ from collections.abc import Iterable
 from anycast.core.values.report import CEASE_PREFIXES, TOO_MANY, NeighborState, Report, doubtful, too_old
 from anycast.core.values.route import Prefix, Route
 from anycast.lease import Lease, LeaseChange
-from anycast.plugin import codec
+from anycast.plugin import codec, outage
 from anycast.plugin.conversation import Command, Conversation
 from anycast.plugin.journal import Journal, Writing
 from anycast.plugin.mirror import Mirror
 from anycast.plugin.prefixes import Entry, Kind, Prefixes
 
 REASSERT = 60.0  # seconds between withdraws of all that is down
+AT_ONCE = 1.0  # seconds between what a router says and the end of the session that it is about
 SETTLE = 1.0  # seconds after a session came up until everything is said once more
 BATCH_FROM = 20  # prefixes that wait for the same, from which on several go into one command
 BATCH = 50  # prefixes in one command: ExaBGP takes them in one turn of its loop, for a third of what each costs alone
@@ -50,6 +51,7 @@ class Planner:
         self._stopping = False
         self._stopped = False
         self._neighbors: dict[str, NeighborState] = {}
+        self._said: dict[str, tuple[codec.Notification, float]] = {}  # what a router said last, and when
         self._version: str | None = None
         self._reassert_at = now + REASSERT
         # The life before may have ended while a session came up.
@@ -116,6 +118,8 @@ class Planner:
                 self._neighbor(line.address, line.state, line.reason, now, now)
                 if line.state == "up":
                     self._session_up(now)
+            case codec.Notification():
+                self._said[line.address] = line, now
             case codec.NeighborTable():
                 self._talk.table(line)
                 self._table(line, now)
@@ -156,12 +160,14 @@ class Planner:
         failed = self._journal.error is not None
         self._journal.stored(writing)
         if failed:
+            self._changes += 1
             self._prefixes.retry_refused(now)
 
     def journal_failed(self, why: str, now: float) -> None:
         """The journal could not be written: only prefixes of `own` may be announced until it can."""
         if self._journal.error is None:
             self.log.append(f"the journal cannot be written: {why}")
+            self._changes += 1
         self._journal.failed(why, now)
 
     # Outputs
@@ -225,7 +231,7 @@ class Planner:
             out += self._write(Kind.ANNOUNCE, now)
         return out
 
-    def report(self, *, pid: int, exabgp_pid: int) -> Report:
+    def report(self, *, pid: int, exabgp_pid: int, rendered: str = "") -> Report:
         """`touched` is what it says differently since `reported`."""
         said = self._prefixes.said()
         return Report(
@@ -242,6 +248,8 @@ class Planner:
             silent_since=self._talk.silent_since,
             lease_expired=self._expired,
             late_leases=self._late_leases,
+            rendered=rendered,
+            journal_error=self._journal.error or "",
             touched=frozenset(self._prefixes.touched),
         )
 
@@ -351,17 +359,28 @@ class Planner:
         self._prefixes.reassert(now)
 
     def _neighbor(self, address: str, state: str, reason: str, changed: float, now: float) -> None:
+        """Of a session that is not up the outage counts: since its beginning, with the first reason that says something."""
         old = self._neighbors.get(address)
-        if reason == CEASE_PREFIXES:
-            reason = f"{reason}: {TOO_MANY}"
-        elif old is not None and old.state != "up" != state and TOO_MANY in old.reason:
-            reason = old.reason  # every later try is closed without a word
+        reason = self._reason(address, reason, now) if state == "down" else ""
+        if old is not None and old.state != "up" != state:
+            changed, reason = old.changed, outage.reason(old.reason, reason)
         if old is not None and (old.state, old.reason) == (state, reason):
             return
         self._neighbors[address] = NeighborState(address=address, state=state, changed=changed, reason=reason)
         if old is not None or changed == now:
             self.log.append(f"neighbor {address} is {state}{': ' + reason if reason else ''}")
         self._changes += 1
+
+    def _reason(self, address: str, reason: str, now: float) -> str:
+        """What the router said as it ended the session, or else ExaBGP's reason."""
+        said, at = self._said.pop(address, (None, now))
+        if now - at > AT_ONCE:
+            said = None  # of another connection, which it did not want beside this one
+        words = "" if said is None else said.words
+        reason = reason if said is None else said.reason
+        if reason == CEASE_PREFIXES:
+            words = TOO_MANY
+        return f"{reason}: {words}" if words else reason
 
     def _table(self, table: codec.NeighborTable, now: float) -> None:
         came_up = False

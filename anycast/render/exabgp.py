@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from anycast.core.rendering import digest
 from anycast.render.router import families, local_address
 from anycast.render.template import render
 
@@ -42,6 +43,7 @@ def _run_line(config: Config, command: str, journal: str | None) -> str:
     words = [*command.split(" "), "announce"]
     words += ["--socket", f"{runtime}/lease.sock"]
     words += ["--journal", journal or f"{runtime}/plugin/journal.json"]
+    words += ["--rendered", digest(config.bgp, prefixes)]
     for prefix in prefixes:
         words += ["--own", f"{prefix}/{prefix.max_prefixlen}"]
     for word in words:

@@ -519,7 +519,7 @@ neighbor {router} {{
     peer-as {ROUTER_AS};
     hold-time 3;
     family {{ {family} unicast; }}
-    api {{ processes [ anycast ]; neighbor-changes; }}
+    api {{ processes [ anycast ]; neighbor-changes; receive {{ packets; notification; }} }}
 }}
 """
         for router, node, family in sessions

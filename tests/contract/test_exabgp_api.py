@@ -49,6 +49,9 @@ class Script:
     def heard(self) -> list[str]:
         return [line for line in self._answers.read_text().splitlines() if line in {"done", "error"}]
 
+    def events(self) -> list[bytes]:
+        return [line for line in self._answers.read_bytes().splitlines() if line.startswith(b"{")]
+
     def say(self, *commands: str, answered: bool = True) -> list[str]:
         """In one write. The answers, once all have come."""
         before = len(self.heard())
@@ -193,6 +196,27 @@ def test_a_flush_without_a_session_is_answered(raw: Script) -> None:
     until(lambda: not any(raw._is_up(end) for end in (NODE4, NODE6)), "both sessions down")
     assert raw.say(codec.FLUSH) in (["done"], ["error"])
     raw.router.vtysh("configure terminal", "router bgp 65000", *(f"no {one}" for one in shut))
+    raw.until_up()
+
+
+def test_a_router_that_ends_the_session_is_heard_with_its_own_words(raw: Script) -> None:
+    told = "moving racks, back at 18:30"
+    raw.router.vtysh("configure terminal", "router bgp 65000", f"neighbor {NODE4} shutdown message {told}")
+
+    def said() -> bool:
+        heard = [codec.parse(line) for line in raw.events()]
+        words = [
+            n for n, line in enumerate(heard) if isinstance(line, codec.Notification) and line.words == told
+        ]
+        downs = [
+            n
+            for n, line in enumerate(heard)
+            if isinstance(line, codec.NeighborEvent) and line.state == "down"
+        ]
+        return bool(words) and any(n > words[0] for n in downs)
+
+    until(said, "the router's words, and then the end of the session")
+    raw.router.vtysh("configure terminal", "router bgp 65000", f"no neighbor {NODE4} shutdown")
     raw.until_up()
 
 

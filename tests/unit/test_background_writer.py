@@ -64,3 +64,22 @@ def test_a_row_of_failures_is_said_once_and_the_next_row_again() -> None:
         assert writer.drain(60)
     assert said == ["full", "full"]
     assert disk.written == [1]
+
+
+def test_what_a_full_disk_refused_is_kept_as_far_as_there_is_room_and_written_in_its_order() -> None:
+    disk, said, over = Disk(), list[str](), threading.Event()
+    writer: BackgroundWriter[int] = BackgroundWriter(
+        "test", disk.write, said.append, limit=3, recovered=over.set, retry=0.01
+    )
+    disk.full = True
+    for number in range(4):
+        writer.put(number)
+        disk.entered.clear()
+        assert disk.entered.wait(60)
+    disk.full = False
+    assert over.wait(60)
+    assert writer.drain(60)
+    assert said == ["full"]
+    assert len(disk.written) == 3
+    assert disk.written == sorted(disk.written)
+    assert disk.dropped == 1

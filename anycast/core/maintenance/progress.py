@@ -27,8 +27,9 @@ from anycast.core.maintenance.stages import (
     is_saved,
     is_server,
 )
-from anycast.core.state import ACTIVE, State
+from anycast.core.state import ACTIVE, ClockSet, State
 from anycast.core.values.configuration import Vip
+from anycast.core.values.moment import iso
 from anycast.core.vip.decide import Advertise
 from anycast.core.withdrawal import Phase, followed
 
@@ -106,15 +107,15 @@ def _said(state: State, scope: str, *, skip_drain: bool, now: float) -> Progress
     return replace(moved, overdue=False)
 
 
-def end(state: State, scope: str) -> tuple[State, list[Effect]]:
-    """End a maintenance: by command, or because the file is gone."""
+def end(state: State, scope: str, *, by: str = "") -> tuple[State, list[Effect]]:
+    """End a maintenance: by command of `by`, or because the file is gone."""
     scopes = [each for each in ((NODE, STOP) if scope == NODE else (scope,)) if each in state.maintenance]
-    after, effects = _without(state, scopes, why="the file was removed" if scope == FILE else "off")
+    after, effects = _without(state, scopes, why="the file was removed" if scope == FILE else "off", by=by)
     # A repeated command is saved again: saving may have failed the first time.
     return after, [*([save(after.maintenance)] if is_saved(scope) else []), *effects]
 
 
-def _without(state: State, scopes: Iterable[str], *, why: str) -> tuple[State, list[Effect]]:
+def _without(state: State, scopes: Iterable[str], *, why: str, by: str = "") -> tuple[State, list[Effect]]:
     gone = frozenset(scopes)
     if not gone:
         return state, []
@@ -124,7 +125,8 @@ def _without(state: State, scopes: Iterable[str], *, why: str) -> tuple[State, l
         progress={scope: progress for scope, progress in state.progress.items() if scope not in gone},
     )
     return after, [
-        Log(event="maintenance.ended", fields={"scope": _word(scope), "why": why}) for scope in sorted(gone)
+        Log(event="maintenance.ended", fields={"scope": _word(scope), "why": why, "by": by})
+        for scope in sorted(gone)
     ]
 
 
@@ -142,11 +144,17 @@ def clock(state: State, wall: float, now: float) -> tuple[State, list[Effect]]:
         for scope, entry in state.maintenance.items()
         if entry.end is not None
     }
-    after = replace(state, wall_offset=offset)
+    after = replace(state, wall_offset=offset, clock_set=_set(state, by, now) if was_set else state.clock_set)
     if any(entry != state.maintenance[scope] for scope, entry in followed.items()):
         after = replace(after, maintenance={**state.maintenance, **followed})
         effects.append(save(after.maintenance))
     return after, effects
+
+
+def _set(state: State, by: float, now: float) -> ClockSet | None:
+    """None: it was set back to what it was."""
+    by += 0.0 if state.clock_set is None else state.clock_set.by
+    return ClockSet(by=by, at=now) if abs(by) >= STEP else None
 
 
 def _followed(end: End, said: float, *, was_set: bool, wall: float, now: float) -> End:
@@ -268,8 +276,17 @@ def fields_of(scope: str, entry: Maintenance) -> dict[str, object]:
         "scope": _word(scope),
         "reason": entry.reason,
         "by": entry.by,
-        "ends": None if entry.end is None else round(entry.end.at, 3),
+        "ends": _ends(scope, entry.end),
     }
+
+
+def _ends(scope: str, end: End | None) -> str:
+    """When it ends by itself, or what ends it."""
+    if scope == FILE:
+        return "with the file"
+    if scope == STOP:
+        return "with the agent"
+    return "by command" if end is None else iso(end.at) or "by command"
 
 
 def _word(scope: str) -> str:

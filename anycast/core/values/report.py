@@ -89,4 +89,6 @@ class Report:
     late_leases: int = (
         0  # leases that were over when they came and were not followed, since the start of the plugin
     )
+    rendered: str = ""  # digest of the configuration that ExaBGP was started with; empty: not known
+    journal_error: str = ""  # why the plugin's journal cannot be written
     touched: frozenset[Prefix] | None = field(default=None, compare=False)

@@ -34,6 +34,7 @@ from anycast.core.state import State
 from anycast.core.step import step
 from anycast.core.values.configuration import Config, Protocol
 from anycast.core.values.report import Report
+from anycast.core.values.standing import Condition
 from anycast.core.vip.decide import Reason
 from anycast.kernel.errors import KernelUnavailable
 from anycast.lease import Lease
@@ -589,6 +590,47 @@ def test_a_disk_that_is_full_does_not_keep_maintenance_from_being_in_force(tmp_p
     play(tmp_path, story)
 
 
+def test_a_save_that_fails_stands_and_is_tried_again_until_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "SAVE_AGAIN", 0.05)
+
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        site.state_dir.mkdir()
+        for name in ("maintenance.json", "owned.json"):
+            (site.state_dir / f"{name}.new").mkdir()  # a directory: nothing can be written there
+        async with running(engine):
+            await engine.set_maintenance(NODE, on=True, reason="racks", by="op")
+            await site.lease_where(engine, lambda state: len(state.standing) == 2)
+            assert {kind for kind, _ in engine.state.standing} == {
+                Condition.MAINTENANCE_NOT_SAVED,
+                Condition.OWNED_NOT_SAVED,
+            }
+            for name in ("maintenance.json", "owned.json"):
+                (site.state_dir / f"{name}.new").rmdir()
+            await site.lease_where(engine, lambda state: not state.standing)
+            assert set(maintenance_file.load(site.state_dir / "maintenance.json")) == {NODE}
+
+    play(tmp_path, story)
+
+
+def test_settings_of_the_node_that_wait_for_the_next_agent_stand(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        async with running(engine):
+            before = site.file.read_text()
+            site.file.write_text(before.replace("node: {", "node: {listen: '127.0.0.1:9999', "))
+            assert (await engine.reload()).ok
+            await site.lease_where(engine, lambda state: (Condition.AGENT_OUTDATED, "") in state.standing)
+            assert "node.listen" in engine.state.standing[Condition.AGENT_OUTDATED, ""].text
+            site.file.write_text(before)
+            assert (await engine.reload()).ok
+            await site.lease_where(engine, lambda state: not state.standing)
+
+    play(tmp_path, story)
+
+
 def test_a_reload_is_in_force_when_it_is_answered(tmp_path: Path) -> None:
     async def story(site: Site) -> None:
         engine = site.engine()
@@ -649,9 +691,11 @@ def test_a_reload_that_is_refused_names_every_problem_and_changes_nothing(tmp_pa
             assert len(answer.problems) > 1
             assert engine.state.config is before
             assert not engine.reload_ok
+            await site.lease_where(engine, lambda state: (Condition.RELOAD_REFUSED, "") in state.standing)
             site.write()
             assert (await engine.reload()).ok
             assert engine.reload_ok
+            await site.lease_where(engine, lambda state: not state.standing)
 
     play(tmp_path, story)
 

@@ -101,6 +101,26 @@ def test_whoever_reads_has_all_of_it_and_then_what_changes() -> None:
     play(story)
 
 
+def test_what_the_ops_process_itself_lacks_stands_in_what_it_shows() -> None:
+    async def story() -> None:
+        agent = Agent()
+        async with line(agent) as told:
+            told.mirror.stands("/run/ops.sock", "no such directory")
+            told.read()
+            assert await told.mirror.reached(told.feed.mark(), 60)
+            told.mirror.stands("127.0.0.1:9644", "in use")
+            standing = told.mirror.facts.state.standing
+            assert [one.about for one in standing.values()] == ["/run/ops.sock", "127.0.0.1:9644"]
+            told.mirror.stands("/run/ops.sock", "")
+            agent.probe("10.9.2.1")
+            assert await told.mirror.reached(told.feed.mark(), 60)
+            assert [one.about for one in told.mirror.facts.state.standing.values()] == ["127.0.0.1:9644"]
+            told.mirror.stands("127.0.0.1:9644", "")
+            assert not told.mirror.facts.state.standing
+
+    play(story)
+
+
 def test_a_change_of_a_verdict_is_told_without_anybody_asking() -> None:
     async def story() -> None:
         agent = Agent()

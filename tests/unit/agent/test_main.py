@@ -28,6 +28,7 @@ import structlog
 
 from anycast import listening
 from anycast.agent import main
+from anycast.agent.conditions import Conditions
 from anycast.cli.client import Answer, UnreachableError, ask, command, read
 from anycast.core.events import Log
 from anycast.lease import Decoder, Lease
@@ -222,6 +223,32 @@ def test_a_second_agent_is_refused_and_the_first_goes_on(tmp_path: Path) -> None
         assert str(tmp_path / "run" / "agent.lock") in said
         assert node.read().ok
         assert node.end(signal.SIGTERM) == 0
+
+
+def test_a_second_agent_with_the_same_state_directory_is_refused(tmp_path: Path) -> None:
+    with agent(tmp_path) as node:
+        node.until("ops.listening")
+        file = tmp_path / "anycast.yaml"
+        before = file.read_text()
+        file.write_text(before.replace(str(tmp_path / "run"), str(tmp_path / "other-run")))
+        code, said = finished(tmp_path)
+        assert code == 75
+        assert str(tmp_path / "state" / "state.lock") in said
+        assert "node.state_dir" in said
+        file.write_text(before)
+        assert node.read().ok
+
+
+def test_a_state_directory_that_another_agent_has_taken_meanwhile_stands(tmp_path: Path) -> None:
+    with agent(tmp_path) as node:
+        node.until("ops.listening")
+        other = tmp_path / "other.lock"
+        with other.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            other.replace(tmp_path / "state" / "state.lock")
+            node.until("state.shared")
+            node.until("condition.began")
+        assert node.until("condition.ended")["kind"] == "state_shared"
 
 
 def test_an_agent_whose_lock_another_has_taken_leaves(tmp_path: Path) -> None:
@@ -511,11 +538,12 @@ def test_an_address_that_is_taken_is_tried_again_and_told_once(monkeypatch: pyte
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives a directory away")
 def test_a_journal_directory_for_nobody_known_is_an_error_and_no_more(tmp_path: Path) -> None:
     with structlog.testing.capture_logs() as logs:
-        main.give_journal(tmp_path / "plugin", "no-such-user")
-        main.give_journal(tmp_path / "plugin", "nobody")
+        conditions = Conditions()
+        main.give_journal(tmp_path / "plugin", "no-such-user", conditions)
+        main.give_journal(tmp_path / "plugin", "nobody", conditions)
         assert (tmp_path / "plugin").owner() == "nobody"
         (tmp_path / "file").touch()
-        main.give_journal(tmp_path / "file" / "plugin", "nobody")
+        main.give_journal(tmp_path / "file" / "plugin", "nobody", conditions)
     assert [entry["event"] for entry in logs] == ["plugin.user_unknown", "plugin.journal_unavailable"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from anycast.agent import starts_file
 from anycast.agent.starts_file import StartsFile, load, save
 from anycast.core.vip.hold import DAMAGED, Starts
 
@@ -64,7 +66,20 @@ def test_a_file_that_cannot_be_written_is_told_and_stops_nobody(tmp_path: Path) 
         file, count = begin(path, 9.0)
         file.end()
     assert count == DAMAGED
-    assert [log["event"] for log in logs] == ["starts.damaged", "starts.not_saved", "starts.not_saved"]
+    assert [log["event"] for log in logs] == ["starts.damaged", "starts.not_saved"]
+
+
+def test_what_could_not_be_written_at_the_start_is_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starts_file, "RETRY", 0.0)
+    beside = tmp_path / "starts.json.new"
+    beside.mkdir()
+    file, _ = begin(tmp_path / "starts.json", 9.0)
+    assert not file.saved
+    beside.rmdir()
+    asyncio.run(file.keep())
+    assert load(tmp_path / "starts.json") == Starts(boot=BOOT, running=True)
 
 
 @pytest.mark.parametrize("written", [b'{"version": 1', b'{"version": 1, "boot": "b", "running": true'])

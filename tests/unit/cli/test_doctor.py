@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -214,3 +216,27 @@ def test_a_file_that_is_no_text_is_left_as_it_is(root: Path, capsys: pytest.Capt
     assert run(root, "--fix", "--yes") == 1
     assert "60-anycast.conf" in capsys.readouterr().err
     assert file.read_bytes() == b"\xff\xfe"
+
+
+def test_what_the_running_agent_says_is_wrong_is_a_finding(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runtime = root / "run" / "anycast"
+    runtime.mkdir(parents=True, exist_ok=True)
+    body = json.dumps({"standing": [{"kind": "exabgp_outdated", "text": "ExaBGP is older"}]}).encode()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(runtime / "ops.sock"))
+        listener.listen()
+
+        def answer() -> None:
+            client, _ = listener.accept()
+            with client:
+                client.recv(65536)
+                head = f"HTTP/1.0 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+                client.sendall(head + body)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert run(root) == 1
+        thread.join()
+    assert "warning condition: ExaBGP is older" in capsys.readouterr().out

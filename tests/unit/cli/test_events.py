@@ -97,7 +97,7 @@ def test_followed_events_come_and_go_on_over_a_restart_of_the_agent(node: Node, 
 def test_why_is_answered_by_words_and_by_the_exit_status(node: Node, path: Path) -> None:
     (well,) = against(Operator(node), path, ("why", "web"))
     assert well.code == 0
-    assert well.out.startswith("web is announced: everything it needs is in place\n")
+    assert well.out.startswith("web is announced (acknowledged by ExaBGP): everything it needs is in place\n")
     node.probe("10.9.2.1", "10.9.2.2")
     node.report()
     ill, body, nobody = against(

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import json
+import re
 import signal
 import sys
 import time
@@ -148,12 +149,14 @@ def test_somebody_else_ends_it_while_it_waits(path: Path) -> None:
         async with living(operator, path) as node:
             waiting = asyncio.create_task(cli("maintenance", "on", "--wait", "--socket", str(path)))
             await operator.commanded.wait()
-            node.send(ev.MaintenanceSet(scope=NODE, entry=None))
+            node.send(ev.MaintenanceSet(scope=NODE, entry=None, by="ada"))
             return await waiting
 
     done = asyncio.run(run())
     assert done.code == 1
-    assert done.err.splitlines()[-1] == "node: somebody has ended the maintenance"
+    assert re.fullmatch(
+        r"node: ada has ended the maintenance at \d{4}-\d\d-\d\dT[\d:]{8}Z", done.err.splitlines()[-1]
+    )
 
 
 def test_an_agent_that_ends_while_it_waits_is_not_reached(path: Path) -> None:
@@ -180,7 +183,7 @@ def test_an_end_is_said_and_shown(node: Node, path: Path) -> None:
     assert on.code == 0
     assert "in 2h00m: then it stays in maintenance, overdue\n" in on.out or "in 1h59m: " in on.out
     row = status.out.splitlines()[1]
-    assert "hold" in row
+    assert "by command, overdue in 1h59m" in row or "by command, overdue in 2h00m" in row
     end = node.state.maintenance[NODE].end
     assert end is not None
     assert (end.then, end.lasts) == (Expiry.HOLD, True)

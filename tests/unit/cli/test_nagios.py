@@ -13,6 +13,7 @@ from anycast.cli.nagios import State, report, unknown
 from anycast.core import events as ev
 from anycast.core.maintenance.stages import Maintenance
 from anycast.core.values.report import NeighborState
+from anycast.core.values.standing import Condition
 from anycast.ops.status import document
 from anycast.ops.strain import Strain
 from tests.unit.ops.node import CONFIG, ROUTER, ROUTER6, Node, healthy
@@ -29,7 +30,7 @@ def said(node: Node, *, reload_ok: bool = True) -> tuple[State, str]:
 def test_all_is_well_in_one_line_with_its_figures() -> None:
     state, line = said(healthy())
     text, figures = line.split(" | ")
-    assert (state, text) == (State.OK, "ANYCAST OK: 2 of 2 VIPs announced")
+    assert (state, text) == (State.OK, "ANYCAST OK: 2 of 2 VIPs acknowledged by ExaBGP")
     assert figures == (
         "announced=2;;;0;2 servers=10;;;0;10 sessions=2;;;0;2 connections=0;;;0 maintenance=0;;;0"
     )
@@ -43,7 +44,7 @@ def test_a_vip_that_is_not_announced_is_critical_and_says_why() -> None:
     assert state is State.CRITICAL
     assert line.startswith("ANYCAST CRITICAL: web not announced (below_quorum: ")
     assert "; mail not announced (below_quorum: " in line
-    assert "; 0 of 2 VIPs announced | announced=0;;;0;2 " in line
+    assert "; 0 of 2 VIPs acknowledged by ExaBGP | announced=0;;;0;2 " in line
     assert " servers=4;;;0;10 " in line
 
 
@@ -92,7 +93,9 @@ def test_a_check_that_cannot_run_and_a_refused_reload_are_warnings() -> None:
     node.probe("10.9.2.1", unknown=True)
     assert said(node)[0] is State.WARNING
     assert "checks could not run" in said(node)[1]
-    state, line = said(healthy(), reload_ok=False)
+    node = healthy()
+    node.send(ev.ConditionSet(kind=Condition.RELOAD_REFUSED, text="the changed configuration was refused"))
+    state, line = said(node)
     assert state is State.WARNING
     assert "the changed configuration was refused; 2 of 2" in line
 
@@ -117,7 +120,7 @@ def test_a_family_without_a_session_is_critical_for_the_vips_that_have_it() -> N
     state, line = said(node)
     assert state is State.CRITICAL
     assert f"web not announced (healthy: no BGP session that carries IPv6 is up ({ROUTER6} down)); " in line
-    assert "; 1 of 2 VIPs announced" in line
+    assert "; 1 of 2 VIPs acknowledged by ExaBGP" in line
 
 
 def test_an_exabgp_that_does_not_answer_is_critical() -> None:
@@ -159,7 +162,5 @@ def test_an_overload_is_a_warning_that_says_what_took_long() -> None:
     state, line = report(found)
     assert state is State.WARNING
     assert "the agent is overloaded: a reload took 1.25 s" in line
-    assert (
-        "the agent is overloaded: a reload took 1.25 s of 0.67 s (1 times, the last 0s ago)"
-        in text.status(found, colour=False)
-    )
+    told = text.status(found, colour=False)
+    assert "the agent is overloaded: a reload took 1.25 s of 0.67 s (once) (for 1s)" in told

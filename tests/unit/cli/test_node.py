@@ -21,6 +21,7 @@ from anycast.agent.answers import ReloadAnswer
 from anycast.agent.control import Control
 from anycast.cli import client
 from anycast.core import events as ev
+from anycast.core.values.standing import Condition
 from anycast.ops.main import surface
 from anycast.sockets import bind_unix
 from tests.unit.ops.node import Node, Operator, healthy
@@ -99,7 +100,7 @@ def test_the_status_is_tables_for_people(node: Node, path: Path) -> None:
     assert lines[0].startswith("lb1: anycast ")
     assert lines[0].endswith(", ready")
     rows = [line.split() for line in lines]
-    assert ["mail", "192.0.2.2", "yes", "yes", "healthy", "0s"] in rows
+    assert ["mail", "192.0.2.2", "yes", "acknowledged", "healthy", "0s"] in rows
     assert [
         "web",
         "tcp/80",
@@ -191,9 +192,10 @@ def test_words_too_many_are_named_with_a_hint(node: Node, path: Path) -> None:
 
 
 def test_a_refused_configuration_stands_in_the_status(node: Node, path: Path) -> None:
-    node.reload_ok = False
+    node.send(ev.ConditionSet(kind=Condition.RELOAD_REFUSED, text="the changed configuration was refused"))
+    node.send(ev.Tick(), after=0.0)
     (done,) = against(Operator(node), path, ("status",))
-    assert "the changed configuration was refused, the previous one is in force" in done.out
+    assert "the changed configuration was refused (for " in done.out
 
 
 def test_maintenance_of_the_node_takes_every_vip(node: Node, path: Path) -> None:

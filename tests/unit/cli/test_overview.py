@@ -50,8 +50,12 @@ def test_of_many_what_is_wrong_is_shown_whole_and_first_and_the_rest_is_counted(
     told = shown(crowd(300, 2, *down, maintenance="v7"))
     lines = told.splitlines()
     assert len(lines) < 70
-    assert "299 of 300 VIPs announced, 1 in maintenance, 597 of 600 real servers are well" in told or (
-        "298 of 300 VIPs announced, 1 in maintenance, 597 of 600 real servers are well" in told
+    assert (
+        "299 of 300 VIPs acknowledged by ExaBGP, 1 in maintenance, 597 of 600 real servers are well" in told
+        or (
+            "298 of 300 VIPs acknowledged by ExaBGP, 1 in maintenance, 597 of 600 real servers are well"
+            in told
+        )
     )
     head = next(place for place, line in enumerate(lines) if line.startswith("VIP"))
     assert [line.split()[0] for line in lines[head + 1 : head + 6]] == ["v4", "v1", "v7", "v0", "v10"]

@@ -172,7 +172,7 @@ def test_colours_are_chosen_before_the_environment_and_the_terminal(node: Node, 
 def test_nagios_gets_a_line_and_a_code(node: Node, path: Path, tmp_path: Path) -> None:
     (well,) = against(Operator(node), path, ("status", "--nagios"))
     assert (well.code, well.err) == (0, "")
-    assert well.out.startswith("ANYCAST OK: 2 of 2 VIPs announced | announced=2;")
+    assert well.out.startswith("ANYCAST OK: 2 of 2 VIPs acknowledged by ExaBGP | announced=2;")
     node.send(ev.PluginLost(source=1))
     (critical,) = against(Operator(node), path, ("status", "--nagios"))
     assert critical.code == 2

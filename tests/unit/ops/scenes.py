@@ -23,6 +23,7 @@ from anycast.core.values.configuration import (
     TcpCheck,
     Vip,
 )
+from anycast.core.values.standing import Condition
 from anycast.ops.traffic import SLOTS
 from tests.property.worlds import busied
 from tests.unit.ops import flows
@@ -126,6 +127,8 @@ def failing() -> Node:
     )
     node.report(neighbors=sessions)
     node.reload_ok = False
+    refused = "the changed configuration was refused, the one before is in force (see `anycast check`)"
+    node.send(ev.ConditionSet(kind=Condition.RELOAD_REFUSED, text=refused))
     return node
 
 

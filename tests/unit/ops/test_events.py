@@ -355,16 +355,23 @@ def test_a_full_disk_is_told_once_and_costs_nothing_else(tmp_path: Path) -> None
     said: list[str] = []
     path = tmp_path / "events.jsonl"
     path.symlink_to("/dev/full")
-    journal = EventsFile(path, said.append)
+    told, over = threading.Event(), threading.Event()
+
+    def complain(why: str) -> None:
+        said.append(why)
+        told.set()
+
+    journal = EventsFile(path, complain, over.set, retry=0.01)
     hub = Hub()
     hub.adopt([], journal.put)
     for _ in range(3):
         hub.publish("agent.started", "info", {})
-        assert journal.drain(60)
+        assert told.wait(60)
     assert numbers(hub.after(0)) == [1, 2, 3]
     assert len(said) == 1
     assert "No space left" in said[0]
     path.unlink()
     hub.publish("agent.stopped", "info", {})
+    assert over.wait(60)
     assert journal.drain(60)
-    assert numbers(load(path)) == [4]
+    assert numbers(load(path)) == [1, 2, 3, 4]

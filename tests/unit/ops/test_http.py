@@ -100,7 +100,7 @@ def test_a_vip_answers_by_its_code_and_says_why() -> None:
 
     async def questions(client: Client) -> None:
         async with client.get("/vips/web") as response:
-            assert (response.status, await response.text()) == (200, "announced: healthy\n")
+            assert (response.status, await response.text()) == (200, "acknowledged by ExaBGP: healthy\n")
         node.probe("10.9.2.1", "10.9.2.2")
         node.report()
         async with client.get("/vips/web") as response:

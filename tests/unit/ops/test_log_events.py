@@ -58,3 +58,11 @@ def test_every_event_is_listed(folder: str, known: set[str]) -> None:
 )
 def test_the_names_are_found_however_they_are_written(source: str, events: list[str]) -> None:
     assert list(logged(source)) == events
+
+
+def test_of_every_error_and_warning_it_is_said_where_it_stands_until_it_is_over() -> None:
+    text, _, lasts = LIST.read_text("utf-8").partition("\n## What lasts\n")
+    levels = re.findall(r"^\| `([a-z_.]+)` \| ([^|]*) \|", text, re.MULTILINE)
+    bad = sorted(name for name, level in levels if "error" in level or "warning" in level)
+    said = re.findall(r"`([a-z_]+\.[a-z_]+)`", lasts)
+    assert sorted(said) == bad

@@ -133,7 +133,7 @@ def test_what_fails_stands_first_with_its_reason() -> None:
     assert found.titles == ["✕ lb1 trouble: 2 of 3 VIPs announced"]
     assert found.text.index("resolver ✕ not announced") < found.text.index("web ✓ announced")
     assert "below quorum : udp/53 IPv4: 0 of 3 usable, 3 needed" in found.text
-    assert "the last reload was refused" in found.text
+    assert "the changed configuration was refused" in found.text
     web = [row for row in found.rows if "web" in row][:2]
     assert ("✕ down" in web[0], "refused" in web[0], "✓ up" in web[1]) == (True, True, True)
     sessions = [row for row in found.rows if "10.2.1.254" in row or "fd00:2:1::fe" in row]
@@ -447,8 +447,6 @@ def test_what_is_out_on_purpose_is_amber_unless_something_is_wrong_besides(
     for _ in range(4):
         node.send(ev.Tick(), after=20.0)
         node.report()
-    told = (
-        f'<div class="{kind}"><dt>VIPs announced</dt><dd>{9 - (kind == "bad")} of 10<small>1 out on purpose'
-    )
+    told = f'<div class="{kind}"><dt>VIPs acknowledged by ExaBGP</dt><dd>{9 - (kind == "bad")} of 10<small>1 out on purpose'
     assert told in rendered(node)
     assert '<article class="plan card"' in rendered(node)

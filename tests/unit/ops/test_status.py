@@ -14,10 +14,11 @@ from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import FILE, NODE, STOP, Maintenance
 from anycast.core.state import prefix_of
 from anycast.core.values.configuration import Check, HoldDown, TcpCheck
+from anycast.core.values.moment import iso
 from anycast.core.values.report import CEASE_PREFIXES, TOO_MANY, FailedRoute, NeighborState, Report
 from anycast.ops import why
 from anycast.ops.paths import schema
-from anycast.ops.status import document, iso, readiness, summary
+from anycast.ops.status import document, readiness, summary
 from anycast.ops.strain import Strain
 from tests.unit.ops.node import CONFIG, ROUTER, ROUTER6, Node, healthy, vip
 

@@ -162,7 +162,7 @@ def test_a_healthy_vip_has_a_chain_that_holds() -> None:
         ("exabgp", True),
         ("sessions", True),
     ]
-    assert found["text"] == "web is announced: everything it needs is in place"
+    assert found["text"] == "web is announced (acknowledged by ExaBGP): everything it needs is in place"
     assert found["announced"]
 
 

@@ -20,6 +20,7 @@ from anycast.core.dataplane.kernel import KINDS
 from anycast.core.hooks import Tally
 from anycast.core.maintenance.stages import Stage
 from anycast.core.values.configuration import Check, Part, Rule, TcpCheck
+from anycast.core.values.standing import Condition
 from anycast.core.vip.decide import Reason
 from anycast.ops.source import Probes
 from tests.unit.ops.node import CONFIG, Node, healthy
@@ -54,7 +55,7 @@ def known() -> dict[str, set[str]]:
 
 
 KNOWN = known()
-VALUES: dict[str, set[str]] = {"reason": {*Reason}, "stage": {*Stage}, "kind": {*KINDS}}
+VALUES: dict[str, set[str]] = {"reason": {*Reason}, "stage": {*Stage}, "kind": {*KINDS, *Condition}}
 
 
 def rules() -> list[dict[str, Any]]:

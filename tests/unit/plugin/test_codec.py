@@ -110,6 +110,35 @@ def test_a_session_event_names_neighbor_state_and_reason() -> None:
     assert codec.parse(b'{"type": "update"}') == codec.Other('{"type": "update"}', event=True)
 
 
+@pytest.mark.parametrize(
+    ("body", "reason", "words"),
+    [
+        ("0x06020C6D6F76696E67207261636B73", "notification received (6,2)", "moving racks"),
+        ("0x0602", "notification received (6,2)", ""),
+        ("0x060200", "notification received (6,2)", ""),
+        ("0x0604FF6F6B", "notification received (6,4)", "ok"),  # cut short
+        ("0x0602036F0A6B", "notification received (6,2)", "o k"),
+        ("0x060203FFFE41", "notification received (6,2)", "\ufffd\ufffdA"),
+        ("0x0201FFFE", "notification received (2,1)", ""),
+    ],
+)
+def test_a_router_that_ends_the_session_is_heard(body: str, reason: str, words: str) -> None:
+    event = (
+        '{ "exabgp": "5.0.0", "type": "notification", "neighbor": { "address": { "local": "192.0.2.9", "peer": '
+        f'"192.0.2.254" }}, "direction": "receive", "message": {{ "category": 3, "header": "0xFF", "body": "{body}" }} }} }}'
+    )
+    assert codec.parse(event.encode()) == codec.Notification("192.0.2.254", reason, words)
+
+
+@pytest.mark.parametrize("body", ["", "0x", "0x06", "0x0", "zz", "0x060"])
+def test_a_notification_that_is_none_is_passed_over(body: str) -> None:
+    event = (
+        '{"type": "notification", "neighbor": {"address": {"peer": "192.0.2.254"}, "message": {"category": 3, '
+        f'"body": "{body}"}}}}}}'
+    )
+    assert isinstance(codec.parse(event.encode()), codec.Other)
+
+
 def test_a_session_in_its_first_second_is_up_whatever_its_duration_makes_of_it() -> None:
     table = (
         b'[{"state": "down", "duration": 0, "fsm": "ESTABLISHED", "peer": {"address": "192.0.2.254"}},'

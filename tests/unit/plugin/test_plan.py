@@ -589,6 +589,58 @@ def test_what_a_router_says_of_too_many_prefixes_is_kept_until_the_session_is_up
     assert neighbor.reason == "closing connection"
 
 
+def test_an_outage_keeps_its_beginning_and_what_the_router_said_until_the_session_is_up() -> None:
+    x = Exchange().started()
+    x.plan.line(codec.Notification("192.0.2.254", "notification received (6,2)", "moving racks"), x.now)
+    began = x.now
+    for state, reason in (
+        ("down", "notification received (6,2)"),
+        ("connected", ""),
+        ("down", "closing connection"),
+        ("down", "notification received (6,2)"),
+    ):
+        x.plan.line(codec.NeighborEvent("192.0.2.254", state, reason), x.now)
+        (neighbor,) = x.report().neighbors
+        assert (neighbor.state, neighbor.changed) == (state, began)
+        assert neighbor.reason == "notification received (6,2): moving racks"
+        x.wait(1.0)
+    x.plan.line(codec.NeighborEvent("192.0.2.254", "down", "notification received (2,2)"), x.now)
+    (neighbor,) = x.report().neighbors
+    assert neighbor.reason == "notification received (6,2): moving racks; later notification received (2,2)"
+    x.plan.line(UP, x.now)
+    (neighbor,) = x.report().neighbors
+    assert (neighbor.state, neighbor.changed, neighbor.reason) == ("up", x.now, "")
+
+
+def test_what_a_router_said_of_another_connection_is_no_reason_for_the_end_of_this_one() -> None:
+    x = Exchange().started()
+    x.plan.line(codec.Notification("192.0.2.254", "notification received (6,7)", ""), x.now)
+    x.wait(30.0)
+    x.plan.line(codec.NeighborEvent("192.0.2.254", "down", "notification sent (4,0)"), x.now)
+    (neighbor,) = x.report().neighbors
+    assert neighbor.reason == "notification sent (4,0)"
+
+
+def test_a_reason_that_says_nothing_makes_room_for_the_first_that_does() -> None:
+    x = Exchange().started()
+    x.plan.line(codec.NeighborEvent("192.0.2.254", "down", "closing connection"), x.now)
+    x.plan.line(codec.NeighborEvent("192.0.2.254", "down", "notification received (2,2)"), x.now)
+    x.plan.line(codec.NeighborEvent("192.0.2.254", "down", "closing connection"), x.now)
+    (neighbor,) = x.report().neighbors
+    assert neighbor.reason == "notification received (2,2)"
+
+
+def test_a_report_tells_what_exabgp_was_started_with_and_that_the_journal_cannot_be_written() -> None:
+    x = Exchange().started()
+    assert x.plan.report(pid=1, exabgp_pid=2, rendered="ab").rendered == "ab"
+    before = x.plan.revision
+    x.plan.journal_failed("disk full", x.now)
+    assert x.plan.revision > before
+    assert x.report().journal_error == "disk full"
+    x.plan.journaled(Writing((), whole=True), x.now)
+    assert x.report().journal_error == ""
+
+
 def heard_version(version: str) -> Exchange:
     """After the first questions of an ExaBGP that knows the table."""
     x = Exchange()

@@ -1,0 +1,155 @@
+"""The conditions that stand: those that others tell of, and those that follow from the state itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from anycast.core.events import Effect, Log
+from anycast.core.maintenance.stages import NODE_SCOPES, is_server
+from anycast.core.reload import server_names
+from anycast.core.rendering import digest
+from anycast.core.state import State
+from anycast.core.values.configuration import Config
+from anycast.core.values.report import Report
+from anycast.core.values.standing import MAX_TEXT, Condition, Standing
+
+CLOCK_STANDS = 600.0  # seconds after the clock was set
+RESTART = "`anycast maintenance on --wait`, `systemctl restart anycast-exabgp`, `anycast maintenance off`"
+NAMED = 5  # scopes
+
+
+def told(state: State, kind: Condition, about: str, text: str, now: float) -> tuple[State, list[Effect]]:
+    """Of what is outside the core. An empty `text`: it is over."""
+    if kind is Condition.PLUGIN_REFUSED and _reports(state):
+        return state, []  # the one that is wanted is there
+    return _with(state, {(kind, about): text}, now)
+
+
+def outdated(state: State, config: Config) -> frozenset[int]:
+    """The processes of ExaBGP that have other passwords than `config` gives. Which, only they know."""
+    before = {one.address: one.password for one in state.config.bgp.neighbors}
+    after = {one.address: one.password for one in config.bgp.neighbors}
+    if all(after[address] == before[address] for address in after if address in before):
+        return state.outdated
+    return state.outdated | {report.exabgp_pid for report in _reports(state)}
+
+
+def concluded(before: State, state: State, now: float) -> tuple[State, list[Effect]]:
+    """What follows from the state, where it can be other than before."""
+    if state.clock_set is not None and not _clock_stands(state, now):
+        state = replace(state, clock_set=None)
+    config = state.config is not before.config
+    maintenance = state.maintenance is not before.maintenance
+    found: dict[tuple[Condition, str], str] = {}
+    if config or state.plugins is not before.plugins:
+        state = _rendered(before, state)
+        found |= _of_plugins(state)
+    if maintenance or state.wall_offset != before.wall_offset or state.clock_set is not before.clock_set:
+        found |= _of_clock(state, now)
+    if config or maintenance:
+        found[Condition.MAINTENANCE_ORPHANED, ""] = _orphans(state)
+    if state.kernel.problems is not before.kernel.problems:
+        found[Condition.KERNEL_REFUSES, ""] = _of_kernel(state)
+    return _with(state, found, now) if found else (state, [])
+
+
+def _with(state: State, texts: Mapping[tuple[Condition, str], str], now: float) -> tuple[State, list[Effect]]:
+    if not any(texts.values()) and state.standing.keys().isdisjoint(texts):
+        return state, []
+    standing = dict(state.standing)
+    effects: list[Effect] = []
+    for (kind, about), whole in texts.items():
+        text = whole[:MAX_TEXT]
+        known = standing.get((kind, about))
+        if not text:
+            if known is not None:
+                del standing[kind, about]
+                fields = {"kind": str(kind), "about": about, "seconds": round(now - known.since, 1)}
+                effects.append(Log(event="condition.ended", fields=fields))
+            continue
+        if known is None:
+            standing[kind, about] = Standing(kind=kind, since=now, text=text, about=about)
+            fields = {"kind": str(kind), "about": about, "text": text}
+            effects.append(Log(event="condition.began", fields=fields, level="warning"))
+        elif known.text != text:
+            standing[kind, about] = replace(known, text=text)
+    return (state if standing == state.standing else replace(state, standing=standing)), effects
+
+
+def _reports(state: State) -> list[Report]:
+    return [report for report in state.plugins.values() if report is not None]
+
+
+def _rendered(before: State, state: State) -> State:
+    """With the digest of the configuration in force, once a plugin tells of its own."""
+    if not any(report.rendered for report in _reports(state)):
+        return state
+    # Addresses that are the same as before are the same object.
+    same = state.index.addresses is before.index.addresses and state.config.bgp == before.config.bgp
+    if state.rendered and same:
+        return state
+    return replace(state, rendered=digest(state.config.bgp, state.index.addresses))
+
+
+def _of_plugins(state: State) -> dict[tuple[Condition, str], str]:
+    old = journal = ""
+    for report in _reports(state):
+        if (report.rendered and report.rendered != state.rendered) or report.exabgp_pid in state.outdated:
+            old = (
+                f"ExaBGP (pid {report.exabgp_pid}) runs with another configuration than the agent: a neighbor, a "
+                f"setting of BGP or an address of a VIP has changed since it was started (restart it: {RESTART})"
+            )
+        if report.journal_error:
+            journal = (
+                f"the plugin cannot write its journal ({report.journal_error}): routes that are not on its command "
+                "line are not announced"
+            )
+    found = {(Condition.EXABGP_OUTDATED, ""): old, (Condition.PLUGIN_JOURNAL, ""): journal}
+    if _reports(state):
+        found[Condition.PLUGIN_REFUSED, ""] = ""  # another one was let in
+    return found
+
+
+def _orphans(state: State) -> str:
+    scopes = [scope for scope in state.maintenance if scope not in NODE_SCOPES]
+    servers = server_names(state.configured) if any(map(is_server, scopes)) else frozenset[str]()
+    orphans = sorted(
+        scope for scope in scopes if scope not in (servers if is_server(scope) else state.index.vips)
+    )
+    if not orphans:
+        return ""
+    named = ", ".join(orphans[:NAMED]) + (f" and {len(orphans) - NAMED} more" if len(orphans) > NAMED else "")
+    return (
+        f"nothing of the name {named} is configured, and its maintenance is kept (`anycast maintenance off --vip NAME` "
+        "or `anycast undrain-server POOL/SERVER` ends it)"
+    )
+
+
+def _of_kernel(state: State) -> str:
+    if not state.kernel.problems:
+        return ""
+    text = "; ".join(state.kernel.problems[:NAMED])
+    return f"the kernel refuses what is wanted: {text} (`anycast doctor` says what is missing)"
+
+
+def _clock_stands(state: State, now: float) -> bool:
+    known = state.clock_set
+    if known is None:
+        return False
+    return now - known.at < CLOCK_STANDS or any(entry.end for entry in state.maintenance.values())
+
+
+def _of_clock(state: State, now: float) -> dict[tuple[Condition, str], str]:
+    was_set = behind = ""
+    if state.clock_set is not None:
+        by = state.clock_set.by
+        was_set = (
+            f"the clock of this node was set {'forward' if by > 0 else 'back'} by {abs(by):.0f} s: ends given as a time "
+            "(--until) are by the new clock (compare it with another one)"
+        )
+    wall = now + (state.wall_offset or 0.0)
+    ends = ((entry.end, entry.since) for entry in state.maintenance.values() if entry.end is not None)
+    if state.wall_offset is not None and any(end.due is None and wall < said for end, said in ends):
+        behind = "the clock of this node shows a time before a maintenance began, so it ends none by itself (set the clock)"
+    return {(Condition.CLOCK_SET, ""): was_set, (Condition.CLOCK_BEHIND, ""): behind}

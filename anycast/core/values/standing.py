@@ -1,0 +1,48 @@
+"""What is wrong with the node itself for a while: said when it begins, and it stands until it is over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+MAX_TEXT = 500  # characters
+
+
+class Condition(StrEnum):
+    """Stable words: the status, the metrics and alert rules use them."""
+
+    MAINTENANCE_NOT_SAVED = "maintenance_not_saved"
+    OWNED_NOT_SAVED = "owned_not_saved"
+    STARTS_NOT_SAVED = "starts_not_saved"
+    EVENTS_NOT_SAVED = "events_not_saved"
+    STATE_SHARED = "state_shared"  # another agent has the state directory
+    OWNED_DAMAGED = "owned_damaged"
+    RECORDING_ENDED = "recording_ended"
+    RELOAD_REFUSED = "reload_refused"
+    AGENT_OUTDATED = "agent_outdated"  # it has settings that a reload does not change
+    EXABGP_OUTDATED = "exabgp_outdated"  # it runs with another configuration than the agent
+    PLUGIN_REFUSED = "plugin_refused"
+    PLUGIN_JOURNAL = "plugin_journal"
+    CLOCK_SET = "clock_set"
+    CLOCK_BEHIND = "clock_behind"  # it shows a time before a maintenance began
+    MAINTENANCE_ORPHANED = "maintenance_orphaned"
+    MAINTENANCE_FILE_UNREADABLE = "maintenance_file_unreadable"
+    KERNEL_REFUSES = "kernel_refuses"
+    KERNEL_UNWATCHED = "kernel_unwatched"
+    SOCKET_UNAVAILABLE = "socket_unavailable"
+    OPS_UNAVAILABLE = "ops_unavailable"  # HTTP
+    OVERLOADED = "overloaded"
+    HOOK_FAILING = "hook_failing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """One condition. `since`: monotonic instant. `text`: what it is and what to do, for people.
+
+    `about`: which of several of a kind; empty: there is one.
+    """
+
+    kind: Condition
+    since: float
+    text: str
+    about: str = ""

@@ -1,0 +1,186 @@
+"""What is wrong with a node stands until it is over, and is told at its beginning and its end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address
+
+from anycast.core import events as ev
+from anycast.core.health.phase import Outcome
+from anycast.core.maintenance.clocks import End
+from anycast.core.maintenance.stages import NODE, Maintenance
+from anycast.core.rendering import digest
+from anycast.core.standing import CLOCK_STANDS
+from anycast.core.values.configuration import Neighbor
+from anycast.core.values.report import Report
+from anycast.core.values.standing import MAX_TEXT, Condition
+from tests.fakes import EPOCH, Node, up, vip
+
+ROUTER = Neighbor(address=ip_address("10.2.1.254"), remote_as=65000)
+
+
+def kinds(node: Node) -> set[Condition]:
+    return {kind for kind, _ in node.state.standing}
+
+
+def rendered(node: Node) -> str:
+    return digest(node.state.config.bgp, node.state.index.addresses)
+
+
+def reports(node: Node, **fields: object) -> None:
+    report = Report(seq=1, exabgp_pid=47, **fields)  # type: ignore[arg-type]
+    node.send(ev.PluginReported(source=1, report=report))
+
+
+def with_neighbors(node: Node, *neighbors: Neighbor) -> None:
+    bgp = replace(node.state.config.bgp, neighbors=neighbors)
+    node.send(ev.Reconfigured(config=replace(node.state.config, bgp=bgp)))
+
+
+def test_what_others_tell_of_stands_since_its_beginning_until_they_say_that_it_is_over() -> None:
+    node = up()
+    node.send(ev.ConditionSet(kind=Condition.OWNED_NOT_SAVED, text="disk full"))
+    began = node.now
+    node.wait(60)
+    node.send(ev.ConditionSet(kind=Condition.OWNED_NOT_SAVED, text="read-only" + "x" * MAX_TEXT))
+    (one,) = node.state.standing.values()
+    assert (one.kind, one.since, one.text[:9], len(one.text)) == (
+        Condition.OWNED_NOT_SAVED,
+        began,
+        "read-only",
+        MAX_TEXT,
+    )
+    node.send(ev.ConditionSet(kind=Condition.OWNED_NOT_SAVED))
+    node.send(ev.ConditionSet(kind=Condition.OWNED_NOT_SAVED))
+    assert not node.state.standing
+    assert [log.event for log in node.logs if log.event.startswith("condition.")] == [
+        "condition.began",
+        "condition.ended",
+    ]
+    assert node.events("condition.ended")[0].fields["seconds"] == 60.0
+
+
+def test_two_of_a_kind_end_each_by_itself() -> None:
+    node = up()
+    for about in ("a", "b"):
+        node.send(ev.ConditionSet(kind=Condition.SOCKET_UNAVAILABLE, text="no", about=about))
+    node.send(ev.ConditionSet(kind=Condition.SOCKET_UNAVAILABLE, about="a"))
+    assert [one.about for one in node.state.standing.values()] == ["b"]
+
+
+def test_an_exabgp_that_was_started_with_an_older_configuration_stands_until_it_is_started_again() -> None:
+    node = up()
+    with_neighbors(node, ROUTER)
+    old = rendered(node)
+    reports(node, rendered=old)
+    assert kinds(node) == set()
+    with_neighbors(node, ROUTER, replace(ROUTER, address=ip_address("10.2.1.253")))
+    assert kinds(node) == {Condition.EXABGP_OUTDATED}
+    node.wait(600)
+    assert kinds(node) == {Condition.EXABGP_OUTDATED}
+    reports(node, rendered=rendered(node))
+    assert kinds(node) == set()
+
+
+def test_an_address_that_is_new_makes_it_older_and_one_that_says_nothing_is_not_known_to_be() -> None:
+    node = up()
+    reports(node, rendered=rendered(node))
+    node.reload(vip(), vip("mail", number=2))
+    assert kinds(node) == {Condition.EXABGP_OUTDATED}
+    reports(node)
+    assert kinds(node) == set()
+
+
+def test_a_password_that_is_changed_stands_until_another_exabgp_reports() -> None:
+    node = up()
+    with_neighbors(node, replace(ROUTER, password="before"))
+    reports(node, rendered=rendered(node))
+    with_neighbors(node, replace(ROUTER, password="after"))
+    assert kinds(node) == {Condition.EXABGP_OUTDATED}
+    assert "after" not in str(node.state.standing)
+    report = Report(seq=1, exabgp_pid=48, rendered=rendered(node))
+    node.send(ev.PluginReported(source=1, report=report))
+    assert kinds(node) == set()
+
+
+def test_no_password_is_in_the_digest() -> None:
+    node = up()
+    with_neighbors(node, replace(ROUTER, password="before"))
+    before = rendered(node)
+    with_neighbors(node, replace(ROUTER, password="after"))
+    assert rendered(node) == before
+
+
+def test_a_clock_that_was_set_stands_for_a_while_and_as_long_as_a_maintenance_has_an_end() -> None:
+    node = up()
+    node.wait(1)
+    node.set_clock(3600)
+    assert kinds(node) == {Condition.CLOCK_SET}
+    node.wait(CLOCK_STANDS + 1)
+    assert kinds(node) == set()
+    node.maintain(end=End(at=node.wall + 7200))
+    node.set_clock(-60)
+    node.wait(CLOCK_STANDS + 1)
+    assert kinds(node) == {Condition.CLOCK_SET}
+    node.maintain(on=False)
+    node.wait(1)
+    assert kinds(node) == set()
+
+
+def test_a_clock_that_is_set_back_to_what_it_was_is_right() -> None:
+    node = up()
+    node.wait(1)
+    node.set_clock(3600)
+    node.set_clock(-3600)
+    assert kinds(node) == set()
+
+
+def test_a_clock_that_shows_a_time_before_a_maintenance_began_stands() -> None:
+    said = EPOCH + 1000.0
+    kept = Maintenance(reason="", by="op", since=said, end=End(at=said + 60))
+    node = Node(vip(), kept={NODE: kept}, offset=EPOCH - 86400)
+    assert Condition.CLOCK_BEHIND in kinds(node)
+    node.set_clock(86400)
+    assert Condition.CLOCK_BEHIND not in kinds(node)
+
+
+def test_a_maintenance_of_what_is_not_configured_stands_until_it_is_ended() -> None:
+    kept = Maintenance(reason="", by="op", since=EPOCH)
+    node = Node(vip(), kept={"veb": kept, "web/rs9": kept})
+    assert "veb, web/rs9" in node.state.standing[Condition.MAINTENANCE_ORPHANED, ""].text
+    node.send(ev.MaintenanceSet(scope="veb", entry=None))
+    assert "veb" not in node.state.standing[Condition.MAINTENANCE_ORPHANED, ""].text
+    node.send(ev.MaintenanceSet(scope="web/rs9", entry=None))
+    assert kinds(node) == set()
+
+
+def test_what_the_kernel_refuses_stands_until_it_takes_it() -> None:
+    node = Node(vip())
+    node.refused = {ip_address("192.0.2.1")}
+    node.checks(Outcome.OK)
+    node.wait(5)
+    assert Condition.KERNEL_REFUSES in kinds(node)
+    node.refused = set()
+    node.wait(5)
+    assert Condition.KERNEL_REFUSES not in kinds(node)
+
+
+def test_a_plugin_that_is_refused_is_forgotten_once_one_reports() -> None:
+    node = up()
+    refused = ev.ConditionSet(kind=Condition.PLUGIN_REFUSED, text="uid 99")
+    node.send(refused)
+    assert kinds(node) == set(), "the one that is wanted is there"
+    node.send(ev.PluginLost(source=1))
+    node.send(refused)
+    assert kinds(node) == {Condition.PLUGIN_REFUSED}
+    node.send(ev.PluginConnected(source=2))
+    node.send(ev.PluginReported(source=2, report=Report(seq=1)))
+    assert kinds(node) == set()
+
+
+def test_a_journal_of_the_plugin_that_cannot_be_written_stands() -> None:
+    node = up()
+    reports(node, journal_error="disk full")
+    assert "disk full" in node.state.standing[Condition.PLUGIN_JOURNAL, ""].text
+    reports(node)
+    assert kinds(node) == set()
