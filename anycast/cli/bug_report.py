@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from anycast import __version__
 from anycast.cli.exits import ExitCode
@@ -193,9 +194,26 @@ def _whys(path: Path) -> str:
 
 def _configuration(path: Path, secrets: set[str]) -> Iterator[tuple[str, str]]:
     folder = path.parent / "conf.d"
-    files = [path, *sorted(folder.glob("*.yaml"))]
+    files = [path, *_included(path), *sorted(folder.glob("*.yaml"))]
     for number, file in enumerate(files):
         yield f"configuration/{number:02}-{file.name}", _part(partial(_redacted, file, secrets))
+
+
+def _included(path: Path) -> list[Path]:
+    """The files that are read with it, as far as they can be read."""
+    from anycast.config.files import read_regular
+    from anycast.config.include import Includes
+    from anycast.config.problem import TooManyError
+    from anycast.config.reader import Document, read
+
+    def document(file: Path, _: object = None) -> Document | None:
+        try:
+            return read(read_regular(file, LARGEST), str(file))
+        except (OSError, TooManyError):
+            return None
+
+    main = document(path)
+    return [] if main is None else [Path(one.file) for one in Includes(document, []).of(main, path)]
 
 
 def _redacted(file: Path, secrets: set[str]) -> str:
@@ -234,7 +252,18 @@ def _hide(node: object, secrets: set[str], *, hidden: bool, seen: set[tuple[int,
                 _hide(one, secrets, hidden=hidden, seen=seen)
         case yaml.MappingNode():
             for key, value in node.value:
+                if key.value == "hooks" and isinstance(value, yaml.MappingNode):
+                    _hide_short(value, secrets, seen=seen)
                 _hide(value, secrets, hidden=hidden or _is_secret(key.value), seen=seen)
+
+
+def _hide_short(hooks: Any, secrets: set[str], *, seen: set[tuple[int, bool]]) -> None:
+    """A hook that is a URL or a command alone is a secret as a whole."""
+    import yaml
+
+    for _, value in hooks.value:
+        if not isinstance(value, yaml.MappingNode):
+            _hide(value, secrets, hidden=True, seen=seen)
 
 
 def _is_secret(key: object) -> bool:

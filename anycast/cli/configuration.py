@@ -35,9 +35,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def report(error: ConfigError, file: Path) -> int:
-    """Every problem on a line of its own and their count, on standard error. Returns the exit code."""
+    """Every problem on a line of its own, the lines that would be right, and the count, on standard error.
+
+    Returns the exit code. The same lines are shown once.
+    """
+    shown = {""}
     for problem in error.problems:
         print(problem, file=sys.stderr)
+        if problem.lines not in shown:
+            shown.add(problem.lines)
+            print("\n".join(f"    {line}" for line in problem.lines.split("\n")), file=sys.stderr)
     print(f"{named(str(file))}: {error.count}", file=sys.stderr)
     return ExitCode.CONFIG
 
@@ -87,8 +94,11 @@ def _missing(needed: NeededPath) -> Problem | None:
     try:
         text = read_regular(Path(needed.name), _LARGEST).decode("ascii", "replace")
     except OSError as error:
+        if needed.use == "password" and isinstance(error, PermissionError):
+            return None  # root reads it, and nobody else need
         what = f"{needed.name} cannot be read on this machine: {error.strerror}"
-        return problem(what, "put it on the node, readable for the agent")
+        reader = "root alone" if needed.use == "password" else "the agent"
+        return problem(what, f"put it on the node, readable for {reader}")
     end = _expiry(text) if needed.use == "certificate" else None
     if end is not None and end < time.time():
         return problem(f"the certificate in {needed.name} has expired", "renew it")
@@ -117,6 +127,7 @@ def _problem(problem: Problem) -> dict[str, object]:
         "path": list(problem.path),
         "what": problem.what,
         "do": problem.do,
+        "lines": problem.lines,
     }
 
 

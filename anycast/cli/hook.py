@@ -16,6 +16,7 @@ from anycast.cli.exits import ExitCode
 from anycast.cli.table import printable
 from anycast.config.problem import ConfigError
 from anycast.core.hooks import Command
+from anycast.core.names import nearest
 from anycast.notify.notice import SAMPLE, payload
 from anycast.notify.run import run as run_hook
 
@@ -31,6 +32,8 @@ def run(args: argparse.Namespace) -> int:
     if hook is None:
         names = ", ".join(one.name for one in config.hooks)
         known = f"it has {names}" if names else "it has none"
+        if near := nearest(args.name, [one.name for one in config.hooks]):
+            known = f"did you mean {near}? {known}"
         print(f"anycast: no hook {printable(args.name)} in {args.config}: {known}", file=sys.stderr)
         return ExitCode.NEGATIVE
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -9,15 +9,17 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from anycast import __version__
 from anycast.cli.table import ColourWhen
 from anycast.cli.times import bounded, duration, instant, past
+from anycast.core.names import nearest
 
 CONFIG = "/etc/anycast/anycast.yaml"
 SOCKET = "/run/anycast/control.sock"
 
+_FEW = 8  # words that are listed where one of them is wrong
 _MOST_CONNECTIONS = 10**9
 _WATCH = 2.0  # seconds
 _LEAST_WATCH, _MOST_WATCH = 0.1, 3600.0
@@ -77,6 +79,19 @@ class _Parser(argparse.ArgumentParser):
         vars(found).setdefault("command", self)
         return found, surplus
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """A wrong word: the one that was probably meant, and all of them where they are few."""
+        if action.choices is None or value in action.choices:
+            return
+        known = [str(one) for one in action.choices]
+        near = nearest(str(value), known)
+        hint = [f"did you mean {near}?"] if near else []
+        if len(known) <= _FEW:
+            hint.append(f"choose from {', '.join(known)}")
+        elif not near:
+            hint.append(f"`{self.prog} --help` lists them")
+        raise argparse.ArgumentError(action, f"there is no {str(value)[:60]!r} ({' '.join(hint)})")
+
     def error(self, message: str) -> NoReturn:
         # A value that begins with - is an option to argparse.
         hint = " (no time is negative; write any other value that begins with - after a =)"
@@ -111,6 +126,8 @@ def parser() -> argparse.ArgumentParser:
         "file", nargs="?", type=Path, default=default_config(), metavar="FILE", help="default: %(default)s"
     )
     _with_json(check)
+
+    _init(verbs.add_parser("init", help="write a first configuration from five answers"))
 
     _doctor(verbs.add_parser("doctor", help="list what is wrong with this node, and how to correct it"))
     probe = verbs.add_parser(
@@ -256,6 +273,73 @@ def parser() -> argparse.ArgumentParser:
 
     verbs.add_parser("version", help="print the version")
     return root
+
+
+_INIT = """\
+On a terminal it asks for what no option says. It never replaces a file, and writes nothing that `anycast check`
+would refuse.
+
+  anycast init
+  anycast init --address 10.2.1.1 --as 65001 --router 10.2.1.254,65000 --vip 192.0.2.1 --vip 80,443 \\
+      --server 10.9.2.1 --server 10.9.2.2 --check http lb1.yaml
+
+exit statuses: 0 written; 1 the file exists or cannot be written; 2 an answer is missing or wrong; 78 the answers do not
+fit together; 130 interrupted
+"""
+
+
+def _init(verb: argparse.ArgumentParser) -> None:
+    verb.description = "Write a first configuration, with comments, from five answers."
+    verb.epilog = _INIT
+    verb.formatter_class = argparse.RawDescriptionHelpFormatter
+    verb.add_argument(
+        "file",
+        nargs="?",
+        type=Path,
+        default=default_config(),
+        metavar="FILE",
+        help="where to write it; - is standard output (default: %(default)s)",
+    )
+    for option, metavar, words in (
+        ("--address", "ADDRESS", "this node's address toward the routers; repeat for the other family"),
+        ("--router", "ADDRESS,AS", "a router and its AS number; repeat for each"),
+        (
+            "--vip",
+            "ADDRESS|PORT",
+            "the virtual IP's addresses and ports, as in 192.0.2.1, 443, 53/udp; repeat",
+        ),
+        ("--server", "ADDRESS", "a real server; repeat for each"),
+    ):
+        verb.add_argument(option, action="append", metavar=metavar, help=words)
+    verb.add_argument("--as", dest="asn", metavar="NUMBER", help="this node's AS number")
+    verb.add_argument(
+        "--router-id", type=_address4, metavar="ADDRESS", help="default: this node's IPv4 address"
+    )
+    verb.add_argument("--name", type=_name, default="web", help="the name of the VIP (default: %(default)s)")
+    verb.add_argument(
+        "--check",
+        type=str.lower,
+        choices=("tcp", "http", "https", "udp", "icmp", "relp", "syslog", "grpc"),
+        help="how the real servers are checked (default: tcp, with /udp udp)",
+    )
+    verb.add_argument(
+        "--forwarding",
+        type=str.lower,
+        choices=("dr", "nat", "tunnel"),
+        default="dr",
+        help="how packets reach them (default: %(default)s)",
+    )
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name (use letters, digits and _ . -)")
+    return text
+
+
+def options(command: argparse.ArgumentParser) -> list[str]:
+    """What begins with - and may stand there."""
+    return [option for action in command._actions for option in action.option_strings]  # noqa: SLF001 - argparse tells nobody
 
 
 def _budget(verb: argparse.ArgumentParser) -> None:

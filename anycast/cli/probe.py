@@ -21,6 +21,7 @@ from anycast.cli.exits import ExitCode
 from anycast.cli.table import Cell, Colour, paint, printable, wants_colour
 from anycast.config.problem import ConfigError
 from anycast.core.health.phase import Fault, Health, Outcome, Phase, Result
+from anycast.core.names import nearest
 from anycast.core.values.checks import BgpSession
 from anycast.core.values.configuration import HERE, Address, Aim, Aimed, Check, Rule, Target, Tree
 
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
 
 _COLOURS = {Outcome.OK: Colour.GOOD, Outcome.FAIL: Colour.BAD, Outcome.UNKNOWN: Colour.WARN}
 _PORTS = {"http": 80, "https": 443, "dns": 53, "syslog": 514}
+_NO_URL = frozenset({"command", "bgp", "all", "any", "at_least"})
 _PATHS = {"http": "path", "https": "path", "dns": "name", "grpc": "service"}
+_SHOWN = 60  # characters of what was asked for
+_FEW = 12  # names that are listed
 _NUMBER = re.compile(r"[0-9]{1,9}\Z")
 _NAMED = 10  # checks that a summary names
 _SPEC = """\
@@ -266,11 +270,27 @@ def _named(name: str, at: str | None, config: Path) -> list[_Job]:
         return [_at(name, part, at)] if at else _in_use(name, part, loaded)
     jobs = list(_of_servers(name, loaded))
     if not jobs:
-        known = ", ".join([*loaded.checks, *(vip.name for vip in loaded.config.vips)][:12]) or "nothing"
-        raise _UsageError(f"there is no check, pool, real server or VIP named {name} (configured: {known})")
+        raise _UsageError(
+            f"there is no check, pool, real server or VIP named {name} ({_known(name, loaded)})"
+        )
     if at:
         raise _UsageError("--at is for checks, and this is not a check")
     return list(dict.fromkeys(jobs))
+
+
+def _known(name: str, loaded: Loaded) -> str:
+    from anycast.config.schema.checks import CHECKS
+    from anycast.core.dataplane.members import uses
+
+    pools = {service.pool.name for vip in loaded.config.vips for service in vip.services}
+    names = [*loaded.checks, *(vip.name for vip in loaded.config.vips)]
+    names += sorted(pools.difference(names))
+    if near := nearest(name, [*names, *dict.fromkeys(use.server.name for use in uses(loaded.config))]):
+        return f"did you mean {near}?"
+    if name.lower() in CHECKS:
+        return f"a check of this type is written {name.lower()}://ADDRESS:PORT"
+    few = len(names) <= _FEW
+    return f"configured: {', '.join(names) or 'nothing'}" if few else f"{len(names)} others are configured"
 
 
 def _leaves(name: str, check: Aimed) -> Iterator[tuple[str, Aim]]:
@@ -408,7 +428,7 @@ def _written(spec: str, at: str | None) -> list[_Job]:
     try:
         tree = loads(f"{_SPEC}{text}\n", "SPEC").checks["probe"]
     except ConfigError as error:
-        raise ConfigError(_in_spec(error, "://" in spec)) from None
+        raise ConfigError(_in_spec(error, spec)) from None
     if at:
         return [_at("", tree, at)]
     itself = aimed(tree)
@@ -418,15 +438,20 @@ def _written(spec: str, at: str | None) -> list[_Job]:
     return [_Job("", itself)]
 
 
-def _in_spec(error: ConfigError, is_url: bool) -> tuple[Any, ...]:  # noqa: FBT001
+def _in_spec(error: ConfigError, spec: str) -> tuple[Any, ...]:
+    """The problems with what was written as their place: of a mapping the column too."""
     from anycast.config.problem import Mark
 
+    written = spec if len(spec) <= _SHOWN else f"{spec[:_SHOWN]}..."
     before = len(_SPEC.rpartition("\n")[2])
     return tuple(
         replace(
             problem,
-            mark=Mark("SPEC", 0, 0) if is_url else Mark("SPEC", 1, max(1, problem.mark.column - before)),
+            mark=Mark(written, 0, 0)
+            if "://" in spec
+            else Mark(written, 1, max(1, problem.mark.column - before)),
             path=problem.path[2:],
+            lines="",
         )
         for problem in error.problems
     )
@@ -434,12 +459,20 @@ def _in_spec(error: ConfigError, is_url: bool) -> tuple[Any, ...]:  # noqa: FBT0
 
 def _from_url(spec: str) -> Mapping[str, Any]:
     """`https://host:port/path?key=value`: as the mapping of a check."""
+    from anycast.config.problem import Mark, Problem
+    from anycast.config.schema.checks import CHECKS, unknown_type
+    from anycast.core.values.checks import NodeKind
+
     try:
         url = urlsplit(spec)
         port = url.port
     except ValueError as error:
         raise _UsageError(f"{spec} is not a URL: {error} (write type://address:port)") from None
     kind = url.scheme
+    if kind not in CHECKS:
+        raise ConfigError((Problem(Mark(spec[:_SHOWN], 0, 0), (), *unknown_type(kind)),))
+    if issubclass(CHECKS[kind].CORE or object, NodeKind) or kind in _NO_URL:
+        raise _UsageError(f"a check of type {kind} has no URL (write '{{type: {kind}, ...}}')")
     if not url.hostname:
         raise _UsageError(f"{spec} names no host (write {kind}://address:port)")
     check: dict[str, Any] = {"type": kind, "address": str(_resolve(url.hostname))}

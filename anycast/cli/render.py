@@ -57,13 +57,15 @@ def _files(args: argparse.Namespace) -> list[Path]:
 
 
 def _text(args: argparse.Namespace, configs: list[Config]) -> str:
+    from anycast.render.passwords import with_passwords
+
     match args.daemon:
         case "exabgp":
             from anycast.render.exabgp import exabgp_conf, exabgp_env
 
             if args.env:
                 return exabgp_env(configs[0])
-            return exabgp_conf(configs[0], command=_command(), journal=args.journal)
+            return exabgp_conf(with_passwords(configs[0]), command=_command(), journal=args.journal)
         case "frr-bfd":
             from anycast.render.frr_bfd import frr_bfd_conf
 
@@ -72,7 +74,11 @@ def _text(args: argparse.Namespace, configs: list[Config]) -> str:
             from anycast.render.router import router as other_end
             from anycast.render.routers import ROUTERS
 
-            one = other_end(configs, only=args.neighbor, router_id=args.router_id)
+            one = other_end(
+                [with_passwords(config, args.neighbor) for config in configs],
+                only=args.neighbor,
+                router_id=args.router_id,
+            )
             return ROUTERS[router.removeprefix("router-")](one)
 
 

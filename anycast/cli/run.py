@@ -9,8 +9,9 @@ import sys
 import threading
 
 from anycast.cli.exits import ExitCode
-from anycast.cli.parser import lacking, parser
+from anycast.cli.parser import lacking, options, parser
 from anycast.cli.table import ColourWhen, choose_colour
+from anycast.core.names import nearest
 
 
 def run(argv: list[str]) -> int:
@@ -47,6 +48,8 @@ def _surplus(args: argparse.Namespace, words: list[str]) -> str:
     named = args.verb == "maintenance" and not words[0].startswith("-")
     verb = f"{args.verb} {args.act}" if args.verb in ("maintenance", "hook") else args.verb
     hint = "a VIP is named with --vip" if named else f"see `anycast {verb} --help`"
+    if near := nearest(words[0].partition("=")[0], options(args.command)) if words[0][:1] == "-" else None:
+        hint = f"did you mean {near}?"
     return f"unrecognized arguments: {' '.join(words)} ({hint})"
 
 
@@ -69,6 +72,10 @@ def _dispatch(args: argparse.Namespace) -> int:
             from anycast.cli import configuration
 
             return configuration.run(args)
+        case "init":
+            from anycast.cli import init
+
+            return init.run(args)
         case "budget":
             from anycast.cli import budget
 

@@ -6,14 +6,16 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from anycast.cli import client, nagios, text
 from anycast.cli.exits import ExitCode
 from anycast.cli.overview import everything, matching, overview
 from anycast.cli.table import printable, wants_colour
+from anycast.core.names import nearest
 
 _NO_WRAP, _WRAP = "\x1b[?7l", "\x1b[?7h"
 _HOME, _REST_OF_LINE, _BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
@@ -63,6 +65,11 @@ class _Wanted:
         return cls(as_json=args.json, all=args.all, vips=tuple(args.vip))
 
 
+def _no_vip(wanted: Sequence[str], vips: Sequence[Mapping[str, Any]]) -> str:
+    near = nearest(wanted[0], [vip["name"] for vip in vips])
+    return f"there is no VIP {', '.join(wanted)}" + (f" (did you mean {near}?)" if near else "")
+
+
 def _look(path: Path, wanted: _Wanted, *, compact: bool = False) -> tuple[int, str, str]:
     """Exit code, what to show, and what is wrong."""
     answer = client.read(path, "/status")
@@ -72,8 +79,7 @@ def _look(path: Path, wanted: _Wanted, *, compact: bool = False) -> tuple[int, s
     if wanted.vips:
         found = matching(body["vips"], wanted.vips)
         if not found:
-            named = ", ".join(map(printable, wanted.vips))
-            return ExitCode.NEGATIVE, "", f"anycast: there is no VIP {named}\n"
+            return ExitCode.NEGATIVE, "", f"anycast: {printable(_no_vip(wanted.vips, body['vips']))}\n"
         body = {**body, "vips": found}
     if wanted.as_json:
         return ExitCode.OK, json.dumps(body, indent=None if compact else 2) + "\n", ""

@@ -196,7 +196,7 @@ def _neighbor(old: model.Neighbor, new: model.Neighbor) -> Iterator[str]:
     ]
     if old.families != new.families:
         what.append(f"families {_families(old)} -> {_families(new)}")
-    if old.password != new.password:
+    if (old.password, old.password_from) != (new.password, new.password_from):
         what.append("password")
     if what:
         yield f"bgp: neighbor {new.address} changed ({', '.join(what)}): {RENDER}"

@@ -1,6 +1,7 @@
 """Files to a valid `Config`, or every problem at once. Imports pydantic: import it where it is needed.
 
-`conf.d/*.yaml` beside the file are read with it, in lexical order. They may hold `checks`, `pools` and `vips`.
+What the file names under `include` is read with it, then `conf.d/*.yaml` beside it, in lexical order. Files in conf.d
+may hold `checks`, `pools` and `vips`, included ones any section.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import hashlib
 import itertools
 import os
 import socket
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from anycast.config.assemble import Built, build
 from anycast.config.files import TooLargeError, read_regular, size
+from anycast.config.include import KEY, Includes
 from anycast.config.loaded import Loaded
 from anycast.config.problem import MOST, TOLD, ConfigError, Mark, Path, Problem, TooManyError, told
 from anycast.config.reader import MAX_BYTES, MAX_ITEMS, MAX_VALUES, Document, read
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from anycast.config.reader import Value
 
 _SHARED_SECTIONS = ("checks", "pools", "vips")
+_NAMED = ("hooks", *_SHARED_SECTIONS)
 _MAX_ENTRIES = 1000  # of conf.d, of whatever name
 
 
@@ -33,8 +37,8 @@ def load(path: pathlib.Path, *, hostname: str | None = None) -> Loaded:
 
     `hostname` (default: this machine's) names the node when the file does not.
     """
-    contents: list[tuple[str, bytes]] = []
     problems: list[Problem] = []
+    contents: list[tuple[str, bytes]] = []
     left = MAX_BYTES
     for file in (path, *_parts(path.parent / "conf.d", problems)):
         try:
@@ -53,7 +57,7 @@ def load(path: pathlib.Path, *, hostname: str | None = None) -> Loaded:
             continue
         if file == path:
             raise ConfigError(tuple(problems))
-    return _load(contents, problems, hostname)
+    return _load(contents, problems, hostname, path)
 
 
 def loads(text: str | bytes, name: str = "anycast.yaml", *, hostname: str | None = None) -> Loaded:
@@ -88,13 +92,19 @@ def _parts(folder: pathlib.Path, problems: list[Problem]) -> list[pathlib.Path]:
     return [folder / name for name in names if name.endswith(".yaml")]
 
 
-def _load(contents: list[tuple[str, bytes]], problems: list[Problem], hostname: str | None) -> Loaded:
+def _load(
+    contents: list[tuple[str, bytes]],
+    problems: list[Problem],
+    hostname: str | None,
+    path: pathlib.Path | None = None,
+) -> Loaded:
+    """`path`: that of the first file, whose includes are read; None: it has none."""
     # Hundreds of thousands of values are made and none is in a cycle: looked through again and again they would
     # cost as much as all the rest.
     collects = gc.isenabled()
     gc.disable()
     try:
-        return _loaded(contents, problems, hostname)
+        return _loaded(contents, problems, hostname, path)
     except (RecursionError, MemoryError) as error:
         why = "too deeply nested" if isinstance(error, RecursionError) else "more than there is memory for"
         what = f"the configuration is {why}"
@@ -104,11 +114,16 @@ def _load(contents: list[tuple[str, bytes]], problems: list[Problem], hostname: 
             gc.enable()
 
 
-def _loaded(contents: list[tuple[str, bytes]], problems: list[Problem], hostname: str | None) -> Loaded:
+def _loaded(
+    contents: list[tuple[str, bytes]],
+    problems: list[Problem],
+    hostname: str | None,
+    path: pathlib.Path | None,
+) -> Loaded:
     built: Built | None = None
     unseen, ended = 0, False
     try:
-        built = _built(contents, problems, hostname or socket.gethostname())
+        built = _built(contents, problems, hostname or socket.gethostname(), path)
     except TooManyError as error:
         unseen, ended = error.unseen, True
     ended = ended or (built is not None and built.ended)
@@ -134,30 +149,78 @@ def _loaded(contents: list[tuple[str, bytes]], problems: list[Problem], hostname
     )
 
 
-def _built(contents: list[tuple[str, bytes]], problems: list[Problem], hostname: str) -> Built | None:
-    """None: the first file, which holds everything else, cannot be used. Raises TooManyError."""
-    complete = not problems
-    documents: list[Document] = []
-    unseen, values = 0, MAX_VALUES
-    for file, data in contents:
-        document = read(data, file, values)
-        documents.append(document)
-        values -= len(document.values)
-        problems += document.problems
-        unseen += document.unseen
-        if len(problems) > MOST or unseen:
-            raise TooManyError(unseen)
-    source = _merge(documents, problems)
+def _built(
+    contents: list[tuple[str, bytes]],
+    problems: list[Problem],
+    hostname: str,
+    path: pathlib.Path | None,
+) -> Built | None:
+    """None: the first file, which holds everything else, cannot be used. `contents` gets the files that are included.
+
+    Raises TooManyError.
+    """
+    main, *rest = list(contents)
+    before = len(problems)
+    reading = _Reading(contents, problems)
+    documents = [reading.read(*main)]
+    included = list(reading.included(documents[0], path))
+    documents += [*included, *(reading.read(*one) for one in rest)]
+    whole = before == 0 and all(document.readable for document in documents)
+    source = _merge(documents, len(included), problems)
     if source is None:
         return None
-    source.complete = complete and all(document.readable for document in documents)
+    source.complete = whole and not any(problem.path[:1] == (KEY,) for problem in problems)
     built = build(validate(source, problems), source, hostname)
     problems += built.problems
     return built
 
 
-def _merge(documents: list[Document], problems: list[Problem]) -> Source | None:
-    """One tree of all documents; None if the first, which holds everything else, is not there."""
+class _Reading:
+    """Reads text after text, within limits for all of them together. `contents` gets the files that are included."""
+
+    def __init__(self, contents: list[tuple[str, bytes]], problems: list[Problem]) -> None:
+        self._contents = contents
+        self._problems = problems
+        self._values = MAX_VALUES
+
+    def read(self, file: str, data: bytes) -> Document:
+        """Raises TooManyError."""
+        document = read(data, file, self._values)
+        self._values -= len(document.values)
+        self._problems += document.problems
+        if len(self._problems) > MOST or document.unseen:
+            raise TooManyError(document.unseen)
+        return document
+
+    def included(self, main: Document, path: pathlib.Path | None) -> Iterator[Document]:
+        """What the first file includes; without a path it can include nothing."""
+        if path is not None:
+            yield from Includes(self._file, self._problems).of(main, path)
+        elif isinstance(main.tree, dict) and KEY in main.tree:
+            do = "write the file's own text, or give its path"
+            what = "a text that is no file includes nothing"
+            self._problems.append(Problem(main.keys[KEY,], (KEY,), what, do))
+
+    def _file(self, file: pathlib.Path, say: Callable[[str, str], None]) -> Document | None:
+        left = MAX_BYTES - sum(len(data) for _, data in self._contents)
+        try:
+            data = read_regular(file, left)
+        except TooLargeError:
+            what = f"with {file} the configuration is larger than {size(MAX_BYTES)}"
+            say(what, "write less: so much is no configuration of a node")
+            return None
+        except OSError as error:
+            say(f"{file} cannot be read: {error.strerror or error}", "check its path and permissions")
+            return None
+        self._contents.append((str(file), data))
+        return self.read(str(file), data)
+
+
+def _merge(documents: list[Document], included: int, problems: list[Problem]) -> Source | None:
+    """One tree of all documents; None if the first, which holds everything else, is not there.
+
+    `included`: so many of them come after the first, before those of conf.d.
+    """
     first, *parts = documents
     if not first.readable:
         return None
@@ -165,8 +228,8 @@ def _merge(documents: list[Document], problems: list[Problem]) -> Source | None:
         problems.append(_no_mapping(first))
         return None
     source = Source(first.tree, first.values, first.keys, Holes(first.broken))
-    for part in parts:
-        _add(source, part, problems)
+    for n, part in enumerate(parts):
+        _add(source, part, problems, any_section=n < included)
     for section in _SHARED_SECTIONS:
         entries = source.tree.get(section)
         if isinstance(entries, dict) and len(entries) > MAX_ITEMS:
@@ -182,7 +245,7 @@ def _no_mapping(document: Document) -> Problem:
     return Problem(document.values[()], (), what, "write `bgp:`, `vips:` and so on, without indentation")
 
 
-def _add(source: Source, part: Document, problems: list[Problem]) -> None:
+def _add(source: Source, part: Document, problems: list[Problem], *, any_section: bool) -> None:
     if not part.readable:
         return
     if not isinstance(part.tree, dict):
@@ -190,6 +253,11 @@ def _add(source: Source, part: Document, problems: list[Problem]) -> None:
         return
     for section, entries in part.tree.items():
         here: Path = (section,)
+        if any_section and section == KEY:
+            continue
+        if any_section and section not in _SHARED_SECTIONS:
+            _add_other(source, part, section, entries, problems)
+            continue
         if section not in _SHARED_SECTIONS:
             what = "a file in conf.d cannot hold this"
             do = f"move it to the main file; {', '.join(_SHARED_SECTIONS)} can stand here"
@@ -205,6 +273,21 @@ def _add(source: Source, part: Document, problems: list[Problem]) -> None:
         _add_section(source, part, section, entries, problems)
 
 
+def _add_other(source: Source, part: Document, section: str, entry: Value, problems: list[Problem]) -> None:
+    """A section of an included file that is no list of names: it is taken, or its keys go beside those there are."""
+    here: Path = (section,)
+    if section not in source.tree:
+        source.tree[section] = entry
+        source.keys.add(part.keys, (path for path in part.keys if path[:1] == here))
+        source.values.add(part.values, (path for path in part.values if path[:1] == here))
+        source.holes.update(path for path in part.broken if path[:1] == here)
+    elif isinstance(entry, dict) and isinstance(source.tree[section], dict):
+        _add_section(source, part, section, entry, problems)
+    else:
+        what = f"this is written already, at {source.keys[here]}"
+        problems.append(Problem(part.keys[here], here, what, "keep one of them"))
+
+
 def _add_section(
     source: Source, part: Document, section: str, entries: dict[str, Value], problems: list[Problem]
 ) -> None:
@@ -218,8 +301,11 @@ def _add_section(
     for name, entry in entries.items():
         here = (section, name)
         if name in into:
-            what = f"there is a {section[:-1]} of this name already, at {source.keys[here]}"
-            problems.append(Problem(part.keys[here], here, what, "rename one of them"))
+            if section in _NAMED:
+                what, do = f"there is a {section[:-1]} of this name already", "rename one of them"
+            else:
+                what, do = "this is written already", "keep one of them"
+            problems.append(Problem(part.keys[here], here, f"{what}, at {source.keys[here]}", do))
             continue
         into[name] = entry
         taken.add(here)

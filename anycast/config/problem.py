@@ -41,6 +41,8 @@ class Mark:
 class Problem:
     """One thing to correct. Its text is one line: `file:line:col: path: what is wrong (what to do)`.
 
+    `lines`: what would be right in its place, as an example; empty if there is nothing to show.
+
     Whatever its texts were made of, they are short and hold nothing that a terminal would obey.
     """
 
@@ -48,6 +50,7 @@ class Problem:
     path: Path
     what: str
     do: str
+    lines: str = ""
 
     def __post_init__(self) -> None:
         if not _is_fit(self.what) or not _is_fit(self.do):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from anycast.config.problem import MOST, Mark, Path, Problem, TooManyError, shown
-from anycast.config.schema.checks import CHECK_TYPES
+from anycast.config.problem import MOST, Mark, Path, Problem, TooManyError
+from anycast.config.schema.advice import for_key, lines_for, lines_of_word
+from anycast.config.schema.checks import unknown_type
 from anycast.config.schema.file import File
 from anycast.config.schema.json_schema import keys_at
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _LARGE = 20_000  # values: more are judged in pieces
 _PIECE = 10_000  # values of a piece
-_GUESSED = 40  # characters: a longer key is not compared with those that there are
 _COMMON = 100  # plain values of a mapping that each of its pieces has
 
 
@@ -86,6 +85,9 @@ class Source:
             kept = self.kept.get(place, ()) if isinstance(part, int) else ()
             place = (*place, kept[part] if isinstance(part, int) and part < len(kept) else part)
         return place
+
+    def stands(self, path: Path) -> bool:
+        return path in self.values
 
     def mark(self, path: Path, *, key: bool = False) -> Mark:
         """The place of a value (or its key), or of the nearest thing around it."""
@@ -238,45 +240,43 @@ def _walk(tree: Any, location: Iterable[str | int]) -> Path:
 
 def _explain(error: Any, place: Path, source: Source) -> Problem | None:
     kind, given = error["type"], error["input"]
+    lines = ""
     if kind == "extra_forbidden":
-        what, do = _unknown_key(error["loc"])
-        return Problem(source.mark(place, key=True), place, what, do)
+        advice, _ = for_key(str(place[-1]), error["input"], keys_at(error["loc"][:-1]), place)
+        what = "there is no such key"
+        return Problem(source.mark(place, key=True), place, what, advice.do, advice.lines)
     if kind == "no_check":
         if not source.intact((*place, "type")):
             return None  # the type itself was complained about
         message = str(error["msg"])
         if isinstance(given, dict) and "type" in given:
             place = (*place, "type")
-            message = f"{shown(given['type'])} is not a type of check (write {CHECK_TYPES})"
-        what, _, do = message[:-1].partition(" (")
+            what, do = unknown_type(given["type"])
+        else:
+            what, _, do = message[:-1].partition(" (")
+            lines = lines_for(place)
     elif kind == "anycast":
         what, do = error["ctx"]["what"], error["ctx"]["do"]
+        lines = lines_for(place) if isinstance(given, list | dict) else lines_of_word(str(place[-1]), given)
     elif kind in ("model_type", "dict_type", "model_attributes_type"):
-        what, do = "this is not a mapping", "write `key: value` lines below it"
+        what, do, lines = "this is not a mapping", "write `key: value` lines below it", lines_for(place)
     elif kind == "list_type":
-        what, do = "this is not a list", "write [one, another], or a line with - for each"
+        what, do, lines = (
+            "this is not a list",
+            "write [one, another], or a line with - for each",
+            lines_for(place),
+        )
     else:
         what, do = str(error["msg"]), "see the reference of the format"
-    return Problem(source.mark(place), place, what, do)
+    return Problem(source.mark(place), place, what, do, lines)
 
 
 def _meant(error: Any, place: Path, source: Source) -> Path | None:
     """The path an unknown key was probably meant to be, if nothing stands there: it must not be missed too."""
     if error["type"] != "extra_forbidden":
         return None
-    near = _near(str(place[-1]), keys_at(error["loc"][:-1]))
-    meant: Path = (*place[:-1], *near)
+    if isinstance(error["input"], dict) and place[-2:-1] in (("services",), ("neighbors",)):
+        return place[:-1]  # names where a list belongs
+    _, near = for_key(str(place[-1]), error["input"], keys_at(error["loc"][:-1]), place)
+    meant: Path = (*place[:-1], near or "")
     return meant if near and meant not in source.keys else None
-
-
-def _unknown_key(location: tuple[str | int, ...]) -> tuple[str, str]:
-    key = str(location[-1])
-    known = keys_at(location[:-1])
-    what = "there is no such key"
-    if near := _near(key, known):
-        return what, f"did you mean {near[0]}?"
-    return what, f"write one of {', '.join(known)}" if known else "remove it"
-
-
-def _near(key: str, known: Iterable[str]) -> list[str]:
-    return difflib.get_close_matches(key, known, n=1) if len(key) <= _GUESSED else []

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from ipaddress import ip_address
 from typing import TypeAlias
+from urllib.parse import urlsplit
 
 VERDICT = "vip.verdict_changed"
 
@@ -108,15 +111,48 @@ class Webhook:
     """An HTTP POST. What follows the host in the URL may be a secret, as with most chat services."""
 
     url: str = field(repr=False)
-    host: str  # with the port, where one is written
+    host: str  # with the port, where one is written; where the URL is kept elsewhere: where
+    url_from: Secret | None = None  # then `url` is empty
     token: Secret | None = None  # Authorization: Bearer
     signature: Secret | None = None  # key of the HMAC
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # may hold secrets
+    headers_from: Secret | None = None  # more of them
     ca: str | None = None  # file with the certificates to trust; None: the system's
     retries: int = 4
 
     def __str__(self) -> str:
         return self.host
+
+
+def wrong_url(url: str) -> tuple[str, str] | None:
+    """Why a webhook cannot be called there, and what to do. Its text is not repeated: it may be a secret."""
+    do = "write https://HOST/PATH"
+    if not re.fullmatch("[!-~]{1,2000}", url):
+        return "this is not a URL", f"{do}, in printable ASCII without spaces, 2000 characters at most"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return "this is not a URL", f"{do}; a port is a number, an IPv6 address stands in []"
+    if parts.scheme not in ("http", "https"):
+        return "the scheme of the URL is neither https nor http", do
+    if parts.username is not None or parts.password is not None:
+        return "the URL holds a user or a password", "remove what is before the @, and use token_file"
+    if not host or port == 0:
+        return "the URL names no host and port that can be asked", do
+    if parts.fragment:
+        return "the URL has a part behind #, which is never sent", "remove it"
+    return None
+
+
+def is_exposed(url: str) -> bool:
+    """Whether what is sent there can be read on the way."""
+    parts = urlsplit(url)
+    try:
+        here = ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        here = parts.hostname == "localhost"
+    return parts.scheme == "http" and not here
 
 
 Action: TypeAlias = Command | Webhook

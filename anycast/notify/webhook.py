@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import hashlib
 import hmac
 import os
-import re
 import socket
 import ssl
-import stat
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -18,17 +17,13 @@ from urllib.parse import SplitResult, urlsplit
 
 import h11
 
-from anycast.core.hooks import Ending, Secret, Webhook
+from anycast import secrets
+from anycast.core.hooks import Ending, Webhook, is_exposed, wrong_url
 from anycast.notify.outcome import Outcome
+from anycast.secrets import SecretError
 
-MAX_SECRET = 4096  # bytes of a file with a secret
 LONGEST_WAIT = 60.0  # seconds: what an answer's Retry-After may ask for
 _CHUNK = 16 * 1024  # bytes that are read at a time
-_TOKEN = re.compile(r"[!-~]+\Z")
-
-
-class SecretError(Exception):
-    """A secret is not where it should be. `args[0]`: in words, without it."""
 
 
 class EndedError(ConnectionError):
@@ -40,6 +35,7 @@ async def run(
 ) -> Outcome:
     try:
         async with asyncio.timeout(patience):
+            action = _whole(action)
             return await _post(action, told, body, agent, asyncio.get_running_loop().time() + patience)
     except SecretError as error:
         return Outcome(ending=Ending.FAILED, why=str(error), again=True)
@@ -47,6 +43,18 @@ async def run(
         return Outcome(ending=Ending.TIMEOUT, why=f"no answer within {patience:g} s", again=True)
     except (h11.ProtocolError, OSError, ValueError) as error:
         return Outcome(ending=Ending.FAILED, why=_why(action, error), again=True)
+
+
+def _whole(action: Webhook) -> Webhook:
+    """With the URL, where that stands in a file or a variable. Raises SecretError."""
+    if action.url_from is None:
+        return action
+    url = secrets.token(action.url_from)
+    if why := wrong_url(url):
+        raise SecretError(f"the URL in {action.url_from} cannot be used: {why[0]}")
+    if action.token is not None and is_exposed(url):
+        raise SecretError(f"with the URL in {action.url_from} everybody on the network could read the token")
+    return dataclasses.replace(action, url=url, host=urlsplit(url).netloc)
 
 
 async def _post(action: Webhook, told: Mapping[str, Any], body: bytes, agent: str, ends: float) -> Outcome:
@@ -62,16 +70,19 @@ async def _post(action: Webhook, told: Mapping[str, Any], body: bytes, agent: st
         "Connection": "close",
     }
     if action.token is not None:
-        ours["Authorization"] = f"Bearer {_token(action.token)}"
+        ours["Authorization"] = f"Bearer {secrets.token(action.token)}"
     if action.signature is not None:
-        digest = hmac.new(_read(action.signature), body, hashlib.sha256).hexdigest()
+        digest = hmac.new(secrets.read(action.signature), body, hashlib.sha256).hexdigest()
         ours["X-Anycast-Signature"] = f"sha256={digest}"
     names = {name.lower() for name in ours}
+    more = action.headers
+    if action.headers_from is not None:
+        more += secrets.headers(action.headers_from, names)
     url = urlsplit(action.url)
     request = h11.Request(
         method="POST",
         target=(url.path or "/") + (f"?{url.query}" if url.query else ""),
-        headers=[*ours.items(), *(one for one in action.headers if one[0].lower() not in names)],
+        headers=[*ours.items(), *(one for one in more if one[0].lower() not in names)],
     )
     http = h11.Connection(h11.CLIENT)
     data = b"".join(http.send(part) or b"" for part in (request, h11.Data(data=body), h11.EndOfMessage()))
@@ -183,33 +194,3 @@ def _context(action: Webhook) -> ssl.SSLContext | None:
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else "no certificate in it"
         raise SecretError(f"the certificates in {action.ca} cannot be used: {why}") from None
-
-
-def _token(secret: Secret) -> str:
-    token = _read(secret).decode("ascii", "replace")
-    if not _TOKEN.match(token):
-        raise SecretError(f"the token in {secret} is not one word of printable ASCII")
-    return token
-
-
-def _read(secret: Secret) -> bytes:
-    """Without white space around it. Raises SecretError."""
-    if secret.variable:
-        value = os.environb.get(secret.variable.encode(), b"").strip()
-        if not value:
-            raise SecretError(f"there is no variable {secret.variable} in the environment of this process")
-        return value
-    try:
-        # A pipe in its place must not hold anybody up.
-        file = os.open(secret.file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            if not stat.S_ISREG(os.fstat(file).st_mode):
-                raise SecretError(f"{secret.file} is not a file")
-            value = os.read(file, MAX_SECRET + 1).strip()
-        finally:
-            os.close(file)
-    except OSError as error:
-        raise SecretError(f"{secret.file} cannot be read: {error.strerror}") from None
-    if not value or len(value) > MAX_SECRET:
-        raise SecretError(f"{secret.file} is empty, or larger than {MAX_SECRET} bytes")
-    return value

@@ -28,6 +28,7 @@ from anycast.core.maintenance.stages import (
     is_saved,
     is_server,
 )
+from anycast.core.names import nearest
 from anycast.core.state import State, VipState, health_of, kernel_table, prefix_of, services_of
 from anycast.core.values.configuration import Address, Forwarding, Neighbor, Prefix, Service, Vip
 from anycast.core.values.moment import iso
@@ -295,9 +296,13 @@ def lag(state: State, last_step: float, now: float) -> str:
 
 def no_vip(name: str, vips: tuple[Vip, ...]) -> str:
     """Why there is nothing to say of it."""
+    near = nearest(name, [vip.name for vip in vips])
+    if near is not None and len(vips) > LISTED:
+        return f"there is no VIP {name!r} (did you mean {near}?)"
     known = ", ".join(vip.name for vip in vips[:LISTED]) or "none"
     known += f" and {len(vips) - LISTED} more" if len(vips) > LISTED else ""
-    return f"there is no VIP {name!r} (configured: {known})"
+    guess = f"did you mean {near}? " if near is not None else ""
+    return f"there is no VIP {name!r} ({guess}configured: {known})"
 
 
 def readiness(state: State, now: float) -> tuple[str, ...]:

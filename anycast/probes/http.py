@@ -8,11 +8,16 @@ from urllib.parse import urlsplit
 
 import h11
 
+from anycast import secrets
 from anycast.core.values.configuration import Address, HttpCheck
 from anycast.probes.finding import Finding, unusable
 from anycast.probes.stream import literal
 
 __all__ = ["expected", "request_of", "server_name", "unformed"]
+
+
+NOT_KEPT = frozenset({"connection", "content-length", "host", "transfer-encoding"})
+"""Headers that are no secrets and have lines of their own: a file has none of them."""
 
 
 def unformed(error: Exception) -> Finding:
@@ -27,15 +32,19 @@ def server_name(kind: HttpCheck) -> str | None:
 def request_of(kind: HttpCheck, address: Address, port: int, *, close: bool) -> bytes:
     """The whole request. `close`: it asks the server to close after its response.
 
-    Raises h11.LocalProtocolError, ValueError, TypeError for one that cannot be formed.
+    Raises h11.LocalProtocolError, ValueError, TypeError for one that cannot be formed, SecretError.
     """
-    own = {name.lower() for name, _ in kind.headers}
+    token, more = kind.secrets
+    kept = kind.headers if more is None else kind.headers + secrets.headers(more, NOT_KEPT)
+    if token is not None:
+        kept += (("Authorization", f"Bearer {secrets.token(token)}"),)
+    own = {name.lower() for name, _ in kept}
     defaults = (("User-Agent", "anycast"), ("Accept", "*/*"))
     headers = [
         ("Host", kind.host or _authority(address, port, default=443 if kind.tls else 80)),
         *(header for header in defaults if header[0].lower() not in own),
         *((("Connection", "close"),) if close else ()),
-        *kind.headers,
+        *kept,
     ]
     if kind.method not in {"GET", "HEAD"}:
         headers.append(("Content-Length", "0"))

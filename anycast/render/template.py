@@ -9,7 +9,8 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-_PASSWORD = re.compile(r"[!#-&(-:<-\[\]-~]{1,80}\Z")
+from anycast.render.passwords import PASSWORD
+
 _LINE = re.compile(r"[ -~]*\Z")
 
 
@@ -37,7 +38,7 @@ def _environment() -> Environment:
 
 def _secret(password: str) -> str:
     """A password, which stands in double quotes, or alone to the end of its line, as it is."""
-    if not _PASSWORD.match(password):
+    if not PASSWORD.match(password):
         raise ValueError("a password cannot stand in this configuration")
     return password
 

@@ -52,7 +52,10 @@ def test_a_node_answers_over_http_for_machines(site: Site) -> None:
     assert site.http("lb1", "/readyz") == (200, "ok\n")
     assert site.http("lb1", "/vips/web") == (200, "announced: healthy\n")
     code, body = site.http("lb1", "/vips/wob")
-    assert (code, json.loads(body)) == (404, {"error": "there is no VIP 'wob' (configured: web)"})
+    assert (code, json.loads(body)) == (
+        404,
+        {"error": "there is no VIP 'wob' (did you mean web? configured: web)"},
+    )
     code, body = site.http("lb1", "/status")
     assert (code, json.loads(body)["node"]["name"]) == (200, "lb1")
     code, body = site.http("lb1", "/metrics")

@@ -40,6 +40,7 @@ class Checks(Assembler):
         super().__init__(context)
         self._kinds = Kinds(context)
         self._known: dict[str, model.Tree | None] = {}
+        self._plain: dict[str, model.Tree | None] = {}  # by type: checks of which nothing else is written
         self._resolving: list[str] = []  # names of the checks being looked up, the outermost first
         self._sizes: dict[int, _Size] = {}  # of rules, by identity
         self._rules: list[model.Rule[model.Leaf]] = []  # so that the identities stay theirs
@@ -200,6 +201,8 @@ class Checks(Assembler):
         if not isinstance(check, str):
             found = self._part(path, check)
             return found if self._whole(path) else None
+        if check.lower() in forms.CHECKS and not self._context.is_written("checks", check):
+            return self._of_type(path, check.lower())
         if not self._context.is_written("checks", check):
             self._context.unknown(path, "checks", check)
         if check in self._resolving:
@@ -212,6 +215,14 @@ class Checks(Assembler):
         if check not in self._context.file.checks or not self._whole(("checks", check)):
             return None
         return self.named_check(check)
+
+    def _of_type(self, path: Path, kind: str) -> model.Tree | None:
+        """The name of a type alone: a check with its defaults."""
+        if kind not in self._plain:
+            self._plain[kind] = self._part(path, forms.CHECKS[kind].model_validate({"type": kind}))
+        elif self._plain[kind] is None:
+            self._part(path, forms.CHECKS[kind].model_validate({"type": kind}))  # says again what it lacks
+        return self._plain[kind]
 
     def tree(self, path: Path, check: str | forms.Check) -> ServerTree | None:
         """A check of a real server: one that is probed, or a rule."""

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
+import re
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from anycast.config.problem import MOST, NeededPath, Path, Problem, TooManyError, dotted, shown
 from anycast.config.schema import file as schema
+from anycast.config.schema.advice import lines_for
+from anycast.config.schema.checks import CHECKS
 from anycast.config.schema.part import Part, described, lacks_default
 from anycast.config.schema.scalars import NAME, NAME_ADVICE
+from anycast.core.names import nearest
 
 if TYPE_CHECKING:
     from anycast.config.validate import Source
 
 T = TypeVar("T")
+
+_OF_SECTIONS = 2  # parts of the path to a key of a section, as in bgp.local_as
 
 
 class Context:
@@ -27,6 +33,7 @@ class Context:
         self._source = source
         self._claimed: dict[object, Path] = {}
         self._said: set[object] = set()
+        self._told: set[Problem] = set()
         self._usable: dict[str, list[str]] = {}  # names of a section
         self._guesses = 100_000  # names that may still be compared with ones that are not known
 
@@ -42,28 +49,35 @@ class Context:
     def need(self, path: Path, name: str | None, use: str) -> None:
         """Note a file that must be on the node."""
         if name is not None:
-            place = self.place(path)
+            place = self._where(path)
             self.paths.append(NeededPath(self._source.mark(place), place, name, use))
 
     def misnamed(self, section: str, name: str) -> None:
         mark = self._source.mark((section, name), key=True)
         what = f"{shown(name)} is not a name"
-        self._add(Problem(mark, (section, name), what, f"use {NAME_ADVICE}"))
+        better = re.sub("[^A-Za-z0-9_.-]+", "-", name[:63]).strip("-_.")
+        do = f"write {better}: {NAME_ADVICE}" if NAME.match(better) else f"use {NAME_ADVICE}"
+        self._add(Problem(mark, (section, name), what, do))
 
-    def say(self, path: Path, what: str, do: str, *, key: bool = False) -> None:
-        """Complain about a path of the remaining tree."""
-        place = self.place(path)
-        self._add(Problem(self._source.mark(place, key=key), place, what, do))
+    def say(self, path: Path, what: str, do: str, *, key: bool = False, lines: str = "") -> None:
+        """Complain about a path of the remaining tree. `lines`: what would be right there."""
+        place = self._where(path)
+        self._add(Problem(self._source.mark(place, key=key), place, what, do, lines))
 
     def _add(self, problem: Problem) -> None:
-        """Raises TooManyError."""
+        """Once each. Raises TooManyError."""
+        if problem in self._told:
+            return
+        self._told.add(problem)
         self.problems.append(problem)
         if len(self.problems) > MOST:
             raise TooManyError
 
     def say_missing(self, path: Path, what: str, do: str) -> None:
+        if not self._source.complete and len(path) <= _OF_SECTIONS:
+            return  # it may stand in a file that could not be read
         if self.whole(path):
-            self.say(path, what, do)
+            self.say(path, what, do, lines=lines_for(self._where(path)))
 
     def whole(self, *paths: Path) -> bool:
         """Nothing was left out at or below these paths, nor hidden by a merge key beside them."""
@@ -91,14 +105,20 @@ class Context:
     def unknown(self, path: Path, section: str, name: str) -> None:
         if not self._source.complete or not self.whole((section, name)):
             return
+        lines = ""
         known = self._names(section)
         self._guesses -= len(known)
-        compared = known if self._guesses > 0 else known[:8]
-        if len(name) <= 63 and (near := difflib.get_close_matches(name, compared, n=1)):
-            do = f"did you mean {near[0]}?"
+        few = known if self._guesses > 0 else known[:8]
+        if near := nearest(name, few, most=len(few)):
+            do = f"did you mean {near}?"
+        elif section == "checks" and (near := nearest(name, CHECKS)):
+            do = f"did you mean the type {near}?"
+        elif section == "checks" and "://" in name:
+            do = "write what is asked of each real server"
+            lines = _of_url(name)
         else:
             do = f"add it under {section}" + (f", or use one of {', '.join(known[:8])}" if known else "")
-        self.say(path, f"there is no {section[:-1]} named {shown(name)}", do)
+        self.say(path, f"there is no {section[:-1]} named {shown(name)}", do, lines=lines)
 
     def _names(self, section: str) -> list[str]:
         """Those that can be used: looked through once, for there may be a mistake in each of thousands."""
@@ -116,7 +136,23 @@ class Context:
     def first(self, key: object, path: Path) -> str | None:
         """None for the first that claims `key`; for others, where the first one stands."""
         first = self._claimed.setdefault(key, path)
-        return None if first == path else dotted(self.place(first))
+        return None if first == path else self.spelt(first)
+
+    def spelt(self, path: Path) -> str:
+        """Where a path of the remaining tree stands in the files, for people."""
+        return dotted(self._where(path))
+
+    def stands(self, path: Path) -> bool:
+        """Whether there is such a value in the files."""
+        return self._source.stands(self.place(path))
+
+    def _where(self, path: Path) -> Path:
+        """As `place`; one value that stands for a list of one has no number."""
+        place: Path = ()
+        for part in self.place(path):
+            if not isinstance(part, int) or self._source.stands((*place, part)):
+                place = (*place, part)
+        return place
 
     def built(self, path: Path, written: Part | None, core: type[T], **known: Any) -> T | None:
         """The value that a mapping describes. None: there is none, or what has no default is missing, which is said."""
@@ -146,6 +182,21 @@ class Context:
         if isinstance(value, list):
             return tuple(self._plain((*path, n), item, None) for n, item in enumerate(value))
         return value
+
+
+def _of_url(url: str) -> str:
+    """A check that says what a URL says."""
+    try:
+        parts = urlsplit(url)
+        host, path = parts.hostname, parts.path or "/"
+    except ValueError:
+        return ""
+    if parts.scheme not in ("http", "https") or not host or not _PLAIN.match(host + path):
+        return ""
+    return f"check: {{type: {parts.scheme}, host: {host}, path: {path}}}"
+
+
+_PLAIN = re.compile(r"[A-Za-z0-9_./-]{1,100}\Z")
 
 
 class Assembler:

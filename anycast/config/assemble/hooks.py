@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from anycast.config.assemble.context import Context
 from anycast.config.problem import Path
 from anycast.config.schema import file as schema
-from anycast.core.hooks import VERDICT, Action, Command, Hook, Secret, Webhook
+from anycast.core.hooks import VERDICT, Action, Command, Hook, Secret, Webhook, is_exposed
 
 MOST = 16  # each has a thread of its own
 RETRIES = 4
-_OF_WEBHOOKS = ("token_file", "token_env", "secret_file", "secret_env", "headers", "ca", "retries")
+_OF_WEBHOOKS = (
+    "token_file", "token_env", "secret_file", "secret_env", "headers", "headers_file", "headers_env", "ca", "retries",
+)  # fmt: skip
+_URLS = ("url", "url_file", "url_env")
 
 
 def hooks(context: Context) -> tuple[Hook, ...]:
@@ -41,11 +43,14 @@ def _hook(context: Context, path: Path, name: str, written: schema.Hook) -> Hook
 
 
 def _action(context: Context, path: Path, written: schema.Hook) -> Action | None:
-    if written.url is None and written.argv is None:
-        if context.whole((*path, "url"), (*path, "argv")):
+    urls = [name for name in _URLS if getattr(written, name) is not None]
+    for name in urls[1:]:
+        context.say((*path, name), f"{urls[0]} is written too", "keep one of them", key=True)
+    if not urls and written.argv is None:
+        if context.whole(*((*path, name) for name in (*_URLS, "argv"))):
             context.say(path, "it says neither what to run nor whom to ask", "write argv or url", key=True)
         return None
-    if written.url is not None and written.argv is not None:
+    if urls and written.argv is not None:
         context.say((*path, "argv"), "a hook is a command or a webhook", "remove argv or url", key=True)
         return None
     if written.argv is not None:
@@ -72,11 +77,14 @@ def _command(context: Context, path: Path, written: schema.Hook, argv: list[str]
 def _webhook(context: Context, path: Path, written: schema.Hook) -> Webhook:
     url = written.url or ""
     parts = urlsplit(url)
-    token = _secret(context, path, "token", written.token_file, written.token_env)
+    url_from = (
+        secret(context, path, "url", written.url_file, written.url_env) if written.url is None else None
+    )
+    token = secret(context, path, "token", written.token_file, written.token_env)
     if written.ca is not None and parts.scheme == "http":
         what = "nothing is verified over http"
         context.say((*path, "ca"), what, "remove the line, or write an https URL", key=True)
-    if token is not None and parts.scheme == "http" and not _is_here(parts.hostname or ""):
+    if token is not None and is_exposed(url):
         what = "the token would be readable by everybody on the network"
         context.say((*path, "url"), what, "write an https URL, or remove the token")
     for name in written.headers:
@@ -85,10 +93,12 @@ def _webhook(context: Context, path: Path, written: schema.Hook) -> Webhook:
     context.need((*path, "ca"), written.ca, "authority")
     return Webhook(
         url=url,
-        host=parts.netloc,
+        host=parts.netloc or str(url_from),
+        url_from=url_from,
         token=token,
-        signature=_secret(context, path, "secret", written.secret_file, written.secret_env),
+        signature=secret(context, path, "secret", written.secret_file, written.secret_env),
         headers=tuple(written.headers.items()),
+        headers_from=secret(context, path, "headers", written.headers_file, written.headers_env),
         ca=written.ca,
         retries=RETRIES if written.retries is None else written.retries,
     )
@@ -97,16 +107,10 @@ def _webhook(context: Context, path: Path, written: schema.Hook) -> Webhook:
 _OURS = ("content-type", "content-length", "transfer-encoding", "host", "connection", "x-anycast-signature")
 
 
-def _secret(context: Context, path: Path, name: str, file: str | None, variable: str | None) -> Secret | None:
+def secret(context: Context, path: Path, name: str, file: str | None, variable: str | None) -> Secret | None:
+    """Where a secret is kept, by the two lines that can say it."""
     if file is not None and variable is not None:
         what = f"there is a {name}_file too"
         context.say((*path, f"{name}_env"), what, "remove one of the two lines", key=True)
     context.need((*path, f"{name}_file"), file, "secret")
     return Secret(file=file or "", variable=variable or "") if file or variable else None
-
-
-def _is_here(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -6,6 +6,7 @@ import importlib.util
 from dataclasses import replace
 
 from anycast.config.assemble.context import Assembler
+from anycast.config.assemble.hooks import secret
 from anycast.config.problem import Path, shown
 from anycast.config.schema import checks as forms
 from anycast.core.values import checks as kinds
@@ -153,6 +154,11 @@ class Kinds(Assembler):
         if check.expect == []:
             do = 'write one, as in [200] or ["2xx"]'
             self._say_missing((*path, "expect"), "no status is success", do)
+        token = secret(self._context, path, "token", http.token_file, http.token_env)
+        secret(self._context, path, "headers", http.headers_file, http.headers_env)
+        if token is not None and any(name.lower() == "authorization" for name in check.headers):
+            what = "the token makes this header"
+            self._say((*path, "headers"), what, "remove Authorization from it, or the token", key=True)
         for name in check.headers:
             if instead := _OWN_HEADERS.get(name.lower()):
                 what = "the check writes this header itself"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from ipaddress import IPv4Address
 
 from anycast.config.assemble.context import Assembler
 from anycast.config.problem import Path, shown
 from anycast.config.schema import file as schema
 from anycast.config.schema.scalars import NAME
+from anycast.core.hooks import Secret
 from anycast.core.values import configuration as model
 from anycast.core.values.configuration import Address
 
@@ -50,6 +52,13 @@ class Node(Assembler):
             for n, one in enumerate(bgp.neighbors or [])
             if (neighbor := self._neighbor(("bgp", "neighbors", n), one, bgp, router_id))
         ]
+        self._one_password(("bgp",), bgp)
+        for version, count in Counter(one.version for one in bgp.local_address or []).items():
+            if count > 1:
+                what = f"there are {count} IPv{version} addresses, and one session has one of them"
+                self._say(
+                    ("bgp", "local_address"), what, "write one of each family, or local_address of a neighbor"
+                )
         if bgp.local_as is None or router_id is None:
             return None
         return model.Bgp(
@@ -67,11 +76,14 @@ class Node(Assembler):
         for neighbor in bgp.neighbors or []:
             if isinstance(neighbor.local_address, IPv4Address):
                 return neighbor.local_address
+        for address in bgp.local_address or []:
+            if isinstance(address, IPv4Address):
+                return address
         if self._context.whole_list(("bgp", "neighbors"), "local_address"):
             self._say_missing(
                 ("bgp", "router_id"),
-                "it is missing, and no neighbor has an IPv4 local_address to take it from",
-                "write this node's own IPv4 address",
+                "it is missing, and there is no IPv4 local_address to take it from",
+                "write an IPv4 address that no other node has; where there is only IPv6 any such number will do",
             )
         return None
 
@@ -79,8 +91,11 @@ class Node(Assembler):
         self, path: Path, neighbor: schema.Neighbor, bgp: schema.Bgp, router_id: IPv4Address | None
     ) -> model.Neighbor | None:
         address, local = neighbor.address, neighbor.local_address
-        if neighbor.remote_as is None:
-            self._say_missing((*path, "remote_as"), "it is missing", "write the router's AS number")
+        remote_as = bgp.remote_as if neighbor.remote_as is None else neighbor.remote_as
+        if remote_as is None and self._whole(("bgp", "remote_as")):
+            do = "write the router's AS number, or once for all in bgp.remote_as"
+            self._say_missing((*path, "remote_as"), "it is missing", do)
+        self._one_password(path, neighbor)
         if address is None:
             self._say_missing((*path, "address"), "it is missing", "write the router's address")
             return None
@@ -91,27 +106,37 @@ class Node(Assembler):
         if before := self._context.first(("neighbor", address), path):
             self._say((*path, "address"), f"{address} is at {before} already", "write each router once")
         if local is None:
-            if address.version == 6:
+            shared = [one for one in bgp.local_address or [] if one.version == address.version]
+            local = shared[0] if shared else router_id if address.version == 4 else None
+            if local is None and address.version == 6 and self._whole(("bgp", "local_address")):
                 what = "it is missing, and with IPv6 there is no default"
-                self._say_missing((*path, "local_address"), what, "write this node's address in the session")
-            local = router_id if address.version == 4 else None
+                do = "write this node's address in the session, or once for all in bgp.local_address"
+                self._say_missing((*path, "local_address"), what, do)
         elif local.version != address.version:
             what = f"{local} is not of the family of the neighbor's address {address}"
             self._say((*path, "local_address"), what, f"write an IPv{address.version} address of this node")
         if local == address:
             self._say((*path, "address"), f"{address} is this node's own address", "write the router's")
         self._families(path, neighbor, address, bgp)
-        if neighbor.remote_as is None:
+        if remote_as is None:
             return None
+        secrets = neighbor if _has_password(neighbor) else bgp
         return model.Neighbor(
             address=address,
-            remote_as=neighbor.remote_as,
+            remote_as=remote_as,
             local_address=local,
             families=frozenset(carried(neighbor)),
-            password=neighbor.password,
+            password=secrets.password,
+            password_from=_password_from(secrets),
             passive=neighbor.passive,
             bfd=_bfd(neighbor.bfd, bgp.bfd),
         )
+
+    def _one_password(self, path: Path, written: schema.Neighbor | schema.Bgp) -> None:
+        given = [name for name in _PASSWORDS if getattr(written, name) is not None]
+        for name in given[1:]:
+            self._say((*path, name), f"{given[0]} is written too", "keep one of them", key=True)
+        self._need((*path, "password_file"), written.password_file, "password")
 
     def _families(self, path: Path, neighbor: schema.Neighbor, address: Address, bgp: schema.Bgp) -> None:
         if neighbor.families == []:
@@ -128,6 +153,19 @@ class Node(Assembler):
                     what,
                     f"write bgp.next_hop.ipv{version}, or a neighbor over ipv{version}",
                 )
+
+
+_PASSWORDS = ("password", "password_file", "password_env")
+
+
+def _has_password(written: schema.Neighbor) -> bool:
+    return any(getattr(written, name) is not None for name in _PASSWORDS)
+
+
+def _password_from(written: schema.Neighbor | schema.Bgp) -> Secret | None:
+    if written.password_file is None and written.password_env is None:
+        return None
+    return Secret(file=written.password_file or "", variable=written.password_env or "")
 
 
 def carried(neighbor: schema.Neighbor) -> set[int]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from anycast.config.assemble.checks import DEFAULT_CHECK, Checks, ServerTree
 from anycast.config.assemble.context import Assembler, Context
-from anycast.config.problem import Path, TooManyError, dotted, shown
+from anycast.config.problem import Path, TooManyError, shown
 from anycast.config.reader import MAX_SERVERS
 from anycast.config.schema import file as schema
 from anycast.core.values import configuration as model
@@ -136,7 +136,7 @@ class Pools(Assembler):
     def _claimed(self, claims: dict[Any, Path], key: object, path: Path) -> str | None:
         """None for the first that claims `key`; for others, where the first one stands."""
         first = claims.setdefault(key, path)
-        return None if first is path else dotted(self._context.place(first))
+        return None if first is path else self._context.spelt(first)
 
     @staticmethod
     def _is_known(claims: _Claims, address: Address, server: schema.Server, path: Path) -> bool:
@@ -171,7 +171,10 @@ class Pools(Assembler):
             return [((*path, "address"), address)]
         if not addresses and self._whole((*path, "address"), (*path, "addresses")):
             self._say(path, "there is no address", "write address or addresses")
-        return [((*path, "addresses", n), one) for n, one in enumerate(addresses or [])]
+        several = (*path, "addresses")
+        if addresses and not self._context.stands(several) and self._context.stands((*path, "address")):
+            several = (*path, "address")  # a list under the other name
+        return [((*several, n), one) for n, one in enumerate(addresses or [])]
 
     def named(self, path: Path, name: str | None) -> Pool | None:
         if name is None:

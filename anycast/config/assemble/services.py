@@ -38,6 +38,14 @@ _FLAGS = {
 }
 
 
+_FOR_ALL = (
+    "protocol", "pool", "check", "scheduler", "flags", "forwarding", "tunnel", "one_packet", "persistence",
+    "expire_failed", "quorum",
+)  # fmt: skip
+"""What a VIP says for those of its services that do not say otherwise."""
+_GOES_WITH = {"flags": "scheduler", "tunnel": "forwarding"}
+"""What has no meaning beside another value of this: then the VIP's is not taken."""
+
 # What a node can carry at all. Whether this machine does is measured when it begins (analysis/capacity.py).
 MOST_ADDRESSES = 20_000
 MOST_COMMUNITIES = 128  # of each kind: a message has 4,096 bytes
@@ -47,13 +55,23 @@ MOST_PROBES = 400_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Use:
-    """A pool served on ports or for a mark: a service as written."""
+    """A pool served on ports of one protocol, or for a mark: a service as written.
+
+    `inherited`: what the VIP says for it. `check` overrides the pool's.
+    """
 
     path: Path
+    vip: Path
     serving: schema.Serving
+    protocol: Protocol
     ports: tuple[tuple[Path, int], ...]  # none with a mark
     pool: Pool | None
-    check: ServerTree | None  # overrides the pool's
+    check: ServerTree | None
+    inherited: frozenset[str] = frozenset()
+
+    def at(self, *place: str | int) -> Path:
+        """Where a setting stands: with the service, or with its VIP."""
+        return (*(self.vip if place[0] in self.inherited else self.path), *place)
 
 
 class Vips(Assembler):
@@ -79,7 +97,7 @@ class Vips(Assembler):
             if not self._carried(use, addresses):
                 continue
             services += self._serve(use, path, families)
-            if use.pool is None or not use.pool.whole or not self._whole((*use.path, "forwarding")):
+            if use.pool is None or not use.pool.whole or not self._whole(use.at("forwarding")):
                 continue
             for place, address in addresses:
                 count = count_of(use.pool, address.version, use.serving.forwarding)
@@ -165,14 +183,20 @@ class Vips(Assembler):
         own = [field for field in type(vip).model_fields if field in given]
         if vip.services is not None:
             for field in own:
+                if field in _FOR_ALL or field == "servers":
+                    continue
                 what = "this belongs to a service, and the VIP has a list of services"
                 self._say((*path, field), what, "move it into the services", key=True)
             if not vip.services:
                 self._say_missing(
-                    (*path, "services"), "nothing is served", "write port and pool of a service"
+                    (*path, "services"), "nothing is served", "write the ports, as in [80, 443]"
                 )
+            shared = self._pool_of(path, name, vip) if given & {"pool", "servers"} else None
+            check = self._check_of(path, vip)
             for n, service in enumerate(vip.services):
-                yield self._listed((*path, "services", n), service)
+                yield from self._listed(
+                    (*path, "services", n), service=service, above=path, vip=vip, shared=shared, check=check
+                )
             return
         if not self._whole((*path, "services")):
             return
@@ -181,56 +205,116 @@ class Vips(Assembler):
                 path, "nothing is served", "write port and servers, port and pool, or services", key=True
             )
             return
-        yield self._described(path, name, vip)
-
-    def _listed(self, path: Path, service: schema.Service) -> _Use:
-        if service.mark is not None:
-            self._excluded(path, service, "port")
-        elif service.port is None and self._whole((*path, "mark")):
-            self._say_missing((*path, "port"), "it is missing", "write the port that is served")
-        if service.pool is None:
-            self._say_missing((*path, "pool"), "it is missing", "write the name of a pool")
-        return _Use(
-            path=path,
-            serving=service,
-            ports=() if service.port is None else (((*path, "port"), service.port),),
-            pool=self._pools.named((*path, "pool"), service.pool),
-            check=self._checks.tree((*path, "check"), service.check) if service.check is not None else None,
-        )
-
-    def _described(self, path: Path, name: str, vip: schema.Vip) -> _Use:
-        if vip.mark is not None:
-            self._excluded(path, vip, "port", "ports")
-        elif vip.port is not None and vip.ports is not None:
-            self._say((*path, "port"), "both port and ports are written", "keep one of them", key=True)
-        elif vip.port is None and not vip.ports and self._whole((*path, "ports"), (*path, "mark")):
-            self._say_missing((*path, "port"), "it is missing", "write the port that is served")
-        ports: list[tuple[Path, int]] = [((*path, "port"), vip.port)] if vip.port is not None else []
-        ports += [((*path, "ports", n), port) for n, port in enumerate(vip.ports or [])]
-        if vip.servers is not None and vip.pool is not None:
-            self._say((*path, "pool"), "both pool and servers are written", "keep one of them", key=True)
         if vip.servers is None and vip.pool is None and self._whole((*path, "pool")):
             self._say_missing((*path, "servers"), "it is missing", "write the real servers, or a pool")
-        if vip.servers is not None and self._context.is_written("pools", name):
+        pool = self._pool_of(path, name, vip)
+        yield from self._by_protocol(
+            path, vip=path, serving=vip, pool=pool, check=self._check_of(path, vip), inherited=frozenset()
+        )
+
+    def _pool_of(self, path: Path, name: str, vip: schema.Vip) -> Pool | None:
+        """The pool that a VIP names, or that its servers make."""
+        if vip.servers is None:
+            return self._pools.named((*path, "pool"), vip.pool)
+        if vip.pool is not None:
+            self._say((*path, "pool"), "both pool and servers are written", "keep one of them", key=True)
+        if self._context.is_written("pools", name):
             what = f"these servers make a pool named {name}, and pools has one of that name"
             self._say(
                 (*path, "servers"), what, f"write pool: {name}, or name the other pool otherwise", key=True
             )
-        if vip.servers is not None:
-            pool = self._pools.described(path, name, vip)
-            return _Use(path=path, serving=vip, ports=tuple(ports), pool=pool, check=pool.check)
-        return _Use(
-            path=path,
-            serving=vip,
-            ports=tuple(ports),
-            pool=self._pools.named((*path, "pool"), vip.pool),
-            check=self._checks.tree((*path, "check"), vip.check) if vip.check is not None else None,
+        return self._pools.described(path, name, vip)
+
+    def _check_of(self, path: Path, serving: schema.Serving) -> ServerTree | None:
+        if serving.check is None or (isinstance(serving, schema.Vip) and serving.servers is not None):
+            return None  # of a VIP's own servers it is the pool's
+        return self._checks.tree((*path, "check"), serving.check)
+
+    def _listed(
+        self,
+        path: Path,
+        *,
+        service: schema.Service,
+        above: Path,
+        vip: schema.Vip,
+        shared: Pool | None,
+        check: ServerTree | None,
+    ) -> Iterator[_Use]:
+        """A service of the list. `shared`, `check`: what the VIP says for all."""
+        written = service.model_fields_set
+        inherited = frozenset(
+            field
+            for field in _FOR_ALL
+            if field in vip.model_fields_set and field not in written and _GOES_WITH.get(field) not in written
+        )
+        taken = {field: getattr(vip, field) for field in inherited}
+        whole = service.model_copy(update=taken) if taken else service
+        pool = shared
+        if service.pool is not None:
+            pool = self._pools.named((*path, "pool"), service.pool)
+        elif vip.pool is None and vip.servers is None and self._whole((*above, "pool"), (*above, "servers")):
+            do = "write the name of a pool, here or once for all services of the VIP"
+            self._say_missing((*path, "pool"), "it is missing", do)
+        if service.check is not None:
+            check = self._checks.tree((*path, "check"), service.check)
+        yield from self._by_protocol(
+            path, vip=above, serving=whole, pool=pool, check=check, inherited=inherited
         )
 
-    def _excluded(self, path: Path, serving: schema.Serving, *fields: str) -> None:
+    def _by_protocol(
+        self,
+        path: Path,
+        *,
+        vip: Path,
+        serving: schema.Vip | schema.Service,
+        pool: Pool | None,
+        check: ServerTree | None,
+        inherited: frozenset[str],
+    ) -> Iterator[_Use]:
+        if "forwarding" not in serving.model_fields_set and serving.tunnel is not None:
+            serving = serving.model_copy(update={"forwarding": Forwarding.TUNNEL})
+        for protocol, ports in self._protocols(path, serving, inherited).items():
+            yield _Use(
+                path=path,
+                vip=vip,
+                serving=serving,
+                protocol=protocol,
+                ports=tuple(ports),
+                pool=pool,
+                check=check,
+                inherited=inherited,
+            )
+
+    def _protocols(
+        self, path: Path, serving: schema.Vip | schema.Service, inherited: frozenset[str]
+    ) -> dict[Protocol, list[tuple[Path, int]]]:
+        """The ports of each protocol. With a mark: none, of any."""
+        if serving.mark is not None:
+            self._excluded(path, serving, inherited)
+            return {Protocol.TCP: []}
+        ports, more = serving.port, serving.ports
+        if ports is not None and more is not None:
+            self._say((*path, "port"), "both port and ports are written", "keep one of them", key=True)
+        elif not ports and not more and self._whole((*path, "port"), (*path, "ports"), (*path, "mark")):
+            self._say_missing((*path, "port"), "it is missing", "write the port that is served")
+        if serving.protocol == [] and self._whole((*path, "protocol")):
+            self._say_missing(
+                (*path, "protocol"), "there is no protocol", "write tcp or udp, or remove the line"
+            )
+        found: dict[Protocol, list[tuple[Path, int]]] = {}
+        entries = [((*path, "port", n), one) for n, one in enumerate(ports or [])]
+        entries += [((*path, "ports", n), one) for n, one in enumerate(more or [])]
+        for place, entry in entries:
+            protocols = serving.protocol or [Protocol.TCP]
+            for protocol in [entry.protocol] if entry.protocol else dict.fromkeys(protocols):
+                found.setdefault(protocol, []).extend([(place, number) for number in entry.numbers])
+        # Without a port that is right, what else is wrong is still said.
+        return found or {(serving.protocol or [Protocol.TCP])[0]: []}
+
+    def _excluded(self, path: Path, serving: schema.Serving, inherited: frozenset[str]) -> None:
         """What says which packets are served, where a firewall mark says it."""
-        for name in (*fields, "protocol"):
-            if name in serving.model_fields_set:
+        for name in ("port", "ports", "protocol"):
+            if name in serving.model_fields_set and name not in inherited:
                 what = "a firewall mark is served, whatever the protocol and port of the packets"
                 self._say((*path, name), what, "remove this line, or mark", key=True)
 
@@ -241,7 +325,7 @@ class Vips(Assembler):
         quorum = self._quorum(use, families)
         tunnel = self._tunnel(use)
         one_packet = self._one_packet(use)
-        persistence = self._built(use.path, serving.persistence, model.Persistence)
+        persistence = self._persistence(use)
         self._ports(use, vip)
         self._mark(use, families)
         self._to_vip(use)
@@ -254,7 +338,7 @@ class Vips(Assembler):
         core_pool = self._core_pool(pool, use.check or pool.check or DEFAULT_CHECK)
         services = [
             model.Service(
-                protocol=Protocol.TCP if serving.mark else serving.protocol,
+                protocol=use.protocol,
                 port=port,
                 mark=serving.mark or 0,
                 pool=core_pool,
@@ -264,7 +348,7 @@ class Vips(Assembler):
                 tunnel=tunnel,
                 one_packet=one_packet,
                 persistence=persistence,
-                expire_failed=_expiry(serving),
+                expire_failed=_expiry(use),
                 quorum=quorum,
                 require=require,
             )
@@ -291,11 +375,11 @@ class Vips(Assembler):
         return known
 
     def _tunnel(self, use: _Use) -> model.Tunnel:
-        path = (*use.path, "tunnel")
+        path = use.at("tunnel")
         tunnel = self._built(path, use.serving.tunnel, model.Tunnel)
         if tunnel is None:
             return model.Tunnel()
-        if use.serving.forwarding is not Forwarding.TUNNEL and self._whole((*use.path, "forwarding")):
+        if use.serving.forwarding is not Forwarding.TUNNEL and self._whole(use.at("forwarding")):
             what = f"nothing is tunnelled with forwarding: {use.serving.forwarding}"
             self._say(path, what, "write forwarding: tunnel, or remove this", key=True)
         if self._whole((*path, "type")):
@@ -316,20 +400,23 @@ class Vips(Assembler):
             what = "gre has no remote checksum offload"
             self._say((*path, "checksum"), what, "write csum or nocsum, or type: gue")
 
+    def _persistence(self, use: _Use) -> model.Persistence | None:
+        written = use.serving.persistence
+        return self._built(use.at("persistence"), written, model.Persistence) if written else None
+
     def _one_packet(self, use: _Use) -> bool:
-        serving, path = use.serving, (*use.path, "one_packet")
+        serving, path = use.serving, use.at("one_packet")
+        udp = serving.mark is None and use.protocol is Protocol.UDP
         if serving.one_packet is None:
-            udp = serving.mark is None and serving.protocol is Protocol.UDP
-            return udp and serving.persistence is None and serving.forwarding is not Forwarding.NAT
-        if not serving.one_packet:
+            return udp and not serving.persistence and serving.forwarding is not Forwarding.NAT
+        for_others = serving.mark is None and (
+            "one_packet" in use.inherited or len(serving.protocol or ()) > 1
+        )
+        if not serving.one_packet or (for_others and not udp):
             return False
-        if (
-            serving.mark is None
-            and serving.protocol is not Protocol.UDP
-            and self._whole((*use.path, "protocol"), (*use.path, "mark"))
-        ):
-            self._say(path, f"a packet of {serving.protocol} cannot be served by itself", "remove this")
-        if serving.persistence is not None:
+        if serving.mark is None and not udp and self._whole(use.at("protocol"), use.at("mark")):
+            self._say(path, f"a packet of {use.protocol} cannot be served by itself", "remove this")
+        if serving.persistence:
             what = "with one packet at a time no client is remembered, so persistence has no effect"
             self._say(path, what, "remove one of them")
         if serving.forwarding is Forwarding.NAT:
@@ -341,23 +428,23 @@ class Vips(Assembler):
         scheduler, given = use.serving.scheduler, use.serving.flags
         if given is None:
             return _FLAGS[scheduler] if scheduler is Scheduler.MH else frozenset()
-        if not self._whole((*use.path, "scheduler")):
+        if not self._whole(use.at("scheduler")):
             return frozenset()
         for n, flag in enumerate(given):
             if flag not in _FLAGS.get(scheduler, ()):
                 what = f"{flag} is not a flag of the scheduler {scheduler}"
                 self._say(
-                    (*use.path, "flags", n), what, f"remove it, or write scheduler: {flag.partition('-')[0]}"
+                    use.at("flags", n), what, f"remove it, or write scheduler: {flag.partition('-')[0]}"
                 )
         if scheduler is Scheduler.MH and SchedulerFlag.MH_FALLBACK not in given:
             what = "with mh and without mh-fallback, a drained server's share of new clients gets no server"
-            self._say_missing((*use.path, "flags"), what, "add mh-fallback, or remove the line")
+            self._say_missing(use.at("flags"), what, "add mh-fallback, or remove the line")
         return frozenset(given)
 
     def _quorum(self, use: _Use, families: tuple[int, ...]) -> model.Quorum:
-        quorum, path = use.serving.quorum, (*use.path, "quorum")
+        quorum, path = use.serving.quorum, use.at("quorum")
         size: int | None = None
-        if use.pool and self._whole((*use.path, "forwarding")):
+        if use.pool and self._whole(use.at("forwarding")):
             forwarding = use.serving.forwarding
             counts = [count_of(use.pool, version, forwarding) for version in families]
             size = min(filter(None, counts), default=None)
@@ -378,9 +465,9 @@ class Vips(Assembler):
         return model.Quorum(low=low, high=high)
 
     def _ports(self, use: _Use, vip: Path) -> None:
-        if use.serving.mark is not None or not self._whole((*use.path, "protocol")):
+        if use.serving.mark is not None or not self._whole(use.at("protocol")):
             return
-        protocol = use.serving.protocol
+        protocol = use.protocol
         for place, port in use.ports:
             if before := self._context.first((vip, protocol, port), place):
                 self._say(
@@ -388,7 +475,7 @@ class Vips(Assembler):
                 )
         if protocol is Protocol.TCP or use.serving.check is not None:
             return
-        if use.pool and not use.pool.check_given and self._whole((*use.path, "check"), (*use.path, "mark")):
+        if use.pool and not use.pool.check_given and self._whole(use.at("check"), use.at("mark")):
             what, do = {
                 Protocol.UDP: (
                     "UDP has no handshake to check, and no check is written",
@@ -399,10 +486,10 @@ class Vips(Assembler):
                     "write a check: icmp, tcp with a port, http, or a command",
                 ),
             }[protocol]
-            self._say((*use.path, "protocol"), what, do)
+            self._say(use.at("protocol"), what, do)
 
     def _mark(self, use: _Use, families: tuple[int, ...]) -> None:
-        mark, place, pool = use.serving.mark, (*use.path, "mark"), use.pool
+        mark, place, pool = use.serving.mark, use.at("mark"), use.pool
         if mark is None:
             return
         # Both families of a VIP are claimed, whichever says it first.
@@ -410,9 +497,9 @@ class Vips(Assembler):
         if first := next(filter(None, before), None):
             what = f"mark {mark} is at {first} already, and the VIPs share an address family"
             self._say(place, what, "give each service a mark of its own")
-        if pool is None or not self._whole((*use.path, "check")):
+        if pool is None or not self._whole(use.at("check")):
             return
-        check = pool.check if use.serving.check is None else use.check
+        check = _check_of(use, pool)
         if check is None or all(has_port(leaf) for leaf in leaves_of(check)):
             return
         if pool.servers and any(server.port is None for server in pool.servers):
@@ -421,10 +508,10 @@ class Vips(Assembler):
 
     def _to_vip(self, use: _Use) -> None:
         """A check to the VIP needs packets that arrive at the real server with the VIP's address, on the link."""
-        forwarding, place = use.serving.forwarding, (*use.path, "forwarding")
-        if forwarding is Forwarding.DR or use.pool is None or not self._whole((*use.path, "check"), place):
+        forwarding, place = use.serving.forwarding, use.at("forwarding")
+        if forwarding is Forwarding.DR or use.pool is None or not self._whole(use.at("check"), place):
             return
-        check = use.pool.check if use.serving.check is None else use.check
+        check = _check_of(use, use.pool)
         if check is None or not any(asks_for_vip(leaf) for leaf in leaves_of(check)):
             return
         why = {
@@ -436,16 +523,16 @@ class Vips(Assembler):
 
     def _pool_fits(self, use: _Use, pool: Pool, families: tuple[int, ...]) -> None:
         forwarding = use.serving.forwarding
-        mh = use.serving.scheduler is Scheduler.MH and self._whole((*use.path, "scheduler"))
-        if mh and self._whole((*use.path, "forwarding")):
+        mh = use.serving.scheduler is Scheduler.MH and self._whole(use.at("scheduler"))
+        if mh and self._whole(use.at("forwarding")):
             count = max(count_of(pool, version, forwarding) for version in families or (4, 6))
             if count > MAGLEV_SLOTS:
                 what = f"{count} servers, and the kernel's mh table has {MAGLEV_SLOTS} slots"
                 field = "servers" if pool.path == use.path else "pool"
-                self._say((*use.path, field), what, "use fewer servers, or another scheduler")
+                self._say(use.at(field), what, "use fewer servers, or another scheduler")
         for _, port in use.ports if pool.has_ports else ():
             self._one_each(use, pool, port)
-        if forwarding is Forwarding.NAT or not self._whole((*use.path, "forwarding")):
+        if forwarding is Forwarding.NAT or not self._whole(use.at("forwarding")):
             return
         served = (
             [(0, f"mark {use.serving.mark}")]
@@ -470,14 +557,20 @@ class Vips(Assembler):
             for address in server.addresses:
                 before, written = first.setdefault(address, (place, server.port))
                 if written != server.port and self._context.once("twice", place, address):
-                    what = f"{address} with port {port} is at {dotted(self._context.place(before))} already"
+                    what = f"{address} with port {port} is at {self._context.spelt(before)} already"
                     self._say(place, what, f"{dotted(use.path)} serves {port}: write each real server once")
 
 
-def _expiry(serving: schema.Serving) -> float | None:
+def _check_of(use: _Use, pool: Pool) -> ServerTree | None:
+    """None: what is written is wrong."""
+    return use.check if use.serving.check is not None and pool.path != use.vip else use.check or pool.check
+
+
+def _expiry(use: _Use) -> float | None:
+    serving = use.serving
     if serving.expire_failed is not None:
         return None if serving.expire_failed == math.inf else serving.expire_failed
-    return 0.0 if serving.mark is None and serving.protocol is Protocol.UDP else 60.0
+    return 0.0 if serving.mark is None and use.protocol is Protocol.UDP else 60.0
 
 
 def _resolve(number: int | Percent, size: int | None) -> int | None:

@@ -131,10 +131,11 @@ class _Builder(Assembler):
         )
         for name, vip in self._context.file.vips.items():
             path: Path = ("vips", name)
+            several = (*path, "addresses" if self._context.stands((*path, "addresses")) else "address")
             if vip.address is not None:
                 found: list[tuple[Path, Address]] = [((*path, "address"), vip.address)]
             else:
-                found = [((*path, "addresses", n), one) for n, one in enumerate(vip.addresses or [])]
+                found = [((*several, n), one) for n, one in enumerate(vip.addresses or [])]
             for place, address in found:
                 if kind := _unroutable(address):
                     self._say(

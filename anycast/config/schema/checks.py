@@ -9,27 +9,50 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union
 
-from pydantic import Discriminator, model_validator
+from pydantic import BeforeValidator, Discriminator, model_validator
 from pydantic import Tag as UnionTag
 
+from anycast.config.problem import shown
 from anycast.config.schema import scalars as of
-from anycast.config.schema.part import WRITTEN, Part, entry, or_text, part, settings
+from anycast.config.schema.part import WRITTEN, Alone, Part, entry, or_text, part, settings
 from anycast.config.schema.scalars import Needed
+from anycast.core.names import nearest
 from anycast.core.values import checks as kinds
 from anycast.core.values import configuration as model
 from anycast.core.values.described import Doc, setting
 
-_REFERENCE = "A name from `checks`, or a check."
-_REFERENCES = "Names from `checks`, or checks."
+_REFERENCE = "A name from `checks`, a type of check such as tcp, or a check."
+_REFERENCES = "Names from `checks`, types of checks, or checks."
 
 
 class _Tls(Part):
     @model_validator(mode="before")
     @classmethod
     def _short(cls, value: Any) -> Any:
-        if value is not True and not isinstance(value, dict):
+        if of.truth(value) is True:
+            return {}
+        if not isinstance(value, dict):
             raise of.unlike(value, "a way to speak TLS", "write true, or a mapping, or remove the line")
-        return {} if value is True else value
+        return value
+
+
+class _HoldDown(Part):
+    ALONE = Alone("half_life", (), "a way to hold down", "write true, or a mapping with half_life", true=True)
+
+
+class _Probed(Part):
+    @model_validator(mode="before")
+    @classmethod
+    def _host_among_headers(cls, value: Any) -> Any:
+        """`headers: {Host: www.example.net}` says what `host` says."""
+        headers = value.get("headers") if isinstance(value, dict) else None
+        if not isinstance(headers, dict) or "host" in value:
+            return value
+        named = [name for name in headers if isinstance(name, str) and name.lower() == "host"]
+        if len(named) != 1:
+            return value
+        rest = {name: one for name, one in headers.items() if name != named[0]}
+        return value | {"host": headers[named[0]], "headers": rest}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,10 +110,14 @@ class Syslog:
     proof_file: of.FileName | None = setting("File on this node in which the message must appear.", None)
 
 
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
 class BgpCheck(Part):
     """A BGP session of this node that is established, as ExaBGP reports it. There is nothing to probe."""
 
-    type: Literal["bgp"]
+    type: Annotated[Literal["bgp"], BeforeValidator(_lower)]
     neighbor: of.AnyAddress | None = entry("The router's address. Default: any one.")
 
 
@@ -108,7 +135,7 @@ class AllCheck(Part):
 
     REQUIRED = ("type", "of")
 
-    type: Literal["all"]
+    type: Annotated[Literal["all"], BeforeValidator(_lower)]
     of: list[CheckReference] | None = entry(_REFERENCES)
 
 
@@ -117,7 +144,7 @@ class AnyCheck(Part):
 
     REQUIRED = ("type", "of")
 
-    type: Literal["any"]
+    type: Annotated[Literal["any"], BeforeValidator(_lower)]
     of: list[CheckReference] | None = entry(_REFERENCES)
 
 
@@ -126,14 +153,15 @@ class AtLeastCheck(Part):
 
     REQUIRED = ("type", "needed", "of")
 
-    type: Literal["at_least"]
+    type: Annotated[Literal["at_least"], BeforeValidator(_lower)]
     needed: Needed | None = entry("The weight that must be reached. A check without a weight counts for 1.")
     of: list[OfMember] | None = entry("Names from `checks`, checks, or mappings with `check` and `weight`.")
 
 
 Tls = part(kinds.Tls, _Tls)
 WRITTEN[kinds.Tls] = Annotated[Tls, or_text({"const": True})]
-HoldDown = part(model.HoldDown)
+HoldDown = part(model.HoldDown, _HoldDown)
+WRITTEN[model.HoldDown] = Annotated[HoldDown, or_text({"const": True})]
 part(BannerStep)
 _FORMS: Mapping[type[kinds.Kind], type] = {
     kinds.TcpCheck: Tcp,
@@ -151,9 +179,10 @@ def _probed(kind: type[kinds.Kind], name: str, without: list[str]) -> type[Part]
         first["address"] = (of.AnyAddress | None, entry("Default: the real server's address."))
     if issubclass(kind, kinds.AimedKind):
         first["port"] = (of.Port | None, entry("Default: the port the real server is served on."))
-    first["type"] = (Literal[name], ...)
+    first["type"] = (Annotated[Literal[name], BeforeValidator(_lower)], ...)
     return part(
         _FORMS.get(kind, kind),
+        _Probed if kind is kinds.HttpCheck else Part,
         name=kind.__name__.replace("Http", name.title()),
         doc="As http, over TLS." if name == "https" else kind.__doc__,
         first=first,
@@ -174,11 +203,19 @@ def _checks() -> Mapping[str, type[Part]]:
 
 
 CHECKS: Mapping[str, type[Part]] = _checks()
-CHECK_TYPES = f"{', '.join([*CHECKS][:-1])} or {[*CHECKS][-1]}"
+_COMMON = "tcp, http, https, udp, dns"
+
+
+def unknown_type(kind: Any) -> tuple[str, str]:
+    """What is said of a type of check that there is not: what it is, and what to do."""
+    what = f"{shown(kind)} is not a type of check"
+    if isinstance(kind, str) and (near := nearest(kind, CHECKS)):
+        return what, f"did you mean {near}?"
+    return what, f"the most used are {_COMMON}; docs/checks.md has them all"
 
 
 def _form_of_check(value: Any) -> str | None:
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    kind = _lower(value.get("type") if isinstance(value, dict) else getattr(value, "type", None))
     return f"({kind})" if isinstance(kind, str) and kind in CHECKS else None
 
 
@@ -199,16 +236,14 @@ def _union(form: Callable[[Any], str | None], wrong: str, **more: Any) -> Any:
     return Annotated[Union[*members], tag]
 
 
-_NO_CHECK = f"this is no check of a known type (write a mapping with type: {CHECK_TYPES})"
-_NO_REFERENCE = (
-    "this is neither a check's name nor a check of a known type (write a name, or a mapping with type)"
-)
+_NO_CHECK = "this is no check (write a mapping with type)"
+_NO_REFERENCE = "this is no check (write the name of one, a type such as tcp, or a mapping with type)"
 if TYPE_CHECKING:
     Check: TypeAlias = Any  # a Part; what it has depends on its kind
     CheckReference: TypeAlias = str | Part
     OfMember: TypeAlias = str | Part
 else:
     Check = _union(_form_of_check, _NO_CHECK)
-    CheckReference = _union(_form_of_reference, _NO_REFERENCE, name=of.Name)
-    OfMember = _union(_form_of_member, _NO_REFERENCE, name=of.Name, member=Member)
+    CheckReference = _union(_form_of_reference, _NO_REFERENCE, name=of.CheckName)
+    OfMember = _union(_form_of_member, _NO_REFERENCE, name=of.CheckName, member=Member)
 Require = list[CheckReference]

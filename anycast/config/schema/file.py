@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, TypeAlias, get_args
 
-from pydantic import ConfigDict, WrapValidator
+from pydantic import BeforeValidator, ConfigDict, WrapValidator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from anycast.config.schema import scalars as of
 from anycast.config.schema.checks import Check, CheckReference, Require
 from anycast.config.schema.part import Alone, Part, entry, or_text, part, settings
-from anycast.config.schema.scalars import choice
+from anycast.config.schema.scalars import choice, wrong
+from anycast.core.names import nearest
 from anycast.core.values import configuration as model
 from anycast.core.values.configuration import (
     Address,
@@ -29,7 +31,15 @@ class _Tunnel(Part):
 
 
 class _Persistence(Part):
-    ALONE = Alone("timeout")
+    ALONE = Alone("timeout", true=True)
+
+
+class _Node(Part):
+    ALONE = Alone("name", str, "a node", "write its name, or a mapping such as {name: lb1}")
+
+
+class _ConnectionSync(Part):
+    ALONE = Alone("interface", str, "connection sync", "write its interface, or a mapping with interface")
 
 
 if TYPE_CHECKING:
@@ -45,16 +55,30 @@ if TYPE_CHECKING:
     Persistence: TypeAlias = Part
 else:
     _REQUIRE = entry("Checks that must hold for any VIP to be announced: names, or checks.", [])
-    Node = part(model.Node, first=settings(model.Node) | {"require": (Require, _REQUIRE)})
+    Node = part(model.Node, _Node, first=settings(model.Node) | {"require": (Require, _REQUIRE)})
     Timing = part(model.Timing)
     Timeouts = part(model.Timeouts)
-    ConnectionSync = part(model.ConnectionSync)
+    ConnectionSync = part(model.ConnectionSync, _ConnectionSync)
     Tunnel = part(model.Tunnel, _Tunnel)
     Persistence = part(model.Persistence, _Persistence)
 
 
 class NextHop(Part):
-    """Next hops of the announced routes. Needed where a session carries the other address family."""
+    """Next hops of the announced routes. Needed where a session carries the other address family.
+
+    An address alone, or a list of two, is of its own family.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _addresses(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            return value
+        hops = value if isinstance(value, list) else [value]
+        found = {f"ipv{address.version}": hop for hop in hops if (address := of.any_address(hop))}
+        if len(found) < len(hops):
+            raise wrong("there are two next hops of one family", "write one address of each family")
+        return found
 
     ipv4: of.Address4 | None = entry("Next hop of IPv4 VIPs. Default: the session's local address.")
     ipv6: of.Address6 | None = entry("Next hop of IPv6 VIPs. Default: the session's local address.")
@@ -93,18 +117,25 @@ BfdOption = Annotated[Bfd, or_text({"type": "boolean"})]
 class Neighbor(Part):
     """A BGP router this node announces to."""
 
-    REQUIRED = ("address", "remote_as")
+    ALONE = Alone("address", str, "a neighbor", "write its address, or a mapping with address and remote_as")
 
     address: of.AnyAddress | None = entry("The router's address. Its family is the session's.")
-    remote_as: of.AsNumber | None = entry("The router's AS number.")
+    remote_as: of.AsNumber | None = entry("The router's AS number. Default: `bgp.remote_as`.")
     local_address: of.AnyAddress | None = entry(
-        "This node's address in the session. Default with IPv4: `bgp.router_id`. Required with IPv6."
+        "This node's address in the session. Default: that of the family in `bgp.local_address`; with IPv4 else "
+        "`bgp.router_id`. Required with IPv6."
     )
     families: list[of.Version] | None = entry(
         "Families of the routes carried. Default: the session's own. The other one needs `bgp.next_hop`."
     )
     password: of.Password | None = entry(
-        "TCP MD5 password. Printable ASCII, no quotes, backslash, semicolon or space."
+        "TCP MD5 password. Printable ASCII, no quotes, backslash, semicolon or space. Default: that of `bgp`."
+    )
+    password_file: of.FileName | None = entry(
+        "File with the password. It is read when `anycast render` writes a configuration, and by nothing else."
+    )
+    password_env: of.Variable | None = entry(
+        "The same, in a variable of the environment of `anycast render`."
     )
     passive: of.Flag = entry("true: wait for the router to connect.", False)
     bfd: BfdOption | None = entry(
@@ -116,6 +147,7 @@ class Bgp(Part):
     """The BGP side, which ExaBGP implements."""
 
     REQUIRED = ("local_as", "neighbors")
+    OF_NEIGHBORS: ClassVar[tuple[str, ...]] = ("remote_as", "password", "password_file", "password_env")
 
     local_as: of.AsNumber | None = entry("This node's AS number.")
     router_id: of.Address4 | None = entry("Default: the first IPv4 `local_address` of a neighbor.")
@@ -125,17 +157,68 @@ class Bgp(Part):
         9,
     )
     bfd: BfdOption | None = entry("BFD with every neighbor that does not say otherwise. Default: none.")
-    next_hop: NextHop = entry("Next hops, if the node's own address in the session is not right.", NextHop())
-    neighbors: list[Neighbor] | None = entry("The routers.")
+    next_hop: Annotated[NextHop, or_text({"type": ["string", "array"]})] = entry(
+        "Next hops, if the node's own address in the session is not right.", NextHop()
+    )
+    remote_as: of.AsNumber | None = entry("The AS number of every router that has none of its own.")
+    local_address: list[of.AnyAddress] | None = entry(
+        "This node's address in the sessions with routers that do not say otherwise, one of each family."
+    )
+    password: of.Password | None = entry("The TCP MD5 password of every router that has none of its own.")
+    password_file: of.FileName | None = entry("The same in a file, as with a neighbor.")
+    password_env: of.Variable | None = entry("The same in a variable of the environment, as with a neighbor.")
+    neighbors: list[Annotated[Neighbor, or_text(of.IP_TEXT)]] | None = entry(
+        "The routers. An address alone is enough where `remote_as` is written once for all."
+    )
+
+
+_OF_SERVERS = frozenset(
+    {"name", "address", "addresses", "weight", "port", "upper_threshold", "lower_threshold"}
+)
+
+
+def _are_names(value: dict[str, Any]) -> bool:
+    """Keys that are no settings of a server's, nor slips of the pen."""
+    if not value or not _OF_SERVERS.isdisjoint(value):
+        return False
+    return len(value) > 1 or nearest(next(iter(value)), _OF_SERVERS, 0.8) is None
+
+
+def _by_name(value: Any) -> Any:
+    """`{web1: 10.9.2.1, web2: {address: 10.9.2.2, weight: 2}}`: a mapping with no key of a server's is one of names."""
+    if isinstance(value, list):
+        return value
+    if not isinstance(value, dict) or not _are_names(value):
+        return [value]
+    return [_named(name, one) for name, one in value.items()]
+
+
+def _named(name: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return value if "name" in value else {"name": name, **value}
+    return {"name": name, "addresses" if isinstance(value, list) else "address": value}
 
 
 class Server(Part):
-    """A real server. The address alone is enough."""
+    """A real server. The address alone is enough, also as `10.9.2.1:8080`; a list is its addresses."""
 
-    ALONE = Alone("address", str, "a server", "write its address, or a mapping with address")
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            return {"addresses": value}
+        if isinstance(value, str):
+            value = {"address": value}
+        if not isinstance(value, dict):
+            raise of.unlike(value, "a server", "write its address, or a mapping with address")
+        if len(value) == 1 and _are_names(value):
+            value = next(_named(name, one) for name, one in value.items())
+        return _with_lists(_with_port(value))
 
     name: of.Name | None = entry("Default: the first address.")
-    address: of.AnyAddress | None = entry("Its address, if it has one.")
+    address: Annotated[of.AnyAddress, or_text({"type": ["string", "array"]})] | None = entry(
+        "Its address, if it has one; with forwarding: nat also as 10.9.2.1:8080."
+    )
     addresses: list[of.AnyAddress] | None = entry("Its addresses: at most one of each family.")
     weight: of.Weight = entry(
         "Its share of the new connections. 0: drained, it keeps those it has. With `scheduler: mh` keep them equal, "
@@ -155,6 +238,24 @@ class Server(Part):
     lower_threshold: of.Connections = entry(
         "With fewer connections than this it gets new ones again. 0: three quarters of `upper_threshold`.", 0
     )
+
+
+def _with_lists(value: dict[str, Any]) -> dict[str, Any]:
+    """Several addresses under `address`."""
+    if isinstance(value.get("address"), list) and "addresses" not in value:
+        addresses = value["address"]
+        return {key: one for key, one in value.items() if key != "address"} | {"addresses": addresses}
+    return value
+
+
+_AND_PORT = re.compile(r"(\[[^\[\]]+\]|[0-9.]+):([0-9]{1,5})", re.ASCII)
+
+
+def _with_port(value: dict[str, Any]) -> dict[str, Any]:
+    """`10.9.2.1:8080` and `[fd00::1]:8080`."""
+    address = value.get("address")
+    match = _AND_PORT.fullmatch(address) if isinstance(address, str) and "port" not in value else None
+    return value | {"address": match[1], "port": int(match[2])} if match else value
 
 
 class Plain(NamedTuple):
@@ -194,13 +295,17 @@ def _plain(value: Any, validated: Callable[[Any], Server]) -> Any:
         return validated(value)
 
 
-Servers = list[Annotated[Server, WrapValidator(_plain), or_text(of.IP_TEXT)]]
+_Server = Annotated[
+    Server, WrapValidator(_plain), or_text({"anyOf": [{"type": "string"}, {"type": "array"}]})
+]
+Servers = Annotated[list[_Server], BeforeValidator(_by_name), or_text({"type": ["string", "object"]})]
 
 
 class Pool(Part):
-    """Real servers that serve the same."""
+    """Real servers that serve the same. The servers alone are enough."""
 
     REQUIRED = ("servers",)
+    ALONE = Alone("servers", (list, str), "a pool", "write its servers in [], or a mapping with servers")
 
     check: CheckReference | None = entry(
         "A name from `checks`, or a check. Default: tcp on the port the server is served on."
@@ -209,19 +314,42 @@ class Pool(Part):
 
 
 class Quorum(Part):
-    """Usable real servers of each address family a VIP needs; numbers, or shares such as `50%`."""
+    """Usable real servers of each address family a VIP needs; numbers, or shares such as `50%`. One alone is `low`."""
+
+    ALONE = Alone("low")
 
     low: of.QuorumNumber = entry("With fewer than this an announced VIP is withdrawn.", 1)
     high: of.QuorumNumber | None = entry("With at least this many the VIP is announced. Default: `low`.")
 
 
+_ALSO_FORWARDING = {
+    "masq": Forwarding.NAT,
+    "masquerade": Forwarding.NAT,
+    "masquerading": Forwarding.NAT,
+    "direct": Forwarding.DR,
+    "dsr": Forwarding.DR,
+    "gate": Forwarding.DR,
+    "gatewaying": Forwarding.DR,
+    "tun": Forwarding.TUNNEL,
+    "tunneling": Forwarding.TUNNEL,
+}
+"""The words of ipvsadm and keepalived."""
+
+
+_PERSISTENCE = {"anyOf": [of.PERSISTENCE_TIMEOUT.schema, {"type": "boolean"}]}
+
+
+def _or_none(value: Any, validated: Callable[[Any], Any]) -> Any:
+    """`false` is kept: a service says so where its VIP says otherwise."""
+    return False if of.truth(value) is False else validated(value)
+
+
 class Serving(Part):
     """What a service and a VIP of one service have in common."""
 
-    protocol: Annotated[Protocol, choice(list(Protocol), Protocol)] = entry(
-        "The transport protocol. With udp and sctp a check must be written: the default one, a TCP handshake, says "
-        "nothing of them.",
-        Protocol.TCP,
+    protocol: list[Annotated[Protocol, choice(list(Protocol), Protocol)]] | None = entry(
+        "The transport protocol, or several. Default: tcp. With udp and sctp a check must be written: the default one, "
+        "a TCP handshake, says nothing of them."
     )
     mark: of.Mark | None = entry(
         "Instead of port and protocol: packets to this VIP that nftables has given this firewall mark are served, "
@@ -232,18 +360,20 @@ class Serving(Part):
     )
     pool: of.Name | None = entry("A name from `pools`.")
     check: CheckReference | None = entry("Overrides the pool's check here. A name from `checks`, or a check.")
-    scheduler: Annotated[Scheduler, choice(list(Scheduler), Scheduler)] = entry(
-        "How IPVS chooses a real server. Only `mh` chooses alike on every node, so that a connection survives the "
-        "loss of its balancer.",
-        Scheduler.MH,
+    scheduler: Annotated[Scheduler, choice(list(Scheduler), Scheduler, also={"maglev": Scheduler.MH})] = (
+        entry(
+            "How IPVS chooses a real server. Only `mh` chooses alike on every node, so that a connection survives the "
+            "loss of its balancer.",
+            Scheduler.MH,
+        )
     )
     flags: list[Annotated[SchedulerFlag, choice(list(SchedulerFlag), SchedulerFlag)]] | None = entry(
         "Flags of the scheduler. Default with `mh`: [mh-port, mh-fallback]."
     )
-    forwarding: Annotated[Forwarding, choice(list(Forwarding), Forwarding)] = entry(
+    forwarding: Annotated[Forwarding, choice(list(Forwarding), Forwarding, also=_ALSO_FORWARDING)] = entry(
         "How a packet reaches the real server. dr: direct routing, on the same link. nat: masquerading, the answer "
         "comes back through this balancer. tunnel: wrapped (`tunnel`), over any network; a real server without an "
-        "address of the packet's family is then reached at its other one.",
+        "address of the packet's family is then reached at its other one. Default: dr, with `tunnel` tunnel.",
         Forwarding.DR,
     )
     tunnel: (
@@ -255,50 +385,77 @@ class Serving(Part):
         "`forwarding: dr` or `tunnel` and without `persistence`, else false. false: a client that always sends from "
         "the same port stays with its real server until it pauses for `timeouts.udp`."
     )
-    persistence: Annotated[Persistence, or_text(of.PERSISTENCE_TIMEOUT.schema)] | None = entry(
-        "Whether a client stays with its real server. Default: it does not."
+    persistence: Annotated[Persistence, WrapValidator(_or_none), or_text(_PERSISTENCE)] | None = entry(
+        "Whether a client stays with its real server. false: it does not, whatever the VIP says. Default: it does not."
     )
     expire_failed: of.Expiry | None = entry(
         "When a real server has failed for this long its connections are ended, so that the clients come to another "
         "one; the kernel alone would keep them there for as long as the client sends. 0 to 24h, or never. Default: "
         "60s, with udp 0."
     )
-    quorum: Quorum = entry("How many usable real servers the VIP needs.", Quorum())
+    quorum: Annotated[Quorum, or_text(of.QUORUM_NUMBER.schema)] = entry(
+        "How many usable real servers the VIP needs. A number or a share alone is `low`.", Quorum()
+    )
+    port: list[of.PortSet] | None = entry(
+        "The port that is served: a number or a well-known name such as https, with /udp or /tcp behind it if it is "
+        "not of `protocol`."
+    )
+    ports: list[of.PortSet] | None = entry("The ports, if there are several; 8000-8010 is a range.")
 
 
 class Service(Serving):
-    """One protocol and port of a VIP, or a firewall mark."""
+    """A protocol and port of a VIP, several ports, or a firewall mark. A port alone is enough, as in 443 or 53/udp.
 
-    REQUIRED = ("pool",)
-    ONE_OF = ("port", "mark")
+    What is not written here is as the VIP says.
+    """
 
-    port: of.Port | None = entry("The port that is served.")
+    ONE_OF = ("port", "ports", "mark")
+    ALONE = Alone("port", (int, str), "a service", "write its port, or a mapping with port")
+
     require: Require = entry(
         "Checks of the service as a whole that must hold for the VIP to be announced.", []
     )
 
 
 class Vip(Serving):
-    """A virtual IP: addresses that are announced and withdrawn together. With one pool, no `services` are needed."""
+    """A virtual IP: addresses that are announced and withdrawn together. With one pool, no `services` are needed.
 
-    address: of.AnyAddress | None = entry("The address, if there is one.")
+    With `services`, the pool, check, scheduler and so on that are written here are those of every service that has
+    no other.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return _with_lists(value) if isinstance(value, dict) else value
+
+    address: Annotated[of.AnyAddress, or_text({"type": "array"})] | None = entry(
+        "The address, if there is one."
+    )
     addresses: list[of.AnyAddress] | None = entry("The addresses.")
     med: of.Med | None = entry("Multi-exit discriminator. Compared only between nodes of one AS.")
     communities: list[of.Community] = entry('Communities, as "65000:100".', [])
     large_communities: list[of.LargeCommunity] = entry('Large communities, as "65000:1:2".', [])
-    port: of.Port | None = entry("The port that is served.")
-    ports: list[of.Port] | None = entry("The ports, if there are several.")
     servers: Servers | None = entry("A pool of this VIP's own, named as the VIP.")
-    services: list[Service] | None = entry("The services, where they differ in more than the port.")
+    services: list[Annotated[Service, or_text(of.PORTS_ALONE)]] | None = entry(
+        "The services, where they differ in more than the port."
+    )
     require: Require = entry("Checks that must hold for the VIP to be announced.", [])
 
-    ONE_SERVICE: ClassVar[frozenset[str]] = frozenset(Serving.model_fields) | {"port", "ports", "servers"}
+    ONE_SERVICE: ClassVar[frozenset[str]] = frozenset(Serving.model_fields) | {"servers"}
 
 
 class Hook(Part):
-    """A hook that gets this node's events: a command or a webhook."""
+    """A hook that gets this node's events: a command or a webhook. A URL or a command alone is enough."""
 
-    ONE_OF = ("argv", "url")
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"url" if "://" in value else "argv": value}
+        return {"argv": value} if isinstance(value, list) else value
+
+    ONE_OF = ("argv", "url", "url_file", "url_env")
 
     argv: list[of.Argument] | None = entry(
         "A program, by its absolute path, and its arguments. There is no shell. It gets JSON on its standard input "
@@ -308,6 +465,8 @@ class Hook(Part):
         "Where the same JSON is sent by POST, https or http. Logs and differences show only the host, for the "
         "rest may be a secret."
     )
+    url_file: of.FileName | None = entry("File with the URL, read anew for each run.")
+    url_env: of.Variable | None = entry("The same, in a variable of the agent's environment.")
     token_file: of.FileName | None = entry(
         "File with a token for `Authorization: Bearer`, read anew for each run."
     )
@@ -319,6 +478,10 @@ class Hook(Part):
     headers: dict[of.HeaderName, of.HeaderValue] = entry(
         "More headers. Never shown in logs and differences, for they may hold secrets.", {}
     )
+    headers_file: of.FileName | None = entry(
+        "File with more headers, one `Name: value` a line, read anew for each run."
+    )
+    headers_env: of.Variable | None = entry("The same, in a variable of the agent's environment.")
     ca: of.FileName | None = entry("PEM file with the certificates to trust. Default: the system's.")
     retries: of.Retries | None = entry("How often a webhook that does not answer is asked again. Default: 4.")
     events: list[of.Events] | None = entry(
@@ -346,7 +509,14 @@ class File(Part):
     model_config = ConfigDict(title="anycast")
 
     version: of.FormatVersion = entry("The version of this format.", 1)
-    node: Node = entry("This machine.", Node())
+    include: list[of.Pattern] = entry(
+        "Files that are read as if they stood here: paths or globs, relative to this file. They may hold any section, "
+        "and include others; what stands in two files is a mistake.",
+        [],
+    )
+    node: Annotated[Node, or_text({"type": "string"})] = entry(
+        "This machine. Its name alone is enough.", Node()
+    )
     ipvs: Annotated[str, choice(["shared", "exclusive"])] = entry(
         "exclusive: IPVS services that are not in this configuration are removed.", "shared"
     )
@@ -355,11 +525,15 @@ class File(Part):
     )
     timing: Timing = entry("How long things may take.", Timing())
     timeouts: Timeouts | None = entry("IPVS timeouts. Default: the kernel's are left as they are.")
-    connection_sync: ConnectionSync | None = entry(
-        "Exchange of connections between the balancers. Default: none."
+    connection_sync: Annotated[ConnectionSync, or_text({"type": "string"})] | None = entry(
+        "Exchange of connections between the balancers. Its interface alone is enough. Default: none."
     )
     bgp: Bgp | None = entry("The BGP side.")
-    hooks: dict[str, Hook] = entry("Hooks that get this node's events, by name; 16 at most.", {})
+    hooks: dict[str, Annotated[Hook, or_text({"type": ["string", "array"]})]] = entry(
+        "Hooks that get this node's events, by name; 16 at most.", {}
+    )
     checks: dict[str, Check] = entry("Checks, by name.", {})
-    pools: dict[str, Pool] = entry("Pools of real servers, by name.", {})
+    pools: dict[str, Annotated[Pool, or_text({"type": ["string", "array"]})]] = entry(
+        "Pools of real servers, by name.", {}
+    )
     vips: dict[str, Vip] = entry("Virtual IPs, by name.", {})

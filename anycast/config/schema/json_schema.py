@@ -64,7 +64,49 @@ class _Generate(GenerateJsonSchema):
 def schema_text() -> str:
     """The JSON Schema (draft 2020-12) of the file format, as `schema.json` holds it."""
     head = {"$schema": _Generate.schema_dialect}
-    return json.dumps(head | _document(), indent=2, ensure_ascii=False) + "\n"
+    document = _one_for_several(_document())
+    shared: dict[str, Any] = {}
+    document = _with_shared(document, shared)
+    document["$defs"] |= shared
+    return json.dumps(head | document, indent=2, ensure_ascii=False) + "\n"
+
+
+_MANY = 10  # forms of a value: so long a choice is written once
+
+
+def _with_shared(schema: Any, shared: dict[str, Any]) -> Any:
+    """What may be one of many forms is a definition of its own, which `shared` gets."""
+    if isinstance(schema, list):
+        return [_with_shared(item, shared) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    schema = {key: _with_shared(value, shared) for key, value in schema.items()}
+    if len(schema.get("oneOf", ())) <= _MANY:
+        return schema
+    choice = {"oneOf": schema.pop("oneOf")}
+    schema.pop("discriminator", None)
+    name = next((name for name, known in shared.items() if known == choice), f"Choice{len(shared) + 1}")
+    shared[name] = choice
+    return {"$ref": f"#/$defs/{name}", **schema}
+
+
+def _one_for_several(schema: Any) -> Any:
+    """Where several values may stand in a list, one may stand alone."""
+    if isinstance(schema, list):
+        return [_one_for_several(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    schema = {key: _one_for_several(value) for key, value in schema.items()}
+    if schema.get("type") == "object" and "properties" in schema:
+        schema["properties"] = {name: _or_one(value) for name, value in schema["properties"].items()}
+    return schema
+
+
+def _or_one(field: dict[str, Any]) -> dict[str, Any]:
+    if field.get("type") != "array" or "items" not in field:
+        return field
+    rest = {key: value for key, value in field.items() if key not in ("type", "items")}
+    return {"anyOf": [field["items"], {"type": "array", "items": field["items"]}], **rest}
 
 
 @functools.cache

@@ -7,13 +7,15 @@ import functools
 import types
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, ForwardRef, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
+    ValidationInfo,
     create_model,
     field_validator,
     model_validator,
@@ -22,7 +24,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from anycast.config.schema import scalars
-from anycast.config.schema.scalars import Flag, Scalar, choice, unlike, wrong
+from anycast.config.schema.scalars import Flag, Scalar, choice, truth, unlike, words, wrong
 from anycast.core.values.described import Doc
 
 
@@ -35,12 +37,16 @@ def _require(schema: dict[str, Any], part: type[Part]) -> None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Alone:
-    """The field that is meant where no mapping is written. `kind`: what stands there then, else it is not `noun`."""
+    """The field that is meant where no mapping is written. `kind`: what stands there then, else it is not `noun`.
+
+    `true`: the word true stands for a mapping without a line.
+    """
 
     field: str
-    kind: type = object
+    kind: type | tuple[type, ...] = object
     noun: str = ""
     do: str = ""
+    true: bool = False
 
 
 class Part(BaseModel):
@@ -61,10 +67,13 @@ class Part(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _has_a_value(cls, value: Any) -> Any:
+    def _has_a_value(cls, value: Any, info: ValidationInfo) -> Any:
         if value is None:
             raise wrong("there is no value", "give one, or remove the line")
-        return value
+        if type(value) is list or info.field_name not in _lists(cls):
+            return value
+        # One where several may stand.
+        return words(value) if info.field_name == "argv" and isinstance(value, str) else [value]
 
     @model_validator(mode="before")
     @classmethod
@@ -72,9 +81,36 @@ class Part(BaseModel):
         alone = cls.ALONE
         if alone is None or isinstance(value, dict):
             return value
+        if alone.true and truth(value) is True:
+            return {}
+        if alone.kind is bool:
+            value = truth(value)
         if not isinstance(value, alone.kind):
             raise unlike(value, alone.noun, alone.do)
         return {alone.field: value}
+
+
+@functools.cache
+def _lists(part: type[Part]) -> frozenset[str]:
+    """The fields that hold lists."""
+    fields = part.model_fields.items()
+    return frozenset(
+        name
+        for name, field in fields
+        if _is_list(field.annotation) and not any(isinstance(one, BeforeValidator) for one in field.metadata)
+    )
+
+
+def _is_list(hint: Any) -> bool:
+    """Not of a list that has a reader of its own."""
+    if isinstance(hint, ForwardRef):
+        return hint.__forward_arg__.startswith("list[")
+    if get_origin(hint) is Annotated:
+        inner, *more = get_args(hint)
+        return _is_list(inner) and not any(isinstance(one, BeforeValidator) for one in more)
+    if get_origin(hint) in (Union, types.UnionType):
+        return any(_is_list(one) for one in get_args(hint))
+    return get_origin(hint) is list
 
 
 def or_text(schema: Mapping[str, Any]) -> Any:

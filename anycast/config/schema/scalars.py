@@ -1,27 +1,30 @@
 """Single values of the file: how each is read, what is said of a wrong one, and how JSON Schema describes it.
 
+Words are taken in any case and numbers in quotes too; JSON Schema knows the one spelling that the examples use.
 `anycast.core.values.described` has what the core's settings hold under the same names.
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
 import math
 import re
+import shlex
 import socket
-from collections.abc import Callable, Mapping
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from anycast.config.problem import shown
-from anycast.core.hooks import EVENTS
+from anycast.core.hooks import EVENTS, wrong_url
+from anycast.core.names import listed, nearest
+from anycast.core.values.configuration import Protocol
 from anycast.core.values.described import Percent
 from anycast.regex import LONGEST, RegexError, compiled
 
@@ -65,10 +68,23 @@ def _is_number(value: Any, *kinds: type) -> bool:
     return isinstance(value, kinds or (int,)) and not isinstance(value, bool)
 
 
-def whole(noun: str, low: int, high: int) -> Scalar:
+_DIGITS = re.compile(r"[0-9]{1,19}\Z", re.ASCII)
+_DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?\Z", re.ASCII)
+
+
+def unquoted(value: Any) -> Any:
+    """A number that stands in quotes: the number. Anything else as it is."""
+    return int(value) if isinstance(value, str) and _DIGITS.match(value) else value
+
+
+def whole(noun: str, low: int, high: int, before: str = "") -> Scalar:
+    """`before`: what may stand before the number, in any case."""
     do = f"write a whole number from {low} to {high}"
 
     def parse(value: Any) -> int:
+        if type(value) is not int and isinstance(value, str):
+            cut = len(before) if before and value[: len(before)].lower() == before else 0
+            value = unquoted(value[cut:]) if _DIGITS.match(value[cut:]) else value
         if not _is_number(value) or not low <= value <= high:
             raise unlike(value, noun, do)
         return int(value)
@@ -82,38 +98,92 @@ def need_text(value: Any, do: str = "write it in quotes") -> str:
     return value
 
 
-def pattern(noun: str, pattern: str, do: str) -> Scalar:
+def pattern(noun: str, pattern: str, do: str, first: Callable[[str], str] = str) -> Scalar:
+    """`first`: makes the usual form of what is written."""
     compiled = re.compile(rf"(?:{pattern})\Z", re.ASCII)
 
     def parse(value: Any) -> str:
         if not isinstance(value, str):
             raise unlike(value, noun, f"{do}; in quotes, for it must be text")
-        if not compiled.match(value):
+        if not compiled.match(first(value)):
             raise unlike(value, noun, do)
-        return value
+        return first(value)
 
     return Scalar(parse, {"type": "string", "pattern": f"^(?:{pattern})$"})
 
 
-def choice(words: list[str], make: Callable[[str], Any] = str) -> Scalar:
-    def parse(value: Any) -> Any:
-        if not isinstance(value, str) or value not in words:
-            raise unlike(value, "a choice here", f"write {', '.join(words[:-1])} or {words[-1]}")
-        return make(value)
+def choice(
+    words: Sequence[str],
+    make: Callable[[str], Any] = str,
+    *,
+    also: Mapping[str, str] = types.MappingProxyType({}),
+) -> Scalar:
+    """One of some words, in any case. `also`: what other programs call them."""
+    known = {**also, **{word.lower(): word for word in words}}
 
-    return Scalar(parse, {"enum": words})
+    def parse(value: Any) -> Any:
+        word = known.get(value.lower()) if isinstance(value, str) else None
+        if word is None:
+            do = f"write {listed(words)}"
+            if isinstance(value, str) and (near := nearest(value, words)):
+                do = f"did you mean {near}? " + (do if len(words) > 1 else "")
+            raise unlike(value, "a choice here", do.strip())
+        return make(word)
+
+    return Scalar(parse, {"enum": [*words]})
+
+
+def words(command: str) -> list[str]:
+    """A command line in the words a shell makes of it; nothing in it is expanded."""
+    try:
+        return shlex.split(command)
+    except ValueError:
+        raise wrong("a quote is not closed in this command", "write the words as a list") from None
+
+
+_TRUTH = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
+
+
+def truth(value: Any) -> Any:
+    """A word for true or false: which of them. Anything else as it is."""
+    return _TRUTH.get(value.lower(), value) if isinstance(value, str) and len(value) < 6 else value
 
 
 @scalar(type="boolean")
 def _flag(value: Any) -> bool:
+    value = truth(value)
     if not isinstance(value, bool):
         raise unlike(value, "a truth value", "write true or false")
     return value
 
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": float(DAY)}
-_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)\Z", re.ASCII)
+_LONG_UNITS = {
+    name: _UNITS[unit]
+    for unit, names in (
+        ("ms", "msec msecs millisecond milliseconds"),
+        ("s", "sec secs second seconds"),
+        ("m", "min mins minute minutes"),
+        ("h", "hr hrs hour hours"),
+        ("d", "day days"),
+    )
+    for name in (unit, *names.split())
+}
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([A-Za-z]{1,12})", re.ASCII)
 DURATION_TEXT = {"type": "string", "pattern": r"^[0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h|d)$"}
+
+
+def _seconds_of(text: str) -> float:
+    """`500ms`, `2 s`, `10 seconds`, `1h30m`; a number alone is of seconds. NaN: this is no time."""
+    if _DECIMAL.match(text):
+        return float(text)
+    total, end = 0.0, 0
+    for match in _DURATION.finditer(text[:100]):
+        unit = _LONG_UNITS.get(match[2].lower())
+        if unit is None or text[end : match.start()].strip():
+            return math.nan
+        total, end = total + float(match[1]) * unit, match.end()
+    return round(total, 9) if end and end == len(text) else math.nan
 
 
 def spell_duration(seconds: float) -> str:
@@ -134,8 +204,8 @@ def duration(low: float, high: float) -> Scalar:
         seconds = math.nan
         if _is_number(value, int, float):
             seconds = float(value)
-        elif isinstance(value, str) and (match := _DURATION.match(value)):
-            seconds = round(float(match[1]) * _UNITS[match[2]], 9)
+        elif isinstance(value, str):
+            seconds = _seconds_of(value)
         if not low <= seconds <= high:
             raise unlike(value, "a time that can be used here", do)
         return seconds
@@ -176,9 +246,9 @@ _TO_A_DAY = duration(0, DAY)
 
 @scalar(anyOf=[{"const": "never"}, *_TO_A_DAY.schema["anyOf"]])
 def _expiry(value: Any) -> float:
-    if value == "never":
+    if isinstance(value, str) and value.lower() == "never":
         return math.inf
-    if isinstance(value, str) and not _DURATION.match(value):
+    if isinstance(value, str) and math.isnan(_seconds_of(value)):
         raise unlike(value, "a time", "write one, as in 60s or 5m, or never")
     return float(_TO_A_DAY.parse(value))
 
@@ -206,6 +276,14 @@ def _read_address(text: str) -> tuple[IPv4Address | IPv6Address, tuple[str, str]
     return address, None
 
 
+def _host(text: str) -> str:
+    """The address of a prefix that is one address, as a router writes it."""
+    address, _, length = text.partition("/")
+    if length != ("128" if ":" in address else "32"):
+        raise wrong(f"{shown(text)} is a prefix", "write the address alone, without /length")
+    return address
+
+
 def _address(version: int | None = None) -> Scalar:
     noun = f"an IPv{version} address" if version else "an IP address"
     do = f"write one, as in {'2001:db8::1' if version == 6 else '192.0.2.1'}"
@@ -213,8 +291,10 @@ def _address(version: int | None = None) -> Scalar:
     def parse(value: Any) -> IPv4Address | IPv6Address:
         if not isinstance(value, str):
             raise unlike(value, noun, do)
+        if value[:1] == "[" and value[-1:] == "]":
+            value = value[1:-1]
         if "/" in value:
-            raise wrong(f"{shown(value)} is a prefix", "write the address alone, without /length")
+            value = _host(value)
         if "%" in value:
             raise wrong(
                 f"{shown(value)} names an interface", "write an address that needs none, not fe80::…%eth0"
@@ -255,17 +335,23 @@ def _listen(value: Any) -> str:
     if isinstance(value, str):
         host, _, port = value.rpartition(":")
         bracketed = host.startswith("[") and host.endswith("]")
+        host = "127.0.0.1" if host.lower() == "localhost" else host
         fits = _is_address(host[1:-1], 6) if bracketed else _is_address(host, 4)
         if fits and re.match(r"[0-9]{1,5}\Z", port, re.ASCII) and 1 <= int(port) <= 65535:
-            return value
-    raise unlike(value, "an address and port", 'write "127.0.0.1:9644" or "[::1]:9644"')
+            return f"{host}:{port}"
+    do = 'write "127.0.0.1:9644" or "[::1]:9644"; "0.0.0.0:9644" is every IPv4 address'
+    raise unlike(value, "an address and port", do)
+
+
+_VERSIONS = {"ipv4": 4, "ipv6": 6, "4": 4, "6": 6, "inet": 4, "inet6": 6}
 
 
 @scalar(enum=["ipv4", "ipv6"])
 def _version(value: Any) -> int:
-    if value not in ("ipv4", "ipv6"):
+    version = None if isinstance(value, bool) else _VERSIONS.get(str(value).lower()[:8])
+    if version is None:
         raise unlike(value, "a choice here", "write ipv4 or ipv6")
-    return int(value[-1])
+    return version
 
 
 @scalar(
@@ -276,16 +362,18 @@ def _version(value: Any) -> int:
 )
 def _mark(value: Any) -> int:
     is_hex = isinstance(value, str) and re.match(r"0x[0-9A-Fa-f]{1,8}\Z", value, re.ASCII)
-    mark = int(value, 16) if is_hex else value
+    mark = int(value, 16) if is_hex else unquoted(value)
     if not _is_number(mark) or not 1 <= mark < 2**32:
         do = "write a whole number from 1 to 4294967295, or one as nftables shows it, such as 0x10"
         raise unlike(value, "a firewall mark", do)
     return int(mark)
 
 
-@scalar(type="integer", minimum=3, maximum=65535)
+@scalar(anyOf=[{"type": "integer", "minimum": 3, "maximum": 65535}, DURATION_TEXT])
 def _hold_time(value: Any) -> int:
     do = "write a whole number of seconds from 3 to 65535"
+    if isinstance(value, str) and (seconds := _seconds_of(value)) % 1 == 0:
+        value = int(seconds)
     if value == 0 and _is_number(value):
         raise wrong("with a hold time of 0 a dead node's routes would stay for ever", do)
     if not _is_number(value) or not 3 <= value <= 65535:
@@ -307,8 +395,8 @@ def _community(parts: int, high: int) -> Scalar:
     do = f"write {':'.join(['N'] * parts)}, each a number from 0 to {high}"
 
     def parse(value: Any) -> str:
-        if isinstance(value, str) and value.lower() in _WELL_KNOWN:
-            raise unlike(value, "a number", f'write "{_WELL_KNOWN[value.lower()]}"')
+        if parts == 2 and isinstance(value, str):
+            value = _WELL_KNOWN.get(value.lower(), value)
         fits = isinstance(value, str) and re.fullmatch(shape, value, re.ASCII)
         numbers = [int(number) for number in value.split(":")] if fits else []
         if not numbers or max(numbers) > high:
@@ -324,6 +412,9 @@ def _password(value: Any) -> str:
     do = "write 1 to 80 printable ASCII characters; no quotes, backslash, semicolon or space"
     if not isinstance(value, str):
         raise wrong("the password is not text", "write it in quotes")
+    if variable := re.fullmatch(r"\$\{?([A-Za-z_][A-Za-z0-9_]{0,99})\}?", value):
+        do = f"write password_env: {variable[1]}, or password_file"
+        raise wrong("this is the name of a variable, and nothing puts its value here", do)
     if not re.fullmatch(r"[!#-&(-:<-\[\]-~]{1,80}", value):
         raise wrong("the password cannot be used", do)
     return value
@@ -332,23 +423,9 @@ def _password(value: Any) -> str:
 @scalar(type="string", pattern="^https?://[!-~]+$", maxLength=2000, writeOnly=True)
 def _url(value: Any) -> str:
     """The text is never repeated: a URL may be all that keeps strangers out."""
-    do = "write https://HOST/PATH"
-    if not isinstance(value, str) or not re.fullmatch("[!-~]{1,2000}", value):
-        raise wrong("this is not a URL", f"{do}, in printable ASCII without spaces, 2000 characters at most")
-    try:
-        parts = urlsplit(value)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        raise wrong("this is not a URL", f"{do}; a port is a number, an IPv6 address stands in []") from None
-    if parts.scheme not in ("http", "https"):
-        raise wrong("the scheme of the URL is neither https nor http", do)
-    if parts.username is not None or parts.password is not None:
-        raise wrong("the URL holds a user or a password", "remove what is before the @, and use token_file")
-    if not host or port == 0:
-        raise wrong("the URL names no host and port that can be asked", do)
-    if parts.fragment:
-        raise wrong("the URL has a part behind #, which is never sent", "remove it")
-    return value
+    if why := wrong_url(value if isinstance(value, str) else ""):
+        raise wrong(*why)
+    return str(value)
 
 
 _EVENT_KINDS = sorted({name.partition(".")[0] for name in EVENTS})
@@ -364,23 +441,34 @@ def _events(value: Any) -> frozenset[str]:
     if kind == "hook":
         raise wrong("a hook that is told of hooks would never end", "write another event")
     do = "write one of docs/log-events.md, or all of a kind, as in server.*"
-    if isinstance(value, str) and (near := difflib.get_close_matches(value, EVENTS, n=1)):
-        do = f"did you mean {near[0]}?"
+    if isinstance(value, str) and (near := nearest(value, EVENTS)):
+        do = f"did you mean {near}?"
     raise unlike(value, "an event", do)
 
 
-@scalar(anyOf=[{"type": "integer", "minimum": 200, "maximum": 599}, {"enum": ["2xx", "3xx", "4xx", "5xx"]}])
+_STATUSES = re.compile("([2-5])xx|([2-5][0-9][0-9]) ?- ?([2-5][0-9][0-9])", re.ASCII | re.IGNORECASE)
+
+
+@scalar(
+    anyOf=[
+        {"type": "integer", "minimum": 200, "maximum": 599},
+        {"type": "string", "pattern": "^([2-5]xx|[2-5][0-9][0-9]-[2-5][0-9][0-9])$"},
+    ]
+)
 def _status(value: Any) -> frozenset[int]:
-    if value in ("2xx", "3xx", "4xx", "5xx"):
-        first = int(value[0]) * 100
-        return frozenset(range(first, first + 100))
+    if isinstance(value, str) and (match := _STATUSES.fullmatch(value)):
+        if match[1]:
+            return frozenset(range(int(match[1]) * 100, int(match[1]) * 100 + 100))
+        if int(match[2]) <= int(match[3]):
+            return frozenset(range(int(match[2]), int(match[3]) + 1))
+    value = unquoted(value)
     if not _is_number(value) or not 200 <= value <= 599:
         raise unlike(value, "a final HTTP status", 'write a number from 200 to 599, or "2xx" to "5xx"')
     return frozenset({value})
 
 
 def _share(value: Any, highest: float) -> Percent | None:
-    match = re.match(r"([0-9]{1,6})%\Z", value, re.ASCII) if isinstance(value, str) else None
+    match = re.match(r"([0-9]{1,6}) ?%\Z", value, re.ASCII) if isinstance(value, str) else None
     return Percent(int(match[1])) if match and 1 <= int(match[1]) <= highest else None
 
 
@@ -388,6 +476,7 @@ def _count_or_share(noun: str, do: str, highest: float, shares: str) -> Scalar:
     def parse(value: Any) -> int | Percent:
         if share := _share(value, highest):
             return share
+        value = unquoted(value)
         if not _is_number(value) or value < 1:
             raise unlike(value, noun, do)
         return int(value)
@@ -397,23 +486,26 @@ def _count_or_share(noun: str, do: str, highest: float, shares: str) -> Scalar:
     )
 
 
-_SIZES = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_SIZES = {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+_SIZE = re.compile("([0-9]{1,9}) ?([kmg]i?b)", re.ASCII | re.IGNORECASE)
 
 
 @scalar(type="string", pattern="^[0-9]{1,9}(KiB|MiB|GiB|%)$")
 def _memory(value: Any) -> int | Percent:
     if share := _share(value, 99):
         return share
-    match = re.match(r"([0-9]{1,9})(KiB|MiB|GiB)\Z", value, re.ASCII) if isinstance(value, str) else None
+    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise unlike(value, "an amount of memory", 'write it as in 256MiB, 1GiB or "5%"')
-    return int(match[1]) * _SIZES[match[2]]
+    return int(match[1]) * _SIZES[match[2].lower()]
 
 
 def _decimal(noun: str, low: float, high: float, do: str, *, above: bool = False) -> Scalar:
     """`above`: `low` itself is too little."""
 
     def parse(value: Any) -> float:
+        if isinstance(value, str) and _DECIMAL.match(value):
+            value = float(value)
         if not _is_number(value, int, float) or not low <= value <= high or (above and value == low):
             raise unlike(value, noun, do)
         return float(value)
@@ -423,6 +515,7 @@ def _decimal(noun: str, low: float, high: float, do: str, *, above: bool = False
 
 @scalar(enum=[1, 5, 15])
 def _minutes(value: Any) -> int:
+    value = unquoted(value)
     if isinstance(value, bool) or value not in (1, 5, 15):
         raise unlike(value, "a time the kernel averages over", "write 1, 5 or 15")
     return int(value)
@@ -438,12 +531,17 @@ def _expression(value: Any) -> str:
     return str(value)
 
 
-@scalar(type="string", pattern="^([!-~]([ -~]{0,1998}[!-~])?)?$")
+@scalar(type=["string", "integer"], pattern="^([!-~]([ -~]{0,1998}[!-~])?)?$")
 def _header_value(value: Any) -> str:
+    value = str(value) if type(value) is int else value
     if not re.fullmatch(r"[!-~]([ -~]{0,1998}[!-~])?|", need_text(value)):
         do = "write printable ASCII on one line, without blanks at its ends"
         raise wrong("a header cannot have this value", do)
     return str(value)
+
+
+def _rooted(path: str) -> str:
+    return path if path.startswith("/") or "://" in path else f"/{path}"
 
 
 _PAYLOAD = 4096  # bytes
@@ -498,7 +596,7 @@ def _record(value: Any) -> str:
     from dns.rdatatype import from_text, is_metatype, to_text
 
     try:
-        number = from_text(value) if isinstance(value, str) else None
+        number = from_text(value.upper()) if isinstance(value, str) else None
     except (DNSException, ValueError):
         number = None
     if number is None or is_metatype(number):
@@ -514,8 +612,83 @@ def _argument(value: Any) -> str:
     return str(value)
 
 
+_PORTS = {
+    "ftp": 21, "ssh": 22, "telnet": 23, "smtp": 25, "dns": 53, "domain": 53, "tftp": 69, "http": 80, "kerberos": 88,
+    "pop3": 110, "ntp": 123, "imap": 143, "snmp": 161, "ldap": 389, "https": 443, "smtps": 465, "syslog": 514,
+    "submission": 587, "ldaps": 636, "dns-over-tls": 853, "imaps": 993, "pop3s": 995, "mqtt": 1883, "radius": 1812,
+    "radius-acct": 1813, "mysql": 3306, "rdp": 3389, "sip": 5060, "sips": 5061, "postgresql": 5432, "postgres": 5432,
+    "syslog-tls": 6514, "redis": 6379, "mqtts": 8883,
+}  # fmt: skip
+"""Well-known ports by name: the same on every machine, unlike /etc/services."""
+
+MOST_PORTS = 256  # of a range
+_PORT_DO = "write a whole number from 1 to 65535, or a name such as https"
+
+
+def _read_port(value: Any) -> int:
+    port = _PORTS.get(value.lower(), value) if isinstance(value, str) and len(value) < 20 else value
+    port = unquoted(port)
+    if not _is_number(port) or not 1 <= port <= 65535:
+        raise unlike(value, "a port", _PORT_DO)
+    return int(port)
+
+
+_PORT_NAMES = {"enum": sorted(_PORTS)}
+_port = Scalar(_read_port, {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 65535}, _PORT_NAMES]})
+_RANGE = re.compile("([0-9]{1,5}) ?- ?([0-9]{1,5})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What one entry of `ports` says. `protocol` None: that of the service."""
+
+    numbers: tuple[int, ...]
+    protocol: Protocol | None = None
+
+
+def _read_ports(value: Any) -> Ports:
+    """`80`, `https`, `53/udp`, `udp/53`, `8000-8010`, `"80, 443"`."""
+    if not isinstance(value, str) or len(value) > 1000:
+        return Ports((_read_port(value),))
+    protocol, text = None, value
+    words = [word.strip() for word in value.split("/")]
+    if len(words) == 2:
+        named = [one for one in Protocol if one in (words[0].lower(), words[1].lower())]
+        if not named:
+            raise unlike(value, "a port", "write it as in 443, https, 53/udp or 8000-8010")
+        protocol, text = named[0], words[words[0].lower() == named[0]]
+    numbers: dict[int, None] = {}
+    for part in text.split(","):
+        numbers |= dict.fromkeys(_range(part.strip()))
+    if len(numbers) > MOST_PORTS:
+        raise _too_many(len(numbers))
+    return Ports(tuple(numbers), protocol)
+
+
+def _too_many(number: int) -> PydanticCustomError:
+    do = "write fewer, or a firewall mark (mark), which is one service however many ports it has"
+    return wrong(f"these are {number} ports, and one entry has {MOST_PORTS} at most", do)
+
+
+def _range(text: str) -> Iterable[int]:
+    match = _RANGE.fullmatch(text)
+    if match is None:
+        return (_read_port(text),)
+    first, last = int(match[1]), int(match[2])
+    if not 1 <= first <= last <= 65535:
+        raise unlike(text, "a range of ports", "write it as in 8000-8010")
+    if last - first >= MOST_PORTS:
+        raise _too_many(last - first + 1)
+    return range(first, last + 1)
+
+
+_PORTS_TEXT = {"type": "string", "pattern": "^[A-Za-z0-9, /-]+$"}
+_ports = Scalar(_read_ports, {"anyOf": [_port.schema["anyOf"][0], _PORTS_TEXT]})
+
+
 @scalar(const=1)
 def _format(value: Any) -> int:
+    value = unquoted(value)
     if not _is_number(value) or value != 1:
         raise unlike(value, "a version of the format this program reads", "write 1, or remove the line")
     return 1
@@ -525,7 +698,11 @@ Address4 = Annotated[IPv4Address, _address(4)]
 Address6 = Annotated[IPv6Address, _address(6)]
 AnyAddress = Annotated[IPv4Address | IPv6Address, _address()]
 Argument = Annotated[str, _argument]
-AsNumber = Annotated[int, whole("an AS number", 1, 2**32 - 1)]
+any_address = _address().parse
+any_ports = _ports.parse
+_as_number = whole("an AS number", 1, 2**32 - 1, before="as")
+as_number = _as_number.parse
+AsNumber = Annotated[int, _as_number]
 BfdInterval = Annotated[float, milliseconds(50, 60000)]
 Community = Annotated[str, _community(2, 65535)]
 Connections = Annotated[int, whole("a number of connections", 0, 2**32 - 1)]
@@ -582,8 +759,13 @@ HttpHost = Annotated[
         'write one, as in lb1.example.net, without a port; "*.example.net" for all below it, or "*" for any',
     ),
 ]
-HttpMethod = Annotated[str, pattern("an HTTP method", "[A-Z]{1,20}", "write one, as in GET or HEAD")]
-HttpPath = Annotated[str, pattern("a path", "/[!-~]{0,2000}", "write one that begins with /, without spaces")]
+HttpMethod = Annotated[
+    str, pattern("an HTTP method", "[A-Z]{1,20}", "write one, as in GET or HEAD", first=str.upper)
+]
+HttpPath = Annotated[
+    str,
+    pattern("a path", "/[!-~]{0,2000}", "write one that begins with /, without spaces", first=_rooted),
+]
 Interface = Annotated[
     str, pattern("an interface's name", r"(?!\.\.?$)[A-Za-z0-9_.@-]{1,15}", "write one, as in lo or dummy0")
 ]
@@ -600,10 +782,15 @@ Memory = Annotated[int | Percent, _memory]
 MemberWeight = Annotated[int, whole("a weight of a check", 1, 1000)]
 Minutes = Annotated[int, _minutes]
 Multiplier = Annotated[int, whole("a BFD multiplier", 2, 255)]
+# One that is none is told with the check that was probably meant.
+CheckName = Annotated[
+    str, Scalar(need_text, {"type": "string", "pattern": "^(?:[A-Za-z0-9][A-Za-z0-9_.-]{0,62})$"})
+]
 Name = Annotated[str, pattern("a name", r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", f"write {NAME_ADVICE}")]
 Needed = Annotated[int, whole("a sum of weights", 1, 100_000)]
 PacketRate = Annotated[int, whole("a number of packets a second", 0, 1_000_000)]
 Password = Annotated[str, _password]
+Pattern = Annotated[str, pattern("a path", r"[!-~][ -~]{0,999}", "write one, as in vips.d/*.yaml")]
 Pause = Annotated[float, duration(0, 600)]
 Penalty = Annotated[
     float, _decimal("a penalty", 0.1, 1000, "write a number of falls from 0.1 to 1000, as in 1.5")
@@ -611,18 +798,15 @@ Penalty = Annotated[
 Period = Annotated[float, duration(0.01, 3600)]
 PERSISTENCE_TIMEOUT = seconds(1, DAY)
 PersistenceTimeout = Annotated[int, PERSISTENCE_TIMEOUT]
-Port = Annotated[int, whole("a port", 1, 65535)]
+Port = Annotated[int, _port]
+PORTS_ALONE = _ports.schema
+PortSet = Annotated[Ports, _ports]
 PrefixLength4 = Annotated[int, whole("a prefix length", 1, 32)]
 PrefixLength6 = Annotated[int, whole("a prefix length", 1, 128)]
-QuorumNumber = Annotated[
-    int | Percent,
-    _count_or_share(
-        "a number of servers",
-        'write 1 or more, or a share from "1%" to "100%"',
-        100,
-        "^(100|[1-9][0-9]?)%$",
-    ),
-]
+QUORUM_NUMBER = _count_or_share(
+    "a number of servers", 'write 1 or more, or a share from "1%" to "100%"', 100, "^(100|[1-9][0-9]?)%$"
+)
+QuorumNumber = Annotated[int | Percent, QUORUM_NUMBER]
 Rcode = Annotated[str, choice(["NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED"])]
 Reconcile = Annotated[float, duration(0.1, 3600)]
 RecordType = Annotated[str, _record]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, ClassVar, Literal, Self
 
+from anycast.core.hooks import Secret
 from anycast.core.values import described as of
 from anycast.core.values.described import Doc, setting
 
@@ -117,6 +118,14 @@ class HttpCheck(TlsFields, AimedKind):
     headers: tuple[tuple[of.HeaderName, of.HeaderValue], ...] = setting(
         "More headers. Never shown in logs and differences, for they may hold secrets.", (), repr=False
     )
+    headers_file: of.FileName | None = setting(
+        "File with more headers, one `Name: value` a line. Read again when it is replaced.", None
+    )
+    headers_env: of.Variable | None = setting("The same, in a variable of the agent's environment.", None)
+    token_file: of.FileName | None = setting(
+        "File with a token for `Authorization: Bearer`. Read again when it is replaced.", None
+    )
+    token_env: of.Variable | None = setting("The same, in a variable of the agent's environment.", None)
     expect: frozenset[of.Status] = setting(
         'Statuses that are success. Default: ["2xx"].', frozenset(range(200, 300))
     )
@@ -135,10 +144,19 @@ class HttpCheck(TlsFields, AimedKind):
         return "https" if self.tls else self.TYPE
 
     @property
+    def secrets(self) -> tuple[Secret | None, Secret | None]:
+        """Where a token and more headers are kept."""
+        return _kept(self.token_file, self.token_env), _kept(self.headers_file, self.headers_env)
+
+    @property
     def tls_settings(self) -> Tls | None:
         if not self.tls:
             return None
         return Tls(**{field.name: getattr(self, field.name) for field in fields(Tls)})
+
+
+def _kept(file: str | None, variable: str | None) -> Secret | None:
+    return Secret(file=file or "", variable=variable or "") if file or variable else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

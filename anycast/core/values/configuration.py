@@ -11,7 +11,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Generic, TypeAlias, TypeVar
 
-from anycast.core.hooks import Hook
+from anycast.core.hooks import Hook, Secret
 from anycast.core.values import described as of
 from anycast.core.values.checks import BgpSession, Kind
 from anycast.core.values.checks import CommandCheck as CommandCheck  # noqa: PLC0414 - re-exported
@@ -337,6 +337,7 @@ class Neighbor:
     local_address: Address | None = None
     families: frozenset[int] = frozenset()  # 4, 6: routes carried over this session
     password: str | None = field(default=None, repr=False)
+    password_from: Secret | None = None  # read when a configuration is rendered; nothing else needs it
     passive: bool = False
     bfd: Bfd | None = None  # None: only the hold time notices that the other end is dead
 

@@ -95,4 +95,5 @@ Status: TypeAlias = int
 SyncId: TypeAlias = int
 TimeToLive: TypeAlias = int
 UserName: TypeAlias = str
+Variable: TypeAlias = str
 Version: TypeAlias = int

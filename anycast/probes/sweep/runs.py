@@ -19,6 +19,7 @@ from anycast.probes.sweep.sockets import local_ports, refuse_itself
 from anycast.probes.tls import OVERHEAD, Channel, Proof, expiry_warning
 from anycast.probes.verdict import judge
 from anycast.regex import RegexError, compiled
+from anycast.secrets import SecretError, ages
 
 __all__ = ["Run", "StaleError", "run_of", "sweepable"]
 
@@ -129,6 +130,7 @@ class _HttpRun(Run[Owner]):
     _limit = HEAD_LIMIT  # bytes that are read
 
     __slots__ = (
+        "_ages",
         "_connected",
         "_exchange",
         "_expect",
@@ -155,18 +157,26 @@ class _HttpRun(Run[Owner]):
         self._keep = kind.keep_alive and kind.body is None
         self._to_head = kind.method == "HEAD"
         self._tls = kind.tls_settings
-        self._request: bytes | Finding
+        self._ages = ages(*kind.secrets)
+        self._request = self._formed()
         name = None
         try:
-            self._request = request_of(kind, target.address, port, close=not self._keep)
             name = server_name(kind)
-        except (h11.LocalProtocolError, ValueError, TypeError) as error:
+        except ValueError as error:
             self._request = unformed(error)
         self._name = kind.sni or name or literal(target.address)
         self._proof: Proof | None = None
         self._secure: Channel | None
         self._opened_at = 0.0
         self._forget_connection()
+
+    def _formed(self) -> bytes | Finding:
+        try:
+            return request_of(self._kind, self.address, self.peer[1], close=not self._keep)
+        except SecretError as error:
+            return unusable(error)
+        except (h11.LocalProtocolError, ValueError, TypeError) as error:
+            return unformed(error)
 
     def released(self) -> None:
         self._forget_connection()
@@ -197,6 +207,8 @@ class _HttpRun(Run[Owner]):
         self._forget_connection()
         self.missing = "answer"
         self._opened_at = self.started
+        if self._ages and self._ages != (now := ages(*self._kind.secrets)):
+            self._ages, self._request = now, self._formed()
         if isinstance(self._request, Finding):
             return self._request
         if self._tls is not None:

@@ -124,7 +124,9 @@ def test_a_vip_that_is_not_configured_is_named_with_those_that_are() -> None:
     async def questions(client: ClientSession) -> None:
         async with client.post("/maintenance", json={"scope": "wbe", "on": True}) as response:
             assert response.status == 404
-            assert (await response.json())["error"] == "there is no VIP 'wbe' (configured: web, mail)"
+            assert (await response.json())[
+                "error"
+            ] == "there is no VIP 'wbe' (did you mean web? configured: web, mail)"
 
     ask(Operator(node), questions)
     assert node.state.maintenance == {}

@@ -126,3 +126,12 @@ def test_the_sample_with_every_option_keeps_none_of_its_secrets(tmp_path: Path) 
     for secret in ("change-me", "pager.example.net", "EHLO"):
         assert secret in sample.read_text()
         assert secret not in text
+
+
+def test_hooks_in_short_form_and_included_files_keep_their_secrets_too(config: Path) -> None:
+    config.write_text(CONFIG + "include: more.yaml\nhooks: {chat: https://chat.example/hunter2-in-the-url}\n")
+    (config.parent / "more.yaml").write_text("hooks: {log: [/bin/log, --key, hunter2-of-a-program]}\n")
+    parts = reported(config)
+    assert yaml.safe_load(parts["configuration/00-anycast.yaml"])["hooks"] == {"chat": HIDDEN}
+    assert yaml.safe_load(parts["configuration/01-more.yaml"])["hooks"] == {"log": [HIDDEN] * 3}
+    assert "hunter2" not in "".join(parts.values())

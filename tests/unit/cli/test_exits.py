@@ -31,6 +31,19 @@ hooks:
 # Without an agent: words, where GOOD, BAD, OPEN (a listening port), SHUT (one that is not) are filled in.
 ALONE: dict[str, list[tuple[str, int]]] = {
     "agent": [("agent --config BAD", 78), ("agent --nothing", 2)],
+    "init": [
+        (
+            "init - --address 10.2.1.1 --as 65001 --router 10.2.1.254,65000 --vip 192.0.2.1,80 --server 10.9.2.1",
+            0,
+        ),
+        ("init GOOD", 1),  # it is there
+        ("init - --address 10.2.1.1", 2),
+        ("init - --address ::1 --as 65001", 2),
+        (
+            "init - --address 10.2.1.1 --as 65001 --router 10.2.1.254,65000 --vip 192.0.2.1,80 --server ::1",
+            78,
+        ),
+    ],
     "announce": [("announce", 2)],  # its standard input is no pipe of ExaBGP's
     # What cannot be had is told in the report. A file that is there is never replaced.
     "bug-report": [("bug-report --config GOOD -o GOOD", 1), ("bug-report --nothing", 2)],

@@ -56,7 +56,7 @@ def test_a_hook_that_is_not_there_is_said_with_those_that_are(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["hook", "test", "god", "--config", str(config)]) == ExitCode.NEGATIVE
-    assert f"no hook god in {config}: it has good, bad" in capsys.readouterr().err
+    assert f"no hook god in {config}: did you mean good? it has good, bad" in capsys.readouterr().err
 
 
 def test_check_refuses_a_hook_whose_program_is_not_there(

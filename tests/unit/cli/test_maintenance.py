@@ -242,7 +242,7 @@ def test_now_means_without_a_drain(node: Node, path: Path) -> None:
         (("--until", "soon"), "'soon' is not a time (write 18:30"),
         (("--for", "2h", "--until", "18:30"), "not allowed with argument"),
         (("--on-expiry", "hold"), "--on-expiry needs --for or --until"),
-        (("--for", "2h", "--on-expiry", "reboot"), "invalid choice: 'reboot'"),
+        (("--for", "2h", "--on-expiry", "reboot"), "there is no 'reboot'"),
         (("--timeout", "5s"), "--timeout needs --wait"),
     ],
 )

@@ -179,7 +179,7 @@ def test_ending_one_maintenance_names_those_that_go_on(node: Node, path: Path) -
 def test_the_maintenance_of_a_vip_that_is_not_there_is_no_answer(node: Node, path: Path) -> None:
     (done,) = against(Operator(node), path, ("maintenance", "status", "--vip", "wbe"))
     assert (done.code, done.out) == (1, "")
-    assert "there is no VIP 'wbe' (configured: web, mail)" in done.err
+    assert "there is no VIP 'wbe' (did you mean web? configured: web, mail)" in done.err
 
 
 def test_words_too_many_are_named_with_a_hint(node: Node, path: Path) -> None:
@@ -223,7 +223,7 @@ def test_maintenance_that_was_not_saved_is_a_negative_answer(node: Node, path: P
 def test_an_unknown_vip_is_a_negative_answer_with_the_known_names(node: Node, path: Path) -> None:
     (done,) = against(Operator(node), path, ("maintenance", "on", "--vip", "wbe"))
     assert (done.code, done.out) == (1, "")
-    assert done.err == "anycast: there is no VIP 'wbe' (configured: web, mail)\n"
+    assert done.err == "anycast: there is no VIP 'wbe' (did you mean web? configured: web, mail)\n"
 
 
 def test_a_reason_the_agent_does_not_take_is_wrong_usage(node: Node, path: Path) -> None:

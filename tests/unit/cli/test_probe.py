@@ -79,10 +79,13 @@ def test_a_check_that_could_not_run_is_4(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_a_spec_with_a_mistake_is_78_and_its_place_is_in_the_spec(capsys: pytest.CaptureFixture[str]) -> None:
     code, text = probe(capsys, "{type: tcp, prot: 1}")
-    assert (code, text) == (78, "SPEC:1:13: prot: there is no such key (did you mean port?)\n")
+    assert (code, text) == (
+        78,
+        "{type: tcp, prot: 1}:1:13: prot: there is no such key (did you mean port?)\n",
+    )
     code, text = probe(capsys, "tpc://127.0.0.1:1")
     assert code == 78
-    assert text.startswith("SPEC: type: 'tpc' is not a type of check")
+    assert text.startswith("tpc://127.0.0.1:1: 'tpc' is not a type of check")
 
 
 @pytest.mark.parametrize(

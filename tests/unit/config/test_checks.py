@@ -73,6 +73,8 @@ def test_every_key_of_every_kind_stands_in_the_full_example() -> None:
         elif isinstance(here, list):
             found += here
     common = set(CHECKS["tcp"].model_fields) - {"to"}
+    common |= {"headers_env", "token_env"}  # in a comment at the top
+    written["tcp"] |= {"headers_env", "token_env"}
     for name, kind in CHECKS.items():
         shown = written.get("https" if name == "http" else name, set())
         assert set(kind.model_fields) - common <= shown, name
@@ -184,11 +186,11 @@ MISTAKES = [
         "37: checks.c.hold_down.reuse: 'no' is not a penalty (write a number",
     ),
     ('{type: http, headers: {X: "a\\nb"}}', "32: checks.c.headers.X: a header cannot have this value (write"),
-    ("{type: http, headers: {X: 1}}", "32: checks.c.headers.X: 1 is not text (write it in quotes)"),
+    ("{type: http, headers: {X: 1.5}}", "32: checks.c.headers.X: 1.5 is not text (write it in quotes)"),
     ("{type: http, headers: {'a b': x}}", "36: checks.c.headers['a b']: 'a b' is not a header's name (write"),
     (
-        "{type: http, headers: {Host: x}}",
-        "29: checks.c.headers.Host: the check writes this header itself (write host",
+        "{type: http, host: y, headers: {Host: x}}",
+        "38: checks.c.headers.Host: the check writes this header itself (write host",
     ),
     (
         "{type: http, body: '('}",
@@ -209,7 +211,7 @@ MISTAKES = [
     ),
     ("{type: https, ca: c.pem}", "24: checks.c.ca: 'c.pem' is not a file's absolute path (write one, as in"),
     ("{type: https, sni: a..b}", "25: checks.c.sni: 'a..b' is not a server's name (write one, as in"),
-    ("{type: https, expiry_warning: 14 days}", "36: checks.c.expiry_warning: '14 days' is not a time that"),
+    ("{type: https, expiry_warning: 14 moons}", "36: checks.c.expiry_warning: '14 moons' is not a time that"),
     (
         "{type: udp, send: a, send_hex: '00'}",
         "27: checks.c.send_hex: send is written too (keep one of the two)",
@@ -253,7 +255,10 @@ MISTAKES = [
         "{type: syslog, transport: udp, tls: true, proof_port: 1}",
         "37: checks.c.tls: UDP has no TLS (write transport: tcp, or remove the line)",
     ),
-    ("{type: tcp, to: vips}", "22: checks.c.to: 'vips' is not a choice here (write server or vip)"),
+    (
+        "{type: tcp, to: vips}",
+        "22: checks.c.to: 'vips' is not a choice here (did you mean vip? write server or vip)",
+    ),
     (
         "{type: tcp, to: vip, address: 10.9.2.1}",
         "27: checks.c.address: with to: vip the VIP is asked for at each real server (remove one",
@@ -385,7 +390,7 @@ def test_the_node_a_vip_and_a_service_can_require_checks() -> None:
             "f:1:18: node.require[0]: a check of http needs a real server to check",
         ),
         ("[zzz]", "f:1:18: node.require[0]: there is no check named 'zzz'"),
-        ("aimed", "f:1:17: node.require: this is not a list"),
+        ("aimde", "f:1:17: node.require: there is no check named 'aimde' (did you mean aimed?)"),
     ],
 )
 def test_what_is_required_must_know_where_to_look(require: str, said: str) -> None:

@@ -54,14 +54,14 @@ VALUES = [
     # top level
     ("bgp:\n", "version: 2\nbgp:\n", "f:1:10: version: 2 is not a version of the format this program reads"),
     ("bgp:\n", "vip: {}\nbgp:\n", "f:1:1: vip: there is no such key (did you mean vips?)"),
-    ("bgp:\n", "zzz: {}\nbgp:\n", "f:1:1: zzz: there is no such key (write one of version, node, ipvs,"),
+    ("bgp:\n", "zzz: {}\nbgp:\n", "f:1:1: zzz: there is no such key (examples/full.yaml has"),
     (
         "bgp:\n",
         "ipvs: share\nbgp:\n",
-        "f:1:7: ipvs: 'share' is not a choice here (write shared or exclusive)",
+        "f:1:7: ipvs: 'share' is not a choice here (did you mean shared? write",
     ),
     ("bgp:\n", "sysctls: off\nbgp:\n", "f:1:10: sysctls: 'off' is not a choice here (write manage or check)"),
-    ("bgp:\n", "node: []\nbgp:\n", "f:1:7: node: this is not a mapping (write `key: value` lines below it)"),
+    ("bgp:\n", "node: []\nbgp:\n", "f:1:7: node: a list is not a node (write its name, or a mapping such as"),
     ("bgp:\n", "node:\nbgp:\n", "f:1:6: node: there is no value (give one, or remove the line)"),
     # node
     ("bgp:\n", "node: {name: -x}\nbgp:\n", "f:1:14: node.name: '-x' is not a name (write letters, digits,"),
@@ -99,7 +99,7 @@ VALUES = [
         "timing: {lease_ttl: 31}\nbgp:\n",
         "f:1:21: timing.lease_ttl: 31 is not a time that can be used",
     ),
-    ("bgp:\n", "timing: {drain: 2 s}\nbgp:\n", "f:1:17: timing.drain: '2 s' is not a time"),
+    ("bgp:\n", "timing: {drain: 2 x}\nbgp:\n", "f:1:17: timing.drain: '2 x' is not a time"),
     (
         "bgp:\n",
         "timing: {quiet_rate: 10s}\nbgp:\n",
@@ -180,31 +180,31 @@ VALUES = [
     ),
     (
         "65000}",
-        "65000, passive: yes}",
-        "f:5:56: bgp.neighbors[0].passive: 'yes' is not a truth value (write true",
+        "65000, passive: ja}",
+        "f:5:56: bgp.neighbors[0].passive: 'ja' is not a truth value (write true",
     ),
     (
         "65000}",
-        "65000, families: ipv4}",
-        "f:5:57: bgp.neighbors[0].families: this is not a list (write [one, a",
+        "65000, families: both}",
+        "f:5:57: bgp.neighbors[0].families: 'both' is not a choice here (write",
     ),
     (
         "65000}",
-        "65000, families: [inet]}",
-        "f:5:58: bgp.neighbors[0].families[0]: 'inet' is not a choice here",
+        "65000, families: [ipx]}",
+        "f:5:58: bgp.neighbors[0].families[0]: 'ipx' is not a choice here",
     ),
     # checks
     (
         "type: http,",
         "type: htpp,",
-        "f:8:15: checks.web.type: 'htpp' is not a type of check (write tcp, http, https",
+        "f:8:15: checks.web.type: 'htpp' is not a type of check (did you mean http?)",
     ),
     (
         "type: http, ",
         "",
-        "f:8:8: checks.web: this is no check of a known type (write a mapping with type: tcp",
+        "f:8:8: checks.web: this is no check (write a mapping with type)",
     ),
-    ("/health", "health", "f:8:27: checks.web.path: 'health' is not a path (write one that begins with /"),
+    ("/health", "'a b'", "f:8:27: checks.web.path: 'a b' is not a path (write one that begins with /"),
     ("/health", "/, timeout: 0", "f:8:39: checks.web.timeout: 0 is not a time that can be used here"),
     ("/health", "/, timeout: -1s", "f:8:39: checks.web.timeout: '-1s' is not a time that can be used here"),
     ("/health", "/, rise: 0", "f:8:36: checks.web.rise: 0 is not a number of outcomes"),
@@ -217,7 +217,7 @@ VALUES = [
     (
         "check: web",
         "check: [web]",
-        "f:11:12: pools.web.check: this is neither a check's name nor a check of a known",
+        "f:11:12: pools.web.check: this is no check (write the name of one, a type",
     ),
     # servers
     (
@@ -227,8 +227,8 @@ VALUES = [
     ),
     (
         "rs2, ",
-        'rs2, port: "80", ',
-        "f:14:27: pools.web.servers[1].port: '80' is not a port (write a whole number",
+        'rs2, port: "8o", ',
+        "f:14:27: pools.web.servers[1].port: '8o' is not a port (write a whole number",
     ),
     ("10.9.2.2", "10.9.2", "f:14:33: pools.web.servers[1].addresses[0]: '10.9.2' is not an IP address"),
     (
@@ -256,8 +256,8 @@ VALUES = [
     ),
     (
         "port: 53",
-        "port: 53\n    communities: [no-export]",
-        "f:23:19: vips.one.communities[0]: 'no-export' is not a",
+        "port: 53\n    communities: [no-exports]",
+        "f:23:19: vips.one.communities[0]: 'no-exports' is not a",
     ),
     (
         "port: 53",
@@ -266,8 +266,8 @@ VALUES = [
     ),
     (
         "port: 53",
-        "port: 53\n    scheduler: maglev",
-        "f:23:16: vips.one.scheduler: 'maglev' is not a choice here",
+        "port: 53\n    scheduler: best",
+        "f:23:16: vips.one.scheduler: 'best' is not a choice here",
     ),
     (
         "port: 53",
@@ -295,7 +295,7 @@ VALUES = [
     (
         "bgp:\n",
         "timeouts: {sctp: 1m}\nbgp:\n",
-        "f:1:12: timeouts.sctp: there is no such key (write one of tcp, tcp_fin, udp)",
+        "f:1:12: timeouts.sctp: there is no such key (write tcp, tcp_fin or udp)",
     ),
     ("bgp:\n", "timeouts: 5m\nbgp:\n", "f:1:11: timeouts: this is not a mapping"),
     (
@@ -355,7 +355,7 @@ VALUES = [
     (
         "port: 53",
         "port: 53\n    persistence: {netmask: 24}",
-        "f:23:19: vips.one.persistence.netmask: there is no such key (write one of timeout, ipv4_prefix, ipv6_",
+        "f:23:19: vips.one.persistence.netmask: there is no such key (write timeout, ipv4_prefix or ipv6_",
     ),
     (
         "port: 53",
@@ -401,12 +401,12 @@ TOGETHER = [
     (
         "  router_id: 10.2.1.1\n",
         "",
-        "f:1:1: bgp.router_id: it is missing, and no neighbor has an IPv4 local_address to take it from (write this",
+        "f:1:1: bgp.router_id: it is missing, and there is no IPv4 local_address to take it from (write an",
     ),
     (
         ", remote_as: 65000}",
         "}",
-        "f:5:7: bgp.neighbors[0].remote_as: it is missing (write the router's AS number)",
+        "f:5:7: bgp.neighbors[0].remote_as: it is missing (write the router's AS number,",
     ),
     (
         "address: 10.2.1.254, ",
@@ -489,7 +489,7 @@ TOGETHER = [
         "pool: wbe",
         "f:19:26: vips.web.services[0].pool: there is no pool named 'wbe' (did you mean web?)",
     ),
-    (", pool: web", "", "f:19:9: vips.web.services[0].pool: it is missing (write the name of a pool)"),
+    (", pool: web", "", "f:19:9: vips.web.services[0].pool: it is missing (write the name of a pool, here"),
     ("port: 80, ", "", "f:19:9: vips.web.services[0].port: it is missing (write the port that is served)"),
     ("    port: 53\n", "", "f:20:3: vips.one.port: it is missing (write the port that is served)"),
     (
@@ -563,7 +563,7 @@ TOGETHER = [
     (
         "      - {port: 80, pool: web}\n",
         "      []\n",
-        "f:19:7: vips.web.services: nothing is served (write port and pool of a service)",
+        "f:19:7: vips.web.services: nothing is served (write the ports, as in",
     ),
     (
         "10.9.3.2]",
@@ -682,7 +682,7 @@ TOGETHER = [
     ),
     (
         "port: 53",
-        "port: 53\n    tunnel: ipip",
+        "port: 53\n    tunnel: ipip\n    forwarding: dr",
         "f:23:5: vips.one.tunnel: nothing is tunnelled with forwarding: dr (write forwarding: tunnel, or remove",
     ),
     (
@@ -783,7 +783,7 @@ TOGETHER = [
     (
         "  one:\n",
         "  -one:\n",
-        "f:20:3: vips.-one: '-one' is not a name (use letters, digits, _ . and - only, 63",
+        "f:20:3: vips.-one: '-one' is not a name (write one: letters, digits, _ . and - only, 63",
     ),
     (
         "  web:\n    check",
@@ -943,10 +943,10 @@ bgp:
   hold_time: 1
   neighbours: []
   neighbors:
-    - {address: 10.2.1.254, remote_as: 65000, local_address: 10.2.1.1, passive: no}
+    - {address: 10.2.1.254, remote_as: 65000, local_address: 10.2.1.1, passive: nein}
     - {address: 10.2.1.254, remote_as: 65000}
 checks:
-  web: {type: http, path: x}
+  web: {type: http, path: x y}
 pools:
   web:
     check: wbe
@@ -958,7 +958,7 @@ vips:
     communities: [65000:65536]
     services:
       - {port: 80, pool: wbe}
-      - {port: 80, pool: web, forwarding: dsr}
+      - {port: 80, pool: web, forwarding: bridge}
       - {port: 0443, pool: web, flags: [mh-port]}
       - {port: 444, pool: web, quorum: {low: 2, high: 1}}
   two: {address: 192.0.2.1, port: 80, servers: [10.9.9.1], check: *base}

@@ -55,23 +55,29 @@ def test_the_examples_are_valid(name: str) -> None:
 
 def test_the_full_example_shows_every_key_of_every_section() -> None:
     tree = yaml.safe_load(ROOT.joinpath("examples", "full.yaml").read_text(encoding="utf-8"))
-    assert set(tree) == set(schema.File.model_fields)
+    assert set(tree) == set(schema.File.model_fields) - {"include"}
     for section, model in (
         ("node", schema.Node),
         ("timing", schema.Timing),
         ("timeouts", schema.Timeouts),
         ("connection_sync", schema.ConnectionSync),
-        ("bgp", schema.Bgp),
     ):
         assert set(tree[section]) == set(model.model_fields)
+    # Where else a secret can stand is told in comments.
+    assert set(tree["bgp"]) == set(schema.Bgp.model_fields) - {"password", "password_file", "password_env"}
     assert set(tree["bgp"]["bfd"]) == set(schema.Bfd.model_fields)
-    assert set(tree["bgp"]["neighbors"][0]) == set(schema.Neighbor.model_fields)
+    assert set(tree["bgp"]["neighbors"][0]) == set(schema.Neighbor.model_fields) - {
+        "password_file",
+        "password_env",
+    }
     hooks = tree["hooks"].values()
-    other_ways = {"token_env", "secret_file"}  # of what is shown, in the comments beside it
+    other_ways = {
+        *("token_env", "secret_file", "headers_file", "headers_env", "url_file", "url_env")
+    }  # of what is shown, in comments
     assert set().union(*hooks) == set(schema.Hook.model_fields) - other_ways
     vips = tree["vips"].values()
     services = [service for vip in vips for service in vip.get("services", [vip])]
-    assert set().union(*services) >= set(schema.Service.model_fields)
+    assert set().union(*services, *vips) >= set(schema.Service.model_fields)
     assert set().union(*vips) >= set(schema.Vip.model_fields) - set(schema.Service.model_fields) - {"servers"}
     for name, part in (
         ("tunnel", schema.Tunnel),
@@ -96,13 +102,13 @@ def test_the_examples_are_warned_of_nothing(name: str) -> None:
         {"bgp": None},
         {"bgp": {"local_as": 65001}},
         {"bgp": {"local_as": 0, "neighbors": []}},
-        {"bgp": {"local_as": 1, "neighbors": [{"address": "10.0.0.1"}]}},
+        {"bgp": {"local_as": 1, "neighbors": [{"adress": "10.0.0.1"}]}},
         {"bgp": {"local_as": 1, "neighbors": []}, "vip": {}},
         {"bgp": {"local_as": 1, "neighbors": []}, "checks": {"web": {"path": "/"}}},
         {"bgp": {"local_as": 1, "neighbors": []}, "checks": {"web": {"type": "tcp", "path": "/"}}},
         {"bgp": {"local_as": 1, "neighbors": []}, "pools": {"web": {}}},
         {"bgp": {"local_as": 1, "neighbors": []}, "pools": {"web": {"servers": [1]}}},
-        {"bgp": {"local_as": 1, "neighbors": []}, "vips": {"web": {"services": [{"port": 80}]}}},
+        {"bgp": {"local_as": 1, "neighbors": []}, "vips": {"web": {"services": [{"prot": 80}]}}},
         {"bgp": {"local_as": 1, "neighbors": []}, "vips": {"web": {"services": [{"pool": "web"}]}}},
         {
             "bgp": {"local_as": 1, "neighbors": []},

@@ -253,3 +253,45 @@ def test_a_pipe_in_the_place_of_a_token_holds_nobody_up(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "token")
     outcome = asyncio.run(run(hook(9, token=Secret(file=str(tmp_path / "token"))), TOLD, agent="a"))
     assert outcome.why == f"{tmp_path}/token is not a file"
+
+
+def test_a_url_and_headers_are_read_where_they_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    got: list[bytes] = []
+    monkeypatch.setenv("HOOK_HEADERS", "X-Team: edge\nX-Key: k3y")
+
+    async def story() -> Outcome:
+        async with server(answering(b"HTTP/1.1 204 No Content\r\n\r\n", got)) as port:
+            (tmp_path / "url").write_text(f"http://localhost:{port}/kept-path\n", encoding="utf-8")
+            kept: dict[str, Any] = {"url": "", "host": "kept", "url_from": Secret(file=str(tmp_path / "url"))}
+            hooked = hook(port, headers_from=Secret(variable="HOOK_HEADERS"), **kept)
+            assert "kept-path" not in repr(hooked)
+            return await run(hooked, TOLD, agent="anycast/1.2.3")
+
+    assert asyncio.run(story()) == Outcome(ending=Ending.OK, why="status 204")
+    (request,) = got
+    assert request.startswith(b"POST /kept-path HTTP/1.1\r\n")
+    head = head_of(request)
+    assert (head["x-team"], head["x-key"]) == ("edge", "k3y")
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("ftp://hidden.example/x", "the scheme of the URL is neither https nor http"),
+        ("https://", "the URL names no host"),
+        ("http://hidden.example/x", "everybody on the network could read the token"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_told_without_it(tmp_path: Path, url: str, why: str) -> None:
+    (tmp_path / "url").write_text(url, encoding="utf-8")
+    (tmp_path / "token").write_text("t", encoding="utf-8")
+    action: dict[str, Any] = {
+        "url_from": Secret(file=str(tmp_path / "url")),
+        "token": Secret(file=str(tmp_path / "token")),
+    }
+    outcome = asyncio.run(run(hook(1, url="", **action), TOLD, agent="a"))
+    assert outcome.ending is Ending.FAILED
+    assert why in outcome.why
+    assert "hidden" not in outcome.why

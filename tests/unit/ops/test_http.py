@@ -122,7 +122,9 @@ def test_a_vip_answers_by_its_code_and_says_why() -> None:
             assert (await response.text()).startswith("not announced: healthy: no plugin is connected")
         async with client.get("/vips/wbe") as response:
             assert response.status == 404
-            assert await response.json() == {"error": "there is no VIP 'wbe' (configured: web, mail)"}
+            assert await response.json() == {
+                "error": "there is no VIP 'wbe' (did you mean web? configured: web, mail)"
+            }
 
     ask(read_app(node), questions)
 

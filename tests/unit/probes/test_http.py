@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import ssl
 import time
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ from anycast.core.values.configuration import HttpCheck
 from anycast.probes import run as tasks
 from anycast.probes import tls
 from anycast.probes.certificate import not_after
-from anycast.probes.finding import Progress
+from anycast.probes.finding import Finding, Progress
+from anycast.probes.sweep.runs import _HttpRun
 from tests.unit.probes import peers
 from tests.unit.probes.peers import (
     Certificate,
@@ -618,3 +620,44 @@ def test_a_tls_server_that_closes_without_a_response_fails(certificate: Certific
 
 def test_a_plain_request_to_a_tls_port_fails(certificate: Certificate) -> None:
     assert tls_answer(certificate, PLAIN).outcome is Outcome.FAIL
+
+
+def test_a_token_and_headers_are_read_where_they_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_text("s3cret\n", encoding="utf-8")
+    monkeypatch.setenv("A_HEADER", "X-Key: k3y")
+    kind = HttpCheck(tls=False, token_file=str(tmp_path / "token"), headers_env="A_HEADER")
+    request, _ = request_of(kind)
+    assert b"Authorization: Bearer s3cret\r\n" in request
+    assert b"X-Key: k3y\r\n" in request
+
+
+def test_a_token_that_is_replaced_counts_from_the_next_run_on(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    kind = HttpCheck(tls=False, token_file=str(file))
+
+    async def story() -> list[bytes]:
+        seen: list[bytes] = []
+
+        async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            seen.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(OK_HEAD)
+
+        async with serving(handler) as port:
+            aim = target(kind, port)
+            run = _HttpRun(aim, kind, port, None, Progress())
+            told = await probe(aim)
+            assert told.outcome is Outcome.UNKNOWN  # there is no file yet
+            assert "token cannot be read" in told.detail
+            assert isinstance(run.begin(), Finding)
+            for number, text in enumerate(("first", "second")):
+                file.write_text(text, encoding="utf-8")
+                os.utime(file, ns=(number, number))
+                assert run.begin() is None
+                seen.append(run._request if isinstance(run._request, bytes) else b"")
+        return seen
+
+    first, second = asyncio.run(story())
+    assert b"Bearer first\r\n" in first
+    assert b"Bearer second\r\n" in second

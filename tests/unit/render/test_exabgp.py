@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from jinja2 import UndefinedError
 
+from anycast.cli.main import main
+from anycast.config.changes import changes
 from anycast.config.load import load
 from anycast.core.values.configuration import Config, Neighbor
 from anycast.render.exabgp import exabgp_conf, exabgp_env
@@ -227,6 +229,66 @@ def test_the_readme_names_every_file() -> None:
     readme = (SNIPPETS / "README.md").read_text(encoding="utf-8")
     for path in SNIPPETS.iterdir():
         assert path.name == "README.md" or f"| `{path.name}` |" in readme
+
+
+def secret_config(folder: Path, lines: str) -> Path:
+    file = folder / "anycast.yaml"
+    file.write_text(
+        "bgp:\n  local_as: 65001\n  router_id: 10.2.1.1\n  remote_as: 65000\n"
+        f"  neighbors: [10.2.1.254]\n{lines}vips: {{w: {{address: 192.0.2.1, port: 80, servers: 10.9.2.1}}}}\n",
+        encoding="utf-8",
+    )
+    return file
+
+
+def test_a_password_in_a_file_or_a_variable_is_only_in_what_is_rendered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("s3cret-word\n", encoding="utf-8")
+    monkeypatch.setenv("A_BGP_PASSWORD", "s3cret-word")
+    for lines in (f"  password_file: {secret}\n", "  password_env: A_BGP_PASSWORD\n"):
+        file = secret_config(tmp_path, lines)
+        assert "s3cret-word" not in repr(load(file, hostname="lb1"))
+        assert main(["render", "exabgp", "--config", str(file)]) == 0
+        assert 'md5-password "s3cret-word";' in capsys.readouterr().out
+        assert main(["render", "router-frr", "--config", str(file)]) == 0
+        assert "s3cret-word" in capsys.readouterr().out
+        assert main(["check", str(file)]) == 0
+        said = capsys.readouterr()
+        assert "s3cret-word" not in said.out + said.err
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (None, "cannot be read: No such file"),
+        ("", "is empty"),
+        ("hid den", "cannot be used"),
+        ("x" * 81, "cannot be used"),
+    ],
+)
+def test_a_password_that_cannot_be_used_is_told_without_it(
+    text: str | None, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret = tmp_path / "password"
+    if text is not None:
+        secret.write_text(text, encoding="utf-8")
+    file = secret_config(tmp_path, f"  password_file: {secret}\n")
+    assert main(["render", "exabgp", "--config", str(file)]) == 78
+    said = capsys.readouterr().err
+    assert "the password of the neighbor 10.2.1.254" in said
+    assert why in said
+    assert "hid den" not in said
+    # Without it the environment can be written all the same.
+    assert main(["render", "exabgp", "--env", "--config", str(file)]) == 0
+
+
+def test_another_place_of_a_password_is_a_change_that_exabgp_needs_a_restart_for(tmp_path: Path) -> None:
+    before = load(secret_config(tmp_path, "  password_file: /a\n"), hostname="lb1").config
+    after = load(secret_config(tmp_path, "  password_env: A\n"), hostname="lb1").config
+    (change,) = changes(before, after)
+    assert change.startswith("bgp: neighbor 10.2.1.254 changed (password)")
 
 
 def test_the_environment_does_not_ask_for_what_has_the_passwords_in_clear() -> None:
