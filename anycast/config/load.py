@@ -1,12 +1,12 @@
 """Files to a valid `Config`, or every problem at once. Imports pydantic: import it where it is needed.
 
-`conf.d/*.yaml` beside the file are read with it, in lexical order. They may hold `checks`, `pools` and `vips`.
+`conf.d/*.yaml` beside the file are read with it, in lexical order. They may hold `checks`, `pools` and `vips`. Names
+that begin with a dot or # or end in anything else are editors' and package managers': they are not read.
 """
 
 from __future__ import annotations
 
 import gc
-import hashlib
 import itertools
 import os
 import socket
@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 
 from anycast.config.assemble import Built, build
 from anycast.config.files import TooLargeError, read_regular, size
+from anycast.config.kept import digest_of, unended
 from anycast.config.loaded import Loaded
 from anycast.config.problem import MOST, TOLD, ConfigError, Mark, Path, Problem, TooManyError, told
 from anycast.config.reader import MAX_BYTES, MAX_ITEMS, MAX_VALUES, Document, read
+from anycast.config.steady import ChangingError, read_all
 from anycast.config.validate import Holes, Source, validate
 
 if TYPE_CHECKING:
@@ -33,33 +35,59 @@ def load(path: pathlib.Path, *, hostname: str | None = None) -> Loaded:
 
     `hostname` (default: this machine's) names the node when the file does not.
     """
-    contents: list[tuple[str, bytes]] = []
+    contents, problems = texts_of(path)
+    return loaded_of(contents, problems, hostname)
+
+
+def texts_of(path: pathlib.Path) -> tuple[list[tuple[str, bytes]], list[Problem]]:
+    """A file and the `conf.d` beside it, as they are at one instant, and what could not be read.
+
+    Raises `ConfigError`: there is nothing to go on with.
+    """
     problems: list[Problem] = []
     left = MAX_BYTES
-    for file in (path, *_parts(path.parent / "conf.d", problems)):
-        try:
-            data = read_regular(file, left)
-        except TooLargeError:
-            what = f"the file is larger than {size(MAX_BYTES)}"
-            if contents:
-                what = f"with this file the configuration is larger than {size(MAX_BYTES)}"
-            problems.append(_about(str(file), what, "write less: so much is no configuration of a node"))
-        except OSError as error:
-            what = f"the file cannot be read: {error.strerror or error}"
-            problems.append(_about(str(file), what, "check its path and permissions"))
-        else:
+
+    def find() -> list[pathlib.Path]:
+        nonlocal left
+        problems.clear()
+        left = MAX_BYTES
+        return [path, *_parts(path.parent / "conf.d", problems)]
+
+    def read_file(file: pathlib.Path) -> bytes:
+        nonlocal left
+        data = read_regular(file, left)
+        left -= len(data)
+        return data
+
+    try:
+        found = read_all(find, read_file)
+    except ChangingError as error:
+        what = "the file is being changed, again and again"
+        raise ConfigError((_about(str(error), what, "try again once it is written"),)) from None
+    contents: list[tuple[str, bytes]] = []
+    for file, data in found:
+        if isinstance(data, bytes):
             contents.append((str(file), data))
-            left -= len(data)
             continue
+        problems.append(_unread(str(file), data, alone=not contents))
         if file == path:
             raise ConfigError(tuple(problems))
-    return _load(contents, problems, hostname)
+    return contents, problems
+
+
+def _unread(file: str, error: OSError, *, alone: bool) -> Problem:
+    if isinstance(error, TooLargeError):
+        what = "the file" if alone else "with this file the configuration"
+        do = "write less: so much is no configuration of a node"
+        return _about(file, f"{what} is larger than {size(MAX_BYTES)}", do)
+    what = f"the file cannot be read: {error.strerror or error}"
+    return _about(file, what, "check its path and permissions")
 
 
 def loads(text: str | bytes, name: str = "anycast.yaml", *, hostname: str | None = None) -> Loaded:
     """Load one file's text. `name` stands in the problems."""
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    return _load([(name, data)], [], hostname)
+    return loaded_of([(name, data)], [], hostname)
 
 
 def _about(file: str, what: str, do: str) -> Problem:
@@ -79,7 +107,7 @@ def _parts(folder: pathlib.Path, problems: list[Problem]) -> list[pathlib.Path]:
         what = f"there are more than {_MAX_ENTRIES:,} files in it"
         problems.append(_about(str(folder), what, "keep only files of the configuration there"))
         return []
-    names = sorted(name for name in names if not name.startswith("."))
+    names = sorted(name for name in names if not name.startswith((".", "#")))
     problems += [
         _about(str(folder / name), "files that end in .yml are not read here", "rename it to .yaml")
         for name in names
@@ -88,7 +116,10 @@ def _parts(folder: pathlib.Path, problems: list[Problem]) -> list[pathlib.Path]:
     return [folder / name for name in names if name.endswith(".yaml")]
 
 
-def _load(contents: list[tuple[str, bytes]], problems: list[Problem], hostname: str | None) -> Loaded:
+def loaded_of(
+    contents: list[tuple[str, bytes]], problems: list[Problem], hostname: str | None = None
+) -> Loaded:
+    """Of texts that were read, the main file's first. Raises `ConfigError`."""
     # Hundreds of thousands of values are made and none is in a cycle: looked through again and again they would
     # cost as much as all the rest.
     collects = gc.isenabled()
@@ -121,16 +152,14 @@ def _loaded(contents: list[tuple[str, bytes]], problems: list[Problem], hostname
     if len(warnings) > TOLD:
         what = f"{len(warnings) - TOLD:,} more warnings are not shown"
         warnings[TOLD:] = [_about(contents[0][0], what, "look at these first")]
-    digest = hashlib.sha256()
-    for name, data in contents:
-        digest.update(f"{os.path.basename(name)}\0{len(data)}\0".encode("utf-8", "surrogateescape") + data)
     return Loaded(
         config=built.config,
         checks=built.checks,
         paths=built.paths,
         files=tuple(name for name, _ in contents),
-        digest=digest.hexdigest(),
+        digest=digest_of(contents),
         warnings=tuple(warnings),
+        unended=unended(contents),
     )
 
 

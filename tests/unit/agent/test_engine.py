@@ -661,7 +661,7 @@ def test_however_many_ask_for_a_reload_while_one_is_under_way_the_file_is_read_o
             go_on.wait(60)
             return load(path)
 
-        monkeypatch.setattr(engines, "load", slowly)
+        monkeypatch.setattr(Engine, "_read", lambda self: slowly(self._path, self._loaded))
         async with running(engine):
             await site.announced(WEB)
             first = asyncio.create_task(engine.reload())
@@ -711,7 +711,7 @@ def test_a_defect_in_reading_the_file_refuses_the_reload(
             def broken(path: Path, before: Loaded) -> None:
                 raise ZeroDivisionError
 
-            monkeypatch.setattr(engines, "load", broken)
+            monkeypatch.setattr(Engine, "_read", lambda self: broken(self._path, self._loaded))
             answer = await engine.reload()
             assert not answer.ok
             assert "ZeroDivisionError" in answer.problems[0]
@@ -1082,7 +1082,7 @@ def test_of_many_mistakes_the_first_are_told_and_the_others_counted(
     def mistaken(_: Path, before: Loaded) -> None:
         raise ConfigError((problem,) * 200_000)
 
-    monkeypatch.setattr(engines, "load", mistaken)
+    monkeypatch.setattr(Engine, "_read", lambda self: mistaken(self._path, self._loaded))
 
     async def story(site: Site) -> None:
         engine = site.engine()
