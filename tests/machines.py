@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from anycast.core import withdrawal
+from anycast.core import confirmation, withdrawal
 from anycast.core.dataplane import proof
 from anycast.core.health import phase
 from anycast.core.maintenance import stages
@@ -26,6 +26,7 @@ _MACHINES: tuple[tuple[str, ModuleType, Mapping[Any, Any], str], ...] = (
     ("Proof that the kernel holds what a VIP needs", proof, proof.NEXT, "unread"),
     ("Withdrawal", withdrawal, withdrawal.NEXT, "asked"),
     ("Maintenance", stages, stages.NEXT, "active"),
+    ("Whether a configuration is to stay", confirmation, confirmation.NEXT, "confirmed"),
 )
 
 

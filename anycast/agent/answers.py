@@ -21,13 +21,29 @@ class MaintenanceAnswer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReloadWish:
+    """How a reload is meant. `confirm_within`: seconds until it goes back unless it is confirmed; None: it stays."""
+
+    allow_removal: bool = False
+    confirm_within: float | None = None
+
+
+PLAIN = ReloadWish()
+
+
+class NothingThereError(Exception):
+    """There is nothing to confirm, or nothing to go back to. The text says so."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReloadAnswer:
     """`changes` when it was applied, `problems` when it was not: then the old configuration stays in force.
 
-    `warnings`: of what was applied, allowed and rarely meant.
+    `warnings`: of what was applied, allowed and rarely meant. `confirm_s`: seconds until it goes back, if it is on trial.
     """
 
     ok: bool
     changes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    confirm_s: float | None = None

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from anycast.agent.answers import MaintenanceAnswer, ReloadAnswer
+from anycast.agent.answers import PLAIN, MaintenanceAnswer, NothingThereError, ReloadAnswer, ReloadWish
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import NODE, NODE_SCOPES, STOP, is_saved, is_server, server_scope
 from anycast.core.state import State
@@ -20,6 +20,7 @@ from anycast.ops import status
 
 MAX_REASON = 200  # characters
 LOOKED_THROUGH = 500  # names, for one that was meant
+LONGEST_TRIAL = 86400.0  # seconds until a configuration goes back that nobody confirms
 LONGEST = 366 * 86400.0  # seconds until a maintenance ends by itself
 
 
@@ -54,7 +55,15 @@ class Engine(Protocol):
         """
         ...
 
-    async def reload(self, *, deadline: float = math.inf) -> ReloadAnswer: ...
+    async def reload(self, wish: ReloadWish = PLAIN, *, deadline: float = math.inf) -> ReloadAnswer: ...
+
+    async def confirm(self, *, deadline: float = math.inf) -> ReloadAnswer:
+        """Raises NothingThereError."""
+        ...
+
+    async def undo(self, *, deadline: float = math.inf) -> ReloadAnswer:
+        """Raises NothingThereError."""
+        ...
 
 
 def entries(state: State) -> list[dict[str, Any]]:
@@ -120,14 +129,46 @@ async def maintenance(engine: Engine, body: bytes, *, by: str, deadline: float) 
 
 
 async def reload(engine: Engine, body: bytes, *, deadline: float) -> tuple[int, dict[str, Any]]:
-    """200 applied, 422 refused: the old configuration stays in force. Raises RefusedError."""
+    """200 applied, 422 refused: the old configuration stays in force. Raises RefusedError.
+
+    `"allow_removal": true` even if it removes much; `"confirm_within_s"`: it goes back after so many seconds.
+    """
+    fields = _fields(body, _RELOAD, optional={*_RELOAD})
+    within = fields.get("confirm_within_s")
+    if within is not None and not 1 <= within <= LONGEST_TRIAL:
+        raise RefusedError(400, "field 'confirm_within_s': expected from one second to 24 hours")
+    wish = ReloadWish(
+        allow_removal=fields.get("allow_removal", False),
+        confirm_within=None if within is None else float(within),
+    )
+    return _told(await engine.reload(wish, deadline=deadline))
+
+
+async def confirm(engine: Engine, body: bytes, *, deadline: float) -> tuple[int, dict[str, Any]]:
+    """What is on trial stays. Raises RefusedError: 409, nothing is."""
     _fields(body, {}, optional=set())
-    answer = await engine.reload(deadline=deadline)
+    try:
+        return _told(await engine.confirm(deadline=deadline))
+    except NothingThereError as error:
+        raise RefusedError(409, str(error)) from None
+
+
+async def undo(engine: Engine, body: bytes, *, deadline: float) -> tuple[int, dict[str, Any]]:
+    """Back to the configuration before. Raises RefusedError: 409, there is none."""
+    _fields(body, {}, optional=set())
+    try:
+        return _told(await engine.undo(deadline=deadline))
+    except NothingThereError as error:
+        raise RefusedError(409, str(error)) from None
+
+
+def _told(answer: ReloadAnswer) -> tuple[int, dict[str, Any]]:
     told = {
         "ok": answer.ok,
         "changes": list(answer.changes),
         "warnings": list(answer.warnings),
         "problems": list(answer.problems),
+        "confirm_s": answer.confirm_s,
     }
     return (200 if answer.ok else 422), told
 
@@ -213,6 +254,7 @@ _MAINTENANCE: Mapping[str, type] = {
     "now": bool,
     "temporary": bool,
 }
+_RELOAD: Mapping[str, type] = {"allow_removal": bool, "confirm_within_s": float}
 _WITH_ON = ("until", "for_s", "on_expiry", "now", "temporary")
 
 

@@ -221,6 +221,14 @@ class Control:
         code, answer = await commands.reload(self._engine, request.body, deadline=request.deadline)
         return _json({**answer, "revision": self._mark()}, code=code)
 
+    async def post_confirm(self, request: _Request) -> _Answer:
+        code, answer = await commands.confirm(self._engine, request.body, deadline=request.deadline)
+        return _json({**answer, "revision": self._mark()}, code=code)
+
+    async def post_undo(self, request: _Request) -> _Answer:
+        code, answer = await commands.undo(self._engine, request.body, deadline=request.deadline)
+        return _json({**answer, "revision": self._mark()}, code=code)
+
 
 class _Connection:
     """One client, one request after the other."""

@@ -21,34 +21,47 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, assert_never
 import structlog
 
 from anycast import __version__
-from anycast.agent import maintenance_file, owned_file, touch_file
-from anycast.agent.answers import MaintenanceAnswer, ReloadAnswer, TooLateError
+from anycast.agent import last_good, maintenance_file, owned_file, touch_file
+from anycast.agent.answers import (
+    PLAIN,
+    MaintenanceAnswer,
+    NothingThereError,
+    ReloadAnswer,
+    ReloadWish,
+    TooLateError,
+)
 from anycast.agent.checker import Checker
 from anycast.agent.conditions import Conditions
 from anycast.agent.effort import Effort
 from anycast.agent.inbox import SLICE, Inbox
 from anycast.agent.latest import Latest
 from anycast.agent.run_log import RunLog
+from anycast.agent.start import cut
 from anycast.analysis import capacity
 from anycast.analysis.capacity import Demand, Measured
 from anycast.config.apart import Reading
 from anycast.config.changes import changes
+from anycast.config.kept import FILE as LAST_GOOD
+from anycast.config.kept import census_of, parts_of
 from anycast.config.loaded import Loaded
 from anycast.config.needed import missing_hooks
 from anycast.config.problem import ConfigError
 from anycast.core import events as ev
+from anycast.core.confirmation import NEXT, Signal, Stage
 from anycast.core.dataplane.ipvs import Key
 from anycast.core.dataplane.kernel import Desired, Failure, KernelOp, Snapshot, touched
 from anycast.core.health.phase import Outcome, Result
 from anycast.core.hooks import Tally as HookTally
+from anycast.core.in_force import AS_WRITTEN, InForce, Refused, trial_left
 from anycast.core.lease import due
 from anycast.core.maintenance.clocks import End
 from anycast.core.maintenance.stages import FILE, Maintenance, is_saved, is_server
 from anycast.core.owned import NOTHING, Owned
 from anycast.core.reload import carried, in_slices
+from anycast.core.removal import Census, removes_nothing, suspicions
 from anycast.core.state import State
 from anycast.core.step import begin, next_wake, step
-from anycast.core.values.configuration import Config, Target
+from anycast.core.values.configuration import RELOADED, Config, Target
 from anycast.core.values.persistent import PersistentMap
 from anycast.core.values.standing import Condition
 from anycast.kernel.errors import KernelUnavailable
@@ -94,7 +107,6 @@ _DOING: Mapping[type[ev.Event], str] = {
 }
 OTHER_WORK = "other work of the agent"
 NO_PROCESSOR = "waiting for the processor"
-REFUSED = "the changed configuration was refused, the one before is in force"
 ENDED = "the agent is ending; nothing was changed (repeat the command once the next one runs)"
 
 
@@ -136,7 +148,7 @@ class _Submitted(NamedTuple):
 
 
 class _Reload:
-    """A reading of the file that has not begun: whoever asks for one until then gets its answer."""
+    """A reading of the file that has not begun: whoever asks for the same until then gets its answer."""
 
     def __init__(self, task: asyncio.Task[ReloadAnswer], deadline: float) -> None:
         self.task = task
@@ -163,6 +175,8 @@ class Engine:
         crashes: int = 0,
         left: Owned = NOTHING,
         conditions: Conditions | None = None,
+        force: InForce = AS_WRITTEN,
+        saved: str = "",
     ) -> None:
         """`events`: what the log tells goes there too. `recorder`: gets everything that `step` is given.
 
@@ -171,6 +185,8 @@ class Engine:
         `cpu`: processor time of this thread, which tells how much work something was, however busy the node is.
 
         `stood`: for how long at a time, within two instants, the process did not run.
+
+        `force`: how `loaded` stands to the file. `saved`: the digest of the last good configuration on disk.
 
         `passed` is told the instant of every event that was dealt with, after its effects are under way.
         """
@@ -217,11 +233,18 @@ class Engine:
         )
         self._kernel_change_posted = False
         self._reload_lock = asyncio.Lock()
-        self._next_reload: _Reload | None = None
+        self._next_reloads: dict[ReloadWish, _Reload] = {}
         self._reading: Reading | None = None  # of a reload that is under way
         self._reloads: set[asyncio.Task[ReloadAnswer]] = set()
         self._last_step = clock()
-        self._reload_ok = True
+        self._force = force
+        self._saved_digest = saved
+        self._before: Loaded | None = None  # what `undo` goes back to
+        self._trial: asyncio.Task[None] | None = None  # waits for its end
+        self._state_dir = Path(loaded.config.node.state_dir)
+        self._last_good = Latest(
+            self._save_last_good, self._last_good_not_saved, self._last_good_saved, retry=SAVE_AGAIN
+        )
         self._reloaded_at = time.time()
         self.clean_exit = False
         self._events = Hub() if events is None else events
@@ -257,7 +280,12 @@ class Engine:
 
     @property
     def reload_ok(self) -> bool:
-        return self._reload_ok
+        return self._force.reload_ok
+
+    @property
+    def force(self) -> InForce:
+        """How the configuration in force stands to the file."""
+        return self._force
 
     @property
     def facts(self) -> Facts:
@@ -267,7 +295,7 @@ class Engine:
         return Facts(
             state=self._state,
             last_step=self._last_step,
-            reload_ok=self._reload_ok,
+            force=self._force,
             reloaded_at=self._reloaded_at,
             tallies=self._tallies,
             probes={kind: probes.runs for kind, probes in self._checker.probes.items()},
@@ -301,6 +329,8 @@ class Engine:
         watching = [asyncio.create_task(self._watch()), asyncio.create_task(self._watch_file())]
         try:
             self._perform(self._first)
+            if self._force.reload_ok:
+                self._keep_last_good(self._loaded)
             while not self._state.exited:
                 event = await self._next()
                 if event is not None:
@@ -401,12 +431,14 @@ class Engine:
     async def _leave(self, watching: Iterable[asyncio.Task[None]]) -> None:
         self._maintenance_file.close()
         self._owned_file.close()
+        self._last_good.close()
         ending: set[asyncio.Task[Any]] = {*watching, *self._jobs}
         for task in ending:
             task.cancel()
         ending.add(asyncio.create_task(self._checker.close()))
         ending |= self._reloads  # which are told that it is over
-        ending |= {saving for saving in (self._maintenance_file.last, self._owned_file.last) if saving}
+        files = (self._maintenance_file, self._owned_file, self._last_good)
+        ending |= {saving for file in files if (saving := file.last)}
         await asyncio.wait(ending, timeout=LEAVE_PATIENCE)
         await self._kernel.close()
 
@@ -639,25 +671,23 @@ class Engine:
             self._touched = touch_file.look(self._touch_path)
         return kept if self._touched is None else {**kept, FILE: self._touched}
 
-    async def reload(self, *, deadline: float = math.inf) -> ReloadAnswer:
+    async def reload(self, wish: ReloadWish = PLAIN, *, deadline: float = math.inf) -> ReloadAnswer:
         """Apply the file as it is now, or keep what is in force and say why.
 
-        However many ask while one is under way, the file is read once more, and all of them have that answer.
+        However many ask for the same while one is under way, the file is read once more, and all of them have that answer.
         """
-        coming = self._next_reload
+        coming = self._next_reloads.get(wish)
         if coming is None:
-            task = asyncio.create_task(self._reload())
+            task = asyncio.create_task(self._reload(wish))
             self._reloads.add(task)
             task.add_done_callback(self._reloads.discard)
-            coming = self._next_reload = _Reload(task, deadline)
+            coming = self._next_reloads[wish] = _Reload(task, deadline)
         coming.deadline = max(coming.deadline, deadline)
         return await asyncio.shield(coming.task)
 
-    async def _reload(self) -> ReloadAnswer:
+    async def _reload(self, wish: ReloadWish) -> ReloadAnswer:
         async with self._reload_lock:
-            coming, self._next_reload = self._next_reload, None
-            assert coming is not None  # noqa: S101 - it is this one
-            deadline = coming.deadline
+            deadline = self._next_reloads.pop(wish).deadline
             if self._clock() > deadline:
                 return ReloadAnswer(ok=False, problems=(str(TooLateError()),))
             try:
@@ -666,18 +696,20 @@ class Engine:
                     raise ConfigError(absent)
             except ConfigError as error:
                 # Not all, for 200,000 would be built and sent by the loop that sends the lease.
-                problems = _told(error.problems, "`anycast check` has them all")
+                problems = _told(error.problems, "`anycast check` shows more")
                 return self._refused(problems, len(error.problems))
             except RuntimeError as error:  # the reading was given up
-                return self._refused((str(error),))
-            except Exception as error:
-                self._reload_ok = False
-                self.conditions.begin(
-                    Condition.RELOAD_REFUSED, f"{REFUSED}: a defect of this program, {error!r}"
+                return (
+                    ReloadAnswer(ok=False, problems=(ENDED,)) if self._ended else self._refused((str(error),))
                 )
+            except Exception as error:
+                why = f"a defect, please report it: {error!r}"
+                self._force = self._with_refusal(1, why)
                 log.exception("config.unexpected")
-                return ReloadAnswer(ok=False, problems=(f"a defect, please report it: {error!r}",))
-            return await self._apply(loaded, deadline)
+                return ReloadAnswer(ok=False, problems=(why,))
+            if not wish.allow_removal and (removed := await self._removed(loaded)):
+                return self._refused(removed)
+            return await self._try(loaded, wish, deadline)
 
     def _read(self) -> Loaded:
         """In a thread. Raises ConfigError; RuntimeError: it was given up, as it is when the agent ends."""
@@ -691,23 +723,73 @@ class Engine:
 
     def _refused(self, problems: tuple[str, ...], number: int = 0) -> ReloadAnswer:
         """`number`: of all there are, where not all are told."""
-        self._reload_ok = False
-        more = max(number, len(problems)) - 1
-        first = f"{problems[0]}{f' and {more:,} more' if more else ''}"
-        self.conditions.begin(Condition.RELOAD_REFUSED, f"{REFUSED} (see `anycast check`): {first}")
-        log.error("config.rejected", problems=number or len(problems), first=problems[0])
+        number = number or len(problems)
+        self._force = self._with_refusal(number, problems[0])
+        log.error("config.rejected", problems=number, first=problems[0])
         return ReloadAnswer(ok=False, problems=problems)
 
-    async def _apply(self, loaded: Loaded, deadline: float) -> ReloadAnswer:
-        before, old = self._state, self._state.config
+    def _with_refusal(self, number: int, first: str) -> InForce:
+        """It stands since the first of several."""
+        known = self._force.refused
+        since = self._clock() if known is None else known.since
+        refused = Refused(since=since, problems=number, first=cut(first))
+        return replace(self._force, refused=refused)
+
+    async def _removed(self, loaded: Loaded) -> tuple[str, ...]:
+        """What in it nobody may mean. In a thread: it may look at all real servers."""
+        if loaded.digest == self._loaded.digest:
+            return ()
+        found = await asyncio.to_thread(_suspicions, self._loaded, loaded)
+        return tuple(
+            f"{self._path}: {one} (`anycast reload --allow-removal` if it is meant)" for one in found
+        )
+
+    async def _try(self, loaded: Loaded, wish: ReloadWish, deadline: float) -> ReloadAnswer:
+        """Apply it, unless this machine cannot carry it; on trial, if it is wished or belongs to a trial."""
         asked = await asyncio.to_thread(self._demands.of, loaded.config)
         if problems := await self._not_carried(loaded.config, asked):
             return self._refused(problems)
+        old, was_on_trial = self._loaded, self._force.stage is Stage.ON_TRIAL
+        stage = self._stage_with(loaded, wish)
+        # Before it is in force: it may be what ends the agent, and the next one must not start with it.
+        if stage is Stage.ON_TRIAL and (why := await self._marked(loaded.digest)):
+            return self._refused(
+                (f"a restart would not go back, for it cannot be marked as on trial: {why}",)
+            )
+        answer = await self._apply(loaded, deadline)
+        if not answer.ok:
+            if stage is Stage.ON_TRIAL:
+                await (self._marked(old.digest) if was_on_trial else self._unmarked())
+            return answer
+        self._carried = asked
+        if not was_on_trial and loaded.digest != old.digest:
+            self._before = old
+        ends = self._force.ends if wish.confirm_within is None else self._clock() + wish.confirm_within
+        self._entered(stage, ends if stage is Stage.ON_TRIAL else math.inf)
+        if stage is Stage.CONFIRMED:
+            self._keep_last_good(loaded)
+        left = trial_left(self._force, self._clock())
+        log.info("config.applied", changes=answer.changes, **({} if left is None else {"confirm_s": left}))
+        return replace(answer, confirm_s=left)
+
+    def _stage_with(self, loaded: Loaded, wish: ReloadWish) -> Stage:
+        """What is no other than before needs no trial."""
+        stage, before = self._force.stage, self._loaded
+        if stage is Stage.ON_TRIAL and self._before is not None:
+            before = self._before
+        if loaded.digest == before.digest:
+            return Stage.CONFIRMED
+        return NEXT[stage, Signal.APPLIED if wish.confirm_within is None else Signal.TRIED]
+
+    async def _apply(self, loaded: Loaded, deadline: float = math.inf) -> ReloadAnswer:
+        """Put it in force."""
+        before, old = self._state, self._state.config
         # A thread: it works out what moves under Maglev, which takes a while in large pools.
         words = await asyncio.to_thread(changes, old, loaded.config)
         words = _told(words, "not shown")
         # Sockets, files and the interface were opened by what `node` said at the start.
-        config = replace(loaded.config, node=old.node)
+        kept = {name: getattr(loaded.config.node, name) for name in RELOADED}
+        config = replace(loaded.config, node=replace(old.node, **kept))
         whole = any(
             map(is_server, before.maintenance)
         )  # its real server may have other names in several VIPs
@@ -719,13 +801,9 @@ class Engine:
             if not applied:
                 return ReloadAnswer(ok=False, problems=(ENDED,))
             deadline = math.inf  # what has begun comes to its end
-        self._carried = asked
         self._loaded = loaded
-        self._reload_ok = True
-        self.conditions.end(Condition.RELOAD_REFUSED)
         self._not_reloaded(loaded)
         self._reloaded_at = time.time()
-        log.info("config.applied", changes=words)
         return ReloadAnswer(
             ok=True,
             changes=words,
@@ -742,13 +820,117 @@ class Engine:
         names = [
             f"node.{one.name}"
             for one in fields_of(wanted)
-            if getattr(mine, one.name) != getattr(wanted, one.name)
+            if one.name not in RELOADED and getattr(mine, one.name) != getattr(wanted, one.name)
         ]
         if names:
             text = f"{', '.join(names)}: changed in the file; the agent has the old value until it is started again"
             self.conditions.begin(Condition.AGENT_OUTDATED, text)
         else:
             self.conditions.end(Condition.AGENT_OUTDATED)
+
+    def _entered(self, stage: Stage, ends: float = math.inf) -> None:
+        """What was read last is in force, in this stage; a trial ends at `ends`."""
+        force = self._force
+        since = force.since if stage is force.stage else self._clock()
+        self._force = replace(force, stage=stage, since=since, ends=ends, refused=None, last_good=None)
+        if stage is Stage.ON_TRIAL and (self._trial is None or self._trial.done()):
+            self._trial = asyncio.create_task(self._end_of_trial())
+            self._start(self._trial)
+
+    async def _end_of_trial(self) -> None:
+        """Goes back once its time is over, which may be put off meanwhile."""
+        while self._force.stage is Stage.ON_TRIAL:
+            if (left := self._force.ends - self._clock()) > 0:
+                await asyncio.sleep(left)
+                continue
+            async with self._reload_lock:
+                if self._force.stage is Stage.ON_TRIAL and self._force.ends <= self._clock():
+                    answer = await self._go_back("not_confirmed")
+                    if not answer.ok:
+                        return  # the agent ends
+
+    async def confirm(self, *, deadline: float = math.inf) -> ReloadAnswer:
+        """What is on trial stays. Raises NothingThereError."""
+        async with self._reload_lock:
+            if self._force.stage is not Stage.ON_TRIAL:
+                raise NothingThereError("no configuration is on trial: there is nothing to confirm")
+            self._entered(NEXT[self._force.stage, Signal.CONFIRM])
+            saving = self._keep_last_good(self._loaded)
+            log.info("config.confirmed")
+        patience = None if deadline == math.inf else max(0.0, deadline - self._clock())
+        await asyncio.wait({saving}, timeout=patience)
+        unsaved = self._force.unsaved if saving.done() else "the disk is slow; it is being written"
+        warnings = (f"it is in force, and not saved: {unsaved}",) if unsaved else ()
+        return ReloadAnswer(ok=True, warnings=warnings)
+
+    async def undo(self, *, deadline: float = math.inf) -> ReloadAnswer:
+        """Go back to the configuration before. Raises NothingThereError."""
+        async with self._reload_lock:
+            if self._clock() > deadline:
+                return ReloadAnswer(ok=False, problems=(str(TooLateError()),))
+            return await self._go_back("command")
+
+    async def _go_back(self, why: str) -> ReloadAnswer:
+        """Whatever it removes, and whatever a restart would start with. Raises NothingThereError."""
+        before = self._before
+        if before is None:
+            raise NothingThereError("there is no configuration to go back to (a reload is undone once)")
+        if unmarked := await self._marked(self._loaded.digest):
+            log.error("config.not_saved", path=str(self._state_dir / last_good.MARK), error=unmarked)
+        answer = await self._apply(before)
+        if answer.ok:
+            self._before = None
+            self._carried = await asyncio.to_thread(self._demands.of, before.config)
+            self._entered(NEXT[self._force.stage, Signal.UNDO])
+            self._keep_last_good(before, marked=True)
+            log.warning("config.gone_back", why=why, changes=answer.changes)
+        return answer
+
+    async def _marked(self, digest: str) -> str:
+        """Why a start cannot be kept from it; empty: it is."""
+        try:
+            await asyncio.to_thread(last_good.mark, self._state_dir, digest)
+        except OSError as error:
+            return f"{error.strerror or error}"
+        return ""
+
+    async def _unmarked(self) -> None:
+        """A mark that stays is of a configuration that is not in the file, or of that which is saved as good."""
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(last_good.unmark, self._state_dir)
+
+    def _keep_last_good(self, loaded: Loaded, *, marked: bool = False) -> asyncio.Task[None]:
+        """Save it for a start at which the file cannot be used. `marked`: the file has another, which stays marked."""
+        task = asyncio.create_task(self._kept_last_good(loaded, marked=marked))
+        self._start(task)
+        return task
+
+    async def _kept_last_good(self, loaded: Loaded, *, marked: bool) -> None:
+        if loaded.texts is not None and (loaded.digest != self._saved_digest or self._force.unsaved):
+            self._last_good.put(loaded)
+            saving = self._last_good.last
+            assert saving is not None  # noqa: S101 - it was put there
+            if await asyncio.shield(saving):
+                return
+        if not marked:
+            await self._unmarked()
+
+    def _save_last_good(self, loaded: Loaded) -> None:
+        assert loaded.texts is not None  # noqa: S101 - it is saved only then
+        last_good.save(self._state_dir, loaded.texts)
+        self._saved_digest = loaded.digest
+
+    def _last_good_not_saved(self, error: OSError) -> str:
+        path = self._state_dir / LAST_GOOD
+        why = f"{path}: {error.strerror or error}"
+        if not self._force.unsaved:
+            self._force = replace(self._force, unsaved_since=self._clock())
+            log.error("config.not_saved", path=str(path), error=str(error))
+        self._force = replace(self._force, unsaved=why)
+        return why
+
+    def _last_good_saved(self) -> None:
+        self._force = replace(self._force, unsaved="")
 
     async def _not_carried(self, config: Config, asked: Demand) -> tuple[str, ...]:
         """Why this machine cannot carry the configuration. Of one that asks for no more than that in force nothing is said."""
@@ -764,6 +946,14 @@ class Engine:
             slowdown=self._effort.slowdown,
         )
         return tuple(capacity.findings(config, asked, measured))
+
+
+def _suspicions(before: Loaded, after: Loaded) -> tuple[str, ...]:
+    if removes_nothing(before.config, after.config):
+        return suspicions(
+            *(Census(parts=parts_of(one), unended=frozenset(one.unended)) for one in (before, after))
+        )
+    return suspicions(census_of(before), census_of(after))
 
 
 def _told(found: Sequence[object], rest: str) -> tuple[str, ...]:

@@ -34,8 +34,13 @@ def replace(path: Path, text: Iterable[str], *, synced: bool) -> None:
             beside.unlink()  # on a full disk it would lie there for good
         raise
     if synced:
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync(path.parent)
+
+
+def sync(directory: Path) -> None:
+    """What was renamed or removed in it is so for good. Raises OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from anycast import __version__
-from anycast.agent import garbage, owned_file
+from anycast.agent import garbage, owned_file, start
 from anycast.agent.conditions import Conditions
 from anycast.agent.defects import Defects
 from anycast.agent.engine import OWNED, Engine
@@ -33,10 +33,10 @@ from anycast.agent.leases import LeaseServer
 from anycast.agent.logs import set_up_logging
 from anycast.agent.maintenance_file import boot_id
 from anycast.agent.pulse import Pulse
+from anycast.agent.start import Start
 from anycast.agent.starts_file import StartsFile
 from anycast.config.apart import Reading
 from anycast.config.loaded import Loaded
-from anycast.config.problem import ConfigError, named
 from anycast.core.events import ConditionSet, StopRequested
 from anycast.core.values.configuration import Node
 from anycast.core.values.standing import Condition
@@ -75,10 +75,17 @@ EX_CONFIG = 78
 log = structlog.get_logger()
 
 
-def run(path: Path, record: Path | None = None, reading: Reading | None = None) -> int:
+def run(
+    path: Path,
+    record: Path | None = None,
+    reading: Reading | None = None,
+    *,
+    strict: bool = False,
+    state_dir: Path | None = None,
+) -> int:
     """Runs until SIGTERM or SIGINT; what it decides by is written to `record`. Returns the exit status.
 
-    `reading`: of `path`, where it has begun already.
+    `reading`: of `path`, where it has begun already. `strict`, `state_dir`: see `anycast.agent.start.begin`.
 
     0: withdrawn. 1: not acknowledged as withdrawn. 70: a defect. 75: another agent runs. 78: bad configuration; 73: no recording there.
     """
@@ -91,7 +98,7 @@ def run(path: Path, record: Path | None = None, reading: Reading | None = None) 
     events = Hub()
     sink = set_up_logging(events.publish)
     try:
-        return _run(path, events, record, reading)
+        return _run(path, events, record, reading, strict=strict, state_dir=state_dir)
     finally:
         garbage.resume()
         sink.drain(LOG_PATIENCE)
@@ -106,17 +113,21 @@ def raise_descriptors() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _run(path: Path, events: Hub, record: Path | None = None, reading: Reading | None = None) -> int:
+def _run(
+    path: Path,
+    events: Hub,
+    record: Path | None = None,
+    reading: Reading | None = None,
+    *,
+    strict: bool = False,
+    state_dir: Path | None = None,
+) -> int:
     try:
-        loaded = (Reading(path) if reading is None else reading).result()
-    except ConfigError as error:
-        for problem in error.problems:
-            print(problem, file=sys.stderr)
-        print(f"anycast: {named(str(path))}: {error.count}, not started", file=sys.stderr)
-        return EX_CONFIG
-    except RuntimeError as error:
+        begun = start.begin(path, reading, strict=strict, state_dir=state_dir)
+    except start.NotStartedError as error:
         print(f"anycast: {error}, not started", file=sys.stderr)
-        return EX_SOFTWARE
+        return EX_CONFIG if error.bad_configuration else EX_SOFTWARE
+    loaded = begun.loaded
     node, conditions = loaded.config.node, Conditions()
     with (
         InstanceLock(Path(node.runtime_dir) / LOCK) as lock,
@@ -146,7 +157,7 @@ def _run(path: Path, events: Hub, record: Path | None = None, reading: Reading |
         try:
             return asyncio.run(
                 serve(
-                    loaded,
+                    begun,
                     path,
                     lock,
                     events,
@@ -253,7 +264,7 @@ def open_to_plugin(path: Path, node: Node) -> None:
 
 
 async def serve(
-    loaded: Loaded,
+    begun: Start,
     path: Path,
     lock: InstanceLock,
     events: Hub,
@@ -264,6 +275,7 @@ async def serve(
 ) -> int:
     """Wires everything, and takes it apart in the opposite order. Returns the exit status; raises on a defect."""
     asyncio.get_running_loop().set_exception_handler(Defects())
+    loaded = begun.loaded
     node = loaded.config.node
     runtime = Path(node.runtime_dir)
     holder: list[LeaseServer] = []
@@ -318,6 +330,8 @@ async def serve(
         crashes=crashes,
         left=left,
         conditions=conditions,
+        force=begun.force,
+        saved=begun.saved,
     )
 
     def refused(why: str) -> None:
@@ -418,6 +432,8 @@ async def serve(
         pid=os.getpid(),
         crashes=crashes,
     )
+    if begun.told:
+        log.error("config.last_good_used", **begun.told)
     helpers = [
         loop.create_task(_again_and_again(task))
         for task in (

@@ -8,6 +8,7 @@ from anycast.agent import ops_process
 from anycast.agent.control import Control
 from anycast.agent.engine import Engine
 from anycast.agent.feed import Feed
+from anycast.core.in_force import conditions
 from anycast.notify.hooks import Hooks
 from anycast.ops.status import summary
 
@@ -23,7 +24,9 @@ class Serving:
         engine.hook_tallies = lambda: self.hooks.tallies
 
     def summary(self, now: float) -> str:
-        return summary(self._engine.state, now)
+        """One line for the service manager, with the worst that stands about the configuration."""
+        standing = conditions(self._engine.force, now)
+        return "; ".join([summary(self._engine.state, now), *(one.text for one in standing[:1])])
 
     async def keep_ops(self, runtime: Path, listen: str) -> None:
         await ops_process.keep(self._feed, runtime, listen)

@@ -8,7 +8,8 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from anycast.cli.table import Cell, Colour, paint, printable, wants_colour
 from anycast.config.problem import ConfigError
 
 if TYPE_CHECKING:
+    from anycast.config.loaded import Loaded
     from anycast.core.values.configuration import Config
     from anycast.doctor.facts import Facts
     from anycast.doctor.finding import Finding
@@ -45,15 +47,18 @@ def run(args: argparse.Namespace, root: Path = Path("/")) -> int:
     named = args.config or os.environ.get("ANYCAST_CONFIG")
     file = Path(named) if named else root / CONFIG.lstrip("/")
     try:
-        config = _load(file, named=bool(named))
+        loaded = _load(file, named=bool(named))
     except ConfigError as error:
         return report_json(error, file) if args.json else report(error, file)
+    config = None if loaded is None else loaded.config
     where = str(file) if config is not None else None
     if where is None and os.path.exists(file):
         print(
             f"anycast doctor: {file} cannot be read (run it as root, or name another file)", file=sys.stderr
         )
     facts, found = _examine(config, args.connections, root)
+    if loaded is not None:
+        found = (*_not_in_force(loaded, file, root), *found)
     document = _document(facts, where, found)
     if not args.fix:
         _print(document, found, as_json=args.json)
@@ -61,13 +66,32 @@ def run(args: argparse.Namespace, root: Path = Path("/")) -> int:
     return _fix(args, config, document, found, root)
 
 
-def _load(file: Path, *, named: bool) -> Config | None:
+def _not_in_force(loaded: Loaded, file: Path, root: Path) -> Iterator[Finding]:
+    """As far as the files of the agent say it."""
+    from anycast.config.kept import FILE, DamagedError, head
+    from anycast.doctor.finding import Code, Finding, Severity
+
+    try:
+        kept = head(root / loaded.config.node.state_dir.lstrip("/") / FILE)
+    except DamagedError:
+        return  # this user may not read it; the agent tells of a damage
+    if kept is not None and kept.is_of(str(file)) and kept.digest != loaded.digest:
+        saved = f"{datetime.fromtimestamp(kept.saved, UTC):%Y-%m-%d %H:%M:%SZ}"
+        yield Finding(
+            severity=Severity.WARNING,
+            code=Code.NOT_IN_FORCE,
+            text=f"{file} is not the configuration that was in force last, since {saved}",
+            fix="`anycast reload`",
+        )
+
+
+def _load(file: Path, *, named: bool) -> Loaded | None:
     """None: nobody named a file, and there is none that this process may read. Raises ConfigError."""
     from anycast.config.load import load
 
     if not named and not os.access(file, os.R_OK):
         return None
-    return load(file).config
+    return load(file)
 
 
 def _examine(config: Config | None, connections: int | None, root: Path) -> tuple[Facts, tuple[Finding, ...]]:

@@ -65,6 +65,8 @@ def _warnings(document: Mapping[str, Any]) -> Iterator[str]:
         yield "the agent is stopping"
     for one in document.get("standing", []):
         yield one["text"]
+    if not document["vips"]:
+        yield "no VIP is configured"
     for entry in document["maintenance"]:
         scope = entry["scope"] or "node"
         word = (

@@ -11,7 +11,7 @@ from typing import Any
 from anycast.cli import client, maintenance, status
 from anycast.cli.exits import ExitCode
 from anycast.cli.maintenance import refused, said
-from anycast.cli.table import printable
+from anycast.cli.table import duration, printable
 
 POLL = 1.0  # seconds between two looks with --wait
 RELOAD_TIMEOUT = 60.0  # seconds; a large configuration is read, compared and applied meanwhile
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
             case "status":
                 return status.run(path, args)
             case "reload":
-                return _reload(path)
+                return _reload(path, args)
             case "drain-server" | "undrain-server":
                 return _server(path, args)
             case "why":
@@ -53,21 +53,39 @@ def run(args: argparse.Namespace) -> int:
         return ExitCode.UNREACHABLE
 
 
-def _reload(path: Path) -> int:
-    answer = client.command(path, "/reload", timeout=RELOAD_TIMEOUT)
+def _reload(path: Path, args: argparse.Namespace) -> int:
+    if args.confirm or args.undo:
+        answer = client.command(
+            path, "/reload/confirm" if args.confirm else "/reload/undo", timeout=RELOAD_TIMEOUT
+        )
+    else:
+        body: dict[str, Any] = {"allow_removal": True} if args.allow_removal else {}
+        if args.confirm_within is not None:
+            body["confirm_within_s"] = args.confirm_within
+        answer = client.command(path, "/reload", body or None, timeout=RELOAD_TIMEOUT)
     if "problems" not in answer.body:
         return refused(answer)
     for warning in answer.body.get("warnings", []):
         print(f"warning: {printable(warning)}", file=sys.stderr)
-    if answer.ok:
-        for change in answer.body["changes"] or ["nothing has changed"]:
-            print(printable(change))
+    if not answer.ok:
+        for problem in answer.body["problems"]:
+            print(printable(problem), file=sys.stderr)
+        print("not applied: the previous configuration stays in force", file=sys.stderr)
+        return ExitCode.CONFIG
+    if args.confirm:
+        print("confirmed: the configuration stays")
         return ExitCode.OK
-    problems = answer.body["problems"]
-    for problem in problems:
-        print(printable(problem), file=sys.stderr)
-    print("not applied: the previous configuration stays in force", file=sys.stderr)
-    return ExitCode.CONFIG
+    for change in answer.body["changes"] or ["nothing has changed"]:
+        print(printable(change))
+    if args.undo:
+        print("undone: the file still has what was undone, and the next reload applies it", file=sys.stderr)
+    elif (left := answer.body.get("confirm_s")) is not None:
+        print(
+            f"on trial: `anycast reload --confirm` within {duration(round(left))} keeps it, otherwise the configuration before "
+            "comes back",
+            file=sys.stderr,
+        )
+    return ExitCode.OK
 
 
 def _server(path: Path, args: argparse.Namespace) -> int:

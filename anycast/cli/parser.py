@@ -69,6 +69,15 @@ examples:
 How to use each of them: docs/routers.md.
 """
 
+_RELOAD = """\
+examples:
+  anycast reload --confirm-within 5m   try it: in five minutes the configuration before comes back by itself,
+  anycast reload --confirm             unless you say that it stays
+  anycast reload --undo                go back now, also from a reload that was not on trial (once)
+
+exit statuses: 0 it is in force; 1 there is nothing to confirm or to undo; 3 the agent does not answer; 78 refused
+"""
+
 
 class _Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
@@ -116,6 +125,19 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="record everything its decisions depend on, to replay it in a test; without passwords",
+    )
+
+    agent.add_argument(
+        "--strict",
+        action="store_true",
+        help="end with 78 where it would start with the last good configuration",
+    )
+    agent.add_argument(
+        "--state-dir",
+        type=Path,
+        metavar="DIR",
+        help="where the last good configuration is, if FILE does not say it any more (default: what systemd says, then "
+        "/var/lib/anycast)",
     )
 
     # Its options are its own: `main` hands them over before this parser is built.
@@ -247,9 +269,14 @@ def parser() -> argparse.ArgumentParser:
     _with_colour(events)
     _with_agent(events)
 
-    _with_agent(
+    _reload(
         verbs.add_parser(
-            "reload", help="apply the changed configuration; if it has problems, the old one stays"
+            "reload",
+            help="apply the changed configuration; if it has problems, the old one stays",
+            description="Apply what has changed in the configuration. One with mistakes changes nothing, and neither does "
+            "one that removes too much.",
+            epilog=_RELOAD,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
 
@@ -383,6 +410,11 @@ def _render(verb: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="where the plugin keeps what it may have announced (default: in node.runtime_dir)",
     )
+    exabgp.add_argument(
+        "--last-good",
+        action="store_true",
+        help="of the agent's last good configuration, if the file has problems",
+    )
     _with_output(exabgp, "readable for node.exabgp_user")
     bfd = daemons.add_parser("frr-bfd", help="FRR's bfdd beside ExaBGP: bgp.bfd")
     _with_config(bfd)
@@ -501,7 +533,27 @@ def lacking(args: argparse.Namespace) -> str | None:
         return "--on-expiry needs --for or --until"
     if getattr(args, "timeout", None) is not None and not getattr(args, "wait", True):
         return "--timeout needs --wait"
+    if getattr(args, "allow_removal", False) and (args.confirm or args.undo):
+        return "--allow-removal goes with a reload, not with --confirm or --undo"
     return None
+
+
+def _reload(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--allow-removal",
+        action="store_true",
+        help="even if no VIP is left, more than node.max_removed is removed, or a file looks cut off",
+    )
+    how = verb.add_mutually_exclusive_group()
+    how.add_argument(
+        "--confirm-within",
+        type=_bounded,
+        metavar="TIME",
+        help="go back to the configuration before after 30s, 5m, 2h, unless it is confirmed",
+    )
+    how.add_argument("--confirm", action="store_true", help="keep the configuration that is on trial")
+    how.add_argument("--undo", action="store_true", help="go back to the configuration before")
+    _with_agent(verb)
 
 
 def _status(verb: argparse.ArgumentParser) -> None:

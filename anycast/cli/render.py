@@ -32,7 +32,12 @@ def run(args: argparse.Namespace) -> int:
         try:
             configs.append(load(file).config)
         except ConfigError as error:
-            return report(error, file)
+            code = report(error, file)
+            kept = _last_good(file) if getattr(args, "last_good", False) else None
+            if kept is None:
+                return code
+            print(f"{file}: rendered from the last good configuration of the agent", file=sys.stderr)
+            configs.append(kept)
     try:
         text = _text(args, configs)
     except ValueError as error:
@@ -48,6 +53,22 @@ def run(args: argparse.Namespace) -> int:
         print(f"{args.output}: cannot be written: {why} (check the directory and its mode)", file=sys.stderr)
         return ExitCode.NEGATIVE
     return ExitCode.OK
+
+
+def _last_good(file: Path) -> Config | None:
+    """What an agent with this file would start with. None: there is nothing of use."""
+    from anycast.agent.last_good import directories, find
+    from anycast.config.kept import DamagedError, contents
+    from anycast.config.load import load_kept
+
+    def damaged(why: str) -> None:
+        print(why, file=sys.stderr)
+
+    found = find(file, directories(file, given=None, environ=""), damaged)
+    try:
+        return None if found is None else load_kept(contents(found.path)).config
+    except (ConfigError, DamagedError):
+        return None
 
 
 def _files(args: argparse.Namespace) -> list[Path]:

@@ -67,7 +67,7 @@ def _dispatch(args: argparse.Namespace) -> int:
             _import_structlog()
             from anycast.agent.main import run as run_agent
 
-            return run_agent(args.config, args.record, reading)
+            return run_agent(args.config, args.record, reading, strict=args.strict, state_dir=args.state_dir)
         case "check" | "schema":
             from anycast.cli import configuration
 

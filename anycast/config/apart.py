@@ -20,9 +20,12 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
+from anycast.config.kept import DamagedError, Texts, pieces
+from anycast.config.kept import contents as contents_of
 from anycast.config.problem import ConfigError, Mark, Problem, named
 
 if TYPE_CHECKING:
@@ -48,6 +51,14 @@ _CHUNK = 65536
 _PROBLEMS = 100  # in a frame
 _FOUND, _WRONG, _COUNT = b"f", b"w", b"c"
 _WRONG_AT_MOST = 256 * 1024  # bytes of problems: so much is never said, and more is not taken
+
+
+class _Task(NamedTuple):
+    """What to read: the path, `kept` or not, with a descriptor that gets a copy of the texts."""
+
+    path: Path
+    texts: int
+    kept: bool
 
 
 class _Fork:
@@ -88,18 +99,24 @@ class _Fork:
 class Reading:
     """A configuration that is being read. It has begun when this is made: other things can be done meanwhile."""
 
-    def __init__(self, path: Path, before: Loaded | None = None, *, fork: bool = False) -> None:
+    def __init__(
+        self, path: Path, before: Loaded | None = None, *, fork: bool = False, kept: bool = False
+    ) -> None:
         """`before`: what is in force, whose parts are used again where nothing has changed.
 
         `fork`: in a fork of this process, which spares it the imports of this one. Only where there is one thread.
+        `kept`: the path is that of a configuration that was kept (`kept`), not of one that somebody writes.
         """
         self._path = path
+        self._kept = kept
+        self._texts = Texts(os.memfd_create("texts"))
         self._before = before
         self._given_up = False
         self._ends = time.monotonic() + PATIENCE
         self._buffer = bytearray()
         # -P: what lies in the working directory is not to be run.
-        argv = [sys.executable, "-P", "-m", "anycast.config.apart", str(path)]
+        argv = [sys.executable, "-P", "-m", "anycast.config.apart", str(path), str(self._texts.descriptor)]
+        argv += ["--kept"] * kept
         if fork:
             self._fork()
             return
@@ -120,7 +137,7 @@ class Reading:
         def work() -> None:
             os.close(self._out)
             with open(out, "wb") as answer:
-                _main(self._path, b"", answer)
+                _main(_Task(self._path, self._texts.descriptor, self._kept), b"", answer)
 
         try:
             self._process: subprocess.Popen[bytes] | _Fork = _Fork(work)
@@ -133,7 +150,8 @@ class Reading:
     def _begin(self, argv: list[str], stdin: int) -> None:
         self._out, out = os.pipe()
         try:
-            self._process = subprocess.Popen(argv, stdin=stdin, stdout=out)
+            texts = self._texts.descriptor
+            self._process = subprocess.Popen(argv, stdin=stdin, stdout=out, pass_fds=(texts,))
         except OSError:
             os.close(self._out)
             raise
@@ -180,7 +198,7 @@ class Reading:
             raise ConfigError(tuple(problems), count)
         if receiver.loaded is None:
             raise self._failed()
-        return receiver.loaded
+        return replace(receiver.loaded, texts=self._texts)
 
     def _failed(self) -> RuntimeError | ConfigError:
         """What it wrote to stderr says more."""
@@ -241,18 +259,18 @@ def load(path: Path, before: Loaded | None = None) -> Loaded:
     return Reading(path, before).result()
 
 
-def main(path: Path, *, again: bool) -> None:
+def main(task: _Task, *, again: bool) -> None:
     """Read, and write frames to stdout. `again`: beside an agent that serves; stdin has what it knows."""
     if again:
         _yield_to_the_agent()
-    _main(path, sys.stdin.buffer.read(), sys.stdout.buffer)
+    _main(task, sys.stdin.buffer.read(), sys.stdout.buffer)
 
 
-def _main(path: Path, known: bytes, answer: BinaryIO) -> None:
+def _main(task: _Task, known: bytes, answer: BinaryIO) -> None:
     # The hard limit is later: SIGKILL there would not say why.
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT, CPU_LIMIT + 5))
     _limit_memory()
-    answer.writelines(_HEAD.pack(kind, len(frame)) + frame for kind, frame in _answer(path, known))
+    answer.writelines(_HEAD.pack(kind, len(frame)) + frame for kind, frame in _answer(task, known))
     answer.flush()
 
 
@@ -273,12 +291,22 @@ def _yield_to_the_agent() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-def _answer(path: Path, known: bytes) -> Iterable[tuple[bytes, bytes]]:
+def _answer(task: _Task, known: bytes) -> Iterable[tuple[bytes, bytes]]:
     from anycast.config import wire
-    from anycast.config.load import load as read
+    from anycast.config.load import load_kept, load_with_texts
 
     try:
-        loaded = read(path)
+        if task.kept:
+            contents = contents_of(task.path)
+            loaded = load_kept(contents)
+        else:
+            loaded, contents = load_with_texts(task.path)
+        with open(task.texts, "wb", closefd=False) as copy:
+            copy.writelines(pieces(loaded, contents))
+        del contents
+    except DamagedError as error:
+        yield from _wrong(ConfigError((Problem(Mark(str(task.path), 0, 0), (), str(error), "remove it"),)))
+        return
     except ConfigError as error:
         yield from _wrong(error)
         return
@@ -286,7 +314,7 @@ def _answer(path: Path, known: bytes) -> Iterable[tuple[bytes, bytes]]:
         for frame in wire.frames(loaded, wire.known(known)):
             yield _FOUND, frame
     except (RecursionError, MemoryError):
-        yield from _wrong(ConfigError((_whole(path, "it is more than there is memory for"),)))
+        yield from _wrong(ConfigError((_whole(task.path, "it is more than there is memory for"),)))
 
 
 def _wrong(error: ConfigError) -> Iterable[tuple[bytes, bytes]]:
@@ -300,4 +328,5 @@ def _whole(path: Path, what: str) -> Problem:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), again=sys.argv[2:] == ["--again"])
+    _options = sys.argv[3:]
+    main(_Task(Path(sys.argv[1]), int(sys.argv[2]), "--kept" in _options), again="--again" in _options)

@@ -163,7 +163,7 @@ def _names(value: Any) -> list[str]:
 def _node(old: model.Config, new: model.Config) -> Iterator[str]:
     for name, change in _fields(old.node, new.node, _names(old.node)):
         too = f" and {RENDER}" if name in ("runtime_dir", "exabgp_user") else ""
-        yield f"node: {name} {change}: {RESTART}{too}"
+        yield f"node: {name} {change}" + ("" if name in model.RELOADED else f": {RESTART}{too}")
 
 
 def _settings(old: model.Config, new: model.Config) -> Iterator[str]:

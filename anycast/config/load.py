@@ -1,25 +1,28 @@
 """Files to a valid `Config`, or every problem at once. Imports pydantic: import it where it is needed.
 
 What the file names under `include` is read with it, then `conf.d/*.yaml` beside it, in lexical order. Files in conf.d
-may hold `checks`, `pools` and `vips`, included ones any section.
+may hold `checks`, `pools` and `vips`, included ones any section. Of conf.d, names that begin with a dot or # or end in
+anything else are editors' and package managers': they are not read.
 """
 
 from __future__ import annotations
 
 import gc
-import hashlib
 import itertools
 import os
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from anycast.config.assemble import Built, build
 from anycast.config.files import TooLargeError, read_regular, size
 from anycast.config.include import KEY, Includes
+from anycast.config.kept import digest_of, unended
 from anycast.config.loaded import Loaded
 from anycast.config.problem import MOST, TOLD, ConfigError, Mark, Path, Problem, TooManyError, told
 from anycast.config.reader import MAX_BYTES, MAX_ITEMS, MAX_VALUES, Document, read
+from anycast.config.steady import TRIES, ChangingError, Watched, read_all
 from anycast.config.validate import Holes, Source, validate
 
 if TYPE_CHECKING:
@@ -32,38 +35,101 @@ _NAMED = ("hooks", *_SHARED_SECTIONS)
 _MAX_ENTRIES = 1000  # of conf.d, of whatever name
 
 
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """Where texts come from. `path`: that of the first file; None: it is no file. `kept`: all texts are there."""
+
+    path: pathlib.Path | None = None
+    watched: Watched | None = None
+    kept: bool = False
+
+
 def load(path: pathlib.Path, *, hostname: str | None = None) -> Loaded:
-    """Load a file and the `conf.d` beside it. Raises `ConfigError`, whatever is wrong with them.
+    """Load a file, what it includes, and the `conf.d` beside it. Raises `ConfigError`, whatever is wrong with them.
 
     `hostname` (default: this machine's) names the node when the file does not.
     """
-    problems: list[Problem] = []
-    contents: list[tuple[str, bytes]] = []
-    left = MAX_BYTES
-    for file in (path, *_parts(path.parent / "conf.d", problems)):
+    return load_with_texts(path, hostname=hostname)[0]
+
+
+def load_with_texts(
+    path: pathlib.Path, *, hostname: str | None = None
+) -> tuple[Loaded, list[tuple[str, bytes]]]:
+    """As `load`, and the texts of all files, the first file's first. Raises `ConfigError`."""
+    changed = path
+    for _ in range(TRIES):
+        contents, problems = _texts(path)
+        watched = Watched()
         try:
-            data = read_regular(file, left)
-        except TooLargeError:
-            what = f"the file is larger than {size(MAX_BYTES)}"
-            if contents:
-                what = f"with this file the configuration is larger than {size(MAX_BYTES)}"
-            problems.append(_about(str(file), what, "write less: so much is no configuration of a node"))
-        except OSError as error:
-            what = f"the file cannot be read: {error.strerror or error}"
-            problems.append(_about(str(file), what, "check its path and permissions"))
+            loaded = _load(contents, problems, hostname, _Origin(path, watched))
+        except ConfigError:
+            if watched.at_rest():
+                raise
         else:
-            contents.append((str(file), data))
-            left -= len(data)
-            continue
-        if file == path:
-            raise ConfigError(tuple(problems))
-    return _load(contents, problems, hostname, path)
+            if watched.at_rest():
+                return loaded, contents
+        changed = watched.newest
+    raise _changing(str(changed))
 
 
 def loads(text: str | bytes, name: str = "anycast.yaml", *, hostname: str | None = None) -> Loaded:
     """Load one file's text. `name` stands in the problems."""
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    return _load([(name, data)], [], hostname)
+    return _load([(name, data)], [], hostname, _Origin())
+
+
+def load_kept(contents: list[tuple[str, bytes]], *, hostname: str | None = None) -> Loaded:
+    """Load texts that `load_with_texts` gave. Raises `ConfigError`."""
+    return _load(contents, [], hostname, _Origin(kept=True))
+
+
+def _texts(path: pathlib.Path) -> tuple[list[tuple[str, bytes]], list[Problem]]:
+    """A file and the `conf.d` beside it, as they are at one instant, and what could not be read.
+
+    Raises `ConfigError`: there is nothing to go on with.
+    """
+    problems: list[Problem] = []
+    left = MAX_BYTES
+
+    def find() -> list[pathlib.Path]:
+        nonlocal left
+        problems.clear()
+        left = MAX_BYTES
+        return [path, *_parts(path.parent / "conf.d", problems)]
+
+    def read_file(file: pathlib.Path) -> bytes:
+        nonlocal left
+        data = read_regular(file, left)
+        left -= len(data)
+        return data
+
+    try:
+        found = read_all(find, read_file)
+    except ChangingError as error:
+        raise _changing(str(error)) from None
+    contents: list[tuple[str, bytes]] = []
+    for file, data in found:
+        if isinstance(data, bytes):
+            contents.append((str(file), data))
+            continue
+        problems.append(_unread(str(file), data, alone=not contents))
+        if file == path:
+            raise ConfigError(tuple(problems))
+    return contents, problems
+
+
+def _changing(file: str) -> ConfigError:
+    what = "the file is being changed, again and again"
+    return ConfigError((_about(file, what, "try again once it is written"),))
+
+
+def _unread(file: str, error: OSError, *, alone: bool) -> Problem:
+    if isinstance(error, TooLargeError):
+        what = "the file" if alone else "with this file the configuration"
+        do = "write less: so much is no configuration of a node"
+        return _about(file, f"{what} is larger than {size(MAX_BYTES)}", do)
+    what = f"the file cannot be read: {error.strerror or error}"
+    return _about(file, what, "check its path and permissions")
 
 
 def _about(file: str, what: str, do: str) -> Problem:
@@ -83,7 +149,7 @@ def _parts(folder: pathlib.Path, problems: list[Problem]) -> list[pathlib.Path]:
         what = f"there are more than {_MAX_ENTRIES:,} files in it"
         problems.append(_about(str(folder), what, "keep only files of the configuration there"))
         return []
-    names = sorted(name for name in names if not name.startswith("."))
+    names = sorted(name for name in names if not name.startswith((".", "#")))
     problems += [
         _about(str(folder / name), "files that end in .yml are not read here", "rename it to .yaml")
         for name in names
@@ -93,18 +159,15 @@ def _parts(folder: pathlib.Path, problems: list[Problem]) -> list[pathlib.Path]:
 
 
 def _load(
-    contents: list[tuple[str, bytes]],
-    problems: list[Problem],
-    hostname: str | None,
-    path: pathlib.Path | None = None,
+    contents: list[tuple[str, bytes]], problems: list[Problem], hostname: str | None, origin: _Origin
 ) -> Loaded:
-    """`path`: that of the first file, whose includes are read; None: it has none."""
+    """Of texts that were read, the first file's first. `contents` gets those that are included."""
     # Hundreds of thousands of values are made and none is in a cycle: looked through again and again they would
     # cost as much as all the rest.
     collects = gc.isenabled()
     gc.disable()
     try:
-        return _loaded(contents, problems, hostname, path)
+        return _loaded(contents, problems, hostname, origin)
     except (RecursionError, MemoryError) as error:
         why = "too deeply nested" if isinstance(error, RecursionError) else "more than there is memory for"
         what = f"the configuration is {why}"
@@ -115,15 +178,12 @@ def _load(
 
 
 def _loaded(
-    contents: list[tuple[str, bytes]],
-    problems: list[Problem],
-    hostname: str | None,
-    path: pathlib.Path | None,
+    contents: list[tuple[str, bytes]], problems: list[Problem], hostname: str | None, origin: _Origin
 ) -> Loaded:
     built: Built | None = None
     unseen, ended = 0, False
     try:
-        built = _built(contents, problems, hostname or socket.gethostname(), path)
+        built = _built(contents, problems, hostname or socket.gethostname(), origin)
     except TooManyError as error:
         unseen, ended = error.unseen, True
     ended = ended or (built is not None and built.ended)
@@ -136,24 +196,19 @@ def _loaded(
     if len(warnings) > TOLD:
         what = f"{len(warnings) - TOLD:,} more warnings are not shown"
         warnings[TOLD:] = [_about(contents[0][0], what, "look at these first")]
-    digest = hashlib.sha256()
-    for name, data in contents:
-        digest.update(f"{os.path.basename(name)}\0{len(data)}\0".encode("utf-8", "surrogateescape") + data)
     return Loaded(
         config=built.config,
         checks=built.checks,
         paths=built.paths,
         files=tuple(name for name, _ in contents),
-        digest=digest.hexdigest(),
+        digest=digest_of(contents),
         warnings=tuple(warnings),
+        unended=unended(contents),
     )
 
 
 def _built(
-    contents: list[tuple[str, bytes]],
-    problems: list[Problem],
-    hostname: str,
-    path: pathlib.Path | None,
+    contents: list[tuple[str, bytes]], problems: list[Problem], hostname: str, origin: _Origin
 ) -> Built | None:
     """None: the first file, which holds everything else, cannot be used. `contents` gets the files that are included.
 
@@ -161,9 +216,14 @@ def _built(
     """
     main, *rest = list(contents)
     before = len(problems)
-    reading = _Reading(contents, problems)
+    reading = _Reading(contents, problems, origin)
     documents = [reading.read(*main)]
-    included = list(reading.included(documents[0], path))
+    if origin.kept:
+        named = [one for one in rest if not _is_part(main[0], one[0])]
+        rest = [one for one in rest if _is_part(main[0], one[0])]
+        included = [reading.read(*one) for one in named]
+    else:
+        included = list(reading.included(documents[0]))
     documents += [*included, *(reading.read(*one) for one in rest)]
     whole = before == 0 and all(document.readable for document in documents)
     source = _merge(documents, len(included), problems)
@@ -175,12 +235,18 @@ def _built(
     return built
 
 
+def _is_part(main: str, name: str) -> bool:
+    """Whether the file is one that `_parts` finds: no included one is, for a file counts once."""
+    return os.path.dirname(name) == os.path.join(os.path.dirname(main), "conf.d") and name.endswith(".yaml")
+
+
 class _Reading:
     """Reads text after text, within limits for all of them together. `contents` gets the files that are included."""
 
-    def __init__(self, contents: list[tuple[str, bytes]], problems: list[Problem]) -> None:
+    def __init__(self, contents: list[tuple[str, bytes]], problems: list[Problem], origin: _Origin) -> None:
         self._contents = contents
         self._problems = problems
+        self._origin = origin
         self._values = MAX_VALUES
 
     def read(self, file: str, data: bytes) -> Document:
@@ -192,10 +258,10 @@ class _Reading:
             raise TooManyError(document.unseen)
         return document
 
-    def included(self, main: Document, path: pathlib.Path | None) -> Iterator[Document]:
+    def included(self, main: Document) -> Iterator[Document]:
         """What the first file includes; without a path it can include nothing."""
-        if path is not None:
-            yield from Includes(self._file, self._problems).of(main, path)
+        if self._origin.path is not None:
+            yield from Includes(self._file, self._problems).of(main, self._origin.path)
         elif isinstance(main.tree, dict) and KEY in main.tree:
             do = "write the file's own text, or give its path"
             what = "a text that is no file includes nothing"
@@ -204,6 +270,8 @@ class _Reading:
     def _file(self, file: pathlib.Path, say: Callable[[str, str], None]) -> Document | None:
         left = MAX_BYTES - sum(len(data) for _, data in self._contents)
         try:
+            if self._origin.watched is not None:
+                self._origin.watched.add(file)
             data = read_regular(file, left)
         except TooLargeError:
             what = f"with {file} the configuration is larger than {size(MAX_BYTES)}"

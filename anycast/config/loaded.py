@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from anycast.config.kept import Texts
 from anycast.config.problem import NeededPath, Problem
 from anycast.core.values.configuration import Config, Pool, Tree, Vip
 
@@ -22,7 +23,8 @@ class Loaded:
     """A valid configuration and where it came from. `digest` is of the files' bytes, SHA-256 in hex.
 
     `checks`: those that have a name, used or not. `paths`: files that checks need on the node. `warnings`: what is
-    allowed and rarely meant, in the order of the files.
+    allowed and rarely meant, in the order of the files. `unended`: names of files whose last line has no end.
+    `texts`: the files as they were, where it came from another process.
     """
 
     config: Config
@@ -31,4 +33,6 @@ class Loaded:
     files: tuple[str, ...]
     digest: str
     warnings: tuple[Problem, ...] = ()
+    unended: tuple[str, ...] = ()
+    texts: Texts | None = field(default=None, repr=False, compare=False)
     units: Units = field(default=Units(), repr=False, compare=False)  # where it came from another process

@@ -93,7 +93,7 @@ class _Sender:
             yield ("warnings", warnings)
         for files in _slices(loaded.files):
             yield ("files", files)
-        yield ("end", loaded.digest, {name: getattr(config, name) for name in _REST})
+        yield ("end", loaded.digest, loaded.unended, {name: getattr(config, name) for name in _REST})
 
     def _vip(self, vip: Vip, digest: bytes) -> Iterator[tuple[Any, ...]]:
         for service in vip.services:
@@ -315,7 +315,7 @@ class Receiver:
                 if (pool := self._pool_digests.get(id(service.pool))) is not None:
                     self._pools[pool] = service.pool
 
-    def _take_end(self, digest: str, rest: Mapping[str, Any]) -> None:
+    def _take_end(self, digest: str, unended: tuple[str, ...], rest: Mapping[str, Any]) -> None:
         before = None if self._before is None else self._before.config
         kept = {name: _same(getattr(before, name, None), value) for name, value in rest.items()}
         self.loaded = Loaded(
@@ -324,6 +324,7 @@ class Receiver:
             paths=tuple(self._paths),
             files=tuple(self._files),
             digest=digest,
+            unended=unended,
             warnings=tuple(self._warnings),
             units=Units(vips=self._vips, pools=self._pools),
         )

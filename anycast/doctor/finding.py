@@ -25,6 +25,7 @@ class Code(StrEnum):
     """Stable: monitoring goes by them. Each has its row in docs/doctor.md."""
 
     NO_CONFIGURATION = "no_configuration"
+    NOT_IN_FORCE = "not_in_force"
     USER_NAMESPACE = "user_namespace"
     NO_NET_ADMIN = "no_net_admin"
     NO_NET_RAW = "no_net_raw"

@@ -17,6 +17,7 @@ from aiohttp import HttpVersion10, web
 from prometheus_client.exposition import choose_encoder
 
 import anycast
+from anycast.core.in_force import conditions
 from anycast.core.state import State, VipState
 from anycast.core.values.configuration import Vip
 from anycast.ops import hosts, page, status, why
@@ -362,7 +363,7 @@ class _Reading:
             wall=wall,
             version=anycast.__version__,
             pid=self._source.pid,
-            reload_ok=self._source.facts.reload_ok,
+            force=self._source.facts.force,
             overload=self._source.facts.work.strain.overload,
             traffic=traffic,
             hooks=self._source.facts.hooks,
@@ -422,16 +423,24 @@ class _Reading:
     async def get_why(self, request: web.Request) -> web.Response:
         state, vip = self._source.facts.state, self._vip(request.match_info["name"])
         facts = self._source.facts
-        standing = status.conditions(state, overload=facts.work.strain.overload, hooks=facts.hooks)
+        standing = status.conditions(
+            state,
+            overload=facts.work.strain.overload,
+            hooks=facts.hooks,
+            force=facts.force,
+            now=time.monotonic(),
+        )
         now, wall = time.monotonic(), time.time()
         body = why.document(state, vip, facts.tallies, now=now, wall=wall, standing=standing)
         return _json(body) if _wants_json(request) else web.Response(text=why.text(body))
 
     def _vip(self, name: str) -> Vip:
-        config = self._source.facts.state.config
-        vip = config.vip(name)
+        facts = self._source.facts
+        vip = facts.state.config.vip(name)
         if vip is None:
-            raise _no_vip(name, config.vips)
+            # It may stand in a file that is not in force.
+            standing = [one.text for one in conditions(facts.force, time.monotonic())]
+            raise _no_vip(name, facts.state.config.vips, *standing[:1])
         return vip
 
     async def get_events(self, request: web.Request) -> web.StreamResponse:
@@ -519,5 +528,5 @@ def _seconds(text: str | None) -> float | None:
     return value
 
 
-def _no_vip(name: str, vips: tuple[Vip, ...]) -> _RefusedError:
-    return _RefusedError(404, status.no_vip(name, vips))
+def _no_vip(name: str, vips: tuple[Vip, ...], *also: str) -> _RefusedError:
+    return _RefusedError(404, "; ".join([status.no_vip(name, vips), *also]))

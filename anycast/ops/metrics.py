@@ -214,7 +214,14 @@ def _hooks(source: Source) -> Iterator[Metric]:
 def _standing(source: Source) -> Metric:
     facts = source.facts
     found = {
-        one.kind for one in conditions(facts.state, overload=facts.work.strain.overload, hooks=facts.hooks)
+        one.kind
+        for one in conditions(
+            facts.state,
+            overload=facts.work.strain.overload,
+            hooks=facts.hooks,
+            force=facts.force,
+            now=time.monotonic(),
+        )
     }
     family = GaugeMetricFamily(
         "anycast_standing_condition",

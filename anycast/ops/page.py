@@ -317,7 +317,7 @@ class _Page:
             wall=wall,
             version=version,
             pid=0,
-            reload_ok=source.facts.reload_ok,
+            force=source.facts.force,
             overload=source.facts.work.strain.overload,
             hooks=source.facts.hooks,
         )
@@ -392,7 +392,8 @@ class _Page:
         )
 
     def troubles(self) -> Iterator[str]:
-        yield from self.frame["ready"]["reasons"]
+        # A node without VIPs has a place of its own for that.
+        yield from (reason for reason in self.frame["ready"]["reasons"] if reason != status.NO_VIP)
         if lag := status.lag(self.state, self.source.facts.last_step, self.now):
             yield lag
         for one in self.frame["standing"]:

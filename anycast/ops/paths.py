@@ -309,13 +309,42 @@ CONTROL: tuple[Operation, ...] = (
         handler="post_reload",
         about="Apply the configuration file as it is now.",
         parameters=(_DEADLINE,),
-        body={"type": "object", "maxProperties": 0},
+        body=_ref("ReloadRequest"),
         answers={
             200: Answer(about="It is in force.", content={JSON: _ref("Reload")}),
             422: Answer(
-                about="It has mistakes; the previous configuration stays in force.",
+                about="It has mistakes, or removes too much; the previous configuration stays in force.",
                 content={JSON: _ref("Reload")},
             ),
+            **_BODY_TIME,
+            **_LATE,
+        },
+    ),
+    Operation(
+        path="/reload/confirm",
+        method="POST",
+        handler="post_confirm",
+        about="Keep the configuration that is on trial.",
+        parameters=(_DEADLINE,),
+        body={"type": "object", "maxProperties": 0},
+        answers={
+            200: Answer(about="It stays.", content={JSON: _ref("Reload")}),
+            409: _error("None is on trial."),
+            **_BODY_TIME,
+            **_LATE,
+        },
+    ),
+    Operation(
+        path="/reload/undo",
+        method="POST",
+        handler="post_undo",
+        about="Go back to the configuration before the last reload, or before the trial.",
+        parameters=(_DEADLINE,),
+        body={"type": "object", "maxProperties": 0},
+        answers={
+            200: Answer(about="It is in force again.", content={JSON: _ref("Reload")}),
+            409: _error("There is none."),
+            422: Answer(about="The agent ends; nothing was changed.", content={JSON: _ref("Reload")}),
             **_BODY_TIME,
             **_LATE,
         },
@@ -430,6 +459,19 @@ def _components() -> dict[str, Any]:
         "additionalProperties": False,
     }
     texts = {"type": "array", "items": {"type": "string"}}
+    found["ReloadRequest"] = {
+        "type": "object",
+        "properties": {
+            "allow_removal": {"type": "boolean", "description": "Even if it removes much."},
+            "confirm_within_s": {
+                "type": "number",
+                "minimum": 1,
+                "maximum": 86400,
+                "description": "It goes back after so many seconds, unless it is confirmed.",
+            },
+        },
+        "additionalProperties": False,
+    }
     found["Reload"] = {
         "type": "object",
         "properties": {
@@ -437,9 +479,13 @@ def _components() -> dict[str, Any]:
             "changes": texts,
             "warnings": texts,
             "problems": texts,
+            "confirm_s": {
+                "type": ["number", "null"],
+                "description": "Seconds until it goes back, if it is on trial.",
+            },
             "revision": {"type": "integer", "description": "For X-Anycast-Revision."},
         },
-        "required": ["ok", "changes", "warnings", "problems", "revision"],
+        "required": ["ok", "changes", "warnings", "problems", "confirm_s", "revision"],
         "additionalProperties": False,
     }
     return found

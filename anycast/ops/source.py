@@ -9,6 +9,7 @@ from typing import Protocol
 
 from anycast.core.health.phase import Outcome
 from anycast.core.hooks import Tally as HookTally
+from anycast.core.in_force import AS_WRITTEN, InForce
 from anycast.core.state import State
 from anycast.core.values.configuration import Target
 from anycast.core.values.persistent import PersistentMap
@@ -116,13 +117,18 @@ class Facts:
 
     state: State
     last_step: float  # monotonic instant of the engine's last step
-    reload_ok: bool  # whether the last (re)load of the configuration was applied
     reloaded_at: float  # wall-clock time of the last successful one
     tallies: Mapping[Target, Tally]  # of the targets whose checks have failed
     probes: Mapping[str, Runs]  # by kind of check
     work: Work
     hooks: Mapping[str, HookTally]  # what became of their runs, by name
     numbers: Mapping[int, Target]  # the targets by their number in the log of runs
+    force: InForce = AS_WRITTEN  # how the configuration in force stands to the file
+
+    @property
+    def reload_ok(self) -> bool:
+        """Whether the last (re)load of the configuration was applied."""
+        return self.force.reload_ok
 
 
 class Source(Protocol):

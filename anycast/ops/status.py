@@ -17,6 +17,8 @@ from anycast.core.dataplane.kernel import KINDS
 from anycast.core.dataplane.members import first_addresses, service_key
 from anycast.core.health.phase import Health, Phase
 from anycast.core.hooks import Tally as HookTally
+from anycast.core.in_force import AS_WRITTEN, InForce, trial_left
+from anycast.core.in_force import conditions as of_configuration
 from anycast.core.maintenance.progress import packets_per_second, stage_ends, vips_of
 from anycast.core.maintenance.stages import (
     FILE,
@@ -49,6 +51,7 @@ NAMED = 3  # VIPs named in the summary
 LISTED = 20  # VIPs named where one is asked for that is not there
 SILENT = 2.0  # seconds without an answer after which nothing that ExaBGP said before counts
 FAMILIES = {4: "IPv4", 6: "IPv6"}
+NO_VIP = "no VIP is configured: there is nothing to announce"
 NO_PLUGIN = "no plugin is connected (is ExaBGP running with the anycast plugin?)"
 NO_SESSION = "no BGP session is up (see the log of ExaBGP and of the routers)"
 
@@ -152,7 +155,7 @@ def document(
     wall: float,
     version: str,
     pid: int,
-    reload_ok: bool = True,
+    force: InForce = AS_WRITTEN,
     overload: Overload | None = None,
     hooks: Mapping[str, HookTally] | None = None,
     view: View | None = None,
@@ -160,7 +163,8 @@ def document(
 ) -> dict[str, Any]:
     """The status as JSON-ready values. `now`: monotonic instant; `wall`: seconds since the epoch, the same moment.
 
-    `reload_ok`: whether the last configuration that was read was applied. `overload`: while there is one. `view`: None works everything out anew.
+    `force`: how the configuration stands to the file. `overload`: while there is one. `view`: None works everything out
+    anew.
 
     The keys of `"version": 1` stay; new ones may come.
     """
@@ -176,7 +180,7 @@ def document(
         wall=wall,
         version=version,
         pid=pid,
-        reload_ok=reload_ok,
+        force=force,
         overload=overload,
         traffic=traffic,
         hooks=hooks,
@@ -191,7 +195,7 @@ def frame(
     wall: float,
     version: str,
     pid: int,
-    reload_ok: bool,
+    force: InForce = AS_WRITTEN,
     overload: Overload | None = None,
     traffic: Traffic | None = None,
     hooks: Mapping[str, HookTally] | None = None,
@@ -212,8 +216,11 @@ def frame(
             **_stage(state, furthest(state, NODE_SCOPES), clock),
         },
         "ready": {"ready": not reasons, "reasons": list(reasons)},
-        "standing": [_condition(one, clock) for one in conditions(state, overload=overload, hooks=hooks)],
-        "config": {"reload_ok": reload_ok},
+        "standing": [
+            _condition(one, clock)
+            for one in conditions(state, overload=overload, hooks=hooks, force=force, now=now)
+        ],
+        "config": _config(force, now),
         "vips": vips,
         "requirements": _requirements(state, clock),
         "traffic": _node_traffic(state, now, traffic),
@@ -234,10 +241,15 @@ def frame(
 
 
 def conditions(
-    state: State, *, overload: Overload | None = None, hooks: Mapping[str, HookTally] | None = None
+    state: State,
+    *,
+    overload: Overload | None = None,
+    hooks: Mapping[str, HookTally] | None = None,
+    force: InForce = AS_WRITTEN,
+    now: float = 0.0,
 ) -> tuple[Standing, ...]:
     """Everything that is wrong with the node for a while, the oldest first. `overload` and `hooks`: where they are known."""
-    found = list(state.standing.values())
+    found = [*state.standing.values(), *of_configuration(force, now)]
     if overload is not None:
         took = f"{overload.doing} took {overload.seconds:.2f} s of {overload.limit:.2f} s"
         times = "once" if overload.times == 1 else f"{overload.times} times"
@@ -252,6 +264,11 @@ def conditions(
 
 def _condition(one: Standing, clock: Clock) -> dict[str, Any]:
     return {"kind": str(one.kind), "about": one.about, "text": one.text, **clock.since(one.since)}
+
+
+def _config(force: InForce, now: float) -> dict[str, Any]:
+    left = trial_left(force, now)
+    return {"reload_ok": force.reload_ok, "confirm_s": None if left is None else round(left, 3)}
 
 
 def _overload(overload: Overload, now: float) -> dict[str, Any]:
@@ -316,6 +333,8 @@ def _obstacles(state: State, now: float) -> Iterator[str]:
     error = kernel_error(state, now)
     if error is not None:
         yield f"kernel unavailable: {error}"
+    if not state.config.vips:
+        yield NO_VIP
     for vip in state.config.vips:
         verdict = state.vips[vip.name].verdict
         if verdict.reason is Reason.STARTING:

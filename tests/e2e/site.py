@@ -174,7 +174,7 @@ class Site:
 
     def reload(self, node: str) -> list[str]:
         """What changed, in words. Asserts that the file was taken."""
-        answer = self.ask(node, "POST", "/reload")
+        answer = self.ask(node, "POST", "/reload", {"allow_removal": True})
         assert answer.ok, answer
         changes: list[str] = answer.body["changes"]
         return changes

@@ -99,3 +99,50 @@ def test_a_changed_lease_ttl_withdraws_nothing(site: Site) -> None:
         site.reload("lb1")
         until(lambda seq=seq: site.status("lb1")["plugins"][0]["seq"] > seq, "a lease of that length")  # type: ignore[misc]
     assert site.lab.watch().events[quiet:] == []
+
+
+def standing(site: Site, node: str) -> list[str]:
+    return [one["kind"] for one in site.status(node)["standing"]]
+
+
+def test_an_emptied_file_is_refused_and_every_route_stays(site: Site) -> None:
+    with site.edit("lb1") as config:
+        config["vips"] = {}
+    quiet = site.route_events()
+    done = site.lab.node_cli("lb1", "reload")
+    assert done.returncode == 78
+    assert "no VIP would be left" in done.stderr
+    assert "--allow-removal" in done.stderr
+    assert site.table_of("lb1") == site.table
+    assert site.lab.watch().events[quiet:] == []
+    assert standing(site, "lb1") == ["reload_refused"]
+    done = site.lab.node_cli("lb1", "status", "--nagios")
+    assert done.returncode == 1
+    assert "no VIP would be left" in done.stdout
+
+
+def test_an_agent_with_a_damaged_file_announces_what_it_did_before(site: Site) -> None:
+    file = site.lab.config("lb1")
+    file.write_text(file.read_text() + "vips: [")
+    site.lab.kill("lb1", "agent")
+    site.lab.start("lb1", "agent")
+    site.ready("lb1")
+    site.routed(NODES)
+    assert site.table_of("lb1") == site.table
+    assert standing(site, "lb1") == ["last_good"]
+    assert site.logged("lb1", "config.last_good_used")[0]["level"] == "error"
+    file.write_text(site.original["lb1"])
+    site.reload("lb1")
+    assert standing(site, "lb1") == []
+
+
+def test_what_nobody_confirms_goes_back_by_itself(site: Site) -> None:
+    with site.edit("lb1") as config:
+        _drop(config, "rs2")
+    done = site.lab.node_cli("lb1", "reload", "--confirm-within", "5s")
+    assert done.returncode == 0, done.stderr
+    assert "on trial" in done.stderr
+    assert standing(site, "lb1") == ["confirmation_awaited"]
+    assert site.logged("lb1", "config.gone_back")[0]["why"] == "not_confirmed"
+    site.holds("lb1", site.table)
+    assert standing(site, "lb1") == ["gone_back"]

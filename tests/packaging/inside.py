@@ -184,6 +184,13 @@ def story() -> None:
     until("the router is told", lambda: "withdrawn" in routes()[-1])
 
     CONFIG.write_text("vips: {}\n")
+    facts["start with the last good file"] = run("systemctl", "start", AGENT)[0]
+    until("announced from the last good file", announced)
+    facts["standing"] = [one["kind"] for one in status()["standing"]]
+    facts["ExaBGP with the last good file"] = run("systemctl", "restart", EXABGP)[0]
+    until("announced from the last good file again", announced)
+    run("systemctl", "stop", AGENT)
+    Path("/var/lib/anycast/last-good.conf").unlink()
     facts["start with a bad file"] = run("systemctl", "start", AGENT)[0]
     facts["failed"] = [shown(AGENT, name) for name in ("ActiveState", "ExecMainStatus")]
     facts["restart of ExaBGP with a bad file"] = run("systemctl", "restart", EXABGP)[0]

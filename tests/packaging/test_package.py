@@ -314,7 +314,11 @@ class TestBooted:
         assert "TCP  C0000201:0050 mh" in seen["ipvs after the stop"]
         assert " update withdrawn 192.0.2.1/32" in seen["routes"][-1]
 
-    def test_a_bad_file_fails_the_start_once_and_leaves_exabgp_what_it_had(
+    def test_with_a_bad_file_the_node_goes_on_with_the_last_good_one(self, seen: dict[str, Any]) -> None:
+        assert (seen["start with the last good file"], seen["ExaBGP with the last good file"]) == (0, 0)
+        assert seen["standing"] == ["last_good"]
+
+    def test_without_that_a_bad_file_fails_the_start_once_and_leaves_exabgp_what_it_had(
         self, seen: dict[str, Any]
     ) -> None:
         assert seen["start with a bad file"] != 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from anycast.config.assemble.services import Vips
 from anycast.config.problem import NeededPath, Path, Problem, TooManyError
 from anycast.config.schema import file as schema
 from anycast.config.schema.scalars import NAME
-from anycast.config.warn import next_hops, warnings
+from anycast.config.warn import Warned, next_hops, warnings
 from anycast.core.values import configuration as model
 from anycast.core.values.configuration import Address
 
@@ -50,7 +50,11 @@ def build(file: schema.File, source: Source, hostname: str) -> Built:
     problems = context.problems
     if config is None:
         return Built(config=None, problems=problems)
-    told = [*warnings(builder.vips.served, config.timeouts or model.Timeouts()), *next_hops(config.bgp)]
+    told = [
+        *_empty(config),
+        *warnings(builder.vips.served, config.timeouts or model.Timeouts()),
+        *next_hops(config.bgp),
+    ]
     return Built(
         config=config,
         problems=problems,
@@ -159,6 +163,12 @@ class _Builder(Assembler):
             if hop is not None and (what := others.get(hop) or _unroutable(hop)):
                 do = "write an address of this node in the network it shares with the routers"
                 self._say(("bgp", "next_hop", family), f"{hop} is {what}", do)
+
+
+def _empty(config: model.Config) -> Iterator[Warned]:
+    """A new node may be so. One that has VIPs loses none of them by it: see `anycast.core.removal`."""
+    if not config.vips:
+        yield ("vips",), "there is no VIP: the node announces nothing", "write one"
 
 
 def _unroutable(address: Address) -> str | None:

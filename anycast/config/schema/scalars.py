@@ -472,6 +472,13 @@ def _share(value: Any, highest: float) -> Percent | None:
     return Percent(int(match[1])) if match and 1 <= int(match[1]) <= highest else None
 
 
+@scalar(type="string", pattern="^(100|[1-9][0-9]?)%$")
+def _percent(value: Any) -> Percent:
+    if share := _share(value, 100):
+        return share
+    raise unlike(value, "a share", 'write it from "1%" to "100%"')
+
+
 def _count_or_share(noun: str, do: str, highest: float, shares: str) -> Scalar:
     def parse(value: Any) -> int | Percent:
         if share := _share(value, highest):
@@ -824,6 +831,7 @@ ServerName = Annotated[
 ServiceName = Annotated[
     str, pattern("a service's name", r"[A-Za-z0-9_.-]{0,200}", "write one, as in my.package.Service")
 ]
+Share = Annotated[Percent, _percent]
 Status = Annotated[frozenset[int], _status]
 SyncId = Annotated[int, whole("a sync id", 1, 255)]
 Text = Annotated[bytes, _text]

@@ -17,7 +17,7 @@ from anycast.core.values.checks import BgpSession, Kind
 from anycast.core.values.checks import CommandCheck as CommandCheck  # noqa: PLC0414 - re-exported
 from anycast.core.values.checks import HttpCheck as HttpCheck  # noqa: PLC0414 - re-exported
 from anycast.core.values.checks import TcpCheck as TcpCheck  # noqa: PLC0414 - re-exported
-from anycast.core.values.described import Doc, setting
+from anycast.core.values.described import Doc, Percent, setting
 from anycast.core.values.light import light_dataclass
 from anycast.core.values.route import Address as Address  # noqa: PLC0414 - re-exported
 from anycast.core.values.route import Prefix as Prefix  # noqa: PLC0414 - re-exported
@@ -383,6 +383,16 @@ class Node:
         'name, short and full. `"*.example.net"`: all below it; `"*"`: any.',
         (),
     )
+    max_removed: of.Share = setting(
+        "The share of the VIPs, or of the real servers, that a reload may remove without `--allow-removal`. One of "
+        "several may always go, and the last VIP never. 1% to 100%.",
+        Percent(50),
+        shown="50%",
+    )
+
+
+RELOADED = frozenset({"max_removed"})
+"""What of `node` a reload changes; the rest says what the agent opened at its start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -91,6 +91,7 @@ RecordType: TypeAlias = str
 ServerDrain: TypeAlias = float
 ServerName: TypeAlias = str
 ServiceName: TypeAlias = str
+Share: TypeAlias = Percent
 Status: TypeAlias = int
 SyncId: TypeAlias = int
 TimeToLive: TypeAlias = int

@@ -19,6 +19,10 @@ class Condition(StrEnum):
     OWNED_DAMAGED = "owned_damaged"
     RECORDING_ENDED = "recording_ended"
     RELOAD_REFUSED = "reload_refused"
+    LAST_GOOD = "last_good"  # the agent runs with it, for the file could not be used
+    CONFIRMATION_AWAITED = "confirmation_awaited"
+    GONE_BACK = "gone_back"  # from a configuration that the file still has
+    CONFIG_NOT_SAVED = "config_not_saved"  # as the last good one
     AGENT_OUTDATED = "agent_outdated"  # it has settings that a reload does not change
     EXABGP_OUTDATED = "exabgp_outdated"  # it runs with another configuration than the agent
     PLUGIN_REFUSED = "plugin_refused"

@@ -289,6 +289,7 @@ def test_a_reload_tells_its_changes_or_its_problems() -> None:
                 "changes": ["vip web: med 100 -> 200"],
                 "warnings": [],
                 "problems": [],
+                "confirm_s": None,
                 "revision": REVISION,
             }
         operator.answer = ReloadAnswer(ok=False, problems=("anycast.yaml:4:19: vips.web: ...",))

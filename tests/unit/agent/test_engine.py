@@ -25,6 +25,7 @@ from anycast.config.load import load
 from anycast.config.loaded import Loaded
 from anycast.config.problem import ConfigError, Mark, Problem
 from anycast.core import events as ev
+from anycast.core import in_force
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.dataplane.ipvs import AddService, Key, ServiceKey, Settings
 from anycast.core.health.phase import Outcome, Result
@@ -661,7 +662,7 @@ def test_however_many_ask_for_a_reload_while_one_is_under_way_the_file_is_read_o
             go_on.wait(60)
             return load(path)
 
-        monkeypatch.setattr(engines, "load", slowly)
+        monkeypatch.setattr(Engine, "_read", lambda self: slowly(self._path, self._loaded))
         async with running(engine):
             await site.announced(WEB)
             first = asyncio.create_task(engine.reload())
@@ -691,13 +692,17 @@ def test_a_reload_that_is_refused_names_every_problem_and_changes_nothing(tmp_pa
             assert len(answer.problems) > 1
             assert engine.state.config is before
             assert not engine.reload_ok
-            await site.lease_where(engine, lambda state: (Condition.RELOAD_REFUSED, "") in state.standing)
+            assert Condition.RELOAD_REFUSED in _of_configuration(engine)
             site.write()
             assert (await engine.reload()).ok
             assert engine.reload_ok
-            await site.lease_where(engine, lambda state: not state.standing)
+            assert not _of_configuration(engine)
 
     play(tmp_path, story)
+
+
+def _of_configuration(engine: Engine) -> set[Condition]:
+    return {one.kind for one in in_force.conditions(engine.force, 0.0)}
 
 
 def test_a_defect_in_reading_the_file_refuses_the_reload(
@@ -711,7 +716,7 @@ def test_a_defect_in_reading_the_file_refuses_the_reload(
             def broken(path: Path, before: Loaded) -> None:
                 raise ZeroDivisionError
 
-            monkeypatch.setattr(engines, "load", broken)
+            monkeypatch.setattr(Engine, "_read", lambda self: broken(self._path, self._loaded))
             answer = await engine.reload()
             assert not answer.ok
             assert "ZeroDivisionError" in answer.problems[0]
@@ -1082,7 +1087,7 @@ def test_of_many_mistakes_the_first_are_told_and_the_others_counted(
     def mistaken(_: Path, before: Loaded) -> None:
         raise ConfigError((problem,) * 200_000)
 
-    monkeypatch.setattr(engines, "load", mistaken)
+    monkeypatch.setattr(Engine, "_read", lambda self: mistaken(self._path, self._loaded))
 
     async def story(site: Site) -> None:
         engine = site.engine()

@@ -22,7 +22,7 @@ from anycast.core import events as ev
 from anycast.core.values.configuration import Config
 from anycast.ops.main import follow
 from anycast.ops.mirror import Mirror
-from tests.unit.ops.node import CONFIG, Node
+from tests.unit.ops.node import CONFIG, REFUSED, Node
 from tests.unit.ops.scenes import large
 from tests.unit.ops.test_documents import shown
 
@@ -86,11 +86,11 @@ def test_whoever_reads_has_all_of_it_and_then_what_changes() -> None:
             assert (told.mirror.facts, told.mirror.pid) == (shown(agent.facts), os.getpid())
             agent.runs.add(0, 0.25)
             agent.probe("10.9.2.1")
-            agent.reload_ok = False
+            agent.force = REFUSED
             assert await told.mirror.reached(told.feed.mark(), 60)
             assert told.mirror.facts == shown(agent.facts)
             assert list(told.mirror.durations(target)) == [0.25]
-            assert (told.mirror.facts.reload_ok, told.mirror.facts.tallies) == (False, agent.tallies)
+            assert (told.mirror.facts.force, told.mirror.facts.tallies) == (REFUSED, agent.tallies)
             assert [one.text for one in told.mirror.events.after(0)] == [
                 one.text for one in agent.events.after(0)
             ]

@@ -14,6 +14,8 @@ import pytest
 from anycast.cli import doctor
 from anycast.cli.main import main
 from anycast.cli.parser import CONFIG, parser
+from anycast.config import kept
+from anycast.config.load import load
 from anycast.core.dataplane.kernel import IPVS_SYSCTLS
 
 RELEASE = "6.1.0-18-amd64"
@@ -240,3 +242,26 @@ def test_what_the_running_agent_says_is_wrong_is_a_finding(
         assert run(root) == 1
         thread.join()
     assert "warning condition: ExaBGP is older" in capsys.readouterr().out
+
+
+def test_a_file_that_is_not_in_force_is_found(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = root / "anycast.yaml"
+    text = (
+        "bgp: {local_as: 65001, router_id: 10.2.1.1, neighbors: [{address: 10.2.1.254, remote_as: 65000}]}\n"
+        "vips: {web: {address: 192.0.2.1, port: 80, servers: [10.9.2.1]}}\n"
+    )
+    file.write_text(text)
+    state = root / "var/lib/anycast"
+    state.mkdir(parents=True)
+    pieces = kept.pieces(load(file), [(str(file), text.encode())])
+    (state / kept.FILE).write_bytes(b"".join(pieces))
+    run(root, "--config", str(file))
+    assert "not_in_force" not in capsys.readouterr().out
+    file.write_text(text.replace("192.0.2.1", "192.0.2.2"))
+    assert run(root, "--config", str(file)) == 1
+    said = capsys.readouterr().out
+    assert f"warning not_in_force: {file} is not the configuration that was in force last, since 20" in said
+    assert "fix: `anycast reload`" in said
+    (state / kept.FILE).write_text("damaged")  # or of another user
+    run(root, "--config", str(file))
+    assert "not_in_force" not in capsys.readouterr().out

@@ -11,19 +11,19 @@ from anycast import __version__
 from anycast.cli import text
 from anycast.cli.nagios import State, report, unknown
 from anycast.core import events as ev
+from anycast.core.in_force import AS_WRITTEN, InForce
 from anycast.core.maintenance.stages import Maintenance
 from anycast.core.values.report import NeighborState
-from anycast.core.values.standing import Condition
 from anycast.ops.status import document
 from anycast.ops.strain import Strain
-from tests.unit.ops.node import CONFIG, ROUTER, ROUTER6, Node, healthy
+from tests.unit.ops.node import CONFIG, REFUSED, ROUTER, ROUTER6, Node, healthy
 
 ON = Maintenance(reason="new | disks", by="root", since=1_800_000_000.0)
 
 
-def said(node: Node, *, reload_ok: bool = True) -> tuple[State, str]:
+def said(node: Node, *, force: InForce = AS_WRITTEN) -> tuple[State, str]:
     return report(
-        document(node.state, now=node.now, wall=time.time(), version=__version__, pid=1, reload_ok=reload_ok)
+        document(node.state, now=node.now, wall=time.time(), version=__version__, pid=1, force=force)
     )
 
 
@@ -93,11 +93,15 @@ def test_a_check_that_cannot_run_and_a_refused_reload_are_warnings() -> None:
     node.probe("10.9.2.1", unknown=True)
     assert said(node)[0] is State.WARNING
     assert "checks could not run" in said(node)[1]
-    node = healthy()
-    node.send(ev.ConditionSet(kind=Condition.RELOAD_REFUSED, text="the changed configuration was refused"))
-    state, line = said(node)
+    state, line = said(healthy(), force=REFUSED)
     assert state is State.WARNING
-    assert "the changed configuration was refused; 2 of 2" in line
+    assert "the changed configuration was refused, the previous one is in force: anycast.yaml:4:19: " in line
+
+
+def test_a_node_without_vips_is_no_success() -> None:
+    state, line = said(healthy(replace(CONFIG, vips=())))
+    assert state is State.WARNING
+    assert "no VIP is configured; 0 of 0 VIPs acknowledged" in line
 
 
 def test_one_session_of_two_is_a_warning_and_none_is_critical() -> None:

@@ -17,14 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from anycast.agent.answers import ReloadAnswer
+from anycast.agent.answers import ReloadAnswer, ReloadWish
 from anycast.agent.control import Control
 from anycast.cli import client
 from anycast.core import events as ev
-from anycast.core.values.standing import Condition
 from anycast.ops.main import surface
 from anycast.sockets import bind_unix
-from tests.unit.ops.node import Node, Operator, healthy
+from tests.unit.ops.node import REFUSED, Node, Operator, healthy
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,10 +191,9 @@ def test_words_too_many_are_named_with_a_hint(node: Node, path: Path) -> None:
 
 
 def test_a_refused_configuration_stands_in_the_status(node: Node, path: Path) -> None:
-    node.send(ev.ConditionSet(kind=Condition.RELOAD_REFUSED, text="the changed configuration was refused"))
-    node.send(ev.Tick(), after=0.0)
+    node.force = REFUSED
     (done,) = against(Operator(node), path, ("status",))
-    assert "the changed configuration was refused (for " in done.out
+    assert "the changed configuration was refused, the previous one is in force" in done.out
 
 
 def test_maintenance_of_the_node_takes_every_vip(node: Node, path: Path) -> None:
@@ -247,6 +245,56 @@ def test_a_reload_prints_its_changes_or_its_problems(node: Node, path: Path) -> 
         "anycast.yaml:4:19: vips.web: wrong (mend it)",
         "not applied: the previous configuration stays in force",
     ]
+
+
+def test_a_reload_says_what_it_wishes_and_what_is_on_trial(node: Node, path: Path) -> None:
+    operator = Operator(node)
+    plain, allowed, tried = against(
+        operator,
+        path,
+        ("reload",),
+        ("reload", "--allow-removal"),
+        ("reload", "--confirm-within", "5m", "--allow-removal"),
+    )
+    assert operator.wishes == [
+        ReloadWish(),
+        ReloadWish(allow_removal=True),
+        ReloadWish(allow_removal=True, confirm_within=300.0),
+    ]
+    assert (plain.err, allowed.err) == ("", "")
+    assert (tried.code, tried.out) == (0, "vip web: med 100 -> 200\n")
+    assert tried.err.startswith("on trial: `anycast reload --confirm` within 5m00s keeps it")
+
+
+def test_a_trial_is_confirmed_or_undone_once(node: Node, path: Path) -> None:
+    operator = Operator(node)
+    operator.on_trial = True
+    first, again = against(operator, path, ("reload", "--confirm"), ("reload", "--confirm"))
+    assert (first.code, first.out) == (0, "confirmed: the configuration stays\n")
+    assert (again.code, again.err) == (1, "anycast: there is nothing to confirm\n")
+    operator.on_trial = True
+    first, again = against(operator, path, ("reload", "--undo"), ("reload", "--undo"))
+    assert (first.code, first.out) == (0, "vip web: med 100 -> 200\n")
+    assert "undone: the file still has what was undone" in first.err
+    assert (again.code, again.err) == (1, "anycast: there is no configuration to go back to\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--confirm", "--undo"), "not allowed with argument"),
+        (("--confirm", "--allow-removal"), "--allow-removal goes with a reload"),
+        (("--confirm-within", "0"), "confirm-within"),
+        (("--confirm-within", "2d"), "expected from one second to 24 hours"),
+    ],
+)
+def test_a_wish_that_means_nothing_is_wrong_usage(
+    node: Node, path: Path, words: tuple[str, ...], said: str
+) -> None:
+    operator = Operator(node)
+    (done,) = against(operator, path, ("reload", *words))
+    assert (done.code, operator.wishes) == (2, [])
+    assert said in done.err
 
 
 def test_the_socket_is_found_through_the_configuration(node: Node, tmp_path: Path) -> None:

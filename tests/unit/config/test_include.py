@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from anycast.config.include import DEEPEST, MOST_FILES
-from anycast.config.load import load, loads
+from anycast.config.load import load, load_kept, load_with_texts, loads
 from anycast.config.loaded import Loaded
 from anycast.config.problem import ConfigError
 
@@ -128,3 +128,42 @@ def test_a_text_includes_nothing_and_neither_does_a_file_in_conf_d(tmp_path: Pat
         "conf.d/a.yaml": "include: b.yaml\n",
     }
     assert "a file in conf.d cannot hold this" in problems(tmp_path, files)[0]
+
+
+def test_texts_that_were_kept_need_no_file_any_more(tmp_path: Path) -> None:
+    files = {
+        "anycast.yaml": MAIN + "[common.yaml, 'vips.d/*.yaml']\n",
+        "common.yaml": COMMON + "include: more/*.yaml\n",
+        "more/timing.yaml": "timing: {drain: 5s}\n",
+        "vips.d/a.yaml": VIP % ("a", 1),
+        "conf.d/d.yaml": VIP % ("d", 4),
+    }
+    there = write(tmp_path, files)
+    _, texts = load_with_texts(tmp_path / "anycast.yaml", hostname="lb1")
+    for name in files:
+        (tmp_path / name).unlink()
+    kept = load_kept(texts, hostname="lb1")
+    assert (kept.config, kept.digest) == (there.config, there.digest)
+
+
+def test_an_included_file_that_is_written_meanwhile_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from anycast.config import load as loading
+
+    files = {"anycast.yaml": MAIN + "common.yaml\n", "common.yaml": COMMON, "conf.d/a.yaml": VIP % ("a", 1)}
+    write(tmp_path, files)
+    read, times = loading.read_regular, []
+
+    def half_written(file: Path, limit: int) -> bytes:
+        data = read(file, limit)
+        if file.name == "common.yaml":
+            times.append(file)
+            if len(times) == 1:
+                file.write_text(COMMON)  # whoever wrote the half goes on
+                return data[:9]
+        return data
+
+    monkeypatch.setattr(loading, "read_regular", half_written)
+    assert load(tmp_path / "anycast.yaml", hostname="lb1").config.bgp.local_as == 65001
+    assert len(times) == 2

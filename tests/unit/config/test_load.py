@@ -386,6 +386,44 @@ def test_without_a_name_the_node_is_called_as_the_machine(monkeypatch: pytest.Mo
     assert loads(MAIN).config.node.name == "lb7"
 
 
+NOT_READ = (
+    "a.yaml~",
+    ".a.yaml.swp",
+    ".a.yaml",
+    "#a.yaml#",
+    "#a.yaml",
+    ".#a.yaml",
+    "a.yaml.dpkg-new",
+    "a.yaml.dpkg-old",
+    "a.yaml.rpmsave",
+    "a.yaml.bak",
+    "a.yaml.orig",
+    "a.yaml.tmp",
+    "4913",
+)
+
+
+def test_what_editors_and_package_managers_leave_in_conf_d_is_not_read(tmp_path: Path) -> None:
+    folder = tmp_path / "conf.d"
+    folder.mkdir()
+    (tmp_path / "anycast.yaml").write_text(MAIN)
+    for name in NOT_READ:
+        (folder / name).write_text("vips: {: no configuration at all")
+    loaded = load(tmp_path / "anycast.yaml")
+    assert loaded.files == (str(tmp_path / "anycast.yaml"),)
+    (folder / "a.yaml").touch()
+    with pytest.raises(ConfigError, match="the file holds nothing"):
+        load(tmp_path / "anycast.yaml")
+
+
+def test_a_node_without_vips_is_warned_of(tmp_path: Path) -> None:
+    file = tmp_path / "anycast.yaml"
+    for text in (MAIN, MAIN + "vips: {}\n"):
+        file.write_text(text)
+        (warning,) = load(file).warnings
+        assert "there is no VIP: the node announces nothing" in str(warning)
+
+
 def test_files_in_conf_d_are_read_in_order(tmp_path: Path) -> None:
     more = "vips: {b: {address: 192.0.2.2, port: 80, pool: web}}"
     path = write(

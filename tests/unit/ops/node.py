@@ -10,13 +10,14 @@ from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 from typing import Any
 
-from anycast.agent.answers import MaintenanceAnswer, ReloadAnswer
+from anycast.agent.answers import PLAIN, MaintenanceAnswer, NothingThereError, ReloadAnswer, ReloadWish
 from anycast.agent.run_log import RunLog
 from anycast.core import events as ev
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.dataplane.ipvs import ServiceEntry, ServiceKey
 from anycast.core.health.phase import Outcome, Result
 from anycast.core.hooks import Tally as HookTally
+from anycast.core.in_force import AS_WRITTEN, InForce, Refused
 from anycast.core.maintenance.clocks import End
 from anycast.core.maintenance.stages import Maintenance, is_saved
 from anycast.core.state import State
@@ -73,11 +74,14 @@ CONFIG = Config(
 )
 
 
+REFUSED = InForce(refused=Refused(since=990.0, problems=1, first="anycast.yaml:4:19: vips.web: wrong"))
+
+
 class Node:
     """Is a `Source` too. `kernel_error`: while it is set, the kernel can be neither read nor written."""
 
     pid = os.getpid()
-    reload_ok = True
+    force = AS_WRITTEN
     reloaded_at = 1_800_000_000.0
     said = "refused"  # of a check that fails
 
@@ -118,7 +122,7 @@ class Node:
         return Facts(
             state=self._state,
             last_step=self.last_step,
-            reload_ok=self.reload_ok,
+            force=self.force,
             reloaded_at=self.reloaded_at,
             tallies=dict(self.tallies),
             probes=dict(self.probes),
@@ -217,6 +221,8 @@ class Operator:
         self.node = node
         self.save_error = ""
         self.deadlines: list[float] = []
+        self.wishes: list[ReloadWish] = []
+        self.on_trial = False
         self.answer = ReloadAnswer(ok=True, changes=("vip web: med 100 -> 200",))
 
     @property
@@ -244,6 +250,20 @@ class Operator:
         self.node.send(ev.MaintenanceSet(scope=scope, entry=entry, skip_drain=skip_drain))
         return MaintenanceAnswer(saved=not self.save_error and is_saved(scope), error=self.save_error)
 
-    async def reload(self, *, deadline: float = math.inf) -> ReloadAnswer:
+    async def reload(self, wish: ReloadWish = PLAIN, *, deadline: float = math.inf) -> ReloadAnswer:
         self.deadlines.append(deadline)
+        self.wishes.append(wish)
+        return replace(self.answer, confirm_s=wish.confirm_within)
+
+    async def confirm(self, *, deadline: float = math.inf) -> ReloadAnswer:
+        return self._trial(deadline, "there is nothing to confirm")
+
+    async def undo(self, *, deadline: float = math.inf) -> ReloadAnswer:
+        return self._trial(deadline, "there is no configuration to go back to")
+
+    def _trial(self, deadline: float, nothing: str) -> ReloadAnswer:
+        self.deadlines.append(deadline)
+        if not self.on_trial:
+            raise NothingThereError(nothing)
+        self.on_trial = False
         return self.answer

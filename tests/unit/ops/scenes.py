@@ -23,11 +23,10 @@ from anycast.core.values.configuration import (
     TcpCheck,
     Vip,
 )
-from anycast.core.values.standing import Condition
 from anycast.ops.traffic import SLOTS
 from tests.property.worlds import busied
 from tests.unit.ops import flows
-from tests.unit.ops.node import CONFIG, ROUTER6, Node
+from tests.unit.ops.node import CONFIG, REFUSED, ROUTER6, Node
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
 
@@ -126,9 +125,7 @@ def failing() -> Node:
         for one in state.neighbors
     )
     node.report(neighbors=sessions)
-    node.reload_ok = False
-    refused = "the changed configuration was refused, the one before is in force (see `anycast check`)"
-    node.send(ev.ConditionSet(kind=Condition.RELOAD_REFUSED, text=refused))
+    node.force = REFUSED
     return node
 
 

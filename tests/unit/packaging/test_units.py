@@ -12,6 +12,7 @@ import pytest
 
 from anycast.agent.main import CONTROL_SOCKET, EX_CONFIG
 from anycast.cli.parser import CONFIG, SOCKET, parser
+from anycast.config.kept import FILE as LAST_GOOD
 from anycast.core.values.configuration import Node, Timing
 from anycast.plugin.main import GOODBYE
 
@@ -87,7 +88,8 @@ def test_the_directories_are_those_of_the_configuration() -> None:
     assert [f"/run/{found['RuntimeDirectory'][0]}"] == [node.runtime_dir]
     assert [f"/var/lib/{found['StateDirectory'][0]}"] == [node.state_dir]
     assert f"{node.runtime_dir}/{CONTROL_SOCKET}" == SOCKET
-    assert found["ConditionPathExists"] == settings(EXABGP)["ConditionPathExists"] == [CONFIG]
+    either = [f"|{CONFIG}", f"|{node.state_dir}/{LAST_GOOD}"]
+    assert found["ConditionPathExists"] == settings(EXABGP)["ConditionPathExists"] == either
 
 
 def test_the_users_are_those_of_the_configuration() -> None:

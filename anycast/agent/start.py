@@ -1,0 +1,143 @@
+"""What an agent starts with: the file, or the last good configuration where the file cannot be used."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+
+from anycast.agent import last_good
+from anycast.agent.last_good import Found
+from anycast.config.apart import Reading
+from anycast.config.kept import census_of
+from anycast.config.loaded import Loaded
+from anycast.config.problem import ConfigError, named
+from anycast.core.confirmation import Stage
+from anycast.core.in_force import InForce, LastGood
+from anycast.core.removal import suspicions
+from anycast.core.starting import Choice, Facts, choose
+
+LONGEST = 300  # characters of a problem that is told again and again
+
+log = structlog.get_logger()
+
+
+class NotStartedError(Exception):
+    """There is nothing to start with. The text says why."""
+
+    def __init__(self, why: str, *, bad_configuration: bool) -> None:
+        super().__init__(why)
+        self.bad_configuration = bad_configuration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """`saved`: the digest of the last good configuration on disk; empty: there is none.
+
+    `told`: what the log says of a start that the file does not have.
+    """
+
+    loaded: Loaded
+    force: InForce = InForce()
+    saved: str = ""
+    told: Mapping[str, str] = field(default_factory=dict)
+
+
+def begin(
+    path: Path, reading: Reading | None = None, *, strict: bool = False, state_dir: Path | None = None
+) -> Start:
+    """`reading`: of `path`, where it has begun already. Raises NotStartedError.
+
+    `strict`: never with the last good configuration. `state_dir`: where that is, if the file does not say it.
+    """
+    loaded: Loaded | None = None
+    wrong, bad = "", True
+    try:
+        loaded = (Reading(path) if reading is None else reading).result()
+    except ConfigError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        wrong = error.count
+        first = cut(str(error.problems[0]))
+    except RuntimeError as error:
+        wrong = first = str(error)
+        bad = False
+    else:
+        first = ""
+    found = _found(path, loaded, state_dir)
+    facts = Facts(
+        wrong=first,
+        kept=found is not None,
+        same=found is not None and loaded is not None and found.head.digest == loaded.digest,
+        on_trial=found is not None
+        and loaded is not None
+        and last_good.is_marked(found.path.parent, loaded.digest),
+        suspicious=_suspicious(found, loaded),
+    )
+    verdict = choose(facts, strict=strict)
+    saved = "" if found is None else found.head.digest
+    if verdict.choice is Choice.LAST_GOOD:
+        assert found is not None  # noqa: S101 - it was chosen
+        try:
+            return _with_last_good(path, found, verdict.why, gone_back=verdict.gone_back)
+        except _UnusableError as error:
+            _damaged(str(error))
+    if loaded is None or verdict.choice is Choice.NEITHER:
+        said = f"{named(str(path))}: {wrong or verdict.why}" if bad else wrong
+        raise NotStartedError(said, bad_configuration=bad)
+    return Start(loaded=loaded, saved=saved)
+
+
+def cut(problem: str) -> str:
+    return problem if len(problem) <= LONGEST else problem[: LONGEST - 3] + "..."
+
+
+def _found(path: Path, loaded: Loaded | None, state_dir: Path | None) -> Found | None:
+    environ = os.environ.get("STATE_DIRECTORY", "")
+    if loaded is None:
+        return last_good.find(path, last_good.directories(path, given=state_dir, environ=environ), _damaged)
+    others = [state_dir] if state_dir is not None else [Path(one) for one in environ.split(":") if one]
+    return last_good.find(path, [Path(loaded.config.node.state_dir), *others], _damaged)
+
+
+def _damaged(why: str) -> None:
+    log.error("config.last_good_damaged", error=why)
+
+
+def _suspicious(found: Found | None, loaded: Loaded | None) -> str:
+    if found is None or loaded is None or found.head.digest == loaded.digest:
+        return ""
+    return "; ".join(suspicions(found.head.census, census_of(loaded)))
+
+
+class _UnusableError(Exception):
+    pass
+
+
+def _with_last_good(path: Path, found: Found, why: str, *, gone_back: bool) -> Start:
+    """Raises _UnusableError."""
+    try:
+        loaded = Reading(found.path, kept=True).result()
+    except ConfigError as error:
+        raise _UnusableError(f"{found.path}: {cut(str(error.problems[0]))}") from None
+    except RuntimeError as error:
+        raise _UnusableError(str(error)) from None
+    saved = datetime.fromtimestamp(found.head.saved, UTC).isoformat(timespec="seconds")
+    print(
+        f"anycast: {named(str(path))}: {why}: started with the last good configuration, of {saved}",
+        file=sys.stderr,
+    )
+    now = time.monotonic()
+    force = (
+        InForce(stage=Stage.GONE_BACK, since=now)
+        if gone_back
+        else InForce(last_good=LastGood(since=now, saved=found.head.saved, why=why))
+    )
+    told = {"config": str(path), "why": why, "saved": saved}
+    return Start(loaded=loaded, force=force, saved=found.head.digest, told=told)
