@@ -1094,7 +1094,7 @@ def test_of_many_mistakes_the_first_are_told_and_the_others_counted(
         async with running(engine):
             answer = await engine.reload()
         assert len(answer.problems) == engines.TOLD + 1
-        assert answer.problems[-engines.LAST - 1] == "… 199,000 more (`anycast check` has them all) …"
+        assert answer.problems[-engines.LAST - 1] == "… 199,000 more (`anycast check` shows more) …"
         assert answer.problems[-1] == str(problem)
 
     play(tmp_path, story)
