@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from anycast.cli.exits import ExitCode
 from anycast.config.files import read_regular
-from anycast.config.needed import missing_hooks, missing_program
+from anycast.config.needed import missing_program
 from anycast.config.problem import TOLD, ConfigError, NeededPath, Problem, named
 
 if TYPE_CHECKING:
@@ -63,9 +63,6 @@ def _check(file: Path, *, as_json: bool) -> int:
         loaded = load(file)
     except ConfigError as error:
         return report_json(error, file) if as_json else report(error, file)
-    if absent := missing_hooks(loaded.paths):
-        lacks = ConfigError(absent)
-        return report_json(lacks, file) if as_json else report(lacks, file)
     counts = _counts(loaded.config)
     found = (problem for needed in loaded.paths if (problem := _missing(needed)) is not None)
     lacking = list(itertools.islice(found, TOLD))

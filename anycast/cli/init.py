@@ -87,9 +87,17 @@ def _write(file: Path, text: str) -> int:
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
         stream.write(text)
     print(f"{file} is written. Next:")
-    print(f"  anycast check {file}")
-    print("  anycast doctor")
-    print("  systemctl enable --now anycast-agent anycast-exabgp")
+    for command, what in (
+        (f"anycast check {file}", "says what is wrong with it"),
+        ("anycast doctor", "what this node still needs"),
+        ("anycast render router-frr", "or -bird, -gobgp, -openbgpd: what the routers need"),
+        ("systemctl enable --now anycast-agent anycast-exabgp", ""),
+        ("anycast status", "whether it is announced, and if not, why"),
+    ):
+        print(f"  {command:<52} {what}".rstrip())
+    print(
+        "With direct routing each real server holds the VIP on lo and answers no ARP for it: README, Run it, 3."
+    )
     return ExitCode.OK
 
 
@@ -165,6 +173,17 @@ def _addresses(given: Sequence[str]) -> list[Address]:
     return [_value(scalars.any_address, word) for word in _split(given)]
 
 
+def _servers(given: Sequence[str]) -> list[Address]:
+    for word in _split(given):
+        host, _, port = word.rpartition(":")
+        if "." in host and port.isdecimal():
+            raise _AnswerError(
+                f"write {host} alone: a real server serves the VIP's port; another one is for forwarding: nat, in the "
+                f"file, as in servers: [{word}]"
+            )
+    return _addresses(given)
+
+
 def _one_of_each(given: Sequence[str]) -> list[Address]:
     found = _addresses(given)
     if len({address.version for address in found}) < len(found):
@@ -210,6 +229,9 @@ def _vip(given: Sequence[str]) -> tuple[list[Address], list[str]]:
         if word.lower() in ("port", "ports"):
             continue
         if "." in word or ":" in word:
+            host, _, port = word.rpartition(":")
+            if "." in host and port.isdecimal():
+                raise _AnswerError(f"the address and the port are two words: write {host} {port}")
             addresses.append(_value(scalars.any_address, word))
         else:
             _value(scalars.any_ports, word)
@@ -228,7 +250,7 @@ _QUESTIONS = (
     _Question(
         "vip", "--vip", "The virtual IP and its ports, as in 192.0.2.1 80 443 or 192.0.2.53 53/udp", _vip
     ),
-    _Question("server", "--server", "The real servers, as in 10.9.2.1 10.9.2.2", _addresses),
+    _Question("server", "--server", "The real servers, as in 10.9.2.1 10.9.2.2", _servers),
 )
 
 
@@ -262,8 +284,8 @@ def _text(answers: dict[str, Any], args: argparse.Namespace) -> str:
         "",
         "vips:",
         f"  {args.name}:",
-        f"    addresses: {_listed(addresses)}  # announced while enough real servers are usable",
-        f"    ports: {_listed(ports)}",
+        f"    address{'es' if len(addresses) > 1 else ''}: {_listed(addresses)}  # announced while enough servers are up",
+        f"    port{'s' if len(ports) > 1 else ''}: {_listed(ports)}",
         f"    servers: {_listed(answers['server'])}",
         f"    check: {check}  # {_ABOUT.get(check, 'its settings: docs/checks.md')}",
         f"    forwarding: {args.forwarding}  # {_FORWARDING[args.forwarding]}",

@@ -14,7 +14,10 @@ def missing_program(needed: NeededPath) -> Problem | None:
     what = f"there is no program {needed.name} on this machine"
     if os.path.exists(needed.name):
         what = f"{needed.name} cannot be executed on this machine"
-    return Problem(needed.mark, needed.path, what, "install it on the node, or correct the path")
+    do = "install it on the node, or correct the path"
+    if needed.use == "hook":
+        do += ": an agent without it refuses the configuration"
+    return Problem(needed.mark, needed.path, what, do)
 
 
 def missing_hooks(paths: Iterable[NeededPath]) -> tuple[Problem, ...]:

@@ -253,5 +253,27 @@ def has_port(leaf: model.Leaf) -> bool:
     return not isinstance(kind, kinds.AimedKind) or kind.port is not None
 
 
+def asked_over_tcp(tree: ServerTree) -> ServerTree:
+    """The tree for a TCP service: what leaves open how it is sent goes over TCP. The same object where nothing does."""
+    if isinstance(tree, model.Check):
+        return _over_tcp(tree)
+    parts = tuple(
+        replace(
+            part, check=part.check if isinstance(part.check, kinds.BgpSession) else asked_over_tcp(part.check)
+        )
+        for part in tree.parts
+    )
+    same = all(new.check is old.check for new, old in zip(parts, tree.parts, strict=True))
+    return tree if same else replace(tree, parts=parts)
+
+
+def _over_tcp(check: model.Check) -> model.Check:
+    match check.kind:
+        case kinds.DnsCheck(transport=None) as kind:
+            return replace(check, kind=replace(kind, transport="tcp"))
+        case _:
+            return check
+
+
 def asks_for_vip(leaf: model.Leaf) -> bool:
     return isinstance(leaf, model.Check) and isinstance(leaf.kind, kinds.TcpVipCheck)

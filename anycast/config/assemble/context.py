@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from anycast.config.problem import MOST, NeededPath, Path, Problem, TooManyError, dotted, shown
 from anycast.config.schema import file as schema
 from anycast.config.schema.advice import lines_for
-from anycast.config.schema.checks import CHECKS
+from anycast.config.schema.checks import CHECKS, of_another_name
 from anycast.config.schema.part import Part, described, lacks_default
 from anycast.config.schema.scalars import NAME, NAME_ADVICE
 from anycast.core.names import nearest
@@ -111,6 +111,8 @@ class Context:
         few = known if self._guesses > 0 else known[:8]
         if near := nearest(name, few, most=len(few)):
             do = f"did you mean {near}?"
+        elif section == "checks" and (meant := of_another_name(name)):
+            do = f"write {meant}"
         elif section == "checks" and (near := nearest(name, CHECKS)):
             do = f"did you mean the type {near}?"
         elif section == "checks" and "://" in name:

@@ -52,8 +52,8 @@ class Pools(Assembler):
     def add(self, name: str, pool: schema.Pool) -> None:
         self._known[name] = self._pool(("pools", name), name, pool)
 
-    def described(self, path: Path, name: str, vip: schema.Vip) -> Pool:
-        """The pool a VIP describes itself."""
+    def described(self, path: Path, name: str, vip: schema.Vip | schema.Service) -> Pool:
+        """The pool that a VIP, or a service, describes itself."""
         pool = self._pool(path, name, vip)
         self._own.append(pool)
         return pool
@@ -64,7 +64,7 @@ class Pools(Assembler):
         for pool in [*self._known.values(), *self._own]:
             yield from pool.servers if pool else ()
 
-    def _pool(self, path: Path, name: str, pool: schema.Pool | schema.Vip) -> Pool:
+    def _pool(self, path: Path, name: str, pool: schema.Pool | schema.Vip | schema.Service) -> Pool:
         if not pool.servers:
             what = "there is no server"
             self._say_missing((*path, "servers"), what, "write the addresses of the real servers")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from anycast.config.assemble.checks import (
     DEFAULT_CHECK,
     Checks,
     ServerTree,
+    asked_over_tcp,
     asks_for_vip,
     has_port,
     leaves_of,
@@ -47,6 +48,7 @@ _GOES_WITH = {"flags": "scheduler", "tunnel": "forwarding"}
 """What has no meaning beside another value of this: then the VIP's is not taken."""
 
 # What a node can carry at all. Whether this machine does is measured when it begins (analysis/capacity.py).
+GUE_PORT = 6080  # IANA's
 MOST_ADDRESSES = 20_000
 MOST_COMMUNITIES = 128  # of each kind: a message has 4,096 bytes
 MOST_ENTRIES = 200_000
@@ -74,6 +76,19 @@ class _Use:
         return (*(self.vip if place[0] in self.inherited else self.path), *place)
 
 
+def _names(vip: str, services: Sequence[schema.Service]) -> list[str]:
+    """Of the pools that services describe themselves: the VIP's with the first port, and where that is taken more."""
+    found: list[str] = []
+    for n, service in enumerate(services):
+        ports = [number for one in [*(service.port or []), *(service.ports or [])] for number in one.numbers]
+        word = f"mark{service.mark}" if service.mark else str(ports[0]) if ports else str(n)
+        name = f"{vip}-{word}"
+        if name in found and service.protocol:
+            name = f"{name}-{service.protocol[0]}"
+        found.append(name if name not in found else f"{vip}-{word}-{n}")
+    return found
+
+
 class Vips(Assembler):
     """VIPs as written to VIPs of the core. `served`: what warnings are told about."""
 
@@ -83,7 +98,7 @@ class Vips(Assembler):
         self._pools = pools
         self.served: list[Served] = []
         self._addresses = self._entries = self._probes = 0  # so far
-        self._core_pools: dict[tuple[int, int], model.Pool] = {}  # by the identity of pool and check
+        self._core_pools: dict[tuple[int, int, bool], model.Pool] = {}  # by the identity of pool and check
 
     def vip(self, name: str, vip: schema.Vip) -> model.Vip | None:
         path: Path = ("vips", name)
@@ -193,9 +208,16 @@ class Vips(Assembler):
                 )
             shared = self._pool_of(path, name, vip) if given & {"pool", "servers"} else None
             check = self._check_of(path, vip)
+            names = _names(name, vip.services)
             for n, service in enumerate(vip.services):
                 yield from self._listed(
-                    (*path, "services", n), service=service, above=path, vip=vip, shared=shared, check=check
+                    (*path, "services", n),
+                    name=names[n],
+                    service=service,
+                    above=path,
+                    vip=vip,
+                    shared=shared,
+                    check=check,
                 )
             return
         if not self._whole((*path, "services")):
@@ -212,8 +234,8 @@ class Vips(Assembler):
             path, vip=path, serving=vip, pool=pool, check=self._check_of(path, vip), inherited=frozenset()
         )
 
-    def _pool_of(self, path: Path, name: str, vip: schema.Vip) -> Pool | None:
-        """The pool that a VIP names, or that its servers make."""
+    def _pool_of(self, path: Path, name: str, vip: schema.Vip | schema.Service) -> Pool | None:
+        """The pool that a VIP or a service names, or that its servers make."""
         if vip.servers is None:
             return self._pools.named((*path, "pool"), vip.pool)
         if vip.pool is not None:
@@ -234,13 +256,14 @@ class Vips(Assembler):
         self,
         path: Path,
         *,
+        name: str,
         service: schema.Service,
         above: Path,
         vip: schema.Vip,
         shared: Pool | None,
         check: ServerTree | None,
     ) -> Iterator[_Use]:
-        """A service of the list. `shared`, `check`: what the VIP says for all."""
+        """A service of the list. `name`: of a pool of its own. `shared`, `check`: what the VIP says for all."""
         written = service.model_fields_set
         inherited = frozenset(
             field
@@ -250,12 +273,18 @@ class Vips(Assembler):
         taken = {field: getattr(vip, field) for field in inherited}
         whole = service.model_copy(update=taken) if taken else service
         pool = shared
-        if service.pool is not None:
-            pool = self._pools.named((*path, "pool"), service.pool)
-        elif vip.pool is None and vip.servers is None and self._whole((*above, "pool"), (*above, "servers")):
-            do = "write the name of a pool, here or once for all services of the VIP"
+        if service.pool is not None or service.servers is not None:
+            pool = self._pool_of(path, name, service)
+        elif (
+            vip.pool is None
+            and vip.servers is None
+            and self._whole((*above, "pool"), (*above, "servers"), (*path, "servers"))
+        ):
+            do = "write servers, or the name of a pool, here or once for all services of the VIP"
             self._say_missing((*path, "pool"), "it is missing", do)
-        if service.check is not None:
+        if service.servers is not None:
+            check = None if service.check is not None else check  # then it is the pool's
+        elif service.check is not None:
             check = self._checks.tree((*path, "check"), service.check)
         yield from self._by_protocol(
             path, vip=above, serving=whole, pool=pool, check=check, inherited=inherited
@@ -335,7 +364,7 @@ class Vips(Assembler):
         require = (
             self._checks.require(use.path, serving.require) if isinstance(serving, schema.Service) else None
         )
-        core_pool = self._core_pool(pool, use.check or pool.check or DEFAULT_CHECK)
+        core_pool = self._core_pool(pool, use.check or pool.check or DEFAULT_CHECK, use)
         services = [
             model.Service(
                 protocol=use.protocol,
@@ -366,12 +395,14 @@ class Vips(Assembler):
         ]
         return services
 
-    def _core_pool(self, pool: Pool, check: ServerTree) -> model.Pool:
-        """One value for all that use it with the same check."""
-        known = self._core_pools.get((id(pool), id(check)))
+    def _core_pool(self, pool: Pool, check: ServerTree, use: _Use) -> model.Pool:
+        """One value for all that use it with the same check, sent the same way."""
+        over_tcp = use.protocol is Protocol.TCP and not use.serving.mark
+        known = self._core_pools.get((id(pool), id(check), over_tcp))
         if known is None:
-            known = model.Pool(name=pool.name, servers=pool.servers, check=check)
-            self._core_pools[id(pool), id(check)] = known
+            sent = asked_over_tcp(check) if over_tcp else check
+            known = model.Pool(name=pool.name, servers=pool.servers, check=sent)
+            self._core_pools[id(pool), id(check), over_tcp] = known
         return known
 
     def _tunnel(self, use: _Use) -> model.Tunnel:
@@ -379,6 +410,8 @@ class Vips(Assembler):
         tunnel = self._built(path, use.serving.tunnel, model.Tunnel)
         if tunnel is None:
             return model.Tunnel()
+        if tunnel.type is TunnelType.GUE and not tunnel.port and self._whole((*path, "port")):
+            tunnel = replace(tunnel, port=GUE_PORT)
         if use.serving.forwarding is not Forwarding.TUNNEL and self._whole(use.at("forwarding")):
             what = f"nothing is tunnelled with forwarding: {use.serving.forwarding}"
             self._say(path, what, "write forwarding: tunnel, or remove this", key=True)
@@ -388,9 +421,6 @@ class Vips(Assembler):
 
     def _tunnel_fits(self, path: Path, tunnel: model.Tunnel) -> None:
         kind, checksum = tunnel.type, tunnel.checksum
-        if kind is TunnelType.GUE and not tunnel.port and self._whole((*path, "port")):
-            what = "gue needs the UDP port the real servers receive it at"
-            self._say(path, what, "write {type: gue, port: 6080}, with their port")
         if kind is not TunnelType.GUE and tunnel.port:
             self._say((*path, "port"), f"{kind} has no port", "remove it, or write type: gue")
         if kind is TunnelType.IPIP and checksum is not TunnelChecksum.NONE:

@@ -99,8 +99,7 @@ def _is_name(path: Path, n: int) -> bool:
 def lines_of_word(key: str, value: object) -> str:
     """Where a word belongs that is wrong here; empty if that is not known."""
     if key == "forwarding" and isinstance(value, str) and value.lower() in ("ipip", "gre", "gue"):
-        port = ", port: 6080" if value.lower() == "gue" else ""
-        return f"forwarding: tunnel\ntunnel: {{type: {value.lower()}{port}}}"
+        return f"forwarding: tunnel\ntunnel: {value.lower()}"
     return ""
 
 
@@ -177,6 +176,31 @@ _EXPLAINED: Mapping[str, Advice] = {
         "(examples/primary-backup.yaml)",
         "med: 200",
     ),
+    "maintenance": Advice(
+        "a maintenance is a command: `anycast maintenance on`; how long a drain takes stands in timing",
+        "timing: {drain: 5s, server_drain: 5m}",
+    ),
+    "med": Advice("a route belongs to the VIP: write med there, beside address", "med: 200"),
+    "sorry_server": Advice(
+        "IPVS has no backup servers; for a node that only takes over write med, where the higher one loses "
+        "(examples/primary-backup.yaml)",
+        "med: 200",
+    ),
+    "token": Advice(
+        "a token does not stand in this file: name the file that holds it, or a variable of the agent's environment",
+        "token_file: /etc/anycast/pager.token",
+    ),
+    "secret": Advice(
+        "a key does not stand in this file: name the file that holds it, or a variable of the agent's environment",
+        "secret_file: /etc/anycast/pager.key",
+    ),
+    "weights": Advice(
+        "a weight belongs to a server",
+        """\
+servers:
+  - {address: 10.9.2.1, weight: 2}
+  - {address: 10.9.2.2, weight: 1}""",
+    ),
     "local_pref": Advice("between two AS there is only med, or communities the routers act on", "med: 200"),
     "pools": Advice(
         "a service has one pool; for shares write weights in it (examples/ab.yaml)",
@@ -225,8 +249,6 @@ def _explained(key: str, known: tuple[str, ...], place: Path) -> Advice | None:
         return Advice("there is no TLS with type: http", "type: https")
     if key == "expect" and "steps" in known:
         return Advice("what is expected is a step", LINES["steps",])
-    if key == "servers" and "pool" in known:
-        return Advice("write the servers with the VIP, for all its services, or a pool", LINES["pools",])
     if key in {"forwarding", "scheduler", "port", "protocol"} and place[0] == "pools":
         if key == "port":
             return Advice(

@@ -206,9 +206,29 @@ CHECKS: Mapping[str, type[Part]] = _checks()
 _COMMON = "tcp, http, https, udp, dns"
 
 
+_OTHER_NAMES = {
+    **dict.fromkeys(
+        ("smtp", "imap", "pop3", "ftp", "ssh", "redis", "mysql", "nntp", "sip"),
+        '{type: banner, steps: [{expect: "^220 "}]}, with the words of the protocol (docs/checks.md)',
+    ),
+    **dict.fromkeys(("ping", "echo"), "{type: icmp}"),
+    **dict.fromkeys(("script", "exec", "external", "misc"), "{type: command, argv: [/usr/local/bin/check]}"),
+    **dict.fromkeys(("ssl", "tls"), "{type: https, host: www.example.net}"),
+    "connect": "{type: tcp}",
+}
+"""Types by what people and other programs call them, with what is to be written."""
+
+
+def of_another_name(kind: object) -> str:
+    """What is to be written for a type of check that has another name here; empty: nothing is known."""
+    return _OTHER_NAMES.get(kind.lower(), "") if isinstance(kind, str) else ""
+
+
 def unknown_type(kind: Any) -> tuple[str, str]:
     """What is said of a type of check that there is not: what it is, and what to do."""
     what = f"{shown(kind)} is not a type of check"
+    if meant := of_another_name(kind):
+        return what, f"write {meant}"
     if isinstance(kind, str) and (near := nearest(kind, CHECKS)):
         return what, f"did you mean {near}?"
     return what, f"the most used are {_COMMON}; docs/checks.md has them all"

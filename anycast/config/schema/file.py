@@ -376,10 +376,9 @@ class Serving(Part):
         "address of the packet's family is then reached at its other one. Default: dr, with `tunnel` tunnel.",
         Forwarding.DR,
     )
-    tunnel: (
-        Annotated[Tunnel, or_text({"enum": [kind for kind in TunnelType if kind is not TunnelType.GUE]})]
-        | None
-    ) = entry("With `forwarding: tunnel`: the encapsulation. Default: ipip. The real servers must remove it.")
+    tunnel: Annotated[Tunnel, or_text({"enum": list(TunnelType)})] | None = entry(
+        "With `forwarding: tunnel`: the encapsulation. Default: ipip. The real servers must remove it."
+    )
     one_packet: of.Flag | None = entry(
         "UDP: every packet is scheduled by itself, and no connection is kept. Default: true for udp with "
         "`forwarding: dr` or `tunnel` and without `persistence`, else false. false: a client that always sends from "
@@ -412,6 +411,9 @@ class Service(Serving):
     ONE_OF = ("port", "ports", "mark")
     ALONE = Alone("port", (int, str), "a service", "write its port, or a mapping with port")
 
+    servers: Servers | None = entry(
+        "A pool of this service's own, named as the VIP and the first port, as in `web-443`."
+    )
     require: Require = entry(
         "Checks of the service as a whole that must hold for the VIP to be announced.", []
     )

@@ -441,7 +441,11 @@ def _events(value: Any) -> frozenset[str]:
     if kind == "hook":
         raise wrong("a hook that is told of hooks would never end", "write another event")
     do = "write one of docs/log-events.md, or all of a kind, as in server.*"
-    if isinstance(value, str) and (near := nearest(value, EVENTS)):
+    if value in ("all", "any", "*"):
+        do = "write the kinds, as in [vip.*, server.*, neighbor.*, maintenance.*, condition.*]"
+    elif kind == "vip":
+        do = "write vip.verdict_changed: whenever a VIP may be announced, or may not any more"
+    elif isinstance(value, str) and (near := nearest(value, EVENTS)):
         do = f"did you mean {near}?"
     raise unlike(value, "an event", do)
 

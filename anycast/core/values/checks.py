@@ -249,7 +249,10 @@ class DnsCheck(AimedKind):
         "Records that must be in the answer, as a zone file writes them. Default: the rcode alone decides.",
         (),
     )
-    transport: Literal["udp", "tcp"] = setting("How the question is sent.", "udp")
+    transport: Literal["udp", "tcp"] | None = setting(
+        "How the question is sent. Default: as the service's packets, over tcp for a TCP service and else over udp.",
+        None,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

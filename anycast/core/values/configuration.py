@@ -62,7 +62,7 @@ class Tunnel:
         TunnelType.IPIP,
     )
     port: of.Port = setting(
-        "With `gue`: the UDP port the real servers receive it at. There is no default.", 0, shown=None
+        "With `gue`: the UDP port the real servers receive it at. Default: 6080.", 0, shown=None
     )
     checksum: TunnelChecksum = setting(
         "nocsum, csum (gue and gre), or remcsum (gue): remote checksum offload.", TunnelChecksum.NONE

@@ -116,18 +116,18 @@ KINDS: list[tuple[str, CheckKind]] = [
         "{type: relp, tls: {sni: a.b, verify: false}}",
         kinds.RelpCheck(tls=kinds.Tls(sni="a.b", verify=False)),
     ),
-    ("{type: dns, name: www.example.net}", kinds.DnsCheck(name="www.example.net.")),
+    ("{type: dns, name: www.example.net}", kinds.DnsCheck(name="www.example.net.", transport="tcp")),
     (
         "{type: dns, name: x., record: AAAA, answer: ['2001:db8::1'], transport: tcp, port: 53}",
         kinds.DnsCheck(name="x.", record="AAAA", answer=("2001:db8::1",), transport="tcp", port=53),
     ),
     (
         "{type: dns, name: bücher.example, rcode: NXDOMAIN}",
-        kinds.DnsCheck(name="xn--bcher-kva.example.", rcode="NXDOMAIN"),
+        kinds.DnsCheck(name="xn--bcher-kva.example.", rcode="NXDOMAIN", transport="tcp"),
     ),
     (
         "{type: dns, name: x, record: MX, answer: ['10 mail.example.net']}",
-        kinds.DnsCheck(name="x.", record="MX", answer=("10 mail.example.net.",)),
+        kinds.DnsCheck(name="x.", record="MX", answer=("10 mail.example.net.",), transport="tcp"),
     ),
     ("{type: grpc}", kinds.GrpcCheck()),
     (

@@ -145,6 +145,6 @@ def test_a_program_that_is_not_there_or_cannot_run_is_a_mistake(tmp_path: Path) 
     text = f"  a: {{argv: [{good}]}}\n  b: {{argv: [{bad}]}}\n  c: {{argv: [/nowhere]}}\n"
     loaded = loads(MAIN + text, "f", hostname="lb1")
     assert [str(problem) for problem in missing_hooks(loaded.paths)] == [
-        f"f:7:14: hooks.b.argv[0]: {bad} cannot be executed on this machine (install it on the node, or correct the path)",
-        "f:8:14: hooks.c.argv[0]: there is no program /nowhere on this machine (install it on the node, or correct the path)",
+        f"f:7:14: hooks.b.argv[0]: {bad} cannot be executed on this machine (install it on the node, or correct the path: an agent without it refuses the configuration)",
+        "f:8:14: hooks.c.argv[0]: there is no program /nowhere on this machine (install it on the node, or correct the path: an agent without it refuses the configuration)",
     ]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from anycast.config.files import read_regular
 from anycast.config.include import DEEPEST, MOST_FILES
 from anycast.config.load import load, load_kept, load_with_texts, loads
 from anycast.config.loaded import Loaded
@@ -149,14 +150,12 @@ def test_texts_that_were_kept_need_no_file_any_more(tmp_path: Path) -> None:
 def test_an_included_file_that_is_written_meanwhile_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from anycast.config import load as loading
-
     files = {"anycast.yaml": MAIN + "common.yaml\n", "common.yaml": COMMON, "conf.d/a.yaml": VIP % ("a", 1)}
     write(tmp_path, files)
-    read, times = loading.read_regular, []
+    times: list[Path] = []
 
     def half_written(file: Path, limit: int) -> bytes:
-        data = read(file, limit)
+        data = read_regular(file, limit)
         if file.name == "common.yaml":
             times.append(file)
             if len(times) == 1:
@@ -164,6 +163,6 @@ def test_an_included_file_that_is_written_meanwhile_is_read_again(
                 return data[:9]
         return data
 
-    monkeypatch.setattr(loading, "read_regular", half_written)
+    monkeypatch.setattr("anycast.config.load.read_regular", half_written)
     assert load(tmp_path / "anycast.yaml", hostname="lb1").config.bgp.local_as == 65001
     assert len(times) == 2

@@ -489,7 +489,7 @@ TOGETHER = [
         "pool: wbe",
         "f:19:26: vips.web.services[0].pool: there is no pool named 'wbe' (did you mean web?)",
     ),
-    (", pool: web", "", "f:19:9: vips.web.services[0].pool: it is missing (write the name of a pool, here"),
+    (", pool: web", "", "f:19:9: vips.web.services[0].pool: it is missing (write servers, or the name of"),
     ("port: 80, ", "", "f:19:9: vips.web.services[0].port: it is missing (write the port that is served)"),
     ("    port: 53\n", "", "f:20:3: vips.one.port: it is missing (write the port that is served)"),
     (
@@ -689,11 +689,6 @@ TOGETHER = [
         "port: 53",
         "port: 53\n    forwarding: nat\n    tunnel: {type: gre}",
         "f:24:5: vips.one.tunnel: nothing is tunnelled with forwarding: nat (write forwarding: tunnel, or remove",
-    ),
-    (
-        "port: 53",
-        "port: 53\n    forwarding: tunnel\n    tunnel: gue",
-        "f:24:13: vips.one.tunnel: gue needs the UDP port the real servers receive it at (write {type: gue, port",
     ),
     (
         "port: 53",

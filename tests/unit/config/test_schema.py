@@ -115,7 +115,6 @@ def test_the_examples_are_warned_of_nothing(name: str) -> None:
             "vips": {"web": {"services": [{"pool": "web", "port": 80, "mark": 7}]}},
         },
         {"bgp": {"local_as": 1, "neighbors": []}, "vips": {"web": {"tunnel": "vxlan"}}},
-        {"bgp": {"local_as": 1, "neighbors": []}, "vips": {"web": {"tunnel": "gue"}}},
         {"bgp": {"local_as": 1, "neighbors": []}, "vips": {"web": {"persistence": 0.5}}},
         {"bgp": {"local_as": 1, "neighbors": []}, "vips": {"web": {"persistence": {"ipv4_prefix": 64}}}},
         {"bgp": {"local_as": 1, "neighbors": []}, "vips": {"web": {"expire_failed": "ever"}}},

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from anycast.config.load import loads
 from anycast.config.problem import ConfigError
 from anycast.config.schema.scalars import duration
-from anycast.core.values.configuration import Config
+from anycast.core.values.checks import DnsCheck
+from anycast.core.values.configuration import Check, Config, Rule
 
 EXAMPLES = sorted(Path(__file__).parents[3].joinpath("examples").glob("*.yaml"))
 BGP = """\
@@ -374,3 +375,77 @@ def test_what_is_said_once_is_complained_of_once_where_it_stands() -> None:
         loads(text, "f", hostname="lb1")
     (problem,) = caught.value.problems
     assert str(problem).startswith("f:5:53: vips.w.quorum.low: 3 usable servers can never be reached")
+
+
+def written(text: str) -> Config:
+    return config(f"{BGP}{text}\n")
+
+
+def test_a_service_may_have_servers_of_its_own() -> None:
+    short = written(
+        "vips: {w: {address: 192.0.2.1, forwarding: nat, check: tcp, services: ["
+        "{port: 80, servers: ['10.9.2.1:8080']}, {port: 443, servers: ['10.9.2.1:8443'], check: https},"
+        "{port: 443, protocol: udp, servers: [10.9.2.1], check: {type: udp}}]}}"
+    )
+    long = written(
+        "pools: {w-80: {servers: [{address: 10.9.2.1, port: 8080}]}, "
+        "w-443: {servers: [{address: 10.9.2.1, port: 8443}], check: https},"
+        "w-443-udp: {servers: [10.9.2.1], check: {type: udp}}}\n"
+        "vips: {w: {address: 192.0.2.1, forwarding: nat, services: [{port: 80, pool: w-80, check: tcp}, "
+        "{port: 443, pool: w-443}, {port: 443, protocol: udp, pool: w-443-udp}]}}"
+    )
+    assert short == long
+
+
+def test_servers_and_a_pool_of_one_service_exclude_each_other() -> None:
+    with pytest.raises(ConfigError, match="both pool and servers are written"):
+        written(
+            "pools: {p: {servers: [10.9.2.1]}}\n"
+            "vips: {w: {address: 192.0.2.1, services: [{port: 80, pool: p, servers: [10.9.2.1]}]}}"
+        )
+
+
+def test_a_question_is_sent_as_the_service_is() -> None:
+    text = "vips: {w: {address: 192.0.2.1, port: 53, protocol: [udp, tcp], servers: [10.9.2.1], check: %s}}"
+
+    def sent(check: str) -> list[str | None]:
+        (vip,) = written(text % check).vips
+        kinds = [one.pool.check.kind for one in vip.services if isinstance(one.pool.check, Check)]
+        return [kind.transport for kind in kinds if isinstance(kind, DnsCheck)]
+
+    assert sent("{type: dns, name: example.net}") == [None, "tcp"]
+    assert sent("{type: dns, name: example.net, transport: udp}") == ["udp", "udp"]
+    (vip,) = written(text % "{type: all, of: [{type: dns, name: x}, {type: tcp}]}").vips
+    rule = vip.services[1].pool.check
+    assert isinstance(rule, Rule)
+    assert [
+        getattr(part.check.kind, "transport", "") for part in rule.parts if isinstance(part.check, Check)
+    ] == [
+        "tcp",
+        "",
+    ]
+
+
+def test_gue_comes_at_its_own_port() -> None:
+    (vip,) = written(WEB % "tunnel: gue").vips
+    assert str(vip.services[0].tunnel) == "gue port 6080"
+    (vip,) = written(WEB % "tunnel: {type: gue, port: 6081}").vips
+    assert str(vip.services[0].tunnel) == "gue port 6081"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("hooks: {a: {argv: [/bin/true], events: [vip.down]}}", "write vip.verdict_changed"),
+        ("hooks: {a: {argv: [/bin/true], events: all}}", "write the kinds, as in"),
+        ("hooks: {a: {url: 'https://a/', token: x}}", "name the file that holds it"),
+        (WEB % "sorry_server: 10.9.2.9", "IPVS has no backup servers"),
+        (WEB % "check: smtp", "{type: banner"),
+        (WEB % "check: {type: ping}", "write {type: icmp}"),
+        (WEB % "weights: [1, 2]", "a weight belongs to a server"),
+    ],
+)
+def test_what_people_expect_and_is_elsewhere_is_named(text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        written(text)
+    assert any(said in str(problem) for problem in caught.value.problems)
