@@ -66,6 +66,7 @@ EVENTS: tuple[str, ...] = (
     "owned.not_saved",
     "plugin.connected",
     "plugin.dropped",
+    "plugin.group_unavailable",
     "plugin.journal_unavailable",
     "plugin.lost",
     "plugin.refused",
