@@ -125,8 +125,8 @@ def _remembered(one: Served) -> Iterator[Warned]:
         yield (*one.place, "flags"), what, "write flags: [mh-fallback], or remove the line"
     elif wide := [name for version, name in _wide(service.persistence) if version in one.versions]:
         what = (
-            "the first client of a network decides for all of it, and another balancer chooses by the address of each: "
-            "when a balancer is lost, the connections of the others end at the wrong real server"
+            "the client that comes first decides for its whole network, and on another balancer that may be another one: "
+            "when a balancer is lost, all connections of a network can end at the wrong real server"
         )
         yield (*one.place, "persistence", wide[0]), what, "remove it, or write connection_sync"
 

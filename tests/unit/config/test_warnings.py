@@ -194,10 +194,10 @@ def test_persistence_of_a_network_is_told_where_other_balancers_choose_by_the_ad
 ) -> None:
     found = warned(shop(f"    persistence: {{{prefix}}}\n", address))
     assert fields(found) == told
-    assert all(("of a network" in line) == ("_prefix:" in line) for line in found)
+    assert all(("its whole network" in line) == ("_prefix:" in line) for line in found)
     assert warned(shop(f"    scheduler: wlc\n    persistence: {{{prefix}}}\n", address)) == []
     synced = warned(shop(f"    persistence: {{{prefix}}}\n", address), SYNC + HEAD)
-    assert not any("of a network" in line for line in synced)
+    assert not any("its whole network" in line for line in synced)
 
 
 @pytest.mark.parametrize(
