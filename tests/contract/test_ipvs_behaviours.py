@@ -29,6 +29,7 @@ ROUTER = {4: ip_address("10.1.0.77"), 6: ip_address("fd01::77")}  # one on the w
 FALLBACK = frozenset({SchedulerFlag.MH_FALLBACK})
 FIN, SYN, RST, ACK = 1, 2, 4, 16
 _EVERYTHING = 3  # ETH_P_ALL: also what leaves
+_SO_RCVBUFFORCE = 33
 _ICMP = {4: socket.IPPROTO_ICMP, 6: socket.IPPROTO_ICMPV6}
 Flow = tuple[Address, int]  # address and port of a client
 
@@ -58,7 +59,7 @@ def packet(source: Address, target: Address, protocol: int, content: bytes) -> b
 
 def checksum(content: bytes) -> int:
     padded = content + bytes(len(content) % 2)
-    total = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
+    total: int = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
@@ -167,6 +168,7 @@ def nodes(key: ServiceKey, entry: ServiceEntry, count: int = 2) -> Iterator[list
                 line = stack.enter_context(
                     socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_EVERYTHING))
                 )
+                line.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 25)
                 line.bind(("servers0", _EVERYTHING))
             line.setblocking(False)
             found.append(Seen(one, line))
@@ -221,17 +223,17 @@ def moved(entry: ServiceEntry, clients: list[IPv4Address], later: list[IPv4Addre
     return old, new
 
 
+def remembering(flags: frozenset[SchedulerFlag], prefix: int = 32) -> ServiceEntry:
+    return replace(table(service(4), flags=flags), persistent=Persistent(timeout=300, prefix=prefix))
+
+
 def test_persistence_as_it_is_configured_breaks_nothing_when_a_node_is_lost() -> None:
     flags = configured("persistence: 5m").flags
-    assert moved(
-        replace(table(service(4), flags=flags), persistent=Persistent(timeout=300, prefix=32)), CLIENTS
-    ) == (0, 0)
+    assert moved(remembering(flags), CLIENTS, CLIENTS) == (0, 0)
 
 
 def test_persistence_with_mh_port_breaks_most_connections_when_a_node_is_lost() -> None:
-    established, new = moved(
-        replace(table(service(4)), persistent=Persistent(timeout=300, prefix=32)), CLIENTS
-    )
+    established, new = moved(remembering(MH), CLIENTS, CLIENTS)
     assert established > 70
     assert new > 70
 
@@ -243,7 +245,7 @@ def test_persistence_of_networks_goes_by_the_client_that_comes_first_to_a_node()
         each = owners(one.gets(segment((client, 4000), 80, SYN) for client in alike))
     first, *_, last = sorted(alike, key=lambda client: (each[client, 4000] != each[alike[0], 4000], client))
     rest = [client for client in alike if client not in (first, last)]
-    entry = replace(table(key, flags=FALLBACK), persistent=Persistent(timeout=300, prefix=24))
+    entry = remembering(FALLBACK, 24)
     assert moved(entry, [first, *rest, last], [first, *rest, last]) == (0, 0)
     assert moved(entry, [first, *rest, last], [last, *rest, first]) == (100, 100)
 

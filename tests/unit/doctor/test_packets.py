@@ -324,6 +324,8 @@ class TestTunnels:
         text = CONFIG.replace("192.0.2.1", f"'{vip}'").replace(
             "[10.9.2.1, 10.9.2.2]", f"['{server}'], forwarding: tunnel, tunnel: {tunnel}"
         )
+        six = ", {address: 'fd00:2::fe', remote_as: 65000, local_address: 'fd00:2::1'}]"
+        text = text.replace("remote_as: 65000}]", "remote_as: 65000}" + six)
         assert words in found(GOOD, Code.TUNNEL_REAL_SERVERS, config(text)).fix
 
 
