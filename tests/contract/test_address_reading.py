@@ -90,6 +90,7 @@ def test_no_vip_is_ever_missing_while_another_program_changes_addresses(
         asyncio.run(story())
 
 
+@pytest.mark.timeout(120 + SECONDS)
 def test_500_vips_of_both_families_are_found_by_every_reading_under_churn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
