@@ -290,6 +290,24 @@ def test_one_packet_with_persistence_keeps_a_client_and_no_connections() -> None
         assert set(one.node.flows()) == {0}  # of the client, whatever its port
 
 
+def test_connections_that_move_to_a_node_where_their_server_is_full_go_to_another() -> None:
+    key = service(4)
+    entry = table(key, 4)
+    limited = replace(entry.destinations[0], upper=10)
+    entry = replace(entry, destinations=(limited, *entry.destinations[1:]))
+    with nodes(key, entry) as (first, second):
+        there = owners(first.gets(segment((one, 4000), 80, SYN) for one in CLIENTS))
+        here = owners(second.gets(segment((one, 5000), 80, SYN) for one in CLIENTS))
+        own = [flow for flow, where in there.items() if where == limited.address]
+        assert [len(there), len(here)] == [
+            len(CLIENTS)
+        ] * 2  # with mh-fallback nobody is left without a server
+        assert len(own) == list(here.values()).count(limited.address) == 10
+        moved_on = owners(second.gets(segment(flow, 80, ACK) for flow in own))
+    assert len(moved_on) == 10
+    assert limited.address not in moved_on.values()
+
+
 def test_a_client_that_uses_a_port_again_leaves_a_drained_server() -> None:
     key = service(4)
     entry = table(key, 4)
