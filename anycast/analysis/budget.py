@@ -74,6 +74,7 @@ class Assumed:
     start: float = 2.0  # a router's BGP daemon, from its start until it listens
     watchdog: float = 2.5  # WatchdogSec of the shipped anycast-exabgp.service; 0: there is none
     graceful_restart: float = 0.0  # what router and ExaBGP have agreed on; 0: nothing, as rendered here
+    bfd_receive: float = 0.0  # the routers' least receive interval of BFD; 0: the node's, as rendered here
     hashes_ports: bool = True  # the routers spread flows by ports too
 
 
@@ -216,7 +217,7 @@ def _announced(config: Config, assumed: Assumed) -> Iterator[Outage]:
     hold = Term(float(config.bgp.hold_time), "hold time")
     for neighbor in config.bgp.neighbors:
         scopes = (str(neighbor.address),)
-        silence = _sooner(hold, *_bfd(neighbor))
+        silence = _sooner(hold, *_bfd(neighbor, assumed))
         stuck = _sooner(hold, Term(STUCK, "plugin ends it"))
         kept = [Term(assumed.graceful_restart, "graceful restart")] if assumed.graceful_restart else []
         yield one(Kind.EXABGP_DIES, *kept, scopes=scopes)
@@ -228,9 +229,10 @@ def _announced(config: Config, assumed: Assumed) -> Iterator[Outage]:
         yield one(Kind.ROUTER_RESTARTS, Term(assumed.start, "start of its BGP daemon"), dials, scopes=scopes)
 
 
-def _bfd(neighbor: Neighbor) -> Iterator[Term]:
+def _bfd(neighbor: Neighbor, assumed: Assumed) -> Iterator[Term]:
+    """The router counts by the node's multiplier, and expects packets as often as the slower of both ends says."""
     if neighbor.bfd is not None:
-        yield Term(neighbor.bfd.interval, "BFD", neighbor.bfd.multiplier)
+        yield Term(max(neighbor.bfd.interval, assumed.bfd_receive), "BFD", neighbor.bfd.multiplier)
 
 
 def _sooner(*terms: Term) -> Term:
@@ -252,7 +254,8 @@ def _concerns(config: Config, assumed: Assumed) -> Iterator[Concern]:
     if udp and assumed.hashes_ports:
         yield Concern(
             code="fragments",
-            what=f"routers that hash ports may send the fragments of one datagram to different nodes: {_some(udp)}",
+            what="routers that hash ports send datagrams in fragments to another node than whole ones (harmless with equal "
+            f"tables), and some send the fragments of one to different nodes (it is lost): {_some(udp)}",
             do="keep datagrams below the MTU, or have the routers hash addresses alone (then say --hash addresses)",
         )
 
@@ -276,7 +279,18 @@ def _sessions(config: Config, assumed: Assumed) -> Iterator[Concern]:
             what=f"no BFD with {_some(without)}: a frozen node, or a link that loses packets, is noticed after {hold} s",
             do="write bgp.bfd: true, and run bfdd on both ends (anycast render frr-bfd, router-frr, router-bird)",
         )
-    if late := [f"{one.address} ({one.bfd})" for one in neighbors if one.bfd and one.bfd.detection >= hold]:
+    if held := [str(one.address) for one in neighbors if one.bfd and one.bfd.interval < assumed.bfd_receive]:
+        yield Concern(
+            code="router_bfd",
+            what=f"the routers expect BFD every {assumed.bfd_receive * 1000:g} ms, slower than this node sends: {_some(held)}",
+            do="give the routers this node's timers (anycast render router-frr, router-bird): FRR has 300 ms by default",
+        )
+    late = [
+        f"{one.address} ({one.bfd})"
+        for one in neighbors
+        if one.bfd and any(term.total >= hold for term in _bfd(one, assumed))
+    ]
+    if late:
         yield Concern(
             code="slow_bfd",
             what=f"BFD is no sooner than the hold time of {hold} s with {_some(late)}",

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 def _assumed(args: argparse.Namespace) -> Assumed:
     from anycast.analysis.budget import Assumed
 
-    given = {name: getattr(args, name) for name in ("router", "watchdog", "graceful_restart")}
+    given = {name: getattr(args, name) for name in ("router", "watchdog", "graceful_restart", "bfd_receive")}
     values = {name: value for name, value in given.items() if value is not None}
     return Assumed(**values, hashes_ports=args.hash == "ports")
 

@@ -390,6 +390,12 @@ def _budget(verb: argparse.ArgumentParser) -> None:
         help="how long the routers keep the routes of an ExaBGP that is gone (default: 0, as rendered)",
     )
     verb.add_argument(
+        "--bfd-receive",
+        type=_time,
+        metavar="TIME",
+        help="the routers' least receive interval of BFD; 300ms where FRR has its own (default: the node's, as rendered)",
+    )
+    verb.add_argument(
         "--hash",
         choices=("ports", "addresses"),
         default="ports",

@@ -14,15 +14,20 @@ from anycast.core.dataplane.ipvs import MAGLEV_SLOTS
 from anycast.core.dataplane.members import usual_weight
 from anycast.core.values.configuration import (
     Bgp,
+    Config,
     Forwarding,
+    Persistence,
     Protocol,
     RealServer,
     Scheduler,
+    SchedulerFlag,
     Service,
     Timeouts,
+    TunnelChecksum,
 )
 
 MANY = 400  # real servers: with more, a table of 4,093 slots gives shares that differ by a tenth
+BY_PORT = {Scheduler.MH: SchedulerFlag.MH_PORT, Scheduler.SH: SchedulerFlag.SH_PORT}  # what hashes the client
 FIGURES = 16  # pools the moved flows are worked out for: one can take a twentieth of a second
 
 Warned: TypeAlias = tuple[Path, str, str]
@@ -40,18 +45,25 @@ class Served:
     versions: tuple[int, ...]  # families of the VIP
 
 
-def warnings(served: Iterable[Served], timeouts: Timeouts) -> Iterator[Warned]:
+def warnings(served: Iterable[Served], config: Config) -> Iterator[Warned]:
     """A service or pool is spoken of once, however many ports and services there are of it."""
     places: set[Path] = set()
     pools: set[Path] = set()
+    synced = config.connection_sync is not None
     figures = FIGURES
     for one in served:
         if one.place not in places:
             places.add(one.place)
-            yield from _sticky(one, timeouts)
+            yield from _sticky(one, config.timeouts or Timeouts())
+            yield from _folded(one)
+            yield from _offloaded(one)
+            if not synced:
+                yield from _remembered(one)
         if one.service.scheduler is not Scheduler.MH or one.pool in pools:
             continue
         pools.add(one.pool)
+        if not synced:
+            yield from _limited(one)
         if _is_plain(one.service.pool.servers):
             continue
         tables = {version: maglev.entries(one.service, version) for version in one.versions}
@@ -97,6 +109,71 @@ def _sticky(one: Served, timeouts: Timeouts) -> Iterator[Warned]:
         yield (*one.place, "forwarding"), what, "write forwarding: dr or tunnel, or a shorter timeouts.udp"
     else:
         yield (*one.place, "one_packet"), what, "remove this, or write a shorter timeouts.udp"
+
+
+def _remembered(one: Served) -> Iterator[Warned]:
+    """Persistence under mh: what another balancer chooses without having seen the client. docs/behaviours.md, Q26."""
+    service = one.service
+    if service.persistence is None or service.scheduler is not Scheduler.MH:
+        return
+    if SchedulerFlag.MH_PORT in service.flags:
+        what = (
+            "with mh-port another balancer chooses by the client's port too, and persistence went by the address alone: "
+            "after the loss of a balancer 29 of 300 established connections came to their real server, without mh-port "
+            "300 of 300 (Linux 6.1, 10 real servers)"
+        )
+        yield (*one.place, "flags"), what, "write flags: [mh-fallback], or remove the line"
+    elif wide := [name for version, name in _wide(service.persistence) if version in one.versions]:
+        what = (
+            "the client that comes first decides for its whole network, and on another balancer that may be another one: "
+            "when a balancer is lost, all connections of a network can end at the wrong real server"
+        )
+        yield (*one.place, "persistence", wide[0]), what, "remove it, or write connection_sync"
+
+
+def _wide(persistence: Persistence) -> Iterator[tuple[int, str]]:
+    """The families in which more than one address is a client, and the setting that says so."""
+    if persistence.ipv4_prefix < 32:
+        yield 4, "ipv4_prefix"
+    if persistence.ipv6_prefix < 128:
+        yield 6, "ipv6_prefix"
+
+
+def _folded(one: Served) -> Iterator[Warned]:
+    """Without the port the kernel hashes 32 bits of an IPv6 client: the XOR of its four words."""
+    by_port = BY_PORT.get(one.service.scheduler)
+    if by_port is None or by_port in one.service.flags or 6 not in one.versions:
+        return
+    what = (
+        f"{one.service.scheduler} without {by_port} tells IPv6 clients apart by the XOR of the four words of their "
+        "address: where they are numbered alike in two words, as 2001:db8:0:N::N, all of them come to one real server"
+    )
+    field = "persistence" if one.service.persistence is not None else "flags"
+    do = f"look at the shares in `anycast status`; {by_port} without persistence spreads them by their ports"
+    yield (*one.place, field), what, do
+
+
+def _offloaded(one: Served) -> Iterator[Warned]:
+    if one.service.tunnel.checksum is TunnelChecksum.REMOTE:
+        what = (
+            "with remote checksum offload 69 to 84 segments of an upload of 200 kB came with a wrong checksum and were "
+            "sent again (Linux 6.1 to 7.2, packets merged by GRO): checks pass and uploads crawl"
+        )
+        yield (*one.place, "tunnel", "checksum"), what, "write csum or nocsum"
+
+
+def _limited(one: Served) -> Iterator[Warned]:
+    """Another balancer counts other connections."""
+    servers = one.service.pool.servers
+    first = next((n for n, server in enumerate(servers) if server.upper), None)
+    if first is None:
+        return
+    what = (
+        "each balancer counts by itself, and closed connections for two minutes (timeouts.tcp_fin): when a balancer is "
+        "lost, connections to a real server that is full on the next one go to another and are reset"
+    )
+    do = "leave room for the connections of a lost balancer, or write connection_sync, with which all count together"
+    yield (*one.servers[first], "upper_threshold"), what, do
 
 
 def _many(one: Served, tables: dict[int, tuple[Entry, ...]]) -> Iterator[Warned]:

@@ -23,6 +23,9 @@ from anycast.core.values.configuration import (
 from anycast.doctor.facts import conf
 from anycast.doctor.table import CONN_MAX
 
+CONNTRACK = "net.ipv4.vs.conntrack"
+CONNTRACK_COUNT = "net.netfilter.nf_conntrack_count"
+CONNTRACK_MAX = "net.netfilter.nf_conntrack_max"
 _OUTER_HEADER = {4: 20, 6: 40}  # bytes
 
 
@@ -124,7 +127,9 @@ def sysctls_to_read(config: Config | None) -> frozenset[str]:
     """What `findings` looks at, besides those of each interface."""
     names = {
         *sysctls_wanted(config),
-        "net.ipv4.vs.conntrack",
+        CONNTRACK,
+        CONNTRACK_COUNT,
+        CONNTRACK_MAX,
         RUN_ESTIMATION,
         EST_CPULIST,
         CONN_MAX,

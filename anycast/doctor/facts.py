@@ -131,6 +131,8 @@ class Facts:
     uplinks: frozenset[str] = frozenset()  # interfaces that lead to the routers
     ipvs: frozenset[Key] | None = None
     lease_socket: LeaseSocket | None = None  # None: no agent has made it, or there is no such user
+    programs: frozenset[str] = frozenset()  # that run in this network namespace, by the kernel's names
+    clock_steps: str | None = None  # file and line that let chrony set the clock at any time
     unread: tuple[Unread, ...] = ()
 
     @property

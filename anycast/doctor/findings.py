@@ -8,9 +8,8 @@ from dataclasses import replace
 from anycast.core.dataplane.kernel import SetSysctl
 from anycast.core.dataplane.members import service_key
 from anycast.core.dataplane.traffic import EST_CPULIST, RUN_ESTIMATION, uncounted
-from anycast.core.values.configuration import Config, Forwarding, Scheduler, TunnelType
+from anycast.core.values.configuration import Config, Scheduler, TunnelType
 from anycast.doctor.demands import (
-    reach,
     schedulers,
     services,
     set_by_agent,
@@ -31,6 +30,7 @@ from anycast.doctor.finding import (
     some,
     unchecked,
 )
+from anycast.doctor.others import clock, conntrack, speakers
 from anycast.doctor.packets import (
     interfaces,
     next_hops,
@@ -72,7 +72,9 @@ def findings(facts: Facts, config: Config | None, *, connections: int | None = N
         _kernel(facts, config),
         table(facts, connections),
         _sysctls(facts, config),
-        _conntrack(facts, config),
+        conntrack(facts, config),
+        clock(facts),
+        speakers(facts),
         interfaces(facts, config),
         vip_addresses(facts, config),
         on_link(facts, config),
@@ -283,19 +285,6 @@ def _sysctls(facts: Facts, config: Config | None) -> Iterator[Finding]:
                 fix=set_sysctls(SetSysctl(name=name, value=value)),
                 changes=(SetSysctl(name=name, value=value),),
             )
-
-
-def _conntrack(facts: Facts, config: Config | None) -> Iterator[Finding]:
-    nat = config is not None and any(
-        reach(service).forwarding is Forwarding.NAT for _, service in services(config)
-    )
-    if facts.number("net.ipv4.vs.conntrack") == 1 and not nat:
-        yield Finding(
-            severity=Severity.WARNING,
-            code=Code.VS_CONNTRACK,
-            text="net.ipv4.vs.conntrack is 1: every connection of IPVS is tracked in nf_conntrack too, at twice the cost",
-            fix="`sysctl -w net.ipv4.vs.conntrack=0`, unless your own stateful rules need it",
-        )
 
 
 def _lease_socket(facts: Facts, config: Config | None) -> Iterator[Finding]:

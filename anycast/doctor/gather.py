@@ -73,6 +73,8 @@ def read_files(config: Config | None, root: Path) -> Facts:
         conn_tab_option=_conn_tab_option(files),
         sysctls=_sysctls(files, config),
         lease_socket=None if config is None else lease_socket(config.node, root),
+        programs=_programs(files),
+        clock_steps=_clock_steps(files),
         sysctls_read_only=_read_only(files.read("proc/self/mounts", "how /proc/sys is mounted") or ""),
         unread=tuple(files.unread),
     )
@@ -114,6 +116,12 @@ class _Files:
         """None where it cannot be read, which tells something too."""
         try:
             return (self.root / path).read_text("utf-8", "replace")
+        except OSError:
+            return None
+
+    def link(self, path: str) -> str | None:
+        try:
+            return os.readlink(self.root / path)
         except OSError:
             return None
 
@@ -185,6 +193,34 @@ def _conn_tab_option(files: _Files) -> TableOption | None:
         for line in text.splitlines():
             if match := _OPTION.match(line):
                 found = TableOption(bits=int(match[1]), file=path)
+    return found
+
+
+def _programs(files: _Files) -> frozenset[str]:
+    """Of this network namespace, and those of which it cannot be read. Programs come and go meanwhile."""
+    here = files.link("proc/self/ns/net")
+    found = {
+        files.optional(f"proc/{name}/comm")
+        for name in files.names("proc")
+        if name.isdigit() and files.link(f"proc/{name}/ns/net") in (here, None)
+    }
+    return frozenset(name.strip() for name in found if name)
+
+
+def _clock_steps(files: _Files) -> str | None:
+    """chrony(5): `makestep threshold limit`; a negative limit is none, and the last line counts."""
+    names = ["etc/chrony.conf", "etc/chrony/chrony.conf"]
+    names += [
+        f"etc/chrony/conf.d/{name}" for name in files.names("etc/chrony/conf.d") if name.endswith(".conf")
+    ]
+    found = None
+    for path in names:
+        for number, line in enumerate((files.optional(path) or "").splitlines(), 1):
+            words = line.split()
+            if len(words) > 2 and words[0].lower() == "makestep":
+                found = (
+                    f"/{path}:{number} (makestep {words[1]} {words[2]})" if words[2].startswith("-") else None
+                )
     return found
 
 

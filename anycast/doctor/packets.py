@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from anycast.core.dataplane.kernel import SetSysctl
 from anycast.core.values.configuration import Address, Bgp, Config, Forwarding, Neighbor, Prefix, TunnelType
-from anycast.doctor.demands import overhead, tunnel_types, vips, ways
+from anycast.doctor.demands import overhead, vips, ways
 from anycast.doctor.facts import Facts, Interface, InterfaceAddress, Route, conf
 from anycast.doctor.finding import Code, Finding, Severity, set_sysctls, some
 
@@ -288,11 +288,22 @@ def reachability(facts: Facts, config: Config | None) -> Iterator[Finding]:
         )
 
 
-_AT_REAL_SERVERS = {
-    TunnelType.IPIP: "`modprobe ipip && ip link set tunl0 up` (for IPv6: ip6_tunnel, ip6tnl0)",
-    TunnelType.GRE: "`modprobe ip_gre` and a gre interface towards the balancers",
-    TunnelType.GUE: "`modprobe fou` and `ip fou add port PORT gue`, with an ipip interface that is up",
+_UNWRAPS = {  # families of the VIP and of the real server: what receives IP in IP
+    (4, 4): "`modprobe ipip && ip link set tunl0 up`",
+    (6, 4): "`modprobe sit && ip link set sit0 up`",
+    (6, 6): "`modprobe ip6_tunnel && ip link set ip6tnl0 up`",
+    (4, 6): "`modprobe ip6_tunnel && ip -6 tunnel change ip6tnl0 mode any && ip link set ip6tnl0 up`",
 }
+_GRE = {4: "`modprobe ip_gre` and a gre interface", 6: "`modprobe ip6_gre` and an ip6gre interface"}
+_FOU = {4: "`modprobe fou && ip fou add port PORT gue`", 6: "`modprobe fou6 && ip -6 fou add port PORT gue`"}
+
+
+def _at_real_servers(kind: TunnelType, vip: int, server: int, *, checksum: bool) -> str:
+    """What a real server needs to unwrap packets; `vip`, `server`: their families."""
+    if kind is TunnelType.GRE:
+        return f"{_GRE[server]} towards the balancers{', with icsum' if checksum else ''}"
+    wrapped = _UNWRAPS[vip, server]
+    return wrapped if kind is TunnelType.IPIP else f"{_FOU[server]}, and {wrapped}"
 
 
 def tunnels(facts: Facts, config: Config | None) -> Iterator[Finding]:
@@ -319,14 +330,23 @@ def tunnels(facts: Facts, config: Config | None) -> Iterator[Finding]:
             fix=f"`ip link set {interface} mtu {CLIENT_MTU + added}`, if the whole path carries it; "
             f"or on every real server `{_clamp(version, sorted(heads, key=int), size)}`",
         )
-    for encapsulation, where in tunnel_types(config).items():
+    yield from _unwrapping(config)
+
+
+def _unwrapping(config: Config | None) -> Iterator[Finding]:
+    places: dict[tuple[TunnelType, int, int, bool], list[str]] = {}
+    for way in ways(config) if config is not None else ():
+        if way.reach.forwarding is Forwarding.TUNNEL:
+            key = (way.reach.tunnel, way.vip.version, way.address.version, way.reach.checksum)
+            places.setdefault(key, []).append(way.place)
+    for (kind, vip, server, checksum), where in places.items():
         yield Finding(
             severity=Severity.INFO,
             code=Code.TUNNEL_REAL_SERVERS,
-            text=f"tunnel {encapsulation} of {some(where)}: the real servers have to unwrap the packets, which is "
-            "not seen from here",
-            fix=f"on every real server {_AT_REAL_SERVERS[encapsulation]}, rp_filter 0 on that interface and on "
-            "`all`, the VIP on lo",
+            text=f"tunnel {kind} of {some(where)}, IPv{vip} in IPv{server}: the real servers have to unwrap the packets, "
+            "which is not seen from here",
+            fix=f"on every real server {_at_real_servers(kind, vip, server, checksum=checksum)}, rp_filter 0 on that "
+            "interface and on `all`, the VIP on lo",
         )
 
 

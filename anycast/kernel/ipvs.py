@@ -50,6 +50,7 @@ REBUILD_COST = 16
 READS = 3  # of one dump, while another program writes
 
 _NETLINK_GENERIC = 16
+_MOST_CONNECTIONS = 2**31 - 1  # of a threshold; up to 6.1 the kernel takes more
 _PARTED = 2  # parts of a dump, between which another program can write
 _TURN = 64  # real servers that are decoded between two looks at the clock
 _RESTLESS = (
@@ -453,6 +454,8 @@ def _why(op: IpvsOp, code: int) -> str:
 def _why_invalid(key: Key, destination: Destination) -> str:
     if destination.tunnel.type is TunnelType.GUE and not destination.tunnel.port:
         return "refused: GUE needs a port"
+    if max(destination.upper, destination.lower) > _MOST_CONNECTIONS:
+        return f"refused: a threshold above {_MOST_CONNECTIONS} (kernels of 6.12 and later)"
     if destination.address.version != version_of(key):
         return "refused: a real server of the other address family needs forwarding tunnel and no connection sync"
     return (

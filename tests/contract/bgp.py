@@ -268,9 +268,9 @@ class Router:
 
     def sessions(self, neighbor: str) -> int:
         """How often the session with `neighbor` has been established."""
-        return int(self._neighbor(neighbor)["connectionsEstablished"])
+        return int(self.neighbor(neighbor)["connectionsEstablished"])
 
-    def _neighbor(self, address: str) -> dict[str, Any]:
+    def neighbor(self, address: str) -> dict[str, Any]:
         answer = json.loads(self.vtysh(f"show bgp neighbors {address} json"))[address]
         assert isinstance(answer, dict)
         return answer
@@ -315,7 +315,7 @@ class Speaker:
             os.environ
             | self._env
             | {
-                "PYTHONPATH": str(CHECKOUT),
+                "PYTHONPATH": os.pathsep.join([*filter(None, [self._env.get("PYTHONPATH")]), str(CHECKOUT)]),
                 # Not `drop=false`: with it ExaBGP drops privileges after the first start, so a second start differs.
                 "exabgp_daemon_user": "root",
                 "exabgp_api_cli": "false",

@@ -98,8 +98,12 @@ def pair(
     bfd: str = "false",
     switch: bool = False,
     vips: str = VIPS,
+    change: tuple[str, str] = ("", ""),
 ) -> Iterator[Pair]:
-    """Sessions are up. `bfd` as the configuration writes it; `switch`: the link can be cut."""
+    """Sessions are up. `bfd` as the configuration writes it; `switch`: the link can be cut.
+
+    `change`: what an operator has written otherwise in the router's configuration.
+    """
     with contextlib.ExitStack() as undo:
         folder = undo.enter_context(bgp.open_folder())
         places = undo.enter_context(bgp.places(switch=switch))
@@ -109,7 +113,9 @@ def pair(
         files = folder / "router"
         files.mkdir()
         conf = folder / "rendered.conf"
-        conf.write_text(ROUTERS[software.name](router([one])))
+        rendered = ROUTERS[software.name](router([one]))
+        assert change[0] in rendered
+        conf.write_text(rendered.replace(*change) if change[0] else rendered)
         conf.chmod(0o600)
         other = software(places.router, files)
         undo.callback(other.stop)

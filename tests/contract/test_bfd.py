@@ -62,6 +62,13 @@ def test_a_frozen_node_is_out_of_bird_by_bfd() -> None:
         _measure("BIRD, node frozen, BFD 3 x 100 ms", one, _frozen, None, below=BOUND)
 
 
+def test_an_frr_with_its_own_timers_needs_three_times_as_long() -> None:
+    """As `anycast budget --bfd-receive 300ms` says: the node's multiplier, and the slower interval."""
+    with pair(Frr, bfd=FAST, change=(" bfd 3 100 100", " bfd")) as one:
+        _bfd_up(one)
+        _measure("FRR, its own timers, node frozen, BFD", one, _frozen, BFD_SAID, above=0.5, below=2.5)
+
+
 def test_a_link_that_carries_nothing_but_light_is_noticed_by_bfd() -> None:
     with pair(Frr, bfd=FAST, switch=True) as one:
         _bfd_up(one)
@@ -115,6 +122,7 @@ def _measure(
     said: str | None,
     *,
     below: float,
+    above: float = 0.0,
 ) -> None:
     """The fault, until both routes are out of the router's kernel, and what it says of it."""
     took = []
@@ -137,6 +145,7 @@ def _measure(
     took.sort()
     spelt = f"{took[0]:.3f} / {took[len(took) // 2]:.3f} / {took[-1]:.3f} s"
     print(f"{what}: gone after {spelt} (least, median, most of {len(took)})")
+    assert above <= took[0]
     assert took[-1] < below
 
 

@@ -44,7 +44,7 @@ class Script:
         until(lambda: all(self._is_up(end) for end in (NODE4, NODE6)), "both sessions up at the router")
 
     def _is_up(self, end: str) -> bool:
-        return str(self.router._neighbor(end)["bgpState"]) == "Established"
+        return str(self.router.neighbor(end)["bgpState"]) == "Established"
 
     def heard(self) -> list[str]:
         return [line for line in self._answers.read_text().splitlines() if line in {"done", "error"}]

@@ -8,7 +8,7 @@ import pytest
 
 from anycast.core.values.route import Route, drained
 from tests.contract import bgp
-from tests.contract.bgp import VIPS4, VIPS6, Node, Site
+from tests.contract.bgp import NODE4, NODE6, NODE_AS, VIPS4, VIPS6, Node, Site
 
 pytestmark = [pytest.mark.bgp, pytest.mark.skipif(bool(bgp.missing()), reason=bgp.missing() or "")]
 
@@ -76,3 +76,18 @@ def test_the_attributes_arrive_and_a_drain_makes_the_route_the_last_resort(node:
     assert node.router.path(V4)["community"]["string"] == "65001:7"
     node.want()
     node.router.wait_without(V4)
+
+
+def test_the_as_path_is_our_own_number_alone_and_no_next_hop_of_the_other_family_is_offered(
+    node: Node,
+) -> None:
+    """OpenBGPD ends the session for either, and again at each reconnect: docs/behaviours.md, Q03 and Q04."""
+    node.want(*BOTH)
+    node.barrier()
+    for prefix in (V4, V6):
+        path = node.router.path(prefix)
+        assert path["aspath"]["string"] == str(NODE_AS)
+        assert "extendedCommunity" not in path
+    for end in (NODE4, NODE6):
+        offered = node.router.neighbor(end)["neighborCapabilities"].get("extendedNexthop", "")
+        assert "eceived" not in str(offered)

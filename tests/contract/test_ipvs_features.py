@@ -247,16 +247,25 @@ def test_thresholds() -> None:
         TCP4: entry(
             Settings(scheduler="mh", flags=MH), limited, server("10.0.0.2", upper=7), server("10.0.0.3")
         ),
-        TCP6: entry(Settings(scheduler="wlc"), server("fd00::1", weight=0, upper=2**32 - 1, lower=2**32 - 1)),
+        TCP6: entry(Settings(scheduler="wlc"), server("fd00::1", weight=0, upper=2**31 - 1, lower=2**31 - 1)),
     }
     settled(desired(table))
     assert thresholds() == [
         ("10.0.0.1:80", "1000", "500"),
         ("10.0.0.2:80", "7", "0"),
         ("10.0.0.3:80", "0", "0"),
-        ("[fd00::1]:80", str(2**32 - 1), str(2**32 - 1)),
+        ("[fd00::1]:80", str(2**31 - 1), str(2**31 - 1)),
     ]
     assert read() == forgotten(table)
+
+
+def test_a_threshold_that_newer_kernels_refuse_is_told_in_words() -> None:
+    failures = played(
+        AddService(service=TCP4, settings=RR),
+        AddDestination(service=TCP4, destination=server("10.0.0.1", upper=2**31)),
+    )
+    texts = [failure.text for failure in failures]
+    assert texts == [] or (len(texts) == 1 and "a threshold above 2147483647" in texts[0])
 
 
 def test_everything_at_once_is_written_and_a_second_time_nothing() -> None:

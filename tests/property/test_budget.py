@@ -58,6 +58,7 @@ assumptions = st.builds(
     start=times,
     watchdog=times,
     graceful_restart=st.just(0.0) | times,
+    bfd_receive=st.just(0.0) | times,
 )
 
 
@@ -150,7 +151,17 @@ def test_slower_bfd_makes_no_failure_shorter_and_none_is_the_slowest(
     configs,
     assumptions,
     st.sampled_from(
-        ["router", "kernel", "lease", "respawn", "carrier", "start", "watchdog", "graceful_restart"]
+        [
+            "router",
+            "kernel",
+            "lease",
+            "respawn",
+            "carrier",
+            "start",
+            "watchdog",
+            "graceful_restart",
+            "bfd_receive",
+        ]
     ),
     st.floats(0.0, 100.0),
 )

@@ -1,4 +1,4 @@
-"""docs/failures.md: its figures are the budget's, and every test it names exists."""
+"""docs/failures.md: its figures are the budget's, and every test it and docs/behaviours.md name exists."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tests.unit.analysis.test_budget import worst
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "failures.md").read_text(encoding="utf-8")
+BEHAVIOURS = (ROOT / "docs" / "behaviours.md").read_text(encoding="utf-8")
 ROWS = [
     [cell.strip() for cell in line.strip("|").split(" | ")]
     for line in TEXT.splitlines()
@@ -44,7 +45,7 @@ def test_every_row_names_a_test() -> None:
     assert {len(row) for row in ROWS} == {5}
 
 
-@pytest.mark.parametrize("named", sorted(set(re.findall(r"`(tests/[^`]*::[^`]*)`", TEXT))))
+@pytest.mark.parametrize("named", sorted(set(re.findall(r"`(tests/[^`]*::[^`]*)`", TEXT + BEHAVIOURS))))
 def test_the_test_it_names_exists(named: str) -> None:
     path, _, name = named.partition("::")
     assert name in _defined(ROOT / path)
@@ -62,6 +63,13 @@ def test_the_test_it_names_exists(named: str) -> None:
 def test_a_bound_that_the_budget_has_is_what_the_budget_says(row: list[str], kind: Kind) -> None:
     config = load(ROOT / "examples" / "minimal.yaml", hostname="lb1").config
     assert row[3] == f"{worst(budget(config), kind):.2f} s"
+
+
+def test_every_behaviour_has_its_row_once() -> None:
+    rows = [line.split(" | ") for line in BEHAVIOURS.splitlines() if re.match(r"\| [QI]\d", line)]
+    assert {len(row) for row in rows} == {4}
+    numbers = [number for row in rows for number in re.findall(r"Q\d\d", row[0])]
+    assert sorted(numbers) == [f"Q{number:02}" for number in range(1, 41)]
 
 
 def test_every_kind_of_the_budget_that_is_no_check_has_a_row() -> None:

@@ -446,9 +446,6 @@ class Vips(Assembler):
             return False
         if serving.mark is None and not udp and self._whole(use.at("protocol"), use.at("mark")):
             self._say(path, f"a packet of {use.protocol} cannot be served by itself", "remove this")
-        if serving.persistence:
-            what = "with one packet at a time no client is remembered, so persistence has no effect"
-            self._say(path, what, "remove one of them")
         if serving.forwarding is Forwarding.NAT:
             what = "with forwarding: nat the answers could not be translated back"
             self._say(path, what, "remove this, or write forwarding: dr or tunnel")
@@ -457,7 +454,7 @@ class Vips(Assembler):
     def _flags(self, use: _Use) -> frozenset[SchedulerFlag]:
         scheduler, given = use.serving.scheduler, use.serving.flags
         if given is None:
-            return _FLAGS[scheduler] if scheduler is Scheduler.MH else frozenset()
+            return _usual_flags(use.serving)
         if not self._whole(use.at("scheduler")):
             return frozenset()
         for n, flag in enumerate(given):
@@ -594,6 +591,13 @@ class Vips(Assembler):
 def _check_of(use: _Use, pool: Pool) -> ServerTree | None:
     """None: what is written is wrong."""
     return use.check if use.serving.check is not None and pool.path != use.vip else use.check or pool.check
+
+
+def _usual_flags(serving: schema.Serving) -> frozenset[SchedulerFlag]:
+    """Persistence remembers addresses: what chooses by the port too chooses otherwise on every other node."""
+    if serving.scheduler is not Scheduler.MH:
+        return frozenset()
+    return frozenset({SchedulerFlag.MH_FALLBACK}) if serving.persistence else _FLAGS[Scheduler.MH]
 
 
 def _expiry(use: _Use) -> float | None:

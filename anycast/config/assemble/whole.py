@@ -50,11 +50,7 @@ def build(file: schema.File, source: Source, hostname: str) -> Built:
     problems = context.problems
     if config is None:
         return Built(config=None, problems=problems)
-    told = [
-        *_empty(config),
-        *warnings(builder.vips.served, config.timeouts or model.Timeouts()),
-        *next_hops(config.bgp),
-    ]
+    told = [*_empty(config), *warnings(builder.vips.served, config), *next_hops(config.bgp)]
     return Built(
         config=config,
         problems=problems,

@@ -231,8 +231,9 @@ class Server(Part):
         "mark: the port the packet was sent to."
     )
     upper_threshold: of.Connections = entry(
-        "With as many connections as this it gets no new ones. 0: no limit. Each balancer counts its own "
-        "connections, so with `scheduler: mh` a server that is full on one of them only is chosen on the others.",
+        "With as many connections as this it gets no new ones. 0: no limit. Closed TCP connections count until "
+        "`timeouts.tcp_fin` has passed. Each balancer counts its own connections, so with `scheduler: mh` a server that "
+        "is full on one of them only is chosen on the others; with `connection_sync` all count those of all.",
         0,
     )
     lower_threshold: of.Connections = entry(
@@ -368,7 +369,9 @@ class Serving(Part):
         )
     )
     flags: list[Annotated[SchedulerFlag, choice(list(SchedulerFlag), SchedulerFlag)]] | None = entry(
-        "Flags of the scheduler. Default with `mh`: [mh-port, mh-fallback]."
+        "Flags of the scheduler. Default with `mh`: [mh-port, mh-fallback], with `persistence` [mh-fallback]. Without "
+        "mh-port a client comes to one real server whatever its port; on another port of the service it may be another "
+        "one, for each port has a table of its own (a `mark` joins ports)."
     )
     forwarding: Annotated[Forwarding, choice(list(Forwarding), Forwarding, also=_ALSO_FORWARDING)] = entry(
         "How a packet reaches the real server. dr: direct routing, on the same link. nat: masquerading, the answer "
@@ -380,7 +383,8 @@ class Serving(Part):
         "With `forwarding: tunnel`: the encapsulation. Default: ipip. The real servers must remove it."
     )
     one_packet: of.Flag | None = entry(
-        "UDP: every packet is scheduled by itself, and no connection is kept. Default: true for udp with "
+        "UDP: every packet is scheduled by itself, and no connection is kept; with `persistence`, only which real "
+        "server a client has. Default: true for udp with "
         "`forwarding: dr` or `tunnel` and without `persistence`, else false. false: a client that always sends from "
         "the same port stays with its real server until it pauses for `timeouts.udp`."
     )

@@ -716,7 +716,7 @@ as_number = _as_number.parse
 AsNumber = Annotated[int, _as_number]
 BfdInterval = Annotated[float, milliseconds(50, 60000)]
 Community = Annotated[str, _community(2, 65535)]
-Connections = Annotated[int, whole("a number of connections", 0, 2**32 - 1)]
+Connections = Annotated[int, whole("a number of connections", 0, 2**31 - 1)]
 Count = Annotated[int, whole("a number of outcomes", 1, 1000)]
 # It is written into ExaBGP's configuration, and a socket's path holds 107 characters.
 Directory = Annotated[

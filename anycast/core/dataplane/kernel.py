@@ -21,7 +21,9 @@ IPVS_SYSCTLS: Mapping[str, str] = {
     "net.ipv4.vs.sloppy_tcp": "1",
     "net.ipv4.vs.schedule_icmp": "1",
     "net.ipv4.vs.expire_nodest_conn": "0",
-    "net.ipv4.vs.conn_reuse_mode": "1",
+    # A client that uses a port again is scheduled anew: 1 after TIME_WAIT (masquerading), 2 after FIN_WAIT, the last state
+    # that is seen where answers do not come back through this node.
+    "net.ipv4.vs.conn_reuse_mode": "3",
 }
 # As sloppy_tcp.
 SCTP_SYSCTLS: Mapping[str, str] = {"net.ipv4.vs.sloppy_sctp": "1"}

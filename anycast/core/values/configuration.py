@@ -256,9 +256,9 @@ class Persistence:
     """A client comes to the same real server again until `timeout` after its last connection has ended.
 
     A time alone is the timeout. Each balancer remembers its own clients: without `connection_sync`, and with a
-    scheduler that does not choose by the client's address alone (mh with mh-port does not), another balancer sends
-    the client elsewhere. With `scheduler: mh` and `flags: [mh-fallback]` a client comes to the same real server
-    on every balancer, and needs no persistence.
+    scheduler that does not choose by the client's address alone, another balancer sends the client, and with it the
+    connections it has, elsewhere. So with `scheduler: mh` the default is `flags: [mh-fallback]`, without mh-port: a
+    client comes to the same real server on every balancer, and needs no persistence for that.
     """
 
     timeout: of.PersistenceTimeout = setting(
@@ -464,8 +464,10 @@ class ConnectionSync:
 
     Not needed with `scheduler: mh`, where every balancer chooses alike. It carries a connection through what
     changes the choice: another scheduler, persistence, a change of servers or weights. New connections arrive at
-    the others with a delay, so a connection that moves in its first moments is still lost. Excludes real servers of
-    the other address family (`forwarding: tunnel`).
+    the others with a delay, so a connection that moves in its first moments is still lost: one of TCP is told of
+    with its third packet, one-packet UDP never. With `forwarding: tunnel` a connection to a real server that the others
+    do not have yet is lost when it comes to them: add a real server with weight 0 on all balancers, then give it its
+    weight. Excludes real servers of the other address family.
     """
 
     interface: Annotated[

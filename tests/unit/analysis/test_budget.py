@@ -93,6 +93,23 @@ def test_with_bfd_a_dead_node_is_out_sooner_and_a_hung_exabgp_is_not() -> None:
     assert spelt(found, Kind.EXABGP_HANGS) == ["8.5 s plugin ends it + 0.2 s router"]
 
 
+@pytest.mark.parametrize(
+    ("bfd", "receive", "terms", "said"),
+    [
+        ("{interval: 100ms, multiplier: 3}", 0.3, "3 x 0.3 s BFD", {"router_bfd"}),  # FRR's default
+        ("{interval: 100ms, multiplier: 3}", 0.01, "3 x 0.1 s BFD", set()),  # BIRD's
+        ("{interval: 300ms, multiplier: 2}", 0.3, "2 x 0.3 s BFD", set()),
+        ("{interval: 100ms, multiplier: 3}", 1.0, "3 s hold time", {"router_bfd", "slow_bfd"}),
+    ],
+)
+def test_a_router_with_bfd_timers_of_its_own_counts_by_the_slower_interval_and_the_nodes_multiplier(
+    bfd: str, receive: float, terms: str, said: set[str]
+) -> None:
+    found = budget(config(f"hold_time: 3, bfd: {bfd},"), Assumed(bfd_receive=receive))
+    assert spelt(found, Kind.NODE_DIES) == spelt(found, Kind.PACKETS_LOST) == [f"{terms} + 0.2 s router"]
+    assert codes(found) == said
+
+
 def test_bfd_that_is_slower_than_the_hold_time_changes_nothing() -> None:
     found = budget(config("hold_time: 3, bfd: {interval: 1s},"))
     assert spelt(found, Kind.NODE_DIES) == ["3 s hold time + 0.2 s router"]

@@ -165,8 +165,8 @@ EDITS: list[tuple[str, str, tuple[str, ...]]] = [
         ),
     ),
     (
-        "scheduler: wlc",
-        "scheduler: rr",
+        "scheduler: wlc\n    forwarding: nat",
+        "scheduler: rr\n    forwarding: nat",
         (
             "vip metrics: service tcp/80 scheduler wlc -> rr",
             "vip metrics: service tcp/9090 scheduler wlc -> rr",

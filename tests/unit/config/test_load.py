@@ -229,6 +229,7 @@ SERVED = "{address: 192.0.2.1, servers: [10.9.2.1], check: {type: tcp, port: 80}
         ("port: 80, protocol: udp, persistence: 5m}", False),
         ("port: 80, protocol: udp, one_packet: false}", False),
         ("port: 80, protocol: udp, one_packet: true}", True),
+        ("port: 80, protocol: udp, one_packet: true, persistence: 5m}", True),
         ("mark: 1}", False),
         ("mark: 1, one_packet: true}", True),
     ],
@@ -268,6 +269,25 @@ def test_connections_to_a_failed_server_end_after_a_time_or_never(
 )
 def test_persistence_is_a_time_or_says_more(written: str, persistence: Persistence) -> None:
     assert vip(SERVED + f"port: 80, persistence: {written}}}").services[0].persistence == persistence
+
+
+@pytest.mark.parametrize(
+    ("written", "flags"),
+    [
+        ("port: 80}", {SchedulerFlag.MH_PORT, SchedulerFlag.MH_FALLBACK}),
+        ("port: 80, persistence: 5m}", {SchedulerFlag.MH_FALLBACK}),
+        ("mark: 7, persistence: 5m}", {SchedulerFlag.MH_FALLBACK}),
+        (
+            "port: 80, persistence: 5m, flags: [mh-port, mh-fallback]}",
+            {SchedulerFlag.MH_PORT, SchedulerFlag.MH_FALLBACK},
+        ),
+        ("port: 80, persistence: 5m, scheduler: wlc}", set()),
+    ],
+)
+def test_persistence_under_mh_chooses_by_the_address_alone_unless_told_otherwise(
+    written: str, flags: set[SchedulerFlag]
+) -> None:
+    assert vip(SERVED + written).services[0].flags == flags
 
 
 @pytest.mark.parametrize(

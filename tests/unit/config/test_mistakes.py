@@ -390,8 +390,8 @@ VALUES = [
     ),
     (
         "rs2, ",
-        "rs2, lower_threshold: 4294967296, ",
-        "f:14:38: pools.web.servers[1].lower_threshold: 4294967296 is not a number of connections",
+        "rs2, lower_threshold: 2147483648, ",
+        "f:14:38: pools.web.servers[1].lower_threshold: 2147483648 is not a number of connections",
     ),
     ("port: 80", "port: 0123", "f:19:16: vips.web.services[0].port: a number that begins with 0 is octal"),
 ]
@@ -674,11 +674,6 @@ TOGETHER = [
         "port: 53",
         "port: 53\n    one_packet: true\n    protocol: udp\n    check: {type: tcp}\n    forwarding: nat",
         "f:23:17: vips.one.one_packet: with forwarding: nat the answers could not be translated back (remove this,",
-    ),
-    (
-        "port: 53",
-        "port: 53\n    one_packet: true\n    protocol: udp\n    check: {type: tcp}\n    persistence: 5m",
-        "f:23:17: vips.one.one_packet: with one packet at a time no client is remembered, so persis",
     ),
     (
         "port: 53",

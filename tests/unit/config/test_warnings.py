@@ -155,6 +155,86 @@ def test_tcp_and_marks_keep_connections_without_a_word() -> None:
     assert warned(marked + "    one_packet: false\n") == []
 
 
+SYNC = "connection_sync: {interface: eth1}\n"
+
+
+def fields(found: list[str]) -> list[str]:
+    return [line.split(": ")[1] for line in found]
+
+
+def shop(more: str, address: str = "192.0.2.3") -> str:
+    return f"  shop:\n    address: '{address}'\n    ports: [80, 443]\n    servers: [{{addresses: [10.9.3.1, 'fd00:9::1']}}]\n{more}"
+
+
+def test_persistence_with_mh_port_is_told_once_with_what_it_costs() -> None:
+    port = "    persistence: 5m\n    flags: [mh-port, mh-fallback]\n"
+    (warning,) = warned(shop(port))
+    assert warning.startswith(
+        "f:13:12: vips.shop.flags: with mh-port another balancer chooses by the client's port"
+    )
+    assert "29 of 300 established connections" in warning
+    assert warned(SYNC + HEAD.replace("vips:\n", "") + "vips:\n" + shop(port), "") == []
+    assert warned(shop("    persistence: 5m\n")) == []
+    assert warned(shop("    flags: [mh-port, mh-fallback]\n")) == []
+    assert warned(shop("    persistence: 5m\n    scheduler: sh\n    flags: [sh-port]\n")) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "prefix", "told"),
+    [
+        ("192.0.2.3", "ipv4_prefix: 24", ["vips.shop.persistence.ipv4_prefix"]),
+        ("192.0.2.3", "ipv4_prefix: 32", []),
+        ("192.0.2.3", "ipv6_prefix: 64", []),
+        ("2001:db8::3", "ipv4_prefix: 24", ["vips.shop.persistence"]),
+        ("2001:db8::3", "ipv6_prefix: 64", ["vips.shop.persistence", "vips.shop.persistence.ipv6_prefix"]),
+    ],
+)
+def test_persistence_of_a_network_is_told_where_other_balancers_choose_by_the_address(
+    address: str, prefix: str, told: list[str]
+) -> None:
+    found = warned(shop(f"    persistence: {{{prefix}}}\n", address))
+    assert fields(found) == told
+    assert all(("its whole network" in line) == ("_prefix:" in line) for line in found)
+    assert warned(shop(f"    scheduler: wlc\n    persistence: {{{prefix}}}\n", address)) == []
+    synced = warned(shop(f"    persistence: {{{prefix}}}\n", address), SYNC + HEAD)
+    assert not any("its whole network" in line for line in synced)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ("", []),
+        ("    flags: [mh-fallback]\n", ["vips.shop.flags"]),
+        ("    persistence: 5m\n", ["vips.shop.persistence"]),
+        ("    scheduler: sh\n", ["vips.shop.flags"]),
+        ("    scheduler: sh\n    flags: [sh-port]\n", []),
+        ("    scheduler: wlc\n", []),
+    ],
+)
+def test_ipv6_clients_whose_addresses_are_folded_are_told_of(more: str, told: list[str]) -> None:
+    found = warned(shop(more, "2001:db8::3"))
+    assert fields(found) == told
+    assert all("the XOR of the four words of their address" in line for line in found)
+    assert warned(shop(more, "192.0.2.3")) == []
+
+
+def test_thresholds_are_told_where_each_balancer_counts_by_itself() -> None:
+    limited = web([1, 1]).replace("10.9.0.2,", "10.9.0.2, upper_threshold: 10,")
+    (warning,) = warned(limited)
+    assert warning.startswith(
+        "f:13:46: vips.web.servers[1].upper_threshold: each balancer counts by itself, and closed"
+    )
+    assert warned(limited.replace("    ports", "    scheduler: wlc\n    ports")) == []
+    assert warned(limited, SYNC + HEAD) == []
+
+
+def test_remote_checksum_offload_is_told() -> None:
+    tunnel = "    forwarding: tunnel\n    tunnel: {type: gue, port: 6080, checksum: remcsum}\n"
+    (warning,) = warned(shop(tunnel))
+    assert warning.startswith("f:13:47: vips.shop.tunnel.checksum: with remote checksum offload")
+    assert warned(shop(tunnel.replace("remcsum", "csum"))) == []
+
+
 def mixed(number: int) -> str:
     written = ", ".join(f'{{address: "fd00:9::{n}"}}' for n in range(1, number + 1))
     return f"  v: {{address: 192.0.2.9, port: 80, forwarding: tunnel, servers: [{written}]}}\n"

@@ -220,3 +220,37 @@ def test_the_lease_socket_is_read_with_the_groups_of_its_user(tmp_path: Path) ->
         assert found.user == user.pw_uid
         assert user.pw_gid in found.groups
         assert lease_socket(replace(node, exabgp_user="nobody-here"), tmp_path) is None
+
+
+def test_programs_are_those_of_this_network_namespace(root: Path) -> None:
+    write(
+        root, **{f"proc/{pid}/comm": f"{name}\n" for pid, name in ((7, "bgpd"), (8, "chronyd"), (9, "bird"))}
+    )
+    for name, namespace in (("self", "net:[1]"), ("7", "net:[1]"), ("9", "net:[2]")):
+        (root / f"proc/{name}/ns").mkdir(parents=True, exist_ok=True)
+        (root / f"proc/{name}/ns/net").symlink_to(namespace)
+    assert read(root).programs == {"bgpd", "chronyd"}  # whose cannot be read counts
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({}, None),
+        ({"etc/chrony/chrony.conf": "makestep 1 3\n"}, None),
+        (
+            {"etc/chrony/chrony.conf": "# makestep 1 3\nmakestep 0.1 -1\n"},
+            "/etc/chrony/chrony.conf:2 (makestep 0.1 -1)",
+        ),
+        ({"etc/chrony.conf": "makestep 1.0 -1\nmakestep 1 3\n"}, None),
+        (
+            {"etc/chrony/chrony.conf": "makestep 1 3\n", "etc/chrony/conf.d/a.conf": "makestep 1 -1\n"},
+            "/etc/chrony/conf.d/a.conf:1 (makestep 1 -1)",
+        ),
+        ({"etc/chrony/chrony.conf": "makestep\n"}, None),
+    ],
+)
+def test_a_chrony_that_may_always_set_the_clock_is_found_by_its_last_line(
+    root: Path, files: dict[str, str], told: str | None
+) -> None:
+    write(root, **files)
+    assert read(root).clock_steps == told

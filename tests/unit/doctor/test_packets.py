@@ -13,7 +13,7 @@ from anycast.doctor.demands import addresses_to_reach, overhead
 from anycast.doctor.facts import Facts, Interface, Route, conf
 from anycast.doctor.finding import Code, Severity
 from anycast.doctor.findings import findings
-from tests.unit.doctor.node import GOOD, LAN0, LO, ROUTER, SERVERS, UP0, codes, config, found, serving
+from tests.unit.doctor.node import CONFIG, GOOD, LAN0, LO, ROUTER, SERVERS, UP0, codes, config, found, serving
 
 TUNNEL = serving(forwarding=Forwarding.TUNNEL)
 JUMBO = 9000
@@ -304,6 +304,29 @@ class TestTunnels:
         one = found(GOOD, Code.TUNNEL_REAL_SERVERS, TUNNEL)
         assert one.severity is Severity.INFO
         assert "modprobe ipip" in one.fix
+
+    @pytest.mark.parametrize(
+        ("vip", "server", "tunnel", "words"),
+        [
+            ("192.0.2.1", "10.9.2.1", "ipip", "`modprobe ipip && ip link set tunl0 up`"),
+            ("2001:db8::1", "10.9.2.1", "ipip", "ip link set sit0 up"),
+            ("2001:db8::1", "fd00:9::1", "ipip", "`modprobe ip6_tunnel && ip link set ip6tnl0 up`"),
+            ("192.0.2.1", "fd00:9::1", "ipip", "ip -6 tunnel change ip6tnl0 mode any"),
+            ("192.0.2.1", "fd00:9::1", "{type: gue, port: 6080}", "ip -6 fou add port PORT gue`, and `modprobe"),
+            ("2001:db8::1", "10.9.2.1", "{type: gue, port: 6080}", "ip fou add port PORT gue`, and `modprobe sit"),
+            ("192.0.2.1", "10.9.2.1", "gre", "a gre interface towards the balancers, rp_filter"),
+            ("192.0.2.1", "fd00:9::1", "{type: gre, checksum: csum}", "an ip6gre interface towards the balancers, with icsum"),
+        ],
+    )  # fmt: skip
+    def test_what_they_have_to_do_depends_on_both_families(
+        self, vip: str, server: str, tunnel: str, words: str
+    ) -> None:
+        text = CONFIG.replace("192.0.2.1", f"'{vip}'").replace(
+            "[10.9.2.1, 10.9.2.2]", f"['{server}'], forwarding: tunnel, tunnel: {tunnel}"
+        )
+        six = ", {address: 'fd00:2::fe', remote_as: 65000, local_address: 'fd00:2::1'}]"
+        text = text.replace("remote_as: 65000}]", "remote_as: 65000}" + six)
+        assert words in found(GOOD, Code.TUNNEL_REAL_SERVERS, config(text)).fix
 
 
 def v6_tunnel() -> Config:

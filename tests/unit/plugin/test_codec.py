@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -49,6 +50,24 @@ def test_a_withdraw_repeats_the_attributes_of_the_announce(route: Route) -> None
             codec.withdraw(route)
     else:
         assert codec.withdraw(route) == announce.replace("announce", "withdraw")
+
+
+_WORDS = re.compile(
+    r"(announce|withdraw) route [0-9a-f.:]+/\d+ next-hop (self|[0-9a-f.:]+)( med \d+)?"
+    r"( community \[ \d+:\d+( \d+:\d+)* \])?( large-community \[ \d+:\d+:\d+( \d+:\d+:\d+)* \])?"
+)
+
+
+@given(routes)
+def test_no_other_attribute_is_ever_sent_and_no_next_hop_of_the_other_family(route: Route) -> None:
+    """An AS path that does not begin with ours, or a next hop by RFC 8950, has OpenBGPD end the session each time."""
+    try:
+        command = codec.announce(route)
+    except ValueError:
+        return
+    assert _WORDS.fullmatch(command)
+    assert _WORDS.fullmatch(codec.withdraw(route))
+    assert route.next_hop is None or route.next_hop.version == route.prefix.version
 
 
 @given(routes)

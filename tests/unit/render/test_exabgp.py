@@ -134,6 +134,12 @@ def test_nothing_that_lets_a_route_outlive_its_node_is_rendered() -> None:
     assert sum(line.strip() == "adj-rib-out true;" for line in lines) == 2
 
 
+def test_no_capability_and_no_attribute_is_asked_for_that_a_router_may_end_the_session_for() -> None:
+    """RFC 8950 (nexthop), AS paths and link bandwidth: docs/behaviours.md, Q03 to Q06."""
+    text = " ".join(bare(exabgp_conf(config(), command=COMMAND)))
+    assert not [word for word in ("capability", "nexthop", "as-path", "extended-community") if word in text]
+
+
 def test_a_passive_neighbor_can_be_reached() -> None:
     text = exabgp_conf(with_neighbor(passive=True), command=COMMAND)
     assert "    passive true;\n    listen 179;\n" in text

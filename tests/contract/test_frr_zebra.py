@@ -1,0 +1,28 @@
+"""A router whose zebra dies while its bgpd goes on: what BGP withdraws, the kernel keeps. docs/failures.md.
+
+A node sees its session up and its withdraw acknowledged; the packets that still come are all it can notice.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from anycast.core.values.route import Route
+from tests.contract import bgp
+from tests.contract.pair import V4, V6, pair
+from tests.contract.routers import Frr, until
+
+pytestmark = [pytest.mark.bgp, pytest.mark.skipif(bool(bgp.missing()), reason=bgp.missing() or "")]
+
+
+def test_without_zebra_a_withdrawn_route_stays_in_the_routers_kernel() -> None:
+    with pair(Frr) as one:
+        one.accepted(Route(prefix=V4), Route(prefix=V6))
+        one.forwarded(V4)
+        zebra, *_ = one.router.processes
+        zebra.end(grace=0.0)
+        report = one.node.want(Route(prefix=V6))
+        assert V4 not in report.announced
+        until(lambda: not one.router.path(V4), "the withdraw at bgpd")
+        assert one.router.up()
+        one.forwarded(V4)
