@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
+from anycast.analysis.routers import unfit
 from anycast.config.assemble.checks import Checks
 from anycast.config.assemble.context import Assembler, Context
 from anycast.config.assemble.hooks import hooks
@@ -54,6 +55,7 @@ def build(file: schema.File, source: Source, hostname: str) -> Built:
         *_empty(config),
         *warnings(builder.vips.served, config.timeouts or model.Timeouts()),
         *next_hops(config.bgp),
+        *unfit(config),
     ]
     return Built(
         config=config,
