@@ -12,6 +12,7 @@ from pathlib import Path
 from anycast.config.load import loads
 from anycast.core.values.configuration import Config
 from anycast.core.values.route import Prefix, Route
+from anycast.core.values.software import Software as Runs
 from anycast.render.exabgp import exabgp_conf
 from anycast.render.frr_bfd import frr_bfd_conf
 from anycast.render.router import router
@@ -98,8 +99,9 @@ def pair(
     bfd: str = "false",
     switch: bool = False,
     vips: str = VIPS,
+    runs: Runs | None = None,
 ) -> Iterator[Pair]:
-    """Sessions are up. `bfd` as the configuration writes it; `switch`: the link can be cut."""
+    """Sessions are up. `bfd` as the configuration writes it; `switch`: the link can be cut; `runs`: what is rendered for."""
     with contextlib.ExitStack() as undo:
         folder = undo.enter_context(bgp.open_folder())
         places = undo.enter_context(bgp.places(switch=switch))
@@ -109,7 +111,7 @@ def pair(
         files = folder / "router"
         files.mkdir()
         conf = folder / "rendered.conf"
-        conf.write_text(ROUTERS[software.name](router([one])))
+        conf.write_text(ROUTERS[software.name](router([one], software=runs)))
         conf.chmod(0o600)
         other = software(places.router, files)
         undo.callback(other.stop)
