@@ -52,8 +52,8 @@ class Software(abc.ABC):
         return shutil.which(cls.program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None
 
     @classmethod
-    def version(cls) -> Version | None:
-        """Of what is installed; None: it does not say."""
+    def number(cls) -> Version | None:
+        """The version of what is installed; None: it does not say."""
         found = re.search(r"(?:version |OpenBGPD )([0-9][0-9.]*)", cls.says_its_version())
         return None if found is None else version(found[1])
 
@@ -268,12 +268,13 @@ class GoBgp(Software):
 
     def best(self, prefix: Prefix) -> str:
         rib = self.ask("global", "rib", "-a", f"ipv{prefix.version}") or {}
-        return next((str(one["neighbor-ip"]) for one in rib.get(str(prefix), []) if one.get("best")), "")
+        best = [path for path in rib.get(str(prefix), []) if path.get("best")]
+        return next((str(one["nexthop"]) for path in best for one in path["attrs"] if "nexthop" in one), "")
 
-    def bfd(self, address: str) -> str:
-        """The state of its own BFD with this node; empty: it has none."""
+    def bfd(self, address: str) -> bool:
+        """Its own BFD with this node is up."""
         told = self.ask("neighbor", address) or {}
-        return str(told.get("state", {}).get("bfd_state", {}).get("session_state", ""))
+        return bool(told.get("state", {}).get("bfd_state", {}).get("session_state") == 1)
 
     def up(self) -> bool:
         neighbors = self.ask("neighbor") or []
