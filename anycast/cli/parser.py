@@ -15,6 +15,7 @@ from anycast import __version__
 from anycast.cli.table import ColourWhen
 from anycast.cli.times import bounded, duration, instant, past
 from anycast.core.names import nearest
+from anycast.core.values.software import Daemon, Version, version
 
 CONFIG = "/etc/anycast/anycast.yaml"
 SOCKET = "/run/anycast/control.sock"
@@ -65,6 +66,7 @@ examples:
   anycast render exabgp --env -o /etc/exabgp/exabgp.env
   anycast render frr-bfd                                      bfdd beside ExaBGP on this node
   anycast render router-frr --config lb1.yaml --config lb2.yaml    for the router of both nodes
+  anycast render router-frr --frr 10.4                        with what this version can do better
 
 How to use each of them: docs/routers.md.
 """
@@ -425,14 +427,16 @@ def _render(verb: argparse.ArgumentParser) -> None:
     bfd = daemons.add_parser("frr-bfd", help="FRR's bfdd beside ExaBGP: bgp.bfd")
     _with_config(bfd)
     _with_output(bfd, "readable for FRR")
-    for name, software in (
-        ("frr", "FRR"),
-        ("bird", "BIRD 2"),
-        ("gobgp", "GoBGP"),
-        ("openbgpd", "OpenBGPD"),
-    ):
+    for daemon in Daemon:
         router = daemons.add_parser(
-            f"router-{name}", help=f"what a router with {software} needs for this node"
+            f"router-{daemon}", help=f"what a router with {daemon.spelt} needs for this node"
+        )
+        router.add_argument(
+            f"--{daemon}",
+            dest="version",
+            type=_version,
+            metavar="VERSION",
+            help=f"its version, as in {_LIKE[daemon]} (default: what bgp.software says, else what all versions take)",
         )
         router.add_argument(
             "--config",
@@ -456,6 +460,15 @@ def _render(verb: argparse.ArgumentParser) -> None:
             help="the router's ID (default: its first IPv4 address)",
         )
         _with_output(router, "readable for its owner")
+
+
+_LIKE = {Daemon.FRR: "10.4", Daemon.BIRD: "3.1", Daemon.GOBGP: "4.6", Daemon.OPENBGPD: "8.8"}
+
+
+def _version(text: str) -> Version:
+    if (found := version(text)) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a version (write it as in 10.4)")
+    return found
 
 
 def _with_output(verb: argparse.ArgumentParser, mode: str) -> None:

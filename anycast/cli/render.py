@@ -92,15 +92,19 @@ def _text(args: argparse.Namespace, configs: list[Config]) -> str:
 
             return frr_bfd_conf(configs[0])
         case router:
+            from anycast.core.values.software import Daemon
+            from anycast.render.router import doubts, software
             from anycast.render.router import router as other_end
             from anycast.render.routers import ROUTERS
 
-            one = other_end(
-                [with_passwords(config, args.neighbor) for config in configs],
-                only=args.neighbor,
-                router_id=args.router_id,
-            )
-            return ROUTERS[router.removeprefix("router-")](one)
+            daemon = Daemon(router.removeprefix("router-"))
+            full = [with_passwords(config, args.neighbor) for config in configs]
+            runs = software(full, daemon, only=args.neighbor, version=args.version)
+            one = other_end(full, only=args.neighbor, router_id=args.router_id, software=runs)
+            text = ROUTERS[daemon](one)
+            for what in doubts(full, one):
+                print(f"warning: {what}", file=sys.stderr)
+            return text
 
 
 def _reader(daemon: str, config: Config) -> tuple[str, str] | None:

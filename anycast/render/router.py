@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from anycast.analysis.budget import ROUTER_DIALS
+from anycast.analysis.routers import unfit
+from anycast.core.values.software import Daemon, Software, Version
 
 if TYPE_CHECKING:
     from anycast.core.values.configuration import Address, Bfd, Bgp, Config, Neighbor
 
 CONNECT_RETRY = round(ROUTER_DIALS)  # seconds between two attempts of the router to reach a node
-MAX_PATHS = 64  # next hops of one route
+MAX_PATHS = 64  # next hops of one route, if no more sessions carry it
+MOST_PATHS = 128  # FRR's documentation promises no more
 _PREFIXES = 1000  # of a family from a node; more end the session, whatever the filters would do with them
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z", re.ASCII)
 
@@ -27,6 +30,7 @@ class Session:
     local: Address
     remote: Address
     remote_as: int
+    external: bool  # eBGP
     hold_time: int
     families: tuple[int, ...]
     password: str | None = field(default=None, repr=False)
@@ -59,6 +63,19 @@ class Router:
     asn: int
     router_id: IPv4Address | None  # None: its own affair
     nodes: tuple[Node, ...]
+    software: Software | None = None  # None: nothing is known of it
+
+    def since(self, *version: int) -> bool:
+        """Its software is known to be of this version or newer."""
+        return self.software is not None and self.software.since(*version)
+
+    def paths(self, family: int) -> int:
+        """Of one VIP: each session has its own, also two of one node, which FRR counts twice from 10.3 on."""
+        return sum(family in session.families for session in self.sessions)
+
+    def max_paths(self, family: int) -> int:
+        """For `maximum-paths`: a path beyond it gets no clients."""
+        return min(max(MAX_PATHS, self.paths(family)), MOST_PATHS)
 
     @property
     def sessions(self) -> tuple[Session, ...]:
@@ -74,7 +91,11 @@ class Router:
 
 
 def router(
-    configs: Sequence[Config], *, only: Collection[Address] = (), router_id: IPv4Address | None = None
+    configs: Sequence[Config],
+    *,
+    only: Collection[Address] = (),
+    router_id: IPv4Address | None = None,
+    software: Software | None = None,
 ) -> Router:
     """The router that these nodes have as a neighbor. `only`: the addresses of it, where they have several routers.
 
@@ -104,7 +125,51 @@ def router(
                 f"{what} {twice[0]} is there twice: write --neighbor if these are several routers"
             )
     first = next((n.address for _, n in pairs if isinstance(n.address, IPv4Address)), None)
-    return Router(asn=numbers.pop(), router_id=router_id or first, nodes=tuple(nodes))
+    return Router(asn=numbers.pop(), router_id=router_id or first, nodes=tuple(nodes), software=software)
+
+
+def software(
+    configs: Sequence[Config],
+    daemon: Daemon,
+    *,
+    only: Collection[Address] = (),
+    version: Version | None = None,
+) -> Software:
+    """What this router runs: `version`, or else what the nodes say of it; the oldest, where they do not agree."""
+    if version is None:
+        told = {
+            neighbor.software.version
+            for config in configs
+            for neighbor in config.bgp.neighbors
+            if _wanted(neighbor, only) and neighbor.software is not None
+            if neighbor.software.daemon is daemon
+        }
+        version = min((one for one in told if one is not None), default=None) if None not in told else None
+    return Software(daemon=daemon, version=version)
+
+
+def doubts(configs: Sequence[Config], router: Router) -> Iterator[str]:
+    """What the nodes are configured for and this router does not do. `router.software` is what it runs."""
+    runs = router.software
+    if runs is None:
+        return
+    ours = {(session.local, session.remote) for session in router.sessions}
+    for config in configs:
+        here = [one for one in config.bgp.neighbors if (one.address, local_address(config.bgp, one)) in ours]
+        only_here = replace(config, bgp=replace(config.bgp, neighbors=tuple(here)))
+        others = {
+            str(one.software) for one in here if one.software and one.software.daemon is not runs.daemon
+        }
+        if others:
+            yield f"{config.node.name}: its configuration says that this router runs {', '.join(sorted(others))}"
+        for place, what, do in unfit(only_here, lambda _: runs):
+            yield f"{config.node.name}: {place[-1]}: {what} ({do})"
+    for family in sorted(router.families):
+        if runs.daemon is Daemon.FRR and router.paths(family) > MOST_PATHS:
+            yield (
+                f"{router.paths(family)} sessions carry IPv{family}, and FRR may use {MOST_PATHS} paths of a route: some "
+                "nodes get no clients (have one session of a family with each node)"
+            )
 
 
 def local_address(bgp: Bgp, neighbor: Neighbor) -> Address:
@@ -143,6 +208,7 @@ def _sessions(config: Config, only: Collection[Address]) -> Iterator[Session]:
                 local=neighbor.address,
                 remote=local_address(config.bgp, neighbor),
                 remote_as=config.bgp.local_as,
+                external=config.bgp.local_as != neighbor.remote_as,
                 hold_time=config.bgp.hold_time,
                 families=families(neighbor),
                 password=neighbor.password,

@@ -1,27 +1,47 @@
-"""Every router software there is a configuration for."""
+"""Every router software there is a configuration for. Without a version: what all that were tried take."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from anycast.render.router import CONNECT_RETRY, MAX_PATHS, Router, short
+from anycast.analysis.routers import GOBGP_BFD, OPENBGPD_PASSWORD
+from anycast.core.values.configuration import Bfd
+from anycast.core.values.software import Daemon
+from anycast.render.router import CONNECT_RETRY, Router, short
 from anycast.render.template import render
 
-_OPENBGPD_PASSWORD = 79  # characters
+_STRICT = (10, 4)  # FRR: `neighbor … bfd strict`
+_RESILIENT = (10, 8)  # FRR: `zebra nexthop-group resilience`; 10.7 has none
+_WRITES_KERNEL = (8, 8)  # OpenBGPD, on Linux; 7.7 does not
 
 
 def frr_conf(router: Router) -> str:
-    """What to add to frr.conf. Loaded with `vtysh -f`, it changes nothing but these sessions. Tried with FRR 8.4."""
-    return render("router-frr.conf", router=router, connect_retry=CONNECT_RETRY, max_paths=MAX_PATHS)
+    """What to add to frr.conf. Loaded with `vtysh -f`, it changes these sessions and a few settings of the whole router.
+
+    Tried with FRR 8.4, 10.3 and 10.7.
+    """
+    return render(
+        "router-frr.conf",
+        router=router,
+        connect_retry=CONNECT_RETRY,
+        strict=router.since(*_STRICT),
+        resilient=router.since(*_RESILIENT),
+        profile=_profile,
+    )
+
+
+def _profile(bfd: Bfd) -> str:
+    """One for each pair of timers: nodes share a router, and may differ."""
+    return f"ANYCAST-{bfd.multiplier}x{round(bfd.interval * 1000)}"
 
 
 def bird_conf(router: Router) -> str:
-    """A file to include in bird.conf. Tried with BIRD 2.0.12."""
+    """A file to include in bird.conf. Tried with BIRD 2.0.12 and 3.4, which take the same."""
     return render("router-bird.conf", router=router, connect_retry=CONNECT_RETRY, short=short)
 
 
 def gobgp_conf(router: Router) -> str:
-    """The complete gobgpd.toml. Tried with GoBGP 3.10.
+    """The complete gobgpd.toml. Tried with GoBGP 3.10 and 4.8.
 
     Raises ValueError without a router id, which GoBGP cannot do without.
     """
@@ -30,26 +50,29 @@ def gobgp_conf(router: Router) -> str:
             "GoBGP needs a router id, and no neighbor is IPv4 to take it from: write --router-id"
         )
     policies = [f"{node.name}-ipv{family}" for node in router.nodes for family in node.families]
-    return render("router-gobgp.conf", router=router, connect_retry=CONNECT_RETRY, policies=policies)
+    bfd = router.since(*GOBGP_BFD)
+    return render(
+        "router-gobgp.conf", router=router, connect_retry=CONNECT_RETRY, policies=policies, has_bfd=bfd
+    )
 
 
 def openbgpd_conf(router: Router) -> str:
-    """The complete bgpd.conf. Tried with OpenBGPD 7.7 on Linux.
+    """The complete bgpd.conf. Tried with OpenBGPD 7.7 and 9.3 on Linux.
 
     Raises ValueError for a password that is longer than OpenBGPD takes.
     """
-    text = render("router-openbgpd.conf", router=router, short=short)
+    text = render("router-openbgpd.conf", router=router, short=short, kernel=router.since(*_WRITES_KERNEL))
     for session in router.sessions:
-        if session.password is not None and len(session.password) > _OPENBGPD_PASSWORD:
+        if session.password is not None and len(session.password) > OPENBGPD_PASSWORD:
             raise ValueError(
-                f"OpenBGPD takes passwords of {_OPENBGPD_PASSWORD} characters, the one for {session.local} has {len(session.password)}"
+                f"OpenBGPD takes passwords of {OPENBGPD_PASSWORD} characters, the one for {session.local} has {len(session.password)}"
             )
     return text
 
 
 ROUTERS: Mapping[str, Callable[[Router], str]] = {
-    "frr": frr_conf,
-    "bird": bird_conf,
-    "gobgp": gobgp_conf,
-    "openbgpd": openbgpd_conf,
+    Daemon.FRR: frr_conf,
+    Daemon.BIRD: bird_conf,
+    Daemon.GOBGP: gobgp_conf,
+    Daemon.OPENBGPD: openbgpd_conf,
 }

@@ -32,6 +32,7 @@ def _environment() -> Environment:
     # A TOML basic string: JSON's escapes are among TOML's.
     environment.filters["text"] = json.dumps
     environment.filters["ms"] = lambda seconds: round(seconds * 1000)
+    environment.filters["us"] = lambda seconds: round(seconds * 1_000_000)
     environment.filters["secret"] = _secret
     return environment
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from anycast.config.load import loads
 from anycast.core.values.configuration import Config
 from anycast.core.values.route import Prefix, Route
+from anycast.core.values.software import Software as Runs
 from anycast.render.exabgp import exabgp_conf
 from anycast.render.frr_bfd import frr_bfd_conf
 from anycast.render.router import router
@@ -99,10 +100,11 @@ def pair(
     switch: bool = False,
     vips: str = VIPS,
     change: tuple[str, str] = ("", ""),
+    runs: Runs | None = None,
 ) -> Iterator[Pair]:
     """Sessions are up. `bfd` as the configuration writes it; `switch`: the link can be cut.
 
-    `change`: what an operator has written otherwise in the router's configuration.
+    `change`: what an operator has written otherwise in the router's configuration. `runs`: what is rendered for.
     """
     with contextlib.ExitStack() as undo:
         folder = undo.enter_context(bgp.open_folder())
@@ -113,7 +115,7 @@ def pair(
         files = folder / "router"
         files.mkdir()
         conf = folder / "rendered.conf"
-        rendered = ROUTERS[software.name](router([one]))
+        rendered = ROUTERS[software.name](router([one], software=runs))
         assert change[0] in rendered
         conf.write_text(rendered.replace(*change) if change[0] else rendered)
         conf.chmod(0o600)

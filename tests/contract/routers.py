@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from anycast.core.values.route import Prefix
+from anycast.core.values.software import Version, version
 from lab import waiting
 from lab.processes import Process, spawn
 from tests.contract.bgp import FRR, NODE4, NODE6, PATIENCE, ROUTER4, start_frr, vtysh
@@ -50,6 +51,17 @@ class Software(abc.ABC):
     def missing(cls) -> bool:
         return shutil.which(cls.program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None
 
+    @classmethod
+    def number(cls) -> Version | None:
+        """The version of what is installed; None: it does not say."""
+        found = re.search(r"(?:version |OpenBGPD )([0-9][0-9.]*)", cls.says_its_version())
+        return None if found is None else version(found[1])
+
+    @classmethod
+    def says_its_version(cls) -> str:
+        done = _run(cls.program, "--version")
+        return done.stdout + done.stderr
+
     @staticmethod
     @abc.abstractmethod
     def check(conf: Path) -> subprocess.CompletedProcess[str]:
@@ -64,6 +76,10 @@ class Software(abc.ABC):
 
     @abc.abstractmethod
     def paths(self, prefix: Prefix) -> Sequence[Way]: ...
+
+    @abc.abstractmethod
+    def best(self, prefix: Prefix) -> str:
+        """The next hop of the path that it prefers; empty: it has none."""
 
     @abc.abstractmethod
     def up(self) -> bool:
@@ -139,6 +155,15 @@ class Frr(Software):
             for path in answer.get("paths", [])
         ]
 
+    def best(self, prefix: Prefix) -> str:
+        answer = json.loads(vtysh(self.folder, f"show bgp ipv{prefix.version} unicast {prefix} json"))
+        best = [path for path in answer.get("paths", []) if path.get("bestpath", {}).get("overall")]
+        return str(best[0]["nexthops"][0]["ip"]) if best else ""
+
+    def saved(self) -> str:
+        """What `write memory` would write."""
+        return vtysh(self.folder, "show running-config").partition("Current configuration:\n!\n")[2]
+
     def up(self) -> bool:
         return all(str(self.neighbor(end)["bgpState"]) == "Established" for end in (NODE4, NODE6))
 
@@ -196,6 +221,10 @@ class Bird(Software):
             for part in re.split(r"(?=unicast \[)", text)[1:]
         ]
 
+    def best(self, prefix: Prefix) -> str:
+        found = re.search(r"unicast \[[^]]*\] \*.*\n\s+via (\S+)", self.ask(f"show route for {prefix}"))
+        return found[1] if found else ""
+
     def up(self) -> bool:
         lines = [line for line in self.ask("show protocols").splitlines() if line.startswith("anycast_")]
         return sum("Established" in line for line in lines) == 2
@@ -237,6 +266,16 @@ class GoBgp(Software):
             )
         return found
 
+    def best(self, prefix: Prefix) -> str:
+        rib = self.ask("global", "rib", "-a", f"ipv{prefix.version}") or {}
+        best = [path for path in rib.get(str(prefix), []) if path.get("best")]
+        return next((str(one["nexthop"]) for path in best for one in path["attrs"] if "nexthop" in one), "")
+
+    def bfd(self, address: str) -> bool:
+        """Its own BFD with this node is up."""
+        told = self.ask("neighbor", address) or {}
+        return bool(told.get("state", {}).get("bfd_state", {}).get("session_state") == 1)
+
     def up(self) -> bool:
         neighbors = self.ask("neighbor") or []
         return sum(one["state"].get("session_state") in (6, "ESTABLISHED") for one in neighbors) == 2
@@ -248,6 +287,10 @@ _EMPTY = Path("/run/openbgpd")
 class OpenBgpd(Software):
     name = "openbgpd"
     program = "bgpctl"
+
+    @classmethod
+    def says_its_version(cls) -> str:
+        return _run("/usr/sbin/bgpd", "-V").stderr
 
     @staticmethod
     def check(conf: Path) -> subprocess.CompletedProcess[str]:
@@ -273,6 +316,11 @@ class OpenBgpd(Software):
             for one in rib
             if one["prefix"] == str(prefix)
         ]
+
+    def best(self, prefix: Prefix) -> str:
+        rib = self.ask("show", "rib", "detail").get("rib", [])
+        best = [one for one in rib if one["prefix"] == str(prefix) and one.get("best")]
+        return str(best[0]["exit_nexthop"]) if best else ""
 
     def up(self) -> bool:
         neighbors = self.ask("show", "neighbor").get("neighbors", [])

@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 
+from anycast.analysis.routers import GOBGP_BFD
 from anycast.config.load import load, loads
 from anycast.core.values.configuration import Config
 from anycast.core.values.route import Prefix, Route, drained
+from anycast.core.values.software import Daemon
+from anycast.core.values.software import Software as Runs
+from anycast.render.exabgp import exabgp_conf
 from anycast.render.router import router
 from anycast.render.routers import ROUTERS
 from tests.contract import bgp
-from tests.contract.bgp import ROUTER4
-from tests.contract.pair import COMMUNITY, V4, V6, config, pair
-from tests.contract.routers import SOFTWARE, Software, until
+from tests.contract.bgp import NODE4, PATIENCE, ROUTER4, Speaker
+from tests.contract.pair import COMMUNITY, V4, V6, Pair, config, pair
+from tests.contract.routers import SOFTWARE, Bird, Frr, GoBgp, Software, until
 
 pytestmark = [pytest.mark.bgp, pytest.mark.skipif(bool(bgp.missing()), reason=bgp.missing() or "")]
 
 ROOT = Path(__file__).parents[2]
 OTHERS = [ip_network("10.99.0.2/32"), ip_network("10.99.0.0/31"), ip_network("fd00:99::2/128")]
+
+
+def installed(software: type[Software]) -> Runs:
+    version = software.number()
+    assert version is not None, software.says_its_version()
+    return Runs(daemon=Daemon(software.name), version=version)
+
 
 each = pytest.mark.parametrize("software", SOFTWARE, ids=lambda one: one.name)
 
@@ -66,14 +83,16 @@ def test_the_daemon_would_refuse_a_mistake(software: type[Software], tmp_path: P
 
 
 def _checked(software: type[Software], configs: list[Config], folder: Path) -> None:
-    conf = folder / "router.conf"
-    conf.write_text(ROUTERS[software.name](router(configs)))
-    conf.chmod(0o600)
-    done = software.check(conf)
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
-    assert "rror" not in said
-    assert "Unknown" not in said
+    """What is rendered for any version, and for the one that is here."""
+    for runs in (None, installed(software)):
+        conf = folder / "router.conf"
+        conf.write_text(ROUTERS[software.name](router(configs, software=runs)))
+        conf.chmod(0o600)
+        done = software.check(conf)
+        said = done.stdout + done.stderr
+        assert done.returncode == 0, said
+        assert "rror" not in said
+        assert "Unknown" not in said
 
 
 @each
@@ -156,3 +175,158 @@ def test_an_exabgp_that_is_gone_takes_its_routes_out_of_the_router(software: typ
         one.node.exabgp.end(grace=0.0)
         for prefix in (V4, V6):
             until(lambda prefix=prefix: not one.router.paths(prefix), f"no {prefix} at the router")  # type: ignore[misc]
+
+
+ROUTER_B, NODE_B = "10.90.1.1", "10.90.1.2"  # the link to a second node
+
+
+@contextlib.contextmanager
+def _second_node(one: Pair) -> Iterator[Speaker]:
+    """A node in another AS, with a higher router id and address. The running router is given the file for both."""
+    for place, link, address in ((one.places.router, "r0", ROUTER_B), (one.places.node, "n0", NODE_B)):
+        subprocess.run(
+            ["ip", "-n", place, "addr", "add", f"{address}/30", "dev", link], check=True, capture_output=True
+        )
+    folder = one.folder / "second"
+    folder.mkdir()
+    other = loads(
+        f"""
+node: {{name: lb2, runtime_dir: {folder}, exabgp_user: root}}
+bgp:
+  local_as: 65002
+  router_id: {NODE_B}
+  hold_time: 3
+  neighbors: [{{address: {ROUTER_B}, remote_as: 65000}}]
+vips: {{web: {{address: {V4.network_address}, port: 80, servers: [10.9.2.1]}}}}
+""",
+        hostname="lb2",
+    ).config
+    conf = one.folder / "rendered.conf"
+    conf.write_text(ROUTERS[one.router.name](router([config(one.folder), other])))
+    one.router.load(conf)
+    speaker = Speaker(
+        one.places.node, folder, exabgp_conf(other, command=f"{sys.executable} -m anycast"), [NODE_B], env={}
+    )
+    try:
+        yield speaker
+    finally:
+        speaker.stop()
+
+
+@each
+def test_a_draining_node_gives_its_flows_to_the_other_one(software: type[Software]) -> None:
+    """Only FRR acts on 65535:0 by itself: on the others this is what the rendered filter does."""
+    if software.missing():
+        pytest.skip(f"no {software.program} here")
+    with pair(software) as one:
+        vip = Route(prefix=V4)
+        one.accepted(vip, Route(prefix=V6))
+        with _second_node(one) as other:
+            other.want(vip)
+            until(lambda: len(one.router.paths(V4)) == 2, "both paths at the router")
+            assert one.router.best(V4) == NODE4 or software in (Frr, GoBgp)  # these two stay with the older
+            if software in (Frr, Bird):
+                one.table.wait(str(V4), [NODE4, NODE_B], PATIENCE)
+            one.node.want(drained(vip), Route(prefix=V6))
+            until(lambda: one.router.best(V4) == NODE_B, "the other node as the only choice")
+            if software in (Frr, Bird):
+                one.table.wait(str(V4), [NODE_B], PATIENCE)
+            one.node.want(vip, Route(prefix=V6))
+            other.want(drained(vip))
+            until(lambda: one.router.best(V4) == NODE4, "the first node as the only choice")
+            one.node.want(drained(vip), Route(prefix=V6))
+            until(
+                lambda: {path.local_pref for path in one.router.paths(V4)} <= {0, 1},
+                "both as the last resort, and still there",
+            )
+            assert len(one.router.paths(V4)) == 2
+
+
+def test_what_frr_saves_has_the_timers_of_bfd_in_it() -> None:
+    """`write memory` writes no numbers of `neighbor … bfd 3 100 100`: after a restart they would be 300 ms."""
+    with pair(Frr, bfd="{interval: 50ms, multiplier: 5}") as one:
+        frr = one.router
+        assert isinstance(frr, Frr)
+        saved = frr.saved()
+        frr.stop()
+        frr.processes.clear()
+        conf = one.folder / "rendered.conf"
+        conf.write_text(saved)
+        frr.start(conf)
+        until(lambda: frr.bfd(NODE4).get("status") == "up", "BFD up at the router")
+        told = frr.bfd(NODE4)
+        assert [told[name] for name in ("detect-multiplier", "receive-interval", "transmit-interval")] == [
+            5,
+            50,
+            50,
+        ]
+
+
+def test_a_file_that_frr_loads_again_takes_no_route_away() -> None:
+    """A list is deleted and written again; FRR looks at the routes later, also with `bgp route-map delay-timer 0`."""
+    with pair(Frr, vips="10.98.0.1, 10.99.0.1, fd00:99::1") as one:
+        one.accepted(Route(prefix=V4), Route(prefix=V6))
+        one.forwarded(V4)
+        one.forwarded(V6)
+        conf = one.folder / "rendered.conf"
+        rendered = conf.read_text()
+        conf.write_text("bgp route-map delay-timer 0\n")
+        one.router.load(conf)
+        before = len(one.table.events)
+        conf.write_text(rendered)
+        one.router.load(conf)
+        conf.write_text(ROUTERS["frr"](router([config(one.folder, vips="10.98.0.1, 10.99.0.1")])))
+        one.router.load(conf)
+        one.gone(V6)
+        assert [event for event in one.table.events[before:] if event.prefix == str(V4)] == []
+
+
+def test_a_frr_session_waits_for_nothing_before_it_sends() -> None:
+    """No advertisement interval unless somebody writes one; from 10.6 on it would hold back withdrawals too."""
+    with pair(Frr) as one:
+        frr = one.router
+        assert isinstance(frr, Frr)
+        told = frr.neighbor(NODE4)
+        assert told["minBtwnAdvertisementRunsTimerMsecs"] == 0
+        assert str(told["gracefulRestartInfo"]["localGrMode"]).rstrip("*") == "Disable"
+
+
+@pytest.mark.skipif(Frr.missing(), reason="no FRR here")
+def test_a_strict_frr_does_without_a_node_whose_bfd_is_gone() -> None:
+    """Without `strict` the session comes straight back, and its routes with it."""
+    runs = installed(Frr)
+    if not runs.since(10, 4):
+        pytest.skip(f"bfd strict came with FRR 10.4, here is {runs}")
+    with pair(Frr, bfd="{interval: 100ms, multiplier: 3}", runs=runs) as one:
+        frr = one.router
+        assert isinstance(frr, Frr)
+        one.accepted(Route(prefix=V4), Route(prefix=V6))
+        one.forwarded(V4)
+        until(lambda: frr.bfd(NODE4).get("status") == "up", "BFD up at the router")
+        # FRR counts in seconds, and takes no notice of a failure in the one in which the session came up.
+        until(lambda: int(frr.neighbor(NODE4)["bgpTimerUpMsec"]) >= 2000, "a session of two seconds")
+        one.bfd[1].end(grace=0.0)
+        one.gone(V4)
+        failed = int(frr.neighbor(NODE4)["connectionsEstablished"])
+        until(lambda: frr.bfd(NODE4).get("status") == "down", "BFD down at the router")
+        assert frr.neighbor(NODE4)["bgpState"] != "Established"
+        assert int(frr.neighbor(NODE4)["connectionsEstablished"]) == failed
+
+
+@pytest.mark.skipif(GoBgp.missing(), reason="no GoBGP here")
+def test_gobgp_by_itself_notices_a_frozen_node() -> None:
+    runs = installed(GoBgp)
+    if not runs.since(*GOBGP_BFD):
+        pytest.skip(f"BFD came with GoBGP 4.6, here is {runs}")
+    with pair(GoBgp, bfd="{interval: 100ms, multiplier: 3}", runs=runs) as one:
+        gobgp = one.router
+        assert isinstance(gobgp, GoBgp)
+        one.accepted(Route(prefix=V4), Route(prefix=V6))
+        until(lambda: gobgp.bfd(NODE4), "BFD up at the router")
+        pids = one.processes()
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        until(lambda: not gobgp.paths(V4), f"no {V4} at the router")
+        assert not gobgp.bfd(NODE4)
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)

@@ -130,6 +130,7 @@ class Node(Assembler):
             password_from=_password_from(secrets),
             passive=neighbor.passive,
             bfd=_bfd(neighbor.bfd, bgp.bfd),
+            software=neighbor.software or bgp.software,
         )
 
     def _one_password(self, path: Path, written: schema.Neighbor | schema.Bgp) -> None:

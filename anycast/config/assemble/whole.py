@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
+from anycast.analysis.routers import unfit
 from anycast.config.assemble.checks import Checks
 from anycast.config.assemble.context import Assembler, Context
 from anycast.config.assemble.hooks import hooks
@@ -50,7 +51,12 @@ def build(file: schema.File, source: Source, hostname: str) -> Built:
     problems = context.problems
     if config is None:
         return Built(config=None, problems=problems)
-    told = [*_empty(config), *warnings(builder.vips.served, config), *next_hops(config.bgp)]
+    told = [
+        *_empty(config),
+        *warnings(builder.vips.served, config),
+        *next_hops(config.bgp),
+        *unfit(config),
+    ]
     return Built(
         config=config,
         problems=problems,

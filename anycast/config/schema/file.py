@@ -141,13 +141,24 @@ class Neighbor(Part):
     bfd: BfdOption | None = entry(
         "BFD with this neighbor: true, false, or settings of its own. Default: as `bgp.bfd`."
     )
+    software: of.RouterSoftware | None = entry(
+        "What the router runs: frr, bird, gobgp or openbgpd, with its version, as in `frr 10.3`. `anycast check` then "
+        "warns of settings that do not work there, and `anycast render` writes what that version can do. Default: "
+        "that of `bgp`."
+    )
 
 
 class Bgp(Part):
     """The BGP side, which ExaBGP implements."""
 
     REQUIRED = ("local_as", "neighbors")
-    OF_NEIGHBORS: ClassVar[tuple[str, ...]] = ("remote_as", "password", "password_file", "password_env")
+    OF_NEIGHBORS: ClassVar[tuple[str, ...]] = (
+        "remote_as",
+        "password",
+        "password_file",
+        "password_env",
+        "software",
+    )
 
     local_as: of.AsNumber | None = entry("This node's AS number.")
     router_id: of.Address4 | None = entry("Default: the first IPv4 `local_address` of a neighbor.")
@@ -167,6 +178,7 @@ class Bgp(Part):
     password: of.Password | None = entry("The TCP MD5 password of every router that has none of its own.")
     password_file: of.FileName | None = entry("The same in a file, as with a neighbor.")
     password_env: of.Variable | None = entry("The same in a variable of the environment, as with a neighbor.")
+    software: of.RouterSoftware | None = entry("What every router runs that does not say otherwise.")
     neighbors: list[Annotated[Neighbor, or_text(of.IP_TEXT)]] | None = entry(
         "The routers. An address alone is enough where `remote_as` is written once for all."
     )

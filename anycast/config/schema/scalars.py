@@ -26,6 +26,7 @@ from anycast.core.hooks import EVENTS, wrong_url
 from anycast.core.names import listed, nearest
 from anycast.core.values.configuration import Protocol
 from anycast.core.values.described import Percent
+from anycast.core.values.software import Daemon, Software, software
 from anycast.regex import LONGEST, RegexError, compiled
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z")
@@ -600,6 +601,19 @@ def _domain(value: Any) -> str:
         raise unlike(value, f"a domain name: {error}", "write one, as in www.example.net") from None
 
 
+@scalar(type="string", pattern="^(frr|bird|gobgp|openbgpd)( [0-9]+([.][0-9]+)*[!-~]*)?$")
+def _software(value: Any) -> Software:
+    if isinstance(value, str) and (found := software(value)) is not None:
+        return found
+    near = nearest(value.split()[0], list(Daemon)) if isinstance(value, str) and value.split() else None
+    hint = f"did you mean {near}? " if near and near != value.split()[0].lower() else ""
+    raise unlike(
+        value,
+        "router software",
+        f"{hint}write {listed(list(Daemon))}, and its version if you know it, as in `frr 10.3`",
+    )
+
+
 @scalar(type="string", pattern="^[A-Z0-9]{1,12}$")
 def _record(value: Any) -> str:
     _need_dns()
@@ -823,6 +837,7 @@ Reconcile = Annotated[float, duration(0.1, 3600)]
 RecordType = Annotated[str, _record]
 Retries = Annotated[int, whole("a number of retries", 0, 10)]
 Runs = Annotated[int, whole("a number of runs", 1, 1000)]
+RouterSoftware = Annotated[Software, _software]
 ServerDrain = Annotated[float, _TO_A_DAY]
 ServerName = Annotated[
     str,

@@ -21,6 +21,7 @@ from anycast.core.values.described import Doc, Percent, setting
 from anycast.core.values.light import light_dataclass
 from anycast.core.values.route import Address as Address  # noqa: PLC0414 - re-exported
 from anycast.core.values.route import Prefix as Prefix  # noqa: PLC0414 - re-exported
+from anycast.core.values.software import Software
 
 
 class Protocol(StrEnum):
@@ -340,6 +341,7 @@ class Neighbor:
     password_from: Secret | None = None  # read when a configuration is rendered; nothing else needs it
     passive: bool = False
     bfd: Bfd | None = None  # None: only the hold time notices that the other end is dead
+    software: Software | None = None  # what the router runs; None: nobody has said so
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

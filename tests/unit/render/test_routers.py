@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from anycast.cli.main import main
 from anycast.config.load import load
 from anycast.core.values.configuration import Bfd, Config, Neighbor
+from anycast.core.values.software import Daemon, software
 from anycast.render.frr_bfd import frr_bfd_conf
-from anycast.render.router import Router, router, short
+from anycast.render.router import Router, doubts, router, short
+from anycast.render.router import software as runs
 from anycast.render.routers import ROUTERS
 
 ROOT = Path(__file__).parents[3]
@@ -52,13 +54,180 @@ def named(name: str) -> Config:
     return replace(full, node=replace(full.node, name=name))
 
 
-def rendered(name: str, *configs: Config) -> str:
-    return ROUTERS[name](router(configs))
+def rendered(name: str, *configs: Config, version: str | None = None) -> str:
+    """`version`: what the router runs; None: what all versions take."""
+    runs = None if version is None else software(f"{name} {version}")
+    return ROUTERS[name](router(configs, software=runs))
 
 
 @each
 def test_what_is_rendered_is_what_was_reviewed(name: str) -> None:
     assert rendered(name, config()) == (GOLDEN / f"router-{name}.conf").read_text(encoding="ascii")
+
+
+@pytest.mark.parametrize(
+    ("name", "version"), [("frr", "10.4"), ("frr", "10.8"), ("gobgp", "4.6"), ("openbgpd", "8.8")]
+)
+def test_what_is_rendered_for_a_newer_version_is_what_was_reviewed(name: str, version: str) -> None:
+    text = (GOLDEN / f"router-{name}-{version}.conf").read_text(encoding="ascii")
+    assert rendered(name, config(), version=version) == text
+
+
+@pytest.mark.parametrize(
+    ("version", "strict", "resilient"),
+    [
+        (None, False, False),
+        ("8.4.4", False, False),
+        ("10.3-3+deb13u1", False, False),
+        ("10.4", True, False),
+        ("10.7.1", True, False),
+        ("10.10", True, True),
+        ("11", True, True),
+    ],
+)
+def test_frr_is_given_what_its_version_takes(version: str | None, *, strict: bool, resilient: bool) -> None:
+    text = rendered("frr", config(), version=version)
+    assert (" neighbor 10.2.1.1 bfd strict\n" in text) is strict
+    assert bool(re.search("^zebra nexthop-group resilience ", text, re.MULTILINE)) is resilient
+
+
+def test_a_resilient_group_gives_a_node_that_returns_its_share() -> None:
+    """Without an unbalanced-timer the kernel waits for buckets that are idle, and under traffic none is."""
+    line = next(
+        line for line in rendered("frr", config(), version="10.8").splitlines() if line.startswith("zebra ")
+    )
+    found = re.fullmatch(
+        r"zebra nexthop-group resilience buckets (\d+) idle-timer (\d+) unbalanced-timer (\d+)", line
+    )
+    assert found
+    buckets, idle, unbalanced = map(int, found.groups())
+    assert 1 <= buckets <= 256
+    assert 0 < idle < unbalanced <= 60
+
+
+@pytest.mark.parametrize("version", [None, "8.4", "10.4", "10.8"])
+def test_frr_keeps_its_next_hop_objects(version: str | None) -> None:
+    """Without them FRR 8.4 sends IPv4 with an IPv6 next hop into nothing."""
+    lines = rendered("frr", config(), version=version).splitlines()
+    assert not [line for line in lines if "nexthop kernel enable" in line and not line.startswith("!")]
+
+
+def test_the_timers_of_bfd_are_where_frr_saves_them() -> None:
+    """`write memory` leaves out what `neighbor … bfd 3 100 100` has set."""
+    text = rendered("frr", config())
+    assert not re.search(r"^ neighbor \S+ bfd \d", text, re.MULTILINE)
+    profiles = re.findall(r"^ neighbor \S+ bfd profile (\S+)$", text, re.MULTILINE)
+    assert profiles == ["ANYCAST-3x150", "ANYCAST-3x100"]
+    for name in profiles:
+        assert text.count(f"\n profile {name}\n") == 1
+
+
+def test_the_first_as_is_enforced_between_different_ones_only() -> None:
+    assert " neighbor 10.2.1.1 enforce-first-as\n" in rendered("frr", config())
+    assert "enforce-first-as" not in rendered(
+        "frr", replace(config(), bgp=replace(config().bgp, local_as=65000))
+    )
+
+
+def _fleet(nodes: int) -> list[Config]:
+    """Nodes with two sessions each, both of which carry IPv4."""
+    first, second = (
+        replace(one, families=frozenset({4}), password=None, password_from=None)
+        for one in config().bgp.neighbors
+    )
+    return [
+        replace(
+            named(f"lb{n}"),
+            bgp=replace(
+                config().bgp,
+                neighbors=(
+                    replace(first, local_address=IPv4Address("10.2.4.0") + n),
+                    replace(second, local_address=IPv6Address("fd00:2:4::") + n),
+                ),
+            ),
+        )
+        for n in range(nodes)
+    ]
+
+
+@pytest.mark.parametrize(("nodes", "paths"), [(1, 64), (32, 64), (33, 66), (64, 128), (65, 128)])
+def test_every_session_has_a_place_among_the_paths(nodes: int, paths: int) -> None:
+    """FRR counts the second session of a node from 10.3 on."""
+    text = rendered("frr", *_fleet(nodes), version="10.3")
+    assert re.findall(r"^  maximum-paths (?:ibgp )?(\d+)$", text, re.MULTILINE) == [str(paths)] * 2
+
+
+def test_more_sessions_than_frr_has_paths_are_told_of() -> None:
+    def told(nodes: int) -> list[str]:
+        configs = _fleet(nodes)
+        one = router(configs, software=software("frr"))
+        return [what for what in doubts(configs, one) if "sessions" in what]
+
+    assert told(64) == []
+    (what,) = told(65)
+    assert what.startswith("130 sessions carry IPv4, and FRR may use 128 paths")
+
+
+@pytest.mark.parametrize(
+    ("version", "there"), [(None, False), ("3.36", False), ("4.5", False), ("4.6", True)]
+)
+def test_gobgp_has_bfd_from_the_version_that_has_it(version: str | None, *, there: bool) -> None:
+    document = tomllib.loads(rendered("gobgp", config(), version=version))
+    assert [one.get("bfd", {}).get("config") for one in document["neighbors"]] == [
+        {
+            "enabled": True,
+            "desired-minimum-tx-interval": interval,
+            "required-minimum-receive": interval,
+            "detection-multiplier": 3,
+        }
+        if there
+        else None
+        for interval in (150_000, 100_000)
+    ]
+
+
+def test_the_version_is_what_the_nodes_say_and_the_oldest_of_it() -> None:
+    def of(*words: str) -> str:
+        configs = [with_neighbor(software=software(one)) for one in words]
+        return str(runs(configs, Daemon.FRR))
+
+    assert of("frr 10.4") == "FRR 10.4"
+    assert of("frr 10.4", "frr 8.4.4") == "FRR 8.4"
+    assert of("frr 10.4", "frr") == "FRR"
+    assert of("bird 3.1") == "FRR"
+    assert str(runs([config()], Daemon.FRR, version=(10, 8))) == "FRR 10.8"
+
+
+def test_what_a_router_does_not_do_is_told_when_it_is_rendered(capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*words: str) -> list[str]:
+        assert main(["render", *words, "--config", str(FULL)]) == 0
+        lines = capsys.readouterr().err.splitlines()
+        other = "warning: lb1: its configuration says that this router runs FRR 10.3"
+        assert (other in lines) is (words[0] != "router-frr")
+        return [line for line in lines if line != other]
+
+    assert said("router-frr") == []
+    assert said("router-bird", "--bird", "3.1") == []
+    assert said("router-gobgp", "--gobgp", "4.8") == []
+    (old,) = said("router-gobgp", "--gobgp", "3.36")
+    assert old.startswith(
+        "warning: lb1: bfd: GoBGP 3.36 has no BFD, which came with 4.6: it keeps the routes of"
+    )
+    (none,) = said("router-openbgpd")
+    assert none.startswith("warning: lb1: bfd: OpenBGPD has no BFD: ")
+
+
+def test_a_router_that_is_said_to_run_something_else_is_told_of() -> None:
+    configs = [with_neighbor(software=software("bird 3.1"))]
+    assert [*doubts(configs, router(configs, software=software("frr 10.4")))] == [
+        "lb1: its configuration says that this router runs BIRD 3.1"
+    ]
+
+
+def test_what_is_no_version_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["render", "router-frr", "--frr", "newest", "--config", str(FULL)])
+    assert "'newest' is not a version (write it as in 10.4)" in capsys.readouterr().err
 
 
 def test_what_is_rendered_for_bfdd_is_what_was_reviewed() -> None:
@@ -153,7 +322,7 @@ def test_what_gobgp_reads_is_what_was_meant() -> None:
 def test_frr_and_bird_have_bfd_where_the_node_has() -> None:
     bfd = with_neighbor(bfd=Bfd(interval=0.05, multiplier=4))
     none = with_neighbor(bfd=None)
-    assert " neighbor 10.2.1.1 bfd 4 50 50\n" in rendered("frr", bfd)
+    assert " neighbor 10.2.1.1 bfd profile ANYCAST-4x50\n" in rendered("frr", bfd)
     assert "    bfd { interval 50 ms; multiplier 4; };\n" in rendered("bird", bfd)
     assert "protocol bfd" in rendered("bird", bfd)
     assert not re.search(r"^ neighbor .* bfd ", rendered("frr", none), re.MULTILINE)

@@ -1,0 +1,80 @@
+"""Which settings of a node do nothing, or something else, on the software that its routers run.
+
+Measured with the versions that are named; docs/routers.md has all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+from anycast.core.values.configuration import Config, Neighbor
+from anycast.core.values.software import Daemon, Software
+
+GOBGP_BFD = (4, 6)  # the first GoBGP with BFD
+OPENBGPD_PASSWORD = 79  # characters
+_NO_EXPORT, _NO_ADVERTISE, _BLACKHOLE = "65535:65281", "65535:65282", "65535:666"
+
+Told: TypeAlias = tuple[tuple[str | int, ...], str, str]
+"""Place in the configuration, what it is, what to do."""
+
+
+def said(neighbor: Neighbor) -> Software | None:
+    """What the configuration says that this router runs."""
+    return neighbor.software
+
+
+def unfit(config: Config, runs: Callable[[Neighbor], Software | None] = said) -> Iterator[Told]:
+    """`runs`: the software of a router; None: unknown, or not of interest. Each kind of software is told once a setting."""
+    told: set[tuple[str, Software]] = set()
+    for n, neighbor in enumerate(config.bgp.neighbors):
+        if (software := runs(neighbor)) is None:
+            continue
+        for setting, what, do in _of_session(neighbor, software, config.bgp.hold_time):
+            if (setting, software) not in told:
+                told.add((setting, software))
+                yield ("bgp", "neighbors", n, setting), what, do
+    kinds = {one for neighbor in config.bgp.neighbors if (one := runs(neighbor)) is not None}
+    yield from _of_routes(config, {one.daemon for one in kinds})
+
+
+def _of_session(neighbor: Neighbor, software: Software, hold_time: int) -> Iterator[tuple[str, str, str]]:
+    if neighbor.bfd is not None and (without := _without_bfd(software)):
+        yield (
+            "bfd",
+            f"{without}: it keeps the routes of a frozen node for the hold time of {hold_time}s",
+            "write bfd: false there, and bgp.hold_time: 3",
+        )
+    password = neighbor.password or ""
+    if software.daemon is Daemon.OPENBGPD and len(password) > OPENBGPD_PASSWORD:
+        what = f"OpenBGPD takes passwords of {OPENBGPD_PASSWORD} characters, this one has {len(password)}"
+        yield "password", what, "write a shorter one at both ends"
+
+
+def _without_bfd(software: Software) -> str:
+    """Why it has no BFD; empty: it has."""
+    match software.daemon:
+        case Daemon.OPENBGPD:
+            return "OpenBGPD has no BFD"
+        case Daemon.GOBGP if software.version is None:
+            return "GoBGP has BFD from 4.6 on, and its version is not told"
+        case Daemon.GOBGP if not software.since(*GOBGP_BFD):
+            return f"{software} has no BFD, which came with 4.6"
+        case _:
+            return ""
+
+
+def _of_routes(config: Config, daemons: set[Daemon]) -> Iterator[Told]:
+    kept = [vip.name for vip in config.vips if {_NO_EXPORT, _NO_ADVERTISE} & {*vip.communities}]
+    if Daemon.GOBGP in daemons and kept:
+        what = f"GoBGP (3.36 and 4.8) announces routes with NO_EXPORT or NO_ADVERTISE to everybody: {_some(kept)}"
+        do = "refuse them in the export policy of its other neighbors"
+        yield ("vips", kept[0], "communities"), what, do
+    dark = [vip.name for vip in config.vips if _BLACKHOLE in vip.communities]
+    if Daemon.FRR in daemons and dark:
+        what = f"FRR adds NO_EXPORT to routes with BLACKHOLE, so no other AS learns them: {_some(dark)}"
+        yield ("vips", dark[0], "communities"), what, "remove the community"
+
+
+def _some(names: list[str]) -> str:
+    return f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"

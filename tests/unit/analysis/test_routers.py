@@ -1,0 +1,133 @@
+"""Settings that do nothing, or something else, on the software of a router."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anycast.config.load import loads
+from anycast.core.values.software import Daemon, Software, software, version
+
+VIPS = """\
+vips: {web: {address: 192.0.2.1, port: 80, servers: [10.9.2.1]}}
+"""
+
+
+def warned(of_neighbor: str, more: str = "", vips: str = VIPS) -> list[str]:
+    text = f"""\
+bgp:
+  local_as: 65001
+  router_id: 10.2.1.1
+{more}  neighbors:
+    - {{address: 10.2.1.254, remote_as: 65000{of_neighbor}}}
+    - {{address: 10.2.2.254, remote_as: 65000{of_neighbor}}}
+"""
+    return [str(one) for one in loads(text + vips, "f", hostname="lb1").warnings]
+
+
+@pytest.mark.parametrize("one", ["frr", "frr 8.4", "FRR 10.7.1", "bird 3.1", "bird", "gobgp 4.6", "gobgp 5"])
+def test_what_works_there_is_not_warned_of(one: str) -> None:
+    assert warned(f", software: {one}, bfd: true, password: {'x' * 80}") == []
+
+
+@pytest.mark.parametrize(
+    ("one", "why"),
+    [
+        ("openbgpd", "OpenBGPD has no BFD"),
+        ("openbgpd 9.3", "OpenBGPD has no BFD"),
+        ("gobgp 3.36.0", "GoBGP 3.36 has no BFD, which came with 4.6"),
+        ("gobgp", "GoBGP has BFD from 4.6 on, and its version is not told"),
+    ],
+)
+def test_bfd_that_a_router_does_not_speak_is_told_once(one: str, why: str) -> None:
+    (found,) = warned(f", software: {one}, bfd: true")
+    assert found.split(": ", 2)[1] == "bgp.neighbors[0].bfd"
+    assert found.endswith(
+        f"{why}: it keeps the routes of a frozen node for the hold time of 9s (write bfd: false there, and "
+        "bgp.hold_time: 3)"
+    )
+
+
+def test_what_all_routers_run_may_be_said_once() -> None:
+    (found,) = warned("", "  software: openbgpd 7.7\n  bfd: true\n")
+    assert "OpenBGPD has no BFD" in found
+    assert warned(", software: bird", "  software: openbgpd 7.7\n  bfd: true\n") == []
+
+
+def test_a_password_that_openbgpd_does_not_take_is_told() -> None:
+    (found,) = warned(f", software: openbgpd, password: {'x' * 80}")
+    assert found.endswith(
+        "OpenBGPD takes passwords of 79 characters, this one has 80 (write a shorter one at both ends)"
+    )
+    assert "x" * 80 not in found
+    assert warned(f", software: openbgpd, password: {'x' * 79}") == []
+
+
+@pytest.mark.parametrize(
+    ("one", "community", "words"),
+    [
+        (
+            "gobgp 4.8",
+            "65535:65281",
+            "announces routes with NO_EXPORT or NO_ADVERTISE to everybody: a, b, c and 1 more",
+        ),
+        ("gobgp 3.36", "65535:65282", "announces routes with NO_EXPORT or NO_ADVERTISE to everybody"),
+        ("frr 10.3", "65535:666", "FRR adds NO_EXPORT to routes with BLACKHOLE, so no other AS learns them"),
+        ("frr 10.3", "65535:65281", ""),
+        ("bird 3.4", "65535:65281", ""),
+        ("openbgpd", "65535:666", ""),
+    ],
+)
+def test_communities_that_mean_something_else_there_are_told_once(
+    one: str, community: str, words: str
+) -> None:
+    vips = "vips:\n" + "".join(
+        f"  {name}: {{address: 192.0.2.{n}, port: 80, servers: [10.9.2.1], communities: ['{community}']}}\n"
+        for n, name in enumerate("abcd", 1)
+    )
+    found = warned(f", software: {one}", vips=vips)
+    assert len(found) == bool(words)
+    assert all(words in line and "vips.a.communities" in line for line in found)
+
+
+@pytest.mark.parametrize("wrong", ["cisco", "'frr ten'", "9", "[frr]", "''", "'frr 10.4 yes'", "frr10.4"])
+def test_software_that_is_not_known_is_a_problem(wrong: str) -> None:
+    with pytest.raises(
+        Exception, match=r"is not router software \(.*frr, bird, gobgp or openbgpd, and its version"
+    ):
+        warned(f", software: {wrong}")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("10.4", (10, 4)),
+        ("10.7.1", (10, 7)),
+        ("10.10", (10, 10)),
+        ("v4.8.0", (4, 8)),
+        ("9", (9, 0)),
+        ("10.3-3+deb13u1", (10, 3)),
+        ("10.8-dev", (10, 8)),
+        ("", None),
+        ("new", None),
+        ("10.", None),
+        ("-1", None),
+        ("10,4", None),
+        ("1" * 5000, None),
+    ],
+)
+def test_a_version_is_its_first_two_numbers(text: str, found: tuple[int, int] | None) -> None:
+    assert version(text) == found
+
+
+@given(st.sampled_from(Daemon), st.none() | st.tuples(st.integers(0, 9999), st.integers(0, 9999)))
+def test_what_is_shown_of_a_software_says_it(daemon: Daemon, number: tuple[int, int] | None) -> None:
+    one = Software(daemon=daemon, version=number)
+    assert software(str(one)) == one
+
+
+@given(st.text())
+def test_no_text_is_more_than_unknown(text: str) -> None:
+    software(text)
+    version(text)
