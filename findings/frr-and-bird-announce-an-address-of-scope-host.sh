@@ -35,6 +35,7 @@ for wanted in frr=8.4.4 bird2=2.0.12; do
     echo "${wanted%=*} $version"
 done
 mount -t tmpfs none /run
+mount -t tmpfs none /var/tmp # FRR leaves folders there
 mkdir /run/netns /run/frr
 cd /run
 export PATH=$PATH:/usr/sbin

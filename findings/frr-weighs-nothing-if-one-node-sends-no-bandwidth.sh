@@ -48,6 +48,7 @@ version=$(dpkg-query -W -f '${Version}' frr 2>/dev/null || true)
 [[ $version == 8.4.4-* ]] || { echo "this is about frr 8.4.4; installed: ${version:-none}" >&2; exit 1; }
 echo "frr $version"
 mount -t tmpfs none /run
+mount -t tmpfs none /var/tmp # FRR leaves folders there
 mkdir /run/netns /run/frr
 cd /run
 
