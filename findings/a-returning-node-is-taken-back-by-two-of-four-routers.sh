@@ -4,8 +4,8 @@
 # Two nodes announce one prefix by eBGP with equal attributes; A has the lower router id and the lower address. A came
 # first, so it is used. A withdraws, B is used. A announces again.
 #
-# Expected before it was run: all four decide alike. RFC 4271 ends in the lowest BGP identifier, so all go back to A; or,
-# since each vendor prefers the older external path for the sake of stability, all stay at B.
+# Expected before it was run: all four decide alike. RFC 4271 ends in the lowest BGP identifier, so all go back to A;
+# or, since each vendor prefers the older external path for the sake of stability, all stay at B.
 #
 # Seen:
 #
@@ -14,12 +14,12 @@
 #     gobgp: A is used; A withdraws: B; A is back: B
 #     openbgpd: A is used; A withdraws: B; A is back: A
 #
-# What it means: after a restart of one node, BIRD and OpenBGPD move all traffic a second time, FRR and GoBGP leave the
-# node idle for as long as the other stays. Both have an option for the other way (BIRD `prefer older`, OpenBGPD `rde
-# route-age evaluate`, FRR `bgp bestpath compare-routerid`, GoBGP `external-compare-router-id`).
+# What it means: after a restart of one node, BIRD and OpenBGPD move all traffic a second time, FRR and GoBGP leave
+# the node idle for as long as the other stays. Both have an option for the other way (BIRD `prefer older`, OpenBGPD
+# `rde route-age evaluate`, FRR `bgp bestpath compare-routerid`, GoBGP `external-compare-router-id`).
 #
-# Exits 0 if exactly this is seen, else 1 and says what differs. Needs root and Debian 12's packages frr, bird2, gobgpd
-# and openbgpd. Half a minute.
+# Exits 0 if exactly this is seen, else 1 and says what differs. Needs root and Debian 12's packages frr, bird2,
+# gobgpd and openbgpd. Half a minute.
 set -euo pipefail
 
 # All runs in namespaces of this script's own, /run included: they end with it, and nothing is left.

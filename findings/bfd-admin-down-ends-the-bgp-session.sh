@@ -1,12 +1,12 @@
 #!/bin/bash
-# FRR 8.4.4 and BIRD 2.0.12 (Debian 12) as routers, with BFD for a BGP neighbor; the node runs FRR's bfdd beside its BGP
-# speaker, 100 ms and multiplier 3.
+# FRR 8.4.4 and BIRD 2.0.12 (Debian 12) as routers, with BFD for a BGP neighbor; the node runs FRR's bfdd beside its
+# BGP speaker, 100 ms and multiplier 3.
 #
 # The node's BFD peer is shut down in order (`shutdown`, which sends AdminDown); in another run bfdd is ended in order
 # (SIGTERM). The BGP speaker goes on.
 #
-# Expected before it was run: AdminDown tells that BFD goes and the path does not, so the BGP session stays (RFC 5882,
-# section 4.2); bfdd sends it as well when it is ended, as the last thing it does.
+# Expected before it was run: AdminDown tells that BFD goes and the path does not, so the BGP session stays (RFC
+# 5882); bfdd sends it as well when it is ended, as the last thing it does.
 #
 # Seen:
 #
@@ -15,11 +15,11 @@
 #     BIRD, shutdown: the BGP session is reset
 #     BIRD, SIGTERM: the BGP session is reset
 #
-# What it means: BFD cannot be taken away from under a live session without a reset, neither for an upgrade of FRR on the
-# node nor for a change of timers. Drain the node first, or take BFD off at the router first.
+# What it means: BFD cannot be taken away from under a live session without a reset, neither for an upgrade of FRR on
+# the node nor for a change of timers. Drain the node first, or take BFD off at the router first.
 #
-# Exits 0 if exactly this is seen, else 1 and says what differs. Needs root and Debian 12's packages frr and bird2. Half
-# a minute.
+# Exits 0 if exactly this is seen, else 1 and says what differs. Needs root and Debian 12's packages frr and bird2.
+# Half a minute.
 set -euo pipefail
 
 # All runs in namespaces of this script's own, /run included: they end with it, and nothing is left.

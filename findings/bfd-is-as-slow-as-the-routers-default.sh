@@ -4,8 +4,8 @@
 #
 # The node's bfdd is frozen. How long until the router's BFD session is down?
 #
-# Expected before it was run: 0.3 s with all of them, since the node sends each 100 ms and three are missed; with BIRD's
-# `multiplier 10` ten are missed.
+# Expected before it was run: 0.3 s with all of them, since the node sends each 100 ms and three are missed; with
+# BIRD's `multiplier 10` ten are missed.
 #
 # Seen (median of three):
 #
@@ -19,8 +19,8 @@
 # What it means: `neighbor … bfd` alone is three times as slow as the node's timers; write `neighbor … bfd 3 100 100`.
 # The router's own multiplier says how soon the node gives up the router, not how soon the router gives up the node.
 #
-# Exits 0 if exactly this is seen, else 1 and says what differs. Needs root and Debian 12's packages frr and bird2. Half
-# a minute; a machine that is busy beyond its processors can spoil it.
+# Exits 0 if exactly this is seen, else 1 and says what differs. Needs root and Debian 12's packages frr and bird2.
+# Half a minute; a machine that is busy beyond its processors can spoil it.
 set -euo pipefail
 
 # All runs in namespaces of this script's own, /run included: they end with it, and nothing is left.

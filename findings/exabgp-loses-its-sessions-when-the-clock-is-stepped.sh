@@ -1,8 +1,9 @@
 #!/bin/bash
 # ExaBGP 5.0.15 with FRR 8.4.4 (Debian 12) as its peer, hold time 9 s on both sides.
 #
-# The wall clock is stepped under an established session, once by an hour forwards, once by an hour backwards. (Only for
-# the process of ExaBGP: Python's time.time(), which is the wall clock, is given the step, time.monotonic() is not.)
+# The wall clock is stepped under an established session, once by an hour forwards, once by an hour backwards. (Only
+# for the process of ExaBGP: Python's time.time(), which is the wall clock, is given the step, time.monotonic() is
+# not.)
 #
 # Expected before it was run: nothing; intervals are measured with the monotonic clock.
 #
@@ -11,14 +12,15 @@
 #     one hour forwards: the session ends after 0 s, by ExaBGP
 #     one hour backwards: the session ends after 7 s, by FRR
 #
-# Both times for "Hold Timer Expired": its timers are of the wall clock. After the step backwards it sends no keepalives.
+# Both times for "Hold Timer Expired": its timers are of the wall clock. After the step backwards it sends no
+# keepalives.
 #
-# What it means: a host whose clock is set after ExaBGP was started (no clock of its own, a machine that was resumed) loses all its
-# routes once, and where all nodes are corrected together, all of them at the same moment. Step the clock first; let the
-# time daemon only slew later.
+# What it means: a host whose clock is set after ExaBGP was started (no clock of its own, a machine that was resumed)
+# loses all its routes once, and where all nodes are corrected together, all of them at the same moment. Step the
+# clock first; let the time daemon only slew later.
 #
-# Exits 0 if exactly this is seen, else 1 and says what differs. Needs root, Debian 12's package frr, python3 with venv
-# and PyPI. A minute.
+# Exits 0 if exactly this is seen, else 1 and says what differs. Needs root, Debian 12's package frr, python3 with
+# venv and PyPI. A minute.
 set -euo pipefail
 
 # All runs in namespaces of this script's own, /run included: they end with it, and nothing is left.

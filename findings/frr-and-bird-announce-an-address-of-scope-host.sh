@@ -1,8 +1,8 @@
 #!/bin/bash
 # FRR 8.4.4 and BIRD 2.0.12 (Debian 12) as routing daemons on a host.
 #
-# `lo` has the address 192.0.2.1/32 with scope host (`ip address add … scope host`), and 192.0.2.2/32 with scope global.
-# FRR announces `redistribute connected`, BIRD the routes of `protocol direct { interface "lo"; }`.
+# `lo` has the address 192.0.2.1/32 with scope host (`ip address add … scope host`), and 192.0.2.2/32 with scope
+# global. FRR announces `redistribute connected`, BIRD the routes of `protocol direct { interface "lo"; }`.
 #
 # Expected before it was run: the address of scope host is "valid only inside this host" (ip-address(8)), so it is no
 # connected route for the daemon, and only the other one is announced.
@@ -13,11 +13,11 @@
 #     bird announces 192.0.2.1/32 192.0.2.2/32
 #
 # What it means: the scope keeps a service address from being a source address; it hides it from no routing daemon.
-# Filter it by prefix where a daemon on the balancer announces connected routes, else it announces the address when the
-# health checker has withdrawn it.
+# Filter it by prefix where a daemon on the balancer announces connected routes, else it announces the address when
+# the health checker has withdrawn it.
 #
-# Exits 0 if exactly this is seen, else 1 and says what differs. Needs root and Debian 12's packages frr and bird2. Some
-# seconds.
+# Exits 0 if exactly this is seen, else 1 and says what differs. Needs root and Debian 12's packages frr and bird2.
+# Some seconds.
 set -euo pipefail
 
 # All runs in namespaces of this script's own, /run included: they end with it, and nothing is left.

@@ -14,11 +14,11 @@
 #
 # Changes reach the route-map after `bgp route-map delay-timer`, by default 5 s, which runs from the first change.
 #
-# What it means: to write a list anew within five seconds costs nothing. And one who takes a prefix off the list to move
-# traffic has to wait five seconds until it moves: `show running-config` has the change long before.
+# What it means: to write a list anew within five seconds costs nothing. And one who takes a prefix off the list to
+# move traffic has to wait five seconds until it moves: `show running-config` has the change long before.
 #
-# Exits 0 if exactly this is seen (each time within a second), else 1 and says what differs. Needs root and Debian 12's
-# packages frr and bird2. Forty seconds.
+# Exits 0 if exactly this is seen (each time within a second), else 1 and says what differs. Needs root and Debian
+# 12's packages frr and bird2. Forty seconds.
 set -euo pipefail
 
 # All runs in namespaces of this script's own, /run included: they end with it, and nothing is left.

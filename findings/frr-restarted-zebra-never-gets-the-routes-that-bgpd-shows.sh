@@ -1,11 +1,11 @@
 #!/bin/bash
 # FRR 8.4.4 (Debian 12) as router, without watchfrr: bgpd and zebra.
 #
-# zebra is killed (SIGKILL) while bgpd has a route of a node by eBGP. Then the node withdraws and announces again; then
-# zebra is started again.
+# zebra is killed (SIGKILL) while bgpd has a route of a node by eBGP. Then the node withdraws and announces again;
+# then zebra is started again.
 #
-# Expected before it was run: the kernel keeps the route while zebra is away, as is well known; when zebra is back, bgpd
-# connects to it and sends its routes anew, within seconds.
+# Expected before it was run: the kernel keeps the route while zebra is away, as is well known; when zebra is back,
+# bgpd connects to it and sends its routes anew, within seconds.
 #
 # Seen:
 #

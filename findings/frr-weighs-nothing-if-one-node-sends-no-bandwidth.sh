@@ -1,8 +1,8 @@
 #!/bin/bash
 # FRR 8.4.4 (Debian 12) as router: bgpd with `maximum-paths 8`, zebra, nothing said of bandwidth.
 #
-# Three nodes announce one prefix by eBGP, with link bandwidth communities of ExaBGP 5.0.15
-# (`extended-community [ bandwidth:65001:N ]`, N in bytes a second). What weights has the route in the kernel?
+# Three nodes announce one prefix by eBGP, with link bandwidth communities of ExaBGP 5.0.15 (`extended-community [
+# bandwidth:65001:N ]`, N in bytes a second). What weights has the route in the kernel?
 #
 # Expected before it was run: with 3000000, 1000000 and none the first two 3 : 1 and the third as good as nothing (it
 # offers no bandwidth) or as the smaller one; with 1000000000, 1000000000 and 1000000 the third has a thousandth: the
@@ -17,12 +17,12 @@
 #
 # Weights are whole percents of the sum, rounded down, and at least 1. One path without a bandwidth and all are equal.
 #
-# What it means: the first node of three that learns to send its bandwidth changes nothing, and the last that forgets it
-# levels all. A node cannot be given less than a hundredth: what should be the last resort still serves 1 % of the
+# What it means: the first node of three that learns to send its bandwidth changes nothing, and the last that forgets
+# it levels all. A node cannot be given less than a hundredth: what should be the last resort still serves 1 % of the
 # flows.
 #
-# Exits 0 if exactly this is seen, else 1 and says what differs. Needs root, Debian 12's package frr, python3 with venv
-# and PyPI. Half a minute.
+# Exits 0 if exactly this is seen, else 1 and says what differs. Needs root, Debian 12's package frr, python3 with
+# venv and PyPI. Half a minute.
 set -euo pipefail
 
 # All runs in namespaces of this script's own, /run included: they end with it, and nothing is left.
@@ -88,13 +88,14 @@ until_so "zebra listens" test -S zserv.api
 /usr/lib/frr/bgpd -f bgpd.conf -i bgpd.pid -z zserv.api --vty_socket /run/frr -P 0 --log stdout > bgpd.log 2>&1 &
 until_so "bgpd listens" vtysh --vty_socket /run/frr -d bgpd -c 'show version'
 
-hops() { # how many next hops the kernel's route has
-    ip -j route show 192.0.2.1 | python3 -c 'import json, sys; print(sum(len(r.get("nexthops", [r])) for r in json.load(sys.stdin)))'
+route() { # PYTHON: an expression of `hops`, the next hops of the kernel's route in the order of the nodes
+    ip -j route show 192.0.2.1 | python3 -c "
+import json, sys
+hops = [hop for route in json.load(sys.stdin) for hop in route.get('nexthops', [route])]
+print($1)"
 }
-weights() { # of the nodes 1, 2, 3
-    ip -j route show 192.0.2.1 |
-        python3 -c 'import json, sys; hops = json.load(sys.stdin)[0]["nexthops"]; print(*(h["weight"] for h in sorted(hops, key=lambda h: h["gateway"])))'
-}
+hops() { route 'len(hops)'; }
+weights() { route "*(hop['weight'] for hop in sorted(hops, key=lambda hop: hop['gateway']))"; }
 three() { [[ $(hops) == 3 ]]; }
 none() { [[ $(hops) == 0 ]]; }
 

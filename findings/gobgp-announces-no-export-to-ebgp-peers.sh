@@ -5,8 +5,8 @@
 # A node announces four prefixes by eBGP: one as it is, one with 65535:65281 (NO_EXPORT), one with 65535:65282
 # (NO_ADVERTISE), one with 65535:666 (BLACKHOLE). The router has another eBGP peer of another AS: which does it get?
 #
-# Expected before it was run: all four keep the NO_EXPORT and NO_ADVERTISE prefixes back, as RFC 1997 demands, and pass
-# the BLACKHOLE prefix on, as RFC 7999 leaves to the operator.
+# Expected before it was run: all four keep the NO_EXPORT and NO_ADVERTISE prefixes back, as RFC 1997 demands, and
+# pass the BLACKHOLE prefix on, which needs configuration to mean anything.
 #
 # Seen:
 #
@@ -15,11 +15,11 @@
 #     gobgp: the other peer gets plain no-export no-advertise blackhole
 #     openbgpd: the other peer gets plain blackhole
 #
-# What it means: behind a GoBGP router a prefix that is marked to stay at home leaves it, unless a policy of the router
-# rejects it. FRR holds BLACKHOLE prefixes back like those with NO_EXPORT.
+# What it means: behind a GoBGP router a prefix that is marked to stay at home leaves it, unless a policy of the
+# router rejects it. FRR alone holds BLACKHOLE prefixes back without being told (RFC 7999 recommends it).
 #
-# Exits 0 if exactly this is seen, else 1 and says what differs. Needs root and Debian 12's packages frr, bird2, gobgpd
-# and openbgpd. Half a minute.
+# Exits 0 if exactly this is seen, else 1 and says what differs. Needs root and Debian 12's packages frr, bird2,
+# gobgpd and openbgpd. Half a minute.
 set -euo pipefail
 
 # All runs in namespaces of this script's own, /run included: they end with it, and nothing is left.

@@ -2,8 +2,8 @@
 # FRR 8.4.4, BIRD 2.0.12, GoBGP 3.10.0, OpenBGPD 7.7 (all Debian 12), each as a router that uses one path and whose
 # configuration says nothing of communities or local preference.
 #
-# Two nodes announce one prefix by eBGP with equal attributes, and A is used: it has the lower router id and address, and
-# came first. A then announces the prefix again with the community 65535:0 (GRACEFUL_SHUTDOWN, RFC 8326).
+# Two nodes announce one prefix by eBGP with equal attributes, and A is used: it has the lower router id and address,
+# and came first. A then announces the prefix again with the community 65535:0 (GRACEFUL_SHUTDOWN, RFC 8326).
 #
 # Expected before it was run: BIRD and GoBGP, which leave policy to the operator, do nothing; FRR and OpenBGPD, which
 # know the community by name, move to B.
@@ -17,11 +17,11 @@
 #
 # OpenBGPD prints GRACEFUL_SHUTDOWN beside the path that it goes on using.
 #
-# What it means: to drain a node by the community moves nothing, unless the router's policy gives such paths a low local
-# preference; only FRR does so by itself. A name in the output does not tell that a community is acted on.
+# What it means: to drain a node by the community moves nothing, unless the router's policy gives such paths a low
+# local preference; only FRR does so by itself. A name in the output does not tell that a community is acted on.
 #
-# Exits 0 if exactly this is seen, else 1 and says what differs. Needs root and Debian 12's packages frr, bird2, gobgpd
-# and openbgpd. Half a minute.
+# Exits 0 if exactly this is seen, else 1 and says what differs. Needs root and Debian 12's packages frr, bird2,
+# gobgpd and openbgpd. Half a minute.
 set -euo pipefail
 
 # All runs in namespaces of this script's own, /run included: they end with it, and nothing is left.

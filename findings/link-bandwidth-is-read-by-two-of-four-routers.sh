@@ -2,8 +2,8 @@
 # FRR 8.4.4, BIRD 2.0.12, GoBGP 3.10.0, OpenBGPD 7.7 (all Debian 12), each as a router.
 #
 # A node with ExaBGP 5.0.15 announces a prefix by eBGP with `extended-community [ bandwidth:65001:125000000 ]`: on the
-# wire 4004 fde9 4cee6b28, which is the link bandwidth community (draft-ietf-idr-link-bandwidth) of AS 65001 with 125e6
-# bytes a second (1 Gbit/s) as an IEEE float.
+# wire 4004 fde9 4cee6b28, which is the link bandwidth community (draft-ietf-idr-link-bandwidth) of AS 65001 with
+# 125e6 bytes a second (1 Gbit/s) as an IEEE float.
 #
 # Expected before it was run: all four show a bandwidth, or the eight octets as they are.
 #
@@ -14,14 +14,14 @@
 #     gobgp: 65001:125000000
 #     openbgpd: none
 #
-# BIRD's third number is the float's bits read as an integer. OpenBGPD drops the community: its type is non-transitive,
-# and between two ASes such a one is not to pass.
+# BIRD's third number is the float's bits read as an integer. OpenBGPD drops the community: its type is
+# non-transitive, and between two ASes such a one is not to pass.
 #
 # What it means: a number that BIRD shows is not the bandwidth (0x4cee6b28 is 1.25e8), and 3 : 1 does not look like it
 # there. Over eBGP nothing can be weighed by it on OpenBGPD.
 #
-# Exits 0 if exactly this is seen, else 1 and says what differs. Needs root and Debian 12's packages frr, bird2, gobgpd
-# and openbgpd, python3 with venv and PyPI. Half a minute.
+# Exits 0 if exactly this is seen, else 1 and says what differs. Needs root and Debian 12's packages frr, bird2,
+# gobgpd and openbgpd, python3 with venv and PyPI. Half a minute.
 set -euo pipefail
 
 # All runs in namespaces of this script's own, /run included: they end with it, and nothing is left.

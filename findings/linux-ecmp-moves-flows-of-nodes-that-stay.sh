@@ -16,8 +16,8 @@
 # Each next hop has a stretch of the hash, in the order in which the hops are written. When one leaves, all the others
 # are stretched over its place, so those in the middle of the list do least harm.
 #
-# What it means: with n nodes, the loss of one breaks up to half of the flows of the healthy ones where the balancers do
-# not share their tables, and a rehearsal with the middle one of three shows nothing of it. Two routers agree on a
+# What it means: with n nodes, the loss of one breaks up to half of the flows of the healthy ones where the balancers
+# do not share their tables, and a rehearsal with the middle one of three shows nothing of it. Two routers agree on a
 # flow's node only if they write the next hops in the same order.
 #
 # Exits 0 if exactly this is seen, else 1 and says what differs. Needs root, python3 and iproute2. Some seconds.

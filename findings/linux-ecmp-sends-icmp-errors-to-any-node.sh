@@ -1,12 +1,12 @@
 #!/bin/bash
-# Linux as router (seen with 6.18), three equal next hops to a service address, each `fib_multipath_hash_policy` (3 with
-# its default fields).
+# Linux as router (seen with 6.18), three equal next hops to a service address, each `fib_multipath_hash_policy` (3
+# with its default fields).
 #
 # For each of 150 TCP flows a router on the client's way sends "fragmentation needed" (IPv6: "packet too big") to the
 # service address. It quotes the packet of the server that was too large. Does it leave by the hop of its flow?
 #
-# Expected before it was run: yes, with every policy: the kernel looks into ICMP errors for the sake of ECMP, and
-# the quoted header has the ports too.
+# Expected before it was run: yes, with every policy: the kernel looks into ICMP errors for the sake of ECMP, and the
+# quoted header has the ports too.
 #
 # Seen:
 #
@@ -19,7 +19,8 @@
 #     IPv6, policy 2: at the hop of its flow: about 50 of 150, all at one hop
 #     IPv6, policy 3: at the hop of its flow: about 50 of 150, all at one hop
 #
-# Only policy 0 looks into the error. For IPv6 it hashes the flow label too, and each end of a connection chooses its own.
+# Only policy 0 looks into the error. For IPv6 it hashes the flow label too, and each end of a connection chooses its
+# own.
 #
 # What it means: path MTU discovery of an anycast service works only if every node forwards such an error to the real
 # server that the quoted flow belongs to (IPVS with equal tables does); else clamp the MSS.

@@ -2,10 +2,11 @@
 # Linux as router (seen with 6.18), three equal next hops, each `fib_multipath_hash_policy` (3 with its default
 # fields).
 #
-# Each of 150 clients sends a UDP datagram of 3,000 bytes, in three fragments, and from the same port one of 100 bytes.
+# Each of 150 clients sends a UDP datagram of 3,000 bytes, in three fragments, and from the same port one of 100
+# bytes.
 #
-# Expected before it was run: with policy 1 (ports in the hash) the first fragment, which has the ports, goes where the
-# small datagram goes, and the others go by addresses alone: datagrams are torn apart.
+# Expected before it was run: with policy 1 (ports in the hash) the first fragment, which has the ports, goes where
+# the small datagram goes, and the others go by addresses alone: datagrams are torn apart.
 #
 # Seen:
 #
@@ -14,12 +15,12 @@
 #     policy 2: 0 datagrams torn apart; large and small one at different hops: 0
 #     policy 3: 0 datagrams torn apart; large and small one at different hops: 0
 #
-# Linux takes the ports of no fragment, not even of the first. So all of a datagram stay together, and all of them leave
-# the way of the client's other packets.
+# Linux takes the ports of no fragment, not even of the first. So all of a datagram stay together, and all of them
+# leave the way of the client's other packets.
 #
-# What it means: with policy 1 one sender's large messages (syslog, DNS) arrive at another node than its small ones. It
-# does no harm where all nodes choose the same server by addresses alone; where ports are part of the choice, or nodes
-# keep state, use policy 0.
+# What it means: with policy 1 one sender's large messages (syslog, DNS) arrive at another node than its small ones.
+# It does no harm where all nodes choose the same server by addresses alone; where ports are part of the choice, or
+# nodes keep state, use policy 0.
 #
 # Exits 0 if exactly this is seen, else 1 and says what differs. Needs root, python3 and iproute2. Some seconds.
 set -euo pipefail

@@ -1,8 +1,8 @@
 #!/bin/bash
 # Linux as router (seen with 6.18): a resilient next-hop group of 64 buckets.
 #
-# 500 flows to a service address, each with a packet at least every 5 s. One of three next hops leaves the group, and is
-# back ten seconds later. One group has the timers of the kernel (idle_timer 120 s, unbalanced_timer 0), the other
+# 500 flows to a service address, each with a packet at least every 5 s. One of three next hops leaves the group, and
+# is back ten seconds later. One group has the timers of the kernel (idle_timer 120 s, unbalanced_timer 0), the other
 # `unbalanced_timer 20`.
 #
 # Expected before it was run: no flow of the hops that stay is moved when one leaves; the one that is back gets its
@@ -13,14 +13,15 @@
 #     one leaves: 0 flows of those that stay are moved (both groups)
 #     back for 60 s: the kernel's timers: 0 of 500 flows at the one that is back; unbalanced_timer 20: about 170 of 500
 #
-# A bucket is given away when it was idle for 120 s; with a packet in every bucket none ever is. unbalanced_timer 0 means
-# never, not at once.
+# A bucket is given away when it was idle for 120 s; with a packet in every bucket none ever is. unbalanced_timer 0
+# means never, not at once.
 #
 # What it means: on a busy service a node that restarted serves nothing until unbalanced_timer is set, and after each
 # node has restarted once, the last one that did is empty. The price of the timer: the buckets move all together, with
 # the flows in them.
 #
-# Exits 0 if exactly this is seen, else 1 and says what differs. Needs root, python3 and iproute2. A minute and a half.
+# Exits 0 if exactly this is seen, else 1 and says what differs. Needs root, python3 and iproute2. A minute and a
+# half.
 set -euo pipefail
 
 # All runs in namespaces of this script's own: they end with it, and nothing is left.

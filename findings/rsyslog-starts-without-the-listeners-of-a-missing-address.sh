@@ -1,6 +1,6 @@
 #!/bin/bash
-# rsyslog 8.2302.0 (Debian 12) as receiver, with four inputs on one address by their parameter `address`: imudp, imtcp,
-# imptcp, imrelp.
+# rsyslog 8.2302.0 (Debian 12) as receiver, with four inputs on one address by their parameter `address`: imudp,
+# imtcp, imptcp, imrelp.
 #
 # The address is not on the host when rsyslogd starts, and is added three seconds later.
 #
