@@ -128,8 +128,11 @@ machines: $(STAMP) ## draw docs/machines.md from the tables of the core anew
 clab: $(STAMP) ## write the containerlab topology anew
 	@$(BIN)/python -m lab clab --write
 
-findings: ## what real programs do otherwise than expected: each script runs the real program; outside of make test
-	@for script in findings/*.sh; do bash $$script || exit; done
+# One after another, all of them; those that fail are named at the end. ONLY='bfd-*' runs some.
+findings: ## what real programs do otherwise than expected: each script runs the real program; root, ten minutes
+	@failed=; for script in findings/$(or $(ONLY),*).sh; do \
+		echo "== $$script"; bash $$script || failed="$$failed $$script"; \
+	done; test -z "$$failed" || { echo "not as stated in its head:$$failed" >&2; exit 1; }
 
 clean: ## remove what was built here
 	rm -rf build dist $(VENV) $(LOWEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
