@@ -26,7 +26,7 @@ def test_every_failure_is_told_with_its_sum(capsys: pytest.CaptureFixture[str]) 
         "2.25 s",
         "2 s lease TTL + 0.05 s plugin and ExaBGP + 0.2 s router",
     ]
-    assert "web tcp/443, web mark/7, syslog udp/514 and 2 more" in out
+    assert "web tcp/443, web tcp/8443, web mark/7 and 3 more" in out
     assert "warning: fragments: " in out
 
 

@@ -140,7 +140,8 @@ def test_everything_that_can_be_written_arrives() -> None:
     )
     web, syslog, metrics = config.vips
     assert (web.med, web.communities, web.large_communities) == (100, ("65000:100",), ("65000:1:100",))
-    http, https, marked = web.services
+    http, https, own, marked = web.services
+    assert (own.pool.name, own.pool.servers[0].name) == ("web-8443", "api1")
     assert http.pool.check == Check(
         kind=HttpCheck(tls=False, path="/health"),
         interval=1.0,
