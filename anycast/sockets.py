@@ -12,6 +12,7 @@ from typing import IO, NamedTuple, Self
 
 BACKLOG = 4096
 """Connections that wait to be let in, as far as `net.core.somaxconn` allows. Who finds it full is refused."""
+_AT_ONCE = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY  # a pipe in its place keeps nobody waiting
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
@@ -53,11 +54,10 @@ class InstanceLock:
 
     def _open(self) -> IO[bytes]:
         try:
-            return self._path.open("ab")
+            return open(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _AT_ONCE, 0o666), "ab")
         except OSError:
-            return self._path.open(
-                "rb"
-            )  # on a disk that has become read-only: what another agent holds counts
+            # On a disk that has become read-only: what another agent holds counts.
+            return open(os.open(self._path, os.O_RDONLY | _AT_ONCE), "rb")
 
     def release(self) -> None:
         if self._file is not None:

@@ -4,6 +4,7 @@
 (addresses of the loopback), each once a second; this process is its plugin, and hostile clients (`lab.hostile`) and
 readers are processes of their own beside it. Prints a table; the same in `build/bench-ops.json`.
 `--only sockets`: 1,000 hostile connections at the HTTP port and 1,000 at the agent's sockets at once, and no more.
+`--only reloads`: one reload after another of the hostile files of `lab.bench_input`, and no more.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -23,7 +25,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from anycast.cli import client
-from lab import configs, loaded_agent, measuring
+from lab import configs, hostile_files, loaded_agent, measuring
 from lab.figures import Times, percentile, times_table
 from lab.loaded_agent import TTL, agent_yaml, ask, target, vips
 from lab.measuring import say
@@ -37,6 +39,7 @@ COMMANDS = 100
 COMMAND_GOAL = 1.0  # seconds, for each of them
 WINDOW = 20.0  # seconds of each measurement
 QUESTIONS = 60  # of each document
+RELOAD_PATIENCE, REFUSED = 120.0, 422
 PROBE_PATIENCE = 2.0  # seconds, of a health check
 FIRST = "127.16.0.1"
 _SIXTH = TTL / 3
@@ -120,7 +123,9 @@ class Bench:
         with target(self._checked):
             if self._only == "sockets":
                 return self._at_once()
-            return [*self._large(), self._small(), *self._at_once()]
+            if self._only == "reloads":
+                return self._reloaded()
+            return [*self._large(), self._small(), *self._at_once(), *self._reloaded()]
 
     def _large(self) -> list[Times]:
         port = free_port()
@@ -200,6 +205,38 @@ class Bench:
             ),
         ]
 
+    def _reloaded(self) -> list[Times]:
+        """In turns without and with them, as above."""
+        calm, stormy, answers, odd = Seconds(), Seconds(), Seconds(), list[str]()
+        with self._agent("reloads", self._servers, free_port()) as runtime:
+            plugin = Plugin(runtime)
+            plugin.until_announced(vips(self._servers))
+            plugin.lateness(5.0)
+            file = runtime / "anycast.yaml"
+            right, hostile = file.read_bytes(), itertools.cycle(hostile_files.told())
+            for turn in range(2):
+                say(
+                    f"turn {turn + 1}: {self._window:g} s without reloads, and as long with those of hostile files"
+                )
+                calm += plugin.gaps(self._window)
+                over = threading.Event()
+                reloading = threading.Thread(
+                    target=_reload_hostile, args=(runtime, hostile, over, answers, odd), daemon=True
+                )
+                reloading.start()
+                stormy += plugin.gaps(self._window)
+                over.set()
+                reloading.join()
+                file.write_bytes(right)
+        for what in odd:
+            say(what)
+        goals = {share: GAP_GOAL * percentile(calm, share) for share in (0.5, 0.99)}
+        return [
+            Times(work="lease to lease, no reloads", values=calm),
+            Times(work="lease to lease, reloads of hostile files", goals=goals, values=stormy),
+            Times(work=f"  a reload, {len(odd)} of {len(answers)} not refused", values=answers),
+        ]
+
     def _attacked(self, plugin: Plugin, host: str, port: int, where: str, control: Path) -> list[Times]:
         say(f"{HOSTILE} hostile connections {where}")
         questions = {
@@ -244,6 +281,27 @@ class Bench:
             yield runtime
 
 
+def _reload_hostile(
+    runtime: Path,
+    files: Iterator[tuple[str, bytes]],
+    over: threading.Event,
+    answers: Seconds,
+    odd: list[str],
+) -> None:
+    """Until it is over. `odd`: files that were not refused as a mistake is."""
+    while not over.is_set():
+        name, data = next(files)
+        (runtime / "anycast.yaml").write_bytes(data)
+        began = time.perf_counter()
+        try:
+            answer = client.command(runtime / "control.sock", "/reload", timeout=RELOAD_PATIENCE)
+            if answer.code != REFUSED:
+                odd.append(f"{name}: {answer.code}")
+        except client.UnreachableError as error:
+            odd.append(f"{name}: {error}")
+        answers.append(time.perf_counter() - began)
+
+
 @contextlib.contextmanager
 def hostile_clients(host: str, port: int) -> Iterator[None]:
     argv = [sys.executable, "-m", "lab.hostile", "http", host, str(port), str(HOSTILE)]
@@ -281,7 +339,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--servers", type=int, default=SERVERS)
     parser.add_argument("--window", type=float, default=WINDOW, help="seconds of each measurement")
     parser.add_argument("--questions", type=int, default=QUESTIONS, help="for each document")
-    parser.add_argument("--only", choices=["sockets"], default="", help="the row of that name alone")
+    parser.add_argument(
+        "--only", choices=["sockets", "reloads"], default="", help="the row of that name alone"
+    )
     options = parser.parse_args(argv)
     measuring.ready("bench_ops")
     with tempfile.TemporaryDirectory(prefix="bench-ops-") as name:

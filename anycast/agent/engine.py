@@ -87,6 +87,10 @@ TOLD, LAST = 1000, 100  # problems or changes of a reload; and of those, the las
 CHANGED = 400  # real servers of VIPs, about, that a reload changes in one turn
 GROWTH = 1.25  # times as many real servers as were carried are taken without a trial
 SAVE_AGAIN = 5.0  # seconds until what could not be saved is tried again
+_ELSEWHERE = (
+    "{}: node.state_dir cannot be changed on trial: a restart would look there for what to go back to, and not in {} "
+    "(reload without --confirm-within)"
+)
 LEAVE_PATIENCE = 5.0  # seconds the checks and a save under way have at the end
 _ROUTE_ACTIONS = {"route.announced": "announce", "route.withdrawn": "withdraw", "route.refused": "refuse"}
 OWNED = "owned.json"  # in the state directory
@@ -751,6 +755,8 @@ class Engine:
             return self._refused(problems)
         old, was_on_trial = self._loaded, self._force.stage is Stage.ON_TRIAL
         stage = self._stage_with(loaded, wish)
+        if stage is Stage.ON_TRIAL and Path(loaded.config.node.state_dir) != self._state_dir:
+            return self._refused((_ELSEWHERE.format(self._path, self._state_dir),))
         # Before it is in force: it may be what ends the agent, and the next one must not start with it.
         if stage is Stage.ON_TRIAL and (why := await self._marked(loaded.digest)):
             return self._refused(
@@ -769,7 +775,11 @@ class Engine:
         if stage is Stage.CONFIRMED:
             self._keep_last_good(loaded)
         left = trial_left(self._force, self._clock())
-        log.info("config.applied", changes=answer.changes, **({} if left is None else {"confirm_s": left}))
+        log.info(
+            "config.applied",
+            changes=answer.changes,
+            **({} if left is None else {"confirm_s": round(left, 1)}),
+        )
         return replace(answer, confirm_s=left)
 
     def _stage_with(self, loaded: Loaded, wish: ReloadWish) -> Stage:
@@ -854,7 +864,9 @@ class Engine:
         async with self._reload_lock:
             if self._force.stage is not Stage.ON_TRIAL:
                 raise NothingThereError("no configuration is on trial: there is nothing to confirm")
-            self._entered(NEXT[self._force.stage, Signal.CONFIRM])
+            stage = NEXT[self._force.stage, Signal.CONFIRM]
+            # A file that was refused meanwhile is still refused.
+            self._force = replace(self._force, stage=stage, since=self._clock(), ends=math.inf)
             saving = self._keep_last_good(self._loaded)
             log.info("config.confirmed")
         patience = None if deadline == math.inf else max(0.0, deadline - self._clock())

@@ -4,6 +4,7 @@ costs the node nothing but these lines.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -16,6 +17,7 @@ MAX_WAITING = 10_000  # events that wait for the disk; more are not written
 MAX_BYTES = 4 * 1024 * 1024  # of one file, give or take one writing
 RETRY = 5.0  # seconds until what the disk refused is written again
 PATIENCE = 1.0  # seconds the last events have to be written at the end
+_AT_ONCE = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY  # a pipe in its place keeps nobody waiting
 
 
 def _before(path: Path) -> Path:
@@ -35,7 +37,7 @@ def load(path: Path, *, kept: int = KEPT) -> list[Event]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        with path.open("rb") as file:
+        with open(os.open(path, os.O_RDONLY | _AT_ONCE), "rb") as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
                 return []
@@ -88,8 +90,10 @@ class EventsFile:
     def _append(self, data: bytes) -> int:
         """Returns the size of the file."""
         # Opened each time: somebody may have taken the file away.
-        file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | _AT_ONCE, 0o640)
         try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise OSError(errno.EINVAL, "it is not a file")
             size = os.fstat(file).st_size
             if size and os.pread(file, 1, size - 1) != b"\n":
                 data = b"\n" + data  # a line that was cut must not spoil the next

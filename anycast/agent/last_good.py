@@ -14,8 +14,10 @@ import structlog
 
 from anycast.agent import files
 from anycast.config.kept import FILE, DamagedError, Head, Texts, head
+from anycast.sealed import opened
 
 MARK = "on-trial.json"
+_KEYS = ("version", "digest")
 DEFAULT_DIRECTORY = Path("/var/lib/anycast")
 _STATE_DIR = re.compile(rb"""\bstate_dir["']?\s*:\s*["']?(/[!-~]*?)["']?\s*[,}#\r\n]""")
 _LOOKED_THROUGH = 65536  # bytes of a file that cannot be read, for its state_dir
@@ -98,10 +100,10 @@ def mark(directory: Path, digest: str) -> None:
 def is_marked(directory: Path, digest: str) -> bool:
     """A mark that cannot be read may be of any: the last good configuration is the safe side."""
     try:
-        return bool(json.loads((directory / MARK).read_bytes())["digest"] == digest)
+        return bool(opened(files.read(directory / MARK), _KEYS)["digest"] == digest)
     except FileNotFoundError:
         return False
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         log.error("config.last_good_damaged", error=f"{directory / MARK}: {error}")
         return True
 

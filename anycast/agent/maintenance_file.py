@@ -35,7 +35,7 @@ def load(path: Path, boot: str = "") -> dict[str, Maintenance]:
     `boot`: of this boot. Monotonic instants of another are left out.
     """
     try:
-        data = path.read_bytes()
+        data = files.read(path)
     except FileNotFoundError:
         return {}
     except OSError as error:

@@ -33,7 +33,7 @@ def load(path: Path, boot: str) -> Owned:
     `boot`: of this boot. No lease of another stands any more.
     """
     try:
-        body = opened(path.read_bytes(), _KEYS)
+        body = opened(files.read(path), _KEYS)
         if body["version"] != VERSION:
             raise ValueError(f"version {body['version']!r}, expected {VERSION}")
         services = {_key(one): _servers(one["servers"]) for one in body["services"]}

@@ -72,7 +72,7 @@ class StartsFile:
 def load(path: Path) -> Starts | None:
     """None: there is no file. Raises OSError, and ValueError for anything that cannot be understood whole."""
     try:
-        data = path.read_bytes()
+        data = files.read(path)
     except FileNotFoundError:
         return None
     match opened(data, _KEYS):

@@ -67,8 +67,8 @@ class _Fork:
     def __init__(self, work: Callable[[], None]) -> None:
         """Raises OSError."""
         self.returncode: int | None = None
-        self._pid = os.fork()
-        if self._pid == 0:
+        self.pid = os.fork()
+        if self.pid == 0:
             status = 1
             try:
                 work()
@@ -82,7 +82,7 @@ class _Fork:
         """The exit status; of a signal, its negative number. Raises TimeoutExpired."""
         ends = math.inf if timeout is None else time.monotonic() + timeout
         while self.returncode is None:
-            pid, status = os.waitpid(self._pid, 0 if timeout is None else os.WNOHANG)
+            pid, status = os.waitpid(self.pid, 0 if timeout is None else os.WNOHANG)
             if pid:
                 self.returncode = os.waitstatus_to_exitcode(status)
             elif time.monotonic() > ends:
@@ -93,7 +93,7 @@ class _Fork:
 
     def kill(self) -> None:
         if self.returncode is None:
-            os.kill(self._pid, signal.SIGKILL)
+            os.kill(self.pid, signal.SIGKILL)
 
 
 class Reading:
@@ -130,6 +130,8 @@ class Reading:
             known.write(digests(before.units))
             known.seek(0)
             self._begin([*argv, "--again"], known.fileno())
+        # Not by itself: until it came to that it would have the agent's priority, for all that Python does at a start.
+        _behind(self._process.pid)
 
     def _fork(self) -> None:
         self._out, out = os.pipe()
@@ -283,10 +285,15 @@ def _limit_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
+def _behind(pid: int) -> None:
+    """The agent goes before that process, whose priority it inherits: a real-time one, against which niceness is nothing."""
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(pid, os.SCHED_OTHER, os.sched_param(0))
+        os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
+
+
 def _yield_to_the_agent() -> None:
     """Its lease comes first, and where memory is short this is what can be done without."""
-    with contextlib.suppress(OSError):
-        os.nice(NICENESS)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
 

@@ -13,7 +13,10 @@ from ipaddress import ip_address
 
 ANY = "*"
 LOCAL = frozenset({"localhost"})
-_AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9._-]{1,253}))(?::[0-9]{0,5})?\Z", re.ASCII)
+_AUTHORITY = re.compile(
+    r"(?:\[([0-9A-Fa-f:.]{2,45})(?:%[A-Za-z0-9._~%-]{1,32})?\]|([A-Za-z0-9._-]{1,253}))(?::[0-9]{0,5})?\Z",
+    re.ASCII,
+)
 
 
 def host_of(authority: str) -> str | None:

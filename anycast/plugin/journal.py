@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from anycast.plugin.prefixes import Entry, Prefixes, route_order
 from anycast.sealed import opened, sealed
 
 RETRY = 5.0  # seconds
+_AT_ONCE = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY  # a pipe in its place keeps nobody waiting
 _KEYS = ("prefix", "next_hop", "med", "communities", "large_communities")
 STALE = 8  # it is written anew once it has one route too many for each so many it needs
 
@@ -80,7 +82,9 @@ class Journal:
 
 def load(path: str) -> tuple[Route, ...]:
     """What the file holds. Raises OSError, and ValueError where it is damaged."""
-    with open(path, "rb") as file:
+    with open(os.open(path, os.O_RDONLY | _AT_ONCE), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError(f"{path}: it is not a file")
         first, *lines = file.read().splitlines(keepends=True) or [b""]
     routes = opened(first, ("routes",)).get("routes")
     if not isinstance(routes, list):
@@ -102,7 +106,7 @@ def store(path: str, writing: Writing) -> None:
     """
     if not writing.whole:
         lines = "".join(sealed(json.dumps(route_body(route)) + "\n") for route in writing.routes)
-        with open(path, "r+b", buffering=0) as file:
+        with open(os.open(path, os.O_RDWR | _AT_ONCE), "r+b", buffering=0) as file:
             file.seek(0, os.SEEK_END)
             if file.write(lines.encode()) != len(lines):
                 raise OSError(f"{path}: written in part")
@@ -111,7 +115,8 @@ def store(path: str, writing: Writing) -> None:
     new = f"{path}.new"
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     try:
-        with open(new, "w", encoding="utf-8") as file:
+        beside = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _AT_ONCE, 0o666)
+        with open(beside, "w", encoding="utf-8") as file:
             file.write(data)
         os.replace(new, path)
     except OSError:

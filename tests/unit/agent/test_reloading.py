@@ -352,6 +352,34 @@ def test_a_trial_that_a_restart_would_not_end_is_refused(
     play(tmp_path, story)
 
 
+def test_a_trial_keeps_its_state_where_a_restart_looks_for_it(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        async with running(engine):
+            await site.announced(WEB)
+            text = site.file.read_text()
+            site.file.write_text(text.replace(str(site.state_dir), f"{site.state_dir}2"))
+            (problem,) = (await engine.reload(TRIED)).problems
+            assert "node.state_dir cannot be changed on trial" in problem
+            assert (await engine.reload()).ok
+
+    play(tmp_path, story)
+
+
+def test_a_file_that_was_refused_during_a_trial_is_so_after_it_too(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        async with running(engine):
+            await site.announced(WEB)
+            await on_trial(site, engine)
+            site.file.write_text("vips: [\n")
+            assert not (await engine.reload()).ok
+            assert (await engine.confirm()).ok
+            assert kinds(engine) == [Condition.RELOAD_REFUSED]
+
+    play(tmp_path, story)
+
+
 def test_those_who_ask_for_different_things_get_different_answers(tmp_path: Path) -> None:
     async def story(site: Site) -> None:
         engine = site.engine()

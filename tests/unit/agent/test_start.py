@@ -26,6 +26,8 @@ from tests.unit.agent.test_main import CONFIG, ROOT, Agent, configure, finished,
 MORE = CONFIG + "  mail: {{address: 192.0.2.2, port: 25, servers: [127.0.0.1]}}\n"
 NO_VIP = CONFIG[: CONFIG.index("vips:")] + "vips: {{}}\n"
 
+PATIENCE = 120.0  # seconds for a command: it takes what it takes
+
 OURS = ("last_good", "reload_refused", "gone_back", "confirmation_awaited", "config_not_saved")
 
 
@@ -85,10 +87,10 @@ def test_an_agent_with_a_damaged_file_serves_from_the_last_good_one_and_says_so_
         assert "started with the last good configuration" in node.get("/")[1]
         assert 'anycast_standing_condition{kind="last_good"} 1.0' in node.get("/metrics")[1]
         assert "anycast_config_last_reload_successful 0.0" in node.get("/metrics")[1]
-        assert not command(node.control, "/reload").ok
+        assert not command(node.control, "/reload", timeout=PATIENCE).ok
         assert standing(node) == ["last_good", "reload_refused"]
         file.write_text(good)
-        assert command(node.control, "/reload").ok
+        assert command(node.control, "/reload", timeout=PATIENCE).ok
         assert standing(node) == []
         assert node.end(signal.SIGTERM) == 0
 
@@ -99,7 +101,7 @@ def test_what_was_on_trial_is_gone_after_a_restart(tmp_path: Path) -> None:
     with started(file, port) as node:
         node.until("ops.listening")
         configure(tmp_path, MORE, port)
-        assert command(node.control, "/reload", {"confirm_within_s": 3600}).ok
+        assert command(node.control, "/reload", {"confirm_within_s": 3600}, timeout=PATIENCE).ok
         assert standing(node) == ["confirmation_awaited"]
         node.process.kill()
         node.process.wait()
@@ -108,7 +110,7 @@ def test_what_was_on_trial_is_gone_after_a_restart(tmp_path: Path) -> None:
         node.until("ops.listening")
         assert [vip["name"] for vip in node.read().body["vips"]] == ["web"]
         assert standing(node) == ["gone_back"]
-        assert command(node.control, "/reload").ok
+        assert command(node.control, "/reload", timeout=PATIENCE).ok
         assert [vip["name"] for vip in node.read().body["vips"]] == ["web", "mail"]
         assert standing(node) == []
 
@@ -119,7 +121,7 @@ def test_a_trial_that_nobody_confirms_is_over_by_itself(tmp_path: Path) -> None:
     with started(file, port) as node:
         node.until("ops.listening")
         configure(tmp_path, MORE, port)
-        answer = command(node.control, "/reload", {"confirm_within_s": 1})
+        answer = command(node.control, "/reload", {"confirm_within_s": 1}, timeout=PATIENCE)
         assert answer.ok
         assert answer.body["confirm_s"] <= 1
         told = node.until("config.gone_back")
@@ -139,8 +141,8 @@ def test_a_node_that_would_be_emptied_by_its_file_starts_as_it_was_until_somebod
         assert "no VIP would be left" in node.until("config.last_good_used")["why"]
         node.until("ops.listening")
         assert [vip["name"] for vip in node.read().body["vips"]] == ["web"]
-        assert not command(node.control, "/reload").ok
-        assert command(node.control, "/reload", {"allow_removal": True}).ok
+        assert not command(node.control, "/reload", timeout=PATIENCE).ok
+        assert command(node.control, "/reload", {"allow_removal": True}, timeout=PATIENCE).ok
         document = node.read().body
         assert document["vips"] == []
         state, line = report(document)

@@ -47,6 +47,19 @@ def test_who_loads_so_needs_neither_pydantic_nor_yaml() -> None:
     assert done.stdout == "set()\n"
 
 
+def test_the_reader_of_a_reload_is_behind_the_agent_from_its_first_instant(tmp_path: Path) -> None:
+    before = apart.load(FULL)
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # as little inherited as a real-time one
+    try:
+        reading = apart.Reading(FULL, before)
+        pid = reading._process.pid
+        found = os.sched_getscheduler(pid), os.getpriority(os.PRIO_PROCESS, pid)
+        reading.result()
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    assert found == (os.SCHED_OTHER, min(19, os.getpriority(os.PRIO_PROCESS, 0) + apart.NICENESS))
+
+
 def test_a_reload_gets_only_what_has_changed(tmp_path: Path) -> None:
     file = tmp_path / "anycast.yaml"
     file.write_text(FULL.read_text())
