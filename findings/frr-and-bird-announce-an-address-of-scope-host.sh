@@ -64,6 +64,7 @@ protocol bgp uplink {
     local 10.0.1.2 as 65001;
     neighbor 10.0.1.1 as 65000;
     connect retry time 1; connect delay time 1; error wait time 1, 1;
+    graceful restart off;
     ipv4 { import all; export none; };
 }
 CONF
@@ -89,13 +90,14 @@ CONF
 chown frr:frr /run /run/frr zebra.conf bgpd.conf
 
 announced() { birdc -s peer.ctl show route protocol uplink | grep -o '^192\.0\.2\.[12]/32' | sort | paste -sd ' '; }
+no_route() { [[ -z $(announced || true) ]]; }
 has_global() { announced | grep -q 192.0.2.2; }
 status=0
 try() { # NAME: what the daemons that run announce
     local seen
     until_so "$1 announces 192.0.2.2" has_global
     sleep 1
-    seen=$(announced)
+    seen=$(announced || true)
     echo "$1 announces $seen"
     [[ $seen == "192.0.2.1/32 192.0.2.2/32" ]] || { echo "expected: both" >&2; status=1; }
 }
@@ -107,6 +109,7 @@ daemons+=("$!")
 try frr
 kill "${daemons[@]}"
 wait "${daemons[@]}" || true
+until_so "the peer has lost what frr announced" no_route
 bird -f -c bird.conf -s bird.ctl -P bird.pid > bird.log 2>&1 &
 try bird
 exit "$status"

@@ -65,6 +65,7 @@ protocol bgp uplink {
     local 10.0.1.2 as 65001;
     neighbor 10.0.1.1 as 65000;
     connect retry time 1; connect delay time 1; error wait time 1, 1;
+    graceful restart off;
     ipv4 { import all; export none; };
 }
 CONF

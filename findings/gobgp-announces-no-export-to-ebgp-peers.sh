@@ -73,6 +73,7 @@ protocol bgp uplink {
     local 10.0.$2.2 as 6500$2;
     neighbor 10.0.$2.1 as 65000;
     connect retry time 1; connect delay time 1; error wait time 1, 1;
+    graceful restart off;
     ipv4 { import all; export where source = RTS_STATIC; };
 }
 CONF
@@ -146,6 +147,7 @@ declare -A expected=(
     [frr]=' plain' [bird]=' plain blackhole'
     [gobgp]=' plain no-export no-advertise blackhole' [openbgpd]=' plain blackhole'
 )
+nothing() { [[ -z $(got) ]]; }
 passes() { got | grep -q plain; }
 status=0
 for router in frr bird gobgp openbgpd; do
@@ -160,6 +162,7 @@ for router in frr bird gobgp openbgpd; do
     echo "$router: the other peer gets$seen"
     [[ $seen == "${expected[$router]}" ]] || { echo "expected:${expected[$router]}" >&2; status=1; }
     birdc -s a.ctl disable vip > /dev/null
+    until_so "b has lost all" nothing
     kill "$pid"
     wait "$pid" || true
 done

@@ -52,8 +52,8 @@ input(type="imrelp" address="192.0.2.53" port="5144")
 action(type="omfile" file="/run/messages")
 CONF
 checked=0
-rsyslogd -N1 -f rsyslog.conf > check.log 2>&1 || checked=$?
-rsyslogd -n -f rsyslog.conf -i rsyslog.pid > rsyslog.log 2>&1 &
+rsyslogd -N1 -iNONE -f rsyslog.conf > check.log 2>&1 || checked=$?
+rsyslogd -n -iNONE -f rsyslog.conf > rsyslog.log 2>&1 &
 rsyslogd=$!
 sleep 3
 runs="does not run"
