@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -38,6 +38,20 @@ for place in /proc /sys /dev /run /tmp; do mount --rbind "$place" "$root$place";
 exec chroot "$root" "$@"
 """
 
+# The shell stays: process 1 has to bury what nobody else does.
+_ISOLATED = """\
+root=$1
+shift
+mount --rbind /dev "$root/dev"
+mount -t proc proc "$root/proc"
+mount -t sysfs sysfs "$root/sys"
+mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
+mount -t tmpfs -o mode=755 tmpfs "$root/run"
+mkdir "$root/run/lock" "$root/run/netns"
+ip link set lo up
+chroot "$root" "$@" || exit $?
+"""
+
 
 def root(suite: str) -> Path:
     return PLACE / suite
@@ -58,27 +72,10 @@ def environment() -> dict[str, str]:
     return _ENVIRONMENT | kept
 
 
-def isolated(place: Path, argv: Iterable[str], *, binds: Mapping[Path, str]) -> list[str]:
-    """As `enter`, in mount, process, network, host name and IPC namespaces of their own; what ends, ends all it started.
-
-    `binds`: folders of this machine, and where they are in there.
-    """
-    mounts = "".join(
-        f'mkdir -p "$root{inner}" && mount --rbind "{outer}" "$root{inner}"\n' for outer, inner in binds.items()
-    )
-    script = f"""\
-root=$1
-shift
-mount --rbind /dev "$root/dev"
-mount -t proc proc "$root/proc"
-mount -t sysfs sysfs "$root/sys"
-mount -t tmpfs tmpfs "$root/tmp"
-mount -t tmpfs tmpfs "$root/run"
-{mounts}ip link set lo up
-exec chroot "$root" "$@"
-"""
-    own = ["unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--kill-child", "--propagation", "private"]
-    return [*own, "sh", "-ec", script, "sh", str(place), *argv]
+def isolated(place: Path, argv: Iterable[str]) -> list[str]:
+    """As `enter`, in mount, process, network, host name and IPC namespaces of their own: all that is started ends with it."""
+    own = ("--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--kill-child", "--propagation", "private")
+    return ["unshare", *own, "sh", "-ec", _ISOLATED, "sh", str(place), *argv]
 
 
 def make(suite: str) -> Path:
