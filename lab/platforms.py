@@ -19,7 +19,7 @@ import sys
 import time
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,7 +32,6 @@ REPORTS = CHECKOUT / "build" / "platforms"
 INNER = "/srv/anycast"  # where the clone is in a suite's root
 OUTCOMES = ("passed", "failed", "skipped")
 
-PYTEST = f"{shlex.quote(sys.executable)} -m pytest"
 PARTS = {
     "lint": "ruff check && {bin}ruff format --check && {bin}mypy && {bin}lint-imports",
     "unit": "python -m pytest tests/unit tests/property",
@@ -53,10 +52,11 @@ class Row:
 
 
 def counts(report: Path, name: str = "") -> Counter[str]:
-    """Of a JUnit report; with `name` only tests whose parameters begin with it."""
+    """Of a JUnit report; with `name` only tests with that parameter."""
     found: Counter[str] = Counter()
     for case in ET.parse(report).iter("testcase"):  # noqa: S314 - pytest wrote it here
-        if name and f"[{name}" not in str(case.get("name")):
+        parameters = str(case.get("name")).partition("[")[2].removesuffix("]").split("-")
+        if name and name not in parameters:
             continue
         outcome = {child.tag for child in case} & {"failure", "error", "skipped"}
         found["skipped" if outcome == {"skipped"} else "failed" if outcome else "passed"] += 1
@@ -68,7 +68,8 @@ def keep(rows: Sequence[Row]) -> None:
     known = [Row(**row) for row in json.loads(RESULTS.read_text())] if RESULTS.exists() else []
     new = {(row.tests, row.on) for row in rows}
     kept = sorted(
-        [*(row for row in known if (row.tests, row.on) not in new), *rows], key=lambda row: (row.tests, row.on)
+        [*(row for row in known if (row.tests, row.on) not in new), *rows],
+        key=lambda row: (row.tests, row.on),
     )
     RESULTS.write_text(json.dumps([asdict(row) for row in kept], indent=1) + "\n")
     PAGE.write_text(page(PAGE.read_text() if PAGE.exists() else "", kept))
@@ -86,7 +87,9 @@ def page(text: str, rows: Sequence[Row]) -> str:
 
 
 def _row(tests: str, on: str, found: Mapping[str, int]) -> Row:
-    return Row(tests=tests, on=on, day=time.strftime("%Y-%m-%d"), **{one: found.get(one, 0) for one in OUTCOMES})
+    return Row(
+        tests=tests, on=on, day=time.strftime("%Y-%m-%d"), **{one: found.get(one, 0) for one in OUTCOMES}
+    )
 
 
 def _report(name: str) -> Path:
@@ -102,7 +105,8 @@ def _keep_run(report: Path, tests: str, on: str, status: int) -> int:
         print(f"lab.platforms: {tests} on {on}: no result", file=sys.stderr)
         return status or 1
     row = _row(tests, on, counts(report))
-    keep([row])
+    if row.passed + row.failed:
+        keep([row])
     print(f"lab.platforms: {tests} on {on}: {row.passed} passed, {row.failed} failed, {row.skipped} skipped")
     return status
 
@@ -130,7 +134,10 @@ def run_suite(suite: str, parts: Sequence[str], words: Sequence[str]) -> int:
         if part != "lint":
             command += f" --junitxml=/report.xml {shlex.join(words)}"
         done = subprocess.run(
-            suites.isolated(root, ["sh", "-c", command]), check=False, env=suites.environment(), stdin=subprocess.DEVNULL
+            suites.isolated(root, ["sh", "-c", command]),
+            check=False,
+            env=suites.environment(),
+            stdin=subprocess.DEVNULL,
         )
         if part == "lint":
             print(f"lab.platforms: lint on {on}: status {done.returncode}")
@@ -148,7 +155,9 @@ def _clone(root: Path) -> None:
         subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", str(CHECKOUT), str(place)], check=True)
     for argv in (["fetch", "--quiet", str(CHECKOUT), "HEAD"], ["reset", "--quiet", "--hard", "FETCH_HEAD"]):
         subprocess.run(["git", "-C", str(place), *argv], check=True)
-    if subprocess.run(["git", "-C", str(CHECKOUT), "status", "--porcelain"], capture_output=True, check=True).stdout:
+    if subprocess.run(
+        ["git", "-C", str(CHECKOUT), "status", "--porcelain"], capture_output=True, check=True
+    ).stdout:
         print("lab.platforms: what is not committed is left out", file=sys.stderr)
 
 
@@ -163,7 +172,7 @@ cd {INNER} && test -x .venv/bin/python || python3 -m venv .venv
 .venv/bin/pip install --quiet --upgrade 'pip>=25.1' && .venv/bin/pip install --quiet --editable '.[dns,grpc,regex]' --group dev
 """
     told = {name: value for name, value in os.environ.items() if re.match(r"PIP_|SSL_CERT|REQUESTS_CA", name)}
-    certificates = f"mount --bind /etc/ssl/certs {shlex.quote(str(root))}/etc/ssl/certs && exec \"$@\""
+    certificates = f'mount --bind /etc/ssl/certs {shlex.quote(str(root))}/etc/ssl/certs && exec "$@"'
     argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", certificates, "sh"]
     subprocess.run(
         [*argv, *suites.enter(root, ["sh", "-ec", script])], check=True, env=suites.environment() | told
@@ -193,17 +202,18 @@ def run_here(parts: Sequence[str], words: Sequence[str]) -> int:
 
 def run_routers(words: Sequence[str]) -> int:
     """The contract tests of routers with all that are here: this machine's and those of `make routers`."""
-    from tests.contract.routers import every
+    os.environ["ANYCAST_ROUTERS"] = "all"
+    from tests.contract.routers import SOFTWARE
 
     report = _report("routers")
     files = ["tests/contract/test_routers.py", "tests/contract/test_bfd.py"]
     command = [sys.executable, "-m", "pytest", *files, f"--junitxml={report}", *words]
-    done = subprocess.run(command, cwd=CHECKOUT, env={**os.environ, "ANYCAST_ROUTERS": "all"}, check=False)
+    done = subprocess.run(command, cwd=CHECKOUT, check=False)
     if not report.exists():
         return done.returncode or 1
     rows = []
-    for one in every():
-        found = counts(report, one.name)
+    for one in SOFTWARE:
+        found = counts(report, one.id())
         rows.append(_row("routers", f"{one.label()}, {this_machine()}", found))
     keep(rows)
     for row in rows:

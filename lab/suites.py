@@ -31,9 +31,12 @@ _ENVIRONMENT = {
 _NO_DAEMON = "#!/bin/sh\nexit 101\n"
 
 # What the program has of this machine: its kernel's file systems, and the folders in which both sides find each other.
-_ENTER = """\
+OURS = "/ours"  # in such a Debian: all files of this machine
+_ENTER = f"""\
 root=$1
 shift
+mkdir -p "$root{OURS}"
+mount --rbind / "$root{OURS}"
 for place in /proc /sys /dev /run /tmp; do mount --rbind "$place" "$root$place"; done
 exec chroot "$root" "$@"
 """
@@ -74,7 +77,17 @@ def environment() -> dict[str, str]:
 
 def isolated(place: Path, argv: Iterable[str]) -> list[str]:
     """As `enter`, in mount, process, network, host name and IPC namespaces of their own: all that is started ends with it."""
-    own = ("--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--kill-child", "--propagation", "private")
+    own = (
+        "--mount",
+        "--pid",
+        "--net",
+        "--uts",
+        "--ipc",
+        "--fork",
+        "--kill-child",
+        "--propagation",
+        "private",
+    )
     return ["unshare", *own, "sh", "-ec", _ISOLATED, "sh", str(place), *argv]
 
 
@@ -88,7 +101,16 @@ def make(suite: str) -> Path:
     new.mkdir(parents=True)
     print(f"lab.suites: making {place.relative_to(CHECKOUT)}; some minutes", file=sys.stderr, flush=True)
     # In a mount namespace: it mounts /proc in there.
-    _run("unshare", "--mount", "debootstrap", "--variant=minbase", f"--include={','.join(_FIRST)}", suite, str(new), mirror())
+    _run(
+        "unshare",
+        "--mount",
+        "debootstrap",
+        "--variant=minbase",
+        f"--include={','.join(_FIRST)}",
+        suite,
+        str(new),
+        mirror(),
+    )
     shutil.copy("/etc/resolv.conf", new / "etc/resolv.conf")
     policy = new / "usr/sbin/policy-rc.d"
     policy.write_text(_NO_DAEMON)
@@ -99,6 +121,8 @@ def make(suite: str) -> Path:
     shutil.copy(CHECKOUT / "lab/install", new / "checkout/lab/install")
     for what in ((), ("routers",), ("package",)):
         _run(*_apart(new, ["/checkout/lab/install", *what]))
+    if suite == "sid":  # in the place of BIRD 2
+        _run(*_apart(new, ["apt-get", "-qq", "install", "--no-install-recommends", "bird3"]))
     _run(*_apart(new, ["apt-get", "clean"]))
     shutil.rmtree(new / "checkout")
     (new / ".ready").touch()
@@ -115,7 +139,13 @@ def _apart(place: Path, argv: Sequence[str]) -> list[str]:
 
 def _run(*argv: str) -> None:
     done = subprocess.run(
-        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False, env=environment()
+        argv,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env=environment(),
     )
     if done.returncode != 0:
         print(done.stdout[-4000:], done.stderr[-4000:], file=sys.stderr)

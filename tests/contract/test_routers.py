@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.bgp, pytest.mark.skipif(bool(bgp.missing()), reason=bg
 ROOT = Path(__file__).parents[2]
 OTHERS = [ip_network("10.99.0.2/32"), ip_network("10.99.0.0/31"), ip_network("fd00:99::2/128")]
 
-each = pytest.mark.parametrize("software", SOFTWARE, ids=lambda one: one.name)
+each = pytest.mark.parametrize("software", SOFTWARE, ids=lambda one: one.id())
 
 
 @each
@@ -59,7 +59,7 @@ def test_the_daemon_would_refuse_a_mistake(software: type[Software], tmp_path: P
         pytest.skip(f"no {software.program} here")
     conf = tmp_path / "router.conf"
     text = ROUTERS[software.name](router([config(tmp_path)]))
-    conf.write_text(text.replace("65001", "65001x"))
+    conf.write_text(text.replace(*software.mistake))
     conf.chmod(0o600)
     done = software.check(conf)
     assert done.returncode != 0 or "rror" in done.stdout + done.stderr

@@ -242,7 +242,9 @@ def _sign_expired(where: Path, key: Path, source: Sequence[str]) -> None:
         "rand_serial = yes\ndefault_md = sha256\npolicy = any\n[any]\ncommonName = supplied\n"
     )
     dates = ("-startdate", "20200101000000Z", "-enddate", "20200102000000Z")
-    openssl("ca", "-config", str(where / "ca.cnf"), "-batch", "-selfsign", "-keyfile", str(key), *dates, *source)
+    openssl(
+        "ca", "-config", str(where / "ca.cnf"), "-batch", "-selfsign", "-keyfile", str(key), *dates, *source
+    )
 
 
 def openssl(*arguments: str) -> None:
