@@ -8,6 +8,7 @@ STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
 
 .PHONY: help setup demo chaos bench bench-checks bench-input bench-ops bench-soak bench-scale lab lab-down test lint unit contract e2e test-lowest
+.PHONY: routers contract-all test-trixie test-sid test-kernels platforms
 .PHONY: package package-lock test-package audit schema machines clab findings clean
 
 help: ## what can be made
@@ -91,7 +92,33 @@ unit: $(STAMP) ## unit and property tests, no root needed
 contract: setup ## against the real ExaBGP, FRR, BIRD, GoBGP, OpenBGPD and Chromium on this machine
 	@./lab/install routers
 	@./lab/install browser
-	@$(BIN)/python -m pytest tests/contract -m 'not lab'
+	@$(APART) $(BIN)/python -m pytest tests/contract -m 'not lab'
+
+# Whatever becomes of a run, its daemons end with it.
+APART := $(if $(filter 0,$(shell id -u)),unshare --mount --pid --fork --kill-child --mount-proc sh -c '"$$0" "$$@"; exit $$?')
+
+# --- other platforms: what was run on what is in docs/platforms.md, and written there by these ---
+
+routers: $(STAMP) ## Debian 13 and unstable in build/debian, with their routers and User-Mode-Linux; root, minutes
+	@$(BIN)/python -m lab.suites
+
+contract-all: routers ## the contract tests of routers with those of this machine and of `make routers`; half an hour
+	@$(APART) $(BIN)/python -m lab.platforms routers
+
+# PARTS='lint unit contract'. The last commit is tested.
+test-trixie: $(STAMP) ## lint, unit and contract tests of a clone of this checkout on Debian 13, Python 3.13; root
+	@$(BIN)/python -m lab.platforms suite trixie $(or $(PARTS),lint unit contract)
+
+test-sid: $(STAMP) ## the same on Debian unstable, Python 3.14
+	@$(BIN)/python -m lab.platforms suite sid $(or $(PARTS),lint unit contract)
+
+# TESTS=tests/e2e/test_maintenance.py for some of them.
+test-kernels: routers ## IPVS and end-to-end tests on User-Mode-Linux of Debian 12, 13 and unstable; hours
+	@for suite in here trixie sid; do $(BIN)/python -m lab.platforms kernel $$suite $(if $(TESTS),-- $(TESTS)) || exit; done
+
+platforms: setup ## all of it, and unit and contract tests here
+	@$(BIN)/python -m lab.platforms here unit contract
+	@for what in test-trixie test-sid contract-all test-kernels; do $(MAKE) --no-print-directory $$what || exit; done
 
 e2e: setup ## in the lab's kernel: IPVS contract and end to end
 	@$(BIN)/python -m lab run -- $(BIN)/python -m pytest tests/contract tests/e2e -m lab
