@@ -206,7 +206,11 @@ def run_routers(words: Sequence[str]) -> int:
     from tests.contract.routers import SOFTWARE
 
     report = _report("routers")
-    files = ["tests/contract/test_routers.py", "tests/contract/test_bfd.py"]
+    files = [
+        "tests/contract/test_routers.py",
+        "tests/contract/test_bfd.py",
+        "tests/contract/test_frr_zebra.py",
+    ]
     command = [sys.executable, "-m", "pytest", *files, f"--junitxml={report}", *words]
     done = subprocess.run(command, cwd=CHECKOUT, check=False)
     if not report.exists():
@@ -234,8 +238,19 @@ def run_kernel(suite: str, words: Sequence[str]) -> int:
     others = [word for word in words if not word.startswith("tests/")]
     command = [sys.executable, "-m", "lab", "run", "--", sys.executable, "-m", "pytest", *tests, "-m", "lab"]
     done = subprocess.run([*command, f"--junitxml={report}", *others], cwd=CHECKOUT, env=env, check=False)
-    name = "lab" if not words else f"lab: `{shlex.join(words)}`"
+    said = shlex.join(_which(words))
+    name = f"lab: `{said}`" if said else "lab"
     return _keep_run(report, name, f"User-Mode-Linux {release}, {this_machine()}", done.returncode)
+
+
+def _which(words: Sequence[str]) -> list[str]:
+    """Those of pytest's words that choose tests."""
+    return [
+        word
+        for word, before in zip(words, ("", *words), strict=False)
+        if word[0] != "-" or word in ("-k", "-m")
+        if before not in ("--timeout", "-p", "-n")
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -45,6 +45,7 @@ exec chroot "$root" "$@"
 _ISOLATED = """\
 root=$1
 shift
+mount --bind "$root" "$root"  # a root that is mounted can be made read-only, as the lab does
 mount --rbind /dev "$root/dev"
 mount -t proc proc "$root/proc"
 mount -t sysfs sysfs "$root/sys"

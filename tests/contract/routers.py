@@ -47,6 +47,7 @@ class Software(abc.ABC):
     processes: list[Process] = field(default_factory=list)
 
     name: ClassVar = ""
+    title: ClassVar = ""
     program: ClassVar = ""
     version: ClassVar[tuple[str, ...]] = ()  # the command that tells it
     mistake: ClassVar = ("65001", "65001x")  # what is written, and what no version takes in its place
@@ -66,7 +67,7 @@ class Software(abc.ABC):
         """With its version."""
         done = cls.command(*cls.version)
         found = re.search(r"\d+\.[\d.]*\d", done.stdout + done.stderr)
-        return f"{cls.__name__} {found[0] if found else '?'}"
+        return f"{cls.title} {found[0] if found else '?'}"
 
     @classmethod
     def missing(cls) -> bool:
@@ -153,6 +154,7 @@ def load_frr(folder: Path, conf: Path, debian: Path | None = None) -> None:
 
 class Frr(Software):
     name = "frr"
+    title = "FRR"
     program = str(FRR / "bgpd")
     version = (str(FRR / "bgpd"), "--version")
     mistake = ("remote-as", "remote-az")  # from 10.3 on `vtysh -C` looks at no number
@@ -198,6 +200,7 @@ class Frr(Software):
 
 class Bird(Software):
     name = "bird"
+    title = "BIRD"
     program = "bird"
     version = ("bird", "--version")
 
@@ -252,6 +255,7 @@ class Bird(Software):
 
 class GoBgp(Software):
     name = "gobgp"
+    title = "GoBGP"
     program = "gobgpd"
     version = ("gobgpd", "--version")
 
@@ -292,6 +296,7 @@ _EMPTY = Path("/run/openbgpd")
 
 class OpenBgpd(Software):
     name = "openbgpd"
+    title = "OpenBGPD"
     program = "bgpctl"
     version = ("/usr/sbin/bgpd", "-V")
 
