@@ -8,6 +8,7 @@ STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
 
 .PHONY: help setup demo chaos bench bench-checks bench-input bench-ops bench-soak bench-scale lab lab-down test lint unit contract e2e test-lowest
+.PHONY: routers contract-all test-trixie test-sid test-kernels platforms
 .PHONY: package package-lock test-package audit schema machines clab findings clean
 
 help: ## what can be made
@@ -71,13 +72,12 @@ lab: setup ## leave the lab running; it prints what to try, and the nodes' pages
 lab-down: $(STAMP) ## end the lab; no trace is left but its logs in build/lab
 	@$(BIN)/python -m lab down
 
-# The kernel of the lab keeps to one processor: what runs on this machine's own has the others meanwhile.
+# Two at a time, the longest first. A kernel of the lab keeps to one processor, the last that it may have: the two that run
+# here get one each. ANYCAST_LONG=1: also what takes long and is near to something that is here.
 test: setup lint ## everything: lint, types, import rules, unit, property, contract, e2e
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line here e2e
-
-.PHONY: here
-here: setup
-	@for part in unit test-lowest contract; do $(MAKE) --no-print-directory $$part || exit; done
+	@./lab/install routers
+	@./lab/install browser
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line e2e-site unit contract e2e-ipvs test-lowest
 
 lint: $(STAMP) ## ruff, mypy --strict, import rules
 	@$(BIN)/ruff check
@@ -91,17 +91,52 @@ unit: $(STAMP) ## unit and property tests, no root needed
 contract: setup ## against the real ExaBGP, FRR, BIRD, GoBGP, OpenBGPD and Chromium on this machine
 	@./lab/install routers
 	@./lab/install browser
-	@$(BIN)/python -m pytest tests/contract -m 'not lab'
+	@$(APART) $(BIN)/python -m pytest tests/contract -m 'not lab'
+
+# Whatever becomes of a run, its daemons end with it.
+APART := $(if $(filter 0,$(shell id -u)),unshare --mount --pid --fork --kill-child --mount-proc sh -c '"$$0" "$$@"; exit $$?')
+
+# --- other platforms: what was run on what is in docs/platforms.md, and written there by these ---
+
+routers: $(STAMP) ## Debian 13 and unstable in build/debian, with their routers and User-Mode-Linux; root, minutes
+	@$(BIN)/python -m lab.suites
+
+contract-all: routers ## the contract tests of routers with those of this machine and of `make routers`; half an hour
+	@$(APART) $(BIN)/python -m lab.platforms routers
+
+# PARTS='lint unit contract'. The last commit is tested.
+test-trixie: $(STAMP) ## lint, unit and contract tests of a clone of this checkout on Debian 13, Python 3.13; root
+	@$(BIN)/python -m lab.platforms suite trixie $(or $(PARTS),lint unit contract)
+
+test-sid: $(STAMP) ## the same on Debian unstable, Python 3.14
+	@$(BIN)/python -m lab.platforms suite sid $(or $(PARTS),lint unit contract)
+
+# TESTS=tests/e2e/test_maintenance.py for some of them.
+test-kernels: routers ## IPVS and end-to-end tests on User-Mode-Linux of Debian 12, 13 and unstable; hours
+	@for suite in here trixie sid; do $(BIN)/python -m lab.platforms kernel $$suite $(if $(TESTS),-- $(TESTS)) || exit; done
+
+platforms: setup ## all of it, and unit and contract tests here
+	@$(BIN)/python -m lab.platforms here unit contract
+	@for what in test-trixie test-sid contract-all test-kernels; do $(MAKE) --no-print-directory $$what || exit; done
 
 e2e: setup ## in the lab's kernel: IPVS contract and end to end
 	@$(BIN)/python -m lab run -- $(BIN)/python -m pytest tests/contract tests/e2e -m lab
 
+.PHONY: e2e-site e2e-ipvs
+e2e-site: setup
+	@$(BIN)/python -m lab run -- $(BIN)/python -m pytest tests/e2e -m lab
+
+e2e-ipvs: setup
+	@$$(taskset --cpu-list 0 true 2>/dev/null && echo taskset --cpu-list 0) $(BIN)/python -m lab run -- $(BIN)/python -m pytest tests/contract -m lab
+
+# What uses no library (the import rules say so), or is not the product.
+NO_LIBRARY := __init__.py __pycache__ analysis core lab packaging plugin test_lease.py test_no_hang.py test_sealed.py
 test-lowest: system ## unit tests with the lowest versions of the libraries that pyproject.toml allows
 	@mkdir -p build
 	@$(PYTHON) -c 'import re, tomllib; print(*(re.sub(">=([^,]+).*", r"==\1", d) for p in [tomllib.load(open("pyproject.toml", "rb"))["project"]] for d in sum(p["optional-dependencies"].values(), p["dependencies"])), sep="\n")' > build/lowest.txt
 	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
 	@$(LOWEST)/bin/pip install --quiet --disable-pip-version-check --constraint build/lowest.txt --editable '.[dns,grpc,regex]' hypothesis jsonschema pytest pytest-timeout
-	@$(LOWEST)/bin/python -m pytest tests/unit --ignore tests/unit/lab
+	@$(LOWEST)/bin/python -m pytest $(filter-out $(addprefix tests/unit/,$(NO_LIBRARY)),$(wildcard tests/unit/*)) --ignore tests/unit/config/test_hostile.py
 
 # SUITE=trixie is Debian 13; without it Debian 12 (bookworm).
 package: $(STAMP) ## build the Debian package in dist/ (SUITE=trixie: for Debian 13); the same tree gives the same bytes

@@ -31,7 +31,7 @@ from lab import netns, private
 from lab.wire import CHUNK, WINDOW, Decoder, Frame, Kind, WireError, credit, encode
 
 MODULES = ("overlay", "ipv6", "ip_vs", "ip_vs_mh", "ip_vs_rr", "veth", "dummy", "bridge")
-UML_MODULES = "/usr/lib/uml/modules"
+UML_MODULES = os.environ.get("ANYCAST_UML_MODULES", "/usr/lib/uml/modules")
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _POWER_OFF = 0x4321FEDC
 

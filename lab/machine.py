@@ -30,6 +30,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any, Self
 
+from lab import suites
 from lab.keeper import Keeper
 from lab.private import COVERED
 from lab.wire import CHUNK, WINDOW, Decoder, Frame, Kind, credit, encode
@@ -56,25 +57,59 @@ class Choice:
     reason: str  # one line for the operator
 
 
+@dataclass(frozen=True, slots=True)
+class Uml:
+    """A User-Mode-Linux. `debian`: the root of the Debian it is of; None: this machine's."""
+
+    debian: Path | None
+    binary: str
+
+    @property
+    def modules(self) -> Path:
+        return (self.debian or Path("/")) / "usr/lib/uml/modules"
+
+    def release(self) -> str:
+        """Raises OSError: there are no modules of it."""
+        return ", ".join(sorted(os.listdir(self.modules)))
+
+    def command(self, argv: Sequence[str], files: str = "/") -> list[str]:
+        """Boots with this machine's files. That of another Debian runs with its libraries, and has our files beside."""
+        flags = ["root=/dev/root", "rootfstype=hostfs"]
+        if self.debian is None:
+            return [self.binary, *flags, f"rootflags={files}", *argv]
+        return suites.enter(self.debian, [self.binary, *flags, f"rootflags={suites.OURS}{files}", *argv])
+
+
+def uml(env: Mapping[str, str] = os.environ) -> Uml:
+    """ANYCAST_UML names the root of a Debian (`python -m lab.suites` makes some). Raises LabError: it is not there."""
+    if place := env.get("ANYCAST_UML"):
+        found = Path(place).resolve()
+        if not (found / "usr/bin/linux.uml").exists():
+            raise LabError(f"ANYCAST_UML={place}: no usr/bin/linux.uml in it: python -m lab.suites makes it")
+        return Uml(found, "/usr/bin/linux.uml")
+    binary = shutil.which("linux.uml")
+    if binary is None:
+        raise LabError("linux.uml is not installed: run lab/install")
+    return Uml(None, binary)
+
+
 def choose(env: Mapping[str, str] = os.environ) -> Choice:
-    """Which kernel to use. ANYCAST_LAB=namespaces or uml decides; otherwise namespaces where IPVS works.
+    """Which kernel to use. ANYCAST_LAB=namespaces or uml decides, ANYCAST_UML which uml; otherwise namespaces where IPVS works.
 
     Raises LabError where neither is possible.
     """
     if env.get("ANYCAST_LAB_GUEST"):
         return Choice(place=Place.INSIDE, reason="lab: already inside")
-    forced = env.get("ANYCAST_LAB", "")
+    forced = env.get("ANYCAST_LAB", Place.UML if env.get("ANYCAST_UML") else "")
     if forced not in ("", Place.NAMESPACES, Place.UML):
         raise LabError(f"ANYCAST_LAB={forced}: expected {Place.NAMESPACES} or {Place.UML}")
     lack = None if forced == Place.NAMESPACES else "asked to" if forced == Place.UML else _lack_of_ipvs()
     if lack is None:
         return Choice(place=Place.NAMESPACES, reason=f"lab: namespaces of this kernel, {os.uname().release}")
-    binary = shutil.which("linux.uml")
-    if binary is None:
-        raise LabError(f"lab: {lack}, and linux.uml is not installed: run lab/install")
-    version = subprocess.run(
-        [binary, "--version"], capture_output=True, text=True, check=False
-    ).stdout.strip()
+    try:
+        version = uml(env).release()
+    except (LabError, OSError) as error:
+        raise LabError(f"lab: {lack}, and {error}") from error
     return Choice(place=Place.UML, reason=f"lab: {lack}: booting User-Mode-Linux {version}")
 
 
@@ -171,17 +206,21 @@ class Machine:
 def _uml(folder: Path, line: socket.socket, keep: Sequence[str]) -> list[str]:
     init = folder / "init"
     command = shlex.join([sys.executable, "-I", "-S", str(GUEST), "/dev/ttyS0", *keep])
-    init.write_text(f"#!/bin/sh\nPATH=/usr/sbin:/usr/bin:/sbin:/bin exec {command}\n")
+    kernel = uml()
+    modules = shlex.quote(str(kernel.modules))
+    init.write_text(
+        f"#!/bin/sh\nANYCAST_UML_MODULES={modules} PATH=/usr/sbin:/usr/bin:/sbin:/bin exec {command}\n"
+    )
     init.chmod(0o755)
-    binary = shutil.which("linux.uml")
-    assert binary is not None
     processor = max(os.sched_getaffinity(0))
     return [
         # On several processors a system call of User-Mode-Linux costs up to six times as much: each is two
         # switches between its processes, and every switch may wake another processor.
-        "taskset", "--cpu-list", str(processor), binary, f"mem={MEMORY}M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw", f"init={init}",
-        f"uml_dir={folder}/", "con=null", "con0=null,fd:1", f"ssl0=fd:{line.fileno()}", "quiet", "panic=1",
-        f"initcall_blacklist={_SPEED_UP}",
+        "taskset", "--cpu-list", str(processor),
+        *kernel.command([
+            f"mem={MEMORY}M", "rw", f"init={init}", f"uml_dir={folder}/", "con=null", "con0=null,fd:1",
+            f"ssl0=fd:{line.fileno()}", "quiet", "panic=1", f"initcall_blacklist={_SPEED_UP}",
+        ]),
     ]  # fmt: skip
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 
+import pytest
 from hypothesis import Phase, settings
 
 from anycast.config import steady
@@ -25,3 +28,22 @@ steady.SETTLED = 0.0
 # Programs are interrupted as a terminal does it. A shell's background job ignores that, and so would all it starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The run ends here, whatever a failed test has left: the interpreter would wait for ever for a thread of its."""
+    left = [one for one in threading.enumerate() if not one.daemon and one is not threading.main_thread()]
+    if left:
+        names = ", ".join(sorted(one.name for one in left))
+        print(f"tests: left behind by a test, and not waited for: {names}", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_status.get(config, pytest.ExitCode.INTERNAL_ERROR) or pytest.ExitCode.TESTS_FAILED)
+
+
+_status: dict[pytest.Config, int] = {}
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    _status[session.config] = int(exitstatus)

@@ -40,6 +40,7 @@ from anycast.config.loaded import Loaded
 from anycast.core.events import ConditionSet, StopRequested
 from anycast.core.values.configuration import Node
 from anycast.core.values.standing import Condition
+from anycast.daemon_threads import DaemonThreads
 from anycast.kernel.adapter import Kernel
 from anycast.lease import Lease
 from anycast.listening import GUARD_PERIOD, keep_bound
@@ -275,6 +276,7 @@ async def serve(
 ) -> int:
     """Wires everything, and takes it apart in the opposite order. Returns the exit status; raises on a defect."""
     asyncio.get_running_loop().set_exception_handler(Defects())
+    asyncio.get_running_loop().set_default_executor(DaemonThreads())
     loaded = begun.loaded
     node = loaded.config.node
     runtime = Path(node.runtime_dir)

@@ -21,6 +21,7 @@ import structlog
 from aiohttp import web
 from structlog.typing import EventDict
 
+from anycast.daemon_threads import DaemonThreads
 from anycast.listening import bind_tcp, keep_bound
 from anycast.ops.connections import Limits, Listening
 from anycast.ops.feed import LENGTH, decode
@@ -110,6 +111,7 @@ def _first_things_first(_: object, __: str, fields: EventDict) -> EventDict:
 
 async def serve(line: socket.socket, path: Path, address: str) -> None:
     """Until the agent ends the feed."""
+    asyncio.get_running_loop().set_default_executor(DaemonThreads())
     mirror, heard = Mirror(), asyncio.Event()
     names: set[str] = set()
 

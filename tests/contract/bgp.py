@@ -30,7 +30,7 @@ from anycast.core.values.lease import Lease, by_prefix, full_lease, next_lease
 from anycast.core.values.report import Report
 from anycast.core.values.route import Prefix, Route
 from anycast.sockets import bind_unix
-from lab import netns
+from lab import netns, suites
 from lab.processes import Process, spawn
 from lab.routewatch import RouteTable, RouteWatch
 
@@ -185,13 +185,16 @@ class Agent:
 _READY = {"zebra": "zserv.api", "bgpd": "bgpd.vty", "bfdd": "bfdd.vty"}
 
 
-def start_frr(place: str, folder: Path, names: Sequence[str]) -> list[Process]:
-    """FRR's daemons in namespace `place`, each with `NAME.conf` of the folder if it is there. The folder becomes FRR's."""
-    shutil.chown(folder, "frr", "frr")
+def start_frr(place: str, folder: Path, names: Sequence[str], debian: Path | None = None) -> list[Process]:
+    """FRR's daemons in namespace `place`, each with `NAME.conf` of the folder if it is there. The folder becomes FRR's.
+
+    `debian`: where the FRR of another Debian is (see `lab.suites`).
+    """
+    os.chown(folder, *_ids("frr", debian))
     daemons: list[Process] = []
     try:
         for name in names:
-            daemons.append(_start_frr(place, folder, name))
+            daemons.append(_start_frr(place, folder, name, debian))
             _await_path(folder / _READY[name], folder / f"{name}.log")
     except BaseException:
         for daemon in daemons:
@@ -200,26 +203,39 @@ def start_frr(place: str, folder: Path, names: Sequence[str]) -> list[Process]:
     return daemons
 
 
-def _start_frr(place: str, folder: Path, name: str) -> Process:
+def _ids(user: str, debian: Path | None) -> tuple[int, int]:
+    for line in ((debian or Path("/")) / "etc/passwd").read_text().splitlines():
+        name, _, uid, gid, *_ = line.split(":")
+        if name == user:
+            return int(uid), int(gid)
+    raise LookupError(f"no user {user} in {debian or 'this Debian'}")
+
+
+def _start_frr(place: str, folder: Path, name: str, debian: Path | None) -> Process:
     (folder / _READY[name]).unlink(missing_ok=True)  # of a life before
     if not (folder / f"{name}.conf").exists():
         (folder / f"{name}.conf").write_text("frr defaults traditional\n")
     conf, pid, log = (folder / f"{name}.{what}" for what in ("conf", "pid", "log"))
     argv = [str(FRR / name), "-u", "frr", "-g", "frr", "-f", str(conf), "-i", str(pid), "-P", "0"]
     argv += ["-z", str(folder / "zserv.api"), "--vty_socket", str(folder), "--log", "stdout"]
-    argv += ["--bfdctl", str(folder / "bfdd.sock")] if name == "bfdd" and _bfdd_has_a_socket() else []
-    return spawn(argv, netns=place, env=os.environ, log=log, record=folder / f"{name}.record")
+    argv += ["--bfdctl", str(folder / "bfdd.sock")] if name == "bfdd" and _bfdd_has_a_socket(debian) else []
+    return spawn(of(debian, argv), netns=place, env=os.environ, log=log, record=folder / f"{name}.record")
 
 
 @functools.cache
-def _bfdd_has_a_socket() -> bool:
+def _bfdd_has_a_socket(debian: Path | None) -> bool:
     """FRR 8 to 10.2 would make it in /run/frr, which is the machine's; later ones have none."""
-    told = subprocess.run([str(FRR / "bfdd"), "--help"], capture_output=True, text=True, check=False)
-    return "--bfdctl" in told.stdout
+    argv = of(debian, [str(FRR / "bfdd"), "--help"])
+    return "--bfdctl" in subprocess.run(argv, capture_output=True, text=True, check=False).stdout
 
 
-def vtysh(folder: Path, *commands: str) -> str:
-    argv = ["vtysh", "--vty_socket", str(folder), *(word for c in commands for word in ("-c", c))]
+def of(debian: Path | None, argv: Sequence[str]) -> list[str]:
+    """The command that runs the program of that Debian; None: this machine's."""
+    return list(argv) if debian is None else suites.enter(debian, argv)
+
+
+def vtysh(folder: Path, *commands: str, debian: Path | None = None) -> str:
+    argv = of(debian, ["vtysh", "--vty_socket", str(folder), *(word for c in commands for word in ("-c", c))])
     return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=PATIENCE).stdout
 
 

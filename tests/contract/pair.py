@@ -122,7 +122,9 @@ def pair(
         other = software(places.router, files)
         undo.callback(other.stop)
         other.start(conf)
-        daemons = _bfd(one, places.node, folder, undo) if one.bgp.neighbors[0].bfd is not None else []
+        daemons = (
+            _bfd(one, places.node, folder, software, undo) if one.bgp.neighbors[0].bfd is not None else []
+        )
         text = exabgp_conf(one, command=f"{sys.executable} -m anycast")
         node = Speaker(places.node, folder, text, [NODE4, NODE6], env={})
         undo.callback(node.stop)
@@ -130,13 +132,16 @@ def pair(
         yield Pair(other, node, folder, places, tuple(daemons), table)
 
 
-def _bfd(config: Config, place: str, folder: Path, undo: contextlib.ExitStack) -> list[Process]:
+def _bfd(
+    config: Config, place: str, folder: Path, software: type[Software], undo: contextlib.ExitStack
+) -> list[Process]:
+    """Of the same Debian as the router."""
     own = folder / "bfd"
     own.mkdir()
     conf = folder / "bfd.conf"
     conf.write_text(frr_bfd_conf(config))
-    daemons = start_frr(place, own, ("zebra", "bfdd"))
+    daemons = start_frr(place, own, ("zebra", "bfdd"), software.debian)
     for daemon in daemons:
         undo.callback(daemon.end)
-    load_frr(own, conf)
+    load_frr(own, conf, software.debian)
     return daemons

@@ -1,4 +1,7 @@
-"""Router software with the configuration that `anycast render` writes for it, in a namespace beside a node."""
+"""Router software with the configuration that `anycast render` writes for it, in a namespace beside a node.
+
+With ANYCAST_ROUTERS=all not only this machine's, but also that of the Debians in build/debian (`make routers`).
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,13 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from anycast.core.values.route import Prefix
 from anycast.core.values.software import Version, version
-from lab import waiting
+from lab import suites, waiting
 from lab.processes import Process, spawn
-from tests.contract.bgp import FRR, NODE4, NODE6, PATIENCE, ROUTER4, start_frr, vtysh
+from tests.contract.bgp import FRR, NODE4, NODE6, PATIENCE, ROUTER4, of, start_frr, vtysh
 
 T = TypeVar("T")
 
@@ -44,11 +47,39 @@ class Software(abc.ABC):
     folder: Path
     processes: list[Process] = field(default_factory=list)
 
-    name = ""
-    program = ""
+    name: ClassVar = ""
+    title: ClassVar = ""
+    program: ClassVar = ""
+    version: ClassVar[tuple[str, ...]] = ()  # the command that tells it
+    mistake: ClassVar = ("65001", "65001x")  # what is written, and what no version takes in its place
+    debian: ClassVar[Path | None] = None  # where it is; None: on this machine
+
+    @classmethod
+    def of(cls, debian: Path) -> type[Self]:
+        """The same of another Debian."""
+        return type(cls.__name__, (cls,), {"debian": debian})
+
+    @classmethod
+    def id(cls) -> str:
+        return cls.name if cls.debian is None else f"{cls.name}@{cls.debian.name}"
+
+    @classmethod
+    def label(cls) -> str:
+        """With its version."""
+        done = cls.command(*cls.version)
+        found = re.search(r"\d+\.[\d.]*\d", done.stdout + done.stderr)
+        return f"{cls.title} {found[0] if found else '?'}"
 
     @classmethod
     def missing(cls) -> bool:
+        if cls.debian is not None:
+            path = ":".join(f"{cls.debian}/{place}" for place in ("usr/sbin", "usr/bin"))
+            return (
+                shutil.which(
+                    f"{cls.debian}{cls.program}" if cls.program[0] == "/" else cls.program, path=path
+                )
+                is None
+            )
         return shutil.which(cls.program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None
 
     @classmethod
@@ -59,12 +90,18 @@ class Software(abc.ABC):
 
     @classmethod
     def says_its_version(cls) -> str:
-        done = _run(cls.program, "--version")
+        done = cls.command(cls.program, "--version")
         return done.stdout + done.stderr
 
-    @staticmethod
+    @classmethod
+    def command(cls, *argv: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            of(cls.debian, argv), capture_output=True, text=True, check=False, timeout=PATIENCE
+        )
+
+    @classmethod
     @abc.abstractmethod
-    def check(conf: Path) -> subprocess.CompletedProcess[str]:
+    def check(cls, conf: Path) -> subprocess.CompletedProcess[str]:
         """The daemon's own check of the file."""
 
     @abc.abstractmethod
@@ -100,7 +137,7 @@ class Software(abc.ABC):
     def run(self, *argv: str) -> str:
         """The output of a command in the router's namespace; empty if it fails: the daemon may not be there yet."""
         done = subprocess.run(
-            ["ip", "netns", "exec", self.place, *argv],
+            ["ip", "netns", "exec", self.place, *of(self.debian, argv)],
             capture_output=True,
             text=True,
             check=False,
@@ -112,7 +149,7 @@ class Software(abc.ABC):
         name = Path(argv[0]).name
         self.processes.append(
             spawn(
-                argv,
+                of(self.debian, argv),
                 netns=self.place,
                 env=env,
                 log=self.folder / f"{name}.log",
@@ -121,9 +158,10 @@ class Software(abc.ABC):
         )
 
 
-def load_frr(folder: Path, conf: Path) -> None:
+def load_frr(folder: Path, conf: Path, debian: Path | None = None) -> None:
     """As an operator does it, into the running daemons. Asserts that nothing was refused."""
-    done = _run("vtysh", "--vty_socket", str(folder), "-f", str(conf))
+    argv = of(debian, ["vtysh", "--vty_socket", str(folder), "-f", str(conf)])
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=PATIENCE)
     # Said again, the first is refused: it holds already. The second is FRR 10's word for success.
     harmless = re.compile(r".*graceful-restart-disable.*|\[\d+\|\w+\] done|\s*")
     bad = [line for line in done.stderr.splitlines() if not harmless.fullmatch(line)]
@@ -132,21 +170,26 @@ def load_frr(folder: Path, conf: Path) -> None:
 
 class Frr(Software):
     name = "frr"
+    title = "FRR"
     program = str(FRR / "bgpd")
+    version = (str(FRR / "bgpd"), "--version")
+    mistake = ("remote-as", "remote-az")  # from 10.3 on `vtysh -C` looks at no number
 
-    @staticmethod
-    def check(conf: Path) -> subprocess.CompletedProcess[str]:
-        return _run("vtysh", "-C", "-f", str(conf))
+    @classmethod
+    def check(cls, conf: Path) -> subprocess.CompletedProcess[str]:
+        return cls.command("vtysh", "-C", "-f", str(conf))
 
     def start(self, conf: Path) -> None:
-        self.processes += start_frr(self.place, self.folder, ("zebra", "bfdd", "bgpd"))
+        self.processes += start_frr(self.place, self.folder, ("zebra", "bfdd", "bgpd"), self.debian)
         self.load(conf)
 
     def load(self, conf: Path) -> None:
-        load_frr(self.folder, conf)
+        load_frr(self.folder, conf, self.debian)
 
     def paths(self, prefix: Prefix) -> Sequence[Way]:
-        answer = json.loads(vtysh(self.folder, f"show bgp ipv{prefix.version} unicast {prefix} json"))
+        answer = json.loads(
+            vtysh(self.folder, f"show bgp ipv{prefix.version} unicast {prefix} json", debian=self.debian)
+        )
         return [
             Way(
                 local_pref=path.get("locPrf"),
@@ -168,23 +211,27 @@ class Frr(Software):
         return all(str(self.neighbor(end)["bgpState"]) == "Established" for end in (NODE4, NODE6))
 
     def neighbor(self, address: str) -> dict[str, Any]:
-        answer = json.loads(vtysh(self.folder, f"show bgp neighbors {address} json"))[address]
+        answer = json.loads(vtysh(self.folder, f"show bgp neighbors {address} json", debian=self.debian))[
+            address
+        ]
         assert isinstance(answer, dict)
         return answer
 
     def bfd(self, address: str) -> dict[str, Any]:
         """What bfdd knows of the session with `address`; empty: it has none."""
-        peers = json.loads(vtysh(self.folder, "show bfd peers json"))
+        peers = json.loads(vtysh(self.folder, "show bfd peers json", debian=self.debian))
         return next((peer for peer in peers if peer["peer"] == address), {})
 
 
 class Bird(Software):
     name = "bird"
+    title = "BIRD"
     program = "bird"
+    version = ("bird", "--version")
 
-    @staticmethod
-    def check(conf: Path) -> subprocess.CompletedProcess[str]:
-        return _run("bird", "-p", "-c", str(conf))
+    @classmethod
+    def check(cls, conf: Path) -> subprocess.CompletedProcess[str]:
+        return cls.command("bird", "-p", "-c", str(conf))
 
     def start(self, conf: Path) -> None:
         main = self.folder / "bird.conf"
@@ -237,11 +284,13 @@ class Bird(Software):
 
 class GoBgp(Software):
     name = "gobgp"
+    title = "GoBGP"
     program = "gobgpd"
+    version = ("gobgpd", "--version")
 
-    @staticmethod
-    def check(conf: Path) -> subprocess.CompletedProcess[str]:
-        return _run("gobgpd", "-d", "-f", str(conf))
+    @classmethod
+    def check(cls, conf: Path) -> subprocess.CompletedProcess[str]:
+        return cls.command("gobgpd", "-d", "-f", str(conf))
 
     def start(self, conf: Path) -> None:
         self.spawn("gobgpd", "-p", "--pprof-disable", "--api-hosts", "127.0.0.1:50051", "-f", str(conf))
@@ -286,15 +335,17 @@ _EMPTY = Path("/run/openbgpd")
 
 class OpenBgpd(Software):
     name = "openbgpd"
+    title = "OpenBGPD"
     program = "bgpctl"
+    version = ("/usr/sbin/bgpd", "-V")
 
     @classmethod
     def says_its_version(cls) -> str:
-        return _run("/usr/sbin/bgpd", "-V").stderr
+        return cls.command("/usr/sbin/bgpd", "-V").stderr
 
-    @staticmethod
-    def check(conf: Path) -> subprocess.CompletedProcess[str]:
-        return _run("/usr/sbin/bgpd", "-n", "-f", str(conf))
+    @classmethod
+    def check(cls, conf: Path) -> subprocess.CompletedProcess[str]:
+        return cls.command("/usr/sbin/bgpd", "-n", "-f", str(conf))
 
     def start(self, conf: Path) -> None:
         main = self.folder / "bgpd.conf"
@@ -327,11 +378,19 @@ class OpenBgpd(Software):
         return [one["state"] for one in neighbors] == ["Established"] * 2
 
 
-SOFTWARE: tuple[type[Software], ...] = (Frr, Bird, GoBgp, OpenBgpd)
+KINDS: tuple[type[Software], ...] = (Frr, Bird, GoBgp, OpenBgpd)
+S = TypeVar("S", bound=Software)
 
 
-def _run(*argv: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=PATIENCE)
+def every(kinds: Sequence[type[S]]) -> list[type[S]]:
+    """Those of this machine, and those of the Debians in build/debian where ANYCAST_ROUTERS=all asks for them."""
+    debians = [suites.root(suite) for suite in suites.SUITES if suites.there(suite)]
+    if os.environ.get("ANYCAST_ROUTERS") != "all":
+        debians = []
+    return [one for kind in kinds for one in (kind, *(kind.of(debian) for debian in debians))]
+
+
+SOFTWARE = every(KINDS)
 
 
 def _line(text: str, start: str) -> str:

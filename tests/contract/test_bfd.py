@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from anycast.render.frr_bfd import frr_bfd_conf
 from tests.contract import bgp
 from tests.contract.bgp import NODE4, NODE6
 from tests.contract.pair import V4, V6, Pair, config, pair
-from tests.contract.routers import Bird, Frr, until
+from tests.contract.routers import Bird, Frr, every, until
 
 pytestmark = [pytest.mark.bgp, pytest.mark.skipif(bool(bgp.missing()), reason=bgp.missing() or "")]
 
@@ -32,66 +31,78 @@ BFD_SAID, HOLD_SAID = "BFD", "Hold Timer"
 BOUND = 1.5  # seconds: half of the hold time, so BFD it was
 
 
+frrs = pytest.mark.parametrize("frr", every([Frr]), ids=lambda one: one.id())
+birds = pytest.mark.parametrize("bird", every([Bird]), ids=lambda one: one.id())
+
+
+@frrs
 @pytest.mark.parametrize("name", ["full", "slow"])
-def test_bfdd_takes_what_is_rendered(name: str, tmp_path: Path) -> None:
+def test_bfdd_takes_what_is_rendered(frr: type[Frr], name: str, tmp_path: Path) -> None:
     one = config(tmp_path, bfd="{interval: 60s, multiplier: 255}")
     if name == "full":
         one = load(ROOT / "examples" / "full.yaml", hostname="lb1").config
     file = tmp_path / "frr.conf"
     file.write_text(frr_bfd_conf(one))
-    done = subprocess.run(["vtysh", "-C", "-f", file], capture_output=True, text=True, check=False)
+    done = frr.check(file)
     assert (done.returncode, done.stderr) == (0, "")
     file.write_text(frr_bfd_conf(one).replace("detect-multiplier", "detect-multiplicator"))
-    assert subprocess.run(["vtysh", "-C", "-f", file], capture_output=True, check=False).returncode != 0
+    assert frr.check(file).returncode != 0
 
 
+@frrs
 @pytest.mark.parametrize("sessions", ["ebgp", "ibgp"])
-def test_a_frozen_node_is_out_of_frr_by_bfd_and_not_by_the_hold_time(sessions: str) -> None:
-    with pair(Frr, ibgp=sessions == "ibgp", bfd=FAST) as one:
+def test_a_frozen_node_is_out_of_frr_by_bfd_and_not_by_the_hold_time(frr: type[Frr], sessions: str) -> None:
+    with pair(frr, ibgp=sessions == "ibgp", bfd=FAST) as one:
         _bfd_up(one)
         _measure(f"FRR, {sessions}, node frozen, BFD 3 x 100 ms", one, _frozen, BFD_SAID, below=BOUND)
 
 
-def test_a_frozen_node_is_out_of_bird_by_bfd() -> None:
-    if Bird.missing():
+@birds
+def test_a_frozen_node_is_out_of_bird_by_bfd(bird: type[Bird]) -> None:
+    if bird.missing():
         pytest.skip("no bird here")
-    with pair(Bird, bfd=FAST) as one:
-        bird = one.router
-        assert isinstance(bird, Bird)
-        until(lambda: [bird.bfd(end) for end in (NODE4, NODE6)] == ["Up", "Up"], "BFD up at the router")
+    with pair(bird, bfd=FAST) as one:
+        router = one.router
+        assert isinstance(router, Bird)
+        until(lambda: [router.bfd(end) for end in (NODE4, NODE6)] == ["Up", "Up"], "BFD up at the router")
         _measure("BIRD, node frozen, BFD 3 x 100 ms", one, _frozen, None, below=BOUND)
 
 
-def test_an_frr_with_its_own_timers_needs_three_times_as_long() -> None:
+@frrs
+def test_an_frr_with_its_own_timers_needs_three_times_as_long(frr: type[Frr]) -> None:
     """As `anycast budget --bfd-receive 300ms` says: the node's multiplier, and the slower interval."""
-    with pair(Frr, bfd=FAST, change=(" bfd 3 100 100", " bfd")) as one:
+    with pair(frr, bfd=FAST, change=(" bfd 3 100 100", " bfd")) as one:
         _bfd_up(one)
         _measure("FRR, its own timers, node frozen, BFD", one, _frozen, BFD_SAID, above=0.5, below=2.5)
 
 
-def test_a_link_that_carries_nothing_but_light_is_noticed_by_bfd() -> None:
-    with pair(Frr, bfd=FAST, switch=True) as one:
+@frrs
+def test_a_link_that_carries_nothing_but_light_is_noticed_by_bfd(frr: type[Frr]) -> None:
+    with pair(frr, bfd=FAST, switch=True) as one:
         _bfd_up(one)
         _measure("FRR, packets lost, carrier up, BFD 3 x 100 ms", one, _cut, BFD_SAID, below=BOUND)
 
 
+@frrs
 @pytest.mark.parametrize("fault", ["frozen", "cut"])
-def test_without_bfd_it_takes_the_hold_time(fault: str) -> None:
-    with pair(Frr, switch=True) as one:
+def test_without_bfd_it_takes_the_hold_time(frr: type[Frr], fault: str) -> None:
+    with pair(frr, switch=True) as one:
         how = _frozen if fault == "frozen" else _cut
         _measure(f"FRR, node {fault}, hold time 3 s", one, how, HOLD_SAID, below=5.0)
 
 
-def test_bfd_does_not_see_a_hung_exabgp() -> None:
-    with pair(Frr, bfd=FAST) as one:
+@frrs
+def test_bfd_does_not_see_a_hung_exabgp(frr: type[Frr]) -> None:
+    with pair(frr, bfd=FAST) as one:
         _bfd_up(one)
         _measure("FRR, ExaBGP hung, BFD 3 x 100 ms, hold time 3 s", one, _hung, HOLD_SAID, below=5.0)
         assert _frr(one).bfd(NODE4)["status"] == "up"
 
 
-def test_a_dead_bfdd_costs_no_route() -> None:
+@frrs
+def test_a_dead_bfdd_costs_no_route(frr: type[Frr]) -> None:
     """FRR and BIRD take a session that is up for good until BFD has been up once more."""
-    with pair(Frr, bfd=FAST) as one:
+    with pair(frr, bfd=FAST) as one:
         _bfd_up(one)
         one.accepted(Route(prefix=V4), Route(prefix=V6))
         one.forwarded(V4)

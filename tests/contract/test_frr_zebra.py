@@ -10,13 +10,14 @@ import pytest
 from anycast.core.values.route import Route
 from tests.contract import bgp
 from tests.contract.pair import V4, V6, pair
-from tests.contract.routers import Frr, until
+from tests.contract.routers import Frr, every, until
 
 pytestmark = [pytest.mark.bgp, pytest.mark.skipif(bool(bgp.missing()), reason=bgp.missing() or "")]
 
 
-def test_without_zebra_a_withdrawn_route_stays_in_the_routers_kernel() -> None:
-    with pair(Frr) as one:
+@pytest.mark.parametrize("frr", every([Frr]), ids=lambda one: one.id())
+def test_without_zebra_a_withdrawn_route_stays_in_the_routers_kernel(frr: type[Frr]) -> None:
+    with pair(frr) as one:
         one.accepted(Route(prefix=V4), Route(prefix=V6))
         one.forwarded(V4)
         zebra, *_ = one.router.processes

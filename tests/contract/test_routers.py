@@ -40,7 +40,7 @@ def installed(software: type[Software]) -> Runs:
     return Runs(daemon=Daemon(software.name), version=version)
 
 
-each = pytest.mark.parametrize("software", SOFTWARE, ids=lambda one: one.name)
+each = pytest.mark.parametrize("software", SOFTWARE, ids=lambda one: one.id())
 
 
 @each
@@ -76,7 +76,7 @@ def test_the_daemon_would_refuse_a_mistake(software: type[Software], tmp_path: P
         pytest.skip(f"no {software.program} here")
     conf = tmp_path / "router.conf"
     text = ROUTERS[software.name](router([config(tmp_path)]))
-    conf.write_text(text.replace("65001", "65001x"))
+    conf.write_text(text.replace(*software.mistake))
     conf.chmod(0o600)
     done = software.check(conf)
     assert done.returncode != 0 or "rror" in done.stdout + done.stderr

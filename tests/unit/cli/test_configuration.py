@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from anycast.cli.main import main
+from tests.unit.probes.peers import make
 
 GOOD = """\
 node: {name: lb1, exabgp_user: nobody}
@@ -39,14 +40,8 @@ def file(tmp_path: Path) -> Path:
 def test_what_a_check_lacks_on_this_machine_is_a_warning_with_its_place(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    expired = tmp_path / "expired.pem"
-    request = ["-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-subj", "/CN=x"]
-    key = str(tmp_path / "key.pem")
-    csr = subprocess.run(
-        ["openssl", "req", "-new", *request, "-keyout", key], check=True, capture_output=True
-    ).stdout
-    sign = ["openssl", "x509", "-req", "-signkey", key, "-days", "-1", "-out", str(expired)]
-    subprocess.run(sign, input=csr, check=True, capture_output=True)
+    made = make(tmp_path, days=-1)
+    expired, key = made.certificate, made.key
     (tmp_path / "plain").write_text("")
     path = tmp_path / "anycast.yaml"
     path.write_text(

@@ -226,9 +226,25 @@ def make(
     request = where / "request.pem"
     subject = ["-nodes", "-subj", "/CN=test", "-keyout", str(made.key), "-out", str(request)]
     openssl("req", "-new", "-newkey", *key, *subject)
-    source = ["-in", str(request), "-signkey", str(made.key), "-days", str(days), "-extfile", str(extension)]
-    openssl("x509", "-req", *source, "-out", str(made.certificate))
+    source = ["-in", str(request), "-extfile", str(extension), "-out", str(made.certificate)]
+    if days < 0:
+        _sign_expired(where, made.key, source)
+    else:
+        openssl("x509", "-req", "-signkey", str(made.key), "-days", str(days), *source)
     return made
+
+
+def _sign_expired(where: Path, key: Path, source: Sequence[str]) -> None:
+    """By `openssl ca`, which takes dates: OpenSSL 3.5 refuses a negative number of days."""
+    (where / "index").touch()
+    (where / "ca.cnf").write_text(
+        f"[ca]\ndefault_ca = ca_default\n[ca_default]\ndatabase = {where}/index\nnew_certs_dir = {where}\n"
+        "rand_serial = yes\ndefault_md = sha256\npolicy = any\n[any]\ncommonName = supplied\n"
+    )
+    dates = ("-startdate", "20200101000000Z", "-enddate", "20200102000000Z")
+    openssl(
+        "ca", "-config", str(where / "ca.cnf"), "-batch", "-selfsign", "-keyfile", str(key), *dates, *source
+    )
 
 
 def openssl(*arguments: str) -> None:

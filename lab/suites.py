@@ -1,0 +1,173 @@
+"""A Debian of another suite in a folder: its routers, its User-Mode-Linux, and the tests on it. Nothing of this machine changes.
+
+`python -m lab.suites trixie sid` makes build/debian/SUITE with debootstrap and what lab/install names. It needs root
+and Debian's packages, and is quick when nothing is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+PLACE = CHECKOUT / "build" / "debian"
+SUITES = ("trixie", "sid")
+PATIENCE = 1800.0  # seconds, for what fetches packages
+
+# What a checkout needs beside lab/install: its own packages are for running the lab alone.
+_FIRST = ("ca-certificates", "git", "make", "python3", "python3-venv", "systemd-sysv")
+_ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "DEBIAN_FRONTEND": "noninteractive",
+    "HOME": "/root",
+    "LC_ALL": "C.UTF-8",
+}
+_NO_DAEMON = "#!/bin/sh\nexit 101\n"
+
+# What the program has of this machine: its kernel's file systems, and the folders in which both sides find each other.
+OURS = "/ours"  # in such a Debian: all files of this machine
+_ENTER = f"""\
+root=$1
+shift
+mkdir -p "$root{OURS}"
+mount --rbind / "$root{OURS}"
+for place in /proc /sys /dev /run /tmp; do mount --rbind "$place" "$root$place"; done
+exec chroot "$root" "$@"
+"""
+
+# The shell stays: process 1 has to bury what nobody else does.
+_ISOLATED = """\
+root=$1
+shift
+mount --bind "$root" "$root"  # a root that is mounted can be made read-only, as the lab does
+mount --rbind /dev "$root/dev"
+mount -t proc proc "$root/proc"
+mount -t sysfs sysfs "$root/sys"
+mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
+mount -t tmpfs -o mode=755 tmpfs "$root/run"
+mkdir "$root/run/lock" "$root/run/netns"
+ip link set lo up
+chroot "$root" "$@" || exit $?
+"""
+
+
+def root(suite: str) -> Path:
+    return PLACE / suite
+
+
+def there(suite: str) -> bool:
+    return (root(suite) / ".ready").exists()
+
+
+def enter(place: Path, argv: Iterable[str]) -> list[str]:
+    """The command that runs `argv` with the files of the Debian in `place`, and everything else of this machine."""
+    return ["unshare", "--mount", "--propagation", "private", "sh", "-c", _ENTER, "sh", str(place), *argv]
+
+
+def environment() -> dict[str, str]:
+    """For programs that run in such a Debian."""
+    kept = {name: value for name, value in os.environ.items() if name.endswith(("_proxy", "_PROXY"))}
+    return _ENVIRONMENT | kept
+
+
+def isolated(place: Path, argv: Iterable[str]) -> list[str]:
+    """As `enter`, in mount, process, network, host name and IPC namespaces of their own: all that is started ends with it."""
+    own = (
+        "--mount",
+        "--pid",
+        "--net",
+        "--uts",
+        "--ipc",
+        "--fork",
+        "--kill-child",
+        "--propagation",
+        "private",
+    )
+    return ["unshare", *own, "sh", "-ec", _ISOLATED, "sh", str(place), *argv]
+
+
+def make(suite: str) -> Path:
+    """The Debian, made if it is not there. Raises subprocess.CalledProcessError."""
+    place = root(suite)
+    if there(suite):
+        return place
+    new = place.with_suffix(".new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    print(f"lab.suites: making {place.relative_to(CHECKOUT)}; some minutes", file=sys.stderr, flush=True)
+    # In a mount namespace: it mounts /proc in there.
+    _run(
+        "unshare",
+        "--mount",
+        "debootstrap",
+        "--variant=minbase",
+        f"--include={','.join(_FIRST)}",
+        suite,
+        str(new),
+        mirror(),
+    )
+    shutil.copy("/etc/resolv.conf", new / "etc/resolv.conf")
+    policy = new / "usr/sbin/policy-rc.d"
+    policy.write_text(_NO_DAEMON)
+    policy.chmod(0o755)
+    # A mirror of testing or unstable may be older than what it says of itself; its signatures are checked all the same.
+    (new / "etc/apt/apt.conf.d/99-old-mirror").write_text('Acquire::Check-Valid-Until "false";\n')
+    (new / "checkout/lab").mkdir(parents=True)
+    shutil.copy(CHECKOUT / "lab/install", new / "checkout/lab/install")
+    for what in ((), ("routers",), ("package",)):
+        _run(*_apart(new, ["/checkout/lab/install", *what]))
+    if suite == "sid":  # in the place of BIRD 2
+        _run(*_apart(new, ["apt-get", "-qq", "install", "--no-install-recommends", "bird3"]))
+    _run(*_apart(new, ["apt-get", "clean"]))
+    shutil.rmtree(new / "checkout")
+    (new / ".ready").touch()
+    shutil.rmtree(place, ignore_errors=True)
+    new.rename(place)
+    return place
+
+
+def _apart(place: Path, argv: Sequence[str]) -> list[str]:
+    """For installing: the network is this machine's, and no process stays."""
+    own = ["unshare", "--mount", "--pid", "--fork", "--kill-child", f"--mount-proc={place}/proc"]
+    return [*own, "chroot", str(place), *argv]
+
+
+def _run(*argv: str) -> None:
+    done = subprocess.run(
+        argv,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env=environment(),
+    )
+    if done.returncode != 0:
+        print(done.stdout[-4000:], done.stderr[-4000:], file=sys.stderr)
+        done.check_returncode()
+
+
+def mirror() -> str:
+    """Where this machine has its own Debian packages from."""
+    places = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]
+    line = re.compile(r"^(?:URIs:|deb(?: \[.*\])?) *(\S+/debian)/?(?: |$)", re.MULTILINE)
+    found = [match[1] for place in places if place.is_file() for match in line.finditer(place.read_text())]
+    return found[0] if found else "http://deb.debian.org/debian"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m lab.suites", description=__doc__)
+    parser.add_argument("suites", nargs="*", default=SUITES, help="of Debian; default: trixie and sid")
+    for suite in parser.parse_args(arguments).suites:
+        print(make(suite))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+"""Daemons that a failed test has left end with the run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+
+def _ip(*words: str) -> list[str]:
+    done = subprocess.run(["ip", "netns", *words], capture_output=True, text=True, check=False)
+    return done.stdout.split()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left() -> Iterator[None]:
+    """All that runs in namespaces of this process, which carry its number in their names, is ended, and they are removed."""
+    yield
+    left = [name for name in _ip("list") if name.startswith(f"anycast-bgp{os.getpid()}-")]
+    for name in left:
+        for pid in _ip("pids", name):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        _ip("del", name)
