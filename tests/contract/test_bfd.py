@@ -18,9 +18,9 @@ from anycast.config.load import load
 from anycast.core.values.route import Route
 from anycast.render.frr_bfd import frr_bfd_conf
 from tests.contract import bgp
-from tests.contract.bgp import NODE4, NODE6
+from tests.contract.bgp import NODE4, NODE6, start_frr
 from tests.contract.pair import V4, V6, Pair, config, pair
-from tests.contract.routers import Bird, Frr, every, until
+from tests.contract.routers import Bird, Frr, every, load_frr, until
 
 pytestmark = [pytest.mark.bgp, pytest.mark.skipif(bool(bgp.missing()), reason=bgp.missing() or "")]
 
@@ -101,16 +101,23 @@ def test_bfd_does_not_see_a_hung_exabgp(frr: type[Frr]) -> None:
 
 @frrs
 def test_a_dead_bfdd_costs_no_route(frr: type[Frr]) -> None:
-    """FRR and BIRD take a session that is up for good until BFD has been up once more."""
+    """FRR and BIRD take a session that is up for good until BFD has been up once more; FRR 10.3 waits for BFD."""
     with pair(frr, bfd=FAST) as one:
         _bfd_up(one)
         one.accepted(Route(prefix=V4), Route(prefix=V6))
         one.forwarded(V4)
         one.bfd[1].end(grace=0.0)
         until(lambda: _frr(one).bfd(NODE4).get("status") == "down", "BFD down at the router")
-        until(one.router.up, "both sessions up at the router")
-        one.accepted(Route(prefix=V4), Route(prefix=V6))
-        one.forwarded(V4)
+        with contextlib.ExitStack() as undo:
+            if frr.label().startswith("FRR 10.3"):
+                one.gone(V4)
+                assert not one.router.up()
+                for daemon in start_frr(one.places.node, one.folder / "bfd", ("bfdd",), frr.debian):
+                    undo.callback(daemon.end)
+                load_frr(one.folder / "bfd", one.folder / "bfd.conf", frr.debian)
+            until(one.router.up, "both sessions up at the router")
+            one.accepted(Route(prefix=V4), Route(prefix=V6))
+            one.forwarded(V4)
 
 
 def _frr(one: Pair) -> Frr:
