@@ -28,7 +28,8 @@ SESSION_LIFE = 60.0  # seconds: a resumed session proves no certificate, so it i
 
 _CHUNK = 16 * 1024
 _DAY = 86400.0  # seconds
-_OF_THE_SERVER = frozenset({"kx-dhe", "kx-any"})  # kx-any: of TLS 1.3, whose ciphers are another list
+# kx-any: of TLS 1.3, whose ciphers are another list. With a shared secret: offered by Python 3.13.
+_OF_THE_SERVER = frozenset({"kx-dhe", "kx-dhe-psk", "kx-any"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
