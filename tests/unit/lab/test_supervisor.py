@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,20 @@ from lab.supervisor import UNITS, Policy, Supervisor, policy
 from tests.unit.lab.programs import program
 
 AGENT = Policy(always=True, delay=0.0, final=frozenset({78}))
+
+
+_started: list[Process] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    yield
+    while _started:
+        process = _started.pop()
+        with contextlib.suppress(ProcessLookupError):
+            process.send(signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(process.pid, 0)
 
 
 class Site:
@@ -33,6 +50,7 @@ class Site:
             raise LabError("no more")
         self.started += 1
         self.processes.append(program(self.commands.pop(0)))
+        _started.append(self.processes[-1])
         return self.processes[-1]
 
     def do(self, what: str) -> dict[str, Any]:

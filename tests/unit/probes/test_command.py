@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from tests.unit.probes.peers import has_children, open_descriptors, run, target
 
 @pytest.fixture(autouse=True)
 def _nothing_stays_behind() -> Iterator[None]:
+    gc.collect()  # what tests before have left open and nobody holds
     before = open_descriptors()
     yield
     assert not has_children()
