@@ -50,7 +50,7 @@ def test_three_kernels_hold_the_same_table_in_the_same_order(site: Site) -> None
 def test_a_node_answers_over_http_for_machines(site: Site) -> None:
     assert site.http("lb1", "/livez") == (200, "ok\n")
     assert site.http("lb1", "/readyz") == (200, "ok\n")
-    assert site.http("lb1", "/vips/web") == (200, "announced: healthy\n")
+    assert site.http("lb1", "/vips/web") == (200, "acknowledged by ExaBGP: healthy\n")
     code, body = site.http("lb1", "/vips/wob")
     assert (code, json.loads(body)) == (
         404,

@@ -351,7 +351,7 @@ def test_a_file_that_was_taken_away_is_begun_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
-def test_a_full_disk_is_told_once_and_costs_nothing_else(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_told_once_and_costs_nothing_else(tmp_path: Path) -> None:
     said: list[str] = []
     path = tmp_path / "events.jsonl"
     path.symlink_to("/dev/full")
@@ -369,7 +369,7 @@ def test_a_full_disk_is_told_once_and_costs_nothing_else(tmp_path: Path) -> None
         assert told.wait(60)
     assert numbers(hub.after(0)) == [1, 2, 3]
     assert len(said) == 1
-    assert "No space left" in said[0]
+    assert "it is not a file" in said[0]
     path.unlink()
     hub.publish("agent.stopped", "info", {})
     assert over.wait(60)

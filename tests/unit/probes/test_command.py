@@ -25,7 +25,8 @@ def _nothing_stays_behind() -> Iterator[None]:
     before = open_descriptors()
     yield
     assert not has_children()
-    assert open_descriptors() == before
+    # Fewer: threads of tests before have ended meanwhile.
+    assert open_descriptors() <= before
     assert not command._hanging
 
 
