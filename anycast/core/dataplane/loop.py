@@ -149,6 +149,8 @@ def failed(state: State, reason: str, now: float) -> Step:
     kernel = replace(
         _idle(kernel),
         error=reason,
+        # What was under way may be there or not: what is found next is not somebody else's work.
+        settled=False,
         failures=kernel.failures + 1,
         snapshot=_forgotten(kernel),
         attempted={},
