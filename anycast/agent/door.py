@@ -159,8 +159,10 @@ class Door:
         self.serving: set[asyncio.Task[None]] = set()
 
     def listen(self, listener: socket.socket) -> None:
-        """Accept on `listener`, which does not block, instead of the one before; connections that stand stay."""
+        """Accept on `listener` instead of the one before; connections that stand stay."""
         self._unlisten()
+        # Whoever was there when the loop looked may have gone: the lease must not wait for the next.
+        listener.setblocking(False)
         self._listener = listener
         self._watch()
 

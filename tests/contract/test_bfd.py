@@ -71,7 +71,7 @@ def test_a_frozen_node_is_out_of_bird_by_bfd(bird: type[Bird]) -> None:
 @frrs
 def test_an_frr_with_its_own_timers_needs_three_times_as_long(frr: type[Frr]) -> None:
     """As `anycast budget --bfd-receive 300ms` says: the node's multiplier, and the slower interval."""
-    with pair(frr, bfd=FAST, change=(" bfd 3 100 100", " bfd")) as one:
+    with pair(frr, bfd=FAST, change=(" bfd profile ANYCAST-3x100", " bfd")) as one:
         _bfd_up(one)
         _measure("FRR, its own timers, node frozen, BFD", one, _frozen, BFD_SAID, above=0.5, below=2.5)
 
