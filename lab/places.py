@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from lab.machine import LabError
 PLACES = Path("/run/places")
 OWN = ("/etc", "/var", "/root")
 _CLONE_NEWNS = 0x00020000
+_MADE = b"."
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -43,41 +45,62 @@ def make(node: str, shared: Mapping[str, Path], links: Mapping[str, Path]) -> No
     home = PLACES / node
     home.mkdir(parents=True)
     (home / "namespace").touch()
-    ready, tell = os.pipe()
-    done, end = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(ready)
-        os.close(end)
-        _child(lambda: _set_up(node, home, shared, links), tell, done)
-    os.close(tell)
-    os.close(done)
-    try:
-        with open(ready, "rb") as answer:
-            problem = answer.read().decode("utf-8", "replace")
-            if not problem:
-                private.bind(f"/proc/{child}/ns/mnt", home / "namespace")
-    finally:
-        os.close(end)
-        os.waitpid(child, 0)
+    processors, problem = os.sched_getaffinity(0), ""
+    # A namespace may only be held in an older one, by a number that newer kernels give out by processor (seen on 6.18):
+    # where this one's came from another processor, the next one's may be smaller.
+    for tried in ({*processors}, *({one} for one in sorted(processors))):
+        try:
+            problem = _make(home, tried, lambda: _set_up(node, home, shared, links))
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            problem = str(error)
+        else:
+            break
     if problem:
         raise LabError(f"{node}: its own files could not be set up: {problem}")
 
 
-def _child(set_up: Callable[[], None], tell: int, done: int) -> NoReturn:
-    """Sets the place up, closes `tell` and keeps it until `done` ends. An error is written to `tell`."""
+def _make(home: Path, processors: set[int], set_up: Callable[[], None]) -> str:
+    """What went wrong in the new namespace; empty: nothing. Raises OSError: it cannot be held."""
+    ready, tell = os.pipe()
+    go, held = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(ready)
+        os.close(held)
+        _child(processors, set_up, tell, go)
+    os.close(tell)
+    os.close(go)
     try:
-        set_up()
+        with open(ready, "rb", buffering=0) as answer:
+            if (first := answer.read(1)) != _MADE:
+                return (first + answer.read()).decode("utf-8", "replace")
+            private.bind(f"/proc/{child}/ns/mnt", home / "namespace")
+            os.write(held, b".")
+            return answer.read().decode("utf-8", "replace")
+    finally:
+        os.close(held)
+        os.waitpid(child, 0)
+
+
+def _child(processors: set[int], set_up: Callable[[], None], tell: int, go: int) -> NoReturn:
+    """Makes a namespace, tells it, and sets it up once it is held. An error is written to `tell`."""
+    try:
+        every = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, processors)
+        if _libc.unshare(_CLONE_NEWNS) != 0:
+            raise OSError(ctypes.get_errno(), "unshare")
+        os.sched_setaffinity(0, every)
+        os.write(tell, _MADE)
+        if os.read(go, 1):
+            set_up()
     except BaseException as error:  # noqa: BLE001  (whatever it is, the parent says it)
         os.write(tell, str(error).encode() or b"?")
-    os.close(tell)
-    os.read(done, 1)
     os._exit(0)
 
 
 def _set_up(node: str, home: Path, shared: Mapping[str, Path], links: Mapping[str, Path]) -> None:
-    if _libc.unshare(_CLONE_NEWNS) != 0:
-        raise OSError(ctypes.get_errno(), "unshare")
     private.make_private()
     with netns.inside(node):
         private.detach("/sys")
