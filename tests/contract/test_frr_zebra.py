@@ -5,6 +5,8 @@ A node sees its session up and its withdraw acknowledged; the packets that still
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from anycast.core.values.route import Route
@@ -21,7 +23,8 @@ def test_without_zebra_a_withdrawn_route_stays_in_the_routers_kernel(frr: type[F
         one.accepted(Route(prefix=V4), Route(prefix=V6))
         one.forwarded(V4)
         zebra, *_ = one.router.processes
-        zebra.end(grace=0.0)
+        zebra.send(signal.SIGKILL)  # at SIGTERM it would take its routes along
+        assert zebra.wait(bgp.PATIENCE)
         report = one.node.want(Route(prefix=V6))
         assert V4 not in report.announced
         until(lambda: not one.router.path(V4), "the withdraw at bgpd")
