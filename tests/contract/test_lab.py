@@ -15,7 +15,14 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 KEPT = ("/etc", "/var/lib", "/usr/local", "/root", "/opt", "/srv")
-_OF_OTHERS = {"/root/.cache", "/root/.npm", "/var/lib/systemd", "/var/lib/apt", "/var/lib/dpkg"}
+_OF_OTHERS = {
+    str(CHECKOUT),
+    "/root/.cache",
+    "/root/.npm",
+    "/var/lib/systemd",
+    "/var/lib/apt",
+    "/var/lib/dpkg",
+}
 KERNELS = [
     "namespaces",
     pytest.param("uml", marks=pytest.mark.skipif(not which("linux.uml"), reason="needs User-Mode-Linux")),
