@@ -234,6 +234,9 @@ def test_without_a_descriptor_left_it_waits_and_goes_on(
                 raise OSError(24, "Too many open files")
             return self._listener.accept()
 
+        def setblocking(self, flag: bool) -> None:  # noqa: FBT001 - as a socket's
+            self._listener.setblocking(flag)
+
         def fileno(self) -> int:
             return self._listener.fileno()
 
