@@ -155,7 +155,11 @@ def _parts(folder: pathlib.Path, problems: list[Problem]) -> list[pathlib.Path]:
         for name in names
         if name.endswith(".yml")
     ]
-    return [folder / name for name in names if name.endswith(".yaml")]
+    return [folder / name for name in names if _names_part(name)]
+
+
+def _names_part(name: str) -> bool:
+    return name.endswith(".yaml") and not name.startswith((".", "#"))
 
 
 def _load(
@@ -237,7 +241,8 @@ def _built(
 
 def _is_part(main: str, name: str) -> bool:
     """Whether the file is one that `_parts` finds: no included one is, for a file counts once."""
-    return os.path.dirname(name) == os.path.join(os.path.dirname(main), "conf.d") and name.endswith(".yaml")
+    folder, file = os.path.split(name)
+    return folder == os.path.join(os.path.dirname(main), "conf.d") and _names_part(file)
 
 
 class _Reading:

@@ -14,11 +14,12 @@ from shutil import which
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-KEPT = ("/etc", "/var/lib", "/usr/local", "/root", "/opt", "/srv")
+HOME = str(Path.home())
+KEPT = ("/etc", "/var/lib", "/usr/local", HOME, "/opt", "/srv")
 _OF_OTHERS = {
     str(CHECKOUT),
-    "/root/.cache",
-    "/root/.npm",
+    f"{HOME}/.cache",
+    f"{HOME}/.npm",
     "/var/lib/systemd",
     "/var/lib/apt",
     "/var/lib/dpkg",
@@ -30,7 +31,7 @@ KERNELS = [
 # On one node, what an operator might: corrections by doctor, files, links, processes that stay.
 DEEDS = """
 anycast doctor --fix --yes >/dev/null
-echo mine >/etc/hosts && echo mine >/root/labtest && echo mine >/var/lib/labtest && echo mine >/var/tmp/labtest
+echo mine >/etc/hosts && echo mine >~/labtest && echo mine >/var/lib/labtest && echo mine >/var/tmp/labtest
 echo mine >/usr/local/bin/labtest && echo mine >/run/labtest && echo mine >/tmp/labtest
 ip link add labtest0 type veth peer name labtest1
 ls /etc/sysctl.d /etc/modules-load.d
@@ -96,7 +97,7 @@ def files() -> dict[str, tuple[int, ...]]:
             # What other programs of this machine keep meanwhile.
             folders[:] = [name for name in folders if os.path.join(place, name) not in _OF_OTHERS]
             for name in (*folders, *names):
-                if name.startswith(".history"):
+                if place == HOME and name.startswith(".history"):
                     continue
                 status = os.lstat(os.path.join(place, name))
                 found[os.path.join(place, name)] = (

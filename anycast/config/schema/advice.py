@@ -167,25 +167,22 @@ _MEANT: Mapping[str, tuple[str, ...]] = {
 }
 """Keys by what other programs, or people, call the same. Only one that is known at the place is proposed."""
 
+_NO_BACKUP = Advice(
+    "IPVS has no backup servers; for a node that only takes over write med, where the higher one loses "
+    "(examples/primary-backup.yaml)",
+    "med: 200",
+)
 _EXPLAINED: Mapping[str, Advice] = {
     "as_path_prepend": Advice(
         "a node is less preferred by med, or by communities the routers act on", "med: 200"
     ),
-    "backup": Advice(
-        "IPVS has no backup servers; for a node that only takes over write med, where the higher one loses "
-        "(examples/primary-backup.yaml)",
-        "med: 200",
-    ),
+    "backup": _NO_BACKUP,
     "maintenance": Advice(
         "a maintenance is a command: `anycast maintenance on`; how long a drain takes stands in timing",
         "timing: {drain: 5s, server_drain: 5m}",
     ),
     "med": Advice("a route belongs to the VIP: write med there, beside address", "med: 200"),
-    "sorry_server": Advice(
-        "IPVS has no backup servers; for a node that only takes over write med, where the higher one loses "
-        "(examples/primary-backup.yaml)",
-        "med: 200",
-    ),
+    "sorry_server": _NO_BACKUP,
     "token": Advice(
         "a token does not stand in this file: name the file that holds it, or a variable of the agent's environment",
         "token_file: /etc/anycast/pager.token",

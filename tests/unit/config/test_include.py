@@ -133,7 +133,8 @@ def test_a_text_includes_nothing_and_neither_does_a_file_in_conf_d(tmp_path: Pat
 
 def test_texts_that_were_kept_need_no_file_any_more(tmp_path: Path) -> None:
     files = {
-        "anycast.yaml": MAIN + "[common.yaml, 'vips.d/*.yaml']\n",
+        "anycast.yaml": MAIN + "[common.yaml, 'vips.d/*.yaml', conf.d/.own.yaml]\n",
+        "conf.d/.own.yaml": "node: {interface: lan0}\n",  # not one of conf.d: those have no such section
         "common.yaml": COMMON + "include: more/*.yaml\n",
         "more/timing.yaml": "timing: {drain: 5s}\n",
         "vips.d/a.yaml": VIP % ("a", 1),
