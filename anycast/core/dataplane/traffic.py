@@ -104,14 +104,19 @@ def _caught_up(counts: tuple[Count, ...], newest: Count, keys: tuple[Key, ...]) 
 def rate(counts: tuple[Count, ...], keys: Iterable[Key], *, since: float = float("-inf")) -> float | None:
     """Packets a second of all these services, from the last readings that are far enough apart.
 
-    Readings before `since` do not count. None: the rate is not known yet, or a counter went back.
+    Never more than all services together received: packets of some seconds ago are added to the services' counters
+    only now. Readings before `since` do not count. None: the rate is not known yet, or a counter went back.
     """
     newest = counts[-1] if counts else None
     bases = [count for count in counts if newest and since <= count.at <= newest.at - WINDOW]
     if newest is None or not bases:
         return None
     total = _between(bases[-1], newest, keys)
-    return None if total is None else total / (newest.at - bases[-1].at)
+    if total is None:
+        return None
+    mine = total / (newest.at - bases[-1].at)
+    everything = _all_together(tuple(count for count in counts if count.at >= since), newest)
+    return mine if everything is None else min(mine, everything)
 
 
 def _between(base: Count, newest: Count, keys: Iterable[Key]) -> int | None:

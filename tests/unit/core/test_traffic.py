@@ -142,6 +142,15 @@ def test_packets_that_are_not_added_up_prove_nothing() -> None:
     assert at_most(found, [WEB]) == pytest.approx(10.0, rel=0.01)
 
 
+def test_packets_of_before_that_are_added_up_only_now_are_not_said_to_come_still() -> None:
+    kernel = Kernel()
+    kernel.live[WEB] = 600
+    found = counted((), kernel.read(0.0))
+    kernel.add_up()
+    found = counted(found, kernel.read(WINDOW))
+    assert rate(found, [WEB]) == 0.0
+
+
 def test_one_service_is_proven_quiet_while_another_is_busy() -> None:
     kernel, found = Kernel(), tuple[Count, ...]()
     for second in range(20):
