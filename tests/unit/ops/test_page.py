@@ -352,6 +352,14 @@ def test_an_engine_that_stands_still_is_told() -> None:
     assert re.search(r"the engine has not run for 6\d\.\d s", parsed(node).text)
 
 
+def test_one_silence_has_one_age_wherever_the_page_speaks_of_it() -> None:
+    node = scenes.healthy()
+    node.report(silent_since=node.now - 206.0)
+    told = re.findall(r"(?:not answered for|no answer for|unknown\s+\S+\s+for) (\d+ \w+)", parsed(node).text)
+    assert len(told) >= 3
+    assert set(told) <= {"206 s", "3 min"}
+
+
 def test_the_page_is_served_and_to_head() -> None:
     node = scenes.healthy()
 
