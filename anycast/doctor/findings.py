@@ -54,7 +54,7 @@ _ESTIMATION_THREADS_SINCE = (6, 2)
 _WHY = {
     "net.ipv4.vs.sloppy_tcp": "a connection that the routers move here from another balancer is dropped",
     "net.ipv4.vs.schedule_icmp": "path MTU messages for connections of another balancer are dropped",
-    "net.ipv4.vs.expire_nodest_conn": "repairing the order of the real servers breaks their connections",
+    "net.ipv4.vs.expire_nodest_conn": "a client that meets a real server as it dies stays with it until it gives up",
     "net.ipv4.vs.conn_reuse_mode": "a client that uses a port again stays with a drained real server",
     "net.ipv4.vs.pmtu_disc": "packets too long for a tunnel are fragmented or lost, and the client is not told",
     "net.ipv4.ip_forward": "answers of real servers with forwarding nat are not routed back",

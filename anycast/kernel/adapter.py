@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import errno
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias, assert_never
 
 from anycast.core.dataplane.ipvs import Key, ServiceKey
@@ -18,6 +18,7 @@ from anycast.core.dataplane.kernel import (
     Failure,
     KernelOp,
     RemoveAddress,
+    ReorderDestinations,
     SetSysctl,
     SetTimeouts,
     Snapshot,
@@ -127,7 +128,13 @@ class Kernel:
             return await self._write_addresses(ops)
         failures: list[Failure] = []
         for op in ops:
-            failures += await (self._expire(op) if isinstance(op, ExpireDestinations) else self._perform(op))
+            match op:
+                case ExpireDestinations():
+                    failures += await self._expire(op)
+                case ReorderDestinations():
+                    failures += await self._reorder(op)
+                case _:
+                    failures += await self._perform(op)
         return failures
 
     async def watch(self, on_change: Callable[[], None]) -> None:
@@ -144,12 +151,20 @@ class Kernel:
 
     async def _expire(self, op: ExpireDestinations) -> tuple[Failure, ...]:
         # The removals count, whether or not the connections can be ended: those that cannot time out.
-        if not op.write_sysctl:
-            return await self._ipvs.play(op.removals)
-        with _expiring():
-            failures = await self._ipvs.play(op.removals)
-            await asyncio.sleep(EXPIRY)
+        if op.write_sysctl:
+            _try_to_write(EXPIRE_NODEST, "1")
+        failures = await self._ipvs.play(op.removals)
+        await asyncio.sleep(EXPIRY)  # what follows may add them again
         return failures
+
+    async def _reorder(self, op: ReorderDestinations) -> tuple[Failure, ...]:
+        if not op.write_sysctl:
+            return await self._ipvs.play(op.moves)
+        _try_to_write(EXPIRE_NODEST, "0")
+        try:
+            return await self._ipvs.play(op.moves)
+        finally:
+            _try_to_write(EXPIRE_NODEST, "1")
 
     async def _perform(self, op: _Single) -> tuple[Failure, ...]:
         try:
@@ -209,21 +224,23 @@ def _kind(op: KernelOp) -> type | None:
     match op:
         case AddAddress() | RemoveAddress():
             return type(op)
-        case ExpireDestinations() | SetSysctl() | SetTimeouts() | StartSync() | StopSync():
+        case (
+            ExpireDestinations()
+            | ReorderDestinations()
+            | SetSysctl()
+            | SetTimeouts()
+            | StartSync()
+            | StopSync()
+        ):
             return object
         case _:
             return None
 
 
-@contextlib.contextmanager
-def _expiring() -> Iterator[None]:
+def _try_to_write(name: str, value: str) -> None:
+    """If it cannot be written, the next reading says so."""
     with contextlib.suppress(OSError):
-        sysctl.write(EXPIRE_NODEST, "1")
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            sysctl.write(EXPIRE_NODEST, "0")
+        sysctl.write(name, value)
 
 
 def _why(op: _Single, error: OSError) -> str | None:

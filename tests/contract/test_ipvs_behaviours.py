@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -16,10 +17,11 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 import pytest
 
 from anycast.config.load import loads
-from anycast.core.dataplane.ipvs import Persistent, ServiceEntry, ServiceKey
-from anycast.core.dataplane.kernel import IPVS_SYSCTLS
+from anycast.core.dataplane.ipvs import MoveDestination, Persistent, ServiceEntry, ServiceKey
+from anycast.core.dataplane.kernel import EXPIRE_NODEST, IPVS_SYSCTLS, ReorderDestinations
 from anycast.core.values.configuration import Address, Protocol, Scheduler, SchedulerFlag, Service
 from anycast.kernel import sysctl
+from tests.contract.tables import played
 from tests.contract.test_ipvs_flows import BALANCER, CLIENT, FAMILIES, MH, Node, node, servers
 
 pytestmark = pytest.mark.lab
@@ -202,6 +204,7 @@ vips: {{web: {{address: 192.0.2.1, port: 80, servers: [10.9.0.1], {more}}}}}
     return loads(text, hostname="lb1").config.vips[0].services[0]
 
 
+CLIENTS_OF: Mapping[int, Address] = {4: ip_address("10.77.0.1"), 6: ip_address("fd77::1")}
 CLIENTS = [IPv4Address("10.77.0.0") + 3 * number for number in range(1, 101)]
 
 
@@ -321,6 +324,45 @@ def test_a_client_that_uses_a_port_again_leaves_a_drained_server() -> None:
         one.node.become({key: replace(entry, destinations=weightless)})
         assert owners(one.gets([segment(client, 80, ACK)])) == {client: drained}
         assert owners(one.gets([segment(client, 80, SYN)]))[client] != drained
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_client_that_met_a_server_as_it_died_is_served_at_its_next_retransmission(version: int) -> None:
+    """Its established connections stay; with 0 every retransmission goes to the dead server."""
+    key = service(version)
+    entry = table(key, 4)
+    clients: list[Flow] = [(CLIENTS_OF[version], 4000 + number) for number in range(40)]
+    with nodes(key, entry, 1) as (one,):
+        old = owners(one.gets((segment(each, 80, ACK) for each in clients[:20]), version))
+        new = owners(one.gets((segment(each, 80, SYN) for each in clients[20:]), version))
+        dead = Counter(new.values()).most_common(1)[0][0]
+        down = tuple(replace(each, weight=0) if each.address == dead else each for each in entry.destinations)
+        one.node.become({key: replace(entry, destinations=down)})
+        with one.node.inside():
+            sysctl.write(EXPIRE_NODEST, "0")
+        waiting = [flow for flow, where in new.items() if where == dead]
+        assert set(owners(one.gets((segment(each, 80, SYN) for each in waiting), version)).values()) == {dead}
+        with one.node.inside():
+            sysctl.write(EXPIRE_NODEST, "1")
+        again = owners(one.gets((segment(each, 80, SYN) for each in waiting), version))
+        assert again.keys() == set(waiting)
+        assert dead not in again.values()
+        assert owners(one.gets((segment(each, 80, ACK) for each in clients[:20]), version)) == old
+
+
+def test_repairs_of_the_order_end_no_connection_although_the_sysctl_ends_those_of_deleted_servers() -> None:
+    key = service(4)
+    entry = table(key, 4)
+    flows: list[Flow] = [(one, 4000) for one in CLIENTS]
+    with nodes(key, entry, 1) as (one,):
+        before = owners(one.gets(segment(each, 80, ACK) for each in flows))
+        for repair in range(10):
+            moves = tuple(MoveDestination(service=key, destination=each) for each in entry.destinations)
+            with one.node.inside():
+                assert played(ReorderDestinations(moves=moves)) == ()
+                assert sysctl.read([EXPIRE_NODEST]) == {EXPIRE_NODEST: "1"}, repair
+            assert set(one.node.flows()) == {4000}
+            assert owners(one.gets(segment(each, 80, ACK) for each in flows)) == before
 
 
 @pytest.mark.parametrize("version", [4, 6])

@@ -462,7 +462,7 @@ def test_the_next_packets_of_flows_whose_server_is_expired_go_to_other_servers()
         taken()
         with one.inside():
             assert played(core.ExpireDestinations(removals=(removal_of(gone),))) == ()
-            assert sysctl.read(["net.ipv4.vs.expire_nodest_conn"]).popitem()[1] == "0"
+            assert sysctl.read([core.EXPIRE_NODEST]) == {core.EXPIRE_NODEST: "1"}
         assert set(one.flows()) == {port for port in FEW if before[port] != gone}
         one.send(FEW)
         after = dict(taken())

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import groupby
 from typing import NamedTuple, TypeAlias, assert_never
 
 from anycast.core.dataplane import ipvs
@@ -15,12 +16,12 @@ from anycast.core.values.configuration import Address, ConnectionSync, Timeouts
 from anycast.core.values.persistent import PersistentMap
 
 # facts: IPVS creates connections from packets in mid-flow (sloppy_tcp), finds the flow an ICMP error belongs
-# to on a node that never saw the flow (schedule_icmp), and keeps a flow whose real server is being re-inserted
-# (expire_nodest_conn=0).
+# to on a node that never saw the flow (schedule_icmp), and schedules a client anew whose SYN is sent again while its
+# real server has weight 0 (expire_nodest_conn; with 0 it stays with the dead one until it gives up).
 IPVS_SYSCTLS: Mapping[str, str] = {
     "net.ipv4.vs.sloppy_tcp": "1",
     "net.ipv4.vs.schedule_icmp": "1",
-    "net.ipv4.vs.expire_nodest_conn": "0",
+    "net.ipv4.vs.expire_nodest_conn": "1",
     # A client that uses a port again is scheduled anew: 1 after TIME_WAIT (masquerading), 2 after FIN_WAIT, the last state
     # that is seen where answers do not come back through this node.
     "net.ipv4.vs.conn_reuse_mode": "3",
@@ -39,7 +40,7 @@ NAT_SYSCTLS: Mapping[int, Mapping[str, str]] = {
 }
 
 
-# While it is 1 the connections of a real server that is removed are ended.
+# While it is 1 the connections of a real server that is removed are ended; while it is 0 they wait for its return.
 EXPIRE_NODEST = "net.ipv4.vs.expire_nodest_conn"
 
 
@@ -150,11 +151,22 @@ class StopSync:
 class ExpireDestinations:
     """Remove real servers and end their connections: the next packet of each finds another server, which resets it.
 
-    Otherwise the kernel would silently drop their packets until they time out (expire_nodest_conn=0).
-    `write_sysctl`: that one may be 1 meanwhile. Without it the connections are left to time out.
+    Otherwise (expire_nodest_conn=0) the kernel would silently drop their packets until they time out.
+    `write_sysctl`: that one may be made 1 before. Without it, it is as somebody else wants it.
     """
 
     removals: tuple[ipvs.RemoveDestination, ...]
+    write_sysctl: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReorderDestinations:
+    """Move real servers, each to the end of the order, without ending a connection: expire_nodest_conn is 0 meanwhile.
+
+    `write_sysctl`: it may be. An agent that is killed in between leaves 0, which the next one finds and sets right.
+    """
+
+    moves: tuple[ipvs.MoveDestination, ...]
     write_sysctl: bool = True
 
 
@@ -166,6 +178,7 @@ KernelOp: TypeAlias = (
     | StartSync
     | StopSync
     | ExpireDestinations
+    | ReorderDestinations
     | ipvs.IpvsOp
 )
 
@@ -175,8 +188,8 @@ def touched(ops: Iterable[KernelOp]) -> frozenset[ipvs.Key]:
     found: set[ipvs.Key] = set()
     for op in ops:
         match op:
-            case ExpireDestinations(removals=removals):
-                found.update(one.service for one in removals)
+            case ExpireDestinations(removals=parts) | ReorderDestinations(moves=parts):
+                found.update(one.service for one in parts)
             case SetSysctl() | AddAddress() | RemoveAddress() | SetTimeouts() | StartSync() | StopSync():
                 pass
             case _:
@@ -197,7 +210,7 @@ def kind_of(op: KernelOp) -> str:
             return "sync"
         case ipvs.AddService() | ipvs.SetService() | ipvs.RemoveService():
             return "service"
-        case ipvs.MoveDestination():
+        case ipvs.MoveDestination() | ReorderDestinations():
             return "order"
         case ipvs.AddDestination() | ipvs.SetDestination() | ipvs.RemoveDestination() | ExpireDestinations():
             return "server"
@@ -210,8 +223,8 @@ def keys_of(op: KernelOp) -> tuple[ipvs.Key, ...]:
     match op:
         case SetSysctl() | AddAddress() | RemoveAddress() | SetTimeouts() | StartSync() | StopSync():
             return ()
-        case ExpireDestinations(removals=removals):
-            return tuple(one.service for one in removals)
+        case ExpireDestinations(removals=parts) | ReorderDestinations(moves=parts):
+            return tuple(one.service for one in parts)
         case _:
             return (op.service,)
 
@@ -257,7 +270,10 @@ def diff_of(
     servers = tuple(op for op in table_ops if isinstance(op, ipvs.RemoveDestination))
     return (
         *(first_of_rest(actual, desired) if rest else ()),
-        *(op for op in table_ops if not isinstance(op, ipvs.RemoveService | ipvs.RemoveDestination)),
+        *_with_moves_together(
+            (op for op in table_ops if not isinstance(op, ipvs.RemoveService | ipvs.RemoveDestination)),
+            desired,
+        ),
         *_removals(servers, desired),
         *(_sync(actual, desired) if rest else ()),
         *(AddAddress(address=at) for at in order if at in desired.addresses and at not in actual.addresses),
@@ -294,6 +310,15 @@ def address_is_held(actual: Snapshot, desired: Desired, address: Address) -> boo
     if address in actual.addresses:
         return address in desired.addresses or address not in desired.owned
     return address not in desired.addresses
+
+
+def _with_moves_together(ops: Iterable[ipvs.IpvsOp], desired: Desired) -> Iterator[KernelOp]:
+    for moving, some in groupby(ops, lambda op: isinstance(op, ipvs.MoveDestination)):
+        if not moving:
+            yield from some
+            continue
+        moves = tuple(op for op in some if isinstance(op, ipvs.MoveDestination))
+        yield ReorderDestinations(moves=moves, write_sysctl=EXPIRE_NODEST in desired.sysctls)
 
 
 def _removals(servers: tuple[ipvs.RemoveDestination, ...], desired: Desired) -> Iterator[KernelOp]:
@@ -349,8 +374,8 @@ def play(actual: Snapshot, ops: Iterable[KernelOp]) -> Snapshot:
                 sync = {**(sync or {}), op.role: op.sync}
             case StopSync():
                 sync = {role: one for role, one in (sync or {}).items() if role != op.role}
-            case ExpireDestinations(removals=removals):
-                table_ops += removals
+            case ExpireDestinations(removals=parts) | ReorderDestinations(moves=parts):
+                table_ops += parts
             case _:
                 table_ops.append(op)
     table = ipvs.play(actual.table, table_ops)

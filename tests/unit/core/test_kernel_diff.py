@@ -34,6 +34,7 @@ from anycast.core.dataplane.kernel import (
     Desired,
     ExpireDestinations,
     RemoveAddress,
+    ReorderDestinations,
     SetSysctl,
     Snapshot,
     diff,
@@ -154,6 +155,9 @@ def test_the_sysctl_that_ends_connections_may_be_written_where_sysctls_are_the_a
     wanted = replace(desired(destination(2)), sysctls=IPVS_SYSCTLS if managed else {})
     ops = diff(holding(wanted, destination(1)), wanted)
     assert [op.write_sysctl for op in ops if isinstance(op, ExpireDestinations)] == [managed]
+    wanted = replace(wanted, table=desired(destination(1), destination(2)).table)
+    ops = diff(holding(wanted, destination(2), destination(1)), wanted)
+    assert [op.write_sysctl for op in ops if isinstance(op, ReorderDestinations)] == [managed]
 
 
 def test_a_weight_is_changed_in_its_place() -> None:
@@ -167,10 +171,8 @@ def test_only_what_stands_behind_the_first_wrong_place_is_moved() -> None:
     wanted = desired(destination(1), destination(2), destination(3))
     kernel = holding(wanted, destination(1), destination(3), destination(2))
     ops = diff(kernel, wanted)
-    assert ops == (
-        MoveDestination(service=key(), destination=destination(2)),
-        MoveDestination(service=key(), destination=destination(3)),
-    )
+    moves = tuple(MoveDestination(service=key(), destination=destination(number)) for number in (2, 3))
+    assert ops == (ReorderDestinations(moves=moves, write_sysctl=False),)
     assert play(kernel, ops).table == wanted.table
 
 
@@ -180,7 +182,9 @@ def test_a_server_in_the_midst_moves_those_behind_it() -> None:
     ops = diff(kernel, wanted)
     assert ops == (
         AddDestination(service=key(), destination=destination(2)),
-        MoveDestination(service=key(), destination=destination(3)),
+        ReorderDestinations(
+            moves=(MoveDestination(service=key(), destination=destination(3)),), write_sysctl=False
+        ),
     )
     assert play(kernel, ops).table == wanted.table
 

@@ -10,9 +10,11 @@ from ipaddress import ip_address
 import pytest
 
 from anycast.core.dataplane.ipvs import (
+    Destination,
     IpvsOp,
     Key,
     MarkKey,
+    MoveDestination,
     RemoveDestination,
     RemoveService,
     ServiceEntry,
@@ -25,9 +27,10 @@ from anycast.core.dataplane.kernel import (
     Failure,
     KernelOp,
     RemoveAddress,
+    ReorderDestinations,
     SetSysctl,
 )
-from anycast.core.values.configuration import Address, Protocol, Timeouts
+from anycast.core.values.configuration import Address, Forwarding, Protocol, Timeouts
 from anycast.core.values.persistent import PersistentMap
 from anycast.kernel import adapter, addresses, sysctl
 from anycast.kernel.adapter import Kernel
@@ -81,8 +84,31 @@ def test_connections_are_ended_by_a_sysctl_only_where_it_may_be_written(
         script = Script(monkeypatch)
         op = ExpireDestinations(removals=(removal,), write_sysctl=may)
         assert asyncio.run(Kernel("lo").play([op])) == ()
-        around = [(EXPIRE_NODEST, "1"), removal, (EXPIRE_NODEST, "0")]
-        assert script.done == (around if may else [removal])
+        assert script.done == ([(EXPIRE_NODEST, "1"), removal] if may else [removal])
+
+
+def test_connections_are_kept_while_the_order_changes_by_a_sysctl_that_is_put_back_whatever_happens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    key = ServiceKey(protocol=Protocol.TCP, address=ip_address("192.0.2.1"), port=80)
+    one = Destination(address=ip_address("10.0.0.1"), port=80, weight=1, forwarding=Forwarding.DR)
+    moves = tuple(MoveDestination(service=key, destination=one) for _ in range(2))
+    script = Script(monkeypatch)
+    for may in (True, False):
+        script = Script(monkeypatch)
+        op = ReorderDestinations(moves=moves, write_sysctl=may)
+        assert asyncio.run(Kernel("lo").play([op])) == ()
+        around = [(EXPIRE_NODEST, "0"), *moves, (EXPIRE_NODEST, "1")]
+        assert script.done == (around if may else list(moves))
+
+    async def ends(_: Ipvs, __: Sequence[IpvsOp]) -> tuple[Failure, ...]:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(Ipvs, "play", ends)
+    script.done.clear()
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(Kernel("lo").play([ReorderDestinations(moves=moves)]))
+    assert script.done == [(EXPIRE_NODEST, "0"), (EXPIRE_NODEST, "1")]
 
 
 def test_a_sysctl_that_does_not_exist_is_a_failure_that_names_the_module() -> None:
