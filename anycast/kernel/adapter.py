@@ -24,9 +24,10 @@ from anycast.core.dataplane.kernel import (
     Snapshot,
     StartSync,
     StopSync,
+    SyncRole,
 )
 from anycast.core.values.configuration import Address
-from anycast.kernel import addresses, interface_watch, sysctl, totals
+from anycast.kernel import addresses, interface_watch, multicast, sysctl, totals
 from anycast.kernel.errors import KernelUnavailable
 from anycast.kernel.ipvs import Ipvs
 
@@ -89,6 +90,8 @@ class Kernel:
             sysctls=sysctl.read(wanted_sysctls),
             timeouts=reading.timeouts,
             sync=reading.sync,
+            sync_lost=SyncRole.BACKUP in reading.sync
+            and not multicast.is_joined(reading.sync[SyncRole.BACKUP]),
             packets=reading.packets,
             received=totals.read(),
             connections=reading.connections,

@@ -129,6 +129,27 @@ def test_a_daemon_that_somebody_started_otherwise_is_replaced() -> None:
     )
 
 
+@pytest.mark.parametrize("sync", [OURS, replace(OURS, group=SIX)], ids=["IPv4", "IPv6"])
+def test_daemons_whose_interface_was_made_anew_are_started_again(sync: ConnectionSync) -> None:
+    """They hear and send nothing more, while the kernel goes on saying that they run."""
+    want = desired({}, sync=sync, sync_owned=True)
+    settled(want)
+    shown = daemons()
+    run("ip", "-batch", "-", stdin="link set veth0 down\nlink set veth0 up\n")
+    assert settled(want) == ()
+    run("ip", "link", "del", "veth0")
+    run("ip", "-batch", "-", stdin="\n".join(LINKS.splitlines()[:5]))
+    assert daemons() == shown
+    assert snapshot().sync_lost
+    assert settled(want) == tuple(
+        op(role=role, **more)
+        for role in SyncRole
+        for op, more in ((StopSync, {}), (StartSync, {"sync": sync}))
+    )
+    assert not snapshot().sync_lost
+    assert daemons() == shown
+
+
 def test_daemons_are_stopped_when_sync_is_no_longer_wanted_and_only_those_of_ours() -> None:
     run("ipvsadm", "--start-daemon", "master", "--mcast-interface", "veth0", "--syncid", "9")
     assert established(desired({})) == ()

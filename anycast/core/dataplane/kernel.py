@@ -30,9 +30,13 @@ IPVS_SYSCTLS: Mapping[str, str] = {
 SCTP_SYSCTLS: Mapping[str, str] = {"net.ipv4.vs.sloppy_sctp": "1"}
 # A client of a server with weight 0 is sent elsewhere, instead of staying there for as long as it keeps sending.
 PERSISTENCE_SYSCTLS: Mapping[str, str] = {"net.ipv4.vs.expire_quiescent_template": "1"}
-# A connection is announced with its third packet and every tenth after that. With the kernel's default (3 50) the
-# other nodes learn of quiet connections too late: nothing was synchronised in 12 s.
-SYNC_SYSCTLS: Mapping[str, str] = {"net.ipv4.vs.sync_threshold": "3 10"}
+# A connection is announced when it is established, and with the first packet that comes a minute or more after the last
+# announcement. With announcements by the number of packets (the kernel's default: 3 50) the others forget a connection
+# with a packet every two minutes, and a busy one is announced many times a second.
+SYNC_SYSCTLS: Mapping[str, str] = {
+    "net.ipv4.vs.sync_threshold": "3 0",
+    "net.ipv4.vs.sync_refresh_period": "60",
+}
 # The answers of masqueraded connections are routed back through this node.
 NAT_SYSCTLS: Mapping[int, Mapping[str, str]] = {
     4: {"net.ipv4.ip_forward": "1"},
@@ -58,6 +62,7 @@ class Snapshot:
     `table` has the records alone: a service that nobody changed is the same object as in the reading before, however
     many connections came and went. `connections` has their counts, packed, of each service that has any: of its
     destinations, in their order. `traffic` has the counters of each service that has had any, as `ipvs.COUNTED`.
+    `sync_lost`: the daemons run, but their interface is gone or was made anew: they neither send nor hear.
     """
 
     table: ipvs.Table
@@ -65,6 +70,7 @@ class Snapshot:
     sysctls: Mapping[str, str | None]  # None: could not be read
     timeouts: Timeouts | None = None  # None: not read
     sync: Mapping[SyncRole, ConnectionSync] | None = None  # the daemons that run; None: not read
+    sync_lost: bool = False
     packets: Mapping[ipvs.Key, int] = field(default_factory=dict, compare=False)  # received by each service
     received: Received | None = field(default=None, compare=False)  # by all together; None: could not be read
     connections: Mapping[ipvs.Key, bytes] = field(default_factory=dict, compare=False)
@@ -335,7 +341,9 @@ def _sync(actual: Snapshot, desired: Desired) -> Iterator[KernelOp]:
     running = actual.sync or {}
     for role in SyncRole:
         present = running.get(role)
-        if present == desired.sync or (desired.sync is None and not desired.sync_owned):
+        if desired.sync is None and not desired.sync_owned:
+            continue
+        if present == desired.sync and not (present and actual.sync_lost):
             continue
         if present is not None:
             yield StopSync(role=role)  # a daemon cannot be changed
@@ -357,6 +365,7 @@ def play(actual: Snapshot, ops: Iterable[KernelOp]) -> Snapshot:
     went: set[Address] = set()
     timeouts = actual.timeouts
     sync = None if actual.sync is None else dict(actual.sync)
+    sync_lost = actual.sync_lost
     table_ops: list[ipvs.IpvsOp] = []
     for op in ops:
         match op:
@@ -372,6 +381,7 @@ def play(actual: Snapshot, ops: Iterable[KernelOp]) -> Snapshot:
                 timeouts = op.timeouts
             case StartSync():
                 sync = {**(sync or {}), op.role: op.sync}
+                sync_lost = False
             case StopSync():
                 sync = {role: one for role, one in (sync or {}).items() if role != op.role}
             case ExpireDestinations(removals=parts) | ReorderDestinations(moves=parts):
@@ -385,6 +395,7 @@ def play(actual: Snapshot, ops: Iterable[KernelOp]) -> Snapshot:
         sysctls=sysctls,
         timeouts=timeouts,
         sync=sync,
+        sync_lost=sync_lost,
         packets=actual.packets,
         connections=_connections(actual, table, table_ops),
         traffic=_traffic(actual, table_ops),

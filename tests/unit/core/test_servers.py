@@ -333,7 +333,7 @@ def test_connection_sync_is_started_both_ways_changed_by_a_new_start_and_ended_w
     node = up()
     node.reload(vip(), connection_sync=SYNC)
     assert node.kernel.sync == dict.fromkeys(kernels.SyncRole, SYNC)
-    assert node.kernel.sysctls["net.ipv4.vs.sync_threshold"] == "3 10"
+    assert node.kernel.sysctls["net.ipv4.vs.sync_threshold"] == "3 0"
     node.reload(vip(), connection_sync=replace(SYNC, id=8))
     assert [type(op) for op in node.programs[-1]] == [kernels.StopSync, kernels.StartSync] * 2
     node.reload(vip(), connection_sync=None)
