@@ -46,6 +46,9 @@ PAUSE = 0.0005  # seconds: the event loop's turn
 
 NICENESS = 5
 
+_OUT_OF_MEMORY = 12  # exit status: nothing could be said any more
+_TOO_MUCH = "it is more than there is memory for"
+
 _HEAD = struct.Struct("!cI")  # kind and length of a frame
 _CHUNK = 65536
 _PROBLEMS = 100  # in a frame
@@ -210,6 +213,8 @@ class Reading:
             return self._late()
         if self._given_up:
             return RuntimeError(f"reading {named(str(self._path))} was given up")
+        if status == _OUT_OF_MEMORY:
+            return ConfigError((_whole(self._path, _TOO_MUCH),))
         if status == -signal.SIGXCPU:
             what = f"reading it took more than {CPU_LIMIT} s of processor time: given up"
             return ConfigError((_whole(self._path, what),))
@@ -269,11 +274,18 @@ def main(task: _Task, *, again: bool) -> None:
 
 
 def _main(task: _Task, known: bytes, answer: BinaryIO) -> None:
+    # All that is needed is there before memory is counted: a library that finds none is not told from a broken one.
+    from anycast.config import load, wire  # noqa: F401
+
     # The hard limit is later: SIGKILL there would not say why.
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT, CPU_LIMIT + 5))
     _limit_memory()
-    answer.writelines(_HEAD.pack(kind, len(frame)) + frame for kind, frame in _answer(task, known))
-    answer.flush()
+    try:
+        answer.writelines(_HEAD.pack(kind, len(frame)) + frame for kind, frame in _answer(task, known))
+        answer.flush()
+    except MemoryError:
+        # Where there is none left, nor is there for saying so.
+        os._exit(_OUT_OF_MEMORY)
 
 
 def _limit_memory() -> None:
@@ -321,7 +333,7 @@ def _answer(task: _Task, known: bytes) -> Iterable[tuple[bytes, bytes]]:
         for frame in wire.frames(loaded, wire.known(known)):
             yield _FOUND, frame
     except (RecursionError, MemoryError):
-        yield from _wrong(ConfigError((_whole(task.path, "it is more than there is memory for"),)))
+        yield from _wrong(ConfigError((_whole(task.path, _TOO_MUCH),)))
 
 
 def _wrong(error: ConfigError) -> Iterable[tuple[bytes, bytes]]:

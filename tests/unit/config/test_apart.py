@@ -163,13 +163,15 @@ def test_what_never_stops_talking_is_given_up(monkeypatch: pytest.MonkeyPatch, t
         apart.load(FULL)
 
 
+@pytest.mark.parametrize("mebibytes", [0, 1, 3, 8, 13, 21])
 def test_more_memory_than_there_is_for_it_is_a_problem_of_the_file(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mebibytes: int
 ) -> None:
+    """Wherever it runs out: there may be too little even to say so."""
     file = tmp_path / "anycast.yaml"
     servers = ",".join(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(90_000))
     file.write_text(f"pools: {{p: {{servers: [{servers}]}}}}\n")
-    monkeypatch.setattr(apart, "MEMORY", 8 << 20)
+    monkeypatch.setattr(apart, "MEMORY", mebibytes << 20)
     # Python may look for memory in vain until its time is over.
     with pytest.raises(ConfigError, match=r"more than there is memory for|of processor time: given up"):
         apart.Reading(file, fork=True).result()
