@@ -32,7 +32,8 @@ demo: setup ## break balancers under 600 connections in the lab; less than two m
 
 # FAULTS=drain,agent-kill (FAULTS=help lists them), NODES=, CONNECTIONS=, SEED= and DURATION= of the random faults,
 # PEER=healthcheck or none.
-chaos: setup ## the fault matrix under 600 connections: what broke, when routes went; a quarter of an hour and ten minutes
+chaos: setup ## the fault matrix under 600 connections: what broke, when routes went; half an hour
+	@./lab/install bench
 	@$(BIN)/python -m lab.chaos $(if $(FAULTS),--faults '$(FAULTS)') $(if $(NODES),--nodes '$(NODES)') \
 		$(if $(CONNECTIONS),--connections '$(CONNECTIONS)') $(if $(SEED),--seed '$(SEED)') \
 		$(if $(DURATION),--duration '$(DURATION)') $(if $(PEER),--peer '$(PEER)')

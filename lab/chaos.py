@@ -190,6 +190,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if chosen.faults:
         words = sys.argv[1:] if argv is None else list(argv)
         statuses.append(_in_lab(["lab.chaos", *words], {"ANYCAST_LAB_MEMORY": str(chosen.memory)}))
+    if chosen.silent:
+        statuses.append(_in_lab(["lab.silent"], {}))
     if chosen.figures and os.geteuid() != 0:
         print(f"left out, for they need root: {', '.join(chosen.figures)}", flush=True)
     elif chosen.figures:

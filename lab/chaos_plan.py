@@ -132,6 +132,13 @@ FIGURES = {
     "outcome-wire": "from the last failing outcome of a check to the UPDATE on the wire (median <= 5 ms)",
 }
 
+# In a lab of its own, beside keepalived: `lab.silent`.
+SILENT = "silent-server"
+SILENT_TEXT = (
+    "a real server loses its link, its process or itself stands still, under 200 new connections a second: how long "
+    "clients wait, and with keepalived (nobody without a server; <= 1.5 s, with checks each second <= 7.5 s)"
+)
+
 
 class OptionError(Exception):
     """Cannot be run so; the message has every problem on a line of its own, and what to do."""
@@ -142,6 +149,7 @@ class Options:
     faults: tuple[Fault, ...]
     peer_faults: tuple[str, ...]
     figures: tuple[str, ...] = ()
+    silent: bool = False
     nodes: int = 3
     servers: int = 4
     connections: int = 600
@@ -168,7 +176,7 @@ def options(
     """Raises OptionError. `faults`: names with commas; empty: all. `peer` empty: with all of them, else not."""
     wrong = []
     names = [name for name in (word.strip() for word in faults.split(",")) if name]
-    unknown = [name for name in names if name not in BY_NAME and name not in FIGURES]
+    unknown = [name for name in names if name not in BY_NAME and name not in (*FIGURES, SILENT)]
     if unknown:
         wrong.append(f"FAULTS: no such fault: {', '.join(unknown)} (FAULTS=help lists them)")
     if not 2 <= nodes <= most_nodes:
@@ -201,6 +209,7 @@ def options(
         faults=tuple(chosen),
         peer_faults=peers,
         figures=tuple(name for name in FIGURES if name in names or not names),
+        silent=SILENT in names or not names,
         nodes=nodes,
         connections=connections,
         seed=seed,
@@ -210,14 +219,14 @@ def options(
 
 def listing() -> str:
     """For FAULTS=help."""
-    texts = dict(FIGURES)
+    texts = {**FIGURES, SILENT: SILENT_TEXT}
     for fault in FAULTS:
         promise = f" ({fault.promise})" if fault.promise != "-" else ""
         beside = " [PEER=healthcheck too]" if fault.name in PEER_FAULTS else ""
         texts[fault.name] = f"{fault.text}{promise}{beside}"
     width = max(map(len, texts))
     lines = []
-    for name in (*BY_NAME, *FIGURES):
+    for name in (*BY_NAME, *FIGURES, SILENT):
         indent = " " * (width + 2)
         lines += textwrap.wrap(f"{name.ljust(width)}  {texts[name]}", 110, subsequent_indent=indent)
     return "\n".join(lines)

@@ -171,14 +171,14 @@ class Site:
 
     def uplink(self, node: str, *, up: bool) -> None:
         """The node's link to the router. Down, it loses the default routes, not the addresses."""
-        _set_link(node, "up0", up=up)
+        set_link(node, "up0", up=up)
         if up:
             for gateway in self.lab.topology.node(node).gateways:
                 self.lab.exec(node, "ip", "route", "replace", "default", "via", gateway)
 
     def server_link(self, node: str, *, up: bool) -> None:
         """The carrier of the node's link to the real servers. It keeps addresses and routes, as with a pulled cable."""
-        _set_link(LAN, node, up=up)
+        set_link(LAN, node, up=up)
 
     @contextlib.contextmanager
     def out_of_reach(self, node: str) -> Iterator[None]:
@@ -201,7 +201,8 @@ class Site:
                     kernel.neigh("delete", **server)
 
 
-def _set_link(place: str, name: str, *, up: bool) -> None:
+def set_link(place: str, name: str, *, up: bool) -> None:
+    """An interface `name` in the namespace `place`."""
     with netns.open_socket(place, socket.AF_INET, socket.SOCK_DGRAM) as sock:
         asked = fcntl.ioctl(sock, _SIOCGIFFLAGS, struct.pack("16sH14x", name.encode(), 0))
         flags: int = struct.unpack_from("H", asked, 16)[0]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import signal
+import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+import yaml
 
 from lab.topology import VIP4, VIPS
-from tests.e2e.site import NODES, Site, until
+from tests.e2e.site import NODES, PATIENCE, Site, until
 
 pytestmark = pytest.mark.lab
 CONNECTIONS = 600
@@ -125,9 +129,97 @@ def test_a_server_is_added_and_then_a_balancer_is_lost(site: Site, sync: bool) -
     assert (broken == 0) == sync, (meanwhile, afterwards)
 
 
-def _original(site: Site, node: str) -> object:
-    import yaml
+def _synced(site: Site, settle: Callable[[dict[str, Any]], None]) -> None:
+    """Connection sync on every node, with what else is changed of their configurations; both daemons run."""
+    for node in NODES:
+        with site.edit(node) as config:
+            config["connection_sync"] = {"interface": "lan0", "id": 9}
+            settle(config)
+        site.reload(node)
+    for node in NODES:
+        until(
+            lambda node=node: len(site.status(node)["kernel"]["connection_sync"]) == 2,  # type: ignore[misc]
+            f"both daemons to run on {node}",
+        )
 
+
+def test_quiet_connections_stay_known_to_all_nodes(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    """A packet every six seconds of a timeout of sixteen: as one every five minutes of the usual fifteen."""
+    _synced(site, lambda config: config.update(timeouts={"tcp": "16s", "tcp_fin": "16s", "udp": "16s"}))
+    with site.lab.load(300, interval=6.0, deadline=20.0) as load:
+        flows = site.live()
+        assert len(flows) == 300
+        for node in NODES:
+            until(lambda node=node: site.knows(node, flows), f"{node} to know all connections")  # type: ignore[misc]
+        end = time.monotonic() + 40.0
+        looks = 0
+        while time.monotonic() < end:
+            for node in NODES:
+                assert site.knows(node, flows), f"{node}, look {looks}"
+                looks += 1
+        site.lab.kill("lb1", "exabgp")
+        site.routed(["lb2", "lb3"])
+        load.mark()
+        after = load.wait_answered(PATIENCE)
+    with capsys.disabled():
+        print(
+            f"\nquiet connections known to all nodes at {looks} of {looks} looks; {after['broken']} of 300 broken"
+        )
+    assert (after["connections"], after["broken"], after["moved"]) == (300, 0, 0), after["errors"]
+
+
+def test_a_server_behind_tunnels_is_added_with_weight_0_everywhere_first_and_nothing_is_lost(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Node by node. With its weight at once, what one node tells the next of it is dropped there."""
+    for number in range(1, 5):
+        for device in ("tunl0", "ip6tnl0"):
+            site.lab.exec(f"rs{number}", "ip", "link", "set", device, "up")
+            site.lab.exec(f"rs{number}", "sh", "-c", f"echo 0 > /proc/sys/net/ipv4/conf/{device}/rp_filter")
+        site.lab.exec(f"rs{number}", "sh", "-c", "echo 0 > /proc/sys/net/ipv4/conf/all/rp_filter")
+
+    def without(config: dict[str, Any]) -> None:
+        config["pools"]["web"]["servers"].pop(3)
+        config["vips"]["web"]["forwarding"] = "tunnel"
+
+    def added(weight: int) -> None:
+        for node in NODES:
+            with site.edit(node) as config:
+                servers = config["pools"]["web"]["servers"][:3]
+                config["pools"]["web"]["servers"] = [*servers, _fourth(site, node) | {"weight": weight}]
+            site.reload(node)
+            until(lambda node=node: site.weights(node, 4) == {weight}, f"rs4 on {node}")  # type: ignore[misc]
+
+    _synced(site, without)
+    with site.lab.load(CONNECTIONS, probes=50) as load:
+        added(0)
+        added(1)
+        load.fill()
+        # Some that were opened since are rs4's.
+        with site.lab.load(CONNECTIONS // 2) as later:
+            flows = site.live()
+            for node in NODES:
+                until(lambda node=node: site.knows(node, flows), f"{node} to know all connections")  # type: ignore[misc]
+            load.mark()
+            later.mark()
+            site.lab.kill("lb1", "exabgp")
+            site.routed(["lb2", "lb3"])
+            stats = [one.wait_answered(PATIENCE) for one in (load, later)]
+    broken = [one["broken"] for one in stats]
+    with capsys.disabled():
+        print(
+            f"\na server added behind tunnels, then a node lost: {broken[0]} of {CONNECTIONS} and {broken[1]} of {CONNECTIONS // 2} broken"
+        )
+    assert "rs4" in stats[1]["servers"]
+    assert broken == [0, 0], [one["errors"] for one in stats]
+
+
+def _fourth(site: Site, node: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(site.original[node])["pools"]["web"]["servers"][3]
+    return found
+
+
+def _original(site: Site, node: str) -> object:
     return yaml.safe_load(site.original[node])["pools"]["web"]
 
 

@@ -467,7 +467,7 @@ class ConnectionSync:
     Not needed with `scheduler: mh`, where every balancer chooses alike. It carries a connection through what
     changes the choice: another scheduler, persistence, a change of servers or weights. New connections arrive at
     the others with a delay, so a connection that moves in its first moments is still lost: one of TCP is told of
-    with its third packet, one-packet UDP never. With `forwarding: tunnel` a connection to a real server that the others
+    within two seconds once it is established, one-packet UDP never. With `forwarding: tunnel` a connection to a real server that the others
     do not have yet is lost when it comes to them: add a real server with weight 0 on all balancers, then give it its
     weight. Excludes real servers of the other address family.
     """
