@@ -31,6 +31,7 @@ from lab.measuring import say
 from lab.topology import HTTP_PORT, LAN, VIP4, VIP6, Node
 from lab.trial import PATIENCE
 
+LOGS = BUILD / "lab" / "silent"
 RATE = 200  # clients a second
 BEFORE, AFTER = 2.0, 13.0  # seconds of them, before and after the fault
 GIVES_UP = 75.0  # seconds of a client's patience
@@ -229,8 +230,12 @@ class Keepalived:
             self._lab.wait_route(prefix, [], PATIENCE)
         for node in self._built.nodes:
             self._start(node)
-        self._lab.set_routes(self._built.nodes)
-        self._built.weight(SILENT, {1})
+        try:
+            self._lab.set_routes(self._built.nodes)
+            self._built.weight(SILENT, {1})
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def _start(self, node: str) -> None:
@@ -247,7 +252,8 @@ class Keepalived:
             *places.entry(node), "keepalived", "--dont-fork", "--log-console", "--check", "--use-file", str(conf),
             "--pid", str(folder / "keepalived.pid"), "--checkers_pid", str(folder / "checkers.pid"),
         ]  # fmt: skip
-        with (folder / "keepalived.log").open("wb") as log:
+        LOGS.mkdir(parents=True, exist_ok=True)
+        with (LOGS / f"keepalived-{node}.log").open("wb") as log:
             self._running.append(subprocess.Popen(argv, stdout=log, stderr=log, env=_environment()))
 
     def __exit__(

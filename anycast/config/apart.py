@@ -283,9 +283,11 @@ def _main(task: _Task, known: bytes, answer: BinaryIO) -> None:
     try:
         answer.writelines(_HEAD.pack(kind, len(frame)) + frame for kind, frame in _answer(task, known))
         answer.flush()
-    except MemoryError:
-        # Where there is none left, nor is there for saying so.
-        os._exit(_OUT_OF_MEMORY)
+    except (MemoryError, SystemError) as error:
+        # Where there is none left, nor is there for saying so. Python itself may stumble over that (seen with 3.13).
+        if isinstance(error, MemoryError) or isinstance(error.__cause__ or error.__context__, MemoryError):
+            os._exit(_OUT_OF_MEMORY)
+        raise
 
 
 def _limit_memory() -> None:

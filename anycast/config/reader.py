@@ -18,6 +18,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, TypeAlias
 
 import yaml
@@ -47,6 +48,7 @@ except ImportError:  # PyYAML was built without libyaml
 Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
 
 MAX_BYTES = 8 * 1024 * 1024  # of all files together
+MAX_DIRECTIVES = 10
 MAX_ITEMS = 10_000  # of a list or a mapping
 MAX_SERVERS = 100_000  # of a list of real servers, and of all files together
 MAX_VALUES = 220_000  # of all files together: 50,000 real servers with a name and a weight each have 200,000
@@ -68,6 +70,7 @@ _LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+(\.[0-9]*)?\Z", re.ASCII)
 _TOO_LONG = re.compile(r"[-+]?[0-9]{20,}\Z", re.ASCII)
 # Line ends and spaces that are not everybody's, directives, and marks at which the parsers' rules differ.
 _TAKEN_DIFFERENTLY = re.compile("[\t\r\x7f-\x9f\u2028\u2029\ufeff]|^%", re.MULTILINE)
+_DIRECTIVE = re.compile("(?:^|[\r\x85\u2028\u2029])%", re.MULTILINE)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NOT_ALLOWED: re.Pattern[str] = yaml.reader.Reader.NON_PRINTABLE
 
@@ -185,6 +188,11 @@ def _decode(data: bytes | str, file: str) -> str:
             raise _UnreadableError(mark, "this is not UTF-8", "save the file as UTF-8") from None
     if found := _NOT_ALLOWED.search(text):
         raise _unprintable(found, file)
+    # libyaml compares each with all before.
+    if directive := next(islice(_DIRECTIVE.finditer(text), MAX_DIRECTIVES, None), None):
+        mark = Mark(file, text.count("\n", 0, directive.start()) + 1, 1)
+        what = f"there are more than {MAX_DIRECTIVES} lines that begin with %"
+        raise _UnreadableError(mark, what, "remove them: no directive is needed here")
     return text.replace("\r\n", "\n")  # it is the same to YAML
 
 

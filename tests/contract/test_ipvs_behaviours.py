@@ -18,8 +18,22 @@ import pytest
 
 from anycast.config.load import loads
 from anycast.core.dataplane.ipvs import MoveDestination, Persistent, ServiceEntry, ServiceKey
-from anycast.core.dataplane.kernel import EXPIRE_NODEST, IPVS_SYSCTLS, ReorderDestinations
-from anycast.core.values.configuration import Address, Protocol, Scheduler, SchedulerFlag, Service
+from anycast.core.dataplane.kernel import (
+    EXPIRE_NODEST,
+    IPVS_SYSCTLS,
+    SYNC_SYSCTLS,
+    ReorderDestinations,
+    StartSync,
+    SyncRole,
+)
+from anycast.core.values.configuration import (
+    Address,
+    ConnectionSync,
+    Protocol,
+    Scheduler,
+    SchedulerFlag,
+    Service,
+)
 from anycast.kernel import sysctl
 from tests.contract.tables import played
 from tests.contract.test_ipvs_flows import BALANCER, CLIENT, FAMILIES, MH, Node, node, servers
@@ -204,6 +218,7 @@ vips: {{web: {{address: 192.0.2.1, port: 80, servers: [10.9.0.1], {more}}}}}
     return loads(text, hostname="lb1").config.vips[0].services[0]
 
 
+BUSY = 100  # connections
 CLIENTS_OF: Mapping[int, Address] = {4: ip_address("10.77.0.1"), 6: ip_address("fd77::1")}
 CLIENTS = [IPv4Address("10.77.0.0") + 3 * number for number in range(1, 101)]
 
@@ -363,6 +378,62 @@ def test_repairs_of_the_order_end_no_connection_although_the_sysctl_ends_those_o
                 assert sysctl.read([EXPIRE_NODEST]) == {EXPIRE_NODEST: "1"}, repair
             assert set(one.node.flows()) == {4000}
             assert owners(one.gets(segment(each, 80, ACK) for each in flows)) == before
+
+
+def announcements(one: Seen, sysctls: Mapping[str, str], flows: Iterable[Flow], packets: int) -> Counter[int]:
+    """How often each flow, by its port, is told to the other nodes while so many packets of it come at once."""
+    last: Flow = (CLIENTS_OF[4], 1)  # when it is told of, all others have been
+    sync = ConnectionSync(interface="servers0", id=5)
+    with one.node.inside():
+        for name, value in sysctls.items():
+            sysctl.write(name, value)
+        assert played(StartSync(role=SyncRole.MASTER, sync=sync)) == ()
+        line = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_EVERYTHING))
+        line.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 26)
+        line.bind(("servers0", _EVERYTHING))
+        line.settimeout(60)
+    known = list(flows)
+    found: Counter[int] = Counter()
+    with line:
+        for _ in range(packets):
+            one.gets(segment(each, 80, ACK) for each in known)
+        for _ in range(3):
+            one.gets([segment(last, 80, ACK)])
+        while not found[last[1]]:
+            found.update(told(line.recv(2048), sync.port))
+    return found
+
+
+def told(datagram: bytes, port: int) -> list[int]:
+    """The clients' ports of the connections in a message of the sync daemon."""
+    if datagram[9] != socket.IPPROTO_UDP or datagram[22:24] != port.to_bytes(2, "big"):
+        return []
+    message, ports = datagram[28:], []
+    place = 8
+    for _ in range(message[4]):
+        ports.append(int.from_bytes(message[place + 10 : place + 12], "big"))
+        size = int.from_bytes(message[place + 2 : place + 4], "big") & 0xFFF
+        place += size + -size % 4
+    return ports
+
+
+@pytest.mark.parametrize(
+    ("sysctls", "times"),
+    [
+        ({"net.ipv4.vs.sync_threshold": "3 10", "net.ipv4.vs.sync_refresh_period": "0"}, 5),
+        (SYNC_SYSCTLS, 1),
+    ],
+    ids=["by packets", "by time"],
+)
+def test_a_busy_connection_is_told_to_the_others_by_time_and_not_by_its_packets(
+    sysctls: Mapping[str, str], times: int
+) -> None:
+    key = service(4)
+    flows: list[Flow] = [(CLIENTS_OF[4], 10000 + number) for number in range(BUSY)]
+    with nodes(key, table(key, 4), 1) as (one,):
+        found = announcements(one, sysctls, flows, 50)
+    del found[1]
+    assert found == {port: times for _, port in flows}
 
 
 @pytest.mark.parametrize("version", [4, 6])

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from anycast.config.load import load, loads
 from anycast.config.problem import LONGEST, TOLD, ConfigError
+from anycast.config.reader import MAX_DIRECTIVES, read
 from lab import hostile_files
 
 ROOT = Path(__file__).parents[3]
@@ -205,3 +206,15 @@ def test_all_files_together_have_one_number_of_values(tmp_path: Path) -> None:
     (tmp_path / "conf.d" / "3.yaml").write_text("pools: {q: {servers: [" + "10.9.9.9," * 20_000 + "]}}\n")
     with pytest.raises(ConfigError, match="up to here there are 110,000 real servers"):
         load(tmp_path / "anycast.yaml", hostname="lb1")
+
+
+def test_of_directives_there_are_few_wherever_they_are() -> None:
+    for end in ("\n", "\r\n", "\r", "\u2028"):
+        text = end.join(f"%TAG !h{n}! tag:x,{n}:" for n in range(MAX_DIRECTIVES + 1))
+        document = read(f"{text}\n---\na: 1\n".encode(), "x.yaml")
+        assert [problem.what for problem in document.problems] == [
+            "there are more than 10 lines that begin with %"
+        ]
+        assert not document.readable
+    few = "\n".join(f"%TAG !h{n}! tag:x,{n}:" for n in range(MAX_DIRECTIVES))
+    assert read(f"{few}\n---\na: 1\n".encode(), "x.yaml").problems == []
