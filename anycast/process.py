@@ -13,6 +13,8 @@ import subprocess
 from collections.abc import Mapping
 from typing import BinaryIO
 
+from anycast import oom
+
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 LINE = 200  # bytes of output kept
 _PIPE = 64 * 1024  # what a pipe holds: one read empties it
@@ -71,6 +73,7 @@ def start(
         raise
     finally:
         os.close(writing)
+    oom.give_up_protection(process.pid)
     return process, Output(reading)
 
 

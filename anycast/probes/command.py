@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from errno import ENOEXEC
+from signal import SIGKILL
 from typing import TypeAlias
 
+from anycast import oom
 from anycast.core.values.configuration import HERE, Address, CommandCheck
 from anycast.probes.finding import OK, Finding, Progress, fail, unusable
 from anycast.process import how_it_ended, start, watch
@@ -28,6 +30,7 @@ async def check(kind: CommandCheck, address: Address, port: int, progress: Progr
     run = (kind, address, port)
     if run in _hanging:
         return fail(f"process {_hanging[run]} of an earlier run cannot be killed: see what it hangs on")
+    kills = oom.kills()
     try:
         where = "" if address == HERE else str(address)
         around = {"ANYCAST_ADDRESS": where, "ANYCAST_PORT": str(port) if where else ""}
@@ -58,7 +61,7 @@ async def check(kind: CommandCheck, address: Address, port: int, progress: Progr
             if not exited.done():
                 await _end(run, process.pid, exited)
         progress.say("exit status %s, output begins %r", status, output.first_line())
-        return _judge_exit(status, output.first_line())
+        return _judge_exit(status, output.first_line(), kills)
 
 
 async def _end(run: _Run, pid: int, exited: asyncio.Future[int | None]) -> None:
@@ -69,10 +72,23 @@ async def _end(run: _Run, pid: int, exited: asyncio.Future[int | None]) -> None:
     await asyncio.wait({exited}, timeout=_KILL_GRACE)
 
 
-def _judge_exit(status: int | None, line: str) -> Finding:
+def _judge_exit(status: int | None, line: str, kills: int | None) -> Finding:
+    """`kills`: how many processes of this service the kernel had taken for their memory when it was started."""
     if status is None:
         return unusable("the exit status was lost: start the agent with SIGCHLD at its default")
     if status == 0:
         return OK
-    how = how_it_ended(status)
+    how = how_it_ended(status) + _memory(status, kills)
     return fail(f"{how}: {line}" if line else how)
+
+
+def _memory(status: int, before: int | None) -> str:
+    """Whether it ended by the kernel's OOM killer. Nobody else ends it with SIGKILL before its time is over."""
+    now = oom.kills() if before is not None else None
+    if before is None or now is None:
+        return " (by the kernel for its memory? `dmesg` tells)" if status == -SIGKILL else ""
+    if now == before:
+        return ""
+    if status == -SIGKILL:
+        return " by the kernel for its memory (the MemoryMax= of the agent's unit, or the machine's)"
+    return " (meanwhile the kernel killed a process of this service for its memory)"
