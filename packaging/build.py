@@ -259,6 +259,8 @@ def _around(tree: Path) -> None:
     for folder in ("prometheus", "grafana"):
         shutil.copytree(PACKAGING / folder, tree / "usr/share/anycast" / folder)
     (tree / "etc/anycast/conf.d").mkdir(parents=True)
+    # needrestart reads nothing below /usr.
+    shutil.copytree(PACKAGING / "needrestart", tree / "etc/needrestart/conf.d")
     doc = tree / "usr/share/doc/anycast"
     doc.mkdir(parents=True)
     shutil.copy(ROOT / "README.md", doc)
@@ -331,6 +333,8 @@ def _control(tree: Path, version: str, architecture: str, suite: Suite) -> None:
         text = text.replace(f"@{name}@", value)
     (debian / "control").write_text(text)
     (debian / "md5sums").write_text("".join(sums))
+    changeable = [path.relative_to(tree) for path in files if path.is_relative_to(tree / "etc")]
+    (debian / "conffiles").write_text("".join(f"/{path}\n" for path in changeable))
     for name in ("postinst", "prerm", "postrm"):
         shutil.copy(PACKAGING / "debian" / name, debian / name)
         (debian / name).chmod(0o755)

@@ -123,8 +123,10 @@ def _run(
     strict: bool = False,
     state_dir: Path | None = None,
 ) -> int:
+    # A person who has named a wrong file hears of it at once.
+    patience = start.ABSENT if os.environ.get("NOTIFY_SOCKET") else 0.0
     try:
-        begun = start.begin(path, reading, strict=strict, state_dir=state_dir)
+        begun = start.begin_patiently(path, reading, strict=strict, state_dir=state_dir, patience=patience)
     except start.NotStartedError as error:
         print(f"anycast: {error}, not started", file=sys.stderr)
         return EX_CONFIG if error.bad_configuration else EX_SOFTWARE

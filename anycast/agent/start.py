@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from errno import ENOENT
 from pathlib import Path
 
 import structlog
@@ -24,16 +26,19 @@ from anycast.core.removal import suspicions
 from anycast.core.starting import Choice, Facts, choose
 
 LONGEST = 300  # characters of a problem that is told again and again
+ABSENT = 10.0  # seconds that a file which is not there has to come
+LOOK = 0.1  # seconds between two looks whether it has come
 
 log = structlog.get_logger()
 
 
 class NotStartedError(Exception):
-    """There is nothing to start with. The text says why."""
+    """There is nothing to start with. The text says why. `absent`: for the file is not there."""
 
-    def __init__(self, why: str, *, bad_configuration: bool) -> None:
+    def __init__(self, why: str, *, bad_configuration: bool, absent: bool = False) -> None:
         super().__init__(why)
         self.bad_configuration = bad_configuration
+        self.absent = absent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +54,39 @@ class Start:
     told: Mapping[str, str] = field(default_factory=dict)
 
 
+def begin_patiently(
+    path: Path,
+    reading: Reading | None = None,
+    *,
+    strict: bool = False,
+    state_dir: Path | None = None,
+    patience: float = ABSENT,
+) -> Start:
+    """As `begin`, but where nothing can be started with, a file that is not there has `patience` seconds to come.
+
+    Whoever replaces it may take it away first, or its file system is not mounted yet.
+    """
+    ends = time.monotonic() + patience
+    told = False
+    while True:
+        try:
+            return begin(path, reading, strict=strict, state_dir=state_dir)
+        except NotStartedError as error:
+            if not error.absent or time.monotonic() >= ends:
+                raise
+        if not told:
+            print(f"anycast: {named(str(path))} has {patience:g} s to come", file=sys.stderr)
+            told = True
+        while not _is_there(path) and time.monotonic() < ends:
+            time.sleep(LOOK)
+        # Again in a fork, which is spared the imports.
+        reading = Reading(path, fork=threading.active_count() == 1)
+
+
+def _is_there(path: Path) -> bool:
+    return os.path.exists(path)
+
+
 def begin(
     path: Path, reading: Reading | None = None, *, strict: bool = False, state_dir: Path | None = None
 ) -> Start:
@@ -57,7 +95,7 @@ def begin(
     `strict`: never with the last good configuration. `state_dir`: where that is, if the file does not say it.
     """
     loaded: Loaded | None = None
-    wrong, bad = "", True
+    wrong, bad, absent = "", True, False
     try:
         loaded = (Reading(path) if reading is None else reading).result()
     except ConfigError as error:
@@ -65,6 +103,7 @@ def begin(
             print(problem, file=sys.stderr)
         wrong = error.count
         first = cut(str(error.problems[0]))
+        absent = error.problems[0].what.endswith(os.strerror(ENOENT))
     except RuntimeError as error:
         wrong = first = str(error)
         bad = False
@@ -90,7 +129,7 @@ def begin(
             _damaged(str(error))
     if loaded is None or verdict.choice is Choice.NEITHER:
         said = f"{named(str(path))}: {wrong or verdict.why}" if bad else wrong
-        raise NotStartedError(said, bad_configuration=bad)
+        raise NotStartedError(said, bad_configuration=bad, absent=absent)
     return Start(loaded=loaded, saved=saved)
 
 

@@ -167,6 +167,58 @@ def test_whatever_is_wrong_with_the_file_the_last_good_one_is_there(tmp_path: Pa
     assert error.value.bad_configuration
 
 
+def test_a_file_that_is_away_for_a_moment_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an editor or a script does it: taken away, and written anew."""
+    file = configure(tmp_path, CONFIG)
+    text = file.read_text()
+    looks: list[Path] = []
+    file.unlink()
+
+    def is_there(path: Path) -> bool:
+        looks.append(path)
+        if len(looks) == 3:
+            file.write_text(text)
+        return file.exists()
+
+    monkeypatch.setattr(start, "_is_there", is_there)
+    begun = start.begin_patiently(file)
+    assert [vip.name for vip in begun.loaded.config.vips] == ["web"]
+    assert begun.force.reload_ok
+    assert looks == [file] * 3
+
+
+def test_a_file_that_does_not_come_ends_the_start_after_its_time(tmp_path: Path) -> None:
+    with pytest.raises(NotStartedError) as error:
+        start.begin_patiently(tmp_path / "anycast.yaml", patience=0.3)
+    assert error.value.bad_configuration
+
+
+def test_a_file_that_is_there_and_wrong_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = configure(tmp_path, CONFIG)
+    file.write_text("vips: [\n")
+    monkeypatch.setattr(start, "_is_there", lambda _: pytest.fail("it waits"))
+    with pytest.raises(NotStartedError):
+        start.begin_patiently(file)
+
+
+def test_where_no_service_manager_has_started_it_a_missing_file_is_told_at_once(tmp_path: Path) -> None:
+    code, said = finished(tmp_path)
+    assert code == 78
+    assert "to come" not in said
+    assert "not started" in said
+
+
+def test_with_a_last_good_configuration_nobody_waits_for_the_file(tmp_path: Path) -> None:
+    file = keep(tmp_path)
+    file.unlink()
+    begun = start.begin_patiently(file, state_dir=tmp_path / "state", patience=1e9)
+    assert begun.force.last_good is not None
+
+
 def test_a_strict_agent_ends_with_78(tmp_path: Path) -> None:
     file = keep(tmp_path)
     file.write_text("vips: [\n")

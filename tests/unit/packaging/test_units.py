@@ -12,7 +12,6 @@ import pytest
 
 from anycast.agent.main import CONTROL_SOCKET, EX_CONFIG
 from anycast.cli.parser import CONFIG, SOCKET, parser
-from anycast.config.kept import FILE as LAST_GOOD
 from anycast.core.values.configuration import Node, Timing
 from anycast.plugin.main import GOODBYE
 
@@ -89,8 +88,22 @@ def test_the_directories_are_those_of_the_configuration() -> None:
     assert [f"/run/{found['RuntimeDirectory'][0]}"] == [node.runtime_dir]
     assert [f"/var/lib/{found['StateDirectory'][0]}"] == [node.state_dir]
     assert f"{node.runtime_dir}/{CONTROL_SOCKET}" == SOCKET
-    either = [f"|{CONFIG}", f"|{node.state_dir}/{LAST_GOOD}"]
-    assert found["ConditionPathExists"] == settings(EXABGP)["ConditionPathExists"] == either
+    assert f"/etc/{found['ConfigurationDirectory'][0]}/anycast.yaml" == CONFIG
+
+
+@each
+def test_nothing_keeps_a_service_that_has_ended_out_for_good_as_a_success(unit: Path) -> None:
+    """Before systemd 254 a condition that does not hold at a restart ends it; from then on it is not asked."""
+    asked = [name for name in settings(unit) if re.match(r"(Condition|Assert)[A-Z]|ExecCondition$", name)]
+    assert asked == []
+
+
+def test_the_agent_is_ordered_after_what_empties_its_tables() -> None:
+    after = {unit for line in settings(AGENT)["After"] for unit in line.split()}
+    assert after >= {"ipvsadm.service", "keepalived.service", "nftables.service"}
+    # Ordered only: where one of them fails the agent runs all the same.
+    needed = [settings(AGENT)[name] for name in ("Requires", "Requisite", "BindsTo", "PartOf")]
+    assert not any(needed)
 
 
 def test_the_users_are_those_of_the_configuration() -> None:
@@ -136,6 +149,28 @@ def test_a_check_that_is_killed_for_its_memory_does_not_stop_the_agent() -> None
     assert "OOMPolicy" not in settings(EXABGP)
 
 
+@pytest.mark.skipif(shutil.which("perl") is None, reason="needrestart reads its files with perl")
+def test_needrestart_leaves_our_services_alone_and_no_others() -> None:
+    """As needrestart does it: the files of conf.d are evaluated, and each service is held against the expressions."""
+    asks = """
+        our %nrconf = (override_rc => {qr(^bird) => 0});
+        eval do { local (@ARGV, $/) = shift @ARGV; <> } // die; die $@ if $@;
+        for my $unit (@ARGV) {
+            my ($found) = grep { $unit =~ /$_/ } keys %{$nrconf{override_rc}};
+            print $unit, " ", (defined $found ? $nrconf{override_rc}{$found} : 1), "\\n";
+        }
+    """
+    names = [AGENT.name, EXABGP.name, "bird.service", "exabgp.service", "my-anycast-tool.service"]
+    done = subprocess.run(
+        ["perl", "-e", asks, PACKAGING / "needrestart/anycast.conf", *names],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = dict(line.split() for line in done.stdout.splitlines())
+    assert [told[name] for name in names] == ["0", "0", "0", "1", "1"]
+
+
 def test_a_crash_of_the_agent_is_over_before_its_lease() -> None:
     (restart,) = settings(AGENT)["RestartSec"]
     assert restart.endswith("ms")
@@ -143,7 +178,7 @@ def test_a_crash_of_the_agent_is_over_before_its_lease() -> None:
 
 
 def test_exabgp_is_stopped_after_the_agent_and_has_the_time_to_withdraw() -> None:
-    assert EXABGP.name in settings(AGENT)["After"][0].split()
+    assert EXABGP.name in " ".join(settings(AGENT)["After"]).split()
     assert float(settings(EXABGP)["TimeoutStopSec"][0]) > 2 * GOODBYE
     assert not any(
         EXABGP.name in value for name in ("Requires", "BindsTo", "PartOf") for value in settings(AGENT)[name]
