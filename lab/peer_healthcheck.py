@@ -37,7 +37,7 @@ def replaced(conf: str, section: str) -> str:
     """`conf` with that process section instead of its own, and without events for a script that knows none."""
     head, _, rest = conf.partition("process anycast {")
     _, _, rest = rest.partition("\n}\n")
-    return head + section + rest.replace(" neighbor-changes;", "")
+    return head + section + rest.replace(" neighbor-changes;", "").replace(" signal;", "")
 
 
 class Healthcheck:

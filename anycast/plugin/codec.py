@@ -19,6 +19,7 @@ SHOW_NEIGHBORS = "show neighbor json"
 VERSION = "version"
 
 _NOTIFICATION = 3  # the type of the message
+_RELOADS = {"SIGUSR1", "SIGUSR2", "SIGALRM"}
 _WITH_WORDS = {(6, 2), (6, 4)}  # an administrator's shutdown and reset
 MAX_LINE = 8 * 1024 * 1024  # bytes; the table of a thousand neighbors is far below
 
@@ -73,6 +74,11 @@ class Stopping:
 
 
 @dataclass(frozen=True, slots=True)
+class Reloading:
+    """ExaBGP is about to read its configuration again: a route that stands in it is announced anew."""
+
+
+@dataclass(frozen=True, slots=True)
 class Version:
     """The answer to VERSION, ahead of its Done."""
 
@@ -87,7 +93,9 @@ class Other:
     event: bool = False
 
 
-Line: TypeAlias = Done | Refused | NeighborEvent | Notification | NeighborTable | Stopping | Version | Other
+Line: TypeAlias = (
+    Done | Refused | NeighborEvent | Notification | NeighborTable | Stopping | Reloading | Version | Other
+)
 
 
 def announce(route: Route) -> str:
@@ -212,6 +220,8 @@ def _event(value: object, text: str) -> Line:
     if _get(value, "type") == "notification" and _get(value, "notification") == "shutdown":
         return Stopping()
     neighbor = _get(value, "neighbor")
+    if _get(value, "type") == "signal" and _get(neighbor, "name") in _RELOADS:
+        return Reloading()
     address, state = _get(neighbor, "address", "peer"), _get(neighbor, "state")
     if _get(value, "type") == "state" and isinstance(address, str) and isinstance(state, str):
         reason = _get(neighbor, "reason")

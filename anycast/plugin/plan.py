@@ -5,6 +5,8 @@ end in the wrong state. The rules are kept where they belong: `prefixes`, `conve
 
 - Withdraws go ahead of everything that waits.
 - When a session comes up, what is down is withdrawn again and the rest is sent again (`flush`).
+- When ExaBGP reads its configuration again, what is down is withdrawn again and the rest is announced again: a VIP that
+  stands in the file as a route is announced by that, and withdrawn when its line is gone.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from anycast.plugin.prefixes import Entry, Kind, Prefixes
 REASSERT = 60.0  # seconds between withdraws of all that is down
 AT_ONCE = 1.0  # seconds between what a router says and the end of the session that it is about
 SETTLE = 1.0  # seconds after a session came up until everything is said once more
+RELOAD_SAYS = 2  # times that everything is said then: a busy ExaBGP may come to the routes of its file late
+RELOADED = 0.2  # seconds after ExaBGP began to read its configuration until everything is said again
 BATCH_FROM = 20  # prefixes that wait for the same, from which on several go into one command
 BATCH = 50  # prefixes in one command: ExaBGP takes them in one turn of its loop, for a third of what each costs alone
 
@@ -56,6 +60,7 @@ class Planner:
         self._reassert_at = now + REASSERT
         # The life before may have ended while a session came up.
         self._settle_at: float | None = now + SETTLE
+        self._reloading = 0  # times that everything is still to be said after a reload of ExaBGP
         self._changes = 0
         self.log: list[str] = []  # what an operator should read; the caller empties it
 
@@ -125,6 +130,8 @@ class Planner:
                 self._table(line, now)
             case codec.Version():
                 self._heard_version(line.version)
+            case codec.Reloading():
+                self._reload(now)
             case codec.Stopping():
                 self._stopped = True
             case codec.Other():
@@ -143,6 +150,10 @@ class Planner:
         if self._settle_at is not None and now >= self._settle_at:
             self._settle_at = None
             self._reassert(now)
+            if self._reloading:
+                self._reloading -= 1
+                self._prefixes.announce_again(now)
+                self._settle_at = now + SETTLE if self._reloading else None
             self._talk.flush()
         if now >= self._reassert_at:
             self._reassert(now)
@@ -353,6 +364,13 @@ class Planner:
         self._settle_at = now + SETTLE
         self._talk.flush()
         self._prefixes.retry_refused(now)
+
+    def _reload(self, now: float) -> None:
+        """It says so before it reads, once for each neighbor; what a reload changes it sends in the turns after that."""
+        if self._reloading < RELOAD_SAYS:
+            self.log.append("ExaBGP reads its configuration again: everything is said once more")
+        self._reloading = RELOAD_SAYS
+        self._settle_at = now + RELOADED
 
     def _reassert(self, now: float) -> None:
         self._reassert_at = now + REASSERT

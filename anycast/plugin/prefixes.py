@@ -54,6 +54,7 @@ class Entry:
     last: Route | None = None  # attributes of the last announcement
     command: Kind | None = None  # the one that is unanswered
     reassert: bool = False
+    again: bool = False  # it is to be announced once more, for ExaBGP may have lost it or changed it
     announce_at: float = -math.inf
     withdraw_at: float = -math.inf
     withdraw_errors: int = 0
@@ -75,7 +76,7 @@ class Entry:
         if self.clear or (self.want is None and self.held):
             return Kind.WITHDRAW
         if self.want is not None:
-            return Kind.ANNOUNCE if self.held != (self.want,) and not self.barred else None
+            return Kind.ANNOUNCE if (self.again or self.held != (self.want,)) and not self.barred else None
         return Kind.REASSERT if self.reassert else None
 
     def due_at(self) -> float:
@@ -114,6 +115,7 @@ class Entry:
         route = self.route_for(kind)
         self.reassert, self.command = False, kind
         if kind is Kind.ANNOUNCE and route is not None:
+            self.again = False
             self.held = (*(held for held in self.held if held != route), route)
             self.last = route
         return route
@@ -322,6 +324,13 @@ class Prefixes:
         for entry in self:
             entry.reassert = True
             if entry.want is None:
+                self.place(entry, now)
+
+    def announce_again(self, now: float) -> None:
+        """Announce again all that is wanted: what ExaBGP has like that it does not send."""
+        for entry in self:
+            entry.again = entry.want is not None
+            if entry.again:
                 self.place(entry, now)
 
     def retry_refused(self, now: float) -> None:

@@ -349,6 +349,9 @@ class Speaker:
         """What ExaBGP reads at its next start or reload."""
         (self._folder / "exabgp.conf").write_text(conf)
 
+    def conf(self) -> str:
+        return (self._folder / "exabgp.conf").read_text()
+
     def stop(self) -> None:
         self.exabgp.end(grace=0.0)
         self.agent.close()
@@ -535,7 +538,7 @@ neighbor {router} {{
     peer-as {ROUTER_AS};
     hold-time 3;
     family {{ {family} unicast; }}
-    api {{ processes [ anycast ]; neighbor-changes; receive {{ packets; notification; }} }}
+    api {{ processes [ anycast ]; neighbor-changes; signal; receive {{ packets; notification; }} }}
 }}
 """
         for router, node, family in sessions

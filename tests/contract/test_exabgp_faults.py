@@ -8,13 +8,14 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from anycast.core.values.route import Route
+from anycast.plugin.plan import SETTLE
 from tests.contract import bgp
 from tests.contract.bgp import MARKERS, NODE4, NODE6, PATIENCE, ROUTER4, VIPS4, VIPS6, Node, Site
 
@@ -335,6 +336,45 @@ def test_after_a_reload_that_fails_the_watchdog_alone_ends_what_is_announced(
             node.router.wait_without(V4, V6)
 
 
+def _static(route: str) -> tuple[str, str]:
+    """What an operator writes into the session of V4."""
+    family = "    family { ipv4 unicast; }\n"
+    return family, f"{family}    static {{ route {V4} {route}; }}\n"
+
+
+@pytest.mark.parametrize("route", ["next-hop self", "next-hop self med 7 watchdog w"])
+def test_a_vip_that_is_a_route_of_the_file_goes_again_after_a_reload(node: Node, route: str) -> None:
+    node.up()
+    node.want()
+    time.sleep(2 * SETTLE)  # what is awaited is that everything has been said that belongs to the session's start
+    node.barrier()
+    before = node.router.now()
+    node.configure(node.conf().replace(*_static(route)))
+    node.exabgp.send(signal.SIGUSR1)
+    _until(lambda: "+" in node.router.heard(V4, before) and node.router.heard(V4, before)[-1] == "-")
+    node.router.wait_without(V4)
+    node.barrier()
+    assert not node.router.has(V4)
+
+
+def test_a_vip_whose_line_has_left_the_file_is_announced_again_as_leased(node: Node) -> None:
+    """ExaBGP withdraws what has gone from its file, whoever else has announced it."""
+    conf = node.conf()
+    node.configure(conf.replace(*_static("next-hop self med 7")))
+    node.exabgp.end(grace=0.0)
+    node.start()
+    node.up()
+    node.want(*BOTH)
+    _until(lambda: node.router.path(V4).get("metric") == 100)
+    node.configure(conf)
+    before = node.router.now()
+    node.exabgp.send(signal.SIGUSR1)
+    _until(lambda: node.router.heard(V4, before)[-1:] == "+")
+    node.barrier()
+    assert node.router.has(V4)
+    assert node.router.path(V4)["metric"] == 100
+
+
 def test_a_router_that_has_had_too_many_prefixes_takes_them_once_it_is_told_to(node: Node) -> None:
     """The node hears that the session was closed, mostly with the reason; the router knows it in any case."""
     limit = f"neighbor {NODE4} maximum-prefix 2"
@@ -413,6 +453,14 @@ def _stopped(pid: int) -> Iterator[None]:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    """Another process's state, which tells nobody when it changes."""
+    end = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def _kill(pid: int) -> None:

@@ -10,7 +10,7 @@ process anycast {
 }
 
 neighbor 10.2.1.254 {
-    api { processes [ anycast ]; neighbor-changes; }
+    api { processes [ anycast ]; neighbor-changes; signal; }
 }
 """
 

@@ -126,6 +126,9 @@ def test_a_session_event_names_neighbor_state_and_reason() -> None:
     )
     assert codec.parse(down) == codec.NeighborEvent("192.0.2.254", "down", "notification received (6,4)")
     assert codec.parse(b'{"type": "notification", "notification": "shutdown"}') == codec.Stopping()
+    assert codec.parse(b'{"type": "signal", "neighbor": {"name": "SIGUSR1"}}') == codec.Reloading()
+    other = b'{"type": "signal", "neighbor": {"name": "SIGTERM"}}'
+    assert codec.parse(other) == codec.Other(other.decode(), event=True)
     assert codec.parse(b'{"type": "update"}') == codec.Other('{"type": "update"}', event=True)
 
 

@@ -13,7 +13,7 @@ from anycast.core.values.route import Prefix, Route, drained
 from anycast.plugin import codec
 from anycast.plugin.conversation import MOVING, OWES, PING, QUERY, SILENCE
 from anycast.plugin.journal import Writing
-from anycast.plugin.plan import BATCH, BATCH_FROM, REASSERT, SETTLE, Planner
+from anycast.plugin.plan import BATCH, BATCH_FROM, REASSERT, RELOADED, SETTLE, Planner
 from anycast.plugin.prefixes import RETRY_ANNOUNCE, RETRY_WITHDRAW, WITHDRAW_TRIES
 
 A, B = ip_network("192.0.2.1/32"), ip_network("192.0.2.2/32")
@@ -217,6 +217,39 @@ def test_new_attributes_are_announced_over_the_old_without_a_withdraw() -> None:
     x.settle()
     x.lease(drained(ROUTE_A))
     assert x.settle() == [codec.announce(drained(ROUTE_A))]
+
+
+def test_after_a_reload_of_exabgp_everything_is_said_again_and_once_more_when_that_is_sent() -> None:
+    x = Exchange().started()
+    x.lease(ROUTE_A)
+    x.settle()
+    for _ in range(3):  # once for each neighbor
+        x.plan.line(codec.Reloading(), x.now)
+    again = ["withdraw route 192.0.2.2/32", codec.FLUSH, codec.announce(ROUTE_A)]
+    for seconds in (RELOADED, SETTLE):
+        assert x.settle() == []
+        x.wait(seconds)
+        assert x.settle() == again
+    x.wait(3 * SETTLE)
+    assert codec.announce(ROUTE_A) not in x.settle()
+    assert [text for text in x.plan.log if "reads its configuration" in text] == [
+        "ExaBGP reads its configuration again: everything is said once more"
+    ]
+
+
+def test_what_is_announced_again_is_announced_all_the_while() -> None:
+    x = Exchange().started()
+    x.lease(ROUTE_A)
+    x.settle()
+    x.plan.line(codec.Reloading(), x.now)
+    x.wait(RELOADED)
+    said: list[str] = []
+    while batch := x.commands():
+        said += batch
+        assert x.report().announced >= ONLY_A
+        x.done(len(batch))
+    assert codec.announce(ROUTE_A) in said
+    assert x.plan.settled
 
 
 def test_a_withdraw_waits_for_the_answer_to_the_announce_before_it() -> None:
