@@ -88,6 +88,26 @@ class Unread:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FileRoute:
+    """A route to one address in the configuration of an ExaBGP that runs. `where`: file and line."""
+
+    where: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """What stands still, is out of date, or works against the agent."""
+
+    frozen: frozenset[str] = frozenset()  # units whose processes stand still
+    replaced: frozenset[str] = frozenset()  # programs of FRR that run from files which are gone
+    routes: tuple[FileRoute, ...] = ()
+    healthchecks: bool = False  # ExaBGP's own healthcheck runs, and sets addresses
+    ipvsadm_auto: str | None = None  # file and line that let ipvsadm.service fill the table
+    sysctl_conf: tuple[str, ...] = ()  # files with sysctls that are not read at boot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseSocket:
     """The agent's socket for the plugin, and the user that is to open it."""
 
@@ -132,6 +152,7 @@ class Facts:
     ipvs: frozenset[Key] | None = None
     lease_socket: LeaseSocket | None = None  # None: no agent has made it, or there is no such user
     programs: frozenset[str] = frozenset()  # that run in this network namespace, by the kernel's names
+    beside: Beside = Beside()
     clock_steps: str | None = None  # file and line that let chrony set the clock at any time
     unread: tuple[Unread, ...] = ()
 

@@ -9,6 +9,7 @@ from anycast.core.dataplane.kernel import SetSysctl
 from anycast.core.dataplane.members import service_key
 from anycast.core.dataplane.traffic import EST_CPULIST, RUN_ESTIMATION, uncounted
 from anycast.core.values.configuration import Config, Scheduler, TunnelType
+from anycast.doctor.beside import beside
 from anycast.doctor.demands import (
     schedulers,
     services,
@@ -74,6 +75,7 @@ def findings(facts: Facts, config: Config | None, *, connections: int | None = N
         _sysctls(facts, config),
         conntrack(facts, config),
         clock(facts),
+        beside(facts.beside, config),
         speakers(facts),
         interfaces(facts, config),
         vip_addresses(facts, config),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from anycast.core.values.configuration import Config, Node
-from anycast.doctor import network
+from anycast.doctor import network, programs
 from anycast.doctor.demands import addresses_to_reach, sysctls_to_read
 from anycast.doctor.facts import Facts, LeaseSocket, Modules, Route, TableOption, Unread, conf
 from anycast.kernel import sysctl
@@ -74,6 +74,7 @@ def read_files(config: Config | None, root: Path) -> Facts:
         sysctls=_sysctls(files, config),
         lease_socket=None if config is None else lease_socket(config.node, root),
         programs=_programs(files),
+        beside=programs.read(files),
         clock_steps=_clock_steps(files),
         sysctls_read_only=_read_only(files.read("proc/self/mounts", "how /proc/sys is mounted") or ""),
         unread=tuple(files.unread),

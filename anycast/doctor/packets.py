@@ -16,6 +16,11 @@ _APART = 5  # VIPs with the same finding, from which on it is one with examples
 _MANY_PREFIXES = 100  # of a family: from here on limits of routers are met
 _CLAMPED = 20  # VIPs that a rule for a real server names
 _TCP_AND_IP = {4: 40, 6: 60}  # bytes of headers that a segment size leaves out
+_VRF = ": IPVS asks the main table alone, whatever VRF the client's packet came by, and answers it with ICMP host unreachable"
+_VRF_FIX = (
+    "in the main table a route to them by the interface that is in the VRF (`ip route add NET dev IF`), or a rule: `ip rule "
+    "add to NET lookup TABLE`"
+)
 _TUNNEL_KINDS = frozenset({"ipip", "sit", "ip6tnl", "gre", "ip6gre"})
 
 
@@ -259,24 +264,37 @@ def prefixes(config: Config | None) -> Iterator[Finding]:
 def reachability(facts: Facts, config: Config | None) -> Iterator[Finding]:
     """Whether the real servers can be reached, and as their forwarding needs it."""
     lost: dict[str, list[str]] = {}  # real servers, and the places that need them
+    looped: dict[str, str] = {}  # the same, where the way leads back to this node
     routed: dict[Route, tuple[list[str], list[str]]] = {}
+    vrfs = {one.name for one in facts.interfaces or () if one.kind == "vrf"}
     for way in ways(config) if config is not None else ():
         if way.address not in facts.routes:
             continue
         route = facts.routes[way.address]
         if route is None:
             lost.setdefault(str(way.address), []).append(way.place)
+        elif way.reach.forwarding is Forwarding.DR and route.interface in vrfs:
+            looped[str(way.address)] = way.place
         elif way.reach.forwarding is Forwarding.DR and route.gateway is not None:
             servers, places = routed.setdefault(route, ([], []))
             servers.append(str(way.address))
             places.append(way.place)
     if lost:
+        fix = f"a route to them (`ip route get {next(iter(lost))}` shows what is missing)"
         yield Finding(
             severity=Severity.WARNING,
             code=Code.NO_ROUTE,
             text=f"{some(place for places in lost.values() for place in places)}: there is no route to the real "
-            f"servers {some(lost)}",
-            fix=f"a route to them (`ip route get {next(iter(lost))}` shows what is missing)",
+            f"servers {some(lost)}" + (_VRF if vrfs else ""),
+            fix=_VRF_FIX if vrfs else fix,
+        )
+    if looped:
+        yield Finding(
+            severity=Severity.ERROR,
+            code=Code.VRF_ROUTE,
+            text=f"{some(looped.values())}: forwarding dr, and the route to the real servers {some(looped)} leads to a VRF "
+            "device: IPVS hands the packets to this node itself, whose clients get RST or nothing",
+            fix=_VRF_FIX,
         )
     for route, (servers, places) in routed.items():
         yield Finding(

@@ -34,7 +34,7 @@ from anycast.core.names import nearest
 from anycast.core.state import State, VipState, health_of, kernel_table, prefix_of, services_of
 from anycast.core.values.configuration import Address, Forwarding, Neighbor, Prefix, Service, Vip
 from anycast.core.values.moment import iso
-from anycast.core.values.report import TOO_MANY, NeighborState, Report
+from anycast.core.values.report import EXPLAINED, NeighborState, Report
 from anycast.core.values.standing import Condition, Standing
 from anycast.core.vip.decide import Advertise, Reason, ServiceFacts, Verdict
 from anycast.core.vip.facts import connections_of, furthest, held_for, is_at_rest, recent_crashes, start_hold
@@ -434,17 +434,18 @@ def no_session(routes: Routing, version: int) -> str:
     sessions = routes.sessions[version]
     down = ", ".join(f"{session.address} {session.state}" for session in sessions)
     none = f"no BGP session that carries {FAMILIES[version]} is up ({down or 'no neighbor carries it'})"
-    return none + limited(sessions)
+    return none + meant(sessions)
 
 
 def no_session_at_all(routes: Routing) -> str:
-    return NO_SESSION + limited(each for sessions in routes.sessions.values() for each in sessions)
+    return NO_SESSION + meant(each for sessions in routes.sessions.values() for each in sessions)
 
 
-def limited(sessions: Iterable[NeighborState]) -> str:
-    """Which routers take no more prefixes, and what to do; empty: none says so."""
-    names = dict.fromkeys(one.address for one in sessions if one.state != "up" and TOO_MANY in one.reason)
-    return f"; {', '.join(names)}: {TOO_MANY}" if names else ""
+def meant(sessions: Iterable[NeighborState]) -> str:
+    """What routers meant that keep a session down, and what to do; empty: nothing that needs an explanation."""
+    down = {one.address: one.reason for one in sessions if one.state != "up"}
+    told = ((words, [each for each in down if words in down[each]]) for words in EXPLAINED.values())
+    return "".join(f"; {', '.join(names)}: {words}" for words, names in told if names)
 
 
 def configured_families(state: State) -> dict[str, frozenset[int]]:

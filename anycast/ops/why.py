@@ -39,7 +39,7 @@ from anycast.ops.status import (
     held_down,
     is_announced,
     kernel_error,
-    limited,
+    meant,
     neighbors,
     no_session,
     prefixes,
@@ -760,7 +760,7 @@ def _obstacles(case: _Case) -> Iterator[str]:
     where = "see the log of ExaBGP and of the routers"
     if not case.routes.session_is_up():
         each = (one for sessions in case.routes.sessions.values() for one in sessions)
-        yield f"a BGP session must come up: {where}{limited(each)}"
+        yield f"a BGP session must come up: {where}{meant(each)}"
         return
     for version in _families_without_session(case):
         yield f"{no_session(case.routes, version)}: {where}"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from anycast.core.values.report import CEASE_PREFIXES, TOO_MANY, NeighborState, Report, doubtful, too_old
+from anycast.core.values.report import EXPLAINED, NeighborState, Report, doubtful, too_old
 from anycast.core.values.route import Prefix, Route
 from anycast.lease import Lease, LeaseChange
 from anycast.plugin import codec, outage
@@ -396,8 +396,7 @@ class Planner:
             said = None  # of another connection, which it did not want beside this one
         words = "" if said is None else said.words
         reason = reason if said is None else said.reason
-        if reason == CEASE_PREFIXES:
-            words = TOO_MANY
+        words = EXPLAINED.get(reason, words)
         return f"{reason}: {words}" if words else reason
 
     def _table(self, table: codec.NeighborTable, now: float) -> None:

@@ -346,7 +346,9 @@ def _static(route: str) -> tuple[str, str]:
 def test_a_vip_that_is_a_route_of_the_file_goes_again_after_a_reload(node: Node, route: str) -> None:
     node.up()
     node.want()
-    time.sleep(2 * SETTLE)  # what is awaited is that everything has been said that belongs to the session's start
+    time.sleep(
+        2 * SETTLE
+    )  # what is awaited is that everything has been said that belongs to the session's start
     node.barrier()
     before = node.router.now()
     node.configure(node.conf().replace(*_static(route)))

@@ -32,6 +32,19 @@ checks:
 vips:
   web: {address: 192.0.2.1, port: 80, servers: [127.0.0.3], check: both}
 """
+# Two servers, of which the VIP needs one.
+TWO = GOOD.replace("servers: [127.0.0.3]", "servers: [127.0.0.3, 127.0.0.4], quorum: 1")
+LAST_GOOD = Path("/var/lib/anycast/last-good.conf")
+STARTS = Path("/var/lib/anycast/starts.json")
+# As somebody does it who wants another value; systemd's upgrade restarts the service that writes it.
+OPERATORS_SYSCTL = Path("/etc/sysctl.d/99-operator.conf")
+SLOPPY = Path("/proc/sys/net/ipv4/vs/sloppy_tcp")
+GROW = Path("/run/grow")  # while it is there the check of 127.0.0.4 takes memory without end
+GROWING = f"""\
+if [ -e {GROW} ] && [ "$ANYCAST_ADDRESS" = 127.0.0.4 ]; then exec tail /dev/zero; fi
+exit 0"""
+ROOM = 100 * 1024 * 1024  # bytes that the agent's service may have more than it takes
+AWAY = 3.0  # seconds
 # The router is an ExaBGP too: it listens at 127.0.0.2 and writes down every route it is told of.
 ROUTES = Path("/run/routes")
 ROUTER_CONFIG = """\
@@ -102,7 +115,7 @@ def children(pid: str) -> list[str]:
 
 
 def prepare() -> None:
-    for name, text in (("check", "exit 0"), ("routes", f"exec cat 3>&1 >{ROUTES}")):
+    for name, text in (("check", GROWING), ("routes", f"exec cat 3>&1 >{ROUTES}")):
         program = Path("/usr/local/bin", name)
         program.write_text(f"#!/bin/sh\n{text}\n")
         program.chmod(0o755)
@@ -115,8 +128,94 @@ def prepare() -> None:
     run("systemctl", "daemon-reload")
 
 
+def away(what: str) -> None:
+    """The file is away for 3 s, and meanwhile both services are killed."""
+    before = {unit: shown(unit, "MainPID") for unit in (AGENT, EXABGP)}
+    aside = CONFIG.with_suffix(".aside")
+    STARTS.unlink(missing_ok=True)  # or the crashes of before hold the VIPs down
+    CONFIG.rename(aside)
+    for pid in before.values():
+        os.kill(int(pid), signal.SIGKILL)
+    time.sleep(AWAY)
+    aside.rename(CONFIG)
+    back = time.monotonic()
+    for unit, pid in before.items():
+        until(
+            f"{unit} {what}",
+            lambda unit=unit, pid=pid: (  # type: ignore[misc]
+                shown(unit, "MainPID") not in ("0", pid) and shown(unit, "ActiveState") == "active"
+            ),
+        )
+        facts[f"{unit} {what}"] = {
+            name: round(int(shown(unit, f"{stamp}TimestampMonotonic")) / 1e6 - back, 2)
+            for name, stamp in (("begun", "ExecMainStart"), ("active", "ActiveEnter"))
+        }
+    until(f"announced {what}", announced)
+
+
+def memory() -> None:
+    """The kernel takes a check's program for its memory."""
+    CONFIG.write_text(TWO)
+    run("systemctl", "reload", AGENT)
+    until("both servers are up", lambda: down() == [] and "7F000004" in Path("/proc/net/ip_vs").read_text())
+    group = Path("/sys/fs/cgroup" + shown(AGENT, "ControlGroup"))
+    most = int((group / "memory.current").read_text()) + ROOM
+    run("systemctl", "set-property", "--runtime", AGENT, f"MemoryMax={most}")
+    pid, said = shown(AGENT, "MainPID"), routes()
+    GROW.touch()
+    until("the check fails", lambda: down() != [])
+    facts["out of memory"] = {
+        "detail": down(),
+        "killed": (group / "memory.events").read_text().split("oom_kill ")[1].split()[0],
+        "same agent": shown(AGENT, "MainPID") == pid,
+        "state": [shown(AGENT, name) for name in ("ActiveState", "SubState", "Result")],
+        "routes unchanged": routes() == said,
+        "announced": announced(),
+    }
+    GROW.unlink()
+    until("it is up again", lambda: down() == [])
+    run("systemctl", "set-property", "--runtime", AGENT, "MemoryMax=2G")
+
+
+def down() -> list[str]:
+    """What is said of each real server that is not up."""
+    return [
+        str(target.get("detail", ""))
+        for vip in status().get("vips", [])
+        for service in vip["services"]
+        for target in service["servers"]
+        if target["phase"] == "down"
+    ]
+
+
+def frozen() -> None:
+    run("systemctl", "freeze", AGENT)
+    facts["doctor of a frozen agent"] = codes()
+    facts["state of a frozen agent"] = shown(AGENT, "ActiveState")
+    run("systemctl", "thaw", AGENT)
+    until("announced after the thaw", announced)
+    facts["doctor after the thaw"] = codes()
+
+
+def codes() -> list[str]:
+    return [one["code"] for one in json.loads(run("anycast", "doctor", "--json")[1])["findings"]]
+
+
+def sysctls() -> None:
+    OPERATORS_SYSCTL.write_text("net.ipv4.vs.sloppy_tcp = 0\n")
+    facts["doctor with a file that says otherwise"] = codes()
+    run("systemctl", "restart", "systemd-sysctl.service")
+    began = time.monotonic()
+    facts["sysctl after systemd wrote it"] = SLOPPY.read_text().strip()
+    until("the sysctl is put right", lambda: SLOPPY.read_text().strip() == "1")
+    facts["seconds until it was right"] = round(time.monotonic() - began, 1)
+    OPERATORS_SYSCTL.unlink()
+
+
 def story() -> None:
     facts["without a configuration"] = [shown(unit, "ActiveState") for unit in (AGENT, EXABGP)]
+    facts["failed units"] = run("systemctl", "--failed", "--no-legend", "--plain")[1]
+    facts["systemd"] = run("systemctl", "--version")[1].split()[1]
     facts["modules"] = [
         name for name in ("ip_vs", "ip_vs_mh", "ip_vs_rr") if Path("/sys/module", name).exists()
     ]
@@ -177,6 +276,13 @@ def story() -> None:
     facts["maintenance kept"] = [one["reason"] for one in status()["maintenance"]]
     run("anycast", "maintenance", "off")
     until("announced after maintenance", announced)
+
+    away("with the last good file")
+    LAST_GOOD.unlink()
+    away("without a last good file")
+    memory()
+    sysctls()
+    frozen()
 
     facts["stop"] = run("systemctl", "stop", AGENT)[0]
     facts["result"] = [shown(AGENT, name) for name in ("ActiveState", "Result", "ExecMainStatus")]

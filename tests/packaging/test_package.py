@@ -250,8 +250,11 @@ def seen(installed: Machine, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 class TestBooted:
-    def test_without_a_configuration_nothing_starts(self, seen: dict[str, Any]) -> None:
-        assert seen["without a configuration"] == ["inactive", "inactive"]
+    def test_without_a_configuration_nothing_runs_and_every_monitor_sees_it(
+        self, seen: dict[str, Any]
+    ) -> None:
+        assert seen["without a configuration"] == ["failed", "failed"]
+        assert all(unit in seen["failed units"] for unit in ("anycast-agent", "anycast-exabgp"))
         assert seen["modules"] == ["ip_vs", "ip_vs_mh", "ip_vs_rr"]
 
     def test_started_it_answers_and_the_node_serves_and_announces(self, seen: dict[str, Any]) -> None:
@@ -307,6 +310,36 @@ class TestBooted:
     def test_maintenance_outlives_a_restart(self, seen: dict[str, Any]) -> None:
         assert (seen["maintenance"], seen["restart in maintenance"]) == (0, 0)
         assert seen["maintenance kept"] == ["disks"]
+
+    @pytest.mark.parametrize("unit", ["anycast-agent.service", "anycast-exabgp.service"])
+    @pytest.mark.parametrize("what", ["with the last good file", "without a last good file"])
+    def test_killed_while_the_file_is_away_it_runs_once_that_is_back(
+        self, unit: str, what: str, seen: dict[str, Any]
+    ) -> None:
+        """On systemd 252 a condition would have kept it out for ever, as a success."""
+        assert seen[f"{unit} {what}"]["begun"] < 1.0
+
+    def test_a_check_that_the_kernel_takes_for_its_memory_is_a_failed_check_and_touches_no_route(
+        self, seen: dict[str, Any]
+    ) -> None:
+        found = seen["out of memory"]
+        assert int(found["killed"]) >= 1
+        (detail,) = found["detail"]
+        assert "by the kernel for its memory" in detail
+        assert found["same agent"]
+        assert found["state"] == ["active", "running", "success"]
+        assert found["routes unchanged"]
+        assert found["announced"]
+
+    def test_a_sysctl_that_systemd_writes_is_put_right(self, seen: dict[str, Any]) -> None:
+        assert seen["sysctl after systemd wrote it"] in ("0", "1")
+        assert seen["seconds until it was right"] < 60
+        assert any("kernel.drifted" in line and "sloppy_tcp" in line for line in seen["journal"])
+
+    def test_the_doctor_names_a_frozen_service(self, seen: dict[str, Any]) -> None:
+        assert seen["state of a frozen agent"] == "active"
+        assert "frozen" in seen["doctor of a frozen agent"]
+        assert "frozen" not in seen["doctor after the thaw"]
 
     def test_a_stop_withdraws_and_leaves_ipvs_as_it_is(self, seen: dict[str, Any]) -> None:
         assert seen["stop"] == 0

@@ -26,6 +26,15 @@ TOO_MANY = (
     "the session there"
 )
 
+CEASE_COLLISION = "notification received (6,7)"
+"""ExaBGP's words for a router that has a session with this node already (RFC 4271, 6.8)."""
+HELD = (
+    "the router still holds a session of before this node was reset: it ends that when its next keepalive is refused, after a "
+    "third of the hold time at the most, and takes this one at the next try"
+)
+EXPLAINED = {CEASE_PREFIXES: TOO_MANY, CEASE_COLLISION: HELD}
+"""What a router means, where its NOTIFICATION has no words of its own."""
+
 
 def too_old(version: str | None) -> str | None:
     """Why no route is announced through this ExaBGP, in words; None: it is supported, or not known."""

@@ -15,7 +15,15 @@ from anycast.core.maintenance.stages import FILE, NODE, STOP, Maintenance
 from anycast.core.state import prefix_of
 from anycast.core.values.configuration import Check, HoldDown, TcpCheck
 from anycast.core.values.moment import iso
-from anycast.core.values.report import CEASE_PREFIXES, TOO_MANY, FailedRoute, NeighborState, Report
+from anycast.core.values.report import (
+    CEASE_COLLISION,
+    CEASE_PREFIXES,
+    HELD,
+    TOO_MANY,
+    FailedRoute,
+    NeighborState,
+    Report,
+)
 from anycast.ops import why
 from anycast.ops.paths import schema
 from anycast.ops.status import document, readiness, summary
@@ -593,6 +601,16 @@ def test_a_router_that_takes_no_more_prefixes_is_said_with_what_to_do() -> None:
     assert f"{ROUTER}: the router has had more prefixes" in readiness(node.state, node.now)[0]
     body = why.document(node.state, node.state.config.vips[0], node.tallies, now=node.now, wall=WALL)
     assert any("raise its maximum-prefix" in one for one in body["would_change"])
+
+
+def test_a_router_that_holds_an_old_session_is_said_in_the_status_and_in_why() -> None:
+    node = healthy()
+    down = NeighborState(address=ROUTER, state="down", changed=node.now, reason=f"{CEASE_COLLISION}: {HELD}")
+    node.report(neighbors=(down, NeighborState(address=ROUTER6, state="up", changed=node.now)))
+    assert f"{ROUTER}: the router still holds a session of before" in status(node)["vips"][0]["obstacle"]
+    body = why.document(node.state, node.state.config.vips[0], node.tallies, now=node.now, wall=WALL)
+    (sessions,) = [link for link in body["chain"] if link["link"] == "sessions"]
+    assert any(HELD in item["text"] for item in sessions["items"])
 
 
 def test_an_overload_is_in_the_status_while_it_lasts() -> None:

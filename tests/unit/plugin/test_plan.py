@@ -654,6 +654,15 @@ def test_what_a_router_said_of_another_connection_is_no_reason_for_the_end_of_th
     assert neighbor.reason == "notification sent (4,0)"
 
 
+def test_a_router_that_holds_the_session_of_before_a_reset_is_explained() -> None:
+    x = Exchange().started()
+    x.plan.line(codec.NeighborEvent("192.0.2.254", "down", "notification received (6,7)"), x.now)
+    (neighbor,) = x.report().neighbors
+    assert neighbor.reason.startswith(
+        "notification received (6,7): the router still holds a session of before"
+    )
+
+
 def test_a_reason_that_says_nothing_makes_room_for_the_first_that_does() -> None:
     x = Exchange().started()
     x.plan.line(codec.NeighborEvent("192.0.2.254", "down", "closing connection"), x.now)
