@@ -1,4 +1,7 @@
-"""The kernel's announcements of links and addresses. It announces nothing of IPVS, whose table has to be read."""
+"""The kernel's announcements of links, addresses, and forwarding for all interfaces.
+
+It announces nothing of IPVS: its table and sysctls have to be read.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,24 @@ import socket
 from collections.abc import Callable, Iterator
 
 from anycast.kernel.address_codec import changed
+from anycast.kernel.netconf_codec import everywhere
 from anycast.kernel.netlink import RECEIVE, open_socket
 
 BURST = 0.1  # seconds: after a change, what follows within them is one change
 
 _NETLINK_ROUTE = 0
 _RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
-_GROUPS = _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR
+_RTMGRP_IPV4_NETCONF, _RTMGRP_IPV6_NETCONF = 0x800000, 0x1000000
+_GROUPS = (
+    _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR | _RTMGRP_IPV4_NETCONF | _RTMGRP_IPV6_NETCONF
+)
 _AT_ONCE = 1000  # datagrams in one turn of the event loop
 
 
 async def watch(interface: str, on_change: Callable[[], None]) -> None:
-    """Calls `on_change` when the interface or its addresses may have changed. Runs until it is cancelled.
+    """Calls `on_change` when the interface, its addresses or a setting for all interfaces (`ip_forward`) may have changed.
 
-    The first call comes as soon as it listens: what happened before may have been missed. The same holds when
+    Runs until it is cancelled. The first call comes as soon as it listens: what happened before may have been missed. The same holds when
     the kernel had more to announce than the socket could hold. A change is told at once, a burst of them by one
     call more at its end, or each BURST while it lasts. Raises OSError.
     """
@@ -40,11 +47,13 @@ async def _listen(line: socket.socket, interface: str, on_change: Callable[[], N
     loop = asyncio.get_running_loop()
     index = _index(interface)
     while True:
-        indexes = set(changed(await loop.sock_recv(line, RECEIVE)))
-        for data in _waiting(line):
+        indexes: set[int] = set()
+        settings = False
+        for data in (await loop.sock_recv(line, RECEIVE), *_waiting(line)):
             indexes |= changed(data)
+            settings = settings or everywhere(data)
         before, index = index, _index(interface)  # made anew, an interface has another index
-        if before != index or index in indexes:
+        if before != index or index in indexes or settings:
             on_change()
             await asyncio.sleep(BURST)
         await asyncio.sleep(0)
