@@ -128,28 +128,24 @@ def prepare() -> None:
     run("systemctl", "daemon-reload")
 
 
-def away(what: str) -> None:
-    """The file is away for 3 s, and meanwhile both services are killed."""
-    before = {unit: shown(unit, "MainPID") for unit in (AGENT, EXABGP)}
+def away(unit: str, what: str) -> None:
+    """The file is away for 3 s, and meanwhile the service is killed."""
+    before = shown(unit, "MainPID")
     aside = CONFIG.with_suffix(".aside")
     STARTS.unlink(missing_ok=True)  # or the crashes of before hold the VIPs down
     CONFIG.rename(aside)
-    for pid in before.values():
-        os.kill(int(pid), signal.SIGKILL)
+    os.kill(int(before), signal.SIGKILL)
     time.sleep(AWAY)
     aside.rename(CONFIG)
     back = time.monotonic()
-    for unit, pid in before.items():
-        until(
-            f"{unit} {what}",
-            lambda unit=unit, pid=pid: (  # type: ignore[misc]
-                shown(unit, "MainPID") not in ("0", pid) and shown(unit, "ActiveState") == "active"
-            ),
-        )
-        facts[f"{unit} {what}"] = {
-            name: round(int(shown(unit, f"{stamp}TimestampMonotonic")) / 1e6 - back, 2)
-            for name, stamp in (("begun", "ExecMainStart"), ("active", "ActiveEnter"))
-        }
+    until(
+        f"{unit} {what}",
+        lambda: shown(unit, "MainPID") not in ("0", before) and shown(unit, "ActiveState") == "active",
+    )
+    facts[f"{unit} {what}"] = {
+        name: round(int(shown(unit, f"{stamp}TimestampMonotonic")) / 1e6 - back, 2)
+        for name, stamp in (("starting", "InactiveExit"), ("active", "ActiveEnter"))
+    }
     until(f"announced {what}", announced)
 
 
@@ -223,7 +219,7 @@ def story() -> None:
     CONFIG.write_text(GOOD)
     run("systemctl", "start", ROUTER)
     facts["start"] = run("systemctl", "start", AGENT, EXABGP)
-    facts["answers once it is started"] = run("anycast", "status")[0]
+    facts["answers once it is started"] = run("anycast", "maintenance", "off")[0]
     until("announced", announced)
     facts["ready"] = status()["ready"]
     facts["active"] = [shown(unit, "ActiveState") for unit in (AGENT, EXABGP)]
@@ -273,13 +269,15 @@ def story() -> None:
 
     facts["maintenance"] = run("anycast", "maintenance", "on", "--reason", "disks")[0]
     facts["restart in maintenance"] = run("systemctl", "restart", AGENT)[0]
+    until("the ops process listens", lambda: status() != {})
     facts["maintenance kept"] = [one["reason"] for one in status()["maintenance"]]
     run("anycast", "maintenance", "off")
     until("announced after maintenance", announced)
 
-    away("with the last good file")
-    LAST_GOOD.unlink()
-    away("without a last good file")
+    for unit in (AGENT, EXABGP):
+        away(unit, "with the last good file")
+        LAST_GOOD.unlink()
+        away(unit, "without a last good file")
     memory()
     sysctls()
     frozen()

@@ -317,7 +317,7 @@ class TestBooted:
         self, unit: str, what: str, seen: dict[str, Any]
     ) -> None:
         """On systemd 252 a condition would have kept it out for ever, as a success."""
-        assert seen[f"{unit} {what}"]["begun"] < 1.0
+        assert seen[f"{unit} {what}"]["starting"] < 1.0
 
     def test_a_check_that_the_kernel_takes_for_its_memory_is_a_failed_check_and_touches_no_route(
         self, seen: dict[str, Any]
