@@ -16,7 +16,7 @@ from anycast.core.health.phase import Outcome
 from anycast.core.hooks import Ending, Tally
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import FILE, NODE, Maintenance, Stage
-from anycast.core.values.configuration import Forwarding
+from anycast.core.values.configuration import Forwarding, Protocol
 from anycast.core.values.report import FailedRoute, NeighborState
 from anycast.core.vip.decide import Reason
 from anycast.ops import metrics
@@ -332,6 +332,20 @@ def test_what_services_and_real_servers_carry_is_counted_and_never_goes_back() -
     node.kernel = replace(node.kernel, traffic={})
     flows.carry(node, flows.steady(1.0), steps=1)
     assert samples(node)["anycast_ipvs_service_connections_total{" + of] == 70
+
+
+def test_a_service_of_sctp_beside_one_of_tcp_has_series_of_its_own() -> None:
+    """node_exporter writes its real servers under another service."""
+    one = vip("web", "192.0.2.1", ports=(3868, 3868))
+    tcp, sctp = one.services
+    services = (tcp, replace(sctp, protocol=Protocol.SCTP))
+    node = healthy(replace(CONFIG, vips=(replace(one, services=services),)))
+    flows.carry(node, lambda key, _, __: 3.0 if "sctp" in str(key) else 1.0, steps=1)
+    found = samples(node)
+    for service, each in (("tcp/3868", 5), ("sctp/3868", 15)):
+        of = f'service="{service}",vip="web"}}'
+        assert found['anycast_ipvs_server_connections_total{address="10.9.2.1",server="rs1",' + of] == each
+        assert found['anycast_ipvs_service_connections_total{family="ipv4",' + of] == 2 * each
 
 
 def test_answers_are_counted_where_they_come_back_through_the_node() -> None:
