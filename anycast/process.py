@@ -113,8 +113,14 @@ def kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def how_it_ended(status: int) -> str:
-    return f"exit status {status}" if status >= 0 else f"killed by {_signal_name(-status)}"
+def how_it_ended(status: int, kills: int | None = None) -> str:
+    """`kills`: what `oom.kills` said when it was started; None: that is not known."""
+    how = f"exit status {status}" if status >= 0 else f"killed by {_signal_name(-status)}"
+    if status == 0 or kills is None or oom.kills() in (kills, None):
+        return how
+    if status == -signal.SIGKILL:
+        return f"{how} by the kernel for its memory (the MemoryMax= of the agent's unit, or the machine's)"
+    return f"{how} (meanwhile the kernel killed a process of this service for its memory)"
 
 
 def _signal_name(number: int) -> str:

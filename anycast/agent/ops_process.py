@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 
 import anycast
+from anycast import oom
 from anycast.agent.feed import Feed, StuckError
 from anycast.process import how_it_ended, watch
 
@@ -45,6 +46,7 @@ async def keep(feed: Feed, runtime: Path, listen: str) -> None:
 async def _one(feed: Feed, runtime: Path, listen: str) -> str:
     """Run one until it ends, or is ended. Returns why."""
     ours, theirs = socket.socketpair()
+    kills = oom.kills()
     with ours:
         try:
             with theirs:
@@ -67,7 +69,7 @@ async def _one(feed: Feed, runtime: Path, listen: str) -> str:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
             status = await exited
-    return "its exit status was lost" if status is None else how_it_ended(status)
+    return "its exit status was lost" if status is None else how_it_ended(status, kills)
 
 
 def _start(line: socket.socket, runtime: Path, listen: str) -> subprocess.Popen[bytes]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from errno import ENOEXEC
 from typing import Any, BinaryIO
 
+from anycast import oom
 from anycast.core.hooks import Command, Ending
 from anycast.notify.notice import environment
 from anycast.notify.outcome import Outcome
@@ -24,6 +25,7 @@ async def run(action: Command, told: Mapping[str, Any], body: bytes, patience: f
     program = action.argv[0]
     if action.argv in _hanging:
         return _failed(f"process {_hanging[action.argv]} of an earlier run cannot be killed")
+    kills = oom.kills()
     try:
         # A file, not a pipe: a program that does not read it blocks nothing.
         with _memory(body + b"\n") as stdin:
@@ -41,7 +43,7 @@ async def run(action: Command, told: Mapping[str, Any], body: bytes, patience: f
             exited = watch(process)
         except OSError as error:
             return _failed(f"{program} cannot be watched: {error.strerror}")
-        return await _outcome(action, process.pid, exited, output, patience)
+        return await _outcome(action, process.pid, exited, output, patience, kills=kills)
 
 
 def _memory(data: bytes) -> BinaryIO:
@@ -52,7 +54,13 @@ def _memory(data: bytes) -> BinaryIO:
 
 
 async def _outcome(
-    action: Command, pid: int, exited: asyncio.Future[int | None], output: Output, patience: float
+    action: Command,
+    pid: int,
+    exited: asyncio.Future[int | None],
+    output: Output,
+    patience: float,
+    *,
+    kills: int | None,
 ) -> Outcome:
     try:
         # The shield keeps `exited` alive through a cancellation: somebody must still reap.
@@ -66,7 +74,7 @@ async def _outcome(
     if status is None:
         return _failed("the exit status was lost: start the agent with SIGCHLD at its default")
     if status:
-        return _failed(_told(how_it_ended(status), output, action))
+        return _failed(_told(how_it_ended(status, kills), output, action))
     return Outcome(ending=Ending.OK, why=_told(how_it_ended(status), output, action))
 
 

@@ -78,17 +78,8 @@ def _judge_exit(status: int | None, line: str, kills: int | None) -> Finding:
         return unusable("the exit status was lost: start the agent with SIGCHLD at its default")
     if status == 0:
         return OK
-    how = how_it_ended(status) + _memory(status, kills)
+    how = how_it_ended(status, kills)
+    if kills is None and status == -SIGKILL:
+        # Nobody but the kernel ends it so before its time is over.
+        how += " (by the kernel for its memory? `dmesg` tells)"
     return fail(f"{how}: {line}" if line else how)
-
-
-def _memory(status: int, before: int | None) -> str:
-    """Whether it ended by the kernel's OOM killer. Nobody else ends it with SIGKILL before its time is over."""
-    now = oom.kills() if before is not None else None
-    if before is None or now is None:
-        return " (by the kernel for its memory? `dmesg` tells)" if status == -SIGKILL else ""
-    if now == before:
-        return ""
-    if status == -SIGKILL:
-        return " by the kernel for its memory (the MemoryMax= of the agent's unit, or the machine's)"
-    return " (meanwhile the kernel killed a process of this service for its memory)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,10 @@ import pytest
 
 from anycast import oom
 from anycast.core.health.phase import Outcome
+from anycast.core.hooks import Command, Ending, Hook
 from anycast.core.values.configuration import CommandCheck
+from anycast.notify.notice import SAMPLE, payload
+from anycast.notify.run import run as run_hook
 from tests.unit.probes.peers import run
 
 EVENTS = "low 0\nhigh 0\nmax 7\noom 3\noom_kill {}\noom_group_kill 5\n"
@@ -115,3 +119,10 @@ def test_every_program_that_is_started_gives_it_up(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(oom, "give_up_protection", told.append)
     assert run(sh("exit 0")).outcome is Outcome.OK
     assert len(told) == 1
+
+
+def test_a_hook_that_the_kernel_took_says_so_too(group: Group) -> None:
+    action = Command(argv=("/bin/sh", "-c", f"printf '{EVENTS.format(1)}' >{group.events}; kill -KILL $$"))
+    told = payload(SAMPLE, hook="h", node="lb1")
+    outcome = asyncio.run(run_hook(Hook(name="h", action=action), told, agent="anycast/1"))
+    assert (outcome.ending, "by the kernel for its memory" in outcome.why) == (Ending.FAILED, True)
