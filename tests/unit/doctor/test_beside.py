@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,6 +85,18 @@ class TestReplacedFiles:
         proc.add("/usr/sbin/sshd", comm="sshd", exe="/usr/sbin/sshd (deleted)")
         proc.add("/usr/lib/frr/bgpd", comm="bgpd", exe="/usr/lib/frr/bgpd (deleted)", net="net:[2]")
         assert proc.read().replaced == {"zebra"}
+
+    def test_a_program_whose_file_is_gone_is_seen_by_the_kernels_word(self, tmp_path: Path) -> None:
+        """Stands for bfdd: a program runs on when a package has put another file in its place."""
+        program = tmp_path / "bfdd"
+        shutil.copy("/bin/sleep", program)
+        with subprocess.Popen([program, "1000"]) as running:
+            try:
+                assert "bfdd" not in read_files(config(), Path("/")).beside.replaced
+                program.unlink()
+                assert "bfdd" in read_files(config(), Path("/")).beside.replaced
+            finally:
+                running.kill()
 
     def test_it_is_a_warning_before_the_next_reload(self) -> None:
         one = found(replace(GOOD, beside=Beside(replaced=frozenset({"zebra", "bfdd"}))), Code.FRR_REPLACED)
