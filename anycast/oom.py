@@ -24,7 +24,10 @@ def kills() -> int | None:
 
 
 def give_up_protection(pid: int) -> None:
-    """A child of a protected service (OOMScoreAdjust= below 0) counts like any program: it is not what is protected."""
+    """A child of a protected service (OOMScoreAdjust= below 0) counts like any program: it is not what is protected.
+
+    No more than that: where another program takes the memory of the machine, a small check is not to pay for it.
+    """
     with contextlib.suppress(OSError, ValueError):
         if int(_read(_OWN_SCORE)) < 0:
             fd = os.open(f"/proc/{pid}/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)

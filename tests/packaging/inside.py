@@ -202,6 +202,7 @@ def codes() -> list[str]:
 
 
 def sysctls() -> None:
+    OPERATORS_SYSCTL.parent.mkdir(exist_ok=True)
     OPERATORS_SYSCTL.write_text("net.ipv4.vs.sloppy_tcp = 0\n")
     facts["doctor with a file that says otherwise"] = codes()
     run("systemctl", "restart", "systemd-sysctl.service")
