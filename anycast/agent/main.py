@@ -334,6 +334,7 @@ async def serve(
         conditions=conditions,
         force=begun.force,
         saved=begun.saved,
+        before=begun.before,
     )
 
     def refused(why: str) -> None:

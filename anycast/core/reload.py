@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from anycast.core import kept
 from anycast.core.dataplane import ipvs
-from anycast.core.dataplane.loop import retiring
 from anycast.core.dataplane.proof import Proof
 from anycast.core.index import Index, indexed
 from anycast.core.lease import withdrawal
@@ -27,6 +27,7 @@ from anycast.core.state import (
     kernel_table,
     lived,
     prefix_of,
+    retiring,
 )
 from anycast.core.values.configuration import Address, Config, Scheduler, Vip
 from anycast.core.values.persistent import changed
@@ -236,6 +237,7 @@ def adopted(state: State, config: Config, now: float, index: Index | None = None
     servers = _retiring(state, index, departure, now + config.timing.server_drain)
     both = joined(state.owned, configured)
     owned = configured if both == configured else both
+    before = state
     state, moves = renamed(state, config, configured)
     gone = [
         target
@@ -243,16 +245,18 @@ def adopted(state: State, config: Config, now: float, index: Index | None = None
         if target in state.health and not index.is_target(target)
     ]
     gone += [each for each in state.index.required if each in state.health and not index.is_target(each)]
-    return replace(
+    gone += before.kept_users
+    after = replace(
         retiring(state, servers),
         config=config,
         index=index,
-        health=state.health.updated({}, gone),
         leaving=state.leaving if leaving == state.leaving else leaving,
         leave_at=-math.inf if leaving else math.inf,  # to be looked at
         configured=configured,
         owned=owned,
-    ), moves
+    )
+    after = kept.adopted(before, after)
+    return kept.forgotten(replace(after, owned=kept.owned(after, owned)), gone), moves
 
 
 def _retiring(state: State, index: Index, departure: Departure, until: float) -> dict[ServerKey, Retiring]:
@@ -266,7 +270,12 @@ def _retiring(state: State, index: Index, departure: Departure, until: float) ->
     retiring: dict[ServerKey, Retiring] = {}
     for server in sorted(departure.servers, key=str):
         key, at = server
-        if read and not (key in table and any(each.key == at for each in table[key].destinations)):
+        waits = key in state.kept and any(member.up.key == at for member in state.kept[key].members)
+        if (
+            read
+            and not waits
+            and not (key in table and any(each.key == at for each in table[key].destinations))
+        ):
             continue
         one = index.services.get(key)
         if one is not None and one.membership.empty.scheduler == Scheduler.MH:
