@@ -6,7 +6,8 @@ check, or for ever if the new ones fail.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
@@ -173,30 +174,52 @@ def _is_same(wanted: ipvs.Destination, there: ipvs.Destination | None) -> bool:
     return there is not None and (there.forwarding, there.tunnel) == (wanted.forwarding, wanted.tunnel)
 
 
-def adopted(before: State, state: State) -> State:
+def untouched(state: State, index: Index) -> set[ipvs.Key]:
+    """The services whose kept real servers another configuration has no part in: nothing of theirs is another object."""
+    services = state.index.services
+    return {
+        key
+        for key, one in state.kept.items()
+        if all(
+            each in services and index.services.get(each) is services[each] for each in {key, *one.waits_for}
+        )
+    }
+
+
+def adopted(before: State, state: State, untouched: AbstractSet[ipvs.Key]) -> State:
     """The state after a change of the configuration, with what is kept of what retires.
 
-    `state`: with the new configuration in force and all that it drops on its way out.
+    `state`: with the new configuration in force and all that it drops on its way out, but for what is `untouched`.
     """
     unread = before.kernel.snapshot is None and not before.kernel.adopted
     found: dict[ipvs.Key, Kept] = {}
-    for key, members in _replaced(before, state, unread=unread).items():
+    for key, places in _replaced(before, state, untouched).items():
         waits_for = _waits_for(before, state, key)
         if not waits_for or (
             not unread and all(is_replaced(state, state.index.services[one]) for one in waits_for)
         ):
             continue
+        known = _known(before, key)
+        unknown = _unknown(before, state, key, waits_for[0])
+        new = _members_at(state, key, places)
+        used = places if unread else in_use(before.desired.table, key)
+        members = [known.get(at) or unknown(at) for at in dict.fromkeys(places) if at in used]
+        members = [one for one in members if not _goes_on(one, new.get(one.up.key))]
         old = before.kept.get(key)
-        found[key] = Kept(
-            members=tuple(sorted(members.values(), key=lambda member: ipvs.canonical(member.up))),
-            waits_for=waits_for,
-            since=state.seen if old is None else old.since,
-            known=(old is None or old.known) and all(at in _known(before, key) for at in members),
-            unread=unread,
-        )
+        if members:
+            found[key] = Kept(
+                members=tuple(sorted(members, key=lambda member: ipvs.canonical(member.up))),
+                waits_for=waits_for,
+                since=state.seen if old is None else old.since,
+                known=(old is None or old.known) and all(one.up.key in known for one in members),
+                unread=unread,
+            )
     if not unread:
         found |= _carried(state, found)
-    state = with_kept(state, found, [key for key in before.kept if key not in found])
+    state = with_kept(state, found, [key for key in before.kept if key not in found and key not in untouched])
+    state = forgotten(
+        state, (each for key, one in before.kept.items() if key not in untouched for each in _targets(one))
+    )
     return _not_retiring(state, found)
 
 
@@ -221,29 +244,28 @@ def _known(before: State, key: ipvs.Key) -> dict[ipvs.DestinationKey, Member]:
 
 
 def _replaced(
-    before: State, state: State, *, unread: bool
-) -> dict[ipvs.Key, dict[ipvs.DestinationKey, Member]]:
-    """By service, the real servers in use that the configuration has no more, or that are reached in another way now."""
+    before: State, state: State, untouched: AbstractSet[ipvs.Key]
+) -> dict[ipvs.Key, list[ipvs.DestinationKey]]:
+    """By service, the real servers that the configuration has no more, or that are reached in another way now."""
     gone: dict[ipvs.Key, list[ipvs.DestinationKey]] = {}
     for key, at in state.retiring:
         gone.setdefault(key, []).append(at)
     for key in _reached_otherwise(before, state):
         gone.setdefault(key, []).extend(state.index.servers[key])
     for key, one in before.kept.items():
-        gone.setdefault(key, []).extend(member.up.key for member in one.members)
-    found: dict[ipvs.Key, dict[ipvs.DestinationKey, Member]] = {}
-    for key, places in gone.items():
-        known, used = _known(before, key), in_use(before.desired.table, key)
-        new = state.index.services.get(key)
-        now = {member.up.key: member for member in new.membership.members} if new is not None else {}
-        members: dict[ipvs.DestinationKey, Member] = {}
-        for at in places if unread else (at for at in places if at in used):
-            member = known.get(at) or _unknown(before, state, key, at)
-            if member is not None and not _goes_on(member, now.get(at)):
-                members[at] = member
-        if members:
-            found[key] = members
-    return found
+        if key not in untouched:
+            gone.setdefault(key, []).extend(member.up.key for member in one.members)
+    return gone
+
+
+def _members_at(
+    state: State, key: ipvs.Key, places: Iterable[ipvs.DestinationKey]
+) -> dict[ipvs.DestinationKey, Member]:
+    """The real servers of the service that are configured at these addresses and ports."""
+    one = state.index.services.get(key)
+    wanted = set(places)
+    members = one.membership.members if one is not None else ()
+    return {member.up.key: member for member in members if member.up.key in wanted}
 
 
 def _reached_otherwise(before: State, state: State) -> Iterator[ipvs.Key]:
@@ -261,16 +283,23 @@ def _goes_on(old: Member, new: Member | None) -> bool:
     return new is not None and (new.check == old.check or _is_same(new.up, old.up))
 
 
-def _unknown(before: State, state: State, key: ipvs.Key, at: ipvs.DestinationKey) -> Member | None:
-    """A real server of an agent before: how it was checked is not known, so by the check of those that replace it."""
-    address, port = at
-    for facts in _waits_for(before, state, key):
-        one = state.index.services[facts]
-        vips = [each for each in state.index.vips[one.vip].vip.addresses if each.version == address.version]
-        check = aimer(one.service.pool.check, vips)(address, port or one.service.port)
-        up = ipvs.Destination(address=address, port=port, weight=1, forwarding=one.service.forwarding)
-        return Member(check, before.owned.services.get(key, {}).get(at, ""), True, up)
-    return None
+def _unknown(
+    before: State, state: State, key: ipvs.Key, facts: ipvs.Key
+) -> Callable[[ipvs.DestinationKey], Member]:
+    """Makes real servers of an agent before: how they were checked is not known, so by the check of those that follow."""
+    one, scopes = state.index.services[facts], before.owned.services.get(key, {})
+    addresses = state.index.vips[one.vip].vip.addresses
+    pool, port, forwarding = one.service.pool, one.service.port, one.service.forwarding
+    aims = {
+        version: aimer(pool.check, [each for each in addresses if each.version == version])
+        for version in (4, 6)
+    }
+
+    def made(at: ipvs.DestinationKey) -> Member:
+        up = ipvs.Destination(address=at[0], port=at[1], weight=1, forwarding=forwarding)
+        return Member(aims[at[0].version](at[0], at[1] or port), scopes.get(at, ""), True, up)
+
+    return made
 
 
 def _waits_for(before: State, state: State, key: ipvs.Key) -> tuple[ipvs.Key, ...]:
@@ -388,7 +417,8 @@ def _retired(state: State, kept: Mapping[ipvs.Key, Kept], now: float) -> State:
         return state
     table, until = kernel_table(state), now + state.config.timing.server_drain
     left: dict[ServerKey, Retiring] = {}
-    for key, one in kept.items():
+    for key in sorted(kept, key=ipvs.order_of):
+        one = kept[key]
         there = {each.key for each in table[key].destinations} if key in table else set()
         there -= state.index.servers.get(key, {}).keys()
         if key in state.kept:
@@ -425,10 +455,12 @@ def with_unreplaced(state: State, facts: Iterable[ipvs.Key]) -> State:
     return state if unreplaced is state.unreplaced else replace(state, unreplaced=unreplaced)
 
 
-def owned(state: State, known: Owned) -> Owned:
+def owned(before: State, state: State, known: Owned) -> Owned:
     """What is owned, with the kept real servers: some may be in services that never had them."""
     more: dict[ipvs.Key, Mapping[ipvs.DestinationKey, str]] = {}
-    for key, one in state.kept.items():
+    for key in changed(before.kept, state.kept):
+        if (one := state.kept.get(key)) is None:
+            continue
         servers = known.services.get(key, {})
         missing = {member.up.key: member.scope for member in one.members if member.up.key not in servers}
         if missing:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from anycast.core import kept
@@ -42,16 +43,19 @@ class Departure:
     keys: Mapping[Address, frozenset[ipvs.Key]]  # services that leave with their address
 
 
-def departures(owned: Owned, config: Owned) -> Departure:
+def departures(owned: Owned, config: Owned, untouched: AbstractSet[ipvs.Key] = frozenset()) -> Departure:
     """What leaves when `config` takes the place of `owned`.
 
     An address leaves once its route is withdrawn, and its services with it. Where the address stays, the real servers
     of a dropped service retire, as a dropped real server does: its connections end by themselves or by a limit.
+    `untouched`: services whose real servers need not be looked at.
     """
     gone = owned.addresses - config.addresses
     keys: dict[Address, set[ipvs.Key]] = {address: set() for address in gone}
     servers: set[ServerKey] = set()
     for key in changed(config.services, owned.services):
+        if key in untouched:
+            continue
         members = owned.services.get(key, {})
         ways = owned.marks.get(key, frozenset()) if isinstance(key, ipvs.MarkKey) else {key.address}
         if key in owned.services and key not in config.services and ways and gone.issuperset(ways):
@@ -227,7 +231,8 @@ def adopted(state: State, config: Config, now: float, index: Index | None = None
     """
     index = indexed(config, state.index) if index is None else index
     configured = owned_by(config, index)
-    departure = departures(state.owned, configured)
+    untouched = kept.untouched(state, index)
+    departure = departures(state.owned, configured, untouched)
     leaving = {at: each for at, each in state.leaving.items() if at not in configured.addresses}
     for address in departure.addresses - leaving.keys():
         leaving[address] = Leaving(
@@ -245,7 +250,6 @@ def adopted(state: State, config: Config, now: float, index: Index | None = None
         if target in state.health and not index.is_target(target)
     ]
     gone += [each for each in state.index.required if each in state.health and not index.is_target(each)]
-    gone += before.kept_users
     after = replace(
         retiring(state, servers),
         config=config,
@@ -255,8 +259,8 @@ def adopted(state: State, config: Config, now: float, index: Index | None = None
         configured=configured,
         owned=owned,
     )
-    after = kept.adopted(before, after)
-    return kept.forgotten(replace(after, owned=kept.owned(after, owned)), gone), moves
+    after = kept.adopted(before, after, untouched)
+    return kept.forgotten(replace(after, owned=kept.owned(before, after, owned)), gone), moves
 
 
 def _retiring(state: State, index: Index, departure: Departure, until: float) -> dict[ServerKey, Retiring]:

@@ -17,15 +17,15 @@ NEW_A_SECOND = 50
 OLD, NEW = (1, 2), (3, 4)
 
 
-def pool_of(site: Site, node: str, *numbers: int) -> None:
-    """The node's file has these real servers, of those that it had at first."""
+def pool_of(site: Site, node: str, *numbers: int, drain: str = "1h") -> None:
+    """The node's file has these real servers, of those that it had at first; others drain for `drain` at most."""
     names = {f"rs{number}" for number in numbers}
     whole: Document = site.originally(node)
     with site.edit(node) as config:
         config["pools"]["web"]["servers"] = [
             one for one in whole["pools"]["web"]["servers"] if one["name"] in names
         ]
-        config["timing"]["server_drain"] = "1h"
+        config["timing"]["server_drain"] = drain
         config["node"]["max_removed"] = "100%"
 
 
@@ -33,7 +33,7 @@ def pool_of(site: Site, node: str, *numbers: int) -> None:
 def halved(site: Site) -> Iterator[Site]:
     """The site with two of its four real servers in the pool."""
     for node in NODES:
-        pool_of(site, node, *OLD)
+        pool_of(site, node, *OLD, drain="1s")
         site.reload(node)
     for node in NODES:
         shaped(site, node, {1: {1}, 2: {1}, 3: set(), 4: set()})
@@ -77,6 +77,8 @@ def test_all_real_servers_are_replaced_and_no_client_is_without_one(
     site = halved
     quiet = site.route_events()
     with site.lab.load(CONNECTIONS, probes=NEW_A_SECOND, ready_timeout=PATIENCE) as load:
+        load.mark()
+        told(load, "before", capsys)
         load.mark()
         for node in NODES:
             pool_of(site, node, *NEW)
@@ -132,7 +134,7 @@ def test_an_agent_that_starts_with_other_real_servers_keeps_those_that_the_kerne
     site = halved
     for server in NEW:
         site.lab.kill(f"rs{server}", "server")
-    pool_of(site, "lb1", *NEW)
+    pool_of(site, "lb1", *NEW, drain="1s")
     site.lab.kill("lb1", "agent", signal.SIGKILL)
     site.lab.start("lb1", "agent")
     site.ready("lb1")

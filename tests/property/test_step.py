@@ -675,6 +675,43 @@ class World(RuleBasedStateMachine):
         while self.pending is not None:
             self.kernel_answers(1.0)
 
+    @precondition(lambda self: self.is_announced_and_well())
+    @rule(outcomes=st.lists(st.sampled_from([Outcome.FAIL, Outcome.UNKNOWN]), max_size=4))
+    def other_real_servers(self, outcomes: list[Outcome]) -> None:
+        """All are replaced, whatever becomes of the new ones: the old ones are well, so no route moves."""
+        wanted, known = dict(self.wanted), set(self.state.targets)
+        vips = tuple(
+            replace(
+                vip,
+                services=tuple(
+                    replace(
+                        each,
+                        pool=replace(
+                            each.pool,
+                            servers=tuple(
+                                replace(server, port=(server.port or 8000) + 1)
+                                for server in each.pool.servers
+                            ),
+                        ),
+                    )
+                    for each in vip.services
+                ),
+            )
+            for vip in self.config.vips
+        )
+        self.reconfigure(replace(self.config, vips=vips))
+        for outcome in (*outcomes, Outcome.OK, Outcome.OK):
+            new = sorted((one for one in self.state.targets if one not in known), key=str)
+            self.probe(new, outcome)
+            while self.pending is not None:
+                self.kernel_answers(1.0)
+            for vip in self.config.vips:
+                for address in vip.addresses:
+                    for key in keys_of(vip, address):
+                        used = [one for one in self.kernel.table[key].destinations if one.weight]
+                        assert used, "a route without real servers"
+        assert self.wanted == wanted
+
     @precondition(lambda self: not self.stopping and not self.exited)
     @rule()
     def nothing_can_be_checked(self) -> None:
@@ -693,8 +730,12 @@ class World(RuleBasedStateMachine):
         assert self.stopping or self.exited or self.wanted == wanted
 
     @precondition(lambda self: not self.stopping and not self.exited)
-    @rule(number=st.one_of(st.none(), st.sampled_from(range(len(CONFIGS)))), crashes=st.sampled_from((0, 3)))
-    def another_agent(self, number: int | None, crashes: int) -> None:
+    @rule(
+        number=st.one_of(st.none(), st.sampled_from(range(len(CONFIGS)))),
+        crashes=st.sampled_from((0, 3)),
+        known=st.booleans(),
+    )
+    def another_agent(self, number: int | None, crashes: int, *, known: bool = True) -> None:
         """The agent crashes, and another starts with what is on disk. Plugins that hang keep what they have."""
         for held in self.given.values():
             self.kept.update(dict.fromkeys(held, self.now + self.patience))
@@ -710,14 +751,20 @@ class World(RuleBasedStateMachine):
         self.said = {scope: said for scope, said in self.said.items() if scope in maintenance}
         old = self.state
         self.state, effects = begin(
-            self.config, maintenance, self.now, self.wall, crashes=crashes, left=self.owned
+            self.config,
+            maintenance,
+            self.now,
+            self.wall,
+            crashes=crashes,
+            left=self.owned,
+            before=before if known and number is not None else None,
         )
-        known = dict(self.said)
+        said = dict(self.said)
         both = renamed(old, self.state)
         saved = replace(old, maintenance=maintenance)
         assert covered(saved) & both == covered(self.state) & both
         self.said = {
-            scope: known[scope if scope in known else _same(maintenance, entry)]
+            scope: said[scope if scope in said else _same(maintenance, entry)]
             for scope, entry in self.state.maintenance.items()
         }
         self.unwell = dict.fromkeys(self.state.vips, self.now)

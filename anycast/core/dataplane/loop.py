@@ -105,7 +105,7 @@ def read(state: State, event: KernelRead, now: float) -> Step:
     )
     state = replace(state, kernel=kernel)
     if first and (after := kept.read(state, now)) is not state:
-        state = replace(after, owned=kept.owned(after, after.owned))
+        state = replace(after, owned=kept.owned(state, after, after.owned))
     if state.owned is not state.configured:
         stands = state.lease.runs_out > now + state.configured.lease_ttl  # a lease by a longer TTL
         lease_ttl = (state.owned if stands else state.configured).lease_ttl
