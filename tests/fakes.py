@@ -19,7 +19,7 @@ from anycast.core.owned import NOTHING as NOTHING_OWNED
 from anycast.core.owned import Owned
 from anycast.core.state import prefix_of
 from anycast.core.step import begin, next_wake, step
-from anycast.core.values.configuration import Address, Check, Pool, Quorum, Service, Timing, Vip
+from anycast.core.values.configuration import Address, Check, Config, Pool, Quorum, Service, Timing, Vip
 from anycast.core.values.lease import Lease
 from anycast.core.values.report import Report
 from anycast.core.values.route import Prefix
@@ -84,6 +84,7 @@ class Node:
         offset: float = EPOCH,
         crashes: int = 0,
         left: Owned = NOTHING_OWNED,
+        before: Config | None = None,
         kernel_breaks: str | None = None,
         kernel_is_slow: bool = False,
         **settings: Any,
@@ -108,7 +109,9 @@ class Node:
         self.exit: ev.Exit | None = None
         self.settings = settings  # of the configuration, besides the VIPs
         start = config(*vips, **settings)
-        self.state, effects = begin(start, kept or {}, self.now, self.wall, crashes=crashes, left=left)
+        self.state, effects = begin(
+            start, kept or {}, self.now, self.wall, crashes=crashes, left=left, before=before
+        )
         self._perform(effects)
 
     def send(self, event: ev.Event) -> None:
@@ -206,7 +209,7 @@ class Node:
                 ev.Probed(
                     results=tuple(
                         (target, Result(outcome=outcome))
-                        for target in self.state.index.targets
+                        for target in self.state.targets
                         if not servers or target.address in chosen
                     )
                 )

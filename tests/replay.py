@@ -71,7 +71,10 @@ def replay(lines: Iterable[str]) -> Iterator[tuple[float, Event | None, State, t
                 now, config = entry["now"], reader.read(entry["config"])
                 kept, crashes = reader.read(entry["maintenance"]), entry.get("crashes", 0)
                 left = reader.read(entry["left"])
-                state, effects = begin(config, kept, now, entry["wall"], crashes=crashes, left=left)
+                before = reader.read(entry["before"]) if "before" in entry else None
+                state, effects = begin(
+                    config, kept, now, entry["wall"], crashes=crashes, left=left, before=before
+                )
                 yield now, None, state, effects
                 continue
             now, event = entry[0], reader.read(entry[1])

@@ -181,6 +181,7 @@ class Engine:
         conditions: Conditions | None = None,
         force: InForce = AS_WRITTEN,
         saved: str = "",
+        before: Config | None = None,
     ) -> None:
         """`events`: what the log tells goes there too. `recorder`: gets everything that `step` is given.
 
@@ -261,12 +262,16 @@ class Engine:
         self.hook_tallies: Callable[[], Mapping[str, HookTally]] = dict
         kept, now, at = self._kept_maintenance(), clock(), wall()
         if recorder is not None:
-            recorder.begin(loaded.config, kept, now, at, __version__, crashes=crashes, left=left)
+            recorder.begin(
+                loaded.config, kept, now, at, __version__, crashes=crashes, left=left, before=before
+            )
         self._effort = Effort()
         self._demands = capacity.Demands()
         self._carried = self._demands.of(loaded.config)
         began, worked = clock(), cpu()
-        self._state, self._first = begin(loaded.config, kept, now, at, crashes=crashes, left=left)
+        self._state, self._first = begin(
+            loaded.config, kept, now, at, crashes=crashes, left=left, before=before
+        )
         worked = cpu() - worked
         self._effort.worked(clock() - began, worked)
         # It serves all the same: a node that does not start serves nobody.

@@ -336,6 +336,7 @@ async def serve(
         conditions=conditions,
         force=begun.force,
         saved=begun.saved,
+        before=begun.before,
     )
 
     def refused(why: str) -> None:

@@ -160,6 +160,7 @@ class Recorder:
         *,
         crashes: int = 0,
         left: Owned = NOTHING,
+        before: Config | None = None,
     ) -> None:
         """What `begin` is given; `version` is of this program."""
         values = self._values
@@ -172,6 +173,7 @@ class Recorder:
             "config": values.write(config),
             "maintenance": values.write(dict(maintenance)),
             "left": values.write(left),
+            **({} if before is None else {"before": values.write(before)}),
         }
         self._writer.put(head)
 

@@ -24,7 +24,9 @@ from anycast.core.confirmation import Stage
 from anycast.core.in_force import InForce, LastGood
 from anycast.core.removal import suspicions
 from anycast.core.starting import Choice, Facts, choose
+from anycast.core.values.configuration import Config
 
+QUICKLY_READ = 256 * 1024  # bytes of a last good configuration: some hundredths of a second
 LONGEST = 300  # characters of a problem that is told again and again
 ABSENT = 10.0  # seconds that a file which is not there has to come
 LOOK = 0.1  # seconds between two looks whether it has come
@@ -52,6 +54,7 @@ class Start:
     force: InForce = InForce()
     saved: str = ""
     told: Mapping[str, str] = field(default_factory=dict)
+    before: Config | None = None  # what was in force until now, where it is another
 
 
 def begin_patiently(
@@ -130,7 +133,17 @@ def begin(
     if loaded is None or verdict.choice is Choice.NEITHER:
         said = f"{named(str(path))}: {wrong or verdict.why}" if bad else wrong
         raise NotStartedError(said, bad_configuration=bad, absent=absent)
-    return Start(loaded=loaded, saved=saved)
+    return Start(loaded=loaded, saved=saved, before=None if facts.same else _before(found))
+
+
+def _before(found: Found | None) -> Config | None:
+    """By its checks real servers serve on that the file has replaced. None: it is not known, or reading it takes too long."""
+    try:
+        if found is None or found.path.stat().st_size > QUICKLY_READ:
+            return None
+        return Reading(found.path, kept=True).result().config
+    except (ConfigError, RuntimeError, OSError):
+        return None  # nothing that the start needs
 
 
 def cut(problem: str) -> str:

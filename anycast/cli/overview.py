@@ -117,7 +117,10 @@ def is_wrong(vip: Vip) -> bool:
         or vip["advertise"] != "yes"
         or bool(vip["obstacle"])
         or vip["stage"] != "active"
-        or any(service["removing"] or any(map(is_ill, service["servers"])) for service in vip["services"])
+        or any(
+            service["removing"] or service.get("kept") or any(map(is_ill, service["servers"]))
+            for service in vip["services"]
+        )
     )
 
 

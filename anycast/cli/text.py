@@ -231,6 +231,25 @@ def _servers(vips: Sequence[Mapping[str, Any]], *, colour: bool) -> str:
         for service in vip["services"]
         for gone in service["removing"]
     ]
+    rows += [
+        (
+            vip["name"],
+            service["name"],
+            old["name"] or "-",
+            f"{_host(old['address'])}:{old['port']}",
+            _word(old["phase"]),
+            str(old["weight"]),
+            "-",
+            str(old["active"]),
+            *("-", "-", "-"),
+            duration(old["since_s"]),
+            "replaced, in use until enough of the new ones are proven"
+            + (f"; {old['detail']}" if old["detail"] else ""),
+        )
+        for vip in vips
+        for service in vip["services"]
+        for old in service.get("kept", ())
+    ]
     head = ("VIP", "SERVICE", "SERVER", "ADDRESS", "PHASE", "WEIGHT", "KERNEL", "ACTIVE")
     return table((*head, "CONNS/S", "SHARE", "BITS/S", "SINCE", "DETAIL"), rows, colour=colour)
 

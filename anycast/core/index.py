@@ -182,27 +182,31 @@ class Index:
 
 
 class Targets(AbstractSet[Target]):
-    """All targets of an index, without a copy."""
+    """All targets of an index, and those in `more`, without a copy."""
 
-    __slots__ = ("_index",)
+    __slots__ = ("_index", "_more")
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: Index, more: Mapping[Target, object] | None = None) -> None:
         self._index = index
+        self._more: Mapping[Target, object] = more or {}
 
     @classmethod
     def _from_iterable(cls, targets: Iterable[Target]) -> frozenset[Target]:  # type: ignore[override]
         return frozenset(targets)
 
     def __contains__(self, target: object) -> bool:
-        return target in self._index.users or target in self._index.required
+        return target in self._index.users or target in self._index.required or target in self._more
 
     def __iter__(self) -> Iterator[Target]:
-        yield from self._index.users
-        yield from (target for target in self._index.required if target not in self._index.users)
+        users, required = self._index.users, self._index.required
+        yield from users
+        yield from (target for target in required if target not in users)
+        yield from (target for target in self._more if target not in users and target not in required)
 
     def __len__(self) -> int:
-        users = self._index.users
-        return len(users) + sum(target not in users for target in self._index.required)
+        users, required = self._index.users, self._index.required
+        more = sum(target not in users and target not in required for target in self._more)
+        return len(users) + sum(target not in users for target in required) + more
 
 
 def members_on(membership: Membership, targets: Collection[Target]) -> Iterator[tuple[Member, Target]]:

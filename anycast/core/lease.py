@@ -73,7 +73,7 @@ def desired_routes(before: State, state: State, names: Iterable[str]) -> Persist
 
 def _may_come_up(state: State, vip: Vip, address: Address) -> bool:
     facts = (services_of(state, key) for key in state.index.vips[vip.name].keys[address])
-    enough = all(each.usable >= each.quorum.high for each in facts)
+    enough = all(each.serving >= each.quorum.high for each in facts)
     return enough and state.kernel.error is None and address_difference(state, vip, address).proven
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
+from anycast.core import kept
 from anycast.core.events import Log
 from anycast.core.health.aim import targets_of
 from anycast.core.health.phase import Health, Phase
@@ -35,6 +36,8 @@ def news(before: State, after: State, turned: Sequence[Turned], now: float) -> I
     """First the targets that changed, then the rules of several checks that changed with one of them."""
     targets = frozenset(target for target, _, _ in turned)
     names = after.index.names_of(targets)
+    if after.kept_users:
+        names |= kept.names(after, (target for target in targets if not after.index.is_target(target)))
     for target, old, new in turned:
         yield from _of_target(names[target], target, old, new, now)
     yield from _of_servers(before, after, list(after.index.composed(targets)))

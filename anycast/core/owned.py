@@ -7,6 +7,7 @@ is its address.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 from anycast.core.dataplane import ipvs
@@ -76,9 +77,18 @@ def joined(before: Owned, now: Owned) -> Owned:
 
 
 def rid(
-    owned: Owned, configured: Owned, snapshot: Snapshot, leaving: Iterable[Address], *, lease_ttl: float
+    owned: Owned,
+    configured: Owned,
+    snapshot: Snapshot,
+    leaving: Iterable[Address],
+    *,
+    lease_ttl: float,
+    keeping: AbstractSet[ipvs.Key] = frozenset(),
 ) -> Owned:
-    """`owned` without what is no longer configured and, by the last reading, no longer in the kernel."""
+    """`owned` without what is no longer configured and, by the last reading, no longer in the kernel.
+
+    `keeping`: services with real servers that are yet to come there.
+    """
     table = snapshot.table
     staying = frozenset(leaving)
     kept = configured.addresses | snapshot.addresses | staying
@@ -86,6 +96,8 @@ def rid(
     services: dict[ipvs.Key, Mapping[ipvs.DestinationKey, str]] = {}
     gone: list[ipvs.Key] = []
     for key in changed(configured.services, owned.services):
+        if key in keeping:
+            continue
         wanted = configured.services.get(key, {})
         present = {each.key for each in table[key].destinations} if key in table else set()
         left = {

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
+from anycast.core import kept
 from anycast.core.dataplane import ipvs
-from anycast.core.dataplane.loop import retiring
 from anycast.core.dataplane.proof import Proof
 from anycast.core.index import Index, indexed
 from anycast.core.lease import withdrawal
@@ -27,6 +28,7 @@ from anycast.core.state import (
     kernel_table,
     lived,
     prefix_of,
+    retiring,
 )
 from anycast.core.values.configuration import Address, Config, Scheduler, Vip
 from anycast.core.values.persistent import changed
@@ -41,16 +43,19 @@ class Departure:
     keys: Mapping[Address, frozenset[ipvs.Key]]  # services that leave with their address
 
 
-def departures(owned: Owned, config: Owned) -> Departure:
+def departures(owned: Owned, config: Owned, untouched: AbstractSet[ipvs.Key] = frozenset()) -> Departure:
     """What leaves when `config` takes the place of `owned`.
 
     An address leaves once its route is withdrawn, and its services with it. Where the address stays, the real servers
     of a dropped service retire, as a dropped real server does: its connections end by themselves or by a limit.
+    `untouched`: services whose real servers need not be looked at.
     """
     gone = owned.addresses - config.addresses
     keys: dict[Address, set[ipvs.Key]] = {address: set() for address in gone}
     servers: set[ServerKey] = set()
     for key in changed(config.services, owned.services):
+        if key in untouched:
+            continue
         members = owned.services.get(key, {})
         ways = owned.marks.get(key, frozenset()) if isinstance(key, ipvs.MarkKey) else {key.address}
         if key in owned.services and key not in config.services and ways and gone.issuperset(ways):
@@ -226,7 +231,8 @@ def adopted(state: State, config: Config, now: float, index: Index | None = None
     """
     index = indexed(config, state.index) if index is None else index
     configured = owned_by(config, index)
-    departure = departures(state.owned, configured)
+    untouched = kept.untouched(state, index)
+    departure = departures(state.owned, configured, untouched)
     leaving = {at: each for at, each in state.leaving.items() if at not in configured.addresses}
     for address in departure.addresses - leaving.keys():
         leaving[address] = Leaving(
@@ -236,6 +242,7 @@ def adopted(state: State, config: Config, now: float, index: Index | None = None
     servers = _retiring(state, index, departure, now + config.timing.server_drain)
     both = joined(state.owned, configured)
     owned = configured if both == configured else both
+    before = state
     state, moves = renamed(state, config, configured)
     gone = [
         target
@@ -243,16 +250,17 @@ def adopted(state: State, config: Config, now: float, index: Index | None = None
         if target in state.health and not index.is_target(target)
     ]
     gone += [each for each in state.index.required if each in state.health and not index.is_target(each)]
-    return replace(
+    after = replace(
         retiring(state, servers),
         config=config,
         index=index,
-        health=state.health.updated({}, gone),
         leaving=state.leaving if leaving == state.leaving else leaving,
         leave_at=-math.inf if leaving else math.inf,  # to be looked at
         configured=configured,
         owned=owned,
-    ), moves
+    )
+    after = kept.adopted(before, after, untouched)
+    return kept.forgotten(replace(after, owned=kept.owned(before, after, owned)), gone), moves
 
 
 def _retiring(state: State, index: Index, departure: Departure, until: float) -> dict[ServerKey, Retiring]:
@@ -266,7 +274,12 @@ def _retiring(state: State, index: Index, departure: Departure, until: float) ->
     retiring: dict[ServerKey, Retiring] = {}
     for server in sorted(departure.servers, key=str):
         key, at = server
-        if read and not (key in table and any(each.key == at for each in table[key].destinations)):
+        waits = key in state.kept and any(member.up.key == at for member in state.kept[key].members)
+        if (
+            read
+            and not waits
+            and not (key in table and any(each.key == at for each in table[key].destinations))
+        ):
             continue
         one = index.services.get(key)
         if one is not None and one.membership.empty.scheduler == Scheduler.MH:

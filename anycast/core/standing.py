@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from heapq import nsmallest
 
+from anycast.core.dataplane import ipvs
 from anycast.core.events import Effect, Log
 from anycast.core.maintenance.stages import NODE_SCOPES, is_server
 from anycast.core.reload import server_names
@@ -51,6 +53,8 @@ def concluded(before: State, state: State, now: float) -> tuple[State, list[Effe
         found[Condition.MAINTENANCE_ORPHANED, ""] = _orphans(state)
     if state.kernel.problems is not before.kernel.problems:
         found[Condition.KERNEL_REFUSES, ""] = _of_kernel(state)
+    if state.unreplaced is not before.unreplaced or (state.unreplaced and config):
+        found[Condition.SERVERS_NOT_REPLACED, ""] = _unreplaced(state)
     return _with(state, found, now) if found else (state, [])
 
 
@@ -123,6 +127,21 @@ def _orphans(state: State) -> str:
     return (
         f"nothing of the name {named} is configured, and its maintenance is kept (`anycast maintenance off --vip NAME` "
         "or `anycast undrain-server POOL/SERVER` ends it)"
+    )
+
+
+def _unreplaced(state: State) -> str:
+    services = state.index.services
+    first = nsmallest(
+        NAMED, ((state.index.place[services[key].vip], ipvs.order_of(key), key) for key in state.unreplaced)
+    )
+    named = ", ".join(f"{services[key].vip} {state.services[key].name}" for _, _, key in first)
+    if not named:
+        return ""
+    more = f" and {len(state.unreplaced) - NAMED} more" if len(state.unreplaced) > NAMED else ""
+    return (
+        f"too few of the new real servers of {named}{more} can be used, so those that they replace go on (`anycast why "
+        "--vip NAME` says what the checks find; mend them, or `anycast reload --undo`)"
     )
 
 

@@ -11,11 +11,12 @@ from typing import TypeAlias
 
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane.kernel import AddAddress, Desired, KernelOp, RemoveAddress, Snapshot, keys_of
+from anycast.core.dataplane.members import Member
 from anycast.core.dataplane.proof import Proof
 from anycast.core.dataplane.traffic import Count
 from anycast.core.health.compose import compose
 from anycast.core.health.phase import Health, Phase
-from anycast.core.index import Index
+from anycast.core.index import Index, Targets
 from anycast.core.maintenance.stages import Maintenance, Progress, is_server
 from anycast.core.owned import NOTHING, Owned
 from anycast.core.values.checks import BgpSession
@@ -133,6 +134,22 @@ class Retiring:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """Real servers that a service has no more, and that serve on until enough of those that replace them are proven.
+
+    `waits_for`: the services, by their keys for facts, whose real servers are to be proven. `known`: the checks are
+    those that the real servers had; otherwise they are those of the new ones, and may not fit. `unread`: of an agent
+    that starts: which of them are in use is seen with the first reading of the kernel.
+    """
+
+    members: tuple[Member, ...]
+    waits_for: tuple[ipvs.Key, ...]
+    since: float
+    known: bool = True
+    unread: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseState:
     seq: int = 0
     sent_at: float = 0.0
@@ -185,6 +202,16 @@ class State:
     proofs: PersistentMap[str, Proof] = PersistentMap()
     retiring: Mapping[ServerKey, Retiring] = field(default_factory=dict)
     retire_at: float = math.inf  # the first of their instants
+    kept: PersistentMap[ipvs.Key, Kept] = PersistentMap()
+    kept_users: PersistentMap[Target, frozenset[ipvs.Key]] = (
+        PersistentMap()
+    )  # the services for which the check of a kept real server is run
+    awaiting: PersistentMap[ipvs.Key, frozenset[ipvs.Key]] = (
+        PersistentMap()
+    )  # by a service's key for facts: those with kept real servers that wait for it
+    unreplaced: PersistentMap[ipvs.Key, None] = (
+        PersistentMap()
+    )  # services, by their keys for facts, whose new real servers have all been checked, and too few can be used
     expired: Mapping[ServerKey, float] = field(default_factory=dict)  # when its connections were ended last
     leaving: Mapping[Address, Leaving] = field(default_factory=dict)
     leave_at: float = math.inf  # the first instant at which one of them moves on by time alone
@@ -200,6 +227,14 @@ class State:
         """The BGP sessions, as the plugins report them; None: no plugin has reported, so nobody knows of any."""
         reports = [report for report in self.plugins.values() if report is not None]
         return [each for report in reports for each in report.neighbors] if reports else None
+
+    @property
+    def targets(self) -> Targets:
+        """Everything that is probed."""
+        return Targets(self.index, self.kept_users)
+
+    def is_target(self, target: Target) -> bool:
+        return self.index.is_target(target) or target in self.kept_users
 
     @property
     def known_plugins(self) -> Plugins:
@@ -250,6 +285,18 @@ def lived(state: State, changes: Mapping[str, VipState], gone: Iterable[str] = (
     started = [name for name, known in changes.items() if known.life.is_started]
     others = {name: None for name, known in changes.items() if not known.life.is_started}
     return replace(state, vips=vips, unstarted=state.unstarted.updated(others, [*started, *gone]))
+
+
+def retiring(state: State, servers: Mapping[ServerKey, Retiring]) -> State:
+    """With these on their way out, and no others."""
+    first = min((each.until for each in servers.values()), default=math.inf)
+    return replace(state, retiring=servers, retire_at=first)
+
+
+def in_use(table: ipvs.Table, key: ipvs.Key) -> set[ipvs.DestinationKey]:
+    """The real servers of the service that have weight there."""
+    entry = table.get(key)
+    return set() if entry is None else {each.key for each in entry.destinations if each.weight > 0}
 
 
 def pieces_of(ops: Iterable[KernelOp]) -> dict[Piece, None]:

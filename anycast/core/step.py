@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
-from anycast.core import lease, reload, standing, touched
+from anycast.core import kept, lease, reload, standing, touched
 from anycast.core.dataplane import loop
 from anycast.core.dataplane.desired import want
 from anycast.core.dataplane.proof import Proof
@@ -38,7 +38,7 @@ from anycast.core.events import (
     Tick,
 )
 from anycast.core.health import phase as healths
-from anycast.core.index import Index
+from anycast.core.index import Index, indexed
 from anycast.core.maintenance import progress as maintenances
 from anycast.core.maintenance.stages import FILE, Maintenance
 from anycast.core.news import is_news, news, of_report
@@ -67,17 +67,20 @@ def begin(
     crashes: int = 0,
     left: Owned = NOTHING,
     index: Index | None = None,
+    before: Config | None = None,
 ) -> tuple[State, tuple[Effect, ...]]:
     """The state a node starts in. Maintenance found on disk is in force, its drain is over.
 
     `wall`: seconds since the epoch at the instant `now`. Without it nothing ends by itself. `crashes`: of the agents
     before, as `hold.started` counts them. `left`: what the agent before owned. `index`: of the configuration, where it
-    is there already.
+    is there already. `before`: the configuration of the agent before, where it was another and is known: by its checks
+    real servers serve on that were replaced.
     """
     # A lease of the agent before may stand, and a plugin that hangs may hold its routes for longer.
     runs_out = now + left.lease_ttl
     state = State(
         config=config,
+        index=Index() if before is None else indexed(before),
         started_at=now,
         seen=now,
         crashes=crashes,
@@ -89,7 +92,7 @@ def begin(
     )
     state, moves = reload.adopted(state, config, now, index)
     state = maintenances.begin(state, state.maintenance, now=now, wall=wall)
-    effects: list[Effect] = [SetTargets(targets=state.index.targets), SaveOwned(owned=state.owned)]
+    effects: list[Effect] = [SetTargets(targets=state.targets), SaveOwned(owned=state.owned)]
     effects += [
         Log(
             event="maintenance.began" if scope == FILE else "maintenance.kept",
@@ -234,7 +237,7 @@ def _probed(state: State, results: tuple[tuple[Target, healths.Result], ...], no
     effects: list[Effect] = []
     turning: dict[Target, bool] = {}  # targets that begin to change, and whether they were up
     for target, result in results:
-        if not state.index.is_target(target):
+        if not state.is_target(target):
             continue  # no longer configured: the result was under way
         old = new_health.get(target) or state.health.get(target, UNDECIDED)
         new = healths.advance(old, result, target.check, now)
@@ -278,7 +281,7 @@ def _reported(state: State, source: int, report: Report) -> Step:
 def _reconfigured(state: State, config: Config, now: float) -> Step:
     after, moves = reload.adopted(state, config, now)
     after = replace(after, kernel=loop.reconfigured(after, now), outdated=standing.outdated(state, config))
-    effects: list[Effect] = [SetTargets(targets=after.index.targets)]
+    effects: list[Effect] = [SetTargets(targets=after.targets)]
     if after.maintenance is not state.maintenance:
         effects.append(maintenances.save(after.maintenance))
     return after, [*effects, *_moved(moves)]
@@ -299,6 +302,9 @@ def _settle(before: State, state: State, now: float, *, greet: bool = False) -> 
     state, more = loop.retired(before, state, now)
     effects += more
     state, names = want(before, _left(before, state, now))
+    effects += kept.news(before, state)
+    if state.kept_users is not before.kept_users and state.index is before.index:
+        effects.append(SetTargets(targets=state.targets))
     state, judged, more = _move_on(before, state, names, now)
     effects += more
     state, more = lease.renewed(before, state, names | judged, now, greet=greet)

@@ -32,12 +32,45 @@ def services(before: State, state: State) -> set[ipvs.Key]:
             keys.update(index.drained_by(scope))
     if index.on_sessions and state.sessions != before.sessions:
         keys |= index.on_sessions
+    keys.update(index.services[key].facts for key in kept(before, state) if key in index.services)
     for key in changed(before.kernel.adopted, state.kernel.adopted):
         one = index.services.get(key)
         facts = None if one is None else state.services.get(one.facts)
         if one is not None and (facts is None or facts.undecided):
             keys.add(one.facts)
     return keys
+
+
+def kept(before: State, state: State) -> set[ipvs.Key]:
+    """The services whose kept real servers can be others, or weigh otherwise."""
+    if not before.kept and not state.kept:
+        return set()
+    if (
+        drained_scopes(before) != drained_scopes(state)
+        or before.sessions != state.sessions
+        or before.kernel.adopted is not state.kernel.adopted
+    ):
+        return {*before.kept, *state.kept}
+    keys = set(changed(before.kept, state.kept))
+    for target in changed(before.health, state.health):
+        keys |= state.kept_users.get(target, frozenset())
+    return keys
+
+
+def awaiting(before: State, state: State, facts: Iterable[ipvs.Key]) -> set[ipvs.Key]:
+    """The services whose kept real servers may have been replaced. `facts`: those, by their keys for them, that changed."""
+    if not state.kept:
+        return set()
+    if before.kernel.error != state.kernel.error:
+        return set(state.kept)
+    services, looks = state.index.services, set(facts)
+    if (new := state.kernel.snapshot) is not None:
+        old = before.kernel.snapshot
+        keys = new.table if old is None else changed(old.table, new.table)
+        looks |= {services[key].facts for key in keys if key in services}
+    waiting = (state.awaiting.get(key, frozenset()) for key in looks)
+    found = {key for key in changed(before.kept, state.kept) if key in state.kept}
+    return found.union(*waiting)
 
 
 def pieces(before: State, state: State) -> set[Piece]:

@@ -25,7 +25,14 @@ from anycast.ops.source import Facts
 
 LENGTH = struct.Struct("!I")  # of the message behind it
 
-_UNSHOWN: Mapping[str, Any] = {"index": Index(), "configured": NOTHING, "owned": NOTHING}
+_UNSHOWN: Mapping[str, Any] = {
+    "index": Index(),
+    "configured": NOTHING,
+    "owned": NOTHING,
+    "kept_users": PersistentMap(),
+    "awaiting": PersistentMap(),
+    "unreplaced": PersistentMap(),
+}
 """Fields of a state that are not sent, and what stands in their place. The other end works the index out."""
 
 _UNSHOWN_OF_KERNEL: Mapping[str, Any] = {

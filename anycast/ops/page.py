@@ -799,6 +799,14 @@ class _Page:
                 f"at most {_words(one['left_s'])} more",
                 class_="dim small",
             )
+        if kept := told["kept"]:
+            named = ", ".join(f"{one['address']} port {one['port']} {one['phase']}" for one in kept[:NAMED])
+            more = f" and {len(kept) - NAMED} more" if len(kept) > NAMED else ""
+            yield el(
+                "p",
+                f"replaced, and in use until enough of the new ones are proven: {named}{more}",
+                class_="dim small",
+            )
         yield Markup("</details>\n")
 
     def of_service(self, block: Block) -> Markup | None:

@@ -279,7 +279,11 @@ def _commands(unit: _Vip, counts: tuple[int, ...]) -> str:
 # Of services.
 
 _SERVICES: dict[str, tuple[str, Callable[[ServiceFacts], float]]] = {
-    "anycast_service_usable": ("Real servers that get new clients", lambda found: found.usable),
+    "anycast_service_usable": ("Real servers that get new clients", lambda found: found.serving),
+    "anycast_service_kept": (
+        "Real servers that were replaced and get new clients until enough of the new ones are proven",
+        lambda found: found.kept,
+    ),
     "anycast_service_servers": ("Real servers configured", lambda found: found.total),
     "anycast_service_quorum": (
         "Real servers that must be usable for the VIP to stay announced",
@@ -287,7 +291,7 @@ _SERVICES: dict[str, tuple[str, Callable[[ServiceFacts], float]]] = {
     ),
     "anycast_service_headroom_ratio": (
         "Share of the real servers that can still fail before the VIP is withdrawn",
-        lambda found: max(0.0, (found.usable - found.quorum.low) / found.total) if found.total else 0.0,
+        lambda found: max(0.0, (found.serving - found.quorum.low) / found.total) if found.total else 0.0,
     ),
 }
 

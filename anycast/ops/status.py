@@ -19,6 +19,7 @@ from anycast.core.health.phase import Health, Phase
 from anycast.core.hooks import Tally as HookTally
 from anycast.core.in_force import AS_WRITTEN, InForce, trial_left
 from anycast.core.in_force import conditions as of_configuration
+from anycast.core.kept import standing as kept_servers
 from anycast.core.maintenance.progress import packets_per_second, stage_ends, vips_of
 from anycast.core.maintenance.stages import (
     FILE,
@@ -608,7 +609,7 @@ def vip_status(
         **_stage(state, vip_progress(state, vip.name), clock),
         "packets_per_s": _rounded(packets_per_second(state, [vip])),
         "traffic": _vip_traffic(vip, now, traffic),
-        "services": _services(state, vip, now, view or _Fresh(state, clock, traffic), traffic),
+        "services": _services(state, vip, clock, view or _Fresh(state, clock, traffic), traffic),
     }
 
 
@@ -718,8 +719,9 @@ def service_facts(state: State, vip: Vip) -> Iterator[tuple[Service, int, Servic
 
 
 def _services(
-    state: State, vip: Vip, now: float, view: View, traffic: Traffic | None
+    state: State, vip: Vip, clock: Clock, view: View, traffic: Traffic | None
 ) -> list[dict[str, Any]]:
+    now = clock.now
     families: dict[str, list[dict[str, Any]]] = {service.name: [] for service in vip.services}
     for service, version, found in service_facts(state, vip):
         families[service.name].append(
@@ -729,6 +731,7 @@ def _services(
                 "undecided": found.undecided,
                 "unproven": found.unproven,
                 "total": found.total,
+                "kept": found.kept,
             }
         )
     return [
@@ -750,6 +753,7 @@ def _services(
             "traffic": _rates(service_rates(vip, service, now, traffic), answers=sees_answers(service)),
             "servers": view.servers(vip, service),
             "removing": _removing(state, vip, service, now),
+            "kept": _kept(state, vip, service, clock),
         }
         for service in vip.services
     ]
@@ -845,6 +849,32 @@ def _removing(state: State, vip: Vip, service: Service, now: float) -> list[dict
         for (key, at), retiring in state.retiring.items()
         if key in keys
     ]
+
+
+def _kept(state: State, vip: Vip, service: Service, clock: Clock) -> list[dict[str, Any]]:
+    """Real servers that were replaced, and that serve on until enough of the new ones are proven."""
+    if not state.kept:
+        return []
+    found: dict[ipvs.DestinationKey, dict[str, Any]] = {}
+    for key in dict.fromkeys(service_key(address, service) for address in vip.addresses):
+        counts = {} if state.kernel.snapshot is None else state.kernel.snapshot.connections_of(key)
+        for member, health, usable in kept_servers(state, key):
+            at = member.up.key
+            one = found.setdefault(
+                at,
+                {
+                    "name": member.server,
+                    "address": str(at[0]),
+                    "port": at[1],
+                    "phase": str(health.phase),
+                    "detail": server_detail(health, clock.now),
+                    "weight": member.up.weight if usable else 0,
+                    "active": 0,
+                    **clock.since(state.kept[key].since),
+                },
+            )
+            one["active"] += counts.get(at, ipvs.NO_CONNECTIONS).active
+    return list(found.values())
 
 
 def _requirements(state: State, clock: Clock) -> list[dict[str, Any]]:

@@ -321,8 +321,10 @@ def _service(case: _Case, one: ServiceFacts) -> Item:
         text += f", {one.unheard} without a result yet"
     if one.untested + one.unproven:
         text += f", {one.untested + one.unproven} that cannot be checked ({one.fault})"
+    if one.kept:
+        text += f"; {one.kept} that were replaced go on until {one.quorum.low} of these are usable"
     return Item(
-        holds=one.usable + (one.undecided if case.facts.advertised else 0) >= needed,
+        holds=(one.possible if case.facts.advertised else one.serving) >= needed,
         text=text,
         facts={
             "service": one.name,
@@ -330,6 +332,7 @@ def _service(case: _Case, one: ServiceFacts) -> Item:
             "undecided": one.undecided,
             "unproven": one.unproven,
             "total": one.total,
+            "replaced": one.kept,
             "needed": needed,
             "low": one.quorum.low,
             "high": one.quorum.high,
@@ -673,7 +676,7 @@ def _to_mend(case: _Case) -> Iterator[str]:
 
 def _to_be_proven(case: _Case) -> Iterator[str]:
     for service in case.facts.services:
-        if service.untested + service.unproven and _needed(case.facts, service) > service.usable:
+        if service.untested + service.unproven and _needed(case.facts, service) > service.serving:
             yield (
                 f"{service.name}: this node must be able to check its real servers again ({service.fault}); whether "
                 "they are well is not known"
@@ -686,7 +689,7 @@ def _to_be_proven(case: _Case) -> Iterator[str]:
 
 def _to_reach_quorum(case: _Case, service: ServiceFacts) -> str | None:
     needed = _needed(case.facts, service)
-    lacking = needed - service.usable - (service.undecided if case.facts.advertised else 0)
+    lacking = needed - (service.possible if case.facts.advertised else service.serving)
     if lacking <= 0:
         return None
     version = 6 if service.name.endswith("6") else 4
@@ -731,8 +734,14 @@ def _to_be_heard(case: _Case) -> Iterator[str]:
         yield from before
         return
     for service in case.facts.services:
-        spare = service.usable - service.quorum.low
+        spare = service.serving - service.quorum.low
         few = "the next one that fails takes it down" if spare < 1 else f"{spare} more may fail"
+        if service.kept:
+            yield (
+                f"{service.name}: {service.kept} real servers that were replaced go on until {service.quorum.low} of the "
+                f"{service.total} new ones are usable ({service.usable} now): {few}"
+            )
+            continue
         yield f"{service.name}: it stays up while {service.quorum.low} of {service.total} are usable: {few}"
 
 

@@ -172,6 +172,11 @@ class Site:
         yield config
         self.lab.config(node).write_text(yaml.safe_dump(config, sort_keys=False))
 
+    def originally(self, node: str) -> Document:
+        """The node's configuration as it is before and after every test."""
+        config: Document = yaml.safe_load(self.original[node])
+        return config
+
     def reload(self, node: str) -> list[str]:
         """What changed, in words. Asserts that the file was taken."""
         answer = self.ask(node, "POST", "/reload", {"allow_removal": True})

@@ -48,6 +48,10 @@ def all_vips(_: State, state: State, __: object) -> set[str]:
     return set(state.index.vips)
 
 
+def all_kept(before: State, state: State) -> set[ipvs.Key]:
+    return {*before.kept, *state.kept}
+
+
 SIMPLE = {
     "services": all_services,
     "pieces": all_pieces,
@@ -55,6 +59,8 @@ SIMPLE = {
     "vips": all_vips,
     "retiring": everything,
     "leaving": everything,
+    "kept": all_kept,
+    "awaiting": lambda _, state, __: set(state.kept),
     "stage": everything,
 }
 

@@ -93,6 +93,16 @@ def keys(config: Config) -> set[Key]:
     return {key for vip in config.vips for address in vip.addresses for key in keys_of(vip, address)}
 
 
+def vip_address(prefix: Prefix) -> Address:
+    return prefix.network_address
+
+
+def weighed(state: State, key: Key) -> int:
+    """The real servers of the service that are to take clients."""
+    entry = state.desired.table.get(key)
+    return 0 if entry is None else sum(one.weight > 0 for one in entry.destinations)
+
+
 def renamed(before: State, after: State) -> set[Address]:
     """The addresses of VIPs whose old name is gone and whose new name means nothing yet."""
     new = {vip.name for vip in after.config.vips}
@@ -173,8 +183,8 @@ class World(RuleBasedStateMachine):
         self.state, effects = step(self.state, event, self.now)
         if self.state.config is not before.config:
             self.note_names(before)
-            self.proven &= set(self.state.index.targets)
-            self.unknown = {t: since for t, since in self.unknown.items() if self.state.index.is_target(t)}
+            self.proven &= set(self.state.targets)
+            self.unknown = {t: since for t, since in self.unknown.items() if self.state.is_target(t)}
         self.note_health()
         if before.exited:
             assert effects == ()
@@ -250,8 +260,12 @@ class World(RuleBasedStateMachine):
                 assert {check for check in up if isinstance(check, Target)} <= self.proven, (
                     "proven too long ago"
                 )
-                possible = [h for h in found if h.phase.is_up or h.phase is Phase.UNDECIDED]
-                assert len(possible) >= service.quorum.low
+                key = service_key(vip_address(prefix), service)
+                if key in state.kept:
+                    assert weighed(state, key) >= service.quorum.low, "a route without real servers"
+                else:
+                    possible = [h for h in found if h.phase.is_up or h.phase is Phase.UNDECIDED]
+                    assert len(possible) >= service.quorum.low
             needs = [
                 health_of(state, one.check) for one in state.index.requirements if one.vip in {"", vip.name}
             ]
@@ -394,7 +408,7 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: not self.exited)
     @rule(data=st.data(), outcome=st.sampled_from(list(Outcome)))
     def some_checks_answer(self, data: st.DataObject, outcome: Outcome) -> None:
-        known = sorted(self.state.index.targets, key=str)
+        known = sorted(self.state.targets, key=str)
         chosen = data.draw(st.lists(st.sampled_from(known), max_size=6))
         self.probe(chosen, outcome)
 
@@ -409,7 +423,7 @@ class World(RuleBasedStateMachine):
             self.answer_all(outcome)
 
     def answer_all(self, outcome: Outcome) -> None:
-        everything: list[Target] = sorted(self.state.index.targets, key=str)
+        everything: list[Target] = sorted(self.state.targets, key=str)
         self.probe(everything, outcome)
 
     @precondition(lambda self: self.pending is not None)
@@ -601,11 +615,22 @@ class World(RuleBasedStateMachine):
         self.reconfigure(SHORT[number])
 
     def reconfigure(self, config: Config) -> None:
-        before = self.config
+        before, old = self.config, self.state
         if not self.exited:
             self.config = config
             self.note_configured(before)
         self.send(ev.Reconfigured(config=config))
+        if not self.meddled and old.kernel.snapshot is not None:
+            self.check_replaced(old)
+
+    def check_replaced(self, old: State) -> None:
+        """Whatever a reload replaces: a service that had real servers for its clients has them."""
+        for vip in self.state.config.vips:
+            for address in vip.addresses if self.state.vips[vip.name].life.is_advertised else ():
+                for service in vip.services:
+                    key, low = service_key(address, service), service.quorum.low
+                    if sum(one.weight > 0 for one in service.pool.servers) >= low <= weighed(old, key):
+                        assert weighed(self.state, key) >= low, key
 
     @rule(reconcile=st.sampled_from([0.5, 5.0, 60.0]))
     def another_pace(self, reconcile: float) -> None:
@@ -650,6 +675,43 @@ class World(RuleBasedStateMachine):
         while self.pending is not None:
             self.kernel_answers(1.0)
 
+    @precondition(lambda self: self.is_announced_and_well())
+    @rule(outcomes=st.lists(st.sampled_from([Outcome.FAIL, Outcome.UNKNOWN]), max_size=4))
+    def other_real_servers(self, outcomes: list[Outcome]) -> None:
+        """All are replaced, whatever becomes of the new ones: the old ones are well, so no route moves."""
+        wanted, known = dict(self.wanted), set(self.state.targets)
+        vips = tuple(
+            replace(
+                vip,
+                services=tuple(
+                    replace(
+                        each,
+                        pool=replace(
+                            each.pool,
+                            servers=tuple(
+                                replace(server, port=(server.port or 8000) + 1)
+                                for server in each.pool.servers
+                            ),
+                        ),
+                    )
+                    for each in vip.services
+                ),
+            )
+            for vip in self.config.vips
+        )
+        self.reconfigure(replace(self.config, vips=vips))
+        for outcome in (*outcomes, Outcome.OK, Outcome.OK):
+            new = sorted((one for one in self.state.targets if one not in known), key=str)
+            self.probe(new, outcome)
+            while self.pending is not None:
+                self.kernel_answers(1.0)
+            for vip in self.config.vips:
+                for address in vip.addresses:
+                    for key in keys_of(vip, address):
+                        used = [one for one in self.kernel.table[key].destinations if one.weight]
+                        assert used, "a route without real servers"
+        assert self.wanted == wanted
+
     @precondition(lambda self: not self.stopping and not self.exited)
     @rule()
     def nothing_can_be_checked(self) -> None:
@@ -668,8 +730,12 @@ class World(RuleBasedStateMachine):
         assert self.stopping or self.exited or self.wanted == wanted
 
     @precondition(lambda self: not self.stopping and not self.exited)
-    @rule(number=st.one_of(st.none(), st.sampled_from(range(len(CONFIGS)))), crashes=st.sampled_from((0, 3)))
-    def another_agent(self, number: int | None, crashes: int) -> None:
+    @rule(
+        number=st.one_of(st.none(), st.sampled_from(range(len(CONFIGS)))),
+        crashes=st.sampled_from((0, 3)),
+        known=st.booleans(),
+    )
+    def another_agent(self, number: int | None, crashes: int, *, known: bool = True) -> None:
         """The agent crashes, and another starts with what is on disk. Plugins that hang keep what they have."""
         for held in self.given.values():
             self.kept.update(dict.fromkeys(held, self.now + self.patience))
@@ -685,14 +751,20 @@ class World(RuleBasedStateMachine):
         self.said = {scope: said for scope, said in self.said.items() if scope in maintenance}
         old = self.state
         self.state, effects = begin(
-            self.config, maintenance, self.now, self.wall, crashes=crashes, left=self.owned
+            self.config,
+            maintenance,
+            self.now,
+            self.wall,
+            crashes=crashes,
+            left=self.owned,
+            before=before if known and number is not None else None,
         )
-        known = dict(self.said)
+        said = dict(self.said)
         both = renamed(old, self.state)
         saved = replace(old, maintenance=maintenance)
         assert covered(saved) & both == covered(self.state) & both
         self.said = {
-            scope: known[scope if scope in known else _same(maintenance, entry)]
+            scope: said[scope if scope in said else _same(maintenance, entry)]
             for scope, entry in self.state.maintenance.items()
         }
         self.unwell = dict.fromkeys(self.state.vips, self.now)

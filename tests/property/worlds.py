@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.dataplane.ipvs import Connections, Destination, ServiceEntry, ServiceKey, Table
-from anycast.core.values.checks import CarrierCheck, LoadCheck
+from anycast.core.values.checks import CarrierCheck, HttpCheck, LoadCheck
 from anycast.core.values.configuration import (
     Address,
     Bgp,
@@ -113,6 +113,27 @@ def requiring(one: Vip, rule: Rule[Leaf]) -> Vip:
     return replace(one, services=services, require=rule)
 
 
+def otherwise(one: Vip, *, check: Check = CHECK, port: int | None = None, **service: Any) -> Vip:
+    """The VIP with real servers that are checked, or reached, in another way."""
+    return replace(
+        one,
+        services=tuple(
+            replace(
+                each,
+                pool=replace(
+                    each.pool,
+                    check=check,
+                    servers=tuple(replace(server, port=port) for server in each.pool.servers),
+                ),
+                **service,
+            )
+            for each in one.services
+        ),
+    )
+
+
+HTTP = Check(kind=HttpCheck(tls=False), rise=1, fall=2)
+
 CONFIGS = (
     config(vip("web", 1, (1, 2, 3))),
     config(vip("web", 1, (1, 2, 3, 4))),
@@ -131,6 +152,11 @@ CONFIGS = (
     config(vip("web", 1, (1, 2, 4), mark=7), vip("log", 2, (1, 2))),
     # Addresses that go to another VIP, and ports that go.
     config(vip("web", 3, (1, 2, 3)), vip("shop", 1, (1, 2, 3), ports=(443,)), vip("log", 2, (1, 2))),
+    # All real servers replaced: others, another port, another way with another check, a mark in the place of a port.
+    config(vip("web", 1, (4, 5)), vip("log", 2, (3, 4))),
+    config(otherwise(vip("web", 1, (1, 2, 3)), port=8080), vip("log", 2, (4, 5, 6), low=2)),
+    config(otherwise(vip("web", 1, (1, 2, 3)), check=HTTP, forwarding=Forwarding.TUNNEL)),
+    config(vip("web", 1, (5, 6), mark=9, ports=()), otherwise(vip("log", 2, (1, 2)), check=HTTP)),
     config(vip("web", 1, (1, 2, 3)), manage_sysctls=False),
     config(vip("web", 1, (1, 2, 3), persistence=Persistence()), vip("log", 2, (1, 2)), manage_sysctls=False),
 )

@@ -7,10 +7,10 @@ is read from the two states themselves, so no sub-step can forget to say it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from anycast.core import touched
+from anycast.core import kept, touched
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.dataplane.kernel import Desired, Snapshot
@@ -49,6 +49,11 @@ def want(before: State, state: State) -> tuple[State, set[str]]:
     """What the kernel should hold and how it differs from that; and the VIPs that this can have changed for."""
     keys = touched.services(before, state)
     state = _with_services(state, keys)
+    after = kept.released(state, touched.awaiting(before, state, keys))
+    if after is not state:
+        more = touched.services(state, after)
+        state, keys = _with_services(after, more), keys | more
+    state = kept.with_unreplaced(state, keys)
     state = _with_desired(before, state, keys)
     pieces = touched.pieces(before, state)
     state = _with_apart(before, state, pieces)
@@ -75,7 +80,9 @@ def _with_services(state: State, keys: Iterable[ipvs.Key]) -> State:
 def _with_desired(before: State, state: State, keys: Iterable[ipvs.Key]) -> State:
     """The configuration with weights by health, and what is still leaving, as the kernel has it."""
     known, actual = state.desired, kernel_table(state)
-    look = set(_alike(before, state, keys))
+    look = set(_alike(before, state, keys)) | touched.kept(before, state)
+    if state.kept:  # of services that are not configured
+        look |= {key for key in changed(kernel_table(before), actual) if key in state.kept}
     if state.retiring or state.leaving or before.retiring or before.leaving:
         staying = {key for one in (before, state) for key in _staying(one)}
         other = state.retiring is not before.retiring or state.leaving is not before.leaving
@@ -139,6 +146,8 @@ def _wanted(
 ) -> ipvs.ServiceEntry | None:
     actual = kernel_table(state).get(key)
     wanted = _entry(state, key) if key in state.index.services else None
+    if wanted is None and actual is not None and key in state.kept:
+        wanted = ipvs.entry(actual.settings, kept.destinations(state, key).values())
     if retiring is not None and actual is not None:
         wanted = _with_retiring(wanted, actual, retiring)
     return actual if wanted is None and key in leaving else wanted
@@ -162,25 +171,42 @@ def _with_retiring(
 def _entry(state: State, key: ipvs.Key) -> ipvs.ServiceEntry:
     membership = state.index.services[key].membership
     drained = drained_scopes(state)
-    adopted: set[ipvs.DestinationKey] | None = None
+    adopted: Mapping[ipvs.DestinationKey, ipvs.Destination] | None = None
     destinations: list[ipvs.Destination] = []
+    staying = kept.destinations(state, key) if key in state.kept else {}
     known = state.health.get
     for member in membership.members:
         check = member.check
         health = known(check, UNDECIDED) if type(check) is Target else health_of(state, check)
         phase = health.phase
         usable = phase is Phase.UP or phase.is_up
+        up = member.up
         if phase is Phase.UNDECIDED:
-            adopted = _in_use(state.kernel.adopted, key) if adopted is None else adopted
-            usable = bool(adopted) and member.up.key in adopted
+            adopted = _weighed(state.kernel.adopted, key) if adopted is None else adopted
+            there = adopted.get(up.key) if adopted else None
+            usable = there is not None
+            # There is one way to a real server at a time: the one that was proven stays until this one is.
+            up = up if there is None else _by_the_way_of(up, there)
+        if staying and (old := staying.pop(up.key, None)) is not None and not phase.is_up:
+            destinations.append(old)
+            continue
         usable = usable and not (drained and member.scope in drained)
-        destinations.append(member.up if usable else member.down)
+        destinations.append(up if usable else member.down)
+    if staying:
+        destinations = sorted((*destinations, *staying.values()), key=ipvs.canonical)
     return replace(membership.empty, destinations=tuple(destinations))
 
 
-def _in_use(table: ipvs.Table, key: ipvs.Key) -> set[ipvs.DestinationKey]:
+def _weighed(table: ipvs.Table, key: ipvs.Key) -> dict[ipvs.DestinationKey, ipvs.Destination]:
+    """The real servers of the service that have weight there."""
     entry = table.get(key)
-    return set() if entry is None else {each.key for each in entry.destinations if each.weight > 0}
+    return {} if entry is None else {each.key: each for each in entry.destinations if each.weight > 0}
+
+
+def _by_the_way_of(up: ipvs.Destination, there: ipvs.Destination) -> ipvs.Destination:
+    if (up.forwarding, up.tunnel) == (there.forwarding, there.tunnel):
+        return up
+    return replace(up, forwarding=there.forwarding, tunnel=there.tunnel)
 
 
 def aim(state: State, piece: Piece) -> object:
@@ -373,7 +399,7 @@ def expiries(state: State, snapshot: Snapshot, now: float) -> tuple[ipvs.RemoveD
     for vip in state.index.vips.values():
         for first in vip.facts:
             facts = state.services[first]
-            if facts.usable == facts.total:
+            if facts.usable == facts.total and first not in state.awaiting:
                 continue
             one = vip.services[first]
             for key in one.alike if not one.service.one_packet else ():
@@ -406,4 +432,10 @@ def _lost(
         if (taken_out and service.protocol is Protocol.UDP) or (
             failed and service.expire_failed is not None and now >= health.since + service.expire_failed
         ):
+            yield key, at
+    for member, health, usable in kept.standing(state, key):
+        at = member.up.key
+        if usable or at not in held or now < state.expired.get((key, at), -math.inf) + EXPIRE_AGAIN:
+            continue
+        if service.expire_failed is not None and now >= health.since + service.expire_failed:
             yield key, at

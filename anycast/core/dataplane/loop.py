@@ -9,7 +9,7 @@ from dataclasses import replace
 from heapq import heapify, heappop
 from typing import TypeAlias
 
-from anycast.core import touched
+from anycast.core import kept, touched
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.dataplane.desired import EXPIRE_AGAIN, GONE, aim, expiries
@@ -17,7 +17,17 @@ from anycast.core.dataplane.traffic import EST_CPULIST, RUN_ESTIMATION, Count, c
 from anycast.core.events import Effect, KernelRead, Log, ProgramKernel, ReadKernel
 from anycast.core.maintenance.stages import Stage
 from anycast.core.owned import rid
-from anycast.core.state import KernelState, Order, Piece, Retiring, ServerKey, State, VipState, lived
+from anycast.core.state import (
+    KernelState,
+    Order,
+    Piece,
+    Retiring,
+    ServerKey,
+    State,
+    VipState,
+    lived,
+    retiring,
+)
 from anycast.core.values.configuration import Address, Timing
 from anycast.core.values.persistent import changed as differing
 from anycast.core.vip.facts import hold_due, is_holding
@@ -94,10 +104,19 @@ def read(state: State, event: KernelRead, now: float) -> Step:
         adopted=event.snapshot.table if first else kernel.adopted,
     )
     state = replace(state, kernel=kernel)
+    if first and (after := kept.read(state, now)) is not state:
+        state = replace(after, owned=kept.owned(state, after, after.owned))
     if state.owned is not state.configured:
         stands = state.lease.runs_out > now + state.configured.lease_ttl  # a lease by a longer TTL
         lease_ttl = (state.owned if stands else state.configured).lease_ttl
-        owned = rid(state.owned, state.configured, event.snapshot, state.leaving, lease_ttl=lease_ttl)
+        owned = rid(
+            state.owned,
+            state.configured,
+            event.snapshot,
+            state.leaving,
+            lease_ttl=lease_ttl,
+            keeping=state.kept.keys(),
+        )
         state = state if owned == state.owned else replace(state, owned=owned)
     return state, effects
 
@@ -193,12 +212,6 @@ def retired(before: State, state: State, now: float) -> Step:
         }
         effects.append(Log(event="server.removed", fields=fields))
     return (state if len(left) == len(state.retiring) else retiring(state, left)), effects
-
-
-def retiring(state: State, servers: Mapping[ServerKey, Retiring]) -> State:
-    """With these on their way out, and no others."""
-    first = min((each.until for each in servers.values()), default=math.inf)
-    return replace(state, retiring=servers, retire_at=first)
 
 
 def drive(before: State, state: State, now: float) -> Step:

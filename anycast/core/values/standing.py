@@ -31,6 +31,7 @@ class Condition(StrEnum):
     CLOCK_BEHIND = "clock_behind"  # it shows a time before a maintenance began
     MAINTENANCE_ORPHANED = "maintenance_orphaned"
     MAINTENANCE_FILE_UNREADABLE = "maintenance_file_unreadable"
+    SERVERS_NOT_REPLACED = "servers_not_replaced"  # the new ones fail, and the old ones go on
     KERNEL_REFUSES = "kernel_refuses"
     KERNEL_UNWATCHED = "kernel_unwatched"
     SOCKET_UNAVAILABLE = "socket_unavailable"

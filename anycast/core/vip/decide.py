@@ -40,7 +40,9 @@ class ServiceFacts:
     """One service in one address family: how many of its real servers are in which state. The rest are down or drained.
 
     `unheard`: no run of their check has ended. `untested`: no run has proved anything yet. `unproven`: none has for
-    too long. `fault`: why, of the first of the latter two.
+    too long. `fault`: why, of the first of the latter two. While real servers that were replaced are kept, `kept` of them
+    are usable, and of `kept_unheard` and `kept_untested` it is not known; `idle` of the others are undecided without a
+    weight.
     """
 
     name: str
@@ -51,10 +53,24 @@ class ServiceFacts:
     total: int
     quorum: Quorum
     fault: str = ""
+    idle: int = 0
+    kept: int = 0
+    kept_unheard: int = 0
+    kept_untested: int = 0
 
     @property
     def undecided(self) -> int:
         return self.unheard + self.untested
+
+    @property
+    def possible(self) -> int:
+        """Those that may serve a client now, or were only just configured."""
+        return self.usable + self.kept + self.undecided - self.idle + self.kept_unheard + self.kept_untested
+
+    @property
+    def serving(self) -> int:
+        """Those that are known to."""
+        return self.usable + self.kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +116,7 @@ class Facts:
     @property
     def unheard(self) -> int:
         waiting = sum(requirement.unheard for requirement in self.requirements)
-        return sum(service.unheard for service in self.services) + waiting
+        return sum(service.unheard + service.kept_unheard for service in self.services) + waiting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +143,7 @@ def decide(f: Facts) -> Verdict:
             continue
         drain = not drained and f.advertised and obstacle is None
         return Verdict(advertise=Advertise.DRAIN if drain else Advertise.NO, reason=reason, detail=stage)
-    return obstacle or Verdict(advertise=Advertise.YES, reason=Reason.HEALTHY)
+    return obstacle or Verdict(advertise=Advertise.YES, reason=Reason.HEALTHY, detail=_leaning(f))
 
 
 def signal(f: Facts, verdict: Verdict) -> Signal:
@@ -173,6 +189,15 @@ def _obstacle(f: Facts) -> Verdict | None:
     return _no(Reason.STARTING, f.held) if f.held else None
 
 
+def _leaning(f: Facts) -> str:
+    """Which services stand by real servers that are to be replaced."""
+    return "; ".join(
+        f"{one.name}: {one.usable} of {one.total} usable, so {one.kept} that were replaced go on"
+        for one in f.services
+        if one.kept and one.usable < one.quorum.low
+    )
+
+
 def _apart(f: Facts) -> Verdict:
     if f.missing_address is not None:
         return _no(Reason.ADDRESS_MISSING, f.missing_address)
@@ -187,11 +212,12 @@ def _lack(f: Facts) -> Verdict | None:
         # Two marks, not one: without the gap a server at the edge would flap the route.
         for needed in (service.quorum.low if f.advertised else service.quorum.high,)
         # A server that was only just configured must not take a standing route down.
-        if service.usable + (service.undecided if f.advertised else 0) < needed
+        # Where the old ones go on meanwhile, the new ones need not be counted before they are proven.
+        if (service.possible if f.advertised else service.serving) < needed
     ]
     if not lacking:
         return None
-    dead = any(s.usable + s.undecided + s.unproven < needed for s, needed in lacking)
+    dead = any(s.serving + s.undecided + s.unproven < needed for s, needed in lacking)
     texts = [
         f"{s.name}: {s.usable} of {s.total} usable, {needed} needed{_unchecked(s)}" for s, needed in lacking
     ]

@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 
+from anycast.core import kept
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane.proof import Proof
 from anycast.core.health.aim import targets_of
 from anycast.core.health.phase import Phase
 from anycast.core.index import IndexedService
 from anycast.core.maintenance.stages import NODE_SCOPES, ORDER, Maintenance, Progress
-from anycast.core.state import ACTIVE, NOT_READ, UNDECIDED, State, VipState, drained_scopes, health_of
+from anycast.core.state import ACTIVE, NOT_READ, UNDECIDED, State, VipState, drained_scopes, health_of, in_use
 from anycast.core.values.configuration import Target, Vip
 from anycast.core.vip.decide import Facts, Reason, RequirementFacts, ServiceFacts
 from anycast.core.vip.hold import FREE, WINDOW, hold
@@ -131,8 +132,10 @@ def shared_facts(state: State, now: float) -> tuple[object, ...]:
 
 
 def service_facts(state: State, key: ipvs.Key, service: IndexedService) -> ServiceFacts:
-    usable = unheard = untested = unproven = total = 0
+    usable = unheard = untested = unproven = total = idle = 0
     fault = ""
+    replacing = bool(state.kept) and any(each in state.kept for each in service.alike)
+    taking = in_use(state.kernel.adopted, key) - kept.places(state, key) if replacing else None
     drained = drained_scopes(state)
     known = state.health.get
     for member in service.membership.members:
@@ -150,7 +153,10 @@ def service_facts(state: State, key: ipvs.Key, service: IndexedService) -> Servi
             unheard += health.unheard
             untested += phase is Phase.UNDECIDED and health.unknown
             unproven += phase is Phase.UNPROVEN
+            if taking is not None and phase is Phase.UNDECIDED:
+                idle += member.up.key not in taking
             fault = fault or health.detail
+    of_kept = kept.counts(state, service) if replacing else kept.Counts()
     return ServiceFacts(
         name=f"{service.service.name} IPv{ipvs.version_of(key)}",
         usable=usable,
@@ -160,6 +166,10 @@ def service_facts(state: State, key: ipvs.Key, service: IndexedService) -> Servi
         total=total,
         quorum=service.service.quorum,
         fault=fault,
+        idle=idle,
+        kept=of_kept.up,
+        kept_unheard=of_kept.unheard,
+        kept_untested=of_kept.untested,
     )
 
 

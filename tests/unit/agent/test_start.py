@@ -291,6 +291,19 @@ def test_a_changed_file_that_removes_little_is_taken(tmp_path: Path) -> None:
     assert main.EX_CONFIG == 78
 
 
+def test_what_was_in_force_is_known_to_an_agent_that_starts_with_another_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its checks real servers that were replaced serve on."""
+    keep(tmp_path, MORE)
+    begun = start.begin(configure(tmp_path, CONFIG))
+    assert begun.before is not None
+    assert [vip.name for vip in begun.before.vips] == ["web", "mail"]
+    monkeypatch.setattr(start, "QUICKLY_READ", 100)
+    assert start.begin(configure(tmp_path, CONFIG)).before is None
+    assert start.begin(configure(tmp_path, MORE)).before is None
+
+
 def test_exabgp_is_rendered_from_it_where_that_is_wished(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -126,6 +126,7 @@ def test_a_mark_that_addresses_share_leaves_with_the_last_of_them() -> None:
     node = up(marked(1, 3))
     key = MarkKey(mark=7, version=4)
     node.reload(marked(1, servers=(1, 2, 4)), vip("log", number=2))
+    node.checks(Outcome.FAIL, 4)
     node.reload(vip("log", number=2))
     assert [each.weight for each in node.kernel.table[key].destinations if each.weight] == [1, 1]
     node.acknowledge()

@@ -87,7 +87,7 @@ def test_a_check_that_could_not_run_changes_nothing() -> None:
 def test_a_node_starts_once_what_it_requires_has_an_outcome() -> None:
     node = Node(requiring(node=one("link", LINK)))
     ready = tuple(
-        (target, Result(outcome=Outcome.OK)) for target in node.state.index.targets if target != HERE_LINK
+        (target, Result(outcome=Outcome.OK)) for target in node.state.targets if target != HERE_LINK
     )
     node.send(ev.Probed(results=ready))
     assert verdicts(node)["web"] == (Advertise.NO, Reason.STARTING)
@@ -138,8 +138,8 @@ BOTH = Rule(needed=2, parts=(Part(name="ping", check=PING), Part(name="port", ch
 
 def test_a_check_that_several_services_and_vips_rest_on_is_one_target() -> None:
     node = Node(composed(BOTH))
-    pings = [target for target in node.state.index.targets if target.check == PING]
-    ports = [target for target in node.state.index.targets if target.check == PORT]
+    pings = [target for target in node.state.targets if target.check == PING]
+    ports = [target for target in node.state.targets if target.check == PORT]
     assert len(pings) == 4  # two servers in two families, behind three services of two VIPs
     assert len(ports) == 8  # ports 80 and 443
 

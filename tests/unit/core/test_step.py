@@ -69,7 +69,7 @@ def test_a_server_that_fails_gets_no_new_clients_and_keeps_its_place() -> None:
 
 def asked_at_once(node: Node, outcome: Outcome, number: int) -> set[int]:
     """The real servers that are probed without a pause after this outcome of one of them."""
-    (target,) = [one for one in node.state.index.targets if one.address in server(number).addresses]
+    (target,) = [one for one in node.state.targets if one.address in server(number).addresses]
     node.state, effects = step(node.state, ev.Probed(results=((target, Result(outcome=outcome)),)), node.now)
     asked = {one.target.address for one in effects if isinstance(one, ev.ScheduleProbe) and not one.after}
     return {n for n in range(1, 30) if asked.intersection(server(n).addresses)}
@@ -113,7 +113,7 @@ def test_checks_that_cannot_run_change_nothing() -> None:
     node.checks(Outcome.UNKNOWN, times=10)
     assert node.routes == [route(1)]
     assert node.weights() == [1, 1, 1]
-    assert node.logged.count("check.unknown") == len(node.state.index.targets)
+    assert node.logged.count("check.unknown") == len(node.state.targets)
 
 
 def test_servers_of_weight_0_take_no_clients_and_count_for_nothing() -> None:

@@ -20,7 +20,7 @@ def cannot(node: Node, *servers: int) -> None:
     """The checks of these servers, or of all, cannot be run."""
     chosen = {ip for number in servers for ip in server(number).addresses}
     lost = Result(outcome=Outcome.UNKNOWN, detail="eth1 is down", fault=Fault.LINK)
-    targets = [target for target in node.state.index.targets if not servers or target.address in chosen]
+    targets = [target for target in node.state.targets if not servers or target.address in chosen]
     node.send(ev.Probed(results=tuple((target, lost) for target in targets)))
 
 

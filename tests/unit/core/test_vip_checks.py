@@ -23,7 +23,7 @@ def twofold(name: str = "web", ports: tuple[int, ...] = (80,)) -> Vip:
 
 def lacks(node: Node, server: str, address: Address) -> None:
     target = Target(address=ip_address(server), port=80, check=HELD, vip=address)
-    assert target in node.state.index.targets
+    assert target in node.state.targets
     for _ in range(2):
         node.send(ev.Probed(results=((target, Result(outcome=Outcome.FAIL, detail="no answer")),)))
 
@@ -39,7 +39,7 @@ def weights(node: Node, server: str) -> dict[str, int]:
 
 def test_the_same_server_and_port_is_a_target_for_each_vip() -> None:
     node = up(vip("a", number=1, check=HELD), vip("b", number=2, check=HELD))
-    assert len(node.state.index.targets) == 6
+    assert len(node.state.targets) == 6
     lacks(node, "10.9.2.1", FIRST)
     assert weights(node, "10.9.2.1") == {"192.0.2.1": 0, "192.0.2.2": 1}
 

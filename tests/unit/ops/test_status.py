@@ -153,6 +153,7 @@ def test_a_server_that_is_down_shows_wanted_weight_kernel_weight_and_why() -> No
         "undecided": 0,
         "unproven": 0,
         "total": 2,
+        "kept": 0,
     }
     assert service["families"][1]["usable"] == 2
     down, up = service["servers"][:2]
