@@ -93,12 +93,23 @@ class TcpCheck(AimedKind):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TcpQuietCheck(AimedKind):
+    """A TCP connection that the server leaves open for so long is success."""
+
+    TYPE: ClassVar[str] = "tcp"
+    PROBE: ClassVar[str] = "closes"
+    quiet: float
+    port: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TcpVipCheck(AimedKind):
     """A completed TCP handshake with the VIP's address at the real server, which must hold it: direct routing."""
 
     TYPE: ClassVar[str] = "tcp"
     PROBE: ClassVar[str] = "vip"
     port: int | None = None
+    quiet: float = 0.0  # how long the server must leave the connection open
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +222,7 @@ class SyslogCheck(AimedKind):
     TYPE: ClassVar[str] = "syslog"
     port: int | None = None
     tls: Tls | None = setting(SPEAK_TLS, None)
+    quiet: float = 0.2  # how long the server must leave the connection open
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -360,6 +372,7 @@ class IpvsConnectionsCheck(NodeKind):
 
 KINDS: tuple[type[Kind], ...] = (
     TcpCheck,
+    TcpQuietCheck,
     TcpVipCheck,
     HttpCheck,
     UdpCheck,
