@@ -6,10 +6,12 @@ VIP and every real server.
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -24,6 +26,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from anycast.core.dataplane.kernel import KINDS, SyncRole
+from anycast.core.dataplane.limit import CONN_MAX_FILE, STATUS, entries, limit_of
 from anycast.core.state import State
 from anycast.core.values.standing import Condition
 from anycast.core.vip.facts import recent_crashes
@@ -40,6 +43,10 @@ from anycast.ops.status import (
 from anycast.ops.strain import LATENESS, Strain
 
 TABLE_BITS = "/sys/module/ip_vs/parameters/conn_tab_bits"
+PROC = Path("/proc")
+_WALK_PAUSE = (
+    5.0  # seconds for which a number of entries holds: to count them the kernel walks the whole table
+)
 
 _END = b"# EOF\n"
 
@@ -67,6 +74,7 @@ class StateCollector(Collector):
         self._version = version
         self._clock = clock
         self._wall = wall
+        self._entries: tuple[float, int] | None = None  # when they were counted, and how many they were
 
     def describe(self) -> Iterable[Metric]:
         return ()  # the registry need not scrape once to learn the names
@@ -104,11 +112,30 @@ class StateCollector(Collector):
         )
         yield from _kernel(state)
         yield from _ipvs(state, counted=self._source.traffic.counted)
+        yield from self._limit()
         yield from _work(self._source)
         yield from _strain(self._source.facts.work.strain, state)
         yield from _probes(self._source)
         yield from _hooks(self._source)
         yield _standing(self._source)
+
+    def _limit(self) -> Iterator[Metric]:
+        limit = _kernel_limit()
+        now = self._clock()
+        if limit is None:
+            self._entries = (now, 0)
+        elif self._entries is None or now - self._entries[0] >= _WALK_PAUSE:
+            self._entries = (now, _entries())
+        yield _gauge(
+            "anycast_ipvs_entries",
+            "Entries of the kernel's table, as its limit counts them; 0 where no limit can be reached",
+            self._entries[1],
+        )
+        yield _gauge(
+            "anycast_ipvs_entries_limit",
+            "The kernel's limit of entries (net.ipv4.vs.conn_max); 0: it takes none, +Inf: none can be reached",
+            math.inf if limit is None else limit,
+        )
 
     def _build_info(self, state: State) -> Metric:
         exabgp = next((r.exabgp_version for r in state.plugins.values() if r and r.exabgp_version), "")
@@ -151,6 +178,21 @@ def _ipvs(state: State, *, counted: bool) -> Iterator[Metric]:
     yield _gauge(
         "anycast_ipvs_table_rows", "Rows of the kernel's table of connections; 0: not known", _rows()
     )
+
+
+def _kernel_limit() -> int | None:
+    """None: there is none, as before Linux 7.2, or none in reach."""
+    try:
+        return limit_of((PROC / CONN_MAX_FILE).read_text("ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def _entries() -> int:
+    try:
+        return entries((PROC / STATUS).read_text("ascii")) or 0
+    except (OSError, ValueError):
+        return 0
 
 
 def _rows() -> int:

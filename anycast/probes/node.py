@@ -10,6 +10,7 @@ import struct
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
+from anycast.core.dataplane.limit import CONN_MAX, CONN_MAX_FILE, STATUS, entries, limit_of
 from anycast.core.health.phase import Fault
 from anycast.core.values.checks import (
     CarrierCheck,
@@ -28,7 +29,7 @@ from anycast.probes.finding import OK, Finding, Progress, fail, unusable
 from anycast.probes.links import fault, index_of
 from anycast.probes.offload import HangingError, offload
 
-__all__ = ["check", "default_gateway", "ipvs_connections", "memory"]
+__all__ = ["check", "default_gateway", "ipvs_connections", "ipvs_limit", "memory"]
 
 PROC = Path("/proc")
 TABLE_BITS = Path("/sys/module/ip_vs/parameters/conn_tab_bits")
@@ -51,7 +52,7 @@ async def check(kind: NodeKind, _address: Address, _port: int, progress: Progres
         case FileCheck():
             return await _file(kind, progress)
         case IpvsConnectionsCheck():
-            return _ipvs(kind, progress)
+            return await _ipvs(kind, progress)
         case _:
             raise TypeError(kind)  # a kind of its own module names that
 
@@ -190,13 +191,41 @@ def ipvs_connections(proc: Path, bits: Path) -> tuple[int, int]:
     return sum(int(active) + int(inactive) for active, inactive in servers), rows
 
 
-def _ipvs(kind: IpvsConnectionsCheck, progress: Progress) -> Finding:
+def ipvs_limit(proc: Path) -> tuple[int, int] | None:
+    """The entries of the table, and the kernel's limit of them; None: there is none in reach. Raises OSError, ValueError."""
     try:
-        connections, rows = ipvs_connections(PROC, TABLE_BITS)
+        limit = limit_of((proc / CONN_MAX_FILE).read_text())
+    except FileNotFoundError:  # before 7.2
+        return None
+    if limit is None:
+        return None
+    found = entries((proc / STATUS).read_text())
+    if found is None:
+        raise ValueError(f"/proc/{STATUS} does not say")
+    return found, limit
+
+
+async def _ipvs(kind: IpvsConnectionsCheck, progress: Progress) -> Finding:
+    progress.missing = "answer about the table of connections"
+    try:
+        (connections, rows), limited = await offload(
+            ("ipvs_connections",), lambda: (ipvs_connections(PROC, TABLE_BITS), ipvs_limit(PROC))
+        )
+    except HangingError:
+        return unusable("an earlier look at the table of connections has not come back", Fault.STALLED)
     except FileNotFoundError:
         return unusable("this kernel has no IPVS (modprobe ip_vs)")
     except ValueError as error:
         return unusable(error)
     progress.say("%d connections, %d rows in the table", connections, rows)
+    if limited is not None:
+        held, limit = limited
+        progress.say("%d entries of %d that %s allows", held, limit, CONN_MAX)
+        if not limit:
+            return fail(f"{CONN_MAX} is 0: the kernel takes no connection at all")
+        if held > amount(kind.limit, limit):
+            return fail(
+                f"{held} entries of the {limit} that {CONN_MAX} allows, {kind.limit} of them at most are fine"
+            )
     most = amount(kind.max, rows)
     return OK if connections <= most else fail(f"{connections} connections, at most {most} are fine")

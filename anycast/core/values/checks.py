@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from anycast.core.hooks import Secret
 from anycast.core.values import described as of
-from anycast.core.values.described import Doc, setting
+from anycast.core.values.described import Doc, Percent, setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,6 +368,12 @@ class IpvsConnectionsCheck(NodeKind):
             write="write a number of connections",
         ),
     ]
+    limit: of.Share = setting(
+        "The highest share of net.ipv4.vs.conn_max that is fine too, where the kernel has it (Linux 7.2). Beyond it the "
+        "kernel drops new and moved connections in silence.",
+        Percent(90),
+        shown="90%",
+    )
 
 
 KINDS: tuple[type[Kind], ...] = (

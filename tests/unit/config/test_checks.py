@@ -147,6 +147,10 @@ KINDS: list[tuple[str, CheckKind]] = [
     ("{type: memory, min_free: 5%}", kinds.MemoryCheck(min_free=Percent(5))),
     ("{type: file, path: /a b, present: false}", kinds.FileCheck(path="/a b", present=False)),
     ("{type: ipvs_connections, max: 1000000}", kinds.IpvsConnectionsCheck(max=1_000_000)),
+    (
+        "{type: ipvs_connections, max: 9, limit: 80%}",
+        kinds.IpvsConnectionsCheck(max=9, limit=Percent(80)),
+    ),
     ("{type: ipvs_connections, max: 250%}", kinds.IpvsConnectionsCheck(max=Percent(250))),
 ]
 

@@ -202,6 +202,36 @@ def test_connections_are_counted_over_all_services(tmp_path: Path, monkeypatch: 
     assert here(IpvsConnectionsCheck(max=1))[0] is Outcome.UNKNOWN
 
 
+def test_what_the_kernels_limit_leaves_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Since Linux 7.2, where its limit can be reached."""
+    monkeypatch.setattr(node, "PROC", tmp_path)
+    monkeypatch.setattr(node, "TABLE_BITS", tmp_path / "none")
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net/ip_vs").write_text(IP_VS)
+    limit, status = tmp_path / "sys/net/ipv4/vs/conn_max", tmp_path / "net/ip_vs_status"
+    limit.parent.mkdir(parents=True)
+    limit.write_text(f"{2**30}\n")
+    assert here(IpvsConnectionsCheck(max=100)) == (Outcome.OK, "")
+    limit.write_text("100\n")
+    assert here(IpvsConnectionsCheck(max=100))[0] is Outcome.UNKNOWN
+    for held, kind in (
+        (90, IpvsConnectionsCheck(max=100)),
+        (50, IpvsConnectionsCheck(max=100, limit=Percent(50))),
+    ):
+        status.write_text(f"Conns:\t{held}\nConn buckets:\t4096 (12 bits, lfactor 0)\n")
+        assert here(kind) == (Outcome.OK, "")
+        status.write_text(f"Conns:\t{held + 1}\n")
+        assert here(kind) == (
+            Outcome.FAIL,
+            f"{held + 1} entries of the 100 that net.ipv4.vs.conn_max allows, {held}% of them at most are fine",
+        )
+    limit.write_text("0\n")
+    assert here(IpvsConnectionsCheck(max=100)) == (
+        Outcome.FAIL,
+        "net.ipv4.vs.conn_max is 0: the kernel takes no connection at all",
+    )
+
+
 _STORY = """
 import asyncio, sys
 from ipaddress import ip_address
@@ -266,6 +296,7 @@ def test_nothing_in_proc_can_break_the_reader(text: str) -> None:
     readers: list[Callable[[Any], object]] = [
         node.memory,
         lambda folder: node.ipvs_connections(folder, folder),
+        node.ipvs_limit,
     ]
     for reader in readers:
         try:
