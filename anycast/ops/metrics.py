@@ -26,10 +26,10 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from anycast.core.dataplane.kernel import KINDS, SyncRole
-from anycast.core.dataplane.limit import CONN_MAX_FILE, STATUS, entries, limit_of
 from anycast.core.state import State
 from anycast.core.values.standing import Condition
 from anycast.core.vip.facts import recent_crashes
+from anycast.entries import PROC, Entries, kernel_limit
 from anycast.ops.board import Board
 from anycast.ops.exposition import Body, Chunk
 from anycast.ops.series import Series
@@ -43,10 +43,6 @@ from anycast.ops.status import (
 from anycast.ops.strain import LATENESS, Strain
 
 TABLE_BITS = "/sys/module/ip_vs/parameters/conn_tab_bits"
-PROC = Path("/proc")
-_WALK_PAUSE = (
-    5.0  # seconds for which a number of entries holds: to count them the kernel walks the whole table
-)
 
 _END = b"# EOF\n"
 
@@ -68,13 +64,20 @@ def registry(
 
 class StateCollector(Collector):
     def __init__(
-        self, source: Source, *, version: str, clock: Callable[[], float], wall: Callable[[], float]
+        self,
+        source: Source,
+        *,
+        version: str,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        proc: Path = PROC,
     ) -> None:
         self._source = source
         self._version = version
         self._clock = clock
         self._wall = wall
-        self._entries: tuple[float, int] | None = None  # when they were counted, and how many they were
+        self._proc = proc
+        self._entries = Entries(proc)
 
     def describe(self) -> Iterable[Metric]:
         return ()  # the registry need not scrape once to learn the names
@@ -120,16 +123,14 @@ class StateCollector(Collector):
         yield _standing(self._source)
 
     def _limit(self) -> Iterator[Metric]:
-        limit = _kernel_limit()
-        now = self._clock()
-        if limit is None:
-            self._entries = (now, 0)
-        elif self._entries is None or now - self._entries[0] >= _WALK_PAUSE:
-            self._entries = (now, _entries())
+        try:
+            limit = kernel_limit(self._proc)
+        except (OSError, ValueError):
+            limit = None
         yield _gauge(
             "anycast_ipvs_entries",
             "Entries of the kernel's table, as its limit counts them; 0 where no limit can be reached",
-            self._entries[1],
+            0 if limit is None else self._entries.latest() or 0,
         )
         yield _gauge(
             "anycast_ipvs_entries_limit",
@@ -178,21 +179,6 @@ def _ipvs(state: State, *, counted: bool) -> Iterator[Metric]:
     yield _gauge(
         "anycast_ipvs_table_rows", "Rows of the kernel's table of connections; 0: not known", _rows()
     )
-
-
-def _kernel_limit() -> int | None:
-    """None: there is none, as before Linux 7.2, or none in reach."""
-    try:
-        return limit_of((PROC / CONN_MAX_FILE).read_text("ascii"))
-    except (OSError, ValueError):
-        return None
-
-
-def _entries() -> int:
-    try:
-        return entries((PROC / STATUS).read_text("ascii")) or 0
-    except (OSError, ValueError):
-        return 0
 
 
 def _rows() -> int:

@@ -15,13 +15,14 @@ NO_LIMIT = 2**30
 STATUS = "net/ip_vs_status"  # below /proc
 CONN_MAX_FILE = f"sys/{CONN_MAX.replace('.', '/')}"
 
-_CONNECTIONS = re.compile(r"^Conns:\s*([0-9]+)\s*$", re.MULTILINE)
+_NUMBER = re.compile(r"[0-9]{1,10}")
+_CONNECTIONS = re.compile(rf"^Conns:\s*({_NUMBER.pattern})\s*$", re.MULTILINE)
 
 
 def limit_of(text: str) -> int | None:
     """The limit by the text of its sysctl; None: there is none that could be reached."""
     text = text.strip()
-    found = int(text) if text.isascii() and text.isdigit() else NO_LIMIT
+    found = int(text) if _NUMBER.fullmatch(text) else NO_LIMIT
     return found if found < NO_LIMIT else None
 
 
