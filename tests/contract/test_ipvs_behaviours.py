@@ -19,6 +19,7 @@ import pytest
 
 from anycast.config.load import loads
 from anycast.core.dataplane.ipvs import MarkKey, MoveDestination, Persistent, ServiceEntry, ServiceKey
+from anycast.core.dataplane.ipvs import MarkKey, MoveDestination, Persistent, ServiceEntry, ServiceKey
 from anycast.core.dataplane.kernel import (
     EXPIRE_NODEST,
     IPVS_SYSCTLS,
@@ -26,6 +27,18 @@ from anycast.core.dataplane.kernel import (
     ReorderDestinations,
     StartSync,
     SyncRole,
+)
+from anycast.core.dataplane.limit import entries
+from anycast.core.health.phase import Outcome, Result
+from anycast.core.values.checks import IpvsConnectionsCheck
+from anycast.core.values.configuration import (
+    HERE,
+    Address,
+    ConnectionSync,
+    Protocol,
+    Scheduler,
+    SchedulerFlag,
+    Service,
 )
 from anycast.core.health.phase import Outcome, Result
 from anycast.core.values.checks import IpvsConnectionsCheck
@@ -392,7 +405,11 @@ def test_at_the_kernels_limit_connections_are_dropped_and_the_check_has_failed_b
         assert opened(5000, 5) == 5
         found = checked()
         assert found.outcome is Outcome.FAIL
-        assert found.detail.startswith("95 entries of the 100 that net.ipv4.vs.conn_max allows")
+        assert found.detail.startswith("95 of 100 that net.ipv4.vs.conn_max allows")
+        # Whoever is not root counts by the lines of the connections.
+        with one.node.inside():
+            status = Path("/proc/net/ip_vs_status").read_text()
+            assert entries(status) == len(Path("/proc/net/ip_vs_conn").read_text().splitlines()) - 1 == 95
         assert opened(6000, 50) == 5
         with one.node.inside():
             sysctl.write("net.ipv4.vs.conn_max", "0")
