@@ -19,7 +19,6 @@ import pytest
 
 from anycast.config.load import loads
 from anycast.core.dataplane.ipvs import MarkKey, MoveDestination, Persistent, ServiceEntry, ServiceKey
-from anycast.core.dataplane.ipvs import MarkKey, MoveDestination, Persistent, ServiceEntry, ServiceKey
 from anycast.core.dataplane.kernel import (
     EXPIRE_NODEST,
     IPVS_SYSCTLS,
@@ -29,17 +28,6 @@ from anycast.core.dataplane.kernel import (
     SyncRole,
 )
 from anycast.core.dataplane.limit import entries
-from anycast.core.health.phase import Outcome, Result
-from anycast.core.values.checks import IpvsConnectionsCheck
-from anycast.core.values.configuration import (
-    HERE,
-    Address,
-    ConnectionSync,
-    Protocol,
-    Scheduler,
-    SchedulerFlag,
-    Service,
-)
 from anycast.core.health.phase import Outcome, Result
 from anycast.core.values.checks import IpvsConnectionsCheck
 from anycast.core.values.configuration import (

@@ -88,6 +88,10 @@ def _cable(left: int, right: int, name: str) -> None:
 @contextlib.contextmanager
 def site() -> Iterator[Site]:
     with made_namespace() as client, made_namespace() as balancer, made_namespace() as real_server:
+        for namespace in (client, balancer, real_server):
+            with entered(namespace):
+                # Without a link-local address no neighbour is asked for, and for a second there is none.
+                sysctl.write("net.ipv6.conf.default.accept_dad", "0")
         _cable(client, balancer, "up0")
         _cable(balancer, real_server, "lan0")
         _cable(client, real_server, "back0")
