@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from anycast.analysis import maglev
@@ -52,7 +52,7 @@ def warnings(served: Iterable[Served], config: Config) -> Iterator[Warned]:
     pools: set[Path] = set()
     synced = config.connection_sync is not None
     figures = FIGURES
-    ports: dict[tuple[Path, Path], Served] = {}
+    ports: dict[tuple[Path, Path], int | None] = {}
     marks: dict[int, Served] = {}
     full: set[Path] = set()
     for one in served:
@@ -171,10 +171,10 @@ def _offloaded(one: Served) -> Iterator[Warned]:
         yield (*one.place, "tunnel", "checksum"), what, "write csum or nocsum"
 
 
-def _apart(one: Served, tables: dict[tuple[Path, Path], Served]) -> Iterator[Warned]:
+def _apart(one: Served, ports: dict[tuple[Path, Path], int | None]) -> Iterator[Warned]:
     """A client was meant to have one real server, and has one for each port: docs/behaviours.md, I4.
 
-    `tables`: the first of a VIP and a pool that chooses by the client's address alone; once it is told, no more is.
+    `ports`: of a VIP and a pool, the first one at which the client's address alone decides; None: it has been told.
     """
     service = one.service
     servers = service.pool.servers
@@ -182,22 +182,20 @@ def _apart(one: Served, tables: dict[tuple[Path, Path], Served]) -> Iterator[War
         return
     if len(servers) < 2 or all(server.port is not None for server in servers):
         return  # the table is made of the real servers' own ports
-    first = tables.setdefault((one.vip, one.pool), one)
-    if first.service.port in {service.port, _TOLD}:
+    first = ports.setdefault((one.vip, one.pool), service.port)
+    if first in {service.port, None}:
         return
-    tables[one.vip, one.pool] = replace(first, service=replace(first.service, port=_TOLD))
+    ports[one.vip, one.pool] = None
+    there = "the persistence" if service.persistence is not None else "flags: [mh-fallback]"
     what = (
-        f"mh has another table for each port, also without mh-port: a client of {first.service.port} and {service.port} "
+        f"mh has another table for each port, also without mh-port: a client of {first} and {service.port} "
         "comes to two real servers (to one by chance; sh gave one)"
     )
     do = (
-        f"write one service with a mark for all of these ports, and {'the persistence' if service.persistence else 'flags: [mh-fallback]'} "
-        "there (`mark` in `anycast schema` has the rule for nftables), or flags with mh-port if a client may have several"
+        f"write one service with a mark for all of these ports, and {there} there (`mark` in `anycast schema` has the "
+        "rule for nftables), or flags with mh-port if a client may have several"
     )
     yield (*one.place, "persistence" if service.persistence is not None else "flags"), what, do
-
-
-_TOLD = -1  # in place of a port
 
 
 def _unlike(one: Served, marks: dict[int, Served]) -> Iterator[Warned]:

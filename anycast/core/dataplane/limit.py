@@ -1,8 +1,8 @@
 """The kernel's limit of entries in its table of connections, since Linux 7.2. Pure.
 
 At the limit new connections, those that come from another balancer and one-packet datagrams are dropped, and nothing
-counts them. Only /proc/net/ip_vs_status shows how many entries there are, persistence and closed connections included.
-To read it the kernel walks the whole table: not in an event loop, and not where the limit is out of reach.
+counts them. /proc/net/ip_vs_status shows how many entries there are, persistence and closed connections included. To
+read it the kernel walks the whole table: not in an event loop, and not where the limit is out of reach.
 """
 
 from __future__ import annotations
