@@ -328,7 +328,7 @@ def _kind(kind: model.CheckKind) -> str:
             more = _told(kind, frozenset({"tls", "verify", "port", "method", "path", "host", "expect"}))
             return f"{kind.type} {kind.method} {kind.path}{host}{port}{verify} {expecting}{more}"
         case TcpVipCheck():
-            return f"tcp to the VIP{port}"
+            return f"tcp to the VIP{port}{_told(kind, frozenset({'port'}))}"
         case SyslogCanaryCheck():
             return f"syslog over UDP{port}{_told(kind, frozenset({'port'}))}"
         case _:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from anycast.analysis import maglev
 from anycast.analysis.maglev import Entry
-from anycast.config.problem import Path
+from anycast.config.problem import Path, dotted
 from anycast.core.dataplane.ipvs import MAGLEV_SLOTS
 from anycast.core.dataplane.members import usual_weight
 from anycast.core.values.configuration import (
@@ -38,6 +38,7 @@ Warned: TypeAlias = tuple[Path, str, str]
 class Served:
     """A service, and where it, its pool and the pool's servers stand: in the files, if nothing is wrong with them."""
 
+    vip: Path
     place: Path
     pool: Path
     servers: tuple[Path, ...]
@@ -51,14 +52,22 @@ def warnings(served: Iterable[Served], config: Config) -> Iterator[Warned]:
     pools: set[Path] = set()
     synced = config.connection_sync is not None
     figures = FIGURES
+    ports: dict[tuple[Path, Path], int | None] = {}
+    marks: dict[int, Served] = {}
+    full: set[Path] = set()
     for one in served:
+        yield from _apart(one, ports)
         if one.place not in places:
             places.add(one.place)
             yield from _sticky(one, config.timeouts or Timeouts())
             yield from _folded(one)
             yield from _offloaded(one)
+            yield from _unlike(one, marks)
             if not synced:
                 yield from _remembered(one)
+        if one.pool not in full:
+            full.add(one.pool)
+            yield from _single(one)
         if one.service.scheduler is not Scheduler.MH or one.pool in pools:
             continue
         pools.add(one.pool)
@@ -160,6 +169,60 @@ def _offloaded(one: Served) -> Iterator[Warned]:
             "sent again (Linux 6.1 to 7.2, packets merged by GRO): checks pass and uploads crawl"
         )
         yield (*one.place, "tunnel", "checksum"), what, "write csum or nocsum"
+
+
+def _apart(one: Served, ports: dict[tuple[Path, Path], int | None]) -> Iterator[Warned]:
+    """A client was meant to have one real server, and has one for each port: docs/behaviours.md, I4.
+
+    `ports`: of a VIP and a pool, the first one at which the client's address alone decides; None: it has been told.
+    """
+    service = one.service
+    servers = service.pool.servers
+    if service.scheduler is not Scheduler.MH or SchedulerFlag.MH_PORT in service.flags or service.mark:
+        return
+    if len(servers) < 2 or all(server.port is not None for server in servers):
+        return  # the table is made of the real servers' own ports
+    first = ports.setdefault((one.vip, one.pool), service.port)
+    if first in {service.port, None}:
+        return
+    ports[one.vip, one.pool] = None
+    there = "the persistence" if service.persistence is not None else "flags: [mh-fallback]"
+    what = (
+        f"mh has another table for each port, also without mh-port: a client of {first} and {service.port} "
+        "comes to two real servers (to one by chance; sh gave one)"
+    )
+    do = (
+        f"write one service with a mark for all of these ports, and {there} there (`mark` in `anycast schema` has the "
+        "rule for nftables), or flags with mh-port if a client may have several"
+    )
+    yield (*one.place, "persistence" if service.persistence is not None else "flags"), what, do
+
+
+def _unlike(one: Served, marks: dict[int, Served]) -> Iterator[Warned]:
+    """A mark is a service of its own for each address family."""
+    service = one.service
+    if not service.mark or service.scheduler is not Scheduler.MH:
+        return
+    first = marks.setdefault(service.mark, one)
+    if (SchedulerFlag.MH_PORT in service.flags) != (SchedulerFlag.MH_PORT in first.service.flags):
+        here, there = ("with", "without") if SchedulerFlag.MH_PORT in service.flags else ("without", "with")
+        what = (
+            f"mark {service.mark} is {here} mh-port here and {there} it at {dotted(first.place)}: in one address family a "
+            "client has one real server for all of the mark, in the other one for each connection"
+        )
+        yield (*one.place, "flags"), what, "write the same flags at both, or another mark"
+
+
+def _single(one: Served) -> Iterator[Warned]:
+    servers = one.service.pool.servers
+    first = next((n for n, server in enumerate(servers) if server.upper == 1), None)
+    if first is None:
+        return
+    what = (
+        "a limit of one connection: a closed one counts for two minutes (timeouts.tcp_fin), so the real server takes "
+        "one client in that time, and packets without a server are dropped"
+    )
+    yield (*one.servers[first], "upper_threshold"), what, "write a larger limit"
 
 
 def _limited(one: Served) -> Iterator[Warned]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from anycast.core.dataplane.kernel import IPVS_SYSCTLS
+from anycast.core.dataplane.limit import CONN_MAX
 from anycast.core.dataplane.members import servers_of, uses
 from anycast.core.dataplane.traffic import EST_CPULIST, RUN_ESTIMATION
 from anycast.core.health.aim import targets_of
@@ -21,7 +22,6 @@ from anycast.core.values.configuration import (
     Vip,
 )
 from anycast.doctor.facts import conf
-from anycast.doctor.table import CONN_MAX
 
 CONNTRACK = "net.ipv4.vs.conntrack"
 CONNTRACK_COUNT = "net.netfilter.nf_conntrack_count"

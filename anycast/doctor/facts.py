@@ -143,6 +143,7 @@ class Facts:
     modules: Modules = Modules(built_in=None, available=None)
     conn_tab_bits: int | None = None  # of the loaded module
     conn_tab_option: TableOption | None = None
+    entries: int | None = None  # of the connection table, where a limit of them can be reached
     sysctls: Mapping[str, str] = field(default_factory=dict)  # those that could be read, by dotted name
     sysctls_read_only: bool = False
     interfaces: tuple[Interface, ...] | None = None

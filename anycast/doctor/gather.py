@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from anycast.core.dataplane.limit import CONN_MAX_FILE, STATUS, entries, limit_of
 from anycast.core.values.configuration import Config, Node
 from anycast.doctor import network, programs
 from anycast.doctor.demands import addresses_to_reach, sysctls_to_read
@@ -71,6 +72,7 @@ def read_files(config: Config | None, root: Path) -> Facts:
         modules=modules,
         conn_tab_bits=_conn_tab_bits(files) if modules.works("ip_vs") else None,
         conn_tab_option=_conn_tab_option(files),
+        entries=_entries(files),
         sysctls=_sysctls(files, config),
         lease_socket=None if config is None else lease_socket(config.node, root),
         programs=_programs(files),
@@ -186,6 +188,14 @@ def _module(line: str) -> str:
 def _conn_tab_bits(files: _Files) -> int | None:
     text = files.read("sys/module/ip_vs/parameters/conn_tab_bits", "the size of the connection table")
     return int(text) if text is not None else None
+
+
+def _entries(files: _Files) -> int | None:
+    """To count them the kernel walks the whole table."""
+    limit = files.optional(f"proc/{CONN_MAX_FILE}")
+    if limit is None or limit_of(limit) is None:
+        return None
+    return entries(files.optional(f"proc/{STATUS}") or "")
 
 
 def _conn_tab_option(files: _Files) -> TableOption | None:

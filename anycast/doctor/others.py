@@ -30,12 +30,14 @@ def conntrack(facts: Facts, config: Config | None) -> Iterator[Finding]:
             fix=f"`sysctl -w {CONNTRACK}=0`; with stateful rules of your own: {_NOTRACK}",
         )
     if tracks == 0 and Forwarding.NAT in ways and count:
+        # With 1 every other way loses all but the first packet of a connection to such rules.
+        others = f", and for the VIPs of the services without nat {_NOTRACK}" if len(ways) > 1 else ""
         yield Finding(
             severity=Severity.INFO,
             code=Code.CONNTRACK_RULES,
             text=f"connections are tracked here, and {CONNTRACK} is 0: a rule in FORWARD that drops `ct state invalid` drops "
             "the answers of masqueraded real servers",
-            fix=f"`sysctl -w {CONNTRACK}=1`, if there is such a rule",
+            fix=f"if there is such a rule: `sysctl -w {CONNTRACK}=1`{others}",
         )
     elif count and ways != {Forwarding.NAT}:
         most = facts.number(CONNTRACK_MAX)

@@ -312,14 +312,17 @@ _UNWRAPS = {  # families of the VIP and of the real server: what receives IP in 
     (6, 6): "`modprobe ip6_tunnel && ip link set ip6tnl0 up`",
     (4, 6): "`modprobe ip6_tunnel && ip -6 tunnel change ip6tnl0 mode any && ip link set ip6tnl0 up`",
 }
-_GRE = {4: "`modprobe ip_gre` and a gre interface", 6: "`modprobe ip6_gre` and an ip6gre interface"}
+_GRE = {4: ("ip_gre", "gre"), 6: ("ip6_gre", "ip6gre")}  # module, and type of the interface
 _FOU = {4: "`modprobe fou && ip fou add port PORT gue`", 6: "`modprobe fou6 && ip -6 fou add port PORT gue`"}
 
 
-def _at_real_servers(kind: TunnelType, vip: int, server: int, *, checksum: bool) -> str:
+def at_real_servers(kind: TunnelType, vip: int, server: int, *, checksum: bool) -> str:
     """What a real server needs to unwrap packets; `vip`, `server`: their families."""
     if kind is TunnelType.GRE:
-        return f"{_GRE[server]} towards the balancers{', with icsum' if checksum else ''}"
+        # Without icsum each packet with a checksum is an error of the interface; with it each without one is.
+        module, interface = _GRE[server]
+        how = f"local ADDRESS remote any{' icsum' if checksum else ''}"
+        return f"`modprobe {module} && ip link add gre1 type {interface} {how} && ip link set gre1 up`"
     wrapped = _UNWRAPS[vip, server]
     return wrapped if kind is TunnelType.IPIP else f"{_FOU[server]}, and {wrapped}"
 
@@ -363,7 +366,7 @@ def _unwrapping(config: Config | None) -> Iterator[Finding]:
             code=Code.TUNNEL_REAL_SERVERS,
             text=f"tunnel {kind} of {some(where)}, IPv{vip} in IPv{server}: the real servers have to unwrap the packets, "
             "which is not seen from here",
-            fix=f"on every real server {_at_real_servers(kind, vip, server, checksum=checksum)}, rp_filter 0 on that "
+            fix=f"on every real server {at_real_servers(kind, vip, server, checksum=checksum)}, rp_filter 0 on that "
             "interface and on `all`, the VIP on lo",
         )
 

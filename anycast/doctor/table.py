@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from anycast.core.dataplane.limit import CONN_MAX, NO_LIMIT
 from anycast.doctor.facts import Facts, Module
 from anycast.doctor.finding import OPTION_FILE, Change, Code, Finding, ModuleOption, Severity, size_of
 
@@ -12,7 +13,7 @@ CONNECTIONS = 100_000  # expected, where nobody says how many
 CONNECTION_SIZE = 342  # bytes of kernel memory, measured with 100,000 of them
 BUCKET_SIZE = 8  # bytes
 CHAIN = 4  # connections in a bucket, above which looking one up begins to cost
-CONN_MAX = "net.ipv4.vs.conn_max"  # since 7.2
+NEARLY = 80  # percent of conn_max that are taken, from which on it is told
 DEFAULT_BITS = 12
 FEWEST_BITS = 8
 # More than the kernel knows makes it take its default. 27 came with 6.5, and to some older stable kernels.
@@ -61,15 +62,17 @@ def table(facts: Facts, connections: int | None) -> Iterator[Finding]:
                 pending=loaded is not None and optional >= wanted,
             )
     limit = facts.number(CONN_MAX)
-    if limit is not None and limit < expected:
+    held = facts.entries or 0
+    if limit is not None and (limit < expected or held * 100 >= limit * NEARLY):
+        taken = f", {held:,} of them taken now" if held else ""
         none = " (0 means none at all, not no limit)" if limit == 0 else ""
         yield Finding(
             severity=Severity.ERROR if limit == 0 else Severity.WARNING,
             code=Code.CONN_MAX,
-            text=f"{CONN_MAX} is {limit:,}{none}, and {expected:,} connections{assumed} are expected: beyond it new "
+            text=f"{CONN_MAX} is {limit:,}{none}{taken}, and {expected:,} connections{assumed} are expected: beyond it new "
             "connections, those that come from another balancer and one-packet datagrams are dropped, and nothing "
             "counts them. Closed connections and persistence count until they expire",
-            fix=f"sysctl -w {CONN_MAX}={2**30}",
+            fix=f"sysctl -w {CONN_MAX}={NO_LIMIT}",
         )
     if facts.memory is not None and expected * CONNECTION_SIZE > facts.memory / 2:
         yield Finding(

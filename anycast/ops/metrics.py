@@ -6,10 +6,12 @@ VIP and every real server.
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -27,6 +29,7 @@ from anycast.core.dataplane.kernel import KINDS, SyncRole
 from anycast.core.state import State
 from anycast.core.values.standing import Condition
 from anycast.core.vip.facts import recent_crashes
+from anycast.entries import PROC, Entries, kernel_limit
 from anycast.ops.board import Board
 from anycast.ops.exposition import Body, Chunk
 from anycast.ops.series import Series
@@ -61,12 +64,20 @@ def registry(
 
 class StateCollector(Collector):
     def __init__(
-        self, source: Source, *, version: str, clock: Callable[[], float], wall: Callable[[], float]
+        self,
+        source: Source,
+        *,
+        version: str,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        proc: Path = PROC,
     ) -> None:
         self._source = source
         self._version = version
         self._clock = clock
         self._wall = wall
+        self._proc = proc
+        self._entries = Entries(proc)
 
     def describe(self) -> Iterable[Metric]:
         return ()  # the registry need not scrape once to learn the names
@@ -104,11 +115,28 @@ class StateCollector(Collector):
         )
         yield from _kernel(state)
         yield from _ipvs(state, counted=self._source.traffic.counted)
+        yield from self._limit()
         yield from _work(self._source)
         yield from _strain(self._source.facts.work.strain, state)
         yield from _probes(self._source)
         yield from _hooks(self._source)
         yield _standing(self._source)
+
+    def _limit(self) -> Iterator[Metric]:
+        try:
+            limit = kernel_limit(self._proc)
+        except (OSError, ValueError):
+            limit = None
+        yield _gauge(
+            "anycast_ipvs_entries",
+            "Entries of the kernel's table, as its limit counts them; 0 where no limit can be reached",
+            0 if limit is None else self._entries.latest() or 0,
+        )
+        yield _gauge(
+            "anycast_ipvs_entries_limit",
+            "The kernel's limit of entries (net.ipv4.vs.conn_max); 0: it takes none, +Inf: none can be reached",
+            math.inf if limit is None else limit,
+        )
 
     def _build_info(self, state: State) -> Metric:
         exabgp = next((r.exabgp_version for r in state.plugins.values() if r and r.exabgp_version), "")

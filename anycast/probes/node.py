@@ -10,6 +10,7 @@ import struct
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
+from anycast.core.dataplane.limit import CONN_MAX
 from anycast.core.health.phase import Fault
 from anycast.core.values.checks import (
     CarrierCheck,
@@ -23,6 +24,7 @@ from anycast.core.values.checks import (
 )
 from anycast.core.values.configuration import Address
 from anycast.core.values.described import amount
+from anycast.entries import Entries, kernel_limit
 from anycast.probes import icmp, neighbor
 from anycast.probes.finding import OK, Finding, Progress, fail, unusable
 from anycast.probes.links import fault, index_of
@@ -31,6 +33,7 @@ from anycast.probes.offload import HangingError, offload
 __all__ = ["check", "default_gateway", "ipvs_connections", "memory"]
 
 PROC = Path("/proc")
+ENTRIES = Entries()
 TABLE_BITS = Path("/sys/module/ip_vs/parameters/conn_tab_bits")
 
 _ALIVE = frozenset({"reachable", "delay", "probe", "noarp", "permanent"})
@@ -51,7 +54,7 @@ async def check(kind: NodeKind, _address: Address, _port: int, progress: Progres
         case FileCheck():
             return await _file(kind, progress)
         case IpvsConnectionsCheck():
-            return _ipvs(kind, progress)
+            return await _ipvs(kind, progress)
         case _:
             raise TypeError(kind)  # a kind of its own module names that
 
@@ -190,13 +193,32 @@ def ipvs_connections(proc: Path, bits: Path) -> tuple[int, int]:
     return sum(int(active) + int(inactive) for active, inactive in servers), rows
 
 
-def _ipvs(kind: IpvsConnectionsCheck, progress: Progress) -> Finding:
+def _full(proc: Path, bits: Path, entries: Entries) -> tuple[int, int, int | None]:
+    """Entries of the table, its rows, and the kernel's limit; None: there is none in reach. Raises OSError, ValueError."""
+    connections, rows = ipvs_connections(proc, bits)
+    limit = kernel_limit(proc)
+    # The entries may have been counted some time ago; without those of persistence there are at least so many now.
+    return connections if limit is None else max(connections, entries.count()), rows, limit
+
+
+async def _ipvs(kind: IpvsConnectionsCheck, progress: Progress) -> Finding:
+    progress.missing = "answer about the table of connections"
     try:
-        connections, rows = ipvs_connections(PROC, TABLE_BITS)
+        connections, rows, limit = await offload(
+            ("ipvs_connections",), lambda: _full(PROC, TABLE_BITS, ENTRIES)
+        )
+    except HangingError:
+        return unusable("an earlier look at the table of connections has not come back", Fault.STALLED)
     except FileNotFoundError:
         return unusable("this kernel has no IPVS (modprobe ip_vs)")
     except ValueError as error:
         return unusable(error)
     progress.say("%d connections, %d rows in the table", connections, rows)
+    if limit is not None:
+        progress.say("%s allows %d", CONN_MAX, limit)
+        if not limit:
+            return fail(f"{CONN_MAX} is 0: the kernel takes no connection at all")
+        if connections > amount(kind.limit, limit):
+            return fail(f"{connections} of {limit} that {CONN_MAX} allows, {kind.limit} of them are fine")
     most = amount(kind.max, rows)
     return OK if connections <= most else fail(f"{connections} connections, at most {most} are fine")

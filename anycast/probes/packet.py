@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from anycast.core.values.configuration import Address
 
-__all__ = ["HOPS", "Answer", "Flow", "ack", "answer", "checksum", "filter_of", "rst", "syn"]
+__all__ = ["HOPS", "Answer", "Flow", "ack", "answer", "checksum", "ends", "filter_of", "rst", "syn"]
 
 HOPS = 2
 """Time to live. The real server delivers a packet of 1 to itself, and one of 2 to a container in it; one that does
@@ -21,7 +21,7 @@ not hold the address and routes for others cannot hand it to a real server that 
 """
 
 _TCP = 6
-_SYN, _RST, _ACK = 0x02, 0x04, 0x10
+_FIN, _SYN, _RST, _ACK = 0x01, 0x02, 0x04, 0x10
 _MSS = {4: 1460, 6: 1440}
 _WINDOW = 64240
 _WHOLE = 0xFFFFFFFF  # bytes of a packet that a filter lets through
@@ -75,6 +75,18 @@ def answer(packet: bytes, flow: Flow, sequence: int) -> Answer | None:
     if flags & _RST:
         return Answer.REFUSED
     return Answer.ACCEPTED if flags & _SYN else None
+
+
+def ends(packet: bytes, flow: Flow, sequence: int) -> bool:
+    """Whether a packet is the server's FIN or RST in the connection that `syn` began. Any bytes will do."""
+    segment = _segment(packet, flow)
+    if segment is None or len(segment) < 20:
+        return False
+    source, destination, _, acknowledged, _, flags = struct.unpack_from("!HHIIBB", segment)
+    if (source, destination) != (flow.port, flow.source_port):
+        return False
+    # An RST of a socket that has seen our ACK has no number of ours to acknowledge.
+    return bool(flags & _RST) or bool(flags & _FIN and acknowledged == sequence + 1 & 0xFFFFFFFF)
 
 
 def checksum(data: bytes) -> int:

@@ -65,9 +65,7 @@ async def _dispatch(target: Target, progress: Progress) -> Finding:
     port = getattr(kind, "port", None) or target.port
     if not isinstance(kind, TcpVipCheck):
         return await check_of(type(kind))(kind, target.address, port, progress)
-    if target.vip is None:
-        return unusable("it is aimed at no VIP")
-    return await check_of(type(kind))(target.vip, target.address, port, target.check.timeout, progress)
+    return await check_of(type(kind))(kind, target, port, progress)
 
 
 def check_of(kind: type[Kind]) -> Callable[..., Awaitable[Finding]]:

@@ -1,6 +1,7 @@
 """The syslog checks. Over TCP and TLS a connection is opened and closed in order, and no log line is written.
 
 The server's own goodbye is waited for: the kernel shakes hands for a process that hangs, but does not close for it.
+It must not come first: rsyslog from 8.2610 on takes a connection too many and closes it at once.
 Over UDP nothing comes back, so a canary is sent and looked for where it should arrive.
 """
 
@@ -13,6 +14,7 @@ from contextlib import AbstractAsyncContextManager
 
 from anycast.core.values.checks import SyslogCanaryCheck, SyslogCheck
 from anycast.core.values.configuration import Address
+from anycast.probes.closes import CLOSED, closed_within, to_its_end
 from anycast.probes.datagram import UNREACHABLE, connected
 from anycast.probes.finding import OK, Finding, Progress, fail
 from anycast.probes.stream import Stream, opened
@@ -27,18 +29,21 @@ _CHUNK = 256 * 1024
 
 
 async def check(kind: SyslogCheck, address: Address, port: int, progress: Progress) -> Finding:
-    """OK if the server closes when it is asked to. Raises OSError."""
+    """OK if the server closes when it is asked to, and not before. Raises OSError."""
     opening = opened(address, port, progress, tls=kind.tls, limit=_LIMIT)
-    return await _open_and_close(opening, progress)
+    return await _open_and_close(opening, kind.quiet, progress)
 
 
-async def _open_and_close(opening: AbstractAsyncContextManager[Stream], progress: Progress) -> Finding:
-    async with opening as stream:
+async def _open_and_close(
+    opening: AbstractAsyncContextManager[Stream], quiet: float, progress: Progress
+) -> Finding:
+    async with opening as stream, to_its_end(stream) as end:
+        if await closed_within(end, quiet):
+            return fail(CLOSED)
         progress.missing = "goodbye"
-        progress.say("closing our side")
+        progress.say("left open for %g s, closing our side", quiet)
         await stream.finish()
-        while await stream.receive():
-            pass
+        await end
         progress.say("the server has closed too")
         return stream.warning
 

@@ -17,15 +17,18 @@ from collections.abc import Iterator
 from os import close
 
 from anycast.core.health.phase import Fault
-from anycast.core.values.configuration import Address
+from anycast.core.values.checks import TcpVipCheck
+from anycast.core.values.configuration import Address, Target
 from anycast.probes import neighbor
+from anycast.probes.closes import CLOSED
 from anycast.probes.finding import OK, Finding, Progress, fail, place, unknown, unusable
 from anycast.probes.links import Way, home, way_to
 from anycast.probes.offload import aside
-from anycast.probes.packet import Answer, Flow, ack, answer, filter_of, rst, syn
+from anycast.probes.packet import Answer, Flow, ack, answer, ends, filter_of, rst, syn
 
 __all__ = ["check"]
 
+_LOOK_AGAIN = 0.02  # seconds between two looks at what has come
 _RESEND = (0.25, 0.5)  # of the timeout: nobody retransmits a SYN of ours
 _PROTOCOL = {4: 0x0800, 6: 0x86DD}
 _SO_ATTACH_FILTER = 26
@@ -35,8 +38,11 @@ _SURE = frozenset({"reachable", "noarp", "permanent"})  # the kernel would not a
 _RESOLVING = frozenset({"none", "incomplete"})
 
 
-async def check(vip: Address, address: Address, port: int, timeout: float, progress: Progress) -> Finding:  # noqa: ASYNC109
-    """OK if the real server at `address` takes a connection to `vip`. `timeout`: of the whole run. Raises OSError."""
+async def check(kind: TcpVipCheck, target: Target, port: int, progress: Progress) -> Finding:
+    """OK if the real server at the target's address takes a connection to its VIP. Raises OSError."""
+    address, vip = target.address, target.vip
+    if vip is None:
+        return unusable("it is aimed at no VIP")
     way = way_to(address)
     if way is None:
         return fail("there is no route to the real server")
@@ -65,7 +71,7 @@ async def check(vip: Address, address: Address, port: int, timeout: float, progr
             handshake = _Handshake(sock, way, link_address, flow)
             progress.missing = "answer"
             progress.advice = f": is {vip} on lo of the server?"
-            return await handshake.run(timeout, address, progress)
+            return await handshake.run(target.check.timeout, kind.quiet, address, progress)
 
 
 @contextlib.contextmanager
@@ -123,7 +129,7 @@ class _Handshake:
         _attach(sock, filter_of(flow))
         sock.bind((way.interface, protocol))
 
-    async def run(self, timeout: float, address: Address, progress: Progress) -> Finding:  # noqa: ASYNC109
+    async def run(self, timeout: float, quiet: float, address: Address, progress: Progress) -> Finding:  # noqa: ASYNC109
         flow = self._flow
         target = place((flow.address, flow.port))
         loop = asyncio.get_running_loop()
@@ -137,6 +143,7 @@ class _Handshake:
         progress.say("SYN sent from %s to %s", place((flow.source, flow.source_port)), target)
         timers = [loop.call_later(timeout * share, again) for share in _RESEND]
         found: Answer | None = None
+        closed = False
         packet = b""
         try:
             while found is None:
@@ -148,6 +155,7 @@ class _Handshake:
             progress.say("%s received", found.value)
             if found is Answer.ACCEPTED:
                 self._send(ack(flow, self._sequence, packet))
+                closed = bool(quiet) and await self._closed_within(quiet)
         finally:
             for timer in timers:
                 timer.cancel()
@@ -157,8 +165,30 @@ class _Handshake:
                     self._send(rst(flow, self._sequence))
         if found is Answer.REFUSED:
             return fail(f"connection refused ({target} at {address})")
+        if closed:
+            return fail(CLOSED)
         progress.say("ACK and RST sent")
         return OK
+
+    async def _closed_within(self, seconds: float) -> bool:
+        """Whether the server's FIN or RST comes in time."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while True:
+            while (packet := self._waiting()) is not None:
+                if ends(packet, self._flow, self._sequence):
+                    return True
+                await asyncio.sleep(0)
+            if loop.time() >= until:  # only once all that has come was looked at: this process may be late
+                return False
+            await asyncio.sleep(min(_LOOK_AGAIN, max(0.0, until - loop.time())))
+
+    def _waiting(self) -> bytes | None:
+        """A packet that is there already. Raises OSError."""
+        try:
+            return self._sock.recv(_RECEIVED)
+        except BlockingIOError:
+            return None
 
     def _send(self, packet: bytes) -> None:
         self._sock.sendto(packet, self._to)

@@ -13,11 +13,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
 
 import pytest
 
 from anycast.config.load import loads
-from anycast.core.dataplane.ipvs import MoveDestination, Persistent, ServiceEntry, ServiceKey
+from anycast.core.dataplane.ipvs import MarkKey, MoveDestination, Persistent, ServiceEntry, ServiceKey
 from anycast.core.dataplane.kernel import (
     EXPIRE_NODEST,
     IPVS_SYSCTLS,
@@ -26,7 +27,11 @@ from anycast.core.dataplane.kernel import (
     StartSync,
     SyncRole,
 )
+from anycast.core.dataplane.limit import entries
+from anycast.core.health.phase import Outcome, Result
+from anycast.core.values.checks import IpvsConnectionsCheck
 from anycast.core.values.configuration import (
+    HERE,
     Address,
     ConnectionSync,
     Protocol,
@@ -35,8 +40,10 @@ from anycast.core.values.configuration import (
     Service,
 )
 from anycast.kernel import sysctl
+from tests.contract.namespaces import run
 from tests.contract.tables import played
 from tests.contract.test_ipvs_flows import BALANCER, CLIENT, FAMILIES, MH, Node, node, servers
+from tests.unit.probes import peers
 
 pytestmark = pytest.mark.lab
 
@@ -45,6 +52,7 @@ ROUTER = {4: ip_address("10.1.0.77"), 6: ip_address("fd01::77")}  # one on the w
 FALLBACK = frozenset({SchedulerFlag.MH_FALLBACK})
 FIN, SYN, RST, ACK = 1, 2, 4, 16
 _EVERYTHING = 3  # ETH_P_ALL: also what leaves
+CONN_MAX = Path("/proc/sys/net/ipv4/vs/conn_max")
 _SO_RCVBUFFORCE = 33
 _ICMP = {4: socket.IPPROTO_ICMP, 6: socket.IPPROTO_ICMPV6}
 Flow = tuple[Address, int]  # address and port of a client
@@ -287,6 +295,45 @@ def test_ipv6_clients_with_equal_words_come_to_one_server_unless_ports_count(
     assert len(set(spread.values())) == 4
 
 
+def datagram(client: Flow, port: int) -> bytes:
+    """Of a client over IPv4, without a checksum."""
+    return packet(client[0], VIP[4], socket.IPPROTO_UDP, struct.pack("!HHHH", client[1], port, 8, 0))
+
+
+def test_a_client_of_two_ports_comes_to_two_servers_and_with_a_mark_to_one() -> None:
+    """Under mh without mh-port. Port 443 of TCP and of UDP is one table."""
+    web, secure, quic = service(4), service(4, port=443), service(4, Protocol.UDP, 443)
+    mark = MarkKey(mark=7, version=4)
+    with nodes(web, table(web, 4, FALLBACK), 1) as (one,):
+
+        def chosen(port: int, source: int, protocol: Protocol = Protocol.TCP) -> list[Address]:
+            flows: list[Flow] = [(client, source) for client in CLIENTS]
+            packets = (
+                segment(flow, port, SYN) if protocol is Protocol.TCP else datagram(flow, port)
+                for flow in flows
+            )
+            found = owners(one.gets(packets))
+            return [found[flow] for flow in flows]
+
+        one.node.become({key: table(key, 4, FALLBACK) for key in (web, secure, quic)})
+        at_80, at_443 = chosen(80, 4000), chosen(443, 4000)
+        assert sum(left == right for left, right in zip(at_80, at_443, strict=True)) < len(CLIENTS) // 2
+        assert chosen(443, 4000, Protocol.UDP) == at_443
+
+        marked = table(web, 4, FALLBACK)
+        ones = tuple(replace(each, port=0) for each in marked.destinations)
+        one.node.become({mark: replace(marked, destinations=ones)})
+        with one.node.inside():
+            run("tc", "qdisc", "add", "dev", "up0", "clsact")
+            # Not what the test itself sends to the balancer.
+            rule = "protocol ip u32 match ip dst 192.0.2.1/32 action skbedit mark 7"
+            run("tc", "filter", "add", "dev", "up0", "ingress", *rule.split())
+        at_80 = chosen(80, 5000)
+        assert chosen(443, 5000) == at_80
+        assert chosen(443, 5000, Protocol.UDP) == at_80
+        assert len(set(at_80)) == 4
+
+
 def test_one_packet_with_persistence_keeps_a_client_and_no_connections() -> None:
     key = service(4, Protocol.UDP, 53)
     entry = replace(
@@ -324,6 +371,38 @@ def test_connections_that_move_to_a_node_where_their_server_is_full_go_to_anothe
         moved_on = owners(second.gets(segment(flow, 80, ACK) for flow in own))
     assert len(moved_on) == 10
     assert limited.address not in moved_on.values()
+
+
+@pytest.mark.skipif(not CONN_MAX.exists(), reason="since Linux 7.2")
+def test_at_the_kernels_limit_connections_are_dropped_and_the_check_has_failed_before() -> None:
+    key = service(4)
+    kind = IpvsConnectionsCheck(max=1000)
+    with nodes(key, table(key, 4), 1) as (one,):
+
+        def opened(first: int, number: int) -> int:
+            return len(owners(one.gets(segment((CLIENTS[0], first + n), 80, SYN) for n in range(number))))
+
+        def checked() -> Result:
+            with one.node.inside():
+                return peers.run(kind, address=str(HERE))
+
+        with one.node.inside():
+            sysctl.write("net.ipv4.vs.conn_max", "100")
+        assert opened(4000, 90) == 90
+        assert checked().outcome is Outcome.OK
+        assert opened(5000, 5) == 5
+        found = checked()
+        assert found.outcome is Outcome.FAIL
+        assert found.detail.startswith("95 of 100 that net.ipv4.vs.conn_max allows")
+        # Whoever is not root counts by the lines of the connections.
+        with one.node.inside():
+            status = Path("/proc/net/ip_vs_status").read_text()
+            assert entries(status) == len(Path("/proc/net/ip_vs_conn").read_text().splitlines()) - 1 == 95
+        assert opened(6000, 50) == 5
+        with one.node.inside():
+            sysctl.write("net.ipv4.vs.conn_max", "0")
+        assert opened(7000, 50) == 0
+        assert checked().detail.startswith("net.ipv4.vs.conn_max is 0: the kernel takes no connection")
 
 
 def test_a_client_that_uses_a_port_again_leaves_a_drained_server() -> None:

@@ -24,6 +24,7 @@ from anycast.core.health.phase import Outcome, Result
 from anycast.core.values.checks import TcpVipCheck
 from anycast.core.values.configuration import Check, Protocol, Scheduler, Target
 from anycast.probes import vip as vip_check
+from anycast.probes.closes import CLOSED
 from anycast.probes.finding import Progress
 from anycast.probes.links import fault
 from anycast.probes.run import probe
@@ -172,11 +173,12 @@ def check(
     steps: list[str] | None = None,
     *,
     port: int = PORT,
+    quiet: float = 0.0,
 ) -> Result:
     target = Target(
         address=ip_address(address),
         port=port,
-        check=Check(kind=TcpVipCheck(), timeout=timeout),
+        check=Check(kind=TcpVipCheck(quiet=quiet), timeout=timeout),
         vip=ip_address(vip),
     )
     told = steps if steps is not None else []
@@ -221,6 +223,18 @@ def test_a_server_that_hangs_is_seen_once_its_accept_queue_is_full(site: Site, v
             for _ in range(backlog + 2)
         ]
     assert found == [Outcome.OK] * (backlog + 1) + [Outcome.FAIL]
+
+
+@FAMILIES
+def test_a_server_that_closes_at_once_fails_with_quiet_and_one_that_does_not_is_ok(
+    site: Site, version: int
+) -> None:
+    """The first closes what it accepts; the second leaves it where it is."""
+    closing = check(site, f"{NET[version]}{GOOD}", VIP[version], quiet=8.0)
+    assert (closing.outcome, closing.detail) == (Outcome.FAIL, CLOSED)
+    with entered(site.hosts[GOOD]), _listener(8081, 8):
+        left_open = check(site, f"{NET[version]}{GOOD}", VIP[version], port=8081, quiet=0.2)
+    assert (left_open.outcome, left_open.detail) == (Outcome.OK, "")
 
 
 @FAMILIES

@@ -37,6 +37,7 @@ from anycast.core.values.checks import (
     Send,
     SyslogCanaryCheck,
     SyslogCheck,
+    TcpQuietCheck,
     TcpVipCheck,
     Tls,
     UdpCheck,
@@ -64,11 +65,12 @@ UNVERIFIED = Tls(verify=False)
 DIALOGUE = (Expect("^220"), Send(b"x"), Expect("y"))
 STREAMS: dict[str, CheckKind] = {
     "tcp": TcpCheck(),
+    "tcp quiet": TcpQuietCheck(quiet=0.01),
     "http": HttpCheck(tls=False),
     "http kept": HttpCheck(tls=False, keep_alive=True),
     "http body": HttpCheck(tls=False, body="x"),
     "banner": BannerCheck(steps=DIALOGUE),
-    "syslog": SyslogCheck(),
+    "syslog": SyslogCheck(quiet=0.01),
     "relp": RelpCheck(),
     "dns": DnsCheck(name="a.example.", transport="tcp"),
     "grpc": GrpcCheck(),
@@ -78,7 +80,7 @@ SECURE: dict[str, CheckKind] = {
     "https kept": HttpCheck(tls=True, verify=False, keep_alive=True),
     "https body": HttpCheck(tls=True, verify=False, body="x"),
     "banner": BannerCheck(steps=DIALOGUE, tls=UNVERIFIED),
-    "syslog": SyslogCheck(tls=UNVERIFIED),
+    "syslog": SyslogCheck(tls=UNVERIFIED, quiet=0.01),
     "relp": RelpCheck(tls=UNVERIFIED),
     "grpc": GrpcCheck(tls=UNVERIFIED),
 }
@@ -305,8 +307,28 @@ def test_who_says_nothing_or_a_byte_at_a_time_is_given_up(
     server.follow(Script(ending=ending, more=b"HTTP/1.1 200 OK\r\nX: " + b"y" * 1000))
     found = met(runner, kind, server.port)
     # With syslog the peer's own goodbye is awaited, and this one says it.
-    polite = isinstance(kind, TcpCheck | SyslogCheck)
+    polite = isinstance(kind, TcpCheck | TcpQuietCheck | SyslogCheck)
     assert {one.outcome for one in found} <= ({Outcome.OK, Outcome.FAIL} if polite else {Outcome.FAIL})
+
+
+PATIENT: dict[str, CheckKind] = {  # they wait for as long as a server takes to close
+    "tcp quiet": TcpQuietCheck(quiet=10.0),
+    "syslog": SyslogCheck(quiet=10.0),
+    "syslog in tls": SyslogCheck(tls=UNVERIFIED, quiet=10.0),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if name != "tcp"])
+@pytest.mark.parametrize("ending", [Ending.CLOSE, Ending.RESET, Ending.HALF_CLOSE])
+@pytest.mark.parametrize("pieces", [(), (b"421 too many connections\r\n",)])
+def test_who_takes_a_connection_and_closes_it_at_once_has_failed(
+    runner: asyncio.Runner, servers: dict[bool, Peer], name: str, ending: Ending, pieces: tuple[bytes, ...]
+) -> None:
+    """Not here: tcp, which looks only once, when the handshake is over (test_closes)."""
+    server = servers[name.endswith("tls")]
+    server.follow(Script(pieces, ending))
+    found = met(runner, PATIENT.get(name, EVERY[name]), server.port, timeout=20.0)
+    assert {one.outcome for one in found} == {Outcome.FAIL}
 
 
 BOMB = gzip.compress(bytes(20_000_000))

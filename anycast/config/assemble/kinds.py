@@ -43,7 +43,7 @@ class Kinds(Assembler):
             case forms.Banner():
                 return self._banner(path, kind, check.port)
             case forms.Syslog():
-                return self._syslog(path, kind, check.port)
+                return self._syslog(path, kind, check)
             case kinds.HttpCheck():
                 self._http(path, kind, check)
             case kinds.DnsCheck():
@@ -58,28 +58,39 @@ class Kinds(Assembler):
         return kind
 
     def _tcp(self, path: Path, tcp: forms.Tcp, check: forms.Check) -> kinds.Kind:
+        self._quiet(path, tcp.quiet, check)
         if tcp.to == "server":
-            return kinds.TcpCheck(port=check.port)
+            if tcp.quiet is None:
+                return kinds.TcpCheck(port=check.port)
+            return kinds.TcpQuietCheck(port=check.port, quiet=tcp.quiet)
         if check.address is not None:
             what = "with to: vip the VIP is asked for at each real server"
             self._say((*path, "address"), what, _ONE_OF_TWO, key=True)
-        return kinds.TcpVipCheck(port=check.port)
+        return kinds.TcpVipCheck(port=check.port, quiet=tcp.quiet or 0.0)
+
+    def _quiet(self, path: Path, quiet: float | None, check: forms.Check) -> float:
+        """How long nothing may happen, which must be over within the timeout."""
+        timeout: float = check.timeout
+        if quiet is None:
+            return min(_QUIET, timeout / 2)
+        if quiet >= timeout and self._whole((*path, "timeout")):
+            self._say((*path, "quiet"), "it is not shorter than the timeout", "write a shorter time")
+        return quiet
 
     def _udp(self, path: Path, udp: forms.Udp, check: forms.Check) -> kinds.Kind:
         if udp.send is not None and udp.send_hex is not None:
             self._say((*path, "send_hex"), "send is written too", "keep one of the two", key=True)
-        if udp.quiet is not None:
-            if udp.expect is not None or udp.expect_hex is not None:
-                what = "it is for checks that expect no reply"
-                self._say((*path, "quiet"), what, "remove it: the timeout bounds the wait", key=True)
-            elif udp.quiet >= check.timeout and self._whole((*path, "timeout")):
-                self._say((*path, "quiet"), "it is not shorter than the timeout", "write a shorter time")
+        quiet = udp.quiet
+        if quiet is not None and (udp.expect is not None or udp.expect_hex is not None):
+            what = "it is for checks that expect no reply"
+            self._say((*path, "quiet"), what, "remove it: the timeout bounds the wait", key=True)
+            quiet = None
         return kinds.UdpCheck(
             port=check.port,
             send=udp.send or udp.send_hex or b"",
             expect=udp.expect,
             prefix=udp.expect_hex or b"",
-            quiet=min(_QUIET, check.timeout / 2) if udp.quiet is None else udp.quiet,
+            quiet=self._quiet(path, quiet, check),
         )
 
     def _banner(self, path: Path, banner: forms.Banner, port: int | None) -> kinds.Kind | None:
@@ -93,19 +104,26 @@ class Kinds(Assembler):
                 steps.append(kinds.Expect(step.expect))
             elif step.send is not None:
                 steps.append(kinds.Send(step.send if step.send.endswith(b"\n") else step.send + b"\r\n"))
+        if steps and not any(isinstance(step, kinds.Expect) for step in steps):
+            what = "nothing is expected, so the check proves no more than tcp does"
+            self._say((*path, "steps"), what, 'write a step with expect, as in {expect: "^220 "}')
         return kinds.BannerCheck(steps=tuple(steps), port=port, tls=banner.tls) if steps else None
 
-    def _syslog(self, path: Path, syslog: forms.Syslog, port: int | None) -> kinds.Kind:
+    def _syslog(self, path: Path, syslog: forms.Syslog, check: forms.Check) -> kinds.Kind:
+        port = check.port
         proofs = [name for name in ("proof_port", "proof_file") if getattr(syslog, name) is not None]
         if syslog.transport == "tcp":
             for name in proofs:
                 if self._whole((*path, "transport")):
                     what = "over TCP no message is sent"
                     self._say((*path, name), what, "write transport: udp, or remove the line", key=True)
-            return kinds.SyslogCheck(port=port, tls=syslog.tls)
+            return kinds.SyslogCheck(port=port, tls=syslog.tls, quiet=self._quiet(path, syslog.quiet, check))
         if syslog.tls is not None:
             do = "write transport: tcp, or remove the line"
             self._say((*path, "tls"), "UDP has no TLS", do, key=True)
+        if syslog.quiet is not None:
+            do = "write transport: tcp, or remove the line"
+            self._say((*path, "quiet"), "over UDP there is no connection to leave open", do, key=True)
         if not proofs and self._whole((*path, "proof_port"), (*path, "proof_file")):
             what = "over UDP nothing confirms that a message arrived"
             self._say((*path, "transport"), what, "write proof_port or proof_file, or use type: udp")

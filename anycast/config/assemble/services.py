@@ -385,6 +385,7 @@ class Vips(Assembler):
         ]
         self.served += [
             Served(
+                vip=vip,
                 place=self._context.place(use.path),
                 pool=self._context.place(pool.path),
                 servers=pool.places,

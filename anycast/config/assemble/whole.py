@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from anycast.config.assemble.services import Vips
 from anycast.config.problem import NeededPath, Path, Problem, TooManyError
 from anycast.config.schema import file as schema
 from anycast.config.schema.scalars import NAME
-from anycast.config.warn import Warned, next_hops, warnings
+from anycast.config.warn import Served, Warned, next_hops, warnings
 from anycast.core.values import configuration as model
 from anycast.core.values.configuration import Address
 
@@ -54,6 +54,7 @@ def build(file: schema.File, source: Source, hostname: str) -> Built:
     told = [
         *_empty(config),
         *warnings(builder.vips.served, config),
+        *_limitless(builder.vips.served, source),
         *next_hops(config.bgp),
         *unfit(config),
     ]
@@ -64,6 +65,20 @@ def build(file: schema.File, source: Source, hostname: str) -> Built:
         checks=builder.checks.named,
         paths=tuple(context.paths),
     )
+
+
+def _limitless(served: Iterable[Served], source: Source) -> Iterator[Warned]:
+    """A limit of 0 that somebody wrote, perhaps to keep clients away. One for each pool."""
+    pools: set[Path] = set()
+    for one in served:
+        if one.pool in pools:
+            continue
+        pools.add(one.pool)
+        for place, server in zip(one.servers, one.service.pool.servers, strict=True):
+            if not server.upper and source.stands((*place, "upper_threshold")):
+                do = "write weight: 0 for a real server that gets no new clients, or remove the line"
+                yield (*place, "upper_threshold"), "0 is no limit, and not a limit of none", do
+                break
 
 
 class _Builder(Assembler):

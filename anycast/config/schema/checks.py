@@ -62,6 +62,9 @@ class Tcp:
         "dr. It proves that the real server holds the VIP and listens on it. Needs CAP_NET_RAW.",
         "server",
     )
+    quiet: of.Period | None = setting(
+        "How long the server must leave the connection open. Default: a completed handshake is enough.", None
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +109,11 @@ class Syslog:
         "udp needs proof_port or proof_file, and writes a log line with every run.", "tcp"
     )
     tls: kinds.Tls | None = setting(kinds.SPEAK_TLS, None)
+    quiet: of.Period | None = setting(
+        "Over tcp: how long the server must leave the connection open before the check closes it. Default: 200ms, or "
+        "half of `timeout` if that is shorter.",
+        None,
+    )
     proof_port: of.Port | None = setting("TCP port of the real server that sends the messages it gets.", None)
     proof_file: of.FileName | None = setting("File on this node in which the message must appear.", None)
 

@@ -401,7 +401,8 @@ class Serving(Part):
         "the same port stays with its real server until it pauses for `timeouts.udp`."
     )
     persistence: Annotated[Persistence, WrapValidator(_or_none), or_text(_PERSISTENCE)] | None = entry(
-        "Whether a client stays with its real server. false: it does not, whatever the VIP says. Default: it does not."
+        "Whether a client stays with its real server, at each port for itself (a `mark` joins ports). false: it does "
+        "not, whatever the VIP says. Default: it does not."
     )
     expire_failed: of.Expiry | None = entry(
         "When a real server has failed for this long its connections are ended, so that the clients come to another "

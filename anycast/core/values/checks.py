@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from anycast.core.hooks import Secret
 from anycast.core.values import described as of
-from anycast.core.values.described import Doc, setting
+from anycast.core.values.described import Doc, Percent, setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +93,23 @@ class TcpCheck(AimedKind):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TcpQuietCheck(AimedKind):
+    """A TCP connection that the server leaves open for so long is success."""
+
+    TYPE: ClassVar[str] = "tcp"
+    PROBE: ClassVar[str] = "closes"
+    quiet: float
+    port: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TcpVipCheck(AimedKind):
     """A completed TCP handshake with the VIP's address at the real server, which must hold it: direct routing."""
 
     TYPE: ClassVar[str] = "tcp"
     PROBE: ClassVar[str] = "vip"
     port: int | None = None
+    quiet: float = 0.0  # how long the server must leave the connection open
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +222,7 @@ class SyslogCheck(AimedKind):
     TYPE: ClassVar[str] = "syslog"
     port: int | None = None
     tls: Tls | None = setting(SPEAK_TLS, None)
+    quiet: float = 0.2  # how long the server must leave the connection open
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -356,10 +368,17 @@ class IpvsConnectionsCheck(NodeKind):
             write="write a number of connections",
         ),
     ]
+    limit: of.Share = setting(
+        "The highest share of net.ipv4.vs.conn_max that is fine too, where the kernel has it (Linux 7.2). Beyond it the "
+        "kernel drops new and moved connections in silence.",
+        Percent(90),
+        shown="90%",
+    )
 
 
 KINDS: tuple[type[Kind], ...] = (
     TcpCheck,
+    TcpQuietCheck,
     TcpVipCheck,
     HttpCheck,
     UdpCheck,

@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 import h11
 
 from anycast.core.values.configuration import HttpCheck, Target, TcpCheck
+from anycast.probes.closes import CLOSED
 from anycast.probes.finding import OK, Finding, PeerError, Progress, fail, place, unusable
 from anycast.probes.http import expected, request_of, server_name, unformed
 from anycast.probes.stream import literal
@@ -106,6 +107,8 @@ class Run(Generic[Owner]):
         """Something happened to the socket. Raises StaleError, and whatever else is judged by `verdict`."""
         finding = self._connection(sock, events)
         if finding is OK:
+            if events & select.EPOLLRDHUP:
+                return fail(CLOSED)
             self.progress.say("handshake complete")
         return finding
 

@@ -72,7 +72,7 @@ def test_every_key_of_every_kind_stands_in_the_full_example() -> None:
                 written.setdefault(here["type"], set()).update(here)
         elif isinstance(here, list):
             found += here
-    common = set(CHECKS["tcp"].model_fields) - {"to"}
+    common = set(CHECKS["tcp"].model_fields) - {"to", "quiet"}
     common |= {"headers_env", "token_env"}  # in a comment at the top
     written["tcp"] |= {"headers_env", "token_env"}
     for name, kind in CHECKS.items():
@@ -99,7 +99,9 @@ KINDS: list[tuple[str, CheckKind]] = [
     ),
     ("{type: http, keep_alive: true}", HttpCheck(tls=False, keep_alive=True)),
     ("{type: tcp, to: server, port: 81}", TcpCheck(port=81)),
+    ("{type: tcp, quiet: 500ms}", kinds.TcpQuietCheck(quiet=0.5)),
     ("{type: tcp, to: vip}", kinds.TcpVipCheck()),
+    ("{type: tcp, to: vip, quiet: 500ms}", kinds.TcpVipCheck(quiet=0.5)),
     ("{type: tcp, to: vip, port: 81}", kinds.TcpVipCheck(port=81)),
     ("{type: udp}", kinds.UdpCheck(quiet=0.2)),
     ("{type: udp, timeout: 100ms}", kinds.UdpCheck(quiet=0.05)),
@@ -110,6 +112,8 @@ KINDS: list[tuple[str, CheckKind]] = [
         kinds.BannerCheck(steps=(kinds.Expect("^220"), kinds.Send(b"QUIT\r\n"), kinds.Send(b"a\n"))),
     ),
     ("{type: syslog, port: 6514, tls: true}", kinds.SyslogCheck(port=6514, tls=kinds.Tls())),
+    ("{type: syslog, quiet: 50ms}", kinds.SyslogCheck(quiet=0.05)),
+    ("{type: syslog, timeout: 100ms}", kinds.SyslogCheck(quiet=0.05)),
     ("{type: syslog, transport: udp, proof_port: 5140}", kinds.SyslogCanaryCheck(proof_port=5140)),
     ("{type: syslog, transport: udp, proof_file: /x}", kinds.SyslogCanaryCheck(proof_file="/x")),
     (
@@ -143,6 +147,10 @@ KINDS: list[tuple[str, CheckKind]] = [
     ("{type: memory, min_free: 5%}", kinds.MemoryCheck(min_free=Percent(5))),
     ("{type: file, path: /a b, present: false}", kinds.FileCheck(path="/a b", present=False)),
     ("{type: ipvs_connections, max: 1000000}", kinds.IpvsConnectionsCheck(max=1_000_000)),
+    (
+        "{type: ipvs_connections, max: 9, limit: 80%}",
+        kinds.IpvsConnectionsCheck(max=9, limit=Percent(80)),
+    ),
     ("{type: ipvs_connections, max: 250%}", kinds.IpvsConnectionsCheck(max=Percent(250))),
 ]
 
@@ -224,6 +232,22 @@ MISTAKES = [
     (
         "{type: udp, quiet: 1s}",
         "25: checks.c.quiet: it is not shorter than the timeout (write a shorter time)",
+    ),
+    (
+        "{type: tcp, quiet: 2s, to: vip}",
+        "25: checks.c.quiet: it is not shorter than the timeout (write a shorter time)",
+    ),
+    (
+        "{type: syslog, quiet: 1s}",
+        "28: checks.c.quiet: it is not shorter than the timeout (write a shorter time)",
+    ),
+    (
+        "{type: syslog, transport: udp, quiet: 1s, proof_port: 1}",
+        "37: checks.c.quiet: over UDP there is no connection to leave open (write transport: tcp",
+    ),
+    (
+        "{type: banner, steps: [{send: x}]}",
+        "28: checks.c.steps: nothing is expected, so the check proves no more than tcp does (write a step",
     ),
     ("{type: banner}", "3: checks.c.steps: there is no step (write"),
     (

@@ -228,6 +228,94 @@ def test_thresholds_are_told_where_each_balancer_counts_by_itself() -> None:
     assert warned(limited, SYNC + HEAD) == []
 
 
+def test_a_limit_of_none_or_of_one_is_told_once_for_a_pool_with_and_without_sync() -> None:
+    for head in (HEAD, SYNC + HEAD):
+        several = web([1, 1, 1]).replace(", weight", ", upper_threshold: 0, weight")
+        (warning,) = warned(several, head)
+        assert (
+            ".servers[0].upper_threshold: 0 is no limit, and not a limit of none (write weight: 0" in warning
+        )
+        one = web([1, 1, 1], "    scheduler: wlc\n").replace(", weight", ", upper_threshold: 1, weight")
+        (warning,) = warned(one, head)
+        assert ".servers[0].upper_threshold: a limit of one connection: a closed one counts" in warning
+    assert warned(web([1]).replace(", weight", ", upper_threshold: 2, weight"), SYNC + HEAD) == []
+    assert warned(web([1, 1])) == []
+
+
+def pooled(*services: str, servers: str = "[10.9.3.1, 10.9.3.2]", more: str = "") -> str:
+    written = "".join(f"      - {{{one}}}\n" for one in services)
+    return f"  shop:\n    address: 192.0.2.3\n    servers: {servers}\n{more}    services:\n{written}"
+
+
+HASHED = "flags: [mh-fallback]"
+
+
+@pytest.mark.parametrize(
+    ("vips", "places"),
+    [
+        (pooled(f"port: 80, {HASHED}", f"port: 443, {HASHED}"), ["vips.shop.services[1].flags"]),
+        (pooled(f"port: [80, 443], {HASHED}"), ["vips.shop.services[0].flags"]),
+        (
+            pooled("port: 80, persistence: 5m", f"port: 443, {HASHED}"),
+            ["vips.shop.services[1].flags"],
+        ),
+        (
+            pooled("port: [80, 443, 8080]", more="    persistence: 5m\n"),
+            ["vips.shop.services[0].persistence"],
+        ),
+        # One port, whatever the protocol, is one table.
+        (pooled(f"port: 443, {HASHED}, protocol: [tcp, udp], check: icmp"), []),
+        # So are real servers with ports of their own, one mark, and one real server.
+        (
+            pooled(
+                f"port: [80, 443], {HASHED}, forwarding: nat",
+                servers="['10.9.3.1:8080', '10.9.3.2:8080']",
+            ),
+            [],
+        ),
+        (pooled(f"mark: 7, {HASHED}, check: icmp"), []),
+        (pooled(f"port: [80, 443], {HASHED}", servers="[10.9.3.1]"), []),
+        # It was not meant, or the scheduler does it.
+        (pooled("port: [80, 443]"), []),
+        (pooled("port: 80", f"port: 443, {HASHED}"), []),
+        (pooled("port: [80, 443], scheduler: sh"), []),
+        (pooled("port: [80, 443], scheduler: wlc, persistence: 5m"), []),
+    ],
+)
+def test_a_client_of_two_ports_that_comes_to_two_servers_is_told_once(vips: str, places: list[str]) -> None:
+    found = warned(vips)
+    assert fields(found) == places
+    assert all(
+        "mh has another table for each port, also without mh-port: a client of 80 and 443 comes" in line
+        and "write one service with a mark" in line
+        for line in found
+    )
+
+
+def test_two_vips_with_one_pool_are_not_one_service() -> None:
+    pool = "pools: {web: {servers: [10.9.3.1, 10.9.3.2]}}\n"
+    vips = "".join(
+        f"  v{port}: {{address: 192.0.2.{n}, port: {port}, pool: web, flags: [mh-fallback]}}\n"
+        for n, port in ((1, 80), (2, 443))
+    )
+    assert warned(vips, pool + HEAD) == []
+
+
+def test_a_mark_with_mh_port_in_one_family_alone_is_told() -> None:
+    def marked(flags: str) -> str:
+        four = "  four: {address: 192.0.2.4, mark: 7, check: icmp, servers: [10.9.3.1, 10.9.3.2]}\n"
+        six = f"  six: {{address: '2001:db8::4', mark: 7, check: icmp, servers: ['fd00:9::1', 'fd00:9::2']{flags}}}\n"
+        return four + six
+
+    assert warned(marked("")) == []
+    assert warned(marked(", scheduler: sh, flags: [sh-port]")) == []
+    found = [line for line in warned(marked(f", {HASHED}")) if "mark 7" in line]
+    assert len(found) == 1
+    assert (
+        "vips.six.flags: mark 7 is without mh-port here and with it at vips.four: in one address" in found[0]
+    )
+
+
 def test_remote_checksum_offload_is_told() -> None:
     tunnel = "    forwarding: tunnel\n    tunnel: {type: gue, port: 6080, checksum: remcsum}\n"
     (warning,) = warned(shop(tunnel))

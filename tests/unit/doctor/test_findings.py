@@ -350,6 +350,11 @@ def test_a_limit_of_connections_below_the_expected_is_found() -> None:
     assert "50,000" in told.text
     every = findings(facts, config(), connections=50_000)
     assert Code.CONN_MAX not in {one.code for one in every}
+    for held, is_told in ((39_999, False), (40_000, True)):
+        every = findings(replace(facts, entries=held), config(), connections=50_000)
+        assert (Code.CONN_MAX in {one.code for one in every}) is is_told
+    full = found(replace(facts, entries=40_000), Code.CONN_MAX, connections=50_000)
+    assert "50,000, 40,000 of them taken now, and" in full.text
     none = found(sysctls(net__ipv4__vs__conn_max="0"), Code.CONN_MAX)
     assert none.severity is Severity.ERROR
     assert "not no limit" in none.text

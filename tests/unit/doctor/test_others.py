@@ -35,8 +35,12 @@ def test_masqueraded_services_behind_rules_want_their_connections_tracked() -> N
     nat = serving(forwarding=Forwarding.NAT)
     one = found(tracking(7), Code.CONNTRACK_RULES, nat)
     assert "the answers of masqueraded real servers" in one.text
-    assert "net.ipv4.vs.conntrack=1" in one.fix
+    assert one.fix == "if there is such a rule: `sysctl -w net.ipv4.vs.conntrack=1`"
     assert Code.CONNTRACK_RULES not in codes(tracking(7, conntrack="1"), nat)
+    both = replace(nat, vips=(*nat.vips, *serving().vips))
+    fix = found(tracking(7), Code.CONNTRACK_RULES, both).fix
+    assert "net.ipv4.vs.conntrack=1`, and for the VIPs of the services without nat a chain of" in fix
+    assert fix.count("notrack") == 1
 
 
 def test_stateful_rules_cannot_rest_on_what_passes_one_way() -> None:

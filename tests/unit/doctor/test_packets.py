@@ -314,8 +314,8 @@ class TestTunnels:
             ("192.0.2.1", "fd00:9::1", "ipip", "ip -6 tunnel change ip6tnl0 mode any"),
             ("192.0.2.1", "fd00:9::1", "{type: gue, port: 6080}", "ip -6 fou add port PORT gue`, and `modprobe"),
             ("2001:db8::1", "10.9.2.1", "{type: gue, port: 6080}", "ip fou add port PORT gue`, and `modprobe sit"),
-            ("192.0.2.1", "10.9.2.1", "gre", "a gre interface towards the balancers, rp_filter"),
-            ("192.0.2.1", "fd00:9::1", "{type: gre, checksum: csum}", "an ip6gre interface towards the balancers, with icsum"),
+            ("192.0.2.1", "10.9.2.1", "gre", "gre1 type gre local ADDRESS remote any && ip link set gre1 up`"),
+            ("192.0.2.1", "fd00:9::1", "{type: gre, checksum: csum}", "gre1 type ip6gre local ADDRESS remote any icsum &&"),
         ],
     )  # fmt: skip
     def test_what_they_have_to_do_depends_on_both_families(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from dataclasses import replace
 from ipaddress import ip_network
@@ -24,6 +25,7 @@ from anycast.ops.board import Boards
 from anycast.ops.exposition import Body, Chunk
 from anycast.ops.metrics import MetricsText
 from anycast.ops.source import Probes
+from lab.waiting import until
 from tests import scrape as scraping
 from tests.unit.ops import flows
 from tests.unit.ops.node import CONFIG, ROUTER, ROUTER6, Node, healthy, vip
@@ -282,6 +284,30 @@ def test_the_connection_table_and_its_rows(tmp_path: Path, monkeypatch: pytest.M
     assert samples(node)["anycast_ipvs_table_rows"] == samples(node)["anycast_ipvs_connections"] == 0
     bits.write_text("12\n")
     assert samples(node)["anycast_ipvs_table_rows"] == 4096
+
+
+def test_the_limit_of_connections_and_how_much_of_it_is_taken(tmp_path: Path) -> None:
+    node = healthy()
+    collector = metrics.StateCollector(
+        node, version="1", clock=lambda: node.now, wall=lambda: WALL, proc=tmp_path
+    )
+
+    def told() -> tuple[float, float]:
+        found = {one.name: one.samples[0].value for one in collector.collect() if one.samples}
+        return found["anycast_ipvs_entries"], found["anycast_ipvs_entries_limit"]
+
+    limit, status = tmp_path / "sys/net/ipv4/vs/conn_max", tmp_path / "net/ip_vs_status"
+    assert told() == (0, math.inf)  # before Linux 7.2
+    limit.parent.mkdir(parents=True)
+    status.parent.mkdir()
+    status.write_text("Conns:\t77\nConn buckets:\t4096 (12 bits, lfactor 0)\n")
+    limit.write_text(f"{2**30}\n")
+    assert told() == (0, math.inf)
+    limit.write_text("100\n")
+    assert told()[1] == 100
+    until(lambda: told() == (77, 100), "counted", 30)
+    limit.write_text("0\n")
+    assert told() == (77, 0)
 
 
 def test_of_real_servers_there_is_nothing_where_nobody_asks_for_it() -> None:

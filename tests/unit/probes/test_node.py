@@ -24,6 +24,7 @@ from anycast.core.values.checks import (
 )
 from anycast.core.values.configuration import HERE
 from anycast.core.values.described import Percent
+from anycast.entries import Entries, kernel_limit
 from anycast.probes import node
 from anycast.probes.run import probe
 from tests.unit.probes.peers import run, target
@@ -202,6 +203,44 @@ def test_connections_are_counted_over_all_services(tmp_path: Path, monkeypatch: 
     assert here(IpvsConnectionsCheck(max=1))[0] is Outcome.UNKNOWN
 
 
+def test_what_the_kernels_limit_leaves_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Since Linux 7.2, where its limit can be reached."""
+    monkeypatch.setattr(node, "PROC", tmp_path)
+    monkeypatch.setattr(node, "TABLE_BITS", tmp_path / "none")
+    now = [0.0]
+    monkeypatch.setattr(node, "ENTRIES", Entries(tmp_path, lambda: now[0]))
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net/ip_vs").write_text(IP_VS)
+    limit, status = tmp_path / "sys/net/ipv4/vs/conn_max", tmp_path / "net/ip_vs_status"
+    limit.parent.mkdir(parents=True)
+    limit.write_text(f"{2**30}\n")
+    assert here(IpvsConnectionsCheck(max=100)) == (Outcome.OK, "")
+    limit.write_text("100\n")
+    assert here(IpvsConnectionsCheck(max=100))[0] is Outcome.UNKNOWN
+    for held, kind in (
+        (90, IpvsConnectionsCheck(max=100)),
+        (50, IpvsConnectionsCheck(max=100, limit=Percent(50))),
+    ):
+        status.write_text(f"Conns:\t{held}\nConn buckets:\t4096 (12 bits, lfactor 0)\n")
+        now[0] += 1
+        assert here(kind) == (Outcome.OK, "")
+        status.write_text(f"Conns:\t{held + 1}\n")
+        now[0] += 1
+        assert here(kind) == (
+            Outcome.FAIL,
+            f"{held + 1} of 100 that net.ipv4.vs.conn_max allows, {held}% of them are fine",
+        )
+    status.write_text("Conns:\t1\n")
+    limit.write_text("21\n")
+    now[0] += 1
+    assert here(IpvsConnectionsCheck(max=100))[0] is Outcome.FAIL  # 20, by the real servers
+    limit.write_text("0\n")
+    assert here(IpvsConnectionsCheck(max=100)) == (
+        Outcome.FAIL,
+        "net.ipv4.vs.conn_max is 0: the kernel takes no connection at all",
+    )
+
+
 _STORY = """
 import asyncio, sys
 from ipaddress import ip_address
@@ -260,12 +299,13 @@ def test_nothing_in_proc_can_break_the_reader(text: str) -> None:
         def __truediv__(self, _: str) -> Folder:
             return self
 
-        def read_text(self) -> str:
+        def read_text(self, *_: str) -> str:
             return text
 
     readers: list[Callable[[Any], object]] = [
         node.memory,
         lambda folder: node.ipvs_connections(folder, folder),
+        kernel_limit,
     ]
     for reader in readers:
         try:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anycast.probes.packet import HOPS, Answer, Flow, ack, answer, checksum, filter_of, rst, syn
+from anycast.probes.packet import HOPS, Answer, Flow, ack, answer, checksum, ends, filter_of, rst, syn
 
 _SO_ATTACH_FILTER = 26
 SYN, RST, ACK, FIN = 0x02, 0x04, 0x10, 0x01
@@ -110,6 +110,17 @@ def test_syn_ack_and_rst_to_the_number_that_was_sent_are_answers(flow: Flow, seq
         assert answer(reply(flow, acknowledged, flags), flow, sequence) is None
     assert answer(reply(flow, sequence, SYN | ACK), flow, sequence) is None
     assert answer(syn(flow, sequence), flow, sequence) is None
+
+
+@given(flows, numbers)
+def test_the_fin_and_the_rst_of_the_server_end_the_connection(flow: Flow, sequence: int) -> None:
+    acknowledged = sequence + 1 & 0xFFFFFFFF
+    for flags, number in ((FIN | ACK, acknowledged), (RST, 0), (RST | ACK, acknowledged)):
+        assert ends(reply(flow, number, flags, payload=b"x"), flow, sequence)
+    for flags, number in ((SYN | ACK, acknowledged), (ACK, acknowledged), (FIN | ACK, sequence)):
+        assert not ends(reply(flow, number, flags), flow, sequence)
+    assert not ends(syn(flow, sequence), flow, sequence)
+    assert not ends(reply(replace(flow, port=flow.port ^ 1), acknowledged, RST), flow, sequence)
 
 
 def test_an_answer_with_ip_options_and_padding_is_read() -> None:

@@ -30,7 +30,7 @@ def test_a_process_that_hangs_behind_a_listening_port_is_found_out() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        result = run(SyslogCheck(), listener.getsockname()[1], timeout=0.1)
+        result = run(SyslogCheck(quiet=0.05), listener.getsockname()[1], timeout=0.1)
     assert (result.outcome, result.detail) == (Outcome.FAIL, "no goodbye within 0.1 s")
 
 
@@ -154,7 +154,7 @@ def test_a_closed_port_says_which_it_was() -> None:
 @settings(max_examples=40, deadline=None)
 @given(pieces=st.lists(st.binary(max_size=30), max_size=5))
 def test_whatever_a_collector_sends_there_is_a_result(pieces: list[bytes]) -> None:
-    result = asyncio.run(probe_at(blurting(*pieces), SyslogCheck()))
+    result = asyncio.run(probe_at(blurting(*pieces), SyslogCheck(quiet=0.001)))
     assert result.outcome is (Outcome.FAIL if result.detail else Outcome.OK)
 
 
