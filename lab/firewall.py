@@ -43,6 +43,9 @@ class Closes:
     fin: int
     rst: int
 
+    def __str__(self) -> str:
+        return f"{self.fin:,} and {self.rst:,}"
+
 
 def put_up(lab: Lab, node: str, *, rendered: bool = True) -> None:
     """Until `take_down` the balancer has a stateful firewall; `rendered`: with the rules that it needs before it."""

@@ -25,6 +25,8 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("nft") is None, reason="no nft: lab/install brings it"),
 ]
 
+FIREWALLD = sorted((Path(__file__).parent / "firewalld").glob("*.json"))  # `nft -j list ruleset`
+
 BGP = """\
 node: {name: lb1}
 bgp: {local_as: 65001, router_id: 10.2.1.1, neighbors: [{address: 10.2.1.254, remote_as: 65000}]}
@@ -254,46 +256,21 @@ def test_datagrams_are_lost_by_a_closed_port_and_not_by_their_state() -> None:
     assert "the policy of chain inet own input drops packets of 192.0.2.1:53/udp" in one
 
 
-def test_firewalld_as_it_writes_its_rules() -> None:
-    """The chains of firewalld 2.3 for a public zone with port 80, abridged."""
-    rules_of("""
-table inet firewalld {
-    chain mangle_PREROUTING {
-        type filter hook prerouting priority mangle + 10; policy accept;
-        icmpv6 type { nd-router-advert, nd-neighbor-solicit } accept
-        meta nfproto ipv6 fib saddr . mark . iif oif missing drop
-    }
-    chain filter_INPUT {
-        type filter hook input priority filter + 10; policy accept;
-        ct state { established, related } accept
-        ct status dnat accept
-        iifname "lo" accept
-        ct state invalid drop
-        jump filter_INPUT_ZONES
-        reject with icmpx admin-prohibited
-    }
-    chain filter_INPUT_ZONES {
-        iifname "up0" goto filter_IN_public
-        goto filter_IN_public
-    }
-    chain filter_IN_public {
-        jump filter_IN_public_allow
-        meta l4proto { icmp, ipv6-icmp } accept
-        reject with icmpx admin-prohibited
-    }
-    chain filter_IN_public_allow {
-        tcp dport 80 accept
-    }
-}
-""")
+@pytest.mark.parametrize("recorded", FIREWALLD, ids=lambda one: one.stem)
+def test_firewalld_loses_closes_until_the_vips_are_untracked(recorded: Path) -> None:
+    """What each version has loaded for a public zone with up0 and port 80."""
+    run("nft", "-j", "-f", str(recorded))
     (one,) = drops(DIRECT)
     assert "`ct state invalid drop` (inet firewalld filter_INPUT, handle " in one
+    assert "drops FIN and RST of 192.0.2.1:80/tcp" in one.replace(
+        "FIN, RST and path MTU messages", "FIN and RST"
+    )
     rules_of(nftables_conf(loads(DIRECT).config))
     assert drops(DIRECT) == []
     closed, invalid = sorted(
         drops(DIRECT.replace("port: 80", "port: 81")), key=lambda text: "invalid" in text
     )
-    assert "filter_IN_public, handle" in closed
+    assert "inet firewalld filter_" in closed
     assert "drops SYN and data of" in closed
     assert "drops FIN and RST of" in invalid
 

@@ -187,11 +187,13 @@ class _Walk:
         if len(plain) == len(values):
             found = plain in one.exact or any(_fits(values, element) for element in one.wide)
             return found != one.negated
+        if all(value is None for value in values):
+            return None
         elements: Iterator[tuple[Element, ...]] = iter([*one.exact, *one.wide])
         fits = [_may_fit(values, element) for element in elements]
         if any(fit is True for fit in fits):
             return not one.negated
-        return None if one.fields in (("",), ("limit",)) or None in fits else one.negated
+        return None if None in fits else one.negated
 
     def _values(self, names: tuple[str, ...]) -> tuple[Value | frozenset[str] | None, ...] | None:
         """None: the packet has not all of them."""
