@@ -127,7 +127,10 @@ def _dropped(by: str, losses: _Losses, kinds: list[str], places: list[str]) -> F
     elif by in losses.stateful:
         fix = _NOTRACK
     else:
-        fix = "a rule before it that accepts them, with ct state untracked too: `anycast render nftables --accept HOOK`"
+        fix = (
+            "a rule before it that accepts them, whatever their state: `anycast render nftables --accept HOOK`, "
+            "or `iptables --accept`"
+        )
     return Finding(
         severity=Severity.ERROR if grave else Severity.WARNING,
         code=Code.FIREWALL_DROPS,
