@@ -31,12 +31,13 @@ demo: setup ## break balancers under 600 connections in the lab; less than two m
 	@$(BIN)/python -m lab run -- $(BIN)/python -m lab.demo
 
 # FAULTS=drain,agent-kill (FAULTS=help lists them), NODES=, CONNECTIONS=, SEED= and DURATION= of the random faults,
-# PEER=healthcheck or none.
+# PEER=healthcheck or none, FIREWALL=1 for a stateful firewall on every balancer.
 chaos: setup ## the fault matrix under 600 connections: what broke, when routes went; half an hour
 	@./lab/install bench
 	@$(BIN)/python -m lab.chaos $(if $(FAULTS),--faults '$(FAULTS)') $(if $(NODES),--nodes '$(NODES)') \
 		$(if $(CONNECTIONS),--connections '$(CONNECTIONS)') $(if $(SEED),--seed '$(SEED)') \
-		$(if $(DURATION),--duration '$(DURATION)') $(if $(PEER),--peer '$(PEER)')
+		$(if $(DURATION),--duration '$(DURATION)') $(if $(PEER),--peer '$(PEER)') \
+		$(if $(FIREWALL),--firewall)
 
 bench: setup ## IPVS figures against ipvsadm and keepalived in the lab; two to three minutes
 	@./lab/install bench

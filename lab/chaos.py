@@ -18,11 +18,11 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
-from lab import configs
+from lab import configs, firewall
 from lab.chaos_figures import Row, chaos_table, document, worst
 from lab.chaos_picture import picture
 from lab.chaos_plan import BY_NAME, RANDOM, OptionError, Options, listing, options, turns
@@ -46,6 +46,8 @@ class Story:
     random_rows: list[Row] = field(default_factory=list)
     history: list[Sample] = field(default_factory=list)
     started: float = 0.0
+    sent: firewall.Closes | None = None  # with a firewall: what clients sent to end connections
+    arrived: firewall.Closes | None = None  # of it, at the real servers
 
 
 @contextlib.contextmanager
@@ -62,6 +64,9 @@ def site(chosen: Options) -> Iterator[tuple[Lab, Site]]:
                 built.build()
                 watchdog.begin()
                 say("every balancer announces both VIPs")
+                for node in nodes if chosen.firewall else ():
+                    firewall.put_up(lab, node)
+                    say(f"a stateful firewall on {node}, and what `anycast render iptables` writes")
                 yield lab, built
         finally:
             lab.down()
@@ -81,6 +86,7 @@ def run(chosen: Options, story: Story) -> None:
                 ready_timeout=PATIENCE,
             )
 
+        counter = firewall.Counter(lab) if chosen.firewall else None
         with Sampler(built.nodes) as sampler:
             trial = Trial(lab, sampler, open_load=open_load, tend=built.tend, mend=built.mend)
             story.rows, story.history, story.started = trial.rows, sampler.history, trial.started
@@ -88,6 +94,9 @@ def run(chosen: Options, story: Story) -> None:
                 _matrix(chosen, built, trial, story)
             finally:
                 trial.load.stop()
+                if counter is not None:
+                    story.sent = counter.sent()
+                    story.arrived = counter.arrived()
 
 
 def _matrix(chosen: Options, built: Site, trial: Trial, story: Story) -> None:
@@ -132,11 +141,16 @@ def report(chosen: Options, story: Story, json_path: Path, svg_path: Path, failu
         "seed": chosen.seed,
         "duration_s": chosen.duration,
         "failure": failure,
+        "firewall": chosen.firewall,
+        "closes_sent": asdict(story.sent) if story.sent is not None else None,
+        "closes_arrived": asdict(story.arrived) if story.arrived is not None else None,
         **document(story.rows, story.random_rows),
     }
     json_path.write_text(json.dumps(facts, indent=1) + "\n")
     svg_path.write_text(picture(story.rows, story.random_rows, story.history, story.started))
     print(f"\n{chaos_table([*story.rows, *worst(story.random_rows)])}", flush=True)
+    if story.sent is not None and story.arrived is not None:
+        print(f"FIN and RST: clients sent {story.sent}, real servers got {story.arrived}", flush=True)
     print(f"the same as JSON: {json_path}\nas a picture: {svg_path}", flush=True)
     missed = [(row, text) for row in (*story.rows, *story.random_rows) for text in row.missed]
     for row, text in missed:
@@ -165,6 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the random faults")
     parser.add_argument("--duration", type=float, default=600.0, help="seconds of random faults; 0: none")
     parser.add_argument("--peer", default="", help="healthcheck: the faults it has too; none: never")
+    parser.add_argument("--firewall", action="store_true", help="a stateful firewall on every balancer")
     parser.add_argument("--json", type=Path, default=BUILD / "chaos.json")
     parser.add_argument("--svg", type=Path, default=BUILD / "chaos.svg")
     given = parser.parse_args(argv)
@@ -180,6 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             duration=given.duration,
             peer=given.peer,
             most_nodes=MOST_BALANCERS,
+            firewall=given.firewall,
         )
     except OptionError as error:
         print(error, file=sys.stderr)

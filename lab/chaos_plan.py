@@ -156,6 +156,7 @@ class Options:
     new: float = 20.0  # connections a second
     seed: int = 1
     duration: float = 600.0  # seconds of random faults
+    firewall: bool = False  # a stateful one on every balancer, with the rendered rules
 
     @property
     def memory(self) -> int:
@@ -172,6 +173,7 @@ def options(
     duration: float = 600.0,
     peer: str = "",
     most_nodes: int = 32,
+    firewall: bool = False,
 ) -> Options:
     """Raises OptionError. `faults`: names with commas; empty: all. `peer` empty: with all of them, else not."""
     wrong = []
@@ -214,6 +216,7 @@ def options(
         connections=connections,
         seed=seed,
         duration=duration,
+        firewall=firewall,
     )
 
 

@@ -67,8 +67,10 @@ examples:
   anycast render frr-bfd                                      bfdd beside ExaBGP on this node
   anycast render router-frr --config lb1.yaml --config lb2.yaml    for the router of both nodes
   anycast render router-frr --frr 10.4                        with what this version can do better
+  anycast render nftables -o /etc/anycast/nftables.conf       beside stateful rules: the VIPs untracked
+  anycast render nftables --accept input -o /etc/anycast/input.nft    to include in your own chain
 
-How to use each of them: docs/routers.md.
+How to use each of them: docs/routers.md, docs/firewalls.md.
 """
 
 _RELOAD = """\
@@ -427,6 +429,27 @@ def _render(verb: argparse.ArgumentParser) -> None:
     bfd = daemons.add_parser("frr-bfd", help="FRR's bfdd beside ExaBGP: bgp.bfd")
     _with_config(bfd)
     _with_output(bfd, "readable for FRR")
+    nftables = daemons.add_parser(
+        "nftables", help="rules that keep the packets of the VIPs out of connection tracking"
+    )
+    _with_config(nftables)
+    nftables.add_argument(
+        "--accept",
+        choices=("input", "forward", "output"),
+        help="instead, rules to include in a chain of yours of this hook: they accept these packets",
+    )
+    _with_output(nftables, "readable for its owner")
+    iptables = daemons.add_parser("iptables", help="the same for iptables-restore and ip6tables-restore")
+    _with_config(iptables)
+    iptables.add_argument(
+        "--accept", action="store_true", help="accept these packets too, before all other rules"
+    )
+    iptables.add_argument(
+        "--update",
+        action="store_true",
+        help="without the jumps to the chains, where these are loaded already",
+    )
+    _with_output(iptables, "readable for its owner")
     for daemon in Daemon:
         router = daemons.add_parser(
             f"router-{daemon}", help=f"what a router with {daemon.spelt} needs for this node"

@@ -91,6 +91,16 @@ def _text(args: argparse.Namespace, configs: list[Config]) -> str:
             from anycast.render.frr_bfd import frr_bfd_conf
 
             return frr_bfd_conf(configs[0])
+        case "nftables":
+            from anycast.render.nftables import nftables_accept, nftables_conf
+
+            return (
+                nftables_conf(configs[0]) if args.accept is None else nftables_accept(configs[0], args.accept)
+            )
+        case "iptables":
+            from anycast.render.iptables import iptables_rules
+
+            return iptables_rules(configs[0], accept=args.accept, update=args.update)
         case router:
             from anycast.core.values.software import Daemon
             from anycast.render.router import doubts, software

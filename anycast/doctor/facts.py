@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from anycast.core.dataplane.ipvs import Key
 from anycast.core.values.configuration import Address
+from anycast.doctor.filter.rules import Table
 
 InterfaceAddress: TypeAlias = IPv4Interface | IPv6Interface
 
@@ -151,6 +152,7 @@ class Facts:
     routes: Mapping[Address, Route | None] = field(default_factory=dict)
     uplinks: frozenset[str] = frozenset()  # interfaces that lead to the routers
     ipvs: frozenset[Key] | None = None
+    packet_filter: tuple[Table, ...] | None = None  # None: not all of its rules could be read
     lease_socket: LeaseSocket | None = None  # None: no agent has made it, or there is no such user
     programs: frozenset[str] = frozenset()  # that run in this network namespace, by the kernel's names
     beside: Beside = Beside()

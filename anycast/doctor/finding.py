@@ -49,6 +49,7 @@ class Code(StrEnum):
     SYSCTL_READ_ONLY = "sysctl_read_only"
     VS_CONNTRACK = "vs_conntrack"
     CONNTRACK_RULES = "conntrack_rules"
+    FIREWALL_DROPS = "firewall_drops"
     CLOCK_STEPS = "clock_steps"
     FROZEN = "frozen"
     STATIC_ROUTE = "static_route"

@@ -31,7 +31,8 @@ from anycast.doctor.finding import (
     some,
     unchecked,
 )
-from anycast.doctor.others import clock, conntrack, speakers
+from anycast.doctor.firewall import firewall
+from anycast.doctor.others import clock, speakers
 from anycast.doctor.packets import (
     interfaces,
     next_hops,
@@ -73,7 +74,7 @@ def findings(facts: Facts, config: Config | None, *, connections: int | None = N
         _kernel(facts, config),
         table(facts, connections),
         _sysctls(facts, config),
-        conntrack(facts, config),
+        firewall(facts, config),
         clock(facts),
         beside(facts.beside, config),
         speakers(facts),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pwd
 import re
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from anycast.core.dataplane.limit import CONN_MAX_FILE, STATUS, entries, limit_of
 from anycast.core.values.configuration import Config, Node
-from anycast.doctor import network, programs
+from anycast.doctor import network, programs, ruleset
 from anycast.doctor.demands import addresses_to_reach, sysctls_to_read
 from anycast.doctor.facts import Facts, LeaseSocket, Modules, Route, TableOption, Unread, conf
 from anycast.kernel import sysctl
@@ -46,7 +47,8 @@ async def gather(config: Config | None, root: Path = Path("/")) -> Facts:
             unread.append(Unread(what="the IPVS table", why=error.reason))
         else:
             facts = replace(facts, ipvs=frozenset(table.table))
-    return replace(facts, unread=tuple(unread))
+    rules, hidden = await asyncio.to_thread(ruleset.read, root, facts.modules)
+    return replace(facts, packet_filter=rules, unread=(*unread, *hidden))
 
 
 def _interfaces_of(routes: Iterable[Route | None]) -> frozenset[str]:

@@ -1,11 +1,9 @@
-"""What else runs on the node and meets the VIPs: connection tracking, the clock, routing daemons. Pure."""
+"""What else runs on the node and meets the VIPs: the clock, routing daemons. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from anycast.core.values.configuration import Config, Forwarding
-from anycast.doctor.demands import CONNTRACK, CONNTRACK_COUNT, CONNTRACK_MAX, reach, services
 from anycast.doctor.facts import Facts
 from anycast.doctor.finding import Code, Finding, Severity, some
 
@@ -14,41 +12,6 @@ _SPEAKERS = frozenset(
     ("babeld", "bgpd", "bird", "bird6", "eigrpd", "gobgpd", "isisd", "ospf6d", "ospfd", "ripd", "ripngd")
 )
 _TIMESYNCD = "systemd-timesyn"  # the kernel keeps fifteen characters
-_NOTRACK = "a chain of `type filter hook prerouting priority raw` with `ip daddr { … } notrack` (ip6 too) for the VIPs"
-
-
-def conntrack(facts: Facts, config: Config | None) -> Iterator[Finding]:
-    """What connection tracking does to packets of which it sees one direction."""
-    ways = {reach(service).forwarding for _, service in services(config)} if config is not None else set()
-    tracks, count = facts.number(CONNTRACK), facts.number(CONNTRACK_COUNT) or 0
-    if tracks == 1 and Forwarding.NAT not in ways:
-        yield Finding(
-            severity=Severity.WARNING,
-            code=Code.VS_CONNTRACK,
-            text=f"{CONNTRACK} is 1: every connection of IPVS is tracked in nf_conntrack too, at twice the cost; stateful "
-            "rules cannot rest on it, for only one direction passes this node and all but the first packet is invalid",
-            fix=f"`sysctl -w {CONNTRACK}=0`; with stateful rules of your own: {_NOTRACK}",
-        )
-    if tracks == 0 and Forwarding.NAT in ways and count:
-        # With 1 every other way loses all but the first packet of a connection to such rules.
-        others = f", and for the VIPs of the services without nat {_NOTRACK}" if len(ways) > 1 else ""
-        yield Finding(
-            severity=Severity.INFO,
-            code=Code.CONNTRACK_RULES,
-            text=f"connections are tracked here, and {CONNTRACK} is 0: a rule in FORWARD that drops `ct state invalid` drops "
-            "the answers of masqueraded real servers",
-            fix=f"if there is such a rule: `sysctl -w {CONNTRACK}=1`{others}",
-        )
-    elif count and ways != {Forwarding.NAT}:
-        most = facts.number(CONNTRACK_MAX)
-        yield Finding(
-            severity=Severity.INFO,
-            code=Code.CONNTRACK_RULES,
-            text=f"connections are tracked here ({count:,} of {most or 0:,}): a rule that drops `ct state invalid` drops "
-            "the FIN and RST of clients, whose connections then stay at their real servers; and once the table is full, "
-            "packets of the VIPs are dropped too",
-            fix=_NOTRACK,
-        )
 
 
 def clock(facts: Facts) -> Iterator[Finding]:

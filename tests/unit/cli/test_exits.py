@@ -93,6 +93,10 @@ ALONE: dict[str, list[tuple[str, int]]] = {
         ("render frr-bfd --config GOOD", 78),  # there is no bgp.bfd
         ("render router-frr --config GOOD", 0),
         ("render router-frr --config GOOD --config BAD", 78),
+        ("render nftables --config GOOD", 0),
+        ("render nftables --accept postrouting --config GOOD", 2),
+        ("render iptables --accept --update --config GOOD", 0),
+        ("render iptables --config BAD", 78),
         ("render haproxy", 2),
     ],
     "schema": [("schema", 0)],

@@ -54,6 +54,11 @@ def test_figures_come_with_all_faults_or_by_name() -> None:
     assert (alone.faults, alone.figures) == ((), ("outcome-wire",))
 
 
+def test_a_firewall_is_there_where_it_is_asked_for() -> None:
+    assert not options().firewall
+    assert options(firewall=True).firewall
+
+
 def test_no_duration_is_no_random_part() -> None:
     assert RANDOM not in names(duration=0)
 

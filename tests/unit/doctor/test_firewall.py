@@ -1,0 +1,302 @@
+"""Connection tracking and the packet filter, as the doctor reads and judges them. Against real rules: tests/contract."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anycast.core.values.configuration import Forwarding
+from anycast.doctor import ruleset
+from anycast.doctor.facts import Facts, Modules
+from anycast.doctor.filter import iptables, nft
+from anycast.doctor.filter.rules import NotUnderstoodError, Table
+from anycast.doctor.filter.walk import Budget, Packet, SpentError, through
+from anycast.doctor.finding import Code, Severity
+from anycast.doctor.gather import gather
+from tests.unit.doctor.node import GOOD, codes, config, found, serving, sysctls
+
+LOADED = Modules(loaded=frozenset({"nf_tables"}))
+USUAL = """\
+*filter
+:INPUT ACCEPT [0:0]
+-A INPUT -m conntrack --ctstate INVALID -j DROP
+COMMIT
+"""
+
+
+def tracking(count: int, conntrack: str = "0") -> Facts:
+    return sysctls(
+        net__netfilter__nf_conntrack_count=str(count),
+        net__netfilter__nf_conntrack_max="262144",
+        net__ipv4__vs__conntrack=conntrack,
+        net__ipv4__ip_forward="1",
+    )
+
+
+def test_a_node_that_tracks_connections_is_told_to_leave_the_vips_out() -> None:
+    one = found(tracking(1234), Code.CONNTRACK_RULES)
+    assert one.severity is Severity.INFO
+    assert "(1,234 of 262,144)" in one.text
+    assert "FIN and RST of clients" in one.text
+    assert "notrack" in one.fix
+    assert Code.CONNTRACK_RULES not in codes(tracking(0))
+    assert Code.CONNTRACK_RULES not in codes(GOOD)
+
+
+def test_masqueraded_services_behind_rules_want_their_connections_tracked() -> None:
+    nat = serving(forwarding=Forwarding.NAT)
+    one = found(tracking(7), Code.CONNTRACK_RULES, nat)
+    assert "the answers of masqueraded real servers" in one.text
+    assert "net.ipv4.vs.conntrack=1" in one.fix
+    assert Code.CONNTRACK_RULES not in codes(tracking(7, conntrack="1"), nat)
+
+
+def test_stateful_rules_cannot_rest_on_what_passes_one_way() -> None:
+    one = found(sysctls(net__ipv4__vs__conntrack="1"), Code.VS_CONNTRACK)
+    assert "stateful rules cannot rest on it" in one.text
+    assert "notrack" in one.fix
+
+
+def filtering(text: str, family: int = 4) -> Facts:
+    tables = tuple(table for _, table in iptables.tables(text, family, "iptables-legacy-save"))
+    return replace(GOOD, packet_filter=tables)
+
+
+def test_a_node_without_rules_has_nothing_to_say() -> None:
+    assert codes(replace(GOOD, packet_filter=())) == set()
+
+
+def test_a_rule_that_drops_closes_is_named_with_the_services() -> None:
+    one = found(filtering(USUAL), Code.FIREWALL_DROPS)
+    assert one.severity is Severity.WARNING
+    assert "`iptables-legacy -t filter -A INPUT -m conntrack --ctstate INVALID -j DROP`" in one.text
+    assert "192.0.2.1:80/tcp" in one.text
+    assert one.changes == ()
+
+
+def test_rules_that_were_not_all_read_are_judged_by_what_is_counted() -> None:
+    facts = replace(tracking(7), packet_filter=None)
+    assert Code.FIREWALL_DROPS not in codes(facts)
+    assert Code.CONNTRACK_RULES in codes(facts)
+
+
+def test_a_rule_that_may_accept_stands_beside_one_that_drops_for_a_state() -> None:
+    one = found(
+        filtering(USUAL.replace("-A INPUT -m", "-A INPUT -s 10.0.0.0/8 -j ACCEPT\n-A INPUT -m")),
+        Code.FIREWALL_DROPS,
+    )
+    assert (
+        "unless `iptables-legacy -t filter -A INPUT -s 10.0.0.0/8 -j ACCEPT` accepts them before" in one.text
+    )
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "-A INPUT -s 10.0.0.0/8 -m conntrack --ctstate INVALID -j DROP",
+        "-A INPUT ! -i lo -p tcp -m tcp ! --dport 80 -j DROP",
+        "-A INPUT -i lan+ -j DROP",
+        "-A INPUT -m set --match-set banned src -j DROP",
+        "-A INPUT -m hashlimit --hashlimit-above 5/sec --hashlimit-name a -j DROP",
+        "-A INPUT -p tcp -m tcp --tcp-flags FIN,SYN,RST,PSH,ACK,URG NONE -j DROP",
+        '-A INPUT -j LOG --log-prefix "a -j DROP"',
+        "-A INPUT -p icmp -m icmp --icmp-type 8 -j DROP",
+    ],
+)
+def test_a_rule_for_others_is_no_loss(rule: str) -> None:
+    found = codes(filtering(f"*filter\n:INPUT ACCEPT [0:0]\n{rule}\nCOMMIT\n"))
+    assert Code.FIREWALL_DROPS not in found
+    assert (Code.CONNTRACK_RULES in found) == ("conntrack" in rule)
+
+
+def test_chains_that_call_each_other_and_more_rules_than_there_is_time_for_end() -> None:
+    text = "*filter\n:INPUT ACCEPT\n:A -\n:B -\n-A INPUT -j A\n-A A -j B\n-A B -j A\n-A B -g A\nCOMMIT\n"
+    assert codes(filtering(text)) == set()
+    packet = Packet(family=4, values={}, tracked="new")
+    (table,) = (one for _, one in iptables.tables(text, 4, "iptables-save"))
+    with pytest.raises(SpentError):
+        through([table], "input", packet, Budget(left=3))
+
+
+# What is read.
+
+
+def say(root: Path, program: str, text: str = "", *, status: int = 0, then: str = "") -> None:
+    file = root / "usr/sbin" / program
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.with_suffix(".text").write_text(text)
+    file.write_text(f"#!/bin/sh\ncat {file.with_suffix('.text')}\n{then}\nexit {status}\n")
+    file.chmod(0o755)
+
+
+def names(root: Path, text: str, file: str = "ip_tables_names") -> None:
+    (root / "proc/net").mkdir(parents=True, exist_ok=True)
+    (root / "proc/net" / file).write_text(text)
+
+
+def read(root: Path, modules: Modules = LOADED, **limits: Any) -> tuple[tuple[Table, ...] | None, list[str]]:
+    tables, unread = ruleset.read(root, modules, **limits)
+    return tables, [f"{one.what}: {one.why}" for one in unread]
+
+
+NOTHING = json.dumps({"nftables": [{"metainfo": {}}]})
+
+
+def test_where_the_kernel_has_no_filter_no_program_is_asked(tmp_path: Path) -> None:
+    assert read(tmp_path, Modules(available=frozenset({"nf_tables"}))) == ((), [])
+    names(tmp_path, "")
+    assert read(tmp_path, Modules()) == ((), [])
+
+
+def test_what_may_not_be_loaded_is_not_loaded_by_asking(tmp_path: Path) -> None:
+    nobody_knows = Modules(built_in=None, available=None)
+    say(tmp_path, "nft", NOTHING)
+    assert read(tmp_path, nobody_knows) == ((), [])  # a kernel without modules
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/modules").write_text("")
+    tables, (why,) = read(tmp_path, nobody_knows)
+    assert tables is None
+    assert why == "rules of nftables: nf_tables may not be loaded, and asking would load it"
+
+
+@pytest.mark.parametrize(
+    ("prepare", "why"),
+    [
+        (lambda _: None, "there is no program nft"),
+        (
+            lambda root: say(
+                root, "nft", status=1, then="echo 'Operation not permitted (you must be root)' >&2"
+            ),
+            "nft: Operation not permitted (you must be root)",
+        ),
+        (lambda root: say(root, "nft", status=7), "nft: exit status 7"),
+        (lambda root: say(root, "nft", then="sleep 60"), "nft did not end within 0.5 s"),
+        (lambda root: say(root, "nft", "x" * 3_000_000, then="sleep 60"), "nft says more than 2 MiB"),
+        (lambda root: say(root, "nft", "no JSON"), "what it says was not understood (JSONDecodeError"),
+        (lambda root: say(root, "nft", "[]"), "what it says was not understood (TypeError"),
+    ],
+    ids=["no program", "no rights", "failed", "hangs", "endless", "no JSON", "another"],
+)
+def test_what_could_not_be_seen_is_said(prepare: Any, why: str, tmp_path: Path) -> None:
+    prepare(tmp_path)
+    tables, (said,) = read(tmp_path, most=2 * 1024 * 1024, deadline=0.5 if "0.5" in why else 60.0)
+    assert tables is None
+    assert said.startswith(f"rules of nftables: {why}")
+
+
+def test_tables_of_iptables_nft_are_asked_of_iptables(tmp_path: Path) -> None:
+    rule = {
+        "family": "ip",
+        "table": "filter",
+        "chain": "INPUT",
+        "handle": 3,
+        "expr": [{"xt": {"name": "conntrack"}}],
+    }
+    say(tmp_path, "nft", json.dumps({"nftables": [{"rule": rule}]}))
+    _, (why,) = read(tmp_path)
+    assert why == "rules of nftables: there is no program iptables-nft-save"
+    say(tmp_path, "iptables-nft-save", "*nat\nCOMMIT\n" + USUAL)
+    tables, unread = read(tmp_path)
+    assert unread == []
+    assert tables is not None
+    assert [one.families for one in tables] == [frozenset({4})]
+    assert tables[0].stateful
+
+
+def test_legacy_tables_are_asked_for_where_there_are_some(tmp_path: Path) -> None:
+    say(tmp_path, "nft", NOTHING)
+    names(tmp_path, "filter\n")
+    names(tmp_path, "", "ip6_tables_names")
+    _, (why,) = read(tmp_path)
+    assert why == "rules of iptables: there is no program iptables-legacy-save"
+    say(tmp_path, "iptables-legacy-save", USUAL)
+    tables, unread = read(tmp_path)
+    assert (len(tables or ()), unread) == (1, [])
+    say(tmp_path, "iptables-legacy-save", USUAL.replace("-m conntrack --ctstate INVALID", "-d 300.1.1.1"))
+    tables, (why,) = read(tmp_path)
+    assert tables is None
+    assert "not understood" in why
+
+
+def test_the_node_is_read_with_its_rules(tmp_path: Path) -> None:
+    say(tmp_path, "nft", NOTHING)
+    (tmp_path / "sys/module/nf_tables").mkdir(parents=True)
+    assert asyncio.run(gather(config(), tmp_path)).packet_filter == ()
+    (tmp_path / "usr/sbin/nft").unlink()
+    facts = asyncio.run(gather(config(), tmp_path))
+    assert facts.packet_filter is None
+    assert [one.why for one in facts.unread if one.what == "rules of nftables"] == ["there is no program nft"]
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from(["rule", "expr", "@a", "ip", "daddr", "accept", "x"]),
+    lambda inner: st.lists(inner, max_size=4)
+    | st.dictionaries(
+        st.sampled_from(
+            ["rule", "chain", "set", "family", "table", "name", "handle", "expr", "match", "left", "right", "op", "vmap",
+             "key", "data", "payload", "protocol", "field", "ct", "concat", "elem", "val", "prefix", "addr", "len", "range",
+             "&", "|", "jump", "target", "hook", "prio", "type", "policy"]
+        ),
+        inner,
+        max_size=5,
+    ),
+    max_leaves=40,
+)  # fmt: skip
+
+
+@given(st.lists(_json, max_size=6))
+def test_whatever_nft_says_is_rules_or_not_understood(listed: list[object]) -> None:
+    with contextlib.suppress(NotUnderstoodError):
+        nft.tables(json.dumps({"nftables": listed}))
+
+
+_words = st.sampled_from(
+    [
+        "-A",
+        "INPUT",
+        "-j",
+        "-g",
+        "ACCEPT",
+        "DROP",
+        "X",
+        "!",
+        "-d",
+        "192.0.2.1",
+        "-p",
+        "tcp",
+        "--dport",
+        "80",
+        "80:90",
+        "-m",
+        "--ctstate",
+        "INVALID",
+        "--tcp-flags",
+        "SYN",
+        "ALL",
+        "-",
+        "--icmp-type",
+        "3/4",
+        "any",
+        "'",
+    ]
+)
+
+
+@given(st.lists(st.lists(_words, max_size=9).map(" ".join), max_size=6))
+def test_whatever_iptables_says_is_rules_or_not_understood(lines: list[str]) -> None:
+    text = "\n".join(["*filter", ":INPUT DROP [0:0]", *(f"-A INPUT {line}" for line in lines), "COMMIT"])
+    try:
+        tables = [one for _, one in iptables.tables(text, 4, "iptables-save")]
+    except NotUnderstoodError:
+        return
+    through(
+        tables, "input", Packet(family=4, values={"protocol": 6, "tcp.flags": 2}, tracked="new"), Budget()
+    )
