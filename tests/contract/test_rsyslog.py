@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -13,8 +14,11 @@ from pathlib import Path
 import pytest
 
 from anycast.core.health.phase import Outcome, Result
-from anycast.core.values.checks import RelpCheck, SyslogCanaryCheck, SyslogCheck, Tls
+from anycast.core.values.checks import RelpCheck, SyslogCanaryCheck, SyslogCheck, TcpQuietCheck, Tls
 from anycast.core.values.configuration import CheckKind
+from anycast.probes.closes import CLOSED
+from lab import suites
+from lab.waiting import until
 from tests.contract import peers
 from tests.unit.probes.peers import run
 
@@ -142,3 +146,29 @@ def test_an_rsyslog_that_hangs_is_found_out(rsyslog: Rsyslog, sort: str) -> None
         rsyslog.process.send_signal(signal.SIGCONT)
     assert result.outcome is Outcome.FAIL
     assert result.detail.endswith("within 0.3 s")
+
+
+@pytest.mark.skipif(not suites.there("sid"), reason="no Debian unstable in build/debian (make routers)")
+@pytest.mark.parametrize("kind", [SyslogCheck(), TcpQuietCheck(quiet=0.2)])
+def test_a_full_rsyslog_takes_a_connection_and_closes_it_and_is_found_out(
+    tmp_path: Path, kind: CheckKind
+) -> None:
+    """From 8.2610 on `MaxSessions` is a limit."""
+    port = peers.free_port()
+    (tmp_path / "rsyslog.conf").write_text(
+        f'global(workDirectory="{tmp_path}")\n'
+        'module(load="imtcp" MaxSessions="5")\n'
+        f'input(type="imtcp" address="127.0.0.1" port="{port}")\n'
+        f'*.* action(type="omfile" file="{tmp_path}/log")\n'
+    )
+    argv = ("rsyslogd", "-n", "-f", str(tmp_path / "rsyslog.conf"), "-i", str(tmp_path / "pid"))
+    there = suites.enter(suites.root("sid"), argv)
+    with peers.running(*there, log=tmp_path / "output", tcp=(port,)), contextlib.ExitStack() as sessions:
+        assert run(kind, port).outcome is Outcome.OK
+        for _ in range(5):
+            sessions.enter_context(socket.create_connection(("127.0.0.1", port)))
+        results = [run(kind, port) for _ in range(5)]
+        assert {(one.outcome, one.detail) for one in results} == {(Outcome.FAIL, CLOSED)}
+        sessions.close()
+        # It notices the ends of its sessions in its own time.
+        until(lambda: run(kind, port).outcome is Outcome.OK, "a session is free", peers.PATIENCE)
