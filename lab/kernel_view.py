@@ -46,12 +46,17 @@ def live(client: str) -> set[Flow]:
     return {_client(line[1]) for line in lines if line[3] == "01"}
 
 
-def knows(node: str, flows: set[Flow]) -> bool:
-    """Whether the node's kernel has all of these TCP connections."""
+def known(node: str) -> set[Flow]:
+    """The client's ends of the TCP connections that the node's kernel has."""
     with netns.inside(node):
         lines = (_NET / "ip_vs_conn").read_text().splitlines()[1:]
     words = [line.split() for line in lines]
-    return flows <= {(_ip(line[1]), int(line[2], 16)) for line in words if line[0] == "TCP"}
+    return {(_ip(line[1]), int(line[2], 16)) for line in words if line[0] == "TCP"}
+
+
+def knows(node: str, flows: set[Flow]) -> bool:
+    """Whether the node's kernel has all of these TCP connections."""
+    return flows <= known(node)
 
 
 class Counter:
