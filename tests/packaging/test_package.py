@@ -224,7 +224,11 @@ def test_removed_it_keeps_configuration_and_state_and_purged_its_own_are_gone(co
     assert copy.path("/var/lib/anycast/maintenance.json").exists()
     assert copy.path("/etc/anycast/anycast.yaml").exists()
 
+    spares = copy.path("/etc/needrestart/conf.d/anycast.conf")
+    assert spares.exists()
+
     copy.run("apt-get", "-y", "-q", "purge", "anycast")
+    assert not spares.exists()
     assert not copy.path("/var/lib/anycast").exists()
     assert [path.name for path in copy.path("/etc/anycast").iterdir()] == ["ca.pem"]
     wants = copy.path("/etc/systemd/system/multi-user.target.wants")
