@@ -45,13 +45,10 @@ def kept(before: State, state: State) -> set[ipvs.Key]:
     """The services whose kept real servers can be others, or weigh otherwise."""
     if not before.kept and not state.kept:
         return set()
-    if (
-        drained_scopes(before) != drained_scopes(state)
-        or before.sessions != state.sessions
-        or before.kernel.adopted is not state.kernel.adopted
-    ):
+    if drained_scopes(before) != drained_scopes(state) or before.sessions != state.sessions:
         return {*before.kept, *state.kept}
     keys = set(changed(before.kept, state.kept))
+    keys.update(key for key in changed(before.kernel.adopted, state.kernel.adopted) if key in state.kept)
     for target in changed(before.health, state.health):
         keys |= state.kept_users.get(target, frozenset())
     return keys

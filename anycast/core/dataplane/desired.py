@@ -85,8 +85,11 @@ def _with_desired(before: State, state: State, keys: Iterable[ipvs.Key]) -> Stat
         look |= {key for key in changed(kernel_table(before), actual) if key in state.kept}
     if state.retiring or state.leaving or before.retiring or before.leaving:
         staying = {key for one in (before, state) for key in _staying(one)}
-        other = state.retiring is not before.retiring or state.leaving is not before.leaving
-        look |= staying if other else {key for key in changed(kernel_table(before), actual) if key in staying}
+        look |= {key for key in changed(kernel_table(before), actual) if key in staying}
+        look |= {key for key, _ in changed(before.retiring, state.retiring)}
+        for address in changed(before.leaving, state.leaving):
+            for one in (before, state):
+                look |= one.leaving[address].keys if address in one.leaving else frozenset()
     table = known.table if isinstance(known.table, PersistentMap) else PersistentMap(known.table)
     if look:
         retiring: dict[ipvs.Key, set[ipvs.DestinationKey]] = {}

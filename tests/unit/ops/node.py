@@ -180,7 +180,7 @@ class Node:
                     detail=self.said if target.address in gone else "",
                 ),
             )
-            for target in self.state.index.targets
+            for target in self.state.targets
         )
         for target, result in results:
             self.tallies[target] = self.tallies.get(target, Tally()).count(result.outcome)
