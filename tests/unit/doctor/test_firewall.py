@@ -98,6 +98,15 @@ def test_a_rule_that_may_accept_stands_beside_one_that_drops_for_a_state() -> No
     )
 
 
+def test_a_chain_that_logs_and_drops_what_a_state_sends_there_drops_for_that_state() -> None:
+    text = USUAL.replace(
+        "-j DROP", "-j LOGDROP\n-A LOGDROP -m limit --limit 5/min -j LOG\n-A LOGDROP -j DROP"
+    )
+    one = found(filtering(text.replace("COMMIT", ":LOGDROP - [0:0]\nCOMMIT")), Code.FIREWALL_DROPS)
+    assert "-A LOGDROP -j DROP` drops FIN, RST and path MTU messages" in one.text
+    assert "notrack" in one.fix
+
+
 @pytest.mark.parametrize(
     "rule",
     [
