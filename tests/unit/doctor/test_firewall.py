@@ -225,7 +225,14 @@ def test_legacy_tables_are_asked_for_where_there_are_some(tmp_path: Path) -> Non
     names(tmp_path, "filter\n")
     names(tmp_path, "", "ip6_tables_names")
     _, (why,) = read(tmp_path)
-    assert why == "rules of iptables: there is no program iptables-legacy-save"
+    assert why == "rules of iptables: the tables filter are there, and no program iptables-legacy-save"
+    say(tmp_path, "xtables-nft-multi", "*filter\nCOMMIT\n")
+    (tmp_path / "usr/sbin/iptables-save").symlink_to("xtables-nft-multi")
+    assert read(tmp_path) == (None, [why])
+    (tmp_path / "usr/sbin/iptables-save").unlink()
+    say(tmp_path, "iptables-save", USUAL)
+    tables, unread = read(tmp_path)
+    assert (len(tables or ()), unread) == (1, [])
     say(tmp_path, "iptables-legacy-save", USUAL)
     tables, unread = read(tmp_path)
     assert (len(tables or ()), unread) == (1, [])
