@@ -72,25 +72,37 @@ class _Asked:
 
     def legacy(self) -> list[Table]:
         tables: list[Table] = []
-        for version, (names, program) in _LEGACY.items():
+        for version, (names, usual) in _LEGACY.items():
+            program = usual
             try:
                 loaded = (self._root / "proc/net" / names).read_text("ascii").split()
             except FileNotFoundError:
                 continue
             except OSError as error:
                 raise UnreadableError(f"/proc/net/{names}: {error.strerror}") from None
-            if loaded:
-                said = self._say(program)
-                tables += [one for _, one in iptables.tables(said, version, program)]
+            if not loaded:
+                continue
+            if self._program(program) is None and self._is_legacy(plain := program.replace("-legacy", "")):
+                program = plain
+            if self._program(program) is None:
+                raise UnreadableError(f"the tables {', '.join(loaded)} are there, and no program {program}")
+            tables += [one for _, one in iptables.tables(self._say(program), version, program)]
         return tables
 
+    def _is_legacy(self, name: str) -> bool:
+        """Older ones have no other; later ones may be either."""
+        found = self._program(name)
+        return found is not None and "nft" not in found.resolve().name
+
     def _say(self, name: str, *arguments: str) -> str:
-        program = next(
-            (self._root / place / name for place in _PLACES if (self._root / place / name).exists()), None
-        )
+        program = self._program(name)
         if program is None:
             raise UnreadableError(f"there is no program {name}")
         return _output([str(program), *arguments], name, self._deadline, self._most)
+
+    def _program(self, name: str) -> Path | None:
+        places = (self._root / place / name for place in _PLACES)
+        return next((one for one in places if one.exists()), None)
 
 
 def _output(argv: Sequence[str], name: str, deadline: float, most: int) -> str:

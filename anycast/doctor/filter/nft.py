@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from typing import Any, TypeAlias
 
@@ -75,7 +76,21 @@ _WORDS = {
 _NAMES = frozenset({"iif", "oif", "state", "status"})
 _ALIKE = frozenset({"==", "in", "!="})
 _TRACKING = ('"ct"', '"masquerade"', '"snat"', '"dnat"', '"redirect"', '"flow"')
-_Sets: TypeAlias = Mapping[tuple[str, str, str], list[Any]]
+_Place: TypeAlias = tuple[str, str]  # family and name of a table
+
+
+@dataclass(slots=True)
+class _Sets:
+    """Named sets and maps. Many rules may go by one of a hundred thousand elements: it is taken in once."""
+
+    listed: dict[tuple[str, str, str], list[Any]] = field(default_factory=dict)
+    known: dict[tuple[_Place, str, tuple[str, ...], bool], Condition] = field(default_factory=dict)
+
+    def condition(self, name: str, fields: tuple[str, ...], place: _Place, *, negated: bool) -> Condition:
+        key = (place, name, fields, negated)
+        if key not in self.known:
+            self.known[key] = condition(fields, list(_elements(name, fields, place, self)), negated=negated)
+        return self.known[key]
 
 
 def tables(text: str) -> tuple[list[Table], list[tuple[str, str]]]:
@@ -89,12 +104,12 @@ def tables(text: str) -> tuple[list[Table], list[tuple[str, str]]]:
 
 
 def _tables(kinds: list[tuple[str, Any]]) -> tuple[list[Table], list[tuple[str, str]]]:
-    sets: dict[tuple[str, str, str], list[Any]] = {}
+    sets = _Sets()
     rules: dict[tuple[str, str, str], list[Any]] = {}
     foreign: dict[tuple[str, str], None] = {}
     for kind, one in kinds:
         if kind in ("set", "map"):
-            sets[one["family"], one["table"], one["name"]] = one.get("elem", [])
+            sets.listed[one["family"], one["table"], one["name"]] = one.get("elem", [])
         elif kind == "rule":
             rules.setdefault((one["family"], one["table"], one["chain"]), []).append(one)
             if any("xt" in statement for statement in one["expr"]):
@@ -168,10 +183,10 @@ def _action(name: str, body: Any) -> Action:
     return Action(verdict=_VERDICTS[name], chain=chain)
 
 
-def _lookup(body: Any, place: tuple[str, str], sets: _Sets) -> Iterator[Lookup]:
+def _lookup(body: Any, place: _Place, sets: _Sets) -> Iterator[Lookup]:
     fields = _fields(body["key"])
     data = body["data"]
-    entries = sets.get((*place, data[1:]), []) if isinstance(data, str) else data["set"]
+    entries = sets.listed.get((*place, data[1:]), []) if isinstance(data, str) else data["set"]
     actions = []
     for key, verdict in entries:
         ((name, target),) = verdict.items()
@@ -180,7 +195,7 @@ def _lookup(body: Any, place: tuple[str, str], sets: _Sets) -> Iterator[Lookup]:
     yield Lookup(fields=fields, actions=tuple(actions))
 
 
-def _match(body: Any, place: tuple[str, str], sets: _Sets) -> Condition:
+def _match(body: Any, place: _Place, sets: _Sets) -> Condition:
     left, op, right = body["left"], body["op"], body["right"]
     masked = left.get("&") if isinstance(left, dict) else None
     if masked is not None:
@@ -196,6 +211,8 @@ def _match(body: Any, place: tuple[str, str], sets: _Sets) -> Condition:
         if op == "==" and not isinstance(right, str):
             return condition(("tcp.flags&255",), [(number,)])
         return condition((f"tcp.flags&{number}",), [(0,)], negated=op != "!=")
+    if op in _ALIKE and isinstance(right, str) and right.startswith("@"):
+        return sets.condition(right, fields, place, negated=op == "!=")
     elements = list(_elements(right, fields, place, sets))
     if op in _ALIKE:
         return condition(fields, elements, negated=op == "!=")
@@ -241,11 +258,11 @@ def _fields(left: Any) -> tuple[str, ...]:
 
 
 def _elements(
-    right: Any, fields: tuple[str, ...], place: tuple[str, str], sets: _Sets
+    right: Any, fields: tuple[str, ...], place: _Place, sets: _Sets
 ) -> Iterator[tuple[Element, ...]]:
     match right:
         case str() if right.startswith("@"):
-            for one in sets.get((*place, right[1:]), []):
+            for one in sets.listed.get((*place, right[1:]), []):
                 yield from _elements(one[0] if isinstance(one, list) else one, fields, place, sets)
         case {"set": parts} | {"|": parts} | [*parts]:
             for part in parts:

@@ -79,19 +79,18 @@ _TAKEN = _End(accepted=True)
 
 def through(tables: Sequence[Table], hook: str, packet: Packet, budget: Budget) -> Fate:
     """The packet after all chains of the hook, or what drops it for certain. Raises SpentError."""
-    at = []
-    for table in tables:
-        if packet.family in table.families:
-            at += [(chain.base.priority, table, chain) for chain in table.chains.values() if chain.base]
-    walks = sorted(
-        ((priority, table, chain) for priority, table, chain in at if chain.base and chain.base.hook == hook),
-        key=lambda one: one[0],
-    )
-    for priority, table, chain in walks:
-        walk = _Walk(table, packet, budget, has_state=priority > TRACKED_FROM)
+    at = [
+        (chain.base, table, chain)
+        for table in tables
+        if packet.family in table.families
+        for chain in table.chains.values()
+        if chain.base is not None and chain.base.hook == hook
+    ]
+    for base, table, chain in sorted(at, key=lambda one: one[0].priority):
+        walk = _Walk(table, packet, budget, has_state=base.priority > TRACKED_FROM)
         end = walk.chain(chain, 0)
         packet = replace(packet, untracked=packet.untracked or walk.untracked)
-        if end.accepted is None and chain.base is not None and chain.base.policy is Verdict.DROP:
+        if end.accepted is None and base.policy is Verdict.DROP:
             return Fate(packet=packet, by=f"the policy of {chain.name}", unless=walk.unless)
         if end.accepted is False:
             return Fate(packet=packet, by=end.by, stateful=end.stateful, unless=walk.unless)
@@ -162,9 +161,9 @@ class _Walk:
             case Verdict.RETURN:
                 return _End(None) if certain else _ON
             case Verdict.JUMP | Verdict.GOTO:
-                return self._jump(action, depth, certain=certain)
+                return self._jump(action, names, depth, certain=certain)
 
-    def _jump(self, action: Action, depth: int, *, certain: bool) -> _End | None:
+    def _jump(self, action: Action, names: set[str], depth: int, *, certain: bool) -> _End | None:
         target = self.table.chains.get(action.chain)
         if target is None or depth >= _DEEP:
             return _ON
@@ -175,7 +174,7 @@ class _Walk:
             return end if end.accepted else _ON
         if end.accepted is None:
             return _ON if action.verdict is Verdict.JUMP else _End(None)
-        return end
+        return replace(end, stateful=end.stateful or "state" in names)
 
     def _holds(self, one: Condition) -> bool | None:
         if one.fields == ("iif",) and one.exact == _LOOPBACK and not one.wide:

@@ -98,6 +98,15 @@ def test_a_rule_that_may_accept_stands_beside_one_that_drops_for_a_state() -> No
     )
 
 
+def test_a_chain_that_logs_and_drops_what_a_state_sends_there_drops_for_that_state() -> None:
+    text = USUAL.replace(
+        "-j DROP", "-j LOGDROP\n-A LOGDROP -m limit --limit 5/min -j LOG\n-A LOGDROP -j DROP"
+    )
+    one = found(filtering(text.replace("COMMIT", ":LOGDROP - [0:0]\nCOMMIT")), Code.FIREWALL_DROPS)
+    assert "-A LOGDROP -j DROP` drops FIN, RST and path MTU messages" in one.text
+    assert "notrack" in one.fix
+
+
 @pytest.mark.parametrize(
     "rule",
     [
@@ -216,7 +225,14 @@ def test_legacy_tables_are_asked_for_where_there_are_some(tmp_path: Path) -> Non
     names(tmp_path, "filter\n")
     names(tmp_path, "", "ip6_tables_names")
     _, (why,) = read(tmp_path)
-    assert why == "rules of iptables: there is no program iptables-legacy-save"
+    assert why == "rules of iptables: the tables filter are there, and no program iptables-legacy-save"
+    say(tmp_path, "xtables-nft-multi", "*filter\nCOMMIT\n")
+    (tmp_path / "usr/sbin/iptables-save").symlink_to("xtables-nft-multi")
+    assert read(tmp_path) == (None, [why])
+    (tmp_path / "usr/sbin/iptables-save").unlink()
+    say(tmp_path, "iptables-save", USUAL)
+    tables, unread = read(tmp_path)
+    assert (len(tables or ()), unread) == (1, [])
     say(tmp_path, "iptables-legacy-save", USUAL)
     tables, unread = read(tmp_path)
     assert (len(tables or ()), unread) == (1, [])
