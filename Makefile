@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
 
 .PHONY: help setup demo chaos bench bench-checks bench-input bench-ops bench-soak bench-scale lab lab-down test lint unit contract e2e test-lowest
-.PHONY: routers contract-all test-trixie test-sid test-kernels platforms
+.PHONY: hosts routers contract-all test-trixie test-sid test-kernels platforms
 .PHONY: package package-lock test-package audit schema machines clab findings clean
 
 help: ## what can be made
@@ -100,6 +100,9 @@ contract: setup ## against the real ExaBGP, FRR, BIRD, GoBGP, OpenBGPD and Chrom
 APART := $(if $(filter 0,$(shell id -u)),unshare --mount --pid --fork --kill-child --mount-proc sh -c '"$$0" "$$@"; exit $$?')
 
 # --- other platforms: what was run on what is in docs/platforms.md, and written there by these ---
+
+hosts: $(STAMP) ## Debian 12, 13 and unstable in build/hosts, with the programs that manage interfaces; root, minutes
+	@$(BIN)/python -m lab.hosts
 
 routers: $(STAMP) ## Debian 13 and unstable in build/debian, with their routers and User-Mode-Linux; root, minutes
 	@$(BIN)/python -m lab.suites

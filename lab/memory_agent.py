@@ -17,7 +17,7 @@ from anycast.agent.run_log import RunLog
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.health.phase import Outcome, Result
-from anycast.core.values.configuration import Target
+from anycast.core.values.configuration import Address, Target
 from anycast.core.values.persistent import PersistentMap, changed
 from anycast.ops.source import Probes
 
@@ -64,7 +64,7 @@ class MemoryKernel:
         self._held = kernels.play(self._held, ops)
         return ()
 
-    async def watch(self, on_change: Callable[[], None]) -> None:
+    async def watch(self, on_change: Callable[[frozenset[Address]], None]) -> None:
         del on_change
         await asyncio.Event().wait()
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, assert_never
 
 import structlog
 
-from anycast import __version__
+from anycast import __version__, managers
 from anycast.agent import last_good, maintenance_file, owned_file, touch_file
 from anycast.agent.answers import (
     PLAIN,
@@ -39,6 +39,7 @@ from anycast.agent.run_log import RunLog
 from anycast.agent.start import cut
 from anycast.analysis import capacity
 from anycast.analysis.capacity import Demand, Measured
+from anycast.analysis.managers import MANAGERS, dangers
 from anycast.config.apart import Reading
 from anycast.config.changes import changes
 from anycast.config.kept import FILE as LAST_GOOD
@@ -61,7 +62,7 @@ from anycast.core.reload import carried, in_slices
 from anycast.core.removal import Census, removes_nothing, suspicions
 from anycast.core.state import State
 from anycast.core.step import begin, next_wake, step
-from anycast.core.values.configuration import RELOADED, Config, Target
+from anycast.core.values.configuration import RELOADED, Address, Config, Target
 from anycast.core.values.persistent import PersistentMap
 from anycast.core.values.standing import Condition
 from anycast.kernel.errors import KernelUnavailable
@@ -127,7 +128,7 @@ class Kernel(Protocol):
 
     async def play(self, ops: Sequence[KernelOp]) -> tuple[Failure, ...]: ...
 
-    async def watch(self, on_change: Callable[[], None]) -> None: ...
+    async def watch(self, on_change: Callable[[frozenset[Address]], None]) -> None: ...
 
     async def close(self) -> None: ...
 
@@ -237,6 +238,7 @@ class Engine:
             retry=SAVE_AGAIN,
         )
         self._kernel_change_posted = False
+        self._lost_addresses: frozenset[Address] = frozenset()
         self._reload_lock = asyncio.Lock()
         self._next_reloads: dict[ReloadWish, _Reload] = {}
         self._reading: Reading | None = None  # of a reload that is under way
@@ -326,8 +328,9 @@ class Engine:
         self._inbox.put(event)
         self._arrived.set()
 
-    def kernel_changed(self) -> None:
-        """However many changes come together, one reading answers them."""
+    def kernel_changed(self, lost: frozenset[Address] = frozenset()) -> None:
+        """However many changes come together, one event tells of them. `lost`: addresses that went."""
+        self._lost_addresses |= lost
         if not self._kernel_change_posted:
             self._kernel_change_posted = True
             self.post(ev.KernelChanged())
@@ -508,6 +511,7 @@ class Engine:
         event = self._inbox.take()
         if isinstance(event, ev.KernelChanged):
             self._kernel_change_posted = False
+            event, self._lost_addresses = ev.KernelChanged(lost=self._lost_addresses), frozenset()
         if event is not None or self._lines:
             return event
         self._arrived.clear()
@@ -561,6 +565,12 @@ class Engine:
                     self._checker.probe_anew()
                 case ev.ReadKernel() | ev.ProgramKernel():
                     self._start(self._kernel_job(effect))
+                case ev.NameOthers(over=over):
+                    if over:
+                        for program in MANAGERS:
+                            self.conditions.end(Condition.ADDRESSES_CONTESTED, about=program)
+                    else:
+                        self._start(asyncio.create_task(self._name_others()))
                 case ev.SendLease():
                     pass  # it went first
                 case ev.SaveMaintenance(entries=entries):
@@ -579,6 +589,15 @@ class Engine:
 
     def _kernel_job(self, effect: ev.ReadKernel | ev.ProgramKernel) -> asyncio.Task[None]:
         return asyncio.create_task(self._use_kernel(effect))
+
+    async def _name_others(self) -> None:
+        """In a thread: it looks at files. The agent's user may read those that programs keep below /run."""
+        config = self._state.config
+        found = await asyncio.to_thread(managers.read)
+        for one in dangers(found, config.node.interface, self._state.index.addresses):
+            if one.now and (Condition.ADDRESSES_CONTESTED, "") in self._state.standing:
+                text = f"it may be {one.program}: {one.text} (cure: {one.fix})"
+                self.conditions.begin(Condition.ADDRESSES_CONTESTED, text, about=one.program)
 
     async def _use_kernel(self, effect: ev.ReadKernel | ev.ProgramKernel) -> None:
         failures: tuple[Failure, ...] = ()

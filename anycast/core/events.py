@@ -11,7 +11,7 @@ from anycast.core.dataplane.kernel import Failure, KernelOp, Snapshot
 from anycast.core.health.phase import Result
 from anycast.core.maintenance.stages import Maintenance
 from anycast.core.owned import Owned
-from anycast.core.values.configuration import Config, Target
+from anycast.core.values.configuration import Address, Config, Target
 from anycast.core.values.lease import Lease
 from anycast.core.values.report import Report
 from anycast.core.values.standing import Condition
@@ -53,7 +53,12 @@ class KernelFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelChanged:
-    """Something on the VIP interface changed: the last reading proves nothing any more."""
+    """Something on the VIP interface changed: the last reading proves nothing any more.
+
+    `lost`: addresses that went, as far as the kernel has told.
+    """
+
+    lost: frozenset[Address] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +170,13 @@ class ProgramKernel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NameOthers:
+    """Say which programs may change the addresses of VIPs again and again, as what stands; `over`: say no more of it."""
+
+    over: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SendLease:
     """To every plugin."""
 
@@ -205,6 +217,7 @@ Effect: TypeAlias = (
     | ProbeAnew
     | ReadKernel
     | ProgramKernel
+    | NameOthers
     | SendLease
     | SaveMaintenance
     | SaveOwned

@@ -7,18 +7,19 @@ from dataclasses import replace
 from heapq import nsmallest
 
 from anycast.core.dataplane import ipvs
-from anycast.core.events import Effect, Log
+from anycast.core.events import Effect, Log, NameOthers
 from anycast.core.maintenance.stages import NODE_SCOPES, is_server
 from anycast.core.reload import server_names
 from anycast.core.rendering import digest
-from anycast.core.state import State
+from anycast.core.state import CONTEST_ENDS, CONTESTED, State
 from anycast.core.values.configuration import Config
 from anycast.core.values.report import Report
 from anycast.core.values.standing import MAX_TEXT, Condition, Standing
 
 CLOCK_STANDS = 600.0  # seconds after the clock was set
 RESTART = "`anycast maintenance on --wait`, `systemctl restart anycast-exabgp`, `anycast maintenance off`"
-NAMED = 5  # scopes
+NAMED = 5  # scopes, addresses
+_FOUGHT = (Condition.ADDRESSES_CONTESTED, "")
 
 
 def told(state: State, kind: Condition, about: str, text: str, now: float) -> tuple[State, list[Effect]]:
@@ -55,7 +56,15 @@ def concluded(before: State, state: State, now: float) -> tuple[State, list[Effe
         found[Condition.KERNEL_REFUSES, ""] = _of_kernel(state)
     if state.unreplaced is not before.unreplaced or (state.unreplaced and config):
         found[Condition.SERVERS_NOT_REPLACED, ""] = _unreplaced(state)
-    return _with(state, found, now) if found else (state, [])
+    effects: list[Effect] = []
+    if state.kernel.contests is not before.kernel.contests:
+        text = found[_FOUGHT] = _of_contests(state)
+        if bool(text) != (_FOUGHT in state.standing):
+            effects = [NameOthers(over=not text)]
+    if not found:
+        return state, []
+    state, more = _with(state, found, now)
+    return state, [*more, *effects]
 
 
 def _with(state: State, texts: Mapping[tuple[Condition, str], str], now: float) -> tuple[State, list[Effect]]:
@@ -150,6 +159,19 @@ def _of_kernel(state: State) -> str:
         return ""
     text = "; ".join(state.kernel.problems[:NAMED])
     return f"the kernel refuses what is wanted: {text} (`anycast doctor` says what is missing)"
+
+
+def _of_contests(state: State) -> str:
+    times = {address: one.times for address, one in state.kernel.contests.items() if one.times >= CONTESTED}
+    if not times:
+        return ""
+    named = ", ".join(str(address) for address in list(times)[:NAMED])
+    more = f" and {len(times) - NAMED} more" if len(times) > NAMED else ""
+    return (
+        f"another program takes {named}{more} from {state.config.node.interface} or makes it a source address, again and "
+        f"again ({max(times.values())} times, each within {CONTEST_ENDS / 60:g} min of the one before): the agent puts it "
+        "right each time (`anycast doctor` says which program, and how to keep it from that)"
+    )
 
 
 def _clock_stands(state: State, now: float) -> bool:

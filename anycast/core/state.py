@@ -7,10 +7,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import ip_network
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from anycast.core.dataplane import ipvs
-from anycast.core.dataplane.kernel import AddAddress, Desired, KernelOp, RemoveAddress, Snapshot, keys_of
+from anycast.core.dataplane.kernel import (
+    AddAddress,
+    CorrectAddress,
+    Desired,
+    KernelOp,
+    RemoveAddress,
+    Snapshot,
+    keys_of,
+)
 from anycast.core.dataplane.members import Member
 from anycast.core.dataplane.proof import Proof
 from anycast.core.dataplane.traffic import Count
@@ -47,6 +55,19 @@ vain, and its rank among its like.
 """
 
 
+class Contest(NamedTuple):
+    """An address that others have changed: how often, each time within CONTEST_ENDS after the one before."""
+
+    times: int
+    last: float  # the instant of the last time
+
+
+CONTEST_ENDS = 600.0  # seconds without another change
+CONTESTED = 3  # times from which on it is no accident
+IN_A_ROW = 3  # times that an address is put back at once, though it is gone again when it is read back
+LEFT_ALONE = 10.0  # seconds for which a contested address must have stayed before its VIP is proven again
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelState:
     """What is known of the kernel. One read or program is under way at a time (`busy`)."""
@@ -76,6 +97,13 @@ class KernelState:
     retry_at: float = math.inf  # of the pieces that are stuck
     programs: int = 0
     repairs: Mapping[str, int] = field(default_factory=dict)  # what others changed, by kind, since the start
+    refused: bool = False  # something of the last program
+    vain: Mapping[Piece, int] = field(
+        default_factory=dict
+    )  # addresses that were gone again when they were read back, and how often in a row
+    contests: Mapping[Address, Contest] = field(default_factory=dict)
+    lost: frozenset[Address] = frozenset()  # went while a job was under way, which may have read them before
+    overtaken: bool = False  # the interface changed while a job was under way
     adopted: ipvs.Table = field(default_factory=dict)
     """Services as they were found: real servers in use there keep their weight until their check has its first result."""
 
@@ -303,7 +331,7 @@ def pieces_of(ops: Iterable[KernelOp]) -> dict[Piece, None]:
     """What the operations write."""
     found: dict[Piece, None] = {}
     for op in ops:
-        if isinstance(op, AddAddress | RemoveAddress):
+        if isinstance(op, AddAddress | CorrectAddress | RemoveAddress):
             found[op.address] = None
         else:
             found.update(dict.fromkeys(keys_of(op) or (REST,)))

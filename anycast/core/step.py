@@ -154,8 +154,8 @@ def _apply(state: State, event: Event, now: float) -> Step:
             return loop.read(state, event, now)
         case KernelFailed(reason=reason):
             return loop.failed(state, reason, now)
-        case KernelChanged():
-            return loop.changed(state, now), []
+        case KernelChanged(lost=lost):
+            return loop.changed(state, lost, now), []
         case PluginConnected(source=source):
             return replace(state, plugins={**state.plugins, source: None}), [Log(event="plugin.connected")]
         case PluginReported(source=source, report=report):

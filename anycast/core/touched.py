@@ -84,7 +84,12 @@ def pieces(before: State, state: State) -> set[Piece]:
     found: set[Piece] = {REST} if new is not old or now is not was else set()
     found.update(key for key in changed(was.table, now.table))
     found.update(key for key in changed(old.table, new.table))
-    for one, two in ((was.addresses, now.addresses), (old.addresses, new.addresses), (was.owned, now.owned)):
+    for one, two in (
+        (was.addresses, now.addresses),
+        (old.addresses, new.addresses),
+        (old.plain, new.plain),
+        (was.owned, now.owned),
+    ):
         if one is not two:
             found |= one ^ two
     if (was.owned, was.owned_marks, was.exclusive) != (now.owned, now.owned_marks, now.exclusive):
@@ -118,6 +123,8 @@ def vips_by_kernel(before: State, state: State, pieces: Iterable[Piece]) -> set[
             return set(index.vips)
         looks.extend(key for key in changed(was.table, now.table))
         looks += was.addresses ^ now.addresses
+    if state.kernel.read_at != before.kernel.read_at:
+        looks += state.kernel.contests  # one that was fought over may have been left alone for long enough
     for piece in looks:
         if isinstance(piece, ipvs.ServiceKey | ipvs.MarkKey):
             if (one := index.services.get(piece)) is not None:

@@ -23,6 +23,7 @@ from anycast.core.values.configuration import (
 )
 from anycast.doctor.facts import conf
 
+FORWARDING6 = "net.ipv6.conf.all.forwarding"
 CONNTRACK = "net.ipv4.vs.conntrack"
 CONNTRACK_COUNT = "net.netfilter.nf_conntrack_count"
 CONNTRACK_MAX = "net.netfilter.nf_conntrack_max"

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from anycast.core.dataplane.ipvs import Key
 from anycast.core.values.configuration import Address
+from anycast.core.values.managers import Managers
 from anycast.doctor.filter.rules import Table
 
 InterfaceAddress: TypeAlias = IPv4Interface | IPv6Interface
@@ -78,6 +79,15 @@ class Route:
     mtu: int
     gateway: Address | None = None
     local: bool = False  # the address is this node's own
+    source: Address | None = (
+        None  # of the node's own packets to it; 0.0.0.0 or ::, there is none; None: not known
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefaultRoute:
+    interfaces: tuple[str, ...]  # of its next hops
+    metric: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,9 +161,18 @@ class Facts:
     # None: there is no route. An address that is not in here was not asked for.
     routes: Mapping[Address, Route | None] = field(default_factory=dict)
     uplinks: frozenset[str] = frozenset()  # interfaces that lead to the routers
+    resolvers: tuple[Address, ...] = ()
+    advertised: frozenset[str] = (
+        frozenset()
+    )  # interfaces with an IPv6 default route from router advertisements
+    default_routes6: tuple[DefaultRoute, ...] = ()  # not read where nothing rests on them
+    strict_reverse_path6: tuple[
+        str, ...
+    ] = ()  # where packets are dropped that came in by another way than back
     ipvs: frozenset[Key] | None = None
     packet_filter: tuple[Table, ...] | None = None  # None: not all of its rules could be read
     lease_socket: LeaseSocket | None = None  # None: no agent has made it, or there is no such user
+    managers: Managers = Managers()
     programs: frozenset[str] = frozenset()  # that run in this network namespace, by the kernel's names
     beside: Beside = Beside()
     clock_steps: str | None = None  # file and line that let chrony set the clock at any time

@@ -11,6 +11,7 @@ from anycast.core.dataplane.traffic import EST_CPULIST, RUN_ESTIMATION, uncounte
 from anycast.core.values.configuration import Config, Scheduler, TunnelType
 from anycast.doctor.beside import beside
 from anycast.doctor.demands import (
+    FORWARDING6,
     schedulers,
     services,
     set_by_agent,
@@ -32,6 +33,7 @@ from anycast.doctor.finding import (
     unchecked,
 )
 from anycast.doctor.firewall import firewall
+from anycast.doctor.managers import foreign_routes, managers
 from anycast.doctor.others import clock, speakers
 from anycast.doctor.packets import (
     interfaces,
@@ -43,6 +45,7 @@ from anycast.doctor.packets import (
     tunnels,
     vip_addresses,
 )
+from anycast.doctor.sources import accept_ra, advertised_routes, reverse_path6, source_addresses
 from anycast.doctor.table import table
 
 _MANY_SERVERS = 1000
@@ -82,6 +85,11 @@ def findings(facts: Facts, config: Config | None, *, connections: int | None = N
         vip_addresses(facts, config),
         on_link(facts, config),
         reverse_path(facts, config),
+        reverse_path6(facts, config),
+        source_addresses(facts, config),
+        advertised_routes(facts, config),
+        managers(facts, config),
+        foreign_routes(facts),
         next_hops(facts, config),
         prefixes(config),
         reachability(facts, config),
@@ -280,13 +288,16 @@ def _sysctls(facts: Facts, config: Config | None) -> Iterator[Finding]:
             )
         elif found != value:
             agents = set_by_agent(name, config)
+            # In this order, or a default route is gone.
+            before = accept_ra(facts) if name == FORWARDING6 else ()
+            changes = (*before, SetSysctl(name=name, value=value))
             then = "; the agent sets it when it runs" if agents else ""
             yield Finding(
                 severity=Severity.INFO if agents else Severity.WARNING,
                 code=Code.SYSCTL_DIFFERS,
                 text=f"{name} is {found}, wanted {value}{why}{then}",
-                fix=set_sysctls(SetSysctl(name=name, value=value)),
-                changes=(SetSysctl(name=name, value=value),),
+                fix=set_sysctls(*changes),
+                changes=changes,
             )
 
 

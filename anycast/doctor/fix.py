@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import assert_never
 
 from anycast.core.dataplane.kernel import SetSysctl
+from anycast.doctor.demands import FORWARDING6
 from anycast.doctor.finding import BOOT_FILE, OPTION_FILE, SYSCTL_FILE, Finding, LoadAtBoot, ModuleOption
 from anycast.kernel import sysctl
 
@@ -163,11 +164,16 @@ def carry_out(plan: Plan, root: Path = Path("/")) -> tuple[str, ...]:
             _replace(_below(root, change.path), change.new)
         except OSError as error:
             failures.append(f"{change.path}: not written: {_why(error)}")
+    unsafe = ""  # what was not set, and comes before forwarding
     for setting in plan.sysctls:
+        if setting.name == FORWARDING6 and unsafe:
+            failures.append(f"{setting.name}: not set: {unsafe} must be 2 before, or a default route is gone")
+            continue
         try:
             sysctl.write(setting.name, setting.value, root=str(root / "proc/sys"))
         except OSError as error:
             failures.append(f"{setting.name}: not set: {_why(error)}")
+            unsafe = setting.name if setting.name.endswith(".accept_ra") else unsafe
     return tuple(failures)
 
 

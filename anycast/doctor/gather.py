@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import pwd
 import re
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
 from pathlib import Path
 
+from anycast import managers
 from anycast.core.dataplane.limit import CONN_MAX_FILE, STATUS, entries, limit_of
-from anycast.core.values.configuration import Config, Node
+from anycast.core.values.configuration import Address, Config, Node
 from anycast.doctor import network, programs, ruleset
 from anycast.doctor.demands import addresses_to_reach, sysctls_to_read
 from anycast.doctor.facts import Facts, LeaseSocket, Modules, Route, TableOption, Unread, conf
@@ -31,14 +34,21 @@ async def gather(config: Config | None, root: Path = Path("/")) -> Facts:
     unread = list(facts.unread)
     try:
         interfaces = await network.read_interfaces()
-        ways = await network.read_routes({*addresses_to_reach(config), *network.ANYWHERE}, interfaces)
+        reach = {*addresses_to_reach(config), *network.ANYWHERE, *facts.resolvers}
+        ways = await network.read_routes(reach, interfaces)
+        advertised = await network.read_advertised()
     except (OSError, KernelUnavailable) as error:
         unread.append(Unread(what="interfaces and routes", why=_why(error)))
     else:
         ends = [one.address for one in config.bgp.neighbors] if config is not None else network.ANYWHERE
         facts = replace(
-            facts, interfaces=interfaces, routes=ways, uplinks=_interfaces_of(ways[end] for end in ends)
+            facts,
+            interfaces=interfaces,
+            routes=ways,
+            uplinks=_interfaces_of(ways[end] for end in ends),
+            advertised=advertised,
         )
+    facts = await _with_reverse_path6(facts, root, unread)
     # Not before ip_vs is there: asking for it loads it.
     if facts.modules.works("ip_vs"):
         try:
@@ -49,6 +59,43 @@ async def gather(config: Config | None, root: Path = Path("/")) -> Facts:
             facts = replace(facts, ipvs=frozenset(table.table))
     rules, hidden = await asyncio.to_thread(ruleset.read, root, facts.modules)
     return replace(facts, packet_filter=rules, unread=(*unread, *hidden))
+
+
+async def _with_reverse_path6(facts: Facts, root: Path, unread: list[Unread]) -> Facts:
+    """The rules that drop what came in by another way than back, and the ways back if there are any."""
+    try:
+        strict = await asyncio.to_thread(ruleset.strict_reverse_path, root, facts.modules)
+    except ruleset.UnreadableError:  # which is told of with all rules
+        by_file = "firewalld" in facts.programs and _firewalld_is_strict(_Files(root))
+        strict = ("IPv6_rpfilter of firewalld",) if by_file else ()
+    if not strict:
+        return facts
+    try:
+        routes = await network.read_default_routes6()
+    except (OSError, KernelUnavailable) as error:
+        unread.append(Unread(what="the IPv6 default routes", why=_why(error)))
+        routes = ()
+    return replace(facts, strict_reverse_path6=strict, default_routes6=routes)
+
+
+def _firewalld_is_strict(files: _Files) -> bool:
+    """Its default is; `loose` is strict too before 2.0, which only its rules tell."""
+    for line in (files.optional("etc/firewalld/firewalld.conf") or "").splitlines():
+        name, assigned, value = line.partition("=")
+        if assigned and name.strip() == "IPv6_rpfilter":
+            return value.strip().lower() in ("yes", "true", "strict")
+    return True
+
+
+def _resolvers(files: _Files) -> tuple[Address, ...]:
+    """resolv.conf(5)."""
+    found: dict[Address, None] = {}
+    for line in (files.optional("etc/resolv.conf") or "").splitlines():
+        words = line.split()
+        if len(words) > 1 and words[0] == "nameserver":
+            with contextlib.suppress(ValueError):
+                found[ip_address(words[1])] = None
+    return tuple(one for one in found if not one.is_link_local)
 
 
 def _interfaces_of(routes: Iterable[Route | None]) -> frozenset[str]:
@@ -65,6 +112,8 @@ def read_files(config: Config | None, root: Path) -> Facts:
     mapped = files.read("proc/self/uid_map", "the user namespace")
     memory = dict(_pairs(files.read("proc/meminfo", "memory") or "")).get("MemTotal", "").split()
     modules = _modules(files, release)
+    managed = managers.read(root)
+    files.unread += [Unread(what="what manages the interfaces", why=why) for why in managed.unread]
     return Facts(
         release=release,
         root=users[1:2] == ["0"],
@@ -77,9 +126,11 @@ def read_files(config: Config | None, root: Path) -> Facts:
         entries=_entries(files),
         sysctls=_sysctls(files, config),
         lease_socket=None if config is None else lease_socket(config.node, root),
-        programs=_programs(files),
+        programs=managers.programs(root),
+        managers=managed,
         beside=programs.read(files),
         clock_steps=_clock_steps(files),
+        resolvers=_resolvers(files),
         sysctls_read_only=_read_only(files.read("proc/self/mounts", "how /proc/sys is mounted") or ""),
         unread=tuple(files.unread),
     )
@@ -209,17 +260,6 @@ def _conn_tab_option(files: _Files) -> TableOption | None:
     return found
 
 
-def _programs(files: _Files) -> frozenset[str]:
-    """Of this network namespace, and those of which it cannot be read. Programs come and go meanwhile."""
-    here = files.link("proc/self/ns/net")
-    found = {
-        files.optional(f"proc/{name}/comm")
-        for name in files.names("proc")
-        if name.isdigit() and files.link(f"proc/{name}/ns/net") in (here, None)
-    }
-    return frozenset(name.strip() for name in found if name)
-
-
 def _clock_steps(files: _Files) -> str | None:
     """chrony(5): `makestep threshold limit`; a negative limit is none, and the last line counts."""
     names = ["etc/chrony.conf", "etc/chrony/chrony.conf"]
@@ -245,6 +285,8 @@ def _sysctls(files: _Files, config: Config | None) -> dict[str, str]:
         )
     keys = ("rp_filter", "arp_ignore", "arp_announce")
     names = {*sysctls_to_read(config), *(conf(one, key) for one in interfaces for key in keys)}
+    sixes = ("accept_ra", "forwarding")
+    names |= {conf(one, key, family=6) for one in files.names("proc/sys/net/ipv6/conf") for key in sixes}
     found = sysctl.read(names, root=str(files.root / "proc/sys"))
     return {name: value for name, value in found.items() if value is not None}
 

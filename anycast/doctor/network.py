@@ -19,8 +19,9 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from anycast.core.values.configuration import Address
 from anycast.doctor import route_codec
-from anycast.doctor.facts import Interface, InterfaceAddress, Route
+from anycast.doctor.facts import DefaultRoute, Interface, InterfaceAddress, Route
 from anycast.kernel import addresses as assigned
+from anycast.kernel import advertised
 from anycast.kernel.errors import KernelUnavailable
 from anycast.kernel.ipvs import Ipvs, Reading
 from anycast.kernel.netlink import Netlink, RefusedError
@@ -108,7 +109,20 @@ async def _route(
         mtu=way.mtu or mtus.get(interface, 0),
         gateway=way.gateway,
         local=way.local,
+        source=way.source or ip_address("0.0.0.0" if address.version == 4 else "::"),
     )
+
+
+async def read_default_routes6() -> tuple[DefaultRoute, ...]:
+    """Raises OSError, KernelUnavailable."""
+    return tuple(
+        DefaultRoute(interfaces=one.interfaces, metric=one.metric) for one in await advertised.defaults()
+    )
+
+
+async def read_advertised() -> frozenset[str]:
+    """The interfaces with a default route from router advertisements. Raises OSError, KernelUnavailable."""
+    return frozenset(name for one in await advertised.defaults(advertised=True) for name in one.interfaces)
 
 
 async def read_table() -> Reading:

@@ -11,6 +11,7 @@ from anycast.doctor.finding import Code, Finding, Severity, some
 _SPEAKERS = frozenset(
     ("babeld", "bgpd", "bird", "bird6", "eigrpd", "gobgpd", "isisd", "ospf6d", "ospfd", "ripd", "ripngd")
 )
+ROUTING = _SPEAKERS | {"zebra", "staticd", "pathd", "pbrd"}  # those that write routes or rules
 _TIMESYNCD = "systemd-timesyn"  # the kernel keeps fifteen characters
 
 

@@ -14,7 +14,7 @@ from anycast.kernel.netlink_codec import Malformed, Message, attribute, attribut
 _GET_ROUTE = 26
 # family, lengths of destination and source, type of service, table, protocol, scope, type, flags
 _RTMSG = struct.Struct("=BBBBBBBBI")
-_DESTINATION, _INTERFACE, _GATEWAY, _METRICS = 1, 4, 5, 8
+_DESTINATION, _INTERFACE, _GATEWAY, _SOURCE, _METRICS, _VIA = 1, 4, 5, 7, 8, 18
 _MTU = 2  # of the metrics
 _LOCAL = 2  # type of a route
 _FAMILY = {4: int(AF_INET), 6: int(AF_INET6)}
@@ -27,6 +27,7 @@ class Way(NamedTuple):
     mtu: int
     gateway: Address | None
     local: bool
+    source: Address | None = None  # None: there is none
 
 
 def question(address: Address) -> Callable[[int], bytes]:
@@ -45,11 +46,14 @@ def parse(data: bytes, message: Message) -> Way:
     found = attributes(data, start, message.end)
     metrics = found.get(_METRICS, b"")
     gateway = found.get(_GATEWAY)
-    if gateway is not None and len(gateway) not in (4, 16):
-        raise Malformed(f"a gateway of {len(gateway)} bytes")
+    source = found.get(_SOURCE)
+    for one in (gateway, source):
+        if one is not None and len(one) not in (4, 16):
+            raise Malformed(f"an address of {len(one)} bytes")
     return Way(
         interface=number(found, _INTERFACE, 4),
         mtu=number(attributes(metrics, 0, len(metrics)), _MTU, 4),
         gateway=None if gateway is None else ip_address(gateway),
         local=kind == _LOCAL,
+        source=None if source is None else ip_address(source),
     )

@@ -4,6 +4,7 @@ where the kernel has their part already: asking would load it.
 
 from __future__ import annotations
 
+import json
 import os
 import selectors
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 from anycast.doctor.facts import Module, Modules, Unread
 from anycast.doctor.filter import iptables, nft
 from anycast.doctor.filter.rules import NotUnderstoodError, Table
+from anycast.doctor.sources import strict_rules
 from anycast.process import PATH, kill_group
 
 DEADLINE = 10.0  # seconds
@@ -50,6 +52,17 @@ def read(
     return (None if unread else tuple(found)), unread
 
 
+def strict_reverse_path(root: Path, modules: Modules) -> tuple[str, ...]:
+    """The chains that drop IPv6 packets whose way back leads out of another interface. Raises UnreadableError."""
+    if modules.state("nf_tables") in (Module.AVAILABLE, Module.MISSING):
+        return ()
+    try:
+        document = json.loads(_Asked(root, DEADLINE, MOST).ruleset(modules))
+    except ValueError as error:
+        raise UnreadableError(f"nft says what is no JSON: {error}") from None
+    return strict_rules(document) if isinstance(document, dict) else ()
+
+
 class _Asked:
     def __init__(self, root: Path, deadline: float, most: int) -> None:
         self._root = root
@@ -60,15 +73,19 @@ class _Asked:
         state = modules.state("nf_tables")
         if state in (Module.AVAILABLE, Module.MISSING):
             return []
-        if state is Module.UNKNOWN and (self._root / "proc/modules").exists():
-            raise UnreadableError("nf_tables may not be loaded, and asking would load it")
-        tables, translated = nft.tables(self._say("nft", "-j", "list", "ruleset"))
+        tables, translated = nft.tables(self.ruleset(modules))
         for family in sorted({family for family, _ in translated}):
             version, program = _TRANSLATED[family]
             theirs = {name for other, name in translated if other == family}
             said = self._say(program)
             tables += [one for name, one in iptables.tables(said, version, program) if name in theirs]
         return tables
+
+    def ruleset(self, modules: Modules) -> str:
+        """Of nftables. Raises UnreadableError."""
+        if modules.state("nf_tables") is Module.UNKNOWN and (self._root / "proc/modules").exists():
+            raise UnreadableError("nf_tables may not be loaded, and asking would load it")
+        return self._say("nft", "-j", "list", "ruleset")
 
     def legacy(self) -> list[Table]:
         tables: list[Table] = []

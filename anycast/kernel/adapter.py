@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import errno
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias, assert_never
 
 from anycast.core.dataplane.ipvs import Key, ServiceKey
 from anycast.core.dataplane.kernel import (
     EXPIRE_NODEST,
     AddAddress,
+    CorrectAddress,
     Desired,
     ExpireDestinations,
     Failure,
@@ -27,7 +28,7 @@ from anycast.core.dataplane.kernel import (
     SyncRole,
 )
 from anycast.core.values.configuration import Address
-from anycast.kernel import addresses, interface_watch, multicast, sysctl, totals
+from anycast.kernel import addresses, advertised, interface_watch, multicast, sysctl, totals
 from anycast.kernel.errors import KernelUnavailable
 from anycast.kernel.ipvs import Ipvs
 
@@ -36,7 +37,7 @@ EXPIRY = 0.1  # seconds
 _AT_ONCE = 1024  # operations that are looked at in one turn of the event loop
 
 _Single: TypeAlias = SetSysctl | SetTimeouts | StartSync | StopSync
-_Addresses: TypeAlias = AddAddress | RemoveAddress
+_Addresses: TypeAlias = AddAddress | CorrectAddress | RemoveAddress
 
 
 class Kernel:
@@ -49,7 +50,7 @@ class Kernel:
         self._interface = interface
         self._ipvs = Ipvs()
         self._news = addresses.News(interface)
-        self._addresses: frozenset[Address] = frozenset()  # as last read
+        self._held = addresses.Held(frozenset())  # as last read
         self._written: dict[Address, None] = {}  # since then
         self._removed: set[Address] = set()  # since then
 
@@ -73,7 +74,9 @@ class Kernel:
             known = None if only is None else await self._followed()
             if known is None:
                 served = {key.address for key in reading.table if isinstance(key, ServiceKey)}
-                known = await self._listed(served | self._addresses, () if alike is None else alike.addresses)
+                known = await self._listed(
+                    served | self._held.addresses, () if alike is None else alike.addresses
+                )
         except BaseException as error:
             self._news.close()  # what was taken from it is lost
             if not isinstance(error, OSError):
@@ -81,12 +84,13 @@ class Kernel:
             raise KernelUnavailable(
                 f"addresses of {self._interface}: {_reason(error, self._interface)}"
             ) from error
-        self._addresses = self._addresses if known == self._addresses else known
+        self._held = self._held if known == self._held else known
         self._written.clear()
         self._removed.clear()
         return Snapshot(
             table=reading.table,
-            addresses=self._addresses,
+            addresses=self._held.addresses,
+            plain=self._held.plain,
             sysctls=sysctl.read(wanted_sysctls),
             timeouts=reading.timeouts,
             sync=reading.sync,
@@ -98,19 +102,21 @@ class Kernel:
             traffic=reading.traffic,
         )
 
-    async def _listed(self, expected: Iterable[Address], alike: Iterable[Address]) -> frozenset[Address]:
+    async def _listed(self, expected: Iterable[Address], alike: Iterable[Address]) -> addresses.Held:
         # What is announced from here on may be in the list already, and does not harm.
         self._news.begin()
         return await addresses.read(self._interface, expected, alike)
 
-    async def _followed(self) -> frozenset[Address] | None:
+    async def _followed(self) -> addresses.Held | None:
         """By what the kernel announced since the last reading. None: that does not tell."""
         addresses.must_be_up(self._interface)
         # IPv6 addresses are announced some time after they were added: those can be asked for.
         asked = [one for one in self._written if one.version == 6]
-        usable = await addresses.usable_of(self._interface, asked) if asked else frozenset()
-        known = await self._news.after(self._addresses, self._removed)
-        return known if known is None or not asked else (known - frozenset(asked)) | usable
+        known = await self._news.after(self._held, self._removed)
+        if known is None or not asked:
+            return known
+        left, now = frozenset(asked), await addresses.usable_of(self._interface, asked)
+        return addresses.Held((known.addresses - left) | now.addresses, (known.plain - left) | now.plain)
 
     async def play(self, ops: Sequence[KernelOp]) -> tuple[Failure, ...]:
         """Carries out `ops` in order. Returns what failed, and in words why and what to do.
@@ -127,7 +133,7 @@ class Kernel:
     async def _play(self, kind: type | None, ops: list[Any]) -> Sequence[Failure]:
         if kind is None:
             return await self._ipvs.play(ops)
-        if kind in (AddAddress, RemoveAddress):
+        if kind in (AddAddress, CorrectAddress, RemoveAddress):
             return await self._write_addresses(ops)
         failures: list[Failure] = []
         for op in ops:
@@ -140,7 +146,7 @@ class Kernel:
                     failures += await self._perform(op)
         return failures
 
-    async def watch(self, on_change: Callable[[], None]) -> None:
+    async def watch(self, on_change: interface_watch.OnChange) -> None:
         """Calls `on_change` when the interface or its addresses may have changed, and once when it listens.
 
         Runs until it is cancelled. The kernel announces no change of IPVS: `read` alone shows it.
@@ -172,6 +178,8 @@ class Kernel:
     async def _perform(self, op: _Single) -> tuple[Failure, ...]:
         try:
             match op:
+                case SetSysctl(name=advertised.FORWARDING, value="1"):
+                    await _forward_ipv6()
                 case SetSysctl(name=name, value=value):
                     sysctl.write(name, value)
                 case SetTimeouts() | StartSync() | StopSync():
@@ -187,14 +195,20 @@ class Kernel:
 
     async def _write_addresses(self, ops: Sequence[_Addresses]) -> list[Failure]:
         """All of one kind."""
-        adding = isinstance(ops[0], AddAddress)
-        write = addresses.add if adding else addresses.remove
         named = {op.address: op for op in ops}
         self._written |= dict.fromkeys(named)
-        if not adding:
+        if isinstance(ops[0], RemoveAddress):
             self._removed.update(named)
         try:
-            failed = await write(self._interface, list(named))
+            match ops[0]:
+                case AddAddress():
+                    failed = await addresses.add(self._interface, list(named))
+                case CorrectAddress():
+                    failed = await addresses.correct(self._interface, list(named))
+                case RemoveAddress():
+                    failed = await addresses.remove(self._interface, list(named))
+                case _:
+                    assert_never(ops[0])
         except OSError as error:
             failed = dict.fromkeys(named, error)
         except KernelUnavailable as error:
@@ -210,6 +224,8 @@ class Kernel:
                 return f"set sysctl {name} to {value}"
             case AddAddress(address=address):
                 return f"add address {address} to {self._interface}"
+            case CorrectAddress(address=address):
+                return f"keep address {address} on {self._interface} from being a source address"
             case RemoveAddress(address=address):
                 return f"remove address {address} from {self._interface}"
             case SetTimeouts(timeouts=timeouts):
@@ -225,7 +241,7 @@ class Kernel:
 def _kind(op: KernelOp) -> type | None:
     """None: of IPVS."""
     match op:
-        case AddAddress() | RemoveAddress():
+        case AddAddress() | CorrectAddress() | RemoveAddress():
             return type(op)
         case (
             ExpireDestinations()
@@ -238,6 +254,20 @@ def _kind(op: KernelOp) -> type | None:
             return object
         case _:
             return None
+
+
+async def _forward_ipv6() -> None:
+    """Not before the default routes that it would delete are safe from it. Raises OSError, KernelUnavailable."""
+    for interface in await advertised.cut_by_forwarding():
+        name = advertised.accept_ra(interface)
+        try:
+            sysctl.write(name, "2")
+        except OSError as error:
+            raise KernelUnavailable(
+                f"not done, for it would delete the IPv6 default route of {interface}, which comes from router "
+                f"advertisements: set {name}=2 first ({error.strerror})"
+            ) from error
+    sysctl.write(advertised.FORWARDING, "1")
 
 
 def _try_to_write(name: str, value: str) -> None:

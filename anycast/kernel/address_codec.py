@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import ip_address
 from socket import AF_INET, AF_INET6, AF_UNSPEC
 from typing import NamedTuple
@@ -18,17 +19,20 @@ from anycast.kernel.netlink_codec import (
     attribute,
     attributes,
     frame,
+    messages,
 )
 
 NEW_LINK, DEL_LINK, NEW_ADDRESS, DEL_ADDRESS, GET_ADDRESS = 16, 17, 20, 21, 22
 
-_CREATE, _EXCLUSIVE = 0x400, 0x200
+_REPLACE, _EXCLUSIVE, _CREATE = 0x100, 0x200, 0x400
 _IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, interface
 _ADDRESS, _LOCAL, _CACHE, _FLAGS = 1, 2, 6, 8
 _LIFETIMES = struct.Struct("=IIII")  # preferred, valid, and when it was made and changed
 _FOREVER = 0xFFFFFFFF
 _SCOPE_HOST = 254
-_NODAD, _DADFAILED = 0x02, 0x08
+_NODAD, _DADFAILED, _DEPRECATED, _PERMANENT = 0x02, 0x08, 0x20, 0x80
+_NO_PREFIX_ROUTE = 0x200  # as an attribute: it has no place in the head
+_LO = 1  # index of lo in every network namespace
 _FAMILY = {4: int(AF_INET), 6: int(AF_INET6)}
 _SIZE = {int(AF_INET): 4, int(AF_INET6): 16}  # bytes
 # The head, the header of the first attribute, four bytes, and what is the header of the second where those are IPv4.
@@ -40,17 +44,29 @@ _HEADER_AND_INDEX = struct.Struct("=IHHII4xI")
 
 
 class Assigned(NamedTuple):
-    """An address on an interface. Not `usable`: another machine on the link has it too (DAD failed)."""
+    """An address on an interface. Not `usable`: another machine on the link has it too (DAD failed).
+
+    `plain`: it may be a source address, or ends by itself, as none does that the agent adds.
+    """
 
     interface: int  # index
     address: Address
     prefix: int
     usable: bool = True
+    plain: bool = False
 
 
-def dump_frame(sequence: int) -> bytes:
-    """Asks for the addresses of every interface."""
-    return frame(GET_ADDRESS, NLM_F_DUMP, sequence, _IFADDRMSG.pack(AF_UNSPEC, 0, 0, 0, 0))
+class Found(NamedTuple):
+    """A usable address of the interface that was asked for."""
+
+    address: Address
+    plain: bool
+
+
+def dump_frame(sequence: int, version: int | None = None) -> bytes:
+    """Asks for the addresses of every interface, of both families or one."""
+    family = AF_UNSPEC if version is None else _FAMILY[version]
+    return frame(GET_ADDRESS, NLM_F_DUMP, sequence, _IFADDRMSG.pack(family, 0, 0, 0, 0))
 
 
 def question(index: int, address: Address) -> Callable[[int], bytes]:
@@ -61,18 +77,58 @@ def question(index: int, address: Address) -> Callable[[int], bytes]:
 
 def addition(index: int, address: Address) -> Callable[[int], bytes]:
     """As a single host, and never a source address: with the scope of the host, or deprecated."""
-    named = attribute(_LOCAL, address.packed) + attribute(_ADDRESS, address.packed)
-    if address.version == 6:
-        deprecated = attribute(_CACHE, _LIFETIMES.pack(0, _FOREVER, 0, 0))
-        body = _body(index, address, address.max_prefixlen, named + deprecated, flags=_NODAD)
-    else:
-        body = _body(index, address, address.max_prefixlen, named, scope=_SCOPE_HOST)
+    body = _as_ours(index, address)
     return lambda sequence: frame(NEW_ADDRESS, NLM_F_ACK | _CREATE | _EXCLUSIVE, sequence, body)
 
 
-def removal(index: int, address: Address, prefix: int) -> Callable[[int], bytes]:
-    """An IPv4 address goes whatever its prefix, one at a time."""
-    body = _body(index, address, prefix, attribute(_LOCAL, address.packed))
+def correction6(index: int, address: Address) -> Callable[[int], bytes]:
+    """An IPv6 address as the agent adds it, in its place; its prefix length stays."""
+    body = _as_ours(index, address)
+    return lambda sequence: frame(NEW_ADDRESS, NLM_F_ACK | _REPLACE, sequence, body)
+
+
+def correction4(index: int, address: Address, prefixes: Iterable[int]) -> list[Callable[[int], bytes]]:
+    """An IPv4 address as the agent adds it, instead of those with the prefix lengths `prefixes`.
+
+    The kernel changes no scope. So the address is there a second time meanwhile, with a prefix that makes no route:
+    the node never is without it.
+    """
+    old = list(prefixes)
+    single = address.max_prefixlen
+    if single not in old:
+        return [addition(index, address), *(removal(index, address, each) for each in old)]
+    meanwhile = next(each for each in range(single - 1, 0, -1) if each not in old)
+    return [
+        _routeless(index, address, meanwhile),
+        removal(index, address, single),
+        addition(index, address),
+        *(removal(index, address, each) for each in (meanwhile, *old) if each != single),
+    ]
+
+
+def _routeless(index: int, address: Address, prefix: int) -> Callable[[int], bytes]:
+    flags = attribute(_FLAGS, _NO_PREFIX_ROUTE.to_bytes(4, sys.byteorder))
+    body = _body(index, address, prefix, _named(address) + flags, scope=_SCOPE_HOST)
+    return lambda sequence: frame(NEW_ADDRESS, NLM_F_ACK | _CREATE | _EXCLUSIVE, sequence, body)
+
+
+def _as_ours(index: int, address: Address) -> bytes:
+    if address.version == 4:
+        return _body(index, address, address.max_prefixlen, _named(address), scope=_SCOPE_HOST)
+    deprecated = attribute(_CACHE, _LIFETIMES.pack(0, _FOREVER, 0, 0))
+    return _body(index, address, address.max_prefixlen, _named(address) + deprecated, flags=_NODAD)
+
+
+def _named(address: Address) -> bytes:
+    return attribute(_LOCAL, address.packed) + attribute(_ADDRESS, address.packed)
+
+
+def removal(index: int, address: Address, prefix: int | None = None) -> Callable[[int], bytes]:
+    """`prefix` None: an IPv4 address goes whatever its prefix, one at a time; an IPv6 address as a single host."""
+    named = attribute(_LOCAL, address.packed)
+    if prefix is not None and address.version == 4:
+        named += attribute(_ADDRESS, address.packed)  # without it the kernel does not look at the prefix
+    body = _body(index, address, address.max_prefixlen if prefix is None else prefix, named)
     return lambda sequence: frame(DEL_ADDRESS, NLM_F_ACK, sequence, body)
 
 
@@ -86,7 +142,7 @@ def parse(data: bytes, message: Message) -> Assigned | None:
     """None: of a family that is not ours. Raises Malformed."""
     if message.end - message.start < _IFADDRMSG.size:
         raise Malformed(f"an address in {message.end - message.start} bytes")
-    family, prefix, _, _, index = _IFADDRMSG.unpack_from(data, message.start)
+    family, prefix, short, scope, index = _IFADDRMSG.unpack_from(data, message.start)
     found = attributes(data, message.start + _IFADDRMSG.size, message.end)
     # IPv4: IFA_LOCAL is the address, IFA_ADDRESS may be that of a peer.
     packed = found.get(_LOCAL) or found.get(_ADDRESS)
@@ -95,17 +151,25 @@ def parse(data: bytes, message: Message) -> Assigned | None:
     if len(packed) != _SIZE[family]:
         raise Malformed(f"an address of {len(packed)} bytes")
     flags = int.from_bytes(found.get(_FLAGS, b"")[:4], sys.byteorder)
-    return Assigned(index, ip_address(packed), prefix, not flags & _DADFAILED)
+    plain = _is_plain(family, prefix, short, scope, index)
+    return Assigned(index, ip_address(packed), prefix, not flags & _DADFAILED, plain)
 
 
-def usable(index: int, there: Mapping[bytes, Address], data: bytes, message: Message) -> Address | None:
+def _is_plain(family: int, prefix: int, flags: int, scope: int, index: int) -> bool:
+    if family == AF_INET6:
+        return not (flags & _DEPRECATED and flags & _PERMANENT)
+    # On a real link a wider prefix is the operator's network: it is not the agent's to take away.
+    return not (scope == _SCOPE_HOST and flags & _PERMANENT) and (prefix == 32 or index == _LO)
+
+
+def usable(index: int, there: Mapping[bytes, Address], data: bytes, message: Message) -> Found | None:
     """The address, if it is on the interface of this index, and is usable. Raises Malformed.
 
     `there`: objects that are there already, by their bytes.
     """
     start = message.start
     if message.end - start >= _QUICK.size:
-        family, _, flags, _, at, first, _, third = _QUICK.unpack_from(data, start)
+        family, prefix, flags, scope, at, first, _, third = _QUICK.unpack_from(data, start)
         if at != index:
             return None
         # IPv4: IFA_ADDRESS, then IFA_LOCAL. IPv6 without a peer: IFA_ADDRESS, 16 bytes from where it begins.
@@ -113,14 +177,34 @@ def usable(index: int, there: Mapping[bytes, Address], data: bytes, message: Mes
         if place and not flags & _DADFAILED:
             found = there.get(data[start + place : start + place + _SIZE[family]])
             if found is not None:
-                return found
+                return Found(found, _is_plain(family, prefix, flags, scope, at))
     one = parse(data, message)
-    return one.address if one is not None and one.interface == index and one.usable else None
+    if one is None or one.interface != index or not one.usable:
+        return None
+    return Found(one.address, one.plain)
 
 
 def changed(data: bytes) -> frozenset[int]:
     """The interfaces that the kernel's announcements in one datagram speak of, by index."""
     return frozenset(_indexes(data))
+
+
+def lost(index: int, datagrams: Iterable[bytes]) -> frozenset[Address]:
+    """The addresses of an interface that went, by the kernel's announcements in their order, and did not come again.
+
+    One that went with one prefix length and came with another is there. What is not understood tells nothing.
+    """
+    last: dict[tuple[Address, int], bool] = {}
+    for data in datagrams:
+        with contextlib.suppress(Malformed):
+            for message in messages(data):
+                if message.kind not in (NEW_ADDRESS, DEL_ADDRESS):
+                    continue
+                one = parse(data, message)
+                if one is not None and one.interface == index:
+                    last[one.address, one.prefix] = message.kind == NEW_ADDRESS
+    came = {address for (address, _), there in last.items() if there}
+    return frozenset(address for address, _ in last if address not in came)
 
 
 def _indexes(data: bytes) -> Iterator[int]:

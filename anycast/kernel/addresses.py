@@ -1,7 +1,9 @@
 """VIP addresses on one interface.
 
-They are never to be a source address: traffic of the node's own that leaves with a VIP is answered to whichever
-node the routers choose. So an IPv4 VIP has the scope of the host, and an IPv6 VIP is deprecated from the start.
+They are not to be a source address: traffic of the node's own that leaves with a VIP is answered to whichever
+node the routers choose. So an IPv4 VIP has the scope of the host, which forbids it, and an IPv6 VIP is deprecated
+from the start, which lets every other address go first. One that somebody else has added or written anew has neither
+and is `plain`: it is put right in its place.
 
 A dump of addresses is torn when somebody changes addresses meanwhile: the kernel goes on at a place in the list,
 and what was moved over that place is left out, though it was there all the time. It marks such a dump. What a
@@ -22,11 +24,11 @@ import struct
 from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from ipaddress import IPv4Address
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from anycast.core.values.configuration import Address
 from anycast.kernel import address_codec as codec
-from anycast.kernel.address_codec import Assigned
+from anycast.kernel.address_codec import Assigned, Found
 from anycast.kernel.errors import KernelUnavailable
 from anycast.kernel.netlink import (
     RECEIVE,
@@ -53,14 +55,20 @@ _RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
 _GROUPS = _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR
 # IPv6 may be off on the interface, or in the kernel.
 _NOT_THERE = frozenset({errno.EADDRNOTAVAIL, errno.ENODEV, errno.EOPNOTSUPP, errno.EAFNOSUPPORT})
+_PASSED = {errno.EEXIST, errno.EADDRNOTAVAIL}  # somebody else was faster
 
 
 T = TypeVar("T")
 
 
-async def read(
-    interface: str, expected: Iterable[Address] = (), alike: Iterable[Address] = ()
-) -> frozenset[Address]:
+class Held(NamedTuple):
+    """The usable addresses of an interface, and those of them that are not as we add them."""
+
+    addresses: frozenset[Address]
+    plain: frozenset[Address] = frozenset()
+
+
+async def read(interface: str, expected: Iterable[Address] = (), alike: Iterable[Address] = ()) -> Held:
     """The usable addresses of the interface, whatever their prefix length.
 
     None that is `expected` is left out that was there all the time. Objects are taken from `expected` and `alike`.
@@ -72,12 +80,15 @@ async def read(
     wanted = set(expected)
     there = {one.packed: one for one in itertools.chain(alike, wanted)}
     with _netlink() as netlink:
-        present, whole = await _usable(netlink, index, there)
+        found, whole = await _usable(netlink, index, there)
+        present = frozenset(one.address for one in found)
+        plain = frozenset(one.address for one in found if one.plain)
         if not whole:
             present |= _ipv4_addresses(index)
             left = [one for one in wanted - present if one.version == 6]
-            present |= await _usable_of(netlink, index, left)
-    return frozenset(present)
+            asked = await _usable_of(netlink, index, left)
+            present, plain = present | asked.addresses, plain | asked.plain
+    return Held(present, plain)
 
 
 def must_be_up(interface: str) -> None:
@@ -94,21 +105,64 @@ async def everywhere() -> list[Assigned]:
     return listed
 
 
-async def usable_of(interface: str, asked: Iterable[Address]) -> frozenset[Address]:
+async def usable_of(interface: str, asked: Iterable[Address]) -> Held:
     """Which of these IPv6 addresses are usable, each asked for by itself. Raises OSError, KernelUnavailable."""
     with _netlink() as netlink:
-        return frozenset(await _usable_of(netlink, index_of(interface), asked))
+        return await _usable_of(netlink, index_of(interface), asked)
+
+
+async def correct(interface: str, corrected: Sequence[Address]) -> dict[Address, OSError]:
+    """Each as `add` would have added it, without a moment of absence. Which failed, and why.
+
+    One that has gone meanwhile is added. Raises OSError, KernelUnavailable: nobody knows which was corrected.
+    """
+    index = index_of(interface)
+    failed: dict[Address, OSError] = {}
+    with _netlink() as netlink:
+        sixes = [one for one in corrected if one.version == 6]
+        failed |= _failed(await _written(netlink, sixes, partial(codec.correction6, index)), ())
+        right: set[Address] = set()
+        fours: dict[Address, list[int]] = {one: [] for one in corrected if one.version == 4}
+        if fours:
+            for one in await _ipv4_listed(netlink):
+                if one.interface != index or one.address not in fours:
+                    continue
+                if one.plain:
+                    fours[one.address].append(one.prefix)
+                else:
+                    right.add(one.address)
+        for address, prefixes in fours.items():
+            if not prefixes and address in right:
+                continue
+            parts = codec.correction4(index, address, prefixes)
+            # In one message: whatever happens to this process, the kernel carries out all of it or nothing.
+            codes = await netlink.write(partial(_joined, parts), len(parts))
+            code = next((code for code in codes.values() if code not in _PASSED), None)
+            if code is not None:
+                failed[address] = OSError(code, os.strerror(code))
+            await asyncio.sleep(0)
+    return failed
+
+
+async def _ipv4_listed(netlink: Netlink) -> list[Assigned]:
+    found: list[Assigned] = []
+    async for listed, whole in _dumps(netlink, codec.parse, partial(codec.dump_frame, version=4)):
+        found = [one for one in listed if one is not None]
+        if whole:
+            break
+    return found
 
 
 async def add(interface: str, added: Sequence[Address]) -> dict[Address, OSError]:
-    """Each as /32 or /128. What is there already is left as it is. Which failed, and why.
+    """Each as /32 or /128. One that somebody else has added meanwhile is put right. Which failed, and why.
 
     Raises OSError, KernelUnavailable: none of them, or nobody knows which, was added.
     """
     index = index_of(interface)
     with _netlink() as netlink:
         codes = await _written(netlink, added, partial(codec.addition, index))
-        return _failed(codes, {errno.EEXIST})
+    there = [address for address, code in codes.items() if code == errno.EEXIST]
+    return _failed(codes, {errno.EEXIST}) | (await correct(interface, there) if there else {})
 
 
 async def remove(interface: str, removed: Sequence[Address]) -> dict[Address, OSError]:
@@ -121,7 +175,7 @@ async def remove(interface: str, removed: Sequence[Address]) -> dict[Address, OS
     with _netlink() as netlink:
         left = list(removed)
         while left:
-            codes = await _written(netlink, left, lambda one: codec.removal(index, one, one.max_prefixlen))
+            codes = await _written(netlink, left, partial(codec.removal, index))
             failed |= _failed(codes, _NOT_THERE)
             # An IPv4 address goes with one prefix at a time.
             left = [one for one in left if one.version == 4 and one not in codes]
@@ -185,25 +239,24 @@ class News:
         self._index = index_of(self._interface)
         self._line = open_socket(_NETLINK_ROUTE, groups=_GROUPS)
 
-    async def after(
-        self, before: frozenset[Address], removed: Container[Address]
-    ) -> frozenset[Address] | None:
+    async def after(self, before: Held, removed: Container[Address]) -> Held | None:
         """The usable addresses now, if `before` are those at the beginning or when they were asked for last.
 
         None: not known, a whole reading has to tell. So it is where an address went that is not in `removed`, for it
-        may be there with another prefix; after changes of the interface; and where announcements were lost. Raises
-        OSError, KernelUnavailable.
+        may be there with another prefix, and where one that was plain is announced as ours; after changes of the
+        interface; and where announcements were lost. Raises OSError, KernelUnavailable.
         """
         line = self._line
         if line is None or index_of(self._interface) != self._index:
             return None
         now: set[Address] | None = None
+        plain: set[Address] = set(before.plain)
         began = asyncio.get_running_loop().time()
         while True:
             try:
                 data = line.recv(RECEIVE)
             except BlockingIOError:
-                return before if now is None else frozenset(now)
+                return before if now is None else Held(frozenset(now), frozenset(plain))
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
@@ -216,11 +269,14 @@ class News:
                 one = codec.parse(data, message)
                 if one is None or one.interface != self._index:
                     continue
-                now = set(before) if now is None else now
-                if message.kind == codec.NEW_ADDRESS and one.usable:
+                now = set(before.addresses) if now is None else now
+                new = message.kind == codec.NEW_ADDRESS
+                if new and one.usable and (one.plain or one.address not in plain):
                     now.add(one.address)
-                elif message.kind == codec.DEL_ADDRESS and one.address in removed:
+                    plain |= {one.address} if one.plain else set()
+                elif not new and one.address in removed:
                     now.discard(one.address)
+                    plain.discard(one.address)
                 else:
                     return None
             if asyncio.get_running_loop().time() - began > SLICE:
@@ -260,22 +316,26 @@ async def _listed(netlink: Netlink) -> tuple[list[Assigned], bool]:
     return list(seen), False
 
 
-async def _usable(netlink: Netlink, index: int, there: Mapping[bytes, Address]) -> tuple[set[Address], bool]:
+async def _usable(
+    netlink: Netlink, index: int, there: Mapping[bytes, Address]
+) -> tuple[Iterable[Found], bool]:
     """Of one interface; and whether none is left out that was there all the time."""
-    seen: set[Address] = set()
+    seen: set[Found] = set()
     async for found, whole in _dumps(netlink, partial(codec.usable, index, there)):
-        present = {one for one in found if one is not None}
+        present = [one for one in found if one is not None]
         if whole:
             return present, True
-        seen |= present
+        seen |= set(present)
     return seen, False
 
 
-async def _dumps(netlink: Netlink, parse: Parse[T]) -> AsyncIterator[Dump[T]]:
+async def _dumps(
+    netlink: Netlink, parse: Parse[T], framed: Framed = codec.dump_frame
+) -> AsyncIterator[Dump[T]]:
     """Until one is whole. One that overran the socket is none."""
     for _ in range(READS):
         try:
-            dump = await netlink.dump(codec.dump_frame, parse)
+            dump = await netlink.dump(framed, parse)
         except OSError as error:
             if error.errno != errno.ENOBUFS:
                 raise
@@ -283,10 +343,11 @@ async def _dumps(netlink: Netlink, parse: Parse[T]) -> AsyncIterator[Dump[T]]:
         yield dump
 
 
-async def _usable_of(netlink: Netlink, index: int, asked: Iterable[Address]) -> set[Address]:
+async def _usable_of(netlink: Netlink, index: int, asked: Iterable[Address]) -> Held:
     """Those that are usable."""
     found = [(address, await _asked(netlink, index, address)) for address in asked]
-    return {address for address, one in found if one is not None and one.usable}
+    there = {address: one.plain for address, one in found if one is not None and one.usable}
+    return Held(frozenset(there), frozenset(address for address, plain in there.items() if plain))
 
 
 async def _asked(netlink: Netlink, index: int, address: Address) -> Assigned | None:

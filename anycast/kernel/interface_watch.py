@@ -10,8 +10,10 @@ import contextlib
 import errno
 import socket
 from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
-from anycast.kernel.address_codec import changed
+from anycast.core.values.configuration import Address
+from anycast.kernel.address_codec import changed, lost
 from anycast.kernel.netconf_codec import everywhere
 from anycast.kernel.netlink import RECEIVE, open_socket
 
@@ -26,7 +28,11 @@ _GROUPS = (
 _AT_ONCE = 1000  # datagrams in one turn of the event loop
 
 
-async def watch(interface: str, on_change: Callable[[], None]) -> None:
+OnChange: TypeAlias = Callable[[frozenset[Address]], None]
+"""Is told which addresses went, as far as the kernel has announced it."""
+
+
+async def watch(interface: str, on_change: OnChange) -> None:
     """Calls `on_change` when the interface, its addresses or a setting for all interfaces (`ip_forward`) may have changed.
 
     Runs until it is cancelled. The first call comes as soon as it listens: what happened before may have been missed. The same holds when
@@ -35,7 +41,7 @@ async def watch(interface: str, on_change: Callable[[], None]) -> None:
     """
     while True:
         with contextlib.closing(open_socket(_NETLINK_ROUTE, groups=_GROUPS)) as line:
-            on_change()
+            on_change(frozenset())
             try:
                 await _listen(line, interface, on_change)
             except OSError as error:
@@ -43,18 +49,16 @@ async def watch(interface: str, on_change: Callable[[], None]) -> None:
                     raise
 
 
-async def _listen(line: socket.socket, interface: str, on_change: Callable[[], None]) -> None:
+async def _listen(line: socket.socket, interface: str, on_change: OnChange) -> None:
     loop = asyncio.get_running_loop()
     index = _index(interface)
     while True:
-        indexes: set[int] = set()
-        settings = False
-        for data in (await loop.sock_recv(line, RECEIVE), *_waiting(line)):
-            indexes |= changed(data)
-            settings = settings or everywhere(data)
+        datagrams = [await loop.sock_recv(line, RECEIVE), *_waiting(line)]
+        indexes = {each for data in datagrams for each in changed(data)}
+        settings = any(map(everywhere, datagrams))
         before, index = index, _index(interface)  # made anew, an interface has another index
         if before != index or index in indexes or settings:
-            on_change()
+            on_change(lost(index, datagrams) if index in indexes else frozenset())
             await asyncio.sleep(BURST)
         await asyncio.sleep(0)
 

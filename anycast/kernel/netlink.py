@@ -6,6 +6,7 @@ The kernel leaves a request unanswered when its handler was interrupted.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -21,6 +22,7 @@ RECEIVE = 65536  # bytes; the kernel fills dumps in steps of up to 32 KiB
 
 _SOL_NETLINK = 270
 _NETLINK_CAP_ACK = 10  # errors come without a copy of the request
+_NETLINK_GET_STRICT_CHK = 12
 _SO_RCVBUFFORCE = 33
 _RECEIVE_BUFFER = 1 << 20
 _LAST_SEQUENCE = 0x7FFFFFFF
@@ -51,8 +53,10 @@ class Netlink:
     a turn of the event loop, which has one after each SLICE.
     """
 
-    def __init__(self, protocol: int) -> None:
+    def __init__(self, protocol: int, *, strict: bool = False) -> None:
+        """`strict`: what a dump asks for in its head leaves out what is other (since 4.20)."""
         self._protocol = protocol
+        self._strict = strict
         self._socket: socket.socket | None = None
         self._sequence = 1
         self._due = 0.0  # when the event loop is to be let go
@@ -146,7 +150,12 @@ class Netlink:
 
     async def _sent(self, question: bytes) -> socket.socket:
         """Where the answer comes. Raises OSError."""
-        line = self._socket = self._socket or open_socket(self._protocol)
+        if self._socket is None:
+            self._socket = open_socket(self._protocol)
+            if self._strict:
+                with contextlib.suppress(OSError):
+                    self._socket.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
+        line = self._socket
         if time.monotonic() > self._due:
             await self.turn()
         try:

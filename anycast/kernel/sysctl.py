@@ -26,7 +26,9 @@ def _value(name: str, root: str) -> str | None:
 
 
 def write(name: str, value: str, *, root: str = ROOT) -> None:
-    """Raises OSError."""
+    """What it has already is not written: a 1 over a 1 of IPv6's forwarding deletes routes. Raises OSError."""
+    if _value(name, root) == " ".join(value.split()):
+        return
     with open(_path(name, root), "w", encoding="ascii") as file:
         file.write(value)
 

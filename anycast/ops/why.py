@@ -669,7 +669,7 @@ def _to_mend(case: _Case) -> Iterator[str]:
     elif not case.state.config.manage_sysctls and "net." in case.facts.difference:
         yield f"{what}; `sysctls: check` keeps the agent from setting it: set it yourself (`anycast doctor` shows how)"
     elif case.facts.proof is Proof.FAILED:
-        yield f"{what}; another program may be changing it: the agent tries again every second (see kernel.drifted in the log)"
+        yield f"{what}; another program may be changing it (`anycast doctor` names those that manage interfaces): the agent tries again every second"
     else:
         yield f"{what}; it is being changed and read back"
 

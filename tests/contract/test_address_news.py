@@ -11,6 +11,7 @@ import pytest
 
 from anycast.core.values.configuration import Address
 from anycast.kernel import addresses, netlink
+from anycast.kernel.addresses import Held
 from tests.contract.namespaces import network_namespace, run
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
@@ -28,16 +29,19 @@ def _namespace() -> Iterator[None]:
 
 
 def told(
-    act: Callable[[], Awaitable[object]], *, before: frozenset[Address] = frozenset()
-) -> frozenset[Address] | None:
+    act: Callable[[], Awaitable[object]],
+    *,
+    before: frozenset[Address] = frozenset(),
+    plain: frozenset[Address] = frozenset(),
+) -> addresses.Held | None:
     """What is known after `act`, during which V4 and V6 may have been removed by us."""
 
-    async def story() -> frozenset[Address] | None:
+    async def story() -> addresses.Held | None:
         news = addresses.News("vip0")
         try:
             news.begin()
             await act()
-            return await news.after(before, frozenset({V4, V6}))
+            return await news.after(Held(before, plain), frozenset({V4, V6}))
         finally:
             news.close()
 
@@ -52,8 +56,8 @@ def test_without_announcements_it_is_what_was_known() -> None:
     async def nothing() -> None:
         pass
 
-    before = frozenset({V4})
-    assert told(nothing, before=before) is before
+    held = told(nothing, before=frozenset({V4}), plain=frozenset({V4}))
+    assert held == Held(frozenset({V4}), frozenset({V4}))
 
 
 def test_what_is_added_and_removed_by_us_is_followed() -> None:
@@ -61,11 +65,20 @@ def test_what_is_added_and_removed_by_us_is_followed() -> None:
         assert await addresses.add("vip0", [V4, OTHER4]) == {}
         assert await addresses.remove("vip0", [V4]) == {}
 
-    assert told(write, before=frozenset({V6})) == frozenset({V6, OTHER4})
+    assert told(write, before=frozenset({V6})) == Held(frozenset({V6, OTHER4}))
 
 
 def test_what_somebody_else_adds_is_followed() -> None:
-    assert told(lambda: by_hand("add", "192.0.2.2/24", "dev", "vip0")) == frozenset({OTHER4})
+    held = told(lambda: by_hand("add", "192.0.2.2/32", "dev", "vip0"))
+    assert held == Held(frozenset({OTHER4}), frozenset({OTHER4}))
+
+
+def test_what_somebody_else_puts_right_has_to_be_read() -> None:
+    """It may be there a second time, and plain as before."""
+    run("ip", "addr", "add", "2001:db8::1/128", "dev", "vip0", "nodad")
+    right = ("change", "2001:db8::1/128", "dev", "vip0", "preferred_lft", "0")
+    assert told(lambda: by_hand(*right), before=frozenset({V6}), plain=frozenset({V6})) is None
+    assert V6 not in asyncio.run(addresses.read("vip0")).plain
 
 
 def test_what_somebody_else_removes_has_to_be_read() -> None:
@@ -73,12 +86,12 @@ def test_what_somebody_else_removes_has_to_be_read() -> None:
     run("ip", "addr", "add", "192.0.2.2/24", "dev", "vip0")
     run("ip", "addr", "add", "192.0.2.2/32", "dev", "vip0")
     assert told(lambda: by_hand("del", "192.0.2.2/24", "dev", "vip0"), before=frozenset({OTHER4})) is None
-    assert OTHER4 in asyncio.run(addresses.read("vip0"))
+    assert OTHER4 in asyncio.run(addresses.read("vip0")).addresses
 
 
 def test_other_interfaces_do_not_count() -> None:
-    before = frozenset({V6})
-    assert told(lambda: by_hand("add", "192.0.2.2/24", "dev", "lo"), before=before) is before
+    held = told(lambda: by_hand("add", "192.0.2.2/24", "dev", "lo"), before=frozenset({V6}))
+    assert held == Held(frozenset({V6}))
 
 
 @pytest.mark.parametrize(
@@ -104,8 +117,8 @@ def test_after_announcements_were_lost_everything_has_to_be_read(monkeypatch: py
 
 
 def test_before_it_has_begun_it_tells_nothing() -> None:
-    async def story() -> frozenset[Address] | None:
-        return await addresses.News("vip0").after(frozenset(), frozenset())
+    async def story() -> Held | None:
+        return await addresses.News("vip0").after(Held(frozenset()), frozenset())
 
     assert asyncio.run(story()) is None
 
@@ -113,11 +126,11 @@ def test_before_it_has_begun_it_tells_nothing() -> None:
 def test_an_ipv6_address_can_be_asked_for_as_soon_as_it_was_added() -> None:
     """It is announced later."""
 
-    async def story() -> frozenset[Address]:
+    async def story() -> Held:
         assert await addresses.add("vip0", [V6]) == {}
         return await addresses.usable_of("vip0", [V6, V6 + 1])
 
-    assert asyncio.run(story()) == {V6}
+    assert asyncio.run(story()) == Held(frozenset({V6}))
 
 
 def test_thousands_are_written_and_read_and_each_that_is_refused_is_named() -> None:
@@ -127,11 +140,12 @@ def test_thousands_are_written_and_read_and_each_that_is_refused_is_named() -> N
     async def story() -> None:
         assert list(await addresses.add("vip0", [*many[:100], refused, *many[100:]])) == [refused]
         assert await addresses.add("vip0", many[:3]) == {}
-        found = await addresses.read("vip0", alike=many)
+        found, plain = await addresses.read("vip0", alike=many)
+        assert not plain & frozenset(many)
         assert found >= frozenset(many)
         assert {id(one) for one in found} >= set(map(id, many))
         assert await addresses.remove("vip0", [*many, refused]) == {}
-        assert not await addresses.read("vip0") & frozenset(many)
+        assert not (await addresses.read("vip0")).addresses & frozenset(many)
 
     asyncio.run(story())
 
@@ -141,4 +155,4 @@ def test_an_address_is_removed_with_every_prefix_length() -> None:
         run("ip", "addr", "add", f"{V4}/{prefix}", "dev", "vip0")
     run("ip", "addr", "add", f"{V6}/64", "dev", "vip0", "nodad")
     assert asyncio.run(addresses.remove("vip0", [V4, V6, OTHER4])) == {}
-    assert not asyncio.run(addresses.read("vip0")) & {V4, V6}
+    assert not asyncio.run(addresses.read("vip0")).addresses & {V4, V6}

@@ -143,7 +143,7 @@ def test_a_change_by_hand_is_noticed(by_hand: str) -> None:
     async def story() -> None:
         heard = asyncio.Event()
         async with closing_kernel() as kernel:
-            watching = asyncio.create_task(kernel.watch(heard.set))
+            watching = asyncio.create_task(kernel.watch(lambda _: heard.set()))
             await next_of(heard)  # it listens
             run(*by_hand.split())
             await next_of(heard)
@@ -157,7 +157,7 @@ def test_an_interface_made_anew_is_noticed() -> None:
     async def story() -> None:
         heard = asyncio.Event()
         async with closing_kernel("vip0") as kernel:
-            watching = asyncio.create_task(kernel.watch(heard.set))
+            watching = asyncio.create_task(kernel.watch(lambda _: heard.set()))
             await next_of(heard)
             for step in ("add vip0 type dummy", "set vip0 up", "del vip0", "add vip0 type dummy"):
                 run("ip", "link", *step.split())
@@ -181,7 +181,7 @@ def test_more_changes_than_the_socket_holds_are_a_change_and_the_next_is_heard(
     async def story() -> None:
         heard = asyncio.Event()
         async with closing_kernel() as kernel:
-            watching = asyncio.create_task(kernel.watch(heard.set))
+            watching = asyncio.create_task(kernel.watch(lambda _: heard.set()))
             await next_of(listening)
             await next_of(heard)
             flood = "".join(f"addr add 10.7.0.{number}/32 dev lo\n" for number in range(1, 200))

@@ -30,7 +30,7 @@ def told(name: str, value: str) -> bool:
 
     async def story() -> bool:
         calls: asyncio.Queue[None] = asyncio.Queue()
-        watching = asyncio.create_task(interface_watch.watch("lo", lambda: calls.put_nowait(None)))
+        watching = asyncio.create_task(interface_watch.watch("lo", lambda _: calls.put_nowait(None)))
         await calls.get()  # it listens
         write(value)
         try:

@@ -38,7 +38,7 @@ def all_pieces(before: State, state: State) -> set[Piece]:
     return {
         *(key for table in tables for key in table),
         *(address for some in addresses for address in some),
-        *(() if old is None else (*old.table, *old.addresses)),
+        *(() if old is None else (*old.table, *old.addresses, *old.plain)),
         *state.kernel.attempted,
         REST,
     }

@@ -480,7 +480,18 @@ class World(RuleBasedStateMachine):
     def somebody_removes_an_address(self, data: st.DataObject) -> None:
         self.meddled = True
         gone = data.draw(st.sampled_from(sorted(self.kernel.addresses, key=str)))
-        self.kernel = replace(self.kernel, addresses=self.kernel.addresses - {gone})
+        self.kernel = replace(
+            self.kernel, addresses=self.kernel.addresses - {gone}, plain=self.kernel.plain - {gone}
+        )
+        lost = {gone} if data.draw(st.booleans(), "the kernel tells which") else set()
+        self.send(ev.KernelChanged(lost=frozenset(lost)))
+
+    @precondition(lambda self: self.kernel.addresses)
+    @rule(data=st.data())
+    def somebody_makes_an_address_an_ordinary_one(self, data: st.DataObject) -> None:
+        self.meddled = True
+        plain = data.draw(st.sampled_from(sorted(self.kernel.addresses, key=str)))
+        self.kernel = replace(self.kernel, plain=self.kernel.plain | {plain})
         self.send(ev.KernelChanged())
 
     @precondition(lambda self: len(self.kernel.table) > 1)
@@ -844,6 +855,7 @@ class World(RuleBasedStateMachine):
         assert not any(self.wanted.values())
         assert kernels.diff(self.kernel, self.state.desired) == ()
         assert self.kernel.addresses == self.state.desired.addresses
+        assert not self.kernel.plain & self.state.desired.addresses
         if not self.config.ipvs_exclusive:
             ours = {
                 key for key in self.kernel.table if isinstance(key, MarkKey) or key.address in self.configured

@@ -18,7 +18,10 @@ from anycast.core.dataplane.proof import NEXT, Proof, Reading
 from anycast.core.health.phase import Phase
 from anycast.core.state import (
     CHANGING,
+    CONTESTED,
+    IN_A_ROW,
     IN_VAIN,
+    LEFT_ALONE,
     NOT_READ,
     ORDINARY,
     REST,
@@ -253,10 +256,16 @@ def _with_apart(before: State, state: State, pieces: set[Piece]) -> State:
     attempted = kernel.attempted
     if fresh and attempted:
         attempted = {piece: wanted for piece, wanted in attempted.items() if piece in apart}
-    stuck = kernel.stuck
+    stuck, vain = kernel.stuck, _in_vain(state, attempted, apart) if fresh else kernel.vain
     if fresh or (stuck and state.desired is not before.desired):
         tried = attempted if fresh else stuck
-        stuck = frozenset(each for each in tried if each in apart and attempted.get(each) == aim(state, each))
+        stuck = frozenset(
+            each
+            for each in tried
+            if each in apart
+            and attempted.get(each) == aim(state, each)
+            and (each not in vain or vain[each] > IN_A_ROW)
+        )
     # What is being written is no longer as the snapshot has it; after a failure nobody knows what is.
     writing = pieces_of(kernel.under_way).keys() if held else ()
     if kernel.error is None:
@@ -264,12 +273,35 @@ def _with_apart(before: State, state: State, pieces: set[Piece]) -> State:
         left = [piece for piece in held.difference(there) if piece not in writing]
         kernel = replace(kernel, reached=kernel.reached.updated(reached, left))
     kernel = replace(
-        kernel, attempted=attempted, stuck=stuck, settled=kernel.settled or (fresh and not apart)
+        kernel,
+        attempted=attempted,
+        stuck=stuck,
+        vain=vain,
+        settled=kernel.settled or (fresh and not apart),
     )
     kernel = state.kernel if kernel == state.kernel else kernel
     if kernel is state.kernel and apart is state.apart:
         return state
     return replace(state, kernel=kernel, apart=apart)
+
+
+def _in_vain(
+    state: State, attempted: Mapping[Piece, object], apart: Mapping[Piece, Order]
+) -> Mapping[Piece, int]:
+    """Addresses that the kernel has taken, and that somebody took away before they were read back.
+
+    They could be put back: so they are, a few times in a row, before that counts as a failure and costs the route.
+    """
+    kernel = state.kernel
+    if kernel.refused or not attempted:
+        return kernel.vain if not kernel.vain else {}
+    return {
+        piece: kernel.vain.get(piece, 0) + 1
+        for piece, wanted in attempted.items()
+        if piece in apart
+        and not isinstance(piece, str | ipvs.ServiceKey | ipvs.MarkKey)
+        and wanted == aim(state, piece)
+    }
 
 
 def _in_order(
@@ -324,7 +356,10 @@ def _with_differences(state: State, names: Iterable[str]) -> State:
     differences: dict[str, Difference] = {}
     proofs: dict[str, Proof] = {}
     for name in names:
-        each = difference(state, index.vips[name].vip)
+        vip = index.vips[name].vip
+        each = difference(state, vip)
+        if each.proven and kernel.contests and state.proofs.get(name) is Proof.FAILED:
+            each = _unsettled(state, vip)
         if each == (old := state.differences.get(name)):
             each = old
         differences[name] = each
@@ -340,6 +375,24 @@ def _with_differences(state: State, names: Iterable[str]) -> State:
     if after[0] is state.differences and after[1] is state.proofs:
         return state
     return replace(state, differences=after[0], proofs=after[1])
+
+
+def _unsettled(state: State, vip: Vip) -> Difference:
+    """An address that another program takes away again and again: a route that came and went with it would be worse.
+
+    So the VIP's proof, once failed, needs the address to have stayed for a while.
+    """
+    kernel = state.kernel
+    for address in vip.addresses:
+        contest = kernel.contests.get(address)
+        if contest is None or contest.times < CONTESTED or kernel.read_at >= contest.last + LEFT_ALONE:
+            continue
+        text = (
+            f"{address} on {state.config.node.interface} (changed by another program {contest.times} times: it must stay "
+            f"for {LEFT_ALONE:g} s)"
+        )
+        return Difference(text=text, missing_address=text, piece=address)
+    return Difference()
 
 
 def _reading(difference: Difference, *, tried: bool, read: bool) -> Reading:

@@ -68,6 +68,7 @@ class Snapshot:
     table: ipvs.Table
     addresses: frozenset[Address]  # on the VIP interface
     sysctls: Mapping[str, str | None]  # None: could not be read
+    plain: frozenset[Address] = frozenset()  # of the addresses: may be a source address, or end by themselves
     timeouts: Timeouts | None = None  # None: not read
     sync: Mapping[SyncRole, ConnectionSync] | None = None  # the daemons that run; None: not read
     sync_lost: bool = False
@@ -133,6 +134,13 @@ class AddAddress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CorrectAddress:
+    """One that is there and plain: as `AddAddress` makes it, without a moment of absence."""
+
+    address: Address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RemoveAddress:
     address: Address
 
@@ -179,6 +187,7 @@ class ReorderDestinations:
 KernelOp: TypeAlias = (
     SetSysctl
     | AddAddress
+    | CorrectAddress
     | RemoveAddress
     | SetTimeouts
     | StartSync
@@ -196,7 +205,9 @@ def touched(ops: Iterable[KernelOp]) -> frozenset[ipvs.Key]:
         match op:
             case ExpireDestinations(removals=parts) | ReorderDestinations(moves=parts):
                 found.update(one.service for one in parts)
-            case SetSysctl() | AddAddress() | RemoveAddress() | SetTimeouts() | StartSync() | StopSync():
+            case AddAddress() | CorrectAddress() | RemoveAddress():
+                pass
+            case SetSysctl() | SetTimeouts() | StartSync() | StopSync():
                 pass
             case _:
                 found.add(op.service)
@@ -208,7 +219,7 @@ def kind_of(op: KernelOp) -> str:
     match op:
         case SetSysctl():
             return "sysctl"
-        case AddAddress() | RemoveAddress():
+        case AddAddress() | CorrectAddress() | RemoveAddress():
             return "address"
         case SetTimeouts():
             return "timeouts"
@@ -227,7 +238,9 @@ def kind_of(op: KernelOp) -> str:
 def keys_of(op: KernelOp) -> tuple[ipvs.Key, ...]:
     """The services that the operation changes."""
     match op:
-        case SetSysctl() | AddAddress() | RemoveAddress() | SetTimeouts() | StartSync() | StopSync():
+        case AddAddress() | CorrectAddress() | RemoveAddress():
+            return ()
+        case SetSysctl() | SetTimeouts() | StartSync() | StopSync():
             return ()
         case ExpireDestinations(removals=parts) | ReorderDestinations(moves=parts):
             return tuple(one.service for one in parts)
@@ -283,6 +296,7 @@ def diff_of(
         *_removals(servers, desired),
         *(_sync(actual, desired) if rest else ()),
         *(AddAddress(address=at) for at in order if at in desired.addresses and at not in actual.addresses),
+        *(CorrectAddress(address=at) for at in order if at in desired.addresses and at in actual.plain),
         *(
             RemoveAddress(address=at)
             for at in order
@@ -314,7 +328,8 @@ def is_held(actual: Snapshot, desired: Desired, key: ipvs.Key) -> bool:
 
 def address_is_held(actual: Snapshot, desired: Desired, address: Address) -> bool:
     if address in actual.addresses:
-        return address in desired.addresses or address not in desired.owned
+        wanted = address in desired.addresses
+        return address not in actual.plain if wanted else address not in desired.owned
     return address not in desired.addresses
 
 
@@ -363,6 +378,7 @@ def play(actual: Snapshot, ops: Iterable[KernelOp]) -> Snapshot:
     sysctls = dict(actual.sysctls)
     came: set[Address] = set()
     went: set[Address] = set()
+    plain = set(actual.plain)
     timeouts = actual.timeouts
     sync = None if actual.sync is None else dict(actual.sync)
     sync_lost = actual.sync_lost
@@ -374,7 +390,10 @@ def play(actual: Snapshot, ops: Iterable[KernelOp]) -> Snapshot:
             case AddAddress(address=address):
                 came.add(address)
                 went.discard(address)
+            case CorrectAddress(address=address):
+                plain.discard(address)
             case RemoveAddress(address=address):
+                plain.discard(address)
                 went.add(address)
                 came.discard(address)
             case SetTimeouts():
@@ -392,6 +411,7 @@ def play(actual: Snapshot, ops: Iterable[KernelOp]) -> Snapshot:
     return Snapshot(
         table=table,
         addresses=(actual.addresses | came) - went if came or went else actual.addresses,
+        plain=actual.plain if len(plain) == len(actual.plain) else frozenset(plain),
         sysctls=sysctls,
         timeouts=timeouts,
         sync=sync,

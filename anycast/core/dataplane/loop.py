@@ -18,6 +18,9 @@ from anycast.core.events import Effect, KernelRead, Log, ProgramKernel, ReadKern
 from anycast.core.maintenance.stages import Stage
 from anycast.core.owned import rid
 from anycast.core.state import (
+    CONTEST_ENDS,
+    CONTESTED,
+    Contest,
     KernelState,
     Order,
     Piece,
@@ -26,6 +29,7 @@ from anycast.core.state import (
     State,
     VipState,
     lived,
+    pieces_of,
     retiring,
 )
 from anycast.core.values.configuration import Address, Timing
@@ -64,11 +68,31 @@ def reconfigured(state: State, now: float) -> KernelState:
     )
 
 
-def changed(state: State, now: float) -> State:
-    """The interface changed: the last reading proves nothing any more. Readings still keep their own pace."""
-    kernel = state.kernel
-    at = max(now, kernel.read_at + CHANGED_EVERY) if kernel.snapshot is not None else now
-    return replace(state, kernel=replace(kernel, next_read=min(kernel.next_read, at)))
+def changed(state: State, lost: frozenset[Address], now: float) -> State:
+    """The interface changed: the last reading proves nothing any more. Readings still keep their own pace.
+
+    Addresses that are wanted and went (`lost`) wait for none: they are put back at once.
+    """
+    kernel, snapshot = state.kernel, state.kernel.snapshot
+    at = max(now, kernel.read_at + CHANGED_EVERY) if snapshot is not None else now
+    # What was refused may be taken now: such programs switch IPv6 of the interface off and on, too.
+    retry_at = min(kernel.retry_at, at) if kernel.stuck else kernel.retry_at
+    kernel = replace(kernel, next_read=min(kernel.next_read, at), retry_at=retry_at)
+    lost &= state.desired.addresses
+    if kernel.busy:
+        written = pieces_of(kernel.under_way)
+        lost = frozenset(one for one in lost if one not in written)
+        kernel = replace(kernel, lost=kernel.lost | lost, overtaken=True)
+    elif lost and snapshot is not None and kernel.error is None:
+        next_read = max(kernel.next_read, now + CHANGED_EVERY)
+        kernel = replace(kernel, snapshot=_without(snapshot, lost), next_read=next_read)
+    return replace(state, kernel=kernel)
+
+
+def _without(snapshot: kernels.Snapshot, lost: frozenset[Address]) -> kernels.Snapshot:
+    if lost.isdisjoint(snapshot.addresses):
+        return snapshot
+    return replace(snapshot, addresses=snapshot.addresses - lost, plain=snapshot.plain - lost)
 
 
 def read(state: State, event: KernelRead, now: float) -> Step:
@@ -84,13 +108,15 @@ def read(state: State, event: KernelRead, now: float) -> Step:
         problems = kernel.problems  # another program went well; what these are about is tried again
     if problems and problems != kernel.problems:
         effects.append(Log(event="kernel.program_failed", fields={"problems": problems}, level="error"))
+    lost, overtaken = kernel.lost, kernel.overtaken
     kernel = replace(
         _idle(kernel),
         reported=event.snapshot,
-        snapshot=_annotated(kernel, event),
+        snapshot=_without(_annotated(kernel, event), lost),
         error=None,
         failures=0,
         problems=problems,
+        refused=bool(event.failures),
         partial=event.partial,
     )
     if event.partial:
@@ -99,7 +125,8 @@ def read(state: State, event: KernelRead, now: float) -> Step:
         kernel,
         read_at=now,
         good_until=good_until(now, state.config.timing),
-        next_read=now + read_every(state),
+        next_read=now + (min(CHANGED_EVERY, read_every(state)) if overtaken else read_every(state)),
+        contests=_left_alone(kernel.contests, now),
         counts=_counted(kernel, event.snapshot, now),
         adopted=event.snapshot.table if first else kernel.adopted,
     )
@@ -122,7 +149,35 @@ def read(state: State, event: KernelRead, now: float) -> Step:
 
 
 def _idle(kernel: KernelState) -> KernelState:
-    return replace(kernel, busy=False, stale=False, under_way=(), coming=None)
+    return replace(
+        kernel, busy=False, stale=False, under_way=(), coming=None, lost=frozenset(), overtaken=False
+    )
+
+
+def _left_alone(contests: Mapping[Address, Contest], now: float) -> Mapping[Address, Contest]:
+    """Those that are not over."""
+    if not contests or now < min(one.last for one in contests.values()) + CONTEST_ENDS:
+        return contests
+    return {address: one for address, one in contests.items() if now < one.last + CONTEST_ENDS}
+
+
+def _is_contested(contests: Mapping[Address, Contest], piece: Piece) -> bool:
+    if isinstance(piece, str | ipvs.ServiceKey | ipvs.MarkKey):
+        return False
+    return piece in contests and contests[piece].times > CONTESTED
+
+
+def _contested(
+    contests: Mapping[Address, Contest], drifted: Iterable[Piece], now: float
+) -> Mapping[Address, Contest]:
+    """With those that somebody else has changed just now."""
+    found = {}
+    for piece in drifted:
+        if not isinstance(piece, str | ipvs.ServiceKey | ipvs.MarkKey):
+            before = contests.get(piece)
+            times = before.times if before is not None and now < before.last + CONTEST_ENDS else 0
+            found[piece] = Contest(times + 1, now)
+    return {**contests, **found} if found else contests
 
 
 def _counted(kernel: KernelState, snapshot: kernels.Snapshot, now: float) -> tuple[Count, ...]:
@@ -174,6 +229,7 @@ def failed(state: State, reason: str, now: float) -> Step:
         snapshot=_forgotten(kernel),
         attempted={},
         stuck=frozenset(),
+        vain={},
         next_read=now + wait,
         retry_at=math.inf,
     )
@@ -228,11 +284,12 @@ def drive(before: State, state: State, now: float) -> Step:
             news, kernel = True, replace(kernel, stuck=frozenset(), retry_at=math.inf)
         # However much is to be written: all of it is read back as often as ever.
         if news and not (due and kernel.partial) and (pieces := _next_pieces(state, snapshot, kernel.stuck)):
-            ops = _ops(state, snapshot, pieces)
-            return _program(state, kernel, snapshot, pieces, ops)
+            return _program(state, kernel, snapshot, pieces, now)
         if kernel.stuck:
-            # Readings may come more often than that; they do not postpone it.
-            kernel = replace(kernel, retry_at=min(kernel.retry_at, now + RETRY_PROGRAM))
+            # Readings may come more often than that; they do not postpone it. What was written and not refused was
+            # changed by somebody who is still at it.
+            wait = RETRY_PROGRAM if kernel.problems else CHANGED_EVERY
+            kernel = replace(kernel, retry_at=min(kernel.retry_at, now + wait))
         elif not state.apart and kernel.retry_at != math.inf:
             kernel = replace(kernel, retry_at=math.inf)
         if fresh and not kernel.partial and (lost := expiries(state, snapshot, now)):
@@ -339,9 +396,10 @@ def _program(
     kernel: KernelState,
     snapshot: kernels.Snapshot,
     pieces: list[Piece],
-    ops: tuple[kernels.KernelOp, ...],
+    now: float,
 ) -> Step:
     """Change the kernel. If it had what is wanted now and no longer does, somebody else changed it."""
+    ops = _ops(state, snapshot, pieces)
     aims = {piece: aim(state, piece) for piece in pieces}
     again = all(piece in kernel.attempted and kernel.attempted[piece] == aims[piece] for piece in pieces)
     drifted = [piece for piece in pieces if _has_drifted(kernel, piece, aims[piece])]
@@ -356,13 +414,17 @@ def _program(
         reached=kernel.reached.updated({}, pieces),
         programs=kernel.programs + 1,
         repairs=repairs,
+        contests=_contested(kernel.contests, drifted, now),
     )
     effects: list[Effect] = [ProgramKernel(ops=ops, sysctls=_to_read(state))]
-    if not again:
+    # What is changed again and again stands as a condition, with how often; it does not fill the log.
+    said = drifted and all(_is_contested(kernel.contests, piece) for piece in drifted)
+    if not again and not said:
         names = _vips_at(state, pieces)
         apart = list(
             dict.fromkeys(state.differences[name].text for name in names if state.differences[name].text)
         )
+        apart += _plain(state, ops)
         more = f"; and {len(apart) - TOLD} more" if len(apart) > TOLD else ""
         fields: dict[str, object] = {"operations": len(ops), "found": "; ".join(apart[:TOLD]) + more}
         if drifted:
@@ -386,6 +448,14 @@ def _has_drifted(kernel: KernelState, piece: Piece, wanted: object) -> bool:
     if before is _NEVER:  # it was not there when all was as wanted
         return kernel.settled and wanted == GONE and piece not in kernel.attempted
     return bool(before == wanted)
+
+
+def _plain(state: State, ops: Iterable[kernels.KernelOp]) -> Iterator[str]:
+    for op in ops:
+        if isinstance(op, kernels.CorrectAddress):
+            where = f"{op.address} on {state.config.node.interface}"
+            lacks = "scope host" if op.address.version == 4 else "the preferred lifetime 0"
+            yield f"{where} has not {lacks}, for ever: the node's own traffic may leave with it"
 
 
 def _vips_at(state: State, pieces: Iterable[Piece]) -> list[str]:

@@ -33,6 +33,7 @@ class Condition(StrEnum):
     MAINTENANCE_FILE_UNREADABLE = "maintenance_file_unreadable"
     SERVERS_NOT_REPLACED = "servers_not_replaced"  # the new ones fail, and the old ones go on
     KERNEL_REFUSES = "kernel_refuses"
+    ADDRESSES_CONTESTED = "addresses_contested"  # another program changes them again and again
     KERNEL_UNWATCHED = "kernel_unwatched"
     SOCKET_UNAVAILABLE = "socket_unavailable"
     OPS_UNAVAILABLE = "ops_unavailable"  # HTTP

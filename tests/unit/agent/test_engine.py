@@ -16,6 +16,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from anycast import managers
 from anycast.agent import engine as engines
 from anycast.agent import maintenance_file, touch_file
 from anycast.agent.answers import TooLateError
@@ -31,9 +32,10 @@ from anycast.core.dataplane.ipvs import AddService, Key, ServiceKey, Settings
 from anycast.core.health.phase import Outcome, Result
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import FILE, NODE, STOP, Maintenance
-from anycast.core.state import State
+from anycast.core.state import CONTESTED, State
 from anycast.core.step import step
-from anycast.core.values.configuration import Config, Protocol
+from anycast.core.values.configuration import Address, Config, Protocol
+from anycast.core.values.managers import Managers, Networkd, NetworkdLink
 from anycast.core.values.report import Report
 from anycast.core.values.standing import Condition
 from anycast.core.vip.decide import Reason
@@ -56,7 +58,7 @@ class FakeKernel:
         self.trouble: Exception | None = None
         self.hanging = False
         self.readings = 0
-        self.watchers: asyncio.Queue[Callable[[], None]] = asyncio.Queue()
+        self.watchers: asyncio.Queue[Callable[[frozenset[Address]], None]] = asyncio.Queue()
         self.break_watch = asyncio.Event()
         self.closed = False
 
@@ -83,7 +85,7 @@ class FakeKernel:
         failures, self.failures = self.failures, ()
         return failures
 
-    async def watch(self, on_change: Callable[[], None]) -> None:
+    async def watch(self, on_change: Callable[[frozenset[Address]], None]) -> None:
         self.watchers.put_nowait(on_change)
         await self.break_watch.wait()
         self.break_watch.clear()
@@ -318,9 +320,41 @@ def test_what_somebody_removed_is_put_back_at_once(tmp_path: Path) -> None:
                 site.kernel.holds = replace(site.kernel.holds, addresses=frozenset())
                 before = site.kernel.readings
                 for _ in range(1000):
-                    changed()
+                    changed(frozenset())
                 await site.lease_where(engine, lambda _: WEB.network_address in site.kernel.holds.addresses)
                 assert site.kernel.readings - before < 10, "a thousand changes at once ask for one reading"
+
+    play(tmp_path, story)
+
+
+def test_a_program_that_takes_an_address_again_and_again_is_named_with_its_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = NetworkdLink(interface="lo", file="/etc/systemd/network/10-lo.network")
+    known = Managers(networkd=Networkd(version=257, links=(link,)))
+    monkeypatch.setattr(managers, "read", lambda: known)
+    gone = frozenset({WEB.network_address})
+
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        async with running(engine):
+            changed = await site.kernel.watchers.get()
+            await site.announced(WEB)
+            for times in range(1, CONTESTED + 1):
+                site.kernel.holds = replace(site.kernel.holds, addresses=frozenset())
+                changed(gone)
+                await site.lease_where(
+                    engine,
+                    lambda state, times=times: (  # type: ignore[misc]
+                        any(one.times == times for one in state.kernel.contests.values())
+                        and not state.kernel.busy
+                    ),
+                )
+            who = (Condition.ADDRESSES_CONTESTED, "systemd-networkd")
+            await site.lease_where(engine, lambda state: who in state.standing)
+            text = engine.state.standing[who].text
+            assert "systemd-networkd 257 manages lo by /etc/systemd/network/10-lo.network" in text
+            assert "`KeepConfiguration=yes`" in text
 
     play(tmp_path, story)
 
@@ -349,7 +383,7 @@ def test_whatever_the_kernel_raises_takes_the_route_down_and_it_comes_back(
             changed = await site.kernel.watchers.get()
             await site.announced(WEB)
             site.kernel.trouble = trouble
-            changed()
+            changed(frozenset())
             await site.announced()
             assert engine.state.vips["web"].verdict.reason is Reason.KERNEL_UNAVAILABLE
             site.kernel.trouble = None
@@ -368,7 +402,7 @@ def test_a_reading_that_never_ends_is_given_up_and_done_again(
             changed = await site.kernel.watchers.get()
             await site.announced(WEB)
             site.kernel.hanging = True
-            changed()
+            changed(frozenset())
             await site.announced()
             site.kernel.hanging = False
             await site.announced(WEB)

@@ -172,3 +172,32 @@ def test_what_fails_is_told_with_its_reason_and_hinders_nothing_else(root: Path)
 def test_an_empty_plan_shows_and_writes_nothing(root: Path) -> None:
     assert shown(Plan()) == ""
     assert carry_out(Plan(), root) == ()
+
+
+SAFE = SetSysctl(name="net.ipv6.conf.up0.accept_ra", value="2")
+FORWARD = SetSysctl(name="net.ipv6.conf.all.forwarding", value="1")
+
+
+def test_ipv6_is_not_forwarded_before_the_default_route_is_safe_from_it(root: Path) -> None:
+    forwarding = root / "proc/sys/net/ipv6/conf/all/forwarding"
+    forwarding.parent.mkdir(parents=True)
+    forwarding.write_text("0\n")
+    failures = fix(root, SAFE, FORWARD)  # there is no such interface any more
+    assert [text.partition(":")[0] for text in failures] == [SAFE.name, FORWARD.name]
+    assert f"{SAFE.name} must be 2 before" in failures[1]
+    assert forwarding.read_text() == "0\n"
+    file = root / "proc/sys/net/ipv6/conf/up0/accept_ra"
+    file.parent.mkdir(parents=True)
+    file.write_text("1\n")
+    assert fix(root, SAFE, FORWARD) == ()
+    assert (file.read_text(), forwarding.read_text()) == ("2", "1")
+    assert lines(root, SYSCTLS) == [f"{SAFE.name} = 2", f"{FORWARD.name} = 1"]
+
+
+def test_what_is_so_already_is_not_written_again(root: Path) -> None:
+    """A 1 over a 1 of IPv6's forwarding deletes routes."""
+    file = root / "proc/sys" / LOOSE.name.replace(".", "/")
+    file.write_text("2\n")
+    before = file.stat().st_mtime_ns
+    assert fix(root, LOOSE) == ()
+    assert (file.read_text(), file.stat().st_mtime_ns) == ("2\n", before)

@@ -254,3 +254,48 @@ def test_a_chrony_that_may_always_set_the_clock_is_found_by_its_last_line(
 ) -> None:
     write(root, **files)
     assert read(root).clock_steps == told
+
+
+def test_resolvers_are_those_of_resolv_conf(root: Path) -> None:
+    text = "# x\nnameserver 10.0.0.53\nnameserver fe80::1%up0\nnameserver ?\noptions edns0\nnameserver 2001:db8::53\n"
+    write(root, **{"etc/resolv.conf": text})
+    assert read(root).resolvers == (ip_address("10.0.0.53"), ip_address("2001:db8::53"))
+
+
+@pytest.mark.parametrize(
+    ("text", "strict"),
+    [
+        (None, True),
+        ("DefaultZone=public\n", True),
+        ("IPv6_rpfilter=yes\n", True),
+        ("IPv6_rpfilter = loose\n", False),
+        ("IPv6_rpfilter=no\n", False),
+    ],
+)
+def test_without_nft_firewalld_is_believed_what_its_file_says(
+    root: Path, text: str | None, *, strict: bool
+) -> None:
+    write(root, **{"proc/7/comm": "firewalld\n", "sys/module/nf_tables/refcnt": "1\n"})
+    if text is not None:
+        write(root, **{"etc/firewalld/firewalld.conf": text})
+    found = asyncio.run(gather(config(), root)).strict_reverse_path6
+    assert bool(found) is strict
+
+
+STRICT = """{"nftables": [{"rule": {"family": "inet", "table": "t", "chain": "c", "expr": [
+{"match": {"op": "==", "left": {"fib": {"result": "oif", "flags": ["saddr", "iif"]}}, "right": false}}, {"drop": null}]}}]}"""
+
+
+@pytest.mark.parametrize(
+    ("program", "strict"),
+    [
+        (f"cat <<'END'\n{STRICT}\nEND", ("table inet t, chain c",)),
+        ("echo '{\"nftables\": []}'", ()),
+        ("echo no JSON", ()),
+        ("echo Operation not permitted >&2; exit 1", ()),
+    ],
+)
+def test_strict_rules_are_those_that_nft_tells(root: Path, program: str, strict: tuple[str, ...]) -> None:
+    write(root, **{"usr/sbin/nft": f"#!/bin/sh\n{program}\n", "sys/module/nf_tables/refcnt": "1\n"})
+    (root / "usr/sbin/nft").chmod(0o755)
+    assert asyncio.run(gather(config(), root)).strict_reverse_path6 == strict

@@ -85,7 +85,7 @@ class TestVips:
         assert codes(GOOD, serving(addresses=many[:99])) == set()
 
     def test_a_vip_on_another_interface_does_not_put_itself_on_its_link(self) -> None:
-        facts = with_interfaces(LO, replace(UP0, addresses=(ip_interface("192.0.2.1/24"),)))
+        facts = with_interfaces(LO, replace(UP0, addresses=(*UP0.addresses, ip_interface("192.0.2.1/24"))))
         assert codes(facts) == {Code.VIP_ELSEWHERE}
 
     def test_a_vip_with_the_prefix_of_its_network_takes_the_network(self) -> None:
@@ -98,7 +98,7 @@ class TestVips:
         assert codes(with_interfaces(replace(LO, addresses=(ip_interface("192.0.2.1/32"),)), UP0)) == set()
 
 
-ON_LINK = with_interfaces(LO, replace(UP0, addresses=(ip_interface("192.0.2.200/24"),)))
+ON_LINK = with_interfaces(LO, replace(UP0, addresses=(*UP0.addresses, ip_interface("192.0.2.200/24"))))
 
 
 class TestVipOnLink:

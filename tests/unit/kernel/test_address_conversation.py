@@ -83,7 +83,7 @@ class Kernel:
 
 
 def read(*expected: Address) -> frozenset[Address]:
-    return asyncio.run(addresses.read("lo", expected))
+    return asyncio.run(addresses.read("lo", expected)).addresses
 
 
 def test_a_whole_dump_is_believed_in_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ def test_what_comes_in_one_burst_is_told_once_and_what_comes_later_again(
     async def story() -> None:
         for _ in range(50):
             theirs.send(notice(7))
-        watching = asyncio.create_task(interface_watch.watch("lo", lambda: told.put_nowait(None)))
+        watching = asyncio.create_task(interface_watch.watch("lo", lambda _: told.put_nowait(None)))
         await told.get()  # it listens
         await told.get()  # the burst
         with pytest.raises(BlockingIOError):

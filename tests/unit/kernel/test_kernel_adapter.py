@@ -134,9 +134,9 @@ def test_addresses_that_services_have_or_that_were_there_before_are_expected(
             PersistentMap(services), Timeouts(), {}, PersistentMap(), PersistentMap(), PersistentMap()
         )
 
-    async def read(_: str, names: Iterable[Address], alike: object) -> frozenset[Address]:
+    async def read(_: str, names: Iterable[Address], alike: object) -> addresses.Held:
         expected.append(set(names))
-        return present[len(expected) - 1]
+        return addresses.Held(present[len(expected) - 1])
 
     async def story() -> list[frozenset[Address]]:
         kernel = Kernel("lo")
