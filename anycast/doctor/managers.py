@@ -62,14 +62,15 @@ def foreign_routes(facts: Facts) -> Iterator[Finding]:
         )
     if version is None or version >= _KEEPS_ADDRESS_SINCE:
         return
-    bare = [one for one in uplinks if one.keep.lower() not in ("static", "yes", "true", "1", "on")]
+    bare = [one for one in uplinks if one.keep.lower() != "static"]  # with `yes` they go all the same
     if bare:
         yield Finding(
             severity=Severity.WARNING,
             code=Code.NETWORKD_ROUTES,
             text=f"systemd-networkd {version} takes its own static IPv4 addresses of {some(one.interface for one in bare)} away for 10 ms at each "
             f"restart: the kernel then flushes every IPv4 route by them, those of {some(daemons)} too",
-            fix=f"`[Network]` `KeepConfiguration=static` in a drop-in of {some(one.file for one in bare)}",
+            fix=f"`[Network]` `KeepConfiguration=static` in a drop-in of {some(one.file for one in bare)} (not `yes`), and no `networkctl "
+            "reconfigure` of them outside a maintenance, which flushes all the same",
         )
 
 

@@ -192,6 +192,51 @@ def test_networkd_with_static_keeps_one_family_and_the_doctor_says_which(network
     assert "takes the IPv6 VIPs (KeepConfiguration=static keeps the others) away" in found[1]
 
 
+UPLINK = "[Match]\nName=up1\n[Network]\nAddress=10.1.0.2/24\n"
+FOREIGN = {"blackhole 203.0.113.0/24", "203.0.113.0/24 via 10.1.0.1 dev up1"}
+SWITCH = re.compile(r"`(ManageForeign\w+=no)`")
+
+
+def kept(machine: Host) -> set[str]:
+    """Of the routes of another program, those that outlive a change of the uplink's file."""
+    for route in FOREIGN:
+        machine.ours("ip", "route", "replace", *route.split(), "proto", "bird", "metric", str(len(route)))
+    machine.run("sh", "-c", "echo '# again' >>/etc/systemd/network/up1.network; networkctl reload")
+    # What it takes away it takes away before it says that it is done.
+    machine.until("sh", "-c", "sleep 1; networkctl list | grep -q 'up1 .*configured'")
+    there = machine.ours("ip", "route", "show")
+    return {route for route in FOREIGN if f"{route} proto bird" in there}
+
+
+def test_networkd_takes_the_routes_of_a_daemon_beside_it_and_with_its_cures_no_more(node: Node) -> None:
+    machine = node.host
+    for words in ("link add up1 type veth peer name router1", "link set up1 up", "link set router1 up"):
+        machine.ours("ip", *words.split())
+    machine.write("/etc/systemd/network/up1.network", UPLINK)
+    machine.start("/usr/lib/systemd/systemd-networkd")
+    machine.until("sh", "-c", "networkctl list | grep -q 'up1 .*configured'")
+    machine.run("cp", "/bin/sleep", "/tmp/bird")
+    machine.start("/tmp/bird", "600")
+    assert kept(machine) == set()
+    found: list[list[str]] = []
+    for _ in range(3):  # what one cure leaves is the next finding
+        argv = [sys.executable, "-c", DOCTOR, str(node.config), str(machine.root)]
+        found = [rest for name, *rest in json.loads(machine.ours(*argv)) if name == "networkd_routes"]
+        if not found:
+            break
+        for _, _, fix in found:
+            if switches := SWITCH.findall(fix):
+                lines = "\n".join(["[Network]", *switches, ""])
+                machine.write("/etc/systemd/networkd.conf.d/anycast.conf", lines)
+            else:
+                assert "`KeepConfiguration=static` in a drop-in of /etc/systemd/network/up1.network" in fix
+                cure = "[Network]\nKeepConfiguration=static\n"
+                machine.write("/etc/systemd/network/up1.network.d/anycast.conf", cure)
+        machine.run("sh", "-c", RESTART_NETWORKD.replace("lo .*", "up1 .*"))
+    assert not found
+    assert kept(machine) == FOREIGN
+
+
 @pytest.fixture
 def manager(node: Node) -> Iterator[Node]:
     node.host.start("/usr/sbin/NetworkManager", "--no-daemon")

@@ -156,6 +156,7 @@ class TestRoutesBesideNetworkd:
         one = found(self.beside(252, foreign=off), Code.NETWORKD_ROUTES)
         assert "KeepConfiguration=static" in one.fix
         assert Code.NETWORKD_ROUTES not in codes(self.beside(252, foreign=off, keep="static"))
+        assert Code.NETWORKD_ROUTES in codes(self.beside(252, foreign=off, keep="yes"))
 
     def test_without_a_routing_daemon_there_is_nothing_to_lose(self) -> None:
         assert Code.NETWORKD_ROUTES not in codes(self.beside(257, daemon="sshd"))
