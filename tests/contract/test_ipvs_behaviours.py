@@ -34,10 +34,13 @@ from anycast.core.values.configuration import (
     HERE,
     Address,
     ConnectionSync,
+    Forwarding,
     Protocol,
     Scheduler,
     SchedulerFlag,
     Service,
+    Tunnel,
+    TunnelType,
 )
 from anycast.kernel import sysctl
 from tests.contract.namespaces import run
@@ -561,3 +564,33 @@ def datagrams(one: Seen, version: int, ports: Iterable[int], size: int) -> list[
                 line.bind((CLIENT[version], port))
                 line.sendto(bytes(size), (str(VIP[version]), 514))
     return one.taken(version)
+
+
+IN_IP = int.from_bytes(
+    b"\x45\x00", "big"
+)  # where ports would be, an IP header begins: of a packet in a packet
+
+
+def test_a_connection_keeps_the_forwarding_it_began_with_and_follows_its_tunnel_to_another_type() -> None:
+    """The record of a real server that is written anew is for what comes then; a tunnel's type is read at each packet."""
+    key = service(4)
+    entry = table(key, 4)
+    old: list[Flow] = [(one, 4000) for one in CLIENTS[:40]]
+    new: list[Flow] = [(one, 5000) for one in CLIENTS[:40]]
+
+    def reached(**way: object) -> ServiceEntry:
+        return replace(entry, destinations=tuple(replace(one, **way) for one in entry.destinations))  # type: ignore[arg-type]
+
+    with nodes(key, entry, 1) as (one,):
+        before = owners(one.gets(segment(each, 80, ACK) for each in old))
+        assert before.keys() == set(old)
+        one.node.become({key: reached(forwarding=Forwarding.TUNNEL)})
+        assert owners(one.gets(segment(each, 80, ACK) for each in old)) == before
+        inside = one.gets(segment(each, 80, ACK) for each in new)
+        assert [each.flow is not None and each.flow[1] for each in inside] == [IN_IP] * len(new)
+        gue = Tunnel(type=TunnelType.GUE, port=5555)
+        one.node.become({key: reached(forwarding=Forwarding.TUNNEL, tunnel=gue)})
+        assert owners(one.gets(segment(each, 80, ACK) for each in old)) == before
+        inside = one.gets(segment(each, 80, ACK) for each in new)
+        assert len(inside) == len(new)
+        assert all(each.flow is not None and each.flow[1] != IN_IP for each in inside)
