@@ -81,6 +81,8 @@ EVENTS: tuple[str, ...] = (
     "server.down",
     "server.removed",
     "server.up",
+    "servers.kept",
+    "servers.released",
     "socket.rebound",
     "socket.unavailable",
     "starts.damaged",

@@ -686,6 +686,8 @@ class World(RuleBasedStateMachine):
         while self.pending is not None:
             self.kernel_answers(1.0)
 
+    # A service that is new itself, at another port, has nobody yet.
+    @precondition(lambda self: all(weighed(self.state, key) for key in keys(self.config)))
     @precondition(lambda self: self.is_announced_and_well())
     @rule(outcomes=st.lists(st.sampled_from([Outcome.FAIL, Outcome.UNKNOWN]), max_size=4))
     def other_real_servers(self, outcomes: list[Outcome]) -> None:
