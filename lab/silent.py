@@ -204,8 +204,7 @@ def keepalived_conf(servers: Sequence[Node]) -> str:
             ]
             lines += [
                 f"    real_server {address} {HTTP_PORT} {{",
-                "        weight 1", "        HTTP_GET {", "            url {", "                path /health",
-                "                status_code 200", "            }", "            connect_timeout 1",
+                "        weight 1", "        TCP_CHECK {", "            connect_timeout 1",
                 "            retry 2", "            delay_before_retry 1", "        }", "    }",
             ]  # fmt: skip
         lines.append("}")

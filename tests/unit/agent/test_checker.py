@@ -590,7 +590,7 @@ def test_probed_anew_an_answer_that_comes_over_an_old_connection_proves_nothing(
             await swept.checker.close()
         for _ in range(100):
             await asyncio.sleep(0)
-        assert open_descriptors() == before
+        assert open_descriptors() <= before
 
     asyncio.run(story())
 
@@ -687,7 +687,7 @@ def test_a_swept_target_that_is_removed_is_never_reported_and_leaves_nothing_ope
             assert swept.reports.empty()
         for _ in range(100):
             await asyncio.sleep(0)
-        assert open_descriptors() == before
+        assert open_descriptors() <= before
 
     asyncio.run(story())
 

@@ -130,4 +130,4 @@ def test_nothing_stays_open() -> None:
     with mute_port() as port:
         for _ in range(3):
             run(UdpCheck(expect="x"), port, timeout=0.02)
-    assert open_descriptors() == before
+    assert open_descriptors() <= before

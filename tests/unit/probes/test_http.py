@@ -246,7 +246,7 @@ def test_a_cancelled_request_leaves_nothing_behind() -> None:
             with pytest.raises(asyncio.CancelledError):
                 await task
             await reset.wait()
-            assert open_descriptors() == before
+            assert open_descriptors() <= before
 
     asyncio.run(story())
 

@@ -151,7 +151,7 @@ def test_a_cancelled_probe_leaves_nothing_behind() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert open_descriptors() == before
+        assert open_descriptors() <= before
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     with full_backlog() as port:
@@ -328,4 +328,4 @@ def test_nothing_of_many_probes_stays_open() -> None:
     with refusing_port() as port:
         for _ in range(20):
             run(TcpCheck(), port)
-    assert open_descriptors() == before
+    assert open_descriptors() <= before

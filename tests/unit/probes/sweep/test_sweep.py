@@ -469,7 +469,7 @@ def test_many_at_once_all_come_to_an_end_leave_no_time_wait_and_nothing_open() -
                     results = await asyncio.gather(*map(check, runs))
                     assert {plain(result) for result in results} == {WELL}
             assert time_waits(port) <= others
-        assert open_descriptors() == before
+        assert open_descriptors() <= before
 
     run_in(story())
 
@@ -631,7 +631,7 @@ def test_a_cancelled_run_is_never_heard_of_again_and_leaves_nothing_open() -> No
             await until(lambda: sweep._expiry is None)
             sweep.close()
         assert found == []
-        await until(lambda: open_descriptors() == before)  # the server's end too
+        await until(lambda: open_descriptors() <= before)  # the server's end too
 
     run_in(story())
 
