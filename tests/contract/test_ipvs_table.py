@@ -166,7 +166,7 @@ def test_a_wrong_order_is_repaired_in_place() -> None:
     shuffled = [f"-a -t 192.0.2.1:80 -r 10.0.0.{number}:80 -g -w 1" for number in (1, 4, 3, 2)]
     restore("\n".join(["-A -t 192.0.2.1:80 -s mh -b mh-fallback,mh-port", *shuffled]))
     ops = established(desired(table))
-    assert {type(op) for op in ops} == {MoveDestination}
+    assert {type(op) for op in ops} == {core.ReorderDestinations}
     assert newest_first() == ["0A000004:0050", "0A000003:0050", "0A000002:0050", "0A000001:0050"]
 
 
