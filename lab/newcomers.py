@@ -53,18 +53,17 @@ class Rush(NamedTuple):
         under_way: dict[int, Client] = {}
         clients: list[Client] = []
         begun = False
-        start = due = time.monotonic()
-        end = start + self.seconds
-        while due < end or under_way:
+        start = time.monotonic()
+        total = round(self.rate * self.seconds)
+        while len(clients) < total or under_way:
             now = time.monotonic()
-            while due <= now and due < end:
+            while len(clients) < total and start + len(clients) / self.rate <= now:
                 vip = next(targets)
                 one = _opened(vip, next(sources[6 if ":" in vip else 4]), self.port, now)
                 clients.append(one)
                 if not one.error:
                     under_way[one.sock.fileno()] = one
                     epoll.register(one.sock, select.EPOLLOUT)
-                due += 1 / self.rate
             for fd, event in epoll.poll(TICK, 1024):
                 one = under_way[fd]
                 if _over(one, event, epoll):
