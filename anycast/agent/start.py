@@ -106,7 +106,8 @@ def begin(
             print(problem, file=sys.stderr)
         wrong = error.count
         first = cut(str(error.problems[0]))
-        absent = error.problems[0].what.endswith(os.strerror(ENOENT))
+        # Not a file that it includes: nobody waits for that.
+        absent = error.problems[0].what.endswith(os.strerror(ENOENT)) and not _is_there(path)
     except RuntimeError as error:
         wrong = first = str(error)
         bad = False

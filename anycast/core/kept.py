@@ -215,7 +215,8 @@ def adopted(before: State, state: State, untouched: AbstractSet[ipvs.Key]) -> St
                 unread=unread,
             )
     if not unread:
-        found |= _carried(state, found)
+        # What is kept of an untouched service stays as it is, whoever waits for it too.
+        found |= {key: one for key, one in _carried(state, found).items() if key not in untouched}
     state = with_kept(state, found, [key for key in before.kept if key not in found and key not in untouched])
     state = forgotten(
         state, (each for key, one in before.kept.items() if key not in untouched for each in _targets(one))

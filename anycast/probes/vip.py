@@ -153,6 +153,8 @@ class _Handshake:
                 if found is None:
                     await asyncio.sleep(0)  # sock_recv does not suspend while there is something
             progress.say("%s received", found.value)
+            for timer in timers:
+                timer.cancel()
             if found is Answer.ACCEPTED:
                 self._send(ack(flow, self._sequence, packet))
                 closed = bool(quiet) and await self._closed_within(quiet)

@@ -58,7 +58,8 @@ def iptables_rules(config: Config, *, accept: bool = False, update: bool = False
 
 def _prerouting(ways: Passage, family: int) -> Iterator[str]:
     if of(ways.direct, family, None):
-        yield from _flows(family, ways.masqueraded, "d", _RETURN)
+        known = [one for one in ways.masqueraded if one.protocol is not None]
+        yield from _flows(family, known, "d", _RETURN)
     yield from _flows(family, ways.direct, "d", _NOTRACK)
     yield from _errors(family, one_way(ways, family), "d", _NOTRACK)
     yield from _about(tunnels(ways, family), _NOTRACK)
@@ -94,7 +95,9 @@ def _flows(family: int, flows: Sequence[Flow], end: str, target: str, state: str
     for (protocol, numbers), addresses in alike.items():
         for network in _networks(addresses):
             if protocol is None:
-                yield f"{family} -{end} {network} {state}-j {target}"
+                # Not the whole VIP, which the node's own daemons may listen on: what somebody has marked.
+                having = "-m mark ! --mark 0 " if (end, target) == ("d", _ACCEPT) else ""
+                yield f"{family} -{end} {network} {having}{state}-j {target}"
                 continue
             for chunk in _chunks(numbers):
                 which = f"-m multiport --{end}ports {','.join(chunk)}"

@@ -131,7 +131,9 @@ def _accept(end: str, flows: Sequence[Flow], family: int, state: str = "") -> It
     ip = _IP[family]
     if marked := of(flows, family, None):
         addresses = _set(dict.fromkeys(one.address for one in marked))
-        yield f'{ip} {end}addr {addresses} {state}accept comment "{UNKNOWN}"'
+        # Not the whole VIP, which the node's own daemons may listen on: what somebody has marked.
+        having = "meta mark != 0 " if end == "d" else ""
+        yield f'{having}{ip} {end}addr {addresses} {state}accept comment "{UNKNOWN}"'
     for protocol in PROTOCOLS:
         if found := of(flows, family, protocol):
             pairs = ", ".join(dict.fromkeys(_pairs(found)))

@@ -74,7 +74,11 @@ class Kinds(Assembler):
         if quiet is None:
             return min(_QUIET, timeout / 2)
         if quiet >= timeout and self._whole((*path, "timeout")):
-            self._say((*path, "quiet"), "it is not shorter than the timeout", "write a shorter time")
+            self._say(
+                (*path, "quiet"),
+                "it is not shorter than the timeout",
+                "write a shorter time, or a longer timeout",
+            )
         return quiet
 
     def _udp(self, path: Path, udp: forms.Udp, check: forms.Check) -> kinds.Kind:

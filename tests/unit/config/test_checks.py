@@ -231,15 +231,15 @@ MISTAKES = [
     ),
     (
         "{type: udp, quiet: 1s}",
-        "25: checks.c.quiet: it is not shorter than the timeout (write a shorter time)",
+        "25: checks.c.quiet: it is not shorter than the timeout (write a shorter time, or a longer timeout)",
     ),
     (
         "{type: tcp, quiet: 2s, to: vip}",
-        "25: checks.c.quiet: it is not shorter than the timeout (write a shorter time)",
+        "25: checks.c.quiet: it is not shorter than the timeout (write a shorter time, or a longer timeout)",
     ),
     (
         "{type: syslog, quiet: 1s}",
-        "28: checks.c.quiet: it is not shorter than the timeout (write a shorter time)",
+        "28: checks.c.quiet: it is not shorter than the timeout (write a shorter time, or a longer timeout)",
     ),
     (
         "{type: syslog, transport: udp, quiet: 1s, proof_port: 1}",

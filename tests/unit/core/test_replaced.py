@@ -254,6 +254,22 @@ def marked(mark: int, *servers: int, check: Check = CHECK) -> Vip:
     return vip(servers=servers, mark=mark, port=0, check=check)
 
 
+def test_a_reload_that_changes_nothing_leaves_what_is_kept_where_a_mark_was_replaced_before() -> None:
+    """With the very objects of before, as a file that has not changed gives them."""
+    both, key = Quorum(low=2, high=2), MarkKey(mark=8, version=4)
+    node = up(marked(7, 1, 2, 3))
+    busy(node)
+    node.reload(vip(servers=(4, 5, 6), mark=8, port=0, quorum=both))
+    node.checks(Outcome.OK, 4, times=2)
+    node.checks(Outcome.FAIL, 1, 2, times=3)
+    same = vip(servers=(7, 8, 9), mark=8, port=0, quorum=both)
+    node.reload(same)
+    before = shape(node, key), list(node.routes)
+    assert before[1]
+    node.reload(same)
+    assert (shape(node, key), list(node.routes)) == before
+
+
 def test_the_pool_of_a_mark_is_swapped() -> None:
     node = up(marked(7, 1, 2, 3))
     node.reload(marked(7, 4, 5, 6))
