@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,18 +15,15 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lab.suites import CHECKOUT, environment, mirror
+from lab.suites import CHECKOUT, begun, finished, install, is_made
 
 PLACE = CHECKOUT / "build" / "hosts"
 SUITES = ("bookworm", "trixie", "sid")
-PATIENCE = 1800.0  # seconds, for what fetches packages
 START = 30.0  # seconds, for what is to be there
 
 _FIRST = ("ca-certificates", "dbus", "iproute2", "kmod", "netbase", "procps", "systemd", "udev")
 # Without what they recommend: no daemon of theirs is started by hand.
 _PROGRAMS = ("network-manager", "ifupdown2", "firewalld", "nftables")
-_NO_DAEMON = "#!/bin/sh\nexit 101\n"
-_READY = ".ready"
 
 # What it writes is in memory, over the folder. /sys cannot be written, as in a container: the programs then wait for no udev.
 _NODE = """\
@@ -52,46 +48,17 @@ exec chroot . sh -c 'while :; do sleep 0.2; done'  # process 1 buries what nobod
 
 
 def there(suite: str) -> bool:
-    return (PLACE / suite / _READY).exists()
+    return is_made(PLACE / suite)
 
 
 def make(suite: str) -> Path:
     """The Debian, made if it is not there. Raises subprocess.CalledProcessError."""
     place = PLACE / suite
-    if there(suite):
+    if is_made(place):
         return place
-    new = place.with_suffix(".new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    print(f"lab.hosts: making {place.relative_to(CHECKOUT)}; some minutes", file=sys.stderr, flush=True)
-    include = f"--include={','.join(_FIRST)}"
-    _run("unshare", "--mount", "debootstrap", "--variant=minbase", include, suite, str(new), mirror())
-    policy = new / "usr/sbin/policy-rc.d"
-    policy.write_text(_NO_DAEMON)
-    policy.chmod(0o755)
-    shutil.copy("/etc/resolv.conf", new / "etc/resolv.conf")
-    install = ["apt-get", "-qq", "install", "--no-install-recommends", *_PROGRAMS]
-    apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child", f"--mount-proc={new}/proc"]
-    _run(*apart, "chroot", str(new), *install)
-    (new / _READY).touch()
-    shutil.rmtree(place, ignore_errors=True)
-    new.rename(place)
-    return place
-
-
-def _run(*argv: str) -> None:
-    done = subprocess.run(
-        argv,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-        env=environment(),
-    )
-    if done.returncode != 0:
-        print(done.stdout[-4000:], done.stderr[-4000:], file=sys.stderr)
-        done.check_returncode()
+    new = begun(place, suite, _FIRST)
+    install(new, "apt-get", "-qq", "install", "--no-install-recommends", *_PROGRAMS)
+    return finished(new, place)
 
 
 class Host:
@@ -168,7 +135,7 @@ def _first_process(node: subprocess.Popen[str]) -> int:
     children = Path(f"/proc/{node.pid}/task/{node.pid}/children")
     while time.monotonic() < deadline and node.poll() is None:
         pids = children.read_text().split()
-        if pids and Path(f"/proc/{pids[0]}/root/run/ready").exists():
+        if pids and Path("/proc", pids[0], "root", "run", "ready").exists():
             return int(pids[0])
         time.sleep(0.02)
     node.kill()

@@ -21,6 +21,7 @@ SUITES = ("trixie", "sid")
 PATIENCE = 1800.0  # seconds, for what fetches packages
 
 # What a checkout needs beside lab/install: its own packages are for running the lab alone.
+_READY = ".ready"
 _FIRST = ("ca-certificates", "git", "make", "python3", "python3-venv", "systemd-sysv")
 _ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -62,7 +63,7 @@ def root(suite: str) -> Path:
 
 
 def there(suite: str) -> bool:
-    return (root(suite) / ".ready").exists()
+    return is_made(root(suite))
 
 
 def enter(place: Path, argv: Iterable[str]) -> list[str]:
@@ -95,47 +96,53 @@ def isolated(place: Path, argv: Iterable[str]) -> list[str]:
 def make(suite: str) -> Path:
     """The Debian, made if it is not there. Raises subprocess.CalledProcessError."""
     place = root(suite)
-    if there(suite):
+    if is_made(place):
         return place
-    new = place.with_suffix(".new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    print(f"lab.suites: making {place.relative_to(CHECKOUT)}; some minutes", file=sys.stderr, flush=True)
-    # In a mount namespace: it mounts /proc in there.
-    _run(
-        "unshare",
-        "--mount",
-        "debootstrap",
-        "--variant=minbase",
-        f"--include={','.join(_FIRST)}",
-        suite,
-        str(new),
-        mirror(),
-    )
-    shutil.copy("/etc/resolv.conf", new / "etc/resolv.conf")
-    policy = new / "usr/sbin/policy-rc.d"
-    policy.write_text(_NO_DAEMON)
-    policy.chmod(0o755)
+    new = begun(place, suite, _FIRST)
     # A mirror of testing or unstable may be older than what it says of itself; its signatures are checked all the same.
     (new / "etc/apt/apt.conf.d/99-old-mirror").write_text('Acquire::Check-Valid-Until "false";\n')
     (new / "checkout/lab").mkdir(parents=True)
     shutil.copy(CHECKOUT / "lab/install", new / "checkout/lab/install")
     for what in ((), ("routers",), ("package",)):
-        _run(*_apart(new, ["/checkout/lab/install", *what]))
+        install(new, "/checkout/lab/install", *what)
     if suite == "sid":  # in the place of BIRD 2
-        _run(*_apart(new, ["apt-get", "-qq", "install", "--no-install-recommends", "bird3"]))
-    _run(*_apart(new, ["apt-get", "clean"]))
+        install(new, "apt-get", "-qq", "install", "--no-install-recommends", "bird3")
+    install(new, "apt-get", "clean")
     shutil.rmtree(new / "checkout")
-    (new / ".ready").touch()
+    return finished(new, place)
+
+
+def is_made(place: Path) -> bool:
+    return (place / _READY).exists()
+
+
+def begun(place: Path, suite: str, packages: Iterable[str]) -> Path:
+    """A minimal Debian with these packages, beside `place` until it is `finished`. It starts no daemons."""
+    new = place.with_suffix(".new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    print(f"lab: making {place.relative_to(CHECKOUT)}; some minutes", file=sys.stderr, flush=True)
+    include = f"--include={','.join(packages)}"
+    # In a mount namespace: it mounts /proc in there.
+    _run("unshare", "--mount", "debootstrap", "--variant=minbase", include, suite, str(new), mirror())
+    shutil.copy("/etc/resolv.conf", new / "etc/resolv.conf")
+    policy = new / "usr/sbin/policy-rc.d"
+    policy.write_text(_NO_DAEMON)
+    policy.chmod(0o755)
+    return new
+
+
+def install(place: Path, *argv: str) -> None:
+    """Runs a command of the Debian in `place`: the network is this machine's, and no process stays."""
+    own = ["unshare", "--mount", "--pid", "--fork", "--kill-child", f"--mount-proc={place}/proc"]
+    _run(*own, "chroot", str(place), *argv)
+
+
+def finished(new: Path, place: Path) -> Path:
+    (new / _READY).touch()
     shutil.rmtree(place, ignore_errors=True)
     new.rename(place)
     return place
-
-
-def _apart(place: Path, argv: Sequence[str]) -> list[str]:
-    """For installing: the network is this machine's, and no process stays."""
-    own = ["unshare", "--mount", "--pid", "--fork", "--kill-child", f"--mount-proc={place}/proc"]
-    return [*own, "chroot", str(place), *argv]
 
 
 def _run(*argv: str) -> None:

@@ -107,15 +107,16 @@ def rate(counts: tuple[Count, ...], keys: Iterable[Key], *, since: float = float
     Never more than all services together received: packets of some seconds ago are added to the services' counters
     only now. Readings before `since` do not count. None: the rate is not known yet, or a counter went back.
     """
+    counts = tuple(count for count in counts if count.at >= since)
     newest = counts[-1] if counts else None
-    bases = [count for count in counts if newest and since <= count.at <= newest.at - WINDOW]
+    bases = [count for count in counts if newest and count.at <= newest.at - WINDOW]
     if newest is None or not bases:
         return None
     total = _between(bases[-1], newest, keys)
     if total is None:
         return None
     mine = total / (newest.at - bases[-1].at)
-    everything = _all_together(tuple(count for count in counts if count.at >= since), newest)
+    everything = _all_together(counts, newest)
     return mine if everything is None else min(mine, everything)
 
 
