@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ from anycast.cli import client
 from anycast.core import events as ev
 from anycast.ops.main import surface
 from anycast.sockets import bind_unix
-from tests.unit.ops.node import REFUSED, Node, Operator, healthy
+from tests.unit.ops.node import CONFIG, REFUSED, Node, Operator, healthy
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +137,11 @@ def test_the_status_for_programs_is_the_document(node: Node, path: Path) -> None
     assert json.loads(done.out)["vips"][0]["name"] == "web"
 
 
-def test_maintenance_on_and_off_say_what_happens_now(node: Node, path: Path) -> None:
+def test_maintenance_on_and_off_say_what_happens_now(path: Path) -> None:
+    # The commands are over long before the drain is.
+    config = replace(CONFIG, timing=replace(CONFIG.timing, drain=600.0))
     on, again, listed, other, off, nothing = against(
-        Operator(node),
+        Operator(healthy(config, now=time.monotonic())),
         path,
         ("maintenance", "on", "--vip", "web", "--reason", "new disks"),
         ("maintenance", "on", "--vip", "web", "--reason", "new disks"),
@@ -151,7 +153,7 @@ def test_maintenance_on_and_off_say_what_happens_now(node: Node, path: Path) -> 
     assert [done.code for done in (on, again, listed, other, off, nothing)] == [0] * 6
     assert on.out == (
         "VIP web: maintenance on\n"
-        "draining: announced as the last resort for 2 s, then withdrawn\n"
+        "draining: announced as the last resort for 600 s, then withdrawn\n"
         "  web: advertise drain, vip_maintenance\n"
         "saved: it survives a restart of the agent\n"
     )
