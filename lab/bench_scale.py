@@ -152,14 +152,14 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     measuring.ready("bench_scale")
-    base = builds.base(options.base)
+    base, ours = builds.base(options.base), builds.ours()
     if base is None:
         say(f"there is no git history with {options.base} here: this build's own figures only")
     seconds = options.seconds or (QUICK_SECONDS if options.quick else LONG_SECONDS)
     # A namespace of its own, for the agents listen where others may.
     apart = netns.fresh() if os.geteuid() == 0 else contextlib.nullcontext()
     with tempfile.TemporaryDirectory(prefix="scale-") as name, apart:
-        bench = Bench(Path(name), base, builds.ours(), wanted, options.quick, seconds, options.rounds)
+        bench = Bench(Path(name), base, ours, wanted, options.quick, seconds, options.rounds)
         figures: list[Figure] = []
         for group in GROUPS:
             if not wanted.isdisjoint(group.rows):

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,28 +37,37 @@ class Build:
 
 
 def ours() -> Build:
-    return Build(name="ours", python=Path(sys.executable), root=configs.checkout())
+    """This checkout, with the libraries it needs and none for development, as a node has it. Raises CalledProcessError."""
+    root = configs.checkout()
+    return _built("ours", root, root)
 
 
 def base(commit: str = BASE) -> Build | None:
     """Made in the directory build, once; None: there is no git history here. Raises CalledProcessError."""
     root = configs.checkout()
     folder = root / "build" / f"scale-base-{commit}"
-    environment = root / "build" / "venv-scale-base"
-    stamp = environment / f".installed-{commit}"
-    build = Build(name="base", python=environment / "bin" / "python", root=folder)
-    if stamp.exists() and folder.exists():
-        return build
-    tree = _archive(root, commit)
-    if tree is None:
-        return None
-    say(f"installing the build of {commit} in {environment}")
-    with tarfile.open(fileobj=io.BytesIO(tree)) as archive:
-        archive.extractall(folder, filter="data")
-    _run([sys.executable, "-m", "venv", "--clear", str(environment)])
-    pip = [str(build.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    _run([*pip, str(folder)])
-    stamp.touch()
+    if not folder.exists():
+        tree = _archive(root, commit)
+        if tree is None:
+            return None
+        with tarfile.open(fileobj=io.BytesIO(tree)) as archive:
+            archive.extractall(folder, filter="data")
+    return _built("base", root, folder)
+
+
+def _built(name: str, root: Path, tree: Path) -> Build:
+    """With an environment of its own, and compiled: a package is, when it is installed."""
+    wanted = tomllib.loads((tree / "pyproject.toml").read_text())["project"]["dependencies"]
+    environment = root / "build" / f"venv-scale-{name}"
+    build = Build(name=name, python=environment / "bin" / "python", root=tree)
+    stamp = environment / ".installed"
+    text = "\n".join(wanted)
+    if not stamp.exists() or stamp.read_text() != text:
+        say(f"installing what {name} needs in {environment}")
+        _run([sys.executable, "-m", "venv", "--clear", str(environment)])
+        _run([str(build.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted])
+        stamp.write_text(text)
+    _run([str(build.python), "-m", "compileall", "-q", str(tree / "anycast"), str(tree / "lab")])
     return build
 
 

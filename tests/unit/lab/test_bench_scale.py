@@ -13,7 +13,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from anycast.config.load import loads
-from lab import bench_scale
+from lab import bench_scale, configs
 from lab.scale import builds, fake_exabgp, nodes
 from lab.scale.bench import Bench
 from lab.scale.fabric import Hops, bgpd_conf, bird_conf
@@ -138,7 +138,7 @@ def test_a_check_that_is_carried_out_has_its_port_and_interval() -> None:
 def test_the_core_driver_does_every_work_with_this_build(tmp_path: Path) -> None:
     for name, further in (("site", 0), ("more", 1)):
         (tmp_path / name).write_text(site(Size(3, 2), PLACE, further=further))
-    build = builds.ours()
+    build = here()
     argv = build.program("core_driver.py", str(tmp_path / "site"), str(tmp_path / "more"))
     works = ["outcome", "tick", "reading", "burst", "reload", "outcome"]
     done = subprocess.run(
@@ -244,7 +244,7 @@ def test_a_row_that_cannot_be_measured_says_why_and_the_others_go_on(tmp_path: P
         raise RuntimeError("no such luck")
 
     group = bench_scale.Group(rows={"a": "one", "b": "another"}, measure=fail)
-    bench = Bench(tmp_path, None, builds.ours(), frozenset({"b"}), quick=True, seconds=1.0)
+    bench = Bench(tmp_path, None, here(), frozenset({"b"}), quick=True, seconds=1.0)
     (found,) = bench_scale.measured(group, bench)
     assert (found.row, found.reached) == ("b", None)
     assert "no such luck" in found.note
@@ -262,4 +262,8 @@ def test_the_programs_of_both_builds_import_nothing_of_this_folder() -> None:
     for name in ("core_driver", "watched_agent", "fake_exabgp"):
         text = Path(bench_scale.__file__).with_name("scale").joinpath(f"{name}.py").read_text()
         assert "lab.scale" not in text.split('"""', 2)[2]
-    assert sys.executable == str(builds.ours().python)
+
+
+def here() -> builds.Build:
+    """This checkout with the libraries of the tests: what is measured has an environment of its own."""
+    return builds.Build(name="ours", python=Path(sys.executable), root=configs.checkout())
