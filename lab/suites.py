@@ -94,22 +94,31 @@ def isolated(place: Path, argv: Iterable[str]) -> list[str]:
 
 
 def make(suite: str) -> Path:
-    """The Debian, made if it is not there. Raises subprocess.CalledProcessError."""
-    place = root(suite)
+    """The Debian, made if it is not there; completed, if lab/install names more than then. Raises CalledProcessError."""
+    place, wanted = root(suite), (CHECKOUT / "lab/install").read_text()
     if is_made(place):
+        if (place / _READY).read_text() != wanted:
+            install(place, "apt-get", "-qq", "update")
+            _programs(place, suite)
+            (place / _READY).write_text(wanted)
         return place
     new = begun(place, suite, _FIRST)
     # A mirror of testing or unstable may be older than what it says of itself; its signatures are checked all the same.
     (new / "etc/apt/apt.conf.d/99-old-mirror").write_text('Acquire::Check-Valid-Until "false";\n')
-    (new / "checkout/lab").mkdir(parents=True)
-    shutil.copy(CHECKOUT / "lab/install", new / "checkout/lab/install")
+    _programs(new, suite)
+    return finished(new, place, wanted)
+
+
+def _programs(place: Path, suite: str) -> None:
+    """What lab/install names, where it is missing."""
+    (place / "checkout/lab").mkdir(parents=True, exist_ok=True)
+    shutil.copy(CHECKOUT / "lab/install", place / "checkout/lab/install")
     for what in ((), ("routers",), ("package",)):
-        install(new, "/checkout/lab/install", *what)
+        install(place, "/checkout/lab/install", *what)
     if suite == "sid":  # in the place of BIRD 2
-        install(new, "apt-get", "-qq", "install", "--no-install-recommends", "bird3")
-    install(new, "apt-get", "clean")
-    shutil.rmtree(new / "checkout")
-    return finished(new, place)
+        install(place, "apt-get", "-qq", "install", "--no-install-recommends", "bird3")
+    install(place, "apt-get", "clean")
+    shutil.rmtree(place / "checkout")
 
 
 def is_made(place: Path) -> bool:
@@ -138,8 +147,9 @@ def install(place: Path, *argv: str) -> None:
     _run(*own, "chroot", str(place), *argv)
 
 
-def finished(new: Path, place: Path) -> Path:
-    (new / _READY).touch()
+def finished(new: Path, place: Path, made_of: str = "") -> Path:
+    """`made_of`: what says whether it is complete."""
+    (new / _READY).write_text(made_of)
     shutil.rmtree(place, ignore_errors=True)
     new.rename(place)
     return place
