@@ -54,7 +54,13 @@ mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
 mount -t tmpfs -o mode=755 tmpfs "$root/run"
 mkdir "$root/run/lock" "$root/run/netns"
 ip link set lo up
-chroot "$root" "$@" || exit $?
+# Not chroot: who enters the mount namespace of a node of a lab in there would be at this machine's root again.
+mkdir -p "$root/.outside"
+cd "$root"
+pivot_root . .outside
+cd /
+umount --lazy /.outside
+"$@" || exit $?
 """
 
 

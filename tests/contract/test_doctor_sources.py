@@ -44,12 +44,12 @@ def test_with_the_vips_alone_ipv4_has_none_and_ipv6_takes_the_vip() -> None:
 
 def test_with_addresses_of_its_own_it_takes_those() -> None:
     run("ip", "addr", "add", "10.255.0.1/32", "dev", "lo")
-    run("ip", "addr", "add", "2001:db8:eeee::1/128", "dev", "lo")
+    run("ip", "addr", "add", "2001:db8:eeee::1/128", "dev", "lo", "nodad")
     assert sources() == ["10.255.0.1", "2001:db8:eeee::1"]
 
 
 def test_a_route_keeps_a_source_that_the_node_has_no_more() -> None:
-    run("ip", "addr", "add", "2001:db8:eeee::1/128", "dev", "lo")
+    run("ip", "addr", "add", "2001:db8:eeee::1/128", "dev", "lo", "nodad")
     words = ["default", "via", "fe80::1", "dev", "up0", "src", "2001:db8:eeee::1"]
     run("ip", "-6", "route", "replace", *words)
     run("ip", "link", "set", "lo", "down")
