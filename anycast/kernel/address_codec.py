@@ -6,7 +6,7 @@ import contextlib
 import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
 from socket import AF_INET, AF_INET6, AF_UNSPEC
 from typing import NamedTuple
 
@@ -33,6 +33,8 @@ _SCOPE_HOST = 254
 _NODAD, _DADFAILED, _DEPRECATED, _PERMANENT = 0x02, 0x08, 0x20, 0x80
 _NO_PREFIX_ROUTE = 0x200  # as an attribute: it has no place in the head
 _LO = 1  # index of lo in every network namespace
+# The kernel makes no route to a peer in 0.0.0.0/8, and nobody has one there.
+_NOBODY = IPv4Address("0.0.0.1")
 _FAMILY = {4: int(AF_INET), 6: int(AF_INET6)}
 _SIZE = {int(AF_INET): 4, int(AF_INET6): 16}  # bytes
 # The head, the header of the first attribute, four bytes, and what is the header of the second where those are IPv4.
@@ -46,7 +48,8 @@ _HEADER_AND_INDEX = struct.Struct("=IHHII4xI")
 class Assigned(NamedTuple):
     """An address on an interface. Not `usable`: another machine on the link has it too (DAD failed).
 
-    `plain`: it may be a source address, or ends by itself, as none does that the agent adds.
+    `plain`: it is not as the agent adds it: it may be a source address, ends by itself, or is more than a single host
+    on lo. `peer`: the other end's address, where an IPv4 address has one.
     """
 
     interface: int  # index
@@ -54,6 +57,16 @@ class Assigned(NamedTuple):
     prefix: int
     usable: bool = True
     plain: bool = False
+    peer: Address | None = None
+
+    @property
+    def network(self) -> IPv4Network | IPv6Network:
+        """As the kernel compares it: with one scope only, and of its addresses all but the first are secondary."""
+        return ip_network((self.peer or self.address, self.prefix), strict=False)
+
+    @property
+    def is_single(self) -> bool:
+        return self.peer is None and self.prefix == self.address.max_prefixlen
 
 
 class Found(NamedTuple):
@@ -87,29 +100,21 @@ def correction6(index: int, address: Address) -> Callable[[int], bytes]:
     return lambda sequence: frame(NEW_ADDRESS, NLM_F_ACK | _REPLACE, sequence, body)
 
 
-def correction4(index: int, address: Address, prefixes: Iterable[int]) -> list[Callable[[int], bytes]]:
-    """An IPv4 address as the agent adds it, instead of those with the prefix lengths `prefixes`.
+def stand_in(index: int, address: Address) -> Callable[[int], bytes]:
+    """An IPv4 address a second time, beside one that is a single host.
 
-    The kernel changes no scope. So the address is there a second time meanwhile, with a prefix that makes no route:
-    the node never is without it.
+    The kernel changes no scope, so that one has to go and come again, and the node is to have the address all the
+    time. With a peer it is in nobody's network.
     """
-    old = list(prefixes)
-    single = address.max_prefixlen
-    if single not in old:
-        return [addition(index, address), *(removal(index, address, each) for each in old)]
-    meanwhile = next(each for each in range(single - 1, 0, -1) if each not in old)
-    return [
-        _routeless(index, address, meanwhile),
-        removal(index, address, single),
-        addition(index, address),
-        *(removal(index, address, each) for each in (meanwhile, *old) if each != single),
-    ]
-
-
-def _routeless(index: int, address: Address, prefix: int) -> Callable[[int], bytes]:
     flags = attribute(_FLAGS, _NO_PREFIX_ROUTE.to_bytes(4, sys.byteorder))
-    body = _body(index, address, prefix, _named(address) + flags, scope=_SCOPE_HOST)
+    named = attribute(_LOCAL, address.packed) + attribute(_ADDRESS, _NOBODY.packed)
+    body = _body(index, address, address.max_prefixlen, named + flags, scope=_SCOPE_HOST)
     return lambda sequence: frame(NEW_ADDRESS, NLM_F_ACK | _CREATE | _EXCLUSIVE, sequence, body)
+
+
+def standing_in(index: int, address: Address) -> Assigned:
+    """What `stand_in` adds."""
+    return Assigned(index, address, address.max_prefixlen, plain=True, peer=_NOBODY)
 
 
 def _as_ours(index: int, address: Address) -> bytes:
@@ -126,9 +131,15 @@ def _named(address: Address) -> bytes:
 def removal(index: int, address: Address, prefix: int | None = None) -> Callable[[int], bytes]:
     """`prefix` None: an IPv4 address goes whatever its prefix, one at a time; an IPv6 address as a single host."""
     named = attribute(_LOCAL, address.packed)
-    if prefix is not None and address.version == 4:
-        named += attribute(_ADDRESS, address.packed)  # without it the kernel does not look at the prefix
     body = _body(index, address, address.max_prefixlen if prefix is None else prefix, named)
+    return lambda sequence: frame(DEL_ADDRESS, NLM_F_ACK, sequence, body)
+
+
+def removal_of(one: Assigned) -> Callable[[int], bytes]:
+    """Of an IPv4 address that may be there more than once, with other prefixes and peers: this one."""
+    # Without IFA_ADDRESS the kernel does not look at the prefix.
+    named = attribute(_LOCAL, one.address.packed) + attribute(_ADDRESS, (one.peer or one.address).packed)
+    body = _body(one.interface, one.address, one.prefix, named)
     return lambda sequence: frame(DEL_ADDRESS, NLM_F_ACK, sequence, body)
 
 
@@ -151,15 +162,29 @@ def parse(data: bytes, message: Message) -> Assigned | None:
     if len(packed) != _SIZE[family]:
         raise Malformed(f"an address of {len(packed)} bytes")
     flags = int.from_bytes(found.get(_FLAGS, b"")[:4], sys.byteorder)
-    plain = _is_plain(family, prefix, short, scope, index)
-    return Assigned(index, ip_address(packed), prefix, not flags & _DADFAILED, plain)
+    other = found.get(_ADDRESS, packed) if family == AF_INET else packed
+    if len(other) != len(packed):
+        raise Malformed(f"an address of {len(other)} bytes")
+    peer = None if other == packed else other
+    plain = _is_plain(family, prefix, short, scope, index, peer=peer)
+    return Assigned(
+        index,
+        ip_address(packed),
+        prefix,
+        not flags & _DADFAILED,
+        plain,
+        None if peer is None else ip_address(peer),
+    )
 
 
-def _is_plain(family: int, prefix: int, flags: int, scope: int, index: int) -> bool:
+def _is_plain(family: int, prefix: int, flags: int, scope: int, index: int, *, peer: bytes | None) -> bool:
     if family == AF_INET6:
         return not (flags & _DEPRECATED and flags & _PERMANENT)
-    # On a real link a wider prefix is the operator's network: it is not the agent's to take away.
-    return not (scope == _SCOPE_HOST and flags & _PERMANENT) and (prefix == 32 or index == _LO)
+    single = prefix == 32 and peer is None
+    if single or index == _LO:
+        return not (single and scope == _SCOPE_HOST and flags & _PERMANENT)
+    # On a real link a wider prefix or a peer is the operator's network: it is not the agent's to take away.
+    return peer == _NOBODY.packed
 
 
 def usable(index: int, there: Mapping[bytes, Address], data: bytes, message: Message) -> Found | None:
@@ -169,15 +194,17 @@ def usable(index: int, there: Mapping[bytes, Address], data: bytes, message: Mes
     """
     start = message.start
     if message.end - start >= _QUICK.size:
-        family, prefix, flags, scope, at, first, _, third = _QUICK.unpack_from(data, start)
+        family, prefix, flags, scope, at, first, second, third = _QUICK.unpack_from(data, start)
         if at != index:
             return None
         # IPv4: IFA_ADDRESS, then IFA_LOCAL. IPv6 without a peer: IFA_ADDRESS, 16 bytes from where it begins.
         place = 20 if (family, first, third) == _QUICK4 else 12 if (family, first) == _QUICK6 else 0
         if place and not flags & _DADFAILED:
-            found = there.get(data[start + place : start + place + _SIZE[family]])
+            packed = data[start + place : start + place + _SIZE[family]]
+            found = there.get(packed)
             if found is not None:
-                return Found(found, _is_plain(family, prefix, flags, scope, at))
+                peer = None if second == packed else second
+                return Found(found, _is_plain(family, prefix, flags, scope, at, peer=peer))
     one = parse(data, message)
     if one is None or one.interface != index or not one.usable:
         return None
@@ -192,9 +219,9 @@ def changed(data: bytes) -> frozenset[int]:
 def lost(index: int, datagrams: Iterable[bytes]) -> frozenset[Address]:
     """The addresses of an interface that went, by the kernel's announcements in their order, and did not come again.
 
-    One that went with one prefix length and came with another is there. What is not understood tells nothing.
+    One that went with one prefix length or peer and came with another is there. What is not understood tells nothing.
     """
-    last: dict[tuple[Address, int], bool] = {}
+    last: dict[tuple[Address, int, Address | None], bool] = {}
     for data in datagrams:
         with contextlib.suppress(Malformed):
             for message in messages(data):
@@ -202,9 +229,9 @@ def lost(index: int, datagrams: Iterable[bytes]) -> frozenset[Address]:
                     continue
                 one = parse(data, message)
                 if one is not None and one.interface == index:
-                    last[one.address, one.prefix] = message.kind == NEW_ADDRESS
-    came = {address for (address, _), there in last.items() if there}
-    return frozenset(address for address, _ in last if address not in came)
+                    last[one.address, one.prefix, one.peer] = message.kind == NEW_ADDRESS
+    came = {address for (address, _, _), there in last.items() if there}
+    return frozenset(address for address, _, _ in last if address not in came)
 
 
 def _indexes(data: bytes) -> Iterator[int]:

@@ -21,13 +21,23 @@ import itertools
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Container,
+    Hashable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from functools import partial
 from ipaddress import IPv4Address
 from typing import NamedTuple, TypeVar
 
 from anycast.core.values.configuration import Address
 from anycast.kernel import address_codec as codec
+from anycast.kernel import sysctl
 from anycast.kernel.address_codec import Assigned, Found
 from anycast.kernel.errors import KernelUnavailable
 from anycast.kernel.netlink import (
@@ -55,10 +65,12 @@ _RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
 _GROUPS = _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR
 # IPv6 may be off on the interface, or in the kernel.
 _NOT_THERE = frozenset({errno.EADDRNOTAVAIL, errno.ENODEV, errno.EOPNOTSUPP, errno.EAFNOSUPPORT})
+_DOTS = str.maketrans(".", "/")  # in the name of an interface within that of a sysctl
 _PASSED = {errno.EEXIST, errno.EADDRNOTAVAIL}  # somebody else was faster
 
 
 T = TypeVar("T")
+H = TypeVar("H", bound=Hashable)
 
 
 class Held(NamedTuple):
@@ -114,34 +126,94 @@ async def usable_of(interface: str, asked: Iterable[Address]) -> Held:
 async def correct(interface: str, corrected: Sequence[Address]) -> dict[Address, OSError]:
     """Each as `add` would have added it, without a moment of absence. Which failed, and why.
 
-    One that has gone meanwhile is added. Raises OSError, KernelUnavailable: nobody knows which was corrected.
+    One that has gone meanwhile is added. Wherever this is cut off, the addresses are there, and what is left to do is
+    seen by the next reading. Raises OSError, KernelUnavailable: nobody knows which was corrected.
     """
     index = index_of(interface)
-    failed: dict[Address, OSError] = {}
     with _netlink() as netlink:
         sixes = [one for one in corrected if one.version == 6]
-        failed |= _failed(await _written(netlink, sixes, partial(codec.correction6, index)), ())
-        right: set[Address] = set()
-        fours: dict[Address, list[int]] = {one: [] for one in corrected if one.version == 4}
-        if fours:
-            for one in await _ipv4_listed(netlink):
-                if one.interface != index or one.address not in fours:
-                    continue
-                if one.plain:
-                    fours[one.address].append(one.prefix)
-                else:
-                    right.add(one.address)
-        for address, prefixes in fours.items():
-            if not prefixes and address in right:
-                continue
-            parts = codec.correction4(index, address, prefixes)
-            # In one message: whatever happens to this process, the kernel carries out all of it or nothing.
-            codes = await netlink.write(partial(_joined, parts), len(parts))
-            code = next((code for code in codes.values() if code not in _PASSED), None)
-            if code is not None:
-                failed[address] = OSError(code, os.strerror(code))
-            await asyncio.sleep(0)
-    return failed
+        failed = _failed(await _written(netlink, sixes, partial(codec.correction6, index)), ())
+        fours = {one for one in corrected if one.version == 4}
+        if not fours:
+            return failed
+        listed = [one for one in await _ipv4_listed(netlink) if one.interface == index]
+        wrong = [one for one in listed if one.address in fours and one.plain]
+        todo = fours - {one.address for one in listed if not one.plain} | {one.address for one in wrong}
+        taken = {one.peer for one in listed if one.peer in todo and one.prefix == 32}
+        failed |= dict.fromkeys(
+            taken, OSError(errno.EADDRINUSE, f"another address of {interface} has it as its peer")
+        )
+        # Each step for those with which the step before went well: the node never is without one of them.
+        again = {one.address: one for one in wrong if one.is_single and one.address not in taken}
+
+        async def step(written: Iterable[Address], request: Callable[[Address], Framed]) -> None:
+            nonlocal failed
+            left = [one for one in written if one not in failed]
+            failed |= _failed(await _written(netlink, left, request), _PASSED)
+
+        await step(todo - again.keys(), partial(codec.addition, index))
+        await step(again, partial(codec.stand_in, index))
+        await step(again, lambda one: codec.removal_of(again[one]))
+        await step(again, partial(codec.addition, index))
+        wide = {one: None for one in wrong if not one.is_single}
+        wide |= {codec.standing_in(index, one): None for one in again}
+        left = [one for one in wide if one.address not in failed]
+        return failed | await _without_others(netlink, interface, left, listed)
+
+
+async def _without_others(
+    netlink: Netlink, interface: str, removed: Sequence[Assigned], listed: Iterable[Assigned]
+) -> dict[Address, OSError]:
+    """Removes IPv4 addresses; `listed`: all of the interface. Others of their networks stay. Which failed, and why."""
+    beside: dict[object, set[Address]] = {}
+    for one in listed:
+        beside.setdefault(one.network, set()).add(one.address)
+    shared = [one for one in removed if beside.get(one.network, set()) - {one.address}]
+    alone = [one for one in removed if one not in shared]
+    codes = await _written(netlink, alone, codec.removal_of)
+    failed: dict[Address, OSError] = {}
+    if shared:
+        try:
+            with _others_kept(interface):
+                codes |= await _written(netlink, shared, codec.removal_of)
+        except _OthersError as error:
+            failed = {one.address: error for one in shared}
+    return failed | _failed({one.address: code for one, code in codes.items()}, _NOT_THERE)
+
+
+class _OthersError(OSError):
+    """Other addresses would go along."""
+
+
+@contextlib.contextmanager
+def _others_kept(interface: str) -> Iterator[None]:
+    """When the first address of a network goes, the kernel removes the others of it, unless it is told otherwise.
+
+    Cut off in here it stays told, which costs nobody an address. Raises _OthersError.
+    """
+    name = _keeps_others(interface)
+    if name is None:
+        yield
+        return
+    try:
+        sysctl.write(name, "1")
+    except OSError as error:
+        raise _OthersError(
+            errno.EBUSY,
+            f"other addresses of its network would go with it, and the setting that keeps them cannot be written: "
+            f"`sysctl -w {name}=1`, for good",
+        ) from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            sysctl.write(name, "0")
+
+
+def _keeps_others(interface: str) -> str | None:
+    """The setting to write. None: others stay as it is."""
+    names = [f"net.ipv4.conf.{name}.promote_secondaries" for name in ("all", interface.translate(_DOTS))]
+    return None if "1" in sysctl.read(names).values() else names[1]
 
 
 async def _ipv4_listed(netlink: Netlink) -> list[Assigned]:
@@ -161,8 +233,14 @@ async def add(interface: str, added: Sequence[Address]) -> dict[Address, OSError
     index = index_of(interface)
     with _netlink() as netlink:
         codes = await _written(netlink, added, partial(codec.addition, index))
-    there = [address for address, code in codes.items() if code == errno.EEXIST]
-    return _failed(codes, {errno.EEXIST}) | (await correct(interface, there) if there else {})
+    # EINVAL: an IPv4 address may be the peer of another one, among much else.
+    there = [
+        address
+        for address, code in codes.items()
+        if code == errno.EEXIST or (code == errno.EINVAL and address.version == 4)
+    ]
+    failed = _failed({address: code for address, code in codes.items() if address not in there}, ())
+    return failed | (await correct(interface, there) if there else {})
 
 
 async def remove(interface: str, removed: Sequence[Address]) -> dict[Address, OSError]:
@@ -174,6 +252,12 @@ async def remove(interface: str, removed: Sequence[Address]) -> dict[Address, OS
     failed: dict[Address, OSError] = {}
     with _netlink() as netlink:
         left = list(removed)
+        fours = {one for one in left if one.version == 4}
+        if fours and _keeps_others(interface) is not None:
+            listed = [one for one in await _ipv4_listed(netlink) if one.interface == index]
+            named = [one for one in listed if one.address in fours]
+            failed = await _without_others(netlink, interface, named, listed)
+            left = [one for one in left if one not in failed and one not in {each.address for each in named}]
         while left:
             codes = await _written(netlink, left, partial(codec.removal, index))
             failed |= _failed(codes, _NOT_THERE)
@@ -192,12 +276,10 @@ async def _remove_longer(netlink: Netlink, index: int, removed: Iterable[Address
     return _failed(codes, _NOT_THERE)
 
 
-async def _written(
-    netlink: Netlink, written: Sequence[Address], request: Callable[[Address], Framed]
-) -> dict[Address, int]:
+async def _written(netlink: Netlink, written: Sequence[H], request: Callable[[H], Framed]) -> dict[H, int]:
     """The errno of each that was refused."""
     loop = asyncio.get_running_loop()
-    codes: dict[Address, int] = {}
+    codes: dict[H, int] = {}
     done, batch = 0, float(BATCH)
     while done < len(written):
         part = written[done : done + int(batch)]

@@ -454,8 +454,12 @@ def _plain(state: State, ops: Iterable[kernels.KernelOp]) -> Iterator[str]:
     for op in ops:
         if isinstance(op, kernels.CorrectAddress):
             where = f"{op.address} on {state.config.node.interface}"
-            lacks = "scope host" if op.address.version == 4 else "the preferred lifetime 0"
-            yield f"{where} has not {lacks}, for ever: the node's own traffic may leave with it"
+            lacks = (
+                "is not a single host of scope host"
+                if op.address.version == 4
+                else "has not the preferred lifetime 0"
+            )
+            yield f"{where} {lacks}, for ever: the node's own traffic may leave with it"
 
 
 def _vips_at(state: State, pieces: Iterable[Piece]) -> list[str]:

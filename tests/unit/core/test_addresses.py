@@ -47,7 +47,7 @@ def test_an_address_that_may_be_a_source_is_put_right_and_the_route_stays(*, fou
     drifts = node.events("kernel.drifted")
     assert len(drifts) == (0 if found_so else 1), "what was there before the agent nobody has changed"
     if not found_so:
-        assert "192.0.2.1 on lo has not scope host" in str(drifts[0].fields["found"])
+        assert "192.0.2.1 on lo is not a single host of scope host" in str(drifts[0].fields["found"])
         assert "2001:db8:99::1 on lo has not the preferred lifetime 0" in str(drifts[0].fields["found"])
 
 
@@ -82,6 +82,26 @@ def test_an_address_in_maintenance_is_put_right_too() -> None:
     node.wait(DRAIN + SETTLE + TTL)
     make_plain(node, V4)
     assert not node.kernel.plain
+
+
+@pytest.mark.parametrize("outcome", [None, Outcome.FAIL])
+def test_an_address_is_there_and_put_back_whether_or_not_a_server_is_healthy(outcome: Outcome | None) -> None:
+    node = Node(vip())
+    if outcome is not None:
+        node.checks(outcome)
+    assert not node.routes
+    assert node.kernel.addresses == {V4}
+    take(node, V4)
+    assert node.kernel.addresses == {V4}
+
+
+def test_an_address_stays_in_maintenance_and_is_put_back_too() -> None:
+    node = up()
+    node.maintain()
+    node.wait(DRAIN + SETTLE + TTL)
+    assert not node.routes
+    take(node, V4)
+    assert node.kernel.addresses == {V4}
 
 
 def test_an_address_that_was_to_go_and_that_somebody_puts_back_meanwhile_goes_again() -> None:

@@ -16,6 +16,7 @@ from anycast.kernel.netlink_codec import attribute
 V4, V6 = ip_address("192.0.2.1"), ip_address("2001:db8::1")
 ADDRESS, LOCAL, FLAGS = 1, 2, 8
 NODAD, DADFAILED = 0x02, 0x08
+SCOPES = {"global": 0, "link": 253, "host": 254}
 
 
 def parsed(data: bytes) -> codec.Assigned | None:
@@ -39,7 +40,29 @@ def test_what_is_written_and_removed_is_read_as_that_address_as_a_single_host(ad
 def test_of_two_addresses_with_a_peer_the_local_one_is_the_nodes_own() -> None:
     peer = ip_address("192.0.2.9")
     data = answer(attribute(ADDRESS, peer.packed), attribute(LOCAL, V4.packed))
-    assert parsed(data) == codec.Assigned(7, V4, 24)  # on a link, a network of the operator's
+    assert parsed(data) == codec.Assigned(7, V4, 24, peer=peer)  # on a link, a network of the operator's
+    (message,) = netlink_codec.messages(data)
+    assert codec.usable(7, {V4.packed: V4}, data, message) == codec.Found(V4, plain=False)
+
+
+@pytest.mark.parametrize("index", [1, 7])
+@pytest.mark.parametrize("prefix", [24, 32])
+def test_with_a_peer_it_is_not_ours_on_lo_and_on_a_link_it_stays(index: int, prefix: int) -> None:
+    named = attribute(ADDRESS, ip_address("192.0.2.9").packed) + attribute(LOCAL, V4.packed)
+    data = netlink_codec.frame(
+        codec.NEW_ADDRESS, 0, 1, struct.pack("=BBBBI", 2, prefix, 0x80, SCOPES["host"], index) + named
+    )
+    (message,) = netlink_codec.messages(data)
+    for there in ({V4.packed: V4}, {}):
+        assert codec.usable(index, there, data, message) == codec.Found(V4, index == 1)
+
+
+def test_what_stands_in_for_an_address_is_not_as_ours_and_is_named_by_its_removal() -> None:
+    there = codec.standing_in(7, V4)
+    assert parsed(codec.stand_in(7, V4)(1)) == there
+    (message,) = netlink_codec.messages(codec.removal_of(there)(1))
+    assert message.kind == codec.DEL_ADDRESS
+    assert parsed(codec.removal_of(there)(1)) == there
 
 
 @pytest.mark.parametrize(("flags", "usable"), [(NODAD, True), (DADFAILED, False)])
@@ -81,9 +104,12 @@ def test_a_damaged_datagram_tells_nothing_and_ends(data: bytes) -> None:
     assert codec.changed(data) == frozenset()
 
 
-def announced(kind: int, address: Address, prefix: int, index: int = 7) -> bytes:
+def announced(kind: int, address: Address, prefix: int, index: int = 7, peer: str = "") -> bytes:
     family = 2 if address.version == 4 else 10
-    body = struct.pack("=BBBBI", family, prefix, 0x80, 0, index) + attribute(ADDRESS, address.packed)
+    named = attribute(ADDRESS, address.packed)
+    if peer:
+        named = attribute(ADDRESS, ip_address(peer).packed) + attribute(LOCAL, address.packed)
+    body = struct.pack("=BBBBI", family, prefix, 0x80, 0, index) + named
     return netlink_codec.frame(kind, 0, 1, body)
 
 
@@ -96,16 +122,17 @@ CAME, WENT = codec.NEW_ADDRESS, codec.DEL_ADDRESS
         ([announced(WENT, V4, 32), announced(WENT, V6, 128)], {V4, V6}),
         ([announced(WENT, V4, 32) + announced(CAME, V4, 32)], set()),
         ([announced(CAME, V4, 32), announced(WENT, V4, 32)], {V4}),
-        # As `correction4` has it: there with another prefix meanwhile.
+        # Another stands in meanwhile.
         (
             [
-                announced(CAME, V4, 31),
+                announced(CAME, V4, 32, peer="0.0.0.1"),
                 announced(WENT, V4, 32),
                 announced(CAME, V4, 32),
-                announced(WENT, V4, 31),
+                announced(WENT, V4, 32, peer="0.0.0.1"),
             ],
             set(),
         ),
+        ([announced(WENT, V4, 32), announced(CAME, V4, 32, peer="0.0.0.1")], set()),
         ([announced(WENT, V4, 24), announced(CAME, V4, 32)], set()),
         ([announced(WENT, V4, 32, index=8)], set()),
         ([b"\0" * 64, announced(WENT, V4, 32), announced(WENT, V6, 128)[:-1]], {V4}),
@@ -114,9 +141,6 @@ CAME, WENT = codec.NEW_ADDRESS, codec.DEL_ADDRESS
 )
 def test_what_went_and_did_not_come_again_is_lost(told: list[bytes], gone: set[Address]) -> None:
     assert codec.lost(7, told) == gone
-
-
-SCOPES = {"global": 0, "link": 253, "host": 254}
 
 
 @pytest.mark.parametrize(
@@ -128,6 +152,8 @@ SCOPES = {"global": 0, "link": 253, "host": 254}
         (V4, 32, "host", 0x00, 7, True),  # it ends
         (V4, 24, "global", 0x80, 7, False),  # the operator's network
         (V4, 24, "global", 0x80, 1, True),  # on lo it is none
+        (V4, 24, "host", 0x80, 1, True),
+        (V4, 24, "host", 0x80, 7, False),
         (V6, 128, "global", 0xA2, 7, False),
         (V6, 128, "global", 0x82, 7, True),
         (V6, 128, "global", 0x22, 7, True),
