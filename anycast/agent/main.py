@@ -37,7 +37,7 @@ from anycast.agent.start import Start
 from anycast.agent.starts_file import StartsFile
 from anycast.config.apart import Reading
 from anycast.config.loaded import Loaded
-from anycast.core.events import ConditionSet, StopRequested
+from anycast.core.events import ConditionSet, StopRequested, Tick
 from anycast.core.values.configuration import Node
 from anycast.core.values.standing import Condition
 from anycast.daemon_threads import DaemonThreads
@@ -61,6 +61,8 @@ EVENTS = "events.jsonl"
 STARTS = "starts.json"
 
 DESCRIPTORS = 65536  # wanted: thousands of checks at once, and connections that are kept
+
+SERVING = "anycast.agent.serving"  # imported once there is time for it
 
 LEASE_PATIENCE = 0.5  # seconds from the start that all else waits for the first lease
 
@@ -126,7 +128,14 @@ def _run(
     # A person who has named a wrong file hears of it at once.
     patience = start.ABSENT if os.environ.get("NOTIFY_SOCKET") else 0.0
     try:
-        begun = start.begin_patiently(path, reading, strict=strict, state_dir=state_dir, patience=patience)
+        begun = start.begin_patiently(
+            path,
+            reading,
+            strict=strict,
+            state_dir=state_dir,
+            patience=patience,
+            meanwhile=partial(import_module, SERVING),
+        )
     except start.NotStartedError as error:
         print(f"anycast: {error}, not started", file=sys.stderr)
         return EX_CONFIG if error.bad_configuration else EX_SOFTWARE
@@ -342,6 +351,10 @@ async def serve(
     def refused(why: str) -> None:
         engine.post(ConditionSet(kind=Condition.PLUGIN_REFUSED, text=f"a plugin was refused: {why}"))
 
+    def opened(where: str) -> None:
+        sockets.add(where)
+        engine.post(Tick())  # its pass says that the agent is ready: at rest none comes for half a second
+
     leases = LeaseServer(engine.post, user=node.exabgp_user, refused=refused)
     holder.append(leases)
 
@@ -371,11 +384,11 @@ async def serve(
         # A thread: the user may be asked of a directory service, and that must not hold the lease up.
         await asyncio.to_thread(give_to_plugin)
         await leases.listen(listener)
-        sockets.add(LEASE_SOCKET)
+        opened(LEASE_SOCKET)
 
     async def listen_for_control(listener: socket.socket) -> None:
         await serving[0].control.listen(listener)
-        sockets.add(CONTROL_SOCKET)
+        opened(CONTROL_SOCKET)
 
     async def answer_questions() -> None:
         # Its start takes more processor time than all that the first lease needs.
@@ -385,7 +398,7 @@ async def serve(
     async def serve_others() -> None:
         """What the first lease does not need. Imported in a thread: the event loop has turns meanwhile."""
         await first_lease(LEASE_PATIENCE)
-        module = await asyncio.to_thread(import_module, "anycast.agent.serving")
+        module = await asyncio.to_thread(import_module, SERVING)
         serving.append(module.Serving(engine, before))
         helpers.extend(
             loop.create_task(_again_and_again(task))

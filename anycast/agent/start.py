@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from errno import ENOENT
@@ -29,7 +29,6 @@ from anycast.core.values.configuration import Config
 QUICKLY_READ = 256 * 1024  # bytes of a last good configuration: some hundredths of a second
 LONGEST = 300  # characters of a problem that is told again and again
 ABSENT = 10.0  # seconds that a file which is not there has to come
-LOOK = 0.1  # seconds between two looks whether it has come
 
 log = structlog.get_logger()
 
@@ -64,10 +63,12 @@ def begin_patiently(
     strict: bool = False,
     state_dir: Path | None = None,
     patience: float = ABSENT,
+    meanwhile: Callable[[], object] = int,
 ) -> Start:
     """As `begin`, but where nothing can be started with, a file that is not there has `patience` seconds to come.
 
-    Whoever replaces it may take it away first, or its file system is not mounted yet.
+    Whoever replaces it may take it away first, or its file system is not mounted yet. `meanwhile` is called once while
+    it is waited for.
     """
     ends = time.monotonic() + patience
     told = False
@@ -75,15 +76,15 @@ def begin_patiently(
         try:
             return begin(path, reading, strict=strict, state_dir=state_dir)
         except NotStartedError as error:
-            if not error.absent or time.monotonic() >= ends:
+            left = ends - time.monotonic()
+            if not error.absent or left <= 0:
                 raise
+        # In a fork, which is spared the imports: it waits, and reads the file as soon as it comes.
+        reading = Reading(path, fork=threading.active_count() == 1, wait=left)
         if not told:
             print(f"anycast: {named(str(path))} has {patience:g} s to come", file=sys.stderr)
+            meanwhile()
             told = True
-        while not _is_there(path) and time.monotonic() < ends:
-            time.sleep(LOOK)
-        # Again in a fork, which is spared the imports.
-        reading = Reading(path, fork=threading.active_count() == 1)
 
 
 def _is_there(path: Path) -> bool:

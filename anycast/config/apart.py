@@ -42,11 +42,13 @@ GOODBYE = (
 )
 AT_A_TIME = 0.001  # seconds of decoding between two pauses
 LOOK = 0.01  # seconds between two looks whether a fork has ended
+LOOK_FOR = 0.02  # seconds between two looks whether a file has come
 AT_ONCE = 0.1  # seconds of waiting for the process between two looks whether it is given up
 PAUSE = 0.0005  # seconds: the event loop's turn
 
 NICENESS = 5
 
+_WAIT = "--wait="
 _OUT_OF_MEMORY = 12  # exit status: nothing could be said any more
 _TOO_MUCH = "it is more than there is memory for"
 
@@ -58,11 +60,15 @@ _WRONG_AT_MOST = 256 * 1024  # bytes of problems: so much is never said, and mor
 
 
 class _Task(NamedTuple):
-    """What to read: the path, `kept` or not, with a descriptor that gets a copy of the texts."""
+    """What to read: the path, `kept` or not, with a descriptor that gets a copy of the texts.
+
+    `wait`: seconds that it has to come if it is not there.
+    """
 
     path: Path
     texts: int
     kept: bool
+    wait: float = 0.0
 
 
 class _Fork:
@@ -104,23 +110,32 @@ class Reading:
     """A configuration that is being read. It has begun when this is made: other things can be done meanwhile."""
 
     def __init__(
-        self, path: Path, before: Loaded | None = None, *, fork: bool = False, kept: bool = False
+        self,
+        path: Path,
+        before: Loaded | None = None,
+        *,
+        fork: bool = False,
+        kept: bool = False,
+        wait: float = 0.0,
     ) -> None:
         """`before`: what is in force, whose parts are used again where nothing has changed.
 
         `fork`: in a fork of this process, which spares it the imports of this one. Only where there is one thread.
         `kept`: the path is that of a configuration that was kept (`kept`), not of one that somebody writes.
+        `wait`: seconds that the file has to come if it is not there; all that reading needs is there by then.
         """
         self._path = path
         self._kept = kept
         self._texts = Texts(os.memfd_create("texts"))
         self._before = before
         self._given_up = False
-        self._ends = time.monotonic() + PATIENCE
+        self._wait = wait
+        self._ends = time.monotonic() + wait + PATIENCE
         self._buffer = bytearray()
         # -P: what lies in the working directory is not to be run.
         argv = [sys.executable, "-P", "-m", "anycast.config.apart", str(path), str(self._texts.descriptor)]
         argv += ["--kept"] * kept
+        argv += [f"{_WAIT}{wait}"] * (wait > 0)
         if fork:
             self._fork()
             return
@@ -143,7 +158,7 @@ class Reading:
         def work() -> None:
             os.close(self._out)
             with open(out, "wb") as answer:
-                _main(_Task(self._path, self._texts.descriptor, self._kept), b"", answer)
+                _main(_Task(self._path, self._texts.descriptor, self._kept, self._wait), b"", answer)
 
         try:
             self._process: subprocess.Popen[bytes] | _Fork = _Fork(work)
@@ -278,6 +293,7 @@ def _main(task: _Task, known: bytes, answer: BinaryIO) -> None:
     # All that is needed is there before memory is counted: a library that finds none is not told from a broken one.
     from anycast.config import load, wire  # noqa: F401
 
+    _await(task)
     # The hard limit is later: SIGKILL there would not say why.
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT, CPU_LIMIT + 5))
     _limit_memory()
@@ -289,6 +305,13 @@ def _main(task: _Task, known: bytes, answer: BinaryIO) -> None:
         if isinstance(error, MemoryError) or isinstance(error.__cause__ or error.__context__, MemoryError):
             os._exit(_OUT_OF_MEMORY)
         raise
+
+
+def _await(task: _Task) -> None:
+    """Until the file is there, its time is up, or nobody waits for it. A file system may tell nobody what comes."""
+    ends, parent = time.monotonic() + task.wait, os.getppid()
+    while not os.path.exists(task.path) and time.monotonic() < ends and os.getppid() == parent:
+        time.sleep(LOOK_FOR)
 
 
 def _limit_memory() -> None:
@@ -360,4 +383,8 @@ def _whole(path: Path, what: str) -> Problem:
 
 if __name__ == "__main__":
     _options = sys.argv[3:]
-    main(_Task(Path(sys.argv[1]), int(sys.argv[2]), "--kept" in _options), again="--again" in _options)
+    _waits = [float(one.removeprefix(_WAIT)) for one in _options if one.startswith(_WAIT)]
+    main(
+        _Task(Path(sys.argv[1]), int(sys.argv[2]), "--kept" in _options, sum(_waits)),
+        again="--again" in _options,
+    )

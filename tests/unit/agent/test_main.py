@@ -173,6 +173,26 @@ def test_the_service_manager_hears_ready_the_watchdog_what_is_up_and_the_end(tmp
             assert node.end() == 0
 
 
+def test_it_is_ready_as_soon_as_it_listens_and_waits_for_no_turn_of_the_engine(tmp_path: Path) -> None:
+    """At rest the engine has a turn for each renewal of a lease: here none for many seconds."""
+    text = CONFIG.replace("vips:", "timing: {{lease_ttl: 30s, reconcile: 60s}}\nvips:")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(10)
+        argv = [sys.executable, "-m", "lab.memory_agent", "--unchecked", "agent", "--config"]
+        with subprocess.Popen(
+            [*argv, str(configure(tmp_path, text, port=free_port()))],
+            cwd=ROOT,
+            env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")},
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            try:
+                while manager.recv(4096) != b"READY=1":
+                    pass
+            finally:
+                process.kill()
+
+
 def test_an_agent_whose_watchdog_ran_out_says_where_it_hung(tmp_path: Path) -> None:
     with agent(tmp_path) as node:
         node.until("ops.listening")

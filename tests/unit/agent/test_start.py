@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -167,26 +168,38 @@ def test_whatever_is_wrong_with_the_file_the_last_good_one_is_there(tmp_path: Pa
     assert error.value.bad_configuration
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 def test_a_file_that_is_away_for_a_moment_is_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
-    """As an editor or a script does it: taken away, and written anew."""
+    """As an editor or a script does it: taken away, and written anew. With threads nothing is forked."""
     file = configure(tmp_path, CONFIG)
     text = file.read_text()
-    looks: list[Path] = []
     file.unlink()
-
-    def is_there(path: Path) -> bool:
-        looks.append(path)
-        if len(looks) == 3:
-            file.write_text(text)
-        return file.exists()
-
-    monkeypatch.setattr(start, "_is_there", is_there)
-    begun = start.begin_patiently(file)
+    monkeypatch.setattr(threading, "active_count", lambda: threads)
+    begun = start.begin_patiently(file, meanwhile=lambda: file.write_text(text))
     assert [vip.name for vip in begun.loaded.config.vips] == ["web"]
     assert begun.force.reload_ok
-    assert looks == [file] * 3
+
+
+def test_who_waits_for_a_file_is_ready_to_read_it_as_soon_as_it_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[float] = []
+    reading = Reading
+
+    def begun(path: Path, *, fork: bool = False, wait: float = 0.0) -> Reading:
+        made.append(wait)
+        return reading(path, fork=fork, wait=wait)
+
+    monkeypatch.setattr(start, "Reading", begun)
+    file = configure(tmp_path, CONFIG)
+    text = file.read_text()
+    file.unlink()
+    start.begin_patiently(file, meanwhile=lambda: file.write_text(text))
+    first, second = made
+    assert first == 0.0
+    assert 0.0 < second <= start.ABSENT
 
 
 def test_a_file_that_does_not_come_ends_the_start_after_its_time(tmp_path: Path) -> None:
@@ -195,14 +208,11 @@ def test_a_file_that_does_not_come_ends_the_start_after_its_time(tmp_path: Path)
     assert error.value.bad_configuration
 
 
-def test_a_file_that_is_there_and_wrong_is_not_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_is_there_and_wrong_is_not_waited_for(tmp_path: Path) -> None:
     file = configure(tmp_path, CONFIG)
     file.write_text("vips: [\n")
-    monkeypatch.setattr(start, "_is_there", lambda _: pytest.fail("it waits"))
     with pytest.raises(NotStartedError):
-        start.begin_patiently(file)
+        start.begin_patiently(file, meanwhile=lambda: pytest.fail("it waits"))
 
 
 def test_where_no_service_manager_has_started_it_a_missing_file_is_told_at_once(tmp_path: Path) -> None:
