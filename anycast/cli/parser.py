@@ -414,7 +414,14 @@ def _render(verb: argparse.ArgumentParser) -> None:
     daemons = verb.add_subparsers(dest="daemon", metavar="DAEMON", required=True)
     exabgp = daemons.add_parser("exabgp", help="ExaBGP's configuration, or its environment file")
     _with_config(exabgp)
-    exabgp.add_argument("--env", action="store_true", help="the environment file instead")
+    exabgp.add_argument(
+        "--env",
+        nargs="?",
+        type=Path,
+        const=True,
+        metavar="FILE",
+        help="the environment file instead; with FILE, that is written beside the configuration",
+    )
     exabgp.add_argument(
         "--journal",
         metavar="FILE",

@@ -43,16 +43,25 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         print(f"{', '.join(map(str, files))}: {error}", file=sys.stderr)
         return ExitCode.CONFIG
+    written = {} if args.output is None else {args.output: text}
+    if isinstance(env := getattr(args, "env", None), Path):
+        written[env] = _env(configs[0])
     if args.output is None:
         print(text, end="")
-        return ExitCode.OK
-    try:
-        _replace(args.output, text, reader=_reader(args.daemon, configs[0]))
-    except OSError as error:
-        why = error.strerror or error
-        print(f"{args.output}: cannot be written: {why} (check the directory and its mode)", file=sys.stderr)
-        return ExitCode.NEGATIVE
+    for file, content in written.items():
+        try:
+            _replace(file, content, reader=_reader(args.daemon, configs[0]))
+        except OSError as error:
+            why = error.strerror or error
+            print(f"{file}: cannot be written: {why} (check the directory and its mode)", file=sys.stderr)
+            return ExitCode.NEGATIVE
     return ExitCode.OK
+
+
+def _env(config: Config) -> str:
+    from anycast.render.exabgp import exabgp_env
+
+    return exabgp_env(config)
 
 
 def _last_good(file: Path) -> Config | None:
@@ -82,10 +91,10 @@ def _text(args: argparse.Namespace, configs: list[Config]) -> str:
 
     match args.daemon:
         case "exabgp":
-            from anycast.render.exabgp import exabgp_conf, exabgp_env
+            from anycast.render.exabgp import exabgp_conf
 
-            if args.env:
-                return exabgp_env(configs[0])
+            if args.env is True:
+                return _env(configs[0])
             return exabgp_conf(with_passwords(configs[0]), command=_command(), journal=args.journal)
         case "frr-bfd":
             from anycast.render.frr_bfd import frr_bfd_conf

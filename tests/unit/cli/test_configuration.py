@@ -146,6 +146,22 @@ def test_exabgps_files_are_rendered(file: Path, capsys: pytest.CaptureFixture[st
     assert "exabgp_api_ack=true" in capsys.readouterr().out
 
 
+def test_both_of_exabgps_files_are_written_at_once(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = []
+    for words in ([], ["--env"]):
+        assert main(["render", "exabgp", "--config", str(file), *words]) == 0
+        expected.append(capsys.readouterr().out)
+    conf, env = tmp_path / "exabgp.conf", tmp_path / "exabgp.env"
+    argv = ["render", "exabgp", "--config", str(file), "-o", str(conf), "--env", str(env)]
+    assert main(argv) == 0
+    assert capsys.readouterr().out == ""
+    assert [conf.read_text(), env.read_text()] == expected
+    assert main([*argv[:-1], "/proc/none/exabgp.env"]) == 1
+    assert "/proc/none/exabgp.env: cannot be written" in capsys.readouterr().err
+
+
 def test_the_rendered_process_starts_with_the_program_that_rendered_it(file: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "anycast", "render", "exabgp", "--config", str(file)],

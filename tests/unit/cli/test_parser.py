@@ -19,6 +19,7 @@ VERBS = [
     ["doctor", "--fix", "--yes"],
     ["schema"],
     ["render", "exabgp", "--env", "-o", "exabgp.env"],
+    ["render", "exabgp", "--env", "exabgp.env", "-o", "exabgp.conf"],
     ["maintenance", "on", "--vip", "web", "--reason", "new disks", "--json"],
     ["maintenance", "on", "--for", "1h30m", "--on-expiry", "hold", "--wait", "--timeout", "5m", "--now"],
     ["maintenance", "on", "--until", "18:30"],
