@@ -6,7 +6,7 @@ import contextlib
 import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, ip_address
 from socket import AF_INET, AF_INET6, AF_UNSPEC
 from typing import NamedTuple
 
@@ -60,9 +60,9 @@ class Assigned(NamedTuple):
     peer: Address | None = None
 
     @property
-    def network(self) -> IPv4Network | IPv6Network:
+    def network(self) -> tuple[int, int]:
         """As the kernel compares it: with one scope only, and of its addresses all but the first are secondary."""
-        return ip_network((self.peer or self.address, self.prefix), strict=False)
+        return int(self.peer or self.address) >> (self.address.max_prefixlen - self.prefix), self.prefix
 
     @property
     def is_single(self) -> bool:

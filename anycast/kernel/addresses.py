@@ -165,11 +165,12 @@ async def _without_others(
     netlink: Netlink, interface: str, removed: Sequence[Assigned], listed: Iterable[Assigned]
 ) -> dict[Address, OSError]:
     """Removes IPv4 addresses; `listed`: all of the interface. Others of their networks stay. Which failed, and why."""
-    beside: dict[object, set[Address]] = {}
-    for one in listed:
-        beside.setdefault(one.network, set()).add(one.address)
-    shared = [one for one in removed if beside.get(one.network, set()) - {one.address}]
-    alone = [one for one in removed if one not in shared]
+    beside: dict[tuple[int, int], set[Address]] = {one.network: set() for one in removed}
+    for one in listed if removed else ():
+        if one.network in beside:
+            beside[one.network].add(one.address)
+    shared = [one for one in removed if beside[one.network] - {one.address}]
+    alone = [one for one in removed if not beside[one.network] - {one.address}]
     codes = await _written(netlink, alone, codec.removal_of)
     failed: dict[Address, OSError] = {}
     if shared:
@@ -234,13 +235,13 @@ async def add(interface: str, added: Sequence[Address]) -> dict[Address, OSError
     with _netlink() as netlink:
         codes = await _written(netlink, added, partial(codec.addition, index))
     # EINVAL: an IPv4 address may be the peer of another one, among much else.
-    there = [
+    there = {
         address
         for address, code in codes.items()
         if code == errno.EEXIST or (code == errno.EINVAL and address.version == 4)
-    ]
+    }
     failed = _failed({address: code for address, code in codes.items() if address not in there}, ())
-    return failed | (await correct(interface, there) if there else {})
+    return failed | (await correct(interface, list(there)) if there else {})
 
 
 async def remove(interface: str, removed: Sequence[Address]) -> dict[Address, OSError]:
@@ -257,7 +258,8 @@ async def remove(interface: str, removed: Sequence[Address]) -> dict[Address, OS
             listed = [one for one in await _ipv4_listed(netlink) if one.interface == index]
             named = [one for one in listed if one.address in fours]
             failed = await _without_others(netlink, interface, named, listed)
-            left = [one for one in left if one not in failed and one not in {each.address for each in named}]
+            done = {one.address for one in named}
+            left = [one for one in left if one not in done]
         while left:
             codes = await _written(netlink, left, partial(codec.removal, index))
             failed |= _failed(codes, _NOT_THERE)

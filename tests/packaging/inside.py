@@ -68,6 +68,11 @@ Environment=exabgp_api_ack=false
 ExecStart=/usr/lib/anycast/bin/exabgp /etc/router.conf
 """
 
+PROGRAMS = {
+    Path("/usr/local/bin/check"): f"#!/bin/sh\n{GROWING}\n",
+    Path("/usr/local/bin/routes"): f"#!/bin/sh\nexec cat 3>&1 >{ROUTES}\n",
+}
+
 facts: dict[str, Any] = {}
 
 
@@ -117,9 +122,8 @@ def children(pid: str) -> list[str]:
 
 
 def prepare() -> None:
-    for name, text in (("check", GROWING), ("routes", f"exec cat 3>&1 >{ROUTES}")):
-        program = Path("/usr/local/bin", name)
-        program.write_text(f"#!/bin/sh\n{text}\n")
+    for program, text in PROGRAMS.items():
+        program.write_text(text)
         program.chmod(0o755)
     # A file that is made on the host's file system belongs to root, whoever makes it.
     Path("/var/lib/anycast").mkdir(exist_ok=True)
@@ -306,7 +310,7 @@ def story() -> None:
     CONFIG.write_text(GOOD)
 
 
-def main() -> None:
+def main(story: Callable[[], None]) -> None:
     try:
         story()
     except Exception:  # noqa: BLE001 - the test shows it
@@ -317,4 +321,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(story)

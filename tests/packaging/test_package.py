@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 from anycast import __version__
+from tests.packaging import beside as beside_program
+from tests.packaging import inside
 from tests.packaging.machine import BUILD, ROOT, SUITE, Machine, fresh, repacked, source
 
 pytestmark = [
@@ -251,6 +253,78 @@ def seen(installed: Machine, tmp_path_factory: pytest.TempPathFactory) -> Any:
         facts = json.loads(result.read_text())
     assert "error" not in facts, facts["error"] + "\n".join([*facts["journal"][-60:], *facts["routes"][-9:]])
     return facts
+
+
+@pytest.fixture(scope="module")
+def beside(installed: Machine, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What the program in `beside.py` saw in a machine that boots with a configuration, ipvsadm and needrestart."""
+    if shutil.which("linux.uml") is None:
+        pytest.skip("there is no linux.uml to boot it with")
+    with installed.copy(tmp_path_factory.mktemp("beside") / "machine") as machine:
+        machine.install("dbus", "ipvsadm", "needrestart")
+        for name, text in {
+            inside.CONFIG: inside.GOOD,
+            "/etc/default/ipvsadm": 'AUTO="true"\nDAEMON="none"\n',
+            "/etc/ipvsadm.rules": "-A -t 198.51.100.1:80 -s rr\n",
+            "/etc/router.conf": inside.ROUTER_CONFIG,
+            f"/etc/systemd/system/{inside.ROUTER}": inside.ROUTER_UNIT,
+        }.items():
+            machine.path(str(name)).write_text(text)
+        for name, text in inside.PROGRAMS.items():
+            machine.path(str(name)).write_text(text)
+            machine.path(str(name)).chmod(0o755)
+        there = machine.path("/tests/packaging/inside.py")
+        there.parent.mkdir(parents=True)
+        there.write_text(source())
+        console = machine.boot(Path(beside_program.__file__).read_text())
+        result = machine.path("inside.json")
+        assert result.exists(), console[-4000:]
+        facts = json.loads(result.read_text())
+    assert "error" not in facts, facts["error"] + "\n".join([*facts["journal"][-60:], *facts["routes"][-9:]])
+    return facts
+
+
+class TestBeside:
+    def test_at_a_boot_ipvsadm_empties_the_table_before_the_agent_fills_it(
+        self, beside: dict[str, Any]
+    ) -> None:
+        assert beside["ipvsadm"] == ["active", "success"]
+        assert beside["ipvsadm began before the agent"]
+        for service in ("TCP  C0000201:0050 mh", "TCP  C6336401:0050 rr"):
+            assert service in beside["table after the boot"]
+        assert "ipvsadm_auto" in beside["doctor"]
+
+    def test_what_its_upgrade_empties_the_agent_fills_again(self, beside: dict[str, Any]) -> None:
+        assert beside["restart of ipvsadm"][0] == 0
+        assert any("kernel.drifted" in line for line in beside["journal"])
+
+    def test_a_unit_that_is_frozen_through_the_bus_is_named(self, beside: dict[str, Any]) -> None:
+        assert beside["freeze"] == [0, ""]
+        found = beside["frozen"]
+        assert "frozen" in found["doctor"]
+        assert (found["state"], found["freezer"]) == ("active", "frozen")
+        if beside["systemd"] != "252":
+            code, said = beside["restart of a frozen unit"]
+            assert code != 0
+            assert "frozen" in said
+        assert beside["same agent while frozen"]
+        assert beside["thaw"][0] == 0
+        assert "frozen" not in beside["doctor after the thaw"]
+
+    def test_after_an_update_of_the_c_library_needrestart_restarts_neither(
+        self, beside: dict[str, Any]
+    ) -> None:
+        listed = [line for line in beside["needrestart"] if line.startswith("NEEDRESTART-SVC")]
+        assert any("other.service" in line for line in listed), beside["needrestart"]
+        assert beside["restarted"] == {
+            "anycast-agent.service": False,
+            "anycast-exabgp.service": False,
+            "other.service": True,
+        }, beside["needrestart that restarts"]
+
+    def test_at_a_shutdown_the_table_stands_until_the_drain_is_over(self, beside: dict[str, Any]) -> None:
+        assert beside["stop"][0] == 0
+        assert beside["ipvsadm ended after the agent"]
 
 
 class TestBooted:
