@@ -137,28 +137,25 @@ async def correct(interface: str, corrected: Sequence[Address]) -> dict[Address,
         if not fours:
             return failed
         listed = [one for one in await _ipv4_listed(netlink) if one.interface == index]
-        wrong = [one for one in listed if one.address in fours and one.plain]
+        wrong = {one: None for one in listed if one.address in fours and one.plain}
         todo = fours - {one.address for one in listed if not one.plain} | {one.address for one in wrong}
-        taken = {one.peer for one in listed if one.peer in todo and one.prefix == 32}
+        # In the way of an address: the same one, and those that have it as their peer.
+        held = {one.peer or one.address: None for one in listed if one.prefix == 32 and one in wrong}
+        taken = {one.peer for one in listed if one.prefix == 32 and one.peer in todo and one not in wrong}
         failed |= dict.fromkeys(
             taken, OSError(errno.EADDRINUSE, f"another address of {interface} has it as its peer")
         )
-        # Each step for those with which the step before went well: the node never is without one of them.
-        again = {one.address: one for one in wrong if one.is_single and one.address not in taken}
-
-        async def step(written: Iterable[Address], request: Callable[[Address], Framed]) -> None:
-            nonlocal failed
-            left = [one for one in written if one not in failed]
-            failed |= _failed(await _written(netlink, left, request), _PASSED)
-
-        await step(todo - again.keys(), partial(codec.addition, index))
-        await step(again, partial(codec.stand_in, index))
-        await step(again, lambda one: codec.removal_of(again[one]))
-        await step(again, partial(codec.addition, index))
-        wide = {one: None for one in wrong if not one.is_single}
-        wide |= {codec.standing_in(index, one): None for one in again}
-        left = [one for one in wide if one.address not in failed]
-        return failed | await _without_others(netlink, interface, left, listed)
+        todo -= taken
+        second = todo & held.keys()
+        # The node never is without one of them: what goes is there a second time, or goes only once it is.
+        first = {one: codec.stand_in if one in second else codec.addition for one in todo}
+        failed |= _failed(await _written(netlink, list(first), lambda one: first[one](index, one)), _PASSED)
+        second -= failed.keys()
+        left = [one for one in wrong if one.address not in failed]
+        unremoved = await _without_others(netlink, interface, left, listed)
+        again = _failed(await _written(netlink, list(second), partial(codec.addition, index)), _PASSED)
+        left = [codec.standing_in(index, one) for one in second if one not in again]
+        return failed | unremoved | again | await _without_others(netlink, interface, left, listed)
 
 
 async def _without_others(

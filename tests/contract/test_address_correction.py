@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from anycast.core.dataplane.kernel import AddAddress, CorrectAddress, RemoveAddress
 from anycast.core.values.configuration import Address
@@ -26,7 +28,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root"
 
 V4, OTHER4, V6 = ip_address("192.0.2.1"), ip_address("192.0.2.2"), ip_address("2001:db8::1")
 ROUTE_GROUPS = 0x40 | 0x400  # of IPv4 and IPv6
-NEW_ROUTE, DEL_ROUTE, LOCAL_TABLE, DESTINATION = 24, 25, 255, 1
+NEW_ROUTE, LOCAL_TABLE, LOCAL, DESTINATION = 24, 255, 2, 1
 
 
 @pytest.fixture(autouse=True)
@@ -68,8 +70,10 @@ def own() -> Counter[str]:
 
 def until_own(*addresses: Address) -> Counter[str]:
     """An IPv6 address is it some time after it was added."""
-    while not all((there := own())[str(one)] for one in addresses):
+    there = own()
+    while not all(there[str(one)] for one in addresses):
         time.sleep(0.01)
+        there = own()
     return there
 
 
@@ -85,9 +89,9 @@ def owned_throughout(*kept: Address) -> Iterator[None]:
             except BlockingIOError:
                 break
             for message in messages(data):
-                table = struct.unpack_from("=BBBBB", data, message.start)[4]
-                packed = attributes(data, message.start + 12, message.end).get(DESTINATION)
-                if table != LOCAL_TABLE or packed is None or message.kind not in (NEW_ROUTE, DEL_ROUTE):
+                _, length, _, _, table, _, _, sort = struct.unpack_from("=8B", data, message.start)
+                packed = attributes(data, message.start + 12, message.end).get(DESTINATION, b"")
+                if (table, sort, length) != (LOCAL_TABLE, LOCAL, len(packed) * 8):
                     continue
                 address = str(ip_address(packed))
                 there[address] += 1 if message.kind == NEW_ROUTE else -1
@@ -327,3 +331,45 @@ def test_many_are_corrected_and_each_that_is_refused_is_named() -> None:
         assert not (await addresses.read("lo")).plain & frozenset(many)
 
     asyncio.run(story())
+
+
+def entries() -> dict[tuple[str, str, int], str]:
+    """The scope of each IPv4 address of lo, by address, peer and prefix length."""
+    (link,) = json.loads(run("ip", "-4", "-j", "addr", "show", "dev", "lo"))
+    return {
+        (one["local"], one.get("address", ""), one["prefixlen"]): one["scope"] for one in link["addr_info"]
+    }
+
+
+POOL = st.sampled_from([str(V4 + number) for number in range(-1, 3)])
+PUT = st.tuples(
+    POOL, st.none() | POOL, st.sampled_from([24, 30, 31, 32]), st.sampled_from(["global", "host"])
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(put=st.lists(PUT, min_size=1, max_size=7), promoted=st.sampled_from("01"))
+def test_whatever_is_there_the_others_stay_and_no_vip_is_absent(
+    put: list[tuple[str, str | None, int, str]], promoted: str
+) -> None:
+    run("ip", "addr", "flush", "dev", "lo")
+    run("sysctl", "-qw", "net.ipv4.conf.all.promote_secondaries=0")
+    run("sysctl", "-qw", f"net.ipv4.conf.lo.promote_secondaries={promoted}")
+    for address, peer, prefix, scope in put:
+        named = [f"{address}/{prefix}"] if peer is None else [address, "peer", f"{peer}/{prefix}"]
+        with contextlib.suppress(AssertionError):  # the kernel does not take every two together
+            run("ip", "addr", "add", *named, "scope", scope, "dev", "lo")
+    vips = {V4, OTHER4}
+    before = entries()
+    there = {one for one in vips if any(address == str(one) for address, _, _ in before)}
+    others = {each for each in before if ip_address(each[0]) not in vips}
+    with owned_throughout(*there):
+        failed = asyncio.run(addresses.correct("lo", sorted(vips, key=int)))
+    now = entries()
+    assert {each for each in now if ip_address(each[0]) not in vips} == others
+    assert {str(one) for one in failed} == {peer for _, peer, prefix in others if prefix == 32} & set(
+        map(str, vips)
+    )
+    for vip in map(str, vips - failed.keys()):
+        assert {each: scope for each, scope in now.items() if each[0] == vip} == {(vip, "", 32): "host"}
+    assert run("sysctl", "-n", "net.ipv4.conf.lo.promote_secondaries").strip() == promoted

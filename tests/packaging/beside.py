@@ -13,6 +13,7 @@ from tests.packaging.inside import (
     EXABGP,
     ROUTER,
     announced,
+    at,
     codes,
     facts,
     main,
@@ -32,19 +33,12 @@ ExecStart=/usr/lib/anycast/bin/python -c "import time; time.sleep(1e6)"
 """
 
 
-def entered(unit: str, state: str) -> int:
-    """When it was so last, in microseconds since the boot."""
-    return int(shown(unit, f"{state}EnterTimestampMonotonic"))
-
-
 def booted() -> None:
     until("announced after the boot", announced)
     facts["systemd"] = run("systemctl", "--version")[1].split()[1]
     facts["programs"] = run("dpkg-query", "-W", "ipvsadm", "needrestart", "dbus")[1].splitlines()
     facts["ipvsadm"] = [shown(IPVSADM, name) for name in ("ActiveState", "Result")]
-    facts["ipvsadm began before the agent"] = entered(IPVSADM, "Active") <= int(
-        shown(AGENT, "ExecMainStartTimestampMonotonic")
-    )
+    facts["ipvsadm began before the agent"] = at(IPVSADM, "ActiveEnter") <= at(AGENT, "ExecMainStart")
     facts["table after the boot"] = TABLE.read_text()
     facts["doctor"] = codes()
 
@@ -104,9 +98,7 @@ def stopped() -> None:
     until(
         "both have stopped", lambda: {shown(one, "ActiveState") for one in (AGENT, IPVSADM)} == {"inactive"}
     )
-    facts["ipvsadm ended after the agent"] = entered(AGENT, "Inactive") <= int(
-        shown(IPVSADM, "ActiveExitTimestampMonotonic")
-    )
+    facts["ipvsadm ended after the agent"] = at(AGENT, "InactiveEnter") <= at(IPVSADM, "ActiveExit")
 
 
 def story() -> None:

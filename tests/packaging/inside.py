@@ -85,6 +85,11 @@ def shown(unit: str, name: str) -> str:
     return run("systemctl", "show", "--value", "-p", name, unit)[1].strip()
 
 
+def at(unit: str, stamp: str) -> float:
+    """When it was so last, in seconds since the boot."""
+    return int(shown(unit, f"{stamp}TimestampMonotonic")) / 1e6
+
+
 def status() -> dict[str, Any]:
     code, text = run("anycast", "status", "--json")
     document: dict[str, Any] = json.loads(text) if code == 0 else {}
@@ -149,7 +154,7 @@ def away(unit: str, what: str) -> None:
         lambda: shown(unit, "MainPID") not in ("0", before) and shown(unit, "ActiveState") == "active",
     )
     facts[f"{unit} {what}"] = {
-        name: round(int(shown(unit, f"{stamp}TimestampMonotonic")) / 1e6 - back, 2)
+        name: round(at(unit, stamp) - back, 2)
         for name, stamp in (("starting", "InactiveExit"), ("active", "ActiveEnter"))
     }
     until(f"announced {what}", announced)
@@ -232,6 +237,9 @@ def story() -> None:
     until("announced", announced)
     facts["ready"] = status()["ready"]
     facts["active"] = [shown(unit, "ActiveState") for unit in (AGENT, EXABGP)]
+    facts["seconds of a start"] = {
+        unit: round(at(unit, "ActiveEnter") - at(unit, "InactiveExit"), 2) for unit in (AGENT, EXABGP)
+    }
     until("status text", lambda: "announcing 1 of 1" in shown(AGENT, "StatusText"))
     facts["agent"] = process(shown(AGENT, "MainPID"))
     (ops,) = [

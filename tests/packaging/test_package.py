@@ -267,12 +267,15 @@ def beside(installed: Machine, tmp_path_factory: pytest.TempPathFactory) -> Any:
             "/etc/default/ipvsadm": 'AUTO="true"\nDAEMON="none"\n',
             "/etc/ipvsadm.rules": "-A -t 198.51.100.1:80 -s rr\n",
             "/etc/router.conf": inside.ROUTER_CONFIG,
+            # A file that is made on the host's file system belongs to root, whoever makes it.
+            "/etc/fstab": "tmpfs /var/lib/anycast tmpfs defaults 0 0\n",
             f"/etc/systemd/system/{inside.ROUTER}": inside.ROUTER_UNIT,
         }.items():
             machine.path(str(name)).write_text(text)
         for name, text in inside.PROGRAMS.items():
             machine.path(str(name)).write_text(text)
             machine.path(str(name)).chmod(0o755)
+        machine.path("/var/lib/anycast").mkdir(exist_ok=True)
         there = machine.path("/tests/packaging/inside.py")
         there.parent.mkdir(parents=True)
         there.write_text(source())
