@@ -241,18 +241,24 @@ def test_the_same_tree_gives_the_same_bytes(package: Path, tmp_path: Path) -> No
     assert build(tmp_path).read_bytes() == package.read_bytes()
 
 
+def facts_of(machine: Machine, program: str, name: str) -> Any:
+    """What the program saw in the machine, which it ends. Left for people in `build`, too."""
+    console = machine.boot(program)
+    result = machine.path("inside.json")
+    assert result.exists(), console[-4000:]
+    facts = json.loads(result.read_text())
+    shutil.copy(result, BUILD / f"{name}-{SUITE}.json")
+    assert "error" not in facts, facts["error"] + "\n".join([*facts["journal"][-60:], *facts["routes"][-9:]])
+    return facts
+
+
 @pytest.fixture(scope="module")
 def seen(installed: Machine, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What the program in `inside.py` saw in a machine that was booted."""
     if shutil.which("linux.uml") is None:
         pytest.skip("there is no linux.uml to boot it with")
     with installed.copy(tmp_path_factory.mktemp("booted") / "machine") as machine:
-        console = machine.boot(source())
-        result = machine.path("inside.json")
-        assert result.exists(), console[-4000:]
-        facts = json.loads(result.read_text())
-    assert "error" not in facts, facts["error"] + "\n".join([*facts["journal"][-60:], *facts["routes"][-9:]])
-    return facts
+        return facts_of(machine, source(), "booted")
 
 
 @pytest.fixture(scope="module")
@@ -279,12 +285,7 @@ def beside(installed: Machine, tmp_path_factory: pytest.TempPathFactory) -> Any:
         there = machine.path("/tests/packaging/inside.py")
         there.parent.mkdir(parents=True)
         there.write_text(source())
-        console = machine.boot(Path(beside_program.__file__).read_text())
-        result = machine.path("inside.json")
-        assert result.exists(), console[-4000:]
-        facts = json.loads(result.read_text())
-    assert "error" not in facts, facts["error"] + "\n".join([*facts["journal"][-60:], *facts["routes"][-9:]])
-    return facts
+        return facts_of(machine, Path(beside_program.__file__).read_text(), "beside")
 
 
 class TestBeside:
