@@ -311,7 +311,7 @@ class TestBeside:
             code, said = beside["restart of a frozen unit"]
             assert code != 0
             assert "frozen" in said
-        assert beside["same agent while frozen"]
+            assert beside["same agent while frozen"]  # 252's watchdog ends it after 15 s
         assert beside["thaw"][0] == 0
         assert "frozen" not in beside["doctor after the thaw"]
 
