@@ -234,3 +234,22 @@ def test_what_is_said_of_the_worst_file_is_little(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as told:
         apart.load(file)
     assert len(str(told.value)) < 128 * 1024
+
+
+@pytest.mark.parametrize("fork", [True, False])
+def test_a_file_that_is_not_there_has_its_time_to_come(tmp_path: Path, *, fork: bool) -> None:
+    file = tmp_path / "anycast.yaml"
+    reading = apart.Reading(file, fork=fork, wait=60.0)
+    file.write_text(FULL.read_text())
+    assert reading.result() == load.load(file)
+    with pytest.raises(ConfigError, match="No such file"):
+        apart.Reading(tmp_path / "none.yaml", fork=fork, wait=0.05).result()
+
+
+def test_who_waits_for_a_file_ends_with_the_one_who_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parents = iter([7, 7, 1])
+    monkeypatch.setattr(os, "getppid", lambda: next(parents))
+    apart._await(apart._Task(tmp_path / "none.yaml", 0, kept=False, wait=1e9))
+    assert next(parents, None) is None
