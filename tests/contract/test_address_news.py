@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from ipaddress import ip_address
 
@@ -16,7 +18,12 @@ from tests.contract.namespaces import network_namespace, run
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
 
-LINK = ("ip link add vip0 type veth peer name vip1", "ip link set vip0 up", "ip link set vip1 up")
+LINK = (
+    "ip link add vip0 type veth peer name vip1",
+    "ip link set vip0 addrgenmode none",
+    "ip link set vip0 up",
+    "ip link set vip1 up",
+)
 V4, OTHER4, V6 = ip_address("192.0.2.1"), ip_address("192.0.2.2"), ip_address("2001:db8::1")
 
 
@@ -25,6 +32,8 @@ def _namespace() -> Iterator[None]:
     with network_namespace():
         for command in LINK:
             run(*command.split())
+        while json.loads(run("ip", "-j", "link", "show", "vip0"))[0]["operstate"] != "UP":
+            time.sleep(0.01)  # which the kernel announces too
         yield
 
 
