@@ -16,8 +16,9 @@ from anycast.doctor import ruleset
 from anycast.doctor.facts import Facts, Modules
 from anycast.doctor.finding import Code, Finding, Severity
 from anycast.doctor.firewall import firewall
+from anycast.render.firewall import Hook
 from anycast.render.iptables import iptables_rules
-from anycast.render.nftables import Hook, nftables_accept, nftables_conf
+from anycast.render.nftables import nftables_accept, nftables_conf
 from tests.contract.namespaces import network_namespace, run
 
 pytestmark = [
