@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from anycast.config.load import loads
+from anycast.config.load import load, loads
 from anycast.core.values.configuration import Config
 from anycast.doctor import ruleset
 from anycast.doctor.facts import Facts, Modules
@@ -139,6 +139,52 @@ def test_with_the_rendered_rules_nothing_is_said(
             for family in ("ip", "ip6"):
                 run(f"{family}{rendered[2:]}-restore", "--noflush", stdin=iptables_rules(config))
         assert said(config, conntrack=conntrack) == []
+
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+
+
+def render(kind: str, config: Config) -> None:
+    if kind == "nftables":
+        rules_of(nftables_conf(config))
+        return
+    backend, _, options = kind.partition(" ")
+    rules = iptables_rules(config, accept=options == "--accept")
+    for family in ("ip", "ip6"):
+        run(f"{family}tables-{backend}-restore", "--noflush", stdin=rules)
+
+
+KINDS = ["nftables", "legacy", "nft", "legacy --accept", "nft --accept"]
+
+
+def outdated(config: Config) -> list[str]:
+    return [one.text for one in said(config) if one.code is Code.FIREWALL_OUTDATED]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda one: one.stem)
+def test_what_has_just_been_rendered_and_loaded_covers_every_example(example: Path, kind: str) -> None:
+    config = load(example, hostname="lb1").config
+    render(kind, config)
+    assert outdated(config) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rules_of_before_the_configuration_changed_are_named(kind: str) -> None:
+    more = (
+        DIRECT
+        + "  more: {address: 192.0.2.2, services: [{port: 80}, {port: 81}], servers: [10.9.2.2], check: tcp}\n"
+        + "  far: {address: 192.0.2.3, port: 80, servers: [10.9.2.3], check: tcp, forwarding: tunnel}\n"
+    )
+    assert outdated(loads(more).config) == []  # no rules of ours
+    render(kind, loads(DIRECT).config)
+    assert outdated(loads(DIRECT).config) == []
+    (one,) = outdated(loads(more).config)
+    assert (
+        "do not cover 192.0.2.2:80/tcp, 192.0.2.2:81/tcp, 192.0.2.3:80/tcp, the real server 10.9.2.3: " in one
+    )
+    (one,) = outdated(loads(NAT).config)[-1:]
+    assert "though it is masqueraded, 192.0.2.1:80/tcp" in one
 
 
 def test_rules_that_ask_for_new_connections_lose_what_is_untracked() -> None:

@@ -1,0 +1,108 @@
+"""What the loaded rules that `anycast render` has written do not know of the configuration yet. Pure."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from anycast.core.dataplane.passage import Passage
+from anycast.doctor.filter import samples
+from anycast.doctor.filter.rules import Base, Table, Verdict
+from anycast.doctor.filter.walk import Budget, Packet, SpentError, through
+
+_TABLE = "chain inet anycast "
+_CHAINS = "ANYCAST-"
+_ALONE = "alone"  # a hook that no kernel has
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outdated:
+    """`missing`: services and real servers they do not cover; `taken`: masqueraded services they keep from tracking."""
+
+    missing: tuple[str, ...]
+    taken: tuple[str, ...]
+    fix: str
+
+    @property
+    def ways(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """What they do not do right, and to what."""
+        if self.missing:
+            yield "do not cover", self.missing
+        if self.taken:
+            yield "take out of connection tracking, though it is masqueraded,", self.taken
+
+
+def outdated(tables: Sequence[Table], ways: Passage) -> Outdated | None:
+    """None: such rules are not loaded, or know all. Of very many rules and services, what a bounded look has found."""
+    inet = any(one.name.startswith(_TABLE) for table in tables for one in table.chains.values())
+    ours = [table for table in tables if any(name.startswith(_CHAINS) for name in table.chains)]
+    if not inet and not ours:
+        return None
+    accepting = [table for table in ours if _CHAINS + "INPUT" in table.chains]
+    missing: dict[str, None] = {}
+    taken: dict[str, None] = {}
+    with contextlib.suppress(SpentError):
+        budget = Budget()
+        for place, untracked in _at_the_vips(tables, ways, budget):
+            if untracked is False:
+                missing[place] = None
+        for flow in ways.masqueraded:
+            packet = samples.first(flow)
+            if flow.protocol is not None and through(tables, "prerouting", packet, budget).packet.untracked:
+                taken[samples.place(flow)] = None
+        missing |= dict.fromkeys(_not_accepted(accepting, ways, budget))
+    if not missing and not taken:
+        return None
+    fix = _nftables() if inet else _iptables(accept=bool(accepting))
+    return Outdated(missing=tuple(missing), taken=tuple(taken), fix=fix)
+
+
+def _at_the_vips(tables: Sequence[Table], ways: Passage, budget: Budget) -> Iterator[tuple[str, bool | None]]:
+    """Whether each is untracked; None: a rule drops it before."""
+    for flow in ways.direct:
+        fate = through(tables, "prerouting", samples.first(flow), budget)
+        yield samples.place(flow), None if fate.by else fate.packet.untracked
+    for one in ways.wrapped:
+        fate = through(tables, "output", samples.outer(one), budget)
+        yield f"the real server {one.server}", fate.packet.untracked
+
+
+def _not_accepted(tables: Iterable[Table], ways: Passage, budget: Budget) -> Iterator[str]:
+    coming = [(samples.place(flow), samples.first(flow)) for flow in (*ways.direct, *ways.masqueraded)]
+    answers = [
+        (f"the real server {samples.place(flow)}", samples.answer(flow, "established"))
+        for flow in ways.servers
+    ]
+    leaving = [(samples.place(flow), samples.from_here(samples.first(flow))) for flow in ways.direct]
+    for table in tables:
+        for name, packets in (("INPUT", coming), ("FORWARD", answers), ("OUTPUT", leaving)):
+            alone = _alone(table, _CHAINS + name)
+            yield from (place for place, packet in packets if _is_dropped(alone, packet, budget))
+
+
+def _alone(table: Table, name: str) -> Table:
+    """The table with this chain at a hook of its own, where what it does not accept is dropped."""
+    if (found := table.chains.get(name)) is None:
+        return replace(table, families=frozenset())
+    base = Base(hook=_ALONE, priority=0, policy=Verdict.DROP)
+    return replace(table, chains={**table.chains, name: replace(found, base=base)})
+
+
+def _is_dropped(table: Table, packet: Packet, budget: Budget) -> bool:
+    return bool(through([table], _ALONE, packet, budget).by)
+
+
+def _nftables() -> str:
+    return (
+        "`anycast render nftables -o /etc/anycast/nftables.conf`, `nft -f /etc/anycast/nftables.conf`; "
+        "with `--accept` what your chains include too"
+    )
+
+
+def _iptables(*, accept: bool) -> str:
+    options = "--accept --update" if accept else "--update"
+    restores = " and ".join(
+        f"`{family}tables-restore --noflush /etc/anycast/iptables.rules`" for family in ("ip", "ip6")
+    )
+    return f"`anycast render iptables {options} -o /etc/anycast/iptables.rules`, {restores}"
