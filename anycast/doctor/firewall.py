@@ -133,11 +133,11 @@ def _bounded(facts: Facts, vips: Sequence[str]) -> Finding:
 def _outdated(tables: Sequence[Table], ways: Passage) -> Iterator[Finding]:
     if (found := outdated(tables, ways)) is None:
         return
-    for do, what in found.ways:
+    for text in found.texts:
         yield Finding(
             severity=Severity.WARNING,
             code=Code.FIREWALL_OUTDATED,
-            text=f"the loaded rules of `anycast render` {do} {some(what)}: the configuration has changed since",
+            text=f"{text}: the configuration has changed since",
             fix=found.fix,
         )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from anycast.cli import rules
 from anycast.config.load import load, loads
 from anycast.core.values.configuration import Config
 from anycast.doctor import ruleset
@@ -185,6 +186,21 @@ def test_rules_of_before_the_configuration_changed_are_named(kind: str) -> None:
     )
     (one,) = outdated(loads(NAT).config)[-1:]
     assert "though it is masqueraded, 192.0.2.1:80/tcp" in one
+
+
+def test_a_reload_says_that_rules_are_to_be_rendered_again(tmp_path: Path) -> None:
+    (file := tmp_path / "anycast.yaml").write_text(DIRECT)
+    rules_of(USUAL)
+    assert list(rules.outdated(file)) == []
+    render("nftables", loads(DIRECT).config)
+    assert list(rules.outdated(file)) == []
+    file.write_text(DIRECT.replace("port: 80", "services: [{port: 80}, {port: 443}]"))
+    (one,) = rules.outdated(file)
+    assert (
+        "do not cover 192.0.2.1:443/tcp: render the firewall rules again: `anycast render nftables -o" in one
+    )
+    file.write_text("vips: [")
+    assert list(rules.outdated(file)) == []
 
 
 def test_rules_that_ask_for_new_connections_lose_what_is_untracked() -> None:

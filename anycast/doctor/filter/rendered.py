@@ -10,6 +10,7 @@ from anycast.core.dataplane.passage import Passage
 from anycast.doctor.filter import samples
 from anycast.doctor.filter.rules import Base, Table, Verdict
 from anycast.doctor.filter.walk import Budget, Packet, SpentError, through
+from anycast.doctor.finding import some
 
 _TABLE = "chain inet anycast "
 _CHAINS = "ANYCAST-"
@@ -25,18 +26,29 @@ class Outdated:
     fix: str
 
     @property
-    def ways(self) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """What they do not do right, and to what."""
+    def texts(self) -> Iterator[str]:
+        ours = "the loaded rules of `anycast render`"
         if self.missing:
-            yield "do not cover", self.missing
+            yield f"{ours} do not cover {some(self.missing)}"
         if self.taken:
-            yield "take out of connection tracking, though it is masqueraded,", self.taken
+            yield f"{ours} take out of connection tracking, though it is masqueraded, {some(self.taken)}"
+
+
+def are_loaded(tables: Iterable[Table]) -> bool:
+    return any(_is_inet(one) or _is_iptables(one) for one in tables)
+
+
+def _is_inet(table: Table) -> bool:
+    return any(one.name.startswith(_TABLE) for one in table.chains.values())
+
+
+def _is_iptables(table: Table) -> bool:
+    return any(name.startswith(_CHAINS) for name in table.chains)
 
 
 def outdated(tables: Sequence[Table], ways: Passage) -> Outdated | None:
     """None: such rules are not loaded, or know all. Of very many rules and services, what a bounded look has found."""
-    inet = any(one.name.startswith(_TABLE) for table in tables for one in table.chains.values())
-    ours = [table for table in tables if any(name.startswith(_CHAINS) for name in table.chains)]
+    inet, ours = any(map(_is_inet, tables)), list(filter(_is_iptables, tables))
     if not inet and not ours:
         return None
     accepting = [table for table in ours if _CHAINS + "INPUT" in table.chains]
