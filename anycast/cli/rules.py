@@ -31,4 +31,5 @@ def outdated(file: Path, root: Path = Path("/")) -> Iterator[str]:
     if (found := rendered.outdated(tables, passage(config))) is None:
         return
     for text in found.texts:
-        yield f"{text}: render the firewall rules again: {found.fix}"
+        again = "" if found.unused else "render the firewall rules again: "
+        yield f"{text}; {again}{found.fix}"

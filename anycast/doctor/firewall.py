@@ -137,7 +137,7 @@ def _outdated(tables: Sequence[Table], ways: Passage) -> Iterator[Finding]:
         yield Finding(
             severity=Severity.WARNING,
             code=Code.FIREWALL_OUTDATED,
-            text=f"{text}: the configuration has changed since",
+            text=text,
             fix=found.fix,
         )
 

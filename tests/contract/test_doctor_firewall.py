@@ -170,6 +170,23 @@ def test_what_has_just_been_rendered_and_loaded_covers_every_example(example: Pa
     assert outdated(config) == []
 
 
+@pytest.mark.parametrize("backend", ["legacy", "nft"])
+def test_chains_that_nothing_jumps_to_are_named_with_the_lines_that_do(backend: str) -> None:
+    """As when `--accept` comes with an update, or an update is loaded where nothing was."""
+    config = loads(DIRECT).config
+    render(backend, config)
+    for family in ("ip", "ip6"):
+        update = iptables_rules(config, accept=True, update=True)
+        run(f"{family}tables-{backend}-restore", "--noflush", stdin=update)
+    (one,) = (one for one in said(config) if one.code is Code.FIREWALL_OUTDATED)
+    assert one.text.startswith("nothing jumps to ANYCAST-FORWARD, ANYCAST-INPUT, ANYCAST-OUTPUT: ")
+    lines = [line.strip("`") for line in one.fix.split(", ")]
+    assert len(lines) == 6
+    for line in lines:
+        run(*line.split())
+    assert said(config) == []
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_rules_of_before_the_configuration_changed_are_named(kind: str) -> None:
     more = (
@@ -197,7 +214,8 @@ def test_a_reload_says_that_rules_are_to_be_rendered_again(tmp_path: Path) -> No
     file.write_text(DIRECT.replace("port: 80", "services: [{port: 80}, {port: 443}]"))
     (one,) = rules.outdated(file)
     assert (
-        "do not cover 192.0.2.1:443/tcp: render the firewall rules again: `anycast render nftables -o" in one
+        "do not cover 192.0.2.1:443/tcp: the configuration has changed since; render the firewall rules again: `anycast render nftables -o"
+        in one
     )
     file.write_text("vips: [")
     assert list(rules.outdated(file)) == []

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 
 from anycast.core.dataplane.passage import Passage
 from anycast.doctor.filter import samples
-from anycast.doctor.filter.rules import Base, Table, Verdict
+from anycast.doctor.filter.rules import Action, Base, Chain, Table, Verdict
 from anycast.doctor.filter.walk import Budget, Packet, SpentError, through
 from anycast.doctor.finding import some
 
@@ -19,19 +20,28 @@ _ALONE = "alone"  # a hook that no kernel has
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outdated:
-    """`missing`: services and real servers they do not cover; `taken`: masqueraded services they keep from tracking."""
+    """`missing`: services and real servers they do not cover; `taken`: masqueraded services they keep from tracking.
 
-    missing: tuple[str, ...]
-    taken: tuple[str, ...]
+    `unused`: chains that no packet comes to, with the command that sends them there; then nothing else is looked at.
+    """
+
+    missing: tuple[str, ...] = ()
+    taken: tuple[str, ...] = ()
+    unused: tuple[tuple[str, str], ...] = ()
     fix: str
 
     @property
     def texts(self) -> Iterator[str]:
         ours = "the loaded rules of `anycast render`"
+        if self.unused:
+            yield f"nothing jumps to {some(chain for chain, _ in self.unused)}: an update does not write the jumps"
         if self.missing:
-            yield f"{ours} do not cover {some(self.missing)}"
+            yield f"{ours} do not cover {some(self.missing)}: the configuration has changed since"
         if self.taken:
-            yield f"{ours} take out of connection tracking, though it is masqueraded, {some(self.taken)}"
+            yield (
+                f"{ours} take out of connection tracking, though it is masqueraded, {some(self.taken)}: the configuration "
+                "has changed since"
+            )
 
 
 def are_loaded(tables: Iterable[Table]) -> bool:
@@ -51,6 +61,8 @@ def outdated(tables: Sequence[Table], ways: Passage) -> Outdated | None:
     inet, ours = any(map(_is_inet, tables)), list(filter(_is_iptables, tables))
     if not inet and not ours:
         return None
+    if unused := tuple(pair for table in ours for pair in _unused(table)):
+        return Outdated(unused=unused, fix=", ".join(f"`{command}`" for _, command in unused))
     accepting = [table for table in ours if _CHAINS + "INPUT" in table.chains]
     missing: dict[str, None] = {}
     taken: dict[str, None] = {}
@@ -68,6 +80,25 @@ def outdated(tables: Sequence[Table], ways: Passage) -> Outdated | None:
         return None
     fix = _nftables() if inet else _iptables(accept=bool(accepting))
     return Outdated(missing=tuple(missing), taken=tuple(taken), fix=fix)
+
+
+def _unused(table: Table) -> Iterator[tuple[str, str]]:
+    """Our chains that the kernel's own chain does not jump to, each with the command for it."""
+    for name, chain in sorted(table.chains.items(), key=itemgetter(0)):
+        if not name.startswith(_CHAINS):
+            continue
+        own = table.chains.get(name.removeprefix(_CHAINS), Chain(name=""))
+        actions = (action for rule in own.rules for action in rule.actions)
+        if not any(isinstance(one, Action) and one.chain == name for one in actions):
+            yield name, f"{_program(chain)} -I {name.removeprefix(_CHAINS)} -j {name}"
+
+
+def _program(chain: Chain) -> str:
+    """By the name that people find it by: `chain NAME (iptables -t raw)`, or as nft tells it `chain ip raw NAME`."""
+    if "(" in chain.name:
+        return chain.name.partition("(")[2].rstrip(")")
+    _, family, table, *_ = chain.name.split()
+    return f"{'ip6tables' if family == 'ip6' else 'iptables'} -t {table}"
 
 
 def _at_the_vips(tables: Sequence[Table], ways: Passage, budget: Budget) -> Iterator[tuple[str, bool | None]]:
