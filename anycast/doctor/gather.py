@@ -103,11 +103,11 @@ def _interfaces_of(routes: Iterable[Route | None]) -> frozenset[str]:
     return frozenset(route.interface for route in routes if route is not None and not route.local)
 
 
-def read_rules(root: Path, *, deadline: float) -> tuple[Table, ...] | None:
-    """Those of the packet filter alone. None: they could not be read. `deadline`: seconds for each program."""
+def read_rules(root: Path, *, deadline: float) -> list[Table]:
+    """Those of the packet filter that can be read. `deadline`: seconds for each program."""
     files = _Files(root)
     release = (files.optional("proc/sys/kernel/osrelease") or "").strip()
-    return ruleset.read(root, _modules(files, release), deadline=deadline)[0]
+    return ruleset.seen(root, _modules(files, release), deadline=deadline)[0]
 
 
 def read_files(config: Config | None, root: Path) -> Facts:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anycast.cli import rules
 from anycast.core.values.configuration import Config, Forwarding
 from anycast.doctor import ruleset
 from anycast.doctor.facts import Facts, Modules
@@ -21,7 +22,7 @@ from anycast.doctor.filter.rules import NotUnderstoodError, Table
 from anycast.doctor.filter.walk import Budget, Packet, SpentError, through
 from anycast.doctor.finding import Code, Severity
 from anycast.doctor.findings import findings
-from anycast.doctor.gather import gather
+from anycast.doctor.gather import gather, read_rules
 from anycast.render.iptables import iptables_rules
 from tests.unit.doctor.node import CONFIG, GOOD, codes, config, found, serving, sysctls
 
@@ -85,8 +86,8 @@ def test_a_table_of_tracked_connections_that_fills_up_is_told_of_in_time(
     count: int, severity: Severity | None, says: str
 ) -> None:
     untracked = f"*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -d 192.0.2.1 -j CT --notrack\nCOMMIT\n{USUAL}"
-    for rules, vips in ((USUAL, "every packet of 192.0.2.1, "), (untracked, ""), (None, "VIPs that are not")):
-        tables = filtering(rules).packet_filter if rules else None
+    for text, vips in ((USUAL, "every packet of 192.0.2.1, "), (untracked, ""), (None, "VIPs that are not")):
+        tables = filtering(text).packet_filter if text else None
         facts = replace(tracking(count), packet_filter=tables)
         if severity is None:
             assert Code.CONNTRACK_FULL not in codes(facts)
@@ -202,6 +203,23 @@ def test_answers_that_rendered_rules_do_not_accept_are_named() -> None:
     other = serving(forwarding=Forwarding.NAT, text=CONFIG.replace("10.9.2.2", "10.9.2.7"))
     one = found(facts, Code.FIREWALL_OUTDATED, other)
     assert "do not cover the real server 10.9.2.7:80/tcp: " in one.text
+
+
+def test_a_mark_that_is_masqueraded_beside_one_that_is_not_loses_its_answers() -> None:
+    """With the rules as they are rendered, which is warned of there too."""
+    services = (
+        "[{mark: 7, check: {type: tcp, port: 80}}, {mark: 8, forwarding: nat, check: {type: tcp, port: 80}}]"
+    )
+    asked = config(CONFIG.replace("port: 80, servers", f"services: {services}, servers"))
+    ours = loaded(("iptables-save", asked)).packet_filter
+    own = filtering("*filter\n:FORWARD ACCEPT\n-A FORWARD -m conntrack --ctstate INVALID -j DROP\nCOMMIT\n")
+    facts = replace(
+        own, packet_filter=(*(ours or ()), *(own.packet_filter or ())), sysctls=tracking(7, "1").sysctls
+    )
+    one = found(facts, Code.FIREWALL_DROPS, asked)
+    assert "drops answers of 192.0.2.1 (firewall mark)" in one.text
+    assert "unless the VIP has a firewall mark" in one.fix
+    assert Code.FIREWALL_OUTDATED not in codes(facts, asked)
 
 
 def test_a_rule_that_may_accept_stands_beside_one_that_drops_for_a_state() -> None:
@@ -356,6 +374,24 @@ def test_legacy_tables_are_asked_for_where_there_are_some(tmp_path: Path) -> Non
     tables, (why,) = read(tmp_path)
     assert tables is None
     assert "not understood" in why
+
+
+def test_what_a_reload_sees_is_what_can_be_read(tmp_path: Path) -> None:
+    """As the agent's user, who may not read which legacy tables there are."""
+    table = json.dumps(
+        {"nftables": [{"chain": {"family": "inet", "table": "anycast", "name": "prerouting"}}]}
+    )
+    say(tmp_path, "nft", table)
+    (tmp_path / "sys/module/nf_tables").mkdir(parents=True)
+    names(tmp_path, "raw\n")
+    assert asyncio.run(gather(config(), tmp_path)).packet_filter is None
+    (one,) = read_rules(tmp_path, deadline=60.0)
+    assert "prerouting" in one.chains
+    (file := tmp_path / "anycast.yaml").write_text(CONFIG)
+    (warning,) = rules.outdated(file, tmp_path)
+    assert "do not cover 192.0.2.1:80/tcp" in warning
+    say(tmp_path, "nft", NOTHING)
+    assert list(rules.outdated(file, tmp_path)) == []
 
 
 def test_the_node_is_read_with_its_rules(tmp_path: Path) -> None:
