@@ -203,18 +203,19 @@ def _try_all(facts: Facts, tables: Sequence[Table], ways: Passage, losses: _Loss
     budget = Budget()
     tracks = facts.number(CONNTRACK) == 1
     interfaces = facts.uplinks or None
+    for flow in ways.direct:
+        fate = through(tables, "prerouting", samples.beside(flow, ways.masqueraded), budget)
+        if not fate.packet.untracked:
+            losses.tracked[str(flow.address)] = None
     for nat, flows in ((False, ways.direct), (True, ways.masqueraded)):
         for flow in flows:
             for what, packet in samples.packets(flow, interfaces, both=nat and tracks, tracks=tracks):
                 fate = _coming_in(tables, packet, budget)
                 if nat and fate.packet.untracked:
                     losses.unanswered[samples.place(flow)] = None
-                if not nat and what != samples.MTU:
-                    if not fate.packet.untracked:
-                        losses.tracked[str(flow.address)] = None
-                    if not fate.by:
-                        leaving = replace(fate.packet, untracked=fate.packet.untracked or not tracks)
-                        fate = through(tables, "output", samples.from_here(leaving), budget)
+                if not nat and what != samples.MTU and not fate.by:
+                    leaving = replace(fate.packet, untracked=fate.packet.untracked or not tracks)
+                    fate = through(tables, "output", samples.from_here(leaving), budget)
                 if fate.by:
                     losses.lost(fate, what, samples.place(flow))
     for flow, fate in _answers(tables, ways, "established" if tracks else "invalid", budget):

@@ -170,6 +170,16 @@ def test_what_has_just_been_rendered_and_loaded_covers_every_example(example: Pa
     assert outdated(config) == []
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mark_beside_a_masqueraded_port_is_covered(kind: str) -> None:
+    services = "[{mark: 7, check: {type: tcp, port: 80}}, {port: 81, forwarding: nat, check: tcp}]"
+    config = loads(BGP + f"  web: {{address: 192.0.2.1, servers: [10.9.2.1], services: {services}}}\n").config
+    rules_of(USUAL)
+    render(kind, config)
+    assert [one for one in said(config, conntrack="1") if one.code is not Code.FIREWALL_DROPS] == []
+    assert outdated(loads(DIRECT.replace("2.1,", "2.9,")).config) != []
+
+
 @pytest.mark.parametrize("backend", ["legacy", "nft"])
 def test_chains_that_nothing_jumps_to_are_named_with_the_lines_that_do(backend: str) -> None:
     """As when `--accept` comes with an update, or an update is loaded where nothing was."""

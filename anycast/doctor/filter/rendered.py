@@ -104,7 +104,7 @@ def _program(chain: Chain) -> str:
 def _at_the_vips(tables: Sequence[Table], ways: Passage, budget: Budget) -> Iterator[tuple[str, bool | None]]:
     """Whether each is untracked; None: a rule drops it before."""
     for flow in ways.direct:
-        fate = through(tables, "prerouting", samples.first(flow), budget)
+        fate = through(tables, "prerouting", samples.beside(flow, ways.masqueraded), budget)
         yield samples.place(flow), None if fate.by else fate.packet.untracked
     for one in ways.wrapped:
         fate = through(tables, "output", samples.outer(one), budget)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from anycast.core.dataplane.passage import Flow, Wrapped
@@ -56,6 +56,15 @@ def packets(
 def first(flow: Flow) -> Packet:
     """With which a client begins."""
     return next(packets(flow, None, both=False, tracks=False))[1]
+
+
+def beside(flow: Flow, others: Iterable[Flow]) -> Packet:
+    """The same; of a firewall mark it goes to a port of its address that none of the others has."""
+    if flow.protocol is not None:
+        return first(flow)
+    taken = {one.port for one in others if one.address == flow.address}
+    port = next(port for port in range(1, 65537) if port not in taken)
+    return first(replace(flow, protocol=Protocol.TCP, port=port))
 
 
 def to_vip(flow: Flow, interfaces: frozenset[str] | None, state: str, flags: int | None = None) -> Packet:
