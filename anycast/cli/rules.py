@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from anycast.config.problem import ConfigError
-
 DEADLINE = 3.0  # seconds that nft or iptables-save may take: somebody waits for the reload
 
 
@@ -23,6 +21,7 @@ def outdated(file: Path, root: Path = Path("/")) -> Iterator[str]:
     if not rendered.are_loaded(tables):
         return
     from anycast.config.load import load
+    from anycast.config.problem import ConfigError
 
     try:
         config = load(file).config
