@@ -229,6 +229,8 @@ def test_a_reload_says_that_rules_are_to_be_rendered_again(tmp_path: Path) -> No
     )
     file.write_text("vips: [")
     assert list(rules.outdated(file)) == []
+    file.unlink()
+    assert list(rules.outdated(file)) == []
 
 
 def test_rules_that_ask_for_new_connections_lose_what_is_untracked() -> None:

@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from anycast.config.load import loads
+from anycast.render.nftables import nftables_conf
+from lab import hosts
+from lab.hosts import Host, host
 from tests.contract.namespaces import network_namespace, run
 
 pytestmark = [
@@ -112,3 +116,32 @@ def test_the_unit_of_the_page_is_one(tmp_path: Path) -> None:
     (unit := tmp_path / "anycast-nftables.service").write_text(text)
     said = run("sh", "-c", f"systemd-analyze verify {unit} 2>&1; echo status $?")
     assert [line for line in said.splitlines() if "anycast-nftables" in line] == []
+
+
+@pytest.fixture(params=hosts.SUITES)
+def machine(request: pytest.FixtureRequest) -> Iterator[Host]:
+    if not hosts.there(request.param):
+        pytest.skip(f"there is no build/hosts/{request.param}: `python -m lab.hosts {request.param}`")
+    with host(request.param) as one:
+        yield one
+
+
+def test_beside_the_real_firewalld_our_table_stays_and_ports_are_open(machine: Host) -> None:
+    def ours() -> str:
+        return machine.run("nft", "-s", "list", "table", "inet", "anycast")
+
+    machine.write("/etc/anycast/nftables.conf", nftables_conf(loads(CONFIG).config))
+    machine.start("firewalld", "--nofork", "--nopid")
+    machine.until("firewall-cmd", "--state")
+    page = DOC.read_text("utf-8")
+    (start,) = re.findall(r"^ExecStart=(.*)$", page, re.MULTILINE)
+    machine.run(*start.split())
+    loaded = ours()
+    commands = [
+        one.replace("--zone=…", "--zone=public") for one in re.findall("`(firewall-cmd [^`]*)`", page)
+    ]
+    assert len(commands) == 2
+    for command in (*commands, "firewall-cmd --complete-reload"):
+        machine.run(*command.split())
+        assert ours() == loaded
+    assert machine.run("firewall-cmd", "--zone=public", "--list-ports").split() == ["80/tcp"]
