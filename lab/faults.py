@@ -103,15 +103,40 @@ class Site:
             self.configure(node, servers=servers, interval=interval, sync=sync)
             self.ask(node, "POST", "/reload")
 
-    def ask(self, node: str, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    def ask(
+        self,
+        node: str,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        patience: float = PATIENCE,
+    ) -> dict[str, Any]:
+        """What the node's agent says. Raises LabError.
+
+        One that has just been started announces its routes before it listens here, in the emulated kernel by seconds.
+        """
+        end = time.monotonic() + patience
+        while True:
+            try:
+                answer = self._asked(node, method, path, body, patience)
+            except client.UnreachableError as error:
+                if time.monotonic() >= end or not self.lab.alive(node, "agent"):
+                    raise LabError(f"{node}: {method} {path}: {error}") from error
+                time.sleep(0.2)
+                continue
+            if not answer.ok:
+                raise LabError(f"{node}: {method} {path}: {answer.body}")
+            return answer.body
+
+    def _asked(
+        self, node: str, method: str, path: str, body: dict[str, Any] | None, patience: float
+    ) -> client.Answer:
+        """Raises UnreachableError."""
         control = self.lab.run / node / "control.sock"
         if method == "GET" and path != "/maintenance":
-            answer = client.read(control, path)
-        else:
-            answer = client.ask(control, method, path, body, timeout=PATIENCE)
-        if not answer.ok:
-            raise LabError(f"{node}: {method} {path}: {answer.body}")
-        return answer.body
+            return client.read(control, path)
+        return client.ask(control, method, path, body, timeout=patience)
 
     def weight(self, server: str, wanted: set[int]) -> None:
         """Until every balancer's kernel has `server` with that weight; an empty set: not at all."""
@@ -501,6 +526,7 @@ class Faults:
 
     def sync(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
         node = nodes[0]
+        self.trial.calm()  # reading a configuration is a process of its own, and takes its time beside 600 connections that retry
         self.site.reload(sync=True)
         for each in self.site.nodes:
             until(

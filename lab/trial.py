@@ -98,7 +98,7 @@ class Trial:
         if self._worn:
             self.fresh()
         self.everywhere()
-        self._calm()
+        self.calm()
         events = len(self.lab.watch().events)
         facts = Facts(began=time.monotonic())
         before = self.sampler.shares(facts.began - SPAN)
@@ -187,9 +187,15 @@ class Trial:
         facts.gone = round(max(event.monotonic for event in events) - facts.began, 3)
         return True
 
+    def calm(self) -> None:
+        """Until nobody waits for an answer any more."""
+        time.sleep(max(0.0, self._ended + SPAN - time.monotonic()))
+        while self.load.stats()["waiting"] >= SETTLED:
+            time.sleep(0.2)
+
     def settled(self, facts: Facts) -> None:
         """Until nobody waits any more; then how the packets are spread."""
-        self._calm()
+        self.calm()
         since = time.monotonic()
         time.sleep(SPAN)
         facts.after = self.sampler.shares(since)
@@ -222,8 +228,3 @@ class Trial:
             if seen > failed:
                 last, failed = time.monotonic(), seen
         facts.new_served = round(last - facts.began, 2)
-
-    def _calm(self) -> None:
-        time.sleep(max(0.0, self._ended + SPAN - time.monotonic()))
-        while self.load.stats()["waiting"] >= SETTLED:
-            time.sleep(0.2)

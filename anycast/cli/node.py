@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from anycast.cli import client, maintenance, status
+from anycast.cli import client, maintenance, rules, status
 from anycast.cli.exits import ExitCode
 from anycast.cli.maintenance import refused, said
+from anycast.cli.parser import default_config
 from anycast.cli.table import duration, printable
 
 POLL = 1.0  # seconds between two looks with --wait
@@ -85,6 +86,10 @@ def _reload(path: Path, args: argparse.Namespace) -> int:
             "comes back",
             file=sys.stderr,
         )
+    if answer.body["changes"] and not args.undo:  # what was undone is still in the file
+        sys.stdout.flush()
+        for warning in rules.outdated(args.config or default_config()):
+            print(f"warning: {printable(warning)}", file=sys.stderr)
     return ExitCode.OK
 
 

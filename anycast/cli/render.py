@@ -19,6 +19,7 @@ from anycast.config.problem import ConfigError
 
 if TYPE_CHECKING:
     from anycast.core.values.configuration import Config
+    from anycast.render.firewall import Hook
 
 FRR_USER = "frr"
 
@@ -103,12 +104,14 @@ def _text(args: argparse.Namespace, configs: list[Config]) -> str:
         case "nftables":
             from anycast.render.nftables import nftables_accept, nftables_conf
 
+            _warn_of_rules(configs[0], args.accept)
             return (
                 nftables_conf(configs[0]) if args.accept is None else nftables_accept(configs[0], args.accept)
             )
         case "iptables":
             from anycast.render.iptables import iptables_rules
 
+            _warn_of_rules(configs[0], "input" if args.accept else None)
             return iptables_rules(configs[0], accept=args.accept, update=args.update)
         case router:
             from anycast.core.values.software import Daemon
@@ -124,6 +127,16 @@ def _text(args: argparse.Namespace, configs: list[Config]) -> str:
             for what in doubts(full, one):
                 print(f"warning: {what}", file=sys.stderr)
             return text
+
+
+def _warn_of_rules(config: Config, hook: Hook | None) -> None:
+    """Of what is not in the file of rules, and of packets that they do not fit."""
+    from anycast.core.dataplane.passage import passage
+    from anycast.render.firewall import doubts, needless
+
+    why = needless(passage(config), hook)
+    for what in (*([f"no rule was written: {why}"] if why else ()), *doubts(config)):
+        print(f"warning: {what}", file=sys.stderr)
 
 
 def _reader(daemon: str, config: Config) -> tuple[str, str] | None:

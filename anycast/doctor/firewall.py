@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from anycast.core.dataplane.passage import Flow, Passage, Wrapped, passage
-from anycast.core.values.configuration import Config, Forwarding, Protocol, TunnelType
+from anycast.core.dataplane.passage import Flow, Passage, passage
+from anycast.core.values.configuration import Config, Forwarding
 from anycast.doctor.demands import CONNTRACK, CONNTRACK_COUNT, CONNTRACK_MAX, reach, services
 from anycast.doctor.facts import Facts
-from anycast.doctor.filter.rules import Table, Value
+from anycast.doctor.filter import samples
+from anycast.doctor.filter.rendered import outdated
+from anycast.doctor.filter.rules import Table
 from anycast.doctor.filter.walk import Budget, Fate, Packet, SpentError, through
-from anycast.doctor.finding import Code, Finding, Severity, some, unchecked
+from anycast.doctor.finding import SYSCTL_FILE, Code, Finding, Severity, some, unchecked
 
 _NOTRACK = "notrack for the VIPs: `anycast render nftables` (or `iptables`) writes the rules"
-_FIN, _SYN, _RST, _ACK = 1, 2, 4, 16
-_ICMP = {4: (1, "icmp", 3, 4), 6: (58, "icmpv6", 2, 0)}  # protocol, name, type and code of a path MTU message
+_NEAR, _FULL = 0.8, 0.99  # shares of the table of tracked connections
 _SERVERS = 50  # real servers of a tunnel or behind masquerading that are tried
-_PROTOCOLS = {Protocol.TCP: 6, Protocol.UDP: 17, Protocol.SCTP: 132}
 _GRAVE = frozenset({"SYN", "data", "packets", "INIT", "answers", "wrapped packets"})
-_MTU = "path MTU messages"
 
 
 @dataclass(slots=True)
@@ -28,6 +27,8 @@ class _Losses:
 
     by: dict[str, tuple[list[str], list[str]]] = field(default_factory=dict)
     masqueraded: set[str] = field(default_factory=set)  # the droppers of theirs that a sysctl cures
+    unanswered: dict[str, None] = field(default_factory=dict)  # masqueraded services that are notrack
+    notrack: set[str] = field(default_factory=set)  # the droppers of their answers
     stateful: set[str] = field(default_factory=set)
     unless: dict[str, str] = field(default_factory=dict)
     tracked: dict[str, None] = field(default_factory=dict)  # VIPs of one direction that are
@@ -51,15 +52,19 @@ def firewall(facts: Facts, config: Config | None) -> Iterator[Finding]:
         return
     losses = _Losses()
     spent = False
+    ways = passage(config)
     try:
-        _try_all(facts, facts.packet_filter, passage(config), losses)
+        _try_all(facts, facts.packet_filter, ways, losses)
     except SpentError:
         spent = True
     for by, (kinds, places) in losses.by.items():
         yield _dropped(by, losses, list(dict.fromkeys(kinds)), places)
     stateful = any(table.stateful for table in facts.packet_filter)
-    if losses.tracked and stateful:
-        yield from _bounded(facts, list(losses.tracked))
+    yield from (late := list(_outdated(facts.packet_filter, ways)))
+    if _is_near(facts):
+        yield _filling(facts, list(losses.tracked) if stateful else [])
+    elif losses.tracked and stateful and not late:
+        yield _bounded(facts, list(losses.tracked))
     if facts.number(CONNTRACK) == 1 and losses.tracked and Forwarding.NAT not in _ways(config):
         yield _twice(stateful=stateful)
     if spent:
@@ -68,24 +73,30 @@ def firewall(facts: Facts, config: Config | None) -> Iterator[Finding]:
 
 def _by_count(facts: Facts, config: Config | None) -> Iterator[Finding]:
     ways = _ways(config)
-    tracks, count = facts.number(CONNTRACK), facts.number(CONNTRACK_COUNT) or 0
+    tracks = facts.number(CONNTRACK)
     if tracks == 1 and Forwarding.NAT not in ways:
         yield _twice(stateful=True)
-    if tracks == 0 and Forwarding.NAT in ways and count:
+    if not facts.number(CONNTRACK_COUNT):
+        return
+    direct = ways != {Forwarding.NAT}
+    if _is_near(facts):
+        yield _filling(facts, ["VIPs that are not notrack"] if direct else [])
+    if tracks == 0 and Forwarding.NAT in ways:
         yield Finding(
             severity=Severity.INFO,
             code=Code.CONNTRACK_RULES,
             text=f"connections are tracked here, and {CONNTRACK} is 0: a rule in FORWARD that drops `ct state invalid` drops "
             "the answers of masqueraded real servers",
-            fix=f"`sysctl -w {CONNTRACK}=1`, if there is such a rule",
+            fix=f"`sysctl -w {CONNTRACK}=1`, if there is such a rule"
+            + ("; the VIPs of all other services must be notrack then" if direct else ""),
         )
-    elif count and ways != {Forwarding.NAT}:
+    if direct:
         yield Finding(
             severity=Severity.INFO,
             code=Code.CONNTRACK_RULES,
-            text=f"connections are tracked here ({_full(facts)}): a rule that drops `ct state invalid` drops "
-            "the FIN and RST of clients, whose connections then stay at their real servers; and once the table is full, "
-            "packets of the VIPs are dropped too",
+            text=f"connections are tracked here ({_full(facts)}): of services without `forwarding: nat` a rule that drops "
+            "`ct state invalid` drops the FIN and RST of clients, whose connections then stay at their real servers; and "
+            "once the table is full, packets of their VIPs are dropped too",
             fix=_NOTRACK,
         )
 
@@ -109,8 +120,8 @@ def _twice(*, stateful: bool) -> Finding:
     )
 
 
-def _bounded(facts: Facts, vips: Sequence[str]) -> Iterator[Finding]:
-    yield Finding(
+def _bounded(facts: Facts, vips: Sequence[str]) -> Finding:
+    return Finding(
         severity=Severity.INFO,
         code=Code.CONNTRACK_RULES,
         text=f"rules here have connections tracked ({_full(facts)}), those of {some(vips)} too: once that table is full, "
@@ -119,11 +130,49 @@ def _bounded(facts: Facts, vips: Sequence[str]) -> Iterator[Finding]:
     )
 
 
+def _outdated(tables: Sequence[Table], ways: Passage) -> Iterator[Finding]:
+    if (found := outdated(tables, ways)) is None:
+        return
+    for text in found.texts:
+        yield Finding(
+            severity=Severity.WARNING,
+            code=Code.FIREWALL_OUTDATED,
+            text=text,
+            fix=found.fix,
+        )
+
+
+def _is_near(facts: Facts) -> bool:
+    count, most = facts.number(CONNTRACK_COUNT) or 0, facts.number(CONNTRACK_MAX) or 0
+    return 0 < most * _NEAR <= count
+
+
+def _filling(facts: Facts, vips: Sequence[str]) -> Finding:
+    """`vips`: those whose packets need a place in the table."""
+    count, most = facts.number(CONNTRACK_COUNT) or 0, facts.number(CONNTRACK_MAX) or 0
+    full = count >= most * _FULL
+    lost = f"every packet of {some(vips)}, also of connections that IPVS knows, and " if vips else ""
+    return Finding(
+        severity=Severity.ERROR if full else Severity.WARNING,
+        code=Code.CONNTRACK_FULL,
+        text=f"the table of tracked connections is {'full' if full else 'nearly full'} ({_full(facts)}): when it is, the kernel "
+        f"drops {lost}new connections of the node itself: checks, BGP, masqueraded services",
+        fix=(f"{_NOTRACK}; " if vips else "")
+        + f"a larger {CONNTRACK_MAX} (`sysctl -w`, and in {SYSCTL_FILE}), or notrack for what else fills it "
+        "(`conntrack -L`)",
+    )
+
+
 def _dropped(by: str, losses: _Losses, kinds: list[str], places: list[str]) -> Finding:
     grave = bool(_GRAVE & set(kinds))
     unless = f", unless {losses.unless[by]} accepts them before" if by in losses.unless else ""
     if by in losses.masqueraded:
         fix = f"`sysctl -w {CONNTRACK}=1`, and in /etc/sysctl.d"
+    elif by in losses.notrack:
+        fix = (
+            "no notrack for these services, so that their answers have a state: `anycast render nftables` (or `iptables`) "
+            "writes none, unless the VIP has a firewall mark without `forwarding: nat` too"
+        )
     elif by in losses.stateful:
         fix = _NOTRACK
     else:
@@ -154,137 +203,49 @@ def _try_all(facts: Facts, tables: Sequence[Table], ways: Passage, losses: _Loss
     budget = Budget()
     tracks = facts.number(CONNTRACK) == 1
     interfaces = facts.uplinks or None
+    for flow in ways.direct:
+        fate = through(tables, "prerouting", samples.beside(flow, ways.masqueraded), budget)
+        if not fate.packet.untracked:
+            losses.tracked[str(flow.address)] = None
     for nat, flows in ((False, ways.direct), (True, ways.masqueraded)):
         for flow in flows:
-            for what, packet in _packets(flow, interfaces, both=nat and tracks, tracks=tracks):
+            for what, packet in samples.packets(flow, interfaces, both=nat and tracks, tracks=tracks):
                 fate = _coming_in(tables, packet, budget)
-                if not nat and what != _MTU:
-                    if not fate.packet.untracked:
-                        losses.tracked[str(flow.address)] = None
-                    if not fate.by:
-                        leaving = replace(fate.packet, untracked=fate.packet.untracked or not tracks)
-                        fate = through(tables, "output", _from_here(leaving), budget)
+                if nat and fate.packet.untracked:
+                    losses.unanswered[samples.place(flow)] = None
+                if not nat and what != samples.MTU and not fate.by:
+                    leaving = replace(fate.packet, untracked=fate.packet.untracked or not tracks)
+                    fate = through(tables, "output", samples.from_here(leaving), budget)
                 if fate.by:
-                    losses.lost(fate, what, _place(flow))
+                    losses.lost(fate, what, samples.place(flow))
+    for flow, fate in _answers(tables, ways, "established" if tracks else "invalid", budget):
+        losses.lost(fate, "answers", samples.place(flow))
+        if fate.stateful and not tracks:
+            losses.masqueraded.add(fate.by)
+    if losses.unanswered and tracks:
+        for _, fate in _answers(tables, ways, "invalid", budget):
+            if fate.stateful:
+                losses.notrack.add(fate.by)
+                for place in losses.unanswered:
+                    losses.lost(fate, "answers", place)
+    for one in ways.wrapped[:_SERVERS]:
+        fate = through(tables, "output", samples.outer(one), budget)
+        if fate.by:
+            losses.lost(fate, "wrapped packets", f"the real server {one.server}")
+
+
+def _answers(
+    tables: Sequence[Table], ways: Passage, state: str, budget: Budget
+) -> Iterator[tuple[Flow, Fate]]:
+    """Those of masqueraded real servers that are dropped, and how."""
     for flow in ways.servers[:_SERVERS]:
-        fate = through(tables, "prerouting", _answer(flow, "established" if tracks else "invalid"), budget)
+        fate = through(tables, "prerouting", samples.answer(flow, state), budget)
         if not fate.by:
             fate = through(tables, "forward", fate.packet, budget)
         if fate.by:
-            losses.lost(fate, "answers", _place(flow))
-            if fate.stateful and not tracks:
-                losses.masqueraded.add(fate.by)
-    for one in ways.wrapped[:_SERVERS]:
-        fate = through(tables, "output", _outer(one), budget)
-        if fate.by:
-            losses.lost(fate, "wrapped packets", f"the real server {one.server}")
+            yield flow, fate
 
 
 def _coming_in(tables: Sequence[Table], packet: Packet, budget: Budget) -> Fate:
     fate = through(tables, "prerouting", packet, budget)
     return fate if fate.by else through(tables, "input", fate.packet, budget)
-
-
-def _place(flow: Flow) -> str:
-    if flow.protocol is None:
-        return f"{flow.address} (firewall mark)"
-    host = f"[{flow.address}]" if flow.address.version == 6 else str(flow.address)
-    return f"{host}:{flow.port}/{flow.protocol}"
-
-
-def _packets(
-    flow: Flow, interfaces: frozenset[str] | None, *, both: bool, tracks: bool
-) -> Iterator[tuple[str, Packet]]:
-    """One of each kind, with the state it has where it is tracked. `both`: both directions are."""
-    later = "established" if both else "invalid"
-    match flow.protocol:
-        case Protocol.UDP:
-            yield "packets", _to(flow, interfaces, "new")
-        case Protocol.SCTP:
-            yield "INIT", _to(flow, interfaces, "new")
-            yield "data", _to(flow, interfaces, later)
-        case _:
-            # A segment in the middle is taken for a new connection (tcp_loose), unless one is known that goes one way.
-            picked_up = later if tracks else "new"
-            yield "SYN", _to(flow, interfaces, "new", _SYN)
-            yield "data", _to(flow, interfaces, picked_up, _ACK)
-            yield "FIN", _to(flow, interfaces, later, _FIN | _ACK)
-            yield "RST", _to(flow, interfaces, later, _RST)
-    number, name, kind, code = _ICMP[flow.address.version]
-    about: dict[str, int] = {"protocol": number, f"{name}.type": kind, f"{name}.code": code}
-    yield (
-        _MTU,
-        Packet(
-            family=flow.address.version,
-            values={**_common(flow, interfaces), **about},
-            tracked="related" if both else "invalid",
-        ),
-    )
-
-
-def _to(flow: Flow, interfaces: frozenset[str] | None, state: str, flags: int | None = None) -> Packet:
-    protocol = flow.protocol or Protocol.TCP
-    values = _common(flow, interfaces) | _ports(protocol, None, flow.port or None)
-    values |= {"protocol": _PROTOCOLS[protocol]} | ({} if flags is None else {"tcp.flags": flags})
-    return Packet(family=flow.address.version, values=values, tracked=state)
-
-
-def _common(flow: Flow, interfaces: frozenset[str] | None) -> dict[str, Value | frozenset[str] | None]:
-    family = flow.address.version
-    return {
-        "family": family,
-        f"daddr{family}": int(flow.address),
-        f"saddr{family}": None,
-        "status": "none",
-        "iif": interfaces,
-    }
-
-
-def _ports(protocol: Protocol, source: int | None, to: int | None) -> dict[str, int | None]:
-    return {"sport": source, "dport": to, f"{protocol}.sport": source, f"{protocol}.dport": to}
-
-
-def _from_here(packet: Packet) -> Packet:
-    """It came in, and leaves for a real server that is on a link not known here."""
-    values = {name: value for name, value in packet.values.items() if name != "iif"}
-    return replace(packet, values=values | {"oif": None})
-
-
-def _answer(flow: Flow, state: str) -> Packet:
-    family = flow.address.version
-    protocol = flow.protocol or Protocol.TCP
-    return Packet(
-        family=family,
-        values={
-            "family": family,
-            "protocol": _PROTOCOLS[protocol],
-            f"saddr{family}": int(flow.address),
-            f"daddr{family}": None,
-            "status": "none",
-            "iif": None,
-            "oif": None,
-            **({"tcp.flags": _SYN | _ACK} if protocol is Protocol.TCP else {}),
-            **_ports(protocol, flow.port or None, None),
-        },
-        tracked=state,
-    )
-
-
-def _outer(one: Wrapped) -> Packet:
-    family = one.server.version
-    gue = one.tunnel.type is TunnelType.GUE
-    inside = 4 if one.inside == 4 else 41
-    number = 17 if gue else 47 if one.tunnel.type is TunnelType.GRE else inside
-    return Packet(
-        family=family,
-        values={
-            "family": family,
-            "protocol": number,
-            f"saddr{family}": None,
-            f"daddr{family}": int(one.server),
-            "status": "none",
-            "oif": None,
-            **(_ports(Protocol.UDP, None, one.tunnel.port) if gue else {}),
-        },
-        tracked="new",
-    )

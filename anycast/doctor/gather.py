@@ -19,6 +19,7 @@ from anycast.core.values.configuration import Address, Config, Node
 from anycast.doctor import network, programs, ruleset
 from anycast.doctor.demands import addresses_to_reach, sysctls_to_read
 from anycast.doctor.facts import Facts, LeaseSocket, Modules, Route, TableOption, Unread, conf
+from anycast.doctor.filter.rules import Table
 from anycast.kernel import sysctl
 from anycast.kernel.errors import KernelUnavailable
 
@@ -100,6 +101,13 @@ def _resolvers(files: _Files) -> tuple[Address, ...]:
 
 def _interfaces_of(routes: Iterable[Route | None]) -> frozenset[str]:
     return frozenset(route.interface for route in routes if route is not None and not route.local)
+
+
+def read_rules(root: Path, *, deadline: float) -> list[Table]:
+    """Those of the packet filter that can be read. `deadline`: seconds for each program."""
+    files = _Files(root)
+    release = (files.optional("proc/sys/kernel/osrelease") or "").strip()
+    return ruleset.seen(root, _modules(files, release), deadline=deadline)[0]
 
 
 def read_files(config: Config | None, root: Path) -> Facts:

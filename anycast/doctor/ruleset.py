@@ -35,6 +35,14 @@ def read(
     root: Path, modules: Modules, *, deadline: float = DEADLINE, most: int = MOST
 ) -> tuple[tuple[Table, ...] | None, list[Unread]]:
     """All rules, or None and why. `deadline`: of each program. `root`: where the node's files lie, programs among them."""
+    found, unread = seen(root, modules, deadline=deadline, most=most)
+    return (None if unread else tuple(found)), unread
+
+
+def seen(
+    root: Path, modules: Modules, *, deadline: float = DEADLINE, most: int = MOST
+) -> tuple[list[Table], list[Unread]]:
+    """As many of the rules as could be read, and what could not."""
     asked = _Asked(root, deadline, most)
     found: list[Table] = []
     unread: list[Unread] = []
@@ -49,7 +57,7 @@ def read(
             unread.append(Unread(what=what, why=str(error)))
         except NotUnderstoodError as error:
             unread.append(Unread(what=what, why=f"what it says was not understood ({str(error)[:100]})"))
-    return (None if unread else tuple(found)), unread
+    return found, unread
 
 
 def strict_reverse_path(root: Path, modules: Modules) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from anycast.core.dataplane.passage import Flow, Passage, passage
 from anycast.core.values.configuration import Protocol
-from anycast.render.firewall import FAMILIES, Ends, of, one_way, tunnels
+from anycast.render.firewall import FAMILIES, Ends, needless, of, one_way, tunnels
 from anycast.render.template import render
 
 if TYPE_CHECKING:
@@ -52,7 +52,12 @@ def iptables_rules(config: Config, *, accept: bool = False, update: bool = False
                 *_output(ways, family, _ACCEPT),
             ]
     return render(
-        "iptables.rules", tables=chains, masqueraded=bool(ways.masqueraded), accept=accept, update=update
+        "iptables.rules",
+        tables=chains,
+        needless=needless(ways, "input" if accept else None),
+        masqueraded=bool(ways.masqueraded),
+        accept=accept,
+        update=update,
     )
 
 

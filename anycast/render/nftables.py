@@ -6,7 +6,7 @@ A table of ours cannot accept on behalf of another: each base chain of a hook ha
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from anycast.core.dataplane.passage import Flow, Passage, passage
 from anycast.render.firewall import (
@@ -16,6 +16,8 @@ from anycast.render.firewall import (
     PROTOCOLS,
     UNKNOWN,
     Ends,
+    Hook,
+    needless,
     of,
     one_way,
     tunnels,
@@ -25,7 +27,6 @@ from anycast.render.template import render
 if TYPE_CHECKING:
     from anycast.core.values.configuration import Address, Config
 
-Hook: TypeAlias = Literal["input", "forward", "output"]
 _TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
 _IP = {4: "ip", 6: "ip6"}
 _ERRORS = {
@@ -42,6 +43,7 @@ def nftables_conf(config: Config) -> str:
     ways = passage(config)
     return render(
         "nftables.conf",
+        needless=needless(ways, None),
         masqueraded=bool(ways.masqueraded),
         sets=list(_sets(ways)),
         prerouting=[line for family in FAMILIES for line in _prerouting(ways, family)],
@@ -54,7 +56,7 @@ def nftables_accept(config: Config, hook: Hook) -> str:
     ways = passage(config)
     lines = {"input": _accept_input, "forward": _accept_forward, "output": _accept_output}[hook]
     rules = [line for family in FAMILIES for line in lines(ways, family)]
-    return render("nftables-accept.conf", hook=hook, rules=rules)
+    return render("nftables-accept.conf", hook=hook, rules=rules, needless=needless(ways, hook))
 
 
 def _sets(ways: Passage) -> Iterator[tuple[str, str, list[str]]]:

@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from anycast.config.load import loads
+from anycast.cli import rules
+from anycast.config.load import load, loads
 from anycast.core.values.configuration import Config
 from anycast.doctor import ruleset
 from anycast.doctor.facts import Facts, Modules
 from anycast.doctor.finding import Code, Finding, Severity
 from anycast.doctor.firewall import firewall
+from anycast.render.firewall import Hook
 from anycast.render.iptables import iptables_rules
-from anycast.render.nftables import Hook, nftables_accept, nftables_conf
+from anycast.render.nftables import nftables_accept, nftables_conf
 from tests.contract.namespaces import network_namespace, run
 
 pytestmark = [
@@ -138,6 +140,97 @@ def test_with_the_rendered_rules_nothing_is_said(
             for family in ("ip", "ip6"):
                 run(f"{family}{rendered[2:]}-restore", "--noflush", stdin=iptables_rules(config))
         assert said(config, conntrack=conntrack) == []
+
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+
+
+def render(kind: str, config: Config) -> None:
+    if kind == "nftables":
+        rules_of(nftables_conf(config))
+        return
+    backend, _, options = kind.partition(" ")
+    rules = iptables_rules(config, accept=options == "--accept")
+    for family in ("ip", "ip6"):
+        run(f"{family}tables-{backend}-restore", "--noflush", stdin=rules)
+
+
+KINDS = ["nftables", "legacy", "nft", "legacy --accept", "nft --accept"]
+
+
+def outdated(config: Config) -> list[str]:
+    return [one.text for one in said(config) if one.code is Code.FIREWALL_OUTDATED]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda one: one.stem)
+def test_what_has_just_been_rendered_and_loaded_covers_every_example(example: Path, kind: str) -> None:
+    config = load(example, hostname="lb1").config
+    render(kind, config)
+    assert outdated(config) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mark_beside_a_masqueraded_port_is_covered(kind: str) -> None:
+    services = "[{mark: 7, check: {type: tcp, port: 80}}, {port: 81, forwarding: nat, check: tcp}]"
+    config = loads(BGP + f"  web: {{address: 192.0.2.1, servers: [10.9.2.1], services: {services}}}\n").config
+    rules_of(USUAL)
+    render(kind, config)
+    assert [one for one in said(config, conntrack="1") if one.code is not Code.FIREWALL_DROPS] == []
+    assert outdated(loads(DIRECT.replace("2.1,", "2.9,")).config) != []
+
+
+@pytest.mark.parametrize("backend", ["legacy", "nft"])
+def test_chains_that_nothing_jumps_to_are_named_with_the_lines_that_do(backend: str) -> None:
+    """As when `--accept` comes with an update, or an update is loaded where nothing was."""
+    config = loads(DIRECT).config
+    render(backend, config)
+    for family in ("ip", "ip6"):
+        update = iptables_rules(config, accept=True, update=True)
+        run(f"{family}tables-{backend}-restore", "--noflush", stdin=update)
+    (one,) = (one for one in said(config) if one.code is Code.FIREWALL_OUTDATED)
+    assert one.text.startswith("nothing jumps to ANYCAST-FORWARD, ANYCAST-INPUT, ANYCAST-OUTPUT: ")
+    lines = [line.strip("`") for line in one.fix.split(", ")]
+    assert len(lines) == 6
+    for line in lines:
+        run(*line.split())
+    assert said(config) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rules_of_before_the_configuration_changed_are_named(kind: str) -> None:
+    more = (
+        DIRECT
+        + "  more: {address: 192.0.2.2, services: [{port: 80}, {port: 81}], servers: [10.9.2.2], check: tcp}\n"
+        + "  far: {address: 192.0.2.3, port: 80, servers: [10.9.2.3], check: tcp, forwarding: tunnel}\n"
+    )
+    assert outdated(loads(more).config) == []  # no rules of ours
+    render(kind, loads(DIRECT).config)
+    assert outdated(loads(DIRECT).config) == []
+    (one,) = outdated(loads(more).config)
+    assert (
+        "do not cover 192.0.2.2:80/tcp, 192.0.2.2:81/tcp, 192.0.2.3:80/tcp, the real server 10.9.2.3: " in one
+    )
+    (one,) = outdated(loads(NAT).config)[-1:]
+    assert "though it is masqueraded, 192.0.2.1:80/tcp" in one
+
+
+def test_a_reload_says_that_rules_are_to_be_rendered_again(tmp_path: Path) -> None:
+    (file := tmp_path / "anycast.yaml").write_text(DIRECT)
+    rules_of(USUAL)
+    assert list(rules.outdated(file)) == []
+    render("nftables", loads(DIRECT).config)
+    assert list(rules.outdated(file)) == []
+    file.write_text(DIRECT.replace("port: 80", "services: [{port: 80}, {port: 443}]"))
+    (one,) = rules.outdated(file)
+    assert (
+        "do not cover 192.0.2.1:443/tcp: the configuration has changed since; render the firewall rules again: `anycast render nftables -o"
+        in one
+    )
+    file.write_text("vips: [")
+    assert list(rules.outdated(file)) == []
+    file.unlink()
+    assert list(rules.outdated(file)) == []
 
 
 def test_rules_that_ask_for_new_connections_lose_what_is_untracked() -> None:

@@ -20,8 +20,9 @@ import pytest
 
 from anycast.config.load import load
 from anycast.core.values.configuration import Config
+from anycast.render.firewall import Hook
 from anycast.render.iptables import iptables_rules
-from anycast.render.nftables import Hook, nftables_accept, nftables_conf
+from anycast.render.nftables import nftables_accept, nftables_conf
 from tests.contract.namespaces import entered, made_namespace, network_namespace, run
 
 ROOT = Path(__file__).parents[2]

@@ -19,7 +19,8 @@ import pytest
 
 from anycast.agent.answers import ReloadAnswer, ReloadWish
 from anycast.agent.control import Control
-from anycast.cli import client
+from anycast.cli import client, rules
+from anycast.cli.main import main
 from anycast.core import events as ev
 from anycast.ops.main import surface
 from anycast.sockets import bind_unix
@@ -266,6 +267,32 @@ def test_a_reload_says_what_it_wishes_and_what_is_on_trial(node: Node, path: Pat
     assert (plain.err, allowed.err) == ("", "")
     assert (tried.code, tried.out) == (0, "vip web: med 100 -> 200\n")
     assert tried.err.startswith("on trial: `anycast reload --confirm` within 5m00s keeps it")
+
+
+@pytest.mark.parametrize(
+    ("words", "changes", "warns"),
+    [
+        ((), ["vip web: service udp/53 added"], True),
+        (("--confirm-within", "5m"), ["vip web: service udp/53 added"], True),
+        ((), [], False),
+        (("--undo",), ["vip web: service udp/53 removed"], False),  # the file has it still
+        (("--confirm",), [], False),
+    ],
+)
+def test_a_reload_that_changes_something_asks_whether_the_rules_know_it(
+    words: tuple[str, ...],
+    changes: list[str],
+    warns: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    body = {"ok": True, "changes": changes, "warnings": [], "problems": [], "confirm_s": None}
+    monkeypatch.setattr(client, "command", lambda *_, **__: client.Answer(code=200, body=body))
+    monkeypatch.setattr(rules, "outdated", lambda file: iter([f"{file}: render the firewall rules again"]))
+    monkeypatch.setenv("ANYCAST_CONFIG", "/nowhere.yaml")
+    assert main(["reload", *words]) == 0
+    said = "warning: /nowhere.yaml: render the firewall rules again\n"
+    assert (said in capsys.readouterr().err) == warns
 
 
 def test_a_trial_is_confirmed_or_undone_once(node: Node, path: Path) -> None:

@@ -65,9 +65,10 @@ def serving(
     scheduler: Scheduler = Scheduler.MH,
     addresses: tuple[Address, ...] | None = None,
     tunnel: Tunnel = Tunnel(),  # noqa: B008
+    text: str = CONFIG,
 ) -> Config:
     """The configuration with its one service changed."""
-    one = config()
+    one = config(text)
     (vip,) = one.vips
     (service,) = vip.services
     changed = replace(service, forwarding=forwarding, scheduler=scheduler, flags=frozenset(), tunnel=tunnel)

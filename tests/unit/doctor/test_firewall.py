@@ -13,15 +13,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anycast.core.values.configuration import Forwarding
+from anycast.cli import rules
+from anycast.core.values.configuration import Config, Forwarding
 from anycast.doctor import ruleset
 from anycast.doctor.facts import Facts, Modules
 from anycast.doctor.filter import iptables, nft
 from anycast.doctor.filter.rules import NotUnderstoodError, Table
 from anycast.doctor.filter.walk import Budget, Packet, SpentError, through
 from anycast.doctor.finding import Code, Severity
-from anycast.doctor.gather import gather
-from tests.unit.doctor.node import GOOD, codes, config, found, serving, sysctls
+from anycast.doctor.findings import findings
+from anycast.doctor.gather import gather, read_rules
+from anycast.render.iptables import iptables_rules
+from tests.unit.doctor.node import CONFIG, GOOD, codes, config, found, serving, sysctls
 
 LOADED = Modules(loaded=frozenset({"nf_tables"}))
 USUAL = """\
@@ -59,6 +62,44 @@ def test_masqueraded_services_behind_rules_want_their_connections_tracked() -> N
     assert Code.CONNTRACK_RULES not in codes(tracking(7, conntrack="1"), nat)
 
 
+MIXED = CONFIG + "  cam: {address: 192.0.2.2, port: 80, servers: ['10.9.2.1:8080'], forwarding: nat}\n"
+
+
+def test_a_node_with_both_is_told_of_both() -> None:
+    def said(conntrack: str) -> dict[str, str]:
+        every = findings(tracking(7, conntrack), config(MIXED))
+        return {one.text: one.fix for one in every if one.code is Code.CONNTRACK_RULES}
+
+    (nat, sysctl), (direct, notrack) = said("0").items()
+    assert "the answers of masqueraded real servers" in nat
+    assert sysctl.endswith("the VIPs of all other services must be notrack then")
+    assert "FIN and RST of clients" in direct
+    assert "notrack" in notrack
+    assert list(said("1")) == [direct]
+
+
+@pytest.mark.parametrize(
+    ("count", "severity", "says"),
+    [(209_714, None, ""), (209_716, Severity.WARNING, "nearly full"), (262_144, Severity.ERROR, "full")],
+)
+def test_a_table_of_tracked_connections_that_fills_up_is_told_of_in_time(
+    count: int, severity: Severity | None, says: str
+) -> None:
+    untracked = f"*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -d 192.0.2.1 -j CT --notrack\nCOMMIT\n{USUAL}"
+    for text, vips in ((USUAL, "every packet of 192.0.2.1, "), (untracked, ""), (None, "VIPs that are not")):
+        tables = filtering(text).packet_filter if text else None
+        facts = replace(tracking(count), packet_filter=tables)
+        if severity is None:
+            assert Code.CONNTRACK_FULL not in codes(facts)
+            continue
+        one = found(facts, Code.CONNTRACK_FULL)
+        assert one.severity is severity
+        assert f"is {says} ({count:,} of 262,144)" in one.text
+        assert (vips in one.text) == ("notrack for the VIPs" in one.fix) or not vips
+        assert ("every packet of" in one.text) == bool(vips)
+        assert "net.netfilter.nf_conntrack_max" in one.fix
+
+
 def test_stateful_rules_cannot_rest_on_what_passes_one_way() -> None:
     one = found(sysctls(net__ipv4__vs__conntrack="1"), Code.VS_CONNTRACK)
     assert "stateful rules cannot rest on it" in one.text
@@ -86,6 +127,99 @@ def test_rules_that_were_not_all_read_are_judged_by_what_is_counted() -> None:
     facts = replace(tracking(7), packet_filter=None)
     assert Code.FIREWALL_DROPS not in codes(facts)
     assert Code.CONNTRACK_RULES in codes(facts)
+
+
+def test_masqueraded_services_that_somebody_keeps_from_tracking_lose_their_answers() -> None:
+    rules = (
+        "*raw\n:PREROUTING ACCEPT\n-A PREROUTING -d 192.0.2.0/24 -j CT --notrack\nCOMMIT\n"
+        "*filter\n:FORWARD DROP\n-A FORWARD -m conntrack --ctstate INVALID -j DROP\n"
+        "-A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT\nCOMMIT\n"
+    )
+    nat = serving(forwarding=Forwarding.NAT)
+    sysctls = tracking(7, "1").sysctls
+    one = found(replace(filtering(rules), sysctls=sysctls), Code.FIREWALL_DROPS, nat)
+    assert "--ctstate INVALID -j DROP` drops answers of 192.0.2.1:80/tcp" in one.text
+    assert one.severity is Severity.ERROR
+    assert one.fix.startswith("no notrack for these services")
+    plain = filtering(rules.replace(" -d 192.0.2.0/24", " -d 198.51.100.0/24"))
+    assert Code.FIREWALL_DROPS not in codes(replace(plain, sysctls=sysctls), nat)
+
+
+def loaded(*configs: tuple[str, Config], accept: bool = False) -> Facts:
+    """A node with rules that were rendered, with iptables alone, for this configuration of a family."""
+    tables = []
+    for program, one in configs:
+        family = 6 if "ip6" in program else 4
+        lines = iptables_rules(one, accept=accept).splitlines()
+        mine = [line.removeprefix(f"-{family} ") for line in lines if not line.startswith(f"-{10 - family} ")]
+        text = "\n".join(line.replace("-I ", "-A ") for line in mine)
+        text = text.replace("*raw", "*raw\n:PREROUTING ACCEPT\n:OUTPUT ACCEPT")
+        text = text.replace("*filter", "*filter\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT")
+        tables += [table for _, table in iptables.tables(text, family, program)]
+    return replace(GOOD, packet_filter=tuple(tables))
+
+
+ROUTER = "neighbors: [{address: 10.2.1.254, remote_as: 65000}]"
+SIX = 'next_hop: {ipv6: "fd01::2"}\n  ' + ROUTER.replace("65000", "65000, families: [ipv4, ipv6]")
+MORE = (
+    CONFIG.replace(ROUTER, SIX)
+    + '  new: {address: ["192.0.2.9", "2001:db8::9"], port: 53, protocol: udp, servers: [10.9.2.1, "fd09::1"], check: icmp}\n'
+    + "  far: {address: 192.0.2.8, port: 80, servers: [10.9.2.1], forwarding: tunnel}\n"
+)
+
+
+@pytest.mark.parametrize("accept", [False, True])
+def test_rendered_rules_that_miss_what_is_configured_are_named(*, accept: bool) -> None:
+    both = ("iptables-save", "ip6tables-save")
+    old = loaded(*((program, config()) for program in both), accept=accept)
+    assert Code.FIREWALL_OUTDATED not in codes(old)
+    one = found(old, Code.FIREWALL_OUTDATED, config(MORE))
+    assert one.severity is Severity.WARNING
+    assert (
+        "do not cover 192.0.2.8:80/tcp, 192.0.2.9:53/udp, [2001:db8::9]:53/udp, the real server 10.9.2.1:"
+        in one.text
+    )
+    assert ("--accept --update" in one.fix) == accept
+    assert "`ip6tables-restore --noflush" in one.fix
+    new = loaded(*((program, config(MORE)) for program in both), accept=accept)
+    assert Code.FIREWALL_OUTDATED not in codes(new, config(MORE))
+    assert Code.FIREWALL_OUTDATED not in codes(new)  # for a VIP that is not there they do no harm
+    # Of the two programs one was forgotten.
+    one = found(loaded((both[0], config(MORE)), accept=accept), Code.FIREWALL_OUTDATED, config(MORE))
+    assert "do not cover [2001:db8::9]:53/udp: " in one.text
+
+
+def test_rendered_rules_of_before_a_service_was_masqueraded_are_named() -> None:
+    one = found(
+        loaded(("iptables-save", config())), Code.FIREWALL_OUTDATED, serving(forwarding=Forwarding.NAT)
+    )
+    assert "take out of connection tracking, though it is masqueraded, 192.0.2.1:80/tcp" in one.text
+
+
+def test_answers_that_rendered_rules_do_not_accept_are_named() -> None:
+    nat = serving(forwarding=Forwarding.NAT)
+    facts = loaded(("iptables-save", nat), accept=True)
+    assert Code.FIREWALL_OUTDATED not in codes(facts, nat)
+    other = serving(forwarding=Forwarding.NAT, text=CONFIG.replace("10.9.2.2", "10.9.2.7"))
+    one = found(facts, Code.FIREWALL_OUTDATED, other)
+    assert "do not cover the real server 10.9.2.7:80/tcp: " in one.text
+
+
+def test_a_mark_that_is_masqueraded_beside_one_that_is_not_loses_its_answers() -> None:
+    """With the rules as they are rendered, which is warned of there too."""
+    services = (
+        "[{mark: 7, check: {type: tcp, port: 80}}, {mark: 8, forwarding: nat, check: {type: tcp, port: 80}}]"
+    )
+    asked = config(CONFIG.replace("port: 80, servers", f"services: {services}, servers"))
+    ours = loaded(("iptables-save", asked)).packet_filter
+    own = filtering("*filter\n:FORWARD ACCEPT\n-A FORWARD -m conntrack --ctstate INVALID -j DROP\nCOMMIT\n")
+    facts = replace(
+        own, packet_filter=(*(ours or ()), *(own.packet_filter or ())), sysctls=tracking(7, "1").sysctls
+    )
+    one = found(facts, Code.FIREWALL_DROPS, asked)
+    assert "drops answers of 192.0.2.1 (firewall mark)" in one.text
+    assert "unless the VIP has a firewall mark" in one.fix
+    assert Code.FIREWALL_OUTDATED not in codes(facts, asked)
 
 
 def test_a_rule_that_may_accept_stands_beside_one_that_drops_for_a_state() -> None:
@@ -240,6 +374,24 @@ def test_legacy_tables_are_asked_for_where_there_are_some(tmp_path: Path) -> Non
     tables, (why,) = read(tmp_path)
     assert tables is None
     assert "not understood" in why
+
+
+def test_what_a_reload_sees_is_what_can_be_read(tmp_path: Path) -> None:
+    """As the agent's user, who may not read which legacy tables there are."""
+    table = json.dumps(
+        {"nftables": [{"chain": {"family": "inet", "table": "anycast", "name": "prerouting"}}]}
+    )
+    say(tmp_path, "nft", table)
+    (tmp_path / "sys/module/nf_tables").mkdir(parents=True)
+    names(tmp_path, "raw\n")
+    assert asyncio.run(gather(config(), tmp_path)).packet_filter is None
+    (one,) = read_rules(tmp_path, deadline=60.0)
+    assert "prerouting" in one.chains
+    (file := tmp_path / "anycast.yaml").write_text(CONFIG)
+    (warning,) = rules.outdated(file, tmp_path)
+    assert "do not cover 192.0.2.1:80/tcp" in warning
+    say(tmp_path, "nft", NOTHING)
+    assert list(rules.outdated(file, tmp_path)) == []
 
 
 def test_the_node_is_read_with_its_rules(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from anycast.cli.main import main
 from anycast.config.load import load
 from anycast.core.dataplane.passage import Flow, passage
 from anycast.core.values.configuration import Config, Forwarding, Protocol, Service, Vip
+from anycast.render.firewall import doubts
 from anycast.render.iptables import iptables_rules
 from anycast.render.nftables import nftables_accept, nftables_conf
 
@@ -68,6 +69,90 @@ def test_a_mark_takes_the_whole_vip_but_for_its_masqueraded_services() -> None:
     lines = iptables_rules(one).splitlines()
     exempt = lines.index("-4 -A ANYCAST-PREROUTING -d 192.0.2.1/32 -p tcp -m multiport --dports 81 -j RETURN")
     assert lines[exempt + 1] == "-4 -A ANYCAST-PREROUTING -d 192.0.2.1/32 -j CT --notrack"
+
+
+NODE = """\
+node: {name: lb1}
+bgp: {local_as: 65001, router_id: 10.2.1.1, neighbors: [{address: 10.2.1.254, remote_as: 65000}]}
+vips:
+"""
+DIRECT = NODE + "  web: {address: 192.0.2.1, port: 80, servers: [10.9.2.1], check: tcp}\n"
+NAT = DIRECT.replace("check", "forwarding: nat, check")
+NOTHING = NODE.replace("vips:", "vips: {}")
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "said"),
+    [
+        (DIRECT, ["nftables"], ""),
+        (DIRECT, ["iptables", "--accept"], ""),
+        (DIRECT, ["nftables", "--accept", "output"], ""),
+        (
+            DIRECT,
+            ["nftables", "--accept", "forward"],
+            "no rule was written: only answers of `forwarding: nat`",
+        ),
+        (NAT, ["nftables"], "no rule was written: every service has `forwarding: nat`, and stays tracked"),
+        (NAT, ["iptables"], "no rule was written: every service has `forwarding: nat`"),
+        (NAT, ["iptables", "--update"], "no rule was written: every service has"),
+        (NAT, ["iptables", "--accept"], ""),
+        (NAT, ["nftables", "--accept", "forward"], ""),
+        (NAT, ["nftables", "--accept", "output"], ""),
+        (NOTHING, ["nftables"], "no rule was written: no VIP has a service"),
+        (NOTHING, ["nftables", "--accept", "input"], "no rule was written: no VIP has a service"),
+        (NOTHING, ["iptables", "--accept"], "no rule was written: no VIP has a service"),
+    ],
+)
+def test_a_file_without_rules_says_why_and_so_does_the_program(
+    text: str, options: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (file := tmp_path / "anycast.yaml").write_text(text)
+    assert main(["render", *options, "--config", str(file)]) == 0
+    done = capsys.readouterr()
+    assert done.err.startswith(f"warning: {said}" if said else "")
+    assert len(done.err.splitlines()) == bool(said)
+    assert ("# There is no rule" in done.out) == bool(said)
+    wanted = r" accept| -j ACCEPT" if "--accept" in options else r"notrack"
+    rules = [line for line in done.out.splitlines() if not line.lstrip().startswith("#")]
+    assert bool([line for line in rules if re.search(wanted, line)]) == (not said)
+
+
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        (
+            {"port": 80},
+            "the packets of tcp/80 are notrack, also those that somebody marks for mark/7 with `forwarding: nat`",
+        ),
+        (
+            {"port": 0, "mark": 8},
+            "every packet to it is notrack for the sake of mark/8, those of mark/7 with `forwarding: nat` too",
+        ),
+        ({"port": 80, "forwarding": Forwarding.NAT}, ""),
+    ],
+)
+def test_a_vip_with_a_masqueraded_mark_and_direct_services_is_told_of(
+    others: dict[str, object], said: str
+) -> None:
+    one = with_services(service(port=0, mark=7, forwarding=Forwarding.NAT), service(**others))  # type: ignore[arg-type]
+    found = list(doubts(one))
+    assert len(found) == bool(said)
+    for text in found:
+        assert text.startswith("vips.v: ")
+        assert said in text
+        assert "a VIP of" in text
+    # As it is told, so it is done.
+    whole = "ip daddr @marked4 notrack" in nftables_conf(one)
+    assert whole == ("every packet" in said)
+    assert ("ip daddr . tcp dport @tcp4 notrack" in nftables_conf(one)) == ("the packets of" in said)
+
+
+def test_the_program_tells_of_such_a_vip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    services = "services: [{port: 80}, {mark: 7, forwarding: nat, check: {type: tcp, port: 80}}]"
+    (file := tmp_path / "anycast.yaml").write_text(DIRECT.replace("port: 80", services))
+    for options in (["nftables"], ["iptables"], ["nftables", "--accept", "forward"]):
+        assert main(["render", *options, "--config", str(file)]) == 0
+        assert capsys.readouterr().err.startswith("warning: vips.web: the packets of tcp/80 are notrack")
 
 
 def test_an_update_has_the_same_rules_and_no_jumps() -> None:
