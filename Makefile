@@ -74,12 +74,13 @@ lab: setup ## leave the lab running; it prints what to try, and the nodes' pages
 lab-down: $(STAMP) ## end the lab; no trace is left but its logs in build/lab
 	@$(BIN)/python -m lab down
 
-# Two at a time, the longest first. A kernel of the lab keeps to one processor, the last that it may have: the two that run
-# here get one each. ANYCAST_LONG=1: also what takes long and is near to something that is here.
-test: setup lint ## everything: lint, types, import rules, unit, property, contract, e2e
+# Three at a time on two processors, the longest first: those with real daemons or a lab wait for half of their time. A
+# kernel of the lab keeps to one processor, the last that it may have: the two that run here get one each.
+# ANYCAST_LONG=1: also what takes long and is near to something that is here.
+test: setup ## everything: lint, types, import rules, unit, property, contract, e2e
 	@./lab/install routers
 	@./lab/install browser
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line e2e-site unit contract e2e-ipvs test-lowest
+	@$(MAKE) --no-print-directory --jobs 3 --output-sync=line e2e-site unit lint e2e-ipvs contract test-lowest
 
 lint: $(STAMP) ## ruff, mypy --strict, import rules
 	@$(BIN)/ruff check
@@ -128,21 +129,27 @@ platforms: setup ## all of it, and unit and contract tests here
 e2e: setup ## in the lab's kernel: IPVS contract and end to end
 	@$(BIN)/python -m lab run -- $(BIN)/python -m pytest tests/contract tests/e2e -m lab
 
+# In two labs, for `make test`. What builds a site of its own is with IPVS, where there is none to build besides. The other
+# contract tests are not even read there, which takes long.
+ALONE := tests/e2e/test_site.py tests/e2e/test_chaos.py
+IPVS = $(shell grep --files-with-matches 'mark\.lab' tests/contract/test_*.py)
 .PHONY: e2e-site e2e-ipvs
 e2e-site: setup
-	@$(BIN)/python -m lab run -- $(BIN)/python -m pytest tests/e2e -m lab
+	@$(BIN)/python -m lab run -- $(BIN)/python -m pytest $(addprefix --ignore ,$(ALONE)) tests/e2e -m lab
 
 e2e-ipvs: setup
-	@$$(taskset --cpu-list 0 true 2>/dev/null && echo taskset --cpu-list 0) $(BIN)/python -m lab run -- $(BIN)/python -m pytest tests/contract -m lab
+	@$$(taskset --cpu-list 0 true 2>/dev/null && echo taskset --cpu-list 0) $(BIN)/python -m lab run -- $(BIN)/python -m pytest $(ALONE) $(IPVS) -m lab
 
 # What uses no library (the import rules say so), or is not the product.
 NO_LIBRARY := __init__.py __pycache__ analysis core lab packaging plugin test_lease.py test_no_hang.py test_sealed.py
+# What uses none that another test does not: an agent is started, and asked everything, by test_secrets.py.
+ENOUGH := config/test_hostile.py agent/test_main.py agent/test_start.py
 test-lowest: system ## unit tests with the lowest versions of the libraries that pyproject.toml allows
 	@mkdir -p build
 	@$(PYTHON) -c 'import re, tomllib; print(*(re.sub(">=([^,]+).*", r"==\1", d) for p in [tomllib.load(open("pyproject.toml", "rb"))["project"]] for d in sum(p["optional-dependencies"].values(), p["dependencies"])), sep="\n")' > build/lowest.txt
 	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
 	@$(LOWEST)/bin/pip install --quiet --disable-pip-version-check --constraint build/lowest.txt --editable '.[dns,grpc,regex]' hypothesis jsonschema pytest pytest-timeout
-	@$(LOWEST)/bin/python -m pytest $(filter-out $(addprefix tests/unit/,$(NO_LIBRARY)),$(wildcard tests/unit/*)) --ignore tests/unit/config/test_hostile.py
+	@$(LOWEST)/bin/python -m pytest $(filter-out $(addprefix tests/unit/,$(NO_LIBRARY)),$(wildcard tests/unit/*)) $(addprefix --ignore tests/unit/,$(ENOUGH))
 
 # SUITE=trixie is Debian 13; without it Debian 12 (bookworm).
 package: $(STAMP) ## build the Debian package in dist/ (SUITE=trixie: for Debian 13); the same tree gives the same bytes

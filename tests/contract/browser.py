@@ -7,9 +7,11 @@ import base64
 import contextlib
 import json
 import shutil
-from collections.abc import AsyncIterator
+import subprocess
+import threading
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from aiohttp import ClientSession, ClientWebSocketResponse
 
@@ -104,41 +106,55 @@ class Tab:
         await self._line.close()
 
 
-@contextlib.asynccontextmanager
-async def chromium(profile: Path, *, script: bool = True) -> AsyncIterator[Tab]:
-    """A tab of a browser of its own. `script` False: pages have no JavaScript."""
+@contextlib.contextmanager
+def chromium(profile: Path) -> Iterator[str]:
+    """A browser of its own; where its tabs are to be had."""
     assert PROGRAM is not None
-    process = await asyncio.create_subprocess_exec(
-        PROGRAM,
-        *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"),
-        *("--no-first-run", "--disable-background-networking", "--disable-extensions", "--disable-sync"),
-        *(f"--user-data-dir={profile}", "--remote-debugging-port=0"),
-        *(() if script else ("--blink-settings=scriptEnabled=false",)),
-        "about:blank",
-        stderr=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        async with asyncio.timeout(PATIENCE):
-            host = await _listening(process)
-        async with ClientSession() as session:
-            async with session.get(f"http://{host}/json/list") as response:
-                pages = [one for one in await response.json() if one["type"] == "page"]
-            async with session.ws_connect(pages[0]["webSocketDebuggerUrl"], max_msg_size=0) as line:
-                tab = Tab(line)
-                for domain in ("Page", "Runtime", "Log"):
-                    await tab.do(f"{domain}.enable")
-                yield tab
-                await tab.close()
-    finally:
-        with contextlib.suppress(ProcessLookupError):
+    with subprocess.Popen(
+        [
+            PROGRAM,
+            *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"),
+            *("--no-first-run", "--disable-background-networking", "--disable-extensions", "--disable-sync"),
+            *(f"--user-data-dir={profile}", "--remote-debugging-port=0"),
+            "about:blank",
+        ],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        assert process.stderr is not None
+        # Whatever it says later is read too: a full pipe would hold it up.
+        said = threading.Thread(target=process.stderr.read)
+        try:
+            host = _listening(process.stderr)
+            said.start()
+            yield host
+        finally:
             process.terminate()
-        await process.communicate()
+            if said.is_alive():
+                said.join()
 
 
-async def _listening(process: asyncio.subprocess.Process) -> str:
-    assert process.stderr is not None
-    while line := (await process.stderr.readline()).decode(errors="replace"):
-        if "DevTools listening on ws://" in line:
-            return line.split("ws://", 1)[1].split("/", 1)[0]
+def _listening(said: IO[bytes]) -> str:
+    for line in said:
+        if b"DevTools listening on ws://" in line:
+            return line.decode().split("ws://", 1)[1].split("/", 1)[0]
     raise RuntimeError("the browser has ended")
+
+
+@contextlib.asynccontextmanager
+async def new_tab(browser: str, *, script: bool = True) -> AsyncIterator[Tab]:
+    """`script` False: pages have no JavaScript."""
+    async with ClientSession(f"http://{browser}") as session:
+        async with session.put("/json/new?about:blank") as response:
+            page = await response.json(content_type=None)
+        async with session.ws_connect(page["webSocketDebuggerUrl"], max_msg_size=0) as line:
+            tab = Tab(line)
+            for domain in ("Page", "Runtime", "Log"):
+                await tab.do(f"{domain}.enable")
+            await tab.do("Page.bringToFront")
+            if not script:
+                await tab.do("Emulation.setScriptExecutionDisabled", value=True)
+            yield tab
+            await tab.close()
+        async with session.get(f"/json/close/{page['id']}"):
+            pass

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
-from tests.contract.namespaces import network_namespace, run
+from anycast.cli.main import main
+from anycast.config import load  # noqa: F401 - the forks are to find it, and the next ones
+from anycast.doctor import findings, gather, network  # noqa: F401
+from lab import private
+from tests.contract.namespaces import network_namespace, run, unshare_mounts
 
 pytestmark = pytest.mark.lab
 
@@ -25,18 +31,21 @@ vips:
 """
 # The doctor writes below /etc: in a mount namespace of its own, where that is an empty memory of the test.
 FOLDERS = ("/etc/sysctl.d", "/etc/modules-load.d", "/etc/modprobe.d")
-APART = "set -e; " + " ".join(f"mkdir -p {one}; mount -t tmpfs none {one};" for one in FOLDERS) + ' exec "$@"'
 
 
 @pytest.fixture(autouse=True)
 def _node() -> Iterator[None]:
+    links = """\
+link add up0 mtu 1500 type veth peer name router0
+link set up0 up
+link set router0 up
+addr add 10.2.1.1/24 dev up0
+route add 10.9.0.0/16 via 10.2.1.254
+"""
     with network_namespace():
-        run("ip", "link", "add", "up0", "mtu", "1500", "type", "veth", "peer", "name", "router0")
-        for name in ("up0", "router0"):
-            run("ip", "link", "set", name, "up")
-        run("ip", "addr", "add", "10.2.1.1/24", "dev", "up0")
-        run("ip", "route", "add", "10.9.0.0/16", "via", "10.2.1.254")
-        run("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.up0.rp_filter=0")
+        run("ip", "-batch", "-", stdin=links)
+        for name in ("all", "up0"):
+            Path(f"/proc/sys/net/ipv4/conf/{name}/rp_filter").write_text("0")
         yield
 
 
@@ -48,20 +57,38 @@ def file(tmp_path: Path) -> Path:
 
 
 def doctor(file: Path, *options: str, user: int | None = None) -> tuple[int, dict[str, Any]]:
-    command = [sys.executable, "-m", "anycast", "doctor", "--json", "--config", str(file), *options]
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", APART, "sh", *_as(user), *command],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.stdout, done.stderr
-    return done.returncode, json.loads(done.stdout)
+    """In a fork, which is spared the seconds that a start of Python takes here. As another user: as it is started."""
+    argv = ["doctor", "--json", "--config", str(file), *options]
+    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complained:
+        if (pid := os.fork()) == 0:
+            _child(argv, user, said.fileno(), complained.fileno())
+        _, status = os.waitpid(pid, 0)
+        for one in (said, complained):
+            one.seek(0)
+        text = said.read().decode()
+        assert text, complained.read().decode()
+    return os.waitstatus_to_exitcode(status), json.loads(text)
 
 
-def _as(user: int | None) -> list[str]:
-    return [] if user is None else ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+def _child(argv: list[str], user: int | None, *files: int) -> NoReturn:
+    status = 70
+    try:
+        for number, file in enumerate(files, 1):
+            os.dup2(file, number)
+        # pytest has replaced them.
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+        unshare_mounts()
+        for folder in FOLDERS:
+            private.mount("tmpfs", folder)
+        if user is not None:
+            as_user = ("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups")
+            os.execvp(as_user[0], (*as_user, sys.executable, "-m", "anycast", *argv))  # noqa: S606
+        status = main(argv)
+    except BaseException:  # noqa: BLE001 - nothing of the tests is to go on here
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
 
 
 def texts(document: dict[str, Any], code: str) -> list[str]:

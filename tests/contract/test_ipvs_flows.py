@@ -173,35 +173,17 @@ def _sent(frame: bytes) -> tuple[int, Address] | None:
 @contextlib.contextmanager
 def node() -> Iterator[Node]:
     with made_namespace() as balancer, made_namespace() as client:
-        with entered(balancer):
-            run(
-                "ip",
-                "link",
-                "add",
-                "up0",
-                "type",
-                "veth",
-                "peer",
-                "name",
-                "up0",
-                "netns",
-                f"/proc/{os.getpid()}/fd/{client}",
-            )
-        for namespace, links in ((balancer, LINKS), (client, CLIENTS_LINKS)):
+        # Few programs, which are dear here.
+        cable = f"link add up0 type veth peer name up0 netns /proc/{os.getpid()}/fd/{client}\n"
+        up = "link set up0 up\n"
+        neighbours = "".join(
+            f"neigh replace {one.address} lladdr {_link_address(one.address)} dev servers0 nud permanent\n"
+            for version in (4, 6)
+            for one in servers(MOST, version)
+        )
+        for namespace, lines in ((balancer, cable + up + LINKS + neighbours), (client, up + CLIENTS_LINKS)):
             with entered(namespace):
-                run("ip", "link", "set", "up0", "up")
-                run("ip", "-batch", "-", stdin=links)
-        neighbours = [one.address for version in (4, 6) for one in servers(MOST, version)]
-        with entered(balancer):
-            run(
-                "ip",
-                "-batch",
-                "-",
-                stdin="".join(
-                    f"neigh replace {one} lladdr {_link_address(one)} dev servers0 nud permanent\n"
-                    for one in neighbours
-                ),
-            )
+                run("ip", "-batch", "-", stdin=lines)
         yield Node(balancer, client)
 
 

@@ -76,13 +76,13 @@ class Site:
     server: int
 
 
-def _cable(left: int, right: int, name: str) -> None:
-    with entered(left):
-        there = f"/proc/{os.getpid()}/fd/{right}"
-        run("ip", "link", "add", name, "type", "veth", "peer", "name", name, "netns", there)
-        run("ip", "link", "set", name, "up")
-    with entered(right):
-        run("ip", "link", "set", name, "up")
+def _cable(name: str, there: int) -> str:
+    """From the namespace that runs it to `there`."""
+    return f"link add {name} type veth peer name {name} netns /proc/{os.getpid()}/fd/{there}\n"
+
+
+def _up(*names: str) -> str:
+    return "".join(f"link set {name} up\n" for name in names)
 
 
 @contextlib.contextmanager
@@ -92,12 +92,15 @@ def site() -> Iterator[Site]:
             with entered(namespace):
                 # Without a link-local address no neighbour is asked for, and for a second there is none.
                 sysctl.write("net.ipv6.conf.default.accept_dad", "0")
-        _cable(client, balancer, "up0")
-        _cable(balancer, real_server, "lan0")
-        _cable(client, real_server, "back0")
-        for namespace, links in ((client, CLIENT), (balancer, BALANCER), (real_server, REAL_SERVER)):
+        # Few programs, which are dear here. A route comes once both ends of its cable are up.
+        for namespace, lines in (
+            (client, _cable("up0", balancer) + _cable("back0", real_server) + _up("up0", "back0")),
+            (balancer, _cable("lan0", real_server) + _up("up0", "lan0") + BALANCER),
+            (real_server, _up("lan0", "back0") + REAL_SERVER),
+            (client, CLIENT),
+        ):
             with entered(namespace):
-                run("ip", "-batch", "-", stdin=links)
+                run("ip", "-batch", "-", stdin=lines)
         with entered(balancer):
             for name, value in IPVS_SYSCTLS.items():
                 sysctl.write(name, value)

@@ -26,12 +26,14 @@ FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 @pytest.fixture(autouse=True)
 def _namespace() -> Iterator[None]:
     with network_namespace():
-        run("ip", "link", "add", "d0", "type", "dummy")
-        run("ip", "link", "set", "d0", "up")
-        for address in (f"{CLIENT[4]}/16", f"{CLIENT[6]}/64"):
-            run("ip", "address", "add", address, "dev", "d0", *(["nodad"] if ":" in address else []))
-        for address in (f"{VIP[4]}/32", f"{VIP[6]}/128"):
-            run("ip", "address", "add", address, "dev", "lo", *(["nodad"] if ":" in address else []))
+        addresses = (
+            f"{CLIENT[4]}/16 dev d0",
+            f"{CLIENT[6]}/64 dev d0 nodad",
+            f"{VIP[4]}/32 dev lo",
+            f"{VIP[6]}/128 dev lo nodad",
+        )
+        lines = ["link add d0 type dummy", "link set d0 up", *(f"addr add {one}" for one in addresses), ""]
+        run("ip", "-batch", "-", stdin="\n".join(lines))
         yield
 
 

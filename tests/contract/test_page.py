@@ -6,15 +6,14 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from anycast.core import events as ev
 from anycast.core.dataplane.ipvs import Connections
 from anycast.ops.main import surface
-from tests.contract.browser import PROGRAM, chromium
+from tests.contract.browser import PROGRAM, chromium, new_tab
 from tests.property.worlds import busied
 from tests.unit.ops import flows, scenes
 from tests.unit.ops.node import Node
@@ -22,6 +21,12 @@ from tests.unit.ops.node import Node
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="chromium is not installed (lab/install browser)")
 
 PHONE = 390
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with chromium(tmp_path_factory.mktemp("browser")) as one:
+        yield one
 
 
 @contextlib.asynccontextmanager
@@ -34,9 +39,9 @@ async def served(node: Node, port: int = 0) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
 
 
-def test_without_javascript_everything_is_there(tmp_path: Path) -> None:
+def test_without_javascript_everything_is_there(browser: str) -> None:
     async def run() -> None:
-        async with served(scenes.failing()) as address, chromium(tmp_path, script=False) as tab:
+        async with served(scenes.failing()) as address, new_tab(browser, script=False) as tab:
             await tab.screen(PHONE, 800)
             await tab.open(address)
             tree = await tab.do("Accessibility.getFullAXTree")
@@ -54,10 +59,10 @@ def test_without_javascript_everything_is_there(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_an_event_changes_the_page_at_once_and_what_is_open_stays_so(tmp_path: Path) -> None:
+def test_an_event_changes_the_page_at_once_and_what_is_open_stays_so(browser: str) -> None:
     async def run() -> None:
         node = scenes.healthy()
-        async with served(node) as address, chromium(tmp_path) as tab:
+        async with served(node) as address, new_tab(browser) as tab:
             await tab.screen(1100, 900)
             await tab.open(address)
             await tab.until("document.querySelector('#live').textContent.startsWith('Live')")
@@ -84,10 +89,10 @@ def test_an_event_changes_the_page_at_once_and_what_is_open_stays_so(tmp_path: P
     asyncio.run(run())
 
 
-def test_it_says_that_it_has_lost_the_agent_and_finds_it_again(tmp_path: Path) -> None:
+def test_it_says_that_it_has_lost_the_agent_and_finds_it_again(browser: str) -> None:
     async def run() -> None:
         node = scenes.healthy()
-        async with chromium(tmp_path) as tab:
+        async with new_tab(browser) as tab:
             async with served(node) as address:
                 await tab.open(address)
                 await tab.until("document.querySelector('#live').textContent.startsWith('Live')")
@@ -107,9 +112,9 @@ def test_it_says_that_it_has_lost_the_agent_and_finds_it_again(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("scene", scenes.SCENES)
-def test_nothing_is_complained_of_and_nothing_scrolls_sideways_on_a_phone(scene: str, tmp_path: Path) -> None:
+def test_nothing_is_complained_of_and_nothing_scrolls_sideways_on_a_phone(scene: str, browser: str) -> None:
     async def run() -> None:
-        async with served(scenes.SCENES[scene]()) as address, chromium(tmp_path) as tab:
+        async with served(scenes.SCENES[scene]()) as address, new_tab(browser) as tab:
             await tab.screen(PHONE, 800)
             await tab.open(address)
             await tab.until("document.querySelector('#live').textContent.startsWith('Live')")
@@ -129,11 +134,11 @@ FOUND = "[...document.querySelectorAll('article h3')].map((one) => one.textConte
 
 
 def test_what_is_looked_for_is_found_as_it_is_typed_and_stays_in_the_address_and_while_things_happen(
-    tmp_path: Path,
+    browser: str,
 ) -> None:
     async def run() -> None:
         node = scenes.large(600, pool=2)
-        async with served(node) as address, chromium(tmp_path) as tab:
+        async with served(node) as address, new_tab(browser) as tab:
             await tab.screen(1100, 900)
             await tab.open(address)
             await tab.until("document.querySelector('#live').textContent.startsWith('Live')")
@@ -169,9 +174,9 @@ def test_what_is_looked_for_is_found_as_it_is_typed_and_stays_in_the_address_and
     asyncio.run(run())
 
 
-def test_without_javascript_the_field_asks_and_the_links_lead_on(tmp_path: Path) -> None:
+def test_without_javascript_the_field_asks_and_the_links_lead_on(browser: str) -> None:
     async def run() -> None:
-        async with served(scenes.large(600, pool=2)) as address, chromium(tmp_path, script=False) as tab:
+        async with served(scenes.large(600, pool=2)) as address, new_tab(browser, script=False) as tab:
             await tab.open(address)
             document = await tab.do("DOM.getDocument")
             root = document["root"]["nodeId"]
@@ -214,13 +219,13 @@ SPILLED = """
 
 
 @pytest.mark.parametrize("width", [PHONE, 660, 768, 1400])
-def test_no_figure_runs_into_another_whatever_the_screen(width: int, tmp_path: Path) -> None:
+def test_no_figure_runs_into_another_whatever_the_screen(width: int, browser: str) -> None:
     async def run() -> None:
         node = scenes.running(load=flows.steady(54_321.0))
         node.kernel = busied(node.kernel, lambda _, __: Connections(123_456, 654_321))
         node.now -= 1
         node.send(ev.Tick(), after=6.0)
-        async with served(node) as address, chromium(tmp_path) as tab:
+        async with served(node) as address, new_tab(browser) as tab:
             await tab.screen(width, 900)
             await tab.open(address)
             assert "654321 inactive" in await tab.value("document.querySelector('.servers').textContent")
@@ -230,10 +235,10 @@ def test_no_figure_runs_into_another_whatever_the_screen(width: int, tmp_path: P
     asyncio.run(run())
 
 
-def test_vips_are_sorted_by_a_click_and_a_search_keeps_the_order(tmp_path: Path) -> None:
+def test_vips_are_sorted_by_a_click_and_a_search_keeps_the_order(browser: str) -> None:
     async def run() -> None:
         node = scenes.large(40, pool=2, load=lambda _, one, __: float(int(one.address) % 256))
-        async with served(node) as address, chromium(tmp_path) as tab:
+        async with served(node) as address, new_tab(browser) as tab:
             await tab.open(address)
             tab.expect()
             await tab.value("document.querySelector('a[href*=connections]').click()")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import sys
 
@@ -12,7 +13,7 @@ from lab.topology import VIP4, VIPS
 from tests.e2e.site import Site, until
 
 pytestmark = pytest.mark.lab
-CONNECTIONS, TIMES = 600, 100
+CONNECTIONS, TIMES = 600, 100 if os.environ.get("ANYCAST_LONG") else 40
 
 # Another program: takes an address away, and waits until the kernel announces that it is there again. Seconds of each.
 _TAKES = """
@@ -44,7 +45,7 @@ asyncio.run(main())
 
 
 @pytest.mark.timeout(600)
-def test_a_vip_that_is_taken_away_a_hundred_times_costs_no_connection_and_no_route(site: Site) -> None:
+def test_a_vip_that_is_taken_away_again_and_again_costs_no_connection_and_no_route(site: Site) -> None:
     quiet = site.route_events()
     with site.lab.load(CONNECTIONS) as load:
         load.mark()

@@ -10,10 +10,14 @@ from hypothesis import strategies as st
 from anycast.core import events as ev
 from anycast.core.dataplane import ipvs
 from anycast.core.health.phase import Outcome
-from anycast.core.values.configuration import Scheduler, Vip
+from anycast.core.values.configuration import Scheduler, Timing, Vip
 from anycast.core.withdrawal import PATIENCE as LEAVE_PATIENCE
-from tests.fakes import SETTLE, TTL, Node, vip
+from tests.fakes import SETTLE, Node, vip
 from tests.property.worlds import busied, tampered, told
+
+LEASE = Timing(
+    lease_ttl=20.0
+)  # renewed ten times as seldom as by default: most of what happens while a node waits
 
 NUMBERS = (1, 2, 3, 4, 5)
 SCOPES = [f"web/rs{number}" for number in NUMBERS]
@@ -41,6 +45,10 @@ acts = st.one_of(
     st.tuples(st.just("wait"), st.sampled_from([0.5, 7.0, 70.0])),
 )
 histories = st.lists(acts, max_size=10)
+
+
+def started(one: Vip) -> Node:
+    return Node(one, timing=LEASE)
 
 
 def live(node: Node, history: list[tuple[str, object]]) -> Node:
@@ -109,7 +117,7 @@ def _lose(node: Node, wanted: Vip) -> None:
 
 def _restarted(node: Node) -> Node:
     (present,) = node.state.config.vips
-    again = Node(present, kept=node.saved or {}, found=node.kernel)
+    again = Node(present, kept=node.saved or {}, found=node.kernel, timing=LEASE)
     again.saved = node.saved
     return again
 
@@ -122,7 +130,8 @@ def settled(node: Node, last: Vip, down: list[int]) -> Node:
     node.checks(Outcome.OK, *(number for number in NUMBERS if number not in down))
     if down:
         node.checks(Outcome.FAIL, *down, times=3)
-    node.wait(node.state.config.timing.server_drain + SETTLE + TTL + LEAVE_PATIENCE + 60.0)
+    timing = node.state.config.timing
+    node.wait(timing.server_drain + SETTLE + timing.lease_ttl + LEAVE_PATIENCE + 60.0)
     return node
 
 
@@ -167,10 +176,10 @@ def test_any_two_histories_end_in_equal_kernel_tables_once_configuration_and_hea
     last: Vip,
     down: list[int],
 ) -> None:
-    left, right = (settled(live(Node(first), history), last, down) for first, history in (one, other))
+    left, right = (settled(live(started(first), history), last, down) for first, history in (one, other))
     assert ours(left) == ours(right)
     assert fingerprints(left) == fingerprints(right)
-    fresh = settled(Node(last), last, down)
+    fresh = settled(started(last), last, down)
     assert ours(left) == ours(fresh)
     assert fingerprints(left) == fingerprints(fresh)
     assert left.state.kernel.reported == told(left.kernel, left.asked)
@@ -178,5 +187,5 @@ def test_any_two_histories_end_in_equal_kernel_tables_once_configuration_and_hea
 
 @given(first=vips, history=histories)
 def test_a_fingerprint_says_nothing_of_who_is_down(first: Vip, history: list[tuple[str, object]]) -> None:
-    well, ill = settled(live(Node(first), history), first, []), settled(Node(first), first, [1])
+    well, ill = settled(live(started(first), history), first, []), settled(started(first), first, [1])
     assert fingerprints(well) == fingerprints(ill)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ def test_that_leaves_a_thread():
 
 def test_a_thread_that_a_test_leaves_keeps_no_run_and_is_named(tmp_path: Path) -> None:
     shutil.copy(Path(__file__).parents[1] / "conftest.py", tmp_path)
+    environ = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # some take seconds to import
     for holds in (True, False):
         file = tmp_path / f"test_{holds}.py"
         file.write_text(LEAVES.format(holds=holds))
@@ -33,7 +35,13 @@ def test_a_thread_that_a_test_leaves_keeps_no_run_and_is_named(tmp_path: Path) -
             str(file),
         ]
         done = subprocess.run(
-            argv, capture_output=True, text=True, check=False, timeout=60, stdin=subprocess.DEVNULL
+            argv,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            stdin=subprocess.DEVNULL,
+            env=environ,
         )
         assert done.returncode == 1, done.stdout + done.stderr
         assert "left behind by a test, and not waited for: left" in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -32,19 +33,20 @@ ROUTES = tuple(
 )
 
 
-def flipped(data: bytes) -> Iterator[bytes]:
-    for place in range(len(data)):
-        for bit in range(8):
-            changed = bytearray(data)
-            changed[place] ^= 1 << bit
-            yield bytes(changed)
+def flipped(path: Path) -> Iterator[None]:
+    """In the file, one bit after the other: what is written anew from its first byte waits for the disk each time."""
+    with path.open("r+b", buffering=0) as file:
+        for place, byte in enumerate(path.read_bytes()):
+            for bit in range(8):
+                os.pwrite(file.fileno(), bytes([byte ^ 1 << bit]), place)
+                yield
+            os.pwrite(file.fileno(), bytes([byte]), place)
 
 
 def test_no_flipped_bit_of_the_saved_maintenance_brings_a_scope_back_into_service(tmp_path: Path) -> None:
     path = tmp_path / "maintenance.json"
     maintenance_file.save(path, ENTRIES, "b")
-    for data in flipped(path.read_bytes()):
-        path.write_bytes(data)
+    for _ in flipped(path):
         with pytest.raises(maintenance_file.DamagedError) as damage:
             maintenance_file.load(path, "b")
         assert NODE in maintenance_file.after_damage(damage.value, 0.0)
@@ -61,8 +63,7 @@ def test_damage_says_what_the_file_names(tmp_path: Path) -> None:
 def test_every_flipped_bit_of_what_is_owned_is_found(tmp_path: Path) -> None:
     path = tmp_path / "owned.json"
     owned_file.save(path, OWNED, "b")
-    for data in flipped(path.read_bytes()):
-        path.write_bytes(data)
+    for _ in flipped(path):
         with pytest.raises(owned_file.DamagedError):
             owned_file.load(path, "b")
 
@@ -70,8 +71,7 @@ def test_every_flipped_bit_of_what_is_owned_is_found(tmp_path: Path) -> None:
 def test_every_flipped_bit_of_the_crashes_is_found(tmp_path: Path) -> None:
     path = tmp_path / "starts.json"
     starts_file.save(path, STARTS)
-    for data in flipped(path.read_bytes()):
-        path.write_bytes(data)
+    for _ in flipped(path):
         with pytest.raises(ValueError, match=r"."):
             starts_file.load(path)
 
@@ -81,8 +81,7 @@ def test_every_flipped_bit_of_the_journal_is_found(tmp_path: Path) -> None:
     journal.store(str(path), Writing(ROUTES[:1], whole=True))
     journal.store(str(path), Writing(ROUTES[1:], whole=False))
     assert journal.load(str(path)) == ROUTES
-    for data in flipped(path.read_bytes()):
-        path.write_bytes(data)
+    for _ in flipped(path):
         with pytest.raises(ValueError, match=r"."):
             journal.load(str(path))
 

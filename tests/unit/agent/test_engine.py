@@ -43,6 +43,8 @@ from anycast.kernel.errors import KernelUnavailable
 from anycast.lease import Lease
 from anycast.ops.source import Tally
 
+pytestmark = pytest.mark.usefixtures("reads_here")
+
 WEB, MAIL = ip_network("192.0.2.1/32"), ip_network("192.0.2.2/32")
 Prefixes = set[object]
 

@@ -28,6 +28,8 @@ from tests.unit.agent.test_engine import WEB, Site, play, running
 from tests.unit.ops.node import CONFIG, Node
 from tests.unit.ops.test_documents import HAPPENINGS, RICH
 
+pytestmark = pytest.mark.usefixtures("reads_here")
+
 FULL = load(Path(__file__).parents[3] / "examples" / "full.yaml", hostname="lb1").config
 
 

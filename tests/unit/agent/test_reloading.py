@@ -23,6 +23,8 @@ from anycast.core.in_force import conditions
 from anycast.core.values.standing import Condition
 from tests.unit.agent.test_engine import MAIL, WEB, Site, play, running
 
+pytestmark = pytest.mark.usefixtures("reads_here")
+
 ALLOWED = ReloadWish(allow_removal=True)
 TRIED = ReloadWish(confirm_within=3600.0)
 

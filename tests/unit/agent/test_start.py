@@ -20,9 +20,11 @@ from anycast.cli.client import command
 from anycast.cli.main import main as cli
 from anycast.cli.nagios import State, report
 from anycast.config import kept
-from anycast.config.apart import Reading
 from anycast.core.confirmation import Stage
+from tests.unit.agent.reading import HereReading
 from tests.unit.agent.test_main import CONFIG, ROOT, Agent, configure, finished, free_port
+
+pytestmark = pytest.mark.usefixtures("reads_here")
 
 MORE = CONFIG + "  mail: {{address: 192.0.2.2, port: 25, servers: [127.0.0.1]}}\n"
 NO_VIP = CONFIG[: CONFIG.index("vips:")] + "vips: {{}}\n"
@@ -35,7 +37,7 @@ OURS = ("last_good", "reload_refused", "gone_back", "confirmation_awaited", "con
 def keep(directory: Path, text: str = CONFIG) -> Path:
     """A node that has run with this. Returns its file."""
     file = configure(directory, text)
-    loaded = Reading(file).result()
+    loaded = HereReading(file).result()
     assert loaded.texts is not None
     last_good.save(directory / "state", loaded.texts)
     return file
@@ -282,7 +284,7 @@ def test_a_damaged_last_good_one_is_as_none(tmp_path: Path, text: str) -> None:
 def test_one_that_this_version_cannot_read_leaves_the_file(tmp_path: Path) -> None:
     """A release may be stricter than the one that kept it."""
     file = configure(tmp_path, CONFIG)
-    loaded = Reading(file).result()
+    loaded = HereReading(file).result()
     text = file.read_bytes().replace(b"lb1", b"lb1, unknown: 1")
     path = tmp_path / "state" / kept.FILE
     path.parent.mkdir()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from anycast.cli import bug_report
 from anycast.cli.bug_report import HIDDEN, _is_secret
 from anycast.cli.main import main
 from anycast.config.load import load
@@ -31,13 +32,17 @@ checks:
 """
 
 
+def written(folder: Path, text: str = CONFIG) -> Path:
+    (folder / "conf.d").mkdir()
+    (folder / "conf.d/checks.yaml").write_text(PART)
+    file = folder / "anycast.yaml"
+    file.write_text(text)
+    return file
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    (tmp_path / "conf.d").mkdir()
-    (tmp_path / "conf.d/checks.yaml").write_text(PART)
-    file = tmp_path / "anycast.yaml"
-    file.write_text(CONFIG)
-    return file
+    return written(tmp_path)
 
 
 def reported(config: Path) -> dict[str, str]:
@@ -54,12 +59,28 @@ def reported(config: Path) -> dict[str, str]:
     return found
 
 
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    with pytest.MonkeyPatch.context() as patch:
+        # The programs of this machine are not there: what they would have told is not either.
+        patch.setenv("PATH", "")
+        return reported(written(tmp_path_factory.mktemp("report")))
+
+
+@pytest.fixture(scope="module")
+def wrong(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Of a configuration with a problem that quotes a secret, hooks in short form and a file that it includes."""
+    text = CONFIG.replace("port: 80, servers: [10.9.2.2]", f"{PASSWORD}: 80")
+    text += "include: more.yaml\nhooks: {chat: https://chat.example/hunter2-in-the-url}\n"
+    file = written(tmp_path_factory.mktemp("report"), text)
+    (file.parent / "more.yaml").write_text("hooks: {log: [/bin/log, --key, hunter2-of-a-program]}\n")
+    return reported(file)
+
+
 @pytest.fixture
-def parts(config: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    monkeypatch.setenv(
-        "PATH", ""
-    )  # the programs of this machine are not there: what they would have told is not either
-    return reported(config)
+def configuration_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else is in the report: it takes three seconds."""
+    monkeypatch.setattr(bug_report, "_told", lambda _: iter(()))
 
 
 def test_it_holds_the_configuration_without_its_secrets(parts: dict[str, str]) -> None:
@@ -76,11 +97,9 @@ def test_it_holds_the_configuration_without_its_secrets(parts: dict[str, str]) -
     assert "hunter2" not in whole
 
 
-def test_a_secret_is_taken_out_of_every_other_text(config: Path) -> None:
-    config.write_text(CONFIG.replace("port: 80, servers: [10.9.2.2]", f"{PASSWORD}: 80"))
-    parts = reported(config)
-    assert f"vips.token.{HIDDEN}" in parts["check.txt"]
-    others = {name: text for name, text in parts.items() if not name.startswith("configuration/")}
+def test_a_secret_is_taken_out_of_every_other_text(wrong: dict[str, str]) -> None:
+    assert f"vips.token.{HIDDEN}" in wrong["check.txt"]
+    others = {name: text for name, text in wrong.items() if not name.startswith("configuration/")}
     assert PASSWORD not in "".join(others.values())
 
 
@@ -91,6 +110,7 @@ def test_what_cannot_be_had_is_said_and_the_rest_is_there(parts: dict[str, str])
     assert "show version" in parts["routers.txt"]
 
 
+@pytest.mark.usefixtures("configuration_alone")
 def test_a_configuration_that_cannot_be_read_is_left_out(config: Path) -> None:
     config.write_text(f"bgp: [{PASSWORD}\n")
     found = reported(config)
@@ -117,6 +137,7 @@ def test_every_setting_that_is_never_shown_is_a_secret_here() -> None:
     assert all(map(_is_secret, hidden))
 
 
+@pytest.mark.usefixtures("configuration_alone")
 def test_the_sample_with_every_option_keeps_none_of_its_secrets(tmp_path: Path) -> None:
     sample = Path(__file__).parents[3] / "examples/full.yaml"
     assert load(sample).config.bgp.neighbors
@@ -128,10 +149,7 @@ def test_the_sample_with_every_option_keeps_none_of_its_secrets(tmp_path: Path) 
         assert secret not in text
 
 
-def test_hooks_in_short_form_and_included_files_keep_their_secrets_too(config: Path) -> None:
-    config.write_text(CONFIG + "include: more.yaml\nhooks: {chat: https://chat.example/hunter2-in-the-url}\n")
-    (config.parent / "more.yaml").write_text("hooks: {log: [/bin/log, --key, hunter2-of-a-program]}\n")
-    parts = reported(config)
-    assert yaml.safe_load(parts["configuration/00-anycast.yaml"])["hooks"] == {"chat": HIDDEN}
-    assert yaml.safe_load(parts["configuration/01-more.yaml"])["hooks"] == {"log": [HIDDEN] * 3}
-    assert "hunter2" not in "".join(parts.values())
+def test_hooks_in_short_form_and_included_files_keep_their_secrets_too(wrong: dict[str, str]) -> None:
+    assert yaml.safe_load(wrong["configuration/00-anycast.yaml"])["hooks"] == {"chat": HIDDEN}
+    assert yaml.safe_load(wrong["configuration/01-more.yaml"])["hooks"] == {"log": [HIDDEN] * 3}
+    assert "hunter2" not in "".join(wrong.values())

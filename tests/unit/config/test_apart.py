@@ -13,9 +13,16 @@ from pathlib import Path
 import pytest
 
 from anycast.config import apart, load
+from anycast.config.loaded import Loaded
 from anycast.config.problem import TOLD, ConfigError
 
 FULL = Path(__file__).parents[3] / "examples" / "full.yaml"
+
+
+@pytest.fixture(scope="module")
+def before() -> Loaded:
+    """What an agent with the sample has in force: read in this process, which the first test says is the same."""
+    return load.load(FULL)
 
 
 def test_what_comes_is_what_loading_gives_here() -> None:
@@ -48,8 +55,7 @@ def test_who_loads_so_needs_neither_pydantic_nor_yaml() -> None:
     assert done.stdout == "set()\n"
 
 
-def test_the_reader_of_a_reload_is_behind_the_agent_from_its_first_instant(tmp_path: Path) -> None:
-    before = apart.load(FULL)
+def test_the_reader_of_a_reload_is_behind_the_agent_from_its_first_instant(before: Loaded) -> None:
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # as little inherited as a real-time one
     try:
         reading = apart.Reading(FULL, before)
@@ -103,12 +109,11 @@ def test_a_reload_gets_only_what_has_changed(tmp_path: Path) -> None:
     ],
 )
 def test_a_process_that_does_not_answer_is_ended_and_told(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, said: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, before: Loaded, script: str, said: str
 ) -> None:
     program = tmp_path / "python"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    before = apart.load(FULL)
     monkeypatch.setattr(sys, "executable", str(program))
     if "longer" in said:
         monkeypatch.setattr(apart, "PATIENCE", 0.2)
@@ -129,8 +134,8 @@ def test_many_mistakes_are_told_in_part(tmp_path: Path) -> None:
     assert str(told.value.problems[0]).startswith(f"{file}:2:8: vips.v0.prot: there is no such key")
 
 
-def test_a_fork_gives_what_a_process_of_its_own_gives(tmp_path: Path) -> None:
-    assert apart.Reading(FULL, fork=True).result() == apart.load(FULL)
+def test_a_fork_gives_what_loading_gives_here(tmp_path: Path) -> None:
+    assert apart.Reading(FULL, fork=True).result() == load.load(FULL)
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("vips: 7\n")
     with pytest.raises(ConfigError) as found:
@@ -159,11 +164,12 @@ def test_a_fork_that_does_not_answer_is_ended_and_told(monkeypatch: pytest.Monke
         apart.Reading(FULL, fork=True).result()
 
 
-def test_a_reading_that_is_given_up_is_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_reading_that_is_given_up_is_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, before: Loaded
+) -> None:
     program = tmp_path / "python"
     program.write_text("#!/bin/sh\nexec sleep 600\n")
     program.chmod(0o755)
-    before = apart.load(FULL)
     with monkeypatch.context() as replaced:
         replaced.setattr(sys, "executable", str(program))
         reading = apart.Reading(FULL, before)
@@ -215,7 +221,7 @@ def test_more_memory_than_there_is_for_it_is_a_problem_of_the_file(tmp_path: Pat
 def test_a_pipe_in_the_place_of_a_file_does_not_stop_a_reading(tmp_path: Path) -> None:
     file = tmp_path / "anycast.yaml"
     file.write_text(FULL.read_text())
-    before = apart.load(file)
+    before = load.load(file)
     pipe = tmp_path / "conf.d" / "x.yaml"
     pipe.parent.mkdir()
     os.mkfifo(pipe)

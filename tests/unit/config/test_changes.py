@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -17,6 +18,7 @@ RENDER = "restart ExaBGP, with its configuration rendered again"
 BFD = "render the configuration of bfdd and of the routers again (`anycast render frr-bfd`, `router-…`)"
 
 
+@functools.cache
 def config(*replacements: tuple[str, str]) -> Config:
     text = FULL
     for old, new in replacements:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address, ip_network
@@ -21,6 +22,7 @@ FULL = Path(__file__).parents[3] / "examples" / "full.yaml"
 GOLDEN = Path(__file__).parent / "golden"
 
 
+@functools.cache
 def config() -> Config:
     return load(FULL, hostname="lb1").config
 

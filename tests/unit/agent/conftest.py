@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+import pytest
+
+from anycast.agent import engine, start
+from tests.unit.agent.reading import HereReading
+
+
+@pytest.fixture
+def reads_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever an engine or a start in this process reads is read in it. Of the other process are test_apart.py, and
+    the tests that start agents.
+    """
+    for module in (engine, start):
+        monkeypatch.setattr(module, "Reading", HereReading)
