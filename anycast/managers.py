@@ -6,10 +6,8 @@ What a program keeps below /run tells of the one that runs, and may be read by e
 from __future__ import annotations
 
 import configparser
-import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from ipaddress import ip_interface
 from pathlib import Path
@@ -23,23 +21,22 @@ from anycast.core.values.managers import (
     Stanza,
     StoredProfile,
 )
+from anycast.files_below import FilesBelow
 
 NETWORKD, NETWORK_MANAGER = "systemd-network", "NetworkManager"  # the kernel keeps fifteen characters
 _LINKS = "run/systemd/netif/links"
 _SHARED = re.compile(r"libsystemd-shared-(\d+)")
-# As systemd.network(5) has it: a drop-in hides those of its name in later directories.
 _PLACES = ("etc", "run", "usr/local/lib", "usr/lib", "lib")
 _NO = frozenset({"0", "no", "n", "false", "f", "off"})
 _INCLUDES = 64  # files that /etc/network/interfaces may come to
-_SIZE = 1 << 20  # bytes of one file
 
 
 def programs(root: Path = Path("/")) -> frozenset[str]:
     """The names of those that run in this network namespace, and of those of which it cannot be read."""
-    files = _Files(root)
+    files = FilesBelow(root)
     here = files.link("proc/self/ns/net")
     found = (
-        files.text(f"proc/{name}/comm")
+        files.optional(f"proc/{name}/comm")
         for name in files.names("proc")
         if name.isdigit() and files.link(f"proc/{name}/ns/net") in (here, None)
     )
@@ -48,70 +45,29 @@ def programs(root: Path = Path("/")) -> frozenset[str]:
 
 def read(root: Path = Path("/")) -> Managers:
     """What cannot be read is named, and nothing is raised."""
-    files = _Files(root)
+    files = FilesBelow(root)
     # A user who does not see the programs of others takes what they have left below /run for running.
-    running = programs(root) if files.text("proc/1/comm") is not None else {NETWORKD, NETWORK_MANAGER}
+    running = programs(root) if files.optional("proc/1/comm") is not None else {NETWORKD, NETWORK_MANAGER}
     return Managers(
         networkd=_networkd(files) if NETWORKD in running else None,
         network_manager=_network_manager(files) if NETWORK_MANAGER in running else None,
         ifupdown2=_ifupdown2(files),
-        unread=tuple(files.unread),
+        unread=tuple(f"{one.what}: {one.why}" for one in files.unread),
     )
 
 
-@dataclass(slots=True)
-class _Files:
-    root: Path
-    unread: list[str] = field(default_factory=list)
-
-    def text(self, path: str) -> str | None:
-        """None where there is none. One that is there and cannot be read is noted."""
-        try:
-            with open(self.root / path, encoding="utf-8", errors="replace") as file:
-                return file.read(_SIZE)
-        except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
-            return None
-        except OSError as error:
-            if not path.startswith("proc/"):
-                self.unread.append(f"/{path}: {error.strerror}")
-            return None
-
-    def link(self, path: str) -> str | None:
-        try:
-            return os.readlink(self.root / path)
-        except OSError:
-            return None
-
-    def names(self, folder: str) -> list[str]:
-        try:
-            return sorted(os.listdir(self.root / folder))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except OSError as error:
-            self.unread.append(f"/{folder}: {error.strerror}")
-            return []
-
-    def drop_ins(self, folder: str) -> Iterator[str]:
-        """Paths of `*.conf` in a folder of each place, in the order of their names."""
-        first: dict[str, str] = {}
-        for place in _PLACES:
-            for name in self.names(f"{place}/{folder}"):
-                if name.endswith(".conf"):
-                    first.setdefault(name, f"{place}/{folder}/{name}")
-        yield from (first[name] for name in sorted(first))
-
-    def interfaces(self) -> dict[str, str]:
-        """Their names by their indexes."""
-        found = {}
-        for name in self.names("sys/class/net"):
-            index = self.text(f"sys/class/net/{name}/ifindex")
-            if index is not None:
-                found[index.strip()] = name
-        return found
+def _interfaces(files: FilesBelow) -> dict[str, str]:
+    """Their names by their indexes."""
+    found = {}
+    for name in files.names("sys/class/net"):
+        index = files.text(f"sys/class/net/{name}/ifindex")
+        if index is not None:
+            found[index.strip()] = name
+    return found
 
 
-def _networkd(files: _Files) -> Networkd | None:
-    indexes = files.interfaces()
+def _networkd(files: FilesBelow) -> Networkd | None:
+    indexes = _interfaces(files)
     links = []
     for index in files.names(_LINKS):
         state = dict(_assignments(files.text(f"{_LINKS}/{index}") or ""))
@@ -123,7 +79,7 @@ def _networkd(files: _Files) -> Networkd | None:
     return Networkd(version=_systemd(files), links=tuple(links), foreign=_foreign(files))
 
 
-def _systemd(files: _Files) -> int | None:
+def _systemd(files: FilesBelow) -> int | None:
     """By the name of the library that comes with it."""
     folders = ["usr/lib/systemd", *(f"usr/lib/{name}/systemd" for name in files.names("usr/lib"))]
     found = [
@@ -135,14 +91,14 @@ def _systemd(files: _Files) -> int | None:
     return max(found, default=None)
 
 
-def _keep(files: _Files, file: str) -> str:
+def _keep(files: FilesBelow, file: str) -> str:
     """The last KeepConfiguration of a .network file and what is dropped in beside it."""
     name = file.rpartition("/")[2]
     paths = [file.lstrip("/"), *files.drop_ins(f"systemd/network/{name}.d")]
     return _last(files, paths, "KeepConfiguration") or ""
 
 
-def _foreign(files: _Files) -> dict[str, bool]:
+def _foreign(files: FilesBelow) -> dict[str, bool]:
     paths = [
         next(
             (path for place in _PLACES if files.text(path := f"{place}/systemd/networkd.conf") is not None),
@@ -155,7 +111,7 @@ def _foreign(files: _Files) -> dict[str, bool]:
     return {name: value.lower() not in _NO for name, value in values.items() if value}
 
 
-def _last(files: _Files, paths: list[str], wanted: str) -> str | None:
+def _last(files: FilesBelow, paths: list[str], wanted: str) -> str | None:
     """The last value of a setting in the section [Network]."""
     found = None
     for path in paths:
@@ -177,11 +133,11 @@ def _assignments(text: str) -> Iterator[tuple[str, str]]:
             yield name.strip(), value.strip()
 
 
-def _network_manager(files: _Files) -> NetworkManager | None:
+def _network_manager(files: FilesBelow) -> NetworkManager | None:
     devices = files.names("run/NetworkManager/devices")
     if not devices:
         return None
-    indexes = files.interfaces()
+    indexes = _interfaces(files)
     managed = {
         indexes[index]
         for index in devices
@@ -195,7 +151,7 @@ def _is_managed(text: str | None) -> bool:
     return state.get("device", {}).get("managed", "").lower() not in ("", "false", "0")
 
 
-def _stored(files: _Files) -> Iterator[StoredProfile]:
+def _stored(files: FilesBelow) -> Iterator[StoredProfile]:
     """Those on disk: what it has made for what it found is below /run, and gone with it."""
     folder = "etc/NetworkManager/system-connections"
     for name in files.names(folder):
@@ -229,7 +185,7 @@ def _ini(text: str) -> Mapping[str, Mapping[str, str]]:
     return {section: dict(parser.items(section)) for section in parser.sections()}
 
 
-def _ifupdown2(files: _Files) -> tuple[Stanza, ...] | None:
+def _ifupdown2(files: FilesBelow) -> tuple[Stanza, ...] | None:
     if not files.names("usr/share/ifupdown2"):
         return None
     found: list[Stanza] = []
@@ -252,7 +208,7 @@ def _ifupdown2(files: _Files) -> tuple[Stanza, ...] | None:
     return tuple(found)
 
 
-def _network_files(files: _Files, first: str) -> Iterator[tuple[str, list[str]]]:
+def _network_files(files: FilesBelow, first: str) -> Iterator[tuple[str, list[str]]]:
     """/etc/network/interfaces and what it names, with a limit."""
     waiting, seen = [first], set[str]()
     while waiting and len(seen) < _INCLUDES:

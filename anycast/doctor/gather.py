@@ -9,22 +9,22 @@ import pwd
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
-from anycast import managers
+from anycast import files_below, managers
 from anycast.core.dataplane.limit import CONN_MAX_FILE, STATUS, entries, limit_of
 from anycast.core.values.configuration import Address, Config, Node
 from anycast.doctor import network, programs, ruleset
 from anycast.doctor.demands import addresses_to_reach, sysctls_to_read
 from anycast.doctor.facts import Facts, LeaseSocket, Modules, Route, TableOption, Unread, conf
 from anycast.doctor.filter.rules import Table
+from anycast.files_below import FilesBelow
 from anycast.kernel import sysctl
 from anycast.kernel.errors import KernelUnavailable
 
 # As modprobe(8) and modules-load.d(5) have it: a file hides those of its name in later directories.
-_CONFIGURATION = ("etc", "run", "usr/local/lib", "usr/lib", "lib")
 _ALL_USERS = ["0", "0", "4294967295"]
 _OPTION = re.compile(r"\s*options\s+ip_vs\s(?:.*\s)?conn_tab_bits=(\d+)")
 
@@ -67,7 +67,7 @@ async def _with_reverse_path6(facts: Facts, root: Path, unread: list[Unread]) ->
     try:
         strict = await asyncio.to_thread(ruleset.strict_reverse_path, root, facts.modules)
     except ruleset.UnreadableError:  # which is told of with all rules
-        by_file = "firewalld" in facts.programs and _firewalld_is_strict(_Files(root))
+        by_file = "firewalld" in facts.programs and _firewalld_is_strict(FilesBelow(root))
         strict = ("IPv6_rpfilter of firewalld",) if by_file else ()
     if not strict:
         return facts
@@ -79,7 +79,7 @@ async def _with_reverse_path6(facts: Facts, root: Path, unread: list[Unread]) ->
     return replace(facts, strict_reverse_path6=strict, default_routes6=routes)
 
 
-def _firewalld_is_strict(files: _Files) -> bool:
+def _firewalld_is_strict(files: FilesBelow) -> bool:
     """Its default is; `loose` is strict too before 2.0, which only its rules tell."""
     for line in (files.optional("etc/firewalld/firewalld.conf") or "").splitlines():
         name, assigned, value = line.partition("=")
@@ -88,7 +88,7 @@ def _firewalld_is_strict(files: _Files) -> bool:
     return True
 
 
-def _resolvers(files: _Files) -> tuple[Address, ...]:
+def _resolvers(files: FilesBelow) -> tuple[Address, ...]:
     """resolv.conf(5)."""
     found: dict[Address, None] = {}
     for line in (files.optional("etc/resolv.conf") or "").splitlines():
@@ -105,23 +105,23 @@ def _interfaces_of(routes: Iterable[Route | None]) -> frozenset[str]:
 
 def read_rules(root: Path, *, deadline: float) -> list[Table]:
     """Those of the packet filter that can be read. `deadline`: seconds for each program."""
-    files = _Files(root)
+    files = FilesBelow(root)
     release = (files.optional("proc/sys/kernel/osrelease") or "").strip()
     return ruleset.seen(root, _modules(files, release), deadline=deadline)[0]
 
 
 def read_files(config: Config | None, root: Path) -> Facts:
     """What /proc, /sys, /etc and /lib tell."""
-    files = _Files(root)
-    release = (files.read("proc/sys/kernel/osrelease", "the kernel's release") or "unknown").strip()
-    status = dict(_pairs(files.read("proc/self/status", "capabilities") or ""))
+    files = FilesBelow(root)
+    release = (files.needed("proc/sys/kernel/osrelease", "the kernel's release") or "unknown").strip()
+    status = dict(_pairs(files.needed("proc/self/status", "capabilities") or ""))
     users = status.get("Uid", "").split()
     capabilities = status.get("CapEff", "").strip()
-    mapped = files.read("proc/self/uid_map", "the user namespace")
-    memory = dict(_pairs(files.read("proc/meminfo", "memory") or "")).get("MemTotal", "").split()
+    mapped = files.needed("proc/self/uid_map", "the user namespace")
+    memory = dict(_pairs(files.needed("proc/meminfo", "memory") or "")).get("MemTotal", "").split()
     modules = _modules(files, release)
     managed = managers.read(root)
-    files.unread += [Unread(what="what manages the interfaces", why=why) for why in managed.unread]
+    files.unread += [files_below.Unread("what manages the interfaces", why) for why in managed.unread]
     return Facts(
         release=release,
         root=users[1:2] == ["0"],
@@ -139,8 +139,8 @@ def read_files(config: Config | None, root: Path) -> Facts:
         beside=programs.read(files),
         clock_steps=_clock_steps(files),
         resolvers=_resolvers(files),
-        sysctls_read_only=_read_only(files.read("proc/self/mounts", "how /proc/sys is mounted") or ""),
-        unread=tuple(files.unread),
+        sysctls_read_only=_read_only(files.needed("proc/self/mounts", "how /proc/sys is mounted") or ""),
+        unread=tuple(Unread(what=what, why=why) for what, why in files.unread),
     )
 
 
@@ -161,54 +161,11 @@ def lease_socket(node: Node, root: Path) -> LeaseSocket | None:
     )
 
 
-@dataclass(slots=True)
-class _Files:
-    """Files below a root, and what could not be read of them."""
-
-    root: Path
-    unread: list[Unread] = field(default_factory=list)
-
-    def read(self, path: str, what: str) -> str | None:
-        """None where it cannot be read, which is noted."""
-        try:
-            return (self.root / path).read_text("utf-8", "replace")
-        except OSError as error:
-            self.unread.append(Unread(what=what, why=f"/{path}: {error.strerror}"))
-            return None
-
-    def optional(self, path: str) -> str | None:
-        """None where it cannot be read, which tells something too."""
-        try:
-            return (self.root / path).read_text("utf-8", "replace")
-        except OSError:
-            return None
-
-    def link(self, path: str) -> str | None:
-        try:
-            return os.readlink(self.root / path)
-        except OSError:
-            return None
-
-    def names(self, folder: str) -> list[str]:
-        try:
-            return sorted(os.listdir(self.root / folder))
-        except OSError:
-            return []
-
-    def configuration(self, kind: str) -> Iterator[tuple[str, str]]:
-        """Path and text of every `*.conf` of modprobe.d and its like, in the order of their names."""
-        first: dict[str, str] = {}
-        for place in _CONFIGURATION:
-            folder = f"{place}/{kind}"
-            for name in self.names(folder):
-                if name.endswith(".conf"):
-                    first.setdefault(name, f"{folder}/{name}")
-        for _, path in sorted(first.items()):
-            text = self.optional(path)
-            if text is None:
-                self.unread.append(Unread(what=f"/{path}", why="it cannot be read"))
-            else:
-                yield f"/{path}", text.replace("\\\n", " ")
+def _configuration(files: FilesBelow, kind: str) -> Iterator[tuple[str, str]]:
+    """Path and text of every `*.conf` of modprobe.d and its like, in the order of their names."""
+    for path in files.drop_ins(kind):
+        if (text := files.text(path)) is not None:
+            yield f"/{path}", text.replace("\\\n", " ")
 
 
 def _pairs(text: str) -> Iterator[tuple[str, str]]:
@@ -223,7 +180,7 @@ def _bits(mask: int) -> frozenset[int]:
     return frozenset(bit for bit in range(mask.bit_length()) if mask >> bit & 1)
 
 
-def _modules(files: _Files, release: str) -> Modules:
+def _modules(files: FilesBelow, release: str) -> Modules:
     folder = next((one for one in ("lib/modules", "usr/lib/modules") if files.names(f"{one}/{release}")), "")
     built_in = files.optional(f"{folder}/{release}/modules.builtin") if folder else None
     available = files.optional(f"{folder}/{release}/modules.dep") if folder else None
@@ -234,7 +191,7 @@ def _modules(files: _Files, release: str) -> Modules:
         available=None if available is None else frozenset(map(_module, available.splitlines())),
         at_boot=frozenset(
             line.strip().replace("-", "_")
-            for _, text in files.configuration("modules-load.d")
+            for _, text in _configuration(files, "modules-load.d")
             for line in text.splitlines()
             if line.strip() and line.strip()[0] not in "#;"
         ),
@@ -246,12 +203,12 @@ def _module(line: str) -> str:
     return line.partition(":")[0].rpartition("/")[2].partition(".ko")[0].replace("-", "_")
 
 
-def _conn_tab_bits(files: _Files) -> int | None:
-    text = files.read("sys/module/ip_vs/parameters/conn_tab_bits", "the size of the connection table")
+def _conn_tab_bits(files: FilesBelow) -> int | None:
+    text = files.needed("sys/module/ip_vs/parameters/conn_tab_bits", "the size of the connection table")
     return int(text) if text is not None else None
 
 
-def _entries(files: _Files) -> int | None:
+def _entries(files: FilesBelow) -> int | None:
     """To count them the kernel walks the whole table."""
     limit = files.optional(f"proc/{CONN_MAX_FILE}")
     if limit is None or limit_of(limit) is None:
@@ -259,16 +216,16 @@ def _entries(files: _Files) -> int | None:
     return entries(files.optional(f"proc/{STATUS}") or "")
 
 
-def _conn_tab_option(files: _Files) -> TableOption | None:
+def _conn_tab_option(files: FilesBelow) -> TableOption | None:
     found = None
-    for path, text in files.configuration("modprobe.d"):
+    for path, text in _configuration(files, "modprobe.d"):
         for line in text.splitlines():
             if match := _OPTION.match(line):
                 found = TableOption(bits=int(match[1]), file=path)
     return found
 
 
-def _clock_steps(files: _Files) -> str | None:
+def _clock_steps(files: FilesBelow) -> str | None:
     """chrony(5): `makestep threshold limit`; a negative limit is none, and the last line counts."""
     names = ["etc/chrony.conf", "etc/chrony/chrony.conf"]
     names += [
@@ -285,11 +242,11 @@ def _clock_steps(files: _Files) -> str | None:
     return found
 
 
-def _sysctls(files: _Files, config: Config | None) -> dict[str, str]:
+def _sysctls(files: FilesBelow, config: Config | None) -> dict[str, str]:
     interfaces = files.names("proc/sys/net/ipv4/conf")
     if not interfaces:
         files.unread.append(
-            Unread(what="rp_filter and ARP settings", why="/proc/sys/net/ipv4/conf cannot be read")
+            files_below.Unread("rp_filter and ARP settings", "/proc/sys/net/ipv4/conf cannot be read")
         )
     keys = ("rp_filter", "arp_ignore", "arp_announce")
     names = {*sysctls_to_read(config), *(conf(one, key) for one in interfaces for key in keys)}
