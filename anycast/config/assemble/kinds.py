@@ -9,9 +9,11 @@ from anycast.config.assemble.context import Assembler
 from anycast.config.assemble.hooks import secret
 from anycast.config.problem import Path, shown
 from anycast.config.schema import checks as forms
+from anycast.config.schema.scalars import spell_duration
 from anycast.core.values import checks as kinds
 
 _QUIET = 0.2  # seconds
+_LEFT = 0.05  # seconds of the timeout that a check needs beside its quiet: to connect, and for a busy moment of this node
 _ONE_OF_TWO = "remove one of the two lines"
 _OWN_HEADERS = {
     "connection": "remove it: the check always asks to close",
@@ -69,16 +71,19 @@ class Kinds(Assembler):
         return kinds.TcpVipCheck(port=check.port, quiet=tcp.quiet or 0.0)
 
     def _quiet(self, path: Path, quiet: float | None, check: forms.Check) -> float:
-        """How long nothing may happen, which must be over within the timeout."""
+        """How long nothing may happen, which must be over within the timeout, and leave time for the rest."""
         timeout: float = check.timeout
         if quiet is None:
             return min(_QUIET, timeout / 2)
-        if quiet >= timeout and self._whole((*path, "timeout")):
-            self._say(
-                (*path, "quiet"),
-                "it is not shorter than the timeout",
-                "write a shorter time, or a longer timeout",
+        longest = timeout - min(_LEFT, timeout / 2)
+        if quiet > longest and self._whole((*path, "timeout")):
+            what = (
+                "it is not shorter than the timeout"
+                if quiet >= timeout
+                else f"it leaves {spell_duration(round(timeout - quiet, 6))} of the timeout: working servers would fail by chance"
             )
+            do = f"write at most {spell_duration(round(longest, 6))}, or a longer timeout"
+            self._say((*path, "quiet"), what, do)
         return quiet
 
     def _udp(self, path: Path, udp: forms.Udp, check: forms.Check) -> kinds.Kind:

@@ -100,6 +100,8 @@ KINDS: list[tuple[str, CheckKind]] = [
     ("{type: http, keep_alive: true}", HttpCheck(tls=False, keep_alive=True)),
     ("{type: tcp, to: server, port: 81}", TcpCheck(port=81)),
     ("{type: tcp, quiet: 500ms}", kinds.TcpQuietCheck(quiet=0.5)),
+    ("{type: tcp, quiet: 950ms}", kinds.TcpQuietCheck(quiet=0.95)),
+    ("{type: tcp, timeout: 60ms, quiet: 30ms}", kinds.TcpQuietCheck(quiet=0.03)),
     ("{type: tcp, to: vip}", kinds.TcpVipCheck()),
     ("{type: tcp, to: vip, quiet: 500ms}", kinds.TcpVipCheck(quiet=0.5)),
     ("{type: tcp, to: vip, port: 81}", kinds.TcpVipCheck(port=81)),
@@ -231,15 +233,26 @@ MISTAKES = [
     ),
     (
         "{type: udp, quiet: 1s}",
-        "25: checks.c.quiet: it is not shorter than the timeout (write a shorter time, or a longer timeout)",
+        "25: checks.c.quiet: it is not shorter than the timeout (write at most 950ms, or a longer timeout)",
     ),
     (
         "{type: tcp, quiet: 2s, to: vip}",
-        "25: checks.c.quiet: it is not shorter than the timeout (write a shorter time, or a longer timeout)",
+        "25: checks.c.quiet: it is not shorter than the timeout (write at most 950ms, or a longer timeout)",
     ),
     (
         "{type: syslog, quiet: 1s}",
-        "28: checks.c.quiet: it is not shorter than the timeout (write a shorter time, or a longer timeout)",
+        "28: checks.c.quiet: it is not shorter than the timeout (write at most 950ms, or a longer timeout)",
+    ),
+    *(
+        (
+            f"{{type: {kind}, quiet: 951ms}}",
+            f"{22 + len(kind)}: checks.c.quiet: it leaves 49ms of the timeout: working servers would fail by chance (write",
+        )
+        for kind in ("tcp", "tcp, to: vip", "udp", "syslog")
+    ),
+    (
+        "{type: tcp, timeout: 60ms, quiet: 31ms}",
+        "40: checks.c.quiet: it leaves 29ms of the timeout: working servers would fail by chance (write at most 30ms, or a",
     ),
     (
         "{type: syslog, transport: udp, quiet: 1s, proof_port: 1}",
