@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TypeAlias
 
 from anycast.analysis import maglev
 from anycast.analysis.maglev import Entry
 from anycast.config.problem import Path, dotted
-from anycast.core.dataplane.ipvs import MAGLEV_SLOTS
+from anycast.core.dataplane.ipvs import MAGLEV_SLOTS, SOURCE_SLOTS
 from anycast.core.dataplane.members import usual_weight
 from anycast.core.values.configuration import (
     Bgp,
@@ -55,6 +56,7 @@ def warnings(served: Iterable[Served], config: Config) -> Iterator[Warned]:
     ports: dict[tuple[Path, Path], int | None] = {}
     marks: dict[int, Served] = {}
     full: set[Path] = set()
+    hashed: set[Path] = set()
     for one in served:
         yield from _apart(one, ports)
         if one.place not in places:
@@ -68,6 +70,9 @@ def warnings(served: Iterable[Served], config: Config) -> Iterator[Warned]:
         if one.pool not in full:
             full.add(one.pool)
             yield from _single(one)
+        if one.service.scheduler is Scheduler.SH and one.pool not in hashed:
+            hashed.add(one.pool)
+            yield from _starved(one)
         if one.service.scheduler is not Scheduler.MH or one.pool in pools:
             continue
         pools.add(one.pool)
@@ -237,6 +242,21 @@ def _limited(one: Served) -> Iterator[Warned]:
     )
     do = "leave room for the connections of a lost balancer, or write connection_sync, with which all count together"
     yield (*one.servers[first], "upper_threshold"), what, do
+
+
+def _starved(one: Served) -> Iterator[Warned]:
+    """The table of `sh` is filled by the servers in order, and whoever comes once it is full has no client."""
+    order = sorted(
+        one.service.pool.servers, key=lambda server: (server.addresses[0].version, server.addresses[0])
+    )
+    ends = list(accumulate(max(1, server.weight) for server in order))
+    without = sum(end >= SOURCE_SLOTS for end in ends[:-1])
+    if without:
+        what = (
+            f"with sh a real server has as many of {SOURCE_SLOTS} slots as its weight, and the weights are {ends[-1]} "
+            f"in all: {without} real servers get no client"
+        )
+        yield (*one.pool, "servers"), what, "write smaller weights, or scheduler: mh"
 
 
 def _many(one: Served, tables: dict[int, tuple[Entry, ...]]) -> Iterator[Warned]:

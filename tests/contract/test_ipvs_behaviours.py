@@ -298,6 +298,43 @@ def test_ipv6_clients_with_equal_words_come_to_one_server_unless_ports_count(
     assert len(set(spread.values())) == 4
 
 
+def reached(scheduler: Scheduler, flags: frozenset[SchedulerFlag]) -> tuple[int, int]:
+    """How many of the clients come to a server while all four are up, and while one that had clients is down."""
+    key = service(4)
+    entry = replace(table(key, 4, flags), scheduler=scheduler)
+    with nodes(key, entry, 1) as (one,):
+        up = owners(one.gets(segment((client, 4000), 80, SYN) for client in CLIENTS))
+        down = Counter(up.values()).most_common(1)[0][0]
+        weightless = (replace(each, weight=0 if each.address == down else 1) for each in entry.destinations)
+        one.node.become({key: replace(entry, destinations=tuple(weightless))})
+        left = owners(one.gets(segment((client, 5000), 80, SYN) for client in CLIENTS))
+    assert down not in left.values()
+    return len(up), len(left)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "",
+        "persistence: 5m",
+        "scheduler: sh",
+        "scheduler: sh, persistence: 5m",
+        "scheduler: wlc",
+        "scheduler: rr",
+    ],
+)
+def test_as_it_is_configured_every_client_has_a_server_while_one_is_up(more: str) -> None:
+    written = configured(more)
+    assert reached(written.scheduler, written.flags) == (len(CLIENTS), len(CLIENTS))
+
+
+@pytest.mark.parametrize(("scheduler", "most"), [(Scheduler.MH, 90), (Scheduler.SH, 90), (Scheduler.DH, 0)])
+def test_what_check_refuses_leaves_clients_without_a_server(scheduler: Scheduler, most: int) -> None:
+    up, left = reached(scheduler, frozenset())
+    assert up == len(CLIENTS)
+    assert left <= most
+
+
 def datagram(client: Flow, port: int) -> bytes:
     """Of a client over IPv4, without a checksum."""
     return packet(client[0], VIP[4], socket.IPPROTO_UDP, struct.pack("!HHHH", client[1], port, 8, 0))

@@ -20,7 +20,7 @@ from anycast.config.assemble.pools import Pool, Pools, count_of
 from anycast.config.problem import Path, TooManyError, dotted
 from anycast.config.schema import file as schema
 from anycast.config.warn import Served
-from anycast.core.dataplane.ipvs import MAGLEV_SLOTS
+from anycast.core.dataplane.ipvs import MAGLEV_SLOTS, SOURCE_SLOTS
 from anycast.core.values import configuration as model
 from anycast.core.values.configuration import (
     Address,
@@ -37,6 +37,9 @@ _FLAGS = {
     Scheduler.MH: frozenset({SchedulerFlag.MH_PORT, SchedulerFlag.MH_FALLBACK}),
     Scheduler.SH: frozenset({SchedulerFlag.SH_PORT, SchedulerFlag.SH_FALLBACK}),
 }
+# A client that hashes to a real server with weight 0 gets another one.
+_FALLBACK = {Scheduler.MH: SchedulerFlag.MH_FALLBACK, Scheduler.SH: SchedulerFlag.SH_FALLBACK}
+_SLOTS = {Scheduler.MH: MAGLEV_SLOTS, Scheduler.SH: SOURCE_SLOTS}
 
 
 _FOR_ALL = (
@@ -464,9 +467,12 @@ class Vips(Assembler):
                 self._say(
                     use.at("flags", n), what, f"remove it, or write scheduler: {flag.partition('-')[0]}"
                 )
-        if scheduler is Scheduler.MH and SchedulerFlag.MH_FALLBACK not in given:
-            what = "with mh and without mh-fallback, a drained server's share of new clients gets no server"
-            self._say_missing(use.at("flags"), what, "add mh-fallback, or remove the line")
+        if (fallback := _FALLBACK.get(scheduler)) and fallback not in given:
+            what = (
+                f"with {scheduler} and without {fallback}, the new clients of a server that is down or drained get no "
+                "server"
+            )
+            self._say_missing(use.at("flags"), what, f"add {fallback}, or remove the line")
         return frozenset(given)
 
     def _quorum(self, use: _Use, families: tuple[int, ...]) -> model.Quorum:
@@ -551,13 +557,9 @@ class Vips(Assembler):
 
     def _pool_fits(self, use: _Use, pool: Pool, families: tuple[int, ...]) -> None:
         forwarding = use.serving.forwarding
-        mh = use.serving.scheduler is Scheduler.MH and self._whole(use.at("scheduler"))
-        if mh and self._whole(use.at("forwarding")):
+        if self._whole(use.at("scheduler"), use.at("forwarding")):
             count = max(count_of(pool, version, forwarding) for version in families or (4, 6))
-            if count > MAGLEV_SLOTS:
-                what = f"{count} servers, and the kernel's mh table has {MAGLEV_SLOTS} slots"
-                field = "servers" if pool.path == use.path else "pool"
-                self._say(use.at(field), what, "use fewer servers, or another scheduler")
+            self._table_fits(use, pool, count)
         for _, port in use.ports if pool.has_ports else ():
             self._one_each(use, pool, port)
         if forwarding is Forwarding.NAT or not self._whole(use.at("forwarding")):
@@ -575,6 +577,20 @@ class Vips(Assembler):
                         f"with forwarding: {forwarding}, which cannot change a port"
                     )
                     self._say((*place, "port"), what, "remove the port, or write forwarding: nat")
+
+    def _table_fits(self, use: _Use, pool: Pool, count: int) -> None:
+        """Whether every client finds a server while one of the `count` is usable."""
+        scheduler = use.serving.scheduler
+        if scheduler in _SLOTS and count > (slots := _SLOTS[scheduler]):
+            what = f"{count} servers, and the kernel's {scheduler} table has {slots} slots"
+            field = "servers" if pool.path == use.path else "pool"
+            self._say(use.at(field), what, "use fewer servers, or another scheduler")
+        if scheduler is Scheduler.DH and count > 1:
+            what = (
+                f"dh chooses by the VIP's address: all clients get the same one of {count} servers, and none while that "
+                "one is down or drained"
+            )
+            self._say(use.at("scheduler"), what, "write mh, or one server")
 
     def _one_each(self, use: _Use, pool: Pool, port: int) -> None:
         """The same address with the service's port written and not written is the same real server."""
@@ -596,9 +612,9 @@ def _check_of(use: _Use, pool: Pool) -> ServerTree | None:
 
 def _usual_flags(serving: schema.Serving) -> frozenset[SchedulerFlag]:
     """Persistence remembers addresses: what chooses by the port too chooses otherwise on every other node."""
-    if serving.scheduler is not Scheduler.MH:
-        return frozenset()
-    return frozenset({SchedulerFlag.MH_FALLBACK}) if serving.persistence else _FLAGS[Scheduler.MH]
+    if serving.scheduler is Scheduler.MH and not serving.persistence:
+        return _FLAGS[Scheduler.MH]
+    return frozenset({_FALLBACK[serving.scheduler]}) if serving.scheduler in _FALLBACK else frozenset()
 
 
 def _expiry(use: _Use) -> float | None:

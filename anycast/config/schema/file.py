@@ -381,9 +381,10 @@ class Serving(Part):
         )
     )
     flags: list[Annotated[SchedulerFlag, choice(list(SchedulerFlag), SchedulerFlag)]] | None = entry(
-        "Flags of the scheduler. Default with `mh`: [mh-port, mh-fallback], with `persistence` [mh-fallback]. Without "
-        "mh-port a client comes to one real server whatever its port; on another port of the service it may be another "
-        "one, for each port has a table of its own (a `mark` joins ports)."
+        "Flags of the scheduler. Default with `mh`: [mh-port, mh-fallback], with `persistence` [mh-fallback]; with `sh` "
+        "[sh-fallback]. The fallback must be among them: it gives the new clients of a server that is down or drained "
+        "another one, and without it they get none. Without mh-port a client comes to one real server whatever its port; "
+        "on another port of the service it may be another one, for each port has a table of its own (a `mark` joins ports)."
     )
     forwarding: Annotated[Forwarding, choice(list(Forwarding), Forwarding, also=_ALSO_FORWARDING)] = entry(
         "How a packet reaches the real server. dr: direct routing, on the same link. nat: masquerading, the answer "

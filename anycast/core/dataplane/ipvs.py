@@ -20,6 +20,9 @@ from anycast.core.values.persistent import PersistentMap
 # Their tables are built by walking the list of real servers: another order is another table.
 ORDER_SENSITIVE = frozenset({Scheduler.MH, Scheduler.SH, Scheduler.DH})
 MAGLEV_SLOTS = 4093  # of the kernel's table: what is beyond gets nothing, and what is deleted stays in it
+SOURCE_SLOTS = (
+    256  # of its table for source hashing, filled in order: each server as many as its weight, at least one
+)
 FINGERPRINT_DIGITS = 12  # hexadecimal: 48 bits, which a metric's float holds exactly
 
 _PLACE = {protocol: place for place, protocol in enumerate(Protocol)}

@@ -283,9 +283,11 @@ def test_persistence_is_a_time_or_says_more(written: str, persistence: Persisten
             {SchedulerFlag.MH_PORT, SchedulerFlag.MH_FALLBACK},
         ),
         ("port: 80, persistence: 5m, scheduler: wlc}", set()),
+        ("port: 80, scheduler: sh}", {SchedulerFlag.SH_FALLBACK}),
+        ("port: 80, scheduler: sh, persistence: 5m}", {SchedulerFlag.SH_FALLBACK}),
     ],
 )
-def test_persistence_under_mh_chooses_by_the_address_alone_unless_told_otherwise(
+def test_whoever_hashes_to_nobody_gets_another_and_with_persistence_the_address_alone_decides(
     written: str, flags: set[SchedulerFlag]
 ) -> None:
     assert vip(SERVED + written).services[0].flags == flags

@@ -743,7 +743,17 @@ TOGETHER = [
     (
         "port: 53",
         "port: 53\n    flags: [mh-port]",
-        "f:23:12: vips.one.flags: with mh and without mh-fallback, a drained server's share of new clients gets no",
+        "f:23:12: vips.one.flags: with mh and without mh-fallback, the new clients of a server that is down or drained",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    scheduler: sh\n    flags: [sh-port]",
+        "f:24:12: vips.one.flags: with sh and without sh-fallback, the new clients of a server that is down or drained",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    scheduler: dh",
+        "f:23:16: vips.one.scheduler: dh chooses by the VIP's address: all clients get the same one of 2 servers, and",
     ),
     (
         "port: 53",
@@ -832,6 +842,16 @@ def test_more_servers_than_the_kernels_table_has_slots_are_refused_with_mh() -> 
         "f:23:14: vips.one.servers: 4094 servers, and the kernel's mh table has 4093 slots (use fe"
     )
     loads(text.replace("port: 53", "port: 53\n    scheduler: rr"), hostname="lb1")
+
+
+def test_source_hashing_has_256_slots_and_destination_hashing_one_server() -> None:
+    servers = ", ".join(f"10.10.{n // 250}.{n % 250 + 1}" for n in range(257))
+    text = change("[10.9.3.1, 10.9.3.2]", f"[{servers}]").replace("port: 53", "port: 53\n    scheduler: sh")
+    (problem,) = problems(text)
+    assert "vips.one.servers: 257 servers, and the kernel's sh table has 256 slots" in problem
+    loads(text.replace("10.10.0.1, ", ""), hostname="lb1")
+    one = change("[10.9.3.1, 10.9.3.2]", "[10.9.3.1]").replace("port: 53", "port: 53\n    scheduler: dh")
+    loads(one, hostname="lb1")
 
 
 def test_with_a_tunnel_the_servers_of_the_other_family_take_slots_too() -> None:

@@ -49,7 +49,8 @@ def test_uneven_weights_under_mh_are_told_once_for_a_pool_with_the_flows_a_step_
 
 def test_under_another_scheduler_weights_are_free() -> None:
     assert warned(web([100] * 19 + [99], "    scheduler: wlc\n")) == []
-    assert warned(web([1] * 401, "    scheduler: sh\n")) == []
+    assert warned(web([1] * 401, "    scheduler: wlc\n")) == []
+    assert warned(web([1] * 256, "    scheduler: sh\n")) == []
 
 
 def test_the_place_is_the_first_server_whose_weight_is_not_the_usual_one() -> None:
@@ -176,7 +177,7 @@ def test_persistence_with_mh_port_is_told_once_with_what_it_costs() -> None:
     assert warned(SYNC + HEAD.replace("vips:\n", "") + "vips:\n" + shop(port), "") == []
     assert warned(shop("    persistence: 5m\n")) == []
     assert warned(shop("    flags: [mh-port, mh-fallback]\n")) == []
-    assert warned(shop("    persistence: 5m\n    scheduler: sh\n    flags: [sh-port]\n")) == []
+    assert warned(shop("    persistence: 5m\n    scheduler: sh\n    flags: [sh-port, sh-fallback]\n")) == []
 
 
 @pytest.mark.parametrize(
@@ -207,7 +208,7 @@ def test_persistence_of_a_network_is_told_where_other_balancers_choose_by_the_ad
         ("    flags: [mh-fallback]\n", ["vips.shop.flags"]),
         ("    persistence: 5m\n", ["vips.shop.persistence"]),
         ("    scheduler: sh\n", ["vips.shop.flags"]),
-        ("    scheduler: sh\n    flags: [sh-port]\n", []),
+        ("    scheduler: sh\n    flags: [sh-port, sh-fallback]\n", []),
         ("    scheduler: wlc\n", []),
     ],
 )
@@ -240,6 +241,19 @@ def test_a_limit_of_none_or_of_one_is_told_once_for_a_pool_with_and_without_sync
         assert ".servers[0].upper_threshold: a limit of one connection: a closed one counts" in warning
     assert warned(web([1]).replace(", weight", ", upper_threshold: 2, weight"), SYNC + HEAD) == []
     assert warned(web([1, 1])) == []
+
+
+@pytest.mark.parametrize(
+    ("weights", "without"),
+    [([1] * 4, 0), ([64] * 4, 0), ([100] * 4, 1), ([255, 1, 1], 1), ([1, 256, 1, 0], 2)],
+)
+def test_under_sh_real_servers_that_have_no_slot_are_told(weights: list[int], without: int) -> None:
+    found = warned(web(weights, "    scheduler: sh\n"))
+    assert len(found) == bool(without)
+    assert all(
+        f"{sum(map(max, weights, [1] * len(weights)))} in all: {without} real servers" in line
+        for line in found
+    )
 
 
 def pooled(*services: str, servers: str = "[10.9.3.1, 10.9.3.2]", more: str = "") -> str:
@@ -308,7 +322,7 @@ def test_a_mark_with_mh_port_in_one_family_alone_is_told() -> None:
         return four + six
 
     assert warned(marked("")) == []
-    assert warned(marked(", scheduler: sh, flags: [sh-port]")) == []
+    assert warned(marked(", scheduler: sh, flags: [sh-port, sh-fallback]")) == []
     found = [line for line in warned(marked(f", {HASHED}")) if "mark 7" in line]
     assert len(found) == 1
     assert (
