@@ -69,6 +69,16 @@ def _is_number(value: Any, *kinds: type) -> bool:
     return isinstance(value, kinds or (int,)) and not isinstance(value, bool)
 
 
+def up_to(high: int) -> str:
+    """A pattern for the numbers from 0 to `high`, with no more digits than it has."""
+    digits = str(high)
+    shapes = [f"[0-9]{{1,{len(digits) - 1}}}"] if len(digits) > 1 else []
+    for place, digit in enumerate(digits):
+        if digit != "0":
+            shapes.append(f"{digits[:place]}[0-{int(digit) - 1}]" + "[0-9]" * (len(digits) - place - 1))
+    return f"(?:{'|'.join([*shapes, digits])})"
+
+
 _DIGITS = re.compile(r"[0-9]{1,19}\Z", re.ASCII)
 _DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?\Z", re.ASCII)
 
@@ -190,12 +200,12 @@ def _seconds_of(text: str) -> float:
 def spell_duration(seconds: float) -> str:
     """`500ms`, `2s`, `24h`, `14d`: as the configuration writes it."""
     if seconds > DAY and seconds % DAY == 0:
-        return f"{seconds / DAY:g}d"
+        return f"{seconds / DAY:.12g}d"
     if seconds and seconds < 1:
-        return f"{seconds * 1000:g}ms"
+        return f"{seconds * 1000:.12g}ms"
     if seconds > 3600 and seconds % 3600 == 0:
-        return f"{seconds / 3600:g}h"
-    return f"{seconds:g}s"
+        return f"{seconds / 3600:.12g}h"
+    return f"{seconds:.12g}s"
 
 
 def duration(low: float, high: float) -> Scalar:
@@ -313,7 +323,16 @@ def _address(version: int | None = None) -> Scalar:
     return Scalar(parse, {"type": "string", "format": f"ipv{version}"} if version else IP_TEXT)
 
 
-@scalar(**IP_TEXT)
+_GROUP_TEXT = {
+    "type": "string",
+    "anyOf": [
+        {"format": "ipv4", "pattern": r"^(22[4-9]|23[0-9])\."},
+        {"format": "ipv6", "pattern": "^[fF][fF]"},
+    ],
+}
+
+
+@scalar(**_GROUP_TEXT)
 def _group(value: Any) -> IPv4Address | IPv6Address:
     try:
         address = ip_address(value) if isinstance(value, str) and "%" not in value else None
@@ -331,7 +350,13 @@ def _is_address(text: str, version: int) -> bool:
         return False
 
 
-@scalar(type="string", pattern=r"^([0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$")
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+
+
+@scalar(
+    type="string",
+    pattern=rf"^({_OCTET}(\.{_OCTET}){{3}}|\[[0-9A-Fa-f:.]+\]):(?!0+$){up_to(65535)}$",
+)
 def _listen(value: Any) -> str:
     if isinstance(value, str):
         host, _, port = value.rpartition(":")
@@ -358,7 +383,7 @@ def _version(value: Any) -> int:
 @scalar(
     anyOf=[
         {"type": "integer", "minimum": 1, "maximum": 2**32 - 1},
-        {"type": "string", "pattern": "^0x[0-9A-Fa-f]{1,8}$"},
+        {"type": "string", "pattern": "^0x(?!0+$)[0-9A-Fa-f]{1,8}$"},
     ]
 )
 def _mark(value: Any) -> int:
@@ -392,28 +417,30 @@ _WELL_KNOWN = {
 
 
 def _community(parts: int, high: int) -> Scalar:
-    shape = ":".join(["[0-9]{1,10}"] * parts)
+    shape = ":".join([f"0{{0,9}}{up_to(high)}"] * parts)
     do = f"write {':'.join(['N'] * parts)}, each a number from 0 to {high}"
 
     def parse(value: Any) -> str:
         if parts == 2 and isinstance(value, str):
             value = _WELL_KNOWN.get(value.lower(), value)
-        fits = isinstance(value, str) and re.fullmatch(shape, value, re.ASCII)
-        numbers = [int(number) for number in value.split(":")] if fits else []
-        if not numbers or max(numbers) > high:
+        if not isinstance(value, str) or not re.fullmatch(shape, value, re.ASCII):
             raise unlike(value, f"a community of {parts} numbers", do)
-        return ":".join(map(str, numbers))
+        return ":".join(str(int(number)) for number in value.split(":"))
 
-    return Scalar(parse, {"type": "string", "pattern": f"^{shape}$"})
+    numbers = {"type": "string", "pattern": f"^{shape}$"}
+    return Scalar(parse, {"anyOf": [numbers, {"enum": [*_WELL_KNOWN]}]} if parts == 2 else numbers)
 
 
 # ExaBGP's configuration has no way to escape the other characters.
-@scalar(type="string", pattern=r"^[!#-&(-:<-\[\]-~]{1,80}$", writeOnly=True)
+_VARIABLE = r"\$\{?([A-Za-z_][A-Za-z0-9_]{0,99})\}?"
+
+
+@scalar(type="string", pattern=rf"^(?!{_VARIABLE}$)[!#-&(-:<-\[\]-~]{{1,80}}$", writeOnly=True)
 def _password(value: Any) -> str:
     do = "write 1 to 80 printable ASCII characters; no quotes, backslash, semicolon or space"
     if not isinstance(value, str):
         raise wrong("the password is not text", "write it in quotes")
-    if variable := re.fullmatch(r"\$\{?([A-Za-z_][A-Za-z0-9_]{0,99})\}?", value):
+    if variable := re.fullmatch(_VARIABLE, value):
         do = f"write password_env: {variable[1]}, or password_file"
         raise wrong("this is the name of a variable, and nothing puts its value here", do)
     if not re.fullmatch(r"[!#-&(-:<-\[\]-~]{1,80}", value):
@@ -473,7 +500,7 @@ def _status(value: Any) -> frozenset[int]:
 
 
 def _share(value: Any, highest: float) -> Percent | None:
-    match = re.match(r"([0-9]{1,6}) ?%\Z", value, re.ASCII) if isinstance(value, str) else None
+    match = re.match(r"([1-9][0-9]{0,5}) ?%\Z", value, re.ASCII) if isinstance(value, str) else None
     return Percent(int(match[1])) if match and 1 <= int(match[1]) <= highest else None
 
 
@@ -499,10 +526,10 @@ def _count_or_share(noun: str, do: str, highest: float, shares: str) -> Scalar:
 
 
 _SIZES = {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
-_SIZE = re.compile("([0-9]{1,9}) ?([kmg]i?b)", re.ASCII | re.IGNORECASE)
+_SIZE = re.compile("([1-9][0-9]{0,8}) ?([kmg]i?b)", re.ASCII | re.IGNORECASE)
 
 
-@scalar(type="string", pattern="^[0-9]{1,9}(KiB|MiB|GiB|%)$")
+@scalar(type="string", pattern="^([1-9][0-9]{0,8}(KiB|MiB|GiB)|[1-9][0-9]?%)$")
 def _memory(value: Any) -> int | Percent:
     if share := _share(value, 99):
         return share
@@ -601,7 +628,10 @@ def _domain(value: Any) -> str:
         raise unlike(value, f"a domain name: {error}", "write one, as in www.example.net") from None
 
 
-@scalar(type="string", pattern="^(frr|bird|gobgp|openbgpd)( [0-9]+([.][0-9]+)*[!-~]*)?$")
+@scalar(
+    type="string",
+    pattern="^(frr|bird|gobgp|openbgpd)( v?[0-9]{1,4}([.][0-9]{1,4})?([.+~-][A-Za-z0-9.+~-]{1,40})?)?$",
+)
 def _software(value: Any) -> Software:
     if isinstance(value, str) and (found := software(value)) is not None:
         return found
@@ -629,7 +659,7 @@ def _record(value: Any) -> str:
     return str(to_text(number))
 
 
-@scalar(type="string")
+@scalar(type="string", pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")
 def _argument(value: Any) -> str:
     if not need_text(value).isprintable():
         what = "an argument holds a character that cannot be printed"
@@ -755,12 +785,12 @@ Fill = Annotated[
         "a number of connections",
         'write 1 or more, or a share of the rows of the table, as in "200%"',
         math.inf,
-        "^[0-9]{1,6}%$",
+        "^[1-9][0-9]{0,5}%$",
     ),
 ]
 Flag = Annotated[bool, _flag]
 FormatVersion = Annotated[int, _format]
-Group = Annotated[IPv4Address | IPv6Address, Scalar(_group.parse, IP_TEXT, str)]
+Group = Annotated[IPv4Address | IPv6Address, Scalar(_group.parse, _GROUP_TEXT, str)]
 GroupName = Annotated[
     str, pattern("a group's name", r"[A-Za-z_][A-Za-z0-9_-]{0,31}", "write one, as in anycast-exabgp")
 ]
