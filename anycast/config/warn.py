@@ -14,6 +14,7 @@ from anycast.config.problem import Path, dotted
 from anycast.core.dataplane.ipvs import MAGLEV_SLOTS, SOURCE_SLOTS
 from anycast.core.dataplane.members import usual_weight
 from anycast.core.values.configuration import (
+    Address,
     Bgp,
     Config,
     Forwarding,
@@ -35,6 +36,11 @@ Warned: TypeAlias = tuple[Path, str, str]
 """Place, what it is, what to do."""
 
 
+_SameServers: TypeAlias = tuple[
+    Path, frozenset[Address]
+]  # a VIP, and the addresses of all real servers of a service
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
     """A service, and where it, its pool and the pool's servers stand: in the files, if nothing is wrong with them."""
@@ -53,7 +59,7 @@ def warnings(served: Iterable[Served], config: Config) -> Iterator[Warned]:
     pools: set[Path] = set()
     synced = config.connection_sync is not None
     figures = FIGURES
-    ports: dict[tuple[Path, Path], int | None] = {}
+    ports: dict[_SameServers, int | None] = {}
     marks: dict[int, Served] = {}
     full: set[Path] = set()
     hashed: set[Path] = set()
@@ -176,10 +182,11 @@ def _offloaded(one: Served) -> Iterator[Warned]:
         yield (*one.place, "tunnel", "checksum"), what, "write csum or nocsum"
 
 
-def _apart(one: Served, ports: dict[tuple[Path, Path], int | None]) -> Iterator[Warned]:
+def _apart(one: Served, ports: dict[_SameServers, int | None]) -> Iterator[Warned]:
     """A client was meant to have one real server, and has one for each port: docs/behaviours.md, I4.
 
-    `ports`: of a VIP and a pool, the first one at which the client's address alone decides; None: it has been told.
+    `ports`: of a VIP and the addresses of real servers, the first port at which the client's address alone decides;
+    None: it has been told.
     """
     service = one.service
     servers = service.pool.servers
@@ -187,18 +194,19 @@ def _apart(one: Served, ports: dict[tuple[Path, Path], int | None]) -> Iterator[
         return
     if len(servers) < 2 or all(server.port is not None for server in servers):
         return  # the table is made of the real servers' own ports
-    first = ports.setdefault((one.vip, one.pool), service.port)
+    same = one.vip, frozenset(address for server in servers for address in server.addresses)
+    first = ports.setdefault(same, service.port)
     if first in {service.port, None}:
         return
-    ports[one.vip, one.pool] = None
+    ports[same] = None
     there = "the persistence" if service.persistence is not None else "flags: [mh-fallback]"
     what = (
-        f"mh has another table for each port, also without mh-port: a client of {first} and {service.port} "
-        "comes to two real servers (to one by chance; sh gave one)"
+        f"mh chooses for each port by itself, also without mh-port: a client that uses {first} and {service.port} has "
+        "two real servers, which are the same one only by chance"
     )
     do = (
-        f"write one service with a mark for all of these ports, and {there} there (`mark` in `anycast schema` has the "
-        "rule for nftables), or flags with mh-port if a client may have several"
+        f"write one service with a mark for all of these ports, and {there} there: a client then has one (`mark` in "
+        "`anycast schema` has the rule for nftables); or write flags: [mh-port, mh-fallback] if it may have several"
     )
     yield (*one.place, "persistence" if service.persistence is not None else "flags"), what, do
 

@@ -300,10 +300,18 @@ def test_a_client_of_two_ports_that_comes_to_two_servers_is_told_once(vips: str,
     found = warned(vips)
     assert fields(found) == places
     assert all(
-        "mh has another table for each port, also without mh-port: a client of 80 and 443 comes" in line
+        "also without mh-port: a client that uses 80 and 443 has two real servers" in line
         and "write one service with a mark" in line
         for line in found
     )
+
+
+@pytest.mark.parametrize(("second", "told"), [("[10.9.3.2, 10.9.3.1]", 1), ("[10.9.3.1, 10.9.3.3]", 0)])
+def test_the_same_real_servers_in_two_pools_are_the_same(second: str, told: int) -> None:
+    pools = f"pools: {{a: {{servers: [10.9.3.1, 10.9.3.2]}}, b: {{servers: {second}}}}}\n"
+    services = f"[{{port: 80, pool: a, {HASHED}}}, {{port: 443, pool: b, {HASHED}}}]"
+    found = warned(f"  shop: {{address: 192.0.2.3, services: {services}}}\n", pools + HEAD)
+    assert fields(found) == ["vips.shop.services[1].flags"] * told
 
 
 def test_two_vips_with_one_pool_are_not_one_service() -> None:
