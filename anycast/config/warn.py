@@ -214,13 +214,19 @@ def _apart(one: Served, ports: dict[_SameServers, int | None]) -> Iterator[Warne
 def _unlike(one: Served, marks: dict[int, Served]) -> Iterator[Warned]:
     """A mark is a service of its own for each address family."""
     service = one.service
-    if not service.mark or service.scheduler is not Scheduler.MH:
+    by_port = BY_PORT.get(service.scheduler)
+    if not service.mark or by_port is None:
         return
     first = marks.setdefault(service.mark, one)
-    if (SchedulerFlag.MH_PORT in service.flags) != (SchedulerFlag.MH_PORT in first.service.flags):
-        here, there = ("with", "without") if SchedulerFlag.MH_PORT in service.flags else ("without", "with")
+    other = BY_PORT[first.service.scheduler]
+    if (by_port in service.flags) != (other in first.service.flags):
+        here, there = (
+            (f"with {by_port}", "without it")
+            if by_port in service.flags
+            else (f"without {by_port}", f"with {other}")
+        )
         what = (
-            f"mark {service.mark} is {here} mh-port here and {there} it at {dotted(first.place)}: in one address family a "
+            f"mark {service.mark} is {here} here and {there} at {dotted(first.place)}: in one address family a "
             "client has one real server for all of the mark, in the other one for each connection"
         )
         yield (*one.place, "flags"), what, "write the same flags at both, or another mark"

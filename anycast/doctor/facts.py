@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Interface, IPv6Interface
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from anycast.core.dataplane.ipvs import Key
 from anycast.core.values.configuration import Address
@@ -118,6 +118,32 @@ class Beside:
     sysctl_conf: tuple[str, ...] = ()  # files with sysctls that are not read at boot
 
 
+class Announced(NamedTuple):
+    """A connection that another balancer has told of."""
+
+    protocol: int
+    vip: Address
+    port: int
+    mark: int
+    server: Address
+    server_port: int
+
+    @property
+    def served(self) -> tuple[object, ...]:
+        """By which service and at which real server. A mark has real servers without ports."""
+        if self.mark:
+            return self.mark, self.server
+        return self.protocol, self.vip, self.port, self.server, self.server_port
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """What other balancers announced by connection sync while they were listened to."""
+
+    ids: Mapping[int, frozenset[str]] = field(default_factory=dict)  # sync id: the addresses it came from
+    announced: frozenset[tuple[str, Announced]] = frozenset()  # with the address it came from; of our id
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseSocket:
     """The agent's socket for the plugin, and the user that is to open it."""
@@ -175,6 +201,7 @@ class Facts:
     managers: Managers = Managers()
     programs: frozenset[str] = frozenset()  # that run in this network namespace, by the kernel's names
     beside: Beside = Beside()
+    heard: Heard | None = None  # None: there is no connection sync, or it was not listened to
     clock_steps: str | None = None  # file and line that let chrony set the clock at any time
     unread: tuple[Unread, ...] = ()
 

@@ -84,6 +84,8 @@ class Code(StrEnum):
     TUNNEL_MTU = "tunnel_mtu"
     TUNNEL_REAL_SERVERS = "tunnel_real_servers"
     SYNC_INTERFACE = "sync_interface"
+    SYNC_ID = "sync_id"
+    SYNC_SERVERS = "sync_servers"
     CONDITION = "condition"
     IPVS_FOREIGN = "ipvs_foreign"
     UNCHECKED = "unchecked"

@@ -46,6 +46,7 @@ from anycast.doctor.packets import (
     vip_addresses,
 )
 from anycast.doctor.sources import accept_ra, advertised_routes, reverse_path6, source_addresses
+from anycast.doctor.sync import synced
 from anycast.doctor.table import table
 
 _MANY_SERVERS = 1000
@@ -95,6 +96,7 @@ def findings(facts: Facts, config: Config | None, *, connections: int | None = N
         reachability(facts, config),
         tunnels(facts, config),
         _sync(facts, config),
+        synced(facts, config),
         _foreign(facts, config),
         _unread(facts),
     )

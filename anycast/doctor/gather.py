@@ -16,9 +16,9 @@ from pathlib import Path
 from anycast import files_below, managers
 from anycast.core.dataplane.limit import CONN_MAX_FILE, STATUS, entries, limit_of
 from anycast.core.values.configuration import Address, Config, Node
-from anycast.doctor import network, programs, ruleset
+from anycast.doctor import multicast, network, programs, ruleset
 from anycast.doctor.demands import addresses_to_reach, sysctls_to_read
-from anycast.doctor.facts import Facts, LeaseSocket, Modules, Route, TableOption, Unread, conf
+from anycast.doctor.facts import Facts, Heard, LeaseSocket, Modules, Route, TableOption, Unread, conf
 from anycast.doctor.filter.rules import Table
 from anycast.files_below import FilesBelow
 from anycast.kernel import sysctl
@@ -58,8 +58,21 @@ async def gather(config: Config | None, root: Path = Path("/")) -> Facts:
             unread.append(Unread(what="the IPVS table", why=error.reason))
         else:
             facts = replace(facts, ipvs=frozenset(table.table))
-    rules, hidden = await asyncio.to_thread(ruleset.read, root, facts.modules)
-    return replace(facts, packet_filter=rules, unread=(*unread, *hidden))
+    (rules, hidden), heard = await asyncio.gather(
+        asyncio.to_thread(ruleset.read, root, facts.modules), _heard(facts, config, unread)
+    )
+    return replace(facts, heard=heard, packet_filter=rules, unread=(*unread, *hidden))
+
+
+async def _heard(facts: Facts, config: Config | None, unread: list[Unread]) -> Heard | None:
+    if config is None or config.connection_sync is None:
+        return None
+    own = {str(address.ip) for one in facts.interfaces or () for address in one.addresses}
+    try:
+        return await multicast.listen(config.connection_sync, own)
+    except OSError as error:
+        unread.append(Unread(what="what other balancers announce by connection sync", why=_why(error)))
+        return None
 
 
 async def _with_reverse_path6(facts: Facts, root: Path, unread: list[Unread]) -> Facts:

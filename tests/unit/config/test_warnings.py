@@ -323,19 +323,29 @@ def test_two_vips_with_one_pool_are_not_one_service() -> None:
     assert warned(vips, pool + HEAD) == []
 
 
-def test_a_mark_with_mh_port_in_one_family_alone_is_told() -> None:
-    def marked(flags: str) -> str:
-        four = "  four: {address: 192.0.2.4, mark: 7, check: icmp, servers: [10.9.3.1, 10.9.3.2]}\n"
-        six = f"  six: {{address: '2001:db8::4', mark: 7, check: icmp, servers: ['fd00:9::1', 'fd00:9::2']{flags}}}\n"
-        return four + six
-
-    assert warned(marked("")) == []
-    assert warned(marked(", scheduler: sh, flags: [sh-port, sh-fallback]")) == []
-    found = [line for line in warned(marked(f", {HASHED}")) if "mark 7" in line]
-    assert len(found) == 1
-    assert (
-        "vips.six.flags: mark 7 is without mh-port here and with it at vips.four: in one address" in found[0]
+@pytest.mark.parametrize(
+    ("four", "six", "told"),
+    [
+        ("", "", ""),
+        ("", ", scheduler: sh, flags: [sh-port, sh-fallback]", ""),
+        (", scheduler: rr", f", {HASHED}", ""),
+        ("", f", {HASHED}", "mark 7 is without mh-port here and with mh-port at vips.four: in one address"),
+        (f", {HASHED}", "", "mark 7 is with mh-port here and without it at vips.four: in one address"),
+        (
+            "",
+            ", scheduler: sh",
+            "mark 7 is without sh-port here and with mh-port at vips.four: in one address",
+        ),
+    ],
+)
+def test_a_mark_that_goes_by_ports_in_one_family_alone_is_told(four: str, six: str, told: str) -> None:
+    vips = (
+        f"  four: {{address: 192.0.2.4, mark: 7, check: icmp, servers: [10.9.3.1, 10.9.3.2]{four}}}\n"
+        f"  six: {{address: '2001:db8::4', mark: 7, check: icmp, servers: ['fd00:9::1', 'fd00:9::2']{six}}}\n"
     )
+    found = [line for line in warned(vips) if "mark 7" in line]
+    assert len(found) == bool(told)
+    assert all(f"vips.six.flags: {told}" in line for line in found)
 
 
 def test_remote_checksum_offload_is_told() -> None:

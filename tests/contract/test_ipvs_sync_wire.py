@@ -1,0 +1,206 @@
+"""Connection sync on the wire: how often connections with a packet a second are announced, and what the doctor hears of it.
+
+By default few connections for a moment. docs/measurements.md was made with ANYCAST_SYNC_CONNECTIONS=5000 and
+ANYCAST_SYNC_SECONDS=60, which takes some minutes: `pytest -s -m lab`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import socket
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from anycast.core.dataplane.kernel import SYNC_SYSCTLS, StartSync, SyncRole
+from anycast.core.values.configuration import ConnectionSync
+from anycast.doctor import multicast
+from anycast.doctor.facts import Heard
+from anycast.kernel import sysctl
+from tests.contract.namespaces import run
+from tests.contract.tables import played
+from tests.contract.test_ipvs_behaviours import (
+    ACK,
+    CLIENTS_OF,
+    VIP,
+    Seen,
+    nodes,
+    segment,
+    service,
+    table,
+    told,
+)
+from tests.contract.test_ipvs_flows import FAMILIES
+
+pytestmark = pytest.mark.lab
+CONNECTIONS = int(os.environ.get("ANYCAST_SYNC_CONNECTIONS", "100"))
+SECONDS = int(os.environ.get("ANYCAST_SYNC_SECONDS", "6"))  # of the measuring, and of sync_refresh_period
+SLICES = 10  # of a second
+BY_PACKETS = {"net.ipv4.vs.sync_threshold": "3 10", "net.ipv4.vs.sync_refresh_period": "0"}
+BY_TIME = {**SYNC_SYSCTLS, "net.ipv4.vs.sync_refresh_period": str(SECONDS)}
+NO_PACKET = {"net.ipv4.vs.sync_threshold": "3 0", "net.ipv4.vs.sync_refresh_period": "0"}
+ROUNDS = 9
+EVERY_PACKET = {"net.ipv4.vs.sync_threshold": "0 1", "net.ipv4.vs.sync_refresh_period": "0"}
+SYNC = ConnectionSync(interface="sync0", id=5)
+_EVERYTHING = 3  # ETH_P_ALL: also what leaves
+_SO_RCVBUFFORCE = 33
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Of `SECONDS`."""
+
+    packets: int
+    announcements: int
+    datagrams: int
+    bytes: int  # with the IP header
+
+    def __str__(self) -> str:
+        each = 1 / SECONDS
+        return (
+            f"{self.packets * each:.0f} packets/s: {self.announcements * each:.1f} announcements/s in "
+            f"{self.datagrams * each:.2f} datagrams/s, {self.bytes * each:.0f} bytes/s"
+        )
+
+
+@contextlib.contextmanager
+def _synced(sysctls: Mapping[str, str]) -> Iterator[tuple[Seen, Seen, socket.socket]]:
+    """Two nodes, the second hears the first; and what is heard."""
+    key = service(4)
+    with nodes(key, table(key, 4)) as (first, second), contextlib.ExitStack() as stack:
+        with second.node.inside():
+            there = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        stack.callback(os.close, there)
+        with first.node.inside():
+            peer = ("peer", "name", "sync0", "netns", f"/proc/{os.getpid()}/fd/{there}")
+            run("ip", "link", "add", "sync0", "type", "veth", *peer)
+        for number, one, role in ((1, first, SyncRole.MASTER), (2, second, SyncRole.BACKUP)):
+            with one.node.inside():
+                lines = f"link set sync0 up\naddr add 10.3.0.{number}/24 dev sync0\n"
+                run("ip", "-batch", "-", stdin=lines)
+                for name, value in sysctls.items():
+                    sysctl.write(name, value)
+                assert played(StartSync(role=role, sync=SYNC)) == ()
+        with second.node.inside():
+            line = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_EVERYTHING))
+        with line:
+            line.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 26)
+            line.bind(("sync0", _EVERYTHING))
+            line.setblocking(False)
+            yield first, second, line
+
+
+def _sends(first: Seen, seconds: int, ramp: int) -> Iterator[int]:
+    """A packet a second of each connection; how many, each tenth. They begin over the first `ramp` seconds."""
+    flows = [(CLIENTS_OF[4] + number // 50_000, 10_000 + number % 50_000) for number in range(CONNECTIONS)]
+    packets = [segment(flow, 80, ACK) for flow in flows]
+    with first.node.sender():
+        line = socket.socket(FAMILIES[4], socket.SOCK_RAW, socket.IPPROTO_RAW)
+    with line:
+        start = time.monotonic()
+        for number in range(seconds * SLICES):
+            begun = min(CONNECTIONS, CONNECTIONS * (number + 1) // (ramp * SLICES))
+            mine = packets[:begun][number % SLICES :: SLICES]
+            for one in mine:
+                line.sendto(one, (str(VIP[4]), 0))
+            yield len(mine)
+            time.sleep(max(0.0, start + (number + 1) / SLICES - time.monotonic()))
+
+
+def cost(sysctls: Mapping[str, str], ramp: int) -> Cost:
+    with _synced(sysctls) as (first, second, line):
+        packets = announcements = datagrams = size = 0
+        for number, count in enumerate(_sends(first, ramp + SECONDS, ramp)):
+            packets += count
+            for one in _taken(line):
+                if told(one, SYNC.port):
+                    announcements += len(told(one, SYNC.port))
+                    datagrams += 1
+                    size += len(one)
+            first.taken() if number % SLICES == 0 else None
+            if number == ramp * SLICES - 1:
+                packets = announcements = datagrams = size = 0
+        with second.node.inside():
+            known = len(Path("/proc/thread-self/net/ip_vs_conn").read_text().splitlines()) - 1
+    assert known == CONNECTIONS
+    return Cost(packets=packets, announcements=announcements, datagrams=datagrams, bytes=size)
+
+
+@pytest.mark.timeout(120 + 5 * SECONDS)
+def test_connections_are_announced_by_time_at_a_fraction_of_what_packets_cost(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    by_packets = cost(BY_PACKETS, min(10, SECONDS))
+    by_time = cost(BY_TIME, SECONDS)
+    with capsys.disabled():
+        print(f"\n{CONNECTIONS} connections\n3 10: {by_packets}\n3 0, refresh {SECONDS} s: {by_time}")
+    assert by_time.announcements < CONNECTIONS * 1.5
+    if SECONDS >= 10:
+        assert by_time.announcements * 3 < by_packets.announcements
+        assert by_time.bytes * 3 < by_packets.bytes
+
+
+@pytest.mark.timeout(300)
+def test_an_announcement_costs_less_than_the_packet_it_comes_with(capsys: pytest.CaptureFixture[str]) -> None:
+    """Time of all there is (both nodes, both daemons) on the lab kernel's one processor, in turns."""
+    took: dict[str, list[float]] = {"none": [], "every": []}
+    packets = [segment((CLIENTS_OF[4], 10_000 + number), 80, ACK) for number in range(min(CONNECTIONS, 5000))]
+    told_of = 0
+    with _synced(EVERY_PACKET) as (first, _, heard), first.node.sender():
+        line = socket.socket(FAMILIES[4], socket.SOCK_RAW, socket.IPPROTO_RAW)
+        with line:
+            for _, (name, sysctls) in itertools.product(
+                range(ROUNDS), (("none", NO_PACKET), ("every", EVERY_PACKET))
+            ):
+                with first.node.inside():
+                    for sysctl_name, value in sysctls.items():
+                        sysctl.write(sysctl_name, value)
+                begun = time.perf_counter()
+                for packet in packets * 4:
+                    line.sendto(packet, (str(VIP[4]), 0))
+                took[name].append(time.perf_counter() - begun)
+                first.taken()
+                told_of += sum(len(told(one, SYNC.port)) for one in _taken(heard))
+    assert told_of > len(packets) * 4 * ROUNDS / 2
+    none, every = (statistics.median(took[name]) / len(packets) / 4 * 1e6 for name in took)
+    with capsys.disabled():
+        print(
+            f"\na packet {none:.1f} us, with an announcement {every:.1f} us, {(every - none) / none:.0%} more"
+        )
+
+
+def _taken(line: socket.socket) -> Iterator[bytes]:
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            yield line.recv(65535)
+
+
+@pytest.mark.parametrize("sync_id", [SYNC.id, 9])
+def test_the_doctor_hears_what_another_balancer_announces_beside_the_kernels_own_daemon(sync_id: int) -> None:
+    sync = replace(SYNC, id=sync_id)
+    with _synced(EVERY_PACKET) as (first, second, _), ThreadPoolExecutor(1) as pool:
+
+        def listening() -> Heard:
+            with second.node.inside():
+                return asyncio.run(multicast.listen(sync, own=("10.3.0.2",), moment=6))
+
+        there = pool.submit(listening)
+        sent = sum(_sends(first, 5, 1))
+        heard = there.result()
+        with second.node.inside():
+            known = Path("/proc/thread-self/net/ip_vs_conn").read_text().count("\nTCP")
+    assert sent
+    assert known == CONNECTIONS
+    assert heard.ids == {SYNC.id: {"10.3.0.1"}}
+    servers = {str(one.server) for _, one in heard.announced}
+    assert servers == (
+        {str(one.address) for one in table(service(4), 4).destinations} if sync == SYNC else set()
+    )
