@@ -33,7 +33,6 @@ from anycast.kernel.errors import KernelUnavailable
 from anycast.kernel.ipvs import Ipvs
 
 # The kernel looks for connections without a real server a jiffy after a removal, in a thread of its own.
-EXPIRY = 0.1  # seconds
 _AT_ONCE = 1024  # operations that are looked at in one turn of the event loop
 
 _Single: TypeAlias = SetSysctl | SetTimeouts | StartSync | StopSync
@@ -163,7 +162,7 @@ class Kernel:
         if op.write_sysctl:
             _try_to_write(EXPIRE_NODEST, "1")
         failures = await self._ipvs.play(op.removals)
-        await asyncio.sleep(EXPIRY)  # what follows may add them again
+        await asyncio.sleep(op.seconds)
         return failures
 
     async def _reorder(self, op: ReorderDestinations) -> tuple[Failure, ...]:

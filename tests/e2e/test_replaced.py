@@ -191,7 +191,7 @@ def versatile(halved: Site) -> Iterator[Site]:
                 ip -6 route add fd00:1::/64 via fd00:9::1:1 table 100
             """
             site.lab.exec(name, "sh", "-c", script)
-            undo = f"ip rule del from 10.9.2.{number}; ip -6 rule del from fd00:9::2:{number}"
+            undo = f"ip rule del from 10.9.2.{number}; ip -6 rule del from fd00:9::2:{number}; ip route flush table 100; ip -6 route flush table 100"
             stack.callback(site.lab.exec, name, "sh", "-c", undo)
             for port in (8080, 8081):
                 argv = [

@@ -46,6 +46,16 @@ NAT_SYSCTLS: Mapping[int, Mapping[str, str]] = {
 
 # While it is 1 the connections of a real server that is removed are ended; while it is 0 they wait for its return.
 EXPIRE_NODEST = "net.ipv4.vs.expire_nodest_conn"
+# Once a real server is removed the kernel walks over all connections there are and ends those of it. A server that is back
+# before the walk has come by keeps the rest. So it stays away for this many seconds, and for each connection of it.
+WALK = 0.1
+ENDED_IN = 5e-6
+MOST_ENDED = 180_000  # by one operation: others wait for it
+
+
+def seconds_to_end(connections: int) -> float:
+    """How long a real server with so many connections stays away so that all of them, or the most, are ended."""
+    return WALK + ENDED_IN * min(connections, MOST_ENDED)
 
 
 class SyncRole(StrEnum):
@@ -166,11 +176,13 @@ class ExpireDestinations:
     """Remove real servers and end their connections: the next packet of each finds another server, which resets it.
 
     Otherwise (expire_nodest_conn=0) the kernel would silently drop their packets until they time out.
-    `write_sysctl`: that one may be made 1 before. Without it, it is as somebody else wants it.
+    `write_sysctl`: that one may be made 1 before. Without it, it is as somebody else wants it. `seconds`: that the kernel
+    has for it, before what follows may add them again.
     """
 
     removals: tuple[ipvs.RemoveDestination, ...]
     write_sysctl: bool = True
+    seconds: float = WALK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

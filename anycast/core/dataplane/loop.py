@@ -483,14 +483,17 @@ def _expire(
     now: float,
 ) -> Step:
     """End connections, and put the servers back to their place in the order. Of many, as many as one program takes."""
-    some = _as_many_as_fit(snapshot, lost)
+    some, ended = _as_many_as_fit(snapshot, lost)
     if len(some) < len(lost):
         kernel = replace(kernel, next_read=now)  # the others go with the next reading
-    expire = kernels.ExpireDestinations(removals=some, write_sysctl=state.config.manage_sysctls)
+    expire = kernels.ExpireDestinations(
+        removals=some, write_sysctl=state.config.manage_sysctls, seconds=kernels.seconds_to_end(ended)
+    )
     after = kernels.play(snapshot, (expire,))
     keys = dict.fromkeys(op.service for op in expire.removals)
     ops = (expire, *kernels.diff_of(after, state.desired, keys=keys, rest=False))
-    expired = {(op.service, op.key): now for op in expire.removals}
+    # Of too many the rest goes with the next reading.
+    expired = {(op.service, op.key): now for op in some} if ended <= kernels.MOST_ENDED else {}
     coming = kernels.play(snapshot, ops)
     kernel = replace(
         kernel,
@@ -514,17 +517,18 @@ def _expire(
 
 def _as_many_as_fit(
     snapshot: kernels.Snapshot, lost: tuple[ipvs.RemoveDestination, ...]
-) -> tuple[ipvs.RemoveDestination, ...]:
-    """Whole services: to put one real server back to its place may move all of its service."""
-    keys: dict[ipvs.Key, None] = {}
-    size = 0
+) -> tuple[tuple[ipvs.RemoveDestination, ...], int]:
+    """With the number of their connections. Whole services: to put one real server back to its place may move all of it."""
+    held: dict[ipvs.Key, Mapping[ipvs.DestinationKey, ipvs.Connections]] = {}
+    size = ended = 0
     for one in lost:
-        if one.service not in keys:
-            if size >= PROGRAM:
+        if one.service not in held:
+            if size >= PROGRAM or ended >= kernels.MOST_ENDED:
                 break
-            keys[one.service] = None
+            held[one.service] = snapshot.connections_of(one.service)
             size += len(snapshot.table[one.service].destinations)
-    return tuple(one for one in lost if one.service in keys)
+        ended += sum(held[one.service].get(one.key, ipvs.NO_CONNECTIONS))
+    return tuple(one for one in lost if one.service in held), ended
 
 
 def _to_read(state: State) -> tuple[str, ...]:

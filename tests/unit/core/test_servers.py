@@ -232,6 +232,31 @@ def test_connections_are_not_ended_again_and_again() -> None:
     assert expiries() == 2
 
 
+def test_the_more_connections_a_server_has_the_longer_it_stays_away_until_they_are_ended() -> None:
+    node = up(vip(expire_failed=0.0))
+    node.checks(Outcome.FAIL, 1)
+    before = len(node.programs)
+    busy(node, 1, active=40_000)
+    (expire,) = [
+        op for ops in node.programs[before:] for op in ops if isinstance(op, kernels.ExpireDestinations)
+    ]
+    assert expire.seconds == pytest.approx(kernels.WALK + 40_000 * kernels.ENDED_IN)
+
+
+def test_of_too_many_connections_the_rest_is_ended_with_the_next_reading() -> None:
+    node = up(vip(expire_failed=0.0))
+    node.checks(Outcome.FAIL, 1)
+    before = len(node.programs)
+    for active, expiries in ((kernels.MOST_ENDED + 1, 1), (kernels.MOST_ENDED + 1, 2), (7, 3), (7, 3)):
+        busy(node, 1, active=active)
+        node.wait(RECONCILE)
+        found = [
+            op for ops in node.programs[before:] for op in ops if isinstance(op, kernels.ExpireDestinations)
+        ]
+        assert len(found) == expiries
+        assert max(op.seconds for op in found) <= kernels.seconds_to_end(kernels.MOST_ENDED)
+
+
 def test_what_others_change_is_told_after_connections_could_not_be_ended() -> None:
     node = up(vip(expire_failed=0.0))
     node.checks(Outcome.FAIL, 1)

@@ -32,7 +32,7 @@ from anycast.core.dataplane.kernel import (
 )
 from anycast.core.values.configuration import Address, Forwarding, Protocol, Timeouts
 from anycast.core.values.persistent import PersistentMap
-from anycast.kernel import adapter, addresses, sysctl
+from anycast.kernel import addresses, sysctl
 from anycast.kernel.adapter import Kernel
 from anycast.kernel.errors import KernelUnavailable
 from anycast.kernel.ipvs import Ipvs, Reading
@@ -60,7 +60,6 @@ class Script:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.done: list[object] = []
         monkeypatch.setattr(sysctl, "write", lambda name, value: self.done.append((name, value)))
-        monkeypatch.setattr(adapter, "EXPIRY", 0.0)
         monkeypatch.setattr(Ipvs, "play", self._play)
 
     async def _play(self, ops: Sequence[IpvsOp]) -> tuple[Failure, ...]:
@@ -82,7 +81,7 @@ def test_connections_are_ended_by_a_sysctl_only_where_it_may_be_written(
     removal = RemoveDestination(service=key, key=(ip_address("10.0.0.1"), 80))
     for may in (True, False):
         script = Script(monkeypatch)
-        op = ExpireDestinations(removals=(removal,), write_sysctl=may)
+        op = ExpireDestinations(removals=(removal,), write_sysctl=may, seconds=0.0)
         assert asyncio.run(Kernel("lo").play([op])) == ()
         assert script.done == ([(EXPIRE_NODEST, "1"), removal] if may else [removal])
 
