@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,27 +15,38 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from anycast.core.dataplane.ipvs import (
-    AddDestination,
-    MoveDestination,
-    RemoveDestination,
-    ServiceEntry,
+from anycast.core.dataplane.ipvs import AddDestination, MoveDestination, RemoveDestination, ServiceEntry
+from anycast.core.dataplane.kernel import (
+    ExpireDestinations,
+    ReorderDestinations,
+    seconds_to_end,
 )
-from anycast.core.dataplane.kernel import ReorderDestinations
 from tests.contract.tables import played, snapshot
-from tests.contract.test_ipvs_behaviours import ACK, VIP, Flow, Seen, nodes, owners, segment, service, table
+from tests.contract.test_ipvs_behaviours import (
+    ACK,
+    VIP,
+    Flow,
+    Seen,
+    nodes,
+    owners,
+    segment,
+    service,
+    table,
+)
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 LARGE = int(os.environ.get("ANYCAST_LARGE", "4000"))  # connections
-SERVERS = 8
+REPAIRS = 9
+SERVERS = 4
 KEY = service(4)
-EACH = 50_000  # ports of a client
-WAITS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+ENTRY: ServiceEntry = table(KEY, SERVERS)
+_PORTS = 50_000  # of a client
+_AT_ONCE = 5000  # packets, until they are waited for
 
 
 def flows(number: int) -> Iterator[Flow]:
     for n in range(number):
-        yield IPv4Address("10.77.0.1") + n // EACH, 10_000 + n % EACH
+        yield IPv4Address("10.77.0.1") + n // _PORTS, 10_000 + n % _PORTS
 
 
 def filled(one: Seen, number: int) -> None:
@@ -43,52 +55,58 @@ def filled(one: Seen, number: int) -> None:
     with line:
         for n, flow in enumerate(flows(number)):
             line.sendto(segment(flow, 80, ACK), (str(VIP[4]), 0))
-            if n % 5000 == 0:
+            if n % _AT_ONCE == 0:
                 one.taken()
     one.taken()
 
 
 def held(one: Seen) -> dict[str, int]:
+    """The connections of each real server that has any."""
     with one.node.inside():
-        found = snapshot().connections_of(KEY)
-    return {str(at[0]): sum(counts) for at, counts in found.items()}
+        counts = snapshot().connections_of(KEY)
+    return {str(address): sum(each) for (address, _), each in counts.items()}
 
 
-def test_explore(capsys: pytest.CaptureFixture[str]) -> None:
-    entry: ServiceEntry = table(KEY, SERVERS)
-    with nodes(KEY, entry, 1) as (one,):
-
-        def moved() -> float:
-            moves = tuple(MoveDestination(service=KEY, destination=each) for each in entry.destinations)
-            with one.node.inside():
-                begun = time.perf_counter()
-                assert played(ReorderDestinations(moves=moves)) == ()
-                return time.perf_counter() - begun
-
-        empty = sorted(moved() for _ in range(9))
+def repaired(one: Seen) -> float:
+    """Seconds for which `expire_nodest_conn` was 0."""
+    moves = tuple(MoveDestination(service=KEY, destination=each) for each in ENTRY.destinations)
+    with one.node.inside():
         begun = time.perf_counter()
+        assert played(ReorderDestinations(moves=moves)) == ()
+        return time.perf_counter() - begun
+
+
+def test_a_repair_of_the_order_ends_nothing_and_takes_as_long_as_with_an_empty_table(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sample = list(flows(LARGE))[:: LARGE // 200]
+    with nodes(KEY, ENTRY, 1) as (one,):
+        empty = [repaired(one) for _ in range(REPAIRS)]
         filled(one, LARGE)
-        took = time.perf_counter() - begun
         before = held(one)
-        sample = list(flows(LARGE))[:: max(1, LARGE // 200)]
         where = owners(one.gets(segment(each, 80, ACK) for each in sample))
-        full = sorted(moved() for _ in range(9))
+        full = [repaired(one) for _ in range(REPAIRS)]
         assert owners(one.gets(segment(each, 80, ACK) for each in sample)) == where
-        with capsys.disabled():
-            print(
-                f"\n{LARGE} in {took:.1f} s; repair: {[round(x * 1000, 1) for x in empty]} ms empty, {[round(x * 1000, 1) for x in full]} ms full; {before}"
-            )
-        for each, wait in zip(entry.destinations, WAITS, strict=True):
-            down = replace(each, weight=0)
-            with one.node.inside():
-                assert played(RemoveDestination(service=KEY, key=each.key)) == ()
-                begun = time.perf_counter()
-                time.sleep(wait)
-                slept = time.perf_counter() - begun
-                assert played(AddDestination(service=KEY, destination=down)) == ()
-            left = held(one).get(str(each.address), 0)
-            time.sleep(1)
-            with capsys.disabled():
-                print(
-                    f"wait {wait * 1000:.0f} ms ({slept * 1000:.0f}): {left} of {before[str(each.address)]} left"
-                )
+        assert held(one) == before
+    assert sum(before.values()) == LARGE
+    with capsys.disabled():
+        times = [f"{statistics.median(took) * 1000:.1f} ms" for took in (empty, full)]
+        print(f"\nrepair of {SERVERS} real servers: {times[0]} without connections, {times[1]} with {LARGE}")
+
+
+def test_when_a_server_is_back_all_its_connections_have_been_ended_and_no_others(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first = ENTRY.destinations[0]
+    down = AddDestination(service=KEY, destination=replace(first, weight=0))
+    with nodes(KEY, ENTRY, 1) as (one,):
+        filled(one, LARGE)
+        before = held(one)
+        seconds = seconds_to_end(before[str(first.address)])
+        removal = RemoveDestination(service=KEY, key=first.key)
+        with one.node.inside():
+            assert played(ExpireDestinations(removals=(removal,), seconds=seconds), down) == ()
+        after = held(one)
+    with capsys.disabled():
+        print(f"\n{before[str(first.address)]} of {LARGE} connections ended in {seconds:.2f} s")
+    assert after == {address: count for address, count in before.items() if address != str(first.address)}

@@ -63,7 +63,9 @@ class Tcp:
         "server",
     )
     quiet: of.Period | None = setting(
-        "How long the server must leave the connection open. Default: a completed handshake is enough.", None
+        "How long the server must leave the connection open. It must leave 50ms of `timeout`, or half of it if that is "
+        "less. Default: a completed handshake is enough.",
+        None,
     )
 
 
@@ -74,8 +76,8 @@ class Udp:
     expect: of.Expression | None = setting("Regular expression (RE2) to be found in the reply.", None)
     expect_hex: of.Hex | None = setting("The first bytes of the reply, in hexadecimal.", None)
     quiet: of.Period | None = setting(
-        "With no reply expected: how long an ICMP unreachable is waited for. Default: 200ms, or half of `timeout` if "
-        "that is shorter.",
+        "With no reply expected: how long an ICMP unreachable is waited for; 50ms of `timeout` must be left. Default: "
+        "200ms, or half of `timeout` if that is shorter.",
         None,
     )
 
@@ -110,8 +112,8 @@ class Syslog:
     )
     tls: kinds.Tls | None = setting(kinds.SPEAK_TLS, None)
     quiet: of.Period | None = setting(
-        "Over tcp: how long the server must leave the connection open before the check closes it. Default: 200ms, or "
-        "half of `timeout` if that is shorter.",
+        "Over tcp: how long the server must leave the connection open before the check closes it; 50ms of `timeout` must "
+        "be left. Default: 200ms, or half of `timeout` if that is shorter.",
         None,
     )
     proof_port: of.Port | None = setting("TCP port of the real server that sends the messages it gets.", None)
