@@ -1,6 +1,6 @@
 """What the kernel does to connections when real servers are moved or taken out, as the table of connections grows.
 
-By default few connections. docs/measurements.md was made with ANYCAST_LARGE=200000: `pytest -s -m lab`.
+By default few connections. docs/measurements.md was made with ANYCAST_LARGE=100000: `pytest -s -m lab`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tests.contract.test_ipvs_behaviours import (
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 LARGE = int(os.environ.get("ANYCAST_LARGE", "4000"))  # connections
 REPAIRS = 9
-SERVERS = 4
+SERVERS = 8
 KEY = service(4)
 ENTRY: ServiceEntry = table(KEY, SERVERS)
 _PORTS = 50_000  # of a client

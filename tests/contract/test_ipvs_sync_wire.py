@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import os
 import socket
-import statistics
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -46,8 +44,6 @@ SECONDS = int(os.environ.get("ANYCAST_SYNC_SECONDS", "6"))  # of the measuring, 
 SLICES = 10  # of a second
 BY_PACKETS = {"net.ipv4.vs.sync_threshold": "3 10", "net.ipv4.vs.sync_refresh_period": "0"}
 BY_TIME = {**SYNC_SYSCTLS, "net.ipv4.vs.sync_refresh_period": str(SECONDS)}
-NO_PACKET = {"net.ipv4.vs.sync_threshold": "3 0", "net.ipv4.vs.sync_refresh_period": "0"}
-ROUNDS = 9
 EVERY_PACKET = {"net.ipv4.vs.sync_threshold": "0 1", "net.ipv4.vs.sync_refresh_period": "0"}
 SYNC = ConnectionSync(interface="sync0", id=5)
 _EVERYTHING = 3  # ETH_P_ALL: also what leaves
@@ -146,35 +142,6 @@ def test_connections_are_announced_by_time_at_a_fraction_of_what_packets_cost(
     if SECONDS >= 10:
         assert by_time.announcements * 3 < by_packets.announcements
         assert by_time.bytes * 3 < by_packets.bytes
-
-
-@pytest.mark.timeout(300)
-def test_an_announcement_costs_less_than_the_packet_it_comes_with(capsys: pytest.CaptureFixture[str]) -> None:
-    """Time of all there is (both nodes, both daemons) on the lab kernel's one processor, in turns."""
-    took: dict[str, list[float]] = {"none": [], "every": []}
-    packets = [segment((CLIENTS_OF[4], 10_000 + number), 80, ACK) for number in range(min(CONNECTIONS, 5000))]
-    told_of = 0
-    with _synced(EVERY_PACKET) as (first, _, heard), first.node.sender():
-        line = socket.socket(FAMILIES[4], socket.SOCK_RAW, socket.IPPROTO_RAW)
-        with line:
-            for _, (name, sysctls) in itertools.product(
-                range(ROUNDS), (("none", NO_PACKET), ("every", EVERY_PACKET))
-            ):
-                with first.node.inside():
-                    for sysctl_name, value in sysctls.items():
-                        sysctl.write(sysctl_name, value)
-                begun = time.perf_counter()
-                for packet in packets * 4:
-                    line.sendto(packet, (str(VIP[4]), 0))
-                took[name].append(time.perf_counter() - begun)
-                first.taken()
-                told_of += sum(len(told(one, SYNC.port)) for one in _taken(heard))
-    assert told_of > len(packets) * 4 * ROUNDS / 2
-    none, every = (statistics.median(took[name]) / len(packets) / 4 * 1e6 for name in took)
-    with capsys.disabled():
-        print(
-            f"\na packet {none:.1f} us, with an announcement {every:.1f} us, {(every - none) / none:.0%} more"
-        )
 
 
 def _taken(line: socket.socket) -> Iterator[bytes]:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
-from lab import configs, places
 from lab.control import Load
 from tests.e2e.site import NODES, PATIENCE, Document, Site, until
 
@@ -151,130 +147,39 @@ def test_an_agent_that_starts_with_other_real_servers_keeps_those_that_the_kerne
     assert site.vip("lb1")["announced"]
 
 
-MARK = 7
-BEHIND = [f"rs{number}" for number in OLD]
-SERVER = configs.checkout() / "lab" / "server.py"
-
-
 def ways(site: Site, node: str) -> set[str]:
-    """The real servers of the node's TCP services and marks that get new clients, each with its port and forwarding."""
+    """The real servers of the node's TCP services that get new clients, each with its port and forwarding."""
     found = set()
     for line in site.lab.exec(node, "ipvsadm", "-Sn").stdout.splitlines():
         words = line.split()
-        if words[:1] == ["-a"] and words[1] in ("-t", "-f") and words[words.index("-w") + 1] != "0":
+        if words[:2] == ["-a", "-t"] and words[words.index("-w") + 1] != "0":
             found.add(
                 words[words.index("-r") + 1] + "".join(one for one in words if one in ("-g", "-i", "-m"))
             )
     return found
 
 
-def expected(port: int, way: str, *, four: bool = True) -> set[str]:
-    """Of both families, or of IPv6 alone."""
-    six = {f"[fd00:9::2:{number}]:{port}{way}" for number in OLD}
-    return six | {f"10.9.2.{number}:{port}{way}" for number in OLD} if four else six
-
-
-@pytest.fixture
-def versatile(halved: Site) -> Iterator[Site]:
-    """Real servers that take tunnels, answer through lb1 what it masquerades, and listen at two ports more."""
-    site = halved
-    with contextlib.ExitStack() as stack:
-        for name in BEHIND:
-            number = name.removeprefix("rs")
-            script = f"""
-                for device in tunl0 sit0 ip6tnl0; do ip link set $device up || exit 1; done
-                ip -6 tunnel change ip6tnl0 mode any
-                for name in all tunl0 sit0 ip6tnl0; do echo 0 > /proc/sys/net/ipv4/conf/$name/rp_filter; done
-                ip rule add from 10.9.2.{number} lookup 100
-                ip route add 10.1.0.0/16 via 10.9.1.1 table 100
-                ip -6 rule add from fd00:9::2:{number} lookup 100
-                ip -6 route add fd00:1::/64 via fd00:9::1:1 table 100
-            """
-            site.lab.exec(name, "sh", "-c", script)
-            undo = f"ip rule del from 10.9.2.{number}; ip -6 rule del from fd00:9::2:{number}; ip route flush table 100; ip -6 route flush table 100"
-            stack.callback(site.lab.exec, name, "sh", "-c", undo)
-            for port in (8080, 8081):
-                argv = [
-                    *places.entry(name),
-                    sys.executable,
-                    "-I",
-                    "-S",
-                    str(SERVER),
-                    name,
-                    str(port),
-                    str(port),
-                ]
-                process = stack.enter_context(subprocess.Popen(argv))
-                stack.callback(process.kill)
-        yield site
-
-
-def marked(site: Site, node: str) -> None:
-    """What comes from the clients to port 80 has the mark."""
-    action = f"action skbedit mark {MARK}"
-    site.lab.exec(node, "tc", "qdisc", "add", "dev", "up0", "clsact")
-    for words in (
-        "protocol ip prio 1 u32 match ip dport 80 0xffff",
-        "protocol ipv6 prio 2 u32 match ip6 dport 80 0xffff",
-    ):
-        site.lab.exec(node, "tc", "filter", "add", "dev", "up0", "ingress", *words.split(), *action.split())
-
-
-def test_every_form_of_replacement_one_after_another_leaves_no_client_without_a_server(
-    versatile: Site, capsys: pytest.CaptureFixture[str]
+def test_another_forwarding_is_for_new_clients_and_ends_nothing(
+    halved: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Another forwarding, family, port with its forwarding, port alone, a mark in the place of a port."""
-    site, node = versatile, "lb1"
+    site, node = halved, "lb1"
+    script = """
+        for device in tunl0 ip6tnl0; do ip link set $device up || exit 1; done
+        for name in all tunl0 ip6tnl0; do echo 0 > /proc/sys/net/ipv4/conf/$name/rp_filter; done
+    """
+    for number in OLD:
+        site.lab.exec(f"rs{number}", "sh", "-c", script)
     site.only(node)
     quiet = site.route_events()
     with site.lab.load(CONNECTIONS, probes=NEW_A_SECOND, ready_timeout=PATIENCE) as load:
-
-        def replaced(title: str, wanted: set[str], change: Callable[[Document], None]) -> None:
-            load.mark()
-            with site.edit(node) as config:
-                config["timing"]["server_drain"] = "1h"
-                change(config)
-            site.reload(node)
-            until(lambda: ways(site, node) == wanted, f"{wanted}, not {ways(site, node)}")
-            load.wait_answered(PATIENCE)
-            stats = told(load, title, capsys)
-            assert (stats["broken"], stats["moved"], stats["probes"]["failed"]) == (0, 0, 0), stats
-
-        def tunnel(config: Document) -> None:
+        load.mark()
+        with site.edit(node) as config:
+            config["timing"]["server_drain"] = "1h"
             config["vips"]["web"]["forwarding"] = "tunnel"
-
-        def family(config: Document) -> None:
-            for server in config["pools"]["web"]["servers"]:
-                server["addresses"] = server["addresses"][1:]
-
-        def masqueraded(port: int) -> Callable[[Document], None]:
-            def change(config: Document) -> None:
-                whole = site.originally(node)["pools"]["web"]
-                servers = [one | {"port": port} for one in whole["servers"] if one["name"] in BEHIND]
-                config["pools"]["behind"] = whole | {"servers": servers}
-                config["vips"]["web"]["services"][0] |= {"pool": "behind", "forwarding": "nat"}
-
-            return change
-
-        def mark(config: Document) -> None:
-            whole = site.originally(node)["pools"]["web"]
-            del config["pools"]["behind"]
-            config["pools"]["web"]["servers"] = [one for one in whole["servers"] if one["name"] in BEHIND]
-            check = whole["check"] | {"port": 80}
-            config["vips"]["web"]["services"][0] = {
-                "mark": MARK,
-                "pool": "web",
-                "check": check,
-                "forwarding": "dr",
-            }
-
-        replaced("another forwarding", expected(80, "-i"), tunnel)
-        replaced("another family", expected(80, "-i", four=False), family)
-        replaced("another forwarding and port", expected(8080, "-m"), masqueraded(8080))
-        replaced("another port", expected(8081, "-m"), masqueraded(8081))
-        marked(site, node)
-        try:
-            replaced("a mark in the place of a port", expected(0, "-g"), mark)
-        finally:
-            site.lab.exec(node, "tc", "qdisc", "del", "dev", "up0", "clsact")
+        site.reload(node)
+        wanted = {f"{at.format(number)}:80-i" for number in OLD for at in ("10.9.2.{}", "[fd00:9::2:{}]")}
+        until(lambda: ways(site, node) == wanted, f"{node} to send new clients to {wanted}")
+        load.wait_answered(PATIENCE)
+        stats = told(load, "another forwarding", capsys)
+    assert (stats["broken"], stats["moved"], stats["probes"]["failed"]) == (0, 0, 0), stats
     assert site.lab.watch().events[quiet:] == []
