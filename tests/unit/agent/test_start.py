@@ -20,6 +20,7 @@ from anycast.cli.client import command
 from anycast.cli.main import main as cli
 from anycast.cli.nagios import State, report
 from anycast.config import kept
+from anycast.config.apart import Reading
 from anycast.core.confirmation import Stage
 from tests.unit.agent.reading import HereReading
 from tests.unit.agent.test_main import CONFIG, ROOT, Agent, configure, finished, free_port
@@ -178,6 +179,7 @@ def test_a_file_that_is_away_for_a_moment_is_waited_for(
     file = configure(tmp_path, CONFIG)
     text = file.read_text()
     file.unlink()
+    monkeypatch.setattr(start, "Reading", Reading)  # a process of its own: it waits
     monkeypatch.setattr(threading, "active_count", lambda: threads)
     begun = start.begin_patiently(file, meanwhile=lambda: file.write_text(text))
     assert [vip.name for vip in begun.loaded.config.vips] == ["web"]
