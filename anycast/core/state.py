@@ -266,7 +266,13 @@ class State:
 
     @property
     def known_plugins(self) -> Plugins:
-        return Plugins(reports=self.plugins, lost_until=self.lost_until)
+        silent = [each.silent_since for each in self.plugins.values() if each is not None]
+        since = max((each for each in silent if each is not None), default=-math.inf)
+        return Plugins(
+            reports=self.plugins,
+            lost_until=self.lost_until,
+            silent_until=since + self.config.bgp.hold_time,
+        )
 
 
 def prefix_of(address: Address) -> Prefix:

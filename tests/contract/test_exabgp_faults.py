@@ -24,6 +24,8 @@ pytestmark = [pytest.mark.bgp, pytest.mark.skipif(bool(bgp.missing()), reason=bg
 
 V4, W4, V6 = VIPS4[0], VIPS4[1], VIPS6[0]
 BOTH = (Route(prefix=V4, med=100, communities=("65001:7",)), Route(prefix=V6))
+MANY = tuple(f"65001:{number}" for number in range(1, 140))
+HOLD = 3.0  # seconds; `bgp` has it in the configuration of ExaBGP
 LONG = 120.0  # seconds; a lease that a test does not see the end of
 
 
@@ -125,6 +127,66 @@ def test_an_exabgp_that_answers_no_more_is_ended(node: Node) -> None:
     node.agent.grant(*BOTH)
     assert node.exabgp.wait(PATIENCE)
     node.router.wait_without(V4)
+
+
+def test_an_exabgp_that_stood_still_is_seen_within_the_hold_time_and_its_routes_come_back(node: Node) -> None:
+    """The router has dropped them meanwhile, with sessions that looked up on the node."""
+    node.up()
+    before = node.want(*BOTH)
+    node.router.wait_for(V4, V6)
+    with _stopped(node.exabgp.pid):
+        stopped = time.monotonic()
+        report = node.agent.wait(lambda report: report.silent_since is not None)
+        assert report.silent_since is not None
+        # Known from then on: by the clock of the report, for this machine may be slow.
+        assert report.silent_since + HOLD / 2 - stopped <= HOLD
+        assert all(one.state == "up" for one in report.neighbors)
+        node.router.wait_without(V4, V6)
+    after = node.agent.wait(lambda report: report.silent_since is None and not report.pending)
+    assert (after.pid, after.exabgp_pid) == (before.pid, before.exabgp_pid)
+    node.router.wait_for(V4, V6)
+    assert node.up().announced == {V4, V6}
+    node.barrier()
+    assert node.router.has(V4)
+    assert node.router.has(V6)
+    assert node.router.path(V4)["metric"] == 100
+
+
+def test_what_was_asked_of_a_full_pipe_holds_when_exabgp_goes_on(site: Site) -> None:
+    """More than the 64 KiB of the pipe is to be said while ExaBGP does not read: nothing of it is lost or doubled."""
+    routes = [Route(prefix=prefix, communities=MANY) for prefix in VIPS4]
+    with bgp.node(site, own=VIPS4) as node:
+        node.up()
+        before = node.want(*routes[::2])
+        node.router.wait_for(VIPS4[0])
+        with _stopped(node.exabgp.pid):
+            number = node.agent.grant(*routes[1::2])
+            # It goes on with its leases, and says that it waits.
+            waits = node.agent.wait(lambda report: report.seq > number and report.silent_since is not None)
+            assert waits.pending
+            node.router.wait_without(*VIPS4)
+        node.up()
+        after = node.want(*routes[1::2])
+        assert (after.pid, after.errors) == (before.pid, before.errors)
+        node.barrier()
+        assert [node.router.has(prefix) for prefix in VIPS4] == [False, True] * (len(VIPS4) // 2)
+
+
+def test_a_plugin_that_stands_still_with_its_exabgp_is_seen_by_the_agent(node: Node) -> None:
+    """A frozen unit, a paused container: the guardian stands still too, so nobody ends them."""
+    before = node.want(*BOTH)
+    node.router.wait_for(V4, V6)
+    with contextlib.ExitStack() as still:
+        for pid in (node.exabgp.pid, before.pid, *_children(before.pid)):
+            still.enter_context(_stopped(pid))
+        mute = node.agent.wait(lambda report: report.mute)
+        assert mute.silent_since is not None
+        assert mute.announced == {V4, V6}
+        node.router.wait_without(V4, V6)
+    node.agent.wait(lambda report: not report.mute and report.announced == {V4, V6} and not report.pending)
+    node.router.wait_for(V4, V6)
+    assert node.up().pid == before.pid
+    assert node.agent.connections == 1
 
 
 def test_a_cleared_session_comes_back_with_the_same_routes(node: Node) -> None:
@@ -411,8 +473,7 @@ def test_a_full_pipe_to_exabgp_holds_up_neither_the_watchdog_nor_the_end_of_a_st
     site: Site,
 ) -> None:
     """More than the 64 KiB of the pipe is to be said while ExaBGP does not read."""
-    communities = tuple(f"65001:{number}" for number in range(1, 140))
-    routes = [Route(prefix=prefix, communities=communities) for prefix in VIPS4]
+    routes = [Route(prefix=prefix, communities=MANY) for prefix in VIPS4]
     with bgp.node(site, own=VIPS4) as node:
         node.up()
         node.exabgp.send(signal.SIGSTOP)
@@ -463,6 +524,10 @@ def _stopped(pid: int) -> Iterator[None]:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _until(holds: Callable[[], bool]) -> None:

@@ -399,7 +399,10 @@ def test_an_exabgp_that_has_not_answered_for_a_moment_still_announces() -> None:
 
 def test_of_an_exabgp_that_does_not_answer_nothing_is_known_and_the_age_grows_by_itself() -> None:
     node = silent(4.0)
-    words = "ExaBGP has not answered for 4 s: it is not known what it announces and which sessions are up"
+    words = (
+        "ExaBGP has not answered for 4 s: it is not known what it announces and which sessions are up; routers drop its "
+        "routes 9 s after its last keepalive"
+    )
     found = web(node)
     assert (found["announced"], found["obstacle_reason"], found["obstacle"]) == (
         False,
@@ -488,6 +491,7 @@ def test_a_plugin_that_has_not_reported_has_nulls() -> None:
             "acks": None,
             "oldest_ack_age_s": None,
             "silent": None,
+            "mute": None,
             "lease_expired": None,
             "late_leases": None,
         }
