@@ -228,8 +228,7 @@ def _lost(state: State, source: int) -> State:
     )
     # It withdraws when its lease runs out, or is ended by its watchdog if it hangs.
     until = state.lost_until if empty else max(state.lost_until, lease.runs_out + PATIENCE)
-    # One that stands still, and its ExaBGP with it, is ended by nobody.
-    return replace(state, plugins=left, lost_until=max(until, state.known_plugins.silent_until))
+    return replace(state, plugins=left, lost_until=until, still_until=state.known_plugins.still_until)
 
 
 def _probed(state: State, results: tuple[tuple[Target, healths.Result], ...], now: float) -> Step:

@@ -50,7 +50,9 @@ class Plugins:
 
     reports: Mapping[int, Report | None] = field(default_factory=dict)
     lost_until: float = float("-inf")
-    silent_until: float = float("-inf")  # until then routers may keep the routes of an ExaBGP that stands still
+    still_until: float = float(
+        "-inf"
+    )  # until then routers may keep the routes of an ExaBGP that stands still
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +90,7 @@ def followed(withdrawal: Withdrawal, plugins: Plugins, *, settle: float, now: fl
         left = _left(withdrawal, plugins, now)
         if left != withdrawal.left:
             withdrawal = replace(withdrawal, left=left)
-        if now >= max(withdrawal.gives_up_at, plugins.silent_until):
+        if now >= max(withdrawal.gives_up_at, plugins.still_until):
             withdrawal = _moved(withdrawal, Signal.RAN_OUT, now)
         elif not left:
             withdrawal = _moved(withdrawal, Signal.ACKNOWLEDGED, now)

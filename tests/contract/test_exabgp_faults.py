@@ -25,7 +25,6 @@ pytestmark = [pytest.mark.bgp, pytest.mark.skipif(bool(bgp.missing()), reason=bg
 V4, W4, V6 = VIPS4[0], VIPS4[1], VIPS6[0]
 BOTH = (Route(prefix=V4, med=100, communities=("65001:7",)), Route(prefix=V6))
 MANY = tuple(f"65001:{number}" for number in range(1, 140))
-HOLD = 3.0  # seconds; `bgp` has it in the configuration of ExaBGP
 LONG = 120.0  # seconds; a lease that a test does not see the end of
 
 
@@ -129,17 +128,13 @@ def test_an_exabgp_that_answers_no_more_is_ended(node: Node) -> None:
     node.router.wait_without(V4)
 
 
-def test_an_exabgp_that_stood_still_is_seen_within_the_hold_time_and_its_routes_come_back(node: Node) -> None:
-    """The router has dropped them meanwhile, with sessions that looked up on the node."""
+def test_an_exabgp_that_stood_still_is_seen_and_its_routes_come_back(node: Node) -> None:
+    """The router has dropped them meanwhile, with sessions that looked up on the node. How soon: the plugin's test."""
     node.up()
     before = node.want(*BOTH)
     node.router.wait_for(V4, V6)
     with _stopped(node.exabgp.pid):
-        stopped = time.monotonic()
         report = node.agent.wait(lambda report: report.silent_since is not None)
-        assert report.silent_since is not None
-        # Known from then on: by the clock of the report, for this machine may be slow.
-        assert report.silent_since + HOLD / 2 - stopped <= HOLD
         assert all(one.state == "up" for one in report.neighbors)
         node.router.wait_without(V4, V6)
     after = node.agent.wait(lambda report: report.silent_since is None and not report.pending)

@@ -260,7 +260,7 @@ def stage_ends(state: State, progress: Progress) -> float | None:
     if ends is None or not progress.waits_for_plugins:
         return ends
     # Routers may keep the routes of an ExaBGP that stands still for longer.
-    return max(ends, state.known_plugins.silent_until + timing.settle)
+    return max(ends, state.known_plugins.still_until + timing.settle)
 
 
 def wakes(state: State, now: float) -> list[float]:

@@ -421,6 +421,27 @@ def test_of_an_exabgp_that_does_not_answer_nothing_is_known_and_the_age_grows_by
     assert web(node)["announced"]
 
 
+def test_of_a_hold_time_of_three_seconds_nothing_is_known_half_of_it_after_the_question() -> None:
+    node = silent(1.5)
+    assert web(node)["announced"]
+    bgp = replace(node.state.config.bgp, hold_time=3)
+    node.send(ev.Reconfigured(config=replace(node.state.config, bgp=bgp)))
+    assert web(node)["obstacle_reason"] == "exabgp_silent"
+    assert "routers drop its routes 3 s after" in web(node)["obstacle"]
+
+
+def test_a_plugin_that_stands_still_with_its_exabgp_is_said_to() -> None:
+    node = healthy()
+    node.report(silent_since=node.now - 4.0, mute=True)
+    assert reasons(node).startswith(
+        "ExaBGP's plugin has not answered for 4 s: it is not known what it announces"
+    )
+    assert not web(node)["announced"]
+    assert {each["state"] for each in status(node)["neighbors"]} == {"unknown"}
+    (plugin,) = status(node)["plugins"]
+    assert (plugin["silent"], plugin["mute"]) == (True, True)
+
+
 def test_what_a_second_exabgp_announces_is_known_although_the_first_does_not_answer() -> None:
     node = silent(4.0)
     node.report(2)

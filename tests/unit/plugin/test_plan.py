@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
 from anycast.core.values.lease import full_lease
-from anycast.core.values.report import Report
+from anycast.core.values.report import Report, silent_for
 from anycast.core.values.route import Prefix, Route, drained
 from anycast.plugin import codec
 from anycast.plugin.conversation import MOVING, OWES, PING, QUERY, SILENCE
 from anycast.plugin.journal import Writing
+from anycast.plugin.main import IDLE
 from anycast.plugin.plan import BATCH, BATCH_FROM, REASSERT, RELOADED, SETTLE, Planner
 from anycast.plugin.prefixes import RETRY_ANNOUNCE, RETRY_WITHDRAW, WITHDRAW_TRIES
 
@@ -511,6 +513,26 @@ def test_the_report_says_since_when_exabgp_has_not_answered_until_it_answers() -
     x.done()
     assert x.report().silent_since is None
     assert x.plan.revision > before + 1
+
+
+@pytest.mark.parametrize("hold_time", [3, 4, 5, 9])
+def test_an_exabgp_that_stands_still_is_known_within_its_hold_time(hold_time: int) -> None:
+    """From its last answer on. The plugin passes each IDLE, so question and report may each be so late."""
+    x = Exchange().started()
+    stood = x.now
+    while silent_for(x.report(), hold_time, x.now) is None:
+        x.wait(IDLE)
+        x.commands()
+    assert x.now + IDLE - stood <= hold_time
+    assert x.plan.stuck is None
+
+
+def test_a_question_is_asked_only_where_nothing_else_was_answered() -> None:
+    x = Exchange().started()
+    for number in range(1, 21):
+        x.lease(replace(ROUTE_A, med=number))
+        assert codec.VERSION not in x.settle()
+        x.wait(PING / 2)
 
 
 def test_time_in_which_we_did_not_run_ourselves_is_no_silence_of_exabgp() -> None:
