@@ -167,6 +167,31 @@ def test_what_was_asked_of_a_full_pipe_holds_when_exabgp_goes_on(site: Site) -> 
         assert [node.router.has(prefix) for prefix in VIPS4] == [False, True] * (len(VIPS4) // 2)
 
 
+def test_an_exabgp_whose_log_nobody_reads_is_ended(
+    site: Site,
+) -> None:
+    """A journald that stands still: ExaBGP waits in a write to its stderr, which is the plugin's too."""
+    with bgp.node(site, own=VIPS4) as node:
+        node.up()
+        node.exabgp.end(grace=0.0)
+        with _unread(node.log):
+            node.start()
+            # Of each route ExaBGP logs a line for the session of the other family.
+            node.agent.grant(*(Route(prefix=prefix) for prefix in VIPS4))
+            assert node.agent.wait_or_end(lambda report: report.silent_since is not None, node.exabgp)
+            assert node.exabgp.wait(PATIENCE)
+        node.router.wait_without(*VIPS4)
+
+
+def test_an_exabgp_whose_answers_are_switched_off_announces_nothing_and_is_ended(site: Site) -> None:
+    with bgp.node(site, own=[V4], env={"exabgp_api_ack": "false"}) as node:
+        before = node.router.now()
+        node.agent.grant(Route(prefix=V4))
+        assert node.exabgp.wait(PATIENCE)
+        assert node.router.heard(V4, before).strip("-") == ""
+        assert "ExaBGP is stuck (no answer for 5 s to:" in node.log.read_text()
+
+
 def test_a_plugin_that_stands_still_with_its_exabgp_is_seen_by_the_agent(node: Node) -> None:
     """A frozen unit, a paused container: the guardian stands still too, so nobody ends them."""
     before = node.want(*BOTH)
@@ -519,6 +544,21 @@ def _stopped(pid: int) -> Iterator[None]:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def _unread(log: Path) -> Iterator[None]:
+    """In the block the log is a pipe with room for a page, and nobody reads it."""
+    log.unlink()
+    os.mkfifo(log)
+    pipe = os.open(log, os.O_RDWR)
+    try:
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, select.PIPE_BUF)
+        yield
+    finally:
+        os.close(pipe)
+        log.unlink()
+        log.touch()
 
 
 def _children(pid: int) -> list[int]:
