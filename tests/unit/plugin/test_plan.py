@@ -523,7 +523,7 @@ def test_an_exabgp_that_stands_still_is_known_within_its_hold_time(hold_time: in
     while silent_for(x.report(), hold_time, x.now) is None:
         x.wait(IDLE)
         x.commands()
-    assert x.now + IDLE - stood <= hold_time
+        assert x.now + IDLE - stood <= hold_time
     assert x.plan.stuck is None
 
 
