@@ -360,6 +360,15 @@ def test_one_silence_has_one_age_wherever_the_page_speaks_of_it() -> None:
     assert set(told) <= {"206 s", "3 min"}
 
 
+def test_a_plugin_that_stands_still_with_its_exabgp_is_on_the_page_with_what_it_means() -> None:
+    node = scenes.healthy()
+    node.report(silent_since=node.now - 4.0, mute=True)
+    text = parsed(node).text
+    assert re.search(r"no answer of the plugin for \d+ s", text)
+    assert "routers drop its routes 9 s after its last keepalive" in text
+    assert "systemctl thaw anycast-exabgp" in text, "what stands"
+
+
 def test_the_page_is_served_and_to_head() -> None:
     node = scenes.healthy()
 
