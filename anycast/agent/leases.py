@@ -16,6 +16,7 @@ import structlog
 
 from anycast.agent.door import Door, Guest, Limits
 from anycast.core.events import Event, PluginConnected, PluginLost, PluginReported
+from anycast.core.values.report import SILENT
 from anycast.lease import (
     NO_REPORT,
     Ask,
@@ -41,7 +42,7 @@ READ_SIZE = 16 * 1024  # bytes
 PACE = 0.01  # seconds between two of them
 # Of a plugin that does not know differences: what five thousand VIPs need, and more.
 MAX_REPORT = 512 * 1024  # bytes
-MUTE = 2.0  # seconds of leases without a report: a plugin answers each
+MUTE = SILENT  # seconds of leases without a report: a plugin answers each
 CLOSE_PATIENCE = 1.0  # seconds to hand over what is in the buffers
 # A plugin needs one connection; who has one and says nothing makes way for another.
 LIMITS = Limits(process=4, user=16, others=32)

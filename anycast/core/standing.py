@@ -13,7 +13,7 @@ from anycast.core.reload import server_names
 from anycast.core.rendering import digest
 from anycast.core.state import CONTEST_ENDS, CONTESTED, State
 from anycast.core.values.configuration import Config
-from anycast.core.values.report import Report, silent_for
+from anycast.core.values.report import SILENT, Report, silent_for
 from anycast.core.values.standing import MAX_TEXT, Condition, Standing
 
 CLOCK_STANDS = 600.0  # seconds after the clock was set
@@ -126,13 +126,19 @@ def _of_plugins(state: State) -> dict[tuple[Condition, str], str]:
     return found
 
 
+def wakes(state: State, now: float) -> list[float]:
+    """Future instants at which an ExaBGP that owes an answer counts as silent."""
+    silences = [one.silent_since + SILENT for one in _reports(state) if one.silent_since is not None]
+    return [at for at in silences if at > now]
+
+
 def _of_silence(state: State, now: float) -> str:
     """The text does not grow with the silence: it stands as it began."""
     hold = state.config.bgp.hold_time
     for report in _reports(state):
-        if silent_for(report, hold, now) is None:
+        if silent_for(report, now) is None:
             continue
-        dropped = f"routers drop what it announced {hold} s after its last keepalive (bgp.hold_time)"
+        dropped = f"routers drop what it announced within {hold} s of its last keepalive (bgp.hold_time)"
         if report.mute:
             return (
                 f"the plugin (pid {report.pid}) of ExaBGP (pid {report.exabgp_pid}) does not answer: if both stand still, "

@@ -139,6 +139,7 @@ def next_wake(state: State, now: float) -> float:
     times.append(state.leave_at)
     if state.lost_until > now:
         times.append(state.lost_until)
+    times += standing.wakes(state, now)
     if state.stopping_since is not None:
         times.append(state.stopping_since + STOP_PATIENCE)
     return min(times)

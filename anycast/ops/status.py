@@ -90,7 +90,7 @@ class PrefixStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Silence:
-    """Of an ExaBGP. `mute`: its plugin does not answer either. `hold_time`: after so many seconds routers drop its routes."""
+    """Of an ExaBGP. `mute`: its plugin does not answer either. `hold_time`: after so many seconds at the most routers drop its routes."""
 
     seconds: float
     mute: bool
@@ -107,7 +107,7 @@ class Silence:
         """With what it means."""
         return (
             f"{self.who}: it is not known what it announces and which sessions are up; routers drop its routes "
-            f"{self.hold_time} s after its last keepalive"
+            f"within {self.hold_time} s of its last keepalive"
         )
 
 
@@ -471,9 +471,10 @@ def _silence(state: State, now: float) -> Silence | None:
 
 
 def _silence_of(state: State, report: Report, now: float) -> Silence | None:
-    hold_time = state.config.bgp.hold_time
-    seconds = silent_for(report, hold_time, now)
-    return None if seconds is None else Silence(seconds=seconds, mute=report.mute, hold_time=hold_time)
+    seconds = silent_for(report, now)
+    if seconds is None:
+        return None
+    return Silence(seconds=seconds, mute=report.mute, hold_time=state.config.bgp.hold_time)
 
 
 def _carriers(state: State, now: float) -> dict[int, tuple[NeighborState, ...]]:

@@ -36,7 +36,7 @@ EXPLAINED = {CEASE_PREFIXES: TOO_MANY, CEASE_COLLISION: HELD}
 """What a router means, where its NOTIFICATION has no words of its own."""
 
 
-SILENT = 2.0
+SILENT = 1.5
 """Seconds without an answer after which nothing that ExaBGP said before counts."""
 
 
@@ -108,10 +108,10 @@ class Report:
     touched: frozenset[Prefix] | None = field(default=None, compare=False)
 
 
-def silent_for(report: Report, hold_time: float, now: float) -> float | None:
+def silent_for(report: Report, now: float) -> float | None:
     """Seconds for which ExaBGP has not answered; None: it answers, or has time for it yet.
 
-    Routers drop its routes `hold_time` seconds after it stood still: by then it is known, also of three seconds.
+    Routers may drop its routes three seconds after it stood still, the shortest hold time: by then it is known.
     """
     silence = 0.0 if report.silent_since is None else now - report.silent_since
-    return silence if silence >= min(SILENT, hold_time / 2) else None
+    return silence if silence >= SILENT else None

@@ -12,7 +12,7 @@ from anycast.core.maintenance.stages import NODE, Maintenance
 from anycast.core.rendering import digest
 from anycast.core.standing import CLOCK_STANDS
 from anycast.core.values.configuration import Neighbor
-from anycast.core.values.report import Report
+from anycast.core.values.report import SILENT, Report
 from anycast.core.values.standing import MAX_TEXT, Condition
 from tests.fakes import EPOCH, Node, up, vip
 
@@ -180,13 +180,15 @@ def test_a_plugin_that_is_refused_is_forgotten_once_one_reports() -> None:
 
 def test_an_exabgp_that_does_not_answer_stands_until_it_does_and_is_told_to_hooks() -> None:
     node = up()
-    reports(node, silent_since=node.now, pid=46)
-    node.wait(1.9)
+    began_at = node.now
+    reports(node, silent_since=began_at, pid=46)
+    node.wait(1.4)
     assert kinds(node) == set(), "it has time for it yet"
     node.wait(1.0)
+    assert node.state.standing[Condition.EXABGP_SILENT, ""].since == began_at + SILENT
     text = node.state.standing[Condition.EXABGP_SILENT, ""].text
     assert text.startswith(
-        "ExaBGP (pid 47) does not answer: routers drop what it announced 9 s after its last"
+        "ExaBGP (pid 47) does not answer: routers drop what it announced within 9 s of its last"
     )
     assert "systemctl restart anycast-exabgp" in text
     node.wait(60.0)

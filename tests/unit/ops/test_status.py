@@ -393,15 +393,15 @@ def silent(seconds: float) -> Node:
 
 
 def test_an_exabgp_that_has_not_answered_for_a_moment_still_announces() -> None:
-    assert web(silent(1.9))["announced"]
-    assert reasons(silent(1.9)) == ""
+    assert web(silent(1.4))["announced"]
+    assert reasons(silent(1.4)) == ""
 
 
 def test_of_an_exabgp_that_does_not_answer_nothing_is_known_and_the_age_grows_by_itself() -> None:
     node = silent(4.0)
     words = (
         "ExaBGP has not answered for 4 s: it is not known what it announces and which sessions are up; routers drop its "
-        "routes 9 s after its last keepalive"
+        "routes within 9 s of its last keepalive"
     )
     found = web(node)
     assert (found["announced"], found["obstacle_reason"], found["obstacle"]) == (
@@ -419,15 +419,6 @@ def test_of_an_exabgp_that_does_not_answer_nothing_is_known_and_the_age_grows_by
     assert summary(node.state, node.now) == words
     node.report()
     assert web(node)["announced"]
-
-
-def test_of_a_hold_time_of_three_seconds_nothing_is_known_half_of_it_after_the_question() -> None:
-    node = silent(1.5)
-    assert web(node)["announced"]
-    bgp = replace(node.state.config.bgp, hold_time=3)
-    node.send(ev.Reconfigured(config=replace(node.state.config, bgp=bgp)))
-    assert web(node)["obstacle_reason"] == "exabgp_silent"
-    assert "routers drop its routes 3 s after" in web(node)["obstacle"]
 
 
 def test_a_plugin_that_stands_still_with_its_exabgp_is_said_to() -> None:

@@ -245,7 +245,7 @@ def test_of_an_exabgp_that_does_not_answer_why_says_that_nothing_is_known() -> N
     node.now += 4.0
     words = (
         "ExaBGP has not answered for 4 s: it is not known what it announces and which sessions are up; routers drop its "
-        "routes 9 s after its last keepalive"
+        "routes within 9 s of its last keepalive"
     )
     assert explained(node)["text"] == f"whether web is announced is not known: {words}"
     assert link(node, "exabgp")["text"] == words
