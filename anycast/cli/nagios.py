@@ -55,7 +55,7 @@ def _critical(document: Mapping[str, Any]) -> Iterator[str]:
             whose = "the plugin of ExaBGP" if plugin.get("mute") else "ExaBGP"
             yield (
                 f"{whose} (pid {plugin['exabgp_pid']}) has not answered for {plugin['oldest_ack_age_s']:.0f} s: routers drop "
-                "its routes after the hold time"
+                "its routes within the hold time"
             )
     for vip in document["vips"]:
         if not vip["announced"] and vip["reason"] not in _ON_PURPOSE:

@@ -48,7 +48,9 @@ def concluded(before: State, state: State, now: float) -> tuple[State, list[Effe
     if config or state.plugins is not before.plugins:
         state = _rendered(before, state)
         found |= _of_plugins(state)
-    if (Condition.EXABGP_SILENT, "") in state.standing or any(one.silent_since for one in _reports(state)):
+    if (Condition.EXABGP_SILENT, "") in state.standing or any(
+        one.silent_since is not None for one in _reports(state)
+    ):
         found[Condition.EXABGP_SILENT, ""] = _of_silence(state, now)
     if maintenance or state.wall_offset != before.wall_offset or state.clock_set is not before.clock_set:
         found |= _of_clock(state, now)

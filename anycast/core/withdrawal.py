@@ -50,9 +50,7 @@ class Plugins:
 
     reports: Mapping[int, Report | None] = field(default_factory=dict)
     lost_until: float = float("-inf")
-    still_until: float = float(
-        "-inf"
-    )  # until then routers may keep the routes of an ExaBGP that stands still
+    still_until: float = float("-inf")  # until then routers may have those of an ExaBGP that stands still
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

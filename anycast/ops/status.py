@@ -90,7 +90,7 @@ class PrefixStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Silence:
-    """Of an ExaBGP. `mute`: its plugin does not answer either. `hold_time`: after so many seconds at the most routers drop its routes."""
+    """Of an ExaBGP. `mute`: it is its plugin that does not answer. `hold_time`: seconds until routers drop its routes, at most."""
 
     seconds: float
     mute: bool
