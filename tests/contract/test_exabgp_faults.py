@@ -444,9 +444,9 @@ def test_a_vip_that_is_a_route_of_the_file_goes_again_after_a_reload(node: Node,
     node.configure(node.conf().replace(*_static(route)))
     node.exabgp.send(signal.SIGUSR1)
     _until(lambda: "+" in node.router.heard(V4, before) and node.router.heard(V4, before)[-1] == "-")
-    node.router.wait_without(V4)
     node.barrier()
-    assert not node.router.has(V4)
+    # A busy ExaBGP may come to the routes of its file after what is said first; then the second time counts.
+    node.router.wait_without(V4)
 
 
 def test_a_vip_whose_line_has_left_the_file_is_announced_again_as_leased(node: Node) -> None:
@@ -457,14 +457,14 @@ def test_a_vip_whose_line_has_left_the_file_is_announced_again_as_leased(node: N
     node.start()
     node.up()
     node.want(*BOTH)
-    _until(lambda: node.router.path(V4).get("metric") == 100)
+    _until(lambda: _metric(node) == 100)
     node.configure(conf)
     before = node.router.now()
     node.exabgp.send(signal.SIGUSR1)
     _until(lambda: node.router.heard(V4, before)[-1:] == "+")
     node.barrier()
-    assert node.router.has(V4)
-    assert node.router.path(V4)["metric"] == 100
+    _until(lambda: _metric(node) == 100)  # at the latest by what is said the second time
+    node.router.wait_for(V4)
 
 
 def test_a_router_that_has_had_too_many_prefixes_takes_them_once_it_is_told_to(node: Node) -> None:
@@ -563,6 +563,13 @@ def _unread(log: Path) -> Iterator[None]:
 
 def _children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _metric(node: Node) -> object:
+    """Of the route to V4 at the router; None: there is none."""
+    with contextlib.suppress(KeyError):
+        return node.router.path(V4)["metric"]
+    return None
 
 
 def _until(holds: Callable[[], bool]) -> None:
