@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from lab import netns
-from lab.processes import child_of
+from lab.control import What
 from lab.topology import VIPS
 from tests.e2e.site import NODES, OPS_PORT, Site, until
 
@@ -166,13 +166,12 @@ def test_an_exabgp_that_stands_still_with_its_plugin_is_told_of_everywhere_and_c
 ) -> None:
     """A frozen unit, a paused container: nobody ends it, the routers drop its routes, and BGP looks up on the node."""
     with _still(site, "lb3"):
-        (began,) = site.logged("lb3", "condition.began")
-        assert began["kind"] == "exabgp_silent"
+        assert "exabgp_silent" in [event["kind"] for event in site.logged("lb3", "condition.began")]
         vip = site.vip("lb3")
         assert (vip["announced"], vip["obstacle_reason"]) == (False, "exabgp_silent")
         status = site.status("lb3")
         assert {each["state"] for each in status["neighbors"]} == {"unknown"}
-        assert [each["kind"] for each in status["standing"]] == ["exabgp_silent"]
+        assert "exabgp_silent" in [each["kind"] for each in status["standing"]]
         code, body = site.http("lb3", "/readyz")
         assert code == 503
         assert "ExaBGP's plugin has not answered for" in body
@@ -186,18 +185,16 @@ def test_an_exabgp_that_stands_still_with_its_plugin_is_told_of_everywhere_and_c
         site.routed(["lb1", "lb2"])
     site.routed(NODES)
     site.ready("lb3")
-    assert [event["kind"] for event in site.logged("lb3", "condition.ended")] == ["exabgp_silent"]
+    assert "exabgp_silent" in [event["kind"] for event in site.logged("lb3", "condition.ended")]
     assert site.lab.alive("lb3", "exabgp")
 
 
 @contextlib.contextmanager
 def _still(site: Site, node: str) -> Iterator[None]:
     """ExaBGP, its plugin and the plugin's guardian stand still in the block."""
-    plugin, exabgp = (site.lab.process(node, what) for what in ("plugin", "exabgp"))
-    assert plugin is not None
-    assert exabgp is not None
-    guardian = child_of(plugin)
-    still = [one for one in (guardian, plugin, exabgp) if one is not None]
+    names: tuple[What, ...] = ("guardian", "plugin", "exabgp")
+    still = [one for one in (site.lab.process(node, what) for what in names) if one is not None]
+    assert len(still) == len(names)
     for one in still:
         one.send(signal.SIGSTOP)
     try:
