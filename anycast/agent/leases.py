@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import os
 import pwd
 import socket
@@ -15,6 +16,7 @@ import structlog
 
 from anycast.agent.door import Door, Guest, Limits
 from anycast.core.events import Event, PluginConnected, PluginLost, PluginReported
+from anycast.core.values.report import SILENT
 from anycast.lease import (
     NO_REPORT,
     Ask,
@@ -40,6 +42,7 @@ READ_SIZE = 16 * 1024  # bytes
 PACE = 0.01  # seconds between two of them
 # Of a plugin that does not know differences: what five thousand VIPs need, and more.
 MAX_REPORT = 512 * 1024  # bytes
+MUTE = SILENT  # seconds of leases without a report: a plugin answers each
 CLOSE_PATIENCE = 1.0  # seconds to hand over what is in the buffers
 # A plugin needs one connection; who has one and says nothing makes way for another.
 LIMITS = Limits(process=4, user=16, others=32)
@@ -85,7 +88,9 @@ class _Connection:
         self.seq: int | None = None  # of the lease it was given last; None: it is owed the full set
         self.whole_seq: int | None = None  # of the full set it was given last
         self.report = NO_REPORT
+        self.unanswered: float | None = None  # when it got the first lease that it has not answered
         self.waiting: asyncio.Task[None] | None = None
+        self._told_mute = False
         self._room = MAX_BACKLOG
         self._unread = 0
         self._stalled_since = 0.0
@@ -112,6 +117,16 @@ class _Connection:
             self._unread, self._stalled_since = unread, now
         return bool(unread) and now - self._stalled_since >= STALLED
 
+    def fell_silent(self, now: float) -> Report | None:
+        """Once for each silence: what it has said, as of a plugin that does not answer. To be asked at each lease."""
+        if self.unanswered is None:
+            self.unanswered, self._told_mute = now, False
+        if self._told_mute or now - self.unanswered < MUTE or self.report is NO_REPORT:
+            return None
+        self._told_mute = True
+        since = self.unanswered if self.report.silent_since is None else self.report.silent_since
+        return replace(self.report, silent_since=since, mute=True, touched=frozenset())
+
     def hear(self, messages: Iterable[Message]) -> Report | None:
         """The newest report that they make, if any. Raises ProtocolError."""
         heard: Report | None = None
@@ -123,7 +138,7 @@ class _Connection:
                     new = report_after(self.report, message)
                 case _:
                     continue
-            self.report = new
+            self.report, self.unanswered = new, None
             heard = new if heard is None else told_together(heard, new)
         return heard
 
@@ -141,6 +156,7 @@ class LeaseServer:
         self._numbers = itertools.count(1)
         self._connections: dict[int, _Connection] = {}
         self._newest: _Outgoing | None = None
+        self._sent_at = -math.inf
         self._uid: int | None = None  # of the user, once it is known
         self._asked_at = -ASKED_AGAIN  # when it was looked up
         self._asking: asyncio.Task[None] | None = None
@@ -163,8 +179,15 @@ class LeaseServer:
         One that is behind gets the newest when it has read. What it holds until then runs out by itself.
         """
         self._newest = _Outgoing(lease, None if self._newest is None else self._newest.lease)
-        for connection in self._connections.values():
+        now = asyncio.get_running_loop().time()
+        late, self._sent_at = now - self._sent_at > MUTE / 2 + lease.ttl / 3, now
+        for source, connection in self._connections.items():
+            if late:
+                # We did not run ourselves, and what it said may wait to be read.
+                connection.unanswered = None
             self._give(connection)
+            if (mute := connection.fell_silent(now)) is not None:
+                self._post(PluginReported(source=source, report=mute))
 
     def _give(self, connection: _Connection) -> None:
         if self._newest is None or connection.transport.is_closing() or connection.give(self._newest):

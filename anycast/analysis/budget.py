@@ -14,9 +14,9 @@ from enum import StrEnum
 from anycast.core.health.compose import leaves
 from anycast.core.values.configuration import Check, Config, Leaf, Neighbor, Protocol, Rule
 
-# Seconds: the plugin asks ExaBGP 2 s after its last answer, waits 5 s for the next, and kills 1 s after SIGTERM;
+# Seconds: the plugin asks ExaBGP 1 s after its last answer, waits 5 s for the next, and kills 1 s after SIGTERM;
 # it looks four times a second.
-STUCK = 8.5
+STUCK = 7.5
 GUARDIAN = 2.75  # seconds: the plugin's guardian ends ExaBGP after 2.5 s, and counts in quarters of a second
 ROUTER_DIALS = 2.0  # seconds between two attempts of a router as we render it
 LONG_HOLD = 10.0  # seconds

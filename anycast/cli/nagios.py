@@ -52,7 +52,11 @@ def _critical(document: Mapping[str, Any]) -> Iterator[str]:
         yield f"kernel unavailable: {kernel['error']}"
     for plugin in document["plugins"]:
         if plugin.get("silent"):
-            yield f"ExaBGP (pid {plugin['exabgp_pid']}) has not answered for {plugin['oldest_ack_age_s']:.0f} s"
+            whose = "the plugin of ExaBGP" if plugin.get("mute") else "ExaBGP"
+            yield (
+                f"{whose} (pid {plugin['exabgp_pid']}) has not answered for {plugin['oldest_ack_age_s']:.0f} s: routers drop "
+                "its routes within the hold time"
+            )
     for vip in document["vips"]:
         if not vip["announced"] and vip["reason"] not in _ON_PURPOSE:
             why = "; ".join(text for text in (vip["detail"], vip["obstacle"]) if text)
@@ -64,7 +68,8 @@ def _warnings(document: Mapping[str, Any]) -> Iterator[str]:
     if document["node"]["stopping"]:
         yield "the agent is stopping"
     for one in document.get("standing", []):
-        yield one["text"]
+        if one["kind"] != "exabgp_silent":  # which is critical
+            yield one["text"]
     if not document["vips"]:
         yield "no VIP is configured"
     for entry in document["maintenance"]:

@@ -13,7 +13,7 @@ from anycast.core.reload import server_names
 from anycast.core.rendering import digest
 from anycast.core.state import CONTEST_ENDS, CONTESTED, State
 from anycast.core.values.configuration import Config
-from anycast.core.values.report import Report
+from anycast.core.values.report import SILENT, Report, silent_for
 from anycast.core.values.standing import MAX_TEXT, Condition, Standing
 
 CLOCK_STANDS = 600.0  # seconds after the clock was set
@@ -48,6 +48,10 @@ def concluded(before: State, state: State, now: float) -> tuple[State, list[Effe
     if config or state.plugins is not before.plugins:
         state = _rendered(before, state)
         found |= _of_plugins(state)
+    if (Condition.EXABGP_SILENT, "") in state.standing or any(
+        one.silent_since is not None for one in _reports(state)
+    ):
+        found[Condition.EXABGP_SILENT, ""] = _of_silence(state, now)
     if maintenance or state.wall_offset != before.wall_offset or state.clock_set is not before.clock_set:
         found |= _of_clock(state, now)
     if config or maintenance:
@@ -122,6 +126,33 @@ def _of_plugins(state: State) -> dict[tuple[Condition, str], str]:
     if _reports(state):
         found[Condition.PLUGIN_REFUSED, ""] = ""  # another one was let in
     return found
+
+
+def wakes(state: State, now: float) -> list[float]:
+    """Future instants at which an ExaBGP that owes an answer counts as silent."""
+    silences = [one.silent_since + SILENT for one in _reports(state) if one.silent_since is not None]
+    return [at for at in silences if at > now]
+
+
+def _of_silence(state: State, now: float) -> str:
+    """The text does not grow with the silence: it stands as it began."""
+    hold = state.config.bgp.hold_time
+    for report in _reports(state):
+        if silent_for(report, now) is None:
+            continue
+        dropped = f"routers drop what it announced within {hold} s of its last keepalive (bgp.hold_time)"
+        if report.mute:
+            return (
+                f"the plugin (pid {report.pid}) of ExaBGP (pid {report.exabgp_pid}) does not answer: if both stand still, "
+                f"{dropped}, and nobody ends them (`anycast doctor` names a frozen unit: `systemctl thaw anycast-exabgp`; "
+                "else `systemctl restart anycast-exabgp`: its sessions and routes are away until it is up again)"
+            )
+        return (
+            f"ExaBGP (pid {report.exabgp_pid}) does not answer: {dropped}; after 5 s the plugin ends it, and its unit starts "
+            "it again (if this stays: `systemctl restart anycast-exabgp`; its sessions and routes are away until it is up "
+            "again)"
+        )
+    return ""
 
 
 def _orphans(state: State) -> str:

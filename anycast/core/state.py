@@ -246,6 +246,7 @@ class State:
     lease: LeaseState = LeaseState()
     plugins: Mapping[int, Report | None] = field(default_factory=dict)
     lost_until: float = -math.inf  # until then a plugin that is not connected may hold routes
+    still_until: float = -math.inf  # until then routers may have routes of a plugin that was lost while mute
     stopping_since: float | None = None
     stop: Withdrawal | None = None  # of everything, once stopping
     exited: bool = False
@@ -266,7 +267,14 @@ class State:
 
     @property
     def known_plugins(self) -> Plugins:
-        return Plugins(reports=self.plugins, lost_until=self.lost_until)
+        """One that is mute may stand still together with its ExaBGP: then nobody ends them, and the hold time counts."""
+        mute = (each.silent_since for each in self.plugins.values() if each is not None and each.mute)
+        since = max((each for each in mute if each is not None), default=-math.inf)
+        return Plugins(
+            reports=self.plugins,
+            lost_until=max(self.lost_until, self.still_until),
+            still_until=max(self.still_until, since + self.config.bgp.hold_time),
+        )
 
 
 def prefix_of(address: Address) -> Prefix:

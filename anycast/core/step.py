@@ -139,6 +139,7 @@ def next_wake(state: State, now: float) -> float:
     times.append(state.leave_at)
     if state.lost_until > now:
         times.append(state.lost_until)
+    times += standing.wakes(state, now)
     if state.stopping_since is not None:
         times.append(state.stopping_since + STOP_PATIENCE)
     return min(times)
@@ -228,7 +229,7 @@ def _lost(state: State, source: int) -> State:
     )
     # It withdraws when its lease runs out, or is ended by its watchdog if it hangs.
     until = state.lost_until if empty else max(state.lost_until, lease.runs_out + PATIENCE)
-    return replace(state, plugins=left, lost_until=until)
+    return replace(state, plugins=left, lost_until=until, still_until=state.known_plugins.still_until)
 
 
 def _probed(state: State, results: tuple[tuple[Target, healths.Result], ...], now: float) -> Step:

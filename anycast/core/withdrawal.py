@@ -3,7 +3,8 @@
 First the lease no longer has them; then every plugin reports, prefix by prefix, that ExaBGP has acknowledged the
 withdraw; then the routers get time to follow. A plugin that is connected but silent may hang with the route still
 announced, and a lost one may announce it until its lease runs out or its watchdog ends it. Until then silence is not an
-acknowledgement.
+acknowledgement. Where plugin and ExaBGP stand still together (frozen, paused) no watchdog strikes, and routers keep the
+routes for the hold time.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Plugins:
 
     reports: Mapping[int, Report | None] = field(default_factory=dict)
     lost_until: float = float("-inf")
+    still_until: float = float("-inf")  # until then routers may have those of an ExaBGP that stands still
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +68,7 @@ class Withdrawal:
 
     @property
     def gives_up_at(self) -> float:
-        """The instant by which the prefixes are gone, whatever plugins report."""
+        """The instant by which the prefixes are gone, whatever plugins report, unless an ExaBGP stands still."""
         return self.runs_out + PATIENCE
 
     def wakes_at(self, settle: float) -> float | None:
@@ -86,7 +88,7 @@ def followed(withdrawal: Withdrawal, plugins: Plugins, *, settle: float, now: fl
         left = _left(withdrawal, plugins, now)
         if left != withdrawal.left:
             withdrawal = replace(withdrawal, left=left)
-        if now >= withdrawal.gives_up_at:
+        if now >= max(withdrawal.gives_up_at, plugins.still_until):
             withdrawal = _moved(withdrawal, Signal.RAN_OUT, now)
         elif not left:
             withdrawal = _moved(withdrawal, Signal.ACKNOWLEDGED, now)

@@ -716,6 +716,7 @@ class _Page:
                 waits = "its routes stay announced as the last resort, so that routers move to other nodes"
             case Stage.WITHDRAWN if progress.waits_for_plugins:
                 waits = "waits for the plugins to acknowledge the withdraw"
+                waits += f"; {self.routes.silence.text}" if self.routes.silence is not None else ""
             case Stage.WITHDRAWN:
                 waits = "waits for routers to follow the withdraw"
             case Stage.QUIET:
@@ -982,7 +983,8 @@ class _Page:
             else:
                 told = f"ExaBGP {_short(str(one['exabgp_version'] or 'of unknown version'))}, pid {one['exabgp_pid']}; {one['acks']} commands taken, {one['errors']} refused"
                 told += "; its lease has run out" if one["lease_expired"] else ""
-                told += f"; no answer for {one['oldest_ack_age_s']:.0f} s" if one["silent"] else ""
+                whose = "no answer of the plugin" if one["mute"] else "no answer"
+                told += f"; {whose} for {one['oldest_ack_age_s']:.0f} s" if one["silent"] else ""
             facts.append(("Plugin", told))
         if not plugins:
             facts.append(("Plugin", "none is connected"))

@@ -35,7 +35,7 @@ from anycast.core.names import nearest
 from anycast.core.state import State, VipState, health_of, kernel_table, prefix_of, services_of
 from anycast.core.values.configuration import Address, Forwarding, Neighbor, Prefix, Service, Vip
 from anycast.core.values.moment import iso
-from anycast.core.values.report import EXPLAINED, NeighborState, Report
+from anycast.core.values.report import EXPLAINED, NeighborState, Report, silent_for
 from anycast.core.values.standing import Condition, Standing
 from anycast.core.vip.decide import Advertise, Reason, ServiceFacts, Verdict
 from anycast.core.vip.facts import connections_of, furthest, held_for, is_at_rest, recent_crashes, start_hold
@@ -50,7 +50,6 @@ VERSION = 1
 LIVE_TTLS = 3  # lease lifetimes without a step of the engine before it counts as hung
 NAMED = 3  # VIPs named in the summary
 LISTED = 20  # VIPs named where one is asked for that is not there
-SILENT = 2.0  # seconds without an answer after which nothing that ExaBGP said before counts
 FAMILIES = {4: "IPv4", 6: "IPv6"}
 NO_VIP = "no VIP is configured: there is nothing to announce"
 NO_PLUGIN = "no plugin is connected (is ExaBGP running with the anycast plugin?)"
@@ -90,6 +89,29 @@ class PrefixStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Silence:
+    """Of an ExaBGP. `mute`: it is its plugin that does not answer. `hold_time`: seconds until routers drop its routes, at most."""
+
+    seconds: float
+    mute: bool
+    hold_time: int
+
+    @property
+    def who(self) -> str:
+        """`ExaBGP has not answered for 4 s`."""
+        whose = "ExaBGP's plugin" if self.mute else "ExaBGP"
+        return f"{whose} has not answered for {self.seconds:.0f} s"
+
+    @property
+    def text(self) -> str:
+        """With what it means."""
+        return (
+            f"{self.who}: it is not known what it announces and which sessions are up; routers drop its routes "
+            f"within {self.hold_time} s of its last keepalive"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Routing:
     """What the lease wants and what the plugins made of it, worked out once for all VIPs."""
 
@@ -99,7 +121,7 @@ class Routing:
     failed: Mapping[Prefix, str]
     sessions: Mapping[int, tuple[NeighborState, ...]]  # by the family they carry: 4, 6
     plugin: bool  # some plugin is connected
-    silence: float | None  # seconds for which some ExaBGP has not answered; None: each answers
+    silence: Silence | None  # of an ExaBGP that does not answer; None: each answers
 
     def session_is_up(self) -> bool:
         return any(_count_up(sessions) for sessions in self.sessions.values())
@@ -226,7 +248,7 @@ def frame(
         "requirements": _requirements(state, clock),
         "traffic": _node_traffic(state, now, traffic),
         "kernel": _kernel(state, now),
-        "plugins": [_plugin(source, report, now) for source, report in sorted(state.plugins.items())],
+        "plugins": [_plugin(state, source, now) for source in sorted(state.plugins)],
         "neighbors": [
             {
                 "address": neighbor.address,
@@ -295,7 +317,7 @@ def summary(state: State, now: float) -> str:
     if not state.plugins:
         words = "no plugin is connected, nothing is announced"
     elif (silent := _silence(state, now)) is not None:
-        words = silence_text(silent)
+        words = silent.text
     elif not any(map(_count_up, _carriers(state, now).values())):
         words = "no BGP session is up, nothing is announced"
     more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
@@ -345,7 +367,7 @@ def _obstacles(state: State, now: float) -> Iterator[str]:
         return
     routes = routing(state, now)
     if routes.silence is not None:
-        yield silence_text(routes.silence)
+        yield routes.silence.text
         return
     if not routes.session_is_up():
         yield no_session_at_all(routes)
@@ -379,13 +401,11 @@ def neighbors(state: State, now: float) -> tuple[NeighborState, ...]:
     """
     known: dict[str, NeighborState] = {}
     for report in _reports(state):
-        silence = silent_for(report, now)
+        silence = _silence_of(state, report, now)
         for heard in report.neighbors:
             name = _canonical(heard.address)
             if silence is not None:
-                unknown = replace(
-                    heard, state="unknown", changed=now - silence, reason=_not_answered(silence)
-                )
+                unknown = replace(heard, state="unknown", changed=now - silence.seconds, reason=silence.who)
                 known.setdefault(name, replace(unknown, address=name))
                 continue
             present = known.get(name)
@@ -416,20 +436,6 @@ def _reports(state: State) -> list[Report]:
     return [report for _, report in sorted(state.plugins.items()) if report is not None]
 
 
-def silent_for(report: Report, now: float) -> float | None:
-    """Seconds for which ExaBGP has not answered the plugin; None: it answers, or has time for it yet."""
-    silence = 0.0 if report.silent_since is None else now - report.silent_since
-    return silence if silence >= SILENT else None
-
-
-def _not_answered(silence: float) -> str:
-    return f"ExaBGP has not answered for {silence:.0f} s"
-
-
-def silence_text(silence: float) -> str:
-    return f"{_not_answered(silence)}: it is not known what it announces and which sessions are up"
-
-
 def no_session(routes: Routing, version: int) -> str:
     """That no session carries the family, with the neighbors that should."""
     sessions = routes.sessions[version]
@@ -457,10 +463,18 @@ def configured_families(state: State) -> dict[str, frozenset[int]]:
     }
 
 
-def _silence(state: State, now: float) -> float | None:
+def _silence(state: State, now: float) -> Silence | None:
     """The longest; None: every ExaBGP answers."""
-    silences = (silent_for(report, now) for report in _reports(state))
-    return max((silence for silence in silences if silence is not None), default=None)
+    silences = (_silence_of(state, report, now) for report in _reports(state))
+    known = [silence for silence in silences if silence is not None]
+    return max(known, key=lambda silence: silence.seconds, default=None)
+
+
+def _silence_of(state: State, report: Report, now: float) -> Silence | None:
+    seconds = silent_for(report, now)
+    if seconds is None:
+        return None
+    return Silence(seconds=seconds, mute=report.mute, hold_time=state.config.bgp.hold_time)
 
 
 def _carriers(state: State, now: float) -> dict[int, tuple[NeighborState, ...]]:
@@ -475,7 +489,7 @@ def _carriers(state: State, now: float) -> dict[int, tuple[NeighborState, ...]]:
 
 
 def routing(state: State, now: float) -> Routing:
-    answering = [report for report in _reports(state) if silent_for(report, now) is None]
+    answering = [report for report in _reports(state) if _silence_of(state, report, now) is None]
     return Routing(
         wanted=frozenset(state.lease.routes or ()),
         acknowledged=frozenset().union(*(set(one.announced).difference(one.pending) for one in answering)),
@@ -538,7 +552,7 @@ def _obstacle_text(routes: Routing, prefix: PrefixStatus) -> str:
         case Obstacle.NO_PLUGIN:
             return NO_PLUGIN
         case Obstacle.EXABGP_SILENT:
-            return silence_text(routes.silence or 0.0)
+            return "" if routes.silence is None else routes.silence.text
         case Obstacle.ROUTE_REFUSED:
             return f"{prefix.prefix}: {prefix.failed}"
         case Obstacle.NO_SESSION:
@@ -917,8 +931,9 @@ def _kernel(state: State, now: float) -> dict[str, Any]:
     }
 
 
-def _plugin(source: int, report: Report | None, now: float) -> dict[str, Any]:
+def _plugin(state: State, source: int, now: float) -> dict[str, Any]:
     """A plugin that is connected; one that has not reported yet has nulls."""
+    report = state.plugins[source]
     since = report.silent_since if report else None
     return {
         "source": source,
@@ -929,7 +944,8 @@ def _plugin(source: int, report: Report | None, now: float) -> dict[str, Any]:
         "errors": report.errors if report else None,
         "acks": report.acks if report else None,
         "oldest_ack_age_s": None if since is None else round(max(0.0, now - since), 3),
-        "silent": silent_for(report, now) is not None if report else None,
+        "silent": _silence_of(state, report, now) is not None if report else None,
+        "mute": report.mute if report else None,
         "lease_expired": report.lease_expired if report else None,
         "late_leases": report.late_leases if report else None,
     }

@@ -33,6 +33,7 @@ from anycast.ops.status import (
     Clock,
     Obstacle,
     Routing,
+    Silence,
     conditions,
     configured_families,
     entry_status,
@@ -44,7 +45,6 @@ from anycast.ops.status import (
     no_session,
     prefixes,
     routing,
-    silence_text,
     touch_file,
 )
 
@@ -152,7 +152,7 @@ def _headline(case: _Case, verdict: Verdict, *, announced: bool) -> str:
         case _, True:
             word = "announced (acknowledged by ExaBGP)"
         case _ if case.routes.silence is not None:
-            return f"whether {case.vip.name} is announced is not known: {silence_text(case.routes.silence)}"
+            return f"whether {case.vip.name} is announced is not known: {case.routes.silence.text}"
         case _:
             return f"{case.vip.name} is not announced, although it should be: {next(_obstacles(case), 'unknown')}"
     detail = f" ({verdict.detail})" if verdict.detail else ""
@@ -431,6 +431,8 @@ def _stage(case: _Case, scope: str) -> str:
             return "active"
         case Stage.DRAINING:
             return f"draining: its routes stay announced as the last resort{latest}"
+        case Stage.WITHDRAWN if progress.waits_for_plugins and case.routes.silence is not None:
+            return f"withdrawn: nobody acknowledges it, for {case.routes.silence.text}{latest}"
         case Stage.WITHDRAWN if progress.waits_for_plugins:
             return f"withdrawn: waits until the plugins acknowledge it{latest}"
         case Stage.WITHDRAWN:
@@ -503,7 +505,7 @@ def _exabgp(case: _Case) -> Link:
     elif not reports:
         words = "the plugin has not reported yet"
     elif case.routes.silence is not None:
-        words = silence_text(case.routes.silence)
+        words = case.routes.silence.text
     else:
         expired = ", its lease has run out" if any(report.lease_expired for report in reports) else ""
         words = f"ExaBGP {reports[0].exabgp_version or 'of unknown version'} follows lease {reports[0].seq}{expired}"
@@ -745,14 +747,22 @@ def _to_be_heard(case: _Case) -> Iterator[str]:
         yield f"{service.name}: it stays up while {service.quorum.low} of {service.total} are usable: {few}"
 
 
+def _must_answer(silence: Silence) -> str:
+    restart = "`systemctl restart anycast-exabgp`, which costs its sessions until they are up again"
+    if silence.mute:
+        return (
+            "the plugin must answer the agent (`anycast doctor` names a frozen unit, which `systemctl thaw "
+            f"anycast-exabgp` frees; else {restart})"
+        )
+    return f"ExaBGP must answer the plugin, which ends it after 5 s of silence (if this stays: {restart})"
+
+
 def _obstacles(case: _Case) -> Iterator[str]:
     if not case.routes.plugin:
         yield "ExaBGP must run with the anycast plugin: no plugin is connected (`systemctl status anycast-exabgp`)"
         return
     if case.routes.silence is not None:
-        yield (
-            f"ExaBGP must answer the plugin, which ends it after 5 s of silence: {silence_text(case.routes.silence)}"
-        )
+        yield f"{_must_answer(case.routes.silence)}: {case.routes.silence.text}"
         return
     for report in case.state.plugins.values():
         if report is not None and report.lease_expired:

@@ -24,7 +24,7 @@ MOVING = 200  # prefixes in them: so many a withdraw may have to wait for
 SILENCE = 5.0  # seconds without an answer until ExaBGP is stuck
 OWES = 1.0  # seconds without an answer until the report says so: sooner each question would cost two reports
 QUERY = 10.0  # seconds between questions for the neighbors
-PING = 2.0  # seconds after its last answer until ExaBGP is asked for its version: it costs it least
+PING = 1.0  # seconds after its last answer until ExaBGP is asked for its version: it costs it least
 QUERY_TRIES = 3  # refused questions in a row until we ask no more
 PAUSE = 1.0  # seconds between two ticks that mean we did not run ourselves
 
@@ -48,6 +48,7 @@ class Conversation:
         self._last_tick = now
         self._flush_due = False
         self._version_due = True
+        self._ping_due = False  # until anything is answered
         self._query_at = now
         self._query_answer: codec.NeighborTable | None = None
         self._query_refusals = 0
@@ -76,7 +77,7 @@ class Conversation:
         return not self.is_alone and len(self._unanswered) < WINDOW and self._moving < MOVING
 
     def alone_is_due(self, now: float) -> bool:
-        return self._flush_due or self._version_due or now >= self._query_at
+        return self._flush_due or self._version_due or self._ping_due or now >= self._query_at
 
     def flush(self) -> None:
         self._flush_due = True
@@ -93,17 +94,17 @@ class Conversation:
             self._query_at = math.inf
             self._query_answer, self._stray_at = None, None
             return self.write(Command(Kind.QUERY, codec.SHOW_NEIGHBORS), now)
-        if self._version_due:
-            self._version_due = False
-            return self.write(Command(Kind.VERSION, codec.VERSION), now)
-        self._flush_due = False
-        return self.write(Command(Kind.FLUSH, codec.FLUSH), now)
+        if self._flush_due and not self._version_due:
+            self._flush_due = False
+            return self.write(Command(Kind.FLUSH, codec.FLUSH), now)
+        self._version_due = self._ping_due = False
+        return self.write(Command(Kind.VERSION, codec.VERSION), now)
 
     # In.
 
     def answer(self, *, refused: bool, now: float) -> Command | None:
         """The command that ExaBGP has answered; None: a question, or nothing of ours."""
-        self._quiet_since = now
+        self._quiet_since, self._ping_due = now, False
         self._tell_silence(None)
         if self._skip:
             self._skip -= 1
@@ -155,7 +156,7 @@ class Conversation:
             self._complete_query(now)
         silence = now - self._quiet_since
         if self.idle and silence >= PING:
-            self._version_due = True
+            self._ping_due = True
         self._tell_silence(self._quiet_since if self._unanswered and silence >= OWES else None)
         if self._unanswered and silence >= SILENCE:
             self.stick(f"no answer for {SILENCE:g} s to: {self._unanswered[0].text}")

@@ -318,6 +318,7 @@ class Speaker:
         env: Mapping[str, str],
     ) -> None:
         self.agent = Agent(folder / "lease.sock")
+        self.log = folder / "exabgp.log"  # the plugin's too
         self._folder = folder
         self._place = place
         self._argv = [str(EXABGP), str(folder / "exabgp.conf")]
@@ -341,9 +342,7 @@ class Speaker:
             }
         )
         record = self._folder / "exabgp.record"
-        self.exabgp = spawn(
-            self._argv, netns=self._place, env=env, log=self._folder / "exabgp.log", record=record
-        )
+        self.exabgp = spawn(self._argv, netns=self._place, env=env, log=self.log, record=record)
 
     def configure(self, conf: str) -> None:
         """What ExaBGP reads at its next start or reload."""
@@ -355,7 +354,7 @@ class Speaker:
     def stop(self) -> None:
         self.exabgp.end(grace=0.0)
         self.agent.close()
-        print((self._folder / "exabgp.log").read_text())  # pytest shows it of a test that failed
+        print(self.log.read_text())  # pytest shows it of a test that failed
 
     def want(self, *routes: Route, ttl: float = TTL, renew: bool = True) -> Report:
         """Leases `routes`; returns once ExaBGP has taken them."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from lab import netns
+from lab.control import What
 from lab.topology import VIPS
 from tests.e2e.site import NODES, OPS_PORT, Site, until
 
@@ -158,6 +159,49 @@ def test_without_exabgp_the_agent_serves_is_not_ready_and_says_why(site: Site) -
     assert "no plugin connected" in shown.stdout
     site.lab.start("lb3", "exabgp")
     site.routed(NODES)
+
+
+def test_an_exabgp_that_stands_still_with_its_plugin_is_told_of_everywhere_and_comes_back(
+    site: Site,
+) -> None:
+    """A frozen unit, a paused container: nobody ends it, the routers drop its routes, and BGP looks up on the node."""
+    with _still(site, "lb3"):
+        assert "exabgp_silent" in [event["kind"] for event in site.logged("lb3", "condition.began")]
+        vip = site.vip("lb3")
+        assert (vip["announced"], vip["obstacle_reason"]) == (False, "exabgp_silent")
+        status = site.status("lb3")
+        assert {each["state"] for each in status["neighbors"]} == {"unknown"}
+        assert "exabgp_silent" in [each["kind"] for each in status["standing"]]
+        code, body = site.http("lb3", "/readyz")
+        assert code == 503
+        assert "ExaBGP's plugin has not answered for" in body
+        assert site.metric("lb3", "anycast_exabgp_oldest_command_seconds") > 0
+        nagios = site.lab.node_cli("lb3", "status", "--nagios")
+        assert (nagios.returncode, nagios.stdout.startswith("ANYCAST CRITICAL: the plugin of ExaBGP")) == (
+            2,
+            True,
+        )
+        assert "is announced is not known" in site.lab.node_cli("lb3", "why", "web").stdout
+        site.routed(["lb1", "lb2"])
+    site.routed(NODES)
+    site.ready("lb3")
+    assert "exabgp_silent" in [event["kind"] for event in site.logged("lb3", "condition.ended")]
+    assert site.lab.alive("lb3", "exabgp")
+
+
+@contextlib.contextmanager
+def _still(site: Site, node: str) -> Iterator[None]:
+    """ExaBGP, its plugin and the plugin's guardian stand still in the block."""
+    names: tuple[What, ...] = ("guardian", "plugin", "exabgp")
+    still = [one for one in (site.lab.process(node, what) for what in names) if one is not None]
+    assert len(still) == len(names)
+    for one in still:
+        one.send(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for one in reversed(still):
+            one.send(signal.SIGCONT)
 
 
 def test_what_a_killed_plugin_left_is_withdrawn_by_the_next_before_any_lease(site: Site) -> None:

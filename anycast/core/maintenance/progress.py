@@ -255,7 +255,12 @@ def _stage_changed(state: State, scope: str, new: Progress, why: str, after: flo
 
 def stage_ends(state: State, progress: Progress) -> float | None:
     """The instant at which the stage is over, whatever happens; None: it stays."""
-    return progress.ends_at(state.config.timing)
+    timing = state.config.timing
+    ends = progress.ends_at(timing)
+    if ends is None or not progress.waits_for_plugins:
+        return ends
+    # Routers may keep the routes of an ExaBGP that stands still for longer.
+    return max(ends, state.known_plugins.still_until + timing.settle)
 
 
 def wakes(state: State, now: float) -> list[float]:

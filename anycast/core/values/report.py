@@ -36,6 +36,10 @@ EXPLAINED = {CEASE_PREFIXES: TOO_MANY, CEASE_COLLISION: HELD}
 """What a router means, where its NOTIFICATION has no words of its own."""
 
 
+SILENT = 1.5
+"""Seconds without an answer after which nothing that ExaBGP said before counts."""
+
+
 def too_old(version: str | None) -> str | None:
     """Why no route is announced through this ExaBGP, in words; None: it is supported, or not known."""
     return (
@@ -94,6 +98,7 @@ class Report:
     errors: int = 0  # commands ExaBGP refused, since the start of the plugin
     acks: int = 0  # commands ExaBGP took, since the start of the plugin
     silent_since: float | None = None  # instant since which ExaBGP has owed an answer; None: it answers
+    mute: bool = False  # the agent's word: since then it is the plugin that owes one, so nothing is known of its ExaBGP
     lease_expired: bool = False
     late_leases: int = (
         0  # leases that were over when they came and were not followed, since the start of the plugin
@@ -101,3 +106,12 @@ class Report:
     rendered: str = ""  # digest of the configuration that ExaBGP was started with; empty: not known
     journal_error: str = ""  # why the plugin's journal cannot be written
     touched: frozenset[Prefix] | None = field(default=None, compare=False)
+
+
+def silent_for(report: Report, now: float) -> float | None:
+    """Seconds for which ExaBGP has not answered; None: it answers, or has time for it yet.
+
+    Routers may drop its routes three seconds after it stood still, the shortest hold time: by then it is known.
+    """
+    silence = 0.0 if report.silent_since is None else now - report.silent_since
+    return silence if silence >= SILENT else None

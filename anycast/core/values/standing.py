@@ -25,6 +25,7 @@ class Condition(StrEnum):
     CONFIG_NOT_SAVED = "config_not_saved"  # as the last good one
     AGENT_OUTDATED = "agent_outdated"  # it has settings that a reload does not change
     EXABGP_OUTDATED = "exabgp_outdated"  # it runs with another configuration than the agent
+    EXABGP_SILENT = "exabgp_silent"  # what it announces is not known, and routers drop it after the hold time
     PLUGIN_REFUSED = "plugin_refused"
     PLUGIN_JOURNAL = "plugin_journal"
     CLOCK_SET = "clock_set"

@@ -169,6 +169,52 @@ def test_one_who_says_nothing_gets_its_leases_all_the_same(directory: Path) -> N
     assert run(directory, story) == []
 
 
+def test_a_plugin_that_answers_no_lease_is_told_of_once_until_it_does(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "MUTE", 0.0)
+
+    async def story(server: Server) -> None:
+        async with plugin(server) as still:
+            await server.next(PluginConnected)
+            for seq in (1, 2):
+                server.send(lease(seq))
+            assert server.events.empty(), "it has not reported yet: it starts"
+            still.say(REPORT)
+            assert not (await server.next(PluginReported)).report.mute
+            before = time.monotonic()
+            for seq in (3, 4, 5):
+                server.send(lease(seq))
+            mute = (await server.next(PluginReported)).report
+            assert mute == replace(REPORT, mute=True, silent_since=mute.silent_since)
+            assert mute.silent_since is not None
+            assert before <= mute.silent_since <= time.monotonic()
+            assert mute.touched == frozenset()
+            assert server.events.empty(), "once"
+            still.say(replace(REPORT, seq=5))
+            assert (await server.next(PluginReported)).report == replace(REPORT, seq=5)
+
+    assert run(directory, story) == []
+
+
+def test_after_a_time_in_which_the_agent_did_not_run_nobody_counts_as_silent(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "MUTE", 1e-9)
+
+    async def story(server: Server) -> None:
+        async with plugin(server) as one:
+            await server.next(PluginConnected)
+            one.say(REPORT)
+            await server.next(PluginReported)
+            for seq in range(3, 9):
+                server._sent_at = -1e9  # it was late each time
+                server.send(lease(seq))
+            assert server.events.empty()
+
+    assert run(directory, story) == []
+
+
 def test_a_report_is_heard_however_it_is_cut(directory: Path) -> None:
     async def story(server: Server) -> None:
         async with plugin(server) as slow:

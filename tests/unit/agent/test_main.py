@@ -31,7 +31,7 @@ from anycast.agent import main
 from anycast.agent.conditions import Conditions
 from anycast.cli.client import Answer, UnreachableError, ask, command, read
 from anycast.core.events import Log
-from anycast.lease import Decoder, Lease
+from anycast.lease import Decoder, Lease, Report, encode
 from anycast.ops.hub import Hub
 from anycast.sockets import bind_unix
 from tests.replay import replay
@@ -407,6 +407,28 @@ def test_leases_go_on_while_the_ops_process_is_killed_and_it_comes_back(tmp_path
         assert any(lease.issued > killed for lease in plugin)
         plugin.close()
         assert node.end(signal.SIGTERM) == 1  # the plugin has not acknowledged that anything is withdrawn
+
+
+def test_a_plugin_that_stops_answering_is_told_of_by_the_agent_and_its_ops_process(tmp_path: Path) -> None:
+    with agent(tmp_path) as node:
+        node.until("ops.listening")
+        with socket.socket(socket.AF_UNIX) as line:
+            line.connect(str(node.directory / "run" / "lease.sock"))
+            line.sendall(encode(Report(seq=1, pid=46, exabgp_pid=47)))
+            while (began := node.until("condition.began"))["kind"] != "exabgp_silent":
+                pass
+            assert began["text"].startswith("the plugin (pid 46) of ExaBGP (pid 47) does not answer")
+            status = node.read("/status").body
+            assert [(one["silent"], one["mute"]) for one in status["plugins"]] == [(True, True)]
+            assert "exabgp_silent" in [one["kind"] for one in status["standing"]]
+            code, body = node.get("/readyz")
+            assert code == 503
+            assert "ExaBGP's plugin has not answered for" in body
+            assert 'anycast_standing_condition{kind="exabgp_silent"} 1' in node.get("/metrics")[1]
+            line.sendall(encode(Report(seq=2, pid=46, exabgp_pid=47)))
+            while node.until("condition.ended")["kind"] != "exabgp_silent":
+                pass
+        assert node.end(signal.SIGTERM) in (0, 1)
 
 
 def test_leases_go_on_while_the_ops_process_stands_still(tmp_path: Path) -> None:

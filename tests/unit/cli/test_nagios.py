@@ -134,8 +134,10 @@ def test_an_exabgp_that_does_not_answer_is_critical() -> None:
     state, line = said(node)
     assert state is State.CRITICAL
     assert line.startswith(
-        "ANYCAST CRITICAL: ExaBGP (pid 4711) has not answered for 4 s; web not known to be announced ("
+        "ANYCAST CRITICAL: ExaBGP (pid 4711) has not answered for 4 s: routers drop its routes within the hold time; web "
+        "not known to be announced ("
     )
+    assert "does not answer" not in line, "what stands is said once"
     assert " sessions=0;;;0;2 " in line
 
 

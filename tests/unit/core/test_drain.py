@@ -11,7 +11,7 @@ from anycast.core import events as ev
 from anycast.core.dataplane.traffic import EST_CPULIST, RUN_ESTIMATION, WINDOW
 from anycast.core.health.phase import Outcome
 from anycast.core.maintenance.clocks import End, Expiry
-from anycast.core.maintenance.progress import packets_per_second
+from anycast.core.maintenance.progress import packets_per_second, stage_ends
 from anycast.core.maintenance.stages import FILE, NEXT, NODE, STOP, Maintenance, Signal, Stage
 from anycast.core.step import begin
 from anycast.core.values.configuration import Timing
@@ -174,6 +174,28 @@ def test_a_lost_plugin_has_been_ended_before_the_node_is_down() -> None:
     node.wait(TTL + LEAVE_PATIENCE - 0.1)
     assert node.stage() is Stage.WITHDRAWN
     node.wait(0.2 + SETTLE)
+    assert node.stage() is Stage.QUIET
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_a_node_whose_exabgp_stands_still_is_not_down_before_routers_have_dropped_its_routes(
+    *, dropped: bool
+) -> None:
+    node = up()
+    bgp = replace(node.state.config.bgp, hold_time=180)
+    node.send(ev.Reconfigured(config=replace(node.state.config, bgp=bgp)))
+    node.maintain(skip_drain=True)
+    began, report = node.now, node.state.plugins[1]
+    assert report is not None
+    still = replace(report, silent_since=began, mute=True)
+    node.send(ev.PluginReported(source=1, report=still))
+    ends = stage_ends(node.state, node.state.progress[NODE])
+    assert ends == began + 180.0 + SETTLE
+    if dropped:
+        node.send(ev.PluginLost(source=1))
+    node.wait(179.5)
+    assert node.stage() is Stage.WITHDRAWN
+    node.wait(1.0 + SETTLE)
     assert node.stage() is Stage.QUIET
 
 

@@ -12,7 +12,7 @@ from anycast.core.maintenance.stages import NODE, Maintenance
 from anycast.core.rendering import digest
 from anycast.core.standing import CLOCK_STANDS
 from anycast.core.values.configuration import Neighbor
-from anycast.core.values.report import Report
+from anycast.core.values.report import SILENT, Report
 from anycast.core.values.standing import MAX_TEXT, Condition
 from tests.fakes import EPOCH, Node, up, vip
 
@@ -176,6 +176,38 @@ def test_a_plugin_that_is_refused_is_forgotten_once_one_reports() -> None:
     node.send(ev.PluginConnected(source=2))
     node.send(ev.PluginReported(source=2, report=Report(seq=1)))
     assert kinds(node) == set()
+
+
+def test_an_exabgp_that_does_not_answer_stands_until_it_does_and_is_told_to_hooks() -> None:
+    node = up()
+    began_at = node.now
+    reports(node, silent_since=began_at, pid=46)
+    node.wait(1.4)
+    assert kinds(node) == set(), "it has time for it yet"
+    node.wait(1.0)
+    assert node.state.standing[Condition.EXABGP_SILENT, ""].since == began_at + SILENT
+    text = node.state.standing[Condition.EXABGP_SILENT, ""].text
+    assert text.startswith(
+        "ExaBGP (pid 47) does not answer: routers drop what it announced within 9 s of its last"
+    )
+    assert "systemctl restart anycast-exabgp" in text
+    node.wait(60.0)
+    assert node.state.standing[Condition.EXABGP_SILENT, ""].text == text
+    reports(node)
+    assert kinds(node) == set()
+    began, ended = node.events("condition.began"), node.events("condition.ended")
+    assert [one.fields["kind"] for one in (*began, *ended)] == ["exabgp_silent"] * 2
+
+
+def test_a_plugin_that_stands_still_with_its_exabgp_is_told_apart() -> None:
+    node = up()
+    reports(node, silent_since=node.now - 2.0, mute=True, pid=46)
+    text = node.state.standing[Condition.EXABGP_SILENT, ""].text
+    assert text.startswith("the plugin (pid 46) of ExaBGP (pid 47) does not answer")
+    assert "systemctl thaw anycast-exabgp" in text
+    assert len(text) < MAX_TEXT
+    node.send(ev.PluginLost(source=1))
+    assert kinds(node) == set(), "no plugin is connected, which has its own place"
 
 
 def test_a_journal_of_the_plugin_that_cannot_be_written_stands() -> None:

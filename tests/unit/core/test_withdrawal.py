@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
@@ -53,6 +54,14 @@ def test_a_lost_plugin_and_a_silent_one_are_waited_for_by_their_lease() -> None:
     for plugins in (lost, silent):
         assert followed(ASKED, plugins, settle=1.0, now=12.0 + PATIENCE - 0.1).phase is Phase.ASKED
         assert followed(ASKED, plugins, settle=1.0, now=12.0 + PATIENCE).phase is Phase.GONE
+
+
+def test_of_an_exabgp_that_stands_still_the_routers_keep_the_routes_for_the_hold_time() -> None:
+    kept = Plugins(reports={1: Report(seq=4)}, still_until=100.0)
+    assert followed(ASKED, kept, settle=1.0, now=99.9).phase is Phase.ASKED
+    assert followed(ASKED, kept, settle=1.0, now=100.0).phase is Phase.GONE
+    acknowledged = replace(kept, reports={1: Report(seq=5)})
+    assert followed(ASKED, acknowledged, settle=1.0, now=10.0).phase is Phase.GONE
 
 
 def test_a_refused_route_holds_up_no_other() -> None:

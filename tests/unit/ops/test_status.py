@@ -393,13 +393,16 @@ def silent(seconds: float) -> Node:
 
 
 def test_an_exabgp_that_has_not_answered_for_a_moment_still_announces() -> None:
-    assert web(silent(1.9))["announced"]
-    assert reasons(silent(1.9)) == ""
+    assert web(silent(1.4))["announced"]
+    assert reasons(silent(1.4)) == ""
 
 
 def test_of_an_exabgp_that_does_not_answer_nothing_is_known_and_the_age_grows_by_itself() -> None:
     node = silent(4.0)
-    words = "ExaBGP has not answered for 4 s: it is not known what it announces and which sessions are up"
+    words = (
+        "ExaBGP has not answered for 4 s: it is not known what it announces and which sessions are up; routers drop its "
+        "routes within 9 s of its last keepalive"
+    )
     found = web(node)
     assert (found["announced"], found["obstacle_reason"], found["obstacle"]) == (
         False,
@@ -416,6 +419,18 @@ def test_of_an_exabgp_that_does_not_answer_nothing_is_known_and_the_age_grows_by
     assert summary(node.state, node.now) == words
     node.report()
     assert web(node)["announced"]
+
+
+def test_a_plugin_that_stands_still_with_its_exabgp_is_said_to() -> None:
+    node = healthy()
+    node.report(silent_since=node.now - 4.0, mute=True)
+    assert reasons(node).startswith(
+        "ExaBGP's plugin has not answered for 4 s: it is not known what it announces"
+    )
+    assert not web(node)["announced"]
+    assert {each["state"] for each in status(node)["neighbors"]} == {"unknown"}
+    (plugin,) = status(node)["plugins"]
+    assert (plugin["silent"], plugin["mute"]) == (True, True)
 
 
 def test_what_a_second_exabgp_announces_is_known_although_the_first_does_not_answer() -> None:
@@ -488,6 +503,7 @@ def test_a_plugin_that_has_not_reported_has_nulls() -> None:
             "acks": None,
             "oldest_ack_age_s": None,
             "silent": None,
+            "mute": None,
             "lease_expired": None,
             "late_leases": None,
         }

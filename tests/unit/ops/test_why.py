@@ -243,12 +243,36 @@ def test_of_an_exabgp_that_does_not_answer_why_says_that_nothing_is_known() -> N
     node = healthy()
     node.report(silent_since=node.now)
     node.now += 4.0
-    words = "ExaBGP has not answered for 4 s: it is not known what it announces and which sessions are up"
+    words = (
+        "ExaBGP has not answered for 4 s: it is not known what it announces and which sessions are up; routers drop its "
+        "routes within 9 s of its last keepalive"
+    )
     assert explained(node)["text"] == f"whether web is announced is not known: {words}"
     assert link(node, "exabgp")["text"] == words
     assert link(node, "exabgp")["items"][0]["text"] == "192.0.2.1/32: not known"
     assert not link(node, "sessions")["holds"]
-    assert "ExaBGP must answer the plugin" in explained(node)["would_change"][0]
+    (must, *_) = explained(node)["would_change"]
+    assert must.startswith(
+        "ExaBGP must answer the plugin, which ends it after 5 s of silence (if this stays: `systemctl"
+    )
+
+
+def test_of_a_plugin_that_stands_still_why_says_what_frees_it() -> None:
+    node = healthy()
+    node.report(silent_since=node.now - 4.0, mute=True)
+    assert "ExaBGP's plugin has not answered for 4 s" in explained(node)["text"]
+    (must, *_) = explained(node)["would_change"]
+    assert must.startswith(
+        "the plugin must answer the agent (`anycast doctor` names a frozen unit, which `systemctl thaw"
+    )
+
+
+def test_why_says_that_a_withdraw_is_acknowledged_by_nobody() -> None:
+    node = maintained("web")
+    node.send(ev.Tick(), after=2.0)
+    node.report(seq=0, silent_since=node.now - 4.0)
+    text, _ = told(node)
+    assert "withdrawn: nobody acknowledges it, for ExaBGP has not answered for 4 s" in text
 
 
 def test_a_withdraw_that_is_not_acknowledged_yet_is_told() -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
 from anycast.core.values.lease import full_lease
-from anycast.core.values.report import Report
+from anycast.core.values.report import Report, silent_for
 from anycast.core.values.route import Prefix, Route, drained
 from anycast.plugin import codec
 from anycast.plugin.conversation import MOVING, OWES, PING, QUERY, SILENCE
 from anycast.plugin.journal import Writing
+from anycast.plugin.main import IDLE
 from anycast.plugin.plan import BATCH, BATCH_FROM, REASSERT, RELOADED, SETTLE, Planner
 from anycast.plugin.prefixes import RETRY_ANNOUNCE, RETRY_WITHDRAW, WITHDRAW_TRIES
 
@@ -361,7 +363,7 @@ def test_a_lease_that_runs_out_takes_everything_with_it_and_a_new_one_brings_it_
     x.lease(ROUTE_A, ttl=2.0)
     x.settle()
     x.wait(1.75)
-    assert x.settle() == []
+    assert x.settle() == [codec.VERSION]
     x.wait(0.25)
     assert x.settle()[0] == codec.withdraw(ROUTE_A)
     assert x.report().lease_expired
@@ -488,7 +490,7 @@ def test_silence_with_a_command_unanswered_means_exabgp_is_stuck() -> None:
     assert "no answer" in str(x.plan.stuck)
 
 
-def test_an_exabgp_at_rest_is_asked_every_two_seconds_and_the_cheapest_question() -> None:
+def test_an_exabgp_at_rest_is_asked_every_second_and_the_cheapest_question() -> None:
     x = Exchange().started()
     asked = []
     for _ in range(8):
@@ -511,6 +513,25 @@ def test_the_report_says_since_when_exabgp_has_not_answered_until_it_answers() -
     x.done()
     assert x.report().silent_since is None
     assert x.plan.revision > before + 1
+
+
+def test_an_exabgp_that_stands_still_is_known_within_the_shortest_hold_time() -> None:
+    """From its last answer on. The plugin passes each IDLE, so question and report may each be so late."""
+    x = Exchange().started()
+    stood = x.now
+    while silent_for(x.report(), x.now) is None:
+        x.wait(IDLE)
+        x.commands()
+        assert x.now + IDLE - stood <= 3.0
+    assert x.plan.stuck is None
+
+
+def test_a_question_is_asked_only_where_nothing_else_was_answered() -> None:
+    x = Exchange().started()
+    for number in range(1, 21):
+        x.lease(replace(ROUTE_A, med=number))
+        assert codec.VERSION not in x.settle()
+        x.wait(PING / 2)
 
 
 def test_time_in_which_we_did_not_run_ourselves_is_no_silence_of_exabgp() -> None:
