@@ -83,6 +83,8 @@ class _Fork:
             try:
                 work()
                 status = 0
+            except MemoryError:
+                status = _OUT_OF_MEMORY
             except BaseException:  # noqa: BLE001 - nothing of the parent's is to go on here
                 traceback.print_exc()
             finally:
@@ -300,9 +302,9 @@ def _main(task: _Task, known: bytes, answer: BinaryIO) -> None:
     try:
         answer.writelines(_HEAD.pack(kind, len(frame)) + frame for kind, frame in _answer(task, known))
         answer.flush()
-    except (MemoryError, SystemError) as error:
-        # Where there is none left, nor is there for saying so. Python itself may stumble over that (seen with 3.13).
-        if isinstance(error, MemoryError) or isinstance(error.__cause__ or error.__context__, MemoryError):
+    except SystemError as error:
+        # Python itself may stumble where there is no memory (seen with 3.13).
+        if isinstance(error.__cause__ or error.__context__, MemoryError):
             os._exit(_OUT_OF_MEMORY)
         raise
 
@@ -384,7 +386,8 @@ def _whole(path: Path, what: str) -> Problem:
 if __name__ == "__main__":
     _options = sys.argv[3:]
     _waits = [float(one.removeprefix(_WAIT)) for one in _options if one.startswith(_WAIT)]
-    main(
-        _Task(Path(sys.argv[1]), int(sys.argv[2]), "--kept" in _options, sum(_waits)),
-        again="--again" in _options,
-    )
+    _task = _Task(Path(sys.argv[1]), int(sys.argv[2]), "--kept" in _options, sum(_waits))
+    try:
+        main(_task, again="--again" in _options)
+    except MemoryError:  # where there is none left, nor is there for saying so, or for any call
+        os._exit(_OUT_OF_MEMORY)
