@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from anycast.core.health.compose import leaves
-from anycast.core.values.configuration import Check, Config, Leaf, Neighbor, Protocol, Rule
+from anycast.core.values.configuration import Check, Config, Leaf, Neighbor, Protocol, Role, Rule
 
 # Seconds: the plugin asks ExaBGP 1 s after its last answer, waits 5 s for the next, and kills 1 s after SIGTERM;
 # it looks four times a second.
@@ -119,8 +119,11 @@ class Concern:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
+    """`backups`: the VIPs for which this node is a backup. Its failures cost their clients nothing while a primary serves."""
+
     outages: tuple[Outage, ...]
     concerns: tuple[Concern, ...]
+    backups: tuple[str, ...] = ()
 
     def above(self, seconds: float) -> tuple[Outage, ...]:
         # The sums are of decimal fractions: 0.3 + 0.2 must not exceed 0.5.
@@ -130,7 +133,8 @@ class Budget:
 def budget(config: Config, assumed: Assumed | None = None) -> Budget:
     assumed = assumed or Assumed()
     outages = tuple(_grouped((*_checked(config, assumed), *_announced(config, assumed))))
-    return Budget(outages=outages, concerns=tuple(_concerns(config, assumed)))
+    backups = tuple(vip.name for vip in config.vips if vip.role is Role.BACKUP)
+    return Budget(outages=outages, concerns=tuple(_concerns(config, assumed)), backups=backups)
 
 
 def _grouped(outages: Iterable[Outage]) -> Iterator[Outage]:

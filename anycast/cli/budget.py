@@ -59,6 +59,11 @@ def _text(found: Budget, above: tuple[Outage, ...], *, colour: bool) -> str:
         for one in found.outages
     ]
     text = table(("FAILURE", "WHERE", "AT MOST", "SUM"), rows, colour=colour)
+    if found.backups:
+        text += (
+            f"backup here: {_some(found.backups)}: while a primary announces the VIP, a failure of this node costs its clients "
+            "nothing; the figures hold for when this node serves\n"
+        )
     for concern in found.concerns:
         word = paint(Cell("warning", Colour.WARN), colour=colour)
         text += f"{word}: {concern.code}: {printable(concern.what)} ({concern.do})\n"
@@ -90,5 +95,6 @@ def _document(found: Budget, most: float | None, above: tuple[Outage, ...]) -> d
             }
             for one in found.outages
         ],
+        "backups": list(found.backups),
         "warnings": [{"code": one.code, "what": one.what, "do": one.do} for one in found.concerns],
     }

@@ -173,7 +173,8 @@ def _at_level(cell: Cell, vip: Mapping[str, Any]) -> Cell:
 
 
 def _details(vip: Mapping[str, Any]) -> list[str]:
-    return [text for text in (vip["detail"], vip["obstacle"]) if text]
+    role = "backup" if vip.get("role") == "backup" else ""  # an older agent has no roles
+    return [text for text in (role, vip["detail"], vip["obstacle"]) if text]
 
 
 def _tables(vips: Sequence[Mapping[str, Any]], *, colour: bool) -> str:

@@ -244,9 +244,22 @@ def _vips(
         yield f"vips: the addresses this node may announce changed: {RENDER}"
 
 
+_ROUTED = (
+    "addresses",
+    "role",
+    "med",
+    "communities",
+    "large_communities",
+    "extended_communities",
+    "as_path_prepend",
+    "local_preference",
+    "origin",
+)
+
+
 def _vip(old: model.Vip, new: model.Vip, pools: Mapping[str, str]) -> Iterator[str]:
     title = f"vip {new.name}"
-    for name, change in _fields(old, new, ("addresses", "med", "communities", "large_communities")):
+    for name, change in _fields(old, new, _ROUTED):
         yield f"{title}: {name} {change}"
     yield from _require(f"{title}:", old.require, new.require)
 

@@ -32,6 +32,7 @@ from anycast.core.dataplane.members import (
     versions,
 )
 from anycast.core.health.aim import sessions_of, targets_of
+from anycast.core.preference import needs_attributes
 from anycast.core.values.configuration import (
     Address,
     Config,
@@ -43,6 +44,7 @@ from anycast.core.values.configuration import (
     Vip,
 )
 from anycast.core.values.persistent import PersistentMap, changed
+from anycast.core.values.report import ATTRIBUTES
 from anycast.core.values.route import Prefix
 from anycast.core.vip.requirements import Requirement, node_requirements, vip_requirements
 
@@ -96,6 +98,7 @@ class Index:
     vips_on_sessions: frozenset[str] = frozenset()  # VIPs with requirements on BGP sessions; as `required`
     sysctls: Mapping[str, str] = field(default_factory=dict)  # that the configuration needs
     addresses: frozenset[Address] = frozenset()
+    attributes: int = 1  # what a plugin must be able to send with routes: `report.ATTRIBUTES` of its release
 
     def is_target(self, target: Target) -> bool:
         return target in self.users or target in self.required
@@ -255,6 +258,7 @@ def indexed(config: Config, before: Index | None = None) -> Index:
         vips_on_sessions=frozenset(one.vip for one in requirements if sessions_of(one.check)),
         sysctls=_sysctls(config, (vip.sysctls for vip in vips.values())),
         addresses=before.addresses if addresses == before.addresses else addresses,
+        attributes=ATTRIBUTES if any(map(needs_attributes, config.vips)) else 1,
     )
 
 

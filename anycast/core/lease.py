@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from anycast.core.dataplane.desired import address_difference
 from anycast.core.events import Effect, SendLease
+from anycast.core.preference import route_of
 from anycast.core.state import LeaseState, State, prefix_of, services_of
-from anycast.core.values.configuration import Address, Config, Vip
+from anycast.core.values.configuration import Address, Vip
 from anycast.core.values.lease import full_lease, next_lease
 from anycast.core.values.persistent import PersistentMap
-from anycast.core.values.route import Prefix, Route, drained
+from anycast.core.values.route import Prefix, Route
 from anycast.core.vip.decide import Advertise, Reason
 from anycast.core.withdrawal import Withdrawal
 
@@ -63,8 +64,7 @@ def desired_routes(before: State, state: State, names: Iterable[str]) -> Persist
             ):
                 gone.append(prefix)
                 continue
-            route = _route(state.config, vip, address, prefix)
-            route = drained(route) if drain else route
+            route = route_of(state.config.bgp, vip, address, prefix, drain=drain)
             routes[prefix] = known if known == route and known is not None else route
     if index is not before.index:
         gone += [prefix for prefix in standing if prefix.network_address not in index.addresses]
@@ -75,16 +75,6 @@ def _may_come_up(state: State, vip: Vip, address: Address) -> bool:
     facts = (services_of(state, key) for key in state.index.vips[vip.name].keys[address])
     enough = all(each.serving >= each.quorum.high for each in facts)
     return enough and state.kernel.error is None and address_difference(state, vip, address).proven
-
-
-def _route(config: Config, vip: Vip, address: Address, prefix: Prefix) -> Route:
-    return Route(
-        prefix=prefix,
-        next_hop=config.bgp.next_hop_v4 if address.version == 4 else config.bgp.next_hop_v6,
-        med=vip.med,
-        communities=vip.communities,
-        large_communities=vip.large_communities,
-    )
 
 
 def renewed(

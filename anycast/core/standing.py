@@ -117,6 +117,12 @@ def _of_plugins(state: State) -> dict[tuple[Condition, str], str]:
                 f"ExaBGP (pid {report.exabgp_pid}) runs with another configuration than the agent: a neighbor, a "
                 f"setting of BGP or an address of a VIP has changed since it was started (restart it: {RESTART})"
             )
+        if report.attributes < state.index.attributes:
+            old = (
+                f"ExaBGP (pid {report.exabgp_pid}) runs a plugin of an older release, which leaves out AS path, local "
+                "preference, extended communities and origin: routers take a backup for a primary (restart it: "
+                f"{RESTART})"
+            )
         if report.journal_error:
             journal = (
                 f"the plugin cannot write its journal ({report.journal_error}): routes that are not on its command "

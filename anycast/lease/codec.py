@@ -11,7 +11,7 @@ from typing import assert_never
 
 from anycast.core.values.lease import Lease, by_prefix, digest_of_all
 from anycast.core.values.report import FailedRoute, NeighborState, Report
-from anycast.core.values.route import Address, Prefix, Route
+from anycast.core.values.route import Address, Origin, Prefix, Route
 from anycast.lease.messages import Ask, Hello, LeaseChange, Message, ProtocolError, ReportChange
 
 MAX_LINE = 4 * 1024 * 1024  # bytes
@@ -168,6 +168,12 @@ class _Fields:
             raise ValueError(f"{name}: expected an array of strings")
         return tuple(str(value) for value in values)
 
+    def integers(self, name: str) -> tuple[int, ...]:
+        values = self.array(name)
+        if not all(type(value) is int for value in values):
+            raise ValueError(f"{name}: expected an array of numbers")
+        return tuple(int(str(value)) for value in values)
+
     def objects(self, name: str) -> list[_Fields]:
         return [_Fields(_object(value, name)) for value in self.array(name)]
 
@@ -186,14 +192,23 @@ class _Fields:
 
 
 def route_body(route: Route) -> dict[str, object]:
-    """A route as JSON values; `route_of` reads it back."""
-    return {
+    """A route as JSON values; `route_of` reads it back. What came after the first release stands in it where it is set."""
+    body: dict[str, object] = {
         "prefix": str(route.prefix),
         "next_hop": None if route.next_hop is None else str(route.next_hop),
         "med": route.med,
         "communities": route.communities,
         "large_communities": route.large_communities,
     }
+    if route.as_path:
+        body["as_path"] = route.as_path
+    if route.local_preference is not None:
+        body["local_preference"] = route.local_preference
+    if route.extended_communities:
+        body["extended_communities"] = route.extended_communities
+    if route.origin is not None:
+        body["origin"] = route.origin
+    return body
 
 
 def route_of(value: object) -> Route:
@@ -205,6 +220,12 @@ def route_of(value: object) -> Route:
         med=fields.integer_or_none("med"),
         communities=fields.texts("communities"),
         large_communities=fields.texts("large_communities"),
+        as_path=fields.integers("as_path") if fields.has("as_path") else (),
+        local_preference=fields.integer_or_none("local_preference"),
+        extended_communities=fields.texts("extended_communities")
+        if fields.has("extended_communities")
+        else (),
+        origin=Origin(fields.text("origin")) if fields.has("origin") else None,
     )
 
 
@@ -339,6 +360,7 @@ def _rest_body(report: Report) -> dict[str, object]:
         "silent_since": report.silent_since,
         "lease_expired": report.lease_expired,
         "late_leases": report.late_leases,
+        "attributes": report.attributes,
         "rendered": report.rendered,
         "journal_error": report.journal_error,
     }
@@ -373,6 +395,7 @@ def _rest(
         silent_since=fields.number_or_none("silent_since"),
         lease_expired=fields.flag("lease_expired"),
         late_leases=fields.integer_or_none("late_leases") or 0,
+        attributes=fields.integer_or_none("attributes") or 1,
         rendered=(fields.text_or_none("rendered") or "")[:MAX_DIGEST],
         journal_error=(fields.text_or_none("journal_error") or "")[:MAX_WHY],
     )

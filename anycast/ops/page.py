@@ -23,7 +23,7 @@ from anycast.core.health.phase import Phase
 from anycast.core.maintenance.progress import stage_ends
 from anycast.core.maintenance.stages import Stage
 from anycast.core.state import State
-from anycast.core.values.configuration import Address, Config, Service, Vip
+from anycast.core.values.configuration import Address, Config, Role, Service, Vip
 from anycast.core.values.moment import iso
 from anycast.ops import status
 from anycast.ops.amounts import amount, bits, machines, percent
@@ -96,12 +96,11 @@ class Look:
 
 @lru_cache(maxsize=256)
 def _badge(kind: str, word: str) -> Markup:
-    return el(
-        "span", f"{_SIGNS[kind]} {word}", class_=f"{kind} badge", title=KNOWN if word == "announced" else None
-    )
+    return el("span", f"{_SIGNS[kind]} {word}", class_=f"{kind} badge", title=_TITLES.get(word))
 
 
 KNOWN = "acknowledged by ExaBGP, with a session up; whether the router takes it, the router tells"
+_TITLES = {"announced": KNOWN, "backup": "routers use this node's route while no primary announces the VIP"}
 
 
 _SIGNS = {"ok": "✓", "warn": "!", "bad": "✕", "plan": "‖", "calm": "–"}
@@ -531,6 +530,7 @@ class _Page:
         look = self.looks[vip.name]
         words = [look.word, str(self.state.vips[vip.name].verdict.reason)]
         words += ["maintenance"] if look.word == "in maintenance" else []
+        words += ["backup"] if vip.role is Role.BACKUP else []
         for service in vip.services:
             key = vip.name, service.name
             seen = self.board.seen[key]
@@ -664,6 +664,7 @@ class _Page:
             "div",
             el("h3", vip.name),
             look.badge,
+            _badge("calm", "backup") if vip.role is Role.BACKUP else None,
             el("span", *_listed(found["addresses"], "code"), class_="dim"),
             el("span", "for ", _lasts(found["since_s"], found["since"]), class_="dim small end")
             if found["since_s"] is not None

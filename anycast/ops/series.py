@@ -16,7 +16,7 @@ from anycast.core.dataplane import ipvs
 from anycast.core.dataplane.members import first_addresses, servers_of, service_key
 from anycast.core.maintenance.stages import NODE_SCOPES, Stage
 from anycast.core.state import State, VipState, health_of, prefix_of, services_of
-from anycast.core.values.configuration import Address, Config, Service, Vip
+from anycast.core.values.configuration import Address, Config, Role, Service, Vip
 from anycast.core.vip.decide import Advertise, Reason, ServiceFacts
 from anycast.core.vip.facts import furthest, held_for, start_hold
 from anycast.core.vip.requirements import Requirement
@@ -210,6 +210,10 @@ _VIPS: dict[str, tuple[str, Callable[[_Look, Vip, VipState], float]]] = {
     "anycast_vip_wanted": (
         "1 if the verdict is to announce the VIP, as the last resort too",
         lambda _, __, known: known.verdict.advertise is not Advertise.NO,
+    ),
+    "anycast_vip_backup": (
+        "1 if this node is a backup for the VIP: it gets clients while no primary announces it",
+        lambda _, vip, __: vip.role is Role.BACKUP,
     ),
     "anycast_vip_last_change_timestamp_seconds": (
         "When the verdict last changed",

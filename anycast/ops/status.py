@@ -596,6 +596,7 @@ def vip_status(
     return {
         "name": vip.name,
         "addresses": [str(address) for address in vip.addresses],
+        "role": str(vip.role),
         "advertise": str(known.verdict.advertise),
         "reason": str(known.verdict.reason),
         "detail": known.verdict.detail,

@@ -18,8 +18,18 @@ from anycast.core.health.phase import Health, Phase
 from anycast.core.maintenance.clocks import Expiry
 from anycast.core.maintenance.progress import packets_per_second, stage_ends, vips_of
 from anycast.core.maintenance.stages import FILE, NODE, NODE_SCOPES, STOP, Stage
+from anycast.core.preference import spelt
 from anycast.core.state import ACTIVE, State, VipState, health_of
-from anycast.core.values.configuration import Address, Aimed, Forwarding, RealServer, Service, Target, Vip
+from anycast.core.values.configuration import (
+    Address,
+    Aimed,
+    Forwarding,
+    RealServer,
+    Role,
+    Service,
+    Target,
+    Vip,
+)
 from anycast.core.values.route import GRACEFUL_SHUTDOWN
 from anycast.core.values.standing import Standing
 from anycast.core.vip.decide import Advertise, Facts, Reason, ServiceFacts, Verdict, decide
@@ -458,6 +468,8 @@ def _lease(case: _Case) -> Link:
         attributes = "not in it" if route is None else "in it"
         if route is not None and GRACEFUL_SHUTDOWN in route.communities:
             attributes = "in it as the last resort (GRACEFUL_SHUTDOWN)"
+        elif route is not None and case.vip.role is Role.BACKUP:
+            attributes = f"in it as a backup ({spelt(route)}): clients come while no primary announces it"
         items.append(
             Item(
                 holds=route is not None,

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TypeAlias
 
-from anycast.core.values.route import Prefix, Route
+from anycast.core.values.route import Origin, Prefix, Route, extended_community
 
 FLUSH = "flush adj-rib out"
 SHOW_NEIGHBORS = "show neighbor json"
 VERSION = "version"
 
 _NOTIFICATION = 3  # the type of the message
+MOST_HOPS = 100  # of an AS path
 _RELOADS = {"SIGUSR1", "SIGUSR2", "SIGALRM"}
 _WITH_WORDS = {(6, 2), (6, 4)}  # an administrator's shutdown and reset
 MAX_LINE = 8 * 1024 * 1024  # bytes; the table of a thousand neighbors is far below
@@ -155,6 +156,20 @@ def _attributes(route: Route) -> str:
         words.append(f" community [ {_communities(route, route.communities, (16, 16))} ]")
     if route.large_communities:
         words.append(f" large-community [ {_communities(route, route.large_communities, (32, 32, 32))} ]")
+    if len(route.as_path) > MOST_HOPS:
+        raise ValueError(
+            f"{route.prefix}: AS path: expected {MOST_HOPS} numbers at most, found {len(route.as_path)}"
+        )
+    if route.as_path:
+        numbers = (str(_number(route, "AS number", each, 32)) for each in route.as_path)
+        words.append(f" as-path [ {' '.join(numbers)} ]")
+    if route.local_preference is not None:
+        words.append(f" local-preference {_number(route, 'local preference', route.local_preference, 32)}")
+    if route.extended_communities:
+        digits = (_extended(route, text) for text in route.extended_communities)
+        words.append(f" extended-community [ {' '.join(digits)} ]")
+    if route.origin is not None:
+        words.append(f" origin {_origin(route)}")
     return "".join(words)
 
 
@@ -169,6 +184,12 @@ def _next_hop(route: Route) -> str:
     if hop.is_unspecified or hop.is_multicast or "%" in str(hop):
         raise ValueError(f"{route.prefix}: next hop {hop}: expected a unicast address without a zone")
     return str(hop)
+
+
+def _origin(route: Route) -> str:
+    if route.origin not in set(Origin):
+        raise ValueError(f"{route.prefix}: origin: expected {', '.join(Origin)}, found {route.origin!r}")
+    return str(route.origin)
 
 
 def _number(route: Route, name: str, value: int, bits: int) -> int:
@@ -188,6 +209,14 @@ def _communities(route: Route, texts: tuple[str, ...], widths: tuple[int, ...]) 
         fields = zip(parts, widths, strict=True)
         words.append(":".join(str(_number(route, f"community {text}", int(part), w)) for part, w in fields))
     return " ".join(words)
+
+
+def _extended(route: Route, text: str) -> str:
+    """Its eight bytes in digits: ExaBGP's own words take an AS of four bytes for an IPv4 address."""
+    if isinstance(text, str) and (found := extended_community(text)) is not None:
+        return f"0x{found.hex()}"
+    what = "expected target:N:N, origin:N:N or 0x and 16 digits"
+    raise ValueError(f"{route.prefix}: extended community {text!r}: {what}")
 
 
 def _is_number(text: str) -> bool:

@@ -14,8 +14,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from anycast.core.values.report import EXPLAINED, NeighborState, Report, doubtful, too_old
-from anycast.core.values.route import Prefix, Route
+from anycast.core.values.report import ATTRIBUTES, EXPLAINED, NeighborState, Report, doubtful, too_old
+from anycast.core.values.route import Prefix, Route, attributes
 from anycast.lease import Lease, LeaseChange
 from anycast.plugin import codec, outage
 from anycast.plugin.conversation import Command, Conversation
@@ -259,6 +259,7 @@ class Planner:
             silent_since=self._talk.silent_since,
             lease_expired=self._expired,
             late_leases=self._late_leases,
+            attributes=ATTRIBUTES,
             rendered=rendered,
             journal_error=self._journal.error or "",
             touched=frozenset(self._prefixes.touched),
@@ -416,7 +417,7 @@ class Planner:
 
 
 def _attributes(route: Route | None) -> tuple[object, ...] | None:
-    return None if route is None else (route.next_hop, route.med, route.communities, route.large_communities)
+    return None if route is None else attributes(route)
 
 
 def _text(kind: Kind, routes: list[Route | None], prefixes: list[Prefix]) -> str:

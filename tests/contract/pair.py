@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ class Pair:
     places: bgp.Places
     bfd: tuple[Process, ...]  # zebra and bfdd of the node
     table: RouteWatch  # the router's kernel
+    config: Config
 
     def accepted(self, *routes: Route) -> None:
         """Announces the routes; returns when the VIPs are at the router, and so all before them."""
@@ -129,7 +131,7 @@ def pair(
         node = Speaker(places.node, folder, text, [NODE4, NODE6], env={})
         undo.callback(node.stop)
         until(other.up, "both sessions up at the router")
-        yield Pair(other, node, folder, places, tuple(daemons), table)
+        yield Pair(other, node, folder, places, tuple(daemons), table, one)
 
 
 def _bfd(
@@ -145,3 +147,41 @@ def _bfd(
         undo.callback(daemon.end)
     load_frr(own, conf, software.debian)
     return daemons
+
+
+ROUTER_B, NODE_B = "10.90.1.1", "10.90.1.2"  # the link to a second node
+
+
+@contextlib.contextmanager
+def second_node(
+    one: Pair, *, local_as: int = 65002, vips: str = str(V4.network_address)
+) -> Iterator[Speaker]:
+    """A node with a higher router id and address. The running router is given the file for both."""
+    for place, link, address in ((one.places.router, "r0", ROUTER_B), (one.places.node, "n0", NODE_B)):
+        subprocess.run(
+            ["ip", "-n", place, "addr", "add", f"{address}/30", "dev", link], check=True, capture_output=True
+        )
+    folder = one.folder / "second"
+    folder.mkdir()
+    other = loads(
+        f"""
+node: {{name: lb2, runtime_dir: {folder}, exabgp_user: root}}
+bgp:
+  local_as: {local_as}
+  router_id: {NODE_B}
+  hold_time: 3
+  neighbors: [{{address: {ROUTER_B}, remote_as: 65000}}]
+vips: {{web: {{addresses: [{vips}], port: 80, servers: [10.9.2.1]}}}}
+""",
+        hostname="lb2",
+    ).config
+    conf = one.folder / "rendered.conf"
+    conf.write_text(ROUTERS[one.router.name](router([one.config, other])))
+    one.router.load(conf)
+    speaker = Speaker(
+        one.places.node, folder, exabgp_conf(other, command=f"{sys.executable} -m anycast"), [NODE_B], env={}
+    )
+    try:
+        yield speaker
+    finally:
+        speaker.stop()

@@ -203,6 +203,11 @@ class Frr(Software):
         best = [path for path in answer.get("paths", []) if path.get("bestpath", {}).get("overall")]
         return str(best[0]["nexthops"][0]["ip"]) if best else ""
 
+    def told(self, prefix: Prefix) -> dict[str, Any]:
+        """All it says of the first path; empty: there is none."""
+        answer = json.loads(vtysh(self.folder, f"show bgp ipv{prefix.version} unicast {prefix} json"))
+        return next(iter(answer.get("paths", [])), {})
+
     def saved(self) -> str:
         """What `write memory` would write."""
         return vtysh(self.folder, "show running-config").partition("Current configuration:\n!\n")[2]

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -20,12 +16,11 @@ from anycast.core.values.configuration import Config
 from anycast.core.values.route import Prefix, Route, drained
 from anycast.core.values.software import Daemon
 from anycast.core.values.software import Software as Runs
-from anycast.render.exabgp import exabgp_conf
 from anycast.render.router import router
 from anycast.render.routers import ROUTERS
 from tests.contract import bgp
-from tests.contract.bgp import NODE4, PATIENCE, ROUTER4, Speaker
-from tests.contract.pair import COMMUNITY, V4, V6, Pair, config, pair
+from tests.contract.bgp import NODE4, PATIENCE, ROUTER4
+from tests.contract.pair import COMMUNITY, NODE_B, V4, V6, config, pair, second_node
 from tests.contract.routers import SOFTWARE, Bird, Frr, GoBgp, Software, until
 
 pytestmark = [pytest.mark.bgp, pytest.mark.skipif(bool(bgp.missing()), reason=bgp.missing() or "")]
@@ -177,42 +172,6 @@ def test_an_exabgp_that_is_gone_takes_its_routes_out_of_the_router(software: typ
             until(lambda prefix=prefix: not one.router.paths(prefix), f"no {prefix} at the router")  # type: ignore[misc]
 
 
-ROUTER_B, NODE_B = "10.90.1.1", "10.90.1.2"  # the link to a second node
-
-
-@contextlib.contextmanager
-def _second_node(one: Pair) -> Iterator[Speaker]:
-    """A node in another AS, with a higher router id and address. The running router is given the file for both."""
-    for place, link, address in ((one.places.router, "r0", ROUTER_B), (one.places.node, "n0", NODE_B)):
-        subprocess.run(
-            ["ip", "-n", place, "addr", "add", f"{address}/30", "dev", link], check=True, capture_output=True
-        )
-    folder = one.folder / "second"
-    folder.mkdir()
-    other = loads(
-        f"""
-node: {{name: lb2, runtime_dir: {folder}, exabgp_user: root}}
-bgp:
-  local_as: 65002
-  router_id: {NODE_B}
-  hold_time: 3
-  neighbors: [{{address: {ROUTER_B}, remote_as: 65000}}]
-vips: {{web: {{address: {V4.network_address}, port: 80, servers: [10.9.2.1]}}}}
-""",
-        hostname="lb2",
-    ).config
-    conf = one.folder / "rendered.conf"
-    conf.write_text(ROUTERS[one.router.name](router([config(one.folder), other])))
-    one.router.load(conf)
-    speaker = Speaker(
-        one.places.node, folder, exabgp_conf(other, command=f"{sys.executable} -m anycast"), [NODE_B], env={}
-    )
-    try:
-        yield speaker
-    finally:
-        speaker.stop()
-
-
 @each
 def test_a_draining_node_gives_its_flows_to_the_other_one(software: type[Software]) -> None:
     """Only FRR acts on 65535:0 by itself: on the others this is what the rendered filter does."""
@@ -221,7 +180,7 @@ def test_a_draining_node_gives_its_flows_to_the_other_one(software: type[Softwar
     with pair(software) as one:
         vip = Route(prefix=V4)
         one.accepted(vip, Route(prefix=V6))
-        with _second_node(one) as other:
+        with second_node(one) as other:
             other.want(vip)
             until(lambda: len(one.router.paths(V4)) == 2, "both paths at the router")
             assert one.router.best(V4) == NODE4 or software in (Frr, GoBgp)  # these two stay with the older

@@ -23,6 +23,13 @@ MEDS = (None, 100, 200)
 TTL = 2.0
 
 
+def route(prefix: Prefix, med: int | None) -> Route:
+    """Of a MED of 200: with everything a backup has."""
+    if med != 200:
+        return Route(prefix=prefix, med=med)
+    return Route(prefix=prefix, med=med, as_path=(65001,) * 4, extended_communities=("target:1:2",))
+
+
 def prefixes_of(command: str) -> list[str]:
     words = command.split()
     return words[words.index("nlri") + 1 :] if "nlri" in words else words[2:3] if " route " in command else []
@@ -115,7 +122,7 @@ class PluginMachine(RuleBasedStateMachine):
     def the_agent_wants(self, meds: list[int | str | None]) -> None:
         pairs = zip(PREFIXES, meds, strict=True)
         self.wanted = tuple(
-            Route(prefix=prefix, med=med) for prefix, med in pairs if med is None or isinstance(med, int)
+            route(prefix, med) for prefix, med in pairs if med is None or isinstance(med, int)
         )
         self.lease()
 
@@ -127,7 +134,7 @@ class PluginMachine(RuleBasedStateMachine):
     def the_agent_changes_its_mind_about_one(self, index: int, meds: list[int | str | None]) -> None:
         for med in meds:
             others = tuple(route for route in self.wanted if route.prefix != PREFIXES[index])
-            mine = (Route(prefix=PREFIXES[index], med=med),) if med is None or isinstance(med, int) else ()
+            mine = (route(PREFIXES[index], med),) if med is None or isinstance(med, int) else ()
             self.wanted = (*others, *mine)
             self.lease()
             self.exchange()

@@ -18,7 +18,7 @@ from anycast.core.values.lease import (
     next_lease,
 )
 from anycast.core.values.report import FailedRoute, NeighborState, Report
-from anycast.core.values.route import Route
+from anycast.core.values.route import Origin, Route
 from anycast.lease import (
     MAX_LINE,
     Ask,
@@ -43,6 +43,10 @@ routes = st.builds(
     med=st.none() | st.integers(0, 2**32 - 1),
     communities=st.lists(st.text()).map(tuple),
     large_communities=st.lists(st.text()).map(tuple),
+    as_path=st.lists(st.integers(1, 2**32 - 1)).map(tuple),
+    local_preference=st.none() | st.integers(0, 2**32 - 1),
+    extended_communities=st.lists(st.text()).map(tuple),
+    origin=st.none() | st.sampled_from(Origin),
 )
 leases = st.builds(
     full_lease,
@@ -69,6 +73,7 @@ reports = st.builds(
     silent_since=st.none() | instants,
     lease_expired=st.booleans(),
     late_leases=st.integers(0),
+    attributes=st.integers(1, 9),
 )
 sane_reports = reports.map(
     lambda report: replace(report, failed=tuple({each.prefix: each for each in report.failed}.values()))
@@ -266,3 +271,18 @@ def test_the_digest_is_the_same_in_every_release() -> None:
         digest_of_all([route, Route(prefix=ip_network("2001:db8::1/128"))], [route.prefix])
         == 14683352686248483583
     )
+
+
+def test_each_attribute_is_in_the_digest_and_on_the_wire_only_where_it_is_set() -> None:
+    """An older plugin reads what it knows, finds another digest, and asks for each lease in full."""
+    plain = Route(prefix=ip_network("192.0.2.1/32"))
+    others = [
+        replace(plain, as_path=(65001, 65001)),
+        replace(plain, local_preference=0),
+        replace(plain, extended_communities=("target:1:2",)),
+        replace(plain, origin=Origin.IGP),
+    ]
+    assert len({digest_of_all([route], []) for route in (plain, *others)}) == 5
+    lease = full_lease(seq=1, issued=0.0, ttl=1.0, routes=[plain])
+    body = json.loads(encode(lease))
+    assert set(body["routes"][0]) == {"prefix", "next_hop", "med", "communities", "large_communities"}

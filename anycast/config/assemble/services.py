@@ -26,6 +26,7 @@ from anycast.core.values.configuration import (
     Address,
     Forwarding,
     Protocol,
+    Role,
     Scheduler,
     SchedulerFlag,
     TunnelChecksum,
@@ -130,9 +131,14 @@ class Vips(Assembler):
             name=name,
             addresses=tuple(address for _, address in addresses),
             services=tuple(services),
+            role=self._role(vip),
             med=vip.med,
             communities=tuple(dict.fromkeys(vip.communities)),
             large_communities=tuple(dict.fromkeys(vip.large_communities)),
+            extended_communities=tuple(dict.fromkeys(vip.extended_communities)),
+            as_path_prepend=vip.as_path_prepend,
+            local_preference=vip.local_preference,
+            origin=vip.origin,
             require=require,
         )
 
@@ -143,10 +149,15 @@ class Vips(Assembler):
             what = f"up to here the VIPs have {self._addresses:,} addresses"
             self._say(path, what, f"write {MOST_ADDRESSES:,} at most: each is a route", key=True)
             raise TooManyError
-        for name in ("communities", "large_communities"):
+        for name in ("communities", "large_communities", "extended_communities"):
             if len(getattr(vip, name)) > MOST_COMMUNITIES:
                 what = f"a route with {len(getattr(vip, name)):,} of them fits into no BGP message"
                 self._say((*path, name), what, f"write {MOST_COMMUNITIES} at most")
+
+    @staticmethod
+    def _role(vip: schema.Vip) -> Role:
+        """This node's. A file for all nodes would name the nodes of each role; who this is stands in `node.name`."""
+        return vip.role
 
     def _carried(self, use: _Use, addresses: Sequence[tuple[Path, Address]]) -> bool:
         """Whether all that is served so far is not too much. What is, is looked at no further."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
+from anycast.analysis.roles import contradictions, doubtful
 from anycast.analysis.routers import unfit
 from anycast.config.assemble.checks import Checks
 from anycast.config.assemble.context import Assembler, Context
@@ -57,6 +58,7 @@ def build(file: schema.File, source: Source, hostname: str) -> Built:
         *_limitless(builder.vips.served, source),
         *next_hops(config.bgp),
         *unfit(config),
+        *doubtful(config),
     ]
     return Built(
         config=config,
@@ -105,6 +107,9 @@ class _Builder(Assembler):
         told = hooks(self._context)
         self._addresses()
         timing = self._built(("timing",), file.timing, model.Timing)
+        if bgp is not None:
+            for place, what, do in contradictions(bgp, tuple(vip for vip in vips if vip is not None)):
+                self._say(place, what, do)
         if bgp is None or node is None or timing is None or not self._context.sound:
             return None
         return model.Config(

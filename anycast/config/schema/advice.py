@@ -82,6 +82,10 @@ tunnel: {type: gue, port: 6080}""",
     ("flags",): "flags: [mh-port, mh-fallback]",
     ("communities",): 'communities: ["65000:100"]',
     ("large_communities",): 'large_communities: ["65000:1:100"]',
+    ("extended_communities",): 'extended_communities: ["target:65000:100"]',
+    ("as_path_prepend",): "as_path_prepend: 2",
+    ("local_preference",): "local_preference: 50",
+    ("role",): "role: backup",
 }
 
 
@@ -141,6 +145,8 @@ _MEANT: Mapping[str, tuple[str, ...]] = {
     "key_file": ("key",),
     "lb_algo": ("scheduler",),
     "lb_kind": ("forwarding",),
+    "local_pref": ("local_preference",),
+    "localpref": ("local_preference",),
     "lvs_method": ("forwarding",),
     "lvs_sched": ("scheduler",),
     "md5": ("password",),
@@ -149,15 +155,19 @@ _MEANT: Mapping[str, tuple[str, ...]] = {
     "neighbor_as": ("remote_as",),
     "neighbour": ("neighbors",),
     "neighbours": ("neighbors",),
+    "ext_communities": ("extended_communities",),
+    "extcommunities": ("extended_communities",),
     "peer_as": ("remote_as",),
     "peer_asn": ("remote_as",),
     "peers": ("neighbors",),
+    "prepend": ("as_path_prepend",),
     "qname": ("name",),
     "query": ("name",),
     "real_servers": ("servers",),
     "retries": ("fall",),
     "source": ("local_address",),
     "source_address": ("local_address",),
+    "state": ("role",),
     "status": ("expect",),
     "sync": ("connection_sync",),
     "targets": ("servers",),
@@ -168,20 +178,24 @@ _MEANT: Mapping[str, tuple[str, ...]] = {
 """Keys by what other programs, or people, call the same. Only one that is known at the place is proposed."""
 
 _NO_BACKUP = Advice(
-    "IPVS has no backup servers; for a node that only takes over write med, where the higher one loses "
+    "IPVS has no backup servers; for a node that only takes over write role: backup beside the VIP's address "
     "(examples/primary-backup.yaml)",
-    "med: 200",
+    "role: backup",
 )
+_OF_A_VIP = "a route belongs to the VIP: write {} there, beside address"
 _EXPLAINED: Mapping[str, Advice] = {
-    "as_path_prepend": Advice(
-        "a node is less preferred by med, or by communities the routers act on", "med: 200"
-    ),
+    "as_path_prepend": Advice(_OF_A_VIP.format("as_path_prepend"), "as_path_prepend: 2"),
     "backup": _NO_BACKUP,
+    "local_preference": Advice(_OF_A_VIP.format("local_preference"), "local_preference: 50"),
+    "priority": Advice(
+        "there is no election between nodes: the routers choose, by the role of each", "role: backup"
+    ),
+    "role": Advice(_OF_A_VIP.format("role"), "role: backup"),
     "maintenance": Advice(
         "a maintenance is a command: `anycast maintenance on`; how long a drain takes stands in timing",
         "timing: {drain: 5s, server_drain: 5m}",
     ),
-    "med": Advice("a route belongs to the VIP: write med there, beside address", "med: 200"),
+    "med": Advice(_OF_A_VIP.format("med"), "med: 200"),
     "sorry_server": _NO_BACKUP,
     "token": Advice(
         "a token does not stand in this file: name the file that holds it, or a variable of the agent's environment",
@@ -198,7 +212,6 @@ servers:
   - {address: 10.9.2.1, weight: 2}
   - {address: 10.9.2.2, weight: 1}""",
     ),
-    "local_pref": Advice("between two AS there is only med, or communities the routers act on", "med: 200"),
     "pools": Advice(
         "a service has one pool; for shares write weights in it (examples/ab.yaml)",
         """\

@@ -19,7 +19,9 @@ from anycast.core.values import configuration as model
 from anycast.core.values.configuration import (
     Address,
     Forwarding,
+    Origin,
     Protocol,
+    Role,
     Scheduler,
     SchedulerFlag,
     TunnelType,
@@ -453,9 +455,32 @@ class Vip(Serving):
         "The address, if there is one."
     )
     addresses: list[of.AnyAddress] | None = entry("The addresses.")
-    med: of.Med | None = entry("Multi-exit discriminator. Compared only between nodes of one AS.")
+    role: Annotated[Role, choice(list(Role), Role)] = entry(
+        "What this node is for the VIP. backup: routers use its path only while no primary announces the VIP, at once "
+        "then, for they have it already. With routers of another AS that is as_path_prepend: 3 and med: 1000, with those "
+        "of its own local_preference: 50, where nothing else is written. The other nodes have another role, or the same.",
+        Role.PRIMARY,
+    )
+    med: of.Med | None = entry(
+        "Multi-exit discriminator; the lower one is preferred. Compared only between nodes of one AS, and after the length "
+        "of the AS path."
+    )
     communities: list[of.Community] = entry('Communities, as "65000:100".', [])
     large_communities: list[of.LargeCommunity] = entry('Large communities, as "65000:1:2".', [])
+    extended_communities: list[of.ExtendedCommunity] = entry(
+        'Extended communities, as "target:65000:100", "origin:65000:100" or 0x and 16 digits.', []
+    )
+    as_path_prepend: of.Prepend | None = entry(
+        "How often this node's AS stands in the AS path once more; the shorter path is preferred. 0 to 16. Not sent to "
+        "routers of its own AS. Default: 0, of a backup 3."
+    )
+    local_preference: of.LocalPreference | None = entry(
+        "The higher one is preferred, before everything else. Sent to routers of this node's own AS alone. Default: 100, of "
+        "a backup 50."
+    )
+    origin: Annotated[Origin, choice(list(Origin), Origin)] | None = entry(
+        "Origin of the route: igp, egp or incomplete; the first of these is preferred. Default: igp."
+    )
     servers: Servers | None = entry("A pool of this VIP's own, named as the VIP.")
     services: list[Annotated[Service, or_text(of.PORTS_ALONE)]] | None = entry(
         "The services, where they differ in more than the port."

@@ -26,6 +26,7 @@ from anycast.core.hooks import EVENTS, wrong_url
 from anycast.core.names import listed, nearest
 from anycast.core.values.configuration import Protocol
 from anycast.core.values.described import Percent
+from anycast.core.values.route import extended_community
 from anycast.core.values.software import Daemon, Software, software
 from anycast.regex import LONGEST, RegexError, compiled
 
@@ -431,6 +432,23 @@ def _community(parts: int, high: int) -> Scalar:
     return Scalar(parse, {"anyOf": [numbers, {"enum": [*_WELL_KNOWN]}]} if parts == 2 else numbers)
 
 
+_SHORT = {"rt": "target", "ro": "origin", "soo": "origin"}  # what routers call them
+
+
+@scalar(type="string", pattern="^((target|origin|rt|ro|soo):[0-9.]{1,15}:[0-9]{1,10}|0x[0-9A-Fa-f]{16})$")
+def _extended_community(value: Any) -> str:
+    text = value.lower() if isinstance(value, str) else ""
+    word, colon, rest = text.partition(":")
+    text = f"{_SHORT.get(word, word)}{colon}{rest}"
+    if extended_community(text) is None:
+        do = (
+            "write target:N:N or origin:N:N, an AS number or IPv4 address and a number (up to 4294967295 with an AS up to "
+            "65535, else up to 65535), or 0x and 16 digits"
+        )
+        raise unlike(value, "an extended community", do)
+    return text
+
+
 # ExaBGP's configuration has no way to escape the other characters.
 _VARIABLE = r"\$\{?([A-Za-z_][A-Za-z0-9_]{0,99})\}?"
 
@@ -826,8 +844,10 @@ Interface = Annotated[
 ]
 # The kernel counts in its own ticks, in 31 bits: with 1,000 of them to a second it refuses more than 24.8 days.
 KernelTimeout = Annotated[int, seconds(1, 24 * DAY)]
+ExtendedCommunity = Annotated[str, _extended_community]
 LargeCommunity = Annotated[str, _community(3, 2**32 - 1)]
 LeaseTtl = Annotated[float, duration(0.5, 30)]
+LocalPreference = Annotated[int, whole("a local preference", 0, 2**32 - 1)]
 Lifetime = Annotated[float, duration(0, 3650 * DAY)]
 Listen = Annotated[str, _listen]
 Load = Annotated[float, _decimal("a load", 0, 10000, "write a number above 0, as in 2.5", above=True)]
@@ -850,6 +870,7 @@ Pause = Annotated[float, duration(0, 600)]
 Penalty = Annotated[
     float, _decimal("a penalty", 0.1, 1000, "write a number of falls from 0.1 to 1000, as in 1.5")
 ]
+Prepend = Annotated[int, whole("a number of times", 0, 16)]
 Period = Annotated[float, duration(0.01, 3600)]
 PERSISTENCE_TIMEOUT = seconds(1, DAY)
 PersistenceTimeout = Annotated[int, PERSISTENCE_TIMEOUT]

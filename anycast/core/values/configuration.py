@@ -20,6 +20,7 @@ from anycast.core.values.checks import TcpCheck as TcpCheck  # noqa: PLC0414 - r
 from anycast.core.values.described import Doc, Percent, setting
 from anycast.core.values.light import light_dataclass
 from anycast.core.values.route import Address as Address  # noqa: PLC0414 - re-exported
+from anycast.core.values.route import Origin as Origin  # noqa: PLC0414 - re-exported
 from anycast.core.values.route import Prefix as Prefix  # noqa: PLC0414 - re-exported
 from anycast.core.values.software import Software
 
@@ -300,16 +301,31 @@ class Service:
         return f"mark/{self.mark}" if self.mark else f"{self.protocol}/{self.port}"
 
 
+class Role(StrEnum):
+    """What this node is for a VIP. Routers use a backup's path only while no primary announces the VIP."""
+
+    PRIMARY = "primary"
+    BACKUP = "backup"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vip:
-    """A virtual IP: one or more addresses that stand and fall together."""
+    """A virtual IP: one or more addresses that stand and fall together.
+
+    What `core.preference` makes of the role and the attributes is what routers are sent.
+    """
 
     name: str
     addresses: tuple[Address, ...]
     services: tuple[Service, ...]
+    role: Role = Role.PRIMARY
     med: int | None = None
     communities: tuple[str, ...] = ()  # "asn:value", both 16 bits
     large_communities: tuple[str, ...] = ()  # "asn:value:value", each 32 bits
+    extended_communities: tuple[str, ...] = ()  # "target:asn:value", "origin:asn:value", 0x and 16 digits
+    as_path_prepend: int | None = None  # how often the node's AS stands in the path once more
+    local_preference: int | None = None
+    origin: Origin | None = None
     require: Rule[Leaf] | None = None  # must hold for the VIP to be announced
 
 

@@ -135,10 +135,19 @@ def next_lease(
 
 def digest_of(route: Route) -> int:
     """64 bits of one route with its attributes."""
-    return _digest(
+    text = (
         f"{route.prefix} {route.next_hop} {route.med}"
         f" {','.join(route.communities)} {','.join(route.large_communities)}"
     )
+    if route.as_path:
+        text += f" as_path {','.join(map(str, route.as_path))}"
+    if route.local_preference is not None:
+        text += f" local_preference {route.local_preference}"
+    if route.extended_communities:
+        text += f" extended {','.join(route.extended_communities)}"
+    if route.origin is not None:
+        text += f" origin {route.origin}"
+    return _digest(text)
 
 
 def digest_of_owned(prefix: Prefix) -> int:

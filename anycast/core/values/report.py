@@ -11,6 +11,10 @@ OLDEST = (5, 0, 13)
 """The oldest ExaBGP that no peer can make say things of its own to the plugin."""
 
 
+ATTRIBUTES = 2
+"""What a plugin of this release can send with a route: 2 has AS path, local preference, extended communities, origin."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedRoute:
     """A wanted prefix that is not announced, and why in words."""
@@ -102,6 +106,9 @@ class Report:
     lease_expired: bool = False
     late_leases: int = (
         0  # leases that were over when they came and were not followed, since the start of the plugin
+    )
+    attributes: int = (
+        1  # which attributes of a route it sends: ATTRIBUTES of its release; 1: of one without roles
     )
     rendered: str = ""  # digest of the configuration that ExaBGP was started with; empty: not known
     journal_error: str = ""  # why the plugin's journal cannot be written

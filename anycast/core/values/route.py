@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TypeAlias
 
@@ -11,6 +13,14 @@ Prefix: TypeAlias = IPv4Network | IPv6Network
 
 GRACEFUL_SHUTDOWN = "65535:0"  # RFC 8326
 WORST_MED = 2**32 - 1
+
+
+class Origin(StrEnum):
+    """Where a route comes from, in BGP's words. Routers prefer the first of these."""
+
+    IGP = "igp"
+    EGP = "egp"
+    INCOMPLETE = "incomplete"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,9 +32,57 @@ class Route:
     med: int | None = None
     communities: tuple[str, ...] = ()  # "asn:value"
     large_communities: tuple[str, ...] = ()  # "asn:value:value"
+    as_path: tuple[int, ...] = ()  # sent as it stands; empty: the node's own AS, and within it none
+    local_preference: int | None = None  # sent to routers of the node's own AS alone
+    extended_communities: tuple[str, ...] = ()  # "target:asn:value", "origin:asn:value", 0x and 16 digits
+    origin: Origin | None = None  # None: igp
 
 
-def drained(route: Route) -> Route:
-    """The same prefix, last resort: routers that honour RFC 8326 move away while the path still works."""
+def drained(route: Route, *, internal: bool = False) -> Route:
+    """The same prefix, last resort: routers that honour RFC 8326 move away while the path still works.
+
+    `internal`: a router of the node's own AS gets it. Such a router honours the preference whatever it knows of RFCs.
+    """
     communities = (*(c for c in route.communities if c != GRACEFUL_SHUTDOWN), GRACEFUL_SHUTDOWN)
-    return replace(route, med=WORST_MED, communities=communities)
+    preference = 0 if internal else route.local_preference
+    return replace(route, med=WORST_MED, communities=communities, local_preference=preference)
+
+
+_EXTENDED = re.compile(r"(target|origin):([0-9]{1,10}|[0-9]{1,3}(?:\.[0-9]{1,3}){3}):([0-9]{1,10})", re.ASCII)
+_SUBTYPES = {"target": 2, "origin": 3}
+
+
+def extended_community(text: str) -> bytes | None:
+    """Its eight bytes (RFC 4360, RFC 5668): `target` or `origin`, a number or IPv4 address, a number; or 0x and 16 digits.
+
+    None: it is none, or a part is too large.
+    """
+    if re.fullmatch("0x[0-9A-Fa-f]{16}", text, re.ASCII):
+        return bytes.fromhex(text[2:])
+    if (match := _EXTENDED.fullmatch(text)) is None:
+        return None
+    word, first, second = match.groups()
+    try:
+        if "." in first:
+            kind, whose, rest = 1, IPv4Address(first).packed, 2
+        elif int(first) < 2**16:
+            kind, whose, rest = 0, int(first).to_bytes(2, "big"), 4
+        else:
+            kind, whose, rest = 2, int(first).to_bytes(4, "big"), 2
+        return bytes((kind, _SUBTYPES[word])) + whose + int(second).to_bytes(rest, "big")
+    except (ValueError, OverflowError):
+        return None
+
+
+def attributes(route: Route) -> tuple[object, ...]:
+    """All that is announced with the prefix: routes with the same can go into one message."""
+    return (
+        route.next_hop,
+        route.med,
+        route.communities,
+        route.large_communities,
+        route.as_path,
+        route.local_preference,
+        route.extended_communities,
+        route.origin,
+    )

@@ -30,6 +30,14 @@ def test_every_failure_is_told_with_its_sum(capsys: pytest.CaptureFixture[str]) 
     assert "warning: fragments: " in out
 
 
+def test_what_this_node_is_a_backup_for_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    file = FULL.parent / "primary-backup.yaml"
+    assert main(["budget", "--config", str(file)]) == 0
+    assert "\nbackup here: mail: while a primary announces the VIP, a failure" in capsys.readouterr().out
+    assert main(["budget", "--config", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["backups"] == ["mail"]
+
+
 def test_a_limit_that_is_exceeded_is_a_negative_answer(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--max", "20s") == 0
     assert run("--max", "2500ms") == 1

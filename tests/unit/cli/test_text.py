@@ -12,10 +12,11 @@ from anycast.core import events as ev
 from anycast.core.health.phase import Outcome, Result
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import FILE, NODE, Maintenance
+from anycast.core.values.configuration import Role
 from anycast.core.values.standing import Condition
 from anycast.ops import why
 from anycast.ops.status import document
-from tests.unit.ops.node import Node, healthy
+from tests.unit.ops.node import CONFIG, Node, healthy
 
 WALL = 1_800_000_000.0
 
@@ -83,6 +84,17 @@ def test_what_was_planned_is_no_alarm() -> None:
     rows = text.status(status(node), colour=True).splitlines()
     assert "\x1b[31m" not in next(row for row in rows if "vip_maintenance" in row)
     assert "\x1b[31m" in next(row for row in rows if row.startswith("mail "))
+
+
+def test_a_backup_is_told_and_no_alarm() -> None:
+    vips = tuple(replace(one, role=Role.BACKUP) for one in CONFIG.vips[:1])
+    node = healthy(replace(CONFIG, vips=(*vips, *CONFIG.vips[1:])))
+    found = status(node)
+    assert [(vip["role"], vip["level"]) for vip in found["vips"]] == [("backup", "ok"), ("primary", "ok")]
+    rows = text.status(found, colour=False).splitlines()
+    assert next(row for row in rows if row.startswith("web ")).endswith(" backup")
+    del found["vips"][0]["role"]  # of an older agent
+    assert "backup" not in text.status(found, colour=False)
 
 
 def test_acknowledged_by_exabgp_is_what_is_said() -> None:

@@ -52,6 +52,10 @@ OF_VIP = [
     "protocol",
     "communities",
     "large_communities",
+    "extended_communities",
+    "as_path_prepend",
+    "local_preference",
+    "role",
     "require",
 ]
 
@@ -129,7 +133,7 @@ def test_lines_are_found_by_the_end_of_the_path(path: tuple[str | int, ...], lin
         (
             "vips: {w: {address: 192.0.2.1, port: 80, servers: [10.9.2.1], backup: b}}",
             "IPVS has no backup servers",
-            "med: 200",
+            "role: backup",
         ),
         (
             "pools: {w: {servers: [10.9.2.1], check: https://www.example.net/health}}",

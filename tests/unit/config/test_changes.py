@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from anycast.config.changes import changes
 from anycast.config.load import loads
-from anycast.core.values.configuration import Config
+from anycast.core.values.configuration import Config, Role
 
 FULL = Path(__file__).parents[3].joinpath("examples", "full.yaml").read_text(encoding="utf-8")
 RENDER = "restart ExaBGP, with its configuration rendered again"
@@ -237,6 +237,12 @@ def test_what_else_differs_is_told_under_the_new_name() -> None:
         "vip www: med 1 -> 2",
         f"vips: the addresses this node may announce changed: {RENDER}",
     )
+
+
+def test_another_role_is_told() -> None:
+    old = named("web", "p")
+    new = replace(old, vips=(replace(old.vips[0], role=Role.BACKUP, as_path_prepend=2), old.vips[1]))
+    assert changes(old, new) == ("vip web: role primary -> backup", "vip web: as_path_prepend default -> 2")
 
 
 def test_a_pool_of_another_name_whose_servers_serve_the_same_is_renamed() -> None:

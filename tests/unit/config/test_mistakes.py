@@ -266,6 +266,38 @@ VALUES = [
     ),
     (
         "port: 53",
+        "port: 53\n    extended_communities: [target:65000]",
+        "f:23:28: vips.one.extended_communities[0]: 'target:65000' is not an extended community",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    extended_communities: [target:70000:70000]",
+        "f:23:28: vips.one.extended_communities[0]: 'target:70000:70000' is not an extended",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    extended_communities: [rt:a:1]",
+        "f:23:28: vips.one.extended_communities[0]: 'rt:a:1' is not an extended community",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    as_path_prepend: 17",
+        "f:23:22: vips.one.as_path_prepend: 17 is not a number of times (write a whole number from 0 to 16",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    local_preference: 4294967296",
+        "f:23:23: vips.one.local_preference: 4294967296 is not a local preference",
+    ),
+    ("port: 53", "port: 53\n    origin: ebgp", "f:23:13: vips.one.origin: 'ebgp' is not a choice here"),
+    ("port: 53", "port: 53\n    role: backups", "f:23:11: vips.one.role: 'backups' is not a choice here"),
+    (
+        "port: 53",
+        "port: 53\n    role: backup\n    as_path_prepend: 0",
+        "f:24:22: vips.one.as_path_prepend: to routers of another AS a backup without a longer AS path",
+    ),
+    (
+        "port: 53",
         "port: 53\n    scheduler: best",
         "f:23:16: vips.one.scheduler: 'best' is not a choice here",
     ),

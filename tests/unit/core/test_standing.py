@@ -11,8 +11,8 @@ from anycast.core.maintenance.clocks import End
 from anycast.core.maintenance.stages import NODE, Maintenance
 from anycast.core.rendering import digest
 from anycast.core.standing import CLOCK_STANDS
-from anycast.core.values.configuration import Neighbor
-from anycast.core.values.report import SILENT, Report
+from anycast.core.values.configuration import Neighbor, Role
+from anycast.core.values.report import ATTRIBUTES, SILENT, Report
 from anycast.core.values.standing import MAX_TEXT, Condition
 from tests.fakes import EPOCH, Node, up, vip
 
@@ -88,6 +88,19 @@ def test_an_address_that_is_new_makes_it_older_and_one_that_says_nothing_is_not_
     node.reload(vip(), vip("mail", number=2))
     assert kinds(node) == {Condition.EXABGP_OUTDATED}
     reports(node)
+    assert kinds(node) == set()
+
+
+def test_a_plugin_of_an_older_release_that_would_make_a_primary_of_a_backup_stands_until_it_is_replaced() -> (
+    None
+):
+    node = up()
+    reports(node, attributes=1)
+    assert kinds(node) == set()
+    node.reload(replace(vip(), role=Role.BACKUP))
+    assert kinds(node) == {Condition.EXABGP_OUTDATED}
+    assert "routers take a backup for a primary" in str(node.state.standing)
+    reports(node, attributes=ATTRIBUTES)
     assert kinds(node) == set()
 
 

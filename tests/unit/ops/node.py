@@ -38,7 +38,7 @@ from anycast.core.values.configuration import (
     Vip,
 )
 from anycast.core.values.configuration import Node as NodeName
-from anycast.core.values.report import NeighborState, Report
+from anycast.core.values.report import ATTRIBUTES, NeighborState, Report
 from anycast.ops.hub import Hub
 from anycast.ops.source import Facts, Runs, Tally, Work
 from anycast.ops.traffic import Traffic
@@ -200,6 +200,7 @@ class Node:
             exabgp_pid=4711,
             pid=4712,
             acks=3,
+            attributes=ATTRIBUTES,
         )
         for name in fields.keys() & {"announced", "pending"}:
             fields[name] = frozenset(fields[name])

@@ -240,6 +240,7 @@ def test_what_the_verdict_wants_and_what_is_left_until_it_turns() -> None:
     node = healthy()
     found = samples(node)
     assert found['anycast_vip_wanted{vip="web"}'] == 1
+    assert found['anycast_vip_backup{vip="web"}'] == 0
     assert found['anycast_service_quorum{family="ipv4",service="tcp/80",vip="web"}'] == 1
     assert found['anycast_service_headroom_ratio{family="ipv4",service="tcp/80",vip="web"}'] == 0.5
     assert found['anycast_service_total_weight{family="ipv4",service="tcp/80",vip="web"}'] == 2

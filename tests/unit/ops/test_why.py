@@ -14,7 +14,7 @@ from anycast.core.health.phase import Fault, Health, Outcome, Phase, Result
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import FILE, NODE, STOP, Maintenance
 from anycast.core.state import prefix_of
-from anycast.core.values.configuration import Check, Config, HoldDown, HttpCheck, Part, Rule, TcpCheck
+from anycast.core.values.configuration import Check, Config, HoldDown, HttpCheck, Part, Role, Rule, TcpCheck
 from anycast.core.values.persistent import PersistentMap
 from anycast.core.values.report import FailedRoute, NeighborState
 from anycast.core.vip.decide import Reason
@@ -291,6 +291,14 @@ def test_a_drain_is_the_last_resort() -> None:
         "web is announced as the last resort: the VIP is in maintenance"
     )
     assert "last resort" in link(node, "lease")["items"][0]["text"]
+
+
+def test_a_backup_says_what_makes_it_one() -> None:
+    node = healthy(replace(CONFIG, vips=(replace(CONFIG.vips[0], role=Role.BACKUP), CONFIG.vips[1])))
+    assert link(node, "lease")["items"][0]["text"] == (
+        "192.0.2.1/32: in it as a backup (AS path 65001 65001 65001 65001, MED 1000): clients come while no primary "
+        "announces it"
+    )
 
 
 def told(node: Node) -> tuple[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anycast.core.values.route import Route, drained
+from anycast.core.values.route import Origin, Route, drained
 from anycast.plugin import codec
 
 PLAIN = Route(prefix=ip_network("192.0.2.1/32"))
@@ -18,6 +18,10 @@ FULL = Route(
     med=100,
     communities=("65000:1", "65535:0"),
     large_communities=("65000:4294967295:3",),
+    as_path=(4200000001, 4200000001),
+    local_preference=50,
+    extended_communities=("target:65000:100", "origin:4200000001:7", "0x0004fde84cbebc20"),
+    origin=Origin.INCOMPLETE,
 )
 
 # ExaBGP looks for these anywhere in a command.
@@ -30,6 +34,10 @@ routes = st.builds(
     med=st.none() | st.integers(-5, 2**33),
     communities=st.lists(st.text(max_size=8) | st.from_regex(r"\d{1,6}:\d{1,6}", fullmatch=True)).map(tuple),
     large_communities=st.lists(st.text(max_size=8) | st.just("1:2:3")).map(tuple),
+    as_path=st.lists(st.integers(-1, 2**33), max_size=3).map(tuple),
+    local_preference=st.none() | st.integers(-5, 2**33),
+    extended_communities=st.lists(st.text(max_size=8) | st.just("target:1:2"), max_size=2).map(tuple),
+    origin=st.none() | st.sampled_from(Origin),
 )
 
 
@@ -38,6 +46,8 @@ def test_an_announce_carries_every_attribute() -> None:
     assert codec.announce(FULL) == (
         "announce route 2001:db8::1/128 next-hop 2001:db8::ffff med 100"
         " community [ 65000:1 65535:0 ] large-community [ 65000:4294967295:3 ]"
+        " as-path [ 4200000001 4200000001 ] local-preference 50"
+        " extended-community [ 0x0002fde800000064 0x0203fa56ea010007 0x0004fde84cbebc20 ] origin incomplete"
     )
 
 
@@ -55,12 +65,14 @@ def test_a_withdraw_repeats_the_attributes_of_the_announce(route: Route) -> None
 _WORDS = re.compile(
     r"(announce|withdraw) route [0-9a-f.:]+/\d+ next-hop (self|[0-9a-f.:]+)( med \d+)?"
     r"( community \[ \d+:\d+( \d+:\d+)* \])?( large-community \[ \d+:\d+:\d+( \d+:\d+:\d+)* \])?"
+    r"( as-path \[ \d+( \d+)* \])?( local-preference \d+)?"
+    r"( extended-community \[ 0x[0-9a-f]{16}( 0x[0-9a-f]{16})* \])?( origin (igp|egp|incomplete))?"
 )
 
 
 @given(routes)
 def test_no_other_attribute_is_ever_sent_and_no_next_hop_of_the_other_family(route: Route) -> None:
-    """An AS path that does not begin with ours, or a next hop by RFC 8950, has OpenBGPD end the session each time."""
+    """A next hop by RFC 8950 has OpenBGPD end the session each time."""
     try:
         command = codec.announce(route)
     except ValueError:
@@ -100,6 +112,14 @@ def test_a_drained_route_says_graceful_shutdown_in_numbers() -> None:
         {"communities": ("",)},
         {"large_communities": ("1:2",)},
         {"large_communities": ("1:2:4294967296",)},
+        {"as_path": (65001, 2**32)},
+        {"as_path": (True,)},
+        {"as_path": (65001,) * 101},
+        {"local_preference": -1},
+        {"extended_communities": ("redirect:1:2",)},
+        {"extended_communities": ("target:1:2 ] shutdown",)},
+        {"extended_communities": ("target:70000:70000",)},
+        {"origin": "shutdown"},
         {"next_hop": ip_address("2001:db8::1")},
         {"next_hop": ip_address("0.0.0.0")},
         {"next_hop": ip_address("224.0.0.1")},

@@ -1,0 +1,134 @@
+"""Two nodes that take over from each other, with four kinds of router, each with what `anycast render` writes.
+
+The first node is the primary of one VIP and the backup of another, the second the other way round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import ip_network
+
+import pytest
+
+from anycast.core.preference import route_of
+from anycast.core.values.configuration import Role
+from anycast.core.values.route import Prefix, Route
+from tests.contract import bgp
+from tests.contract.bgp import NODE4, PATIENCE
+from tests.contract.pair import NODE_B, V4, Pair, pair, second_node
+from tests.contract.routers import SOFTWARE, Bird, Frr, Software, until
+
+pytestmark = [pytest.mark.bgp, pytest.mark.skipif(bool(bgp.missing()), reason=bgp.missing() or "")]
+
+W4 = ip_network("10.99.0.2/32")
+VIPS = f"{V4.network_address}, {W4.network_address}"
+
+
+class Sent:
+    """What a node of this AS sends, made of a configuration as the agent makes it."""
+
+    def __init__(self, one: Pair, local_as: int) -> None:
+        self._bgp = replace(one.config.bgp, local_as=local_as)
+        self._vip = one.config.vips[0]
+
+    def __call__(self, prefix: Prefix, role: Role, *, drain: bool = False) -> Route:
+        vip = replace(self._vip, role=role)
+        return route_of(self._bgp, vip, prefix.network_address, prefix, drain=drain)
+
+
+@pytest.mark.parametrize("software", SOFTWARE, ids=lambda one: one.id())
+@pytest.mark.parametrize("sessions", ["ebgp", "ibgp"])
+def test_two_nodes_take_over_from_each_other(software: type[Software], sessions: str) -> None:
+    if software.missing():
+        pytest.skip(f"no {software.program} here")
+    internal = sessions == "ibgp"
+    numbers = (65000, 65000) if internal else (65001, 65002)
+    with (
+        pair(software, ibgp=internal, vips=VIPS) as one,
+        second_node(one, local_as=numbers[1], vips=VIPS) as other,
+    ):
+        first, second = (Sent(one, number) for number in numbers)
+        primary, backup = Role.PRIMARY, Role.BACKUP
+        mine = [first(V4, primary), first(W4, backup)]
+        # The backup comes first: it must not stay for having been there.
+        other.want(second(V4, backup), second(W4, primary))
+        until(lambda: one.router.best(V4) == NODE_B, "the backup alone")
+        one.node.want(*mine)
+        for prefix, node in ((V4, NODE4), (W4, NODE_B)):
+            chosen(one, prefix, node)
+            assert len(one.router.paths(prefix)) == 2, "the other is kept"
+        forwards(one, NODE4)
+        before = len(one.table.events)
+
+        # A planned change: the primary drains, goes, and comes back.
+        one.node.want(first(V4, primary, drain=True), first(W4, backup, drain=True))
+        chosen(one, V4, NODE_B)
+        forwards(one, NODE_B)
+        one.node.want()
+        until(lambda: len(one.router.paths(V4)) == 1, "one path")
+        assert one.router.best(V4) == NODE_B
+        one.node.want(*mine)
+        chosen(one, V4, NODE4)
+        chosen(one, W4, NODE_B)
+        forwards(one, NODE4)
+
+        # The other one drains: of its own VIP, and of the one that it is a backup for.
+        other.want(second(V4, backup, drain=True), second(W4, primary, drain=True))
+        chosen(one, W4, NODE4)
+        chosen(one, V4, NODE4)
+        other.want(second(V4, backup), second(W4, primary))
+        chosen(one, W4, NODE_B)
+        assert all(holes(one, before)), "the router's kernel was without a route"
+
+        # And one that is killed.
+        one.node.exabgp.end(grace=0.0)
+        chosen(one, V4, NODE_B)
+        chosen(one, W4, NODE_B)
+        forwards(one, NODE_B)
+
+
+def chosen(one: Pair, prefix: Prefix, node: str) -> None:
+    until(lambda: one.router.best(prefix) == node, f"{node} for {prefix}")
+
+
+def forwards(one: Pair, node: str) -> None:
+    """The router's kernel sends the first VIP to this node alone; the other two kinds of router write no kernel."""
+    if isinstance(one.router, Frr | Bird):
+        one.table.wait(str(V4), [node], PATIENCE)
+
+
+def holes(one: Pair, since: int) -> Iterator[bool]:
+    return (bool(event.next_hops) for event in one.table.events[since:] if event.prefix == str(V4))
+
+
+@pytest.mark.parametrize("software", SOFTWARE, ids=lambda one: one.id())
+def test_several_primaries_share_the_flows_and_several_backups_do_when_those_are_gone(
+    software: type[Software],
+) -> None:
+    """Both nodes with the same role: what makes a backup is the same everywhere, so backups are as good as each other."""
+    if software not in (Frr, Bird):
+        pytest.skip("it spreads no flows by itself")
+    with pair(software, vips=VIPS) as one, second_node(one, vips=VIPS) as other:
+        first, second = Sent(one, 65001), Sent(one, 65002)
+        for role in (Role.PRIMARY, Role.BACKUP):
+            one.node.want(first(V4, role))
+            other.want(second(V4, role))
+            one.table.wait(str(V4), [NODE4, NODE_B], PATIENCE)
+
+
+def test_every_attribute_arrives() -> None:
+    with pair(Frr, vips=VIPS) as one:
+        frr = one.router
+        assert isinstance(frr, Frr)
+        route = Route(
+            prefix=V4,
+            as_path=(65001, 65001),
+            local_preference=7,
+            extended_communities=("target:65001:100", "origin:4200000001:7"),
+        )
+        one.node.want(route)
+        found = until(lambda: frr.told(V4), f"{V4} at the router")
+        assert found["aspath"]["string"] == "65001 65001"
+        assert found["extendedCommunity"]["string"] == "RT:65001:100 SoO:4200000001:7"
+        assert "locPrf" not in found, "between two AS it is not sent"

@@ -1,0 +1,172 @@
+"""Which attributes a role comes to, for routers of another AS and of the node's own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Address, ip_address, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anycast.core.health.phase import Outcome
+from anycast.core.preference import (
+    BACKUP_LOCAL_PREFERENCE,
+    BACKUP_MED,
+    BACKUP_PREPEND,
+    needs_attributes,
+    preference,
+    route_of,
+    spelt,
+)
+from anycast.core.values.configuration import Bgp, Neighbor, Role, Vip
+from anycast.core.values.route import (
+    GRACEFUL_SHUTDOWN,
+    WORST_MED,
+    Origin,
+    Route,
+    extended_community,
+)
+from tests.fakes import up, vip
+
+ADDRESS = ip_address("192.0.2.1")
+PREFIX = ip_network("192.0.2.1/32")
+PRIMARY, BACKUP = (replace(vip(), role=role) for role in (Role.PRIMARY, Role.BACKUP))
+
+
+def bgp(*remote: int) -> Bgp:
+    """A node of AS 65001 with routers of these."""
+    return Bgp(
+        local_as=65001,
+        router_id=IPv4Address("10.2.1.1"),
+        neighbors=tuple(
+            Neighbor(address=ip_address(f"10.2.{n}.254"), remote_as=number) for n, number in enumerate(remote)
+        ),
+    )
+
+
+def sent(one: Vip, *remote: int, drain: bool = False) -> Route:
+    return route_of(bgp(*(remote or (65000,))), one, ADDRESS, PREFIX, drain=drain)
+
+
+def test_a_primary_that_says_nothing_sends_what_it_sent_before_there_were_roles() -> None:
+    assert sent(PRIMARY) == Route(prefix=PREFIX, med=PRIMARY.med)
+    assert sent(PRIMARY, 65001) == Route(prefix=PREFIX, med=PRIMARY.med)
+    assert not needs_attributes(PRIMARY)
+
+
+def test_a_backup_has_a_longer_path_that_begins_with_its_own_as_and_a_higher_med() -> None:
+    route = sent(replace(BACKUP, med=None))
+    assert route.as_path == (65001,) * (1 + BACKUP_PREPEND)
+    assert (route.med, route.local_preference) == (BACKUP_MED, None)
+
+
+def test_within_one_as_a_backup_has_a_lower_preference_and_no_path_of_its_own() -> None:
+    """The node's own number would be a loop for the router."""
+    route = sent(BACKUP, 65001)
+    assert (route.as_path, route.local_preference) == ((), BACKUP_LOCAL_PREFERENCE)
+
+
+def test_what_a_vip_says_itself_counts_before_its_role() -> None:
+    one = replace(BACKUP, as_path_prepend=1, med=7, local_preference=20)
+    assert sent(one).as_path == (65001, 65001)
+    assert sent(one).med == 7
+    assert sent(one, 65001).local_preference == 20
+    assert sent(replace(PRIMARY, as_path_prepend=2)).as_path == (65001,) * 3
+
+
+@given(
+    role=st.sampled_from(Role),
+    prepend=st.none() | st.integers(0, 16),
+    med=st.none() | st.integers(0, 2**32 - 1),
+    local=st.none() | st.integers(0, 2**32 - 1),
+    remote=st.lists(st.sampled_from((65000, 65001)), min_size=1, max_size=3),
+    drain=st.booleans(),
+)
+def test_an_as_path_is_empty_or_our_own_number_alone(
+    *, role: Role, prepend: int | None, med: int | None, local: int | None, remote: list[int], drain: bool
+) -> None:
+    """Another number ahead has OpenBGPD end the session, and ours is a loop within our AS."""
+    one = replace(vip(), role=role, as_path_prepend=prepend, med=med, local_preference=local)
+    route = sent(one, *remote, drain=drain)
+    assert set(route.as_path) <= {65001}
+    assert not route.as_path or set(remote) == {65000}
+    assert route.local_preference is None or 65001 in remote
+
+
+@given(st.none() | st.integers(0, 2**32 - 1), st.none() | st.integers(0, 2**32 - 1))
+def test_a_draining_primary_is_worse_than_a_backup_by_each_thing_that_is_compared(
+    med: int | None, local: int | None
+) -> None:
+    draining = sent(replace(PRIMARY, med=med), drain=True)
+    assert GRACEFUL_SHUTDOWN in draining.communities
+    assert draining.med == WORST_MED
+    inside = sent(replace(PRIMARY, local_preference=local), 65001, drain=True)
+    assert inside.local_preference == 0
+    assert (sent(BACKUP, 65001).local_preference or 0) > 0
+
+
+def test_attributes_go_along_as_they_are_written() -> None:
+    one = replace(PRIMARY, extended_communities=("target:65000:100",), origin=Origin.EGP)
+    assert sent(one).extended_communities == ("target:65000:100",)
+    assert sent(one).origin is Origin.EGP
+    assert needs_attributes(one)
+
+
+def test_what_is_compared_is_told_in_words() -> None:
+    assert spelt(sent(replace(BACKUP, med=None))) == "AS path 65001 65001 65001 65001, MED 1000"
+    assert spelt(sent(replace(BACKUP, med=None), 65001)) == "local preference 50, MED 1000"
+    assert preference(BACKUP).prepend == BACKUP_PREPEND
+
+
+@pytest.mark.parametrize(
+    ("text", "octets"),
+    [
+        ("target:65000:100", "0002fde800000064"),
+        ("origin:65000:4294967295", "0003fde8ffffffff"),
+        ("target:4200000001:7", "0202fa56ea010007"),  # an AS of four bytes leaves two for the number
+        ("origin:192.0.2.1:7", "0103c00002010007"),
+        ("0x0004FDE84CBEBC20", "0004fde84cbebc20"),
+    ],
+)
+def test_an_extended_community_is_eight_bytes(text: str, octets: str) -> None:
+    assert extended_community(text) == bytes.fromhex(octets)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "65000:100",
+        "target:65000",
+        "target:65000:4294967296",
+        "target:4200000001:65536",
+        "target:4294967296:1",
+        "target:192.0.2.1:65536",
+        "target:192.0.2.256:1",
+        "target:６５:1",
+        "bandwidth:65000:1",
+        "0x0004",
+        "0x0004fde84cbebc2000",
+    ],
+)
+def test_what_is_none_is_told(text: str) -> None:
+    assert extended_community(text) is None
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_an_answer(text: str) -> None:
+    found = extended_community(text)
+    assert found is None or len(found) == 8
+
+
+def test_a_reload_changes_the_role_and_nothing_else() -> None:
+    node = up()
+    since = node.state.vips["web"].since
+    node.reload(replace(vip(), role=Role.BACKUP))
+    assert node.lease is not None
+    (route,) = node.lease.routes.values()
+    assert len(route.as_path) == 1 + BACKUP_PREPEND
+    assert node.state.vips["web"].since == since
+    node.checks(Outcome.FAIL)
+    assert node.routes == []
