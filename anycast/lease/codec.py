@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import assert_never
 
 from anycast.core.values.lease import Lease, by_prefix, digest_of_all
 from anycast.core.values.report import FailedRoute, NeighborState, Report
-from anycast.core.values.route import Address, Origin, Prefix, Route
+from anycast.core.values.route import Address, Origin, Prefix, Route, Variant, shape
 from anycast.lease.messages import Ask, Hello, LeaseChange, Message, ProtocolError, ReportChange
 
 MAX_LINE = 4 * 1024 * 1024  # bytes
@@ -177,6 +178,15 @@ class _Fields:
     def objects(self, name: str) -> list[_Fields]:
         return [_Fields(_object(value, name)) for value in self.array(name)]
 
+    def either(self, name: str, elsewhere: Sequence[object]) -> list[object]:
+        """An array, or the number of one elsewhere."""
+        value = self._values.get(name)
+        if type(value) is int and 0 <= value < len(elsewhere):
+            value = elsewhere[value]
+        if not isinstance(value, list):
+            raise ValueError(f"{name}: expected an array, or the place of one")  # noqa: TRY004
+        return value
+
     def prefix(self, name: str) -> Prefix:
         return _network(self.text(name))
 
@@ -193,6 +203,13 @@ class _Fields:
 
 def route_body(route: Route) -> dict[str, object]:
     """A route as JSON values; `route_of` reads it back. What came after the first release stands in it where it is set."""
+    body = _attributes_body(route)
+    if route.variants:
+        body["variants"] = _variants_body(route)
+    return body
+
+
+def _attributes_body(route: Route) -> dict[str, object]:
     body: dict[str, object] = {
         "prefix": str(route.prefix),
         "next_hop": None if route.next_hop is None else str(route.next_hop),
@@ -211,11 +228,57 @@ def route_body(route: Route) -> dict[str, object]:
     return body
 
 
-def route_of(value: object) -> Route:
-    """A route out of JSON values. Raises ValueError; whether its attributes are in range is not checked."""
+def _variants_body(route: Route) -> list[dict[str, object]]:
+    """Without the prefix, so that they are the same for all routes that go alike."""
+    found = []
+    for variant in route.variants:
+        body = _attributes_body(variant.route)
+        del body["prefix"]
+        found.append({"neighbors": list(map(str, variant.neighbors)), **body})
+    return found
+
+
+class _Variants:
+    """Each of a message once: routes give its place. Thousands of them are alike, and a message has an end."""
+
+    def __init__(self) -> None:
+        self.bodies: list[list[dict[str, object]]] = []
+        self._places: dict[object, int] = {}
+
+    def route_body(self, route: Route) -> dict[str, object]:
+        body = _attributes_body(route)
+        if route.variants:
+            of = shape(route)[1]
+            if of not in self._places:
+                self._places[of] = len(self.bodies)
+                self.bodies.append(_variants_body(route))
+            body["variants"] = self._places[of]
+        return body
+
+
+def route_of(value: object, variants: Sequence[object] = ()) -> Route:
+    """A route out of JSON values. Raises ValueError; whether its attributes are in range is not checked.
+
+    `variants`: those of the message, of which it may give the place.
+    """
     fields = _Fields(_object(value, "route"))
+    route = _attributes(fields, fields.prefix("prefix"))
+    if not fields.has("variants"):
+        return route
+    found = fields.either("variants", variants)
+    return replace(route, variants=tuple(_variant(one, route.prefix) for one in found))
+
+
+def _variant(value: object, prefix: Prefix) -> Variant:
+    fields = _Fields(_object(value, "variant"))
+    return Variant(
+        neighbors=tuple(map(ip_address, fields.texts("neighbors"))), route=_attributes(fields, prefix)
+    )
+
+
+def _attributes(fields: _Fields, prefix: Prefix) -> Route:
     return Route(
-        prefix=fields.prefix("prefix"),
+        prefix=prefix,
         next_hop=fields.address_or_none("next_hop"),
         med=fields.integer_or_none("med"),
         communities=fields.texts("communities"),
@@ -229,24 +292,32 @@ def route_of(value: object) -> Route:
     )
 
 
+def _routes(fields: _Fields, name: str) -> tuple[Route, ...]:
+    """With the variants that the message has beside them."""
+    variants = fields.array("variants") if fields.has("variants") else []
+    return tuple(route_of(value, variants) for value in fields.array(name))
+
+
 # A field that has nothing to say is left out: most messages say little.
 
 
 def _lease_body(lease: Lease) -> dict[str, object]:
-    return {
+    variants = _Variants()
+    body: dict[str, object] = {
         "type": "lease",
         "seq": lease.seq,
         "issued": lease.issued,
         "ttl": lease.ttl,
-        "routes": [route_body(route) for route in lease.routes.values()],
+        "routes": [variants.route_body(route) for route in lease.routes.values()],
         "owned": _texts(lease.owned),
         "digest": lease.digest,
     }
+    return body | {"variants": variants.bodies} if variants.bodies else body
 
 
 def _lease(fields: _Fields) -> Lease:
     """An agent that does not know differences gives no digest: it is worked out."""
-    routes = by_prefix(map(route_of, fields.array("routes")))
+    routes = by_prefix(_routes(fields, "routes"))
     owned = frozenset(fields.prefixes("owned"))
     digest = fields.integer_or_none("digest")
     return Lease(
@@ -260,6 +331,7 @@ def _lease(fields: _Fields) -> Lease:
 
 
 def _lease_change_body(change: LeaseChange) -> dict[str, object]:
+    variants = _Variants()
     body: dict[str, object] = {
         "type": "lease_change",
         "seq": change.seq,
@@ -267,7 +339,8 @@ def _lease_change_body(change: LeaseChange) -> dict[str, object]:
         "ttl": change.ttl,
         "base": change.base,
         "digest": change.digest,
-        "changed": [route_body(route) for route in change.changed],
+        "changed": [variants.route_body(route) for route in change.changed],
+        "variants": variants.bodies,
         "gone": _texts(change.gone),
         "owned": _texts(change.owned),
         "disowned": _texts(change.disowned),
@@ -282,7 +355,7 @@ def _lease_change(fields: _Fields) -> LeaseChange:
         ttl=fields.number("ttl"),
         base=fields.integer("base"),
         digest=fields.integer("digest"),
-        changed=tuple(map(route_of, fields.array("changed"))) if fields.has("changed") else (),
+        changed=_routes(fields, "changed") if fields.has("changed") else (),
         gone=_some(fields, "gone"),
         owned=_some(fields, "owned"),
         disowned=_some(fields, "disowned"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TypeAlias
 
-from anycast.core.values.route import Origin, Prefix, Route, extended_community
+from anycast.core.values.route import Address, Origin, Prefix, Route, extended_community
 
 FLUSH = "flush adj-rib out"
 SHOW_NEIGHBORS = "show neighbor json"
@@ -99,17 +99,27 @@ Line: TypeAlias = (
 )
 
 
-def announce(route: Route) -> str:
-    """The command that announces `route`. Raises ValueError where a value is out of range."""
-    return f"announce route {_prefix(route.prefix)}{_attributes(route)}"
+def announce(route: Route, to: Sequence[Address] = ()) -> str:
+    """The command that announces `route`, variants aside. Raises ValueError where a value is out of range.
+
+    `to`: these neighbors alone; ExaBGP refuses it if it knows none of them.
+    """
+    return f"{_to(to)}announce route {_prefix(route.prefix)}{_attributes(route)}"
 
 
-def withdraw(route: Route) -> str:
+def withdraw(route: Route, to: Sequence[Address] = ()) -> str:
     """The command that withdraws `route`, attributes repeated. Raises ValueError as `announce` does.
 
     Without the attributes ExaBGP 5 keeps an announce that is still to be sent beside the withdraw.
     """
-    return f"withdraw route {_prefix(route.prefix)}{_attributes(route)}"
+    return f"{_to(to)}withdraw route {_prefix(route.prefix)}{_attributes(route)}"
+
+
+def check(route: Route) -> None:
+    """Raises ValueError or TypeError where a value is out of range, in the route or one of its variants."""
+    announce(route)
+    for variant in route.variants:
+        announce(variant.route, variant.neighbors)
 
 
 def withdraw_bare(prefix: Prefix) -> str:
@@ -117,22 +127,33 @@ def withdraw_bare(prefix: Prefix) -> str:
     return f"withdraw route {_prefix(prefix)}"
 
 
-def announce_all(routes: Sequence[Route]) -> str:
+def announce_all(routes: Sequence[Route], to: Sequence[Address] = ()) -> str:
     """The command that announces routes with the same attributes, of one family. Raises ValueError as `announce` does.
 
     With both families in it ExaBGP 5 announces one of them, and says `done`.
     """
-    return f"announce attributes{_attributes(routes[0])} nlri {_prefixes(routes)}"
+    return f"{_to(to)}announce attributes{_attributes(routes[0])} nlri {_prefixes(routes)}"
 
 
-def withdraw_all(routes: Sequence[Route]) -> str:
+def withdraw_all(routes: Sequence[Route], to: Sequence[Address] = ()) -> str:
     """As `announce_all`, attributes repeated."""
-    return f"withdraw attributes{_attributes(routes[0])} nlri {_prefixes(routes)}"
+    return f"{_to(to)}withdraw attributes{_attributes(routes[0])} nlri {_prefixes(routes)}"
 
 
 def withdraw_all_bare(prefixes: Sequence[Prefix]) -> str:
     """The command that withdraws prefixes of one family and of unknown attributes."""
     return f"withdraw attributes nlri {' '.join(map(_prefix, prefixes))}"
+
+
+def _to(neighbors: Sequence[Address]) -> str:
+    words = []
+    for one in neighbors:
+        if not isinstance(one, IPv4Address | IPv6Address):
+            raise TypeError(f"neighbor: expected an address, found {type(one).__name__}")
+        if "%" in str(one):
+            raise ValueError(f"neighbor {one}: a neighbor cannot have a zone")
+        words.append(f"neighbor {one}")
+    return f"{' , '.join(words)} " if words else ""
 
 
 def _prefixes(routes: Sequence[Route]) -> str:

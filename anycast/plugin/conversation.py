@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from anycast.core.values.route import Route
 from anycast.plugin import codec
@@ -31,18 +32,47 @@ PAUSE = 1.0  # seconds between two ticks that mean we did not run ourselves
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command without its answer. `moves`: the prefixes it is for, each with the attribute set it is about."""
+    """One without its answers. `moves`: the prefixes it is for, each with the attribute set it is about.
+
+    `texts`: what ExaBGP is given, several where neighbors are not sent the same. Each is answered.
+    """
 
     kind: Kind
-    text: str
+    texts: tuple[str, ...]
     moves: tuple[tuple[Entry, Route | None], ...] = ()
+
+
+@dataclass(slots=True)
+class _Owed:
+    """A command that is not answered in full."""
+
+    command: Command
+    answered: int = 0
+    refused: str = ""  # the first text that was
+
+    @property
+    def text(self) -> str:
+        """The one that is answered next."""
+        return self.command.texts[self.answered]
+
+
+class Answer(NamedTuple):
+    """A command that ExaBGP has answered in full; None: a question, a part, or nothing of ours.
+
+    `refused`: its first text that was. `stray`: something was refused that is not ours.
+    """
+
+    command: Command | None
+    refused: str = ""
+    stray: bool = False
 
 
 class Conversation:
     """Commands go out by `write` and `write_alone`, what ExaBGP says comes in by `answer` and `table`."""
 
     def __init__(self, now: float) -> None:
-        self._unanswered: deque[Command] = deque()
+        self._unanswered: deque[_Owed] = deque()
+        self._texts = 0  # in them
         self._moving = 0  # prefixes in the unanswered commands
         self._quiet_since = now  # the last answer, or the first command after a rest
         self._last_tick = now
@@ -70,11 +100,11 @@ class Conversation:
     @property
     def is_alone(self) -> bool:
         """The unanswered command travels alone."""
-        return bool(self._unanswered) and not self._unanswered[0].moves
+        return bool(self._unanswered) and not self._unanswered[0].command.moves
 
     @property
     def has_room(self) -> bool:
-        return not self.is_alone and len(self._unanswered) < WINDOW and self._moving < MOVING
+        return not self.is_alone and self._texts < WINDOW and self._moving < MOVING
 
     def alone_is_due(self, now: float) -> bool:
         return self._flush_due or self._version_due or self._ping_due or now >= self._query_at
@@ -82,55 +112,64 @@ class Conversation:
     def flush(self) -> None:
         self._flush_due = True
 
-    def write(self, command: Command, now: float) -> str:
+    def ask(self, now: float) -> None:
+        """The neighbors may have changed."""
+        self._query_at = min(self._query_at, now)
+
+    def write(self, command: Command, now: float) -> tuple[str, ...]:
         if not self._unanswered:
             self._quiet_since = now
-        self._unanswered.append(command)
+        self._unanswered.append(_Owed(command))
+        self._texts += len(command.texts)
         self._moving += len(command.moves)
-        return command.text
+        return command.texts
 
-    def write_alone(self, now: float) -> str:
+    def write_alone(self, now: float) -> tuple[str, ...]:
         if now >= self._query_at:
             self._query_at = math.inf
             self._query_answer, self._stray_at = None, None
-            return self.write(Command(Kind.QUERY, codec.SHOW_NEIGHBORS), now)
+            return self.write(Command(Kind.QUERY, (codec.SHOW_NEIGHBORS,)), now)
         if self._flush_due and not self._version_due:
             self._flush_due = False
-            return self.write(Command(Kind.FLUSH, codec.FLUSH), now)
+            return self.write(Command(Kind.FLUSH, (codec.FLUSH,)), now)
         self._version_due = self._ping_due = False
-        return self.write(Command(Kind.VERSION, codec.VERSION), now)
+        return self.write(Command(Kind.VERSION, (codec.VERSION,)), now)
 
     # In.
 
-    def answer(self, *, refused: bool, now: float) -> Command | None:
-        """The command that ExaBGP has answered; None: a question, or nothing of ours."""
+    def answer(self, *, refused: bool, now: float) -> Answer:
         self._quiet_since, self._ping_due = now, False
         self._tell_silence(None)
         if self._skip:
             self._skip -= 1
-            return None
+            return Answer(None)
         if not self._unanswered:
-            return None
-        command = self._unanswered[0]
-        if command.kind is Kind.QUERY:
+            return Answer(None)
+        owed = self._unanswered[0]
+        if owed.command.kind is Kind.QUERY:
             if self._query_answer is None and not (refused and self.synced):
                 # The answer comes ahead of its `done`, so this one belongs to a command before the question: as many
                 # of ours are answered as the life before was owed.
                 self._stray_at = now
                 self.errors += refused
-            else:
-                self._complete_query(now)
-            return None
-        self._unanswered.popleft()
-        self._moving -= len(command.moves)
+                return Answer(None, stray=refused)
+            self._complete_query(now)
+            return Answer(None)
+        self._texts -= 1
         if refused:
             self.errors += 1
+            owed.refused = owed.refused or owed.text
         else:
             self.acks += 1
-        return command
+        owed.answered += 1
+        if owed.answered < len(owed.command.texts):
+            return Answer(None)
+        self._unanswered.popleft()
+        self._moving -= len(owed.command.moves)
+        return Answer(owed.command, owed.refused)
 
     def table(self, table: codec.NeighborTable) -> None:
-        if self._unanswered and self._unanswered[0].kind is Kind.QUERY:
+        if self._unanswered and self._unanswered[0].command.kind is Kind.QUERY:
             self._query_answer = table
         else:
             self._skip += 1  # the life before asked for it, and its `done` follows
@@ -140,8 +179,9 @@ class Conversation:
         answer, self._query_answer = self._query_answer, None
         self._query_refusals = 0 if answer is not None else self._query_refusals + 1
         self._query_at = now + QUERY if self._query_refusals < QUERY_TRIES else math.inf
-        if self._unanswered and self._unanswered[0].kind is Kind.QUERY:
+        if self._unanswered and self._unanswered[0].command.kind is Kind.QUERY:
             self._unanswered.popleft()
+            self._texts -= 1
         self.revision += 1
 
     # Time.

@@ -95,7 +95,7 @@ def load(path: str) -> tuple[Route, ...]:
     added = [opened(line, _KEYS) for line in lines if line.endswith(b"\n") and line.strip()]
     loaded = tuple(dict.fromkeys(route_of(item) for item in (*routes, *added)))
     for route in loaded:
-        codec.withdraw(route)
+        codec.check(route)
     return loaded
 
 

@@ -11,13 +11,15 @@ end in the wrong state. The rules are kept where they belong: `prefixes`, `conve
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable
+from ipaddress import ip_address
 
 from anycast.core.values.report import ATTRIBUTES, EXPLAINED, NeighborState, Report, doubtful, too_old
-from anycast.core.values.route import Prefix, Route, attributes
+from anycast.core.values.route import Address, Prefix, Route, shape
 from anycast.lease import Lease, LeaseChange
-from anycast.plugin import codec, outage
+from anycast.plugin import codec, commands, outage
 from anycast.plugin.conversation import Command, Conversation
 from anycast.plugin.journal import Journal, Writing
 from anycast.plugin.mirror import Mirror
@@ -60,6 +62,8 @@ class Planner:
         self._reassert_at = now + REASSERT
         # The life before may have ended while a session came up.
         self._settle_at: float | None = now + SETTLE
+        self._doubted = False  # ExaBGP may have other neighbors than are known
+        self._asked_after = False  # and has been asked since
         self._reloading = 0  # times that everything is still to be said after a reload of ExaBGP
         self._changes = 0
         self.log: list[str] = []  # what an operator should read; the caller empties it
@@ -120,6 +124,9 @@ class Planner:
             case codec.Refused():
                 self._answer(refused=True, now=now)
             case codec.NeighborEvent():
+                if line.address not in self._neighbors:
+                    self._doubted = True
+                    self._ask(now)
                 self._neighbor(line.address, line.state, line.reason, now, now)
                 if line.state == "up":
                     self._session_up(now)
@@ -152,6 +159,8 @@ class Planner:
             self._reassert(now)
             if self._reloading:
                 self._reloading -= 1
+                if self._doubted:
+                    self._ask(now)
                 self._prefixes.announce_again(now)
                 self._settle_at = now + SETTLE if self._reloading else None
             self._talk.flush()
@@ -237,7 +246,7 @@ class Planner:
         out += self._write(Kind.REASSERT, now)
         if not self._talk.is_alone and self._talk.alone_is_due(now):
             if self._talk.idle:  # then no withdraw waits either
-                out.append(self._talk.write_alone(now))
+                out += self._talk.write_alone(now)
         elif self._synced:
             out += self._write(Kind.ANNOUNCE, now)
         return out
@@ -269,11 +278,9 @@ class Planner:
 
     def _write(self, kind: Kind, now: float) -> list[str]:
         """What waits for such a command, as long as there is room."""
-        out = []
+        out: list[str] = []
         while self._talk.has_room and (moves := self._next(kind, now)):
-            entries = [entry for entry, _ in moves]
-            text = _text(kind, [route for _, route in moves], [entry.prefix for entry in entries])
-            out.append(self._talk.write(Command(kind, text, moves), now))
+            out += self._talk.write(Command(kind, self._texts(kind, moves), moves), now)
         return out
 
     def _next(self, kind: Kind, now: float) -> tuple[tuple[Entry, Route | None], ...]:
@@ -282,17 +289,54 @@ class Planner:
         most = BATCH if self._prefixes.waiting(kind) >= BATCH_FROM else 1
         first: tuple[object, ...] | None = None
         while len(moves) < most and (entry := self._prefixes.next(kind)) is not None:
+            if kind is Kind.ANNOUNCE and self._doubted and entry.has_variants:
+                break  # the neighbors are about to be known
             if kind is Kind.ANNOUNCE and not self._may_announce(entry, now):
                 if self._journal.error is None:
                     break  # it is about to be written
                 continue
-            alike = entry.alone, entry.prefix.version, _attributes(entry.route_for(kind))
-            if first is not None and (alike != first or entry.alone):
+            route = entry.route_for(kind)
+            if kind is Kind.REASSERT and entry.spared and not self._spares(entry):
+                entry.spared = False
+                self._prefixes.place(entry, now)
+                continue
+            alone = entry.alone or (kind is Kind.ANNOUNCE and self._drops(entry))
+            is_down = kind is Kind.REASSERT and entry.want is None
+            alike = alone, entry.prefix.version, None if route is None else shape(route), is_down
+            if first is not None and (alike != first or alone):
                 break
             first = alike
             moves.append((entry, entry.written(kind)))
             self._prefixes.place(entry, now)
+            if alone:
+                break
         return tuple(moves)
+
+    def _texts(self, kind: Kind, moves: tuple[tuple[Entry, Route | None], ...]) -> tuple[str, ...]:
+        """Moves that go together have routes of one shape, or none has one."""
+        entry, known = moves[0][0], self._prefixes.known
+        routes = [route for _, route in moves if route is not None]
+        match kind:
+            case Kind.ANNOUNCE:
+                return commands.announce(routes, entry.held, known)
+            case Kind.REASSERT if routes and entry.want is not None:
+                return commands.spare(routes, known)
+            case _ if not routes or (self._doubted and routes[0].variants):
+                return commands.withdraw_bare([one.prefix for one, _ in moves])
+            case Kind.REASSERT:
+                return commands.withdraw_again(routes, known)
+            case _:
+                return commands.withdraw(routes, known)
+
+    def _spares(self, entry: Entry) -> bool:
+        """Some neighbor is not sent it."""
+        want = entry.want
+        return want is not None and bool(commands.left_out(want, self._prefixes.known))
+
+    def _drops(self, entry: Entry) -> bool:
+        """Some neighbor loses it with what is announced now."""
+        want = entry.want
+        return want is not None and any(commands.dropped(want, entry.held, self._prefixes.known))
 
     def _may_announce(self, entry: Entry, now: float) -> bool:
         if (old := too_old(self._version)) is not None:
@@ -318,19 +362,19 @@ class Planner:
             self.log.append(words)
 
     def _answer(self, *, refused: bool, now: float) -> None:
-        errors = self._talk.errors
-        command = self._talk.answer(refused=refused, now=now)
+        command, text, stray = self._talk.answer(refused=refused, now=now)
         self._sync(now)
-        if self._talk.errors > errors:
-            self.log.append(f"ExaBGP refused: {command.text if command else 'a command that is not known'}")
+        if text or stray:
+            self.log.append(f"ExaBGP refused: {text or 'a command that is not known'}")
         if command is None:
             return
+        refused = bool(text)
         for entry, route in command.moves:
             entry.command = None
             if refused and len(command.moves) > 1:
                 entry.refused_together(command.kind)
             elif refused:
-                self._refused(command, entry, now)
+                self._refused(command, entry, text, now)
             elif command.kind is Kind.WITHDRAW:
                 entry.withdrawn(route)
             elif command.kind is Kind.ANNOUNCE and route is not None:
@@ -338,12 +382,14 @@ class Planner:
             self._prefixes.place(entry, now)
             self._prefixes.forget_if_foreign(entry)
 
-    def _refused(self, command: Command, entry: Entry, now: float) -> None:
-        (_, route), text = command.moves[0], command.text
+    def _refused(self, command: Command, entry: Entry, text: str, now: float) -> None:
+        _, route = command.moves[0]
         if command.kind is Kind.ANNOUNCE and route is not None:
             entry.announce_refused(route, text, now)
+            if route.variants:
+                self._talk.ask(now)
         elif command.kind is Kind.WITHDRAW:
-            entry.withdraw_refused(text, now)
+            entry.withdraw_refused(route, text, now)
             if entry.is_stuck:
                 self._talk.stick(f"refused {entry.withdraw_errors} times: {text}")
 
@@ -371,7 +417,14 @@ class Planner:
         if self._reloading < RELOAD_SAYS:
             self.log.append("ExaBGP reads its configuration again: everything is said once more")
         self._reloading = RELOAD_SAYS
+        self._doubted = self._doubted or any(entry.has_variants for entry in self._prefixes)
+        self._asked_after = False
         self._settle_at = now + RELOADED
+
+    def _ask(self, now: float) -> None:
+        """Which neighbors it has: until it answers, nothing is announced to some of them, and withdraws go to all."""
+        self._asked_after = True
+        self._talk.ask(now)
 
     def _reassert(self, now: float) -> None:
         self._reassert_at = now + REASSERT
@@ -412,18 +465,15 @@ class Planner:
         for address in set(self._neighbors) - {row.address for row in table.rows}:
             del self._neighbors[address]
             self._changes += 1
+        self._doubted = self._doubted and not self._asked_after
+        self._prefixes.know(_addresses(self._neighbors), now)
         if came_up:
             self._session_up(now)
 
 
-def _attributes(route: Route | None) -> tuple[object, ...] | None:
-    return None if route is None else attributes(route)
-
-
-def _text(kind: Kind, routes: list[Route | None], prefixes: list[Prefix]) -> str:
-    known = [route for route in routes if route is not None]
-    if not known:
-        return codec.withdraw_bare(prefixes[0]) if len(prefixes) == 1 else codec.withdraw_all_bare(prefixes)
-    if len(known) == 1:
-        return (codec.announce if kind is Kind.ANNOUNCE else codec.withdraw)(known[0])
-    return (codec.announce_all if kind is Kind.ANNOUNCE else codec.withdraw_all)(known)
+def _addresses(names: Iterable[str]) -> frozenset[Address]:
+    found = set()
+    for name in names:
+        with contextlib.suppress(ValueError):
+            found.add(ip_address(name))
+    return frozenset(found)

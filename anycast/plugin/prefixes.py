@@ -15,8 +15,8 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from anycast.core.values.report import FailedRoute
-from anycast.core.values.route import Prefix, Route
-from anycast.plugin import codec
+from anycast.core.values.route import Address, Prefix, Route
+from anycast.plugin import codec, commands
 
 RETRY_ANNOUNCE = 30.0  # seconds
 RETRY_WITHDRAW = 1.0  # seconds
@@ -61,6 +61,10 @@ class Entry:
     barred: bool = False  # there is no command for the wanted route
     refused: bool = False  # the wanted route was refused, by ExaBGP or for want of a journal
     why: str = ""  # the wanted route is not announced because
+    spared: bool = (
+        False  # it is wanted and does not go to every neighbor: from those it is withdrawn again, too
+    )
+    refusals: int = 0  # of the wanted route, in a row, where it has variants
     alone: bool = False  # it goes into no command with others
     queue: dict[Prefix, None] | None = None  # the one it stands in
     told: tuple[bool, bool, str] | None = None  # what a report says of it: announced, pending, why it failed
@@ -70,14 +74,20 @@ class Entry:
         wanted = () if self.want is None else (self.want,)
         return self.command not in MOVES and not self.clear and self.held == wanted
 
+    @property
+    def has_variants(self) -> bool:
+        """Not every neighbor is sent the same, or was."""
+        wanted = () if self.want is None else (self.want,)
+        return any(route.variants for route in (*wanted, *self.held))
+
     def need(self) -> Kind | None:
         if self.command is not None:
             return None
         if self.clear or (self.want is None and self.held):
             return Kind.WITHDRAW
-        if self.want is not None:
-            return Kind.ANNOUNCE if (self.again or self.held != (self.want,)) and not self.barred else None
-        return Kind.REASSERT if self.reassert else None
+        if self.want is not None and (self.again or self.held != (self.want,)) and not self.barred:
+            return Kind.ANNOUNCE
+        return Kind.REASSERT if self.reassert and (self.want is None or self.spared) else None
 
     def due_at(self) -> float:
         """The instant from which what it needs may be written: what was refused waits."""
@@ -90,7 +100,7 @@ class Entry:
                 return -math.inf
 
     def set_want(self, want: Route | None) -> None:
-        self.want, self.refused = want, False
+        self.want, self.refused, self.spared, self.refusals = want, False, False, 0
         self.announce_at = self.withdraw_at = -math.inf
         self.why = "" if want is None else _invalid(want)
         self.barred = bool(self.why)
@@ -104,7 +114,7 @@ class Entry:
 
     def route_for(self, kind: Kind) -> Route | None:
         """The attribute set that the next command of this kind is about; None: all there may be."""
-        if kind is Kind.ANNOUNCE:
+        if kind is Kind.ANNOUNCE or (kind is Kind.REASSERT and self.want is not None):
             return self.want
         # What ExaBGP refused with its attributes it never took; without them it may take it.
         bare = self.withdraw_errors % 2 == 1
@@ -113,7 +123,10 @@ class Entry:
     def written(self, kind: Kind) -> Route | None:
         """A command of this kind counts as written. Returns the attribute set it is about."""
         route = self.route_for(kind)
-        self.reassert, self.command = False, kind
+        self.reassert = (
+            self.reassert and self.spared and kind is Kind.ANNOUNCE
+        )  # that goes to other neighbors
+        self.command = kind
         if kind is Kind.ANNOUNCE and route is not None:
             self.again = False
             self.held = (*(held for held in self.held if held != route), route)
@@ -122,9 +135,16 @@ class Entry:
 
     def announced(self, route: Route) -> None:
         """ExaBGP has acknowledged the announce."""
-        self.held, self.refused, self.alone, self.why = (route,), False, False, ""
+        self.held, self.refused, self.alone, self.why, self.refusals = (route,), False, False, "", 0
 
     def announce_refused(self, route: Route, text: str, now: float) -> None:
+        if route.variants:
+            # Some neighbors may have it, and it is theirs; ExaBGP knows no neighbor of the others, for one.
+            self.again, self.refusals = True, self.refusals + 1
+            if self.want == route:
+                later = RETRY_WITHDRAW if self.refusals == 1 else RETRY_ANNOUNCE
+                self.refuse(f"ExaBGP refused: {text}", now + later)
+            return
         self.held = tuple(held for held in self.held if held != route)
         self.last = self.held[-1] if self.held else None
         self.clear = not self.held
@@ -134,7 +154,10 @@ class Entry:
     def refused_together(self, kind: Kind) -> None:
         """A command for several prefixes was refused: ExaBGP may have taken any of them, so each is tried alone."""
         self.alone = True
-        self.clear = self.clear or kind is Kind.ANNOUNCE
+        if kind is Kind.ANNOUNCE and self.want is not None and self.want.variants:
+            self.again = True
+        else:
+            self.clear = self.clear or kind is Kind.ANNOUNCE
 
     def withdrawn(self, route: Route | None) -> None:
         """ExaBGP has acknowledged the withdraw of this attribute set; None: of all."""
@@ -144,9 +167,11 @@ class Entry:
         if not self.refused and not self.barred:
             self.why = ""
 
-    def withdraw_refused(self, text: str, now: float) -> None:
+    def withdraw_refused(self, route: Route | None, text: str, now: float) -> None:
         self.withdraw_errors += 1
-        self.withdraw_at = now + RETRY_WITHDRAW
+        # Of variants ExaBGP may merely not know a neighbor any more: without attributes it goes to those it knows.
+        at_once = route is not None and bool(route.variants) and self.withdraw_errors == 1
+        self.withdraw_at = now if at_once else now + RETRY_WITHDRAW
         if self.want is not None and not self.why:
             self.why = f"ExaBGP refused: {text}"
 
@@ -178,6 +203,7 @@ class Prefixes:
         self._pending: set[Prefix] = set()
         self._failed: dict[Prefix, str] = {}
         self._said: Said | None = None
+        self.known: frozenset[Address] = frozenset()  # the neighbors that ExaBGP has
         self.touched: set[Prefix] = set()  # those of which a report says something else than the last did
         self.fresh: list[Route] = []  # what is newly wanted, for the journal
         self.wants = 0  # how many are wanted and can be announced
@@ -323,7 +349,17 @@ class Prefixes:
         """Withdraw again all that is down."""
         for entry in self:
             entry.reassert = True
-            if entry.want is None:
+            entry.spared = entry.want is not None and bool(commands.left_out(entry.want, self.known))
+            if entry.want is None or entry.spared:
+                self.place(entry, now)
+
+    def know(self, neighbors: frozenset[Address], now: float) -> None:
+        """ExaBGP has these neighbors. One that is new is sent what is its own, and what others had is not forgotten."""
+        new = neighbors - self.known
+        self.known = neighbors
+        for entry in self:
+            if new and entry.want is not None and entry.want.variants:
+                entry.again, entry.announce_at = True, -math.inf
                 self.place(entry, now)
 
     def announce_again(self, now: float) -> None:
@@ -370,7 +406,7 @@ class Prefixes:
 
 def _invalid(route: Route) -> str:
     try:
-        codec.announce(route)
+        codec.check(route)
     except (ValueError, TypeError) as error:
         return str(error)
     return ""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_network
+import json
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+from typing import ClassVar
 
 import pytest
 from hypothesis import settings
@@ -10,11 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from anycast.core.values.lease import full_lease
-from anycast.core.values.route import Prefix, Route
+from anycast.core.values.route import Prefix, Route, Variant
 from anycast.plugin import codec, plan
 from anycast.plugin.conversation import WINDOW
 from anycast.plugin.plan import Planner
-from tests.property.exabgp_model import ExaBgp
+from tests.property.exabgp_model import ROUTER, ExaBgp, Peer
 
 PREFIXES = tuple(ip_network(f"192.0.2.{n}/32") for n in range(1, 5))
 OWN = PREFIXES[:2]
@@ -23,24 +26,44 @@ MEDS = (None, 100, 200)
 TTL = 2.0
 
 
-def route(prefix: Prefix, med: int | None) -> Route:
-    """Of a MED of 200: with everything a backup has."""
-    if med != 200:
-        return Route(prefix=prefix, med=med)
-    return Route(prefix=prefix, med=med, as_path=(65001,) * 4, extended_communities=("target:1:2",))
-
-
 def prefixes_of(command: str) -> list[str]:
-    words = command.split()
+    words = alone(command).split()
     return words[words.index("nlri") + 1 :] if "nlri" in words else words[2:3] if " route " in command else []
 
 
+def alone(command: str) -> str:
+    """Without the neighbors that it is for."""
+    return command[max(0, *(command.find(f"{word} ") for word in ("announce", "withdraw"))) :]
+
+
+def neighbors_of(command: str) -> list[str]:
+    """Those that it is for; an empty name: all."""
+    words = command.removesuffix(alone(command)).split()
+    return words[1::3] or [""]
+
+
+def is_announce(command: str) -> bool:
+    return alone(command).startswith("announce")
+
+
+def told(one: Route, neighbor: str) -> str | None:
+    """The attributes by which this neighbor is sent it; None: it is not."""
+    if not one.variants:
+        return codec.announce(one).split(maxsplit=3)[3]
+    for variant in one.variants:
+        if neighbor in map(str, variant.neighbors):
+            return codec.announce(variant.route).split(maxsplit=3)[3]
+    return None
+
+
 class PluginMachine(RuleBasedStateMachine):
+    NEIGHBORS: ClassVar[tuple[str, ...]] = (ROUTER,)
+
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
         self.now = 1000.0
-        self.exabgp = ExaBgp()
+        self.exabgp = ExaBgp(self.NEIGHBORS)
         self.stored: tuple[Route, ...] = ()
         self.writable = True
         self.told_unwritable = False
@@ -51,6 +74,7 @@ class PluginMachine(RuleBasedStateMachine):
         self.plan = Planner(own=OWN, now=self.now)
         self.unanswered: list[str] = []
         self.strays = 0
+        self.reloaded = False  # ExaBGP has read its configuration again
         self.inherited = False  # this life gets answers that were for the one before
 
     @initialize(own=st.sampled_from((OWN, PREFIXES)), batches=st.booleans())
@@ -73,24 +97,40 @@ class PluginMachine(RuleBasedStateMachine):
         commands = self.plan.commands(self.now)
         assert self.plan.stuck is None, self.plan.stuck
         for command in commands:
-            if command.startswith("announce"):
+            if is_announce(command):
                 self.no_announce_without_a_lease_or_a_journal(command)
         self.exabgp.commands += commands
         self.unanswered += commands
-        prefixes = [prefix for command in self.unanswered for prefix in prefixes_of(command)]
-        if self.plan.ready:  # before that, answers to the life before may have been taken for ours
-            assert len(prefixes) == len(set(prefixes)), "two commands for one prefix"
+        for neighbor in self.exabgp.peers:
+            prefixes = [
+                prefix
+                for command in self.unanswered
+                if not {"", neighbor}.isdisjoint(neighbors_of(command))
+                for prefix in prefixes_of(command)
+            ]
+            if self.plan.ready:  # before that, answers to the life before may have been taken for ours
+                assert len(prefixes) == len(set(prefixes)), "two commands for one prefix"
+        if self.plan.ready:
             assert len(self.unanswered) <= WINDOW
 
     def no_announce_without_a_lease_or_a_journal(self, command: str) -> None:
         assert self.now < self.expires, "announced without a lease"
-        known = {codec.announce(route) for route in self.stored}
-        attributes = command.split(" nlri ", maxsplit=1)[0].split(maxsplit=2 if " nlri " in command else 3)[
-            -1
-        ]
+        known = {
+            codec.announce(each)
+            for route in self.stored
+            for each in (route, *(variant.route for variant in route.variants))
+        }
+        words = alone(command)
+        attributes = words.split(" nlri ", maxsplit=1)[0].split(maxsplit=2 if " nlri " in words else 3)[-1]
         for prefix in prefixes_of(command):
-            alone = f"announce route {prefix} {attributes}"
-            assert alone in known or (self.told_unwritable and ip_network(prefix) in self.own)
+            by_itself = f"announce route {prefix} {attributes}"
+            assert by_itself in known or (self.told_unwritable and ip_network(prefix) in self.own)
+
+    def route(self, prefix: Prefix, med: int | None) -> Route:
+        """With a MED of 200: with everything a backup has."""
+        if med != 200:
+            return Route(prefix=prefix, med=med)
+        return Route(prefix=prefix, med=med, as_path=(65001,) * 4, extended_communities=("target:1:2",))
 
     def hear(self, count: int) -> None:
         """The plugin reads `count` lines. ExaBGP has sent what it could by then."""
@@ -122,7 +162,7 @@ class PluginMachine(RuleBasedStateMachine):
     def the_agent_wants(self, meds: list[int | str | None]) -> None:
         pairs = zip(PREFIXES, meds, strict=True)
         self.wanted = tuple(
-            route(prefix, med) for prefix, med in pairs if med is None or isinstance(med, int)
+            self.route(prefix, med) for prefix, med in pairs if med is None or isinstance(med, int)
         )
         self.lease()
 
@@ -134,7 +174,7 @@ class PluginMachine(RuleBasedStateMachine):
     def the_agent_changes_its_mind_about_one(self, index: int, meds: list[int | str | None]) -> None:
         for med in meds:
             others = tuple(route for route in self.wanted if route.prefix != PREFIXES[index])
-            mine = (route(PREFIXES[index], med),) if med is None or isinstance(med, int) else ()
+            mine = (self.route(PREFIXES[index], med),) if med is None or isinstance(med, int) else ()
             self.wanted = (*others, *mine)
             self.lease()
             self.exchange()
@@ -157,10 +197,12 @@ class PluginMachine(RuleBasedStateMachine):
         self.exabgp.send(self.now)
         self.work()
 
-    @rule(up=st.booleans())
-    def the_session_changes(self, up: bool) -> None:  # noqa: FBT001
-        if up != self.exabgp.up:
-            self.exabgp.session(self.now, up=up)
+    @rule(up=st.booleans(), which=st.integers(0, 2))
+    def the_session_changes(self, up: bool, which: int) -> None:  # noqa: FBT001
+        names = list(self.exabgp.peers)
+        name = names[which % len(names)]
+        if up != self.exabgp.peers[name].up:
+            self.exabgp.session(self.now, up=up, neighbor=name)
 
     @rule(prefix=st.sampled_from(FICKLE))
     def exabgp_starts_or_ends_refusing(self, prefix: Prefix) -> None:
@@ -188,18 +230,21 @@ class PluginMachine(RuleBasedStateMachine):
         self.expires = 0.0
         before = len(self.exabgp.commands)
         self.work()
-        assert all(command.startswith("withdraw") for command in self.exabgp.commands[before:])
+        assert not any(map(is_announce, self.exabgp.commands[before:]))
 
     def everything_announced_is_journaled(self) -> bool:
         journaled = {str(route.prefix) for route in self.stored}
-        return set(self.exabgp.cache) <= journaled | {str(prefix) for prefix in OWN}
+        return self.cached() <= journaled | {str(prefix) for prefix in OWN}
+
+    def cached(self) -> set[str]:
+        return {prefix for peer in self.exabgp.peers.values() for prefix in peer.cache}
 
     @invariant()
     def what_is_acknowledged_as_withdrawn_is_in_no_table_and_on_no_way_to_it(self) -> None:
         announced = {str(prefix) for prefix in self.plan.report(pid=1, exabgp_pid=2).announced}
         commands = self.exabgp.commands
-        written = {each for one in commands if one.startswith("announce") for each in prefixes_of(one)}
-        assert set(self.exabgp.cache) | written <= announced
+        written = {each for one in commands if is_announce(one) for each in prefixes_of(one)}
+        assert self.cached() | written <= announced
 
     @invariant()
     def the_report_names_the_lease_that_is_followed(self) -> None:
@@ -219,6 +264,8 @@ class PluginMachine(RuleBasedStateMachine):
                 continue  # it may wait until it is tried again
             if prefix not in wanted:
                 assert prefix not in report.announced, f"{prefix} is withdrawn, and that is not acknowledged"
+            elif self.reloaded:
+                continue  # it may wait until the neighbors are known
             elif not self.told_unwritable or prefix in self.own:
                 assert prefix in report.announced, f"{prefix} is wanted and not announced"
                 assert prefix not in report.pending
@@ -227,13 +274,14 @@ class PluginMachine(RuleBasedStateMachine):
     def nothing_is_announced_once_the_withdraws_after_the_lease_are_acknowledged(self) -> None:
         self.work()
         if self.now >= self.expires and self.plan.all_down and not self.strays:
-            assert not self.exabgp.cache
+            assert not self.cached()
 
     def everything_settles(self) -> None:
         self.exabgp.refuses.clear()
         self.writable = True
-        if not self.exabgp.up:
-            self.exabgp.session(self.now, up=True)
+        for name, peer in self.exabgp.peers.items():
+            if not peer.up:
+                self.exabgp.session(self.now, up=True, neighbor=name)
         for passes in range(60):
             self.lease()
             self.exchange()
@@ -247,10 +295,11 @@ class PluginMachine(RuleBasedStateMachine):
         assert report.seq == self.seq
         assert not report.failed
         assert not report.pending
-        wanted = {str(r.prefix): codec.announce(r).split(maxsplit=3)[3] for r in self.wanted}
-        assert self.exabgp.router == wanted
-        assert self.exabgp.cache == wanted
-        assert {str(prefix) for prefix in report.announced} == set(wanted)
+        for name, peer in self.exabgp.peers.items():
+            wanted = {str(r.prefix): words for r in self.wanted if (words := told(r, name)) is not None}
+            assert peer.router == wanted, name
+            assert peer.cache == wanted, name
+        assert report.announced == {one.prefix for one in self.wanted}
         assert set(self.stored) == set(self.wanted)
 
     def teardown(self) -> None:
@@ -260,5 +309,42 @@ class PluginMachine(RuleBasedStateMachine):
             self.patch.undo()
 
 
+class VariantsMachine(PluginMachine):
+    """Neighbors that are not sent the same, and come and go."""
+
+    NEIGHBORS = (ROUTER, "192.0.2.253", "2001:db8::fe")
+
+    def route(self, prefix: Prefix, med: int | None) -> Route:
+        first, second, third = map(ip_address, self.NEIGHBORS)
+        plain = Route(prefix=prefix, med=med)
+        other = Route(prefix=prefix, med=7, as_path=(65001,) * 2)
+        variants: tuple[Variant, ...]
+        match med:
+            case 100:
+                variants = (
+                    Variant(neighbors=(first, third), route=plain),
+                    Variant(neighbors=(second,), route=other),
+                )
+            case 200:
+                variants = (Variant(neighbors=(second,), route=plain),)
+            case _:
+                return plain
+        return replace(plain, variants=variants)
+
+    @rule(which=st.integers(1, 2))
+    def exabgp_reads_its_configuration_again(self, which: int) -> None:
+        """With a neighbor more, or without one; never without the first. One that is new has not been sent anything."""
+        self.reloaded = True
+        name = self.NEIGHBORS[which]
+        if name in self.exabgp.peers:
+            del self.exabgp.peers[name]
+        else:
+            self.exabgp.peers[name] = Peer()
+        # A route that goes to every neighbor is what a new one is owed by ExaBGP itself.
+        self.exabgp.output.append(json.dumps({"type": "signal", "neighbor": {"name": "SIGUSR1"}}))
+
+
+TestVariants = VariantsMachine.TestCase
+TestVariants.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestPlugin = PluginMachine.TestCase
 TestPlugin.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -135,6 +135,13 @@ def next_lease(
 
 def digest_of(route: Route) -> int:
     """64 bits of one route with its attributes."""
+    text = _text(route)
+    for variant in route.variants:
+        text += f" to {','.join(map(str, variant.neighbors))} {_text(variant.route)}"
+    return _digest(text)
+
+
+def _text(route: Route) -> str:
     text = (
         f"{route.prefix} {route.next_hop} {route.med}"
         f" {','.join(route.communities)} {','.join(route.large_communities)}"
@@ -147,7 +154,7 @@ def digest_of(route: Route) -> int:
         text += f" extended {','.join(route.extended_communities)}"
     if route.origin is not None:
         text += f" origin {route.origin}"
-    return _digest(text)
+    return text
 
 
 def digest_of_owned(prefix: Prefix) -> int:

@@ -11,8 +11,9 @@ OLDEST = (5, 0, 13)
 """The oldest ExaBGP that no peer can make say things of its own to the plugin."""
 
 
-ATTRIBUTES = 2
-"""What a plugin of this release can send with a route: 2 has AS path, local preference, extended communities, origin."""
+ATTRIBUTES = 3
+"""What a plugin of this release can send of a route: 2 has AS path, local preference, extended communities, origin; 3
+sends each neighbor its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,8 +24,20 @@ class Origin(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """What some of the routers are sent in the place of a route: another one for the same prefix, without variants."""
+
+    neighbors: tuple[Address, ...]
+    route: Route
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """One prefix with the attributes it is announced with. A withdraw repeats them exactly."""
+    """One prefix with the attributes it is announced with. A withdraw repeats them exactly.
+
+    With `variants` it goes to the neighbors that stand in them and to no other, each as its variant says. No neighbor
+    stands in two. The attributes beside them are for plugins that know no variants.
+    """
 
     prefix: Prefix
     next_hop: Address | None = None  # None: self
@@ -36,6 +48,16 @@ class Route:
     local_preference: int | None = None  # sent to routers of the node's own AS alone
     extended_communities: tuple[str, ...] = ()  # "target:asn:value", "origin:asn:value", 0x and 16 digits
     origin: Origin | None = None  # None: igp
+    variants: tuple[Variant, ...] = ()  # empty: to every neighbor alike
+
+    def __post_init__(self) -> None:
+        if not self.variants:
+            return
+        neighbors = [one for variant in self.variants for one in variant.neighbors]
+        if len(set(neighbors)) != len(neighbors) or not all(one.neighbors for one in self.variants):
+            raise ValueError(f"{self.prefix}: variants: expected neighbors, each of them once")
+        if any(one.route.variants or one.route.prefix != self.prefix for one in self.variants):
+            raise ValueError(f"{self.prefix}: variants: expected routes for this prefix without variants")
 
 
 def drained(route: Route, *, internal: bool = False) -> Route:
@@ -75,7 +97,7 @@ def extended_community(text: str) -> bytes | None:
 
 
 def attributes(route: Route) -> tuple[object, ...]:
-    """All that is announced with the prefix: routes with the same can go into one message."""
+    """All that is announced with the prefix, variants aside: routes with the same can go into one message."""
     return (
         route.next_hop,
         route.med,
@@ -86,3 +108,9 @@ def attributes(route: Route) -> tuple[object, ...]:
         route.extended_communities,
         route.origin,
     )
+
+
+def shape(route: Route) -> tuple[object, ...]:
+    """All that differs between routes but the prefix."""
+    variants = tuple((one.neighbors, attributes(one.route)) for one in route.variants)
+    return attributes(route), variants

@@ -1,0 +1,101 @@
+"""The commands for prefixes, by what each neighbor is sent. Pure.
+
+ExaBGP keeps a table for each neighbor, so commands for one prefix that go to different neighbors do not meet. It refuses
+a command that goes to none that it knows; hence `known`, those it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+from anycast.core.values.route import Address, Prefix, Route
+from anycast.plugin import codec
+
+
+def announce(routes: Sequence[Route], held: Sequence[Route], known: Collection[Address]) -> tuple[str, ...]:
+    """`routes`: of one family and shape. `held`: what the only one of them may be announced as, besides."""
+    first = routes[0]
+    if not first.variants:
+        return (_announce(routes),)
+    texts = [
+        _announce([route.variants[n].route for route in routes], to)
+        for n, variant in enumerate(first.variants)
+        if (to := _here(variant.neighbors, known))
+    ]
+    for other, to in dropped(first, held, known):
+        texts.append(codec.withdraw(other, to))
+    return tuple(texts) or withdraw_bare([route.prefix for route in routes])
+
+
+def dropped(
+    route: Route, held: Sequence[Route], known: Collection[Address]
+) -> Iterator[tuple[Route, tuple[Address, ...]]]:
+    """What is to be withdrawn from whom once `route` is announced in the place of what is held, the newest of it last."""
+    others = {*left_out(route, known)}
+    for other in reversed(held):
+        if other == route:
+            continue
+        for one, to in _spread(other, known):
+            if some := tuple(each for each in to if each in others):
+                others.difference_update(some)  # one command for a prefix at a time
+                yield one, some
+
+
+def withdraw(routes: Sequence[Route], known: Collection[Address]) -> tuple[str, ...]:
+    """As it was announced. `routes`: of one family and shape."""
+    return _exactly(routes, known) or withdraw_bare([route.prefix for route in routes])
+
+
+def withdraw_again(routes: Sequence[Route], known: Collection[Address]) -> tuple[str, ...]:
+    """What is down already, from every neighbor."""
+    texts = (*_exactly(routes, known), *spare(routes, known))
+    return texts or withdraw_bare([route.prefix for route in routes])
+
+
+def spare(routes: Sequence[Route], known: Collection[Address]) -> tuple[str, ...]:
+    """What is up, from the neighbors that it does not go to; none where it goes to all."""
+    rest = left_out(routes[0], known)
+    return (_withdraw(routes, rest),) if rest else ()
+
+
+def _exactly(routes: Sequence[Route], known: Collection[Address]) -> tuple[str, ...]:
+    first = routes[0]
+    if not first.variants:
+        return (_withdraw(routes),)
+    return tuple(
+        _withdraw([route.variants[n].route for route in routes], to)
+        for n, variant in enumerate(first.variants)
+        if (to := _here(variant.neighbors, known))
+    )
+
+
+def withdraw_bare(prefixes: Sequence[Prefix]) -> tuple[str, ...]:
+    return (codec.withdraw_bare(prefixes[0]) if len(prefixes) == 1 else codec.withdraw_all_bare(prefixes),)
+
+
+def left_out(route: Route, known: Collection[Address]) -> tuple[Address, ...]:
+    """The neighbors that it does not go to."""
+    if not route.variants:
+        return ()
+    mine = {one for variant in route.variants for one in variant.neighbors}
+    return _here([one for one in known if one not in mine], known)
+
+
+def _spread(route: Route, known: Collection[Address]) -> Iterator[tuple[Route, tuple[Address, ...]]]:
+    if not route.variants:
+        yield route, _here(known, known)
+    for variant in route.variants:
+        yield variant.route, _here(variant.neighbors, known)
+
+
+def _here(neighbors: Collection[Address], known: Collection[Address]) -> tuple[Address, ...]:
+    here = (one for one in neighbors if one in known)
+    return tuple(sorted(here, key=lambda one: (one.version, int(one))))
+
+
+def _announce(routes: Sequence[Route], to: Sequence[Address] = ()) -> str:
+    return codec.announce(routes[0], to) if len(routes) == 1 else codec.announce_all(routes, to)
+
+
+def _withdraw(routes: Sequence[Route], to: Sequence[Address] = ()) -> str:
+    return codec.withdraw(routes[0], to) if len(routes) == 1 else codec.withdraw_all(routes, to)
