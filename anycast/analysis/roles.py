@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 
-from anycast.core.preference import USUAL_LOCAL_PREFERENCE, is_internal, preference
-from anycast.core.values.configuration import Bgp, Config, Role, Vip
+from anycast.core.preference import USUAL_LOCAL_PREFERENCE, Routers, is_internal, preference
+from anycast.core.values.configuration import Bgp, Config, Neighbor, Role, Vip
 from anycast.core.values.route import GRACEFUL_SHUTDOWN
 
 _Told = tuple[tuple[str | int, ...], str, str]
@@ -15,7 +16,12 @@ _Told = tuple[tuple[str | int, ...], str, str]
 def contradictions(bgp: Bgp, vips: tuple[Vip, ...]) -> Iterator[_Told]:
     """What cannot be meant."""
     external = any(not is_internal(bgp, neighbor) for neighbor in bgp.neighbors)
+    routers = Routers(bgp)
     for vip in vips:
+        for version in sorted({address.version for address in vip.addresses}):
+            if not routers.reach(vip.name, version):
+                what = f"no router that carries IPv{version} gets it: no line of their export names it"
+                yield ("vips", vip.name), what, f"write - {vip.name} in the export of a neighbor"
         if vip.role is Role.BACKUP and external and not preference(vip).prepend:
             what = "to routers of another AS a backup without a longer AS path is as good as a primary"
             yield ("vips", vip.name, "as_path_prepend"), what, "remove the line, or write 1 or more"
@@ -25,11 +31,34 @@ def doubtful(config: Config) -> Iterator[_Told]:
     """What is allowed and rarely meant. Of each kind the first VIP is named."""
     kinds = {is_internal(config.bgp, neighbor) for neighbor in config.bgp.neighbors}
     told: set[str] = set()
+    for n, neighbor in enumerate(config.bgp.neighbors):
+        yield from _of_export(config, neighbor, ("bgp", "neighbors", n, "export"))
     for vip in config.vips:
         for code, setting, what, do in _of_vip(vip, kinds):
             if code not in told:
                 told.add(code)
                 yield ("vips", vip.name, setting), what, do
+
+
+def _of_export(config: Config, neighbor: Neighbor, place: tuple[str | int, ...]) -> Iterator[_Told]:
+    """Once for each kind: a fleet can have the same exports on nodes with other VIPs."""
+    internal = is_internal(config.bgp, neighbor)
+    names = [vip.name for vip in config.vips]
+    taken: set[str] = set()
+    for n, one in enumerate(neighbor.export or ()):
+        lost = [pattern for pattern in one.vips if not any(fnmatchcase(name, pattern) for name in names)]
+        mine = {name for name in names if any(fnmatchcase(name, pattern) for pattern in one.vips)}
+        if lost:
+            yield (*place, n, "vips"), f"there is no VIP {lost[0]}", "write the name of one, or remove it"
+        elif mine <= taken:
+            yield (*place, n, "vips"), "the lines before it name all of these VIPs", "write it before them"
+        taken |= mine
+        if one.local_preference is not None and not internal:
+            what = "this router is of another AS, and is sent no local preference"
+            yield (*place, n, "local_preference"), what, "write as_path_prepend or med"
+        if one.as_path_prepend and internal:
+            what = "this router is of the node's own AS, where its number in the AS path would be a loop: nothing is prepended"
+            yield (*place, n, "as_path_prepend"), what, "write local_preference"
 
 
 def _of_vip(vip: Vip, kinds: set[bool]) -> Iterator[tuple[str, str, str, str]]:

@@ -113,7 +113,7 @@ def _by_name(members: Iterable[Any], renamed: Mapping[str, str] = MappingProxyTy
     return {renamed.get(member.name, member.name): member for member in members}
 
 
-_WITHOUT = {"persistence": "none", "expire_failed": "never", "timeouts": "left as they are"}
+_WITHOUT = {"export": "all", "persistence": "none", "expire_failed": "never", "timeouts": "left as they are"}
 _WITHOUT |= dict.fromkeys(("connection_sync", "bfd", "token", "signature"), "none")
 
 
@@ -202,6 +202,8 @@ def _neighbor(old: model.Neighbor, new: model.Neighbor) -> Iterator[str]:
         yield f"bgp: neighbor {new.address} changed ({', '.join(what)}): {RENDER}"
     for name, change in _fields(old, new, ("bfd",)):
         yield f"bgp: neighbor {new.address} {name} {change}: {BFD}"
+    for name, change in _fields(old, new, ("export",)):
+        yield f"bgp: neighbor {new.address} {name} {change}"
 
 
 def _families(neighbor: model.Neighbor) -> str:

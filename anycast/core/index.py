@@ -32,7 +32,7 @@ from anycast.core.dataplane.members import (
     versions,
 )
 from anycast.core.health.aim import sessions_of, targets_of
-from anycast.core.preference import needs_attributes
+from anycast.core.preference import needs
 from anycast.core.values.configuration import (
     Address,
     Config,
@@ -44,7 +44,6 @@ from anycast.core.values.configuration import (
     Vip,
 )
 from anycast.core.values.persistent import PersistentMap, changed
-from anycast.core.values.report import ATTRIBUTES
 from anycast.core.values.route import Prefix
 from anycast.core.vip.requirements import Requirement, node_requirements, vip_requirements
 
@@ -258,7 +257,7 @@ def indexed(config: Config, before: Index | None = None) -> Index:
         vips_on_sessions=frozenset(one.vip for one in requirements if sessions_of(one.check)),
         sysctls=_sysctls(config, (vip.sysctls for vip in vips.values())),
         addresses=before.addresses if addresses == before.addresses else addresses,
-        attributes=ATTRIBUTES if any(map(needs_attributes, config.vips)) else 1,
+        attributes=needs(config),
     )
 
 

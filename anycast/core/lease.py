@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from anycast.core.dataplane.desired import address_difference
 from anycast.core.events import Effect, SendLease
-from anycast.core.preference import route_of
+from anycast.core.preference import Routers
 from anycast.core.state import LeaseState, State, prefix_of, services_of
 from anycast.core.values.configuration import Address, Vip
 from anycast.core.values.lease import full_lease, next_lease
@@ -51,6 +51,7 @@ def desired_routes(before: State, state: State, names: Iterable[str]) -> Persist
         standing = PersistentMap()
     routes: dict[Prefix, Route] = {}
     gone: list[Prefix] = []
+    routers: Routers | None = None
     for name in names:
         if name not in index.vips:
             continue
@@ -64,7 +65,11 @@ def desired_routes(before: State, state: State, names: Iterable[str]) -> Persist
             ):
                 gone.append(prefix)
                 continue
-            route = route_of(state.config.bgp, vip, address, prefix, drain=drain)
+            routers = routers or Routers(state.config.bgp)
+            route = routers.route(vip, address, prefix, drain=drain)
+            if route is None:
+                gone.append(prefix)
+                continue
             routes[prefix] = known if known == route and known is not None else route
     if index is not before.index:
         gone += [prefix for prefix in standing if prefix.network_address not in index.addresses]

@@ -7,14 +7,15 @@ the node in it: its own AS number would be a loop.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from anycast.core.values.configuration import Role
-from anycast.core.values.route import Route, drained
+from anycast.core.values.configuration import Export, Role
+from anycast.core.values.route import Route, Variant, drained
 
 if TYPE_CHECKING:
-    from anycast.core.values.configuration import Address, Bgp, Neighbor, Vip
+    from anycast.core.values.configuration import Address, Bgp, Config, Neighbor, Vip
     from anycast.core.values.route import Prefix
 
 BACKUP_PREPEND = 3  # one would do; routers on the way that prepend by themselves must not make up for it
@@ -32,17 +33,31 @@ class Preference:
     local_preference: int | None
 
 
-def preference(vip: Vip) -> Preference:
+def preference(vip: Vip, export: Export | None = None) -> Preference:
+    """`export`: what a router gets otherwise."""
     backup = vip.role is Role.BACKUP
 
-    def said(value: int | None, of_backup: int, otherwise: int | None = None) -> int | None:
-        return value if value is not None else of_backup if backup else otherwise
+    def said(own: int | None, value: int | None, of_backup: int) -> int | None:
+        if own is not None:
+            return own
+        return value if value is not None else of_backup if backup else None
 
+    own = export or ALL
     return Preference(
-        prepend=said(vip.as_path_prepend, BACKUP_PREPEND) or 0,
-        med=said(vip.med, BACKUP_MED),
-        local_preference=said(vip.local_preference, BACKUP_LOCAL_PREFERENCE),
+        prepend=said(own.as_path_prepend, vip.as_path_prepend, BACKUP_PREPEND) or 0,
+        med=said(own.med, vip.med, BACKUP_MED),
+        local_preference=said(own.local_preference, vip.local_preference, BACKUP_LOCAL_PREFERENCE),
     )
+
+
+def needs(config: Config) -> int:
+    """What a plugin must be able to send: `report.ATTRIBUTES` of its release."""
+    bgp = config.bgp
+    kinds = {is_internal(bgp, one) for one in bgp.neighbors}
+    mixed = len(kinds) > 1 and any(preference(vip).prepend for vip in config.vips)
+    if mixed or any(one.export is not None for one in bgp.neighbors):
+        return 3
+    return 2 if any(map(needs_attributes, config.vips)) else 1
 
 
 def needs_attributes(vip: Vip) -> bool:
@@ -72,20 +87,96 @@ def is_internal(bgp: Bgp, neighbor: Neighbor) -> bool:
     return neighbor.remote_as == bgp.local_as
 
 
-def route_of(bgp: Bgp, vip: Vip, address: Address, prefix: Prefix, *, drain: bool) -> Route:
-    """What routers are sent for an address of a VIP. `drain`: as the last resort."""
-    kinds = {is_internal(bgp, neighbor) for neighbor in bgp.neighbors}
-    wanted = preference(vip)
-    internal = True in kinds
-    route = Route(
-        prefix=prefix,
-        next_hop=bgp.next_hop_v4 if address.version == 4 else bgp.next_hop_v6,
-        med=wanted.med,
-        communities=vip.communities,
-        large_communities=vip.large_communities,
-        as_path=(bgp.local_as,) * (1 + wanted.prepend) if wanted.prepend and not internal else (),
-        local_preference=wanted.local_preference if internal else None,
-        extended_communities=vip.extended_communities,
-        origin=vip.origin,
-    )
-    return drained(route, internal=internal) if drain else route
+ALL = Export(vips=("*",))
+
+
+def export_of(export: tuple[Export, ...] | None, name: str) -> Export | None:
+    """What a router gets of a VIP; None: nothing."""
+    if export is None:
+        return ALL
+    return next((one for one in export if any(fnmatchcase(name, pattern) for pattern in one.vips)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """Neighbors that are alike in all that decides what they are sent."""
+
+    internal: bool
+    export: tuple[Export, ...] | None
+    neighbors: tuple[Address, ...]
+
+
+class Routers:
+    """What the neighbors of a node are sent. Worked out once for a configuration, and asked for each address of a VIP."""
+
+    def __init__(self, bgp: Bgp) -> None:
+        self._bgp = bgp
+        self._internal = any(is_internal(bgp, one) for one in bgp.neighbors)
+        self._kinds = {version: self._of_family(version) for version in (4, 6)}
+
+    def _of_family(self, version: int) -> tuple[_Kind, ...]:
+        kinds: dict[tuple[bool, tuple[Export, ...] | None], list[Address]] = {}
+        for one in self._bgp.neighbors:
+            if version in (one.families or {one.address.version}):
+                kinds.setdefault((is_internal(self._bgp, one), one.export), []).append(one.address)
+        return tuple(
+            _Kind(internal, export, tuple(addresses)) for (internal, export), addresses in kinds.items()
+        )
+
+    def reach(self, name: str, version: int) -> bool:
+        """Whether some router gets a VIP of this name, of those that carry the family; True: none carries it."""
+        kinds = self._kinds[version]
+        return not kinds or any(export_of(one.export, name) is not None for one in kinds)
+
+    def route(self, vip: Vip, address: Address, prefix: Prefix, *, drain: bool) -> Route | None:
+        """For an address of a VIP; None: no router gets it. `drain`: as the last resort."""
+        kinds = self._kinds[prefix.version]
+        found: dict[Route, list[Address]] = {}
+        for kind in kinds:
+            if (export := export_of(kind.export, vip.name)) is not None:
+                one = self._route(vip, address, prefix, export, internal=kind.internal, drain=drain)
+                found.setdefault(one, []).extend(kind.neighbors)
+        if kinds and not found:
+            return None
+        if len(found) == 1 and sum(len(one.neighbors) for one in kinds) == len(next(iter(found.values()))):
+            return next(iter(found))
+        inside = bool(kinds) and all(kind.internal for kind in kinds)
+        usual = self._route(vip, address, prefix, ALL, internal=inside, drain=drain)
+        variants = tuple(
+            Variant(neighbors=tuple(addresses), route=route) for route, addresses in found.items()
+        )
+        return replace(usual, variants=variants)
+
+    def _route(
+        self, vip: Vip, address: Address, prefix: Prefix, export: Export, *, internal: bool, drain: bool
+    ) -> Route:
+        """Where routers of the node's own AS are among the others, all have the preference: ExaBGP sends it to the former."""
+        wanted, bgp = preference(vip, export), self._bgp
+        route = Route(
+            prefix=prefix,
+            next_hop=bgp.next_hop_v4 if address.version == 4 else bgp.next_hop_v6,
+            med=wanted.med,
+            communities=_first(export.communities, vip.communities),
+            large_communities=_first(export.large_communities, vip.large_communities),
+            as_path=(bgp.local_as,) * (1 + wanted.prepend) if wanted.prepend and not internal else (),
+            local_preference=wanted.local_preference if self._internal else None,
+            extended_communities=_first(export.extended_communities, vip.extended_communities),
+            origin=export.origin or vip.origin,
+        )
+        return drained(route, internal=self._internal) if drain else route
+
+
+def _first(one: tuple[str, ...] | None, otherwise: tuple[str, ...]) -> tuple[str, ...]:
+    return otherwise if one is None else one
+
+
+def route_of(bgp: Bgp, vip: Vip, address: Address, prefix: Prefix, *, drain: bool) -> Route | None:
+    """As `Routers.route`, for one."""
+    return Routers(bgp).route(vip, address, prefix, drain=drain)
+
+
+def sent(route: Route, neighbor: str) -> Route | None:
+    """What the neighbor with this address is sent of it; None: nothing."""
+    if not route.variants:
+        return route
+    return next((one.route for one in route.variants if neighbor in map(str, one.neighbors)), None)

@@ -19,6 +19,11 @@ from anycast.core.values.standing import MAX_TEXT, Condition, Standing
 CLOCK_STANDS = 600.0  # seconds after the clock was set
 RESTART = "`anycast maintenance on --wait`, `systemctl restart anycast-exabgp`, `anycast maintenance off`"
 NAMED = 5  # scopes, addresses
+_LACKS = {
+    True: "leaves out AS path, local preference, extended communities and origin, and sends every router the same: "
+    "routers take a backup for a primary",
+    False: "sends every router the same",
+}
 _FOUGHT = (Condition.ADDRESSES_CONTESTED, "")
 
 
@@ -119,9 +124,8 @@ def _of_plugins(state: State) -> dict[tuple[Condition, str], str]:
             )
         if report.attributes < state.index.attributes:
             old = (
-                f"ExaBGP (pid {report.exabgp_pid}) runs a plugin of an older release, which leaves out AS path, local "
-                "preference, extended communities and origin: routers take a backup for a primary (restart it: "
-                f"{RESTART})"
+                f"ExaBGP (pid {report.exabgp_pid}) runs a plugin of an older release, which {_LACKS[report.attributes < 2]} "
+                f"(restart it: {RESTART})"
             )
         if report.journal_error:
             journal = (

@@ -32,8 +32,9 @@ from anycast.core.maintenance.stages import (
     is_server,
 )
 from anycast.core.names import nearest
+from anycast.core.preference import export_of
 from anycast.core.state import State, VipState, health_of, kernel_table, prefix_of, services_of
-from anycast.core.values.configuration import Address, Forwarding, Neighbor, Prefix, Service, Vip
+from anycast.core.values.configuration import Address, Export, Forwarding, Neighbor, Prefix, Service, Vip
 from anycast.core.values.moment import iso
 from anycast.core.values.report import EXPLAINED, NeighborState, Report, silent_for
 from anycast.core.values.standing import Condition, Standing
@@ -120,8 +121,18 @@ class Routing:
     pending: frozenset[Prefix]
     failed: Mapping[Prefix, str]
     sessions: Mapping[int, tuple[NeighborState, ...]]  # by the family they carry: 4, 6
+    exports: Mapping[str, tuple[Export, ...]]  # of the neighbors that do not get every VIP as it says
     plugin: bool  # some plugin is connected
     silence: Silence | None  # of an ExaBGP that does not answer; None: each answers
+
+    def sessions_of(self, vip: Vip, version: int) -> tuple[NeighborState, ...]:
+        """Those that carry an address of the VIP to a router that gets it."""
+        sessions = self.sessions[version]
+        if not self.exports:
+            return sessions
+        return tuple(
+            one for one in sessions if export_of(self.exports.get(one.address), vip.name) is not None
+        )
 
     def session_is_up(self) -> bool:
         return any(_count_up(sessions) for sessions in self.sessions.values())
@@ -436,9 +447,9 @@ def _reports(state: State) -> list[Report]:
     return [report for _, report in sorted(state.plugins.items()) if report is not None]
 
 
-def no_session(routes: Routing, version: int) -> str:
-    """That no session carries the family, with the neighbors that should."""
-    sessions = routes.sessions[version]
+def no_session(routes: Routing, version: int, vip: Vip | None = None) -> str:
+    """That no session carries the family, with the neighbors that should. `vip`: to a router that gets it."""
+    sessions = routes.sessions[version] if vip is None else routes.sessions_of(vip, version)
     down = ", ".join(f"{session.address} {session.state}" for session in sessions)
     none = f"no BGP session that carries {FAMILIES[version]} is up ({down or 'no neighbor carries it'})"
     return none + meant(sessions)
@@ -496,6 +507,9 @@ def routing(state: State, now: float) -> Routing:
         pending=frozenset().union(*(one.pending for one in answering)),
         failed={one.prefix: one.why for report in reversed(answering) for one in report.failed},
         sessions=_carriers(state, now),
+        exports={
+            str(one.address): one.export for one in state.config.bgp.neighbors if one.export is not None
+        },
         plugin=bool(state.plugins),
         silence=_silence(state, now),
     )
@@ -510,21 +524,21 @@ def prefixes(routes: Routing, vip: Vip) -> tuple[PrefixStatus, ...]:
             acknowledged=prefix in routes.acknowledged,
             pending=prefix in routes.pending,
             failed=routes.failed.get(prefix),
-            sessions=routes.sessions[prefix.version],
-            obstacle=_obstacle(routes, prefix),
+            sessions=(sessions := routes.sessions_of(vip, prefix.version)),
+            obstacle=_obstacle(routes, prefix, sessions),
         )
         for prefix in map(_prefix_of, vip.addresses)
     )
 
 
-def _obstacle(routes: Routing, prefix: Prefix) -> Obstacle | None:
+def _obstacle(routes: Routing, prefix: Prefix, sessions: tuple[NeighborState, ...]) -> Obstacle | None:
     if not routes.plugin:
         return Obstacle.NO_PLUGIN
     if routes.silence is not None and prefix not in routes.acknowledged:
         return Obstacle.EXABGP_SILENT
     if prefix in routes.failed:
         return Obstacle.ROUTE_REFUSED
-    if not _count_up(routes.sessions[prefix.version]):
+    if not _count_up(sessions):
         return Obstacle.NO_SESSION
     if prefix not in routes.acknowledged:
         return Obstacle.NOT_ACKNOWLEDGED if prefix in routes.wanted else Obstacle.NOT_IN_LEASE
@@ -534,7 +548,7 @@ def _obstacle(routes: Routing, prefix: Prefix) -> Obstacle | None:
 def is_announced(routes: Routing, vip: Vip) -> bool:
     """Whether ExaBGP has acknowledged every prefix of the VIP, and a BGP session that carries its family is up."""
     return all(
-        prefix in routes.acknowledged and _count_up(routes.sessions[prefix.version]) > 0
+        prefix in routes.acknowledged and _count_up(routes.sessions_of(vip, prefix.version)) > 0
         for prefix in map(_prefix_of, vip.addresses)
     )
 
@@ -544,10 +558,10 @@ def obstacle(state: State, vip: Vip, routes: Routing) -> str:
     if state.vips.get(vip.name, VipState()).verdict.advertise is Advertise.NO:
         return ""
     each = [prefix for prefix in prefixes(routes, vip) if prefix.obstacle is not None]
-    return "; ".join(dict.fromkeys(_obstacle_text(routes, prefix) for prefix in each))
+    return "; ".join(dict.fromkeys(_obstacle_text(routes, vip, prefix) for prefix in each))
 
 
-def _obstacle_text(routes: Routing, prefix: PrefixStatus) -> str:
+def _obstacle_text(routes: Routing, vip: Vip, prefix: PrefixStatus) -> str:
     match prefix.obstacle:
         case Obstacle.NO_PLUGIN:
             return NO_PLUGIN
@@ -557,7 +571,7 @@ def _obstacle_text(routes: Routing, prefix: PrefixStatus) -> str:
             return f"{prefix.prefix}: {prefix.failed}"
         case Obstacle.NO_SESSION:
             return (
-                no_session(routes, prefix.prefix.version)
+                no_session(routes, prefix.prefix.version, vip)
                 if routes.session_is_up()
                 else no_session_at_all(routes)
             )

@@ -18,7 +18,7 @@ from anycast.core.health.phase import Health, Phase
 from anycast.core.maintenance.clocks import Expiry
 from anycast.core.maintenance.progress import packets_per_second, stage_ends, vips_of
 from anycast.core.maintenance.stages import FILE, NODE, NODE_SCOPES, STOP, Stage
-from anycast.core.preference import spelt
+from anycast.core.preference import sent, spelt
 from anycast.core.state import ACTIVE, State, VipState, health_of
 from anycast.core.values.configuration import (
     Address,
@@ -30,7 +30,7 @@ from anycast.core.values.configuration import (
     Target,
     Vip,
 )
-from anycast.core.values.route import GRACEFUL_SHUTDOWN
+from anycast.core.values.route import GRACEFUL_SHUTDOWN, Prefix, Route
 from anycast.core.values.standing import Standing
 from anycast.core.vip.decide import Advertise, Facts, Reason, ServiceFacts, Verdict, decide
 from anycast.core.vip.facts import facts, recent_crashes, start_hold
@@ -539,7 +539,8 @@ def _sessions(case: _Case) -> Link:
             Item(
                 holds=one.state == "up",
                 text=f"{name}: {one.state} since {_moment(case, one.changed)}"
-                + (f", {one.reason}" if one.reason else ""),
+                + (f", {one.reason}" if one.reason else "")
+                + _own_way(case, one.address, carries),
                 facts={
                     "neighbor": one.address,
                     "state": one.state,
@@ -554,6 +555,23 @@ def _sessions(case: _Case) -> Link:
     if missing and up:
         text += f", none that carries {' or '.join(FAMILIES[version] for version in missing)}"
     return Link(name="sessions", holds=not missing, text=text, items=tuple(items))
+
+
+def _own_way(case: _Case, neighbor: str, families: list[int]) -> str:
+    """What this router is sent, where not all are sent the same."""
+    routes: Mapping[Prefix, Route] = case.state.lease.routes or {}
+    mine = (
+        routes.get(one.prefix) for one in prefixes(case.routes, case.vip) if one.prefix.version in families
+    )
+    told = dict.fromkeys(
+        "it does not get the VIP"
+        if got is None
+        else f"it gets the VIP with {spelt(got) or 'nothing of its own'}"
+        for route in mine
+        if route is not None and route.variants
+        for got in (sent(route, neighbor),)
+    )
+    return "".join(f"; {words}" for words in told)
 
 
 def _families_without_session(case: _Case) -> tuple[int, ...]:
@@ -794,7 +812,7 @@ def _obstacles(case: _Case) -> Iterator[str]:
         yield f"a BGP session must come up: {where}{meant(each)}"
         return
     for version in _families_without_session(case):
-        yield f"{no_session(case.routes, version)}: {where}"
+        yield f"{no_session(case.routes, version, case.vip)}: {where}"
 
 
 # Words.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from anycast.analysis.budget import ROUTER_DIALS
 from anycast.analysis.routers import unfit
+from anycast.core.preference import export_of
 from anycast.core.values.software import Daemon, Software, Version
 
 if TYPE_CHECKING:
@@ -193,7 +194,16 @@ def _wanted(neighbor: Neighbor, only: Collection[Address]) -> bool:
 
 
 def _node(config: Config, only: Collection[Address]) -> Node:
-    addresses = sorted({a for vip in config.vips for a in vip.addresses}, key=lambda a: (a.version, a.packed))
+    exports = [one.export for one in config.bgp.neighbors if _wanted(one, only)]
+    addresses = sorted(
+        {
+            address
+            for vip in config.vips
+            if any(export_of(export, vip.name) is not None for export in exports)
+            for address in vip.addresses
+        },
+        key=lambda a: (a.version, a.packed),
+    )
     return Node(
         name=word(config.node.name),
         vips={family: tuple(a for a in addresses if a.version == family) for family in (4, 6)},

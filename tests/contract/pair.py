@@ -152,15 +152,20 @@ def _bfd(
 ROUTER_B, NODE_B = "10.90.1.1", "10.90.1.2"  # the link to a second node
 
 
+def second_network(places: bgp.Places) -> None:
+    """On the same link."""
+    for place, link, address in ((places.router, "r0", ROUTER_B), (places.node, "n0", NODE_B)):
+        subprocess.run(
+            ["ip", "-n", place, "addr", "add", f"{address}/30", "dev", link], check=True, capture_output=True
+        )
+
+
 @contextlib.contextmanager
 def second_node(
     one: Pair, *, local_as: int = 65002, vips: str = str(V4.network_address)
 ) -> Iterator[Speaker]:
     """A node with a higher router id and address. The running router is given the file for both."""
-    for place, link, address in ((one.places.router, "r0", ROUTER_B), (one.places.node, "n0", NODE_B)):
-        subprocess.run(
-            ["ip", "-n", place, "addr", "add", f"{address}/30", "dev", link], check=True, capture_output=True
-        )
+    second_network(one.places)
     folder = one.folder / "second"
     folder.mkdir()
     other = loads(

@@ -5,18 +5,25 @@ The first node is the primary of one VIP and the backup of another, the second t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
 
+from anycast.config.load import loads
 from anycast.core.preference import route_of
-from anycast.core.values.configuration import Role
+from anycast.core.values.configuration import Config, Role
 from anycast.core.values.route import Prefix, Route
+from anycast.render.exabgp import exabgp_conf
+from anycast.render.router import router
+from anycast.render.routers import ROUTERS
 from tests.contract import bgp
-from tests.contract.bgp import NODE4, PATIENCE
-from tests.contract.pair import NODE_B, V4, Pair, pair, second_node
+from tests.contract.bgp import NODE4, PATIENCE, ROUTER4, Speaker
+from tests.contract.pair import NODE_B, ROUTER_B, V4, Pair, pair, second_network, second_node
 from tests.contract.routers import SOFTWARE, Bird, Frr, Software, until
 
 pytestmark = [pytest.mark.bgp, pytest.mark.skipif(bool(bgp.missing()), reason=bgp.missing() or "")]
@@ -34,7 +41,9 @@ class Sent:
 
     def __call__(self, prefix: Prefix, role: Role, *, drain: bool = False) -> Route:
         vip = replace(self._vip, role=role)
-        return route_of(self._bgp, vip, prefix.network_address, prefix, drain=drain)
+        found = route_of(self._bgp, vip, prefix.network_address, prefix, drain=drain)
+        assert found is not None
+        return found
 
 
 @pytest.mark.parametrize("software", SOFTWARE, ids=lambda one: one.id())
@@ -132,3 +141,122 @@ def test_every_attribute_arrives() -> None:
         assert found["aspath"]["string"] == "65001 65001"
         assert found["extendedCommunity"]["string"] == "RT:65001:100 SoO:4200000001:7"
         assert "locPrf" not in found, "between two AS it is not sent"
+
+
+@contextlib.contextmanager
+def two_sessions(software: type[Software]) -> Iterator[tuple[Software, Speaker, Callable[[str], Config]]]:
+    """A node with two IPv4 sessions to one router, as if to two; and its configuration with these exports."""
+    with contextlib.ExitStack() as undo:
+        folder = undo.enter_context(bgp.open_folder())
+        places = undo.enter_context(bgp.places())
+        second_network(places)
+
+        def config(more: str) -> Config:
+            text = f"""
+node: {{name: lb1, runtime_dir: {folder}, exabgp_user: root}}
+bgp:
+  local_as: 65001
+  router_id: {NODE4}
+  hold_time: 3
+  neighbors:
+    - {{address: {ROUTER4}, remote_as: 65000}}
+    - {{address: {ROUTER_B}, local_address: {NODE_B}, remote_as: 65000{more}}}
+vips:
+  web: {{address: {V4.network_address}, port: 80, servers: [10.9.2.1], communities: ["65000:1"]}}
+  mail: {{address: {W4.network_address}, port: 25, servers: [10.9.2.1], communities: ["65000:1"]}}
+"""
+            return loads(text, hostname="lb1").config
+
+        plain = config("")
+        files = folder / "router"
+        files.mkdir()
+        conf = folder / "rendered.conf"
+        conf.write_text(ROUTERS[software.name](router([plain])))
+        conf.chmod(0o600)
+        other = software(places.router, files)
+        undo.callback(other.stop)
+        other.start(conf)
+        text = exabgp_conf(plain, command=f"{sys.executable} -m anycast")
+        node = Speaker(places.node, folder, text, [NODE4, NODE_B], env={})
+        undo.callback(node.stop)
+        until(node.up, "both sessions up")
+        yield other, node, config
+
+
+def leased(config: Config, *, drain: bool = False) -> list[Route]:
+    found = []
+    for vip in config.vips:
+        for address in vip.addresses:
+            one = route_of(config.bgp, vip, address, ip_network(f"{address}/32"), drain=drain)
+            found += [one] if one is not None else []
+    return found
+
+
+@pytest.mark.parametrize("software", SOFTWARE, ids=lambda one: one.id())
+def test_each_router_gets_its_own_and_nothing_else(software: type[Software]) -> None:
+    if software.missing():
+        pytest.skip(f"no {software.program} here")
+    with two_sessions(software) as (there, node, config):
+
+        def has(prefix: Prefix, *communities: set[str]) -> None:
+            def found() -> bool:
+                seen = sorted(sorted(one.communities) for one in there.paths(prefix))
+                return seen == sorted(map(sorted, communities))
+
+            until(found, f"{prefix} with {communities}")
+
+        node.want(*leased(config("")))
+        has(V4, {"65000:1"}, {"65000:1"})
+        has(W4, {"65000:1"}, {"65000:1"})
+
+        # The second router loses one VIP, and gets the other with communities of its own.
+        own = ', export: [{vips: "m*", communities: ["65000:2"], as_path_prepend: 2}]'
+        report = node.want(*leased(config(own)))
+        assert not report.failed
+        has(V4, {"65000:1"})
+        has(W4, {"65000:1"}, {"65000:2"})
+
+        node.want(*leased(config(own), drain=True))
+        has(V4, {"65000:1", "65535:0"})
+        has(W4, {"65000:1", "65535:0"}, {"65000:2", "65535:0"})
+
+        # A session that comes back gets what is its own again.
+        node.exabgp.end(grace=0.0)
+        has(V4)
+        node.start()
+        node.want(*leased(config(own)))
+        has(V4, {"65000:1"})
+        has(W4, {"65000:1"}, {"65000:2"})
+
+        node.want()
+        has(V4)
+        has(W4)
+
+
+def test_thousands_of_vips_that_two_routers_get_differently_are_at_both_in_seconds() -> None:
+    """As many commands for each as it has routers that are not alike, and many VIPs in one."""
+    with two_sessions(Frr) as (there, node, config):
+        own = ', export: [{vips: "*", med: 7}]'
+        (route, *_) = leased(config(own))
+        prefixes = [ip_network(f"10.99.{n // 250}.{n % 250 + 1}/32") for n in range(1000)]
+        many = [
+            replace(
+                route,
+                prefix=prefix,
+                variants=tuple(
+                    replace(one, route=replace(one.route, prefix=prefix)) for one in route.variants
+                ),
+            )
+            for prefix in prefixes
+        ]
+        began = time.monotonic()
+        report = node.want(*many)
+        took = time.monotonic() - began
+        assert report.announced == frozenset(prefixes)
+        assert report.acks < 1000, "several VIPs in one command"
+        began = time.monotonic()
+        node.want()
+        print(
+            f"1,000 VIPs to two routers: announced in {took:.2f} s, withdrawn in {time.monotonic() - began:.2f} s"
+        )
+        until(lambda: not there.paths(V4), "no route at the router")

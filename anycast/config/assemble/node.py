@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from ipaddress import IPv4Address
 
-from anycast.config.assemble.context import Assembler
+from anycast.config.assemble.context import Assembler, Context
 from anycast.config.problem import Path, shown
 from anycast.config.schema import file as schema
 from anycast.config.schema.scalars import NAME
@@ -14,10 +14,15 @@ from anycast.core.values import configuration as model
 from anycast.core.values.configuration import Address
 
 MOST_NEIGHBORS = 256  # each is a session, and told in every report
+MOST_EXPORTS = 16  # lines of one, and different ones: each is looked at for every VIP
 
 
 class Node(Assembler):
     """What is written of the node to values of the core."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._exports: set[tuple[model.Export, ...]] = set()
 
     def node(self, hostname: str) -> model.Node | None:
         node = self._context.file.node
@@ -118,6 +123,7 @@ class Node(Assembler):
         if local == address:
             self._say((*path, "address"), f"{address} is this node's own address", "write the router's")
         self._families(path, neighbor, address, bgp)
+        export = self._export(path, neighbor)
         if remote_as is None:
             return None
         secrets = neighbor if _has_password(neighbor) else bgp
@@ -131,7 +137,43 @@ class Node(Assembler):
             passive=neighbor.passive,
             bfd=_bfd(neighbor.bfd, bgp.bfd),
             software=neighbor.software or bgp.software,
+            export=export,
         )
+
+    def _export(self, path: Path, neighbor: schema.Neighbor) -> tuple[model.Export, ...] | None:
+        if neighbor.export is None:
+            return None
+        place: Path = (*path, "export")
+        if not neighbor.export and self._whole(place):
+            self._say(place, "nothing is announced to this router", "write VIPs, or remove the neighbor")
+        if len(neighbor.export) > MOST_EXPORTS:
+            self._say(
+                place,
+                f"there are {len(neighbor.export)} lines",
+                f"write {MOST_EXPORTS} at most: globs fit many VIPs",
+            )
+            return None
+        for n, one in enumerate(neighbor.export):
+            if not one.vips and self._whole((*place, n, "vips")):
+                self._say_missing((*place, n, "vips"), "it is missing", 'write names of VIPs, or "*" for all')
+        found = tuple(
+            model.Export(
+                vips=tuple(one.vips),
+                med=one.med,
+                communities=_unique(one.communities),
+                large_communities=_unique(one.large_communities),
+                extended_communities=_unique(one.extended_communities),
+                as_path_prepend=one.as_path_prepend,
+                local_preference=one.local_preference,
+                origin=one.origin,
+            )
+            for one in neighbor.export
+        )
+        self._exports.add(found)
+        if len(self._exports) > MOST_EXPORTS and self._context.once("exports"):
+            what = f"up to here the neighbors have {len(self._exports)} different exports"
+            self._say(place, what, f"write {MOST_EXPORTS} different ones at most")
+        return found
 
     def _one_password(self, path: Path, written: schema.Neighbor | schema.Bgp) -> None:
         given = [name for name in _PASSWORDS if getattr(written, name) is not None]
@@ -154,6 +196,10 @@ class Node(Assembler):
                     what,
                     f"write bgp.next_hop.ipv{version}, or a neighbor over ipv{version}",
                 )
+
+
+def _unique(texts: list[str] | None) -> tuple[str, ...] | None:
+    return None if texts is None else tuple(dict.fromkeys(texts))
 
 
 _PASSWORDS = ("password", "password_file", "password_env")

@@ -109,7 +109,7 @@ class _Builder(Assembler):
         timing = self._built(("timing",), file.timing, model.Timing)
         if bgp is not None:
             for place, what, do in contradictions(bgp, tuple(vip for vip in vips if vip is not None)):
-                self._say(place, what, do)
+                self._say(place, what, do, key=len(place) < 3)
         if bgp is None or node is None or timing is None or not self._context.sound:
             return None
         return model.Config(

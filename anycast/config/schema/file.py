@@ -116,6 +116,26 @@ class Bfd(Part):
 BfdOption = Annotated[Bfd, or_text({"type": "boolean"})]
 
 
+class Export(Part):
+    """What a router gets of some VIPs. What is not written here is as the VIP says.
+
+    A name or a glob alone is `vips`.
+    """
+
+    ALONE = Alone(
+        "vips", (str, list), "an export", "write the VIPs, as in `web` or `dns-*`, or a mapping with vips"
+    )
+
+    vips: list[of.VipPattern] = entry('Names of VIPs, and globs as in "dns-*"; "*": all.', [])
+    med: of.Med | None = entry("As of a VIP.")
+    communities: list[of.Community] | None = entry("As of a VIP, in the place of the VIP's own.")
+    large_communities: list[of.LargeCommunity] | None = entry("As of a VIP, in the place of its own.")
+    extended_communities: list[of.ExtendedCommunity] | None = entry("As of a VIP, in the place of its own.")
+    as_path_prepend: of.Prepend | None = entry("As of a VIP.")
+    local_preference: of.LocalPreference | None = entry("As of a VIP.")
+    origin: Annotated[Origin, choice(list(Origin), Origin)] | None = entry("As of a VIP.")
+
+
 class Neighbor(Part):
     """A BGP router this node announces to."""
 
@@ -147,6 +167,10 @@ class Neighbor(Part):
         "What the router runs: frr, bird, gobgp or openbgpd, with its version, as in `frr 10.3`. `anycast check` then "
         "warns of settings that do not work there, and `anycast render` writes what that version can do. Default: "
         "that of `bgp`."
+    )
+    export: list[Annotated[Export, or_text({"type": ["string", "array"]})]] | None = entry(
+        "What this router gets, where not every router gets the same. Of the lines that name a VIP the first counts; a VIP "
+        "that no line names is not announced to it. Default: every VIP as it says."
     )
 
 

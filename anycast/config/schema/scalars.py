@@ -910,6 +910,14 @@ Url = Annotated[str, _url]
 UserName = Annotated[
     str, pattern("a user's name", r"[A-Za-z_][A-Za-z0-9_-]{0,31}", "write one, as in anycast-exabgp")
 ]
+VipPattern = Annotated[
+    str,
+    pattern(
+        "a name of VIPs",
+        r"[A-Za-z0-9_.*?\[\]!-]{1,63}",
+        'write the name of a VIP, or a glob as in "dns-*"',
+    ),
+]
 Variable = Annotated[
     str, pattern("a variable's name", r"[A-Za-z_][A-Za-z0-9_]{0,99}", "write one, as in PAGER_TOKEN")
 ]

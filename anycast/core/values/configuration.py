@@ -346,6 +346,28 @@ class Bfd:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """What a router gets of some VIPs: names and globs. None: as the VIP says."""
+
+    vips: tuple[str, ...]
+    med: int | None = None
+    communities: tuple[str, ...] | None = None
+    large_communities: tuple[str, ...] | None = None
+    extended_communities: tuple[str, ...] | None = None
+    as_path_prepend: int | None = None
+    local_preference: int | None = None
+    origin: Origin | None = None
+
+    def __str__(self) -> str:
+        told = (
+            f"{one.name} {value if isinstance(value, int | str) else list(value)}"
+            for one in fields(self)
+            if one.name != "vips" and (value := getattr(self, one.name)) is not None
+        )
+        return " ".join((",".join(self.vips), *told))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Neighbor:
     """A BGP router this node speaks to. The session's transport is the family of `address`."""
 
@@ -358,6 +380,9 @@ class Neighbor:
     passive: bool = False
     bfd: Bfd | None = None  # None: only the hold time notices that the other end is dead
     software: Software | None = None  # what the router runs; None: nobody has said so
+    export: tuple[Export, ...] | None = (
+        None  # the first that names a VIP counts, and no other VIP; None: all as they say
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,17 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anycast.core import events as ev
 from anycast.core.health.phase import Outcome
 from anycast.core.preference import (
     BACKUP_LOCAL_PREFERENCE,
     BACKUP_MED,
     BACKUP_PREPEND,
+    needs,
     needs_attributes,
     preference,
     route_of,
     spelt,
 )
-from anycast.core.values.configuration import Bgp, Neighbor, Role, Vip
+from anycast.core.preference import sent as sent_to
+from anycast.core.values.configuration import Bgp, Export, Neighbor, Role, Vip
+from anycast.core.values.report import ATTRIBUTES
 from anycast.core.values.route import (
     GRACEFUL_SHUTDOWN,
     WORST_MED,
@@ -46,7 +50,9 @@ def bgp(*remote: int) -> Bgp:
 
 
 def sent(one: Vip, *remote: int, drain: bool = False) -> Route:
-    return route_of(bgp(*(remote or (65000,))), one, ADDRESS, PREFIX, drain=drain)
+    found = route_of(bgp(*(remote or (65000,))), one, ADDRESS, PREFIX, drain=drain)
+    assert found is not None
+    return found
 
 
 def test_a_primary_that_says_nothing_sends_what_it_sent_before_there_were_roles() -> None:
@@ -88,10 +94,13 @@ def test_an_as_path_is_empty_or_our_own_number_alone(
 ) -> None:
     """Another number ahead has OpenBGPD end the session, and ours is a loop within our AS."""
     one = replace(vip(), role=role, as_path_prepend=prepend, med=med, local_preference=local)
-    route = sent(one, *remote, drain=drain)
-    assert set(route.as_path) <= {65001}
-    assert not route.as_path or set(remote) == {65000}
-    assert route.local_preference is None or 65001 in remote
+    whole = sent(one, *remote, drain=drain)
+    for neighbor in bgp(*remote).neighbors:
+        route = sent_to(whole, str(neighbor.address))
+        assert route is not None
+        assert set(route.as_path) <= {65001}
+        assert bool(route.as_path) == (neighbor.remote_as == 65000 and preference(one).prepend > 0)
+        assert route.local_preference is None or 65001 in remote
 
 
 @given(st.none() | st.integers(0, 2**32 - 1), st.none() | st.integers(0, 2**32 - 1))
@@ -170,3 +179,77 @@ def test_a_reload_changes_the_role_and_nothing_else() -> None:
     assert node.state.vips["web"].since == since
     node.checks(Outcome.FAIL)
     assert node.routes == []
+
+
+def with_exports(*exports: tuple[Export, ...] | None, remote: tuple[int, ...] = ()) -> Bgp:
+    """A neighbor for each."""
+    plain = bgp(*(remote or (65000,) * len(exports)))
+    neighbors = zip(plain.neighbors, exports, strict=True)
+    return replace(plain, neighbors=tuple(replace(one, export=export) for one, export in neighbors))
+
+
+def routed(one: Bgp, vip: Vip = PRIMARY, *, drain: bool = False) -> Route | None:
+    return route_of(one, vip, ADDRESS, PREFIX, drain=drain)
+
+
+def test_routers_that_all_get_the_same_need_no_variants() -> None:
+    everything = (Export(vips=("*",)),)
+    assert routed(with_exports(everything, None)) == sent(PRIMARY)
+    same = (Export(vips=("web",), med=7),)
+    assert routed(with_exports(same, same)) == replace(sent(PRIMARY), med=7)
+
+
+def test_a_router_gets_what_its_first_line_for_the_vip_says_and_the_rest_as_the_vip_says() -> None:
+    exports = (Export(vips=("w*",), med=7, communities=("65000:1",)), Export(vips=("web",), med=9))
+    whole = routed(with_exports(exports, None), replace(PRIMARY, med=5, large_communities=("1:2:3",)))
+    assert whole is not None
+    first, second = (sent_to(whole, f"10.2.{n}.254") for n in (0, 1))
+    assert first is not None
+    assert second is not None
+    assert (first.med, first.communities, first.large_communities) == (7, ("65000:1",), ("1:2:3",))
+    assert (second.med, second.communities) == (5, ())
+
+
+def test_a_vip_that_no_line_names_is_not_announced_to_that_router() -> None:
+    whole = routed(with_exports((Export(vips=("mail",)),), None))
+    assert whole is not None
+    assert sent_to(whole, "10.2.0.254") is None
+    assert sent_to(whole, "10.2.1.254") == sent(PRIMARY)
+    assert routed(with_exports((Export(vips=("mail",)),))) is None
+
+
+def test_routers_of_the_own_as_and_of_others_are_each_sent_what_they_compare() -> None:
+    whole = sent(BACKUP, 65000, 65001)
+    outside, inside = (sent_to(whole, f"10.2.{n}.254") for n in (0, 1))
+    assert outside is not None
+    assert inside is not None
+    assert len(outside.as_path) == 1 + BACKUP_PREPEND
+    assert (inside.as_path, inside.local_preference) == ((), BACKUP_LOCAL_PREFERENCE)
+    drained = sent(BACKUP, 65000, 65001, drain=True)
+    assert all(GRACEFUL_SHUTDOWN in one.route.communities for one in drained.variants)
+    assert GRACEFUL_SHUTDOWN in drained.communities
+
+
+def test_what_a_plugin_must_know_follows_from_the_configuration() -> None:
+    config = up().state.config
+    assert needs(config) == 1
+    assert needs(replace(config, vips=(BACKUP,))) == 2
+    assert needs(replace(config, bgp=with_exports((Export(vips=("*",)),)))) == ATTRIBUTES
+    assert needs(replace(config, bgp=bgp(65000, 65001), vips=(BACKUP,))) == ATTRIBUTES
+    assert needs(replace(config, bgp=bgp(65000, 65001))) == 1
+
+
+def test_a_reload_of_an_export_changes_the_route_and_takes_away_one_that_nobody_gets() -> None:
+    node = up()
+
+    def exported(*exports: tuple[Export, ...] | None) -> None:
+        node.send(ev.Reconfigured(config=replace(node.state.config, bgp=with_exports(*exports))))
+
+    exported(None, (Export(vips=("mail",)),))
+    assert node.lease is not None
+    (route,) = node.lease.routes.values()
+    assert [list(map(str, one.neighbors)) for one in route.variants] == [["10.2.0.254"]]
+    exported((Export(vips=("mail",)),))
+    assert node.routes == []
+    exported(None)
+    assert node.routes == [PREFIX]
