@@ -103,7 +103,7 @@ class _Kind:
 
     internal: bool
     export: tuple[Export, ...] | None
-    neighbors: tuple[Address, ...]
+    neighbors: tuple[str, ...]
 
 
 class Routers:
@@ -115,10 +115,10 @@ class Routers:
         self._kinds = {version: self._of_family(version) for version in (4, 6)}
 
     def _of_family(self, version: int) -> tuple[_Kind, ...]:
-        kinds: dict[tuple[bool, tuple[Export, ...] | None], list[Address]] = {}
+        kinds: dict[tuple[bool, tuple[Export, ...] | None], list[str]] = {}
         for one in self._bgp.neighbors:
             if version in (one.families or {one.address.version}):
-                kinds.setdefault((is_internal(self._bgp, one), one.export), []).append(one.address)
+                kinds.setdefault((is_internal(self._bgp, one), one.export), []).append(str(one.address))
         return tuple(
             _Kind(internal, export, tuple(addresses)) for (internal, export), addresses in kinds.items()
         )
@@ -131,7 +131,7 @@ class Routers:
     def route(self, vip: Vip, address: Address, prefix: Prefix, *, drain: bool) -> Route | None:
         """For an address of a VIP; None: no router gets it. `drain`: as the last resort."""
         kinds = self._kinds[prefix.version]
-        found: dict[Route, list[Address]] = {}
+        found: dict[Route, list[str]] = {}
         for kind in kinds:
             if (export := export_of(kind.export, vip.name)) is not None:
                 one = self._route(vip, address, prefix, export, internal=kind.internal, drain=drain)
@@ -179,4 +179,4 @@ def sent(route: Route, neighbor: str) -> Route | None:
     """What the neighbor with this address is sent of it; None: nothing."""
     if not route.variants:
         return route
-    return next((one.route for one in route.variants if neighbor in map(str, one.neighbors)), None)
+    return next((one.route for one in route.variants if neighbor in one.neighbors), None)

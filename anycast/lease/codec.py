@@ -234,7 +234,7 @@ def _variants_body(route: Route) -> list[dict[str, object]]:
     for variant in route.variants:
         body = _attributes_body(variant.route)
         del body["prefix"]
-        found.append({"neighbors": list(map(str, variant.neighbors)), **body})
+        found.append({"neighbors": variant.neighbors, **body})
     return found
 
 
@@ -271,9 +271,7 @@ def route_of(value: object, variants: Sequence[object] = ()) -> Route:
 
 def _variant(value: object, prefix: Prefix) -> Variant:
     fields = _Fields(_object(value, "variant"))
-    return Variant(
-        neighbors=tuple(map(ip_address, fields.texts("neighbors"))), route=_attributes(fields, prefix)
-    )
+    return Variant(neighbors=fields.texts("neighbors"), route=_attributes(fields, prefix))
 
 
 def _attributes(fields: _Fields, prefix: Prefix) -> Route:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TypeAlias
 
-from anycast.core.values.route import Address, Origin, Prefix, Route, extended_community
+from anycast.core.values.route import Origin, Prefix, Route, extended_community
 
 FLUSH = "flush adj-rib out"
 SHOW_NEIGHBORS = "show neighbor json"
@@ -99,7 +100,7 @@ Line: TypeAlias = (
 )
 
 
-def announce(route: Route, to: Sequence[Address] = ()) -> str:
+def announce(route: Route, to: Sequence[str] = ()) -> str:
     """The command that announces `route`, variants aside. Raises ValueError where a value is out of range.
 
     `to`: these neighbors alone; ExaBGP refuses it if it knows none of them.
@@ -107,7 +108,7 @@ def announce(route: Route, to: Sequence[Address] = ()) -> str:
     return f"{_to(to)}announce route {_prefix(route.prefix)}{_attributes(route)}"
 
 
-def withdraw(route: Route, to: Sequence[Address] = ()) -> str:
+def withdraw(route: Route, to: Sequence[str] = ()) -> str:
     """The command that withdraws `route`, attributes repeated. Raises ValueError as `announce` does.
 
     Without the attributes ExaBGP 5 keeps an announce that is still to be sent beside the withdraw.
@@ -127,7 +128,7 @@ def withdraw_bare(prefix: Prefix) -> str:
     return f"withdraw route {_prefix(prefix)}"
 
 
-def announce_all(routes: Sequence[Route], to: Sequence[Address] = ()) -> str:
+def announce_all(routes: Sequence[Route], to: Sequence[str] = ()) -> str:
     """The command that announces routes with the same attributes, of one family. Raises ValueError as `announce` does.
 
     With both families in it ExaBGP 5 announces one of them, and says `done`.
@@ -135,7 +136,7 @@ def announce_all(routes: Sequence[Route], to: Sequence[Address] = ()) -> str:
     return f"{_to(to)}announce attributes{_attributes(routes[0])} nlri {_prefixes(routes)}"
 
 
-def withdraw_all(routes: Sequence[Route], to: Sequence[Address] = ()) -> str:
+def withdraw_all(routes: Sequence[Route], to: Sequence[str] = ()) -> str:
     """As `announce_all`, attributes repeated."""
     return f"{_to(to)}withdraw attributes{_attributes(routes[0])} nlri {_prefixes(routes)}"
 
@@ -145,15 +146,15 @@ def withdraw_all_bare(prefixes: Sequence[Prefix]) -> str:
     return f"withdraw attributes nlri {' '.join(map(_prefix, prefixes))}"
 
 
-def _to(neighbors: Sequence[Address]) -> str:
-    words = []
-    for one in neighbors:
-        if not isinstance(one, IPv4Address | IPv6Address):
-            raise TypeError(f"neighbor: expected an address, found {type(one).__name__}")
-        if "%" in str(one):
-            raise ValueError(f"neighbor {one}: a neighbor cannot have a zone")
-        words.append(f"neighbor {one}")
-    return f"{' , '.join(words)} " if words else ""
+def _to(neighbors: Sequence[str]) -> str:
+    return f"{' , '.join(f'neighbor {_neighbor(one)}' for one in neighbors)} " if neighbors else ""
+
+
+@lru_cache(maxsize=1024)
+def _neighbor(text: str) -> str:
+    if str(ip_address(text)) != text or "%" in text:
+        raise ValueError(f"neighbor {text!r}: expected an address in its usual form, without a zone")
+    return text
 
 
 def _prefixes(routes: Sequence[Route]) -> str:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-from anycast.core.values.route import Address, Prefix, Route
+from anycast.core.values.route import Prefix, Route
 from anycast.plugin import codec
 
 
-def announce(routes: Sequence[Route], held: Sequence[Route], known: Collection[Address]) -> tuple[str, ...]:
+def announce(routes: Sequence[Route], held: Sequence[Route], known: Collection[str]) -> tuple[str, ...]:
     """`routes`: of one family and shape. `held`: what the only one of them may be announced as, besides."""
     first = routes[0]
     if not first.variants:
@@ -28,8 +28,8 @@ def announce(routes: Sequence[Route], held: Sequence[Route], known: Collection[A
 
 
 def dropped(
-    route: Route, held: Sequence[Route], known: Collection[Address]
-) -> Iterator[tuple[Route, tuple[Address, ...]]]:
+    route: Route, held: Sequence[Route], known: Collection[str]
+) -> Iterator[tuple[Route, tuple[str, ...]]]:
     """What is to be withdrawn from whom once `route` is announced in the place of what is held, the newest of it last."""
     others = {*left_out(route, known)}
     for other in reversed(held):
@@ -41,24 +41,24 @@ def dropped(
                 yield one, some
 
 
-def withdraw(routes: Sequence[Route], known: Collection[Address]) -> tuple[str, ...]:
+def withdraw(routes: Sequence[Route], known: Collection[str]) -> tuple[str, ...]:
     """As it was announced. `routes`: of one family and shape."""
     return _exactly(routes, known) or withdraw_bare([route.prefix for route in routes])
 
 
-def withdraw_again(routes: Sequence[Route], known: Collection[Address]) -> tuple[str, ...]:
+def withdraw_again(routes: Sequence[Route], known: Collection[str]) -> tuple[str, ...]:
     """What is down already, from every neighbor."""
     texts = (*_exactly(routes, known), *spare(routes, known))
     return texts or withdraw_bare([route.prefix for route in routes])
 
 
-def spare(routes: Sequence[Route], known: Collection[Address]) -> tuple[str, ...]:
+def spare(routes: Sequence[Route], known: Collection[str]) -> tuple[str, ...]:
     """What is up, from the neighbors that it does not go to; none where it goes to all."""
     rest = left_out(routes[0], known)
     return (_withdraw(routes, rest),) if rest else ()
 
 
-def _exactly(routes: Sequence[Route], known: Collection[Address]) -> tuple[str, ...]:
+def _exactly(routes: Sequence[Route], known: Collection[str]) -> tuple[str, ...]:
     first = routes[0]
     if not first.variants:
         return (_withdraw(routes),)
@@ -73,7 +73,7 @@ def withdraw_bare(prefixes: Sequence[Prefix]) -> tuple[str, ...]:
     return (codec.withdraw_bare(prefixes[0]) if len(prefixes) == 1 else codec.withdraw_all_bare(prefixes),)
 
 
-def left_out(route: Route, known: Collection[Address]) -> tuple[Address, ...]:
+def left_out(route: Route, known: Collection[str]) -> tuple[str, ...]:
     """The neighbors that it does not go to."""
     if not route.variants:
         return ()
@@ -81,21 +81,20 @@ def left_out(route: Route, known: Collection[Address]) -> tuple[Address, ...]:
     return _here([one for one in known if one not in mine], known)
 
 
-def _spread(route: Route, known: Collection[Address]) -> Iterator[tuple[Route, tuple[Address, ...]]]:
+def _spread(route: Route, known: Collection[str]) -> Iterator[tuple[Route, tuple[str, ...]]]:
     if not route.variants:
         yield route, _here(known, known)
     for variant in route.variants:
         yield variant.route, _here(variant.neighbors, known)
 
 
-def _here(neighbors: Collection[Address], known: Collection[Address]) -> tuple[Address, ...]:
-    here = (one for one in neighbors if one in known)
-    return tuple(sorted(here, key=lambda one: (one.version, int(one))))
+def _here(neighbors: Collection[str], known: Collection[str]) -> tuple[str, ...]:
+    return tuple(sorted(one for one in neighbors if one in known))
 
 
-def _announce(routes: Sequence[Route], to: Sequence[Address] = ()) -> str:
+def _announce(routes: Sequence[Route], to: Sequence[str] = ()) -> str:
     return codec.announce(routes[0], to) if len(routes) == 1 else codec.announce_all(routes, to)
 
 
-def _withdraw(routes: Sequence[Route], to: Sequence[Address] = ()) -> str:
+def _withdraw(routes: Sequence[Route], to: Sequence[str] = ()) -> str:
     return codec.withdraw(routes[0], to) if len(routes) == 1 else codec.withdraw_all(routes, to)

@@ -11,13 +11,11 @@ end in the wrong state. The rules are kept where they belong: `prefixes`, `conve
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterable
-from ipaddress import ip_address
 
 from anycast.core.values.report import ATTRIBUTES, EXPLAINED, NeighborState, Report, doubtful, too_old
-from anycast.core.values.route import Address, Prefix, Route, shape
+from anycast.core.values.route import Prefix, Route, shape
 from anycast.lease import Lease, LeaseChange
 from anycast.plugin import codec, commands, outage
 from anycast.plugin.conversation import Command, Conversation
@@ -466,14 +464,6 @@ class Planner:
             del self._neighbors[address]
             self._changes += 1
         self._doubted = self._doubted and not self._asked_after
-        self._prefixes.know(_addresses(self._neighbors), now)
+        self._prefixes.know(frozenset(self._neighbors), now)
         if came_up:
             self._session_up(now)
-
-
-def _addresses(names: Iterable[str]) -> frozenset[Address]:
-    found = set()
-    for name in names:
-        with contextlib.suppress(ValueError):
-            found.add(ip_address(name))
-    return frozenset(found)

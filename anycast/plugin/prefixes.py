@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from anycast.core.values.report import FailedRoute
-from anycast.core.values.route import Address, Prefix, Route
+from anycast.core.values.route import Prefix, Route
 from anycast.plugin import codec, commands
 
 RETRY_ANNOUNCE = 30.0  # seconds
@@ -203,7 +203,7 @@ class Prefixes:
         self._pending: set[Prefix] = set()
         self._failed: dict[Prefix, str] = {}
         self._said: Said | None = None
-        self.known: frozenset[Address] = frozenset()  # the neighbors that ExaBGP has
+        self.known: frozenset[str] = frozenset()  # the neighbors that ExaBGP has
         self.touched: set[Prefix] = set()  # those of which a report says something else than the last did
         self.fresh: list[Route] = []  # what is newly wanted, for the journal
         self.wants = 0  # how many are wanted and can be announced
@@ -353,7 +353,7 @@ class Prefixes:
             if entry.want is None or entry.spared:
                 self.place(entry, now)
 
-    def know(self, neighbors: frozenset[Address], now: float) -> None:
+    def know(self, neighbors: frozenset[str], now: float) -> None:
         """ExaBGP has these neighbors. One that is new is sent what is its own, and what others had is not forgotten."""
         new = neighbors - self.known
         self.known = neighbors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from typing import ClassVar
 
 import pytest
@@ -51,7 +51,7 @@ def told(one: Route, neighbor: str) -> str | None:
     if not one.variants:
         return codec.announce(one).split(maxsplit=3)[3]
     for variant in one.variants:
-        if neighbor in map(str, variant.neighbors):
+        if neighbor in variant.neighbors:
             return codec.announce(variant.route).split(maxsplit=3)[3]
     return None
 
@@ -315,7 +315,7 @@ class VariantsMachine(PluginMachine):
     NEIGHBORS = (ROUTER, "192.0.2.253", "2001:db8::fe")
 
     def route(self, prefix: Prefix, med: int | None) -> Route:
-        first, second, third = map(ip_address, self.NEIGHBORS)
+        first, second, third = self.NEIGHBORS
         plain = Route(prefix=prefix, med=med)
         other = Route(prefix=prefix, med=7, as_path=(65001,) * 2)
         variants: tuple[Variant, ...]

@@ -18,7 +18,7 @@ from anycast.core.values.lease import (
     next_lease,
 )
 from anycast.core.values.report import FailedRoute, NeighborState, Report
-from anycast.core.values.route import Origin, Route
+from anycast.core.values.route import Origin, Prefix, Route, Variant
 from anycast.lease import (
     MAX_LINE,
     Ask,
@@ -36,7 +36,7 @@ from anycast.lease import messages as lease_messages
 
 prefixes = st.ip_addresses().map(ip_network)
 instants = st.floats(0, 1e9)
-routes = st.builds(
+plain_routes = st.builds(
     Route,
     prefix=prefixes,
     next_hop=st.none() | st.ip_addresses(),
@@ -48,6 +48,20 @@ routes = st.builds(
     extended_communities=st.lists(st.text()).map(tuple),
     origin=st.none() | st.sampled_from(Origin),
 )
+
+
+@st.composite
+def with_variants(draw: st.DrawFn) -> Route:
+    """Several of them can be alike."""
+    route = draw(plain_routes)
+    addresses = draw(st.lists(st.ip_addresses().map(str), unique=True, min_size=1, max_size=3))
+    variants = tuple(
+        Variant(neighbors=(one,), route=replace(draw(plain_routes), prefix=route.prefix)) for one in addresses
+    )
+    return replace(route, variants=variants)
+
+
+routes = plain_routes | with_variants()
 leases = st.builds(
     full_lease,
     seq=st.integers(0),
@@ -281,8 +295,50 @@ def test_each_attribute_is_in_the_digest_and_on_the_wire_only_where_it_is_set() 
         replace(plain, local_preference=0),
         replace(plain, extended_communities=("target:1:2",)),
         replace(plain, origin=Origin.IGP),
+        replace(plain, variants=(Variant(neighbors=("10.2.1.254",), route=plain),)),
+        replace(plain, variants=(Variant(neighbors=("10.2.1.253",), route=plain),)),
     ]
-    assert len({digest_of_all([route], []) for route in (plain, *others)}) == 5
+    assert len({digest_of_all([route], []) for route in (plain, *others)}) == 7
     lease = full_lease(seq=1, issued=0.0, ttl=1.0, routes=[plain])
     body = json.loads(encode(lease))
     assert set(body["routes"][0]) == {"prefix", "next_hop", "med", "communities", "large_communities"}
+
+
+def test_what_thousands_of_routes_have_alike_is_sent_once() -> None:
+    """A message has an end, and 20,000 addresses are allowed."""
+    neighbors = [f"10.2.{n}.254" for n in range(256)]
+
+    def to_two_fabrics(prefix: Prefix) -> Route:
+        plain = Route(prefix=prefix, med=100, communities=("65000:100",))
+        halves = (neighbors[:128], neighbors[128:])
+        variants = (
+            Variant(neighbors=tuple(half), route=replace(plain, med=n)) for n, half in enumerate(halves)
+        )
+        return replace(plain, variants=tuple(variants))
+
+    prefixes = [ip_network(f"203.{n >> 16}.{n >> 8 & 255}.{n & 255}/32") for n in range(20_000)]
+    lease = full_lease(seq=1, issued=0.0, ttl=1.0, routes=map(to_two_fabrics, prefixes), owned=prefixes)
+    line = encode(lease)
+    assert len(line) < MAX_LINE
+    assert line.count(b"10.2.7.254") == 1
+    assert Decoder().feed(line) == [lease]
+
+
+@pytest.mark.parametrize(
+    "variants", ["[{}]", "7", '[{"neighbors":["10.2.1.254"]}]', '"web"', "-1", "true", "[1]", "[[]]"]
+)
+def test_variants_that_are_none_break_the_connection(variants: str) -> None:
+    line = encode(LEASE).replace(b'"med":5', b'"med":5,"variants":' + variants.encode())
+    with pytest.raises(ProtocolError):
+        Decoder().feed(line)
+
+
+def test_a_neighbor_in_two_variants_is_refused() -> None:
+    plain = Route(prefix=ip_network("192.0.2.1/32"))
+    one = Variant(neighbors=("10.2.1.254",), route=plain)
+    with pytest.raises(ValueError, match="each of them once"):
+        replace(plain, variants=(one, one))
+    with pytest.raises(ValueError, match="without variants"):
+        replace(plain, variants=(replace(one, route=replace(plain, variants=(one,))),))
+    with pytest.raises(ValueError, match="for this prefix"):
+        replace(plain, variants=(replace(one, route=Route(prefix=ip_network("192.0.2.2/32"))),))

@@ -137,7 +137,7 @@ def digest_of(route: Route) -> int:
     """64 bits of one route with its attributes."""
     text = _text(route)
     for variant in route.variants:
-        text += f" to {','.join(map(str, variant.neighbors))} {_text(variant.route)}"
+        text += f" to {','.join(variant.neighbors)} {_text(variant.route)}"
     return _digest(text)
 
 

@@ -25,9 +25,12 @@ class Origin(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """What some of the routers are sent in the place of a route: another one for the same prefix, without variants."""
+    """What some of the routers are sent in the place of a route: another one for the same prefix, without variants.
 
-    neighbors: tuple[Address, ...]
+    Neighbors are addresses as text: thousands of routes have hundreds of them, and text is cheap to compare.
+    """
+
+    neighbors: tuple[str, ...]
     route: Route
 
 

@@ -130,6 +130,17 @@ def test_what_exabgp_would_change_or_misread_is_refused(changes: dict[str, objec
         codec.announce(dataclasses.replace(PLAIN, **changes))  # type: ignore[arg-type]
 
 
+def test_a_command_may_be_for_some_neighbors() -> None:
+    two = ["192.0.2.254", "2001:db8::fe"]
+    assert codec.announce(PLAIN, two) == (
+        "neighbor 192.0.2.254 , neighbor 2001:db8::fe announce route 192.0.2.1/32 next-hop self"
+    )
+    assert codec.withdraw_all([PLAIN], two[:1]).startswith("neighbor 192.0.2.254 withdraw attributes ")
+    for wrong in ("192.0.2.254 shutdown", "*", "fe80::1%eth0", "2001:DB8::fe", ""):
+        with pytest.raises(ValueError):
+            codec.announce(PLAIN, [wrong])
+
+
 def test_answers_are_told_from_events() -> None:
     assert codec.parse(b"done") == codec.Done()
     assert codec.parse(b"error\r") == codec.Refused()

@@ -10,7 +10,7 @@ import pytest
 
 from anycast.core.values.lease import full_lease
 from anycast.core.values.report import Report, silent_for
-from anycast.core.values.route import Prefix, Route, drained
+from anycast.core.values.route import Prefix, Route, Variant, drained
 from anycast.plugin import codec
 from anycast.plugin.conversation import MOVING, OWES, PING, QUERY, SILENCE
 from anycast.plugin.journal import Writing
@@ -34,6 +34,7 @@ class Exchange:
         self.plan = Planner(own=own, journal=journal, now=self.now)
         self.journal: tuple[Route, ...] = journal
         self.seq = 0
+        self.table = TABLE
         self.log: list[str] = []
 
     def commands(self) -> list[str]:
@@ -53,7 +54,7 @@ class Exchange:
         while batch := self.commands():
             for command in batch:
                 if command == codec.SHOW_NEIGHBORS:
-                    self.plan.line(TABLE, self.now)
+                    self.plan.line(self.table, self.now)
                 self.plan.line(codec.Refused() if refuse in command else codec.Done(), self.now)
             written += batch
         return written
@@ -766,3 +767,117 @@ def test_a_line_nobody_asked_for_does_no_harm(line: codec.Line) -> None:
     x.settle()
     assert x.report().announced == {A}
     assert x.plan.stuck is None
+
+
+# Routers that are not sent the same.
+
+FIRST, SECOND = "192.0.2.254", "2001:db8::fe"
+TWO = codec.NeighborTable((codec.NeighborRow(FIRST, True, 60.0), codec.NeighborRow(SECOND, True, 60.0)))
+WORSE_A = Route(prefix=A, med=100, as_path=(65001, 65001))
+APART = replace(
+    ROUTE_A,
+    variants=(Variant(neighbors=(FIRST,), route=ROUTE_A), Variant(neighbors=(SECOND,), route=WORSE_A)),
+)
+ONLY_SECOND = replace(ROUTE_A, variants=APART.variants[1:])
+
+
+def between_two() -> Exchange:
+    x = Exchange()
+    x.table = TWO
+    return x.started()
+
+
+def test_each_router_is_sent_its_own_and_loses_its_own() -> None:
+    x = between_two()
+    x.lease(APART)
+    assert x.settle() == [codec.announce(ROUTE_A, [FIRST]), codec.announce(WORSE_A, [SECOND])]
+    assert x.report().announced == {A}
+    x.lease()
+    assert x.settle() == [codec.withdraw(ROUTE_A, [FIRST]), codec.withdraw(WORSE_A, [SECOND])]
+    assert x.report().announced == NONE
+
+
+def test_it_is_announced_once_every_router_has_it() -> None:
+    x = between_two()
+    x.lease(APART)
+    assert len(x.commands()) == 2
+    x.done()
+    assert (x.report().announced, x.report().pending) == (ONLY_A, ONLY_A)
+    x.lease()
+    assert x.commands() == []  # one change of a prefix at a time
+    x.done()
+    assert x.commands() == [codec.withdraw(ROUTE_A, [FIRST]), codec.withdraw(WORSE_A, [SECOND])]
+
+
+def test_a_router_that_loses_a_vip_is_sent_the_withdraw_of_what_it_had() -> None:
+    x = between_two()
+    x.lease(ROUTE_A)
+    assert x.settle() == [codec.announce(ROUTE_A)]
+    x.lease(ONLY_SECOND)
+    assert x.settle() == [codec.announce(WORSE_A, [SECOND]), codec.withdraw(ROUTE_A, [FIRST])]
+    x.lease(ROUTE_A)
+    assert x.settle() == [codec.announce(ROUTE_A)]
+
+
+def test_a_router_that_does_not_get_a_vip_is_told_so_again_when_sessions_come_up() -> None:
+    x = between_two()
+    x.lease(ONLY_SECOND)
+    x.settle()
+    x.plan.line(UP, x.now)
+    assert codec.withdraw(ROUTE_A, [FIRST]) in x.settle()
+    assert x.report().announced == {A}
+
+
+def test_routes_that_go_alike_go_into_one_command_for_each_router() -> None:
+    x = between_two()
+    alike = [
+        replace(
+            APART,
+            prefix=prefix,
+            variants=tuple(replace(one, route=replace(one.route, prefix=prefix)) for one in APART.variants),
+        )
+        for prefix in (ip_network(f"198.51.100.{n}/32") for n in range(2 * BATCH_FROM))
+    ]
+    x.lease(*alike, owned=tuple(route.prefix for route in alike))
+    firsts, seconds = ([route.variants[n].route for route in alike] for n in (0, 1))
+    said = [one for one in x.settle() if "announce" in one]
+    assert said[:2] == [
+        codec.announce_all(firsts[:BATCH], [FIRST]),
+        codec.announce_all(seconds[:BATCH], [SECOND]),
+    ]
+
+
+def test_a_router_that_exabgp_does_not_know_keeps_nothing_from_the_others() -> None:
+    x = Exchange().started()  # it knows the first alone
+    x.lease(APART)
+    assert x.settle() == [codec.announce(ROUTE_A, [FIRST])]
+    assert x.report().announced == {A}
+    x.table = TWO  # ExaBGP has read its configuration again
+    x.wait(QUERY)
+    assert codec.announce(WORSE_A, [SECOND]) in x.settle()
+
+
+def test_what_one_router_cannot_be_sent_stays_with_the_others() -> None:
+    """A router that is gone since ExaBGP was asked: the rest of the route is not withdrawn for it."""
+    x = between_two()
+    x.lease(APART)
+    said = x.settle(refuse="2001:db8::fe")
+    assert not any("withdraw" in one for one in said)
+    assert codec.SHOW_NEIGHBORS in said
+    assert x.report().announced == {A}
+    assert [one.prefix for one in x.report().failed] == [A]
+    x.table = TABLE
+    x.wait(RETRY_WITHDRAW)
+    x.settle()
+    x.wait(QUERY)
+    x.settle()
+    assert x.report().failed == ()
+
+
+def test_a_withdraw_that_one_router_refuses_goes_to_all_at_once() -> None:
+    x = between_two()
+    x.lease(APART)
+    x.settle()
+    x.lease()
+    assert x.settle(refuse="2001:db8::fe")[-1] == "withdraw route 192.0.2.1/32"
+    assert x.report().announced == NONE
