@@ -6,6 +6,7 @@ import pytest
 
 from anycast.config.load import loads
 from anycast.config.problem import ConfigError
+from anycast.core.values.configuration import Export
 
 
 def text(vip: str, remote_as: int = 65000) -> str:
@@ -57,3 +58,90 @@ def test_a_backup_without_a_longer_path_is_a_mistake_between_two_as_alone() -> N
     with pytest.raises(ConfigError, match="a backup without a longer AS path is as good as a primary"):
         loads(text(", role: backup, as_path_prepend: 0"), "f", hostname="lb1")
     assert warned(", role: backup, as_path_prepend: 0", 65001) == []
+
+
+def exported(export: str, vips: str = "web", remote_as: int = 65000) -> str:
+    names = "".join(
+        f"  {name}: {{address: 192.0.2.{n}, port: 80, servers: [10.9.2.1]}}\n"
+        for n, name in enumerate(vips.split(), 1)
+    )
+    return f"""\
+bgp:
+  local_as: 65001
+  router_id: 10.2.1.1
+  neighbors:
+    - {{address: 10.2.1.254, remote_as: {remote_as}, export: {export}}}
+vips:
+{names}"""
+
+
+def test_an_export_is_written_short_or_with_what_differs() -> None:
+    config = loads(
+        exported(
+            '[web, {vips: ["dns-*"], med: 7, communities: no-export, extended_communities: ["rt:1:2"]}]',
+            "web dns-a",
+        ),
+        "f",
+        hostname="lb1",
+    )
+    assert config.warnings == ()
+    assert config.config.bgp.neighbors[0].export == (
+        Export(vips=("web",)),
+        Export(vips=("dns-*",), med=7, communities=("65535:65281",), extended_communities=("target:1:2",)),
+    )
+    assert loads(exported("web"), hostname="lb1").config.bgp.neighbors[0].export == (Export(vips=("web",)),)
+
+
+@pytest.mark.parametrize(
+    ("export", "vips", "remote_as", "what"),
+    [
+        ("[web, wbe]", "web", 65000, "export[1].vips: there is no VIP wbe"),
+        (
+            '["*", {vips: web, med: 7}]',
+            "web",
+            65000,
+            "export[1].vips: the lines before it name all of these VIPs",
+        ),
+        ("[{vips: web, local_preference: 7}]", "web", 65000, "is sent no local preference"),
+        ("[{vips: web, as_path_prepend: 2}]", "web", 65001, "would be a loop: nothing is prepended"),
+    ],
+)
+def test_a_line_of_an_export_that_does_nothing_is_told(
+    export: str, vips: str, remote_as: int, what: str
+) -> None:
+    (found,) = loads(exported(export, vips, remote_as), "f", hostname="lb1").warnings
+    assert what in str(found)
+
+
+@pytest.mark.parametrize(
+    ("export", "vips", "what"),
+    [
+        ("[web]", "web mail", "vips.mail: no router that carries IPv4 gets it"),
+        ("[]", "web", "export: nothing is announced to this router"),
+        ("[{med: 7}]", "web", "export[0].vips: it is missing"),
+        ("[we b]", "web", "export[0]: 'we b' is not a name of VIPs"),
+        (
+            "[{vips: web, communities: [1:70000]}]",
+            "web",
+            "export[0].communities[0]: '1:70000' is not a community",
+        ),
+        (f"[{', '.join(['web'] * 17)}]", "web", "export: there are 17 lines"),
+    ],
+)
+def test_an_export_that_cannot_be_meant_is_a_mistake(export: str, vips: str, what: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        loads(exported(export, vips), "f", hostname="lb1")
+    assert what in str(error.value.problems[0])
+
+
+def test_there_is_an_end_to_different_exports() -> None:
+    """Each is looked at for every VIP when the configuration changes."""
+    neighbors = "".join(
+        f"    - {{address: 10.2.{n}.254, remote_as: 65000, export: [{{vips: web, med: {n}}}]}}\n"
+        for n in range(17)
+    )
+    whole = exported("[web]").replace(
+        "    - {address: 10.2.1.254, remote_as: 65000, export: [web]}\n", neighbors
+    )
+    with pytest.raises(ConfigError, match="17 different exports"):
+        loads(whole, "f", hostname="lb1")

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from anycast.config.changes import changes
 from anycast.config.load import loads
-from anycast.core.values.configuration import Config, Role
+from anycast.core.rendering import digest
+from anycast.core.values.configuration import Config, Export, Role
 
 FULL = Path(__file__).parents[3].joinpath("examples", "full.yaml").read_text(encoding="utf-8")
 RENDER = "restart ExaBGP, with its configuration rendered again"
@@ -237,6 +238,15 @@ def test_what_else_differs_is_told_under_the_new_name() -> None:
         "vip www: med 1 -> 2",
         f"vips: the addresses this node may announce changed: {RENDER}",
     )
+
+
+def test_another_export_is_told_and_needs_no_restart() -> None:
+    old = named("web", "p")
+    (router,) = old.bgp.neighbors
+    export = (Export(vips=("web",), med=7, communities=("1:2",)), Export(vips=("*",)))
+    new = replace(old, bgp=replace(old.bgp, neighbors=(replace(router, export=export),)))
+    assert changes(old, new) == ("bgp: neighbor 10.2.1.254 export all -> [web med 7 communities ['1:2'], *]",)
+    assert digest(old.bgp, ()) == digest(new.bgp, ())
 
 
 def test_another_role_is_told() -> None:

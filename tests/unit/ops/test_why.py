@@ -14,7 +14,17 @@ from anycast.core.health.phase import Fault, Health, Outcome, Phase, Result
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import FILE, NODE, STOP, Maintenance
 from anycast.core.state import prefix_of
-from anycast.core.values.configuration import Check, Config, HoldDown, HttpCheck, Part, Role, Rule, TcpCheck
+from anycast.core.values.configuration import (
+    Check,
+    Config,
+    Export,
+    HoldDown,
+    HttpCheck,
+    Part,
+    Role,
+    Rule,
+    TcpCheck,
+)
 from anycast.core.values.persistent import PersistentMap
 from anycast.core.values.report import FailedRoute, NeighborState
 from anycast.core.vip.decide import Reason
@@ -299,6 +309,23 @@ def test_a_backup_says_what_makes_it_one() -> None:
         "192.0.2.1/32: in it as a backup (AS path 65001 65001 65001 65001, MED 1000): clients come while no primary "
         "announces it"
     )
+
+
+def test_a_router_that_is_not_sent_a_vip_counts_for_nothing() -> None:
+    """Its session may be up: the VIP is announced to nobody."""
+    first, sixth = CONFIG.bgp.neighbors
+    second = replace(first, address=ip_address("10.2.2.254"), export=(Export(vips=("web",), med=7),))
+    neighbors = (replace(first, export=(Export(vips=("mail",)),)), second, sixth)
+    node = healthy(replace(CONFIG, bgp=replace(CONFIG.bgp, neighbors=neighbors)))
+    up = [NeighborState(address=one, state="up", changed=node.now) for one in (ROUTER, ROUTER6)]
+    node.report(neighbors=(*up, NeighborState(address="10.2.2.254", state="down", changed=node.now)))
+    assert explained(node)["announced"] is False
+    assert "no BGP session that carries IPv4 is up (10.2.2.254 down)" in " ".join(
+        explained(node)["would_change"]
+    )
+    texts = [item["text"] for item in link(node, "sessions")["items"]]
+    assert texts[0].endswith("; it does not get the VIP")
+    assert texts[1].endswith("; it gets the VIP with MED 7")
 
 
 def told(node: Node) -> tuple[str, dict[str, Any]]:
