@@ -24,6 +24,7 @@ NEEDS = [
         "dns",
         "syslog",
         "two-routers",
+        "two-fabrics",
         "ipv6",
         "dual-stack",
         "nat",

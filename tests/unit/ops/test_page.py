@@ -15,11 +15,12 @@ from anycast.core import events as ev
 from anycast.core.dataplane.ipvs import Destination, Key, ServiceKey
 from anycast.core.dataplane.traffic import RUN_ESTIMATION
 from anycast.core.maintenance.stages import Maintenance
+from anycast.core.values.configuration import Role
 from anycast.ops import page
 from anycast.ops.board import Boards
 from anycast.ops.http import FRESH, MAX_PAGES, _Kept, read_app
 from tests.unit.ops import flows, scenes
-from tests.unit.ops.node import Node
+from tests.unit.ops.node import CONFIG, Node, healthy
 from tests.unit.ops.test_http import Client, ask
 
 _VOID = {"meta", "link", "img", "br", "input"}
@@ -110,6 +111,15 @@ def test_a_healthy_node_says_so_in_its_title_and_shows_everything_there_is() -> 
     assert "vips/web/why" in found.sources
     assert re.search(r"table fingerprint: 192\.0\.2\.1 +[0-9a-f]{12}", found.text)
     assert "vip.verdict_changed" in found.text
+
+
+def test_a_backup_has_a_badge_and_is_found_by_it() -> None:
+    vips = tuple(replace(one, role=Role.BACKUP) if one.name == "web" else one for one in CONFIG.vips)
+    node = healthy(replace(CONFIG, vips=vips))
+    assert "web ✓ announced – backup" in parsed(node).text
+    assert "mail ✓ announced – backup" not in parsed(node).text
+    found = parsed(node, "state:backup").text
+    assert ("web ✓" in found, "mail ✓" in found) == (True, False)
 
 
 def test_a_drain_tells_its_stage_its_limit_and_what_it_waits_for() -> None:

@@ -7,11 +7,13 @@ from ipaddress import ip_network
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from anycast.core.values.lease import full_lease
 from anycast.core.values.report import Report, silent_for
 from anycast.core.values.route import Prefix, Route, Variant, drained
-from anycast.plugin import codec
+from anycast.plugin import codec, commands
 from anycast.plugin.conversation import MOVING, OWES, PING, QUERY, SILENCE
 from anycast.plugin.journal import Writing
 from anycast.plugin.main import IDLE
@@ -785,6 +787,26 @@ def between_two() -> Exchange:
     x = Exchange()
     x.table = TWO
     return x.started()
+
+
+@given(
+    st.permutations((FIRST, SECOND, "192.0.2.253")), st.sets(st.sampled_from((FIRST, SECOND, "192.0.2.253")))
+)
+def test_what_a_router_is_sent_is_what_is_withdrawn_from_it(names: list[str], known: set[str]) -> None:
+    first, *others = names
+    route = replace(
+        ROUTE_A,
+        variants=(
+            Variant(neighbors=(first,), route=WORSE_A),
+            Variant(neighbors=tuple(others), route=ROUTE_A),
+        ),
+    )
+    said = commands.announce([route], (), known)
+    if known:
+        assert commands.withdraw([route], known) == tuple(one.replace("announce", "withdraw") for one in said)
+        assert sum(one.count("neighbor ") for one in said) == len(known)
+    else:  # nobody to send it to: nothing is announced
+        assert said == commands.withdraw([route], known) == ("withdraw route 192.0.2.1/32",)
 
 
 def test_each_router_is_sent_its_own_and_loses_its_own() -> None:
