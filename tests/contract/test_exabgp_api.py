@@ -16,7 +16,7 @@ import pytest
 from anycast.core.values.route import Route
 from anycast.plugin import codec
 from tests.contract import bgp, raw_script
-from tests.contract.bgp import MARKERS, NODE4, NODE6, VIPS4, VIPS6, Site, Speaker
+from tests.contract.bgp import MARKERS, NODE4, NODE6, ROUTER4, ROUTER6, VIPS4, VIPS6, Site, Speaker
 from tests.contract.routers import until
 
 pytestmark = [pytest.mark.bgp, pytest.mark.skipif(bool(bgp.missing()), reason=bgp.missing() or "")]
@@ -228,3 +228,29 @@ def test_done_says_nothing_of_the_router(raw: Script) -> None:
     assert raw.router.path(V4)["community"]["string"] == "65001:4464"
     raw.say(f"withdraw route {V4} next-hop self community [65000:70000]")
     raw.barrier()
+
+
+def test_a_command_goes_to_the_neighbors_it_names_that_are_there_and_is_refused_where_none_is(
+    raw: Script,
+) -> None:
+    """Hence the plugin names those that ExaBGP has; the word before the command changes nothing of how it is found."""
+    route, nobody = Route(prefix=V4, med=100, as_path=(65001, 65001)), "203.0.113.1"
+    assert raw.say(codec.announce(route, [nobody])) == ["error"]
+    assert raw.say(codec.announce(route, [ROUTER4, nobody])) == ["done"]
+    raw.router.wait_for(V4)
+    assert raw.say(codec.withdraw(route, [ROUTER6])) == ["done"]  # it never had it
+    raw.barrier()
+    assert raw.router.has(V4)
+    assert raw.say(codec.withdraw_all([route, Route(prefix=VIPS4[1])], [ROUTER4, ROUTER6])) == ["done"]
+    raw.router.wait_without(V4)
+
+
+def test_a_withdraw_from_one_neighbor_leaves_what_another_one_is_sent_in_the_same_write(raw: Script) -> None:
+    """Tables are kept for each neighbor: commands for one prefix do not meet there."""
+    route = Route(prefix=V4, med=100)
+    up, other = codec.announce(route, [ROUTER4]), codec.withdraw(route, [ROUTER6])
+    assert raw.say(other, up, other, up, other) == ["done"] * 5
+    raw.barrier()
+    assert raw.router.has(V4)
+    raw.say(codec.withdraw(route, [ROUTER4]))
+    raw.router.wait_without(V4)
