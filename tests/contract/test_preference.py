@@ -79,6 +79,7 @@ def test_two_nodes_take_over_from_each_other(software: type[Software], sessions:
         assert one.router.best(V4) == NODE_B
         one.node.want(*mine)
         chosen(one, V4, NODE4)
+        until(lambda: len(one.router.paths(W4)) == 2, "the backup's path again")
         chosen(one, W4, NODE_B)
         forwards(one, NODE4)
 
@@ -98,7 +99,10 @@ def test_two_nodes_take_over_from_each_other(software: type[Software], sessions:
 
 
 def chosen(one: Pair, prefix: Prefix, node: str) -> None:
-    until(lambda: one.router.best(prefix) == node, f"{node} for {prefix}")
+    try:
+        until(lambda: one.router.best(prefix) == node, f"{node} for {prefix}")
+    except TimeoutError as error:
+        raise AssertionError(f"{error}: the router has {one.router.paths(prefix)}") from None
 
 
 def forwards(one: Pair, node: str) -> None:
