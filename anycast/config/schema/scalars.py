@@ -435,10 +435,17 @@ def _community(parts: int, high: int) -> Scalar:
 _SHORT = {"rt": "target", "ro": "origin", "soo": "origin"}  # what routers call them
 
 
-@scalar(type="string", pattern="^((target|origin|rt|ro|soo):[0-9.]{1,15}:[0-9]{1,10}|0x[0-9A-Fa-f]{16})$")
+_SHORTER, _LONGER = up_to(2**16 - 1), up_to(2**32 - 1)
+_EXTENDED = (
+    f"(target|origin|rt|ro|soo):({_SHORTER}:{_LONGER}|({_LONGER}|{_OCTET}(\\.{_OCTET}){{3}}):{_SHORTER})"
+    "|0x[0-9A-Fa-f]{16}"
+)
+
+
+@scalar(type="string", pattern=f"^({_EXTENDED})$")
 def _extended_community(value: Any) -> str:
-    text = value.lower() if isinstance(value, str) else ""
-    word, colon, rest = text.partition(":")
+    text = value if isinstance(value, str) and re.fullmatch(_EXTENDED, value, re.ASCII) else ""
+    word, colon, rest = text.lower().partition(":")
     text = f"{_SHORT.get(word, word)}{colon}{rest}"
     if extended_community(text) is None:
         do = (
