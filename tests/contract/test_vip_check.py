@@ -163,7 +163,16 @@ def site() -> Iterator[Site]:
                     "via",
                     f"{NET[version]}{ROUTER}",
                 )
+            for number in numbers:
+                for version in (4, 6):
+                    _wait(lambda at=f"{NET[version]}{number}": _is_there(at), 60)  # type: ignore[misc]
         yield Site(balancer=balancer, hosts=hosts)
+
+
+def _is_there(address: str) -> bool:
+    """A link that was made just now takes its time on a busy machine, longer than a neighbor has for its answer."""
+    done = subprocess.run(["ping", "-c", "1", "-W", "1", address], stdout=subprocess.DEVNULL, check=False)
+    return done.returncode == 0
 
 
 def check(
