@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import subprocess
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,6 +21,13 @@ from tests.contract.tables import server
 from tests.contract.test_ipvs_flows import BALANCER, KEYS, Node, node
 
 pytestmark = pytest.mark.lab
+
+
+@pytest.fixture(autouse=True)
+def _has_legacy_tables() -> None:
+    if subprocess.run(["modprobe", "--quiet", "--dry-run", "ip_tables"], check=False).returncode:
+        pytest.skip("this kernel has no legacy tables of iptables")
+
 
 FLOWS = range(20000, 20020)
 # Not what the kernel says of itself on a link, as neighbours and groups of IPv6.
