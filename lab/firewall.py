@@ -7,6 +7,7 @@ it are those of `anycast render iptables`.
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,6 +46,11 @@ class Closes:
 
     def __str__(self) -> str:
         return f"{self.fin:,} and {self.rst:,}"
+
+
+def has_legacy_tables() -> bool:
+    """Whether this kernel has them: User-Mode-Linux 7.2 of Debian unstable has not."""
+    return subprocess.run(["modprobe", "--quiet", "--dry-run", "ip_tables"], check=False).returncode == 0
 
 
 def put_up(lab: Lab, node: str, *, rendered: bool = True) -> None:

@@ -210,6 +210,7 @@ def run_routers(words: Sequence[str]) -> int:
         "tests/contract/test_routers.py",
         "tests/contract/test_bfd.py",
         "tests/contract/test_frr_zebra.py",
+        "tests/contract/test_preference.py",
     ]
     command = [sys.executable, "-m", "pytest", *files, f"--junitxml={report}", *words]
     done = subprocess.run(command, cwd=CHECKOUT, check=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
-import subprocess
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -16,6 +15,7 @@ from anycast.config.load import loads
 from anycast.core.dataplane.ipvs import ServiceEntry, Table
 from anycast.core.values.configuration import Scheduler, Tunnel, TunnelType
 from anycast.render.iptables import iptables_rules
+from lab.firewall import has_legacy_tables
 from tests.contract.namespaces import run
 from tests.contract.tables import server
 from tests.contract.test_ipvs_flows import BALANCER, KEYS, Node, node
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.lab
 
 @pytest.fixture(autouse=True)
 def _has_legacy_tables() -> None:
-    if subprocess.run(["modprobe", "--quiet", "--dry-run", "ip_tables"], check=False).returncode:
+    if not has_legacy_tables():
         pytest.skip("this kernel has no legacy tables of iptables")
 
 

@@ -18,6 +18,12 @@ CONNECTIONS = 600
 RESETS = 40
 
 
+@pytest.fixture(autouse=True)
+def _has_legacy_tables() -> None:
+    if not firewall.has_legacy_tables():
+        pytest.skip("this kernel has no legacy tables of iptables")
+
+
 @contextlib.contextmanager
 def behind_firewalls(site: Site, *, rendered: bool = True) -> Iterator[firewall.Counter]:
     counter = firewall.Counter(site.lab)
