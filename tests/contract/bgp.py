@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -425,9 +426,14 @@ class Places:
         _ip("link set n1 master br0", place=self.switch)
 
 
+# Of this run alone. Not its process number: two runs in PID namespaces have the same, and a run that was killed leaves its
+# names to the next.
+MARK = f"anycast-bgp{uuid.uuid4().hex[:8]}"
+
+
 @contextlib.contextmanager
 def places(*, switch: bool = False) -> Iterator[Places]:
-    names = (f"anycast-bgp{os.getpid()}-{name}" for name in ("router", "node", "switch"))
+    names = (f"{MARK}-{name}" for name in ("router", "node", "switch"))
     found = Places(next(names), next(names), next(names) if switch else "")
     with contextlib.ExitStack() as undo:
         for place in (found.router, found.node, *([found.switch] if switch else [])):

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.contract.bgp import MARK
+
 
 def _ip(*words: str) -> list[str]:
     done = subprocess.run(["ip", "netns", *words], capture_output=True, text=True, check=False)
@@ -18,9 +20,9 @@ def _ip(*words: str) -> list[str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_left() -> Iterator[None]:
-    """All that runs in namespaces of this process, which carry its number in their names, is ended, and they are removed."""
+    """All that runs in namespaces of this run, which carry its mark in their names, is ended, and they are removed."""
     yield
-    left = [name for name in _ip("list") if name.startswith(f"anycast-bgp{os.getpid()}-")]
+    left = [name for name in _ip("list") if name.startswith(MARK)]
     for name in left:
         for pid in _ip("pids", name):
             with contextlib.suppress(ProcessLookupError):
