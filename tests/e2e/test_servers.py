@@ -92,7 +92,8 @@ def test_the_last_real_servers_are_drained_only_by_force(site: Site) -> None:
 
 
 def test_a_server_dropped_from_the_file_finishes_its_connections_first(site: Site) -> None:
-    with site.lab.load(60) as load:
+    # So many that each node has some of both families to that server: of 60, one node in twelve had none.
+    with site.lab.load(240) as load:
         for node in NODES:
             with site.edit(node) as config:
                 config["pools"]["web"]["servers"].pop(1)
