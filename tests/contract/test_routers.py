@@ -234,6 +234,9 @@ def test_a_file_that_frr_loads_again_takes_no_route_away() -> None:
         before = len(one.table.events)
         conf.write_text(rendered)
         one.router.load(conf)
+        # With 0 a change is looked at only if the timer of an earlier one runs still.
+        conf.write_text("bgp route-map delay-timer 1\n")
+        one.router.load(conf)
         conf.write_text(ROUTERS["frr"](router([config(one.folder, vips="10.98.0.1, 10.99.0.1")])))
         one.router.load(conf)
         one.gone(V6)
