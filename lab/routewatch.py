@@ -28,6 +28,9 @@ _NOT_USED = 0x1 | 0x10  # next hop flags: dead, link down
 _DST, _GATEWAY, _MULTIPATH = 1, 5, 9
 _MAIN_TABLE = 254
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
+# Seconds until the table is read once more. The kernel tells of an IPv4 route that goes before it is out of the table; a
+# reading that does not wait for that would find it still, and nothing more is told.
+_AGAIN = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +49,7 @@ class RouteTable:
     def __init__(self, prefixes: Collection[str], names: Mapping[str, str], place: str | None = None) -> None:
         self._prefixes = {str(ipaddress.ip_network(prefix)) for prefix in prefixes}
         self._names = names
+        self._place = place
         self._events = netns.open_socket(place, socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
         self._events.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 2**20)
         self._events.bind((0, _GROUPS))
@@ -74,7 +78,8 @@ class RouteTable:
     def changes(self) -> Iterator[RouteEvent]:
         """First every VIP as it is, then each change."""
         known: dict[str, tuple[str, ...] | None] = dict.fromkeys(self._prefixes)
-        families = set(_FAMILIES)
+        families: set[int] = set(_FAMILIES)
+        again: set[int] = set()
         while True:
             now = self.read(families) if families else {}
             moment, monotonic = time.time(), time.monotonic()
@@ -84,8 +89,12 @@ class RouteTable:
                     yield RouteEvent(
                         t=moment, monotonic=monotonic, prefix=prefix, next_hops=now.get(prefix, ())
                     )
-            if self._stopped in select.select([self._events, self._stopped], [], [])[0]:
+            ready = select.select([self._events, self._stopped], [], [], _AGAIN if again else None)[0]
+            if self._stopped in ready:
                 return
+            if not ready:
+                families, again = again, set()
+                continue
             try:
                 data = self._events.recv(262144)
             except OSError:  # more events than the buffer holds: look at everything
@@ -100,6 +109,15 @@ class RouteTable:
                 elif kind in (RTM_NEWROUTE, RTM_DELROUTE):
                     route = route_of(message)
                     families |= {_family(route[0])} if route and route[0] in self._prefixes else set()
+            again |= families
+
+    def anew(self) -> dict[str, tuple[str, ...]]:
+        """As `read`, by another reader: whether what was told is what the kernel has."""
+        other = RouteTable(self._prefixes, self._names, self._place)
+        try:
+            return other.read()
+        finally:
+            other.close()
 
     def stop(self) -> None:
         self._stopper.send(b".")
@@ -149,7 +167,8 @@ class RouteWatch:
             event = self._changed.wait_for(found, timeout)
             if event is None:
                 raise TimeoutError(
-                    f"{prefix} is routed to {self._now.get(prefix)}, not to {wanted}, after {timeout:g} s"
+                    f"{prefix} is routed to {self._now.get(prefix)}, not to {wanted}, after {timeout:g} s; "
+                    f"read anew, the kernel has {self._table.anew().get(prefix, ())}"
                 )
             return event
 

@@ -65,8 +65,9 @@ def test_two_nodes_take_over_from_each_other(software: type[Software], sessions:
         until(lambda: one.router.best(V4) == NODE_B, "the backup alone")
         one.node.want(*mine)
         for prefix, node in ((V4, NODE4), (W4, NODE_B)):
+            # First: until the second path is there the other is chosen for being alone.
+            until(lambda at=prefix: len(one.router.paths(at)) == 2, "both paths, the other is kept")  # type: ignore[misc]
             chosen(one, prefix, node)
-            assert len(one.router.paths(prefix)) == 2, "the other is kept"
         forwards(one, NODE4)
         before = len(one.table.events)
 
