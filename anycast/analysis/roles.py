@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
-from anycast.core.preference import USUAL_LOCAL_PREFERENCE, Routers, is_internal, preference
+from anycast.core.preference import USUAL_LOCAL_PREFERENCE, Routers, is_internal, names, preference
 from anycast.core.values.configuration import Bgp, Config, Neighbor, Role, Vip
 from anycast.core.values.route import GRACEFUL_SHUTDOWN
 
@@ -43,11 +43,11 @@ def doubtful(config: Config) -> Iterator[_Told]:
 def _of_export(config: Config, neighbor: Neighbor, place: tuple[str | int, ...]) -> Iterator[_Told]:
     """Once for each kind: a fleet can have the same exports on nodes with other VIPs."""
     internal = is_internal(config.bgp, neighbor)
-    names = [vip.name for vip in config.vips]
+    vips = [vip.name for vip in config.vips]
     taken: set[str] = set()
     for n, one in enumerate(neighbor.export or ()):
-        lost = [pattern for pattern in one.vips if not any(fnmatchcase(name, pattern) for name in names)]
-        mine = {name for name in names if any(fnmatchcase(name, pattern) for pattern in one.vips)}
+        lost = [pattern for pattern in one.vips if not any(fnmatchcase(name, pattern) for name in vips)]
+        mine = {name for name in vips if names(one, name)}
         if lost:
             yield (*place, n, "vips"), f"there is no VIP {lost[0]}", "write the name of one, or remove it"
         elif mine <= taken:

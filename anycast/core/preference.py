@@ -90,11 +90,16 @@ def is_internal(bgp: Bgp, neighbor: Neighbor) -> bool:
 ALL = Export(vips=("*",))
 
 
+def names(export: Export, name: str) -> bool:
+    """Whether a line names the VIP of this name."""
+    return any(fnmatchcase(name, pattern) for pattern in export.vips)
+
+
 def export_of(export: tuple[Export, ...] | None, name: str) -> Export | None:
     """What a router gets of a VIP; None: nothing."""
     if export is None:
         return ALL
-    return next((one for one in export if any(fnmatchcase(name, pattern) for pattern in one.vips)), None)
+    return next((one for one in export if names(one, name)), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +173,6 @@ class Routers:
 
 def _first(one: tuple[str, ...] | None, otherwise: tuple[str, ...]) -> tuple[str, ...]:
     return otherwise if one is None else one
-
-
-def route_of(bgp: Bgp, vip: Vip, address: Address, prefix: Prefix, *, drain: bool) -> Route | None:
-    """As `Routers.route`, for one."""
-    return Routers(bgp).route(vip, address, prefix, drain=drain)
 
 
 def sent(route: Route, neighbor: str) -> Route | None:

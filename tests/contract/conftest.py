@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from lab import hosts
+from lab.hosts import Host, host
 from tests.contract.bgp import MARK
 
 
@@ -28,3 +30,12 @@ def nothing_left() -> Iterator[None]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
         _ip("del", name)
+
+
+@pytest.fixture(params=hosts.SUITES)
+def machine(request: pytest.FixtureRequest) -> Iterator[Host]:
+    """A Debian with the programs that manage interfaces, for each suite that `make hosts` has made."""
+    if not hosts.there(request.param):
+        pytest.skip(f"there is no build/hosts/{request.param}: `python -m lab.hosts {request.param}`")
+    with host(request.param) as one:
+        yield one

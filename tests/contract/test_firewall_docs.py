@@ -13,8 +13,7 @@ import pytest
 
 from anycast.config.load import loads
 from anycast.render.nftables import nftables_conf
-from lab import hosts
-from lab.hosts import Host, host
+from lab.hosts import Host
 from tests.contract.namespaces import network_namespace, run
 
 pytestmark = [
@@ -116,14 +115,6 @@ def test_the_unit_of_the_page_is_one(tmp_path: Path) -> None:
     (unit := tmp_path / "anycast-nftables.service").write_text(text)
     said = run("sh", "-c", f"systemd-analyze verify {unit} 2>&1; echo status $?")
     assert [line for line in said.splitlines() if "anycast-nftables" in line] == []
-
-
-@pytest.fixture(params=hosts.SUITES)
-def machine(request: pytest.FixtureRequest) -> Iterator[Host]:
-    if not hosts.there(request.param):
-        pytest.skip(f"there is no build/hosts/{request.param}: `python -m lab.hosts {request.param}`")
-    with host(request.param) as one:
-        yield one
 
 
 def test_beside_the_real_firewalld_our_table_stays_and_ports_are_open(machine: Host) -> None:

@@ -19,8 +19,7 @@ from pathlib import Path
 import pytest
 
 from anycast.cli.client import OPS_SOCKET
-from lab import hosts
-from lab.hosts import Host, host
+from lab.hosts import Host
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root"),
@@ -104,14 +103,6 @@ class Node:
             self.settles()
             right.append(self.repairs() - before)
         return right
-
-
-@pytest.fixture(params=hosts.SUITES)
-def machine(request: pytest.FixtureRequest) -> Iterator[Host]:
-    if not hosts.there(request.param):
-        pytest.skip(f"there is no build/hosts/{request.param}: `python -m lab.hosts {request.param}`")
-    with host(request.param) as one:
-        yield one
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from ipaddress import ip_network
 import pytest
 
 from anycast.config.load import loads
-from anycast.core.preference import route_of
+from anycast.core.preference import Routers
 from anycast.core.values.configuration import Config, Role
 from anycast.core.values.route import Prefix, Route
 from anycast.render.exabgp import exabgp_conf
@@ -41,7 +41,7 @@ class Sent:
 
     def __call__(self, prefix: Prefix, role: Role, *, drain: bool = False) -> Route:
         vip = replace(self._vip, role=role)
-        found = route_of(self._bgp, vip, prefix.network_address, prefix, drain=drain)
+        found = Routers(self._bgp).route(vip, prefix.network_address, prefix, drain=drain)
         assert found is not None
         return found
 
@@ -190,9 +190,10 @@ vips:
 
 def leased(config: Config, *, drain: bool = False) -> list[Route]:
     found = []
+    routers = Routers(config.bgp)
     for vip in config.vips:
         for address in vip.addresses:
-            one = route_of(config.bgp, vip, address, ip_network(f"{address}/32"), drain=drain)
+            one = routers.route(vip, address, ip_network(f"{address}/32"), drain=drain)
             found += [one] if one is not None else []
     return found
 

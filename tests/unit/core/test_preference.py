@@ -15,10 +15,10 @@ from anycast.core.preference import (
     BACKUP_LOCAL_PREFERENCE,
     BACKUP_MED,
     BACKUP_PREPEND,
+    Routers,
     needs,
     needs_attributes,
     preference,
-    route_of,
     spelt,
 )
 from anycast.core.preference import sent as sent_to
@@ -50,7 +50,7 @@ def bgp(*remote: int) -> Bgp:
 
 
 def sent(one: Vip, *remote: int, drain: bool = False) -> Route:
-    found = route_of(bgp(*(remote or (65000,))), one, ADDRESS, PREFIX, drain=drain)
+    found = Routers(bgp(*(remote or (65000,)))).route(one, ADDRESS, PREFIX, drain=drain)
     assert found is not None
     return found
 
@@ -189,7 +189,7 @@ def with_exports(*exports: tuple[Export, ...] | None, remote: tuple[int, ...] = 
 
 
 def routed(one: Bgp, vip: Vip = PRIMARY, *, drain: bool = False) -> Route | None:
-    return route_of(one, vip, ADDRESS, PREFIX, drain=drain)
+    return Routers(one).route(vip, ADDRESS, PREFIX, drain=drain)
 
 
 def test_routers_that_all_get_the_same_need_no_variants() -> None:
