@@ -6,7 +6,7 @@ a command that goes to none that it knows; hence `known`, those it has.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from anycast.core.values.route import Prefix, Route
 from anycast.plugin import codec
@@ -14,17 +14,9 @@ from anycast.plugin import codec
 
 def announce(routes: Sequence[Route], held: Sequence[Route], known: Collection[str]) -> tuple[str, ...]:
     """`routes`: of one family and shape. `held`: what the only one of them may be announced as, besides."""
-    first = routes[0]
-    if not first.variants:
-        return (_announce(routes),)
-    texts = [
-        _announce([route.variants[n].route for route in routes], to)
-        for n, variant in enumerate(first.variants)
-        if (to := _here(variant.neighbors, known))
-    ]
-    for other, to in dropped(first, held, known):
-        texts.append(codec.withdraw(other, to))
-    return tuple(texts) or withdraw_bare([route.prefix for route in routes])
+    gone = (codec.withdraw(other, to) for other, to in dropped(routes[0], held, known))
+    texts = (*_exactly(routes, known, _announce), *gone)
+    return texts or withdraw_bare([route.prefix for route in routes])
 
 
 def dropped(
@@ -43,12 +35,12 @@ def dropped(
 
 def withdraw(routes: Sequence[Route], known: Collection[str]) -> tuple[str, ...]:
     """As it was announced. `routes`: of one family and shape."""
-    return _exactly(routes, known) or withdraw_bare([route.prefix for route in routes])
+    return _exactly(routes, known, _withdraw) or withdraw_bare([route.prefix for route in routes])
 
 
 def withdraw_again(routes: Sequence[Route], known: Collection[str]) -> tuple[str, ...]:
     """What is down already, from every neighbor."""
-    texts = (*_exactly(routes, known), *spare(routes, known))
+    texts = (*_exactly(routes, known, _withdraw), *spare(routes, known))
     return texts or withdraw_bare([route.prefix for route in routes])
 
 
@@ -58,12 +50,13 @@ def spare(routes: Sequence[Route], known: Collection[str]) -> tuple[str, ...]:
     return (_withdraw(routes, rest),) if rest else ()
 
 
-def _exactly(routes: Sequence[Route], known: Collection[str]) -> tuple[str, ...]:
+def _exactly(routes: Sequence[Route], known: Collection[str], spelt: Callable[..., str]) -> tuple[str, ...]:
+    """To each neighbor what is its own; `spelt`: `_announce` or `_withdraw`."""
     first = routes[0]
     if not first.variants:
-        return (_withdraw(routes),)
+        return (spelt(routes),)
     return tuple(
-        _withdraw([route.variants[n].route for route in routes], to)
+        spelt([route.variants[n].route for route in routes], to)
         for n, variant in enumerate(first.variants)
         if (to := _here(variant.neighbors, known))
     )
