@@ -145,6 +145,63 @@ def test_masqueraded_services_that_somebody_keeps_from_tracking_lose_their_answe
     assert Code.FIREWALL_DROPS not in codes(replace(plain, sysctls=sysctls), nat)
 
 
+CLOSED = "*filter\n:FORWARD DROP\n{}COMMIT\n"
+ESTABLISHED = "-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n"
+TRACKED = "`sysctl -w net.ipv4.vs.conntrack=1`, and in /etc/sysctl.d"
+
+
+def test_answers_that_a_closed_forward_chain_drops_for_want_of_a_state_need_the_sysctl() -> None:
+    nat = serving(forwarding=Forwarding.NAT)
+    facts = replace(filtering(CLOSED.format(ESTABLISHED)), sysctls=tracking(7).sysctls)
+    one = found(facts, Code.FIREWALL_DROPS, nat)
+    assert "the policy of chain" in one.text
+    assert "drops answers of 10.9.2.1:80/tcp" in one.text
+    assert one.fix == TRACKED
+    assert Code.FIREWALL_DROPS not in codes(replace(facts, sysctls=tracking(7, "1").sysctls), nat)
+
+
+def test_answers_that_a_closed_forward_chain_drops_in_any_case_need_a_rule_too_which_goes_by_their_state() -> (
+    None
+):
+    nat = serving(forwarding=Forwarding.NAT)
+    facts = replace(filtering(CLOSED.format("")), sysctls=tracking(7).sysctls)
+    one = found(facts, Code.FIREWALL_DROPS, nat)
+    accept = "a rule before it that accepts them: `anycast render nftables --accept forward`, or `iptables --accept`"
+    assert one.fix == f"{TRACKED}; {accept}"
+    tracks = tracking(7, "1").sysctls
+    assert found(replace(facts, sysctls=tracks), Code.FIREWALL_DROPS, nat).fix == accept
+    rules = loaded(("iptables-save", nat), accept=True).packet_filter
+    assert rules is not None
+    assert Code.FIREWALL_DROPS not in codes(replace(facts, packet_filter=rules, sysctls=tracks), nat)
+
+
+def test_what_is_lost_of_masqueraded_services_is_not_cured_by_notrack() -> None:
+    nat = serving(forwarding=Forwarding.NAT)
+    facts = replace(filtering(USUAL), sysctls=tracking(7).sysctls)
+    one = found(facts, Code.FIREWALL_DROPS, nat)
+    assert "drops FIN, RST and path MTU messages of 192.0.2.1:80/tcp" in one.text
+    assert one.fix == TRACKED
+
+
+@pytest.mark.parametrize("rules", [USUAL, CLOSED.format(ESTABLISHED)])
+def test_the_sysctl_is_not_set_before_the_vips_of_others_are_notrack(rules: str) -> None:
+    """It would take every new connection of theirs behind such rules."""
+    facts = replace(filtering(rules), sysctls=tracking(7).sysctls)
+    one = found(facts, Code.FIREWALL_DROPS, config(MIXED))
+    assert one.fix.startswith("notrack for the VIPs: `anycast render nftables`")
+    assert one.fix.endswith(
+        f"for those without masquerading; after that, for the masqueraded ones, {TRACKED}"
+    )
+
+
+def test_the_hook_of_the_rule_that_is_missing_is_named() -> None:
+    one = found(filtering("*filter\n:INPUT DROP\nCOMMIT\n"), Code.FIREWALL_DROPS)
+    assert one.fix == (
+        "a rule before it that accepts them, whatever their state: `anycast render nftables --accept input`, "
+        "or `iptables --accept`"
+    )
+
+
 def loaded(*configs: tuple[str, Config], accept: bool = False) -> Facts:
     """A node with rules that were rendered, with iptables alone, for this configuration of a family."""
     tables = []
