@@ -56,6 +56,7 @@ class Code(StrEnum):
     FROZEN = "frozen"
     STATIC_ROUTE = "static_route"
     IPVSADM_AUTO = "ipvsadm_auto"
+    IPVSADM_DAEMON = "ipvsadm_daemon"
     FRR_REPLACED = "frr_replaced"
     EXABGP_HEALTHCHECK = "exabgp_healthcheck"
     SYSCTL_CONF = "sysctl_conf"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from typing import Protocol
 
 from anycast.doctor.facts import Beside, FileRoute
@@ -19,7 +20,8 @@ _FRR = frozenset(
 )  # fmt: skip
 _DELETED = " (deleted)"
 _IPVSADM = "etc/default/ipvsadm"
-_AUTO = re.compile(r"""\s*AUTO=["']?true["']?\s*(?:#.*)?""", re.IGNORECASE)
+_AUTO = re.compile(r"""AUTO=["']?true["']?\s*(?:#.*)?""", re.IGNORECASE)
+_DAEMON = re.compile(r"""DAEMON=["']?(?:master|backup|both)["']?\s*(?:#.*)?""", re.IGNORECASE)
 # `route P next-hop …` of `static`, `unicast P next-hop …` of `announce`.
 _ROUTE = re.compile(r"\b(?:route|unicast)\s+([0-9A-Fa-f:.]+)(?:/(\d+))?(?=[\s;{])")
 _HOST = {4: "32", 6: "128"}
@@ -35,6 +37,7 @@ class Files(Protocol):
     def optional(self, path: str) -> str | None: ...
     def link(self, path: str) -> str | None: ...
     def names(self, folder: str) -> list[str]: ...
+    def drop_ins(self, folder: str) -> Iterator[str]: ...
 
 
 def read(files: Files) -> Beside:
@@ -62,7 +65,8 @@ def read(files: Files) -> Beside:
         replaced=frozenset(replaced),
         routes=tuple(route for conf in confs for route in _routes(files, conf)),
         healthchecks=healthchecks,
-        ipvsadm_auto=_auto(files),
+        ipvsadm_auto=_set(files, _AUTO),
+        ipvsadm_daemon=_set(files, _DAEMON),
         sysctl_conf=tuple(_unread_sysctls(files)),
     )
 
@@ -91,20 +95,29 @@ def _routes(files: Files, path: str) -> Iterator[FileRoute]:
                 yield FileRoute(where=f"{path}:{number}", address=address)
 
 
-def _auto(files: Files) -> str | None:
-    """The last line counts: a shell reads it."""
+def _set(files: Files, wanted: re.Pattern[str]) -> str | None:
+    """Where ipvsadm's file sets a variable like that. The last line counts: a shell reads it."""
+    variable = wanted.pattern.partition("=")[0] + "="
     found = None
     for number, line in enumerate((files.optional(_IPVSADM) or "").splitlines(), 1):
-        if line.strip().startswith("AUTO="):
-            found = f"/{_IPVSADM}:{number}" if _AUTO.fullmatch(line) else None
+        if line.strip().startswith(variable):
+            found = f"/{_IPVSADM}:{number}" if wanted.fullmatch(line.strip()) else None
     return found
 
 
 def _unread_sysctls(files: Files) -> Iterator[str]:
-    """Files with settings of the network that nobody reads at boot."""
+    """Files with settings of the network that nobody reads at boot, nor finds in a file that is read."""
     if files.optional(_SYSCTL_LINK) is not None:
         return
+    read = {name for path in files.drop_ins("sysctl.d") for name in _net_settings(files, path)}
     for path in _SYSCTL_CONF:
-        lines = (line.strip().lstrip("-") for line in (files.optional(path) or "").splitlines())
-        if any(line.startswith(("net.", "net/")) for line in lines):
+        if any(not any(fnmatchcase(name, one) for one in read) for name in _net_settings(files, path)):
             yield f"/{path}"
+
+
+def _net_settings(files: Files, path: str) -> Iterator[str]:
+    """Their names, which may be patterns. sysctl.d(5)."""
+    for line in (files.optional(path) or "").splitlines():
+        name = line.partition("=")[0].strip().removeprefix("-").strip().replace("/", ".")
+        if name.startswith("net."):
+            yield name
