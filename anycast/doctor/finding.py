@@ -52,6 +52,7 @@ class Code(StrEnum):
     CONNTRACK_FULL = "conntrack_full"
     FIREWALL_DROPS = "firewall_drops"
     FIREWALL_OUTDATED = "firewall_outdated"
+    MARK_UNSET = "mark_unset"
     CLOCK_STEPS = "clock_steps"
     FROZEN = "frozen"
     STATIC_ROUTE = "static_route"

@@ -65,6 +65,7 @@ def firewall(facts: Facts, config: Config | None) -> Iterator[Finding]:
     if config is None or facts.packet_filter is None:
         yield from _by_count(facts, config)
         return
+    yield from _unmarked(facts.packet_filter, config)
     losses = _Losses()
     spent = False
     ways = passage(config)
@@ -84,6 +85,25 @@ def firewall(facts: Facts, config: Config | None) -> Iterator[Finding]:
         yield _twice(stateful=stateful)
     if spent:
         yield unchecked("some services against the rules of the packet filter", "there are too many of both")
+
+
+def _unmarked(tables: Sequence[Table], config: Config) -> Iterator[Finding]:
+    """Services whose packets nobody marks, as after a flush of all rules: checks go on as before."""
+    places: dict[int, list[str]] = {}
+    for vip, service in services(config):
+        for version in {address.version for address in vip.addresses} if service.mark else ():
+            set_there = [one.marks for one in tables if version in one.families]
+            if not any(service.mark in marks or None in marks for marks in set_there):
+                places.setdefault(service.mark, []).append(f"{vip.name} (IPv{version})")
+    for mark, where in places.items():
+        yield Finding(
+            severity=Severity.WARNING,
+            code=Code.MARK_UNSET,
+            text=f"no rule of nftables or iptables sets the firewall mark {mark} of {some(where)}: packets to it come to no real "
+            "server, while all checks pass (tc and BPF, which can set one too, were not asked)",
+            fix=f"a rule that sets {mark} in prerouting, priority mangle, in a file that is loaded at boot and when nftables is upgraded "
+            "(docs/firewalls.md has one)",
+        )
 
 
 def _by_count(facts: Facts, config: Config | None) -> Iterator[Finding]:

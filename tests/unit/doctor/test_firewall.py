@@ -123,6 +123,48 @@ def test_a_rule_that_drops_closes_is_named_with_the_services() -> None:
     assert one.changes == ()
 
 
+MARKED = CONFIG.replace("port: 80, servers", "services: [{mark: 7, check: {type: tcp, port: 80}}], servers")
+MANGLE = "*mangle\n:PREROUTING ACCEPT\n-A PREROUTING -d 192.0.2.1/32 -p tcp -j {}\nCOMMIT\n"
+
+
+@pytest.mark.parametrize(
+    ("target", "set_there"),
+    [
+        ("MARK --set-xmark 0x7/0xffffffff", True),
+        ("MARK --set-mark 7", True),
+        ("MARK --set-xmark 0x8/0xffffffff", False),
+        ("MARK --set-xmark 0x1/0x3", True),  # who knows what was there before
+        ("CONNMARK --restore-mark", True),
+        ("CONNMARK --set-xmark 0x7/0xffffffff", False),
+        ("ACCEPT", False),
+        ("LOG --log-prefix mark", False),
+    ],
+)
+def test_a_firewall_mark_that_no_rule_sets_is_named(target: str, *, set_there: bool) -> None:
+    facts = filtering(MANGLE.format(target))
+    assert (Code.MARK_UNSET not in codes(facts, config(MARKED))) is set_there
+    assert Code.MARK_UNSET not in codes(facts)
+    one = found(filtering(MANGLE.format(target), family=6), Code.MARK_UNSET, config(MARKED))
+    assert one.severity is Severity.WARNING
+    assert "sets the firewall mark 7 of web (IPv4)" in one.text
+    assert Code.MARK_UNSET not in codes(replace(GOOD, packet_filter=None), config(MARKED))
+
+
+@pytest.mark.parametrize("family", ["inet", "netdev"])
+@pytest.mark.parametrize(
+    ("value", "set_there"),
+    [(7, True), (8, False), ({"ct": {"key": "mark"}}, True), ({"map": {"key": 1, "data": "@marks"}}, True)],
+)
+def test_a_mark_of_nftables_may_be_set_anywhere(family: str, value: object, *, set_there: bool) -> None:
+    statement = {"mangle": {"key": {"meta": {"key": "mark"}}, "value": value}}
+    place = {"family": family, "table": "t"}
+    chain = {"chain": {**place, "name": "c", "type": "filter", "hook": "prerouting", "prio": -150}}
+    rule = {"rule": {**place, "chain": "c", "handle": 2, "expr": [{"counter": None}, statement]}}
+    tables, _ = nft.tables(json.dumps({"nftables": [chain, rule]}))
+    facts = replace(GOOD, packet_filter=tuple(tables))
+    assert (Code.MARK_UNSET not in codes(facts, config(MARKED))) is set_there
+
+
 def test_rules_that_were_not_all_read_are_judged_by_what_is_counted() -> None:
     facts = replace(tracking(7), packet_filter=None)
     assert Code.FIREWALL_DROPS not in codes(facts)
