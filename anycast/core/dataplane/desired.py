@@ -435,9 +435,13 @@ def _difference(state: State, snapshot: Snapshot, vip: Vip, address: Address) ->
         found = snapshot.sysctls[name]
         if found != value:
             ours = state.config.manage_sysctls
-            return Difference(
-                text=f"{name} is {found or 'not there'}, {value} is needed", ours=ours, piece=REST
-            )
+            text = f"{name} is {found or 'not there'}, {value} is needed"
+            if not ours and name in kernels.NAT_SYSCTLS[6]:
+                text += (
+                    " (first accept_ra=2 on every interface with a default route from router advertisements, or it is gone: "
+                    "`anycast doctor` names them)"
+                )
+            return Difference(text=text, ours=ours, piece=REST)
     if address not in snapshot.addresses:
         where = f"{address} on {state.config.node.interface}"
         return Difference(text=f"{where} is missing", missing_address=where, piece=address)
