@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
-from typing import Protocol
 
 from anycast.doctor.facts import Beside, FileRoute
+from anycast.files_below import FilesBelow, Unread
 
 # Whose standing still is not seen by asking systemd whether they are active.
 _UNIT = re.compile(r"(/.*/((?:anycast-[\w-]+|exabgp|frr|bird6?)\.service))(?:/|$)")
@@ -31,18 +31,10 @@ _SYSCTL_LINK = "etc/sysctl.d/99-sysctl.conf"
 _MOST = 256 * 1024  # bytes of a control group's or a process's file that are looked at
 
 
-class Files(Protocol):
-    """Files below a root; what cannot be read is None or empty."""
-
-    def optional(self, path: str) -> str | None: ...
-    def link(self, path: str) -> str | None: ...
-    def names(self, folder: str) -> list[str]: ...
-    def drop_ins(self, folder: str) -> Iterator[str]: ...
-
-
-def read(files: Files) -> Beside:
+def read(files: FilesBelow) -> Beside:
     frozen: set[str] = set()
     replaced: set[str] = set()
+    hidden: set[str] = set()
     confs: dict[str, None] = {}
     healthchecks = False
     here = files.link("proc/self/ns/net")
@@ -52,14 +44,21 @@ def read(files: Files) -> Beside:
         if files.link(f"proc/{pid}/ns/net") not in (here, None):
             continue
         name = (files.optional(f"proc/{pid}/comm") or "").strip()
-        if name in _FRR and (files.link(f"proc/{pid}/exe") or "").endswith(_DELETED):
-            replaced.add(name)
+        if name in _FRR:
+            program = files.link(f"proc/{pid}/exe")
+            if program is None:
+                hidden.add(name)
+            elif program.endswith(_DELETED):
+                replaced.add(name)
         words = (files.optional(f"proc/{pid}/cmdline") or "")[:_MOST].split("\0")
         arguments = _of_exabgp(words)
         if arguments[:1] == ["healthcheck"]:
             healthchecks = healthchecks or "--no-ip-setup" not in arguments
         else:
             confs |= dict.fromkeys(word for word in arguments if word.startswith("/"))
+    if hidden:
+        what = f"whether {', '.join(sorted(hidden))} of FRR run on from files that an upgrade has replaced"
+        files.unread.append(Unread(what, "which files they are may be seen by root alone"))
     return Beside(
         frozen=frozenset(frozen),
         replaced=frozenset(replaced),
@@ -71,7 +70,7 @@ def read(files: Files) -> Beside:
     )
 
 
-def _frozen_unit(files: Files, pid: str) -> str | None:
+def _frozen_unit(files: FilesBelow, pid: str) -> str | None:
     for line in (files.optional(f"proc/{pid}/cgroup") or "").splitlines():
         found = _UNIT.match(line.removeprefix("0::")) if line.startswith("0::") else None
         if found is not None:
@@ -88,14 +87,14 @@ def _of_exabgp(words: list[str]) -> list[str]:
     return []
 
 
-def _routes(files: Files, path: str) -> Iterator[FileRoute]:
-    for number, line in enumerate((files.optional(path.lstrip("/")) or "").splitlines(), 1):
+def _routes(files: FilesBelow, path: str) -> Iterator[FileRoute]:
+    for number, line in enumerate((files.text(path.lstrip("/")) or "").splitlines(), 1):
         for address, length in _ROUTE.findall(line.partition("#")[0]):
             if length in ("", _HOST[6 if ":" in address else 4]):
                 yield FileRoute(where=f"{path}:{number}", address=address)
 
 
-def _set(files: Files, wanted: re.Pattern[str]) -> str | None:
+def _set(files: FilesBelow, wanted: re.Pattern[str]) -> str | None:
     """Where ipvsadm's file sets a variable like that. The last line counts: a shell reads it."""
     variable = wanted.pattern.partition("=")[0] + "="
     found = None
@@ -105,7 +104,7 @@ def _set(files: Files, wanted: re.Pattern[str]) -> str | None:
     return found
 
 
-def _unread_sysctls(files: Files) -> Iterator[str]:
+def _unread_sysctls(files: FilesBelow) -> Iterator[str]:
     """Files with settings of the network that nobody reads at boot, nor finds in a file that is read."""
     if files.optional(_SYSCTL_LINK) is not None:
         return
@@ -115,7 +114,7 @@ def _unread_sysctls(files: Files) -> Iterator[str]:
             yield f"/{path}"
 
 
-def _net_settings(files: Files, path: str) -> Iterator[str]:
+def _net_settings(files: FilesBelow, path: str) -> Iterator[str]:
     """Their names, which may be patterns. sysctl.d(5)."""
     for line in (files.optional(path) or "").splitlines():
         name = line.partition("=")[0].strip().removeprefix("-").strip().replace("/", ".")

@@ -86,6 +86,15 @@ class TestReplacedFiles:
         proc.add("/usr/lib/frr/bgpd", comm="bgpd", exe="/usr/lib/frr/bgpd (deleted)", net="net:[2]")
         assert proc.read().replaced == {"zebra"}
 
+    def test_what_only_root_may_see_is_said_not_to_have_been_seen(self, proc: Proc) -> None:
+        for name in ("zebra", "bfdd"):
+            proc.add(f"/usr/lib/frr/{name}", comm=name)
+            (proc.root / "proc" / str(proc.count) / "exe").unlink()
+        unread = read_files(config(), proc.root).unread
+        assert [one.why for one in unread if "bfdd, zebra of FRR" in one.what] == [
+            "which files they are may be seen by root alone"
+        ]
+
     def test_a_program_whose_file_is_gone_is_seen_by_the_kernels_word(self, tmp_path: Path) -> None:
         """Stands for bfdd: a program runs on when a package has put another file in its place."""
         program = tmp_path / "bfdd"
@@ -144,6 +153,13 @@ class TestRoutesOfTheFile:
         proc.add("vi", "/etc/own.conf")
         proc.write("/etc/own.conf", CONF)
         assert proc.read().routes == ()
+
+    def test_a_file_that_cannot_be_read_is_told(self, proc: Proc) -> None:
+        proc.add("/usr/sbin/exabgp", "/etc/own.conf")
+        (proc.root / "etc/own.conf").mkdir(parents=True)  # root may read every file
+        assert [one.what for one in read_files(config(), proc.root).unread if "own" in one.what] == [
+            "/etc/own.conf"
+        ]
 
     def test_those_that_are_vips_are_an_error_with_file_and_line(self) -> None:
         routes = tuple(
