@@ -211,7 +211,8 @@ def _of_contests(state: State) -> str:
     return (
         f"another program takes {named}{more} from {state.config.node.interface} or makes it a source address, again and "
         f"again ({max(times.values())} times, each within {CONTEST_ENDS / 60:g} min of the one before): the agent puts it "
-        "right each time (`anycast doctor` says which program, and how to keep it from that)"
+        "right each time (networkd, NetworkManager or ifupdown2 is named beside this, with its cure; if none is, see in the "
+        "journal what ran at the times that `anycast events` shows for kernel.drifted)"
     )
 
 

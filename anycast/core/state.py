@@ -17,6 +17,8 @@ from anycast.core.dataplane.kernel import (
     KernelOp,
     RemoveAddress,
     Snapshot,
+    StartSync,
+    StopSync,
     keys_of,
 )
 from anycast.core.dataplane.members import Member
@@ -44,9 +46,10 @@ ServerKey: TypeAlias = tuple[ipvs.Key, ipvs.DestinationKey]
 
 Piece: TypeAlias = ipvs.Key | Address | str
 """A part of what the kernel should hold that is compared and written by itself: an IPVS service, an address of a VIP,
-or `REST`.
+`REST` or `SYNC`.
 """
-REST = ""  # sysctls, timeouts, connection sync
+REST = ""  # sysctls, timeouts
+SYNC = "sync"  # the daemons of connection sync
 
 URGENT, ORDINARY, IN_VAIN = range(3)
 Order: TypeAlias = tuple[int, int, tuple[int, int, tuple[int, ...]]]
@@ -341,6 +344,8 @@ def pieces_of(ops: Iterable[KernelOp]) -> dict[Piece, None]:
     for op in ops:
         if isinstance(op, AddAddress | CorrectAddress | RemoveAddress):
             found[op.address] = None
+        elif isinstance(op, StartSync | StopSync):
+            found[SYNC] = None
         else:
             found.update(dict.fromkeys(keys_of(op) or (REST,)))
     return found

@@ -36,13 +36,14 @@ class Reach(NamedTuple):
     forwarding: Forwarding
     tunnel: TunnelType = TunnelType.IPIP
     checksum: bool = False  # one that takes room in the packet
+    port: int = 0  # of GUE
 
 
 def reach(service: Service) -> Reach:
     # The checksum of GUE is that of the UDP header, which is there anyhow; remote checksum offload is an option.
     gue = service.tunnel.type is TunnelType.GUE
     checksum = service.tunnel.checksum is (TunnelChecksum.REMOTE if gue else TunnelChecksum.FULL)
-    return Reach(service.forwarding, service.tunnel.type, checksum)
+    return Reach(service.forwarding, service.tunnel.type, checksum, service.tunnel.port if gue else 0)
 
 
 def overhead(tunnel: TunnelType, outer: int, *, checksum: bool = False) -> int:
