@@ -606,6 +606,20 @@ def test_a_prefix_that_is_no_longer_owned_is_withdrawn_once_and_then_left_alone(
     assert x.settle() == [codec.FLUSH]
 
 
+def test_a_prefix_of_the_command_line_that_the_lease_owns_no_more_is_left_alone_until_it_is_owned_again() -> (
+    None
+):
+    x = Exchange(own=(A, B)).started()
+    x.lease(ROUTE_A, ROUTE_B)
+    x.settle()
+    x.lease(ROUTE_A, owned=(A,))
+    assert x.settle() == [codec.withdraw(ROUTE_B)]
+    x.plan.line(UP, x.now)
+    assert x.settle() == [codec.FLUSH]
+    x.lease(ROUTE_A, ROUTE_B)
+    assert x.settle() == ["withdraw route 192.0.2.2/32", codec.announce(ROUTE_B)]
+
+
 def test_stopping_withdraws_and_no_lease_changes_that() -> None:
     x = Exchange().started()
     x.lease(ROUTE_A)
