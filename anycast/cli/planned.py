@@ -14,7 +14,7 @@ from anycast.cli import client
 from anycast.cli.exits import ExitCode
 from anycast.cli.maintenance import refused
 from anycast.cli.table import Cell, Colour, printable, table, wants_colour
-from anycast.core.rendering import RESTART
+from anycast.core.rendering import RELOAD
 
 TIMEOUT = 60.0  # seconds; a large configuration is read and compared meanwhile
 _WORDS = {
@@ -124,7 +124,7 @@ def lines(body: dict[str, Any], *, colour: bool) -> Iterator[str]:
             + (f" ({', '.join(one['what'])})" if one["what"] else "")
             for one in plan["sessions"]
         )
-        yield f"sessions that wait for ExaBGP: {printable(named)}: {RESTART}"
+        yield f"sessions that wait for ExaBGP: {printable(named)}: {RELOAD}"
 
 
 def _place(server: dict[str, Any]) -> str:

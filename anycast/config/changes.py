@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from anycast.analysis import maglev
 from anycast.core.dataplane.members import versions
 from anycast.core.hooks import Hook, Webhook
+from anycast.core.rendering import RELOAD as RELOAD_EXABGP
 from anycast.core.rendering import RESTART as RESTART_EXABGP
 from anycast.core.values import configuration as model
 from anycast.core.values.checks import BgpSession, LoadCheck, SyslogCanaryCheck, TcpVipCheck
@@ -19,7 +20,8 @@ T = TypeVar("T")
 
 RESTART = "restart the agent"
 FIGURES = 16  # pools whose moved flows are worked out: each takes a hundredth of a second, or a few
-RENDER = f"waits for a restart of ExaBGP: {RESTART_EXABGP}"
+RENDER = f"waits for ExaBGP: {RELOAD_EXABGP}"
+RESTARTED = f"a restart of ExaBGP: {RESTART_EXABGP}"
 BFD = "render the configuration of bfdd and of the routers again (`anycast render frr-bfd`, `router-…`)"
 
 
@@ -163,7 +165,7 @@ def _names(value: Any) -> list[str]:
 
 def _node(old: model.Config, new: model.Config) -> Iterator[str]:
     for name, change in _fields(old.node, new.node, _names(old.node)):
-        too = f"; {RENDER}" if name in ("runtime_dir", "exabgp_user") else ""
+        too = f"; and {RESTARTED}" if name in ("runtime_dir", "exabgp_user") else ""
         yield f"node: {name} {change}" + ("" if name in model.RELOADED else f": {RESTART}{too}")
 
 

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from anycast.core.values.configuration import Address, Bgp, Neighbor
+from anycast.core.values.report import SETUP
 
 FORMAT = 2  # of what is rendered: another number, and every ExaBGP is to be started again
 _WITH_ADDRESSES = 1  # the one before, whose ExaBGP needs no other start
 
 
+RELOAD = "`systemctl reload anycast-exabgp`"
 RESTART = "`anycast maintenance on --wait`, `systemctl restart anycast-exabgp`, `anycast maintenance off`"
-"""How ExaBGP gets it."""
+"""How ExaBGP gets it: by the first nearly all, by the second everything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,29 @@ def _differences(old: object, new: object, names: Iterable[str]) -> Iterator[str
         was, now = getattr(old, name), getattr(new, name)
         if was != now:
             yield f"{name} {was} -> {now}"
+
+
+def setups(bgp: Bgp) -> frozenset[str]:
+    """What ExaBGP tells of the sessions when it has them as they are configured (`report.SETUP`)."""
+    found = []
+    for one in bgp.neighbors:
+        local = one.local_address or bgp.router_id
+        carried = ",".join(map(str, sorted(one.families) or [one.address.version]))
+        words = (one.address, one.remote_as, bgp.local_as, bgp.router_id, local, bgp.hold_time, carried)
+        found.append(" ".join(map(str, words)))
+    return frozenset(found)
+
+
+def differing(wanted: Iterable[str], there: Iterable[str]) -> Iterator[Session]:
+    """How the sessions that ExaBGP has differ from those that are configured."""
+    new, old = ({text.split(" ", 1)[0]: text.split(" ") for text in texts} for texts in (wanted, there))
+    for at in sorted(old.keys() | new.keys()):
+        if at not in new or at not in old:
+            yield Session(neighbor=at, change="removed" if at in old else "added")
+        elif old[at] != new[at]:
+            pairs = zip(SETUP, old[at], new[at], strict=False)
+            what = tuple(f"{name} {was} -> {now}" for name, was, now in pairs if was != now)
+            yield Session(neighbor=at, change="changed", what=what)
 
 
 def digest(bgp: Bgp) -> str:

@@ -219,7 +219,10 @@ class State:
         frozenset()
     )  # digests of the configurations that ExaBGP may run with; empty: nobody has asked yet
     running: Bgp | None = None  # what ExaBGP runs with, where it is known
-    outdated: frozenset[int] = frozenset()  # processes of ExaBGP that were started with other passwords
+    setups: frozenset[str] = frozenset()  # how ExaBGP should have the sessions; with `rendered`
+    outdated: Mapping[int, float] = field(
+        default_factory=dict
+    )  # processes of ExaBGP to the instant of a change that it does not tell of: a password
     health: PersistentMap[Target, Health] = PersistentMap()  # of targets with a result
     vips: PersistentMap[str, VipState] = PersistentMap()
     unstarted: PersistentMap[str, None] = (

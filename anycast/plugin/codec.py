@@ -61,6 +61,7 @@ class NeighborRow:
     address: str
     up: bool
     seconds: float | None
+    setup: str = ""  # as `core.values.report.SETUP`; empty: not told
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +310,30 @@ def _row(item: object) -> NeighborRow | None:
     up = state == "up" or _get(item, "fsm") == "ESTABLISHED"
     seconds = _get(item, "duration")
     told = isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds < 1e10
-    return NeighborRow(address, up, float(seconds) if told and isinstance(seconds, int | float) else None)
+    since = float(seconds) if told and isinstance(seconds, int | float) else None
+    return NeighborRow(address, up, since, _setup(item))
+
+
+def _setup(item: object) -> str:
+    """Empty: it does not say all."""
+    families = _get(item, "local", "families")
+    found = [
+        _get(item, "peer", "as"),
+        _get(item, "local", "as"),
+        _get(item, "local", "id"),
+        _get(item, "local", "address"),
+        _get(item, "local", "hold"),
+    ]
+    if not isinstance(families, dict) or not all(isinstance(one, int | str) for one in found):
+        return ""
+    carried = [str(version) for version in (4, 6) if families.get(f"ipv{version} unicast")]
+    try:
+        at, local = (str(ip_address(str(one))) for one in (_get(item, "peer", "address"), found[3]))
+    except ValueError:
+        return ""
+    found[3] = local
+    words = [at, *map(str, found), ",".join(carried)]
+    return " ".join(words) if all(words) and not any(" " in word for word in words) else ""
 
 
 def _get(value: object, *path: str) -> object:

@@ -112,9 +112,9 @@ class Conversation:
     def flush(self) -> None:
         self._flush_due = True
 
-    def ask(self, now: float) -> None:
-        """The neighbors may have changed."""
-        self._query_at = min(self._query_at, now)
+    def ask(self, at: float) -> None:
+        """For the neighbors, which may have changed, from that instant on, if it is earlier than otherwise."""
+        self._query_at = min(self._query_at, at)
 
     def write(self, command: Command, now: float) -> tuple[str, ...]:
         if not self._unanswered:

@@ -55,6 +55,8 @@ class Planner:
         self._stopping = False
         self._stopped = False
         self._neighbors: dict[str, NeighborState] = {}
+        self._setups: tuple[str, ...] = ()  # how ExaBGP has the sessions
+        self._loaded: float | None = None  # when it was told last to read its configuration
         self._said: dict[str, tuple[codec.Notification, float]] = {}  # what a router said last, and when
         self._version: str | None = None
         self._reassert_at = now + REASSERT
@@ -268,6 +270,8 @@ class Planner:
             late_leases=self._late_leases,
             attributes=ATTRIBUTES,
             rendered=rendered,
+            setups=self._setups,
+            loaded=self._loaded,
             journal_error=self._journal.error or "",
             touched=frozenset(self._prefixes.touched),
         )
@@ -414,10 +418,12 @@ class Planner:
         """It says so before it reads, once for each neighbor; what a reload changes it sends in the turns after that."""
         if self._reloading < RELOAD_SAYS:
             self.log.append("ExaBGP reads its configuration again: everything is said once more")
-        self._reloading = RELOAD_SAYS
+        self._reloading, self._loaded = RELOAD_SAYS, now
         self._doubted = self._doubted or any(entry.has_variants for entry in self._prefixes)
         self._asked_after = False
+        self._changes += 1
         self._settle_at = now + RELOADED
+        self._talk.ask(now + SETTLE)
 
     def _ask(self, now: float) -> None:
         """Which neighbors it has: until it answers, nothing is announced to some of them, and withdraws go to all."""
@@ -460,6 +466,10 @@ class Planner:
             came_up = came_up or (row.up and old is not None)
             changed = now - row.seconds if row.seconds is not None else now
             self._neighbor(row.address, "up" if row.up else "down", "", changed, now)
+        setups = tuple(sorted(row.setup for row in table.rows if row.setup))
+        if setups != self._setups:
+            self._setups = setups
+            self._changes += 1
         for address in set(self._neighbors) - {row.address for row in table.rows}:
             del self._neighbors[address]
             self._changes += 1

@@ -27,7 +27,7 @@ from anycast.config.kept import contents
 from anycast.core import events as ev
 from anycast.core.dataplane.ipvs import ServiceKey
 from anycast.core.planned import Plan, RouteChange, ServerChange, ServiceChange
-from anycast.core.rendering import RESTART, Session
+from anycast.core.rendering import RELOAD, Session
 from anycast.core.values.configuration import Protocol
 from anycast.core.values.fates import Fate, Way
 from anycast.ops.main import surface
@@ -306,7 +306,7 @@ def test_a_dry_run_shows_routes_services_real_servers_and_sessions(node: Node, p
         "routes: 1 withdrawn, 0 changed, 0 to come",
         "services: 0 removed, 0 added, 1 changed",
         "real servers: 1 go, with 120 established connections; 0 kept until they are replaced, 1 added",
-        f"sessions that wait for ExaBGP: neighbor 10.2.1.9 added: {RESTART}",
+        f"sessions that wait for ExaBGP: neighbor 10.2.1.9 added: {RELOAD}",
     ]
     assert as_json.code == 10
     assert json.loads(as_json.out)["plan"]["counts"]["servers_drains"] == 1

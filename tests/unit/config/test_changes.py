@@ -15,8 +15,9 @@ from anycast.core.rendering import digest
 from anycast.core.values.configuration import Config, Export, Role
 
 FULL = Path(__file__).parents[3].joinpath("examples", "full.yaml").read_text(encoding="utf-8")
-RENDER = (
-    "waits for a restart of ExaBGP: `anycast maintenance on --wait`, `systemctl restart anycast-exabgp`, "
+RENDER = "waits for ExaBGP: `systemctl reload anycast-exabgp`"
+RESTARTED = (
+    "a restart of ExaBGP: `anycast maintenance on --wait`, `systemctl restart anycast-exabgp`, "
     "`anycast maintenance off`"
 )
 BFD = "render the configuration of bfdd and of the routers again (`anycast render frr-bfd`, `router-…`)"
@@ -62,7 +63,7 @@ EDITS: list[tuple[str, str, tuple[str, ...]]] = [
     (
         "/run/anycast ",
         "/run/x ",
-        (f"node: runtime_dir /run/anycast -> /run/x: restart the agent; {RENDER}",),
+        (f"node: runtime_dir /run/anycast -> /run/x: restart the agent; and {RESTARTED}",),
     ),
     ("ipvs: shared", "ipvs: exclusive", ("ipvs: shared -> exclusive",)),
     ("sysctls: manage", "sysctls: check", ("sysctls: manage -> check",)),

@@ -9,7 +9,7 @@ from anycast.core import events as ev
 from anycast.core.health.phase import Outcome
 from anycast.core.maintenance.clocks import End
 from anycast.core.maintenance.stages import NODE, Maintenance
-from anycast.core.rendering import RESTART, accepted, digest
+from anycast.core.rendering import RELOAD, RESTART, accepted, digest, setups
 from anycast.core.standing import CLOCK_STANDS
 from anycast.core.values.configuration import Neighbor, Role
 from anycast.core.values.report import ATTRIBUTES, SILENT, NeighborState, Report
@@ -149,6 +149,54 @@ def test_what_waits_for_exabgp_is_told_as_long_as_it_does() -> None:
     with_neighbors(node, replace(ROUTER, password="before"))
     assert kinds(node) == {Condition.EXABGP_OUTDATED}  # a password was changed: which it has nobody knows
     reports(node, rendered=rendered(node), exabgp_pid=48)
+    assert kinds(node) == set()
+
+
+def test_what_exabgp_says_of_its_sessions_counts_and_a_reload_of_it_ends_what_waits() -> None:
+    node = up()
+    with_neighbors(node, replace(ROUTER, password="before"))
+    old, there = rendered(node), tuple(setups(node.state.config.bgp))
+    reports(node, rendered=old, setups=there)
+    assert kinds(node) == set()
+    with_neighbors(
+        node,
+        replace(ROUTER, remote_as=65010, password="before"),
+        replace(ROUTER, address=ip_address("10.2.1.9")),
+    )
+    (one,) = node.state.standing.values()
+    assert f"({RELOAD}): neighbor 10.2.1.9 added; neighbor 10.2.1.254 changed (remote_as 65" in one.text
+    # Its command line is that of its start. It has read its file, and not that of the agent.
+    node.now += 1
+    reports(node, rendered=old, setups=there, loaded=node.now)
+    assert kinds(node) == {Condition.EXABGP_OUTDATED}
+    there = tuple(setups(node.state.config.bgp))
+    reports(node, rendered=old, setups=there, loaded=node.now)
+    assert kinds(node) == set()
+
+
+def test_a_password_waits_until_exabgp_has_read_its_file_since() -> None:
+    node = up()
+    with_neighbors(node, replace(ROUTER, password="before"))
+    there, since = tuple(setups(node.state.config.bgp)), node.now
+    reports(node, rendered=rendered(node), setups=there, loaded=since - 5)
+    with_neighbors(node, replace(ROUTER, password="after"))
+    assert kinds(node) == {Condition.EXABGP_OUTDATED}
+    reports(node, rendered=rendered(node), setups=there, loaded=since - 5, acks=1)
+    assert kinds(node) == {Condition.EXABGP_OUTDATED}
+    reports(node, rendered=rendered(node), setups=there, loaded=since + 5)
+    assert kinds(node) == set()
+
+
+def test_sessions_that_differ_from_what_is_configured_are_named_by_an_agent_that_has_just_started() -> None:
+    node = up()
+    reports(node, rendered="of something else", setups=("10.2.1.254 65001 65001 10.2.1.1 10.2.1.1 3 4",))
+    (one,) = node.state.standing.values()
+    assert "neighbor 10.2.1.254 changed (remote_as 65001 -> 65000, hold_time 3 -> 9)" in one.text
+
+
+def test_of_a_configuration_kept_by_hand_nothing_is_said() -> None:
+    node = up()
+    reports(node, setups=("10.2.1.254 65001 65001 10.2.1.1 10.2.1.1 9 4",))
     assert kinds(node) == set()
 
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -190,6 +192,31 @@ def test_a_notification_that_is_none_is_passed_over(body: str) -> None:
         f'"body": "{body}"}}}}}}'
     )
     assert isinstance(codec.parse(event.encode()), codec.Other)
+
+
+def test_how_a_session_is_set_up_is_told_in_one_text_if_all_of_it_is_told() -> None:
+    row: dict[str, Any] = {
+        "state": "up",
+        "duration": 7,
+        "peer": {"address": "FD00:0::1", "as": 65000, "id": None, "hold": None},
+        "local": {
+            "address": "fd00::2",
+            "as": 65001,
+            "id": "10.2.1.1",
+            "hold": 3,
+            "families": {"ipv4 unicast": True, "ipv6 unicast": True, "l2vpn vpls": True},
+        },
+    }
+
+    def told(row: object) -> str:
+        table = codec.parse(json.dumps([row]).encode())
+        assert isinstance(table, codec.NeighborTable)
+        return table.rows[0].setup
+
+    assert told(row) == "fd00::1 65000 65001 10.2.1.1 fd00::2 3 4,6"
+    for name in ("address", "as", "id", "hold", "families"):
+        assert told({**row, "local": {**row["local"], name: None}}) == ""
+    assert told({**row, "local": {**row["local"], "address": "auto"}}) == ""
 
 
 def test_a_session_in_its_first_second_is_up_whatever_its_duration_makes_of_it() -> None:

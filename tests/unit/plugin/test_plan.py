@@ -234,12 +234,28 @@ def test_after_a_reload_of_exabgp_everything_is_said_again_and_once_more_when_th
     for seconds in (RELOADED, SETTLE):
         assert x.settle() == []
         x.wait(seconds)
-        assert x.settle() == again
+        assert [one for one in x.settle() if one != codec.SHOW_NEIGHBORS] == again
     x.wait(3 * SETTLE)
     assert codec.announce(ROUTE_A) not in x.settle()
     assert [text for text in x.plan.log if "reads its configuration" in text] == [
         "ExaBGP reads its configuration again: everything is said once more"
     ]
+
+
+def test_after_a_reload_of_exabgp_it_is_asked_soon_how_it_has_the_sessions() -> None:
+    x = Exchange().started()
+    assert (x.report().setups, x.report().loaded) == ((), None)
+    x.plan.line(codec.Reloading(), x.now)
+    at, revision = x.now, x.plan.revision
+    assert x.report().loaded == at
+    x.wait(SETTLE)
+    while codec.SHOW_NEIGHBORS not in x.commands():
+        x.done()
+    setup = "192.0.2.254 65000 65001 10.2.1.1 192.0.2.1 3 4"
+    x.plan.line(codec.NeighborTable((codec.NeighborRow("192.0.2.254", True, 60.0, setup),)), x.now)
+    x.done()
+    assert x.report().setups == (setup,)
+    assert x.plan.revision > revision
 
 
 def test_what_is_announced_again_is_announced_all_the_while() -> None:
