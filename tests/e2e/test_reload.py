@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import signal
 import time
@@ -105,7 +106,7 @@ def test_a_vip_that_goes_and_one_that_comes_are_planned_and_touch_no_session(sit
     site.routed(["lb2", "lb3"], V6)
     until(lambda: V6 not in site.addresses("lb1"), "the address to leave the interface")
     with site.edit("lb1") as config:
-        config["vips"]["six"] = {**config["vips"]["web"], "addresses": [VIP6]}
+        config["vips"]["six"] = {**copy.deepcopy(config["vips"]["web"]), "addresses": [VIP6]}
     checked = site.lab.node_cli("lb1", "reload", "--dry-run", "--json")
     assert checked.returncode == 10
     assert [one["way"] for one in json.loads(checked.stdout)["plan"]["routes"]] == ["coming"]
