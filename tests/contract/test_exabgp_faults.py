@@ -435,7 +435,7 @@ def _static(route: str) -> tuple[str, str]:
 @pytest.mark.parametrize("route", ["next-hop self", "next-hop self med 7 watchdog w"])
 def test_a_vip_that_is_a_route_of_the_file_goes_again_after_a_reload(node: Node, route: str) -> None:
     node.up()
-    node.agent.settled(node.agent.grant(owned=[V4, V6]))
+    node.want()
     time.sleep(
         2 * SETTLE
     )  # what is awaited is that everything has been said that belongs to the session's start
