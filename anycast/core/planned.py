@@ -7,7 +7,7 @@ with it. `ahead` costs what the reload costs the core; `services` costs what has
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from anycast.core.dataplane import ipvs
 from anycast.core.events import Reconfigured
@@ -19,6 +19,7 @@ from anycast.core.values.fates import Fate, Way
 from anycast.core.values.persistent import PersistentMap, changed
 from anycast.core.values.route import Prefix, Route
 
+_ATTRIBUTES = [one.name for one in fields(Route) if one.name != "prefix"]
 GOING = frozenset({Fate.DRAINS, Fate.LEAVES, Fate.REMOVED})
 
 
@@ -122,10 +123,10 @@ def _withdrawn(before: State, after: State, prefix: Prefix) -> RouteChange:
 
 
 def _attributes(old: Route, new: Route) -> Iterator[str]:
-    for name in ("next_hop", "med", "communities", "large_communities"):
+    for name in _ATTRIBUTES:
         was, now = getattr(old, name), getattr(new, name)
         if was != now:
-            yield f"{name} {_text(was)} -> {_text(now)}"
+            yield "what some routers have" if name == "variants" else f"{name} {_text(was)} -> {_text(now)}"
 
 
 def _text(value: object) -> str:
