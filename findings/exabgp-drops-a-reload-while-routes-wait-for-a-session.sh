@@ -13,14 +13,16 @@
 #     a route has been announced, the second router does not answer: not read after 5 signals
 #       in the log: "scheduling reload" 5 times, "performing reload" 0 times
 #     the second router refuses the connection: read
+#     another route has been announced, there is no way to a third router: not read after 20 signals
 #
 # Why: `run` in exabgp/reactor/loop.py forgets the signal (`self.signal.rearm()`) before it looks whether routes wait to
 # be sent (`if self._pending_adjribout(): continue`), and it looks at every session that it would like to have. What is
-# announced or withdrawn while a session is away waits until that session is up, or until the attempt to connect has
+# announced or withdrawn while a session is away waits until that session is up, or until an attempt to connect has
 # failed: at once where the router refuses, after two minutes where nothing answers (tcp_syn_retries). Between two
-# attempts are up to 60 seconds more, in which it waits too.
+# attempts are up to 60 seconds more, in which it waits too. Where the kernel refuses the attempt at once (no way, as
+# where a link is down), `establish` in exabgp/reactor/network/outgoing.py tries for ever, and what waits waits for ever.
 #
-# What it means: where a router is away, a reload soon after a route has changed is not carried out, and nobody is told.
+# What it means: where a router is away, a reload after a route has changed is not carried out, and nobody is told.
 # The log, at its usual level, says "scheduling reload". So look whether the file was read (a `description` that is
 # changed with it, and `show neighbor configuration`), and send the signal again where it was not. A route that is just
 # being sent to a router that is there has the same effect for a moment.
@@ -90,10 +92,11 @@ import time
 
 FOLDER = sys.argv[1]
 HERE, AWAY = "127.0.0.1", "127.0.0.2"
+NO_WAY = "192.0.2.254"  # to which nothing goes from 127.0.0.1: the kernel refuses it, and no packet leaves
 CAPABILITIES = bytes.fromhex("010400010001" "41040000fde8")  # IPv4, AS 65000 in four octets
 PATIENCE = 75  # seconds for what is to happen: ExaBGP pauses up to 60 between two attempts to connect
 WORDS = ("scheduling reload", "performing reload")
-SIGNALS = 5
+SIGNALS, MANY = 5, 20
 
 
 def message(kind, body=b""):
@@ -106,7 +109,7 @@ class Router:
     def __init__(self):
         self.listener = socket.create_server((HERE, 0))
         self.port = self.listener.getsockname()[1]
-        self.up, self.has_route = threading.Event(), threading.Event()
+        self.up, self.has_route, self.has_second = (threading.Event() for _ in range(3))
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self):
@@ -124,6 +127,8 @@ class Router:
                     self.up.set()  # an End-of-RIB at the least
                     if bytes([32, 192, 0, 2, 1]) in body:
                         self.has_route.set()
+                    if bytes([32, 192, 0, 2, 2]) in body:
+                        self.has_second.set()
 
 
 class Silent:
@@ -142,7 +147,7 @@ class Silent:
             one.close()
 
 
-def configure(text):
+def configure(text, second=AWAY):
     neighbors = "".join(f"""
 neighbor {router} {{
     description "{text}";
@@ -158,7 +163,7 @@ neighbor {router} {{
         processes [ api ];
     }}
 }}
-""" for router in (HERE, AWAY))  # fmt: skip
+""" for router in (HERE, second))  # fmt: skip
     with open(f"{FOLDER}/new", "w") as conf:
         conf.write(f"process api {{\n    run {sys.executable} {FOLDER}/api.py {FOLDER}/socket;\n    encoder text;\n}}\n{neighbors}")
     os.replace(f"{FOLDER}/new", f"{FOLDER}/exabgp.conf")
@@ -195,6 +200,14 @@ def has_read(exabgp, api, text):
     for _ in range(2):  # what follows is of another turn of its loop
         ask(api, "version")
     return set(re.findall(r'description "(.*)"', ask(api, "show neighbor configuration"))) == {text}
+
+
+def signals(exabgp, api, text, most):
+    for number in range(1, most + 1):
+        if has_read(exabgp, api, text):
+            return f"read after signal {number}"
+        time.sleep(1)
+    return f"not read after {most} signals"
 
 
 def main():
@@ -236,12 +249,7 @@ def main():
             until("the first router has the route", here.has_route.is_set)
             configure("two")
             before = [log().count(words) for words in WORDS]
-            told = f"not read after {SIGNALS} signals"
-            for number in range(1, SIGNALS + 1):
-                if has_read(exabgp, api, "two"):
-                    told = f"read after signal {number}"
-                    break
-                time.sleep(1)
+            told = signals(exabgp, api, "two", SIGNALS)
             seen("a route has been announced, the second router does not answer", told, f"not read after {SIGNALS} signals")
             counts = [log().count(words) - old for words, old in zip(WORDS, before, strict=True)]
             told = ", ".join(f'"{words}" {count} times' for words, count in zip(WORDS, counts, strict=True))
@@ -250,6 +258,15 @@ def main():
             away.refuses()
             until("read", lambda: has_read(exabgp, api, "two"))
             seen("the second router refuses the connection", "read", "read")
+
+            configure("three", NO_WAY)
+            until("read", lambda: has_read(exabgp, api, "three"))
+            if "done" not in ask(api, "announce route 192.0.2.2/32 next-hop self"):
+                raise RuntimeError("the second route was refused")
+            until("the first router has the second route", here.has_second.is_set)
+            configure("four", NO_WAY)
+            told = signals(exabgp, api, "four", MANY)
+            seen("another route has been announced, there is no way to a third router", told, f"not read after {MANY} signals")
         finally:
             exabgp.terminate()
             try:

@@ -97,6 +97,17 @@ would be refused
 """
 
 
+_EXABGP_RELOAD = """\
+`systemctl reload anycast-exabgp` does all of this. Without systemd:
+
+  anycast render exabgp -o exabgp.conf.new
+  exabgp validate exabgp.conf.new              a reload that fails ends the plugin
+  anycast exabgp-reload --new exabgp.conf.new --pid PID exabgp.conf
+
+exit statuses: 0 ExaBGP has read it; 1 it has not, and why
+"""
+
+
 class _Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -326,6 +337,15 @@ def parser() -> argparse.ArgumentParser:
         )
     )
 
+    _exabgp_reload(
+        verbs.add_parser(
+            "exabgp-reload",
+            help="have ExaBGP read a rendered file, and see that it has (its unit does this)",
+            epilog=_EXABGP_RELOAD,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
+
     report = verbs.add_parser(
         "bug-report",
         help="write one file with all that helps to find a fault, without secrets",
@@ -413,6 +433,31 @@ def _name(text: str) -> str:
 def options(command: argparse.ArgumentParser) -> list[str]:
     """What begins with - and may stand there."""
     return [option for action in command._actions for option in action.option_strings]  # noqa: SLF001 - argparse tells nobody
+
+
+def _exabgp_reload(verb: argparse.ArgumentParser) -> None:
+    verb.description = (
+        "Put a file that ExaBGP has validated in its place, tell ExaBGP to read it, and see that it has: it drops a "
+        "signal in silence while routes wait for a neighbor, so it is told again."
+    )
+    verb.add_argument("file", type=Path, metavar="FILE", help="what ExaBGP was started with")
+    verb.add_argument("--new", type=Path, required=True, metavar="FILE", help="what is to take its place")
+    verb.add_argument("--pid", type=_pid, required=True, metavar="PID", help="ExaBGP's process")
+    verb.add_argument(
+        "--within",
+        type=_time,
+        default=10.0,
+        metavar="TIME",
+        help="give up after so long (default: 10s)",
+    )
+
+
+def _pid(text: str) -> int:
+    if not re.fullmatch("[1-9][0-9]{0,9}", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not the number of a process (0 and less would be several)"
+        )
+    return int(text)
 
 
 def _budget(verb: argparse.ArgumentParser) -> None:

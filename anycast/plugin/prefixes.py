@@ -29,6 +29,7 @@ class Kind(StrEnum):
     REASSERT = "reassert"  # the withdraw of what is down already
     FLUSH = "flush"
     QUERY = "query"
+    MARK = "mark"  # which file ExaBGP has read
     VERSION = "version"
 
 

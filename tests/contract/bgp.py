@@ -543,6 +543,7 @@ def _exabgp_conf(run: Sequence[str], sessions: Sequence[tuple[str, str, str]]) -
     neighbors = "".join(
         f"""\
 neighbor {router} {{
+    description "anycast 0";
     router-id {NODE4};
     local-address {node};
     local-as {NODE_AS};

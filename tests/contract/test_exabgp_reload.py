@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from anycast.cli.exits import ExitCode
+from anycast.cli.main import main
 from anycast.config.load import loads
 from anycast.core.rendering import setups
 from anycast.core.values.configuration import Bgp, Config, Neighbor
@@ -37,7 +39,8 @@ pytestmark = [pytest.mark.bgp, pytest.mark.skipif(bool(bgp.missing()), reason=bg
 
 V4, V6 = VIPS4[0], VIPS6[0]
 BOTH = (Route(prefix=V4), Route(prefix=V6))
-PATIENCE = 30.0
+PATIENCE = 75.0  # seconds: ExaBGP pauses up to 60 between two attempts to connect
+CUT_OFF = "203.0.113.77"  # there is no way to it
 
 OF4 = Neighbor(address=ip_address(ROUTER4), remote_as=ROUTER_AS)
 OF6 = Neighbor(address=ip_address(ROUTER6), remote_as=ROUTER_AS, local_address=ip_address(NODE6))
@@ -68,22 +71,26 @@ def _events(node: Node, end: str) -> tuple[int, int]:
 
 
 def _reload(node: Node, wanted: Bgp) -> Report:
-    """As `systemctl reload` does it: written beside, validated, put in its place. The report after which ExaBGP has it."""
+    """As `systemctl reload` does it. The report after which ExaBGP has it."""
     before = node.agent.wait(lambda report: bool(report.setups))
-    run = re.search(r"^    run (.*);$", node.conf(), re.MULTILINE)
-    assert run is not None
-    config = replace(_config(), bgp=wanted)
-    text = re.sub(
-        r"^    run .*;$", f"    run {run[1]};", exabgp_conf(config, command="anycast"), flags=re.MULTILINE
-    )
-    _validate(node, text)
-    node.configure(text)
-    node.exabgp.send(signal.SIGUSR1)
+    assert _told_to_read(node, wanted, within=PATIENCE) == ExitCode.OK
     after = node.agent.wait(
-        lambda report: report.loaded != before.loaded and frozenset(report.setups) == setups(wanted), PATIENCE
+        lambda report: report.loaded != before.loaded and frozenset(report.setups) == setups(wanted)
     )
     assert (after.pid, after.exabgp_pid) == (before.pid, before.exabgp_pid)
     return after
+
+
+def _told_to_read(node: Node, wanted: Bgp, *, within: float) -> int:
+    """Written beside, validated, put in its place, ExaBGP told. Returns the exit status."""
+    report = node.agent.wait(lambda report: bool(report.setups))
+    run = re.search(r"^    run (.*);$", node.conf(), re.MULTILINE)
+    assert run is not None
+    config = replace(_config(), bgp=wanted)
+    text = exabgp_conf(config, command="anycast")
+    new = _validated(node, re.sub(r"^    run .*;$", f"    run {run[1]};", text, flags=re.MULTILINE))
+    words = ["exabgp-reload", "--new", new, "--pid", report.exabgp_pid, "--within", f"{within}s"]
+    return main([*map(str, words), str(new.with_name("exabgp.conf"))])
 
 
 def _config() -> Config:
@@ -95,11 +102,12 @@ vips: {{web: {{address: {V4.network_address}, port: 80, servers: [10.9.2.1]}}}}
     return loads(text).config
 
 
-def _validate(node: Node, text: str) -> None:
+def _validated(node: Node, text: str) -> Path:
     """Raises CalledProcessError."""
     file = Path(node.journal).parents[1] / "exabgp.conf.new"
     file.write_text(text)
     subprocess.run([EXABGP, "validate", file], check=True, capture_output=True)
+    return file
 
 
 def test_what_exabgp_tells_of_its_sessions_is_what_is_rendered(node: Node) -> None:
@@ -164,4 +172,41 @@ def test_a_vip_that_was_withdrawn_stays_so_over_a_reload(node: Node) -> None:
 
 def test_a_file_that_exabgp_would_not_take_is_found_before_it_is_put_in_its_place(node: Node) -> None:
     with pytest.raises(subprocess.CalledProcessError):
-        _validate(node, node.conf().replace("hold-time 3;", "hold-time soon;"))
+        _validated(node, node.conf().replace("hold-time 3;", "hold-time soon;"))
+
+
+def test_a_reload_that_is_not_taken_says_for_which_router_and_is_taken_once_nothing_waits(
+    site: Site, node: Node, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = _events(node, NODE4), _events(node, NODE6)
+    cut_off = Neighbor(address=ip_address(CUT_OFF), remote_as=ROUTER_AS)
+    with_it = replace(WHOLE, neighbors=(OF4, OF6, cut_off))
+    loaded = _reload(node, with_it).loaded
+    node.want(Route(prefix=V4))
+    assert _told_to_read(node, WHOLE, within=3.0) == ExitCode.NEGATIVE
+    told = capsys.readouterr().err
+    assert f"and {CUT_OFF} has no session" in told
+    assert "systemctl restart anycast-exabgp" in told
+    report = node.agent.wait(lambda report: frozenset(report.setups) == setups(with_it))
+    assert report.loaded == loaded
+    with _refusing(site, CUT_OFF):  # an attempt to connect that fails ends what waits
+        _reload(node, WHOLE)
+    node.router.wait_without(V6)
+    assert node.router.has(V4)
+    node.want(*BOTH)
+    node.barrier()
+    assert (_events(node, NODE4), _events(node, NODE6)) == before
+
+
+@contextlib.contextmanager
+def _refusing(site: Site, address: str) -> Iterator[None]:
+    """Who connects to it is refused."""
+
+    def on_lo(verb: str) -> None:
+        subprocess.run(["ip", "-n", site.place, "address", verb, f"{address}/32", "dev", "lo"], check=True)
+
+    on_lo("add")
+    try:
+        yield
+    finally:
+        on_lo("del")

@@ -118,7 +118,7 @@ class Report:
     rendered: str = ""  # digest of the configuration that ExaBGP was started with; empty: not known
     setups: tuple[str, ...] = ()  # of all sessions, as ExaBGP has them now (SETUP); empty: not known
     loaded: float | None = (
-        None  # instant at which it was told last to read its configuration, in the life of the plugin
+        None  # instant at which it was last seen to have read another file, in the life of the plugin
     )
     journal_error: str = ""  # why the plugin's journal cannot be written
     touched: frozenset[Prefix] | None = field(default=None, compare=False)

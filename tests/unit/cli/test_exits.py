@@ -69,6 +69,11 @@ ALONE: dict[str, list[tuple[str, int]]] = {
     "doctor": [("doctor --config BAD", 78), ("doctor --yes", 2), ("doctor --fix --json", 2)],
     "drain": [("drain", 3), ("drain --timeout 5s", 2)],
     "drain-server": [("drain-server web/rs1", 3), ("drain-server web", 2)],
+    "exabgp-reload": [
+        ("exabgp-reload --new BAD --pid 1 GOOD", 1),
+        ("exabgp-reload GOOD", 2),
+        ("exabgp-reload --new BAD --pid 0 GOOD", 2),
+    ],
     "events": [("events", 3), ("events --since yesterday", 2)],
     "hook": [
         ("hook test well --config GOOD", 0),

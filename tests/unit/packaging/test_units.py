@@ -128,14 +128,13 @@ def test_what_the_unit_of_exabgp_renders_is_what_it_starts_exabgp_with() -> None
 
 def test_a_reload_of_exabgp_validates_what_it_then_reads_and_takes_no_older_file() -> None:
     found = settings(EXABGP)
-    render, validate, move, signal = found["ExecReload"]
+    render, validate, read = found["ExecReload"]
     conf = found["ExecStart"][0].split()[-1].rstrip("'")
     start = re.sub(r" --last-good| --env \S+", "", found["ExecStartPre"][0].removeprefix("-"))
     same = start.replace(conf, f"{conf}.new")
     assert render == same
     assert validate == f"/usr/lib/anycast/bin/exabgp validate {conf}.new"
-    assert move == f"+/bin/mv -f {conf}.new {conf}"
-    assert signal == "/bin/kill -USR1 $MAINPID"
+    assert read == f"+/usr/bin/anycast exabgp-reload --new {conf}.new --pid $MAINPID {conf}"
 
 
 def test_what_cannot_mend_itself_is_not_started_again() -> None:
