@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         return _no(f"there is no process {pid} any more: ExaBGP reads {file} when it is started")
     except OSError as error:
         return _no(f"{file}: {error.strerror or error}")
-    return _no(_not_taken(_has(told, pid) or before, file, args.within))
+    return _no(not_taken(_has(told, pid) or before, file, args.within))
 
 
 def _no(why: str) -> int:
@@ -119,15 +119,17 @@ def _until(is_so: Callable[[], bool], every: float, within: float) -> bool:
     return True
 
 
-def _not_taken(now: has.Has, file: Path, within: float) -> str:
+def not_taken(now: has.Has, file: Path, within: float) -> str:
+    """Why, as far as that is known, and what to do."""
     begin = f"ExaBGP (pid {now.exabgp}) has not read {file} within {within:g} s, and runs with what it had"
     if not now.down:
         return f"{begin}: `journalctl -u anycast-exabgp` may say why (try it again, or restart it: {RESTART})"
+    verb = "has" if len(now.down) == 1 else "have"
     named = ", ".join(now.down[:NAMED]) + (
         f" and {len(now.down) - NAMED} more" if len(now.down) > NAMED else ""
     )
     return (
-        f"{begin}: it reads none while a route that has changed waits for a neighbor, and {named} has no session. It waits "
+        f"{begin}: it reads none while a route that has changed waits for a neighbor, and {named} {verb} no session. It waits "
         "until an attempt to connect has failed (a minute where the router refuses, three where it does not answer), or, "
         f"where there is no way to it, until there is: then {RELOAD} does it. At once: {RESTART}"
     )

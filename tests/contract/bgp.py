@@ -338,7 +338,7 @@ class Speaker:
                 "exabgp_daemon_user": "root",
                 "exabgp_api_cli": "false",
                 "exabgp_api_terminate": "true",
-                "exabgp_log_level": "WARNING",
+                "exabgp_log_level": self._env.get("exabgp_log_level", "WARNING"),
                 "exabgp_tcp_bind": " ".join(self._ends),
             }
         )

@@ -198,6 +198,23 @@ def test_a_reload_that_is_not_taken_says_for_which_router_and_is_taken_once_noth
     assert (_events(node, NODE4), _events(node, NODE6)) == before
 
 
+def test_the_question_whether_a_file_was_read_brings_no_password_into_the_log_of_exabgp(site: Site) -> None:
+    """Its answer has the password. These settings are rendered: docs/install.md."""
+    quiet = {
+        "exabgp_log_level": "DEBUG",
+        "exabgp_log_configuration": "false",
+        "exabgp_log_all": "false",
+    }
+    with bgp.node(site, own=[V4, V6], env=quiet) as node:
+        node.up()
+        secret = replace(OF6, password="long-secret")
+        _reload(node, replace(WHOLE, neighbors=(OF4, secret)))
+        _reload(node, replace(WHOLE, hold_time=9, neighbors=(OF4, secret)))
+        log = node.log.read_text()
+    assert f"show neighbor {ROUTER6} configuration" in log
+    assert "long-secret" not in log
+
+
 @contextlib.contextmanager
 def _refusing(site: Site, address: str) -> Iterator[None]:
     """Who connects to it is refused."""

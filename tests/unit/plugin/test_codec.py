@@ -269,3 +269,24 @@ def test_a_line_without_end_is_dropped_and_the_next_one_read() -> None:
     lines = codec.Lines()
     assert lines.feed(b"x" * (codec.MAX_LINE + 1)) == []
     assert lines.feed(b"tail\ndone\n") == [codec.Done()]
+
+
+@pytest.mark.parametrize(
+    ("line", "mark"),
+    [
+        (b'  description "anycast 0";', "0"),
+        (b'  description "anycast 9f00ba";', "9f00ba"),
+        (b'  description "";', ""),
+        (b'  description "the router in rack 3";', ""),
+        (b'  description "anycast zz";', ""),
+    ],
+)
+def test_the_mark_of_a_file_is_read_from_the_description_of_a_neighbor(line: bytes, mark: str) -> None:
+    assert codec.parse(line) == codec.Mark(mark)
+
+
+def test_a_neighbor_is_asked_for_by_its_address_alone() -> None:
+    assert codec.show_mark("192.0.2.254") == "show neighbor 192.0.2.254 configuration"
+    for bad in ("192.0.2.254 shutdown", "fe80::1%eth0", "web"):
+        with pytest.raises(ValueError):
+            codec.show_mark(bad)
