@@ -10,9 +10,9 @@ import contextlib
 import os
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from anycast.agent.answers import PlanAnswer, PlanWish, TooLateError
 from anycast.config.apart import Reading
@@ -20,11 +20,13 @@ from anycast.config.changes import changes
 from anycast.config.loaded import Loaded
 from anycast.config.needed import missing_hooks
 from anycast.config.problem import ConfigError
-from anycast.core.planned import GOING, Plan, ServerChange, ServiceChange, ahead, plan, services
+from anycast.core.planned import GOING, Plan, ServerChange, ahead, plan, routes, services
 from anycast.core.reload import in_slices
 from anycast.core.state import State
 from anycast.core.values.configuration import Config
 from anycast.core.values.fates import Fate
+
+T = TypeVar("T")
 
 PART = 400  # real servers of VIPs, about, that are worked out in one turn: as many as a reload changes in one
 SLICE = 0.003  # seconds of processor time for what is told, until others have a turn
@@ -154,13 +156,18 @@ class Plans:
             changes=self._told(words, "not shown"),
             warnings=warnings,
             problems=problems,
-            plan=plan(before, after, await self._services(before, after)),
+            plan=plan(
+                before,
+                after,
+                await self._in_turns(routes(before, after)),
+                await self._in_turns(services(before, after)),
+            ),
         )
 
-    async def _services(self, before: State, after: State) -> list[ServiceChange]:
-        found: list[ServiceChange] = []
+    async def _in_turns(self, steps: Iterator[T]) -> list[T]:
+        found: list[T] = []
         since = time.thread_time()
-        for one in services(before, after):
+        for one in steps:
             found.append(one)
             if time.thread_time() - since > SLICE:
                 await asyncio.sleep(BREATH)

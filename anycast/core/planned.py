@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 
 from anycast.core.dataplane import ipvs
 from anycast.core.events import Reconfigured
+from anycast.core.preference import Routers
 from anycast.core.rendering import Session, sessions
 from anycast.core.state import State
 from anycast.core.step import step
@@ -19,7 +20,8 @@ from anycast.core.values.fates import Fate, Way
 from anycast.core.values.persistent import PersistentMap, changed
 from anycast.core.values.route import Prefix, Route
 
-_ATTRIBUTES = [one.name for one in fields(Route) if one.name != "prefix"]
+_ATTRIBUTES = [one.name for one in fields(Route) if one.name not in ("prefix", "variants")]
+_NAMED = 5  # neighbors
 GOING = frozenset({Fate.DRAINS, Fate.LEAVES, Fate.REMOVED})
 
 
@@ -90,17 +92,18 @@ def ahead(state: State, config: Config, now: float) -> State:
 
 
 def routes(before: State, after: State) -> Iterator[RouteChange]:
-    """Of those that stand, and of the addresses that come."""
+    """Of those that stand, and of the addresses that come. One step is one route."""
+    routers, sending = _routers(before, after), Routers(after.config.bgp)
     nothing: PersistentMap[Prefix, Route] = PersistentMap()
     old, new = before.lease.routes or nothing, after.lease.routes or nothing
     for prefix in changed(old, new):
         if prefix not in new:
-            yield _withdrawn(before, after, prefix)
+            yield _withdrawn(before, after, prefix, sending)
         elif prefix not in old:
             yield RouteChange(
                 prefix=prefix, vip=after.index.vip_at[prefix.network_address], way=Way.ANNOUNCED
             )
-        elif what := tuple(_attributes(old[prefix], new[prefix])):
+        elif what := tuple(_of_route(old[prefix], new[prefix], routers)):
             vip = after.index.vip_at[prefix.network_address]
             yield RouteChange(prefix=prefix, vip=vip, way=Way.CHANGED, what=what)
     for address in changed(before.index.vip_at, after.index.vip_at):
@@ -109,24 +112,80 @@ def routes(before: State, after: State) -> Iterator[RouteChange]:
             continue
         prefix = after.index.vips[name].prefixes[address]
         if prefix not in new:
-            reason = str(after.vips[name].verdict.reason)
-            yield RouteChange(prefix=prefix, vip=name, way=Way.COMING, what=(reason,))
+            yield RouteChange(
+                prefix=prefix, vip=name, way=Way.COMING, what=(_why(after, name, prefix, sending),)
+            )
 
 
-def _withdrawn(before: State, after: State, prefix: Prefix) -> RouteChange:
+def _why(state: State, name: str, prefix: Prefix, sending: Routers) -> str:
+    """Why it is not announced."""
+    if not sending.reach(name, prefix.version):
+        return "no router gets it: export"
+    return str(state.vips[name].verdict.reason)
+
+
+def _withdrawn(before: State, after: State, prefix: Prefix, sending: Routers) -> RouteChange:
     name = after.index.vip_at.get(prefix.network_address)
     if name is None:
         name, why = before.index.vip_at.get(prefix.network_address, ""), "its address is removed"
     else:
-        why = str(after.vips[name].verdict.reason)
+        why = _why(after, name, prefix, sending)
     return RouteChange(prefix=prefix, vip=name, way=Way.WITHDRAWN, what=(why,))
+
+
+def _routers(before: State, after: State) -> Mapping[int, tuple[str, ...]]:
+    """The neighbors that carry a family, before or after."""
+    every = (*before.config.bgp.neighbors, *after.config.bgp.neighbors)
+    return {
+        version: tuple(
+            dict.fromkeys(
+                str(one.address) for one in every if version in (one.families or {one.address.version})
+            )
+        )
+        for version in (4, 6)
+    }
+
+
+def _of_route(old: Route, new: Route, routers: Mapping[int, tuple[str, ...]]) -> Iterator[str]:
+    """How it differs; where not all neighbors are sent the same, of each of them, those together that are alike."""
+    if not old.variants and not new.variants:
+        yield from _attributes(old, new)
+        return
+    was, now = (_by_neighbor(one, routers[one.prefix.version]) for one in (old, new))
+    found: dict[str, list[str]] = {}
+    texts: dict[tuple[int, int], str] = {}  # of a pair of routes, which neighbors share
+    for at in dict.fromkeys((*was, *now)):
+        one, other = was.get(at), now.get(at)
+        pair = id(one), id(other)
+        if pair not in texts:
+            texts[pair] = _difference(one, other)
+        if texts[pair]:
+            found.setdefault(texts[pair], []).append(at)
+    for text, names in found.items():
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        yield f"{', '.join(names[:_NAMED])}{more}: {text}"
+    if not found and old != new:
+        yield "what a plugin of an older release sends"
+
+
+def _by_neighbor(route: Route, routers: tuple[str, ...]) -> dict[str, Route]:
+    if not route.variants:
+        return dict.fromkeys(routers, route)
+    return {at: one.route for one in route.variants for at in one.neighbors}
+
+
+def _difference(was: Route | None, now: Route | None) -> str:
+    """Empty: none."""
+    if was is None or now is None:
+        return "" if was is now else "sent" if was is None else "no longer sent"
+    return ", ".join(_attributes(was, now))
 
 
 def _attributes(old: Route, new: Route) -> Iterator[str]:
     for name in _ATTRIBUTES:
         was, now = getattr(old, name), getattr(new, name)
         if was != now:
-            yield "what some routers have" if name == "variants" else f"{name} {_text(was)} -> {_text(now)}"
+            yield f"{name} {_text(was)} -> {_text(now)}"
 
 
 def _text(value: object) -> str:
@@ -236,14 +295,14 @@ def _connections(state: State, key: ipvs.Key) -> dict[ipvs.DestinationKey, int]:
     return {at: one.active + (one.inactive if udp else 0) for at, one in counts.items()}
 
 
-def plan(before: State, after: State, found: Iterable[ServiceChange]) -> Plan:
-    """In the order of the configuration, what goes first. `found`: what `services` gave."""
+def plan(before: State, after: State, paths: Iterable[RouteChange], found: Iterable[ServiceChange]) -> Plan:
+    """In the order of the configuration, what goes first. `paths`: what `routes` gave; `found`: what `services` did."""
     place = {Way.WITHDRAWN: 0, Way.CHANGED: 1, Way.COMING: 2, Way.ANNOUNCED: 3}
     order = {name: number for number, name in enumerate((*before.index.vips, *after.index.vips))}
     return Plan(
         routes=tuple(
             sorted(
-                routes(before, after),
+                paths,
                 key=lambda one: (
                     place[one.way],
                     order.get(one.vip, -1),
@@ -260,4 +319,4 @@ def plan(before: State, after: State, found: Iterable[ServiceChange]) -> Plan:
 def planned(state: State, config: Config, now: float) -> Plan:
     """All at once."""
     after = ahead(state, config, now)
-    return plan(state, after, services(state, after))
+    return plan(state, after, routes(state, after), services(state, after))

@@ -7,7 +7,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from anycast.core import events as ev
 from anycast.core.dataplane import ipvs
-from anycast.core.planned import GOING, Plan, ahead, plan, planned, services
+from anycast.core.planned import GOING, Plan, ahead, plan, planned, routes, services
 from anycast.core.reload import in_slices
 from anycast.core.state import State, prefix_of
 from anycast.core.values.configuration import Config
@@ -20,7 +20,7 @@ def in_parts(state: State, config: Config, now: float) -> Plan:
     after = state
     for part in in_slices(state.config, config, 1):
         after = ahead(after, part, now)
-    return plan(state, after, services(state, after))
+    return plan(state, after, routes(state, after), services(state, after))
 
 
 def check_routes(found: Plan, before: State, after: State) -> None:
