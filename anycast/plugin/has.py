@@ -50,5 +50,5 @@ def load(path: str) -> Has | None:
             mark=str(found["mark"]),
             down=tuple(str(one) for one in found["down"]),
         )
-    except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError):
+    except (FileNotFoundError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
