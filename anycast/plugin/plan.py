@@ -462,7 +462,7 @@ class Planner:
     def _reassert(self, now: float) -> None:
         """Where no session is up there is nothing to say: each is told when it comes up."""
         self._reassert_at = now + REASSERT
-        if self._doubted or not self._prefixes.known or self._up():
+        if not self._prefixes.known or self._up():
             self._prefixes.reassert(now)
 
     def _up(self) -> tuple[str, ...]:
@@ -479,7 +479,7 @@ class Planner:
         What is said for a session that is down waits for it, and while something waits ExaBGP takes no reload.
         """
         up = self._up()
-        return up if not self._doubted and len(up) < len(self._prefixes.known) else ()
+        return up if len(up) < len(self._prefixes.known) else ()
 
     def _neighbor(self, address: str, state: str, reason: str, changed: float, now: float) -> None:
         """Of a session that is not up the outage counts: since its beginning, with the first reason that says something."""

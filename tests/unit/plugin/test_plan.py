@@ -329,6 +329,19 @@ def test_what_is_down_is_withdrawn_again_from_sessions_that_are_up_alone() -> No
     assert codec.withdraw_bare(B) in x.settle()
 
 
+def test_after_a_reload_of_exabgp_too_though_its_neighbors_are_in_doubt() -> None:
+    x = Exchange()
+    away = codec.NeighborRow("192.0.2.3", False, 60.0)
+    x.table = codec.NeighborTable((*TABLE.rows, away))
+    x.started()
+    mine = Variant(neighbors=("192.0.2.254",), route=ROUTE_A)
+    x.lease(replace(ROUTE_A, variants=(mine,)))
+    x.settle()
+    x.plan.line(codec.Reloading(), x.now)
+    x.wait(RELOADED)
+    assert [one for one in x.settle() if "withdraw" in one] == [codec.withdraw_bare(B, ["192.0.2.254"])]
+
+
 def test_where_no_session_is_up_nothing_is_withdrawn_again() -> None:
     x = Exchange()
     x.table = codec.NeighborTable((codec.NeighborRow("192.0.2.254", False, 60.0),))
