@@ -164,11 +164,12 @@ class Plans:
             ),
         )
 
-    async def _in_turns(self, steps: Iterator[T]) -> list[T]:
+    async def _in_turns(self, steps: Iterator[T | None]) -> list[T]:
         found: list[T] = []
         since = time.thread_time()
         for one in steps:
-            found.append(one)
+            if one is not None:
+                found.append(one)
             if time.thread_time() - since > SLICE:
                 await asyncio.sleep(BREATH)
                 since = time.thread_time()

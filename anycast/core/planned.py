@@ -198,8 +198,8 @@ def _text(value: object) -> str:
             return str(value)
 
 
-def services(before: State, after: State) -> Iterator[ServiceChange]:
-    """Of every IPVS service that comes, goes or has other real servers. One step is one service."""
+def services(before: State, after: State) -> Iterator[ServiceChange | None]:
+    """Of every IPVS service that comes, goes or has other real servers. One step is one service; None: it has not changed."""
     leaving = {key for one in after.leaving.values() for key in one.keys}
     retiring: dict[ipvs.Key, set[ipvs.DestinationKey]] = {}
     for key, at in changed(before.retiring, after.retiring):
@@ -207,9 +207,7 @@ def services(before: State, after: State) -> Iterator[ServiceChange]:
     keys = dict.fromkeys(changed(before.index.services, after.index.services))
     keys |= dict.fromkeys((*changed(before.kept, after.kept), *retiring))
     for key in keys:
-        found = _service(before, after, key, leaves=key in leaving)
-        if found is not None:
-            yield found
+        yield _service(before, after, key, leaves=key in leaving)
 
 
 def _service(before: State, after: State, key: ipvs.Key, *, leaves: bool) -> ServiceChange | None:
@@ -295,7 +293,9 @@ def _connections(state: State, key: ipvs.Key) -> dict[ipvs.DestinationKey, int]:
     return {at: one.active + (one.inactive if udp else 0) for at, one in counts.items()}
 
 
-def plan(before: State, after: State, paths: Iterable[RouteChange], found: Iterable[ServiceChange]) -> Plan:
+def plan(
+    before: State, after: State, paths: Iterable[RouteChange], found: Iterable[ServiceChange | None]
+) -> Plan:
     """In the order of the configuration, what goes first. `paths`: what `routes` gave; `found`: what `services` did."""
     place = {Way.WITHDRAWN: 0, Way.CHANGED: 1, Way.COMING: 2, Way.ANNOUNCED: 3}
     order = {name: number for number, name in enumerate((*before.index.vips, *after.index.vips))}
@@ -311,7 +311,9 @@ def plan(before: State, after: State, paths: Iterable[RouteChange], found: Itera
                 ),
             )
         ),
-        services=tuple(sorted(found, key=lambda one: (order.get(one.vip, -1), ipvs.order_of(one.key)))),
+        services=tuple(
+            sorted(filter(None, found), key=lambda one: (order.get(one.vip, -1), ipvs.order_of(one.key)))
+        ),
         sessions=sessions(before.config.bgp, after.config.bgp),
     )
 

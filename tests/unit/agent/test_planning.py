@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import zlib
+from ipaddress import ip_network
 from pathlib import Path
 from unittest.mock import patch
 
@@ -189,6 +190,36 @@ def test_leases_go_out_between_the_parts_of_a_plan(tmp_path: Path) -> None:
                 counting.cancel()
             assert len(ways(answer)) == 40
             assert turns >= 40
+
+    play(tmp_path, story)
+
+
+def test_services_that_stay_as_they_are_are_looked_at_in_turns_too(tmp_path: Path) -> None:
+    """A MED that changes has every service looked at, and none of them named."""
+
+    async def story(site: Site) -> None:
+        vips = [
+            f"  v{n}: {{address: 198.51.100.{n}, port: {site.port}, servers: [127.0.0.1]}}"
+            for n in range(1, 41)
+        ]
+        site.write(*vips)
+        engine = site.engine()
+        async with running(engine):
+            await site.announced(WEB, *(ip_network(f"198.51.100.{n}/32") for n in range(1, 41)))
+            site.write(*(line.replace("{", "{med: 7, ") for line in vips))
+            breaths = 0
+            sleep = asyncio.sleep
+
+            async def counted(seconds: float) -> None:
+                nonlocal breaths
+                breaths += seconds == planning.BREATH
+                await sleep(seconds)
+
+            with patch.object(planning, "SLICE", -1.0), patch.object(asyncio, "sleep", counted):
+                answer = await unchanged(site, engine)
+            assert answer.plan is not None
+            assert (len(answer.plan.routes), answer.plan.services) == (40, ())
+            assert breaths >= 80  # for each route, and for each service
 
     play(tmp_path, story)
 
