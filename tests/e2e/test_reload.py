@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import signal
+import time
 
 import pytest
 
@@ -80,6 +83,46 @@ def test_an_address_that_leaves_the_file_loses_its_route_before_the_kernel(site:
     until(lambda: len(site.table_of("lb1")) == 2, "its services to leave the kernel")
     assert site.lab.router_routes()[V4] == NODES
     assert V4 in site.addresses("lb1")
+
+
+def _sessions(site: Site) -> dict[str, tuple[int, int]]:
+    """Of each of the router's sessions how often it was established and dropped."""
+    shown = json.loads(site.lab.vtysh("show bgp neighbors json"))
+    return {
+        address: (one["connectionsEstablished"], one["connectionsDropped"]) for address, one in shown.items()
+    }
+
+
+def test_a_vip_that_goes_and_one_that_comes_are_planned_and_touch_no_session(site: Site) -> None:
+    sessions = _sessions(site)
+    with site.edit("lb1") as config:
+        config["vips"]["web"]["addresses"].remove(VIP6)
+        config["timing"]["settle"] = "0s"
+    planned = site.lab.node_cli("lb1", "reload", "--dry-run")
+    assert planned.returncode == 10
+    assert f"{V6} web withdrawn its address is removed" in " ".join(planned.stdout.split())
+    assert site.lab.router_routes()[V6] == NODES
+    site.reload("lb1")
+    site.routed(["lb2", "lb3"], V6)
+    until(lambda: V6 not in site.addresses("lb1"), "the address to leave the interface")
+    with site.edit("lb1") as config:
+        config["vips"]["six"] = {**copy.deepcopy(config["vips"]["web"]), "addresses": [VIP6]}
+    checked = site.lab.node_cli("lb1", "reload", "--dry-run", "--json")
+    assert checked.returncode == 10
+    assert [one["way"] for one in json.loads(checked.stdout)["plan"]["routes"]] == ["coming"]
+    began = time.monotonic()
+    done = site.lab.node_cli("lb1", "reload")
+    took = time.monotonic()
+    assert done.returncode == 0, done.stderr
+    assert "ExaBGP" not in done.stdout
+    at = max(event.monotonic for event in site.routed(NODES, V6))
+    print(
+        f"in the router's table {at - began:.2f} s after the command began, {at - took:.2f} s after its end"
+    )
+    assert _sessions(site) == sessions
+    assert standing(site, "lb1") == []
+    nothing = site.lab.node_cli("lb1", "reload", "--dry-run")
+    assert (nothing.returncode, nothing.stdout) == (0, "nothing would change\n")
 
 
 def test_sighup_is_a_reload(site: Site) -> None:

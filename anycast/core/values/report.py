@@ -80,6 +80,10 @@ class NeighborState:
     reason: str = ""
 
 
+SETUP = ("neighbor", "remote_as", "local_as", "router_id", "local_address", "hold_time", "families")
+"""What ExaBGP tells of how a session is set up, in one text, in this order."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """What the plugin made of the leases.
@@ -112,6 +116,10 @@ class Report:
         1  # which attributes of a route it sends: ATTRIBUTES of its release; 1: of one without roles
     )
     rendered: str = ""  # digest of the configuration that ExaBGP was started with; empty: not known
+    setups: tuple[str, ...] = ()  # of all sessions, as ExaBGP has them now (SETUP); empty: not known
+    loaded: float | None = (
+        None  # instant at which it was last seen to have read another file, in the life of the plugin
+    )
     journal_error: str = ""  # why the plugin's journal cannot be written
     touched: frozenset[Prefix] | None = field(default=None, compare=False)
 
