@@ -22,6 +22,8 @@ RESTART = "restart the agent"
 FIGURES = 16  # pools whose moved flows are worked out: each takes a hundredth of a second, or a few
 RENDER = f"waits for ExaBGP: {RELOAD_EXABGP}"
 RESTARTED = f"a restart of ExaBGP: {RESTART_EXABGP}"
+LEARN = "render BIRD's configuration again (`anycast render bird`), and `birdc configure`"
+ANNOUNCER = "restart anycast-table"
 BFD = "render the configuration of bfdd and of the routers again (`anycast render frr-bfd`, `router-…`)"
 
 
@@ -36,6 +38,7 @@ def changes(old: model.Config, new: model.Config) -> tuple[str, ...]:
     return (
         *_node(old, new),
         *_settings(old, new),
+        *_speaker(old, new),
         *_bgp(old, new),
         *_pools(old, new, pools),
         *_vips(old, new, vips, pools),
@@ -184,16 +187,37 @@ def _settings(old: model.Config, new: model.Config) -> Iterator[str]:
         yield f"{name}: {change}"
 
 
+def _speaker(old: model.Config, new: model.Config) -> Iterator[str]:
+    unit = "anycast-table" if new.speaker.is_table else "anycast-exabgp"
+    also = {
+        "type": f"start {unit}, and stop the other one once it announces",
+        "table": f"{ANNOUNCER}, and {LEARN}",
+        "user": f"{RESTART} and anycast-table",
+        "ospf": LEARN,
+    }
+    for name, change in _fields(old.speaker, new.speaker, _names(old.speaker)):
+        yield f"speaker: {name} {change}: {also.get(name, ANNOUNCER)}"
+
+
+def _again(config: model.Config) -> str:
+    """What else a change of the sessions asks for."""
+    return LEARN if config.speaker.is_table else RENDER
+
+
 def _bgp(old: model.Config, new: model.Config) -> Iterator[str]:
     for name, change in _fields(old.bgp, new.bgp, ("local_as", "router_id", "hold_time")):
-        yield f"bgp: {name} {change}: {RENDER}"
+        yield f"bgp: {name} {change}: {_again(new)}"
     for name, change in _fields(old.bgp, new.bgp, ("next_hop_v4", "next_hop_v6")):
         yield f"bgp: {name} {change}"
     before, after = ({router.address: router for router in config.bgp.neighbors} for config in (old, new))
-    yield from _members("bgp", "neighbor", before, after, _neighbor, more=f": {RENDER}")
+    yield from _members("bgp", "neighbor", before, after, _neighbor_of(new), more=f": {_again(new)}")
 
 
-def _neighbor(old: model.Neighbor, new: model.Neighbor) -> Iterator[str]:
+def _neighbor_of(config: model.Config) -> Callable[[model.Neighbor, model.Neighbor], Iterator[str]]:
+    return lambda old, new: _neighbor(old, new, _again(config))
+
+
+def _neighbor(old: model.Neighbor, new: model.Neighbor, again: str) -> Iterator[str]:
     what = [
         f"{name} {change}" for name, change in _fields(old, new, ("remote_as", "local_address", "passive"))
     ]
@@ -202,7 +226,7 @@ def _neighbor(old: model.Neighbor, new: model.Neighbor) -> Iterator[str]:
     if (old.password, old.password_from) != (new.password, new.password_from):
         what.append("password")
     if what:
-        yield f"bgp: neighbor {new.address} changed ({', '.join(what)}): {RENDER}"
+        yield f"bgp: neighbor {new.address} changed ({', '.join(what)}): {again}"
     for name, change in _fields(old, new, ("bfd",)):
         yield f"bgp: neighbor {new.address} {name} {change}: {BFD}"
     for name, change in _fields(old, new, ("export",)):

@@ -163,12 +163,16 @@ class Routers:
             med=wanted.med,
             communities=_first(export.communities, vip.communities),
             large_communities=_first(export.large_communities, vip.large_communities),
-            as_path=(bgp.local_as,) * (1 + wanted.prepend) if wanted.prepend and not internal else (),
+            as_path=(bgp.local_as,) * (1 + wanted.prepend) if self._prepends(wanted) and not internal else (),
             local_preference=wanted.local_preference if self._internal else None,
             extended_communities=_first(export.extended_communities, vip.extended_communities),
             origin=export.origin or vip.origin,
         )
         return drained(route, internal=self._internal) if drain else route
+
+    def _prepends(self, wanted: Preference) -> bool:
+        """Where OSPF alone carries the routes there is no AS."""
+        return bool(wanted.prepend and self._bgp.local_as)
 
 
 def _first(one: tuple[str, ...] | None, otherwise: tuple[str, ...]) -> tuple[str, ...]:

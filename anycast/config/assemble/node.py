@@ -12,6 +12,7 @@ from anycast.config.schema.scalars import NAME
 from anycast.core.hooks import Secret
 from anycast.core.values import configuration as model
 from anycast.core.values.configuration import Address
+from anycast.core.values.speaker import LearnedBy, Ospf, Speaker
 
 MOST_NEIGHBORS = 256  # each is a session, and told in every report
 MOST_EXPORTS = 16  # lines of one, and different ones: each is looked at for every VIP
@@ -36,14 +37,41 @@ class Node(Assembler):
             return None
         return self._built(("node",), node, model.Node, name=name)
 
-    def bgp(self) -> model.Bgp | None:
+    def speaker(self) -> Speaker | None:
+        speaker = self._built(("speaker",), self._context.file.speaker or schema.Speaker(), Speaker)
+        if speaker is None or speaker.ospf is None:
+            return speaker
+        place: Path = ("speaker", "ospf")
+        if not speaker.is_table:
+            self._say(place, "ExaBGP speaks no OSPF", "write type: kernel-table, or remove ospf")
+        elif speaker.daemon is not LearnedBy.BIRD:
+            self._say(place, "it is written for BIRD alone", "write daemon: bird, or remove ospf")
+        if not speaker.ospf.interfaces:
+            self._say_missing(
+                (*place, "interfaces"), "there is no interface", "write those towards the routers"
+            )
+        if speaker.ospf.dead <= speaker.ospf.hello:
+            what = f"{speaker.ospf.dead} s without a hello, which is sent every {speaker.ospf.hello} s"
+            self._say((*place, "dead"), what, "write four times hello, or more")
+        return speaker
+
+    def bgp(self, ospf: Ospf | None = None) -> model.Bgp | None:
+        """`ospf`: by which the routes can go as well, so that there need be no router here."""
         bgp = self._context.file.bgp
+        if bgp is None and ospf is not None:
+            if ospf.router_id is None:
+                what = "it is missing, and there is no bgp.router_id"
+                self._say_missing(
+                    ("speaker", "ospf", "router_id"), what, "write an IPv4 address of this node"
+                )
+                return None
+            return model.Bgp(local_as=0, router_id=ospf.router_id, neighbors=())
         if bgp is None:
             self._say_missing(("bgp",), "the section is missing", "write local_as and neighbors in it")
             return None
         if bgp.local_as is None:
             self._say_missing(("bgp", "local_as"), "it is missing", "write this node's AS number")
-        if not bgp.neighbors:
+        if not bgp.neighbors and ospf is None:
             self._say_missing(
                 ("bgp", "neighbors"), "there is no neighbor", "write the routers to announce to"
             )

@@ -95,7 +95,8 @@ class _Builder(Assembler):
         file = self._context.file
         self._names()
         node = self._node.node(hostname)
-        bgp = self._node.bgp()
+        speaker = self._node.speaker()
+        bgp = self._node.bgp(None if speaker is None else speaker.ospf)
         timeouts = self._built(("timeouts",), file.timeouts, model.Timeouts)
         sync = self._built(("connection_sync",), file.connection_sync, model.ConnectionSync)
         for name in file.checks:
@@ -105,12 +106,12 @@ class _Builder(Assembler):
             self._pools.add(name, pool)
         vips = [self.vips.vip(name, vip) for name, vip in file.vips.items()]
         told = hooks(self._context)
-        self._addresses()
+        self._addresses(ospf=speaker is not None and speaker.ospf is not None)
         timing = self._built(("timing",), file.timing, model.Timing)
         if bgp is not None:
             for place, what, do in contradictions(bgp, tuple(vip for vip in vips if vip is not None)):
                 self._say(place, what, do, key=len(place) < 3)
-        if bgp is None or node is None or timing is None or not self._context.sound:
+        if bgp is None or node is None or timing is None or speaker is None or not self._context.sound:
             return None
         return model.Config(
             node=node,
@@ -123,6 +124,7 @@ class _Builder(Assembler):
             connection_sync=sync,
             require=require,
             hooks=told,
+            speaker=speaker,
         )
 
     def _names(self) -> None:
@@ -131,8 +133,8 @@ class _Builder(Assembler):
                 if not NAME.match(name):
                     self._context.misnamed(section, name)
 
-    def _addresses(self) -> None:
-        """What concerns the VIPs' addresses against everything else's."""
+    def _addresses(self, *, ospf: bool) -> None:
+        """What concerns the VIPs' addresses against everything else's. `ospf`: it carries both families."""
         bgp = self._context.file.bgp
         neighbors = bgp.neighbors or [] if bgp else []
         taken: dict[Address, str] = {}
@@ -171,7 +173,7 @@ class _Builder(Assembler):
                     self._say(place, f"{address} is at {before} already", "an address belongs to one VIP")
                 if address in taken:
                     self._say(place, f"{address} is {taken[address]}", "a VIP needs an address of its own")
-                if neighbors and known and address.version not in families:
+                if neighbors and known and not ospf and address.version not in families:
                     what = f"no neighbor carries IPv{address.version} routes"
                     self._say(place, what, "add a neighbor, or to its families with bgp.next_hop")
 

@@ -16,6 +16,7 @@ from anycast.config.schema.part import Alone, Part, entry, or_text, part, settin
 from anycast.config.schema.scalars import choice, wrong
 from anycast.core.names import nearest
 from anycast.core.values import configuration as model
+from anycast.core.values import speaker as who
 from anycast.core.values.configuration import (
     Address,
     Forwarding,
@@ -44,6 +45,10 @@ class _ConnectionSync(Part):
     ALONE = Alone("interface", str, "connection sync", "write its interface, or a mapping with interface")
 
 
+class _Speaker(Part):
+    ALONE = Alone("type", str, "a speaker", "write exabgp, or {type: kernel-table, table: 1179}")
+
+
 if TYPE_CHECKING:
 
     class Node(Part):
@@ -55,6 +60,7 @@ if TYPE_CHECKING:
     ConnectionSync: TypeAlias = Part
     Tunnel: TypeAlias = Part
     Persistence: TypeAlias = Part
+    Speaker: TypeAlias = Part
 else:
     _REQUIRE = entry("Checks that must hold for any VIP to be announced: names, or checks.", [])
     Node = part(model.Node, _Node, first=settings(model.Node) | {"require": (Require, _REQUIRE)})
@@ -63,6 +69,8 @@ else:
     ConnectionSync = part(model.ConnectionSync, _ConnectionSync)
     Tunnel = part(model.Tunnel, _Tunnel)
     Persistence = part(model.Persistence, _Persistence)
+    part(who.Ospf)
+    Speaker = part(who.Speaker, _Speaker)
 
 
 class NextHop(Part):
@@ -175,9 +183,9 @@ class Neighbor(Part):
 
 
 class Bgp(Part):
-    """The BGP side, which ExaBGP implements."""
+    """The BGP side, which ExaBGP implements, or the daemon that learns the table of `speaker`."""
 
-    REQUIRED = ("local_as", "neighbors")
+    REQUIRED = ("local_as",)
     OF_NEIGHBORS: ClassVar[tuple[str, ...]] = (
         "remote_as",
         "password",
@@ -568,14 +576,19 @@ class Hook(Part):
     per: of.HookPeriod = entry("The time that `limit` is for.", 60.0, shown="1m")
 
 
+def _routers_or_speaker(schema: dict[str, Any], _part: type[Part]) -> None:
+    """An editor asks for routers where no speaker may make up for them."""
+    routers = {"required": ["bgp"], "properties": {"bgp": {"required": ["neighbors"]}}}
+    schema["anyOf"] = [routers, {"required": ["speaker"]}]
+
+
 class File(Part):
     """The configuration of an anycast node.
 
     Files in `conf.d` beside it may hold `checks`, `pools` and `vips`.
     """
 
-    REQUIRED = ("bgp",)
-    model_config = ConfigDict(title="anycast")
+    model_config = ConfigDict(title="anycast", json_schema_extra=_routers_or_speaker)
 
     version: of.FormatVersion = entry("The version of this format.", 1)
     include: list[of.Pattern] = entry(
@@ -597,7 +610,10 @@ class File(Part):
     connection_sync: Annotated[ConnectionSync, or_text({"type": "string"})] | None = entry(
         "Exchange of connections between the balancers. Its interface alone is enough. Default: none."
     )
-    bgp: Bgp | None = entry("The BGP side.")
+    speaker: Annotated[Speaker, or_text({"type": "string"})] | None = entry(
+        "Who announces the routes. Default: ExaBGP."
+    )
+    bgp: Bgp | None = entry("The BGP side. It may be left out where `speaker.ospf` is there.")
     hooks: dict[str, Annotated[Hook, or_text({"type": ["string", "array"]})]] = entry(
         "Hooks that get this node's events, by name; 16 at most.", {}
     )

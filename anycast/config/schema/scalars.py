@@ -256,6 +256,29 @@ def milliseconds(low: int, high: int) -> Scalar:
 _TO_A_DAY = duration(0, DAY)
 
 
+@scalar(anyOf=[{"type": "string", "format": "ipv4"}, {"type": "integer", "minimum": 0, "maximum": 2**32 - 1}])
+def _area(value: Any) -> IPv4Address:
+    try:
+        if _is_number(value, int) or isinstance(value, str):
+            return IPv4Address(int(value) if isinstance(value, str) and _DIGITS.match(value) else value)
+    except ValueError:
+        pass
+    raise unlike(value, "an OSPF area", "write a number, or one as in 0.0.0.1")
+
+
+_KERNELS_OWN = {253: "default", 254: "main", 255: "local"}
+_table_number = whole("a number of a table", 1, 2**32 - 1)
+
+
+@scalar(type="integer", minimum=1, maximum=2**32 - 1)
+def _route_table(value: Any) -> int:
+    number = int(_table_number.parse(value))
+    if number in _KERNELS_OWN:
+        what = f"{number} is the kernel's table `{_KERNELS_OWN[number]}`, by which this node forwards"
+        raise wrong(what, "write a number that nothing else uses, as in 1179")
+    return number
+
+
 @scalar(anyOf=[{"const": "never"}, *_TO_A_DAY.schema["anyOf"]])
 def _expiry(value: Any) -> float:
     if isinstance(value, str) and value.lower() == "never":
@@ -777,6 +800,7 @@ def _format(value: Any) -> int:
 Address4 = Annotated[IPv4Address, _address(4)]
 Address6 = Annotated[IPv6Address, _address(6)]
 AnyAddress = Annotated[IPv4Address | IPv6Address, _address()]
+Area = Annotated[IPv4Address, _area]
 Argument = Annotated[str, _argument]
 any_address = _address().parse
 any_ports = _ports.parse
@@ -893,6 +917,9 @@ QuorumNumber = Annotated[int | Percent, QUORUM_NUMBER]
 Rcode = Annotated[str, choice(["NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED"])]
 Reconcile = Annotated[float, duration(0.1, 3600)]
 RecordType = Annotated[str, _record]
+OspfTimer = Annotated[int, seconds(1, 65535)]
+RouterId = Annotated[IPv4Address, _address(4)]
+RouteTable = Annotated[int, _route_table]
 Retries = Annotated[int, whole("a number of retries", 0, 10)]
 Runs = Annotated[int, whole("a number of runs", 1, 1000)]
 RouterSoftware = Annotated[Software, _software]
@@ -910,6 +937,14 @@ ServiceName = Annotated[
 ]
 Share = Annotated[Percent, _percent]
 Status = Annotated[frozenset[int], _status]
+SocketPath = Annotated[
+    str,
+    pattern(
+        "the path of a socket",
+        r"/[A-Za-z0-9_./@:+-]{1,100}",
+        "write an absolute path of at most 101 characters, letters, digits and _ . / @ : + - only",
+    ),
+]
 SyncId = Annotated[int, whole("a sync id", 1, 255)]
 Text = Annotated[bytes, _text]
 TimeToLive = Annotated[int, whole("a TTL", 1, 255)]

@@ -23,6 +23,7 @@ from anycast.core.values.route import Address as Address  # noqa: PLC0414 - re-e
 from anycast.core.values.route import Origin as Origin  # noqa: PLC0414 - re-exported
 from anycast.core.values.route import Prefix as Prefix  # noqa: PLC0414 - re-exported
 from anycast.core.values.software import Software
+from anycast.core.values.speaker import Speaker
 
 
 class Protocol(StrEnum):
@@ -540,6 +541,7 @@ class Config:
     connection_sync: ConnectionSync | None = None
     require: Rule[Leaf] | None = None  # must hold for any VIP to be announced
     hooks: tuple[Hook, ...] = ()
+    speaker: Speaker = Speaker()
 
     def vip(self, name: str) -> Vip | None:
         return next((vip for vip in self.vips if vip.name == name), None)

@@ -51,6 +51,7 @@ def amount(number: int | Percent, whole: int) -> int:
 
 
 AnyAddress: TypeAlias = IPv4Address | IPv6Address
+Area: TypeAlias = IPv4Address
 Argument: TypeAlias = str
 BfdInterval: TypeAlias = float
 Count: TypeAlias = int
@@ -77,6 +78,7 @@ Load: TypeAlias = float
 Memory: TypeAlias = int | Percent
 Minutes: TypeAlias = int
 Name: TypeAlias = str
+OspfTimer: TypeAlias = int
 PacketRate: TypeAlias = int
 Pause: TypeAlias = float
 Penalty: TypeAlias = float
@@ -88,11 +90,14 @@ PrefixLength6: TypeAlias = int
 Rcode: TypeAlias = str
 Reconcile: TypeAlias = float
 RecordType: TypeAlias = str
+RouterId: TypeAlias = IPv4Address
+RouteTable: TypeAlias = int
 ServerDrain: TypeAlias = float
 ServerName: TypeAlias = str
 ServiceName: TypeAlias = str
 Share: TypeAlias = Percent
 Status: TypeAlias = int
+SocketPath: TypeAlias = str
 SyncId: TypeAlias = int
 TimeToLive: TypeAlias = int
 UserName: TypeAlias = str

@@ -359,3 +359,33 @@ def test_every_difference_is_told_and_nothing_else(picked: set[int]) -> None:
         text = text.replace(EDITS[n][0], EDITS[n][1], 1)
     edited = loads(text, hostname="lb1").config
     assert bool(changes(config(), edited)) == (config() != edited)
+
+
+SPEAKER_EDITS = [
+    (
+        "type: exabgp ",
+        "type: kernel-table ",
+        "type exabgp -> kernel-table: start anycast-table, and stop the other",
+    ),
+    (
+        "table: 1179",
+        "table: 1180",
+        "table 1179 -> 1180: restart anycast-table, and render BIRD's configuration",
+    ),
+    ("user: anycast-table", "user: x", "user anycast-table -> x: restart the agent and anycast-table"),
+    ("daemon: bird", "daemon: other", "daemon bird -> other: restart anycast-table"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "told"), SPEAKER_EDITS)
+def test_a_change_of_the_speaker_says_what_it_needs(old: str, new: str, told: str) -> None:
+    (line,) = changes(config(), config((old, new)))
+    assert line.startswith(f"speaker: {told}")
+
+
+def test_a_change_of_a_session_that_bird_has_needs_no_exabgp() -> None:
+    table = ("type: exabgp ", "type: kernel-table ")
+    (line,) = changes(config(table), config(table, ("local_as: 65001", "local_as: 65002")))
+    assert line == (
+        "bgp: local_as 65001 -> 65002: render BIRD's configuration again (`anycast render bird`), and `birdc configure`"
+    )

@@ -51,6 +51,47 @@ def test_the_file_without_a_mistake_loads() -> None:
 
 
 VALUES = [
+    # speaker
+    (
+        "bgp:\n",
+        "speaker: bird\nbgp:\n",
+        "f:1:10: speaker: 'bird' is not a choice here (write exabgp or kernel-table)",
+    ),
+    (
+        "bgp:\n",
+        "speaker: {type: kernel-table, table: 254}\nbgp:\n",
+        "f:1:38: speaker.table: 254 is the kernel's table `main`, by which this node forwards (write a number",
+    ),
+    (
+        "bgp:\n",
+        "speaker: {type: kernel-table, table: 0}\nbgp:\n",
+        "f:1:38: speaker.table: 0 is not a number of a table (write a whole number from 1 to",
+    ),
+    (
+        "bgp:\n",
+        "speaker: {ospf: {interfaces: eth1}}\nbgp:\n",
+        "f:1:17: speaker.ospf: ExaBGP speaks no OSPF (write type: kernel-table, or remove ospf)",
+    ),
+    (
+        "bgp:\n",
+        "speaker: {type: kernel-table, daemon: other, ospf: {interfaces: eth1}}\nbgp:\n",
+        "f:1:52: speaker.ospf: it is written for BIRD alone (write daemon: bird, or remove ospf)",
+    ),
+    (
+        "bgp:\n",
+        "speaker: {type: kernel-table, ospf: {area: x, interfaces: eth1}}\nbgp:\n",
+        "f:1:44: speaker.ospf.area: 'x' is not an OSPF area (write a number, or one as in 0.0.0.1)",
+    ),
+    (
+        "bgp:\n",
+        "speaker: {type: kernel-table, ospf: {interfaces: eth1, dead: 1s}}\nbgp:\n",
+        "f:1:62: speaker.ospf.dead: 1 s without a hello, which is sent every 1 s (write four times hello, or more)",
+    ),
+    (
+        "bgp:\n",
+        "speaker: {type: kernel-table, ospf: {}}\nbgp:\n",
+        "f:1:31: speaker.ospf.interfaces: it is missing (write the interfaces towards the routers)",
+    ),
     # top level
     ("bgp:\n", "version: 2\nbgp:\n", "f:1:10: version: 2 is not a version of the format this program reads"),
     ("bgp:\n", "vip: {}\nbgp:\n", "f:1:1: vip: there is no such key (did you mean vips?)"),

@@ -63,6 +63,7 @@ def test_the_full_example_shows_every_key_of_every_section() -> None:
         ("connection_sync", schema.ConnectionSync),
     ):
         assert set(tree[section]) == set(model.model_fields)
+    assert set(tree["speaker"]) == set(schema.Speaker.model_fields) - {"ospf"}  # which ExaBGP has none of
     # Where else a secret can stand is told in comments.
     assert set(tree["bgp"]) == set(schema.Bgp.model_fields) - {"password", "password_file", "password_env"}
     assert set(tree["bgp"]["bfd"]) == set(schema.Bfd.model_fields)

@@ -449,3 +449,31 @@ def test_what_people_expect_and_is_elsewhere_is_named(text: str, said: str) -> N
     with pytest.raises(ConfigError) as caught:
         written(text)
     assert any(said in str(problem) for problem in caught.value.problems)
+
+
+def test_the_speaker_needs_no_bgp_where_ospf_carries_the_routes() -> None:
+    text = """
+speaker: {type: kernel-table, ospf: {interfaces: [eth1, eth2], router_id: 10.2.1.1, area: 7}}
+vips: {web: {addresses: [192.0.2.1, "2001:db8::1"], port: 80, servers: [{name: a, addresses: [10.9.2.1, "fd00::1"]}]}}
+"""
+    config = loads(text, hostname="lb1").config
+    assert config.bgp.neighbors == ()
+    assert str(config.bgp.router_id) == "10.2.1.1"
+    assert config.speaker.ospf is not None
+    assert str(config.speaker.ospf.area) == "0.0.0.7"
+    assert (
+        loads(
+            text.replace("kernel-table, ospf", "kernel-table, table: 77, ospf"), hostname="lb1"
+        ).config.speaker.table
+        == 77
+    )
+
+
+def test_the_name_of_a_speaker_alone_is_enough() -> None:
+    text = """
+speaker: kernel-table
+bgp: {local_as: 65001, router_id: 10.2.1.1, neighbors: [{address: 10.2.1.254, remote_as: 65000}]}
+vips: {web: {address: 192.0.2.1, port: 80, servers: [10.9.2.1]}}
+"""
+    speaker = loads(text, hostname="lb1").config.speaker
+    assert (speaker.is_table, speaker.table, str(speaker.daemon)) == (True, 1179, "bird")
