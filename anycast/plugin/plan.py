@@ -19,9 +19,9 @@ from anycast.core.values.route import Prefix, Route, shape
 from anycast.lease import Lease, LeaseChange
 from anycast.plugin import codec, commands, outage
 from anycast.plugin.conversation import Command, Conversation
+from anycast.plugin.following import Following
 from anycast.plugin.has import Has
 from anycast.plugin.journal import Journal, Writing
-from anycast.plugin.mirror import Mirror
 from anycast.plugin.prefixes import Entry, Kind, Prefixes
 
 REASSERT = 60.0  # seconds between withdraws of all that is down
@@ -46,13 +46,9 @@ class Planner:
         self._prefixes = Prefixes(own, recorded)
         self._journal = Journal(recorded, now)
         self._talk = Conversation(now)
-        self._mirror = Mirror()
+        self.log: list[str] = []  # what an operator should read; the caller empties it
+        self._lease = Following(self.log)
         self._synced = False
-        self._seq = 0
-        self._expires: float | None = None
-        self._expired = False
-        self._late = False  # the newest lease was over when it came
-        self._late_leases = 0
         self._stopping = False
         self._stopped = False
         self._neighbors: dict[str, NeighborState] = {}
@@ -69,54 +65,25 @@ class Planner:
         self._asked_after = False  # and has been asked since
         self._reloading = 0  # times that everything is still to be said after a reload of ExaBGP
         self._changes = 0
-        self.log: list[str] = []  # what an operator should read; the caller empties it
 
     # Inputs
 
     def connected(self) -> None:
         """A new connection of the agent: sequence numbers start again."""
-        self._seq = 0
-        self._mirror.connected()
-        self._changes += 1
+        self._lease.connected()
 
     def lease(self, messages: Iterable[Lease | LeaseChange], now: float) -> None:
-        """What the agent leases, all that has come since the last time: the newest that is proven counts.
-
-        One that is over already is counted and changes nothing. One that is not proven neither: what was followed
-        stays until it runs out, and `asks` says that the full set is needed.
-        """
+        """What the agent leases, all that has come since the last time."""
         if self._stopping:
             return
-        proven = [self._mirror.take(message) for message in messages]
-        if not any(proven):
-            return
-        mirror = self._mirror
-        expires = min(mirror.issued, now) + mirror.ttl
-        late, self._late = self._late, expires <= now
-        if self._late:
-            self._late_leases += 1
-            self._changes += 1
-            if not late:
-                over = now - expires
-                self.log.append(
-                    f"a lease arrived {over:.1f} s after it had run out and was ignored: is the node overloaded?"
-                )
-            return
-        if self._expired:
-            self.log.append("the lease is renewed")
-            self._changes += 1
-        touched = mirror.touched()
-        # What has run out is followed no more, whatever the mirror has.
-        follows, self._expires, self._expired = self._expires is not None, expires, False
-        self.log += self._prefixes.want(mirror.routes, mirror.owned, now, touched if follows else None)
-        if self._seq != mirror.seq:
-            self._seq = mirror.seq
-            self._changes += 1
+        wanted = self._lease.take(messages, now)
+        if wanted is not None:
+            self.log += self._prefixes.want(wanted.routes, wanted.owned, now, wanted.touched)
 
     def stop(self, now: float) -> None:
         """Withdraw everything, for good."""
         self._stopping = True
-        self._expires = None
+        self._lease.end()
         self._prefixes.want_nothing(now)
 
     def line(self, line: codec.Line, now: float) -> None:
@@ -153,10 +120,7 @@ class Planner:
         """Time has passed. Hand in what was read before, or a lease that waits to be read looks lost."""
         self._talk.tick(now)
         self._sync(now)
-        if self._expires is not None and now >= self._expires:
-            self._expires, self._expired = None, True
-            self._changes += 1
-            self.log.append("the lease has run out: everything is withdrawn")
+        if self._lease.runs_out(now):
             self._prefixes.want_nothing(now)
         self._prefixes.tick(now)
         if self._settle_at is not None and now >= self._settle_at:
@@ -174,7 +138,7 @@ class Planner:
 
     def asked(self) -> None:
         """The agent has been asked for the full set."""
-        self._mirror.asks = False
+        self._lease.asked()
 
     def reported(self) -> None:
         """The newest report is on its way, so that the next one differs from it."""
@@ -200,12 +164,12 @@ class Planner:
     @property
     def asks(self) -> bool:
         """The agent must send the full set."""
-        return self._mirror.asks
+        return self._lease.asks
 
     @property
     def revision(self) -> int:
         """Moves with every change a report would show."""
-        return self._changes + self._prefixes.revision + self._talk.revision
+        return self._changes + self._lease.revision + self._prefixes.revision + self._talk.revision
 
     @property
     def stuck(self) -> str | None:
@@ -235,7 +199,7 @@ class Planner:
     @property
     def next_at(self) -> float | None:
         """The instant at which `tick` must not be late: the end of the lease."""
-        return self._expires
+        return self._lease.expires
 
     def journal(self, now: float) -> Writing | None:
         """What is to be written into the journal; None: nothing. Ask before `commands`."""
@@ -260,7 +224,7 @@ class Planner:
         """`touched` is what it says differently since `reported`."""
         said = self._prefixes.said()
         return Report(
-            seq=self._seq,
+            seq=self._lease.seq,
             announced=said.announced,
             pending=said.pending,
             failed=said.failed,
@@ -271,8 +235,8 @@ class Planner:
             errors=self._talk.errors,
             acks=self._talk.acks,
             silent_since=self._talk.silent_since,
-            lease_expired=self._expired,
-            late_leases=self._late_leases,
+            lease_expired=self._lease.expired,
+            late_leases=self._lease.late_leases,
             attributes=ATTRIBUTES,
             rendered=rendered,
             setups=self._setups,

@@ -144,13 +144,13 @@ class LeaseMachine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 9))
     def the_plugin_reads(self, count: int) -> None:
         before = self.followed()
-        seq = self.plan._seq
+        seq = self.plan._lease.seq
         data = b"".join(self.wire[:count])
         del self.wire[:count]
         messages = [one for one in self.decoder.feed(data) if isinstance(one, Lease | LeaseChange)]
         self.plan.lease(messages, self.now)
         self.plan.tick(self.now)
-        if self.plan._seq == seq and self.plan._expires is not None:
+        if self.plan._lease.seq == seq and self.plan._lease.expires is not None:
             assert self.followed() == before, "what was not proven changed something"
         self.ask()
 
@@ -167,11 +167,11 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_plugin_follows_the_full_set_of_one_lease_or_nothing(self) -> None:
-        if self.plan._expires is None:
+        if self.plan._lease.expires is None:
             assert self.followed() == {}
             return
-        assert self.now < self.plan._expires
-        (lease,) = [one for at, one in self.issued.items() if at + TTL == self.plan._expires]
+        assert self.now < self.plan._lease.expires
+        (lease,) = [one for at, one in self.issued.items() if at + TTL == self.plan._lease.expires]
         assert self.followed() == dict(lease.routes)
         entries = {entry.prefix for entry in self.plan._prefixes}
         assert entries >= lease.owned | lease.routes.keys()
@@ -184,7 +184,7 @@ class LeaseMachine(RuleBasedStateMachine):
         for _ in range(3):
             self.ask()
             self.the_plugin_reads(len(self.wire))
-        assert self.plan._seq == self.sent[-1].lease.seq
+        assert self.plan._lease.seq == self.sent[-1].lease.seq
         assert self.followed() == dict(self.sent[-1].lease.routes)
 
     def teardown(self) -> None:
