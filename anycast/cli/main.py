@@ -13,6 +13,10 @@ def main(argv: list[str] | None = None) -> int:
         from anycast.plugin.main import main as announce
 
         return announce(argv[1:])
+    if argv[:1] == ["announce-table"]:
+        from anycast.announcer.main import main as announce_table
+
+        return announce_table(argv[1:])
     from anycast.cli.run import run
 
     return run(argv)

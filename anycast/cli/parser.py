@@ -66,6 +66,7 @@ examples:
   anycast render exabgp                                       ExaBGP's configuration, on standard output
   anycast render exabgp --env -o /etc/exabgp/exabgp.env
   anycast render frr-bfd                                      bfdd beside ExaBGP on this node
+  anycast render bird -o /etc/bird/anycast.conf               BIRD on this node, with speaker: kernel-table
   anycast render router-frr --config lb1.yaml --config lb2.yaml    for the router of both nodes
   anycast render router-frr --frr 10.4                        with what this version can do better
   anycast render nftables -o /etc/anycast/nftables.conf       beside stateful rules: the VIPs untracked
@@ -171,6 +172,7 @@ def parser() -> argparse.ArgumentParser:
 
     # Its options are its own: `main` hands them over before this parser is built.
     verbs.add_parser("announce", help="the plugin that ExaBGP runs (not for people)")
+    verbs.add_parser("announce-table", help="the announcer of `speaker: kernel-table` (not for people)")
 
     check = verbs.add_parser(
         "check",
@@ -523,6 +525,17 @@ def _render(verb: argparse.ArgumentParser) -> None:
     bfd = daemons.add_parser("frr-bfd", help="FRR's bfdd beside ExaBGP: bgp.bfd")
     _with_config(bfd)
     _with_output(bfd, "readable for FRR")
+    bird = daemons.add_parser("bird", help="BIRD on this node, which learns the announcer's table: speaker")
+    _with_config(bird)
+    _with_output(bird, "readable for BIRD")
+    table = daemons.add_parser("table-env", help="the environment of the announcer, for its unit")
+    _with_config(table)
+    table.add_argument(
+        "--last-good",
+        action="store_true",
+        help="of the agent's last good configuration, if the file has problems",
+    )
+    _with_output(table, "readable for its owner")
     nftables = daemons.add_parser(
         "nftables", help="rules that keep the packets of the VIPs out of connection tracking"
     )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from anycast.render.firewall import Hook
 
 FRR_USER = "frr"
+BIRD_USER = "bird"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -101,6 +102,14 @@ def _text(args: argparse.Namespace, configs: list[Config]) -> str:
             from anycast.render.frr_bfd import frr_bfd_conf
 
             return frr_bfd_conf(configs[0])
+        case "bird":
+            from anycast.render.bird import bird_conf
+
+            return bird_conf(with_passwords(configs[0]))
+        case "table-env":
+            from anycast.render.bird import table_env
+
+            return table_env(configs[0])
         case "nftables":
             from anycast.render.nftables import nftables_accept, nftables_conf
 
@@ -146,6 +155,8 @@ def _reader(daemon: str, config: Config) -> tuple[str, str] | None:
             return config.node.exabgp_user, "node.exabgp_user"
         case "frr-bfd":
             return FRR_USER, "of FRR"
+        case "bird":
+            return BIRD_USER, "of BIRD"
         case _:
             return None
 

@@ -10,11 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
+from ipaddress import ip_network
 
-from anycast.core.values.configuration import Address, Bgp, Neighbor
+from anycast.core.preference import Routers
+from anycast.core.values.configuration import Address, Bgp, Config, Neighbor
+from anycast.core.values.lease import digest_of
 from anycast.core.values.report import SETUP
+from anycast.core.values.route import Route
+from anycast.core.values.table import Metric, metric
 
 FORMAT = 2  # of what is rendered: another number, and every ExaBGP is to be started again
+TABLE_FORMAT = 1  # the same of what is rendered for a daemon that learns the kernel's table
 _WITH_ADDRESSES = 1  # the one before, whose ExaBGP needs no other start
 
 
@@ -102,3 +108,31 @@ def _text(form: int, bgp: Bgp) -> bytes:
         for one in bgp.neighbors
     )
     return f"{form} {bgp.local_as} {bgp.router_id} {bgp.hold_time} {neighbors}".encode()
+
+
+def listed(config: Config) -> Iterator[Route]:
+    """The routes that a daemon which learns the table must know, for they have attributes of their own."""
+    routers = Routers(config.bgp)
+    for vip in config.vips:
+        for address in vip.addresses:
+            prefix = ip_network(address)
+            route = routers.route(vip, address, prefix, drain=False)
+            if route is not None and metric(route) is Metric.LISTED:
+                yield route
+
+
+def table_digest(config: Config) -> str:
+    """What `anycast render bird` writes, passwords aside: BIRD has it in a constant, and the announcer reports it."""
+    bgp, speaker = config.bgp, config.speaker
+    neighbors = sorted(
+        f"{one.address} {one.remote_as} {one.local_address} {sorted(one.families)} {one.passive} {one.bfd}"
+        for one in bgp.neighbors
+    )
+    text = (
+        f"{TABLE_FORMAT} {bgp.local_as} {bgp.router_id} {bgp.hold_time} {bgp.next_hop_v4} {bgp.next_hop_v6} {neighbors}"
+        f" {speaker.table} {speaker.ospf}"
+    )
+    found = blake2b(text.encode(), digest_size=8)
+    for one in sorted(map(digest_of, listed(config))):
+        found.update(one.to_bytes(8, "big"))
+    return found.hexdigest()

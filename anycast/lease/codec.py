@@ -19,6 +19,7 @@ MAX_LINE = 4 * 1024 * 1024  # bytes
 MAX_DIGEST = 64  # characters
 MAX_SETUPS = 1024  # sessions: four times as many as a configuration may have
 MAX_WHY = 200  # characters
+MAX_TEXT = 400  # characters
 
 # Each prefix comes again and again; this is what most nodes have at most.
 _network = lru_cache(maxsize=2**14)(ip_network)
@@ -412,6 +413,9 @@ def _report_change(fields: _Fields) -> ReportChange:
     )
 
 
+_OF_TABLES = ("speaker", "daemon", "unseen", "trouble")  # which ExaBGP's plugin has none of
+
+
 def _rest_body(report: Report) -> dict[str, object]:
     return {
         "seq": report.seq,
@@ -437,6 +441,7 @@ def _rest_body(report: Report) -> dict[str, object]:
         "setups": list(report.setups),
         "loaded": report.loaded,
         "journal_error": report.journal_error,
+        **{name: value for name in _OF_TABLES if (value := getattr(report, name))},
     }
 
 
@@ -474,6 +479,10 @@ def _rest(
         setups=fields.texts("setups")[:MAX_SETUPS] if fields.has("setups") else (),
         loaded=fields.number_or_none("loaded"),
         journal_error=(fields.text_or_none("journal_error") or "")[:MAX_WHY],
+        speaker=(fields.text_or_none("speaker") or "")[:MAX_WHY],
+        daemon=(fields.text_or_none("daemon") or "")[:MAX_WHY],
+        unseen=(fields.text_or_none("unseen") or "")[:MAX_TEXT],
+        trouble=(fields.text_or_none("trouble") or "")[:MAX_TEXT],
     )
 
 

@@ -194,8 +194,8 @@ class Log:
 
     REPEAT = 60.0
 
-    def __init__(self, fd: int = 2) -> None:
-        self._fd = fd
+    def __init__(self, fd: int = 2, name: str = "anycast announce") -> None:
+        self._fd, self._name = fd, name
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
         self._said: dict[str, float] = {}
@@ -205,7 +205,7 @@ class Log:
             return
         self._said = {said: at for said, at in self._said.items() if now - at < self.REPEAT}
         self._said[text] = now
-        line = f"anycast announce: {text}".encode("ascii", "backslashreplace")[: select.PIPE_BUF - 1] + b"\n"
+        line = f"{self._name}: {text}".encode("ascii", "backslashreplace")[: select.PIPE_BUF - 1] + b"\n"
         # A pipe with POLLOUT has room for PIPE_BUF bytes.
         if any(event & select.POLLOUT for _, event in self._poll.poll(0)):
             with contextlib.suppress(OSError):

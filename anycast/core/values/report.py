@@ -121,6 +121,12 @@ class Report:
         None  # instant at which it was last seen to have read another file, in the life of the plugin
     )
     journal_error: str = ""  # why the plugin's journal cannot be written
+    speaker: str = ""  # `table 1179`: of the announcer; empty: of ExaBGP's plugin
+    daemon: str = ""  # that learns the table, with its version; empty: not known
+    unseen: str = (
+        ""  # why it is not known what the daemon has learned and which sessions are up; empty: it is
+    )
+    trouble: str = ""  # of the table: it cannot be read, or has routes of others
     touched: frozenset[Prefix] | None = field(default=None, compare=False)
 
 

@@ -1,0 +1,138 @@
+"""The table: reading it, and writing what is ours. The kernel answers at once, so a conversation is waited for.
+
+What it does not answer within PATIENCE is an error. A kernel that keeps a call for longer is the service manager's to
+notice: the watchdog is not fed meanwhile.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterator, Sequence
+
+from anycast.announcer import codec
+from anycast.announcer.codec import Found, Move
+from anycast.core.values.route import Prefix
+from anycast.kernel.netlink_codec import NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, Message, messages
+
+PATIENCE = 1.0  # seconds for one datagram of an answer
+MOST_FOREIGN = 500  # routes of others that are looked at
+_TRIES = 5  # of a list that changes while it is read
+_SOL_NETLINK = 270
+_CAP_ACK, _STRICT = 10, 12
+_RECEIVE = 65536
+
+
+class Table:
+    """Opens its socket when first used, and again after a failure."""
+
+    def __init__(self, table: int) -> None:
+        self._table = table
+        self._socket: socket.socket | None = None
+        self._sequence = 0
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def ours(self) -> frozenset[tuple[Prefix, int]]:
+        """The routes that are ours, with their metrics. Raises OSError, Malformed."""
+        return frozenset(
+            (one.prefix, one.metric)
+            for version in codec.FAMILIES
+            for one in self._whole(version)
+            if one.is_ours
+        )
+
+    def foreign(self) -> tuple[Found, ...]:
+        """Routes of others, MOST_FOREIGN of a family at the most. Raises OSError, Malformed."""
+        found: list[Found] = []
+        for version in codec.FAMILIES:
+            try:
+                for one in self._dump(version, ours=False):
+                    if one is not None and not one.is_ours:
+                        found.append(one)
+                    if len(found) >= MOST_FOREIGN * len(codec.FAMILIES):
+                        break
+            finally:
+                self.close()  # what was not read is not waited for
+        return tuple(found)
+
+    def write(self, moves: Sequence[Move]) -> list[int]:
+        """The errno of each; 0: it is done. What is to be removed and is not there is done. Raises OSError, Malformed."""
+        if not moves:
+            return []
+        first = self._sequence + 1
+        self._sequence += len(moves)
+        last = self._sequence
+        question = b"".join(
+            codec.request(move, self._table, first + n, answered=first + n == last)
+            for n, move in enumerate(moves)
+        )
+        errors = [0] * len(moves)
+        for message, _ in self._answers(question):
+            if message.kind != NLMSG_ERROR or not first <= message.sequence <= last:
+                continue
+            place = message.sequence - first
+            gone = not moves[place].add and message.error in (errno.ESRCH, errno.ENOENT)
+            errors[place] = 0 if gone else message.error
+            if message.sequence == last:
+                return errors
+        raise OSError(errno.EPROTO, "the kernel has ended its answer")
+
+    def _whole(self, version: int) -> list[Found]:
+        """The list as it was at some instant."""
+        for _ in range(_TRIES):
+            found = list(self._dump(version, ours=True))
+            if None not in found:
+                return [one for one in found if one is not None]
+        raise OSError(errno.EAGAIN, f"the table {self._table} changes all the time")
+
+    def _dump(self, version: int, *, ours: bool) -> Iterator[Found | None]:
+        """None: the list has changed meanwhile, so it may lack what was there all the time."""
+        self._sequence += 1
+        sequence = self._sequence
+        for message, data in self._answers(codec.question(version, self._table, sequence, ours=ours)):
+            if message.sequence != sequence:
+                continue
+            if message.error == errno.ENOENT:
+                return  # there is no such table: nothing is in it
+            if message.error:
+                raise OSError(message.error, os.strerror(message.error))
+            if message.flags & NLM_F_DUMP_INTR:
+                yield None
+            if message.kind == NLMSG_DONE:
+                return
+            if (one := codec.parse(data, message, self._table)) is not None:
+                yield one
+
+    def _answers(self, question: bytes) -> Iterator[tuple[Message, bytes]]:
+        try:
+            line = self._line()
+            line.send(question)
+            while True:
+                data = line.recv(_RECEIVE)
+                for message in messages(data):
+                    yield message, data
+        except TimeoutError:
+            self.close()
+            raise OSError(errno.ETIMEDOUT, f"the kernel did not answer within {PATIENCE:g} s") from None
+        except (OSError, ValueError):
+            self.close()
+            raise
+
+    def _line(self) -> socket.socket:
+        if self._socket is None:
+            line = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+            try:
+                line.settimeout(PATIENCE)
+                line.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
+                line.setsockopt(_SOL_NETLINK, _STRICT, 1)
+                line.bind((0, 0))
+            except BaseException:
+                line.close()
+                raise
+            self._socket = line
+        return self._socket

@@ -1,0 +1,304 @@
+"""`anycast announce-table`: the loop between the agent's lease and a table of the kernel. Its unit runs it, one thread.
+
+Nothing removes the routes of a program that has died or hangs. So the first act of every life, and of `--clear`, which the
+unit runs after each end, is to remove what is ours; and the service manager's watchdog ends one that hangs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import time
+from dataclasses import dataclass
+
+from anycast.announcer.kernel import Table
+from anycast.announcer.link import BirdLink
+from anycast.announcer.plan import MOST_MOVES, Plan
+from anycast.kernel.netlink_codec import Malformed
+from anycast.plugin import link
+from anycast.service_manager import ServiceManager
+
+IDLE = 0.25  # seconds; the longest sleep, for time alone can change things
+GOODBYE = 2.0  # seconds that the removal may take after SIGTERM
+READ_EVERY = 1.0  # seconds between two looks at what is ours in the table
+LOOK_EVERY = 30.0  # seconds between two looks at what is not ours
+REPORT_EVERY = 0.1  # seconds between reports while one change follows the other
+CLEAR_TRIES = 20
+_NAME = "anycast announce-table"
+
+HELP = """\
+usage: anycast announce-table [--table N] [--socket PATH] [--bird PATH] [--clear]
+
+The unit anycast-table runs this, not a person. It writes the routes that the agent leases to it into the table N of the
+kernel, where a routing daemon learns them, and removes them when the lease runs out. What is not given is taken from the
+environment, as `anycast render table-env` writes it: ANYCAST_TABLE, ANYCAST_LEASE, ANYCAST_BIRD (empty: no BIRD is asked).
+With --clear it removes what is ours in the table, and ends. To see what is announced: `anycast status`.
+"""
+
+EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_CONFIG = 0, 1, 2, 78
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """`error`: why the command line cannot be used. `bird`: empty: it is not asked."""
+
+    table: int = 0
+    socket: str = ""
+    bird: str = ""
+    clear: bool = False
+    error: str = ""
+
+
+def parse_options(argv: list[str], environ: dict[str, str]) -> Options:
+    """By hand, as argparse is slow to import."""
+    given = {
+        "--table": environ.get("ANYCAST_TABLE", ""),
+        "--socket": environ.get("ANYCAST_LEASE", ""),
+        "--bird": environ.get("ANYCAST_BIRD", ""),
+    }
+    clear, error = False, ""
+    words = iter(argv)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name == "--clear":
+            clear = True
+        elif name not in given:
+            error = error or f"{word}: not an option of {_NAME}"
+        elif (text := value if equals else next(words, None)) is None:
+            error = error or f"{word}: a value is missing"
+        else:
+            given[name] = text
+    number = given["--table"]
+    table = int(number) if number.isascii() and number.isdigit() and len(number) <= 10 else 0
+    if not 0 < table < 2**32 or table in (253, 254, 255):
+        error = error or f"--table {number}: not the number of a table of our own"
+    if not given["--socket"] and not clear:
+        error = error or "--socket PATH is missing"
+    return Options(table=table, socket=given["--socket"], bird=given["--bird"], clear=clear, error=error)
+
+
+def main(argv: list[str]) -> int:
+    """Exit status: 0 by SIGTERM, 1 on failure, 2 on a wrong command line, 78 where there is no table to write to."""
+    if argv in (["--help"], ["-h"]):
+        os.write(1, HELP.encode())
+        return EXIT_OK
+    options = parse_options(argv, dict(os.environ))
+    log = link.Log(name=_NAME)
+    if options.error:
+        log(options.error, time.monotonic())
+        return EXIT_USAGE if argv and not options.clear else EXIT_CONFIG
+    os.chdir("/")
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    if options.clear:
+        return clear(options.table, log)
+    try:
+        return Announcer(options, log).run()
+    except Exception as error:  # noqa: BLE001 - the next life removes, so end and say why
+        import traceback
+
+        trace = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{os.path.basename(trace.filename)}:{trace.lineno}"
+        log(f"unexpected {type(error).__name__} at {where}: {error}; please report it", time.monotonic())
+        return EXIT_FAILURE
+
+
+def clear(number: int, log: link.Log) -> int:
+    """Removes what is ours, until nothing is: another life may still be writing."""
+    table, plan = Table(number), Plan(number)
+    why = ""
+    for _ in range(CLEAR_TRIES):
+        now = time.monotonic()
+        try:
+            plan.found(table.ours(), now)
+            while moves := plan.moves(now):
+                plan.wrote(moves, table.write(moves), now)
+        except (OSError, Malformed) as error:
+            why = str(error)
+            time.sleep(0.05)
+            continue
+        if plan.all_down:
+            return EXIT_OK
+        why = plan.log[-1] if plan.log else ""
+        time.sleep(0.05)
+    log(f"routes of ours may still be in the table {number}: {why}", time.monotonic())
+    return EXIT_FAILURE
+
+
+class Announcer:
+    """Everything with a file descriptor or a clock around one `Plan`."""
+
+    def __init__(self, options: Options, log: link.Log) -> None:
+        self._say = log
+        self._pid = os.getpid()
+        now = time.monotonic()
+        self._socket_path = options.socket
+        self._plan = Plan(options.table)
+        self._table = Table(options.table)
+        self._agent = link.AgentLink(options.socket)
+        self._bird = BirdLink(options.bird, now) if options.bird else None
+        self._manager = ServiceManager(os.environ)
+        self._watched: dict[str, tuple[int, int]] = {}  # name: descriptor, events
+        self._read_at = self._look_at = now
+        self._wrote_at = 0.0
+        self._signalled = False
+        self._stop_at: float | None = None  # the instant after which nothing is waited for
+        self._sent_revision = -1
+        self._sent_at = 0.0
+        self._sent_settled = False
+        self._owes_report = False
+        self._selector = selectors.DefaultSelector()
+        self._wakeup, self._signals = socket.socketpair()
+        for end in (self._wakeup, self._signals):
+            end.setblocking(False)
+        self._selector.register(self._wakeup, selectors.EVENT_READ)
+
+    def run(self) -> int:
+        """Until SIGTERM."""
+        self._catch_signals()
+        now = time.monotonic()
+        while True:
+            status = self._pass(now)
+            if status is not None:
+                return status
+            self._wait(now)
+            now = time.monotonic()
+
+    def _pass(self, now: float) -> int | None:
+        # Before anything is heard of the agent: what a life before has left is removed.
+        self._kernel(now)
+        if self._plan.ready:
+            self._read_agent(now)
+        with contextlib.suppress(BlockingIOError):
+            while self._wakeup.recv(64):
+                pass
+        if self._signalled and self._stop_at is None:
+            self._stop_at = now + GOODBYE
+            self._manager.stopping()
+            self._plan.stop(now)
+        self._plan.tick(now)
+        self._write(now)
+        self._ask_bird(now)
+        self._report(now)
+        for text in self._plan.log:
+            self._say(text, now)
+        self._plan.log.clear()
+        self._manager.passed(now, ready=self._plan.ready)
+        if self._stop_at is not None and (self._plan.all_down or now >= self._stop_at):
+            return EXIT_OK if self._plan.all_down else EXIT_FAILURE
+        return None
+
+    def _kernel(self, now: float) -> None:
+        if now >= self._read_at:
+            self._read_at = now + (READ_EVERY if self._plan.read else IDLE)
+            try:
+                self._plan.found(self._table.ours(), now)
+                if now >= self._look_at:
+                    self._look_at = now + LOOK_EVERY
+                    self._plan.foreign(self._table.foreign())
+            except (OSError, Malformed) as error:
+                self._plan.unread(f"the table cannot be read: {error}")
+            self._write(now)
+
+    def _write(self, now: float) -> None:
+        """All that is due, a batch at a time: none waits for the next pass, for a lease may be over by then."""
+        for _ in range(MOST_MOVES):
+            moves = self._plan.moves(now)
+            if not moves:
+                return
+            try:
+                self._plan.wrote(moves, self._table.write(moves), now)
+            except (OSError, Malformed) as error:
+                self._plan.unread(f"the table cannot be written: {error}")
+                self._read_at = now
+                return
+            self._manager.passed(time.monotonic(), ready=self._plan.ready)
+
+    def _ask_bird(self, now: float) -> None:
+        if self._bird is None:
+            return
+        if self._plan.wrote_at != self._wrote_at:
+            self._wrote_at = self._plan.wrote_at
+            self._bird.bird.changed(now)
+        before = self._bird.connections, self._bird.fileno
+        self._bird.step(now)
+        if (self._bird.connections, self._bird.fileno) != before:
+            self._watch("bird", None, 0)  # its number may be another connection's now
+        self._plan.seen(self._bird.bird.view)
+
+    def _wait(self, now: float) -> None:
+        agent_events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._agent.wants_write else 0)
+        self._watch("agent", self._agent.fileno, agent_events)
+        if self._bird is not None:
+            bird_events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._bird.wants_write else 0)
+            self._watch("bird", self._bird.fileno, bird_events)
+        until = [now + IDLE]
+        if self._plan.next_at is not None:
+            until.append(self._plan.next_at)
+        if self._plan.revision != self._sent_revision and self._agent.fileno is not None:
+            until.append(max(now, self._sent_at) + REPORT_EVERY)
+        if self._manager.interval is not None:
+            until.append(now + self._manager.interval)
+        self._selector.select(max(0.0, min(until) - time.monotonic()))
+
+    def _watch(self, name: str, fd: int | None, events: int) -> None:
+        wanted = (fd, events) if fd is not None and events else None
+        if self._watched.get(name) == wanted:
+            return
+        if name in self._watched:
+            with contextlib.suppress(KeyError):  # it was closed, and its number given again
+                self._selector.unregister(self._watched[name][0])
+            del self._watched[name]
+        if wanted is not None:
+            self._selector.register(*wanted)
+            self._watched[name] = wanted
+
+    def _read_agent(self, now: float) -> None:
+        if self._agent.connect(now):
+            self._say("connected to the agent", now)
+            self._plan.connected()
+        if self._agent.forbidden:
+            self._say(
+                f"{self._socket_path}: permission denied for uid {os.geteuid()}: nothing is announced (run the announcer as "
+                "speaker.user, in the group of the socket: node.lease_group)",
+                now,
+            )
+        if self._agent.fileno is None:
+            return
+        self._agent.flush()
+        leases = self._agent.read()
+        if leases:
+            self._plan.lease(leases, now)
+            self._owes_report = True
+        if self._plan.asks and not self._agent.wants_write:
+            self._agent.ask()
+            self._plan.asked()
+        if self._agent.fileno is None:
+            # Its number may be the next connection's: forget the old one now.
+            self._watch("agent", None, 0)
+            self._sent_revision = -1
+            self._say("lost the agent: what is announced stays until the lease ends", now)
+
+    def _report(self, now: float) -> None:
+        if not self._agent.is_ready(now) or not (self._owes_report or self._has_news(now)):
+            return
+        self._sent_revision, self._sent_at, self._owes_report = self._plan.revision, now, False
+        self._sent_settled = self._plan.settled
+        self._agent.send(self._plan.report(pid=self._pid))
+        self._plan.reported()
+
+    def _has_news(self, now: float) -> bool:
+        """Of a change after a rest the agent hears at once, then now and then, and at once when all is as wanted."""
+        if self._plan.revision == self._sent_revision:
+            return False
+        return now - self._sent_at >= REPORT_EVERY or (self._plan.settled and not self._sent_settled)
+
+    def _catch_signals(self) -> None:
+        def note(_signal: int, _frame: object) -> None:
+            self._signalled = True
+
+        signal.set_wakeup_fd(self._signals.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, note)
