@@ -147,18 +147,23 @@ class LeaseServer:
     """Hands leases to every connected plugin and never waits for one."""
 
     def __init__(
-        self, post: Callable[[Event], None], *, user: str, refused: Callable[[str], None] = lambda _: None
+        self,
+        post: Callable[[Event], None],
+        *,
+        user: str,
+        other: str = "",
+        refused: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`user`: whom the plugin may run as, besides root and the agent's own user. `refused`: is told why one was."""
+        """`user`, and `other`: whom plugins may run as, besides root and the agent's own. `refused`: is told why one was."""
         self._post = post
         self._refused = refused
-        self._user = user
+        self._users = tuple(filter(None, (user, other)))
         self._numbers = itertools.count(1)
         self._connections: dict[int, _Connection] = {}
         self._newest: _Outgoing | None = None
         self._sent_at = -math.inf
-        self._uid: int | None = None  # of the user, once it is known
-        self._asked_at = -ASKED_AGAIN  # when it was looked up
+        self._uids: dict[str, int] = {}  # of the users, once they are known
+        self._asked_at = -ASKED_AGAIN  # when they were looked up
         self._asking: asyncio.Task[None] | None = None
         self._door = Door(LIMITS, self._serve, farewell=self._turned_away, refusal=self._refusal)
         self._closing = False
@@ -275,16 +280,21 @@ class LeaseServer:
             self._give_again(connection)
 
     def _refusal(self, peer: Peer) -> str:
-        if peer.uid in (0, os.geteuid(), self._uid):
+        if peer.uid in (0, os.geteuid(), *self._uids.values()):
             return ""
         if self._asking is None and asyncio.get_running_loop().time() >= self._asked_at + ASKED_AGAIN:
             self._asking = asyncio.create_task(self._ask_who())
-        return f"uid {peer.uid} is neither root, the agent's user nor node.exabgp_user ({self._user})"
+        return (
+            f"uid {peer.uid} is neither root, the agent's user, node.exabgp_user nor speaker.user "
+            f"({', '.join(self._users)})"
+        )
 
     async def _ask_who(self) -> None:
         """A thread: the name may be asked of a directory service, and that must not hold the lease up."""
-        found = await asyncio.to_thread(_uid_of, self._user)
-        self._uid = self._uid if found is None else found
+        for user in self._users:
+            found = await asyncio.to_thread(_uid_of, user)
+            if found is not None:
+                self._uids[user] = found
         self._asked_at, self._asking = asyncio.get_running_loop().time(), None
 
     def _turned_away(self, why: str) -> bytes:

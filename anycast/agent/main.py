@@ -355,7 +355,9 @@ async def serve(
         sockets.add(where)
         engine.post(Tick())  # its pass says that the agent is ready: at rest none comes for half a second
 
-    leases = LeaseServer(engine.post, user=node.exabgp_user, refused=refused)
+    # Both, whoever announces: one may take over from the other while it still does.
+    other = begun.loaded.config.speaker.user
+    leases = LeaseServer(engine.post, user=node.exabgp_user, other=other, refused=refused)
     holder.append(leases)
 
     def give(journal: Path) -> bool:

@@ -74,7 +74,11 @@ def parse_options(argv: list[str], environ: dict[str, str]) -> Options:
     number = given["--table"]
     table = int(number) if number.isascii() and number.isdigit() and len(number) <= 10 else 0
     if not 0 < table < 2**32 or table in (253, 254, 255):
-        error = error or f"--table {number}: not the number of a table of our own"
+        error = error or (
+            f"--table {number}: not the number of a table of our own"
+            if number
+            else "no table is given: the routes of this node are ExaBGP's to announce (speaker in its configuration)"
+        )
     if not given["--socket"] and not clear:
         error = error or "--socket PATH is missing"
     return Options(table=table, socket=given["--socket"], bird=given["--bird"], clear=clear, error=error)
@@ -87,6 +91,8 @@ def main(argv: list[str]) -> int:
         return EXIT_OK
     options = parse_options(argv, dict(os.environ))
     log = link.Log(name=_NAME)
+    if options.clear and not options.table and not argv[1:]:
+        return EXIT_OK  # nothing of ours has been written
     if options.error:
         log(options.error, time.monotonic())
         return EXIT_USAGE if argv and not options.clear else EXIT_CONFIG

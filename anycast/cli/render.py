@@ -97,6 +97,8 @@ def _text(args: argparse.Namespace, configs: list[Config]) -> str:
 
             if args.env is True:
                 return _env(configs[0])
+            if configs[0].speaker.is_table:
+                return _no_exabgp(args.output)
             return exabgp_conf(with_passwords(configs[0]), command=_command(), journal=args.journal)
         case "frr-bfd":
             from anycast.render.frr_bfd import frr_bfd_conf
@@ -136,6 +138,16 @@ def _text(args: argparse.Namespace, configs: list[Config]) -> str:
             for what in doubts(full, one):
                 print(f"warning: {what}", file=sys.stderr)
             return text
+
+
+def _no_exabgp(output: Path | None) -> str:
+    """Nothing, with which ExaBGP does not start: two would announce. One that runs is not touched."""
+    if output is None:
+        raise ValueError(
+            "speaker: kernel-table announces for this node, and ExaBGP nothing (anycast render bird)"
+        )
+    print(f"{output}: emptied, for speaker: kernel-table announces for this node", file=sys.stderr)
+    return ""
 
 
 def _warn_of_rules(config: Config, hook: Hook | None) -> None:

@@ -83,15 +83,11 @@ def bird_conf(config: Config) -> str:
 
 
 def table_env(config: Config) -> str:
-    """The environment of the announcer, as systemd's EnvironmentFile takes it. Raises ValueError where it is not wanted."""
+    """The environment of the announcer, as systemd's EnvironmentFile takes it. No table: ExaBGP announces for this node."""
     speaker = config.speaker
-    if not speaker.is_table:
-        raise ValueError(
-            "ExaBGP announces for this node: write speaker: {type: kernel-table}, or stop anycast-table"
-        )
     return render(
         "table.env",
-        table=speaker.table,
+        table=speaker.table if speaker.is_table else "",
         lease=f"{config.node.runtime_dir.rstrip('/')}/lease.sock",
         bird=speaker.socket if speaker.daemon is LearnedBy.BIRD else "",
     )

@@ -11,13 +11,18 @@ from pathlib import Path
 import pytest
 
 from anycast.agent.main import CONTROL_SOCKET, EX_CONFIG
+from anycast.announcer import main as announcer
 from anycast.cli.parser import CONFIG, SOCKET, parser
 from anycast.core.values.configuration import Node, Timing
+from anycast.core.values.speaker import Speaker
 from anycast.plugin.main import GOODBYE
+from lab.watchdog import limit
 
 PACKAGING = Path(__file__).parents[3] / "packaging"
 UNITS = sorted((PACKAGING / "systemd").glob("*.service"))
-AGENT, EXABGP = (PACKAGING / "systemd" / f"anycast-{name}.service" for name in ("agent", "exabgp"))
+AGENT, EXABGP, TABLE = (
+    PACKAGING / "systemd" / f"anycast-{name}.service" for name in ("agent", "exabgp", "table")
+)
 PLACE = "usr/lib/systemd/system"  # from systemd 255 on it looks nowhere else
 EXPOSURE = 2.5  # of 10, in systemd-analyze's scale
 
@@ -77,7 +82,11 @@ def test_systemd_would_find_what_is_wrong_with_a_unit(root: Path) -> None:
 
 @each
 def test_a_unit_has_the_rights_it_needs_and_no_others(unit: Path) -> None:
-    needed = {AGENT.name: ["CAP_NET_ADMIN CAP_NET_RAW"], EXABGP.name: ["CAP_NET_BIND_SERVICE"]}
+    needed = {
+        AGENT.name: ["CAP_NET_ADMIN CAP_NET_RAW"],
+        EXABGP.name: ["CAP_NET_BIND_SERVICE"],
+        TABLE.name: ["CAP_NET_ADMIN"],
+    }
     found = settings(unit)
     assert found["AmbientCapabilities"] == found["CapabilityBoundingSet"] == needed[unit.name]
     assert found["NoNewPrivileges"] == ["yes"]
@@ -108,8 +117,40 @@ def test_the_agent_is_ordered_after_what_empties_its_tables() -> None:
 
 def test_the_users_are_those_of_the_configuration() -> None:
     users = re.findall(r"^u (\S+)", (PACKAGING / "sysusers.d/anycast.conf").read_text(), re.MULTILINE)
-    assert users == [settings(AGENT)["User"][0], settings(EXABGP)["User"][0]]
-    assert users[1] == Node(name="lb1").exabgp_user
+    assert users == [settings(unit)["User"][0] for unit in (AGENT, EXABGP, TABLE)]
+    assert users[1:] == [Node(name="lb1").exabgp_user, Speaker().user]
+
+
+def test_the_announcer_may_open_the_socket_that_is_given_to_exabgps_group() -> None:
+    assert (
+        settings(EXABGP)["Group"]
+        == settings(TABLE)["SupplementaryGroups"]
+        == settings(AGENT)["SupplementaryGroups"]
+    )
+
+
+def test_the_routes_of_an_announcer_go_however_it_ends() -> None:
+    found = settings(TABLE)
+    (start,), (stop,) = found["ExecStart"], found["ExecStopPost"]
+    assert stop == f"{start} --clear"
+    assert limit(TABLE.read_text()) <= 2.5  # with the clearing that is three seconds
+    # The environment that names the table outlives the unit.
+    assert found["RuntimeDirectoryPreserve"] == ["yes"]
+
+
+def test_what_the_unit_of_the_announcer_renders_is_what_it_reads() -> None:
+    found = settings(TABLE)
+    (command,) = found["ExecStartPre"]
+    asked = parser().parse_args(command.removeprefix("-+/usr/bin/anycast ").split())
+    assert found["EnvironmentFile"] == [f"-{asked.output}"]
+    assert not str(asked.output).startswith(f"/run/{found['RuntimeDirectory'][0]}/")
+
+
+@pytest.mark.parametrize("unit", [EXABGP, TABLE], ids=lambda unit: unit.name)
+def test_the_agent_wants_the_speaker_that_is_enabled_and_is_stopped_before_it(unit: Path) -> None:
+    assert "anycast-agent.service" in settings(unit)["WantedBy"][0].split()
+    assert unit.name not in " ".join(settings(AGENT)["Wants"]).split()
+    assert unit.name in " ".join(settings(AGENT)["After"]).split()
 
 
 def test_what_the_unit_of_exabgp_renders_is_what_it_starts_exabgp_with() -> None:
@@ -143,6 +184,7 @@ def test_what_cannot_mend_itself_is_not_started_again() -> None:
         assert found["Restart"] == ["always"]
         assert found["RestartPreventExitStatus"] == [str(EX_CONFIG)]
     assert f"exit {EX_CONFIG}" in settings(EXABGP)["ExecStart"][0]
+    assert announcer.EXIT_CONFIG == EX_CONFIG
 
 
 @each
