@@ -183,7 +183,10 @@ class Agent:
             self._changed.notify_all()
 
 
-_READY = {"zebra": "zserv.api", "bgpd": "bgpd.vty", "bfdd": "bfdd.vty"}
+_READY = {
+    "zebra": "zserv.api",
+    **{name: f"{name}.vty" for name in ("bgpd", "bfdd", "ospfd", "ospf6d")},
+}
 
 
 def start_frr(place: str, folder: Path, names: Sequence[str], debian: Path | None = None) -> list[Process]:

@@ -1,0 +1,316 @@
+"""A node whose BIRD learns the announcer's table, and a router: what `anycast render bird` writes, the real programs, one link.
+
+The agent is played by the test, and so is the service manager: it ends an announcer that does not feed its watchdog, runs
+what the unit runs after each end, and starts the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from anycast.config.load import loads
+from anycast.core.values.configuration import Config
+from anycast.core.values.route import Prefix
+from anycast.render.bird import bird_conf
+from anycast.render.router import router
+from anycast.render.routers import ROUTERS
+from lab.processes import Process, spawn
+from lab.routewatch import RouteTable, RouteWatch
+from lab.watchdog import limit
+from tests.contract import bgp
+from tests.contract.bgp import (
+    CHECKOUT,
+    NODE4,
+    NODE6,
+    PATIENCE,
+    ROUTER4,
+    ROUTER6,
+    Agent,
+    Places,
+    of,
+    start_frr,
+    vtysh,
+)
+from tests.contract.pair import V4, V6
+from tests.contract.routers import Frr, Software, until
+
+TABLE = 1179
+UNIT = CHECKOUT / "packaging" / "systemd" / "anycast-table.service"
+RESTART = 0.2  # seconds, as RestartSec of the unit
+ANNOUNCER = (sys.executable, "-m", "anycast", "announce-table")
+
+
+def missing() -> str | None:
+    """Why these tests cannot run here; None: they can."""
+    return bgp.missing() or ("no BIRD here: apt install bird2" if shutil.which("bird") is None else None)
+
+
+def config(folder: Path, *, speaker: str = "", ospf: bool = False, vip: str = "") -> Config:
+    """A node with a session of each family, or with OSPF alone. `vip`: more lines of the VIP."""
+    by_bgp = f"""
+bgp:
+  local_as: 65001
+  router_id: {NODE4}
+  hold_time: 3
+  neighbors:
+    - {{address: {ROUTER4}, remote_as: 65000}}
+    - {{address: "{ROUTER6}", remote_as: 65000, local_address: "{NODE6}"}}
+"""
+    by_ospf = f", ospf: {{interfaces: n0, router_id: {NODE4}, hello: 1s, dead: 4s}}"
+    text = f"""
+node: {{name: lb1, runtime_dir: {folder}, exabgp_user: root}}
+speaker: {{type: kernel-table, table: {TABLE}, socket: {folder}/bird.ctl, user: root{by_ospf if ospf else ""}{speaker}}}
+{"" if ospf else by_bgp}
+vips:
+  web:
+    addresses: [{V4.network_address}, "{V6.network_address}"]
+    port: 80
+    servers: [{{name: a, addresses: [10.9.2.1, "fd00:9::1"]}}]
+{vip}
+"""
+    return loads(text, hostname="lb1").config
+
+
+class Unit:
+    """The service manager's part for the announcer in a namespace. `restart`: the next one is started after an end."""
+
+    def __init__(self, place: str, folder: Path) -> None:
+        self._place, self._folder = place, folder
+        self.log = folder / "announcer.log"
+        self.restart = True
+        self.process: Process | None = None
+        self.cleared = 0  # how often what the unit runs after an end has run
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(folder / "notify"))
+        self._watchdog = limit(UNIT.read_text())
+        self._stopped, self._stopper = socket.socketpair()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "PYTHONPATH": str(CHECKOUT),
+            "ANYCAST_TABLE": str(TABLE),
+            "ANYCAST_LEASE": str(self._folder / "lease.sock"),
+            "ANYCAST_BIRD": str(self._folder / "bird.ctl"),
+        }
+
+    def running(self) -> Process:
+        """The one that runs, once it does."""
+        return until(
+            lambda: one if (one := self.process) is not None and one.alive() else None, "an announcer"
+        )
+
+    def stop(self) -> None:
+        self.restart = False
+        self._stopper.send(b".")
+        self._thread.join()
+        if self.process is not None:
+            self.process.end()
+        for sock in (self._socket, self._stopped, self._stopper):
+            sock.close()
+        print(self.log.read_text())  # pytest shows it of a test that failed
+
+    def _run(self) -> None:
+        while True:
+            env = self.env | {
+                "NOTIFY_SOCKET": str(self._folder / "notify"),
+                "WATCHDOG_USEC": f"{self._watchdog * 1e6:.0f}",
+            }
+            process = spawn(
+                ANNOUNCER, netns=self._place, env=env, log=self.log, record=self._folder / "announcer.record"
+            )
+            self.process = process
+            if not self._watch(process):
+                return
+            subprocess.run(
+                ["ip", "netns", "exec", self._place, *ANNOUNCER, "--clear"],
+                env=self.env,
+                check=True,
+                timeout=PATIENCE,
+            )
+            self.cleared += 1
+            if not self.restart or select.select([self._stopped], [], [], RESTART)[0]:
+                return
+
+    def _watch(self, process: Process) -> bool:
+        """Until it has ended. False: nobody looks after it any more."""
+        fed = None
+        ended = os.pidfd_open(process.pid)
+        try:
+            while True:
+                patience = PATIENCE if fed is None else max(0.0, fed + self._watchdog - time.monotonic())
+                ready = select.select([self._socket, self._stopped, ended], [], [], patience)[0]
+                if self._stopped in ready:
+                    return False
+                if ended in ready:
+                    process.alive()  # so that it is no zombie
+                    return True
+                if self._socket in ready:
+                    self._socket.recv(4096)
+                    fed = time.monotonic()
+                elif fed is not None:
+                    for number in (signal.SIGABRT, signal.SIGCONT):
+                        process.send(number)
+                    fed = None
+        finally:
+            os.close(ended)
+
+
+@dataclass
+class Bird:
+    """BIRD on the node."""
+
+    place: str
+    folder: Path
+    debian: Path | None = None
+    process: Process | None = None
+
+    def start(self, text: str) -> None:
+        conf, main = self.folder / "anycast.conf", self.folder / "bird.conf"
+        conf.write_text(text)
+        main.write_text(f'router id {NODE4};\nprotocol device {{}}\ninclude "{conf}";\n')
+        argv = [
+            "bird",
+            "-f",
+            "-c",
+            str(main),
+            "-s",
+            str(self.folder / "bird.ctl"),
+            "-P",
+            str(self.folder / "bird.pid"),
+        ]
+        self.process = spawn(
+            of(self.debian, argv),
+            netns=self.place,
+            env=os.environ,
+            log=self.folder / "bird.log",
+            record=self.folder / "bird.record",
+        )
+
+    def load(self, text: str) -> None:
+        """As an operator does it."""
+        (self.folder / "anycast.conf").write_text(text)
+        argv = of(self.debian, ["birdc", "-s", str(self.folder / "bird.ctl"), "configure"])
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=PATIENCE)
+        assert "Reconfigured" in done.stdout, done
+
+    def send(self, number: int) -> None:
+        assert self.process is not None
+        pid = int((self.folder / "bird.pid").read_text())
+        os.kill(pid, number)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.end(grace=2.0)
+        print((self.folder / "bird.log").read_text())
+
+
+@dataclass
+class Site:
+    """`lease`: grants routes; `table`: the router's kernel."""
+
+    agent: Agent
+    unit: Unit
+    bird: Bird
+    table: RouteWatch
+    places: Places
+    folder: Path
+    config: Config
+    router: Software | None = None
+    frr: Path = field(default_factory=Path)
+
+    def forwarded(self, *prefixes: Prefix) -> None:
+        """Until the router's kernel sends them to the node."""
+        for prefix in prefixes:
+            until(lambda prefix=prefix: self.table.routes()[str(prefix)], f"{prefix} at the router")  # type: ignore[misc]
+
+    def gone(self, *prefixes: Prefix) -> float:
+        """When the router's kernel had none of them any more, by the monotonic clock."""
+        return max(self.table.wait(str(prefix), [], PATIENCE).monotonic for prefix in prefixes)
+
+    def was_away(self, prefix: Prefix, since: float) -> bool:
+        """Whether the router's kernel had no route to it at any time since then."""
+        events = [one for one in self.table.events if one.prefix == str(prefix) and one.monotonic >= since]
+        return any(not one.next_hops for one in events)
+
+    def rows(self, *words: str) -> list[str]:
+        """What the table of the node has."""
+        found: list[str] = []
+        for family in ("-4", "-6"):
+            argv = ["ip", "-n", self.places.node, family, "route", "show", "table", str(TABLE), *words]
+            found += subprocess.run(argv, capture_output=True, text=True, check=False).stdout.splitlines()
+        return [" ".join(one.split()) for one in found]
+
+    def ip(self, *words: str) -> None:
+        subprocess.run(["ip", "-n", self.places.node, *words], check=True, capture_output=True)
+
+
+@contextlib.contextmanager
+def site(
+    *, ospf: bool = False, debian: Path | None = None, one: Config | None = None, before: Sequence[str] = ()
+) -> Iterator[Site]:
+    """All runs; nothing is leased. `before`: what `ip route add` puts into the table first. `debian`: whose BIRD."""
+    with contextlib.ExitStack() as undo:
+        folder = undo.enter_context(bgp.open_folder())
+        places = undo.enter_context(bgp.places())
+        one = config(folder, ospf=ospf) if one is None else one
+        table = RouteWatch(RouteTable([str(V4), str(V6)], {}, places.router))
+        undo.callback(table.close)
+        files = folder / "router"
+        files.mkdir()
+        software = None
+        if ospf:
+            for daemon in _ospf_router(places.router, files):
+                undo.callback(daemon.end)
+        else:
+            conf = folder / "rendered.conf"
+            conf.write_text(ROUTERS["frr"](router([one])))
+            software = Frr(places.router, files)
+            undo.callback(software.stop)
+            software.start(conf)
+        agent = Agent(folder / "lease.sock")
+        undo.callback(agent.close)
+        bird = Bird(places.node, folder, debian)
+        undo.callback(bird.stop)
+        bird.start(bird_conf(one))
+        found = Site(agent, None, bird, table, places, folder, one, software, files)  # type: ignore[arg-type]
+        for words in before:
+            found.ip(*words.split())
+        found.unit = Unit(places.node, folder)
+        undo.callback(found.unit.stop)
+        agent.wait(lambda report: len([n for n in report.neighbors if n.state == "up"]) == 2)
+        yield found
+
+
+def _ospf_router(place: str, folder: Path) -> list[Process]:
+    interface = "interface r0\n ip ospf area 0\n ip ospf hello-interval 1\n ip ospf dead-interval 4\n"
+    (folder / "ospfd.conf").write_text(
+        f"{interface}router ospf\n ospf router-id {ROUTER4}\n timers throttle spf 0 50 500\n"
+    )
+    interface = (
+        "interface r0\n ipv6 ospf6 area 0.0.0.0\n ipv6 ospf6 hello-interval 1\n ipv6 ospf6 dead-interval 4\n"
+    )
+    (folder / "ospf6d.conf").write_text(
+        f"{interface}router ospf6\n ospf6 router-id {ROUTER4}\n timers throttle spf 0 50 500\n"
+    )
+    return start_frr(place, folder, ("zebra", "ospfd", "ospf6d"))
+
+
+def ospf_routes(one: Site) -> str:
+    """What the router says of the VIP by OSPF."""
+    return vtysh(one.frr, f"show ip route {V4}", f"show ipv6 route {V6}")

@@ -1,0 +1,225 @@
+"""The announcer, the kernel's table, BIRD and a router: what the router's kernel has, whatever ends or hangs on the node."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from anycast.core.preference import Routers
+from anycast.core.rendering import table_digest
+from anycast.core.values.route import Route, drained
+from anycast.render.bird import bird_conf
+from tests.contract import bgp, table
+from tests.contract.bgp import PATIENCE, TTL
+from tests.contract.pair import V4, V6
+from tests.contract.routers import until
+from tests.contract.table import Site
+
+pytestmark = [pytest.mark.bgp, pytest.mark.skipif(bool(table.missing()), reason=table.missing() or "")]
+
+BOTH = (Route(prefix=V4), Route(prefix=V6))
+LONG = 120.0  # seconds; a lease that a test does not see the end of
+
+
+@pytest.fixture(scope="module", params=["bgp", "ospf"])
+def around(request: pytest.FixtureRequest) -> Iterator[Site]:
+    with table.site(ospf=request.param == "ospf") as one:
+        yield one
+
+
+@pytest.fixture
+def site(around: Site) -> Iterator[Site]:
+    """Both VIPs are announced, under a lease that is renewed."""
+    around.agent.settled(around.agent.grant(*BOTH))
+    around.forwarded(V4, V6)
+    yield around
+    around.unit.running()
+    around.agent.settled(around.agent.grant(*BOTH))
+    around.forwarded(V4, V6)
+
+
+def test_what_is_leased_is_at_the_router_and_what_is_not_leased_goes(site: Site) -> None:
+    assert site.rows() == [
+        f"blackhole {V4.network_address} proto 179 metric 10",
+        f"blackhole {V6.network_address} dev lo proto 179 metric 10 pref medium",
+    ]
+    site.agent.settled(site.agent.grant(owned=[V4, V6]))
+    site.gone(V4, V6)
+    assert site.rows() == []
+
+
+def test_a_drain_never_takes_the_route_away(site: Site) -> None:
+    began = time.monotonic()
+    site.agent.settled(site.agent.grant(*map(drained, BOTH)))
+    assert [row for row in site.rows() if "metric 20" not in row] == []
+    if site.router is None:
+        until(lambda: "16000000" in table.ospf_routes(site) or None, "the last resort by OSPF")
+    else:
+        software = site.router
+        for prefix in (V4, V6):
+            until(
+                lambda prefix=prefix: "65535:0" in software.path(prefix).communities or None,
+                "the last resort",
+            )  # type: ignore[union-attr,misc]
+    site.agent.settled(site.agent.grant(*BOTH))
+    assert not site.was_away(V4, began)
+    assert not site.was_away(V6, began)
+
+
+def test_the_routes_of_an_agent_that_dies_go_with_its_lease(site: Site) -> None:
+    site.agent.close()
+    site.gone(V4, V6)
+    site.agent.open()
+
+
+def test_the_routes_of_an_announcer_that_is_killed_go_and_come_back(site: Site) -> None:
+    site.agent.settled(site.agent.grant(*BOTH, ttl=LONG))
+    before, cleared = site.unit.running(), site.unit.cleared
+    killed = time.monotonic()
+    before.send(signal.SIGKILL)
+    until(lambda: site.was_away(V4, killed) and site.was_away(V6, killed), "both to leave the router")
+    assert site.unit.cleared == cleared + 1
+    site.forwarded(V4, V6)  # by the next one
+    assert site.unit.running() != before
+
+
+def test_the_routes_of_an_announcer_that_stands_still_go(site: Site) -> None:
+    """Though its lease would last: nothing but the watchdog notices."""
+    site.agent.settled(site.agent.grant(*BOTH, ttl=LONG))
+    stopped = time.monotonic()
+    site.unit.running().send(signal.SIGSTOP)
+    until(lambda: site.was_away(V4, stopped) and site.was_away(V6, stopped), "both to leave the router")
+    site.forwarded(V4, V6)
+
+
+def test_an_announcer_that_ends_removes_what_it_has_written(site: Site) -> None:
+    began = time.monotonic()
+    site.unit.running().send(signal.SIGTERM)
+    until(lambda: site.was_away(V4, began) and site.was_away(V6, began), "both to leave the router")
+    site.forwarded(V4, V6)
+
+
+def test_the_first_act_of_a_life_is_to_remove_what_the_one_before_has_left(site: Site) -> None:
+    """Where nothing ran after its end."""
+    site.ip(
+        "route", "add", "blackhole", "10.99.7.7/32", "table", str(table.TABLE), "proto", "179", "metric", "10"
+    )
+    site.unit.running().send(signal.SIGKILL)
+    until(lambda: not [row for row in site.rows() if "10.99.7.7" in row], "the rest to go")
+    site.forwarded(V4, V6)
+
+
+def test_what_somebody_removes_from_the_table_is_back_by_itself(site: Site) -> None:
+    site.ip("route", "flush", "table", str(table.TABLE))
+    until(lambda: len(site.rows()) == 2, "both in the table")
+    site.forwarded(V4, V6)
+
+
+def test_routes_of_others_are_left_alone_and_are_not_announced(site: Site) -> None:
+    other = ("blackhole", "10.99.8.8/32", "table", str(table.TABLE), "proto", "static", "metric", "5")
+    site.ip("route", "add", *other)
+    try:
+        site.unit.running().send(signal.SIGKILL)  # the next one looks at once
+        report = site.agent.wait(lambda report: "10.99.8.8/32" in report.trouble)
+        assert "are left alone" in report.trouble
+        site.agent.settled(site.agent.grant(*BOTH))
+        assert [row for row in site.rows() if "10.99.8.8" in row]
+        learned = bird(site, "show route table anycast4")
+        assert str(V4) in learned
+        assert "10.99.8.8" not in learned
+    finally:
+        site.ip("route", "del", *other)
+
+
+def test_a_route_of_another_in_the_place_of_ours_is_named(site: Site) -> None:
+    site.agent.settled(site.agent.grant(owned=[V4, V6]))
+    other = ("blackhole", str(V4), "table", str(table.TABLE), "proto", "static", "metric", "10")
+    site.ip("route", "add", *other)
+    try:
+        site.agent.grant(*BOTH)
+        report = site.agent.wait(lambda report: bool(report.failed) and V6 in report.announced)
+        assert [one.prefix for one in report.failed] == [V4]
+        assert "is not ours: it is left alone" in report.failed[0].why
+    finally:
+        site.ip("route", "del", *other)
+    site.agent.settled(site.agent.grant(*BOTH))
+
+
+def test_a_bird_that_is_killed_is_noticed_and_its_routes_go_and_come_back(site: Site) -> None:
+    killed = time.monotonic()
+    site.bird.send(signal.SIGKILL)
+    if site.router is not None:  # by OSPF the routers wait for the dead interval
+        until(lambda: site.was_away(V4, killed), "the route to leave the router")
+    report = site.agent.wait(lambda report: len(report.failed) == 2)
+    assert "BIRD does not run" in report.failed[0].why
+    assert {one.state for one in report.neighbors} == {"down"}
+    assert report.announced == {V4, V6}  # in the table
+    site.bird.start(bird_conf(site.config))
+    site.agent.wait(lambda report: not report.failed)
+    site.forwarded(V4, V6)
+    up(site)
+
+
+def test_a_bird_that_stands_still_owes_an_answer(site: Site) -> None:
+    site.bird.send(signal.SIGSTOP)
+    try:
+        site.agent.wait(lambda report: report.silent_since is not None)
+    finally:
+        site.bird.send(signal.SIGCONT)
+    site.agent.wait(lambda report: report.silent_since is None)
+    up(site)
+
+
+def test_a_bird_that_does_not_learn_is_told_of(site: Site) -> None:
+    whole = bird_conf(site.config)
+    site.bird.load(whole.replace("import filter anycast_learned4;", "import none;"))
+    try:
+        report = site.agent.wait(lambda report: bool(report.failed))
+        assert [one.prefix for one in report.failed] == [V4]
+        assert "BIRD has not learned it from the table 1179" in report.failed[0].why
+    finally:
+        site.bird.load(whole)
+    site.agent.wait(lambda report: not report.failed)
+
+
+def test_bird_says_which_configuration_it_has(site: Site) -> None:
+    report = site.agent.wait(lambda report: bool(report.rendered))
+    assert report.rendered == table_digest(site.config)
+    assert report.daemon.startswith("BIRD ")
+
+
+def test_a_vip_with_attributes_is_announced_with_them_or_not_at_all() -> None:
+    with bgp.open_folder() as other:
+        known = table.config(other, vip='    med: 77\n    communities: ["65000:7"]\n    as_path_prepend: 2')
+    route = Routers(known.bgp).route(known.vips[0], V4.network_address, V4, drain=False)
+    assert route is not None
+    with table.site() as one:
+        assert one.router is not None
+        one.agent.grant(route, Route(prefix=V6))
+        one.forwarded(V6)
+        one.agent.wait(lambda report: [failed.prefix for failed in report.failed] == [V4])
+        assert not one.table.routes()[str(V4)]
+        one.bird.load(bird_conf(known))
+        one.forwarded(V4)
+        path = one.router.told(V4)  # type: ignore[attr-defined]
+        assert path["metric"] == 77
+        assert path["aspath"]["string"] == "65001 65001 65001"
+        assert path["community"]["string"] == "65000:7"
+        one.agent.wait(lambda report: not report.failed)
+
+
+def up(site: Site) -> None:
+    site.agent.wait(lambda report: sum(one.state == "up" for one in report.neighbors) == 2)
+
+
+def bird(site: Site, words: str) -> str:
+    from tests.contract.table import subprocess
+
+    argv = ["birdc", "-s", str(site.folder / "bird.ctl"), words]
+    return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
+
+
+assert TTL < PATIENCE
