@@ -10,13 +10,14 @@ from anycast.core.dataplane import ipvs
 from anycast.core.events import Effect, Log, NameOthers
 from anycast.core.maintenance.stages import NODE_SCOPES, is_server
 from anycast.core.reload import server_names
-from anycast.core.rendering import RELOAD, RESTART, accepted, differing, sessions, setups
+from anycast.core.rendering import RELOAD, RESTART, accepted, differing, sessions, setups, table_digest
 from anycast.core.state import CONTEST_ENDS, CONTESTED, State
 from anycast.core.values.configuration import Config
 from anycast.core.values.report import SILENT, Report, silent_for
 from anycast.core.values.standing import MAX_TEXT, Condition, Standing
 
 CLOCK_STANDS = 600.0  # seconds after the clock was set
+LEARN = "`anycast render bird -o /etc/bird/anycast.conf`, then `birdc configure`"
 NAMED = 5  # scopes, addresses
 _LACKS = {
     True: "leaves out AS path, local preference, extended communities and origin, and sends every router the same: "
@@ -110,10 +111,18 @@ def _rendered(before: State, state: State) -> State:
     """With the digests of the configuration in force, once a plugin tells of its own."""
     if not any(report.rendered for report in _reports(state)):
         return state
+    if state.config.speaker.is_table or before.config.speaker.is_table:
+        return state if state.rendered and state.config is before.config else _anew(state)
     # What does for these neighbors does for them with any VIPs.
     if state.rendered and state.config.bgp == before.config.bgp:
         return state
+    return _anew(state)
+
+
+def _anew(state: State) -> State:
     bgp = state.config.bgp
+    if state.config.speaker.is_table:
+        return replace(state, rendered=frozenset({table_digest(state.config)}), setups=frozenset())
     return replace(state, rendered=accepted(bgp, state.index.addresses), setups=setups(bgp))
 
 
@@ -159,8 +168,17 @@ def _some(words: list[str]) -> str:
 
 
 def _of_plugins(state: State) -> dict[tuple[Condition, str], str]:
-    old = journal = ""
+    old = journal = trouble = unseen = two = ""
+    is_table = state.config.speaker.is_table
     for report in _reports(state):
+        trouble, unseen = report.trouble or trouble, report.unseen or unseen
+        if bool(report.speaker) != is_table:
+            two = _other_speaker(report, is_table=is_table)
+            continue
+        if is_table:
+            if report.rendered and report.rendered not in state.rendered:
+                old = f"BIRD runs with another configuration than the agent ({LEARN})"
+            continue
         if _is_old(state, report):
             old = (
                 f"ExaBGP (pid {report.exabgp_pid}) runs with another configuration than the agent ("
@@ -177,10 +195,28 @@ def _of_plugins(state: State) -> dict[tuple[Condition, str], str]:
                 f"the plugin cannot write its journal ({report.journal_error}): routes that are not on its command "
                 "line are not announced"
             )
-    found = {(Condition.EXABGP_OUTDATED, ""): old, (Condition.PLUGIN_JOURNAL, ""): journal}
+    found = {
+        (Condition.EXABGP_OUTDATED, ""): old,
+        (Condition.PLUGIN_JOURNAL, ""): journal,
+        (Condition.TABLE_TROUBLE, ""): trouble,
+        (Condition.SPEAKER_UNSEEN, ""): unseen if is_table else "",
+        (Condition.TWO_SPEAKERS, ""): two,
+    }
     if _reports(state):
         found[Condition.PLUGIN_REFUSED, ""] = ""  # another one was let in
     return found
+
+
+def _other_speaker(report: Report, *, is_table: bool) -> str:
+    if is_table:
+        return (
+            f"ExaBGP (pid {report.exabgp_pid}) announces besides the kernel's table, which `speaker` names (once BIRD announces: "
+            "`systemctl disable --now anycast-exabgp`)"
+        )
+    return (
+        f"the announcer (pid {report.pid}) writes routes for a routing daemon besides ExaBGP, which `speaker` names (once ExaBGP "
+        "announces: `systemctl disable --now anycast-table`)"
+    )
 
 
 def wakes(state: State, now: float) -> list[float]:
@@ -195,6 +231,8 @@ def _of_silence(state: State, now: float) -> str:
     for report in _reports(state):
         if silent_for(report, now) is None:
             continue
+        if report.speaker:
+            return _of_silent_table(report, hold)
         dropped = f"routers drop what it announced within {hold} s of its last keepalive (bgp.hold_time)"
         if report.mute:
             return (
@@ -208,6 +246,18 @@ def _of_silence(state: State, now: float) -> str:
             "again)"
         )
     return ""
+
+
+def _of_silent_table(report: Report, hold: int) -> str:
+    if report.mute:
+        return (
+            f"the announcer (pid {report.pid}) does not answer: its watchdog ends it after 2.5 s, its routes go, and the next one "
+            "starts (if this stays: `systemctl restart anycast-table`)"
+        )
+    return (
+        f"{report.daemon or 'BIRD'} does not answer: what it announces is not known, and routers drop it within {hold} s of its "
+        "last keepalive (bgp.hold_time; with OSPF speaker.ospf.dead) (`systemctl restart bird`)"
+    )
 
 
 def _orphans(state: State) -> str:

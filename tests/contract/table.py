@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from anycast.config.load import loads
 from anycast.core.values.configuration import Config
@@ -96,6 +97,8 @@ class Unit:
         self._socket.bind(str(folder / "notify"))
         self._watchdog = limit(UNIT.read_text())
         self._stopped, self._stopper = socket.socketpair()
+        self._free = threading.Event()
+        self._free.set()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -115,8 +118,18 @@ class Unit:
             lambda: one if (one := self.process) is not None and one.alive() else None, "an announcer"
         )
 
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[None]:
+        """The next one is not started before the block has ended."""
+        self._free.clear()
+        try:
+            yield
+        finally:
+            self._free.set()
+
     def stop(self) -> None:
         self.restart = False
+        self._free.set()
         self._stopper.send(b".")
         self._thread.join()
         if self.process is not None:
@@ -144,6 +157,7 @@ class Unit:
                 timeout=PATIENCE,
             )
             self.cleared += 1
+            self._free.wait()
             if not self.restart or select.select([self._stopped], [], [], RESTART)[0]:
                 return
 
@@ -154,7 +168,8 @@ class Unit:
         try:
             while True:
                 patience = PATIENCE if fed is None else max(0.0, fed + self._watchdog - time.monotonic())
-                ready = select.select([self._socket, self._stopped, ended], [], [], patience)[0]
+                watched: list[Any] = [self._socket, self._stopped, ended]
+                ready = select.select(watched, [], [], patience)[0]
                 if self._stopped in ready:
                     return False
                 if ended in ready:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from anycast.core.preference import Routers
 from anycast.core.rendering import table_digest
-from anycast.core.values.route import Route, drained
+from anycast.core.values.route import Prefix, Route, drained
 from anycast.render.bird import bird_conf
-from tests.contract import bgp, table
-from tests.contract.bgp import PATIENCE, TTL
+from tests.contract import table
+from tests.contract.bgp import PATIENCE
 from tests.contract.pair import V4, V6
-from tests.contract.routers import until
+from tests.contract.routers import Software, until
 from tests.contract.table import Site
 
 pytestmark = [pytest.mark.bgp, pytest.mark.skipif(bool(table.missing()), reason=table.missing() or "")]
@@ -60,10 +60,7 @@ def test_a_drain_never_takes_the_route_away(site: Site) -> None:
     else:
         software = site.router
         for prefix in (V4, V6):
-            until(
-                lambda prefix=prefix: "65535:0" in software.path(prefix).communities or None,
-                "the last resort",
-            )  # type: ignore[union-attr,misc]
+            until(lambda prefix=prefix: is_last_resort(software, prefix) or None, "the last resort")  # type: ignore[misc]
     site.agent.settled(site.agent.grant(*BOTH))
     assert not site.was_away(V4, began)
     assert not site.was_away(V6, began)
@@ -78,9 +75,9 @@ def test_the_routes_of_an_agent_that_dies_go_with_its_lease(site: Site) -> None:
 def test_the_routes_of_an_announcer_that_is_killed_go_and_come_back(site: Site) -> None:
     site.agent.settled(site.agent.grant(*BOTH, ttl=LONG))
     before, cleared = site.unit.running(), site.unit.cleared
-    killed = time.monotonic()
-    before.send(signal.SIGKILL)
-    until(lambda: site.was_away(V4, killed) and site.was_away(V6, killed), "both to leave the router")
+    with site.unit.holding():
+        before.send(signal.SIGKILL)
+        site.gone(V4, V6)
     assert site.unit.cleared == cleared + 1
     site.forwarded(V4, V6)  # by the next one
     assert site.unit.running() != before
@@ -89,16 +86,16 @@ def test_the_routes_of_an_announcer_that_is_killed_go_and_come_back(site: Site) 
 def test_the_routes_of_an_announcer_that_stands_still_go(site: Site) -> None:
     """Though its lease would last: nothing but the watchdog notices."""
     site.agent.settled(site.agent.grant(*BOTH, ttl=LONG))
-    stopped = time.monotonic()
-    site.unit.running().send(signal.SIGSTOP)
-    until(lambda: site.was_away(V4, stopped) and site.was_away(V6, stopped), "both to leave the router")
+    with site.unit.holding():
+        site.unit.running().send(signal.SIGSTOP)
+        site.gone(V4, V6)
     site.forwarded(V4, V6)
 
 
 def test_an_announcer_that_ends_removes_what_it_has_written(site: Site) -> None:
-    began = time.monotonic()
-    site.unit.running().send(signal.SIGTERM)
-    until(lambda: site.was_away(V4, began) and site.was_away(V6, began), "both to leave the router")
+    with site.unit.holding():
+        site.unit.running().send(signal.SIGTERM)
+        site.gone(V4, V6)
     site.forwarded(V4, V6)
 
 
@@ -191,24 +188,9 @@ def test_bird_says_which_configuration_it_has(site: Site) -> None:
     assert report.daemon.startswith("BIRD ")
 
 
-def test_a_vip_with_attributes_is_announced_with_them_or_not_at_all() -> None:
-    with bgp.open_folder() as other:
-        known = table.config(other, vip='    med: 77\n    communities: ["65000:7"]\n    as_path_prepend: 2')
-    route = Routers(known.bgp).route(known.vips[0], V4.network_address, V4, drain=False)
-    assert route is not None
-    with table.site() as one:
-        assert one.router is not None
-        one.agent.grant(route, Route(prefix=V6))
-        one.forwarded(V6)
-        one.agent.wait(lambda report: [failed.prefix for failed in report.failed] == [V4])
-        assert not one.table.routes()[str(V4)]
-        one.bird.load(bird_conf(known))
-        one.forwarded(V4)
-        path = one.router.told(V4)  # type: ignore[attr-defined]
-        assert path["metric"] == 77
-        assert path["aspath"]["string"] == "65001 65001 65001"
-        assert path["community"]["string"] == "65000:7"
-        one.agent.wait(lambda report: not report.failed)
+def is_last_resort(software: Software, prefix: Prefix) -> bool:
+    path = software.path(prefix)
+    return path is not None and "65535:0" in path.communities
 
 
 def up(site: Site) -> None:
@@ -216,10 +198,5 @@ def up(site: Site) -> None:
 
 
 def bird(site: Site, words: str) -> str:
-    from tests.contract.table import subprocess
-
     argv = ["birdc", "-s", str(site.folder / "bird.ctl"), words]
     return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
-
-
-assert TTL < PATIENCE

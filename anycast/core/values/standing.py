@@ -26,6 +26,11 @@ class Condition(StrEnum):
     AGENT_OUTDATED = "agent_outdated"  # it has settings that a reload does not change
     EXABGP_OUTDATED = "exabgp_outdated"  # it runs with another configuration than the agent
     EXABGP_SILENT = "exabgp_silent"  # what it announces is not known, and routers drop it after the hold time
+    TABLE_TROUBLE = (
+        "table_trouble"  # the speaker's table of the kernel has routes of others, or cannot be used
+    )
+    SPEAKER_UNSEEN = "speaker_unseen"  # what the daemon has learned, and which sessions are up, is not known
+    TWO_SPEAKERS = "two_speakers"  # another than `speaker` names announces too
     PLUGIN_REFUSED = "plugin_refused"
     PLUGIN_JOURNAL = "plugin_journal"
     CLOCK_SET = "clock_set"

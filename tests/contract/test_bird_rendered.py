@@ -1,0 +1,42 @@
+"""What BIRD on the node tells a router of a VIP with attributes, of each BIRD there is here (`make routers`)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from anycast.core.preference import Routers
+from anycast.core.values.route import Route
+from anycast.render.bird import bird_conf
+from lab import suites
+from tests.contract import bgp, table
+from tests.contract.pair import V4, V6
+
+pytestmark = [pytest.mark.bgp, pytest.mark.skipif(bool(table.missing()), reason=table.missing() or "")]
+
+DEBIANS: list[Path | None] = [None]
+if os.environ.get("ANYCAST_ROUTERS") == "all":
+    DEBIANS += [suites.root(suite) for suite in suites.SUITES if suites.there(suite)]
+
+
+@pytest.mark.parametrize("debian", DEBIANS, ids=lambda one: "here" if one is None else one.name)
+def test_a_vip_with_attributes_is_announced_with_them_or_not_at_all(debian: Path | None) -> None:
+    with bgp.open_folder() as other:
+        known = table.config(other, vip='    med: 77\n    communities: ["65000:7"]\n    as_path_prepend: 2')
+    route = Routers(known.bgp).route(known.vips[0], V4.network_address, V4, drain=False)
+    assert route is not None
+    with table.site(debian=debian) as one:
+        assert one.router is not None
+        one.agent.grant(route, Route(prefix=V6))
+        one.forwarded(V6)
+        one.agent.wait(lambda report: [failed.prefix for failed in report.failed] == [V4])
+        assert not one.table.routes()[str(V4)]
+        one.bird.load(bird_conf(known))
+        one.forwarded(V4)
+        path = one.router.told(V4)  # type: ignore[attr-defined]
+        assert path["metric"] == 77
+        assert path["aspath"]["string"] == "65001 65001 65001"
+        assert path["community"]["string"] == "65000:7"
+        one.agent.wait(lambda report: not report.failed)
