@@ -41,6 +41,10 @@ class Kind(StrEnum):
     LINK_DOWN = "link_down"
     PACKETS_LOST = "packets_lost"
     ROUTER_RESTARTS = "router_restarts"
+    ANNOUNCER_DIES = "announcer_dies"
+    ANNOUNCER_HANGS = "announcer_hangs"
+    DAEMON_DIES = "daemon_dies"
+    DAEMON_HANGS = "daemon_hangs"
 
 
 WORDS: dict[Kind, str] = {
@@ -59,6 +63,10 @@ WORDS: dict[Kind, str] = {
     Kind.LINK_DOWN: "uplink down, carrier lost",
     Kind.PACKETS_LOST: "uplink loses packets, carrier up",
     Kind.ROUTER_RESTARTS: "router restarts: its routes are back",
+    Kind.ANNOUNCER_DIES: "announcer crashes",
+    Kind.ANNOUNCER_HANGS: "announcer hangs",
+    Kind.DAEMON_DIES: "routing daemon of the node crashes",
+    Kind.DAEMON_HANGS: "routing daemon of the node hangs",
 }
 
 
@@ -69,10 +77,13 @@ class Assumed:
     router: float = 0.2  # from the UPDATE, or the end of the session, to the router's kernel
     kernel: float = 0.05  # from an outcome to IPVS
     lease: float = 0.05  # from an outcome through the lease, the plugin and ExaBGP to the wire
+    cleared: float = 0.3  # the unit of an announcer that has ended removes its routes
     respawn: float = 0.2  # ExaBGP starts a plugin that died, and the plugin withdraws
     carrier: float = 0.02  # the router's kernel tells its BGP daemon of a lost carrier
     start: float = 2.0  # a router's BGP daemon, from its start until it listens
-    watchdog: float = 2.5  # WatchdogSec of the shipped anycast-exabgp.service; 0: there is none
+    watchdog: float = (
+        2.5  # WatchdogSec of the shipped anycast-exabgp.service and anycast-table.service; 0: there is none
+    )
     graceful_restart: float = 0.0  # what router and ExaBGP have agreed on; 0: nothing, as rendered here
     bfd_receive: float = 0.0  # the routers' least receive interval of BFD; 0: the node's, as rendered here
     hashes_ports: bool = True  # the routers spread flows by ports too
@@ -212,6 +223,9 @@ def _announced(config: Config, assumed: Assumed) -> Iterator[Outage]:
     def one(kind: Kind, *terms: Term, scopes: tuple[str, ...] = every) -> Outage:
         return Outage(kind=kind, scopes=scopes, terms=(*terms, router))
 
+    if config.speaker.is_table:
+        yield from _by_table(config, assumed, one)
+        return
     yield one(
         Kind.AGENT_DIES, Term(config.timing.lease_ttl, "lease TTL"), Term(assumed.lease, "plugin and ExaBGP")
     )
@@ -233,6 +247,36 @@ def _announced(config: Config, assumed: Assumed) -> Iterator[Outage]:
         yield one(Kind.ROUTER_RESTARTS, Term(assumed.start, "start of its BGP daemon"), dials, scopes=scopes)
 
 
+def _by_table(config: Config, assumed: Assumed, one: Callable[..., Outage]) -> Iterator[Outage]:
+    """The announcer writes a table of the kernel, and a routing daemon has the sessions."""
+    ttl, daemon = (
+        Term(config.timing.lease_ttl, "lease TTL"),
+        Term(assumed.lease, "announcer and routing daemon"),
+    )
+    cleared = Term(assumed.cleared, "its unit removes the routes")
+    yield one(Kind.AGENT_DIES, ttl, daemon)
+    yield one(Kind.ANNOUNCER_DIES, cleared)
+    if assumed.watchdog:
+        yield one(Kind.ANNOUNCER_HANGS, Term(assumed.watchdog, "watchdog"), cleared)
+    hold = Term(float(config.bgp.hold_time), "hold time")
+    for neighbor in config.bgp.neighbors:
+        scopes = (str(neighbor.address),)
+        silence = _sooner(hold, *_bfd(neighbor, assumed))
+        kept = [Term(assumed.graceful_restart, "graceful restart")] if assumed.graceful_restart else []
+        yield one(Kind.DAEMON_DIES, *kept, scopes=scopes)
+        yield one(Kind.DAEMON_HANGS, hold, scopes=scopes)  # BFD may go on: it is another thread of BIRD's
+        yield one(Kind.NODE_DIES, silence, *kept, scopes=scopes)
+        yield one(Kind.LINK_DOWN, Term(assumed.carrier, "carrier"), *kept, scopes=scopes)
+        yield one(Kind.PACKETS_LOST, silence, *kept, scopes=scopes)
+        dials = Term(ROUTER_DIALS, "until it dials", 2)
+        yield one(Kind.ROUTER_RESTARTS, Term(assumed.start, "start of its BGP daemon"), dials, scopes=scopes)
+    if (ospf := config.speaker.ospf) is not None:
+        dead = Term(float(ospf.dead), "OSPF dead interval")
+        for kind in (Kind.DAEMON_DIES, Kind.DAEMON_HANGS, Kind.NODE_DIES, Kind.PACKETS_LOST):
+            yield one(kind, dead, scopes=("OSPF",))
+        yield one(Kind.LINK_DOWN, Term(assumed.carrier, "carrier"), scopes=("OSPF",))
+
+
 def _bfd(neighbor: Neighbor, assumed: Assumed) -> Iterator[Term]:
     """The router counts by the node's multiplier, and expects packets as often as the slower of both ends says."""
     if neighbor.bfd is not None:
@@ -246,7 +290,13 @@ def _sooner(*terms: Term) -> Term:
 def _concerns(config: Config, assumed: Assumed) -> Iterator[Concern]:
     yield from _sessions(config, assumed)
     yield from _slow_checks(config, assumed)
-    if not assumed.watchdog:
+    if not assumed.watchdog and config.speaker.is_table:
+        yield Concern(
+            code="no_watchdog",
+            what="without a watchdog nothing ends an announcer that hangs: its routes stay for ever",
+            do="run it as the unit anycast-table does: WatchdogSec=2500ms, and ExecStopPost= with --clear",
+        )
+    elif not assumed.watchdog:
         yield Concern(
             code="no_watchdog",
             what="without a watchdog nothing ends an ExaBGP whose failed reload has ended the plugin: its routes stay",
@@ -281,7 +331,9 @@ def _sessions(config: Config, assumed: Assumed) -> Iterator[Concern]:
         yield Concern(
             code="no_bfd",
             what=f"no BFD with {_some(without)}: a frozen node, or a link that loses packets, is noticed after {hold} s",
-            do="write bgp.bfd: true, and run bfdd on both ends (anycast render frr-bfd, router-frr, router-bird)",
+            do="write bgp.bfd: true, and render BIRD's configuration and the routers' again"
+            if config.speaker.is_table
+            else "write bgp.bfd: true, and run bfdd on both ends (anycast render frr-bfd, router-frr, router-bird)",
         )
     if held := [str(one.address) for one in neighbors if one.bfd and one.bfd.interval < assumed.bfd_receive]:
         yield Concern(

@@ -30,7 +30,8 @@ def report(document: Mapping[str, Any]) -> tuple[State, str]:
     critical, warnings = list(_critical(document)), list(_warnings(document))
     state = State.CRITICAL if critical else State.WARNING if warnings else State.OK
     vips = document["vips"]
-    announced = f"{sum(vip['announced'] for vip in vips)} of {len(vips)} VIPs acknowledged by ExaBGP"
+    by = "announced" if any(one.get("speaker") for one in document["plugins"]) else "acknowledged by ExaBGP"
+    announced = f"{sum(vip['announced'] for vip in vips)} of {len(vips)} VIPs {by}"
     problems = [*critical, *warnings]
     if len(problems) > _NAMED:
         problems = [*problems[:_NAMED], f"and {len(problems) - _NAMED} more"]
@@ -52,9 +53,15 @@ def _critical(document: Mapping[str, Any]) -> Iterator[str]:
         yield f"kernel unavailable: {kernel['error']}"
     for plugin in document["plugins"]:
         if plugin.get("silent"):
-            whose = "the plugin of ExaBGP" if plugin.get("mute") else "ExaBGP"
+            if plugin.get("speaker"):
+                whose = (
+                    "the announcer" if plugin.get("mute") else plugin.get("daemon") or "the routing daemon"
+                )
+            else:
+                whose = "the plugin of ExaBGP" if plugin.get("mute") else "ExaBGP"
+                whose += f" (pid {plugin['exabgp_pid']})"
             yield (
-                f"{whose} (pid {plugin['exabgp_pid']}) has not answered for {plugin['oldest_ack_age_s']:.0f} s: routers drop "
+                f"{whose} has not answered for {plugin['oldest_ack_age_s']:.0f} s: routers drop "
                 "its routes within the hold time"
             )
     for vip in document["vips"]:

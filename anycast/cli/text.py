@@ -289,15 +289,16 @@ def _plugins(plugins: Sequence[Mapping[str, Any]], *, colour: bool) -> str:
     rows = [
         (
             str(one["source"]),
-            one["exabgp_version"] or "-",
-            _number(one["exabgp_pid"]),
+            one.get("speaker") or one["exabgp_version"] or "-",
+            one.get("daemon") or _number(one["exabgp_pid"]),
             _number(one["seq"]),
             Cell(_number(one["errors"]), Colour.BAD if one["errors"] else Colour.PLAIN),
             _LEASE[one["lease_expired"]],
         )
         for one in plugins
     ]
-    return table(("PLUGIN", "EXABGP", "EXABGP PID", "SEQ", "ERRORS", "LEASE"), rows, colour=colour)
+    whose = ("SPEAKER", "DAEMON") if any(one.get("speaker") for one in plugins) else ("EXABGP", "EXABGP PID")
+    return table(("PLUGIN", *whose, "SEQ", "ERRORS", "LEASE"), rows, colour=colour)
 
 
 def why(body: Mapping[str, Any], *, colour: bool) -> str:

@@ -982,7 +982,8 @@ class _Page:
             if one["seq"] is None:
                 told = "connected, has not reported yet"
             else:
-                told = f"ExaBGP {_short(str(one['exabgp_version'] or 'of unknown version'))}, pid {one['exabgp_pid']}; {one['acks']} commands taken, {one['errors']} refused"
+                told = _speaker(one)
+                told += f"; {one['acks']} commands taken, {one['errors']} refused"
                 told += "; its lease has run out" if one["lease_expired"] else ""
                 whose = "no answer of the plugin" if one["mute"] else "no answer"
                 told += f"; {whose} for {one['oldest_ack_age_s']:.0f} s" if one["silent"] else ""
@@ -1333,6 +1334,13 @@ def _rest(ill: Sequence[int], chosen: Sequence[int]) -> str:
 
 def _family(name: str) -> str:
     return {"ipv4": "IPv4", "ipv6": "IPv6"}.get(name, name)
+
+
+def _speaker(plugin: Mapping[str, Any]) -> str:
+    if plugin["speaker"]:
+        return f"{plugin['speaker']}, learned by {plugin['daemon'] or 'a daemon that is not asked'}"
+    version = _short(str(plugin["exabgp_version"] or "of unknown version"))
+    return f"ExaBGP {version}, pid {plugin['exabgp_pid']}"
 
 
 def _short(text: str) -> str:

@@ -54,7 +54,9 @@ LISTED = 20  # VIPs named where one is asked for that is not there
 FAMILIES = {4: "IPv4", 6: "IPv6"}
 NO_VIP = "no VIP is configured: there is nothing to announce"
 NO_PLUGIN = "no plugin is connected (is ExaBGP running with the anycast plugin?)"
+NO_ANNOUNCER = "no announcer is connected (`systemctl status anycast-table`)"
 NO_SESSION = "no BGP session is up (see the log of ExaBGP and of the routers)"
+NO_SESSION_OF_BIRD = "no session of BGP or OSPF is up (`birdc show protocols`, and the log of the routers)"
 
 
 class Obstacle(StrEnum):
@@ -70,7 +72,10 @@ class Obstacle(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefixStatus:
-    """One prefix of a VIP. `announced`: acknowledged by ExaBGP, and a session that carries its family is up."""
+    """One prefix of a VIP. `announced`: acknowledged by ExaBGP, and a session that carries its family is up.
+
+    `unseen`: it is not known which sessions are up, so that is not asked for.
+    """
 
     prefix: Prefix
     wanted: bool
@@ -79,6 +84,7 @@ class PrefixStatus:
     failed: str | None
     sessions: tuple[NeighborState, ...]  # that carry its family
     obstacle: Obstacle | None
+    unseen: bool = False
 
     @property
     def sessions_up(self) -> int:
@@ -86,21 +92,28 @@ class PrefixStatus:
 
     @property
     def announced(self) -> bool:
-        return self.acknowledged and self.sessions_up > 0
+        return self.acknowledged and (self.unseen or self.sessions_up > 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Silence:
-    """Of an ExaBGP. `mute`: it is its plugin that does not answer. `hold_time`: seconds until routers drop its routes, at most."""
+    """Of an ExaBGP. `mute`: it is its plugin that does not answer. `hold_time`: seconds until routers drop its routes, at most.
+
+    `daemon`: that learns the table of the kernel, in its place.
+    """
 
     seconds: float
     mute: bool
     hold_time: int
+    daemon: str = ""
 
     @property
     def who(self) -> str:
         """`ExaBGP has not answered for 4 s`."""
-        whose = "ExaBGP's plugin" if self.mute else "ExaBGP"
+        if self.daemon:
+            whose = "the announcer" if self.mute else self.daemon
+        else:
+            whose = "ExaBGP's plugin" if self.mute else "ExaBGP"
         return f"{whose} has not answered for {self.seconds:.0f} s"
 
     @property
@@ -124,6 +137,8 @@ class Routing:
     exports: Mapping[str, tuple[Export, ...]]  # of the neighbors that do not get every VIP as it says
     plugin: bool  # some plugin is connected
     silence: Silence | None  # of an ExaBGP that does not answer; None: each answers
+    table: bool = False  # the routes stand in a table of the kernel, which a daemon learns
+    unseen: str = ""  # why it is not known which sessions that daemon has
 
     def sessions_of(self, vip: Vip, version: int) -> tuple[NeighborState, ...]:
         """Those that carry an address of the VIP to a router that gets it."""
@@ -456,7 +471,9 @@ def no_session(routes: Routing, version: int, vip: Vip | None = None) -> str:
 
 
 def no_session_at_all(routes: Routing) -> str:
-    return NO_SESSION + meant(each for sessions in routes.sessions.values() for each in sessions)
+    return (NO_SESSION_OF_BIRD if routes.table else NO_SESSION) + meant(
+        each for sessions in routes.sessions.values() for each in sessions
+    )
 
 
 def meant(sessions: Iterable[NeighborState]) -> str:
@@ -485,7 +502,8 @@ def _silence_of(state: State, report: Report, now: float) -> Silence | None:
     seconds = silent_for(report, now)
     if seconds is None:
         return None
-    return Silence(seconds=seconds, mute=report.mute, hold_time=state.config.bgp.hold_time)
+    daemon = (report.daemon or "BIRD") if report.speaker else ""
+    return Silence(seconds=seconds, mute=report.mute, hold_time=state.config.bgp.hold_time, daemon=daemon)
 
 
 def _carriers(state: State, now: float) -> dict[int, tuple[NeighborState, ...]]:
@@ -493,6 +511,18 @@ def _carriers(state: State, now: float) -> dict[int, tuple[NeighborState, ...]]:
     sessions, families = neighbors(state, now), configured_families(state)
     # What a session of somebody else's configuration carries is not known.
     others = tuple(session for session in sessions if session.address not in families)
+    if state.config.speaker.ospf is not None:  # of which each version has its own neighbors
+        of_ospf = {
+            4: [one for one in others if ":" not in one.address],
+            6: [one for one in others if ":" in one.address],
+        }
+        return {
+            version: (
+                *(one for one in sessions if version in families.get(one.address, ())),
+                *of_ospf[version],
+            )
+            for version in FAMILIES
+        }
     return {
         version: tuple(one for one in sessions if version in families.get(one.address, ())) or others
         for version in FAMILIES
@@ -512,6 +542,8 @@ def routing(state: State, now: float) -> Routing:
         },
         plugin=bool(state.plugins),
         silence=_silence(state, now),
+        table=state.config.speaker.is_table,
+        unseen=next((one.unseen for one in answering if one.speaker and one.unseen), ""),
     )
 
 
@@ -526,6 +558,7 @@ def prefixes(routes: Routing, vip: Vip) -> tuple[PrefixStatus, ...]:
             failed=routes.failed.get(prefix),
             sessions=(sessions := routes.sessions_of(vip, prefix.version)),
             obstacle=_obstacle(routes, prefix, sessions),
+            unseen=bool(routes.unseen),
         )
         for prefix in map(_prefix_of, vip.addresses)
     )
@@ -538,7 +571,7 @@ def _obstacle(routes: Routing, prefix: Prefix, sessions: tuple[NeighborState, ..
         return Obstacle.EXABGP_SILENT
     if prefix in routes.failed:
         return Obstacle.ROUTE_REFUSED
-    if not _count_up(sessions):
+    if not routes.unseen and not _count_up(sessions):
         return Obstacle.NO_SESSION
     if prefix not in routes.acknowledged:
         return Obstacle.NOT_ACKNOWLEDGED if prefix in routes.wanted else Obstacle.NOT_IN_LEASE
@@ -548,7 +581,8 @@ def _obstacle(routes: Routing, prefix: Prefix, sessions: tuple[NeighborState, ..
 def is_announced(routes: Routing, vip: Vip) -> bool:
     """Whether ExaBGP has acknowledged every prefix of the VIP, and a BGP session that carries its family is up."""
     return all(
-        prefix in routes.acknowledged and _count_up(routes.sessions_of(vip, prefix.version)) > 0
+        prefix in routes.acknowledged
+        and (routes.unseen or _count_up(routes.sessions_of(vip, prefix.version)) > 0)
         for prefix in map(_prefix_of, vip.addresses)
     )
 
@@ -564,7 +598,7 @@ def obstacle(state: State, vip: Vip, routes: Routing) -> str:
 def _obstacle_text(routes: Routing, vip: Vip, prefix: PrefixStatus) -> str:
     match prefix.obstacle:
         case Obstacle.NO_PLUGIN:
-            return NO_PLUGIN
+            return NO_ANNOUNCER if routes.table else NO_PLUGIN
         case Obstacle.EXABGP_SILENT:
             return "" if routes.silence is None else routes.silence.text
         case Obstacle.ROUTE_REFUSED:
@@ -576,7 +610,7 @@ def _obstacle_text(routes: Routing, vip: Vip, prefix: PrefixStatus) -> str:
                 else no_session_at_all(routes)
             )
         case Obstacle.NOT_ACKNOWLEDGED:
-            return f"{prefix.prefix} waits for ExaBGP to acknowledge it"
+            return f"{prefix.prefix} waits for {'the kernel to have' if routes.table else 'ExaBGP to acknowledge'} it"
         case Obstacle.NOT_IN_LEASE:
             return f"{prefix.prefix} waits for kernel and servers"
         case None:
@@ -956,6 +990,8 @@ def _plugin(state: State, source: int, now: float) -> dict[str, Any]:
         "seq": report.seq if report else None,
         "exabgp_version": report.exabgp_version if report else None,
         "exabgp_pid": report.exabgp_pid if report else None,
+        "speaker": (report.speaker or None) if report else None,
+        "daemon": (report.daemon or None) if report else None,
         "errors": report.errors if report else None,
         "acks": report.acks if report else None,
         "oldest_ack_age_s": None if since is None else round(max(0.0, now - since), 3),

@@ -30,6 +30,7 @@ from anycast.core.values.configuration import (
     Target,
     Vip,
 )
+from anycast.core.values.report import Report
 from anycast.core.values.route import GRACEFUL_SHUTDOWN, Prefix, Route
 from anycast.core.values.standing import Standing
 from anycast.core.vip.decide import Advertise, Facts, Reason, ServiceFacts, Verdict, decide
@@ -160,7 +161,7 @@ def _headline(case: _Case, verdict: Verdict, *, announced: bool) -> str:
         case Advertise.DRAIN, True:
             word = "announced as the last resort"
         case _, True:
-            word = "announced (acknowledged by ExaBGP)"
+            word = f"announced ({'learned by the routing daemon' if case.routes.table else 'acknowledged by ExaBGP'})"
         case _ if case.routes.silence is not None:
             return f"whether {case.vip.name} is announced is not known: {case.routes.silence.text}"
         case _:
@@ -495,7 +496,7 @@ def _exabgp(case: _Case) -> Link:
         elif one.pending:
             text = "a command is under way"
         elif one.acknowledged:
-            text = "announced and acknowledged"
+            text = "in the table" if case.routes.table else "announced and acknowledged"
         else:
             text = "not known" if one.obstacle is Obstacle.EXABGP_SILENT else "not announced"
         items.append(
@@ -520,8 +521,17 @@ def _exabgp(case: _Case) -> Link:
         words = case.routes.silence.text
     else:
         expired = ", its lease has run out" if any(report.lease_expired for report in reports) else ""
-        words = f"ExaBGP {reports[0].exabgp_version or 'of unknown version'} follows lease {reports[0].seq}{expired}"
+        words = f"{_follower(reports[0])} follows lease {reports[0].seq}{expired}"
+        words += f"; {case.routes.unseen}" if case.routes.unseen else ""
     return Link(name="exabgp", holds=all(item.holds for item in items), text=words, items=tuple(items))
+
+
+def _follower(report: Report) -> str:
+    if report.speaker:
+        return (
+            f"the announcer of the {report.speaker}{', learned by ' + report.daemon if report.daemon else ''}"
+        )
+    return f"ExaBGP {report.exabgp_version or 'of unknown version'}"
 
 
 def _sessions(case: _Case) -> Link:
@@ -778,6 +788,12 @@ def _to_be_heard(case: _Case) -> Iterator[str]:
 
 
 def _must_answer(silence: Silence) -> str:
+    if silence.daemon:
+        return (
+            "the announcer must answer the agent, and its watchdog ends it (if this stays: `systemctl restart anycast-table`)"
+            if silence.mute
+            else "BIRD must answer the announcer (`systemctl status bird`; if this stays: `systemctl restart bird`)"
+        )
     restart = "`systemctl restart anycast-exabgp`, which costs its sessions until they are up again"
     if silence.mute:
         return (
@@ -789,7 +805,11 @@ def _must_answer(silence: Silence) -> str:
 
 def _obstacles(case: _Case) -> Iterator[str]:
     if not case.routes.plugin:
-        yield "ExaBGP must run with the anycast plugin: no plugin is connected (`systemctl status anycast-exabgp`)"
+        yield (
+            "the announcer must run: none is connected (`systemctl status anycast-table`)"
+            if case.routes.table
+            else "ExaBGP must run with the anycast plugin: no plugin is connected (`systemctl status anycast-exabgp`)"
+        )
         return
     if case.routes.silence is not None:
         yield f"{_must_answer(case.routes.silence)}: {case.routes.silence.text}"
@@ -799,14 +819,16 @@ def _obstacles(case: _Case) -> Iterator[str]:
             yield f"the plugin {report.pid} must get a lease in time: its last one has run out (is the node overloaded?)"
     for one in prefixes(case.routes, case.vip):
         if one.failed is not None:
-            yield f"{one.prefix} must be taken by ExaBGP: {one.failed}"
+            yield f"{one.prefix} must be taken by {'the routing daemon' if case.routes.table else 'ExaBGP'}: {one.failed}"
         elif not one.acknowledged:
             yield f"{one.prefix} waits for " + (
-                "ExaBGP to acknowledge it"
+                ("the kernel to have it" if case.routes.table else "ExaBGP to acknowledge it")
                 if one.wanted
                 else "the kernel to serve it, with enough real servers"
             )
-    where = "see the log of ExaBGP and of the routers"
+    if case.routes.unseen:
+        return
+    where = f"see the log of {'BIRD' if case.routes.table else 'ExaBGP'} and of the routers"
     if not case.routes.session_is_up():
         each = (one for sessions in case.routes.sessions.values() for one in sessions)
         yield f"a BGP session must come up: {where}{meant(each)}"

@@ -79,3 +79,12 @@ class Speaker:
     @property
     def is_table(self) -> bool:
         return self.type is SpeakerType.KERNEL_TABLE
+
+    @property
+    def name(self) -> str:
+        """Who says what is announced, for people."""
+        return f"the kernel's table {self.table}" if self.is_table else "ExaBGP"
+
+    @property
+    def unit(self) -> str:
+        return "anycast-table" if self.is_table else "anycast-exabgp"

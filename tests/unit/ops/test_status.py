@@ -499,6 +499,8 @@ def test_a_plugin_that_has_not_reported_has_nulls() -> None:
             "seq": None,
             "exabgp_version": None,
             "exabgp_pid": None,
+            "speaker": None,
+            "daemon": None,
             "errors": None,
             "acks": None,
             "oldest_ack_age_s": None,
