@@ -26,7 +26,7 @@ from anycast.kernel.netlink_codec import (
 
 FAMILIES = {4: int(AF_INET), 6: int(AF_INET6)}
 
-_NEW_ROUTE, _DELETE_ROUTE, _GET_ROUTE = 24, 25, 26
+_NEW_ROUTE, _DELETE_ROUTE, _GET_ROUTE, _GET_RULE = 24, 25, 26, 34
 _NLM_F_EXCL, _NLM_F_CREATE = 0x200, 0x400
 # family, lengths of destination and source, type of service, table, protocol, scope, type, flags
 _RTMSG = struct.Struct("=BBBBBBBBI")
@@ -109,3 +109,18 @@ def parse(data: bytes, message: Message, table: int) -> Found | None:
         raise Malformed(f"an address of {len(address)} bytes and a prefix of {length} bits")
     prefix = ip_network((int.from_bytes(address, "big") if size == 4 else address, length))
     return Found(prefix, number(found, _PRIORITY, 4), protocol, kind == _BLACKHOLE)
+
+
+def rules_question(version: int, sequence: int) -> bytes:
+    """The rules of a family, by which the kernel chooses a table."""
+    return frame(_GET_RULE, NLM_F_DUMP, sequence, _RTMSG.pack(FAMILIES[version], 0, 0, 0, 0, 0, 0, 0, 0))
+
+
+def rule_of(data: bytes, message: Message, table: int) -> int | None:
+    """The priority of a rule that leads to the table; None: it does not. Raises Malformed."""
+    start = message.start + _RTMSG.size  # the head of a rule is as long
+    if message.end < start:
+        raise Malformed(f"a rule in {message.end - message.start} bytes")
+    found = attributes(data, start, message.end)
+    named = number(found, _TABLE, 4) or data[message.start + 4]
+    return number(found, _PRIORITY, 4) if named == table else None

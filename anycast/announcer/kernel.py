@@ -60,6 +60,20 @@ class Table:
                 self.close()  # what was not read is not waited for
         return tuple(found)
 
+    def rules(self) -> tuple[int, ...]:
+        """The priorities of rules that lead to the table. Raises OSError, Malformed."""
+        found: list[int] = []
+        for version in codec.FAMILIES:
+            self._sequence += 1
+            for message, data in self._answers(codec.rules_question(version, self._sequence)):
+                if message.error:
+                    raise OSError(message.error, os.strerror(message.error))
+                if message.kind == NLMSG_DONE:
+                    break
+                if (priority := codec.rule_of(data, message, self._table)) is not None:
+                    found.append(priority)
+        return tuple(sorted(set(found)))
+
     def write(self, moves: Sequence[Move]) -> list[int]:
         """The errno of each; 0: it is done. What is to be removed and is not there is done. Raises OSError, Malformed."""
         if not moves:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 
 from anycast.core.values.configuration import Config
-from anycast.doctor.facts import Beside
+from anycast.doctor.facts import Beside, SpeakersTable
 from anycast.doctor.finding import Code, Finding, Severity, some
 
 
@@ -53,6 +53,28 @@ def beside(found: Beside, config: Config | None) -> Iterator[Finding]:
             text=f"{some(found.sysctl_conf)}: nothing reads its net lines at boot (Debian 13 has no link to it in "
             "/etc/sysctl.d any more), and no file of sysctl.d has all of them: they hold until the next boot",
             fix="move them into a file of /etc/sysctl.d",
+        )
+
+
+def speakers_table(found: SpeakersTable, config: Config | None) -> Iterator[Finding]:
+    """What else uses the table of `speaker: kernel-table`."""
+    if config is None or not config.speaker.is_table:
+        return
+    number = config.speaker.table
+    if found.rules:
+        yield Finding(
+            severity=Severity.ERROR,
+            code=Code.TABLE_RULE,
+            text=f"a rule leads to the table {number} (priority {some(map(str, found.rules))}): it has a blackhole for each VIP, "
+            "by which this node would drop what it forwards to one",
+            fix=f"`ip rule del table {number}` (and `ip -6`), or write another speaker.table",
+        )
+    if found.foreign:
+        yield Finding(
+            severity=Severity.WARNING,
+            code=Code.TABLE_SHARED,
+            text=f"the table {number} has routes of others, which are left alone and not announced: {some(found.foreign)}",
+            fix="write another speaker.table, or have the other program use another table",
         )
 
 

@@ -119,6 +119,14 @@ class Beside:
     sysctl_conf: tuple[str, ...] = ()  # files with sysctls that nothing sets at boot
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeakersTable:
+    """What else there is to the table of `speaker`: priorities of rules that lead to it, and routes of others, as text."""
+
+    rules: tuple[int, ...] = ()
+    foreign: tuple[str, ...] = ()
+
+
 class Announced(NamedTuple):
     """A connection that another balancer has told of."""
 
@@ -202,6 +210,7 @@ class Facts:
     managers: Managers = Managers()
     programs: frozenset[str] = frozenset()  # that run in this network namespace, by the kernel's names
     beside: Beside = Beside()
+    speakers_table: SpeakersTable = SpeakersTable()
     heard: Heard | None = None  # None: there is no connection sync, or it was not listened to
     clock_steps: str | None = None  # file and line that let chrony set the clock at any time
     unread: tuple[Unread, ...] = ()

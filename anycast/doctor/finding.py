@@ -62,6 +62,8 @@ class Code(StrEnum):
     EXABGP_HEALTHCHECK = "exabgp_healthcheck"
     SYSCTL_CONF = "sysctl_conf"
     ROUTING_DAEMON = "routing_daemon"
+    TABLE_RULE = "table_rule"
+    TABLE_SHARED = "table_shared"
     LO_DOWN = "lo_down"
     INTERFACE_MISSING = "interface_missing"
     INTERFACE_DOWN = "interface_down"

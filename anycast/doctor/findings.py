@@ -9,7 +9,7 @@ from anycast.core.dataplane.kernel import SetSysctl
 from anycast.core.dataplane.members import service_key
 from anycast.core.dataplane.traffic import EST_CPULIST, RUN_ESTIMATION, uncounted
 from anycast.core.values.configuration import Config, Scheduler, TunnelType
-from anycast.doctor.beside import beside
+from anycast.doctor.beside import beside, speakers_table
 from anycast.doctor.demands import (
     FORWARDING6,
     schedulers,
@@ -81,6 +81,7 @@ def findings(facts: Facts, config: Config | None, *, connections: int | None = N
         firewall(facts, config),
         clock(facts),
         beside(facts.beside, config),
+        speakers_table(facts.speakers_table, config),
         speakers(facts),
         interfaces(facts, config),
         vip_addresses(facts, config),

@@ -14,11 +14,22 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from anycast import files_below, managers
+from anycast.announcer.kernel import Table as KernelTable
 from anycast.core.dataplane.limit import CONN_MAX_FILE, STATUS, entries, limit_of
 from anycast.core.values.configuration import Address, Config, Node
 from anycast.doctor import multicast, network, programs, ruleset
 from anycast.doctor.demands import addresses_to_reach, sysctls_to_read
-from anycast.doctor.facts import Facts, Heard, LeaseSocket, Modules, Route, TableOption, Unread, conf
+from anycast.doctor.facts import (
+    Facts,
+    Heard,
+    LeaseSocket,
+    Modules,
+    Route,
+    SpeakersTable,
+    TableOption,
+    Unread,
+    conf,
+)
 from anycast.doctor.filter.rules import Table
 from anycast.files_below import FilesBelow
 from anycast.kernel import sysctl
@@ -50,6 +61,8 @@ async def gather(config: Config | None, root: Path = Path("/")) -> Facts:
             advertised=advertised,
         )
     facts = await _with_reverse_path6(facts, root, unread)
+    if config is not None and config.speaker.is_table:
+        facts = await _with_table(facts, config.speaker.table, unread)
     # Not before ip_vs is there: asking for it loads it.
     if facts.modules.works("ip_vs"):
         try:
@@ -62,6 +75,18 @@ async def gather(config: Config | None, root: Path = Path("/")) -> Facts:
         asyncio.to_thread(ruleset.read, root, facts.modules), _heard(facts, config, unread)
     )
     return replace(facts, heard=heard, packet_filter=rules, unread=(*unread, *hidden))
+
+
+async def _with_table(facts: Facts, number: int, unread: list[Unread]) -> Facts:
+    table = KernelTable(number)
+    try:
+        rules, foreign = await asyncio.to_thread(lambda: (table.rules(), table.foreign()))
+    except (OSError, ValueError) as error:
+        unread.append(Unread(what=f"the table {number}", why=str(error)))
+        return facts
+    finally:
+        table.close()
+    return replace(facts, speakers_table=SpeakersTable(rules=rules, foreign=tuple(map(str, foreign))))
 
 
 async def _heard(facts: Facts, config: Config | None, unread: list[Unread]) -> Heard | None:

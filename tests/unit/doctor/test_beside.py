@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from anycast.core.values.configuration import Forwarding
-from anycast.doctor.facts import Beside, FileRoute, Interface, Route
+from anycast.core.values.speaker import Speaker, SpeakerType
+from anycast.doctor.beside import speakers_table
+from anycast.doctor.facts import Beside, FileRoute, Interface, Route, SpeakersTable
 from anycast.doctor.finding import Code, Severity
 from anycast.doctor.gather import read_files
 from tests.unit.doctor.node import CONFIG, GOOD, LO, SERVERS, UP0, codes, config, found, serving
@@ -270,3 +272,16 @@ class TestVrf:
             GOOD, interfaces=(*(GOOD.interfaces or ()), self.RED), routes={**GOOD.routes, **leads}
         )
         assert (Code.VRF_ROUTE in codes(facts, serving(forwarding=forwarding))) is wrong
+
+
+def test_what_else_uses_the_speakers_table_is_found_and_nothing_where_exabgp_announces() -> None:
+    plain = config()
+    table = replace(plain, speaker=Speaker(type=SpeakerType.KERNEL_TABLE))
+    found = SpeakersTable(rules=(100,), foreign=("10.0.0.0/8 metric 0 proto static",))
+    rule, shared = speakers_table(found, table)
+    assert (rule.code, rule.severity) == (Code.TABLE_RULE, Severity.ERROR)
+    assert "priority 100" in rule.text
+    assert (shared.code, shared.severity) == (Code.TABLE_SHARED, Severity.WARNING)
+    assert "10.0.0.0/8 metric 0 proto static" in shared.text
+    assert list(speakers_table(found, plain)) == []
+    assert list(speakers_table(SpeakersTable(), table)) == []
