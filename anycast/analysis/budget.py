@@ -18,6 +18,7 @@ from anycast.core.values.configuration import Check, Config, Leaf, Neighbor, Pro
 # it looks four times a second.
 STUCK = 7.5
 GUARDIAN = 2.75  # seconds: the plugin's guardian ends ExaBGP after 2.5 s, and counts in quarters of a second
+OSPF_CONCLUDES = 1.0  # seconds from the end of the dead interval to the router's table
 ROUTER_DIALS = 2.0  # seconds between two attempts of a router as we render it
 LONG_HOLD = 10.0  # seconds
 LONG_INTERVAL = 5.0  # seconds
@@ -273,7 +274,7 @@ def _by_table(config: Config, assumed: Assumed, one: Callable[..., Outage]) -> I
     if (ospf := config.speaker.ospf) is not None:
         dead = Term(float(ospf.dead), "OSPF dead interval")
         for kind in (Kind.DAEMON_DIES, Kind.DAEMON_HANGS, Kind.NODE_DIES, Kind.PACKETS_LOST):
-            yield one(kind, dead, scopes=("OSPF",))
+            yield one(kind, dead, Term(OSPF_CONCLUDES, "OSPF of the router"), scopes=("OSPF",))
         yield one(Kind.LINK_DOWN, Term(assumed.carrier, "carrier"), scopes=("OSPF",))
 
 

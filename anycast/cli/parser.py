@@ -20,7 +20,7 @@ from anycast.core.values.software import Daemon, Version, version
 CONFIG = "/etc/anycast/anycast.yaml"
 SOCKET = "/run/anycast/control.sock"
 
-_FEW = 8  # words that are listed where one of them is wrong
+_FEW = 12
 _MOST_CONNECTIONS = 10**9
 _WATCH = 2.0  # seconds
 _LEAST_WATCH, _MOST_WATCH = 0.1, 3600.0

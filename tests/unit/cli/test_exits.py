@@ -48,6 +48,7 @@ ALONE: dict[str, list[tuple[str, int]]] = {
         ),
     ],
     "announce": [("announce", 2)],  # its standard input is no pipe of ExaBGP's
+    "announce-table": [("announce-table --nonsense", 2)],
     # What cannot be had is told in the report. A file that is there is never replaced.
     "bug-report": [("bug-report --config GOOD -o GOOD", 1), ("bug-report --nothing", 2)],
     "budget": [
