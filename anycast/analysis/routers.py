@@ -39,7 +39,7 @@ def unfit(config: Config, runs: Callable[[Neighbor], Software | None] = said) ->
 
 
 def _of_session(neighbor: Neighbor, software: Software, hold_time: int) -> Iterator[tuple[str, str, str]]:
-    if neighbor.bfd is not None and (without := _without_bfd(software)):
+    if neighbor.bfd is not None and (without := without_bfd(software)):
         yield (
             "bfd",
             f"{without}: it keeps the routes of a frozen node for the hold time of {hold_time}s",
@@ -51,7 +51,7 @@ def _of_session(neighbor: Neighbor, software: Software, hold_time: int) -> Itera
         yield "password", what, "write a shorter one at both ends"
 
 
-def _without_bfd(software: Software) -> str:
+def without_bfd(software: Software) -> str:
     """Why it has no BFD; empty: it has."""
     match software.daemon:
         case Daemon.OPENBGPD:
