@@ -12,12 +12,12 @@ import re
 import secrets
 import signal
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
+from anycast import whole_file
 from anycast.cli.exits import ExitCode
 from anycast.config.files import read_regular
 from anycast.core.rendering import RELOAD, RESTART
@@ -80,16 +80,12 @@ def _has(told: Path, pid: int) -> has.Has | None:
 def _put(text: str, new: Path, file: Path) -> None:
     """The marked file in the place of the old one, for whom `new` is for. Raises OSError."""
     owner = new.stat()
-    descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as beside:
-            os.fchown(beside.fileno(), owner.st_uid, owner.st_gid)
-            os.fchmod(beside.fileno(), owner.st_mode & 0o777)
-            beside.write(text)
-        os.replace(name, file)
-    except BaseException:
-        os.unlink(name)
-        raise
+
+    def permit(descriptor: int) -> None:
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        os.fchmod(descriptor, owner.st_mode & 0o777)
+
+    whole_file.replace(file, text, permit)
     new.unlink()
 
 

@@ -38,10 +38,10 @@ def outdated(state: State, config: Config) -> Mapping[int, float]:
     """The processes of ExaBGP that have other passwords than `config` gives. Which, only they know."""
     if config.bgp is state.config.bgp:
         return state.outdated
-    before = {
-        one.address: (one.password, one.password_from, one.passive) for one in state.config.bgp.neighbors
-    }
-    after = {one.address: (one.password, one.password_from, one.passive) for one in config.bgp.neighbors}
+    before, after = (
+        {one.address: (one.password, one.password_from, one.passive) for one in bgp.neighbors}
+        for bgp in (state.config.bgp, config.bgp)
+    )
     if all(after[address] == before[address] for address in after if address in before):
         return state.outdated
     return {**state.outdated, **{report.exabgp_pid: state.seen for report in _reports(state)}}

@@ -27,6 +27,8 @@ FORWARDING6 = "net.ipv6.conf.all.forwarding"
 CONNTRACK = "net.ipv4.vs.conntrack"
 CONNTRACK_COUNT = "net.netfilter.nf_conntrack_count"
 CONNTRACK_MAX = "net.netfilter.nf_conntrack_max"
+LFACTORS = {"net.ipv4.vs.conn_lfactor": ("connections", -4), "net.ipv4.vs.svc_lfactor": ("services", -3)}
+"""Since 7.1: what the table holds that grows once there are 2 to the power of this in a bucket, and its default."""
 _OUTER_HEADER = {4: 20, 6: 40}  # bytes
 
 
@@ -135,6 +137,7 @@ def sysctls_to_read(config: Config | None) -> frozenset[str]:
         RUN_ESTIMATION,
         EST_CPULIST,
         CONN_MAX,
+        *LFACTORS,
         "net.ipv4.ip_unprivileged_port_start",
     }
     if config is not None:

@@ -44,6 +44,7 @@ class Code(StrEnum):
     CONN_TAB_PENDING = "conn_tab_pending"
     CONN_MEMORY = "conn_memory"
     CONN_MAX = "conn_max"
+    LFACTOR = "lfactor"
     SYSCTL_DIFFERS = "sysctl_differs"
     SYSCTL_MISSING = "sysctl_missing"
     SYSCTL_READ_ONLY = "sysctl_read_only"

@@ -120,7 +120,7 @@ def test_a_vip_that_goes_and_one_that_comes_are_planned_and_touch_no_session(sit
         f"in the router's table {at - began:.2f} s after the command began, {at - took:.2f} s after its end"
     )
     assert _sessions(site) == sessions
-    assert standing(site, "lb1") == []
+    assert site.standing("lb1") == []
     nothing = site.lab.node_cli("lb1", "reload", "--dry-run")
     assert (nothing.returncode, nothing.stdout) == (0, "nothing would change\n")
 
@@ -144,10 +144,6 @@ def test_a_changed_lease_ttl_withdraws_nothing(site: Site) -> None:
     assert site.lab.watch().events[quiet:] == []
 
 
-def standing(site: Site, node: str) -> list[str]:
-    return [one["kind"] for one in site.status(node)["standing"]]
-
-
 def test_an_emptied_file_is_refused_and_every_route_stays(site: Site) -> None:
     with site.edit("lb1") as config:
         config["vips"] = {}
@@ -158,7 +154,7 @@ def test_an_emptied_file_is_refused_and_every_route_stays(site: Site) -> None:
     assert "--allow-removal" in done.stderr
     assert site.table_of("lb1") == site.table
     assert site.lab.watch().events[quiet:] == []
-    assert standing(site, "lb1") == ["reload_refused"]
+    assert site.standing("lb1") == ["reload_refused"]
     done = site.lab.node_cli("lb1", "status", "--nagios")
     assert done.returncode == 1
     assert "no VIP would be left" in done.stdout
@@ -172,11 +168,11 @@ def test_an_agent_with_a_damaged_file_announces_what_it_did_before(site: Site) -
     site.ready("lb1")
     site.routed(NODES)
     assert site.table_of("lb1") == site.table
-    assert standing(site, "lb1") == ["last_good"]
+    assert site.standing("lb1") == ["last_good"]
     assert site.logged("lb1", "config.last_good_used")[0]["level"] == "error"
     file.write_text(site.original["lb1"])
     site.reload("lb1")
-    assert standing(site, "lb1") == []
+    assert site.standing("lb1") == []
 
 
 def test_what_nobody_confirms_goes_back_by_itself(site: Site) -> None:
@@ -185,7 +181,7 @@ def test_what_nobody_confirms_goes_back_by_itself(site: Site) -> None:
     done = site.lab.node_cli("lb1", "reload", "--confirm-within", "5s")
     assert done.returncode == 0, done.stderr
     assert "on trial" in done.stderr
-    assert standing(site, "lb1") == ["confirmation_awaited"]
+    assert site.standing("lb1") == ["confirmation_awaited"]
     assert site.logged("lb1", "config.gone_back")[0]["why"] == "not_confirmed"
     site.holds("lb1", site.table)
-    assert standing(site, "lb1") == ["gone_back"]
+    assert site.standing("lb1") == ["gone_back"]

@@ -37,7 +37,14 @@ HELD = (
     "the router still holds a session of before this node was reset: it ends that when its next keepalive is refused, after a "
     "third of the hold time at the most, and takes this one at the next try"
 )
-EXPLAINED = {CEASE_PREFIXES: TOO_MANY, CEASE_COLLISION: HELD}
+
+CEASE_BFD = "notification received (6,10)"
+"""ExaBGP's words for a router that ends the session because its BFD is down (RFC 9384)."""
+BFD_DOWN = (
+    "the router has ended the session because BFD is down: see that bfdd runs on this node (`vtysh -c 'show bfd peers brief'`); "
+    "a router with `bfd strict` takes no session before BFD is up again"
+)
+EXPLAINED = {CEASE_PREFIXES: TOO_MANY, CEASE_COLLISION: HELD, CEASE_BFD: BFD_DOWN}
 """What a router means, where its NOTIFICATION has no words of its own."""
 
 

@@ -811,6 +811,18 @@ def test_a_router_that_holds_the_session_of_before_a_reset_is_explained() -> Non
     )
 
 
+def test_a_router_whose_bfd_is_down_is_explained_also_while_it_closes_every_try() -> None:
+    x = Exchange().started()
+    for reason in ("notification received (6,10)", "closing connection", "closing connection"):
+        x.plan.line(codec.NeighborEvent("192.0.2.254", "down", reason), x.now)
+    (neighbor,) = x.report().neighbors
+    assert neighbor.reason.startswith(
+        "notification received (6,10): the router has ended the session because BFD"
+    )
+    assert "bfdd" in neighbor.reason
+    assert any("bfdd" in line for line in x.plan.log)
+
+
 def test_a_reason_that_says_nothing_makes_room_for_the_first_that_does() -> None:
     x = Exchange().started()
     x.plan.line(codec.NeighborEvent("192.0.2.254", "down", "closing connection"), x.now)
