@@ -218,6 +218,7 @@ def body(found: Plan) -> dict[str, Any]:
         "sessions": [
             {"neighbor": one.neighbor, "change": one.change, "what": list(one.what)} for one in found.sessions
         ],
+        "waits": None if found.waits is None else {"who": found.waits.who, "how": found.waits.how},
     }
 
 

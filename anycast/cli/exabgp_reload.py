@@ -20,7 +20,7 @@ from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wa
 from anycast import whole_file
 from anycast.cli.exits import ExitCode
 from anycast.config.files import read_regular
-from anycast.core.rendering import RELOAD, RESTART
+from anycast.core.rendering import LEARN, RELOAD, RESTART
 from anycast.plugin import has
 
 LOOK = 0.05  # seconds between two looks at what the plugin tells
@@ -37,6 +37,11 @@ def run(args: argparse.Namespace) -> int:
         text = read_regular(new, _LARGEST).decode()
     except (OSError, ValueError) as error:
         return _no(f"{new}: cannot be read: {error}")
+    if not text.strip():  # so `anycast render exabgp` writes it
+        return _no(
+            f"{new}: empty, for the speaker is a table of the kernel and ExaBGP announces nothing, so nothing was done: BIRD gets "
+            f"its configuration by {LEARN}, and `systemctl disable --now anycast-exabgp` ends this ExaBGP (pid {pid})"
+        )
     mark = secrets.token_hex(8)
     text, marked = _MARK.subn(rf"\g<1>{mark}\g<2>", text)
     journal = _JOURNAL.search(text)

@@ -14,7 +14,6 @@ from anycast.cli import client
 from anycast.cli.exits import ExitCode
 from anycast.cli.maintenance import refused
 from anycast.cli.table import Cell, Colour, printable, table, wants_colour
-from anycast.core.rendering import RELOAD
 
 TIMEOUT = 60.0  # seconds; a large configuration is read and compared meanwhile
 _WORDS = {
@@ -118,13 +117,16 @@ def lines(body: dict[str, Any], *, colour: bool) -> Iterator[str]:
     )
     yield ""
     yield _sum(plan["counts"])
-    if plan["sessions"]:
+    waits = plan.get("waits")  # none of an agent of an older release
+    if waits is not None and not plan["sessions"]:
+        yield f"{waits['who']} waits for its configuration: {printable(waits['how'])}"
+    elif waits is not None:
         named = "; ".join(
             f"neighbor {one['neighbor']} {one['change']}"
             + (f" ({', '.join(one['what'])})" if one["what"] else "")
             for one in plan["sessions"]
         )
-        yield f"sessions that wait for ExaBGP: {printable(named)}: {RELOAD}"
+        yield f"sessions that wait for {waits['who']}: {printable(named)}: {printable(waits['how'])}"
 
 
 def _place(server: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from anycast.cli.configuration import report
 from anycast.cli.exits import ExitCode
 from anycast.cli.parser import default_config
 from anycast.config.problem import ConfigError
+from anycast.core.rendering import LEARN
 
 if TYPE_CHECKING:
     from anycast.core.values.configuration import Config
@@ -146,7 +147,11 @@ def _no_exabgp(output: Path | None) -> str:
         raise ValueError(
             "speaker: kernel-table announces for this node, and ExaBGP nothing (anycast render bird)"
         )
-    print(f"{output}: emptied, for speaker: kernel-table announces for this node", file=sys.stderr)
+    print(
+        f"{output}: emptied, for speaker: kernel-table announces for this node, and ExaBGP nothing (BIRD gets its configuration "
+        f"by {LEARN})",
+        file=sys.stderr,
+    )
     return ""
 
 

@@ -11,10 +11,12 @@ from typing import Any, TypeVar
 from anycast.analysis import maglev
 from anycast.core.dataplane.members import versions
 from anycast.core.hooks import Hook, Webhook
+from anycast.core.rendering import LEARN as LEARN_BIRD
 from anycast.core.rendering import RELOAD as RELOAD_EXABGP
 from anycast.core.rendering import RESTART as RESTART_EXABGP
 from anycast.core.values import configuration as model
 from anycast.core.values.checks import BgpSession, LoadCheck, SyslogCanaryCheck, TcpVipCheck
+from anycast.core.values.speaker import LearnedBy
 
 T = TypeVar("T")
 
@@ -22,9 +24,11 @@ RESTART = "restart the agent"
 FIGURES = 16  # pools whose moved flows are worked out: each takes a hundredth of a second, or a few
 RENDER = f"waits for ExaBGP: {RELOAD_EXABGP}"
 RESTARTED = f"a restart of ExaBGP: {RESTART_EXABGP}"
-LEARN = "render BIRD's configuration again (`anycast render bird`), and `birdc configure`"
+LEARN = f"waits for BIRD: {LEARN_BIRD}"
+LEARN_OTHER = "change the configuration of the daemon that learns the table"
 ANNOUNCER = "restart anycast-table"
 BFD = "render the configuration of bfdd and of the routers again (`anycast render frr-bfd`, `router-…`)"
+BFD_ROUTERS = "render the configuration of the routers again (`anycast render router-…`)"
 
 
 def changes(old: model.Config, new: model.Config) -> tuple[str, ...]:
@@ -189,11 +193,12 @@ def _settings(old: model.Config, new: model.Config) -> Iterator[str]:
 
 def _speaker(old: model.Config, new: model.Config) -> Iterator[str]:
     unit = "anycast-table" if new.speaker.is_table else "anycast-exabgp"
+    learn = _learn(new)
     also = {
         "type": f"start {unit}, and stop the other one once it announces",
-        "table": f"{ANNOUNCER}, and {LEARN}",
+        "table": f"{ANNOUNCER}; {learn}",
         "user": f"{RESTART} and anycast-table",
-        "ospf": LEARN,
+        "ospf": learn,
     }
     for name, change in _fields(old.speaker, new.speaker, _names(old.speaker)):
         yield f"speaker: {name} {change}: {also.get(name, ANNOUNCER)}"
@@ -201,23 +206,28 @@ def _speaker(old: model.Config, new: model.Config) -> Iterator[str]:
 
 def _again(config: model.Config) -> str:
     """What else a change of the sessions asks for."""
-    return LEARN if config.speaker.is_table else RENDER
+    return _learn(config) if config.speaker.is_table else RENDER
+
+
+def _learn(config: model.Config) -> str:
+    return LEARN if config.speaker.daemon is LearnedBy.BIRD else LEARN_OTHER
 
 
 def _bgp(old: model.Config, new: model.Config) -> Iterator[str]:
     for name, change in _fields(old.bgp, new.bgp, ("local_as", "router_id", "hold_time")):
         yield f"bgp: {name} {change}: {_again(new)}"
     for name, change in _fields(old.bgp, new.bgp, ("next_hop_v4", "next_hop_v6")):
-        yield f"bgp: {name} {change}"
+        yield f"bgp: {name} {change}" + (f": {_again(new)}" if new.speaker.is_table else "")
     before, after = ({router.address: router for router in config.bgp.neighbors} for config in (old, new))
     yield from _members("bgp", "neighbor", before, after, _neighbor_of(new), more=f": {_again(new)}")
 
 
 def _neighbor_of(config: model.Config) -> Callable[[model.Neighbor, model.Neighbor], Iterator[str]]:
-    return lambda old, new: _neighbor(old, new, _again(config))
+    is_table = config.speaker.is_table
+    return lambda old, new: _neighbor(old, new, _again(config), is_table=is_table)
 
 
-def _neighbor(old: model.Neighbor, new: model.Neighbor, again: str) -> Iterator[str]:
+def _neighbor(old: model.Neighbor, new: model.Neighbor, again: str, *, is_table: bool) -> Iterator[str]:
     what = [
         f"{name} {change}" for name, change in _fields(old, new, ("remote_as", "local_address", "passive"))
     ]
@@ -228,9 +238,9 @@ def _neighbor(old: model.Neighbor, new: model.Neighbor, again: str) -> Iterator[
     if what:
         yield f"bgp: neighbor {new.address} changed ({', '.join(what)}): {again}"
     for name, change in _fields(old, new, ("bfd",)):
-        yield f"bgp: neighbor {new.address} {name} {change}: {BFD}"
+        yield f"bgp: neighbor {new.address} {name} {change}: {f'{again}; {BFD_ROUTERS}' if is_table else BFD}"
     for name, change in _fields(old, new, ("export",)):
-        yield f"bgp: neighbor {new.address} {name} {change}"
+        yield f"bgp: neighbor {new.address} {name} {change}" + (f": {again}" if is_table else "")
 
 
 def _families(neighbor: model.Neighbor) -> str:

@@ -12,16 +12,19 @@ from dataclasses import dataclass, fields, replace
 from anycast.core.dataplane import ipvs
 from anycast.core.events import Reconfigured
 from anycast.core.preference import Routers
-from anycast.core.rendering import Session, sessions
+from anycast.core.rendering import LEARN, RELOAD, Session, sessions, table_digest
 from anycast.core.state import State
 from anycast.core.step import step
 from anycast.core.values.configuration import Config, Protocol
 from anycast.core.values.fates import Fate, Way
 from anycast.core.values.persistent import PersistentMap, changed
 from anycast.core.values.route import Prefix, Route
+from anycast.core.values.speaker import LearnedBy
+from anycast.core.values.table import Metric, metric
 
 _ATTRIBUTES = [one.name for one in fields(Route) if one.name not in ("prefix", "variants")]
 _NAMED = 5  # neighbors
+_UNLISTED = f"away until BIRD has its attributes: {LEARN}, before the reload"
 GOING = frozenset({Fate.DRAINS, Fate.LEAVES, Fate.REMOVED})
 
 
@@ -57,12 +60,21 @@ class ServiceChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Waits:
+    """Who announces for the node and has to be told more than a reload of the agent tells, and how that is done."""
+
+    who: str
+    how: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a reload does at once, and what of it comes later."""
+    """What a reload does at once, and what of it comes later. `waits`: for `sessions`, or for what else it is to know."""
 
     routes: tuple[RouteChange, ...] = ()
     services: tuple[ServiceChange, ...] = ()
     sessions: tuple[Session, ...] = ()
+    waits: Waits | None = None
 
     def counts(self) -> dict[str, int]:
         """Of what there is: nothing is left out here."""
@@ -105,6 +117,8 @@ def routes(before: State, after: State) -> Iterator[RouteChange]:
             )
         elif what := tuple(_of_route(old[prefix], new[prefix], routers)):
             vip = after.index.vip_at[prefix.network_address]
+            if _unlisted(after.config, old[prefix], new[prefix]):
+                what = (*what, _UNLISTED)
             yield RouteChange(prefix=prefix, vip=vip, way=Way.CHANGED, what=what)
     for address in changed(before.index.vip_at, after.index.vip_at):
         name = after.index.vip_at.get(address)
@@ -131,6 +145,14 @@ def _withdrawn(before: State, after: State, prefix: Prefix, sending: Routers) ->
     else:
         why = _why(after, name, prefix, sending)
     return RouteChange(prefix=prefix, vip=name, way=Way.WITHDRAWN, what=(why,))
+
+
+def _unlisted(config: Config, old: Route, new: Route) -> bool:
+    """Whether BIRD would not announce it any more before its configuration lists it."""
+    if not config.speaker.is_table or config.speaker.daemon is not LearnedBy.BIRD:
+        return False
+    listed = (Metric.LISTED, Metric.LISTED_LAST_RESORT)
+    return metric(new) in listed and metric(old) not in listed
 
 
 def _routers(before: State, after: State) -> Mapping[int, tuple[str, ...]]:
@@ -299,6 +321,7 @@ def plan(
     """In the order of the configuration, what goes first. `paths`: what `routes` gave; `found`: what `services` did."""
     place = {Way.WITHDRAWN: 0, Way.CHANGED: 1, Way.COMING: 2, Way.ANNOUNCED: 3}
     order = {name: number for number, name in enumerate((*before.index.vips, *after.index.vips))}
+    found_sessions = sessions(before.config.bgp, after.config.bgp)
     return Plan(
         routes=tuple(
             sorted(
@@ -314,8 +337,28 @@ def plan(
         services=tuple(
             sorted(filter(None, found), key=lambda one: (order.get(one.vip, -1), ipvs.order_of(one.key)))
         ),
-        sessions=sessions(before.config.bgp, after.config.bgp),
+        sessions=found_sessions,
+        waits=_waits(before, after, found_sessions),
     )
+
+
+def _waits(before: State, after: State, found: tuple[Session, ...]) -> Waits | None:
+    speaker = after.config.speaker
+    if not speaker.is_table:
+        return Waits(who="ExaBGP", how=RELOAD) if found else None
+    if not found and _same_rendering(before, after):
+        return None
+    if speaker.daemon is LearnedBy.BIRD:
+        return Waits(who="BIRD", how=LEARN)
+    return Waits(who="the routing daemon", how="change its configuration, and have it read that")
+
+
+def _same_rendering(before: State, after: State) -> bool:
+    """Whether `anycast render bird` writes the same, passwords aside."""
+    if before.rendered and after.rendered:  # both are known, so neither has to be worked out
+        return before.rendered == after.rendered
+    old, new = before.config, after.config
+    return old.speaker.is_table and table_digest(old) == table_digest(new)
 
 
 def planned(state: State, config: Config, now: float) -> Plan:

@@ -27,6 +27,8 @@ _WITH_ADDRESSES = 1  # the one before, whose ExaBGP needs no other start
 RELOAD = "`systemctl reload anycast-exabgp`"
 RESTART = "`anycast maintenance on --wait`, `systemctl restart anycast-exabgp`, `anycast maintenance off`"
 """How ExaBGP gets it: by the first nearly all, by the second everything."""
+LEARN = "`anycast render bird -o /etc/bird/anycast.conf`, then `birdc configure`"
+"""How BIRD gets it, where the speaker is a table of the kernel. Its sessions stay up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

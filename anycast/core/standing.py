@@ -10,14 +10,13 @@ from anycast.core.dataplane import ipvs
 from anycast.core.events import Effect, Log, NameOthers
 from anycast.core.maintenance.stages import NODE_SCOPES, is_server
 from anycast.core.reload import server_names
-from anycast.core.rendering import RELOAD, RESTART, accepted, differing, sessions, setups, table_digest
+from anycast.core.rendering import LEARN, RELOAD, RESTART, accepted, differing, sessions, setups, table_digest
 from anycast.core.state import CONTEST_ENDS, CONTESTED, State
 from anycast.core.values.configuration import Config
 from anycast.core.values.report import SILENT, Report, silent_for
 from anycast.core.values.standing import MAX_TEXT, Condition, Standing
 
 CLOCK_STANDS = 600.0  # seconds after the clock was set
-LEARN = "`anycast render bird -o /etc/bird/anycast.conf`, then `birdc configure`"
 NAMED = 5  # scopes, addresses
 _LACKS = {
     True: "leaves out AS path, local preference, extended communities and origin, and sends every router the same: "

@@ -161,7 +161,7 @@ class LeaseSocket:
     mode: int  # permission bits
     uid: int
     gid: int
-    user: int  # the number of node.exabgp_user
+    user: int  # the number of node.exabgp_user, or of speaker.user
     groups: frozenset[int]  # it is in
 
     @property

@@ -63,6 +63,7 @@ class Code(StrEnum):
     EXABGP_HEALTHCHECK = "exabgp_healthcheck"
     SYSCTL_CONF = "sysctl_conf"
     ROUTING_DAEMON = "routing_daemon"
+    NO_BIRD = "no_bird"
     TABLE_RULE = "table_rule"
     TABLE_SHARED = "table_shared"
     LO_DOWN = "lo_down"

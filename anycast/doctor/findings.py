@@ -80,10 +80,10 @@ def findings(facts: Facts, config: Config | None, *, connections: int | None = N
         load_factors(facts),
         _sysctls(facts, config),
         firewall(facts, config),
-        clock(facts),
+        clock(facts, config),
         beside(facts.beside, config),
         speakers_table(facts.speakers_table, config),
-        speakers(facts),
+        speakers(facts, config),
         interfaces(facts, config),
         vip_addresses(facts, config),
         on_link(facts, config),
@@ -149,6 +149,7 @@ def _privileges(facts: Facts, config: Config | None) -> Iterator[Finding]:
     unprivileged = facts.number("net.ipv4.ip_unprivileged_port_start")
     if (
         config is not None
+        and not config.speaker.is_table
         and facts.root
         and facts.capabilities is not None
         and CAP_NET_BIND_SERVICE not in facts.capabilities
@@ -309,12 +310,14 @@ def _lease_socket(facts: Facts, config: Config | None) -> Iterator[Finding]:
     found = facts.lease_socket
     if found is None or config is None:
         return
-    user = config.node.exabgp_user
+    speaker = config.speaker
+    user = speaker.user if speaker.is_table else config.node.exabgp_user
+    who = "speaker.user" if speaker.is_table else "node.exabgp_user"
     if not found.is_for_user:
         yield Finding(
             severity=Severity.ERROR,
             code=Code.LEASE_SOCKET,
-            text=f"{found.path} (mode {found.mode:04o}, group {found.gid}) cannot be opened by node.exabgp_user {user}: "
+            text=f"{found.path} (mode {found.mode:04o}, group {found.gid}) cannot be opened by {who} {user}: "
             "nothing is announced",
             fix=f"name a group of {user} in node.lease_group, or leave that out, and restart the agent",
         )

@@ -17,6 +17,7 @@ from anycast import files_below, managers
 from anycast.announcer.kernel import Table as KernelTable
 from anycast.core.dataplane.limit import CONN_MAX_FILE, STATUS, entries, limit_of
 from anycast.core.values.configuration import Address, Config, Node
+from anycast.core.values.speaker import Speaker
 from anycast.doctor import multicast, network, programs, ruleset
 from anycast.doctor.demands import addresses_to_reach, sysctls_to_read
 from anycast.doctor.facts import (
@@ -171,7 +172,7 @@ def read_files(config: Config | None, root: Path) -> Facts:
         conn_tab_option=_conn_tab_option(files),
         entries=_entries(files),
         sysctls=_sysctls(files, config),
-        lease_socket=None if config is None else lease_socket(config.node, root),
+        lease_socket=None if config is None else lease_socket(config.node, config.speaker, root),
         programs=managers.programs(root),
         managers=managed,
         beside=programs.read(files),
@@ -182,11 +183,13 @@ def read_files(config: Config | None, root: Path) -> Facts:
     )
 
 
-def lease_socket(node: Node, root: Path) -> LeaseSocket | None:
+def lease_socket(node: Node, speaker: Speaker, root: Path) -> LeaseSocket | None:
+    """The unit of the announcer puts it into the group of ExaBGP, whom the agent gives the socket to."""
     path = Path(node.runtime_dir) / "lease.sock"
     try:
         found = os.stat(root / path.relative_to("/"))
-        user = pwd.getpwnam(node.exabgp_user)
+        user = pwd.getpwnam(speaker.user if speaker.is_table else node.exabgp_user)
+        also = {pwd.getpwnam(node.exabgp_user).pw_gid} if speaker.is_table else set()
     except (OSError, KeyError):
         return None
     return LeaseSocket(
@@ -195,7 +198,7 @@ def lease_socket(node: Node, root: Path) -> LeaseSocket | None:
         uid=found.st_uid,
         gid=found.st_gid,
         user=user.pw_uid,
-        groups=frozenset(os.getgrouplist(user.pw_name, user.pw_gid)),
+        groups=frozenset(os.getgrouplist(user.pw_name, user.pw_gid)) | also,
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from anycast.core.values.configuration import Config
+from anycast.core.values.speaker import LearnedBy
 from anycast.doctor.facts import Facts
 from anycast.doctor.finding import Code, Finding, Severity, some
 
@@ -15,8 +17,10 @@ ROUTING = _SPEAKERS | {"zebra", "staticd", "pathd", "pbrd"}  # those that write 
 _TIMESYNCD = "systemd-timesyn"  # the kernel keeps fifteen characters
 
 
-def clock(facts: Facts) -> Iterator[Finding]:
-    """ExaBGP counts by the wall clock: a step of more than the hold time ends its sessions."""
+def clock(facts: Facts, config: Config | None) -> Iterator[Finding]:
+    """ExaBGP counts by the wall clock: a step of more than the hold time ends its sessions. BIRD does not."""
+    if config is not None and config.speaker.is_table:
+        return
     harm = (
         "ExaBGP's timers are the wall clock: a step of about the hold time ends every BGP session of the node"
     )
@@ -36,7 +40,19 @@ def clock(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def speakers(facts: Facts) -> Iterator[Finding]:
+def speakers(facts: Facts, config: Config | None) -> Iterator[Finding]:
+    if (
+        config is not None
+        and config.speaker.is_table
+        and config.speaker.daemon is LearnedBy.BIRD
+        and "bird" not in facts.programs
+    ):
+        yield Finding(
+            severity=Severity.WARNING,
+            code=Code.NO_BIRD,
+            text=f"no BIRD runs here, which `speaker` names: nobody learns the table {config.speaker.table}, and nothing is announced",
+            fix="`systemctl start bird`; one in another network namespace cannot learn the table",
+        )
     if found := sorted(_SPEAKERS & facts.programs):
         yield Finding(
             severity=Severity.INFO,

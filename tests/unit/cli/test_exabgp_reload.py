@@ -12,6 +12,7 @@ import pytest
 from anycast.cli import exabgp_reload
 from anycast.cli.exits import ExitCode
 from anycast.cli.main import main
+from anycast.core.rendering import LEARN
 from anycast.plugin import has
 
 # Reads FILE at the signal number TAKES, and tells it as the plugin does.
@@ -162,3 +163,14 @@ def test_an_exabgp_that_has_ended_is_said(place: Place, capsys: pytest.CaptureFi
     has.store(str(place.told), has.Has(exabgp=ended.pid, mark="0"))
     assert reload(place, ended.pid) == ExitCode.NEGATIVE
     assert f"there is no process {ended.pid} any more" in capsys.readouterr().err
+
+
+def test_where_bird_announces_it_says_what_to_do(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    place.new.write_text("")  # as `anycast render exabgp` writes it then
+    assert (
+        main(["exabgp-reload", "--new", str(place.new), "--pid", "1", str(place.file)]) == ExitCode.NEGATIVE
+    )
+    said = capsys.readouterr().err
+    assert "the speaker is a table of the kernel" in said
+    assert LEARN in said
+    assert (place.file.read_text(), place.new.exists()) == ("old", True)

@@ -26,7 +26,7 @@ from anycast.cli.main import main
 from anycast.config.kept import contents
 from anycast.core import events as ev
 from anycast.core.dataplane.ipvs import ServiceKey
-from anycast.core.planned import Plan, RouteChange, ServerChange, ServiceChange
+from anycast.core.planned import Plan, RouteChange, ServerChange, ServiceChange, Waits
 from anycast.core.rendering import RELOAD, Session
 from anycast.core.values.configuration import Protocol
 from anycast.core.values.fates import Fate, Way
@@ -284,6 +284,7 @@ def test_a_dry_run_shows_routes_services_real_servers_and_sessions(node: Node, p
                 ),
             ),
             sessions=(Session(neighbor="10.2.1.9", change="added"),),
+            waits=Waits(who="ExaBGP", how=RELOAD),
         ),
     )
     done, as_json = against(operator, path, ("reload", "--dry-run"), ("reload", "--dry-run", "--json"))
@@ -310,6 +311,27 @@ def test_a_dry_run_shows_routes_services_real_servers_and_sessions(node: Node, p
     ]
     assert as_json.code == 10
     assert json.loads(as_json.out)["plan"]["counts"]["servers_drains"] == 1
+
+
+@pytest.mark.parametrize(
+    ("sessions", "line"),
+    [
+        (
+            (Session(neighbor="10.2.1.9", change="added"),),
+            "sessions that wait for BIRD: neighbor 10.2.1.9 added: it",
+        ),
+        ((), "BIRD waits for its configuration: it"),
+    ],
+)
+def test_a_dry_run_says_what_bird_waits_for(
+    node: Node, path: Path, sessions: tuple[Session, ...], line: str
+) -> None:
+    operator = Operator(node)
+    waits = Waits(who="BIRD", how="it")
+    operator.planned = PlanAnswer(ok=True, changes=("a change",), plan=Plan(sessions=sessions, waits=waits))
+    done, as_json = against(operator, path, ("reload", "--dry-run"), ("reload", "--dry-run", "--json"))
+    assert (done.code, done.out.splitlines()[-1]) == (10, line)
+    assert json.loads(as_json.out)["plan"]["waits"] == {"who": "BIRD", "how": "it"}
 
 
 def test_a_dry_run_says_that_nothing_would_change_and_why_it_would_be_refused(node: Node, path: Path) -> None:

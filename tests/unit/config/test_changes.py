@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anycast.config.changes import changes
+from anycast.config.changes import BFD_ROUTERS, LEARN_OTHER, changes
 from anycast.config.load import loads
-from anycast.core.rendering import digest
+from anycast.core.rendering import LEARN, digest
 from anycast.core.values.configuration import Config, Export, Role
 
 FULL = Path(__file__).parents[3].joinpath("examples", "full.yaml").read_text(encoding="utf-8")
@@ -370,7 +370,7 @@ SPEAKER_EDITS = [
     (
         "table: 1179",
         "table: 1180",
-        "table 1179 -> 1180: restart anycast-table, and render BIRD's configuration",
+        "table 1179 -> 1180: restart anycast-table; waits for BIRD: `anycast render bird",
     ),
     ("user: anycast-table", "user: x", "user anycast-table -> x: restart the agent and anycast-table"),
     ("daemon: bird", "daemon: other", "daemon bird -> other: restart anycast-table"),
@@ -383,9 +383,24 @@ def test_a_change_of_the_speaker_says_what_it_needs(old: str, new: str, told: st
     assert line.startswith(f"speaker: {told}")
 
 
-def test_a_change_of_a_session_that_bird_has_needs_no_exabgp() -> None:
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("local_as: 65001", "local_as: 65002", "local_as 65001 -> 65002: {}"),
+        ("next_hop: {ipv4: 10.2.1.1", "next_hop: {ipv4: 10.2.1.2", "next_hop_v4 10.2.1.1 -> 10.2.1.2: {}"),
+    ],
+)
+@pytest.mark.parametrize("daemon", ["bird", "other"])
+def test_a_change_of_a_session_that_a_daemon_has_needs_no_exabgp(
+    old: str, new: str, told: str, daemon: str
+) -> None:
+    table = (("type: exabgp ", "type: kernel-table "), ("daemon: bird", f"daemon: {daemon}"))
+    (line,) = changes(config(*table), config(*table, (old, new)))
+    needs = {"bird": f"waits for BIRD: {LEARN}", "other": LEARN_OTHER}
+    assert line == f"bgp: {told.format(needs[daemon])}"
+
+
+def test_bfd_of_bird_is_its_own() -> None:
     table = ("type: exabgp ", "type: kernel-table ")
-    (line,) = changes(config(table), config(table, ("local_as: 65001", "local_as: 65002")))
-    assert line == (
-        "bgp: local_as 65001 -> 65002: render BIRD's configuration again (`anycast render bird`), and `birdc configure`"
-    )
+    (line,) = changes(config(table), config(table, ("bfd: {interval: 150ms}", "bfd: false")))
+    assert line.endswith(f": waits for BIRD: {LEARN}; {BFD_ROUTERS}")

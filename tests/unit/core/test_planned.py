@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 from typing import Any
 
 import pytest
 
 from anycast.core import events as ev
-from anycast.core.planned import Plan, RouteChange, planned
+from anycast.core.planned import Plan, RouteChange, Waits, planned
 from anycast.core.preference import BACKUP_MED
-from anycast.core.rendering import Session, digest
+from anycast.core.rendering import LEARN, RELOAD, Session, digest, table_digest
 from anycast.core.values.configuration import Bgp, Config, Export, Neighbor, Role
 from anycast.core.values.fates import Way
+from anycast.core.values.report import Report
 from anycast.core.values.route import Origin
+from anycast.core.values.speaker import LearnedBy, Speaker, SpeakerType
 from tests.fakes import Node, up
 
 FIRST, SECOND = "10.2.1.254", "10.2.1.253"
@@ -139,3 +141,63 @@ def test_an_export_is_nothing_that_exabgp_has_of_its_own() -> None:
 
     assert digest(having(replace(first, export=(Export(vips=("mail",)),)))) == digest(bgp)
     assert digest(having(replace(first, remote_as=65010))) != digest(bgp)
+
+
+BIRD = Speaker(type=SpeakerType.KERNEL_TABLE)
+BY_BIRD = Waits(who="BIRD", how=LEARN)
+
+
+def of_table(speaker: Speaker = BIRD) -> Node:
+    """Its VIP has no attributes of its own."""
+    node = up()
+    node.send(ev.Reconfigured(config=replace(with_vip(node.state.config, med=None), speaker=speaker)))
+    return node
+
+
+def with_neighbor(config: Config) -> Config:
+    third = Neighbor(address=ip_address("10.2.1.252"), remote_as=65000)
+    return replace(config, bgp=replace(config.bgp, neighbors=(*config.bgp.neighbors, third)))
+
+
+def test_a_session_waits_for_whoever_announces() -> None:
+    added = (Session(neighbor="10.2.1.252", change="added"),)
+    for node, waits in (
+        (up(), Waits(who="ExaBGP", how=RELOAD)),
+        (of_table(), BY_BIRD),
+        (
+            of_table(replace(BIRD, daemon=LearnedBy.OTHER)),
+            Waits(who="the routing daemon", how="change its configuration, and have it read that"),
+        ),
+    ):
+        found = plan(node, with_neighbor(node.state.config))
+        assert (found.sessions, found.waits) == (added, waits)
+        assert plan(node, node.state.config).waits is None
+
+
+def test_bird_waits_for_what_is_no_session_too() -> None:
+    node = of_table()
+    config = node.state.config
+    bgp = replace(config.bgp, next_hop_v4=IPv4Address("10.2.1.9"))
+    for changed_config in (replace(config, bgp=bgp), with_vip(config, med=7)):
+        found = plan(node, changed_config)
+        assert (found.sessions, found.waits) == ((), BY_BIRD)
+    assert plan(up(), replace(up().state.config, bgp=bgp)).waits is None
+
+
+def test_what_bird_has_counts_once_it_is_known() -> None:
+    node = of_table()
+    config = node.state.config
+    report = Report(seq=node.state.lease.seq, speaker="table 1179", rendered=table_digest(config))
+    node.send(ev.PluginReported(source=1, report=report))
+    assert plan(node, with_vip(config, med=7)).waits == BY_BIRD
+    assert plan(node, with_vip(config, name="other")).waits is None
+
+
+def test_a_vip_that_gets_attributes_is_away_until_bird_has_them() -> None:
+    node = of_table()
+    config = with_vip(node.state.config, med=7)
+    *what, away = changed(node, config)
+    assert what == ["med default -> 7"]
+    assert away == f"away until BIRD has its attributes: {LEARN}, before the reload"
+    node.send(ev.Reconfigured(config=config))
+    assert changed(node, with_vip(config, med=8)) == ("med 7 -> 8",)

@@ -86,6 +86,7 @@ class TestPrivileges:
     def test_exabgp_of_a_root_without_bind_service_cannot_listen_on_179(self) -> None:
         facts = replace(GOOD, capabilities=frozenset({CAP_NET_ADMIN}))
         assert "port 179" in found(facts, Code.NO_BIND_SERVICE).text
+        assert Code.NO_BIND_SERVICE not in codes(facts, config(CONFIG + "speaker: kernel-table\n"))
 
     def test_a_check_to_the_vip_needs_net_raw(self) -> None:
         checked = config(CONFIG.replace("port: 80,", "port: 80, check: {type: tcp, to: vip},"))
@@ -381,4 +382,9 @@ def test_the_lease_socket_is_for_the_plugin_and_for_nobody_else(
     if severity is None:
         assert Code.LEASE_SOCKET not in codes(facts)
     else:
-        assert found(facts, Code.LEASE_SOCKET).severity is severity
+        one = found(facts, Code.LEASE_SOCKET)
+        assert one.severity is severity
+        if severity is Severity.ERROR:
+            assert "by node.exabgp_user anycast-exabgp" in one.text
+            by_table = found(facts, Code.LEASE_SOCKET, config(CONFIG + "speaker: kernel-table\n"))
+            assert "by speaker.user anycast-table" in by_table.text

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from anycast.core.values.configuration import Node
+from anycast.core.values.speaker import Speaker, SpeakerType
 from anycast.doctor import network
 from anycast.doctor.facts import CAP_NET_ADMIN, Facts, Module, TableOption
 from anycast.doctor.gather import gather, lease_socket, read_files
@@ -36,6 +37,8 @@ FILES = {
         "kernel/net/netfilter/ipvs/ip-vs-wlc.ko: kernel/net/netfilter/ipvs/ip_vs.ko.xz\n"
     ),
 }
+
+EXABGP = Speaker()
 
 
 def write(root: Path, **files: str | None) -> None:
@@ -209,17 +212,30 @@ def test_a_route_says_by_which_interface_and_how_large() -> None:
 
 def test_the_lease_socket_is_read_with_the_groups_of_its_user(tmp_path: Path) -> None:
     node = Node(name="lb1", runtime_dir="/run/here", exabgp_user="nobody")
-    assert lease_socket(node, tmp_path) is None
+    assert lease_socket(node, EXABGP, tmp_path) is None
     path = tmp_path / "run/here/lease.sock"
     path.parent.mkdir(parents=True)
     with bind_unix(path, mode=0o640):
-        found = lease_socket(node, tmp_path)
+        found = lease_socket(node, EXABGP, tmp_path)
         assert found is not None
         assert (found.mode, found.uid, found.gid) == (0o640, os.geteuid(), path.stat().st_gid)
         user = pwd.getpwnam("nobody")
         assert found.user == user.pw_uid
         assert user.pw_gid in found.groups
-        assert lease_socket(replace(node, exabgp_user="nobody-here"), tmp_path) is None
+        assert lease_socket(replace(node, exabgp_user="nobody-here"), EXABGP, tmp_path) is None
+
+
+def test_the_announcer_is_in_the_group_of_exabgp_too(tmp_path: Path) -> None:
+    """Its unit puts it there."""
+    node = Node(name="lb1", runtime_dir="/run/here", exabgp_user="daemon")
+    path = tmp_path / "run/here/lease.sock"
+    path.parent.mkdir(parents=True)
+    with bind_unix(path, mode=0o660):
+        found = lease_socket(node, Speaker(type=SpeakerType.KERNEL_TABLE, user="nobody"), tmp_path)
+        assert found is not None
+        user, exabgp = pwd.getpwnam("nobody"), pwd.getpwnam("daemon")
+        assert found.user == user.pw_uid
+        assert {user.pw_gid, exabgp.pw_gid} <= found.groups
 
 
 def test_programs_are_those_of_this_network_namespace(root: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from anycast.doctor.finding import Code, Severity
-from tests.unit.doctor.node import GOOD, codes, found
+from tests.unit.doctor.node import CONFIG, GOOD, codes, config, found
 
 
 def test_a_chrony_that_may_set_the_clock_at_any_time_is_warned_of() -> None:
@@ -32,3 +32,19 @@ def test_a_routing_daemon_beside_the_agent_is_told_of(name: str) -> None:
         f"{name} runs on this node: to it a VIP is a connected route, whatever its scope"
     )
     assert Code.ROUTING_DAEMON not in codes(replace(GOOD, programs=frozenset({"zebra", "bfdd", "exabgp"})))
+
+
+TABLE = config(CONFIG + "speaker: kernel-table\n")
+
+
+def test_a_bird_that_is_to_announce_must_run() -> None:
+    assert "`systemctl start bird`" in found(GOOD, Code.NO_BIRD, TABLE).fix
+    assert Code.NO_BIRD not in codes(replace(GOOD, programs=frozenset({"bird"})), TABLE)
+    other = config(CONFIG + "speaker: {type: kernel-table, daemon: other}\n")
+    assert Code.NO_BIRD not in codes(GOOD, other)
+    assert Code.NO_BIRD not in codes(GOOD)
+
+
+def test_bird_does_not_mind_the_clock() -> None:
+    facts = replace(GOOD, programs=frozenset({"bird", "systemd-timesyn"}), clock_steps="chrony.conf:3")
+    assert Code.CLOCK_STEPS not in codes(facts, TABLE)
