@@ -34,7 +34,8 @@ demo: setup ## break balancers under 600 connections in the lab; less than two m
 # PEER=healthcheck or none, FIREWALL=1 for a stateful firewall on every balancer.
 chaos: setup ## the fault matrix under 600 connections: what broke, when routes went; half an hour
 	@./lab/install bench
-	@$(BIN)/python -m lab.chaos $(if $(FAULTS),--faults '$(FAULTS)') $(if $(NODES),--nodes '$(NODES)') \
+	@$(if $(filter bird,$(SPEAKER)),./lab/install bird,:)
+	@$(BIN)/python -m lab.chaos $(if $(SPEAKER),--speaker '$(SPEAKER)') $(if $(FAULTS),--faults '$(FAULTS)') $(if $(NODES),--nodes '$(NODES)') \
 		$(if $(CONNECTIONS),--connections '$(CONNECTIONS)') $(if $(SEED),--seed '$(SEED)') \
 		$(if $(DURATION),--duration '$(DURATION)') $(if $(PEER),--peer '$(PEER)') \
 		$(if $(FIREWALL),--firewall)

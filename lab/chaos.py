@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 
 from lab import configs, firewall
+from lab.announcer import Announcers
 from lab.chaos_figures import Row, chaos_table, document, worst
 from lab.chaos_picture import picture
 from lab.chaos_plan import BY_NAME, RANDOM, OptionError, Options, listing, options, turns
@@ -50,6 +51,11 @@ class Story:
     arrived: firewall.Closes | None = None  # of it, at the real servers
 
 
+def manager(chosen: Options, lab: Lab, nodes: Sequence[str]) -> Watchdog | Announcers:
+    """The service manager's part."""
+    return Announcers(lab) if chosen.speaker == "bird" else Watchdog(lab, nodes, limit(UNIT.read_text()))
+
+
 @contextlib.contextmanager
 def site(chosen: Options) -> Iterator[tuple[Lab, Site]]:
     """The lab with every balancer announcing both VIPs, for the block."""
@@ -59,7 +65,7 @@ def site(chosen: Options) -> Iterator[tuple[Lab, Site]]:
         lab.watch()
         nodes = [balancer.name for balancer in lab.topology.balancers]
         try:
-            with Watchdog(lab, nodes, limit(UNIT.read_text())) as watchdog:
+            with manager(chosen, lab, nodes) as watchdog:
                 built = Site(lab, chosen.servers, watchdog)
                 built.build()
                 watchdog.begin()
@@ -110,7 +116,7 @@ def _matrix(chosen: Options, built: Site, trial: Trial, story: Story) -> None:
         hit = [built.nodes[(at + more) % len(built.nodes)] for more in range(2)]
         server = servers[(2 if fault.where == "both" else 1) % len(servers)]
         trial.attempt(fault, partial(faults.run, fault, hit, server))
-    if BY_NAME[RANDOM] in chosen.faults:
+    if any(fault.name == RANDOM for fault in chosen.faults):
         _random(chosen, built, trial, faults, story)
     if chosen.peer_faults:
         with Healthcheck(built, trial) as peer:
@@ -124,7 +130,7 @@ def _random(chosen: Options, built: Site, trial: Trial, faults: Faults, story: S
     servers = [f"rs{number}" for number in range(1, chosen.servers + 1)]
     plain, trial.rows = trial.rows, story.random_rows
     end = time.monotonic() + chosen.duration
-    for one in turns(chosen.seed, built.nodes, servers):
+    for one in turns(chosen.seed, built.nodes, servers, chosen.speaker):
         if time.monotonic() + one.wait >= end:
             break
         time.sleep(one.wait)
@@ -142,6 +148,7 @@ def report(chosen: Options, story: Story, json_path: Path, svg_path: Path, failu
         "duration_s": chosen.duration,
         "failure": failure,
         "firewall": chosen.firewall,
+        "speaker": chosen.speaker,
         "closes_sent": asdict(story.sent) if story.sent is not None else None,
         "closes_arrived": asdict(story.arrived) if story.arrived is not None else None,
         **document(story.rows, story.random_rows),
@@ -179,12 +186,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the random faults")
     parser.add_argument("--duration", type=float, default=600.0, help="seconds of random faults; 0: none")
     parser.add_argument("--peer", default="", help="healthcheck: the faults it has too; none: never")
+    parser.add_argument(
+        "--speaker", default="exabgp", help="exabgp, or bird: BIRD and `anycast announce-table`"
+    )
     parser.add_argument("--firewall", action="store_true", help="a stateful firewall on every balancer")
     parser.add_argument("--json", type=Path, default=BUILD / "chaos.json")
     parser.add_argument("--svg", type=Path, default=BUILD / "chaos.svg")
     given = parser.parse_args(argv)
     if given.faults == "help":
-        print(listing())
+        print(listing("bird" if given.speaker == "bird" else "exabgp"))
         return 0
     try:
         chosen = options(
@@ -196,6 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             peer=given.peer,
             most_nodes=MOST_BALANCERS,
             firewall=given.firewall,
+            speaker=given.speaker,
         )
     except OptionError as error:
         print(error, file=sys.stderr)

@@ -7,11 +7,13 @@ from __future__ import annotations
 import random
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 RANDOM = "random"
 Peer = Literal["healthcheck", "none"]
+Speaker = Literal["exabgp", "bird"]
+SPEAKERS: tuple[Speaker, ...] = get_args(Speaker)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,11 @@ class Fault:
     balancers: int = 2  # needed
     alone: bool = False  # one of the random single faults
     said: str = ""  # the promise in words, where they are others
+    method: str = ""  # of `lab.faults.Faults`; empty: as it is named
+
+    @property
+    def act(self) -> str:
+        return self.method or self.name.replace("-", "_")
 
     @property
     def promise(self) -> str:
@@ -47,13 +54,27 @@ FAULTS = (
     Fault(name="agent-term", text="SIGTERM to the agent", path=True, alone=True),
     Fault(name="agent-kill", text="SIGKILL to the agent", bound=2.5, alone=True),
     Fault(name="agent-stop", text="SIGSTOP to the agent", bound=2.5, alone=True),
-    Fault(name="plugin-kill", text="SIGKILL to `anycast announce`", bound=0.5, alone=True),
     Fault(
-        name="plugin-stop", text="SIGSTOP to `anycast announce`: the watchdog ends it", bound=3.0, alone=True
+        name="plugin-kill", method="writer_kill", text="SIGKILL to `anycast announce`", bound=0.5, alone=True
     ),
-    Fault(name="exabgp-term", text="SIGTERM to ExaBGP", bound=0.2, path=True, alone=True),
-    Fault(name="exabgp-kill", text="SIGKILL to ExaBGP", bound=0.2, alone=True),
-    Fault(name="exabgp-stop", text="SIGSTOP to ExaBGP: the hold time of 3 s", bound=3.5, alone=True),
+    Fault(
+        name="plugin-stop",
+        method="writer_stop",
+        text="SIGSTOP to `anycast announce`: the watchdog ends it",
+        bound=3.0,
+        alone=True,
+    ),
+    Fault(
+        name="exabgp-term", method="speaker_term", text="SIGTERM to ExaBGP", bound=0.2, path=True, alone=True
+    ),
+    Fault(name="exabgp-kill", method="speaker_kill", text="SIGKILL to ExaBGP", bound=0.2, alone=True),
+    Fault(
+        name="exabgp-stop",
+        method="speaker_stop",
+        text="SIGSTOP to ExaBGP: the hold time of 3 s",
+        bound=3.5,
+        alone=True,
+    ),
     Fault(
         name="freeze-bfd",
         text="all processes of a node stand still, its packets get lost, the link is up; BFD 3 x 100 ms",
@@ -116,6 +137,17 @@ FAULTS = (
     Fault(name=RANDOM, text="single faults in random order for DURATION seconds", where=""),
 )
 BY_NAME = {fault.name: fault for fault in FAULTS}
+# Where BIRD announces what `anycast announce-table` writes, these are called otherwise; the bounds are the same.
+_BY_BIRD = {
+    "plugin-kill": ("announcer-kill", "SIGKILL to `anycast announce-table`: its unit removes the routes"),
+    "plugin-stop": (
+        "announcer-stop",
+        "SIGSTOP to `anycast announce-table`: the watchdog ends it, its unit removes the routes",
+    ),
+    "exabgp-term": ("bird-term", "SIGTERM to BIRD"),
+    "exabgp-kill": ("bird-kill", "SIGKILL to BIRD"),
+    "exabgp-stop": ("bird-stop", "SIGSTOP to BIRD: the hold time of 3 s"),
+}
 # Of ExaBGP's own healthcheck, in the place of agent and plugin; what it does is shown, not judged.
 PEER_FAULTS = {
     "drain": "its `--disable` file",
@@ -140,6 +172,16 @@ SILENT_TEXT = (
 )
 
 
+def faults_of(speaker: Speaker) -> tuple[Fault, ...]:
+    """Of a site whose balancers announce by that."""
+    return FAULTS if speaker == "exabgp" else tuple(map(_by_bird, FAULTS))
+
+
+def _by_bird(fault: Fault) -> Fault:
+    name, text = _BY_BIRD.get(fault.name, (fault.name, fault.text.replace("ExaBGP", "BIRD")))
+    return replace(fault, name=name, text=text, method=fault.act)
+
+
 class OptionError(Exception):
     """Cannot be run so; the message has every problem on a line of its own, and what to do."""
 
@@ -157,6 +199,7 @@ class Options:
     seed: int = 1
     duration: float = 600.0  # seconds of random faults
     firewall: bool = False  # a stateful one on every balancer, with the rendered rules
+    speaker: Speaker = "exabgp"
 
     @property
     def memory(self) -> int:
@@ -174,11 +217,17 @@ def options(
     peer: str = "",
     most_nodes: int = 32,
     firewall: bool = False,
+    speaker: str = "exabgp",
 ) -> Options:
     """Raises OptionError. `faults`: names with commas; empty: all. `peer` empty: with all of them, else not."""
     wrong = []
+    by_bird = speaker == "bird"
+    known = faults_of("bird" if by_bird else "exabgp")
+    others = () if by_bird else (*FIGURES, SILENT)  # that are of ExaBGP, or of no speaker
     names = [name for name in (word.strip() for word in faults.split(",")) if name]
-    unknown = [name for name in names if name not in BY_NAME and name not in (*FIGURES, SILENT)]
+    unknown = [name for name in names if name not in others and all(name != one.name for one in known)]
+    if speaker not in SPEAKERS:
+        wrong.append(f"SPEAKER={speaker}: {' or '.join(SPEAKERS)}")
     if unknown:
         wrong.append(f"FAULTS: no such fault: {', '.join(unknown)} (FAULTS=help lists them)")
     if not 2 <= nodes <= most_nodes:
@@ -189,8 +238,10 @@ def options(
         wrong.append(f"DURATION={duration:g}: 0 to 86400 seconds")
     if peer not in ("", "healthcheck", "none"):
         wrong.append(f"PEER={peer}: healthcheck or none")
+    elif peer == "healthcheck" and by_bird:
+        wrong.append("PEER=healthcheck: it is ExaBGP's, and SPEAKER=bird has none")
     # In the order of the table, whatever the order on the command line: some rest on others.
-    chosen = [fault for fault in FAULTS if fault.name in names or not names]
+    chosen = [fault for fault in known if fault.name in names or not names]
     if not names:
         chosen = [fault for fault in chosen if fault.name != "server-blink"]
         chosen = [fault for fault in chosen if fault.balancers <= nodes]
@@ -201,35 +252,39 @@ def options(
     ]
     if not duration:
         chosen = [fault for fault in chosen if fault.name != RANDOM]
-    shown = peer == "healthcheck" or (not peer and not names)
-    peers = tuple(name for name in PEER_FAULTS if shown and BY_NAME[name] in chosen)
-    if peer == "healthcheck" and not peers and not unknown:
+    shown = not by_bird and (peer == "healthcheck" or (not peer and not names))
+    peers = tuple(name for name in PEER_FAULTS if shown and any(fault.name == name for fault in chosen))
+    if peer == "healthcheck" and not by_bird and not peers and not unknown:
         wrong.append(f"PEER=healthcheck: nothing to compare: it has {', '.join(PEER_FAULTS)}")
     if wrong:
         raise OptionError("\n".join(wrong))
     return Options(
         faults=tuple(chosen),
         peer_faults=peers,
-        figures=tuple(name for name in FIGURES if name in names or not names),
-        silent=SILENT in names or not names,
+        figures=tuple(name for name in FIGURES if name in names or not (names or by_bird)),
+        silent=SILENT in names or not (names or by_bird),
         nodes=nodes,
         connections=connections,
         seed=seed,
         duration=duration,
         firewall=firewall,
+        speaker="bird" if by_bird else "exabgp",
     )
 
 
-def listing() -> str:
+def listing(speaker: Speaker = "exabgp") -> str:
     """For FAULTS=help."""
-    texts = {**FIGURES, SILENT: SILENT_TEXT}
-    for fault in FAULTS:
+    by_exabgp = speaker == "exabgp"
+    texts = {}
+    for fault in faults_of(speaker):
         promise = f" ({fault.promise})" if fault.promise != "-" else ""
-        beside = " [PEER=healthcheck too]" if fault.name in PEER_FAULTS else ""
+        beside = " [PEER=healthcheck too]" if by_exabgp and fault.name in PEER_FAULTS else ""
         texts[fault.name] = f"{fault.text}{promise}{beside}"
+    if by_exabgp:
+        texts |= {**FIGURES, SILENT: SILENT_TEXT}
     width = max(map(len, texts))
     lines = []
-    for name in (*BY_NAME, *FIGURES, SILENT):
+    for name in texts:
         indent = " " * (width + 2)
         lines += textwrap.wrap(f"{name.ljust(width)}  {texts[name]}", 110, subsequent_indent=indent)
     return "\n".join(lines)
@@ -244,10 +299,12 @@ class Turn:
     wait: float
 
 
-def turns(seed: int, nodes: Sequence[str], servers: Sequence[str]) -> Iterator[Turn]:
+def turns(
+    seed: int, nodes: Sequence[str], servers: Sequence[str], speaker: Speaker = "exabgp"
+) -> Iterator[Turn]:
     """Without end; the same for the same arguments. Every fault has come once before any comes again."""
     rng = random.Random(seed)  # noqa: S311 - no secret
-    singles = [fault for fault in FAULTS if fault.alone]
+    singles = [fault for fault in faults_of(speaker) if fault.alone]
     while True:
         for fault in rng.sample(singles, len(singles)):
             where = rng.choice(servers if fault.where == "server" else nodes)

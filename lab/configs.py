@@ -140,6 +140,21 @@ def render_exabgp(config: Path) -> tuple[str, dict[str, str]]:
     return text, dict(line.split("=", 1) for line in lines)
 
 
+def render_bird(config: Path) -> tuple[str, str]:
+    """What BIRD on a node includes, and the announcer's environment, as `anycast render` writes them."""
+    from anycast.config.load import load
+    from anycast.render.bird import bird_conf, table_env
+
+    node = load(config).config
+    return bird_conf(node), table_env(node)
+
+
+def lines(file: Path) -> dict[str, str]:
+    """The variables of an environment file."""
+    text = file.read_text().splitlines()
+    return dict(line.split("=", 1) for line in text if line and not line.startswith("#"))
+
+
 def checkout() -> Path:
     return Path(__file__).resolve().parent.parent
 

@@ -33,7 +33,9 @@ from lab.processes import Process
 from lab.routewatch import RouteEvent, RouteTable, RouteWatch
 from lab.topology import ROUTER_AS, RUN, VIP4, VIP6, VIPS, Node, Role, Topology, topology
 
-What = Literal["agent", "exabgp", "plugin", "guardian", "zebra", "bgpd", "bfdd", "server"]
+What = Literal[
+    "agent", "exabgp", "plugin", "guardian", "bird", "announcer", "zebra", "bgpd", "bfdd", "server"
+]
 _FRR = Path("/usr/lib/frr")
 _FRR_RUN = Path("/run/frr")
 _ROUTER = ("configure terminal", f"router bgp {ROUTER_AS}")
@@ -155,9 +157,16 @@ class Lab:
         """Where the sockets of the node's FRR are. The router's are where `vtysh` looks."""
         return _FRR_RUN if self.topology.node(node).role is Role.ROUTER else self.run / node / "frr"
 
+    def bird(self, node: str) -> Path:
+        """Where BIRD on a balancer is asked."""
+        return self.run / node / "bird.ctl"
+
     @contextlib.contextmanager
-    def bfd(self, node: str) -> Iterator[None]:
-        """FRR's zebra and bfdd on a balancer for the block, as its YAML wants them, and BFD of the router with it."""
+    def bfd(self, node: str, *, own: bool = False) -> Iterator[None]:
+        """FRR's zebra and bfdd on a balancer for the block, as its YAML wants them, and BFD of the router with it.
+
+        `own`: what announces there speaks it itself.
+        """
         from anycast.config.load import load  # these take a while in the lab's kernel
         from anycast.render.frr_bfd import frr_bfd_conf
 
@@ -171,17 +180,18 @@ class Lab:
         settings = configuration.bgp.neighbors[0].bfd
         assert settings is not None
         interval = round(settings.interval * 1000)
+        daemons: tuple[What, ...] = () if own else ("zebra", "bfdd")
         try:
-            self.start(node, "zebra")
-            self.start(node, "bfdd")
+            for what in daemons:
+                self.start(node, what)
             for end in (balancer.node4, balancer.node6):
                 self.vtysh(*_ROUTER, f"neighbor {end} bfd {settings.multiplier} {interval} {interval}")
             yield
         finally:
             for end in (balancer.node4, balancer.node6):
                 self.vtysh(*_ROUTER, f"no neighbor {end} bfd")
-            self.stop(node, "bfdd")
-            self.stop(node, "zebra")
+            for what in reversed(daemons):
+                self.stop(node, what)
 
     def vtysh(self, *commands: str) -> str:
         """What the router's FRR answers. Raises CalledProcessError."""
@@ -193,6 +203,16 @@ class Lab:
         text, environment = configs.render_exabgp(self.config(node))
         (self.run / node / "exabgp.conf").write_text(text)
         (self.run / node / "exabgp.env").write_text("".join(f"{k}={v}\n" for k, v in environment.items()))
+
+    def render_bird(self, node: str) -> None:
+        """Writes BIRD's configuration and the announcer's environment from the node's YAML."""
+        folder = self.run / node
+        text, environment = configs.render_bird(self.config(node))
+        (folder / "anycast.conf").write_text(text)
+        (folder / "table.env").write_text(environment)
+        (balancer,) = [one for one in self.topology.balancers if one.name == node]
+        main = f'router id {balancer.node4};\nprotocol device {{}}\ninclude "{folder}/anycast.conf";\n'
+        (folder / "bird.conf").write_text(main)
 
     def start(self, node: str, what: What) -> Process:
         """Starts a daemon in its node. Raises LabError when it runs already."""
@@ -229,6 +249,10 @@ class Lab:
                 lines = (folder / "exabgp.env").read_text().splitlines()
                 env |= dict(line.split("=", 1) for line in lines)
                 return [str(Path(sys.executable).with_name("exabgp")), str(folder / "exabgp.conf")], env
+            case "bird":
+                return ["bird", "-f", "-c", str(folder / "bird.conf"), "-s", str(self.bird(node))], env
+            case "announcer":
+                return configs.program("announce-table"), env | configs.lines(folder / "table.env")
             case "plugin" | "guardian":
                 raise LabError(f"the {what} is ExaBGP's to start: restart exabgp")
 

@@ -23,6 +23,7 @@ from pyroute2 import IPRoute
 
 from anycast.cli import client
 from lab import configs, kernel_view, netns, places
+from lab.announcer import Announcers
 from lab.chaos_plan import BY_NAME, Fault
 from lab.control import Lab, What
 from lab.machine import LabError
@@ -33,7 +34,7 @@ from lab.trial import PATIENCE, Facts, Trial, patience
 from lab.waiting import until
 from lab.watchdog import Watchdog
 
-NODE_DAEMONS: tuple[What, ...] = ("exabgp", "agent")
+TABLE = 1179
 BFD = {"interval": "100ms", "multiplier": 3}
 GROUP = 4  # nodes that are started at once: the processor is one
 NOBODY = "02:00:00:00:00:99"  # a link address that nothing answers to
@@ -45,12 +46,15 @@ _IFF_UP, _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x1, 0x8913, 0x8914
 class Site:
     """The balancers' configurations and daemons. `servers`: real servers in the configuration at first."""
 
-    def __init__(self, lab: Lab, servers: int, watchdog: Watchdog) -> None:
+    def __init__(self, lab: Lab, servers: int, watchdog: Watchdog | Announcers) -> None:
+        """With `Announcers` the balancers announce by BIRD, else by ExaBGP."""
         self.lab = lab
         self.watchdog = watchdog
+        self.speaker: What = "bird" if isinstance(watchdog, Announcers) else "exabgp"
+        self.writer: What = "announcer" if isinstance(watchdog, Announcers) else "plugin"
         self.servers = servers
         self.nodes = [balancer.name for balancer in lab.topology.balancers]
-        self.daemons = NODE_DAEMONS  # of a balancer
+        self.daemons: tuple[What, ...] = (self.speaker, "agent")  # of a balancer, that nobody starts again
 
     def build(self) -> None:
         """Until every balancer announces both VIPs."""
@@ -61,8 +65,10 @@ class Site:
                 self.render(node)
                 with netns.inside(node):  # what comes back with the link comes with its addresses
                     Path("/proc/sys/net/ipv6/conf/up0/keep_addr_on_down").write_text("1")
-                for what in NODE_DAEMONS:
+                for what in self.daemons:
                     self.lab.start(node, what)
+                if isinstance(self.watchdog, Announcers):
+                    self.watchdog.start(node)
                 up.append(node)
             for prefix in VIPS:
                 self.lab.wait_route(prefix, up, PATIENCE * 3)
@@ -90,9 +96,19 @@ class Site:
         config["pools"]["web"]["check"]["interval"] = interval or max(1.0, len(self.nodes) / 4)
         if sync:
             config["connection_sync"] = {"interface": "lan0", "id": 9}
+        if self.speaker == "bird":
+            config["speaker"] = {
+                "type": "kernel-table",
+                "table": TABLE,
+                "socket": str(self.lab.bird(node)),
+                "user": "root",
+            }
         self.lab.config(node).write_text(yaml.safe_dump(config, sort_keys=False))
 
     def render(self, node: str) -> None:
+        if isinstance(self.watchdog, Announcers):
+            self.lab.render_bird(node)
+            return
         self.lab.render(node)
         with (self.lab.run / node / "exabgp.env").open("a") as file:
             file.write(self.watchdog.environment(node))
@@ -178,7 +194,7 @@ class Site:
 
     def mend(self) -> None:
         """Every daemon runs and every balancer announces both VIPs. Raises TimeoutError."""
-        whats: tuple[What, ...] = ("agent", "exabgp", "plugin")
+        whats: tuple[What, ...] = ("agent", self.speaker, self.writer)
         for node in self.nodes:
             for what in whats:
                 with contextlib.suppress(LabError):
@@ -270,7 +286,7 @@ class Freeze:
 
 
 class Faults:
-    """One method for each fault but `random`, by its name with `_` for `-`; takes the nodes and the real server."""
+    """One method for each fault but `random`, by its `act`; takes the nodes and the real server."""
 
     def __init__(self, site: Site, trial: Trial) -> None:
         self.site = site
@@ -280,7 +296,7 @@ class Faults:
 
     def run(self, fault: Fault, nodes: Sequence[str], server: str) -> None:
         """`nodes`: those that are hit, as many as it needs."""
-        act: Callable[[Fault, Sequence[str], str], None] = getattr(self, fault.name.replace("-", "_"))
+        act: Callable[[Fault, Sequence[str], str], None] = getattr(self, fault.act)
         act(fault, nodes, server)
 
     def steady(self, fault: Fault, _nodes: Sequence[str], _server: str) -> None:
@@ -316,16 +332,13 @@ class Faults:
     def agent_stop(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
         self._stopped(fault, nodes[0], "agent")
 
-    def plugin_kill(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
-        """ExaBGP starts it again by itself. Where it is back within the router's own delay, no route goes: then it
-        counts until somebody answers for the route again.
+    def writer_kill(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
+        """ExaBGP starts its plugin again by itself. Where it is back within the router's own delay, no route goes: then it
+        counts until somebody answers for the route again. The announcer's unit removes the routes, and starts it again.
         """
         node = nodes[0]
-        plugin = self.site.process(node, "plugin")
-        start = self._start_of_plugin(node) if emulated() else 0.0
-        if start:
-            words = f"{fault.promise} + {start:.2f} s (its start here)"
-            fault = replace(fault, bound=round((fault.bound or 0.0) + start, 2), said=words)
+        plugin = self.site.process(node, self.site.writer)
+        fault = self._with_start(fault, node)
         with self.trial.count(fault, node) as facts:
             began = time.time()
             plugin.send(signal.SIGKILL)
@@ -342,13 +355,24 @@ class Faults:
                 facts.note = "the next plugin was there before the router had let go"
             say(f"  another plugin after {back:.2f} s")
 
-    def _start_of_plugin(self, node: str) -> float:
-        """Seconds: in the emulated kernel it takes several times what it takes elsewhere. The slower of two, under load."""
+    def _with_start(self, fault: Fault, node: str) -> Fault:
+        """In the emulated kernel the start of what removes the routes takes several times what it takes elsewhere."""
+        start = self._start_of_writer(node) if emulated() else 0.0
+        if not start:
+            return fault
+        words = f"{fault.promise} + {start:.2f} s (its start here)"
+        return replace(fault, bound=round((fault.bound or 0.0) + start, 2), said=words)
+
+    def _start_of_writer(self, node: str) -> float:
+        """Seconds. The slower of two, under load."""
         took = []
+        # Without a pipe the plugin loads everything, says so and ends. The announcer looks into an empty table.
+        words = ["announce", "--socket", "/nowhere"]
+        if self.site.writer == "announcer":
+            words = ["announce-table", "--clear", "--table", str(TABLE + 1)]
         for _ in range(2):
             began = time.monotonic()
-            # Without a pipe it loads everything, says so and ends.
-            argv = [*places.entry(node), *configs.program("announce", "--socket", "/nowhere")]
+            argv = [*places.entry(node), *configs.program(*words)]
             subprocess.run(
                 argv, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=PATIENCE,
                 env=configs.program_environment(),
@@ -356,9 +380,11 @@ class Faults:
             took.append(time.monotonic() - began)
         return max(took)
 
-    def plugin_stop(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
+    def writer_stop(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
         node = nodes[0]
-        plugin = self.site.process(node, "plugin")
+        plugin = self.site.process(node, self.site.writer)
+        if self.site.writer == "announcer":  # it is its unit that removes the routes
+            fault = self._with_start(fault, node)
         with self.trial.count(fault, node) as facts:
             plugin.send(signal.SIGSTOP)
             self.trial.gone(facts, node)
@@ -367,23 +393,25 @@ class Faults:
             plugin.end(0.0)
             self.trial.everywhere()
 
-    def exabgp_term(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
-        self._signalled(fault, nodes[0], "exabgp", signal.SIGTERM)
+    def speaker_term(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
+        self._signalled(fault, nodes[0], self.site.speaker, signal.SIGTERM)
 
-    def exabgp_kill(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
-        self._signalled(fault, nodes[0], "exabgp", signal.SIGKILL)
+    def speaker_kill(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
+        self._signalled(fault, nodes[0], self.site.speaker, signal.SIGKILL)
 
-    def exabgp_stop(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
-        self._stopped(fault, nodes[0], "exabgp")
+    def speaker_stop(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
+        self._stopped(fault, nodes[0], self.site.speaker)
 
     def freeze_bfd(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
         node = nodes[0]
-        with self.lab.bfd(node):
+        own = self.site.speaker == "bird"
+        beside: tuple[What, ...] = () if own else ("bfdd", "zebra")
+        with self.lab.bfd(node, own=own):
             until(lambda: self._bfd_up(node), f"BFD up with both ends of {node}", PATIENCE)
-            self._frozen(fault, node, ("bfdd", "zebra", "exabgp", "agent", "plugin"))
+            self._frozen(fault, node, (*beside, self.site.speaker, "agent", self.site.writer))
 
     def freeze_hold(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
-        self._frozen(fault, nodes[0], ("exabgp", "agent", "plugin"))
+        self._frozen(fault, nodes[0], (self.site.speaker, "agent", self.site.writer))
 
     def uplink_down(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
         self._without(fault, nodes[0], self.site.uplink)
@@ -447,10 +475,10 @@ class Faults:
 
     def two_nodes(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
         first, second = nodes[:2]
-        agent, exabgp = self.site.process(first, "agent"), self.site.process(second, "exabgp")
+        agent, speaker = self.site.process(first, "agent"), self.site.process(second, self.site.speaker)
         with self.trial.count(fault, f"{first}+{second}") as facts:
             agent.send(signal.SIGKILL)
-            exabgp.send(signal.SIGSTOP)
+            speaker.send(signal.SIGSTOP)
             self.trial.gone(facts, first)
             bound = BY_NAME["agent-kill"].bound or 0.0
             if facts.gone is not None and facts.gone > bound:
@@ -458,12 +486,12 @@ class Faults:
             self.trial.gone(facts, second)
             self.trial.settled(facts)
             self.trial.healing(facts)
-            _continue(exabgp)
+            _continue(speaker)
             self._start(first, "agent")
 
     def server_and_node(self, fault: Fault, nodes: Sequence[str], server: str) -> None:
         node = nodes[0]
-        victims = self.site.process(server, "server"), self.site.process(node, "exabgp")
+        victims = self.site.process(server, "server"), self.site.process(node, self.site.speaker)
         with self.trial.count(fault, f"{server}+{node}", server=server) as facts:
             for process in victims:
                 process.send(signal.SIGKILL)
@@ -473,7 +501,7 @@ class Faults:
             self.trial.healing(facts)
             self.lab.start(server, "server")
             self.site.weight(server, {1})
-            self._start(node, "exabgp")
+            self._start(node, self.site.speaker)
         self.trial.worn()
 
     def server_death(self, fault: Fault, _nodes: Sequence[str], server: str) -> None:
@@ -543,11 +571,11 @@ class Faults:
         self.site.reload(servers=self.site.servers + 1, sync=True)
         self.site.weight(self.added, {1})
         with self.trial.count(fault, f"{self.added}+{node}") as facts:
-            self.lab.kill(node, "exabgp")
+            self.lab.kill(node, self.site.speaker)
             self.trial.gone(facts, node)
             self.trial.settled(facts)
             self.trial.healing(facts)
-            self._start(node, "exabgp")
+            self._start(node, self.site.speaker)
         self.site.reload()
         self.site.weight(self.added, set())
         self.trial.worn()

@@ -1,25 +1,17 @@
 """A node whose BIRD learns the announcer's table, and a router: what `anycast render bird` writes, the real programs, one link.
 
-The agent is played by the test, and so is the service manager: it ends an announcer that does not feed its watchdog, runs
-what the unit runs after each end, and starts the next.
+The agent is played by the test, the service manager by `lab.announcer`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import select
 import shutil
-import signal
-import socket
 import subprocess
-import sys
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from anycast.config.load import loads
 from anycast.core.values.configuration import Config
@@ -27,9 +19,9 @@ from anycast.core.values.route import Prefix
 from anycast.render.bird import bird_conf
 from anycast.render.router import router
 from anycast.render.routers import ROUTERS
+from lab.announcer import Unit
 from lab.processes import Process, spawn
 from lab.routewatch import RouteTable, RouteWatch
-from lab.watchdog import limit
 from tests.contract import bgp
 from tests.contract.bgp import (
     CHECKOUT,
@@ -48,9 +40,6 @@ from tests.contract.pair import V4, V6
 from tests.contract.routers import Frr, Software, until
 
 TABLE = 1179
-UNIT = CHECKOUT / "packaging" / "systemd" / "anycast-table.service"
-RESTART = 0.2  # seconds, as RestartSec of the unit
-ANNOUNCER = (sys.executable, "-m", "anycast", "announce-table")
 
 
 def missing() -> str | None:
@@ -84,106 +73,15 @@ vips:
     return loads(text, hostname="lb1").config
 
 
-class Unit:
-    """The service manager's part for the announcer in a namespace. `restart`: the next one is started after an end."""
-
-    def __init__(self, place: str, folder: Path) -> None:
-        self._place, self._folder = place, folder
-        self.log = folder / "announcer.log"
-        self.restart = True
-        self.process: Process | None = None
-        self.cleared = 0  # how often what the unit runs after an end has run
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(str(folder / "notify"))
-        self._watchdog = limit(UNIT.read_text())
-        self._stopped, self._stopper = socket.socketpair()
-        self._free = threading.Event()
-        self._free.set()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    @property
-    def env(self) -> dict[str, str]:
-        return {
-            **os.environ,
-            "PYTHONPATH": str(CHECKOUT),
-            "ANYCAST_TABLE": str(TABLE),
-            "ANYCAST_LEASE": str(self._folder / "lease.sock"),
-            "ANYCAST_BIRD": str(self._folder / "bird.ctl"),
-        }
-
-    def running(self) -> Process:
-        """The one that runs, once it does."""
-        return until(
-            lambda: one if (one := self.process) is not None and one.alive() else None, "an announcer"
-        )
-
-    @contextlib.contextmanager
-    def holding(self) -> Iterator[None]:
-        """The next one is not started before the block has ended."""
-        self._free.clear()
-        try:
-            yield
-        finally:
-            self._free.set()
-
-    def stop(self) -> None:
-        self.restart = False
-        self._free.set()
-        self._stopper.send(b".")
-        self._thread.join()
-        if self.process is not None:
-            self.process.end()
-        for sock in (self._socket, self._stopped, self._stopper):
-            sock.close()
-        print(self.log.read_text())  # pytest shows it of a test that failed
-
-    def _run(self) -> None:
-        while True:
-            env = self.env | {
-                "NOTIFY_SOCKET": str(self._folder / "notify"),
-                "WATCHDOG_USEC": f"{self._watchdog * 1e6:.0f}",
-            }
-            process = spawn(
-                ANNOUNCER, netns=self._place, env=env, log=self.log, record=self._folder / "announcer.record"
-            )
-            self.process = process
-            if not self._watch(process):
-                return
-            subprocess.run(
-                ["ip", "netns", "exec", self._place, *ANNOUNCER, "--clear"],
-                env=self.env,
-                check=True,
-                timeout=PATIENCE,
-            )
-            self.cleared += 1
-            self._free.wait()
-            if not self.restart or select.select([self._stopped], [], [], RESTART)[0]:
-                return
-
-    def _watch(self, process: Process) -> bool:
-        """Until it has ended. False: nobody looks after it any more."""
-        fed = None
-        ended = os.pidfd_open(process.pid)
-        try:
-            while True:
-                patience = PATIENCE if fed is None else max(0.0, fed + self._watchdog - time.monotonic())
-                watched: list[Any] = [self._socket, self._stopped, ended]
-                ready = select.select(watched, [], [], patience)[0]
-                if self._stopped in ready:
-                    return False
-                if ended in ready:
-                    process.alive()  # so that it is no zombie
-                    return True
-                if self._socket in ready:
-                    self._socket.recv(4096)
-                    fed = time.monotonic()
-                elif fed is not None:
-                    for number in (signal.SIGABRT, signal.SIGCONT):
-                        process.send(number)
-                    fed = None
-        finally:
-            os.close(ended)
+def environment(folder: Path) -> dict[str, str]:
+    """Of the announcer."""
+    return {
+        **os.environ,
+        "PYTHONPATH": str(CHECKOUT),
+        "ANYCAST_TABLE": str(TABLE),
+        "ANYCAST_LEASE": str(folder / "lease.sock"),
+        "ANYCAST_BIRD": str(folder / "bird.ctl"),
+    }
 
 
 @dataclass
@@ -249,6 +147,12 @@ class Site:
     router: Software | None = None
     frr: Path = field(default_factory=Path)
 
+    def running(self) -> Process:
+        """The announcer that runs, once it does."""
+        return until(
+            lambda: one if (one := self.unit.process) is not None and one.alive() else None, "an announcer"
+        )
+
     def forwarded(self, *prefixes: Prefix) -> None:
         """Until the router's kernel sends them to the node."""
         for prefix in prefixes:
@@ -306,7 +210,8 @@ def site(
         found = Site(agent, None, bird, table, places, folder, one, software, files)  # type: ignore[arg-type]
         for words in before:
             found.ip(*words.split())
-        found.unit = Unit(places.node, folder)
+        found.unit = Unit(places.node, folder, environment(folder))
+        undo.callback(lambda: print(found.unit.log.read_text()))  # pytest shows it of a test that failed
         undo.callback(found.unit.stop)
         agent.wait(lambda report: len([n for n in report.neighbors if n.state == "up"]) == 2)
         yield found

@@ -36,7 +36,7 @@ def site(around: Site) -> Iterator[Site]:
     around.agent.settled(around.agent.grant(*BOTH))
     around.forwarded(V4, V6)
     yield around
-    around.unit.running()
+    around.running()
     around.agent.settled(around.agent.grant(*BOTH))
     around.forwarded(V4, V6)
 
@@ -74,27 +74,27 @@ def test_the_routes_of_an_agent_that_dies_go_with_its_lease(site: Site) -> None:
 
 def test_the_routes_of_an_announcer_that_is_killed_go_and_come_back(site: Site) -> None:
     site.agent.settled(site.agent.grant(*BOTH, ttl=LONG))
-    before, cleared = site.unit.running(), site.unit.cleared
+    before, cleared = site.running(), site.unit.cleared
     with site.unit.holding():
         before.send(signal.SIGKILL)
         site.gone(V4, V6)
     assert site.unit.cleared == cleared + 1
     site.forwarded(V4, V6)  # by the next one
-    assert site.unit.running() != before
+    assert site.running() != before
 
 
 def test_the_routes_of_an_announcer_that_stands_still_go(site: Site) -> None:
     """Though its lease would last: nothing but the watchdog notices."""
     site.agent.settled(site.agent.grant(*BOTH, ttl=LONG))
     with site.unit.holding():
-        site.unit.running().send(signal.SIGSTOP)
+        site.running().send(signal.SIGSTOP)
         site.gone(V4, V6)
     site.forwarded(V4, V6)
 
 
 def test_an_announcer_that_ends_removes_what_it_has_written(site: Site) -> None:
     with site.unit.holding():
-        site.unit.running().send(signal.SIGTERM)
+        site.running().send(signal.SIGTERM)
         site.gone(V4, V6)
     site.forwarded(V4, V6)
 
@@ -104,7 +104,7 @@ def test_the_first_act_of_a_life_is_to_remove_what_the_one_before_has_left(site:
     site.ip(
         "route", "add", "blackhole", "10.99.7.7/32", "table", str(table.TABLE), "proto", "179", "metric", "10"
     )
-    site.unit.running().send(signal.SIGKILL)
+    site.running().send(signal.SIGKILL)
     until(lambda: not [row for row in site.rows() if "10.99.7.7" in row], "the rest to go")
     site.forwarded(V4, V6)
 
@@ -119,7 +119,7 @@ def test_routes_of_others_are_left_alone_and_are_not_announced(site: Site) -> No
     other = ("blackhole", "10.99.8.8/32", "table", str(table.TABLE), "proto", "static", "metric", "5")
     site.ip("route", "add", *other)
     try:
-        site.unit.running().send(signal.SIGKILL)  # the next one looks at once
+        site.running().send(signal.SIGKILL)  # the next one looks at once
         report = site.agent.wait(lambda report: "10.99.8.8/32" in report.trouble)
         assert "are left alone" in report.trouble
         site.agent.settled(site.agent.grant(*BOTH))

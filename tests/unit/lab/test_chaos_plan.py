@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,19 @@ import pytest
 from anycast.analysis.budget import Kind, budget
 from anycast.config.load import load
 from lab import configs
-from lab.chaos_plan import BY_NAME, FAULTS, FIGURES, PEER_FAULTS, RANDOM, OptionError, listing, options, turns
+from lab.chaos_plan import (
+    BY_NAME,
+    FAULTS,
+    FIGURES,
+    PEER_FAULTS,
+    RANDOM,
+    SPEAKERS,
+    OptionError,
+    faults_of,
+    listing,
+    options,
+    turns,
+)
 from lab.faults import Faults
 from lab.topology import topology
 
@@ -22,8 +35,37 @@ def names(faults: str = "", **more: object) -> list[str]:
 
 
 def test_every_fault_has_a_way_to_be_done() -> None:
-    missing = [f.name for f in FAULTS if f.name != RANDOM and not hasattr(Faults, f.name.replace("-", "_"))]
-    assert missing == []
+    every = [fault for speaker in SPEAKERS for fault in faults_of(speaker)]
+    assert [one.name for one in every if one.name != RANDOM and not hasattr(Faults, one.act)] == []
+
+
+def test_bird_has_the_faults_of_exabgp_with_the_same_bounds_and_its_own_names() -> None:
+    by_bird = faults_of("bird")
+    assert [(one.bound, one.path, one.act) for one in by_bird] == [
+        (one.bound, one.path, one.act) for one in FAULTS
+    ]
+    said = " ".join(f"{one.name} {one.text}" for one in by_bird)
+    assert not {"exabgp", "plugin"} & set(re.findall(r"[a-z]+", said.lower()))
+    assert {"announcer-kill", "bird-stop"} <= {one.name for one in by_bird}
+
+
+def test_with_bird_there_is_no_peer_and_nothing_that_is_exabgps() -> None:
+    chosen = options(speaker="bird")
+    assert (chosen.peer_faults, chosen.figures, chosen.silent) == ((), (), False)
+    assert names("bird-kill,drain", speaker="bird") == ["drain", "bird-kill"]
+    with pytest.raises(OptionError) as found:
+        options(faults="exabgp-kill,cold-start", speaker="bird", peer="healthcheck")
+    assert str(found.value).splitlines() == [
+        "FAULTS: no such fault: exabgp-kill, cold-start (FAULTS=help lists them)",
+        "PEER=healthcheck: it is ExaBGP's, and SPEAKER=bird has none",
+    ]
+    with pytest.raises(OptionError, match="SPEAKER=frr: exabgp or bird"):
+        options(speaker="frr")
+    assert "SIGKILL to BIRD" in listing("bird")
+    assert "ExaBGP" not in listing("bird")
+    assert {turn.fault.name for turn in itertools.islice(turns(1, NODES, SERVERS, "bird"), 40)} == {
+        one.name for one in faults_of("bird") if one.alone
+    }
 
 
 @pytest.mark.parametrize("name", ["server-link-down", "descriptors"])
