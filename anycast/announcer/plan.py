@@ -241,6 +241,7 @@ class Plan:
             silent_since=self._view.silent_since,
             lease_expired=self._lease.expired,
             late_leases=self._lease.late_leases,
+            followed=self._lease.issued,
             attributes=ATTRIBUTES,
             rendered=self._view.rendered,
             speaker=f"table {self._table}",

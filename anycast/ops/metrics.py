@@ -291,21 +291,33 @@ def _routing(state: State, now: float) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "anycast_exabgp_errors",
         "Commands ExaBGP refused, since the start of the plugin",
-        value=sum(report.errors for report in reports),
+        value=sum(report.errors for report in reports if not report.speaker),
+    )
+    tables = [report for report in reports if report.speaker]
+    yield _gauge(
+        "anycast_table_routes",
+        "Routes of ours in the kernel's table (speaker: kernel-table)",
+        sum(len(report.announced) for report in tables),
+    )
+    yield CounterMetricFamily(
+        "anycast_table_writes_refused",
+        "Routes that the kernel would not make or remove in its table, since the start of the announcer",
+        value=sum(report.errors for report in tables),
     )
     yield _gauge(
         "anycast_routes_pending",
-        "Prefixes with a command that ExaBGP has not answered",
+        "Prefixes with a command that ExaBGP has not answered, or that the kernel's table does not have as wanted",
         len({prefix for report in reports for prefix in report.pending}),
     )
     yield _gauge(
         "anycast_routes_refused",
-        "Wanted prefixes that are not announced because ExaBGP refused them",
+        "Wanted prefixes that are not announced because ExaBGP, or the kernel's table, refused them, or because the routing "
+        "daemon has not learned them",
         len({one.prefix for report in reports for one in report.failed}),
     )
     yield _gauge(
         "anycast_exabgp_oldest_command_seconds",
-        "How long ExaBGP has owed an answer; 0: it answers within a second",
+        "How long ExaBGP, or the routing daemon, has owed an answer; 0: it answers within a second",
         max(
             (now - report.silent_since for report in reports if report.silent_since is not None), default=0.0
         ),
@@ -314,6 +326,11 @@ def _routing(state: State, now: float) -> Iterator[Metric]:
     sent = state.started_at if lease.routes is None else lease.sent_at
     yield _gauge("anycast_lease_seq", "Number of the last lease", lease.seq)
     yield _gauge("anycast_lease_age_seconds", "Time since the last lease was sent", now - sent)
+    yield _gauge(
+        "anycast_lease_followed_age_seconds",
+        "Age of the lease that is followed by whoever announces, the oldest of them; 0: none is known",
+        max((now - report.followed for report in reports if report.followed is not None), default=0.0),
+    )
 
 
 class MetricsText:

@@ -27,6 +27,9 @@ class Following:
         self._late = False  # the newest lease was over when it came
         self.seq = 0
         self.expires: float | None = None  # None: nothing is followed
+        self.issued: float | None = (
+            None  # the instant of the lease that is, or was, followed; None: of none yet
+        )
         self.expired = False
         self.late_leases = 0
         self.revision = 0  # moves with every change that a report shows
@@ -73,6 +76,7 @@ class Following:
         touched = mirror.touched()
         # What has run out is followed no more, whatever the mirror has.
         follows, self.expires, self.expired = self.expires is not None, expires, False
+        self.issued = expires - mirror.ttl
         if self.seq != mirror.seq:
             self.seq = mirror.seq
             self.revision += 1

@@ -237,6 +237,7 @@ class Planner:
             silent_since=self._talk.silent_since,
             lease_expired=self._lease.expired,
             late_leases=self._lease.late_leases,
+            followed=self._lease.issued,
             attributes=ATTRIBUTES,
             rendered=rendered,
             setups=self._setups,

@@ -87,6 +87,7 @@ reports = st.builds(
     silent_since=st.none() | instants,
     lease_expired=st.booleans(),
     late_leases=st.integers(0),
+    followed=st.none() | instants,
     attributes=st.integers(1, 9),
 )
 sane_reports = reports.map(
@@ -122,8 +123,8 @@ LEASE = full_lease(
 
 
 def test_a_report_of_another_version_has_what_it_does_not_say() -> None:
-    body = json.loads(encode(Report(seq=1, silent_since=5.0, late_leases=2)))
-    del body["silent_since"], body["late_leases"]
+    body = json.loads(encode(Report(seq=1, silent_since=5.0, late_leases=2, followed=9.0)))
+    del body["silent_since"], body["late_leases"], body["followed"]
     body["oldest_ack_age"] = 3.0
     assert Decoder().feed(json.dumps(body).encode() + b"\n") == [Report(seq=1)]
 

@@ -119,6 +119,9 @@ class Report:
     late_leases: int = (
         0  # leases that were over when they came and were not followed, since the start of the plugin
     )
+    followed: float | None = (
+        None  # instant at which the lease was issued that it follows, or followed last; None: not known
+    )
     attributes: int = (
         1  # which attributes of a route it sends: ATTRIBUTES of its release; 1: of one without roles
     )

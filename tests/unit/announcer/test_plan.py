@@ -91,6 +91,10 @@ def test_a_leased_route_is_made_and_reported_once_it_is_there() -> None:
     report = kernel.plan.report(pid=1)
     assert (set(report.announced), set(report.pending), report.seq) == ({A}, set(), 1)
     assert report.speaker == "table 1179"
+    issued = kernel.now
+    kernel.wait(TTL + 1)
+    report = kernel.plan.report(pid=1)
+    assert (report.lease_expired, report.followed) == (True, issued)  # so its age tells how long it is over
 
 
 def test_a_drained_route_is_there_with_the_other_metric_before_the_first_is_removed() -> None:

@@ -74,6 +74,7 @@ def test_a_healthy_node_scrapes() -> None:
     assert found["anycast_engine_lag_seconds"] == 0.25
     assert found["anycast_ready"] == 1
     assert found["anycast_plugins"] == 1
+    assert found["anycast_table_routes"] == found["anycast_lease_followed_age_seconds"] == 0
 
 
 def test_a_hold_after_crashes_is_counted_down() -> None:
@@ -124,6 +125,17 @@ def test_a_server_a_session_and_a_kernel_that_fail_are_0() -> None:
     assert found[f'anycast_peer_established{{peer="{ROUTER6}"}}'] == 0
     assert found["anycast_exabgp_errors_total"] == 2
     assert found["anycast_kernel_available"] == 0
+
+
+def test_an_announcer_is_counted_apart_from_exabgp() -> None:
+    node = healthy()
+    node.report(errors=2)
+    node.report(2, errors=3, speaker="table 1179", followed=node.now - 1.5)
+    found = samples(node)
+    assert found["anycast_exabgp_errors_total"] == 2
+    assert found["anycast_table_writes_refused_total"] == 3
+    assert found["anycast_table_routes"] == len(node.state.lease.routes or ()) > 0
+    assert found["anycast_lease_followed_age_seconds"] == 1.5
 
 
 def test_maintenance_of_the_node_is_not_that_of_a_vip_called_node() -> None:

@@ -497,6 +497,7 @@ def test_a_lease_that_lay_in_a_buffer_until_it_was_over_changes_nothing_and_is_l
         x.plan.lease([late], x.now)
     assert x.settle() == []
     assert (x.report().seq, x.report().announced, x.report().late_leases) == (1, ONLY_B, 2)
+    assert x.report().followed == x.now
     assert x.plan.log == [
         "a lease arrived 1.0 s after it had run out and was ignored: is the node overloaded?"
     ]
