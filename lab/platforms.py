@@ -211,6 +211,8 @@ def run_routers(words: Sequence[str]) -> int:
         "tests/contract/test_bfd.py",
         "tests/contract/test_frr_zebra.py",
         "tests/contract/test_preference.py",
+        "tests/contract/test_kernel_table.py",
+        "tests/contract/test_bird_rendered.py",
     ]
     command = [sys.executable, "-m", "pytest", *files, f"--junitxml={report}", *words]
     done = subprocess.run(command, cwd=CHECKOUT, check=False)

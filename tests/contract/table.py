@@ -19,6 +19,7 @@ from anycast.core.values.route import Prefix
 from anycast.render.bird import bird_conf
 from anycast.render.router import router
 from anycast.render.routers import ROUTERS
+from lab import suites
 from lab.announcer import Unit
 from lab.processes import Process, spawn
 from lab.routewatch import RouteTable, RouteWatch
@@ -40,6 +41,16 @@ from tests.contract.pair import V4, V6
 from tests.contract.routers import Frr, Software, until
 
 TABLE = 1179
+
+
+DEBIANS: list[Path | None] = [None]  # whose BIRD is tried; None: this machine's
+if os.environ.get("ANYCAST_ROUTERS") == "all":
+    DEBIANS += [suites.root(suite) for suite in suites.SUITES if suites.there(suite)]
+
+
+def name(debian: Path | None) -> str:
+    """Of its BIRD, as a parameter of a test; as `routers.Software.id` says it."""
+    return "bird" if debian is None else f"bird@{debian.name}"
 
 
 def missing() -> str | None:
@@ -118,9 +129,13 @@ class Bird:
     def load(self, text: str) -> None:
         """As an operator does it."""
         (self.folder / "anycast.conf").write_text(text)
-        argv = of(self.debian, ["birdc", "-s", str(self.folder / "bird.ctl"), "configure"])
-        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=PATIENCE)
-        assert "Reconfigured" in done.stdout, done
+        said = self.ask("configure")
+        assert "Reconfigured" in said, said
+
+    def ask(self, words: str) -> str:
+        """What `birdc` says."""
+        argv = of(self.debian, ["birdc", "-s", str(self.folder / "bird.ctl"), words])
+        return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
 
     def send(self, number: int) -> None:
         assert self.process is not None

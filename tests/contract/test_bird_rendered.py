@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -10,18 +9,13 @@ import pytest
 from anycast.core.preference import Routers
 from anycast.core.values.route import Route
 from anycast.render.bird import bird_conf
-from lab import suites
 from tests.contract import bgp, table
 from tests.contract.pair import V4, V6
 
 pytestmark = [pytest.mark.bgp, pytest.mark.skipif(bool(table.missing()), reason=table.missing() or "")]
 
-DEBIANS: list[Path | None] = [None]
-if os.environ.get("ANYCAST_ROUTERS") == "all":
-    DEBIANS += [suites.root(suite) for suite in suites.SUITES if suites.there(suite)]
 
-
-@pytest.mark.parametrize("debian", DEBIANS, ids=lambda one: "here" if one is None else one.name)
+@pytest.mark.parametrize("debian", table.DEBIANS, ids=table.name)
 def test_a_vip_with_attributes_is_announced_with_them_or_not_at_all(debian: Path | None) -> None:
     with bgp.open_folder() as other:
         known = table.config(other, vip='    med: 77\n    communities: ["65000:7"]\n    as_path_prepend: 2')

@@ -1,9 +1,11 @@
-"""The announcer, the kernel's table, BIRD and a router: what the router's kernel has, whatever ends or hangs on the node."""
+"""The announcer, the kernel's table, BIRD and a router: what the router's kernel has, whatever ends or hangs on the node.
+
+With this machine's BIRD; `make contract-all` tries every BIRD there is here.
+"""
 
 from __future__ import annotations
 
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 
@@ -13,7 +15,6 @@ from anycast.core.rendering import table_digest
 from anycast.core.values.route import Prefix, Route, drained
 from anycast.render.bird import bird_conf
 from tests.contract import table
-from tests.contract.bgp import PATIENCE
 from tests.contract.pair import V4, V6
 from tests.contract.routers import Software, until
 from tests.contract.table import Site
@@ -24,9 +25,14 @@ BOTH = (Route(prefix=V4), Route(prefix=V6))
 LONG = 120.0  # seconds; a lease that a test does not see the end of
 
 
-@pytest.fixture(scope="module", params=["bgp", "ospf"])
+@pytest.fixture(
+    scope="module",
+    params=[(kind, debian) for debian in table.DEBIANS for kind in ("bgp", "ospf")],
+    ids=lambda param: f"{param[0]}-{table.name(param[1])}",
+)
 def around(request: pytest.FixtureRequest) -> Iterator[Site]:
-    with table.site(ospf=request.param == "ospf") as one:
+    kind, debian = request.param
+    with table.site(ospf=kind == "ospf", debian=debian) as one:
         yield one
 
 
@@ -124,7 +130,7 @@ def test_routes_of_others_are_left_alone_and_are_not_announced(site: Site) -> No
         assert "are left alone" in report.trouble
         site.agent.settled(site.agent.grant(*BOTH))
         assert [row for row in site.rows() if "10.99.8.8" in row]
-        learned = bird(site, "show route table anycast4")
+        learned = site.bird.ask("show route table anycast4")
         assert str(V4) in learned
         assert "10.99.8.8" not in learned
     finally:
@@ -195,8 +201,3 @@ def is_last_resort(software: Software, prefix: Prefix) -> bool:
 
 def up(site: Site) -> None:
     site.agent.wait(lambda report: sum(one.state == "up" for one in report.neighbors) == 2)
-
-
-def bird(site: Site, words: str) -> str:
-    argv = ["birdc", "-s", str(site.folder / "bird.ctl"), words]
-    return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
