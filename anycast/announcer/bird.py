@@ -9,6 +9,7 @@ import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
 from anycast.announcer.view import View
@@ -27,6 +28,7 @@ TABLES = {4: "anycast4", 6: "anycast6"}
 RENDERED = "anycast_rendered"
 """The constant there that has the digest of what was rendered."""
 
+_network = lru_cache(maxsize=2**14)(ip_network)  # the same ones come every few seconds
 _CODE = re.compile(rb"([0-9]{4})([ -])(.*)\Z", re.DOTALL)
 _GREETING = re.compile(r"(BIRD \S+) ready")
 _ROUTE = re.compile(r"([0-9A-Fa-f.:]+/[0-9]{1,3})\s")
@@ -230,7 +232,7 @@ def _prefixes(texts: list[str]) -> Iterator[Prefix]:
     for text in texts:
         if match := _ROUTE.match(text):
             try:
-                yield ip_network(match[1])
+                yield _network(match[1])
             except ValueError:
                 continue
 

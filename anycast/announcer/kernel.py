@@ -22,6 +22,9 @@ _TRIES = 5  # of a list that changes while it is read
 _SOL_NETLINK = 270
 _CAP_ACK, _STRICT = 10, 12
 _RECEIVE = 65536
+_OURS = (
+    2**31
+)  # the number of the question for what is ours: always the same, so that the answers can be compared
 
 
 class Table:
@@ -31,6 +34,8 @@ class Table:
         self._table = table
         self._socket: socket.socket | None = None
         self._sequence = 0
+        self._said: dict[int, bytearray] = {}  # by the kernel, of what is ours in each family, and
+        self._ours: frozenset[tuple[Prefix, int]] = frozenset()  # what that came to
 
     def close(self) -> None:
         if self._socket is not None:
@@ -38,13 +43,14 @@ class Table:
             self._socket = None
 
     def ours(self) -> frozenset[tuple[Prefix, int]]:
-        """The routes that are ours, with their metrics. Raises OSError, Malformed."""
-        return frozenset(
-            (one.prefix, one.metric)
-            for version in codec.FAMILIES
-            for one in self._whole(version)
-            if one.is_ours
-        )
+        """The routes that are ours, with their metrics. Raises OSError, Malformed.
+
+        The object of before where the kernel says the same as before: a thousand routes are read each second.
+        """
+        # All anew where one differs: an answer has the number of the socket, which is another one then.
+        if not all(map(self._says_the_same, codec.FAMILIES)):
+            self._ours = frozenset[tuple[Prefix, int]]().union(*map(self._whole, codec.FAMILIES))
+        return self._ours
 
     def foreign(self) -> tuple[Found, ...]:
         """Routes of others, MOST_FOREIGN of a family at the most. Raises OSError, Malformed."""
@@ -96,19 +102,36 @@ class Table:
                 return errors
         raise OSError(errno.EPROTO, "the kernel has ended its answer")
 
-    def _whole(self, version: int) -> list[Found]:
+    def _says_the_same(self, version: int) -> bool:
+        """Byte for byte, in datagrams of any size: they grow with the life of a socket."""
+        known, offset = self._said.get(version, bytearray()), 0
+        if not known:
+            return False
+        for data in self._datagrams(codec.question(version, self._table, _OURS, ours=True)):
+            if not known.startswith(data, offset):
+                self.close()  # what was not read is not waited for
+                return False
+            offset += len(data)
+            if offset == len(known):
+                break
+        return True
+
+    def _whole(self, version: int) -> frozenset[tuple[Prefix, int]]:
         """The list as it was at some instant."""
         for _ in range(_TRIES):
-            found = list(self._dump(version, ours=True))
+            said = self._said[version] = bytearray()
+            found = list(self._dump(version, ours=True, said=said))
             if None not in found:
-                return [one for one in found if one is not None]
+                return frozenset((one.prefix, one.metric) for one in found if one is not None and one.is_ours)
+        self._said.clear()
         raise OSError(errno.EAGAIN, f"the table {self._table} changes all the time")
 
-    def _dump(self, version: int, *, ours: bool) -> Iterator[Found | None]:
-        """None: the list has changed meanwhile, so it may lack what was there all the time."""
+    def _dump(self, version: int, *, ours: bool, said: bytearray | None = None) -> Iterator[Found | None]:
+        """None: the list has changed meanwhile, so it may lack what was there all the time. `said` gets it as it came."""
         self._sequence += 1
-        sequence = self._sequence
-        for message, data in self._answers(codec.question(version, self._table, sequence, ours=ours)):
+        sequence = _OURS if ours else self._sequence
+        question = codec.question(version, self._table, sequence, ours=ours)
+        for message, data in self._answers(question, said):
             if message.sequence != sequence:
                 continue
             if message.error == errno.ENOENT:
@@ -122,18 +145,28 @@ class Table:
             if (one := codec.parse(data, message, self._table)) is not None:
                 yield one
 
-    def _answers(self, question: bytes) -> Iterator[tuple[Message, bytes]]:
+    def _answers(self, question: bytes, said: bytearray | None = None) -> Iterator[tuple[Message, bytes]]:
+        for data in self._datagrams(question):
+            if said is not None:
+                said += data
+            try:
+                for message in messages(data):
+                    yield message, data
+            except ValueError:
+                self.close()
+                raise
+
+    def _datagrams(self, question: bytes) -> Iterator[bytes]:
+        """Without an end of its own: the kernel says no more than it was asked for."""
         try:
             line = self._line()
             line.send(question)
             while True:
-                data = line.recv(_RECEIVE)
-                for message in messages(data):
-                    yield message, data
+                yield line.recv(_RECEIVE)
         except TimeoutError:
             self.close()
             raise OSError(errno.ETIMEDOUT, f"the kernel did not answer within {PATIENCE:g} s") from None
-        except (OSError, ValueError):
+        except OSError:
             self.close()
             raise
 

@@ -66,6 +66,7 @@ class Plan:
         self._entries: dict[Prefix, _Entry] = {}
         self._unsettled: dict[Prefix, None] = {}
         self._touched: set[Prefix] = set()
+        self._found: object = None  # as it was read last
         self._view = NOT_ASKED
         self._foreign = ""
         self._error = ""  # why the table cannot be read
@@ -105,8 +106,11 @@ class Plan:
             self._want_nothing(now)
 
     def found(self, ours: Iterable[tuple[Prefix, int]], now: float) -> None:
-        """The routes of ours that the table has."""
+        """The routes of ours that the table has. The same object as the last time, and nothing written since: no news."""
         self._fail("")
+        if ours is self._found:
+            return
+        self._found = ours
         have: dict[Prefix, set[int]] = {}
         for prefix, one in ours:
             have.setdefault(prefix, set()).add(one)
@@ -139,6 +143,7 @@ class Plan:
 
     def wrote(self, moves: Sequence[Move], errors: Sequence[int], now: float) -> None:
         """What came of `moves`, an errno for each."""
+        self._found = None
         for move, code in zip(moves, errors, strict=True):
             entry = self._entries[move.prefix]
             if code:
@@ -165,11 +170,12 @@ class Plan:
             self.log.append(text or f"the table {self._table} has routes of ours alone")
 
     def seen(self, view: View) -> None:
-        """What the daemon says."""
-        if view != self._view:
-            self._log_sessions(self._view, view)
-            self._view = view
-            self._changes += 1
+        """What the daemon says. What has changed in the table since it was asked is looked at with its next answer."""
+        if view == self._view:
+            return
+        self._log_sessions(self._view, view)
+        self._view = view
+        self._changes += 1
         for entry in self._entries.values():
             why = self._unlearned(entry)
             if why != entry.unlearned:

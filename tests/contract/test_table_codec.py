@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import socket
 from collections.abc import Iterator
 from ipaddress import ip_network
 
@@ -91,3 +93,18 @@ def test_many_routes_of_ours_are_read_whole_and_many_of_others_in_part(table: Ta
     run("ip", "-batch", "-", stdin=lines)
     assert 500 <= len(table.foreign()) <= 1000
     assert len(table.ours()) == 3000
+
+
+def test_what_has_not_changed_is_the_same_object_and_what_has_is_seen_at_once(table: Table) -> None:
+    with contextlib.closing(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)) as other:
+        other.bind((0, 0))  # so that each socket of the table gets another number
+        moves = [Move(True, prefix, 10) for prefix in (A, B)]
+        assert table.write(moves) == [0, 0]
+        for done in (lambda: None, table.foreign, lambda: table.write([Move(False, A, 7)])):
+            done()
+            before = table.ours()
+            assert table.ours() is before
+        for family, prefix in (("-4", A), ("-6", B)):
+            run("ip", family, "route", "del", "blackhole", str(prefix), "table", "1179", "metric", "10")
+            assert prefix not in {one for one, _ in table.ours()}
+        assert table.ours() == frozenset()

@@ -337,3 +337,18 @@ def test_whatever_happens_the_table_is_what_is_leased_and_never_without_what_sta
     assert kernel.table == {(prefix, int(metric(route))) for prefix, route in wanted.items()}
     assert kernel.plan.settled
     assert kernel.plan.report(pid=1).announced == set(wanted)
+
+
+def test_what_is_read_again_as_it_was_is_no_news_unless_something_was_written_since() -> None:
+    kernel = started()
+    kernel.lease(ROUTE_A)
+    kernel.run()
+    read = frozenset(kernel.table)
+    kernel.plan.found(read, kernel.now)
+    kernel.plan.found(read, kernel.now)
+    assert kernel.plan.settled
+    kernel.lease(ROUTE_A, ROUTE_B)
+    kernel.run()
+    kernel.table.discard((B, Metric.PLAIN))  # by somebody, so that it is as it was when it was read
+    kernel.plan.found(read, kernel.now)
+    assert kernel.run() == [Move(True, B, Metric.PLAIN)]
