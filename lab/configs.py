@@ -42,6 +42,8 @@ def bgpd_conf(topology: Topology) -> str:
         "exit",
         "route-map VIP6-IN permit 10",
         " match ipv6 address prefix-list VIP6",
+        " ! BIRD tells its link-local address too, by which nobody here knows a node.",
+        " set ipv6 next-hop prefer-global",
         "exit",
         "! Without it every node would be told the VIPs of the others.",
         "route-map NOTHING deny 10",
