@@ -182,7 +182,7 @@ def _settings(old: model.Config, new: model.Config) -> Iterator[str]:
 
 
 def _bgp(old: model.Config, new: model.Config) -> Iterator[str]:
-    for name, change in _fields(old.bgp, new.bgp, ("local_as", "router_id", "hold_time")):
+    for name, change in _fields(old.bgp, new.bgp, ("local_as", "router_id", "hold_time", "view_mark")):
         yield f"bgp: {name} {change}: {RENDER}"
     for name, change in _fields(old.bgp, new.bgp, ("next_hop_v4", "next_hop_v6")):
         yield f"bgp: {name} {change}"
@@ -192,7 +192,8 @@ def _bgp(old: model.Config, new: model.Config) -> Iterator[str]:
 
 def _neighbor(old: model.Neighbor, new: model.Neighbor) -> Iterator[str]:
     what = [
-        f"{name} {change}" for name, change in _fields(old, new, ("remote_as", "local_address", "passive"))
+        f"{name} {change}"
+        for name, change in _fields(old, new, ("remote_as", "local_address", "passive", "view"))
     ]
     if old.families != new.families:
         what.append(f"families {_families(old)} -> {_families(new)}")

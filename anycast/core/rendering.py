@@ -21,6 +21,8 @@ def digest(bgp: Bgp, addresses: Iterable[Address]) -> str:
         for one in bgp.neighbors
     )
     text = f"{FORMAT} {bgp.local_as} {bgp.router_id} {bgp.hold_time} {neighbors}"
+    if bgp.mark is not None:  # without it as it was before there were views
+        text += f" {bgp.mark} {sorted(str(one.address) for one in bgp.neighbors if one.view)}"
     found = blake2b(text.encode(), digest_size=8)
     found.update(b"".join(sorted({one.packed for one in addresses})))
     return found.hexdigest()

@@ -14,6 +14,7 @@ from typing import TypeAlias
 from anycast.core.values.lease import Lease, check_terms
 from anycast.core.values.report import FailedRoute, Report
 from anycast.core.values.route import Prefix, Route
+from anycast.core.values.sight import ViewChange
 
 PIECE = 500  # prefixes that one message about a report names at most: it is read within milliseconds
 
@@ -67,7 +68,7 @@ class Ask:
     """The plugin's: it understands differences of leases, and needs the full set first."""
 
 
-Message: TypeAlias = Lease | LeaseChange | Report | ReportChange | Hello | Ask
+Message: TypeAlias = Lease | LeaseChange | Report | ReportChange | ViewChange | Hello | Ask
 
 NO_REPORT = Report(seq=0)
 

@@ -16,12 +16,14 @@ from collections.abc import Iterable
 
 from anycast.core.values.report import ATTRIBUTES, EXPLAINED, NeighborState, Report, doubtful, too_old
 from anycast.core.values.route import Prefix, Route, shape
+from anycast.core.values.sight import ViewChange
 from anycast.lease import Lease, LeaseChange
 from anycast.plugin import codec, commands, outage
 from anycast.plugin.conversation import Command, Conversation
 from anycast.plugin.journal import Journal, Writing
 from anycast.plugin.mirror import Mirror
 from anycast.plugin.prefixes import Entry, Kind, Prefixes
+from anycast.plugin.view import Mark, View
 
 REASSERT = 60.0  # seconds between withdraws of all that is down
 AT_ONCE = 1.0  # seconds between what a router says and the end of the session that it is about
@@ -36,13 +38,22 @@ class Planner:
     """The state machine between lease and ExaBGP.
 
     Inputs are `connected`, `lease`, `line`, `tick`, `stop`, `asked`, `reported`, `journaled` and `journal_failed`;
-    outputs are `asks`, `commands`, `journal`, `report` and `stuck`. `own` are the prefixes known without any lease, `journal` is what the
-    life before may have announced. Instants are seconds of one monotonic clock.
+    outputs are `asks`, `commands`, `journal`, `report`, `view` and `stuck`. `own` are the prefixes known without any lease, `journal` is what the
+    life before may have announced, `mark` is on this node's paths where routers send back what they have. Instants are
+    seconds of one monotonic clock.
     """
 
-    def __init__(self, *, own: Iterable[Prefix] = (), journal: Iterable[Route] = (), now: float) -> None:
+    def __init__(
+        self,
+        *,
+        own: Iterable[Prefix] = (),
+        journal: Iterable[Route] = (),
+        mark: Mark | None = None,
+        now: float,
+    ) -> None:
         recorded = frozenset(journal)
         self._prefixes = Prefixes(own, recorded)
+        self._view = View(mark, self._prefixes.knows, self._prefixes.is_at)
         self._journal = Journal(recorded, now)
         self._talk = Conversation(now)
         self._mirror = Mirror()
@@ -72,6 +83,7 @@ class Planner:
         """A new connection of the agent: sequence numbers start again."""
         self._seq = 0
         self._mirror.connected()
+        self._view.connected()
         self._changes += 1
 
     def lease(self, messages: Iterable[Lease | LeaseChange], now: float) -> None:
@@ -126,6 +138,7 @@ class Planner:
                     self._doubted = True
                     self._ask(now)
                 self._neighbor(line.address, line.state, line.reason, now, now)
+                self._view.session(line.address, up=line.state == "up", now=now)
                 if line.state == "up":
                     self._session_up(now)
             case codec.Notification():
@@ -133,6 +146,10 @@ class Planner:
             case codec.NeighborTable():
                 self._talk.table(line)
                 self._table(line, now)
+            case codec.Negotiated():
+                self._view.negotiated(line)
+            case codec.Update():
+                self._view.update(line, now)
             case codec.Version():
                 self._heard_version(line.version)
             case codec.Reloading():
@@ -164,6 +181,17 @@ class Planner:
             self._talk.flush()
         if now >= self._reassert_at:
             self._reassert(now)
+        self._look(now)
+
+    def _look(self, now: float) -> None:
+        """What the routers have, after what has changed here."""
+        known = self._prefixes
+        for prefix in known.came:
+            self._view.owns(prefix)
+        self._view.touch(known.moved)
+        known.came.clear()
+        known.moved.clear()
+        self._view.tick(now, known.all)
 
     def asked(self) -> None:
         """The agent has been asked for the full set."""
@@ -271,6 +299,10 @@ class Planner:
             journal_error=self._journal.error or "",
             touched=frozenset(self._prefixes.touched),
         )
+
+    def view(self) -> ViewChange | None:
+        """What has changed in what the routers have, and counts as told; None: nothing."""
+        return self._view.change() if self._view.has_news else None
 
     # Commands
 
@@ -460,10 +492,12 @@ class Planner:
             came_up = came_up or (row.up and old is not None)
             changed = now - row.seconds if row.seconds is not None else now
             self._neighbor(row.address, "up" if row.up else "down", "", changed, now)
+            self._view.session(row.address, up=row.up, now=None)
         for address in set(self._neighbors) - {row.address for row in table.rows}:
             del self._neighbors[address]
             self._changes += 1
         self._doubted = self._doubted and not self._asked_after
+        self._view.forget(self._neighbors)
         self._prefixes.know(frozenset(self._neighbors), now)
         if came_up:
             self._session_up(now)
