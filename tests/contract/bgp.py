@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from anycast.agent.leases import LeaseServer
-from anycast.core.events import Event, PluginConnected, PluginLost, PluginReported
+from anycast.core.events import Event, PluginConnected, PluginLost, PluginReported, PluginSaw
 from anycast.core.values.lease import Lease, by_prefix, full_lease, next_lease
 from anycast.core.values.report import Report
 from anycast.core.values.route import Prefix, Route
@@ -76,6 +76,7 @@ class Agent:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self.connections = 0
+        self.heard: list[tuple[float, Event]] = []  # of plugins, with their instants
         self.open()
 
     def open(self) -> None:
@@ -172,6 +173,8 @@ class Agent:
 
     def _hear(self, event: Event) -> None:
         with self._changed:
+            if isinstance(event, PluginConnected | PluginReported | PluginSaw | PluginLost):
+                self.heard.append((time.monotonic(), event))
             match event:
                 case PluginConnected():
                     self.connections += 1

@@ -1,0 +1,157 @@
+"""What routers have, by what they send back: four kinds of router, each with what `anycast render` writes for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+
+from anycast.core import view
+from anycast.core.events import Tick
+from anycast.core.preference import Routers
+from anycast.core.state import State
+from anycast.core.step import begin, step
+from anycast.core.values.configuration import Config
+from anycast.core.values.route import Prefix, Route, drained
+from anycast.core.values.standing import Condition
+from anycast.core.view import At, Doubt, Receipt
+from anycast.render.router import router
+from anycast.render.routers import ROUTERS
+from lab import waiting
+from tests.contract import bgp
+from tests.contract.bgp import ROUTER4, ROUTER6, Agent
+from tests.contract.pair import V4, V6, config, pair, second_node
+from tests.contract.routers import SOFTWARE, Frr, GoBgp, Software
+
+pytestmark = [pytest.mark.bgp, pytest.mark.skipif(bool(bgp.missing()), reason=bgp.missing() or "")]
+
+PATIENCE = 30.0  # seconds: sessions come up, and what a router has must have come
+END = {4: ROUTER4, 6: ROUTER6}
+
+
+class Watch:
+    """The core behind the agent of the test: it is told what the real one would be."""
+
+    def __init__(self, config: Config, agent: Agent) -> None:
+        self._agent = agent
+        self._told = 0
+        self.state: State
+        self.state, _ = begin(config, {}, time.monotonic())
+
+    def look(self) -> State:
+        heard = self._agent.heard
+        while self._told < len(heard):
+            at, event = heard[self._told]
+            self._told += 1
+            self._step(event, at)
+        self._step(Tick(), time.monotonic())
+        return self.state
+
+    def _step(self, event: object, now: float) -> None:
+        # Nobody checks or programs anything here, so nothing is decided; what is told of routers depends on neither.
+        self.state, _ = step(self.state, event, max(now, self.state.seen))  # type: ignore[arg-type]
+
+    def at(self, prefix: Prefix) -> At:
+        end = ip_address(END[prefix.version])
+        neighbor = next(one for one in self.look().config.bgp.neighbors if one.address == end)
+        return view.at(self.state, neighbor, prefix)
+
+    def alarms(self) -> set[str]:
+        kind = Condition.ADVERTISED_BUT_NOT_RECEIVED
+        return {about for found, about in self.look().standing if found is kind}
+
+    def until(self, prefix: Prefix, what: Callable[[At], bool]) -> At:
+        try:
+            return waiting.until(
+                lambda: found if what(found := self.at(prefix)) else None, "", PATIENCE, pause=0.05
+            )
+        except TimeoutError:
+            raise TimeoutError(f"of {prefix} is known: {self.at(prefix)}") from None
+
+
+def routes(one: Config, *prefixes: Prefix) -> dict[Prefix, Route]:
+    """As the agent leases them, with the mark."""
+    vip = one.vips[0]
+    found = {
+        prefix: Routers(one.bgp).route(vip, prefix.network_address, prefix, drain=False)
+        for prefix in prefixes
+    }
+    return {prefix: route for prefix, route in found.items() if route is not None}
+
+
+def complete(found: At) -> bool:
+    return found.doubt not in (Doubt.ARRIVING, Doubt.NO_SESSION, Doubt.NOT_TOLD, Doubt.NO_PLUGIN)
+
+
+each = pytest.mark.parametrize("software", SOFTWARE, ids=lambda one: one.id())
+
+
+@each
+def test_a_path_that_is_at_the_router_is_received_and_one_that_it_refuses_is_an_alarm(
+    software: type[Software],
+) -> None:
+    """With FRR. The others never send a node its own path: whether it is there is not known, and no alarm."""
+    if software.missing():
+        pytest.skip(f"no {software.program} here")
+    with pair(software, view=True, vips="10.98.0.1, 10.99.0.1, fd00:99::1") as one:
+        watch = Watch(one.config, one.node.agent)
+        mine = routes(one.config, V4, V6)
+        one.accepted(*mine.values())
+        if not issubclass(software, Frr):
+            for prefix in (V4, V6):
+                found = watch.until(prefix, complete)
+                assert (found.receipt, found.doubt) == (Receipt.UNKNOWN, Doubt.NEVER_OWN)
+                assert f"{software.title} never sends" in found.why
+        else:
+            for prefix in (V4, V6):
+                watch.until(prefix, lambda found: found.receipt is Receipt.RECEIVED and complete(found))
+        # The filter on the way in has other VIPs now; the one on the way back is the list of the same VIPs.
+        full = one.folder / "rendered.conf"
+        before = full.read_text()
+        other = config(one.folder, vips="10.98.0.1, fd00:99::1", view=software.name)
+        full.write_text(ROUTERS[software.name](router([other])))
+        one.router.load(full)
+        waiting.until(lambda: not one.router.paths(V4), f"no {V4} at the router", PATIENCE)
+        gone = time.monotonic()
+        if not issubclass(software, Frr):
+            until = gone + view.PATIENCE + 2
+            waiting.until(lambda: time.monotonic() > until or watch.alarms(), "time", PATIENCE)
+            assert watch.alarms() == set()
+            assert watch.at(V4).doubt is Doubt.NEVER_OWN
+            return
+        watch.until(V4, lambda found: found.receipt is Receipt.NOT_RECEIVED)
+        print(f"{software.label()}: refused by the router, alarm after {time.monotonic() - gone:.2f} s")
+        assert watch.alarms() == {ROUTER4}
+        assert watch.at(V6).receipt is Receipt.RECEIVED
+        full.write_text(before)
+        one.router.load(full)
+        watch.until(V4, lambda found: found.receipt is Receipt.RECEIVED)
+        assert watch.alarms() == set()
+
+
+@each
+def test_other_nodes_are_counted_by_their_marks_and_so_are_those_that_drain(software: type[Software]) -> None:
+    if software.missing():
+        pytest.skip(f"no {software.program} here")
+    with pair(software, view=True) as one:
+        watch = Watch(one.config, one.node.agent)
+        one.accepted(*routes(one.config, V4, V6).values())
+        if not issubclass(software, GoBgp):
+            watch.until(V4, lambda found: found.others == 0)
+        with second_node(one) as other:
+            marked = replace(Route(prefix=V4), large_communities=("65002:1179:2",))
+            other.want(marked)
+            found = watch.until(V4, lambda found: found.others == 1)
+            assert found.last_resort == 0
+            if issubclass(software, Frr):
+                assert found.receipt is Receipt.RECEIVED
+            other.want(drained(marked))
+            watch.until(V4, lambda found: (found.others, found.last_resort) == (1, 1))
+            other.want()
+            watch.until(V4, lambda found: not found.others)
+        if issubclass(software, Frr):
+            assert watch.at(V4).receipt is Receipt.RECEIVED
+        assert watch.alarms() == set()
