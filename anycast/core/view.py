@@ -175,7 +175,7 @@ def _blind(state: State, neighbor: Neighbor, found: tuple[int, Seen] | None) -> 
         return Doubt.EXABGP_SILENT
     if not _is_up(report, str(neighbor.address)):
         return Doubt.NO_SESSION
-    if seen.view.since is None:
+    if seen.view.up and seen.view.since is None:
         return Doubt.BEGAN_LATER
     return Doubt.ARRIVING if seen.view.complete is None else None
 
@@ -249,7 +249,7 @@ def saw(state: State, source: int, change: ViewChange) -> State:
 def _proves(seen: Seen) -> tuple[object, ...]:
     """All of a view on which it depends whether something counts as missing."""
     view = seen.view
-    return view.number, view.since, view.complete is None, view.add_path, view.echoes, view.full
+    return view.number, view.up, view.since, view.complete is None, view.add_path, view.echoes, view.full
 
 
 def lost(state: State, source: int) -> State:

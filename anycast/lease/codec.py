@@ -485,6 +485,7 @@ def _view_body(change: ViewChange) -> dict[str, object]:
             {
                 "neighbor": one.neighbor,
                 "number": one.number,
+                "up": one.up,
                 "since": one.since,
                 "complete": one.complete,
                 "add_path": one.add_path,
@@ -520,6 +521,7 @@ def _router_view(fields: _Fields) -> RouterView:
     return RouterView(
         neighbor=fields.text("neighbor"),
         number=fields.integer("number"),
+        up=fields.flag("up"),
         since=fields.number_or_none("since"),
         complete=fields.number_or_none("complete"),
         add_path=fields.integers("add_path"),

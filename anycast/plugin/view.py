@@ -37,6 +37,7 @@ class _Session:
     """One router. `paths`: by prefix and identifier twice the owner's number, and one more of a draining path."""
 
     number: int
+    up: bool = False
     since: float | None = None
     families: tuple[int, ...] = ()
     add_path: tuple[int, ...] = ()
@@ -86,7 +87,7 @@ class View:
         if up:
             if known is None or known.since is not None:
                 known = self._reset(address)
-            known.since, known.moved = now, now or 0.0
+            known.up, known.since, known.moved = True, now, now or 0.0
             self._changed = True
         elif known is not None:
             self._reset(address)
@@ -295,6 +296,7 @@ class View:
         return RouterView(
             neighbor=address,
             number=one.number,
+            up=one.up,
             since=one.since,
             complete=one.complete,
             add_path=one.add_path,

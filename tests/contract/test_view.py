@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 
@@ -108,12 +109,22 @@ def test_a_path_that_is_at_the_router_is_received_and_one_that_it_refuses_is_an_
         else:
             for prefix in (V4, V6):
                 watch.until(prefix, lambda found: found.receipt is Receipt.RECEIVED and complete(found))
-        # The filter on the way in has other VIPs now; the one on the way back is the list of the same VIPs.
-        full = one.folder / "rendered.conf"
-        before = full.read_text()
-        other = config(one.folder, vips="10.98.0.1, fd00:99::1", view=software.name)
-        full.write_text(ROUTERS[software.name](router([other])))
-        one.router.load(full)
+        refused, again = (one.folder / f"{name}.conf" for name in ("refused", "again"))
+        refused.write_text(_refusing(software, one.folder))
+        again.write_text(_allowing(software, one.folder))
+        for conf in (refused, again):
+            conf.chmod(0o600)
+        main = one.folder / "rendered.conf"
+
+        def load(conf: Path) -> None:
+            """FRR adds lines to what it has; the others have one file."""
+            if issubclass(software, Frr):
+                one.router.load(conf)
+            else:
+                main.write_text(conf.read_text())
+                one.router.load(main)
+
+        load(refused)
         waiting.until(lambda: not one.router.paths(V4), f"no {V4} at the router", PATIENCE)
         gone = time.monotonic()
         if not issubclass(software, Frr):
@@ -126,10 +137,32 @@ def test_a_path_that_is_at_the_router_is_received_and_one_that_it_refuses_is_an_
         print(f"{software.label()}: refused by the router, alarm after {time.monotonic() - gone:.2f} s")
         assert watch.alarms() == {ROUTER4}
         assert watch.at(V6).receipt is Receipt.RECEIVED
-        full.write_text(before)
-        one.router.load(full)
+        load(again)
         watch.until(V4, lambda found: found.receipt is Receipt.RECEIVED)
         assert watch.alarms() == set()
+
+
+_FRR_REFUSES = """\
+ip prefix-list REFUSED seq 5 permit 10.99.0.1/32
+route-map ANYCAST-lb1.x-y_z-4 deny 5
+ match ip address prefix-list REFUSED
+exit
+"""
+
+
+def _refusing(software: type[Software], folder: Path) -> str:
+    """The filter on the way in takes one VIP less."""
+    if issubclass(software, Frr):
+        return _FRR_REFUSES
+    one = config(folder, vips="10.98.0.1, fd00:99::1", view=software.name)
+    return ROUTERS[software.name](router([one]))
+
+
+def _allowing(software: type[Software], folder: Path) -> str:
+    if issubclass(software, Frr):
+        return "no route-map ANYCAST-lb1.x-y_z-4 deny 5\n"
+    one = config(folder, vips="10.98.0.1, 10.99.0.1, fd00:99::1", view=software.name)
+    return ROUTERS[software.name](router([one]))
 
 
 @each

@@ -35,8 +35,8 @@ class Sight:
 class RouterView:
     """What is known of the view of one router, besides prefixes.
 
-    `number`: another one is another view, of which nothing is known at first. `since`: when the session came up; None: it
-    is not up, or was before the plugin began, so what was sent before is not known. `complete`: since when all has come.
+    `number`: another one is another view, of which nothing is known at first. `up`: the session is. `since`: when it came
+    up; None: that was before the plugin began, so what was sent before is not known. `complete`: since when all has come.
     `add_path`: the families (4, 6) of which the router sends every path, and not its best alone. `echoes`: the router has
     sent this node's own path in this session. `paths`: that are kept. `dropped`: prefixes and paths that were not, for
     nobody here has them as a VIP or there are too many. `full`: paths of VIPs were among them.
@@ -44,6 +44,7 @@ class RouterView:
 
     neighbor: str
     number: int
+    up: bool = False
     since: float | None = None
     complete: float | None = None
     add_path: tuple[int, ...] = ()

@@ -17,7 +17,7 @@ from anycast.core.values.sight import RouterView, Sight, ViewChange
 from anycast.core.values.software import Daemon, Software
 from anycast.core.values.standing import Condition
 from anycast.core.view import PATIENCE, SLICE, At, Doubt, Receipt
-from tests.fakes import Node, config, up
+from tests.fakes import Node, up
 
 PREFIX = ip_network("192.0.2.1/32")
 FRR, BIRD, GOBGP = (Software(daemon=daemon) for daemon in (Daemon.FRR, Daemon.BIRD, Daemon.GOBGP))
@@ -53,7 +53,12 @@ def report(node: Node, state: str = "up", **fields: object) -> None:
 
 def sees(node: Node, *sights: Sight, first: bool = False, source: int = 1, **fields: object) -> None:
     known = RouterView(
-        neighbor=str(router(node).address), number=1, since=node.now, complete=node.now, add_path=(4, 6)
+        neighbor=str(router(node).address),
+        number=1,
+        up=True,
+        since=node.now,
+        complete=node.now,
+        add_path=(4, 6),
     )
     one = replace(known, **fields)  # type: ignore[arg-type]
     change = ViewChange(views=(one,), sights=((one.neighbor, sights),) if sights else (), first=first)
@@ -68,8 +73,8 @@ def alarms(state: State) -> list[str]:
     return [about for kind, about in state.standing if kind is ALARM]
 
 
-def missing(node: Node, **fields: int) -> Sight:
-    return Sight(prefix=PREFIX, missing=node.now, **fields)
+def missing(node: Node, *, others: int = 0, unmarked: int = 0) -> Sight:
+    return Sight(prefix=PREFIX, missing=node.now, others=others, unmarked=unmarked)
 
 
 def test_a_path_that_is_there_is_received_since_then_and_the_others_are_counted() -> None:
@@ -144,7 +149,7 @@ def test_where_absence_proves_nothing_it_is_not_known_and_no_alarm(
     software: Software | None, fields: dict[str, object], doubt: Doubt
 ) -> None:
     node = viewed(software)
-    sees(node, missing(node, others=1), **fields)
+    sees(node, missing(node, others=1), **fields)  # type: ignore[arg-type]
     node.wait(60)
     assert (at(node).receipt, at(node).doubt) == (Receipt.UNKNOWN, doubt)
     assert at(node).why
@@ -211,6 +216,12 @@ def test_an_exabgp_that_does_not_answer_has_nothing_to_tell() -> None:
     node.wait(6)
     report(node, silent_since=node.now)
     assert (at(node).doubt, alarms(node.state)) == (Doubt.EXABGP_SILENT, [])
+
+
+def test_a_session_that_has_come_up_and_is_not_told_of_yet_is_about_to_be() -> None:
+    node = viewed()
+    sees(node, up=False, since=None, complete=None)
+    assert at(node).doubt is Doubt.ARRIVING
 
 
 def test_a_new_session_is_another_view() -> None:
@@ -286,5 +297,5 @@ def test_every_doubt_has_words() -> None:
 def test_the_mark_is_on_every_path_once_a_router_sends_back() -> None:
     node = viewed()
     (route,) = (node.state.lease.routes or {}).values()
-    bgp = config().bgp
+    bgp = node.state.config.bgp
     assert route.large_communities == (f"{bgp.local_as}:1179:{int(bgp.router_id)}",)
