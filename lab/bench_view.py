@@ -280,6 +280,7 @@ class Row:
     cpu: float
     exabgp: float
     rss: float
+    exabgp_rss: float
     waits: float = 0.0
     silent: float = 0.0
     late: int = 0
@@ -332,6 +333,7 @@ class Site:
             cpu=cpu_time(self.plugin) - ours,
             exabgp=cpu_time(self.exabgp) - theirs,
             rss=rss(self.plugin),
+            exabgp_rss=rss(self.exabgp),
             waits=pipe.longest,
             silent=self.router.longest,
             late=0 if report is None else report.late_leases,
@@ -344,7 +346,15 @@ class Site:
             100 * (now - then) / seconds
             for now, then in ((cpu_time(self.plugin), ours), (cpu_time(self.exabgp), theirs))
         )
-        return Row(what=what, seconds=seconds, cpu=share, exabgp=other, rss=rss(self.plugin), resting=True)
+        return Row(
+            what=what,
+            seconds=seconds,
+            cpu=share,
+            exabgp=other,
+            rss=rss(self.plugin),
+            exabgp_rss=rss(self.exabgp),
+            resting=True,
+        )
 
     def close(self) -> None:
         self._exabgp.kill()
@@ -420,6 +430,7 @@ def shown(rows: Sequence[Row]) -> str:
             f"{row.rss:.1f} MiB",
             *moving,
             f"{row.exabgp:.2f} {unit}",
+            f"{row.exabgp_rss:.1f} MiB",
         )
 
     head = (
@@ -431,6 +442,7 @@ def shown(rows: Sequence[Row]) -> str:
         "exabgp silent",
         "late leases",
         "exabgp's cpu",
+        "exabgp's memory",
     )
     return table(head, [of(row) for row in rows], colour=False)
 

@@ -326,6 +326,11 @@ def _of_routers(units: _Units, state: State) -> Iterator[Family[Any, Any]]:
             [min(one.others or 0 for one in each) for each in found],
         ),
         (
+            "anycast_vip_other_nodes_known",
+            "1 if all the router has of other nodes is known; 0: there may be more",
+            [all(one.others is not None and not one.at_least for one in each) for each in found],
+        ),
+        (
             "anycast_vip_last_resort_nodes",
             "Those of them that are draining",
             [min(one.last_resort or 0 for one in each) for each in found],

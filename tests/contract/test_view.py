@@ -188,3 +188,35 @@ def test_other_nodes_are_counted_by_their_marks_and_so_are_those_that_drain(soft
         if issubclass(software, Frr):
             assert watch.at(V4).receipt is Receipt.RECEIVED
         assert watch.alarms() == set()
+
+
+@pytest.mark.parametrize(
+    "software", [one for one in SOFTWARE if issubclass(one, Frr)], ids=lambda one: one.id()
+)
+def test_a_router_and_an_exabgp_that_start_again_are_no_alarm(software: type[Software]) -> None:
+    """What the routers have is not known meanwhile, with a reason, and then it is."""
+    if software.missing():
+        pytest.skip(f"no {software.program} here")
+    with pair(software, view=True) as one:
+        watch = Watch(one.config, one.node.agent)
+        one.accepted(*routes(one.config, V4, V6).values())
+        reasons: set[Doubt | None] = set()
+
+        def back(found: At) -> bool:
+            reasons.add(found.doubt)
+            assert watch.alarms() == set()
+            return found.receipt is Receipt.RECEIVED and found.others == 0
+
+        watch.until(V4, back)
+        one.router.stop()
+        one.router.processes.clear()
+        watch.until(V4, lambda found: found.receipt is Receipt.UNKNOWN)
+        one.router.start(one.folder / "rendered.conf")
+        watch.until(V4, back)
+        one.node.exabgp.end(grace=0.0)
+        watch.until(V4, lambda found: found.receipt is Receipt.UNKNOWN)
+        one.node.start()
+        watch.until(V4, back)
+        watch.until(V6, back)
+        assert {Doubt.NO_SESSION, Doubt.ARRIVING} & reasons
+        assert Doubt.BEGAN_LATER not in reasons

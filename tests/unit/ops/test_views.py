@@ -132,12 +132,21 @@ def samples(node: Node, name: str) -> dict[str, str]:
         ("anycast_vip_not_received", "1.0", "0.0"),
         ("anycast_vip_other_nodes", "2.0", "3.0"),
         ("anycast_vip_last_resort_nodes", "1.0", "0.0"),
+        ("anycast_vip_other_nodes_known", "1.0", "1.0"),
     ],
 )
 def test_the_metrics_have_it(name: str, first: str, second: str) -> None:
     found = samples(refused(), name)
     assert found[f'vip="web",peer="{ROUTER}"'] == first
     assert found[f'vip="web",peer="{ROUTER6}"'] == second
+
+
+def test_what_a_router_has_of_others_is_told_from_what_is_not_known() -> None:
+    node = healthy(viewed(Daemon.GOBGP))
+    sees(node)
+    name = f'vip="web",peer="{ROUTER}"'
+    assert samples(node, "anycast_vip_other_nodes")[name] == "0.0"
+    assert samples(node, "anycast_vip_other_nodes_known")[name] == "0.0"
 
 
 def test_the_metrics_say_whether_all_is_known() -> None:
