@@ -206,14 +206,14 @@ class Seen:
 class Views:
     """What the routers have. Neighbors are addresses as text.
 
-    `missing`: by neighbor, what should be there and is not, and since when; of a neighbor whose view proves nothing there
-    is none. `told`: those of them that have been for long enough, and are an alarm.
+    `waiting`: by neighbor, what should be there and is not, and since when; of a neighbor whose view proves nothing there
+    is none. `told`: those that have been for long enough, and are an alarm.
     """
 
     seen: Mapping[int, Mapping[str, Seen]] = field(default_factory=dict)  # by plugin and neighbor
-    missing: Mapping[str, PersistentMap[Prefix, float]] = field(default_factory=dict)
+    waiting: Mapping[str, PersistentMap[Prefix, float]] = field(default_factory=dict)
     told: Mapping[str, PersistentMap[Prefix, float]] = field(default_factory=dict)
-    look_at: float = math.inf  # the instant at which one of `missing` has been for long enough
+    look_at: float = math.inf  # the instant at which one of `waiting` has been for long enough
 
     def of(self, neighbor: str) -> tuple[int, Seen] | None:
         """By the newest plugin that has the session, or else by the newest; None: no plugin tells of it."""

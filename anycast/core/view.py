@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from heapq import nsmallest
+from itertools import islice
 
 from anycast.core.events import Effect, Log
 from anycast.core.state import Seen, State
@@ -293,42 +295,53 @@ def _answers(report: Report | None) -> object:
 def _compared(state: State, address: str, touched: Iterable[Prefix] | None) -> State:
     """`touched`: nothing else of this neighbor has changed; None: anything may."""
     views = state.views
-    known = views.missing.get(address, _NOTHING)
-    neighbor = next((one for one in state.config.bgp.neighbors if str(one.address) == address), None)
-    found = views.of(address)
-    new = _NOTHING
-    if (
-        neighbor is not None
-        and found is not None
-        and _blind(state, neighbor, found) is None
-        and _echoes(neighbor, found[1]) is None
-    ):
-        seen = found[1]
-        if touched is None:
-            since = {prefix: _missing(neighbor, seen, prefix) for prefix in seen.sights}
-            new = PersistentMap((prefix, one) for prefix, one in since.items() if one is not None)
-        else:
-            since = {prefix: _missing(neighbor, seen, prefix) for prefix in touched}
-            more = {prefix: one for prefix, one in since.items() if one is not None}
-            new = known.updated(more, [prefix for prefix, one in since.items() if one is None])
-    if new is known or (not new and not known):
+    waiting, told = views.waiting.get(address, _NOTHING), views.told.get(address, _NOTHING)
+    since = _since(state, address, touched)
+    if touched is None:
+        new = {prefix: one for prefix, one in since.items() if prefix not in told}
+        after = PersistentMap(new) if new or waiting else waiting
+        back = [prefix for prefix in told if prefix not in since]
+    else:
+        gone = [prefix for prefix in touched if prefix not in since]
+        new = {prefix: one for prefix, one in since.items() if prefix not in told}
+        after = waiting.updated(new, gone)
+        back = [prefix for prefix in gone if prefix in told]
+    if after is waiting and not back:
         return state
-    missing = {**views.missing, address: new}
-    if not new:
-        del missing[address]
-    told = views.told.get(address, _NOTHING)
-    back = [prefix for prefix in told if prefix not in new] if told else []
-    alarms = views.told
-    if back:
-        alarms = {**alarms, address: told.updated({}, back)}
-    return replace(state, views=replace(views, missing=missing, told=alarms, look_at=-math.inf))
+    look_at = min([views.look_at, *(one + PATIENCE for one in new.values())])
+    return replace(
+        state,
+        views=replace(
+            views,
+            waiting=_with(views.waiting, address, after),
+            told=_with(views.told, address, told.updated({}, back)) if back else views.told,
+            look_at=look_at,
+        ),
+    )
 
 
-def _missing(neighbor: Neighbor, seen: Seen, prefix: Prefix) -> float | None:
-    sight: Sight | None = seen.sights.get(prefix)
-    if sight is None or sight.missing is None or _without(neighbor, seen, prefix, sight) is not None:
-        return None
-    return sight.missing
+def _with(
+    whole: Mapping[str, PersistentMap[Prefix, float]], address: str, part: PersistentMap[Prefix, float]
+) -> dict[str, PersistentMap[Prefix, float]]:
+    rest = {one: found for one, found in whole.items() if one != address}
+    return {**rest, address: part} if part else rest
+
+
+def _since(state: State, address: str, touched: Iterable[Prefix] | None) -> dict[Prefix, float]:
+    """What counts as missing at this router, of what was touched; None: of everything."""
+    neighbor = next((one for one in state.config.bgp.neighbors if str(one.address) == address), None)
+    found = state.views.of(address)
+    if neighbor is None or found is None or _blind(state, neighbor, found) is not None:
+        return {}
+    seen = found[1]
+    if _echoes(neighbor, seen) is not None:
+        return {}
+    sights = seen.sights.values() if touched is None else filter(None, map(seen.sights.get, touched))
+    return {
+        one.prefix: one.missing
+        for one in sights
+        if one.missing is not None and _without(neighbor, seen, one.prefix, one) is None
+    }
 
 
 def looked(before: State, state: State, now: float) -> tuple[State, list[Effect]]:
@@ -338,27 +351,24 @@ def looked(before: State, state: State, now: float) -> tuple[State, list[Effect]
     if views.told is not before.views.told:
         for neighbor, told in before.views.told.items():
             effects += _back(state, neighbor, told, views.told.get(neighbor, _NOTHING))
-        views = replace(views, told={neighbor: told for neighbor, told in views.told.items() if told})
-    if now >= views.look_at:
-        room, look_at = SLICE, math.inf
-        alarms: dict[str, PersistentMap[Prefix, float]] = dict(views.told)
-        for neighbor, missing in views.missing.items():
-            told = alarms.get(neighbor, _NOTHING)
-            due = [(since, prefix) for prefix, since in missing.items() if prefix not in told]
-            over = sorted((one for one in due if one[0] + PATIENCE <= now), key=_order)[:room]
-            if over:
-                alarms[neighbor] = told.updated({prefix: since for since, prefix in over})
-                effects += [_gone(neighbor, prefix, now - since) for since, prefix in over]
-                room -= len(over)
-            chosen = {prefix for _, prefix in over}
-            left = [since + PATIENCE for since, prefix in due if prefix not in chosen]
-            look_at = min([look_at, *left])
-        views = replace(views, told=alarms if alarms != views.told else views.told, look_at=look_at)
-    return (state if views is state.views else replace(state, views=views)), effects
-
-
-def _order(one: tuple[float, Prefix]) -> tuple[float, int, int]:
-    return one[0], one[1].version, int(one[1].network_address)
+    if now < views.look_at:
+        return state, effects
+    room, look_at = SLICE, math.inf
+    for neighbor, waiting in views.waiting.items():
+        due = islice((one for one in waiting.items() if one[1] + PATIENCE <= now), room)
+        over = dict(sorted(due, key=lambda one: (one[1], one[0].version, int(one[0].network_address))))
+        room -= len(over)
+        if over:
+            told = views.told.get(neighbor, _NOTHING)
+            waiting = waiting.updated({}, over)  # noqa: PLW2901 - what is left of it
+            views = replace(
+                views,
+                waiting=_with(views.waiting, neighbor, waiting),
+                told=_with(views.told, neighbor, told.updated(over)),
+            )
+            effects += [_gone(neighbor, prefix, now - since) for prefix, since in over.items()]
+        look_at = min([look_at, *(since + PATIENCE for since in waiting.values())])
+    return replace(state, views=replace(views, look_at=look_at)), effects
 
 
 def _back(
@@ -394,7 +404,7 @@ def alarm(state: State, neighbor: str) -> str:
     told = state.views.told.get(neighbor, _NOTHING)
     if not told:
         return ""
-    first = sorted(told, key=lambda one: (one.version, int(one.network_address)))[:NAMED]
+    first = nsmallest(NAMED, islice(told, SLICE), key=lambda one: (one.version, int(one.network_address)))
     names = _names(state, first)
     named = ", ".join(
         f"{names[prefix]} ({prefix.network_address})" if prefix in names else str(prefix) for prefix in first
@@ -408,10 +418,12 @@ def alarm(state: State, neighbor: str) -> str:
 
 
 def _names(state: State, prefixes: Iterable[Prefix]) -> dict[Prefix, str]:
-    wanted = {prefix.network_address: prefix for prefix in prefixes}
+    # By number: the hash of an address is dear, and there may be thousands.
+    wanted = {(prefix.version, int(prefix.network_address)): prefix for prefix in prefixes}
+    numbers = {number for _, number in wanted}
     return {
-        wanted[address]: vip.name
+        wanted[address.version, int(address)]: vip.name
         for vip in state.config.vips
         for address in vip.addresses
-        if address in wanted
+        if int(address) in numbers and (address.version, int(address)) in wanted
     }

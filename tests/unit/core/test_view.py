@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from anycast.core import events as ev
 from anycast.core import view
@@ -268,7 +271,7 @@ def test_many_alarms_are_told_some_at_a_time_and_named_in_part() -> None:
     node.wait(1.0)
     assert len(node.events("route.not_received")) == len(many)
     text = node.state.standing[ALARM, str(router(node).address)].text
-    assert f"203.0.0.4/32 and {len(many) - 5} more" in text
+    assert f"/32 and {len(many) - 5} more: " in text
 
 
 def test_how_many_others_there_are_is_at_least_where_not_all_is_known() -> None:
@@ -299,3 +302,76 @@ def test_the_mark_is_on_every_path_once_a_router_sends_back() -> None:
     (route,) = (node.state.lease.routes or {}).values()
     bgp = node.state.config.bgp
     assert route.large_communities == (f"{bgp.local_as}:1179:{int(bgp.router_id)}",)
+
+
+_MANY = [ip_network(f"192.0.2.{n}/32") for n in range(1, 5)]
+_STORIES = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("sees"),
+            st.lists(
+                st.tuples(
+                    st.sampled_from(_MANY), st.sampled_from(["mine", "missing", "unmarked", "nothing"])
+                ),
+                max_size=4,
+                unique_by=lambda one: one[0],
+            ),
+            st.integers(1, 2),
+            st.booleans(),
+            st.booleans(),
+            st.booleans(),
+        ),
+        st.tuples(st.just("wait"), st.sampled_from([0.5, 2.0, 5.0])),
+        st.tuples(st.just("software"), st.sampled_from([FRR, BIRD, None])),
+        st.tuples(st.just("session"), st.sampled_from(["up", "down"])),
+        st.tuples(st.just("silent"), st.booleans()),
+        st.tuples(st.just("lost")),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(_STORIES)
+def test_whatever_happens_what_waits_and_what_is_an_alarm_is_what_the_view_says(
+    story: list[tuple[Any, ...]],
+) -> None:
+    """Worked out by what has changed, it is what it is worked out anew. No verdict and no route ever rests on it."""
+    node = viewed()
+    address = str(router(node).address)
+    verdict, routes = node.state.vips["web"], dict(node.state.lease.routes or {})
+    for act in story:
+        match act:
+            case ("sees", found, number, complete, echoes, first):
+                kinds = {
+                    "mine": {"mine": node.now},
+                    "missing": {"missing": node.now},
+                    "unmarked": {"missing": node.now, "others": 1, "unmarked": 1},
+                    "nothing": {},
+                }
+                sights = (Sight(prefix=prefix, **kinds[kind]) for prefix, kind in found)  # type: ignore[arg-type]
+                fields = {"number": number, "complete": node.now if complete else None, "echoes": echoes}
+                sees(node, *sights, first=first, **fields)
+            case ("wait", seconds):
+                node.wait(seconds)
+            case ("software", software):
+                reload(node, software=software)
+            case ("session", state):
+                report(node, state)
+            case ("silent", silent):
+                report(node, silent_since=node.now if silent else None)
+            case _:
+                node.send(ev.PluginLost(source=1))
+                node.send(ev.PluginConnected(source=1))
+                report(node)
+        views = node.state.views
+        waiting, told = views.waiting.get(address, {}), views.told.get(address, {})
+        missing = view._since(node.state, address, None)
+        assert waiting.keys().isdisjoint(told)
+        assert {**waiting, **told}.keys() == missing.keys()
+        assert bool(told) == bool(alarms(node.state))
+        assert all(since + PATIENCE <= node.now for since in told.values())
+        assert all(at(node, prefix).receipt is Receipt.NOT_RECEIVED for prefix in told)
+        assert views.look_at <= min((since + PATIENCE for since in waiting.values()), default=float("inf"))
+        assert node.state.vips["web"] == verdict
+        assert dict(node.state.lease.routes or {}).keys() == routes.keys()
