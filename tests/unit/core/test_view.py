@@ -59,8 +59,8 @@ def sees(node: Node, *sights: Sight, first: bool = False, source: int = 1, **fie
         neighbor=str(router(node).address),
         number=1,
         up=True,
-        since=node.now,
-        complete=node.now,
+        since=900.0,
+        complete=901.0,
         add_path=(4, 6),
     )
     one = replace(known, **fields)  # type: ignore[arg-type]
@@ -350,7 +350,7 @@ def test_whatever_happens_what_waits_and_what_is_an_alarm_is_what_the_view_says(
                     "nothing": {},
                 }
                 sights = (Sight(prefix=prefix, **kinds[kind]) for prefix, kind in found)  # type: ignore[arg-type]
-                fields = {"number": number, "complete": node.now if complete else None, "echoes": echoes}
+                fields = {"number": number, "complete": 901.0 if complete else None, "echoes": echoes}
                 sees(node, *sights, first=first, **fields)
             case ("wait", seconds):
                 node.wait(seconds)
