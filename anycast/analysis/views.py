@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TypeAlias
 
+from anycast.core.preference import is_internal
 from anycast.core.values.configuration import Bgp, Config, Vip
 
 _Told: TypeAlias = tuple[tuple[str | int, ...], str, str]
@@ -32,9 +33,13 @@ def taken_marks(bgp: Bgp, vips: tuple[Vip, ...]) -> Iterator[_Told]:
 
 
 def blind(config: Config) -> Iterator[_Told]:
-    """Views of which nobody can say what is missing in them. Told once."""
+    """Views of which nobody can say what is missing in them. Of each kind one is told."""
+    inside = [n for n, one in enumerate(config.bgp.neighbors) if one.view and is_internal(config.bgp, one)]
+    if inside:
+        what = "a router of the node's own AS sends back nothing, unless it is a route reflector with the nodes as its clients"
+        yield ("bgp", "neighbors", inside[0], "view"), what, "write view: false where it is none"
     for n, neighbor in enumerate(config.bgp.neighbors):
-        if neighbor.view and neighbor.software is None:
+        if n not in inside and neighbor.view and neighbor.software is None:
             what = (
                 "only FRR sends a node its own path back, and what this router runs is not told: a route that it refuses is "
                 "an alarm only if another one came back before"

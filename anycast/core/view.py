@@ -14,6 +14,7 @@ from heapq import nsmallest
 from itertools import islice
 
 from anycast.core.events import Effect, Log
+from anycast.core.preference import is_internal
 from anycast.core.state import Seen, State
 from anycast.core.values.configuration import Neighbor
 from anycast.core.values.persistent import PersistentMap
@@ -49,6 +50,7 @@ class Doubt(StrEnum):
     BEGAN_LATER = "began_later"
     ARRIVING = "arriving"
     NO_ADD_PATH = "no_add_path"
+    INTERNAL = "internal"
     NEVER_OWN = "never_own"
     SOFTWARE_UNKNOWN = "software_unknown"
     UNMARKED = "unmarked"
@@ -66,6 +68,7 @@ _WORDS = {
     Doubt.ARRIVING: "the session has just come up, and what the router has is still arriving",
     Doubt.NO_ADD_PATH: "the router sends no more than its best path, without add-path (load what `anycast render` writes for "
     "it)",
+    Doubt.INTERNAL: "a router of the node's own AS sends back nothing, unless it is a route reflector",
     Doubt.NEVER_OWN: "{software} never sends a node its own path",
     Doubt.SOFTWARE_UNKNOWN: "this router has not sent this node's path back yet: not every software does (write bgp.software)",
     Doubt.UNMARKED: "the router has a path that nobody has marked, which may be this node's",
@@ -99,11 +102,11 @@ def at(state: State, neighbor: Neighbor, prefix: Prefix) -> At:
         return _unknown(neighbor, doubt or Doubt.NOT_TOLD)
     seen = found[1]
     sight = seen.sights.get(prefix)
-    others, last, least = _others(neighbor, seen, prefix, sight, doubt)
+    others, last, least = _others(state, neighbor, seen, prefix, complete=doubt is None)
     known = At(receipt=Receipt.UNKNOWN, others=others, last_resort=last, at_least=least)
     if sight is not None and sight.mine is not None:
         return replace(known, receipt=Receipt.RECEIVED, since=sight.mine)
-    doubt = doubt or _without(neighbor, seen, prefix, sight)
+    doubt = doubt or _without(state, neighbor, seen, prefix, sight)
     if doubt is not None:
         return replace(known, doubt=doubt, why=words(neighbor, doubt))
     if sight is None or sight.missing is None:
@@ -186,18 +189,22 @@ def _is_up(report: Report, address: str) -> bool:
     return any(one.address == address and one.state == "up" for one in report.neighbors)
 
 
-def _echoes(neighbor: Neighbor, seen: Seen) -> Doubt | None:
+def _echoes(state: State, neighbor: Neighbor, seen: Seen) -> Doubt | None:
     """Why the router may never send this node's own path; None: it does."""
     if seen.view.echoes:
         return None
+    if is_internal(state.config.bgp, neighbor):
+        return Doubt.INTERNAL
     if neighbor.software is None:
         return Doubt.SOFTWARE_UNKNOWN
     return None if neighbor.software.daemon is Daemon.FRR else Doubt.NEVER_OWN
 
 
-def _without(neighbor: Neighbor, seen: Seen, prefix: Prefix, sight: Sight | None) -> Doubt | None:
+def _without(
+    state: State, neighbor: Neighbor, seen: Seen, prefix: Prefix, sight: Sight | None
+) -> Doubt | None:
     """Why it proves nothing that the path is not there; None: it does."""
-    if (doubt := _echoes(neighbor, seen)) is not None:
+    if (doubt := _echoes(state, neighbor, seen)) is not None:
         return doubt
     if prefix.version not in seen.view.add_path:
         return Doubt.NO_ADD_PATH
@@ -207,14 +214,16 @@ def _without(neighbor: Neighbor, seen: Seen, prefix: Prefix, sight: Sight | None
 
 
 def _others(
-    neighbor: Neighbor, seen: Seen, prefix: Prefix, sight: Sight | None, doubt: Doubt | None
+    state: State, neighbor: Neighbor, seen: Seen, prefix: Prefix, *, complete: bool
 ) -> tuple[int | None, int | None, bool]:
+    sight = seen.sights.get(prefix)
     found, last = (0, 0) if sight is None else (sight.others, sight.last_resort)
     least = (
-        doubt is not None
+        not complete
         or prefix.version not in seen.view.add_path
         or seen.view.full
         or (sight is not None and sight.partial)
+        or _echoes(state, neighbor, seen) is Doubt.INTERNAL
         # With nodes of one AS it sends nothing at all.
         or (neighbor.software is not None and neighbor.software.daemon is Daemon.GOBGP)
     )
@@ -334,13 +343,13 @@ def _since(state: State, address: str, touched: Iterable[Prefix] | None) -> dict
     if neighbor is None or found is None or _blind(state, neighbor, found) is not None:
         return {}
     seen = found[1]
-    if _echoes(neighbor, seen) is not None:
+    if _echoes(state, neighbor, seen) is not None:
         return {}
     sights = seen.sights.values() if touched is None else filter(None, map(seen.sights.get, touched))
     return {
         one.prefix: one.missing
         for one in sights
-        if one.missing is not None and _without(neighbor, seen, one.prefix, one) is None
+        if one.missing is not None and _without(state, neighbor, seen, one.prefix, one) is None
     }
 
 

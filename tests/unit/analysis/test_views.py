@@ -73,6 +73,12 @@ def test_where_nobody_says_what_a_router_runs_its_silence_proves_nothing_and_tha
         assert loads(text(bgp=bgp), "f", hostname="lb1").warnings == ()
 
 
+def test_a_router_of_the_nodes_own_as_is_warned_of() -> None:
+    one = text().replace("remote_as: 65000", f"remote_as: {AS}")
+    (warning,) = loads(one, "f", hostname="lb1").warnings
+    assert "sends back nothing, unless it is a route reflector" in str(warning)
+
+
 def test_exabgp_is_outdated_by_a_view_and_not_by_a_release_that_knows_views() -> None:
     """An ExaBGP that was rendered before there were views runs on with the same digest."""
     off, on = config(bgp="view: false"), config()

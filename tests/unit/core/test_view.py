@@ -160,6 +160,17 @@ def test_where_absence_proves_nothing_it_is_not_known_and_no_alarm(
     assert alarms(node.state) == []
 
 
+def test_a_router_of_the_nodes_own_as_sends_back_nothing_unless_it_reflects() -> None:
+    node = viewed()
+    reload(node, remote_as=node.state.config.bgp.local_as)
+    sees(node, missing(node))
+    node.wait(60)
+    assert (at(node).doubt, at(node).others, alarms(node.state)) == (Doubt.INTERNAL, None, [])
+    sees(node, echoes=True)
+    node.wait(6)
+    assert (at(node).receipt, at(node).others) == (Receipt.NOT_RECEIVED, 0)
+
+
 def test_a_path_without_a_mark_may_be_the_own_one() -> None:
     node = viewed()
     sees(node, missing(node, others=1, unmarked=1))
@@ -365,7 +376,7 @@ def test_whatever_happens_what_waits_and_what_is_an_alarm_is_what_the_view_says(
                 node.send(ev.PluginConnected(source=1))
                 report(node)
         views = node.state.views
-        waiting, told = views.waiting.get(address, {}), views.told.get(address, {})
+        waiting, told = (dict(each.get(address) or ()) for each in (views.waiting, views.told))
         missing = view._since(node.state, address, None)
         assert waiting.keys().isdisjoint(told)
         assert {**waiting, **told}.keys() == missing.keys()
