@@ -130,15 +130,17 @@ e2e: setup ## in the lab's kernel: IPVS contract and end to end
 	@$(BIN)/python -m lab run -- $(BIN)/python -m pytest tests/contract tests/e2e -m lab
 
 # In two labs, for `make test`. What builds a site of its own is with IPVS, where there is none to build besides. The other
-# contract tests are not even read there, which takes long.
+# contract tests are not even read there, which takes long. One file that shares a site comes last there, so that both labs
+# take about as long.
 ALONE := tests/e2e/test_site.py tests/e2e/test_chaos.py
+LAST := tests/e2e/test_processes.py
 IPVS = $(shell grep --files-with-matches 'mark\.lab' tests/contract/test_*.py)
 .PHONY: e2e-site e2e-ipvs
 e2e-site: setup
-	@$(BIN)/python -m lab run -- $(BIN)/python -m pytest $(addprefix --ignore ,$(ALONE)) tests/e2e -m lab
+	@$(BIN)/python -m lab run -- $(BIN)/python -m pytest $(addprefix --ignore ,$(ALONE) $(LAST)) tests/e2e -m lab
 
 e2e-ipvs: setup
-	@$$(taskset --cpu-list 0 true 2>/dev/null && echo taskset --cpu-list 0) $(BIN)/python -m lab run -- $(BIN)/python -m pytest $(ALONE) $(IPVS) -m lab
+	@$$(taskset --cpu-list 0 true 2>/dev/null && echo taskset --cpu-list 0) $(BIN)/python -m lab run -- $(BIN)/python -m pytest $(ALONE) $(IPVS) $(LAST) -m lab
 
 # What uses no library (the import rules say so), or is not the product.
 NO_LIBRARY := __init__.py __pycache__ analysis core lab packaging plugin test_lease.py test_no_hang.py test_sealed.py

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 MOST = 8 << 20  # bytes of one file that are looked at: a modules.dep has one or two million
+_PIECE = 1 << 16  # of a file below /proc/sys the kernel refuses to read some millions at once (ENOMEM)
 # As systemd.network(5), modprobe.d(5) and others have it: a file hides those of its name in later places.
 _PLACES = ("etc", "run", "usr/local/lib", "usr/lib", "lib")
 
@@ -79,7 +82,7 @@ class FilesBelow:
 
     def _read(self, path: str) -> str:
         with open(self.root / path, encoding="utf-8", errors="replace") as file:
-            return file.read(MOST)
+            return "".join(islice(iter(partial(file.read, _PIECE), ""), MOST // _PIECE))
 
     def _note(self, path: str, error: OSError, what: str = "") -> None:
         """`what`: why it was wanted, unless its path says that."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from anycast.core.planned import Plan
+
 
 class TooLateError(Exception):
     """The deadline of a command had passed before it was carried out: nothing was changed, and nothing will be."""
@@ -47,3 +49,22 @@ class ReloadAnswer:
     warnings: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     confirm_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanWish:
+    """`texts`: a configuration as `config.kept` keeps it, packed; None: the agent's own file, as it is now."""
+
+    allow_removal: bool = False
+    texts: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanAnswer:
+    """What a reload would say, and do. `plan` None: there are problems with which there is none."""
+
+    ok: bool
+    changes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    plan: Plan | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import difflib
 import json
 import math
@@ -9,7 +11,16 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from anycast.agent.answers import PLAIN, MaintenanceAnswer, NothingThereError, ReloadAnswer, ReloadWish
+from anycast.agent import planning
+from anycast.agent.answers import (
+    PLAIN,
+    MaintenanceAnswer,
+    NothingThereError,
+    PlanAnswer,
+    PlanWish,
+    ReloadAnswer,
+    ReloadWish,
+)
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import NODE, NODE_SCOPES, STOP, is_saved, is_server, server_scope
 from anycast.core.state import State
@@ -56,6 +67,10 @@ class Engine(Protocol):
         ...
 
     async def reload(self, wish: ReloadWish = PLAIN, *, deadline: float = math.inf) -> ReloadAnswer: ...
+
+    async def plan(self, wish: PlanWish, *, deadline: float = math.inf) -> PlanAnswer:
+        """What a reload would do; nothing is changed."""
+        ...
 
     async def confirm(self, *, deadline: float = math.inf) -> ReloadAnswer:
         """Raises NothingThereError."""
@@ -142,6 +157,30 @@ async def reload(engine: Engine, body: bytes, *, deadline: float) -> tuple[int, 
         confirm_within=None if within is None else float(within),
     )
     return _told(await engine.reload(wish, deadline=deadline))
+
+
+async def plan(engine: Engine, body: bytes, *, deadline: float) -> tuple[int, dict[str, Any]]:
+    """200 a reload would do this, 422 it would refuse. Raises RefusedError, TooLateError.
+
+    `"allow_removal": true` as for a reload; `"texts"`: another configuration than the file of the agent, as
+    `config.kept` keeps it, packed by zlib, in base64.
+    """
+    fields = _fields(body, _PLAN, optional={*_PLAN})
+    try:
+        texts = base64.b64decode(fields["texts"], validate=True) if "texts" in fields else None
+    except (binascii.Error, ValueError):
+        raise RefusedError(400, "field 'texts': expected base64") from None
+    answer = await engine.plan(
+        PlanWish(allow_removal=fields.get("allow_removal", False), texts=texts), deadline=deadline
+    )
+    told = {
+        "ok": answer.ok,
+        "changes": list(answer.changes),
+        "warnings": list(answer.warnings),
+        "problems": list(answer.problems),
+        "plan": None if answer.plan is None else planning.body(answer.plan),
+    }
+    return (200 if answer.ok else 422), told
 
 
 async def confirm(engine: Engine, body: bytes, *, deadline: float) -> tuple[int, dict[str, Any]]:
@@ -255,6 +294,7 @@ _MAINTENANCE: Mapping[str, type] = {
     "temporary": bool,
 }
 _RELOAD: Mapping[str, type] = {"allow_removal": bool, "confirm_within_s": float}
+_PLAN: Mapping[str, type] = {"allow_removal": bool, "texts": str}
 _WITH_ON = ("until", "for_s", "on_expiry", "now", "temporary")
 
 

@@ -37,6 +37,8 @@ from anycast.sockets import Peer
 LIMITS = Limits(process=32, user=64, others=192)
 MAX_HEAD = 16 * 1024  # bytes
 MAX_BODY = 4096
+LARGE_BODY = 4 * 1024 * 1024  # bytes, of a configuration that is sent
+LARGE_BODIES = 2  # of them at a time, whoever sends them
 REQUEST_TIME = 5.0  # seconds a request has to come, from its first byte
 IDLE_TIME = 15.0  # seconds until its first byte
 WRITE_TIME = 10.0  # seconds an answer waits for its reader
@@ -138,6 +140,7 @@ class Control:
         self._engine = engine
         self._mark = mark
         self._turnstile = Turnstile()
+        self._large = _Room()
         self._door = Door(LIMITS, self._serve, farewell=_busy, buffer=_READ)
         self._handlers: dict[str, dict[str, Callable[[_Request], Awaitable[_Answer]]]] = {}
         for operation in CONTROL:
@@ -156,17 +159,19 @@ class Control:
             await asyncio.wait(serving)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, guest: Guest) -> None:
-        connection = _Connection(reader, writer, guest, self._turnstile)
+        connection = _Connection(reader, writer, guest, self._turnstile, self._large)
         try:
             while (request := await connection.next_request()) is not None:
                 guest.is_commanding = request.method == "POST"
                 answer = await self._answer(request)
                 guest.is_commanding = False
+                connection.give_room_back()
                 await connection.send(answer, head=request.method == "HEAD")
                 guest.rests()
         except (ConnectionError, TimeoutError, h11.LocalProtocolError, asyncio.CancelledError):
             pass  # it has gone, does not read, or makes way; or the agent ends
         finally:
+            connection.give_room_back()
             writer.transport.abort() if connection.broken else writer.close()
 
     async def _answer(self, request: _Request) -> _Answer:
@@ -221,6 +226,10 @@ class Control:
         code, answer = await commands.reload(self._engine, request.body, deadline=request.deadline)
         return _json({**answer, "revision": self._mark()}, code=code)
 
+    async def post_plan(self, request: _Request) -> _Answer:
+        code, answer = await commands.plan(self._engine, request.body, deadline=request.deadline)
+        return _json(answer, code=code)
+
     async def post_confirm(self, request: _Request) -> _Answer:
         code, answer = await commands.confirm(self._engine, request.body, deadline=request.deadline)
         return _json({**answer, "revision": self._mark()}, code=code)
@@ -228,6 +237,13 @@ class Control:
     async def post_undo(self, request: _Request) -> _Answer:
         code, answer = await commands.undo(self._engine, request.body, deadline=request.deadline)
         return _json({**answer, "revision": self._mark()}, code=code)
+
+
+class _Room:
+    """For large bodies."""
+
+    def __init__(self) -> None:
+        self.free = LARGE_BODIES
 
 
 class _Connection:
@@ -239,11 +255,14 @@ class _Connection:
         writer: asyncio.StreamWriter,
         guest: Guest,
         turnstile: Turnstile,
+        room: _Room,
     ) -> None:
         self._reader = reader
         self._writer = writer
         self._guest = guest
         self._turnstile = turnstile
+        self._room = room
+        self._has_room = False
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
         self.broken = False  # nobody reads what is still to be written
 
@@ -276,7 +295,7 @@ class _Connection:
                 return None
             self._http.receive_data(data)
         head: h11.Request | None = None
-        body = b""
+        body = bytearray()
         async with asyncio.timeout(REQUEST_TIME):
             await self._turnstile(self._guest.peer)
             while True:
@@ -293,7 +312,7 @@ class _Connection:
                     case h11.Data(data=data):
                         body += data
                         if len(body) > MAX_BODY:
-                            raise RefusedError(413, f"the body is larger than {MAX_BODY} bytes")
+                            self._take_room(head, len(body))
                     case h11.EndOfMessage():
                         break
                     case _:
@@ -310,10 +329,25 @@ class _Connection:
             method=head.method.decode(),
             path=path,
             headers=dict(named),
-            body=body,
+            body=bytes(body),
             uid=self._guest.peer.uid,
             deadline=_deadline(deadlines[0] if deadlines else None),
         )
+
+    def _take_room(self, head: h11.Request | None, size: int) -> None:
+        """Raises RefusedError."""
+        most = LARGE_BODY if head is not None and head.target == b"/reload/plan" else MAX_BODY
+        if size > most:
+            raise RefusedError(413, f"the body is larger than {most} bytes")
+        if not self._has_room and not self._room.free:
+            raise RefusedError(503, "others are sending a configuration; try again")
+        if not self._has_room:
+            self._room.free -= 1
+            self._has_room = True
+
+    def give_room_back(self) -> None:
+        self._room.free += self._has_room
+        self._has_room = False
 
     async def _heard(self) -> bytes:
         """What it says next; nothing: it is through."""

@@ -26,6 +26,8 @@ from anycast.agent.answers import (
     PLAIN,
     MaintenanceAnswer,
     NothingThereError,
+    PlanAnswer,
+    PlanWish,
     ReloadAnswer,
     ReloadWish,
     TooLateError,
@@ -35,6 +37,7 @@ from anycast.agent.conditions import Conditions
 from anycast.agent.effort import Effort
 from anycast.agent.inbox import SLICE, Inbox
 from anycast.agent.latest import Latest
+from anycast.agent.planning import Plans
 from anycast.agent.run_log import RunLog
 from anycast.agent.start import cut
 from anycast.analysis import capacity
@@ -241,6 +244,7 @@ class Engine:
         self._kernel_change_posted = False
         self._lost_addresses: frozenset[Address] = frozenset()
         self._reload_lock = asyncio.Lock()
+        self._plans = Plans(path, self, self._reload_lock, _told, clock)
         self._next_reloads: dict[ReloadWish, _Reload] = {}
         self._reading: Reading | None = None  # of a reload that is under way
         self._reloads: set[asyncio.Task[ReloadAnswer]] = set()
@@ -352,6 +356,7 @@ class Engine:
             self._ended = True
             if (reading := self._reading) is not None:
                 reading.give_up()  # else the agent would not end before it
+            self._plans.give_up()
             for submitted in self._waiting.values():
                 submitted.answer(went_through=False)
             self._write_lines(len(self._lines))
@@ -740,6 +745,26 @@ class Engine:
                 return self._refused(removed)
             return await self._try(loaded, wish, deadline)
 
+    async def plan(self, wish: PlanWish, *, deadline: float = math.inf) -> PlanAnswer:
+        """What a reload would do. Raises TooLateError."""
+        return await self._plans.plan(wish, deadline=deadline)
+
+    @property
+    def loaded(self) -> Loaded:
+        return self._loaded
+
+    def to_come(self, config: Config) -> Config:
+        """What is in force once it is reloaded: sockets, files and the interface were opened by what `node` said at the start."""
+        kept = {name: getattr(config.node, name) for name in RELOADED}
+        return replace(config, node=replace(self._state.config.node, **kept))
+
+    async def not_meant(self, loaded: Loaded) -> tuple[str, ...]:
+        return await self._removed(loaded)
+
+    async def not_carried(self, loaded: Loaded) -> tuple[str, ...]:
+        asked = await asyncio.to_thread(self._demands.of, loaded.config)
+        return await self._not_carried(loaded.config, asked)
+
     def _read(self) -> Loaded:
         """In a thread. Raises ConfigError; RuntimeError: it was given up, as it is when the agent ends."""
         self._reading = reading = Reading(self._path, self._loaded)
@@ -822,9 +847,7 @@ class Engine:
         # A thread: it works out what moves under Maglev, which takes a while in large pools.
         words = await asyncio.to_thread(changes, old, loaded.config)
         words = _told(words, "not shown")
-        # Sockets, files and the interface were opened by what `node` said at the start.
-        kept = {name: getattr(loaded.config.node, name) for name in RELOADED}
-        config = replace(loaded.config, node=replace(old.node, **kept))
+        config = self.to_come(loaded.config)
         whole = any(
             map(is_server, before.maintenance)
         )  # its real server may have other names in several VIPs

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from anycast.analysis.routers import without_bfd
 from anycast.core.health.compose import leaves
 from anycast.core.values.configuration import Check, Config, Leaf, Neighbor, Protocol, Role, Rule
 
@@ -19,6 +20,7 @@ from anycast.core.values.configuration import Check, Config, Leaf, Neighbor, Pro
 STUCK = 7.5
 GUARDIAN = 2.75  # seconds: the plugin's guardian ends ExaBGP after 2.5 s, and counts in quarters of a second
 ROUTER_DIALS = 2.0  # seconds between two attempts of a router as we render it
+SHORTEST_HOLD = 3  # seconds: no less is allowed but 0
 LONG_HOLD = 10.0  # seconds
 LONG_INTERVAL = 5.0  # seconds
 
@@ -235,8 +237,13 @@ def _announced(config: Config, assumed: Assumed) -> Iterator[Outage]:
 
 def _bfd(neighbor: Neighbor, assumed: Assumed) -> Iterator[Term]:
     """The router counts by the node's multiplier, and expects packets as often as the slower of both ends says."""
-    if neighbor.bfd is not None:
+    if neighbor.bfd is not None and not _without_bfd(neighbor):
         yield Term(max(neighbor.bfd.interval, assumed.bfd_receive), "BFD", neighbor.bfd.multiplier)
+
+
+def _without_bfd(neighbor: Neighbor) -> str:
+    """Why the router has none, whatever the node has; empty: it has, or what it runs is not told."""
+    return without_bfd(neighbor.software) if neighbor.software is not None else ""
 
 
 def _sooner(*terms: Term) -> Term:
@@ -277,13 +284,25 @@ def _sessions(config: Config, assumed: Assumed) -> Iterator[Concern]:
             f"{'' if hold < STUCK else f' ({STUCK:g} s where the plugin still runs)'}, and a dead node without BFD",
             do="write bgp.hold_time: 3, and have the routers accept it",
         )
-    if without := [str(one.address) for one in neighbors if one.bfd is None]:
+    reasons = sorted({why for one in neighbors if (why := _without_bfd(one))})
+    for why in reasons if hold > SHORTEST_HOLD else ():
+        mute = [str(one.address) for one in neighbors if _without_bfd(one) == why]
+        yield Concern(
+            code="no_bfd",
+            what=f"{why}: a frozen node, or a link that loses packets, is noticed by {_some(mute)} after {hold} s",
+            do=f"write bgp.hold_time: {SHORTEST_HOLD}",
+        )
+    if without := [str(one.address) for one in neighbors if one.bfd is None and not _without_bfd(one)]:
         yield Concern(
             code="no_bfd",
             what=f"no BFD with {_some(without)}: a frozen node, or a link that loses packets, is noticed after {hold} s",
             do="write bgp.bfd: true, and run bfdd on both ends (anycast render frr-bfd, router-frr, router-bird)",
         )
-    if held := [str(one.address) for one in neighbors if one.bfd and one.bfd.interval < assumed.bfd_receive]:
+    if held := [
+        str(one.address)
+        for one in neighbors
+        if any(_bfd(one, assumed)) and one.bfd and one.bfd.interval < assumed.bfd_receive
+    ]:
         yield Concern(
             code="router_bfd",
             what=f"the routers expect BFD every {assumed.bfd_receive * 1000:g} ms, slower than this node sends: {_some(held)}",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 from anycast.core.values.configuration import Config, Neighbor
+from anycast.core.values.route import extended_community
 from anycast.core.values.software import Daemon, Software
 
 GOBGP_BFD = (4, 6)  # the first GoBGP with BFD
@@ -36,10 +37,11 @@ def unfit(config: Config, runs: Callable[[Neighbor], Software | None] = said) ->
                 yield ("bgp", "neighbors", n, setting), what, do
     kinds = {one for neighbor in config.bgp.neighbors if (one := runs(neighbor)) is not None}
     yield from _of_routes(config, {one.daemon for one in kinds})
+    yield from _of_weights(config, kinds)
 
 
 def _of_session(neighbor: Neighbor, software: Software, hold_time: int) -> Iterator[tuple[str, str, str]]:
-    if neighbor.bfd is not None and (without := _without_bfd(software)):
+    if neighbor.bfd is not None and (without := without_bfd(software)):
         yield (
             "bfd",
             f"{without}: it keeps the routes of a frozen node for the hold time of {hold_time}s",
@@ -51,7 +53,7 @@ def _of_session(neighbor: Neighbor, software: Software, hold_time: int) -> Itera
         yield "password", what, "write a shorter one at both ends"
 
 
-def _without_bfd(software: Software) -> str:
+def without_bfd(software: Software) -> str:
     """Why it has no BFD; empty: it has."""
     match software.daemon:
         case Daemon.OPENBGPD:
@@ -74,6 +76,31 @@ def _of_routes(config: Config, daemons: set[Daemon]) -> Iterator[Told]:
     if Daemon.FRR in daemons and dark:
         what = f"FRR adds NO_EXPORT to routes with BLACKHOLE, so no other AS learns them: {_some(dark)}"
         yield ("vips", dark[0], "communities"), what, "remove the community"
+
+
+def _of_weights(config: Config, kinds: set[Software]) -> Iterator[Told]:
+    """Link bandwidth, in its two forms (draft-ietf-idr-link-bandwidth)."""
+    transitive, other = (
+        [vip.name for vip in config.vips if any(_begins(text, form) for text in vip.extended_communities)]
+        for form in (b"\x00\x04", b"\x40\x04")
+    )
+    if weighed := [*transitive, *other]:
+        place = ("vips", weighed[0], "extended_communities")
+        if any(one.daemon is Daemon.BIRD for one in kinds):
+            what = f"BIRD (2.0.12) gives all nodes the same weight, whatever their link bandwidth: {_some(weighed)}"
+            yield place, what, "remove the community, or let other routers weigh"
+    if other:
+        place = ("vips", other[0], "extended_communities")
+        what = f"FRR 10.3 (8.4 and 10.7 do not) wants link bandwidth in its transitive form, else all nodes weigh the same: {_some(other)}"
+        if any(one.daemon is Daemon.FRR and one.since(10, 3) and not one.since(10, 7) for one in kinds):
+            yield place, what, "write 0x0004 in the place of 0x4004, on all nodes"
+        if any(one.daemon is Daemon.OPENBGPD for one in kinds):
+            what = f"OpenBGPD removes communities of 0x40… from routes of another AS: {_some(other)}"
+            yield place, what, "write 0x0004 in the place of 0x4004, on all nodes"
+
+
+def _begins(text: str, form: bytes) -> bool:
+    return (extended_community(text) or b"").startswith(form)
 
 
 def _some(names: list[str]) -> str:

@@ -7,26 +7,31 @@ import itertools
 import json
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anycast.cli.exits import ExitCode
 from anycast.config.files import read_regular
+from anycast.config.kept import pieces
 from anycast.config.needed import missing_program
 from anycast.config.problem import TOLD, ConfigError, NeededPath, Problem, named
 
 if TYPE_CHECKING:
+    from anycast.config.kept import Contents
+    from anycast.config.loaded import Loaded
     from anycast.core.values.configuration import Config
 
 
 _LARGEST = 4 * 1024 * 1024  # bytes of a file that a check needs: all authorities of a distribution are 0.3
+_STDIN = Path("-")
 _NOUNS = {"vips": "VIP", "services": "service", "real_servers": "real server", "neighbors": "neighbor"}
 
 
 def run(args: argparse.Namespace) -> int:
     match args.verb:
         case "check":
-            return _check(args.file, as_json=args.json)
+            return _check(args)
         case _:
             from anycast.config.schema.json_schema import schema_text
 
@@ -56,11 +61,10 @@ def report_json(error: ConfigError, file: Path) -> int:
     return ExitCode.CONFIG
 
 
-def _check(file: Path, *, as_json: bool) -> int:
-    from anycast.config.load import load
-
+def _check(args: argparse.Namespace) -> int:
+    file, as_json = args.file, args.json
     try:
-        loaded = load(file)
+        loaded, contents = _loaded(file)
     except ConfigError as error:
         return report_json(error, file) if as_json else report(error, file)
     counts = _counts(loaded.config)
@@ -68,16 +72,41 @@ def _check(file: Path, *, as_json: bool) -> int:
     lacking = list(itertools.islice(found, TOLD))
     order = {name: place for place, name in enumerate(loaded.files)}
     warnings = sorted((*loaded.warnings, *lacking), key=lambda one: (order[one.mark.file], one.mark))
-    if as_json:
-        told = [_problem(warning) for warning in warnings]
-        document = {"file": str(file), "ok": True, "problems": [], "warnings": told, **counts}
-        print(json.dumps(document, indent=2))
-    else:
+    told = [_problem(warning) for warning in warnings] if as_json else []
+    document = {"file": str(file), "ok": True, "problems": [], "warnings": told, **counts}
+    if not as_json:
         for warning in warnings:
             print(warning.as_warning(), file=sys.stderr)
         words = [_count(number, _NOUNS[name]) for name, number in counts.items()]
         print(f"{named(str(file))}: ok: {', '.join(words)}")
+    if args.against_running:
+        return _against_running(args, document, pieces(loaded, contents))
+    if as_json:
+        print(json.dumps(document, indent=2))
     return ExitCode.OK
+
+
+def _loaded(file: Path) -> tuple[Loaded, Contents]:
+    """With the texts. Raises ConfigError."""
+    from anycast.config.load import load_with_texts, loads
+    from anycast.config.reader import MAX_BYTES
+
+    if file != _STDIN:
+        return load_with_texts(file)
+    # One byte more than there may be is a mistake like any other.
+    data = sys.stdin.buffer.read(MAX_BYTES + 1)
+    return loads(data, "stdin"), [("stdin", data)]
+
+
+def _against_running(args: argparse.Namespace, document: dict[str, object], texts: Iterable[bytes]) -> int:
+    from anycast.cli import client, planned
+
+    try:
+        answer = planned.ask(args.socket, allow_removal=args.allow_removal, texts=texts)
+    except client.UnreachableError as error:
+        print(f"anycast: {error}", file=sys.stderr)
+        return ExitCode.UNREACHABLE
+    return planned.show(answer, document, as_json=args.json)
 
 
 def _missing(needed: NeededPath) -> Problem | None:

@@ -9,5 +9,6 @@ class ExitCode(IntEnum):
     USAGE = 2  # argparse's own
     UNREACHABLE = 3  # no agent answered
     UNKNOWN = 4  # a check could not run: it proves nothing
+    CHANGES = 10  # a reload would change something
     CONFIG = 78  # EX_CONFIG of sysexits.h
     INTERRUPTED = 130

@@ -55,6 +55,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _reload(path: Path, args: argparse.Namespace) -> int:
+    if args.dry_run:
+        from anycast.cli import planned
+
+        return planned.show(planned.ask(path, allow_removal=args.allow_removal), as_json=args.json)
     if args.confirm or args.undo:
         answer = client.command(
             path, "/reload/confirm" if args.confirm else "/reload/undo", timeout=RELOAD_TIMEOUT

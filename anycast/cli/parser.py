@@ -27,7 +27,8 @@ _LEAST_WATCH, _MOST_WATCH = 0.1, 3600.0
 
 _EPILOG = """\
 exit statuses: 0 done; 1 a negative answer; 2 wrong usage; 3 the agent or its ops process does not answer;
-4 a check could not run; 78 the configuration has problems; 130 interrupted; doctor: 1 for any warning or error;
+4 a check could not run; 10 a reload would change something; 78 the configuration has problems; 130 interrupted;
+doctor: 1 for any warning or error;
 status --nagios: 0 ok, 1 warning, 2 critical, 3 unknown; agent: also 70 a defect, 73 the recording cannot be written,
 75 another agent runs
 """
@@ -75,11 +76,35 @@ How to use each of them: docs/routers.md, docs/firewalls.md.
 
 _RELOAD = """\
 examples:
+  anycast reload --dry-run             what it would do; changes nothing
   anycast reload --confirm-within 5m   try it: in five minutes the configuration before comes back by itself,
   anycast reload --confirm             unless you say that it stays
   anycast reload --undo                go back now, also from a reload that was not on trial (once)
 
 exit statuses: 0 it is in force; 1 there is nothing to confirm or to undo; 3 the agent does not answer; 78 refused
+with --dry-run: 0 nothing would change; 10 something would; 3 the agent does not answer; 78 it would be refused
+"""
+
+_CHECK = """\
+examples:
+  anycast check new.yaml
+  anycast check --against-running new.yaml    on a node: also what a reload with this file would do
+  render-my-config | anycast check --against-running -
+
+exit statuses: 0 no problems; 78 problems
+with --against-running: 0 nothing would change; 10 something would; 3 the agent does not answer; 78 problems, or a reload
+would be refused
+"""
+
+
+_EXABGP_RELOAD = """\
+`systemctl reload anycast-exabgp` does all of this. Without systemd:
+
+  anycast render exabgp -o exabgp.conf.new
+  exabgp validate exabgp.conf.new              a reload that fails ends the plugin
+  anycast exabgp-reload --new exabgp.conf.new --pid PID exabgp.conf
+
+exit statuses: 0 ExaBGP has read it; 1 it has not, and why
 """
 
 
@@ -147,11 +172,39 @@ def parser() -> argparse.ArgumentParser:
     # Its options are its own: `main` hands them over before this parser is built.
     verbs.add_parser("announce", help="the plugin that ExaBGP runs (not for people)")
 
-    check = verbs.add_parser("check", help="validate a configuration and list every problem")
+    check = verbs.add_parser(
+        "check",
+        help="validate a configuration and list every problem",
+        description="Validate a configuration and list every problem. It needs neither root nor network.",
+        epilog=_CHECK,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     check.add_argument(
-        "file", nargs="?", type=Path, default=default_config(), metavar="FILE", help="default: %(default)s"
+        "file",
+        nargs="?",
+        type=Path,
+        default=default_config(),
+        metavar="FILE",
+        help="default: %(default)s; -: standard input",
     )
     _with_json(check)
+    check.add_argument(
+        "--against-running",
+        action="store_true",
+        help="ask the agent of this node what a reload with this file would do; change nothing",
+    )
+    check.add_argument(
+        "--allow-removal",
+        action="store_true",
+        help="with --against-running: even if no VIP is left, or more than node.max_removed is removed",
+    )
+    check.add_argument(
+        "--socket",
+        type=Path,
+        default=_default_socket(),
+        metavar="PATH",
+        help="the agent's control socket (default: %(default)s)",
+    )
 
     _init(verbs.add_parser("init", help="write a first configuration from five answers"))
 
@@ -284,6 +337,15 @@ def parser() -> argparse.ArgumentParser:
         )
     )
 
+    _exabgp_reload(
+        verbs.add_parser(
+            "exabgp-reload",
+            help="have ExaBGP read a rendered file, and see that it has (its unit does this)",
+            epilog=_EXABGP_RELOAD,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
+
     report = verbs.add_parser(
         "bug-report",
         help="write one file with all that helps to find a fault, without secrets",
@@ -371,6 +433,31 @@ def _name(text: str) -> str:
 def options(command: argparse.ArgumentParser) -> list[str]:
     """What begins with - and may stand there."""
     return [option for action in command._actions for option in action.option_strings]  # noqa: SLF001 - argparse tells nobody
+
+
+def _exabgp_reload(verb: argparse.ArgumentParser) -> None:
+    verb.description = (
+        "Put a file that ExaBGP has validated in its place, tell ExaBGP to read it, and see that it has: it drops a "
+        "signal in silence while routes wait for a neighbor, so it is told again."
+    )
+    verb.add_argument("file", type=Path, metavar="FILE", help="what ExaBGP was started with")
+    verb.add_argument("--new", type=Path, required=True, metavar="FILE", help="what is to take its place")
+    verb.add_argument("--pid", type=_pid, required=True, metavar="PID", help="ExaBGP's process")
+    verb.add_argument(
+        "--within",
+        type=_time,
+        default=10.0,
+        metavar="TIME",
+        help="give up after so long (default: 10s)",
+    )
+
+
+def _pid(text: str) -> int:
+    if not re.fullmatch("[1-9][0-9]{0,9}", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not the number of a process (0 and less would be several)"
+        )
+    return int(text)
 
 
 def _budget(verb: argparse.ArgumentParser) -> None:
@@ -582,8 +669,14 @@ def lacking(args: argparse.Namespace) -> str | None:
         return "--on-expiry needs --for or --until"
     if getattr(args, "timeout", None) is not None and not getattr(args, "wait", True):
         return "--timeout needs --wait"
-    if getattr(args, "allow_removal", False) and (args.confirm or args.undo):
+    if getattr(args, "allow_removal", False) and (
+        getattr(args, "confirm", False) or getattr(args, "undo", False)
+    ):
         return "--allow-removal goes with a reload, not with --confirm or --undo"
+    if args.verb == "reload" and args.json and not args.dry_run:
+        return "--json goes with --dry-run"
+    if args.verb == "check" and args.allow_removal and not args.against_running:
+        return "--allow-removal goes with --against-running"
     return None
 
 
@@ -593,7 +686,13 @@ def _reload(verb: argparse.ArgumentParser) -> None:
         action="store_true",
         help="even if no VIP is left, more than node.max_removed is removed, or a file looks cut off",
     )
+    verb.add_argument("--json", action="store_true", help="with --dry-run: for programs")
     how = verb.add_mutually_exclusive_group()
+    how.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="show what would become of routes, services, real servers and sessions; change nothing",
+    )
     how.add_argument(
         "--confirm-within",
         type=_bounded,

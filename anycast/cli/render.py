@@ -8,10 +8,10 @@ import os
 import pwd
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anycast import whole_file
 from anycast.cli.configuration import report
 from anycast.cli.exits import ExitCode
 from anycast.cli.parser import default_config
@@ -159,7 +159,7 @@ def _command() -> str:
 
 
 def _replace(file: Path, text: str, *, reader: tuple[str, str] | None) -> None:
-    """The file is whole, old or new, at every moment. Its owner stays; it holds passwords.
+    """Its owner stays; it holds passwords.
 
     Written by root, it is readable for the group of the user `reader` too: ExaBGP reads it again on a reload, when it
     is no longer root, and a reload that cannot read it ends the plugin and leaves its routes.
@@ -167,23 +167,15 @@ def _replace(file: Path, text: str, *, reader: tuple[str, str] | None) -> None:
     file = Path(os.path.realpath(file))
     if file.exists() and not file.is_file():
         raise OSError(errno.EINVAL, "it is no regular file")
-    descriptor, name = tempfile.mkstemp(
-        prefix=f".{file.name}.", dir=file.parent
-    )  # 0600 from the first byte on
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as new:
-            if file.exists():
-                owner = file.stat()
-                os.fchown(new.fileno(), owner.st_uid, owner.st_gid)
-            if os.geteuid() == 0 and reader is not None:
-                _let_read(new.fileno(), file, *reader)
-            new.write(text)
-            new.flush()
-            os.fsync(new.fileno())
-        os.replace(name, file)
-    except BaseException:
-        os.unlink(name)
-        raise
+
+    def permit(descriptor: int) -> None:
+        if file.exists():
+            owner = file.stat()
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        if os.geteuid() == 0 and reader is not None:
+            _let_read(descriptor, file, *reader)
+
+    whole_file.replace(file, text, permit)
 
 
 def _let_read(descriptor: int, file: Path, user: str, origin: str) -> None:

@@ -109,6 +109,10 @@ def _dispatch(args: argparse.Namespace) -> int:
             from anycast.cli import node
 
             return node.run(args)
+        case "exabgp-reload":
+            from anycast.cli import exabgp_reload
+
+            return exabgp_reload.run(args)
         case "bug-report":
             from anycast.cli import bug_report
 

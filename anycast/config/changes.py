@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 from anycast.analysis import maglev
 from anycast.core.dataplane.members import versions
 from anycast.core.hooks import Hook, Webhook
+from anycast.core.rendering import RELOAD as RELOAD_EXABGP
+from anycast.core.rendering import RESTART as RESTART_EXABGP
 from anycast.core.values import configuration as model
 from anycast.core.values.checks import BgpSession, LoadCheck, SyslogCanaryCheck, TcpVipCheck
 
@@ -18,7 +20,8 @@ T = TypeVar("T")
 
 RESTART = "restart the agent"
 FIGURES = 16  # pools whose moved flows are worked out: each takes a hundredth of a second, or a few
-RENDER = "restart ExaBGP, with its configuration rendered again"
+RENDER = f"waits for ExaBGP: {RELOAD_EXABGP}"
+RESTARTED = f"a restart of ExaBGP: {RESTART_EXABGP}"
 BFD = "render the configuration of bfdd and of the routers again (`anycast render frr-bfd`, `router-…`)"
 
 
@@ -162,7 +165,7 @@ def _names(value: Any) -> list[str]:
 
 def _node(old: model.Config, new: model.Config) -> Iterator[str]:
     for name, change in _fields(old.node, new.node, _names(old.node)):
-        too = f" and {RENDER}" if name in ("runtime_dir", "exabgp_user") else ""
+        too = f"; and {RESTARTED}" if name in ("runtime_dir", "exabgp_user") else ""
         yield f"node: {name} {change}" + ("" if name in model.RELOADED else f": {RESTART}{too}")
 
 
@@ -242,9 +245,6 @@ def _vips(
     yield from (f"VIP {before} is renamed to {after}" for before, after in renamed.items())
     before, after = _by_name(old.vips, renamed), _by_name(new.vips)
     yield from _members("", "vip", before, after, lambda old, new: _vip(old, new, pools))
-    same = [vip.addresses for vip in old.vips] == [vip.addresses for vip in new.vips]
-    if not same and _prefixes(old) != _prefixes(new):
-        yield f"vips: the addresses this node may announce changed: {RENDER}"
 
 
 _ROUTED = (
@@ -419,10 +419,6 @@ def _moved(old: model.Service, new: model.Service, vip: model.Vip, *, known: boo
     fewer = any({one.key for one in was} - {one.key for one in now} for was, now in differing.values())
     whose = "the flows of the real servers that stay" if fewer and share < 1 else "the flows"
     return f"{maglev.spelt(share)} of {whose} will go to other real servers" if share else ""
-
-
-def _prefixes(config: model.Config) -> set[model.Address]:
-    return {address for vip in config.vips for address in vip.addresses}
 
 
 def _hooks(old: model.Config, new: model.Config) -> Iterator[str]:

@@ -62,6 +62,7 @@ def warnings(served: Iterable[Served], config: Config) -> Iterator[Warned]:
     ports: dict[_SameServers, int | None] = {}
     marks: dict[int, Served] = {}
     full: set[Path] = set()
+    limited: set[Path] = set()
     hashed: set[Path] = set()
     for one in served:
         yield from _apart(one, ports)
@@ -76,14 +77,15 @@ def warnings(served: Iterable[Served], config: Config) -> Iterator[Warned]:
         if one.pool not in full:
             full.add(one.pool)
             yield from _single(one)
+        if not synced and one.service.scheduler in BY_PORT and one.pool not in limited:
+            limited.add(one.pool)
+            yield from _limited(one)
         if one.service.scheduler is Scheduler.SH and one.pool not in hashed:
             hashed.add(one.pool)
             yield from _starved(one)
         if one.service.scheduler is not Scheduler.MH or one.pool in pools:
             continue
         pools.add(one.pool)
-        if not synced:
-            yield from _limited(one)
         if _is_plain(one.service.pool.servers):
             continue
         tables = {version: maglev.entries(one.service, version) for version in one.versions}
@@ -245,7 +247,7 @@ def _single(one: Served) -> Iterator[Warned]:
 
 
 def _limited(one: Served) -> Iterator[Warned]:
-    """Another balancer counts other connections."""
+    """Another balancer counts other connections, and would choose the same real server but for that."""
     servers = one.service.pool.servers
     first = next((n for n, server in enumerate(servers) if server.upper), None)
     if first is None:

@@ -11,14 +11,13 @@ from anycast.core.dataplane import ipvs
 from anycast.core.events import Effect, Log, NameOthers
 from anycast.core.maintenance.stages import NODE_SCOPES, is_server
 from anycast.core.reload import server_names
-from anycast.core.rendering import digest
+from anycast.core.rendering import RELOAD, RESTART, accepted, differing, sessions, setups
 from anycast.core.state import CONTEST_ENDS, CONTESTED, State
 from anycast.core.values.configuration import Config
 from anycast.core.values.report import SILENT, Report, silent_for
 from anycast.core.values.standing import MAX_TEXT, Condition, Standing
 
 CLOCK_STANDS = 600.0  # seconds after the clock was set
-RESTART = "`anycast maintenance on --wait`, `systemctl restart anycast-exabgp`, `anycast maintenance off`"
 NAMED = 5  # scopes, addresses
 _LACKS = {
     True: "leaves out AS path, local preference, extended communities and origin, and sends every router the same: "
@@ -35,13 +34,17 @@ def told(state: State, kind: Condition, about: str, text: str, now: float) -> tu
     return _with(state, {(kind, about): text}, now)
 
 
-def outdated(state: State, config: Config) -> frozenset[int]:
+def outdated(state: State, config: Config) -> Mapping[int, float]:
     """The processes of ExaBGP that have other passwords than `config` gives. Which, only they know."""
-    before = {one.address: one.password for one in state.config.bgp.neighbors}
-    after = {one.address: one.password for one in config.bgp.neighbors}
+    if config.bgp is state.config.bgp:
+        return state.outdated
+    before, after = (
+        {one.address: (one.password, one.password_from, one.passive) for one in bgp.neighbors}
+        for bgp in (state.config.bgp, config.bgp)
+    )
     if all(after[address] == before[address] for address in after if address in before):
         return state.outdated
-    return state.outdated | {report.exabgp_pid for report in _reports(state)}
+    return {**state.outdated, **{report.exabgp_pid: state.seen for report in _reports(state)}}
 
 
 def concluded(before: State, state: State, now: float) -> tuple[State, list[Effect]]:
@@ -52,7 +55,7 @@ def concluded(before: State, state: State, now: float) -> tuple[State, list[Effe
     maintenance = state.maintenance is not before.maintenance
     found: dict[tuple[Condition, str], str] = {}
     if config or state.plugins is not before.plugins:
-        state = _rendered(before, state)
+        state = _running(_rendered(before, state))
         found |= _of_plugins(state)
     if (Condition.EXABGP_SILENT, "") in state.standing or any(
         one.silent_since is not None for one in _reports(state)
@@ -108,23 +111,65 @@ def _reports(state: State) -> list[Report]:
 
 
 def _rendered(before: State, state: State) -> State:
-    """With the digest of the configuration in force, once a plugin tells of its own."""
+    """With the digests of the configuration in force, once a plugin tells of its own."""
     if not any(report.rendered for report in _reports(state)):
         return state
-    # Addresses that are the same as before are the same object.
-    same = state.index.addresses is before.index.addresses and state.config.bgp == before.config.bgp
-    if state.rendered and same:
+    # What does for these neighbors does for them with any VIPs.
+    if state.rendered and state.config.bgp == before.config.bgp:
         return state
-    return replace(state, rendered=digest(state.config.bgp, state.index.addresses))
+    bgp = state.config.bgp
+    return replace(state, rendered=accepted(bgp, state.index.addresses), setups=setups(bgp))
+
+
+def _running(state: State) -> State:
+    """With what ExaBGP runs with: the configuration in force, once it reports that."""
+    loaded = {one.exabgp_pid: one.loaded for one in _reports(state) if one.loaded is not None}
+    old = {pid: at for pid, at in state.outdated.items() if loaded.get(pid, at) <= at}
+    if len(old) < len(state.outdated):
+        state = replace(state, outdated=old)
+    if state.running is state.config.bgp:
+        return state
+    same = any(report.rendered and not _is_old(state, report) for report in _reports(state))
+    return replace(state, running=state.config.bgp) if same else state
+
+
+def _is_old(state: State, report: Report) -> bool:
+    """Whether ExaBGP has something else. Its command line is as old as its plugin: a reload of ExaBGP leaves it."""
+    if not report.rendered:
+        return False  # kept by hand
+    if report.setups and state.setups != frozenset(report.setups):
+        return True
+    other = report.rendered not in state.rendered and report.loaded is None
+    return other or report.exabgp_pid in state.outdated
+
+
+def _waits(state: State, report: Report) -> str:
+    """What of the configuration ExaBGP does not have, as far as it is known."""
+    found = [] if state.running is None else list(sessions(state.running, state.config.bgp))
+    if not found and report.setups:
+        found = list(differing(state.setups, report.setups))
+    if found:
+        return _some(list(map(str, found)))
+    wanted = {str(one.address) for one in state.config.bgp.neighbors}
+    there = {one.address for one in report.neighbors}
+    if wanted != there:
+        words = [f"neighbor {at} is not there yet" for at in sorted(wanted - there)]
+        return _some([*words, *(f"neighbor {at} is still there" for at in sorted(there - wanted))])
+    return "a neighbor or a setting of BGP has changed since it was started"
+
+
+def _some(words: list[str]) -> str:
+    return "; ".join(words[:NAMED]) + (f" and {len(words) - NAMED} more" if len(words) > NAMED else "")
 
 
 def _of_plugins(state: State) -> dict[tuple[Condition, str], str]:
     old = journal = ""
     for report in _reports(state):
-        if (report.rendered and report.rendered != state.rendered) or report.exabgp_pid in state.outdated:
+        if _is_old(state, report):
             old = (
-                f"ExaBGP (pid {report.exabgp_pid}) runs with another configuration than the agent: a neighbor, a "
-                f"setting of BGP or an address of a VIP has changed since it was started (restart it: {RESTART})"
+                f"ExaBGP (pid {report.exabgp_pid}) runs with another configuration than the agent ("
+                # One that tells how it has the sessions tells of a reload too.
+                f"{RELOAD if report.setups else RESTART}): {_waits(state, report)}"
             )
         if report.attributes < state.index.attributes:
             old = (
@@ -215,7 +260,8 @@ def _of_contests(state: State) -> str:
     return (
         f"another program takes {named}{more} from {state.config.node.interface} or makes it a source address, again and "
         f"again ({max(times.values())} times, each within {CONTEST_ENDS / 60:g} min of the one before): the agent puts it "
-        "right each time (`anycast doctor` says which program, and how to keep it from that)"
+        "right each time (networkd, NetworkManager or ifupdown2 is named beside this, with its cure; if none is, see in the "
+        "journal what ran at the times that `anycast events` shows for kernel.drifted)"
     )
 
 

@@ -17,6 +17,8 @@ from anycast.core.dataplane.kernel import (
     KernelOp,
     RemoveAddress,
     Snapshot,
+    StartSync,
+    StopSync,
     keys_of,
 )
 from anycast.core.dataplane.members import Member
@@ -28,7 +30,7 @@ from anycast.core.index import Index, Targets
 from anycast.core.maintenance.stages import Maintenance, Progress, is_server
 from anycast.core.owned import NOTHING, Owned
 from anycast.core.values.checks import BgpSession
-from anycast.core.values.configuration import Address, Aimed, Config, Rule, Target
+from anycast.core.values.configuration import Address, Aimed, Bgp, Config, Rule, Target
 from anycast.core.values.persistent import PersistentMap
 from anycast.core.values.report import NeighborState, Report
 from anycast.core.values.route import Prefix, Route
@@ -45,9 +47,10 @@ ServerKey: TypeAlias = tuple[ipvs.Key, ipvs.DestinationKey]
 
 Piece: TypeAlias = ipvs.Key | Address | str
 """A part of what the kernel should hold that is compared and written by itself: an IPVS service, an address of a VIP,
-or `REST`.
+`REST` or `SYNC`.
 """
-REST = ""  # sysctls, timeouts, connection sync
+REST = ""  # sysctls, timeouts
+SYNC = "sync"  # the daemons of connection sync
 
 URGENT, ORDINARY, IN_VAIN = range(3)
 Order: TypeAlias = tuple[int, int, tuple[int, int, tuple[int, ...]]]
@@ -243,8 +246,14 @@ class State:
     wall_offset: float | None = None  # wall clock less monotonic clock, as last seen
     clock_set: ClockSet | None = None  # while that stands
     standing: Mapping[tuple[Condition, str], Standing] = field(default_factory=dict)  # by kind and `about`
-    rendered: str = ""  # digest of the configuration that ExaBGP should run with; empty: nobody has asked yet
-    outdated: frozenset[int] = frozenset()  # processes of ExaBGP that were started with other passwords
+    rendered: frozenset[str] = (
+        frozenset()
+    )  # digests of the configurations that ExaBGP may run with; empty: nobody has asked yet
+    running: Bgp | None = None  # what ExaBGP runs with, where it is known
+    setups: frozenset[str] = frozenset()  # how ExaBGP should have the sessions; with `rendered`
+    outdated: Mapping[int, float] = field(
+        default_factory=dict
+    )  # processes of ExaBGP to the instant of a change that it does not tell of: a password
     health: PersistentMap[Target, Health] = PersistentMap()  # of targets with a result
     vips: PersistentMap[str, VipState] = PersistentMap()
     unstarted: PersistentMap[str, None] = (
@@ -370,6 +379,8 @@ def pieces_of(ops: Iterable[KernelOp]) -> dict[Piece, None]:
     for op in ops:
         if isinstance(op, AddAddress | CorrectAddress | RemoveAddress):
             found[op.address] = None
+        elif isinstance(op, StartSync | StopSync):
+            found[SYNC] = None
         else:
             found.update(dict.fromkeys(keys_of(op) or (REST,)))
     return found

@@ -12,7 +12,7 @@ from itertools import chain
 
 from anycast.core.dataplane import ipvs
 from anycast.core.maintenance.stages import NODE_SCOPES, Stage
-from anycast.core.state import REST, Piece, State, drained_scopes, pieces_of
+from anycast.core.state import REST, SYNC, Piece, State, drained_scopes, pieces_of
 from anycast.core.values.persistent import changed
 from anycast.core.vip.facts import shared_facts
 
@@ -77,11 +77,11 @@ def pieces(before: State, state: State) -> set[Piece]:
         return set()
     was, now = before.desired, state.desired
     if old is None:
-        return {*now.table, *new.table, *now.addresses, *new.addresses, REST}
+        return {*now.table, *new.table, *now.addresses, *new.addresses, REST, SYNC}
     if before.kernel.error is not None and state.kernel.error is None:
         tables = (was.table, now.table, old.table, new.table)
-        return {*chain(*tables, was.addresses, now.addresses, old.addresses, new.addresses), REST}
-    found: set[Piece] = {REST} if new is not old or now is not was else set()
+        return {*chain(*tables, was.addresses, now.addresses, old.addresses, new.addresses), REST, SYNC}
+    found: set[Piece] = {REST, SYNC} if new is not old or now is not was else set()
     found.update(key for key in changed(was.table, now.table))
     found.update(key for key in changed(old.table, new.table))
     for one, two in (

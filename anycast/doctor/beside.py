@@ -21,6 +21,15 @@ def beside(found: Beside, config: Config | None) -> Iterator[Finding]:
             "whenever its package is upgraded; with a DAEMON that cannot start it leaves the table empty",
             fix='AUTO="false" and DAEMON="none" there',
         )
+    elif found.ipvsadm_daemon is not None and config is not None and config.connection_sync is not None:
+        yield Finding(
+            severity=Severity.WARNING,
+            code=Code.IPVSADM_DAEMON,
+            text=f"{found.ipvsadm_daemon} has a DAEMON: ipvsadm.service stops the kernel's daemons of connection_sync at each stop and "
+            "whenever its package is upgraded, and starts one with settings of its own; the agent puts that right at its next "
+            "reading, and connections of the time between are not known to the other balancers",
+            fix='DAEMON="none" there',
+        )
     if found.replaced:
         yield Finding(
             severity=Severity.WARNING,
@@ -42,7 +51,7 @@ def beside(found: Beside, config: Config | None) -> Iterator[Finding]:
             severity=Severity.WARNING,
             code=Code.SYSCTL_CONF,
             text=f"{some(found.sysctl_conf)}: nothing reads its net lines at boot (Debian 13 has no link to it in "
-            "/etc/sysctl.d any more): they hold until the next boot",
+            "/etc/sysctl.d any more), and no file of sysctl.d has all of them: they hold until the next boot",
             fix="move them into a file of /etc/sysctl.d",
         )
 

@@ -27,6 +27,8 @@ FORWARDING6 = "net.ipv6.conf.all.forwarding"
 CONNTRACK = "net.ipv4.vs.conntrack"
 CONNTRACK_COUNT = "net.netfilter.nf_conntrack_count"
 CONNTRACK_MAX = "net.netfilter.nf_conntrack_max"
+LFACTORS = {"net.ipv4.vs.conn_lfactor": ("connections", -4), "net.ipv4.vs.svc_lfactor": ("services", -3)}
+"""Since 7.1: what the table holds that grows once there are 2 to the power of this in a bucket, and its default."""
 _OUTER_HEADER = {4: 20, 6: 40}  # bytes
 
 
@@ -36,13 +38,14 @@ class Reach(NamedTuple):
     forwarding: Forwarding
     tunnel: TunnelType = TunnelType.IPIP
     checksum: bool = False  # one that takes room in the packet
+    port: int = 0  # of GUE
 
 
 def reach(service: Service) -> Reach:
     # The checksum of GUE is that of the UDP header, which is there anyhow; remote checksum offload is an option.
     gue = service.tunnel.type is TunnelType.GUE
     checksum = service.tunnel.checksum is (TunnelChecksum.REMOTE if gue else TunnelChecksum.FULL)
-    return Reach(service.forwarding, service.tunnel.type, checksum)
+    return Reach(service.forwarding, service.tunnel.type, checksum, service.tunnel.port if gue else 0)
 
 
 def overhead(tunnel: TunnelType, outer: int, *, checksum: bool = False) -> int:
@@ -134,6 +137,7 @@ def sysctls_to_read(config: Config | None) -> frozenset[str]:
         RUN_ESTIMATION,
         EST_CPULIST,
         CONN_MAX,
+        *LFACTORS,
         "net.ipv4.ip_unprivileged_port_start",
     }
     if config is not None:

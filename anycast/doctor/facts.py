@@ -115,7 +115,8 @@ class Beside:
     routes: tuple[FileRoute, ...] = ()
     healthchecks: bool = False  # ExaBGP's own healthcheck runs, and sets addresses
     ipvsadm_auto: str | None = None  # file and line that let ipvsadm.service fill the table
-    sysctl_conf: tuple[str, ...] = ()  # files with sysctls that are not read at boot
+    ipvsadm_daemon: str | None = None  # that let it run a daemon of connection sync
+    sysctl_conf: tuple[str, ...] = ()  # files with sysctls that nothing sets at boot
 
 
 class Announced(NamedTuple):

@@ -47,7 +47,7 @@ from anycast.doctor.packets import (
 )
 from anycast.doctor.sources import accept_ra, advertised_routes, reverse_path6, source_addresses
 from anycast.doctor.sync import synced
-from anycast.doctor.table import table
+from anycast.doctor.table import load_factors, table
 
 _MANY_SERVERS = 1000
 _BGP_PORT = 179
@@ -76,7 +76,8 @@ def findings(facts: Facts, config: Config | None, *, connections: int | None = N
         _lease_socket(facts, config),
         _modules(facts, config),
         _kernel(facts, config),
-        table(facts, connections),
+        table(facts, config, connections),
+        load_factors(facts),
         _sysctls(facts, config),
         firewall(facts, config),
         clock(facts),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from enum import IntEnum, auto
 
 from anycast.core.dataplane.passage import Flow, Passage, passage
 from anycast.core.values.configuration import Config, Forwarding
@@ -17,32 +18,46 @@ from anycast.doctor.finding import SYSCTL_FILE, Code, Finding, Severity, some, u
 
 _NOTRACK = "notrack for the VIPs: `anycast render nftables` (or `iptables`) writes the rules"
 _NEAR, _FULL = 0.8, 0.99  # shares of the table of tracked connections
+_ACCEPTED = frozenset({"input", "forward", "output"})  # hooks for which `render` writes rules that accept
 _SERVERS = 50  # real servers of a tunnel or behind masquerading that are tried
 _GRAVE = frozenset({"SYN", "data", "packets", "INIT", "answers", "wrapped packets"})
 
 
+class _Cure(IntEnum):
+    """In the order in which they are to be told."""
+
+    NOTRACK = auto()
+    TRACK = auto()  # by IPVS too, so that masqueraded connections have a state
+    KEEP_TRACKED = auto()
+    ACCEPT = auto()
+
+
+@dataclass(slots=True)
+class _Loss:
+    """Of one rule or policy: kinds of packets and what they are of, and the hooks in which they met it."""
+
+    kinds: dict[str, None] = field(default_factory=dict)
+    places: dict[str, None] = field(default_factory=dict)
+    hooks: dict[str, None] = field(default_factory=dict)
+    cures: set[_Cure] = field(default_factory=set)
+    unless: str = ""
+
+
 @dataclass(slots=True)
 class _Losses:
-    """By what drops them: kinds of packets and what they are of."""
-
-    by: dict[str, tuple[list[str], list[str]]] = field(default_factory=dict)
-    masqueraded: set[str] = field(default_factory=set)  # the droppers of theirs that a sysctl cures
+    by: dict[str, _Loss] = field(default_factory=dict)
     unanswered: dict[str, None] = field(default_factory=dict)  # masqueraded services that are notrack
-    notrack: set[str] = field(default_factory=set)  # the droppers of their answers
-    stateful: set[str] = field(default_factory=set)
-    unless: dict[str, str] = field(default_factory=dict)
     tracked: dict[str, None] = field(default_factory=dict)  # VIPs of one direction that are
 
-    def lost(self, fate: Fate, kind: str, place: str) -> None:
+    def lost(self, fate: Fate, kind: str, place: str, *cures: _Cure) -> None:
         if fate.unless and not fate.stateful:
             return  # the rule before may be the one that is meant for these packets
-        if fate.unless:
-            self.unless.setdefault(fate.by, fate.unless)
-        kinds, places = self.by.setdefault(fate.by, ([], []))
-        kinds.append(kind)
-        places.append(place)
-        if fate.stateful:
-            self.stateful.add(fate.by)
+        loss = self.by.setdefault(fate.by, _Loss())
+        loss.unless = loss.unless or fate.unless
+        loss.kinds[kind] = None
+        loss.places[place] = None
+        loss.hooks[fate.hook] = None
+        loss.cures.update(cures)
 
 
 def firewall(facts: Facts, config: Config | None) -> Iterator[Finding]:
@@ -50,6 +65,7 @@ def firewall(facts: Facts, config: Config | None) -> Iterator[Finding]:
     if config is None or facts.packet_filter is None:
         yield from _by_count(facts, config)
         return
+    yield from _unmarked(facts.packet_filter, config)
     losses = _Losses()
     spent = False
     ways = passage(config)
@@ -57,8 +73,8 @@ def firewall(facts: Facts, config: Config | None) -> Iterator[Finding]:
         _try_all(facts, facts.packet_filter, ways, losses)
     except SpentError:
         spent = True
-    for by, (kinds, places) in losses.by.items():
-        yield _dropped(by, losses, list(dict.fromkeys(kinds)), places)
+    for by, loss in losses.by.items():
+        yield _dropped(by, loss, tracked=bool(losses.tracked))
     stateful = any(table.stateful for table in facts.packet_filter)
     yield from (late := list(_outdated(facts.packet_filter, ways)))
     if _is_near(facts):
@@ -69,6 +85,25 @@ def firewall(facts: Facts, config: Config | None) -> Iterator[Finding]:
         yield _twice(stateful=stateful)
     if spent:
         yield unchecked("some services against the rules of the packet filter", "there are too many of both")
+
+
+def _unmarked(tables: Sequence[Table], config: Config) -> Iterator[Finding]:
+    """Services whose packets nobody marks, as after a flush of all rules: checks go on as before."""
+    places: dict[int, list[str]] = {}
+    for vip, service in services(config):
+        for version in {address.version for address in vip.addresses} if service.mark else ():
+            set_there = [one.marks for one in tables if version in one.families]
+            if not any(service.mark in marks or None in marks for marks in set_there):
+                places.setdefault(service.mark, []).append(f"{vip.name} (IPv{version})")
+    for mark, where in places.items():
+        yield Finding(
+            severity=Severity.WARNING,
+            code=Code.MARK_UNSET,
+            text=f"no rule of nftables or iptables sets the firewall mark {mark} of {some(where)}: packets to it come to no real "
+            "server, while all checks pass (tc and BPF, which can set one too, were not asked)",
+            fix=f"a rule that sets {mark} in prerouting, priority mangle, in a file that is loaded at boot and when nftables is upgraded "
+            "(docs/firewalls.md has one)",
+        )
 
 
 def _by_count(facts: Facts, config: Config | None) -> Iterator[Finding]:
@@ -163,37 +198,45 @@ def _filling(facts: Facts, vips: Sequence[str]) -> Finding:
     )
 
 
-def _dropped(by: str, losses: _Losses, kinds: list[str], places: list[str]) -> Finding:
-    grave = bool(_GRAVE & set(kinds))
-    unless = f", unless {losses.unless[by]} accepts them before" if by in losses.unless else ""
-    if by in losses.masqueraded:
-        fix = f"`sysctl -w {CONNTRACK}=1`, and in /etc/sysctl.d"
-    elif by in losses.notrack:
-        fix = (
-            "no notrack for these services, so that their answers have a state: `anycast render nftables` (or `iptables`) "
-            "writes none, unless the VIP has a firewall mark without `forwarding: nat` too"
-        )
-    elif by in losses.stateful:
-        fix = _NOTRACK
-    else:
-        fix = (
-            "a rule before it that accepts them, whatever their state: `anycast render nftables --accept HOOK`, "
-            "or `iptables --accept`"
-        )
+def _dropped(by: str, loss: _Loss, *, tracked: bool) -> Finding:
+    """`tracked`: VIPs of one direction are."""
+    grave = bool(_GRAVE & loss.kinds.keys())
+    unless = f", unless {loss.unless} accepts them before" if loss.unless else ""
     return Finding(
         severity=Severity.ERROR if grave else Severity.WARNING,
         code=Code.FIREWALL_DROPS,
-        text=f"{by} drops {_joined(kinds)} of {some(places)}{unless}"
-        + ("" if grave else f": {_harm(kinds)}"),
-        fix=fix,
+        text=f"{by} drops {_joined(list(loss.kinds))} of {some(loss.places)}{unless}"
+        + ("" if grave else f": {_harm(loss.kinds)}"),
+        fix="; ".join(_cured(loss, tracked=tracked)),
     )
+
+
+def _cured(loss: _Loss, *, tracked: bool) -> Iterator[str]:
+    sysctl = f"`sysctl -w {CONNTRACK}=1`, and in /etc/sysctl.d"
+    if _Cure.TRACK in loss.cures and (tracked or _Cure.NOTRACK in loss.cures):
+        # With the sysctl alone they would lose all but the first packet of a connection.
+        yield f"{_NOTRACK} for those without masquerading; after that, for the masqueraded ones, {sysctl}"
+    elif _Cure.TRACK in loss.cures:
+        yield sysctl
+    elif _Cure.NOTRACK in loss.cures:
+        yield _NOTRACK
+    if _Cure.KEEP_TRACKED in loss.cures:
+        yield (
+            "no notrack for these services, so that their answers have a state: `anycast render nftables` (or `iptables`) "
+            "writes none, unless the VIP has a firewall mark without `forwarding: nat` too"
+        )
+    if _Cure.ACCEPT in loss.cures:
+        whatever = ", whatever their state" if loss.hooks.keys() - {"forward"} else ""
+        hooks = [f"`anycast render nftables --accept {hook}`" for hook in loss.hooks if hook in _ACCEPTED]
+        write = f": {', '.join(hooks)}, or `iptables --accept`" if hooks else ""
+        yield f"a rule before it that accepts them{whatever}{write}"
 
 
 def _joined(kinds: Sequence[str]) -> str:
     return " and ".join([", ".join(kinds[:-1]), kinds[-1]] if len(kinds) > 1 else kinds)
 
 
-def _harm(kinds: Sequence[str]) -> str:
+def _harm(kinds: Iterable[str]) -> str:
     if {"FIN", "RST"} & set(kinds):
         return "real servers keep connections that clients have closed, IPVS counts them and drains wait for them"
     return "path MTU messages are lost, and long packets with them"
@@ -207,31 +250,45 @@ def _try_all(facts: Facts, tables: Sequence[Table], ways: Passage, losses: _Loss
         fate = through(tables, "prerouting", samples.beside(flow, ways.masqueraded), budget)
         if not fate.packet.untracked:
             losses.tracked[str(flow.address)] = None
-    for nat, flows in ((False, ways.direct), (True, ways.masqueraded)):
-        for flow in flows:
-            for what, packet in samples.packets(flow, interfaces, both=nat and tracks, tracks=tracks):
-                fate = _coming_in(tables, packet, budget)
-                if nat and fate.packet.untracked:
-                    losses.unanswered[samples.place(flow)] = None
-                if not nat and what != samples.MTU and not fate.by:
-                    leaving = replace(fate.packet, untracked=fate.packet.untracked or not tracks)
-                    fate = through(tables, "output", samples.from_here(leaving), budget)
-                if fate.by:
-                    losses.lost(fate, what, samples.place(flow))
-    for flow, fate in _answers(tables, ways, "established" if tracks else "invalid", budget):
-        losses.lost(fate, "answers", samples.place(flow))
-        if fate.stateful and not tracks:
-            losses.masqueraded.add(fate.by)
-    if losses.unanswered and tracks:
-        for _, fate in _answers(tables, ways, "invalid", budget):
-            if fate.stateful:
-                losses.notrack.add(fate.by)
-                for place in losses.unanswered:
-                    losses.lost(fate, "answers", place)
+        for what, packet in samples.packets(flow, interfaces, both=False, tracks=tracks):
+            fate = _coming_in(tables, packet, budget)
+            if what != samples.MTU and not fate.by:
+                leaving = replace(fate.packet, untracked=fate.packet.untracked or not tracks)
+                fate = through(tables, "output", samples.from_here(leaving), budget)
+            if fate.by:
+                cure = _Cure.NOTRACK if fate.stateful else _Cure.ACCEPT
+                losses.lost(fate, what, samples.place(flow), cure)
+    for flow in ways.masqueraded:
+        packets = samples.packets(flow, interfaces, both=tracks, tracks=tracks)
+        known = samples.packets(flow, interfaces, both=True, tracks=True)
+        for (what, packet), (_, known_packet) in zip(packets, known, strict=True):
+            fate = _coming_in(tables, packet, budget)
+            if fate.packet.untracked:
+                losses.unanswered[samples.place(flow)] = None
+            if fate.by:
+                would_pass = not tracks and not _coming_in(tables, known_packet, budget).by
+                losses.lost(fate, what, samples.place(flow), _Cure.TRACK if would_pass else _Cure.ACCEPT)
+    _try_answers(tables, ways, losses, budget, tracks=tracks)
     for one in ways.wrapped[:_SERVERS]:
         fate = through(tables, "output", samples.outer(one), budget)
         if fate.by:
-            losses.lost(fate, "wrapped packets", f"the real server {one.server}")
+            losses.lost(fate, "wrapped packets", f"the real server {one.server}", _Cure.ACCEPT)
+
+
+def _try_answers(
+    tables: Sequence[Table], ways: Passage, losses: _Losses, budget: Budget, *, tracks: bool
+) -> None:
+    """Those of masqueraded real servers."""
+    refused = {flow for flow, _ in _answers(tables, ways, "established", budget)}
+    for flow, fate in _answers(tables, ways, "established" if tracks else "invalid", budget):
+        # What is rendered to accept them asks for their state.
+        cures = {_Cure.ACCEPT} if flow in refused else set[_Cure]()
+        losses.lost(fate, "answers", samples.place(flow), *cures, *(() if tracks else (_Cure.TRACK,)))
+    if losses.unanswered and tracks:
+        for _, fate in _answers(tables, ways, "invalid", budget):
+            if fate.stateful:
+                for place in losses.unanswered:
+                    losses.lost(fate, "answers", place, _Cure.KEEP_TRACKED)
 
 
 def _answers(

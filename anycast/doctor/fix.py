@@ -9,12 +9,12 @@ import contextlib
 import difflib
 import errno
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
 
+from anycast import whole_file
 from anycast.core.dataplane.kernel import SetSysctl
 from anycast.doctor.demands import FORWARDING6
 from anycast.doctor.finding import BOOT_FILE, OPTION_FILE, SYSCTL_FILE, Finding, LoadAtBoot, ModuleOption
@@ -182,21 +182,9 @@ def _below(root: Path, path: str) -> Path:
 
 
 def _replace(file: Path, text: str) -> None:
-    """The file is whole, old or new, at every moment."""
     file = Path(os.path.realpath(file))
     file.parent.mkdir(parents=True, exist_ok=True)
-    # Not named *.conf: one that a crash leaves behind is read by nobody.
-    descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as new:
-            os.fchmod(new.fileno(), _MODE)
-            new.write(text)
-            new.flush()
-            os.fsync(new.fileno())
-        os.replace(name, file)
-    except BaseException:
-        os.unlink(name)
-        raise
+    whole_file.replace(file, text, lambda descriptor: os.fchmod(descriptor, _MODE))
 
 
 def _why(error: OSError) -> str:

@@ -313,18 +313,18 @@ _UNWRAPS = {  # families of the VIP and of the real server: what receives IP in 
     (4, 6): "`modprobe ip6_tunnel && ip -6 tunnel change ip6tnl0 mode any && ip link set ip6tnl0 up`",
 }
 _GRE = {4: ("ip_gre", "gre"), 6: ("ip6_gre", "ip6gre")}  # module, and type of the interface
-_FOU = {4: "`modprobe fou && ip fou add port PORT gue`", 6: "`modprobe fou6 && ip -6 fou add port PORT gue`"}
+_FOU = {4: "`modprobe fou && ip fou add port {} gue`", 6: "`modprobe fou6 && ip -6 fou add port {} gue`"}
 
 
-def at_real_servers(kind: TunnelType, vip: int, server: int, *, checksum: bool) -> str:
-    """What a real server needs to unwrap packets; `vip`, `server`: their families."""
+def at_real_servers(kind: TunnelType, vip: int, server: int, *, checksum: bool, port: int) -> str:
+    """What a real server needs to unwrap packets; `vip`, `server`: their families; `port`: of GUE."""
     if kind is TunnelType.GRE:
         # Without icsum each packet with a checksum is an error of the interface; with it each without one is.
         module, interface = _GRE[server]
         how = f"local ADDRESS remote any{' icsum' if checksum else ''}"
         return f"`modprobe {module} && ip link add gre1 type {interface} {how} && ip link set gre1 up`"
     wrapped = _UNWRAPS[vip, server]
-    return wrapped if kind is TunnelType.IPIP else f"{_FOU[server]}, and {wrapped}"
+    return wrapped if kind is TunnelType.IPIP else f"{_FOU[server].format(port)}, and {wrapped}"
 
 
 def tunnels(facts: Facts, config: Config | None) -> Iterator[Finding]:
@@ -355,18 +355,19 @@ def tunnels(facts: Facts, config: Config | None) -> Iterator[Finding]:
 
 
 def _unwrapping(config: Config | None) -> Iterator[Finding]:
-    places: dict[tuple[TunnelType, int, int, bool], list[str]] = {}
+    places: dict[tuple[TunnelType, int, int, bool, int], list[str]] = {}
     for way in ways(config) if config is not None else ():
         if way.reach.forwarding is Forwarding.TUNNEL:
-            key = (way.reach.tunnel, way.vip.version, way.address.version, way.reach.checksum)
+            reach = way.reach
+            key = (reach.tunnel, way.vip.version, way.address.version, reach.checksum, reach.port)
             places.setdefault(key, []).append(way.place)
-    for (kind, vip, server, checksum), where in places.items():
+    for (kind, vip, server, checksum, port), where in places.items():
         yield Finding(
             severity=Severity.INFO,
             code=Code.TUNNEL_REAL_SERVERS,
             text=f"tunnel {kind} of {some(where)}, IPv{vip} in IPv{server}: the real servers have to unwrap the packets, "
             "which is not seen from here",
-            fix=f"on every real server {at_real_servers(kind, vip, server, checksum=checksum)}, rp_filter 0 on that "
+            fix=f"on every real server {at_real_servers(kind, vip, server, checksum=checksum, port=port)}, rp_filter 0 on that "
             "interface and on `all`, the VIP on lo",
         )
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator
 
 from anycast.core.dataplane.limit import CONN_MAX, NO_LIMIT
+from anycast.core.values.configuration import Config, Forwarding
+from anycast.doctor.demands import LFACTORS, services
 from anycast.doctor.facts import Facts, Module
 from anycast.doctor.finding import OPTION_FILE, Change, Code, Finding, ModuleOption, Severity, size_of
 
@@ -22,7 +24,7 @@ _WIDE_TABLE_SINCE = (6, 5)
 _RESIZABLE_SINCE = (7, 1)
 
 
-def table(facts: Facts, connections: int | None) -> Iterator[Finding]:
+def table(facts: Facts, config: Config | None, connections: int | None) -> Iterator[Finding]:
     expected = CONNECTIONS if connections is None else connections
     assumed = "" if connections is not None else " (a guess: say --connections)"
     loaded = facts.conn_tab_bits
@@ -34,17 +36,21 @@ def table(facts: Facts, connections: int | None) -> Iterator[Finding]:
     optional = option.bits if option is not None and FEWEST_BITS <= option.bits <= most else DEFAULT_BITS
     bits = optional if loaded is None else loaded
     memory = f"{expected:,} connections{assumed} take {size_of(expected * CONNECTION_SIZE)} at {CONNECTION_SIZE} B each"
-    grows = " at most" if facts.version >= _RESIZABLE_SINCE else ""
-    now = f"{2**bits:,} buckets{grows} (conn_tab_bits {bits}{'' if loaded is not None else ' once loaded'})"
-    if expected / 2**bits <= CHAIN:
+    grows = facts.version >= _RESIZABLE_SINCE
+    at_most = " at most" if grows else ""
+    now = f"{2**bits:,} buckets{at_most} (conn_tab_bits {bits}{'' if loaded is not None else ' once loaded'})"
+    places = expected
+    if grows and _masquerades(config):
+        places, now = 2 * expected, f"{now}, two places for each masqueraded connection"
+    if places / 2**bits <= CHAIN:
         yield Finding(
             severity=Severity.INFO,
             code=Code.CONN_TAB,
-            text=f"connection table: {now}, chains of {expected / 2**bits:.1f}; {memory}",
+            text=f"connection table: {now}, chains of {places / 2**bits:.1f}; {memory}",
         )
     else:
-        wanted = min(max(FEWEST_BITS, math.ceil(math.log2(expected / CHAIN))), most)
-        now = f"connection table: {now}, chains of {expected / 2**bits:.1f}"
+        wanted = min(max(FEWEST_BITS, math.ceil(math.log2(places / CHAIN))), most)
+        now = f"connection table: {now}, chains of {places / 2**bits:.1f}"
         if wanted <= bits:
             yield Finding(
                 severity=Severity.WARNING,
@@ -57,7 +63,7 @@ def table(facts: Facts, connections: int | None) -> Iterator[Finding]:
             more = f"{2**wanted:,} ({wanted} bits, {size_of(2**wanted * BUCKET_SIZE)})"
             yield _small_table(
                 facts,
-                text=f"{now}; {more} make it {expected / 2**wanted:.1f}; {memory}",
+                text=f"{now}; {more} make it {places / 2**wanted:.1f}; {memory}",
                 wanted=wanted,
                 pending=loaded is not None and optional >= wanted,
             )
@@ -81,6 +87,24 @@ def table(facts: Facts, connections: int | None) -> Iterator[Finding]:
             text=f"{memory}: more than half of this node's {size_of(facts.memory)}",
             fix="more memory, or more balancers",
         )
+
+
+def load_factors(facts: Facts) -> Iterator[Finding]:
+    """From 7.1 on the tables of connections and services grow, but only so far as these allow."""
+    for name, (what, default) in LFACTORS.items():
+        factor = facts.number(name)
+        if factor is not None and 2**factor > CHAIN:
+            yield Finding(
+                severity=Severity.WARNING,
+                code=Code.LFACTOR,
+                text=f"{name} is {factor}: the kernel's table of {what} grows only where a bucket holds more than "
+                f"{2**factor} of them, and every packet searches one",
+                fix=f"sysctl -w {name}={default}",
+            )
+
+
+def _masquerades(config: Config | None) -> bool:
+    return config is not None and any(one.forwarding is Forwarding.NAT for _, one in services(config))
 
 
 def _small_table(facts: Facts, *, text: str, wanted: int, pending: bool) -> Finding:

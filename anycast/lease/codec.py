@@ -18,6 +18,7 @@ from anycast.lease.messages import Ask, Hello, LeaseChange, Message, ProtocolErr
 
 MAX_LINE = 4 * 1024 * 1024  # bytes
 MAX_DIGEST = 64  # characters
+MAX_SETUPS = 1024  # sessions: four times as many as a configuration may have
 MAX_WHY = 200  # characters
 
 # Each prefix comes again and again; this is what most nodes have at most.
@@ -438,6 +439,8 @@ def _rest_body(report: Report) -> dict[str, object]:
         "late_leases": report.late_leases,
         "attributes": report.attributes,
         "rendered": report.rendered,
+        "setups": list(report.setups),
+        "loaded": report.loaded,
         "journal_error": report.journal_error,
     }
 
@@ -473,6 +476,8 @@ def _rest(
         late_leases=fields.integer_or_none("late_leases") or 0,
         attributes=fields.integer_or_none("attributes") or 1,
         rendered=(fields.text_or_none("rendered") or "")[:MAX_DIGEST],
+        setups=fields.texts("setups")[:MAX_SETUPS] if fields.has("setups") else (),
+        loaded=fields.number_or_none("loaded"),
         journal_error=(fields.text_or_none("journal_error") or "")[:MAX_WHY],
     )
 

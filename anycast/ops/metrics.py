@@ -178,7 +178,9 @@ def _ipvs(state: State, *, counted: bool) -> Iterator[Metric]:
         counted,
     )
     yield _gauge(
-        "anycast_ipvs_table_rows", "Rows of the kernel's table of connections; 0: not known", _rows()
+        "anycast_ipvs_table_rows",
+        "Rows that the kernel's table of connections may have; 0: not known",
+        _rows(),
     )
 
 

@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 from anycast.core.maintenance.clocks import Expiry
+from anycast.core.values.fates import Fate, Way
 
 JSON = "application/json"
 TEXT = "text/plain"
@@ -321,6 +322,26 @@ CONTROL: tuple[Operation, ...] = (
         },
     ),
     Operation(
+        path="/reload/plan",
+        method="POST",
+        handler="post_plan",
+        about=(
+            "What a reload would do, with the file as it is now or with a configuration that is sent. Nothing is "
+            "changed. The body may have 4 MiB."
+        ),
+        parameters=(_DEADLINE,),
+        body=_ref("PlanRequest"),
+        answers={
+            200: Answer(about="A reload would be applied.", content={JSON: _ref("Plan")}),
+            422: Answer(
+                about="A reload would be refused: it has mistakes, or removes too much.",
+                content={JSON: _ref("Plan")},
+            ),
+            **_BODY_TIME,
+            **_LATE,
+        },
+    ),
+    Operation(
         path="/reload/confirm",
         method="POST",
         handler="post_confirm",
@@ -472,6 +493,58 @@ def _components() -> dict[str, Any]:
         },
         "additionalProperties": False,
     }
+    found["PlanRequest"] = {
+        "type": "object",
+        "properties": {
+            "allow_removal": {"type": "boolean", "description": "Even if it removes much."},
+            "texts": {
+                "type": "string",
+                "contentEncoding": "base64",
+                "description": "Another configuration than the agent's file, as `anycast check` packs it.",
+            },
+        },
+        "additionalProperties": False,
+    }
+    counts = {"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}}
+    number = {"type": "integer", "minimum": 0}
+    text = {"type": "string"}
+    route = {"prefix": text, "vip": text, "way": {"enum": list(map(str, Way))}, "what": texts}
+    server = {
+        "server": text,
+        "address": text,
+        "port": number,
+        "fate": {"enum": list(map(str, Fate))},
+        "goes": {"type": "boolean"},
+        "connections": number,
+        "what": texts,
+    }
+    service = {
+        "service": text,
+        "vip": text,
+        "name": text,
+        "change": {"enum": ["added", "removed", "changed"]},
+        "connections": number,
+        "servers": _array(server),
+        "more_servers": number,
+    }
+    session = {"neighbor": text, "change": {"enum": ["added", "removed", "changed"]}, "what": texts}
+    plan = {
+        "counts": counts,
+        "routes": _array(route),
+        "more_routes": number,
+        "services": _array(service),
+        "more_services": number,
+        "sessions": _array(session),
+    }
+    found["Plan"] = _object(
+        {
+            "ok": {"type": "boolean"},
+            "changes": texts,
+            "warnings": texts,
+            "problems": texts,
+            "plan": {"anyOf": [_object(plan), {"type": "null"}]},
+        }
+    )
     found["Reload"] = {
         "type": "object",
         "properties": {
@@ -489,6 +562,20 @@ def _components() -> dict[str, Any]:
         "additionalProperties": False,
     }
     return found
+
+
+def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """All of them are there, and no others."""
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _array(of: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": _object(of)}
 
 
 def _lifted(title: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -7,6 +7,7 @@ checked numbers and addresses only, never from names or text.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +19,7 @@ from anycast.core.values.route import GRACEFUL_SHUTDOWN, Origin, Prefix, Route, 
 FLUSH = "flush adj-rib out"
 SHOW_NEIGHBORS = "show neighbor json"
 VERSION = "version"
+_MARK = re.compile(r'description "(?:anycast ([0-9a-f]{1,64}))?')
 
 _NOTIFICATION = 3  # the type of the message
 MOST_HOPS = 100  # of an AS path
@@ -65,6 +67,7 @@ class NeighborRow:
     address: str
     up: bool
     seconds: float | None
+    setup: str = ""  # as `core.values.report.SETUP`; empty: not told
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,13 @@ class Stopping:
 @dataclass(frozen=True, slots=True)
 class Reloading:
     """ExaBGP is about to read its configuration again: a route that stands in it is announced anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Which file ExaBGP has read, in the answer to `show_mark`; empty: one without a mark."""
+
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +147,7 @@ Line: TypeAlias = (
     | Update
     | Stopping
     | Reloading
+    | Mark
     | Version
     | Other
 )
@@ -165,9 +176,14 @@ def check(route: Route) -> None:
         announce(variant.route, variant.neighbors)
 
 
-def withdraw_bare(prefix: Prefix) -> str:
+def show_mark(neighbor: str) -> str:
+    """The question for how this neighbor stands in the file that ExaBGP has read. Passwords are in the answer."""
+    return f"show neighbor {_neighbor(neighbor)} configuration"
+
+
+def withdraw_bare(prefix: Prefix, to: Sequence[str] = ()) -> str:
     """The command that withdraws a prefix of unknown attributes. Raises ValueError for a scoped address."""
-    return f"withdraw route {_prefix(prefix)}"
+    return f"{_to(to)}withdraw route {_prefix(prefix)}"
 
 
 def announce_all(routes: Sequence[Route], to: Sequence[str] = ()) -> str:
@@ -183,9 +199,9 @@ def withdraw_all(routes: Sequence[Route], to: Sequence[str] = ()) -> str:
     return f"{_to(to)}withdraw attributes{_attributes(routes[0])} nlri {_prefixes(routes)}"
 
 
-def withdraw_all_bare(prefixes: Sequence[Prefix]) -> str:
+def withdraw_all_bare(prefixes: Sequence[Prefix], to: Sequence[str] = ()) -> str:
     """The command that withdraws prefixes of one family and of unknown attributes."""
-    return f"withdraw attributes nlri {' '.join(map(_prefix, prefixes))}"
+    return f"{_to(to)}withdraw attributes nlri {' '.join(map(_prefix, prefixes))}"
 
 
 def _to(neighbors: Sequence[str]) -> str:
@@ -298,6 +314,8 @@ def parse(line: bytes) -> Line:
         return Refused()
     if text.startswith("exabgp "):
         return Version(text.removeprefix("exabgp ").strip())
+    if (mark := _MARK.match(text)) is not None:
+        return Mark(mark[1] or "")
     if text[:1] not in {"{", "["}:
         return Other(text)
     try:
@@ -400,7 +418,30 @@ def _row(item: object) -> NeighborRow | None:
     up = state == "up" or _get(item, "fsm") == "ESTABLISHED"
     seconds = _get(item, "duration")
     told = isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds < 1e10
-    return NeighborRow(address, up, float(seconds) if told and isinstance(seconds, int | float) else None)
+    since = float(seconds) if told and isinstance(seconds, int | float) else None
+    return NeighborRow(address, up, since, _setup(item))
+
+
+def _setup(item: object) -> str:
+    """Empty: it does not say all."""
+    families = _get(item, "local", "families")
+    found = [
+        _get(item, "peer", "as"),
+        _get(item, "local", "as"),
+        _get(item, "local", "id"),
+        _get(item, "local", "address"),
+        _get(item, "local", "hold"),
+    ]
+    if not isinstance(families, dict) or not all(isinstance(one, int | str) for one in found):
+        return ""
+    carried = [str(version) for version in (4, 6) if families.get(f"ipv{version} unicast")]
+    try:
+        at, local = (str(ip_address(str(one))) for one in (_get(item, "peer", "address"), found[3]))
+    except ValueError:
+        return ""
+    found[3] = local
+    words = [at, *map(str, found), ",".join(carried)]
+    return " ".join(words) if all(words) and not any(" " in word for word in words) else ""
 
 
 def _get(value: object, *path: str) -> object:

@@ -38,10 +38,13 @@ def withdraw(routes: Sequence[Route], known: Collection[str]) -> tuple[str, ...]
     return _exactly(routes, known, _withdraw) or withdraw_bare([route.prefix for route in routes])
 
 
-def withdraw_again(routes: Sequence[Route], known: Collection[str]) -> tuple[str, ...]:
-    """What is down already, from every neighbor."""
-    texts = (*_exactly(routes, known, _withdraw), *spare(routes, known))
-    return texts or withdraw_bare([route.prefix for route in routes])
+def withdraw_again(
+    routes: Sequence[Route], known: Collection[str], to: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """What is down already, from every neighbor; `to`: from these alone."""
+    there = to or known
+    texts = (*_exactly(routes, there, _withdraw, to), *spare(routes, there))
+    return texts or withdraw_bare([route.prefix for route in routes], to)
 
 
 def spare(routes: Sequence[Route], known: Collection[str]) -> tuple[str, ...]:
@@ -50,11 +53,13 @@ def spare(routes: Sequence[Route], known: Collection[str]) -> tuple[str, ...]:
     return (_withdraw(routes, rest),) if rest else ()
 
 
-def _exactly(routes: Sequence[Route], known: Collection[str], spelt: Callable[..., str]) -> tuple[str, ...]:
-    """To each neighbor what is its own; `spelt`: `_announce` or `_withdraw`."""
+def _exactly(
+    routes: Sequence[Route], known: Collection[str], spelt: Callable[..., str], to: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """To each neighbor what is its own; `spelt`: `_announce` or `_withdraw`. `to`: who gets what all get, if not all."""
     first = routes[0]
     if not first.variants:
-        return (spelt(routes),)
+        return (spelt(routes, to),)
     return tuple(
         spelt([route.variants[n].route for route in routes], to)
         for n, variant in enumerate(first.variants)
@@ -62,8 +67,9 @@ def _exactly(routes: Sequence[Route], known: Collection[str], spelt: Callable[..
     )
 
 
-def withdraw_bare(prefixes: Sequence[Prefix]) -> tuple[str, ...]:
-    return (codec.withdraw_bare(prefixes[0]) if len(prefixes) == 1 else codec.withdraw_all_bare(prefixes),)
+def withdraw_bare(prefixes: Sequence[Prefix], to: Sequence[str] = ()) -> tuple[str, ...]:
+    one = len(prefixes) == 1
+    return (codec.withdraw_bare(prefixes[0], to) if one else codec.withdraw_all_bare(prefixes, to),)
 
 
 def left_out(route: Route, known: Collection[str]) -> tuple[str, ...]:

@@ -79,6 +79,7 @@ class Conversation:
         self._flush_due = False
         self._version_due = True
         self._ping_due = False  # until anything is answered
+        self._mark_of: str | None = None  # the neighbor whose mark is to be asked for
         self._query_at = now
         self._query_answer: codec.NeighborTable | None = None
         self._query_refusals = 0
@@ -107,14 +108,24 @@ class Conversation:
         return not self.is_alone and self._texts < WINDOW and self._moving < MOVING
 
     def alone_is_due(self, now: float) -> bool:
-        return self._flush_due or self._version_due or self._ping_due or now >= self._query_at
+        due = self._flush_due or self._version_due or self._ping_due or now >= self._query_at
+        return due or (self.synced and self._mark_of is not None)
 
     def flush(self) -> None:
         self._flush_due = True
 
-    def ask(self, now: float) -> None:
-        """The neighbors may have changed."""
-        self._query_at = min(self._query_at, now)
+    def ask(self, at: float) -> None:
+        """For the neighbors, which may have changed, from that instant on, if it is earlier than otherwise."""
+        self._query_at = min(self._query_at, at)
+
+    def ask_mark(self, neighbor: str) -> None:
+        """Which file ExaBGP has read, by this neighbor in it."""
+        self._mark_of = neighbor
+
+    @property
+    def hears_mark(self) -> bool:
+        """What ExaBGP says now is the answer to that."""
+        return bool(self._unanswered) and self._unanswered[0].command.kind is Kind.MARK
 
     def write(self, command: Command, now: float) -> tuple[str, ...]:
         if not self._unanswered:
@@ -129,6 +140,9 @@ class Conversation:
             self._query_at = math.inf
             self._query_answer, self._stray_at = None, None
             return self.write(Command(Kind.QUERY, (codec.SHOW_NEIGHBORS,)), now)
+        if self.synced and self._mark_of is not None and not self._version_due:
+            text, self._mark_of = codec.show_mark(self._mark_of), None
+            return self.write(Command(Kind.MARK, (text,)), now)
         if self._flush_due and not self._version_due:
             self._flush_due = False
             return self.write(Command(Kind.FLUSH, (codec.FLUSH,)), now)

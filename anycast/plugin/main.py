@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 
 from anycast.core.values.route import Prefix, Route
-from anycast.plugin import journal, link
+from anycast.plugin import has, journal, link
 from anycast.plugin.guardian import PATIENCE, Guardian
 from anycast.plugin.plan import Planner
 from anycast.plugin.view import Mark
@@ -162,6 +162,8 @@ class Plugin:
         self._sent_settled = False
         self._owes_report = False
         self._showed_at = 0.0
+        self._has: has.Has | None = None  # as it was written
+        self._has_at = now  # the instant from which it may be
         self._selector = selectors.DefaultSelector()
         self._wakeup, self._signals = socket.socketpair()
         for end in (self._wakeup, self._signals):
@@ -218,6 +220,7 @@ class Plugin:
         self._write(now)
         self._report(now)
         self._show(now)
+        self._tell_what_it_has(now)
         for text in self._plan.log:
             self._say(text, now)
         self._plan.log.clear()
@@ -334,6 +337,19 @@ class Plugin:
         if change is not None:
             self._showed_at = now
             self._agent.show(change)
+
+    def _tell_what_it_has(self, now: float) -> None:
+        found = self._plan.has(self._parent)
+        if found == self._has or not self._options.journal or not found.mark or now < self._has_at:
+            return
+        try:
+            has.store(has.path_beside(self._options.journal), found)
+            self._has = found
+        except OSError as error:
+            self._has_at = now + journal.RETRY
+            self._say(
+                f"what ExaBGP has read cannot be written, and no reload of it can be confirmed: {error}", now
+            )
 
     def _has_news(self, now: float) -> bool:
         """Of a change after a rest the agent hears at once, then now and then, and at once when all is as wanted."""

@@ -20,6 +20,7 @@ from anycast.core.values.sight import ViewChange
 from anycast.lease import Lease, LeaseChange
 from anycast.plugin import codec, commands, outage
 from anycast.plugin.conversation import Command, Conversation
+from anycast.plugin.has import Has
 from anycast.plugin.journal import Journal, Writing
 from anycast.plugin.mirror import Mirror
 from anycast.plugin.prefixes import Entry, Kind, Prefixes
@@ -66,6 +67,10 @@ class Planner:
         self._stopping = False
         self._stopped = False
         self._neighbors: dict[str, NeighborState] = {}
+        self._setups: tuple[str, ...] = ()  # how ExaBGP has the sessions
+        self._mark: str | None = None  # which file ExaBGP has read; None: it has not said yet
+        self._unread = True  # it is to be asked
+        self._loaded: float | None = None  # when it was found to have read another one
         self._said: dict[str, tuple[codec.Notification, float]] = {}  # what a router said last, and when
         self._version: str | None = None
         self._reassert_at = now + REASSERT
@@ -154,6 +159,8 @@ class Planner:
                 self._heard_version(line.version)
             case codec.Reloading():
                 self._reload(now)
+            case codec.Mark():
+                self._marked(line.text, now)
             case codec.Stopping():
                 self._stopped = True
             case codec.Other():
@@ -296,6 +303,8 @@ class Planner:
             late_leases=self._late_leases,
             attributes=ATTRIBUTES,
             rendered=rendered,
+            setups=self._setups,
+            loaded=self._loaded,
             journal_error=self._journal.error or "",
             touched=frozenset(self._prefixes.touched),
         )
@@ -303,6 +312,11 @@ class Planner:
     def view(self) -> ViewChange | None:
         """What has changed in what the routers have, and counts as told; None: nothing."""
         return self._view.change() if self._view.has_news else None
+
+    def has(self, exabgp: int) -> Has:
+        """Which file ExaBGP has read, for whoever has given it another one."""
+        down = sorted(one.address for one in self._neighbors.values() if one.state != "up")
+        return Has(exabgp=exabgp, mark=self._mark or "", down=tuple(down))
 
     # Commands
 
@@ -345,23 +359,24 @@ class Planner:
     def _texts(self, kind: Kind, moves: tuple[tuple[Entry, Route | None], ...]) -> tuple[str, ...]:
         """Moves that go together have routes of one shape, or none has one."""
         entry, known = moves[0][0], self._prefixes.known
+        to = self._reached() if kind is Kind.REASSERT else ()
         routes = [route for _, route in moves if route is not None]
         match kind:
             case Kind.ANNOUNCE:
                 return commands.announce(routes, entry.held, known)
             case Kind.REASSERT if routes and entry.want is not None:
-                return commands.spare(routes, known)
+                return commands.spare(routes, to or known)
             case _ if not routes or (self._doubted and routes[0].variants):
-                return commands.withdraw_bare([one.prefix for one, _ in moves])
+                return commands.withdraw_bare([one.prefix for one, _ in moves], to)
             case Kind.REASSERT:
-                return commands.withdraw_again(routes, known)
+                return commands.withdraw_again(routes, known, to)
             case _:
                 return commands.withdraw(routes, known)
 
     def _spares(self, entry: Entry) -> bool:
         """Some neighbor is not sent it."""
         want = entry.want
-        return want is not None and bool(commands.left_out(want, self._prefixes.known))
+        return want is not None and bool(commands.left_out(want, self._reached() or self._prefixes.known))
 
     def _drops(self, entry: Entry) -> bool:
         """Some neighbor loses it with what is announced now."""
@@ -445,20 +460,58 @@ class Planner:
     def _reload(self, now: float) -> None:
         """It says so before it reads, once for each neighbor; what a reload changes it sends in the turns after that."""
         if self._reloading < RELOAD_SAYS:
-            self.log.append("ExaBGP reads its configuration again: everything is said once more")
-        self._reloading = RELOAD_SAYS
+            self.log.append("ExaBGP is told to read its configuration again: everything is said once more")
+        self._reloading, self._unread = RELOAD_SAYS, True
+        self._ask_mark()
         self._doubted = self._doubted or any(entry.has_variants for entry in self._prefixes)
         self._asked_after = False
+        self._changes += 1
         self._settle_at = now + RELOADED
+        self._talk.ask(now + SETTLE)
 
     def _ask(self, now: float) -> None:
         """Which neighbors it has: until it answers, nothing is announced to some of them, and withdraws go to all."""
         self._asked_after = True
         self._talk.ask(now)
 
+    def _ask_mark(self) -> None:
+        """Whether it has done so: it says nothing where it has not (findings/exabgp-drops-a-reload-...).
+
+        It answers for every neighbor that has the given text in its name, so it is asked for the longest.
+        """
+        if self._prefixes.known:
+            self._talk.ask_mark(max(self._prefixes.known, key=lambda one: (len(one), one)))
+
+    def _marked(self, mark: str, now: float) -> None:
+        if not self._talk.hears_mark:
+            return  # the life before has asked
+        old, self._mark, self._unread = self._mark, mark, False
+        if old is not None and old != mark:
+            self._loaded = now
+            self._changes += 1
+            self.log.append("ExaBGP has read its configuration")
+
     def _reassert(self, now: float) -> None:
+        """Where no session is up there is nothing to say: each is told when it comes up."""
         self._reassert_at = now + REASSERT
-        self._prefixes.reassert(now)
+        if not self._prefixes.known or self._up():
+            self._prefixes.reassert(now)
+
+    def _up(self) -> tuple[str, ...]:
+        known = self._prefixes.known
+        return tuple(
+            sorted(
+                one.address for one in self._neighbors.values() if one.state == "up" and one.address in known
+            )
+        )
+
+    def _reached(self) -> tuple[str, ...]:
+        """From whom what is down already is withdrawn again; none: from all.
+
+        What is said for a session that is down waits for it, and while something waits ExaBGP takes no reload.
+        """
+        up = self._up()
+        return up if len(up) < len(self._prefixes.known) else ()
 
     def _neighbor(self, address: str, state: str, reason: str, changed: float, now: float) -> None:
         """Of a session that is not up the outage counts: since its beginning, with the first reason that says something."""
@@ -493,11 +546,17 @@ class Planner:
             changed = now - row.seconds if row.seconds is not None else now
             self._neighbor(row.address, "up" if row.up else "down", "", changed, now)
             self._view.session(row.address, up=row.up, now=None)
+        setups = tuple(sorted(row.setup for row in table.rows if row.setup))
+        if setups != self._setups:
+            self._setups = setups
+            self._changes += 1
         for address in set(self._neighbors) - {row.address for row in table.rows}:
             del self._neighbors[address]
             self._changes += 1
         self._doubted = self._doubted and not self._asked_after
         self._view.forget(self._neighbors)
         self._prefixes.know(frozenset(self._neighbors), now)
+        if self._unread:
+            self._ask_mark()
         if came_up:
             self._session_up(now)

@@ -29,6 +29,7 @@ class Kind(StrEnum):
     REASSERT = "reassert"  # the withdraw of what is down already
     FLUSH = "flush"
     QUERY = "query"
+    MARK = "mark"  # which file ExaBGP has read
     VERSION = "version"
 
 
@@ -302,8 +303,11 @@ class Prefixes:
         return entry
 
     def forget_if_foreign(self, entry: Entry) -> None:
-        """A prefix we own no more may be somebody else's: leave it alone once it is down."""
-        if self._owned is None or entry.prefix in self._owned or entry.prefix in self.own:
+        """A prefix we own no more may be somebody else's: leave it alone once it is down.
+
+        One of the command line too: that is as old as ExaBGP, and the lease knows better.
+        """
+        if self._owned is None or entry.prefix in self._owned:
             return
         if entry.want is None and entry.settled and entry.command is None:
             self._leave_queue(entry)

@@ -9,6 +9,7 @@ import re
 import struct
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+from typing import NamedTuple
 
 from anycast.core.dataplane.limit import CONN_MAX
 from anycast.core.health.phase import Fault
@@ -23,7 +24,7 @@ from anycast.core.values.checks import (
     NodeKind,
 )
 from anycast.core.values.configuration import Address
-from anycast.core.values.described import amount
+from anycast.core.values.described import Percent, amount
 from anycast.entries import Entries, kernel_limit
 from anycast.probes import icmp, neighbor
 from anycast.probes.finding import OK, Finding, Progress, fail, unusable
@@ -35,6 +36,7 @@ __all__ = ["check", "default_gateway", "ipvs_connections", "memory"]
 PROC = Path("/proc")
 ENTRIES = Entries()
 TABLE_BITS = Path("/sys/module/ip_vs/parameters/conn_tab_bits")
+GROWS = "sys/net/ipv4/vs/conn_lfactor"  # below /proc; there since 7.1, where a masqueraded connection takes two places
 
 _ALIVE = frozenset({"reachable", "delay", "probe", "noarp", "permanent"})
 _SETTLING = frozenset({"none", "incomplete"})
@@ -179,8 +181,16 @@ def _look(path: str) -> bool:
     return True
 
 
-def ipvs_connections(proc: Path, bits: Path) -> tuple[int, int]:
-    """Connections of all services, and the rows that the connection table may have. Raises OSError, ValueError."""
+class Held(NamedTuple):
+    """What the table of connections holds of all services."""
+
+    connections: int
+    twice: int  # of them, those that take two places
+    rows: int  # that it may have
+
+
+def ipvs_connections(proc: Path, bits: Path) -> Held:
+    """Without connections of persistence. Raises OSError, ValueError."""
     text = (proc / "net/ip_vs").read_text()
     size = re.search(r"size=([0-9]+)", text.split("\n", 1)[0])
     if size is None:
@@ -189,30 +199,31 @@ def ipvs_connections(proc: Path, bits: Path) -> tuple[int, int]:
     # From 7.1 on that is the size of now, which grows with the connections up to this one.
     with contextlib.suppress(OSError, ValueError):
         rows = 2 ** int(bits.read_text())
-    servers = re.findall(r"^  -> .* ([0-9]+) +([0-9]+) *$", text, re.MULTILINE)
-    return sum(int(active) + int(inactive) for active, inactive in servers), rows
+    servers = re.findall(r"^  -> \S+ +(\S+) .* ([0-9]+) +([0-9]+) *$", text, re.MULTILINE)
+    held = [(way, int(active) + int(inactive)) for way, active, inactive in servers]
+    twice = sum(each for way, each in held if way == "Masq") if (proc / GROWS).exists() else 0
+    return Held(sum(each for _, each in held), twice, rows)
 
 
-def _full(proc: Path, bits: Path, entries: Entries) -> tuple[int, int, int | None]:
-    """Entries of the table, its rows, and the kernel's limit; None: there is none in reach. Raises OSError, ValueError."""
-    connections, rows = ipvs_connections(proc, bits)
+def _full(proc: Path, bits: Path, entries: Entries) -> tuple[Held, int | None]:
+    """What the table holds, and the kernel's limit; None: there is none in reach. Raises OSError, ValueError."""
+    held = ipvs_connections(proc, bits)
     limit = kernel_limit(proc)
     # The entries may have been counted some time ago; without those of persistence there are at least so many now.
-    return connections if limit is None else max(connections, entries.count()), rows, limit
+    return held if limit is None else held._replace(connections=max(held.connections, entries.count())), limit
 
 
 async def _ipvs(kind: IpvsConnectionsCheck, progress: Progress) -> Finding:
     progress.missing = "answer about the table of connections"
     try:
-        connections, rows, limit = await offload(
-            ("ipvs_connections",), lambda: _full(PROC, TABLE_BITS, ENTRIES)
-        )
+        held, limit = await offload(("ipvs_connections",), lambda: _full(PROC, TABLE_BITS, ENTRIES))
     except HangingError:
         return unusable("an earlier look at the table of connections has not come back", Fault.STALLED)
     except FileNotFoundError:
         return unusable("this kernel has no IPVS (modprobe ip_vs)")
     except ValueError as error:
         return unusable(error)
+    connections, twice, rows = held
     progress.say("%d connections, %d rows in the table", connections, rows)
     if limit is not None:
         progress.say("%s allows %d", CONN_MAX, limit)
@@ -221,4 +232,7 @@ async def _ipvs(kind: IpvsConnectionsCheck, progress: Progress) -> Finding:
         if connections > amount(kind.limit, limit):
             return fail(f"{connections} of {limit} that {CONN_MAX} allows, {kind.limit} of them are fine")
     most = amount(kind.max, rows)
+    if isinstance(kind.max, Percent) and twice:
+        places = f"{connections + twice} places in the table ({twice} masqueraded connections take two each)"
+        return OK if connections + twice <= most else fail(f"{places}, at most {most} are fine")
     return OK if connections <= most else fail(f"{connections} connections, at most {most} are fine")

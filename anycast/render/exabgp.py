@@ -43,7 +43,7 @@ def _run_line(config: Config, command: str, journal: str | None) -> str:
     words = [*command.split(" "), "announce"]
     words += ["--socket", f"{runtime}/lease.sock"]
     words += ["--journal", journal or f"{runtime}/plugin/journal.json"]
-    words += ["--rendered", digest(config.bgp, prefixes)]
+    words += ["--rendered", digest(config.bgp)]
     if config.bgp.mark is not None:
         words += ["--view", ":".join(map(str, config.bgp.mark))]
     for prefix in prefixes:

@@ -38,7 +38,7 @@ def answer(line: str, announced: set[str]) -> tuple[str, int]:
             prefixes - announced if line.startswith("announce") else prefixes & announced
         )
         return "done\n", gone
-    if line.startswith("show neighbor"):
+    if line == "show neighbor json":
         return f"{_NEIGHBORS}\ndone\n", 0
     if line.startswith("version"):
         return "exabgp 5.0.15\ndone\n", 0

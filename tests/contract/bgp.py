@@ -341,7 +341,7 @@ class Speaker:
                 "exabgp_daemon_user": "root",
                 "exabgp_api_cli": "false",
                 "exabgp_api_terminate": "true",
-                "exabgp_log_level": "WARNING",
+                "exabgp_log_level": self._env.get("exabgp_log_level", "WARNING"),
                 "exabgp_tcp_bind": " ".join(self._ends),
             }
         )
@@ -385,6 +385,7 @@ class Node(Speaker):
         self.router = around.router
         self.journal = folder / "plugin" / "journal.json"
         self._routes: tuple[Route, ...] = ()
+        self._own = tuple(own)
         run = [*PLUGIN, "--socket", str(folder / "lease.sock"), "--journal", str(self.journal)]
         run += [word for prefix in own for word in ("--own", str(prefix))]
         ends = [session[1] for session in sessions]
@@ -392,7 +393,12 @@ class Node(Speaker):
 
     def want(self, *routes: Route, ttl: float = TTL, renew: bool = True) -> Report:
         self._routes = routes
-        return super().want(*routes, ttl=ttl, renew=renew)
+        return self.agent.settled(self._grant(*routes, ttl=ttl, renew=renew))
+
+    def _grant(self, *routes: Route, ttl: float = TTL, renew: bool = True) -> int:
+        """What the node owns it owns whatever it announces."""
+        owned = [*self._own, *(route.prefix for route in routes)]
+        return self.agent.grant(*routes, owned=owned, ttl=ttl, renew=renew)
 
     def barrier(self) -> None:
         """Until everything ExaBGP has taken so far is through the router and in its kernel table.
@@ -400,9 +406,9 @@ class Node(Speaker):
         Neither ExaBGP nor FRR overtakes: a route announced now arrives after all that went before.
         """
         ends = [marker for marker in MARKERS if any(_version(end) == marker.version for end in self._ends)]
-        self.agent.settled(self.agent.grant(*self._routes, *(Route(prefix=marker) for marker in ends)))
+        self.agent.settled(self._grant(*self._routes, *(Route(prefix=marker) for marker in ends)))
         self.router.wait_for(*ends)
-        self.agent.settled(self.agent.grant(*self._routes))
+        self.agent.settled(self._grant(*self._routes))
         self.router.wait_without(*ends)
 
 
@@ -540,6 +546,7 @@ def _exabgp_conf(run: Sequence[str], sessions: Sequence[tuple[str, str, str]]) -
     neighbors = "".join(
         f"""\
 neighbor {router} {{
+    description "anycast 0";
     router-id {NODE4};
     local-address {node};
     local-as {NODE_AS};

@@ -175,6 +175,11 @@ def test_a_mark_beside_a_masqueraded_port_is_covered(kind: str) -> None:
     services = "[{mark: 7, check: {type: tcp, port: 80}}, {port: 81, forwarding: nat, check: tcp}]"
     config = loads(BGP + f"  web: {{address: 192.0.2.1, servers: [10.9.2.1], services: {services}}}\n").config
     rules_of(USUAL)
+    assert [one for one in said(config, conntrack="1") if one.code is Code.MARK_UNSET] != []
+    rules_of(
+        "table inet marks { chain pre { type filter hook prerouting priority mangle;"
+        " ip daddr 192.0.2.1 tcp dport { 80, 443 } meta mark set 7; }; }"
+    )
     render(kind, config)
     assert [one for one in said(config, conntrack="1") if one.code is not Code.FIREWALL_DROPS] == []
     assert outdated(loads(DIRECT.replace("2.1,", "2.9,")).config) != []

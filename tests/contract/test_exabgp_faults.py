@@ -401,7 +401,7 @@ def test_plugins_that_die_over_and_over_take_exabgp_and_the_routes_along(site: S
 def test_after_a_reload_that_fails_the_watchdog_alone_ends_what_is_announced(
     site: Site, tmp_path: Path
 ) -> None:
-    """ExaBGP ends the plugin and keeps its routes, its session up. So its unit has no ExecReload."""
+    """ExaBGP ends the plugin and keeps its routes, its session up. So its unit validates before it reloads."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "400000"}

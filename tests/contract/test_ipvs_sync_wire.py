@@ -11,15 +11,16 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from anycast.core.dataplane.ipvs import ServiceEntry
 from anycast.core.dataplane.kernel import SYNC_SYSCTLS, StartSync, SyncRole
-from anycast.core.values.configuration import ConnectionSync
+from anycast.core.values.configuration import ConnectionSync, Forwarding
 from anycast.doctor import multicast
 from anycast.doctor.facts import Heard
 from anycast.kernel import sysctl
@@ -29,8 +30,10 @@ from tests.contract.test_ipvs_behaviours import (
     ACK,
     CLIENTS_OF,
     VIP,
+    Flow,
     Seen,
     nodes,
+    owners,
     segment,
     service,
     table,
@@ -171,3 +174,66 @@ def test_the_doctor_hears_what_another_balancer_announces_beside_the_kernels_own
     assert servers == (
         {str(one.address) for one in table(service(4), 4).destinations} if sync == SYNC else set()
     )
+
+
+def _until(holds: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def _told_of_the_last_server(
+    there: ServiceEntry, here: ServiceEntry
+) -> Iterator[tuple[Seen, Seen, list[Flow]]]:
+    """The first node has the table `there` and tells the second, which has `here`, of the last server's flows."""
+    key, last = service(4), there.destinations[-1].address
+    with _synced(EVERY_PACKET) as (first, second, _):
+        first.node.become({key: there})
+        second.node.become({key: here})
+        first.gets(segment(flow, 80, ACK) for flow in FLOWS)
+        _until(lambda: len(second.node.flows()) == len(FLOWS), "the second node to be told of all")
+        flows = [(address, port) for address, port in FLOWS if second.node.flows()[port] == last]
+        assert flows
+        yield first, second, flows
+
+
+FLOWS: list[Flow] = [(CLIENTS_OF[4], 10_000 + number) for number in range(100)]
+ALL = table(service(4), 4)
+TUNNELS = replace(
+    ALL, destinations=tuple(replace(one, forwarding=Forwarding.TUNNEL) for one in ALL.destinations)
+)
+WITHOUT = replace(ALL, destinations=ALL.destinations[:-1])
+
+
+def test_a_connection_to_a_server_that_is_not_here_goes_on_with_direct_routing() -> None:
+    last = ALL.destinations[-1].address
+    with _told_of_the_last_server(ALL, WITHOUT) as (_, second, flows):
+        assert owners(second.gets(segment(flow, 80, ACK) for flow in flows)) == dict.fromkeys(flows, last)
+
+
+def test_a_connection_to_a_server_that_is_not_here_is_dropped_in_a_tunnel_until_it_is_told_of_again() -> None:
+    """Also once the server is here. So it is added everywhere with weight 0 first."""
+    without = replace(TUNNELS, destinations=TUNNELS.destinations[:-1])
+    with _told_of_the_last_server(TUNNELS, without) as (first, second, flows):
+        assert second.gets(segment(flow, 80, ACK) for flow in flows) == []
+        second.node.become({service(4): TUNNELS})
+        assert second.gets(segment(flow, 80, ACK) for flow in flows) == []
+        first.gets(segment(flow, 80, ACK) for flow in flows)
+        _until(
+            lambda: len(second.gets(segment(flow, 80, ACK) for flow in flows)) == len(flows),
+            "the first node's next message to be taken in",
+        )
+
+
+def test_a_server_that_was_removed_on_one_node_comes_back_with_what_the_others_tell() -> None:
+    last = ALL.destinations[-1].address
+    with _told_of_the_last_server(ALL, ALL) as (first, second, flows):
+        second.node.become({service(4): WITHOUT})
+        _until(lambda: last not in second.node.flows().values(), "its connections to be ended")
+        first.gets(segment(flow, 80, ACK) for flow in flows)
+        _until(
+            lambda: list(second.node.flows().values()).count(last) == len(flows), "them to be told of again"
+        )
+        assert owners(second.gets(segment(flow, 80, ACK) for flow in flows)) == dict.fromkeys(flows, last)

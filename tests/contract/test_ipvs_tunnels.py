@@ -117,11 +117,11 @@ def serve(vip: int, outer: int, tunnel: Tunnel) -> None:
 
 def unwrap(vip: int, outer: int, tunnel: Tunnel) -> None:
     """What the doctor says, word for word."""
-    advice = at_real_servers(tunnel.type, vip, outer, checksum=tunnel.checksum is FULL)
+    advice = at_real_servers(tunnel.type, vip, outer, checksum=tunnel.checksum is FULL, port=tunnel.port)
     commands = re.findall("`([^`]+)`", advice)
     assert commands
     for command in commands:
-        run("sh", "-ec", command.replace("PORT", str(GUE_PORT)).replace("ADDRESS", SERVER[outer]))
+        run("sh", "-ec", command.replace("ADDRESS", SERVER[outer]))
 
 
 def counters() -> Mapping[str, int]:

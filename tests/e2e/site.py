@@ -115,6 +115,11 @@ class Site:
             return client.read(control, path)
         return client.ask(control, method, path, body, timeout=PATIENCE)
 
+    def standing(self, node: str) -> list[str]:
+        """The kinds of what stands, but for `overloaded`: how busy this machine is, no test is about."""
+        kinds = [one["kind"] for one in self.status(node)["standing"]]
+        return [kind for kind in kinds if kind != "overloaded"]
+
     def status(self, node: str) -> Document:
         answer = self.ask(node, "GET", "/status")
         assert answer.ok, answer

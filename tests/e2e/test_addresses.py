@@ -59,7 +59,7 @@ def test_a_vip_that_is_taken_away_again_and_again_costs_no_connection_and_no_rou
     )
     assert (stats["connections"], stats["broken"], stats["moved"]) == (CONNECTIONS, 0, 0), stats["errors"]
     assert site.lab.watch().events[quiet:] == []
-    assert [one["kind"] for one in site.status("lb1")["standing"]] == ["addresses_contested"]
+    assert site.standing("lb1") == ["addresses_contested"]
     drifts = [line for line in site.log_of("lb1") if line["event"] == "kernel.drifted"]
     assert len(drifts) <= 5, "once it stands it is not logged each time"
     assert site.metric("lb1", 'anycast_kernel_repairs_total{kind="address"}') >= TIMES

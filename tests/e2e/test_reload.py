@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import signal
+import time
 
 import pytest
 
@@ -82,6 +85,46 @@ def test_an_address_that_leaves_the_file_loses_its_route_before_the_kernel(site:
     assert V4 in site.addresses("lb1")
 
 
+def _sessions(site: Site) -> dict[str, tuple[int, int]]:
+    """Of each of the router's sessions how often it was established and dropped."""
+    shown = json.loads(site.lab.vtysh("show bgp neighbors json"))
+    return {
+        address: (one["connectionsEstablished"], one["connectionsDropped"]) for address, one in shown.items()
+    }
+
+
+def test_a_vip_that_goes_and_one_that_comes_are_planned_and_touch_no_session(site: Site) -> None:
+    sessions = _sessions(site)
+    with site.edit("lb1") as config:
+        config["vips"]["web"]["addresses"].remove(VIP6)
+        config["timing"]["settle"] = "0s"
+    planned = site.lab.node_cli("lb1", "reload", "--dry-run")
+    assert planned.returncode == 10
+    assert f"{V6} web withdrawn its address is removed" in " ".join(planned.stdout.split())
+    assert site.lab.router_routes()[V6] == NODES
+    site.reload("lb1")
+    site.routed(["lb2", "lb3"], V6)
+    until(lambda: V6 not in site.addresses("lb1"), "the address to leave the interface")
+    with site.edit("lb1") as config:
+        config["vips"]["six"] = {**copy.deepcopy(config["vips"]["web"]), "addresses": [VIP6]}
+    checked = site.lab.node_cli("lb1", "reload", "--dry-run", "--json")
+    assert checked.returncode == 10
+    assert [one["way"] for one in json.loads(checked.stdout)["plan"]["routes"]] == ["coming"]
+    began = time.monotonic()
+    done = site.lab.node_cli("lb1", "reload")
+    took = time.monotonic()
+    assert done.returncode == 0, done.stderr
+    assert "ExaBGP" not in done.stdout
+    at = max(event.monotonic for event in site.routed(NODES, V6))
+    print(
+        f"in the router's table {at - began:.2f} s after the command began, {at - took:.2f} s after its end"
+    )
+    assert _sessions(site) == sessions
+    assert site.standing("lb1") == []
+    nothing = site.lab.node_cli("lb1", "reload", "--dry-run")
+    assert (nothing.returncode, nothing.stdout) == (0, "nothing would change\n")
+
+
 def test_sighup_is_a_reload(site: Site) -> None:
     with site.edit("lb2") as config:
         _drop(config, "rs4")
@@ -101,10 +144,6 @@ def test_a_changed_lease_ttl_withdraws_nothing(site: Site) -> None:
     assert site.lab.watch().events[quiet:] == []
 
 
-def standing(site: Site, node: str) -> list[str]:
-    return [one["kind"] for one in site.status(node)["standing"]]
-
-
 def test_an_emptied_file_is_refused_and_every_route_stays(site: Site) -> None:
     with site.edit("lb1") as config:
         config["vips"] = {}
@@ -115,7 +154,7 @@ def test_an_emptied_file_is_refused_and_every_route_stays(site: Site) -> None:
     assert "--allow-removal" in done.stderr
     assert site.table_of("lb1") == site.table
     assert site.lab.watch().events[quiet:] == []
-    assert standing(site, "lb1") == ["reload_refused"]
+    assert site.standing("lb1") == ["reload_refused"]
     done = site.lab.node_cli("lb1", "status", "--nagios")
     assert done.returncode == 1
     assert "no VIP would be left" in done.stdout
@@ -129,11 +168,11 @@ def test_an_agent_with_a_damaged_file_announces_what_it_did_before(site: Site) -
     site.ready("lb1")
     site.routed(NODES)
     assert site.table_of("lb1") == site.table
-    assert standing(site, "lb1") == ["last_good"]
+    assert site.standing("lb1") == ["last_good"]
     assert site.logged("lb1", "config.last_good_used")[0]["level"] == "error"
     file.write_text(site.original["lb1"])
     site.reload("lb1")
-    assert standing(site, "lb1") == []
+    assert site.standing("lb1") == []
 
 
 def test_what_nobody_confirms_goes_back_by_itself(site: Site) -> None:
@@ -142,7 +181,7 @@ def test_what_nobody_confirms_goes_back_by_itself(site: Site) -> None:
     done = site.lab.node_cli("lb1", "reload", "--confirm-within", "5s")
     assert done.returncode == 0, done.stderr
     assert "on trial" in done.stderr
-    assert standing(site, "lb1") == ["confirmation_awaited"]
+    assert site.standing("lb1") == ["confirmation_awaited"]
     assert site.logged("lb1", "config.gone_back")[0]["why"] == "not_confirmed"
     site.holds("lb1", site.table)
-    assert standing(site, "lb1") == ["gone_back"]
+    assert site.standing("lb1") == ["gone_back"]

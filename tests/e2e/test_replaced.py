@@ -53,10 +53,7 @@ def shaped(site: Site, node: str, wanted: dict[int, set[int]]) -> None:
 
 
 def says_why(site: Site, node: str) -> None:
-    def standing() -> list[str]:
-        return [one["kind"] for one in site.status(node)["standing"]]
-
-    until(lambda: standing() == ["servers_not_replaced"], f"{node} to say that the new ones fail")
+    until(lambda: site.standing(node) == ["servers_not_replaced"], f"{node} to say that the new ones fail")
 
 
 def told(load: Load, title: str, capsys: pytest.CaptureFixture[str]) -> Document:
@@ -127,7 +124,7 @@ def test_when_the_new_real_servers_are_dead_the_old_ones_go_on_and_that_is_said(
         stats = told(load, "the dead ones come to life", capsys)
     assert (stats["broken"], stats["moved"], stats["probes"]["failed"]) == (0, 0, 0), stats
     assert site.lab.watch().events[quiet:] == []
-    assert site.status("lb1")["standing"] == []
+    assert site.standing("lb1") == []
 
 
 def test_an_agent_that_starts_with_other_real_servers_keeps_those_that_the_kernel_has(halved: Site) -> None:

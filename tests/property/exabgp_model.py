@@ -96,6 +96,8 @@ class ExaBgp:
                 for address, peer in self.peers.items()
             ]
             self.output.append(json.dumps(table))
+        elif command.startswith("show neighbor "):
+            self.output.append('description "";')
         elif command == codec.VERSION:
             self.output.append("exabgp 5.0.15")
         elif command == codec.FLUSH:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 from anycast import files_below
@@ -40,3 +41,9 @@ def test_no_file_is_read_without_end() -> None:
     endless = FilesBelow(Path("/dev")).text("zero")
     assert endless is not None
     assert len(endless) == files_below.MOST
+
+
+def test_a_setting_of_the_kernel_is_read_which_it_refuses_to_whoever_asks_for_millions_of_bytes() -> None:
+    files = FilesBelow(Path("/"))
+    assert files.needed("proc/sys/kernel/osrelease", "the kernel's release") == f"{platform.release()}\n"
+    assert files.unread == []

@@ -25,6 +25,7 @@ from anycast.core.state import (
     NOT_READ,
     ORDINARY,
     REST,
+    SYNC,
     UNDECIDED,
     URGENT,
     Difference,
@@ -218,8 +219,10 @@ def _by_the_way_of(up: ipvs.Destination, there: ipvs.Destination) -> ipvs.Destin
 def aim(state: State, piece: Piece) -> object:
     """What the piece should be: two of them are equal where nothing has to be written anew."""
     desired = state.desired
+    if piece == SYNC:
+        return (desired.sync, desired.sync_owned)
     if isinstance(piece, str):
-        return (desired.sysctls, desired.timeouts, desired.sync, desired.sync_owned)
+        return (desired.sysctls, desired.timeouts)
     if isinstance(piece, ipvs.ServiceKey | ipvs.MarkKey):
         return desired.table.get(piece) or (GONE if desired.may_remove(piece) else THEIRS)
     if piece in desired.addresses:
@@ -236,6 +239,8 @@ def _is_there(snapshot: Snapshot, piece: Piece) -> bool:
 
 
 def _is_held(state: State, snapshot: Snapshot, piece: Piece) -> bool:
+    if piece == SYNC:
+        return kernels.sync_is_held(snapshot, state.desired)
     if isinstance(piece, str):
         return kernels.rest_is_held(snapshot, state.desired)
     if isinstance(piece, ipvs.ServiceKey | ipvs.MarkKey):
@@ -337,11 +342,15 @@ def _is_urgent(state: State, piece: Piece) -> bool:
 
 
 def _rank(state: State, piece: Piece) -> tuple[int, int, tuple[int, ...]]:
-    """The order in which pieces are written: what there is before what is new, VIPs as they are configured."""
+    """The order in which pieces are written: what there is before what is new, VIPs as they are configured.
+
+    The daemons of connection sync come last: behind a tunnel, a connection that they are told of before its real server
+    is there is dropped for good.
+    """
     index = state.index
     match piece:
         case str():
-            return 0, 0, ()
+            return (4 if piece == SYNC else 0), 0, ()
         case ipvs.ServiceKey() | ipvs.MarkKey():
             one = index.services.get(piece)
             name = "" if one is None else one.vip
@@ -435,9 +444,13 @@ def _difference(state: State, snapshot: Snapshot, vip: Vip, address: Address) ->
         found = snapshot.sysctls[name]
         if found != value:
             ours = state.config.manage_sysctls
-            return Difference(
-                text=f"{name} is {found or 'not there'}, {value} is needed", ours=ours, piece=REST
-            )
+            text = f"{name} is {found or 'not there'}, {value} is needed"
+            if not ours and name in kernels.NAT_SYSCTLS[6]:
+                text += (
+                    " (first accept_ra=2 on every interface with a default route from router advertisements, or it is gone: "
+                    "`anycast doctor` names them)"
+                )
+            return Difference(text=text, ours=ours, piece=REST)
     if address not in snapshot.addresses:
         where = f"{address} on {state.config.node.interface}"
         return Difference(text=f"{where} is missing", missing_address=where, piece=address)

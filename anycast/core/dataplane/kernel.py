@@ -287,8 +287,9 @@ def diff_of(
     keys: Iterable[ipvs.Key] = (),
     addresses: Iterable[Address] = (),
     rest: bool = True,
+    sync: bool = True,
 ) -> tuple[KernelOp, ...]:
-    """The same for these services and addresses alone. `rest`: and for sysctls, timeouts and connection sync.
+    """The same for these services and addresses alone. `rest`: and for sysctls and timeouts; `sync`: and for connection sync.
 
     Sysctls and services first, then the addresses that make packets reach them; an address goes before its
     services do.
@@ -306,7 +307,7 @@ def diff_of(
             desired,
         ),
         *_removals(servers, desired),
-        *(_sync(actual, desired) if rest else ()),
+        *(_sync(actual, desired) if sync else ()),
         *(AddAddress(address=at) for at in order if at in desired.addresses and at not in actual.addresses),
         *(CorrectAddress(address=at) for at in order if at in desired.addresses and at in actual.plain),
         *(
@@ -326,8 +327,12 @@ def first_of_rest(actual: Snapshot, desired: Desired) -> Iterator[KernelOp]:
 
 
 def rest_is_held(actual: Snapshot, desired: Desired) -> bool:
-    """Whether sysctls, timeouts and connection sync are as wanted."""
-    return not any(True for _ in (*first_of_rest(actual, desired), *_sync(actual, desired)))
+    """Whether sysctls and timeouts are as wanted."""
+    return not any(True for _ in first_of_rest(actual, desired))
+
+
+def sync_is_held(actual: Snapshot, desired: Desired) -> bool:
+    return not any(True for _ in _sync(actual, desired))
 
 
 def is_held(actual: Snapshot, desired: Desired, key: ipvs.Key) -> bool:

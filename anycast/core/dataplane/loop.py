@@ -20,6 +20,7 @@ from anycast.core.owned import rid
 from anycast.core.state import (
     CONTEST_ENDS,
     CONTESTED,
+    SYNC,
     Contest,
     KernelState,
     Order,
@@ -380,15 +381,17 @@ def _addresses_with(state: State, key: ipvs.Key) -> tuple[Address, ...]:
 def _ops(state: State, snapshot: kernels.Snapshot, pieces: Iterable[Piece]) -> tuple[kernels.KernelOp, ...]:
     keys: list[ipvs.Key] = []
     addresses: list[Address] = []
-    rest = False
+    rest = sync = False
     for piece in pieces:
-        if isinstance(piece, str):
+        if piece == SYNC:
+            sync = True
+        elif isinstance(piece, str):
             rest = True
         elif isinstance(piece, ipvs.ServiceKey | ipvs.MarkKey):
             keys.append(piece)
         else:
             addresses.append(piece)
-    return kernels.diff_of(snapshot, state.desired, keys=keys, addresses=addresses, rest=rest)
+    return kernels.diff_of(snapshot, state.desired, keys=keys, addresses=addresses, rest=rest, sync=sync)
 
 
 def _program(
@@ -491,7 +494,7 @@ def _expire(
     )
     after = kernels.play(snapshot, (expire,))
     keys = dict.fromkeys(op.service for op in expire.removals)
-    ops = (expire, *kernels.diff_of(after, state.desired, keys=keys, rest=False))
+    ops = (expire, *kernels.diff_of(after, state.desired, keys=keys, rest=False, sync=False))
     # Of too many the rest goes with the next reading.
     expired = {(op.service, op.key): now for op in some} if ended <= kernels.MOST_ENDED else {}
     coming = kernels.play(snapshot, ops)

@@ -37,7 +37,14 @@ HELD = (
     "the router still holds a session of before this node was reset: it ends that when its next keepalive is refused, after a "
     "third of the hold time at the most, and takes this one at the next try"
 )
-EXPLAINED = {CEASE_PREFIXES: TOO_MANY, CEASE_COLLISION: HELD}
+
+CEASE_BFD = "notification received (6,10)"
+"""ExaBGP's words for a router that ends the session because its BFD is down (RFC 9384)."""
+BFD_DOWN = (
+    "the router has ended the session because BFD is down: see that bfdd runs on this node (`vtysh -c 'show bfd peers brief'`); "
+    "a router with `bfd strict` takes no session before BFD is up again"
+)
+EXPLAINED = {CEASE_PREFIXES: TOO_MANY, CEASE_COLLISION: HELD, CEASE_BFD: BFD_DOWN}
 """What a router means, where its NOTIFICATION has no words of its own."""
 
 
@@ -80,6 +87,10 @@ class NeighborState:
     reason: str = ""
 
 
+SETUP = ("neighbor", "remote_as", "local_as", "router_id", "local_address", "hold_time", "families")
+"""What ExaBGP tells of how a session is set up, in one text, in this order."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """What the plugin made of the leases.
@@ -112,6 +123,10 @@ class Report:
         1  # which attributes of a route it sends: ATTRIBUTES of its release; 1: of one without roles
     )
     rendered: str = ""  # digest of the configuration that ExaBGP was started with; empty: not known
+    setups: tuple[str, ...] = ()  # of all sessions, as ExaBGP has them now (SETUP); empty: not known
+    loaded: float | None = (
+        None  # instant at which it was last seen to have read another file, in the life of the plugin
+    )
     journal_error: str = ""  # why the plugin's journal cannot be written
     touched: frozenset[Prefix] | None = field(default=None, compare=False)
 

@@ -33,6 +33,11 @@ _VERDICTS = {
 }
 # Modules that ask nothing but by options that are known here, or are told as unknown.
 _MODULES = frozenset({"tcp", "udp", "sctp", "icmp", "icmp6", "multiport", "conntrack", "state", "comment"})
+_WHOLE = 0xFFFFFFFF  # of a mark
+_OF_CONNECTIONS = frozenset(
+    {"--set-xmark", "--set-mark", "--save-mark"}
+)  # of CONNMARK: they leave the packet alone
+_ALSO_MARK = frozenset({"TPROXY", "SET"})
 _TRACKING = ("-m conntrack", "-m state", "-j MASQUERADE", "-j SNAT", "-j DNAT", "-j REDIRECT", "-m connlimit")
 
 
@@ -79,7 +84,20 @@ def _table(name: str, policies: dict[str, str], lines: list[str], family: int, p
             for chain, some in rules.items()
         },
         stateful=any(word in line for line in lines for word in _TRACKING),
+        marks=frozenset(
+            mark for line in lines if "mark" in line.lower() for mark in _marks(shlex.split(line))
+        ),
     )
+
+
+def _marks(words: list[str]) -> Iterator[int | None]:
+    options = {option: values for option, values, _ in _options(words)}
+    target = "".join(options.get("-j", ())[:1])
+    if target == "MARK":
+        value, _, mask = "".join(options.get("--set-xmark", options.get("--set-mark", ()))).partition("/")
+        yield int(value, 0) if value and int(mask or "0xffffffff", 0) == _WHOLE else None
+    elif (target.endswith("MARK") and options.keys().isdisjoint(_OF_CONNECTIONS)) or target in _ALSO_MARK:
+        yield None
 
 
 def _base(table: str, chain: str, policy: str) -> Base | None:

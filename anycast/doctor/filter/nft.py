@@ -125,11 +125,31 @@ def _tables(kinds: list[tuple[str, Any]]) -> tuple[list[Table], list[tuple[str, 
         for (family, table, _), some in rules.items()
         if any(word in json.dumps(some) for word in _TRACKING)
     }
+    marks: dict[tuple[str, str], set[int | None]] = {}
+    for (family, table, _), some in rules.items():
+        marks.setdefault((family, table), set()).update(
+            mark for rule in some for mark in _marks(rule["expr"])
+        )
     made_tables = [
-        Table(families=_FAMILIES[place[0]], chains=chains, stateful=place in stateful)
+        Table(
+            families=_FAMILIES[place[0]],
+            chains=chains,
+            stateful=place in stateful,
+            marks=frozenset(marks.get(place, ())),
+        )
         for place, chains in found.items()
     ]
+    elsewhere = [some for (family, _), some in marks.items() if family not in _FAMILIES and some]
+    if elsewhere:  # of an interface (netdev) or a bridge
+        made_tables.append(Table(families=frozenset({4, 6}), marks=frozenset().union(*elsewhere)))
     return made_tables, [place for place in foreign if place[0] in ("ip", "ip6")]
+
+
+def _marks(statements: list[Any]) -> Iterator[int | None]:
+    for statement in statements:
+        mangled = statement.get("mangle")
+        if mangled is not None and mangled["key"] == {"meta": {"key": "mark"}}:
+            yield mangled["value"] if isinstance(mangled["value"], int) else None
 
 
 def _chain(one: Any, rules: tuple[Rule, ...]) -> Chain:

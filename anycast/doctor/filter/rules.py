@@ -78,11 +78,15 @@ class Chain:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """`families`: of packets that come by, 4 and 6. Chains by the names that jumps have."""
+    """`families`: of packets that come by, 4 and 6. Chains by the names that jumps have.
+
+    `marks`: the firewall marks that its rules give to packets; None: one that is not known here.
+    """
 
     families: frozenset[int]
     chains: Mapping[str, Chain] = field(default_factory=dict)
     stateful: bool = False  # something in it has connections tracked
+    marks: frozenset[int | None] = frozenset()
 
 
 def condition(

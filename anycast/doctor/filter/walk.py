@@ -42,12 +42,13 @@ class Packet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fate:
-    """What a hook does with a packet. `by`: the rule or the policy that drops it; `stateful`: for its state.
+    """What a hook does with a packet. `by`: the rule or the policy of it that drops it; `stateful`: for its state.
 
     `unless`: a rule before that one, which accepts it or not by what is not known here.
     """
 
     packet: Packet
+    hook: str
     by: str = ""
     stateful: bool = False
     unless: str = ""
@@ -91,10 +92,10 @@ def through(tables: Sequence[Table], hook: str, packet: Packet, budget: Budget) 
         end = walk.chain(chain, 0)
         packet = replace(packet, untracked=packet.untracked or walk.untracked)
         if end.accepted is None and base.policy is Verdict.DROP:
-            return Fate(packet=packet, by=f"the policy of {chain.name}", unless=walk.unless)
+            return Fate(packet=packet, hook=hook, by=f"the policy of {chain.name}", unless=walk.unless)
         if end.accepted is False:
-            return Fate(packet=packet, by=end.by, stateful=end.stateful, unless=walk.unless)
-    return Fate(packet=packet)
+            return Fate(packet=packet, hook=hook, by=end.by, stateful=end.stateful, unless=walk.unless)
+    return Fate(packet=packet, hook=hook)
 
 
 @dataclass(slots=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import json
 import os
 import pwd
@@ -20,12 +22,13 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession, UnixConnector
 
-from anycast.agent import commands, control
-from anycast.agent.answers import MaintenanceAnswer, ReloadAnswer, TooLateError
+from anycast.agent import commands, control, planning
+from anycast.agent.answers import MaintenanceAnswer, PlanAnswer, ReloadAnswer, TooLateError
 from anycast.agent.control import Control
 from anycast.agent.door import Limits
 from anycast.core import events as ev
 from anycast.core.maintenance.stages import FILE, NODE, Maintenance
+from anycast.core.planned import Plan
 from anycast.sockets import Peer, bind_unix
 from tests.unit.ops.node import CONFIG, Operator, healthy
 from tests.unit.ops.test_http import JSON, running
@@ -275,6 +278,68 @@ def test_a_large_body_is_refused() -> None:
             assert await response.json() == {"error": "the body is larger than 4096 bytes"}
 
     ask(Operator(node), questions)
+
+
+def test_a_plan_may_be_asked_for_with_a_large_body_and_no_larger_one() -> None:
+    node = running()
+    operator = Operator(node)
+    texts = base64.b64encode(bytes(2_000_000)).decode()
+
+    def body(**fields: object) -> io.BytesIO:
+        return io.BytesIO(json.dumps(fields).encode())
+
+    async def questions(client: ClientSession) -> None:
+        async with client.post("/reload/plan", data=body(texts=texts, allow_removal=True)) as response:
+            assert response.status == 200
+            answer = await response.json()
+        assert answer == {
+            "ok": True,
+            "changes": [],
+            "warnings": [],
+            "problems": [],
+            "plan": planning.body(Plan()),
+        }
+        for told, code in (("x" * control.LARGE_BODY, 413), ("no base64!", 400)):
+            async with client.post("/reload/plan", data=body(texts=told)) as response:
+                assert response.status == code
+        operator.planned = PlanAnswer(ok=False, problems=("a.yaml:1:1: wrong",))
+        async with client.post("/reload/plan") as response:
+            assert response.status == 422
+            assert (await response.json())["plan"] is None
+
+    ask(operator, questions)
+    assert [len(wish.texts or b"") for wish in operator.plans] == [2_000_000, 0]
+    assert [wish.allow_removal for wish in operator.plans] == [True, False]
+
+
+def test_only_so_many_large_bodies_are_taken_at_a_time() -> None:
+    head = b"POST /reload/plan HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n" + b" " * 5000
+
+    async def run() -> list[bytes]:
+        answers = []
+        async with serving(Operator(running())) as path:
+            waiting = [await asyncio.open_unix_connection(path) for _ in range(control.LARGE_BODIES)]
+            for _, writer in waiting:
+                writer.write(head)
+                await writer.drain()
+            while True:
+                reader, writer = await asyncio.open_unix_connection(path)
+                writer.write(head + b" " * 4000)
+                answer = await reader.readline()
+                writer.close()
+                if b"503" in answer:
+                    break
+            for reader, writer in waiting:
+                writer.write(b" " * 4000)
+                answers.append(await reader.readline())
+                writer.close()
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(head + b" " * 4000)
+            answers.append(await reader.readline())
+            writer.close()
+        return answers
+
+    assert asyncio.run(run()) == [b"HTTP/1.1 200 OK\r\n"] * 3
 
 
 def test_a_reload_tells_its_changes_or_its_problems() -> None:

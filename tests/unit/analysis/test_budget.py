@@ -110,6 +110,32 @@ def test_a_router_with_bfd_timers_of_its_own_counts_by_the_slower_interval_and_t
     assert codes(found) == said
 
 
+@pytest.mark.parametrize(
+    ("software", "bfd"),
+    [
+        ("openbgpd 9.3", False),
+        ("gobgp 3.36", False),
+        ("gobgp", False),  # it may be an old one
+        ("gobgp 4.8", True),
+        ("frr 8.4", True),
+        ("bird 2.0", True),
+    ],
+)
+def test_a_router_that_speaks_no_bfd_notices_a_dead_node_after_the_hold_time(
+    software: str, *, bfd: bool
+) -> None:
+    found = budget(config(f"hold_time: 5, bfd: true, software: {software},"))
+    terms = "3 x 0.1 s BFD" if bfd else "5 s hold time"
+    assert spelt(found, Kind.NODE_DIES) == spelt(found, Kind.PACKETS_LOST) == [f"{terms} + 0.2 s router"]
+    assert codes(found) == (set() if bfd else {"no_bfd"})
+    if not bfd:
+        (told,) = found.concerns
+        assert told.do == "write bgp.hold_time: 3"
+        assert (
+            codes(budget(config(f"hold_time: 3, software: {software},"), Assumed(bfd_receive=0.3))) == set()
+        )
+
+
 def test_bfd_that_is_slower_than_the_hold_time_changes_nothing() -> None:
     found = budget(config("hold_time: 3, bfd: {interval: 1s},"))
     assert spelt(found, Kind.NODE_DIES) == ["3 s hold time + 0.2 s router"]

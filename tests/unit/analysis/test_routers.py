@@ -91,6 +91,36 @@ def test_communities_that_mean_something_else_there_are_told_once(
     assert all(words in line and "vips.a.communities" in line for line in found)
 
 
+@pytest.mark.parametrize(
+    ("one", "community", "words"),
+    [
+        ("bird 2.0", "0x4004fde94cee6b28", "BIRD (2.0.12) gives all nodes the same weight"),
+        ("bird 2.0", "0x0004fde94cee6b28", "BIRD (2.0.12) gives all nodes the same weight"),
+        ("bird 2.0", "target:65001:4", ""),
+        (
+            "frr 10.3",
+            "0x4004fde94cee6b28",
+            "wants link bandwidth in its transitive form, else all nodes weigh the same: a",
+        ),
+        ("frr 10.3", "0x0004fde94cee6b28", ""),
+        ("frr 8.4", "0x4004fde94cee6b28", ""),
+        ("frr 10.7", "0x4004fde94cee6b28", ""),
+        ("frr", "0x4004fde94cee6b28", ""),
+        ("openbgpd 9.3", "0x4004fde94cee6b28", "OpenBGPD removes communities of 0x40"),
+        ("openbgpd 9.3", "0x0004fde94cee6b28", ""),
+        ("gobgp 4.8", "0x4004fde94cee6b28", ""),
+    ],
+)
+def test_a_link_bandwidth_that_a_router_does_not_weigh_by_is_told(
+    one: str, community: str, words: str
+) -> None:
+    more = f"extended_communities: ['{community}']"
+    vips = f"vips: {{a: {{address: 192.0.2.1, port: 80, servers: [10.9.2.1], {more}}}}}\n"
+    found = warned(f", software: {one}", vips=vips)
+    assert len(found) == bool(words)
+    assert all(words in line and "vips.a.extended_communities" in line for line in found)
+
+
 @pytest.mark.parametrize("wrong", ["cisco", "'frr ten'", "9", "[frr]", "''", "'frr 10.4 yes'", "frr10.4"])
 def test_software_that_is_not_known_is_a_problem(wrong: str) -> None:
     with pytest.raises(

@@ -8,14 +8,17 @@ import re
 import socket
 import time
 from collections.abc import Iterator
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 
-from anycast.agent.answers import ReloadAnswer
+from anycast.agent.answers import PlanAnswer, ReloadAnswer
 from anycast.cli.exits import ExitCode
 from anycast.cli.main import main
 from anycast.cli.parser import parser
+from anycast.core.planned import Plan, RouteChange
+from anycast.core.values.fates import Way
 from tests.unit.cli.test_node import cli, serving
 from tests.unit.ops.node import Node, Operator, healthy
 
@@ -59,10 +62,18 @@ ALONE: dict[str, list[tuple[str, int]]] = {
         ("check GOOD --json", 0),
         ("check BAD --json", 78),
         ("check a b", 2),
+        ("check --against-running GOOD", 3),
+        ("check --against-running BAD", 78),
+        ("check --allow-removal GOOD", 2),
     ],
     "doctor": [("doctor --config BAD", 78), ("doctor --yes", 2), ("doctor --fix --json", 2)],
     "drain": [("drain", 3), ("drain --timeout 5s", 2)],
     "drain-server": [("drain-server web/rs1", 3), ("drain-server web", 2)],
+    "exabgp-reload": [
+        ("exabgp-reload --new BAD --pid 1 GOOD", 1),
+        ("exabgp-reload GOOD", 2),
+        ("exabgp-reload --new BAD --pid 0 GOOD", 2),
+    ],
     "events": [("events", 3), ("events --since yesterday", 2)],
     "hook": [
         ("hook test well --config GOOD", 0),
@@ -85,7 +96,12 @@ ALONE: dict[str, list[tuple[str, int]]] = {
         ("probe web --config BAD", 78),
         ("probe", 2),
     ],
-    "reload": [("reload", 3)],
+    "reload": [
+        ("reload", 3),
+        ("reload --dry-run", 3),
+        ("reload --json", 2),
+        ("reload --dry-run --confirm", 2),
+    ],
     "render": [
         ("render exabgp --config GOOD", 0),
         ("render exabgp --config BAD", 78),
@@ -131,7 +147,17 @@ WITH_AGENT = [
     ("status --nagios", 1),
     ("maintenance off", 0),
     ("reload", 0),
+    ("reload --dry-run", 0),
+    ("reload --dry-run --json", 0),
 ]
+
+
+_ROUTE = RouteChange(prefix=ip_network("192.0.2.1"), vip="web", way=Way.WITHDRAWN)
+PLANS = {
+    "changes": PlanAnswer(ok=True, plan=Plan(routes=(_ROUTE,))),
+    "other words alone": PlanAnswer(ok=True, changes=("timing: drain 2s -> 3s",), plan=Plan()),
+    "refused": PlanAnswer(ok=False, problems=("no VIP would be left",), plan=Plan(routes=(_ROUTE,))),
+}
 
 
 @pytest.fixture
@@ -188,9 +214,13 @@ def test_the_verbs_that_talk_to_the_agent_end_with_their_status(tmp_path: Path) 
                 node.report()
             operator.answer = ReloadAnswer(ok=False, problems=("a.yaml:1:1: wrong",))
             found.append(("a bad reload", (await cli("reload", "--socket", str(path))).code))
+            for name, answer in PLANS.items():
+                operator.planned = answer
+                found.append((name, (await cli("reload", "--dry-run", "--socket", str(path))).code))
         return found
 
-    assert asyncio.run(run()) == [*WITH_AGENT, ("a bad reload", 78)]
+    planned = [("changes", 10), ("other words alone", 10), ("refused", 78)]
+    assert asyncio.run(run()) == [*WITH_AGENT, ("a bad reload", 78), *planned]
 
 
 def test_the_statuses_are_those_of_the_readme() -> None:

@@ -11,17 +11,25 @@ import socket
 import sys
 import threading
 import time
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
 
-from anycast.agent.answers import ReloadAnswer, ReloadWish
+from anycast.agent.answers import PlanAnswer, ReloadAnswer, ReloadWish
 from anycast.agent.control import Control
 from anycast.cli import client, rules
 from anycast.cli.main import main
+from anycast.config.kept import contents
 from anycast.core import events as ev
+from anycast.core.dataplane.ipvs import ServiceKey
+from anycast.core.planned import Plan, RouteChange, ServerChange, ServiceChange
+from anycast.core.rendering import RELOAD, Session
+from anycast.core.values.configuration import Protocol
+from anycast.core.values.fates import Fate, Way
 from anycast.ops.main import surface
 from anycast.sockets import bind_unix
 from tests.unit.ops.node import CONFIG, REFUSED, Node, Operator, healthy
@@ -248,6 +256,96 @@ def test_a_reload_prints_its_changes_or_its_problems(node: Node, path: Path) -> 
         "anycast.yaml:4:19: vips.web: wrong (mend it)",
         "not applied: the previous configuration stays in force",
     ]
+
+
+def test_a_dry_run_shows_routes_services_real_servers_and_sessions(node: Node, path: Path) -> None:
+    operator = Operator(node)
+    key = ServiceKey(protocol=Protocol.TCP, address=ip_address("192.0.2.1"), port=80)
+    servers = (
+        ServerChange(server="web/rs1", at=(ip_address("10.9.2.1"), 80), fate=Fate.DRAINS, connections=120),
+        ServerChange(server="web/rs5", at=(ip_address("fd00::5"), 80), fate=Fate.ADDED),
+    )
+    operator.planned = PlanAnswer(
+        ok=True,
+        changes=("pool web: server rs1 removed", "bgp: neighbor 10.2.1.9 added: ..."),
+        warnings=("a warning",),
+        plan=Plan(
+            routes=(
+                RouteChange(
+                    prefix=ip_network("192.0.2.9"),
+                    vip="old",
+                    way=Way.WITHDRAWN,
+                    what=("its address is removed",),
+                ),
+            ),
+            services=(
+                ServiceChange(
+                    key=key, vip="web", service="tcp/80", change="changed", servers=servers, connections=300
+                ),
+            ),
+            sessions=(Session(neighbor="10.2.1.9", change="added"),),
+        ),
+    )
+    done, as_json = against(operator, path, ("reload", "--dry-run"), ("reload", "--dry-run", "--json"))
+    assert (done.code, done.err) == (10, "warning: a warning\n")
+    rows = [" ".join(line.split()) for line in done.out.splitlines()]
+    assert rows == [
+        "pool web: server rs1 removed",
+        "bgp: neighbor 10.2.1.9 added: ...",
+        "",
+        "ROUTE VIP WOULD BE WHY",
+        "192.0.2.9/32 old withdrawn its address is removed",
+        "",
+        "SERVICE VIP NAME WOULD BE CONNECTIONS",
+        "tcp 192.0.2.1:80 web tcp/80 changed 300",
+        "",
+        "REAL SERVER ADDRESS SERVICE CONNECTIONS WOULD BE",
+        "web/rs1 10.9.2.1:80 tcp 192.0.2.1:80 120 drains, and is removed then",
+        "web/rs5 [fd00::5]:80 tcp 192.0.2.1:80 0 added: clients once its check is good",
+        "",
+        "routes: 1 withdrawn, 0 changed, 0 to come",
+        "services: 0 removed, 0 added, 1 changed",
+        "real servers: 1 go, with 120 established connections; 0 kept until they are replaced, 1 added",
+        f"sessions that wait for ExaBGP: neighbor 10.2.1.9 added: {RELOAD}",
+    ]
+    assert as_json.code == 10
+    assert json.loads(as_json.out)["plan"]["counts"]["servers_drains"] == 1
+
+
+def test_a_dry_run_says_that_nothing_would_change_and_why_it_would_be_refused(node: Node, path: Path) -> None:
+    operator = Operator(node)
+    (done,) = against(operator, path, ("reload", "--dry-run", "--allow-removal"))
+    assert (done.code, done.out, done.err) == (0, "nothing would change\n", "")
+    assert operator.plans[-1].allow_removal
+    operator.planned = PlanAnswer(ok=False, problems=("a.yaml:1:1: wrong",))
+    (done,) = against(operator, path, ("reload", "--dry-run"))
+    assert (done.code, done.out) == (78, "")
+    assert done.err == "a.yaml:1:1: wrong\na reload would be refused: nothing would change\n"
+
+
+@pytest.mark.parametrize("stdin", [False, True])
+def test_a_file_is_checked_here_and_compared_with_what_runs(
+    node: Node, path: Path, tmp_path: Path, *, stdin: bool
+) -> None:
+    operator = Operator(node)
+    example = Path(__file__).parents[3] / "examples" / "minimal.yaml"
+    words = f"{sys.executable} -m anycast check --against-running --socket {path} --json -"
+    command = ("sh", "-c", f"{words} <{example}") if stdin else (*words.split()[:-1], str(example))
+
+    async def run() -> tuple[int | None, str]:
+        async with serving(operator, path):
+            process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+            out, _ = await process.communicate()
+            return process.returncode, out.decode()
+
+    code, out = asyncio.run(run())
+    told = json.loads(out)
+    assert (code, told["ok"], told["reload"]["ok"], told["vips"]) == (0, True, True, 1)
+    (wish,) = operator.plans
+    assert wish.texts is not None
+    kept = tmp_path / "kept"
+    kept.write_bytes(zlib.decompress(wish.texts))
+    assert [data for _, data in contents(kept)] == [example.read_bytes()]
 
 
 def test_a_reload_says_what_it_wishes_and_what_is_on_trial(node: Node, path: Path) -> None:

@@ -226,6 +226,8 @@ def test_thresholds_are_told_where_each_balancer_counts_by_itself() -> None:
         "f:13:46: vips.web.servers[1].upper_threshold: each balancer counts by itself, and closed"
     )
     assert warned(limited.replace("    ports", "    scheduler: wlc\n    ports")) == []
+    (other,) = warned(limited.replace("    ports", "    scheduler: sh\n    ports"))
+    assert "upper_threshold: each balancer counts by itself" in other
     assert warned(limited, SYNC + HEAD) == []
 
 

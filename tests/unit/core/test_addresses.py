@@ -252,6 +252,7 @@ def test_a_program_that_takes_an_address_again_and_again_stands_until_it_rests_a
     text = node.state.standing[FOUGHT].text
     assert "192.0.2.1 from lo" in text
     assert f"({CONTESTED + 19} times" in text
+    assert "if none is, see in the journal what ran" in text
     assert len(node.events("kernel.drifted")) == CONTESTED
     assert node.state.kernel.repairs["address"] == CONTESTED + 19
     assert node.logged.count("condition.began") == 1

@@ -87,6 +87,22 @@ def test_sysctls_that_may_be_written_by_now_are_written() -> None:
     assert node.reason() is Reason.HEALTHY
 
 
+@pytest.mark.parametrize(("family", "is_told"), [(6, True), (4, False)])
+def test_who_writes_forwarding_by_hand_is_told_what_has_to_come_first(family: int, *, is_told: bool) -> None:
+    wrong = dict.fromkeys(kernels.NAT_SYSCTLS[family], "0")
+    sysctls = {**kernels.IPVS_SYSCTLS, **kernels.NAT_SYSCTLS[4], **kernels.NAT_SYSCTLS[6], **wrong}
+    node = Node(
+        vip(both_families=True, forwarding=Forwarding.NAT),
+        found=kernels.Snapshot(table={}, addresses=frozenset(), sysctls=sysctls),
+        manage_sysctls=False,
+    )
+    node.checks(Outcome.OK)
+    assert node.routes == []
+    detail = node.state.vips["web"].verdict.detail
+    assert "forward" in detail
+    assert ("first accept_ra=2 on every interface" in detail) is is_told
+
+
 # What leaves.
 
 

@@ -12,6 +12,7 @@ from anycast.core.dataplane import kernel as kernels
 from anycast.core.dataplane.desired import EXPIRE_AGAIN
 from anycast.core.dataplane.ipvs import (
     AddDestination,
+    AddService,
     Connections,
     MarkKey,
     RemoveDestination,
@@ -32,7 +33,7 @@ from anycast.core.values.configuration import (
 )
 from anycast.core.vip.decide import Reason
 from anycast.core.vip.facts import would_fall
-from tests.fakes import Node, addresses, up, vip
+from tests.fakes import Node, addresses, route, up, vip
 from tests.property.worlds import CHECK, busied, server, told
 
 RECONCILE, SERVER_DRAIN = Timing().reconcile, Timing().server_drain
@@ -363,6 +364,30 @@ def test_connection_sync_is_started_both_ways_changed_by_a_new_start_and_ended_w
     assert [type(op) for op in node.programs[-1]] == [kernels.StopSync, kernels.StartSync] * 2
     node.reload(vip(), connection_sync=None)
     assert node.kernel.sync == {}
+
+
+def test_at_a_start_the_sync_daemons_come_after_every_service_however_many_programs_that_takes() -> None:
+    """Behind a tunnel a connection that is told of before its real server is there is dropped for good."""
+    count = 60
+    node = Node(*(vip(f"v{number}", number=number) for number in range(1, count + 1)), connection_sync=SYNC)
+    assert len(node.programs) > 2
+    *before, last = node.programs
+    assert sum(isinstance(op, AddService) for ops in node.programs for op in ops) == count
+    assert not any(isinstance(op, kernels.StartSync) for ops in before for op in ops)
+    kinds = [type(op) for op in last]
+    assert kinds.count(kernels.StartSync) == 2
+    assert AddDestination not in kinds[kinds.index(kernels.StartSync) :]
+    assert any(isinstance(op, kernels.SetSysctl) for op in node.programs[0])
+
+
+def test_a_daemon_that_somebody_stopped_is_started_by_a_program_of_its_own() -> None:
+    node = up()
+    node.reload(vip(), connection_sync=SYNC)
+    node.kernel = replace(node.kernel, sync={kernels.SyncRole.MASTER: SYNC})
+    node.wait(RECONCILE)
+    assert node.programs[-1] == (kernels.StartSync(role=kernels.SyncRole.BACKUP, sync=SYNC),)
+    assert node.state.kernel.repairs["sync"] == 1
+    assert node.routes == [route(1)]
 
 
 def test_sync_daemons_of_others_are_left_alone() -> None:

@@ -9,10 +9,10 @@ from anycast.core import events as ev
 from anycast.core.health.phase import Outcome
 from anycast.core.maintenance.clocks import End
 from anycast.core.maintenance.stages import NODE, Maintenance
-from anycast.core.rendering import digest
+from anycast.core.rendering import RELOAD, RESTART, accepted, digest, setups
 from anycast.core.standing import CLOCK_STANDS
 from anycast.core.values.configuration import Neighbor, Role
-from anycast.core.values.report import ATTRIBUTES, SILENT, Report
+from anycast.core.values.report import ATTRIBUTES, SILENT, NeighborState, Report
 from anycast.core.values.standing import MAX_TEXT, Condition
 from tests.fakes import EPOCH, Node, up, vip
 
@@ -24,11 +24,11 @@ def kinds(node: Node) -> set[Condition]:
 
 
 def rendered(node: Node) -> str:
-    return digest(node.state.config.bgp, node.state.index.addresses)
+    return digest(node.state.config.bgp)
 
 
 def reports(node: Node, **fields: object) -> None:
-    report = Report(seq=1, exabgp_pid=47, **fields)  # type: ignore[arg-type]
+    report = Report(**{"seq": 1, "exabgp_pid": 47, **fields})  # type: ignore[arg-type]
     node.send(ev.PluginReported(source=1, report=report))
 
 
@@ -82,10 +82,28 @@ def test_an_exabgp_that_was_started_with_an_older_configuration_stands_until_it_
     assert kinds(node) == set()
 
 
-def test_an_address_that_is_new_makes_it_older_and_one_that_says_nothing_is_not_known_to_be() -> None:
+def test_another_vip_needs_no_other_exabgp() -> None:
     node = up()
     reports(node, rendered=rendered(node))
     node.reload(vip(), vip("mail", number=2))
+    assert kinds(node) == set()
+
+
+def test_an_exabgp_of_the_release_before_is_good_with_the_addresses_it_has_and_with_others_since() -> None:
+    node = up()
+    old = accepted(node.state.config.bgp, node.state.index.addresses) - {rendered(node)}
+    (before,) = old
+    reports(node, rendered=before)
+    assert kinds(node) == set()
+    node.reload(vip(), vip("mail", number=2))
+    assert kinds(node) == set()
+    with_neighbors(node, ROUTER, replace(ROUTER, address=ip_address("10.2.1.253")))
+    assert kinds(node) == {Condition.EXABGP_OUTDATED}
+
+
+def test_one_that_says_nothing_is_not_known_to_be_older() -> None:
+    node = up()
+    reports(node, rendered="of something else")
     assert kinds(node) == {Condition.EXABGP_OUTDATED}
     reports(node)
     assert kinds(node) == set()
@@ -114,6 +132,81 @@ def test_a_password_that_is_changed_stands_until_another_exabgp_reports() -> Non
     report = Report(seq=1, exabgp_pid=48, rendered=rendered(node))
     node.send(ev.PluginReported(source=1, report=report))
     assert kinds(node) == set()
+
+
+def test_what_waits_for_exabgp_is_told_as_long_as_it_does() -> None:
+    node = up()
+    with_neighbors(node, replace(ROUTER, password="before"))
+    reports(node, rendered=rendered(node))
+    with_neighbors(
+        node,
+        replace(ROUTER, remote_as=65010, password="after"),
+        replace(ROUTER, address=ip_address("10.2.1.253")),
+    )
+    (one,) = node.state.standing.values()
+    assert f"{RESTART}): neighbor 10.2.1.253 added; neighbor 10.2.1.254 changed (" in one.text
+    assert one.text.endswith(" (remote_as 65000 -> 65010, password)")
+    with_neighbors(node, replace(ROUTER, password="before"))
+    assert kinds(node) == {Condition.EXABGP_OUTDATED}  # a password was changed: which it has nobody knows
+    reports(node, rendered=rendered(node), exabgp_pid=48)
+    assert kinds(node) == set()
+
+
+def test_what_exabgp_says_of_its_sessions_counts_and_a_reload_of_it_ends_what_waits() -> None:
+    node = up()
+    with_neighbors(node, replace(ROUTER, password="before"))
+    old, there = rendered(node), tuple(setups(node.state.config.bgp))
+    reports(node, rendered=old, setups=there)
+    assert kinds(node) == set()
+    with_neighbors(
+        node,
+        replace(ROUTER, remote_as=65010, password="before"),
+        replace(ROUTER, address=ip_address("10.2.1.9")),
+    )
+    (one,) = node.state.standing.values()
+    assert f"({RELOAD}): neighbor 10.2.1.9 added; neighbor 10.2.1.254 changed (remote_as 65" in one.text
+    # Its command line is that of its start. It has read its file, and not that of the agent.
+    node.now += 1
+    reports(node, rendered=old, setups=there, loaded=node.now)
+    assert kinds(node) == {Condition.EXABGP_OUTDATED}
+    there = tuple(setups(node.state.config.bgp))
+    reports(node, rendered=old, setups=there, loaded=node.now)
+    assert kinds(node) == set()
+
+
+def test_a_password_waits_until_exabgp_has_read_its_file_since() -> None:
+    node = up()
+    with_neighbors(node, replace(ROUTER, password="before"))
+    there, since = tuple(setups(node.state.config.bgp)), node.now
+    reports(node, rendered=rendered(node), setups=there, loaded=since - 5)
+    with_neighbors(node, replace(ROUTER, password="after"))
+    assert kinds(node) == {Condition.EXABGP_OUTDATED}
+    reports(node, rendered=rendered(node), setups=there, loaded=since - 5, acks=1)
+    assert kinds(node) == {Condition.EXABGP_OUTDATED}
+    reports(node, rendered=rendered(node), setups=there, loaded=since + 5)
+    assert kinds(node) == set()
+
+
+def test_sessions_that_differ_from_what_is_configured_are_named_by_an_agent_that_has_just_started() -> None:
+    node = up()
+    reports(node, rendered="of something else", setups=("10.2.1.254 65001 65001 10.2.1.1 10.2.1.1 3 4",))
+    (one,) = node.state.standing.values()
+    assert "neighbor 10.2.1.254 changed (remote_as 65001 -> 65000, hold_time 3 -> 9)" in one.text
+
+
+def test_of_a_configuration_kept_by_hand_nothing_is_said() -> None:
+    node = up()
+    reports(node, setups=("10.2.1.254 65001 65001 10.2.1.1 10.2.1.1 9 4",))
+    assert kinds(node) == set()
+
+
+def test_an_agent_that_starts_beside_an_older_exabgp_tells_which_sessions_are_missing() -> None:
+    node = up()
+    there = (NeighborState(address="10.2.1.9", state="up", changed=0.0),)
+    reports(node, rendered="of something else", neighbors=there)
+    (one,) = node.state.standing.values()
+    assert "neighbor 10.2.1.254 is not there yet" in one.text
+    assert "neighbor 10.2.1.9 is still there" in one.text
 
 
 def test_no_password_is_in_the_digest() -> None:

@@ -13,7 +13,7 @@ from anycast.core.values.configuration import Forwarding
 from anycast.doctor.facts import Beside, FileRoute, Interface, Route
 from anycast.doctor.finding import Code, Severity
 from anycast.doctor.gather import read_files
-from tests.unit.doctor.node import GOOD, LO, SERVERS, UP0, codes, config, found, serving
+from tests.unit.doctor.node import CONFIG, GOOD, LO, SERVERS, UP0, codes, config, found, serving
 
 AGENT, EXABGP = "anycast-agent.service", "anycast-exabgp.service"
 
@@ -86,6 +86,15 @@ class TestReplacedFiles:
         proc.add("/usr/lib/frr/bgpd", comm="bgpd", exe="/usr/lib/frr/bgpd (deleted)", net="net:[2]")
         assert proc.read().replaced == {"zebra"}
 
+    def test_what_only_root_may_see_is_said_not_to_have_been_seen(self, proc: Proc) -> None:
+        for name in ("zebra", "bfdd"):
+            proc.add(f"/usr/lib/frr/{name}", comm=name)
+            (proc.root / "proc" / str(proc.count) / "exe").unlink()
+        unread = read_files(config(), proc.root).unread
+        assert [one.why for one in unread if "bfdd, zebra of FRR" in one.what] == [
+            "which files they are may be seen by root alone"
+        ]
+
     def test_a_program_whose_file_is_gone_is_seen_by_the_kernels_word(self, tmp_path: Path) -> None:
         """Stands for bfdd: a program runs on when a package has put another file in its place."""
         program = tmp_path / "bfdd"
@@ -145,6 +154,13 @@ class TestRoutesOfTheFile:
         proc.write("/etc/own.conf", CONF)
         assert proc.read().routes == ()
 
+    def test_a_file_that_cannot_be_read_is_told(self, proc: Proc) -> None:
+        proc.add("/usr/sbin/exabgp", "/etc/own.conf")
+        (proc.root / "etc/own.conf").mkdir(parents=True)  # root may read every file
+        assert [one.what for one in read_files(config(), proc.root).unread if "own" in one.what] == [
+            "/etc/own.conf"
+        ]
+
     def test_those_that_are_vips_are_an_error_with_file_and_line(self) -> None:
         routes = tuple(
             FileRoute(where=f"/etc/own.conf:{n}", address=address)
@@ -189,6 +205,27 @@ class TestIpvsadm:
         assert one.severity is Severity.ERROR
         assert 'AUTO="false"' in one.fix
 
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ('AUTO="false"\nDAEMON="master"\nIFACE="eth1"\n', "/etc/default/ipvsadm:2"),
+            ("DAEMON=both\n", "/etc/default/ipvsadm:1"),
+            ('DAEMON="backup"\nDAEMON="none"\n', None),
+            ('DAEMON=""\n', None),
+        ],
+    )
+    def test_a_service_that_runs_daemons_of_its_own_is_seen(
+        self, proc: Proc, text: str, expected: str | None
+    ) -> None:
+        proc.write("/etc/default/ipvsadm", text)
+        assert proc.read().ipvsadm_daemon == expected
+
+    def test_it_is_told_where_the_agent_runs_them(self) -> None:
+        facts = replace(GOOD, beside=Beside(ipvsadm_daemon="/etc/default/ipvsadm:2"))
+        assert Code.IPVSADM_DAEMON not in codes(facts)
+        one = found(facts, Code.IPVSADM_DAEMON, config("connection_sync: up0\n" + CONFIG))
+        assert (one.severity, one.fix) == (Severity.WARNING, 'DAEMON="none" there')
+
 
 class TestSysctlConf:
     def test_what_an_upgrade_has_set_aside_is_named(self, proc: Proc) -> None:
@@ -197,6 +234,13 @@ class TestSysctlConf:
         assert proc.read().sysctl_conf == ("/etc/sysctl.conf.dpkg-bak",)
         one = found(replace(GOOD, beside=Beside(sysctl_conf=("/etc/sysctl.conf",))), Code.SYSCTL_CONF)
         assert (one.severity, "/etc/sysctl.d" in one.fix) == (Severity.WARNING, True)
+
+    def test_what_was_moved_into_a_file_that_is_read_is_not_named_any_more(self, proc: Proc) -> None:
+        proc.write("/etc/sysctl.conf.dpkg-bak", "net/ipv4/ip_forward=1\n-net.ipv4.conf.up0.rp_filter = 0\n")
+        proc.write("/etc/sysctl.d/60-own.conf", "net.ipv4.ip_forward = 1\n# net.ipv4.conf.up0.rp_filter=0\n")
+        assert proc.read().sysctl_conf == ("/etc/sysctl.conf.dpkg-bak",)
+        proc.write("/etc/sysctl.d/61-own.conf", "net.ipv4.conf.*.rp_filter = 0\n")
+        assert proc.read().sysctl_conf == ()
 
     def test_where_a_link_leads_to_it_systemd_reads_it(self, proc: Proc) -> None:
         proc.write("/etc/sysctl.conf", "net.ipv4.ip_forward=1\n")

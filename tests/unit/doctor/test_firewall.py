@@ -123,6 +123,48 @@ def test_a_rule_that_drops_closes_is_named_with_the_services() -> None:
     assert one.changes == ()
 
 
+MARKED = CONFIG.replace("port: 80, servers", "services: [{mark: 7, check: {type: tcp, port: 80}}], servers")
+MANGLE = "*mangle\n:PREROUTING ACCEPT\n-A PREROUTING -d 192.0.2.1/32 -p tcp -j {}\nCOMMIT\n"
+
+
+@pytest.mark.parametrize(
+    ("target", "set_there"),
+    [
+        ("MARK --set-xmark 0x7/0xffffffff", True),
+        ("MARK --set-mark 7", True),
+        ("MARK --set-xmark 0x8/0xffffffff", False),
+        ("MARK --set-xmark 0x1/0x3", True),  # who knows what was there before
+        ("CONNMARK --restore-mark", True),
+        ("CONNMARK --set-xmark 0x7/0xffffffff", False),
+        ("ACCEPT", False),
+        ("LOG --log-prefix mark", False),
+    ],
+)
+def test_a_firewall_mark_that_no_rule_sets_is_named(target: str, *, set_there: bool) -> None:
+    facts = filtering(MANGLE.format(target))
+    assert (Code.MARK_UNSET not in codes(facts, config(MARKED))) is set_there
+    assert Code.MARK_UNSET not in codes(facts)
+    one = found(filtering(MANGLE.format(target), family=6), Code.MARK_UNSET, config(MARKED))
+    assert one.severity is Severity.WARNING
+    assert "sets the firewall mark 7 of web (IPv4)" in one.text
+    assert Code.MARK_UNSET not in codes(replace(GOOD, packet_filter=None), config(MARKED))
+
+
+@pytest.mark.parametrize("family", ["inet", "netdev"])
+@pytest.mark.parametrize(
+    ("value", "set_there"),
+    [(7, True), (8, False), ({"ct": {"key": "mark"}}, True), ({"map": {"key": 1, "data": "@marks"}}, True)],
+)
+def test_a_mark_of_nftables_may_be_set_anywhere(family: str, value: object, *, set_there: bool) -> None:
+    statement = {"mangle": {"key": {"meta": {"key": "mark"}}, "value": value}}
+    place = {"family": family, "table": "t"}
+    chain = {"chain": {**place, "name": "c", "type": "filter", "hook": "prerouting", "prio": -150}}
+    rule = {"rule": {**place, "chain": "c", "handle": 2, "expr": [{"counter": None}, statement]}}
+    tables, _ = nft.tables(json.dumps({"nftables": [chain, rule]}))
+    facts = replace(GOOD, packet_filter=tuple(tables))
+    assert (Code.MARK_UNSET not in codes(facts, config(MARKED))) is set_there
+
+
 def test_rules_that_were_not_all_read_are_judged_by_what_is_counted() -> None:
     facts = replace(tracking(7), packet_filter=None)
     assert Code.FIREWALL_DROPS not in codes(facts)
@@ -143,6 +185,63 @@ def test_masqueraded_services_that_somebody_keeps_from_tracking_lose_their_answe
     assert one.fix.startswith("no notrack for these services")
     plain = filtering(rules.replace(" -d 192.0.2.0/24", " -d 198.51.100.0/24"))
     assert Code.FIREWALL_DROPS not in codes(replace(plain, sysctls=sysctls), nat)
+
+
+CLOSED = "*filter\n:FORWARD DROP\n{}COMMIT\n"
+ESTABLISHED = "-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n"
+TRACKED = "`sysctl -w net.ipv4.vs.conntrack=1`, and in /etc/sysctl.d"
+
+
+def test_answers_that_a_closed_forward_chain_drops_for_want_of_a_state_need_the_sysctl() -> None:
+    nat = serving(forwarding=Forwarding.NAT)
+    facts = replace(filtering(CLOSED.format(ESTABLISHED)), sysctls=tracking(7).sysctls)
+    one = found(facts, Code.FIREWALL_DROPS, nat)
+    assert "the policy of chain" in one.text
+    assert "drops answers of 10.9.2.1:80/tcp" in one.text
+    assert one.fix == TRACKED
+    assert Code.FIREWALL_DROPS not in codes(replace(facts, sysctls=tracking(7, "1").sysctls), nat)
+
+
+def test_answers_that_a_closed_forward_chain_drops_in_any_case_need_a_rule_too_which_goes_by_their_state() -> (
+    None
+):
+    nat = serving(forwarding=Forwarding.NAT)
+    facts = replace(filtering(CLOSED.format("")), sysctls=tracking(7).sysctls)
+    one = found(facts, Code.FIREWALL_DROPS, nat)
+    accept = "a rule before it that accepts them: `anycast render nftables --accept forward`, or `iptables --accept`"
+    assert one.fix == f"{TRACKED}; {accept}"
+    tracks = tracking(7, "1").sysctls
+    assert found(replace(facts, sysctls=tracks), Code.FIREWALL_DROPS, nat).fix == accept
+    rules = loaded(("iptables-save", nat), accept=True).packet_filter
+    assert rules is not None
+    assert Code.FIREWALL_DROPS not in codes(replace(facts, packet_filter=rules, sysctls=tracks), nat)
+
+
+def test_what_is_lost_of_masqueraded_services_is_not_cured_by_notrack() -> None:
+    nat = serving(forwarding=Forwarding.NAT)
+    facts = replace(filtering(USUAL), sysctls=tracking(7).sysctls)
+    one = found(facts, Code.FIREWALL_DROPS, nat)
+    assert "drops FIN, RST and path MTU messages of 192.0.2.1:80/tcp" in one.text
+    assert one.fix == TRACKED
+
+
+@pytest.mark.parametrize("rules", [USUAL, CLOSED.format(ESTABLISHED)])
+def test_the_sysctl_is_not_set_before_the_vips_of_others_are_notrack(rules: str) -> None:
+    """It would take every new connection of theirs behind such rules."""
+    facts = replace(filtering(rules), sysctls=tracking(7).sysctls)
+    one = found(facts, Code.FIREWALL_DROPS, config(MIXED))
+    assert one.fix.startswith("notrack for the VIPs: `anycast render nftables`")
+    assert one.fix.endswith(
+        f"for those without masquerading; after that, for the masqueraded ones, {TRACKED}"
+    )
+
+
+def test_the_hook_of_the_rule_that_is_missing_is_named() -> None:
+    one = found(filtering("*filter\n:INPUT DROP\nCOMMIT\n"), Code.FIREWALL_DROPS)
+    assert one.fix == (
+        "a rule before it that accepts them, whatever their state: `anycast render nftables --accept input`, "
+        "or `iptables --accept`"
+    )
 
 
 def loaded(*configs: tuple[str, Config], accept: bool = False) -> Facts:

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from anycast.core.values.configuration import Forwarding
 from anycast.doctor.facts import TableOption
 from anycast.doctor.finding import Code, ModuleOption, Severity
 from anycast.doctor.findings import findings
-from tests.unit.doctor.node import GOOD, config, found
+from tests.unit.doctor.node import GOOD, codes, config, found, serving, sysctls
 
 SMALL = replace(GOOD, conn_tab_bits=12)
 OURS = "/etc/modprobe.d/anycast.conf"
@@ -115,3 +116,31 @@ def test_connections_that_take_more_than_half_of_the_memory_are_a_warning() -> N
     facts = replace(GOOD, memory=10**9)
     assert "513 MB" in found(facts, Code.CONN_MEMORY, connections=1_500_000).text
     assert {one.code for one in findings(facts, config(), connections=1_400_000)} == {Code.CONN_TAB}
+
+
+@pytest.mark.parametrize(("release", "code"), [("7.0.0", Code.CONN_TAB), ("7.1.0", Code.CONN_TAB_SMALL)])
+def test_from_7_1_on_a_masqueraded_connection_takes_two_places(release: str, code: Code) -> None:
+    masquerading = serving(forwarding=Forwarding.NAT)
+    kernel = replace(SMALL, release=release)
+    one = found(kernel, code, masquerading, connections=16_384)
+    assert ("two places" in one.text) is (code is Code.CONN_TAB_SMALL)
+    assert found(kernel, Code.CONN_TAB, serving(), connections=16_384).severity is Severity.INFO
+    if code is Code.CONN_TAB_SMALL:
+        assert "chains of 8.0" in one.text
+        assert one.changes == (ModuleOption(module="ip_vs", option="conn_tab_bits", value="13"),)
+
+
+@pytest.mark.parametrize(
+    ("name", "default", "text"),
+    [
+        ("conn_lfactor", -4, "the kernel's table of connections"),
+        ("svc_lfactor", -3, "the kernel's table of services"),
+    ],
+)
+def test_a_table_that_may_not_grow_is_found(name: str, default: int, text: str) -> None:
+    one = found(sysctls(**{f"net__ipv4__vs__{name}": "3"}), Code.LFACTOR)
+    assert one.severity is Severity.WARNING
+    assert f"{text} grows only where a bucket holds more than 8 of them" in one.text
+    assert one.fix == f"sysctl -w net.ipv4.vs.{name}={default}"
+    for fine in (str(default), "2"):
+        assert Code.LFACTOR not in codes(sysctls(**{f"net__ipv4__vs__{name}": fine}))

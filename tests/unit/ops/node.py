@@ -10,7 +10,15 @@ from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 from typing import Any
 
-from anycast.agent.answers import PLAIN, MaintenanceAnswer, NothingThereError, ReloadAnswer, ReloadWish
+from anycast.agent.answers import (
+    PLAIN,
+    MaintenanceAnswer,
+    NothingThereError,
+    PlanAnswer,
+    PlanWish,
+    ReloadAnswer,
+    ReloadWish,
+)
 from anycast.agent.run_log import RunLog
 from anycast.core import events as ev
 from anycast.core.dataplane import kernel as kernels
@@ -20,6 +28,7 @@ from anycast.core.hooks import Tally as HookTally
 from anycast.core.in_force import AS_WRITTEN, InForce, Refused
 from anycast.core.maintenance.clocks import End
 from anycast.core.maintenance.stages import Maintenance, is_saved
+from anycast.core.planned import Plan
 from anycast.core.state import State
 from anycast.core.step import begin, next_wake, step
 from anycast.core.values.configuration import (
@@ -223,6 +232,8 @@ class Operator:
         self.save_error = ""
         self.deadlines: list[float] = []
         self.wishes: list[ReloadWish] = []
+        self.plans: list[PlanWish] = []
+        self.planned = PlanAnswer(ok=True, plan=Plan())
         self.on_trial = False
         self.answer = ReloadAnswer(ok=True, changes=("vip web: med 100 -> 200",))
 
@@ -255,6 +266,11 @@ class Operator:
         self.deadlines.append(deadline)
         self.wishes.append(wish)
         return replace(self.answer, confirm_s=wish.confirm_within)
+
+    async def plan(self, wish: PlanWish, *, deadline: float = math.inf) -> PlanAnswer:
+        self.deadlines.append(deadline)
+        self.plans.append(wish)
+        return self.planned
 
     async def confirm(self, *, deadline: float = math.inf) -> ReloadAnswer:
         return self._trial(deadline, "there is nothing to confirm")

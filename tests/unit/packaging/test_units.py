@@ -126,6 +126,17 @@ def test_what_the_unit_of_exabgp_renders_is_what_it_starts_exabgp_with() -> None
     assert f"--journal {owned}/" in found["ExecStartPre"][0]
 
 
+def test_a_reload_of_exabgp_validates_what_it_then_reads_and_takes_no_older_file() -> None:
+    found = settings(EXABGP)
+    render, validate, read = found["ExecReload"]
+    conf = found["ExecStart"][0].split()[-1].rstrip("'")
+    start = re.sub(r" --last-good| --env \S+", "", found["ExecStartPre"][0].removeprefix("-"))
+    same = start.replace(conf, f"{conf}.new")
+    assert render == same
+    assert validate == f"/usr/lib/anycast/bin/exabgp validate {conf}.new"
+    assert read == f"+/usr/bin/anycast exabgp-reload --new {conf}.new --pid $MAINPID {conf}"
+
+
 def test_what_cannot_mend_itself_is_not_started_again() -> None:
     for unit in UNITS:
         found = settings(unit)

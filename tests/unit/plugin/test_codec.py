@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -192,6 +194,31 @@ def test_a_notification_that_is_none_is_passed_over(body: str) -> None:
     assert isinstance(codec.parse(event.encode()), codec.Other)
 
 
+def test_how_a_session_is_set_up_is_told_in_one_text_if_all_of_it_is_told() -> None:
+    row: dict[str, Any] = {
+        "state": "up",
+        "duration": 7,
+        "peer": {"address": "FD00:0::1", "as": 65000, "id": None, "hold": None},
+        "local": {
+            "address": "fd00::2",
+            "as": 65001,
+            "id": "10.2.1.1",
+            "hold": 3,
+            "families": {"ipv4 unicast": True, "ipv6 unicast": True, "l2vpn vpls": True},
+        },
+    }
+
+    def told(row: object) -> str:
+        table = codec.parse(json.dumps([row]).encode())
+        assert isinstance(table, codec.NeighborTable)
+        return table.rows[0].setup
+
+    assert told(row) == "fd00::1 65000 65001 10.2.1.1 fd00::2 3 4,6"
+    for name in ("address", "as", "id", "hold", "families"):
+        assert told({**row, "local": {**row["local"], name: None}}) == ""
+    assert told({**row, "local": {**row["local"], "address": "auto"}}) == ""
+
+
 def test_a_session_in_its_first_second_is_up_whatever_its_duration_makes_of_it() -> None:
     table = (
         b'[{"state": "down", "duration": 0, "fsm": "ESTABLISHED", "peer": {"address": "192.0.2.254"}},'
@@ -242,3 +269,24 @@ def test_a_line_without_end_is_dropped_and_the_next_one_read() -> None:
     lines = codec.Lines()
     assert lines.feed(b"x" * (codec.MAX_LINE + 1)) == []
     assert lines.feed(b"tail\ndone\n") == [codec.Done()]
+
+
+@pytest.mark.parametrize(
+    ("line", "mark"),
+    [
+        (b'  description "anycast 0";', "0"),
+        (b'  description "anycast 9f00ba";', "9f00ba"),
+        (b'  description "";', ""),
+        (b'  description "the router in rack 3";', ""),
+        (b'  description "anycast zz";', ""),
+    ],
+)
+def test_the_mark_of_a_file_is_read_from_the_description_of_a_neighbor(line: bytes, mark: str) -> None:
+    assert codec.parse(line) == codec.Mark(mark)
+
+
+def test_a_neighbor_is_asked_for_by_its_address_alone() -> None:
+    assert codec.show_mark("192.0.2.254") == "show neighbor 192.0.2.254 configuration"
+    for bad in ("192.0.2.254 shutdown", "fe80::1%eth0", "web"):
+        with pytest.raises(ValueError):
+            codec.show_mark(bad)

@@ -15,6 +15,7 @@ from anycast.core.values.report import Report, silent_for
 from anycast.core.values.route import Prefix, Route, Variant, drained
 from anycast.plugin import codec, commands
 from anycast.plugin.conversation import MOVING, OWES, PING, QUERY, SILENCE
+from anycast.plugin.has import Has
 from anycast.plugin.journal import Writing
 from anycast.plugin.main import IDLE
 from anycast.plugin.plan import BATCH, BATCH_FROM, REASSERT, RELOADED, SETTLE, Planner
@@ -28,6 +29,10 @@ TABLE = codec.NeighborTable((codec.NeighborRow("192.0.2.254", True, 60.0),))
 UP = codec.NeighborEvent("192.0.2.254", "up", "")
 
 
+def is_mark(command: str) -> bool:
+    return command.startswith("show neighbor ") and command.endswith(" configuration")
+
+
 class Exchange:
     """A planner, its clock, a journal that takes everything."""
 
@@ -37,6 +42,7 @@ class Exchange:
         self.journal: tuple[Route, ...] = journal
         self.seq = 0
         self.table = TABLE
+        self.mark = "0"
         self.log: list[str] = []
 
     def commands(self) -> list[str]:
@@ -51,14 +57,16 @@ class Exchange:
             self.plan.line(codec.Done(), self.now)
 
     def settle(self, refuse: str = "\0") -> list[str]:
-        """Answer until nothing is asked; refuse what contains `refuse`. Returns the commands."""
+        """Answer until nothing is asked; refuse what contains `refuse`. Returns the commands, without those for the mark."""
         written = []
         while batch := self.commands():
             for command in batch:
                 if command == codec.SHOW_NEIGHBORS:
                     self.plan.line(self.table, self.now)
+                elif is_mark(command):
+                    self.plan.line(codec.Mark(self.mark), self.now)
                 self.plan.line(codec.Refused() if refuse in command else codec.Done(), self.now)
-            written += batch
+            written += [command for command in batch if not is_mark(command)]
         return written
 
     def lease(self, *routes: Route, owned: tuple[Prefix, ...] = (A, B), ttl: float = 300.0) -> None:
@@ -234,12 +242,114 @@ def test_after_a_reload_of_exabgp_everything_is_said_again_and_once_more_when_th
     for seconds in (RELOADED, SETTLE):
         assert x.settle() == []
         x.wait(seconds)
-        assert x.settle() == again
+        assert [one for one in x.settle() if one != codec.SHOW_NEIGHBORS] == again
     x.wait(3 * SETTLE)
     assert codec.announce(ROUTE_A) not in x.settle()
-    assert [text for text in x.plan.log if "reads its configuration" in text] == [
-        "ExaBGP reads its configuration again: everything is said once more"
+    assert [text for text in x.plan.log if "its configuration" in text] == [
+        "ExaBGP is told to read its configuration again: everything is said once more"
     ]
+
+
+def test_after_a_reload_of_exabgp_it_is_asked_soon_how_it_has_the_sessions() -> None:
+    x = Exchange().started()
+    assert x.report().setups == ()
+    x.plan.line(codec.Reloading(), x.now)
+    x.settle()
+    revision = x.plan.revision
+    x.wait(SETTLE)
+    while codec.SHOW_NEIGHBORS not in x.commands():
+        x.done()
+    setup = "192.0.2.254 65000 65001 10.2.1.1 192.0.2.1 3 4"
+    x.plan.line(codec.NeighborTable((codec.NeighborRow("192.0.2.254", True, 60.0, setup),)), x.now)
+    x.done()
+    assert x.report().setups == (setup,)
+    assert x.plan.revision > revision
+
+
+def test_a_reload_counts_once_exabgp_shows_another_file_and_not_when_it_is_told_to_read_one() -> None:
+    x = Exchange().started()
+    assert x.plan.has(2) == Has(exabgp=2, mark="0")
+    x.plan.line(codec.Reloading(), x.now)
+    x.settle()  # it was dropped
+    assert (x.report().loaded, x.plan.has(2).mark) == (None, "0")
+    x.now += 2
+    x.plan.line(codec.Reloading(), x.now)
+    x.mark = "a1"
+    revision = x.plan.revision
+    x.settle()
+    assert (x.report().loaded, x.plan.has(2).mark) == (x.now, "a1")
+    assert x.plan.revision > revision
+
+
+def test_a_neighbor_that_a_reload_removed_tells_no_mark_so_another_is_asked() -> None:
+    x = Exchange()
+    x.table = codec.NeighborTable(
+        (codec.NeighborRow("192.0.2.254", True, 60.0), codec.NeighborRow("192.0.2.3", True, 60.0))
+    )
+    x.started()
+    x.plan.line(codec.Reloading(), x.now)
+    assert x.commands() == [codec.show_mark("192.0.2.254")]
+    x.done()
+    x.table = codec.NeighborTable(x.table.rows[1:])
+    x.mark = "a1"
+    x.wait(SETTLE)
+    asked = list(x.commands())
+    while codec.show_mark("192.0.2.3") not in asked:
+        if codec.SHOW_NEIGHBORS in asked:
+            x.plan.line(x.table, x.now)
+        x.done(len(asked))
+        asked = x.commands()
+        assert asked
+    x.plan.line(codec.Mark("a1"), x.now)
+    assert x.report().loaded == x.now
+
+
+def test_a_mark_that_was_not_asked_for_is_that_of_the_life_before() -> None:
+    x = Exchange().started()
+    x.plan.line(codec.Mark("ff"), x.now)
+    assert x.plan.has(2).mark == "0"
+
+
+def test_what_is_down_is_withdrawn_again_from_sessions_that_are_up_alone() -> None:
+    """ExaBGP takes no reload while something waits for a session."""
+    x = Exchange()
+    away = codec.NeighborRow("192.0.2.3", False, 60.0)
+    x.table = codec.NeighborTable((*TABLE.rows, away))
+    x.started()
+    x.lease(ROUTE_A)
+    x.settle()
+    x.wait(REASSERT)
+    to = ["192.0.2.254"]
+    assert codec.withdraw_bare(B, to) in x.settle()
+    x.lease()
+    assert codec.withdraw(ROUTE_A) in x.settle()  # what was announced goes from all
+    x.wait(REASSERT)
+    assert {codec.withdraw(ROUTE_A, to), codec.withdraw_bare(B, to)} <= {*x.settle()}
+    x.plan.line(codec.NeighborEvent("192.0.2.3", "up", ""), x.now)
+    assert codec.withdraw_bare(B) in x.settle()
+
+
+def test_after_a_reload_of_exabgp_too_though_its_neighbors_are_in_doubt() -> None:
+    x = Exchange()
+    away = codec.NeighborRow("192.0.2.3", False, 60.0)
+    x.table = codec.NeighborTable((*TABLE.rows, away))
+    x.started()
+    mine = Variant(neighbors=("192.0.2.254",), route=ROUTE_A)
+    x.lease(replace(ROUTE_A, variants=(mine,)))
+    x.settle()
+    x.plan.line(codec.Reloading(), x.now)
+    x.wait(RELOADED)
+    assert [one for one in x.settle() if "withdraw" in one] == [codec.withdraw_bare(B, ["192.0.2.254"])]
+
+
+def test_where_no_session_is_up_nothing_is_withdrawn_again() -> None:
+    x = Exchange()
+    x.table = codec.NeighborTable((codec.NeighborRow("192.0.2.254", False, 60.0),))
+    x.started()
+    x.wait(REASSERT)
+    assert not [one for one in x.settle() if "withdraw" in one]
+    x.plan.line(UP, x.now)
+    assert "withdraw route 192.0.2.2/32" in x.settle()
 
 
 def test_what_is_announced_again_is_announced_all_the_while() -> None:
@@ -606,6 +716,20 @@ def test_a_prefix_that_is_no_longer_owned_is_withdrawn_once_and_then_left_alone(
     assert x.settle() == [codec.FLUSH]
 
 
+def test_a_prefix_of_the_command_line_that_the_lease_owns_no_more_is_left_alone_until_it_is_owned_again() -> (
+    None
+):
+    x = Exchange(own=(A, B)).started()
+    x.lease(ROUTE_A, ROUTE_B)
+    x.settle()
+    x.lease(ROUTE_A, owned=(A,))
+    assert x.settle() == [codec.withdraw(ROUTE_B)]
+    x.plan.line(UP, x.now)
+    assert x.settle() == [codec.FLUSH]
+    x.lease(ROUTE_A, ROUTE_B)
+    assert x.settle() == ["withdraw route 192.0.2.2/32", codec.announce(ROUTE_B)]
+
+
 def test_stopping_withdraws_and_no_lease_changes_that() -> None:
     x = Exchange().started()
     x.lease(ROUTE_A)
@@ -685,6 +809,18 @@ def test_a_router_that_holds_the_session_of_before_a_reset_is_explained() -> Non
     assert neighbor.reason.startswith(
         "notification received (6,7): the router still holds a session of before"
     )
+
+
+def test_a_router_whose_bfd_is_down_is_explained_also_while_it_closes_every_try() -> None:
+    x = Exchange().started()
+    for reason in ("notification received (6,10)", "closing connection", "closing connection"):
+        x.plan.line(codec.NeighborEvent("192.0.2.254", "down", reason), x.now)
+    (neighbor,) = x.report().neighbors
+    assert neighbor.reason.startswith(
+        "notification received (6,10): the router has ended the session because BFD"
+    )
+    assert "bfdd" in neighbor.reason
+    assert any("bfdd" in line for line in x.plan.log)
 
 
 def test_a_reason_that_says_nothing_makes_room_for_the_first_that_does() -> None:

@@ -193,14 +193,34 @@ def test_connections_are_counted_over_all_services(tmp_path: Path, monkeypatch: 
     (tmp_path / "net").mkdir()
     (tmp_path / "net/ip_vs").write_text(IP_VS)
     bits = tmp_path / "conn_tab_bits"
-    assert node.ipvs_connections(tmp_path, bits) == (20, 4096)
+    assert node.ipvs_connections(tmp_path, bits) == (20, 0, 4096)
     bits.write_text("16\n")  # from 7.1 on `size=` is the size of now
-    assert node.ipvs_connections(tmp_path, bits) == (20, 65536)
+    assert node.ipvs_connections(tmp_path, bits) == (20, 0, 65536)
     assert here(IpvsConnectionsCheck(max=20)) == (Outcome.OK, "")
     assert here(IpvsConnectionsCheck(max=19)) == (Outcome.FAIL, "20 connections, at most 19 are fine")
     assert here(IpvsConnectionsCheck(max=Percent(1)))[0] is Outcome.OK
     (tmp_path / "net/ip_vs").write_text("")
     assert here(IpvsConnectionsCheck(max=1))[0] is Outcome.UNKNOWN
+
+
+def test_masqueraded_connections_count_twice_of_a_share_where_they_take_two_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Since Linux 7.1, whose table grows."""
+    monkeypatch.setattr(node, "PROC", tmp_path)
+    monkeypatch.setattr(node, "TABLE_BITS", tmp_path / "none")
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net/ip_vs").write_text(IP_VS.replace("size=4096", "size=100").replace("Route", "Masq ", 1))
+    assert here(IpvsConnectionsCheck(max=Percent(20))) == (Outcome.OK, "")
+    grows = tmp_path / node.GROWS
+    grows.parent.mkdir(parents=True)
+    grows.write_text("-4\n")
+    assert here(IpvsConnectionsCheck(max=Percent(27))) == (Outcome.OK, "")
+    assert here(IpvsConnectionsCheck(max=Percent(26))) == (
+        Outcome.FAIL,
+        "27 places in the table (7 masqueraded connections take two each), at most 26 are fine",
+    )
+    assert here(IpvsConnectionsCheck(max=20)) == (Outcome.OK, "")
 
 
 def test_what_the_kernels_limit_leaves_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,6 +321,9 @@ def test_nothing_in_proc_can_break_the_reader(text: str) -> None:
 
         def read_text(self, *_: str) -> str:
             return text
+
+        def exists(self) -> bool:
+            return True
 
     readers: list[Callable[[Any], object]] = [
         node.memory,
