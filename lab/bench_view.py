@@ -177,7 +177,7 @@ class Agent:
                 prefix = ip_network(address)
                 if (route := routers.route(vip, address, prefix, drain=False)) is not None:
                     routes[prefix] = route
-        self._routes = routes
+        self._routes, self._mark = routes, one.bgp.mark
         self.report: Report | None = None
         self.view: RouterView | None = None
         self.sights = self.messages = 0
@@ -193,7 +193,14 @@ class Agent:
         server = LeaseServer(self._hear, user="root")
         await server.listen(bind_unix(self._path, mode=0o666))
         owned = frozenset(self._routes)
-        lease = full_lease(seq=1, issued=time.monotonic(), ttl=2.0, routes=self._routes.values(), owned=owned)
+        lease = full_lease(
+            seq=1,
+            issued=time.monotonic(),
+            ttl=2.0,
+            routes=self._routes.values(),
+            owned=owned,
+            mark=self._mark,
+        )
         while not self._over.is_set():
             server.send(lease)
             with contextlib.suppress(TimeoutError):
@@ -208,6 +215,7 @@ class Agent:
                 ttl=2.0,
                 routes=lease.routes,
                 owned=lease.owned,
+                mark=lease.mark,
             )
         await server.close()
 

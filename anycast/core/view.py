@@ -60,7 +60,7 @@ class Doubt(StrEnum):
 _WORDS = {
     Doubt.NO_VIEW: "the router is not asked what it has (bgp.view)",
     Doubt.NO_PLUGIN: "no plugin is connected that could tell",
-    Doubt.NOT_TOLD: "ExaBGP was started without the view (restart it)",
+    Doubt.NOT_TOLD: "the plugin tells of no such session (does ExaBGP have it?)",
     Doubt.EXABGP_SILENT: "ExaBGP does not answer",
     Doubt.NO_SESSION: "the session is not up",
     Doubt.BEGAN_LATER: "the session was up before the plugin began, which was not told what the router had (known again after "

@@ -12,7 +12,7 @@ from typing import assert_never
 
 from anycast.core.values.lease import Lease, by_prefix, digest_of_all
 from anycast.core.values.report import FailedRoute, NeighborState, Report
-from anycast.core.values.route import Address, Origin, Prefix, Route, Variant, shape
+from anycast.core.values.route import Address, Mark, Origin, Prefix, Route, Variant, shape
 from anycast.core.values.sight import RouterView, Sight, ViewChange
 from anycast.lease.messages import Ask, Hello, LeaseChange, Message, ProtocolError, ReportChange
 
@@ -316,7 +316,11 @@ def _lease_body(lease: Lease) -> dict[str, object]:
         "owned": _texts(lease.owned),
         "digest": lease.digest,
     }
-    return body | {"variants": variants.bodies} if variants.bodies else body
+    if variants.bodies:
+        body["variants"] = variants.bodies
+    if lease.mark is not None:
+        body["mark"] = lease.mark
+    return body
 
 
 def _lease(fields: _Fields) -> Lease:
@@ -331,7 +335,18 @@ def _lease(fields: _Fields) -> Lease:
         routes=routes,
         owned=owned,
         digest=digest_of_all(routes.values(), owned) if digest is None else digest,
+        mark=_mark(fields),
     )
+
+
+def _mark(fields: _Fields) -> Mark | None:
+    if not fields.has("mark"):
+        return None
+    numbers = fields.integers("mark")
+    if len(numbers) != 3:
+        raise ValueError("mark: expected three numbers")
+    asn, function, number = numbers
+    return asn, function, number
 
 
 def _lease_change_body(change: LeaseChange) -> dict[str, object]:
@@ -348,6 +363,7 @@ def _lease_change_body(change: LeaseChange) -> dict[str, object]:
         "gone": _texts(change.gone),
         "owned": _texts(change.owned),
         "disowned": _texts(change.disowned),
+        "mark": change.mark,
     }
     return _spare(body)
 
@@ -363,6 +379,7 @@ def _lease_change(fields: _Fields) -> LeaseChange:
         gone=_some(fields, "gone"),
         owned=_some(fields, "owned"),
         disowned=_some(fields, "disowned"),
+        mark=_mark(fields),
     )
 
 

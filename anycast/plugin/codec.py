@@ -14,6 +14,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TypeAlias
 
+from anycast.core.values.report import VIEW
 from anycast.core.values.route import GRACEFUL_SHUTDOWN, Origin, Prefix, Route, extended_community
 
 FLUSH = "flush adj-rib out"
@@ -441,6 +442,8 @@ def _setup(item: object) -> str:
         return ""
     found[3] = local
     words = [at, *map(str, found), ",".join(carried)]
+    if _get(item, "local", "capabilities", "add-path") is True:
+        words.append(VIEW)
     return " ".join(words) if all(words) and not any(" " in word for word in words) else ""
 
 

@@ -14,11 +14,10 @@ import time
 from dataclasses import dataclass
 from ipaddress import ip_network
 
-from anycast.core.values.route import Prefix, Route
+from anycast.core.values.route import Mark, Prefix, Route
 from anycast.plugin import has, journal, link
 from anycast.plugin.guardian import PATIENCE, Guardian
 from anycast.plugin.plan import Planner
-from anycast.plugin.view import Mark
 from anycast.service_manager import ServiceManager
 
 IDLE = 0.25  # seconds; the longest sleep, for time alone can change things

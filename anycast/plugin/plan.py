@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable
 
 from anycast.core.values.report import ATTRIBUTES, EXPLAINED, NeighborState, Report, doubtful, too_old
-from anycast.core.values.route import Prefix, Route, shape
+from anycast.core.values.route import Mark, Prefix, Route, shape
 from anycast.core.values.sight import ViewChange
 from anycast.lease import Lease, LeaseChange
 from anycast.plugin import codec, commands, outage
@@ -24,7 +24,7 @@ from anycast.plugin.has import Has
 from anycast.plugin.journal import Journal, Writing
 from anycast.plugin.mirror import Mirror
 from anycast.plugin.prefixes import Entry, Kind, Prefixes
-from anycast.plugin.view import Mark, View
+from anycast.plugin.view import View
 
 REASSERT = 60.0  # seconds between withdraws of all that is down
 AT_ONCE = 1.0  # seconds between what a router says and the end of the session that it is about
@@ -40,8 +40,8 @@ class Planner:
 
     Inputs are `connected`, `lease`, `line`, `tick`, `stop`, `asked`, `reported`, `journaled` and `journal_failed`;
     outputs are `asks`, `commands`, `journal`, `report`, `view` and `stuck`. `own` are the prefixes known without any lease, `journal` is what the
-    life before may have announced, `mark` is on this node's paths where routers send back what they have. Instants are
-    seconds of one monotonic clock.
+    life before may have announced, `mark` is on this node's paths where routers send back what they have, until a lease says
+    which is. Instants are seconds of one monotonic clock.
     """
 
     def __init__(
@@ -121,6 +121,7 @@ class Planner:
         # What has run out is followed no more, whatever the mirror has.
         follows, self._expires, self._expired = self._expires is not None, expires, False
         self.log += self._prefixes.want(mirror.routes, mirror.owned, now, touched if follows else None)
+        self._view.remark(mirror.mark)
         if self._seq != mirror.seq:
             self._seq = mirror.seq
             self._changes += 1

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 
-from anycast.core.values.route import Prefix
+from anycast.core.values.route import Mark, Prefix
 from anycast.core.values.sight import RouterView, Sight, ViewChange
 from anycast.plugin.codec import Negotiated, Update
 
@@ -28,8 +28,6 @@ QUIET = 2.0  # seconds without an update until a new view is complete: a router 
 LONGEST = 60.0  # seconds until it is in any case
 
 _NOBODY, _MYSELF = 0, 1  # owners: of a path without a mark, and this node
-
-Mark = tuple[int, int, int]
 
 
 @dataclass(slots=True)
@@ -80,6 +78,16 @@ class View:
     def negotiated(self, line: Negotiated) -> None:
         session = self._reset(line.address)
         session.families, session.add_path = line.families, line.add_path
+
+    def remark(self, mark: Mark | None) -> None:
+        """This node's paths have it from now on. What came before was counted by another one, and is not known any more."""
+        if mark == self._mark:
+            return
+        self._mark = mark
+        self._owners = {} if mark is None else {mark: _MYSELF}
+        for address, old in list(self._sessions.items()):
+            new = self._reset(address)
+            new.up, new.families, new.add_path = old.up, old.families, old.add_path
 
     def session(self, address: str, *, up: bool, now: float | None) -> None:
         """It has come up or gone down at this moment; `now` None: it was up when it was first heard of."""

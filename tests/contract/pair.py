@@ -137,6 +137,7 @@ def pair(
         )
         text = exabgp_conf(one, command=f"{sys.executable} -m anycast")
         node = Speaker(places.node, folder, text, [NODE4, NODE6], env={})
+        node.agent.mark = one.bgp.mark
         undo.callback(node.stop)
         until(other.up, "both sessions up at the router")
         yield Pair(other, node, folder, places, tuple(daemons), table, one)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,21 +12,25 @@ from pathlib import Path
 
 import pytest
 
+from anycast.cli.exits import ExitCode
+from anycast.cli.main import main
 from anycast.core import view
 from anycast.core.events import Tick
 from anycast.core.preference import Routers
+from anycast.core.rendering import setups
 from anycast.core.state import State
 from anycast.core.step import begin, step
-from anycast.core.values.configuration import Config
+from anycast.core.values.configuration import Bgp, Config
 from anycast.core.values.route import Prefix, Route, drained
 from anycast.core.values.standing import Condition
 from anycast.core.view import At, Doubt, Receipt
+from anycast.render.exabgp import exabgp_conf
 from anycast.render.router import router
 from anycast.render.routers import ROUTERS
 from lab import waiting
 from tests.contract import bgp
 from tests.contract.bgp import ROUTER4, ROUTER6, Agent
-from tests.contract.pair import V4, V6, config, pair, second_node
+from tests.contract.pair import V4, V6, Pair, config, pair, second_node
 from tests.contract.routers import SOFTWARE, Frr, GoBgp, Software
 
 pytestmark = [pytest.mark.bgp, pytest.mark.skipif(bool(bgp.missing()), reason=bgp.missing() or "")]
@@ -114,15 +120,15 @@ def test_a_path_that_is_at_the_router_is_received_and_one_that_it_refuses_is_an_
         again.write_text(_allowing(software, one.folder))
         for conf in (refused, again):
             conf.chmod(0o600)
-        main = one.folder / "rendered.conf"
+        rendered = one.folder / "rendered.conf"
 
         def load(conf: Path) -> None:
             """FRR adds lines to what it has; the others have one file."""
             if issubclass(software, Frr):
                 one.router.load(conf)
             else:
-                main.write_text(conf.read_text())
-                one.router.load(main)
+                rendered.write_text(conf.read_text())
+                one.router.load(rendered)
 
         load(refused)
         waiting.until(lambda: not one.router.paths(V4), f"no {V4} at the router", PATIENCE)
@@ -220,3 +226,42 @@ def test_a_router_and_an_exabgp_that_start_again_are_no_alarm(software: type[Sof
         watch.until(V6, back)
         assert {Doubt.NO_SESSION, Doubt.ARRIVING} & reasons
         assert Doubt.BEGAN_LATER not in reasons
+
+
+def test_a_reload_of_exabgp_begins_a_view_and_ends_it() -> None:
+    """No process is started again. The mark comes with the lease."""
+    with pair(Frr, view=True) as one:
+        blind = replace(
+            one.config.bgp, neighbors=tuple(replace(each, view=False) for each in one.config.bgp.neighbors)
+        )
+        started = one.node.agent.wait(lambda report: bool(report.setups))
+        watch = Watch(one.config, one.node.agent)
+        one.accepted(*routes(one.config, V4, V6).values())
+        watch.until(V4, lambda found: found.receipt is Receipt.RECEIVED)
+        one.node.agent.mark = None
+        _reload(one, blind)
+        one.node.agent.mark = (65001, 1180, 1)  # of a node with another view_mark
+        marked = replace(Route(prefix=V4), large_communities=("65001:1180:1",))
+        one.node.want(marked)
+        _reload(one, one.config.bgp)
+        for receipt in (Receipt.UNKNOWN, Receipt.RECEIVED):
+            watch.until(V4, lambda found, receipt=receipt: found.receipt is receipt)  # type: ignore[misc]
+        report = one.node.agent.wait(lambda report: frozenset(report.setups) == setups(one.config.bgp))
+        assert (report.pid, report.exabgp_pid) == (started.pid, started.exabgp_pid)
+        assert watch.alarms() == set()
+
+
+def _reload(one: Pair, wanted: Bgp) -> None:
+    """As `systemctl reload` does it. Returns when the sessions are up as they are wanted."""
+    new, conf = (one.folder / f"exabgp.conf{end}" for end in (".new", ""))
+    new.write_text(exabgp_conf(replace(one.config, bgp=wanted), command=f"{sys.executable} -m anycast"))
+    subprocess.run([bgp.EXABGP, "validate", new], check=True, capture_output=True)
+    pid = one.node.agent.wait(lambda report: bool(report.setups)).exabgp_pid
+    words = ["exabgp-reload", "--new", new, "--pid", pid, "--within", f"{PATIENCE}s", conf]
+    assert main(list(map(str, words))) == ExitCode.OK
+    one.node.agent.wait(
+        lambda report: (
+            frozenset(report.setups) == setups(wanted)
+            and all(each.state == "up" for each in report.neighbors)
+        )
+    )

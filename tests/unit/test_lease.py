@@ -68,6 +68,7 @@ leases = st.builds(
     seq=st.integers(0),
     issued=instants,
     ttl=st.floats(0, MAX_TTL, exclude_min=True),
+    mark=st.none() | st.tuples(*[st.integers(0, 2**32 - 1)] * 3),
     routes=st.lists(routes, unique_by=lambda route: route.prefix).map(tuple),
     owned=st.lists(prefixes).map(tuple),
 )

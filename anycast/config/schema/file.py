@@ -210,7 +210,7 @@ class Bgp(Part):
     software: of.RouterSoftware | None = entry("What every router runs that does not say otherwise.")
     view: of.Flag = entry(
         "true: the routers send back what they have of the VIPs (add-path), so that the node knows whether its announcement "
-        "is there and how many other nodes' are. Both ends must be rendered again, and ExaBGP restarted.",
+        "is there and how many other nodes' are. Both ends must be rendered again and loaded (`systemctl reload anycast-exabgp`).",
         False,
     )
     view_mark: of.ViewMark = entry(

@@ -20,6 +20,7 @@ from anycast.core.values.checks import TcpCheck as TcpCheck  # noqa: PLC0414 - r
 from anycast.core.values.described import Doc, Percent, setting
 from anycast.core.values.light import light_dataclass
 from anycast.core.values.route import Address as Address  # noqa: PLC0414 - re-exported
+from anycast.core.values.route import Mark
 from anycast.core.values.route import Origin as Origin  # noqa: PLC0414 - re-exported
 from anycast.core.values.route import Prefix as Prefix  # noqa: PLC0414 - re-exported
 from anycast.core.values.software import Software
@@ -397,7 +398,7 @@ class Bgp:
     view_mark: int = 1179  # the second number of the large community that tells whose path it is
 
     @property
-    def mark(self) -> tuple[int, int, int] | None:
+    def mark(self) -> Mark | None:
         """The large community on this node's paths, with its router id as a number; None: no router sends any back."""
         if not any(one.view for one in self.neighbors):
             return None

@@ -44,7 +44,7 @@ EDITS: list[tuple[str, str, tuple[str, ...]]] = [
         "https://pager.example.org/v1/anycast",
         ("hook pager: other url, host pager.example.net -> pager.example.org",),
     ),
-    ("  view_mark: 1179", "  view_mark: 7", (f"bgp: view_mark 1179 -> 7: {RENDER}",)),
+    ("  view_mark: 1179", "  view_mark: 7", ("bgp: view_mark 1179 -> 7",)),
     (
         "      view: true ",
         "      view: false ",

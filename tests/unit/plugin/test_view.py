@@ -43,6 +43,7 @@ class Node(Exchange):
     def __init__(self, *, mark: tuple[int, int, int] | None = MINE, own: tuple[Prefix, ...] = (A, B)) -> None:
         super().__init__(own=own)
         self.plan = type(self.plan)(own=own, mark=mark, now=self.now)
+        self.of_paths = mark
         self.views: dict[str, RouterView] = {}
         self.sights: dict[tuple[str, Prefix], Sight] = {}
         self.rows: list[int] = []
@@ -222,6 +223,25 @@ def test_a_session_that_was_up_before_the_plugin_is_not_known_from_its_beginning
     assert (node.views[R].since, node.views[R].complete) == (None, None)
     node.plan.line(update((A, "0.0.0.2"), mark=MINE), node.now)
     assert node.told().mine == node.now, "what comes is true all the same"
+
+
+def test_the_mark_of_a_lease_counts_and_what_came_before_it_is_not_known_any_more() -> None:
+    """An agent that is reloaded says which it is: ExaBGP's command line is as old as its plugin."""
+    node = announcing()
+    node.plan.line(update((A, "0.0.0.2"), mark=MINE), node.now)
+    assert node.told().mine is not None
+    node.of_paths = other = (65001, 1180, 1)
+    node.lease(Route(prefix=A, large_communities=("65001:1180:1",)))
+    node.settle()
+    assert node.told() == Sight(prefix=A)
+    assert node.views[R].since is None
+    node.plan.line(update((A, "0.0.0.2"), mark=MINE), node.now)
+    assert (node.told().mine, node.told().unmarked) == (None, 1)
+    node.plan.line(update((A, "0.0.0.2"), mark=other), node.now)
+    assert node.told() == Sight(prefix=A, mine=node.now)
+    node.of_paths = None
+    node.lease(Route(prefix=A))
+    assert node.plan.view() is None
 
 
 def test_prefixes_of_others_are_counted_and_dropped() -> None:
