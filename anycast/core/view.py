@@ -63,8 +63,8 @@ _WORDS = {
     Doubt.NOT_TOLD: "the plugin tells of no such session (does ExaBGP have it?)",
     Doubt.EXABGP_SILENT: "ExaBGP does not answer",
     Doubt.NO_SESSION: "the session is not up",
-    Doubt.BEGAN_LATER: "the session was up before the plugin began, which was not told what the router had (known again after "
-    "its next start)",
+    Doubt.BEGAN_LATER: "the session was up before the plugin began to count (at its start, or with another mark), so what the "
+    "router had is not known (it is after the session's next start)",
     Doubt.ARRIVING: "the session has just come up, and what the router has is still arriving",
     Doubt.NO_ADD_PATH: "the router sends no more than its best path, without add-path (load what `anycast render` writes for "
     "it)",
