@@ -196,6 +196,7 @@ vips: {{web: {{addresses: [{vips}], port: 80, servers: [10.9.2.1]}}}}
     speaker = Speaker(
         one.places.node, folder, exabgp_conf(other, command=f"{sys.executable} -m anycast"), [NODE_B], env={}
     )
+    speaker.agent.mark = other.bgp.mark
     try:
         yield speaker
     finally:

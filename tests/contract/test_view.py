@@ -228,6 +228,53 @@ def test_a_router_and_an_exabgp_that_start_again_are_no_alarm(software: type[Sof
         assert Doubt.BEGAN_LATER not in reasons
 
 
+@pytest.mark.parametrize("reflects", [False, True], ids=["plain", "reflector"])
+@pytest.mark.parametrize(
+    "software", [one for one in SOFTWARE if issubclass(one, Frr)], ids=lambda one: one.id()
+)
+def test_what_a_router_of_the_nodes_own_as_sends_back(software: type[Software], *, reflects: bool) -> None:
+    """Nothing, which is no alarm. As a route reflector every path, a client's own too, which RFC 4456 would have left out."""
+    if software.missing():
+        pytest.skip(f"no {software.program} here")
+    with pair(software, ibgp=True, view=True) as one, second_node(one, local_as=65000) as other:
+        if reflects:
+            clients = one.folder / "clients.conf"
+            clients.write_text(_REFLECTS)
+            clients.chmod(0o600)
+            one.router.load(clients)
+        watch = Watch(one.config, one.node.agent)
+        one.accepted(*routes(one.config, V4, V6).values())
+        other.want(replace(Route(prefix=V4), large_communities=("65000:1179:2",)))
+        waiting.until(lambda: len(one.router.paths(V4)) == 2, "both paths at the router", PATIENCE)
+        found = watch.until(V4, lambda found: complete(found) and found.others == (1 if reflects else None))
+        assert found.receipt is (Receipt.RECEIVED if reflects else Receipt.UNKNOWN)
+        assert found.doubt is (None if reflects else Doubt.INTERNAL)
+        refused = one.folder / "refused.conf"
+        refused.write_text(_FRR_REFUSES)
+        refused.chmod(0o600)
+        one.router.load(refused)
+        waiting.until(lambda: len(one.router.paths(V4)) == 1, "one path at the router", PATIENCE)
+        if reflects:
+            watch.until(V4, lambda found: found.receipt is Receipt.NOT_RECEIVED)
+            assert watch.alarms() == {ROUTER4}
+        else:
+            until = time.monotonic() + view.PATIENCE + 2
+            waiting.until(lambda: time.monotonic() > until or watch.alarms(), "time", PATIENCE)
+            assert watch.alarms() == set()
+
+
+_REFLECTS = """router bgp 65000
+ address-family ipv4 unicast
+  neighbor 10.90.0.2 route-reflector-client
+  neighbor 10.90.1.2 route-reflector-client
+ exit-address-family
+ address-family ipv6 unicast
+  neighbor fd00:90::2 route-reflector-client
+ exit-address-family
+exit
+"""
+
+
 def test_a_reload_of_exabgp_begins_a_view_and_ends_it() -> None:
     """No process is started again. The mark comes with the lease."""
     with pair(Frr, view=True) as one:
