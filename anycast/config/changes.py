@@ -216,7 +216,8 @@ def _learn(config: model.Config) -> str:
 def _bgp(old: model.Config, new: model.Config) -> Iterator[str]:
     for name, change in _fields(old.bgp, new.bgp, ("local_as", "router_id", "hold_time")):
         yield f"bgp: {name} {change}: {_again(new)}"
-    for name, change in _fields(old.bgp, new.bgp, ("next_hop_v4", "next_hop_v6")):
+    rendered = {"next_hop_v4", "next_hop_v6", "view_mark"}  # the lease has them, and what is written for BIRD
+    for name, change in _fields(old.bgp, new.bgp, sorted(rendered)):
         yield f"bgp: {name} {change}" + (f": {_again(new)}" if new.speaker.is_table else "")
     before, after = ({router.address: router for router in config.bgp.neighbors} for config in (old, new))
     yield from _members("bgp", "neighbor", before, after, _neighbor_of(new), more=f": {_again(new)}")
@@ -229,7 +230,8 @@ def _neighbor_of(config: model.Config) -> Callable[[model.Neighbor, model.Neighb
 
 def _neighbor(old: model.Neighbor, new: model.Neighbor, again: str, *, is_table: bool) -> Iterator[str]:
     what = [
-        f"{name} {change}" for name, change in _fields(old, new, ("remote_as", "local_address", "passive"))
+        f"{name} {change}"
+        for name, change in _fields(old, new, ("remote_as", "local_address", "passive", "view"))
     ]
     if old.families != new.families:
         what.append(f"families {_families(old)} -> {_families(new)}")

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from ipaddress import ip_network
+from itertools import zip_longest
 
 from anycast.core.preference import Routers
 from anycast.core.values.configuration import Address, Bgp, Config, Neighbor
 from anycast.core.values.lease import digest_of
-from anycast.core.values.report import SETUP
+from anycast.core.values.report import SETUP, VIEW
 from anycast.core.values.route import Route
 from anycast.core.values.table import Metric, metric
 
@@ -56,7 +57,7 @@ def sessions(before: Bgp, after: Bgp) -> tuple[Session, ...]:
 
 
 def _of_neighbor(old: Neighbor, new: Neighbor) -> Iterator[str]:
-    yield from _differences(old, new, ("remote_as", "local_address", "passive"))
+    yield from _differences(old, new, ("remote_as", "local_address", "passive", "view"))
     if old.families != new.families:
         yield "families"
     if (old.password, old.password_from) != (new.password, new.password_from):
@@ -77,7 +78,7 @@ def setups(bgp: Bgp) -> frozenset[str]:
         local = one.local_address or bgp.router_id
         carried = ",".join(map(str, sorted(one.families) or [one.address.version]))
         words = (one.address, one.remote_as, bgp.local_as, bgp.router_id, local, bgp.hold_time, carried)
-        found.append(" ".join(map(str, words)))
+        found.append(" ".join(map(str, words)) + (f" {VIEW}" if one.view else ""))
     return frozenset(found)
 
 
@@ -88,7 +89,7 @@ def differing(wanted: Iterable[str], there: Iterable[str]) -> Iterator[Session]:
         if at not in new or at not in old:
             yield Session(neighbor=at, change="removed" if at in old else "added")
         elif old[at] != new[at]:
-            pairs = zip(SETUP, old[at], new[at], strict=False)
+            pairs = zip_longest(SETUP, old[at], new[at], fillvalue="none")
             what = tuple(f"{name} {was} -> {now}" for name, was, now in pairs if was != now)
             yield Session(neighbor=at, change="changed", what=what)
 
@@ -109,7 +110,10 @@ def _text(form: int, bgp: Bgp) -> bytes:
         f"{one.address} {one.remote_as} {one.local_address} {sorted(one.families)} {one.passive}"
         for one in bgp.neighbors
     )
-    return f"{form} {bgp.local_as} {bgp.router_id} {bgp.hold_time} {neighbors}".encode()
+    text = f"{form} {bgp.local_as} {bgp.router_id} {bgp.hold_time} {neighbors}"
+    if views := sorted(str(one.address) for one in bgp.neighbors if one.view):
+        text += f" {views}"  # without one as it was before there were views
+    return text.encode()
 
 
 def listed(config: Config) -> Iterator[Route]:
@@ -132,7 +136,7 @@ def table_digest(config: Config) -> str:
     )
     text = (
         f"{TABLE_FORMAT} {bgp.local_as} {bgp.router_id} {bgp.hold_time} {bgp.next_hop_v4} {bgp.next_hop_v6} {neighbors}"
-        f" {speaker.table} {speaker.ospf}"
+        f" {speaker.table} {speaker.ospf} {bgp.sign}"
     )
     found = blake2b(text.encode(), digest_size=8)
     for one in sorted(map(digest_of, listed(config))):

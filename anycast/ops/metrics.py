@@ -28,6 +28,7 @@ from prometheus_client.utils import floatToGoString
 from anycast.core.dataplane.kernel import KINDS, SyncRole
 from anycast.core.state import State
 from anycast.core.values.standing import Condition
+from anycast.core.view import sums
 from anycast.core.vip.facts import recent_crashes
 from anycast.entries import PROC, Entries, kernel_limit
 from anycast.ops.board import Board
@@ -286,6 +287,7 @@ def _routing(state: State, now: float) -> Iterator[Metric]:
     for neighbor in neighbors(state, now):
         established.add_metric([neighbor.address], float(neighbor.state == "up"))
     yield established
+    yield from _of_views(state)
     reports = [report for report in state.plugins.values() if report is not None]
     yield _gauge("anycast_plugins", "Plugins connected", len(state.plugins))
     yield CounterMetricFamily(
@@ -331,6 +333,30 @@ def _routing(state: State, now: float) -> Iterator[Metric]:
         "Age of the lease that is followed by whoever announces, the oldest of them; 0: none is known",
         max((now - report.followed for report in reports if report.followed is not None), default=0.0),
     )
+
+
+def _of_views(state: State) -> Iterator[Metric]:
+    """Of the routers that are asked."""
+    complete = GaugeMetricFamily(
+        "anycast_peer_view_complete",
+        "1 if all has come that the router has of the VIPs; of routers that are asked (bgp.view)",
+        labels=["peer"],
+    )
+    paths = GaugeMetricFamily(
+        "anycast_peer_view_paths", "Paths of this node's VIPs that the router has, whoever's", labels=["peer"]
+    )
+    dropped = CounterMetricFamily(
+        "anycast_peer_view_dropped",
+        "Prefixes and paths that the router has sent in this session and nobody asked for, or too many",
+        labels=["peer"],
+    )
+    for neighbor in state.config.bgp.neighbors:
+        if neighbor.view:
+            found, peer = sums(state, neighbor), [str(neighbor.address)]
+            complete.add_metric(peer, float(found.doubt is None))
+            paths.add_metric(peer, found.paths)
+            dropped.add_metric(peer, found.dropped)
+    return iter((complete, paths, dropped))
 
 
 class MetricsText:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from anycast.core.values.route import Prefix, Route
+from anycast.core.values.route import Mark, Prefix, Route
 from anycast.lease import Lease, LeaseChange
 from anycast.plugin.mirror import Mirror
 
@@ -16,6 +16,7 @@ class Wanted(NamedTuple):
     routes: Mapping[Prefix, Route]
     owned: Collection[Prefix]
     touched: set[Prefix] | None
+    mark: Mark | None
 
 
 class Following:
@@ -80,7 +81,7 @@ class Following:
         if self.seq != mirror.seq:
             self.seq = mirror.seq
             self.revision += 1
-        return Wanted(mirror.routes, mirror.owned, touched if follows else None)
+        return Wanted(mirror.routes, mirror.owned, touched if follows else None, mirror.mark)
 
     def runs_out(self, now: float) -> bool:
         """Whether it does just now."""

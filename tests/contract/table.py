@@ -58,13 +58,14 @@ def missing() -> str | None:
     return bgp.missing() or ("no BIRD here: apt install bird2" if shutil.which("bird") is None else None)
 
 
-def config(folder: Path, *, speaker: str = "", ospf: bool = False, vip: str = "") -> Config:
-    """A node with a session of each family, or with OSPF alone. `vip`: more lines of the VIP."""
+def config(folder: Path, *, speaker: str = "", ospf: bool = False, vip: str = "", bgp: str = "") -> Config:
+    """A node with a session of each family, or with OSPF alone. `vip`, `bgp`: more lines of these."""
     by_bgp = f"""
 bgp:
   local_as: 65001
   router_id: {NODE4}
   hold_time: 3
+{bgp}
   neighbors:
     - {{address: {ROUTER4}, remote_as: 65000}}
     - {{address: "{ROUTER6}", remote_as: 65000, local_address: "{NODE6}"}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from anycast.core.values.route import Route
 from anycast.render.bird import bird_conf
 from tests.contract import bgp, table
 from tests.contract.pair import V4, V6
+from tests.contract.routers import until
 
 pytestmark = [pytest.mark.bgp, pytest.mark.skipif(bool(table.missing()), reason=table.missing() or "")]
 
@@ -18,7 +20,9 @@ pytestmark = [pytest.mark.bgp, pytest.mark.skipif(bool(table.missing()), reason=
 @pytest.mark.parametrize("debian", table.DEBIANS, ids=table.name)
 def test_a_vip_with_attributes_is_announced_with_them_or_not_at_all(debian: Path | None) -> None:
     with bgp.open_folder() as other:
-        known = table.config(other, vip='    med: 77\n    communities: ["65000:7"]\n    as_path_prepend: 2')
+        known = table.config(
+            other, vip='    med: 77\n    communities: ["65000:7"]\n    as_path_prepend: 2', bgp="  view: true"
+        )
     route = Routers(known.bgp).route(known.vips[0], V4.network_address, V4, drain=False)
     assert route is not None
     with table.site(debian=debian) as one:
@@ -33,4 +37,7 @@ def test_a_vip_with_attributes_is_announced_with_them_or_not_at_all(debian: Path
         assert path["metric"] == 77
         assert path["aspath"]["string"] == "65001 65001 65001"
         assert path["community"]["string"] == "65000:7"
+        mark = f"65001:1179:{int(IPv4Address(bgp.NODE4))}"  # whose path it is, for nodes that ask the routers
+        assert path["largeCommunity"]["string"] == mark
+        until(lambda: "largeCommunity" in one.router.told(V6) or None, "the mark of the other VIP")  # type: ignore[union-attr]
         one.agent.wait(lambda report: not report.failed)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from anycast.analysis.roles import contradictions, doubtful
 from anycast.analysis.routers import unfit
+from anycast.analysis.views import blind, taken_marks
 from anycast.config.assemble.checks import Checks
 from anycast.config.assemble.context import Assembler, Context
 from anycast.config.assemble.hooks import hooks
@@ -59,6 +60,7 @@ def build(file: schema.File, source: Source, hostname: str) -> Built:
         *next_hops(config.bgp),
         *unfit(config),
         *doubtful(config),
+        *blind(config),
     ]
     return Built(
         config=config,
@@ -97,6 +99,8 @@ class _Builder(Assembler):
         node = self._node.node(hostname)
         speaker = self._node.speaker()
         bgp = self._node.bgp(None if speaker is None else speaker.ospf)
+        if bgp is not None and speaker is not None and speaker.is_table:
+            bgp = replace(bgp, hears=False)
         timeouts = self._built(("timeouts",), file.timeouts, model.Timeouts)
         sync = self._built(("connection_sync",), file.connection_sync, model.ConnectionSync)
         for name in file.checks:
@@ -109,7 +113,8 @@ class _Builder(Assembler):
         self._addresses(ospf=speaker is not None and speaker.ospf is not None)
         timing = self._built(("timing",), file.timing, model.Timing)
         if bgp is not None:
-            for place, what, do in contradictions(bgp, tuple(vip for vip in vips if vip is not None)):
+            built = tuple(vip for vip in vips if vip is not None)
+            for place, what, do in (*contradictions(bgp, built), *taken_marks(bgp, built)):
                 self._say(place, what, do, key=len(place) < 3)
         if bgp is None or node is None or timing is None or speaker is None or not self._context.sound:
             return None
