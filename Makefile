@@ -69,7 +69,7 @@ bench-scale: setup ## what the size of the configuration costs, against an older
 	@$(BIN)/python -m lab.bench_scale $(if $(ROWS),--rows '$(ROWS)') $(if $(QUICK),--quick) $(if $(LONG),--long) \
 		$(if $(SECONDS_EACH),--seconds '$(SECONDS_EACH)')
 
-bench-view: $(STAMP) ## what the routers' view costs: 16 nodes, 1,000 VIPs, a flood; root, three minutes
+bench-view: $(STAMP) ## what the routers' view costs: 16 nodes, 1,000 VIPs, a flood; root, two minutes
 	@$(BIN)/python -m lab.bench_view
 
 lab: setup ## leave the lab running; it prints what to try, and the nodes' pages

@@ -79,7 +79,7 @@ def changed(state: State, lost: frozenset[Address], now: float) -> State:
     # What was refused may be taken now: such programs switch IPv6 of the interface off and on, too.
     retry_at = min(kernel.retry_at, at) if kernel.stuck else kernel.retry_at
     kernel = replace(kernel, next_read=min(kernel.next_read, at), retry_at=retry_at)
-    lost &= state.desired.addresses
+    lost &= state.index.addresses  # one of a VIP that leaves is not put back
     if kernel.busy:
         written = pieces_of(kernel.under_way)
         lost = frozenset(one for one in lost if one not in written)

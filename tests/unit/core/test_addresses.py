@@ -206,6 +206,17 @@ def test_what_was_refused_is_tried_again_when_the_interface_changes() -> None:
     assert node.routes == [route(1)]
 
 
+def test_an_address_that_leaves_with_its_vip_is_not_put_back_and_the_kernel_is_read_no_later_for_it() -> None:
+    other = vip(name="log", number=2)
+    node = up(vip(), other)
+    node.reload(other)
+    assert V4 in node.state.desired.addresses, "the routers may send packets here still"
+    node.wait(2 * CHANGED_EVERY)
+    node.kernel_is_slow = True
+    take(node, V4)
+    assert isinstance(node.job, ev.ReadKernel)
+
+
 def test_other_addresses_that_went_are_nobodys_business() -> None:
     node = up()
     programs = len(node.programs)

@@ -564,6 +564,6 @@ def test_whatever_iptables_says_is_rules_or_not_understood(lines: list[str]) -> 
         tables = [one for _, one in iptables.tables(text, 4, "iptables-save")]
     except NotUnderstoodError:
         return
-    through(
-        tables, "input", Packet(family=4, values={"protocol": 6, "tcp.flags": 2}, tracked="new"), Budget()
-    )
+    packet = Packet(family=4, values={"protocol": 6, "tcp.flags": 2}, tracked="new")
+    with contextlib.suppress(SpentError):  # of chains that jump to each other
+        through(tables, "input", packet, Budget())

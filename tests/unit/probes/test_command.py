@@ -215,7 +215,7 @@ def test_a_closed_output_is_not_read_again_and_again(monkeypatch: pytest.MonkeyP
 def test_a_program_that_cannot_be_watched_is_ended_and_proves_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refused(_pid: int) -> int:
+    def refused(_pid: int, _flags: int = 0) -> int:
         raise OSError(ENOSYS, "")
 
     monkeypatch.setattr(os, "pidfd_open", refused)
