@@ -26,6 +26,8 @@ MOST_HOPS = 100  # of an AS path
 _RELOADS = {"SIGUSR1", "SIGUSR2", "SIGALRM"}
 _WITH_WORDS = {(6, 2), (6, 4)}  # an administrator's shutdown and reset
 MAX_LINE = 8 * 1024 * 1024  # bytes; the table of a thousand neighbors is far below
+MAX_REASON = 255  # characters; a router has 255 bytes for its words
+_STATES = {"connected", "up", "down"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,8 +303,10 @@ def _event(value: object, text: str) -> Line:
         return Reloading()
     address, state = _get(neighbor, "address", "peer"), _get(neighbor, "state")
     if _get(value, "type") == "state" and isinstance(address, str) and isinstance(state, str):
+        if state not in _STATES:
+            return Other(text, event=True)
         reason = _get(neighbor, "reason")
-        return NeighborEvent(address, state, reason if isinstance(reason, str) else "")
+        return NeighborEvent(address, state, _clean(reason) if isinstance(reason, str) else "")
     return _notification(neighbor, address) or Other(text, event=True)
 
 
@@ -323,8 +327,12 @@ def _notification(neighbor: object, address: object) -> Notification | None:
 
 def _words(data: bytes) -> str:
     """The shutdown communication (RFC 9003): a length and so many bytes; empty: there is none."""
-    text = data[1 : 1 + data[0]].decode("utf-8", "replace") if data else ""
-    return "".join(one if one.isprintable() else " " for one in text).strip()
+    return _clean(data[1 : 1 + data[0]].decode("utf-8", "replace")) if data else ""
+
+
+def _clean(text: str) -> str:
+    """On one line, without what a terminal obeys, and not too long: a router has a hand in it."""
+    return "".join(one if one.isprintable() else " " for one in text[:MAX_REASON]).strip()
 
 
 def _row(item: object) -> NeighborRow | None:
