@@ -133,7 +133,14 @@ def unchecked(what: str, why: str) -> Finding:
 
 def set_sysctls(*changes: SetSysctl) -> str:
     words = " ".join(f"{change.name}={change.value}" for change in changes)
-    return f"`sysctl -w {words}`, and in {SYSCTL_FILE}"
+    return f"`sysctl -w {words}`, and for the next boot in {SYSCTL_FILE}"
+
+
+def set_back(name: str, value: str | int) -> str:
+    """For a sysctl whose default would do: somebody has set it otherwise, and will do so again."""
+    now = set_sysctls(SetSysctl(name=name, value=str(value)))
+    word = name.rpartition(".")[2]
+    return f"{now}; the file that sets it now: `grep -rs {word} /etc/sysctl.conf /etc/sysctl.d /usr/lib/sysctl.d`"
 
 
 def some(names: Iterable[str]) -> str:

@@ -28,6 +28,7 @@ from anycast.doctor.finding import (
     LoadAtBoot,
     Severity,
     dotted,
+    set_back,
     set_sysctls,
     some,
     unchecked,
@@ -241,7 +242,8 @@ def _kernel(facts: Facts, config: Config | None) -> Iterator[Finding]:
             code=Code.KERNEL_CONN_REUSE,
             text=f"kernel {facts.release} (before {dotted(_CONN_REUSE_SINCE)}) with net.ipv4.vs.conntrack=1 drops "
             "the first packet of a client that uses a port again: its connection takes 1 s longer",
-            fix=f"sysctl -w net.ipv4.vs.conntrack=0, or a kernel of {dotted(_CONN_REUSE_SINCE)} or later",
+            fix=f"{set_sysctls(SetSysctl(name='net.ipv4.vs.conntrack', value='0'))}; or a kernel of "
+            f"{dotted(_CONN_REUSE_SINCE)} or later",
         )
     if (why := uncounted(facts.sysctls)) is not None:
         limit = (
@@ -252,9 +254,9 @@ def _kernel(facts: Facts, config: Config | None) -> Iterator[Finding]:
             code=Code.KERNEL_COUNTS_NOTHING,
             text=f"{why}: the kernel counts no packets, so traffic is not known, and a maintenance waits for {limit} "
             "instead of the last packet",
-            fix=f"sysctl -w {RUN_ESTIMATION}=1"
+            fix=set_back(RUN_ESTIMATION, 1)
             if facts.sysctls.get(RUN_ESTIMATION) == "0"
-            else f"sysctl -w {EST_CPULIST}=0 (or the processors that may do it)",
+            else f"{set_back(EST_CPULIST, 0)} (0, or a list such as 0-3: the processors that may count)",
         )
     servers = len(ways(config)) if config is not None else 0
     if (
@@ -268,8 +270,9 @@ def _kernel(facts: Facts, config: Config | None) -> Iterator[Finding]:
             code=Code.KERNEL_ESTIMATION,
             text=f"kernel {facts.release} (before {dotted(_ESTIMATION_THREADS_SINCE)}) estimates the rates of "
             f"{servers:,} entries of real servers in one timer: packets wait for it every 2 s",
-            fix="a kernel of 6.2 or later; or sysctl -w net.ipv4.vs.run_estimation=0, after which nothing counts packets "
-            "and every drain waits for timing.quiet_limit"
+            fix="a kernel of 6.2 or later; or "
+            f"{set_sysctls(SetSysctl(name=RUN_ESTIMATION, value='0'))}, after which nothing counts packets and every "
+            "drain waits for timing.quiet_limit"
             if switch
             else f"a kernel of {dotted(_ESTIMATION_THREADS_SINCE)} or later",
         )

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, auto
 
+from anycast.core.dataplane.kernel import SetSysctl
 from anycast.core.dataplane.passage import Flow, Passage, passage
 from anycast.core.values.configuration import Config, Forwarding
 from anycast.doctor.demands import CONNTRACK, CONNTRACK_COUNT, CONNTRACK_MAX, reach, services
@@ -14,9 +15,10 @@ from anycast.doctor.filter import samples
 from anycast.doctor.filter.rendered import outdated
 from anycast.doctor.filter.rules import Table
 from anycast.doctor.filter.walk import Budget, Fate, Packet, SpentError, through
-from anycast.doctor.finding import SYSCTL_FILE, Code, Finding, Severity, some, unchecked
+from anycast.doctor.finding import SYSCTL_FILE, Code, Finding, Severity, set_sysctls, some, unchecked
 
 _NOTRACK = "notrack for the VIPs: `anycast render nftables` (or `iptables`) writes the rules"
+_TRACK = set_sysctls(SetSysctl(name=CONNTRACK, value="1"))
 _NEAR, _FULL = 0.8, 0.99  # shares of the table of tracked connections
 _ACCEPTED = frozenset({"input", "forward", "output"})  # hooks for which `render` writes rules that accept
 _SERVERS = 50  # real servers of a tunnel or behind masquerading that are tried
@@ -122,7 +124,7 @@ def _by_count(facts: Facts, config: Config | None) -> Iterator[Finding]:
             code=Code.CONNTRACK_RULES,
             text=f"connections are tracked here, and {CONNTRACK} is 0: a rule in FORWARD that drops `ct state invalid` drops "
             "the answers of masqueraded real servers",
-            fix=f"`sysctl -w {CONNTRACK}=1`, if there is such a rule"
+            fix=f"{_TRACK}, if there is such a rule"
             + ("; the VIPs of all other services must be notrack then" if direct else ""),
         )
     if direct:
@@ -150,7 +152,7 @@ def _twice(*, stateful: bool) -> Finding:
         code=Code.VS_CONNTRACK,
         text=f"{CONNTRACK} is 1: every connection of IPVS is tracked in nf_conntrack too, at twice the cost; stateful "
         "rules cannot rest on it, for only one direction passes this node and all but the first packet is invalid",
-        fix=f"`sysctl -w {CONNTRACK}=0`"
+        fix=set_sysctls(SetSysctl(name=CONNTRACK, value="0"))
         + (f"; with stateful rules of your own {_NOTRACK}" if stateful else ""),
     )
 
@@ -193,7 +195,7 @@ def _filling(facts: Facts, vips: Sequence[str]) -> Finding:
         text=f"the table of tracked connections is {'full' if full else 'nearly full'} ({_full(facts)}): when it is, the kernel "
         f"drops {lost}new connections of the node itself: checks, BGP, masqueraded services",
         fix=(f"{_NOTRACK}; " if vips else "")
-        + f"a larger {CONNTRACK_MAX} (`sysctl -w`, and in {SYSCTL_FILE}), or notrack for what else fills it "
+        + f"a larger {CONNTRACK_MAX} (`sysctl -w`, and for the next boot in {SYSCTL_FILE}), or notrack for what else fills it "
         "(`conntrack -L`)",
     )
 
@@ -212,12 +214,11 @@ def _dropped(by: str, loss: _Loss, *, tracked: bool) -> Finding:
 
 
 def _cured(loss: _Loss, *, tracked: bool) -> Iterator[str]:
-    sysctl = f"`sysctl -w {CONNTRACK}=1`, and in /etc/sysctl.d"
     if _Cure.TRACK in loss.cures and (tracked or _Cure.NOTRACK in loss.cures):
         # With the sysctl alone they would lose all but the first packet of a connection.
-        yield f"{_NOTRACK} for those without masquerading; after that, for the masqueraded ones, {sysctl}"
+        yield f"{_NOTRACK} for those without masquerading; after that, for the masqueraded ones, {_TRACK}"
     elif _Cure.TRACK in loss.cures:
-        yield sysctl
+        yield _TRACK
     elif _Cure.NOTRACK in loss.cures:
         yield _NOTRACK
     if _Cure.KEEP_TRACKED in loss.cures:

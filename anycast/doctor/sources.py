@@ -20,26 +20,45 @@ def source_addresses(facts: Facts, config: Config | None) -> Iterator[Finding]:
         return
     own = {found.ip for one in facts.interfaces for found in one.addresses}
     names = {address: vip.name for vip, address in vips(config)}
-    wrong: dict[str, dict[str, list[str]]] = {}  # what is wrong with the source, who is meant, which of them
+    # What is wrong with the source, how it is cured, who is meant, which of them.
+    wrong: dict[tuple[str, str], dict[str, list[str]]] = {}
     for who, address, source in _asked(facts, config):
+        cure = _own_address(source.version)
         if source in names:
             what = f"{source}, the address of VIP {names[source]}: the answers go to whichever node the routers choose"
         elif source.is_unspecified:
             what = f"{source}, for no address of this node may be a source of IPv{source.version}: there are no answers"
         elif source not in own:
             what = f"{source}, which no interface of this node has: there are no answers"
+            cure = _NOT_OURS.format(source=source)
         else:
             continue
-        wrong.setdefault(what, {}).setdefault(who, []).append(str(address))
-    for what, targets in wrong.items():
+        wrong.setdefault((what, cure), {}).setdefault(who, []).append(str(address))
+    for (what, cure), targets in wrong.items():
         to = " and ".join(f"{who} {some(addresses)}" for who, addresses in targets.items())
         yield Finding(
             severity=Severity.WARNING if set(targets) == {"resolver"} else Severity.ERROR,
             code=Code.SOURCE_ADDRESS,
             text=f"this node's own traffic to {to} leaves with the source {what}",
-            fix="an address of the node's own that may be one (`ip address add ADDRESS dev lo`, of that family and routed "
-            "here), and no `src` in a route that is not there any more; `ip route get` shows what the kernel takes",
+            fix=f"{cure}; `ip route get {next(iter(targets.values()))[0]}` shows what the kernel takes",
         )
+
+
+_NOT_OURS = (
+    "`ip address add {source} dev lo`, if it is this node's; otherwise another `local_address` of the neighbor, or no "
+    "`src {source}` in the route (`ip route change` with all of the route but that); and for the next boot in the file that "
+    "sets it"
+)
+
+
+def _own_address(version: int) -> str:
+    width, family = (32, "inet") if version == 4 else (128, "inet6")
+    line = f"ip address add ADDRESS/{width} dev lo"
+    return (
+        f"`{line}`, with an IPv{version} address of this node's own that the routers send here; and for the next boot, with "
+        f"ifupdown, `up {line}` under `iface lo {family} loopback` in /etc/network/interfaces, or in the file of what else sets "
+        "this node's addresses (docs/host.md)"
+    )
 
 
 def _asked(facts: Facts, config: Config) -> Iterator[tuple[str, Address, Address]]:

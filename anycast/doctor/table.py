@@ -9,7 +9,16 @@ from anycast.core.dataplane.limit import CONN_MAX, NO_LIMIT
 from anycast.core.values.configuration import Config, Forwarding
 from anycast.doctor.demands import LFACTORS, services
 from anycast.doctor.facts import Facts, Module
-from anycast.doctor.finding import OPTION_FILE, Change, Code, Finding, ModuleOption, Severity, size_of
+from anycast.doctor.finding import (
+    OPTION_FILE,
+    Change,
+    Code,
+    Finding,
+    ModuleOption,
+    Severity,
+    set_back,
+    size_of,
+)
 
 CONNECTIONS = 100_000  # expected, where nobody says how many
 CONNECTION_SIZE = 342  # bytes of kernel memory, measured with 100,000 of them
@@ -78,7 +87,7 @@ def table(facts: Facts, config: Config | None, connections: int | None) -> Itera
             text=f"{CONN_MAX} is {limit:,}{none}{taken}, and {expected:,} connections{assumed} are expected: beyond it new "
             "connections, those that come from another balancer and one-packet datagrams are dropped, and nothing "
             "counts them. Closed connections and persistence count until they expire",
-            fix=f"sysctl -w {CONN_MAX}={NO_LIMIT}",
+            fix=set_back(CONN_MAX, NO_LIMIT),
         )
     if facts.memory is not None and expected * CONNECTION_SIZE > facts.memory / 2:
         yield Finding(
@@ -99,7 +108,7 @@ def load_factors(facts: Facts) -> Iterator[Finding]:
                 code=Code.LFACTOR,
                 text=f"{name} is {factor}: the kernel's table of {what} grows only where a bucket holds more than "
                 f"{2**factor} of them, and every packet searches one",
-                fix=f"sysctl -w {name}={default}",
+                fix=set_back(name, default),
             )
 
 
@@ -114,7 +123,10 @@ def _small_table(facts: Facts, *, text: str, wanted: int, pending: bool) -> Find
     again = _reload(facts)
     code = Code.CONN_TAB_SMALL
     if facts.modules.state("ip_vs") is Module.BUILT_IN:
-        fix = f"boot with `ip_vs.conn_tab_bits={wanted}` on the kernel's command line"
+        fix = (
+            f"`ip_vs.conn_tab_bits={wanted}` on the kernel's command line (with GRUB: into GRUB_CMDLINE_LINUX of "
+            "/etc/default/grub, then `update-grub`), then reboot"
+        )
     elif pending and option is not None:
         code, fix = Code.CONN_TAB_PENDING, again
         text = f"{text}; {option.file} has {option.bits} bits, from the next loading of ip_vs on"
@@ -130,7 +142,7 @@ def _small_table(facts: Facts, *, text: str, wanted: int, pending: bool) -> Find
 def _reload(facts: Facts) -> str:
     loaded = sorted(name for name in facts.modules.loaded if name == "ip_vs" or name.startswith("ip_vs_"))
     if not loaded:
-        return "modprobe ip_vs"
+        return "`modprobe ip_vs`"
     users_first = " ".join(reversed(loaded))
     return (
         "reboot, or in maintenance `systemctl stop anycast-agent && ipvsadm --clear && "

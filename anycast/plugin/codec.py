@@ -31,6 +31,8 @@ _DRAINING = [int(part) for part in GRACEFUL_SHUTDOWN.split(":")]
 _FAMILIES = {"ipv4 unicast": 4, "ipv6 unicast": 6}
 # What a router sends comes parsed too, where that is wanted: its bytes are of no use.
 _BYTES_OF_UPDATE, _HEAD = b'"message": { "category": 2,', 1024
+MAX_REASON = 255  # characters; a router has 255 bytes for its words
+_STATES = {"connected", "up", "down"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,8 +340,10 @@ def _event(value: object, text: str) -> Line:
         return Reloading()
     address, state = _get(neighbor, "address", "peer"), _get(neighbor, "state")
     if _get(value, "type") == "state" and isinstance(address, str) and isinstance(state, str):
+        if state not in _STATES:
+            return Other(text, event=True)
         reason = _get(neighbor, "reason")
-        return NeighborEvent(address, state, reason if isinstance(reason, str) else "")
+        return NeighborEvent(address, state, _clean(reason) if isinstance(reason, str) else "")
     if _get(value, "type") == "update" and isinstance(address, str):
         return _update(address, _get(neighbor, "message"))
     if _get(value, "type") == "negotiated" and isinstance(address, str):
@@ -407,8 +411,12 @@ def _notification(neighbor: object, address: object) -> Notification | None:
 
 def _words(data: bytes) -> str:
     """The shutdown communication (RFC 9003): a length and so many bytes; empty: there is none."""
-    text = data[1 : 1 + data[0]].decode("utf-8", "replace") if data else ""
-    return "".join(one if one.isprintable() else " " for one in text).strip()
+    return _clean(data[1 : 1 + data[0]].decode("utf-8", "replace")) if data else ""
+
+
+def _clean(text: str) -> str:
+    """On one line, without what a terminal obeys, and not too long: a router has a hand in it."""
+    return "".join(one if one.isprintable() else " " for one in text[:MAX_REASON]).strip()
 
 
 def _row(item: object) -> NeighborRow | None:

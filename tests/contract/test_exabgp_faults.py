@@ -481,7 +481,7 @@ def test_a_router_that_has_had_too_many_prefixes_takes_them_once_it_is_told_to(n
         )
         node.router.wait_without(*VIPS4[:3])
         node.router.wait_for(V6)
-        assert "Maximum Number of Prefixes" in node.router.vtysh(f"show bgp neighbors {NODE4} json")
+        assert '"prefixesConfigExceedMax":true' in node.router.vtysh(f"show bgp neighbors {NODE4} json")
     finally:
         node.router.vtysh(*family, f"no {limit}")
         node.router.vtysh(f"clear bgp {NODE4}")

@@ -166,7 +166,7 @@ def _rules(saved: str) -> list[str]:
 # What packets meet.
 
 COUNTING = """
-table inet count {
+table inet counted {
     counter untracked { }
     counter tracked { }
     chain input {
@@ -299,7 +299,7 @@ def _seen(ends: tuple[int, int], version: int, to: str, protocol: int, payload: 
 
 
 def _counters() -> dict[str, int]:
-    listed = json.loads(run("nft", "-j", "list", "counters", "table", "inet", "count"))["nftables"]
+    listed = json.loads(run("nft", "-j", "list", "counters", "table", "inet", "counted"))["nftables"]
     return {one["counter"]["name"]: one["counter"]["packets"] for one in listed if "counter" in one}
 
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +35,7 @@ from anycast.core.dataplane.ipvs import (
     fingerprint,
     known,
 )
+from anycast.core.dataplane.traffic import EST_CPULIST, RUN_ESTIMATION, uncounted
 from anycast.core.values.configuration import Address, Protocol, Scheduler, SchedulerFlag
 from anycast.kernel import sysctl
 from tests.contract.namespaces import entered, made_namespace, run
@@ -429,6 +433,39 @@ def test_what_is_carried_is_read_of_the_service_and_of_each_real_server() -> Non
         one.send([20000], packets=8)
         (whole, only), found = carried(one, 48)
         assert (whole.packets_in, only.packets_in, len(found.table[KEY].destinations)) == (48, 18, 1)
+
+
+EST_NICE = "net.ipv4.vs.est_nice"
+
+
+@pytest.mark.parametrize("nice", ["-20", "19"])
+def test_the_priority_of_the_counting_changes_nothing_that_a_drain_goes_by(nice: str) -> None:
+    """Since 6.2. Beside a program that wants the whole processor: late is all that a service's counter may be.
+
+    The live count of all services has every packet at once, and a drain is proven by that alone.
+    """
+    with node() as one, one.inside():
+        if sysctl.read([EST_NICE])[EST_NICE] is None:
+            pytest.skip("this kernel has no est_nice")
+        one.become(balancing(Scheduler.RR, *servers(2), one_packet=True))
+        Path("/proc/sys/net/ipv4/vs/est_nice").write_text(nice)
+        assert sysctl.read([EST_NICE]) == {EST_NICE: nice}
+        hog = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        try:
+            before = snapshot().received
+            one.send([20000], packets=40)
+            found = snapshot()
+            assert before is not None
+            assert found.received is not None
+            assert found.received.live - before.live == 40
+            assert uncounted(sysctl.read([RUN_ESTIMATION, EST_CPULIST])) is None
+            (whole, *_), found = carried(one, 40)
+        finally:
+            hog.kill()
+            hog.wait()
+        assert whole.packets_in == 40
+        assert found.received is not None
+        assert found.received.counted <= found.received.live
 
 
 def removal_of(address: Address) -> RemoveDestination:

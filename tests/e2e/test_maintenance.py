@@ -97,9 +97,14 @@ def test_packets_that_still_come_keep_the_node_from_being_down(site: Site) -> No
         until(lambda: site.vip("lb1")["stage"] == "down", "lb1 to be down once they have ended")
 
 
-@pytest.mark.parametrize(("sysctl", "value"), [("run_estimation", "0"), ("est_cpulist", "")])
-def test_where_the_kernel_counts_no_packets_the_limit_decides(site: Site, sysctl: str, value: str) -> None:
-    """It goes on saying that none came."""
+@pytest.mark.parametrize(
+    ("sysctl", "value"),
+    [("run_estimation", "0"), ("est_cpulist", ""), ("est_nice", "19"), ("est_nice", "-20")],
+)
+def test_however_the_kernel_counts_packets_the_limit_decides_while_they_come(
+    site: Site, sysctl: str, value: str
+) -> None:
+    """With the first two it counts none and goes on saying that none came; `est_nice` makes it count late or soon."""
     there = f"/proc/sys/net/ipv4/vs/{sysctl}"
     known = site.lab.exec("lb1", "cat", there, check=False)
     if known.returncode:
@@ -109,6 +114,7 @@ def test_where_the_kernel_counts_no_packets_the_limit_decides(site: Site, sysctl
     site.reload("lb1")
     site.lab.exec("lb1", "sh", "-c", f"echo {value} > {there}")
     try:
+        assert site.lab.exec("lb1", "cat", there).stdout.strip() == value
         with _always_by(site, "lb1"), site.lab.load(20, interval=0.05):
             site.maintenance("lb1", on=True, now=True)
             until(lambda: site.vip("lb1")["stage"] == "down", "the limit to pass")

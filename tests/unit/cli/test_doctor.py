@@ -73,7 +73,7 @@ def test_a_finding_is_one_line_with_its_fix_and_the_exit_code_1(
     first, *_, last = capsys.readouterr().out.splitlines()
     assert first.startswith("warning sysctl_differs: net.ipv4.vs.sloppy_tcp is 0, wanted 1: ")
     assert first.endswith(
-        "| fix: `sysctl -w net.ipv4.vs.sloppy_tcp=1`, and in /etc/sysctl.d/60-anycast.conf (--fix writes it)"
+        "| fix: `sysctl -w net.ipv4.vs.sloppy_tcp=1`, and for the next boot in /etc/sysctl.d/60-anycast.conf (--fix writes it)"
     )
     assert last.startswith("0 errors, 1 warning, ")
 

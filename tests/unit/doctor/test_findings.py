@@ -215,11 +215,17 @@ class TestKernelVersions:
         assert Code.KERNEL_ESTIMATION not in codes(facts, many(1000))
         told = found(facts, Code.KERNEL_COUNTS_NOTHING)
         assert "a maintenance waits for timing.quiet_limit" in told.text
-        assert told.fix == "sysctl -w net.ipv4.vs.run_estimation=1"
+        assert told.fix.startswith(
+            "`sysctl -w net.ipv4.vs.run_estimation=1`, and for the next boot in /etc/sysctl.d/60-anycast.conf; "
+        )
+        assert "`grep -rs run_estimation /etc/sysctl.conf /etc/sysctl.d " in told.fix
 
     def test_a_kernel_whose_counting_has_no_processor_is_found_though_it_says_that_it_runs(self) -> None:
         facts = sysctls(net__ipv4__vs__run_estimation="1", net__ipv4__vs__est_cpulist="")
-        assert "est_cpulist" in found(facts, Code.KERNEL_COUNTS_NOTHING).fix
+        fix = found(facts, Code.KERNEL_COUNTS_NOTHING).fix
+        assert fix.startswith(
+            "`sysctl -w net.ipv4.vs.est_cpulist=0`, and for the next boot in /etc/sysctl.d/"
+        )
         facts = sysctls(net__ipv4__vs__run_estimation="1", net__ipv4__vs__est_cpulist="0-3")
         assert Code.KERNEL_COUNTS_NOTHING not in codes(facts)
 
@@ -356,6 +362,9 @@ def test_a_limit_of_connections_below_the_expected_is_found() -> None:
         assert (Code.CONN_MAX in {one.code for one in every}) is is_told
     full = found(replace(facts, entries=40_000), Code.CONN_MAX, connections=50_000)
     assert "50,000, 40,000 of them taken now, and" in full.text
+    assert told.fix.startswith(
+        "`sysctl -w net.ipv4.vs.conn_max=1073741824`, and for the next boot in /etc/sysctl.d/60-anycast.conf; "
+    )
     none = found(sysctls(net__ipv4__vs__conn_max="0"), Code.CONN_MAX)
     assert none.severity is Severity.ERROR
     assert "not no limit" in none.text

@@ -189,7 +189,7 @@ def test_masqueraded_services_that_somebody_keeps_from_tracking_lose_their_answe
 
 CLOSED = "*filter\n:FORWARD DROP\n{}COMMIT\n"
 ESTABLISHED = "-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n"
-TRACKED = "`sysctl -w net.ipv4.vs.conntrack=1`, and in /etc/sysctl.d"
+TRACKED = "`sysctl -w net.ipv4.vs.conntrack=1`, and for the next boot in /etc/sysctl.d/60-anycast.conf"
 
 
 def test_answers_that_a_closed_forward_chain_drops_for_want_of_a_state_need_the_sysctl() -> None:

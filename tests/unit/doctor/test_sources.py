@@ -50,6 +50,18 @@ class TestSources:
         assert words in one.text
         assert "neighbor 10.2.1.254 and real server 10.9.2.1, 10.9.2.2" in one.text
 
+    def test_what_to_type_and_where_it_lasts_are_told(self) -> None:
+        fix = found(leaving("192.0.2.1"), Code.SOURCE_ADDRESS, unnumbered()).fix
+        assert fix.startswith("`ip address add ADDRESS/32 dev lo`, with an IPv4 address of this node's own")
+        assert (
+            "`up ip address add ADDRESS/32 dev lo` under `iface lo inet loopback` in /etc/network/interfaces"
+            in fix
+        )
+        assert fix.endswith("`ip route get 10.2.1.254` shows what the kernel takes")
+        fix = found(leaving("10.99.0.1"), Code.SOURCE_ADDRESS, unnumbered()).fix
+        assert fix.startswith("`ip address add 10.99.0.1 dev lo`, if it is this node's; otherwise")
+        assert "for the next boot in the file that sets it" in fix
+
     def test_an_address_of_the_nodes_own_is_right(self) -> None:
         assert codes(leaving("10.255.0.1"), unnumbered()) == set()
 

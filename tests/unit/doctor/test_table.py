@@ -99,7 +99,8 @@ def test_ip_vs_built_into_the_kernel_takes_its_option_from_the_command_line() ->
     facts = replace(SMALL, modules=built_in, conn_tab_option=TableOption(bits=15, file=OURS))
     one = found(facts, Code.CONN_TAB_SMALL)
     assert one.changes == ()
-    assert "ip_vs.conn_tab_bits=15" in one.fix
+    assert "`ip_vs.conn_tab_bits=15` on the kernel's command line" in one.fix
+    assert "/etc/default/grub, then `update-grub`), then reboot" in one.fix
 
 
 def test_a_size_that_could_not_be_read_is_not_guessed() -> None:
@@ -141,6 +142,9 @@ def test_a_table_that_may_not_grow_is_found(name: str, default: int, text: str) 
     one = found(sysctls(**{f"net__ipv4__vs__{name}": "3"}), Code.LFACTOR)
     assert one.severity is Severity.WARNING
     assert f"{text} grows only where a bucket holds more than 8 of them" in one.text
-    assert one.fix == f"sysctl -w net.ipv4.vs.{name}={default}"
+    assert one.fix.startswith(
+        f"`sysctl -w net.ipv4.vs.{name}={default}`, and for the next boot in /etc/sysctl.d/60-anycast.conf; "
+    )
+    assert f"`grep -rs {name} /etc/sysctl.conf" in one.fix
     for fine in (str(default), "2"):
         assert Code.LFACTOR not in codes(sysctls(**{f"net__ipv4__vs__{name}": fine}))

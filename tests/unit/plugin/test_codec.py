@@ -165,6 +165,20 @@ def test_a_session_event_names_neighbor_state_and_reason() -> None:
     assert codec.parse(b'{"type": "update"}') == codec.Other('{"type": "update"}', event=True)
 
 
+def test_of_a_session_event_only_what_exabgp_says_counts_and_its_reason_is_one_clean_line() -> None:
+    def event(state: object, reason: object) -> codec.Line:
+        neighbor = {"address": {"peer": "192.0.2.254"}, "state": state, "reason": reason}
+        return codec.parse(json.dumps({"type": "state", "neighbor": neighbor}).encode())
+
+    for odd in ("established", "UP", "up\n", "", None, 1, ["up"], {"up": "up"}):
+        assert isinstance(event(odd, ""), codec.Other)
+    told = event("down", "a\nb\x1b[2J\u202ec" + "x" * 1000)
+    assert isinstance(told, codec.NeighborEvent)
+    assert told.reason.startswith("a b [2J c")
+    assert told.reason.isprintable()
+    assert len(told.reason) == codec.MAX_REASON
+
+
 @pytest.mark.parametrize(
     ("body", "reason", "words"),
     [

@@ -754,6 +754,22 @@ def test_neighbors_are_learned_from_the_table_and_followed_by_events() -> None:
     assert (neighbor.state, neighbor.reason, neighbor.changed) == ("down", "hold timer", x.now)
 
 
+def test_an_event_of_a_neighbor_that_exabgp_does_not_have_moves_no_route_and_is_gone_with_its_next_answer() -> (
+    None
+):
+    x = Exchange().started()
+    x.lease(ROUTE_A)
+    x.settle()
+    before = x.report()
+    x.plan.line(codec.NeighborEvent("203.0.113.66", "up", ""), x.now)
+    assert [one.address for one in x.report().neighbors] == ["192.0.2.254", "203.0.113.66"]
+    written = x.settle()
+    assert codec.SHOW_NEIGHBORS in written
+    assert not any("announce" in command or codec.withdraw(ROUTE_A) in command for command in written)
+    after = x.report()
+    assert (after.neighbors, after.announced) == (before.neighbors, before.announced)
+
+
 def test_what_a_router_says_of_too_many_prefixes_is_kept_until_the_session_is_up() -> None:
     x = Exchange().started()
     for state, reason in (
