@@ -1,4 +1,4 @@
-# The main targets: demo, chaos, test, lab, bench, bench-checks, bench-input, bench-ops, bench-soak, bench-scale. Everything they need is installed by them.
+# The main targets: demo, chaos, test, lab, bench, bench-checks, bench-input, bench-ops, bench-soak, bench-scale, bench-view. Everything they need is installed by them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
 
-.PHONY: help setup demo chaos bench bench-checks bench-input bench-ops bench-soak bench-scale lab lab-down test lint unit contract e2e test-lowest
+.PHONY: help setup demo chaos bench bench-checks bench-input bench-ops bench-soak bench-scale bench-view lab lab-down test lint unit contract e2e test-lowest
 .PHONY: hosts routers contract-all test-trixie test-sid test-kernels platforms
 .PHONY: package package-lock test-package audit schema machines clab findings clean
 
@@ -67,6 +67,9 @@ bench-scale: setup ## what the size of the configuration costs, against an older
 	@./lab/install routers
 	@$(BIN)/python -m lab.bench_scale $(if $(ROWS),--rows '$(ROWS)') $(if $(QUICK),--quick) $(if $(LONG),--long) \
 		$(if $(SECONDS_EACH),--seconds '$(SECONDS_EACH)')
+
+bench-view: $(STAMP) ## what the routers' view costs: 16 nodes, 1,000 VIPs, a flood; root, two minutes
+	@$(BIN)/python -m lab.bench_view
 
 lab: setup ## leave the lab running; it prints what to try, and the nodes' pages
 	@$(BIN)/python -m lab up

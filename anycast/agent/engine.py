@@ -107,6 +107,7 @@ _DOING: Mapping[type[ev.Event], str] = {
     ev.KernelChanged: "a change of the kernel",
     ev.PluginConnected: "a plugin that connected",
     ev.PluginReported: "a report of the plugin",
+    ev.PluginSaw: "what routers have",
     ev.PluginLost: "a plugin that was lost",
     ev.Reconfigured: "a reload",
     ev.MaintenanceSet: "a maintenance",

@@ -15,8 +15,9 @@ from dataclasses import replace
 import structlog
 
 from anycast.agent.door import Door, Guest, Limits
-from anycast.core.events import Event, PluginConnected, PluginLost, PluginReported
+from anycast.core.events import Event, PluginConnected, PluginLost, PluginReported, PluginSaw
 from anycast.core.values.report import SILENT
+from anycast.core.values.sight import ViewChange
 from anycast.lease import (
     NO_REPORT,
     Ask,
@@ -263,6 +264,9 @@ class LeaseServer:
             if report is not None:
                 self._complaints.discard("protocol")
                 self._post(PluginReported(source=source, report=report))
+            for message in messages:
+                if isinstance(message, ViewChange):
+                    self._post(PluginSaw(source=source, change=message))
             if any(isinstance(message, Ask) for message in messages):
                 self._asked(connection)
             await asyncio.sleep(PACE)

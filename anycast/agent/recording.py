@@ -27,7 +27,7 @@ from anycast.core.health import phase
 from anycast.core.maintenance import clocks, stages
 from anycast.core.maintenance.stages import Maintenance
 from anycast.core.owned import NOTHING, Owned
-from anycast.core.values import checks, configuration, described, report, route, software, standing
+from anycast.core.values import checks, configuration, described, report, route, sight, software, standing
 from anycast.core.values.configuration import Config, Target
 from anycast.core.vip import decide
 
@@ -50,6 +50,7 @@ _MODULES: tuple[ModuleType, ...] = (
     phase,
     report,
     route,
+    sight,
     software,
     stages,
     standing,

@@ -118,6 +118,11 @@ def is_wrong(vip: Vip) -> bool:
         or bool(vip["obstacle"])
         or vip["stage"] != "active"
         or any(
+            one["receipt"] == "not_received"
+            for prefix in vip["prefixes"]
+            for one in prefix.get("routers", ())  # an older agent has none
+        )
+        or any(
             service["removing"] or service.get("kept") or any(map(is_ill, service["servers"]))
             for service in vip["services"]
         )

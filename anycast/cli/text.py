@@ -50,6 +50,7 @@ def status(document: Mapping[str, Any], *, colour: bool, shown: Overview | None 
         _tables(shown.whole, colour=colour),
         _servers(shown.whole, colour=colour),
         *([_requirements(document["requirements"], colour=colour)] if document.get("requirements") else []),
+        *([_routers(asked, colour=colour)] if (asked := _asked(shown.lines)) else []),
         _neighbors(document["neighbors"], colour=colour),
         _plugins(document["plugins"], colour=colour),
     ]
@@ -175,6 +176,48 @@ def _at_level(cell: Cell, vip: Mapping[str, Any]) -> Cell:
 def _details(vip: Mapping[str, Any]) -> list[str]:
     role = "backup" if vip.get("role") == "backup" else ""  # an older agent has no roles
     return [text for text in (role, vip["detail"], vip["obstacle"]) if text]
+
+
+_RECEIPTS = {
+    "received": Cell("received", Colour.GOOD),
+    "not_received": Cell("NOT received", Colour.BAD),
+    "awaited": Cell("not yet", Colour.WARN),
+    "not_announced": Cell("not announced"),
+}
+
+
+def _asked(vips: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """Of each VIP its prefixes, and what the routers have of them that are asked. An older agent asks none."""
+    return [
+        (vip["name"], prefix["prefix"], one)
+        for vip in vips
+        for prefix in vip["prefixes"]
+        for one in prefix.get("routers", ())
+    ]
+
+
+def _routers(asked: Sequence[tuple[str, str, Mapping[str, Any]]], *, colour: bool) -> str:
+    rows = [
+        (
+            vip,
+            prefix,
+            one["neighbor"],
+            _RECEIPTS.get(one["receipt"], _word("unknown")),
+            duration(one["since_s"]),
+            _others(one),
+            one["why"],
+        )
+        for vip, prefix, one in asked
+    ]
+    head = ("ROUTERS", "PREFIX", "ROUTER", "THIS NODE'S PATH", "SINCE", "OTHER NODES", "DETAIL")
+    return table(head, rows, colour=colour)
+
+
+def _others(one: Mapping[str, Any]) -> str:
+    if one["others"] is None:
+        return "-"
+    least = "+" if one["at_least"] else ""
+    return f"{one['others']}{least}" + (f", {one['last_resort']} last resort" if one["last_resort"] else "")
 
 
 def _tables(vips: Sequence[Mapping[str, Any]], *, colour: bool) -> str:

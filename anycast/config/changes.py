@@ -187,7 +187,7 @@ def _settings(old: model.Config, new: model.Config) -> Iterator[str]:
 def _bgp(old: model.Config, new: model.Config) -> Iterator[str]:
     for name, change in _fields(old.bgp, new.bgp, ("local_as", "router_id", "hold_time")):
         yield f"bgp: {name} {change}: {RENDER}"
-    for name, change in _fields(old.bgp, new.bgp, ("next_hop_v4", "next_hop_v6")):
+    for name, change in _fields(old.bgp, new.bgp, ("next_hop_v4", "next_hop_v6", "view_mark")):
         yield f"bgp: {name} {change}"
     before, after = ({router.address: router for router in config.bgp.neighbors} for config in (old, new))
     yield from _members("bgp", "neighbor", before, after, _neighbor, more=f": {RENDER}")
@@ -195,7 +195,8 @@ def _bgp(old: model.Config, new: model.Config) -> Iterator[str]:
 
 def _neighbor(old: model.Neighbor, new: model.Neighbor) -> Iterator[str]:
     what = [
-        f"{name} {change}" for name, change in _fields(old, new, ("remote_as", "local_address", "passive"))
+        f"{name} {change}"
+        for name, change in _fields(old, new, ("remote_as", "local_address", "passive", "view"))
     ]
     if old.families != new.families:
         what.append(f"families {_families(old)} -> {_families(new)}")

@@ -14,6 +14,7 @@ from anycast.core.owned import Owned
 from anycast.core.values.configuration import Address, Config, Target
 from anycast.core.values.lease import Lease
 from anycast.core.values.report import Report
+from anycast.core.values.sight import ViewChange
 from anycast.core.values.standing import Condition
 
 
@@ -73,6 +74,14 @@ class PluginReported:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PluginSaw:
+    """What the routers have, as far as it has changed."""
+
+    source: int
+    change: ViewChange
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PluginLost:
     source: int
 
@@ -119,6 +128,7 @@ Event: TypeAlias = (
     | KernelChanged
     | PluginConnected
     | PluginReported
+    | PluginSaw
     | PluginLost
     | Reconfigured
     | MaintenanceSet

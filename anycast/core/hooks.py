@@ -75,6 +75,8 @@ EVENTS: tuple[str, ...] = (
     "requirement.failed",
     "requirement.met",
     "route.announced",
+    "route.not_received",
+    "route.received",
     "route.refused",
     "route.withdrawn",
     "server.connections_expired",

@@ -98,12 +98,12 @@ def renewed(
     # With a longer TTL the next renewal would come after the lease with the shorter one has run out.
     if not (changed or greet or ttl != lease.ttl or now >= due(state)):
         return state, []
-    seq = lease.seq + 1
+    seq, mark = lease.seq + 1, state.config.bgp.mark
     addresses = state.owned.addresses
     known = addresses is lease.owned_from or addresses == lease.owned_from
     owned = lease.owned if known else frozenset(map(prefix_of, addresses))
     if lease.routes is None:
-        sent = full_lease(seq=seq, issued=now, ttl=ttl, routes=routes.values(), owned=owned)
+        sent = full_lease(seq=seq, issued=now, ttl=ttl, routes=routes.values(), owned=owned, mark=mark)
         sent = replace(sent, routes=routes)
     else:
         sent = next_lease(
@@ -116,6 +116,7 @@ def renewed(
             ttl=ttl,
             routes=routes,
             owned=owned,
+            mark=mark,
         )
     lease = LeaseState(
         seq=seq,

@@ -117,6 +117,7 @@ class Routers:
     def __init__(self, bgp: Bgp) -> None:
         self._bgp = bgp
         self._internal = any(is_internal(bgp, one) for one in bgp.neighbors)
+        self._mark = () if bgp.mark is None else (":".join(map(str, bgp.mark)),)
         self._kinds = {version: self._of_family(version) for version in (4, 6)}
 
     def _of_family(self, version: int) -> tuple[_Kind, ...]:
@@ -162,7 +163,10 @@ class Routers:
             next_hop=bgp.next_hop_v4 if address.version == 4 else bgp.next_hop_v6,
             med=wanted.med,
             communities=_first(export.communities, vip.communities),
-            large_communities=_first(export.large_communities, vip.large_communities),
+            large_communities=(
+                *_first(export.large_communities, vip.large_communities),
+                *self._mark,
+            ),
             as_path=(bgp.local_as,) * (1 + wanted.prepend) if wanted.prepend and not internal else (),
             local_preference=wanted.local_preference if self._internal else None,
             extended_communities=_first(export.extended_communities, vip.extended_communities),

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import zip_longest
 
 from anycast.core.values.configuration import Address, Bgp, Neighbor
-from anycast.core.values.report import SETUP
+from anycast.core.values.report import SETUP, VIEW
 
 FORMAT = 2  # of what is rendered: another number, and every ExaBGP is to be started again
 _WITH_ADDRESSES = 1  # the one before, whose ExaBGP needs no other start
@@ -48,7 +49,7 @@ def sessions(before: Bgp, after: Bgp) -> tuple[Session, ...]:
 
 
 def _of_neighbor(old: Neighbor, new: Neighbor) -> Iterator[str]:
-    yield from _differences(old, new, ("remote_as", "local_address", "passive"))
+    yield from _differences(old, new, ("remote_as", "local_address", "passive", "view"))
     if old.families != new.families:
         yield "families"
     if (old.password, old.password_from) != (new.password, new.password_from):
@@ -69,7 +70,7 @@ def setups(bgp: Bgp) -> frozenset[str]:
         local = one.local_address or bgp.router_id
         carried = ",".join(map(str, sorted(one.families) or [one.address.version]))
         words = (one.address, one.remote_as, bgp.local_as, bgp.router_id, local, bgp.hold_time, carried)
-        found.append(" ".join(map(str, words)))
+        found.append(" ".join(map(str, words)) + (f" {VIEW}" if one.view else ""))
     return frozenset(found)
 
 
@@ -80,7 +81,7 @@ def differing(wanted: Iterable[str], there: Iterable[str]) -> Iterator[Session]:
         if at not in new or at not in old:
             yield Session(neighbor=at, change="removed" if at in old else "added")
         elif old[at] != new[at]:
-            pairs = zip(SETUP, old[at], new[at], strict=False)
+            pairs = zip_longest(SETUP, old[at], new[at], fillvalue="none")
             what = tuple(f"{name} {was} -> {now}" for name, was, now in pairs if was != now)
             yield Session(neighbor=at, change="changed", what=what)
 
@@ -101,4 +102,7 @@ def _text(form: int, bgp: Bgp) -> bytes:
         f"{one.address} {one.remote_as} {one.local_address} {sorted(one.families)} {one.passive}"
         for one in bgp.neighbors
     )
-    return f"{form} {bgp.local_as} {bgp.router_id} {bgp.hold_time} {neighbors}".encode()
+    text = f"{form} {bgp.local_as} {bgp.router_id} {bgp.hold_time} {neighbors}"
+    if views := sorted(str(one.address) for one in bgp.neighbors if one.view):
+        text += f" {views}"  # without one as it was before there were views
+    return text.encode()

@@ -34,6 +34,7 @@ from anycast.core.values.configuration import Address, Aimed, Bgp, Config, Rule,
 from anycast.core.values.persistent import PersistentMap
 from anycast.core.values.report import NeighborState, Report
 from anycast.core.values.route import Prefix, Route
+from anycast.core.values.sight import RouterView, Sight
 from anycast.core.values.standing import Condition, Standing
 from anycast.core.vip.decide import Advertise, Reason, ServiceFacts, Verdict
 from anycast.core.vip.lifecycle import Life
@@ -197,6 +198,33 @@ class LeaseState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What a plugin has told of one router."""
+
+    view: RouterView
+    sights: PersistentMap[Prefix, Sight] = PersistentMap()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Views:
+    """What the routers have. Neighbors are addresses as text.
+
+    `waiting`: by neighbor, what should be there and is not, and since when; of a neighbor whose view proves nothing there
+    is none. `told`: those that have been for long enough, and are an alarm.
+    """
+
+    seen: Mapping[int, Mapping[str, Seen]] = field(default_factory=dict)  # by plugin and neighbor
+    waiting: Mapping[str, PersistentMap[Prefix, float]] = field(default_factory=dict)
+    told: Mapping[str, PersistentMap[Prefix, float]] = field(default_factory=dict)
+    look_at: float = math.inf  # the instant at which one of `waiting` has been for long enough
+
+    def of(self, neighbor: str) -> tuple[int, Seen] | None:
+        """By the newest plugin that has the session, or else by the newest; None: no plugin tells of it."""
+        found = [(number, each[neighbor]) for number, each in self.seen.items() if neighbor in each]
+        return max(found, key=lambda one: (one[1].view.since is not None, one[0]), default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClockSet:
     """The wall clock was set by `by` seconds in all, the last time at the monotonic instant `at`."""
 
@@ -254,6 +282,7 @@ class State:
     leave_at: float = math.inf  # the first instant at which one of them moves on by time alone
     lease: LeaseState = LeaseState()
     plugins: Mapping[int, Report | None] = field(default_factory=dict)
+    views: Views = Views()
     lost_until: float = -math.inf  # until then a plugin that is not connected may hold routes
     still_until: float = -math.inf  # until then routers may have routes of a plugin that was lost while mute
     stopping_since: float | None = None

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
-from anycast.core import kept, lease, reload, standing, touched
+from anycast.core import kept, lease, reload, standing, touched, view
 from anycast.core.dataplane import loop
 from anycast.core.dataplane.desired import want
 from anycast.core.dataplane.proof import Proof
@@ -28,6 +28,7 @@ from anycast.core.events import (
     PluginConnected,
     PluginLost,
     PluginReported,
+    PluginSaw,
     ProbeAnew,
     Probed,
     Reconfigured,
@@ -140,6 +141,7 @@ def next_wake(state: State, now: float) -> float:
     if state.lost_until > now:
         times.append(state.lost_until)
     times += standing.wakes(state, now)
+    times += view.wakes(state, now)
     if state.stopping_since is not None:
         times.append(state.stopping_since + STOP_PATIENCE)
     return min(times)
@@ -161,8 +163,11 @@ def _apply(state: State, event: Event, now: float) -> Step:
             return replace(state, plugins={**state.plugins, source: None}), [Log(event="plugin.connected")]
         case PluginReported(source=source, report=report):
             return _reported(state, source, report)
+        case PluginSaw(source=source, change=change):
+            return view.saw(state, source, change), []
         case PluginLost(source=source):
-            return _lost(state, source), [Log(event="plugin.lost", level="warning")]
+            after = view.lost(_lost(state, source), source)
+            return after, [Log(event="plugin.lost", level="warning")]
         case Reconfigured(config=config):
             return _reconfigured(state, config, now)
         case ConditionSet(kind=kind, text=text, about=about):
@@ -314,6 +319,8 @@ def _settle(before: State, state: State, now: float, *, greet: bool = False) -> 
     effects += more
     if state.owned is not before.owned:
         effects.append(SaveOwned(owned=state.owned))
+    state, more = view.looked(before, view.compared(before, state), now)
+    effects += more
     state, more = standing.concluded(before, state, now)
     effects += more
     state, more = _finish_stop(state, now)

@@ -12,7 +12,8 @@ from typing import assert_never
 
 from anycast.core.values.lease import Lease, by_prefix, digest_of_all
 from anycast.core.values.report import FailedRoute, NeighborState, Report
-from anycast.core.values.route import Address, Origin, Prefix, Route, Variant, shape
+from anycast.core.values.route import Address, Mark, Origin, Prefix, Route, Variant, shape
+from anycast.core.values.sight import RouterView, Sight, ViewChange
 from anycast.lease.messages import Ask, Hello, LeaseChange, Message, ProtocolError, ReportChange
 
 MAX_LINE = 4 * 1024 * 1024  # bytes
@@ -39,6 +40,8 @@ def _body(message: Message) -> dict[str, object]:
             return _report_body(message)
         case ReportChange():
             return _report_change_body(message)
+        case ViewChange():
+            return _view_body(message)
         case Hello():
             return {"type": "hello"}
         case Ask():
@@ -95,6 +98,8 @@ def _decode(line: bytes) -> Message | None:
                 return _report(body)
             case "report_change":
                 return _report_change(body)
+            case "view":
+                return _view(body)
             case "hello":
                 return Hello()
             case "ask":
@@ -311,7 +316,11 @@ def _lease_body(lease: Lease) -> dict[str, object]:
         "owned": _texts(lease.owned),
         "digest": lease.digest,
     }
-    return body | {"variants": variants.bodies} if variants.bodies else body
+    if variants.bodies:
+        body["variants"] = variants.bodies
+    if lease.mark is not None:
+        body["mark"] = lease.mark
+    return body
 
 
 def _lease(fields: _Fields) -> Lease:
@@ -326,7 +335,18 @@ def _lease(fields: _Fields) -> Lease:
         routes=routes,
         owned=owned,
         digest=digest_of_all(routes.values(), owned) if digest is None else digest,
+        mark=_mark(fields),
     )
+
+
+def _mark(fields: _Fields) -> Mark | None:
+    if not fields.has("mark"):
+        return None
+    numbers = fields.integers("mark")
+    if len(numbers) != 3:
+        raise ValueError("mark: expected three numbers")
+    asn, function, number = numbers
+    return asn, function, number
 
 
 def _lease_change_body(change: LeaseChange) -> dict[str, object]:
@@ -343,6 +363,7 @@ def _lease_change_body(change: LeaseChange) -> dict[str, object]:
         "gone": _texts(change.gone),
         "owned": _texts(change.owned),
         "disowned": _texts(change.disowned),
+        "mark": change.mark,
     }
     return _spare(body)
 
@@ -358,6 +379,7 @@ def _lease_change(fields: _Fields) -> LeaseChange:
         gone=_some(fields, "gone"),
         owned=_some(fields, "owned"),
         disowned=_some(fields, "disowned"),
+        mark=_mark(fields),
     )
 
 
@@ -474,6 +496,85 @@ def _rest(
         setups=fields.texts("setups")[:MAX_SETUPS] if fields.has("setups") else (),
         loaded=fields.number_or_none("loaded"),
         journal_error=(fields.text_or_none("journal_error") or "")[:MAX_WHY],
+    )
+
+
+def _view_body(change: ViewChange) -> dict[str, object]:
+    return {
+        "type": "view",
+        "first": change.first,
+        "views": [
+            {
+                "neighbor": one.neighbor,
+                "number": one.number,
+                "up": one.up,
+                "since": one.since,
+                "complete": one.complete,
+                "add_path": one.add_path,
+                "echoes": one.echoes,
+                "paths": one.paths,
+                "dropped": one.dropped,
+                "full": one.full,
+            }
+            for one in change.views
+        ],
+        "sights": [
+            {
+                "neighbor": neighbor,
+                "prefixes": [str(one.prefix) for one in sights],
+                "mine": [one.mine for one in sights],
+                "missing": [one.missing for one in sights],
+                "counts": [(one.others, one.last_resort, one.unmarked, one.partial) for one in sights],
+            }
+            for neighbor, sights in change.sights
+        ],
+    }
+
+
+def _view(fields: _Fields) -> ViewChange:
+    return ViewChange(
+        first=fields.flag("first"),
+        views=tuple(map(_router_view, fields.objects("views"))),
+        sights=tuple((one.text("neighbor"), _sights(one)) for one in fields.objects("sights")),
+    )
+
+
+def _router_view(fields: _Fields) -> RouterView:
+    return RouterView(
+        neighbor=fields.text("neighbor"),
+        number=fields.integer("number"),
+        up=fields.flag("up"),
+        since=fields.number_or_none("since"),
+        complete=fields.number_or_none("complete"),
+        add_path=fields.integers("add_path"),
+        echoes=fields.flag("echoes"),
+        paths=fields.integer("paths"),
+        dropped=fields.integer("dropped"),
+        full=fields.flag("full"),
+    )
+
+
+def _sights(fields: _Fields) -> tuple[Sight, ...]:
+    prefixes = fields.prefixes("prefixes")
+    columns = [fields.array(name) for name in ("mine", "missing", "counts")]
+    if any(len(column) != len(prefixes) for column in columns):
+        raise ValueError("sights: expected as many of each as prefixes")
+    return tuple(map(_sight, prefixes, *columns))
+
+
+def _sight(prefix: Prefix, mine: object, missing: object, counts: object) -> Sight:
+    if not isinstance(counts, list) or len(counts) != 4 or not all(isinstance(one, int) for one in counts):
+        raise ValueError("counts: expected four numbers")
+    others, last_resort, unmarked, partial = counts
+    one = _Fields({"mine": mine, "missing": missing})
+    return Sight(
+        prefix=prefix,
+        mine=one.number_or_none("mine"),
+        missing=one.number_or_none("missing"),
+        others=others,
+        last_resort=last_resort,
+        unmarked=unmarked,
+        partial=bool(partial),
     )
 
 

@@ -13,7 +13,8 @@ from typing import TypeAlias
 
 from anycast.core.values.lease import Lease, check_terms
 from anycast.core.values.report import FailedRoute, Report
-from anycast.core.values.route import Prefix, Route
+from anycast.core.values.route import Mark, Prefix, Route
+from anycast.core.values.sight import ViewChange
 
 PIECE = 500  # prefixes that one message about a report names at most: it is read within milliseconds
 
@@ -35,6 +36,7 @@ class LeaseChange:
     gone: tuple[Prefix, ...] = ()
     owned: tuple[Prefix, ...] = ()  # prefixes that are owned now
     disowned: tuple[Prefix, ...] = ()  # and no more
+    mark: Mark | None = None
 
     def __post_init__(self) -> None:
         check_terms(self.seq, self.issued, self.ttl)
@@ -67,7 +69,7 @@ class Ask:
     """The plugin's: it understands differences of leases, and needs the full set first."""
 
 
-Message: TypeAlias = Lease | LeaseChange | Report | ReportChange | Hello | Ask
+Message: TypeAlias = Lease | LeaseChange | Report | ReportChange | ViewChange | Hello | Ask
 
 NO_REPORT = Report(seq=0)
 
@@ -86,6 +88,7 @@ def change_of(lease: Lease, owned_before: frozenset[Prefix]) -> LeaseChange:
         gone=lease.gone,
         owned=() if same else tuple(lease.owned - owned_before),
         disowned=() if same else tuple(owned_before - lease.owned),
+        mark=lease.mark,
     )
 
 

@@ -28,6 +28,7 @@ from prometheus_client.utils import floatToGoString
 from anycast.core.dataplane.kernel import KINDS, SyncRole
 from anycast.core.state import State
 from anycast.core.values.standing import Condition
+from anycast.core.view import sums
 from anycast.core.vip.facts import recent_crashes
 from anycast.entries import PROC, Entries, kernel_limit
 from anycast.ops.board import Board
@@ -286,6 +287,7 @@ def _routing(state: State, now: float) -> Iterator[Metric]:
     for neighbor in neighbors(state, now):
         established.add_metric([neighbor.address], float(neighbor.state == "up"))
     yield established
+    yield from _of_views(state)
     reports = [report for report in state.plugins.values() if report is not None]
     yield _gauge("anycast_plugins", "Plugins connected", len(state.plugins))
     yield CounterMetricFamily(
@@ -314,6 +316,30 @@ def _routing(state: State, now: float) -> Iterator[Metric]:
     sent = state.started_at if lease.routes is None else lease.sent_at
     yield _gauge("anycast_lease_seq", "Number of the last lease", lease.seq)
     yield _gauge("anycast_lease_age_seconds", "Time since the last lease was sent", now - sent)
+
+
+def _of_views(state: State) -> Iterator[Metric]:
+    """Of the routers that are asked."""
+    complete = GaugeMetricFamily(
+        "anycast_peer_view_complete",
+        "1 if all has come that the router has of the VIPs; of routers that are asked (bgp.view)",
+        labels=["peer"],
+    )
+    paths = GaugeMetricFamily(
+        "anycast_peer_view_paths", "Paths of this node's VIPs that the router has, whoever's", labels=["peer"]
+    )
+    dropped = CounterMetricFamily(
+        "anycast_peer_view_dropped",
+        "Prefixes and paths that the router has sent in this session and nobody asked for, or too many",
+        labels=["peer"],
+    )
+    for neighbor in state.config.bgp.neighbors:
+        if neighbor.view:
+            found, peer = sums(state, neighbor), [str(neighbor.address)]
+            complete.add_metric(peer, float(found.doubt is None))
+            paths.add_metric(peer, found.paths)
+            dropped.add_metric(peer, found.dropped)
+    return iter((complete, paths, dropped))
 
 
 class MetricsText:

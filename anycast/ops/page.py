@@ -147,6 +147,16 @@ def server_look(found: Seen) -> Look:
 _UP = Look("ok", "up")
 
 
+def _has(view: Mapping[str, Any] | None) -> str:
+    """What a router is known to have."""
+    if view is None:
+        return "it is not asked"
+    words = [f"{view['received']:,} received"] if view["received"] or view["complete"] else []
+    if view["not_received"]:
+        words.append(f"{view['not_received']:,} NOT received")
+    return ", ".join([*words, *([] if view["complete"] else [_short(view["why"])])])
+
+
 def neighbor_look(state: str) -> Look:
     return Look("ok" if state == "up" else "warn" if state == "unknown" else "bad", state)
 
@@ -680,6 +690,9 @@ class _Page:
         )
         if found["obstacle"]:
             yield el("p", _short(found["obstacle"]), class_="bad under")
+        if absent := status.lacking(self.state, vip):
+            named = ", ".join(absent[:NAMED])
+            yield el("p", f"announced, and not at router {_short(named)}", class_="bad under")
         yield self.stages(vip, found)
         yield self.flow(vip)
         left = 0
@@ -889,6 +902,7 @@ class _Page:
 
     def neighbors(self) -> Markup:
         found = self.frame["neighbors"]
+        asked = any(one["view"] is not None for one in found)
         rows = [
             el(
                 "tr",
@@ -896,13 +910,14 @@ class _Page:
                 el("th", el("code", one["address"]), scope="row"),
                 el("td", "for ", _lasts(one["since_s"], one["since"])),
                 el("td", _short(one["reason"])),
+                *([el("td", _has(one["view"]))] if asked else []),
             )
             for one in sorted(found, key=lambda one: one["state"] == "up")
         ]
         return _section(
             "neighbors",
             "BGP neighbors",
-            _table(("State", "Neighbor", "Since", "Reason"), rows)
+            _table(("State", "Neighbor", "Since", "Reason", *(("Has of this node",) if asked else ())), rows)
             if rows
             else el("p", "No neighbor is configured, and no plugin reports one."),
         )

@@ -15,8 +15,10 @@ from typing import Any
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane.members import first_addresses, servers_of, service_key
 from anycast.core.maintenance.stages import NODE_SCOPES, Stage
+from anycast.core.preference import export_of
 from anycast.core.state import State, VipState, health_of, prefix_of, services_of
-from anycast.core.values.configuration import Address, Config, Role, Service, Vip
+from anycast.core.values.configuration import Address, Config, Neighbor, Prefix, Role, Service, Vip
+from anycast.core.view import Receipt, at
 from anycast.core.vip.decide import Advertise, Reason, ServiceFacts
 from anycast.core.vip.facts import furthest, held_for, start_hold
 from anycast.core.vip.requirements import Requirement
@@ -81,6 +83,7 @@ class _Units:
     scopes: tuple[_Scope, ...]
     requirements: tuple[Requirement, ...]
     blocks: tuple[_Block, ...]
+    routers: tuple[_AtRouter, ...]
 
 
 def _units(state: State, blocks: Sequence[Block]) -> _Units:
@@ -103,6 +106,7 @@ def _units(state: State, blocks: Sequence[Block]) -> _Units:
         ),
         requirements=tuple(state.index.requirements),
         blocks=tuple(map(_block, blocks)),
+        routers=tuple(_at_routers(state.config)),
     )
 
 
@@ -136,6 +140,24 @@ def _block(block: Block) -> _Block:
 
 def _labels(**labels: str) -> str:
     return ",".join(f'{label}="{escaped(word)}"' for label, word in labels.items())
+
+
+@dataclass(frozen=True, slots=True)
+class _AtRouter:
+    """A VIP at a router that is asked what it has of it."""
+
+    neighbor: Neighbor
+    prefixes: tuple[Prefix, ...]
+    labels: str
+
+
+def _at_routers(config: Config) -> Iterator[_AtRouter]:
+    for neighbor in config.bgp.neighbors if config.bgp.mark is not None else ():
+        families = neighbor.families or {neighbor.address.version}
+        for vip in config.vips if neighbor.view else ():
+            prefixes = tuple(prefix_of(one) for one in vip.addresses if one.version in families)
+            if prefixes and export_of(neighbor.export, vip.name) is not None:
+                yield _AtRouter(neighbor, prefixes, _labels(vip=vip.name, peer=str(neighbor.address)))
 
 
 class Series:
@@ -174,6 +196,7 @@ class Series:
             *_of_requirements(self._units, state),
             *_of_maintenance(self._units, look),
             *_of_tables(self._units, board),
+            *_of_routers(self._units, state),
         ]
         if traffic.counted:
             families += _of_traffic("service", [self._carried.of(one, traffic) for one in self._units.parts])
@@ -258,7 +281,7 @@ def _of_vips(units: _Units, look: _Look) -> Iterator[Family[Any, Any]]:
     )
 
 
-def _of_one(name: str, unit: _Vip | _Part | _Scope, value: float) -> str:
+def _of_one(name: str, unit: _Vip | _Part | _Scope | _AtRouter, value: float) -> str:
     return _sample(name, unit.labels, value)
 
 
@@ -278,6 +301,42 @@ def _commands(unit: _Vip, counts: tuple[int, ...]) -> str:
         _sample("anycast_route_commands_total", f'{unit.labels},action="{action}"', count)
         for action, count in zip(_ACTIONS, counts, strict=True)
     )
+
+
+# Of VIPs at routers.
+
+
+def _of_routers(units: _Units, state: State) -> Iterator[Family[Any, Any]]:
+    """The fewest of several prefixes count."""
+    found = [[at(state, one.neighbor, prefix) for prefix in one.prefixes] for one in units.routers]
+    for name, about, figures in (
+        (
+            "anycast_vip_received",
+            "1 if the router has this node's path of the VIP",
+            [all(one.receipt is Receipt.RECEIVED for one in each) for each in found],
+        ),
+        (
+            "anycast_vip_not_received",
+            "1 if the VIP is announced to the router and is known not to be there; both 0: it is not known",
+            [any(one.receipt is Receipt.NOT_RECEIVED for one in each) for each in found],
+        ),
+        (
+            "anycast_vip_other_nodes",
+            "Other nodes of which the router has a path of the VIP; 0 where it is not known too",
+            [min(one.others or 0 for one in each) for each in found],
+        ),
+        (
+            "anycast_vip_other_nodes_known",
+            "1 if all the router has of other nodes is known; 0: there may be more",
+            [all(one.others is not None and not one.at_least for one in each) for each in found],
+        ),
+        (
+            "anycast_vip_last_resort_nodes",
+            "Those of them that are draining",
+            [min(one.last_resort or 0 for one in each) for each in found],
+        ),
+    ):
+        yield Family(name, about, units.routers, figures, partial(_of_one, name))
 
 
 # Of services.

@@ -38,6 +38,7 @@ from anycast.core.values.configuration import Address, Export, Forwarding, Neigh
 from anycast.core.values.moment import iso
 from anycast.core.values.report import EXPLAINED, NeighborState, Report, silent_for
 from anycast.core.values.standing import Condition, Standing
+from anycast.core.view import At, Receipt, at, sums
 from anycast.core.vip.decide import Advertise, Reason, ServiceFacts, Verdict
 from anycast.core.vip.facts import connections_of, furthest, held_for, is_at_rest, recent_crashes, start_hold
 from anycast.ops.servers import Look, Row, Seen, rows, seen, sees_answers
@@ -267,11 +268,69 @@ def frame(
                 **clock.since(neighbor.changed),
                 "reason": neighbor.reason,
                 "families": [f"ipv{family}" for family in sorted(families.get(neighbor.address, ()))],
+                "view": _view(state, neighbor.address, clock),
             }
             for neighbor in neighbors(state, now)
         ],
         "maintenance": maintenance_status(state, now=now, wall=wall),
     }
+
+
+def _view(state: State, address: str, clock: Clock) -> dict[str, Any] | None:
+    """What is known of what this router has; None: it is not asked."""
+    neighbor = next((one for one in state.config.bgp.neighbors if str(one.address) == address), None)
+    if neighbor is None or not neighbor.view:
+        return None
+    found = sums(state, neighbor)
+    return {
+        "complete": found.doubt is None,
+        "reason": found.doubt,
+        "why": found.why,
+        "since": (complete := clock.since(found.since))["since"],
+        "since_s": complete["since_s"],
+        "received": found.received,
+        "not_received": found.not_received,
+        "paths": found.paths,
+        "dropped": found.dropped,
+    }
+
+
+def viewed(state: State, vip: Vip, prefix: Prefix) -> Iterator[tuple[Neighbor, At]]:
+    """What the routers that are asked, and that get it, have of the prefix."""
+    for neighbor in state.config.bgp.neighbors:
+        carries = prefix.version in (neighbor.families or {neighbor.address.version})
+        if neighbor.view and carries and export_of(neighbor.export, vip.name) is not None:
+            yield neighbor, at(state, neighbor, prefix)
+
+
+def _routers(state: State, vip: Vip, prefix: Prefix, clock: Clock) -> list[dict[str, Any]]:
+    return [
+        {
+            "neighbor": str(neighbor.address),
+            "receipt": str(found.receipt),
+            **clock.since(found.since),
+            "reason": found.doubt,
+            "why": found.why,
+            "others": found.others,
+            "last_resort": found.last_resort,
+            "at_least": found.at_least,
+        }
+        for neighbor, found in viewed(state, vip, prefix)
+    ]
+
+
+def lacking(state: State, vip: Vip) -> list[str]:
+    """The routers that do not have it, though they should."""
+    if not state.views.told:
+        return []
+    return list(
+        dict.fromkeys(
+            str(neighbor.address)
+            for prefix in map(_prefix_of, vip.addresses)
+            for neighbor, found in viewed(state, vip, prefix)
+            if found.receipt is Receipt.NOT_RECEIVED
+        )
+    )
 
 
 def conditions(
@@ -632,6 +691,7 @@ def vip_status(
                 "sessions_up": prefix.sessions_up,
                 "sessions": len(prefix.sessions),
                 "obstacle": prefix.obstacle,
+                "routers": _routers(state, vip, prefix.prefix, clock),
             }
             for prefix in each
         ],

@@ -6,6 +6,7 @@ decided again with other facts to find what else is in the way.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ from anycast.core.values.configuration import (
 )
 from anycast.core.values.route import GRACEFUL_SHUTDOWN, Prefix, Route
 from anycast.core.values.standing import Standing
+from anycast.core.view import At, Receipt
 from anycast.core.vip.decide import Advertise, Facts, Reason, ServiceFacts, Verdict, decide
 from anycast.core.vip.facts import facts, recent_crashes, start_hold
 from anycast.core.vip.hold import FREE
@@ -56,6 +58,7 @@ from anycast.ops.status import (
     prefixes,
     routing,
     touch_file,
+    viewed,
 )
 
 VERSION = 1
@@ -211,6 +214,8 @@ def _chain(case: _Case, known: VipState) -> Iterator[Link]:
     yield _lease(case)
     yield _exabgp(case)
     yield _sessions(case)
+    if routers := _routers(case):
+        yield routers
 
 
 def _checks(case: _Case) -> Link:
@@ -555,6 +560,72 @@ def _sessions(case: _Case) -> Link:
     if missing and up:
         text += f", none that carries {' or '.join(FAMILIES[version] for version in missing)}"
     return Link(name="sessions", holds=not missing, text=text, items=tuple(items))
+
+
+def _routers(case: _Case) -> Link | None:
+    """What the routers have of it; None: none of them is asked."""
+    found = [
+        (one.prefix, neighbor, known)
+        for one in prefixes(case.routes, case.vip)
+        for neighbor, known in viewed(case.state, case.vip, one.prefix)
+    ]
+    if not found:
+        return None
+    items = tuple(
+        Item(
+            holds=known.receipt is not Receipt.NOT_RECEIVED,
+            text=f"{prefix} at {neighbor.address}: {_receipt(case, known)}{_company(known)}",
+            facts={
+                "prefix": str(prefix),
+                "neighbor": str(neighbor.address),
+                "receipt": str(known.receipt),
+                **case.clock.since(known.since),
+                "doubt": known.doubt,
+                "others": known.others,
+                "last_resort": known.last_resort,
+                "at_least": known.at_least,
+            },
+        )
+        for prefix, neighbor, known in found
+    )
+    count = Counter(known.receipt for _, _, known in found)
+    told = [f"{number} {_SPELT[receipt]}" for receipt in Receipt if (number := count[receipt])]
+    return Link(
+        name="routers",
+        holds=not count[Receipt.NOT_RECEIVED],
+        text=f"what the routers have of it, of {_count(len(found), 'path')}: {', '.join(told)}",
+        items=items,
+    )
+
+
+_SPELT = {
+    Receipt.RECEIVED: "received",
+    Receipt.NOT_RECEIVED: "NOT received",
+    Receipt.AWAITED: "not there yet",
+    Receipt.NOT_ANNOUNCED: "not announced",
+    Receipt.UNKNOWN: "not known",
+}
+
+
+def _receipt(case: _Case, known: At) -> str:
+    match known.receipt:
+        case Receipt.RECEIVED:
+            return f"received, since {_moment(case, known.since or case.clock.now)}"
+        case Receipt.NOT_RECEIVED:
+            return f"NOT received, since {_moment(case, known.since or case.clock.now)}"
+        case Receipt.UNKNOWN:
+            return f"not known: {known.why}"
+        case _:
+            return _SPELT[known.receipt]
+
+
+def _company(known: At) -> str:
+    """`; 3 other nodes there, 1 of them as the last resort`."""
+    if known.others is None:
+        return ""
+    least = "at least " if known.at_least else ""
+    last = f", {known.last_resort} of them as the last resort" if known.last_resort else ""
+    return f"; {least}{_count(known.others, 'other node')} there{last}"
 
 
 def _own_way(case: _Case, neighbor: str, families: list[int]) -> str:

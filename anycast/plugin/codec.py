@@ -14,7 +14,8 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TypeAlias
 
-from anycast.core.values.route import Origin, Prefix, Route, extended_community
+from anycast.core.values.report import VIEW
+from anycast.core.values.route import GRACEFUL_SHUTDOWN, Origin, Prefix, Route, extended_community
 
 FLUSH = "flush adj-rib out"
 SHOW_NEIGHBORS = "show neighbor json"
@@ -28,6 +29,10 @@ _WITH_WORDS = {(6, 2), (6, 4)}  # an administrator's shutdown and reset
 MAX_LINE = 8 * 1024 * 1024  # bytes; the table of a thousand neighbors is far below
 MAX_REASON = 255  # characters; a router has 255 bytes for its words
 _STATES = {"connected", "up", "down"}
+_DRAINING = [int(part) for part in GRACEFUL_SHUTDOWN.split(":")]
+_FAMILIES = {"ipv4 unicast": 4, "ipv6 unicast": 6}
+# What a router sends comes parsed too, where that is wanted: its bytes are of no use.
+_BYTES_OF_UPDATE, _HEAD = b'"message": { "category": 2,', 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,34 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
+class Negotiated:
+    """What a session that is about to come up carries. `add_path`: families of which the router sends every path."""
+
+    address: str
+    families: tuple[int, ...]
+    add_path: tuple[int, ...]
+
+
+Path: TypeAlias = tuple[str, str]
+"""A prefix as ExaBGP writes it, and the path identifier; empty: there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What a router has and has no more. `marks`: large communities. `last_resort`: the paths are draining.
+
+    `end`: all of this family has come (End-of-RIB); None: it is not said.
+    """
+
+    address: str
+    announced: tuple[Path, ...] = ()
+    withdrawn: tuple[Path, ...] = ()
+    marks: tuple[tuple[int, int, int], ...] = ()
+    last_resort: bool = False
+    end: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Other:
     """A line we have no use for. `event`: it is an event, so no part of an answer."""
 
@@ -113,6 +146,8 @@ Line: TypeAlias = (
     | NeighborEvent
     | Notification
     | NeighborTable
+    | Negotiated
+    | Update
     | Stopping
     | Reloading
     | Mark
@@ -273,6 +308,8 @@ def _is_number(text: str) -> bool:
 
 def parse(line: bytes) -> Line:
     """What one line from ExaBGP says. Never raises."""
+    if line.find(_BYTES_OF_UPDATE, 0, _HEAD) >= 0:
+        return Other("", event=True)
     text = line.decode("utf-8", "replace").strip()
     if text == "done":
         return Done()
@@ -307,7 +344,54 @@ def _event(value: object, text: str) -> Line:
             return Other(text, event=True)
         reason = _get(neighbor, "reason")
         return NeighborEvent(address, state, _clean(reason) if isinstance(reason, str) else "")
+    if _get(value, "type") == "update" and isinstance(address, str):
+        return _update(address, _get(neighbor, "message"))
+    if _get(value, "type") == "negotiated" and isinstance(address, str):
+        told = _get(neighbor, "negotiated")
+        return Negotiated(
+            address, _families(_get(told, "families")), _families(_get(told, "add_path", "receive"))
+        )
     return _notification(neighbor, address) or Other(text, event=True)
+
+
+def _families(names: object) -> tuple[int, ...]:
+    known = names if isinstance(names, list) else []
+    return tuple(sorted({_FAMILIES[name] for name in known if isinstance(name, str) and name in _FAMILIES}))
+
+
+def _update(address: str, message: object) -> Update:
+    """What cannot be read is left out. Other families than the two are passed over."""
+    if (end := _get(message, "eor")) is not None:
+        return Update(address, end=_FAMILIES.get(f"{_get(end, 'afi')} {_get(end, 'safi')}"))
+    update = _get(message, "update")
+    announced: list[Path] = []
+    withdrawn: list[Path] = []
+    for family in _FAMILIES:
+        hops = _get(update, "announce", family)
+        for paths in hops.values() if isinstance(hops, dict) else ():
+            announced += _paths(paths)
+        withdrawn += _paths(_get(update, "withdraw", family))
+    communities = _get(update, "attribute", "community")
+    last = isinstance(communities, list) and _DRAINING in communities
+    marks = _marks(_get(update, "attribute", "large-community"))
+    return Update(address, tuple(announced), tuple(withdrawn), marks, last)
+
+
+def _paths(values: object) -> list[Path]:
+    found = []
+    for one in values if isinstance(values, list) else ():
+        prefix, number = _get(one, "nlri"), _get(one, "path-information")
+        if isinstance(prefix, str):
+            found.append((prefix, number if isinstance(number, str) else ""))
+    return found
+
+
+def _marks(values: object) -> tuple[tuple[int, int, int], ...]:
+    return tuple(
+        (one[0], one[1], one[2])
+        for one in (values if isinstance(values, list) else ())
+        if isinstance(one, list) and len(one) == 3 and all(type(part) is int for part in one)
+    )
 
 
 def _notification(neighbor: object, address: object) -> Notification | None:
@@ -366,6 +450,8 @@ def _setup(item: object) -> str:
         return ""
     found[3] = local
     words = [at, *map(str, found), ",".join(carried)]
+    if _get(item, "local", "capabilities", "add-path") is True:
+        words.append(VIEW)
     return " ".join(words) if all(words) and not any(" " in word for word in words) else ""
 
 

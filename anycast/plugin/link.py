@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from anycast.core.values.sight import ViewChange
 from anycast.lease import (
     NO_REPORT,
     Ask,
@@ -167,6 +168,10 @@ class AgentLink:
         else:
             self._out += b"".join(map(encode, changes_of(self._sent, report)))
         self._sent = report
+        self.flush()
+
+    def show(self, change: ViewChange) -> None:
+        self._out += encode(change)
         self.flush()
 
     def flush(self) -> None:

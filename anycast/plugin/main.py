@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from ipaddress import ip_network
 
-from anycast.core.values.route import Prefix, Route
+from anycast.core.values.route import Mark, Prefix, Route
 from anycast.plugin import has, journal, link
 from anycast.plugin.guardian import PATIENCE, Guardian
 from anycast.plugin.plan import Planner
@@ -27,7 +27,7 @@ NO_JOURNAL = "no --journal was given"
 REPORT_EVERY = 0.1  # seconds between reports while one change follows the other
 
 HELP = """\
-usage: anycast announce --socket PATH [--journal FILE] [--own PREFIX]... [--hang-limit SECONDS]
+usage: anycast announce --socket PATH [--journal FILE] [--own PREFIX]... [--view AS:N:ID] [--hang-limit SECONDS]
 
 ExaBGP runs this, not a person. It announces the routes that the agent leases to it, and withdraws them when the lease
 runs out. It stands on the `run` line of ExaBGP's process section, as `anycast render exabgp` writes it.
@@ -41,7 +41,8 @@ EXIT_OK, EXIT_FAILURE, EXIT_USAGE = 0, 1, 2
 class Options:
     """`hang_limit`: seconds after which a hung plugin takes ExaBGP along, where no watchdog does; 0: never.
 
-    `rendered`: which configuration ExaBGP runs with, for the agent to compare. `error`: why the command line cannot be used; what is owned is withdrawn nevertheless.
+    `rendered`: which configuration ExaBGP runs with, for the agent to compare. `view`: the mark of this node's paths, where
+    routers send back what they have. `error`: why the command line cannot be used; what is owned is withdrawn nevertheless.
     """
 
     socket: str = ""
@@ -49,10 +50,11 @@ class Options:
     own: tuple[Prefix, ...] = ()
     hang_limit: float = PATIENCE
     rendered: str = ""
+    view: Mark | None = None
     error: str = ""
 
 
-_WORDS = ("--socket", "--journal", "--own", "--hang-limit", "--rendered")
+_WORDS = ("--socket", "--journal", "--own", "--hang-limit", "--rendered", "--view")
 
 
 def parse_options(argv: list[str]) -> Options:
@@ -79,6 +81,11 @@ def parse_options(argv: list[str]) -> Options:
         hang_limit = float(given["--hang-limit"][-1]) if given["--hang-limit"] else PATIENCE
     except ValueError as error:
         wrong = wrong or f"--hang-limit: {error}"
+    view = None
+    try:
+        view = _mark(given["--view"][-1]) if given["--view"] else None
+    except ValueError as error:
+        wrong = wrong or f"--view: {error}"
     socket_path, journal_path, rendered = (
         next(reversed(given[word]), "") for word in ("--socket", "--journal", "--rendered")
     )
@@ -88,8 +95,17 @@ def parse_options(argv: list[str]) -> Options:
         own=tuple(own),
         hang_limit=hang_limit,
         rendered=rendered,
+        view=view,
         error=wrong or ("" if socket_path else "--socket PATH is missing"),
     )
+
+
+def _mark(text: str) -> Mark:
+    try:
+        asn, function, number = map(int, text.split(":"))
+    except ValueError:
+        raise ValueError(f"expected three numbers as in 65001:1179:1, found {text}") from None
+    return asn, function, number
 
 
 def main(argv: list[str]) -> int:
@@ -129,7 +145,7 @@ class Plugin:
         self._say = log
         self._pid, self._parent = os.getpid(), os.getppid()
         now = time.monotonic()
-        self._plan = Planner(own=options.own, journal=self._load(now), now=now)
+        self._plan = Planner(own=options.own, journal=self._load(now), mark=options.view, now=now)
         if not options.journal:
             self._plan.journal_failed(NO_JOURNAL, now)
         self._agent = link.AgentLink(options.socket)
@@ -144,6 +160,7 @@ class Plugin:
         self._sent_at = 0.0
         self._sent_settled = False
         self._owes_report = False
+        self._showed_at = 0.0
         self._has: has.Has | None = None  # as it was written
         self._has_at = now  # the instant from which it may be
         self._selector = selectors.DefaultSelector()
@@ -201,6 +218,7 @@ class Plugin:
             return self._end_exabgp(self._plan.stuck, now)
         self._write(now)
         self._report(now)
+        self._show(now)
         self._tell_what_it_has(now)
         for text in self._plan.log:
             self._say(text, now)
@@ -309,6 +327,15 @@ class Plugin:
         rendered = self._options.rendered
         self._agent.send(self._plan.report(pid=self._pid, exabgp_pid=self._parent, rendered=rendered))
         self._plan.reported()
+
+    def _show(self, now: float) -> None:
+        """What the routers have: now and then, and some of it at a time."""
+        if now - self._showed_at < REPORT_EVERY or not self._agent.is_ready(now):
+            return
+        change = self._plan.view()
+        if change is not None:
+            self._showed_at = now
+            self._agent.show(change)
 
     def _tell_what_it_has(self, now: float) -> None:
         found = self._plan.has(self._parent)

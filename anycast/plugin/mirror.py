@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from anycast.core.values.lease import digest_after, digest_of_all
-from anycast.core.values.route import Prefix, Route
+from anycast.core.values.route import Mark, Prefix, Route
 from anycast.lease import Lease, LeaseChange
 
 
 class Mirror:
-    """`routes` and `owned` are those of the newest proven lease, `seq`, `issued` and `ttl` its terms."""
+    """`routes` and `owned` are those of the newest proven lease, `seq`, `issued`, `ttl` and `mark` its terms."""
 
     def __init__(self) -> None:
         self.seq = 0
         self.issued = 0.0
         self.ttl = 0.0
+        self.mark: Mark | None = None
         self.asks = False  # the full set is needed
         self._routes: dict[Prefix, Route] = {}
         self._owned: set[Prefix] = set()
@@ -46,6 +47,7 @@ class Mirror:
             self._digest, self.asks = None, True
             return False
         self.seq, self.issued, self.ttl = message.seq, message.issued, message.ttl
+        self.mark = message.mark
         return True
 
     def _whole(self, lease: Lease) -> None:

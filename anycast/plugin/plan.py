@@ -15,7 +15,8 @@ import math
 from collections.abc import Iterable
 
 from anycast.core.values.report import ATTRIBUTES, EXPLAINED, NeighborState, Report, doubtful, too_old
-from anycast.core.values.route import Prefix, Route, shape
+from anycast.core.values.route import Mark, Prefix, Route, shape
+from anycast.core.values.sight import ViewChange
 from anycast.lease import Lease, LeaseChange
 from anycast.plugin import codec, commands, outage
 from anycast.plugin.conversation import Command, Conversation
@@ -23,6 +24,7 @@ from anycast.plugin.has import Has
 from anycast.plugin.journal import Journal, Writing
 from anycast.plugin.mirror import Mirror
 from anycast.plugin.prefixes import Entry, Kind, Prefixes
+from anycast.plugin.view import View
 
 REASSERT = 60.0  # seconds between withdraws of all that is down
 AT_ONCE = 1.0  # seconds between what a router says and the end of the session that it is about
@@ -37,13 +39,22 @@ class Planner:
     """The state machine between lease and ExaBGP.
 
     Inputs are `connected`, `lease`, `line`, `tick`, `stop`, `asked`, `reported`, `journaled` and `journal_failed`;
-    outputs are `asks`, `commands`, `journal`, `report` and `stuck`. `own` are the prefixes known without any lease, `journal` is what the
-    life before may have announced. Instants are seconds of one monotonic clock.
+    outputs are `asks`, `commands`, `journal`, `report`, `view` and `stuck`. `own` are the prefixes known without any lease, `journal` is what the
+    life before may have announced, `mark` is on this node's paths where routers send back what they have, until a lease says
+    which is. Instants are seconds of one monotonic clock.
     """
 
-    def __init__(self, *, own: Iterable[Prefix] = (), journal: Iterable[Route] = (), now: float) -> None:
+    def __init__(
+        self,
+        *,
+        own: Iterable[Prefix] = (),
+        journal: Iterable[Route] = (),
+        mark: Mark | None = None,
+        now: float,
+    ) -> None:
         recorded = frozenset(journal)
         self._prefixes = Prefixes(own, recorded)
+        self._view = View(mark, self._prefixes.knows, self._prefixes.is_at)
         self._journal = Journal(recorded, now)
         self._talk = Conversation(now)
         self._mirror = Mirror()
@@ -77,6 +88,7 @@ class Planner:
         """A new connection of the agent: sequence numbers start again."""
         self._seq = 0
         self._mirror.connected()
+        self._view.connected()
         self._changes += 1
 
     def lease(self, messages: Iterable[Lease | LeaseChange], now: float) -> None:
@@ -109,6 +121,7 @@ class Planner:
         # What has run out is followed no more, whatever the mirror has.
         follows, self._expires, self._expired = self._expires is not None, expires, False
         self.log += self._prefixes.want(mirror.routes, mirror.owned, now, touched if follows else None)
+        self._view.remark(mirror.mark)
         if self._seq != mirror.seq:
             self._seq = mirror.seq
             self._changes += 1
@@ -131,6 +144,7 @@ class Planner:
                     self._doubted = True
                     self._ask(now)
                 self._neighbor(line.address, line.state, line.reason, now, now)
+                self._view.session(line.address, up=line.state == "up", now=now)
                 if line.state == "up":
                     self._session_up(now)
             case codec.Notification():
@@ -138,6 +152,10 @@ class Planner:
             case codec.NeighborTable():
                 self._talk.table(line)
                 self._table(line, now)
+            case codec.Negotiated():
+                self._view.negotiated(line)
+            case codec.Update():
+                self._view.update(line, now)
             case codec.Version():
                 self._heard_version(line.version)
             case codec.Reloading():
@@ -171,6 +189,17 @@ class Planner:
             self._talk.flush()
         if now >= self._reassert_at:
             self._reassert(now)
+        self._look(now)
+
+    def _look(self, now: float) -> None:
+        """What the routers have, after what has changed here."""
+        known = self._prefixes
+        for prefix in known.came:
+            self._view.owns(prefix)
+        self._view.touch(known.moved)
+        known.came.clear()
+        known.moved.clear()
+        self._view.tick(now, known.all)
 
     def asked(self) -> None:
         """The agent has been asked for the full set."""
@@ -280,6 +309,10 @@ class Planner:
             journal_error=self._journal.error or "",
             touched=frozenset(self._prefixes.touched),
         )
+
+    def view(self) -> ViewChange | None:
+        """What has changed in what the routers have, and counts as told; None: nothing."""
+        return self._view.change() if self._view.has_news else None
 
     def has(self, exabgp: int) -> Has:
         """Which file ExaBGP has read, for whoever has given it another one."""
@@ -513,6 +546,7 @@ class Planner:
             came_up = came_up or (row.up and old is not None)
             changed = now - row.seconds if row.seconds is not None else now
             self._neighbor(row.address, "up" if row.up else "down", "", changed, now)
+            self._view.session(row.address, up=row.up, now=None)
         setups = tuple(sorted(row.setup for row in table.rows if row.setup))
         if setups != self._setups:
             self._setups = setups
@@ -521,6 +555,7 @@ class Planner:
             del self._neighbors[address]
             self._changes += 1
         self._doubted = self._doubted and not self._asked_after
+        self._view.forget(self._neighbors)
         self._prefixes.know(frozenset(self._neighbors), now)
         if self._unread:
             self._ask_mark()

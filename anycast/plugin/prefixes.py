@@ -81,6 +81,11 @@ class Entry:
         wanted = () if self.want is None else (self.want,)
         return any(route.variants for route in (*wanted, *self.held))
 
+    def goes_to(self, neighbor: str) -> bool:
+        """What is wanted does."""
+        variants = () if self.want is None else self.want.variants
+        return not variants or any(neighbor in one.neighbors for one in variants)
+
     def need(self) -> Kind | None:
         if self.command is not None:
             return None
@@ -206,6 +211,8 @@ class Prefixes:
         self._said: Said | None = None
         self.known: frozenset[str] = frozenset()  # the neighbors that ExaBGP has
         self.touched: set[Prefix] = set()  # those of which a report says something else than the last did
+        self.moved: set[Prefix] = set()  # the same since the view looked
+        self.came: list[Prefix] = []  # that are known since then
         self.fresh: list[Route] = []  # what is newly wanted, for the journal
         self.wants = 0  # how many are wanted and can be announced
         self.forgot = False  # since the journal looked
@@ -219,6 +226,18 @@ class Prefixes:
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries.values())
+
+    @property
+    def all(self) -> Collection[Prefix]:
+        return self._entries.keys()
+
+    def knows(self, prefix: Prefix) -> bool:
+        return prefix in self._entries
+
+    def is_at(self, prefix: Prefix, neighbor: str) -> bool:
+        """It is announced to that neighbor as wanted, and acknowledged."""
+        entry = self._entries.get(prefix)
+        return entry is not None and entry.settled and entry.want is not None and entry.goes_to(neighbor)
 
     @property
     def settled(self) -> bool:
@@ -279,6 +298,7 @@ class Prefixes:
         entry = self._entries.get(prefix)
         if entry is None:
             entry = self._entries[prefix] = Entry(prefix)
+            self.came.append(prefix)
             self.place(entry, math.inf)
         return entry
 
@@ -339,6 +359,7 @@ class Prefixes:
         else:
             self._failed.pop(prefix, None)
         self.touched.add(prefix)
+        self.moved.add(prefix)
         self._said = None
         self.revision += 1
 

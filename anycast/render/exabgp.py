@@ -44,6 +44,8 @@ def _run_line(config: Config, command: str, journal: str | None) -> str:
     words += ["--socket", f"{runtime}/lease.sock"]
     words += ["--journal", journal or f"{runtime}/plugin/journal.json"]
     words += ["--rendered", digest(config.bgp)]
+    if config.bgp.mark is not None:
+        words += ["--view", ":".join(map(str, config.bgp.mark))]
     for prefix in prefixes:
         words += ["--own", f"{prefix}/{prefix.max_prefixlen}"]
     for word in words:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 CONNECT_RETRY = round(ROUTER_DIALS)  # seconds between two attempts of the router to reach a node
 MAX_PATHS = 64  # next hops of one route, if no more sessions carry it
 MOST_PATHS = 128  # FRR's documentation promises no more
+VIEW_PATHS = 64  # of one prefix, that GoBGP sends back
 _PREFIXES = 1000  # of a family from a node; more end the session, whatever the filters would do with them
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z", re.ASCII)
 
@@ -36,6 +37,7 @@ class Session:
     families: tuple[int, ...]
     password: str | None = field(default=None, repr=False)
     bfd: Bfd | None = None
+    view: bool = False  # the node is sent back what the router has of its VIPs
 
     @property
     def keepalive(self) -> int:
@@ -53,6 +55,12 @@ class Node:
     @property
     def families(self) -> tuple[int, ...]:
         return tuple(sorted({family for session in self.sessions for family in session.families}))
+
+    @property
+    def seen(self) -> tuple[int, ...]:
+        """The families of which a session sends something back."""
+        carried = {family for session in self.sessions if session.view for family in session.families}
+        return tuple(sorted(family for family in carried if self.vips[family]))
 
     def most(self, *families: int) -> int:
         """More prefixes of these families are taken for a mistake."""
@@ -77,6 +85,11 @@ class Router:
     def max_paths(self, family: int) -> int:
         """For `maximum-paths`: a path beyond it gets no clients."""
         return min(max(MAX_PATHS, self.paths(family)), MOST_PATHS)
+
+    @property
+    def sends_back(self) -> bool:
+        """Some node is sent what this router has of its VIPs."""
+        return any(node.seen for node in self.nodes)
 
     @property
     def sessions(self) -> tuple[Session, ...]:
@@ -223,6 +236,7 @@ def _sessions(config: Config, only: Collection[Address]) -> Iterator[Session]:
                 families=families(neighbor),
                 password=neighbor.password,
                 bfd=neighbor.bfd,
+                view=neighbor.view,
             )
 
 

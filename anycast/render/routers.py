@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from anycast.analysis.routers import GOBGP_BFD, OPENBGPD_PASSWORD
 from anycast.core.values.configuration import Bfd
 from anycast.core.values.software import Daemon
-from anycast.render.router import CONNECT_RETRY, Router, short
+from anycast.render.router import CONNECT_RETRY, VIEW_PATHS, Router, short
 from anycast.render.template import render
 
 _STRICT = (10, 4)  # FRR: `neighbor … bfd strict`
@@ -50,9 +50,14 @@ def gobgp_conf(router: Router) -> str:
             "GoBGP needs a router id, and no neighbor is IPv4 to take it from: write --router-id"
         )
     policies = [f"{node.name}-ipv{family}" for node in router.nodes for family in node.families]
-    bfd = router.since(*GOBGP_BFD)
     return render(
-        "router-gobgp.conf", router=router, connect_retry=CONNECT_RETRY, policies=policies, has_bfd=bfd
+        "router-gobgp.conf",
+        router=router,
+        connect_retry=CONNECT_RETRY,
+        policies=policies,
+        backs=[f"{node.name}-ipv{family}-back" for node in router.nodes for family in node.seen],
+        has_bfd=router.since(*GOBGP_BFD),
+        view_paths=VIEW_PATHS,
     )
 
 

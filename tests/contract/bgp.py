@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from anycast.agent.leases import LeaseServer
-from anycast.core.events import Event, PluginConnected, PluginLost, PluginReported
+from anycast.core.events import Event, PluginConnected, PluginLost, PluginReported, PluginSaw
 from anycast.core.values.lease import Lease, by_prefix, full_lease, next_lease
 from anycast.core.values.report import Report
-from anycast.core.values.route import Prefix, Route
+from anycast.core.values.route import Mark, Prefix, Route
 from anycast.sockets import bind_unix
 from lab import netns, suites
 from lab.processes import Process, spawn
@@ -76,6 +76,8 @@ class Agent:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self.connections = 0
+        self.mark: Mark | None = None  # of this node's paths; with the next lease
+        self.heard: list[tuple[float, Event]] = []  # of plugins, with their instants
         self.open()
 
     def open(self) -> None:
@@ -154,7 +156,9 @@ class Agent:
             self._sequence += 1
             now, before = time.monotonic(), self._newest
             if before is None:
-                self._newest = full_lease(seq=self._sequence, issued=now, ttl=ttl, routes=routes, owned=owned)
+                self._newest = full_lease(
+                    seq=self._sequence, issued=now, ttl=ttl, routes=routes, owned=owned, mark=self.mark
+                )
             else:
                 same = routes == tuple(before.routes.values())
                 self._newest = next_lease(
@@ -167,11 +171,14 @@ class Agent:
                     ttl=ttl,
                     routes=before.routes if same else by_prefix(routes),
                     owned=before.owned if owned == before.owned else owned,
+                    mark=self.mark,
                 )
             return self._newest
 
     def _hear(self, event: Event) -> None:
         with self._changed:
+            if isinstance(event, PluginConnected | PluginReported | PluginSaw | PluginLost):
+                self.heard.append((time.monotonic(), event))
             match event:
                 case PluginConnected():
                     self.connections += 1

@@ -40,8 +40,9 @@ def config(
     bfd: str = "false",
     name: str = "lb1.x-y_z",
     vips: str = VIPS,
+    view: str = "",
 ) -> Config:
-    """A node with a session of each family, the one with a password."""
+    """A node with a session of each family, the one with a password. `view`: the software of a router that sends back."""
     text = f"""
 node: {{name: {name}, runtime_dir: {folder}, exabgp_user: root}}
 bgp:
@@ -49,6 +50,7 @@ bgp:
   router_id: {NODE4}
   hold_time: 3
   bfd: {bfd}
+{_view(view)}
   neighbors:
     - {{address: {ROUTER4}, remote_as: 65000, password: "{PASSWORD}"}}
     - {{address: "{ROUTER6}", remote_as: 65000, local_address: "{NODE6}"}}
@@ -60,6 +62,10 @@ vips:
     servers: [{{name: a, addresses: [10.9.2.1, "fd00:9::1"]}}]
 """
     return loads(text, hostname="lb1").config
+
+
+def _view(software: str) -> str:
+    return f"  view: true\n  software: {software}" if software else "  view: false"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +109,17 @@ def pair(
     vips: str = VIPS,
     change: tuple[str, str] = ("", ""),
     runs: Runs | None = None,
+    view: bool = False,
 ) -> Iterator[Pair]:
     """Sessions are up. `bfd` as the configuration writes it; `switch`: the link can be cut.
 
     `change`: what an operator has written otherwise in the router's configuration. `runs`: what is rendered for.
+    `view`: the router sends back what it has.
     """
     with contextlib.ExitStack() as undo:
         folder = undo.enter_context(bgp.open_folder())
         places = undo.enter_context(bgp.places(switch=switch))
-        one = config(folder, ibgp=ibgp, bfd=bfd, vips=vips)
+        one = config(folder, ibgp=ibgp, bfd=bfd, vips=vips, view=software.name if view else "")
         table = RouteWatch(RouteTable([str(V4), str(V6)], {}, places.router))
         undo.callback(table.close)
         files = folder / "router"
@@ -129,6 +137,7 @@ def pair(
         )
         text = exabgp_conf(one, command=f"{sys.executable} -m anycast")
         node = Speaker(places.node, folder, text, [NODE4, NODE6], env={})
+        node.agent.mark = one.bgp.mark
         undo.callback(node.stop)
         until(other.up, "both sessions up at the router")
         yield Pair(other, node, folder, places, tuple(daemons), table, one)
@@ -175,6 +184,7 @@ bgp:
   local_as: {local_as}
   router_id: {NODE_B}
   hold_time: 3
+{_view(one.router.name if one.config.bgp.mark else "")}
   neighbors: [{{address: {ROUTER_B}, remote_as: 65000}}]
 vips: {{web: {{addresses: [{vips}], port: 80, servers: [10.9.2.1]}}}}
 """,
@@ -186,6 +196,7 @@ vips: {{web: {{addresses: [{vips}], port: 80, servers: [10.9.2.1]}}}}
     speaker = Speaker(
         one.places.node, folder, exabgp_conf(other, command=f"{sys.executable} -m anycast"), [NODE_B], env={}
     )
+    speaker.agent.mark = other.bgp.mark
     try:
         yield speaker
     finally:

@@ -19,6 +19,7 @@ from anycast.core.values.lease import (
 )
 from anycast.core.values.report import FailedRoute, NeighborState, Report
 from anycast.core.values.route import Origin, Prefix, Route, Variant
+from anycast.core.values.sight import RouterView, Sight, ViewChange
 from anycast.lease import (
     MAX_LINE,
     Ask,
@@ -67,6 +68,7 @@ leases = st.builds(
     seq=st.integers(0),
     issued=instants,
     ttl=st.floats(0, MAX_TTL, exclude_min=True),
+    mark=st.none() | st.tuples(*[st.integers(0, 2**32 - 1)] * 3),
     routes=st.lists(routes, unique_by=lambda route: route.prefix).map(tuple),
     owned=st.lists(prefixes).map(tuple),
 )
@@ -104,11 +106,41 @@ lease_changes = st.builds(
     owned=st.lists(prefixes).map(tuple),
     disowned=st.lists(prefixes).map(tuple),
 )
+router_views = st.builds(
+    RouterView,
+    neighbor=st.text(),
+    number=st.integers(0),
+    up=st.booleans(),
+    since=st.none() | instants,
+    complete=st.none() | instants,
+    add_path=st.lists(st.sampled_from([4, 6])).map(tuple),
+    echoes=st.booleans(),
+    paths=st.integers(0),
+    dropped=st.integers(0),
+    full=st.booleans(),
+)
+sights = st.builds(
+    Sight,
+    prefix=prefixes,
+    mine=st.none() | instants,
+    missing=st.none() | instants,
+    others=st.integers(0),
+    last_resort=st.integers(0),
+    unmarked=st.integers(0),
+    partial=st.booleans(),
+)
+view_changes = st.builds(
+    ViewChange,
+    views=st.lists(router_views).map(tuple),
+    sights=st.lists(st.tuples(st.text(), st.lists(sights).map(tuple))).map(tuple),
+    first=st.booleans(),
+)
 messages_of_all_kinds = (
     leases
     | lease_changes
     | reports
     | st.lists(reports, min_size=2, max_size=2).flatmap(lambda two: st.sampled_from([*changes_of(*two)]))
+    | view_changes
     | st.just(Hello())
     | st.just(Ask())
 )

@@ -73,6 +73,7 @@ class Node(Assembler):
             hold_time=bgp.hold_time,
             next_hop_v4=bgp.next_hop.ipv4,
             next_hop_v6=bgp.next_hop.ipv6,
+            view_mark=bgp.view_mark,
         )
 
     def _router_id(self, bgp: schema.Bgp) -> IPv4Address | None:
@@ -138,6 +139,7 @@ class Node(Assembler):
             bfd=_bfd(neighbor.bfd, bgp.bfd),
             software=neighbor.software or bgp.software,
             export=export,
+            view=bgp.view if neighbor.view is None else neighbor.view,
         )
 
     def _export(self, path: Path, neighbor: schema.Neighbor) -> tuple[model.Export, ...] | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from anycast.analysis.roles import contradictions, doubtful
 from anycast.analysis.routers import unfit
+from anycast.analysis.views import blind, taken_marks
 from anycast.config.assemble.checks import Checks
 from anycast.config.assemble.context import Assembler, Context
 from anycast.config.assemble.hooks import hooks
@@ -59,6 +60,7 @@ def build(file: schema.File, source: Source, hostname: str) -> Built:
         *next_hops(config.bgp),
         *unfit(config),
         *doubtful(config),
+        *blind(config),
     ]
     return Built(
         config=config,
@@ -108,7 +110,8 @@ class _Builder(Assembler):
         self._addresses()
         timing = self._built(("timing",), file.timing, model.Timing)
         if bgp is not None:
-            for place, what, do in contradictions(bgp, tuple(vip for vip in vips if vip is not None)):
+            built = tuple(vip for vip in vips if vip is not None)
+            for place, what, do in (*contradictions(bgp, built), *taken_marks(bgp, built)):
                 self._say(place, what, do, key=len(place) < 3)
         if bgp is None or node is None or timing is None or not self._context.sound:
             return None

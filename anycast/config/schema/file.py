@@ -172,6 +172,9 @@ class Neighbor(Part):
         "What this router gets, where not every router gets the same. Of the lines that name a VIP the first counts; a VIP "
         "that no line names is not announced to it. Default: every VIP as it says."
     )
+    view: of.Flag | None = entry(
+        "Whether this router sends back what it has of the VIPs. Default: as `bgp.view`."
+    )
 
 
 class Bgp(Part):
@@ -205,6 +208,16 @@ class Bgp(Part):
     password_file: of.FileName | None = entry("The same in a file, as with a neighbor.")
     password_env: of.Variable | None = entry("The same in a variable of the environment, as with a neighbor.")
     software: of.RouterSoftware | None = entry("What every router runs that does not say otherwise.")
+    view: of.Flag = entry(
+        "true: the routers send back what they have of the VIPs (add-path), so that the node knows whether its announcement "
+        "is there and how many other nodes' are. Both ends must be rendered again and loaded (`systemctl reload anycast-exabgp`).",
+        False,
+    )
+    view_mark: of.ViewMark = entry(
+        "The second number of the large community that tells whose path it is: `local_as:view_mark:router_id`, the router "
+        "id as a number. It is on every path once there is a `view`, and the same on all nodes. 0 to 4294967295.",
+        1179,
+    )
     neighbors: list[Annotated[Neighbor, or_text(of.IP_TEXT)]] | None = entry(
         "The routers. An address alone is enough where `remote_as` is written once for all."
     )

@@ -878,6 +878,7 @@ Penalty = Annotated[
     float, _decimal("a penalty", 0.1, 1000, "write a number of falls from 0.1 to 1000, as in 1.5")
 ]
 Prepend = Annotated[int, whole("a number of times", 0, 16)]
+ViewMark = Annotated[int, whole("a number of a large community", 0, 2**32 - 1)]
 Period = Annotated[float, duration(0.01, 3600)]
 PERSISTENCE_TIMEOUT = seconds(1, DAY)
 PersistenceTimeout = Annotated[int, PERSISTENCE_TIMEOUT]

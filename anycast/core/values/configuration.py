@@ -20,6 +20,7 @@ from anycast.core.values.checks import TcpCheck as TcpCheck  # noqa: PLC0414 - r
 from anycast.core.values.described import Doc, Percent, setting
 from anycast.core.values.light import light_dataclass
 from anycast.core.values.route import Address as Address  # noqa: PLC0414 - re-exported
+from anycast.core.values.route import Mark
 from anycast.core.values.route import Origin as Origin  # noqa: PLC0414 - re-exported
 from anycast.core.values.route import Prefix as Prefix  # noqa: PLC0414 - re-exported
 from anycast.core.values.software import Software
@@ -383,6 +384,7 @@ class Neighbor:
     export: tuple[Export, ...] | None = (
         None  # the first that names a VIP counts, and no other VIP; None: all as they say
     )
+    view: bool = False  # the router sends back what it has of the VIPs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -393,6 +395,14 @@ class Bgp:
     hold_time: int = 9  # seconds; 3 or more
     next_hop_v4: IPv4Address | None = None  # None: self, right where a session carries its own family
     next_hop_v6: IPv6Address | None = None
+    view_mark: int = 1179  # the second number of the large community that tells whose path it is
+
+    @property
+    def mark(self) -> Mark | None:
+        """The large community on this node's paths, with its router id as a number; None: no router sends any back."""
+        if not any(one.view for one in self.neighbors):
+            return None
+        return self.local_as, self.view_mark, int(self.router_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from anycast.core.values.persistent import changed as differing
-from anycast.core.values.route import Prefix, Route
+from anycast.core.values.route import Mark, Prefix, Route
 
 MAX_TTL = 300.0  # seconds; a lease that hardly ends would defeat its purpose
 _MODULUS = 2**64
@@ -20,7 +20,8 @@ class Lease:
 
     `routes` is the full set. `owned` is every prefix the node may ever announce. `changed` and `gone` are what
     differs in `routes` since the lease with the number `base`; None: there is none to differ from. `digest` commits
-    to `routes` and `owned` (`digest_of_all`).
+    to `routes` and `owned` (`digest_of_all`). `mark`: the large community on the node's paths, where routers send back
+    what they have; None: none does.
     """
 
     seq: int
@@ -32,6 +33,7 @@ class Lease:
     base: int | None = None
     changed: tuple[Route, ...] = ()
     gone: tuple[Prefix, ...] = ()
+    mark: Mark | None = None
 
     def __post_init__(self) -> None:
         check_terms(self.seq, self.issued, self.ttl)
@@ -74,7 +76,13 @@ def by_prefix(routes: Iterable[Route]) -> dict[Prefix, Route]:
 
 
 def full_lease(
-    *, seq: int, issued: float, ttl: float, routes: Iterable[Route], owned: Iterable[Prefix] = ()
+    *,
+    seq: int,
+    issued: float,
+    ttl: float,
+    routes: Iterable[Route],
+    owned: Iterable[Prefix] = (),
+    mark: Mark | None = None,
 ) -> Lease:
     """A lease that stands on no other. Costs what the full set costs."""
     found, prefixes = by_prefix(routes), frozenset(owned)
@@ -85,6 +93,7 @@ def full_lease(
         routes=found,
         owned=prefixes,
         digest=digest_of_all(found.values(), prefixes),
+        mark=mark,
     )
 
 
@@ -99,6 +108,7 @@ def next_lease(
     ttl: float,
     routes: Mapping[Prefix, Route],
     owned: frozenset[Prefix],
+    mark: Mark | None = None,
 ) -> Lease:
     """The lease after the one with the number `base`, which had `before`, `owned_before` and `digest`.
 
@@ -126,6 +136,7 @@ def next_lease(
         base=base,
         changed=tuple(changed),
         gone=tuple(gone),
+        mark=mark,
     )
 
 

@@ -87,8 +87,9 @@ class NeighborState:
     reason: str = ""
 
 
-SETUP = ("neighbor", "remote_as", "local_as", "router_id", "local_address", "hold_time", "families")
-"""What ExaBGP tells of how a session is set up, in one text, in this order."""
+SETUP = ("neighbor", "remote_as", "local_as", "router_id", "local_address", "hold_time", "families", "view")
+"""What ExaBGP tells of how a session is set up, in one text, in this order; the last one only where it is on (VIEW)."""
+VIEW = "on"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

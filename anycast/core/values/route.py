@@ -10,6 +10,8 @@ from typing import TypeAlias
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Prefix: TypeAlias = IPv4Network | IPv6Network
+Mark: TypeAlias = tuple[int, int, int]
+"""The large community that tells whose path it is."""
 
 GRACEFUL_SHUTDOWN = "65535:0"  # RFC 8326
 WORST_MED = 2**32 - 1

@@ -26,6 +26,7 @@ class Condition(StrEnum):
     AGENT_OUTDATED = "agent_outdated"  # it has settings that a reload does not change
     EXABGP_OUTDATED = "exabgp_outdated"  # it runs with another configuration than the agent
     EXABGP_SILENT = "exabgp_silent"  # what it announces is not known, and routers drop it after the hold time
+    ADVERTISED_BUT_NOT_RECEIVED = "advertised_but_not_received"  # a router does not have what it was sent
     PLUGIN_REFUSED = "plugin_refused"
     PLUGIN_JOURNAL = "plugin_journal"
     CLOCK_SET = "clock_set"

@@ -23,9 +23,10 @@ from structlog.testing import capture_logs
 
 from anycast.agent import door, leases
 from anycast.agent.leases import MAX_REPORT, LeaseServer
-from anycast.core.events import Event, PluginConnected, PluginLost, PluginReported
+from anycast.core.events import Event, PluginConnected, PluginLost, PluginReported, PluginSaw
 from anycast.core.values.lease import by_prefix, full_lease, next_lease
 from anycast.core.values.route import Prefix, Route
+from anycast.core.values.sight import RouterView, ViewChange
 from anycast.lease import (
     NO_REPORT,
     Ask,
@@ -211,6 +212,18 @@ def test_after_a_time_in_which_the_agent_did_not_run_nobody_counts_as_silent(
                 server._sent_at = -1e9  # it was late each time
                 server.send(lease(seq))
             assert server.events.empty()
+
+    assert run(directory, story) == []
+
+
+def test_what_routers_have_is_passed_on(directory: Path) -> None:
+    change = ViewChange(views=(RouterView(neighbor="10.2.1.254", number=1),), first=True)
+
+    async def story(server: Server) -> None:
+        async with plugin(server) as one:
+            await server.next(PluginConnected)
+            one.say(change)
+            assert (await server.next(PluginSaw)).change == change
 
     assert run(directory, story) == []
 

@@ -15,11 +15,13 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +33,13 @@ from anycast.agent import main
 from anycast.agent.conditions import Conditions
 from anycast.cli.client import Answer, UnreachableError, ask, command, read
 from anycast.core.events import Log
+from anycast.core.values.report import NeighborState
+from anycast.core.values.sight import RouterView, Sight, ViewChange
+from anycast.core.view import PATIENCE
 from anycast.lease import Decoder, Lease, Report, encode
 from anycast.ops.hub import Hub
 from anycast.sockets import bind_unix
+from lab.waiting import until
 from tests.replay import replay
 
 ROOT = Path(__file__).parents[3]
@@ -429,6 +435,46 @@ def test_a_plugin_that_stops_answering_is_told_of_by_the_agent_and_its_ops_proce
             while node.until("condition.ended")["kind"] != "exabgp_silent":
                 pass
         assert node.end(signal.SIGTERM) in (0, 1)
+
+
+def test_a_router_that_lacks_a_vip_is_told_of_by_the_agent_its_hooks_and_its_ops_process(
+    tmp_path: Path,
+) -> None:
+    router, prefix, told = "10.2.1.254", ip_network("192.0.2.1/32"), tmp_path / "told"
+    hook = f'hooks: {{h: {{argv: [/usr/bin/tee, "{told}"], events: [route.not_received]}}}}\n'
+    text = CONFIG.replace("local_as: 65001,", "local_as: 65001, view: true, software: frr,")
+    with (
+        agent(tmp_path, text=text + hook.replace("{", "{{").replace("}", "}}")) as node,
+        socket.socket(socket.AF_UNIX) as line,
+    ):
+        node.until("ops.listening")
+        line.connect(str(node.directory / "run" / "lease.sock"))
+        now = time.monotonic()
+        session = NeighborState(address=router, state="up", changed=now)
+        report = Report(seq=1, pid=46, exabgp_pid=47, announced=frozenset({prefix}), neighbors=(session,))
+
+        def answers() -> None:
+            with suppress(OSError):
+                while line.recv(65536):
+                    line.sendall(encode(report))
+
+        known = RouterView(neighbor=router, number=1, up=True, since=now, complete=now, add_path=(4,))
+        sights = ((router, (Sight(prefix=prefix, missing=now, others=1),)),)
+        line.sendall(encode(report) + encode(ViewChange(views=(known,), sights=sights, first=True)))
+        threading.Thread(target=answers, daemon=True).start()
+        found = node.until("route.not_received")
+        assert (found["prefix"], found["neighbor"]) == (str(prefix), router)
+        assert time.monotonic() - now >= PATIENCE
+        while node.until("condition.began")["kind"] != "advertised_but_not_received":
+            pass
+        status = node.read("/status").body
+        (at,) = status["vips"][0]["prefixes"][0]["routers"]
+        assert (at["receipt"], at["others"]) == ("not_received", 1)
+        assert "advertised_but_not_received" in [one["kind"] for one in status["standing"]]
+        name = f'anycast_vip_not_received{{vip="web",peer="{router}"}}'
+        assert f"{name} 1.0" in node.get("/metrics")[1]
+        until(lambda: told.exists() and str(prefix) in told.read_text(), "the hook has run", 10.0)
+        node.end(signal.SIGTERM)
 
 
 def test_leases_go_on_while_the_ops_process_stands_still(tmp_path: Path) -> None:

@@ -44,6 +44,12 @@ EDITS: list[tuple[str, str, tuple[str, ...]]] = [
         "https://pager.example.org/v1/anycast",
         ("hook pager: other url, host pager.example.net -> pager.example.org",),
     ),
+    ("  view_mark: 1179", "  view_mark: 7", ("bgp: view_mark 1179 -> 7",)),
+    (
+        "      view: true ",
+        "      view: false ",
+        (f"bgp: neighbor 10.2.1.254 changed (view true -> false): {RENDER}",),
+    ),
     ("X-Team: edge", "X-Team: core", ("hook pager: other headers",)),
     (
         "token_file: /etc/anycast/pager.token ",

@@ -24,6 +24,7 @@ from anycast.core.values.report import (
     NeighborState,
     Report,
 )
+from anycast.core.values.sight import RouterView, Sight, ViewChange
 from anycast.ops import why
 from anycast.ops.paths import schema
 from anycast.ops.status import document, readiness, summary
@@ -538,6 +539,28 @@ REPORTS = st.builds(
     silent_since=st.none() | INSTANTS,
     lease_expired=st.booleans(),
 )
+_ONE_VIEW = st.builds(
+    RouterView,
+    neighbor=st.sampled_from([ROUTER, ROUTER6, "not an address"]),
+    number=st.integers(1, 2),
+    up=st.booleans(),
+    since=st.none() | INSTANTS,
+    complete=st.none() | INSTANTS,
+    add_path=st.sampled_from([(), (4,), (4, 6)]),
+    echoes=st.booleans(),
+    full=st.booleans(),
+)
+_SIGHTS = st.builds(
+    Sight,
+    prefix=st.sampled_from([prefix_of(a) for one in CONFIG.vips for a in one.addresses]),
+    mine=st.none() | INSTANTS,
+    missing=st.none() | INSTANTS,
+    others=st.integers(0, 3),
+    unmarked=st.integers(0, 1),
+)
+_VIEWED = replace(
+    CONFIG, bgp=replace(CONFIG.bgp, neighbors=tuple(replace(one, view=True) for one in CONFIG.bgp.neighbors))
+)
 EVENTS = st.one_of(
     st.just(ev.Tick()),
     st.just(ev.StopRequested()),
@@ -547,6 +570,22 @@ EVENTS = st.one_of(
     st.builds(ev.PluginLost, source=st.integers(1, 2)),
     st.builds(ev.PluginReported, source=st.integers(1, 2), report=REPORTS),
     st.builds(
+        ev.PluginSaw,
+        source=st.integers(1, 2),
+        change=st.builds(
+            ViewChange,
+            views=st.lists(_ONE_VIEW, max_size=2, unique_by=lambda one: one.neighbor).map(tuple),
+            sights=st.lists(
+                st.tuples(
+                    st.sampled_from([ROUTER, ROUTER6]),
+                    st.lists(_SIGHTS, max_size=3, unique_by=lambda one: one.prefix).map(tuple),
+                ),
+                max_size=2,
+            ).map(tuple),
+            first=st.booleans(),
+        ),
+    ),
+    st.builds(
         ev.MaintenanceSet,
         scope=st.sampled_from([NODE, "web", "mail"]),
         entry=st.none()
@@ -554,7 +593,9 @@ EVENTS = st.one_of(
     ),
     st.builds(
         ev.Reconfigured,
-        config=st.sampled_from([CONFIG, replace(CONFIG, vips=CONFIG.vips[:1]), replace(CONFIG, vips=())]),
+        config=st.sampled_from(
+            [CONFIG, _VIEWED, replace(CONFIG, vips=CONFIG.vips[:1]), replace(CONFIG, vips=())]
+        ),
     ),
     st.sampled_from([(), ("10.9.2.1",), ("10.9.2.1", "fd00:9:2::2")]),
 )

@@ -39,7 +39,9 @@ def node() -> Node:
     """One of everything there are metrics of."""
     rule = Rule(needed=1, parts=(Part(name="db", check=Check(kind=TcpCheck(port=1), address=None)),))
     vips = (replace(CONFIG.vips[0], require=rule), *CONFIG.vips[1:])
-    node = healthy(replace(CONFIG, require=rule, vips=vips))
+    neighbors = tuple(replace(one, view=True) for one in CONFIG.bgp.neighbors)
+    bgp = replace(CONFIG.bgp, neighbors=neighbors)
+    node = healthy(replace(CONFIG, require=rule, vips=vips, bgp=bgp))
     node.hooks = {"pager": Tally()}
     node.probes = {"tcp": Probes().runs}
     return node

@@ -231,6 +231,9 @@ def test_how_a_session_is_set_up_is_told_in_one_text_if_all_of_it_is_told() -> N
     for name in ("address", "as", "id", "hold", "families"):
         assert told({**row, "local": {**row["local"], name: None}}) == ""
     assert told({**row, "local": {**row["local"], "address": "auto"}}) == ""
+    for view, words in ((True, " on"), (False, "")):
+        more = {**row["local"], "capabilities": {"add-path": view}}
+        assert told({**row, "local": more}) == f"fd00::1 65000 65001 10.2.1.1 fd00::2 3 4,6{words}"
 
 
 def test_a_session_in_its_first_second_is_up_whatever_its_duration_makes_of_it() -> None:

@@ -335,6 +335,15 @@ def test_a_wrong_command_line_withdraws_what_it_can_read_and_says_what_is_wrong(
             ["--own=192.0.2.1/32", "--socket=/s", "--journal", "/j", "--hang-limit", "0", "--own", "::1/128"],
             main.Options(socket="/s", journal="/j", own=(A, ip_network("::1/128")), hang_limit=0.0),
         ),
+        (["--socket", "/s", "--view", "65001:1179:7"], main.Options(socket="/s", view=(65001, 1179, 7))),
+        (
+            ["--socket", "/s", "--view", "65001:7", "--own", str(A)],
+            main.Options(
+                socket="/s",
+                own=(A,),
+                error="--view: expected three numbers as in 65001:1179:1, found 65001:7",
+            ),
+        ),
         (["--own", str(A)], main.Options(own=(A,), error="--socket PATH is missing")),
         (["--socket"], main.Options(error="--socket: a value is missing")),
         (

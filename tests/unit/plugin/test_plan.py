@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from anycast.core.values.lease import full_lease
 from anycast.core.values.report import Report, silent_for
-from anycast.core.values.route import Prefix, Route, Variant, drained
+from anycast.core.values.route import Mark, Prefix, Route, Variant, drained
 from anycast.plugin import codec, commands
 from anycast.plugin.conversation import MOVING, OWES, PING, QUERY, SILENCE
 from anycast.plugin.has import Has
@@ -43,6 +43,7 @@ class Exchange:
         self.seq = 0
         self.table = TABLE
         self.mark = "0"
+        self.of_paths: Mark | None = None
         self.log: list[str] = []
 
     def commands(self) -> list[str]:
@@ -71,7 +72,9 @@ class Exchange:
 
     def lease(self, *routes: Route, owned: tuple[Prefix, ...] = (A, B), ttl: float = 300.0) -> None:
         self.seq += 1
-        lease = full_lease(seq=self.seq, issued=self.now, ttl=ttl, routes=routes, owned=owned)
+        lease = full_lease(
+            seq=self.seq, issued=self.now, ttl=ttl, routes=routes, owned=owned, mark=self.of_paths
+        )
         self.plan.lease([lease], self.now)
 
     def wait(self, seconds: float) -> None:
