@@ -27,12 +27,12 @@ MOST_HOPS = 100  # of an AS path
 _RELOADS = {"SIGUSR1", "SIGUSR2", "SIGALRM"}
 _WITH_WORDS = {(6, 2), (6, 4)}  # an administrator's shutdown and reset
 MAX_LINE = 8 * 1024 * 1024  # bytes; the table of a thousand neighbors is far below
+MAX_REASON = 255  # characters; a router has 255 bytes for its words
+_STATES = {"connected", "up", "down"}
 _DRAINING = [int(part) for part in GRACEFUL_SHUTDOWN.split(":")]
 _FAMILIES = {"ipv4 unicast": 4, "ipv6 unicast": 6}
 # What a router sends comes parsed too, where that is wanted: its bytes are of no use.
 _BYTES_OF_UPDATE, _HEAD = b'"message": { "category": 2,', 1024
-MAX_REASON = 255  # characters; a router has 255 bytes for its words
-_STATES = {"connected", "up", "down"}
 
 
 @dataclass(frozen=True, slots=True)
