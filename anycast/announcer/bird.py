@@ -23,6 +23,7 @@ OWES = 1.0  # seconds without an answer until it counts as silent
 AGAIN = 1.0  # seconds between two tries to connect
 MAX_LINE = 4096  # bytes
 MOST_SESSIONS = 256
+MAX_REASON = 200  # characters
 TABLES = {4: "anycast4", 6: "anycast6"}
 """BIRD's tables of learned routes, in what `anycast render bird` writes."""
 RENDERED = "anycast_rendered"
@@ -204,10 +205,15 @@ class Bird:
     def _session(self, address: str, *, up: bool, reason: str, now: float) -> None:
         if len(self._found) >= MOST_SESSIONS:
             return
-        state, reason = ("up", "") if up else ("down", reason[:200])
+        state, reason = ("up", "") if up else ("down", _clean(reason))
         known = next((one for one in self.view.sessions if one.address == address), None)
         changed = known.changed if known is not None and known.state == state else now
         self._found[address] = NeighborState(address=address, state=state, changed=changed, reason=reason)
+
+
+def _clean(text: str) -> str:
+    """On one line, without what a terminal obeys, and not too long: a router has a hand in it."""
+    return "".join(one if one.isprintable() else " " for one in text[:MAX_REASON]).strip()
 
 
 def _blocks(answer: list[tuple[int, str]]) -> Iterator[tuple[list[str], dict[str, str]]]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anycast.announcer.bird import ASK, LEARNED, MAX_LINE, OWES, SOON, Bird, Lines
+from anycast.announcer.bird import ASK, LEARNED, MAX_LINE, MAX_REASON, OWES, SOON, Bird, Lines
 
 GREETING = b"0001 BIRD 2.0.12 ready.\n"
 PROTOCOLS = b"""\
@@ -92,6 +92,16 @@ def test_sessions_and_routes_are_what_bird_says() -> None:
     ]
     assert view.learned == frozenset(map(ip_network, ("192.0.2.1/32", "2001:db8::1/128")))
     assert view.asked_at == 10.0
+
+
+def test_what_a_router_says_of_itself_is_one_short_line_that_a_terminal_does_not_obey() -> None:
+    said = PROTOCOLS.replace(
+        b"Last error:       Socket: Connection refused", b"Last error: \x1b[31mgone\t" + b"x" * 900
+    )
+    (_, one, *_) = connected(answers=ANSWERS | {"show protocols all": said}).view.sessions
+    assert one.reason.startswith("[31mgone x")
+    assert one.reason.isprintable()
+    assert len(one.reason) <= MAX_REASON
 
 
 def test_it_is_asked_now_and_then_and_soon_after_a_change_of_the_table() -> None:
