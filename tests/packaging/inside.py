@@ -18,6 +18,7 @@ from typing import Any
 PATIENCE = 90.0  # seconds until a state is given up
 
 AGENT, EXABGP, ROUTER = "anycast-agent.service", "anycast-exabgp.service", "router.service"
+OTHER_ROUTER, OTHER_ADDRESS = "other-router.service", "127.0.0.6"
 CONFIG = Path("/etc/anycast/anycast.yaml")
 GOOD = """\
 node: {name: lb1}
@@ -67,6 +68,22 @@ Environment=exabgp_daemon_user=root exabgp_daemon_drop=false exabgp_daemon_daemo
 Environment=exabgp_api_ack=false
 ExecStart=/usr/lib/anycast/bin/exabgp /etc/router.conf
 """
+
+# A second one, of which nothing is written down.
+WITH_OTHER = GOOD.replace(
+    "remote_as: 65000}]", f"remote_as: 65000}}, {{address: {OTHER_ADDRESS}, remote_as: 65000}}]"
+)
+OTHER_CONFIG = f"""\
+neighbor 127.0.0.1 {{
+    router-id {OTHER_ADDRESS};
+    local-address {OTHER_ADDRESS};
+    local-as 65000;
+    peer-as 65001;
+    passive true;
+    family {{ ipv4 unicast; }}
+}}
+"""
+OTHER_UNIT = ROUTER_UNIT.replace("127.0.0.2", OTHER_ADDRESS).replace("router.conf", "other-router.conf")
 
 PROGRAMS = {
     Path("/usr/local/bin/check"): f"#!/bin/sh\n{GROWING}\n",
@@ -136,7 +153,35 @@ def prepare() -> None:
     Path("/etc/router.conf").write_text(ROUTER_CONFIG)
     Path("/run/systemd/system").mkdir(exist_ok=True)
     Path("/run/systemd/system", ROUTER).write_text(ROUTER_UNIT)
+    Path("/etc/other-router.conf").write_text(OTHER_CONFIG)
+    Path("/run/systemd/system", OTHER_ROUTER).write_text(OTHER_UNIT)
     run("systemctl", "daemon-reload")
+
+
+def neighbors() -> dict[str, str]:
+    return {one["address"]: one["state"] for one in status().get("neighbors", [])}
+
+
+def another_neighbor() -> None:
+    """ExaBGP gets a neighbor by a reload, and loses it by one."""
+    before, said = (shown(EXABGP, "MainPID"), children(shown(EXABGP, "MainPID"))), routes()
+    run("systemctl", "start", OTHER_ROUTER)
+    found: dict[str, Any] = {}
+    for what, text in (("added", WITH_OTHER), ("removed", GOOD)):
+        CONFIG.write_text(text)
+        found[what] = [run("systemctl", "reload", unit) for unit in (AGENT, EXABGP)]
+        until(
+            f"the neighbor is {what}",
+            lambda: (
+                (neighbors().get(OTHER_ADDRESS) == "up") == (text is WITH_OTHER)  # noqa: B023 - called at once
+                and neighbors().get("127.0.0.2") == "up"
+            ),
+        )
+        found[f"standing once it is {what}"] = [one["kind"] for one in status()["standing"]]
+    found["same"] = before == (shown(EXABGP, "MainPID"), children(shown(EXABGP, "MainPID")))
+    found["the other router's routes"] = [line for line in routes() if line not in said]
+    facts["another neighbor"] = found
+    run("systemctl", "stop", OTHER_ROUTER)
 
 
 def away(unit: str, what: str) -> None:
@@ -267,6 +312,8 @@ def story() -> None:
     facts["bad reload"] = run("systemctl", "reload", AGENT)[0]
     facts["after a bad reload"] = announced()
     CONFIG.write_text(GOOD)
+    run("systemctl", "reload", AGENT)
+    another_neighbor()
 
     # Hung: both watchdogs at once.
     agent = shown(AGENT, "MainPID")

@@ -388,6 +388,15 @@ class TestBooted:
         assert seen["bad reload"] != 0
         assert seen["after a bad reload"]
 
+    def test_a_neighbor_comes_and_goes_by_a_reload_of_exabgp_and_no_other_session_notices(
+        self, seen: dict[str, Any]
+    ) -> None:
+        found = seen["another neighbor"]
+        assert [code for what in ("added", "removed") for code, _ in found[what]] == [0, 0, 0, 0], found
+        assert found["standing once it is added"] == found["standing once it is removed"] == []
+        assert found["same"], "ExaBGP and its plugin"
+        assert not [line for line in found["the other router's routes"] if "withdrawn" in line]
+
     def test_an_agent_and_a_plugin_that_hang_are_ended_and_come_back(self, seen: dict[str, Any]) -> None:
         assert [int(count) >= 1 for count in seen["restarts"]] == [True, True]
         assert any("Fatal Python error: Aborted" in line for line in seen["journal"])
