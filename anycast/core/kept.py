@@ -156,15 +156,19 @@ def is_replaced(state: State, service: IndexedService) -> bool:
         return False
     weights = [{one.key: one for one in entry.destinations if one.weight} for entry in entries if entry]
     drained = drained_scopes(state)
+    held = {at for key in service.alike for at in places(state, key)}  # what serves there may be the old one
     proven = 0
     for member in service.membership.members:
         if not member.in_use or member.scope in drained:
             continue
         serves = all(_is_same(member.up, weighed.get(member.up.key)) for weighed in weights)
         health = health_of(state, member.check)
-        if health.is_up or health.phase is Phase.UNDECIDED:
+        goes_on = serves and member.up.key not in held
+        if health.is_up:
             proven += serves
-        if health.unheard and not serves:
+        elif health.phase is Phase.UNDECIDED:
+            proven += goes_on
+        if health.unheard and not goes_on:
             return False
     return proven >= service.service.quorum.low
 
@@ -204,8 +208,9 @@ def adopted(before: State, state: State, untouched: AbstractSet[ipvs.Key]) -> St
         new = _members_at(state, key, places)
         used = places if unread else in_use(before.desired.table, key)
         members = [known.get(at) or unknown(at) for at in dict.fromkeys(places) if at in used]
-        members = [one for one in members if not _goes_on(one, new.get(one.up.key))]
         old = before.kept.get(key)
+        waiting = old.members if old is not None else ()
+        members = [one for one in members if not _goes_on(one, new.get(one.up.key), waits=one in waiting)]
         if members:
             found[key] = Kept(
                 members=tuple(sorted(members, key=lambda member: ipvs.canonical(member.up))),
@@ -279,9 +284,12 @@ def _reached_otherwise(before: State, state: State) -> Iterator[ipvs.Key]:
                 yield key
 
 
-def _goes_on(old: Member, new: Member | None) -> bool:
-    """Whether what is known of the one is known of the other: the same check, or the same way."""
-    return new is not None and (new.check == old.check or _is_same(new.up, old.up))
+def _goes_on(old: Member, new: Member | None, *, waits: bool) -> bool:
+    """Whether what is known of the one is known of the other: the same check, or the same way.
+
+    `waits`: the old one is kept already, until another check is good.
+    """
+    return new is not None and (new.check == old.check or (not waits and _is_same(new.up, old.up)))
 
 
 def _unknown(
@@ -363,10 +371,15 @@ def _moved(member: Member, key: ipvs.Key, other: ipvs.Key) -> Member:
 
 def _joined(kept: Kept, service: IndexedService, members: Iterable[Member]) -> Kept:
     """With these real servers too, as far as they have a place of their own in the scheduler's table."""
-    taken = {member.up.key for member in (*kept.members, *service.membership.members)}
-    more = {member.up.key: member for member in members if member.up.key not in taken}
-    room = max(0, ipvs.MAGLEV_SLOTS - len(taken)) if service.service.scheduler is Scheduler.MH else len(more)
-    fitting = list(more.values())[:room]
+    new = {member.up.key: member for member in service.membership.members}
+    held = {member.up.key for member in kept.members}
+    more = {member.up.key: member for member in members if member.up.key not in held}
+    # One that is configured there too, by another check, goes on by its own until that one is good.
+    same = [one for at, one in more.items() if at in new and new[at].check != one.check]
+    others = [one for at, one in more.items() if at not in new]
+    taken = len(held | new.keys())
+    room = max(0, ipvs.MAGLEV_SLOTS - taken) if service.service.scheduler is Scheduler.MH else len(others)
+    fitting = [*same, *others[:room]]
     return replace(
         kept, members=tuple(sorted((*kept.members, *fitting), key=lambda member: ipvs.canonical(member.up)))
     )
