@@ -197,8 +197,9 @@ def adopted(before: State, state: State, untouched: AbstractSet[ipvs.Key]) -> St
     """
     unread = before.kernel.snapshot is None and not before.kernel.adopted
     found: dict[ipvs.Key, Kept] = {}
-    for key, places in _replaced(before, state, untouched).items():
-        waits_for = _waits_for(before, state, key)
+    replaced = _replaced(before, state, untouched)
+    for key, places in replaced.items():
+        waits_for = _waits_for(before, state, key, replaced if unread else {})
         if not waits_for or (
             not unread and all(is_replaced(state, state.index.services[one]) for one in waits_for)
         ):
@@ -311,8 +312,16 @@ def _unknown(
     return made
 
 
-def _waits_for(before: State, state: State, key: ipvs.Key) -> tuple[ipvs.Key, ...]:
-    """By their keys for facts, the services whose real servers take the place of those of this one. None: nothing does."""
+def _waits_for(
+    before: State,
+    state: State,
+    key: ipvs.Key,
+    unread: Mapping[ipvs.Key, list[ipvs.DestinationKey]],
+) -> tuple[ipvs.Key, ...]:
+    """By their keys for facts, the services whose real servers take the place of those of this one. None: nothing does.
+
+    `unread`: what an agent before has left to each service beside what is configured, at a start.
+    """
     index = state.index
     if (one := index.services.get(key)) is not None:
         return (one.facts,) if _can_be_enough(one) else ()
@@ -327,10 +336,26 @@ def _waits_for(before: State, state: State, key: ipvs.Key) -> tuple[ipvs.Key, ..
             other = index.services[facts]
             # A client knows a port: a service at another one is none in its place. A mark is between us and the firewall.
             marked = isinstance(key, ipvs.MarkKey) or isinstance(facts, ipvs.MarkKey)
-            new = all(each not in before.owned.services for each in other.alike)
-            if (facts in waited or (marked and new)) and ipvs.version_of(facts) == ipvs.version_of(key):
+            if ipvs.version_of(facts) == ipvs.version_of(key) and (
+                facts in waited or (marked and _comes_now(before, other, key, unread))
+            ):
                 found |= {facts: None} if _can_be_enough(other) else {}
     return tuple(found)
+
+
+def _comes_now(
+    before: State,
+    service: IndexedService,
+    key: ipvs.Key,
+    unread: Mapping[ipvs.Key, list[ipvs.DestinationKey]],
+) -> bool:
+    """Whether the service was not there before, or had real servers of the other, which so waits for it already."""
+    if all(each not in before.owned.services for each in service.alike):
+        return True
+    return any(
+        not {_place(at, key, each) for at in unread.get(key, ())}.isdisjoint(unread.get(each, ()))
+        for each in service.alike
+    )
 
 
 def _can_be_enough(service: IndexedService) -> bool:
@@ -360,13 +385,18 @@ def _carried(state: State, kept: Mapping[ipvs.Key, Kept]) -> dict[ipvs.Key, Kept
 
 
 def _moved(member: Member, key: ipvs.Key, other: ipvs.Key) -> Member:
-    """The real server as another service names it: a service of a mark has no port of its own."""
-    port = member.up.port
+    """The real server as another service names it."""
+    return replace(member, up=replace(member.up, port=_place(member.up.key, key, other)[1]))
+
+
+def _place(at: ipvs.DestinationKey, key: ipvs.Key, other: ipvs.Key) -> ipvs.DestinationKey:
+    """Address and port of a real server as another service names it: that of a mark has no port of its own."""
+    address, port = at
     if isinstance(other, ipvs.MarkKey) and isinstance(key, ipvs.ServiceKey) and port == key.port:
         port = 0
     if isinstance(other, ipvs.ServiceKey) and not port:
         port = other.port
-    return replace(member, up=replace(member.up, port=port))
+    return address, port
 
 
 def _joined(kept: Kept, service: IndexedService, members: Iterable[Member]) -> Kept:

@@ -526,6 +526,28 @@ def test_a_restart_with_a_mark_in_the_place_of_a_port() -> None:
     assert (weighing(node, KEY), weighing(node, new)) == (set(), {4, 5, 6})
 
 
+@pytest.mark.parametrize("before", [vip(), marked(7, 1, 2, 3)], ids=["a port", "a mark"])
+def test_a_restart_while_a_mark_waits_for_its_real_servers_leaves_the_service_before_as_it_is(
+    before: Vip,
+) -> None:
+    """Nobody knows yet which of the two the firewall sends clients to."""
+    node = up(before)
+    (old,) = node.state.index.services
+    after, new = marked(8, 4, 5, 6), MarkKey(mark=8, version=4)
+    node.reload(after)
+    probe(node, Outcome.FAIL, 4, 5, 6)
+    node = restarted(node, after, before=node.state.config)
+    assert weighing(node, old) == weighing(node, new) == {1, 2, 3}
+    probe(node, Outcome.OK, 1, 2, 3)
+    probe(node, Outcome.FAIL, 4, 5, 6)
+    assert weighing(node, old) == weighing(node, new) == {1, 2, 3}
+    assert node.routes == [route(1)]
+    probe(node, Outcome.OK, 4, 5, 6)
+    assert (weighing(node, old), weighing(node, new)) == (set(), {4, 5, 6})
+    node.wait(DRAIN + 1.0)
+    assert node.owned == node.state.configured
+
+
 def test_a_restart_after_a_reboot_keeps_nothing() -> None:
     before = up()
     node = Node(vip(servers=(4, 5, 6)), left=before.owned or NOTHING, now=before.now)
