@@ -20,7 +20,7 @@ from tests.e2e.site import PATIENCE, Document, Site, until
 from tests.e2e.test_replaced import NEW_A_SECOND, says_why, sound, told
 
 pytestmark = pytest.mark.lab
-# docs/measurements.md was made with ANYCAST_CONNECTIONS=600, which takes minutes: each form by a restart of its own, too.
+# With ANYCAST_CONNECTIONS=600 it takes minutes: each form by a restart of its own, too, and connections of each form.
 WIDE = "ANYCAST_CONNECTIONS" in os.environ
 CONNECTIONS = int(os.environ.get("ANYCAST_CONNECTIONS", "60"))
 NODE = "lb1"
