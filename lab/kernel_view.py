@@ -27,7 +27,7 @@ def table_of(node: str) -> Table:
             table[service].append(" ".join((_endpoint(where), *words[:2])))
         else:
             service = " ".join((first, _endpoint(where), *words))
-            table[service] = []
+            table.setdefault(service, [])  # a mark of both families is two services of one name
     return table
 
 
@@ -89,8 +89,10 @@ def _ip(text: str) -> str:
 
 
 def _endpoint(text: str) -> str:
-    """`C0000201:0050` and `[2001:0db8:…]:0050` as people write them."""
+    """`C0000201:0050`, `[2001:0db8:…]:0050` and a mark, `00000007`, as people write them."""
     host, _, port = text.rpartition(":")
+    if not host:
+        return str(int(port, 16))
     if host.startswith("["):
         return f"[{ip_address(host[1:-1])}]:{int(port, 16)}"
     return f"{ip_address(int(host, 16))}:{int(port, 16)}"

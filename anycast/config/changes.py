@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from anycast.analysis import maglev
-from anycast.core.dataplane.members import versions
+from anycast.core.dataplane.members import server_port, versions
 from anycast.core.hooks import Hook, Webhook
 from anycast.core.rendering import LEARN as LEARN_BIRD
 from anycast.core.rendering import RELOAD as RELOAD_EXABGP
@@ -22,6 +22,9 @@ T = TypeVar("T")
 
 RESTART = "restart the agent"
 FIGURES = 16  # pools whose moved flows are worked out: each takes a hundredth of a second, or a few
+HANGING = (
+    ": connections hang where real servers keep address and port (change one of them in the same reload)"
+)
 RENDER = f"waits for ExaBGP: {RELOAD_EXABGP}"
 RESTARTED = f"a restart of ExaBGP: {RESTART_EXABGP}"
 LEARN = f"waits for BIRD: {LEARN_BIRD}"
@@ -319,12 +322,26 @@ def _service(title: str, old: model.Service, new: model.Service, pools: Mapping[
         "quorum",
     )
     for name, change in _fields(old, new, names):
-        yield f"{title} {name} {change}"
+        yield f"{title} {name} {change}{HANGING if name == 'forwarding' and _hanging(old, new) else ''}"
     yield from _require(title, old.require, new.require)
     if pools.get(old.pool.name, old.pool.name) != new.pool.name:
         yield f"{title} pool {old.pool.name} -> {new.pool.name}"
     if old.pool.check != new.pool.check:
         yield f"{title} check {_check(old.pool.check, new.pool.check)}"
+
+
+def _hanging(old: model.Service, new: model.Service) -> bool:
+    """Whether some connections are sent by the route of the others: the kernel has one for each record."""
+    direct = model.Forwarding.DR in (old.forwarding, new.forwarding)
+    return direct and not (old.one_packet and new.one_packet) and not _places(old).isdisjoint(_places(new))
+
+
+def _places(service: model.Service) -> set[tuple[model.Address, int]]:
+    return {
+        (address, server_port(service, server))
+        for server in service.pool.servers
+        for address in server.addresses
+    }
 
 
 def _check(old: model.Tree, new: model.Tree) -> str:

@@ -156,15 +156,19 @@ def is_replaced(state: State, service: IndexedService) -> bool:
         return False
     weights = [{one.key: one for one in entry.destinations if one.weight} for entry in entries if entry]
     drained = drained_scopes(state)
+    held = {at for key in service.alike for at in places(state, key)}  # what serves there may be the old one
     proven = 0
     for member in service.membership.members:
         if not member.in_use or member.scope in drained:
             continue
         serves = all(_is_same(member.up, weighed.get(member.up.key)) for weighed in weights)
         health = health_of(state, member.check)
-        if health.is_up or health.phase is Phase.UNDECIDED:
+        goes_on = serves and member.up.key not in held
+        if health.is_up:
             proven += serves
-        if health.unheard and not serves:
+        elif health.phase is Phase.UNDECIDED:
+            proven += goes_on
+        if health.unheard and not goes_on:
             return False
     return proven >= service.service.quorum.low
 
@@ -193,8 +197,9 @@ def adopted(before: State, state: State, untouched: AbstractSet[ipvs.Key]) -> St
     """
     unread = before.kernel.snapshot is None and not before.kernel.adopted
     found: dict[ipvs.Key, Kept] = {}
-    for key, places in _replaced(before, state, untouched).items():
-        waits_for = _waits_for(before, state, key)
+    replaced = _replaced(before, state, untouched)
+    for key, places in replaced.items():
+        waits_for = _waits_for(before, state, key, replaced if unread else {})
         if not waits_for or (
             not unread and all(is_replaced(state, state.index.services[one]) for one in waits_for)
         ):
@@ -204,8 +209,9 @@ def adopted(before: State, state: State, untouched: AbstractSet[ipvs.Key]) -> St
         new = _members_at(state, key, places)
         used = places if unread else in_use(before.desired.table, key)
         members = [known.get(at) or unknown(at) for at in dict.fromkeys(places) if at in used]
-        members = [one for one in members if not _goes_on(one, new.get(one.up.key))]
         old = before.kept.get(key)
+        waiting = old.members if old is not None else ()
+        members = [one for one in members if not _goes_on(one, new.get(one.up.key), waits=one in waiting)]
         if members:
             found[key] = Kept(
                 members=tuple(sorted(members, key=lambda member: ipvs.canonical(member.up))),
@@ -279,9 +285,12 @@ def _reached_otherwise(before: State, state: State) -> Iterator[ipvs.Key]:
                 yield key
 
 
-def _goes_on(old: Member, new: Member | None) -> bool:
-    """Whether what is known of the one is known of the other: the same check, or the same way."""
-    return new is not None and (new.check == old.check or _is_same(new.up, old.up))
+def _goes_on(old: Member, new: Member | None, *, waits: bool) -> bool:
+    """Whether what is known of the one is known of the other: the same check, or the same way.
+
+    `waits`: the old one is kept already, until another check is good.
+    """
+    return new is not None and (new.check == old.check or (not waits and _is_same(new.up, old.up)))
 
 
 def _unknown(
@@ -303,8 +312,16 @@ def _unknown(
     return made
 
 
-def _waits_for(before: State, state: State, key: ipvs.Key) -> tuple[ipvs.Key, ...]:
-    """By their keys for facts, the services whose real servers take the place of those of this one. None: nothing does."""
+def _waits_for(
+    before: State,
+    state: State,
+    key: ipvs.Key,
+    unread: Mapping[ipvs.Key, list[ipvs.DestinationKey]],
+) -> tuple[ipvs.Key, ...]:
+    """By their keys for facts, the services whose real servers take the place of those of this one. None: nothing does.
+
+    `unread`: what an agent before has left to each service beside what is configured, at a start.
+    """
     index = state.index
     if (one := index.services.get(key)) is not None:
         return (one.facts,) if _can_be_enough(one) else ()
@@ -319,10 +336,26 @@ def _waits_for(before: State, state: State, key: ipvs.Key) -> tuple[ipvs.Key, ..
             other = index.services[facts]
             # A client knows a port: a service at another one is none in its place. A mark is between us and the firewall.
             marked = isinstance(key, ipvs.MarkKey) or isinstance(facts, ipvs.MarkKey)
-            new = all(each not in before.owned.services for each in other.alike)
-            if (facts in waited or (marked and new)) and ipvs.version_of(facts) == ipvs.version_of(key):
+            if ipvs.version_of(facts) == ipvs.version_of(key) and (
+                facts in waited or (marked and _comes_now(before, other, key, unread))
+            ):
                 found |= {facts: None} if _can_be_enough(other) else {}
     return tuple(found)
+
+
+def _comes_now(
+    before: State,
+    service: IndexedService,
+    key: ipvs.Key,
+    unread: Mapping[ipvs.Key, list[ipvs.DestinationKey]],
+) -> bool:
+    """Whether the service was not there before, or had real servers of the other, which so waits for it already."""
+    if all(each not in before.owned.services for each in service.alike):
+        return True
+    return any(
+        not {_place(at, key, each) for at in unread.get(key, ())}.isdisjoint(unread.get(each, ()))
+        for each in service.alike
+    )
 
 
 def _can_be_enough(service: IndexedService) -> bool:
@@ -352,21 +385,31 @@ def _carried(state: State, kept: Mapping[ipvs.Key, Kept]) -> dict[ipvs.Key, Kept
 
 
 def _moved(member: Member, key: ipvs.Key, other: ipvs.Key) -> Member:
-    """The real server as another service names it: a service of a mark has no port of its own."""
-    port = member.up.port
+    """The real server as another service names it."""
+    return replace(member, up=replace(member.up, port=_place(member.up.key, key, other)[1]))
+
+
+def _place(at: ipvs.DestinationKey, key: ipvs.Key, other: ipvs.Key) -> ipvs.DestinationKey:
+    """Address and port of a real server as another service names it: that of a mark has no port of its own."""
+    address, port = at
     if isinstance(other, ipvs.MarkKey) and isinstance(key, ipvs.ServiceKey) and port == key.port:
         port = 0
     if isinstance(other, ipvs.ServiceKey) and not port:
         port = other.port
-    return replace(member, up=replace(member.up, port=port))
+    return address, port
 
 
 def _joined(kept: Kept, service: IndexedService, members: Iterable[Member]) -> Kept:
     """With these real servers too, as far as they have a place of their own in the scheduler's table."""
-    taken = {member.up.key for member in (*kept.members, *service.membership.members)}
-    more = {member.up.key: member for member in members if member.up.key not in taken}
-    room = max(0, ipvs.MAGLEV_SLOTS - len(taken)) if service.service.scheduler is Scheduler.MH else len(more)
-    fitting = list(more.values())[:room]
+    new = {member.up.key: member for member in service.membership.members}
+    held = {member.up.key for member in kept.members}
+    more = {member.up.key: member for member in members if member.up.key not in held}
+    # One that is configured there too, by another check, goes on by its own until that one is good.
+    same = [one for at, one in more.items() if at in new and new[at].check != one.check]
+    others = [one for at, one in more.items() if at not in new]
+    taken = len(held | new.keys())
+    room = max(0, ipvs.MAGLEV_SLOTS - taken) if service.service.scheduler is Scheduler.MH else len(others)
+    fitting = [*same, *others[:room]]
     return replace(
         kept, members=tuple(sorted((*kept.members, *fitting), key=lambda member: ipvs.canonical(member.up)))
     )

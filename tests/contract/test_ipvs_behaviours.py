@@ -631,3 +631,24 @@ def test_a_connection_keeps_the_forwarding_it_began_with_and_follows_its_tunnel_
         inside = one.gets(segment(each, 80, ACK) for each in new)
         assert len(inside) == len(new)
         assert all(each.flow is not None and each.flow[1] != IN_IP for each in inside)
+
+
+@pytest.mark.parametrize("first", [Forwarding.DR, Forwarding.TUNNEL])
+def test_a_record_has_one_route_and_who_sends_first_after_a_change_to_a_tunnel_decides_it(
+    first: Forwarding,
+) -> None:
+    """By a tunnel's route packets with direct routing go to nobody: the kernel asks for the link address of the VIP."""
+    key = service(4)
+    entry = table(key, 4)
+    old: list[Flow] = [(one, 4000) for one in CLIENTS[:40]]
+    new = [segment((one, 5000), 80, ACK) for one in CLIENTS[:40]]
+    tunnels = tuple(replace(one, forwarding=Forwarding.TUNNEL) for one in entry.destinations)
+    with nodes(key, entry, 1) as (one,):
+        before = owners(one.gets(segment(each, 80, ACK) for each in old))
+        assert before.keys() == set(old)
+        one.node.become({key: replace(entry, destinations=tunnels)})
+        if first is Forwarding.TUNNEL:
+            assert len(one.gets(new)) == len(new)
+        after = owners(one.gets(segment(each, 80, ACK) for each in old))
+        assert after == (before if first is Forwarding.DR else {})
+        assert len(one.gets(new)) == len(new)

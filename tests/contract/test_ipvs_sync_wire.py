@@ -1,7 +1,7 @@
 """Connection sync on the wire: how often connections with a packet a second are announced, and what the doctor hears of it.
 
 By default few connections for a moment. docs/measurements.md was made with ANYCAST_SYNC_CONNECTIONS=5000 and
-ANYCAST_SYNC_SECONDS=60, which takes some minutes: `pytest -s -m lab`.
+ANYCAST_SYNC_SECONDS=60, which takes some minutes, and measures the processor's time too: `pytest -s -m lab`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from anycast.core.dataplane.ipvs import ServiceEntry
-from anycast.core.dataplane.kernel import SYNC_SYSCTLS, StartSync, SyncRole
+from anycast.core.dataplane.ipvs import AddDestination, RemoveDestination, ServiceEntry
+from anycast.core.dataplane.kernel import EXPIRE_NODEST, SYNC_SYSCTLS, StartSync, SyncRole
 from anycast.core.values.configuration import ConnectionSync, Forwarding
 from anycast.doctor import multicast
 from anycast.doctor.facts import Heard
@@ -45,6 +45,7 @@ pytestmark = pytest.mark.lab
 CONNECTIONS = int(os.environ.get("ANYCAST_SYNC_CONNECTIONS", "100"))
 SECONDS = int(os.environ.get("ANYCAST_SYNC_SECONDS", "6"))  # of the measuring, and of sync_refresh_period
 SLICES = 10  # of a second
+ROUNDS = 20  # packets of each connection, one after the other
 BY_PACKETS = {"net.ipv4.vs.sync_threshold": "3 10", "net.ipv4.vs.sync_refresh_period": "0"}
 BY_TIME = {**SYNC_SYSCTLS, "net.ipv4.vs.sync_refresh_period": str(SECONDS)}
 EVERY_PACKET = {"net.ipv4.vs.sync_threshold": "0 1", "net.ipv4.vs.sync_refresh_period": "0"}
@@ -71,7 +72,9 @@ class Cost:
 
 
 @contextlib.contextmanager
-def _synced(sysctls: Mapping[str, str]) -> Iterator[tuple[Seen, Seen, socket.socket]]:
+def _synced(
+    sysctls: Mapping[str, str], *, daemons: bool = True
+) -> Iterator[tuple[Seen, Seen, socket.socket]]:
     """Two nodes, the second hears the first; and what is heard."""
     key = service(4)
     with nodes(key, table(key, 4)) as (first, second), contextlib.ExitStack() as stack:
@@ -87,7 +90,8 @@ def _synced(sysctls: Mapping[str, str]) -> Iterator[tuple[Seen, Seen, socket.soc
                 run("ip", "-batch", "-", stdin=lines)
                 for name, value in sysctls.items():
                     sysctl.write(name, value)
-                assert played(StartSync(role=role, sync=SYNC)) == ()
+                if daemons:
+                    assert played(StartSync(role=role, sync=SYNC)) == ()
         with second.node.inside():
             line = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_EVERYTHING))
         with line:
@@ -145,6 +149,44 @@ def test_connections_are_announced_by_time_at_a_fraction_of_what_packets_cost(
     if SECONDS >= 10:
         assert by_time.announcements * 3 < by_packets.announcements
         assert by_time.bytes * 3 < by_packets.bytes
+
+
+def _flood(*, daemons: bool) -> tuple[float, int]:
+    """Seconds that many packets of the connections take, as fast as they go, and how many were announced."""
+    flows = [(CLIENTS_OF[4] + number // 50_000, 10_000 + number % 50_000) for number in range(CONNECTIONS)]
+    packets = [segment(flow, 80, ACK) for flow in flows]
+    with _synced(EVERY_PACKET, daemons=daemons) as (first, second, heard):
+        heard.close()  # listening costs, too
+        with first.node.sender():
+            line = socket.socket(FAMILIES[4], socket.SOCK_RAW, socket.IPPROTO_RAW)
+        with line:
+            for one in packets:
+                line.sendto(one, (str(VIP[4]), 0))
+            first.taken()
+            before, begun = _received(second), time.perf_counter()
+            for _ in range(ROUNDS):
+                for one in packets:
+                    line.sendto(one, (str(VIP[4]), 0))
+            return time.perf_counter() - begun, _received(second) - before
+
+
+def _received(second: Seen) -> int:
+    """Announcements, by the bytes that have come: each datagram has its head, and 36 bytes for each."""
+    with second.node.inside():
+        lines = Path("/proc/thread-self/net/dev").read_text().splitlines()
+    size, datagrams = next(map(int, line.split()[1:3]) for line in lines if line.split()[0] == "sync0:")
+    return (size - datagrams * (14 + 20 + 8 + 8)) // 36
+
+
+@pytest.mark.skipif(SECONDS < 10, reason="a measurement, which takes minutes")
+@pytest.mark.timeout(1200)
+def test_what_an_announcement_costs_both_nodes_together(capsys: pytest.CaptureFixture[str]) -> None:
+    """One processor does everything here: what takes longer with sync is what sync takes of it."""
+    pairs = [(_flood(daemons=False), _flood(daemons=True)) for _ in range(5)]
+    plain, (synced, announced) = min(each for each, _ in pairs), min(each for _, each in pairs)
+    each = (synced - plain[0]) / announced
+    with capsys.disabled():
+        print(f"\n{pairs}\n{each * 1e6:.1f} us for an announcement, of {announced}")
 
 
 def _taken(line: socket.socket) -> Iterator[bytes]:
@@ -237,3 +279,33 @@ def test_a_server_that_was_removed_on_one_node_comes_back_with_what_the_others_t
             lambda: list(second.node.flows().values()).count(last) == len(flows), "them to be told of again"
         )
         assert owners(second.gets(segment(flow, 80, ACK) for flow in flows)) == dict.fromkeys(flows, last)
+
+
+@pytest.mark.parametrize("expire", ["0", "1"], ids=["repair of the order", "end of a failed server"])
+def test_what_is_told_of_while_a_server_is_put_back_is_dropped_in_a_tunnel_until_it_is_told_of_again(
+    expire: str,
+) -> None:
+    """Both remove the server and add it again. What was known before goes on after a repair."""
+    key, last = service(4), TUNNELS.destinations[-1]
+    later = [(address, port + len(FLOWS)) for address, port in FLOWS]
+    with _told_of_the_last_server(TUNNELS, TUNNELS) as (first, second, before):
+        with second.node.inside():
+            sysctl.write(EXPIRE_NODEST, expire)
+            assert played(RemoveDestination(service=key, key=last.key)) == ()
+        first.gets(segment(flow, 80, ACK) for flow in later)
+        mine = [(address, port) for address, port in later if first.node.flows()[port] == last.address]
+        assert mine
+        _until(
+            lambda: set(second.node.flows()) >= {port for _, port in later},
+            "the second node to be told of all",
+        )
+        with second.node.inside():
+            assert played(AddDestination(service=key, destination=last)) == ()
+        if expire == "0":
+            assert len(second.gets(segment(flow, 80, ACK) for flow in before)) == len(before)
+        assert second.gets(segment(flow, 80, ACK) for flow in mine) == []
+        first.gets(segment(flow, 80, ACK) for flow in mine)
+        _until(
+            lambda: len(second.gets(segment(flow, 80, ACK) for flow in mine)) == len(mine),
+            "the first node's next message to be taken in",
+        )

@@ -410,3 +410,41 @@ def test_bfd_of_bird_is_its_own() -> None:
     table = ("type: exabgp ", "type: kernel-table ")
     (line,) = changes(config(table), config(table, ("bfd: {interval: 150ms}", "bfd: false")))
     assert line.endswith(f": waits for BIRD: {LEARN}; {BFD_ROUTERS}")
+
+
+UDP = ", protocol: udp, check: {type: tcp, port: 80}"
+
+
+def _forwarding(way: str, server: str = "10.9.2.1", *, more: str = "") -> Config:
+    return loads(
+        f"""\
+bgp: {{local_as: 65001, router_id: 10.2.1.1, neighbors: [{{address: 10.2.1.254, remote_as: 65000}}]}}
+vips: {{web: {{address: 192.0.2.1, port: 80, servers: [{server}], forwarding: {way}{more}}}}}
+""",
+        hostname="lb1",
+    ).config
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_told"),
+    [
+        (_forwarding("dr"), _forwarding("tunnel"), True),
+        (_forwarding("nat"), _forwarding("dr"), True),
+        (_forwarding("tunnel"), _forwarding("nat"), False),
+        (_forwarding("dr"), _forwarding("tunnel", "10.9.2.2"), False),
+        (_forwarding("dr"), _forwarding("nat", "{name: a, address: 10.9.2.1, port: 8080}"), False),
+        (
+            _forwarding("dr", more=UDP),
+            _forwarding("tunnel", more=UDP),
+            False,
+        ),
+    ],
+)
+def test_connections_that_another_forwarding_of_the_same_real_servers_leaves_hanging_are_told(
+    before: Config,
+    after: Config,
+    is_told: bool,  # noqa: FBT001
+) -> None:
+    told = [line for line in changes(before, after) if " forwarding " in line]
+    assert len(told) == 1
+    assert (": connections hang where real servers keep address and port (change" in told[0]) == is_told

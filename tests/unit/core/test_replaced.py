@@ -29,6 +29,7 @@ from tests.property.worlds import CHECK, busied, server
 
 DRAIN = Timing().server_drain
 HTTP = Check(kind=HttpCheck(tls=False), rise=2, fall=2)
+AT_80 = replace(CHECK, kind=TcpCheck(port=80))
 KEY = ServiceKey(protocol=Protocol.TCP, address=addresses(1)[0], port=80)
 
 
@@ -321,6 +322,36 @@ def test_a_mark_with_the_real_servers_there_were_is_served_at_once() -> None:
     assert not node.state.kept
 
 
+@pytest.mark.parametrize("taken", ["reloaded", "restarted", "reloaded twice"])
+@pytest.mark.parametrize("before", [vip(), vip(mark=7, port=0, check=AT_80)], ids=["a port", "a mark"])
+def test_a_mark_with_the_same_real_servers_and_another_check_waits_for_that_check(
+    before: Vip, taken: str
+) -> None:
+    node = up(before)
+    (old,) = node.state.index.services
+    after = vip(mark=8, port=0, check=replace(HTTP, kind=HttpCheck(tls=False, port=8081)))
+    if taken == "restarted":
+        node = restarted(node, after, before=node.state.config)
+    else:
+        node.reload(after)
+    new = MarkKey(mark=8, version=4)
+    if taken == "reloaded twice":
+        node.reload(replace(after, communities=("65000:1",)))
+    probe(node, Outcome.OK, 1, 2, 3, port=80)
+    assert weighing(node, old) == weighing(node, new) == {1, 2, 3}
+    probe(node, Outcome.FAIL, 1, 2, 3, port=8081)
+    assert weighing(node, old) == weighing(node, new) == {1, 2, 3}
+    assert len(node.routes) == 1
+    assert {one.kind for one in node.state.standing.values()} == {Condition.SERVERS_NOT_REPLACED}
+    probe(node, Outcome.FAIL, 2, port=80)
+    assert weighing(node, old) == weighing(node, new) == {1, 3}
+    probe(node, Outcome.OK, 1, port=8081)
+    assert weighing(node, new) == {1}
+    assert weighing(node, old) == set()
+    assert not node.state.kept
+    assert len(node.routes) == 1
+
+
 def test_a_port_that_goes_while_another_comes_is_not_replaced() -> None:
     node = up(vip(ports=(80, 443)))
     node.reload(vip(ports=(80, 8443), servers=(1, 2, 3)))
@@ -493,6 +524,28 @@ def test_a_restart_with_a_mark_in_the_place_of_a_port() -> None:
     assert (weighing(node, KEY), weighing(node, new)) == ({1, 2, 3}, {1, 2, 3})
     node.checks(Outcome.OK)
     assert (weighing(node, KEY), weighing(node, new)) == (set(), {4, 5, 6})
+
+
+@pytest.mark.parametrize("before", [vip(), marked(7, 1, 2, 3)], ids=["a port", "a mark"])
+def test_a_restart_while_a_mark_waits_for_its_real_servers_leaves_the_service_before_as_it_is(
+    before: Vip,
+) -> None:
+    """Nobody knows yet which of the two the firewall sends clients to."""
+    node = up(before)
+    (old,) = node.state.index.services
+    after, new = marked(8, 4, 5, 6), MarkKey(mark=8, version=4)
+    node.reload(after)
+    probe(node, Outcome.FAIL, 4, 5, 6)
+    node = restarted(node, after, before=node.state.config)
+    assert weighing(node, old) == weighing(node, new) == {1, 2, 3}
+    probe(node, Outcome.OK, 1, 2, 3)
+    probe(node, Outcome.FAIL, 4, 5, 6)
+    assert weighing(node, old) == weighing(node, new) == {1, 2, 3}
+    assert node.routes == [route(1)]
+    probe(node, Outcome.OK, 4, 5, 6)
+    assert (weighing(node, old), weighing(node, new)) == (set(), {4, 5, 6})
+    node.wait(DRAIN + 1.0)
+    assert node.owned == node.state.configured
 
 
 def test_a_restart_after_a_reboot_keeps_nothing() -> None:
