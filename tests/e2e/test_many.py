@@ -62,7 +62,8 @@ def _stands(site: Site, load: Load, quiet: int, late: float) -> None:
     assert site.lab.router_routes() == dict.fromkeys(VIPS, NODES)
     assert _late(site) == late
     log = site.log_of("lb1")
-    assert not [line for line in log if line["event"] == "vip.verdict_changed" and line["vip"] == "web"]
+    changes = [line for line in log if line["event"] == "vip.verdict_changed" and line["vip"] == "web"]
+    assert not changes, [(line.get("reason"), line.get("detail")) for line in changes]
     assert "kernel_unavailable" not in json.dumps(log)
     assert not [
         line for line in log if line["event"] in ("kernel.unavailable", "kernel.drifted", "plugin.lost")
