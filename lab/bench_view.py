@@ -175,7 +175,7 @@ class Agent:
         for vip in one.vips:
             for address in vip.addresses:
                 prefix = ip_network(address)
-                if (route := routers.route(vip, address, prefix, drain=False)) is not None:
+                if (route := routers.route(vip, prefix, drain=False)) is not None:
                     routes[prefix] = route
         self._routes, self._mark = routes, one.bgp.mark
         self.report: Report | None = None

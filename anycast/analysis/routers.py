@@ -13,6 +13,8 @@ from anycast.core.values.route import extended_community
 from anycast.core.values.software import Daemon, Software
 
 GOBGP_BFD = (4, 6)  # the first GoBGP with BFD
+GOBGP_RANGE_PASSWORD = (3, 36)  # a password for nodes in a range
+OPENBGPD_EXTENDED = (8, 8)  # `announce extended nexthop`
 OPENBGPD_PASSWORD = 79  # characters
 _NO_EXPORT, _NO_ADVERTISE, _BLACKHOLE = "65535:65281", "65535:65282", "65535:666"
 
@@ -47,10 +49,38 @@ def _of_session(neighbor: Neighbor, software: Software, hold_time: int) -> Itera
             f"{without}: it keeps the routes of a frozen node for the hold time of {hold_time}s",
             "write bfd: false there, and bgp.hold_time: 3",
         )
+    if software.daemon is Daemon.OPENBGPD:
+        yield from _of_openbgpd(neighbor, software)
+    if (
+        neighbor.address.is_link_local
+        and software.daemon is Daemon.FRR
+        and (software.since(10, 3) and not software.since(10, 7))
+    ):
+        what = (
+            "FRR 10.3 (8.4 and 10.7 do not) leaves routes with a link-local next hop unused, of both families"
+        )
+        yield "address", what, "write bgp.next_hop.ipv6, which the router must have a way to, or update it"
     password = neighbor.password or ""
     if software.daemon is Daemon.OPENBGPD and len(password) > OPENBGPD_PASSWORD:
         what = f"OpenBGPD takes passwords of {OPENBGPD_PASSWORD} characters, this one has {len(password)}"
         yield "password", what, "write a shorter one at both ends"
+
+
+def _of_openbgpd(neighbor: Neighbor, software: Software) -> Iterator[tuple[str, str, str]]:
+    if neighbor.extended_next_hop and not software.since(*OPENBGPD_EXTENDED):
+        what = "OpenBGPD before 8.8 ends the session for an IPv4 route with an IPv6 next hop, again and again (7.7)"
+        do = "remove it, or say which version runs there: `software: openbgpd 8.8`"
+        yield "extended_next_hop", what, do
+    secret = neighbor.password is not None or neighbor.password_from is not None
+    if neighbor.ttl_security == 1 and secret:
+        what = (
+            "with a password and ttl_security there is no session: OpenBGPD on Linux takes no connection with a password, and "
+            "the answer to its own has ExaBGP's TTL of 64"
+        )
+        yield "ttl_security", what, "keep one of them"
+    if neighbor.ttl_security > 1:
+        what = "OpenBGPD has ttl_security with neighbors on its own links alone: it sends, and takes, any TTL in this session"
+        yield "ttl_security", what, "write true, or `multihop` in its place"
 
 
 def without_bfd(software: Software) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
+import stat
 import sys
 import time
 from collections.abc import Iterable
@@ -117,6 +119,8 @@ def _missing(needed: NeededPath) -> Problem | None:
 
     if needed.use in ("program", "hook"):
         return missing_program(needed)
+    from anycast.render.passwords import unusable
+
     try:
         text = read_regular(Path(needed.name), _LARGEST).decode("ascii", "replace")
     except OSError as error:
@@ -125,6 +129,13 @@ def _missing(needed: NeededPath) -> Problem | None:
         what = f"{needed.name} cannot be read on this machine: {error.strerror}"
         reader = "root alone" if needed.use == "password" else "the agent"
         return problem(what, f"put it on the node, readable for {reader}")
+    if needed.use == "password":
+        if why := unusable(text.strip()):
+            return problem(f"{needed.name} has no password that can be used: {why}", "write one into it")
+        if os.stat(needed.name).st_mode & stat.S_IROTH:
+            return problem(
+                f"everybody on this machine can read {needed.name}", "chmod 600: root reads it alone"
+            )
     end = _expiry(text) if needed.use == "certificate" else None
     if end is not None and end < time.time():
         return problem(f"the certificate in {needed.name} has expired", "renew it")

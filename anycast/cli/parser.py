@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -584,6 +584,15 @@ def _render(verb: argparse.ArgumentParser) -> None:
             help="an address of this router, if the node has several routers; repeat for each (default: all)",
         )
         router.add_argument(
+            "--range",
+            type=_network,
+            action="append",
+            default=[],
+            metavar="PREFIX",
+            help="take every node of these addresses, as in 10.2.1.0/24, that is as the given ones are, without a line for "
+            "each; repeat for each range",
+        )
+        router.add_argument(
             "--router-id",
             type=_address4,
             metavar="ADDRESS",
@@ -616,6 +625,13 @@ def _address(text: str) -> IPv4Address | IPv6Address:
         return ip_address(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not an IP address") from None
+
+
+def _network(text: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a range of addresses: {error}") from None
 
 
 def _address4(text: str) -> IPv4Address:

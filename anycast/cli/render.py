@@ -134,7 +134,9 @@ def _text(args: argparse.Namespace, configs: list[Config]) -> str:
             daemon = Daemon(router.removeprefix("router-"))
             full = [with_passwords(config, args.neighbor) for config in configs]
             runs = software(full, daemon, only=args.neighbor, version=args.version)
-            one = other_end(full, only=args.neighbor, router_id=args.router_id, software=runs)
+            one = other_end(
+                full, only=args.neighbor, router_id=args.router_id, software=runs, ranges=args.range
+            )
             text = ROUTERS[daemon](one)
             for what in doubts(full, one):
                 print(f"warning: {what}", file=sys.stderr)

@@ -12,6 +12,7 @@ from anycast.analysis import maglev
 from anycast.core.dataplane.members import server_port, versions
 from anycast.core.hooks import Hook, Webhook
 from anycast.core.rendering import LEARN as LEARN_BIRD
+from anycast.core.rendering import OF_SESSION
 from anycast.core.rendering import RELOAD as RELOAD_EXABGP
 from anycast.core.rendering import RESTART as RESTART_EXABGP
 from anycast.core.values import configuration as model
@@ -30,6 +31,7 @@ RESTARTED = f"a restart of ExaBGP: {RESTART_EXABGP}"
 LEARN = f"waits for BIRD: {LEARN_BIRD}"
 LEARN_OTHER = "change the configuration of the daemon that learns the table"
 ANNOUNCER = "restart anycast-table"
+ROUTER = "render the configuration of the router again (`anycast render router-…`)"
 BFD = "render the configuration of bfdd and of the routers again (`anycast render frr-bfd`, `router-…`)"
 BFD_ROUTERS = "render the configuration of the routers again (`anycast render router-…`)"
 
@@ -219,6 +221,9 @@ def _learn(config: model.Config) -> str:
 def _bgp(old: model.Config, new: model.Config) -> Iterator[str]:
     for name, change in _fields(old.bgp, new.bgp, ("local_as", "router_id", "hold_time")):
         yield f"bgp: {name} {change}: {_again(new)}"
+    for name, change in _fields(old.bgp, new.bgp, ("listen_port",)):
+        waits = _learn(new) if new.speaker.is_table else f"waits for a restart of ExaBGP: {RESTART_EXABGP}"
+        yield f"bgp: {name} {change}: {waits}"
     rendered = {"next_hop_v4", "next_hop_v6", "view_mark"}  # the lease has them, and what is written for BIRD
     for name, change in _fields(old.bgp, new.bgp, sorted(rendered)):
         yield f"bgp: {name} {change}" + (f": {_again(new)}" if new.speaker.is_table else "")
@@ -232,10 +237,7 @@ def _neighbor_of(config: model.Config) -> Callable[[model.Neighbor, model.Neighb
 
 
 def _neighbor(old: model.Neighbor, new: model.Neighbor, again: str, *, is_table: bool) -> Iterator[str]:
-    what = [
-        f"{name} {change}"
-        for name, change in _fields(old, new, ("remote_as", "local_address", "passive", "view"))
-    ]
+    what = [f"{name} {change}" for name, change in _fields(old, new, OF_SESSION)]
     if old.families != new.families:
         what.append(f"families {_families(old)} -> {_families(new)}")
     if (old.password, old.password_from) != (new.password, new.password_from):
@@ -244,6 +246,8 @@ def _neighbor(old: model.Neighbor, new: model.Neighbor, again: str, *, is_table:
         yield f"bgp: neighbor {new.address} changed ({', '.join(what)}): {again}"
     for name, change in _fields(old, new, ("bfd",)):
         yield f"bgp: neighbor {new.address} {name} {change}: {f'{again}; {BFD_ROUTERS}' if is_table else BFD}"
+    for name, change in _fields(old, new, ("route_reflector", "remote_interface")):
+        yield f"bgp: neighbor {new.address} {name} {change}: {ROUTER}"
     for name, change in _fields(old, new, ("export",)):
         yield f"bgp: neighbor {new.address} {name} {change}" + (f": {again}" if is_table else "")
 

@@ -18,6 +18,7 @@ from anycast.core.values.configuration import (
     Bgp,
     Config,
     Forwarding,
+    Neighbor,
     Persistence,
     Protocol,
     RealServer,
@@ -116,6 +117,29 @@ def next_hops(bgp: Bgp) -> Iterator[Warned]:
             what = f"{hop} is not this node's address in the session ({known}): a router refuses a next hop outside"
             do = "remove it, or make sure that it is in that network (`anycast doctor` checks that)"
             yield ("bgp", "next_hop", f"ipv{version}"), f"{what} the network it shares with the node", do
+
+
+def unchecked(bgp: Bgp) -> Iterator[Warned]:
+    """What a router opens comes to ExaBGP's listening socket, one for a local address: it checks for all neighbors or none.
+
+    And its answer is the kernel's, with the TTL that everything has.
+    """
+    by_address: dict[Address | None, list[tuple[int, Neighbor]]] = {}
+    for n, neighbor in enumerate(bgp.neighbors):
+        local = neighbor.local_address or (bgp.router_id if neighbor.address.version == 4 else None)
+        by_address.setdefault(local, []).append((n, neighbor))
+    for local, there in by_address.items():
+        plain = [str(one.address) for _, one in there if not one.ttl_security]
+        for n, neighbor in there:
+            if neighbor.ttl_security and neighbor.passive:
+                what = "a router with ttl_security drops the answer to its connection, which has the kernel's TTL of 64"
+                do = f"remove it: this node opens the session (or `ip route change` the route to {neighbor.address}, `hoplimit 255`)"
+                yield ("bgp", "neighbors", n, "passive"), what, do
+            if neighbor.ttl_security and plain and not neighbor.address.is_link_local:
+                others = ", ".join(plain[:3]) + (f" and {len(plain) - 3} more" if len(plain) > 3 else "")
+                what = f"a session that the router opens is taken from any distance, for {others} has none and comes to {local} too"
+                do = "write it for all neighbors of this local address, or have another local_address here"
+                yield ("bgp", "neighbors", n, "ttl_security"), what, do
 
 
 def _sticky(one: Served, timeouts: Timeouts) -> Iterator[Warned]:

@@ -66,7 +66,7 @@ def desired_routes(before: State, state: State, names: Iterable[str]) -> Persist
                 gone.append(prefix)
                 continue
             routers = routers or Routers(state.config.bgp)
-            route = routers.route(vip, address, prefix, drain=drain)
+            route = routers.route(vip, prefix, drain=drain)
             if route is None:
                 gone.append(prefix)
                 continue

@@ -53,6 +53,8 @@ def preference(vip: Vip, export: Export | None = None) -> Preference:
 def needs(config: Config) -> int:
     """What a plugin must be able to send: `report.ATTRIBUTES` of its release."""
     bgp = config.bgp
+    if any(one.extended_next_hop for one in bgp.neighbors):
+        return 4
     kinds = {is_internal(bgp, one) for one in bgp.neighbors}
     mixed = len(kinds) > 1 and any(preference(vip).prepend for vip in config.vips)
     if mixed or any(one.export is not None for one in bgp.neighbors):
@@ -87,6 +89,16 @@ def is_internal(bgp: Bgp, neighbor: Neighbor) -> bool:
     return neighbor.remote_as == bgp.local_as
 
 
+def next_hop(bgp: Bgp, neighbor: Neighbor, version: int) -> Address | None:
+    """Of the routes of a family that it is sent; None: the node's address in the session."""
+    if version == 6:
+        return bgp.next_hop_v6
+    if neighbor.extended_next_hop:
+        # ExaBGP's `next-hop self` of an IPv4 route is an IPv4 address, also in a session over IPv6.
+        return neighbor.local_address if bgp.next_hop_v6 is None else bgp.next_hop_v6
+    return bgp.next_hop_v4
+
+
 ALL = Export(vips=("*",))
 
 
@@ -108,6 +120,7 @@ class _Kind:
 
     internal: bool
     export: tuple[Export, ...] | None
+    next_hop: Address | None
     neighbors: tuple[str, ...]
 
 
@@ -121,46 +134,46 @@ class Routers:
         self._kinds = {version: self._of_family(version) for version in (4, 6)}
 
     def _of_family(self, version: int) -> tuple[_Kind, ...]:
-        kinds: dict[tuple[bool, tuple[Export, ...] | None], list[str]] = {}
+        kinds: dict[tuple[bool, tuple[Export, ...] | None, Address | None], list[str]] = {}
         for one in self._bgp.neighbors:
             if version in (one.families or {one.address.version}):
-                kinds.setdefault((is_internal(self._bgp, one), one.export), []).append(str(one.address))
-        return tuple(
-            _Kind(internal, export, tuple(addresses)) for (internal, export), addresses in kinds.items()
-        )
+                of = is_internal(self._bgp, one), one.export, next_hop(self._bgp, one, version)
+                kinds.setdefault(of, []).append(str(one.address))
+        return tuple(_Kind(*of, tuple(addresses)) for of, addresses in kinds.items())
 
     def reach(self, name: str, version: int) -> bool:
         """Whether some router gets a VIP of this name, of those that carry the family; True: none carries it."""
         kinds = self._kinds[version]
         return not kinds or any(export_of(one.export, name) is not None for one in kinds)
 
-    def route(self, vip: Vip, address: Address, prefix: Prefix, *, drain: bool) -> Route | None:
+    def route(self, vip: Vip, prefix: Prefix, *, drain: bool) -> Route | None:
         """For an address of a VIP; None: no router gets it. `drain`: as the last resort."""
         kinds = self._kinds[prefix.version]
         found: dict[Route, list[str]] = {}
         for kind in kinds:
             if (export := export_of(kind.export, vip.name)) is not None:
-                one = self._route(vip, address, prefix, export, internal=kind.internal, drain=drain)
+                one = self._route(vip, prefix, export, kind.next_hop, internal=kind.internal, drain=drain)
                 found.setdefault(one, []).extend(kind.neighbors)
         if kinds and not found:
             return None
         if len(found) == 1 and sum(len(one.neighbors) for one in kinds) == len(next(iter(found.values()))):
             return next(iter(found))
         inside = bool(kinds) and all(kind.internal for kind in kinds)
-        usual = self._route(vip, address, prefix, ALL, internal=inside, drain=drain)
+        hop = self._bgp.next_hop_v4 if prefix.version == 4 else self._bgp.next_hop_v6
+        usual = self._route(vip, prefix, ALL, hop, internal=inside, drain=drain)
         variants = tuple(
             Variant(neighbors=tuple(addresses), route=route) for route, addresses in found.items()
         )
         return replace(usual, variants=variants)
 
     def _route(
-        self, vip: Vip, address: Address, prefix: Prefix, export: Export, *, internal: bool, drain: bool
+        self, vip: Vip, prefix: Prefix, export: Export, hop: Address | None, *, internal: bool, drain: bool
     ) -> Route:
         """Where routers of the node's own AS are among the others, all have the preference: ExaBGP sends it to the former."""
         wanted, bgp = preference(vip, export), self._bgp
         route = Route(
             prefix=prefix,
-            next_hop=bgp.next_hop_v4 if address.version == 4 else bgp.next_hop_v6,
+            next_hop=hop,
             med=wanted.med,
             communities=_first(export.communities, vip.communities),
             large_communities=(

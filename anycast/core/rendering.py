@@ -8,13 +8,13 @@ the lease.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from hashlib import blake2b
 from ipaddress import ip_network
 from itertools import zip_longest
 
 from anycast.core.preference import Routers
-from anycast.core.values.configuration import Address, Bgp, Config, Neighbor
+from anycast.core.values.configuration import BGP_PORT, Address, Bgp, Config, Neighbor
 from anycast.core.values.lease import digest_of
 from anycast.core.values.report import SETUP, VIEW
 from anycast.core.values.route import Route
@@ -24,6 +24,8 @@ FORMAT = 2  # of what is rendered: another number, and every ExaBGP is to be sta
 TABLE_FORMAT = 1  # the same of what is rendered for a daemon that learns the kernel's table
 _WITH_ADDRESSES = 1  # the one before, whose ExaBGP needs no other start
 
+
+UNTOLD = ("multihop", "ttl_security", "port", "interface", "extended_next_hop")
 
 RELOAD = "`systemctl reload anycast-exabgp`"
 RESTART = "`anycast maintenance on --wait`, `systemctl restart anycast-exabgp`, `anycast maintenance off`"
@@ -44,9 +46,21 @@ class Session:
         return f"neighbor {self.neighbor} {self.change}" + (f" ({', '.join(self.what)})" if self.what else "")
 
 
+OF_SESSION = ("remote_as", "local_address", "passive", "view", *UNTOLD)
+"""Of a neighbor what ExaBGP is given in one value, and `anycast render` too; beside families and passwords."""
+
+
+def untold(neighbor: Neighbor) -> tuple[object, ...]:
+    """What ExaBGP is given for a neighbor and does not tell (`setups`)."""
+    settings = (getattr(neighbor, name) for name in UNTOLD)
+    return (neighbor.password, neighbor.password_from, neighbor.passive, *settings)
+
+
 def sessions(before: Bgp, after: Bgp) -> tuple[Session, ...]:
     """What an ExaBGP that runs with `before` does not know of `after`. Passwords are not shown."""
     every = tuple(_differences(before, after, ("local_as", "router_id", "hold_time")))
+    # What it listens at it learns from its environment, at its start.
+    every += tuple(f"{told}, by a restart" for told in _differences(before, after, ("listen_port",)))
     old, new = ({one.address: one for one in bgp.neighbors} for bgp in (before, after))
     found = [Session(neighbor=str(at), change="removed") for at in old if at not in new]
     found += [Session(neighbor=str(at), change="added") for at in new if at not in old]
@@ -57,7 +71,9 @@ def sessions(before: Bgp, after: Bgp) -> tuple[Session, ...]:
 
 
 def _of_neighbor(old: Neighbor, new: Neighbor) -> Iterator[str]:
-    yield from _differences(old, new, ("remote_as", "local_address", "passive", "view"))
+    for told in _differences(old, new, OF_SESSION):
+        # ExaBGP takes a neighbor that differs in nothing but this for the same.
+        yield f"{told}, by a restart" if told.startswith("interface ") else told
     if old.families != new.families:
         yield "families"
     if (old.password, old.password_from) != (new.password, new.password_from):
@@ -68,7 +84,11 @@ def _differences(old: object, new: object, names: Iterable[str]) -> Iterator[str
     for name in names:
         was, now = getattr(old, name), getattr(new, name)
         if was != now:
-            yield f"{name} {was} -> {now}"
+            yield f"{name} {_spelt(was)} -> {_spelt(now)}"
+
+
+def _spelt(value: object) -> object:
+    return "none" if value in ("", 0) and not isinstance(value, bool) else value
 
 
 def setups(bgp: Bgp) -> frozenset[str]:
@@ -106,14 +126,28 @@ def accepted(bgp: Bgp, addresses: Iterable[Address]) -> frozenset[str]:
 
 
 def _text(form: int, bgp: Bgp) -> bytes:
+    """What came later stands in it where it is set: an ExaBGP that was started before is not told to be started again."""
     neighbors = sorted(
-        f"{one.address} {one.remote_as} {one.local_address} {sorted(one.families)} {one.passive}"
+        f"{one.address} {one.remote_as} {one.local_address} {sorted(one.families)} {one.passive}{_later(one)}"
         for one in bgp.neighbors
     )
-    text = f"{form} {bgp.local_as} {bgp.router_id} {bgp.hold_time} {neighbors}"
+    text = f"{form} {bgp.local_as} {bgp.router_id} {bgp.hold_time} {neighbors}{_port(bgp)}"
     if views := sorted(str(one.address) for one in bgp.neighbors if one.view):
-        text += f" {views}"  # without one as it was before there were views
+        text += f" {views}"
     return text.encode()
+
+
+_DEFAULTS = {one.name: one.default for one in fields(Neighbor)}
+
+
+def _port(bgp: Bgp) -> str:
+    return "" if bgp.listen_port == BGP_PORT else f" {bgp.listen_port}"
+
+
+def _later(neighbor: Neighbor) -> str:
+    return "".join(
+        f" {name}={value}" for name in UNTOLD if (value := getattr(neighbor, name)) != _DEFAULTS[name]
+    )
 
 
 def listed(config: Config) -> Iterator[Route]:
@@ -122,7 +156,7 @@ def listed(config: Config) -> Iterator[Route]:
     for vip in config.vips:
         for address in vip.addresses:
             prefix = ip_network(address)
-            route = routers.route(vip, address, prefix, drain=False)
+            route = routers.route(vip, prefix, drain=False)
             if route is not None and metric(route) is Metric.LISTED:
                 yield route
 
@@ -131,12 +165,12 @@ def table_digest(config: Config) -> str:
     """What `anycast render bird` writes, passwords aside: BIRD has it in a constant, and the announcer reports it."""
     bgp, speaker = config.bgp, config.speaker
     neighbors = sorted(
-        f"{one.address} {one.remote_as} {one.local_address} {sorted(one.families)} {one.passive} {one.bfd}"
+        f"{one.address} {one.remote_as} {one.local_address} {sorted(one.families)} {one.passive} {one.bfd}{_later(one)}"
         for one in bgp.neighbors
     )
     text = (
         f"{TABLE_FORMAT} {bgp.local_as} {bgp.router_id} {bgp.hold_time} {bgp.next_hop_v4} {bgp.next_hop_v6} {neighbors}"
-        f" {speaker.table} {speaker.ospf} {bgp.sign}"
+        f" {speaker.table} {speaker.ospf} {bgp.sign}{_port(bgp)}"
     )
     found = blake2b(text.encode(), digest_size=8)
     for one in sorted(map(digest_of, listed(config))):

@@ -11,7 +11,17 @@ from anycast.core.dataplane import ipvs
 from anycast.core.events import Effect, Log, NameOthers
 from anycast.core.maintenance.stages import NODE_SCOPES, is_server
 from anycast.core.reload import server_names
-from anycast.core.rendering import LEARN, RELOAD, RESTART, accepted, differing, sessions, setups, table_digest
+from anycast.core.rendering import (
+    LEARN,
+    RELOAD,
+    RESTART,
+    accepted,
+    differing,
+    sessions,
+    setups,
+    table_digest,
+    untold,
+)
 from anycast.core.state import CONTEST_ENDS, CONTESTED, State
 from anycast.core.values.configuration import Config
 from anycast.core.values.report import SILENT, Report, silent_for
@@ -20,9 +30,10 @@ from anycast.core.values.standing import MAX_TEXT, Condition, Standing
 CLOCK_STANDS = 600.0  # seconds after the clock was set
 NAMED = 5  # scopes, addresses
 _LACKS = {
-    True: "leaves out AS path, local preference, extended communities and origin, and sends every router the same: "
+    1: "leaves out AS path, local preference, extended communities and origin, and sends every router the same: "
     "routers take a backup for a primary",
-    False: "sends every router the same",
+    2: "sends every router the same",
+    3: "announces no IPv4 VIP with an IPv6 next hop",
 }
 _FOUGHT = (Condition.ADDRESSES_CONTESTED, "")
 
@@ -35,12 +46,11 @@ def told(state: State, kind: Condition, about: str, text: str, now: float) -> tu
 
 
 def outdated(state: State, config: Config) -> Mapping[int, float]:
-    """The processes of ExaBGP that have other passwords than `config` gives. Which, only they know."""
+    """The processes of ExaBGP that have other settings than `config` gives, of those that they do not tell."""
     if config.bgp is state.config.bgp:
         return state.outdated
     before, after = (
-        {one.address: (one.password, one.password_from, one.passive) for one in bgp.neighbors}
-        for bgp in (state.config.bgp, config.bgp)
+        {one.address: untold(one) for one in bgp.neighbors} for bgp in (state.config.bgp, config.bgp)
     )
     if all(after[address] == before[address] for address in after if address in before):
         return state.outdated
@@ -190,7 +200,7 @@ def _of_plugins(state: State) -> dict[tuple[Condition, str], str]:
             )
         if report.attributes < state.index.attributes:
             old = (
-                f"ExaBGP (pid {report.exabgp_pid}) runs a plugin of an older release, which {_LACKS[report.attributes < 2]} "
+                f"ExaBGP (pid {report.exabgp_pid}) runs a plugin of an older release, which {_LACKS[max(report.attributes, 1)]} "
                 f"(restart it: {RESTART})"
             )
         if report.journal_error:

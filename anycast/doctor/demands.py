@@ -150,4 +150,9 @@ def addresses_to_reach(config: Config | None) -> frozenset[Address]:
     if config is None:
         return frozenset()
     servers = {way.address for way in ways(config)}
-    return frozenset(servers | {neighbor.address for neighbor in config.bgp.neighbors})
+    return frozenset(servers | {*routers(config)})
+
+
+def routers(config: Config) -> tuple[Address, ...]:
+    """Those that a route leads to. Which link leads to a link-local address, the neighbor says itself."""
+    return tuple(one.address for one in config.bgp.neighbors if not one.address.is_link_local)

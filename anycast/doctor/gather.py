@@ -19,7 +19,7 @@ from anycast.core.dataplane.limit import CONN_MAX_FILE, STATUS, entries, limit_o
 from anycast.core.values.configuration import Address, Config, Node
 from anycast.core.values.speaker import Speaker
 from anycast.doctor import multicast, network, programs, ruleset
-from anycast.doctor.demands import addresses_to_reach, sysctls_to_read
+from anycast.doctor.demands import addresses_to_reach, routers, sysctls_to_read
 from anycast.doctor.facts import (
     Facts,
     Heard,
@@ -53,12 +53,15 @@ async def gather(config: Config | None, root: Path = Path("/")) -> Facts:
     except (OSError, KernelUnavailable) as error:
         unread.append(Unread(what="interfaces and routes", why=_why(error)))
     else:
-        ends = [one.address for one in config.bgp.neighbors] if config is not None else network.ANYWHERE
+        ends = routers(config) if config is not None else network.ANYWHERE
+        named = (
+            {one.interface for one in config.bgp.neighbors if one.interface} if config is not None else set()
+        )
         facts = replace(
             facts,
             interfaces=interfaces,
             routes=ways,
-            uplinks=_interfaces_of(ways[end] for end in ends),
+            uplinks=_interfaces_of(ways[end] for end in ends) | named,
             advertised=advertised,
         )
     facts = await _with_reverse_path6(facts, root, unread)

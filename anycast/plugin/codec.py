@@ -262,7 +262,7 @@ def _next_hop(route: Route) -> str:
         return "self"
     if not isinstance(hop, IPv4Address | IPv6Address):
         raise TypeError(f"{route.prefix}: next hop: expected an address, found {type(hop).__name__}")
-    if hop.version != route.prefix.version:
+    if (hop.version, route.prefix.version) == (4, 6):  # the other way round is RFC 8950
         raise ValueError(f"{route.prefix}: next hop {hop} is of the other address family")
     if hop.is_unspecified or hop.is_multicast or "%" in str(hop):
         raise ValueError(f"{route.prefix}: next hop {hop}: expected a unicast address without a zone")

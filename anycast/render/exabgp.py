@@ -6,11 +6,11 @@ import re
 from typing import TYPE_CHECKING
 
 from anycast.core.rendering import digest
-from anycast.render.router import families, local_address
+from anycast.render.router import families, least_ttl, local_address
 from anycast.render.template import render
 
 if TYPE_CHECKING:
-    from anycast.core.values.configuration import Config
+    from anycast.core.values.configuration import Bgp, Config, Neighbor
 
 # ExaBGP splits its `run` line at spaces and has no way to quote a quote: what it splits at must not stand in a word.
 _WORD = re.compile(r"[A-Za-z0-9_./:=@%+~-]+\Z", re.ASCII)
@@ -25,13 +25,39 @@ def exabgp_conf(config: Config, *, command: str, journal: str | None = None) -> 
     for an IPv6 neighbor without a local address.
     """
     run = _run_line(config, command, journal)
-    return render("exabgp.conf", bgp=config.bgp, run=run, local_address=local_address, families=families)
+    return render(
+        "exabgp.conf",
+        bgp=config.bgp,
+        run=run,
+        local_address=local_address,
+        families=families,
+        least_ttl=least_ttl,
+        listening=_listening(config.bgp),
+    )
 
 
 def exabgp_env(config: Config) -> str:
     """The environment ExaBGP is started with: comments and `name=value` lines, as systemd's EnvironmentFile takes."""
-    bind = dict.fromkeys(str(local_address(config.bgp, neighbor)) for neighbor in config.bgp.neighbors)
-    return render("exabgp.env", user=config.node.exabgp_user, bind=" ".join(bind))
+    ours = [local_address(config.bgp, neighbor) for neighbor in config.bgp.neighbors]
+    # It has no way to say of which link an address is, and cannot listen without.
+    bind = dict.fromkeys(str(one) for one in ours if not one.is_link_local)
+    return render(
+        "exabgp.env", user=config.node.exabgp_user, bind=" ".join(bind), port=config.bgp.listen_port
+    )
+
+
+def _listening(bgp: Bgp) -> list[Neighbor]:
+    """The neighbors that are to say again that ExaBGP listens for them: those that wait, and those that set the least TTL.
+
+    ExaBGP has one listening socket for a local address, and the neighbors that say so set the TTL of it for all. So one
+    does, the one that is furthest away, and none where another neighbor of the address has no least TTL.
+    """
+    found = [one for one in bgp.neighbors if one.passive and not one.ttl_security]
+    for address in dict.fromkeys(local_address(bgp, one) for one in bgp.neighbors):
+        there = [one for one in bgp.neighbors if local_address(bgp, one) == address]
+        if not address.is_link_local and all(one.ttl_security for one in there):
+            found.append(max(there, key=lambda one: one.ttl_security))
+    return found
 
 
 def _run_line(config: Config, command: str, journal: str | None) -> str:

@@ -6,12 +6,14 @@ import hashlib
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address
-from typing import TYPE_CHECKING
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, TypeAlias
 
 from anycast.analysis.budget import ROUTER_DIALS
-from anycast.analysis.routers import unfit
+from anycast.analysis.routers import GOBGP_RANGE_PASSWORD, unfit
 from anycast.core.preference import export_of
+from anycast.core.values.configuration import BGP_PORT
+from anycast.core.values.route import Prefix
 from anycast.core.values.software import Daemon, Software, Version
 
 if TYPE_CHECKING:
@@ -22,22 +24,65 @@ MAX_PATHS = 64  # next hops of one route, if no more sessions carry it
 MOST_PATHS = 128  # FRR's documentation promises no more
 VIEW_PATHS = 64  # of one prefix, that GoBGP sends back
 _PREFIXES = 1000  # of a family from a node; more end the session, whatever the filters would do with them
+Network: TypeAlias = Prefix
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """One BGP session, as the router sees it. `remote` is the node's end, `local` the router's."""
+    """One BGP session, as the router sees it. `remote` is the node's end, `local` the router's.
+
+    Or those of all nodes in a range of addresses: then `remote` is that, and `count` of them are known.
+    """
 
     local: Address
-    remote: Address
-    remote_as: int
+    remote: Address | Network
+    remote_as: int | None  # None: of nodes in a range, any
     external: bool  # eBGP
     hold_time: int
     families: tuple[int, ...]
     password: str | None = field(default=None, repr=False)
     bfd: Bfd | None = None
     view: bool = False  # the node is sent back what the router has of its VIPs
+    multihop: int = 0  # hops; 0: the node is on a link of the router's
+    ttl_security: int = 0  # hops; 0: none
+    port: int = BGP_PORT  # the router's
+    remote_port: int = BGP_PORT
+    interface: str = ""  # the router's, where the addresses are link-local
+    extended_next_hop: bool = False  # IPv4 routes with an IPv6 next hop
+    reflects: bool = False  # the node is a client of this route reflector
+    group: str = ""  # of a range
+    count: int = 1
+    waits: bool = False  # the node does not dial
+
+    @property
+    def distance(self) -> int:
+        """Hops to the node; 0: it is on a link of the router's."""
+        return self.multihop or (self.ttl_security if self.ttl_security > 1 else 0)
+
+    @property
+    def least_ttl(self) -> int:
+        """0: none."""
+        return least_ttl(self) if self.ttl_security else 0
+
+    @property
+    def range(self) -> Network | None:
+        """Where nodes are taken without a line of their own; None: this is one node."""
+        return None if isinstance(self.remote, IPv4Address | IPv6Address) else self.remote
+
+    @property
+    def peer(self) -> str:
+        """What the session is called where those of a range have a name in common."""
+        return self.group or str(self.remote)
+
+    @property
+    def with_link(self) -> str:
+        """The node's address; of a link-local one with the interface."""
+        return f"{self.remote}%{self.interface}" if self.interface else str(self.remote)
+
+    @property
+    def local_with_link(self) -> str:
+        return f"{self.local}%{self.interface}" if self.interface else str(self.local)
 
     @property
     def keepalive(self) -> int:
@@ -73,6 +118,14 @@ class Router:
     router_id: IPv4Address | None  # None: its own affair
     nodes: tuple[Node, ...]
     software: Software | None = None  # None: nothing is known of it
+    members: frozenset[tuple[Address, Address]] = (
+        frozenset()
+    )  # both ends of every session, those of ranges too
+
+    @property
+    def port(self) -> int:
+        """The one that it listens at."""
+        return next((one.port for one in self.sessions), BGP_PORT)
 
     def since(self, *version: int) -> bool:
         """Its software is known to be of this version or newer."""
@@ -80,7 +133,7 @@ class Router:
 
     def paths(self, family: int) -> int:
         """Of one VIP: each session has its own, also two of one node, which FRR counts twice from 10.3 on."""
-        return sum(family in session.families for session in self.sessions)
+        return sum(session.count for session in self.sessions if family in session.families)
 
     def max_paths(self, family: int) -> int:
         """For `maximum-paths`: a path beyond it gets no clients."""
@@ -110,10 +163,11 @@ def router(
     only: Collection[Address] = (),
     router_id: IPv4Address | None = None,
     software: Software | None = None,
+    ranges: Sequence[Network] = (),
 ) -> Router:
     """The router that these nodes have as a neighbor. `only`: the addresses of it, where they have several routers.
 
-    Raises ValueError where that is not one router, or two of the nodes cannot be told apart.
+    `ranges`: where it takes every node, as these are; those have no line of their own. Raises ValueError where that is not one router, or two of the nodes cannot be told apart.
     """
     nodes = [_node(config, only) for config in configs]
     pairs = [
@@ -138,8 +192,83 @@ def router(
             raise ValueError(
                 f"{what} {twice[0]} is there twice: write --neighbor if these are several routers"
             )
+    if len(ports := {neighbor.port for _, neighbor in pairs}) > 1:
+        raise ValueError(
+            f"a router listens at one port, and this one is said to do so at {', '.join(map(str, sorted(ports)))}"
+        )
+    if unnamed := [str(n.address) for _, n in pairs if n.address.is_link_local and not n.remote_interface]:
+        raise ValueError(
+            f"{unnamed[0]} is link-local: write remote_interface, the router's interface towards the node"
+        )
     first = next((n.address for _, n in pairs if isinstance(n.address, IPv4Address)), None)
-    return Router(asn=numbers.pop(), router_id=router_id or first, nodes=tuple(nodes), software=software)
+    return Router(
+        asn=numbers.pop(),
+        router_id=router_id or first,
+        nodes=tuple(_with_ranges(nodes, ranges)) if ranges else tuple(nodes),
+        software=software,
+        members=frozenset((n.address, local_address(config.bgp, n)) for config, n in pairs),
+    )
+
+
+_ALIKE = (
+    "local",
+    "hold_time",
+    "families",
+    "password",
+    "bfd",
+    "multihop",
+    "ttl_security",
+    "reflects",
+    "external",
+    "extended_next_hop",
+    "view",
+)
+
+
+def _with_ranges(nodes: Sequence[Node], ranges: Sequence[Network]) -> Iterator[Node]:
+    """Nodes with what is in no range, then a node for each range, which may announce what any of its nodes may.
+
+    Raises ValueError where the nodes of a range are not alike, or there is none.
+    """
+    inside: dict[Network, list[tuple[Node, Session]]] = {one: [] for one in ranges}
+    for node in nodes:
+        rest = []
+        for session in node.sessions:
+            found = next((one for one in ranges if session.remote in one), None)
+            if found is None:
+                rest.append(session)
+            else:
+                inside[found].append((node, session))
+        if rest:
+            yield replace(node, sessions=tuple(rest))
+    for number, (network, members) in enumerate(inside.items(), 1):
+        if not members:
+            raise ValueError(
+                f"no node has an address in the range {network}: it is written as one of its nodes is"
+            )
+        yield _range(f"range{number}", network, members)
+
+
+def _range(name: str, network: Network, members: Sequence[tuple[Node, Session]]) -> Node:
+    sessions = [session for _, session in members]
+    first = sessions[0]
+    for what in _ALIKE:
+        if any(getattr(one, what) != getattr(first, what) for one in sessions):
+            raise ValueError(
+                f"the nodes in the range {network} are not alike ({what.replace('_', ' ')}): they are written as one"
+            )
+    if passive := [node.name for node, one in members if one.waits]:
+        raise ValueError(
+            f"{passive[0]} waits for the router (passive), and the router dials nobody in a range"
+        )
+    numbers = {one.remote_as for one in sessions}
+    number = first.remote_as if len(numbers) == 1 else None
+    vips = {
+        family: tuple(sorted({address for node, _ in members for address in node.vips[family]}, key=int))
+        for family in (4, 6)
+    }
+    one = replace(first, remote=network, remote_as=number, group=f"ANYCAST-{name}", count=len(members))
+    return Node(name=name, vips=vips, sessions=(one,))
 
 
 def software(
@@ -167,9 +296,12 @@ def doubts(configs: Sequence[Config], router: Router) -> Iterator[str]:
     runs = router.software
     if runs is None:
         return
-    ours = {(session.local, session.remote) for session in router.sessions}
     for config in configs:
-        here = [one for one in config.bgp.neighbors if (one.address, local_address(config.bgp, one)) in ours]
+        here = [
+            one
+            for one in config.bgp.neighbors
+            if (one.address, local_address(config.bgp, one)) in router.members
+        ]
         only_here = replace(config, bgp=replace(config.bgp, neighbors=tuple(here)))
         others = {
             str(one.software) for one in here if one.software and one.software.daemon is not runs.daemon
@@ -178,6 +310,9 @@ def doubts(configs: Sequence[Config], router: Router) -> Iterator[str]:
             yield f"{config.node.name}: its configuration says that this router runs {', '.join(sorted(others))}"
         for place, what, do in unfit(only_here, lambda _: runs):
             yield f"{config.node.name}: {place[-1]}: {what} ({do})"
+    secret = [str(one.range) for one in router.sessions if one.range is not None and one.password is not None]
+    if runs.daemon is Daemon.GOBGP and secret and not runs.since(*GOBGP_RANGE_PASSWORD):
+        yield f"GoBGP before 3.36 (3.10 was tried) takes no connection with a password from a range, as {secret[0]}"
     for family in sorted(router.families):
         if runs.daemon is Daemon.FRR and router.paths(family) > MOST_PATHS:
             yield (
@@ -237,7 +372,20 @@ def _sessions(config: Config, only: Collection[Address]) -> Iterator[Session]:
                 password=neighbor.password,
                 bfd=neighbor.bfd,
                 view=neighbor.view,
+                multihop=neighbor.multihop,
+                ttl_security=neighbor.ttl_security,
+                port=neighbor.port,
+                remote_port=config.bgp.listen_port,
+                interface=neighbor.remote_interface,
+                extended_next_hop=neighbor.extended_next_hop,
+                reflects=neighbor.route_reflector,
+                waits=neighbor.passive,
             )
+
+
+def least_ttl(one: Neighbor | Session) -> int:
+    """A packet that comes with less was sent from further away than `ttl_security` hops."""
+    return 256 - one.ttl_security
 
 
 def word(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from anycast.analysis.routers import GOBGP_BFD, OPENBGPD_PASSWORD
+from anycast.analysis.routers import GOBGP_BFD, OPENBGPD_EXTENDED, OPENBGPD_PASSWORD
 from anycast.core.values.configuration import Bfd
 from anycast.core.values.software import Daemon
 from anycast.render.router import CONNECT_RETRY, VIEW_PATHS, Router, short
@@ -49,6 +49,10 @@ def gobgp_conf(router: Router) -> str:
         raise ValueError(
             "GoBGP needs a router id, and no neighbor is IPv4 to take it from: write --router-id"
         )
+    if several := [one.range for one in router.sessions if one.remote_as is None]:
+        raise ValueError(
+            f"GoBGP takes nodes of one AS number in a range, and those in {several[0]} have several"
+        )
     policies = [f"{node.name}-ipv{family}" for node in router.nodes for family in node.families]
     return render(
         "router-gobgp.conf",
@@ -66,8 +70,18 @@ def openbgpd_conf(router: Router) -> str:
 
     Raises ValueError for a password that is longer than OpenBGPD takes.
     """
-    text = render("router-openbgpd.conf", router=router, short=short, kernel=router.since(*_WRITES_KERNEL))
+    text = render(
+        "router-openbgpd.conf",
+        router=router,
+        short=short,
+        kernel=router.since(*_WRITES_KERNEL),
+        extended=router.since(*OPENBGPD_EXTENDED),
+    )
     for session in router.sessions:
+        if session.password is not None and session.range is not None:
+            raise ValueError(
+                f"OpenBGPD on Linux takes no connection with a password, and dials nobody in a range ({session.range})"
+            )
         if session.password is not None and len(session.password) > OPENBGPD_PASSWORD:
             raise ValueError(
                 f"OpenBGPD takes passwords of {OPENBGPD_PASSWORD} characters, the one for {session.local} has {len(session.password)}"

@@ -46,6 +46,9 @@ class Software(abc.ABC):
     place: str
     folder: Path
     processes: list[Process] = field(default_factory=list)
+    port: int = 179  # that FRR is told to listen at; the others have it in their file
+    more: str = ""  # of BIRD's own file
+    router_id: str = ROUTER4  # in it
 
     name: ClassVar = ""
     title: ClassVar = ""
@@ -180,7 +183,9 @@ class Frr(Software):
         return cls.command("vtysh", "-C", "-f", str(conf))
 
     def start(self, conf: Path) -> None:
-        self.processes += start_frr(self.place, self.folder, ("zebra", "bfdd", "bgpd"), self.debian)
+        self.processes += start_frr(
+            self.place, self.folder, ("zebra", "bfdd", "bgpd"), self.debian, port=self.port
+        )
         self.load(conf)
 
     def load(self, conf: Path) -> None:
@@ -241,10 +246,10 @@ class Bird(Software):
     def start(self, conf: Path) -> None:
         main = self.folder / "bird.conf"
         main.write_text(
-            f"router id {ROUTER4};\nprotocol device {{}}\n"
+            f"router id {self.router_id};\nprotocol device {{}}\n"
             "protocol kernel { merge paths on limit 64; ipv4 { export all; }; }\n"
             "protocol kernel { merge paths on limit 64; ipv6 { export all; }; }\n"
-            f'include "{conf}";\n'
+            f'{self.more}include "{conf}";\n'
         )
         self.spawn(
             "bird", "-f", "-c", str(main), "-s", str(self.folder / "bird.ctl"), "-P", str(self.folder / "pid")

@@ -41,7 +41,7 @@ class Sent:
 
     def __call__(self, prefix: Prefix, role: Role, *, drain: bool = False) -> Route:
         vip = replace(self._vip, role=role)
-        found = Routers(self._bgp).route(vip, prefix.network_address, prefix, drain=drain)
+        found = Routers(self._bgp).route(vip, prefix, drain=drain)
         assert found is not None
         return found
 
@@ -193,7 +193,7 @@ def leased(config: Config, *, drain: bool = False) -> list[Route]:
     routers = Routers(config.bgp)
     for vip in config.vips:
         for address in vip.addresses:
-            one = routers.route(vip, address, ip_network(f"{address}/32"), drain=drain)
+            one = routers.route(vip, ip_network(f"{address}/32"), drain=drain)
             found += [one] if one is not None else []
     return found
 

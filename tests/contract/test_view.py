@@ -82,10 +82,7 @@ class Watch:
 def routes(one: Config, *prefixes: Prefix) -> dict[Prefix, Route]:
     """As the agent leases them, with the mark."""
     vip = one.vips[0]
-    found = {
-        prefix: Routers(one.bgp).route(vip, prefix.network_address, prefix, drain=False)
-        for prefix in prefixes
-    }
+    found = {prefix: Routers(one.bgp).route(vip, prefix, drain=False) for prefix in prefixes}
     return {prefix: route for prefix, route in found.items() if route is not None}
 
 

@@ -102,6 +102,7 @@ class Node(Assembler):
             next_hop_v4=bgp.next_hop.ipv4,
             next_hop_v6=bgp.next_hop.ipv6,
             view_mark=bgp.view_mark,
+            listen_port=bgp.listen_port,
         )
 
     def _router_id(self, bgp: schema.Bgp) -> IPv4Address | None:
@@ -133,10 +134,7 @@ class Node(Assembler):
         if address is None:
             self._say_missing((*path, "address"), "it is missing", "write the router's address")
             return None
-        if address.is_link_local:
-            self._say(
-                (*path, "address"), f"{address} is link-local", "write an address that needs no interface"
-            )
+        self._link(path, neighbor, address)
         if before := self._context.first(("neighbor", address), path):
             self._say((*path, "address"), f"{address} is at {before} already", "write each router once")
         if local is None:
@@ -152,6 +150,11 @@ class Node(Assembler):
         if local == address:
             self._say((*path, "address"), f"{address} is this node's own address", "write the router's")
         self._families(path, neighbor, address, bgp)
+        self._distance(path, neighbor)
+        self._extended(path, neighbor, address)
+        if neighbor.route_reflector and None not in (remote_as, bgp.local_as) and remote_as != bgp.local_as:
+            what = f"the router is of the AS {remote_as}, this node of {bgp.local_as}: a route reflector reflects within one"
+            self._say((*path, "route_reflector"), what, "remove it, or correct the AS numbers", key=True)
         export = self._export(path, neighbor)
         if remote_as is None:
             return None
@@ -165,10 +168,63 @@ class Node(Assembler):
             password_from=_password_from(secrets),
             passive=neighbor.passive,
             bfd=_bfd(neighbor.bfd, bgp.bfd),
+            multihop=neighbor.multihop or 0,
+            ttl_security=neighbor.ttl_security,
+            port=neighbor.port,
+            interface=neighbor.interface or "",
+            remote_interface=neighbor.remote_interface or "",
+            extended_next_hop=neighbor.extended_next_hop,
+            route_reflector=neighbor.route_reflector,
             software=neighbor.software or bgp.software,
             export=export,
             view=bgp.view if neighbor.view is None else neighbor.view,
         )
+
+    def _link(self, path: Path, neighbor: schema.Neighbor, address: Address) -> None:
+        """A link-local address is one of a link: which, says an interface at each end."""
+        local = neighbor.local_address
+        if not address.is_link_local:
+            if local is not None and local.is_link_local:
+                what = f"{local} is link-local, and the router's address {address} is not"
+                self._say((*path, "local_address"), what, "write another address of this node")
+            for name in ("interface", "remote_interface"):
+                if getattr(neighbor, name) is not None:
+                    what = f"{address} is not link-local, so the routes of this node say which interface leads to it"
+                    self._say((*path, name), what, "remove the line", key=True)
+            return
+        if address.version == 4:
+            self._say((*path, "address"), f"{address} is link-local", "write another address of the router")
+            return
+        if neighbor.interface is None:
+            do = "write this node's interface towards the router: `interface: eth0`"
+            self._say_missing((*path, "interface"), f"it is missing, and {address} is link-local", do)
+        if local is not None and not local.is_link_local:
+            what = f"{local} is not link-local, and the router's address {address} is"
+            self._say((*path, "local_address"), what, "write this node's address on the same link")
+        if neighbor.passive:
+            what = f"nobody would open the session: ExaBGP does not listen at link-local addresses ({address} is one)"
+            self._say((*path, "passive"), what, "remove it: this node opens the session", key=True)
+
+    def _distance(self, path: Path, neighbor: schema.Neighbor) -> None:
+        if neighbor.multihop is None:
+            return
+        if neighbor.ttl_security:
+            what = "multihop is written too: one allows packets from far away, the other drops them"
+            do = "keep one: `ttl_security` may be a number of hops"
+            self._say((*path, "ttl_security"), what, do, key=True)
+        if neighbor.address is not None and neighbor.address.is_link_local:
+            what = f"{neighbor.address} is link-local: it is on this node's link"
+            self._say((*path, "multihop"), what, "remove it", key=True)
+
+    def _extended(self, path: Path, neighbor: schema.Neighbor, address: Address) -> None:
+        if not neighbor.extended_next_hop:
+            return
+        place: Path = (*path, "extended_next_hop")
+        if address.version == 4:
+            what = f"the session with {address} is over IPv4, and has an IPv4 next hop"
+            self._say(place, what, "remove it, or write the router's IPv6 address", key=True)
+        elif 4 not in carried(neighbor):
+            self._say(place, "the session carries no IPv4 routes", "write families: [ipv4, ipv6]", key=True)
 
     def _export(self, path: Path, neighbor: schema.Neighbor) -> tuple[model.Export, ...] | None:
         if neighbor.export is None:
@@ -217,6 +273,8 @@ class Node(Assembler):
             self._say_missing((*path, "families"), "no family is carried", do)
         for n, version in enumerate(neighbor.families or []):
             next_hop = bgp.next_hop.ipv4 if version == 4 else bgp.next_hop.ipv6
+            if version == 4 and neighbor.extended_next_hop:
+                continue
             if version != address.version and next_hop is None:
                 if not self._whole(("bgp", "next_hop", f"ipv{version}")):
                     continue
@@ -224,7 +282,8 @@ class Node(Assembler):
                 self._say(
                     (*path, "families", n),
                     what,
-                    f"write bgp.next_hop.ipv{version}, or a neighbor over ipv{version}",
+                    f"write bgp.next_hop.ipv{version}, or a neighbor over ipv{version}"
+                    + (", or extended_next_hop: true (RFC 8950)" if version == 4 else ""),
                 )
 
 

@@ -19,7 +19,7 @@ from anycast.config.assemble.services import Vips
 from anycast.config.problem import NeededPath, Path, Problem, TooManyError
 from anycast.config.schema import file as schema
 from anycast.config.schema.scalars import NAME
-from anycast.config.warn import Served, Warned, next_hops, warnings
+from anycast.config.warn import Served, Warned, next_hops, unchecked, warnings
 from anycast.core.values import configuration as model
 from anycast.core.values.configuration import Address
 
@@ -58,6 +58,7 @@ def build(file: schema.File, source: Source, hostname: str) -> Built:
         *warnings(builder.vips.served, config),
         *_limitless(builder.vips.served, source),
         *next_hops(config.bgp),
+        *unchecked(config.bgp),
         *unfit(config),
         *doubtful(config),
         *blind(config),

@@ -171,6 +171,33 @@ class Neighbor(Part):
     bfd: BfdOption | None = entry(
         "BFD with this neighbor: true, false, or settings of its own. Default: as `bgp.bfd`."
     )
+    port: of.Port = entry("The port that the router listens at.", 179)
+    multihop: of.Hops | None = entry(
+        "The router is not on a link of this node's: hops that packets may take to it, 2 to 255 (their TTL). Default: it is "
+        "on a link."
+    )
+    ttl_security: of.TtlSecurity = entry(
+        "true: packets are sent with a TTL of 255, and those that come with less are dropped, so nobody further away can "
+        "disturb the session (GTSM, RFC 5082). A number: the router is so many hops away at the most. Both ends need it. "
+        "In the place of `multihop`.",
+        0,
+        shown=False,
+    )
+    interface: of.Interface | None = entry(
+        "This node's interface towards the router: where `address` and `local_address` are link-local."
+    )
+    remote_interface: of.Interface | None = entry(
+        "The router's interface towards this node: of the same sessions, for `anycast render`."
+    )
+    extended_next_hop: of.Flag = entry(
+        "true: IPv4 VIPs go to this router with an IPv6 next hop, over a session over IPv6 (RFC 8950): `bgp.next_hop.ipv6`, "
+        "or this node's address in the session. A router that does not know it may end the session: see docs/routers.md.",
+        False,
+    )
+    route_reflector: of.Flag = entry(
+        "true: the router, of the same AS, reflects this node's routes to the others (RFC 4456). For `anycast render`.",
+        False,
+    )
     software: of.RouterSoftware | None = entry(
         "What the router runs: frr, bird, gobgp or openbgpd, with its version, as in `frr 10.3`. `anycast check` then "
         "warns of settings that do not work there, and `anycast render` writes what that version can do. Default: "
@@ -197,7 +224,9 @@ class Bgp(Part):
         "software",
     )
 
-    local_as: of.AsNumber | None = entry("This node's AS number.")
+    local_as: of.AsNumber | None = entry(
+        'This node\'s AS number, of two or four bytes; as in RFC 5396 too: "65000.1", in quotes.'
+    )
     router_id: of.Address4 | None = entry("Default: the first IPv4 `local_address` of a neighbor.")
     hold_time: of.HoldTime = entry(
         "Seconds of silence after which a router drops the routes of a dead node. Not 0: the routes would "
@@ -225,6 +254,10 @@ class Bgp(Part):
         "The second number of the large community that tells whose path it is: `local_as:view_mark:router_id`, the router "
         "id as a number. It is on every path once there is a `view`, and the same on all nodes. 0 to 4294967295.",
         1179,
+    )
+    listen_port: of.Port = entry(
+        "The port at which this node listens for the routers: another one where another BGP daemon of this node has 179.",
+        179,
     )
     neighbors: list[Annotated[Neighbor, or_text(of.IP_TEXT)]] | None = entry(
         "The routers. An address alone is enough where `remote_as` is written once for all."

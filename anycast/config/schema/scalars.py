@@ -789,6 +789,18 @@ _PORTS_TEXT = {"type": "string", "pattern": "^[A-Za-z0-9, /-]+$"}
 _ports = Scalar(_read_ports, {"anyOf": [_port.schema["anyOf"][0], _PORTS_TEXT]})
 
 
+@scalar(anyOf=[{"type": "boolean"}, {"type": "integer", "minimum": 1, "maximum": 254}])
+def _ttl_security(value: Any) -> int:
+    """Hops; 0: none."""
+    value = truth(unquoted(value))
+    if isinstance(value, bool):
+        return int(value)
+    if not _is_number(value) or not 1 <= value <= 254:
+        do = "write true, or how many hops the router is away at the most, 1 to 254"
+        raise unlike(value, "a distance", do)
+    return int(value)
+
+
 @scalar(const=1)
 def _format(value: Any) -> int:
     value = unquoted(value)
@@ -804,7 +816,35 @@ Area = Annotated[IPv4Address, _area]
 Argument = Annotated[str, _argument]
 any_address = _address().parse
 any_ports = _ports.parse
-_as_number = whole("an AS number", 1, 2**32 - 1, before="as")
+_AS_NUMBER = whole("an AS number", 1, 2**32 - 1, before="as")
+_AS_PART = "(0|[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_ASDOT = re.compile(rf"(?:as)?{_AS_PART}\.{_AS_PART}\Z", re.ASCII | re.IGNORECASE)
+_RESERVED_AS = {
+    23456: "what an AS number of four bytes looks like to old routers (RFC 6793)",
+    65535: "reserved (RFC 7300)",
+    2**32 - 1: "reserved (RFC 7300)",
+}
+_NO_ASDOT = ["0.0", *(f"{one >> 16}.{one & 65535}" for one in _RESERVED_AS)]
+
+
+@scalar(
+    anyOf=[
+        {**_AS_NUMBER.schema, "not": {"enum": [*_RESERVED_AS]}},
+        {"type": "string", "pattern": f"^{_AS_PART}[.]{_AS_PART}$", "not": {"enum": _NO_ASDOT}},
+    ]
+)
+def _as_number(value: Any) -> int:
+    """A number, or asdot (RFC 5396) as text: of what YAML reads as a decimal the zeros at its end are lost."""
+    if isinstance(value, float):
+        what = f"{shown(value)} is a decimal number, and zeros at its end are lost"
+        raise wrong(what, f'write it in quotes, as in "{value}", or as one number')
+    match = _ASDOT.match(value) if isinstance(value, str) else None
+    found: int = _AS_NUMBER.parse(value if match is None else int(match[1]) * 2**16 + int(match[2]))
+    if (why := _RESERVED_AS.get(found)) is not None:
+        raise wrong(f"{shown(value)} is {why}", "write one that is assigned to you, or a private one")
+    return found
+
+
 as_number = _as_number.parse
 AsNumber = Annotated[int, _as_number]
 BfdInterval = Annotated[float, milliseconds(50, 60000)]
@@ -870,6 +910,7 @@ HttpPath = Annotated[
     str,
     pattern("a path", "/[!-~]{0,2000}", "write one that begins with /, without spaces", first=_rooted),
 ]
+Hops = Annotated[int, whole("a number of hops", 2, 255)]
 Interface = Annotated[
     str, pattern("an interface's name", r"(?!\.\.?$)[A-Za-z0-9_.@-]{1,15}", "write one, as in lo or dummy0")
 ]
@@ -949,6 +990,7 @@ SocketPath = Annotated[
 SyncId = Annotated[int, whole("a sync id", 1, 255)]
 Text = Annotated[bytes, _text]
 TimeToLive = Annotated[int, whole("a TTL", 1, 255)]
+TtlSecurity = Annotated[int, _ttl_security]
 Url = Annotated[str, _url]
 UserName = Annotated[
     str, pattern("a user's name", r"[A-Za-z_][A-Za-z0-9_-]{0,31}", "write one, as in anycast-exabgp")

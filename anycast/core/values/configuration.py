@@ -369,6 +369,9 @@ class Export:
         return " ".join((",".join(self.vips), *told))
 
 
+BGP_PORT = 179
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Neighbor:
     """A BGP router this node speaks to. The session's transport is the family of `address`."""
@@ -381,6 +384,15 @@ class Neighbor:
     password_from: Secret | None = None  # read when a configuration is rendered; nothing else needs it
     passive: bool = False
     bfd: Bfd | None = None  # None: only the hold time notices that the other end is dead
+    multihop: int = 0  # hops that a packet may take to it; 0: it is on this node's link
+    ttl_security: int = (
+        0  # packets that came from further than so many hops are dropped (RFC 5082); 0: none is
+    )
+    port: int = BGP_PORT  # that it listens at
+    interface: str = ""  # this node's, over which a link-local address is reached
+    remote_interface: str = ""  # the router's, of the same link
+    extended_next_hop: bool = False  # IPv4 routes go to it with an IPv6 next hop (RFC 8950)
+    route_reflector: bool = False  # it hands the routes on within the AS: this node is its client
     software: Software | None = None  # what the router runs; None: nobody has said so
     export: tuple[Export, ...] | None = (
         None  # the first that names a VIP counts, and no other VIP; None: all as they say
@@ -396,6 +408,7 @@ class Bgp:
     hold_time: int = 9  # seconds; 3 or more
     next_hop_v4: IPv4Address | None = None  # None: self, right where a session carries its own family
     next_hop_v6: IPv6Address | None = None
+    listen_port: int = BGP_PORT  # this node's
     view_mark: int = 1179  # the second number of the large community that tells whose path it is
     hears: bool = True  # whoever announces tells what routers send back: ExaBGP's plugin does, a routing daemon does not
 

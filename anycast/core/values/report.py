@@ -11,9 +11,9 @@ OLDEST = (5, 0, 13)
 """The oldest ExaBGP that no peer can make say things of its own to the plugin."""
 
 
-ATTRIBUTES = 3
+ATTRIBUTES = 4
 """What a plugin of this release can send of a route: 2 has AS path, local preference, extended communities, origin; 3
-sends each neighbor its own."""
+sends each neighbor its own; 4 IPv4 routes with an IPv6 next hop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

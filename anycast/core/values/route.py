@@ -45,7 +45,7 @@ class Route:
     """
 
     prefix: Prefix
-    next_hop: Address | None = None  # None: self
+    next_hop: Address | None = None  # None: self; of an IPv4 route also an IPv6 address (RFC 8950)
     med: int | None = None
     communities: tuple[str, ...] = ()  # "asn:value"
     large_communities: tuple[str, ...] = ()  # "asn:value:value"

@@ -31,7 +31,7 @@ def config(**parts: str) -> Config:
 def communities(one: Config) -> tuple[str, ...]:
     vip = one.vips[0]
     address = vip.addresses[0]
-    route = Routers(one.bgp).route(vip, address, prefix_of(address), drain=False)
+    route = Routers(one.bgp).route(vip, prefix_of(address), drain=False)
     assert route is not None
     return route.large_communities
 

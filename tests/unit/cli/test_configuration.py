@@ -257,3 +257,30 @@ def test_every_verb_that_is_given_an_invalid_file_says_so(
     file.write_text(BAD)
     assert main([*argv, "--config", str(file)]) == 78
     assert f"{file}: 2 problems" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "said"),
+    [
+        ("s3cret", 0o600, ""),
+        ("s3cret", 0o644, "everybody on this machine can read {} (chmod 600: root reads it alone)"),
+        ("", 0o600, "{} has no password that can be used: it must be 1 to 80 printable ASCII"),
+        ("hid den", 0o600, "{} has no password that can be used: it must be"),
+    ],
+)
+def test_a_file_with_a_password_is_looked_at(
+    text: str, mode: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret = tmp_path / "password"
+    secret.write_text(text)
+    secret.chmod(mode)
+    path = tmp_path / "anycast.yaml"
+    path.write_text(
+        f"bgp: {{local_as: 65001, router_id: 10.2.1.1, remote_as: 65000, neighbors: 10.2.1.254, password_file: {secret}}}\n"
+        "vips: {web: {address: 192.0.2.1, port: 80, servers: 10.9.2.1}}\n"
+    )
+    assert main(["check", str(path)]) == 0
+    found = capsys.readouterr().err
+    assert (f"bgp.password_file: {said.format(secret)}" in found) if said else (found == "")
+    assert "hid den" not in found
+    assert "s3cret" not in found

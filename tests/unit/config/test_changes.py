@@ -16,6 +16,9 @@ from anycast.core.values.configuration import Config, Export, Role
 
 FULL = Path(__file__).parents[3].joinpath("examples", "full.yaml").read_text(encoding="utf-8")
 RENDER = "waits for ExaBGP: `systemctl reload anycast-exabgp`"
+RESTART_EXABGP = (
+    "`anycast maintenance on --wait`, `systemctl restart anycast-exabgp`, `anycast maintenance off`"
+)
 RESTARTED = (
     "a restart of ExaBGP: `anycast maintenance on --wait`, `systemctl restart anycast-exabgp`, "
     "`anycast maintenance off`"
@@ -86,6 +89,21 @@ EDITS: list[tuple[str, str, tuple[str, ...]]] = [
         "    - address: 10.2.1.254",
         "    - {address: 10.2.1.9, remote_as: 65000}\n    - address: 10.2.1.254",
         (f"bgp: neighbor 10.2.1.9 added: {RENDER}",),
+    ),
+    (
+        "ttl_security: false",
+        "ttl_security: 2",
+        (f"bgp: neighbor 10.2.1.254 changed (ttl_security 0 -> 2): {RENDER}",),
+    ),
+    (
+        "      port: 179",
+        "      port: 1790",
+        (f"bgp: neighbor 10.2.1.254 changed (port 179 -> 1790): {RENDER}",),
+    ),
+    (
+        "listen_port: 179",
+        "listen_port: 1790",
+        (f"bgp: listen_port 179 -> 1790: waits for a restart of ExaBGP: {RESTART_EXABGP}",),
     ),
     (
         "bfd: {interval: 150ms}",

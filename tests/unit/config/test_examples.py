@@ -33,7 +33,7 @@ NEEDS = [
         "ab",
         "weighted",
     ),
-    *("nodes/lb1", "http-host", "https-ca", "ports"),
+    *("nodes/lb1", "http-host", "https-ca", "ports", "unnumbered"),
 ]
 
 
@@ -75,7 +75,7 @@ def test_an_example_holds_no_address_of_anybodys(file: Path) -> None:
             address
         )
     for address in re.findall(r'"?\b([0-9a-f]{4}(?::[0-9a-f]*){2,})', text):
-        assert address.startswith(("2001:db8:", "fd00:")), address
+        assert address.startswith(("2001:db8:", "fd00:", "fe80:")), address
 
 
 def test_the_nodes_of_a_fleet_differ_in_what_is_their_own() -> None:

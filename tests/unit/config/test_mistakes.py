@@ -170,7 +170,7 @@ VALUES = [
     ),
     ("65001", "0", "f:2:13: bgp.local_as: 0 is not an AS number"),
     ("65001", "4294967296", "f:2:13: bgp.local_as: 4294967296 is not an AS number"),
-    ("65001", "1.5", "f:2:13: bgp.local_as: 1.5 is not an AS number"),
+    ("65001", "1.5", "f:2:13: bgp.local_as: 1.5 is a decimal number"),
     ("65001", "true", "f:2:13: bgp.local_as: true is not an AS number"),
     ("10.2.1.1\n", '"fd00::1"\n', "f:3:14: bgp.router_id: fd00::1 is not an IPv4 address"),
     (
@@ -218,6 +218,41 @@ VALUES = [
         '"fd00:2:1::fe"',
         '"fe80::1%eth0"',
         "f:6:17: bgp.neighbors[1].address: 'fe80::1%eth0' names an interface",
+    ),
+    (
+        "10.2.1.254,",
+        "10.2.1.254, multihop: 1,",
+        "f:5:39: bgp.neighbors[0].multihop: 1 is not a number of hops (write a whole number from 2",
+    ),
+    (
+        "10.2.1.254,",
+        "10.2.1.254, ttl_security: 255,",
+        "f:5:43: bgp.neighbors[0].ttl_security: 255 is not a distance (write true, or how many hops",
+    ),
+    (
+        "10.2.1.254,",
+        "10.2.1.254, port: 0,",
+        "f:5:35: bgp.neighbors[0].port: 0 is not ",
+    ),
+    (
+        "remote_as: 65000}\n",
+        "remote_as: 64512.10}\n",
+        "f:5:40: bgp.neighbors[0].remote_as: 64512.1 is a decimal number, and zeros at its end are lost (write it in quotes",
+    ),
+    (
+        "remote_as: 65000}\n",
+        'remote_as: "64512.65536"}\n',
+        "f:5:40: bgp.neighbors[0].remote_as: '64512.65536' is not an AS number",
+    ),
+    (
+        "local_as: 65001",
+        "local_as: 23456",
+        "f:2:13: bgp.local_as: 23456 is what an AS number of four bytes looks like",
+    ),
+    (
+        "local_as: 65001",
+        'local_as: "65535.65535"',
+        "f:2:13: bgp.local_as: '65535.65535' is reserved",
     ),
     (
         "65000}",
@@ -507,9 +542,64 @@ TOGETHER = [
         "f:5:17: bgp.neighbors[0].address: 10.2.1.1 is this node's own address (write",
     ),
     (
-        '"fd00:2:1::fe"',
-        '"fe80::1"',
-        "f:6:17: bgp.neighbors[1].address: fe80::1 is link-local (write an address",
+        '"fd00:2:1::fe", remote_as: 65000, local_address: "fd00:2:1::1"',
+        'fe80::1, remote_as: 65000, local_address: "fe80::2"',
+        "f:6:7: bgp.neighbors[1].interface: it is missing, and fe80::1 is link-local (write this node",
+    ),
+    (
+        '"fd00:2:1::fe", remote_as: 65000,',
+        "fe80::1, interface: eth0, remote_as: 65000,",
+        "f:6:76: bgp.neighbors[1].local_address: fd00:2:1::1 is not link-local, and the router",
+    ),
+    (
+        'local_address: "fd00:2:1::1"',
+        'local_address: "fe80::1"',
+        "f:6:66: bgp.neighbors[1].local_address: fe80::1 is link-local, and the router",
+    ),
+    (
+        "10.2.1.254,",
+        "169.254.1.1,",
+        "f:5:17: bgp.neighbors[0].address: 169.254.1.1 is link-local (write another address",
+    ),
+    (
+        '"fd00:2:1::fe", remote_as: 65000, local_address: "fd00:2:1::1"',
+        'fe80::1, interface: e, passive: true, remote_as: 65000, local_address: "fe80::2"',
+        "f:6:40: bgp.neighbors[1].passive: nobody would open the session: ExaBGP does not listen",
+    ),
+    (
+        '"fd00:2:1::fe", remote_as: 65000, local_address: "fd00:2:1::1"',
+        'fe80::1, interface: e, multihop: 2, remote_as: 65000, local_address: "fe80::2"',
+        "f:6:40: bgp.neighbors[1].multihop: fe80::1 is link-local",
+    ),
+    (
+        "10.2.1.254,",
+        "10.2.1.254, interface: eth0,",
+        "f:5:29: bgp.neighbors[0].interface: 10.2.1.254 is not link-local, so the routes of this",
+    ),
+    (
+        "10.2.1.254,",
+        "10.2.1.254, remote_interface: eth0,",
+        "f:5:29: bgp.neighbors[0].remote_interface: 10.2.1.254 is not link-local",
+    ),
+    (
+        "10.2.1.254,",
+        "10.2.1.254, multihop: 3, ttl_security: true,",
+        "f:5:42: bgp.neighbors[0].ttl_security: multihop is written too: one allows",
+    ),
+    (
+        "10.2.1.254,",
+        "10.2.1.254, extended_next_hop: true,",
+        "f:5:29: bgp.neighbors[0].extended_next_hop: the session with 10.2.1.254 is over IPv4",
+    ),
+    (
+        '"fd00:2:1::1"}',
+        '"fd00:2:1::1", extended_next_hop: true}',
+        "f:6:81: bgp.neighbors[1].extended_next_hop: the session carries no IPv4 routes (write families",
+    ),
+    (
+        "10.2.1.254,",
+        "10.2.1.254, route_reflector: true,",
+        "f:5:29: bgp.neighbors[0].route_reflector: the router is of the AS 65000, this node of 65001",
     ),
     (
         "65000}",

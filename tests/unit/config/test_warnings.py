@@ -401,3 +401,52 @@ def test_a_next_hop_that_is_the_nodes_own_or_of_a_family_no_session_is_over_is_r
         '    - {address: "fd00:2:1::fe", remote_as: 65000, local_address: "fd00:2:1::1"}\n', ""
     )
     assert warned(web([1]), four.replace("vips:\n", '  next_hop: {ipv6: "fd00::7"}\nvips:\n')) == []
+
+
+def test_ttl_security_beside_a_neighbor_without_it_is_told_where_both_come_to_one_socket() -> None:
+    """ExaBGP has one for a local address."""
+    vips = "  web: {address: 192.0.2.1, port: 80, servers: 10.9.2.1}\n"
+    mixed = HEAD.replace(
+        "10.2.1.254, remote_as: 65000}",
+        "10.2.1.254, remote_as: 65000, ttl_security: true}\n    - {address: 10.2.1.253, remote_as: 65000}",
+    )
+    (warning,) = warned(vips, mixed)
+    assert warning == (
+        "f:5:61: bgp.neighbors[0].ttl_security: a session that the router opens is taken from any distance, for 10.2.1.253 "
+        "has none and comes to 10.2.1.1 too (write it for all neighbors of this local address, or have another "
+        "local_address here)"
+    )
+    assert (
+        warned(vips, HEAD.replace("254, remote_as: 65000}", "254, remote_as: 65000, ttl_security: 2}")) == []
+    )
+
+
+def test_what_openbgpd_cannot_do_with_a_session_is_told() -> None:
+    vips = "  web: {address: 192.0.2.1, port: 80, servers: 10.9.2.1}\n"
+    six = 'local_address: "fd00:2:1::1"}'
+    extended = (
+        'local_address: "fd00:2:1::1", families: [ipv4, ipv6], extended_next_hop: true, software: openbgpd%s}'
+    )
+    (warning,) = warned(vips, HEAD.replace(six, extended % ""))
+    assert ".extended_next_hop: OpenBGPD before 8.8 ends the session for an IPv4 route" in warning
+    assert warned(vips, HEAD.replace(six, extended % " 8.8")) == []
+
+
+def test_what_a_router_does_with_a_session_of_ours_is_told() -> None:
+    vips = "  web: {address: 192.0.2.1, port: 80, servers: 10.9.2.1}\n"
+
+    def said(more: str, first: str = "address: 10.2.1.254, remote_as: 65000") -> list[str]:
+        return warned(vips, HEAD.replace("address: 10.2.1.254, remote_as: 65000", f"{first}, {more}"))
+
+    (warning,) = said("ttl_security: true, passive: true")
+    assert ".passive: a router with ttl_security drops the answer to its connection" in warning
+    (warning,) = said("ttl_security: true, password: x, software: openbgpd 9.3")
+    assert ".ttl_security: with a password and ttl_security there is no session" in warning
+    assert said("ttl_security: true, password: x, software: bird") == []
+    link = 'address: "fe80::1", local_address: "fe80::2", interface: eth0, remote_as: 65000, families: [ipv4, ipv6]'
+    (warning,) = said("extended_next_hop: true, software: frr 10.3", link)
+    assert (
+        ".address: FRR 10.3 (8.4 and 10.7 do not) leaves routes with a link-local next hop unused" in warning
+    )
+    for version in ("8.4", "10.7"):
+        assert said(f"extended_next_hop: true, software: frr {version}", link) == []

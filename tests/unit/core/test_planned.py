@@ -132,6 +132,42 @@ def test_a_route_that_no_router_gets_any_more_is_withdrawn_for_that_reason() -> 
     )
 
 
+def test_what_of_a_session_is_exabgps_own_is_in_the_plan_and_in_the_digest() -> None:
+    node = between_two_fabrics()
+    config = node.state.config
+    first, second = config.bgp.neighbors
+    for changes, what in (
+        ({"multihop": 4}, "multihop none -> 4"),
+        ({"ttl_security": 1}, "ttl_security none -> 1"),
+        ({"port": 1790}, "port 179 -> 1790"),
+        ({"interface": "eth0"}, "interface none -> eth0, by a restart"),
+        ({"extended_next_hop": True}, "extended_next_hop False -> True"),
+    ):
+        bgp = replace(config.bgp, neighbors=(replace(first, **changes), second))
+        (session,) = plan(node, replace(config, bgp=bgp)).sessions
+        assert session == Session(neighbor=str(first.address), change="changed", what=(what,))
+        assert digest(bgp) != digest(config.bgp)
+    elsewhere = replace(config.bgp, listen_port=1790)
+    found = plan(node, replace(config, bgp=elsewhere)).sessions
+    assert {one.what for one in found} == {("listen_port 179 -> 1790, by a restart",)}
+    assert digest(elsewhere) != digest(config.bgp)
+
+
+def test_what_is_written_for_the_router_alone_is_nothing_that_exabgp_has() -> None:
+    bgp = between_two_fabrics().state.config.bgp
+    reflected = tuple(replace(one, route_reflector=True, remote_interface="swp1") for one in bgp.neighbors)
+    assert digest(replace(bgp, neighbors=reflected)) == digest(bgp)
+
+
+def test_an_exabgp_of_before_there_were_such_settings_is_not_to_be_started_again() -> None:
+    bgp = Bgp(
+        local_as=65001,
+        router_id=IPv4Address("10.2.1.1"),
+        neighbors=(Neighbor(address=IPv4Address("10.2.1.254"), remote_as=65000),),
+    )
+    assert digest(bgp) == "ea76fd837fbe6138"
+
+
 def test_an_export_is_nothing_that_exabgp_has_of_its_own() -> None:
     bgp = between_two_fabrics().state.config.bgp
     first, second = bgp.neighbors

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
 from hypothesis import given
@@ -50,7 +50,7 @@ def bgp(*remote: int) -> Bgp:
 
 
 def sent(one: Vip, *remote: int, drain: bool = False) -> Route:
-    found = Routers(bgp(*(remote or (65000,)))).route(one, ADDRESS, PREFIX, drain=drain)
+    found = Routers(bgp(*(remote or (65000,)))).route(one, PREFIX, drain=drain)
     assert found is not None
     return found
 
@@ -189,7 +189,7 @@ def with_exports(*exports: tuple[Export, ...] | None, remote: tuple[int, ...] = 
 
 
 def routed(one: Bgp, vip: Vip = PRIMARY, *, drain: bool = False) -> Route | None:
-    return Routers(one).route(vip, ADDRESS, PREFIX, drain=drain)
+    return Routers(one).route(vip, PREFIX, drain=drain)
 
 
 def test_routers_that_all_get_the_same_need_no_variants() -> None:
@@ -230,12 +230,53 @@ def test_routers_of_the_own_as_and_of_others_are_each_sent_what_they_compare() -
     assert GRACEFUL_SHUTDOWN in drained.communities
 
 
+def over_ipv6(*, next_hop: str | None = None, **changes: object) -> Bgp:
+    """A node with a router over IPv4, and one over IPv6 that carries both families."""
+    six = Neighbor(
+        address=ip_address("fd00::fe"),
+        remote_as=65000,
+        local_address=ip_address("fd00::1"),
+        families=frozenset({4, 6}),
+    )
+    hop = None if next_hop is None else IPv6Address(next_hop)
+    return replace(
+        bgp(65000),
+        neighbors=(*bgp(65000).neighbors, replace(six, **changes)),  # type: ignore[arg-type]
+        next_hop_v4=IPv4Address("10.2.1.1"),
+        next_hop_v6=hop,
+    )
+
+
+@pytest.mark.parametrize("next_hop", [None, "fd00:1::1"])
+def test_an_extended_next_hop_is_of_ipv6_and_for_the_router_that_has_it_alone(next_hop: str | None) -> None:
+    one = over_ipv6(next_hop=next_hop, extended_next_hop=True)
+    route = Routers(one).route(PRIMARY, PREFIX, drain=False)
+    assert route is not None
+    four, six = (sent_to(route, at) for at in ("10.2.0.254", "fd00::fe"))
+    assert four is not None
+    assert four.next_hop == IPv4Address("10.2.1.1")
+    assert six == replace(four, next_hop=IPv6Address(next_hop or "fd00::1"))
+    plain = Routers(over_ipv6(next_hop=next_hop)).route(PRIMARY, PREFIX, drain=False)
+    assert plain is not None
+    assert plain.variants == ()
+
+
+def test_an_ipv6_vip_has_the_next_hop_that_it_has_without_an_extended_one() -> None:
+    prefix = ip_network("2001:db8::1/128")
+    plain, extended = (
+        Routers(over_ipv6(extended_next_hop=wanted)).route(PRIMARY, prefix, drain=False)
+        for wanted in (False, True)
+    )
+    assert plain == extended
+
+
 def test_what_a_plugin_must_know_follows_from_the_configuration() -> None:
     config = up().state.config
     assert needs(config) == 1
     assert needs(replace(config, vips=(BACKUP,))) == 2
-    assert needs(replace(config, bgp=with_exports((Export(vips=("*",)),)))) == ATTRIBUTES
-    assert needs(replace(config, bgp=bgp(65000, 65001), vips=(BACKUP,))) == ATTRIBUTES
+    assert needs(replace(config, bgp=with_exports((Export(vips=("*",)),)))) == 3
+    assert needs(replace(config, bgp=bgp(65000, 65001), vips=(BACKUP,))) == 3
+    assert needs(replace(config, bgp=over_ipv6(extended_next_hop=True))) == ATTRIBUTES
     assert needs(replace(config, bgp=bgp(65000, 65001))) == 1
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import ip_address
 
+import pytest
+
 from anycast.core import events as ev
 from anycast.core.health.phase import Outcome
 from anycast.core.maintenance.clocks import End
@@ -131,6 +133,19 @@ def test_a_password_that_is_changed_stands_until_another_exabgp_reports() -> Non
     assert "after" not in str(node.state.standing)
     report = Report(seq=1, exabgp_pid=48, rendered=rendered(node))
     node.send(ev.PluginReported(source=1, report=report))
+    assert kinds(node) == set()
+
+
+@pytest.mark.parametrize("changes", [{"multihop": 2}, {"ttl_security": 1}, {"port": 1790}])
+def test_what_exabgp_does_not_tell_of_a_session_stands_until_it_has_read_it(
+    changes: dict[str, int],
+) -> None:
+    node = up()
+    with_neighbors(node, ROUTER)
+    reports(node, rendered=rendered(node))
+    with_neighbors(node, replace(ROUTER, **changes))  # type: ignore[arg-type]
+    assert kinds(node) == {Condition.EXABGP_OUTDATED}
+    reports(node, rendered=rendered(node), loaded=node.now + 0.1)
     assert kinds(node) == set()
 
 

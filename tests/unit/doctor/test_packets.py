@@ -248,6 +248,12 @@ class TestReachability:
     def test_the_ways_to_all_real_servers_and_routers_are_asked_for(self) -> None:
         assert addresses_to_reach(config()) == {*SERVERS, ROUTER}
 
+    def test_of_a_link_local_router_no_route_is_asked_for(self) -> None:
+        """There is one for each link."""
+        one = config()
+        far = replace(one.bgp.neighbors[0], address=ip_address("fe80::1"), interface="lan0")
+        assert addresses_to_reach(replace(one, bgp=replace(one.bgp, neighbors=(far,)))) == {*SERVERS}
+
 
 class TestTunnels:
     @pytest.mark.parametrize(

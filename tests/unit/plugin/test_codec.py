@@ -73,15 +73,23 @@ _WORDS = re.compile(
 
 
 @given(routes)
-def test_no_other_attribute_is_ever_sent_and_no_next_hop_of_the_other_family(route: Route) -> None:
-    """A next hop by RFC 8950 has OpenBGPD end the session each time."""
+def test_no_other_attribute_is_ever_sent_and_no_ipv4_next_hop_of_an_ipv6_route(route: Route) -> None:
     try:
         command = codec.announce(route)
     except ValueError:
         return
     assert _WORDS.fullmatch(command)
     assert _WORDS.fullmatch(codec.withdraw(route))
-    assert route.next_hop is None or route.next_hop.version == route.prefix.version
+    assert route.next_hop is None or route.next_hop.version >= route.prefix.version
+
+
+def test_an_ipv4_route_may_have_an_ipv6_next_hop_and_not_the_other_way_round() -> None:
+    """RFC 8950, and link-local addresses where a fabric has no others."""
+    one = dataclasses.replace(PLAIN, next_hop=ip_address("fe80::1"))
+    assert codec.announce(one).startswith("announce route 192.0.2.1/32 next-hop fe80::1")
+    other = Route(prefix=ip_network("2001:db8::1/128"), next_hop=ip_address("192.0.2.1"))
+    with pytest.raises(ValueError, match="of the other address family"):
+        codec.announce(other)
 
 
 @given(routes)
@@ -122,7 +130,6 @@ def test_a_drained_route_says_graceful_shutdown_in_numbers() -> None:
         {"extended_communities": ("target:1:2 ] shutdown",)},
         {"extended_communities": ("target:70000:70000",)},
         {"origin": "shutdown"},
-        {"next_hop": ip_address("2001:db8::1")},
         {"next_hop": ip_address("0.0.0.0")},
         {"next_hop": ip_address("224.0.0.1")},
     ],

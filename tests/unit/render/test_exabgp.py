@@ -297,6 +297,23 @@ def test_a_password_that_cannot_be_used_is_told_without_it(
     assert main(["render", "exabgp", "--env", "--config", str(file)]) == 0
 
 
+def test_all_passwords_that_cannot_be_used_are_told_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = secret_config(tmp_path, "").with_name("two.yaml")
+    neighbors = [
+        f"{{address: 10.2.1.{n}, password_file: {tmp_path}/{'one' if n < 9 else 'two'}}}" for n in (1, 2, 9)
+    ]
+    text = (tmp_path / "anycast.yaml").read_text().replace("[10.2.1.254]", f"[{', '.join(neighbors)}]")
+    file.write_text(text.replace("router_id: 10.2.1.1", "router_id: 10.2.1.100"))
+    (tmp_path / "two").write_text("")
+    assert main(["render", "exabgp", "--config", str(file)]) == 78
+    assert capsys.readouterr().err == (
+        f"{file}: the password of the neighbors 10.2.1.1, 10.2.1.2: {tmp_path}/one cannot be read: No such file or "
+        f"directory; the password of the neighbor 10.2.1.9: {tmp_path}/two is empty, or larger than 4096 bytes\n"
+    )
+
+
 def test_another_place_of_a_password_is_a_change_that_exabgp_needs_a_restart_for(tmp_path: Path) -> None:
     before = load(secret_config(tmp_path, "  password_file: /a\n"), hostname="lb1").config
     after = load(secret_config(tmp_path, "  password_env: A\n"), hostname="lb1").config
