@@ -72,8 +72,10 @@ def sessions(before: Bgp, after: Bgp) -> tuple[Session, ...]:
 
 def _of_neighbor(old: Neighbor, new: Neighbor) -> Iterator[str]:
     for told in _differences(old, new, OF_SESSION):
-        # ExaBGP takes a neighbor that differs in nothing but this for the same.
-        yield f"{told}, by a restart" if told.startswith("interface ") else told
+        # ExaBGP takes a neighbor that differs in nothing but its interface for the same, and a socket that listens keeps
+        # the least TTL that it once had.
+        kept = told.startswith("interface ") or (told.startswith("ttl_security ") and told.endswith(" none"))
+        yield f"{told}, by a restart" if kept else told
     if old.families != new.families:
         yield "families"
     if (old.password, old.password_from) != (new.password, new.password_from):

@@ -23,7 +23,7 @@ def test_a_vip_with_attributes_is_announced_with_them_or_not_at_all(debian: Path
         known = table.config(
             other, vip='    med: 77\n    communities: ["65000:7"]\n    as_path_prepend: 2', bgp="  view: true"
         )
-    route = Routers(known.bgp).route(known.vips[0], V4.network_address, V4, drain=False)
+    route = Routers(known.bgp).route(known.vips[0], V4, drain=False)
     assert route is not None
     with table.site(debian=debian) as one:
         assert one.router is not None

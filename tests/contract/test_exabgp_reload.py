@@ -141,6 +141,23 @@ def test_a_neighbor_that_changes_is_the_only_one_whose_session_ends(node: Node) 
     assert node.router.has(V4)
 
 
+def test_another_port_and_another_ttl_are_taken_by_a_reload(node: Node) -> None:
+    """The router dials nobody, listens at 179 alone and has no `ttl security`. The other session notices nothing."""
+    before = _events(node, NODE6)
+    passive = f"neighbor {NODE4} passive"
+    node.router.vtysh("configure terminal", f"router bgp {ROUTER_AS}", passive)
+    try:
+        for other in (replace(OF4, port=1790), replace(OF4, multihop=9), replace(OF4, ttl_security=1)):
+            _reload(node, replace(WHOLE, neighbors=(other, OF6)))
+            if other.multihop:
+                node.router.wait_for(V4)
+            else:
+                node.router.wait_without(V4)
+        assert _events(node, NODE6) == before
+    finally:
+        node.router.vtysh("configure terminal", f"router bgp {ROUTER_AS}", f"no {passive}")
+
+
 def test_a_password_is_taken_by_a_reload_and_taken_back_by_another(node: Node) -> None:
     """The router has none: with one at this end the session is down, and the other notices nothing."""
     before = _events(node, NODE6)

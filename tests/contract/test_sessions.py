@@ -45,6 +45,12 @@ def run(place: str, *words: str, stdin: str | None = None) -> str:
     return done.stdout
 
 
+def started(there: Software, conf: Path, port: int = 179) -> None:
+    """It listens: ExaBGP, which is refused, would try again more and more rarely."""
+    there.start(conf)
+    until(lambda: run(there.place, "ss", "-Hltn", f"sport = :{port}"), f"a router at port {port}")
+
+
 def far_away(places: bgp.Places, undo: contextlib.ExitStack) -> None:
     """A second way between both, over a third machine, with two addresses at each end."""
     between = f"{bgp.MARK}-between"
@@ -167,7 +173,7 @@ def both_ends(software: type[Software]) -> Iterator[Ends]:
         conf.chmod(0o600)
         there = software(places.router, files, port=PORT, more=BIRD_WAYS)
         undo.callback(there.stop)
-        there.start(conf)
+        started(there, conf, PORT)
         text = exabgp_conf(config, command=f"{sys.executable} -m anycast")
         ends = [str(one.local_address or NODE4) for one in config.bgp.neighbors]
         here = [one for one in ends if one != LINK_NODE]
@@ -218,15 +224,17 @@ def held_apart(one: Ends, place: str, other: str) -> None:
     run(place, "nft", "delete", "table", "ip", "far")
 
 
+@pytest.mark.skipif(Bird.missing(), reason="no BIRD here")
 def test_exabgp_takes_nothing_from_further_away_however_the_session_came_about() -> None:
     """Also one that the router has opened: while ExaBGP cannot reach it. What answers for ExaBGP then is the kernel."""
-    with both_ends(Frr) as one:
+    with both_ends(Bird) as one:
         way = f"{ROUTER4.rpartition('.')[0]}.0/30 dev n0 src {NODE4} hoplimit 255"
         run(one.places.node, "ip", "route", "replace", *way.split())
         near = next(route for route in leased(one.config) if route.prefix == VIPS["near"])
         far = next(route for route in leased(one.config) if route.prefix == VIPS["far"])
         altered(one.places.node, "silent", f"ip daddr {ROUTER4} tcp dport {PORT} drop")
         one.node.exabgp.end(grace=0.0)
+        until(lambda: not one.router.paths(VIPS["near"]), "no session any more")
         one.node.start()
         one.node.want(near, far)
         for route in (near, far):
@@ -296,7 +304,7 @@ vips: {{near: {{address: {VIPS["near"].network_address}, port: 80, servers: [10.
         conf.chmod(0o600)
         there = software(places.router, files["router"], more=BIRD_WAYS)
         undo.callback(there.stop)
-        there.start(conf)
+        started(there, conf)
         second = folder / "second.conf"
         second.write_text(
             "protocol bgp r { local 10.92.0.6 as 65000; neighbor 10.92.0.1 as 65000; multihop; connect delay time 1;\n"
@@ -355,7 +363,7 @@ vips: {{{vip}: {{address: {VIPS[vip].network_address}, port: 80, servers: [10.9.
         conf.chmod(0o600)
         there = software(places.router, files)
         undo.callback(there.stop)
-        there.start(conf)
+        started(there, conf)
         for config, where in zip(configs, folders, strict=True):
             text = exabgp_conf(config, command=f"{sys.executable} -m anycast")
             node = Speaker(places.node, where, text, [str(config.bgp.router_id)], env={})

@@ -11,7 +11,7 @@ import pytest
 from anycast.core import events as ev
 from anycast.core.planned import Plan, RouteChange, Waits, planned
 from anycast.core.preference import BACKUP_MED
-from anycast.core.rendering import LEARN, RELOAD, Session, digest, table_digest
+from anycast.core.rendering import LEARN, RELOAD, Session, digest, sessions, table_digest
 from anycast.core.values.configuration import Bgp, Config, Export, Neighbor, Role
 from anycast.core.values.fates import Way
 from anycast.core.values.report import Report
@@ -147,6 +147,9 @@ def test_what_of_a_session_is_exabgps_own_is_in_the_plan_and_in_the_digest() -> 
         (session,) = plan(node, replace(config, bgp=bgp)).sessions
         assert session == Session(neighbor=str(first.address), change="changed", what=(what,))
         assert digest(bgp) != digest(config.bgp)
+    checked = replace(config.bgp, neighbors=(replace(first, ttl_security=1), second))
+    (session,) = sessions(checked, config.bgp)
+    assert session.what == ("ttl_security 1 -> none, by a restart",), "a listening socket keeps it"
     elsewhere = replace(config.bgp, listen_port=1790)
     found = plan(node, replace(config, bgp=elsewhere)).sessions
     assert {one.what for one in found} == {("listen_port 179 -> 1790, by a restart",)}

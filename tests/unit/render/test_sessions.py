@@ -187,6 +187,7 @@ def test_nodes_in_a_range_have_no_line_of_their_own(name: str) -> None:
     assert "lb1" not in text
     assert text.count("secret") == (0 if name == "openbgpd" else 1)
     assert "192.0.2.1/32" in text
+    assert ("\tpassive " in text) is (name == "openbgpd"), "the others dial nobody there by themselves"
 
 
 @each
