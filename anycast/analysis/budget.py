@@ -21,6 +21,7 @@ STUCK = 7.5
 GUARDIAN = 2.75  # seconds: the plugin's guardian ends ExaBGP after 2.5 s, and counts in quarters of a second
 OSPF_CONCLUDES = 1.0  # seconds from the end of the dead interval to the router's table
 ROUTER_DIALS = 2.0  # seconds between two attempts of a router as we render it
+EXABGP_DIALS = 60.0  # seconds between two attempts of ExaBGP at the most
 SHORTEST_HOLD = 3  # seconds: no less is allowed but 0
 LONG_HOLD = 10.0  # seconds
 LONG_INTERVAL = 5.0  # seconds
@@ -247,6 +248,8 @@ def _announced(config: Config, assumed: Assumed) -> Iterator[Outage]:
         yield one(Kind.LINK_DOWN, Term(assumed.carrier, "carrier"), *kept, scopes=scopes)
         yield one(Kind.PACKETS_LOST, silence, *kept, scopes=scopes)
         dials = Term(ROUTER_DIALS, "until it dials", 2)
+        if neighbor.ttl_security or neighbor.address.is_link_local:  # it would dial in vain
+            dials = Term(EXABGP_DIALS, "until ExaBGP dials")
         yield one(Kind.ROUTER_RESTARTS, Term(assumed.start, "start of its BGP daemon"), dials, scopes=scopes)
 
 

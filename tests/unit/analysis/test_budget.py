@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import functools
 import re
+from dataclasses import replace
+from ipaddress import IPv6Address
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,16 @@ def test_a_failure_lasts_as_long_as_its_terms(kind: Kind, terms: str, seconds: f
     found = budget(config())
     assert spelt(found, kind) == [terms]
     assert worst(found, kind) == pytest.approx(seconds)
+
+
+def test_a_router_that_cannot_dial_is_back_when_exabgp_dials() -> None:
+    one = config()
+    (first, *rest) = one.bgp.neighbors
+    for changes in ({"ttl_security": 1}, {"address": IPv6Address("fe80::1")}):
+        far = replace(first, **changes)
+        found = budget(replace(one, bgp=replace(one.bgp, neighbors=(far, *rest))))
+        terms = "2 s start of its BGP daemon + 60 s until ExaBGP dials + 0.2 s router"
+        assert terms in spelt(found, Kind.ROUTER_RESTARTS)
 
 
 def test_a_kind_that_the_configuration_knows_nothing_of_is_not_told() -> None:
