@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from anycast.core.preference import USUAL_LOCAL_PREFERENCE, Routers, is_internal, names, preference
 from anycast.core.values.configuration import Bgp, Config, Neighbor, Role, Vip
-from anycast.core.values.route import GRACEFUL_SHUTDOWN
+from anycast.core.values.route import GRACEFUL_SHUTDOWN, is_bandwidth
 
 _Told = tuple[tuple[str | int, ...], str, str]
 """Place in the configuration, what it is, what to do."""
@@ -17,6 +17,8 @@ def contradictions(bgp: Bgp, vips: tuple[Vip, ...]) -> Iterator[_Told]:
     """What cannot be meant."""
     external = any(not is_internal(bgp, neighbor) for neighbor in bgp.neighbors)
     routers = Routers(bgp)
+    if bgp.weight is not None:
+        yield from _second_weights(bgp, vips)
     for vip in vips:
         for version in sorted({address.version for address in vip.addresses}):
             if not routers.reach(vip.name, version):
@@ -25,6 +27,20 @@ def contradictions(bgp: Bgp, vips: tuple[Vip, ...]) -> Iterator[_Told]:
         if vip.role is Role.BACKUP and external and not preference(vip).prepend:
             what = "to routers of another AS a backup without a longer AS path is as good as a primary"
             yield ("vips", vip.name, "as_path_prepend"), what, "remove the line, or write 1 or more"
+
+
+def _second_weights(bgp: Bgp, vips: tuple[Vip, ...]) -> Iterator[_Told]:
+    """A link bandwidth beside the one of `bgp.weight`."""
+    of_vips = ((("vips", vip.name), vip.extended_communities) for vip in vips)
+    of_exports = (
+        (("bgp", "neighbors", n, "export", place), line.extended_communities or ())
+        for n, neighbor in enumerate(bgp.neighbors)
+        for place, line in enumerate(neighbor.export or ())
+    )
+    for place, texts in (*of_vips, *of_exports):
+        if any(is_bandwidth(text) for text in texts):
+            what = "there is a link bandwidth among them, and bgp.weight sends one with every VIP"
+            yield (*place, "extended_communities"), what, "keep one of them"
 
 
 def doubtful(config: Config) -> Iterator[_Told]:

@@ -5,11 +5,11 @@ Measured with the versions that are named; docs/routers.md has all of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
 from anycast.core.values.configuration import Config, Neighbor
-from anycast.core.values.route import extended_community
+from anycast.core.values.route import BANDWIDTH, TRANSITIVE_BANDWIDTH, extended_community
 from anycast.core.values.software import Daemon, Software
 
 GOBGP_BFD = (4, 6)  # the first GoBGP with BFD
@@ -112,8 +112,11 @@ def _of_weights(config: Config, kinds: set[Software]) -> Iterator[Told]:
     """Link bandwidth, in its two forms (draft-ietf-idr-link-bandwidth)."""
     transitive, other = (
         [vip.name for vip in config.vips if any(_begins(text, form) for text in vip.extended_communities)]
-        for form in (b"\x00\x04", b"\x40\x04")
+        for form in (TRANSITIVE_BANDWIDTH, BANDWIDTH)
     )
+    if config.bgp.weight is not None:
+        for daemon in sorted({one.daemon for one in kinds} & _NO_WEIGHTS.keys()):
+            yield ("bgp", "weight"), _NO_WEIGHTS[daemon], "remove it, or let other routers weigh"
     if weighed := [*transitive, *other]:
         place = ("vips", weighed[0], "extended_communities")
         if any(one.daemon is Daemon.BIRD for one in kinds):
@@ -127,6 +130,38 @@ def _of_weights(config: Config, kinds: set[Software]) -> Iterator[Told]:
         if any(one.daemon is Daemon.OPENBGPD for one in kinds):
             what = f"OpenBGPD removes communities of 0x40… from routes of another AS: {_some(other)}"
             yield place, what, "write 0x0004 in the place of 0x4004, on all nodes"
+
+
+_NO_WEIGHTS = {
+    Daemon.BIRD: "BIRD (2.0.12, 2.17, 3.4) gives all nodes the same weight, whatever their link bandwidth",
+    Daemon.GOBGP: "GoBGP keeps the link bandwidth on the routes, and forwards nothing by itself",
+    Daemon.OPENBGPD: "OpenBGPD chooses one node for a VIP, and weighs nothing",
+}
+
+
+_SCALED = (10, 0)  # FRR: the largest weight becomes 255; before it each is a percentage of all
+_OFF = 0.1  # of its share
+
+
+def shares(weights: Mapping[str, int | None], software: Software) -> Iterator[str]:
+    """What becomes of the weights of the nodes of one router, where it is not what they say. FRR alone weighs."""
+    told = {name: weight for name, weight in weights.items() if weight is not None}
+    if software.daemon is not Daemon.FRR or not told:
+        return
+    if silent := [name for name in weights if name not in told]:
+        yield f"{_some(silent)} {'has' if len(silent) == 1 else 'have'} no bgp.weight: {software} then weighs all nodes alike"
+        return
+    total, most = sum(told.values()), max(told.values())
+    scaled = software.since(*_SCALED)
+    there = {
+        name: max(1, 255 * weight // most if scaled else 100 * weight // total)
+        for name, weight in told.items()
+    }
+    for name, weight in told.items():
+        wanted, gets = weight / total, there[name] / sum(there.values())
+        if abs(gets - wanted) > _OFF * wanted:
+            how = "counts in 255ths of the largest weight" if scaled else "rounds weights to whole percents"
+            yield f"{name} gets {gets:.2%} of the flows, not {wanted:.2%}: {software} {how}, 1 at the least"
 
 
 def _begins(text: str, form: bytes) -> bool:

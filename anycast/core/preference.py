@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from anycast.core.values.configuration import Export, Role
-from anycast.core.values.route import Route, Variant, drained
+from anycast.core.values.route import Route, Variant, drained, link_bandwidth
 
 if TYPE_CHECKING:
     from anycast.core.values.configuration import Address, Bgp, Config, Neighbor, Vip
@@ -59,7 +59,7 @@ def needs(config: Config) -> int:
     mixed = len(kinds) > 1 and any(preference(vip).prepend for vip in config.vips)
     if mixed or any(one.export is not None for one in bgp.neighbors):
         return 3
-    return 2 if any(map(needs_attributes, config.vips)) else 1
+    return 2 if bgp.weight is not None or any(map(needs_attributes, config.vips)) else 1
 
 
 def needs_attributes(vip: Vip) -> bool:
@@ -131,6 +131,7 @@ class Routers:
         self._bgp = bgp
         self._internal = any(is_internal(bgp, one) for one in bgp.neighbors)
         self._mark = () if bgp.mark is None else (":".join(map(str, bgp.mark)),)
+        self._weight = () if bgp.weight is None else (link_bandwidth(bgp.local_as, bgp.weight),)
         self._kinds = {version: self._of_family(version) for version in (4, 6)}
 
     def _of_family(self, version: int) -> tuple[_Kind, ...]:
@@ -182,7 +183,10 @@ class Routers:
             ),
             as_path=(bgp.local_as,) * (1 + wanted.prepend) if self._prepends(wanted) and not internal else (),
             local_preference=wanted.local_preference if self._internal else None,
-            extended_communities=_first(export.extended_communities, vip.extended_communities),
+            extended_communities=(
+                *_first(export.extended_communities, vip.extended_communities),
+                *self._weight,
+            ),
             origin=export.origin or vip.origin,
         )
         return drained(route, internal=self._internal) if drain else route

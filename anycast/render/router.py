@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, TypeAlias
 
 from anycast.analysis.budget import ROUTER_DIALS
-from anycast.analysis.routers import GOBGP_RANGE_PASSWORD, unfit
+from anycast.analysis.routers import GOBGP_RANGE_PASSWORD, shares, unfit
 from anycast.core.preference import export_of
 from anycast.core.values.configuration import BGP_PORT
 from anycast.core.values.route import Prefix
@@ -310,6 +310,7 @@ def doubts(configs: Sequence[Config], router: Router) -> Iterator[str]:
             yield f"{config.node.name}: its configuration says that this router runs {', '.join(sorted(others))}"
         for place, what, do in unfit(only_here, lambda _: runs):
             yield f"{config.node.name}: {place[-1]}: {what} ({do})"
+    yield from shares({config.node.name: config.bgp.weight for config in configs}, runs)
     secret = [str(one.range) for one in router.sessions if one.range is not None and one.password is not None]
     if runs.daemon is Daemon.GOBGP and secret and not runs.since(*GOBGP_RANGE_PASSWORD):
         yield f"GoBGP before 3.36 (3.10 was tried) takes no connection with a password from a range, as {secret[0]}"

@@ -103,6 +103,7 @@ class Node(Assembler):
             next_hop_v6=bgp.next_hop.ipv6,
             view_mark=bgp.view_mark,
             listen_port=bgp.listen_port,
+            weight=bgp.weight,
         )
 
     def _router_id(self, bgp: schema.Bgp) -> IPv4Address | None:

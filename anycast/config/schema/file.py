@@ -255,6 +255,10 @@ class Bgp(Part):
         "id as a number. It is on every path once there is a `view`, and the same on all nodes. 0 to 4294967295.",
         1179,
     )
+    weight: of.NodeWeight | None = entry(
+        "This node's share of the flows against that of the others, at routers that weigh by link bandwidth, as FRR does: 1 to "
+        "1000, with all VIPs. On every node or on none: see docs/routers.md. Default: nothing is sent, all nodes are alike."
+    )
     listen_port: of.Port = entry(
         "The port at which this node listens for the routers: another one where another BGP daemon of this node has 179.",
         179,

@@ -801,6 +801,17 @@ def _ttl_security(value: Any) -> int:
     return int(value)
 
 
+@scalar(type="integer", minimum=1, maximum=1000)
+def _node_weight(value: Any) -> int:
+    value = unquoted(value)
+    if value == 0 and _is_number(value):
+        what = "0 would be taken for a small weight by some routers, and by others for the same weight everywhere"
+        raise wrong(what, "write 1 or more; for no clients maintenance, or role: backup of the VIPs")
+    if not _is_number(value) or not 1 <= value <= 1000:
+        raise unlike(value, "a weight of a node", "write a whole number from 1 to 1000")
+    return int(value)
+
+
 @scalar(const=1)
 def _format(value: Any) -> int:
     value = unquoted(value)
@@ -939,6 +950,7 @@ PacketRate = Annotated[int, whole("a number of packets a second", 0, 1_000_000)]
 Password = Annotated[str, _password]
 Pattern = Annotated[str, pattern("a path", r"[!-~][ -~]{0,999}", "write one, as in vips.d/*.yaml")]
 Pause = Annotated[float, duration(0, 600)]
+NodeWeight = Annotated[int, _node_weight]
 Penalty = Annotated[
     float, _decimal("a penalty", 0.1, 1000, "write a number of falls from 0.1 to 1000, as in 1.5")
 ]

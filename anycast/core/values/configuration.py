@@ -409,6 +409,9 @@ class Bgp:
     next_hop_v4: IPv4Address | None = None  # None: self, right where a session carries its own family
     next_hop_v6: IPv6Address | None = None
     listen_port: int = BGP_PORT  # this node's
+    weight: int | None = (
+        None  # of its paths at routers that weigh by link bandwidth; None: nothing is said of it
+    )
     view_mark: int = 1179  # the second number of the large community that tells whose path it is
     hears: bool = True  # whoever announces tells what routers send back: ExaBGP's plugin does, a routing daemon does not
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -99,6 +100,22 @@ def extended_community(text: str) -> bytes | None:
         return bytes((kind, _SUBTYPES[word])) + whose + int(second).to_bytes(rest, "big")
     except (ValueError, OverflowError):
         return None
+
+
+TRANSITIVE_BANDWIDTH, BANDWIDTH = b"\x00\x04", b"\x40\x04"
+"""How an extended community with the link bandwidth begins (draft-ietf-idr-link-bandwidth). FRR 10.3 counts the first alone."""
+_OF_WEIGHT = 1_000_000.0  # bytes a second; FRR up to 10.3 has no room for 2**32 of them
+_AS_TRANS = 23456
+
+
+def is_bandwidth(text: str) -> bool:
+    return (extended_community(text) or b"").startswith((TRANSITIVE_BANDWIDTH, BANDWIDTH))
+
+
+def link_bandwidth(local_as: int, weight: int) -> str:
+    """The extended community by which routers weigh a path against others."""
+    number = local_as if local_as < 2**16 else _AS_TRANS
+    return f"0x{(TRANSITIVE_BANDWIDTH + number.to_bytes(2, 'big') + struct.pack('!f', weight * _OF_WEIGHT)).hex()}"
 
 
 def attributes(route: Route) -> tuple[object, ...]:

@@ -100,6 +100,7 @@ EDITS: list[tuple[str, str, tuple[str, ...]]] = [
         "      port: 1790",
         (f"bgp: neighbor 10.2.1.254 changed (port 179 -> 1790): {RENDER}",),
     ),
+    ("  weight: 1 ", "  weight: 7 ", ("bgp: weight 1 -> 7",)),
     (
         "listen_port: 179",
         "listen_port: 1790",

@@ -245,6 +245,16 @@ VALUES = [
         "f:5:40: bgp.neighbors[0].remote_as: '64512.65536' is not an AS number",
     ),
     (
+        "router_id: 10.2.1.1",
+        "router_id: 10.2.1.1\n  weight: 0",
+        "f:4:11: bgp.weight: 0 would be taken for a small weight by some routers",
+    ),
+    (
+        "router_id: 10.2.1.1",
+        "router_id: 10.2.1.1\n  weight: 1001",
+        "f:4:11: bgp.weight: 1001 is not a weight of a node (write a whole number from 1 to 1000)",
+    ),
+    (
         "local_as: 65001",
         "local_as: 23456",
         "f:2:13: bgp.local_as: 23456 is what an AS number of four bytes looks like",
@@ -1198,3 +1208,20 @@ def test_the_consequence_of_a_mistake_is_not_told_as_another(
 ) -> None:
     found = problems(change(right, wrong))
     assert not [line for line in found if consequence in line], found
+
+
+def test_a_link_bandwidth_beside_a_weight_is_two_of_them() -> None:
+    text = change("router_id: 10.2.1.1", "router_id: 10.2.1.1\n  weight: 3").replace(
+        "  one:\n", "  one:\n    extended_communities: 0x4004fde949742400\n"
+    )
+    (found,) = problems(text)
+    assert (
+        ".extended_communities: there is a link bandwidth among them, and bgp.weight sends one with" in found
+    )
+    line = "export: {vips: '*', extended_communities: '0x0004fde949742400'}, remote_as"
+    (found,) = problems(
+        change("router_id: 10.2.1.1", "router_id: 10.2.1.1\n  weight: 3").replace(
+            "10.2.1.254, remote_as", f"10.2.1.254, {line}"
+        )
+    )
+    assert "bgp.neighbors[0].export.extended_communities: there is a link bandwidth" in found

@@ -450,3 +450,12 @@ def test_what_a_router_does_with_a_session_of_ours_is_told() -> None:
     )
     for version in ("8.4", "10.7"):
         assert said(f"extended_next_hop: true, software: frr {version}", link) == []
+
+
+@pytest.mark.parametrize("software", ["bird 3.4", "gobgp 4.8", "openbgpd 9.3"])
+def test_a_weight_is_told_to_do_nothing_where_a_router_does_not_weigh(software: str) -> None:
+    vips = "  web: {address: 192.0.2.1, port: 80, servers: 10.9.2.1}\n"
+    head = HEAD.replace("  neighbors:", f"  weight: 3\n  software: {software}\n  neighbors:")
+    (warning,) = warned(vips, head)
+    assert warning.startswith("f:4:11: bgp.weight: ")
+    assert warned(vips, head.replace(software, "frr 10.3")) == []

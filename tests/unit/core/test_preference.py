@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
@@ -30,6 +31,7 @@ from anycast.core.values.route import (
     Origin,
     Route,
     extended_community,
+    link_bandwidth,
 )
 from tests.fakes import up, vip
 
@@ -228,6 +230,38 @@ def test_routers_of_the_own_as_and_of_others_are_each_sent_what_they_compare() -
     drained = sent(BACKUP, 65000, 65001, drain=True)
     assert all(GRACEFUL_SHUTDOWN in one.route.communities for one in drained.variants)
     assert GRACEFUL_SHUTDOWN in drained.communities
+
+
+@pytest.mark.parametrize(
+    ("number", "weight", "text"),
+    [
+        (65001, 1, "0x0004fde949742400"),
+        (65001, 1000, "0x0004fde94e6e6b28"),
+        (4200000001, 3, "0x00045ba04a371b00"),
+    ],
+)
+def test_a_weight_is_a_link_bandwidth_in_its_transitive_form(number: int, weight: int, text: str) -> None:
+    """The other form is ignored by FRR 10.3. An AS of four bytes does not fit in it: AS_TRANS stands for it."""
+    assert link_bandwidth(number, weight) == text
+    whole = extended_community(text)
+    assert whole is not None
+    assert struct.unpack("!f", whole[4:]) == (weight * 1_000_000,)
+    assert weight * 1_000_000 < 2**32, "FRR 8.4 and 10.3 keep it in four bytes"
+
+
+def test_a_weight_goes_with_every_vip_to_every_router_beside_what_else_is_sent() -> None:
+    one = replace(bgp(65000), weight=3)
+    mine = link_bandwidth(65001, 3)
+    vip = replace(PRIMARY, extended_communities=("target:65001:1",))
+    route = Routers(one).route(vip, PREFIX, drain=False)
+    assert route is not None
+    assert route.extended_communities == ("target:65001:1", mine)
+    export = (Export(vips=("*",), extended_communities=()),)
+    other = Routers(replace(with_exports(export), weight=3)).route(vip, PREFIX, drain=True)
+    assert other is not None
+    assert sent_to(other, "10.2.0.254") is not None
+    assert mine in other.extended_communities
+    assert needs(replace(up().state.config, bgp=one)) == 2
 
 
 def over_ipv6(*, next_hop: str | None = None, **changes: object) -> Bgp:

@@ -169,6 +169,40 @@ def test_more_sessions_than_frr_has_paths_are_told_of() -> None:
 
 
 @pytest.mark.parametrize(
+    ("weights", "version", "told"),
+    [
+        ((3, 1), "8.4", []),
+        ((1, None), "10.3", ["lb1 has no bgp.weight: FRR 10.3 then weighs all nodes alike"]),
+        ((None, None), "10.3", []),
+        (
+            (1000, 1000, 1),
+            "8.4",
+            [
+                "lb2 gets 1.01% of the flows, not 0.05%: FRR 8.4 rounds weights to whole percents, 1 at the least"
+            ],
+        ),
+        (
+            (1000, 1),
+            "10.7",
+            [
+                "lb1 gets 0.39% of the flows, not 0.10%: FRR 10.7 counts in 255ths of the largest weight, 1 at the least"
+            ],
+        ),
+    ],
+)
+def test_what_becomes_of_weights_is_told_where_it_is_something_else(
+    weights: tuple[int | None, ...], version: str, told: list[str]
+) -> None:
+    configs = [
+        replace(one, bgp=replace(one.bgp, weight=weight))
+        for one, weight in zip(_fleet(len(weights)), weights, strict=True)
+    ]
+    runs = software(f"frr {version}")
+    found = [*doubts(configs, router(configs, software=runs))]
+    assert [what for what in found if "weigh" in what] == told
+
+
+@pytest.mark.parametrize(
     ("version", "there"), [(None, False), ("3.36", False), ("4.5", False), ("4.6", True)]
 )
 def test_gobgp_has_bfd_from_the_version_that_has_it(version: str | None, *, there: bool) -> None:
@@ -204,7 +238,9 @@ def test_what_a_router_does_not_do_is_told_when_it_is_rendered(capsys: pytest.Ca
         lines = capsys.readouterr().err.splitlines()
         other = "warning: lb1: its configuration says that this router runs FRR 10.3"
         assert (other in lines) is (words[0] != "router-frr")
-        return [line for line in lines if line != other]
+        weight = [line for line in lines if line.startswith("warning: lb1: weight: ")]
+        assert bool(weight) is (words[0] != "router-frr")
+        return [line for line in lines if line not in (other, *weight)]
 
     assert said("router-frr") == []
     assert said("router-bird", "--bird", "3.1") == []

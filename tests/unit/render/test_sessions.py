@@ -35,7 +35,7 @@ def node(*neighbors: Neighbor, name: str = "lb1", **bgp: object) -> Config:
     return replace(
         full,
         node=replace(full.node, name=name),
-        bgp=replace(full.bgp, neighbors=neighbors, **bgp),  # type: ignore[arg-type]
+        bgp=replace(full.bgp, neighbors=neighbors, weight=None, **bgp),  # type: ignore[arg-type]
     )
 
 
