@@ -59,7 +59,7 @@ def _of_session(neighbor: Neighbor, software: Software, hold_time: int) -> Itera
         what = (
             "FRR 10.3 (8.4 and 10.7 do not) leaves routes with a link-local next hop unused, of both families"
         )
-        yield "address", what, "write bgp.next_hop.ipv6, which the router must have a way to, or update it"
+        yield "address", what, "have addresses on the link, or another version there"
     password = neighbor.password or ""
     if software.daemon is Daemon.OPENBGPD and len(password) > OPENBGPD_PASSWORD:
         what = f"OpenBGPD takes passwords of {OPENBGPD_PASSWORD} characters, this one has {len(password)}"
