@@ -224,7 +224,12 @@ def _bgp(old: model.Config, new: model.Config) -> Iterator[str]:
     for name, change in _fields(old.bgp, new.bgp, ("listen_port",)):
         waits = _learn(new) if new.speaker.is_table else f"waits for a restart of ExaBGP: {RESTART_EXABGP}"
         yield f"bgp: {name} {change}: {waits}"
-    rendered = {"next_hop_v4", "next_hop_v6", "view_mark", "weight"}  # the lease has them, and what is written for BIRD
+    rendered = {
+        "next_hop_v4",
+        "next_hop_v6",
+        "view_mark",
+        "weight",
+    }  # the lease has them, and what is written for BIRD
     for name, change in _fields(old.bgp, new.bgp, sorted(rendered)):
         yield f"bgp: {name} {change}" + (f": {_again(new)}" if new.speaker.is_table else "")
     before, after = ({router.address: router for router in config.bgp.neighbors} for config in (old, new))

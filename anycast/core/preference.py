@@ -93,7 +93,9 @@ def next_hop(bgp: Bgp, neighbor: Neighbor, version: int) -> Address | None:
     """Of the routes of a family that it is sent; None: the node's address in the session."""
     if version == 6:
         return bgp.next_hop_v6
-    if neighbor.extended_next_hop:
+    if (
+        neighbor.extended_next_hop and bgp.hears
+    ):  # a routing daemon that learns the kernel's table sees to it itself
         # ExaBGP's `next-hop self` of an IPv4 route is an IPv4 address, also in a session over IPv6.
         return neighbor.local_address if bgp.next_hop_v6 is None else bgp.next_hop_v6
     return bgp.next_hop_v4
@@ -131,7 +133,9 @@ class Routers:
         self._bgp = bgp
         self._internal = any(is_internal(bgp, one) for one in bgp.neighbors)
         self._mark = () if bgp.mark is None else (":".join(map(str, bgp.mark)),)
-        self._weight = () if bgp.weight is None else (link_bandwidth(bgp.local_as, bgp.weight),)
+        # A routing daemon that learns the kernel's table adds it itself, as it does the mark.
+        own = bgp.weight is not None and bgp.hears
+        self._weight = (link_bandwidth(bgp.local_as, bgp.weight or 0),) if own else ()
         self._kinds = {version: self._of_family(version) for version in (4, 6)}
 
     def _of_family(self, version: int) -> tuple[_Kind, ...]:

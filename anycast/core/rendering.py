@@ -174,6 +174,7 @@ def table_digest(config: Config) -> str:
         f"{TABLE_FORMAT} {bgp.local_as} {bgp.router_id} {bgp.hold_time} {bgp.next_hop_v4} {bgp.next_hop_v6} {neighbors}"
         f" {speaker.table} {speaker.ospf} {bgp.sign}{_port(bgp)}"
     )
+    text += "" if bgp.weight is None else f" weight {bgp.weight}"
     found = blake2b(text.encode(), digest_size=8)
     for one in sorted(map(digest_of, listed(config))):
         found.update(one.to_bytes(8, "big"))

@@ -9,10 +9,18 @@ from typing import TYPE_CHECKING
 from anycast.core.preference import is_internal, sent
 from anycast.core.rendering import listed, table_digest
 from anycast.core.values.configuration import Role
-from anycast.core.values.route import WORST_MED, Origin, Prefix, Route, attributes, extended_community
+from anycast.core.values.route import (
+    WORST_MED,
+    Origin,
+    Prefix,
+    Route,
+    attributes,
+    extended_community,
+    link_bandwidth,
+)
 from anycast.core.values.speaker import LearnedBy
 from anycast.core.values.table import LAST_RESORT, PROTOCOL
-from anycast.render.router import families, local_address
+from anycast.render.router import distance, families, local_address
 from anycast.render.template import render
 
 if TYPE_CHECKING:
@@ -48,6 +56,11 @@ class Session:
     internal: bool
     channels: tuple[Channel, ...]
 
+    @property
+    def distance(self) -> int:
+        """Hops to the router; 0: it is on a link of this node's."""
+        return distance(self.neighbor)
+
 
 def bird_conf(config: Config) -> str:
     """A file to include in bird.conf. Tried with BIRD 2.0.12, 2.17 and 3.4, which take the same.
@@ -79,6 +92,9 @@ def bird_conf(config: Config) -> str:
         },
         costs=(OSPF_COST, OSPF_BACKUP, OSPF_LAST_RESORT),
         sessions=list(_sessions(config, routes)),
+        weight=""
+        if config.bgp.weight is None
+        else _extended(link_bandwidth(config.bgp.local_as, config.bgp.weight)),
     )
 
 
@@ -105,7 +121,7 @@ def _sessions(config: Config, routes: Sequence[Route]) -> Iterator[Session]:
                     str(neighbor.address),
                     internal=internal,
                 ),
-                bgp.next_hop_v4 if family == 4 else bgp.next_hop_v6,
+                bgp.next_hop_v6 if family == 6 or neighbor.extended_next_hop else bgp.next_hop_v4,
             )
             for family in families(neighbor)
         )
@@ -140,8 +156,12 @@ def _statements(route: Route, *, internal: bool) -> Iterator[str]:
         yield f"bgp_community.add(({text.replace(':', ', ')}))"
     for text in route.large_communities:
         yield f"bgp_large_community.add(({text.replace(':', ', ')}))"
-    for text in route.extended_communities:
-        value = extended_community(text)
-        if value is not None:
-            high, low = (int.from_bytes(part, "big") for part in (value[:4], value[4:]))
-            yield f"bgp_ext_community.add((generic, {high:#x}, {low:#x}))"
+    yield from map(_extended, route.extended_communities)
+
+
+def _extended(text: str) -> str:
+    """Raises ValueError for what is no extended community."""
+    if (value := extended_community(text)) is None:
+        raise ValueError(f"{text!r} is not an extended community")
+    high, low = (int.from_bytes(part, "big") for part in (value[:4], value[4:]))
+    return f"bgp_ext_community.add((generic, {high:#x}, {low:#x}))"

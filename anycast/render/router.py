@@ -58,7 +58,7 @@ class Session:
     @property
     def distance(self) -> int:
         """Hops to the node; 0: it is on a link of the router's."""
-        return self.multihop or (self.ttl_security if self.ttl_security > 1 else 0)
+        return distance(self)
 
     @property
     def least_ttl(self) -> int:
@@ -382,6 +382,11 @@ def _sessions(config: Config, only: Collection[Address]) -> Iterator[Session]:
                 reflects=neighbor.route_reflector,
                 waits=neighbor.passive,
             )
+
+
+def distance(one: Neighbor | Session) -> int:
+    """Hops between both ends; 0: they are on one link."""
+    return one.multihop or (one.ttl_security if one.ttl_security > 1 else 0)
 
 
 def least_ttl(one: Neighbor | Session) -> int:

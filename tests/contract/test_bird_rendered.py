@@ -21,7 +21,9 @@ pytestmark = [pytest.mark.bgp, pytest.mark.skipif(bool(table.missing()), reason=
 def test_a_vip_with_attributes_is_announced_with_them_or_not_at_all(debian: Path | None) -> None:
     with bgp.open_folder() as other:
         known = table.config(
-            other, vip='    med: 77\n    communities: ["65000:7"]\n    as_path_prepend: 2', bgp="  view: true"
+            other,
+            vip='    med: 77\n    communities: ["65000:7"]\n    as_path_prepend: 2',
+            bgp="  view: true\n  weight: 3",
         )
     route = Routers(known.bgp).route(known.vips[0], V4, drain=False)
     assert route is not None
@@ -39,5 +41,6 @@ def test_a_vip_with_attributes_is_announced_with_them_or_not_at_all(debian: Path
         assert path["community"]["string"] == "65000:7"
         mark = f"65001:1179:{int(IPv4Address(bgp.NODE4))}"  # whose path it is, for nodes that ask the routers
         assert path["largeCommunity"]["string"] == mark
+        assert "LB:65001:3000000" in path["extendedCommunity"]["string"]
         until(lambda: "largeCommunity" in one.router.told(V6) or None, "the mark of the other VIP")  # type: ignore[union-attr]
         one.agent.wait(lambda report: not report.failed)

@@ -24,6 +24,7 @@ class Node(Assembler):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._exports: set[tuple[model.Export, ...]] = set()
+        self._by_table = False  # a routing daemon of the node has the sessions, not ExaBGP
 
     def node(self, hostname: str) -> model.Node | None:
         node = self._context.file.node
@@ -39,6 +40,7 @@ class Node(Assembler):
 
     def speaker(self) -> Speaker | None:
         speaker = self._built(("speaker",), self._context.file.speaker or schema.Speaker(), Speaker)
+        self._by_table = speaker is not None and speaker.is_table
         if speaker is None or speaker.ospf is None:
             return speaker
         place: Path = ("speaker", "ospf")
@@ -202,7 +204,7 @@ class Node(Assembler):
         if local is not None and not local.is_link_local:
             what = f"{local} is not link-local, and the router's address {address} is"
             self._say((*path, "local_address"), what, "write this node's address on the same link")
-        if neighbor.passive:
+        if neighbor.passive and not self._by_table:
             what = f"nobody would open the session: ExaBGP does not listen at link-local addresses ({address} is one)"
             self._say((*path, "passive"), what, "remove it: this node opens the session", key=True)
 

@@ -58,7 +58,7 @@ def build(file: schema.File, source: Source, hostname: str) -> Built:
         *warnings(builder.vips.served, config),
         *_limitless(builder.vips.served, source),
         *next_hops(config.bgp),
-        *unchecked(config.bgp),
+        *(() if config.speaker.is_table else unchecked(config.bgp)),
         *unfit(config),
         *doubtful(config),
         *blind(config),

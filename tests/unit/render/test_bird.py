@@ -11,7 +11,7 @@ import pytest
 
 from anycast.cli.main import main
 from anycast.config.load import load, loads
-from anycast.core.rendering import table_digest
+from anycast.core.rendering import listed, table_digest
 from anycast.core.values.configuration import Config
 from anycast.core.values.speaker import Speaker, SpeakerType
 from anycast.render.bird import bird_conf, table_env
@@ -61,6 +61,58 @@ vips:
     assert "bgp_local_pref = 50;" in second
     assert "bgp_path.prepend" not in second
     assert "bgp_local_pref = 0;" in second
+
+
+SESSIONS = """
+speaker: kernel-table
+bgp:
+  local_as: 65001
+  router_id: 10.2.1.1
+  listen_port: 1790
+  weight: 3
+  neighbors:
+    - {address: 10.2.1.254, remote_as: 65000, port: 179, ttl_security: true}
+    - {address: 10.2.2.254, local_address: 10.2.2.1, remote_as: 65000, port: 1791, multihop: 4}
+    - {address: "fe80::1", local_address: "fe80::2", remote_as: 65000, interface: eth0, families: [ipv4, ipv6],
+       extended_next_hop: true, passive: true}
+vips:
+  a: {addresses: [192.0.2.1, "2001:db8::1"], port: 80, servers: [{name: x, addresses: [10.9.2.1, "fd00::1"]}]}
+"""
+
+
+def test_sessions_that_are_not_the_plain_one_are_written_for_bird_as_for_exabgp(tmp_path: Path) -> None:
+    loaded = loads(SESSIONS, hostname="lb1")
+    assert loaded.warnings == ()
+    rendered = bird_conf(loaded.config)
+    near, far, link = (part.split("protocol bgp")[0] for part in rendered.split("protocol bgp ")[1:])
+    assert "local 10.2.1.1 port 1790 as 65001;" in near
+    assert "    direct;\n    ttl security on;\n" in near
+    assert "neighbor 10.2.2.254 port 1791 as 65000;\n    multihop 4;\n" in far
+    assert '    interface "eth0";\n    direct;\n    passive;\n' in link
+    assert link.count("extended next hop on;") == 1
+    assert rendered.count("bgp_ext_community.add((generic, 0x4fde9, 0x4a371b00));  # this node's share") == 4
+    assert not list(listed(loaded.config)), "a weight needs no list of the VIPs"
+    if shutil.which("bird"):
+        file = tmp_path / "bird.conf"
+        file.write_text(f"router id 10.0.0.1;\nprotocol device {{}}\n{rendered}")
+        done = subprocess.run(["bird", "-p", "-c", str(file)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_digest_moves_with_every_setting_of_a_session() -> None:
+    config = loads(SESSIONS, hostname="lb1").config
+    first, *rest = config.bgp.neighbors
+    others = [
+        *(replace(first, port=5), replace(first, multihop=3), replace(first, ttl_security=2)),
+        replace(first, extended_next_hop=True),
+    ]
+    bgps = [
+        *(replace(config.bgp, neighbors=(one, *rest)) for one in others),
+        *(replace(config.bgp, weight=weight) for weight in (4, None)),
+        replace(config.bgp, listen_port=5),
+    ]
+    seen = {table_digest(replace(config, bgp=one)) for one in (config.bgp, *bgps)}
+    assert len(seen) == 8
 
 
 def test_a_backup_costs_more_by_ospf_and_a_drained_one_most() -> None:
