@@ -32,7 +32,9 @@ SCALARS: dict[str, Scalar] = {
 _DURATIONS = {name for name, one in SCALARS.items() if scalars.DURATION_TEXT in one.schema.get("anyOf", ())}
 BEYOND_A_SCHEMA = {
     **dict.fromkeys(_DURATIONS, "whether a time that is text is in its range"),
-    **dict.fromkeys(("Address4", "Address6", "AnyAddress"), "whether a host can have the address"),
+    **dict.fromkeys(
+        ("Address4", "Address6", "AnyAddress", "RouterId"), "whether a host can have the address"
+    ),
     "Argument": "what Unicode has no shape for",
     "Domain": "what is a domain name",
     "Expression": "what is a regular expression",

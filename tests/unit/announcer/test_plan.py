@@ -76,7 +76,7 @@ def test_what_a_life_before_has_left_is_removed_before_anything_is_heard() -> No
     kernel.read()
     assert not kernel.plan.ready
     assert kernel.plan.report(pid=1).announced == {A, B}
-    assert kernel.run() == [Move(False, A, 10), Move(False, B, 20)]
+    assert set(kernel.run()) == {Move(False, A, 10), Move(False, B, 20)}
     assert kernel.plan.ready
     assert kernel.plan.report(pid=1).announced == frozenset()
     assert kernel.plan.log == ["2 routes of before are in the table 1179: they are removed"]
