@@ -223,12 +223,14 @@ def _recorder(path: Path, conditions: Conditions) -> Recorder:
     return Recorder(path, ended)
 
 
-def give_journal(directory: Path, user: str, conditions: Conditions) -> bool:
+def give_journal(directory: Path, user: str, conditions: Conditions, *, needed: bool = True) -> bool:
     """The directory of the plugin's journal, its own to write in. It can do without: leases matter more.
 
-    Whether it is there.
+    Whether it is there. `needed`: it is the plugin that announces, so whatever is missing stands.
     """
     where, why = "directory", ""
+    if not needed:
+        conditions.end(Condition.PLUGIN_JOURNAL, about=where)
     try:
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         if os.geteuid() == 0:
@@ -238,13 +240,13 @@ def give_journal(directory: Path, user: str, conditions: Conditions) -> bool:
         why = (
             f"there is no user {user} (node.exabgp_user): the plugin cannot write its journal in {directory}"
         )
-        if conditions.begin(Condition.PLUGIN_JOURNAL, why, about=where):
+        if needed and conditions.begin(Condition.PLUGIN_JOURNAL, why, about=where):
             log.error("plugin.user_unknown", user=user)
     except OSError as error:
         why = (
             f"the directory of the plugin's journal, {directory}, cannot be made or given to {user}: {error}"
         )
-        if conditions.begin(Condition.PLUGIN_JOURNAL, why, about=where):
+        if needed and conditions.begin(Condition.PLUGIN_JOURNAL, why, about=where):
             log.error("plugin.journal_unavailable", path=str(directory), error=str(error))
     else:
         conditions.end(Condition.PLUGIN_JOURNAL, about=where)
@@ -361,7 +363,8 @@ async def serve(
     holder.append(leases)
 
     def give(journal: Path) -> bool:
-        return give_journal(journal, node.exabgp_user, conditions)
+        needed = not engine.state.config.speaker.is_table
+        return give_journal(journal, node.exabgp_user, conditions, needed=needed)
 
     async def give_again() -> None:
         given = False

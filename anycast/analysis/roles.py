@@ -45,6 +45,9 @@ def _second_weights(bgp: Bgp, vips: tuple[Vip, ...]) -> Iterator[_Told]:
 
 def doubtful(config: Config) -> Iterator[_Told]:
     """What is allowed and rarely meant. Of each kind the first VIP is named."""
+    if not config.bgp.neighbors:
+        yield from _without_bgp(config)
+        return
     kinds = {is_internal(config.bgp, neighbor) for neighbor in config.bgp.neighbors}
     told: set[str] = set()
     for n, neighbor in enumerate(config.bgp.neighbors):
@@ -54,6 +57,30 @@ def doubtful(config: Config) -> Iterator[_Told]:
             if code not in told:
                 told.add(code)
                 yield ("vips", vip.name, setting), what, do
+
+
+_OF_BGP = (
+    "med",
+    "communities",
+    "large_communities",
+    "extended_communities",
+    "as_path_prepend",
+    "local_preference",
+    "origin",
+)
+
+
+def _without_bgp(config: Config) -> Iterator[_Told]:
+    """OSPF alone carries the routes. It has a cost, which goes by the role."""
+    if config.bgp.weight is not None:
+        what = "OSPF alone carries the routes, and the nodes that are equally near share the clients alike"
+        yield ("bgp", "weight"), what, "remove it"
+    for vip in config.vips:
+        for setting in _OF_BGP:
+            if getattr(vip, setting) not in (None, ()):
+                what = "OSPF alone carries the routes, and has nothing of the kind"
+                yield ("vips", vip.name, setting), what, "remove it, or write role: backup"
+                return
 
 
 def _of_export(config: Config, neighbor: Neighbor, place: tuple[str | int, ...]) -> Iterator[_Told]:

@@ -99,12 +99,14 @@ def without_bfd(software: Software) -> str:
 def _of_routes(config: Config, daemons: set[Daemon]) -> Iterator[Told]:
     kept = [vip.name for vip in config.vips if {_NO_EXPORT, _NO_ADVERTISE} & {*vip.communities}]
     if Daemon.GOBGP in daemons and kept:
-        what = f"GoBGP (3.36 and 4.8) announces routes with NO_EXPORT or NO_ADVERTISE to everybody: {_some(kept)}"
+        what = (
+            f"GoBGP (3.36 and 4.8) announces routes with NO_EXPORT or NO_ADVERTISE to everybody: {some(kept)}"
+        )
         do = "refuse them in the export policy of its other neighbors"
         yield ("vips", kept[0], "communities"), what, do
     dark = [vip.name for vip in config.vips if _BLACKHOLE in vip.communities]
     if Daemon.FRR in daemons and dark:
-        what = f"FRR adds NO_EXPORT to routes with BLACKHOLE, so no other AS learns them: {_some(dark)}"
+        what = f"FRR adds NO_EXPORT to routes with BLACKHOLE, so no other AS learns them: {some(dark)}"
         yield ("vips", dark[0], "communities"), what, "remove the community"
 
 
@@ -120,15 +122,15 @@ def _of_weights(config: Config, kinds: set[Software]) -> Iterator[Told]:
     if weighed := [*transitive, *other]:
         place = ("vips", weighed[0], "extended_communities")
         if any(one.daemon is Daemon.BIRD for one in kinds):
-            what = f"BIRD (2.0.12) gives all nodes the same weight, whatever their link bandwidth: {_some(weighed)}"
+            what = f"BIRD (2.0.12) gives all nodes the same weight, whatever their link bandwidth: {some(weighed)}"
             yield place, what, "remove the community, or let other routers weigh"
     if other:
         place = ("vips", other[0], "extended_communities")
-        what = f"FRR 10.3 (8.4 and 10.7 do not) wants link bandwidth in its transitive form, else all nodes weigh the same: {_some(other)}"
+        what = f"FRR 10.3 (8.4 and 10.7 do not) wants link bandwidth in its transitive form, else all nodes weigh the same: {some(other)}"
         if any(one.daemon is Daemon.FRR and one.since(10, 3) and not one.since(10, 7) for one in kinds):
             yield place, what, "write 0x0004 in the place of 0x4004, on all nodes"
         if any(one.daemon is Daemon.OPENBGPD for one in kinds):
-            what = f"OpenBGPD removes communities of 0x40… from routes of another AS: {_some(other)}"
+            what = f"OpenBGPD removes communities of 0x40… from routes of another AS: {some(other)}"
             yield place, what, "write 0x0004 in the place of 0x4004, on all nodes"
 
 
@@ -149,7 +151,7 @@ def shares(weights: Mapping[str, int | None], software: Software) -> Iterator[st
     if software.daemon is not Daemon.FRR or not told:
         return
     if silent := [name for name in weights if name not in told]:
-        yield f"{_some(silent)} {'has' if len(silent) == 1 else 'have'} no bgp.weight: {software} then weighs all nodes alike"
+        yield f"{some(silent)} {'has' if len(silent) == 1 else 'have'} no bgp.weight: {software} then weighs all nodes alike"
         return
     total, most = sum(told.values()), max(told.values())
     scaled = software.since(*_SCALED)
@@ -168,5 +170,5 @@ def _begins(text: str, form: bytes) -> bool:
     return (extended_community(text) or b"").startswith(form)
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
     return f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"

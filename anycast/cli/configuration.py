@@ -9,7 +9,7 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,7 +82,8 @@ def _check(args: argparse.Namespace) -> int:
         words = [_count(number, _NOUNS[name]) for name, number in counts.items()]
         print(f"{named(str(file))}: ok: {', '.join(words)}")
     if args.against_running:
-        return _against_running(args, document, pieces(loaded, contents))
+        said = frozenset(map(str, warnings))
+        return _against_running(args, document, pieces(loaded, contents), said)
     if as_json:
         print(json.dumps(document, indent=2))
     return ExitCode.OK
@@ -100,7 +101,10 @@ def _loaded(file: Path) -> tuple[Loaded, Contents]:
     return loads(data, "stdin"), [("stdin", data)]
 
 
-def _against_running(args: argparse.Namespace, document: dict[str, object], texts: Iterable[bytes]) -> int:
+def _against_running(
+    args: argparse.Namespace, document: dict[str, object], texts: Iterable[bytes], said: Collection[str]
+) -> int:
+    """`said`: warnings that stand above already."""
     from anycast.cli import client, planned
 
     try:
@@ -108,7 +112,7 @@ def _against_running(args: argparse.Namespace, document: dict[str, object], text
     except client.UnreachableError as error:
         print(f"anycast: {error}", file=sys.stderr)
         return ExitCode.UNREACHABLE
-    return planned.show(answer, document, as_json=args.json)
+    return planned.show(answer, document, as_json=args.json, said=said)
 
 
 def _missing(needed: NeededPath) -> Problem | None:

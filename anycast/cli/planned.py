@@ -6,7 +6,7 @@ import base64
 import json
 import sys
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,16 @@ def ask(path: Path, *, allow_removal: bool, texts: Iterable[bytes] | None = None
     return client.command(path, "/reload/plan", body or None, timeout=TIMEOUT)
 
 
-def show(answer: client.Answer, document: dict[str, Any] | None = None, *, as_json: bool) -> int:
+def show(
+    answer: client.Answer,
+    document: dict[str, Any] | None = None,
+    *,
+    as_json: bool,
+    said: Collection[str] = (),
+) -> int:
     """The exit status says which of three it is: nothing changes, something does, it would be refused.
 
-    `document`: what stands around it as JSON.
+    `document`: what stands around it as JSON. `said`: warnings that were shown before.
     """
     if "problems" not in answer.body:
         return refused(answer)
@@ -55,7 +61,8 @@ def show(answer: client.Answer, document: dict[str, Any] | None = None, *, as_js
         print(json.dumps(answer.body if document is None else {**document, "reload": answer.body}, indent=2))
         return code
     for warning in answer.body["warnings"]:
-        print(f"warning: {printable(warning)}", file=sys.stderr)
+        if warning not in said:
+            print(f"warning: {printable(warning)}", file=sys.stderr)
     for line in lines(answer.body, colour=wants_colour(sys.stdout)):
         print(line)
     for problem in answer.body["problems"]:

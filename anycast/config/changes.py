@@ -12,12 +12,12 @@ from anycast.analysis import maglev
 from anycast.core.dataplane.members import server_port, versions
 from anycast.core.hooks import Hook, Webhook
 from anycast.core.rendering import LEARN as LEARN_BIRD
-from anycast.core.rendering import OF_SESSION
+from anycast.core.rendering import OF_SESSION, differences
 from anycast.core.rendering import RELOAD as RELOAD_EXABGP
 from anycast.core.rendering import RESTART as RESTART_EXABGP
 from anycast.core.values import configuration as model
 from anycast.core.values.checks import BgpSession, LoadCheck, SyslogCanaryCheck, TcpVipCheck
-from anycast.core.values.speaker import LearnedBy
+from anycast.core.values.speaker import LearnedBy, Ospf
 
 T = TypeVar("T")
 
@@ -129,7 +129,7 @@ def _by_name(members: Iterable[Any], renamed: Mapping[str, str] = MappingProxyTy
 
 
 _WITHOUT = {"export": "all", "persistence": "none", "expire_failed": "never", "timeouts": "left as they are"}
-_WITHOUT |= dict.fromkeys(("connection_sync", "bfd", "token", "signature"), "none")
+_WITHOUT |= dict.fromkeys(("connection_sync", "bfd", "token", "signature", "ospf", "weight"), "none")
 
 
 def _fields(old: Any, new: Any, names: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -165,6 +165,10 @@ def _text(value: object) -> str:
             return f"tcp {value.tcp}s, tcp_fin {value.tcp_fin}s, udp {value.udp}s"
         case model.ConnectionSync():
             return f"id {value.id} on {value.interface}, {value.group} port {value.port}, ttl {value.ttl}"
+        case Ospf():
+            own = "" if value.router_id is None else f", router_id {value.router_id}"
+            times = f"hello {value.hello}s, dead {value.dead}s"
+            return f"area {value.area} on {', '.join(value.interfaces)}, {times}{own}"
         case model.Quorum():
             return f"low {value.low}, high {value.high}"
         case _:
@@ -242,7 +246,7 @@ def _neighbor_of(config: model.Config) -> Callable[[model.Neighbor, model.Neighb
 
 
 def _neighbor(old: model.Neighbor, new: model.Neighbor, again: str, *, is_table: bool) -> Iterator[str]:
-    what = [f"{name} {change}" for name, change in _fields(old, new, OF_SESSION)]
+    what = list(differences(old, new, OF_SESSION))
     if old.families != new.families:
         what.append(f"families {_families(old)} -> {_families(new)}")
     if (old.password, old.password_from) != (new.password, new.password_from):

@@ -58,9 +58,9 @@ def untold(neighbor: Neighbor) -> tuple[object, ...]:
 
 def sessions(before: Bgp, after: Bgp) -> tuple[Session, ...]:
     """What an ExaBGP that runs with `before` does not know of `after`. Passwords are not shown."""
-    every = tuple(_differences(before, after, ("local_as", "router_id", "hold_time")))
+    every = tuple(differences(before, after, ("local_as", "router_id", "hold_time")))
     # What it listens at it learns from its environment, at its start.
-    every += tuple(f"{told}, by a restart" for told in _differences(before, after, ("listen_port",)))
+    every += tuple(f"{told}, by a restart" for told in differences(before, after, ("listen_port",)))
     old, new = ({one.address: one for one in bgp.neighbors} for bgp in (before, after))
     found = [Session(neighbor=str(at), change="removed") for at in old if at not in new]
     found += [Session(neighbor=str(at), change="added") for at in new if at not in old]
@@ -71,7 +71,7 @@ def sessions(before: Bgp, after: Bgp) -> tuple[Session, ...]:
 
 
 def _of_neighbor(old: Neighbor, new: Neighbor) -> Iterator[str]:
-    for told in _differences(old, new, OF_SESSION):
+    for told in differences(old, new, OF_SESSION):
         # ExaBGP takes a neighbor that differs in nothing but its interface for the same, and a socket that listens keeps
         # the least TTL that it once had.
         kept = told.startswith("interface ") or (told.startswith("ttl_security ") and told.endswith(" none"))
@@ -82,7 +82,8 @@ def _of_neighbor(old: Neighbor, new: Neighbor) -> Iterator[str]:
         yield "password"
 
 
-def _differences(old: object, new: object, names: Iterable[str]) -> Iterator[str]:
+def differences(old: object, new: object, names: Iterable[str]) -> Iterator[str]:
+    """`name old -> new` of those that differ, as they are written in the file."""
     for name in names:
         was, now = getattr(old, name), getattr(new, name)
         if was != now:
@@ -90,7 +91,11 @@ def _differences(old: object, new: object, names: Iterable[str]) -> Iterator[str
 
 
 def _spelt(value: object) -> object:
-    return "none" if value in ("", 0) and not isinstance(value, bool) else value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None:
+        return "default"
+    return "none" if value in ("", 0) else value
 
 
 def setups(bgp: Bgp) -> frozenset[str]:

@@ -400,7 +400,8 @@ def summary(state: State, now: float) -> str:
     others = [(name, verdict) for name, verdict in verdicts if verdict.advertise is not Advertise.YES]
     words = f"announcing {len(verdicts) - len(others)} of {len(verdicts)} VIPs"
     if not state.plugins:
-        words = "no plugin is connected, nothing is announced"
+        who = "announcer" if state.config.speaker.is_table else "plugin"
+        words = f"no {who} is connected, nothing is announced"
     elif (silent := _silence(state, now)) is not None:
         words = silent.text
     elif not any(map(_count_up, _carriers(state, now).values())):
@@ -448,7 +449,7 @@ def _obstacles(state: State, now: float) -> Iterator[str]:
         if verdict.reason is Reason.STARTING:
             yield f"VIP {vip.name} is still starting" + (f": {verdict.detail}" if verdict.detail else "")
     if not state.plugins:
-        yield NO_PLUGIN
+        yield NO_ANNOUNCER if state.config.speaker.is_table else NO_PLUGIN
         return
     routes = routing(state, now)
     if routes.silence is not None:
@@ -503,9 +504,9 @@ def neighbors(state: State, now: float) -> tuple[NeighborState, ...]:
 
 
 def _configured(state: State, neighbor: Neighbor, known: Mapping[str, NeighborState]) -> NeighborState:
-    name = str(neighbor.address)
+    name, who = str(neighbor.address), "announcer" if state.config.speaker.is_table else "plugin"
     silent = NeighborState(
-        address=name, state="unknown", changed=state.started_at, reason="no plugin reports it"
+        address=name, state="unknown", changed=state.started_at, reason=f"no {who} reports it"
     )
     return known.get(name, silent)
 

@@ -519,7 +519,7 @@ def _exabgp(case: _Case) -> Link:
             )
         )
     if not case.state.plugins:
-        words = "no plugin is connected"
+        words = f"no {'announcer' if case.routes.table else 'plugin'} is connected"
     elif not reports:
         words = "the plugin has not reported yet"
     elif case.routes.silence is not None:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, TypeAlias
 
 from anycast.analysis.budget import ROUTER_DIALS
-from anycast.analysis.routers import GOBGP_RANGE_PASSWORD, shares, unfit
-from anycast.core.preference import export_of
-from anycast.core.values.configuration import BGP_PORT
+from anycast.analysis.routers import GOBGP_RANGE_PASSWORD, shares, some, unfit
+from anycast.core.preference import Preference, export_of, preference
+from anycast.core.values.configuration import BGP_PORT, Role
 from anycast.core.values.route import Prefix
 from anycast.core.values.software import Daemon, Software, Version
 
 if TYPE_CHECKING:
-    from anycast.core.values.configuration import Address, Bfd, Bgp, Config, Neighbor
+    from anycast.core.values.configuration import Address, Bfd, Bgp, Config, Neighbor, Vip
 
 CONNECT_RETRY = round(ROUTER_DIALS)  # seconds between two attempts of the router to reach a node
 MAX_PATHS = 64  # next hops of one route, if no more sessions carry it
@@ -310,7 +310,7 @@ def doubts(configs: Sequence[Config], router: Router) -> Iterator[str]:
             yield f"{config.node.name}: its configuration says that this router runs {', '.join(sorted(others))}"
         for place, what, do in unfit(only_here, lambda _: runs):
             yield f"{config.node.name}: {place[-1]}: {what} ({do})"
-    yield from shares({config.node.name: config.bgp.weight for config in configs}, runs)
+    yield from _among(configs, router, runs)
     secret = [str(one.range) for one in router.sessions if one.range is not None and one.password is not None]
     if runs.daemon is Daemon.GOBGP and secret and not runs.since(*GOBGP_RANGE_PASSWORD):
         yield f"GoBGP before 3.36 (3.10 was tried) takes no connection with a password from a range, as {secret[0]}"
@@ -320,6 +320,82 @@ def doubts(configs: Sequence[Config], router: Router) -> Iterator[str]:
                 f"{router.paths(family)} sessions carry IPv{family}, and FRR may use {MOST_PATHS} paths of a route: some "
                 "nodes get no clients (have one session of a family with each node)"
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sent:
+    """What a node sends this router of a VIP. `rank`: what routers compare."""
+
+    config: Config
+    vip: Vip
+    rank: tuple[Preference, str | None]
+
+
+def _among(configs: Sequence[Config], router: Router, runs: Software) -> Iterator[str]:
+    """What the nodes are to each other at this router."""
+    sent: dict[Address, list[_Sent]] = {}
+    for config in configs:
+        for one, addresses in _of_node(config, router):
+            for address in addresses:
+                sent.setdefault(address, []).append(one)
+    yield from dict.fromkeys(_weighed(sent.values(), runs))
+    if len(configs) > 1:
+        yield from _without_primary(sent.values())
+        yield from _views(configs, router, runs)
+
+
+def _of_node(config: Config, router: Router) -> Iterator[tuple[_Sent, tuple[Address, ...]]]:
+    exports = [
+        one.export
+        for one in config.bgp.neighbors
+        if (one.address, local_address(config.bgp, one)) in router.members
+    ]
+    for vip in config.vips:
+        gets = next((got for each in exports if (got := export_of(each, vip.name)) is not None), None)
+        if gets is not None:
+            rank = preference(vip, gets), gets.origin or vip.origin
+            yield _Sent(config=config, vip=vip, rank=rank), vip.addresses
+
+
+def _weighed(sent: Iterable[Sequence[_Sent]], runs: Software) -> Iterator[str]:
+    """Nodes that share the flows of a VIP. A backup has none of them while there is a primary."""
+    told: set[frozenset[tuple[str, int | None]]] = set()
+    for of_vip in sent:
+        equal: dict[tuple[Preference, str | None], dict[str, int | None]] = {}
+        for one in of_vip:
+            equal.setdefault(one.rank, {})[one.config.node.name] = one.config.bgp.weight
+        for weights in equal.values():
+            if (group := frozenset(weights.items())) not in told:
+                told.add(group)
+                yield from shares(weights, runs)
+
+
+def _without_primary(sent: Iterable[Sequence[_Sent]]) -> Iterator[str]:
+    lost = dict.fromkeys(
+        of_vip[0].vip.name for of_vip in sent if all(one.vip.role is Role.BACKUP for one in of_vip)
+    )
+    if lost:
+        yield (
+            f"{some(list(lost))}: role: backup on every node of these that announces it, so nobody is preferred (write role: "
+            "primary on one, or render the primary's file too)"
+        )
+
+
+def _views(configs: Sequence[Config], router: Router, runs: Software) -> Iterator[str]:
+    """Whose path it is that the router sends back, every node must say."""
+    if not router.sends_back:
+        return
+    if unmarked := [config.node.name for config in configs if config.bgp.sign is None]:
+        yield (
+            f"{some(unmarked)} {'has' if len(unmarked) == 1 else 'have'} no bgp.view, and others do: whose path it is that the "
+            "router sends back is then not known (write it on all nodes)"
+        )
+    marks = sorted({config.bgp.view_mark for config in configs if config.bgp.sign is not None})
+    if len(marks) > 1:
+        yield f"the nodes have bgp.view_mark {', '.join(map(str, marks))}: they do not know each other's paths (write one number)"
+    numbers = [config.bgp.local_as for config in configs]
+    if runs.daemon is Daemon.GOBGP and len(set(numbers)) < len(numbers):
+        yield "GoBGP sends nothing back to nodes of one AS, so bgp.view tells nothing (give each node an AS of its own)"
 
 
 def local_address(bgp: Bgp, neighbor: Neighbor) -> Address:

@@ -35,6 +35,7 @@ from anycast.cli.client import Answer, UnreachableError, ask, command, read
 from anycast.core.events import Log
 from anycast.core.values.report import NeighborState
 from anycast.core.values.sight import RouterView, Sight, ViewChange
+from anycast.core.values.standing import Condition
 from anycast.core.view import PATIENCE
 from anycast.lease import Decoder, Lease, Report, encode
 from anycast.ops.hub import Hub
@@ -633,6 +634,15 @@ def test_a_journal_directory_for_nobody_known_is_an_error_and_no_more(tmp_path: 
         (tmp_path / "file").touch()
         main.give_journal(tmp_path / "file" / "plugin", "nobody", conditions)
     assert [entry["event"] for entry in logs] == ["plugin.user_unknown", "plugin.journal_unavailable"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a directory away")
+def test_where_no_plugin_announces_nobody_misses_its_journal(tmp_path: Path) -> None:
+    conditions = Conditions()
+    main.give_journal(tmp_path / "plugin", "no-such-user", conditions)
+    main.give_journal(tmp_path / "plugin", "no-such-user", conditions, needed=False)
+    nothing_stood = conditions.begin(Condition.PLUGIN_JOURNAL, "", about="directory")
+    assert nothing_stood, "a table of the kernel is the speaker now"
 
 
 def test_the_limit_of_descriptors_is_raised_as_far_as_the_hard_one_allows_and_never_lowered() -> None:

@@ -44,6 +44,32 @@ def test_what_does_nothing_or_the_contrary_is_told(vip: str, remote_as: int, pla
     assert what in found
 
 
+@pytest.mark.parametrize(
+    ("bgp", "vip", "told"),
+    [
+        ("", "role: backup", []),
+        (
+            "bgp: {local_as: 65001, router_id: 10.2.1.1, weight: 3, neighbors: []}",
+            "",
+            ["bgp.weight: OSPF alone carries the routes, and the nodes"],
+        ),
+        ("", "as_path_prepend: 1, med: 7", ["vips.web.med: OSPF alone carries the routes, and has"]),
+    ],
+)
+def test_what_ospf_alone_does_not_carry_is_told(bgp: str, vip: str, told: list[str]) -> None:
+    found = loads(
+        f"""
+speaker: {{type: kernel-table, ospf: {{interfaces: eth1, router_id: 10.2.1.1}}}}
+vips: {{web: {{address: 192.0.2.1, port: 80, servers: [10.9.2.1], {vip}}}}}
+{bgp}
+""",
+        "f",
+        hostname="lb1",
+    ).warnings
+    assert len(found) == len(told)
+    assert all(what in str(one) for what, one in zip(told, found, strict=True))
+
+
 def test_of_many_vips_with_the_same_the_first_is_named() -> None:
     more = "".join(
         f", {name}: {{address: 192.0.2.{n}, port: 80, servers: [10.9.2.1], local_preference: 7}}"

@@ -94,7 +94,7 @@ def test_exabgp_is_not_outdated_by_another_mark_for_that_comes_with_the_lease() 
 
 def test_a_plan_and_exabgps_own_word_tell_whether_a_session_has_the_view() -> None:
     off, on = config(bgp="view: false").bgp, config().bgp
-    assert list(map(str, sessions(off, on))) == ["neighbor 10.2.1.254 changed (view False -> True)"]
+    assert list(map(str, sessions(off, on))) == ["neighbor 10.2.1.254 changed (view false -> true)"]
     assert setups(off) == {f"10.2.1.254 65000 {AS} 0.0.0.7 0.0.0.7 9 4"}
     assert setups(on) == {f"10.2.1.254 65000 {AS} 0.0.0.7 0.0.0.7 9 4 on"}
     assert list(map(str, differing(setups(on), setups(off)))) == [

@@ -24,6 +24,7 @@ from anycast.agent.control import Control
 from anycast.cli import client, rules
 from anycast.cli.main import main
 from anycast.config.kept import contents
+from anycast.config.load import load
 from anycast.core import events as ev
 from anycast.core.dataplane.ipvs import ServiceKey
 from anycast.core.planned import Plan, RouteChange, ServerChange, ServiceChange, Waits
@@ -343,6 +344,22 @@ def test_a_dry_run_says_that_nothing_would_change_and_why_it_would_be_refused(no
     (done,) = against(operator, path, ("reload", "--dry-run"))
     assert (done.code, done.out) == (78, "")
     assert done.err == "a.yaml:1:1: wrong\na reload would be refused: nothing would change\n"
+
+
+def test_what_the_check_has_warned_of_is_not_said_again_by_the_agent(
+    node: Node, path: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(
+        "bgp: {local_as: 65001, router_id: 10.2.1.1, neighbors: [{address: 10.2.1.254, remote_as: 65000}]}\n"
+        "vips: {web: {address: 192.0.2.1, port: 80, check: tcp, servers: [10.9.2.1], local_preference: 50}}\n"
+    )
+    (warning,) = map(str, load(file).warnings)
+    operator = Operator(node)
+    operator.planned = PlanAnswer(ok=True, plan=Plan(), warnings=(warning, "another one"))
+    (done,) = against(operator, path, ("check", "--against-running", str(file)))
+    assert done.err.count("no router is of this node's own AS") == 1
+    assert done.err.endswith("warning: another one\n")
 
 
 @pytest.mark.parametrize("stdin", [False, True])

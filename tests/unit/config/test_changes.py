@@ -93,7 +93,7 @@ EDITS: list[tuple[str, str, tuple[str, ...]]] = [
     (
         "ttl_security: false",
         "ttl_security: 2",
-        (f"bgp: neighbor 10.2.1.254 changed (ttl_security 0 -> 2): {RENDER}",),
+        (f"bgp: neighbor 10.2.1.254 changed (ttl_security none -> 2): {RENDER}",),
     ),
     (
         "      port: 179",
@@ -400,6 +400,20 @@ SPEAKER_EDITS = [
     ("user: anycast-table", "user: x", "user anycast-table -> x: restart the agent and anycast-table"),
     ("daemon: bird", "daemon: other", "daemon bird -> other: restart anycast-table"),
 ]
+
+
+def test_ospf_and_a_session_are_told_as_they_are_written() -> None:
+    ospf = "# ospf: {interfaces: [eth1]"
+    (line,) = changes(
+        config(("type: exabgp ", "type: kernel-table ")),
+        config(("type: exabgp ", "type: kernel-table "), (ospf, ospf[2:])),
+    )
+    assert line.startswith(
+        "speaker: ospf none -> area 0.0.0.0 on eth1, hello 1s, dead 4s, router_id 10.2.1.1: waits for BIRD"
+    )
+    (line,) = changes(config(), config(("ttl_security: false", "multihop: 4")))
+    assert line.startswith("bgp: neighbor 10.2.1.254 changed (multihop none -> 4): waits for ExaBGP")
+    assert changes(config(), config(("weight: 1 ", "# weight: 1 "))) == ("bgp: weight 1 -> none",)
 
 
 @pytest.mark.parametrize(("old", "new", "told"), SPEAKER_EDITS)

@@ -141,7 +141,7 @@ def test_what_of_a_session_is_exabgps_own_is_in_the_plan_and_in_the_digest() -> 
         ({"ttl_security": 1}, "ttl_security none -> 1"),
         ({"port": 1790}, "port 179 -> 1790"),
         ({"interface": "eth0"}, "interface none -> eth0, by a restart"),
-        ({"extended_next_hop": True}, "extended_next_hop False -> True"),
+        ({"extended_next_hop": True}, "extended_next_hop false -> true"),
     ):
         bgp = replace(config.bgp, neighbors=(replace(first, **changes), second))
         (session,) = plan(node, replace(config, bgp=bgp)).sessions

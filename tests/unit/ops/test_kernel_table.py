@@ -14,7 +14,7 @@ from anycast.core.values.speaker import Speaker, SpeakerType
 from anycast.core.values.standing import Condition
 from anycast.lease import Decoder, encode
 from anycast.ops import why
-from anycast.ops.status import document
+from anycast.ops.status import document, summary
 from tests.fakes import Node, up
 
 TABLE = Speaker(type=SpeakerType.KERNEL_TABLE)
@@ -107,7 +107,15 @@ def test_without_an_announcer_the_unit_is_named() -> None:
     one = node()
     one.send(ev.PluginLost(source=1))
     (vip, *_) = status(one)["vips"]
-    assert vip["obstacle"] == "no announcer is connected (`systemctl status anycast-table`)"
+    missing = "no announcer is connected (`systemctl status anycast-table`)"
+    assert vip["obstacle"] == missing
+    assert missing in status(one)["ready"]["reasons"]
+    assert summary(one.state, one.now).startswith("no announcer is connected, nothing is announced")
+    assert {each["reason"] for each in status(one)["neighbors"]} == {"no announcer reports it"}
+    vips = {each.name: each for each in one.state.config.vips}
+    chain = why.document(one.state, vips["web"], {}, now=one.now, wall=1e9)["chain"]
+    (link,) = [each for each in chain if each["link"] == "exabgp"]
+    assert link["text"] == "no announcer is connected"
 
 
 def test_trouble_with_the_table_stands_until_it_is_over() -> None:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anycast.cli.main import main
-from anycast.config.load import load
+from anycast.config.load import load, loads
 from anycast.core.values.configuration import Bfd, Config, Neighbor
 from anycast.core.values.software import Daemon, software
 from anycast.render.frr_bfd import frr_bfd_conf
@@ -200,6 +200,57 @@ def test_what_becomes_of_weights_is_told_where_it_is_something_else(
     runs = software(f"frr {version}")
     found = [*doubts(configs, router(configs, software=runs))]
     assert [what for what in found if "weigh" in what] == told
+
+
+def _of(
+    name: str, number: int, *, role: str = "primary", vip: str = "web", local_as: int = 65001, bgp: str = ""
+) -> Config:
+    """A node with one VIP."""
+    address = {"web": "192.0.2.1", "mail": "192.0.2.25"}[vip]
+    return loads(
+        f"""
+node: {name}
+bgp:
+  {{local_as: {local_as}, router_id: 10.2.1.{number}, neighbors: [{{address: 10.2.1.254, remote_as: 65000}}], {bgp}}}
+vips: {{{vip}: {{address: {address}, port: 80, check: tcp, servers: [10.9.2.1], role: {role}}}}}
+"""
+    ).config
+
+
+def _doubts(*configs: Config, runs: str = "frr 10.3") -> list[str]:
+    return [*doubts(configs, router(configs, software=software(runs)))]
+
+
+def test_weights_count_among_nodes_that_share_the_flows_of_a_vip() -> None:
+    first, second = _of("lb1", 1, bgp="weight: 3"), _of("lb2", 2, bgp="weight: 1")
+    assert _doubts(first, second, _of("lb3", 3, role="backup")) == [], "a backup has none of them"
+    assert _doubts(first, second, _of("lb3", 3, vip="mail")) == []
+    (told,) = _doubts(first, second, _of("lb3", 3))
+    assert told.startswith("lb3 has no bgp.weight")
+
+
+def test_backups_of_nobody_are_told_of() -> None:
+    backups = [_of("lb1", 1, role="backup"), _of("lb2", 2, role="backup")]
+    (told,) = _doubts(*backups)
+    assert told.startswith("web: role: backup on every node of these")
+    assert _doubts(*backups, _of("lb3", 3)) == []
+    assert _doubts(backups[0]) == [], "of the other nodes nothing is known"
+
+
+def test_nodes_that_do_not_mark_their_paths_are_told_of() -> None:
+    seen = _of("lb1", 1, bgp="view: true")
+    assert _doubts(seen, _of("lb2", 2, bgp="view: true")) == []
+    (told,) = _doubts(seen, _of("lb2", 2))
+    assert told.startswith("lb2 has no bgp.view, and others do")
+    (told,) = _doubts(seen, _of("lb2", 2, bgp="view: true, view_mark: 5"))
+    assert told.startswith("the nodes have bgp.view_mark 5, 1179")
+
+
+def test_a_gobgp_that_sends_nothing_back_is_told_of() -> None:
+    seen = _of("lb1", 1, bgp="view: true")
+    (told,) = _doubts(seen, _of("lb2", 2, bgp="view: true"), runs="gobgp 4.8")
+    assert told.startswith("GoBGP sends nothing back to nodes of one AS")
+    assert _doubts(seen, _of("lb2", 2, bgp="view: true", local_as=65002), runs="gobgp 4.8") == []
 
 
 @pytest.mark.parametrize(
