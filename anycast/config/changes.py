@@ -9,10 +9,11 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from anycast.analysis import maglev
+from anycast.analysis.routers import some
 from anycast.core.dataplane.members import server_port, versions
 from anycast.core.hooks import Hook, Webhook
 from anycast.core.rendering import LEARN as LEARN_BIRD
-from anycast.core.rendering import OF_SESSION, differences
+from anycast.core.rendering import OF_SESSION, differences, listed
 from anycast.core.rendering import RELOAD as RELOAD_EXABGP
 from anycast.core.rendering import RESTART as RESTART_EXABGP
 from anycast.core.values import configuration as model
@@ -44,13 +45,14 @@ def changes(old: model.Config, new: model.Config) -> tuple[str, ...]:
     """
     vips = _renamed_vips(old, new)
     pools = _renamed_pools(old, new, vips)
+    of_routers = *_speaker(old, new), *_bgp(old, new)
     return (
         *_node(old, new),
         *_settings(old, new),
-        *_speaker(old, new),
-        *_bgp(old, new),
+        *of_routers,
         *_pools(old, new, pools),
         *_vips(old, new, vips, pools),
+        *(() if any(_learn(new) in line for line in of_routers) else _attributes(old, new)),
         *_hooks(old, new),
         *_flows(old, new, vips, pools),
     )
@@ -220,6 +222,16 @@ def _again(config: model.Config) -> str:
 
 def _learn(config: model.Config) -> str:
     return LEARN if config.speaker.daemon is LearnedBy.BIRD else LEARN_OTHER
+
+
+def _attributes(old: model.Config, new: model.Config) -> Iterator[str]:
+    """Of VIPs: a daemon that learns the table has them in its configuration, and nowhere else."""
+    if not (old.speaker.is_table and new.speaker.is_table):
+        return
+    before, after = ({route.prefix: route for route in listed(config)} for config in (old, new))
+    other = {one.network_address for one in before.keys() | after.keys() if before.get(one) != after.get(one)}
+    if names := [vip.name for vip in new.vips if not other.isdisjoint(vip.addresses)]:
+        yield f"attributes of {some(names)}: {_learn(new)}; until then announced with the old ones, or not at all"
 
 
 def _bgp(old: model.Config, new: model.Config) -> Iterator[str]:

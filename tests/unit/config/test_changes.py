@@ -402,6 +402,23 @@ SPEAKER_EDITS = [
 ]
 
 
+def test_attributes_that_bird_does_not_have_yet_are_told_with_the_command() -> None:
+    table = ("type: exabgp ", "type: kernel-table ")
+    origin = ("origin: igp ", "origin: egp ")
+    before, after = config(table), config(table, origin)
+    waits = (
+        f"attributes of web: waits for BIRD: {LEARN}; until then announced with the old ones, or not at all"
+    )
+    assert changes(before, after) == ("vip web: origin igp -> egp", waits)
+    other = ("daemon: bird", "daemon: other")
+    (_, line) = changes(config(table, other), config(table, other, origin))
+    assert LEARN_OTHER in line
+    assert changes(config(), config(origin)) == ("vip web: origin igp -> egp",)
+    assert not [
+        line for line in changes(before, config(table, ("weight: 1 ", "weight: 2 "))) if "attributes" in line
+    ]
+
+
 def test_ospf_and_a_session_are_told_as_they_are_written() -> None:
     ospf = "# ospf: {interfaces: [eth1]"
     (line,) = changes(
