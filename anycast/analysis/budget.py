@@ -245,7 +245,7 @@ def _announced(config: Config, assumed: Assumed) -> Iterator[Outage]:
         yield one(Kind.EXABGP_DIES, *kept, scopes=scopes)
         yield one(Kind.EXABGP_HANGS, stuck, scopes=scopes)
         yield one(Kind.NODE_DIES, silence, *kept, scopes=scopes)
-        yield one(Kind.LINK_DOWN, Term(assumed.carrier, "carrier"), *kept, scopes=scopes)
+        yield one(Kind.LINK_DOWN, _unplugged(neighbor, silence, assumed), *kept, scopes=scopes)
         yield one(Kind.PACKETS_LOST, silence, *kept, scopes=scopes)
         dials = Term(ROUTER_DIALS, "until it dials", 2)
         if neighbor.ttl_security or neighbor.address.is_link_local:  # it would dial in vain
@@ -272,7 +272,7 @@ def _by_table(config: Config, assumed: Assumed, one: Callable[..., Outage]) -> I
         yield one(Kind.DAEMON_DIES, *kept, scopes=scopes)
         yield one(Kind.DAEMON_HANGS, hold, scopes=scopes)  # BFD may go on: it is another thread of BIRD's
         yield one(Kind.NODE_DIES, silence, *kept, scopes=scopes)
-        yield one(Kind.LINK_DOWN, Term(assumed.carrier, "carrier"), *kept, scopes=scopes)
+        yield one(Kind.LINK_DOWN, _unplugged(neighbor, silence, assumed), *kept, scopes=scopes)
         yield one(Kind.PACKETS_LOST, silence, *kept, scopes=scopes)
         dials = Term(ROUTER_DIALS, "until it dials", 2)
         yield one(Kind.ROUTER_RESTARTS, Term(assumed.start, "start of its BGP daemon"), dials, scopes=scopes)
@@ -287,6 +287,12 @@ def _bfd(neighbor: Neighbor, assumed: Assumed) -> Iterator[Term]:
     """The router counts by the node's multiplier, and expects packets as often as the slower of both ends says."""
     if neighbor.bfd is not None and not _without_bfd(neighbor):
         yield Term(max(neighbor.bfd.interval, assumed.bfd_receive), "BFD", neighbor.bfd.multiplier)
+
+
+def _unplugged(neighbor: Neighbor, silence: Term, assumed: Assumed) -> Term:
+    """A router that is on no link of the node's does not see the carrier go."""
+    far = neighbor.multihop or neighbor.ttl_security > 1
+    return silence if far else Term(assumed.carrier, "carrier")
 
 
 def _without_bfd(neighbor: Neighbor) -> str:

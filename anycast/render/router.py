@@ -178,6 +178,11 @@ def router(
     ]
     if strange := [str(one) for one in only if one not in {neighbor.address for _, neighbor in pairs}]:
         raise ValueError(f"no node has the neighbor {', '.join(strange)}")
+    if not pairs:
+        raise ValueError(
+            "no neighbor is configured: routers that speak OSPF alone are configured by hand, with the area and the times of "
+            "speaker.ospf"
+        )
     numbers = {neighbor.remote_as for _, neighbor in pairs}
     if len(numbers) != 1:
         spelt = ", ".join(map(str, sorted(numbers)))
@@ -297,11 +302,7 @@ def doubts(configs: Sequence[Config], router: Router) -> Iterator[str]:
     if runs is None:
         return
     for config in configs:
-        here = [
-            one
-            for one in config.bgp.neighbors
-            if (one.address, local_address(config.bgp, one)) in router.members
-        ]
+        here = _here(config, router)
         only_here = replace(config, bgp=replace(config.bgp, neighbors=tuple(here)))
         others = {
             str(one.software) for one in here if one.software and one.software.daemon is not runs.daemon
@@ -320,6 +321,12 @@ def doubts(configs: Sequence[Config], router: Router) -> Iterator[str]:
                 f"{router.paths(family)} sessions carry IPv{family}, and FRR may use {MOST_PATHS} paths of a route: some "
                 "nodes get no clients (have one session of a family with each node)"
             )
+
+
+def _here(config: Config, router: Router) -> list[Neighbor]:
+    """The node's neighbors that are this router."""
+    neighbors = config.bgp.neighbors
+    return [one for one in neighbors if (one.address, local_address(config.bgp, one)) in router.members]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,11 +352,7 @@ def _among(configs: Sequence[Config], router: Router, runs: Software) -> Iterato
 
 
 def _of_node(config: Config, router: Router) -> Iterator[tuple[_Sent, tuple[Address, ...]]]:
-    exports = [
-        one.export
-        for one in config.bgp.neighbors
-        if (one.address, local_address(config.bgp, one)) in router.members
-    ]
+    exports = [one.export for one in _here(config, router)]
     for vip in config.vips:
         gets = next((got for each in exports if (got := export_of(each, vip.name)) is not None), None)
         if gets is not None:
@@ -385,6 +388,7 @@ def _views(configs: Sequence[Config], router: Router, runs: Software) -> Iterato
     """Whose path it is that the router sends back, every node must say."""
     if not router.sends_back:
         return
+    configs = [config for config in configs if _here(config, router)]
     if unmarked := [config.node.name for config in configs if config.bgp.sign is None]:
         yield (
             f"{some(unmarked)} {'has' if len(unmarked) == 1 else 'have'} no bgp.view, and others do: whose path it is that the "

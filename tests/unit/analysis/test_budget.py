@@ -94,6 +94,15 @@ def test_a_router_that_cannot_dial_is_back_when_exabgp_dials() -> None:
         assert terms in spelt(found, Kind.ROUTER_RESTARTS)
 
 
+def test_a_router_on_no_link_of_the_nodes_does_not_see_the_carrier_go() -> None:
+    plain = config()
+    (near,) = plain.bgp.neighbors
+    routers = ((replace(near, multihop=4), True), (replace(near, ttl_security=2), True), (near, False))
+    for router, far in routers:
+        found = budget(replace(plain, bgp=replace(plain.bgp, neighbors=(router,))))
+        assert (spelt(found, Kind.LINK_DOWN) == spelt(found, Kind.PACKETS_LOST)) is far
+
+
 def test_a_kind_that_the_configuration_knows_nothing_of_is_not_told() -> None:
     assert {one.kind for one in budget(config()).outages} == {kind for kind, _, _ in SUMS}
     assert worst(budget(config()), Kind.REQUIREMENT_FAILS) == 0

@@ -15,6 +15,8 @@ from anycast.core.rendering import listed, table_digest
 from anycast.core.values.configuration import Config
 from anycast.core.values.speaker import Speaker, SpeakerType
 from anycast.render.bird import bird_conf, table_env
+from anycast.render.frr_bfd import frr_bfd_conf
+from anycast.render.router import router
 
 ROOT = Path(__file__).parents[3]
 TABLE = Speaker(type=SpeakerType.KERNEL_TABLE)
@@ -61,6 +63,13 @@ vips:
     assert "bgp_local_pref = 50;" in second
     assert "bgp_path.prepend" not in second
     assert "bgp_local_pref = 0;" in second
+
+
+def test_what_a_node_with_bird_does_not_need_is_said() -> None:
+    with pytest.raises(ValueError, match="run no bfdd beside it"):
+        frr_bfd_conf(example("bird"))
+    with pytest.raises(ValueError, match="no neighbor is configured: routers that speak OSPF alone"):
+        router([example("ospf")])
 
 
 SESSIONS = """

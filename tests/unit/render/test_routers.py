@@ -244,6 +244,10 @@ def test_nodes_that_do_not_mark_their_paths_are_told_of() -> None:
     assert told.startswith("lb2 has no bgp.view, and others do")
     (told,) = _doubts(seen, _of("lb2", 2, bgp="view: true, view_mark: 5"))
     assert told.startswith("the nodes have bgp.view_mark 5, 1179")
+    elsewhere = _of("lb2", 2)
+    elsewhere = replace(elsewhere, bgp=replace(elsewhere.bgp, neighbors=()))
+    one = router([seen, elsewhere], software=software("frr 10.3"))
+    assert [*doubts([seen, elsewhere], one)] == [], "it sends this router nothing"
 
 
 def test_a_gobgp_that_sends_nothing_back_is_told_of() -> None:
