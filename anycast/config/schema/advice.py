@@ -205,6 +205,15 @@ _EXPLAINED: Mapping[str, Advice] = {
         "a key does not stand in this file: name the file that holds it, or a variable of the agent's environment",
         "secret_file: /etc/anycast/pager.key",
     ),
+    "export": Advice(
+        "what a router gets stands with the router: write export there, beside its address",
+        'export: [web, "dns-*"]',
+    ),
+    "view": Advice("what the routers send back belongs to bgp, or to one neighbor", "bgp: {view: true}"),
+    "weight": Advice(
+        "a weight belongs to a real server; the node's own, for routers that weigh, to bgp",
+        "bgp: {weight: 3}",
+    ),
     "weights": Advice(
         "a weight belongs to a server",
         """\

@@ -147,6 +147,14 @@ def test_lines_are_found_by_the_end_of_the_path(path: tuple[str | int, ...], lin
             "",
         ),
         ("inclood: a.yaml", "did you mean include?", ""),
+        *(
+            (f"vips: {{w: {{address: 192.0.2.1, port: 80, servers: [10.9.2.1], {key}}}}}", do, lines)
+            for key, do, lines in (
+                ("export: [a]", "what a router gets stands with the router", "export: [web"),
+                ("view: true", "what the routers send back belongs to bgp", "bgp: {view: true}"),
+                ("weight: 3", "a weight belongs to a real server; the node's own", "bgp: {weight: 3}"),
+            )
+        ),
     ],
 )
 def test_a_mistake_is_told_with_what_was_meant(text: str, do: str, lines: str) -> None:
