@@ -535,6 +535,7 @@ def _components() -> dict[str, Any]:
         "services": _array(service),
         "more_services": number,
         "sessions": _array(session),
+        "waits": {"anyOf": [_object({"who": text, "how": text}), {"type": "null"}]},
     }
     found["Plan"] = _object(
         {
