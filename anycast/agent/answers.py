@@ -53,10 +53,14 @@ class ReloadAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanWish:
-    """`texts`: a configuration as `config.kept` keeps it, packed; None: the agent's own file, as it is now."""
+    """`texts`: a configuration as `config.kept` keeps it, packed; None: the agent's own file, as it is now.
+
+    `node`: the node that is meant; None: whichever this is.
+    """
 
     allow_removal: bool = False
     texts: bytes | None = None
+    node: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -162,7 +162,7 @@ async def reload(engine: Engine, body: bytes, *, deadline: float) -> tuple[int, 
 async def plan(engine: Engine, body: bytes, *, deadline: float) -> tuple[int, dict[str, Any]]:
     """200 a reload would do this, 422 it would refuse. Raises RefusedError, TooLateError.
 
-    `"allow_removal": true` as for a reload; `"texts"`: another configuration than the file of the agent, as
+    `"node"`: which node is meant, refused on another; `"allow_removal": true` as for a reload; `"texts"`: another configuration than the file of the agent, as
     `config.kept` keeps it, packed by zlib, in base64.
     """
     fields = _fields(body, _PLAN, optional={*_PLAN})
@@ -171,7 +171,8 @@ async def plan(engine: Engine, body: bytes, *, deadline: float) -> tuple[int, di
     except (binascii.Error, ValueError):
         raise RefusedError(400, "field 'texts': expected base64") from None
     answer = await engine.plan(
-        PlanWish(allow_removal=fields.get("allow_removal", False), texts=texts), deadline=deadline
+        PlanWish(allow_removal=fields.get("allow_removal", False), texts=texts, node=fields.get("node")),
+        deadline=deadline,
     )
     told = {
         "ok": answer.ok,
@@ -294,7 +295,7 @@ _MAINTENANCE: Mapping[str, type] = {
     "temporary": bool,
 }
 _RELOAD: Mapping[str, type] = {"allow_removal": bool, "confirm_within_s": float}
-_PLAN: Mapping[str, type] = {"allow_removal": bool, "texts": str}
+_PLAN: Mapping[str, type] = {"allow_removal": bool, "texts": str, "node": str}
 _WITH_ON = ("until", "for_s", "on_expiry", "now", "temporary")
 
 

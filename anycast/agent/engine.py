@@ -46,7 +46,7 @@ from anycast.analysis.managers import MANAGERS, dangers
 from anycast.config.apart import Reading
 from anycast.config.changes import changes
 from anycast.config.kept import FILE as LAST_GOOD
-from anycast.config.kept import census_of, parts_of
+from anycast.config.kept import census_of, census_of_files
 from anycast.config.loaded import Loaded
 from anycast.config.needed import missing_hooks
 from anycast.config.problem import ConfigError
@@ -62,7 +62,7 @@ from anycast.core.maintenance.clocks import End
 from anycast.core.maintenance.stages import FILE, Maintenance, is_saved, is_server
 from anycast.core.owned import NOTHING, Owned
 from anycast.core.reload import carried, in_slices
-from anycast.core.removal import Census, removes_nothing, suspicions
+from anycast.core.removal import removes_nothing, suspicions
 from anycast.core.state import State
 from anycast.core.step import begin, next_wake, step
 from anycast.core.values.configuration import RELOADED, Address, Config, Target
@@ -301,7 +301,10 @@ class Engine:
     @property
     def force(self) -> InForce:
         """How the configuration in force stands to the file."""
-        return self._force
+        loaded, force = self._loaded, self._force
+        if (force.fingerprint, force.nodes) != (loaded.fingerprint, loaded.nodes):
+            self._force = force = replace(force, fingerprint=loaded.fingerprint, nodes=loaded.nodes)
+        return force
 
     @property
     def facts(self) -> Facts:
@@ -311,7 +314,7 @@ class Engine:
         return Facts(
             state=self._state,
             last_step=self._last_step,
-            force=self._force,
+            force=self.force,
             reloaded_at=self._reloaded_at,
             tallies=self._tallies,
             probes={kind: probes.runs for kind, probes in self._checker.probes.items()},
@@ -741,6 +744,8 @@ class Engine:
                 self._force = self._with_refusal(1, why)
                 log.exception("config.unexpected")
                 return ReloadAnswer(ok=False, problems=(why,))
+            if other := self._another(loaded):
+                return self._refused(other)
             if not wish.allow_removal and (removed := await self._removed(loaded)):
                 return self._refused(removed)
             return await self._try(loaded, wish, deadline)
@@ -761,7 +766,17 @@ class Engine:
     async def not_meant(self, loaded: Loaded) -> tuple[str, ...]:
         return await self._removed(loaded)
 
+    def _another(self, loaded: Loaded) -> tuple[str, ...]:
+        """The file of a fleet is that of another node now: what it has in the kernel and in its state is not that one's."""
+        mine, found = self._state.config.node.name, loaded.config.node.name
+        if not loaded.nodes or found == mine:
+            return ()
+        what = f"{self._path}: it is read as that of the node {found} now, and this agent is {mine}"
+        return (f"{what} (correct node.name or the host name, or start the agent again)",)
+
     async def not_carried(self, loaded: Loaded) -> tuple[str, ...]:
+        if other := self._another(loaded):
+            return other
         asked = await asyncio.to_thread(self._demands.of, loaded.config)
         return await self._not_carried(loaded.config, asked)
 
@@ -1010,9 +1025,7 @@ class Engine:
 
 def _suspicions(before: Loaded, after: Loaded) -> tuple[str, ...]:
     if removes_nothing(before.config, after.config):
-        return suspicions(
-            *(Census(parts=parts_of(one), unended=frozenset(one.unended)) for one in (before, after))
-        )
+        return suspicions(census_of_files(before), census_of_files(after))
     return suspicions(census_of(before), census_of(after))
 
 

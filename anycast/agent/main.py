@@ -85,10 +85,12 @@ def run(
     *,
     strict: bool = False,
     state_dir: Path | None = None,
+    node: str | None = None,
 ) -> int:
     """Runs until SIGTERM or SIGINT; what it decides by is written to `record`. Returns the exit status.
 
-    `reading`: of `path`, where it has begun already. `strict`, `state_dir`: see `anycast.agent.start.begin`.
+    `reading`: of `path`, where it has begun already. `strict`, `state_dir`, `node`: see
+    `anycast.agent.start.begin`.
 
     0: withdrawn. 1: not acknowledged as withdrawn. 70: a defect. 75: another agent runs. 78: bad configuration; 73: no recording there.
     """
@@ -101,7 +103,7 @@ def run(
     events = Hub()
     sink = set_up_logging(events.publish)
     try:
-        return _run(path, events, record, reading, strict=strict, state_dir=state_dir)
+        return _run(path, events, record, reading, strict=strict, state_dir=state_dir, node=node)
     finally:
         garbage.resume()
         sink.drain(LOG_PATIENCE)
@@ -124,6 +126,7 @@ def _run(
     *,
     strict: bool = False,
     state_dir: Path | None = None,
+    node: str | None = None,
 ) -> int:
     # A person who has named a wrong file hears of it at once.
     patience = start.ABSENT if os.environ.get("NOTIFY_SOCKET") else 0.0
@@ -133,6 +136,7 @@ def _run(
             reading,
             strict=strict,
             state_dir=state_dir,
+            node=node,
             patience=patience,
             meanwhile=partial(import_module, SERVING),
         )
@@ -140,10 +144,10 @@ def _run(
         print(f"anycast: {error}, not started", file=sys.stderr)
         return EX_CONFIG if error.bad_configuration else EX_SOFTWARE
     loaded = begun.loaded
-    node, conditions = loaded.config.node, Conditions()
+    mine, conditions = loaded.config.node, Conditions()
     with (
-        InstanceLock(Path(node.runtime_dir) / LOCK) as lock,
-        InstanceLock(Path(node.state_dir) / STATE_LOCK) as state_lock,
+        InstanceLock(Path(mine.runtime_dir) / LOCK) as lock,
+        InstanceLock(Path(mine.state_dir) / STATE_LOCK) as state_lock,
     ):
         try:
             # No reason to stop: as long as it is so no plugin connects either, and nothing is announced.
@@ -155,7 +159,7 @@ def _run(
             _hold(state_lock, STATE_LOCK, conditions)
         except HeldError as error:
             print(
-                f"anycast: another agent keeps its state in {node.state_dir}: it holds {error} (give each agent a "
+                f"anycast: another agent keeps its state in {mine.state_dir}: it holds {error} (give each agent a "
                 "node.state_dir of its own, or end the other one)",
                 file=sys.stderr,
             )

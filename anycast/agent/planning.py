@@ -89,6 +89,10 @@ class Plans:
 
     async def plan(self, wish: PlanWish, *, deadline: float) -> PlanAnswer:
         """Raises TooLateError."""
+        mine = self._subject.state.config.node.name
+        if wish.node not in (None, mine):
+            what = f"this agent is {mine}, not {wish.node}: ask on that node"
+            return PlanAnswer(ok=False, problems=(what,))
         async with self._turn:
             for _ in range(TRIES):
                 if self._clock() > deadline:

@@ -62,6 +62,7 @@ def begin_patiently(
     *,
     strict: bool = False,
     state_dir: Path | None = None,
+    node: str | None = None,
     patience: float = ABSENT,
     meanwhile: Callable[[], object] = int,
 ) -> Start:
@@ -74,13 +75,13 @@ def begin_patiently(
     told = False
     while True:
         try:
-            return begin(path, reading, strict=strict, state_dir=state_dir)
+            return begin(path, reading, strict=strict, state_dir=state_dir, node=node)
         except NotStartedError as error:
             left = ends - time.monotonic()
             if not error.absent or left <= 0:
                 raise
         # In a fork, which is spared the imports: it waits, and reads the file as soon as it comes.
-        reading = Reading(path, fork=threading.active_count() == 1, wait=left)
+        reading = Reading(path, fork=threading.active_count() == 1, wait=left, node=node)
         if not told:
             print(f"anycast: {named(str(path))} has {patience:g} s to come", file=sys.stderr)
             meanwhile()
@@ -92,16 +93,22 @@ def _is_there(path: Path) -> bool:
 
 
 def begin(
-    path: Path, reading: Reading | None = None, *, strict: bool = False, state_dir: Path | None = None
+    path: Path,
+    reading: Reading | None = None,
+    *,
+    strict: bool = False,
+    state_dir: Path | None = None,
+    node: str | None = None,
 ) -> Start:
     """`reading`: of `path`, where it has begun already. Raises NotStartedError.
 
-    `strict`: never with the last good configuration. `state_dir`: where that is, if the file does not say it.
+    `strict`: never with the last good configuration. `state_dir`: where that is, if the file does not say it. `node`:
+    which one of a fleet this is, whatever the file and the host say.
     """
     loaded: Loaded | None = None
     wrong, bad, absent = "", True, False
     try:
-        loaded = (Reading(path) if reading is None else reading).result()
+        loaded = (Reading(path, node=node) if reading is None else reading).result()
     except ConfigError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
@@ -129,21 +136,21 @@ def begin(
     if verdict.choice is Choice.LAST_GOOD:
         assert found is not None  # noqa: S101 - it was chosen
         try:
-            return _with_last_good(path, found, verdict.why, gone_back=verdict.gone_back)
+            return _with_last_good(path, found, verdict.why, gone_back=verdict.gone_back, node=node)
         except _UnusableError as error:
             _damaged(str(error))
     if loaded is None or verdict.choice is Choice.NEITHER:
         said = f"{named(str(path))}: {wrong or verdict.why}" if bad else wrong
         raise NotStartedError(said, bad_configuration=bad, absent=absent)
-    return Start(loaded=loaded, saved=saved, before=None if facts.same else _before(found))
+    return Start(loaded=loaded, saved=saved, before=None if facts.same else _before(found, node))
 
 
-def _before(found: Found | None) -> Config | None:
+def _before(found: Found | None, node: str | None) -> Config | None:
     """By its checks real servers serve on that the file has replaced. None: it is not known, or reading it takes too long."""
     try:
         if found is None or found.path.stat().st_size > QUICKLY_READ:
             return None
-        return Reading(found.path, kept=True).result().config
+        return Reading(found.path, kept=True, node=node).result().config
     except (ConfigError, RuntimeError, OSError):
         return None  # nothing that the start needs
 
@@ -174,10 +181,10 @@ class _UnusableError(Exception):
     pass
 
 
-def _with_last_good(path: Path, found: Found, why: str, *, gone_back: bool) -> Start:
+def _with_last_good(path: Path, found: Found, why: str, *, gone_back: bool, node: str | None = None) -> Start:
     """Raises _UnusableError."""
     try:
-        loaded = Reading(found.path, kept=True).result()
+        loaded = Reading(found.path, kept=True, node=node).result()
     except ConfigError as error:
         raise _UnusableError(f"{found.path}: {cut(str(error.problems[0]))}") from None
     except RuntimeError as error:

@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     from anycast.config.load import load
 
     try:
-        config = load(args.config).config
+        config = load(args.config, node=args.node).config
     except ConfigError as error:
         return report_json(error, args.config) if args.json else report(error, args.config)
     found = budget(config, _assumed(args))

@@ -119,15 +119,16 @@ def _part(tell: Callable[[], str]) -> str:
 
 def _told(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], str]]]:
     socket_path = ("--socket", str(args.socket))
+    node = () if args.node is None else ("--node", args.node)
     yield "versions.txt", _versions
     yield "status.json", lambda: _ours("status", "--json", *socket_path)
     yield "status.txt", lambda: _ours("status", "--all", "--color", "never", *socket_path)
     yield "maintenance.txt", lambda: _ours("maintenance", "status", "--color", "never", *socket_path)
     yield "events.jsonl", lambda: _ours("events", "--json", *socket_path)
     yield "why.txt", lambda: _whys(args.socket)
-    yield "doctor.txt", lambda: _ours("doctor", "--color", "never", *_doctor(args.config))
+    yield "doctor.txt", lambda: _ours("doctor", "--color", "never", *_doctor(args.config), *node)
     yield "check.txt", lambda: _ours("check", str(args.config))
-    yield "budget.txt", lambda: _ours("budget", "--color", "never", "--config", str(args.config))
+    yield "budget.txt", lambda: _ours("budget", "--color", "never", "--config", str(args.config), *node)
     for where, argv in _COMMANDS:
         yield where, partial(_said, argv)
     yield "os-release.txt", lambda: Path("/etc/os-release").read_text()

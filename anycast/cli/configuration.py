@@ -6,6 +6,7 @@ import argparse
 import itertools
 import json
 import os
+import socket
 import stat
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anycast.cli.exits import ExitCode
+from anycast.config.every import Every
 from anycast.config.files import read_regular
 from anycast.config.kept import pieces
 from anycast.config.needed import missing_program
@@ -63,42 +65,98 @@ def report_json(error: ConfigError, file: Path) -> int:
     return ExitCode.CONFIG
 
 
+class _Nodes:
+    """What `check` tells of the nodes of a file, as they come by. It holds the configuration of one."""
+
+    def __init__(self, hostname: str) -> None:
+        self._hostname = hostname
+        self.loaded: Loaded | None = None  # this machine's, or the first
+        self._here = False
+        self._neighbors: set[object] = set()
+        self._needed: dict[NeededPath, None] = {}
+
+    def look(self, loaded: Loaded) -> None:
+        here = loaded.config.node.name.lower() in (
+            self._hostname.lower(),
+            self._hostname.partition(".")[0].lower(),
+        )
+        if self.loaded is None or here:
+            self.loaded = loaded
+        self._here = self._here or here
+        self._neighbors.update(one.address for one in loaded.config.bgp.neighbors)
+        self._needed.update(dict.fromkeys(loaded.paths))
+
+    def needed(self) -> Iterable[NeededPath]:
+        """The files that must be on this machine; of all nodes where it is none of them."""
+        assert self.loaded is not None  # noqa: S101 - one was looked at
+        return self.loaded.paths if self._here else self._needed
+
+    def counts(self) -> dict[str, int]:
+        assert self.loaded is not None  # noqa: S101 - one was looked at
+        return {**_counts(self.loaded.config), "neighbors": len(self._neighbors)}
+
+
 def _check(args: argparse.Namespace) -> int:
     file, as_json = args.file, args.json
+    nodes = _Nodes(socket.gethostname())
     try:
-        loaded, contents = _loaded(file)
+        every, contents = _loaded(file, nodes, args.node)
     except ConfigError as error:
         return report_json(error, file) if as_json else report(error, file)
-    counts = _counts(loaded.config)
-    found = (problem for needed in loaded.paths if (problem := _missing(needed)) is not None)
+    counts = nodes.counts()
+    found = (problem for needed in nodes.needed() if (problem := _missing(needed)) is not None)
     lacking = list(itertools.islice(found, TOLD))
-    order = {name: place for place, name in enumerate(loaded.files)}
-    warnings = sorted((*loaded.warnings, *lacking), key=lambda one: (order[one.mark.file], one.mark))
+    order = {name: place for place, name in enumerate(every.files)}
+    warnings = sorted((*every.warnings, *lacking), key=lambda one: (order[one.mark.file], one.mark))
     told = [_problem(warning) for warning in warnings] if as_json else []
-    document = {"file": str(file), "ok": True, "problems": [], "warnings": told, **counts}
+    document = {
+        "file": str(file),
+        "ok": True,
+        "problems": [],
+        "warnings": told,
+        **counts,
+        "nodes": list(every.names),
+        "fingerprint": every.fingerprint,
+    }
     if not as_json:
         for warning in warnings:
             print(warning.as_warning(), file=sys.stderr)
         words = [_count(number, _NOUNS[name]) for name, number in counts.items()]
-        print(f"{named(str(file))}: ok: {', '.join(words)}")
+        print(f"{named(str(file))}: ok: {', '.join([*_fleet(every, args.node), *words])}")
     if args.against_running:
+        assert nodes.loaded is not None  # noqa: S101 - one was looked at
         said = frozenset(map(str, warnings))
-        return _against_running(args, document, pieces(loaded, contents), said)
+        return _against_running(args, document, pieces(nodes.loaded, contents), said)
     if as_json:
         print(json.dumps(document, indent=2))
     return ExitCode.OK
 
 
-def _loaded(file: Path) -> tuple[Loaded, Contents]:
-    """With the texts. Raises ConfigError."""
-    from anycast.config.load import load_with_texts, loads
+def _fleet(every: Every, node: str | None) -> list[str]:
+    if not every.names:
+        return []
+    which = _count(len(every.names), "node") if node is None else f"node {node}"
+    return [f"configuration {every.fingerprint}", which]
+
+
+def _loaded(file: Path, nodes: _Nodes, node: str | None) -> tuple[Every, Contents]:
+    """With the texts. `node`: this one alone. Raises ConfigError."""
+    from anycast.config.load import load_every, load_with_texts, loads, loads_every
     from anycast.config.reader import MAX_BYTES
 
     if file != _STDIN:
-        return load_with_texts(file)
-    # One byte more than there may be is a mistake like any other.
-    data = sys.stdin.buffer.read(MAX_BYTES + 1)
-    return loads(data, "stdin"), [("stdin", data)]
+        if node is None:
+            return load_every(file, nodes.look)
+        loaded, contents = load_with_texts(file, node=node)
+    else:
+        # One byte more than there may be is a mistake like any other.
+        data = sys.stdin.buffer.read(MAX_BYTES + 1)
+        contents = [("stdin", data)]
+        if node is None:
+            return loads_every(data, nodes.look, "stdin"), contents
+        loaded = loads(data, "stdin", node=node)
+    nodes.look(loaded)
+    return Every.of(loaded), contents
 
 
 def _against_running(
@@ -108,7 +166,7 @@ def _against_running(
     from anycast.cli import client, planned
 
     try:
-        answer = planned.ask(args.socket, allow_removal=args.allow_removal, texts=texts)
+        answer = planned.ask(args.socket, allow_removal=args.allow_removal, texts=texts, node=args.node)
     except client.UnreachableError as error:
         print(f"anycast: {error}", file=sys.stderr)
         return ExitCode.UNREACHABLE
@@ -169,6 +227,7 @@ def _problem(problem: Problem) -> dict[str, object]:
         "what": problem.what,
         "do": problem.do,
         "lines": problem.lines,
+        "nodes": list(problem.nodes),
     }
 
 

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace, root: Path = Path("/")) -> int:
     named = args.config or os.environ.get("ANYCAST_CONFIG")
     file = Path(named) if named else root / CONFIG.lstrip("/")
     try:
-        loaded = _load(file, named=bool(named))
+        loaded = _load(file, named=bool(named), node=args.node)
     except ConfigError as error:
         return report_json(error, file) if args.json else report(error, file)
     config = None if loaded is None else loaded.config
@@ -85,13 +85,13 @@ def _not_in_force(loaded: Loaded, file: Path, root: Path) -> Iterator[Finding]:
         )
 
 
-def _load(file: Path, *, named: bool) -> Loaded | None:
+def _load(file: Path, *, named: bool, node: str | None) -> Loaded | None:
     """None: nobody named a file, and there is none that this process may read. Raises ConfigError."""
     from anycast.config.load import load
 
     if not named and not os.access(file, os.R_OK):
         return None
-    return load(file)
+    return load(file, node=node)
 
 
 def _examine(config: Config | None, connections: int | None, root: Path) -> tuple[Facts, tuple[Finding, ...]]:

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from anycast.config.load import load
 
     try:
-        config = load(args.config).config
+        config = load(args.config, node=args.node).config
     except ConfigError as error:
         return report(error, args.config)
     hook = next((one for one in config.hooks if one.name == args.name), None)

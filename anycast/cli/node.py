@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
         from anycast.config.problem import ConfigError
 
         try:
-            path = Path(load(args.config).config.node.runtime_dir) / "control.sock"
+            path = Path(load(args.config, node=args.node).config.node.runtime_dir) / "control.sock"
         except ConfigError as error:
             if args.verb == "status" and args.nagios:
                 return status.unknown(str(error.problems[0]))
@@ -58,7 +58,8 @@ def _reload(path: Path, args: argparse.Namespace) -> int:
     if args.dry_run:
         from anycast.cli import planned
 
-        return planned.show(planned.ask(path, allow_removal=args.allow_removal), as_json=args.json)
+        answer = planned.ask(path, allow_removal=args.allow_removal, node=args.node)
+        return planned.show(answer, as_json=args.json)
     if args.confirm or args.undo:
         answer = client.command(
             path, "/reload/confirm" if args.confirm else "/reload/undo", timeout=RELOAD_TIMEOUT
@@ -92,7 +93,7 @@ def _reload(path: Path, args: argparse.Namespace) -> int:
         )
     if answer.body["changes"] and not args.undo:  # what was undone is still in the file
         sys.stdout.flush()
-        for warning in rules.outdated(args.config or default_config()):
+        for warning in rules.outdated(args.config or default_config(), node=args.node):
             print(f"warning: {printable(warning)}", file=sys.stderr)
     return ExitCode.OK
 

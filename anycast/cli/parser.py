@@ -68,6 +68,7 @@ examples:
   anycast render frr-bfd                                      bfdd beside ExaBGP on this node
   anycast render bird -o /etc/bird/anycast.conf               BIRD on this node, with speaker: kernel-table
   anycast render router-frr --config lb1.yaml --config lb2.yaml    for the router of both nodes
+  anycast render router-frr --config fleet.yaml               for the router of all nodes of a fleet
   anycast render router-frr --frr 10.4                        with what this version can do better
   anycast render nftables -o /etc/anycast/nftables.conf       beside stateful rules: the VIPs untracked
   anycast render nftables --accept input -o /etc/anycast/input.nft    to include in your own chain
@@ -89,6 +90,7 @@ with --dry-run: 0 nothing would change; 10 something would; 3 the agent does not
 _CHECK = """\
 examples:
   anycast check new.yaml
+  anycast check --node lb2 fleet.yaml         of a fleet: for this node; without --node for each
   anycast check --against-running new.yaml    on a node: also what a reload with this file would do
   render-my-config | anycast check --against-running -
 
@@ -189,6 +191,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="default: %(default)s; -: standard input",
     )
+    _with_node(check, "check it for this one (default: for each of them)")
     _with_json(check)
     check.add_argument(
         "--against-running",
@@ -576,6 +579,12 @@ def _render(verb: argparse.ArgumentParser) -> None:
             help=f"a node's configuration; repeat for each node of the router (default: {default_config()})",
         )
         router.add_argument(
+            "--node",
+            action="append",
+            metavar="NAME",
+            help="of a fleet's file: this node; repeat for each node of the router (default: all)",
+        )
+        router.add_argument(
             "--neighbor",
             type=_address,
             action="append",
@@ -784,6 +793,7 @@ def _doctor(verb: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=f"without it and without {default_config()} only the node is checked",
     )
+    _with_node(verb, _ITSELF)
     verb.add_argument(
         "--connections",
         type=_count,
@@ -819,6 +829,14 @@ def _with_config(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--config", type=Path, default=default_config(), metavar="FILE", help="default: %(default)s"
     )
+    _with_node(verb, _ITSELF)
+
+
+_ITSELF = "which one this is (default: as node.name says, then the host name)"
+
+
+def _with_node(verb: argparse.ArgumentParser, words: str) -> None:
+    verb.add_argument("--node", metavar="NAME", help=f"of a fleet's file: {words}")
 
 
 def _with_server(verb: argparse.ArgumentParser) -> None:
@@ -896,3 +914,4 @@ def _with_agent(verb: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="use the control socket in this configuration's runtime_dir",
     )
+    _with_node(verb, _ITSELF)

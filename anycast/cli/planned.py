@@ -35,9 +35,13 @@ _FATES = {
 _BAD = frozenset({"withdrawn", "drains", "leaves", "removed", "idle"})
 
 
-def ask(path: Path, *, allow_removal: bool, texts: Iterable[bytes] | None = None) -> client.Answer:
-    """`texts`: a configuration as `config.kept` keeps it. Raises client.UnreachableError."""
+def ask(
+    path: Path, *, allow_removal: bool, texts: Iterable[bytes] | None = None, node: str | None = None
+) -> client.Answer:
+    """`texts`: a configuration as `config.kept` keeps it. `node`: which one is meant. Raises client.UnreachableError."""
     body: dict[str, Any] = {"allow_removal": True} if allow_removal else {}
+    if node is not None:
+        body["node"] = node
     if texts is not None:
         body["texts"] = base64.b64encode(zlib.compress(b"".join(texts))).decode()
     return client.command(path, "/reload/plan", body or None, timeout=TIMEOUT)

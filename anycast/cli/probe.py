@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from anycast.cli import client
@@ -83,11 +83,12 @@ class _Job:
 
 def run(args: argparse.Namespace) -> int:
     what: str = args.what
+    file = _File(args.config, args.node)
     try:
         if "://" in what or what.lstrip().startswith("{"):
             jobs = _written(what, args.at)
         else:
-            jobs = _named(what, args.at, args.config)
+            jobs = _named(what, args.at, file)
         if not jobs:
             raise _UsageError(f"{what} is not used anywhere (say where to run it with --at ADDRESS:PORT)")
     except _UsageError as error:
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         for problem in error.problems:
             print(printable(str(problem)), file=sys.stderr)
         return ExitCode.CONFIG
-    round_ = _Round(args.config, args.timeout, aloud=not args.json)
+    round_ = _Round(file, args.timeout, aloud=not args.json)
     results = [round_.run(job) for job in jobs]
     if len(jobs) > 1 and not args.json:
         print(_summary(jobs, results))
@@ -129,7 +130,7 @@ def _end(shown: list[_Shown], results: list[Result], *, as_json: bool) -> int:
 class _Round:
     """Runs jobs. What several of them rest on is run once."""
 
-    def __init__(self, config: Path, timeout: float | None, *, aloud: bool) -> None:
+    def __init__(self, config: _File, timeout: float | None, *, aloud: bool) -> None:
         self._config = config
         self._timeout = timeout
         self._aloud = aloud
@@ -212,10 +213,20 @@ def _probe(title: str, target: Target, timeout: float | None) -> _Shown:
     return shown
 
 
-def _session(title: str, session: BgpSession, config: Path) -> _Shown:
-    """ExaBGP's sessions are known to the agent alone."""
-    from anycast.config.load import load
+class _File(NamedTuple):
+    """The configuration of a node. `node`: which one of a fleet; None: this machine."""
 
+    path: Path
+    node: str | None
+
+    def load(self) -> Loaded:
+        from anycast.config.load import load
+
+        return load(self.path, node=self.node)
+
+
+def _session(title: str, session: BgpSession, config: _File) -> _Shown:
+    """ExaBGP's sessions are known to the agent alone."""
     started = time.monotonic()
     shown = _Shown(title=title)
 
@@ -225,7 +236,7 @@ def _session(title: str, session: BgpSession, config: Path) -> _Shown:
         return shown
 
     try:
-        path = Path(load(config).config.node.runtime_dir) / "control.sock"
+        path = Path(config.load().config.node.runtime_dir) / "control.sock"
         shown.steps.append((time.monotonic() - started, f"asking the agent at {path}"))
         answer = client.read(path, "/status")
     except (ConfigError, client.UnreachableError) as error:
@@ -260,11 +271,9 @@ def _title(name: str, target: Target) -> str:
     return f"{name}: {kind} at {where}" if name else f"{kind} at {where}"
 
 
-def _named(name: str, at: str | None, config: Path) -> list[_Job]:
+def _named(name: str, at: str | None, config: _File) -> list[_Job]:
     """Everything of this name, where it is used or where `at` says."""
-    from anycast.config.load import load
-
-    loaded = load(config)
+    loaded = config.load()
     if name in loaded.checks:
         part = loaded.checks[name]
         return [_at(name, part, at)] if at else _in_use(name, part, loaded)

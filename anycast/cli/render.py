@@ -27,16 +27,14 @@ BIRD_USER = "bird"
 
 
 def run(args: argparse.Namespace) -> int:
-    from anycast.config.load import load
-
     files = _files(args)
-    configs = []
+    configs: list[Config] = []
     for file in files:
         try:
-            configs.append(load(file).config)
+            configs += _configs(file, args.node, every=args.daemon.startswith("router-"))
         except ConfigError as error:
             code = report(error, file)
-            kept = _last_good(file) if getattr(args, "last_good", False) else None
+            kept = _last_good(file, args.node) if getattr(args, "last_good", False) else None
             if kept is None:
                 return code
             print(f"{file}: rendered from the last good configuration of the agent", file=sys.stderr)
@@ -67,7 +65,20 @@ def _env(config: Config) -> str:
     return exabgp_env(config)
 
 
-def _last_good(file: Path) -> Config | None:
+def _configs(file: Path, node: str | list[str] | None, *, every: bool) -> list[Config]:
+    """Of the node, of those named, or of every one in the file. Raises ConfigError."""
+    from anycast.config.load import load, load_every
+
+    if isinstance(node, list):
+        return [load(file, node=one).config for one in dict.fromkeys(node)]
+    if node is not None or not every:
+        return [load(file, node=node).config]
+    found: list[Config] = []
+    load_every(file, lambda loaded: found.append(loaded.config))
+    return found
+
+
+def _last_good(file: Path, node: str | None) -> Config | None:
     """What an agent with this file would start with. None: there is nothing of use."""
     from anycast.agent.last_good import directories, find
     from anycast.config.kept import DamagedError, contents
@@ -78,7 +89,7 @@ def _last_good(file: Path) -> Config | None:
 
     found = find(file, directories(file, given=None, environ=""), damaged)
     try:
-        return None if found is None else load_kept(contents(found.path)).config
+        return None if found is None else load_kept(contents(found.path), node=node).config
     except (ConfigError, DamagedError):
         return None
 

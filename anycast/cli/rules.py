@@ -11,7 +11,7 @@ from pathlib import Path
 DEADLINE = 3.0  # seconds that nft or iptables-save may take: somebody waits for the reload
 
 
-def outdated(file: Path, root: Path = Path("/")) -> Iterator[str]:
+def outdated(file: Path, root: Path = Path("/"), *, node: str | None = None) -> Iterator[str]:
     """What they do not cover of the configuration, and what to do. Nothing where no such rules can be seen."""
     from anycast.core.dataplane.passage import passage
     from anycast.doctor.filter import rendered
@@ -24,7 +24,7 @@ def outdated(file: Path, root: Path = Path("/")) -> Iterator[str]:
     from anycast.config.problem import ConfigError
 
     try:
-        config = load(file).config
+        config = load(file, node=node).config
     except ConfigError:  # it has changed again
         return
     if (found := rendered.outdated(tables, passage(config))) is None:

@@ -63,11 +63,18 @@ def _dispatch(args: argparse.Namespace) -> int:
             import anycast.core.step  # noqa: F401
             from anycast.config.apart import Reading
 
-            reading = Reading(args.config, fork=threading.active_count() == 1)
+            reading = Reading(args.config, fork=threading.active_count() == 1, node=args.node)
             _import_structlog()
             from anycast.agent.main import run as run_agent
 
-            return run_agent(args.config, args.record, reading, strict=args.strict, state_dir=args.state_dir)
+            return run_agent(
+                args.config,
+                args.record,
+                reading,
+                strict=args.strict,
+                state_dir=args.state_dir,
+                node=args.node,
+            )
         case "check" | "schema":
             from anycast.cli import configuration
 

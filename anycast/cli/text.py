@@ -70,12 +70,23 @@ def _node(document: Mapping[str, Any], *, colour: bool) -> str:
     word = Cell("ready", Colour.GOOD) if ready["ready"] else Cell("not ready", Colour.BAD)
     name = f"{printable(node['name'])}: anycast {node['version']}, pid {node['pid']}"
     lines = [f"{name}, up {duration(node['uptime_s'])}, {paint(word, colour=colour)}"]
+    lines += _configuration(document)
     lines += [f"  {line}" for line in _some([printable(reason) for reason in ready["reasons"]])]
     standing = [
         f"{printable(one['text'])} (for {duration(one['since_s'])})" for one in document.get("standing", [])
     ]
     lines += [f"  {line}" for line in _some(standing)]
     return "\n".join(lines) + "\n"
+
+
+def _configuration(document: Mapping[str, Any]) -> list[str]:
+    """Of a fleet: what tells its nodes apart that have another file in force."""
+    config = document.get("config", {})
+    if not config.get("nodes"):  # an older agent says nothing of them
+        return []
+    number = len(config["nodes"])
+    fleet = "one node" if number == 1 else f"{number} nodes"
+    return [f"  configuration {printable(config['fingerprint'])}, of a fleet of {fleet}"]
 
 
 def _carried(document: Mapping[str, Any]) -> str:

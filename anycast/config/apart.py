@@ -49,6 +49,7 @@ PAUSE = 0.0005  # seconds: the event loop's turn
 NICENESS = 5
 
 _WAIT = "--wait="
+_NODE = "--node="
 _OUT_OF_MEMORY = 12  # exit status: nothing could be said any more
 _TOO_MUCH = "it is more than there is memory for"
 
@@ -62,13 +63,14 @@ _WRONG_AT_MOST = 256 * 1024  # bytes of problems: so much is never said, and mor
 class _Task(NamedTuple):
     """What to read: the path, `kept` or not, with a descriptor that gets a copy of the texts.
 
-    `wait`: seconds that it has to come if it is not there.
+    `wait`: seconds that it has to come if it is not there. `node`: as in `load`.
     """
 
     path: Path
     texts: int
     kept: bool
     wait: float = 0.0
+    node: str | None = None
 
 
 class _Fork:
@@ -119,12 +121,14 @@ class Reading:
         fork: bool = False,
         kept: bool = False,
         wait: float = 0.0,
+        node: str | None = None,
     ) -> None:
         """`before`: what is in force, whose parts are used again where nothing has changed.
 
         `fork`: in a fork of this process, which spares it the imports of this one. Only where there is one thread.
         `kept`: the path is that of a configuration that was kept (`kept`), not of one that somebody writes.
         `wait`: seconds that the file has to come if it is not there; all that reading needs is there by then.
+        `node`: which one of a fleet it is for; by default the one that `before` was asked for.
         """
         self._path = path
         self._kept = kept
@@ -132,12 +136,14 @@ class Reading:
         self._before = before
         self._given_up = False
         self._wait = wait
+        self._node = node if before is None else before.asked
         self._ends = time.monotonic() + wait + PATIENCE
         self._buffer = bytearray()
         # -P: what lies in the working directory is not to be run.
         argv = [sys.executable, "-P", "-m", "anycast.config.apart", str(path), str(self._texts.descriptor)]
         argv += ["--kept"] * kept
         argv += [f"{_WAIT}{wait}"] * (wait > 0)
+        argv += [f"{_NODE}{self._node}"] * (self._node is not None)
         if fork:
             self._fork()
             return
@@ -160,7 +166,7 @@ class Reading:
         def work() -> None:
             os.close(self._out)
             with open(out, "wb") as answer:
-                _main(_Task(self._path, self._texts.descriptor, self._kept, self._wait), b"", answer)
+                _main(self._task(), b"", answer)
 
         try:
             self._process: subprocess.Popen[bytes] | _Fork = _Fork(work)
@@ -169,6 +175,9 @@ class Reading:
             raise
         finally:
             os.close(out)
+
+    def _task(self) -> _Task:
+        return _Task(self._path, self._texts.descriptor, self._kept, self._wait, self._node)
 
     def _begin(self, argv: list[str], stdin: int) -> None:
         self._out, out = os.pipe()
@@ -354,9 +363,9 @@ def _answer(task: _Task, known: bytes) -> Iterable[tuple[bytes, bytes]]:
     try:
         if task.kept:
             contents = contents_of(task.path)
-            loaded = load_kept(contents)
+            loaded = load_kept(contents, node=task.node)
         else:
-            loaded, contents = load_with_texts(task.path)
+            loaded, contents = load_with_texts(task.path, node=task.node)
         with open(task.texts, "wb", closefd=False) as copy:
             copy.writelines(pieces(loaded, contents))
         del contents
@@ -386,7 +395,14 @@ def _whole(path: Path, what: str) -> Problem:
 if __name__ == "__main__":
     _options = sys.argv[3:]
     _waits = [float(one.removeprefix(_WAIT)) for one in _options if one.startswith(_WAIT)]
-    _task = _Task(Path(sys.argv[1]), int(sys.argv[2]), "--kept" in _options, sum(_waits))
+    _nodes = [one.removeprefix(_NODE) for one in _options if one.startswith(_NODE)]
+    _task = _Task(
+        Path(sys.argv[1]),
+        int(sys.argv[2]),
+        "--kept" in _options,
+        sum(_waits),
+        _nodes[0] if _nodes else None,
+    )
     try:
         main(_task, again="--again" in _options)
     except MemoryError:  # where there is none left, nor is there for saying so, or for any call

@@ -96,7 +96,17 @@ def unended(contents: Contents) -> tuple[str, ...]:
 
 
 def census_of(loaded: Loaded) -> Census:
-    return census(loaded.config, parts=parts_of(loaded), unended=loaded.unended)
+    return census(loaded.config, parts=parts_of(loaded), unended=loaded.unended, nodes=loaded.nodes)
+
+
+def census_of_files(loaded: Loaded) -> Census:
+    """Without what it serves."""
+    return Census(
+        parts=parts_of(loaded),
+        unended=frozenset(loaded.unended),
+        nodes=frozenset(loaded.nodes),
+        max_removed=loaded.config.node.max_removed,
+    )
 
 
 def parts_of(loaded: Loaded) -> int:
@@ -116,6 +126,7 @@ def pieces(loaded: Loaded, contents: Contents) -> Iterable[bytes]:
         "digest": loaded.digest,
         "parts": served.parts,
         "unended": sorted(served.unended),
+        "nodes": sorted(served.nodes),
         "max_removed": served.max_removed.value,
         "vips": sorted(served.vips),
         "servers": sorted(served.servers),
@@ -142,6 +153,7 @@ def head(path: Path) -> Head | None:
                 servers=frozenset(map(str, body["servers"])),
                 parts=int(body["parts"]),
                 unended=frozenset(map(str, body["unended"])),
+                nodes=frozenset(map(str, body.get("nodes", ()))),  # an older release says nothing of it
                 max_removed=Percent(int(body["max_removed"])),
             ),
             saved=path.stat().st_mtime,

@@ -7,20 +7,24 @@ anything else are editors' and package managers': they are not read.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import os
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
 from anycast.config.assemble import Built, build
+from anycast.config.every import Clashes, Every, Look, Said
 from anycast.config.files import TooLargeError, read_regular, size
+from anycast.config.fleet import KEY as NODES
+from anycast.config.fleet import Fleet, Who, as_mapping, fingerprint, fleet_of
 from anycast.config.include import KEY, Includes
 from anycast.config.kept import digest_of, unended
 from anycast.config.loaded import Loaded
-from anycast.config.problem import MOST, TOLD, ConfigError, Mark, Path, Problem, TooManyError, told
+from anycast.config.problem import MOST, TOLD, ConfigError, Mark, Path, Problem, TooManyError, shown, told
 from anycast.config.reader import MAX_BYTES, MAX_ITEMS, MAX_VALUES, Document, read
 from anycast.config.steady import TRIES, ChangingError, Watched, read_all
 from anycast.config.validate import Holes, Source, validate
@@ -30,8 +34,10 @@ if TYPE_CHECKING:
 
     from anycast.config.reader import Value
 
+T = TypeVar("T")
+
 _SHARED_SECTIONS = ("checks", "pools", "vips")
-_NAMED = ("hooks", *_SHARED_SECTIONS)
+_NAMED = ("nodes", "hooks", *_SHARED_SECTIONS)
 _MAX_ENTRIES = 1000  # of conf.d, of whatever name
 
 
@@ -44,43 +50,81 @@ class _Origin:
     kept: bool = False
 
 
-def load(path: pathlib.Path, *, hostname: str | None = None) -> Loaded:
+def load(path: pathlib.Path, *, hostname: str | None = None, node: str | None = None) -> Loaded:
     """Load a file, what it includes, and the `conf.d` beside it. Raises `ConfigError`, whatever is wrong with them.
 
-    `hostname` (default: this machine's) names the node when the file does not.
+    `hostname` (default: this machine's) names the node when the file does not. `node`: which one of a fleet it is for,
+    whatever the file and the host say.
     """
-    return load_with_texts(path, hostname=hostname)[0]
+    return load_with_texts(path, hostname=hostname, node=node)[0]
 
 
 def load_with_texts(
-    path: pathlib.Path, *, hostname: str | None = None
+    path: pathlib.Path, *, hostname: str | None = None, node: str | None = None
 ) -> tuple[Loaded, list[tuple[str, bytes]]]:
     """As `load`, and the texts of all files, the first file's first. Raises `ConfigError`."""
+    return _at_rest(path, lambda found: _one(found, _who(hostname, node)))
+
+
+def loads(
+    text: str | bytes,
+    name: str = "anycast.yaml",
+    *,
+    hostname: str | None = None,
+    node: str | None = None,
+) -> Loaded:
+    """Load one file's text. `name` stands in the problems."""
+    return _one(_Found(_contents(text, name), [], _Origin()), _who(hostname, node))
+
+
+def load_kept(
+    contents: list[tuple[str, bytes]], *, hostname: str | None = None, node: str | None = None
+) -> Loaded:
+    """Load texts that `load_with_texts` gave. Raises `ConfigError`."""
+    return _one(_Found(contents, [], _Origin(kept=True)), _who(hostname, node))
+
+
+def load_every(
+    path: pathlib.Path, look: Look, *, hostname: str | None = None
+) -> tuple[Every, list[tuple[str, bytes]]]:
+    """As `load_with_texts`, for every node of a fleet, one after another: `look` gets each one's, of which nothing stays.
+
+    Raises `ConfigError`: of every problem it says which nodes it concerns, unless it is all.
+    """
+    return _at_rest(path, lambda found: _every(found, look, _who(hostname, None)))
+
+
+def loads_every(
+    text: str | bytes, look: Look, name: str = "anycast.yaml", *, hostname: str | None = None
+) -> Every:
+    """The same of one file's text."""
+    return _every(_Found(_contents(text, name), [], _Origin()), look, _who(hostname, None))
+
+
+def _contents(text: str | bytes, name: str) -> list[tuple[str, bytes]]:
+    return [(name, text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text)]
+
+
+def _who(hostname: str | None, node: str | None) -> Who:
+    return Who(hostname=hostname or socket.gethostname(), given=node)
+
+
+def _at_rest(path: pathlib.Path, loaded: Callable[[_Found], T]) -> tuple[T, list[tuple[str, bytes]]]:
+    """What comes of the files as they are at one instant. Raises ConfigError."""
     changed = path
     for _ in range(TRIES):
         contents, problems = _texts(path)
         watched = Watched()
         try:
-            loaded = _load(contents, problems, hostname, _Origin(path, watched))
+            found = loaded(_Found(contents, problems, _Origin(path, watched)))
         except ConfigError:
             if watched.at_rest():
                 raise
         else:
             if watched.at_rest():
-                return loaded, contents
+                return found, contents
         changed = watched.newest
     raise _changing(str(changed))
-
-
-def loads(text: str | bytes, name: str = "anycast.yaml", *, hostname: str | None = None) -> Loaded:
-    """Load one file's text. `name` stands in the problems."""
-    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    return _load([(name, data)], [], hostname, _Origin())
-
-
-def load_kept(contents: list[tuple[str, bytes]], *, hostname: str | None = None) -> Loaded:
-    """Load texts that `load_with_texts` gave. Raises `ConfigError`."""
-    return _load(contents, [], hostname, _Origin(kept=True))
 
 
 def _texts(path: pathlib.Path) -> tuple[list[tuple[str, bytes]], list[Problem]]:
@@ -162,62 +206,196 @@ def _names_part(name: str) -> bool:
     return name.endswith(".yaml") and not name.startswith((".", "#"))
 
 
-def _load(
-    contents: list[tuple[str, bytes]], problems: list[Problem], hostname: str | None, origin: _Origin
-) -> Loaded:
-    """Of texts that were read, the first file's first. `contents` gets those that are included."""
-    # Hundreds of thousands of values are made and none is in a cycle: looked through again and again they would
-    # cost as much as all the rest.
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Texts that were read, the first file's first, and what could not be. `contents` gets those that are included."""
+
+    contents: list[tuple[str, bytes]]
+    problems: list[Problem]
+    origin: _Origin
+
+
+def _one(found: _Found, who: Who) -> Loaded:
+    """For one node. Raises ConfigError."""
+    with _uncollected(found):
+        return _loaded(found, who)
+
+
+@contextlib.contextmanager
+def _uncollected(found: _Found) -> Iterator[None]:
+    """Without the collector of garbage: hundreds of thousands of values are made and none is in a cycle. Looked through
+    again and again they would cost as much as all the rest. Raises ConfigError: there is not room for them.
+    """
     collects = gc.isenabled()
     gc.disable()
     try:
-        return _loaded(contents, problems, hostname, origin)
+        yield
     except (RecursionError, MemoryError) as error:
         why = "too deeply nested" if isinstance(error, RecursionError) else "more than there is memory for"
         what = f"the configuration is {why}"
-        raise ConfigError((_about(contents[0][0], what, "write it flatter, and less"),)) from None
+        raise ConfigError((_about(found.contents[0][0], what, "write it flatter, and less"),)) from None
     finally:
         if collects:
             gc.enable()
 
 
-def _loaded(
-    contents: list[tuple[str, bytes]], problems: list[Problem], hostname: str | None, origin: _Origin
-) -> Loaded:
+def _loaded(found: _Found, who: Who) -> Loaded:
+    """Raises ConfigError."""
+    return _for_one(found, _files(found), who)
+
+
+def _for_one(found: _Found, files: _Files | None, who: Who) -> Loaded:
+    """Raises ConfigError."""
+    problems = found.problems
     built: Built | None = None
     unseen, ended = 0, False
     try:
-        built = _built(contents, problems, hostname or socket.gethostname(), origin)
+        if files is not None and (source := files.of(who, problems)) is not None:
+            built = _built(source, who, problems)
     except TooManyError as error:
         unseen, ended = error.unseen, True
-    ended = ended or (built is not None and built.ended)
-    order = {file: n for n, (file, _) in enumerate(contents)}
-    warnings = built.warnings if built is not None else []
-    for found in (problems, warnings):
-        found.sort(key=lambda one: (order.get(one.mark.file, -1), one.mark.line, one.mark.column))
-    if problems or built is None or built.config is None:
-        raise told(problems, unseen=unseen, ended=ended)
-    if len(warnings) > TOLD:
-        what = f"{len(warnings) - TOLD:,} more warnings are not shown"
-        warnings[TOLD:] = [_about(contents[0][0], what, "look at these first")]
+    if problems or files is None or built is None or built.config is None:
+        raise _wrong(found, problems, unseen=unseen, ended=ended or (built is not None and built.ended))
+    return _result(found, files, built, who)
+
+
+def _wrong(found: _Found, problems: list[Problem], *, unseen: int = 0, ended: bool = False) -> ConfigError:
+    _in_order(found, problems)
+    return told(problems, unseen=unseen, ended=ended)
+
+
+def _result(found: _Found, files: _Files, built: Built, who: Who) -> Loaded:
+    """What is without mistakes."""
+    assert built.config is not None  # noqa: S101 - the caller has looked
     return Loaded(
         config=built.config,
         checks=built.checks,
         paths=built.paths,
-        files=tuple(name for name, _ in contents),
-        digest=digest_of(contents),
-        warnings=tuple(warnings),
-        unended=unended(contents),
+        files=tuple(name for name, _ in found.contents),
+        digest=digest_of(found.contents),
+        warnings=tuple(_few(found, built.warnings)),
+        unended=unended(found.contents),
+        fingerprint=files.fingerprint,
+        nodes=files.names,
+        asked=who.given,
     )
 
 
-def _built(
-    contents: list[tuple[str, bytes]], problems: list[Problem], hostname: str, origin: _Origin
-) -> Built | None:
-    """None: the first file, which holds everything else, cannot be used. `contents` gets the files that are included.
+def _in_order(found: _Found, problems: list[Problem]) -> None:
+    order = {file: n for n, (file, _) in enumerate(found.contents)}
+    problems.sort(key=lambda one: (order.get(one.mark.file, -1), one.mark.line, one.mark.column))
 
-    Raises TooManyError.
+
+def _few(found: _Found, warnings: list[Problem]) -> list[Problem]:
+    _in_order(found, warnings)
+    if len(warnings) > TOLD:
+        what = f"{len(warnings) - TOLD:,} more warnings are not shown"
+        warnings[TOLD:] = [_about(found.contents[0][0], what, "look at these first")]
+    return warnings
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """All files as one tree. `fleet` None: it names no nodes, or in a way that cannot be used."""
+
+    source: Source
+    fleet: Fleet | None
+    fingerprint: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return () if self.fleet is None else self.fleet.names
+
+    def of(self, who: Who, problems: list[Problem]) -> Source | None:
+        """The files as they are for this node. None: there is none, which is said."""
+        if self.fleet is None:
+            return self.source
+        name = self.fleet.find(who, problems)
+        return None if name is None else self.fleet.part(name, problems)
+
+
+def _files(found: _Found) -> _Files | None:
+    """None: the first file, which holds everything else, cannot be used, or the nodes cannot, which is said.
+
+    Raises ConfigError: there is so much wrong that no more was looked for.
     """
+    try:
+        source = _source(found)
+        fleet = None if source is None else fleet_of(source, found.problems)
+    except TooManyError as error:
+        raise _wrong(found, found.problems, unseen=error.unseen, ended=True) from None
+    if source is None or (fleet is None and NODES in source.tree):
+        return None
+    return _Files(source, fleet, fingerprint(source))
+
+
+def _built(source: Source, who: Who, problems: list[Problem]) -> Built:
+    """`problems` gets what is wrong, with the places in the files. Raises TooManyError."""
+    wrong: list[Problem] = []
+    try:
+        built = build(validate(source, wrong), source, who.hostname)
+    finally:
+        problems += _placed(wrong, source)
+    problems += _placed(built.problems, source)
+    config = built.config
+    if source.origins or config is None or who.given in (None, config.node.name):
+        return replace(built, warnings=_placed(built.warnings, source))
+    what = f"the file is of the node {config.node.name}, not of {shown(who.given)}, and names no others"
+    problems.append(Problem(source.mark(("node",)), (), what, "write `nodes`, or leave --node out"))
+    return built
+
+
+def _placed(found: list[Problem], source: Source) -> list[Problem]:
+    return [replace(one, path=source.written(one.path)) for one in found] if source.origins else found
+
+
+def _every(found: _Found, look: Look, who: Who) -> Every:
+    """Raises ConfigError."""
+    with _uncollected(found):
+        return _all(found, look, who)
+
+
+def _all(found: _Found, look: Look, who: Who) -> Every:
+    files = _files(found)
+    if files is None or files.fleet is None:
+        loaded = _for_one(found, files, who)
+        look(loaded)
+        return Every.of(loaded)
+    wrong, warned, clashes = Said(), Said(), Clashes()
+    nodes, ended = 0, False
+    for name in files.names:
+        nodes += 1
+        problems: list[Problem] = []
+        source, built = None, None
+        mine = replace(who, given=name)
+        try:
+            source = files.of(mine, problems)
+            built = None if source is None else _built(source, mine, problems)
+        except TooManyError:
+            ended = True
+        if source is not None and built is not None and built.config is not None:
+            problems += clashes.problems(built.config, source)
+            warned.add(name, [*built.warnings, *clashes.warnings(built.config, source)])
+            if not problems and not wrong and not found.problems:
+                look(_result(found, files, replace(built, warnings=[]), mine))
+        wrong.add(name, problems)
+        ended = ended or (built is not None and built.ended) or len(wrong) > MOST
+        if ended:
+            break
+    if found.problems or wrong:
+        raise _wrong(found, [*found.problems, *wrong.problems(nodes)], ended=ended)
+    warnings = _few(found, [*warned.problems(nodes), *clashes.of_all(files.source, nodes)])
+    return Every(
+        names=files.names,
+        warnings=tuple(warnings),
+        files=tuple(name for name, _ in found.contents),
+        fingerprint=files.fingerprint,
+    )
+
+
+def _source(found: _Found) -> Source | None:
+    """None: the first file, which holds everything else, cannot be used. Raises TooManyError."""
+    contents, problems, origin = found.contents, found.problems, found.origin
     main, *rest = list(contents)
     before = len(problems)
     reading = _Reading(contents, problems, origin)
@@ -231,12 +409,9 @@ def _built(
     documents += [*included, *(reading.read(*one) for one in rest)]
     whole = before == 0 and all(document.readable for document in documents)
     source = _merge(documents, len(included), problems)
-    if source is None:
-        return None
-    source.complete = whole and not any(problem.path[:1] == (KEY,) for problem in problems)
-    built = build(validate(source, problems), source, hostname)
-    problems += built.problems
-    return built
+    if source is not None:
+        source.complete = whole and not any(problem.path[:1] == (KEY,) for problem in problems)
+    return source
 
 
 def _is_part(main: str, name: str) -> bool:
@@ -354,7 +529,10 @@ def _add_other(source: Source, part: Document, section: str, entry: Value, probl
         source.keys.add(part.keys, (path for path in part.keys if path[:1] == here))
         source.values.add(part.values, (path for path in part.values if path[:1] == here))
         source.holes.update(path for path in part.broken if path[:1] == here)
-    elif isinstance(entry, dict) and isinstance(source.tree[section], dict):
+        return
+    if isinstance(entry, dict):
+        as_mapping(source, section)
+    if isinstance(entry, dict) and isinstance(source.tree[section], dict):
         _add_section(source, part, section, entry, problems)
     else:
         what = f"this is written already, at {source.keys[here]}"

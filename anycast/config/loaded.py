@@ -25,6 +25,9 @@ class Loaded:
     `checks`: those that have a name, used or not. `paths`: files that checks need on the node. `warnings`: what is
     allowed and rarely meant, in the order of the files. `unended`: names of files whose last line has no end.
     `texts`: the files as they were, where it came from another process.
+
+    `fingerprint`: of what the files say, the same for all nodes of a fleet (`anycast.config.fleet`). `nodes`: the names of
+    that fleet; empty: the files are of one node. `asked`: the node that they were to be read for; None: it found itself.
     """
 
     config: Config
@@ -34,5 +37,8 @@ class Loaded:
     digest: str
     warnings: tuple[Problem, ...] = ()
     unended: tuple[str, ...] = ()
+    fingerprint: str = ""
+    nodes: tuple[str, ...] = ()
+    asked: str | None = None
     texts: Texts | None = field(default=None, repr=False, compare=False)
     units: Units = field(default=Units(), repr=False, compare=False)  # where it came from another process

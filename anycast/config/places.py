@@ -44,6 +44,12 @@ class Places(Mapping[Path, Mark]):
     def __len__(self) -> int:
         return len(self.at)
 
+    def copy(self) -> Places:
+        """One that can be changed by itself, of the same files."""
+        made = Places("")
+        made.at, made._files = dict(self.at), self._files
+        return made
+
     def add(self, other: Places, paths: Iterable[Path]) -> None:
         """Those of another file, where there are none of these paths yet."""
         file = len(self._files) << _FILE

@@ -20,6 +20,7 @@ LONGEST = 400
 """Characters of each text of a problem. What is cut off is of the file, and stands there."""
 
 _SHOWN = 60  # characters of a key or a value
+_NODES = 3  # of a fleet that are named in a problem
 _NAMED = 200  # of the name of a file
 _PLAIN_KEY = re.compile(rf"[A-Za-z0-9_-]{{1,{_SHOWN}}}\Z")
 
@@ -43,6 +44,8 @@ class Problem:
 
     `lines`: what would be right in its place, as an example; empty if there is nothing to show.
 
+    `nodes`: those of a fleet that it concerns; empty: all there are.
+
     Whatever its texts were made of, they are short and hold nothing that a terminal would obey.
     """
 
@@ -51,6 +54,7 @@ class Problem:
     what: str
     do: str
     lines: str = ""
+    nodes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not _is_fit(self.what) or not _is_fit(self.do):
@@ -66,7 +70,14 @@ class Problem:
 
     def _words(self) -> str:
         where = f"{dotted(self.path)}: " if self.path else ""
-        return f"{where}{self.what} ({self.do})"
+        return f"{self._of_nodes()}{where}{self.what} ({self.do})"
+
+    def _of_nodes(self) -> str:
+        """Not where the place says it."""
+        if not self.nodes or self.path[:2] == ("nodes", self.nodes[0]):
+            return ""
+        more = f" and {len(self.nodes) - _NODES} more" if len(self.nodes) > _NODES else ""
+        return f"{', '.join(self.nodes[:_NODES])}{more}: "
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,9 @@ class Holes:
     def __contains__(self, path: Path) -> bool:
         return path in self._paths
 
+    def paths(self) -> Iterable[Path]:
+        return self._paths
+
     def update(self, paths: Iterable[Path]) -> None:
         for path in paths:
             self.add(path)
@@ -65,7 +68,10 @@ class Holes:
 
 @dataclass(slots=True)
 class Source:
-    """What was read: one tree of all files, and the place of everything in it. `holes` are left out of it."""
+    """What was read: one tree of all files, and the place of everything in it. `holes` are left out of it.
+
+    `origins`: what stands elsewhere in the files than in the tree, with all below it (`anycast.config.fleet`).
+    """
 
     tree: dict[str, Value]
     values: Places
@@ -75,6 +81,15 @@ class Source:
         default_factory=dict
     )  # of a list in `tree` that is not whole: what is left
     complete: bool = True  # False: a file could not be read at all
+    origins: Mapping[Path, Path] = field(default_factory=dict)
+
+    def written(self, path: Path) -> Path:
+        """Where a path of the tree stands in the files."""
+        if self.origins:
+            for length in range(len(path), 0, -1):
+                if (origin := self.origins.get(path[:length])) is not None:
+                    return (*origin, *path[length:])
+        return path
 
     def place(self, path: Path) -> Path:
         """Where a path of the remaining tree stands in the files."""

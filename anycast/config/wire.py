@@ -33,6 +33,7 @@ Row: TypeAlias = "int | tuple[Any, ...]"
 
 _STYLE = tuple(one.name for one in fields(Service) if one.name not in ("pool", "port"))
 _MANNER = tuple(one.name for one in fields(Vip) if one.name not in ("name", "addresses", "services"))
+_TOLD = ("digest", "unended", "fingerprint", "nodes", "asked")  # of all of it
 _REST = tuple(one.name for one in fields(Config) if one.name != "vips")
 
 
@@ -93,7 +94,8 @@ class _Sender:
             yield ("warnings", warnings)
         for files in _slices(loaded.files):
             yield ("files", files)
-        yield ("end", loaded.digest, loaded.unended, {name: getattr(config, name) for name in _REST})
+        told = {name: getattr(loaded, name) for name in _TOLD}
+        yield ("end", told, {name: getattr(config, name) for name in _REST})
 
     def _vip(self, vip: Vip, digest: bytes) -> Iterator[tuple[Any, ...]]:
         for service in vip.services:
@@ -315,7 +317,7 @@ class Receiver:
                 if (pool := self._pool_digests.get(id(service.pool))) is not None:
                     self._pools[pool] = service.pool
 
-    def _take_end(self, digest: str, unended: tuple[str, ...], rest: Mapping[str, Any]) -> None:
+    def _take_end(self, told: Mapping[str, Any], rest: Mapping[str, Any]) -> None:
         before = None if self._before is None else self._before.config
         kept = {name: _same(getattr(before, name, None), value) for name, value in rest.items()}
         self.loaded = Loaded(
@@ -323,9 +325,8 @@ class Receiver:
             checks=self._checks,
             paths=tuple(self._paths),
             files=tuple(self._files),
-            digest=digest,
-            unended=unended,
             warnings=tuple(self._warnings),
+            **told,
             units=Units(vips=self._vips, pools=self._pools),
         )
 

@@ -34,7 +34,10 @@ class LastGood:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InForce:
-    """`since`, `ends`: of the stage. `unsaved`: why what is in force is not on disk; empty: it is."""
+    """`since`, `ends`: of the stage. `unsaved`: why what is in force is not on disk; empty: it is.
+
+    `fingerprint`: of what the files said. `nodes`: the names of the fleet that they are of; empty: they are of one node.
+    """
 
     stage: Stage = Stage.CONFIRMED
     since: float = 0.0
@@ -43,6 +46,8 @@ class InForce:
     last_good: LastGood | None = None
     unsaved: str = ""
     unsaved_since: float = 0.0
+    fingerprint: str = ""
+    nodes: tuple[str, ...] = ()
 
     @property
     def reload_ok(self) -> bool:

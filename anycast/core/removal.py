@@ -22,13 +22,14 @@ class Census:
     """What a configuration serves and how it was written: what two of them are compared by.
 
     `parts`: how many files of conf.d it was read from. `unended`: names of files whose last line has no end.
-    `max_removed`: the share that may go without a word.
+    `nodes`: those of its fleet; empty: it is of one node. `max_removed`: the share that may go without a word.
     """
 
     vips: frozenset[str] = frozenset()  # their addresses
     servers: frozenset[str] = frozenset()  # addresses of real servers
     parts: int = 0
     unended: frozenset[str] = frozenset()
+    nodes: frozenset[str] = frozenset()
     max_removed: Percent = Percent(50)
 
 
@@ -54,8 +55,10 @@ def _pools(vips: Iterable[Vip]) -> Iterable[Pool]:
     return {id(service.pool): service.pool for vip in vips for service in vip.services}.values()
 
 
-def census(config: Config, *, parts: int = 0, unended: Iterable[str] = ()) -> Census:
-    """`parts`, `unended`: of the files, which the configuration does not know."""
+def census(
+    config: Config, *, parts: int = 0, unended: Iterable[str] = (), nodes: Iterable[str] = ()
+) -> Census:
+    """`parts`, `unended`, `nodes`: of the files, which the configuration does not know."""
     return Census(
         vips=frozenset(str(address) for vip in config.vips for address in vip.addresses),
         servers=frozenset(
@@ -66,6 +69,7 @@ def census(config: Config, *, parts: int = 0, unended: Iterable[str] = ()) -> Ce
         ),
         parts=parts,
         unended=frozenset(unended),
+        nodes=frozenset(nodes),
         max_removed=config.node.max_removed,
     )
 
@@ -92,6 +96,11 @@ def _suspicions(before: Census, after: Census) -> Iterator[str]:
         yield _more_than(gone_vips, before.vips, "VIP addresses", before.max_removed)
     if not none_left and too_many(len(gone_servers), len(before.servers), before.max_removed):
         yield _more_than(gone_servers, before.servers, "addresses of real servers", before.max_removed)
+    gone_nodes = before.nodes - after.nodes
+    if before.nodes and not after.nodes:
+        yield f"the file names no nodes any more (it had {len(before.nodes)}): a fleet's part of it is missing"
+    elif too_many(len(gone_nodes), len(before.nodes), before.max_removed):
+        yield _more_than(gone_nodes, before.nodes, "nodes of the fleet", before.max_removed)
     if before.parts and not after.parts and (gone_vips or gone_servers):
         yield (
             f"conf.d has no file any more (it had {before.parts}), and something would be removed: is it mounted?"

@@ -97,6 +97,7 @@ class StateCollector(Collector):
             "1 if the last configuration load was applied",
             self._source.facts.reload_ok,
         )
+        yield self._config_info()
         yield _gauge(
             "anycast_config_last_reload_success_timestamp_seconds",
             "When a configuration was last applied",
@@ -137,6 +138,15 @@ class StateCollector(Collector):
             "anycast_ipvs_entries_limit",
             "The kernel's limit of entries (net.ipv4.vs.conn_max); 0: it takes none, +Inf: none can be reached",
             math.inf if limit is None else limit,
+        )
+
+    def _config_info(self) -> Metric:
+        force = self._source.facts.force
+        info = {"fingerprint": force.fingerprint, "nodes": str(len(force.nodes))}
+        return InfoMetricFamily(
+            "anycast_config",
+            "What is in force, and how many nodes have one file; 0: it is of one node",
+            value=info,
         )
 
     def _build_info(self, state: State) -> Metric:

@@ -502,6 +502,7 @@ def _components() -> dict[str, Any]:
                 "contentEncoding": "base64",
                 "description": "Another configuration than the agent's file, as `anycast check` packs it.",
             },
+            "node": {"type": "string", "description": "The node that is meant: refused if it is another."},
         },
         "additionalProperties": False,
     }

@@ -376,7 +376,12 @@ def _condition(one: Standing, clock: Clock) -> dict[str, Any]:
 
 def _config(force: InForce, now: float) -> dict[str, Any]:
     left = trial_left(force, now)
-    return {"reload_ok": force.reload_ok, "confirm_s": None if left is None else round(left, 3)}
+    return {
+        "reload_ok": force.reload_ok,
+        "confirm_s": None if left is None else round(left, 3),
+        "fingerprint": force.fingerprint,
+        "nodes": list(force.nodes),
+    }
 
 
 def _overload(overload: Overload, now: float) -> dict[str, Any]:

@@ -142,7 +142,7 @@ class Context:
 
     def spelt(self, path: Path) -> str:
         """Where a path of the remaining tree stands in the files, for people."""
-        return dotted(self._where(path))
+        return dotted(self._source.written(self._where(path)))
 
     def stands(self, path: Path) -> bool:
         """Whether there is such a value in the files."""

@@ -13,7 +13,7 @@ from anycast.core.names import listed, nearest
 
 FEW = 12  # keys or words that are listed whole
 
-_SECTIONS = ("hooks", "checks", "pools", "vips")
+_SECTIONS = ("nodes", "hooks", "checks", "pools", "vips")
 
 LINES: Mapping[tuple[str, ...], str] = {
     ("bgp",): """\
@@ -32,6 +32,10 @@ neighbors:
     ("timing",): "timing: {drain: 2s}",
     ("timeouts",): "timeouts: {tcp: 15m, tcp_fin: 2m, udp: 5m}",
     ("connection_sync",): "connection_sync: {interface: eth1, id: 1}",
+    ("nodes",): """\
+nodes:
+  lb1: {bgp: {router_id: 10.2.1.1}}
+  lb2: {bgp: {router_id: 10.2.1.2}}""",
     ("include",): "include: [vips.d/*.yaml]",
     ("hooks",): """\
 hooks:

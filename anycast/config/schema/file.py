@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, TypeAlias, get_args
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, TypeAlias, get_args, get_type_hints
 
-from pydantic import BeforeValidator, ConfigDict, WrapValidator, model_validator
+from pydantic import BeforeValidator, ConfigDict, WrapValidator, create_model, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
@@ -67,9 +67,10 @@ else:
     Timing = part(model.Timing)
     Timeouts = part(model.Timeouts)
     ConnectionSync = part(model.ConnectionSync, _ConnectionSync)
+    ConnectionSync.REQUIRED = ()  # `_required` says what is; with `nodes` it may be each node's own
     Tunnel = part(model.Tunnel, _Tunnel)
     Persistence = part(model.Persistence, _Persistence)
-    part(who.Ospf)
+    part(who.Ospf).REQUIRED = ()
     Speaker = part(who.Speaker, _Speaker)
 
 
@@ -215,7 +216,6 @@ class Neighbor(Part):
 class Bgp(Part):
     """The BGP side, which ExaBGP implements, or the daemon that learns the table of `speaker`."""
 
-    REQUIRED = ("local_as",)
     OF_NEIGHBORS: ClassVar[tuple[str, ...]] = (
         "remote_as",
         "password",
@@ -521,6 +521,10 @@ class Service(Serving):
     )
 
 
+_ROLES = {"type": "object", "additionalProperties": {"enum": list(Role)}}
+"""By node. A file is made that of one node before it is read (`anycast.config.fleet`)."""
+
+
 class Vip(Serving):
     """A virtual IP: addresses that are announced and withdrawn together. With one pool, no `services` are needed.
 
@@ -537,8 +541,8 @@ class Vip(Serving):
         "The address, if there is one."
     )
     addresses: list[of.AnyAddress] | None = entry("The addresses.")
-    role: Annotated[Role, choice(list(Role), Role)] = entry(
-        "What this node is for the VIP. backup: routers use its path only while no primary announces the VIP, at once "
+    role: Annotated[Role, choice(list(Role), Role), or_text(_ROLES)] = entry(
+        "What this node is for the VIP, or, where there are `nodes`, what each is: {lb2: backup}. backup: routers use its path only while no primary announces the VIP, at once "
         "then, for they have it already. With routers of another AS that is as_path_prepend: 3 and med: 1000, with those "
         "of its own local_preference: 50, where nothing else is written. The other nodes have another role, or the same.",
         Role.PRIMARY,
@@ -626,19 +630,73 @@ class Hook(Part):
     per: of.HookPeriod = entry("The time that `limit` is for.", 60.0, shown="1m")
 
 
-def _routers_or_speaker(schema: dict[str, Any], _part: type[Part]) -> None:
-    """An editor asks for routers where no speaker may make up for them."""
+_VIP: Mapping[str, Any] = get_type_hints(Vip, include_extras=True)
+
+
+if TYPE_CHECKING:
+    FleetMachine: TypeAlias = Part
+    FleetVip: TypeAlias = Part
+else:
+    FleetMachine = part(
+        model.Node,
+        name="FleetMachine",
+        doc="What of `node` is different on this node.",
+        first={"require": (Require, _REQUIRE)},
+        without=("name",),
+    )
+    FleetVip = create_model(
+        "FleetVip",
+        __base__=Part,
+        __doc__="What of a VIP's route is different on this node.",
+        role=(Annotated[Role | None, choice(list(Role), Role)], entry("What this node is for the VIP.")),
+        **{
+            name: (_VIP[name], entry("As of a VIP."))
+            for name in (
+                "med",
+                "communities",
+                "large_communities",
+                "extended_communities",
+                "as_path_prepend",
+                "local_preference",
+                "origin",
+            )
+        },
+    )
+
+
+class FleetNode(Part):
+    """What is different on this node. The address alone is its `bgp.router_id`; {}: nothing is."""
+
+    node: FleetMachine = entry("What of `node` is different.", FleetMachine())
+    speaker: Annotated[Speaker, or_text({"type": "string"})] | None = entry("What of `speaker` is different.")
+    bgp: Bgp | None = entry("What of `bgp` is different. A list takes the place of the other list.")
+    connection_sync: Annotated[ConnectionSync, or_text({"type": "string"})] | None = entry(
+        "What of `connection_sync` is different."
+    )
+    vips: dict[str, FleetVip] = entry("VIPs whose routes are different, by name.", {})
+
+
+def _required(schema: dict[str, Any], _part: type[Part]) -> None:
+    """With `nodes` each of these may be a node's own. No editor asks for routers where a speaker may make up for them."""
     routers = {"required": ["bgp"], "properties": {"bgp": {"required": ["neighbors"]}}}
-    schema["anyOf"] = [routers, {"required": ["speaker"]}]
+    schema["if"] = {"not": {"required": ["nodes"]}}
+    schema["then"] = {
+        "anyOf": [routers, {"required": ["speaker"]}],
+        "properties": {
+            "bgp": {"required": ["local_as"]},
+            "connection_sync": {"required": ["interface"]},
+            "speaker": {"properties": {"ospf": {"required": ["interfaces"]}}},
+        },
+    }
 
 
 class File(Part):
-    """The configuration of an anycast node.
+    """The configuration of an anycast node, or of a fleet of them.
 
     Files in `conf.d` beside it may hold `checks`, `pools` and `vips`.
     """
 
-    model_config = ConfigDict(title="anycast", json_schema_extra=_routers_or_speaker)
+    model_config = ConfigDict(title="anycast", json_schema_extra=_required)
 
     version: of.FormatVersion = entry("The version of this format.", 1)
     include: list[of.Pattern] = entry(
@@ -648,6 +706,11 @@ class File(Part):
     )
     node: Annotated[Node, or_text({"type": "string"})] = entry(
         "This machine. Its name alone is enough.", Node()
+    )
+    nodes: dict[str, Annotated[FleetNode, or_text({"type": "string", "format": "ipv4"})]] = entry(
+        "The nodes of a fleet that has one file, by name, each with what is different there; all the rest is the same on "
+        "all. A node finds itself by `--node`, by `node.name` or by its host name.",
+        {},
     )
     ipvs: Annotated[str, choice(["shared", "exclusive"])] = entry(
         "exclusive: IPVS services that are not in this configuration are removed.", "shared"

@@ -14,7 +14,7 @@ class HereReading(apart.Reading):
 
     def _begin(self, argv: list[str], stdin: int) -> None:
         known = b"" if stdin < 0 else os.pread(stdin, os.fstat(stdin).st_size, 0)
-        task = apart._Task(self._path, self._texts.descriptor, self._kept)
+        task = self._task()
         self._out = os.memfd_create("answer")
         with open(self._out, "wb", closefd=False) as answer:
             answer.writelines(

@@ -140,8 +140,9 @@ class Site:
         stood: Callable[[float, float], float] = lambda since, until: until - since,
         recorder: Recorder | None = None,
         passed: Callable[[float], None] = lambda _: None,
+        node: str | None = None,
     ) -> Engine:
-        loaded = load(self.file)
+        loaded = load(self.file, node=node)
         return Engine(
             loaded,
             self.file,

@@ -137,6 +137,18 @@ def test_what_is_no_configuration_is_told(tmp_path: Path, sent: bytes) -> None:
     play(tmp_path, story)
 
 
+def test_a_plan_for_another_node_is_asked_of_that_one(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        engine = site.engine()
+        async with running(engine):
+            await site.announced(WEB)
+            assert (await unchanged(site, engine, PlanWish(node="lb1"))).ok
+            answer = await unchanged(site, engine, PlanWish(node="lb2"))
+            assert answer == PlanAnswer(ok=False, problems=("this agent is lb1, not lb2: ask on that node",))
+
+    play(tmp_path, story)
+
+
 def test_a_plan_that_comes_too_late_is_not_made(tmp_path: Path) -> None:
     async def story(site: Site) -> None:
         engine = site.engine()

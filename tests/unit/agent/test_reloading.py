@@ -13,7 +13,7 @@ import structlog
 
 from anycast.agent import engine as engines
 from anycast.agent import last_good
-from anycast.agent.answers import NothingThereError, ReloadAnswer, ReloadWish
+from anycast.agent.answers import NothingThereError, PlanWish, ReloadAnswer, ReloadWish
 from anycast.agent.engine import Engine
 from anycast.agent.serving import Serving
 from anycast.config import kept
@@ -454,3 +454,71 @@ def test_the_state_directory_of_a_broken_file_is_made_out_where_it_stands_there(
     others = [Path("/run/one"), Path("/run/two"), last_good.DEFAULT_DIRECTORY]
     assert places == ([Path(found)] if found else []) + others
     assert list(last_good.directories(file, given=Path("/srv"), environ="/run/one")) == [Path("/srv")]
+
+
+def fleet(site: Site, *nodes: str, name: str = "") -> None:
+    """The file of a fleet, each node with a router id of its own."""
+    site.write("nodes:", *(f"  {node}: 10.2.1.{n}" for n, node in enumerate(nodes, 1)))
+    text = site.file.read_text().replace("name: lb1, ", f"name: {name}, " if name else "")
+    site.file.write_text(text.replace("  router_id: 10.2.1.1\n", "") + "\n")
+
+
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        ((), "the file names no nodes any more (it had 4): a fleet's part of it is missing"),
+        (("lb1",), "3 of 4 nodes of the fleet (lb2, lb3, lb4) would be removed, and node.max_removed is 50%"),
+    ],
+)
+def test_a_fleet_that_is_suddenly_small_or_gone_is_refused_unless_it_is_meant(
+    tmp_path: Path, left: tuple[str, ...], said: str
+) -> None:
+    async def story(site: Site) -> None:
+        fleet(site, "lb1", "lb2", "lb3", "lb4", name="lb1")
+        engine = site.engine()
+        async with running(engine):
+            await site.announced(WEB)
+            if left:
+                fleet(site, *left, name="lb1")
+            else:
+                site.write("")
+            (problem,) = (await engine.reload()).problems
+            assert said in problem
+            assert (await engine.reload(ALLOWED)).ok
+            assert engine.facts.force.nodes == left
+
+    play(tmp_path, story)
+
+
+def test_a_file_that_makes_the_agent_another_node_is_refused_whatever_is_allowed(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        fleet(site, "lb1", "lb2", name="lb1")
+        engine = site.engine()
+        async with running(engine):
+            await site.announced(WEB)
+            fleet(site, "lb1", "lb2", name="lb2")
+            for answer in (await engine.reload(ALLOWED), await engine.plan(PlanWish(allow_removal=True))):
+                (problem,) = answer.problems
+                assert "it is read as that of the node lb2 now, and this agent is lb1" in problem
+            assert str(engine.state.config.bgp.router_id) == "10.2.1.1"
+
+    play(tmp_path, story)
+
+
+def test_an_agent_that_was_given_a_name_reads_its_part_at_every_reload(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        fleet(site, "lb1", "lb2")
+        engine = site.engine(node="lb2")
+        async with running(engine):
+            await site.announced(WEB)
+            before = engine.facts.force.fingerprint
+            assert len(engine.facts.force.nodes) == 2
+            fleet(site, "lb1", "lb2", "lb3")
+            assert (await engine.reload()).ok
+            assert engine.state.config.node.name == "lb2"
+            assert len(engine.facts.force.nodes) == 3
+            assert engine.facts.force.fingerprint != before
+            assert (await engine.undo()).ok
+            assert engine.facts.force.fingerprint == before
+
+    play(tmp_path, story)

@@ -192,9 +192,9 @@ def test_who_waits_for_a_file_is_ready_to_read_it_as_soon_as_it_comes(
     made: list[float] = []
     reading = Reading
 
-    def begun(path: Path, *, fork: bool = False, wait: float = 0.0) -> Reading:
+    def begun(path: Path, *, fork: bool = False, wait: float = 0.0, node: str | None = None) -> Reading:
         made.append(wait)
-        return reading(path, fork=fork, wait=wait)
+        return reading(path, fork=fork, wait=wait, node=node)
 
     monkeypatch.setattr(start, "Reading", begun)
     file = configure(tmp_path, CONFIG)
@@ -333,3 +333,41 @@ def test_exabgp_is_rendered_from_it_where_that_is_wished(
     (tmp_path / "state" / kept.FILE).write_text("damaged")
     assert cli([*argv, "--last-good"]) == 78
     assert "it is not a kept configuration" in capsys.readouterr().err
+
+
+def test_an_agent_that_was_given_a_name_starts_with_its_part_of_what_was_kept_too(tmp_path: Path) -> None:
+    fleet = CONFIG.replace("name: lb1, ", "")
+    file = configure(tmp_path, "nodes: {{lb1: 10.2.1.1, lb2: 10.2.1.2}}\n" + fleet)
+    loaded = HereReading(file, node="lb2").result()
+    assert (loaded.config.node.name, loaded.asked) == ("lb2", "lb2")
+    assert loaded.texts is not None
+    last_good.save(tmp_path / "state", loaded.texts)
+    file.write_text("vips: [\n")
+    begun = start.begin(file, state_dir=tmp_path / "state", node="lb2")
+    assert begun.told
+    assert str(begun.loaded.config.bgp.router_id) == "10.2.1.2"
+
+
+def test_a_real_agent_of_a_fleet_is_the_node_it_was_given_and_shows_what_is_in_force(tmp_path: Path) -> None:
+    port = free_port()
+    text = "nodes: {{lb1: 10.2.1.1, lb2: 10.2.1.2}}\n" + CONFIG.replace("name: lb1, ", "")
+    file = configure(tmp_path, text, port)
+    code, said = finished(tmp_path, "--node", "lb3")
+    assert code == main.EX_CONFIG
+    assert "'lb3' is not among the nodes" in said
+    with started(file, port, "--node", "lb2") as node:
+        node.until("ops.listening")
+        document = node.read().body
+        assert document["node"]["name"] == "lb2"
+        before = document["config"]["fingerprint"]
+        assert document["config"]["nodes"] == ["lb1", "lb2"]
+        assert f'anycast_config_info{{fingerprint="{before}",nodes="2"}} 1.0' in node.get("/metrics")[1]
+        assert cli(["check", "--against-running", "--socket", str(node.control), str(file)]) == 0
+        for name, code in (("lb2", 0), ("lb1", 78)):
+            words = ["check", "--against-running", "--node", name, "--socket", str(node.control), str(file)]
+            assert cli(words) == code
+        file.write_text(file.read_text().replace("lb1: 10.2.1.1", "lb1: 10.2.1.7"))
+        assert command(node.control, "/reload", timeout=PATIENCE).ok
+        config = node.read().body["config"]
+        assert config["fingerprint"] != before
+        assert node.end(signal.SIGTERM) == 0

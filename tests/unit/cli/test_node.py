@@ -425,7 +425,9 @@ def test_a_reload_that_changes_something_asks_whether_the_rules_know_it(
 ) -> None:
     body = {"ok": True, "changes": changes, "warnings": [], "problems": [], "confirm_s": None}
     monkeypatch.setattr(client, "command", lambda *_, **__: client.Answer(code=200, body=body))
-    monkeypatch.setattr(rules, "outdated", lambda file: iter([f"{file}: render the firewall rules again"]))
+    monkeypatch.setattr(
+        rules, "outdated", lambda file, node: iter([f"{file}: render the firewall rules again{node or ''}"])
+    )
     monkeypatch.setenv("ANYCAST_CONFIG", "/nowhere.yaml")
     assert main(["reload", *words]) == 0
     said = "warning: /nowhere.yaml: render the firewall rules again\n"

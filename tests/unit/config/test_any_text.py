@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anycast.config.load import loads
+from anycast.config.load import loads, loads_every
 from anycast.config.problem import ConfigError, Mark, Problem
 
 FULL = Path(__file__).parents[3].joinpath("examples", "full.yaml").read_text(encoding="utf-8")
@@ -41,6 +41,18 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=5,
 )
+
+
+def all_explained(text: str) -> None:
+    """The same for each node of a fleet."""
+    problems: tuple[Problem, ...] = ()
+    try:
+        loads_every(text, lambda _: None, hostname="lb1")
+    except ConfigError as error:
+        problems = error.problems or (Problem(Mark("", 0, 0), (), "", ""),)
+    for problem in problems:
+        assert str(problem).startswith("anycast.yaml")
+        assert len(str(problem).splitlines()) == 1
 
 
 def explained(text: str | bytes) -> bool:
@@ -145,3 +157,27 @@ vips:
 )
 def test_nothing_in_a_file_can_exhaust_the_reader(bomb: str) -> None:
     assert not explained(bomb)
+
+
+FLEET = """
+bgp: {local_as: 65001, remote_as: 65000, neighbors: [10.2.1.254]}
+connection_sync: {interface: eth1}
+vips:
+  web: {address: 192.0.2.1, port: 80, servers: [10.9.2.1]}
+"""
+KEYS = st.sampled_from(
+    ["node", "bgp", "connection_sync", "vips", "web", "role", "name", "router_id", "password", "lb1"]
+)
+PARTS = st.recursive(
+    VALUES, lambda inner: st.dictionaries(KEYS, inner, max_size=3) | st.lists(inner, max_size=2), max_leaves=8
+)
+
+
+@given(PARTS, PARTS, PARTS)
+def test_whatever_stands_under_nodes_is_read_or_explained(part: Any, whole: Any, role: Any) -> None:
+    tree = yaml.safe_load(FLEET)
+    tree["vips"]["web"]["role"] = role
+    for nodes in (whole, {"lb1": part, "lb2": whole}):
+        text = yaml.safe_dump({"nodes": nodes, **tree}, allow_unicode=True)
+        explained(text)
+        all_explained(text)

@@ -134,6 +134,25 @@ def test_many_mistakes_are_told_in_part(tmp_path: Path) -> None:
     assert str(told.value.problems[0]).startswith(f"{file}:2:8: vips.v0.prot: there is no such key")
 
 
+FLEET = """\
+nodes: {lb1: 10.2.1.1, lb2: 10.2.1.2}
+bgp: {local_as: 65001, remote_as: 65000, neighbors: [10.2.1.254]}
+"""
+
+
+@pytest.mark.parametrize("fork", [True, False])
+def test_it_is_read_for_the_node_that_was_given_and_again_for_the_same(tmp_path: Path, fork: bool) -> None:  # noqa: FBT001
+    file = tmp_path / "fleet.yaml"
+    file.write_text(FLEET)
+    first = apart.Reading(file, fork=fork, node="lb2").result()
+    assert first == load.load(file, node="lb2")
+    file.write_text(FLEET.replace("lb2: 10.2.1.2", "lb2: 10.2.1.3"))
+    again = apart.Reading(file, first).result()
+    assert (again.config.node.name, str(again.config.bgp.router_id)) == ("lb2", "10.2.1.3")
+    assert (again.nodes, again.asked) == (("lb1", "lb2"), "lb2")
+    assert again.fingerprint not in ("", first.fingerprint)
+
+
 def test_a_fork_gives_what_loading_gives_here(tmp_path: Path) -> None:
     assert apart.Reading(FULL, fork=True).result() == load.load(FULL)
     wrong = tmp_path / "wrong.yaml"

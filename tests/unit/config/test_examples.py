@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ NEEDS = [
         "ab",
         "weighted",
     ),
-    *("nodes/lb1", "http-host", "https-ca", "ports", "unnumbered"),
+    *("nodes/lb1", "fleet", "http-host", "https-ca", "ports", "unnumbered"),
 ]
 
 
@@ -47,6 +48,7 @@ def test_an_example_is_right(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(passwords, "read", lambda _: b"secret-of-a-test")
+    monkeypatch.setattr(socket, "gethostname", lambda: "lb1")
     assert main(["check", str(file)]) == 0
     assert main(["budget", "--config", str(file)]) == 0
     if load(file, hostname="lb1").config.speaker.is_table:

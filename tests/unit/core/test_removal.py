@@ -132,3 +132,32 @@ vips:
         unended=frozenset({"a.yaml"}),
         max_removed=Percent(25),
     )
+
+
+FLEET = frozenset({"lb1", "lb2", "lb3", "lb4"})
+
+
+@pytest.mark.parametrize(
+    ("after", "told"),
+    [
+        (FLEET, 0),
+        (FLEET - {"lb4"}, 0),
+        (FLEET - {"lb3", "lb4"}, 0),  # half of them
+        (frozenset({"lb1"}), 1),
+        (frozenset(), 1),
+    ],
+)
+def test_nodes_of_a_fleet_go_as_vips_do(after: frozenset[str], told: int) -> None:
+    assert len(suspicions(Census(nodes=FLEET), Census(nodes=after))) == told
+
+
+def test_a_file_that_names_nodes_for_the_first_time_is_nothing_strange() -> None:
+    assert suspicions(Census(), Census(nodes=FLEET)) == ()
+
+
+def test_the_last_nodes_never_go_without_a_word() -> None:
+    anything = Percent(100)
+    before = Census(nodes=FLEET, max_removed=anything)
+    assert suspicions(before, Census(nodes=frozenset({"lb1"}), max_removed=anything)) == ()
+    (told,) = suspicions(before, Census(max_removed=anything))
+    assert "the file names no nodes any more (it had 4)" in told
