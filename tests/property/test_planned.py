@@ -50,15 +50,12 @@ def check_services(found: Plan, before: State, after: State) -> None:
         if fate in GOING:
             assert (fate is Fate.DRAINS, fate is Fate.LEAVES) == (retires and not leaves, leaves)
         assert (fate is Fate.KEPT) <= stays
-    # Nobody loses a real server that the plan does not name.
-    for key in before.desired.table:
+    # Nobody loses a real server that the plan does not name. Before the first reading nobody is known to have any.
+    for key in before.desired.table if before.kernel.snapshot is not None else ():
         new = {one.key: one.weight for one in _destinations(after, key)}
         for one in _destinations(before, key):
             if one.weight and not new.get(one.key):
-                named = {*GOING, Fate.IDLE}
-                if before.kernel.snapshot is None:  # what is kept is in no table before the first reading
-                    named.add(Fate.KEPT)
-                assert fates.get((key, one.key)) in named or key not in before.index.services
+                assert fates.get((key, one.key)) in {*GOING, Fate.IDLE} or key not in before.index.services
 
 
 def _destinations(state: State, key: ipvs.Key) -> tuple[ipvs.Destination, ...]:
