@@ -320,7 +320,6 @@ _ROUTED = (
     "as_path_prepend",
     "local_preference",
     "origin",
-    "when_unhealthy",
 )
 
 

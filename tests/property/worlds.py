@@ -35,7 +35,6 @@ from anycast.core.values.configuration import (
     Service,
     TcpCheck,
     Vip,
-    WhenUnhealthy,
 )
 
 T = TypeVar("T")
@@ -131,10 +130,6 @@ def otherwise(one: Vip, *, check: Check = CHECK, port: int | None = None, **serv
             for each in one.services
         ),
     )
-
-
-def staying(one: Vip) -> Vip:
-    return replace(one, when_unhealthy=WhenUnhealthy.LAST_RESORT)
 
 
 HTTP = Check(kind=HttpCheck(tls=False), rise=1, fall=2)

@@ -56,7 +56,6 @@ OF_VIP = [
     "as_path_prepend",
     "local_preference",
     "role",
-    "when_unhealthy",
     "require",
 ]
 
