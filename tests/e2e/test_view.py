@@ -55,7 +55,7 @@ def sends_back(site: Site) -> Iterator[None]:
                 config["bgp"] |= {"view": True, "software": "frr"}
             planned = site.lab.node_cli(node, "reload", "--dry-run")
             assert planned.returncode == 10
-            assert planned.stdout.count("changed (view false -> true)") == 2, planned.stdout
+            assert planned.stdout.count("changed (view false -> true): waits for ExaBGP") == 2, planned.stdout
             site.reload(node)
             assert site.standing(node) == ["exabgp_outdated"]
             exabgp_reads(site, node)
