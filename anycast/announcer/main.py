@@ -6,11 +6,8 @@ unit runs after each end, is to remove what is ours; and the service manager's w
 
 from __future__ import annotations
 
-import contextlib
 import os
-import selectors
 import signal
-import socket
 import time
 from dataclasses import dataclass
 
@@ -18,14 +15,13 @@ from anycast.announcer.kernel import Table
 from anycast.announcer.link import BirdLink
 from anycast.announcer.plan import MOST_MOVES, Plan
 from anycast.kernel.netlink_codec import Malformed
-from anycast.plugin import link
+from anycast.plugin import link, loop
+from anycast.plugin.loop import IDLE
 from anycast.service_manager import ServiceManager
 
-IDLE = 0.25  # seconds; the longest sleep, for time alone can change things
 GOODBYE = 2.0  # seconds that the removal may take after SIGTERM
 READ_EVERY = 1.0  # seconds between two looks at what is ours in the table
 LOOK_EVERY = 30.0  # seconds between two looks at what is not ours
-REPORT_EVERY = 0.1  # seconds between reports while one change follows the other
 CLEAR_TRIES = 20
 _NAME = "anycast announce-table"
 
@@ -103,11 +99,7 @@ def main(argv: list[str]) -> int:
     try:
         return Announcer(options, log).run()
     except Exception as error:  # noqa: BLE001 - the next life removes, so end and say why
-        import traceback
-
-        trace = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{os.path.basename(trace.filename)}:{trace.lineno}"
-        log(f"unexpected {type(error).__name__} at {where}: {error}; please report it", time.monotonic())
+        loop.unexpected(error, log)
         return EXIT_FAILURE
 
 
@@ -140,30 +132,23 @@ class Announcer:
         self._say = log
         self._pid = os.getpid()
         now = time.monotonic()
-        self._socket_path = options.socket
         self._plan = Plan(options.table)
         self._table = Table(options.table)
-        self._agent = link.AgentLink(options.socket)
         self._bird = BirdLink(options.bird, now) if options.bird else None
         self._manager = ServiceManager(os.environ)
-        self._watched: dict[str, tuple[int, int]] = {}  # name: descriptor, events
         self._read_at = self._look_at = now
         self._wrote_at = 0.0
-        self._signalled = False
         self._stop_at: float | None = None  # the instant after which nothing is waited for
-        self._sent_revision = -1
-        self._sent_at = 0.0
-        self._sent_settled = False
-        self._owes_report = False
-        self._selector = selectors.DefaultSelector()
-        self._wakeup, self._signals = socket.socketpair()
-        for end in (self._wakeup, self._signals):
-            end.setblocking(False)
-        self._selector.register(self._wakeup, selectors.EVENT_READ)
+        self._waiting = loop.Waiting()
+        denied = (
+            f"{options.socket}: permission denied for uid {os.geteuid()}: nothing is announced (run the announcer as "
+            "speaker.user, in the group of the socket: node.lease_group)"
+        )
+        self._leases = loop.LeaseEnd(link.AgentLink(options.socket), self._plan, self._waiting, log, denied)
 
     def run(self) -> int:
         """Until SIGTERM."""
-        self._catch_signals()
+        self._waiting.catch_signals()
         now = time.monotonic()
         while True:
             status = self._pass(now)
@@ -176,18 +161,17 @@ class Announcer:
         # Before anything is heard of the agent: what a life before has left is removed.
         self._kernel(now)
         if self._plan.ready:
-            self._read_agent(now)
-        with contextlib.suppress(BlockingIOError):
-            while self._wakeup.recv(64):
-                pass
-        if self._signalled and self._stop_at is None:
+            self._leases.read(now)
+        self._waiting.awake()
+        if self._waiting.signalled and self._stop_at is None:
             self._stop_at = now + GOODBYE
             self._manager.stopping()
             self._plan.stop(now)
         self._plan.tick(now)
         self._write(now)
         self._ask_bird(now)
-        self._report(now)
+        if self._leases.is_due(now):
+            self._leases.send(self._plan.report(pid=self._pid), now)
         for text in self._plan.log:
             self._say(text, now)
         self._plan.log.clear()
@@ -231,80 +215,10 @@ class Announcer:
         before = self._bird.connections, self._bird.fileno
         self._bird.step(now)
         if (self._bird.connections, self._bird.fileno) != before:
-            self._watch("bird", None, 0)  # its number may be another connection's now
+            self._waiting.forget("bird")  # its number may be another connection's now
         self._plan.seen(self._bird.bird.view)
 
     def _wait(self, now: float) -> None:
-        agent_events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._agent.wants_write else 0)
-        self._watch("agent", self._agent.fileno, agent_events)
         if self._bird is not None:
-            bird_events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._bird.wants_write else 0)
-            self._watch("bird", self._bird.fileno, bird_events)
-        until = [now + IDLE]
-        if self._plan.next_at is not None:
-            until.append(self._plan.next_at)
-        if self._plan.revision != self._sent_revision and self._agent.fileno is not None:
-            until.append(max(now, self._sent_at) + REPORT_EVERY)
-        if self._manager.interval is not None:
-            until.append(now + self._manager.interval)
-        self._selector.select(max(0.0, min(until) - time.monotonic()))
-
-    def _watch(self, name: str, fd: int | None, events: int) -> None:
-        wanted = (fd, events) if fd is not None and events else None
-        if self._watched.get(name) == wanted:
-            return
-        if name in self._watched:
-            with contextlib.suppress(KeyError):  # it was closed, and its number given again
-                self._selector.unregister(self._watched[name][0])
-            del self._watched[name]
-        if wanted is not None:
-            self._selector.register(*wanted)
-            self._watched[name] = wanted
-
-    def _read_agent(self, now: float) -> None:
-        if self._agent.connect(now):
-            self._say("connected to the agent", now)
-            self._plan.connected()
-        if self._agent.forbidden:
-            self._say(
-                f"{self._socket_path}: permission denied for uid {os.geteuid()}: nothing is announced (run the announcer as "
-                "speaker.user, in the group of the socket: node.lease_group)",
-                now,
-            )
-        if self._agent.fileno is None:
-            return
-        self._agent.flush()
-        leases = self._agent.read()
-        if leases:
-            self._plan.lease(leases, now)
-            self._owes_report = True
-        if self._plan.asks and not self._agent.wants_write:
-            self._agent.ask()
-            self._plan.asked()
-        if self._agent.fileno is None:
-            # Its number may be the next connection's: forget the old one now.
-            self._watch("agent", None, 0)
-            self._sent_revision = -1
-            self._say("lost the agent: what is announced stays until the lease ends", now)
-
-    def _report(self, now: float) -> None:
-        if not self._agent.is_ready(now) or not (self._owes_report or self._has_news(now)):
-            return
-        self._sent_revision, self._sent_at, self._owes_report = self._plan.revision, now, False
-        self._sent_settled = self._plan.settled
-        self._agent.send(self._plan.report(pid=self._pid))
-        self._plan.reported()
-
-    def _has_news(self, now: float) -> bool:
-        """Of a change after a rest the agent hears at once, then now and then, and at once when all is as wanted."""
-        if self._plan.revision == self._sent_revision:
-            return False
-        return now - self._sent_at >= REPORT_EVERY or (self._plan.settled and not self._sent_settled)
-
-    def _catch_signals(self) -> None:
-        def note(_signal: int, _frame: object) -> None:
-            self._signalled = True
-
-        signal.set_wakeup_fd(self._signals.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, note)
+            self._waiting.watch("bird", self._bird.fileno, write=self._bird.wants_write)
+        self._waiting.until(self._leases.wakes(now, self._manager.interval))

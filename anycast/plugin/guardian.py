@@ -21,7 +21,7 @@ from anycast.plugin import link
 
 PATIENCE = 2.5  # seconds without food, as the WatchdogSec of the shipped unit
 TICK = 0.25  # seconds
-FEED = 0.2  # seconds between two meals; the plugin passes at least every `main.IDLE` seconds
+FEED = 0.2  # seconds between two meals; the plugin passes at least every `loop.IDLE` seconds
 RESTART = 10.0  # seconds from the end of a guardian to the next
 
 Say = Callable[[str, float], None]

@@ -5,26 +5,22 @@ It ends when ExaBGP ends, and ends ExaBGP when that no longer answers: routes no
 
 from __future__ import annotations
 
-import contextlib
 import os
-import selectors
 import signal
-import socket
 import time
 from dataclasses import dataclass
 from ipaddress import ip_network
 
 from anycast.core.values.route import Mark, Prefix, Route
-from anycast.plugin import has, journal, link
+from anycast.plugin import has, journal, link, loop
 from anycast.plugin.guardian import PATIENCE, Guardian
+from anycast.plugin.loop import REPORT_EVERY
 from anycast.plugin.plan import Planner
 from anycast.service_manager import ServiceManager
 
-IDLE = 0.25  # seconds; the longest sleep, for time alone can change things
 GOODBYE = 2.0  # seconds the withdraws may take after SIGTERM
 START_ERROR_PAUSE = 15.0  # seconds: ExaBGP gives up on a plugin that dies more than five times in 64 s
 NO_JOURNAL = "no --journal was given"
-REPORT_EVERY = 0.1  # seconds between reports while one change follows the other
 
 HELP = """\
 usage: anycast announce --socket PATH [--journal FILE] [--own PREFIX]... [--view AS:N:ID] [--hang-limit SECONDS]
@@ -128,11 +124,7 @@ def main(argv: list[str]) -> int:
     except link.Gone:
         return EXIT_OK
     except Exception as error:  # noqa: BLE001 - the next life withdraws, so end and say why
-        import traceback
-
-        trace = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{os.path.basename(trace.filename)}:{trace.lineno}"
-        log(f"unexpected {type(error).__name__} at {where}: {error}; please report it", time.monotonic())
+        loop.unexpected(error, log)
         return EXIT_FAILURE
 
 
@@ -149,24 +141,20 @@ class Plugin:
         if not options.journal:
             self._plan.journal_failed(NO_JOURNAL, now)
         self._agent = link.AgentLink(options.socket)
-        self._watched: dict[str, tuple[int, int]] = {}  # name: descriptor, events
         self._manager = ServiceManager(os.environ)
         # A service manager that looks after the plugin does the same, and knows better.
         guarded = options.hang_limit > 0 and self._manager.interval is None
         self._guardian = Guardian(self._parent, options.hang_limit, log) if guarded else None
-        self._signalled = False
         self._stop_at: float | None = None  # the instant after which nothing is waited for
-        self._sent_revision = -1
-        self._sent_at = 0.0
-        self._sent_settled = False
-        self._owes_report = False
         self._showed_at = 0.0
         self._has: has.Has | None = None  # as it was written
         self._has_at = now  # the instant from which it may be
-        self._selector = selectors.DefaultSelector()
-        self._wakeup, self._signals = socket.socketpair()
-        for end in (self._wakeup, self._signals):
-            end.setblocking(False)
+        self._waiting = loop.Waiting()
+        denied = (
+            f"{options.socket}: permission denied for uid {os.geteuid()}: nothing is announced (run ExaBGP as "
+            "node.exabgp_user, in the group of the socket: node.lease_group)"
+        )
+        self._leases = loop.LeaseEnd(self._agent, self._plan, self._waiting, log, denied)
 
     def run(self) -> int:
         """Until the end. Raises link.Gone when ExaBGP has gone."""
@@ -177,16 +165,15 @@ class Plugin:
                 self._guardian.close()
 
     def _run(self) -> int:
-        self._catch_signals()
+        self._waiting.catch_signals()
         now = time.monotonic()
         # Before anything else: what we may own is withdrawn.
         self._write(now)
         try:
-            self._selector.register(self._exabgp.stdin, selectors.EVENT_READ)
+            self._waiting.read(self._exabgp.stdin)
         except PermissionError:
             self._say("stdin is no pipe: ExaBGP runs this, on the `run` line of a process section", now)
             return EXIT_USAGE
-        self._selector.register(self._wakeup, selectors.EVENT_READ)
         self._feed_guardian(now)
         give_up = now + START_ERROR_PAUSE if self._options.error else None
         if self._options.error:
@@ -206,18 +193,20 @@ class Plugin:
             self._plan.line(line, now)
         if self._plan.stopped:
             return EXIT_OK
-        self._read_agent(now)
-        with contextlib.suppress(BlockingIOError):
-            while self._wakeup.recv(64):
-                pass
-        if self._signalled and self._stop_at is None:
+        if not self._options.error:
+            self._leases.read(now)
+        self._waiting.awake()
+        if self._waiting.signalled and self._stop_at is None:
             self._stop_at = now + GOODBYE
             self._plan.stop(now)
         self._plan.tick(now)
         if self._plan.stuck is not None:
             return self._end_exabgp(self._plan.stuck, now)
         self._write(now)
-        self._report(now)
+        if self._leases.is_due(now):
+            rendered = self._options.rendered
+            report = self._plan.report(pid=self._pid, exabgp_pid=self._parent, rendered=rendered)
+            self._leases.send(report, now)
         self._show(now)
         self._tell_what_it_has(now)
         for text in self._plan.log:
@@ -233,59 +222,8 @@ class Plugin:
             self._guardian.passed(now)
 
     def _wait(self, now: float) -> None:
-        pipe_events = selectors.EVENT_WRITE if self._exabgp.wants_write else 0
-        self._watch("stdout", self._exabgp.stdout, pipe_events)
-        agent_events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._agent.wants_write else 0)
-        self._watch("agent", self._agent.fileno, agent_events)
-        until = [now + IDLE]
-        if self._plan.next_at is not None:
-            until.append(self._plan.next_at)
-        if self._plan.revision != self._sent_revision and self._agent.fileno is not None:
-            until.append(max(now, self._sent_at) + REPORT_EVERY)
-        if self._manager.interval is not None:
-            until.append(now + self._manager.interval)
-        self._selector.select(max(0.0, min(until) - time.monotonic()))
-
-    def _watch(self, name: str, fd: int | None, events: int) -> None:
-        wanted = (fd, events) if fd is not None and events else None
-        if self._watched.get(name) == wanted:
-            return
-        self._unwatch(name)
-        if wanted is not None:
-            self._selector.register(*wanted)
-            self._watched[name] = wanted
-
-    def _unwatch(self, name: str) -> None:
-        if name in self._watched:
-            self._selector.unregister(self._watched.pop(name)[0])
-
-    def _read_agent(self, now: float) -> None:
-        if self._options.error:
-            return
-        if self._agent.connect(now):
-            self._say("connected to the agent", now)
-            self._plan.connected()
-        if self._agent.forbidden:
-            self._say(
-                f"{self._options.socket}: permission denied for uid {os.geteuid()}: nothing is announced (run ExaBGP as "
-                "node.exabgp_user, in the group of the socket: node.lease_group)",
-                now,
-            )
-        if self._agent.fileno is None:
-            return
-        self._agent.flush()
-        leases = self._agent.read()
-        if leases:
-            self._plan.lease(leases, now)
-            self._owes_report = True
-        if self._plan.asks and not self._agent.wants_write:
-            self._agent.ask()
-            self._plan.asked()
-        if self._agent.fileno is None:
-            # Its number may be the next connection's: forget the old one now.
-            self._unwatch("agent")
-            self._sent_revision = -1
-            self._say("lost the agent: what is announced stays until the lease ends", now)
+        self._waiting.watch("stdout", self._exabgp.stdout, read=False, write=self._exabgp.wants_write)
+        self._waiting.until(self._leases.wakes(now, self._manager.interval))
 
     def _write(self, now: float) -> None:
         writing = self._plan.journal(now)
@@ -319,15 +257,6 @@ class Plugin:
         else:
             self._plan.journaled(writing, now)
 
-    def _report(self, now: float) -> None:
-        if not self._agent.is_ready(now) or not (self._owes_report or self._has_news(now)):
-            return
-        self._sent_revision, self._sent_at, self._owes_report = self._plan.revision, now, False
-        self._sent_settled = self._plan.settled
-        rendered = self._options.rendered
-        self._agent.send(self._plan.report(pid=self._pid, exabgp_pid=self._parent, rendered=rendered))
-        self._plan.reported()
-
     def _show(self, now: float) -> None:
         """What the routers have: now and then, and some of it at a time."""
         if now - self._showed_at < REPORT_EVERY or not self._agent.is_ready(now):
@@ -349,20 +278,6 @@ class Plugin:
             self._say(
                 f"what ExaBGP has read cannot be written, and no reload of it can be confirmed: {error}", now
             )
-
-    def _has_news(self, now: float) -> bool:
-        """Of a change after a rest the agent hears at once, then now and then, and at once when all is as wanted."""
-        if self._plan.revision == self._sent_revision:
-            return False
-        return now - self._sent_at >= REPORT_EVERY or (self._plan.settled and not self._sent_settled)
-
-    def _catch_signals(self) -> None:
-        def note(_signal: int, _frame: object) -> None:
-            self._signalled = True
-
-        signal.set_wakeup_fd(self._signals.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, note)
 
     def _end_exabgp(self, why: str, now: float) -> int:
         """ExaBGP holds routes and does not answer: without it they go within 80 ms."""

@@ -227,9 +227,7 @@ class Plugin(main.Plugin):
         for fd in (self._exabgp.stdin, self._exabgp.stdout):
             os.close(fd)
         self._agent.close()
-        self._selector.close()
-        self._wakeup.close()
-        self._signals.close()
+        self._waiting.close()
 
 
 class Daemon(ExaBgp):

@@ -11,8 +11,7 @@ import pytest
 from anycast.analysis.budget import GUARDIAN, STUCK, WORDS, Assumed, Budget, Kind, budget
 from anycast.config.load import load, loads
 from anycast.core.values.configuration import Config
-from anycast.plugin import conversation, guardian, link
-from anycast.plugin import main as plugin
+from anycast.plugin import conversation, guardian, link, loop
 
 ROOT = Path(__file__).parents[3]
 DOC = ROOT / "docs" / "budget.md"
@@ -233,7 +232,7 @@ def test_a_limit_is_kept_by_what_equals_it() -> None:
 
 
 def test_what_this_program_and_its_units_fix_is_what_is_summed() -> None:
-    assert conversation.PING + conversation.SILENCE + link.KILL_AFTER + 2 * plugin.IDLE == STUCK
+    assert conversation.PING + conversation.SILENCE + link.KILL_AFTER + 2 * loop.IDLE == STUCK
     assert guardian.PATIENCE + guardian.TICK == GUARDIAN
     unit = ROOT.joinpath("packaging", "systemd", "anycast-exabgp.service").read_text(encoding="utf-8")
     assert f"WatchdogSec={Assumed().watchdog:g}\n" in unit

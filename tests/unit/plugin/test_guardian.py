@@ -34,7 +34,7 @@ print("ended", plugin.wait(), flush=True)
 sys.stdin.read()
 """
 RUN = "import sys; from anycast.plugin.main import main; sys.exit(main(sys.argv[1:]))"
-HANGS = f"import anycast.plugin.main as m\ndef hang(self, now):\n  while True: pass\nm.Plugin._read_agent = hang\n{RUN}"
+HANGS = f"import anycast.plugin.loop as m\ndef hang(self, now):\n  while True: pass\nm.LeaseEnd.read = hang\n{RUN}"
 
 
 class Rig:

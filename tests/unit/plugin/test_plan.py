@@ -17,7 +17,7 @@ from anycast.plugin import codec, commands
 from anycast.plugin.conversation import MOVING, OWES, PING, QUERY, SILENCE
 from anycast.plugin.has import Has
 from anycast.plugin.journal import Writing
-from anycast.plugin.main import IDLE
+from anycast.plugin.loop import IDLE
 from anycast.plugin.plan import BATCH, BATCH_FROM, REASSERT, RELOADED, SETTLE, Planner
 from anycast.plugin.prefixes import RETRY_ANNOUNCE, RETRY_WITHDRAW, WITHDRAW_TRIES
 
