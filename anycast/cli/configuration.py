@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anycast.cli.exits import ExitCode
+from anycast.cli.parser import default_config
 from anycast.config.every import Every
 from anycast.config.files import read_regular
 from anycast.config.kept import pieces
@@ -97,7 +98,7 @@ class _Nodes:
 
 
 def _check(args: argparse.Namespace) -> int:
-    file, as_json = args.file, args.json
+    file, as_json = args.config or args.file or default_config(), args.json
     nodes = _Nodes(socket.gethostname())
     try:
         every, contents = _loaded(file, nodes, args.node)

@@ -187,10 +187,10 @@ def parser() -> argparse.ArgumentParser:
         "file",
         nargs="?",
         type=Path,
-        default=default_config(),
         metavar="FILE",
-        help="default: %(default)s; -: standard input",
+        help=f"default: {default_config()}; -: standard input",
     )
+    check.add_argument("--config", type=Path, metavar="FILE", help="the same, as other commands have it")
     _with_node(check, "check it for this one (default: for each of them)")
     _with_json(check)
     check.add_argument(
@@ -713,6 +713,8 @@ def lacking(args: argparse.Namespace) -> str | None:
         return "--allow-removal goes with a reload, not with --confirm or --undo"
     if args.verb == "reload" and args.json and not args.dry_run:
         return "--json goes with --dry-run"
+    if args.verb == "check" and args.file is not None and args.config is not None:
+        return f"two files are given: {args.file} and {args.config}"
     if args.verb == "check" and args.allow_removal and not args.against_running:
         return "--allow-removal goes with --against-running"
     return None

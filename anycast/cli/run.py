@@ -12,6 +12,7 @@ from anycast.cli.exits import ExitCode
 from anycast.cli.parser import lacking, options, parser
 from anycast.cli.table import ColourWhen, choose_colour
 from anycast.core.names import nearest
+from anycast.priority import keep_to_itself
 
 
 def run(argv: list[str]) -> int:
@@ -59,6 +60,7 @@ def _dispatch(args: argparse.Namespace) -> int:
             # What imports make stays: to look for garbage in it, again and again, takes a quarter of their time. The agent
             # enables it again.
             gc.disable()
+            keep_to_itself()
             # A fork reads the file while this process imports the rest of what an agent is made of. The core is part of both.
             import anycast.core.step  # noqa: F401
             from anycast.config.apart import Reading

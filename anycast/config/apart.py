@@ -13,7 +13,6 @@ import os
 import pickle
 import resource
 import select
-import shutil
 import signal
 import struct
 import subprocess
@@ -156,7 +155,7 @@ class Reading:
         with os.fdopen(os.memfd_create("known"), "w+b") as known:
             known.write(digests(before.units))
             known.seek(0)
-            self._begin([*_unhurried(), *argv, "--again"], known.fileno())
+            self._begin([*argv, "--again"], known.fileno())
         # Not by itself: until it came to that it would have the agent's priority, for all that Python does at a start.
         _behind(self._process.pid)
 
@@ -334,19 +333,9 @@ def _limit_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def _unhurried() -> list[str]:
-    """What a command begins with that is to have the usual priority from its first instruction on.
-
-    A real-time one is inherited, and whoever takes it away from outside may wait 0.1 s for the program that has it.
-    """
-    chrt = shutil.which("chrt") if os.sched_getscheduler(0) in {os.SCHED_FIFO, os.SCHED_RR} else None
-    return [chrt, "--other", "0"] if chrt else []
-
-
 def _behind(pid: int) -> None:
-    """The agent goes before that process, whose priority it inherits: of a real-time one niceness takes nothing."""
+    """The agent goes before that process."""
     with contextlib.suppress(OSError):
-        os.sched_setscheduler(pid, os.SCHED_OTHER, os.sched_param(0))
         os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
 
 

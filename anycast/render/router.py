@@ -14,7 +14,7 @@ from anycast.analysis.routers import GOBGP_RANGE_PASSWORD, shares, some, unfit
 from anycast.core.preference import Preference, export_of, preference
 from anycast.core.values.configuration import BGP_PORT, Role
 from anycast.core.values.route import Prefix
-from anycast.core.values.software import Daemon, Software, Version
+from anycast.core.values.software import OLDEST_TRIED, Daemon, Software, Version, spelt
 
 if TYPE_CHECKING:
     from anycast.core.values.configuration import Address, Bfd, Bgp, Config, Neighbor, Vip
@@ -301,6 +301,8 @@ def doubts(configs: Sequence[Config], router: Router) -> Iterator[str]:
     runs = router.software
     if runs is None:
         return
+    if runs.version is not None and runs.version < (oldest := OLDEST_TRIED[runs.daemon]):
+        yield f"{runs} was not tried: {spelt(oldest)} is the oldest that was"
     for config in configs:
         here = _here(config, router)
         only_here = replace(config, bgp=replace(config.bgp, neighbors=tuple(here)))

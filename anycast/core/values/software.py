@@ -29,6 +29,15 @@ Version = tuple[int, int]
 """Its first two numbers: nothing that matters here has changed within one of them."""
 
 
+OLDEST_TRIED: dict[Daemon, Version] = {
+    Daemon.FRR: (8, 4),
+    Daemon.BIRD: (2, 0),
+    Daemon.GOBGP: (3, 10),
+    Daemon.OPENBGPD: (7, 7),
+}
+"""Of an older one nobody knows whether it takes what is rendered for it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Software:
     """A program, and its version if that is known."""

@@ -284,3 +284,13 @@ def test_a_file_with_a_password_is_looked_at(
     assert (f"bgp.password_file: {said.format(secret)}" in found) if said else (found == "")
     assert "hid den" not in found
     assert "s3cret" not in found
+
+
+def test_the_file_can_be_given_as_other_commands_have_it(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", "--config", str(file)]) == 0
+    assert capsys.readouterr().out.startswith(f"{file}: ok: ")
+    with pytest.raises(SystemExit):
+        main(["check", "--config", str(file), "other.yaml"])
+    assert f"two files are given: other.yaml and {file}" in capsys.readouterr().err

@@ -68,7 +68,7 @@ def test_paths_come_from_the_option_then_the_environment_then_the_default(
     assert str(parser().parse_args(["status"]).socket) == SOCKET
     monkeypatch.setenv("ANYCAST_CONFIG", "/env.yaml")
     monkeypatch.setenv("ANYCAST_SOCKET", "/env.sock")
-    assert str(parser().parse_args(["check"]).file) == "/env.yaml"
+    assert str(parser().parse_args(["budget"]).config) == "/env.yaml"
     assert str(parser().parse_args(["status"]).socket) == "/env.sock"
     # The configuration is loaded only when it was named: the environment is meant for the agent.
     assert parser().parse_args(["status"]).config is None

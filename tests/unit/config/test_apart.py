@@ -56,36 +56,11 @@ def test_who_loads_so_needs_neither_pydantic_nor_yaml() -> None:
 
 
 def test_the_reader_of_a_reload_is_behind_the_agent_from_its_first_instant(before: Loaded) -> None:
-    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # as little inherited as a real-time one
-    try:
-        reading = apart.Reading(FULL, before)
-        pid = reading._process.pid
-        found = os.sched_getscheduler(pid), os.getpriority(os.PRIO_PROCESS, pid)
-        reading.result()
-    finally:
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-    assert found == (os.SCHED_OTHER, min(19, os.getpriority(os.PRIO_PROCESS, 0) + apart.NICENESS))
-
-
-def test_the_reader_of_a_reload_never_has_the_real_time_priority_of_an_agent(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    before = apart.load(FULL)
-    began: list[list[str]] = []
-    begin = apart.Reading._begin
-
-    def begun(self: apart.Reading, argv: list[str], stdin: int) -> None:
-        began.append(argv)
-        begin(self, argv, stdin)
-
-    monkeypatch.setattr(apart.Reading, "_begin", begun)
-    monkeypatch.setattr(os, "sched_getscheduler", lambda _: os.SCHED_RR)
-    assert apart.Reading(FULL, before).result() == before
-    monkeypatch.setattr(os, "sched_getscheduler", lambda _: os.SCHED_OTHER)
-    assert apart.Reading(FULL, before).result() == before
-    hurried, usual = began
-    assert hurried[1:3] == ["--other", "0"]
-    assert usual[0] == hurried[3] == sys.executable
+    reading = apart.Reading(FULL, before)
+    pid = reading._process.pid
+    found = os.getpriority(os.PRIO_PROCESS, pid)
+    reading.result()
+    assert found == min(19, os.getpriority(os.PRIO_PROCESS, 0) + apart.NICENESS)
 
 
 def test_a_reload_gets_only_what_has_changed(tmp_path: Path) -> None:

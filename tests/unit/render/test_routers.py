@@ -298,6 +298,10 @@ def test_what_a_router_does_not_do_is_told_when_it_is_rendered(capsys: pytest.Ca
         return [line for line in lines if line not in (other, *weight)]
 
     assert said("router-frr") == []
+    assert said("router-frr", "--frr", "8.4") == []
+    assert said("router-frr", "--frr", "7.5") == [
+        "warning: FRR 7.5 was not tried: 8.4 is the oldest that was"
+    ]
     assert said("router-bird", "--bird", "3.1") == []
     assert said("router-gobgp", "--gobgp", "4.8") == []
     (old,) = said("router-gobgp", "--gobgp", "3.36")
