@@ -413,6 +413,7 @@ async def serve(
             loop.create_task(_again_and_again(task))
             for task in (
                 serving[0].hooks.follow,
+                serving[0].hold_sending,
                 partial(
                     keep_bound, runtime / CONTROL_SOCKET, 0o660, listen_for_control, stands(CONTROL_SOCKET)
                 ),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from anycast.agent import ops_process
 from anycast.agent.control import Control
 from anycast.agent.engine import Engine
 from anycast.agent.feed import Feed
+from anycast.agent.send_hold import SendHold
 from anycast.core.in_force import conditions
+from anycast.kernel.tcp import Tcp
 from anycast.notify.hooks import Hooks
 from anycast.ops.status import summary
 
@@ -27,6 +30,19 @@ class Serving:
         """One line for the service manager, with the worst that stands about the configuration."""
         standing = conditions(self._engine.force, now)
         return "; ".join([summary(self._engine.state, now), *(one.text for one in standing[:1])])
+
+    async def hold_sending(self) -> None:
+        """Ends the sessions of routers that take nothing."""
+        engine = self._engine
+
+        def up() -> frozenset[str]:
+            return frozenset(each.address for each in engine.state.sessions or () if each.state == "up")
+
+        with contextlib.closing(Tcp()) as tcp:
+            guard = SendHold(
+                bgp=lambda: engine.state.config.bgp, up=up, tcp=tcp, conditions=engine.conditions
+            )
+            await guard.watch()
 
     async def keep_ops(self, runtime: Path, listen: str) -> None:
         await ops_process.keep(self._feed, runtime, listen)

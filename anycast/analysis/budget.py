@@ -19,6 +19,7 @@ from anycast.core.values.configuration import Check, Config, Leaf, Neighbor, Pro
 # it looks four times a second.
 STUCK = 7.5
 GUARDIAN = 2.75  # seconds: the plugin's guardian ends ExaBGP after 2.5 s, and counts in quarters of a second
+DEAF_ENDED = 1.0  # seconds: the agent asks twice a second what the router has taken, and ends the connection
 OSPF_CONCLUDES = 1.0  # seconds from the end of the dead interval to the router's table
 ROUTER_DIALS = 2.0  # seconds between two attempts of a router as we render it
 EXABGP_DIALS = 60.0  # seconds between two attempts of ExaBGP at the most
@@ -45,6 +46,7 @@ class Kind(StrEnum):
     LINK_DOWN = "link_down"
     PACKETS_LOST = "packets_lost"
     ROUTER_RESTARTS = "router_restarts"
+    ROUTER_DEAF = "router_deaf"
     ANNOUNCER_DIES = "announcer_dies"
     ANNOUNCER_HANGS = "announcer_hangs"
     DAEMON_DIES = "daemon_dies"
@@ -67,6 +69,7 @@ WORDS: dict[Kind, str] = {
     Kind.LINK_DOWN: "uplink down, carrier lost",
     Kind.PACKETS_LOST: "uplink loses packets, carrier up",
     Kind.ROUTER_RESTARTS: "router restarts: its routes are back",
+    Kind.ROUTER_DEAF: "router reads nothing and keeps the session",
     Kind.ANNOUNCER_DIES: "announcer crashes",
     Kind.ANNOUNCER_HANGS: "announcer hangs",
     Kind.DAEMON_DIES: "routing daemon of the node crashes",
@@ -251,6 +254,7 @@ def _announced(config: Config, assumed: Assumed) -> Iterator[Outage]:
         if neighbor.ttl_security or neighbor.address.is_link_local:  # it would dial in vain
             dials = Term(EXABGP_DIALS, "until ExaBGP dials")
         yield one(Kind.ROUTER_RESTARTS, Term(assumed.start, "start of its BGP daemon"), dials, scopes=scopes)
+        yield one(Kind.ROUTER_DEAF, hold, Term(DEAF_ENDED, "its connection is ended"), scopes=scopes)
 
 
 def _by_table(config: Config, assumed: Assumed, one: Callable[..., Outage]) -> Iterator[Outage]:
@@ -276,6 +280,7 @@ def _by_table(config: Config, assumed: Assumed, one: Callable[..., Outage]) -> I
         yield one(Kind.PACKETS_LOST, silence, *kept, scopes=scopes)
         dials = Term(ROUTER_DIALS, "until it dials", 2)
         yield one(Kind.ROUTER_RESTARTS, Term(assumed.start, "start of its BGP daemon"), dials, scopes=scopes)
+        yield one(Kind.ROUTER_DEAF, hold, Term(DEAF_ENDED, "its connection is ended"), scopes=scopes)
     if (ospf := config.speaker.ospf) is not None:
         dead = Term(float(ospf.dead), "OSPF dead interval")
         for kind in (Kind.DAEMON_DIES, Kind.DAEMON_HANGS, Kind.NODE_DIES, Kind.PACKETS_LOST):

@@ -308,10 +308,12 @@ class State:
         """One that is mute may stand still together with its ExaBGP: then nobody ends them, and the hold time counts."""
         mute = (each.silent_since for each in self.plugins.values() if each is not None and each.mute)
         since = max((each for each in mute if each is not None), default=-math.inf)
+        deaf = (one.since for (kind, _), one in self.standing.items() if kind is Condition.ROUTER_DEAF)
         return Plugins(
             reports=self.plugins,
             lost_until=max(self.lost_until, self.still_until),
             still_until=max(self.still_until, since + self.config.bgp.hold_time),
+            deaf_until=max(deaf, default=-math.inf) + self.config.bgp.hold_time,
         )
 
 

@@ -210,6 +210,7 @@ def _plugins(before: State, state: State, now: float) -> bool:
     """Whether more may be known of what plugins have announced."""
     return (
         state.plugins is not before.plugins
+        or state.standing is not before.standing
         or state.lost_until != before.lost_until
         or before.seen < state.lost_until <= now
     )

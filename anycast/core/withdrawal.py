@@ -4,7 +4,7 @@ First the lease no longer has them; then every plugin reports, prefix by prefix,
 withdraw; then the routers get time to follow. A plugin that is connected but silent may hang with the route still
 announced, and a lost one may announce it until its lease runs out or its watchdog ends it. Until then silence is not an
 acknowledgement. Where plugin and ExaBGP stand still together (frozen, paused) no watchdog strikes, and routers keep the
-routes for the hold time.
+routes for the hold time. And what a router takes nothing of has not reached it, though ExaBGP has acknowledged it.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class Plugins:
     reports: Mapping[int, Report | None] = field(default_factory=dict)
     lost_until: float = float("-inf")
     still_until: float = float("-inf")  # until then routers may have those of an ExaBGP that stands still
+    deaf_until: float = float("-inf")  # until then a router that takes nothing may have all that it ever had
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,11 +89,11 @@ def followed(withdrawal: Withdrawal, plugins: Plugins, *, settle: float, now: fl
         left = _left(withdrawal, plugins, now)
         if left != withdrawal.left:
             withdrawal = replace(withdrawal, left=left)
-        if now >= max(withdrawal.gives_up_at, plugins.still_until):
+        if now >= max(withdrawal.gives_up_at, plugins.still_until, plugins.deaf_until):
             withdrawal = _moved(withdrawal, Signal.RAN_OUT, now)
         elif not left:
             withdrawal = _moved(withdrawal, Signal.ACKNOWLEDGED, now)
-    if withdrawal.phase is Phase.GONE and now >= withdrawal.since + settle:
+    if withdrawal.phase is Phase.GONE and now >= max(withdrawal.since + settle, plugins.deaf_until):
         withdrawal = _moved(withdrawal, Signal.TIME_PASSED, now)
     return withdrawal
 
@@ -102,7 +103,7 @@ def _moved(withdrawal: Withdrawal, signal: Signal, now: float) -> Withdrawal:
 
 
 def _left(withdrawal: Withdrawal, plugins: Plugins, now: float) -> frozenset[Prefix]:
-    if now < plugins.lost_until:
+    if now < max(plugins.lost_until, plugins.deaf_until):
         return withdrawal.left
     left: frozenset[Prefix] = frozenset()
     for report in plugins.reports.values():

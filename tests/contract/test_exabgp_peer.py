@@ -5,6 +5,7 @@ The router is made of bytes; ExaBGP and the plugin are real.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -14,13 +15,19 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
 import pytest
 
+from anycast.agent.conditions import Conditions
+from anycast.agent.send_hold import SendHold
 from anycast.config.load import loads
+from anycast.core.events import ConditionSet
+from anycast.core.values.configuration import Bgp, Neighbor
 from anycast.core.values.report import NeighborState, Report
 from anycast.core.values.route import Route
+from anycast.kernel.tcp import Tcp
 from anycast.plugin import codec
 from anycast.render.exabgp import exabgp_conf
 from lab import netns
@@ -243,3 +250,63 @@ def test_a_router_that_is_alive_and_reads_nothing_is_not_noticed_and_holds_up_ne
         one.speaker.exabgp.send(signal.SIGTERM)
         assert one.speaker.exabgp.wait(PATIENCE)
         assert deaf.is_reset()
+
+
+class Stands(Conditions):
+    """Whom the guard has told of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began: list[str] = []
+
+    def _tell(self, event: ConditionSet) -> None:
+        if event.text:
+            self.began.append(event.about)
+
+
+async def guarded(guard: SendHold, session: raw_peer.Session) -> bool:
+    """Whether the session is reset."""
+    watching = asyncio.create_task(guard.watch())
+    reset = await asyncio.to_thread(session.is_reset)
+    watching.cancel()
+    return reset
+
+
+def test_the_connection_of_a_router_that_reads_nothing_is_ended_and_no_other() -> None:
+    second = f", {{address: {ROUTER_B}, local_address: {NODE_B}, remote_as: {bgp.ROUTER_AS}}}"
+    with (
+        node(writes=FEW, second=second) as one,
+        raw_peer.session(one.router, receives=FEW) as deaf,
+        raw_peer.session(one.router, ends=(ROUTER_B, NODE_B)) as other,
+    ):
+        one.announces(deaf)
+        one.speaker.up()
+        for number in range(100):
+            one.speaker.want(Route(prefix=V4, med=number, communities=MANY))
+        until(lambda: unsent(one.place) > 0, "the router's window to close")
+        other.wait_for(V4)
+        one.speaker.want()
+        other.wait_without(V4)
+        stands = Stands()
+        neighbors = tuple(
+            Neighbor(address=ip_address(each), remote_as=bgp.ROUTER_AS) for each in (ROUTER4, ROUTER_B)
+        )
+        sessions = Bgp(local_as=bgp.NODE_AS, router_id=IPv4Address(NODE4), hold_time=3, neighbors=neighbors)
+        with netns.inside(one.place), contextlib.closing(Tcp()) as tcp:
+            guard = SendHold(
+                bgp=lambda: sessions,
+                up=lambda: frozenset({ROUTER4, ROUTER_B}),
+                tcp=tcp,
+                conditions=stands,
+            )
+            assert asyncio.run(guarded(guard, deaf))
+        assert stands.began == [ROUTER4]
+        report = one.speaker.agent.wait(
+            lambda report: {each.address: each.state for each in report.neighbors}[ROUTER4] == "down"
+        )
+        assert {each.address: each.state for each in report.neighbors}[ROUTER_B] == "up"
+        assert one.speaker.exabgp.alive()
+        one.speaker.want(Route(prefix=V4))
+        other.wait_for(V4)
+        with raw_peer.session(one.router) as again:
+            again.wait_for(V4)

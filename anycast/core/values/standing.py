@@ -32,6 +32,7 @@ class Condition(StrEnum):
     SPEAKER_UNSEEN = "speaker_unseen"  # what the daemon has learned, and which sessions are up, is not known
     TWO_SPEAKERS = "two_speakers"  # another than `speaker` names announces too
     ADVERTISED_BUT_NOT_RECEIVED = "advertised_but_not_received"  # a router does not have what it was sent
+    ROUTER_DEAF = "router_deaf"  # it takes nothing of what it is sent
     PLUGIN_REFUSED = "plugin_refused"
     PLUGIN_JOURNAL = "plugin_journal"
     CLOCK_SET = "clock_set"

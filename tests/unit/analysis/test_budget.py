@@ -73,6 +73,7 @@ SUMS = [
     (Kind.LINK_DOWN, "0.02 s carrier + 0.2 s router", 0.22),
     (Kind.PACKETS_LOST, "9 s hold time + 0.2 s router", 9.2),
     (Kind.ROUTER_RESTARTS, "2 s start of its BGP daemon + 2 x 2 s until it dials + 0.2 s router", 6.2),
+    (Kind.ROUTER_DEAF, "9 s hold time + 1 s its connection is ended + 0.2 s router", 10.2),
 ]
 
 

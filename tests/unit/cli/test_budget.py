@@ -43,7 +43,7 @@ def test_a_limit_that_is_exceeded_is_a_negative_answer(capsys: pytest.CaptureFix
     assert run("--max", "2500ms") == 1
     assert capsys.readouterr().err == (
         f"{FULL}: longer than 2.5 s: server_dies, server_hangs, service_dies, service_hangs, requirement_fails, "
-        "unproven, plugin_hangs, exabgp_hangs, router_restarts\n"
+        "unproven, plugin_hangs, exabgp_hangs, router_restarts, router_deaf\n"
     )
 
 

@@ -13,9 +13,10 @@ from anycast.core import withdrawal
 from anycast.core.dataplane import proof
 from anycast.core.step import STOP_PATIENCE
 from anycast.core.values.report import Report
+from anycast.core.values.standing import Condition
 from anycast.core.vip import lifecycle
 from anycast.core.withdrawal import PATIENCE, Phase, Plugins, Withdrawal, followed
-from tests.fakes import TTL, route, up, vip
+from tests.fakes import TTL, Node, route, up, vip
 
 WEB, LOG = ip_network("192.0.2.1/32"), ip_network("192.0.2.2/32")
 ASKED = Withdrawal(left=frozenset({WEB, LOG}), seq=5, runs_out=12.0)
@@ -113,3 +114,38 @@ def test_each_phase_says_when_time_alone_ends_it(settle: float) -> None:
     assert ASKED.wakes_at(settle) == ASKED.gives_up_at == 12.0 + PATIENCE
     gone = followed(ASKED, Plugins(), settle=settle, now=10.0)
     assert gone.wakes_at(settle) == (None if settle == 0.0 else 13.0)
+
+
+def test_what_a_router_does_not_take_is_not_gone_before_its_session_is_ended() -> None:
+    deaf = Plugins(reports={1: Report(seq=5)}, deaf_until=20.0)
+    waits = followed(ASKED, deaf, settle=1.0, now=10.0)
+    assert (waits.phase, waits.left) == (Phase.ASKED, ASKED.left)
+    assert followed(ASKED, deaf, settle=1.0, now=19.9).phase is Phase.ASKED
+    assert followed(ASKED, deaf, settle=1.0, now=20.0).phase is Phase.GONE
+    assert followed(ASKED, replace(deaf, deaf_until=5.0), settle=1.0, now=10.0).phase is Phase.GONE
+    gone = replace(ASKED, phase=Phase.GONE, since=10.0)
+    assert followed(gone, deaf, settle=1.0, now=11.0).phase is Phase.GONE
+    assert followed(gone, deaf, settle=1.0, now=20.0).phase is Phase.SETTLED
+
+
+def test_a_drain_waits_for_a_router_that_takes_nothing_at_most_for_the_hold_time() -> None:
+    def draining() -> Node:
+        node = up(vip())
+        text = "the router takes nothing"
+        node.send(ev.ConditionSet(kind=Condition.ROUTER_DEAF, text=text, about="10.2.1.254"))
+        node.maintain("web", skip_drain=True)
+        assert node.lease is not None
+        node.send(ev.PluginReported(source=1, report=Report(seq=node.lease.seq)))
+        return node
+
+    node = draining()
+    began = node.now
+    while node.stage("web") == "withdrawn":
+        node.wait(1.0)
+    assert node.now - began >= node.state.config.bgp.hold_time
+    other = draining()
+    other.wait(2.0)
+    assert other.stage("web") == "withdrawn"
+    other.send(ev.ConditionSet(kind=Condition.ROUTER_DEAF, about="10.2.1.254"))
+    other.wait(1.5)
+    assert other.stage("web") == "quiet"
