@@ -24,6 +24,7 @@ _FEW = 12
 _MOST_CONNECTIONS = 10**9
 _WATCH = 2.0  # seconds
 _LEAST_WATCH, _MOST_WATCH = 0.1, 3600.0
+_MOST_NODES = 64
 
 _EPILOG = """\
 exit statuses: 0 done; 1 a negative answer; 2 wrong usage; 3 the agent or its ops process does not answer;
@@ -74,6 +75,17 @@ examples:
   anycast render nftables --accept input -o /etc/anycast/input.nft    to include in your own chain
 
 How to use each of them: docs/routers.md, docs/firewalls.md.
+"""
+
+_PLAN = """\
+examples:
+  anycast plan --nodes 2 --busy 45% --clients 5000                      two balancers at 45 %: what if one fails?
+  anycast plan --nodes 16 --messages 200k --message-size 300 --capacity-bits 10G --capacity-packets 1M --clients 5000
+  anycast plan --config fleet.yaml --connections 400k --new-connections 8k --server-connections 20k
+  anycast status --json > lb1.json; anycast plan --config fleet.yaml --status lb1.json --status lb2.json
+
+exit statuses: 0 with one node less nothing is above its limit, as far as that is known; 1 something is, or the figures
+contradict each other; 2 wrong usage; 78 the configuration has problems
 """
 
 _RELOAD = """\
@@ -252,6 +264,18 @@ def parser() -> argparse.ArgumentParser:
             description="For each kind of failure: how long, at most, routers may go on sending clients to something "
             "that cannot serve them.",
             epilog=_BUDGET,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
+
+    _plan(
+        verbs.add_parser(
+            "plan",
+            help="show what the balancers have to carry, and whether they do with one or two less",
+            description="From a few figures, and the configuration if there is one: the load of each balancer with all of "
+            "them, with one and with two less; how unevenly routers spread it; memory, the table of connections, and what "
+            "else it takes. It needs neither root nor a node. All figures are of all nodes together.",
+            epilog=_PLAN,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
@@ -500,6 +524,88 @@ def _budget(verb: argparse.ArgumentParser) -> None:
     _with_config(verb)
     _with_json(verb)
     _with_colour(verb)
+
+
+def _plan(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--nodes",
+        type=_nodes,
+        metavar="N",
+        help="how many balancers there are (default: those that the file names)",
+    )
+    for option, words in (
+        ("--clients", "how many addresses send"),
+        ("--connections", "how many connections there are at once"),
+        ("--new-connections", "how many begin each second"),
+        ("--packets", "packets a second that come in"),
+        ("--bits", "bits a second that come in"),
+        ("--messages", "messages a second, as of syslog: gives packets and bits, without acknowledgements"),
+        ("--capacity-packets", "packets a second that one balancer carries"),
+        ("--capacity-bits", "bits a second that one balancer carries"),
+        ("--capacity-new-connections", "new connections a second that one balancer carries"),
+        ("--capacity-connections", "connections at once that one balancer carries"),
+        ("--server-connections", "connections at once that one real server carries"),
+    ):
+        verb.add_argument(option, type=_amount, metavar="N", help=f"{words}: 500, 50k, 1.5M, 10G")
+    verb.add_argument(
+        "--message-size", type=_amount, default=300.0, metavar="BYTES", help="of a message (default: 300)"
+    )
+    verb.add_argument(
+        "--busy",
+        type=_share,
+        metavar="PERCENT",
+        help="the share of each node that is in use now, with all of them",
+    )
+    verb.add_argument(
+        "--limit",
+        type=_share,
+        metavar="PERCENT",
+        help="of what a node carries, which is not to be exceeded (default: 70%%)",
+    )
+    verb.add_argument(
+        "--status",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="packets, bits and new connections of a running node: what `anycast status --json` wrote; repeat for each",
+    )
+    verb.add_argument(
+        "--hash",
+        choices=("ports", "addresses"),
+        default="ports",
+        help="what the routers hash to spread the flows (default: %(default)s)",
+    )
+    verb.add_argument("--config", type=Path, metavar="FILE", help="of a node, or of the fleet")
+    _with_node(verb, "of a fleet's file: this one (default: the first)")
+    verb.add_argument("--svg", type=Path, metavar="FILE", help="write a picture of the loads")
+    _with_json(verb)
+    _with_colour(verb)
+
+
+_MULTIPLES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+
+
+def _amount(text: str) -> float:
+    found = re.fullmatch(
+        r"([0-9]{1,15}(?:\.[0-9]{1,6})?)([kmgt]?)", text.replace(",", ""), re.ASCII | re.IGNORECASE
+    )
+    if found is None or not float(found[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 (write 500, 50k, 1.5M or 10G)")
+    return float(found[1]) * _MULTIPLES[found[2].lower()]
+
+
+def _share(text: str) -> float:
+    found = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,6})?) ?%?", text, re.ASCII)
+    if found is None or not 0 < float(found[1]) <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not from 1% to 100%")
+    return float(found[1]) / 100
+
+
+def _nodes(text: str) -> int:
+    if not re.fullmatch("[1-9][0-9]?", text, re.ASCII) or int(text) > _MOST_NODES:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of nodes from 1 to {_MOST_NODES}")
+    return int(text)
 
 
 def _render(verb: argparse.ArgumentParser) -> None:

@@ -89,6 +89,10 @@ def _dispatch(args: argparse.Namespace) -> int:
             from anycast.cli import budget
 
             return budget.run(args)
+        case "plan":
+            from anycast.cli import plan
+
+            return plan.run(args)
         case "render":
             from anycast.cli import render
 

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
+from anycast.analysis.connections import (
+    BUCKET_SIZE,
+    CHAIN,
+    CONNECTION_SIZE,
+    DEFAULT_BITS,
+    FEWEST_BITS,
+    MOST_BITS,
+    MOST_BITS_SINCE_6_5,
+    bits_for,
+)
 from anycast.core.dataplane.limit import CONN_MAX, NO_LIMIT
 from anycast.core.values.configuration import Config, Forwarding
 from anycast.doctor.demands import LFACTORS, services
@@ -21,14 +30,7 @@ from anycast.doctor.finding import (
 )
 
 CONNECTIONS = 100_000  # expected, where nobody says how many
-CONNECTION_SIZE = 342  # bytes of kernel memory, measured with 100,000 of them
-BUCKET_SIZE = 8  # bytes
-CHAIN = 4  # connections in a bucket, above which looking one up begins to cost
 NEARLY = 80  # percent of conn_max that are taken, from which on it is told
-DEFAULT_BITS = 12
-FEWEST_BITS = 8
-# More than the kernel knows makes it take its default. 27 came with 6.5, and to some older stable kernels.
-MOST_BITS, MOST_BITS_SINCE_6_5 = 20, 27
 _WIDE_TABLE_SINCE = (6, 5)
 _RESIZABLE_SINCE = (7, 1)
 
@@ -58,7 +60,7 @@ def table(facts: Facts, config: Config | None, connections: int | None) -> Itera
             text=f"connection table: {now}, chains of {places / 2**bits:.1f}; {memory}",
         )
     else:
-        wanted = min(max(FEWEST_BITS, math.ceil(math.log2(places / CHAIN))), most)
+        wanted = bits_for(places, most)
         now = f"connection table: {now}, chains of {places / 2**bits:.1f}"
         if wanted <= bits:
             yield Finding(

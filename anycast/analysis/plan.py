@@ -1,0 +1,469 @@
+"""What a fleet has to carry, and whether it does when balancers are missing: from a configuration and a few figures.
+
+Every figure has the words of its formula and where it comes from. What nobody has said is not guessed: it is asked for.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from anycast.analysis.budget import WORDS, Kind, budget
+from anycast.analysis.connections import (
+    BUCKET_SIZE,
+    CHAIN,
+    CONNECTION_SIZE,
+    DEFAULT_BITS,
+    MOST_BITS_SINCE_6_5,
+    bits_for,
+)
+from anycast.analysis.maglev import unevenness as slots_unevenness
+from anycast.core.dataplane.ipvs import MAGLEV_SLOTS
+from anycast.core.dataplane.members import usual_weight
+from anycast.core.fleet.values import Capacity
+from anycast.core.values.configuration import Config, Forwarding, Scheduler, Service
+
+LIMIT = 0.7  # of what a node carries: above, packets begin to wait
+MOST_MISSING = 2
+MOST_NODES = 64
+_LEAST_PACKET, _LARGEST_PACKET = 28, 9216  # bytes: IP and UDP with nothing in it, a jumbo frame
+_ANNOUNCED_EVERY = 60.0  # seconds: net.ipv4.vs.sync_refresh_period as the agent sets it
+_ANNOUNCEMENT = 37  # bytes on the wire, with its part of the datagram
+_TRIALS = 1_000
+_ONE_BY_ONE = 500  # flows up to which each is thrown by itself
+_BOUNDS = (Kind.SERVER_HANGS, Kind.AGENT_DIES, Kind.NODE_DIES, Kind.LINK_DOWN)
+
+
+class Resource(StrEnum):
+    """What a node can run out of. Stable words, those of `fleet.capacity`."""
+
+    PACKETS = "packets"
+    BITS = "bits"
+    NEW_CONNECTIONS = "new_connections"
+    CONNECTIONS = "connections"
+    BUSY = "busy"  # the share of a node that is in use, where no more is known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is to be carried: of all nodes together, but for `busy`. Rates are for a second; None: nobody has said.
+
+    `clients`: source addresses. `bits`, `packets`: what comes to the balancers. `busy`: the share of each node that is in
+    use while all of them serve. `server_connections`: what one real server carries at once. `by_ports`: the routers hash
+    ports too.
+    """
+
+    nodes: int
+    clients: int | None = None
+    packets: float | None = None
+    bits: float | None = None
+    new_connections: float | None = None
+    connections: float | None = None
+    busy: float | None = None
+    server_connections: float | None = None
+    capacity: Capacity = field(default_factory=Capacity)
+    by_ports: bool = True
+
+
+class Verdict(StrEnum):
+    """Stable words."""
+
+    OK = "ok"
+    ABOVE = "above"  # the limit
+    UNKNOWN = "unknown"  # against what, nobody has said
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """One resource with so many nodes missing. `mean`, `busiest`: of a node, in the resource's unit.
+
+    `share`: of the busiest node's capacity; None: nobody has said what it carries.
+    """
+
+    resource: Resource
+    missing: int
+    nodes: int
+    mean: float
+    busiest: float
+    share: float | None
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """`code`: stable. `value` in words, `number` as it is; `formula` and `source` in words."""
+
+    code: str
+    what: str
+    value: str
+    number: float
+    formula: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """`needed`: nodes with which the load stays below the limit, by how many are missing; None: it never does.
+
+    `lacking`: which figure would tell what. `contradictions`: figures that cannot all be right.
+    """
+
+    asked: Asked
+    loads: tuple[Load, ...]
+    needed: Mapping[int, int | None]
+    figures: tuple[Figure, ...]
+    lacking: tuple[str, ...]
+    contradictions: tuple[str, ...]
+
+    @property
+    def holds(self) -> bool:
+        """With one node less nothing is above its limit, as far as that is known."""
+        known = [one for one in self.loads if one.missing <= 1]
+        return not self.contradictions and all(one.verdict is not Verdict.ABOVE for one in known)
+
+
+def plan(config: Config | None, asked: Asked) -> Plan:
+    """`config`: of one node; None: what hangs on it is left out."""
+    loads = tuple(_loads(asked))
+    return Plan(
+        asked=asked,
+        loads=loads,
+        needed=_needed(asked),
+        figures=tuple(_figures(config, asked)),
+        lacking=tuple(_lacking(config, asked)),
+        contradictions=tuple(_contradictions(asked)),
+    )
+
+
+def _totals(asked: Asked) -> Iterator[tuple[Resource, float, float | None]]:
+    """What there is of each resource in all, and what one node carries."""
+    capacity = asked.capacity
+    for resource, total, carries in (
+        (Resource.PACKETS, asked.packets, capacity.packets),
+        (Resource.BITS, asked.bits, capacity.bits),
+        (Resource.NEW_CONNECTIONS, asked.new_connections, capacity.new_connections),
+        (Resource.CONNECTIONS, asked.connections, capacity.connections),
+        (Resource.BUSY, None if asked.busy is None else asked.busy * asked.nodes, 1.0),
+    ):
+        if total is not None:
+            yield resource, total, carries
+
+
+def _loads(asked: Asked) -> Iterator[Load]:
+    for resource, total, carries in _totals(asked):
+        for missing in range(min(MOST_MISSING, asked.nodes - 1) + 1):
+            nodes = asked.nodes - missing
+            mean = total / nodes
+            busiest = mean * spread(_flows(asked), nodes)
+            share = None if carries is None else busiest / carries
+            above = share is not None and share > asked.capacity.limit * (1 + 1e-9)
+            verdict = Verdict.UNKNOWN if share is None else Verdict.ABOVE if above else Verdict.OK
+            yield Load(
+                resource=resource,
+                missing=missing,
+                nodes=nodes,
+                mean=mean,
+                busiest=busiest,
+                share=share,
+                verdict=verdict,
+            )
+
+
+def _flows(asked: Asked) -> int | None:
+    """What the routers spread: addresses, or connections where they hash ports; None: nobody has said how many."""
+    if not asked.by_ports or asked.connections is None:
+        return asked.clients
+    return math.ceil(max(asked.connections, asked.clients or 0))
+
+
+def _needed(asked: Asked) -> dict[int, int | None]:
+    shares = [total / (carries * asked.capacity.limit) for _, total, carries in _totals(asked) if carries]
+    if not shares:
+        return {}
+    least = max(1, math.ceil(max(shares) - 1e-9))  # if the routers spread them evenly
+    found: dict[int, int | None] = {}
+    for missing in range(MOST_MISSING + 1):
+        tried = range(least + missing, MOST_NODES + 1)
+        found[missing] = next((nodes for nodes in tried if _carries(asked, nodes - missing)), None)
+    return found
+
+
+def _carries(asked: Asked, nodes: int) -> bool:
+    uneven = spread(_flows(asked), nodes)
+    return all(
+        total / nodes * uneven <= carries * asked.capacity.limit * (1 + 1e-9)
+        for _, total, carries in _totals(asked)
+        if carries is not None
+    )
+
+
+_spreads: dict[tuple[int, int], float] = {}
+
+
+def spread(flows: int | None, nodes: int) -> float:
+    """The load of the busiest node as a multiple of the mean, which in 95 of 100 cases is not exceeded.
+
+    Each flow comes to each node with equal chance. `flows` None: so many that it does not matter.
+    """
+    if flows is None or nodes == 1:
+        return 1.0
+    if flows < 1:
+        return float(nodes)
+    if (known := _spreads.get((flows, nodes))) is None:
+        chance = random.Random(f"{flows}/{nodes}")  # noqa: S311 - the same answer at each call
+        trials = sorted(_busiest(flows, nodes, chance) for _ in range(_TRIALS))
+        known = _spreads[flows, nodes] = trials[math.ceil(0.95 * _TRIALS) - 1]
+    return known
+
+
+def _busiest(flows: int, nodes: int, chance: random.Random) -> float:
+    if flows <= _ONE_BY_ONE:
+        counts = [0] * nodes
+        for place in chance.choices(range(nodes), k=flows):
+            counts[place] += 1
+        return max(counts) * nodes / flows
+    # The counts of many flows are normal; their sum is given.
+    each = [chance.gauss(0.0, 1.0) for _ in range(nodes)]
+    mean = math.fsum(each) / nodes
+    return 1.0 + (max(each) - mean) * math.sqrt(nodes / flows)
+
+
+def _figures(config: Config | None, asked: Asked) -> Iterator[Figure]:
+    if (flows := _flows(asked)) is not None and asked.nodes > 1:
+        yield _evenness(asked, flows)
+    if asked.connections is not None:
+        yield from _table(config, asked, asked.connections)
+        if asked.server_connections is not None:
+            yield _servers(asked.connections, asked.server_connections, asked.capacity.limit)
+    if asked.connections is not None and asked.new_connections:
+        life = asked.connections / asked.new_connections
+        yield Figure(
+            code="life",
+            what="a connection lasts",
+            value=f"{life:.3g} s in the mean",
+            number=life,
+            formula=f"{asked.connections:,.0f} connections / {asked.new_connections:,.0f} new ones a second",
+            source="Little's law",
+        )
+    if config is not None:
+        yield from _slots(config)
+        yield from _ways(config)
+        yield from _bounds(config)
+
+
+def _evenness(asked: Asked, flows: int) -> Figure:
+    most = spread(flows, asked.nodes)
+    mean = 1 / asked.nodes
+    what = "connections" if asked.by_ports and asked.connections is not None else "client addresses"
+    return Figure(
+        code="evenness",
+        what="the busiest node has",
+        value=f"{most * mean:.1%} of the flows, where {mean:.1%} were even (in 95 of 100 cases not more)",
+        number=most * mean,
+        formula=f"{flows:,} {what} thrown to {asked.nodes} nodes with equal chances, {_TRIALS:,} times",
+        source="the router's hash, as any good one spreads (docs/routers.md)",
+    )
+
+
+def _table(config: Config | None, asked: Asked, connections: float) -> Iterator[Figure]:
+    synced = config is not None and config.connection_sync is not None
+    there = connections if synced else connections / max(1, asked.nodes - 1)
+    whose = "all connections, which connection_sync brings to each node" if synced else "with one node less"
+    memory = there * CONNECTION_SIZE
+    yield Figure(
+        code="memory",
+        what="connections take, on each node,",
+        value=_size(memory),
+        number=memory,
+        formula=f"{there:,.0f} connections ({whose}) × {CONNECTION_SIZE} B",
+        source="measured with 100,000 connections (docs/measurements.md)",
+    )
+    bits = max(DEFAULT_BITS, bits_for(there, MOST_BITS_SINCE_6_5))
+    usual = there / 2**DEFAULT_BITS
+    value = (
+        f"conn_tab_bits={bits}" if bits > DEFAULT_BITS else f"no more than the default, conn_tab_bits={bits}"
+    )
+    yield Figure(
+        code="table",
+        what="the table of connections needs",
+        value=f"{value} ({_size(2**bits * BUCKET_SIZE)})",
+        number=bits,
+        formula=f"{there:,.0f} connections / 2^{bits}: {there / 2**bits:.2g} in a chain, and {CHAIN} are good; with 2^"
+        f"{DEFAULT_BITS} {usual:,.2g}",
+        source="`anycast doctor --connections` writes it; from Linux 7.1 on the table grows by itself",
+    )
+    if synced:
+        announced = connections / _ANNOUNCED_EVERY
+        yield Figure(
+            code="sync",
+            what="connection sync sends",
+            value=f"{_bits(announced * _ANNOUNCEMENT * 8)} in all",
+            number=announced * _ANNOUNCEMENT * 8,
+            formula=f"{connections:,.0f} busy connections, each once in {_ANNOUNCED_EVERY:g} s, {_ANNOUNCEMENT} B",
+            source="measured with 5,000 connections (docs/measurements.md); new ones come on top, one announcement each",
+        )
+
+
+def _servers(connections: float, each: float, limit: float) -> Figure:
+    needed = math.ceil(connections / (each * limit)) + 1
+    return Figure(
+        code="servers",
+        what="real servers needed, with one to spare,",
+        value=f"{needed:,}",
+        number=needed,
+        formula=f"⌈{connections:,.0f} connections / ({each:,.0f} of one × {limit:.0%})⌉ + 1",
+        source="as said",
+    )
+
+
+def _slots(config: Config) -> Iterator[Figure]:
+    """How unevenly the scheduler gives the real servers their flows, where that is worst."""
+    hashed = {
+        name: [one.weight or usual_weight(service.pool.servers) for one in service.pool.servers]
+        for name, service in _services(config)
+        if service.scheduler is Scheduler.MH and len(service.pool.servers) > 1
+    }
+    if not hashed:
+        return
+    name = max(hashed, key=lambda each: slots_unevenness(hashed[each]))
+    most = slots_unevenness(hashed[name])
+    yield Figure(
+        code="slots",
+        what=f"the busiest real server of {name} has",
+        value=f"{most:.3g} × what its weight asks for",
+        number=most,
+        formula=f"{len(hashed[name])} real servers in {MAGLEV_SLOTS:,} slots of scheduler mh, the worst of {len(hashed):,} such services",
+        source="the kernel's table, computed",
+    )
+
+
+_NEEDS = {
+    Forwarding.DR: "each real server on a link of every balancer, with the VIP on lo; answers do not come back",
+    Forwarding.NAT: "answers come back through the balancer that has the connection, and count there too",
+    Forwarding.TUNNEL: "20 to 60 bytes of MTU for the header on the way to the real servers; answers do not come back",
+}
+
+
+def _ways(config: Config) -> Iterator[Figure]:
+    for way in Forwarding:
+        names = [name for name, service in _services(config) if service.forwarding is way]
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            yield Figure(
+                code=f"forwarding_{way}",
+                what=f"forwarding {way} needs",
+                value=_NEEDS[way],
+                number=len(names),
+                formula=f"{', '.join(names[:3])}{more}",
+                source="`anycast doctor` on each node looks at it",
+            )
+
+
+def _bounds(config: Config) -> Iterator[Figure]:
+    outages = budget(config).outages
+    for kind in _BOUNDS:
+        found = [one for one in outages if one.kind is kind]
+        if found:
+            worst = max(found, key=lambda one: one.seconds)
+            yield Figure(
+                code=f"bound_{kind}",
+                what=f"{WORDS[kind]}: noticed and out within",
+                value=f"{worst.seconds:.2f} s",
+                number=worst.seconds,
+                formula=" + ".join(map(str, worst.terms)),
+                source="`anycast budget`",
+            )
+
+
+def _services(config: Config) -> Iterator[tuple[str, Service]]:
+    for vip in config.vips:
+        for service in vip.services:
+            yield f"{vip.name} {service.name}", service
+
+
+def _lacking(config: Config | None, asked: Asked) -> Iterator[str]:
+    capacity = asked.capacity
+    if not any(True for _ in _totals(asked)):
+        yield "how much there is to carry: --busy (the share of each node in use now), or --packets, --bits, --connections"
+    for total, carries, name, what in (
+        (asked.packets, capacity.packets, "packets", "packets a second"),
+        (asked.bits, capacity.bits, "bits", "bits a second"),
+        (
+            asked.new_connections,
+            capacity.new_connections,
+            "new-connections",
+            "new connections a second",
+        ),
+        (asked.connections, capacity.connections, "connections", "connections"),
+    ):
+        if total is not None and carries is None:
+            yield f"what one node carries in {what}: --capacity-{name}"
+    if asked.connections is None:
+        yield "how many connections there are at once, for memory and the size of the table: --connections"
+    if _flows(asked) is None:
+        yield "how many clients there are, for how unevenly they are spread: --clients"
+    if config is None:
+        yield "a configuration, for forwarding, the real servers and the bounds of an outage: --config"
+
+
+def _contradictions(asked: Asked) -> Iterator[str]:
+    if asked.packets and asked.bits is not None:
+        size = asked.bits / 8 / asked.packets
+        if not _LEAST_PACKET <= size <= _LARGEST_PACKET:
+            yield (
+                f"{_bits(asked.bits)} in {asked.packets:,.0f} packets a second are {size:,.0f} bytes in each, and a packet "
+                f"has {_LEAST_PACKET} to {_LARGEST_PACKET:,}"
+            )
+    if asked.bits is not None and asked.packets == 0:
+        yield f"{_bits(asked.bits)} need packets, and there are none"
+    if asked.new_connections and asked.packets is not None and asked.new_connections > asked.packets:
+        yield (
+            f"{asked.new_connections:,.0f} new connections a second need as many packets at least, and there are "
+            f"{asked.packets:,.0f}"
+        )
+
+
+def _size(count: float) -> str:
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f} B"
+
+
+def _bits(rate: float) -> str:
+    for unit, size in (("Tbit/s", 1e12), ("Gbit/s", 1e9), ("Mbit/s", 1e6), ("kbit/s", 1e3)):
+        if rate >= size:
+            return f"{rate / size:.3g} {unit}"
+    return f"{rate:.3g} bit/s"
+
+
+def of_messages(rate: float, size: float) -> tuple[float, float]:
+    """Packets and bits a second that so many messages of so many bytes are at least: without acknowledgements."""
+    packets = max(1, math.ceil(size / 1448))  # the payload of a full packet
+    return rate * packets, rate * (size + packets * 52) * 8
+
+
+def added(documents: Sequence[Mapping[str, object]]) -> Mapping[str, float]:
+    """The rates of running nodes together, of their status documents. Raises ValueError: one does not count."""
+    found: dict[str, float] = {"packets": 0.0, "bits": 0.0, "new_connections": 0.0}
+    for document in documents:
+        traffic = document.get("traffic")
+        rates = traffic.get("rates") if isinstance(traffic, dict) else None
+        if not isinstance(rates, dict):
+            raise ValueError("its status has no rates: it has just started, or the kernel does not count")  # noqa: TRY004
+        for name, keys in (
+            ("packets", ("packets_in_per_s",)),
+            ("bits", ("bits_in_per_s",)),
+            ("new_connections", ("connections_per_s",)),
+        ):
+            found[name] += math.fsum(_numbers(rates.get(key) for key in keys))
+    return found
+
+
+def _numbers(values: Iterable[object]) -> Iterator[float]:
+    for value in values:
+        if isinstance(value, int | float):
+            yield float(value)

@@ -1,0 +1,74 @@
+"""`anycast plan` as it is typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from anycast.cli.main import main
+
+FLEET = Path(__file__).parents[3] / "examples" / "fleet.yaml"
+
+
+def test_the_load_with_one_node_less_is_a_negative_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--nodes", "2", "--busy", "45%", "--clients", "5000"]) == 1
+    out = capsys.readouterr().out
+    assert "1 (1 missing)" in out
+    assert "above the limit of 70%" in out
+    assert "nodes needed to stay at 70%: 2, 3 with 1 missing, 4 with 2 missing" in out
+    assert "not said: how many connections there are at once" in out
+    assert main(["plan", "--nodes", "16", "--busy", "45%"]) == 0
+
+
+def test_a_fleets_file_says_how_many_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--config", str(FLEET), "--connections", "30k", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["nodes"] == 3
+    assert {one["code"] for one in found["figures"]} >= {"memory", "table", "sync", "slots"}
+    assert main(["plan", "--busy", "10%"]) == 2
+    assert "how many balancers are there?" in capsys.readouterr().err
+
+
+def test_a_picture_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options in (["--busy", "45%"], []):
+        main(["plan", "--nodes", "2", *options, "--svg", str(tmp_path / "plan.svg")])
+        root = ET.parse(tmp_path / "plan.svg").getroot()  # noqa: S314 - our own
+        assert root.tag.endswith("svg")
+        texts = [one.text for one in root.iter() if one.tag.endswith("text")]
+        assert ("limit 70%" in texts) is bool(options)
+    capsys.readouterr()
+
+
+def test_running_nodes_tell_what_they_carry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rates = {"packets_in_per_s": 400_000.0, "bits_in_per_s": 3_000_000_000, "connections_per_s": 100.0}
+    file = tmp_path / "lb1.json"
+    file.write_text(json.dumps({"traffic": {"rates": rates}}))
+    argv = ["plan", "--nodes", "2", "--status", str(file), "--status", str(file), "--capacity-packets", "1M"]
+    assert main([*argv, "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert [one["share"] for one in found["loads"] if one["resource"] == "packets"] == [0.4, 0.8]
+    for bad, why in (("[]", "no status document"), ("{", "no status document"), ("{}", "has no rates")):
+        file.write_text(bad)
+        assert main(argv) == 2
+        assert why in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [
+        (["--nodes", "0"], "is not a number of nodes from 1 to 64"),
+        (["--nodes", "2", "--busy", "101%"], "is not from 1% to 100%"),
+        (["--nodes", "2", "--busy", "0"], "is not from 1% to 100%"),
+        (["--nodes", "2", "--bits", "0G"], "is not a number above 0"),
+        (["--nodes", "2", "--clients", "viele"], "is not a number above 0"),
+    ],
+)
+def test_what_is_no_figure_is_wrong_usage(
+    argv: list[str], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["plan", *argv])
+    assert why in capsys.readouterr().err
