@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml | system
 	@echo "installing the virtual environment in $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dns,grpc,regex]' --group dev
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dns,grpc,regex,simulate]' --group dev
 	@touch $@
 
 demo: setup ## break balancers under 600 connections in the lab; less than two minutes

@@ -169,7 +169,7 @@ def _environment(root: Path) -> None:
         return
     script = f"""
 cd {INNER} && test -x .venv/bin/python || python3 -m venv .venv
-.venv/bin/pip install --quiet --upgrade 'pip>=25.1' && .venv/bin/pip install --quiet --editable '.[dns,grpc,regex]' --group dev
+.venv/bin/pip install --quiet --upgrade 'pip>=25.1' && .venv/bin/pip install --quiet --editable '.[dns,grpc,regex,simulate]' --group dev
 """
     told = {name: value for name, value in os.environ.items() if re.match(r"PIP_|SSL_CERT|REQUESTS_CA", name)}
     certificates = f'mount --bind /etc/ssl/certs {shlex.quote(str(root))}/etc/ssl/certs && exec "$@"'

@@ -88,6 +88,18 @@ exit statuses: 0 with one node less nothing is above its limit, as far as that i
 contradict each other; 2 wrong usage; 78 the configuration has problems
 """
 
+_SIMULATE = """\
+steps: leave:2 (a balancer), leave:1,2, return:2, server-add, server-add:3, server-remove:1 (out of the table), server-dies:1
+(weight 0, its place stays), server-back:1, weight:1=5
+
+examples:
+  anycast simulate leave:2 return:2                             three balancers, a Linux router, four real servers, mh
+  anycast simulate --scheduler rr leave:2                       with a scheduler that goes by what each node has seen
+  anycast simulate server-add leave:2                           a new real server, then a balancer less
+  anycast simulate --sync server-add leave:2                    the same with connection_sync
+  anycast simulate --router resilient --nodes 16 --flows 1M leave:1 return:1
+"""
+
 _RELOAD = """\
 examples:
   anycast reload --dry-run             what it would do; changes nothing
@@ -276,6 +288,17 @@ def parser() -> argparse.ArgumentParser:
             "them, with one and with two less; how unevenly routers spread it; memory, the table of connections, and what "
             "else it takes. It needs neither root nor a node. All figures are of all nodes together.",
             epilog=_PLAN,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
+
+    _simulate(
+        verbs.add_parser(
+            "simulate",
+            help="show what breaks if balancers or real servers go, come or differ",
+            description="Flows, a router's hash, balancers with the kernel's tables: after each step, how many flows came to "
+            "another balancer, would be given another real server, and broke. It needs numpy, and neither root nor a node.",
+            epilog=_SIMULATE,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
@@ -581,6 +604,61 @@ def _plan(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--svg", type=Path, metavar="FILE", help="write a picture of the loads")
     _with_json(verb)
     _with_colour(verb)
+
+
+def _simulate(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("steps", nargs="+", metavar="STEP", help="what happens, one after another")
+    for option, default, words in (
+        ("--flows", 100_000.0, "connections"),
+        ("--nodes", 3.0, "balancers"),
+        ("--servers", 4.0, "real servers"),
+        ("--drifted", 0.0, "balancers whose table was filled in another order, the last ones"),
+    ):
+        kind = _amount if default else _whole
+        verb.add_argument(
+            option, type=kind, default=default, metavar="N", help=f"{words} (default: {default:g})"
+        )
+    verb.add_argument(
+        "--weights",
+        type=_weights,
+        metavar="N,N…",
+        help="of the real servers, in the place of --servers (default: 1)",
+    )
+    verb.add_argument(
+        "--node-weights",
+        type=_weights,
+        metavar="N,N…",
+        help="of the routers' paths to the balancers (default: 1)",
+    )
+    verb.add_argument(
+        "--router",
+        choices=("hash-threshold", "modulo", "resilient", "hrw"),
+        default="hash-threshold",
+        help="how the routers choose (default: %(default)s, as Linux does)",
+    )
+    verb.add_argument(
+        "--fill-again",
+        action="store_true",
+        help="with --router resilient: a balancer that returns gets its part at once (Linux waits until buckets are idle)",
+    )
+    verb.add_argument(
+        "--scheduler", choices=("mh", "sh", "rr", "wlc"), default="mh", help="of IPVS (default: %(default)s)"
+    )
+    verb.add_argument("--sync", action="store_true", help="with connection_sync")
+    verb.add_argument("--no-sloppy-tcp", action="store_true", help="with net.ipv4.vs.sloppy_tcp 0")
+    verb.add_argument("--seed", type=int, default=1, metavar="N", help="of what is drawn (default: 1)")
+    _with_json(verb)
+    _with_colour(verb)
+
+
+def _whole(text: str) -> float:
+    return 0.0 if text == "0" else _amount(text)
+
+
+def _weights(text: str) -> tuple[int, ...]:
+    if not re.fullmatch("[1-9][0-9]{0,4}(,[1-9][0-9]{0,4}){0,999}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of weights (write 1,1,2)")
+    return tuple(map(int, text.split(",")))
 
 
 _MULTIPLES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}

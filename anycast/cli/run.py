@@ -93,6 +93,10 @@ def _dispatch(args: argparse.Namespace) -> int:
             from anycast.cli import plan
 
             return plan.run(args)
+        case "simulate":
+            from anycast.cli import simulate
+
+            return simulate.run(args)
         case "render":
             from anycast.cli import render
 

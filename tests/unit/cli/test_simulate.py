@@ -1,0 +1,76 @@
+"""`anycast simulate` as it is typed."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+pytest.importorskip("numpy")
+
+from anycast.cli.main import main
+
+
+def test_each_step_is_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", "leave:2", "server-add:2", "--flows", "10k"]) == 0
+    head, first, second = capsys.readouterr().out.splitlines()
+    assert head.split() == [
+        "STEP",
+        "NODES",
+        "OTHER",
+        "NODE",
+        "OTHER",
+        "CHOICE",
+        "BROKEN",
+        "LOST",
+        "WITH",
+        "SERVER",
+        "OF",
+        "A",
+        "NODE",
+    ]
+    assert first.startswith("leave:2")
+    assert second.startswith("server-add:2")
+
+
+def test_programs_get_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", "leave:1", "--json", "--weights", "1,2", "--sync", "--flows", "1000"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["servers"], found["sync"], found["nodes"]) == (2, True, 3)
+    assert [one["step"] for one in found["steps"]] == ["leave:1"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [
+        (["leave:9"], "which of the 3 nodes?"),
+        (["leave:1", "--nodes", "2000"], "from 1 to 1,000 balancers"),
+        (["leave:1", "--flows", "1G"], "from 1 to 10,000,000 flows"),
+        (["leave:1", "--node-weights", "1,2"], "2 weights for 3 balancers"),
+        (["leave:1", "--drifted", "4"], "are more than all 3 balancers"),
+        (["leave:1", "--router", "hrw", "--node-weights", "1,1,2"], "knows no weights"),
+    ],
+)
+def test_what_cannot_be_simulated_is_told(
+    argv: list[str], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["simulate", *argv]) == 2
+    assert why in capsys.readouterr().err
+
+
+def test_more_than_the_memory_there_is_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("anycast.cli.simulate._memory", lambda: 2**20)
+    assert main(["simulate", "leave:1", "--flows", "1M"]) == 2
+    assert "1,000,000 flows take 38 MiB, and 1 MiB are free" in capsys.readouterr().err
+
+
+def test_without_numpy_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    monkeypatch.delitem(sys.modules, "anycast.analysis.simulate", raising=False)
+    assert main(["simulate", "leave:1"]) == 2
+    assert "numpy is needed" in capsys.readouterr().err
