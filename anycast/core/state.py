@@ -24,6 +24,7 @@ from anycast.core.dataplane.kernel import (
 from anycast.core.dataplane.members import Member
 from anycast.core.dataplane.proof import Proof
 from anycast.core.dataplane.traffic import Count
+from anycast.core.fleet.values import View
 from anycast.core.health.compose import compose
 from anycast.core.health.phase import Health, Phase
 from anycast.core.index import Index, Targets
@@ -283,6 +284,7 @@ class State:
     lease: LeaseState = LeaseState()
     plugins: Mapping[int, Report | None] = field(default_factory=dict)
     views: Views = Views()
+    fleet: View = View()  # the other nodes of the fleet
     lost_until: float = -math.inf  # until then a plugin that is not connected may hold routes
     still_until: float = -math.inf  # until then routers may have routes of a plugin that was lost while mute
     stopping_since: float | None = None

@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from anycast.core.values import described as of
+from anycast.core.values.described import setting
+
 FORMAT = 1
 """Of the documents. A node understands every format up to its own, and of a newer one what it knows."""
 
@@ -35,13 +38,17 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """What a node carries, in the units of `Load`; None: nobody has said. `limit`: the share that is not to be exceeded."""
+    """What this node carries, each as in 50k, 1M or 10G. What nobody has said is not looked at."""
 
-    packets: float | None = None
-    bits: float | None = None
-    new_connections: float | None = None
-    connections: float | None = None
-    limit: float = 0.7
+    packets: of.Amount | None = setting("Packets a second that come in.", None)
+    bits: of.Amount | None = setting("Bits a second that come in.", None)
+    new_connections: of.Amount | None = setting("New connections a second.", None)
+    connections: of.Amount | None = setting("Connections that there are at once.", None)
+    limit: of.Limit = setting(
+        "The share of it that should not be exceeded, with one node less either. 1% to 100%.",
+        0.7,
+        shown="70%",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,21 +119,30 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """One other node. `heard`: the instant its newest document came (monotonic, here); None: never.
+    """One other node. `heard`: the instant at which it was heard last (monotonic, here); None: never.
 
-    `problem`: why nothing newer comes; empty: all is well. `problem_since`: monotonic.
+    `told`: the instant at which `document` came, from which its ages count: it is not sent again while nothing in it has
+    changed. `problem`: why nothing newer comes; empty: all is well. `problem_since`: monotonic. `answers`: with a problem, it
+    is there all the same: what it says cannot be used.
     """
 
     name: str
     source: Source = Source.PEERS
     document: Document | None = None
     heard: float | None = None
+    told: float | None = None
     problem: str = ""
     problem_since: float | None = None
+    answers: bool = False
 
     def age(self, now: float) -> float | None:
-        """Seconds; None: it was never heard."""
+        """Seconds since it was heard; None: it never was."""
         return None if self.heard is None else max(0.0, now - self.heard)
+
+    def ago(self, seconds: float, now: float) -> float:
+        """How long ago something was, of which the document said that it was `seconds` ago."""
+        told = self.heard if self.told is None else self.told
+        return seconds if told is None else seconds + max(0.0, now - told)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from anycast.core.values.checks import CommandCheck as CommandCheck  # noqa: PLC
 from anycast.core.values.checks import HttpCheck as HttpCheck  # noqa: PLC0414 - re-exported
 from anycast.core.values.checks import TcpCheck as TcpCheck  # noqa: PLC0414 - re-exported
 from anycast.core.values.described import Doc, Percent, setting
+from anycast.core.values.fleet import Fleet
 from anycast.core.values.light import light_dataclass
 from anycast.core.values.route import Address as Address  # noqa: PLC0414 - re-exported
 from anycast.core.values.route import Mark
@@ -574,6 +575,7 @@ class Config:
     require: Rule[Leaf] | None = None  # must hold for any VIP to be announced
     hooks: tuple[Hook, ...] = ()
     speaker: Speaker = Speaker()
+    fleet: Fleet | None = None  # None: the node knows nothing of others
 
     def vip(self, name: str) -> Vip | None:
         return next((vip for vip in self.vips if vip.name == name), None)

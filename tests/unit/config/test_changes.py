@@ -309,10 +309,12 @@ def test_sections_that_come_or_go_are_told() -> None:
     assert changes(bare, config()) == (
         "timeouts: left as they are -> tcp 900s, tcp_fin 120s, udp 300s",
         "connection_sync: none -> id 1 on eth1, 224.0.0.81 port 8848, ttl 1",
+        "fleet: none -> etcd",
     )
     assert changes(config(), bare) == (
         "timeouts: tcp 900s, tcp_fin 120s, udp 300s -> left as they are",
         "connection_sync: id 1 on eth1, 224.0.0.81 port 8848, ttl 1 -> none",
+        "fleet: etcd -> none",
     )
 
 
