@@ -12,6 +12,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from anycast.core.fleet.codec import PIECES
 from anycast.core.maintenance.clocks import Expiry
 from anycast.core.values.fates import Fate, Way
 
@@ -176,6 +177,33 @@ READ: tuple[Operation, ...] = (
         handler="get_status",
         about="Everything the node knows.",
         answers={200: Answer(about="The status document.", content={JSON: _ref("Status")})},
+    ),
+    Operation(
+        path="/fleet",
+        handler="get_fleet",
+        about=(
+            "What this node says of itself to the other nodes of its fleet. At the unix socket, and where `fleet.listen` says; "
+            "what is asked there needs the fleet's token."
+        ),
+        parameters=(
+            Parameter(
+                name="If-None-Match",
+                about="The ETag of the answer that whoever asks has.",
+                schema={"type": "string"},
+                place="header",
+            ),
+            Parameter(
+                name=PIECES,
+                about="Digests of the pieces of VIPs that are known already, with commas between them: these are left out.",
+                schema={"type": "string"},
+                place="header",
+            ),
+        ),
+        answers={
+            200: Answer(about="The document.", content={JSON: {"type": "object"}}),
+            304: Answer(about="It has not changed.", content={}),
+            404: _error("The node has no fleet, or is not asked where its fleet asks."),
+        },
     ),
     Operation(
         path="/metrics",

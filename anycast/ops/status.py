@@ -41,6 +41,7 @@ from anycast.core.values.standing import Condition, Standing
 from anycast.core.view import At, Receipt, at, sums
 from anycast.core.vip.decide import Advertise, Reason, ServiceFacts, Verdict
 from anycast.core.vip.facts import connections_of, furthest, held_for, is_at_rest, recent_crashes, start_hold
+from anycast.ops.fleet_view import fleet_status
 from anycast.ops.servers import Look, Row, Seen, rows, seen, sees_answers
 from anycast.ops.source import TOUCH_FILE
 from anycast.ops.strain import Overload
@@ -288,6 +289,7 @@ def frame(
             for neighbor in neighbors(state, now)
         ],
         "maintenance": maintenance_status(state, now=now, wall=wall),
+        "fleet": fleet_status(state, clock),
     }
 
 

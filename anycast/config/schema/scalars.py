@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
@@ -628,19 +627,6 @@ def _limit(value: Any) -> float:
     return _percent.parse(value).value / 100  # type: ignore[no-any-return]
 
 
-@scalar(type="string", pattern=r"^https?://[A-Za-z0-9._:\[\]-]{1,260}/?$")
-def _endpoint(value: Any) -> str:
-    if isinstance(value, str) and "://" not in value:
-        raise unlike(
-            value, "an address of etcd", "write it with http:// or https://, as in https://10.0.0.1:2379"
-        )
-    if wrong_url(need_text(value)) is None:
-        parts = urlsplit(value)
-        if parts.hostname and parts.path in ("", "/") and not (parts.query or parts.username):
-            return str(value).removesuffix("/")
-    raise unlike(value, "an address of etcd", "write one, as in https://10.0.0.1:2379")
-
-
 def _decimal(noun: str, low: float, high: float, do: str, *, above: bool = False) -> Scalar:
     """`above`: `low` itself is too little."""
 
@@ -929,7 +915,15 @@ Directory = Annotated[
     ),
 ]
 Domain = Annotated[str, _domain]
-Endpoint = Annotated[str, _endpoint]
+Endpoint = Annotated[
+    str,
+    pattern(
+        "an address of etcd",
+        r"https?://([A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63}){0,9}|\[[0-9A-Fa-f:]{2,39}\]):(?!0+$)"
+        + up_to(65535),
+        "write one, as in https://10.0.0.1:2379",
+    ),
+]
 EtcdUser = Annotated[
     str, pattern("a user's name", r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,127}", "write one, as in anycast")
 ]

@@ -169,7 +169,7 @@ def test_secrets_are_named_and_not_written() -> None:
         ),
         (
             f"{NODES}{BGP}fleet: {{view: etcd, etcd: '10.0.0.1:2379'}}\n",
-            "fleet.etcd: '10.0.0.1:2379' is not an address of etcd (write it with http:// or https://",
+            "fleet.etcd: '10.0.0.1:2379' is not an address of etcd (write one, as in https://10.0.0.1:2379)",
         ),
         (
             f"{NODES}{BGP}fleet: {{view: etcd, etcd: {{endpoints: 'http://10.0.0.1:2379', user: x}}}}\n",
