@@ -34,6 +34,7 @@ from anycast.process import how_it_ended, watch
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds until the next one is started
 STEADY = 60.0  # seconds after which one counts as having come up
+GOODBYE = 1.0  # seconds for one that says no more to end
 PAUSE = 0.002  # seconds after each frame: others have a turn
 _KEPT = ("HOME", "LANG", "LC_ALL", "PATH", "TZ")  # of the environment: in the rest may be secrets of hooks
 
@@ -134,8 +135,9 @@ async def _one(task: Task, post: Post) -> str:
             ending: set[asyncio.Future[Any]] = {hearing, exited}
             await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
             if hearing.done():
-                with contextlib.suppress(OSError, asyncio.IncompleteReadError):  # it has gone
+                with contextlib.suppress(OSError, asyncio.IncompleteReadError):
                     hearing.result()
+                await asyncio.wait({exited}, timeout=GOODBYE)  # it has gone, and says by its status why
         except BrokenError as error:
             return f"it says what it must not ({error}): killed"
         finally:

@@ -3,8 +3,8 @@
     ["life", {name: heard}]                      signs of life, with nothing new
     ["head", name, head]                         what a node says of itself, without its VIPs
     ["vips", name, {vip: row}, [gone]]           some of its VIPs
-    ["peer", name, source, heard, told, problem, problem_since, answers]
-                                                 and with it all that came of this node since its last one
+    ["peers", [[name, source, heard, told, problem, problem_since, answers], ...]]
+                                                 and with it all that came of these nodes since their last one
     ["view", problem]                            of the view as a whole
 
 Instants are of CLOCK_MONOTONIC of this machine. Ages in a head and in rows are as of the instant `told` of the node. Pure.
@@ -31,6 +31,7 @@ LENGTH = struct.Struct("!I")  # of the frame behind it
 MOST = 64 * 1024  # bytes of a frame
 MOST_NODES = 256
 _ROWS = 64  # VIPs in a frame
+_NODES = 32  # in a frame
 _MOST_TEXT = 300
 
 
@@ -65,7 +66,7 @@ def pack(frame: Sequence[Any]) -> bytes:
 
 
 def differing(old: Told | None, new: Told) -> Iterator[Sequence[Any]]:
-    """The frames that lead from one to the other."""
+    """The frames that lead from one to the other, but for what `summed` says of it."""
     before = Told(name=new.name) if old is None else old
     if new.document is not None and (new.document, new.loads) != (before.document, before.loads):
         # No VIPs stand in it, and ages go as they are.
@@ -78,16 +79,35 @@ def differing(old: Told | None, new: Told) -> Iterator[Sequence[Any]]:
             yield "vips", new.name, some, []
         for first in range(0, len(gone), _ROWS):
             yield "vips", new.name, {}, gone[first : first + _ROWS]
-    yield (
-        "peer",
-        new.name,
-        str(new.source),
-        new.heard,
-        new.told,
-        new.problem[:_MOST_TEXT],
-        new.problem_since,
-        new.answers,
-    )
+
+
+def summed(some: Sequence[Told]) -> Iterator[Sequence[Any]]:
+    """What makes an event of it: a few nodes in each."""
+    for first in range(0, len(some), _NODES):
+        told = [
+            (
+                *(one.name, str(one.source), one.heard, one.told),
+                *(one.problem[:_MOST_TEXT], one.problem_since, one.answers),
+            )
+            for one in some[first : first + _NODES]
+        ]
+        yield "peers", told
+
+
+def is_urgent(old: Told | None, new: Told) -> bool:
+    """Whether more than figures has changed."""
+    if old is None:
+        return True
+    before, after = old.document, new.document
+    if (old.problem, old.answers, old.rows is new.rows) != (new.problem, new.answers, True):
+        return True
+    if before is None or after is None:
+        return before is not after
+    return _without_figures(before) != _without_figures(after)
+
+
+def _without_figures(document: Document) -> Document:
+    return replace(document, load=None, rest=None, soft=None if document.soft is None else 0.0)
 
 
 class Receiver:
@@ -115,14 +135,21 @@ class Receiver:
             case ["vips", str(name), dict() as rows, list() as gone]:
                 self._vips(self._known(name), rows, gone)
                 return None
-            case ["peer", str(name), str(source), heard, told, str(problem), since, bool(answers)]:
-                instants = [_instant(one) for one in (heard, told, since)]
-                return self._peer(
-                    self._known(name), Source(source), instants, problem[:_MOST_TEXT], answers=answers
-                )
+            case ["peers", list() as told] if len(told) <= _NODES:
+                return FleetHeard(peers=dict(map(self._row, told)))
             case ["view", str(problem)]:
                 return FleetHeard(problem=problem[:_MOST_TEXT])
         raise ValueError(frame)
+
+    def _row(self, told: Any) -> tuple[str, Peer]:
+        match told:
+            case [str(name), str(source), heard, at, str(problem), since, bool(answers)]:
+                instants = [_instant(one) for one in (heard, at, since)]
+                peer = self._peer(
+                    self._known(name), Source(source), instants, problem[:_MOST_TEXT], answers=answers
+                )
+                return name, peer
+        raise ValueError(told)
 
     def _known(self, name: str) -> str:
         if name not in self._peers and len(self._peers) >= MOST_NODES:
@@ -147,7 +174,7 @@ class Receiver:
 
     def _peer(
         self, name: str, source: Source, instants: Sequence[float | None], problem: str, *, answers: bool
-    ) -> FleetHeard:
+    ) -> Peer:
         heard, told, since = instants
         document = None
         if (head := self._heads.get(name)) is not None:
@@ -166,7 +193,7 @@ class Receiver:
             problem_since=since,
             answers=answers,
         )
-        return FleetHeard(peers={name: peer})
+        return peer
 
 
 def _loaded(vips: PersistentMap[str, VipTold], loads: Mapping[str, Load]) -> PersistentMap[str, VipTold]:

@@ -10,7 +10,7 @@ import pickle
 import socket
 
 from anycast.daemon_threads import DaemonThreads
-from anycast.fleet.frames import LENGTH, Task, Told, differing, pack
+from anycast.fleet.frames import LENGTH, Task, Told, differing, is_urgent, pack, summed
 from anycast.fleet.peers import Peers
 from anycast.lesser import become_lesser, set_up_logging
 
@@ -71,10 +71,12 @@ class Teller:
         self._changed = asyncio.Event()
 
     def hear(self, told: Told) -> None:
+        """Figures alone wait for the beat: they change all the time."""
         self._known[told.name] = told
         self._news[told.name] = None
         self._life.pop(told.name, None)
-        self._changed.set()
+        if is_urgent(self._sent.get(told.name), told):
+            self._changed.set()
 
     def alive(self, name: str, at: float) -> None:
         self._life[name] = at
@@ -89,13 +91,14 @@ class Teller:
                 async with asyncio.timeout_at(beat):
                     await self._changed.wait()
             self._changed.clear()
-            while self._news:
-                name = next(iter(self._news))
-                del self._news[name]
-                new = self._known[name]
-                for frame in differing(self._sent.get(name), new):
+            some = [self._known[name] for name in self._news]
+            self._news.clear()
+            for new in some:
+                for frame in differing(self._sent.get(new.name), new):
                     await self._tell(frame)
-                self._sent[name] = new
+                self._sent[new.name] = new
+            for frame in summed(some):
+                await self._tell(frame)
             if loop.time() >= beat:
                 beat = loop.time() + BEAT
                 life, self._life = self._life, {}

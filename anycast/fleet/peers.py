@@ -15,14 +15,14 @@ from anycast.core.fleet import codec
 from anycast.core.fleet.believe import PATIENCE
 from anycast.core.fleet.codec import BrokenError, Heard, Row
 from anycast.core.fleet.values import Source
-from anycast.core.values.fleet import Fleet, PeerAt
+from anycast.core.values.fleet import Certificates, Fleet, PeerAt
 from anycast.fleet.frames import Told
 
 TIMEOUT = 1.0  # seconds for an answer, whole
 AGAIN = 0.5  # seconds until one that has not answered is asked again, as long as it is not gone
 CONNECTION_LASTS = 60.0  # seconds: each new one looks at the certificates again
 SECRETS_LAST = 5.0  # seconds for which a token and certificates are good that were read
-_MOST_WHY = 200
+_MOST_WHY = 280
 
 log = structlog.get_logger()
 
@@ -102,10 +102,14 @@ class Peers:
             why = f"what it says cannot be read: {error}" if isinstance(error, BrokenError) else str(error)
             self._failed(memory, why, answers=True)
         except (TimeoutError, OSError, aiohttp.ClientError) as error:
-            why, answers = _spelt(error, line.peer)
+            why, answers = _spelt(error, line.peer, self._fleet.tls)
             self._failed(memory, why, answers=answers)
+        except Exception:  # the others are asked all the same
+            log.exception("fleet.unexpected", peer=line.peer.name)
+            self._failed(memory, "a defect of this program: see the log", answers=True)
         else:
             return True
+        await line.close()
         return False
 
     def _same(self, memory: _Memory, now: float) -> None:
@@ -166,15 +170,15 @@ class Peers:
         self._hear(memory.told)
 
 
-def _spelt(error: BaseException, peer: PeerAt) -> tuple[str, bool]:
+def _spelt(error: BaseException, peer: PeerAt, tls: Certificates | None) -> tuple[str, bool]:
     """Why, in words, and whether it answers all the same."""
     where = str(peer).partition(" at ")[2]
     if isinstance(error, TimeoutError):
         return f"no answer from {where} within {TIMEOUT:g} s", False
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, ssl.SSLError):
-            told = getattr(cause, "verify_message", "") or cause.reason or str(cause)
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, aiohttp.ClientError):
+            told = getattr(cause, "verify_message", "") or getattr(cause, "reason", "") or str(cause)
             if "ALERT" in str(told):
                 return (
                     f"{where} does not take this node's certificate: {str(told).lower().replace('_', ' ')}",
@@ -185,6 +189,13 @@ def _spelt(error: BaseException, peer: PeerAt) -> tuple[str, bool]:
     number = error.errno if isinstance(error, OSError) else None
     if isinstance(error, ConnectionRefusedError) or number == 111:
         return f"{where} refuses the connection: no agent runs there, or one without `fleet`", False
+    if tls is not None and isinstance(error, aiohttp.ServerDisconnectedError):
+        # With TLS 1.3 it looks at our certificate when the handshake is over for us, and the library keeps its alert.
+        look = f"openssl x509 -noout -dates -ext subjectAltName -in {tls.certificate}"
+        return (
+            f"{where} ends the connection: probably it does not take this node's certificate ({look})",
+            True,
+        )
     if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError):
         return f"{where} has ended the connection: {error}", False
     if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ClientResponseError):
@@ -236,12 +247,8 @@ class _Line:
 
     async def ask(self, tag: str, pieces: Mapping[str, Mapping[str, Row]]) -> tuple[str, Heard] | None:
         """None: it is as it was. Raises _SaysNoError, BrokenError, SecretError, TimeoutError, OSError, ClientError."""
-        try:
-            async with asyncio.timeout(TIMEOUT):
-                return await self._answer(tag, pieces)
-        except BaseException:
-            await self.close()
-            raise
+        async with asyncio.timeout(TIMEOUT):
+            return await self._answer(tag, pieces)
 
     async def _answer(self, tag: str, pieces: Mapping[str, Mapping[str, Row]]) -> tuple[str, Heard] | None:
         headers = {codec.PIECES: ",".join(pieces)}

@@ -48,13 +48,15 @@ class Node:
             stderr=subprocess.PIPE,
             text=True,
         )
-        threading.Thread(target=self._follow, args=(self.process,), daemon=True).start()
+        self._reading = threading.Thread(target=self._follow, args=(self.process,), daemon=True)
+        self._reading.start()
 
     def _follow(self, process: subprocess.Popen[str]) -> None:
         assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("{"):
-                self.events.append(json.loads(line))
+        with process.stderr as lines:
+            for line in lines:
+                if line.startswith("{"):
+                    self.events.append(json.loads(line))
 
     def named(self, event: str) -> list[dict[str, Any]]:
         return [one for one in list(self.events) if one["event"] == event]
@@ -64,6 +66,7 @@ class Node:
             self.process.kill()
             self.process.wait()
             self.process = None
+            self._reading.join()
 
     @property
     def control(self) -> Path:

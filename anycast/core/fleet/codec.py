@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from sys import intern
 from typing import Any, TypeAlias
 
-from anycast.core.fleet.values import FORMAT, Capacity, Claim, Document, Load, Turn, VipStanding, VipTold
+from anycast.core.fleet.values import Capacity, Claim, Document, Load, Turn, VipStanding, VipTold
 
 PATH = "/fleet"
 PIECES = "X-Anycast-Pieces"
@@ -67,7 +67,7 @@ def head(document: Document, *, born: float, at: float) -> dict[str, Any]:
     told = document
     loads = ((name, one.load) for name, one in told.vips.items() if one.load is not None)
     body: dict[str, Any] = {
-        "format": FORMAT,
+        "format": told.format,
         "node": told.node,
         "version": told.version,
         "configuration": told.configuration,
