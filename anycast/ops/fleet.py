@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from anycast.ops import status
 from anycast.ops.source import Source
 
 FRESH = 0.5  # seconds for which an answer is good, however many ask
-READY_FRESH = 1.0  # seconds for which it is good whether the node is ready, which is worked out for all VIPs
 MEMORY = 3600.0  # seconds for which a withdrawal is told of
 _DIGEST = 6  # bytes of the fingerprint of a VIP's tables
 
@@ -41,7 +39,7 @@ def standing(verdict: Any) -> VipStanding:
     return _STANDING[verdict.advertise]
 
 
-def document(source: Source, now: float, *, ready: bool, soft: float | None) -> Document:
+def document(source: Source, now: float) -> Document:
     """Of the whole node, without its VIPs' tables, which `Told` knows."""
     state, force = source.facts.state, source.facts.force
     fleet = state.config.fleet
@@ -51,12 +49,23 @@ def document(source: Source, now: float, *, ready: bool, soft: float | None) -> 
         version=anycast.__version__,
         configuration=force.fingerprint,
         fleet=force.nodes,
-        ready=ready,
+        ready=not status.readiness(state, now),
         maintenance=str(furthest(state, NODE_SCOPES).stage),
-        soft=soft,
+        soft=_soft(state, now),
         capacity=None if fleet is None else fleet.capacity,
         hears=tuple(sorted(name for name, one in believed.items() if one.counts)),
     )
+
+
+def _soft(state: State, now: float) -> float | None:
+    """Seconds since the last VIP was taken back for such a reason, of those that have not come back."""
+    since = [
+        one.since
+        for one in state.vips.values()
+        if one.verdict.advertise is Advertise.NO and one.verdict.reason in SOFT
+    ]
+    ago = now - max(since) if since else MEMORY
+    return ago if ago < MEMORY else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +94,6 @@ class Told:
         self._place: dict[str, int] = {}  # of a VIP: its piece
         self._pieces: list[codec.Piece] = []
         self._answer: Answer | None = None
-        self._soft: dict[
-            str, float
-        ] = {}  # VIPs that are withdrawn for a reason that others may share, and since when
-        self._ready, self._ready_until = False, -math.inf
 
     def answer(self, now: float | None = None) -> Answer:
         now = time.monotonic() if now is None else now
@@ -97,12 +102,7 @@ class Told:
             return known
         state = self._source.facts.state
         self._follow(state)
-        if now > self._ready_until:
-            self._ready, self._ready_until = not status.readiness(state, now), now + READY_FRESH
-        last = max(self._soft.values(), default=-math.inf)
-        soft = now - last if now - last < MEMORY else None
-        told = document(self._source, now, ready=self._ready, soft=soft)
-        head = codec.head(told, born=state.started_at, at=now)
+        head = codec.head(document(self._source, now), born=state.started_at, at=now)
         pieces = tuple(self._pieces)
         self._answer = Answer(head, pieces, codec.tag(head, pieces), now)
         return self._answer
@@ -126,7 +126,6 @@ class Told:
         written = set()
         for name in touched:
             if (known := state.vips.get(name)) is not None and name in self._place:
-                self._remember(name, known)
                 row = self._row(state, name, known)
                 if self._rows.get(name) != row:
                     self._rows[name] = row
@@ -138,13 +137,8 @@ class Told:
         names = sorted(name for name in state.vips if name in state.index.vips)
         self._names = [tuple(some) for some in codec.split(names)]
         self._place = {name: place for place, some in enumerate(self._names) for name in some}
-        self._rows, self._soft = {}, {}
+        self._rows = {}
         self._pieces = [codec.piece({})] * len(self._names)
-
-    def _remember(self, name: str, known: VipState) -> None:
-        self._soft.pop(name, None)
-        if known.verdict.advertise is Advertise.NO and known.verdict.reason in SOFT:
-            self._soft[name] = known.since
 
     def _printed(self, state: State, keys: Iterable[ipvs.Key]) -> set[str]:
         """The VIPs of which a table is another one now."""
