@@ -56,7 +56,8 @@ class VipTold:
     """One VIP of a document. `reason`: the word of the verdict. `since`: seconds for which it has stood so.
 
     `table`: the fingerprint of its services and real servers with their weights, as the kernel has them; empty: not known.
-    `load`: None: it is among the small ones, whose sum is in `Document.rest`.
+    `load`: None: it is among the small ones, whose sum is in `Document.rest`. `rank`: what routers compare, the best is the
+    smallest: local preference (negative), prepends, origin, MED.
     """
 
     standing: VipStanding
@@ -64,6 +65,7 @@ class VipTold:
     since: float = 0.0
     table: str = ""
     load: Load | None = None
+    rank: tuple[int, ...] = ()
 
 
 class Claim(StrEnum):
@@ -91,7 +93,8 @@ class Document:
 
     `fleet`: the nodes that its configuration names. `maintenance`: the stage of the whole node. `soft`: seconds since it
     last took a route back for a reason that others may share (checks of real servers, requirements); None: not within the
-    last hour. `hears`: the nodes that it has heard within its patience. `rest`: the load of VIPs that name none.
+    last hour. `hears`: the nodes that it has heard within its patience. `load`: of the whole node. `rest`: the load of VIPs
+    that name none. `weight`: of its paths at routers that weigh. `synced`: its table has the connections of others, too.
     """
 
     node: str
@@ -106,6 +109,8 @@ class Document:
     load: Load | None = None
     rest: Load | None = None
     capacity: Capacity | None = None
+    weight: int | None = None
+    synced: bool = False
     hears: tuple[str, ...] = ()
     vips: Mapping[str, VipTold] = field(default_factory=dict)
 
