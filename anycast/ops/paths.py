@@ -327,7 +327,7 @@ CONTROL: tuple[Operation, ...] = (
         answers={
             200: Answer(about="What happens now.", content={JSON: {"type": "object"}}),
             404: _error("There is no such thing."),
-            409: _error("A service cannot do without it."),
+            409: _error("A service cannot do without it, or the others have no room for what it carries."),
             **_BODY_TIME,
             **_LATE,
         },
@@ -482,7 +482,10 @@ def _components() -> dict[str, Any]:
             "scope": {"type": "string", "description": "Empty: the node. A VIP, or POOL/SERVER."},
             "on": {"type": "boolean"},
             "reason": {"type": "string", "maxLength": 200, "description": "One printable line."},
-            "force": {"type": "boolean", "description": "Even if a service then falls below its quorum."},
+            "force": {
+                "type": "boolean",
+                "description": "Even if a service then falls below its quorum, or others have too little room.",
+            },
             "until": {
                 "type": "number",
                 "description": "When it ends by itself, in seconds since the epoch: within 366 days. With `on`.",
