@@ -16,8 +16,10 @@ from itertools import combinations
 from typing import NamedTuple, TypeAlias
 
 from anycast.core.amounts import amount, bits, percent
-from anycast.core.fleet.values import Capacity, Document, Load, Peer, VipStanding, VipTold
+from anycast.core.fleet.believe import Belief, Believed, believe
+from anycast.core.fleet.values import Capacity, Document, Load, View, VipStanding, VipTold
 from anycast.core.maintenance.stages import NODE
+from anycast.core.values.fleet import Fleet
 
 MEASURED = 10.0  # seconds that the rates of a document are over: `ops.traffic.WINDOW`
 MOST_CASES = 256  # ways in which nodes may be gone that are all worked out
@@ -139,7 +141,7 @@ class _Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """Who carries what. `silent`: nodes of the fleet of which nothing is known.
+    """Who carries what. `silent`: nodes of the fleet of which it is not known what they carry, or whether they are gone.
 
     `gone`: the places of nodes that went a moment ago: what they carried counts where it goes.
     """
@@ -164,26 +166,35 @@ class Picture:
         return bool(self.silent) or untold
 
 
-def pictured(own: Document, peers: Mapping[str, Peer], believed: Collection[str], now: float) -> Picture:
-    """By what this node says of itself, and what is known of others. `believed`: those of them that count.
+def pictured(own: Document, believed: Mapping[str, Believed], now: float) -> Picture:
+    """By what this node says of itself, and what it believes of others.
 
-    Of a node that is heard no more, what it carried is on its way to others. They measure over `MEASURED` seconds: what of
-    it they cannot have measured yet is added to what they say.
+    Of a node that is gone, what it carried is on its way to others. They measure over `MEASURED` seconds: what of it they
+    cannot have measured yet is added to what they say. A node that another still hears is not gone, but cut off from here.
     """
-    others = [one for name, one in sorted(peers.items()) if one.document is not None and name != own.node]
-    heard = [one.document for one in others if one.name in believed and one.document is not None]
-    silent = sorted({*own.fleet, *peers} - {own.node, *(one.node for one in heard)})
+    heard = {name: _named(one) for name, one in believed.items() if one.counts}
+    hears = {name for one in heard.values() if one is not None for name in one.hears}
+    gone = {name: one for name, one in believed.items() if one.belief is Belief.GONE and name not in hears}
     fading = {
-        one.document.node: left
-        for one in others
+        name: left
+        for name, one in gone.items()
         if one.document is not None
-        and one.name not in believed
-        and (age := one.age(now)) is not None
-        and (left := 1 - age / MEASURED) > 0
+        and one.since is not None
+        and (left := 1 - (now - one.since) / MEASURED) > 0
     }
-    lately = [one.document for one in others if one.document is not None and one.document.node in fading]
-    found = picture([own, *heard, *lately], silent)
+    documents = (own, *heard.values(), *(_named(gone[name]) for name in fading))
+    silent = sorted({*own.fleet, *believed} - {own.node, *heard, *gone})
+    found = picture((one for one in documents if one is not None), silent)
     return _faded(found, fading) if fading else found
+
+
+def _named(one: Believed) -> Document | None:
+    """A document under the name by which its node is known."""
+    return (
+        one.document
+        if one.document is None or one.document.node == one.name
+        else replace(one.document, node=one.name)
+    )
 
 
 def picture(documents: Iterable[Document], silent: Sequence[str] = ()) -> Picture:
@@ -451,6 +462,34 @@ def shares(found: Picture, vip: str | None = None) -> Mapping[str, float]:
     return {name: one / whole for name, one in sums.items()} if whole else {}
 
 
+@dataclass(frozen=True, slots=True)
+class OfVip:
+    """What a node would carry of one VIP, with `gone` gone."""
+
+    gone: str
+    node: str
+    figure: Figure
+
+
+def worst_of_vip(found: Picture, vip: str) -> OfVip | None:
+    """Of all nodes that can be gone: where the VIP by itself would take the most of a node. None: not known."""
+    at = found.places.get(vip)
+    if at is None:
+        return None
+    group = found.groups[at]
+    part = 1 / len(group.names)
+    most: OfVip | None = None
+    for gone in (place for place, path in enumerate(group.paths) if path is not None):
+        taken = _taken(found, group, {gone: 1.0})
+        for place, more in taken.by.items():
+            load, document = group.loads[place], found.documents[place]
+            carried = None if load is None else _as_load(_times(part, _added(found, load, place, more)))
+            for figure in _figures(carried, document.capacity, least=bool(taken.unknown)):
+                if most is None or figure.share > most.figure.share:
+                    most = OfVip(found.documents[gone].node, document.node, figure)
+    return most
+
+
 def told(figure: Figure) -> str:
     """`90% of 10 Gbit/s, limit 70%`."""
     more = " or more" if figure.least else ""
@@ -483,6 +522,11 @@ def listed(names: Sequence[str]) -> str:
     """The first of them."""
     some = ", ".join(names[:NAMED])
     return f"{some} and {len(names) - NAMED} more" if len(names) > NAMED else some
+
+
+def refusal(own: Document, view: View, fleet: Fleet, scope: str, now: float) -> tuple[str, ...]:
+    """Why the whole node, or the VIP that is the `scope`, should not leave it now: whom it would push over the limit."""
+    return too_much(pictured(own, believe(view, fleet, now), now), own.node, scope)
 
 
 def too_much(found: Picture, node: str, scope: str) -> tuple[str, ...]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 
+from anycast.core.fleet.believe import PATIENCE, believe
 from anycast.core.fleet.headroom import (
     MEASURED,
     MOST_CASES,
     Case,
+    Picture,
     Resource,
     picture,
     pictured,
     quantity,
+    refusal,
     shares,
     today,
     too_much,
@@ -21,8 +25,10 @@ from anycast.core.fleet.headroom import (
     without_vip,
     words,
     worst,
+    worst_of_vip,
 )
-from anycast.core.fleet.values import Capacity, Document, Load, Peer, VipStanding, VipTold
+from anycast.core.fleet.values import Capacity, Document, Load, Peer, Source, View, VipStanding, VipTold
+from anycast.core.values.fleet import Fleet, PeerAt
 
 G = 1e9
 TEN = Capacity(bits=10 * G)
@@ -291,41 +297,98 @@ def test_shares_are_those_that_are_measured() -> None:
     assert shares(picture([replace(one, rest=None, vips={"web": told(None)}) for one in fleet])) == {}
 
 
-def peers(*documents: Document, heard: float = 100.0) -> dict[str, Peer]:
-    return {one.node: Peer(name=one.node, document=one, heard=heard) for one in documents}
+FLEET = Fleet(peers=(PeerAt(name="lb2"), PeerAt(name="lb3")))
+LOST = "no answer"
+
+
+def heard(*documents: Document, at: float = 100.0, problem: str = "") -> dict[str, Peer]:
+    since = at + 1 if problem else None
+    return {
+        one.node: Peer(name=one.node, document=one, heard=at, problem=problem, problem_since=since)
+        for one in documents
+    }
+
+
+def seen(own: Document, *peers: Mapping[str, Peer], now: float) -> Picture:
+    every = {name: one for some in peers for name, one in some.items()}
+    return pictured(own, believe(View(peers=every), FLEET, now), now)
+
+
+def three(*bits_each: float) -> list[Document]:
+    names = ("lb1", "lb2", "lb3")
+    return [
+        replace(node(name, web=told(each)), fleet=names) for name, each in zip(names, bits_each, strict=True)
+    ]
 
 
 def test_the_figure_is_right_with_the_event_that_a_node_is_gone() -> None:
     """No rate has had the time to follow: what the node carried counts where it goes at once, and once only."""
-    lb1, lb2, lb3 = (replace(node(f"lb{n}", web=told(2 * G)), fleet=("lb1", "lb2", "lb3")) for n in (1, 2, 3))
-    whole = pictured(lb1, peers(lb2, lb3), {"lb2", "lb3"}, now=100.0)
+    lb1, lb2, lb3 = three(2 * G, 2 * G, 2 * G)
+    whole = seen(lb1, heard(lb2, lb3), now=100.0)
     assert bits(worst(whole, 1)["lb1"], "lb1") == pytest.approx(3)
-    at_once = pictured(lb1, peers(lb2, lb3), {"lb2"}, now=100.0)
-    assert at_once.silent == ("lb3",)
-    assert at_once.names == ("lb1", "lb2")
-    assert bits(today(at_once), "lb1") == pytest.approx(3)
-    assert words(worst(at_once, 1)["lb1"], "lb1") == (
-        "if lb2 fails now, lb1 would stand at 60% of 10 Gbit/s, limit 70%"
+    gone = 100.0 + PATIENCE[Source.PEERS] + 0.01
+    event = seen(lb1, heard(lb2, at=gone), heard(lb3, problem=LOST), now=gone)
+    assert event.names == ("lb1", "lb2")
+    assert not event.is_partial
+    # It was heard 3 s ago, so 3 of the 10 seconds of a rate are after it.
+    assert bits(today(event), "lb1") == pytest.approx(2 + 0.7, rel=0.01)
+    assert shares(event) == {"lb1": 0.5, "lb2": 0.5}
+    # With rates that have followed so far it is what it will be, from the event on, and at any time later.
+    for after in (3.01, 5.0, 9.9, 11.0, 60.0):
+        part = min(1.0, after / MEASURED)
+        mine, other, _ = three((2 + part) * G, (2 + part) * G, 0)
+        later = seen(mine, heard(other, at=100 + after), heard(lb3, problem=LOST), now=100 + after)
+        case = worst(later, 1)["lb1"]
+        assert words(case, "lb1") == "if lb2 fails now, lb1 would stand at 60% of 10 Gbit/s, limit 70%"
+
+
+def test_a_node_that_others_hear_is_cut_off_and_not_gone() -> None:
+    lb1, lb2, lb3 = three(2 * G, 2 * G, 2 * G)
+    found = seen(
+        lb1, heard(replace(lb2, hears=("lb1", "lb3")), at=110.0), heard(lb3, problem=LOST), now=110.0
     )
-    assert shares(at_once) == {"lb1": 0.5, "lb2": 0.5}
-    # Half of the window later the rates have half of it, and after the whole of it all.
-    for part in (0.5, 1.0):
-        grown, other = (node(f"lb{n}", web=told((2 + part) * G)) for n in (1, 2))
-        later = pictured(
-            grown,
-            {**peers(other, heard=200.0), **peers(lb3, heard=200.0 - part * MEASURED)},
-            {"lb2"},
-            now=200.0,
-        )
-        assert bits(worst(later, 1)["lb1"], "lb1") == pytest.approx(6)
-
-
-def test_what_nobody_knows_of_a_node_that_was_never_heard_is_said() -> None:
-    own = replace(node("lb1", web=told(2 * G)), fleet=("lb1", "lb2"))
-    found = pictured(own, {"lb2": Peer(name="lb2")}, set(), now=100.0)
-    assert found.silent == ("lb2",)
+    assert found.silent == ("lb3",)
     assert found.is_partial
-    assert worst(found, 1) == {}
+    assert bits(today(found), "lb1") == 2
+
+
+def test_a_node_that_nobody_asks_is_not_taken_for_gone() -> None:
+    lb1, lb2, lb3 = three(2 * G, 2 * G, 2 * G)
+    found = seen(lb1, heard(lb2, at=200.0), heard(lb3, at=100.0), now=200.0)
+    assert found.silent == ("lb3",)
+    assert found.is_partial
+    never = seen(lb1, {}, now=100.0)
+    assert never.silent == ("lb2", "lb3")
+    assert worst(never, 1) == {}
+
+
+def test_a_document_counts_under_the_name_by_which_its_node_is_known() -> None:
+    lb1, lb2, lb3 = three(2 * G, 2 * G, 2 * G)
+    liar = heard(lb2) | {"lb3": replace(heard(lb3)["lb3"], document=replace(lb3, node="lb1"))}
+    assert seen(lb1, liar, now=100.0).names == ("lb1", "lb2", "lb3")
+
+
+def test_a_drain_is_refused_by_what_is_believed() -> None:
+    lb1, lb2, _ = three(4.5 * G, 4.5 * G, 0)
+    two = replace(FLEET, peers=FLEET.peers[:1])
+    assert refusal(lb1, View(peers=heard(lb2)), two, "", 100.0) == (
+        "without lb1, lb2 would stand at 90% of 10 Gbit/s, limit 70% (now 45%)",
+    )
+    assert refusal(lb1, View(peers=heard(lb2)), two, "web", 100.0) == (
+        "without web on lb1, lb2 would stand at 90% of 10 Gbit/s, limit 70% (now 45%)",
+    )
+
+
+def test_a_vip_by_itself_has_a_worst_case_too() -> None:
+    fleet = [node(name, web=told(3 * G), mail=told(1 * G), small=told(None)) for name in ("lb1", "lb2")]
+    found = worst_of_vip(picture(fleet), "web")
+    assert found is not None
+    assert (found.figure.load, found.figure.share) == (6 * G, 0.6)
+    small = worst_of_vip(picture([replace(one, rest=of(1 * G)) for one in fleet]), "small")
+    assert small is not None
+    assert small.figure.load == 2 * G
+    assert worst_of_vip(picture(fleet), "no such VIP") is None
+    assert worst_of_vip(picture([replace(one, capacity=None) for one in fleet]), "web") is None
 
 
 def test_quantities_have_their_units() -> None:
