@@ -134,8 +134,8 @@ class Peers:
             digest: memory.based[digest]
             if digest in memory.based
             else {
-                name: (one, why, round(at - memory.at, 1), table)
-                for name, (one, why, at, table) in rows.items()
+                name: (one, why, round(at - memory.at, 1), table, rank)
+                for name, (one, why, at, table, rank) in rows.items()
             }
             for digest, rows in heard.pieces.items()
         }

@@ -14,11 +14,13 @@ from anycast.core.fleet import codec
 from anycast.core.fleet.believe import believe
 from anycast.core.fleet.values import Document, VipStanding, VipTold
 from anycast.core.maintenance.stages import NODE_SCOPES
+from anycast.core.preference import rank
 from anycast.core.state import State, VipState, kernel_table
 from anycast.core.values.persistent import changed
 from anycast.core.vip.decide import Advertise, Reason
 from anycast.core.vip.facts import furthest
 from anycast.ops import status
+from anycast.ops.load import measured
 from anycast.ops.source import Source
 
 FRESH = 0.5  # seconds for which an answer is good, however many ask
@@ -40,9 +42,10 @@ def standing(verdict: Any) -> VipStanding:
 
 
 def document(source: Source, now: float) -> Document:
-    """Of the whole node, without its VIPs' tables, which `Told` knows."""
+    """Of the whole node; of its VIPs those that tell their load. `Told` knows the rest of them."""
     state, force = source.facts.state, source.facts.force
     fleet = state.config.fleet
+    carried = measured(state, source.traffic, source.interfaces, now)
     believed = {} if fleet is None else believe(state.fleet, fleet, now)
     return Document(
         node=state.config.node.name,
@@ -52,8 +55,17 @@ def document(source: Source, now: float) -> Document:
         ready=not status.readiness(state, now),
         maintenance=str(furthest(state, NODE_SCOPES).stage),
         soft=_soft(state, now),
+        load=carried.node,
+        rest=carried.rest,
         capacity=None if fleet is None else fleet.capacity,
+        weight=state.config.bgp.weight,
+        synced=state.config.connection_sync is not None,
         hears=tuple(sorted(name for name, one in believed.items() if one.counts)),
+        vips={
+            name: VipTold(standing=standing(state.vips[name].verdict), load=load)
+            for name, load in carried.vips.items()
+            if name in state.vips
+        },
     )
 
 
@@ -160,5 +172,10 @@ class Told:
         whole = all(self._prints.get(key) for key in services)
         text = "\n".join(sorted(lines)).encode()
         table = hashlib.blake2b(text, digest_size=_DIGEST).hexdigest() if whole and services else ""
-        told = VipTold(standing=standing(known.verdict), reason=str(known.verdict.reason), table=table)
+        told = VipTold(
+            standing=standing(known.verdict),
+            reason=str(known.verdict.reason),
+            table=table,
+            rank=rank(state.index.vips[name].vip, state.config.bgp),
+        )
         return codec.row(told, known.since)

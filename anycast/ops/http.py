@@ -373,6 +373,7 @@ class _Reading:
             overload=self._source.facts.work.strain.overload,
             traffic=traffic,
             hooks=self._source.facts.hooks,
+            headroom=self._source.headroom.read(now),
         )
         head, _, tail = _dumps(frame).partition(json.dumps(_VIPS))
         vips: list[str] = []

@@ -31,10 +31,11 @@ _PIECE = 64  # VIPs of a piece, about
 _MOST_PIECES = 256
 _DIGEST = 6  # bytes
 _LOAD = ("packets", "bits", "new_connections", "connections")
+_MOST_RANK = 8  # numbers
 _MOST = 1e18
 
-Row: TypeAlias = tuple[str, str, float, str]
-"""Of a VIP: its standing, the reason, since when by the sender's clock, the fingerprint of its tables."""
+Row: TypeAlias = tuple[str, str, float, str, tuple[int, ...]]
+"""Of a VIP: its standing, the reason, since when by the sender's clock, the fingerprint of its tables, its rank."""
 
 
 class BrokenError(Exception):
@@ -42,7 +43,7 @@ class BrokenError(Exception):
 
 
 def row(told: VipTold, since: float) -> Row:
-    return str(told.standing), told.reason, round(since, 1), told.table
+    return str(told.standing), told.reason, round(since, 1), told.table, told.rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,8 @@ def head(document: Document, *, born: float, at: float) -> dict[str, Any]:
         "load": _load(told.load),
         "rest": _load(told.rest),
         "capacity": _capacity(told.capacity),
+        "weight": told.weight,
+        "synced": told.synced,
         "hears": list(told.hears),
         "loads": {name: _load(one) for name, one in sorted(loads, key=_heaviest)[:MOST_LOADS]},
         "born": round(born, 3),
@@ -185,13 +188,27 @@ def read_rows(found: object) -> Iterator[tuple[str, Row]]:
         raise BrokenError("its VIPs are no mapping")
     for name, one in found.items():
         match one:
-            case [str(standing), str(reason), int() | float() as since, str(table), *_] if (
+            case [str(standing), str(reason), int() | float() as since, str(table), *more] if (
                 standing in _STANDINGS and len(name) <= _NAME and math.isfinite(since)
             ):
                 yield (
                     intern(name),
-                    (intern(standing), intern(reason[:_NAME]), float(since), intern(table[:_NAME])),
+                    (
+                        intern(standing),
+                        intern(reason[:_NAME]),
+                        float(since),
+                        intern(table[:_NAME]),
+                        _rank(more[0]) if more else (),
+                    ),
                 )
+
+
+def _rank(found: object) -> tuple[int, ...]:
+    """Empty: it cannot be understood."""
+    if not isinstance(found, list | tuple) or len(found) > _MOST_RANK:
+        return ()
+    whole = all(isinstance(one, int) and not isinstance(one, bool) and abs(one) < 2**32 for one in found)
+    return tuple(found) if whole else ()
 
 
 _STANDINGS = frozenset(map(str, VipStanding))
@@ -215,6 +232,8 @@ def _document(body: Mapping[str, Any], at: float) -> Document:
         load=_load_of(body.get("load")),
         rest=_load_of(body.get("rest")),
         capacity=_capacity_of(body.get("capacity")),
+        weight=_weight(body.get("weight")),
+        synced=body.get("synced") is True,
         hears=_names(body, "hears"),
     )
 
@@ -282,6 +301,11 @@ def _load_of(found: object) -> Load | None:
     )
 
 
+def _weight(found: object) -> int | None:
+    whole = isinstance(found, int) and not isinstance(found, bool) and 0 < found < _MOST
+    return found if whole and isinstance(found, int) else None
+
+
 def _loads(body: Mapping[str, Any]) -> Iterator[tuple[str, Load]]:
     found = body.get("loads")
     for name, one in list(found.items())[:MOST_LOADS] if isinstance(found, dict) else ():
@@ -302,8 +326,10 @@ def _capacity_of(found: object) -> Capacity | None:
 
 def told(one: Row, at: float, load: Load | None = None) -> VipTold:
     """A row as a value. Its age is as of `at`, by the sender's clock."""
-    standing, reason, since, table = one
-    return VipTold(standing=VipStanding(standing), reason=reason, since=at - since, table=table, load=load)
+    standing, reason, since, table, rank = one
+    return VipTold(
+        standing=VipStanding(standing), reason=reason, since=at - since, table=table, load=load, rank=rank
+    )
 
 
 def later(document: Document, seconds: float) -> Document:

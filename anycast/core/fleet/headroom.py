@@ -170,11 +170,11 @@ def pictured(own: Document, believed: Mapping[str, Believed], now: float) -> Pic
     """By what this node says of itself, and what it believes of others.
 
     Of a node that is gone, what it carried is on its way to others. They measure over `MEASURED` seconds: what of it they
-    cannot have measured yet is added to what they say. A node that another still hears is not gone, but cut off from here.
+    cannot have measured yet is added to what they say. One that another node still hears may only be cut off from here.
     """
     heard = {name: _named(one) for name, one in believed.items() if one.counts}
     hears = {name for one in heard.values() if one is not None for name in one.hears}
-    gone = {name: one for name, one in believed.items() if one.belief is Belief.GONE and name not in hears}
+    gone = {name: one for name, one in believed.items() if one.belief is Belief.GONE}
     fading = {
         name: left
         for name, one in gone.items()
@@ -183,7 +183,7 @@ def pictured(own: Document, believed: Mapping[str, Believed], now: float) -> Pic
         and (left := 1 - (now - one.since) / MEASURED) > 0
     }
     documents = (own, *heard.values(), *(_named(gone[name]) for name in fading))
-    silent = sorted({*own.fleet, *believed} - {own.node, *heard, *gone})
+    silent = sorted({*own.fleet, *believed} - {own.node, *heard, *(gone.keys() - hears)})
     found = picture((one for one in documents if one is not None), silent)
     return _faded(found, fading) if fading else found
 

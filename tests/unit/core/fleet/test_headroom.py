@@ -342,14 +342,15 @@ def test_the_figure_is_right_with_the_event_that_a_node_is_gone() -> None:
         assert words(case, "lb1") == "if lb2 fails now, lb1 would stand at 60% of 10 Gbit/s, limit 70%"
 
 
-def test_a_node_that_others_hear_is_cut_off_and_not_gone() -> None:
+def test_the_figures_are_not_whole_while_another_node_hears_one_that_is_gone_from_here() -> None:
     lb1, lb2, lb3 = three(2 * G, 2 * G, 2 * G)
-    found = seen(
-        lb1, heard(replace(lb2, hears=("lb1", "lb3")), at=110.0), heard(lb3, problem=LOST), now=110.0
-    )
-    assert found.silent == ("lb3",)
-    assert found.is_partial
-    assert bits(today(found), "lb1") == 2
+    for hears, silent in ((("lb1", "lb3"), ("lb3",)), (("lb1",), ())):
+        peers = heard(replace(lb2, hears=hears), at=120.0), heard(lb3, problem=LOST)
+        found = seen(lb1, *peers, now=120.0)
+        assert found.silent == silent
+        assert found.is_partial == bool(silent)
+        assert found.names == ("lb1", "lb2")
+        assert bits(today(found), "lb1") == 2
 
 
 def test_a_node_that_nobody_asks_is_not_taken_for_gone() -> None:
