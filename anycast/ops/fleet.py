@@ -20,7 +20,6 @@ from anycast.core.values.persistent import changed
 from anycast.core.vip.decide import Advertise, Reason
 from anycast.core.vip.facts import furthest
 from anycast.ops import status
-from anycast.ops.load import measured
 from anycast.ops.source import Source
 
 FRESH = 0.5  # seconds for which an answer is good, however many ask
@@ -45,7 +44,7 @@ def document(source: Source, now: float) -> Document:
     """Of the whole node; of its VIPs those that tell their load. `Told` knows the rest of them."""
     state, force = source.facts.state, source.facts.force
     fleet = state.config.fleet
-    carried = measured(state, source.traffic, source.interfaces, now)
+    carried = source.meter.read(state, source.traffic, now)
     believed = {} if fleet is None else believe(state.fleet, fleet, now)
     return Document(
         node=state.config.node.name,

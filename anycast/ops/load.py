@@ -5,6 +5,7 @@ Both count what comes in. With NAT the answers of real servers come in too; othe
 
 from __future__ import annotations
 
+import math
 import struct
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +17,7 @@ from typing import NamedTuple
 from anycast.core.dataplane.kernel import Snapshot
 from anycast.core.fleet.values import Load
 from anycast.core.state import State
-from anycast.core.values.configuration import Vip
+from anycast.core.values.configuration import Config, Vip
 from anycast.ops.traffic import APART, LEAST, NO_RATES, WINDOW, Rates, Traffic, keys_of
 
 NAMED = 50  # VIPs that tell what each of them carries; of the others the sum is told
@@ -119,6 +120,26 @@ def _between(before: Received | None, now: Received) -> Received:
     if now.bytes < before.bytes or now.packets < before.packets:
         return now
     return Received(now.bytes - before.bytes, now.packets - before.packets)
+
+
+class Meter:
+    """Works it out once for each reading of the kernel: that is when what IPVS counts can be another."""
+
+    def __init__(self, interfaces: Interfaces | None = None) -> None:
+        self.interfaces = Interfaces() if interfaces is None else interfaces
+        self._of: tuple[Snapshot | None, Config] | None = None
+        self._read_at = -math.inf
+        self._measured = Measured()
+
+    def read(self, state: State, traffic: Traffic, now: float) -> Measured:
+        kernel = state.kernel
+        if now > kernel.good_until or kernel.error is not None:
+            return Measured()
+        same = self._of is not None and self._of[0] is kernel.snapshot and self._of[1] is state.config
+        if not same or kernel.read_at != self._read_at or self._measured.node is None:
+            self._of, self._read_at = (kernel.snapshot, state.config), kernel.read_at
+            self._measured = measured(state, traffic, self.interfaces, now)
+        return self._measured
 
 
 def measured(state: State, traffic: Traffic, interfaces: Interfaces, now: float) -> Measured:

@@ -15,7 +15,7 @@ from anycast.core.values.standing import MAX_TEXT, Condition, Standing
 from anycast.ops import delta, feed
 from anycast.ops.headroom import Headroom
 from anycast.ops.hub import Hub, event_of
-from anycast.ops.load import Interfaces
+from anycast.ops.load import Meter
 from anycast.ops.source import Facts
 from anycast.ops.traffic import Traffic
 
@@ -30,7 +30,7 @@ class Mirror:
         self.revision = 0
         self.events = Hub()
         self.traffic = Traffic()
-        self.interfaces = Interfaces()
+        self.meter = Meter()
         self.headroom = Headroom(self)
         self._coming: Any = None  # of which the rest may be on its way
         self._facts: Facts | None = None
@@ -68,7 +68,7 @@ class Mirror:
         facts = self._facts = self._with_own(feed.whole(coming, self._index))
         self.traffic.take(facts.state)
         if config.fleet is not None:
-            self.interfaces.take(time.monotonic())
+            self.meter.interfaces.take(time.monotonic())
         if facts.numbers is not self._numbers:
             self._numbers = facts.numbers
             targets = set(facts.numbers.values())

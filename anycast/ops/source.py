@@ -14,7 +14,7 @@ from anycast.core.state import State
 from anycast.core.values.configuration import Target
 from anycast.core.values.persistent import PersistentMap
 from anycast.ops.hub import Hub
-from anycast.ops.load import Interfaces
+from anycast.ops.load import Meter
 from anycast.ops.strain import Strain
 from anycast.ops.traffic import Traffic
 
@@ -148,7 +148,7 @@ class Source(Protocol):
     def traffic(self) -> Traffic: ...
 
     @property
-    def interfaces(self) -> Interfaces: ...
+    def meter(self) -> Meter: ...
 
     @property
     def headroom(self) -> Headroom: ...

@@ -22,7 +22,7 @@ from anycast.core.maintenance.stages import NODE
 from anycast.core.values.fleet import Fleet
 
 MEASURED = 10.0  # seconds that the rates of a document are over: `ops.traffic.WINDOW`
-MOST_CASES = 256  # ways in which nodes may be gone that are all worked out
+MOST_CASES = 64  # ways in which nodes may be gone that are all worked out
 NAMED = 5  # nodes or VIPs that a sentence names
 
 
@@ -267,11 +267,17 @@ def _vector(load: Load | None) -> Vector | None:
 
 
 def _times(factor: float, vector: Vector | None) -> Vector | None:
-    return None if vector is None else Vector._make(factor * one for one in vector)
+    return None if vector is None else _part(factor, vector)
+
+
+# Spelt out: thousands of these are worked out at once.
+def _part(factor: float, vector: Vector) -> Vector:
+    packets, bits_, new, there = vector
+    return Vector(factor * packets, factor * bits_, factor * new, factor * there)
 
 
 def _plus(one: Vector, other: Vector) -> Vector:
-    return Vector._make(mine + its for mine, its in zip(one, other, strict=True))
+    return Vector(one[0] + other[0], one[1] + other[1], one[2] + other[2], one[3] + other[3])
 
 
 @dataclass(slots=True)
@@ -292,7 +298,7 @@ def _taken(found: Picture, group: _Group, leaves: Mapping[int, float]) -> _Taken
         if load is None:
             taken.unknown += (place,)
         else:
-            goes = _plus(goes, Vector._make(part * one for one in load))
+            goes = _plus(goes, _part(part, load))
     if not any(goes) and not taken.unknown:
         return taken
     left = {place: path for place, path in enumerate(group.paths) if path is not None and place not in leaves}

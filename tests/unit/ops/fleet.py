@@ -8,7 +8,7 @@ from anycast.core import events as ev
 from anycast.core.fleet.values import Capacity, Document, Load, Peer, VipStanding, VipTold
 from anycast.core.in_force import InForce
 from anycast.core.values.fleet import Fleet, PeerAt
-from anycast.ops.load import Interfaces
+from anycast.ops.load import Interfaces, Meter
 from tests.unit.ops.flows import carry, steady
 from tests.unit.ops.node import CONFIG, Node, healthy
 
@@ -34,7 +34,7 @@ def in_fleet(others: int = 1, capacity: Capacity = TEN) -> Node:
     fleet = Fleet(peers=tuple(PeerAt(name=name) for name in names), capacity=capacity)
     node = healthy(replace(CONFIG, fleet=fleet))
     carry(node, steady(10.0))
-    node.interfaces = Steady(WEB + MAIL)
+    node.meter = Meter(Steady(WEB + MAIL))
     node.force = InForce(nodes=("lb1", *names))
     node.send(ev.FleetHeard(peers={name: heard(node, name) for name in names}))
     return node

@@ -51,7 +51,7 @@ from anycast.core.values.configuration import Node as NodeName
 from anycast.core.values.report import ATTRIBUTES, NeighborState, Report
 from anycast.ops.headroom import Headroom
 from anycast.ops.hub import Hub
-from anycast.ops.load import Interfaces
+from anycast.ops.load import Interfaces, Meter
 from anycast.ops.source import Facts, Runs, Tally, Work
 from anycast.ops.traffic import Traffic
 from tests.property.worlds import told
@@ -116,7 +116,7 @@ class Node:
         self.log: list[ev.Log] = []
         self.events = Hub()
         self.traffic = Traffic()
-        self.interfaces = Interfaces(Path("/proc/none"))
+        self.meter = Meter(Interfaces(Path("/proc/none")))
         self.headroom = Headroom(self)
         self.tallies: dict[Target, Tally] = {}
         self.hooks: dict[str, HookTally] = {}

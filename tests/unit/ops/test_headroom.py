@@ -18,6 +18,7 @@ from anycast.core.values.configuration import Role
 from anycast.core.values.fleet import FleetView
 from anycast.ops import status
 from anycast.ops.headroom import carrying
+from anycast.ops.load import Meter
 from tests.unit.ops.fleet import MAIL, WEB, Steady, heard, in_fleet
 from tests.unit.ops.node import CONFIG, Node, healthy
 from tests.unit.ops.test_documents import validator
@@ -77,7 +78,7 @@ def test_what_is_not_known_is_absent() -> None:
     node = in_fleet(capacity=Capacity())
     assert not any(name.startswith("anycast_fleet_load_share{") for name in samples(node))
     node = in_fleet()
-    node.interfaces = Steady(float("nan"))
+    node.meter = Meter(Steady(float("nan")))
     assert shown(node)["headroom"]["nodes"][0]["today"] is None
     assert samples(node)["anycast_fleet_headroom_complete"] == 0
 

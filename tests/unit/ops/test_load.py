@@ -13,7 +13,7 @@ from anycast.core.dataplane.ipvs import Connections, packed
 from anycast.core.dataplane.traffic import RUN_ESTIMATION
 from anycast.core.fleet.values import Load
 from anycast.core.values.persistent import PersistentMap
-from anycast.ops.load import NAMED, STALE, Interfaces, measured, received
+from anycast.ops.load import NAMED, STALE, Interfaces, Meter, measured, received
 from tests.unit.ops.flows import carry, steady
 from tests.unit.ops.node import CONFIG, healthy, vip
 
@@ -177,3 +177,18 @@ def test_counters_that_are_not_read_any_more_tell_nothing(machine: Machine) -> N
     assert measured(node.state, node.traffic, machine.interfaces, node.now).rest is not None
     later = node.state.kernel.good_until + 1
     assert measured(node.state, node.traffic, machine.interfaces, later).rest is None
+
+
+def test_it_is_worked_out_once_for_each_reading_of_the_kernel(machine: Machine) -> None:
+    node = healthy()
+    carry(node, steady(10.0))
+    for at, count in ((node.now - 10, 0), (node.now, 50_000)):
+        machine.read(at, eth0=(count, count))
+    meter = Meter(machine.interfaces)
+    first = meter.read(node.state, node.traffic, node.now)
+    assert first.node is not None
+    assert meter.read(node.state, node.traffic, node.now + 1) is first
+    later = node.state.kernel.good_until + 1
+    assert meter.read(node.state, node.traffic, later).node is None
+    carry(node, steady(20.0), steps=1)
+    assert meter.read(node.state, node.traffic, node.now).vips["mail"] != first.vips["mail"]

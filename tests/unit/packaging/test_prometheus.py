@@ -24,6 +24,7 @@ from anycast.core.values.configuration import Check, Part, Rule, TcpCheck
 from anycast.core.values.fleet import Fleet, PeerAt
 from anycast.core.values.standing import Condition
 from anycast.core.vip.decide import Reason
+from anycast.ops.load import Meter
 from anycast.ops.source import Probes
 from tests.unit.ops.fleet import TEN, Steady, heard
 from tests.unit.ops.flows import carry, steady
@@ -50,7 +51,7 @@ def node() -> Node:
     node.hooks = {"pager": Tally()}
     node.probes = {"tcp": Probes().runs}
     carry(node, steady(1.0))
-    node.interfaces = Steady(1e6)
+    node.meter = Meter(Steady(1e6))
     node.send(ev.FleetHeard(peers={"lb2": heard(node, "lb2")}))
     return node
 
