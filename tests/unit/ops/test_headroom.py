@@ -11,15 +11,17 @@ import pytest
 
 from anycast.cli.text import _headroom
 from anycast.core import events as ev
+from anycast.core.fleet import codec
 from anycast.core.fleet.believe import PATIENCE
 from anycast.core.fleet.values import Capacity, Source, VipStanding
 from anycast.core.fleet.values import Document as Told
 from anycast.core.values.configuration import Role
 from anycast.core.values.fleet import FleetView
 from anycast.ops import status
+from anycast.ops.fleet import Told as Teller
 from anycast.ops.headroom import carrying
 from anycast.ops.load import Meter
-from tests.unit.ops.fleet import MAIL, WEB, Steady, heard, in_fleet
+from tests.unit.ops.fleet import MAIL, TEN, WEB, Steady, heard, in_fleet
 from tests.unit.ops.node import CONFIG, Node, healthy
 from tests.unit.ops.test_documents import validator
 from tests.unit.ops.test_metrics import samples
@@ -126,3 +128,13 @@ def test_what_a_node_says_of_its_vips_is_what_routers_compare() -> None:
     assert own.vips["web"].rank < own.vips["mail"].rank
     assert own.load is not None
     assert own.load.bits == WEB + MAIL
+
+
+def test_others_are_told_what_it_carries_and_how_its_paths_rank() -> None:
+    node = in_fleet()
+    heard_of = codec.read(Teller(node).answer(node.now).body(()), {})
+    assert heard_of.document.load == carrying(node, node.now).load
+    assert heard_of.document.capacity == TEN
+    assert heard_of.loads["web"].bits == pytest.approx(WEB)
+    rows = {name: row for piece in heard_of.pieces.values() for name, row in piece.items()}
+    assert {codec.told(row, 0.0).rank for row in rows.values()} == {(0, 0, 0, 0)}
