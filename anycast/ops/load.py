@@ -95,6 +95,8 @@ class Interfaces:
 
 
 def _is_at_the_bottom(place: Path) -> bool:
+    if not place.exists():  # /sys is of another network namespace
+        return place.name != "lo"
     try:
         ethernet = (place / "type").read_text("ascii").strip() == _ETHERNET
     except OSError:

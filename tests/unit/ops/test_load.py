@@ -71,6 +71,13 @@ def test_in_a_container_what_is_at_the_bottom_counts(tmp_path: Path) -> None:
     assert machine.interfaces.rates(110.0) == (1000.0, 8000.0)
 
 
+def test_where_sys_is_of_another_namespace_all_but_the_loopback_count(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, {})
+    for at, count in ((100.0, 0), (110.0, 10_000)):
+        machine.read(at, lo=(count, count), up0=(count, count))
+    assert machine.interfaces.rates(110.0) == (1000.0, 8000.0)
+
+
 def test_nothing_is_known_before_two_readings_are_far_enough_apart(machine: Machine) -> None:
     assert machine.interfaces.rates(100.0) is None
     machine.read(100.0, eth0=(0, 0))
