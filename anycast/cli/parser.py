@@ -286,7 +286,7 @@ def parser() -> argparse.ArgumentParser:
     drain.add_argument(
         "--force",
         action="store_true",
-        help="even where a service then falls below its quorum, or the others have no room for its connections",
+        help="even where a service then falls below its quorum, or the others have no room for what it carries",
     )
     drain.add_argument("--wait", action="store_true", help="return when it has no active connections left")
     drain.add_argument(

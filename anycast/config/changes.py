@@ -134,7 +134,19 @@ def _by_name(members: Iterable[Any], renamed: Mapping[str, str] = MappingProxyTy
 
 _WITHOUT = {"export": "all", "persistence": "none", "expire_failed": "never", "timeouts": "left as they are"}
 _WITHOUT |= dict.fromkeys(
-    ("connection_sync", "bfd", "token", "signature", "ospf", "weight", "tls", "etcd", "velocity"), "none"
+    (
+        "connection_sync",
+        "bfd",
+        "token",
+        "server_capacity",
+        "signature",
+        "ospf",
+        "weight",
+        "tls",
+        "etcd",
+        "velocity",
+    ),
+    "none",
 )
 
 
@@ -365,6 +377,7 @@ def _service(title: str, old: model.Service, new: model.Service, pools: Mapping[
         "one_packet",
         "persistence",
         "expire_failed",
+        "server_capacity",
         "quorum",
     )
     for name, change in _fields(old, new, names):

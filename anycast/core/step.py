@@ -212,6 +212,7 @@ def _suspended(state: State, gap: float, now: float) -> Step:
         stuck=frozenset(),
         next_read=now,
         counts=(),
+        readings=(),
         adopted=kernel.adopted if snapshot is None else snapshot.table,
     )
     ttl = state.config.timing.lease_ttl

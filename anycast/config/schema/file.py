@@ -578,6 +578,10 @@ class Serving(Part):
         "one; the kernel alone would keep them there for as long as the client sends. 0 to 24h, or never. Default: "
         "60s, with udp 0."
     )
+    server_capacity: Capacity | None = entry(
+        "What one real server of the service carries of what this node sends it. `anycast drain-server` is refused where the "
+        "others would exceed `limit` of it then. Default: nobody has said."
+    )
     quorum: Annotated[Quorum, or_text(of.QUORUM_NUMBER.schema)] = entry(
         "How many usable real servers the VIP needs. A number or a share alone is `low`.", Quorum()
     )

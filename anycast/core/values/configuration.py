@@ -11,6 +11,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Generic, TypeAlias, TypeVar
 
+from anycast.core.fleet.values import Capacity
 from anycast.core.hooks import Hook, Secret
 from anycast.core.values import described as of
 from anycast.core.values.checks import BgpSession, Kind
@@ -295,6 +296,9 @@ class Service:
     one_packet: bool = False  # UDP: every packet is scheduled by itself, no connection is kept
     persistence: Persistence | None = None
     expire_failed: float | None = None  # seconds a real server is down until its connections end; None: never
+    server_capacity: Capacity | None = (
+        None  # of one real server, for what this node sends it; None: nobody has said
+    )
     quorum: Quorum = Quorum()
     require: Rule[Leaf] | None = None  # must hold for the VIP to be announced
 

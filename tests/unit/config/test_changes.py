@@ -180,6 +180,13 @@ EDITS: list[tuple[str, str, tuple[str, ...]]] = [
         ("vip web: service tcp/80 expire_failed 60s -> never",),
     ),
     (
+        "server_capacity: {bits: 1G, new_connections: 5k, limit: 80%}",
+        "server_capacity: {bits: 2G}",
+        (
+            "vip web: service tcp/80 server_capacity bits 1e+09, new_connections 5000, limit 0.8 -> bits 2e+09, limit 0.7",
+        ),
+    ),
+    (
         "- mark: 7",
         "- mark: 8",
         ("vip web: service mark/7 removed", "vip web: service mark/8 added"),
