@@ -35,6 +35,7 @@ from lab.waiting import until
 
 NODES, VIPS = 16, 1000
 INTERVAL = 2.0
+RANK = (0, 0, 0, 0)  # of every VIP
 WINDOW = 60.0  # seconds of each measurement
 SETTLES = 20.0
 PORT = 21700
@@ -113,7 +114,7 @@ class Other:
         self._asked = 0
         names = [f"v{n}" for n in range(VIPS)]
         self._rows: dict[str, codec.Row] = {
-            one: (str(VipStanding.ANNOUNCED), "healthy", self._born, "0123456789ab") for one in names
+            one: (str(VipStanding.ANNOUNCED), "healthy", self._born, "0123456789ab", RANK) for one in names
         }
         self._split = [*codec.split(sorted(names))]
         self._pieces = [codec.piece({one: self._rows[one] for one in some}) for some in self._split]
@@ -126,7 +127,7 @@ class Other:
             self._flapped = now
             place = self._asked % len(self._split)
             one = self._split[place][0]
-            self._rows[one] = (str(VipStanding.ANNOUNCED), "healthy", now, "0123456789ab")
+            self._rows[one] = (str(VipStanding.ANNOUNCED), "healthy", now, "0123456789ab", RANK)
             self._pieces[place] = codec.piece({each: self._rows[each] for each in self._split[place]})
         document = Document(node=name(self.number), version="0", load=Load(bits=float(self._asked * 1e6)))
         return codec.answer(codec.head(document, born=self._born, at=now), self._pieces, known, now)

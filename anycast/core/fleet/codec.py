@@ -173,7 +173,7 @@ def read(data: bytes, known: Mapping[str, Mapping[str, Row]]) -> Heard:
         found = fresh.get(digest) if isinstance(digest, str) else None
         if found is not None:
             pieces[digest] = dict(read_rows(found))
-        elif digest in known:
+        elif isinstance(digest, str) and digest in known:
             pieces[digest] = known[digest]
         else:
             raise BrokenError("some of its VIPs are missing")

@@ -32,7 +32,7 @@ def taken(receiver: Receiver, some: Iterable[bytes]) -> Peer:
 
 
 def rows(number: int, standing: str = "announced") -> dict[str, Row]:
-    return {f"v{n}": (standing, "why", float(-n), "t") for n in range(number)}
+    return {f"v{n}": (standing, "why", float(-n), "t", ()) for n in range(number)}
 
 
 TOLD = Told(
@@ -59,7 +59,7 @@ def test_only_what_has_changed_is_told_and_the_rest_is_the_same_object() -> None
     receiver = Receiver()
     first = taken(receiver, frames(None, TOLD))
     new = replace(
-        TOLD, rows={**TOLD.rows, "v7": ("withdrawn", "x", 3.0, "t")}, loads={"v2": LOAD}, heard=21.0
+        TOLD, rows={**TOLD.rows, "v7": ("withdrawn", "x", 3.0, "t", ())}, loads={"v2": LOAD}, heard=21.0
     )
     told = frames(TOLD, new)
     assert len(told) == 3  # head, one VIP, peer
@@ -114,7 +114,7 @@ def test_whatever_changes_both_ends_have_the_same(histories: list[dict[str, str]
     for number, one in enumerate(histories):
         new = replace(
             TOLD,
-            rows={name: (standing, "", 1.0, "") for name, standing in one.items()},
+            rows={name: (standing, "", 1.0, "", ()) for name, standing in one.items()},
             heard=float(number),
             loads={},
         )

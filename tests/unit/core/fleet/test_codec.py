@@ -30,7 +30,7 @@ DOCUMENT = Document(
     hears=("lb1",),
 )
 ROWS: dict[str, Row] = {
-    f"v{n:03}": (str(VipStanding.ANNOUNCED), "healthy", 100.0 + n, "aa") for n in range(150)
+    f"v{n:03}": (str(VipStanding.ANNOUNCED), "healthy", 100.0 + n, "aa", (0, n)) for n in range(150)
 }
 
 
@@ -50,13 +50,13 @@ def test_a_document_comes_out_as_it_went_in() -> None:
     assert {name: row for some in heard.pieces.values() for name, row in some.items()} == ROWS
     assert (heard.at, heard.born) == (500.0, 3.0)
     assert codec.told(ROWS["v007"], heard.at) == VipTold(
-        standing=VipStanding.ANNOUNCED, reason="healthy", since=393.0, table="aa"
+        standing=VipStanding.ANNOUNCED, reason="healthy", since=393.0, table="aa", rank=(0, 7)
     )
 
 
 def test_what_is_known_is_not_sent_again_and_stays_the_same_object() -> None:
     first = codec.read(sent(), {})
-    other = {**ROWS, "v149": ("withdrawn", "below_quorum", 499.0, "aa")}
+    other = {**ROWS, "v149": ("withdrawn", "below_quorum", 499.0, "aa", ())}
     again = sent(rows=other, known=first.pieces)
     assert len(again) < len(sent()) / 2
     second = codec.read(again, first.pieces)
@@ -76,7 +76,7 @@ def test_the_tag_is_another_once_anything_is_and_time_alone_changes_nothing() ->
     later = codec.later(DOCUMENT, -10.0)  # the same, ten seconds later
     assert tag(DOCUMENT, 500.0) == tag(later, 510.0)
     assert tag(DOCUMENT, 500.0) != tag(replace(DOCUMENT, ready=False), 500.0)
-    assert tag(DOCUMENT, 500.0) != tag(DOCUMENT, 500.0, {**ROWS, "v001": ("withdrawn", "x", 1.0, "")})
+    assert tag(DOCUMENT, 500.0) != tag(DOCUMENT, 500.0, {**ROWS, "v001": ("withdrawn", "x", 1.0, "", ())})
 
 
 def test_loads_of_the_largest_vips_are_told() -> None:
@@ -100,7 +100,7 @@ def test_a_newer_format_is_read_as_far_as_it_is_known() -> None:
     rows = {name: row for each in heard.pieces.values() for name, row in each.items()}
     assert (heard.document.format, heard.document.turn) == (2, None)
     assert "v001" not in rows
-    assert rows["v002"] == ("withdrawn", "new", 1.0, "")
+    assert rows["v002"] == ("withdrawn", "new", 1.0, "", ())
 
 
 @pytest.mark.parametrize(
