@@ -1,4 +1,4 @@
-# The main targets: demo, chaos, test, lab, bench, bench-checks, bench-input, bench-ops, bench-soak, bench-scale, bench-view. Everything they need is installed by them.
+# The main targets: demo, chaos, test, lab, bench, bench-checks, bench-input, bench-ops, bench-soak, bench-scale, bench-view, bench-fleet. Everything they need is installed by them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
 
-.PHONY: help setup demo chaos bench bench-checks bench-input bench-ops bench-soak bench-scale bench-view lab lab-down test lint unit contract e2e test-lowest
+.PHONY: help setup demo chaos bench bench-checks bench-input bench-ops bench-soak bench-scale bench-view bench-fleet lab lab-down test lint unit contract e2e test-lowest
 .PHONY: hosts routers contract-all test-trixie test-sid test-kernels platforms
 .PHONY: package package-lock test-package audit schema machines clab findings clean
 
@@ -55,6 +55,9 @@ bench-checks: setup ## checks against HAProxy's, the agent under 5,000 a second,
 
 bench-ops: $(STAMP) ## the ops surface: hostile clients against the lease, documents of 5,000 servers; five minutes
 	@$(BIN)/python -m lab.bench_ops
+
+bench-fleet: $(STAMP) ## what it costs that 16 nodes of 1,000 VIPs ask one another; five minutes
+	@$(BIN)/python -m lab.bench_fleet
 
 bench-soak: $(STAMP) ## MINUTES=20 of 5,000 checks, 50 /status a second, 100 streams: memory, descriptors, files
 	@$(BIN)/python -m lab.bench_soak --minutes $(or $(MINUTES),20)

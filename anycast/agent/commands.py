@@ -27,9 +27,11 @@ from anycast.core.state import State
 from anycast.core.values.configuration import Config, Pool
 from anycast.core.values.moment import iso
 from anycast.core.vip.facts import would_fall
+from anycast.core.vip.room import too_full
 from anycast.ops import status
 
 MAX_REASON = 200  # characters
+NAMED = 5  # services that a refusal names
 LOOKED_THROUGH = 500  # names, for one that was meant
 LONGEST_TRIAL = 86400.0  # seconds until a configuration goes back that nobody confirms
 LONGEST = 366 * 86400.0  # seconds until a maintenance ends by itself
@@ -92,7 +94,7 @@ async def maintenance(engine: Engine, body: bytes, *, by: str, deadline: float) 
     `{"scope": "", a VIP's name or POOL/SERVER, "on": bool, "reason": text}`, and of those that go with `on`:
     `"until"` (seconds since the epoch) or `"for_s"`, with `"on_expiry": "resume" or "hold"`; `"now": true`
     without a drain; `"temporary": true` of the node until the agent ends. Without `"force": true` a real
-    server that a service cannot do without stays: 409.
+    server that a service cannot do without, or whose connections the others have no room for, stays: 409.
     """
     optional = _MAINTENANCE.keys() - {"scope", "on"}
     fields = _fields(body, _MAINTENANCE, optional=optional)
@@ -107,9 +109,8 @@ async def maintenance(engine: Engine, body: bytes, *, by: str, deadline: float) 
     # What was configured once and is in maintenance still can be ended.
     if on or fields["scope"] not in before.maintenance:
         _check_scope(fields["scope"], before.config)
-    lost = would_fall(before, scope) if on and is_server(scope) else ()
-    if lost and not fields.get("force", False):
-        raise RefusedError(409, f"without {scope} too few real servers are left for {', '.join(lost)}")
+    if on and is_server(scope) and not fields.get("force", False):
+        _check_server(before, scope)
     answer = await engine.set_maintenance(
         scope,
         on=on,
@@ -211,6 +212,15 @@ def _told(answer: ReloadAnswer) -> tuple[int, dict[str, Any]]:
         "confirm_s": answer.confirm_s,
     }
     return (200 if answer.ok else 422), told
+
+
+def _check_server(state: State, scope: str) -> None:
+    """Raises `RefusedError` for a real server that the others cannot stand in for."""
+    if lost := would_fall(state, scope):
+        raise RefusedError(409, f"without {scope} too few real servers are left for {', '.join(lost)}")
+    if full := too_full(state, scope):
+        more = f"; and {len(full) - NAMED} more services" if len(full) > NAMED else ""
+        raise RefusedError(409, f"without {scope} there is too little room: {'; '.join(full[:NAMED])}{more}")
 
 
 def _check_scope(scope: str, config: Config) -> None:

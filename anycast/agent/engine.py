@@ -112,6 +112,7 @@ _DOING: Mapping[type[ev.Event], str] = {
     ev.Reconfigured: "a reload",
     ev.MaintenanceSet: "a maintenance",
     ev.ConditionSet: "a condition of the node",
+    ev.FleetHeard: "what is heard of other nodes",
     ev.StopRequested: "the stop",
 }
 OTHER_WORK = "other work of the agent"

@@ -404,6 +404,10 @@ async def serve(
         await first_lease(loaded.config.timing.lease_ttl)
         await serving[0].keep_ops(runtime, node.listen)
 
+    async def hear_others() -> None:
+        await first_lease(loaded.config.timing.lease_ttl)
+        await serving[0].keep_fleet()
+
     async def serve_others() -> None:
         """What the first lease does not need. Imported in a thread: the event loop has turns meanwhile."""
         await first_lease(LEASE_PATIENCE)
@@ -418,6 +422,7 @@ async def serve(
                     keep_bound, runtime / CONTROL_SOCKET, 0o660, listen_for_control, stands(CONTROL_SOCKET)
                 ),
                 answer_questions,
+                hear_others,
             )
         )
 

@@ -9,30 +9,32 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-import anycast
 from anycast import oom
 from anycast.agent.feed import Feed, StuckError
+from anycast.agent.fleet_process import environment
 from anycast.process import how_it_ended, watch
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0  # seconds until the next one is started
 STEADY = 60.0  # seconds after which one counts as having come up
-_KEPT = ("HOME", "LANG", "LC_ALL", "PATH", "TZ")  # of the environment: in the rest may be secrets of hooks
 
 log = structlog.get_logger()
 
 
-async def keep(feed: Feed, runtime: Path, listen: str) -> None:
-    """One ops process after the other, for ever. Cancelled, it ends the one there is."""
+async def keep(
+    feed: Feed, runtime: Path, listen: str, variables: Callable[[], Iterable[str]] = tuple
+) -> None:
+    """`variables`: of the environment, that it needs. One ops process after the other, for ever. Cancelled, it ends the one there is."""
     loop, pause = asyncio.get_running_loop(), FIRST_PAUSE
     while True:
         began = loop.time()
         try:
-            why = await _one(feed, runtime, listen)
+            why = await _one(feed, runtime, listen, variables())
         except Exception:
             log.exception("agent.task_failed")
             why = "a defect of the agent"
@@ -43,14 +45,14 @@ async def keep(feed: Feed, runtime: Path, listen: str) -> None:
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
-async def _one(feed: Feed, runtime: Path, listen: str) -> str:
+async def _one(feed: Feed, runtime: Path, listen: str, variables: Iterable[str]) -> str:
     """Run one until it ends, or is ended. Returns why."""
     ours, theirs = socket.socketpair()
     kills = oom.kills()
     with ours:
         try:
             with theirs:
-                process = _start(theirs, runtime, listen)
+                process = _start(theirs, runtime, listen, variables)
             exited = watch(process)
         except OSError as error:
             return f"it cannot be started: {error.strerror or error}"
@@ -72,16 +74,16 @@ async def _one(feed: Feed, runtime: Path, listen: str) -> str:
     return "its exit status was lost" if status is None else how_it_ended(status, kills)
 
 
-def _start(line: socket.socket, runtime: Path, listen: str) -> subprocess.Popen[bytes]:
+def _start(
+    line: socket.socket, runtime: Path, listen: str, variables: Iterable[str]
+) -> subprocess.Popen[bytes]:
     """Raises OSError."""
     # -P and the path: the very code that runs here, whatever lies in the working directory.
     argv = [sys.executable, "-P", "-m", "anycast.ops", f"--feed={line.fileno()}", f"--agent={os.getpid()}"]
-    environment = {name: value for name, value in os.environ.items() if name in _KEPT}
-    environment["PYTHONPATH"] = str(Path(anycast.__file__).parents[1])
     return subprocess.Popen(
         [*argv, f"--listen={listen}", f"--runtime-dir={runtime}"],
         stdin=subprocess.DEVNULL,
         pass_fds=(line.fileno(),),
-        env=environment,
+        env=environment(variables),
         start_new_session=True,
     )

@@ -23,11 +23,22 @@ from anycast.background_writer import BackgroundWriter
 from anycast.core import events, hooks, owned
 from anycast.core.dataplane import ipvs, kernel
 from anycast.core.events import Event
+from anycast.core.fleet import values as of_fleet
 from anycast.core.health import phase
 from anycast.core.maintenance import clocks, stages
 from anycast.core.maintenance.stages import Maintenance
 from anycast.core.owned import NOTHING, Owned
-from anycast.core.values import checks, configuration, described, report, route, sight, software, standing
+from anycast.core.values import (
+    checks,
+    configuration,
+    described,
+    fleet,
+    report,
+    route,
+    sight,
+    software,
+    standing,
+)
 from anycast.core.values.configuration import Config, Target
 from anycast.core.vip import decide
 
@@ -43,9 +54,11 @@ _MODULES: tuple[ModuleType, ...] = (
     decide,
     described,
     events,
+    fleet,
     hooks,
     ipvs,
     kernel,
+    of_fleet,
     owned,
     phase,
     report,

@@ -9,7 +9,9 @@ from anycast.agent import ops_process
 from anycast.agent.control import Control
 from anycast.agent.engine import Engine
 from anycast.agent.feed import Feed
+from anycast.agent.fleet_process import FleetProcess, secrets_of
 from anycast.agent.send_hold import SendHold
+from anycast.core.events import Effect
 from anycast.core.in_force import conditions
 from anycast.kernel.tcp import Tcp
 from anycast.notify.hooks import Hooks
@@ -21,10 +23,15 @@ class Serving:
         """`before`: the number of the last event that was there before the engine."""
         self._engine = engine
         self._feed = Feed(engine)
-        engine.stepped = self._feed.stepped
+        self._fleet = FleetProcess(lambda: engine.state.config, engine.post)
+        engine.stepped = self._stepped
         self.control = Control(engine, self._feed.mark)
         self.hooks = Hooks(engine, before)
         engine.hook_tallies = lambda: self.hooks.tallies
+
+    def _stepped(self, effects: tuple[Effect, ...]) -> None:
+        self._feed.stepped(effects)
+        self._fleet.stepped()
 
     def summary(self, now: float) -> str:
         """One line for the service manager, with the worst that stands about the configuration."""
@@ -45,4 +52,9 @@ class Serving:
             await guard.watch()
 
     async def keep_ops(self, runtime: Path, listen: str) -> None:
-        await ops_process.keep(self._feed, runtime, listen)
+        await ops_process.keep(
+            self._feed, runtime, listen, lambda: secrets_of(self._engine.state.config.fleet)
+        )
+
+    async def keep_fleet(self) -> None:
+        await self._fleet.keep()

@@ -331,7 +331,9 @@ def parser() -> argparse.ArgumentParser:
     _with_server(drain)
     drain.add_argument("--reason", default="", metavar="TEXT", help="why, for people")
     drain.add_argument(
-        "--force", action="store_true", help="even where a service then falls below its quorum"
+        "--force",
+        action="store_true",
+        help="even where a service then falls below its quorum, or the others have no room for what it carries",
     )
     drain.add_argument("--wait", action="store_true", help="return when it has no active connections left")
     drain.add_argument(

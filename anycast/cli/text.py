@@ -27,6 +27,7 @@ _COLOURS = {
 }
 
 _LINES = 20  # of one kind about the node
+_SILENT = 8  # nodes that are named of which nothing is known
 NOT_COUNTED = (
     "traffic is not counted: net.ipv4.vs.run_estimation is 0, or net.ipv4.vs.est_cpulist names no processor"
 )
@@ -40,7 +41,10 @@ def status(document: Mapping[str, Any], *, colour: bool, shown: Overview | None 
     """
     shown = shown or everything(document["vips"])
     parts = [
-        _node(document, colour=colour) + _carried(document) + "".join(f"{line}\n" for line in shown.head),
+        _node(document, colour=colour)
+        + _carried(document)
+        + _headroom(document)
+        + "".join(f"{line}\n" for line in shown.head),
         _vips(shown.lines, colour=colour),
         *(
             [_traffic(shown.busy, document["traffic"], colour=colour)]
@@ -105,6 +109,24 @@ def _carried(document: Mapping[str, Any]) -> str:
     else:
         told.append("answers do not come back this way")  # direct routing, tunnels
     return f"  carries {'; '.join(told)} (over {traffic['over_s']:.0f} s)\n"
+
+
+def _headroom(document: Mapping[str, Any]) -> str:
+    """How far this node is from its limit, now and with one node less, and which others would be over theirs then."""
+    found = document.get("headroom")  # an older agent says nothing of it
+    if found is None:
+        return ""
+    mine = [one for one in found["nodes"] if one["node"] == document["node"]["name"]]
+    lines = [f"stands at {one['today']['text']}" for one in mine if one["today"] is not None]
+    for one in (*mine, *(one for one in found["nodes"] if one not in mine)):
+        for less in one["less"]:
+            figure = less["figure"]
+            over = figure is not None and figure["share"] > figure["limit"]
+            if figure is not None and (less["nodes"] == 1 or one in mine) and (over or one in mine):
+                lines.append(less["text"])
+    if lines and found["silent"]:
+        lines.append(f"without what is not known of {', '.join(found['silent'][:_SILENT])}")
+    return "".join(f"  {printable(line)}\n" for line in _some(lines))
 
 
 def _carries(vip: Mapping[str, Any]) -> bool:

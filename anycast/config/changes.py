@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from anycast.analysis import maglev
 from anycast.analysis.routers import some
 from anycast.core.dataplane.members import server_port, versions
+from anycast.core.fleet.values import Capacity
 from anycast.core.hooks import Hook, Webhook
 from anycast.core.rendering import LEARN as LEARN_BIRD
 from anycast.core.rendering import OF_SESSION, differences, listed
@@ -18,6 +19,7 @@ from anycast.core.rendering import RELOAD as RELOAD_EXABGP
 from anycast.core.rendering import RESTART as RESTART_EXABGP
 from anycast.core.values import configuration as model
 from anycast.core.values.checks import BgpSession, LoadCheck, SyslogCanaryCheck, TcpVipCheck
+from anycast.core.values.fleet import Certificates, Etcd
 from anycast.core.values.speaker import LearnedBy, Ospf
 
 T = TypeVar("T")
@@ -131,7 +133,21 @@ def _by_name(members: Iterable[Any], renamed: Mapping[str, str] = MappingProxyTy
 
 
 _WITHOUT = {"export": "all", "persistence": "none", "expire_failed": "never", "timeouts": "left as they are"}
-_WITHOUT |= dict.fromkeys(("connection_sync", "bfd", "token", "signature", "ospf", "weight"), "none")
+_WITHOUT |= dict.fromkeys(
+    (
+        "connection_sync",
+        "bfd",
+        "token",
+        "server_capacity",
+        "signature",
+        "ospf",
+        "weight",
+        "tls",
+        "etcd",
+        "velocity",
+    ),
+    "none",
+)
 
 
 def _fields(old: Any, new: Any, names: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -171,6 +187,12 @@ def _text(value: object) -> str:
             own = "" if value.router_id is None else f", router_id {value.router_id}"
             times = f"hello {value.hello}s, dead {value.dead}s"
             return f"area {value.area} on {', '.join(value.interfaces)}, {times}{own}"
+        case Capacity():
+            told = {one: getattr(value, one) for one in _names(value) if getattr(value, one) is not None}
+            return ", ".join(f"{one} {amount:g}" for one, amount in told.items())
+        case Certificates() | Etcd():
+            told = {one: getattr(value, one) for one in _names(value) if getattr(value, one) is not None}
+            return ", ".join(f"{one} {_text(part)}" for one, part in told.items())
         case model.Quorum():
             return f"low {value.low}, high {value.high}"
         case _:
@@ -200,6 +222,17 @@ def _settings(old: model.Config, new: model.Config) -> Iterator[str]:
         yield f"timing: {name} {change}"
     for name, change in _fields(old, new, ("timeouts", "connection_sync")):
         yield f"{name}: {change}"
+    yield from _fleet(old, new)
+
+
+def _fleet(old: model.Config, new: model.Config) -> Iterator[str]:
+    before, after = old.fleet, new.fleet
+    if before is None or after is None:
+        if before is not after:
+            yield "fleet: " + " -> ".join("none" if one is None else one.view for one in (before, after))
+        return
+    for name, change in _fields(before, after, _names(before)):
+        yield f"fleet: {name} {change}"
 
 
 def _speaker(old: model.Config, new: model.Config) -> Iterator[str]:
@@ -344,6 +377,7 @@ def _service(title: str, old: model.Service, new: model.Service, pools: Mapping[
         "one_packet",
         "persistence",
         "expire_failed",
+        "server_capacity",
         "quorum",
     )
     for name, change in _fields(old, new, names):

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from anycast.config.problem import MOST, Path, Problem, TooManyError, shown
 from anycast.config.schema.advice import for_key, lines_for
-from anycast.config.schema.file import File, FleetNode, FleetVip, Vip
+from anycast.config.schema.file import File, FleetNode, FleetOwn, FleetVip, Vip
+from anycast.config.schema.file import Fleet as FleetSection
 from anycast.config.schema.scalars import NAME, NAME_ADVICE
-from anycast.config.validate import Holes, Source
+from anycast.config.validate import Holes, Source, Whereabouts
 from anycast.core.names import listed, nearest
 
 if TYPE_CHECKING:
@@ -26,7 +27,12 @@ KEY = "nodes"
 MOST_NODES = 64
 NAMED = 8  # nodes that are listed where one of them is meant
 
-_ALONE: Mapping[Path, str] = {("node",): "name", ("connection_sync",): "interface", ("speaker",): "type"}
+_ALONE: Mapping[Path, str] = {
+    ("node",): "name",
+    ("connection_sync",): "interface",
+    ("speaker",): "type",
+    ("fleet",): "view",
+}
 """Sections of which one word stands for a mapping with this key."""
 
 _INSTEAD: Mapping[Path, tuple[str, ...]] = {("bgp",): ("password", "password_file", "password_env")}
@@ -78,6 +84,7 @@ class Fleet:
     def __init__(self, source: Source, names: Sequence[str]) -> None:
         self.names = tuple(names)
         self._source = source
+        self._whereabouts = tuple(map(self._where, names))
 
     def find(self, who: Who, problems: list[Problem]) -> str | None:
         """The node's name in this file; None: it is not there, which is said."""
@@ -119,7 +126,20 @@ class Fleet:
             overlay.put(overlay.tree, key, value, (key,), origin)
         if isinstance(overlay.tree.setdefault("node", {}), dict | str):
             overlay.put(overlay.tree, "node", {"name": name}, ("node",), here)
-        return overlay.source()
+        return replace(overlay.source(), nodes=self._whereabouts)
+
+    def _where(self, name: str) -> Whereabouts:
+        """Of what its part says of its own addresses: what is wrong in it is said when its part is judged."""
+        part = self._source.tree[KEY][name]  # type: ignore[index,call-overload]  # a mapping that has it
+        if isinstance(part, str):
+            return Whereabouts(name, address=part)
+        bgp, own = (part.get(key) if isinstance(part, dict) else None for key in ("bgp", "fleet"))
+        listen = own.get("listen") if isinstance(own, dict) else None
+        return Whereabouts(
+            name,
+            listen=listen if isinstance(listen, str) else None,
+            address=next(_addresses_of(bgp), None) if isinstance(bgp, dict) else None,
+        )
 
     def _sections(self, part: Value, here: Path, problems: list[Problem]) -> list[tuple[str, Value, Path]]:
         """What of a node's part can be used, with its place."""
@@ -148,11 +168,21 @@ class Fleet:
                 say(place, "this is not a mapping", "write `key: value` lines below it")
             elif key == "node" and "name" in value:
                 say((*place, "name"), "the node's name stands above already", "remove it", key=True)
+            elif key == "fleet":
+                found.append((key, self._own(value, place, say), place))
             elif key == "vips":
                 found.append((key, self._vips(value, place, say), place))
             else:
                 found.append((key, value, place))
         return found
+
+    def _own(self, part: dict[str, Value], here: Path, say: Any) -> dict[str, Value]:
+        """What of `fleet` may be different on a node."""
+        known = FleetOwn.model_fields
+        for key, value in part.items():
+            if key not in known and (*here, key) not in self._source.holes:
+                self._no_key((*here, key), value, "all nodes have the same", known, say)
+        return {key: value for key, value in part.items() if key in known}
 
     def _vips(self, part: dict[str, Value], here: Path, say: Any) -> dict[str, Value]:
         vips = self._source.tree.get("vips")
@@ -190,7 +220,12 @@ class Fleet:
 
     def _no_key(self, place: Path, value: Value, same: str, known: Iterable[str], say: Any) -> None:
         key = str(place[-1])
-        elsewhere = Vip.model_fields if "vips" in place[2:-1] else File.model_fields
+        sections = {"vips": Vip.model_fields, "fleet": FleetSection.model_fields}
+        elsewhere = (
+            sections.get(str(place[2]), File.model_fields)
+            if len(place) > len((KEY, "", ""))
+            else File.model_fields
+        )
         if key in elsewhere:
             do = f"write it once, outside of nodes; here can stand {listed([*known])}"
             say(place, f"{same} {key}", do, key=True)
@@ -211,6 +246,18 @@ def _meant(name: str, names: Sequence[str]) -> str:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     there = f"there are {', '.join(names[:NAMED])}{more}"
     return f"did you mean {near}? {there}" if near else there
+
+
+def _addresses_of(bgp: dict[str, Value]) -> Iterator[str]:
+    """This node's own, in the order in which they make its router id."""
+    neighbors = bgp.get("neighbors")
+    if isinstance(one := bgp.get("router_id"), str):
+        yield one
+    for each in neighbors if isinstance(neighbors, list) else ():
+        if isinstance(each, dict) and isinstance(one := each.get("local_address"), str):
+            yield one
+    local = bgp.get("local_address")
+    yield from (one for one in (local if isinstance(local, list) else [local]) if isinstance(one, str))
 
 
 def _written_name(source: Source) -> tuple[str, Path] | None:

@@ -66,11 +66,21 @@ class Holes:
         return path in self._items or not self._around.get(path, set()).isdisjoint(fields)
 
 
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """Of a node that the files name, as far as they say it: `fleet.listen` of its own part, and its own address."""
+
+    name: str
+    listen: str | None = None
+    address: str | None = None
+
+
 @dataclass(slots=True)
 class Source:
     """What was read: one tree of all files, and the place of everything in it. `holes` are left out of it.
 
-    `origins`: what stands elsewhere in the files than in the tree, with all below it (`anycast.config.fleet`).
+    `origins`: what stands elsewhere in the files than in the tree, with all below it (`anycast.config.fleet`). `nodes`: all
+    that the files name; empty: they name none.
     """
 
     tree: dict[str, Value]
@@ -82,6 +92,7 @@ class Source:
     )  # of a list in `tree` that is not whole: what is left
     complete: bool = True  # False: a file could not be read at all
     origins: Mapping[Path, Path] = field(default_factory=dict)
+    nodes: tuple[Whereabouts, ...] = ()
 
     def written(self, path: Path) -> Path:
         """Where a path of the tree stands in the files."""

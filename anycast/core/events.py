@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from anycast.core.dataplane.kernel import Failure, KernelOp, Snapshot
+from anycast.core.fleet.values import Peer
 from anycast.core.health.phase import Result
 from anycast.core.maintenance.stages import Maintenance
 from anycast.core.owned import Owned
@@ -114,6 +115,14 @@ class ConditionSet:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FleetHeard:
+    """What is known of other nodes, as far as it has changed. `problem`: of the view as a whole; None: the same as before."""
+
+    peers: Mapping[str, Peer] = field(default_factory=dict)
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StopRequested:
     """`displaced`: another agent has taken over, and owns what this one has in the kernel and the lease."""
 
@@ -133,6 +142,7 @@ Event: TypeAlias = (
     | Reconfigured
     | MaintenanceSet
     | ConditionSet
+    | FleetHeard
     | StopRequested
 )
 

@@ -42,6 +42,8 @@ EVENTS: tuple[str, ...] = (
     "config.warned",
     "control.unexpected",
     "events.not_saved",
+    "fleet.ended",
+    "fleet.started",
     "kernel.available",
     "kernel.drifted",
     "kernel.program_failed",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from anycast.core.values.configuration import Export, Role
+from anycast.core.values.configuration import Export, Origin, Role
 from anycast.core.values.route import Route, Variant, drained, link_bandwidth
 
 if TYPE_CHECKING:
@@ -48,6 +48,19 @@ def preference(vip: Vip, export: Export | None = None) -> Preference:
         med=said(own.med, vip.med, BACKUP_MED),
         local_preference=said(own.local_preference, vip.local_preference, BACKUP_LOCAL_PREFERENCE),
     )
+
+
+def rank(vip: Vip, bgp: Bgp) -> tuple[int, ...]:
+    """What routers compare of the VIP of this node and of others, in that order: the smallest is the best.
+
+    Local preference counts where a router of the node's own AS is among them, prepends where another is. `export` is not
+    looked at.
+    """
+    own = preference(vip)
+    kinds = {is_internal(bgp, one) for one in bgp.neighbors}
+    local = USUAL_LOCAL_PREFERENCE if own.local_preference is None else own.local_preference
+    origin = list(Origin).index(vip.origin or Origin.IGP)
+    return -local if True in kinds else 0, own.prepend if False in kinds else 0, origin, own.med or 0
 
 
 def needs(config: Config) -> int:

@@ -24,6 +24,7 @@ from anycast.core.dataplane.kernel import (
 from anycast.core.dataplane.members import Member
 from anycast.core.dataplane.proof import Proof
 from anycast.core.dataplane.traffic import Count
+from anycast.core.fleet.values import View
 from anycast.core.health.compose import compose
 from anycast.core.health.phase import Health, Phase
 from anycast.core.index import Index, Targets
@@ -72,6 +73,15 @@ IN_A_ROW = 3  # times that an address is put back at once, though it is gone aga
 LEFT_ALONE = 10.0  # seconds for which a contested address must have stayed before its VIP is proven again
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Of the kernel, at the instant `at`: what of it tells a rate."""
+
+    at: float
+    table: ipvs.Table
+    traffic: Mapping[ipvs.Key, bytes]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelState:
     """What is known of the kernel. One read or program is under way at a time (`busy`)."""
@@ -81,6 +91,7 @@ class KernelState:
     read_at: float = 0.0  # of the snapshot
     good_until: float = math.inf  # from then on the snapshot proves nothing
     counts: tuple[Count, ...] = ()  # the packets of the last readings
+    readings: tuple[Reading, ...] = ()  # what was carried by then, the oldest first
     error: str | None = None
     failures: int = 0
     problems: tuple[str, ...] = ()
@@ -283,6 +294,7 @@ class State:
     lease: LeaseState = LeaseState()
     plugins: Mapping[int, Report | None] = field(default_factory=dict)
     views: Views = Views()
+    fleet: View = View()  # the other nodes of the fleet
     lost_until: float = -math.inf  # until then a plugin that is not connected may hold routes
     still_until: float = -math.inf  # until then routers may have routes of a plugin that was lost while mute
     stopping_since: float | None = None

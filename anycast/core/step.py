@@ -20,6 +20,7 @@ from anycast.core.events import (
     Effect,
     Event,
     Exit,
+    FleetHeard,
     KernelChanged,
     KernelFailed,
     KernelRead,
@@ -38,6 +39,7 @@ from anycast.core.events import (
     StopRequested,
     Tick,
 )
+from anycast.core.fleet import heard
 from anycast.core.health import phase as healths
 from anycast.core.index import Index, indexed
 from anycast.core.maintenance import progress as maintenances
@@ -172,6 +174,8 @@ def _apply(state: State, event: Event, now: float) -> Step:
             return _reconfigured(state, config, now)
         case ConditionSet(kind=kind, text=text, about=about):
             return standing.told(state, kind, about, text, now)
+        case FleetHeard(peers=peers, problem=problem):
+            return replace(state, fleet=heard.told(state.fleet, peers, problem)), []
         case MaintenanceSet(scope=scope, entry=entry, skip_drain=skip_drain, by=by):
             if entry is None:
                 return maintenances.end(state, scope, by=by)
@@ -208,6 +212,7 @@ def _suspended(state: State, gap: float, now: float) -> Step:
         stuck=frozenset(),
         next_read=now,
         counts=(),
+        readings=(),
         adopted=kernel.adopted if snapshot is None else snapshot.table,
     )
     ttl = state.config.timing.lease_ttl
@@ -286,7 +291,12 @@ def _reported(state: State, source: int, report: Report) -> Step:
 
 def _reconfigured(state: State, config: Config, now: float) -> Step:
     after, moves = reload.adopted(state, config, now)
-    after = replace(after, kernel=loop.reconfigured(after, now), outdated=standing.outdated(state, config))
+    after = replace(
+        after,
+        kernel=loop.reconfigured(after, now),
+        outdated=standing.outdated(state, config),
+        fleet=heard.reconfigured(state.fleet, config.fleet),
+    )
     effects: list[Effect] = [SetTargets(targets=after.targets)]
     if after.maintenance is not state.maintenance:
         effects.append(maintenances.save(after.maintenance))

@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +30,7 @@ LINGER = 1.0  # seconds after a refusal in which what is still coming is read: e
 LINGERING = 1024 * 1024  # bytes that are read then
 _ADMITTED = 8
 _GRACE = 0.1  # seconds
+HANDSHAKE = 5.0  # seconds
 LOOKS = 15  # within the time that a client may be idle, for those that have been so for longer
 
 
@@ -136,7 +138,7 @@ class _Connection(web.RequestHandler):
         self._said_all.set()
         # What has just come whole may not have been begun yet.
         asyncio.get_running_loop().call_later(_GRACE, self._listening.end_if_idle, self)
-        return not self.streaming
+        return not self.streaming and not self._listening.is_encrypted
 
     def handle_error(
         self,
@@ -164,7 +166,8 @@ class _Connection(web.RequestHandler):
     async def _linger(self) -> None:
         """Until it has said all it has to say, for a moment."""
         if isinstance(self.transport, asyncio.Transport) and not self.has_ended:
-            self.transport.write_eof()
+            if self.transport.can_write_eof():  # not with TLS
+                self.transport.write_eof()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LINGER):
                     await self._said_all.wait()
@@ -223,13 +226,21 @@ class Listening:
     Who does not read what it has asked for is idle too.
     """
 
-    def __init__(self, server: web.Server, limits: Limits | None = None) -> None:
+    def __init__(
+        self, server: web.Server, limits: Limits | None = None, *, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.limits = limits or Limits()
+        self._tls = tls
+        self._patience: dict[str, Any] = {} if tls is None else {"ssl_handshake_timeout": HANDSHAKE}
         self._server = server
         self._idle: dict[_Connection, float] = {}  # since when, the longest first
         self._connections: set[_Connection] = set()
         self._listener: asyncio.Server | None = None
         self._sweeping: asyncio.Task[None] | None = None
+
+    @property
+    def is_encrypted(self) -> bool:
+        return self._tls is not None
 
     async def listen(self, listener: socket.socket) -> None:
         """Accept on `listener` instead of the one before; connections that stand stay."""
@@ -238,7 +249,11 @@ class Listening:
         # So few are let in in one turn of the loop that each can be heard before it has to make room for others.
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(
-            partial(_Connection, self, self._server), sock=listener, backlog=_ADMITTED
+            partial(_Connection, self, self._server),
+            sock=listener,
+            backlog=_ADMITTED,
+            ssl=self._tls,
+            **self._patience,
         )
         listener.listen(BACKLOG)
         if self._sweeping is None:

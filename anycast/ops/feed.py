@@ -40,6 +40,7 @@ _UNSHOWN_OF_KERNEL: Mapping[str, Any] = {
     "coming": None,
     "attempted": {},
     "reached": PersistentMap(),
+    "readings": (),
     "adopted": {},
 }
 

@@ -24,6 +24,8 @@ from anycast.ops import hosts, page, status, why
 from anycast.ops.board import Boards
 from anycast.ops.connections import MAX_FIELDS, MAX_WHY, begin_stream, counted, refusal
 from anycast.ops.exposition import Body
+from anycast.ops.fleet import Told
+from anycast.ops.fleet_door import reply
 from anycast.ops.hub import Event, LaggedError, interest
 from anycast.ops.metrics import MetricsText
 from anycast.ops.paths import READ, STREAM, Operation, openapi
@@ -54,9 +56,12 @@ log = structlog.get_logger()
 
 
 def read_app(
-    source: Source, reached: Reached | None = None, names: Callable[[], Iterable[str]] = frozenset
+    source: Source,
+    reached: Reached | None = None,
+    names: Callable[[], Iterable[str]] = frozenset,
+    told: Told | None = None,
 ) -> web.Application:
-    """`names`: of this machine. Over TCP it is asked by them, by those in the configuration, or by an address."""
+    """`told`: what other nodes are told. `names`: of this machine. Over TCP it is asked by them, by those in the configuration, or by an address."""
 
     def known() -> Iterable[str]:
         node = source.facts.state.config.node
@@ -64,7 +69,7 @@ def read_app(
 
     middlewares = [counted, _in_slices, _errors_as_json, _is_question(known), _at_revision(reached)]
     app = web.Application(middlewares=middlewares)
-    surface = _Reading(source)
+    surface = _Reading(source, told or Told(source))
     for operation in READ:
         handler: Handler = getattr(surface, operation.handler)
         answer = _strict(operation, handler) if operation.strict else handler
@@ -298,8 +303,9 @@ class _Routes:
 
 
 class _Reading:
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, told: Told) -> None:
         self._source = source
+        self._told = told
         self._boards = Boards()
         self._status = _Kept[bytes]()
         self._writing = asyncio.Lock()
@@ -367,6 +373,7 @@ class _Reading:
             overload=self._source.facts.work.strain.overload,
             traffic=traffic,
             hooks=self._source.facts.hooks,
+            headroom=self._source.headroom.read(now),
         )
         head, _, tail = _dumps(frame).partition(json.dumps(_VIPS))
         vips: list[str] = []
@@ -378,6 +385,14 @@ class _Reading:
             if len(vips) % BATCH == 0:
                 await asyncio.sleep(0)
         return f"{head}[{', '.join(vips)}]{tail}".encode()
+
+    async def get_fleet(self, request: web.Request) -> web.StreamResponse:
+        """For this node itself: others ask where `fleet.listen` says, and must have the token."""
+        transport = request.transport
+        strange = transport is None or isinstance(transport.get_extra_info("peername"), tuple)
+        if strange or self._source.facts.state.config.fleet is None:
+            raise web.HTTPNotFound
+        return reply(self._told, request)
 
     async def get_metrics(self, request: web.Request) -> web.StreamResponse:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))

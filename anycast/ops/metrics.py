@@ -31,6 +31,7 @@ from anycast.core.values.standing import Condition
 from anycast.core.view import sums
 from anycast.core.vip.facts import recent_crashes
 from anycast.entries import PROC, Entries, kernel_limit
+from anycast.ops import headroom
 from anycast.ops.board import Board
 from anycast.ops.exposition import Body, Chunk
 from anycast.ops.series import Series
@@ -123,6 +124,7 @@ class StateCollector(Collector):
         yield from _probes(self._source)
         yield from _hooks(self._source)
         yield _standing(self._source)
+        yield from headroom.families(self._source.headroom.read(now))
 
     def _limit(self) -> Iterator[Metric]:
         try:

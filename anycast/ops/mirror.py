@@ -13,7 +13,9 @@ from anycast.core.index import Index
 from anycast.core.values.configuration import Config, Target
 from anycast.core.values.standing import MAX_TEXT, Condition, Standing
 from anycast.ops import delta, feed
+from anycast.ops.headroom import Headroom
 from anycast.ops.hub import Hub, event_of
+from anycast.ops.load import Meter
 from anycast.ops.source import Facts
 from anycast.ops.traffic import Traffic
 
@@ -28,6 +30,8 @@ class Mirror:
         self.revision = 0
         self.events = Hub()
         self.traffic = Traffic()
+        self.meter = Meter()
+        self.headroom = Headroom(self)
         self._coming: Any = None  # of which the rest may be on its way
         self._facts: Facts | None = None
         self._config: Config | None = None
@@ -63,6 +67,8 @@ class Mirror:
             self._config, self._index = config, feed.derived(config, self._index)
         facts = self._facts = self._with_own(feed.whole(coming, self._index))
         self.traffic.take(facts.state)
+        if config.fleet is not None:
+            self.meter.interfaces.take(time.monotonic())
         if facts.numbers is not self._numbers:
             self._numbers = facts.numbers
             targets = set(facts.numbers.values())

@@ -12,6 +12,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from anycast.core.fleet.codec import PIECES
 from anycast.core.maintenance.clocks import Expiry
 from anycast.core.values.fates import Fate, Way
 
@@ -178,6 +179,33 @@ READ: tuple[Operation, ...] = (
         answers={200: Answer(about="The status document.", content={JSON: _ref("Status")})},
     ),
     Operation(
+        path="/fleet",
+        handler="get_fleet",
+        about=(
+            "What this node says of itself to the other nodes of its fleet. At the unix socket, and where `fleet.listen` says; "
+            "what is asked there needs the fleet's token."
+        ),
+        parameters=(
+            Parameter(
+                name="If-None-Match",
+                about="The ETag of the answer that whoever asks has.",
+                schema={"type": "string"},
+                place="header",
+            ),
+            Parameter(
+                name=PIECES,
+                about="Digests of the pieces of VIPs that are known already, with commas between them: these are left out.",
+                schema={"type": "string"},
+                place="header",
+            ),
+        ),
+        answers={
+            200: Answer(about="The document.", content={JSON: {"type": "object"}}),
+            304: Answer(about="It has not changed.", content={}),
+            404: _error("The node has no fleet, or is not asked where its fleet asks."),
+        },
+    ),
+    Operation(
         path="/metrics",
         handler="get_metrics",
         about="Prometheus metrics, packed if Accept-Encoding takes gzip.",
@@ -299,7 +327,7 @@ CONTROL: tuple[Operation, ...] = (
         answers={
             200: Answer(about="What happens now.", content={JSON: {"type": "object"}}),
             404: _error("There is no such thing."),
-            409: _error("A service cannot do without it."),
+            409: _error("A service cannot do without it, or the others have no room for what it carries."),
             **_BODY_TIME,
             **_LATE,
         },
@@ -454,7 +482,10 @@ def _components() -> dict[str, Any]:
             "scope": {"type": "string", "description": "Empty: the node. A VIP, or POOL/SERVER."},
             "on": {"type": "boolean"},
             "reason": {"type": "string", "maxLength": 200, "description": "One printable line."},
-            "force": {"type": "boolean", "description": "Even if a service then falls below its quorum."},
+            "force": {
+                "type": "boolean",
+                "description": "Even if a service then falls below its quorum, or others have too little room.",
+            },
             "until": {
                 "type": "number",
                 "description": "When it ends by itself, in seconds since the epoch: within 366 days. With `on`.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from anycast.core.health.phase import Outcome
 from anycast.core.hooks import Tally as HookTally
@@ -14,8 +14,12 @@ from anycast.core.state import State
 from anycast.core.values.configuration import Target
 from anycast.core.values.persistent import PersistentMap
 from anycast.ops.hub import Hub
+from anycast.ops.load import Meter
 from anycast.ops.strain import Strain
 from anycast.ops.traffic import Traffic
+
+if TYPE_CHECKING:
+    from anycast.ops.headroom import Headroom  # which shows what is here
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,12 @@ class Source(Protocol):
 
     @property
     def traffic(self) -> Traffic: ...
+
+    @property
+    def meter(self) -> Meter: ...
+
+    @property
+    def headroom(self) -> Headroom: ...
 
     @property
     def pid(self) -> int:

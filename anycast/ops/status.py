@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import Any, Protocol, assert_never
+from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane.kernel import KINDS
@@ -41,10 +41,14 @@ from anycast.core.values.standing import Condition, Standing
 from anycast.core.view import At, Receipt, at, sums
 from anycast.core.vip.decide import Advertise, Reason, ServiceFacts, Verdict
 from anycast.core.vip.facts import connections_of, furthest, held_for, is_at_rest, recent_crashes, start_hold
+from anycast.ops.fleet_view import fleet_status
 from anycast.ops.servers import Look, Row, Seen, rows, seen, sees_answers
 from anycast.ops.source import TOUCH_FILE
 from anycast.ops.strain import Overload
 from anycast.ops.traffic import NO_RATES, Rates, Traffic, keys_of
+
+if TYPE_CHECKING:
+    from anycast.ops.headroom import Figures  # which is made of what is here
 
 _prefix_of = lru_cache(maxsize=32_768)(prefix_of)
 
@@ -249,6 +253,7 @@ def frame(
     overload: Overload | None = None,
     traffic: Traffic | None = None,
     hooks: Mapping[str, HookTally] | None = None,
+    headroom: Figures | None = None,
 ) -> dict[str, Any]:
     """The document around the VIPs."""
     clock = Clock(now=now, wall=wall)
@@ -274,6 +279,7 @@ def frame(
         "vips": vips,
         "requirements": _requirements(state, clock),
         "traffic": _node_traffic(state, now, traffic),
+        "headroom": None if headroom is None else headroom.document(),
         "kernel": _kernel(state, now),
         "plugins": [_plugin(state, source, now) for source in sorted(state.plugins)],
         "neighbors": [
@@ -288,6 +294,7 @@ def frame(
             for neighbor in neighbors(state, now)
         ],
         "maintenance": maintenance_status(state, now=now, wall=wall),
+        "fleet": fleet_status(state, clock),
     }
 
 

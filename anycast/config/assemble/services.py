@@ -21,6 +21,7 @@ from anycast.config.problem import Path, TooManyError, dotted
 from anycast.config.schema import file as schema
 from anycast.config.warn import Served
 from anycast.core.dataplane.ipvs import MAGLEV_SLOTS, SOURCE_SLOTS
+from anycast.core.fleet.values import Capacity
 from anycast.core.values import configuration as model
 from anycast.core.values.configuration import (
     Address,
@@ -45,7 +46,7 @@ _SLOTS = {Scheduler.MH: MAGLEV_SLOTS, Scheduler.SH: SOURCE_SLOTS}
 
 _FOR_ALL = (
     "protocol", "pool", "check", "scheduler", "flags", "forwarding", "tunnel", "one_packet", "persistence",
-    "expire_failed", "quorum",
+    "expire_failed", "server_capacity", "quorum",
 )  # fmt: skip
 """What a VIP says for those of its services that do not say otherwise."""
 _GOES_WITH = {"flags": "scheduler", "tunnel": "forwarding"}
@@ -378,6 +379,7 @@ class Vips(Assembler):
         require = (
             self._checks.require(use.path, serving.require) if isinstance(serving, schema.Service) else None
         )
+        capacity = self._built(use.at("server_capacity"), serving.server_capacity, Capacity)
         core_pool = self._core_pool(pool, use.check or pool.check or DEFAULT_CHECK, use)
         services = [
             model.Service(
@@ -392,6 +394,7 @@ class Vips(Assembler):
                 one_packet=one_packet,
                 persistence=persistence,
                 expire_failed=_expiry(use),
+                server_capacity=capacity,
                 quorum=quorum,
                 require=require,
             )

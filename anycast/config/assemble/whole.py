@@ -12,6 +12,7 @@ from anycast.analysis.routers import unfit
 from anycast.analysis.views import blind, taken_marks
 from anycast.config.assemble.checks import Checks
 from anycast.config.assemble.context import Assembler, Context
+from anycast.config.assemble.fleet import Fleet
 from anycast.config.assemble.hooks import hooks
 from anycast.config.assemble.node import Node, carried
 from anycast.config.assemble.pools import Pools
@@ -45,7 +46,7 @@ class Built:
 def build(file: schema.File, source: Source, hostname: str) -> Built:
     """`hostname` is the default of `node.name`."""
     context = Context(file, source)
-    builder = _Builder(context)
+    builder = _Builder(context, source)
     try:
         config = builder.config(hostname)
     except TooManyError:
@@ -62,6 +63,7 @@ def build(file: schema.File, source: Source, hostname: str) -> Built:
         *unfit(config),
         *doubtful(config),
         *blind(config),
+        *builder.fleet.warned,
     ]
     return Built(
         config=config,
@@ -87,9 +89,10 @@ def _limitless(served: Iterable[Served], source: Source) -> Iterator[Warned]:
 
 
 class _Builder(Assembler):
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, source: Source) -> None:
         super().__init__(context)
         self._node = Node(context)
+        self.fleet = Fleet(context, source)
         self.checks = Checks(context)
         self._pools = Pools(context, self.checks)
         self.vips = Vips(context, self.checks, self._pools)
@@ -111,6 +114,7 @@ class _Builder(Assembler):
             self._pools.add(name, pool)
         vips = [self.vips.vip(name, vip) for name, vip in file.vips.items()]
         told = hooks(self._context)
+        fleet = self.fleet.fleet(None if node is None else node.name, None if bgp is None else bgp.router_id)
         self._addresses(ospf=speaker is not None and speaker.ospf is not None)
         timing = self._built(("timing",), file.timing, model.Timing)
         if bgp is not None:
@@ -131,6 +135,7 @@ class _Builder(Assembler):
             require=require,
             hooks=told,
             speaker=speaker,
+            fleet=fleet,
         )
 
     def _names(self) -> None:

@@ -36,6 +36,12 @@ neighbors:
 nodes:
   lb1: {bgp: {router_id: 10.2.1.1}}
   lb2: {bgp: {router_id: 10.2.1.2}}""",
+    ("fleet",): "fleet: {view: peers, token_file: /etc/anycast/fleet.token}",
+    ("etcd",): "etcd: {endpoints: [https://10.0.0.1:2379], prefix: /anycast/}",
+    ("velocity",): "velocity: {nodes: 1, window: 1m}",
+    ("capacity",): "capacity: {packets: 1M, bits: 10G, limit: 70%}",
+    ("fleet", "tls"): """\
+tls: {certificate: /etc/anycast/node.pem, key: /etc/anycast/node.key, ca: /etc/anycast/fleet.pem}""",
     ("include",): "include: [vips.d/*.yaml]",
     ("hooks",): """\
 hooks:

@@ -14,8 +14,10 @@ from anycast.config.schema import scalars as of
 from anycast.config.schema.checks import Check, CheckReference, Require
 from anycast.config.schema.part import Alone, Part, entry, or_text, part, settings
 from anycast.config.schema.scalars import choice, wrong
+from anycast.core.fleet.values import Capacity as CapacityOfNode
 from anycast.core.names import nearest
 from anycast.core.values import configuration as model
+from anycast.core.values import fleet as others
 from anycast.core.values import speaker as who
 from anycast.core.values.configuration import (
     Address,
@@ -49,6 +51,27 @@ class _Speaker(Part):
     ALONE = Alone("type", str, "a speaker", "write exabgp, or {type: kernel-table, table: 1179}")
 
 
+class _Velocity(Part):
+    ALONE = Alone("nodes", (int, str), "a velocity", "write a number of nodes, or {percent: 40%, window: 1m}")
+
+
+class _Etcd(Part):
+    ALONE = Alone("endpoints", (str, list), "etcd", "write its members, as in https://10.0.0.1:2379")
+
+    password_file: of.FileName | None = entry("File with the user's password.")
+    password_env: of.Variable | None = entry("The same, in a variable of the agent's environment.")
+
+
+class _Fleet(Part):
+    ALONE = Alone("view", str, "a fleet", "write peers, etcd or none, or a mapping")
+
+    token_file: of.FileName | None = entry(
+        "File with a token, one word, the same on all nodes: who asks here without it gets nothing. Read again when it is "
+        "replaced."
+    )
+    token_env: of.Variable | None = entry("The same, in a variable of the agent's environment.")
+
+
 if TYPE_CHECKING:
 
     class Node(Part):
@@ -61,6 +84,32 @@ if TYPE_CHECKING:
     Tunnel: TypeAlias = Part
     Persistence: TypeAlias = Part
     Speaker: TypeAlias = Part
+    FleetTls: TypeAlias = Part
+    Capacity: TypeAlias = Part
+
+    class Etcd(Part):
+        endpoints: list[str] = entry("", [])
+        user: str | None = None
+        password_file: str | None = None
+        password_env: str | None = None
+        tls: FleetTls | None = None
+
+    class Velocity(Part):
+        nodes: int | None = None
+        percent: object | None = None
+
+    class Fleet(Part):
+        view: others.FleetView = others.FleetView.PEERS
+        listen: str | None = None
+        token_file: str | None = None
+        token_env: str | None = None
+        tls: FleetTls | None = None
+        etcd: Etcd | None = None
+        velocity: Velocity | None = None
+        max_out: int = 1
+        min_announcing: int = 1
+        capacity: Capacity | None = None
+
 else:
     _REQUIRE = entry("Checks that must hold for any VIP to be announced: names, or checks.", [])
     Node = part(model.Node, _Node, first=settings(model.Node) | {"require": (Require, _REQUIRE)})
@@ -72,6 +121,41 @@ else:
     Persistence = part(model.Persistence, _Persistence)
     part(who.Ospf).REQUIRED = ()
     Speaker = part(who.Speaker, _Speaker)
+    FleetTls = part(others.Certificates, name="FleetTls")
+    Etcd = part(others.Etcd, _Etcd)
+    Velocity = part(others.Velocity, _Velocity)
+    Capacity = part(CapacityOfNode)
+    _OWN = {
+        "listen": (
+            of.Listen | None,
+            entry(
+                "Address and port at which the other nodes ask this one. Default: the router id, port 9645. Where it is every "
+                "address, the others ask at the router id."
+            ),
+        ),
+        "capacity": (Capacity | None, entry("What this node carries. Default: nobody has said.")),
+    }
+    Fleet = part(
+        others.Fleet,
+        _Fleet,
+        first={
+            **settings(
+                others.Fleet, ("interval", "etcd", "max_out", "min_announcing", "velocity", "on_disagreement")
+            ),
+            "listen": _OWN["listen"],
+            "tls": (
+                FleetTls | None,
+                entry(
+                    "Speak TLS, each end with its certificate: `certificate`, `key` and `ca`. The others are known by their "
+                    "address or their name in `nodes`, which stands in their certificate."
+                ),
+            ),
+            "capacity": _OWN["capacity"],
+        },
+    )
+    FleetOwn = create_model(
+        "FleetOwn", __base__=Part, __doc__="What of `fleet` is different on this node.", **_OWN
+    )
 
 
 class NextHop(Part):
@@ -494,6 +578,10 @@ class Serving(Part):
         "one; the kernel alone would keep them there for as long as the client sends. 0 to 24h, or never. Default: "
         "60s, with udp 0."
     )
+    server_capacity: Capacity | None = entry(
+        "What one real server of the service carries of what this node sends it. `anycast drain-server` is refused where the "
+        "others would exceed `limit` of it then. Default: nobody has said."
+    )
     quorum: Annotated[Quorum, or_text(of.QUORUM_NUMBER.schema)] = entry(
         "How many usable real servers the VIP needs. A number or a share alone is `low`.", Quorum()
     )
@@ -635,6 +723,7 @@ _VIP: Mapping[str, Any] = get_type_hints(Vip, include_extras=True)
 
 if TYPE_CHECKING:
     FleetMachine: TypeAlias = Part
+    FleetOwn: TypeAlias = Part
     FleetVip: TypeAlias = Part
 else:
     FleetMachine = part(
@@ -673,6 +762,7 @@ class FleetNode(Part):
     connection_sync: Annotated[ConnectionSync, or_text({"type": "string"})] | None = entry(
         "What of `connection_sync` is different."
     )
+    fleet: FleetOwn | None = entry("What of `fleet` is different.")
     vips: dict[str, FleetVip] = entry("VIPs whose routes are different, by name.", {})
 
 
@@ -725,6 +815,9 @@ class File(Part):
     )
     speaker: Annotated[Speaker, or_text({"type": "string"})] | None = entry(
         "Who announces the routes. Default: ExaBGP."
+    )
+    fleet: Annotated[Fleet, or_text({"enum": list(others.FleetView)})] | None = entry(
+        "What this node knows of the other nodes, and what it does about it. Default: nothing."
     )
     bgp: Bgp | None = entry("The BGP side. It may be left out where `speaker.ospf` is there.")
     hooks: dict[str, Annotated[Hook, or_text({"type": ["string", "array"]})]] = entry(

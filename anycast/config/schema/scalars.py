@@ -587,6 +587,46 @@ def _memory(value: Any) -> int | Percent:
     return int(match[1]) * _SIZES[match[2].lower()]
 
 
+_MULTIPLES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+_AMOUNT = re.compile(
+    r"([0-9]{1,6}(?:\.[0-9]{1,6})?) ?([kmgt])|([0-9]{1,15}(?:\.[0-9]{1,6})?)", re.ASCII | re.IGNORECASE
+)
+_MOST_AMOUNT = 1e18
+
+
+@scalar(
+    anyOf=[
+        {"type": "number", "exclusiveMinimum": 0, "maximum": _MOST_AMOUNT},
+        {
+            "type": "string",
+            "pattern": r"^(?!0+(\.0+)?[kMGT]?$)([0-9]{1,6}(\.[0-9]{1,6})?[kMGT]|[0-9]{1,15}(\.[0-9]{1,6})?)$",
+        },
+    ]
+)
+def _amount(value: Any) -> float:
+    """How much a second, or at once: k is a thousand."""
+    found = math.nan
+    if _is_number(value, int, float):
+        found = float(value)
+    elif isinstance(value, str) and (match := _AMOUNT.fullmatch(value)):
+        found = float(match[1] or match[3]) * _MULTIPLES[(match[2] or "").lower()]
+    if found == 0:
+        raise wrong(
+            "a node that carries nothing is none", "write what it carries, as in 10G, or leave it out"
+        )
+    if not 0 < found <= _MOST_AMOUNT:
+        raise unlike(value, "an amount", "write a number above 0, as in 500, 50k, 1.5M or 10G")
+    return found
+
+
+def _spell_share(share: float) -> str:
+    return f"{share * 100:.12g}%"
+
+
+def _limit(value: Any) -> float:
+    return _percent.parse(value).value / 100  # type: ignore[no-any-return]
+
+
 def _decimal(noun: str, low: float, high: float, do: str, *, above: bool = False) -> Scalar:
     """`above`: `low` itself is too little."""
 
@@ -822,11 +862,14 @@ def _format(value: Any) -> int:
 
 Address4 = Annotated[IPv4Address, _address(4)]
 Address6 = Annotated[IPv6Address, _address(6)]
+Amount = Annotated[float, _amount]
 AnyAddress = Annotated[IPv4Address | IPv6Address, _address()]
 Area = Annotated[IPv4Address, _area]
 Argument = Annotated[str, _argument]
+AskInterval = Annotated[float, duration(0.5, 60)]
 any_address = _address().parse
 any_ports = _ports.parse
+listening = _listen.parse
 _AS_NUMBER = whole("an AS number", 1, 2**32 - 1, before="as")
 _AS_PART = "(0|[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 _ASDOT = re.compile(rf"(?:as)?{_AS_PART}\.{_AS_PART}\Z", re.ASCII | re.IGNORECASE)
@@ -872,6 +915,18 @@ Directory = Annotated[
     ),
 ]
 Domain = Annotated[str, _domain]
+Endpoint = Annotated[
+    str,
+    pattern(
+        "an address of etcd",
+        r"https?://([A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63}){0,9}|\[[0-9A-Fa-f:]{2,39}\]):(?!0+$)"
+        + up_to(65535),
+        "write one, as in https://10.0.0.1:2379",
+    ),
+]
+EtcdUser = Annotated[
+    str, pattern("a user's name", r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,127}", "write one, as in anycast")
+]
 Events = Annotated[frozenset[str], _events]
 Expiry = Annotated[float, _expiry]
 Expression = Annotated[str, _expression]
@@ -927,11 +982,16 @@ Interface = Annotated[
 ]
 # The kernel counts in its own ticks, in 31 bits: with 1,000 of them to a second it refuses more than 24.8 days.
 KernelTimeout = Annotated[int, seconds(1, 24 * DAY)]
+KeyPrefix = Annotated[
+    str,
+    pattern("a prefix of keys", r"/[A-Za-z0-9_.-][A-Za-z0-9_./-]{0,200}", "write one, as in /anycast/"),
+]
 ExtendedCommunity = Annotated[str, _extended_community]
 LargeCommunity = Annotated[str, _community(3, 2**32 - 1)]
 LeaseTtl = Annotated[float, duration(0.5, 30)]
 LocalPreference = Annotated[int, whole("a local preference", 0, 2**32 - 1)]
 Lifetime = Annotated[float, duration(0, 3650 * DAY)]
+Limit = Annotated[float, Scalar(_limit, _percent.schema, _spell_share)]
 Listen = Annotated[str, _listen]
 Load = Annotated[float, _decimal("a load", 0, 10000, "write a number above 0, as in 2.5", above=True)]
 Mark = Annotated[int, _mark]
@@ -946,7 +1006,9 @@ CheckName = Annotated[
 ]
 Name = Annotated[str, pattern("a name", r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", f"write {NAME_ADVICE}")]
 Needed = Annotated[int, whole("a sum of weights", 1, 100_000)]
+Nodes = Annotated[int, whole("a number of nodes", 1, 63)]
 PacketRate = Annotated[int, whole("a number of packets a second", 0, 1_000_000)]
+OtherNodes = Annotated[int, whole("a number of nodes", 0, 63)]
 Password = Annotated[str, _password]
 Pattern = Annotated[str, pattern("a path", r"[!-~][ -~]{0,999}", "write one, as in vips.d/*.yaml")]
 Pause = Annotated[float, duration(0, 600)]
@@ -1020,3 +1082,4 @@ Variable = Annotated[
 ]
 Version = Annotated[int, _version]
 Weight = Annotated[int, whole("a weight", 0, 65535)]
+Window = Annotated[float, duration(1, DAY)]

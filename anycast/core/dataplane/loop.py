@@ -13,7 +13,7 @@ from anycast.core import kept, touched
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.dataplane.desired import EXPIRE_AGAIN, GONE, aim, expiries
-from anycast.core.dataplane.traffic import EST_CPULIST, RUN_ESTIMATION, Count, counted, uncounted
+from anycast.core.dataplane.traffic import EST_CPULIST, RUN_ESTIMATION, WINDOW, Count, counted, uncounted
 from anycast.core.events import Effect, KernelRead, Log, ProgramKernel, ReadKernel
 from anycast.core.maintenance.stages import Stage
 from anycast.core.owned import rid
@@ -25,6 +25,7 @@ from anycast.core.state import (
     KernelState,
     Order,
     Piece,
+    Reading,
     Retiring,
     ServerKey,
     State,
@@ -129,6 +130,7 @@ def read(state: State, event: KernelRead, now: float) -> Step:
         next_read=now + (min(CHANGED_EVERY, read_every(state)) if overtaken else read_every(state)),
         contests=_left_alone(kernel.contests, now),
         counts=_counted(kernel, event.snapshot, now),
+        readings=_readings(kernel, now),
         adopted=event.snapshot.table if first else kernel.adopted,
     )
     state = replace(state, kernel=kernel)
@@ -185,6 +187,16 @@ def _counted(kernel: KernelState, snapshot: kernels.Snapshot, now: float) -> tup
     if uncounted(snapshot.sysctls) is not None:
         return ()
     return counted(kernel.counts, Count(at=now, packets=snapshot.packets, received=snapshot.received))
+
+
+def _readings(kernel: KernelState, now: float) -> tuple[Reading, ...]:
+    """With the newest one, and as far back as a rate needs. Nothing is copied."""
+    snapshot = kernel.snapshot
+    if snapshot is None or uncounted(snapshot.sysctls) is not None:
+        return ()
+    known = kernel.readings
+    old = [one for one in known if one.at <= now - WINDOW]
+    return (*old[-1:], *known[len(old) :], Reading(now, snapshot.table, snapshot.traffic))
 
 
 def _annotated(kernel: KernelState, event: KernelRead) -> kernels.Snapshot:

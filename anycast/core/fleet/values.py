@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from anycast.core.values import described as of
+from anycast.core.values.described import setting
+
 FORMAT = 1
 """Of the documents. A node understands every format up to its own, and of a newer one what it knows."""
 
@@ -35,13 +38,17 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """What a node carries, in the units of `Load`; None: nobody has said. `limit`: the share that is not to be exceeded."""
+    """What this node carries, each as in 50k, 1M or 10G. What nobody has said is not looked at."""
 
-    packets: float | None = None
-    bits: float | None = None
-    new_connections: float | None = None
-    connections: float | None = None
-    limit: float = 0.7
+    packets: of.Amount | None = setting("Packets a second that come in.", None)
+    bits: of.Amount | None = setting("Bits a second that come in.", None)
+    new_connections: of.Amount | None = setting("New connections a second.", None)
+    connections: of.Amount | None = setting("Connections that there are at once.", None)
+    limit: of.Limit = setting(
+        "The share of it that should not be exceeded, with one node less either. 1% to 100%.",
+        0.7,
+        shown="70%",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +56,8 @@ class VipTold:
     """One VIP of a document. `reason`: the word of the verdict. `since`: seconds for which it has stood so.
 
     `table`: the fingerprint of its services and real servers with their weights, as the kernel has them; empty: not known.
-    `load`: None: it is among the small ones, whose sum is in `Document.rest`.
+    `load`: None: it is among the small ones, whose sum is in `Document.rest`. `rank`: what routers compare, the best is the
+    smallest: local preference (negative), prepends, origin, MED.
     """
 
     standing: VipStanding
@@ -57,6 +65,7 @@ class VipTold:
     since: float = 0.0
     table: str = ""
     load: Load | None = None
+    rank: tuple[int, ...] = ()
 
 
 class Claim(StrEnum):
@@ -84,7 +93,8 @@ class Document:
 
     `fleet`: the nodes that its configuration names. `maintenance`: the stage of the whole node. `soft`: seconds since it
     last took a route back for a reason that others may share (checks of real servers, requirements); None: not within the
-    last hour. `hears`: the nodes that it has heard within its patience. `rest`: the load of VIPs that name none.
+    last hour. `hears`: the nodes that it has heard within its patience. `load`: of the whole node. `rest`: the load of VIPs
+    that name none. `weight`: of its paths at routers that weigh. `synced`: its table has the connections of others, too.
     """
 
     node: str
@@ -99,6 +109,8 @@ class Document:
     load: Load | None = None
     rest: Load | None = None
     capacity: Capacity | None = None
+    weight: int | None = None
+    synced: bool = False
     hears: tuple[str, ...] = ()
     vips: Mapping[str, VipTold] = field(default_factory=dict)
 
@@ -112,21 +124,30 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """One other node. `heard`: the instant its newest document came (monotonic, here); None: never.
+    """One other node. `heard`: the instant at which it was heard last (monotonic, here); None: never.
 
-    `problem`: why nothing newer comes; empty: all is well. `problem_since`: monotonic.
+    `told`: the instant at which `document` came, from which its ages count: it is not sent again while nothing in it has
+    changed. `problem`: why nothing newer comes; empty: all is well. `problem_since`: monotonic. `answers`: with a problem, it
+    is there all the same: what it says cannot be used.
     """
 
     name: str
     source: Source = Source.PEERS
     document: Document | None = None
     heard: float | None = None
+    told: float | None = None
     problem: str = ""
     problem_since: float | None = None
+    answers: bool = False
 
     def age(self, now: float) -> float | None:
-        """Seconds; None: it was never heard."""
+        """Seconds since it was heard; None: it never was."""
         return None if self.heard is None else max(0.0, now - self.heard)
+
+    def ago(self, seconds: float, now: float) -> float:
+        """How long ago something was, of which the document said that it was `seconds` ago."""
+        told = self.heard if self.told is None else self.told
+        return seconds if told is None else seconds + max(0.0, now - told)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Generic, TypeAlias, TypeVar
 
+from anycast.core.fleet.values import Capacity
 from anycast.core.hooks import Hook, Secret
 from anycast.core.values import described as of
 from anycast.core.values.checks import BgpSession, Kind
@@ -18,6 +19,7 @@ from anycast.core.values.checks import CommandCheck as CommandCheck  # noqa: PLC
 from anycast.core.values.checks import HttpCheck as HttpCheck  # noqa: PLC0414 - re-exported
 from anycast.core.values.checks import TcpCheck as TcpCheck  # noqa: PLC0414 - re-exported
 from anycast.core.values.described import Doc, Percent, setting
+from anycast.core.values.fleet import Fleet
 from anycast.core.values.light import light_dataclass
 from anycast.core.values.route import Address as Address  # noqa: PLC0414 - re-exported
 from anycast.core.values.route import Mark
@@ -294,6 +296,9 @@ class Service:
     one_packet: bool = False  # UDP: every packet is scheduled by itself, no connection is kept
     persistence: Persistence | None = None
     expire_failed: float | None = None  # seconds a real server is down until its connections end; None: never
+    server_capacity: Capacity | None = (
+        None  # of one real server, for what this node sends it; None: nobody has said
+    )
     quorum: Quorum = Quorum()
     require: Rule[Leaf] | None = None  # must hold for the VIP to be announced
 
@@ -574,6 +579,7 @@ class Config:
     require: Rule[Leaf] | None = None  # must hold for any VIP to be announced
     hooks: tuple[Hook, ...] = ()
     speaker: Speaker = Speaker()
+    fleet: Fleet | None = None  # None: the node knows nothing of others
 
     def vip(self, name: str) -> Vip | None:
         return next((vip for vip in self.vips if vip.name == name), None)

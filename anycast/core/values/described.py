@@ -50,15 +50,20 @@ def amount(number: int | Percent, whole: int) -> int:
     return number if isinstance(number, int) else whole * number.value // 100
 
 
+Amount: TypeAlias = float
 AnyAddress: TypeAlias = IPv4Address | IPv6Address
 Area: TypeAlias = IPv4Address
 Argument: TypeAlias = str
+AskInterval: TypeAlias = float
 BfdInterval: TypeAlias = float
 Count: TypeAlias = int
 Directory: TypeAlias = str
 Domain: TypeAlias = str
+Endpoint: TypeAlias = str
+EtcdUser: TypeAlias = str
 Expression: TypeAlias = str
 FileName: TypeAlias = str
+Nodes: TypeAlias = int
 Fill: TypeAlias = int | Percent
 Group: TypeAlias = IPv4Address | IPv6Address
 GroupName: TypeAlias = str
@@ -71,14 +76,17 @@ HttpMethod: TypeAlias = str
 HttpPath: TypeAlias = str
 Interface: TypeAlias = str
 KernelTimeout: TypeAlias = int
+KeyPrefix: TypeAlias = str
 LeaseTtl: TypeAlias = float
 Lifetime: TypeAlias = float
+Limit: TypeAlias = float
 Listen: TypeAlias = str
 Load: TypeAlias = float
 Memory: TypeAlias = int | Percent
 Minutes: TypeAlias = int
 Name: TypeAlias = str
 OspfTimer: TypeAlias = int
+OtherNodes: TypeAlias = int
 PacketRate: TypeAlias = int
 Pause: TypeAlias = float
 Penalty: TypeAlias = float
@@ -103,3 +111,4 @@ TimeToLive: TypeAlias = int
 UserName: TypeAlias = str
 Variable: TypeAlias = str
 Version: TypeAlias = int
+Window: TypeAlias = float

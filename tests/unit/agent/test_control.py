@@ -27,9 +27,12 @@ from anycast.agent.answers import MaintenanceAnswer, PlanAnswer, ReloadAnswer, T
 from anycast.agent.control import Control
 from anycast.agent.door import Limits
 from anycast.core import events as ev
+from anycast.core.dataplane.ipvs import Connections
 from anycast.core.maintenance.stages import FILE, NODE, Maintenance
 from anycast.core.planned import Plan
+from anycast.core.values.configuration import Quorum
 from anycast.sockets import Peer, bind_unix
+from tests.property.worlds import busied
 from tests.unit.ops.node import CONFIG, Operator, healthy
 from tests.unit.ops.test_http import JSON, running
 
@@ -365,6 +368,43 @@ def test_a_reload_tells_its_changes_or_its_problems() -> None:
             assert response.status == 400
 
     ask(operator, questions)
+
+
+def test_a_real_server_whose_connections_the_others_have_no_room_for_stays_unless_it_is_forced() -> None:
+    vips = tuple(
+        replace(
+            one,
+            services=tuple(
+                replace(
+                    service,
+                    quorum=Quorum(),
+                    pool=replace(
+                        service.pool, servers=tuple(replace(each, upper=10) for each in service.pool.servers)
+                    ),
+                )
+                for service in one.services
+            ),
+        )
+        for one in CONFIG.vips
+    )
+    node = healthy(replace(CONFIG, vips=vips))
+    node.kernel = busied(node.kernel, lambda _, __: Connections(active=2, inactive=4))
+    node.send(ev.Tick(), after=node.state.config.timing.reconcile)
+
+    async def questions(client: ClientSession) -> None:
+        wish = {"scope": "mail/rs1", "on": True}
+        async with client.post("/maintenance", json=wish) as response:
+            assert response.status == 409
+            assert (await response.json())["error"] == (
+                "without mail/rs1 there is too little room: mail tcp 192.0.2.2:80 has 12 connections, and its other real "
+                "server takes 10 (upper_threshold)"
+            )
+        assert not node.state.maintenance
+        async with client.post("/maintenance", json={**wish, "force": True}) as response:
+            assert response.status == 200
+        assert set(node.state.maintenance) == {"mail/rs1"}
+
+    ask(Operator(node), questions)
 
 
 class Remembering(Operator):

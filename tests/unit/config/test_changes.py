@@ -180,6 +180,13 @@ EDITS: list[tuple[str, str, tuple[str, ...]]] = [
         ("vip web: service tcp/80 expire_failed 60s -> never",),
     ),
     (
+        "server_capacity: {bits: 1G, new_connections: 5k, limit: 80%}",
+        "server_capacity: {bits: 2G}",
+        (
+            "vip web: service tcp/80 server_capacity bits 1e+09, new_connections 5000, limit 0.8 -> bits 2e+09, limit 0.7",
+        ),
+    ),
+    (
         "- mark: 7",
         "- mark: 8",
         ("vip web: service mark/7 removed", "vip web: service mark/8 added"),
@@ -309,10 +316,12 @@ def test_sections_that_come_or_go_are_told() -> None:
     assert changes(bare, config()) == (
         "timeouts: left as they are -> tcp 900s, tcp_fin 120s, udp 300s",
         "connection_sync: none -> id 1 on eth1, 224.0.0.81 port 8848, ttl 1",
+        "fleet: none -> etcd",
     )
     assert changes(config(), bare) == (
         "timeouts: tcp 900s, tcp_fin 120s, udp 300s -> left as they are",
         "connection_sync: id 1 on eth1, 224.0.0.81 port 8848, ttl 1 -> none",
+        "fleet: etcd -> none",
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 from anycast.config.load import load, loads
 from anycast.config.loaded import Loaded
 from anycast.config.problem import ConfigError
+from anycast.core.fleet.values import Capacity
 from anycast.core.values.configuration import (
     Bfd,
     Check,
@@ -237,6 +238,13 @@ SERVED = "{address: 192.0.2.1, servers: [10.9.2.1], check: {type: tcp, port: 80}
 )
 def test_udp_is_served_packet_by_packet_where_that_works(written: str, one_packet: bool) -> None:  # noqa: FBT001
     assert vip(SERVED + written).services[0].one_packet is one_packet
+
+
+def test_what_a_vip_says_of_its_servers_capacity_holds_for_services_that_say_nothing_else() -> None:
+    found = vip(
+        SERVED + "server_capacity: {bits: 1G}, services: [80, {port: 443, server_capacity: {packets: 1k}}]}"
+    )
+    assert [one.server_capacity for one in found.services] == [Capacity(bits=1e9), Capacity(packets=1000.0)]
 
 
 @pytest.mark.parametrize(

@@ -500,6 +500,11 @@ VALUES = [
         "port: 53\n    expire_failed: no",
         "f:23:20: vips.one.expire_failed: 'no' is not a time (write one, as in 60s or 5m, or never)",
     ),
+    (
+        "port: 53",
+        "port: 53\n    server_capacity: {bits: 1G, limit: 120%}",
+        "f:23:40: vips.one.server_capacity.limit: '120%' is not a share",
+    ),
     # thresholds
     (
         "rs2, ",

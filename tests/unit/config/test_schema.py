@@ -64,6 +64,9 @@ def test_the_full_example_shows_every_key_of_every_section() -> None:
     ):
         assert set(tree[section]) == set(model.model_fields)
     assert set(tree["speaker"]) == set(schema.Speaker.model_fields) - {"ospf"}  # which ExaBGP has none of
+    assert set(tree["fleet"]) == set(schema.Fleet.model_fields) - {"token_env"}
+    assert set(tree["fleet"]["etcd"]) == set(schema.Etcd.model_fields) - {"password_env"}
+    assert set(tree["fleet"]["capacity"]) == set(schema.Capacity.model_fields)
     # Where else a secret can stand is told in comments.
     assert set(tree["bgp"]) == set(schema.Bgp.model_fields) - {"password", "password_file", "password_env"}
     assert set(tree["bgp"]["bfd"]) == set(schema.Bfd.model_fields)

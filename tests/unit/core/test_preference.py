@@ -20,6 +20,7 @@ from anycast.core.preference import (
     needs,
     needs_attributes,
     preference,
+    rank,
     spelt,
 )
 from anycast.core.preference import sent as sent_to
@@ -302,6 +303,22 @@ def test_an_ipv6_vip_has_the_next_hop_that_it_has_without_an_extended_one() -> N
         for wanted in (False, True)
     )
     assert plain == extended
+
+
+def test_the_rank_of_a_vip_is_the_smaller_the_better_its_path_is() -> None:
+    external = bgp(65000)
+    best = rank(PRIMARY, external)
+    worse = (
+        BACKUP,
+        replace(PRIMARY, as_path_prepend=1),
+        replace(PRIMARY, origin=Origin.INCOMPLETE),
+        replace(PRIMARY, med=10),
+    )
+    assert all(rank(one, external) > best for one in worse)
+    assert rank(replace(PRIMARY, local_preference=90), external) == best
+    inside = bgp(65001)
+    assert rank(replace(PRIMARY, local_preference=90), inside) > rank(PRIMARY, inside)
+    assert rank(replace(PRIMARY, local_preference=110, med=10), inside) < rank(PRIMARY, inside)
 
 
 def test_what_a_plugin_must_know_follows_from_the_configuration() -> None:

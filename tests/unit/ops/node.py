@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
+from pathlib import Path
 from typing import Any
 
 from anycast.agent.answers import (
@@ -48,7 +49,9 @@ from anycast.core.values.configuration import (
 )
 from anycast.core.values.configuration import Node as NodeName
 from anycast.core.values.report import ATTRIBUTES, NeighborState, Report
+from anycast.ops.headroom import Headroom
 from anycast.ops.hub import Hub
+from anycast.ops.load import Interfaces, Meter
 from anycast.ops.source import Facts, Runs, Tally, Work
 from anycast.ops.traffic import Traffic
 from tests.property.worlds import told
@@ -113,6 +116,8 @@ class Node:
         self.log: list[ev.Log] = []
         self.events = Hub()
         self.traffic = Traffic()
+        self.meter = Meter(Interfaces(Path("/proc/none")))
+        self.headroom = Headroom(self)
         self.tallies: dict[Target, Tally] = {}
         self.hooks: dict[str, HookTally] = {}
         self.probes: dict[str, Runs] = {}

@@ -16,13 +16,18 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from anycast.cli.parser import parser
+from anycast.core import events as ev
 from anycast.core.dataplane.kernel import KINDS
 from anycast.core.hooks import Tally
 from anycast.core.maintenance.stages import Stage
 from anycast.core.values.configuration import Check, Part, Rule, TcpCheck
+from anycast.core.values.fleet import Fleet, PeerAt
 from anycast.core.values.standing import Condition
 from anycast.core.vip.decide import Reason
+from anycast.ops.load import Meter
 from anycast.ops.source import Probes
+from tests.unit.ops.fleet import TEN, Steady, heard
+from tests.unit.ops.flows import carry, steady
 from tests.unit.ops.node import CONFIG, Node, healthy
 from tests.unit.ops.test_metrics import scrape
 
@@ -41,9 +46,13 @@ def node() -> Node:
     vips = (replace(CONFIG.vips[0], require=rule), *CONFIG.vips[1:])
     neighbors = tuple(replace(one, view=True) for one in CONFIG.bgp.neighbors)
     bgp = replace(CONFIG.bgp, neighbors=neighbors)
-    node = healthy(replace(CONFIG, require=rule, vips=vips, bgp=bgp))
+    fleet = Fleet(peers=(PeerAt(name="lb2"),), capacity=TEN)
+    node = healthy(replace(CONFIG, require=rule, vips=vips, bgp=bgp, fleet=fleet))
     node.hooks = {"pager": Tally()}
     node.probes = {"tcp": Probes().runs}
+    carry(node, steady(1.0))
+    node.meter = Meter(Steady(1e6))
+    node.send(ev.FleetHeard(peers={"lb2": heard(node, "lb2")}))
     return node
 
 

@@ -1,0 +1,196 @@
+"""The process that asks the other nodes, as the agent keeps it: started where the configuration wants a view, heard, and
+started again when it ends or when it is to ask others.
+
+Nothing waits for it. What it says is read a frame at a time, with a pause after each: however much it says, it gets a
+small share of the agent's time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+import anycast
+from anycast import oom
+from anycast.core.events import FleetHeard
+from anycast.core.fleet.codec import BrokenError
+from anycast.core.fleet.values import Capacity
+from anycast.core.values.configuration import Config
+from anycast.core.values.fleet import Fleet, OnDisagreement
+from anycast.fleet.frames import LENGTH, MOST, Receiver, Task
+from anycast.process import how_it_ended, watch
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds until the next one is started
+STEADY = 60.0  # seconds after which one counts as having come up
+GOODBYE = 1.0  # seconds for one that says no more to end
+PAUSE = 0.002  # seconds after each frame: others have a turn
+_KEPT = ("HOME", "LANG", "LC_ALL", "PATH", "TZ")  # of the environment: in the rest may be secrets of hooks
+
+log = structlog.get_logger()
+
+Post = Callable[[FleetHeard], None]
+
+
+class FleetProcess:
+    """`config`: the one in force now. `post`: takes what is heard."""
+
+    def __init__(self, config: Callable[[], Config], post: Post) -> None:
+        self._config = config
+        self._post = post
+        self._seen: Config | None = None
+        self._changed = asyncio.Event()
+
+    def stepped(self) -> None:
+        """After each step of the engine: another configuration may want another view."""
+        if self._config() is not self._seen:
+            self._changed.set()
+
+    async def keep(self) -> None:
+        """For ever. Cancelled, it ends the one there is."""
+        loop, pause = asyncio.get_running_loop(), FIRST_PAUSE
+        while True:
+            task = self._task()
+            if task is None:
+                await self._until_other(None)
+                continue
+            began = loop.time()
+            running = asyncio.create_task(_one(task, self._post))
+            other = asyncio.create_task(self._until_other(task))
+            try:
+                await asyncio.wait({running, other}, return_when=asyncio.FIRST_COMPLETED)
+                ended = running.done()
+            finally:
+                for each in (running, other):
+                    each.cancel()
+                found = (await asyncio.gather(running, other, return_exceptions=True))[0]
+            if not ended:
+                pause = FIRST_PAUSE
+                continue
+            if isinstance(found, BaseException):
+                log.error("agent.task_failed", exc_info=found)
+                found = "a defect of the agent"
+            if loop.time() - began > STEADY:
+                pause = FIRST_PAUSE
+            log.error("fleet.ended", why=found, again_in_s=pause)
+            why = f"the process that hears the other nodes has ended: {found}; another is started"
+            self._post(FleetHeard(problem=why))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._until_other(task)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _task(self) -> Task | None:
+        config = self._seen = self._config()
+        fleet = config.fleet
+        if fleet is None or not fleet.asks:
+            return None
+        return Task(node=config.node.name, fleet=_asked(fleet), runtime_dir=config.node.runtime_dir)
+
+    async def _until_other(self, task: Task | None) -> None:
+        while self._task() == task:
+            self._changed.clear()
+            if self._config() is self._seen:
+                await self._changed.wait()
+
+
+def _asked(fleet: Fleet) -> Fleet:
+    """Without what the process has nothing to do with: a change of that is none of the view."""
+    return replace(
+        fleet,
+        max_out=1,
+        min_announcing=1,
+        velocity=None,
+        on_disagreement=OnDisagreement.ALARM,
+        listen="",
+        capacity=Capacity(),
+    )
+
+
+async def _one(task: Task, post: Post) -> str:
+    """Run one until it ends, or is ended. Returns why."""
+    ours, theirs = socket.socketpair()
+    kills = oom.kills()
+    with ours:
+        try:
+            with theirs:
+                process = _start(theirs, secrets_of(task.fleet))
+            exited = watch(process)
+        except OSError as error:
+            return f"it cannot be started: {error.strerror or error}"
+        log.info("fleet.started", pid=process.pid)
+        hearing = asyncio.create_task(_hear(ours, task, post))
+        try:
+            ending: set[asyncio.Future[Any]] = {hearing, exited}
+            await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
+            if hearing.done():
+                with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                    hearing.result()
+                await asyncio.wait({exited}, timeout=GOODBYE)  # it has gone, and says by its status why
+        except BrokenError as error:
+            return f"it says what it must not ({error}): killed"
+        finally:
+            hearing.cancel()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+            status = await exited
+    return "its exit status was lost" if status is None else how_it_ended(status, kills)
+
+
+async def _hear(line: socket.socket, task: Task, post: Post) -> None:
+    """For ever. Raises OSError, IncompleteReadError: it has gone; BrokenError."""
+    reader, writer = await asyncio.open_connection(sock=line.dup(), limit=MOST)
+    try:
+        data = pickle.dumps(task, pickle.HIGHEST_PROTOCOL)
+        writer.write(LENGTH.pack(len(data)) + data)
+        receiver = Receiver()
+        while True:
+            (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+            if size > MOST:
+                raise BrokenError(f"a frame of {size} bytes")
+            event = receiver.take(await reader.readexactly(size))
+            if event is not None:
+                post(event)
+            await asyncio.sleep(PAUSE)
+    finally:
+        writer.close()
+
+
+def secrets_of(fleet: Fleet | None) -> list[str]:
+    """The variables of the environment that hold secrets of the fleet."""
+    if fleet is None:
+        return []
+    kept = (fleet.token, None if fleet.etcd is None else fleet.etcd.password)
+    return [one.variable for one in kept if one is not None and one.variable]
+
+
+def environment(more: Iterable[str]) -> dict[str, str]:
+    """Of a lesser process."""
+    names = (*_KEPT, *more)
+    return {
+        **{name: value for name, value in os.environ.items() if name in names},
+        "PYTHONPATH": str(Path(anycast.__file__).parents[1]),
+    }
+
+
+def _start(line: socket.socket, variables: Iterable[str]) -> subprocess.Popen[bytes]:
+    """Raises OSError."""
+    # -P and the path: the very code that runs here, whatever lies in the working directory.
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "anycast.fleet", f"--line={line.fileno()}", f"--agent={os.getpid()}"],
+        stdin=subprocess.DEVNULL,
+        pass_fds=(line.fileno(),),
+        env=environment(variables),
+        start_new_session=True,
+    )

@@ -1,0 +1,219 @@
+"""What the process that asks other nodes tells the agent: small frames of JSON, each of less than a millisecond.
+
+    ["life", {name: heard}]                      signs of life, with nothing new
+    ["head", name, head]                         what a node says of itself, without its VIPs
+    ["vips", name, {vip: row}, [gone]]           some of its VIPs
+    ["peers", [[name, source, heard, told, problem, problem_since, answers], ...]]
+                                                 and with it all that came of these nodes since their last one
+    ["view", problem]                            of the view as a whole
+
+Instants are of CLOCK_MONOTONIC of this machine. Ages in a head and in rows are as of the instant `told` of the node. Pure.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+from anycast.core.events import FleetHeard
+from anycast.core.fleet import codec
+from anycast.core.fleet.codec import BrokenError, Row
+from anycast.core.fleet.values import Document, Load, Peer, Source, VipStanding, VipTold
+from anycast.core.values.fleet import Fleet
+from anycast.core.values.persistent import PersistentMap
+
+LENGTH = struct.Struct("!I")  # of the frame behind it
+MOST = 64 * 1024  # bytes of a frame
+MOST_NODES = 256
+_ROWS = 64  # VIPs in a frame
+_NODES = 32  # in a frame
+_MOST_TEXT = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What the agent has it do. `runtime_dir`: where the own node's ops process is asked."""
+
+    node: str
+    fleet: Fleet
+    runtime_dir: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What is known of a node, as it is told. Ages are as of `told`; those of `rows` stand as instants after it."""
+
+    name: str
+    source: Source = Source.PEERS
+    document: Document | None = None
+    loads: Mapping[str, Load] = field(default_factory=dict)
+    rows: Mapping[str, Row] = field(default_factory=dict)
+    heard: float | None = None
+    told: float | None = None
+    problem: str = ""
+    problem_since: float | None = None
+    answers: bool = False
+
+
+def pack(frame: Sequence[Any]) -> bytes:
+    data = json.dumps(frame, separators=(",", ":"), allow_nan=False).encode()
+    return LENGTH.pack(len(data)) + data
+
+
+def differing(old: Told | None, new: Told) -> Iterator[Sequence[Any]]:
+    """The frames that lead from one to the other, but for what `summed` says of it."""
+    before = Told(name=new.name) if old is None else old
+    if new.document is not None and (new.document, new.loads) != (before.document, before.loads):
+        # No VIPs stand in it, and ages go as they are.
+        loads = {name: VipTold(standing=VipStanding.ANNOUNCED, load=load) for name, load in new.loads.items()}
+        yield "head", new.name, codec.head(replace(new.document, vips=loads), born=0.0, at=0.0)
+    if new.rows is not before.rows:
+        fresh = ((name, row) for name, row in new.rows.items() if before.rows.get(name) != row)
+        gone = [name for name in before.rows if name not in new.rows]
+        while some := dict(islice(fresh, _ROWS)):
+            yield "vips", new.name, some, []
+        for first in range(0, len(gone), _ROWS):
+            yield "vips", new.name, {}, gone[first : first + _ROWS]
+
+
+def summed(some: Sequence[Told]) -> Iterator[Sequence[Any]]:
+    """What makes an event of it: a few nodes in each."""
+    for first in range(0, len(some), _NODES):
+        told = [
+            (
+                *(one.name, str(one.source), one.heard, one.told),
+                *(one.problem[:_MOST_TEXT], one.problem_since, one.answers),
+            )
+            for one in some[first : first + _NODES]
+        ]
+        yield "peers", told
+
+
+def is_urgent(old: Told | None, new: Told) -> bool:
+    """Whether more than figures has changed."""
+    if old is None:
+        return True
+    before, after = old.document, new.document
+    if (old.problem, old.answers, old.rows is new.rows) != (new.problem, new.answers, True):
+        return True
+    if before is None or after is None:
+        return before is not after
+    return _without_figures(before) != _without_figures(after)
+
+
+def _without_figures(document: Document) -> Document:
+    return replace(document, load=None, rest=None, soft=None if document.soft is None else 0.0)
+
+
+class Receiver:
+    """Puts the frames together to events. Raises BrokenError at whatever it is not told as it should be."""
+
+    def __init__(self) -> None:
+        self._peers: dict[str, Peer] = {}
+        self._heads: dict[str, tuple[Document, Mapping[str, Load]]] = {}
+        self._rows: dict[str, PersistentMap[str, VipTold]] = {}
+
+    def take(self, frame: bytes) -> FleetHeard | None:
+        """None: it belongs to what comes next."""
+        try:
+            return self._taken(json.loads(frame))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise BrokenError(f"a frame that cannot be understood ({type(error).__name__})") from None
+
+    def _taken(self, frame: Any) -> FleetHeard | None:
+        match frame:
+            case ["life", dict() as heard]:
+                return self._life(heard)
+            case ["head", str(name), dict() as head]:
+                self._heads[self._known(name)] = codec.read_head(head)
+                return None
+            case ["vips", str(name), dict() as rows, list() as gone]:
+                self._vips(self._known(name), rows, gone)
+                return None
+            case ["peers", list() as told] if len(told) <= _NODES:
+                return FleetHeard(peers=dict(map(self._row, told)))
+            case ["view", str(problem)]:
+                return FleetHeard(problem=problem[:_MOST_TEXT])
+        raise ValueError(frame)
+
+    def _row(self, told: Any) -> tuple[str, Peer]:
+        match told:
+            case [str(name), str(source), heard, at, str(problem), since, bool(answers)]:
+                instants = [_instant(one) for one in (heard, at, since)]
+                peer = self._peer(
+                    self._known(name), Source(source), instants, problem[:_MOST_TEXT], answers=answers
+                )
+                return name, peer
+        raise ValueError(told)
+
+    def _known(self, name: str) -> str:
+        if name not in self._peers and len(self._peers) >= MOST_NODES:
+            raise BrokenError(f"there are more than {MOST_NODES} nodes")
+        return name
+
+    def _life(self, heard: Mapping[str, Any]) -> FleetHeard:
+        for name, at in heard.items():
+            self._peers[name] = replace(self._peers[name], heard=_instant(at))
+        return FleetHeard(peers={name: self._peers[name] for name in heard})
+
+    def _vips(self, name: str, rows: Mapping[str, Any], gone: Sequence[Any]) -> None:
+        before = self._rows.get(name, PersistentMap())
+        fresh = {}
+        for vip, row in codec.read_rows(rows):
+            load = old.load if (old := before.get(vip)) is not None else None
+            fresh[vip] = codec.told(row, 0.0, load)
+        after = before.updated(fresh, [one for one in gone if isinstance(one, str)])
+        if len(after) > codec.MOST_VIPS:
+            raise BrokenError(f"there are more than {codec.MOST_VIPS:,} VIPs")
+        self._rows[name] = after
+
+    def _peer(
+        self, name: str, source: Source, instants: Sequence[float | None], problem: str, *, answers: bool
+    ) -> Peer:
+        heard, told, since = instants
+        document = None
+        if (head := self._heads.get(name)) is not None:
+            vips = self._rows[name] = _loaded(self._rows.get(name, PersistentMap()), head[1])
+            document = replace(head[0], vips=vips)
+        before = self._peers.get(name)
+        if before is not None and before.document == document:
+            document = before.document
+        peer = self._peers[name] = Peer(
+            name=name,
+            source=source,
+            document=document,
+            heard=heard,
+            told=told,
+            problem=problem,
+            problem_since=since,
+            answers=answers,
+        )
+        return peer
+
+
+def _loaded(vips: PersistentMap[str, VipTold], loads: Mapping[str, Load]) -> PersistentMap[str, VipTold]:
+    """With these loads of VIPs, and no others."""
+    fresh = {
+        name: replace(vips[name], load=load)
+        for name, load in loads.items()
+        if name in vips and vips[name].load != load
+    }
+    fresh |= {
+        name: replace(one, load=None)
+        for name, one in vips.items()
+        if one.load is not None and name not in loads
+    }
+    return vips.updated(fresh)
+
+
+def _instant(found: Any) -> float | None:
+    if found is None:
+        return None
+    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+        raise ValueError(found)
+    return float(found)

@@ -1,0 +1,112 @@
+"""The process: hears the other nodes, and tells the agent."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import pickle
+import socket
+
+from anycast.daemon_threads import DaemonThreads
+from anycast.fleet.frames import LENGTH, Task, Told, differing, is_urgent, pack, summed
+from anycast.fleet.peers import Peers
+from anycast.lesser import become_lesser, set_up_logging
+
+NAME = "anycast-fleet"  # as the kernel knows it
+BEAT = 1.0  # seconds between two frames with signs of life
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m anycast.fleet")
+    parser.add_argument("--line", type=int, required=True, help="the descriptor that leads to the agent")
+    parser.add_argument("--agent", type=int, required=True, help="the agent's process id")
+    options = parser.parse_args(argv)
+    become_lesser(NAME)
+    if os.getppid() != options.agent:
+        return 0  # it has ended meanwhile, and nobody would notice
+    set_up_logging()
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve(socket.socket(fileno=options.line)))
+    return 0
+
+
+async def serve(line: socket.socket) -> None:
+    """Until the agent has gone."""
+    asyncio.get_running_loop().set_default_executor(DaemonThreads())
+    reader, writer = await asyncio.open_connection(sock=line)
+    try:
+        (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+        task: Task = pickle.loads(await reader.readexactly(size))  # noqa: S301 - from the agent
+        teller = Teller(writer)
+        asking = asyncio.create_task(Peers(task.node, task.fleet, teller.hear, teller.alive).run())
+        telling = asyncio.create_task(teller.run())
+        ending = asyncio.create_task(reader.read(1))
+        try:
+            await asyncio.wait({asking, telling, ending}, return_when=asyncio.FIRST_COMPLETED)
+            for one in (asking, telling):
+                if one.done():
+                    one.result()
+        finally:
+            asking.cancel()
+            telling.cancel()
+            ending.cancel()
+            await asyncio.gather(asking, telling, ending, return_exceptions=True)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        pass  # the agent has ended
+    finally:
+        writer.close()
+
+
+class Teller:
+    """Tells the agent what has changed since it was told last, however much came meanwhile."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self._known: dict[str, Told] = {}
+        self._sent: dict[str, Told] = {}
+        self._news: dict[str, None] = {}  # names, in order
+        self._life: dict[str, float] = {}
+        self._changed = asyncio.Event()
+
+    def hear(self, told: Told) -> None:
+        """Figures alone wait for the beat: they change all the time."""
+        self._known[told.name] = told
+        self._news[told.name] = None
+        self._life.pop(told.name, None)
+        if is_urgent(self._sent.get(told.name), told):
+            self._changed.set()
+
+    def alive(self, name: str, at: float) -> None:
+        self._life[name] = at
+
+    async def run(self) -> None:
+        """Until it is cancelled. Raises ConnectionError."""
+        await self._tell(["view", ""])
+        loop = asyncio.get_running_loop()
+        beat = loop.time() + BEAT
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(beat):
+                    await self._changed.wait()
+            self._changed.clear()
+            some = [self._known[name] for name in self._news]
+            self._news.clear()
+            for new in some:
+                for frame in differing(self._sent.get(new.name), new):
+                    await self._tell(frame)
+                self._sent[new.name] = new
+            for frame in summed(some):
+                await self._tell(frame)
+            if loop.time() >= beat:
+                beat = loop.time() + BEAT
+                life, self._life = self._life, {}
+                if life := {
+                    name: at for name, at in life.items() if name in self._sent and name not in self._news
+                }:
+                    await self._tell(["life", life])
+
+    async def _tell(self, frame: object) -> None:
+        self._writer.write(pack(frame))  # type: ignore[arg-type]
+        await self._writer.drain()

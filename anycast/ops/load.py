@@ -1,0 +1,196 @@
+"""What this node carries: each VIP by the counters of IPVS, the node by those of its interfaces. The latter are read here.
+
+Both count what comes in. With NAT the answers of real servers come in too; otherwise they do not pass this node.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from heapq import nlargest
+from pathlib import Path
+from typing import NamedTuple
+
+from anycast.core.dataplane.kernel import Snapshot
+from anycast.core.fleet.values import Load
+from anycast.core.state import State
+from anycast.core.values.configuration import Config, Vip
+from anycast.ops.traffic import APART, LEAST, NO_RATES, WINDOW, Rates, Traffic, keys_of
+
+NAMED = 50  # VIPs that tell what each of them carries; of the others the sum is told
+STALE = 30.0  # seconds after which a reading of the interfaces says nothing of now
+
+_ETHERNET = "1"  # of `type` in sysfs
+
+
+class Received(NamedTuple):
+    """By an interface since it came up."""
+
+    bytes: int
+    packets: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What is carried now. None: not known. `vips`: those that carry the most; `rest`: of all others together."""
+
+    node: Load | None = None
+    vips: Mapping[str, Load] = field(default_factory=dict)
+    rest: Load | None = None
+
+
+class _Sample(NamedTuple):
+    at: float
+    received: Mapping[str, Received]
+
+
+class Interfaces:
+    """What comes in from the network, by readings that are `APART` at least."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self._root = root
+        self._samples: deque[_Sample] = deque()
+        self._names: tuple[str, ...] = ()
+        self._counted: frozenset[str] = frozenset()
+
+    def take(self, now: float) -> None:
+        """Reads them, if that was not done just now. What cannot be read is not known then."""
+        samples = self._samples
+        if samples and now < samples[-1].at + APART:
+            return
+        try:
+            received = self._read()
+        except (OSError, ValueError):
+            samples.clear()
+            return
+        samples.append(_Sample(now, received))
+        while len(samples) > 1 and samples[1].at <= now - WINDOW:
+            samples.popleft()
+
+    def rates(self, now: float) -> tuple[float, float] | None:
+        """Packets and bits a second that came in. None: not known."""
+        if not self._samples or now > self._samples[-1].at + STALE:
+            return None
+        base, newest = self._samples[0], self._samples[-1]
+        seconds = newest.at - base.at
+        if seconds < LEAST or not newest.received:
+            return None
+        came = [_between(base.received.get(name), one) for name, one in newest.received.items()]
+        return sum(one.packets for one in came) / seconds, 8 * sum(one.bytes for one in came) / seconds
+
+    def _read(self) -> dict[str, Received]:
+        found = dict(received((self._root / "proc/net/dev").read_text("ascii")))
+        if (names := tuple(found)) != self._names:
+            self._names, self._counted = names, self._from_network(names)
+        return {name: one for name, one in found.items() if name in self._counted}
+
+    def _from_network(self, names: Iterable[str]) -> frozenset[str]:
+        """Devices; where there is none (a container), Ethernet that is made of nothing else. A packet is counted once."""
+        places = {name: self._root / "sys/class/net" / name for name in names}
+        devices = frozenset(name for name, place in places.items() if (place / "device").exists())
+        return devices or frozenset(name for name, place in places.items() if _is_at_the_bottom(place))
+
+
+def _is_at_the_bottom(place: Path) -> bool:
+    if not place.exists():  # /sys is of another network namespace
+        return place.name != "lo"
+    try:
+        ethernet = (place / "type").read_text("ascii").strip() == _ETHERNET
+    except OSError:
+        return False
+    made = any((place / one).exists() for one in ("bridge", "bonding")) or any(place.glob("lower_*"))
+    return ethernet and not made
+
+
+def received(text: str) -> Iterator[tuple[str, Received]]:
+    """From the text of /proc/net/dev. Raises ValueError."""
+    for line in text.splitlines()[2:]:
+        name, _, numbers = line.rpartition(":")
+        each = numbers.split()
+        if len(each) < 2:
+            raise ValueError(f"/proc/net/dev does not say what {name.strip()!r} received")
+        yield name.strip(), Received(int(each[0]), int(each[1]))
+
+
+def _between(before: Received | None, now: Received) -> Received:
+    """A counter that went back has begun anew. Of an interface that was not there before nothing is known yet."""
+    if before is None:
+        return Received(0, 0)
+    if now.bytes < before.bytes or now.packets < before.packets:
+        return now
+    return Received(now.bytes - before.bytes, now.packets - before.packets)
+
+
+class Meter:
+    """Works it out once for each reading of the kernel: that is when what IPVS counts can be another."""
+
+    def __init__(self, interfaces: Interfaces | None = None) -> None:
+        self.interfaces = Interfaces() if interfaces is None else interfaces
+        self._of: tuple[Snapshot | None, Config] | None = None
+        self._read_at = -math.inf
+        self._measured = Measured()
+
+    def read(self, state: State, traffic: Traffic, now: float) -> Measured:
+        kernel = state.kernel
+        if now > kernel.good_until or kernel.error is not None:
+            return Measured()
+        same = self._of is not None and self._of[0] is kernel.snapshot and self._of[1] is state.config
+        if not same or kernel.read_at != self._read_at or self._measured.node is None:
+            self._of, self._read_at = (kernel.snapshot, state.config), kernel.read_at
+            self._measured = measured(state, traffic, self.interfaces, now)
+        return self._measured
+
+
+def measured(state: State, traffic: Traffic, interfaces: Interfaces, now: float) -> Measured:
+    """By the newest readings of both."""
+    kernel = state.kernel
+    if (
+        traffic.window() is None
+        or kernel.snapshot is None
+        or kernel.error is not None
+        or now > kernel.good_until
+    ):
+        return Measured()
+    snapshot = kernel.snapshot
+    each = {vip.name: _load(vip, snapshot, traffic, now) for vip in state.config.vips}
+    most = nlargest(NAMED, each, key=lambda name: (each[name].packets, each[name].connections))
+    named = {name: each[name] for name in most}
+    whole, rest = (_sum(one) for one in (each.values(), (each[name] for name in each if name not in named)))
+    came = interfaces.rates(now)
+    node = None
+    if came is not None:
+        packets, bits = came
+        node = Load(
+            packets=packets, bits=bits, new_connections=whole.new_connections, connections=whole.connections
+        )
+    return Measured(node=node, vips=named, rest=rest)
+
+
+def _load(vip: Vip, snapshot: Snapshot, traffic: Traffic, now: float) -> Load:
+    """Services that the kernel does not have carry nothing."""
+    keys = [key for service in vip.services for key in keys_of(vip, service)]
+    rates: Rates = traffic.rates(keys, now) or NO_RATES
+    return Load(
+        packets=rates.packets_in + rates.packets_out,
+        bits=8 * (rates.bytes_in + rates.bytes_out),
+        new_connections=rates.connections,
+        connections=sum(_connections(snapshot.connections.get(key, b"")) for key in keys),
+    )
+
+
+def _connections(counts: bytes) -> int:
+    """As `ipvs.packed` has packed them."""
+    return sum(struct.unpack(f"<{len(counts) // 4}I", counts))
+
+
+def _sum(loads: Iterable[Load]) -> Load:
+    found = list(loads)
+    return Load(
+        packets=sum(one.packets for one in found),
+        bits=sum(one.bits for one in found),
+        new_connections=sum(one.new_connections for one in found),
+        connections=sum(one.connections for one in found),
+    )

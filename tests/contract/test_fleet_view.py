@@ -1,0 +1,323 @@
+"""Three real agents on addresses of the loopback that hear one another, and what becomes of one that is killed, lies or
+does not end to speak.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+
+from anycast import mutual_tls
+from anycast.core.values.fleet import Certificates
+from anycast.lease import Decoder, Lease, LeaseChange, Report, encode
+from tests.contract.fleet import NAMES, Fleet, fleet, waits
+
+
+def all_heard(found: Fleet, names: tuple[str, ...] = NAMES) -> bool:
+    return all(
+        found[one].beliefs()
+        == {other: "heard" for other in NAMES if other != one and other in names}
+        | {
+            other: found[one].beliefs().get(other, "")
+            for other in NAMES
+            if other not in names and other != one
+        }
+        for one in names
+    )
+
+
+def pid_of(parent: int, name: str) -> int | None:
+    for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{child}/comm").read_text().strip() == name:
+                return int(child)
+    return None
+
+
+def test_three_nodes_hear_one_another_and_one_that_is_killed_is_gone(tmp_path: Path) -> None:
+    with fleet(tmp_path, port=21610) as found:
+        waits(lambda: all_heard(found))
+        known = found["lb1"].fleet()["lb2"]
+        assert (known["source"], known["maintenance"], known["vips"]) == ("peers", "active", {"withdrawn": 2})
+        waits(lambda: found["lb1"].fleet()["lb2"]["hears"] == ["lb1", "lb3"])
+        found["lb3"].kill()
+        waits(lambda: found["lb1"].beliefs()["lb3"] == "gone" and found["lb2"].beliefs()["lb3"] == "gone")
+        gone = found["lb1"].fleet()["lb3"]
+        assert "refuses the connection" in gone["why"]
+        assert gone["vips"] == {"withdrawn": 2}  # what it said last is still told
+        found["lb3"].start(found.config)
+        waits(lambda: all_heard(found))
+
+
+def test_leases_go_on_while_the_process_that_asks_is_killed_and_it_comes_back(tmp_path: Path) -> None:
+    with fleet(tmp_path, port=21613, start=("lb1", "lb2")) as found:
+        waits(lambda: found["lb1"].beliefs().get("lb2") == "heard")
+        agent = found["lb1"].process
+        assert agent is not None
+        first = pid_of(agent.pid, "anycast-fleet")
+        assert first is not None
+        with socket.socket(socket.AF_UNIX) as plugin:
+            plugin.connect(str(found["lb1"].folder / "run" / "lease.sock"))
+            plugin.sendall(encode(Report(seq=1, pid=46, exabgp_pid=47)))
+            os.kill(first, signal.SIGKILL)
+            waits(lambda: found["lb1"].named("fleet.ended"))
+            assert found["lb1"].named("fleet.ended")[0]["why"] == "killed by SIGKILL"
+            told, decoder = 0, Decoder()
+            plugin.settimeout(10)
+            while told < 5:
+                told += sum(isinstance(one, Lease | LeaseChange) for one in decoder.feed(plugin.recv(65536)))
+        waits(lambda: pid_of(agent.pid, "anycast-fleet") not in (None, first))
+        waits(
+            lambda: (
+                found["lb1"].beliefs().get("lb2") == "heard" and not found["lb1"].status()["fleet"]["problem"]
+            )
+        )
+
+
+def test_a_reload_begins_and_ends_the_view(tmp_path: Path) -> None:
+    with fleet(tmp_path, port=21616, start=("lb1", "lb2")) as found:
+        waits(lambda: found["lb1"].beliefs().get("lb2") == "heard")
+        agent = found["lb1"].process
+        assert agent is not None
+        text = found.config.read_text()
+        found.config.write_text(text.replace("fleet: {interval", "fleet: {view: none, interval"))
+        agent.send_signal(signal.SIGHUP)
+        waits(lambda: pid_of(agent.pid, "anycast-fleet") is None)
+        waits(lambda: set(found["lb1"].beliefs().values()) == {"unknown"})
+        found.config.write_text(text)
+        agent.send_signal(signal.SIGHUP)
+        waits(lambda: found["lb1"].beliefs().get("lb2") == "heard")
+
+
+Bad: TypeAlias = Callable[[socket.socket], None]
+
+
+def garbage(client: socket.socket) -> None:
+    client.sendall(os.urandom(5000))
+
+
+def for_ever(client: socket.socket) -> None:
+    """An answer that has no end."""
+    client.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while True:
+        client.sendall(b"4000\r\n" + b" " * 0x4000 + b"\r\n")
+
+
+def dripping(client: socket.socket) -> None:
+    for one in b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n" + b" " * 50:
+        client.sendall(bytes([one]))
+        time.sleep(0.2)
+
+
+def silent(client: socket.socket) -> None:
+    time.sleep(60)
+
+
+def other(client: socket.socket) -> None:
+    body = b'{"at": 1, "born": 1, "pieces": [], "node": "lb7"}'
+    client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
+
+def no_document(client: socket.socket) -> None:
+    client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n[[[[")
+
+
+def elsewhere(client: socket.socket) -> None:
+    client.sendall(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n")
+
+
+def newer(client: socket.socket) -> None:
+    body = json.dumps(
+        {
+            "format": 99,
+            "at": 7.0,
+            "born": 1,
+            "node": "lb3",
+            "version": "9",
+            "mood": ["sunny"],
+            "pieces": ["a"],
+            "vips": {"a": {"web": ["announced", "healthy", 3.0, "", {}], "new": ["parked", "", 1, ""]}},
+        }
+    ).encode()
+    client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
+
+@contextlib.contextmanager
+def serving(address: tuple[str, int], bad: Bad) -> Iterator[None]:
+    """Whoever asks there is told that, once the question is there."""
+
+    def answer(client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError):
+            while client.recv(65536):
+                bad(client)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(address) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        try:
+            yield
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+
+
+def test_whatever_a_peer_says_is_a_stated_problem_and_nothing_else(tmp_path: Path) -> None:
+    with fleet(tmp_path, port=21619, start=("lb1", "lb2"), interval="500ms") as found:
+        waits(lambda: found["lb1"].beliefs().get("lb2") == "heard")
+        before = found["lb1"].status()["vips"]
+        for bad, belief, why in (
+            (garbage, "unknown", "is no HTTP"),
+            (no_document, "unknown", "what it says cannot be read: it is no JSON"),
+            (other, "unknown", "lb7 answers where lb3 is asked"),
+            (elsewhere, "unknown", "it answers with status 302"),
+            (for_ever, "unknown", "larger than 4 MiB"),
+            (dripping, "gone", "no answer from 127.0.9.3:21620 within 1 s"),
+            (silent, "gone", "no answer from 127.0.9.3:21620 within 1 s"),
+        ):
+            with serving(("127.0.9.3", 21620), bad):
+                waits(partial(_is, found, "lb3", belief, why))
+            assert found["lb1"].beliefs()["lb2"] == "heard"
+        with serving(("127.0.9.3", 21620), newer):
+            waits(lambda: _is(found, "lb3", "heard", ""))
+            assert found["lb1"].fleet()["lb3"]["format"] == 99
+            assert found["lb1"].fleet()["lb3"]["vips"] == {"announced": 1}
+        assert [one["reason"] for one in found["lb1"].status()["vips"]] == [one["reason"] for one in before]
+        assert not found["lb1"].named("fleet.ended")
+
+
+def _is(found: Fleet, name: str, belief: str, why: str) -> bool:
+    known = found["lb1"].fleet().get(name, {})
+    return known.get("belief") == belief and why in known.get("why", "")
+
+
+def test_a_wrong_token_is_told_at_the_end_that_has_it(tmp_path: Path) -> None:
+    with fleet(tmp_path, port=21622, start=("lb1",)) as found:
+        waits(lambda: found["lb1"].named("fleet.started"))
+        text = found.config.read_text()
+        (tmp_path / "wrong").write_text("guessed\n")
+        mine = tmp_path / "other.yaml"
+        mine.write_text(text.replace(str(tmp_path / "token"), str(tmp_path / "wrong")))
+        found["lb2"].start(mine)
+        waits(lambda: "does not take this node's token" in found["lb2"].fleet().get("lb1", {}).get("why", ""))
+        waits(lambda: "does not take this node's token" in found["lb1"].fleet().get("lb2", {}).get("why", ""))
+        assert found["lb1"].beliefs()["lb2"] == "unknown"  # it answers: it is not gone
+        (tmp_path / "wrong").write_text("secret-of-the-fleet\n")
+        waits(lambda: found["lb1"].beliefs()["lb2"] == found["lb2"].beliefs()["lb1"] == "heard")
+
+
+class Authority:
+    """Certificates of the fleet's authority, by openssl."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._openssl(
+            "req",
+            "-x509",
+            *self._curve(),
+            "-subj",
+            "/CN=fleet",
+            "-keyout",
+            "ca.key",
+            "-out",
+            "ca.pem",
+            "-days",
+            "9",
+        )
+
+    def _openssl(self, *words: str) -> None:
+        subprocess.run(["openssl", *words], cwd=self.folder, check=True, capture_output=True)
+
+    @staticmethod
+    def _curve() -> tuple[str, ...]:
+        return "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"
+
+    def sign(self, names: str, *, expired: bool = False) -> None:
+        """As node.pem with node.key: of these names."""
+        self._openssl("req", *self._curve(), "-subj", "/CN=node", "-keyout", "new.key", "-out", "node.csr")
+        (self.folder / "ext").write_text(f"subjectAltName={names}\nextendedKeyUsage=serverAuth,clientAuth\n")
+        self._openssl(
+            *("x509", "-req", "-in", "node.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"),
+            *("-extfile", "ext", "-out", "new.pem", "-days", "-1" if expired else "9"),
+        )
+        (self.folder / "new.key").rename(self.folder / "node.key")
+        (self.folder / "new.pem").rename(self.folder / "node.pem")
+
+
+ALL = "IP:127.0.9.1,IP:127.0.9.2,DNS:lb3.example.net"
+
+
+def test_with_tls_each_end_is_known_by_its_certificate_and_an_expired_one_is_told(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    authority.sign(ALL)
+    files = f"tls: {{certificate: {tmp_path}/node.pem, key: {tmp_path}/node.key, ca: {tmp_path}/ca.pem}}"
+    with fleet(tmp_path, port=21625, more=files) as found:
+        waits(lambda: all_heard(found))
+        assert ask(("127.0.9.1", 21626)) == b""  # nobody without a certificate gets as much as a word
+        authority.sign(ALL, expired=True)
+        found["lb3"].kill()
+        found["lb3"].start(found.config)
+        waits(lambda: "certificate" in found["lb3"].fleet().get("lb1", {}).get("why", ""), 60)
+        waits(lambda: "expired" in found["lb1"].fleet()["lb3"]["why"], 90)
+        assert found["lb1"].beliefs()["lb3"] == "unknown"
+        authority.sign(ALL)
+        waits(lambda: all_heard(found), 90)
+
+
+def ask(address: tuple[str, int]) -> bytes:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with (
+        contextlib.suppress(OSError),
+        socket.create_connection(address, 5) as plain,
+        context.wrap_socket(plain) as line,
+    ):
+        line.sendall(b"GET /fleet HTTP/1.1\r\nHost: x\r\n\r\n")
+        return line.recv(100)
+    return b""
+
+
+@pytest.mark.parametrize(
+    ("names", "taken"), [("IP:127.0.0.1", True), ("DNS:lb3.example.net", True), ("DNS:lb9", False)]
+)
+def test_a_certificate_of_somebody_else_is_none_of_the_fleet(tmp_path: Path, names: str, taken: bool) -> None:  # noqa: FBT001
+    authority = Authority(tmp_path)
+    authority.sign(names)
+    files = Certificates(
+        certificate=f"{tmp_path}/node.pem", key=f"{tmp_path}/node.key", ca=f"{tmp_path}/ca.pem"
+    )
+    server = mutual_tls.server(files, ["lb3", "127.0.0.1"])
+    client = mutual_tls.client(files, ["lb3", "127.0.0.1"])
+    one, two = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [client.wrap_bio(one, two), server.wrap_bio(two, one, server_side=True)]
+    done: set[int] = set()
+
+    def shake() -> None:
+        while len(done) < 2:
+            for place, end in enumerate(ends):
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    end.do_handshake()
+                    done.add(place)
+
+    if taken:
+        shake()
+    else:
+        with pytest.raises(
+            ssl.SSLCertVerificationError, match=r"its certificate is of lb9, and not of 127.0.0.1, lb3"
+        ):
+            shake()

@@ -1,0 +1,91 @@
+"""Each node knows what it carries, and how it would stand with another gone: by real packets and a real router."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lab.topology import VIPS
+from tests.e2e.site import NODES, Document, Site, until
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+CONNECTIONS = 300
+SHARE = 0.45  # of its capacity that each node carries
+
+
+def in_fleet(site: Site, capacity: str | int) -> None:
+    """Every node knows the others, and says that it carries so many bits a second."""
+    for node in NODES:
+        with site.edit(node) as config:
+            config["nodes"] = {
+                one.name: {"fleet": {"listen": f"{one.node4}:9645"}} for one in site.lab.topology.balancers
+            }
+            config["fleet"] = {"view": "peers", "interval": "500ms", "capacity": {"bits": capacity}}
+        site.reload(node)
+
+
+def figures(site: Site, node: str, *names: str) -> Document:
+    """What the node tells once it is complete, and of exactly these nodes."""
+
+    def look() -> Document | None:
+        found: Document | None = site.status(node)["headroom"]
+        there = (
+            found is not None and found["complete"] and {one["node"] for one in found["nodes"]} == {*names}
+        )
+        return found if there and all(one["today"] for one in found["nodes"]) else None  # type: ignore[index]
+
+    return until(look, f"{node}: the figures of {', '.join(names)}")
+
+
+def of(found: Document, node: str) -> Any:
+    return next(one for one in found["nodes"] if one["node"] == node)
+
+
+def settled(site: Site, node: str, *names: str) -> Document:
+    """Once the rates are over the load alone: what nodes carry has not changed since the reading before."""
+
+    def look() -> Document | None:
+        before, after = loads.get("last"), figures(site, node, *names)
+        loads["last"] = after
+        same = before is not None and all(
+            of(after, name)["today"]["load"] == pytest.approx(of(before, name)["today"]["load"], rel=0.1)
+            and of(after, name)["today"]["load"] != of(before, name)["today"]["load"]
+            for name in names
+        )
+        return after if same else None
+
+    loads: dict[str, Document] = {}
+    return until(look, f"the load of {', '.join(names)} to be steady")
+
+
+def test_nodes_at_45_percent_say_who_would_stand_where_with_one_less(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_fleet(site, "10G")
+    with site.lab.load(CONNECTIONS, interval=0.1):
+        found = settled(site, "lb1", *NODES)
+        carried = max(of(found, name)["today"]["load"] for name in NODES)
+        in_fleet(site, round(carried / SHARE))
+        found = settled(site, "lb1", *NODES)
+        told = site.lab.node_cli("lb1", "status").stdout
+        mine = of(found, "lb1")
+        (one, _) = mine["less"]
+        whole = sum(of(found, name)["today"]["load"] for name in NODES)
+        site.terminate("lb3", "agent")
+        site.routed(["lb1", "lb2"])
+        fewer = settled(site, "lb1", "lb1", "lb2")
+        refused = None
+        shown = site.lab.node_cli("lb1", "status").stdout
+    with capsys.disabled():
+        print("", *told.splitlines()[:6], *shown.splitlines()[:6], sep="\n")
+    assert mine["today"]["share"] < 0.5
+    # Of three that carry about the same one is gone: half of what it carried comes to each of the others.
+    assert one["figure"]["load"] == pytest.approx(whole / 2, rel=0.3)
+    after = of(fewer, "lb1")["less"][0]
+    assert after["gone"] == ["lb2"]
+    assert after["figure"]["load"] == pytest.approx(whole, rel=0.3)
+    assert after["text"].startswith("if lb2 fails now, lb1 would stand at ")
+    assert after["text"] in shown
+    assert refused is None
+    assert len(VIPS) == 2
