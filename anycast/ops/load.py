@@ -70,6 +70,11 @@ class Interfaces:
         while len(samples) > 1 and samples[1].at <= now - WINDOW:
             samples.popleft()
 
+    @property
+    def newest(self) -> float:
+        """The instant of the last reading."""
+        return self._samples[-1].at if self._samples else -math.inf
+
     def rates(self, now: float) -> tuple[float, float] | None:
         """Packets and bits a second that came in. None: not known."""
         if not self._samples or now > self._samples[-1].at + STALE:
@@ -130,7 +135,7 @@ class Meter:
     def __init__(self, interfaces: Interfaces | None = None) -> None:
         self.interfaces = Interfaces() if interfaces is None else interfaces
         self._of: tuple[Snapshot | None, Config] | None = None
-        self._read_at = -math.inf
+        self._read = (-math.inf, -math.inf)  # the instants of both readings
         self._measured = Measured()
 
     def read(self, state: State, traffic: Traffic, now: float) -> Measured:
@@ -138,8 +143,9 @@ class Meter:
         if now > kernel.good_until or kernel.error is not None:
             return Measured()
         same = self._of is not None and self._of[0] is kernel.snapshot and self._of[1] is state.config
-        if not same or kernel.read_at != self._read_at or self._measured.node is None:
-            self._of, self._read_at = (kernel.snapshot, state.config), kernel.read_at
+        read, known = (kernel.read_at, self.interfaces.newest), self._read
+        if not same or read[0] != known[0] or (self._measured.node is None and read != known):
+            self._of, self._read = (kernel.snapshot, state.config), read
             self._measured = measured(state, traffic, self.interfaces, now)
         return self._measured
 

@@ -189,9 +189,10 @@ def test_counters_that_are_not_read_any_more_tell_nothing(machine: Machine) -> N
 def test_it_is_worked_out_once_for_each_reading_of_the_kernel(machine: Machine) -> None:
     node = healthy()
     carry(node, steady(10.0))
+    meter = Meter(machine.interfaces)
+    assert meter.read(node.state, node.traffic, node.now).node is None
     for at, count in ((node.now - 10, 0), (node.now, 50_000)):
         machine.read(at, eth0=(count, count))
-    meter = Meter(machine.interfaces)
     first = meter.read(node.state, node.traffic, node.now)
     assert first.node is not None
     assert meter.read(node.state, node.traffic, node.now + 1) is first
