@@ -21,6 +21,7 @@ from anycast.core.dataplane.desired import EXPIRE_AGAIN
 from anycast.core.dataplane.ipvs import Connections, Key, MarkKey, RemoveService, ServiceEntry, ServiceKey
 from anycast.core.dataplane.kernel import touched
 from anycast.core.dataplane.members import check_of, keys_of, servers_of, service_key
+from anycast.core.dataplane.proof import Proof
 from anycast.core.health.phase import Outcome, Phase, Result
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import (
@@ -38,7 +39,17 @@ from anycast.core.maintenance.stages import (
 from anycast.core.owned import NOTHING
 from anycast.core.state import State, health_of, prefix_of
 from anycast.core.step import begin, next_wake, step
-from anycast.core.values.configuration import Address, Config, ConnectionSync, Protocol, Target, Timing, Vip
+from anycast.core.values.configuration import (
+    HERE,
+    Address,
+    Config,
+    ConnectionSync,
+    Protocol,
+    Target,
+    Timing,
+    Vip,
+    WhenUnhealthy,
+)
 from anycast.core.values.lease import Lease
 from anycast.core.values.report import Report
 from anycast.core.values.route import GRACEFUL_SHUTDOWN, Prefix
@@ -46,7 +57,7 @@ from anycast.core.vip.decide import Advertise, Reason
 from anycast.core.vip.facts import furthest
 from anycast.core.vip.hold import WINDOW, hold
 from anycast.core.withdrawal import PATIENCE as LEAVE_PATIENCE
-from tests.property.worlds import CONFIGS, after, busied, told
+from tests.property.worlds import CONFIGS, after, busied, staying, told
 
 ROUNDING = 1e-6  # seconds: sums of instants are not exact
 LATE = 1e-6  # seconds after which a wake comes: a real clock's is never on time
@@ -249,7 +260,10 @@ class World(RuleBasedStateMachine):
             drained = GRACEFUL_SHUTDOWN in route.communities
             stages = [furthest(state, scopes).stage for scopes in (NODE_SCOPES, [vip.name])]
             assert OUT.isdisjoint(stages)
-            assert drained == (Stage.DRAINING in stages)
+            last = bool(route.as_path)  # nothing else of these worlds has a longer one
+            assert drained == (Stage.DRAINING in stages or last)
+            if last:
+                self.check_last_resort(vip, prefix.network_address)
             for service in vip.services:
                 checks = [
                     check_of(vip, service, server, address)
@@ -261,6 +275,8 @@ class World(RuleBasedStateMachine):
                     "proven too long ago"
                 )
                 key = service_key(vip_address(prefix), service)
+                if last:
+                    continue
                 if key in state.kept:
                     assert weighed(state, key) >= service.quorum.low, "a route without real servers"
                 else:
@@ -269,11 +285,34 @@ class World(RuleBasedStateMachine):
             needs = [
                 health_of(state, one.check) for one in state.index.requirements if one.vip in {"", vip.name}
             ]
-            assert Phase.DOWN not in [need.phase for need in needs]
+            assert last or Phase.DOWN not in [need.phase for need in needs]
             if prefix not in self.wanted:
-                assert not drained
-                self.check_ready(vip, prefix.network_address)
+                assert not drained or last
+                self.check_ready(vip, prefix.network_address, last=last)
                 assert vip.name in self.held, "announced before the hold was over"
+
+    def check_last_resort(self, vip: Vip, address: Address) -> None:
+        """The node itself is well, somebody gets the clients, and something is lacking that others may lack too."""
+        state = self.state
+        assert vip.when_unhealthy is WhenUnhealthy.LAST_RESORT
+        assert furthest(state, (*NODE_SCOPES, vip.name)).stage is Stage.ACTIVE
+        assert state.proofs[vip.name] is not Proof.FAILED
+        known = state.vips[vip.name]
+        assert known.verdict.reason in {Reason.BELOW_QUORUM, Reason.UNPROVEN}, (
+            "what these worlds require is here"
+        )
+        assert Phase.DOWN not in [
+            health_of(state, one.check).phase for one in state.index.requirements if one.vip in {"", vip.name}
+        ]
+        for service in vip.services:
+            key = service_key(address, service)
+            facts = state.services[state.index.services[key].facts]
+            assert weighed(state, key) or facts.undecided, "clients reach nobody"
+        drained = set(state.maintenance)
+        for key in keys_of(vip, address):
+            for member in state.index.services[key].membership.members:
+                (there,) = [d for d in state.desired.table[key].destinations if d.key == member.up.key]
+                assert not there.weight or member.scope not in drained
 
     def note_names(self, before: State) -> None:
         """A VIP under a new name is as far as it was under the old one."""
@@ -292,7 +331,7 @@ class World(RuleBasedStateMachine):
         self.held &= self.state.vips.keys()
         self.unwell = {name: self.unwell.get(name, self.now) for name in self.state.vips}
         for name, known in self.state.vips.items():
-            if known.verdict.reason in UNWELL:
+            if known.verdict.reason in UNWELL and not known.verdict.is_last_resort:
                 self.unwell[name] = self.now
             if self.now >= self.unwell[name] + needed - 1e-9:
                 self.held.add(name)
@@ -330,8 +369,11 @@ class World(RuleBasedStateMachine):
         assert len(logs) == len(gone), "told once"
         assert after.maintenance.keys() == self.said.keys(), "nothing comes back or is lost"
 
-    def check_ready(self, vip: Vip, address: Address) -> None:
-        """A route that comes up: the kernel, as last read, serves it with its quorum of usable servers."""
+    def check_ready(self, vip: Vip, address: Address, *, last: bool) -> None:
+        """A route that comes up: the kernel, as last read, serves it with its quorum of usable servers.
+
+        As the last resort with any.
+        """
         assert self.state.kernel.error is None
         snapshot = self.state.kernel.snapshot
         assert snapshot is not None
@@ -342,7 +384,7 @@ class World(RuleBasedStateMachine):
         for service in vip.services:
             entry = snapshot.table[service_key(address, service)]
             usable = [d for d in entry.destinations if d.weight > 0]
-            assert len(usable) >= service.quorum.high
+            assert len(usable) >= (1 if last else service.quorum.high)
 
     def check_program(self, program: ev.ProgramKernel) -> None:
         for op in program.ops:
@@ -867,3 +909,37 @@ class World(RuleBasedStateMachine):
 
 World.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
 test_the_core_keeps_its_invariants = pytest.mark.timeout(400)(World.TestCase)
+
+
+class Staying(World):
+    """The same world with VIPs that stay on as the last resort."""
+
+    @precondition(lambda self: not self.stopping and not self.exited)
+    @rule(all_of_them=st.booleans())
+    def stay_on(self, *, all_of_them: bool) -> None:
+        first, *others = self.config.vips
+        vips = (staying(first), *(map(staying, others) if all_of_them else others))
+        self.reconfigure(replace(self.config, vips=vips))
+
+    @precondition(lambda self: self.is_announced_and_well())
+    @rule(outcome=st.sampled_from([Outcome.FAIL, Outcome.UNKNOWN]))
+    def every_server_fails(self, outcome: Outcome) -> None:
+        """What stays on as the last resort is announced all the time, and all of its servers have clients in the end."""
+        stay = [vip for vip in self.config.vips if vip.when_unhealthy is WhenUnhealthy.LAST_RESORT]
+        prefixes = {prefix_of(address) for vip in stay for address in vip.addresses}
+        for _ in range(6):
+            self.probe(sorted((one for one in self.state.targets if one.address != HERE), key=str), outcome)
+            assert prefixes <= set(self.wanted)
+            while self.pending is not None:
+                self.kernel_answers(1.0)
+            self.time_passes(2.0)
+            assert prefixes <= set(self.wanted)
+        assert self.stopping or prefixes == {p for p, drained in self.wanted.items() if drained}
+        for vip in stay:
+            for key in (key for address in vip.addresses for key in keys_of(vip, address)):
+                members = self.state.index.services[key].membership.members
+                assert weighed(self.state, key) >= sum(member.in_use for member in members)
+
+
+Staying.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+test_a_last_resort_keeps_them_too = pytest.mark.timeout(400)(Staying.TestCase)

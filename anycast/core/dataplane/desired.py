@@ -35,10 +35,11 @@ from anycast.core.state import (
     State,
     drained_scopes,
     health_of,
+    in_use,
     kernel_table,
     pieces_of,
 )
-from anycast.core.values.configuration import Address, Protocol, Service, Target, Vip
+from anycast.core.values.configuration import Address, Protocol, Service, Target, Vip, WhenUnhealthy
 from anycast.core.values.persistent import PersistentMap, changed
 from anycast.core.vip.decide import ServiceFacts
 from anycast.core.vip.facts import service_facts
@@ -176,7 +177,8 @@ def _with_retiring(
 
 
 def _entry(state: State, key: ipvs.Key) -> ipvs.ServiceEntry:
-    membership = state.index.services[key].membership
+    one = state.index.services[key]
+    membership = one.membership
     drained = drained_scopes(state)
     adopted: Mapping[ipvs.DestinationKey, ipvs.Destination] | None = None
     destinations: list[ipvs.Destination] = []
@@ -201,7 +203,45 @@ def _entry(state: State, key: ipvs.Key) -> ipvs.ServiceEntry:
         destinations.append(up if usable else member.down)
     if staying:
         destinations = sorted((*destinations, *staying.values()), key=ipvs.canonical)
+    if stays_on(state, one.vip):
+        destinations = _staying_on(state, key, destinations, drained)
     return replace(membership.empty, destinations=tuple(destinations))
+
+
+def stays_on(state: State, vip: str) -> bool:
+    """Whether the VIP stays on as the last resort."""
+    return state.index.vips[vip].vip.when_unhealthy is WhenUnhealthy.LAST_RESORT
+
+
+def _staying_on(
+    state: State, key: ipvs.Key, destinations: list[ipvs.Destination], drained: frozenset[str]
+) -> list[ipvs.Destination]:
+    """With clients for those that checks alone are against, while checks may be wrong about all of them at once.
+
+    That is so while no real server is usable. What fails together does not do so in the same moment, and neither on the
+    same node nor on all nodes; and where one node has taken clients from a real server, connections that come to it from
+    another one break. So whoever has clients keeps them while no real server is well without doubt, and while it rises.
+    Their places in the scheduler's table are the same as ever: each client reaches the server of before.
+    """
+    if all(each.weight for each in destinations):
+        return destinations
+    members = [
+        (member, health_of(state, member.check))
+        for member in state.index.services[key].membership.members
+        if member.in_use
+    ]
+    # Of two at one address and port the one goes on that was replaced.
+    members += [(member, health) for member, health, _ in kept.standing(state, key)]
+    members = [(member, health) for member, health in members if member.scope not in drained]
+    nobody = not any(each.weight for each in destinations)
+    doubt = not any(health.phase is Phase.UP and not health.unknown for _, health in members)
+    had = in_use(state.desired.table, key)
+    spare = {
+        member.up.key: member.up
+        for member, health in members
+        if health.is_spare and (nobody or (member.up.key in had and (doubt or health.phase is Phase.RISING)))
+    }
+    return [each if each.weight else spare.get(each.key, each) for each in destinations]
 
 
 def _weighed(table: ipvs.Table, key: ipvs.Key) -> dict[ipvs.DestinationKey, ipvs.Destination]:

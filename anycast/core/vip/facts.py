@@ -40,6 +40,7 @@ def facts(state: State, vip: Vip, now: float) -> Facts:
             _requirement_facts(state, each)
             for each in (*state.index.node_requirements, *state.index.vips[vip.name].requirements)
         ),
+        when_unhealthy=vip.when_unhealthy,
     )
 
 
@@ -103,6 +104,7 @@ def _requirement_facts(state: State, requirement: Requirement) -> RequirementFac
         phase=health.phase,
         unheard=health.unheard,
         detail=f"{about}{health.detail}" if health.detail else "",
+        of_node=requirement.of_node(state.index.addresses),
     )
 
 
@@ -132,7 +134,7 @@ def shared_facts(state: State, now: float) -> tuple[object, ...]:
 
 
 def service_facts(state: State, key: ipvs.Key, service: IndexedService) -> ServiceFacts:
-    usable = unheard = untested = unproven = total = idle = 0
+    usable = unheard = untested = unproven = total = idle = spare = 0
     fault = ""
     replacing = bool(state.kept) and any(each in state.kept for each in service.alike)
     taking = in_use(state.kernel.adopted, key) - kept.places(state, key) if replacing else None
@@ -149,6 +151,7 @@ def service_facts(state: State, key: ipvs.Key, service: IndexedService) -> Servi
             usable += 1
             continue
         usable += phase.is_up
+        spare += health.is_spare
         if phase is Phase.UNDECIDED or phase is Phase.UNPROVEN:
             unheard += health.unheard
             untested += phase is Phase.UNDECIDED and health.unknown
@@ -167,6 +170,7 @@ def service_facts(state: State, key: ipvs.Key, service: IndexedService) -> Servi
         quorum=service.service.quorum,
         fault=fault,
         idle=idle,
+        spare=spare,
         kept=of_kept.up,
         kept_unheard=of_kept.unheard,
         kept_untested=of_kept.untested,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from anycast.core.health.aim import aimed
-from anycast.core.values.configuration import Aimed, Config, Vip
+from anycast.core.health.compose import leaves
+from anycast.core.values.checks import BgpSession
+from anycast.core.values.configuration import HERE, Address, Aimed, Config, Rule, Vip
 from anycast.core.vip.decide import Reason
 
 
@@ -22,6 +25,20 @@ class Requirement:
     @property
     def scope(self) -> str:
         return " ".join(word for word in ("vip" if self.vip else "node", self.vip, self.service) if word)
+
+    def of_node(self, addresses: AbstractSet[Address]) -> bool:
+        """Whether it looks at this node, with a part of it at least. `addresses`: of the node's VIPs.
+
+        A command without an address may look at anything.
+        """
+        each = leaves(self.check) if isinstance(self.check, Rule) else (self.check,)
+        return not self.vip or any(
+            isinstance(leaf, BgpSession)
+            or leaf.address == HERE
+            or leaf.address.is_loopback
+            or leaf.address in addresses
+            for leaf in each
+        )
 
 
 def requirements(config: Config) -> tuple[Requirement, ...]:
