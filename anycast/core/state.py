@@ -288,6 +288,10 @@ class State:
     unreplaced: PersistentMap[ipvs.Key, None] = (
         PersistentMap()
     )  # services, by their keys for facts, whose new real servers have all been checked, and too few can be used
+    resorts: PersistentMap[ipvs.Key, float] = (
+        PersistentMap()
+    )  # services whose real servers all failed: until when those with clients keep them; infinity: none is well yet
+    resort_at: float = math.inf  # not after the first of these instants
     expired: Mapping[ServerKey, float] = field(default_factory=dict)  # when its connections were ended last
     leaving: Mapping[Address, Leaving] = field(default_factory=dict)
     leave_at: float = math.inf  # the first instant at which one of them moves on by time alone

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
-from anycast.core import kept, lease, reload, standing, touched, view
+from anycast.core import kept, lease, reload, resort, standing, touched, view
 from anycast.core.dataplane import loop
 from anycast.core.dataplane.desired import want
 from anycast.core.dataplane.proof import Proof
@@ -144,6 +144,7 @@ def next_wake(state: State, now: float) -> float:
         times.append(state.lost_until)
     times += standing.wakes(state, now)
     times += view.wakes(state, now)
+    times += resort.wakes(state, now)
     if state.stopping_since is not None:
         times.append(state.stopping_since + STOP_PATIENCE)
     return min(times)

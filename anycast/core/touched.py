@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import chain
 
+from anycast.core import resort
 from anycast.core.dataplane import ipvs
 from anycast.core.maintenance.stages import NODE_SCOPES, Stage
 from anycast.core.state import REST, SYNC, Piece, State, drained_scopes, pieces_of
@@ -38,6 +39,7 @@ def services(before: State, state: State) -> set[ipvs.Key]:
         facts = None if one is None else state.services.get(one.facts)
         if one is not None and (facts is None or facts.undecided):
             keys.add(one.facts)
+    keys.update(resort.due(before, state))
     return keys
 
 

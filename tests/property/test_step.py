@@ -18,7 +18,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from anycast.core import events as ev
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.dataplane.desired import EXPIRE_AGAIN
-from anycast.core.dataplane.ipvs import Connections, Key, MarkKey, RemoveService, ServiceEntry, ServiceKey
+from anycast.core.dataplane.ipvs import (
+    Connections,
+    DestinationKey,
+    Key,
+    MarkKey,
+    RemoveService,
+    ServiceEntry,
+    ServiceKey,
+)
 from anycast.core.dataplane.kernel import touched
 from anycast.core.dataplane.members import check_of, keys_of, servers_of, service_key
 from anycast.core.dataplane.proof import Proof
@@ -37,7 +45,7 @@ from anycast.core.maintenance.stages import (
     is_server,
 )
 from anycast.core.owned import NOTHING
-from anycast.core.state import State, health_of, prefix_of
+from anycast.core.state import State, drained_scopes, health_of, prefix_of
 from anycast.core.step import begin, next_wake, step
 from anycast.core.values.configuration import (
     HERE,
@@ -920,6 +928,26 @@ class Staying(World):
         first, *others = self.config.vips
         vips = (staying(first), *(map(staying, others) if all_of_them else others))
         self.reconfigure(replace(self.config, vips=vips))
+
+    @precondition(lambda self: not self.stopping and self.state.resorts)
+    @rule(data=st.data())
+    def one_comes_back_first(self, data: st.DataObject) -> None:
+        """Nobody who has clients loses them before the others have been asked again."""
+        had = {key: self.clients(key) for key in self.state.resorts}
+        one = data.draw(st.sampled_from(sorted(self.state.targets, key=str)))
+        for _ in range(2):
+            self.probe([one], Outcome.OK)
+        self.time_passes(0.5)
+        drained = drained_scopes(self.state)
+        for key, until in self.state.resorts.items():
+            members = self.state.index.services[key].membership.members
+            gone = {member.up.key for member in members if member.scope in drained}
+            assert had.get(key, set()) - gone <= self.clients(key), key
+            assert until > self.now
+
+    def clients(self, key: Key) -> set[DestinationKey]:
+        entry = self.state.desired.table.get(key)
+        return {one.key for one in entry.destinations if one.weight} if entry is not None else set()
 
     @precondition(lambda self: self.is_announced_and_well())
     @rule(outcome=st.sampled_from([Outcome.FAIL, Outcome.UNKNOWN]))

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from anycast.core import kept, touched
+from anycast.core import kept, resort, touched
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.dataplane.kernel import Desired, Snapshot
@@ -35,11 +35,10 @@ from anycast.core.state import (
     State,
     drained_scopes,
     health_of,
-    in_use,
     kernel_table,
     pieces_of,
 )
-from anycast.core.values.configuration import Address, Protocol, Service, Target, Vip, WhenUnhealthy
+from anycast.core.values.configuration import Address, Protocol, Service, Target, Vip
 from anycast.core.values.persistent import PersistentMap, changed
 from anycast.core.vip.decide import ServiceFacts
 from anycast.core.vip.facts import service_facts
@@ -96,13 +95,15 @@ def _with_desired(before: State, state: State, keys: Iterable[ipvs.Key]) -> Stat
             for one in (before, state):
                 look |= one.leaving[address].keys if address in one.leaving else frozenset()
     table = known.table if isinstance(known.table, PersistentMap) else PersistentMap(known.table)
+    usual = {key: _usual(state, key) for key in look if key in state.index.services}
+    state = resort.moved(before, state, usual)
     if look:
         retiring: dict[ipvs.Key, set[ipvs.DestinationKey]] = {}
         for key, at in state.retiring:
             if key in look:
                 retiring.setdefault(key, set()).add(at)
         leaving = {key for one in state.leaving.values() for key in one.keys}
-        wanted = {key: _wanted(state, key, retiring.get(key), leaving) for key in look}
+        wanted = {key: _wanted(state, key, usual.get(key), retiring.get(key), leaving) for key in look}
         entries = {
             key: entry if (old := table.get(key)) != entry or old is None else old
             for key, entry in wanted.items()
@@ -150,10 +151,14 @@ def _addresses(state: State) -> frozenset[Address]:
 
 
 def _wanted(
-    state: State, key: ipvs.Key, retiring: set[ipvs.DestinationKey] | None, leaving: set[ipvs.Key]
+    state: State,
+    key: ipvs.Key,
+    usual: list[ipvs.Destination] | None,
+    retiring: set[ipvs.DestinationKey] | None,
+    leaving: set[ipvs.Key],
 ) -> ipvs.ServiceEntry | None:
     actual = kernel_table(state).get(key)
-    wanted = _entry(state, key) if key in state.index.services else None
+    wanted = None if usual is None else _entry(state, key, usual)
     if wanted is None and actual is not None and key in state.kept:
         wanted = ipvs.entry(actual.settings, kept.destinations(state, key).values())
     if retiring is not None and actual is not None:
@@ -176,9 +181,14 @@ def _with_retiring(
     return replace(wanted, destinations=destinations)
 
 
-def _entry(state: State, key: ipvs.Key) -> ipvs.ServiceEntry:
-    one = state.index.services[key]
-    membership = one.membership
+def _entry(state: State, key: ipvs.Key, usual: list[ipvs.Destination]) -> ipvs.ServiceEntry:
+    destinations = resort.with_spare(state, key, usual) if resort.stays_on(state, key) else usual
+    return replace(state.index.services[key].membership.empty, destinations=tuple(destinations))
+
+
+def _usual(state: State, key: ipvs.Key) -> list[ipvs.Destination]:
+    """The real servers of the service, with weights by their health."""
+    membership = state.index.services[key].membership
     drained = drained_scopes(state)
     adopted: Mapping[ipvs.DestinationKey, ipvs.Destination] | None = None
     destinations: list[ipvs.Destination] = []
@@ -203,45 +213,7 @@ def _entry(state: State, key: ipvs.Key) -> ipvs.ServiceEntry:
         destinations.append(up if usable else member.down)
     if staying:
         destinations = sorted((*destinations, *staying.values()), key=ipvs.canonical)
-    if stays_on(state, one.vip):
-        destinations = _staying_on(state, key, destinations, drained)
-    return replace(membership.empty, destinations=tuple(destinations))
-
-
-def stays_on(state: State, vip: str) -> bool:
-    """Whether the VIP stays on as the last resort."""
-    return state.index.vips[vip].vip.when_unhealthy is WhenUnhealthy.LAST_RESORT
-
-
-def _staying_on(
-    state: State, key: ipvs.Key, destinations: list[ipvs.Destination], drained: frozenset[str]
-) -> list[ipvs.Destination]:
-    """With clients for those that checks alone are against, while checks may be wrong about all of them at once.
-
-    That is so while no real server is usable. What fails together does not do so in the same moment, and neither on the
-    same node nor on all nodes; and where one node has taken clients from a real server, connections that come to it from
-    another one break. So whoever has clients keeps them while no real server is well without doubt, and while it rises.
-    Their places in the scheduler's table are the same as ever: each client reaches the server of before.
-    """
-    if all(each.weight for each in destinations):
-        return destinations
-    members = [
-        (member, health_of(state, member.check))
-        for member in state.index.services[key].membership.members
-        if member.in_use
-    ]
-    # Of two at one address and port the one goes on that was replaced.
-    members += [(member, health) for member, health, _ in kept.standing(state, key)]
-    members = [(member, health) for member, health in members if member.scope not in drained]
-    nobody = not any(each.weight for each in destinations)
-    doubt = not any(health.phase is Phase.UP and not health.unknown for _, health in members)
-    had = in_use(state.desired.table, key)
-    spare = {
-        member.up.key: member.up
-        for member, health in members
-        if health.is_spare and (nobody or (member.up.key in had and (doubt or health.phase is Phase.RISING)))
-    }
-    return [each if each.weight else spare.get(each.key, each) for each in destinations]
+    return destinations
 
 
 def _weighed(table: ipvs.Table, key: ipvs.Key) -> dict[ipvs.DestinationKey, ipvs.Destination]:

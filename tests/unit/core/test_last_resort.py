@@ -46,10 +46,11 @@ from anycast.core.vip.lifecycle import Life, Signal
 from anycast.core.vip.requirements import Requirement
 from tests.fakes import Node, up, vip
 from tests.fakes import route as prefix
-from tests.property.worlds import LINK, config
+from tests.property.worlds import CHECK, LINK, config
 from tests.unit.core.test_decision import GOOD, OBSTACLES, failed
 
 LAST = WhenUnhealthy.LAST_RESORT
+BACK = CHECK.interval + 2 * CHECK.timeout  # until each has been asked again
 FAR = Check(kind=TcpCheck(port=5432), address=ip_address("10.9.7.1"), rise=1, fall=1)
 
 
@@ -217,6 +218,7 @@ def test_a_shared_failure_leaves_the_route_as_the_last_resort_and_all_servers_wi
     assert event.fields["reason"] == "below_quorum"
 
     node.checks(Outcome.OK, 1)
+    node.wait(BACK)
     assert node.weights() == [1, 0, 0]
     assert is_last(node), "one is up and two are needed to come up"
     node.checks(Outcome.OK, 2)
@@ -252,11 +254,49 @@ def test_whoever_failed_alone_has_no_clients_once_another_is_well_without_doubt(
     assert node.weights() == [0, 1, 1], "a dead one gets none for somebody else's hiccup"
     node.checks(Outcome.FAIL, 2, 3)
     assert node.weights() == [1, 1, 1]
-    node.checks(Outcome.OK, 1, 2, times=1)
-    node.checks(Outcome.OK, 1, times=1)
+    node.checks(Outcome.OK, 1)
+    node.wait(BACK - 0.1)
+    node.checks(Outcome.OK, 2, times=1)
+    node.wait(0.1)
     assert node.weights() == [1, 1, 0], "who rises keeps what it has"
     node.checks(Outcome.FAIL, 2, times=1)
     assert node.weights() == [1, 0, 0]
+
+
+def test_who_does_not_come_back_first_keeps_its_clients_until_it_has_been_asked_again() -> None:
+    """A check that hangs tells of the moment in which it began."""
+    node = up(staying())
+    node.checks(Outcome.FAIL)
+    programs = len(node.programs)
+    node.checks(Outcome.OK, 1)
+    node.checks(Outcome.FAIL, 2, 3, times=1)
+    node.wait(BACK - 0.1)
+    node.checks(Outcome.OK, 2, 3)
+    node.wait(0.2)
+    assert len(node.programs) == programs, "the kernel was not touched"
+    node.checks(Outcome.FAIL, 3)
+    assert node.weights() == [1, 1, 0], "one alone: at once"
+
+
+def test_all_fail_again_before_they_have_been_asked_again() -> None:
+    node = up(staying())
+    node.checks(Outcome.FAIL)
+    node.checks(Outcome.OK, 1)
+    node.checks(Outcome.FAIL, 1)
+    node.wait(BACK + 1.0)
+    assert node.weights() == [1, 1, 1]
+    node.checks(Outcome.OK, 1)
+    node.wait(BACK - 0.1)
+    assert node.weights() == [1, 1, 1]
+    node.wait(0.1)
+    assert node.weights() == [1, 0, 0]
+
+
+def test_a_server_that_an_agent_finds_down_at_its_start_gets_nobody_for_that() -> None:
+    node = Node(staying())
+    node.checks(Outcome.FAIL, 1, times=1)
+    node.checks(Outcome.OK, 2, 3, times=1)
+    assert node.weights() == [0, 1, 1]
 
 
 def test_by_default_it_withdraws_and_nobody_gets_clients() -> None:
