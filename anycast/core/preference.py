@@ -72,10 +72,13 @@ def needs(config: Config) -> int:
     if any(one.extended_next_hop for one in bgp.neighbors):
         return 4
     kinds = {is_internal(bgp, one) for one in bgp.neighbors}
-    mixed = len(kinds) > 1 and any(preference(vip).prepend or _may_stay_on(vip) for vip in config.vips)
+    limits = config.fleet is not None and config.fleet.limits  # then any VIP may become the last resort
+    mixed = len(kinds) > 1 and any(
+        limits or preference(vip).prepend or _may_stay_on(vip) for vip in config.vips
+    )
     if mixed or any(one.export is not None for one in bgp.neighbors):
         return 3
-    return 2 if bgp.weight is not None or any(map(needs_attributes, config.vips)) else 1
+    return 2 if limits or bgp.weight is not None or any(map(needs_attributes, config.vips)) else 1
 
 
 def needs_attributes(vip: Vip) -> bool:

@@ -1,4 +1,4 @@
-"""Who gets the clients of a VIP that stays on as the last resort (`when_unhealthy: last_resort`).
+"""Who gets the clients of a VIP that stays on as the last resort.
 
 While no real server of a service is usable, all that checks alone are against have clients: checks may be wrong about
 all of them at once. Their places in the scheduler's table are the same as ever, so each client reaches the server of
@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from anycast.core import kept
+from anycast.core import kept, limited
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane.members import Member
 from anycast.core.health.aim import targets_of
@@ -26,9 +26,15 @@ from anycast.core.values.configuration import WhenUnhealthy
 
 
 def stays_on(state: State, key: ipvs.Key) -> bool:
-    """Whether the service is one of a VIP that stays on as the last resort."""
+    """Whether the service is one of a VIP that may stay on as the last resort.
+
+    With a limit of the fleet (`fleet.velocity`) each may. One that is taken back gets no clients, whatever has weight.
+    """
     one = state.index.services.get(key)
-    return one is not None and state.index.vips[one.vip].vip.when_unhealthy is WhenUnhealthy.LAST_RESORT
+    if one is None:
+        return False
+    last = state.index.vips[one.vip].vip.when_unhealthy is WhenUnhealthy.LAST_RESORT
+    return last or limited.is_set(state.config)
 
 
 def moved(before: State, state: State, usual: Mapping[ipvs.Key, list[ipvs.Destination]]) -> State:

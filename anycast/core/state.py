@@ -299,6 +299,8 @@ class State:
     plugins: Mapping[int, Report | None] = field(default_factory=dict)
     views: Views = Views()
     fleet: View = View()  # the other nodes of the fleet
+    limited: PersistentMap[str, str] = PersistentMap()  # VIPs that the fleet's limit keeps announced: why
+    limited_at: float = math.inf  # when that is looked at again
     lost_until: float = -math.inf  # until then a plugin that is not connected may hold routes
     still_until: float = -math.inf  # until then routers may have routes of a plugin that was lost while mute
     stopping_since: float | None = None

@@ -340,8 +340,11 @@ def _service(case: _Case, one: ServiceFacts) -> Item:
         text += f", {one.untested + one.unproven} that cannot be checked ({one.fault})"
     if one.kept:
         text += f"; {one.kept} that were replaced go on until {one.quorum.low} of these are usable"
-    if one.spare and not one.serving and case.vip.when_unhealthy is WhenUnhealthy.LAST_RESORT:
-        text += f"; so the {one.spare} that only checks are against get clients (when_unhealthy: last_resort)"
+    stays = case.vip.when_unhealthy is WhenUnhealthy.LAST_RESORT
+    limited = case.facts.limited and case.facts.advertised
+    if one.spare and not one.serving and (stays or limited):
+        by = "when_unhealthy: last_resort" if stays else "fleet.velocity"
+        text += f"; so the {one.spare} that only checks are against get clients ({by})"
     return Item(
         holds=(one.possible if case.facts.whole else one.serving) >= needed,
         text=text,

@@ -107,8 +107,8 @@ class Both(worlds.World):
             self.all_goes_well(rounds=8)
 
 
-class BothStaying(Both, worlds.Staying):
-    """With VIPs that stay on as the last resort."""
+class BothLimited(Both, worlds.Limited):
+    """With VIPs that stay on as the last resort, by themselves or by a limit of the fleet."""
 
 
 def told(effects: Iterable[ev.Effect]) -> list[Any]:
@@ -136,7 +136,7 @@ def _begin(*args: Any, **more: Any) -> tuple[State, tuple[ev.Effect, ...]]:
     return state, effects
 
 
-@pytest.mark.parametrize("world", [Both, BothStaying])
+@pytest.mark.parametrize("world", [Both, BothLimited])
 @pytest.mark.parametrize("program", [1, 300])
 def test_what_is_concluded_of_a_part_is_what_is_concluded_of_the_whole(
     program: int, world: type[Both]

@@ -30,6 +30,7 @@ from anycast.core.dataplane.ipvs import (
 from anycast.core.dataplane.kernel import touched
 from anycast.core.dataplane.members import check_of, keys_of, servers_of, service_key
 from anycast.core.dataplane.proof import Proof
+from anycast.core.fleet.values import Document, Peer, VipStanding, VipTold
 from anycast.core.health.phase import Outcome, Phase, Result
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import (
@@ -58,6 +59,7 @@ from anycast.core.values.configuration import (
     Vip,
     WhenUnhealthy,
 )
+from anycast.core.values.fleet import Fleet, PeerAt, Velocity
 from anycast.core.values.lease import Lease
 from anycast.core.values.report import Report
 from anycast.core.values.route import GRACEFUL_SHUTDOWN, Prefix
@@ -302,10 +304,10 @@ class World(RuleBasedStateMachine):
     def check_last_resort(self, vip: Vip, address: Address) -> None:
         """The node itself is well, somebody gets the clients, and something is lacking that others may lack too."""
         state = self.state
-        assert vip.when_unhealthy is WhenUnhealthy.LAST_RESORT
+        known = state.vips[vip.name]
+        assert vip.when_unhealthy is WhenUnhealthy.LAST_RESORT or known.verdict.limited
         assert furthest(state, (*NODE_SCOPES, vip.name)).stage is Stage.ACTIVE
         assert state.proofs[vip.name] is not Proof.FAILED
-        known = state.vips[vip.name]
         assert known.verdict.reason in {Reason.BELOW_QUORUM, Reason.UNPROVEN}, (
             "what these worlds require is here"
         )
@@ -963,7 +965,9 @@ class Staying(World):
                     self.kernel_answers(1.0)
                 self.time_passes(0.5)
             assert prefixes <= set(self.wanted)
-        assert self.stopping or prefixes == {p for p, drained in self.wanted.items() if drained}
+        if not self.stopping:
+            last = {prefix for prefix, drained in self.wanted.items() if drained}
+            assert prefixes == last or (prefixes <= last and self.config.fleet is not None)
         for vip in stay:
             for key in (key for address in vip.addresses for key in keys_of(vip, address)):
                 members = self.state.index.services[key].membership.members
@@ -972,3 +976,82 @@ class Staying(World):
 
 Staying.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
 test_a_last_resort_keeps_them_too = pytest.mark.timeout(400)(Staying.TestCase)
+
+
+class Limited(Staying):
+    """With a limit of the fleet, and others that say anything."""
+
+    @precondition(lambda self: not self.stopping and not self.exited)
+    @rule(nodes=st.integers(1, 2))
+    def limit(self, nodes: int) -> None:
+        peers = tuple(PeerAt(name=name, host=name) for name in ("lb2", "lb3"))
+        fleet = Fleet(velocity=Velocity(nodes=nodes), peers=peers)
+        self.reconfigure(replace(self.config, fleet=fleet))
+
+    @rule(
+        names=st.sets(st.sampled_from(["lb2", "lb3"]), min_size=1),
+        standing=st.sampled_from([VipStanding.ANNOUNCED, *VipStanding]),
+    )
+    def others_say(self, names: set[str], standing: VipStanding) -> None:
+        told = VipTold(standing=standing, reason="below_quorum")
+        vips = dict.fromkeys(self.state.vips, told)
+        self.send(
+            ev.FleetHeard(
+                peers={
+                    name: Peer(
+                        name=name, document=Document(node=name, version="1", vips=vips), heard=self.now
+                    )
+                    for name in sorted(names)
+                }
+            )
+        )
+
+    @precondition(lambda self: self.is_announced_and_well())
+    @rule(standing=st.sampled_from(VipStanding), outcome=st.sampled_from([Outcome.FAIL, Outcome.UNKNOWN]))
+    def every_server_fails_under_the_limit(self, standing: VipStanding, outcome: Outcome) -> None:
+        """It is taken back where another node is well, and nowhere else, unless it stays by itself."""
+        self.limit(nodes=1)
+        self.settle()
+        everything = set(self.wanted)
+        for _ in range(24):
+            self.others_say({"lb2", "lb3"}, standing)
+            self.probe(sorted((one for one in self.state.targets if one.address != HERE), key=str), outcome)
+            while self.pending is not None:
+                self.kernel_answers(1.0)
+            self.time_passes(0.5)
+        stay = {
+            prefix_of(address)
+            for vip in self.config.vips
+            if standing is not VipStanding.ANNOUNCED or vip.when_unhealthy is WhenUnhealthy.LAST_RESORT
+            for address in vip.addresses
+        }
+        assert self.wanted == dict.fromkeys(stay & everything, True)
+
+    def send(self, event: ev.Event) -> None:
+        before = self.state
+        super().send(event)
+        fleet = self.state.config.fleet
+        if fleet is None or before.config.fleet != fleet:
+            return
+        for name, known in self.state.vips.items():
+            was = before.vips.get(name)
+            if was is None or known.verdict.advertise is not Advertise.NO:
+                continue
+            gone = was.life.is_advertised and known.verdict.reason in {Reason.BELOW_QUORUM, Reason.UNPROVEN}
+            if not gone or not all(map(self.has_somebody, self.state.index.vips[name].facts)):
+                continue
+            assert was.verdict.limited, "it is the last resort first"
+            assert any(
+                peer.document is not None
+                and peer.document.vips[name].standing is VipStanding.ANNOUNCED
+                and (peer.heard or 0.0) > was.since
+                for peer in self.state.fleet.peers.values()
+            ), "nobody else announces it"
+
+    def has_somebody(self, key: Key) -> bool:
+        facts = self.state.services[key]
+        return facts.serving + facts.spare + facts.undecided > 0
+
+
+Limited.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+test_a_limit_of_the_fleet_keeps_them_too = pytest.mark.timeout(400)(Limited.TestCase)

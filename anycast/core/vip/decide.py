@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import chain
 from typing import NamedTuple
 
 from anycast.core.dataplane.proof import Proof
@@ -39,10 +38,11 @@ class Reason(StrEnum):
 
 
 class Blame(StrEnum):
-    """What a reason is about, and so whether `when_unhealthy: last_resort` keeps the route."""
+    """What a reason is about, and so what can keep the route."""
 
     NODE = "node"  # this node, as it was proven, or what somebody wants: the route goes
-    SHARED = "shared"  # what every node of the VIP may lose in the same moment: the route stays
+    AROUND = "around"  # what lies around this node: the route goes, as far as `fleet.velocity` lets it
+    SHARED = "shared"  # what every node of the VIP may lose in the same moment: `when_unhealthy: last_resort` keeps it too
 
 
 BLAME: dict[Reason, Blame] = {
@@ -57,7 +57,7 @@ BLAME: dict[Reason, Blame] = {
     # data plane. One whose link is down is: its real servers do not count as `spare`.
     Reason.UNPROVEN: Blame.SHARED,
     Reason.BELOW_QUORUM: Blame.SHARED,
-    Reason.NODE_CHECK_FAILED: Blame.NODE,
+    Reason.NODE_CHECK_FAILED: Blame.AROUND,  # NODE of a check that looks into the node: `RequirementFacts.beyond`
     Reason.VIP_CHECK_FAILED: Blame.SHARED,  # of a check that looks at this node itself: `RequirementFacts.of_node`
     Reason.HEALTHY: Blame.NODE,  # in nobody's way
 }
@@ -111,6 +111,7 @@ class RequirementFacts:
     unheard: bool = False
     detail: str = ""
     of_node: bool = True  # it looks at this node, and not at something that others see too
+    beyond: bool = False  # and at nothing in it: at its gateway, its sessions, or things elsewhere
 
     @property
     def untested(self) -> bool:
@@ -134,6 +135,7 @@ class Facts:
     services: tuple[ServiceFacts, ...]
     requirements: tuple[RequirementFacts, ...] = ()  # the node's first
     when_unhealthy: WhenUnhealthy = WhenUnhealthy.WITHDRAW
+    limited: str = ""  # why the fleet's limit keeps a route that stands, in words
 
     @property
     def proven(self) -> bool:
@@ -157,14 +159,17 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
+    """`limited`: it is announced because the fleet's limit keeps it."""
+
     advertise: Advertise
     reason: Reason
     detail: str = ""
+    limited: bool = False
 
     @property
     def is_last_resort(self) -> bool:
         """Announced for want of better, and not because somebody drains it."""
-        return self.advertise is Advertise.DRAIN and BLAME[self.reason] is Blame.SHARED
+        return self.advertise is Advertise.DRAIN and BLAME[self.reason] is not Blame.NODE
 
 
 class _Obstacle(NamedTuple):
@@ -222,10 +227,19 @@ def _obstacle(f: Facts) -> Verdict | None:
     """
     obstacles = _obstacles(f)
     first = next(obstacles, None)
-    if first is None or f.when_unhealthy is WhenUnhealthy.WITHDRAW:
+    limited = f.limited if f.advertised else ""
+    if first is None or (f.when_unhealthy is WhenUnhealthy.WITHDRAW and not limited):
         return None if first is None else first.verdict
-    own = (each.verdict for each in chain((first,), obstacles) if each.blame is Blame.NODE)
-    return next(own, replace(first.verdict, advertise=Advertise.DRAIN))
+    found = [first, *obstacles]
+    staying = {Blame.SHARED} if f.when_unhealthy is WhenUnhealthy.LAST_RESORT else set()
+    own = [each.verdict for each in found if each.blame not in staying]
+    stays = replace(first.verdict, advertise=Advertise.DRAIN)
+    if not own:
+        return stays
+    hard = (each.verdict for each in found if each.blame is Blame.NODE)
+    return next(
+        hard, replace(stays, detail=f"{stays.detail}; {limited}", limited=True) if limited else own[0]
+    )
 
 
 def _obstacles(f: Facts) -> Iterator[_Obstacle]:
@@ -262,8 +276,11 @@ def _has_servers(f: Facts) -> bool:
 
 def _blame_of(requirement: RequirementFacts, *, advertised: bool) -> Blame:
     """What was never decided is not known to be shared: it keeps a route that stands, and brings none up."""
-    known = advertised or requirement.phase is not Phase.UNDECIDED
-    return BLAME[requirement.reason] if known and not requirement.of_node else Blame.NODE
+    if not advertised and requirement.phase is Phase.UNDECIDED:
+        return Blame.NODE
+    if not requirement.of_node:
+        return BLAME[requirement.reason]
+    return Blame.AROUND if requirement.beyond else Blame.NODE
 
 
 def _leaning(f: Facts) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 
-from anycast.core import kept
+from anycast.core import kept, limited
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane.proof import Proof
 from anycast.core.health.aim import targets_of
@@ -41,6 +41,7 @@ def facts(state: State, vip: Vip, now: float) -> Facts:
             for each in (*state.index.node_requirements, *state.index.vips[vip.name].requirements)
         ),
         when_unhealthy=vip.when_unhealthy,
+        limited=limited.reason(state, vip.name),
     )
 
 
@@ -105,6 +106,7 @@ def _requirement_facts(state: State, requirement: Requirement) -> RequirementFac
         unheard=health.unheard,
         detail=f"{about}{health.detail}" if health.detail else "",
         of_node=requirement.of_node(state.index.addresses),
+        beyond=requirement.beyond(state.index.addresses),
     )
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from anycast.core.health.aim import aimed
 from anycast.core.health.compose import leaves
-from anycast.core.values.checks import BgpSession
-from anycast.core.values.configuration import HERE, Address, Aimed, Config, Rule, Vip
+from anycast.core.values.checks import BgpSession, GatewayCheck
+from anycast.core.values.configuration import HERE, Address, Aimed, Config, Rule, Target, Vip
 from anycast.core.vip.decide import Reason
 
 
@@ -31,14 +31,25 @@ class Requirement:
 
         A command without an address may look at anything.
         """
-        each = leaves(self.check) if isinstance(self.check, Rule) else (self.check,)
         return not self.vip or any(
-            isinstance(leaf, BgpSession)
-            or leaf.address == HERE
-            or leaf.address.is_loopback
-            or leaf.address in addresses
-            for leaf in each
+            isinstance(leaf, BgpSession) or _is_here(leaf, addresses) for leaf in self._leaves()
         )
+
+    def beyond(self, addresses: AbstractSet[Address]) -> bool:
+        """Whether it looks at nothing in this node, but at its gateway, its sessions or things elsewhere."""
+        return all(
+            isinstance(leaf, BgpSession)
+            or isinstance(leaf.check.kind, GatewayCheck)
+            or not _is_here(leaf, addresses)
+            for leaf in self._leaves()
+        )
+
+    def _leaves(self) -> Iterable[Target | BgpSession]:
+        return leaves(self.check) if isinstance(self.check, Rule) else (self.check,)
+
+
+def _is_here(target: Target, addresses: AbstractSet[Address]) -> bool:
+    return target.address == HERE or target.address.is_loopback or target.address in addresses
 
 
 def requirements(config: Config) -> tuple[Requirement, ...]:
