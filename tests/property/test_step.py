@@ -1038,7 +1038,9 @@ class Limited(Staying):
             if was is None or known.verdict.advertise is not Advertise.NO:
                 continue
             gone = was.life.is_advertised and known.verdict.reason in {Reason.BELOW_QUORUM, Reason.UNPROVEN}
-            if not gone or not all(map(self.has_somebody, self.state.index.vips[name].facts)):
+            needs = (one.check for one in self.state.index.requirements if one.vip in {"", name})
+            well = all(health_of(self.state, check).is_up for check in needs)  # they look into the node
+            if not (gone and well and all(map(self.has_somebody, self.state.index.vips[name].facts))):
                 continue
             assert was.verdict.limited, "it is the last resort first"
             assert any(
