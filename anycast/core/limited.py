@@ -12,7 +12,7 @@ from heapq import nsmallest
 
 from anycast.core.fleet.believe import believe
 from anycast.core.fleet.velocity import WAITS, Own, why_it_stays
-from anycast.core.state import State
+from anycast.core.state import Limited, State
 from anycast.core.values.configuration import Config
 
 LOOK = 2.0  # seconds
@@ -26,8 +26,10 @@ def is_set(config: Config) -> bool:
 
 def reason(state: State, name: str) -> str:
     """Why a route of the VIP that stands would stay; empty: nothing speaks against taking it back."""
-    why: str = state.limited.get(name, WAITS) if is_set(state.config) else ""
-    return why
+    if not is_set(state.config):
+        return ""
+    known = state.limited.get(name)
+    return WAITS if known is None else known.why
 
 
 def looked(state: State, now: float) -> State:
@@ -36,20 +38,18 @@ def looked(state: State, now: float) -> State:
     if now < state.limited_at or fleet is None:
         return state
     others, node = believe(state.fleet, fleet, now), state.config.node.name
-    reasons: dict[str, str] = {}
-    for name, old in state.limited.items():
-        if name not in state.vips:
-            continue  # a reload has just removed it
-        new = why_it_stays(Own(node=node, vip=name, since=state.vips[name].since), others, fleet, now)
-        if new != old:
-            reasons[name] = new
-    return replace(state, limited=state.limited.updated(reasons), limited_at=now + LOOK)
+    changed: dict[str, Limited] = {}
+    for name, known in state.limited.items():
+        why = why_it_stays(Own(node=node, vip=name, since=known.since), others, fleet, now)
+        if why != known.why:
+            changed[name] = replace(known, why=why)
+    return replace(state, limited=state.limited.updated(changed), limited_at=now + LOOK)
 
 
 def followed(before: State, state: State, judged: Iterable[str], now: float) -> State:
     """With those that the limit keeps by the verdicts of now. `judged`: the VIPs that have new ones."""
-    kept = {name: WAITS for name in judged if name in state.vips and state.vips[name].verdict.limited}
-    new = {name: why for name, why in kept.items() if name not in state.limited}
+    kept = {name for name in judged if name in state.vips and state.vips[name].verdict.limited}
+    new = {name: Limited(since=now, why=WAITS) for name in kept if name not in state.limited}
     gone = [name for name in judged if name in state.limited and name not in kept]
     if state.limited and state.index is not before.index:
         gone += [name for name in state.limited if name not in state.vips]
@@ -62,7 +62,7 @@ def followed(before: State, state: State, judged: Iterable[str], now: float) -> 
 
 def alarm(state: State) -> str:
     """What is kept, and why; empty: nothing, or not for long enough to know."""
-    told = {name: why for name, why in state.limited.items() if why not in ("", WAITS)}
+    told = {name: one.why for name, one in state.limited.items() if one.why not in ("", WAITS)}
     if not told:
         return ""
     first = nsmallest(NAMED, told, key=lambda name: state.index.place.get(name, -1))

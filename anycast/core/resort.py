@@ -44,10 +44,10 @@ def moved(before: State, state: State, usual: Mapping[ipvs.Key, list[ipvs.Destin
     gone: list[ipvs.Key] = []
     for key, destinations in usual.items():
         until = _until(state, key, destinations) if stays_on(state, key) else None
-        if until is None:
-            gone.append(key)
-        else:
+        if until is not None:
             found[key] = until
+        elif key in state.resorts:
+            gone.append(key)
     if state.resorts and state.index is not before.index:
         gone += [key for key in state.resorts if key not in state.index.services]
     resorts = state.resorts.updated(found, gone)

@@ -156,6 +156,14 @@ class VipState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limited:
+    """A VIP that the fleet's limit keeps announced. `why`: as it was looked at last; empty: it may be taken back."""
+
+    since: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Leaving:
     """An address that is no longer configured: it stays in the kernel until its route is surely gone.
 
@@ -299,7 +307,7 @@ class State:
     plugins: Mapping[int, Report | None] = field(default_factory=dict)
     views: Views = Views()
     fleet: View = View()  # the other nodes of the fleet
-    limited: PersistentMap[str, str] = PersistentMap()  # VIPs that the fleet's limit keeps announced: why
+    limited: PersistentMap[str, Limited] = PersistentMap()  # VIPs that the fleet's limit keeps announced
     limited_at: float = math.inf  # when that is looked at again
     lost_until: float = -math.inf  # until then a plugin that is not connected may hold routes
     still_until: float = -math.inf  # until then routers may have routes of a plugin that was lost while mute

@@ -18,9 +18,11 @@ from anycast.core.values.fleet import Fleet, Velocity
 from anycast.core.vip.decide import BLAME, Blame, Reason
 
 WAITS = "the other nodes have not said since how they stand"
-LATE = 1.0  # seconds after its time that a document may come
+LATE = (
+    2.0  # seconds after its time that a document may come: it may take one, and one more to get to the agent
+)
 NAMED = 5  # nodes
-SEEN = 3.0  # seconds after `interval` in which what a node does is known to the others
+SEEN = 4.0  # seconds after `interval` in which what a node does is known to the others
 
 SOFT = frozenset(str(reason) for reason in Reason if BLAME[reason] is not Blame.NODE)
 """The reasons that count. A node that is gone, in maintenance or broken itself has used up nothing."""

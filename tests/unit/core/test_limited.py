@@ -38,7 +38,7 @@ FLEET = Fleet(
 )
 GATEWAY = Check(kind=GatewayCheck(), rise=1, fall=1)
 CARRIER = Check(kind=CarrierCheck(interface="eth0"), rise=1, fall=1)
-TOLD = 10.0  # seconds until what others say counts, and has been looked at
+TOLD = 12.0  # seconds until what others say counts, and has been looked at
 
 
 def up(*vips: Vip, require: Leaf | None = None, fleet: Fleet = FLEET) -> Node:
