@@ -10,6 +10,7 @@ import pytest
 from anycast.cli import text
 from anycast.cli.nagios import State, report
 from anycast.core.values.configuration import WhenUnhealthy
+from anycast.core.values.fleet import Fleet, PeerAt, Velocity
 from anycast.ops import status, why
 from tests.unit.ops.node import CONFIG, Node, healthy
 from tests.unit.ops.test_documents import validator
@@ -25,6 +26,16 @@ STAYING = replace(CONFIG, vips=(replace(WEB, when_unhealthy=WhenUnhealthy.LAST_R
 def node() -> Node:
     """The one VIP stays, the other is withdrawn."""
     node = healthy(STAYING)
+    node.probe(*(str(a) for vip in CONFIG.vips for s in vip.services[0].pool.servers for a in s.addresses))
+    node.report()
+    return node
+
+
+@pytest.fixture
+def limited() -> Node:
+    """The limit of a fleet in which nobody is heard keeps both VIPs."""
+    fleet = Fleet(velocity=Velocity(nodes=1), peers=(PeerAt(name="lb2", host="10.2.1.2"),))
+    node = healthy(replace(CONFIG, fleet=fleet))
     node.probe(*(str(a) for vip in CONFIG.vips for s in vip.services[0].pool.servers for a in s.addresses))
     node.report()
     return node
@@ -63,6 +74,20 @@ def test_why_says_that_it_is_announced_all_the_same_and_who_gets_the_clients(nod
     (lease,) = [link for link in body["chain"] if link["link"] == "lease"]
     assert all("as the last resort" in item["text"] for item in lease["items"])
     assert any("must come up" in one for one in body["would_change"])
+
+
+def test_what_the_limit_of_a_fleet_keeps_is_told_with_the_reason(limited: Node) -> None:
+    whole = document(limited)
+    validator("status").validate(whole)
+    waits = "; the other nodes have not said since how they stand"
+    for vip in whole["vips"]:
+        assert (vip["advertise"], vip["last_resort"], vip["when_unhealthy"]) == ("drain", True, "withdraw")
+        assert vip["detail"].endswith(waits)
+    web = limited.state.config.vips[0]
+    body = why.document(limited.state, web, limited.tallies, now=limited.now, wall=WALL)
+    validator("why").validate(body)
+    (services,) = [link for link in body["chain"] if link["link"] == "services"]
+    assert "so the 2 that only checks are against get clients (fleet.velocity)" in str(services)
 
 
 def test_programs_are_told(node: Node) -> None:
