@@ -1013,7 +1013,7 @@ class Limited(Staying):
         self.limit(nodes=1)
         self.settle()
         everything = set(self.wanted)
-        for _ in range(24):
+        for _ in range(40):
             self.others_say({"lb2", "lb3"}, standing)
             self.probe(sorted((one for one in self.state.targets if one.address != HERE), key=str), outcome)
             while self.pending is not None:
