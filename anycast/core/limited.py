@@ -11,7 +11,7 @@ from dataclasses import replace
 from heapq import nsmallest
 
 from anycast.core.fleet.believe import believe
-from anycast.core.fleet.velocity import WAITS, Own, why_it_stays
+from anycast.core.fleet.velocity import WAITS, Own, left, why_it_stays
 from anycast.core.state import Limited, State
 from anycast.core.values.configuration import Config
 
@@ -37,10 +37,10 @@ def looked(state: State, now: float) -> State:
     fleet = state.config.fleet
     if now < state.limited_at or fleet is None:
         return state
-    others, node = believe(state.fleet, fleet, now), state.config.node.name
+    others, gone, node = believe(state.fleet, fleet, now), left(state.fleet, now), state.config.node.name
     changed: dict[str, Limited] = {}
     for name, known in state.limited.items():
-        why = why_it_stays(Own(node=node, vip=name, since=known.since), others, fleet, now)
+        why = why_it_stays(Own(node=node, vip=name, since=known.since), others, gone, fleet, now)
         if why != known.why:
             changed[name] = replace(known, why=why)
     return replace(state, limited=state.limited.updated(changed), limited_at=now + LOOK)

@@ -43,7 +43,7 @@ class Node:
             self.become(VipStanding.LAST_RESORT, now)
         elif self.standing is VipStanding.LAST_RESORT:
             own = Own(node=self.name, vip=VIP, since=self.since)
-            if not why_it_stays(own, self.heard, fleet, now):
+            if not why_it_stays(own, self.heard, {}, fleet, now):
                 self.become(VipStanding.WITHDRAWN, now)
 
     def become(self, standing: VipStanding, now: float) -> None:

@@ -8,12 +8,13 @@ from nobody, however fast it comes, and however old or partial the view is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 
 from anycast.core.fleet.believe import Belief, Believed
-from anycast.core.fleet.values import Capacity, Document, VipStanding, VipTold
+from anycast.core.fleet.values import Capacity, Document, View, VipStanding, VipTold
 from anycast.core.values.fleet import Fleet, Velocity
 from anycast.core.vip.decide import BLAME, Blame, Reason
 
@@ -37,8 +38,22 @@ class Own:
     since: float
 
 
-def why_it_stays(own: Own, others: Mapping[str, Believed], fleet: Fleet, now: float) -> str:
-    """Why the route stays, as the last resort; empty: it may be taken back. The first rule that applies."""
+def left(view: View, now: float) -> dict[str, float]:
+    """How long ago each node last took back a VIP for such a reason, as far as it says that it has."""
+    return {
+        name: peer.ago(peer.document.soft, now)
+        for name, peer in view.peers.items()
+        if peer.document is not None and peer.document.soft is not None
+    }
+
+
+def why_it_stays(
+    own: Own, others: Mapping[str, Believed], left: Mapping[str, float], fleet: Fleet, now: float
+) -> str:
+    """Why the route stays, as the last resort; empty: it may be taken back. The first rule that applies.
+
+    `left`: of whoever has taken back any VIP for such a reason, how many seconds ago.
+    """
     velocity = fleet.velocity
     if velocity is None:
         return ""
@@ -52,7 +67,7 @@ def why_it_stays(own: Own, others: Mapping[str, Believed], fleet: Fleet, now: fl
         name
         for name, one in others.items()
         if one.belief is not Belief.GONE
-        and (name not in told or _is_out(own, name, told[name], velocity, now - (one.since or now)))
+        and (name not in told or left.get(name, math.inf) < velocity.window or _is_out(own, name, told[name]))
     ]
     return _used_up(names, velocity) if _exceeds(names, others, fleet, velocity) else ""
 
@@ -72,10 +87,8 @@ def _serves(document: Document, vip: str) -> bool:
     return told is not None and told.standing is VipStanding.ANNOUNCED
 
 
-def _is_out(own: Own, name: str, document: Document, velocity: Velocity, age: float) -> bool:
-    """Whether another node takes up room: it has taken routes back, or may do so before this one."""
-    if document.soft is not None and document.soft + age < velocity.window:
-        return True
+def _is_out(own: Own, name: str, document: Document) -> bool:
+    """Whether another node takes up room: it has taken the VIP back, or may do so before this one."""
     told = document.vips.get(own.vip)
     if told is None or told.reason not in SOFT:
         return False

@@ -9,9 +9,12 @@ import pytest
 
 from anycast.cli import text
 from anycast.cli.nagios import State, report
+from anycast.core.fleet.values import VipStanding
 from anycast.core.values.configuration import WhenUnhealthy
 from anycast.core.values.fleet import Fleet, PeerAt, Velocity
+from anycast.core.vip.decide import Reason
 from anycast.ops import status, why
+from anycast.ops.fleet import standing
 from tests.unit.ops.node import CONFIG, Node, healthy
 from tests.unit.ops.test_documents import validator
 from tests.unit.ops.test_metrics import samples
@@ -88,6 +91,13 @@ def test_what_the_limit_of_a_fleet_keeps_is_told_with_the_reason(limited: Node) 
     validator("why").validate(body)
     (services,) = [link for link in body["chain"] if link["link"] == "services"]
     assert "so the 2 that only checks are against get clients (fleet.velocity)" in str(services)
+
+
+def test_other_nodes_are_told_that_it_is_the_last_resort(node: Node) -> None:
+    web, mail = (node.state.vips[vip.name].verdict for vip in CONFIG.vips)
+    assert (standing(web), standing(mail)) == (VipStanding.LAST_RESORT, VipStanding.WITHDRAWN)
+    drains = replace(web, reason=Reason.VIP_MAINTENANCE)
+    assert standing(drains) is VipStanding.DRAINING
 
 
 def test_programs_are_told(node: Node) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import pytest
 
 from anycast.core.fleet.believe import Belief, Believed
-from anycast.core.fleet.values import Capacity, Document, VipStanding, VipTold
-from anycast.core.fleet.velocity import LATE, SEEN, SOFT, WAITS, Own, why_it_stays
+from anycast.core.fleet.values import Capacity, Document, Peer, View, VipStanding, VipTold
+from anycast.core.fleet.velocity import LATE, SEEN, SOFT, WAITS, Own, left, why_it_stays
 from anycast.core.values.described import Percent
 from anycast.core.values.fleet import Fleet, Velocity
 
@@ -21,11 +23,9 @@ NOBODY = "no other node announces it as usual"
 WELL = VipStanding.ANNOUNCED
 
 
-def document(
-    name: str, standing: VipStanding = WELL, reason: str = "healthy", *, soft: float | None = None
-) -> Document:
+def document(name: str, standing: VipStanding = WELL, reason: str = "healthy") -> Document:
     told = VipTold(standing=standing, reason=reason)
-    return Document(node=name, version="1", vips={"web": told}, soft=soft, capacity=Capacity(bits=10e9))
+    return Document(node=name, version="1", vips={"web": told}, capacity=Capacity(bits=10e9))
 
 
 def node(
@@ -35,19 +35,22 @@ def node(
     *,
     heard: float = NEW,
     belief: Belief = Belief.HEARD,
-    soft: float | None = None,
 ) -> Believed:
-    return Believed(
-        name=name, belief=belief, document=document(name, standing, reason, soft=soft), since=heard
-    )
+    return Believed(name=name, belief=belief, document=document(name, standing, reason), since=heard)
 
 
 def lost(name: str, standing: VipStanding) -> Believed:
     return node(name, standing, "below_quorum")
 
 
-def why(*others: Believed, own: Own = OWN, fleet: Fleet = FLEET, now: float = NOW) -> str:
-    return why_it_stays(own, {one.name: one for one in others}, fleet, now)
+def why(
+    *others: Believed,
+    own: Own = OWN,
+    fleet: Fleet = FLEET,
+    now: float = NOW,
+    gone: Mapping[str, float] = MappingProxyType({}),
+) -> str:
+    return why_it_stays(own, {one.name: one for one in others}, gone, fleet, now)
 
 
 def test_one_node_that_fails_alone_takes_it_back() -> None:
@@ -106,9 +109,11 @@ def test_one_that_is_not_heard_may_have_taken_it_back_but_not_one_that_is_gone()
 
 
 def test_what_was_taken_back_and_is_there_again_counts_for_the_window() -> None:
-    age = NOW - NEW
-    assert why(node("lb1", soft=59.9 - age)).startswith("lb1 may have")
-    assert why(node("lb1", soft=60.1 - age)) == ""
+    assert why(node("lb1"), gone={"lb1": 59.9}).startswith("lb1 may have")
+    assert why(node("lb1"), gone={"lb1": 60.0}) == ""
+    peer = Peer(name="lb1", document=replace(document("lb1"), soft=20.0), heard=NEW, told=NEW - 30.0)
+    view = View(peers={"lb1": peer, "lb3": Peer(name="lb3", document=document("lb3"), heard=NEW)})
+    assert left(view, NEW) == {"lb1": 50.0}, "what it said counts from when it said so"
 
 
 @pytest.mark.parametrize(("percent", "goes"), [(33, False), (34, True), (100, True)])
